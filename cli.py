@@ -1,0 +1,6 @@
+"""Launcher: ``python cli.py ...`` is ``fflm ...``."""
+
+from fflm.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Files that are whole or absent: everything is written under a temporary name, then renamed."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fflm.errors import FflmError
+
+
+@contextlib.contextmanager
+def clear_errors(action: str) -> Iterator[None]:
+    """Turn an operating-system error inside the block into one line: no permission, disk full, no such folder.
+
+    Parameters
+    ----------
+    action
+        What was attempted, for the message, such as ``"write stories.model"``.
+
+    Raises
+    ------
+    FflmError
+        In place of any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise FflmError(f"cannot {action}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it to ``path`` when the block succeeds, else remove it.
+
+    The file's content reaches the disk before the rename, so that a kill or a power cut at any moment leaves
+    either the old file or the new one.
+
+    Raises
+    ------
+    FflmError
+        If the file cannot be written (no permission, no space left, no such folder).
+    """
+    with clear_errors(f"write {path}"):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    FflmError
+        If the file is missing, unreadable or not JSON.
+    """
+    with clear_errors(f"read {path}"):
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise FflmError(f"{path} is damaged: not valid JSON ({error})") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
