@@ -1,0 +1,554 @@
+"""A corpus: text as ids on disk, with its vocabulary, in parts for training, validation and test."""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import signal
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from fflm.errors import FflmError
+from fflm.files import clear_errors, read_json, write_json
+from fflm.text.reading import read_chunks
+from fflm.text.tokenizer import LINE_END, Tokenizer
+from fflm.text.vocabulary import Vocabulary, read_words
+
+FORMAT, VERSION = "fflm corpus", 1
+PARTS = ("train", "valid", "test")
+
+TextMode = Literal["stream", "sentence"]
+
+_BLOCK = 1 << 20  # ids in memory at a time
+_FEW_CHUNKS = 16  # a text of fewer chunks is tokenised before worker processes would have started
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How a text becomes a sequence of ids.
+
+    Parameters
+    ----------
+    tokenizer
+        The rule that splits text into tokens.
+    mode
+        ``"stream"``: one long text, contexts cross lines. ``"sentence"``: each line that is not blank is a sentence
+        whose end is predicted; nothing crosses it.
+    line_ends
+        In a stream, whether every newline, also of a blank line, is the token ``</s>``; else it is whitespace.
+
+    Raises
+    ------
+    FflmError
+        If the mode does not exist.
+    """
+
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    mode: TextMode = "stream"
+    line_ends: bool = True
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(TextMode):
+            raise FflmError(f"no text mode {self.mode!r}: use {' or '.join(get_args(TextMode))}")
+
+    @property
+    def ends(self) -> bool:
+        """Whether ``</s>`` is predicted."""
+        return self.mode == "sentence" or self.line_ends
+
+    def tokens(self, text: str) -> list[str]:
+        """Split normalised text into tokens, with ``LINE_END`` exactly where an end is predicted."""
+        tokens = self.tokenizer.split(text)
+        if not self.ends:
+            return [token for token in tokens if token != LINE_END]
+        if self.mode == "stream":
+            return tokens
+        pairs = zip([LINE_END, *tokens], tokens, strict=False)
+        return [token for before, token in pairs if not before == token == LINE_END]
+
+    def encode_text(self, text: str, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
+        """Return the ids of a text, (N,), as a corpus holds them.
+
+        An end is a newline of the text and nothing else: a prefix to be continued has none at its end, a text to be
+        scored has one.
+        """
+        return vocabulary.encode(self.tokens(self.tokenizer.normalize(text)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values, for ``from_dict``."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TextSettings":
+        """Return the settings that ``to_dict`` gave.
+
+        Raises
+        ------
+        FflmError
+            If they are damaged.
+        """
+        try:
+            return cls(**{**values, "tokenizer": Tokenizer(**values["tokenizer"])})
+        except (KeyError, TypeError) as error:
+            raise FflmError(f"the text settings are damaged: {error}") from error
+
+
+@dataclass(frozen=True)
+class VocabularyRule:
+    """Which words a vocabulary holds.
+
+    Parameters
+    ----------
+    min_count
+        Words seen less often are left out.
+    max_size
+        The largest V, symbols included, or None.
+    words
+        A file of words to take instead, one a line.
+    source
+        What is counted: ``"train"``, or ``"all"`` for all parts, as Bengio et al. did.
+
+    Raises
+    ------
+    FflmError
+        If a number makes no sense.
+    """
+
+    min_count: int = 2
+    max_size: int | None = 50_000
+    words: Path | None = None
+    source: Literal["train", "all"] = "train"
+
+    def __post_init__(self) -> None:
+        if self.min_count < 1 or (self.max_size is not None and self.max_size < 3):
+            raise FflmError("a vocabulary needs a minimum count of at least 1 and a maximum size of at least 3")
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part held out by its share of the tokens, in (0, 1)."""
+
+    value: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.value < 1:
+            raise FflmError(f"cannot hold out {self.value:.0%} of the text: give a share such as 5%")
+
+
+@dataclass(frozen=True)
+class Count:
+    """A part held out by its number of tokens, at least 1."""
+
+    tokens: int
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise FflmError(f"cannot hold out {self.tokens} tokens: give at least 1")
+
+
+HeldOut: TypeAlias = Share | Count | Sequence[str | Path]
+"""A part for validation or test: cut off the end of the text, or read from files of its own."""
+
+
+def parse_held_out(values: Sequence[str]) -> HeldOut | None:
+    """Understand a held-out part as written on a command line.
+
+    ``5%`` or ``0.05`` is a share, ``200000`` a number of tokens, anything else paths, nothing None.
+
+    Raises
+    ------
+    FflmError
+        If the share or number makes no sense.
+    """
+    if len(values) != 1:
+        return tuple(values) or None
+    with contextlib.suppress(ValueError):
+        if values[0].isdecimal():
+            return Count(int(values[0]))
+        if values[0].endswith("%"):
+            return Share(float(values[0][:-1]) / 100)
+        return Share(float(values[0]))
+    return tuple(values)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a corpus.
+
+    Parameters
+    ----------
+    ids
+        (N,), uint16 or uint32, memory-mapped, ids in [0, V).
+    tokens
+        N, ends included.
+    unknown
+        How many of them are ``<unk>``.
+    ends
+        How many of them are ``</s>``.
+    characters
+        Characters of the normalised text, newlines included. Where two parts share a chunk of the text (at most
+        262,144 characters), its characters are shared in proportion to the tokens.
+    sha256
+        Of the bytes of the ids, in hexadecimal digits.
+    """
+
+    ids: npt.NDArray[np.unsignedinteger]
+    tokens: int
+    unknown: int
+    ends: int
+    characters: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A tokenised text on disk.
+
+    Parameters
+    ----------
+    path
+        Its folder.
+    settings
+        How the text became ids.
+    vocabulary
+        The words of the ids.
+    parts
+        ``"train"`` and, where held out, ``"valid"`` and ``"test"``.
+    """
+
+    path: Path
+    settings: TextSettings
+    vocabulary: Vocabulary
+    parts: Mapping[str, Part]
+
+    @classmethod
+    def open(cls, path: Path) -> "Corpus":
+        """Open a folder that ``tokenize`` wrote, without reading the ids.
+
+        Raises
+        ------
+        FflmError
+            If the folder is no corpus, of a later version, or damaged.
+        """
+        if not (path / "corpus.json").is_file():
+            raise FflmError(f"{path} is no tokenised corpus: make one with `fflm tokenize`")
+        about = read_json(path / "corpus.json")
+        try:
+            if about["format"] != FORMAT:
+                raise ValueError(f"corpus.json is of the format {about['format']!r}")
+            if about["version"] != VERSION:
+                raise FflmError(f"{path} has version {about['version']}: update fflm, or tokenise again")
+            settings = TextSettings.from_dict(about["settings"])
+            vocabulary = Vocabulary.load(path / "vocabulary.tsv", about["vocabulary"])
+            parts = {name: _open_part(path, name, about["parts"][name]) for name in PARTS if name in about["parts"]}
+            if "train" not in parts or vocabulary.ends != settings.ends:
+                raise ValueError("its files do not fit together")
+            if any(part.ids.dtype != _id_type(vocabulary) for part in parts.values()):
+                raise ValueError("its ids do not fit the vocabulary")
+        except (KeyError, TypeError, AttributeError, ValueError, EOFError) as error:
+            raise FflmError(f"{path} is damaged ({error}): tokenise again") from error
+        return cls(path, settings, vocabulary, parts)
+
+    @property
+    def fingerprint(self) -> str:
+        """A sha256 that tells corpora apart: of the settings, the words and the ids of every part."""
+        parts = {name: part.sha256 for name, part in self.parts.items()}
+        content = [self.settings.to_dict(), self.vocabulary.words, parts]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def verify(self) -> None:
+        """Read all ids and check that they are those that were written.
+
+        Raises
+        ------
+        FflmError
+            If they are not.
+        """
+        for name, part in self.parts.items():
+            sha256 = hashlib.sha256()
+            for start in range(0, part.tokens, _BLOCK):
+                sha256.update(part.ids[start : start + _BLOCK].tobytes())
+            if sha256.hexdigest() != part.sha256:
+                raise FflmError(f"{self.path / name}.npy is damaged (wrong sha256): tokenise again")
+
+
+def _open_part(folder: Path, name: str, about: Mapping[str, Any]) -> Part:
+    path = folder / f"{name}.npy"
+    with clear_errors(f"read {path}"):
+        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    part = Part(ids=ids, **about)
+    if not isinstance(ids, np.memmap) or ids.shape != (part.tokens,):
+        raise ValueError(f"{path.name} is not an array of {part.tokens} ids")
+    if path.stat().st_size != ids.offset + ids.nbytes:
+        raise ValueError(f"{path.name} has the wrong size")
+    return part
+
+
+def tokenize(
+    sources: Sequence[str | Path],
+    out: Path,
+    settings: TextSettings,
+    rule: VocabularyRule,
+    valid: HeldOut | None = None,
+    test: HeldOut | None = None,
+    *,
+    encoding: str = "utf-8",
+    errors: Literal["strict", "replace"] = "strict",
+    overwrite: bool = False,
+    processes: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Corpus:
+    """Turn text into ids on disk, in two streaming passes; neither the text nor its ids are ever held in memory.
+
+    The first pass numbers the distinct tokens as they come. Then they are counted, the vocabulary is built, and the
+    second pass replaces the provisional numbers. The parts cut off the end of the text are contiguous, in the order
+    train, valid, test; in sentence mode they begin after the next sentence end.
+
+    Parameters
+    ----------
+    sources
+        Files, folders or ``"-"``, as ``read_chunks`` takes them.
+    out
+        The folder to make; it appears when all is done, or not at all.
+    settings, rule
+        How text becomes tokens, and which of them are words of the vocabulary.
+    valid, test
+        The parts to hold out.
+    encoding, errors
+        As ``read_chunks`` takes them.
+    overwrite
+        Whether to replace a corpus that exists.
+    processes
+        Worker processes, by default one a core; small texts are tokenised without any. They are spawned, so a script
+        that calls this needs the usual ``if __name__ == "__main__"``.
+    progress
+        Is called with the number of characters of each chunk that was tokenised.
+
+    Raises
+    ------
+    FflmError
+        If the text cannot be read, is empty or too short for its parts, or the folder cannot be written.
+    """
+    texts = {"train": sources}
+    cuts: dict[str, Share | Count] = {}
+    for name, held_out in (("valid", valid), ("test", test)):
+        if isinstance(held_out, Share | Count):
+            cuts[name] = held_out
+        elif held_out:
+            texts[name] = held_out
+    words = None if rule.words is None else [settings.tokenizer.normalize(word) for word in read_words(rule.words)]
+    workers = processes or os.cpu_count() or 1
+    with _new_folder(out, overwrite) as (work, folder):
+        numbers: dict[str, int] = {}
+        passes = {}
+        with (work / "provisional").open("wb") as file:
+            for name, paths in texts.items():
+                chunks = _numbered(read_chunks(paths, encoding, errors), settings, workers)
+                passes[name] = _first_pass(chunks, file, numbers, progress)
+                if not passes[name].tokens:
+                    raise FflmError(f"no tokens in {', '.join(map(str, paths))}: give a text that is not empty")
+        parts = _cut(passes.pop("train"), cuts, numbers.get(LINE_END) if settings.mode == "sentence" else None)
+        parts = {name: run for name in PARTS if (run := (parts | passes).get(name))}
+        vocabulary = _vocabulary(parts, list(numbers), settings, rule, words)
+        table = vocabulary.encode(list(numbers)).astype(_id_type(vocabulary))
+        about = {
+            "format": FORMAT,
+            "version": VERSION,
+            "settings": settings.to_dict(),
+            "sources": {name: [str(path) for path in paths] for name, paths in texts.items()},
+            "vocabulary": vocabulary.to_dict(),
+            "parts": {name: _write_part(folder / f"{name}.npy", run, table, vocabulary.end_id) for name, run in parts.items()},
+        }
+        vocabulary.save(folder / "vocabulary.tsv")
+        write_json(folder / "corpus.json", about)
+    return Corpus.open(out)
+
+
+@contextlib.contextmanager
+def _new_folder(out: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
+    """Yield a temporary folder and one inside it that becomes ``out`` when the block succeeds."""
+    if out.exists() and not overwrite:
+        raise FflmError(f"{out} exists: choose another folder, or allow overwriting")
+    if out.exists() and not (out / "corpus.json").is_file():
+        raise FflmError(f"{out} exists and is no tokenised corpus: choose another folder")
+    with (
+        clear_errors(f"write {out}"),
+        tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as name,
+    ):
+        work = Path(name)
+        folder = work / "new"
+        folder.mkdir()
+        yield work, folder
+        if out.exists():
+            out.replace(work / "old")
+        folder.replace(out)
+
+
+def _numbered(
+    chunks: Iterator[str], settings: TextSettings, processes: int
+) -> Iterator[tuple[list[str], npt.NDArray[np.uint32], int]]:
+    """Tokenise chunks, in worker processes if there are many, and yield ``_number`` of each in order."""
+    head = list(itertools.islice(chunks, _FEW_CHUNKS))
+    chunks = itertools.chain(head, chunks)
+    if len(head) < _FEW_CHUNKS or processes == 1:
+        for chunk in chunks:
+            yield _number(chunk, settings)
+        return
+    ignore_interrupt = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
+    with ProcessPoolExecutor(processes, get_context("spawn"), signal.signal, ignore_interrupt) as pool:
+        pending: deque[Future[tuple[list[str], npt.NDArray[np.uint32], int]]] = deque()
+        try:
+            for chunk in chunks:
+                pending.append(pool.submit(_number, chunk, settings))
+                if len(pending) > 4 * processes:  # the reader must not run ahead of the workers
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            raise FflmError("a worker process was killed: free some memory or use fewer processes") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _number(chunk: str, settings: TextSettings) -> tuple[list[str], npt.NDArray[np.uint32], int]:
+    """Return a chunk's distinct tokens, each token's index among them, and the number of its characters."""
+    text = settings.tokenizer.normalize(chunk)
+    tokens = settings.tokens(text)
+    index = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    return list(index), np.fromiter(map(index.__getitem__, tokens), np.uint32, len(tokens)), len(text)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Consecutive provisional ids in the temporary file.
+
+    ``marks`` (2, M) are the tokens and characters read at the end of each chunk, beginning with zeros.
+    """
+
+    path: Path
+    start: int
+    marks: npt.NDArray[np.int64]
+
+    @property
+    def tokens(self) -> int:
+        return int(self.marks[0, -1])
+
+    def blocks(self, first: int = 0) -> Iterator[npt.NDArray[np.uint32]]:
+        for start in range(first, self.tokens, _BLOCK):
+            count = min(_BLOCK, self.tokens - start)
+            yield np.fromfile(self.path, np.uint32, count, offset=4 * (self.start + start))
+
+    def slice(self, start: int, stop: int) -> "_Run":
+        characters = self._characters(stop) - self._characters(start)
+        return _Run(self.path, self.start + start, np.array([[0, stop - start], [0, characters]]))
+
+    def _characters(self, position: int) -> int:
+        return round(np.interp(position, *self.marks)) if position else 0
+
+
+def _first_pass(
+    chunks: Iterator[tuple[list[str], npt.NDArray[np.uint32], int]],
+    file: BinaryIO,
+    numbers: dict[str, int],
+    progress: Callable[[int], None] | None,
+) -> _Run:
+    """Append the provisional ids of a text to a file, giving new tokens the next free number."""
+    start = file.tell() // 4
+    marks = [(0, 0)]
+    for types, local, characters in chunks:
+        table = np.array([numbers.setdefault(token, len(numbers)) for token in types], np.uint32)
+        file.write(table[local].tobytes())
+        marks.append((marks[-1][0] + len(local), marks[-1][1] + characters))
+        if progress:
+            progress(characters)
+    return _Run(Path(file.name), start, np.array(marks).T)
+
+
+def _cut(text: _Run, sizes: Mapping[str, Share | Count], end: int | None) -> dict[str, _Run]:
+    """Cut held-out parts off the end of a text, in sentence mode after the next ``end``."""
+    parts = {}
+    start = stop = text.tokens
+    for name in ("test", "valid"):
+        if name in sizes:
+            size = sizes[name]
+            start -= size.tokens if isinstance(size, Count) else round(size.value * text.tokens)
+            if start <= 0:
+                raise FflmError(f"the parts to hold out take all {text.tokens} tokens of the text: hold out less")
+            first = start if end is None else _after_end(text, start, end)
+            if first == stop:
+                raise FflmError(f"the part {name} would have no tokens: hold out more")
+            parts[name] = text.slice(first, stop)
+            stop = first
+    parts["train"] = text.slice(0, stop)
+    return parts
+
+
+def _after_end(text: _Run, position: int, end: int) -> int:
+    """Return the first position, from ``position`` on, that follows a sentence end."""
+    start = position - 1
+    for ids in text.blocks(start):
+        found = np.flatnonzero(ids == end)
+        if found.size:
+            return start + int(found[0]) + 1
+        start += len(ids)
+    return text.tokens
+
+
+def _vocabulary(
+    parts: Mapping[str, _Run],
+    types: Sequence[str],
+    settings: TextSettings,
+    rule: VocabularyRule,
+    words: list[str] | None,
+) -> Vocabulary:
+    """Count the types in the parts that the rule names, and build the vocabulary."""
+    counted = parts if rule.source == "all" else {"train": parts["train"]}
+    totals = np.zeros(len(types), np.int64)
+    for run in counted.values():
+        for ids in run.blocks():
+            totals += np.bincount(ids, minlength=len(types))
+    counts = {type_: count for type_, count in zip(types, totals.tolist(), strict=True) if count}
+    source = " and ".join(", ".join(counted).rsplit(", ", 1))
+    if words is not None:
+        return Vocabulary.from_words(words, counts, ends=settings.ends, source=source)
+    return Vocabulary.from_counts(counts, ends=settings.ends, min_count=rule.min_count, max_size=rule.max_size, source=source)
+
+
+def _write_part(path: Path, run: _Run, table: npt.NDArray[np.unsignedinteger], end: int | None) -> dict[str, Any]:
+    """Write a part's ids through the table from provisional ones, and return what corpus.json says of it."""
+    sha256 = hashlib.sha256()
+    unknown = ends = 0
+    header = {"descr": table.dtype.str, "fortran_order": False, "shape": (run.tokens,)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in run.blocks():
+            ids = table[block]
+            file.write(ids.tobytes())
+            sha256.update(ids.tobytes())
+            unknown += int(np.count_nonzero(ids == 0))
+            ends += int(np.count_nonzero(ids == end)) if end is not None else 0
+        file.flush()
+        os.fsync(file.fileno())
+    return {
+        "tokens": run.tokens,
+        "unknown": unknown,
+        "ends": ends,
+        "characters": int(run.marks[1, -1]),
+        "sha256": sha256.hexdigest(),
+    }
+
+
+def _id_type(vocabulary: Vocabulary) -> npt.DTypeLike:
+    """Return the type of ids on disk: it has room for ``<s>``, the largest id."""
+    return np.dtype("<u2" if len(vocabulary) + 1 <= 1 << 16 else "<u4")

@@ -1,0 +1,245 @@
+"""The vocabulary: which words a model knows, and their ids."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import regex
+
+from fflm.errors import FflmError
+from fflm.files import clear_errors, write_text
+from fflm.text.tokenizer import LINE_END
+
+UNKNOWN, START, END = "<unk>", "<s>", "</s>"
+SYMBOLS = frozenset({UNKNOWN, START, END})
+
+_ESCAPED = regex.compile(r"\\u([0-9a-f]{4})")
+_TO_ESCAPE = regex.compile(r"[\s\x1c-\x1f\\]")
+
+
+class Vocabulary:
+    """Words and their ids: ``<unk>`` is 0, ``</s>`` is 1 where ends are predicted, then words by falling count.
+
+    ``<s>`` only ever stands in a context, so its id is V, the length of the vocabulary, and the output layer has
+    exactly V rows. A token of the text that is spelled like one of the three symbols is the unknown word. The end of
+    a line is the token ``LINE_END`` wherever tokens are lists of strings; its name ``</s>`` only serves display.
+
+    Parameters
+    ----------
+    words
+        The word of each id, (V,), ``<unk>`` first, then ``</s>`` if ``ends``.
+    counts
+        How often each was seen where the vocabulary was counted, (V,).
+    ends
+        Whether ends (of lines or sentences) are predicted.
+    rule
+        How the words were chosen, as a sentence to read.
+
+    Raises
+    ------
+    FflmError
+        If the words do not begin with the symbols, repeat, or are not as many as the counts.
+    """
+
+    def __init__(self, words: Sequence[str], counts: Sequence[int], *, ends: bool, rule: str) -> None:
+        symbols = [UNKNOWN, END] if ends else [UNKNOWN]
+        self.words = list(words)
+        self.counts = list(counts)
+        self.ends = ends
+        self.rule = rule
+        self._ids = {word: id_ for id_, word in enumerate(self.words) if id_ >= len(symbols)}
+        distinct = len(self._ids) == len(self.words) - len(symbols) and not SYMBOLS & self._ids.keys()
+        if self.words[: len(symbols)] != symbols or len(self.counts) != len(self.words) or not distinct:
+            raise FflmError(f"the vocabulary is damaged: it must hold {' '.join(symbols)}, then distinct words")
+        if ends:
+            self._ids[LINE_END] = 1
+
+    @classmethod
+    def from_counts(
+        cls,
+        counts: Mapping[str, int],
+        *,
+        ends: bool,
+        min_count: int = 1,
+        max_size: int | None = None,
+        source: str = "train",
+    ) -> "Vocabulary":
+        """Keep the most frequent words.
+
+        Parameters
+        ----------
+        counts
+            How often each token was seen, ``LINE_END`` for the ends.
+        ends
+            Whether ends are predicted.
+        min_count
+            Words seen less often are left out.
+        max_size
+            The largest V, symbols included, at least 3, or None.
+        source
+            What was counted, for the rule, such as ``"train"``.
+
+        Raises
+        ------
+        FflmError
+            If no word is left.
+        """
+        frequent = [word for word, count in counts.items() if count >= min_count and _is_word(word)]
+        if not frequent:
+            raise FflmError(f"no word is seen {min_count} times in {source}: lower the minimum count")
+        rule = f"words seen at least {min_count} times in {source}" if min_count > 1 else f"words in {source}"
+        if max_size is not None and len(frequent) + 1 + ends > max_size:
+            frequent = _by_count(frequent, counts)[: max_size - 1 - ends]
+            rule = f"the most frequent {rule}, {max_size} with the symbols"
+        return cls._of(frequent, counts, ends, rule)
+
+    @classmethod
+    def from_words(cls, words: Iterable[str], counts: Mapping[str, int], *, ends: bool, source: str = "train") -> "Vocabulary":
+        """Keep given words, whether seen or not; repetitions and symbols among them are ignored.
+
+        Parameters
+        ----------
+        words
+            The words to keep.
+        counts, ends, source
+            As in ``from_counts``.
+
+        Raises
+        ------
+        FflmError
+            If there are no words.
+        """
+        kept = [word for word in dict.fromkeys(words) if _is_word(word)]
+        if not kept:
+            raise FflmError("the given vocabulary has no words: write one word a line")
+        return cls._of(kept, counts, ends, f"{len(kept)} given words, counted in {source}")
+
+    @classmethod
+    def _of(cls, kept: Sequence[str], counts: Mapping[str, int], ends: bool, rule: str) -> "Vocabulary":
+        kept = _by_count(kept, counts)
+        kept_counts = [counts.get(word, 0) for word in kept]
+        end_count = counts.get(LINE_END, 0) if ends else 0
+        unknown = sum(counts.values()) - sum(kept_counts) - end_count
+        symbols, symbol_counts = ([UNKNOWN, END], [unknown, end_count]) if ends else ([UNKNOWN], [unknown])
+        return cls(symbols + kept, symbol_counts + kept_counts, ends=ends, rule=rule)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, word: str) -> bool:
+        return word in self._ids
+
+    @property
+    def unknown_id(self) -> int:
+        """The id of ``<unk>``: 0."""
+        return 0
+
+    @property
+    def end_id(self) -> int | None:
+        """The id of ``</s>``: 1, or None where ends are not predicted."""
+        return 1 if self.ends else None
+
+    @property
+    def start_id(self) -> int:
+        """The id of ``<s>``: V."""
+        return len(self.words)
+
+    def id(self, word: str) -> int:
+        """Return a word's id, that of ``<unk>`` if the vocabulary does not hold it."""
+        return self._ids.get(word, 0)
+
+    def encode(self, tokens: Sequence[str]) -> npt.NDArray[np.int32]:
+        """Return the tokens' ids, (N,), ``<unk>`` for what the vocabulary does not hold."""
+        return np.fromiter(map(self._ids.get, tokens, itertools.repeat(0)), np.int32, len(tokens))
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """Return the tokens of ids in [0, V]: ``LINE_END`` for an end, ``<unk>`` and ``<s>`` by their names."""
+        names = [*self.words, START]
+        if self.ends:
+            names[1] = LINE_END
+        return [names[id_] for id_ in ids]
+
+    def save(self, path: Path) -> None:
+        r"""Write a line ``word<TAB>count`` per id; whitespace and backslashes in words as ``\uXXXX``."""
+        lines = (f"{_escape(word)}\t{count}\n" for word, count in zip(self.words, self.counts, strict=True))
+        write_text(path, "".join(lines))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the file of words does not say, for ``load``."""
+        return {"size": len(self), "ends": self.ends, "rule": self.rule}
+
+    @classmethod
+    def load(cls, path: Path, description: Mapping[str, Any]) -> "Vocabulary":
+        """Read what ``save`` wrote.
+
+        Parameters
+        ----------
+        path
+            The file.
+        description
+            What ``to_dict`` gave.
+
+        Raises
+        ------
+        FflmError
+            If the file cannot be read or is damaged.
+        """
+        words: list[str] = []
+        counts: list[int] = []
+        try:
+            for line in _read(path).removesuffix("\n").split("\n"):
+                word, count = line.split("\t")
+                if _escape(_unescape(word)) != word or int(count) < 0:
+                    raise ValueError(f"bad line {len(words) + 1}")
+                words.append(_unescape(word))
+                counts.append(int(count))
+            if len(words) != description["size"]:
+                raise ValueError(f"{len(words)} words instead of {description['size']}")
+            return cls(words, counts, ends=bool(description["ends"]), rule=str(description["rule"]))
+        except (ValueError, KeyError, TypeError, FflmError) as error:
+            raise FflmError(f"{path} is damaged: {error}") from error
+
+
+def read_words(path: Path) -> list[str]:
+    r"""Read the words of a vocabulary that a user gives: UTF-8, one a line, anything after a tab ignored.
+
+    Blank lines are skipped; ``\uXXXX`` is read as in the files that ``Vocabulary.save`` writes.
+
+    Raises
+    ------
+    FflmError
+        If the file cannot be read, is not UTF-8 or has no words.
+    """
+    try:
+        lines = _read(path).removeprefix("\ufeff").split("\n")
+    except UnicodeDecodeError as error:
+        raise FflmError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    words = [_unescape(line.split("\t")[0].strip()) for line in lines]
+    words = [word for word in words if word]
+    if not words:
+        raise FflmError(f"{path} has no words: write one word a line")
+    return words
+
+
+def _read(path: Path) -> str:
+    with clear_errors(f"read {path}"):
+        return path.read_bytes().decode("utf-8")
+
+
+def _is_word(token: str) -> bool:
+    return token not in SYMBOLS and token != LINE_END
+
+
+def _by_count(words: Iterable[str], counts: Mapping[str, int]) -> list[str]:
+    return sorted(words, key=lambda word: (-counts.get(word, 0), word))
+
+
+def _escape(word: str) -> str:
+    return str(_TO_ESCAPE.sub(lambda match: f"\\u{ord(match[0]):04x}", word))
+
+
+def _unescape(word: str) -> str:
+    return str(_ESCAPED.sub(lambda match: chr(int(match[1], 16)), word))

@@ -1,0 +1,137 @@
+"""Windows: the examples that a text gives, each a context of words and the word that follows."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from fflm.text.corpus import TextSettings
+from fflm.text.vocabulary import Vocabulary
+
+BLOCK = 1 << 22  # positions shuffled at a time, 32 MiB
+
+
+class Windows:
+    """The examples of an array of ids: every token once, after its context.
+
+    Parameters
+    ----------
+    ids
+        (N,), any integer type, may be memory-mapped.
+    window
+        Number of context words, at least 1.
+    padding
+        The id that fills a context before the start of the text.
+    sentence_end
+        In sentence mode the id of the sentence's end: it and all before it in a context become ``padding``. None in
+        stream mode, where contexts cross lines.
+    """
+
+    def __init__(self, ids: npt.NDArray[np.integer], window: int, *, padding: int, sentence_end: int | None = None) -> None:
+        self.ids = ids
+        self.window = window
+        self.padding = padding
+        self.sentence_end = sentence_end
+
+    @classmethod
+    def of(cls, ids: npt.NDArray[np.integer], vocabulary: Vocabulary, settings: TextSettings, window: int) -> "Windows":
+        """Make the windows of a text that was encoded with a vocabulary and settings.
+
+        Before the start stands ``<s>``, except in streams with line ends: the beginning of such a text is like the
+        beginning of any line, so it is ``</s>``.
+        """
+        sentence = settings.mode == "sentence"
+        padding = vocabulary.start_id if sentence or vocabulary.end_id is None else vocabulary.end_id
+        return cls(ids, window, padding=padding, sentence_end=vocabulary.end_id if sentence else None)
+
+    def __len__(self) -> int:
+        """Return the number of examples: N, one a token."""
+        return len(self.ids)
+
+    def contexts(self, positions: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
+        """Return the words before positions.
+
+        Parameters
+        ----------
+        positions
+            (B,), in [0, N]; N asks for the context of the word after the text.
+
+        Returns
+        -------
+        numpy.ndarray
+            (B, window), int32, the oldest word first, ids in [0, V].
+        """
+        sources = positions[:, None] + np.arange(-self.window, 0)
+        contexts: npt.NDArray[np.int32] = self.ids[np.maximum(sources, 0)].astype(np.int32)
+        contexts[sources < 0] = self.padding
+        if self.sentence_end is not None:
+            ends = contexts[:, ::-1] == self.sentence_end
+            contexts[np.logical_or.accumulate(ends, axis=1)[:, ::-1]] = self.padding
+        return contexts
+
+    def batch(self, positions: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Return the examples at positions.
+
+        Parameters
+        ----------
+        positions
+            (B,), in [0, N).
+
+        Returns
+        -------
+        contexts : numpy.ndarray
+            (B, window), int32, the oldest word first, ids in [0, V].
+        targets : numpy.ndarray
+            (B,), int32, ids in [0, V).
+        """
+        return self.contexts(positions), self.ids[positions].astype(np.int32)
+
+    def shuffled(self, batch_size: int, seed: int, epoch: int, start_batch: int = 0) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield the positions of an epoch in random order, as the function `shuffled` does."""
+        return shuffled(len(self), batch_size, seed, epoch, start_batch)
+
+
+def shuffled(count: int, batch_size: int, seed: int, epoch: int, start_batch: int = 0) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield the positions of an epoch in random order.
+
+    The order depends on ``seed`` and ``epoch`` alone. It is shuffled in blocks of ``BLOCK`` positions, the blocks
+    themselves being in random order, so that memory stays bounded however long the text is; batches run over the
+    borders of blocks.
+
+    Parameters
+    ----------
+    count
+        Number of positions.
+    batch_size
+        Positions a batch; the last one of an epoch may be shorter.
+    seed, epoch
+        Not negative.
+    start_batch
+        Batches to skip; the others come as they would have come.
+
+    Yields
+    ------
+    numpy.ndarray
+        (batch_size,), int64.
+    """
+    skip = start_batch * batch_size
+    rest = np.empty(0, np.int64)
+    for block in _generator(seed, epoch, 0).permutation(-(-count // BLOCK)):
+        first = int(block) * BLOCK
+        length = min(BLOCK, count - first)
+        if skip >= length:
+            skip -= length
+            continue
+        order = first + _generator(seed, epoch, 1 + int(block)).permutation(length)
+        rest = np.concatenate((rest, order[skip:]))
+        skip = 0
+        whole = len(rest) - len(rest) % batch_size
+        for start in range(0, whole, batch_size):
+            yield rest[start : start + batch_size]
+        rest = rest[whole:]
+    if len(rest):
+        yield rest
+
+
+def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch, stream))))
