@@ -1,0 +1,518 @@
+"""The CPU's kernels, in Numba.
+
+How they are built: matrix products belong to BLAS; everything else is one pass over a row that LLVM vectorises. A kernel cuts its
+work into one contiguous share per thread (``for t in prange(threads)``), so that nothing races and a result depends on the number
+of threads, never on their timing. Shapes and letters are in `protocol`.
+"""
+
+import os
+
+import numpy as np
+from numba import get_num_threads, njit, prange
+
+from fflm.backend.blas import gemm, one_thread
+from fflm.backend.formulas import (
+    activate,
+    activation_slope,
+    adagrad_update,
+    adam_update,
+    exp,
+    momentum_update,
+    philox,
+    rmsprop_update,
+)
+from fflm.backend.protocol import ACTIVATIONS, Activation, Array, Dropout
+
+# Threads that wait should sleep: where other programs use the cores, spinning at each of a step's barriers costs ten times the
+# step. OpenMP reads this when the first parallel kernel runs.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+TILE = 512
+"""Vocabulary entries per tile of the output layer: a tile of logits for a usual batch stays in a core's cache."""
+
+# LLVM vectorises a sum only if it may reorder it. NaN and infinity must survive to be noticed, so no more than that; and not in a
+# function that computes `exp`, whose argument reduction depends on the order.
+REORDER = {"reassoc", "contract", "nsz"}
+
+
+@njit
+def share(count, parts, part):
+    """Return the bounds of one of ``parts`` contiguous shares of ``count`` things."""
+    return part * count // parts, (part + 1) * count // parts
+
+
+@njit(cache=True, parallel=True)
+def gather(embeddings, contexts, inputs, threads):
+    size = embeddings.shape[1]
+    for t in prange(threads):
+        low, high = share(contexts.shape[0], threads, t)
+        for i in range(low, high):
+            for k in range(contexts.shape[1]):
+                word = contexts[i, k]
+                for j in range(size):
+                    inputs[i, k * size + j] = embeddings[word, j]
+
+
+@njit(cache=True, parallel=True)
+def scatter_add(contexts, d_inputs, d_embeddings, threads):
+    size = d_embeddings.shape[1]
+    for t in prange(threads):
+        # Each thread adds to its own words only, in the order of the batch. Frequent words have low ids, so the words are dealt
+        # out in turn.
+        for i in range(contexts.shape[0]):
+            for k in range(contexts.shape[1]):
+                word = contexts[i, k]
+                if word % threads == t:
+                    for j in range(size):
+                        d_embeddings[word, j] += d_inputs[i, k * size + j]
+
+
+@njit(cache=True, parallel=True)
+def dropout_kernel(values, threshold, factor, layer, step_low, step_high, seed_low, seed_high, first, dropped, threads):
+    rows, width = values.shape
+    for t in prange(threads):
+        low, high = share(rows, threads, t)
+        words = np.empty(4, np.uint32)
+        for i in range(low, high):
+            start = (first + i) * width
+            block = -1
+            for j in range(width):
+                if (start + j) >> 2 != block:
+                    block = (start + j) >> 2
+                    words[0], words[1], words[2], words[3] = philox(
+                        np.uint32(block), layer, step_low, step_high, seed_low, seed_high
+                    )
+                keep = words[(start + j) & 3] >= threshold
+                dropped[i, j] = values[i, j] * factor if keep else values.dtype.type(0)
+
+
+@njit(cache=True, parallel=True)
+def affine(inputs, weight, bias, code, outputs, threads):
+    for t in prange(threads):
+        low, high = share(outputs.shape[0], threads, t)
+        gemm(inputs[low:high], weight, outputs[low:high], False, True, 0.0)
+        for i in range(low, high):
+            for j in range(outputs.shape[1]):
+                outputs[i, j] = activate(code, outputs[i, j] + bias[j])
+
+
+@njit(cache=True, parallel=True)
+def affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_bias, d_inputs, threads):
+    # In forward this was y = f(x W^T + b), so with dz = dy * f'(z): dW = dz^T x, db = sum dz, dx = dz W.
+    for t in prange(threads):
+        low, high = share(outputs.shape[0], threads, t)
+        for i in range(low, high):
+            for j in range(outputs.shape[1]):
+                d_outputs[i, j] *= activation_slope(code, outputs[i, j])
+        gemm(d_outputs[low:high], weight, d_inputs[low:high], False, False, 0.0)
+    for t in prange(threads):
+        low, high = share(outputs.shape[1], threads, t)
+        gemm(d_outputs[:, low:high], inputs, d_weight[low:high], True, False, beta)
+        if beta == 0:
+            d_bias[low:high] = 0
+        for i in range(outputs.shape[0]):
+            for j in range(low, high):
+                d_bias[j] += d_outputs[i, j]
+
+
+@njit(fastmath={"nnan", "nsz"})
+def add_bias_and_max(row, bias, width):
+    """Add the bias to a row of logits and return its maximum (any number if one is NaN)."""
+    for j in range(width):
+        row[j] += bias[j]
+    highest = row[0]
+    for j in range(1, width):
+        highest = row[j] if row[j] > highest else highest
+    return highest
+
+
+@njit(fastmath={"contract"})
+def subtract_and_exp(row, highest, width):
+    """Replace a row of logits by exp(logit - highest)."""
+    for j in range(width):
+        row[j] = exp(row[j] - highest)
+
+
+@njit(fastmath=REORDER)
+def sum_row(row, width):
+    """Return the sum of the first numbers of a row."""
+    total = row.dtype.type(0)
+    for j in range(width):
+        total += row[j]
+    return total
+
+
+@njit
+def softmax_tile(features, weight, bias, targets, low, high, tile, highest, total, target_logits):
+    """Compute one tile of the output layer.
+
+    On return ``tile`` (B, TILE) holds exp(logit - highest) for the words low to high, ``highest`` and ``total`` (B,) each row's
+    maximum and sum, and ``target_logits`` (B,) is filled where the row's target lies in the tile.
+    """
+    width = high - low
+    gemm(features, weight[low:high], tile[:, :width], False, True, 0.0)
+    for i in range(features.shape[0]):
+        highest[i] = add_bias_and_max(tile[i], bias[low:high], width)
+        if low <= targets[i] < high:
+            target_logits[i] = tile[i, targets[i] - low]
+        subtract_and_exp(tile[i], highest[i], width)
+        total[i] = sum_row(tile[i], width)
+
+
+@njit
+def combine_tiles(highest, totals, row):
+    """Return a row's log-sum-exp over all tiles, from the tiles' maxima and sums (tiles, B)."""
+    top = highest[0, row]
+    for k in range(1, highest.shape[0]):
+        top = max(top, highest[k, row])
+    total = 0.0
+    for k in range(highest.shape[0]):
+        total += totals[k, row] * np.exp(highest[k, row] - top)
+    return top + np.log(total)
+
+
+@njit(cache=True, parallel=True)
+def output_losses(features, weight, bias, targets, tiles, highest, totals, target_logits, losses, threads):
+    words = weight.shape[0]
+    for t in prange(threads):
+        first, last = share(highest.shape[0], threads, t)
+        for k in range(first, last):
+            low, high = k * TILE, min((k + 1) * TILE, words)
+            softmax_tile(features, weight, bias, targets, low, high, tiles[t], highest[k], totals[k], target_logits)
+    for i in range(features.shape[0]):
+        losses[i] = combine_tiles(highest, totals, i) - target_logits[i]
+
+
+@njit
+def tile_gradients(
+    features,
+    weight,
+    targets,
+    low,
+    high,
+    tile,
+    factors,
+    hit,
+    spread,
+    beta,
+    product,
+    d_features,
+    d_weight,
+    d_bias,
+):
+    """Go back through one tile of the output layer: the words low to high.
+
+    With p the softmax and q the smoothed target, dz = scale (p - q), dU = dz^T f, df = dz U. The softmax's part goes through the
+    matrix products, ``tile`` (B, TILE) being the exponentials and ``factors`` (B,) what turns them into scale * p, applied to
+    small matrices only; q is a sparse correction (``hit`` at the target) and a uniform one (``spread`` everywhere).
+    Adds to ``d_features`` (B, F) the softmax's part only.
+    """
+    rows, size = features.shape
+    width = high - low
+    gemm(tile[:, :width], weight[low:high], product, False, False, 0.0)
+    for i in range(rows):
+        for j in range(size):
+            d_features[i, j] += factors[i] * product[i, j]
+    for i in range(rows):
+        for j in range(size):
+            product[i, j] = factors[i] * features[i, j]
+    gemm(tile[:, :width], product, d_weight[low:high], True, False, beta)
+    if beta == 0:
+        d_bias[low:high] = 0
+    for i in range(rows):
+        factor = factors[i]
+        for j in range(width):
+            d_bias[low + j] += factor * tile[i, j]
+    for i in range(rows):
+        word = targets[i]
+        if low <= word < high:
+            d_bias[word] -= hit
+            for j in range(size):
+                d_weight[word, j] -= hit * features[i, j]
+    if spread > 0:
+        feature_sum = product[0]
+        feature_sum[:] = 0
+        for i in range(rows):
+            for j in range(size):
+                feature_sum[j] += spread * features[i, j]
+        for word in range(low, high):
+            d_bias[word] -= spread * rows
+            for j in range(size):
+                d_weight[word, j] -= feature_sum[j]
+
+
+@njit(cache=True, parallel=True)
+def output_gradients(
+    features, weight, bias, targets, weight_sum, smoothing, scale, beta,
+    tiles, highest, totals, target_logits, products, partial,
+    losses, d_features, d_weight, d_bias, threads,
+):  # fmt: skip
+    count, rows = highest.shape
+    words, size = weight.shape
+    hit = scale * (1 - smoothing)
+    spread = scale * smoothing / words
+    for t in prange(threads):
+        first, last = share(count, threads, t)
+        for k in range(first, last):
+            low, high = k * TILE, min((k + 1) * TILE, words)
+            softmax_tile(features, weight, bias, targets, low, high, tiles[k], highest[k], totals[k], target_logits)
+    for i in range(rows):
+        normaliser = combine_tiles(highest, totals, i)
+        losses[i] = normaliser - target_logits[i]
+        for k in range(count):
+            totals[k, i] = scale * np.exp(highest[k, i] - normaliser)
+    for t in prange(threads):
+        first, last = share(count, threads, t)
+        partial[t] = 0
+        for k in range(first, last):
+            low, high = k * TILE, min((k + 1) * TILE, words)
+            tile_gradients(
+                features, weight, targets, low, high, tiles[k], totals[k], hit, spread, beta,
+                products[t], partial[t], d_weight, d_bias,
+            )  # fmt: skip
+    for t in prange(threads):
+        low, high = share(rows, threads, t)
+        for i in range(low, high):
+            for j in range(size):
+                total = partial[0, i, j]
+                for other in range(1, threads):
+                    total += partial[other, i, j]
+                d_features[i, j] = total - hit * weight[targets[i], j] - spread * weight_sum[j]
+
+
+@njit(cache=True, parallel=True)
+def log_probabilities_kernel(features, weight, bias, results, threads):
+    words = weight.shape[0]
+    for t in prange(threads):
+        low, high = share(words, threads, t)
+        gemm(features, weight[low:high], results[:, low:high], False, True, 0.0)
+    for i in prange(features.shape[0]):
+        row = results[i]
+        highest = add_bias_and_max(row, bias, words)
+        total = 0.0
+        for j in range(words):
+            total += exp(row[j] - highest)
+        normaliser = highest + np.log(total)
+        for j in range(words):
+            row[j] -= normaliser
+
+
+@njit(cache=True, parallel=True, fastmath=REORDER)
+def sum_of_squares(values, threads):
+    totals = np.zeros(threads)
+    for t in prange(threads):
+        low, high = share(values.size, threads, t)
+        total = 0.0
+        for i in range(low, high):
+            total += values[i] * values[i]
+        totals[t] = total
+    return totals.sum()
+
+
+@njit(cache=True, parallel=True)
+def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nesterov, threads):
+    for t in prange(threads):
+        low, high = share(weight.size, threads, t)
+        for i in range(low, high):
+            g = scale * gradient[i] + l2 * weight[i]
+            weight[i], velocity[i] = momentum_update(weight[i], g, velocity[i], rate, momentum, nesterov)
+
+
+@njit(cache=True, parallel=True)
+def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon, threads):
+    for t in prange(threads):
+        low, high = share(weight.size, threads, t)
+        for i in range(low, high):
+            g = scale * gradient[i] + l2 * weight[i]
+            weight[i], total[i] = adagrad_update(weight[i], g, total[i], rate, epsilon)
+
+
+@njit(cache=True, parallel=True)
+def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon, threads):
+    for t in prange(threads):
+        low, high = share(weight.size, threads, t)
+        for i in range(low, high):
+            g = scale * gradient[i] + l2 * weight[i]
+            weight[i], mean[i] = rmsprop_update(weight[i], g, mean[i], rate, decay, epsilon)
+
+
+@njit(cache=True, parallel=True)
+def adam_step(
+    weight,
+    gradient,
+    first,
+    second,
+    scale,
+    l2,
+    keep,
+    rate,
+    beta1,
+    beta2,
+    epsilon,
+    correction1,
+    correction2,
+    threads,
+):
+    for t in prange(threads):
+        low, high = share(weight.size, threads, t)
+        for i in range(low, high):
+            g = scale * gradient[i] + l2 * weight[i]
+            weight[i], first[i], second[i] = adam_update(
+                keep * weight[i],
+                g,
+                first[i],
+                second[i],
+                rate,
+                beta1,
+                beta2,
+                epsilon,
+                correction1,
+                correction2,
+            )
+
+
+class CpuBackend:
+    """The operations of `protocol.Backend` on NumPy arrays, on as many threads as ``numba.set_num_threads`` says.
+
+    Keeps the output layer's scratch memory between calls: B x V numbers of the largest batch seen.
+    """
+
+    name = "cpu"
+
+    def __init__(self) -> None:
+        self._scratch: dict[str, Array] = {}
+
+    def _borrow(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+        """Return uninitialised memory that is kept for the next call."""
+        size = int(np.prod(shape))
+        held = self._scratch.get(name)
+        if held is None or held.size < size or held.dtype != dtype:
+            held = self._scratch[name] = np.empty(size, dtype)
+        return held[:size].reshape(shape)
+
+    def gather(self, embeddings: Array, contexts: Array, inputs: Array) -> None:
+        gather(embeddings, contexts, inputs, get_num_threads())
+
+    def scatter_add(self, contexts: Array, d_inputs: Array, d_embeddings: Array) -> None:
+        scatter_add(contexts, d_inputs, d_embeddings, get_num_threads())
+
+    def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
+        dropout_kernel(
+            values,
+            np.uint32(dropout.rate * 2**32),
+            values.dtype.type(1 / (1 - dropout.rate)),
+            np.uint32(dropout.layer),
+            *_words(dropout.step),
+            *_words(dropout.seed),
+            row,
+            dropped,
+            get_num_threads(),
+        )
+
+    def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
+        with one_thread():
+            affine(inputs, weight, bias, ACTIVATIONS.index(activation), outputs, get_num_threads())
+
+    def affine_backward(
+        self,
+        inputs: Array,
+        weight: Array,
+        outputs: Array,
+        activation: Activation,
+        d_outputs: Array,
+        beta: float,
+        d_weight: Array,
+        d_bias: Array,
+        d_inputs: Array,
+    ) -> None:
+        code = ACTIVATIONS.index(activation)
+        with one_thread():
+            affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_bias, d_inputs, get_num_threads())
+
+    def output_losses(self, features: Array, weight: Array, bias: Array, targets: Array, losses: Array) -> None:
+        rows, count, threads = len(features), -(-len(weight) // TILE), get_num_threads()
+        statistics = self._borrow("statistics", (2, count, rows), features.dtype)
+        tiles = self._borrow("tiles", (threads, rows, TILE), features.dtype)
+        logits = self._borrow("target logits", (rows,), features.dtype)
+        with one_thread():
+            output_losses(features, weight, bias, targets, tiles, statistics[0], statistics[1], logits, losses, threads)
+
+    def output_gradients(
+        self,
+        features: Array,
+        weight: Array,
+        bias: Array,
+        targets: Array,
+        smoothing: float,
+        scale: float,
+        beta: float,
+        losses: Array,
+        d_features: Array,
+        d_weight: Array,
+        d_bias: Array,
+    ) -> None:
+        rows, count, threads = len(features), -(-len(weight) // TILE), get_num_threads()
+        number = features.dtype.type
+        statistics = self._borrow("statistics", (2, count, rows), features.dtype)
+        tiles = self._borrow("tiles", (count, rows, TILE), features.dtype)
+        logits = self._borrow("target logits", (rows,), features.dtype)
+        products = self._borrow("products", (2, threads, *features.shape), features.dtype)
+        weight_sum = weight.sum(0) if smoothing else np.zeros(weight.shape[1], weight.dtype)
+        with one_thread():
+            output_gradients(
+                features, weight, bias, targets, weight_sum, number(smoothing), number(scale), beta,
+                tiles, statistics[0], statistics[1], logits, products[0], products[1],
+                losses, d_features, d_weight, d_bias, threads,
+            )  # fmt: skip
+
+    def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
+        with one_thread():
+            log_probabilities_kernel(features, weight, bias, log_probabilities, get_num_threads())
+
+    def sum_of_squares(self, array: Array) -> float:
+        return float(sum_of_squares(array.reshape(-1), get_num_threads()))
+
+    def momentum_step(
+        self, weight: Array, gradient: Array, velocity: Array, *,
+        scale: float, l2: float, rate: float, momentum: float, nesterov: bool,
+    ) -> None:  # fmt: skip
+        numbers = map(weight.dtype.type, (scale, l2, rate, momentum))
+        momentum_step(*_flat(weight, gradient, velocity), *numbers, nesterov, get_num_threads())
+
+    def adagrad_step(
+        self,
+        weight: Array,
+        gradient: Array,
+        total: Array,
+        *,
+        scale: float,
+        l2: float,
+        rate: float,
+        epsilon: float,
+    ) -> None:
+        numbers = map(weight.dtype.type, (scale, l2, rate, epsilon))
+        adagrad_step(*_flat(weight, gradient, total), *numbers, get_num_threads())
+
+    def rmsprop_step(
+        self, weight: Array, gradient: Array, mean: Array, *,
+        scale: float, l2: float, rate: float, decay: float, epsilon: float,
+    ) -> None:  # fmt: skip
+        numbers = map(weight.dtype.type, (scale, l2, rate, decay, epsilon))
+        rmsprop_step(*_flat(weight, gradient, mean), *numbers, get_num_threads())
+
+    def adam_step(
+        self, weight: Array, gradient: Array, first: Array, second: Array, *,
+        scale: float, l2: float, shrink: float, rate: float, beta1: float, beta2: float, epsilon: float, step: int,
+    ) -> None:  # fmt: skip
+        corrections = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
+        numbers = map(weight.dtype.type, (scale, l2, 1 - shrink, rate, beta1, beta2, epsilon, *corrections))
+        adam_step(*_flat(weight, gradient, first, second), *numbers, get_num_threads())
+
+
+def _flat(*arrays: Array) -> list[Array]:
+    return [array.reshape(-1) for array in arrays]
+
+
+def _words(number: int) -> tuple[np.uint32, np.uint32]:
+    """Split a 64-bit number into its low and high 32-bit words."""
+    return np.uint32(number & 0xFFFFFFFF), np.uint32(number >> 32 & 0xFFFFFFFF)

@@ -1,0 +1,156 @@
+"""The scalar mathematics that every device shares, written once.
+
+Functions of numbers that any Numba target can compile into its kernels. Constants are cast to the type of the argument, because
+``1.0 - y`` would turn a float32 kernel into a float64 one.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload, register_jitable
+
+from fflm.backend.protocol import ACTIVATIONS
+
+TANH, SIGMOID, RELU, LEAKY_RELU, ELU, SOFTPLUS, IDENTITY = range(len(ACTIVATIONS))
+
+LEAKY_SLOPE = 0.01
+
+
+@intrinsic
+def _as_float32(context, bits):  # type: ignore[no-untyped-def]
+    """Read the 32 bits of an integer as a float32."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+def exp(x):  # type: ignore[no-untyped-def]
+    """Return e^x; in float32 a polynomial, because LLVM vectorises it and leaves ``math.exp`` a scalar call.
+
+    2^k e^r with k = round(x / ln 2) and |r| <= ln 2 / 2, where e^r is the polynomial of Cephes' expf (S. Moshier): relative error
+    below 2e-7. Arguments are clamped to where float32 can hold the result; NaN stays NaN.
+    """
+    return np.exp(x)
+
+
+@overload(exp)
+def _exp(x):  # type: ignore[no-untyped-def]
+    if x is not types.float32:
+        return lambda x: np.exp(x)
+
+    def exp_float32(x):  # type: ignore[no-untyped-def]
+        x = np.float32(-87.0) if x < np.float32(-87.0) else x
+        x = np.float32(88.0) if x > np.float32(88.0) else x
+        k = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
+        r = x - k * np.float32(0.693359375)
+        r = r + k * np.float32(2.12194440e-4)
+        p = np.float32(1.9875691500e-4)
+        p = p * r + np.float32(1.3981999507e-3)
+        p = p * r + np.float32(8.3334519073e-3)
+        p = p * r + np.float32(4.1665795894e-2)
+        p = p * r + np.float32(1.6666665459e-1)
+        p = p * r + np.float32(5.0000001201e-1)
+        p = p * r * r + r + np.float32(1.0)
+        return p * _as_float32((np.int32(k) + np.int32(127)) << np.int32(23))
+
+    return exp_float32
+
+
+@register_jitable
+def activate(code, x):  # type: ignore[no-untyped-def]
+    """Return the activation ``ACTIVATIONS[code]`` of a pre-activation x."""
+    one = type(x)(1)
+    if code == TANH:
+        return one - type(x)(2) / (exp(x + x) + one)
+    if code == SIGMOID:
+        return one / (one + exp(-x))
+    if code == RELU:
+        return x if not x < 0 else type(x)(0)
+    if code == LEAKY_RELU:
+        return x if not x < 0 else x * type(x)(LEAKY_SLOPE)
+    if code == ELU:
+        return x if not x < 0 else exp(x) - one
+    if code == SOFTPLUS:  # log(1 + e^x) without overflow
+        return (x if x > 0 else type(x)(0)) + np.log1p(exp(-abs(x)))
+    return x
+
+
+@register_jitable
+def activation_slope(code, y):  # type: ignore[no-untyped-def]
+    """Return the derivative of an activation, expressed by its output y (so that the pre-activation need not be kept)."""
+    one = type(y)(1)
+    if code == TANH:
+        return one - y * y
+    if code == SIGMOID:
+        return y * (one - y)
+    if code == RELU:
+        return one if y > 0 else type(y)(0)
+    if code == LEAKY_RELU:
+        return one if y > 0 else type(y)(LEAKY_SLOPE)
+    if code == ELU:
+        return one if y > 0 else y + one
+    if code == SOFTPLUS:  # y = log(1 + e^x), so sigmoid(x) = 1 - e^-y
+        return one - exp(-y)
+    return one
+
+
+@register_jitable
+def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
+    """Return four random 32-bit words for a counter and a key: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers").
+
+    A pure function, so that a dropout mask is recomputed wherever it is needed, on any device, instead of being stored.
+
+    Parameters
+    ----------
+    c0, c1, c2, c3, k0, k1
+        uint32.
+    """
+    low = np.uint64(0xFFFFFFFF)
+    shift = np.uint64(32)
+    for _ in range(10):
+        p0 = np.uint64(0xD2511F53) * np.uint64(c0)
+        p1 = np.uint64(0xCD9E8D57) * np.uint64(c2)
+        c0, c1, c2, c3 = (
+            np.uint32((p1 >> shift) ^ np.uint64(c1) ^ np.uint64(k0)),
+            np.uint32(p1 & low),
+            np.uint32((p0 >> shift) ^ np.uint64(c3) ^ np.uint64(k1)),
+            np.uint32(p0 & low),
+        )
+        k0 = np.uint32((np.uint64(k0) + np.uint64(0x9E3779B9)) & low)
+        k1 = np.uint32((np.uint64(k1) + np.uint64(0xBB67AE85)) & low)
+    return c0, c1, c2, c3
+
+
+@register_jitable
+def momentum_update(w, g, velocity, rate, momentum, nesterov):  # type: ignore[no-untyped-def]
+    """Return weight and velocity after a step of gradient descent with momentum (Sutskever et al. 2013, in PyTorch's form)."""
+    velocity = momentum * velocity + g
+    step = g + momentum * velocity if nesterov else velocity
+    return w - rate * step, velocity
+
+
+@register_jitable
+def adagrad_update(w, g, total, rate, epsilon):  # type: ignore[no-untyped-def]
+    """Return weight and sum of squared gradients after a step of AdaGrad (Duchi et al. 2011)."""
+    total = total + g * g
+    return w - rate * g / (np.sqrt(total) + epsilon), total
+
+
+@register_jitable
+def rmsprop_update(w, g, mean, rate, decay, epsilon):  # type: ignore[no-untyped-def]
+    """Return weight and running mean of squared gradients after a step of RMSProp (Tieleman & Hinton 2012, lecture 6.5)."""
+    mean = decay * mean + (type(w)(1) - decay) * g * g
+    return w - rate * g / (np.sqrt(mean) + epsilon), mean
+
+
+@register_jitable
+def adam_update(w, g, m, v, rate, beta1, beta2, epsilon, correction1, correction2):  # type: ignore[no-untyped-def]
+    """Return weight and both moments after a step of Adam (Kingma & Ba 2015, algorithm 1).
+
+    ``correction1 = 1 / (1 - beta1^t)`` and ``correction2`` likewise undo the moments' bias towards their start at zero.
+    """
+    m = beta1 * m + (type(w)(1) - beta1) * g
+    v = beta2 * v + (type(w)(1) - beta2) * g * g
+    return w - rate * (m * correction1) / (np.sqrt(v * correction2) + epsilon), m, v

@@ -1,0 +1,150 @@
+"""The operations that a device must offer.
+
+Letters in the shapes: B rows of a batch (predicted positions), n context words, m embedding size, V vocabulary, I and O inputs
+and outputs of a layer, F features that reach the softmax. Inputs come first and outputs last; results go into given arrays,
+which are either overwritten (``beta`` 0) or added to (``beta`` 1). Arrays are float32 or float64, ids are int32.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+Array: TypeAlias = Any
+"""An array of the backend's device (``numpy.ndarray`` on the CPU)."""
+
+Activation = Literal["tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus", "identity"]
+ACTIVATIONS: tuple[Activation, ...] = ("tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus", "identity")
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """One use of dropout: its mask is a pure function of these numbers and the element's place.
+
+    An element with index i in its (B, width) array is dropped when word ``i % 4`` of Philox4x32-10 with counter
+    ``(i // 4, layer, step, step >> 32)`` and key ``(seed, seed >> 32)`` is below ``rate * 2^32``; the others are divided
+    by ``1 - rate`` (Srivastava et al. 2014, inverted).
+    """
+
+    rate: float
+    seed: int
+    step: int
+    layer: int
+
+
+class Backend(Protocol):
+    """A device's kernels."""
+
+    name: str
+
+    def gather(self, embeddings: Array, contexts: Array, inputs: Array) -> None:
+        """Look up and concatenate the context words' embeddings: x = (C(w_1), ..., C(w_n)) (Bengio 2003, section 2).
+
+        embeddings (V + 1, m), contexts (B, n) -> inputs (B, n m).
+        """
+
+    def scatter_add(self, contexts: Array, d_inputs: Array, d_embeddings: Array) -> None:
+        """Add each context word's gradient to its embedding's: the reverse of `gather`, in an order that is always the same.
+
+        contexts (B, n), d_inputs (B, n m) -> d_embeddings (V + 1, m), added to.
+        """
+
+    def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
+        """Apply dropout, forward to activations or backward to their gradients (the same mask).
+
+        values (B, I), whose first row is row number ``row`` of the batch -> dropped (B, I), which may be ``values``.
+        """
+
+    def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
+        """Compute a layer: outputs = activation(inputs weight^T + bias).
+
+        inputs (B, I), weight (O, I), bias (O,) -> outputs (B, O).
+        """
+
+    def affine_backward(
+        self,
+        inputs: Array,
+        weight: Array,
+        outputs: Array,
+        activation: Activation,
+        d_outputs: Array,
+        beta: float,
+        d_weight: Array,
+        d_bias: Array,
+        d_inputs: Array,
+    ) -> None:
+        """Go back through `affine`.
+
+        inputs (B, I), weight (O, I), outputs (B, O), d_outputs (B, O; spoilt) -> d_weight (O, I) and d_bias (O,), by ``beta``,
+        and d_inputs (B, I), overwritten.
+        """
+
+    def output_losses(self, features: Array, weight: Array, bias: Array, targets: Array, losses: Array) -> None:
+        """Compute -log softmax(features weight^T + bias)[target] without ever holding the B x V matrix.
+
+        features (B, F), weight (V, F), bias (V,), targets (B,) in [0, V) -> losses (B,), nats, not averaged.
+        """
+
+    def output_gradients(
+        self,
+        features: Array,
+        weight: Array,
+        bias: Array,
+        targets: Array,
+        smoothing: float,
+        scale: float,
+        beta: float,
+        losses: Array,
+        d_features: Array,
+        d_weight: Array,
+        d_bias: Array,
+    ) -> None:
+        """Compute the whole output layer in one operation: logits, softmax, losses, and all gradients.
+
+        The gradients are those of ``scale`` times the sum over rows of the cross-entropy with the smoothed target
+        (1 - smoothing) onehot + smoothing / V (Szegedy et al. 2016, section 7); the losses are plain -log p(target).
+
+        features (B, F), weight (V, F), bias (V,), targets (B,) -> losses (B,), nats; d_features (B, F), overwritten;
+        d_weight (V, F) and d_bias (V,), by ``beta``.
+        """
+
+    def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
+        """Compute log softmax(features weight^T + bias) in full.
+
+        features (B, F), weight (V, F), bias (V,) -> log_probabilities (B, V), nats.
+        """
+
+    def sum_of_squares(self, array: Array) -> float:
+        """Return the sum of the squared elements (NaN or infinity if one is), for the gradient's norm."""
+
+    def momentum_step(
+        self, weight: Array, gradient: Array, velocity: Array, *,
+        scale: float, l2: float, rate: float, momentum: float, nesterov: bool,
+    ) -> None:  # fmt: skip
+        """Update ``weight`` and ``velocity`` by gradient descent with momentum; g = scale gradient + l2 weight here and below."""
+
+    def adagrad_step(
+        self,
+        weight: Array,
+        gradient: Array,
+        total: Array,
+        *,
+        scale: float,
+        l2: float,
+        rate: float,
+        epsilon: float,
+    ) -> None:
+        """Update ``weight`` and the sum of squares ``total`` by AdaGrad."""
+
+    def rmsprop_step(
+        self, weight: Array, gradient: Array, mean: Array, *,
+        scale: float, l2: float, rate: float, decay: float, epsilon: float,
+    ) -> None:  # fmt: skip
+        """Update ``weight`` and the mean square ``mean`` by RMSProp."""
+
+    def adam_step(
+        self, weight: Array, gradient: Array, first: Array, second: Array, *,
+        scale: float, l2: float, shrink: float, rate: float, beta1: float, beta2: float, epsilon: float, step: int,
+    ) -> None:  # fmt: skip
+        """Update ``weight`` and both moments by Adam's step number ``step`` (from 1).
+
+        ``shrink`` is AdamW's decoupled decay: the weight is first multiplied by 1 - shrink (Loshchilov & Hutter 2019).
+        """

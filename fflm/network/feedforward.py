@@ -1,0 +1,182 @@
+"""Forward and backward through the network, once, for every backend.
+
+Letters: B rows, n context words, m embedding size, V vocabulary, F features at the softmax; ``d_x`` is the gradient of ``x``.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fflm.backend.cpu import CpuBackend
+from fflm.backend.protocol import Array, Backend, Dropout
+from fflm.network.config import NetworkConfig
+from fflm.network.parameters import Parameters
+
+ROWS_AT_ONCE_BYTES = 256 * 2**20
+"""Memory that the softmax's B x V numbers may take; a larger batch goes through the network in parts."""
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """The intermediate results of one forward pass, which backward needs."""
+
+    inputs: Array  # (B, n m) concatenated embeddings, after dropout
+    outputs: list[Array]  # (B, h) of each hidden layer, before dropout
+    dropped: list[Array]  # (B, h) the same after dropout, which is what the next layer reads
+    features: Array  # (B, hidden + direct) what is offered to the softmax
+    softmax_inputs: Array  # (B, F) the same, projected where the softmax is tied
+
+
+class Network:
+    """A network of a given shape on a given backend. Holds no parameters: they are passed in.
+
+    Parameters
+    ----------
+    config
+        The shape.
+    backend
+        The device; the CPU by default.
+    """
+
+    def __init__(self, config: NetworkConfig, backend: Backend | None = None) -> None:
+        self.config = config
+        self.backend: Backend = backend or CpuBackend()
+
+    def rows_at_once(self, itemsize: int = 4) -> int:
+        """Return how many rows go through the network at a time, by the memory their softmax takes."""
+        return max(1, ROWS_AT_ONCE_BYTES // (itemsize * self.config.vocabulary))
+
+    def gradients(
+        self,
+        parameters: Parameters,
+        contexts: Array,
+        targets: Array,
+        gradients: Parameters,
+        losses: Array,
+        *,
+        smoothing: float = 0.0,
+        seed: int = 0,
+        step: int = 0,
+    ) -> None:
+        """Compute losses and gradients of a batch in training mode (with dropout).
+
+        Parameters
+        ----------
+        parameters
+            The network's weights.
+        contexts
+            (B, n) int32 word ids, oldest first.
+        targets
+            (B,) int32 word ids.
+        gradients
+            Overwritten with the gradients of the mean over the batch of the cross-entropy, smoothed.
+        losses
+            (B,) overwritten with -log p(target), nats, not smoothed.
+        smoothing
+            Share of the target's probability that is spread over the vocabulary.
+        seed, step
+            Name the dropout masks: the same numbers give the same masks.
+        """
+        batch, at_once = len(targets), self.rows_at_once(parameters.embeddings.itemsize)
+        for low in range(0, batch, at_once):
+            part = slice(low, min(low + at_once, batch))
+            self._part_gradients(
+                parameters, contexts[part], targets[part], gradients, losses[part], low, batch, smoothing, seed, step
+            )
+
+    def losses(self, parameters: Parameters, contexts: Array, targets: Array, losses: Array) -> None:
+        """Compute ``losses`` (B,) = -log p(target | context) in nats, without dropout; shapes as in `gradients`."""
+        forward = self._forward(parameters, contexts)
+        self.backend.output_losses(forward.softmax_inputs, parameters.softmax_weight, parameters.output_bias, targets, losses)
+
+    def log_probabilities(self, parameters: Parameters, contexts: Array) -> Array:
+        """Return log p(word | context) of every word, (B, V) in nats, in evaluation mode."""
+        forward = self._forward(parameters, contexts)
+        results = np.empty((len(contexts), self.config.vocabulary), parameters.embeddings.dtype)
+        self.backend.log_probabilities(forward.softmax_inputs, parameters.softmax_weight, parameters.output_bias, results)
+        return results
+
+    def _dropout(self, layer: int, seed: int, step: int) -> Dropout | None:
+        """Return layer 0's (the embeddings') or a hidden layer's dropout, None where nothing is dropped."""
+        rate = self.config.dropout if layer else self.config.embedding_dropout
+        return Dropout(rate, seed, step, layer) if rate else None
+
+    def _forward(
+        self, parameters: Parameters, contexts: Array, *, training: bool = False, row: int = 0, seed: int = 0, step: int = 0
+    ) -> _Pass:
+        backend, config, rows, dtype = self.backend, self.config, len(contexts), parameters.embeddings.dtype
+        inputs = np.empty((rows, config.inputs), dtype)
+        backend.gather(parameters.embeddings, contexts, inputs)
+        if training and (dropout := self._dropout(0, seed, step)):
+            backend.dropout(inputs, dropout, row, inputs)
+        values, outputs, dropped = inputs, [], []
+        for layer, (weight, bias) in enumerate(zip(parameters.hidden_weights, parameters.hidden_biases, strict=True), 1):
+            output = np.empty((rows, len(bias)), dtype)
+            backend.affine(values, weight, bias, config.activation, output)
+            outputs.append(output)
+            if training and (dropout := self._dropout(layer, seed, step)):
+                values = np.empty_like(output)
+                backend.dropout(output, dropout, row, values)
+            else:
+                values = output
+            dropped.append(values)
+        features = np.hstack([values, inputs]) if config.direct and config.hidden else values
+        softmax_inputs = features
+        if parameters.projection is not None:
+            softmax_inputs = np.empty((rows, config.embedding), dtype)
+            backend.affine(features, parameters.projection, np.zeros(config.embedding, dtype), "identity", softmax_inputs)
+        return _Pass(inputs, outputs, dropped, features, softmax_inputs)
+
+    def _part_gradients(
+        self,
+        parameters: Parameters,
+        contexts: Array,
+        targets: Array,
+        gradients: Parameters,
+        losses: Array,
+        row: int,
+        batch: int,
+        smoothing: float,
+        seed: int,
+        step: int,
+    ) -> None:
+        """Go forward and back with the rows from number ``row`` of a batch; all parts but the first add to the gradients."""
+        backend, config = self.backend, self.config
+        beta = 0.0 if row == 0 else 1.0
+        forward = self._forward(parameters, contexts, training=True, row=row, seed=seed, step=step)
+        if row == 0 and not config.tied:  # where it is tied, the softmax overwrites all rows but the padding's
+            gradients.embeddings[:] = 0
+        elif row == 0:
+            gradients.embeddings[-1] = 0
+        d_values = np.empty_like(forward.softmax_inputs)
+        backend.output_gradients(
+            forward.softmax_inputs, parameters.softmax_weight, parameters.output_bias, targets, smoothing, 1 / batch, beta,
+            losses, d_values, gradients.softmax_weight, gradients.output_bias,
+        )  # fmt: skip
+        if parameters.projection is not None:
+            d_features = np.empty_like(forward.features)
+            no_bias = np.zeros(config.embedding, d_values.dtype)
+            backend.affine_backward(
+                forward.features, parameters.projection, forward.softmax_inputs, "identity", d_values, beta,
+                gradients.projection, no_bias, d_features,
+            )  # fmt: skip
+            d_values = d_features
+        d_direct = None
+        if config.direct and config.hidden:
+            d_direct = d_values[:, config.hidden[-1] :]
+            d_values = np.ascontiguousarray(d_values[:, : config.hidden[-1]])
+        for layer in range(len(config.hidden), 0, -1):
+            if dropout := self._dropout(layer, seed, step):
+                backend.dropout(d_values, dropout, row, d_values)
+            below = forward.dropped[layer - 2] if layer > 1 else forward.inputs
+            d_below = np.empty_like(below)
+            backend.affine_backward(
+                below, parameters.hidden_weights[layer - 1], forward.outputs[layer - 1], config.activation, d_values, beta,
+                gradients.hidden_weights[layer - 1], gradients.hidden_biases[layer - 1], d_below,
+            )  # fmt: skip
+            d_values = d_below
+        if d_direct is not None:
+            d_values += d_direct
+        if dropout := self._dropout(0, seed, step):
+            backend.dropout(d_values, dropout, row, d_values)
+        backend.scatter_add(contexts, d_values, gradients.embeddings)

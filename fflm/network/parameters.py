@@ -1,0 +1,130 @@
+"""A network's parameters, and everything that has their shape: gradients, moments of the optimizer."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from fflm.backend.protocol import Array
+from fflm.errors import FflmError
+from fflm.network.config import NetworkConfig
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The arrays of a network; V words, n context words, m embedding size, F features (Bengio's letters in brackets).
+
+    Attributes
+    ----------
+    embeddings
+        (V + 1, m) [C]; the last row is the padding ``<s>``.
+    hidden_weights, hidden_biases
+        Of each hidden layer (outputs, inputs) [H] and (outputs,) [d].
+    projection
+        (m, F) where the configuration says so, else None.
+    output_weight
+        (V, F) [U, with W beside it where there are direct connections]; None where it is tied to the embeddings.
+    output_bias
+        (V,) [b].
+    """
+
+    embeddings: Array
+    hidden_weights: tuple[Array, ...]
+    hidden_biases: tuple[Array, ...]
+    projection: Array | None
+    output_weight: Array | None
+    output_bias: Array
+
+    @property
+    def softmax_weight(self) -> Array:
+        """The softmax's weights (V, F): its own, or the embeddings of all words but the padding."""
+        return self.embeddings[:-1] if self.output_weight is None else self.output_weight
+
+    def items(self) -> Iterator[tuple[str, Array]]:
+        """Yield every array with its name, in an order that never changes."""
+        yield "embeddings", self.embeddings
+        for index, (weight, bias) in enumerate(zip(self.hidden_weights, self.hidden_biases, strict=True)):
+            yield f"hidden.{index}.weight", weight
+            yield f"hidden.{index}.bias", bias
+        if self.projection is not None:
+            yield "projection", self.projection
+        if self.output_weight is not None:
+            yield "output.weight", self.output_weight
+        yield "output.bias", self.output_bias
+
+    def __iter__(self) -> Iterator[Array]:
+        return (array for _, array in self.items())
+
+    @property
+    def count(self) -> int:
+        """Number of parameters."""
+        return sum(array.size for array in self)
+
+    @classmethod
+    def from_arrays(cls, config: NetworkConfig, arrays: Mapping[str, Array]) -> Self:
+        """Assemble parameters from named arrays, checking every shape.
+
+        Raises
+        ------
+        FflmError
+            If an array is missing or has another shape than the configuration asks for.
+        """
+        for name, shape in shapes(config).items():
+            if name not in arrays:
+                raise FflmError(f"the model is damaged: its weights lack {name!r}")
+            if arrays[name].shape != shape:
+                raise FflmError(f"the model is damaged: {name!r} has the shape {arrays[name].shape}, not {shape}")
+        layers = range(len(config.hidden))
+        return cls(
+            arrays["embeddings"],
+            tuple(arrays[f"hidden.{index}.weight"] for index in layers),
+            tuple(arrays[f"hidden.{index}.bias"] for index in layers),
+            arrays["projection"] if config.projected else None,
+            None if config.tied else arrays["output.weight"],
+            arrays["output.bias"],
+        )
+
+    @classmethod
+    def zeros(cls, config: NetworkConfig, dtype: np.dtype | type = np.float32) -> Self:
+        """Return parameters that are all zero."""
+        return cls.from_arrays(config, {name: np.zeros(shape, dtype) for name, shape in shapes(config).items()})
+
+    @classmethod
+    def random(cls, config: NetworkConfig, seed: int, dtype: np.dtype | type = np.float32) -> Self:
+        """Return the parameters that training starts from.
+
+        Weights are uniform with the variance 1 / fan-in, which keeps the size of activations and gradients from layer to layer
+        (LeCun et al. 1998, "Efficient BackProp", section 4.6), twice that before a rectifier (He et al. 2015). Embeddings are
+        uniform with variance 1, small (1 / m) where they are also the softmax's weights; biases are zero.
+        """
+        generator = np.random.default_rng(seed)
+        rectifier = config.activation in ("relu", "leaky_relu", "elu", "softplus")
+        arrays = {}
+        for name, shape in shapes(config).items():
+            if len(shape) == 1:
+                arrays[name] = np.zeros(shape, dtype)
+                continue
+            if name == "embeddings":
+                variance = 1 / config.embedding if config.tied else 1.0
+            else:
+                variance = (2 if rectifier and name.startswith("hidden") else 1) / shape[1]
+            bound = (3 * variance) ** 0.5
+            arrays[name] = generator.uniform(-bound, bound, shape).astype(dtype)
+        return cls.from_arrays(config, arrays)
+
+
+def shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every array of a network, in the order of `Parameters.items`."""
+    result: dict[str, tuple[int, ...]] = {"embeddings": (config.vocabulary + 1, config.embedding)}
+    inputs = config.inputs
+    for index, size in enumerate(config.hidden):
+        result[f"hidden.{index}.weight"] = (size, inputs)
+        result[f"hidden.{index}.bias"] = (size,)
+        inputs = size
+    if config.projected:
+        result["projection"] = (config.embedding, config.features)
+    if not config.tied:
+        result["output.weight"] = (config.vocabulary, config.features)
+    result["output.bias"] = (config.vocabulary,)
+    return result

@@ -1,0 +1,44 @@
+"""What every test runs under, and the fixtures of the numerical tests."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+import fflm.backend
+
+# Read by Numba when it is first imported. Two threads can be tested on one core.
+os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, os.cpu_count() or 1)))
+
+settings.register_profile("fflm", deadline=None)
+settings.load_profile("fflm")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each state of the kernels' sources a cache of its own.
+
+    Numba compiles a kernel anew when the file changes that holds it, but not when another does from which it calls a function.
+    """
+    sources = sorted(Path(fflm.backend.__file__).parent.glob("*.py"))
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(config.cache.mkdir(f"numba-{digest}")))
+
+
+@pytest.fixture(params=["float64", "float32"])
+def dtype(request: pytest.FixtureRequest) -> np.dtype:
+    return np.dtype(request.param)
+
+
+@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Run the test with so many threads."""
+    import numba
+
+    before = numba.get_num_threads()
+    numba.set_num_threads(request.param)
+    yield request.param
+    numba.set_num_threads(before)

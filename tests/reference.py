@@ -1,0 +1,291 @@
+"""A second, slow, readable implementation of the network's mathematics, to judge the kernels by.
+
+Written from the definitions (the papers, and the docstrings of `fflm.backend.protocol`) in the simplest form, in float64, holding
+B x V matrices freely. It imports NumPy alone and nothing of fflm, so that no mistake can be shared. Its own gradients are held
+against finite differences in `test_reference`.
+
+Letters: B rows, n context words, m embedding size, V vocabulary, I and O inputs and outputs of a layer, F features.
+"""
+
+import numpy as np
+
+ROWS = 13
+"""Rows of the batch that `batch` makes."""
+
+PLAIN = {
+    "vocabulary": 11,
+    "window": 2,
+    "embedding": 3,
+    "hidden": (5,),
+    "activation": "tanh",
+    "direct": False,
+    "tied": False,
+    "dropout": 0.0,
+    "embedding_dropout": 0.0,
+    "smoothing": 0.0,
+}
+
+CASES = {
+    **{name: {"activation": name} for name in ("tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus", "identity")},
+    "no hidden layer": {"hidden": ()},
+    "two square layers": {"hidden": (6, 6)},
+    "two relu layers": {"hidden": (4, 6), "activation": "relu"},
+    "direct": {"direct": True},
+    "direct without hidden": {"direct": True, "hidden": ()},
+    "direct, two layers": {"direct": True, "hidden": (5, 4)},
+    "tied as it is": {"tied": True, "hidden": (3,)},
+    "tied without hidden": {"tied": True, "hidden": (), "window": 1},
+    "tied, projected": {"tied": True},
+    "tied, projected inputs": {"tied": True, "hidden": ()},
+    "tied, direct": {"tied": True, "direct": True, "hidden": (5, 4)},
+    "dropout": {"dropout": 0.5},
+    "embedding dropout": {"embedding_dropout": 0.25},
+    "dropout without hidden": {"hidden": (), "dropout": 0.5, "embedding_dropout": 0.5},
+    "smoothing": {"smoothing": 0.1},
+    "smoothing, tied": {"smoothing": 0.3, "tied": True},
+    "everything": {
+        "hidden": (6, 5),
+        "activation": "softplus",
+        "direct": True,
+        "tied": True,
+        "dropout": 0.3,
+        "embedding_dropout": 0.2,
+        "smoothing": 0.1,
+    },
+}
+"""The networks that both checks go through: finite differences <-> reference, and reference <-> kernels."""
+
+CASES = {name: {**PLAIN, **changes} for name, changes in CASES.items()}
+
+
+# The operations
+
+
+def gather(embeddings, contexts):
+    """Return the concatenated embeddings (B, n m) of contexts (B, n)."""
+    return embeddings[contexts].reshape(len(contexts), -1)
+
+
+def scatter_add(contexts, d_inputs, d_embeddings):
+    """Return d_embeddings (V + 1, m) plus each context word's share of d_inputs (B, n m)."""
+    result = d_embeddings.copy()
+    size = result.shape[1]
+    for row, words in enumerate(contexts):
+        for place, word in enumerate(words):
+            result[word] += d_inputs[row, place * size : (place + 1) * size]
+    return result
+
+
+def philox(counter, key):
+    """Return four arrays of random 32-bit words: Philox4x32-10 (Salmon et al. 2011), of arrays or numbers below 2^32."""
+    c0, c1, c2, c3 = (np.asarray(word, np.uint64) for word in counter)
+    k0, k1 = (np.asarray(word, np.uint64) for word in key)
+    for _ in range(10):
+        a, b = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = (b >> 32) ^ c1 ^ k0, b % 2**32, (a >> 32) ^ c3 ^ k1, a % 2**32
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return c0, c1, c2, c3
+
+
+def dropout(values, rate, seed, step, layer, row=0):
+    """Return values (B, I), the first of which is row number ``row``, with a share dropped and the others raised."""
+    rows, width = values.shape
+    place = np.arange(row * width, (row + rows) * width).reshape(rows, width)
+    words = philox((place // 4, layer, step % 2**32, step // 2**32), (seed % 2**32, seed // 2**32))
+    dropped = np.choose(place % 4, words) < rate * 2**32
+    return np.where(dropped, 0, values / (1 - rate))
+
+
+def activate(name, z):
+    """Return the activation of z."""
+    return {
+        "tanh": np.tanh(z),
+        "sigmoid": np.exp(-np.logaddexp(0, -z)),
+        "relu": np.maximum(z, 0),
+        "leaky_relu": np.where(z > 0, z, 0.01 * z),
+        "elu": np.where(z > 0, z, np.expm1(np.minimum(z, 0))),
+        "softplus": np.logaddexp(0, z),
+        "identity": z,
+    }[name]
+
+
+def slope(name, z):
+    """Return the activation's derivative at z (not, as the kernels do, from its output)."""
+    sigmoid = activate("sigmoid", z)
+    return {
+        "tanh": 1 - np.tanh(z) ** 2,
+        "sigmoid": sigmoid * activate("sigmoid", -z),
+        "relu": np.where(z > 0, 1.0, 0.0),
+        "leaky_relu": np.where(z > 0, 1.0, 0.01),
+        "elu": np.where(z > 0, 1.0, np.exp(np.minimum(z, 0))),
+        "softplus": sigmoid,
+        "identity": np.ones_like(z),
+    }[name]
+
+
+def affine(inputs, weight, bias, activation):
+    """Return activation(inputs weight^T + bias) (B, O)."""
+    return activate(activation, inputs @ weight.T + bias)
+
+
+def affine_backward(inputs, weight, bias, activation, d_outputs):
+    """Return d_weight (O, I), d_bias (O,), d_inputs (B, I)."""
+    dz = d_outputs * slope(activation, inputs @ weight.T + bias)
+    return dz.T @ inputs, dz.sum(0), dz @ weight
+
+
+def log_probabilities(features, weight, bias):
+    """Return log softmax(features weight^T + bias) (B, V)."""
+    scores = features @ weight.T + bias
+    scores = scores - scores.max(1, keepdims=True)
+    return scores - np.log(np.exp(scores).sum(1, keepdims=True))
+
+
+def output_losses(features, weight, bias, targets):
+    """Return -log p(target) (B,)."""
+    return -log_probabilities(features, weight, bias)[np.arange(len(targets)), targets]
+
+
+def smoothed_targets(targets, words, smoothing):
+    """Return the distributions (B, V) that are aimed at: Szegedy et al. 2016, section 7."""
+    return (1 - smoothing) * np.eye(words)[targets] + smoothing / words
+
+
+def output_gradients(features, weight, bias, targets, smoothing, scale):
+    """Return d_features (B, F), d_weight (V, F), d_bias (V,) of ``scale`` times the summed cross-entropy."""
+    probabilities = np.exp(log_probabilities(features, weight, bias))
+    d_scores = scale * (probabilities - smoothed_targets(targets, len(weight), smoothing))
+    return d_scores @ weight, d_scores.T @ features, d_scores.sum(0)
+
+
+# The network
+
+
+def shapes(case):
+    """Return the shape of every parameter of a case."""
+    vocabulary, embedding = case["vocabulary"], case["embedding"]
+    widths = [case["window"] * embedding, *case["hidden"]]
+    result = {"embeddings": (vocabulary + 1, embedding)}
+    for layer, size in enumerate(case["hidden"]):
+        result[f"hidden.{layer}.weight"] = (size, widths[layer])
+        result[f"hidden.{layer}.bias"] = (size,)
+    features = widths[-1] + (widths[0] if case["direct"] and case["hidden"] else 0)
+    if not case["tied"]:
+        result["output.weight"] = (vocabulary, features)
+    elif features != embedding:
+        result["projection"] = (embedding, features)
+    return {**result, "output.bias": (vocabulary,)}
+
+
+def batch(case, seed=0):
+    """Return random parameters, contexts (B, n) and targets (B,); among the words the padding, the first, and repeated ones."""
+    generator = np.random.default_rng(seed)
+    parameters = {name: generator.normal(0, 0.7, shape) for name, shape in shapes(case).items()}
+    contexts = generator.integers(0, case["vocabulary"] + 1, (ROWS, case["window"]), np.int32)
+    targets = generator.integers(0, case["vocabulary"], ROWS, np.int32)
+    contexts[0] = case["vocabulary"]
+    contexts[1] = 0
+    targets[:3] = 0, case["vocabulary"] - 1, 0
+    return parameters, contexts, targets
+
+
+def forward(parameters, contexts, case, seed, step, *, training):
+    """Return the inputs, what each hidden layer reads, the features, and what the softmax reads."""
+    rates = (case["embedding_dropout"], case["dropout"]) if training else (0, 0)
+    inputs = dropout(gather(parameters["embeddings"], contexts), rates[0], seed, step, 0)
+    values = [inputs]
+    for layer in range(len(case["hidden"])):
+        output = affine(values[-1], parameters[f"hidden.{layer}.weight"], parameters[f"hidden.{layer}.bias"], case["activation"])
+        values.append(dropout(output, rates[1], seed, step, layer + 1))
+    features = np.hstack([values[-1], inputs]) if case["direct"] and case["hidden"] else values[-1]
+    projected = features @ parameters["projection"].T if "projection" in parameters else features
+    return values, features, projected
+
+
+def softmax_weight(parameters):
+    """Return (V, F): the output layer's own weights, or the embeddings without the padding's."""
+    return parameters.get("output.weight", parameters["embeddings"][:-1])
+
+
+def network_log_probabilities(parameters, contexts, case):
+    """Return log p(word | context) (B, V) without dropout."""
+    projected = forward(parameters, contexts, case, 0, 0, training=False)[2]
+    return log_probabilities(projected, softmax_weight(parameters), parameters["output.bias"])
+
+
+def network_losses(parameters, contexts, targets, case, seed=0, step=0, *, training=False):
+    """Return -log p(target | context) (B,)."""
+    projected = forward(parameters, contexts, case, seed, step, training=training)[2]
+    return output_losses(projected, softmax_weight(parameters), parameters["output.bias"], targets)
+
+
+def objective(parameters, contexts, targets, case, seed=0, step=0):
+    """Return the number that training lowers: the batch's mean cross-entropy with the smoothed targets, under dropout."""
+    projected = forward(parameters, contexts, case, seed, step, training=True)[2]
+    logs = log_probabilities(projected, softmax_weight(parameters), parameters["output.bias"])
+    return -(smoothed_targets(targets, case["vocabulary"], case["smoothing"]) * logs).sum() / len(targets)
+
+
+def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
+    """Return the gradients of `objective` by every parameter's name."""
+    values, features, projected = forward(parameters, contexts, case, seed, step, training=True)
+    weight, bias = softmax_weight(parameters), parameters["output.bias"]
+    gradients = {name: np.zeros_like(array) for name, array in parameters.items()}
+    d_projected, d_weight, gradients["output.bias"] = output_gradients(
+        projected, weight, bias, targets, case["smoothing"], 1 / len(targets)
+    )
+    if "output.weight" in parameters:
+        gradients["output.weight"] = d_weight
+    else:
+        gradients["embeddings"][:-1] = d_weight
+    d_features = d_projected
+    if "projection" in parameters:
+        gradients["projection"] = d_projected.T @ features
+        d_features = d_projected @ parameters["projection"]
+    width = values[-1].shape[1]
+    d_values, d_inputs = d_features[:, :width], d_features[:, width:]
+    for layer in reversed(range(len(case["hidden"]))):
+        hidden = [parameters[f"hidden.{layer}.{name}"] for name in ("weight", "bias")]
+        d_output = dropout(d_values, case["dropout"], seed, step, layer + 1)
+        d_weight, d_bias, d_values = affine_backward(values[layer], *hidden, case["activation"], d_output)
+        gradients[f"hidden.{layer}.weight"], gradients[f"hidden.{layer}.bias"] = d_weight, d_bias
+    if d_inputs.size:
+        d_values = d_values + d_inputs
+    d_values = dropout(d_values, case["embedding_dropout"], seed, step, 0)
+    gradients["embeddings"] = scatter_add(contexts, d_values, gradients["embeddings"])
+    return gradients
+
+
+# The updates: each returns the new weight and the new state; g is the gradient with its scale and the l2 penalty's share.
+
+
+def momentum_step(weight, gradient, velocity, *, scale, l2, rate, momentum, nesterov):
+    """Polyak's momentum, or Nesterov's in the form of Sutskever et al. 2013 with the look-ahead point as the weight."""
+    g = scale * gradient + l2 * weight
+    velocity = momentum * velocity + g
+    if nesterov:
+        return weight - rate * g - rate * momentum * velocity, velocity
+    return weight - rate * velocity, velocity
+
+
+def adagrad_step(weight, gradient, total, *, scale, l2, rate, epsilon):
+    """Duchi et al. 2011."""
+    g = scale * gradient + l2 * weight
+    total = total + g**2
+    return weight - rate * g / (np.sqrt(total) + epsilon), total
+
+
+def rmsprop_step(weight, gradient, mean, *, scale, l2, rate, decay, epsilon):
+    """Tieleman & Hinton 2012, lecture 6.5."""
+    g = scale * gradient + l2 * weight
+    mean = decay * mean + (1 - decay) * g**2
+    return weight - rate * g / (np.sqrt(mean) + epsilon), mean
+
+
+def adam_step(weight, gradient, first, second, *, scale, l2, shrink, rate, beta1, beta2, epsilon, step):
+    """Kingma & Ba 2015, algorithm 1; ``shrink`` is the decoupled decay of Loshchilov & Hutter 2019, algorithm 2."""
+    g = scale * gradient + l2 * weight
+    first = beta1 * first + (1 - beta1) * g
+    second = beta2 * second + (1 - beta2) * g**2
+    unbiased_first, unbiased_second = first / (1 - beta1**step), second / (1 - beta2**step)
+    return weight - shrink * weight - rate * unbiased_first / (np.sqrt(unbiased_second) + epsilon), first, second

@@ -1,0 +1,372 @@
+"""Every operation of the CPU's kernels against the reference: dtypes, awkward sizes, threads, NaN and infinity, repeated bits."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tolerances import ACTIVATION, EXP_FLOAT32, FLOAT32, FLOAT64, PRODUCT, SOFTMAX, UPDATE, assert_close
+
+from fflm.backend import formulas
+from fflm.backend.cpu import TILE, CpuBackend
+from fflm.backend.protocol import ACTIVATIONS, Activation, Backend, Dropout
+
+BACKEND = CpuBackend()  # one for all tests, so that its scratch memory is always used and dirty
+
+# Rows, words, features: one of everything, below, at and above the tile, ragged tiles, more threads than rows or tiles.
+OUTPUT_SIZES = [
+    (1, 1, 1),
+    (1, TILE + 1, 5),
+    (2, 3, 4),
+    (3, TILE - 1, 7),
+    (17, TILE, 16),
+    (5, TILE + 1, 3),
+    (33, 3 * TILE + 7, 10),
+]
+LAYER_SIZES = [(1, 1, 1), (1, 7, 3), (3, 5, 2), (2, 1, 9), (17, 33, 70)]
+
+
+def normal(generator: np.random.Generator, *shape: int, dtype: np.dtype, size: float = 1.0) -> np.ndarray:
+    return (size * generator.normal(size=shape)).astype(dtype)
+
+
+def doubles(*arrays: np.ndarray) -> list[np.ndarray]:
+    """Return the same numbers for the reference."""
+    return [array.astype(np.float64) for array in arrays]
+
+
+def filled(like: np.ndarray, beta: float, generator: np.random.Generator) -> np.ndarray:
+    """Return what a result's array holds before: garbage to overwrite, or numbers to add to."""
+    return np.full_like(like, np.nan) if beta == 0 else normal(generator, *like.shape, dtype=like.dtype)
+
+
+def test_signatures() -> None:
+    """The class offers the protocol's operations as they are."""
+    assert isinstance(CpuBackend.name, str)
+    for name, method in inspect.getmembers(Backend, inspect.isfunction):
+        if name.startswith("_"):
+            continue
+        wanted, offered = (inspect.signature(function) for function in (method, getattr(CpuBackend, name)))
+        assert len(wanted.parameters) == len(offered.parameters), name
+        for left, right in zip(wanted.parameters.values(), offered.parameters.values(), strict=True):
+            assert left == right, name
+        assert wanted.return_annotation == offered.return_annotation, name
+
+
+# Embeddings
+
+
+@pytest.mark.parametrize(("rows", "window", "words", "size"), [(1, 1, 1, 1), (1, 3, 4, 5), (2, 2, 3, 1), (33, 4, 50, 7)])
+def test_gather_and_scatter_add(rows: int, window: int, words: int, size: int, dtype: np.dtype, threads: int) -> None:
+    generator = np.random.default_rng(0)
+    contexts = generator.integers(0, words + 1, (rows, window), np.int32)
+    contexts[0], contexts[-1, -1] = 0, words
+    embeddings = normal(generator, words + 1, size, dtype=dtype)
+    inputs = np.full((rows, window * size), np.nan, dtype)
+    BACKEND.gather(embeddings, contexts, inputs)
+    assert np.array_equal(inputs, reference.gather(embeddings, contexts))
+
+    d_inputs, d_embeddings = normal(generator, *inputs.shape, dtype=dtype), normal(generator, words + 1, size, dtype=dtype)
+    expected = reference.scatter_add(contexts, *doubles(d_inputs, d_embeddings))
+    BACKEND.scatter_add(contexts, d_inputs, d_embeddings)
+    assert_close(d_embeddings, expected, PRODUCT[dtype])
+
+
+# Dropout
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 6), (3, 5), (33, 31)])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.97])
+def test_dropout(rows: int, width: int, rate: float, dtype: np.dtype, threads: int) -> None:
+    numbers = {"rate": rate, "seed": 3 * 2**32 + 1, "step": 2**40 + 2**32 - 1, "layer": 2}
+    values = normal(np.random.default_rng(0), rows, width, dtype=dtype)
+    expected = reference.dropout(values.astype(np.float64), **numbers)
+    dropped = np.full_like(values, np.nan)
+    BACKEND.dropout(values, Dropout(**numbers), 0, dropped)
+    assert np.array_equal(dropped == 0, expected == 0)
+    assert_close(dropped, expected, PRODUCT[dtype], unit=1.0)
+    for row in range(0, rows, 4):  # the same in parts, and in place
+        part = values[row : row + 4].copy()
+        BACKEND.dropout(part, Dropout(**numbers), row, part)
+        assert np.array_equal(part, dropped[row : row + 4])
+
+
+# Layers
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations(activation: Activation, dtype: np.dtype) -> None:
+    z = np.concatenate([np.linspace(-30, 30, 3001), [-1e4, -1e2, -90, -1e-3, -1e-7, 1e-7, 1e-3, 90, 1e2, 1e4]])
+    z = z.astype(dtype)[:, None]
+    outputs, one, nothing = np.empty_like(z), np.ones((1, 1), dtype), np.zeros(1, dtype)
+    BACKEND.affine(z, one, nothing, activation, outputs)
+    expected = reference.activate(activation, z.astype(np.float64))
+    assert (np.abs(outputs - expected) <= ACTIVATION[dtype] * np.maximum(1, np.abs(expected))).all()
+
+    slopes, weight_sum, bias_sum = np.empty_like(z), np.empty_like(one), np.empty_like(nothing)
+    BACKEND.affine_backward(z, one, outputs, activation, np.ones_like(z), 0.0, weight_sum, bias_sum, slopes)
+    assert_close(slopes, reference.slope(activation, z.astype(np.float64)), 2 * ACTIVATION[dtype])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("sizes", LAYER_SIZES, ids=str)
+def test_affine(sizes: tuple[int, int, int], activation: Activation, dtype: np.dtype, threads: int) -> None:
+    rows, width, outputs_width = sizes
+    generator = np.random.default_rng(0)
+    inputs, weight = normal(generator, rows, width, dtype=dtype), normal(generator, outputs_width, width, dtype=dtype)
+    bias = normal(generator, outputs_width, dtype=dtype)
+    outputs = np.full((rows, outputs_width), np.nan, dtype)
+    BACKEND.affine(inputs, weight, bias, activation, outputs)
+    assert_close(outputs, reference.affine(*doubles(inputs, weight, bias), activation), PRODUCT[dtype], unit=1.0)
+
+    d_outputs = normal(generator, rows, outputs_width, dtype=dtype)
+    expected = reference.affine_backward(*doubles(inputs, weight, bias), activation, d_outputs.astype(np.float64))
+    for beta in (0.0, 1.0):
+        d_weight, d_bias = filled(weight, beta, generator), filled(bias, beta, generator)
+        before = doubles(d_weight, d_bias) if beta else (0, 0)
+        d_inputs = np.full_like(inputs, np.nan)
+        BACKEND.affine_backward(inputs, weight, outputs, activation, d_outputs.copy(), beta, d_weight, d_bias, d_inputs)
+        assert_close(d_weight, before[0] + expected[0], PRODUCT[dtype], unit=1.0)
+        assert_close(d_bias, before[1] + expected[1], PRODUCT[dtype], unit=1.0)
+        assert_close(d_inputs, expected[2], PRODUCT[dtype], unit=1.0)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_affine_keeps_nan(activation: Activation, dtype: np.dtype) -> None:
+    inputs = np.ones((9, 5), dtype)
+    inputs[4, 2] = np.nan
+    outputs = np.empty((9, 6), dtype)
+    BACKEND.affine(inputs, np.ones((6, 5), dtype), np.zeros(6, dtype), activation, outputs)
+    assert np.array_equal(np.isnan(outputs).all(1), np.arange(9) == 4)
+    assert np.isfinite(np.delete(outputs, 4, 0)).all()
+
+
+# The output layer
+
+
+def output_layer(generator: np.random.Generator, rows: int, words: int, size: int, dtype: np.dtype) -> list[np.ndarray]:
+    """Return features, weight, bias (scores up to about 10), and targets, of which some lie on the tiles' edges."""
+    targets = generator.integers(0, words, rows, np.int32)
+    edges = np.array([words - 1, 0, TILE - 1, TILE], np.int32)[:rows]
+    targets[: len(edges)] = np.minimum(edges, words - 1)
+    features, weight = normal(generator, rows, size, dtype=dtype), normal(generator, words, size, dtype=dtype)
+    return [features, weight, normal(generator, words, dtype=dtype), targets]
+
+
+def compare_output_layer(layer: list[np.ndarray], smoothing: float, scale: float, beta: float) -> None:
+    """Run all three operations of the output layer and compare with the reference."""
+    features, weight, bias, targets = layer
+    dtype, generator = features.dtype, np.random.default_rng(1)
+    exact = (*doubles(features, weight, bias), targets)
+    expected_losses = reference.output_losses(*exact)
+    losses = np.full(len(targets), np.nan, dtype)
+    BACKEND.output_losses(features, weight, bias, targets, losses)
+    assert_close(losses, expected_losses, SOFTMAX[dtype], unit=1.0)
+
+    logs = np.full((len(targets), len(weight)), np.nan, dtype)
+    BACKEND.log_probabilities(features, weight, bias, logs)
+    assert_close(logs, reference.log_probabilities(*exact[:3]), SOFTMAX[dtype], unit=1.0)
+
+    expected = reference.output_gradients(*exact, smoothing, scale)
+    losses, d_features = np.full_like(losses, np.nan), np.full_like(features, np.nan)
+    d_weight, d_bias = filled(weight, beta, generator), filled(bias, beta, generator)
+    before = doubles(d_weight, d_bias) if beta else (0, 0)
+    BACKEND.output_gradients(features, weight, bias, targets, smoothing, scale, beta, losses, d_features, d_weight, d_bias)
+    assert_close(losses, expected_losses, SOFTMAX[dtype], unit=1.0)
+    assert_close(d_features, expected[0], SOFTMAX[dtype], unit=scale)
+    assert_close(d_weight, before[0] + expected[1], SOFTMAX[dtype], unit=scale)
+    assert_close(d_bias, before[1] + expected[2], SOFTMAX[dtype], unit=scale)
+
+
+@pytest.mark.parametrize("sizes", OUTPUT_SIZES, ids=str)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_output_layer(sizes: tuple[int, int, int], smoothing: float, beta: float, dtype: np.dtype, threads: int) -> None:
+    compare_output_layer(output_layer(np.random.default_rng(0), *sizes, dtype), smoothing, 1 / sizes[0], beta)
+
+
+@settings(max_examples=50)
+@given(
+    rows=st.integers(1, 20),
+    words=st.integers(1, 3 * TILE),
+    size=st.integers(1, 12),
+    smoothing=st.floats(0, 0.999),
+    scale=st.floats(1e-3, 1e3),
+    beta=st.sampled_from([0.0, 1.0]),
+    seed=st.integers(0, 2**32),
+    threads=st.integers(1, numba.config.NUMBA_NUM_THREADS),
+)
+def test_output_layer_of_any_size(
+    rows: int,
+    words: int,
+    size: int,
+    smoothing: float,
+    scale: float,
+    beta: float,
+    seed: int,
+    threads: int,
+) -> None:
+    before = numba.get_num_threads()
+    numba.set_num_threads(threads)
+    try:
+        compare_output_layer(output_layer(np.random.default_rng(seed), rows, words, size, FLOAT64), smoothing, scale, beta)
+    finally:
+        numba.set_num_threads(before)
+
+
+@pytest.mark.parametrize("size", [80.0, 2000.0])
+@pytest.mark.parametrize("words", [4, 2 * TILE + 6])
+def test_large_scores_do_not_overflow(size: float, words: int, dtype: np.dtype, threads: int) -> None:
+    weight = np.full((words, 1), -1, dtype)
+    weight[words // 2 :] = 1  # so that whole tiles are far below the others
+    features, bias = np.array([[size], [-size], [size], [-size]], dtype), np.zeros(words, dtype)
+    compare_output_layer([features, weight, bias, np.array([0, 0, words - 1, words - 1], np.int32)], 0.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("place", ["features", "weight", "bias"])
+def test_output_layer_keeps_what_is_not_finite(place: str, wrong: float, dtype: np.dtype, threads: int) -> None:
+    rows, words = 9, 2 * TILE + 6
+    features, weight, bias, targets = output_layer(np.random.default_rng(0), rows, words, 5, dtype)
+    spoilt = {"features": features[6:7], "weight": weight[TILE + 1 : TILE + 2], "bias": bias[words - 1 :]}[place]
+    spoilt[...] = wrong
+    bad = np.arange(rows) == 6 if place == "features" else np.ones(rows, bool)
+    if place == "weight" and wrong == np.inf:
+        bad = (features > 0).any(1)  # for the others the word has probability 0
+    losses, logs = np.zeros((2, rows), dtype), np.zeros((rows, words), dtype)
+    BACKEND.output_losses(features, weight, bias, targets, losses[0])
+    BACKEND.output_gradients(
+        features,
+        weight,
+        bias,
+        targets,
+        0.0,
+        1.0,
+        0.0,
+        losses[1],
+        np.empty_like(features),
+        np.empty_like(weight),
+        np.empty_like(bias),
+    )
+    BACKEND.log_probabilities(features, weight, bias, logs)
+    assert np.array_equal(np.isfinite(losses), [~bad, ~bad])
+    assert np.array_equal(np.isnan(logs).any(1), bad)
+
+
+# Norm and updates
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (7, 5), (1000, 101)], ids=str)
+def test_sum_of_squares(shape: tuple[int, ...], dtype: np.dtype, threads: int) -> None:
+    values = normal(np.random.default_rng(0), *shape, dtype=dtype)
+    assert_close(BACKEND.sum_of_squares(values), (values.astype(np.float64) ** 2).sum(), PRODUCT[dtype])
+    for wrong, expected in ((np.inf, np.inf), (-np.inf, np.inf), (np.nan, np.nan)):
+        values.flat[-1] = wrong
+        assert np.array_equal(BACKEND.sum_of_squares(values), expected, equal_nan=True)
+
+
+COMMON = {"scale": 0.5, "l2": 0.01, "rate": 0.1}
+UPDATES = {
+    "momentum": ("momentum_step", 1, {**COMMON, "momentum": 0.9, "nesterov": False}),
+    "nesterov": ("momentum_step", 1, {**COMMON, "momentum": 0.9, "nesterov": True}),
+    "plain descent": ("momentum_step", 1, {**COMMON, "momentum": 0.0, "nesterov": False}),
+    "adagrad": ("adagrad_step", 1, {**COMMON, "epsilon": 1e-3}),
+    "rmsprop": ("rmsprop_step", 1, {**COMMON, "decay": 0.99, "epsilon": 1e-3}),
+    "adam": ("adam_step", 2, {**COMMON, "shrink": 0.0, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-3}),
+    "adamw": ("adam_step", 2, {**COMMON, "l2": 0.0, "shrink": 0.02, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-3}),
+}
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("shape", [(1,), (3,), (7, 5), (64, 33)], ids=str)
+def test_updates(update: str, shape: tuple[int, ...], dtype: np.dtype, threads: int) -> None:
+    operation, states, numbers = UPDATES[update]
+    generator = np.random.default_rng(0)
+    arrays = [normal(generator, *shape, dtype=dtype), *np.zeros((states, *shape), dtype)]
+    expected = doubles(*arrays)
+    for step in range(1, 6):
+        counted = {**numbers, "step": step} if operation == "adam_step" else numbers
+        gradient = normal(generator, *shape, dtype=dtype)
+        unchanged = gradient.copy()
+        getattr(BACKEND, operation)(arrays[0], gradient, *arrays[1:], **counted)
+        expected = getattr(reference, operation)(expected[0], gradient.astype(np.float64), *expected[1:], **counted)
+        assert np.array_equal(gradient, unchanged)
+        for array, wanted in zip(arrays, expected, strict=True):
+            assert_close(array, wanted, UPDATE[dtype])
+
+
+# All of them
+
+
+def operations(backend: Backend, dtype: np.dtype) -> list[Any]:
+    """Return the results of every operation on arrays large enough to keep several threads at work."""
+    generator = np.random.default_rng(0)
+    rows, window, words, size, width = 96, 4, 3 * TILE + 7, 16, 40
+    contexts = generator.integers(0, 20, (rows, window), np.int32)
+    embeddings, weight = normal(generator, words + 1, size, dtype=dtype), normal(generator, width, window * size, dtype=dtype)
+    inputs, outputs = np.empty((rows, window * size), dtype), np.empty((rows, width), dtype)
+    losses, logs = np.empty((2, rows), dtype), np.empty((rows, words), dtype)
+    layer = [outputs, normal(generator, words, width, dtype=dtype), np.zeros(words, dtype), np.arange(rows, dtype=np.int32)]
+    d_outputs, d_inputs = np.empty_like(outputs), np.empty_like(inputs)
+    gradients = [np.zeros_like(array) for array in (embeddings, weight, weight[:, 0], layer[1], layer[2])]
+    backend.gather(embeddings, contexts, inputs)
+    backend.dropout(inputs, Dropout(0.5, 1, 2, 3), 0, inputs)
+    backend.affine(inputs, weight, np.zeros(width, dtype), "tanh", outputs)
+    backend.output_losses(*layer, losses[0])
+    backend.log_probabilities(*layer[:3], logs)
+    backend.output_gradients(*layer, 0.1, 1.0, 0.0, losses[1], d_outputs, *gradients[3:])
+    backend.affine_backward(inputs, weight, outputs, "tanh", d_outputs, 0.0, *gradients[1:3], d_inputs)
+    backend.scatter_add(contexts, d_inputs, gradients[0])
+    squares = backend.sum_of_squares(gradients[0])
+    for operation, states, numbers in UPDATES.values():
+        counted = {**numbers, "step": 3} if operation == "adam_step" else numbers
+        getattr(backend, operation)(embeddings, gradients[0], *np.zeros((states, *embeddings.shape), dtype), **counted)
+    return [inputs, outputs, losses, logs, d_outputs, d_inputs, *gradients, squares, embeddings]
+
+
+def test_repeated_bits(dtype: np.dtype, threads: int) -> None:
+    first = operations(CpuBackend(), dtype)
+    for _ in range(5):
+        for left, right in zip(first, operations(BACKEND, dtype), strict=True):
+            assert np.array_equal(left, right)
+
+
+# Formulas
+
+
+@pytest.fixture(scope="module")
+def exponential() -> Callable[[np.ndarray], np.ndarray]:
+    @numba.njit
+    def exponential(x):
+        results = np.empty_like(x)
+        for i in range(len(x)):
+            results[i] = formulas.exp(x[i])
+        return results
+
+    return exponential
+
+
+def test_exp_float32(exponential: Callable[[np.ndarray], np.ndarray]) -> None:
+    tiny = np.geomspace(1e-45, 1, 1000)
+    halves = np.arange(-250, 252) * (np.log(2) / 2)  # where the argument's reduction changes over
+    x = np.concatenate([np.linspace(-87, 88, 2_000_001), -tiny, tiny, halves, halves + 1e-5, halves - 1e-5]).astype(FLOAT32)
+    x = x[(x >= -87) & (x <= 88)]
+    expected = np.exp(x.astype(np.float64))
+    assert (np.abs(exponential(x) - expected) <= EXP_FLOAT32 * expected).all()
+
+
+def test_exp_float32_beyond_its_range(exponential: Callable[[np.ndarray], np.ndarray]) -> None:
+    low, high = exponential(np.array([-87, 88], FLOAT32))
+    beyond = exponential(np.array([-87.5, -104, -1e30, -np.inf, 88.5, 104, 1e30, np.inf], FLOAT32))
+    assert np.array_equal(beyond, [low] * 4 + [high] * 4)
+    assert np.isnan(exponential(np.array([np.nan], FLOAT32))).all()
+
+
+def test_exp_float64(exponential: Callable[[np.ndarray], np.ndarray]) -> None:
+    x = np.linspace(-700, 700, 100_001)
+    np.testing.assert_allclose(exponential(x), np.exp(x), rtol=1e-15)

@@ -1,0 +1,194 @@
+"""The whole network against the reference, its parameters, and its configuration."""
+
+import json
+
+import numpy as np
+import pytest
+import reference
+from reference import CASES
+from tolerances import NETWORK, PRODUCT, SOFTMAX, assert_close
+
+from fflm.backend.cpu import TILE
+from fflm.errors import FflmError
+from fflm.network import feedforward
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
+
+SEED, STEP = 5 * 2**32 + 1, 2**33 + 7
+WORDS = 2 * TILE + 76  # for three tiles, the last of them ragged
+
+
+def prepare(name: str, dtype: np.dtype) -> tuple:
+    """Return a case over several tiles, and its network, parameters, contexts, targets, and the parameters in float64."""
+    case = {**CASES[name], "vocabulary": WORDS}
+    config = NetworkConfig(**{field: value for field, value in case.items() if field != "smoothing"})
+    arrays, contexts, targets = reference.batch(case)
+    arrays = {key: array.astype(dtype) for key, array in arrays.items()}
+    exact = {key: array.astype(np.float64) for key, array in arrays.items()}
+    return case, Network(config), Parameters.from_arrays(config, arrays), contexts, targets, exact
+
+
+def run(
+    case: dict, network: Network, parameters: Parameters, contexts: np.ndarray, targets: np.ndarray
+) -> tuple[Parameters, np.ndarray]:
+    """Return gradients and losses, computed into arrays full of garbage."""
+    dtype = parameters.embeddings.dtype
+    gradients, losses = Parameters.zeros(network.config, dtype), np.full(len(targets), np.nan, dtype)
+    for array in gradients:
+        array[...] = np.nan
+    network.gradients(parameters, contexts, targets, gradients, losses, smoothing=case["smoothing"], seed=SEED, step=STEP)
+    return gradients, losses
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients(name: str, dtype: np.dtype, threads: int) -> None:
+    case, network, parameters, contexts, targets, exact = prepare(name, dtype)
+    before = {key: array.copy() for key, array in parameters.items()}
+    gradients, losses = run(case, network, parameters, contexts, targets)
+    expected = reference.network_gradients(exact, contexts, targets, case, SEED, STEP)
+    assert [key for key, _ in gradients.items()] == list(reference.shapes(case))
+    for key, gradient in gradients.items():
+        assert_close(gradient, expected[key], NETWORK[dtype])
+    expected_losses = reference.network_losses(exact, contexts, targets, case, SEED, STEP, training=True)
+    assert_close(losses, expected_losses, SOFTMAX[dtype])
+    assert all(np.array_equal(array, before[key]) for key, array in parameters.items())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_evaluation(name: str, dtype: np.dtype, threads: int) -> None:
+    case, network, parameters, contexts, targets, exact = prepare(name, dtype)
+    losses = np.full(len(targets), np.nan, dtype)
+    network.losses(parameters, contexts, targets, losses)
+    assert_close(losses, reference.network_losses(exact, contexts, targets, case), SOFTMAX[dtype])
+    logs = network.log_probabilities(parameters, contexts)
+    assert logs.dtype == dtype
+    assert_close(logs, reference.network_log_probabilities(exact, contexts, case), SOFTMAX[dtype])
+    assert_close(np.exp(logs.astype(np.float64)).sum(1), np.ones(len(targets)), SOFTMAX[dtype])
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("rows", [1, 4, 12])
+def test_parts_of_a_batch(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, network, parameters, contexts, targets, _ = prepare(name, np.dtype(np.float64))
+    assert network.rows_at_once(8) >= len(targets)
+    whole, whole_losses = run(case, network, parameters, contexts, targets)
+    monkeypatch.setattr(feedforward, "ROWS_AT_ONCE_BYTES", rows * WORDS * 8)
+    assert network.rows_at_once(8) == rows
+    gradients, losses = run(case, network, parameters, contexts, targets)
+    for (_, left), (_, right) in zip(gradients.items(), whole.items(), strict=True):
+        assert_close(left, right, PRODUCT[left.dtype])
+    assert_close(losses, whole_losses, PRODUCT[losses.dtype])
+
+
+def test_at_least_one_row_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feedforward, "ROWS_AT_ONCE_BYTES", 1)
+    assert Network(NetworkConfig(10, 2, 3)).rows_at_once() == 1
+
+
+def test_one_row(dtype: np.dtype, threads: int) -> None:
+    case, network, parameters, contexts, targets, exact = prepare("everything", dtype)
+    gradients, _ = run(case, network, parameters, contexts[:1], targets[:1])
+    expected = reference.network_gradients(exact, contexts[:1], targets[:1], case, SEED, STEP)
+    for key, gradient in gradients.items():
+        assert_close(gradient, expected[key], NETWORK[dtype])
+
+
+@pytest.mark.parametrize("name", ["everything", "no hidden layer", "relu"])
+def test_nan_reaches_losses_and_norm(name: str, dtype: np.dtype) -> None:
+    case, network, parameters, contexts, targets, _ = prepare(name, dtype)
+    for array in parameters:
+        kept = array.copy()
+        array[...] = np.nan
+        gradients, losses = run({**case, "smoothing": 0.0}, network, parameters, contexts, targets)
+        assert np.isnan(losses).all()
+        assert np.isnan(sum(network.backend.sum_of_squares(gradient) for gradient in gradients))
+        array[...] = kept
+
+
+# Parameters
+
+BENGIO = NetworkConfig(vocabulary=17_964, window=4, embedding=30, hidden=(100,), direct=True)
+
+
+def test_count() -> None:
+    """The paper's section 2 counts |V| (1 + n m + h) + h (1 + (n - 1) m) for n - 1 context words; here `<s>` is m more."""
+    expected = 17_964 * (1 + 5 * 30 + 100) + 100 * (1 + 4 * 30)
+    assert Parameters.zeros(BENGIO).count == expected + 30
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_names_and_shapes(name: str) -> None:
+    case, network, parameters, *_ = prepare(name, np.dtype(np.float32))
+    assert {key: array.shape for key, array in parameters.items()} == reference.shapes(case)
+    assert [id(array) for array in parameters] == [id(array) for _, array in parameters.items()]
+    assert parameters.count == sum(np.prod(shape) for shape in reference.shapes(case).values())
+    assert np.shares_memory(parameters.softmax_weight, parameters.embeddings if case["tied"] else parameters.output_weight)
+    assert parameters.softmax_weight.shape == (WORDS, network.config.embedding if case["tied"] else network.config.features)
+
+
+def test_damaged_parameters() -> None:
+    config = NetworkConfig(10, 2, 3, (5, 4), tied=True)
+    arrays = dict(Parameters.zeros(config).items())
+    for name, array in arrays.items():
+        with pytest.raises(FflmError, match=rf"lack '{name}'"):
+            Parameters.from_arrays(config, {key: other for key, other in arrays.items() if key != name})
+        with pytest.raises(FflmError, match=rf"'{name}' has the shape \(1,.*not \({array.shape[0]},"):
+            Parameters.from_arrays(config, {**arrays, name: array[None]})
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_random_parameters(activation: str, tied: bool, dtype: np.dtype) -> None:
+    config = NetworkConfig(2000, 4, 50, (300, 200), activation, direct=True, tied=tied)
+    parameters = dict(Parameters.random(config, 1, dtype).items())
+    gain = 2 if activation == "relu" else 1
+    variances = {
+        "embeddings": 1 / 50 if tied else 1,
+        "hidden.0.weight": gain / (4 * 50),
+        "hidden.1.weight": gain / 300,
+        "projection": 1 / (200 + 4 * 50),
+        "output.weight": 1 / (200 + 4 * 50),
+    }
+    for name, array in parameters.items():
+        assert array.dtype == dtype
+        if name.endswith("bias"):
+            assert not array.any()
+            continue
+        deviation = variances[name] ** 0.5
+        assert abs(array.mean()) < 5 * deviation / array.size**0.5
+        assert abs(array.std() / deviation - 1) < 0.02
+        assert 0.99 < np.abs(array).max() / (3**0.5 * deviation) < 1 + 1e-6
+    again, other = (Parameters.random(config, seed, dtype) for seed in (1, 2))
+    assert all(np.array_equal(array, parameters[name]) for name, array in again.items())
+    assert not np.array_equal(other.embeddings, again.embeddings)
+
+
+# Configuration
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vocabulary": 0}, "vocabulary 0 is too small"),
+        ({"window": 0}, "window 0 is too small"),
+        ({"embedding": -1}, "embedding -1 is too small"),
+        ({"hidden": (5, 0)}, "hidden 0 is too small"),
+        ({"activation": "tahn"}, "'tahn': choose one of tanh, sigmoid"),
+        ({"dropout": 1.0}, r"dropout 1\.0 is out of range"),
+        ({"dropout": -0.1}, r"dropout -0\.1 is out of range"),
+        ({"embedding_dropout": 1.5}, r"embedding dropout 1\.5 is out of range"),
+        ({"embedding_dropout": float("nan")}, "embedding dropout nan is out of range"),
+    ],
+)
+def test_config_errors(change: dict, message: str) -> None:
+    fields = {"vocabulary": 10, "window": 2, "embedding": 3, **change}
+    with pytest.raises(FflmError, match=message) as caught:
+        NetworkConfig(**fields)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_config_survives_json(name: str) -> None:
+    config = prepare(name, np.dtype(np.float32))[1].config
+    assert NetworkConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -1,0 +1,50 @@
+"""Every tolerance of the numerical tests, with its reason."""
+
+import numpy as np
+
+FLOAT64, FLOAT32 = np.dtype(np.float64), np.dtype(np.float32)
+
+# fmt: off
+FINITE_DIFFERENCES = 1e-7  # relative, besides the noise of `gradcheck`; their own error is near 1e-8 with steps of 1e-3
+
+EXP_FLOAT32 = 2e-7         # relative; what `formulas.exp` promises
+
+ACTIVATION = {             # against the larger of 1 and the value: near 0, tanh and elu lose digits to a difference from 1
+    FLOAT64: 1e-15,
+    FLOAT32: 4e-7,
+}
+PRODUCT = {                # sums of up to 100 products, in another order than NumPy's
+    FLOAT64: 1e-14,
+    FLOAT32: 2e-6,
+}
+SOFTMAX = {                # scores of 10 and more, whose rounding becomes a relative error of the probabilities
+    FLOAT64: 1e-13,
+    FLOAT32: 1e-5,
+}
+NETWORK = {                # small scores, but up to four layers one after another
+    FLOAT64: 2e-14,
+    FLOAT32: 3e-6,
+}
+UPDATE = {                 # float32: 1 - 0.999 with a rounded 0.999 is off by 1.3e-5
+    FLOAT64: 1e-14,
+    FLOAT32: 3e-5,
+}
+# fmt: on
+
+
+def assert_close(actual, expected, tolerance, *, unit=0.0):
+    """Demand that no element is off by more than ``tolerance`` times the largest expected one.
+
+    Parameters
+    ----------
+    actual, expected
+        Arrays or numbers of the same shape; those expected finite.
+    tolerance
+        One of this table.
+    unit
+        What to measure by where it is larger than everything expected: the size of the terms whose difference is expected.
+    """
+    assert np.shape(actual) == np.shape(expected)
+    size = max(np.abs(expected).max(), unit)
+    off = np.abs(np.asarray(actual, FLOAT64) - expected).max()
+    assert off <= tolerance * size, f"off by {off / size if size else off:.2g} of {size:.3g}, allowed is {tolerance:.2g} of it"
