@@ -57,6 +57,27 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` that takes its place when the block succeeds, and else is removed.
+
+    Raises
+    ------
+    FflmError
+        If the folder cannot be written (no permission, no space left, no such folder).
+    """
+    with (
+        clear_errors(f"write {path}"),
+        tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as name,
+    ):
+        folder = Path(name, "new")
+        folder.mkdir()
+        yield folder
+        if path.exists():
+            path.replace(Path(name, "old"))
+        folder.replace(path)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, whole or not at all."""
     with replacing(path) as temporary:

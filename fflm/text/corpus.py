@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import signal
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.errors import FflmError
-from fflm.files import clear_errors, read_json, write_json
+from fflm.files import clear_errors, read_json, replacing_folder, write_json
 from fflm.text.reading import read_chunks
 from fflm.text.tokenizer import LINE_END, Tokenizer
 from fflm.text.vocabulary import Vocabulary, read_words
@@ -164,15 +163,17 @@ HeldOut: TypeAlias = Share | Count | Sequence[str | Path]
 def parse_held_out(values: Sequence[str]) -> HeldOut | None:
     """Understand a held-out part as written on a command line.
 
-    ``5%`` or ``0.05`` is a share, ``200000`` a number of tokens, anything else paths, nothing None.
+    ``5%`` or ``0.05`` is a share, ``200000`` a number of tokens, anything else paths, ``0`` or nothing None.
 
     Raises
     ------
     FflmError
         If the share or number makes no sense.
     """
+    if values in ((), ("0",)):
+        return None
     if len(values) != 1:
-        return tuple(values) or None
+        return tuple(values)
     with contextlib.suppress(ValueError):
         if values[0].isdecimal():
             return Count(int(values[0]))
@@ -382,17 +383,8 @@ def _new_folder(out: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
         raise FflmError(f"{out} exists: choose another folder, or allow overwriting")
     if out.exists() and not (out / "corpus.json").is_file():
         raise FflmError(f"{out} exists and is no tokenised corpus: choose another folder")
-    with (
-        clear_errors(f"write {out}"),
-        tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as name,
-    ):
-        work = Path(name)
-        folder = work / "new"
-        folder.mkdir()
-        yield work, folder
-        if out.exists():
-            out.replace(work / "old")
-        folder.replace(out)
+    with replacing_folder(out) as folder:
+        yield folder.parent, folder
 
 
 def _numbered(
