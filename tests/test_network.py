@@ -144,11 +144,11 @@ def test_random_parameters(activation: str, tied: bool, dtype: np.dtype) -> None
     parameters = dict(Parameters.random(config, 1, dtype).items())
     gain = 2 if activation == "relu" else 1
     variances = {
-        "embeddings": 1 / 50 if tied else 1,
+        "embeddings": 0.1**2,
         "hidden.0.weight": gain / (4 * 50),
         "hidden.1.weight": gain / 300,
         "projection": 1 / (200 + 4 * 50),
-        "output.weight": 1 / (200 + 4 * 50),
+        "output.weight": 0.1**2 / (200 + 4 * 50),
     }
     for name, array in parameters.items():
         assert array.dtype == dtype

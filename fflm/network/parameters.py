@@ -10,6 +10,9 @@ from fflm.backend.protocol import Array
 from fflm.errors import FflmError
 from fflm.network.config import NetworkConfig
 
+EMBEDDING_SCALE = 0.1
+"""Standard deviation of an embedding's numbers at the start of training."""
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -94,9 +97,11 @@ class Parameters:
     def random(cls, config: NetworkConfig, seed: int, dtype: np.dtype | type = np.float32) -> Self:
         """Return the parameters that training starts from.
 
-        Weights are uniform with the variance 1 / fan-in, which keeps the size of activations and gradients from layer to layer
-        (LeCun et al. 1998, "Efficient BackProp", section 4.6), twice that before a rectifier (He et al. 2015). Embeddings are
-        uniform with variance 1, small (1 / m) where they are also the softmax's weights; biases are zero.
+        Weights of hidden layers are uniform with the variance 1 / fan-in, which keeps the size of activations and gradients from
+        layer to layer (LeCun et al. 1998, "Efficient BackProp", section 4.6), twice that before a rectifier (He et al. 2015).
+        Embeddings have the standard deviation `EMBEDDING_SCALE`, and the softmax's own weights that times what their fan-in
+        asks for: rare words hardly move from where they start, and a large random vector would be noise to all that see
+        it. Biases are zero.
         """
         generator = np.random.default_rng(seed)
         rectifier = config.activation in ("relu", "leaky_relu", "elu", "softplus")
@@ -105,11 +110,12 @@ class Parameters:
             if len(shape) == 1:
                 arrays[name] = np.zeros(shape, dtype)
                 continue
-            if name == "embeddings":
-                variance = 1 / config.embedding if config.tied else 1.0
-            else:
-                variance = (2 if rectifier and name.startswith("hidden") else 1) / shape[1]
-            bound = (3 * variance) ** 0.5
+            deviation = EMBEDDING_SCALE if name == "embeddings" else shape[1] ** -0.5
+            if name == "output.weight":
+                deviation *= EMBEDDING_SCALE
+            elif rectifier and name.startswith("hidden"):
+                deviation *= 2**0.5
+            bound = 3**0.5 * deviation
             arrays[name] = generator.uniform(-bound, bound, shape).astype(dtype)
         return cls.from_arrays(config, arrays)
 

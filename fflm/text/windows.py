@@ -62,8 +62,9 @@ class Windows:
             (B, window), int32, the oldest word first, ids in [0, V].
         """
         sources = positions[:, None] + np.arange(-self.window, 0)
-        contexts: npt.NDArray[np.int32] = self.ids[np.maximum(sources, 0)].astype(np.int32)
-        contexts[sources < 0] = self.padding
+        inside = sources >= 0
+        contexts = np.full(sources.shape, self.padding, np.int32)
+        contexts[inside] = self.ids[sources[inside]]
         if self.sentence_end is not None:
             ends = contexts[:, ::-1] == self.sentence_end
             contexts[np.logical_or.accumulate(ends, axis=1)[:, ::-1]] = self.padding
