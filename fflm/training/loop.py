@@ -1,0 +1,235 @@
+"""The training loop: a generator of events."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from fflm.backend.protocol import Array
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
+from fflm.training.optimizers import Optimizer
+from fflm.training.schedules import rate_at
+from fflm.training.settings import TrainingSettings
+
+EVALUATION_ROWS = 1024
+"""Predicted words per evaluation batch."""
+
+USELESS = 700.0
+"""Nats a word whose perplexity is hardly a number any more."""
+
+
+class Examples(Protocol):
+    """What the loop needs of a text: predicted positions and their contexts."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, positions: Array) -> tuple[Array, Array]:
+        """Return contexts (B, n) and targets (B,), int32, of positions (B,)."""
+
+    def shuffled(self, batch_size: int, seed: int, epoch: int, start_batch: int) -> Iterator[Array]:
+        """Yield the positions of each batch of an epoch, in an order that depends on ``seed`` and ``epoch`` only."""
+
+
+@dataclass
+class State:
+    """Where a run stands, besides its arrays. Everything that a resumed run needs to go on as if never interrupted."""
+
+    step: int = 0  # updates made
+    epoch: int = 0  # epochs finished
+    batch: int = 0  # batches done in the current epoch
+    words: int = 0  # predicted so far, over all epochs
+    loss_sum: float = 0.0  # nats, since the last evaluation
+    loss_words: int = 0  # words they are summed over
+    loss_mean: float = 0.0  # moving average of the batches' mean loss, nats a word
+    rate_factor: float = 1.0  # halved on plateaus and after divergence
+    best: float = math.inf  # lowest validation loss, nats a word
+    bad: int = 0  # evaluations since then
+    divergences: int = 0
+    seconds: float = 0.0  # spent training so far
+    log_bytes: int = 0  # length of the log that goes with this state
+    finished: str = ""  # why the run ended, if it did
+
+
+@dataclass(frozen=True)
+class Step:
+    """An update was made. ``loss``: nats a word in this batch; ``words``: of this epoch, done so far."""
+
+    step: int
+    epoch: int
+    words: int
+    loss: float
+    rate: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The network was evaluated. Losses in nats a word, ``valid_loss`` None without validation text; ``words`` trained on so far."""
+
+    step: int
+    epoch: int
+    words: int
+    train_loss: float
+    valid_loss: float | None
+    best: bool
+    rate: float
+    seconds: float
+    words_per_second: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run is over."""
+
+    step: int
+    reason: str
+
+
+class DivergedError(Exception):
+    """The loss is no longer a number, or has exploded; the parameters are useless. The text names the cause."""
+
+
+class Trainer:
+    """A training run.
+
+    Parameters
+    ----------
+    network
+        The shape and the device.
+    parameters
+        The weights, changed in place.
+    train, valid
+        The texts; without ``valid`` nothing stops early and the last state is the best.
+    settings
+        What to do.
+    """
+
+    def __init__(
+        self, network: Network, parameters: Parameters, train: Examples, valid: Examples | None, settings: TrainingSettings
+    ) -> None:
+        self.network = network
+        self.parameters = parameters
+        self.train = train
+        self.valid = valid
+        self.settings = settings
+        dtype = parameters.embeddings.dtype
+        self.optimizer = Optimizer(settings, network.config, dtype)
+        self.gradients = Parameters.zeros(network.config, dtype)
+        self.state = State()
+
+    @property
+    def batches(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.train) // self.settings.batch_size)
+
+    def run(self) -> Iterator[Step | Evaluation | Finished]:
+        """Train from the present state to the end, yielding events; stop consuming at any event, and the state is consistent.
+
+        Raises
+        ------
+        DivergedError
+            If the loss is not finite or explodes.
+        """
+        state, settings = self.state, self.settings
+        while not state.finished:
+            order = self.train.shuffled(settings.batch_size, settings.seed, state.epoch, state.batch)
+            for positions in order:
+                started = time.perf_counter()
+                loss, rate = self._update(positions)
+                state.seconds += time.perf_counter() - started
+                words = min(state.batch * settings.batch_size, len(self.train))
+                ended = state.batch == self.batches
+                if ended:
+                    state.epoch, state.batch = state.epoch + 1, 0
+                if ended or (settings.evaluate_every and state.step % settings.evaluate_every == 0):
+                    yield self._evaluate(rate)
+                    if state.finished:
+                        break
+                else:
+                    yield Step(state.step, state.epoch + 1, words, loss, rate)
+        yield Finished(state.step, state.finished)
+
+    def _update(self, positions: Array) -> tuple[float, float]:
+        """Make one update; return the batch's mean loss and the learning rate."""
+        state, settings = self.state, self.settings
+        contexts, targets = self.train.batch(positions)
+        losses = np.empty(len(targets), self.parameters.embeddings.dtype)
+        self.network.gradients(
+            self.parameters, contexts, targets, self.gradients, losses,
+            smoothing=settings.smoothing, seed=settings.seed, step=state.step,
+        )  # fmt: skip
+        total = float(losses.sum(dtype=np.float64))
+        loss = total / len(targets)
+        scale = 1.0
+        if settings.clip:
+            backend = self.network.backend
+            norm = math.sqrt(sum(backend.sum_of_squares(gradient) for gradient in self.gradients))
+            if not math.isfinite(norm):
+                raise DivergedError(f"the gradient is not finite at step {state.step + 1}")
+            scale = min(1.0, settings.clip / norm) if norm else 1.0
+        if not loss < USELESS:
+            raise DivergedError(f"the loss is {loss:.3g} nats a word at step {state.step + 1}")
+        state.loss_mean += (loss - state.loss_mean) / min(state.step + 1, 100)
+        uniform = math.log(self.network.config.vocabulary)
+        if state.step >= 100 and state.loss_mean > 2 * uniform + 1:
+            raise DivergedError(
+                f"the loss has exploded to {state.loss_mean:.1f} nats a word at step {state.step + 1} "
+                f"(guessing blindly costs {uniform:.1f})"
+            )
+        rate = state.rate_factor * rate_at(settings, state.step, settings.epochs * self.batches)
+        self.optimizer.update(self.network.backend, self.parameters, self.gradients, scale=scale, rate=rate, step=state.step + 1)
+        state.step += 1
+        state.batch += 1
+        state.loss_sum += total
+        state.loss_words += len(targets)
+        state.words += len(targets)
+        return loss, rate
+
+    def _evaluate(self, rate: float) -> Evaluation:
+        """Evaluate on the validation text and note whether it is the best so far."""
+        state, settings = self.state, self.settings
+        train_loss = state.loss_sum / state.loss_words
+        valid_loss = None if self.valid is None else mean_loss(self.network, self.parameters, self.valid)
+        best = valid_loss is None or valid_loss < state.best
+        if valid_loss is not None:
+            state.best = min(state.best, valid_loss)
+            state.bad = 0 if best else state.bad + 1
+            if not best and settings.schedule == "plateau":
+                state.rate_factor /= 2
+        if settings.patience and state.bad >= settings.patience:
+            state.finished = f"no better for {state.bad} evaluations"
+        elif state.epoch == settings.epochs:
+            state.finished = f"all {settings.epochs} epochs done"
+        state.loss_sum, state.loss_words = 0.0, 0
+        speed = state.words / state.seconds
+        return Evaluation(state.step, state.epoch, state.words, train_loss, valid_loss, best, rate, state.seconds, speed)
+
+
+def mean_loss(network: Network, parameters: Parameters, examples: Examples) -> float:
+    """Return the mean of -log p(target | context) over all positions, in nats: averaged over words, never over batches.
+
+    Raises
+    ------
+    DivergedError
+        If it is no number, or beyond all measure.
+    """
+    total = 0.0
+    for low in range(0, len(examples), EVALUATION_ROWS):
+        contexts, targets = examples.batch(np.arange(low, min(low + EVALUATION_ROWS, len(examples))))
+        losses = np.empty(len(targets), parameters.embeddings.dtype)
+        network.losses(parameters, contexts, targets, losses)
+        total += float(losses.sum(dtype=np.float64))
+    mean = total / len(examples)
+    if not mean < USELESS:
+        raise DivergedError(f"the weights are useless, they give a text {mean:.3g} nats a word")
+    return mean
+
+
+def state_from_dict(fields: dict[str, object]) -> State:
+    """Make a state from ``dataclasses.asdict``'s result; unknown fields are ignored."""
+    known = {field.name for field in dataclasses.fields(State)}
+    return State(**{name: value for name, value in fields.items() if name in known})  # type: ignore[arg-type]

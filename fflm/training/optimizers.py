@@ -1,0 +1,81 @@
+"""The update rules: which moments they keep, and how a gradient becomes a step."""
+
+from fflm.backend.protocol import Array, Backend
+from fflm.network.config import NetworkConfig
+from fflm.network.parameters import Parameters
+from fflm.training.settings import TrainingSettings
+
+ADAM_BETA1, ADAM_BETA2 = 0.9, 0.999
+RMSPROP_DECAY = 0.99
+EPSILON = 1e-8
+
+
+class Optimizer:
+    """An update rule and its moments, which have the shape of the parameters.
+
+    Parameters
+    ----------
+    settings
+        Name the rule and its constants.
+    config, dtype
+        Of the network.
+    """
+
+    def __init__(self, settings: TrainingSettings, config: NetworkConfig, dtype: type) -> None:
+        self.settings = settings
+        count = {"sgd": 1 if settings.momentum else 0, "adam": 2, "adamw": 2}.get(settings.optimizer, 1)
+        self.moments = tuple(Parameters.zeros(config, dtype) for _ in range(count))
+
+    def update(
+        self, backend: Backend, parameters: Parameters, gradients: Parameters, *, scale: float, rate: float, step: int
+    ) -> None:
+        """Change the parameters, and the moments, by one step.
+
+        Parameters
+        ----------
+        backend
+            The device of all the arrays.
+        parameters, gradients
+            Weights, changed in place, and the gradients of the loss.
+        scale
+            Factor on the gradients (from clipping).
+        rate
+            Learning rate of this step.
+        step
+            Number of this step, from 1.
+        """
+        for (_, weight), gradient, *moments in zip(parameters.items(), gradients, *self.moments, strict=True):
+            decay = self.settings.weight_decay if weight.ndim > 1 else 0.0  # biases do not decay
+            self._update_array(backend, weight, gradient, moments, decay, scale, rate, step)
+
+    def _update_array(
+        self,
+        backend: Backend,
+        weight: Array,
+        gradient: Array,
+        moments: list[Array],
+        decay: float,
+        scale: float,
+        rate: float,
+        step: int,
+    ) -> None:
+        name = self.settings.optimizer
+        if name == "sgd":
+            velocity = moments[0] if moments else gradient  # without momentum the gradient's memory serves, as scratch
+            backend.momentum_step(
+                weight, gradient, velocity,
+                scale=scale, l2=decay, rate=rate, momentum=self.settings.momentum, nesterov=self.settings.nesterov,
+            )  # fmt: skip
+        elif name == "adagrad":
+            backend.adagrad_step(weight, gradient, moments[0], scale=scale, l2=decay, rate=rate, epsilon=EPSILON)
+        elif name == "rmsprop":
+            backend.rmsprop_step(
+                weight, gradient, moments[0], scale=scale, l2=decay, rate=rate, decay=RMSPROP_DECAY, epsilon=EPSILON
+            )
+        else:
+            decoupled = name == "adamw"
+            backend.adam_step(
+                weight, gradient, moments[0], moments[1],
+                scale=scale, l2=0.0 if decoupled else decay, shrink=rate * decay if decoupled else 0.0,
+                rate=rate, beta1=ADAM_BETA1, beta2=ADAM_BETA2, epsilon=EPSILON, step=step,
+            )  # fmt: skip

@@ -1,0 +1,89 @@
+"""What a training run does, in one value that is stored with the model."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+from fflm.errors import FflmError
+
+OptimizerName = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw"]
+ScheduleName = Literal["constant", "inverse", "plateau", "cosine"]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The settings of a run.
+
+    Attributes
+    ----------
+    epochs
+        Passes over the training text, at most.
+    batch_size
+        Predicted words per update: 1 is stochastic, the size of the text is batch gradient descent.
+    optimizer, rate
+        The update rule and its (peak) learning rate.
+    momentum, nesterov
+        Of ``sgd``.
+    weight_decay
+        Strength of the pull of weights, not of biases, towards zero: added to the gradient (L2, as in Bengio 2003, equation 4);
+        with ``adamw`` decoupled from it.
+    schedule
+        How the rate changes: ``constant``; ``inverse``, rate / (1 + decay t) after t examples (Bengio 2003, section 3.1);
+        ``plateau``, halved whenever validation does not improve; ``cosine``, down to zero over all epochs.
+    decay
+        Of the schedule ``inverse``, per example.
+    warmup
+        Share of all steps over which ``cosine`` first rises to the rate.
+    clip
+        Largest norm of the gradient, longer ones are scaled down to it; 0 for no limit.
+    smoothing
+        Label smoothing: share of the target's probability that is spread over the vocabulary.
+    patience
+        Evaluations without improvement after which training stops; 0 for never.
+    evaluate_every
+        Steps between evaluations; 0 for once an epoch.
+    seed
+        Of initial weights, order of examples and dropout.
+    """
+
+    epochs: int = 20
+    batch_size: int = 256
+    optimizer: OptimizerName = "adamw"
+    rate: float = 2e-3
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.01
+    schedule: ScheduleName = "cosine"
+    decay: float = 1e-8
+    warmup: float = 0.05
+    clip: float = 1.0
+    smoothing: float = 0.0
+    patience: int = 3
+    evaluate_every: int = 0
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name, choices in (("optimizer", OptimizerName), ("schedule", ScheduleName)):
+            if getattr(self, name) not in get_args(choices):
+                raise FflmError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(get_args(choices))}")
+        limits = {
+            "epochs": (1, None), "batch_size": (1, None), "momentum": (0, 1), "weight_decay": (0, None), "decay": (0, None),
+            "warmup": (0, 1), "clip": (0, None), "smoothing": (0, 1), "patience": (0, None), "evaluate_every": (0, None),
+            "seed": (0, 2**63),
+        }  # fmt: skip
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not value >= low or (high is not None and not value < high):
+                bounds = f"at least {low}" if high is None else f"at least {low} and below {high}"
+                raise FflmError(f"{name.replace('_', ' ')} {value} is out of range: give {bounds}")
+        if not 0 < self.rate < float("inf"):
+            raise FflmError(f"rate {self.rate} is out of range: give a positive number")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """Make settings from `to_dict`'s result."""
+        return cls(**fields)
