@@ -1,0 +1,43 @@
+"""The library in two functions: train a model, load a model. What a model can do are the methods of `LanguageModel`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fflm.lm.model import LanguageModel
+from fflm.lm.train import begin, default_path
+
+
+def load(path: str | Path) -> LanguageModel:
+    """Load the model in a folder.
+
+    Raises
+    ------
+    FflmError
+        If it is no model, incomplete or damaged.
+    """
+    return LanguageModel.load(path)
+
+
+def train(inputs: str | Path | Sequence[str | Path], path: str | Path | None = None, **options: Any) -> LanguageModel:
+    """Train a model on text and return the best one.
+
+    Parameters
+    ----------
+    inputs
+        A file, a folder, a .gz file, a folder made by ``fflm tokenize``, or several of them.
+    path
+        The folder of the model; by default ``INPUT.model`` in the current one.
+    options
+        As `fflm.lm.train.begin` takes them, which are those of ``fflm train``: ``window=4, hidden=(100,), epochs=10, ...``.
+
+    Raises
+    ------
+    FflmError
+        If anything is wrong with text, options or folder, or training does not converge.
+    """
+    sources = [inputs] if isinstance(inputs, str | Path) else inputs
+    run = begin(sources, Path(path) if path else default_path(sources), **options)
+    for _ in run.events():
+        pass
+    return load(run.path)

@@ -1,0 +1,299 @@
+"""A language model: a network with its vocabulary and its way of reading text, and the folder it lives in."""
+
+import importlib.metadata
+import platform
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from fflm.errors import FflmError
+from fflm.files import read_json, write_json
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
+from fflm.text.corpus import TextSettings
+from fflm.text.vocabulary import Vocabulary
+from fflm.text.windows import Windows
+from fflm.training.checkpoints import load_arrays, save_arrays
+
+if TYPE_CHECKING:
+    from fflm.lm.generation import Prefix
+    from fflm.lm.scoring import Score
+    from fflm.lm.vectors import Vectors
+
+FORMAT, VERSION = "fflm model", 1
+CONFIG, WEIGHTS, VOCABULARY, LOG, CHECKPOINT, CORPUS = (
+    "config.json", "model.safetensors", "vocabulary.tsv", "log.jsonl", "checkpoint.safetensors", "corpus",
+)  # fmt: skip
+
+
+class Predictor(Protocol):
+    """Anything that predicts the next word from a window of words: what generation and scoring need of a model.
+
+    Letters: B contexts, n context words, V vocabulary.
+    """
+
+    vocabulary: Vocabulary
+    text: TextSettings
+
+    @property
+    def window(self) -> int:
+        """Context words [n]."""
+
+    def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
+        """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
+
+    def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
+        """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
+
+
+@dataclass
+class LanguageModel:
+    """A trained network with its vocabulary and its way of reading text.
+
+    Attributes
+    ----------
+    config, parameters
+        The network's shape and weights.
+    vocabulary, text
+        Words and ids; how text becomes words.
+    about
+        What else is known of it: the corpus, the settings and the figures of its training, versions.
+    """
+
+    config: NetworkConfig
+    parameters: Parameters
+    vocabulary: Vocabulary
+    text: TextSettings
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.network = Network(self.config)
+
+    @property
+    def window(self) -> int:
+        """Context words [n]."""
+        return self.config.window
+
+    def windows(self, ids: npt.NDArray[np.integer[Any]]) -> Windows:
+        """Return the examples of a text given as ids (N,)."""
+        return Windows.of(ids, self.vocabulary, self.text, self.window)
+
+    def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
+        """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
+        result: npt.NDArray[np.floating] = self.network.log_probabilities(self.parameters, np.ascontiguousarray(contexts))
+        return result
+
+    def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
+        """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
+        losses = np.empty(len(targets), self.parameters.embeddings.dtype)
+        self.network.losses(self.parameters, np.ascontiguousarray(contexts), targets, losses)
+        return losses
+
+    def generate(
+        self,
+        prefix: str = "",
+        *,
+        samples: int = 1,
+        length: int = 100,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        greedy: bool = False,
+        beams: int | None = None,
+        seed: int | None = None,
+        unknown: bool = False,
+        stop_at_end: bool | None = None,
+    ) -> list[str]:
+        """Continue a text.
+
+        Parameters
+        ----------
+        prefix
+            The text; empty, it is a beginning.
+        samples
+            Continuations to return: of beam search the best ones, at most ``beams``.
+        greedy
+            Take the likeliest word always.
+        beams
+            Search for the likeliest continuations, keeping so many, instead of drawing them.
+        length, temperature, top_k, top_p, seed, unknown, stop_at_end
+            As for `fflm.lm.generation.sample`; the seed, the temperature and what follows it do not matter to beam search.
+
+        Returns
+        -------
+        list of str
+            The prefix with each continuation.
+
+        Warns
+        -----
+        UserWarning
+            If the model does not know a word of the prefix.
+
+        Raises
+        ------
+        FflmError
+            If a value makes no sense.
+        """
+        from fflm.lm import generation
+
+        start = self._read_prefix(prefix)
+        if beams is not None:
+            found = generation.beam_search(
+                self, start, beams=beams, length=length, unknown=unknown, stop_at_end=stop_at_end
+            )[:samples]  # fmt: skip
+        else:
+            found = generation.sample(
+                self, start, samples=samples, length=length, temperature=0.0 if greedy else temperature,
+                top_k=top_k, top_p=top_p, seed=seed, unknown=unknown, stop_at_end=stop_at_end,
+            )  # fmt: skip
+        return [generation.render(self, start, each) for each in found]
+
+    def next_words(self, prefix: str = "", top: int = 20) -> list[tuple[str, float]]:
+        """Return the likeliest words after a prefix with their probabilities, the likeliest first.
+
+        ``<unk>`` and ``</s>`` are words like others. The probabilities of the whole vocabulary (``top=len(model.vocabulary)``)
+        sum to one. Warns if the model does not know a word of the prefix.
+        """
+        from fflm.lm import generation
+
+        return generation.next_words(self, self._read_prefix(prefix), top)
+
+    def score(self, text: str) -> "Score":
+        """Return the log-probability, the perplexity and more of a text, whose last line ends like all others.
+
+        Raises
+        ------
+        FflmError
+            If there is no word in it.
+        """
+        from fflm.lm import scoring
+
+        return scoring.score(self, text)
+
+    def perplexity(self, *paths: str | Path, encoding: str = "utf-8") -> "Score":
+        """Return the perplexity, and all that belongs to it, of files, folders and .gz files as one text, in bounded memory.
+
+        Raises
+        ------
+        FflmError
+            If one cannot be read, or there is no word in them.
+        """
+        from fflm.lm import scoring
+
+        return scoring.score_files(self, paths, encoding)
+
+    @property
+    def vectors(self) -> "Vectors":
+        """The words' embeddings: ``model.vectors["cat"]`` is (m,), ``model.vectors.analogy("man", "woman", "king")``."""
+        from fflm.lm.vectors import Vectors
+
+        return Vectors(self.vocabulary, self.text.tokenizer, self.parameters.embeddings)
+
+    def neighbours(self, word: str, top: int = 10) -> list[tuple[str, float]]:
+        """Return the words whose embeddings are nearest to a word's, with the cosines, the nearest first.
+
+        Raises
+        ------
+        FflmError
+            If the word is not in the vocabulary.
+        """
+        return self.vectors.neighbours(word, top)
+
+    def _read_prefix(self, prefix: str) -> "Prefix":
+        from fflm.lm import generation
+
+        result = generation.read_prefix(self, prefix)
+        if result.unknown:
+            warnings.warn(f"not in the vocabulary, read as <unk>: {' '.join(result.unknown)}", stacklevel=3)
+        return result
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a model's folder.
+
+        Raises
+        ------
+        FflmError
+            If it is no model, of a later version, incomplete or damaged.
+        """
+        path = Path(path)
+        about = read_config(path)
+        if not (path / WEIGHTS).is_file():
+            hint = f"go on with `fflm train --resume {path}`" if (path / CHECKPOINT).is_file() else "train again"
+            raise FflmError(f"{path} has no {WEIGHTS} yet, its training was stopped before the first evaluation: {hint}")
+        try:
+            config = NetworkConfig.from_dict(about["network"])
+            text = TextSettings.from_dict(about["text"])
+            vocabulary = Vocabulary.load(path / VOCABULARY, about["vocabulary"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
+        if len(vocabulary) != config.vocabulary or vocabulary.ends != text.ends:
+            raise FflmError(f"{path} is damaged: its {VOCABULARY} does not fit its {CONFIG}; restore it, or train again")
+        arrays, figures = load_arrays(path / WEIGHTS)
+        return cls(config, Parameters.from_arrays(config, arrays), vocabulary, text, {**about, "figures": figures})
+
+
+def save_config(path: Path, config: NetworkConfig, text: TextSettings, vocabulary: Vocabulary, about: Mapping[str, Any]) -> None:
+    """Write the parts of a model's folder that training does not change: configuration and vocabulary."""
+    vocabulary.save(path / VOCABULARY)
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "network": config.to_dict(),
+        "text": text.to_dict(),
+        "vocabulary": vocabulary.to_dict(),
+        **about,
+        "versions": versions(),
+    }
+    write_json(path / CONFIG, content)
+
+
+def save_weights(path: Path, parameters: Parameters, figures: Mapping[str, Any]) -> None:
+    """Write the weights of a model's folder, with the figures that they reached, whole or not at all."""
+    save_arrays(path / WEIGHTS, dict(parameters.items()), figures)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a model's config.json.
+
+    Raises
+    ------
+    FflmError
+        If the folder is no model or of a later version.
+    """
+    if not (path / CONFIG).is_file():
+        raise FflmError(f"{path} is no model: train one with `fflm train`, or name another folder")
+    about = read_json(path / CONFIG)
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise FflmError(f"{path} is no fflm model: its {CONFIG} is something else's")
+    if about.get("version") != VERSION:
+        raise FflmError(f"{path} is of version {about.get('version')}, this fflm reads {VERSION}: update fflm, or train again")
+    return about
+
+
+def latest_model(folder: Path) -> Path:
+    """Return the model that was trained last among the folders in ``folder``.
+
+    Raises
+    ------
+    FflmError
+        If there is none.
+    """
+    weights = [path / WEIGHTS for path in folder.iterdir() if (path / CONFIG).is_file() and (path / WEIGHTS).is_file()]
+    if not weights:
+        raise FflmError("there is no model in this folder: train one with `fflm train`, or name one with --model")
+    return max(weights, key=lambda path: path.stat().st_mtime_ns).parent
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes: Python, fflm, and the libraries beneath."""
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("fflm", "numba", "numpy")},
+    }

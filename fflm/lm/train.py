@@ -1,0 +1,451 @@
+"""A training run in a model's folder: from text to a model, saved as it goes, resumed where it stopped."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numba
+import numpy as np
+
+from fflm.errors import FflmError
+from fflm.files import clear_errors, replacing_folder
+from fflm.lm.model import (
+    CHECKPOINT,
+    CONFIG,
+    CORPUS,
+    LOG,
+    WEIGHTS,
+    read_config,
+    save_config,
+    save_weights,
+)
+from fflm.lm.vectors import read_vectors
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
+from fflm.text.corpus import Corpus, HeldOut, Part, Share, TextSettings, VocabularyRule, tokenize
+from fflm.text.tokenizer import Tokenizer
+from fflm.text.windows import Windows
+from fflm.training.checkpoints import load_arrays, load_checkpoint, save_checkpoint
+from fflm.training.log import append_log, truncate_log
+from fflm.training.loop import DivergedError, Evaluation, Finished, Step, Trainer, mean_loss
+from fflm.training.settings import TrainingSettings
+
+DIVERGENCES = 5
+"""How often a run goes back to its checkpoint with half the rate before it gives up."""
+
+FIVE_PERCENT = Share(0.05)
+
+SAVE_SECONDS = 60.0
+"""Time between checkpoints, besides those at evaluations."""
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """Training had diverged; it goes on from the last checkpoint, with ``factor`` times the configured rate."""
+
+    step: int
+    cause: str
+    factor: float
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The best weights were evaluated on the test text, after the end of training."""
+
+    figures: dict[str, Any]
+
+
+Event = Step | Evaluation | RolledBack | Finished | Tested
+
+
+def default_batch_size(words: int, vocabulary: int) -> int:
+    """Return a batch size for a text: some thousand updates an epoch, within what is efficient and fits in memory."""
+    largest = min(words // 300, 64 * 2**20 // (4 * vocabulary))
+    return next((size for size in (512, 256, 128) if size <= largest), 64)
+
+
+def default_path(inputs: Sequence[str | Path]) -> Path:
+    """Return where the model of some text goes if nobody says: ``stories.model`` for ``corpora/stories.txt``."""
+    first = Path(inputs[0]).resolve().name if str(inputs[0]) != "-" else "stdin"
+    return Path(f"{first.split('.')[0] or first}.model")
+
+
+def begin(
+    inputs: Sequence[str | Path],
+    path: Path,
+    *,
+    overwrite: bool = False,
+    valid: HeldOut | None = FIVE_PERCENT,
+    test: HeldOut | None = None,
+    encoding: str = "utf-8",
+    errors: Literal["strict", "replace"] = "strict",
+    processes: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    threads: int | None = None,
+    vectors: Path | None = None,
+    **fields: Any,
+) -> "TrainingRun":
+    """Begin a training run: tokenise the text unless that was done, and set up network and folder.
+
+    Parameters
+    ----------
+    inputs
+        Files, folders or ``"-"``, or one folder made by `fflm.text.corpus.tokenize`.
+    path
+        The model's folder.
+    overwrite
+        Whether it may replace a model.
+    valid, test, encoding, errors, processes, progress
+        As `fflm.text.corpus.tokenize` takes them.
+    threads
+        Of the kernels.
+    vectors
+        A file of word2vec text to start from.
+    fields
+        Of `NetworkConfig`, `TrainingSettings`, `Tokenizer` (its ``mode`` is called ``tokenizer`` here), `TextSettings` and
+        `VocabularyRule`. ``batch_size`` None chooses one by the size of the text.
+
+    Raises
+    ------
+    FflmError
+        If anything is wrong with them, the text or the folder, which is then as it was before.
+    """
+    if path.exists() and not (path / CONFIG).is_file():
+        raise FflmError(f"{path} exists and is no model: choose another folder with -o")
+    if path.exists() and not overwrite:
+        raise FflmError(f"{path} exists: `fflm train --resume {path}` goes on with it, --overwrite replaces it, -o names another")
+    tokenised = len(inputs) == 1 and (Path(inputs[0]) / "corpus.json").is_file()
+    automatic = fields.setdefault("batch_size", None) is None
+    text, rule = text_settings(fields)
+    shape = NetworkConfig(
+        vocabulary=1, **_take(fields, NetworkConfig, "vocabulary")
+    )  # nonsense is refused before the text is read
+    if automatic:
+        fields["batch_size"] = 1
+    settings = TrainingSettings(**_take(fields, TrainingSettings))
+    if fields:
+        raise FflmError(f"unknown settings: {', '.join(fields)}")
+    if tokenised and path.resolve() in Path(inputs[0]).resolve().parents:
+        raise FflmError(f"{inputs[0]} lies in {path}, which is to be replaced: choose another folder with -o")
+    with clear_errors(f"write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_folder(path) as folder:
+        if tokenised:
+            corpus = Corpus.open(Path(inputs[0]))
+        else:
+            corpus = tokenize(
+                inputs, folder / CORPUS, text, rule, valid, test,
+                encoding=encoding, errors=errors, processes=processes, progress=progress,
+            )  # fmt: skip
+        config = dataclasses.replace(shape, vocabulary=len(corpus.vocabulary))
+        if automatic:
+            size = default_batch_size(corpus.parts["train"].tokens, config.vocabulary)
+            settings = dataclasses.replace(settings, batch_size=size)
+        embeddings = read_vectors(vectors, corpus.vocabulary, config.embedding) if vectors else None
+        TrainingRun.start(folder, corpus, config, settings, threads=threads, embeddings=embeddings)
+    return TrainingRun.resume(path)
+
+
+def text_settings(fields: dict[str, Any]) -> tuple[TextSettings, VocabularyRule]:
+    """Take out of ``fields`` those of `Tokenizer` (its ``mode`` as ``tokenizer``), `TextSettings` and `VocabularyRule`."""
+    tokenizer = Tokenizer(mode=fields.pop("tokenizer", "word"), **_take(fields, Tokenizer, "mode"))
+    return TextSettings(tokenizer, **_take(fields, TextSettings, "tokenizer")), VocabularyRule(**_take(fields, VocabularyRule))
+
+
+def _take(fields: dict[str, Any], of: type, *but: str) -> dict[str, Any]:
+    """Take those out of ``fields`` that a dataclass has, but some."""
+    names = {field.name for field in dataclasses.fields(of)}.difference(but)
+    return {name: fields.pop(name) for name in names.intersection(fields)}
+
+
+class TrainingRun:
+    """A run and its folder. Made by `start` or `resume`; consume `events`.
+
+    Attributes
+    ----------
+    path
+        The model's folder.
+    corpus
+        The data.
+    trainer
+        The run itself.
+    threads
+        Of the kernels: a run's results depend on their number, so it is kept when it is resumed.
+    """
+
+    def __init__(self, path: Path, corpus: Corpus, config: NetworkConfig, settings: TrainingSettings, threads: int) -> None:
+        self.path = path
+        self.corpus = corpus
+        self.threads = threads
+        self.save_seconds = SAVE_SECONDS
+        parts = {
+            name: Windows.of(part.ids, corpus.vocabulary, corpus.settings, config.window) for name, part in corpus.parts.items()
+        }
+        self._test = parts.get("test")
+        parameters = Parameters.random(config, settings.seed)
+        self.trainer = Trainer(Network(config), parameters, parts["train"], parts.get("valid"), settings)
+        self._saved = time.monotonic()
+
+    @classmethod
+    def start(
+        cls,
+        path: Path,
+        corpus: Corpus,
+        config: NetworkConfig,
+        settings: TrainingSettings,
+        *,
+        threads: int | None = None,
+        embeddings: np.ndarray | None = None,
+    ) -> Self:
+        """Begin a run in a folder, replacing the model that may be there.
+
+        Parameters
+        ----------
+        path
+            The model's folder.
+        corpus
+            The data; in ``path / "corpus"``, or elsewhere and then referred to.
+        config, settings
+            The network and its training.
+        threads
+            Of the kernels; by default all cores.
+        embeddings
+            (V + 1, m) to start from, NaN in rows that are to be random.
+
+        Raises
+        ------
+        FflmError
+            If the text is too short for the window, or the folder cannot be written.
+        """
+        for name, part in corpus.parts.items():
+            if part.tokens <= config.window:
+                raise FflmError(
+                    f"the {name} text has {part.tokens} tokens, too few for a window of {config.window}: "
+                    f"give more text or a smaller --window"
+                )
+        run = cls(path, corpus, config, settings, threads or numba.config.NUMBA_NUM_THREADS)
+        run.trainer.parameters.output_bias[:] = _unigram(corpus.parts["train"], config.vocabulary)
+        if embeddings is not None:
+            given = ~np.isnan(embeddings)
+            run.trainer.parameters.embeddings[given] = embeddings[given]
+        with clear_errors(f"write {path}"):
+            path.mkdir(parents=True, exist_ok=True)
+            for name in (CHECKPOINT, WEIGHTS, LOG):
+                (path / name).unlink(missing_ok=True)
+        place = CORPUS if corpus.path == path / CORPUS else str(corpus.path.resolve())
+        about = {
+            "training": settings.to_dict(),
+            "threads": run.threads,
+            "corpus": {
+                "path": place,
+                "fingerprint": corpus.fingerprint,
+                "parts": {n: _counts(p) for n, p in corpus.parts.items()},
+            },
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        save_config(path, config, corpus.settings, corpus.vocabulary, about)
+        run._write("start", parameters=run.trainer.parameters.count, **run._sizes())
+        run.save()
+        return run
+
+    @classmethod
+    def resume(cls, path: Path, corpus: Corpus | None = None, *, epochs: int | None = None) -> Self:
+        """Go on with the run in a folder, as if it had never been interrupted.
+
+        Parameters
+        ----------
+        path
+            The model's folder.
+        corpus
+            The data, if not the very folder that the run began with; must be the same.
+        epochs
+            A new number of epochs.
+
+        Raises
+        ------
+        FflmError
+            If there is no such run, its files are damaged, or the data is not what it began with.
+        """
+        about = read_config(path)
+        if not (path / CHECKPOINT).is_file():
+            raise FflmError(f"{path} has no {CHECKPOINT} to resume from: train anew with --overwrite")
+        try:
+            place, expected = path / about["corpus"]["path"], about["corpus"]["fingerprint"]
+            config = NetworkConfig.from_dict(about["network"])
+            settings = TrainingSettings.from_dict(about["training"])
+            threads = int(about["threads"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
+        if corpus is None:
+            corpus = Corpus.open(place)
+        corpus.verify()
+        if corpus.fingerprint != expected:
+            reason = _difference(path, corpus, about)
+            raise FflmError(f"{path} was trained on other data ({reason}): resume with the same, or train anew with --overwrite")
+        run = cls(path, corpus, config, settings, threads)
+        load_checkpoint(path / CHECKPOINT, run.trainer, corpus.fingerprint)
+        if epochs is not None and epochs != settings.epochs:
+            run._extend(epochs)
+        truncate_log(path / LOG, run.trainer.state.log_bytes)
+        with clear_errors(f"write {path}"):
+            for leftover in path.glob(".*.tmp"):  # what a kill left of a file that was being written
+                leftover.unlink()
+        return run
+
+    def _extend(self, epochs: int) -> None:
+        """Change the number of epochs of a run."""
+        state = self.trainer.state
+        if epochs <= state.epoch:
+            raise FflmError(f"{state.epoch} epochs are done already: give --epochs a larger number")
+        about = read_config(self.path)
+        self.trainer.settings = dataclasses.replace(self.trainer.settings, epochs=epochs)
+        about["training"] = self.trainer.settings.to_dict()
+        if state.finished:
+            state.finished, state.bad = "", 0
+        save_config(self.path, self.trainer.network.config, self.corpus.settings, self.corpus.vocabulary, about)
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Figures of the best weights so far, as they are stored with them."""
+        _, figures = load_arrays(self.path / WEIGHTS)
+        return dict(figures)
+
+    def prepare(self) -> None:
+        """Make a step and an evaluation of the smallest network of this kind, so that all kernels are compiled."""
+        self._set_threads()
+        config = dataclasses.replace(
+            self.trainer.network.config, vocabulary=2, embedding=1, hidden=tuple(1 for _ in self.trainer.network.config.hidden)
+        )
+        ids = np.zeros(config.window + 1, np.uint16)
+        examples = Windows(ids, config.window, padding=config.vocabulary)
+        settings = dataclasses.replace(self.trainer.settings, epochs=1, batch_size=len(ids))
+        parameters = Parameters.random(config, 0, self.trainer.parameters.embeddings.dtype)
+        for _ in Trainer(Network(config), parameters, examples, examples, settings).run():
+            pass
+
+    def events(self) -> Iterator[Event]:
+        """Train to the end, logging and saving; stop consuming at any event and call `save` to interrupt.
+
+        Raises
+        ------
+        FflmError
+            If training diverges again and again, or a file cannot be written.
+        """
+        self._set_threads()
+        while True:
+            try:
+                for event in self.trainer.run():
+                    self._keep(event)
+                    yield event
+                if self._test is not None:
+                    yield self._evaluate_test(self._test)
+                return
+            except DivergedError as error:
+                yield self._roll_back(error)
+
+    def save(self) -> None:
+        """Write the checkpoint from which `resume` goes on."""
+        save_checkpoint(self.path / CHECKPOINT, self.trainer, self.corpus.fingerprint)
+        self._saved = time.monotonic()
+
+    def _set_threads(self) -> None:
+        numba.set_num_threads(min(self.threads, numba.config.NUMBA_NUM_THREADS))
+
+    def _write(self, event: str, **fields: Any) -> None:
+        self.trainer.state.log_bytes = append_log(self.path / LOG, event, **fields)
+
+    def _keep(self, event: Step | Evaluation | Finished) -> None:
+        """Log an event, and save what is due."""
+        if isinstance(event, Evaluation):
+            figures: dict[str, Any] = {"step": event.step, "epoch": event.epoch, "train_perplexity": math.exp(event.train_loss)}
+            if event.valid_loss is not None:
+                vocabulary = self.trainer.network.config.vocabulary
+                figures["valid"] = perplexity_figures(event.valid_loss, self.corpus.parts["valid"], vocabulary)
+            if event.best:
+                save_weights(self.path, self.trainer.parameters, figures)
+            self._write("evaluation", **dataclasses.asdict(event))
+            self.save()
+        elif isinstance(
+            event, Finished
+        ):  # which a finished run says again when it is resumed, as it does its figures on the test
+            append_log(self.path / LOG, "finished", reason=event.reason)
+        elif time.monotonic() - self._saved > self.save_seconds:
+            self.save()
+
+    def _evaluate_test(self, test: Windows) -> Tested:
+        """Evaluate the best weights on the test text, unless that was done, and store the figures with them."""
+        arrays, figures = load_arrays(self.path / WEIGHTS)
+        if "test" not in figures:
+            config = self.trainer.network.config
+            best = Parameters.from_arrays(config, arrays)
+            loss = mean_loss(self.trainer.network, best, test)
+            figures = {**figures, "test": perplexity_figures(loss, self.corpus.parts["test"], config.vocabulary)}
+            save_weights(self.path, best, figures)
+        append_log(self.path / LOG, "test", **figures["test"])
+        return Tested(figures["test"])
+
+    def _roll_back(self, error: DivergedError) -> RolledBack:
+        divergences = self.trainer.state.divergences + 1
+        if divergences > DIVERGENCES:
+            raise FflmError(f"training does not converge: {error}; try a lower --rate, or a smaller --clip") from error
+        load_checkpoint(self.path / CHECKPOINT, self.trainer, self.corpus.fingerprint)
+        state = self.trainer.state
+        state.divergences = divergences
+        state.rate_factor /= 2
+        event = RolledBack(state.step, str(error), state.rate_factor)
+        self._write("rolled back", **dataclasses.asdict(event))
+        self.save()
+        return event
+
+    def _sizes(self) -> dict[str, int]:
+        return {f"{name}_tokens": part.tokens for name, part in self.corpus.parts.items()}
+
+
+def perplexity_figures(loss: float, part: Part, vocabulary: int) -> dict[str, Any]:
+    """Return a perplexity with all that it means nothing without.
+
+    Parameters
+    ----------
+    loss
+        Mean of -log p over the part's tokens, nats.
+    part
+        What it was measured on.
+    vocabulary
+        Words that can be predicted.
+    """
+    return {
+        "perplexity": math.exp(loss),
+        "loss": loss,
+        "bits_per_character": loss * part.tokens / math.log(2) / part.characters,
+        "vocabulary": vocabulary,
+        **_counts(part),
+    }
+
+
+def _unigram(part: Part, vocabulary: int) -> np.ndarray:
+    """Return log p(word) (V,) by add-one counts: the softmax's bias to start from, so that only contexts remain to be learned."""
+    counts = np.ones(vocabulary)
+    for low in range(0, part.tokens, 2**20):
+        counts += np.bincount(part.ids[low : low + 2**20], minlength=vocabulary)
+    return np.log(counts / counts.sum())
+
+
+def _counts(part: Part) -> dict[str, int]:
+    return {"tokens": part.tokens, "unknown": part.unknown, "ends": part.ends, "characters": part.characters}
+
+
+def _difference(path: Path, corpus: Corpus, about: dict[str, Any]) -> str:
+    """Say in what a corpus differs from the one that a run began with."""
+    if corpus.settings.to_dict() != about["text"]:
+        return "the text is read differently"
+    if len(corpus.vocabulary) != about["vocabulary"].get("size", len(corpus.vocabulary)):
+        return "another vocabulary"
+    for name, counts in about["corpus"]["parts"].items():
+        if name not in corpus.parts or _counts(corpus.parts[name]) != counts:
+            return f"another {name} text"
+    return "the text or the vocabulary has changed"

@@ -1,0 +1,283 @@
+"""Scores: against summing log-probabilities by hand, in all modes, however the text is cut."""
+
+import json
+import math
+import subprocess
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import MODES, tiny_model
+
+from fflm.cli import main
+from fflm.errors import FflmError
+from fflm.lm.model import save_config, save_weights
+from fflm.lm.scoring import score, score_hypotheses, scored_lines, sentences, total, with_feature
+from fflm.text.corpus import TextSettings
+from fflm.text.tokenizer import Tokenizer
+
+MODELS = {name: tiny_model(text, dtype=np.float64) for name, text in MODES.items()}
+TEXT = "the cat sat on the zebra .\n\nthe dog\n. the yak\n"
+CLOSE = {"rel_tol": 1e-9, "abs_tol": 1e-9}
+
+
+@pytest.fixture(params=MODES)
+def model(request):
+    return MODELS[request.param]
+
+
+def losses_by_hand(model, text):
+    """Return each token's id and -log p in a text of words and newlines, one prediction at a time."""
+    start, end = len(model.vocabulary), 1
+    stream = model.text.mode == "stream"
+    found, context = [], [end if stream and model.text.line_ends else start] * model.window
+    for line in text.split("\n")[:-1]:
+        words = line.split()
+        ids = [model.vocabulary.id(word) for word in words]
+        if model.text.ends and (stream or words):
+            ids.append(end)
+        for id_ in ids:
+            log_p = model.log_probabilities(np.array([context[-model.window :]], np.int32))[0, id_]
+            found.append((id_, -float(log_p)))
+            context.append(id_)
+        if not stream:
+            context = [start] * model.window
+    return found
+
+
+def test_the_score_is_the_sum_over_the_words(model):
+    expected = losses_by_hand(model, TEXT)
+    result = score(model, TEXT)
+    known = [loss for id_, loss in expected if id_ != 0]
+    assert result.tokens == len(expected)
+    assert result.unknown == 2
+    assert result.ends == {"sentence": 3, "line ends": 4, "no ends": 0}[next(name for name in MODES if MODELS[name] is model)]
+    assert result.characters == len(TEXT)
+    whole = sum(loss for _, loss in expected)
+    assert math.isclose(result.log_probability, -whole, **CLOSE)
+    assert math.isclose(10**result.log10_probability, math.exp(-whole), rel_tol=1e-6)
+    assert math.isclose(result.loss, whole / len(expected), **CLOSE)
+    assert math.isclose(result.perplexity, math.exp(whole / len(expected)), **CLOSE)
+    assert math.isclose(result.perplexity_known, math.exp(sum(known) / len(known)), **CLOSE)
+    assert math.isclose(result.bits_per_character, whole / math.log(2) / len(TEXT), **CLOSE)
+    assert math.isclose(result.unknown_share, 2 / len(expected), **CLOSE)
+    assert (result.vocabulary, result.rule) == (len(model.vocabulary), "words in train")
+    assert score(model, TEXT.removesuffix("\n")) == result
+    assert model.score(TEXT) == result
+
+
+@given(
+    st.sampled_from(list(MODES)),
+    st.lists(st.lists(st.sampled_from(["the", "cat", "sat", ".", "zebra"]), max_size=6), min_size=1, max_size=12),
+    st.data(),
+)
+def test_chunks_do_not_matter(mode, lines, data):
+    """Chunks end where `read_chunks` ends them: at line ends, or inside a line before a token."""
+    model = MODELS[mode]
+    text = "".join(" ".join(line) + "\n" for line in [["the"], *lines])
+    places = [index + 1 for index, character in enumerate(text[:-1]) if character == "\n" or (character == " " and index)]
+    cuts = sorted(data.draw(st.sets(st.sampled_from(places))) if places else [])
+    chunks = [text[low:high] for low, high in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    pieces = list(scored_lines(model, chunks))
+    expected = losses_by_hand(model, text)
+    assert [id_ for line in pieces for id_ in line.ids] == [id_ for id_, _ in expected]
+    np.testing.assert_allclose(np.concatenate([line.losses for line in pieces]), [loss for _, loss in expected], rtol=1e-9)
+    assert "".join(line.text for line in pieces) == text
+    together = total(model, pieces)
+    found = list(sentences(pieces))
+    assert [line for line, _ in found] == [
+        line for line in text.split("\n")[:-1] if line or (model.text.mode == "stream" and model.text.ends)
+    ]
+    assert sum(each.tokens for _, each in found) == together.tokens == len(expected)
+    assert math.isclose(sum(each.loss_sum for _, each in found), together.loss_sum, **CLOSE)
+
+
+def test_a_text_of_many_batches_and_a_cut_line_count_once(model):
+    text = "the cat sat on the dog . " * 500 + "\n"
+    pieces = list(scored_lines(model, [text[:5000], text[5000:]]))
+    assert len(pieces) == 2
+    [(whole, together)] = sentences(pieces)
+    assert whole == text.removesuffix("\n")
+    expected = losses_by_hand(model, text)
+    assert together.tokens == len(expected)
+    assert math.isclose(together.loss_sum, sum(loss for _, loss in expected), rel_tol=1e-9)
+
+
+@pytest.mark.parametrize("text", ["", "\n", " \n\t\n"])
+def test_text_without_words_is_refused(text):
+    model = MODELS["sentence"]
+    with pytest.raises(FflmError, match="no words"):
+        score(model, text)
+
+
+def test_a_text_of_unknown_words_has_no_perplexity_of_known_ones():
+    result = score(MODELS["no ends"], "yak zebra")
+    assert result.unknown == result.tokens == 2
+    assert math.isnan(result.perplexity_known)
+    values = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert values["perplexity_known"] is None
+    assert math.isclose(values["perplexity"], result.perplexity)
+
+
+def test_scores_of_different_models_are_not_added():
+    with pytest.raises(ValueError, match="cannot be added"):
+        score(MODELS["sentence"], "the cat") + score(MODELS["no ends"], "the cat")
+
+
+HYPOTHESES = ["the cat sat .", "", "dog zebra the the the the", "the", "  "]
+
+
+@pytest.mark.parametrize("newline", ["", "\n"])
+def test_hypotheses_stand_alone(model, newline):
+    text = "\n".join(HYPOTHESES[:-1]) + newline
+    found = list(score_hypotheses(model, [text[:9], text[9:]]))
+    assert [each.fields for each in found] == [[line] for line in HYPOTHESES[:-1]]
+    for each, line in zip(found, HYPOTHESES, strict=False):
+        if line:
+            expected = losses_by_hand(model, line + "\n")
+        elif model.text.ends:  # an empty hypothesis is a sentence of nothing
+            context = np.array([[len(model.vocabulary) if model.text.mode == "sentence" else 1] * model.window], np.int32)
+            expected = [(1, -float(model.log_probabilities(context)[0, 1]))]
+        else:
+            expected = []
+        assert each.score.tokens == len(expected)
+        assert math.isclose(each.score.loss_sum, sum(loss for _, loss in expected), **CLOSE)
+
+
+def test_long_lists_are_scored_in_blocks(model):
+    lines = [f"the {'cat ' * (index % 7)}sat" for index in range(700)]
+    found = list(score_hypotheses(model, (line + "\n" for line in lines)))
+    assert len(found) == 700
+    for index in (0, 255, 256, 511, 512, 699):
+        [alone] = score_hypotheses(model, [lines[index]])
+        assert alone.fields == found[index].fields
+        assert math.isclose(alone.score.loss_sum, found[index].score.loss_sum, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("0 ||| the cat ||| LM0= -1.5 WP0= 3 ||| -7", "0 ||| the cat ||| LM0= -1.5 WP0= 3 fflm= {} ||| -7"),
+        ("0 ||| the cat ||| ||| -7 ||| 0-0 1-1", "0 ||| the cat ||| fflm= {} ||| -7 ||| 0-0 1-1"),
+        ("12|||the cat", "12 ||| the cat ||| fflm= {}"),
+        ("0 |||  the cat  ||| a= 1", "0 ||| the cat ||| a= 1 fflm= {}"),
+    ],
+)
+def test_a_moses_list_gets_a_feature(line, expected):
+    model = MODELS["sentence"]
+    [each] = score_hypotheses(model, [line], moses=True)
+    assert math.isclose(each.score.log_probability, score(model, "the cat").log_probability, **CLOSE)
+    assert with_feature(each.fields, "fflm", 2.5) == expected.format("2.500000")
+
+
+def test_a_moses_list_with_a_bad_line_is_refused_and_an_empty_one_kept():
+    model = MODELS["sentence"]
+    kept = list(score_hypotheses(model, ["0 ||| the\n\n1 ||| cat\n"], moses=True))
+    assert [with_feature(each.fields, "f", 1) != "" for each in kept] == [True, False, True]
+    with pytest.raises(FflmError, match="line 2"):
+        list(score_hypotheses(model, ["0 ||| the\nthe cat\n"], moses=True))
+
+
+# The command line
+
+
+@pytest.fixture(scope="module", params=MODES)
+def saved(request, tmp_path_factory):
+    """Save a model; return its folder and the model."""
+    path = tmp_path_factory.mktemp("models") / "tiny.model"
+    path.mkdir()
+    model = tiny_model(MODES[request.param])
+    save_config(path, model.config, model.text, model.vocabulary, {})
+    save_weights(path, model.parameters, {})
+    return path, model
+
+
+def run(path, *arguments, **options):
+    return CliRunner().invoke(main, ["score", "-m", str(path), *arguments], **options)
+
+
+def objects(result):
+    assert result.exit_code == 0
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_the_summary_of_files_and_of_standard_input(saved, tmp_path):
+    path, model = saved
+    (tmp_path / "a").write_text(TEXT[:28])
+    (tmp_path / "b").write_text(TEXT[28:])
+    [summary] = objects(run(path, "--json", str(tmp_path / "a"), str(tmp_path / "b")))
+    [standard] = objects(run(path, "--json", input=TEXT))
+    assert summary["tokens"] == standard["tokens"]
+    assert math.isclose(summary["perplexity"], standard["perplexity"], rel_tol=1e-6)
+    assert math.isclose(summary["perplexity"], math.exp(np.mean([loss for _, loss in losses_by_hand(model, TEXT)])), rel_tol=1e-5)
+    assert math.isclose(model.perplexity(tmp_path / "a", tmp_path / "b").perplexity, summary["perplexity"], rel_tol=1e-6)
+    text = run(path, "--log-base", "10", input=TEXT).stdout
+    for piece in (
+        f"{standard['perplexity']:,.4f}",
+        f"{standard['perplexity_known']:,.4f}",
+        f"{standard['log10_probability']:,.4f} (base 10",
+    ):
+        assert piece in text
+    assert model.vocabulary.rule in text
+    assert standard["policy"] in text
+
+
+def test_words_and_sentences_sum_up_to_the_summary(saved):
+    path, _ = saved
+    *words, summary = objects(run(path, "--by", "word", "--json", input=TEXT))
+    *lines, same = objects(run(path, "--by", "sentence", "--json", input=TEXT))
+    assert summary == same
+    for scores in (words, lines):
+        assert math.isclose(sum(each["log_probability"] for each in scores), summary["log_probability"], rel_tol=1e-6)
+        assert math.isclose(sum(each["log10_probability"] for each in scores), summary["log10_probability"], rel_tol=1e-6)
+    assert [each["word"] for each in words if each["unknown"]] == ["zebra", "yak"]
+    assert sum(each["word"] == "</s>" for each in words) == summary["ends"]
+    assert [each["text"] for each in lines if each["text"]] == [line for line in TEXT.split("\n") if line]
+    shown = run(path, "--by", "word", input=TEXT).stdout.splitlines()
+    assert [float(line.split()[0]) for line in shown[: len(words)]] == [round(each["log_probability"], 4) for each in words]
+    assert shown[5].endswith("zebra (unknown)")
+    tens = run(path, "--by", "sentence", "--log-base", "10", input=TEXT).stdout.splitlines()
+    assert float(tens[1].split()[0]) == round(lines[0]["log10_probability"], 4)
+
+
+def test_the_command_rescores(saved):
+    path, _ = saved
+    text = "0 ||| the cat ||| f= 1 ||| -2\n0 ||| the dog ||| f= 2 ||| -3"
+    plain = run(path, "--nbest", "plain", "--log-base", "10", input="the cat\nthe dog").stdout.splitlines()
+    moses = run(path, "--nbest", "moses", "--log-base", "10", input=text).stdout.splitlines()
+    values = objects(run(path, "--nbest", "moses", "--json", input=text))
+    assert [line.split("\t")[1] for line in plain] == ["the cat", "the dog"]
+    assert moses == [
+        line.replace(" |||", f" fflm= {score.split()[0]} |||", 3).replace(f" fflm= {score.split()[0]} |||", " |||", 2)
+        for line, score in zip(text.split("\n"), plain, strict=True)
+    ]
+    assert [f"{each['log10_probability']:.6f}" for each in values] == [line.split("\t")[0] for line in plain]
+    assert [each["id"] for each in values] == ["0", "0"]
+
+
+def test_bad_input_gets_one_line(saved, tmp_path):
+    path, _ = saved
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "binary").write_bytes(b"a\0b")
+    for arguments in (["empty"], ["binary"], ["missing"], ["empty", "--nbest", "moses", "--by", "word"]):
+        result = run(path, str(tmp_path / arguments[0]), *arguments[1:])
+        assert result.exit_code in (1, 2)
+        assert result.stdout == ""
+        assert len(result.stderr.splitlines()) == 1
+        assert result.stderr.startswith("error: ")
+
+
+def test_the_installed_command_scores_a_pipe(saved):
+    path, _ = saved
+    command = ["fflm", "score", "--json"]
+    result = subprocess.run(command, cwd=path.parent, input=TEXT, capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout) == objects(run(path, "--json", input=TEXT))[0]
+
+
+def test_characters_are_scored_too():
+    model = tiny_model(TextSettings(Tokenizer("char")), ("a", " ", "b"))
+    result = score(model, "a b\nab\n")
+    assert (result.tokens, result.ends, result.characters) == (7, 2, 7)
+    assert math.isclose(result.bits_per_character, math.log2(result.perplexity), rel_tol=1e-9)

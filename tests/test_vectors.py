@@ -1,0 +1,197 @@
+"""Vectors: exchanged without loss, searched as by brute force."""
+
+import contextlib
+import json
+import re
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import MODES, tiny_model
+
+from fflm.cli import main
+from fflm.errors import FflmError
+from fflm.lm.model import save_config, save_weights
+from fflm.lm.vectors import read_vectors
+from fflm.text.corpus import TextSettings
+from fflm.text.tokenizer import Tokenizer
+
+WORDS = ("the", "cat", "dog", "sat", "on", "mat", ".")
+
+
+@pytest.fixture(params=MODES)
+def model(request):
+    return tiny_model(MODES[request.param], WORDS)
+
+
+def write(model, path):
+    with path.open("w", encoding="utf-8") as file:
+        return model.vectors.write(file)
+
+
+def cosine(a, b):
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_what_is_written_is_read_exactly(model, tmp_path):
+    model.parameters.embeddings[2] = [np.float32(1) / 3, 1e-38, -3.4028235e38, 0]
+    assert write(model, tmp_path / "v") == []
+    first, *lines = (tmp_path / "v").read_text(encoding="utf-8").splitlines()
+    assert first == f"{len(model.vocabulary) + 1} 4"
+    assert [line.split(" ")[0] for line in lines] == [*model.vocabulary.words, "<s>"]
+    assert all(re.fullmatch(r"\S+( \S+){4}", line) for line in lines)
+    read = read_vectors(tmp_path / "v", model.vocabulary, 4)
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, model.parameters.embeddings)
+
+
+def test_words_with_white_space_are_left_out_and_named(tmp_path):
+    model = tiny_model(TextSettings(Tokenizer("char")), ("a", " ", "é", "\u3000"))
+    assert set(write(model, tmp_path / "v")) == {" ", "\u3000"}
+    read = read_vectors(tmp_path / "v", model.vocabulary, 4)
+    missing = np.isnan(read).all(axis=1)
+    assert {model.vocabulary.words[row] for row in np.flatnonzero(missing)} == {" ", "\u3000"}
+    np.testing.assert_array_equal(read[~missing], model.parameters.embeddings[~missing])
+
+
+@pytest.mark.parametrize("header", ["3 4\n", ""], ids=["word2vec", "GloVe"])
+@pytest.mark.parametrize("end", ["\n", " \n", "\r\n", " \r\n"], ids=repr)
+def test_other_programs_files_are_read(model, tmp_path, header, end):
+    lines = ["cat 1 2 3 4", "zebra 5 6 7 8", "dog -1e-3 .5 2. 1E2"]
+    (tmp_path / "v").write_bytes((header + "".join(line + end for line in lines)).encode())
+    read = read_vectors(tmp_path / "v", model.vocabulary, 4)
+    cat, dog = model.vocabulary.id("cat"), model.vocabulary.id("dog")
+    np.testing.assert_array_equal(read[[cat, dog]], np.array([[1, 2, 3, 4], [-1e-3, 0.5, 2, 100]], np.float32))
+    assert np.isnan(np.delete(read, [cat, dog], axis=0)).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"1 3\ncat 1 2 3\n", "line 1 is for vectors of 3"),
+        (b"1 4\ncat 1 2 3\n", "line 2 is for vectors of 3"),
+        (b"2 4\ncat 1 2 3 4\ndog 1 2 3 4 5\n", "line 3 is for vectors of 5"),
+        (b"1 4\ncat 1 2 x 4\n", "line 2 has something else"),
+        (b"1 4\ncat 1 2 nan 4\n", "line 2 has a number that is not finite"),
+        (b"1 4\ncat 1 2 inf 4\n", "line 2 has a number that is not finite"),
+        (b"1 4\ncat 1 2 1e39 4\n", "line 2 has a number that is not finite"),
+        (b"1 4\ncat 1 2  4\n", "line 2 has something else"),
+        (b"3 4\ncat 1 2 3 4\n", "incomplete"),
+        (b"1 4\nzebra 1 2 3 4\n", "none of the vocabulary's words"),
+        (b"1 4\n<unk> 1 2 3 4\n", "none of the vocabulary's words"),
+        (b"", "none of the vocabulary's words"),
+        (b"1 4\ncat \xff\xfe\x00\x01", "line 2 is not UTF-8"),
+    ],
+    ids=str,
+)
+def test_bad_files_are_refused(model, tmp_path, content, message):
+    (tmp_path / "v").write_bytes(content)
+    with pytest.raises(FflmError, match=message):
+        read_vectors(tmp_path / "v", model.vocabulary, 4)
+
+
+def test_a_missing_file_is_refused(model, tmp_path):
+    with pytest.raises(FflmError, match="No such file"):
+        read_vectors(tmp_path / "v", model.vocabulary, 4)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_read_or_refused(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any"
+    path.write_bytes(content)
+    vocabulary = tiny_model(MODES["no ends"], ("a", "1")).vocabulary
+    with contextlib.suppress(FflmError):
+        assert read_vectors(path, vocabulary, 1).shape == (len(vocabulary) + 1, 1)
+
+
+def test_neighbours_are_the_nearest_by_cosine(model):
+    vectors = {word: model.vectors[word].astype(np.float64) for word in WORDS}
+    expected = sorted(((cosine(vectors["cat"], vectors[word]), word) for word in WORDS if word != "cat"), reverse=True)
+    found = model.neighbours("cat", 100)
+    assert [word for word, _ in found] == [word for _, word in expected]
+    np.testing.assert_allclose([value for _, value in found], [value for value, _ in expected], rtol=1e-6)
+    assert model.neighbours("cat", 2) == found[:2]
+
+
+def test_analogies_are_the_nearest_to_the_sum_of_unit_vectors(model):
+    unit = {word: model.vectors[word] / np.linalg.norm(model.vectors[word]) for word in WORDS}
+    target = unit["dog"] - unit["cat"] + unit["sat"]
+    rest = [word for word in WORDS if word not in ("cat", "dog", "sat")]
+    expected = sorted(((cosine(target, unit[word]), word) for word in rest), reverse=True)
+    found = model.vectors.analogy("cat", "dog", "sat", 10)
+    assert [word for word, _ in found] == [word for _, word in expected]
+    np.testing.assert_allclose([value for _, value in found], [value for value, _ in expected], rtol=1e-5)
+
+
+def test_a_planted_analogy_is_found():
+    model = tiny_model(MODES["no ends"], ("man", "woman", "king", "queen", "cat"))
+    points = {"man": (1, 0, 0, 0), "woman": (1, 1, 0, 0), "king": (1, 0, 1, 0), "queen": (1, 1, 1, 0), "cat": (0, 0, 0, 1)}
+    for word, point in points.items():
+        model.parameters.embeddings[model.vocabulary.id(word)] = point
+    assert model.vectors.analogy("man", "woman", "king")[0][0] == "queen"
+
+
+def test_words_are_found_as_the_model_reads_them(model):
+    lower = tiny_model(TextSettings(Tokenizer(lowercase=True)), WORDS)
+    assert lower.neighbours("CAT") == lower.neighbours("cat")
+    assert "CAT" in lower.vectors
+    assert "CAT" not in model.vectors
+    for word in ("CAT", "</s>", "<unk>"):
+        with pytest.raises(FflmError, match="not in the vocabulary"):
+            model.neighbours(word)
+
+
+def test_vectors_of_zeros_are_near_to_nothing():
+    model = tiny_model(MODES["no ends"], ("a", "b", "c"))
+    model.parameters.embeddings[...] = 0
+    assert [value for _, value in model.neighbours("a")] == [0, 0]
+    assert tiny_model(MODES["no ends"], ("a",)).neighbours("a") == []
+
+
+# The command line
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return a function that runs a command with a saved model."""
+    model = tiny_model(TextSettings(Tokenizer("char")), ("a", "b", "c", "d", " "))
+    path = tmp_path / "tiny.model"
+    path.mkdir()
+    save_config(path, model.config, model.text, model.vocabulary, {})
+    save_weights(path, model.parameters, {})
+
+    def run(*arguments):
+        return CliRunner().invoke(main, [arguments[0], "-m", str(path), *arguments[1:]])
+
+    run.model = model
+    return run
+
+
+def test_the_command_exports(run, tmp_path):
+    result = run("vectors")
+    assert result.exit_code == 0
+    assert result.stderr == "left out 1 words with white space: ' '\n"
+    assert result.stdout.startswith("7 4\n")
+    assert run("vectors", "-q", "-o", str(tmp_path / "v")).output == ""
+    assert (tmp_path / "v").read_text(encoding="utf-8") == result.stdout
+    refused = run("vectors", "-o", str(tmp_path / "v"))
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert run("vectors", "-o", str(tmp_path / "v"), "--overwrite", "--json").exit_code == 0
+    values = json.loads((tmp_path / "v").read_text(encoding="utf-8"))
+    assert list(values) == [*run.model.vocabulary.words, "<s>"]
+    np.testing.assert_array_equal(np.array(list(values.values()), np.float32), run.model.parameters.embeddings)
+
+
+def test_the_commands_show_neighbours_and_analogies(run):
+    neighbours = json.loads(run("neighbours", "a", "--top", "2", "--json").stdout)
+    assert [(each["word"], each["cosine"]) for each in neighbours["neighbours"]] == run.model.neighbours("a", 2)
+    answers = json.loads(run("analogy", "a", "b", "c", "--json").stdout)
+    assert [(each["word"], each["cosine"]) for each in answers["answers"]] == run.model.vectors.analogy("a", "b", "c")
+    for arguments in (["neighbours", "a"], ["analogy", "a", "b", "c"]):
+        lines = run(*arguments).stdout.splitlines()
+        assert all(re.fullmatch(r" +-?\d\.\d{4}  (\S|' ')", line) for line in lines)
+    lost = run("neighbours", "x")
+    assert (lost.exit_code, lost.stdout) == (1, "")
+    assert lost.stderr.startswith("error: 'x' is not in the vocabulary")

@@ -1,0 +1,53 @@
+"""Small models with random weights, for the tests of what is done with models."""
+
+import numpy as np
+
+from fflm.lm.model import LanguageModel
+from fflm.network.config import NetworkConfig
+from fflm.network.parameters import Parameters
+from fflm.text.corpus import TextSettings
+from fflm.text.tokenizer import LINE_END
+from fflm.text.vocabulary import Vocabulary
+
+MODES = {
+    "sentence": TextSettings(mode="sentence"),
+    "line ends": TextSettings(mode="stream"),
+    "no ends": TextSettings(mode="stream", line_ends=False),
+}
+WORDS = ("the", "cat", "dog", "sat", "on", ".")
+
+
+def tiny_model(text=MODES["sentence"], words=WORDS, *, window=3, seed=1, dtype=np.float32):
+    """Return a model whose distributions are far from uniform and depend on every word of the context."""
+    counts = {word: 10 * (len(words) - index) for index, word in enumerate(words)} | ({LINE_END: 7} if text.ends else {})
+    vocabulary = Vocabulary.from_counts(counts, ends=text.ends)
+    config = NetworkConfig(vocabulary=len(vocabulary), window=window, embedding=4, hidden=(6,))
+    parameters = Parameters.random(config, seed, dtype)
+    generator = np.random.default_rng(seed)
+    for array in parameters:
+        array[...] = generator.normal(0, 1, array.shape)
+    return LanguageModel(config, parameters, vocabulary, text)
+
+
+class Bigrams:
+    """A predictor that is no network: p(word | last word) from a table of probabilities, the others rare."""
+
+    window = 1
+
+    def __init__(self, text, words, table):
+        self.text = text
+        self.vocabulary = Vocabulary.from_words(words, {}, ends=text.ends)
+        ids = {word: id_ for id_, word in enumerate([*self.vocabulary.words, "<s>"])}
+        self.table = np.full((len(ids), len(ids) - 1), 1e-3)
+        for before, row in table.items():
+            for word, probability in row.items():
+                self.table[ids[before], ids[word]] = probability
+        self.table /= self.table.sum(axis=1, keepdims=True)
+
+    def log_probabilities(self, contexts):
+        """Look the rows up."""
+        return np.log(self.table[contexts[:, -1]])
+
+    def losses(self, contexts, targets):
+        """Look the entries up."""
+        return -np.log(self.table[contexts[:, -1], targets])
