@@ -1,0 +1,113 @@
+"""`fflm generate`: continue a prefix."""
+
+import json
+import secrets
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fflm.cli.options import json_option, load_model, model_option, prefix_options, quiet_option, read_prefix
+
+_SAMPLING = ("temperature", "top_k", "top_p", "seed")
+_BEAMS = ("normalize",)
+
+
+@click.command()
+@model_option
+@prefix_options
+@click.option("-n", "--samples", type=click.IntRange(1), default=1, show_default=True, help="Continuations to write.")
+@click.option("--length", type=click.IntRange(1), default=100, show_default=True, help="Tokens that each may have.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0),
+    default=1.0,
+    show_default=True,
+    help="Less than 1 draws likelier words, more than 1 bolder ones; 0 is --greedy.",
+)
+@click.option("--top-k", type=click.IntRange(1), help="Draw from the so many likeliest words only.")
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Draw from the fewest words that have this probability together (nucleus).",
+)
+@click.option("--seed", type=click.IntRange(0), help="The same seed draws the same text. [default: another each time]")
+@click.option("--greedy", is_flag=True, help="Take the likeliest word always.")
+@click.option("--beams", type=click.IntRange(1), help="Search for the likeliest text, keeping so many hypotheses.")
+@click.option("--normalize", is_flag=True, help="Order the hypotheses by log-probability per token.")
+@click.option("--unknown", is_flag=True, help="Allow <unk>.")
+@click.option(
+    "--stop-at-end/--no-stop-at-end", default=None, help="Stop at the end of a sentence. [default: if the model reads sentences]"
+)
+@quiet_option
+@json_option
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    model_path: Path | None,
+    prefix: str | None,
+    prefix_file: Path | None,
+    samples: int,
+    greedy: bool,
+    beams: int | None,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Continue a prefix, and write it with its continuation.
+
+    The text is drawn from the model's distribution, or the likeliest is searched for with --greedy or --beams. A model that reads
+    sentences writes one, to its end; others write on. Texts of which one has several lines are kept apart by an empty line.
+
+    \b
+    Example:
+      fflm generate --prefix "The cat" --temperature 0.7 --samples 3
+      fflm generate --prefix "The cat" --beams 10 --stop-at-end
+    """
+    from fflm.lm import generation
+
+    _check_combination(context, greedy, beams, samples)
+    model = load_model(model_path)
+    start = read_prefix(model, prefix, prefix_file, quiet)
+    if beams:
+        options = {name: value for name, value in options.items() if name not in _SAMPLING}
+        found = generation.beam_search(model, start, beams=beams, **options)[:samples]
+    else:
+        options = {name: value for name, value in options.items() if name not in _BEAMS}
+        if greedy:
+            options["temperature"] = 0.0
+        elif options["seed"] is None:
+            options["seed"] = secrets.randbits(32)
+        found = generation.sample(model, start, samples=samples, **options)
+    texts = [generation.render(model, start, each) for each in found]
+    if as_json:
+        continuations = [
+            {
+                "text": text,
+                "tokens": [model.vocabulary.words[id_] for id_ in each.ids],
+                "log_probability": each.log_probability,
+                "ended": each.ended,
+            }
+            for text, each in zip(texts, found, strict=True)
+        ]
+        result = {"prefix": start.text, "unknown": start.unknown, "seed": options.get("seed"), "continuations": continuations}
+        click.echo(json.dumps(result, ensure_ascii=False))
+    else:
+        click.echo(("\n\n" if any("\n" in text for text in texts) else "\n").join(texts))
+
+
+def _check_combination(context: click.Context, greedy: bool, beams: int | None, samples: int) -> None:
+    """Refuse options that would have no effect."""
+    given = [name for name in context.params if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    idle = [f"--{name.replace('_', '-')}" for name in given if name in (_SAMPLING if beams or greedy else ())]
+    if beams and greedy:
+        raise click.UsageError("give --greedy or --beams, not both")
+    if idle:
+        raise click.UsageError(f"{'--beams' if beams else '--greedy'} draws nothing: leave out {', '.join(idle)}")
+    if beams and samples > beams:
+        raise click.UsageError(f"{beams} beams cannot give {samples} texts: raise --beams")
+    if greedy and samples > 1:
+        raise click.UsageError("--greedy always gives the same text: leave out --samples, or give --beams")
+    if not beams and "normalize" in given:
+        raise click.UsageError("--normalize is for --beams")

@@ -1,0 +1,120 @@
+"""`fflm info`: what a model is, and how it came to be."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fflm.cli.options import describe_perplexity, json_option
+from fflm.errors import FflmError
+
+
+@click.command()
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@json_option
+def command(model: Path | None, as_json: bool) -> None:
+    """Show what MODEL is and how it was trained: configuration, sizes, text, history, figures, versions.
+
+    Without MODEL, the one trained last in this folder.
+
+    \b
+    Example:
+      fflm info stories.model
+    """
+    from fflm.lm.model import latest_model
+
+    path = model or latest_model(Path())
+    about = _read(path)
+    if as_json:
+        click.echo(json.dumps(about, ensure_ascii=False, indent=2))
+        return
+    try:
+        click.echo("\n".join(_lines(path, about)))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FflmError(f"{path} is damaged ({error!r}): `fflm info --json {path}` shows what is there") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return config.json, the figures of the best weights, and the log."""
+    from fflm.lm.model import CHECKPOINT, CONFIG, LOG, WEIGHTS, LanguageModel, read_config
+    from fflm.network.config import NetworkConfig
+    from fflm.network.parameters import shapes
+    from fflm.training.checkpoints import load_arrays
+    from fflm.training.log import read_log
+
+    about = read_config(path)
+    figures: dict[str, Any] | None = None
+    if (path / WEIGHTS).is_file():
+        figures = LanguageModel.load(path).about["figures"]
+    elif (path / CHECKPOINT).is_file():
+        load_arrays(path / CHECKPOINT)  # says so if the run cannot be resumed
+    else:
+        raise FflmError(f"{path} holds neither weights nor a checkpoint: train again")
+    log = read_log(path / LOG) if (path / LOG).is_file() else []
+    try:
+        arrays = shapes(NetworkConfig.from_dict(about["network"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
+    files = [path / name for name in (WEIGHTS, CHECKPOINT) if (path / name).is_file()]
+    return {
+        "model": str(path),
+        **about,
+        "parameters": {
+            "count": sum(map(math.prod, arrays.values())),
+            "arrays": {name: list(shape) for name, shape in arrays.items()},
+            "bytes": {file.name: file.stat().st_size for file in files},
+        },
+        "finished": next((event["reason"] for event in reversed(log) if event.get("event") == "finished"), None),
+        "history": [event for event in log if event.get("event") == "evaluation"],
+        "figures": figures,
+    }
+
+
+def _lines(path: Path, about: dict[str, Any]) -> list[str]:
+    """Return it all as lines to read."""
+    arrays, text, vocabulary = about["parameters"]["arrays"], about["text"], about["vocabulary"]
+    lines = [f"model {path}, begun {about['created']}"]
+    if about["finished"]:
+        lines.append(f"finished: {about['finished']}")
+    else:
+        lines.append(f"unfinished: go on with `fflm train --resume {path}`")
+    lines += ["", "network", *_pairs(about["network"])]
+    lines += ["", f"parameters: {about['parameters']['count']:,}"]
+    lines += [f"  {name:18} {' x '.join(f'{n:,}' for n in shape):>18} {math.prod(shape):>14,}" for name, shape in arrays.items()]
+    lines += [f"  {name}: {size / 1e6:,.2f} MB" for name, size in about["parameters"]["bytes"].items()]
+    lines += ["", "text", *_pairs(text["tokenizer"], mode="tokenizer")]
+    lines += _pairs({name: value for name, value in text.items() if name != "tokenizer"})
+    lines += ["", f"vocabulary: {vocabulary['size']:,} ({vocabulary['rule']})"]
+    for name, part in about["corpus"]["parts"].items():
+        lines.append(f"  {name:5} {part['tokens']:>12,} tokens, {part['unknown'] / part['tokens']:.2%} unknown")
+    lines += ["", "training", *_pairs(about["training"]), *_pairs({"threads": about["threads"]})]
+    lines += ["", "history", "  epoch      step           tokens   training  validation      rate   seconds"]
+    for event in about["history"]:
+        valid = "-" if event["valid_loss"] is None else f"{math.exp(event['valid_loss']):.2f}"
+        lines.append(
+            f"  {event['epoch']:5} {event['step']:>9,} {event['words']:>16,} {math.exp(event['train_loss']):10.2f}  {valid:>10}"
+            f" {event['rate']:9.2g} {event['seconds']:9.1f}{' *' if event['best'] else ''}"
+        )
+    if about["figures"] is None:
+        lines += ["  not evaluated yet: there are no weights to use, only a checkpoint to go on from"]
+    else:
+        lines += ["", f"best weights, from epoch {about['figures']['epoch']}"]
+        measured = [name for name in ("valid", "test") if name in about["figures"]]
+        lines += [f"  {name:5} {describe_perplexity(about['figures'][name])}" for name in measured]
+    return [*lines, "", "versions", *_pairs(about["versions"])]
+
+
+def _pairs(values: dict[str, Any], **names: str) -> list[str]:
+    """Return a line a value, under its name or the one that is given for it."""
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            shown = "yes" if value else "no"
+        elif isinstance(value, list):
+            shown = ", ".join(map(str, value)) or "none"
+        else:
+            shown = "none" if value is None else str(value)
+        lines.append(f"  {names.get(name, name).replace('_', ' '):18} {shown}")
+    return lines

@@ -1,0 +1,28 @@
+"""`fflm neighbours`: the words nearest to a word."""
+
+import json
+from pathlib import Path
+
+import click
+
+from fflm.cli.options import json_option, load_model, model_option, show_nearest, top_option
+
+
+@click.command()
+@model_option
+@click.argument("word")
+@top_option
+@json_option
+def command(model_path: Path | None, word: str, top: int, as_json: bool) -> None:
+    """Show the words whose embeddings are nearest to WORD's, with the cosine of the angle between them.
+
+    \b
+    Example:
+      fflm neighbours cat --top 5
+    """
+    found = load_model(model_path).neighbours(word, top)
+    if as_json:
+        table = [{"word": other, "cosine": cosine} for other, cosine in found]
+        click.echo(json.dumps({"word": word, "neighbours": table}, ensure_ascii=False))
+    else:
+        show_nearest(found)

@@ -1,0 +1,46 @@
+"""`fflm next`: the distribution of the next word."""
+
+import json
+from pathlib import Path
+
+import click
+
+from fflm.cli.options import json_option, load_model, model_option, prefix_options, quiet_option, read_prefix, show_word
+
+
+@click.command()
+@model_option
+@prefix_options
+@click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="The so many likeliest words.")
+@quiet_option
+@json_option
+def command(model_path: Path | None, prefix: str | None, prefix_file: Path | None, top: int, quiet: bool, as_json: bool) -> None:
+    """Show the likeliest words after a prefix, with their probabilities, which sum to one over the whole vocabulary.
+
+    <unk> is any word that the model does not know, </s> the end of a line or sentence.
+
+    \b
+    Example:
+      fflm next --prefix "The cat sat on the" --top 5
+    """
+    from fflm.lm import generation
+
+    model = load_model(model_path)
+    start = read_prefix(model, prefix, prefix_file, quiet)
+    words = generation.next_words(model, start, top)
+    others = max(0.0, 1 - sum(probability for _, probability in words)) if len(words) < len(model.vocabulary) else 0.0
+    if as_json:
+        table = [{"word": word, "probability": probability} for word, probability in words]
+        result = {
+            "prefix": start.text,
+            "unknown": start.unknown,
+            "vocabulary": len(model.vocabulary),
+            "words": table,
+            "others": others,
+        }
+        click.echo(json.dumps(result, ensure_ascii=False))
+        return
+    for word, probability in words:
+        click.echo(f"{probability:10.6f}  {show_word(word)}")
+    if len(words) < len(model.vocabulary):
+        click.echo(f"{others:10.6f}  ({len(model.vocabulary) - len(words):,} others)")

@@ -1,0 +1,195 @@
+"""Options and conversions that several commands share."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fflm.lm.generation import Prefix
+    from fflm.lm.model import LanguageModel
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what exists.")
+model_option = click.option(
+    "-m",
+    "--model",
+    "model_path",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="The model. [default: the one trained last in this folder]",
+)
+
+top_option = click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="The so many nearest words.")
+
+
+def field_option(of: type, name: str, help: str, **attributes: Any) -> Callable[[Command], Command]:
+    """Return an option for a dataclass's field, with the field's default: ``batch_size`` becomes ``--batch-size``."""
+    default = next(field.default for field in dataclasses.fields(of) if field.name == name)
+    if isinstance(default, bool):
+        attributes["is_flag"] = True
+    elif "type" not in attributes:
+        attributes["type"] = type(default)
+    attributes.setdefault("show_default", default is not None and not isinstance(default, bool))
+    return click.option(f"--{name.replace('_', '-')}", name, default=default, help=help, **attributes)
+
+
+def text_options(command: Command) -> Command:
+    """Add the options that say how text becomes ids: tokenizer, vocabulary, held-out parts."""
+    from fflm.text.corpus import TextSettings, VocabularyRule
+    from fflm.text.tokenizer import Tokenizer
+
+    options = [
+        click.option(
+            "--tokenizer",
+            type=click.Choice(["word", "char", "space"]),
+            default=Tokenizer.mode,
+            show_default=True,
+            help="Split text into words and punctuation, into characters, or only at white space.",
+        ),
+        field_option(Tokenizer, "lowercase", "Lower-case the text."),
+        field_option(
+            Tokenizer,
+            "normalization",
+            "Normalise the text's Unicode.",
+            type=click.Choice(["NFC", "NFD", "NFKC", "NFKD"]),
+        ),
+        field_option(
+            TextSettings,
+            "mode",
+            "Read one long text, or one sentence a line that no context crosses.",
+            type=click.Choice(["stream", "sentence"]),
+        ),
+        click.option(
+            "--line-ends/--no-line-ends",
+            default=TextSettings.line_ends,
+            show_default=True,
+            help="In a stream, whether line ends are words, </s>, or mere white space.",
+        ),
+        field_option(VocabularyRule, "min_count", "Words seen less often are unknown, <unk>.", type=click.IntRange(1)),
+        field_option(VocabularyRule, "max_size", "Largest vocabulary: the most frequent words.", type=click.IntRange(3)),
+        click.option(
+            "--vocabulary",
+            "words",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Take exactly the words in FILE, one a line.",
+        ),
+        click.option(
+            "--vocabulary-source",
+            "source",
+            type=click.Choice(["train", "all"]),
+            default=VocabularyRule.source,
+            show_default=True,
+            help="Count words in the training text only, or in held-out text too (as Bengio et al. did).",
+        ),
+        click.option(
+            "--valid",
+            multiple=True,
+            metavar="PATH|SHARE|COUNT",
+            default=["5%"],
+            show_default=True,
+            help="Validation text: files or folders, or what to cut off the end of the text: a share (5%), a number of "
+            "tokens (200000), or 0 for none.",
+        ),
+        click.option("--test", multiple=True, metavar="PATH|SHARE|COUNT", help="Test text, likewise. [default: none]"),
+        click.option("--encoding", default="utf-8", show_default=True, help="Of the text."),
+        click.option(
+            "--errors",
+            type=click.Choice(["strict", "replace"]),
+            default="strict",
+            show_default=True,
+            help="Refuse bytes that cannot be decoded, or replace them.",
+        ),
+        click.option("--processes", type=click.IntRange(1), help="Of the tokenizer. [default: one a core]"),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def tokenizing(console: "Console") -> Iterator[Callable[[int], None]]:
+    """Show how much text was read; yield the function that counts it."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("reading text: {task.completed:,.0f} characters"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading", total=None)
+        yield lambda characters: progress.advance(task, characters)
+
+
+def prefix_options(command: Command) -> Command:
+    """Add the options that give the text to be continued; `read_prefix` takes their values."""
+    options = [
+        click.option(
+            "--prefix", metavar="TEXT", callback=_check_encoding, help="The text to continue. [default: none, a beginning]"
+        ),
+        click.option(
+            "--prefix-file",
+            type=click.Path(path_type=Path, allow_dash=True),
+            metavar="FILE",
+            help="Or a file that holds it, - for standard input; the newline at its end does not count.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _check_encoding(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError as error:
+        raise click.BadParameter("is not valid UTF-8: mend it, or set the locale to UTF-8") from error
+    return value
+
+
+def read_prefix(model: "LanguageModel", prefix: str | None, prefix_file: Path | None, quiet: bool) -> "Prefix":
+    """Return the prefix that was given, after saying which of its words the model does not know."""
+    from fflm.lm import generation
+    from fflm.text.reading import read_chunks
+
+    if prefix is not None and prefix_file is not None:
+        raise click.UsageError("give --prefix or --prefix-file, not both")
+    if prefix_file is not None:
+        prefix = "".join(read_chunks([prefix_file])).removesuffix("\n")
+    result = generation.read_prefix(model, prefix or "")
+    if result.unknown and not quiet:
+        click.echo(f"not in the vocabulary, read as <unk>: {' '.join(map(show_word, result.unknown))}", err=True)
+    return result
+
+
+def show_word(word: str) -> str:
+    """Return a word so that it can be seen in a column: quoted and escaped if it is or has white space or control characters."""
+    return word if word.isprintable() and not word.isspace() else repr(word)
+
+
+def show_nearest(found: Iterable[tuple[str, float]]) -> None:
+    """Print words and their cosines."""
+    for word, cosine in found:
+        click.echo(f"{cosine:8.4f}  {show_word(word)}")
+
+
+def load_model(path: Path | None) -> "LanguageModel":
+    """Load the model that was named, or the one trained last in the current folder."""
+    from fflm.lm.model import LanguageModel, latest_model
+
+    return LanguageModel.load(path or latest_model(Path()))
+
+
+def describe_perplexity(figures: dict[str, Any]) -> str:
+    """Return a perplexity in a line, with all that it means nothing without (see `fflm.lm.train.perplexity_figures`)."""
+    ends = "sentence ends counted" if figures["ends"] else "no sentence ends"
+    return (
+        f"perplexity {figures['perplexity']:.2f} over {figures['tokens']:,} tokens ({ends}), vocabulary {figures['vocabulary']:,}, "
+        f"{figures['unknown'] / figures['tokens']:.2%} unknown, {figures['bits_per_character']:.3f} bits per character"
+    )

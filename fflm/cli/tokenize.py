@@ -1,0 +1,49 @@
+"""`fflm tokenize`: text to ids on disk."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fflm.cli.options import json_option, overwrite_option, quiet_option, text_options, tokenizing
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="Where to put the ids.")
+@overwrite_option
+@text_options
+@quiet_option
+@json_option
+def command(inputs: tuple[Path, ...], output: Path, overwrite: bool, quiet: bool, as_json: bool, **options: Any) -> None:
+    """Turn INPUTS (files, folders, .gz files, - for standard input) into word ids on disk, to train on again and again.
+
+    \b
+    Example:
+      fflm tokenize corpora/stories.txt -o stories.ids
+      fflm train stories.ids
+    """
+    from rich.console import Console
+
+    from fflm.lm.train import text_settings
+    from fflm.text.corpus import parse_held_out, tokenize
+
+    console = Console(stderr=True, quiet=quiet, highlight=False)
+    valid, test = (parse_held_out(options.pop(name)) for name in ("valid", "test"))
+    text, rule = text_settings(options)
+    with tokenizing(console) as progress:
+        corpus = tokenize(inputs, output, text, rule, valid, test, overwrite=overwrite, progress=progress, **options)
+    parts = {
+        name: {"tokens": part.tokens, "unknown": part.unknown, "ends": part.ends, "characters": part.characters}
+        for name, part in corpus.parts.items()
+    }
+    if as_json:
+        vocabulary = corpus.vocabulary.to_dict()
+        click.echo(json.dumps({"corpus": str(output), "vocabulary": vocabulary, "parts": parts}, ensure_ascii=False))
+        return
+    click.echo(f"{output}: vocabulary {len(corpus.vocabulary):,} ({corpus.vocabulary.rule})")
+    for name, part in corpus.parts.items():
+        click.echo(
+            f"{name:5} {part.tokens:>12,} tokens, {part.unknown / part.tokens:.2%} unknown, {part.characters:,} characters"
+        )

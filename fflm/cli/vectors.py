@@ -1,0 +1,56 @@
+"""`fflm vectors`: export the embeddings."""
+
+import json
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from fflm.cli.options import json_option, load_model, model_option, overwrite_option, quiet_option, show_word
+
+if TYPE_CHECKING:
+    from fflm.lm.vectors import Vectors
+
+
+@click.command()
+@model_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="The file. [default: standard output]")
+@overwrite_option
+@quiet_option
+@json_option
+def command(model_path: Path | None, output: Path | None, overwrite: bool, quiet: bool, as_json: bool) -> None:
+    """Export the word embeddings in word2vec's text format, also those of <unk>, </s> and <s>.
+
+    Words with white space in them, as in models of characters, cannot be written; they are named. --json prints an object of
+    words and vectors instead. Train from vectors with `fflm train --vectors FILE`.
+
+    \b
+    Example:
+      fflm vectors -o vectors.txt
+    """
+    from fflm.errors import FflmError
+    from fflm.files import replacing
+
+    if output and output.exists() and not overwrite:
+        raise FflmError(f"{output} exists: choose another file, or allow overwriting with --overwrite")
+    vectors = load_model(model_path).vectors
+    if output:
+        with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+            skipped = _write(vectors, file, as_json)
+    else:
+        skipped = _write(vectors, sys.stdout, as_json)
+    if skipped and not quiet:
+        click.echo(f"left out {len(skipped)} words with white space: {' '.join(map(show_word, skipped))}", err=True)
+
+
+def _write(vectors: "Vectors", file: IO[str], as_json: bool) -> list[str]:
+    """Write the vectors; return the words that were left out."""
+    from fflm.text.vocabulary import START
+
+    if not as_json:
+        return vectors.write(file)
+    names = [*vectors.vocabulary.words, START]
+    json.dump(dict(zip(names, vectors.array.tolist(), strict=True)), file, ensure_ascii=False)
+    file.write("\n")
+    return []
