@@ -1,0 +1,117 @@
+"""What the benchmarks share: the machine, timing in turns, the command, and where results go."""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numba
+
+from fflm.backend import blas
+from fflm.files import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+STORIES = ROOT / "corpora" / "stories.txt"
+FFLM = [sys.executable, str(ROOT / "cli.py")]
+"""The command ``fflm``, of this checkout and this Python."""
+
+
+TUNING = ("MALLOC_", "MKL_", "OMP_", "OPENBLAS_")
+"""Beginnings of the environment variables that change how fast the same code is."""
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line, to which ``--quick`` is added."""
+    parser.add_argument("--quick", action="store_true", help="only see whether it works: a small run that is not recorded")
+    return parser.parse_args()
+
+
+def machine() -> dict[str, Any]:
+    """Return what a figure depends on besides the code. Call it first: it notes how busy the machine is."""
+    load = os.getloadavg()[0]
+    if load > 0.3:
+        print(f"warning: the machine is busy (load {load:.1f}), figures will be too low", file=sys.stderr)
+    processor = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    return {
+        "processor": processor[0] if processor else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": platform.freedesktop_os_release()["PRETTY_NAME"],
+        "load_before": round(load, 2),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("fflm", "numba", "numpy", "scipy", "torch")},
+        "blas": blas.description(),
+        "numba_threads": numba.config.NUMBA_NUM_THREADS,
+        "environment": {name: value for name, value in os.environ.items() if name.startswith(TUNING)},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def record(name: str, quick: bool, about: Mapping[str, Any], **result: Any) -> None:
+    """Write results/NAME.json: the machine, then the result. A quick run is not recorded."""
+    if quick:
+        print("quick run: not recorded")
+        return
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {"benchmark": name, "date": time.strftime("%Y-%m-%d"), "machine": about, **result})
+    print(f"recorded in {path.relative_to(ROOT)}")
+
+
+def in_turns(steps: Mapping[str, Callable[[], Any]], rounds: int, turn_seconds: float = 0.3) -> dict[str, list[float]]:
+    """Time several ways of doing the same in turns, so that whatever else the machine does meets all of them.
+
+    Parameters
+    ----------
+    steps
+        The contenders.
+    rounds
+        Turns of each, in a new random order every round.
+    turn_seconds
+        How long a turn takes at least.
+
+    Returns
+    -------
+    dict
+        Seconds a step in each turn, of each contender.
+    """
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name in random.sample(list(steps), len(steps)):
+            time.sleep(0.05)  # threads of the contender before spin for a while before they sleep
+            steps[name]()
+            count, started = 0, time.perf_counter()
+            while (elapsed := time.perf_counter() - started) < turn_seconds or not count:
+                steps[name]()
+                count += 1
+            times[name].append(elapsed / count)
+    return times
+
+
+def quartiles(values: list[float]) -> dict[str, float]:
+    """Return the median and the two quartiles around it."""
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": median, "low": low, "high": high}
+
+
+def run_json(*arguments: str | Path) -> Any:
+    """Run ``fflm ... --json``, its progress shown, and return what it prints."""
+    process = subprocess.run([*FFLM, *map(str, arguments), "--json"], stdout=subprocess.PIPE)
+    if process.returncode:
+        sys.exit(f"fflm {arguments[0]} failed")
+    return json.loads(process.stdout)

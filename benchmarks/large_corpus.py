@@ -1,0 +1,142 @@
+"""Claim: a corpus of 50 million tokens is tokenised and trained on with less than 1 GB of memory beyond the parameters.
+
+Makes a text of that size by repeating one, runs `fflm tokenize` and then `fflm train` for some seconds, and watches the resident
+memory of the process and of its children (Linux only). Parameters, gradients and moments are subtracted from the training's.
+Verified: the ids on disk are those of the text, repeated.
+"""
+
+import argparse
+import contextlib
+import math
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from common import FFLM, STORIES, machine, parse, record
+
+from fflm.lm.model import CHECKPOINT, LOG
+from fflm.text.corpus import Corpus, TextSettings
+from fflm.training.checkpoints import load_arrays
+
+LIMIT = 10**9
+VALID_TOKENS = 20_000
+EVALUATE_EVERY = 500
+
+
+def family(process: int) -> Iterator[int]:
+    """Yield a process and all its descendants."""
+    yield process
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        for child in children.read_text().split():
+            yield from family(int(child))
+
+
+def resident(process: int) -> tuple[int, int]:
+    """Return the resident memory of a process, now and at its peak, in bytes."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    now, peak = (int(status[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    return now, peak
+
+
+def watch(arguments: list[str | Path], seconds: float = math.inf) -> dict[str, float]:
+    """Run ``fflm``, interrupt it after some seconds as Ctrl-C would, and return its time and its memory, in bytes.
+
+    ``process`` and ``largest_child`` are peaks; ``together`` is the largest sum over all processes at one moment, in which
+    memory that they share counts repeatedly.
+    """
+    started = time.monotonic()
+    process = subprocess.Popen([*FFLM, *map(str, arguments)], stdout=subprocess.DEVNULL)
+    peaks: dict[int, int] = {}
+    together = 0
+    interrupted = False
+    while process.poll() is None:
+        total = 0
+        with contextlib.suppress(OSError, KeyError):  # a process that has just ended
+            for member in family(process.pid):
+                now, peaks[member] = resident(member)
+                total += now
+        together = max(together, total)
+        if not interrupted and time.monotonic() - started > seconds:
+            process.send_signal(signal.SIGINT)
+            interrupted = True
+        time.sleep(0.02)
+    if process.returncode not in ((0, 130) if interrupted else (0,)):
+        sys.exit(f"fflm {arguments[0]} failed with code {process.returncode}")
+    own = peaks.pop(process.pid)
+    return {
+        "seconds": time.monotonic() - started,
+        "process": own,
+        "largest_child": max(peaks.values(), default=0),
+        "children": len(peaks),
+        "together": max(together, own),
+    }
+
+
+def show(name: str, memory: dict[str, float]) -> None:
+    print(
+        f"{name}: {memory['seconds']:.1f} s; peak memory {memory['process'] / 1e6:.0f} MB in the process, "
+        f"{memory['largest_child'] / 1e6:.0f} MB in the largest of {memory['children']} children, "
+        f"{memory['together'] / 1e6:.0f} MB together"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", type=Path, nargs="?", default=STORIES, help="what is repeated [default: the stories]")
+    parser.add_argument("--tokens", type=int, default=50_000_000)
+    parser.add_argument("--seconds", type=float, default=120, help="of training, start and compiling included")
+    options = parse(parser)
+    tokens, seconds = (2_000_000, 15.0) if options.quick else (options.tokens, options.seconds)
+    about = machine()
+    text = options.text.read_text(encoding="utf-8").rstrip("\n") + "\n"
+    settings = TextSettings()
+    once = len(settings.tokens(settings.tokenizer.normalize(text)))
+    repetitions = math.ceil(tokens / once)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file, ids, model = folder / "large.txt", folder / "large.ids", folder / "large.model"
+        with file.open("w", encoding="utf-8", newline="\n") as large:
+            for _ in range(repetitions):
+                large.write(text)
+        size = file.stat().st_size
+        print(f"text: {once:,} tokens {repetitions:,} times, {size / 1e6:.0f} MB")
+        tokenize = watch(["tokenize", file, "-o", ids, "--valid", VALID_TOKENS, "--quiet"])
+        show("tokenize", tokenize)
+
+        corpus = Corpus.open(ids)
+        expected = settings.encode_text(text, corpus.vocabulary)
+        tokens = sum(part.tokens for part in corpus.parts.values())
+        whole = np.concatenate([corpus.parts["train"].ids, corpus.parts["valid"].ids])
+        if not np.array_equal(whole, np.tile(expected.astype(whole.dtype), repetitions)):
+            sys.exit("the ids on disk are not those of the text")
+        print(f"          {tokens:,} tokens, {tokens / tokenize['seconds']:,.0f} a second; the ids on disk are verified")
+
+        train = watch(["train", ids, "-o", model, "--evaluate-every", EVALUATE_EVERY, "--quiet"], seconds)
+        arrays, checkpoint = load_arrays(model / CHECKPOINT)
+        network = sum(array.nbytes for array in arrays.values())  # parameters and moments
+        network += sum(array.nbytes for name, array in arrays.items() if name.startswith("parameters."))  # and gradients
+        state = checkpoint["state"]
+        evaluations = (model / LOG).read_text(encoding="utf-8").count('"evaluation"')
+    rate = state["words"] / state["seconds"]
+    beyond = train["together"] - network
+    show("train", train)
+    print(f"       {state['words']:,} tokens, {rate:,.0f} a second; {evaluations} evaluations")
+    print(f"       parameters, gradients and moments {network / 1e6:.0f} MB, beyond them {beyond / 1e6:.0f} MB")
+    passed = tokenize["together"] < LIMIT and beyond < LIMIT
+    print(f"{'both' if passed else 'NOT both'} below {LIMIT / 1e6:.0f} MB")
+    record(
+        "large_corpus", options.quick, about,
+        tokens=tokens, bytes=size, vocabulary=len(corpus.vocabulary), tokenize=tokenize, train=train,
+        parameters_gradients_moments=network, train_beyond_them=beyond, train_tokens=state["words"],
+        train_tokens_per_second=rate, limit=LIMIT, passed=passed,
+    )  # fmt: skip
+    sys.exit(not passed)
+
+
+if __name__ == "__main__":
+    main()
