@@ -276,6 +276,7 @@ def test_verify_finds_changed_ids(text, tmp_path):
     ("values", "held_out"),
     [
         ([], None),
+        (["0"], None),
         (["5%"], Share(0.05)),
         (["0.1"], Share(0.1)),
         (["200000"], Count(200000)),
@@ -287,7 +288,7 @@ def test_parse_held_out(values, held_out):
     assert parse_held_out(values) == held_out
 
 
-@pytest.mark.parametrize("value", ["0", "0%", "100%", "1.5", "nan", "-0.1"])
+@pytest.mark.parametrize("value", ["0%", "100%", "1.5", "nan", "-0.1"])
 def test_nonsense_parts(value):
     with pytest.raises(FflmError, match="cannot hold out"):
         parse_held_out([value])

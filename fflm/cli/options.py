@@ -190,6 +190,7 @@ def describe_perplexity(figures: dict[str, Any]) -> str:
     """Return a perplexity in a line, with all that it means nothing without (see `fflm.lm.train.perplexity_figures`)."""
     ends = "sentence ends counted" if figures["ends"] else "no sentence ends"
     return (
-        f"perplexity {figures['perplexity']:.2f} over {figures['tokens']:,} tokens ({ends}), vocabulary {figures['vocabulary']:,}, "
-        f"{figures['unknown'] / figures['tokens']:.2%} unknown, {figures['bits_per_character']:.3f} bits per character"
+        f"perplexity {figures['perplexity']:.2f} over {figures['tokens']:,} tokens ({ends}), "
+        f"vocabulary {figures['vocabulary']:,}, {figures['unknown'] / figures['tokens']:.2%} unknown, "
+        f"{figures['bits_per_character']:.3f} bits per character"
     )

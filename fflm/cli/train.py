@@ -118,6 +118,8 @@ def command(
     from rich.console import Console
 
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    if math.isnan(save_every):
+        raise click.BadParameter("give a number of seconds", param_hint="--save-every")
     given = {
         param.name: param.opts[0] if isinstance(param, click.Option) else "INPUTS"
         for param in context.command.params
@@ -172,7 +174,8 @@ def _begin(
         f"vocabulary {len(corpus.vocabulary):,} ({corpus.vocabulary.rule}), {train.unknown / train.tokens:.2%} unknown"
     )
     console.print(
-        f"network: {run.trainer.parameters.count:,} parameters, batches of {settings.batch_size}, {run.trainer.batches:,} an epoch"
+        f"network: {run.trainer.parameters.count:,} parameters, "
+        f"batches of {settings.batch_size}, {run.trainer.batches:,} an epoch"
     )
     return run
 

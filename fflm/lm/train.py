@@ -26,7 +26,7 @@ from fflm.lm.model import (
 from fflm.lm.vectors import read_vectors
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
-from fflm.network.parameters import Parameters
+from fflm.network.parameters import Parameters, shapes
 from fflm.text.corpus import Corpus, HeldOut, Part, Share, TextSettings, VocabularyRule, tokenize
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.windows import Windows
@@ -39,6 +39,9 @@ DIVERGENCES = 5
 """How often a run goes back to its checkpoint with half the rate before it gives up."""
 
 FIVE_PERCENT = Share(0.05)
+
+PARAMETERS = 2**36
+"""No network is larger."""
 
 SAVE_SECONDS = 60.0
 """Time between checkpoints, besides those at evaluations."""
@@ -187,6 +190,9 @@ class TrainingRun:
             name: Windows.of(part.ids, corpus.vocabulary, corpus.settings, config.window) for name, part in corpus.parts.items()
         }
         self._test = parts.get("test")
+        count = sum(map(math.prod, shapes(config).values()))
+        if count > PARAMETERS:
+            raise FflmError(f"the network would have {count:,} parameters: choose smaller sizes of layers")
         parameters = Parameters.random(config, settings.seed)
         self.trainer = Trainer(Network(config), parameters, parts["train"], parts.get("valid"), settings)
         self._saved = time.monotonic()
@@ -323,7 +329,7 @@ class TrainingRun:
         )
         ids = np.zeros(config.window + 1, np.uint16)
         examples = Windows(ids, config.window, padding=config.vocabulary)
-        settings = dataclasses.replace(self.trainer.settings, epochs=1, batch_size=len(ids))
+        settings = dataclasses.replace(self.trainer.settings, epochs=1, batch_size=len(ids), rate=1e-9, weight_decay=0.0)
         parameters = Parameters.random(config, 0, self.trainer.parameters.embeddings.dtype)
         for _ in Trainer(Network(config), parameters, examples, examples, settings).run():
             pass
@@ -432,7 +438,8 @@ def _unigram(part: Part, vocabulary: int) -> np.ndarray:
     counts = np.ones(vocabulary)
     for low in range(0, part.tokens, 2**20):
         counts += np.bincount(part.ids[low : low + 2**20], minlength=vocabulary)
-    return np.log(counts / counts.sum())
+    result: np.ndarray = np.log(counts / counts.sum())
+    return result
 
 
 def _counts(part: Part) -> dict[str, int]:

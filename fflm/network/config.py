@@ -40,13 +40,13 @@ class NetworkConfig:
 
     vocabulary: int
     window: int = 5
-    embedding: int = 64
-    hidden: tuple[int, ...] = (128,)
+    embedding: int = 128
+    hidden: tuple[int, ...] = (256,)
     activation: Activation = "tanh"
     direct: bool = False
     tied: bool = False
-    dropout: float = 0.2
-    embedding_dropout: float = 0.0
+    dropout: float = 0.3
+    embedding_dropout: float = 0.1
 
     def __post_init__(self) -> None:
         sizes = {"vocabulary": self.vocabulary, "window": self.window, "embedding": self.embedding}

@@ -170,7 +170,7 @@ def parse_held_out(values: Sequence[str]) -> HeldOut | None:
     FflmError
         If the share or number makes no sense.
     """
-    if values in ((), ("0",)):
+    if list(values) in ([], ["0"]):
         return None
     if len(values) != 1:
         return tuple(values)

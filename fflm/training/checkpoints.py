@@ -66,7 +66,7 @@ def _crc32(arrays: Mapping[str, Array], header: str) -> int:
     """Return a checksum of all that a file holds."""
     checksum = zlib.crc32(header.encode())
     for name in sorted(arrays):
-        checksum = zlib.crc32(np.ascontiguousarray(arrays[name]), zlib.crc32(name.encode(), checksum))
+        checksum = zlib.crc32(np.ascontiguousarray(arrays[name]).data, zlib.crc32(name.encode(), checksum))
     return checksum
 
 

@@ -46,9 +46,12 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     events = []
     for number, line in enumerate(lines, 1):
         try:
-            events.append(json.loads(line))
-        except ValueError as error:
+            event = json.loads(line)
+        except ValueError:
             if number == len(lines):  # a line that a kill cut off
                 break
-            raise FflmError(f"{path}, line {number}, is not JSON: the log is damaged") from error
+            event = None
+        if not isinstance(event, dict) or "event" not in event:
+            raise FflmError(f"{path} is damaged: line {number} is no event")
+        events.append(event)
     return events

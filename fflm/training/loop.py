@@ -68,7 +68,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The network was evaluated. Losses in nats a word, ``valid_loss`` None without validation text; ``words`` trained on so far."""
+    """The network was evaluated. Losses in nats a word, ``valid_loss`` None without validation text; ``words`` so far."""
 
     step: int
     epoch: int

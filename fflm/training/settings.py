@@ -1,6 +1,7 @@
 """What a training run does, in one value that is stored with the model."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
@@ -46,13 +47,13 @@ class TrainingSettings:
         Of initial weights, order of examples and dropout.
     """
 
-    epochs: int = 20
+    epochs: int = 10
     batch_size: int = 256
     optimizer: OptimizerName = "adamw"
     rate: float = 2e-3
     momentum: float = 0.0
     nesterov: bool = False
-    weight_decay: float = 0.01
+    weight_decay: float = 0.1
     schedule: ScheduleName = "cosine"
     decay: float = 1e-8
     warmup: float = 0.05
@@ -67,16 +68,16 @@ class TrainingSettings:
             if getattr(self, name) not in get_args(choices):
                 raise FflmError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(get_args(choices))}")
         limits = {
-            "epochs": (1, None), "batch_size": (1, None), "momentum": (0, 1), "weight_decay": (0, None), "decay": (0, None),
-            "warmup": (0, 1), "clip": (0, None), "smoothing": (0, 1), "patience": (0, None), "evaluate_every": (0, None),
-            "seed": (0, 2**63),
+            "epochs": (1, math.inf), "batch_size": (1, math.inf), "momentum": (0, 1), "weight_decay": (0, math.inf),
+            "decay": (0, math.inf), "warmup": (0, 1), "clip": (0, math.inf), "smoothing": (0, 1), "patience": (0, math.inf),
+            "evaluate_every": (0, math.inf), "seed": (0, 2**63),
         }  # fmt: skip
         for name, (low, high) in limits.items():
             value = getattr(self, name)
-            if not value >= low or (high is not None and not value < high):
-                bounds = f"at least {low}" if high is None else f"at least {low} and below {high}"
+            if not low <= value < high:
+                bounds = f"at least {low}" + (f" and below {high}" if high < math.inf else "")
                 raise FflmError(f"{name.replace('_', ' ')} {value} is out of range: give {bounds}")
-        if not 0 < self.rate < float("inf"):
+        if not 0 < self.rate < math.inf:
             raise FflmError(f"rate {self.rate} is out of range: give a positive number")
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,34 @@
+"""The installed command, as a user runs it."""
+
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+
+FFLM = str(Path(sysconfig.get_path("scripts")) / "fflm")
+
+STORIES = (Path(__file__).parents[1] / "corpora" / "stories.txt").read_text(encoding="utf-8")[:3000]
+"""A text on which a small network trains in a moment."""
+
+SMALL = ("--embedding", "6", "--hidden", "8", "--batch-size", "64", "--window", "3")
+"""Options of such a network."""
+
+
+def fflm(*arguments, folder, **options):
+    """Run the command in a folder and return what it printed and its status."""
+    environment = {**os.environ, "PATH": f"{Path(FFLM).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(
+        [FFLM, *map(str, arguments)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        **options,
+    )
+
+
+def snapshot(folder):
+    """Return the content of every file below a folder, and None for every folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}

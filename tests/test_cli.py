@@ -1,0 +1,302 @@
+"""The command line: its help, its promises about output, and the commands that only report."""
+
+import importlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import click
+import pytest
+from click.testing import CliRunner
+from command import FFLM, SMALL, STORIES, fflm
+
+from fflm.cli import COMMANDS, main
+from fflm.text import catalogue
+
+
+def commands(path=(), command=main):
+    """Yield every command and group, with the words that name it."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            yield from commands((*path, name), command.get_command(context, name))
+
+
+def parse(line):
+    """Parse a command line as the command would, without running it."""
+    _, *arguments = shlex.split(line)
+    command, context, name = main, click.Context(main, info_name="fflm"), "fflm"
+    while isinstance(command, click.Group):
+        name, command, arguments = command.resolve_command(context, arguments)
+    return command.make_context(name, arguments, parent=context)
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, list(map(str, arguments)), prog_name="fflm")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Make a folder with a finished model and an unfinished one without weights."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "text.txt").write_text(STORIES, encoding="utf-8")
+    options = ("text.txt", *SMALL, "--epochs", 3, "--test", "10%")
+    done = fflm("train", *options, folder=folder)
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(folder / "text.model", folder / "part.model")
+    (folder / "part.model" / "model.safetensors").unlink()
+    log = (folder / "part.model" / "log.jsonl").read_text().splitlines(keepends=True)
+    (folder / "part.model" / "log.jsonl").write_text(log[0])
+    return folder
+
+
+# Help
+
+
+@pytest.mark.parametrize("path", [path for path, _ in commands()], ids=lambda path: " ".join(("fflm", *path)))
+def test_every_command_has_help_with_an_example(path):
+    result = invoke(*path, "--help")
+    assert result.exit_code == 0
+    assert re.search(rf"Example:\n(.*\n)*? .*{' '.join(('fflm', *path))}", result.stdout)
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("path", [path for path, _ in commands()], ids=lambda path: " ".join(("fflm", *path)))
+def test_every_option_says_what_it_is_for(path):
+    command = dict(commands())[path]
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    assert [param.name for param in options if not param.help] == []
+
+
+def test_the_table_of_commands_is_that_of_the_modules():
+    listed = re.findall(r"^  (\w+) +(\S.*)$", invoke("--help").stdout.split("Commands:\n")[1], re.MULTILINE)
+    assert dict(listed) == COMMANDS
+    folder = Path(importlib.import_module("fflm.cli").__file__).parent
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__", "options"} == set(COMMANDS)
+
+
+def examples():
+    """Yield every command line in any help text."""
+    for _, command in commands():
+        for line in re.findall(r"(?<![`\w])fflm (?!-)[^|)>\n]+", command.help.split("Example:")[1]):
+            yield line.strip().strip("`")
+
+
+@pytest.mark.parametrize("line", sorted(set(examples())))
+def test_every_example_parses(line):
+    parse(line)
+
+
+@pytest.mark.parametrize("entry", catalogue.entries().values(), ids=lambda entry: entry.name)
+def test_every_train_line_of_the_catalogue_parses(entry):
+    context = parse(entry.train.format(folder="data"))
+    assert context.command is main.get_command(context, "train")
+    assert context.params["inputs"]
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy(option):
+    program = f"""
+import sys
+from fflm.cli import main
+try:
+    main(["{option}"])
+finally:
+    print(*sorted({{name.split(".")[0] for name in sys.modules}}), file=sys.stderr)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout
+    loaded = set(result.stderr.split())
+    assert "click" in loaded
+    assert loaded.isdisjoint({"numba", "numpy", "scipy", "rich", "regex", "safetensors", "matplotlib", "pooch"})
+
+
+def test_the_launcher_is_the_command():
+    launcher = Path(__file__).parents[1] / "cli.py"
+    result = subprocess.run([sys.executable, launcher, "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout == fflm("--version", folder=".").stdout
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["trian x", "--verbose", "train --epoch 3 --nonsense", "train --rate fast x", "train", "train --resume x.model y.txt",
+     "train --resume x.model --vocabulary words.txt", "corpus fetch", "corpus get", "completion tcsh", "tokenize x.txt"],
+)  # fmt: skip
+def test_wrong_usage_is_one_line(line):
+    result = fflm(*line.split(), folder=".")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert re.fullmatch(r"error: .* \(`fflm( \w+)* --help` shows the usage\)\n", result.stderr)
+
+
+def test_options_are_called_by_the_names_that_were_typed():
+    assert "--vocabulary " in invoke("train", "--resume", "x.model", "--vocabulary", "words.txt").stderr
+
+
+def test_without_arguments_there_is_help():
+    for arguments in ((), ("corpus",)):
+        result = fflm(*arguments, folder=".")
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr.startswith("Usage: fflm")
+
+
+def test_a_reader_that_leaves_is_no_error():
+    result = subprocess.run(f"{FFLM} corpus list --json | head -c 1", shell=True, capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("[", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_output_that_cannot_be_written_is_one_line():
+    with open("/dev/full", "w") as full:  # noqa: PTH123 (a device)
+        result = subprocess.run([FFLM, "corpus", "list"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (1, "error: standard output: No space left on device\n")
+
+
+# Output
+
+
+def test_train_prints_results_on_stdout_and_the_rest_on_stderr(models):
+    result = fflm("train", "text.txt", *SMALL, "--epochs", 1, "-o", "own.model", folder=models)
+    assert re.fullmatch(r"model own.model, from epoch 1\nvalid perplexity [\d.]+ over .* bits per character\n", result.stdout)
+    assert "epoch  1" in result.stderr
+    assert "\n\n" not in result.stderr
+    result = fflm("train", "text.txt", *SMALL, "--epochs", 1, "-o", "own.model", "--overwrite", "-q", "--json", folder=models)
+    assert result.stderr == ""
+    figures = json.loads(result.stdout)
+    assert figures["model"] == "own.model"
+    needed = {"perplexity", "loss", "bits_per_character", "vocabulary", "tokens", "unknown", "ends", "characters"}
+    assert figures["valid"].keys() == needed
+    shutil.rmtree(models / "own.model")
+
+
+def test_tokenize_as_json(models):
+    result = fflm("tokenize", "text.txt", "-o", "text.ids", "--json", "--overwrite", folder=models)
+    about = json.loads(result.stdout)
+    assert about["parts"].keys() == {"train", "valid"}
+    assert about["vocabulary"]["size"] > 50
+
+
+def test_info(models):
+    result = fflm("info", "text.model", folder=models)
+    assert (result.returncode, result.stderr) == (0, "")
+    for line in (
+        r"finished: all 3 epochs done",
+        r"  embedding +6",
+        r"parameters: [\d,]+",
+        r"  hidden\.0\.weight +8 x 18 +144",
+        r"  tokenizer +word",
+        r"vocabulary: \d+ \(words seen at least 2 times in train\)",
+        r"  valid +\d+ tokens, \d+\.\d\d% unknown",
+        r"  optimizer +adamw",
+        r"      3 .*\d",
+        r"  test  perplexity [\d.]+ over \d+ tokens \(sentence ends counted\), vocabulary \d+, .*% unknown, .* bits per char",
+        r"  numba +\d.*",
+    ):
+        assert re.search(f"^{line}", result.stdout, re.MULTILINE), line
+    assert fflm("info", folder=models).stdout == result.stdout  # the latest with weights
+
+
+def test_info_as_json(models):
+    about = json.loads(fflm("info", "text.model", "--json", folder=models).stdout)
+    assert [event["epoch"] for event in about["history"]] == [1, 2, 3]
+    arrays = about["parameters"]["arrays"].values()
+    assert about["parameters"]["count"] == sum(rows * (columns[0] if columns else 1) for rows, *columns in arrays)
+    assert about["parameters"]["bytes"]["model.safetensors"] == (models / "text.model" / "model.safetensors").stat().st_size
+    assert about["figures"]["test"]["perplexity"] > 1
+    assert about["training"]["epochs"] == 3
+
+
+def test_info_on_a_run_without_weights(models):
+    result = fflm("info", "part.model", folder=models)
+    assert result.returncode == 0
+    assert "unfinished: go on with `fflm train --resume part.model`" in result.stdout
+    assert "no weights to use" in result.stdout
+    assert json.loads(fflm("info", "part.model", "--json", folder=models).stdout)["figures"] is None
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_plot(models, ending):
+    pytest.importorskip("matplotlib")
+    result = fflm("plot", "text.model", "-o", f"curves.{ending}", folder=models)
+    assert (result.returncode, result.stdout) == (0, f"curves.{ending}\n"), result.stderr
+    content = (models / f"curves.{ending}").read_bytes()
+    assert content.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[ending])
+
+
+def test_plot_compares_models_and_names_everything(models):
+    pytest.importorskip("matplotlib")
+    shutil.copytree(models / "text.model", models / "copy.model", dirs_exist_ok=True)
+    result = fflm("plot", "text.model", "copy.model", "-o", "both.svg", "--json", folder=models)
+    assert json.loads(result.stdout) == {"plot": "both.svg", "models": ["text.model", "copy.model"]}
+    ElementTree.parse(models / "both.svg")
+    svg = (models / "both.svg").read_text()
+    words = re.findall(r"<!-- (.*?) -->", svg)  # what matplotlib draws as shapes, it names in a comment
+    for text in (
+        "perplexity (log scale)",
+        "learning rate",
+        "tokens trained on",
+        "text.model, training",
+        "copy.model, validation",
+    ):
+        assert text in words
+    assert any(word.startswith("copy.model, best: ") for word in words)
+    shutil.rmtree(models / "copy.model")
+
+
+def test_plot_refuses_what_it_cannot_draw(models):
+    pytest.importorskip("matplotlib")
+    for arguments, reason in (
+        (["part.model"], "was not evaluated yet"),
+        (["text.model", "-o", "curves.gif"], "end in .png, .svg or .pdf"),
+        (["text.model", "-o", "nowhere/curves.png"], "No such file or directory"),
+        (["nothing.model"], "is no model"),
+    ):
+        result = fflm("plot", *arguments, folder=models)
+        assert result.returncode == 1
+        assert re.fullmatch(r"error: .*\n", result.stderr)
+        assert reason in result.stderr
+
+
+def test_plot_without_matplotlib_says_what_to_install(models):
+    program = "import sys; sys.modules['matplotlib'] = None; from fflm.cli import main; main(['plot', 'text.model'])"
+    result = subprocess.run([sys.executable, "-c", program], cwd=models, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (1, 'error: plots need matplotlib: install it with `pip install "fflm[plot]"`\n')
+
+
+# Completion
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell):
+    result = fflm("completion", shell, folder=".")
+    assert result.returncode == 0
+    assert f"_FFLM_COMPLETE={shell}_complete" in result.stdout
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("tr", ["train"]), ("train --opti", ["--optimizer"]), ("train --optimizer ada", ["adagrad", "adam", "adamw"])],
+)
+def test_bash_completes(typed, offered):
+    words = ["fflm", *typed.split()]
+    script = f"""
+source <("{FFLM}" completion bash)
+COMP_WORDS=({" ".join(words)})
+COMP_CWORD={len(words) - 1}
+_fflm_completion "{FFLM}"
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=dict(os.environ), check=True)
+    assert result.stdout.split() == offered
+    assert result.stderr == ""

@@ -1,0 +1,325 @@
+"""Hostile input through the command: each gets one line and leaves every file as it was."""
+
+import gzip
+import json
+import re
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from command import SMALL, STORIES, fflm, snapshot
+
+from fflm.cli import main
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Make a folder with texts that are none, and a good model."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "text.txt").write_text(STORIES, encoding="utf-8")
+    assert fflm("train", "text.txt", *SMALL, "--epochs", 1, "--test", "5%", folder=folder).returncode == 0
+    assert fflm("tokenize", "text.txt", "-o", "text.ids", folder=folder).returncode == 0
+    (folder / "empty.txt").touch()
+    (folder / "blank.txt").write_text("\n \n\n")
+    (folder / "word.txt").write_text("word")
+    (folder / "words.txt").write_text("these few words do not fill a window of ten\n" * 2)
+    (folder / "binary.txt").write_bytes(bytes(range(256)) * 20)
+    (folder / "latin.txt").write_bytes("Ein schöner Tag für Bären. ".encode("latin-1") * 50)
+    (folder / "short.gz").write_bytes(gzip.compress(STORIES.encode())[:-20])
+    (folder / "plain.gz").write_text(STORIES)
+    (folder / "folder").mkdir()
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path, monkeypatch):
+    """Copy it, and make the copy the current folder."""
+    copy = tmp_path / "copy"
+    shutil.copytree(made, copy)
+    monkeypatch.chdir(copy)
+    return copy
+
+
+def refused(folder, *arguments):
+    """Run a command in this process that must fail with one line and change nothing; return the line."""
+    before = snapshot(folder)
+    result = CliRunner().invoke(main, list(map(str, arguments)))
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code in (1, 2)
+    assert result.stdout == ""
+    assert re.fullmatch(r"error: [^\n]+\n", result.stderr), result.stderr
+    assert snapshot(folder) == before
+    return result.stderr
+
+
+# Texts
+
+TEXTS = [
+    (["empty.txt"], "no tokens in empty.txt"),
+    (["blank.txt", "--no-line-ends"], "no tokens in blank.txt"),
+    (["word.txt"], ""),
+    (["word.txt", "--valid", "0", "--min-count", "1"], "too few for a window"),
+    (["words.txt", "--valid", "0", "--window", "50"], "the train text has 22 tokens, too few for a window of 50"),
+    (["text.txt", "--window", "100"], "the valid text has .* tokens, too few for a window of 100"),
+    (["text.txt", "--window", "10000000000"], "too few for a window of 10000000000"),
+    (["binary.txt"], "binary.txt holds NUL bytes"),
+    (["latin.txt"], r"latin.txt is not utf-8 at byte 7 .*--encoding"),
+    (["text.txt", "--encoding", "klingon"], "no encoding 'klingon'"),
+    (["missing.txt"], "cannot read missing.txt: No such file or directory"),
+    (["text.txt/below"], "cannot read text.txt/below: Not a directory"),
+    (["x" * 300], "File name too long"),
+    (["folder"], "no files in the folder"),
+    (["short.gz"], "damaged or truncated gzip file"),
+    (["plain.gz"], "cannot read plain.gz: Not a gzipped file"),
+    (["text.txt", "missing.txt"], "cannot read missing.txt"),
+    (["text.txt", "--valid", "missing.txt"], "cannot read missing.txt"),
+    (["text.txt", "--valid", "empty.txt"], "no tokens in empty.txt"),
+    (["text.txt", "--valid", "100%"], "cannot hold out 100%"),
+    (["text.txt", "--valid", "1.5"], "cannot hold out 150%"),
+    (["text.txt", "--valid", "nan"], "cannot hold out"),
+    (["text.txt", "--valid", "1000000"], "take all .* tokens of the text"),
+    (["text.txt", "--valid", "60%", "--test", "60%"], "take all .* tokens of the text"),
+    (["text.txt", "--vocabulary", "missing.txt"], "cannot read missing.txt"),
+    (["text.txt", "--vocabulary", "empty.txt"], "has no words"),
+    (["text.txt", "--vocabulary", "latin.txt"], "latin.txt is not UTF-8"),
+    (["text.txt", "--min-count", "1000000"], "lower the minimum count"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "reason"), TEXTS, ids=[" ".join(arguments)[:40] for arguments, _ in TEXTS])
+def test_texts(folder, arguments, reason):
+    assert re.search(reason, refused(folder, "train", *arguments, "-o", "new.model"))
+
+
+def test_a_text_that_is_refused_leaves_the_model_it_was_to_replace(folder):
+    for text in ("empty.txt", "latin.txt", "words.txt"):
+        refused(folder, "train", text, "--window", 60, "-o", "text.model", "--overwrite")
+
+
+def test_standard_input_that_is_empty(folder):
+    result = fflm("train", "-", folder=folder, input="")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert not Path("stdin.model").exists()
+
+
+# Options
+
+OPTIONS = [
+    "--rate 0", "--rate -1", "--rate nan", "--rate inf", "--rate fast", "--dropout -0.1", "--dropout 1", "--dropout nan",
+    "--embedding-dropout 1.5", "--hidden -3", "--hidden 8,0", "--hidden eight", "--hidden 8,,8", "--hidden nan", "--epochs 0",
+    "--epochs -2", "--epochs 1.5", "--epochs nan", "--window 0", "--window -1", "--embedding 0", "--batch-size 0", "--momentum 1",
+    "--momentum nan", "--weight-decay -1", "--weight-decay nan", "--weight-decay inf", "--decay -1", "--decay nan", "--warmup 2",
+    "--warmup nan", "--clip -1", "--clip nan", "--smoothing 1", "--smoothing nan", "--patience -1", "--evaluate-every -1",
+    "--clip inf", "--seed -1", "--seed 99999999999999999999", "--threads 0", "--threads -1", "--save-every -1",
+    "--save-every nan",
+    "--activation swish", "--optimizer lbfgs", "--schedule linear", "--tokenizer bytes", "--mode verse", "--min-count 0",
+    "--max-size 1", "--processes 0", "--embedding 100000000000", "--hidden 10000000000000", "--hidden 100000000000000000000000",
+    "--vectors missing.txt", "--vectors binary.txt", "--vectors text.txt",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_nonsense_options(folder, option):
+    refused(folder, "train", "text.txt", "-o", "new.model", *option.split())
+
+
+def test_nonsense_options_are_refused_before_the_text_is_read(folder):
+    assert "rate" in refused(folder, "train", "missing.txt", "--rate", "0")
+
+
+# Folders
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("train text.txt -o text.txt", "text.txt exists and is no model"),
+        ("train text.txt -o text.txt --overwrite", "text.txt exists and is no model"),
+        ("train text.txt -o folder", "folder exists and is no model"),
+        ("train text.txt -o text.txt/new.model", "cannot write text.txt"),
+        ("train text.txt -o /proc/new.model", "cannot write /proc/new.model"),
+        ("train text.txt", "text.model exists: `fflm train --resume text.model`"),
+        (f"train text.txt -o {'x' * 300}", "File name too long"),
+        ("tokenize text.txt -o text.ids", "text.ids exists"),
+        ("tokenize text.txt -o folder --overwrite", "folder exists and is no tokenised corpus"),
+        ("tokenize text.txt -o text.txt/ids", "cannot write text.txt"),
+        ("tokenize empty.txt -o text.ids --overwrite", "no tokens in empty.txt"),
+        ("train --resume missing.model", "missing.model is no model"),
+        ("train --resume text.txt", "text.txt is no model"),
+        ("train --resume folder", "folder is no model"),
+        ("train --resume text.model --epochs 0", "give --epochs a larger number"),
+        ("info missing.model", "missing.model is no model"),
+        ("info text.txt", "text.txt is no model"),
+        ("info text.ids", "text.ids is no model"),
+        ("plot text.txt", "text.txt is no model"),
+    ],
+)
+def test_folders(folder, arguments, reason):
+    assert reason in refused(folder, *arguments.split())
+
+
+def test_there_is_no_model_here(folder):
+    shutil.rmtree("text.model")
+    for command in ("info", "plot"):
+        assert "there is no model in this folder" in refused(folder, command)
+
+
+@pytest.mark.parametrize("limit", [300, 4000, 14_000])
+def test_a_full_disk(folder, limit):
+    """A process that may not write files of more than so many bytes meets the errors of a disk that is full."""
+
+    def restrict():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    before = snapshot(folder)
+    result = fflm("train", "text.txt", *SMALL, "--epochs", 2, "-o", "new.model", folder=folder, preexec_fn=restrict)
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: cannot write [^\n]+\n", result.stderr.splitlines(keepends=True)[-1]), result.stderr
+    assert "Traceback" not in result.stderr
+    assert snapshot(folder) == before
+
+
+def test_a_disk_that_fills_up_in_a_run(folder):
+    """The log grows beyond what may be written; the checkpoint before that is good."""
+
+    def restrict():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
+
+    options = ("--embedding", 2, "--hidden", 2, "--batch-size", 256, "--epochs", 60, "--patience", 0)
+    result = fflm("train", "text.txt", *options, "-o", "new.model", folder=folder, preexec_fn=restrict)
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: cannot write new.model/log.jsonl: File too large", result.stderr.splitlines()[-1])
+    assert {path.name for path in Path("new.model").iterdir()} == {path.name for path in Path("text.model").iterdir()}
+    result = fflm("train", "--resume", "new.model", folder=folder)
+    assert result.returncode == 0, result.stderr
+    whole = fflm("train", "text.txt", *options, "-o", "whole.model", folder=folder)
+    assert result.stdout.replace("new", "whole") == whole.stdout
+
+
+# Damaged models
+
+USES = ["info text.model", "train --resume text.model", "next -m text.model --prefix the", "score -m text.model text.txt"]
+
+
+def damage(name, change):
+    path = Path("text.model", name)
+    path.write_bytes(change(path.read_bytes()))
+
+
+def with_fields(**fields):
+    return lambda content: json.dumps({**json.loads(content), **fields}).encode()
+
+
+def flipped(at):
+    def flip(content):
+        place = int(at * len(content))
+        return content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :]
+
+    return flip
+
+
+CHANGES = {
+    "cut in half": lambda content: content[: len(content) // 2],
+    "one byte short": lambda content: content[:-1],
+    "emptied": lambda content: b"",
+    "one byte long": lambda content: content + b"\0",
+    "a picture": lambda content: b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4,
+    "a pickle": lambda content: b"\x80\x04\x95" + content,
+    "a huge header": lambda content: b"\xff" * 8 + content[8:],
+    "a bit of the header": flipped(0.05),
+    "a bit in the middle": flipped(0.5),
+    "a bit at the end": flipped(0.999),
+}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "checkpoint.safetensors"])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_damaged_arrays(folder, name, change):
+    damage(name, change)
+    use = USES[0] if name == "model.safetensors" else USES[1]
+    assert f"{name} is damaged" in refused(folder, *use.split())
+
+
+@pytest.mark.parametrize("use", USES[2:])
+def test_damaged_weights_are_not_used(folder, use):
+    damage("model.safetensors", flipped(0.7))
+    assert "model.safetensors is damaged" in refused(folder, *use.split())
+
+
+CONFIGS = {
+    "emptied": (lambda content: b"", "not valid JSON"),
+    "cut": (lambda content: content[:-30], "not valid JSON"),
+    "not UTF-8": (lambda content: b"\xff" + content, "not valid JSON"),
+    "a list": (lambda content: b"[]", "no fflm model"),
+    "something else's": (lambda content: b'{"architectures": []}', "no fflm model"),
+    "of a later version": (with_fields(version=99), "is of version 99, this fflm reads 1: update fflm"),
+    "without network": (with_fields(network=None), "damaged"),
+    "with a network that is a list": (with_fields(network=[]), "damaged"),
+    "with an unknown field": (with_fields(network={"layers": 3}), "damaged"),
+    "without text": (with_fields(text=None), "damaged"),
+    "without vocabulary": (with_fields(vocabulary=None), "damaged"),
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("use", [USES[0], USES[2]])
+def test_damaged_configurations(folder, use, change, reason):
+    damage("config.json", change)
+    assert reason in refused(folder, *use.split())
+
+
+@pytest.mark.parametrize("name", ["network", "training", "corpus", "threads"])
+def test_nothing_is_resumed_from_a_damaged_configuration(folder, name):
+    damage("config.json", with_fields(**{name: "nonsense"}))
+    refused(folder, "train", "--resume", "text.model")
+
+
+@pytest.mark.parametrize("name", ["training", "corpus", "created", "versions"])
+def test_info_on_a_damaged_configuration(folder, name):
+    damage("config.json", lambda content: json.dumps({k: v for k, v in json.loads(content).items() if k != name}).encode())
+    assert "text.model is damaged" in refused(folder, "info", "text.model")
+
+
+VOCABULARIES = {
+    "too short": lambda content: b"".join(content.splitlines(keepends=True)[:-3]),
+    "too long": lambda content: content + b"surplus\t3\n",
+    "without counts": lambda content: re.sub(rb"\t\d+", b"", content),
+    "with a word twice": lambda content: b"".join([*(lines := content.splitlines(keepends=True))[:-1], lines[-2]]),
+    "without symbols": lambda content: content.replace(b"<unk>", b"known"),
+    "emptied": lambda content: b"",
+    "binary": lambda content: bytes(range(256)),
+}
+
+
+@pytest.mark.parametrize("change", VOCABULARIES.values(), ids=VOCABULARIES)
+def test_damaged_vocabularies(folder, change):
+    damage("vocabulary.tsv", change)
+    assert "vocabulary.tsv is damaged" in refused(folder, "info", "text.model")
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocabulary.tsv", "model.safetensors"])
+def test_missing_files(folder, name):
+    Path("text.model", name).unlink()
+    refused(folder, "next", "--model", "text.model", "--prefix", "the")
+
+
+def test_a_damaged_log(folder):
+    damage("log.jsonl", lambda content: b"\0\xff\n" + content)
+    assert "log.jsonl is damaged: line 1 is no event" in refused(folder, "info", "text.model")
+    assert "log.jsonl is damaged: line 1 is no event" in refused(folder, "plot", "text.model")
+
+
+@pytest.mark.parametrize("line", [b"[1]\n", b'{"event": "evaluation"}\n', b'{"no": "event"}\n'])
+def test_a_log_of_something_else(folder, line):
+    damage("log.jsonl", lambda content: line + content)
+    for command in ("info", "plot"):
+        assert "damaged" in refused(folder, command, "text.model")
+
+
+@pytest.mark.parametrize("name", ["corpus/train.npy", "corpus/valid.npy", "corpus/corpus.json", "corpus/vocabulary.tsv"])
+@pytest.mark.parametrize("change", [CHANGES[name] for name in ("cut in half", "emptied", "a pickle", "a bit at the end")])
+def test_a_damaged_corpus_is_not_resumed(folder, name, change):
+    damage(name, change)
+    refused(folder, "train", "--resume", "text.model")

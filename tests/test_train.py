@@ -1,0 +1,489 @@
+"""Training runs on real text: files, interruption and resumption, from Python and through the installed command."""
+
+import gzip
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import FFLM, SMALL, STORIES, fflm
+from rich.console import Console
+
+import fflm as library
+from fflm.backend.protocol import ACTIVATIONS
+from fflm.cli.train import _watch
+from fflm.errors import FflmError
+from fflm.lm import train as lm_train
+from fflm.lm.model import CHECKPOINT, CONFIG, LOG, VOCABULARY, WEIGHTS, LanguageModel, latest_model
+from fflm.lm.train import RolledBack, TrainingRun, begin, default_batch_size, default_path
+from fflm.text.corpus import Count, Share
+from fflm.training.checkpoints import load_arrays
+from fflm.training.log import read_log
+from fflm.training.loop import Evaluation
+
+TINY = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "epochs": 3, "rate": 0.02}
+SETTINGS = {**TINY, "test": Share(0.1), "embedding_dropout": 0.1}
+
+
+@pytest.fixture
+def text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text(STORIES, encoding="utf-8")
+    return Path("text.txt")
+
+
+def finish(run):
+    return list(run.events())
+
+
+def outcome(path):
+    """Return all that a run left behind, but times: weights, figures, checkpoint and log."""
+    weights, figures = load_arrays(path / WEIGHTS)
+    checkpoint, about = load_arrays(path / CHECKPOINT)
+    state = {name: value for name, value in about["state"].items() if name not in ("seconds", "log_bytes")}
+    log = [{k: v for k, v in event.items() if k not in ("seconds", "words_per_second")} for event in read_log(path / LOG)]
+    arrays = {name: array.tobytes() for name, array in [*weights.items(), *checkpoint.items()]}
+    assert not list(path.glob("*.tmp")) + list(path.glob(".*.tmp"))
+    return arrays, figures, state, log
+
+
+# From text to a model
+
+
+def test_a_run_leaves_a_model_with_its_figures(text):
+    run = begin([text], Path("text.model"), **SETTINGS)
+    events = finish(run)
+    assert {path.name for path in run.path.iterdir()} == {CONFIG, WEIGHTS, VOCABULARY, LOG, CHECKPOINT, "corpus"}
+    evaluations = [event for event in events if isinstance(event, Evaluation)]
+    best = min(evaluations, key=lambda event: event.valid_loss)
+    model = library.load("text.model")
+    figures = model.about["figures"]
+    assert figures["step"] == best.step
+    for name in ("valid", "test"):
+        part = run.corpus.parts[name]
+        contexts, targets = model.windows(part.ids).batch(np.arange(part.tokens))
+        loss = model.losses(contexts, targets).mean(dtype=np.float64)
+        assert figures[name]["loss"] == pytest.approx(loss, rel=1e-6)
+        assert figures[name]["perplexity"] == pytest.approx(np.exp(loss), rel=1e-5)
+        assert figures[name]["bits_per_character"] == pytest.approx(loss * part.tokens / np.log(2) / part.characters, rel=1e-6)
+        assert figures[name]["tokens"] == part.tokens
+        assert figures[name]["vocabulary"] == len(model.vocabulary)
+    assert events[-1] == lm_train.Tested(figures["test"])
+    assert figures["valid"]["loss"] < 0.98 * np.log(len(model.vocabulary))
+
+
+def test_from_python_in_two_lines(text):
+    model = library.train(text, **TINY)
+    assert isinstance(model, LanguageModel)
+    again = library.load("text.model")
+    contexts = np.zeros((2, 3), np.int32)
+    np.testing.assert_array_equal(model.log_probabilities(contexts), again.log_probabilities(contexts))
+    np.testing.assert_allclose(np.exp(again.log_probabilities(contexts)).sum(1), 1, rtol=1e-5)
+    with pytest.raises(FflmError, match="unknown settings: nonsense"):
+        library.train(text, "other.model", nonsense=1)
+
+
+def test_the_same_seed_gives_the_same_model_and_another_another(text):
+    results = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        finish(begin([text], Path(f"{name}.model"), **SETTINGS, seed=seed))
+        results.append(outcome(Path(f"{name}.model")))
+    assert results[0] == results[1]
+    assert results[0][0] != results[2][0]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"activation": name} for name in ACTIVATIONS),
+        *({"optimizer": name} for name in ("sgd", "adagrad", "rmsprop", "adam", "adamw")),
+        *({"schedule": name} for name in ("constant", "inverse", "plateau", "cosine")),
+        {"optimizer": "sgd", "momentum": 0.9, "nesterov": True}, {"hidden": ()}, {"hidden": (8, 4)}, {"direct": True},
+        {"tied": True}, {"smoothing": 0.1}, {"dropout": 0.0}, {"batch_size": None}, {"clip": 0}, {"evaluate_every": 3},
+        {"mode": "sentence"}, {"line_ends": False}, {"tokenizer": "char"}, {"tokenizer": "space", "lowercase": True},
+        {"min_count": 1}, {"max_size": 10}, {"source": "all"}, {"valid": Count(50)}, {"valid": ["text.txt"]}, {"threads": 1},
+    ],
+    ids=lambda fields: ",".join(f"{name}={value}" for name, value in fields.items()),
+)  # fmt: skip
+def test_every_choice_trains(text, fields):
+    finish(begin([text], Path("text.model"), **{**TINY, "epochs": 1, **fields}))
+    model = library.load("text.model")
+    assert all(np.isfinite(array).all() for array in model.parameters)
+    assert model.about["figures"]["valid"]["loss"] < 1.3 * np.log(len(model.vocabulary))
+
+
+def test_the_first_step_of_batch_size_one_to_the_whole_text(text):
+    for size, steps in ((1, None), (10**6, 1)):
+        run = begin([text], Path("text.model"), overwrite=True, **{**TINY, "batch_size": size, "epochs": 1})
+        assert run.trainer.batches == (steps or len(run.trainer.train))
+        finish(run)
+
+
+def test_batches_are_chosen_by_the_size_of_the_text():
+    sizes = [default_batch_size(words, 1000) for words in range(1, 10**6, 9999)]
+    assert sizes == sorted(sizes)
+    assert default_batch_size(800_000, 300_000) < default_batch_size(800_000, 18_000) <= sizes[-1]
+    assert all(size & (size - 1) == 0 for size in sizes)
+
+
+def test_models_are_named_after_their_text():
+    assert default_path(["corpora/stories.txt", "x"]) == Path("stories.model")
+    assert default_path(["-"]) == Path("stdin.model")
+    assert default_path(["a/.hidden"]) == Path(".hidden.model")
+
+
+# Through the command
+
+
+def test_sources_of_text(text):
+    Path("text.txt.gz").write_bytes(gzip.compress(text.read_bytes()))
+    Path("folder").mkdir()
+    shutil.copy(text, "folder")
+    options = [*SMALL, "--epochs", 1, "--json", "-q"]
+    runs = [
+        fflm("train", "text.txt", "-o", "0.model", *options, folder="."),
+        fflm("train", "text.txt.gz", "-o", "1.model", *options, folder="."),
+        fflm("train", "folder", "-o", "2.model", *options, folder="."),
+        fflm("train", "-", *options, folder=".", input=STORIES),
+        fflm("tokenize", "text.txt", "-o", "text.ids", folder="."),
+        fflm("train", "text.ids", "-o", "4.model", *options, folder="."),
+    ]
+    assert [run.returncode for run in runs] == [0] * 6, [run.stderr for run in runs]
+    assert [run.stderr for run in runs] == [""] * 6
+    models = [json.loads(run.stdout) for run in (*runs[:4], runs[5])]
+    assert models[3]["model"] == "stdin.model"
+    assert len({json.dumps(model["valid"]) for model in models}) == 1
+    assert not Path("4.model/corpus").exists()
+
+
+def test_tokenised_text_has_its_settings(text):
+    assert fflm("tokenize", text, "-o", "text.ids", folder=".").returncode == 0
+    result = fflm("train", "text.ids", "--min-count", 1, "--vocabulary", "words.txt", folder=".")
+    assert result.returncode == 2
+    assert "tokenised already: leave out --min-count, --vocabulary" in result.stderr
+
+
+@pytest.mark.parametrize("options", [("--valid", "0"), ("--valid", "0", "--test", "10%")], ids=" ".join)
+def test_without_validation(text, options):
+    result = fflm("train", text, *SMALL, "--epochs", 2, "--patience", 1, *options, folder=".")
+    assert result.returncode == 0, result.stderr
+    assert "validation" not in result.stderr
+    about = library.load("text.model").about
+    assert about["corpus"]["parts"].keys() == {"train"} | ({"test"} if "--test" in options else set())
+    assert about["figures"]["epoch"] == 2
+    assert fflm("info", folder=".").returncode == 0
+
+
+def test_a_model_is_replaced_only_if_asked(text):
+    options = ("train", text, *SMALL, "--epochs", 1)
+    assert fflm(*options, folder=".").returncode == 0
+    before = outcome(Path("text.model"))
+    refused = fflm(*options, folder=".")
+    assert refused.returncode == 1
+    assert "--overwrite replaces it" in refused.stderr
+    assert outcome(Path("text.model")) == before
+    assert fflm(*options, "--overwrite", "--seed", 2, folder=".").returncode == 0
+    assert outcome(Path("text.model"))[0] != before[0]
+    assert sorted(path.name for path in Path().iterdir()) == ["text.model", "text.txt"]
+
+
+def test_a_model_is_not_replaced_by_one_from_its_own_corpus(text):
+    finish(begin([text], Path("text.model"), **TINY))
+    before = outcome(Path("text.model"))
+    with pytest.raises(FflmError, match="lies in text"):
+        begin([Path("text.model/corpus")], Path("text.model"), overwrite=True, **TINY)
+    assert outcome(Path("text.model")) == before
+
+
+def test_the_latest_model_is_the_one_whose_weights_are(text):
+    for name in ("b", "a"):
+        finish(begin([text], Path(f"{name}.model"), **{**TINY, "epochs": 1}))
+    begin([text], Path("unfinished.model"), **TINY)
+    assert latest_model(Path()) == Path("a.model")
+    os.utime("b.model/model.safetensors")
+    assert latest_model(Path()) == Path("b.model")
+    with pytest.raises(FflmError, match=r"before the first evaluation: go on with `fflm train --resume unfinished\.model`"):
+        library.load("unfinished.model")
+
+
+# Interruption and resumption
+
+
+@pytest.mark.parametrize("pace", [1, 5, 12])
+def test_a_run_in_pieces_is_the_whole_run(text, pace):
+    finish(begin([text], Path("whole.model"), **SETTINGS))
+    run = begin([text], Path("pieces.model"), **SETTINGS)
+    pieces = 0
+    while not run.trainer.state.finished:
+        list(itertools.islice(run.events(), pace))
+        run.save()
+        run = TrainingRun.resume(run.path)
+        pieces += 1
+    finish(run)
+    assert pieces > 2
+    assert outcome(Path("pieces.model")) == outcome(Path("whole.model"))
+
+
+def test_a_finished_run_stays_as_it_is(text):
+    finish(begin([text], Path("text.model"), **SETTINGS))
+    before = outcome(Path("text.model"))
+    finish(TrainingRun.resume(Path("text.model")))
+    assert outcome(Path("text.model")) == before
+
+
+def test_more_epochs(text):
+    settings = {**SETTINGS, "schedule": "constant"}
+    finish(begin([text], Path("whole.model"), **{**settings, "epochs": 5}))
+    run = begin([text], Path("text.model"), **{**settings, "epochs": 2})
+    finish(run)
+    with pytest.raises(FflmError, match="2 epochs are done already"):
+        TrainingRun.resume(run.path, epochs=1)
+    assert TrainingRun.resume(run.path).trainer.state.finished
+    finish(TrainingRun.resume(run.path, epochs=5))
+    assert outcome(run.path) == outcome(Path("whole.model"))
+    assert library.load(run.path).about["training"]["epochs"] == 5
+
+
+def test_more_epochs_after_an_early_stop(text):
+    run = begin([text], Path("text.model"), **{**TINY, "epochs": 50, "patience": 2, "rate": 0.1, "schedule": "constant"})
+    finish(run)
+    stopped = run.trainer.state.epoch
+    assert "no better for 2 evaluations" in run.trainer.state.finished
+    finish(run := TrainingRun.resume(run.path, epochs=51))
+    assert run.trainer.state.epoch == stopped + 2
+
+
+LONG = [*SMALL, "--epochs", 150, "--patience", 0, "--embedding-dropout", 0.1, "--test", "10%"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Return what the long run leaves if nobody interrupts it."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "text.txt").write_text(STORIES, encoding="utf-8")
+    result = fflm("train", "text.txt", *LONG, folder=folder)
+    assert result.returncode == 0, result.stderr
+    return outcome(folder / "text.model")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_save_and_say_how_to_go_on(text, whole, number):
+    command = [FFLM, "train", text, *map(str, LONG)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not process.stderr.readline().startswith("epoch"):
+            assert process.poll() is None
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (130, "")
+    assert stderr.splitlines()[-1] == "stopped and saved; go on with: fflm train --resume text.model"
+    assert "Traceback" not in stderr
+    assert 0 < load_arrays(Path("text.model") / CHECKPOINT)[1]["state"]["epoch"] < 150
+    result = fflm("train", "--resume", "text.model", folder=".")
+    assert result.returncode == 0, result.stderr
+    assert outcome(Path("text.model")) == whole
+
+
+class Signalled(TrainingRun):
+    """A run that gets signals at its fifth step."""
+
+    signals = 1
+
+    def events(self):
+        """Raise the signals before the event is seen."""
+        for event in super().events():
+            if event.step == 5:
+                for _ in range(self.signals):
+                    signal.raise_signal(signal.SIGINT)
+            yield event
+
+
+def test_a_signal_is_heeded_at_once(text):
+    begin([text], Path("text.model"), **TINY)
+    assert not _watch(Signalled.resume(Path("text.model")), Console(quiet=True))
+    assert load_arrays(Path("text.model") / CHECKPOINT)[1]["state"]["step"] == 5
+
+
+def test_a_second_signal_does_not_wait(text):
+    begin([text], Path("text.model"), **TINY)
+    run = Signalled.resume(Path("text.model"))
+    run.signals = 2
+    with pytest.raises(KeyboardInterrupt):
+        _watch(run, Console(quiet=True))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_before_the_run_leaves_nothing(text):
+    with subprocess.Popen([FFLM, "train", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdin.write("some words\n" * 100_000)  # it reads, so it has begun
+        process.stdin.flush()
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr.strip()) == (130, "error: interrupted")
+    assert [path.name for path in Path().iterdir()] == ["text.txt"]
+
+
+def test_kills_at_random_moments(text, whole):
+    generator = random.Random(5)
+    start = ["train", str(text), *map(str, LONG), "--save-every", "0"]
+    for _ in range(4):
+        arguments = ["train", "--resume", "text.model", "--save-every", "0"] if Path("text.model").exists() else start
+        with subprocess.Popen([FFLM, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            try:
+                process.wait(generator.uniform(0.5, 2.0))
+            except subprocess.TimeoutExpired:
+                process.kill()
+    assert Path("text.model").exists()
+    result = fflm("train", "--resume", "text.model", folder=".")
+    assert result.returncode == 0, result.stderr
+    assert outcome(Path("text.model")) == whole
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from fflm.lm.train import TrainingRun, begin
+from fflm.text.corpus import Share
+
+left = int(sys.argv[1])
+
+def die_at_a_rename(event, arguments):
+    global left
+    if event == "os.rename":
+        left -= 1
+        if left == 0:
+            os._exit(9)
+
+sys.addaudithook(die_at_a_rename)
+path = Path("text.model")
+settings = dict(embedding=6, hidden=(8,), batch_size=64, window=3, epochs=3, rate=0.02, test=Share(0.1), embedding_dropout=0.1)
+run = TrainingRun.resume(path) if path.exists() else begin([Path("text.txt")], path, **settings)
+run.save_seconds = 0
+for _ in run.events():
+    pass
+"""
+
+
+def test_kills_just_before_files_are_replaced(text):
+    finish(begin([text], Path("whole.model"), **SETTINGS))
+    deaths = 0
+    for left in (1, 3, 6, 2, 9, 4, 100):
+        result = subprocess.run([sys.executable, "-c", KILLED, str(left)], capture_output=True, text=True, check=False)
+        assert result.returncode in (0, 9), result.stderr
+        deaths += result.returncode == 9
+    assert deaths >= 5
+    assert result.returncode == 0
+    assert outcome(Path("text.model")) == outcome(Path("whole.model"))
+
+
+def test_divergence_goes_back_with_half_the_rate(text):
+    run = begin([text], Path("text.model"), **{**TINY, "schedule": "constant", "patience": 0})
+    back = []
+    for event in run.events():
+        if isinstance(event, Evaluation) and len(back) < 2:
+            run.trainer.parameters.output_bias[0] = np.nan
+        elif isinstance(event, RolledBack):
+            back.append((event.step, event.factor))
+    assert back[0][1] == 0.5
+    assert back[1] == (2 * back[0][0], 0.25)
+    model = library.load("text.model")
+    assert all(np.isfinite(array).all() for array in model.parameters)
+    log = read_log(run.path / LOG)
+    assert [event["rate"] for event in log if event["event"] == "evaluation"] == [0.02, 0.01, 0.005]
+    assert sum(event["event"] == "rolled back" for event in log) == 2
+
+
+def test_divergence_in_the_end_gives_up(text):
+    result = fflm("train", text, *SMALL, "--rate", 1e9, "--optimizer", "sgd", "--clip", 0, folder=".")
+    assert result.returncode == 1
+    assert result.stderr.count("back to step") == 5
+    assert re.fullmatch(
+        r"error: training does not converge: .*; try a lower --rate, or a smaller --clip", result.stderr.splitlines()[-1]
+    )
+
+
+# What is not resumed
+
+
+@pytest.fixture
+def stopped(text):
+    """Begin a run on a tokenised folder and stop it after some events."""
+    assert fflm("tokenize", text, "-o", "text.ids", folder=".").returncode == 0
+    run = begin([Path("text.ids")], Path("text.model"), **TINY)
+    list(itertools.islice(run.events(), 15))
+    run.save()
+    return run.path
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "reason"),
+    [
+        (STORIES[:2500], (), "another vocabulary"),
+        (STORIES, ("--lowercase",), "the text is read differently"),
+        (STORIES, ("--valid", "10%", "--vocabulary", "words.txt"), "another train text"),
+        (STORIES, ("--vocabulary-source", "all", "--max-size", "50"), "another vocabulary"),
+        (STORIES.replace(" the ", " and "), ("--vocabulary", "words.txt"), "the text or the vocabulary has changed"),
+    ],
+)
+def test_other_data_is_refused_with_the_reason(stopped, content, options, reason):
+    words = [line.split("\t")[0] for line in Path("text.ids/vocabulary.tsv").read_text().splitlines()]
+    Path("words.txt").write_text("\n".join(words))
+    Path("text.txt").write_text(content, encoding="utf-8")
+    assert fflm("tokenize", "text.txt", "-o", "text.ids", "--overwrite", *options, folder=".").returncode == 0
+    before = outcome_files(stopped)
+    result = fflm("train", "--resume", stopped, folder=".")
+    assert result.returncode == 1
+    assert re.search(rf"^error: text.model was trained on other data \({reason}", result.stderr)
+    assert outcome_files(stopped) == before
+
+
+def outcome_files(path):
+    return {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+
+
+def test_swapped_words_are_another_vocabulary(stopped):
+    path = Path("text.ids/vocabulary.tsv")
+    lines = path.read_text().splitlines(keepends=True)
+    lines[3], lines[4] = lines[4], lines[3]
+    path.write_text("".join(lines))
+    with pytest.raises(FflmError, match="the text or the vocabulary has changed"):
+        TrainingRun.resume(stopped)
+
+
+def test_changed_ids_are_damage(stopped):
+    path = Path("text.ids/train.npy")
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(FflmError, match="wrong sha256"):
+        TrainingRun.resume(stopped)
+
+
+def test_a_missing_corpus(stopped):
+    shutil.rmtree("text.ids")
+    with pytest.raises(FflmError, match=r"text\.ids is no tokenised corpus"):
+        TrainingRun.resume(stopped)
+
+
+def test_a_damaged_or_missing_checkpoint(stopped):
+    path = stopped / CHECKPOINT
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    with pytest.raises(FflmError, match="damaged"):
+        TrainingRun.resume(stopped)
+    path.unlink()
+    with pytest.raises(FflmError, match="to resume from: train anew with --overwrite"):
+        TrainingRun.resume(stopped)
+
+
+def test_a_run_that_is_whole_is_resumed(stopped):
+    """The runs above are refused for what was done to them, not for anything else."""
+    finish(TrainingRun.resume(stopped))
+    assert library.load(stopped).about["figures"]["epoch"] == 3
