@@ -125,9 +125,8 @@ def begin(
     tokenised = len(inputs) == 1 and (Path(inputs[0]) / "corpus.json").is_file()
     automatic = fields.setdefault("batch_size", None) is None
     text, rule = text_settings(fields)
-    shape = NetworkConfig(
-        vocabulary=1, **_take(fields, NetworkConfig, "vocabulary")
-    )  # nonsense is refused before the text is read
+    # Nonsense is refused before the text is read; what depends on the text is filled in after it.
+    shape = NetworkConfig(vocabulary=1, **_take(fields, NetworkConfig, "vocabulary"))
     if automatic:
         fields["batch_size"] = 1
     settings = TrainingSettings(**_take(fields, TrainingSettings))
@@ -370,15 +369,13 @@ class TrainingRun:
         if isinstance(event, Evaluation):
             figures: dict[str, Any] = {"step": event.step, "epoch": event.epoch, "train_perplexity": math.exp(event.train_loss)}
             if event.valid_loss is not None:
-                vocabulary = self.trainer.network.config.vocabulary
-                figures["valid"] = perplexity_figures(event.valid_loss, self.corpus.parts["valid"], vocabulary)
+                figures["valid"] = perplexity_figures(event.valid_loss, self.corpus, "valid")
             if event.best:
                 save_weights(self.path, self.trainer.parameters, figures)
             self._write("evaluation", **dataclasses.asdict(event))
             self.save()
-        elif isinstance(
-            event, Finished
-        ):  # which a finished run says again when it is resumed, as it does its figures on the test
+        elif isinstance(event, Finished):
+            # Not part of the state: a finished run that is resumed says it again, as it does its figures on the test.
             append_log(self.path / LOG, "finished", reason=event.reason)
         elif time.monotonic() - self._saved > self.save_seconds:
             self.save()
@@ -387,10 +384,9 @@ class TrainingRun:
         """Evaluate the best weights on the test text, unless that was done, and store the figures with them."""
         arrays, figures = load_arrays(self.path / WEIGHTS)
         if "test" not in figures:
-            config = self.trainer.network.config
-            best = Parameters.from_arrays(config, arrays)
+            best = Parameters.from_arrays(self.trainer.network.config, arrays)
             loss = mean_loss(self.trainer.network, best, test)
-            figures = {**figures, "test": perplexity_figures(loss, self.corpus.parts["test"], config.vocabulary)}
+            figures = {**figures, "test": perplexity_figures(loss, self.corpus, "test")}
             save_weights(self.path, best, figures)
         append_log(self.path / LOG, "test", **figures["test"])
         return Tested(figures["test"])
@@ -412,23 +408,23 @@ class TrainingRun:
         return {f"{name}_tokens": part.tokens for name, part in self.corpus.parts.items()}
 
 
-def perplexity_figures(loss: float, part: Part, vocabulary: int) -> dict[str, Any]:
+def perplexity_figures(loss: float, corpus: Corpus, name: str) -> dict[str, Any]:
     """Return a perplexity with all that it means nothing without.
 
     Parameters
     ----------
     loss
-        Mean of -log p over the part's tokens, nats.
-    part
-        What it was measured on.
-    vocabulary
-        Words that can be predicted.
+        Mean of -log p over the tokens of a part, nats.
+    corpus, name
+        The part on which it was measured.
     """
+    part = corpus.parts[name]
     return {
         "perplexity": math.exp(loss),
         "loss": loss,
         "bits_per_character": loss * part.tokens / math.log(2) / part.characters,
-        "vocabulary": vocabulary,
+        "vocabulary": len(corpus.vocabulary),
+        "rule": corpus.vocabulary.rule,
         **_counts(part),
     }
 
