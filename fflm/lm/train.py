@@ -178,6 +178,8 @@ class TrainingRun:
         The run itself.
     threads
         Of the kernels: a run's results depend on their number, so it is kept when it is resumed.
+    vectors
+        Words whose embeddings were given to start from.
     """
 
     def __init__(self, path: Path, corpus: Corpus, config: NetworkConfig, settings: TrainingSettings, threads: int) -> None:
@@ -185,6 +187,7 @@ class TrainingRun:
         self.corpus = corpus
         self.threads = threads
         self.save_seconds = SAVE_SECONDS
+        self.vectors = 0
         parts = {
             name: Windows.of(part.ids, corpus.vocabulary, corpus.settings, config.window) for name, part in corpus.parts.items()
         }
@@ -229,15 +232,17 @@ class TrainingRun:
         """
         for name, part in corpus.parts.items():
             if part.tokens <= config.window:
-                raise FflmError(
-                    f"the {name} text has {part.tokens} tokens, too few for a window of {config.window}: "
-                    f"give more text or a smaller --window"
-                )
+                remedy = "give more text or a smaller --window"
+                if name != "train":
+                    remedy += f", or none with --{name} 0"
+                raise FflmError(f"the {name} text has {part.tokens} tokens, too few for a window of {config.window}: {remedy}")
         run = cls(path, corpus, config, settings, threads or numba.config.NUMBA_NUM_THREADS)
         run.trainer.parameters.output_bias[:] = _unigram(corpus.parts["train"], config.vocabulary)
+        given = 0
         if embeddings is not None:
-            given = ~np.isnan(embeddings)
-            run.trainer.parameters.embeddings[given] = embeddings[given]
+            rows = ~np.isnan(embeddings).any(axis=1)
+            run.trainer.parameters.embeddings[rows] = embeddings[rows]
+            given = int(rows.sum())
         with clear_errors(f"write {path}"):
             path.mkdir(parents=True, exist_ok=True)
             for name in (CHECKPOINT, WEIGHTS, LOG):
@@ -246,6 +251,7 @@ class TrainingRun:
         about = {
             "training": settings.to_dict(),
             "threads": run.threads,
+            "vectors": given,
             "corpus": {
                 "path": place,
                 "fingerprint": corpus.fingerprint,
@@ -293,6 +299,7 @@ class TrainingRun:
             reason = _difference(path, corpus, about)
             raise FflmError(f"{path} was trained on other data ({reason}): resume with the same, or train anew with --overwrite")
         run = cls(path, corpus, config, settings, threads)
+        run.vectors = about.get("vectors", 0)
         load_checkpoint(path / CHECKPOINT, run.trainer, corpus.fingerprint)
         if epochs is not None and epochs != settings.epochs:
             run._extend(epochs)
@@ -354,7 +361,10 @@ class TrainingRun:
                 yield self._roll_back(error)
 
     def save(self) -> None:
-        """Write the checkpoint from which `resume` goes on."""
+        """Write the checkpoint from which `resume` goes on; before the first evaluation also the weights, to use meanwhile."""
+        state = self.trainer.state
+        if 0 < state.words == state.loss_words:
+            save_weights(self.path, self.trainer.parameters, {"step": state.step, "epoch": self._epochs(state.words)})
         save_checkpoint(self.path / CHECKPOINT, self.trainer, self.corpus.fingerprint)
         self._saved = time.monotonic()
 
@@ -367,7 +377,8 @@ class TrainingRun:
     def _keep(self, event: Step | Evaluation | Finished) -> None:
         """Log an event, and save what is due."""
         if isinstance(event, Evaluation):
-            figures: dict[str, Any] = {"step": event.step, "epoch": event.epoch, "train_perplexity": math.exp(event.train_loss)}
+            figures: dict[str, Any] = {"step": event.step, "epoch": self._epochs(event.words)}
+            figures["train_perplexity"] = math.exp(event.train_loss)
             if event.valid_loss is not None:
                 figures["valid"] = perplexity_figures(event.valid_loss, self.corpus, "valid")
             if event.best:
@@ -403,6 +414,10 @@ class TrainingRun:
         self._write("rolled back", **dataclasses.asdict(event))
         self.save()
         return event
+
+    def _epochs(self, words: int) -> float:
+        """Return how many epochs some predicted words are."""
+        return round(words / len(self.trainer.train), 2)
 
     def _sizes(self) -> dict[str, int]:
         return {f"{name}_tokens": part.tokens for name, part in self.corpus.parts.items()}
