@@ -48,7 +48,8 @@ class Tables:
     words
         (M,) uint32, the oldest word of each context.
     back_offs
-        (M,) float32, log of the weight of the parent's distribution for words that have no n-gram here; nats.
+        (M,) float32, log of the weight of the parent's distribution for words that have no n-gram here; nats. The root's is
+        never used.
     starts
         (M + 1,) uint32: the n-grams of context i are ``starts[i]`` to ``starts[i + 1]``.
     targets
@@ -381,7 +382,6 @@ def estimate(ids: Integers, vocabulary: Vocabulary, settings: TextSettings, orde
         back_offs.append(np.log(back_off).astype(np.float32))
         counts[k] = counts[k][:0]
         lower = first, words, probabilities
-    back_offs[0][:] = 0  # there is nothing below the single words
 
     depths = np.cumsum([0, *map(len, parents)])
     tables = Tables.of(
