@@ -165,16 +165,24 @@ def test_output_that_cannot_be_written_is_one_line():
 # Output
 
 
+def test_the_help_of_train_lists_every_option_under_a_heading():
+    text = invoke("train", "--help").stdout
+    assert re.findall(r"^(\w+):$", text, re.MULTILINE) == ["Options", "Network", "Training", "Text", "Messages"]
+    options = [param for param in dict(commands())["train",].params if isinstance(param, click.Option)]
+    assert [param.opts[-1] for param in options if param.opts[-1] not in text] == []
+
+
 def test_train_prints_results_on_stdout_and_the_rest_on_stderr(models):
     result = fflm("train", "text.txt", *SMALL, "--epochs", 1, "-o", "own.model", folder=models)
     assert re.fullmatch(r"model own.model, from epoch 1\nvalid perplexity [\d.]+ over .* bits per character\n", result.stdout)
-    assert "epoch  1" in result.stderr
+    assert re.search(r"^epoch +step +training perplexity .*\n    1 +\d+ .* \*", result.stderr, re.MULTILINE)
+    assert max(map(len, result.stderr.splitlines())) < 80
     assert "\n\n" not in result.stderr
     result = fflm("train", "text.txt", *SMALL, "--epochs", 1, "-o", "own.model", "--overwrite", "-q", "--json", folder=models)
     assert result.stderr == ""
     figures = json.loads(result.stdout)
     assert figures["model"] == "own.model"
-    needed = {"perplexity", "loss", "bits_per_character", "vocabulary", "tokens", "unknown", "ends", "characters"}
+    needed = {"perplexity", "loss", "bits_per_character", "vocabulary", "rule", "tokens", "unknown", "ends", "characters"}
     assert figures["valid"].keys() == needed
     shutil.rmtree(models / "own.model")
 

@@ -2,14 +2,16 @@
 
 import gzip
 import json
+import os
 import re
 import resource
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from command import SMALL, STORIES, fflm, snapshot
+from command import FFLM, SMALL, STORIES, fflm, snapshot
 
 from fflm.cli import main
 
@@ -62,7 +64,7 @@ TEXTS = [
     (["word.txt"], ""),
     (["word.txt", "--valid", "0", "--min-count", "1"], "too few for a window"),
     (["words.txt", "--valid", "0", "--window", "50"], "the train text has 22 tokens, too few for a window of 50"),
-    (["text.txt", "--window", "100"], "the valid text has .* tokens, too few for a window of 100"),
+    (["text.txt", "--window", "100"], "the valid text has .* tokens, too few for a window of 100: .*--valid 0"),
     (["text.txt", "--window", "10000000000"], "too few for a window of 10000000000"),
     (["binary.txt"], "binary.txt holds NUL bytes"),
     (["latin.txt"], r"latin.txt is not utf-8 at byte 7 .*--encoding"),
@@ -323,3 +325,20 @@ def test_a_log_of_something_else(folder, line):
 def test_a_damaged_corpus_is_not_resumed(folder, name, change):
     damage(name, change)
     refused(folder, "train", "--resume", "text.model")
+
+
+# Standard streams
+
+
+def test_standard_input_that_is_closed(folder):
+    result = subprocess.run([FFLM, "score", "-m", "text.model"], preexec_fn=lambda: os.close(0), capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "error: no words in the text: give a text that is not empty\n"
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_standard_output_that_is_closed(folder, closed):
+    command = [FFLM, "next", "-m", "text.model"]
+    result = subprocess.run(command, preexec_fn=lambda: os.close(closed), capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert bool(result.stdout) == (closed == 2)

@@ -27,7 +27,7 @@ from fflm.lm.train import RolledBack, TrainingRun, begin, default_batch_size, de
 from fflm.text.corpus import Count, Share
 from fflm.training.checkpoints import load_arrays
 from fflm.training.log import read_log
-from fflm.training.loop import Evaluation
+from fflm.training.loop import Evaluation, Step
 
 TINY = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "epochs": 3, "rate": 0.02}
 SETTINGS = {**TINY, "test": Share(0.1), "embedding_dropout": 0.1}
@@ -175,11 +175,26 @@ def test_tokenised_text_has_its_settings(text):
 def test_without_validation(text, options):
     result = fflm("train", text, *SMALL, "--epochs", 2, "--patience", 1, *options, folder=".")
     assert result.returncode == 0, result.stderr
-    assert "validation" not in result.stderr
+    rows = [line.split() for line in result.stderr.splitlines() if line.strip()[:1].isdigit()]
+    assert [row[3] for row in rows] == ["-", "-"]  # in the place of the validation perplexity
     about = library.load("text.model").about
     assert about["corpus"]["parts"].keys() == {"train"} | ({"test"} if "--test" in options else set())
     assert about["figures"]["epoch"] == 2
     assert fflm("info", folder=".").returncode == 0
+
+
+def test_a_run_stopped_in_its_first_epoch_leaves_a_model_to_use(text):
+    run = begin([text], Path("text.model"), epochs=1, embedding=6, hidden=(8,), window=3, batch_size=64)
+    event = next(run.events())
+    run.save()
+    assert isinstance(event, Step)
+    model = library.load("text.model")
+    assert model.about["figures"].keys() == {"step", "epoch"}
+    assert 0 < model.about["figures"]["epoch"] < 1
+    assert fflm("info", folder=".").returncode == 0
+    for _ in run.events():
+        pass
+    assert "valid" in library.load("text.model").about["figures"]
 
 
 def test_a_model_is_replaced_only_if_asked(text):
@@ -278,8 +293,9 @@ def whole(tmp_path_factory):
 def test_signals_save_and_say_how_to_go_on(text, whole, number):
     command = [FFLM, "train", text, *map(str, LONG)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while not process.stderr.readline().startswith("epoch"):
+        while not process.stderr.readline().startswith("epoch"):  # the head of the table, above its first row
             assert process.poll() is None
+        process.stderr.readline()
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (130, "")

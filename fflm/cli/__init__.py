@@ -5,6 +5,7 @@ import importlib
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -47,6 +48,7 @@ class _Group(click.Group):
 
     def main(self, *arguments: Any, **extra: Any) -> NoReturn:
         """Run a command; whatever a user or the machine may have done wrong is one line on stderr."""
+        _open_standard_streams()
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends us as Ctrl-C does: temporary files are removed
         try:
             status = super().main(*arguments, **{**extra, "prog_name": "fflm", "standalone_mode": False})
@@ -69,6 +71,13 @@ class _Group(click.Group):
             message = f"{error.filename or 'standard output'}: {error.strerror or error}"
             status = 1 if isinstance(error, BrokenPipeError) else _fail(message, 1)
         sys.exit(status)
+
+
+def _open_standard_streams() -> None:
+    """Put the null device where a standard stream was closed, as by ``fflm score <&-``, and Python has None."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
 
 
 def _fail(message: str, status: int) -> int:

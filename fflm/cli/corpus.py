@@ -44,7 +44,7 @@ def _names(context: click.Context, parameter: click.Parameter, incomplete: str) 
     return [CompletionItem(name) for name in catalogue.entries() if name.startswith(incomplete)]
 
 
-@command.command("get")
+@command.command("get", short_help="Fetch a corpus, verify its checksum and unpack it.")
 @click.argument("name", shell_complete=_names)
 @click.option(
     "-o",
@@ -70,7 +70,8 @@ def get(name: str, folder: Path, as_json: bool) -> None:
 
     entry = catalogue.find(name)
     columns = (*Progress.get_default_columns(), DownloadColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(name, total=entry.size)
         files = catalogue.fetch(entry, folder, lambda done: bar.update(task, completed=done))
         bar.update(task, completed=entry.size)

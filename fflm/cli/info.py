@@ -113,16 +113,18 @@ def _lines(path: Path, about: dict[str, Any]) -> list[str]:
         lines.append(f"  {name:5} {part['tokens']:>12,} tokens, {part['unknown'] / part['tokens']:.2%} unknown")
     lines += ["", "training", *_pairs(about["training"]), *_pairs({"threads": about["threads"]})]
     lines += ["", "history", "  epoch      step           tokens   training  validation      rate   seconds"]
+    tokens = about["corpus"]["parts"]["train"]["tokens"]
     for event in about["history"]:
         valid = "-" if event["valid_loss"] is None else f"{math.exp(event['valid_loss']):.2f}"
         lines.append(
-            f"  {event['epoch']:5} {event['step']:>9,} {event['words']:>16,} {math.exp(event['train_loss']):10.2f}  {valid:>10}"
+            f"  {round(event['words'] / tokens, 2):5g} {event['step']:>9,} {event['words']:>16,} "
+            f"{math.exp(event['train_loss']):10.2f}  {valid:>10}"
             f" {event['rate']:9.2g} {event['seconds']:9.1f}{' *' if event['best'] else ''}"
         )
     if about["figures"] is None:
         lines += ["  not evaluated yet: there are no weights to use, only a checkpoint to go on from"]
     else:
-        lines += ["", f"best weights, from epoch {about['figures']['epoch']}"]
+        lines += ["", f"best weights, from epoch {about['figures']['epoch']:g}"]
         measured = [name for name in ("valid", "test") if name in about["figures"]]
         lines += [f"  {name:5} {describe_perplexity(about['figures'][name])}" for name in measured]
     return [*lines, "", "versions", *_pairs(about["versions"])]

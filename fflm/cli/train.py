@@ -5,6 +5,7 @@ import json
 import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -34,6 +35,23 @@ COMPILING_SECONDS = 1.0
 """Kernels that take longer than this to get ready are being compiled, not read from the cache."""
 
 
+SIGN_SECONDS = 60.0
+"""Where no terminal shows the progress, such as in a log file, a row without evaluation comes this often."""
+
+TABLE = f"{'epoch':>5} {'step':>9} {'training perplexity':>20} {'validation perplexity':>22}   {'rate':>7} {'tokens/s':>9}"
+"""Head of the table of evaluations; no wider than a terminal of 80 columns."""
+
+
+HEADINGS = {
+    "inputs": "Options",
+    "window": "Network",
+    "epochs": "Training",
+    "tokenizer": "Text",
+    "quiet": "Messages",
+}
+"""First parameters of the parts of the help, and their headings."""
+
+
 class _Sizes(click.ParamType[tuple[int, ...]]):
     """Sizes of layers: ``100``, ``256,256``, or ``0`` for none."""
 
@@ -49,7 +67,23 @@ class _Sizes(click.ParamType[tuple[int, ...]]):
         return () if sizes == (0,) else sizes
 
 
-@click.command()
+class _Train(click.Command):
+    """A command whose many options are listed under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Start a list at each of the parameters that `HEADINGS` names."""
+        lists: list[tuple[str, list[tuple[str, str]]]] = []
+        for param in self.get_params(ctx):
+            if param.name in HEADINGS:
+                lists.append((HEADINGS[param.name], []))
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
+                lists[-1][1].append(record)
+        for heading, records in lists:
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+@click.command(cls=_Train)
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="The model. [default: INPUT.model]")
 @overwrite_option
@@ -61,7 +95,6 @@ class _Sizes(click.ParamType[tuple[int, ...]]):
     "hidden",
     "Sizes of the hidden layers, such as 256,128; 0 for none.",
     type=_Sizes(),
-    show_default=",".join(map(str, NetworkConfig.hidden)),
 )
 @field_option(NetworkConfig, "activation", "Of the hidden layers.", type=click.Choice(ACTIVATIONS))
 @field_option(NetworkConfig, "direct", "Connect the embeddings directly with the output, too.")
@@ -145,7 +178,7 @@ def command(
     if as_json:
         click.echo(json.dumps({"model": str(run.path), **figures}, ensure_ascii=False))
     else:
-        click.echo(f"model {run.path}, from epoch {figures['epoch']}")
+        click.echo(f"model {run.path}, from epoch {figures['epoch']:g}")
         for name in ("valid", "test"):
             if name in figures:
                 click.echo(f"{name:5} {describe_perplexity(figures[name])}")
@@ -168,15 +201,15 @@ def _begin(
     with tokenizing(console) as progress:
         run = begin(inputs, output or default_path(inputs), progress=progress, **options)
     corpus, settings = run.corpus, run.trainer.settings
-    train = corpus.parts["train"]
-    console.print(
-        f"text: {', '.join(f'{part.tokens:,} tokens to {name}' for name, part in corpus.parts.items())}; "
-        f"vocabulary {len(corpus.vocabulary):,} ({corpus.vocabulary.rule}), {train.unknown / train.tokens:.2%} unknown"
-    )
+    parts = [f"{name} {part.tokens:,} tokens ({part.unknown / part.tokens:.2%} unknown)" for name, part in corpus.parts.items()]
+    console.print(f"text: {', '.join(parts)}")
+    console.print(f"vocabulary: {len(corpus.vocabulary):,} ({corpus.vocabulary.rule})")
     console.print(
         f"network: {run.trainer.parameters.count:,} parameters, "
         f"batches of {settings.batch_size}, {run.trainer.batches:,} an epoch"
     )
+    if options["vectors"]:
+        console.print(f"vectors: {run.vectors:,} words start from {options['vectors']}")
     return run
 
 
@@ -229,12 +262,18 @@ def _watch(run: "TrainingRun", console: "Console") -> bool:
     try:
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             state = run.trainer.state
+            if not state.finished:
+                progress.console.print(TABLE)
             task = progress.add_task(
                 "", total=total * run.trainer.settings.epochs, completed=state.words,
                 epoch=state.epoch + 1, epochs=run.trainer.settings.epochs, speed=0.0, perplexity="",
             )  # fmt: skip
+            shown = time.monotonic()
             for event in run.events():
                 _show(event, run, progress, task)
+                if progress.disable and time.monotonic() - shown > SIGN_SECONDS:
+                    console.print(_row(run, state.loss_mean, None, " "))
+                    shown = time.monotonic()
                 if interrupted.is_set() and not run.trainer.state.finished:
                     run.save()
                     return False
@@ -242,6 +281,16 @@ def _watch(run: "TrainingRun", console: "Console") -> bool:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     return True
+
+
+def _row(run: "TrainingRun", train_loss: float, valid_loss: float | None, mark: str) -> str:
+    """Return a row of the table of evaluations."""
+    state = run.trainer.state
+    valid = "-" if valid_loss is None else f"{math.exp(valid_loss):,.2f}"
+    return (
+        f"{round(state.words / len(run.trainer.train), 2):5g} {state.step:9,} {math.exp(train_loss):20,.2f} {valid:>22} {mark} "
+        f"{run.trainer.rate:7.2g} {state.words / max(state.seconds, 1e-9):9,.0f}"
+    )
 
 
 def _show(event: "Event", run: "TrainingRun", progress: "Progress", task: Any) -> None:
@@ -254,11 +303,7 @@ def _show(event: "Event", run: "TrainingRun", progress: "Progress", task: Any) -
         perplexity = f"training perplexity {math.exp(min(state.loss_mean, 700)):.1f}"
         progress.update(task, completed=state.words, epoch=event.epoch, speed=speed, perplexity=perplexity)
     elif isinstance(event, Evaluation):
-        valid = "" if event.valid_loss is None else f", validation {math.exp(event.valid_loss):8.2f}"
-        progress.console.print(
-            f"epoch {event.epoch:2}  step {event.step:6,}  perplexity: training {math.exp(event.train_loss):8.2f}{valid}"
-            f"{' *' if event.best else '  '}  rate {event.rate:.2g}  {event.words_per_second:,.0f} tokens/s"
-        )
+        progress.console.print(_row(run, event.train_loss, event.valid_loss, "*" if event.best else " "))
     elif isinstance(event, RolledBack):
         progress.console.print(f"{event.cause}: back to step {event.step:,}, with {event.factor:g} times the rate")
     elif isinstance(event, Finished):

@@ -82,6 +82,7 @@ def probabilities(model: Predictor, prefix: Prefix) -> Floats:
 
 def next_words(model: Predictor, prefix: Prefix, top: int) -> list[tuple[str, float]]:
     """Return the likeliest next words, by name (the symbols too), with their probabilities among the whole vocabulary."""
+    _check(top=top)
     distribution = probabilities(model, prefix)
     return [(model.vocabulary.words[id_], float(distribution[id_])) for id_ in largest(distribution, top)]
 

@@ -125,9 +125,8 @@ def begin(
     tokenised = len(inputs) == 1 and (Path(inputs[0]) / "corpus.json").is_file()
     automatic = fields.setdefault("batch_size", None) is None
     text, rule = text_settings(fields)
-    shape = NetworkConfig(
-        vocabulary=1, **_take(fields, NetworkConfig, "vocabulary")
-    )  # nonsense is refused before the text is read
+    # Nonsense is refused before the text is read; what depends on the text is filled in after it.
+    shape = NetworkConfig(vocabulary=1, **_take(fields, NetworkConfig, "vocabulary"))
     if automatic:
         fields["batch_size"] = 1
     settings = TrainingSettings(**_take(fields, TrainingSettings))
@@ -179,6 +178,8 @@ class TrainingRun:
         The run itself.
     threads
         Of the kernels: a run's results depend on their number, so it is kept when it is resumed.
+    vectors
+        Words whose embeddings were given to start from.
     """
 
     def __init__(self, path: Path, corpus: Corpus, config: NetworkConfig, settings: TrainingSettings, threads: int) -> None:
@@ -186,6 +187,7 @@ class TrainingRun:
         self.corpus = corpus
         self.threads = threads
         self.save_seconds = SAVE_SECONDS
+        self.vectors = 0
         parts = {
             name: Windows.of(part.ids, corpus.vocabulary, corpus.settings, config.window) for name, part in corpus.parts.items()
         }
@@ -230,15 +232,17 @@ class TrainingRun:
         """
         for name, part in corpus.parts.items():
             if part.tokens <= config.window:
-                raise FflmError(
-                    f"the {name} text has {part.tokens} tokens, too few for a window of {config.window}: "
-                    f"give more text or a smaller --window"
-                )
+                remedy = "give more text or a smaller --window"
+                if name != "train":
+                    remedy += f", or none with --{name} 0"
+                raise FflmError(f"the {name} text has {part.tokens} tokens, too few for a window of {config.window}: {remedy}")
         run = cls(path, corpus, config, settings, threads or numba.config.NUMBA_NUM_THREADS)
         run.trainer.parameters.output_bias[:] = _unigram(corpus.parts["train"], config.vocabulary)
+        given = 0
         if embeddings is not None:
-            given = ~np.isnan(embeddings)
-            run.trainer.parameters.embeddings[given] = embeddings[given]
+            rows = ~np.isnan(embeddings).any(axis=1)
+            run.trainer.parameters.embeddings[rows] = embeddings[rows]
+            given = int(rows.sum())
         with clear_errors(f"write {path}"):
             path.mkdir(parents=True, exist_ok=True)
             for name in (CHECKPOINT, WEIGHTS, LOG):
@@ -247,6 +251,7 @@ class TrainingRun:
         about = {
             "training": settings.to_dict(),
             "threads": run.threads,
+            "vectors": given,
             "corpus": {
                 "path": place,
                 "fingerprint": corpus.fingerprint,
@@ -294,6 +299,7 @@ class TrainingRun:
             reason = _difference(path, corpus, about)
             raise FflmError(f"{path} was trained on other data ({reason}): resume with the same, or train anew with --overwrite")
         run = cls(path, corpus, config, settings, threads)
+        run.vectors = about.get("vectors", 0)
         load_checkpoint(path / CHECKPOINT, run.trainer, corpus.fingerprint)
         if epochs is not None and epochs != settings.epochs:
             run._extend(epochs)
@@ -355,7 +361,10 @@ class TrainingRun:
                 yield self._roll_back(error)
 
     def save(self) -> None:
-        """Write the checkpoint from which `resume` goes on."""
+        """Write the checkpoint from which `resume` goes on; before the first evaluation also the weights, to use meanwhile."""
+        state = self.trainer.state
+        if 0 < state.words == state.loss_words:
+            save_weights(self.path, self.trainer.parameters, {"step": state.step, "epoch": self._epochs(state.words)})
         save_checkpoint(self.path / CHECKPOINT, self.trainer, self.corpus.fingerprint)
         self._saved = time.monotonic()
 
@@ -368,17 +377,16 @@ class TrainingRun:
     def _keep(self, event: Step | Evaluation | Finished) -> None:
         """Log an event, and save what is due."""
         if isinstance(event, Evaluation):
-            figures: dict[str, Any] = {"step": event.step, "epoch": event.epoch, "train_perplexity": math.exp(event.train_loss)}
+            figures: dict[str, Any] = {"step": event.step, "epoch": self._epochs(event.words)}
+            figures["train_perplexity"] = math.exp(event.train_loss)
             if event.valid_loss is not None:
-                vocabulary = self.trainer.network.config.vocabulary
-                figures["valid"] = perplexity_figures(event.valid_loss, self.corpus.parts["valid"], vocabulary)
+                figures["valid"] = perplexity_figures(event.valid_loss, self.corpus, "valid")
             if event.best:
                 save_weights(self.path, self.trainer.parameters, figures)
             self._write("evaluation", **dataclasses.asdict(event))
             self.save()
-        elif isinstance(
-            event, Finished
-        ):  # which a finished run says again when it is resumed, as it does its figures on the test
+        elif isinstance(event, Finished):
+            # Not part of the state: a finished run that is resumed says it again, as it does its figures on the test.
             append_log(self.path / LOG, "finished", reason=event.reason)
         elif time.monotonic() - self._saved > self.save_seconds:
             self.save()
@@ -387,10 +395,9 @@ class TrainingRun:
         """Evaluate the best weights on the test text, unless that was done, and store the figures with them."""
         arrays, figures = load_arrays(self.path / WEIGHTS)
         if "test" not in figures:
-            config = self.trainer.network.config
-            best = Parameters.from_arrays(config, arrays)
+            best = Parameters.from_arrays(self.trainer.network.config, arrays)
             loss = mean_loss(self.trainer.network, best, test)
-            figures = {**figures, "test": perplexity_figures(loss, self.corpus.parts["test"], config.vocabulary)}
+            figures = {**figures, "test": perplexity_figures(loss, self.corpus, "test")}
             save_weights(self.path, best, figures)
         append_log(self.path / LOG, "test", **figures["test"])
         return Tested(figures["test"])
@@ -408,27 +415,31 @@ class TrainingRun:
         self.save()
         return event
 
+    def _epochs(self, words: int) -> float:
+        """Return how many epochs some predicted words are."""
+        return round(words / len(self.trainer.train), 2)
+
     def _sizes(self) -> dict[str, int]:
         return {f"{name}_tokens": part.tokens for name, part in self.corpus.parts.items()}
 
 
-def perplexity_figures(loss: float, part: Part, vocabulary: int) -> dict[str, Any]:
+def perplexity_figures(loss: float, corpus: Corpus, name: str) -> dict[str, Any]:
     """Return a perplexity with all that it means nothing without.
 
     Parameters
     ----------
     loss
-        Mean of -log p over the part's tokens, nats.
-    part
-        What it was measured on.
-    vocabulary
-        Words that can be predicted.
+        Mean of -log p over the tokens of a part, nats.
+    corpus, name
+        The part on which it was measured.
     """
+    part = corpus.parts[name]
     return {
         "perplexity": math.exp(loss),
         "loss": loss,
         "bits_per_character": loss * part.tokens / math.log(2) / part.characters,
-        "vocabulary": vocabulary,
+        "vocabulary": len(corpus.vocabulary),
+        "rule": corpus.vocabulary.rule,
         **_counts(part),
     }
 

@@ -380,7 +380,7 @@ def tokenize(
 def _new_folder(out: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
     """Yield a temporary folder and one inside it that becomes ``out`` when the block succeeds."""
     if out.exists() and not overwrite:
-        raise FflmError(f"{out} exists: choose another folder, or allow overwriting")
+        raise FflmError(f"{out} exists: choose another folder, or allow overwriting with --overwrite")
     if out.exists() and not (out / "corpus.json").is_file():
         raise FflmError(f"{out} exists and is no tokenised corpus: choose another folder")
     with replacing_folder(out) as folder:

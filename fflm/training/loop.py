@@ -126,6 +126,11 @@ class Trainer:
         """Batches in an epoch."""
         return -(-len(self.train) // self.settings.batch_size)
 
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step."""
+        return self.state.rate_factor * rate_at(self.settings, self.state.step, self.settings.epochs * self.batches)
+
     def run(self) -> Iterator[Step | Evaluation | Finished]:
         """Train from the present state to the end, yielding events; stop consuming at any event, and the state is consistent.
 
@@ -180,7 +185,7 @@ class Trainer:
                 f"the loss has exploded to {state.loss_mean:.1f} nats a word at step {state.step + 1} "
                 f"(guessing blindly costs {uniform:.1f})"
             )
-        rate = state.rate_factor * rate_at(settings, state.step, settings.epochs * self.batches)
+        rate = self.rate
         self.optimizer.update(self.network.backend, self.parameters, self.gradients, scale=scale, rate=rate, step=state.step + 1)
         state.step += 1
         state.batch += 1
@@ -203,7 +208,7 @@ class Trainer:
         if settings.patience and state.bad >= settings.patience:
             state.finished = f"no better for {state.bad} evaluations"
         elif state.epoch == settings.epochs:
-            state.finished = f"all {settings.epochs} epochs done"
+            state.finished = "the only epoch done" if settings.epochs == 1 else f"all {settings.epochs} epochs done"
         state.loss_sum, state.loss_words = 0.0, 0
         speed = state.words / state.seconds
         return Evaluation(state.step, state.epoch, state.words, train_loss, valid_loss, best, rate, state.seconds, speed)
