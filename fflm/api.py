@@ -1,14 +1,15 @@
-"""The library in two functions: train a model, load a model. What a model can do are the methods of `LanguageModel`."""
+"""The library in two functions: train a model, load a model. What a model can do are the methods of `Model`."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fflm.lm.model import LanguageModel
+from fflm.lm.model import LanguageModel, Model
+from fflm.lm.model import load as load_model
 from fflm.lm.train import begin, default_path
 
 
-def load(path: str | Path) -> LanguageModel:
+def load(path: str | Path) -> Model:
     """Load the model in a folder.
 
     Raises
@@ -16,7 +17,7 @@ def load(path: str | Path) -> LanguageModel:
     FflmError
         If it is no model, incomplete or damaged.
     """
-    return LanguageModel.load(path)
+    return load_model(path)
 
 
 def train(inputs: str | Path | Sequence[str | Path], path: str | Path | None = None, **options: Any) -> LanguageModel:
@@ -40,4 +41,4 @@ def train(inputs: str | Path | Sequence[str | Path], path: str | Path | None = N
     run = begin(sources, Path(path) if path else default_path(sources), **options)
     for _ in run.events():
         pass
-    return load(run.path)
+    return LanguageModel.load(run.path)

@@ -14,6 +14,7 @@ from fflm.errors import FflmError
 
 COMMANDS = {
     "train": "Train a model on text.",
+    "ngram": "Train n-gram models; read and write ARPA files.",
     "tokenize": "Turn text into word ids on disk, to train on later.",
     "generate": "Continue a prefix.",
     "next": "Show the distribution of the next word.",

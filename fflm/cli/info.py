@@ -45,6 +45,8 @@ def _read(path: Path) -> dict[str, Any]:
     from fflm.training.log import read_log
 
     about = read_config(path)
+    if about.get("kind") == "ngram":
+        return _read_ngram(path)
     figures: dict[str, Any] | None = None
     if (path / WEIGHTS).is_file():
         figures = LanguageModel.load(path).about["figures"]
@@ -72,8 +74,28 @@ def _read(path: Path) -> dict[str, Any]:
     }
 
 
+def _read_ngram(path: Path) -> dict[str, Any]:
+    """Return config.json, sizes and figures of an n-gram model."""
+    from fflm.lm.model import WEIGHTS
+    from fflm.lm.ngram import NgramModel
+
+    model = NgramModel.load(path)
+    arrays = {name: list(array.shape) for name, array in model.tables.arrays().items()}
+    return {
+        "model": str(path),
+        **model.about,
+        "parameters": {
+            "count": len(model.tables.log_probabilities) + len(model.tables.back_offs),
+            "arrays": arrays,
+            "bytes": {WEIGHTS: (path / WEIGHTS).stat().st_size},
+        },
+    }
+
+
 def _lines(path: Path, about: dict[str, Any]) -> list[str]:
     """Return it all as lines to read."""
+    if about.get("kind") == "ngram":
+        return _ngram_lines(path, about)
     arrays, text, vocabulary = about["parameters"]["arrays"], about["text"], about["vocabulary"]
     lines = [f"model {path}, begun {about['created']}"]
     if about["finished"]:
@@ -105,6 +127,21 @@ def _lines(path: Path, about: dict[str, Any]) -> list[str]:
         lines += ["", f"best weights, from epoch {about['figures']['epoch']:g}"]
         measured = [name for name in ("valid", "test") if name in about["figures"]]
         lines += [f"  {name:5} {describe_perplexity(about['figures'][name])}" for name in measured]
+    return [*lines, "", "versions", *_pairs(about["versions"])]
+
+
+def _ngram_lines(path: Path, about: dict[str, Any]) -> list[str]:
+    """Return what is known of an n-gram model as lines to read."""
+    from fflm.cli.ngram import describe
+
+    source = about["ngram"].get("source")
+    lines = [f"n-gram model {path}, made {about['created']}{f' from {source}' if source else ''}", "", *describe(about)]
+    lines += ["", f"parameters: {about['parameters']['count']:,}"]
+    lines += [f"  {name}: {size / 1e6:,.2f} MB" for name, size in about["parameters"]["bytes"].items()]
+    lines += ["", "text", *_pairs(about["text"]["tokenizer"], mode="tokenizer")]
+    lines += _pairs({name: value for name, value in about["text"].items() if name != "tokenizer"})
+    for name, part in about.get("corpus", {}).get("parts", {}).items():
+        lines.append(f"  {name:5} {part['tokens']:>12,} tokens, {part['unknown'] / part['tokens']:.2%} unknown")
     return [*lines, "", "versions", *_pairs(about["versions"])]
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fflm.lm.generation import Prefix
-    from fflm.lm.model import LanguageModel
+    from fflm.lm.model import Model
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -153,7 +153,7 @@ def _check_encoding(context: click.Context, parameter: click.Parameter, value: s
     return value
 
 
-def read_prefix(model: "LanguageModel", prefix: str | None, prefix_file: Path | None, quiet: bool) -> "Prefix":
+def read_prefix(model: "Model", prefix: str | None, prefix_file: Path | None, quiet: bool) -> "Prefix":
     """Return the prefix that was given, after saying which of its words the model does not know."""
     from fflm.lm import generation
     from fflm.text.reading import read_chunks
@@ -179,11 +179,11 @@ def show_nearest(found: Iterable[tuple[str, float]]) -> None:
         click.echo(f"{cosine:8.4f}  {show_word(word)}")
 
 
-def load_model(path: Path | None) -> "LanguageModel":
+def load_model(path: Path | None) -> "Model":
     """Load the model that was named, or the one trained last in the current folder."""
-    from fflm.lm.model import LanguageModel, latest_model
+    from fflm.lm.model import latest_model, load
 
-    return LanguageModel.load(path or latest_model(Path()))
+    return load(path or latest_model(Path()))
 
 
 def describe_perplexity(figures: dict[str, Any]) -> str:

@@ -37,7 +37,7 @@ def command(models: tuple[Path, ...], output: Path, as_json: bool) -> None:
 
     logs = {}
     for model in models or (latest_model(Path()),):
-        read_config(model)
+        read_config(model, "network")
         logs[str(model)] = read_log(model / LOG)
     try:
         draw_curves(logs, output)

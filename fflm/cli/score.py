@@ -11,7 +11,7 @@ import click
 from fflm.cli.options import json_option, load_model, model_option, show_word
 
 if TYPE_CHECKING:
-    from fflm.lm.model import LanguageModel
+    from fflm.lm.model import Model
     from fflm.lm.scoring import Score, ScoredLine
 
 
@@ -107,7 +107,7 @@ def _show_sentences(sentences: "Iterator[tuple[str, Score]]", unit: float, as_js
             click.echo(f"{figures}  {text}")
 
 
-def _show_words(model: "LanguageModel", line: "ScoredLine", unit: float, as_json: bool) -> None:
+def _show_words(model: "Model", line: "ScoredLine", unit: float, as_json: bool) -> None:
     end = model.vocabulary.end_id
     for token, id_, loss in zip(line.tokens, line.ids.tolist(), line.losses.tolist(), strict=True):
         word = model.vocabulary.words[end] if id_ == end and end is not None else token
@@ -134,7 +134,7 @@ def _show_summary(score: "Score", unit: float, log_base: str) -> None:
         click.echo(f"{name:20}{value}")
 
 
-def _rescore(model: "LanguageModel", chunks: Iterator[str], moses: bool, unit: float, as_json: bool) -> None:
+def _rescore(model: "Model", chunks: Iterator[str], moses: bool, unit: float, as_json: bool) -> None:
     from fflm.lm import scoring
 
     for each in scoring.score_hypotheses(model, chunks, moses=moses):

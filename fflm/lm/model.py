@@ -1,12 +1,13 @@
-"""A language model: a network with its vocabulary and its way of reading text, and the folder it lives in."""
+"""Language models: what all kinds of them offer, the network among them, and the folder they live in."""
 
 import importlib.metadata
 import platform
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,8 @@ CONFIG, WEIGHTS, VOCABULARY, LOG, CHECKPOINT, CORPUS = (
     "config.json", "model.safetensors", "vocabulary.tsv", "log.jsonl", "checkpoint.safetensors", "corpus",
 )  # fmt: skip
 
+_KINDS = {"network": "network", "ngram": "n-gram model"}
+
 
 class Predictor(Protocol):
     """Anything that predicts the next word from a window of words: what generation and scoring need of a model.
@@ -52,48 +55,37 @@ class Predictor(Protocol):
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
 
 
-@dataclass
-class LanguageModel:
-    """A trained network with its vocabulary and its way of reading text.
+class Model(ABC):
+    """A language model of any kind, with its vocabulary and its way of reading text.
 
     Attributes
     ----------
-    config, parameters
-        The network's shape and weights.
     vocabulary, text
         Words and ids; how text becomes words.
     about
-        What else is known of it: the corpus, the settings and the figures of its training, versions.
+        What else is known of it: the corpus, the figures of its training, versions.
     """
 
-    config: NetworkConfig
-    parameters: Parameters
     vocabulary: Vocabulary
     text: TextSettings
-    about: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.network = Network(self.config)
+    about: dict[str, Any]
 
     @property
+    @abstractmethod
     def window(self) -> int:
         """Context words [n]."""
-        return self.config.window
+
+    @abstractmethod
+    def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
+        """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
+
+    @abstractmethod
+    def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
+        """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
 
     def windows(self, ids: npt.NDArray[np.integer[Any]]) -> Windows:
         """Return the examples of a text given as ids (N,)."""
         return Windows.of(ids, self.vocabulary, self.text, self.window)
-
-    def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
-        """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
-        result: npt.NDArray[np.floating] = self.network.log_probabilities(self.parameters, np.ascontiguousarray(contexts))
-        return result
-
-    def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
-        """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
-        losses = np.empty(len(targets), self.parameters.embeddings.dtype)
-        self.network.losses(self.parameters, np.ascontiguousarray(contexts), targets, losses)
-        return losses
 
     def generate(
         self,
@@ -190,10 +182,14 @@ class LanguageModel:
 
     @property
     def vectors(self) -> "Vectors":
-        """The words' embeddings: ``model.vectors["cat"]`` is (m,), ``model.vectors.analogy("man", "woman", "king")``."""
-        from fflm.lm.vectors import Vectors
+        """The words' embeddings: ``model.vectors["cat"]`` is (m,), ``model.vectors.analogy("man", "woman", "king")``.
 
-        return Vectors(self.vocabulary, self.text.tokenizer, self.parameters.embeddings)
+        Raises
+        ------
+        FflmError
+            If the model has none.
+        """
+        raise FflmError("an n-gram model has no word vectors: name a network, made by `fflm train`")
 
     def neighbours(self, word: str, top: int = 10) -> list[tuple[str, float]]:
         """Return the words whose embeddings are nearest to a word's, with the cosines, the nearest first.
@@ -201,7 +197,7 @@ class LanguageModel:
         Raises
         ------
         FflmError
-            If the word is not in the vocabulary.
+            If the word is not in the vocabulary, or the model has no embeddings.
         """
         return self.vectors.neighbours(word, top)
 
@@ -213,6 +209,53 @@ class LanguageModel:
             warnings.warn(f"not in the vocabulary, read as <unk>: {' '.join(result.unknown)}", stacklevel=3)
         return result
 
+
+@dataclass
+class LanguageModel(Model):
+    """A trained network with its vocabulary and its way of reading text.
+
+    Attributes
+    ----------
+    config, parameters
+        The network's shape and weights.
+    vocabulary, text
+        Words and ids; how text becomes words.
+    about
+        What else is known of it: the corpus, the settings and the figures of its training, versions.
+    """
+
+    config: NetworkConfig
+    parameters: Parameters
+    vocabulary: Vocabulary
+    text: TextSettings
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.network = Network(self.config)
+
+    @property
+    def window(self) -> int:
+        """Context words [n]."""
+        return self.config.window
+
+    def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
+        """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
+        result: npt.NDArray[np.floating] = self.network.log_probabilities(self.parameters, np.ascontiguousarray(contexts))
+        return result
+
+    def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
+        """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
+        losses = np.empty(len(targets), self.parameters.embeddings.dtype)
+        self.network.losses(self.parameters, np.ascontiguousarray(contexts), targets, losses)
+        return losses
+
+    @property
+    def vectors(self) -> "Vectors":
+        """The words' embeddings: ``model.vectors["cat"]`` is (m,), ``model.vectors.analogy("man", "woman", "king")``."""
+        from fflm.lm.vectors import Vectors
+
+        return Vectors(self.vocabulary, self.text.tokenizer, self.parameters.embeddings)
+
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a model's folder.
@@ -223,7 +266,7 @@ class LanguageModel:
             If it is no model, of a later version, incomplete or damaged.
         """
         path = Path(path)
-        about = read_config(path)
+        about = read_config(path, "network")
         if not (path / WEIGHTS).is_file():
             hint = f"go on with `fflm train --resume {path}`" if (path / CHECKPOINT).is_file() else "train again"
             raise FflmError(f"{path} has no {WEIGHTS} yet, its training was stopped before the first evaluation: {hint}")
@@ -239,13 +282,37 @@ class LanguageModel:
         return cls(config, Parameters.from_arrays(config, arrays), vocabulary, text, {**about, "figures": figures})
 
 
+def load(path: str | Path) -> Model:
+    """Load the model in a folder, of whatever kind it is.
+
+    Raises
+    ------
+    FflmError
+        If it is no model, of a later version, incomplete or damaged.
+    """
+    from fflm.lm.ngram import NgramModel
+
+    kinds: dict[str, type[LanguageModel] | type[NgramModel]] = {"network": LanguageModel, "ngram": NgramModel}
+    kind = read_config(Path(path)).get("kind", "network")
+    if kind not in kinds:
+        raise FflmError(f"{path} is a model of the kind {kind!r}, which this fflm does not know: update fflm")
+    return kinds[kind].load(path)
+
+
 def save_config(path: Path, config: NetworkConfig, text: TextSettings, vocabulary: Vocabulary, about: Mapping[str, Any]) -> None:
-    """Write the parts of a model's folder that training does not change: configuration and vocabulary."""
+    """Write the parts of a network's folder that training does not change: configuration and vocabulary."""
+    save_description(path, {"network": config.to_dict()}, text, vocabulary, about)
+
+
+def save_description(
+    path: Path, kind: Mapping[str, Any], text: TextSettings, vocabulary: Vocabulary, about: Mapping[str, Any]
+) -> None:
+    """Write a model's vocabulary and config.json, in which ``kind`` says what model it is: ``{"network": ...}`` is one."""
     vocabulary.save(path / VOCABULARY)
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "network": config.to_dict(),
+        **kind,
         "text": text.to_dict(),
         "vocabulary": vocabulary.to_dict(),
         **about,
@@ -259,13 +326,13 @@ def save_weights(path: Path, parameters: Parameters, figures: Mapping[str, Any])
     save_arrays(path / WEIGHTS, dict(parameters.items()), figures)
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, kind: Literal["network", "ngram"] | None = None) -> dict[str, Any]:
     """Read a model's config.json.
 
     Raises
     ------
     FflmError
-        If the folder is no model or of a later version.
+        If the folder is no model, of a later version, or of another kind than the one that is asked for.
     """
     if not (path / CONFIG).is_file():
         raise FflmError(f"{path} is no model: train one with `fflm train`, or name another folder")
@@ -274,6 +341,8 @@ def read_config(path: Path) -> dict[str, Any]:
         raise FflmError(f"{path} is no fflm model: its {CONFIG} is something else's")
     if about.get("version") != VERSION:
         raise FflmError(f"{path} is of version {about.get('version')}, this fflm reads {VERSION}: update fflm, or train again")
+    if kind not in (None, about.get("kind", "network")):
+        raise FflmError(f"{path} is no {_KINDS[kind]}: name another folder")
     return about
 
 

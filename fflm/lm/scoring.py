@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from fflm.errors import FflmError
 from fflm.lm.model import Predictor
+from fflm.text.corpus import Part
 from fflm.text.reading import read_chunks
 from fflm.text.tokenizer import LINE_END
 from fflm.text.windows import Windows
@@ -160,6 +161,26 @@ def score_files(
         If one cannot be read, or there is no text in them.
     """
     return total(model, scored_lines(model, read_chunks(sources, encoding, errors)))
+
+
+def score_part(model: Predictor, part: Part) -> Score:
+    """Return the score of a part of a corpus that has the model's vocabulary."""
+    windows = Windows.of(part.ids, model.vocabulary, model.text, model.window)
+    loss_sum = unknown_loss_sum = 0.0
+    for low in range(0, part.tokens, _ROWS):
+        contexts, targets = windows.batch(np.arange(low, min(low + _ROWS, part.tokens)))
+        losses = model.losses(contexts, targets).astype(np.float64)
+        loss_sum += float(losses.sum())
+        unknown_loss_sum += float(losses[targets == model.vocabulary.unknown_id].sum())
+    return replace(
+        _nothing(model),
+        tokens=part.tokens,
+        unknown=part.unknown,
+        ends=part.ends,
+        characters=part.characters,
+        loss_sum=loss_sum,
+        unknown_loss_sum=unknown_loss_sum,
+    )
 
 
 def scored_lines(model: Predictor, chunks: Iterable[str]) -> Iterator[ScoredLine]:

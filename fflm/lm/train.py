@@ -282,7 +282,7 @@ class TrainingRun:
         FflmError
             If there is no such run, its files are damaged, or the data is not what it began with.
         """
-        about = read_config(path)
+        about = read_config(path, "network")
         if not (path / CHECKPOINT).is_file():
             raise FflmError(f"{path} has no {CHECKPOINT} to resume from: train anew with --overwrite")
         try:

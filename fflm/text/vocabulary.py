@@ -164,7 +164,7 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         r"""Write a line ``word<TAB>count`` per id; whitespace and backslashes in words as ``\uXXXX``."""
-        lines = (f"{_escape(word)}\t{count}\n" for word, count in zip(self.words, self.counts, strict=True))
+        lines = (f"{escape(word)}\t{count}\n" for word, count in zip(self.words, self.counts, strict=True))
         write_text(path, "".join(lines))
 
     def to_dict(self) -> dict[str, Any]:
@@ -192,9 +192,9 @@ class Vocabulary:
         try:
             for line in _read(path).removesuffix("\n").split("\n"):
                 word, count = line.split("\t")
-                if _escape(_unescape(word)) != word or int(count) < 0:
+                if escape(unescape(word)) != word or int(count) < 0:
                     raise ValueError(f"bad line {len(words) + 1}")
-                words.append(_unescape(word))
+                words.append(unescape(word))
                 counts.append(int(count))
             if len(words) != description["size"]:
                 raise ValueError(f"{len(words)} words instead of {description['size']}")
@@ -217,7 +217,7 @@ def read_words(path: Path) -> list[str]:
         lines = _read(path).removeprefix("\ufeff").split("\n")
     except UnicodeDecodeError as error:
         raise FflmError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
-    words = [_unescape(line.split("\t")[0].strip()) for line in lines]
+    words = [unescape(line.split("\t")[0].strip()) for line in lines]
     words = [word for word in words if word]
     if not words:
         raise FflmError(f"{path} has no words: write one word a line")
@@ -237,9 +237,11 @@ def _by_count(words: Iterable[str], counts: Mapping[str, int]) -> list[str]:
     return sorted(words, key=lambda word: (-counts.get(word, 0), word))
 
 
-def _escape(word: str) -> str:
+def escape(word: str) -> str:
+    r"""Return a word without white space: that and backslashes as ``\uXXXX``."""
     return str(_TO_ESCAPE.sub(lambda match: f"\\u{ord(match[0]):04x}", word))
 
 
-def _unescape(word: str) -> str:
+def unescape(word: str) -> str:
+    """Return the word that `escape` was given."""
     return str(_ESCAPED.sub(lambda match: chr(int(match[1], 16)), word))

@@ -6,22 +6,22 @@ Both are safetensors files, read without executing anything, with a JSON value i
 import dataclasses
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from fflm.backend.protocol import Array
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing
 from fflm.network.parameters import Parameters
 from fflm.training.loop import Trainer, state_from_dict
 
 
-def save_arrays(path: Path, arrays: Mapping[str, Array], about: Any) -> None:
+def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], about: Any) -> None:
     """Write named arrays and a JSON value, whole or not at all.
 
     Raises
@@ -38,13 +38,15 @@ def save_arrays(path: Path, arrays: Mapping[str, Array], about: Any) -> None:
             raise OSError(str(error)) from error
 
 
-def load_arrays(path: Path) -> tuple[dict[str, Array], Any]:
-    """Read what `save_arrays` wrote.
+def load_arrays(
+    path: Path, types: Sequence[type[np.generic]] = (np.float32, np.float64)
+) -> tuple[dict[str, npt.NDArray[Any]], Any]:
+    """Read what `save_arrays` wrote, arrays of certain types.
 
     Raises
     ------
     FflmError
-        If the file is missing, unreadable, truncated, changed or no such file at all.
+        If the file is missing, unreadable, truncated, changed, has other types, or is no such file at all.
     """
     with clear_errors(f"read {path}"):
         try:
@@ -57,12 +59,14 @@ def load_arrays(path: Path) -> tuple[dict[str, Array], Any]:
         except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
             raise FflmError(f"{path} is damaged or no fflm file ({error}): restore it from a copy, or train again") from error
     for name, array in arrays.items():
-        if array.dtype not in (np.float32, np.float64):
-            raise FflmError(f"{path} is damaged: {name!r} holds {array.dtype}, not floating-point numbers")
+        if array.dtype not in types:
+            raise FflmError(
+                f"{path} is damaged: {name!r} holds {array.dtype}, not {' or '.join(type_.__name__ for type_ in types)}"
+            )
     return arrays, about
 
 
-def _crc32(arrays: Mapping[str, Array], header: str) -> int:
+def _crc32(arrays: Mapping[str, npt.NDArray[Any]], header: str) -> int:
     """Return a checksum of all that a file holds."""
     checksum = zlib.crc32(header.encode())
     for name in sorted(arrays):

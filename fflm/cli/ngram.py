@@ -1,0 +1,184 @@
+"""`fflm ngram`: Kneser-Ney n-gram models, and their exchange in the ARPA format."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from fflm.cli.options import (
+    describe_perplexity,
+    json_option,
+    load_model,
+    model_option,
+    overwrite_option,
+    quiet_option,
+    text_options,
+    tokenizing,
+)
+
+if TYPE_CHECKING:
+    from fflm.lm.ngram import NgramModel
+
+_output = click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="The model.")
+
+
+@click.group()
+def command() -> None:
+    """Train n-gram models (interpolated modified Kneser-Ney), and read and write them in the ARPA format.
+
+    The model is a folder that `score`, `next` and `generate` take like any other.
+
+    \b
+    Example:
+      fflm ngram train corpora/stories.txt -o stories.ngram
+    """
+
+
+@command.command("train")
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_output
+@overwrite_option
+@click.option("--order", type=click.IntRange(1, 20), default=5, show_default=True, help="Length of the longest n-grams.")
+@click.option("--arpa", type=click.Path(path_type=Path), metavar="FILE", help="Write the model in the ARPA format, too.")
+@text_options
+@quiet_option
+@json_option
+@click.pass_context
+def train(
+    context: click.Context,
+    /,
+    inputs: tuple[Path, ...],
+    output: Path,
+    overwrite: bool,
+    order: int,
+    arpa: Path | None,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a model on INPUTS: files, folders, .gz files, - for standard input, a folder made by `fflm tokenize`, or a model.
+
+    A model that was trained before, such as a network, lends its text and its vocabulary, so that the two can be compared.
+
+    \b
+    Example:
+      fflm ngram train corpora/stories.txt -o stories.ngram
+      fflm ngram train stories.model -o stories.ngram --order 3 --arpa stories.arpa
+    """
+    from rich.console import Console
+
+    from fflm.cli import tokenize
+    from fflm.lm import ngram
+    from fflm.lm.arpa import write_arpa
+    from fflm.text.corpus import parse_held_out
+
+    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    of_tokenize = {param.name for param in tokenize.command.params} - {"inputs", "output", "overwrite", "quiet", "as_json"}
+    given = [
+        param.opts[0]
+        for param in context.command.params
+        if param.name in of_tokenize and context.get_parameter_source(param.name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given and ngram.corpus_folder(inputs):
+        raise click.UsageError(f"the text is tokenised already: leave out {', '.join(given)}")
+    _check_file(arpa, overwrite)
+    for name in ("valid", "test"):
+        options[name] = parse_held_out(options[name])
+    with tokenizing(console) as progress:
+        model = ngram.train(inputs, output, order, overwrite=overwrite, progress=progress, **options)
+    if arpa:
+        write_arpa(model, arpa)
+    _report(model, output, as_json)
+
+
+@command.command("export")
+@model_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The ARPA file.")
+@overwrite_option
+def export(model_path: Path | None, output: Path, overwrite: bool) -> None:
+    """Write an n-gram model in the ARPA format, which KenLM, SRILM and others read.
+
+    \b
+    Example:
+      fflm ngram export -m stories.ngram -o stories.arpa
+    """
+    from fflm.errors import FflmError
+    from fflm.lm.arpa import write_arpa
+    from fflm.lm.ngram import NgramModel
+
+    _check_file(output, overwrite)
+    model = load_model(model_path)
+    if not isinstance(model, NgramModel):
+        raise FflmError("only n-gram models can be written as ARPA: name one that `fflm ngram` made, with -m")
+    write_arpa(model, output)
+
+
+@command.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@_output
+@overwrite_option
+@click.option(
+    "--tokenizer",
+    type=click.Choice(["word", "char", "space"]),
+    default="space",
+    show_default=True,
+    help="How text becomes the words of the file.",
+)
+@click.option("--lowercase", is_flag=True, help="Lower-case text, as the words of the file are.")
+@click.option(
+    "--mode",
+    type=click.Choice(["stream", "sentence"]),
+    help="Whether </s> ends sentences or the lines of one long text. [default: sentence if the file has it]",
+)
+@json_option
+def import_(
+    file: Path,
+    output: Path,
+    overwrite: bool,
+    tokenizer: Literal["word", "char", "space"],
+    lowercase: bool,
+    mode: Literal["stream", "sentence"] | None,
+    as_json: bool,
+) -> None:
+    """Make a model of FILE, an n-gram model in the ARPA format, as KenLM and SRILM write it; .gz is decompressed.
+
+    \b
+    Example:
+      fflm ngram import news.arpa.gz -o news.ngram
+    """
+    from fflm.lm.arpa import import_arpa
+    from fflm.text.tokenizer import Tokenizer
+
+    model = import_arpa(
+        file, output, tokenizer=Tokenizer(mode=tokenizer, lowercase=lowercase), mode=mode, overwrite=overwrite
+    )  # fmt: skip
+    _report(model, output, as_json)
+
+
+def describe(about: dict[str, Any]) -> list[str]:
+    """Return what is known of an n-gram model as lines: its n-grams and discounts, notes, vocabulary and perplexities."""
+    ngram, vocabulary, figures = about["ngram"], about["vocabulary"], about.get("figures", {})
+    lines = ["order       n-grams   discounts of counts 1, 2, 3 and more"]
+    for order, count in enumerate(ngram["counts"]):
+        discounts = ngram["discounts"][order] if ngram["discounts"] else []
+        lines.append(f"{order + 1:5} {count:13,}   {' '.join(f'{discount:.4f}' for discount in discounts)}".rstrip())
+    lines += [f"note: {note}" for note in ngram["notes"]]
+    lines.append(f"vocabulary {vocabulary['size']:,} ({vocabulary['rule']})")
+    return lines + [f"{name:5} {describe_perplexity(figures[name])}" for name in ("valid", "test") if name in figures]
+
+
+def _report(model: "NgramModel", path: Path, as_json: bool) -> None:
+    about = {**model.about, "vocabulary": model.vocabulary.to_dict()}
+    if as_json:
+        result = {"model": str(path), **about["ngram"], "vocabulary": about["vocabulary"], **about["figures"]}
+        click.echo(json.dumps(result, ensure_ascii=False))
+    else:
+        click.echo("\n".join([f"model {path}", *describe(about)]))
+
+
+def _check_file(path: Path | None, overwrite: bool) -> None:
+    from fflm.errors import FflmError
+
+    if path and path.exists() and not overwrite:
+        raise FflmError(f"{path} exists: choose another file, or allow overwriting with --overwrite")

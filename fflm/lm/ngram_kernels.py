@@ -1,0 +1,146 @@
+"""The n-gram model's kernels, in Numba: sorting the places of a text by their contexts, interpolation, look-up.
+
+The layout of the tables is described in `ngram.Tables`. Letters: N words of the text, P places that are predicted, M contexts,
+G n-grams, B predictions, n context words, V vocabulary.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+
+@njit(cache=True)
+def context_lengths(text, start, longest):
+    """Return how many words before each place belong to its context: ``longest``, or all from the last ``start`` on.
+
+    text (N,) ids, the first one outside the text proper -> (N,) uint8.
+    """
+    lengths = np.empty(len(text), np.uint8)
+    available = 0
+    for place in range(len(text)):
+        lengths[place] = min(available, longest)
+        available = 1 if text[place] == start else available + 1
+    return lengths
+
+
+@njit(cache=True)
+def sort_by_column(text, lengths, distance, absent, places, keys, result):
+    """Sort places by the word that stands ``distance`` words before, stably: one pass of a radix sort.
+
+    text, lengths (N,); absent: the key of a word that is not in the context, the largest; places (P,) in, keys (P,) scratch,
+    result (P,) out.
+    """
+    ends = np.zeros(absent + 2, np.int64)
+    for i in range(len(places)):
+        place = places[i]
+        key = text[place - distance] if lengths[place] >= distance else absent
+        keys[i] = key
+        ends[key + 1] += 1
+    for key in range(absent + 1):
+        ends[key + 1] += ends[key]
+    for i in range(len(places)):
+        key = keys[i]
+        result[ends[key]] = places[i]
+        ends[key] += 1
+
+
+@njit(cache=True, parallel=True)
+def shared_words(text, lengths, places):
+    """Return how many of its newest context words each of the sorted places (P,) shares with the one before: (P,) uint8."""
+    shared = np.zeros(len(places), np.uint8)
+    for i in prange(1, len(places)):
+        a, b = np.int64(places[i - 1]), np.int64(places[i])
+        most = min(lengths[a], lengths[b])
+        count = 0
+        while count < most and text[a - count - 1] == text[b - count - 1]:
+            count += 1
+        shared[i] = count
+    return shared
+
+
+@njit(cache=True)
+def find(words, low, high, word):
+    """Return the index of a word in ``words[low:high]``, which ascend, or -1."""
+    low, high = np.int64(low), np.int64(high)
+    end = high
+    while low < high:
+        middle = (low + high) >> 1
+        if words[middle] < word:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < end and words[low] == word else -1
+
+
+@njit(cache=True, parallel=True)
+def interpolate(
+    starts, words, counts, parents, lower_starts, lower_words, lower_probabilities, discounts, probabilities, back_offs
+):
+    """Compute the probabilities of an order's n-grams from those of the order below.
+
+    p(w | c) = (a(cw) - D(a(cw))) / a(c) + g(c) p(w | c'), with g(c) = sum_w D(a(cw)) / a(c) and c' = c without its oldest word
+    (Chen and Goodman 1999, equation 26, https://doi.org/10.1006/csla.1999.0128).
+
+    starts       (M + 1,)  in, where each context's n-grams begin; lower_starts likewise, of the order below
+    words        (G,)      in, their last words, which ascend within a context; lower_words likewise
+    counts       (G,)      in, adjusted counts a
+    parents      (M,)      in, the index of each context's c'
+    discounts    (4,)      in, D of the counts 0, 1, 2 and more
+    probabilities (G,)     out
+    back_offs    (M,)      out, g
+    """
+    for context in prange(len(parents)):
+        total, mass = np.int64(0), 0.0
+        for gram in range(starts[context], starts[context + 1]):
+            total += counts[gram]
+            mass += discounts[min(counts[gram], 3)]
+        back_off = mass / total
+        back_offs[context] = back_off
+        low, high = np.int64(lower_starts[parents[context]]), lower_starts[parents[context] + 1]
+        for gram in range(starts[context], starts[context + 1]):
+            low = find(lower_words, low, high, words[gram])
+            count = counts[gram]
+            probabilities[gram] = (count - discounts[min(count, 3)]) / total + back_off * lower_probabilities[low]
+
+
+@njit(cache=True, parallel=True)
+def find_contexts(children, words, contexts):
+    """Return the index of each of the contexts (B, k), oldest word first, or -1: (B,) int64."""
+    found = np.empty(len(contexts), np.int64)
+    for i in prange(len(contexts)):
+        node = np.int64(0)
+        for k in range(contexts.shape[1] - 1, -1, -1):
+            node = find(words, children[node], children[node + 1], contexts[i, k])
+            if node < 0:
+                break
+        found[i] = node
+    return found
+
+
+@njit(cache=True, parallel=True)
+def ngram_losses(children, words, back_offs, starts, targets, log_probabilities, contexts, wanted, losses):
+    """Look up -log p(wanted | context): contexts (B, n), wanted (B,) -> losses (B,)."""
+    for i in prange(len(wanted)):
+        word = np.int64(wanted[i])
+        node, total = np.int64(0), log_probabilities[word]
+        for k in range(contexts.shape[1] - 1, -1, -1):
+            node = find(words, children[node], children[node + 1], contexts[i, k])
+            if node < 0:
+                break
+            gram = find(targets, starts[node], starts[node + 1], word)
+            total = log_probabilities[gram] if gram >= 0 else total + back_offs[node]
+        losses[i] = -total
+
+
+@njit(cache=True, parallel=True)
+def ngram_distributions(children, words, back_offs, starts, targets, log_probabilities, contexts, results):
+    """Look up log p(word | context) of all words: contexts (B, n) -> results (B, V)."""
+    for i in prange(len(contexts)):
+        node = np.int64(0)
+        results[i] = log_probabilities[: results.shape[1]]
+        for k in range(contexts.shape[1] - 1, -1, -1):
+            node = find(words, children[node], children[node + 1], contexts[i, k])
+            if node < 0:
+                break
+            results[i] += back_offs[node]
+            for gram in range(starts[node], starts[node + 1]):
+                results[i, targets[gram]] = log_probabilities[gram]

@@ -1,0 +1,446 @@
+"""The n-gram model: against dictionaries in float64, its distributions, ARPA files, small and odd texts, the command."""
+
+import gzip
+import itertools
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from command import STORIES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import MODES, tiny_model
+
+import fflm
+from fflm.cli import main
+from fflm.errors import FflmError
+from fflm.lm.arpa import import_arpa, read_arpa, write_arpa
+from fflm.lm.model import WEIGHTS, load, save_config, save_weights
+from fflm.lm.ngram import NgramModel, estimate, estimate_discounts, train
+from fflm.lm.scoring import score
+from fflm.text.corpus import TextSettings
+from fflm.text.tokenizer import LINE_END, Tokenizer
+from fflm.text.vocabulary import Vocabulary
+
+FLOAT32 = 2e-6  # absolute, of logarithms of up to -15 and sums of some of them
+
+SMALL_TEXT = "the cat sat .\nthe dog sat on the cat .\n\nthe cat ran .\na dog sat .\nthe dog ran on\n"
+
+
+class Reference:
+    """Modified Kneser-Ney in dictionaries, straight from the definition: a count at a time, probabilities by recursion."""
+
+    def __init__(self, ids, V, order, text):
+        start, end, sentence = V, 1, text.mode == "sentence"
+        self.V, self.order = V, order
+        counts = [Counter() for _ in range(order + 1)]
+        fronts = [defaultdict(set) for _ in range(order + 1)]
+        history = [end if text.mode == "stream" and text.line_ends else start]
+        for id_ in ids:
+            window = tuple([*history, id_][-order:])
+            counts[len(window)][window] += 1
+            for k in range(1, len(window)):
+                fronts[k][window[-k:]].add(window[-k - 1])
+            history = [start] if sentence and id_ == end else [*history, id_]
+        # The longest n-grams, and those with nothing in front, by their counts; all by what is in front, where they can have it.
+        self.counts = [Counter({gram: len(words) for gram, words in fronts[k].items()}) + counts[k] for k in range(order + 1)]
+        self.discounts = [None]
+        for k in range(1, order + 1):
+            n = [sum(count == wanted for count in self.counts[k].values()) for wanted in range(5)]
+            self.discounts.append([0.0, *self.estimate(*n[1:])])
+
+    @staticmethod
+    def estimate(n1, n2, n3, n4):
+        """Return the three discounts."""
+        if n1 and n2 and n3:
+            y = n1 / (n1 + 2 * n2)
+            found = [1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
+            if 0 < found[0] <= 1 and 0 < found[1] <= 2 and 0 < found[2] <= 3:
+                return found
+        return [n1 / (n1 + 2 * n2)] * 3 if n1 and n2 else [0.5, 1, 1.5]
+
+    def probability(self, context, word):
+        """Return p(word | context): a context may be of any length."""
+        if V_start := [i for i, id_ in enumerate(context) if id_ == self.V]:
+            context = context[V_start[-1] :]
+        context = context[max(0, len(context) - self.order + 1) :]
+        return self._probability(tuple(context), word)
+
+    def _probability(self, context, word):
+        k = len(context) + 1
+        lower = self._probability(context[1:], word) if context else 1 / self.V
+        seen = [self.counts[k][(*context, other)] for other in range(self.V)]
+        if not sum(seen):
+            return lower
+        discounts = self.discounts[k]
+        free = sum(discounts[min(count, 3)] for count in seen)
+        return (seen[word] - discounts[min(seen[word], 3)] + free * lower) / sum(seen)
+
+
+def vocabulary_of(words, ends):
+    return Vocabulary.from_words(words, {}, ends=ends)
+
+
+def model_of(ids, text, order, words="abcd"):
+    """Return a model of ids, and the ids."""
+    vocabulary = vocabulary_of(words, text.ends)
+    ids = np.array(ids, np.uint16)
+    tables, details = estimate(ids, vocabulary, text, order)
+    return NgramModel(tables, vocabulary, text, {"ngram": {"order": order, **details}, "figures": {}})
+
+
+def all_contexts(model):
+    """Return every context of the model's window, or many of them."""
+    count = len(model.vocabulary) + 1
+    contexts = list(itertools.islice(itertools.product(range(count), repeat=model.window), 700))
+    return np.array(contexts, np.int32).reshape(len(contexts), model.window)
+
+
+@st.composite
+def texts(draw):
+    """Draw a way to read text, an order, and ids of one to four words, skewed so that some n-grams are frequent."""
+    text = draw(st.sampled_from(list(MODES.values())))
+    words = draw(st.integers(1, 4))
+    top = words + text.ends
+    ids = draw(st.lists(st.integers(0, top) | st.integers(max(0, top - 1), top), min_size=1, max_size=120))
+    if text.mode == "sentence":  # no sentence is empty
+        ids = [id_ for id_, before in zip(ids, [1, *ids], strict=False) if not id_ == before == 1] or [0]
+    return text, draw(st.integers(1, 5)), ids, "abcd"[:words]
+
+
+# The model
+
+
+@given(texts())
+@settings(max_examples=60)
+def test_probabilities_are_those_of_the_definition(drawn):
+    text, order, ids, words = drawn
+    model = model_of(ids, text, order, words)
+    V = len(model.vocabulary)
+    reference = Reference(ids, V, order, text)
+    assert model.about["ngram"]["discounts"] == [pytest.approx(discounts[1:]) for discounts in reference.discounts[1:]]
+    assert model.about["ngram"]["counts"] == [len(counts) for counts in reference.counts[1:]]
+    contexts = model.windows(np.array(ids)).contexts(np.arange(len(ids) + 1))[-25:]
+    expected = [[math.log(reference.probability(context.tolist(), word)) for word in range(V)] for context in contexts]
+    np.testing.assert_allclose(model.log_probabilities(contexts), expected, rtol=0, atol=FLOAT32)
+
+
+@given(texts())
+@settings(max_examples=60)
+def test_every_distribution_sums_to_one(drawn):
+    text, order, ids, words = drawn
+    model = model_of(ids, text, order, words)
+    distributions = model.log_probabilities(all_contexts(model))
+    assert np.isfinite(distributions).all()
+    np.testing.assert_allclose(np.exp(distributions.astype(np.float64)).sum(axis=1), 1, atol=FLOAT32)
+
+
+@given(texts())
+@settings(max_examples=30)
+def test_losses_are_entries_of_the_distribution(drawn):
+    text, order, ids, words = drawn
+    model = model_of(ids, text, order, words)
+    contexts = all_contexts(model)
+    targets = np.arange(len(contexts), dtype=np.int32) % len(model.vocabulary)
+    expected = -model.log_probabilities(contexts)[np.arange(len(contexts)), targets]
+    assert np.array_equal(model.losses(contexts, targets), expected)
+
+
+def test_a_longer_text_with_estimated_discounts():
+    generator = np.random.default_rng(1)
+    ids = np.minimum(generator.zipf(1.4, 6000), 500) + 1
+    ids[generator.random(6000) < 0.1] = 1
+    text = MODES["line ends"]
+    words = [f"w{i}" for i in range(500)]
+    model = model_of(ids, text, 3, words)
+    assert model.notes == []
+    reference = Reference(ids.tolist(), len(model.vocabulary), 3, text)
+    places = np.arange(0, 6000, 400)
+    contexts, targets = model.windows(ids).batch(places)
+    expected = [-math.log(reference.probability(c.tolist(), int(w))) for c, w in zip(contexts, targets, strict=True)]
+    np.testing.assert_allclose(model.losses(contexts, targets), expected, rtol=0, atol=FLOAT32)
+
+
+def test_the_same_text_gives_the_same_tables():
+    ids = np.random.default_rng(2).integers(0, 6, 500)
+    first, second = (model_of(ids, MODES["line ends"], 4).tables.arrays() for _ in range(2))
+    assert all(first[name].tobytes() == second[name].tobytes() for name in first)
+
+
+# Texts that give no discounts
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected", "note"),
+    [
+        ([100, 50, 30, 20], [0.5, 1.1, 1.6666667], ""),
+        ([10, 5, 0, 0], [0.5] * 3, "order 2: 10, 5, 0, 0 n-grams .* took the single discount 0.500"),
+        ([10, 1, 9, 0], [0.8333333] * 3, "took the single discount"),  # D2 would be negative
+        ([0, 5, 5, 5], [0.5, 1, 1.5], "order 2: .* took 0.5, 1, 1.5"),
+        ([5, 0, 5, 5], [0.5, 1, 1.5], "took 0.5, 1, 1.5"),
+    ],
+)
+def test_discounts(seen, expected, note):
+    found, said = estimate_discounts(seen, 2)
+    assert found == pytest.approx(expected)
+    assert re.search(note, said)
+    assert bool(said) == bool(note)
+
+
+@pytest.mark.parametrize("order", [1, 2, 5])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("content", "tokenizer"),
+    [
+        ("word", "word"),
+        ("a " * 500, "word"),
+        ("to be or not to be " * 9, "char"),
+        ("N V " * 50 + "N N V", "word"),
+        ("x\ny\n" * 40, "word"),
+    ],
+)
+def test_small_and_regular_texts_fall_back_and_say_so(content, tokenizer, mode, order, tmp_path):
+    (tmp_path / "text").write_text(content)
+    options = {"mode": MODES[mode].mode, "line_ends": MODES[mode].line_ends, "tokenizer": tokenizer, "min_count": 1}
+    model = train([tmp_path / "text"], tmp_path / "model", order, valid=None, **options)
+    assert model.notes
+    assert 1 <= score(model, content).perplexity < 20
+    assert math.isfinite(score(model, "something else").perplexity)
+    total = sum(probability for _, probability in model.next_words("", top=len(model.vocabulary)))
+    assert total == pytest.approx(1)
+
+
+# ARPA
+
+
+def test_a_model_written_and_read_is_the_same(tmp_path):
+    for (mode, text), order in itertools.product(MODES.items(), (1, 2, 4)):
+        ids = np.random.default_rng(order).integers(0, 6 if text.ends else 5, 300)
+        if text.mode == "sentence":
+            ids = ids[~((ids == 1) & (np.roll(ids, 1) == 1))]
+        model = model_of(ids, text, order)
+        write_arpa(model, tmp_path / "model.arpa")
+        back = read_arpa(tmp_path / "model.arpa", mode=text.mode, tokenizer=text.tokenizer)
+        assert (back.text, back.vocabulary.words, back.order) == (text, model.vocabulary.words, order), mode
+        contexts = all_contexts(model)
+        np.testing.assert_allclose(back.log_probabilities(contexts), model.log_probabilities(contexts), rtol=0, atol=FLOAT32)
+        assert back.notes == []
+
+
+def test_words_with_white_space_survive_arpa(tmp_path):
+    model = model_of([0, 1, 2, 3, 1, 2], MODES["no ends"], 2, ["\u3000", " ", "\\", "ß"])
+    write_arpa(model, tmp_path / "model.arpa")
+    assert set(read_arpa(tmp_path / "model.arpa").vocabulary.words) == set(model.vocabulary.words)
+
+
+HAND = """\\data\\
+ngram 1=5
+ngram 2=4
+ngram 3=1
+
+\\1-grams:
+-1.0\t<unk>
+-99\t<s>\t-0.5
+-0.8\t</s>
+-0.4\tcat\t-0.25
+-0.6\tsat\t-0.1
+
+\\2-grams:
+-0.3\t<s> cat\t-0.2
+-0.2\tcat sat\t0.05
+-0.7\tcat </s>
+-0.1\tsat </s>
+
+\\3-grams:
+-0.05\t<s> cat sat
+
+\\end\\
+"""
+
+
+def write(path, content):
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def test_a_file_written_by_hand(tmp_path):
+    model = read_arpa(write(tmp_path / "hand.arpa", HAND))
+    assert model.vocabulary.words == ["<unk>", "</s>", "cat", "sat"]
+    assert (model.order, model.text.mode, model.text.tokenizer.mode) == (3, "sentence", "space")
+    for sentence, expected in {
+        "cat sat": -0.3 - 0.05 + (0.05 - 0.1),  # cat sat </s> backs off to sat </s>
+        "sat cat": (-0.5 - 0.6) + (-0.1 - 0.4) - 0.7,
+        "cat dog": -0.3 + (-0.2 - 0.25 - 1.0) - 0.8,
+        "cat cat sat": -0.3 + (-0.2 - 0.25 - 0.4) - 0.2 + (0.05 - 0.1),
+    }.items():
+        assert score(model, sentence).log10_probability == pytest.approx(expected, abs=1e-5), sentence
+
+
+def test_a_compressed_file_in_which_suffixes_and_unknown_are_missing(tmp_path):
+    content = HAND.replace("1=5", "1=4").replace("-1.0\t<unk>\n", "").replace("2=4", "2=3").replace("-0.2\tcat sat\t0.05\n", "")
+    with gzip.open(tmp_path / "hand.arpa.gz", "wt") as file:
+        file.write(content)
+    model = import_arpa(tmp_path / "hand.arpa.gz", tmp_path / "model")
+    assert "no <unk>" in model.notes[0]
+    assert score(model, "cat sat").log10_probability == pytest.approx(-0.3 - 0.05 - 0.1, abs=1e-5)
+    assert score(model, "dog").log10_probability < -100
+    assert load(tmp_path / "model").notes == model.notes
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "reason"),
+    [
+        ("\\data\\", "hello", 1, "is not \\\\data\\\\"),
+        ("ngram 2=4", "ngram 3=4", 3, "is not `ngram 2=NUMBER`"),
+        ("ngram 1=5", "ngram 1=6", 13, "comes after 5 1-grams, not 6"),
+        ("\\2-grams:", "\\4-grams:", 13, "is not \\\\2-grams:"),
+        ("cat sat\t0.05", "cat dog\t0.05", 15, "has the word 'dog', which is none of the 1-grams"),
+        ("-0.7\tcat </s>", "-0.7\tcat", 16, "is not a logarithm, 2 words"),
+        ("-0.7\tcat </s>", "x\tcat </s>", 16, "has something else than the logarithm"),
+        ("-0.7\tcat </s>", "0.7\tcat </s>", 16, "has something else than the logarithm"),
+        ("-0.7\tcat </s>", "nan\tcat </s>", 16, "has something else than the logarithm"),
+        ("\tsat\t-0.1", "\tcat\t-0.1", 11, "repeats a word"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_its_line(old, new, line, reason, tmp_path):
+    path = write(tmp_path / "bad.arpa", HAND.replace(old, new, 1))
+    with pytest.raises(FflmError, match=f"bad.arpa, line {line} {reason}"):
+        read_arpa(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "ends where"),
+        (HAND[:100], "incomplete|comes after|ends where"),
+        (HAND.replace("\\end\\\n", ""), "ends where"),
+        (HAND.replace("cat </s>", "cat sat"), "twice"),
+    ],
+)
+def test_an_incomplete_file_is_refused(content, reason, tmp_path):
+    with pytest.raises(FflmError, match=reason):
+        import_arpa(write(tmp_path / "bad.arpa", content), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+# Folders and the command
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Make a folder with a text, an n-gram model of it and a network."""
+    path = tmp_path_factory.mktemp("ngram")
+    write(path / "text.txt", STORIES)
+    network = tiny_model()
+    (path / "tiny.model").mkdir()
+    save_config(path / "tiny.model", network.config, network.text, network.vocabulary, {})
+    save_weights(path / "tiny.model", network.parameters, {})
+    return path
+
+
+@pytest.fixture
+def invoke(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return lambda line, **extra: CliRunner().invoke(main, line.split(), prog_name="fflm", **extra)
+
+
+@pytest.fixture
+def trained(folder, invoke):
+    if not Path("text.ngram").exists():
+        assert invoke("ngram train text.txt -o text.ngram --order 3 --test 10% --arpa text.arpa -q").exit_code == 0
+    return Path("text.ngram")
+
+
+def test_train_reports_all_that_a_perplexity_needs(invoke):
+    result = invoke("ngram train text.txt -o own.ngram --order 3 --test 10%")
+    assert result.exit_code == 0, result.output
+    assert re.match(r"model own.ngram\norder .*\n    1 +\d+   0\.\d{4} \d\.\d{4} \d\.\d{4}\n", result.stdout)
+    for name in ("valid", "test "):
+        assert re.search(rf"^{name} perplexity [\d.]+ over \d+ tokens \(sentence ends counted\), voc.* unknown, .*character$",
+                         result.stdout.replace("characters", "character"), re.MULTILINE)  # fmt: skip
+    figures = json.loads(invoke("ngram train text.txt -o own.ngram --order 3 --json --overwrite").stdout)
+    needed = {"perplexity", "bits_per_character", "vocabulary", "rule", "policy", "unknown_share", "tokens"}
+    assert figures["valid"].keys() >= needed
+    assert len(figures["counts"]) == len(figures["discounts"]) == 3
+    assert figures["vocabulary"]["rule"].startswith("words seen")
+
+
+def test_a_trained_model_is_one_like_any_other(trained, invoke):
+    model = fflm.load("text.ngram")
+    assert isinstance(model, NgramModel)
+    assert model.window == 2
+    assert invoke("generate -m text.ngram --prefix The --length 5 --seed 1").stdout.startswith("The ")
+    assert invoke("generate -m text.ngram --beams 3 --length 5").exit_code == 0
+    table = json.loads(invoke("next -m text.ngram --json --top 100000").stdout)["words"]
+    assert sum(each["probability"] for each in table) == pytest.approx(1)
+    scored = json.loads(invoke("score -m text.ngram --json text.txt").stdout)
+    assert scored["perplexity"] == pytest.approx(model.perplexity("text.txt").perplexity)
+    about = json.loads(invoke("info text.ngram --json").stdout)
+    assert about["figures"]["test"]["perplexity"] == model.about["figures"]["test"]["perplexity"]
+    assert re.search(r"^test  perplexity", invoke("info text.ngram").stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", ["neighbours the", "analogy the a an", "vectors", "plot", "train --resume"])
+def test_what_needs_a_network_refuses_in_one_line(line, trained, invoke):
+    result = invoke(f"{line} text.ngram" if line[0] in "pt" else f"{line} -m text.ngram")
+    assert result.exit_code == 1
+    assert re.fullmatch(r"error: .*n-gram model has no word vectors.*\n|error: text.ngram is no network.*\n", result.stderr)
+    assert invoke("ngram export -m tiny.model -o tiny.arpa").exit_code == 1
+    with pytest.raises(FflmError, match="is no n-gram model"):
+        NgramModel.load("tiny.model")
+
+
+def test_a_tokenised_text_or_a_model_lends_its_words(trained, invoke):
+    first = fflm.load(trained)
+    for source in ("text.ngram", "text.ngram/corpus"):
+        result = invoke(f"ngram train {source} -o other.ngram --order 3 --overwrite -q")
+        assert result.exit_code == 0, result.stderr
+        other = fflm.load("other.ngram")
+        assert all(np.array_equal(array, other.tables.arrays()[name]) for name, array in first.tables.arrays().items())
+    assert "--mode" in invoke("ngram train text.ngram -o other.ngram --mode sentence --overwrite").stderr
+    assert "lies in" in invoke("ngram train text.ngram -o text.ngram --overwrite").stderr
+    assert "without a corpus" in invoke("ngram train tiny.model -o other.ngram --overwrite").stderr
+
+
+def test_export_and_import(trained, invoke):
+    assert invoke("ngram export -m text.ngram -o again.arpa --overwrite").exit_code == 0
+    assert Path("again.arpa").read_bytes() == Path("text.arpa").read_bytes()
+    assert "--overwrite" in invoke("ngram export -m text.ngram -o again.arpa").stderr
+    result = invoke("ngram import again.arpa -o back.ngram --tokenizer word --mode stream --overwrite --json")
+    assert result.exit_code == 0, result.stderr
+    one, two = (json.loads(invoke(f"score -m {name} --json text.txt").stdout) for name in ("text.ngram", "back.ngram"))
+    assert two["perplexity"] == pytest.approx(one["perplexity"], rel=1e-6)
+    assert invoke("info back.ngram").exit_code == 0
+
+
+def test_existing_folders_are_not_replaced_unasked(trained, invoke):
+    assert "--overwrite" in invoke("ngram train text.txt -o text.ngram").stderr
+    Path("mine").mkdir(exist_ok=True)
+    assert "is no model" in invoke("ngram train text.txt -o mine --overwrite").stderr
+
+
+def test_damaged_tables_are_refused(tmp_path):
+    model = model_of([1, 2, 3, 1], MODES["line ends"], 2)
+    model.save(tmp_path)
+    assert NgramModel.load(tmp_path).tables.targets.tolist() == model.tables.targets.tolist()
+    model.tables.children[-1] += 5
+    model.save(tmp_path)
+    with pytest.raises(FflmError, match="damaged"):
+        NgramModel.load(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes(b"nothing")
+    with pytest.raises(FflmError, match="damaged"):
+        load(tmp_path)
+
+
+def test_a_model_of_characters(tmp_path):
+    text = TextSettings(Tokenizer(mode="char"), line_ends=False)
+    (tmp_path / "text").write_text(SMALL_TEXT)
+    model = train([tmp_path / "text"], tmp_path / "model", 4, valid=None, tokenizer="char", line_ends=False, min_count=1)
+    assert model.text == text
+    assert LINE_END not in model.vocabulary.words
+    assert model.generate("the ", length=10, greedy=True)[0].startswith("the ")
