@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import hashlib
 import io
 import json
@@ -25,6 +26,18 @@ from fflm.cli.corpus import command
 from fflm.errors import FflmError
 from fflm.text import catalogue
 from fflm.text.catalogue import Download, Entry, fetch
+
+# pooch leaves the connections of failed transfers to the garbage collector, which warns of them at any later moment: here it is
+# made to do so at once, and not heeded.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def collect() -> Iterator[None]:
+    """Collect a test's garbage before the next one."""
+    yield
+    gc.collect()
+
 
 # More than one chunk of the transfer.
 TEXT = b"".join(b"line %d of a text\n" % number for number in range(20_000))
