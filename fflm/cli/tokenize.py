@@ -34,11 +34,8 @@ def command(inputs: tuple[Path, ...], output: Path, overwrite: bool, quiet: bool
     text, rule = text_settings(options)
     with tokenizing(console) as progress:
         corpus = tokenize(inputs, output, text, rule, valid, test, overwrite=overwrite, progress=progress, **options)
-    parts = {
-        name: {"tokens": part.tokens, "unknown": part.unknown, "ends": part.ends, "characters": part.characters}
-        for name, part in corpus.parts.items()
-    }
     if as_json:
+        parts = {name: part.counts for name, part in corpus.parts.items()}
         vocabulary = corpus.vocabulary.to_dict()
         click.echo(json.dumps({"corpus": str(output), "vocabulary": vocabulary, "parts": parts}, ensure_ascii=False))
         return

@@ -167,10 +167,7 @@ class NgramModel(Model):
             "ngram": {"order": order, **details},
             "corpus": {
                 "fingerprint": corpus.fingerprint,
-                "parts": {
-                    name: {"tokens": part.tokens, "unknown": part.unknown, "ends": part.ends, "characters": part.characters}
-                    for name, part in corpus.parts.items()
-                },
+                "parts": {name: part.counts for name, part in corpus.parts.items()},
             },
         }
         return cls(tables, corpus.vocabulary, corpus.settings, about)

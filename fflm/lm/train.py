@@ -210,7 +210,7 @@ class TrainingRun:
         threads: int | None = None,
         embeddings: np.ndarray | None = None,
     ) -> Self:
-        """Begin a run in a folder, replacing the model that may be there.
+        """Begin a run in an empty folder, but for the corpus that may be there.
 
         Parameters
         ----------
@@ -243,10 +243,6 @@ class TrainingRun:
             rows = ~np.isnan(embeddings).any(axis=1)
             run.trainer.parameters.embeddings[rows] = embeddings[rows]
             given = int(rows.sum())
-        with clear_errors(f"write {path}"):
-            path.mkdir(parents=True, exist_ok=True)
-            for name in (CHECKPOINT, WEIGHTS, LOG):
-                (path / name).unlink(missing_ok=True)
         place = CORPUS if corpus.path == path / CORPUS else str(corpus.path.resolve())
         about = {
             "training": settings.to_dict(),
@@ -255,7 +251,7 @@ class TrainingRun:
             "corpus": {
                 "path": place,
                 "fingerprint": corpus.fingerprint,
-                "parts": {n: _counts(p) for n, p in corpus.parts.items()},
+                "parts": {name: part.counts for name, part in corpus.parts.items()},
             },
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
@@ -440,7 +436,7 @@ def perplexity_figures(loss: float, corpus: Corpus, name: str) -> dict[str, Any]
         "bits_per_character": loss * part.tokens / math.log(2) / part.characters,
         "vocabulary": len(corpus.vocabulary),
         "rule": corpus.vocabulary.rule,
-        **_counts(part),
+        **part.counts,
     }
 
 
@@ -453,10 +449,6 @@ def _unigram(part: Part, vocabulary: int) -> np.ndarray:
     return result
 
 
-def _counts(part: Part) -> dict[str, int]:
-    return {"tokens": part.tokens, "unknown": part.unknown, "ends": part.ends, "characters": part.characters}
-
-
 def _difference(path: Path, corpus: Corpus, about: dict[str, Any]) -> str:
     """Say in what a corpus differs from the one that a run began with."""
     if corpus.settings.to_dict() != about["text"]:
@@ -464,6 +456,6 @@ def _difference(path: Path, corpus: Corpus, about: dict[str, Any]) -> str:
     if len(corpus.vocabulary) != about["vocabulary"].get("size", len(corpus.vocabulary)):
         return "another vocabulary"
     for name, counts in about["corpus"]["parts"].items():
-        if name not in corpus.parts or _counts(corpus.parts[name]) != counts:
+        if name not in corpus.parts or corpus.parts[name].counts != counts:
             return f"another {name} text"
     return "the text or the vocabulary has changed"

@@ -211,6 +211,11 @@ class Part:
     characters: int
     sha256: str
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers that a perplexity on this part must be read with."""
+        return {"tokens": self.tokens, "unknown": self.unknown, "ends": self.ends, "characters": self.characters}
+
 
 @dataclass(frozen=True)
 class Corpus:
