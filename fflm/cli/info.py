@@ -47,6 +47,8 @@ def _read(path: Path) -> dict[str, Any]:
     about = read_config(path)
     if about.get("kind") == "ngram":
         return _read_ngram(path)
+    if about.get("kind") == "mixture":
+        return _read_mixture(path)
     figures: dict[str, Any] | None = None
     if (path / WEIGHTS).is_file():
         figures = LanguageModel.load(path).about["figures"]
@@ -92,10 +94,20 @@ def _read_ngram(path: Path) -> dict[str, Any]:
     }
 
 
+def _read_mixture(path: Path) -> dict[str, Any]:
+    """Return config.json and the figures of a mixture, with weights."""
+    from fflm.lm.mixture import Mixture
+
+    mixture = Mixture.load(path)
+    return {"model": str(path), **mixture.about, "figures": {"tuning": mixture.tuning}}
+
+
 def _lines(path: Path, about: dict[str, Any]) -> list[str]:
     """Return it all as lines to read."""
     if about.get("kind") == "ngram":
         return _ngram_lines(path, about)
+    if about.get("kind") == "mixture":
+        return _mixture_lines(path, about)
     arrays, text, vocabulary = about["parameters"]["arrays"], about["text"], about["vocabulary"]
     lines = [f"model {path}, begun {about['created']}"]
     if about["finished"]:
@@ -127,6 +139,18 @@ def _lines(path: Path, about: dict[str, Any]) -> list[str]:
         lines += ["", f"best weights, from epoch {about['figures']['epoch']:g}"]
         measured = [name for name in ("valid", "test") if name in about["figures"]]
         lines += [f"  {name:5} {describe_perplexity(about['figures'][name])}" for name in measured]
+    return [*lines, "", "versions", *_pairs(about["versions"])]
+
+
+def _mixture_lines(path: Path, about: dict[str, Any]) -> list[str]:
+    """Return what is known of a mixture as lines to read."""
+    from fflm.cli.score import describe_tuning
+
+    text = about["text"]
+    lines = [f"mixture {path}, made {about['created']}", "", *describe_tuning(about["figures"]["tuning"])]
+    lines += ["", "text", *_pairs(text["tokenizer"], mode="tokenizer")]
+    lines += _pairs({name: value for name, value in text.items() if name != "tokenizer"})
+    lines += ["", f"vocabulary: {about['vocabulary']['size']:,} ({about['vocabulary']['rule']})"]
     return [*lines, "", "versions", *_pairs(about["versions"])]
 
 

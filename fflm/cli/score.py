@@ -4,20 +4,47 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from fflm.cli.options import json_option, load_model, model_option, show_word
+from fflm.cli.options import describe_perplexity, json_option, model_option, overwrite_option, show_word
 
 if TYPE_CHECKING:
-    from fflm.lm.model import Model
+    from fflm.lm.mixture import Mixture
+    from fflm.lm.model import Model, Predictor
     from fflm.lm.scoring import Score, ScoredLine
+    from fflm.text.corpus import Part
 
 
 @click.command()
 @model_option
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--part",
+    type=click.Choice(["train", "valid", "test"]),
+    help="Instead of INPUTS, a part of the text that the model was trained on, or its validation or test text.",
+)
+@click.option(
+    "--mix",
+    "others",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Mix in another model, trained on the same tokenised text; may be repeated.",
+)
+@click.option(
+    "--cache", type=click.IntRange(1), metavar="WORDS", help="Mix in a cache of the so many latest words: 2000 are a good choice."
+)
+@click.option(
+    "--tune",
+    multiple=True,
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="TEXT",
+    help="Tune the weights of the mixture on TEXT; may be repeated. [default: the model's validation text]",
+)
+@click.option("--save", type=click.Path(path_type=Path), metavar="FOLDER", help="Keep the mixture as a model.")
+@overwrite_option
 @click.option(
     "--by",
     type=click.Choice(["summary", "sentence", "word"]),
@@ -43,6 +70,12 @@ if TYPE_CHECKING:
 def command(
     model_path: Path | None,
     inputs: tuple[Path, ...],
+    part: str | None,
+    others: tuple[Path, ...],
+    cache: int | None,
+    tune: tuple[Path, ...],
+    save: Path | None,
+    overwrite: bool,
     by: str,
     nbest: str | None,
     log_base: str,
@@ -55,23 +88,103 @@ def command(
     All of them are one text, read as the model's training text was. Averages are over tokens. JSON has both natural and base-10
     logarithms; by sentence and word it is an object a line, the summary's last.
 
+    With --mix or --cache it is a mixture that predicts: the sum of the models' probabilities, each times a weight. The weights
+    are tuned on held-out text, and the summary shows each model alone, too. A mixture that is kept with --save can be named with
+    --model everywhere; it refers to the folders of its models. With --save and without INPUTS, only the tuning is shown. A cache
+    sees what contexts show it: of a model that reads sentences, the sentence alone.
+
     \b
     Example:
       fflm score novel.txt
       echo "The cat sat on the wall." | fflm score --by word
       fflm score --nbest moses --log-base 10 < hypotheses.txt > rescored.txt
+      fflm score -m stories.model --mix stories.ngram --cache 2000 --save stories.mix
+      fflm score -m stories.mix --part valid
     """
     from fflm.lm import scoring
+    from fflm.lm.mixture import Comparison, Mixture, mix
+    from fflm.lm.model import check_free, latest_model, load
     from fflm.text.reading import read_chunks
 
     if nbest and by != "summary":
         raise click.UsageError("--nbest scores hypotheses: leave out --by")
-    model = load_model(model_path)
-    chunks = read_chunks(inputs or ("-",), encoding, errors)
+    if part and (inputs or nbest or by != "summary"):
+        raise click.UsageError("--part is scored as a whole, without INPUTS: leave out INPUTS, --by and --nbest")
+    mixing = bool(others) or cache is not None
+    if (tune or save) and not mixing:
+        raise click.UsageError("there is nothing to tune or to save: give --mix or --cache")
+    if save:
+        check_free(save, overwrite)
+    path = model_path or latest_model(Path())
+    model = mix([path, *others], cache=cache, tune=tune, encoding=encoding, errors=errors) if mixing else load(path)
+    if save and isinstance(model, Mixture):
+        model.save(save, overwrite=overwrite)
+        if not (inputs or part):
+            _show_tuning(model, save, as_json)
+            return
     unit = 1.0 if log_base == "e" else math.log(10)
     if nbest:
-        _rescore(model, chunks, nbest == "moses", unit, as_json)
+        _rescore(model, read_chunks(inputs or ("-",), encoding, errors), nbest == "moses", unit, as_json)
         return
+    predictor = Comparison(model) if isinstance(model, Mixture) else model
+    if part:
+        together = scoring.score_part(predictor, _part(path, part))
+    else:
+        together = _score_lines(predictor, read_chunks(inputs or ("-",), encoding, errors), by, unit, as_json)
+    summary = together.to_dict()
+    if isinstance(model, Mixture) and isinstance(predictor, Comparison):
+        summary = model.compared(summary, [each.to_dict() for each in predictor.alone(together)])
+        summary["tuning"] = model.tuning
+    if as_json:
+        _echo_json(summary)
+        return
+    if by != "summary":
+        click.echo()
+    if isinstance(model, Mixture):
+        click.echo("\n".join([*describe_components(summary), f"weights tuned on {model.tuning['source']}", ""]))
+    _show_summary(together, unit, log_base)
+
+
+def describe_components(figures: dict[str, Any]) -> list[str]:
+    """Return a table of what a mixture and each of its components alone make of one text, as lines."""
+    rows = [*figures["components"], {"name": "mixture", **figures}]
+    width = max(len(row["name"]) for row in rows)
+    lines = [f"{'':{width}}  weight   perplexity   of known words   bits per character"]
+    for row in rows:
+        weight = f"{row['weight']:.4f}" if "weight" in row else ""
+        values = [row[name] for name in ("perplexity", "perplexity_known", "bits_per_character")]
+        perplexity, known, bits = ("-" if value is None else f"{value:,.4f}" for value in values)
+        lines.append(f"{row['name']:{width}}  {weight:>6} {perplexity:>12} {known:>16} {bits:>20}")
+    return lines
+
+
+def describe_tuning(figures: dict[str, Any]) -> list[str]:
+    """Return what is known from the tuning of a mixture's weights, as lines."""
+    return [*describe_components(figures), f"tuned on {figures['source']}: {describe_perplexity(figures)}"]
+
+
+def _show_tuning(mixture: "Mixture", path: Path, as_json: bool) -> None:
+    if as_json:
+        _echo_json({"model": str(path), **mixture.tuning})
+    else:
+        click.echo("\n".join([f"model {path}", *describe_tuning(mixture.tuning)]))
+
+
+def _part(path: Path, name: str) -> "Part":
+    """Return a part of the corpus that the model in a folder was trained on."""
+    from fflm.errors import FflmError
+    from fflm.lm.model import trained_corpus
+
+    parts = trained_corpus(path).parts
+    if name not in parts:
+        raise FflmError(f"{path} was trained without a {name} part: give a text to score")
+    return parts[name]
+
+
+def _score_lines(model: "Predictor", chunks: Iterator[str], by: str, unit: float, as_json: bool) -> "Score":
+    """Return the score of a text, after showing that of its sentences or words if asked to."""
+    from fflm.lm import scoring
+
     totals: list[Score] = []
     lines = _adding(scoring.scored_lines(model, chunks), totals)
     if by == "sentence":
@@ -80,13 +193,7 @@ def command(
         for line in lines:
             if by == "word":
                 _show_words(model, line, unit, as_json)
-    together = totals[0]
-    if as_json:
-        _echo_json(together.to_dict())
-    else:
-        if by != "summary":
-            click.echo()
-        _show_summary(together, unit, log_base)
+    return totals[0]
 
 
 def _adding(lines: "Iterator[ScoredLine]", totals: "list[Score]") -> "Iterator[ScoredLine]":
@@ -107,7 +214,7 @@ def _show_sentences(sentences: "Iterator[tuple[str, Score]]", unit: float, as_js
             click.echo(f"{figures}  {text}")
 
 
-def _show_words(model: "Model", line: "ScoredLine", unit: float, as_json: bool) -> None:
+def _show_words(model: "Predictor", line: "ScoredLine", unit: float, as_json: bool) -> None:
     end = model.vocabulary.end_id
     for token, id_, loss in zip(line.tokens, line.ids.tolist(), line.losses.tolist(), strict=True):
         word = model.vocabulary.words[end] if id_ == end and end is not None else token

@@ -17,7 +17,7 @@ from fflm.files import read_json, write_json
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
-from fflm.text.corpus import TextSettings
+from fflm.text.corpus import Corpus, TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import load_arrays, save_arrays
@@ -32,7 +32,7 @@ CONFIG, WEIGHTS, VOCABULARY, LOG, CHECKPOINT, CORPUS = (
     "config.json", "model.safetensors", "vocabulary.tsv", "log.jsonl", "checkpoint.safetensors", "corpus",
 )  # fmt: skip
 
-_KINDS = {"network": "network", "ngram": "n-gram model"}
+_KINDS = {"network": "network", "ngram": "n-gram model", "mixture": "mixture"}
 
 
 class Predictor(Protocol):
@@ -189,7 +189,7 @@ class Model(ABC):
         FflmError
             If the model has none.
         """
-        raise FflmError("an n-gram model has no word vectors: name a network, made by `fflm train`")
+        raise FflmError("only a network has word vectors: name one, made by `fflm train`")
 
     def neighbours(self, word: str, top: int = 10) -> list[tuple[str, float]]:
         """Return the words whose embeddings are nearest to a word's, with the cosines, the nearest first.
@@ -290,9 +290,12 @@ def load(path: str | Path) -> Model:
     FflmError
         If it is no model, of a later version, incomplete or damaged.
     """
+    from fflm.lm.mixture import Mixture
     from fflm.lm.ngram import NgramModel
 
-    kinds: dict[str, type[LanguageModel] | type[NgramModel]] = {"network": LanguageModel, "ngram": NgramModel}
+    kinds: dict[str, type[LanguageModel] | type[NgramModel] | type[Mixture]] = {
+        "network": LanguageModel, "ngram": NgramModel, "mixture": Mixture,
+    }  # fmt: skip
     kind = read_config(Path(path)).get("kind", "network")
     if kind not in kinds:
         raise FflmError(f"{path} is a model of the kind {kind!r}, which this fflm does not know: update fflm")
@@ -326,7 +329,7 @@ def save_weights(path: Path, parameters: Parameters, figures: Mapping[str, Any])
     save_arrays(path / WEIGHTS, dict(parameters.items()), figures)
 
 
-def read_config(path: Path, kind: Literal["network", "ngram"] | None = None) -> dict[str, Any]:
+def read_config(path: Path, kind: Literal["network", "ngram", "mixture"] | None = None) -> dict[str, Any]:
     """Read a model's config.json.
 
     Raises
@@ -344,6 +347,45 @@ def read_config(path: Path, kind: Literal["network", "ngram"] | None = None) -> 
     if kind not in (None, about.get("kind", "network")):
         raise FflmError(f"{path} is no {_KINDS[kind]}: name another folder")
     return about
+
+
+def corpus_path(path: Path) -> Path:
+    """Return the folder of the corpus that a model was trained on; for a mixture, its first model.
+
+    Raises
+    ------
+    FflmError
+        If that is not known.
+    """
+    place = read_config(path).get("corpus", {}).get("path")
+    if not isinstance(place, str):
+        raise FflmError(f"{path} is a model without a corpus: name a text, or a folder made by `fflm tokenize`")
+    return path / place
+
+
+def trained_corpus(path: Path) -> Corpus:
+    """Open the corpus that a model was trained on; for a mixture, its first model.
+
+    Raises
+    ------
+    FflmError
+        If it is not known, gone, damaged, or not what it was.
+    """
+    place = corpus_path(path)
+    if not (place / "corpus.json").is_file():
+        raise FflmError(f"{place}, on which {path} was trained, is gone: name a text instead")
+    corpus = Corpus.open(place)
+    if corpus.fingerprint != read_config(path)["corpus"].get("fingerprint"):
+        raise FflmError(f"{place} is not what it was when {path} was trained on it: name a text instead")
+    return corpus
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raise FflmError if a model cannot be put at a path."""
+    if path.exists() and not (path / CONFIG).is_file():
+        raise FflmError(f"{path} exists and is no model: choose another folder")
+    if path.exists() and not overwrite:
+        raise FflmError(f"{path} exists: --overwrite replaces it, or choose another folder")
 
 
 def latest_model(folder: Path) -> Path:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing_folder
 from fflm.lm import ngram_kernels as kernels
-from fflm.lm.model import CONFIG, CORPUS, VOCABULARY, WEIGHTS, Model, read_config, save_description
+from fflm.lm.model import CONFIG, CORPUS, VOCABULARY, WEIGHTS, Model, check_free, corpus_path, read_config, save_description
 from fflm.lm.scoring import score_part
 from fflm.lm.train import FIVE_PERCENT, text_settings
 from fflm.text.corpus import Corpus, HeldOut, TextSettings, tokenize
@@ -275,20 +275,7 @@ def corpus_folder(inputs: Sequence[str | Path]) -> Path | None:
     folder = Path(inputs[0])
     if (folder / "corpus.json").is_file():
         return folder
-    if not (folder / CONFIG).is_file():
-        return None
-    place = read_config(folder).get("corpus", {}).get("path")
-    if not isinstance(place, str):
-        raise FflmError(f"{folder} is a model without a corpus: name the text, or a folder made by `fflm tokenize`")
-    return folder / place
-
-
-def check_free(path: Path, overwrite: bool) -> None:
-    """Raise FflmError if a model cannot be put at a path."""
-    if path.exists() and not (path / CONFIG).is_file():
-        raise FflmError(f"{path} exists and is no model: choose another folder with -o")
-    if path.exists() and not overwrite:
-        raise FflmError(f"{path} exists: --overwrite replaces it, -o names another")
+    return corpus_path(folder) if (folder / CONFIG).is_file() else None
 
 
 def _check_order(order: int) -> None:

@@ -1,0 +1,425 @@
+"""Mixtures: the weights against a general optimiser, the cache against a dictionary, the folder, the command."""
+
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from command import SMALL, STORIES
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from tiny import MODES, WORDS, Bigrams, tiny_model
+
+import fflm
+from fflm.cli import main
+from fflm.errors import FflmError
+from fflm.lm.mixture import GAP, Comparison, Mixture, UnigramCache, estimate_weights, mix, mixed
+from fflm.lm.model import CONFIG, WEIGHTS, save_config, save_weights
+from fflm.lm.scoring import score
+from fflm.text.windows import Windows
+
+CLOSE = {"rtol": 1e-12, "atol": 1e-12}
+TEXT = "the cat sat on the zebra .\n\nthe dog\n. the yak\n" * 3
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+# Weights
+
+
+def random_losses(seed, components, words=200):
+    """Return the losses of components of which some are much better than others."""
+    generator = np.random.default_rng(seed)
+    return -np.log(generator.dirichlet(np.ones(20), (components, words))[..., 0]) + generator.exponential(1, (components, 1))
+
+
+@given(seeds, st.integers(1, 5))
+def test_no_weights_are_better(seed, components):
+    losses = random_losses(seed, components)
+    weights = estimate_weights(losses)
+    assert weights.min() >= 0
+    assert math.isclose(weights.sum(), 1, rel_tol=1e-12)
+    found = mixed(losses, weights).mean()
+    others = np.random.default_rng(seed).dirichlet(np.ones(components), 200)
+    assert all(found <= mixed(losses, other).mean() + 2 * GAP for other in [*others, *np.eye(components)])
+
+
+@given(seeds)
+def test_two_weights_are_those_of_a_search_along_a_line(seed):
+    losses = random_losses(seed, 2)
+    result = minimize_scalar(
+        lambda x: mixed(losses, np.array([x, 1 - x])).mean(), bounds=(0, 1), method="bounded", options={"xatol": 1e-7}
+    )
+    assert math.isclose(mixed(losses, estimate_weights(losses)).mean(), result.fun, rel_tol=0, abs_tol=1e-7)
+
+
+def test_words_impossible_to_some_or_all_components():
+    losses = np.array([[0.5, np.inf, 1.0, np.inf], [np.inf, 2.0, np.inf, np.inf]])
+    np.testing.assert_allclose(estimate_weights(losses), [2 / 3, 1 / 3], **CLOSE)
+    np.testing.assert_allclose(estimate_weights(losses[:, 3:]), [0.5, 0.5], **CLOSE)
+    np.testing.assert_allclose(estimate_weights(losses + 1000), [2 / 3, 1 / 3], **CLOSE)
+
+
+# The cache
+
+
+def cache_by_hand(model, size, context):
+    """Return the distribution after a context, a word at a time."""
+    V = len(model.vocabulary)
+    weights = dict.fromkeys(range(V), 1 / V)
+    for distance, id_ in enumerate(reversed(context), 1):
+        if id_ != V and not (model.vocabulary.ends and id_ == 1):
+            weights[id_] += math.exp(-4 * distance / size)
+    return [weights[id_] / sum(weights.values()) for id_ in range(V)]
+
+
+@given(st.sampled_from(list(MODES)), st.integers(1, 12), st.lists(st.integers(0, 7), max_size=20))
+def test_the_cache_is_a_dictionary_of_the_latest_words(mode, size, ids):
+    model = tiny_model(MODES[mode])
+    cache = UnigramCache(size, model.vocabulary, model.text)
+    windows = Windows.of(np.minimum(ids, len(model.vocabulary) - 1), model.vocabulary, model.text, size)
+    contexts = windows.contexts(np.arange(len(ids) + 1))
+    found = cache.log_probabilities(contexts)
+    np.testing.assert_allclose(np.exp(found), [cache_by_hand(model, size, context) for context in contexts.tolist()], **CLOSE)
+    np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, **CLOSE)
+    for word in range(len(model.vocabulary)):
+        np.testing.assert_allclose(cache.losses(contexts, np.full(len(contexts), word, np.int32)), -found[:, word], **CLOSE)
+
+
+def test_later_words_count_more_and_old_ones_are_forgotten():
+    model = tiny_model(MODES["no ends"])
+    cache = UnigramCache(3, model.vocabulary, model.text)
+    ids = model.vocabulary.encode(["dog", "the", "cat", "sat"])
+    distribution = np.exp(cache.log_probabilities(Windows.of(ids, model.vocabulary, model.text, 3).contexts(np.array([4]))))[0]
+    the, cat, dog, sat, on = (distribution[model.vocabulary.id(word)] for word in ("the", "cat", "dog", "sat", "on"))
+    assert sat > cat > the > dog == on
+
+
+# Mixtures
+
+
+def small_mixture(text):
+    """Return a mixture of components that see 2, 4, 1 and 6 words."""
+    first, second = tiny_model(text, window=2, dtype=np.float64), tiny_model(text, window=4, seed=2, dtype=np.float64)
+    third = Bigrams(text, WORDS, {"the": {"cat": 0.5, "dog": 0.4}})
+    third.vocabulary = first.vocabulary
+    components = {"a": first, "b": second, "c": third, "cache": UnigramCache(6, first.vocabulary, text)}
+    return Mixture(components, [0.4, 0.3, 0.2, 0.1])
+
+
+@pytest.fixture(params=MODES)
+def mixture(request):
+    return small_mixture(MODES[request.param])
+
+
+def test_a_mixture_is_the_weighted_sum_of_probabilities(mixture):
+    ids = mixture.text.encode_text(TEXT, mixture.vocabulary)
+    windows = mixture.windows(ids)
+    assert windows.window == 6
+    found = mixture.log_probabilities(windows.contexts(np.arange(len(ids))))
+    expected = np.zeros_like(found)
+    for weight, component in zip(mixture.weights, mixture.components.values(), strict=True):
+        own = Windows.of(ids, mixture.vocabulary, mixture.text, component.window)
+        expected += weight * np.exp(component.log_probabilities(own.contexts(np.arange(len(ids)))))
+    np.testing.assert_allclose(np.exp(found), expected, **CLOSE)
+    np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, **CLOSE)
+    np.testing.assert_allclose(mixture.losses(*windows.batch(np.arange(len(ids)))), -found[np.arange(len(ids)), ids], **CLOSE)
+
+
+def test_a_weight_of_one_is_that_component(mixture):
+    alone = Mixture(mixture.components, [0, 1, 0, 0])
+    expected = score(mixture.components["b"], TEXT)
+    assert math.isclose(score(alone, TEXT).loss_sum, expected.loss_sum, rel_tol=1e-12)
+    assert alone.next_words("the", top=1)[0] == mixture.components["b"].next_words("the", top=1)[0]
+
+
+def test_a_comparison_scores_every_component_alone(mixture):
+    comparison = Comparison(mixture)
+    together = score(comparison, TEXT)
+    assert together == score(mixture, TEXT)
+    for component, alone in zip(mixture.components.values(), comparison.alone(together), strict=True):
+        expected = score(component, TEXT)
+        assert math.isclose(alone.loss_sum, expected.loss_sum, rel_tol=1e-12)
+        assert math.isclose(alone.unknown_loss_sum, expected.unknown_loss_sum, rel_tol=1e-12)
+        assert alone.to_dict().keys() == expected.to_dict().keys()
+        assert (alone.tokens, alone.unknown, alone.characters) == (expected.tokens, expected.unknown, expected.characters)
+
+
+def test_components_must_speak_of_the_same_words():
+    one = tiny_model()
+    with pytest.raises(FflmError, match="b has another vocabulary than a"):
+        Mixture({"a": one, "b": tiny_model(words=("the", "cow"))}, [0.5, 0.5])
+    with pytest.raises(FflmError, match="b reads text in another way than a"):
+        Mixture({"a": one, "b": tiny_model(MODES["line ends"])}, [0.5, 0.5])
+    with pytest.raises(FflmError, match="at least 1"):
+        UnigramCache(0, one.vocabulary, one.text)
+
+
+# Folders
+
+
+def assert_same_score(actual, expected):
+    """Demand that a component's score has all that a score of its own has, up to rounding."""
+    for name, value in expected.items():
+        assert actual[name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
+
+
+def save_tiny(path, **options):
+    """Save a network with random weights."""
+    model = tiny_model(**options)
+    path.mkdir(exist_ok=True, parents=True)
+    save_config(path, model.config, model.text, model.vocabulary, {})
+    save_weights(path, model.parameters, {})
+    return path
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """Make a folder with two models and a text, and make it the current one."""
+    monkeypatch.chdir(tmp_path)
+    save_tiny(Path("one.model"))
+    save_tiny(Path("two.model"), seed=2)
+    Path("held.txt").write_text(TEXT)
+    return tmp_path
+
+
+def test_a_mixture_returns_from_its_folder_wherever_that_is(models, monkeypatch):
+    made = mix(["one.model", "two.model"], cache=5, tune=["held.txt"])
+    made.save(Path("mixtures/m.mix"))
+    assert sorted(path.name for path in Path("mixtures/m.mix").iterdir()) == [CONFIG, WEIGHTS, "vocabulary.tsv"]
+    expected = score(made, TEXT)
+    assert score(fflm.load("mixtures/m.mix"), TEXT) == expected
+    shutil.move(models, models.with_name("moved"))
+    elsewhere = models.with_name("elsewhere")
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    back = fflm.load("../moved/mixtures/m.mix")
+    assert score(back, TEXT) == expected
+    assert list(back.components) == ["../moved/one.model", "../moved/two.model", "cache of 5 words"]
+    assert back.tuning["perplexity"] == pytest.approx(expected.perplexity)
+    assert [each["weight"] for each in back.tuning["components"]] == made.weights.tolist()
+
+
+def test_the_tuned_mixture_is_better_than_its_parts_on_that_text(models):
+    made = mix(["one.model", "two.model"], cache=5, tune=["held.txt"])
+    assert made.tuning["source"] == "held.txt"
+    assert made.tuning["perplexity"] < min(each["perplexity"] for each in made.tuning["components"])
+    for path, each in zip(("one.model", "two.model"), made.tuning["components"], strict=False):
+        alone = score(fflm.load(path), TEXT).to_dict()
+        assert_same_score(each, alone)
+
+
+def test_a_mixture_may_be_mixed(models):
+    mix(["one.model"], cache=5, tune=["held.txt"]).save(Path("one.mix"))
+    outer = mix(["one.mix", "two.model"], tune=["held.txt"])
+    outer.save(Path("two.mix"))
+    assert score(fflm.load("two.mix"), TEXT) == score(outer, TEXT)
+
+
+@pytest.mark.parametrize("seed", [3, None])
+def test_a_part_that_changed_or_went_is_noticed(models, seed):
+    mix(["one.model", "two.model"], tune=["held.txt"]).save(Path("m.mix"))
+    shutil.rmtree("two.model")
+    if seed:
+        save_tiny(Path("two.model"), seed=seed)
+    with pytest.raises(FflmError, match="two.model is not what it was.*tune again" if seed else "two.model.* is gone"):
+        fflm.load("m.mix")
+
+
+def test_a_damaged_mixture_is_refused(models):
+    mix(["one.model"], cache=5, tune=["held.txt"]).save(Path("m.mix"))
+    content = Path("m.mix", CONFIG).read_text()
+    for old, new in (
+        ('"cache": 5', '"cache": "x"'),
+        ('"path"', '"place"'),
+        ('{\n        "cache": 5\n      }', "7"),
+        ('"cache"', '"k"'),
+    ):
+        assert old in content
+        Path("m.mix", CONFIG).write_text(content.replace(old, new))
+        with pytest.raises(FflmError, match="is damaged"):
+            fflm.load("m.mix")
+    Path("m.mix", CONFIG).write_text(content)
+    Path("m.mix", WEIGHTS).write_bytes(b"nothing")
+    with pytest.raises(FflmError, match="damaged"):
+        fflm.load("m.mix")
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Train a network and an n-gram model on one text; mix them."""
+    folder = tmp_path_factory.mktemp("mixture")
+    (folder / "text.txt").write_text(STORIES, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for line in (
+            ["train", "text.txt", *SMALL, "--epochs", "1", "--test", "10%", "-q"],
+            ["ngram", "train", "text.model", "-o", "text.ngram", "--order", "3", "-q"],
+            ["score", "-m", "text.model", "--mix", "text.ngram", "--cache", "50", "--save", "text.mix"],
+        ):
+            result = CliRunner().invoke(main, line, prog_name="fflm")
+            assert result.exit_code == 0, result.stderr
+    return folder, result.stdout
+
+
+@pytest.fixture
+def invoke(trained, monkeypatch):
+    monkeypatch.chdir(trained[0])
+    return lambda line, **extra: CliRunner().invoke(main, line.split(), prog_name="fflm", **extra)
+
+
+def objects(result):
+    assert result.exit_code == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+NUMBERS = r" +[\d.,]+ +[\d.,]+ +[\d.]+"
+
+
+def test_saving_shows_the_tuning_on_the_validation_part(trained, invoke):
+    [valid] = objects(invoke("score -m text.mix --part valid --json"))
+    assert re.fullmatch(
+        rf"model text.mix\n +weight +perplexity.*\n(text.model|text.ngram|cache of 50 words) +0\.\d+{NUMBERS}\n(.*\n){{2}}"
+        rf"mixture +{NUMBERS}\ntuned on the validation part of text.model: perplexity {valid['perplexity']:.2f} over .* tokens "
+        r"\(sentence ends counted\), vocabulary .*% unknown, .* bits per character\n",
+        trained[1],
+    )
+    assert valid["tuning"]["loss"] == pytest.approx(valid["loss"])
+    [again] = objects(invoke("score -m text.model --mix text.ngram --cache 50 --save text.mix --overwrite --json"))
+    assert again["model"] == "text.mix"
+    assert again["components"] == valid["tuning"]["components"]
+
+
+def test_the_report_gives_each_alone_and_the_mixture(invoke):
+    for line in ("-m text.mix", "-m text.model --mix text.ngram --cache 50"):
+        [summary] = objects(invoke(f"score {line} --part test --json"))
+        assert [each["name"] for each in summary["components"]] == ["text.model", "text.ngram", "cache of 50 words"]
+        assert sum(each["weight"] for each in summary["components"]) == pytest.approx(1)
+        for each in summary["components"][:2]:
+            [alone] = objects(invoke(f"score -m {each['name']} --part test --json"))
+            assert_same_score(each, alone)
+        text = invoke(f"score {line} --part test").stdout
+        for piece in (
+            *(f"{each['weight']:.4f} {each['perplexity']:12,.4f}" for each in summary["components"]),
+            f"perplexity          {summary['perplexity']:,.4f}\n",
+            "weights tuned on the validation part of text.model\n",
+            summary["rule"],
+            summary["policy"],
+        ):
+            assert piece in text
+
+
+def test_a_part_is_what_training_measured(invoke):
+    for name in ("text.model", "text.ngram"):
+        figures = json.loads(invoke(f"info {name} --json").stdout)["figures"]
+        for part in ("valid", "test"):
+            [summary] = objects(invoke(f"score -m {name} --part {part} --json"))
+            assert summary["perplexity"] == pytest.approx(figures[part]["perplexity"], rel=1e-5)
+    [summary] = objects(invoke("score -m text.model --part train --json"))
+    assert summary["tokens"] == json.loads(invoke("info text.model --json").stdout)["corpus"]["parts"]["train"]["tokens"]
+
+
+def test_words_sentences_and_hypotheses_are_scored_by_the_mixture(invoke):
+    text = "The cat sat.\nThe zebra ran.\n"
+    [summary] = objects(invoke("score -m text.mix --json", input=text))
+    for by in ("word", "sentence"):
+        *each, last = objects(invoke(f"score -m text.mix --by {by} --json", input=text))
+        assert last == summary
+        assert sum(one["log_probability"] for one in each) == pytest.approx(summary["log_probability"])
+    hypotheses = objects(invoke("score -m text.mix --nbest plain --json", input=text))
+    model = fflm.load("text.mix")
+    assert [each["log_probability"] for each in hypotheses] == pytest.approx(
+        [model.score(line).log_probability for line in text.splitlines()]
+    )
+
+
+def test_a_mixture_is_a_model_like_any_other(trained, invoke):
+    assert invoke("generate -m text.mix --prefix The --length 5 --seed 1").stdout.startswith("The ")
+    assert invoke("generate -m text.mix --beams 3 --length 5").exit_code == 0
+    table = json.loads(invoke("next -m text.mix --json --top 100000").stdout)["words"]
+    assert sum(each["probability"] for each in table) == pytest.approx(1)
+    assert json.loads(invoke("next --json --top 100000").stdout)["words"] == table  # made last
+    about = json.loads(invoke("info text.mix --json").stdout)
+    assert [each["name"] for each in about["figures"]["tuning"]["components"]] == [
+        "text.model",
+        "text.ngram",
+        "cache of 50 words",
+    ]
+    shown = invoke("info text.mix").stdout
+    assert re.search(rf"^text.ngram +0\.\d+{NUMBERS}$", shown, re.MULTILINE)
+    assert re.search(r"^tuned on the validation part of text.model: perplexity .* bits per character$", shown, re.MULTILINE)
+    assert invoke("ngram train text.mix -o third.ngram --order 2 -q").exit_code == 0
+    assert fflm.load("third.ngram").vocabulary.words == fflm.load("text.mix").vocabulary.words
+    shutil.rmtree("third.ngram")
+
+
+REFUSED = [
+    ("--mix text.model", "text.model is given twice"),
+    ("--mix missing", "missing is no model"),
+    ("--mix other.model", "other.model has another vocabulary than text.model"),
+    ("--save new.mix", "nothing to tune or to save"),
+    ("--tune text.txt", "nothing to tune or to save"),
+    ("--cache 0", "Invalid value for '--cache'"),
+    ("--cache 5 --tune missing", "cannot read missing"),
+    ("--cache 5 --tune empty.txt", "no words"),
+    ("--cache 5 --tune strange.txt", "no word of strange.txt is in the vocabulary"),
+    ("--cache 5 --save text.ngram", "text.ngram exists"),
+    ("--cache 5 --save text.txt", "text.txt exists and is no model"),
+    ("--cache 5 --save text.model --overwrite", "text.model is a part of the mixture"),
+    ("--part test text.txt", "without INPUTS"),
+    ("--part test --by word", "leave out INPUTS, --by"),
+    ("-m other.model --part test", "other.model is a model without a corpus"),
+    ("-m other.model --cache 5", "other.model is a model without a corpus"),
+    ("-m half.model --part test", "without a test part"),
+    ("-m half.model --cache 5", "without a validation part: .*--tune"),
+    ("-m lost.model --part test", "is gone: name a text"),
+    ("-m changed.model --part test", "is not what it was when changed.model was trained"),
+]
+
+
+@pytest.fixture
+def broken(trained):
+    """Add models that lack something."""
+    folder, _ = trained
+    if not (folder / "other.model").exists():
+        save_tiny(folder / "other.model")
+        (folder / "empty.txt").touch()
+        (folder / "strange.txt").write_text("qqq zzz\nyyy\n")
+        for name in ("half", "lost", "changed"):
+            shutil.copytree(folder / "text.ngram", folder / f"{name}.model")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            line = ["ngram", "train", "text.txt", "-o", "half.model", "--overwrite", "--valid", "0", "-q"]
+            assert CliRunner().invoke(main, line).exit_code == 0
+        for name, old, new in (("lost", "text.model/corpus", "nowhere"), ("changed", '"fingerprint": "', '"fingerprint": "0')):
+            path = folder / f"{name}.model" / CONFIG
+            content = path.read_text()
+            assert old in content
+            path.write_text(content.replace(old, new))
+    return folder
+
+
+@pytest.mark.parametrize(("options", "reason"), REFUSED, ids=[options for options, _ in REFUSED])
+def test_refusals_are_one_line_and_leave_nothing(broken, invoke, options, reason):
+    before = sorted(path.name for path in broken.iterdir())
+    result = invoke(f"score {options if options.startswith('-m') else f'-m text.model {options}'}", input="The cat.\n")
+    assert result.exit_code in (1, 2)
+    assert result.stdout == ""
+    assert re.fullmatch(rf"error: .*{reason}.*\n", result.stderr)
+    assert sorted(path.name for path in broken.iterdir()) == before
+
+
+@pytest.mark.parametrize("line", ["neighbours the -m text.mix", "vectors -m text.mix", "plot text.mix", "train --resume text.mix",
+                                  "ngram export -m text.mix -o text.arpa"])  # fmt: skip
+def test_what_needs_another_kind_refuses_in_one_line(invoke, line):
+    result = invoke(line)
+    assert result.exit_code == 1
+    assert re.fullmatch(r"error: (only .*|text.mix is no network.*)\n", result.stderr)
