@@ -89,6 +89,12 @@ class _Train(click.Command):
 @overwrite_option
 @click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Go on with the run of this model.")
 @field_option(NetworkConfig, "window", "Context words (Bengio's n - 1).")
+@field_option(
+    NetworkConfig,
+    "averages",
+    "Sizes of blocks of words before the window that are seen as averages, such as 10,30; 0 for none.",
+    type=_Sizes(),
+)
 @field_option(NetworkConfig, "embedding", "Size of the embeddings.")
 @field_option(
     NetworkConfig,
@@ -97,6 +103,7 @@ class _Train(click.Command):
     type=_Sizes(),
 )
 @field_option(NetworkConfig, "activation", "Of the hidden layers.", type=click.Choice(ACTIVATIONS))
+@field_option(NetworkConfig, "residual", "Let each hidden layer add to the one before, normalised; equal sizes.")
 @field_option(NetworkConfig, "direct", "Connect the embeddings directly with the output, too.")
 @field_option(NetworkConfig, "tied", "Use the embeddings as output weights.")
 @field_option(NetworkConfig, "dropout", "Share of the hidden units that is dropped in training.")

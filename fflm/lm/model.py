@@ -236,7 +236,7 @@ class LanguageModel(Model):
     @property
     def window(self) -> int:
         """Context words [n]."""
-        return self.config.window
+        return self.config.context
 
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""

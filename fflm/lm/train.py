@@ -189,7 +189,7 @@ class TrainingRun:
         self.save_seconds = SAVE_SECONDS
         self.vectors = 0
         parts = {
-            name: Windows.of(part.ids, corpus.vocabulary, corpus.settings, config.window) for name, part in corpus.parts.items()
+            name: Windows.of(part.ids, corpus.vocabulary, corpus.settings, config.context) for name, part in corpus.parts.items()
         }
         self._test = parts.get("test")
         count = sum(map(math.prod, shapes(config).values()))
@@ -231,11 +231,11 @@ class TrainingRun:
             If the text is too short for the window, or the folder cannot be written.
         """
         for name, part in corpus.parts.items():
-            if part.tokens <= config.window:
+            if part.tokens <= config.context:
                 remedy = "give more text or a smaller --window"
                 if name != "train":
                     remedy += f", or none with --{name} 0"
-                raise FflmError(f"the {name} text has {part.tokens} tokens, too few for a window of {config.window}: {remedy}")
+                raise FflmError(f"the {name} text has {part.tokens} tokens, too few for contexts of {config.context}: {remedy}")
         run = cls(path, corpus, config, settings, threads or numba.config.NUMBA_NUM_THREADS)
         run.trainer.parameters.output_bias[:] = _unigram(corpus.parts["train"], config.vocabulary)
         given = 0
@@ -329,8 +329,8 @@ class TrainingRun:
         config = dataclasses.replace(
             self.trainer.network.config, vocabulary=2, embedding=1, hidden=tuple(1 for _ in self.trainer.network.config.hidden)
         )
-        ids = np.zeros(config.window + 1, np.uint16)
-        examples = Windows(ids, config.window, padding=config.vocabulary)
+        ids = np.zeros(config.context + 1, np.uint16)
+        examples = Windows(ids, config.context, padding=config.vocabulary)
         settings = dataclasses.replace(self.trainer.settings, epochs=1, batch_size=len(ids), rate=1e-9, weight_decay=0.0)
         parameters = Parameters.random(config, 0, self.trainer.parameters.embeddings.dtype)
         for _ in Trainer(Network(config), parameters, examples, examples, settings).run():
