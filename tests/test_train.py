@@ -483,12 +483,12 @@ def outcome_files(path):
     return {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
 
 
-def test_swapped_words_are_another_vocabulary(stopped):
+def test_swapped_words_are_damage(stopped):
     path = Path("text.ids/vocabulary.tsv")
     lines = path.read_text().splitlines(keepends=True)
     lines[3], lines[4] = lines[4], lines[3]
     path.write_text("".join(lines))
-    with pytest.raises(FflmError, match="the text or the vocabulary has changed"):
+    with pytest.raises(FflmError, match="its words or their order have changed"):
         TrainingRun.resume(stopped)
 
 
