@@ -10,24 +10,27 @@ model.score("The cat sat on the wall.").perplexity
 model.neighbours("cat")
 """
 
-import importlib
-import importlib.metadata
-from typing import TYPE_CHECKING, Any
-
 from fflm.errors import FflmError
 
+TYPE_CHECKING = False  # type checkers take it for true, as they do typing's, whose import takes long
 if TYPE_CHECKING:
     from fflm.api import load, train
     from fflm.lm.model import LanguageModel
 
-__version__ = importlib.metadata.version("fflm")
+__version__: str
 __all__ = ["FflmError", "LanguageModel", "__version__", "load", "train"]
 
-# Numba takes a good part of a second to import: only those who train or use a model wait for it.
+# Numba takes a good part of a second to import: only those who train or use a model wait for it. Nothing else here may take long,
+# for it runs before the command line can answer Ctrl-C.
 _LAZY = {"LanguageModel": "fflm.lm.model", "load": "fflm.api", "train": "fflm.api"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    import importlib
+    import importlib.metadata
+
+    if name == "__version__":
+        return importlib.metadata.version("fflm")
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'fflm' has no attribute {name!r}")

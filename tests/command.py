@@ -13,6 +13,12 @@ STORIES = (Path(__file__).parents[1] / "corpora" / "stories.txt").read_text(enco
 SMALL = ("--embedding", "6", "--hidden", "8", "--batch-size", "64", "--window", "3")
 """Options of such a network."""
 
+PERPLEXITY = (
+    r"perplexity [\d.,]+ over [\d,]+ tokens, [\d.]+% unknown, \d+\.\d{3} bits per character; "
+    r"vocabulary [\d,]+ \(words seen at least \d+ times in train\); line ends predicted, contexts cross them"
+)
+"""How a perplexity is reported, with all that it means nothing without."""
+
 
 def fflm(*arguments, folder, **options):
     """Run the command in a folder and return what it printed and its status."""

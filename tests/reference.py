@@ -15,9 +15,11 @@ ROWS = 13
 PLAIN = {
     "vocabulary": 11,
     "window": 2,
+    "averages": (),
     "embedding": 3,
     "hidden": (5,),
     "activation": "tanh",
+    "residual": False,
     "direct": False,
     "tied": False,
     "dropout": 0.0,
@@ -43,9 +45,17 @@ CASES = {
     "dropout without hidden": {"hidden": (), "dropout": 0.5, "embedding_dropout": 0.5},
     "smoothing": {"smoothing": 0.1},
     "smoothing, tied": {"smoothing": 0.3, "tied": True},
+    "averages": {"averages": (1, 4)},
+    "averages, tied": {"averages": (3,), "tied": True, "window": 1, "embedding_dropout": 0.2},
+    "residual": {"residual": True, "hidden": (5, 5)},
+    "residual without hidden": {"residual": True, "hidden": ()},
+    "one residual layer": {"residual": True, "direct": True},
+    "three residual layers": {"residual": True, "hidden": (6, 6, 6)},
     "everything": {
-        "hidden": (6, 5),
+        "averages": (2, 3),
+        "hidden": (6, 6),
         "activation": "softplus",
+        "residual": True,
         "direct": True,
         "tied": True,
         "dropout": 0.3,
@@ -61,19 +71,36 @@ CASES = {name: {**PLAIN, **changes} for name, changes in CASES.items()}
 # The operations
 
 
-def gather(embeddings, contexts):
-    """Return the concatenated embeddings (B, n m) of contexts (B, n)."""
-    return embeddings[contexts].reshape(len(contexts), -1)
+def gather(embeddings, contexts, blocks):
+    """Return for each block of contexts (B, n) the sum of its embeddings over the root of their number, side by side (B, K m)."""
+    parts = np.split(embeddings[contexts], np.cumsum(blocks)[:-1], axis=1)
+    return np.hstack([part.sum(1) / np.sqrt(part.shape[1]) for part in parts])
 
 
-def scatter_add(contexts, d_inputs, d_embeddings):
-    """Return d_embeddings (V + 1, m) plus each context word's share of d_inputs (B, n m)."""
+def scatter_add(contexts, blocks, d_inputs, d_embeddings):
+    """Return d_embeddings (V + 1, m) plus each context word's share of d_inputs (B, K m)."""
     result = d_embeddings.copy()
-    size = result.shape[1]
     for row, words in enumerate(contexts):
-        for place, word in enumerate(words):
-            result[word] += d_inputs[row, place * size : (place + 1) * size]
+        shares = np.repeat(d_inputs[row].reshape(len(blocks), -1), blocks, axis=0)
+        for word, share, size in zip(words, shares, np.repeat(blocks, blocks), strict=True):
+            result[word] += share / np.sqrt(size)
     return result
+
+
+def normalise(values):
+    """Return values (B, I) minus their rows' means, over the rows' deviations (Ba et al. 2016)."""
+    return (values - values.mean(1, keepdims=True)) / np.sqrt(values.var(1, keepdims=True) + 1e-5)
+
+
+def normalise_backward(values, d_normalised):
+    """Return d_values (B, I): each row's gradient times its Jacobian, written out as a matrix."""
+    d_values = np.empty_like(values)
+    for row, (x, d) in enumerate(zip(values, d_normalised, strict=True)):
+        size, deviation = len(x), np.sqrt(x.var() + 1e-5)
+        centred = np.eye(size) - 1 / size
+        jacobian = centred / deviation - np.outer(x - x.mean(), x - x.mean()) @ centred / (size * deviation**3)
+        d_values[row] = d @ jacobian
+    return d_values
 
 
 def philox(counter, key):
@@ -164,7 +191,7 @@ def output_gradients(features, weight, bias, targets, smoothing, scale):
 def shapes(case):
     """Return the shape of every parameter of a case."""
     vocabulary, embedding = case["vocabulary"], case["embedding"]
-    widths = [case["window"] * embedding, *case["hidden"]]
+    widths = [len(blocks(case)) * embedding, *case["hidden"]]
     result = {"embeddings": (vocabulary + 1, embedding)}
     for layer, size in enumerate(case["hidden"]):
         result[f"hidden.{layer}.weight"] = (size, widths[layer])
@@ -177,11 +204,16 @@ def shapes(case):
     return {**result, "output.bias": (vocabulary,)}
 
 
+def blocks(case):
+    """Return the sizes of the blocks of a case's contexts, the oldest first."""
+    return [*case["averages"][::-1], *[1] * case["window"]]
+
+
 def batch(case, seed=0):
     """Return random parameters, contexts (B, n) and targets (B,); among the words the padding, the first, and repeated ones."""
     generator = np.random.default_rng(seed)
     parameters = {name: generator.normal(0, 0.7, shape) for name, shape in shapes(case).items()}
-    contexts = generator.integers(0, case["vocabulary"] + 1, (ROWS, case["window"]), np.int32)
+    contexts = generator.integers(0, case["vocabulary"] + 1, (ROWS, sum(blocks(case))), np.int32)
     targets = generator.integers(0, case["vocabulary"], ROWS, np.int32)
     contexts[0] = case["vocabulary"]
     contexts[1] = 0
@@ -190,14 +222,18 @@ def batch(case, seed=0):
 
 
 def forward(parameters, contexts, case, seed, step, *, training):
-    """Return the inputs, what each hidden layer reads, the features, and what the softmax reads."""
+    """Return the inputs and what each hidden layer leaves behind, the features, and what the softmax reads."""
     rates = (case["embedding_dropout"], case["dropout"]) if training else (0, 0)
-    inputs = dropout(gather(parameters["embeddings"], contexts), rates[0], seed, step, 0)
+    inputs = dropout(gather(parameters["embeddings"], contexts, blocks(case)), rates[0], seed, step, 0)
     values = [inputs]
     for layer in range(len(case["hidden"])):
-        output = affine(values[-1], parameters[f"hidden.{layer}.weight"], parameters[f"hidden.{layer}.bias"], case["activation"])
-        values.append(dropout(output, rates[1], seed, step, layer + 1))
-    features = np.hstack([values[-1], inputs]) if case["direct"] and case["hidden"] else values[-1]
+        residual = case["residual"] and layer > 0
+        read = normalise(values[-1]) if residual else values[-1]
+        output = affine(read, parameters[f"hidden.{layer}.weight"], parameters[f"hidden.{layer}.bias"], case["activation"])
+        output = dropout(output, rates[1], seed, step, layer + 1)
+        values.append(values[-1] + output if residual else output)
+    top = normalise(values[-1]) if case["residual"] and case["hidden"] else values[-1]
+    features = np.hstack([top, inputs]) if case["direct"] and case["hidden"] else top
     projected = features @ parameters["projection"].T if "projection" in parameters else features
     return values, features, projected
 
@@ -244,15 +280,20 @@ def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
         d_features = d_projected @ parameters["projection"]
     width = values[-1].shape[1]
     d_values, d_inputs = d_features[:, :width], d_features[:, width:]
+    if case["residual"] and case["hidden"]:
+        d_values = normalise_backward(values[-1], d_values)
     for layer in reversed(range(len(case["hidden"]))):
+        residual = case["residual"] and layer > 0
         hidden = [parameters[f"hidden.{layer}.{name}"] for name in ("weight", "bias")]
+        read = normalise(values[layer]) if residual else values[layer]
         d_output = dropout(d_values, case["dropout"], seed, step, layer + 1)
-        d_weight, d_bias, d_values = affine_backward(values[layer], *hidden, case["activation"], d_output)
+        d_weight, d_bias, d_read = affine_backward(read, *hidden, case["activation"], d_output)
         gradients[f"hidden.{layer}.weight"], gradients[f"hidden.{layer}.bias"] = d_weight, d_bias
+        d_values = d_values + normalise_backward(values[layer], d_read) if residual else d_read
     if d_inputs.size:
         d_values = d_values + d_inputs
     d_values = dropout(d_values, case["embedding_dropout"], seed, step, 0)
-    gradients["embeddings"] = scatter_add(contexts, d_values, gradients["embeddings"])
+    gradients["embeddings"] = scatter_add(contexts, blocks(case), d_values, gradients["embeddings"])
     return gradients
 
 

@@ -10,7 +10,7 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import ACTIVATION, EXP_FLOAT32, FLOAT32, FLOAT64, PRODUCT, SOFTMAX, UPDATE, assert_close
+from tolerances import ACTIVATION, EXP_FLOAT32, FLOAT32, FLOAT64, NORMALISE, PRODUCT, SOFTMAX, UPDATE, assert_close
 
 from fflm.backend import formulas
 from fflm.backend.cpu import TILE, CpuBackend
@@ -61,19 +61,22 @@ def test_signatures() -> None:
 # Embeddings
 
 
-@pytest.mark.parametrize(("rows", "window", "words", "size"), [(1, 1, 1, 1), (1, 3, 4, 5), (2, 2, 3, 1), (33, 4, 50, 7)])
-def test_gather_and_scatter_add(rows: int, window: int, words: int, size: int, dtype: np.dtype, threads: int) -> None:
+@pytest.mark.parametrize("blocks", [(1,), (1, 1, 1), (2,), (3, 1, 2, 1)], ids=str)
+@pytest.mark.parametrize(("rows", "words", "size"), [(1, 1, 1), (1, 4, 5), (2, 3, 1), (33, 50, 7)])
+def test_gather_and_scatter_add(rows: int, words: int, size: int, blocks: tuple[int, ...], dtype: np.dtype, threads: int) -> None:
     generator = np.random.default_rng(0)
-    contexts = generator.integers(0, words + 1, (rows, window), np.int32)
+    contexts = generator.integers(0, words + 1, (rows, sum(blocks)), np.int32)
     contexts[0], contexts[-1, -1] = 0, words
     embeddings = normal(generator, words + 1, size, dtype=dtype)
-    inputs = np.full((rows, window * size), np.nan, dtype)
-    BACKEND.gather(embeddings, contexts, inputs)
-    assert np.array_equal(inputs, reference.gather(embeddings, contexts))
+    inputs = np.full((rows, len(blocks) * size), np.nan, dtype)
+    BACKEND.gather(embeddings, contexts, blocks, inputs)
+    assert_close(inputs, reference.gather(embeddings.astype(np.float64), contexts, blocks), PRODUCT[dtype])
+    if set(blocks) == {1}:
+        assert np.array_equal(inputs.reshape(rows, -1, size), embeddings[contexts])
 
     d_inputs, d_embeddings = normal(generator, *inputs.shape, dtype=dtype), normal(generator, words + 1, size, dtype=dtype)
-    expected = reference.scatter_add(contexts, *doubles(d_inputs, d_embeddings))
-    BACKEND.scatter_add(contexts, d_inputs, d_embeddings)
+    expected = reference.scatter_add(contexts, blocks, *doubles(d_inputs, d_embeddings))
+    BACKEND.scatter_add(contexts, blocks, d_inputs, d_embeddings)
     assert_close(d_embeddings, expected, PRODUCT[dtype])
 
 
@@ -144,6 +147,52 @@ def test_affine_keeps_nan(activation: Activation, dtype: np.dtype) -> None:
     BACKEND.affine(inputs, np.ones((6, 5), dtype), np.zeros(6, dtype), activation, outputs)
     assert np.array_equal(np.isnan(outputs).all(1), np.arange(9) == 4)
     assert np.isfinite(np.delete(outputs, 4, 0)).all()
+
+
+# Sums and normalisation
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 6), (3, 5), (33, 70)])
+def test_add(rows: int, width: int, dtype: np.dtype, threads: int) -> None:
+    values, total = normal(np.random.default_rng(0), 2, rows, width, dtype=dtype)
+    expected = values + total
+    BACKEND.add(values, total)
+    assert np.array_equal(total, expected)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 2), (3, 5), (33, 70)])
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+def test_normalise(rows: int, width: int, mean: float, dtype: np.dtype, threads: int) -> None:
+    generator = np.random.default_rng(0)
+    values = normal(generator, rows, width, dtype=dtype) + dtype.type(mean)
+    normalised = np.full_like(values, np.nan)
+    BACKEND.normalise(values, normalised)
+    assert_close(normalised, reference.normalise(values.astype(np.float64)), NORMALISE[dtype], unit=1.0)
+
+    d_normalised, d_values = normal(generator, 2, rows, width, dtype=dtype)
+    expected = d_values + reference.normalise_backward(*doubles(values, d_normalised))
+    BACKEND.normalise_backward(values, d_normalised, d_values)
+    assert_close(d_values, expected, NORMALISE[dtype], unit=1.0)
+
+
+def test_normalise_constant_rows(dtype: np.dtype) -> None:
+    values, d_values = np.full((2, 5), 3, dtype), np.zeros((2, 5), dtype)
+    normalised = np.empty_like(values)
+    BACKEND.normalise(values, normalised)
+    assert not normalised.any()
+    BACKEND.normalise_backward(values, values, d_values)
+    assert not d_values.any()
+
+
+def test_normalise_keeps_nan(dtype: np.dtype) -> None:
+    values = np.arange(45, dtype=dtype).reshape(9, 5) ** 2
+    values[4, 2] = np.nan
+    normalised, d_values = np.empty_like(values), np.zeros_like(values)
+    BACKEND.normalise(values, normalised)
+    BACKEND.normalise_backward(values, np.ones_like(values), d_values)
+    for array in (normalised, d_values):
+        assert np.array_equal(np.isnan(array).all(1), np.arange(9) == 4)
+        assert np.isfinite(np.delete(array, 4, 0)).all()
 
 
 # The output layer
@@ -306,22 +355,26 @@ def test_updates(update: str, shape: tuple[int, ...], dtype: np.dtype, threads: 
 def operations(backend: Backend, dtype: np.dtype) -> list[Any]:
     """Return the results of every operation on arrays large enough to keep several threads at work."""
     generator = np.random.default_rng(0)
-    rows, window, words, size, width = 96, 4, 3 * TILE + 7, 16, 40
-    contexts = generator.integers(0, 20, (rows, window), np.int32)
-    embeddings, weight = normal(generator, words + 1, size, dtype=dtype), normal(generator, width, window * size, dtype=dtype)
-    inputs, outputs = np.empty((rows, window * size), dtype), np.empty((rows, width), dtype)
+    rows, blocks, words, size, width = 96, (5, 1, 1, 1), 3 * TILE + 7, 16, 40
+    contexts = generator.integers(0, 20, (rows, sum(blocks)), np.int32)
+    embeddings = normal(generator, words + 1, size, dtype=dtype)
+    weight = normal(generator, width, len(blocks) * size, dtype=dtype)
+    inputs, outputs = np.empty((rows, len(blocks) * size), dtype), np.empty((rows, width), dtype)
     losses, logs = np.empty((2, rows), dtype), np.empty((rows, words), dtype)
     layer = [outputs, normal(generator, words, width, dtype=dtype), np.zeros(words, dtype), np.arange(rows, dtype=np.int32)]
     d_outputs, d_inputs = np.empty_like(outputs), np.empty_like(inputs)
     gradients = [np.zeros_like(array) for array in (embeddings, weight, weight[:, 0], layer[1], layer[2])]
-    backend.gather(embeddings, contexts, inputs)
+    backend.gather(embeddings, contexts, blocks, inputs)
     backend.dropout(inputs, Dropout(0.5, 1, 2, 3), 0, inputs)
     backend.affine(inputs, weight, np.zeros(width, dtype), "tanh", outputs)
+    backend.add(inputs[:, :width].copy(), outputs)
+    backend.normalise(outputs.copy(), outputs)
     backend.output_losses(*layer, losses[0])
     backend.log_probabilities(*layer[:3], logs)
     backend.output_gradients(*layer, 0.1, 1.0, 0.0, losses[1], d_outputs, *gradients[3:])
+    backend.normalise_backward(outputs, d_outputs.copy(), d_outputs)
     backend.affine_backward(inputs, weight, outputs, "tanh", d_outputs, 0.0, *gradients[1:3], d_inputs)
-    backend.scatter_add(contexts, d_inputs, gradients[0])
+    backend.scatter_add(contexts, blocks, d_inputs, gradients[0])
     squares = backend.sum_of_squares(gradients[0])
     for operation, states, numbers in UPDATES.values():
         counted = {**numbers, "step": 3} if operation == "adam_step" else numbers

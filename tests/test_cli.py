@@ -14,10 +14,18 @@ from xml.etree import ElementTree
 import click
 import pytest
 from click.testing import CliRunner
-from command import FFLM, SMALL, STORIES, fflm
+from command import FFLM, PERPLEXITY, SMALL, STORIES, fflm
 
 from fflm.cli import COMMANDS, main
 from fflm.text import catalogue
+
+CONDITIONS = (
+    r"train: [\d,]+ tokens, \d+\.\d\d% unknown, [\d,]+ characters",
+    r"valid: [\d,]+ tokens, \d+\.\d\d% unknown, [\d,]+ characters",
+    r"vocabulary: [\d,]+ \(words seen at least 2 times in train\)",
+    r"ends: line ends predicted, contexts cross them",
+)
+"""What stands once beside a table of perplexities."""
 
 
 def commands(path=(), command=main):
@@ -118,6 +126,20 @@ finally:
     assert loaded.isdisjoint({"numba", "numpy", "scipy", "rich", "regex", "safetensors", "matplotlib", "pooch"})
 
 
+def test_ctrl_c_is_answered_while_modules_are_read():
+    program = """
+import signal, sys
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "click":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from fflm.cli import main
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "error: interrupted\n")
+
+
 def test_the_launcher_is_the_command():
     launcher = Path(__file__).parents[1] / "cli.py"
     result = subprocess.run([sys.executable, launcher, "--version"], capture_output=True, text=True, check=True)
@@ -174,17 +196,37 @@ def test_the_help_of_train_lists_every_option_under_a_heading():
 
 def test_train_prints_results_on_stdout_and_the_rest_on_stderr(models):
     result = fflm("train", "text.txt", *SMALL, "--epochs", 1, "-o", "own.model", folder=models)
-    assert re.fullmatch(r"model own.model, from epoch 1\nvalid perplexity [\d.]+ over .* bits per character\n", result.stdout)
-    assert re.search(r"^epoch +step +training perplexity .*\n    1 +\d+ .* \*", result.stderr, re.MULTILINE)
+    assert re.fullmatch(rf"model own.model, from epoch 1\nvalid {PERPLEXITY}\n", result.stdout)
+    assert re.search(r"^epoch +step +train perplexity .*\n    1 +\d+ .* \*", result.stderr, re.MULTILINE)
+    for line in CONDITIONS:
+        assert re.search(f"^{line}$", result.stderr, re.MULTILINE)
     assert max(map(len, result.stderr.splitlines())) < 80
     assert "\n\n" not in result.stderr
     result = fflm("train", "text.txt", *SMALL, "--epochs", 1, "-o", "own.model", "--overwrite", "-q", "--json", folder=models)
     assert result.stderr == ""
     figures = json.loads(result.stdout)
     assert figures["model"] == "own.model"
-    needed = {"perplexity", "loss", "bits_per_character", "vocabulary", "rule", "tokens", "unknown", "ends", "characters"}
-    assert figures["valid"].keys() == needed
+    resumed = fflm("train", "--resume", "own.model", "--epochs", 2, folder=models)
+    for line in CONDITIONS:
+        assert re.search(f"^{line}$", resumed.stderr, re.MULTILINE)
     shutil.rmtree(models / "own.model")
+
+
+def test_perplexities_have_the_same_names_everywhere(models):
+    scored = json.loads(fflm("score", "-m", "text.model", "--json", "text.txt", folder=models).stdout)
+    trained = json.loads(fflm("train", "--resume", "text.model", "-q", "--json", folder=models).stdout)
+    about = json.loads(fflm("info", "text.model", "--json", folder=models).stdout)
+    *lines, last = fflm(
+        "score", "-m", "text.model", "--by", "sentence", "--json", folder=models, input="the\n"
+    ).stdout.splitlines()
+    hypothesis = json.loads(fflm("score", "-m", "text.model", "--nbest", "plain", "--json", folder=models, input="the\n").stdout)
+    assert trained["test"] == about["figures"]["test"]
+    assert trained["valid"] == about["figures"]["valid"] == about["history"][-1]["valid"]
+    names = list(scored)
+    assert {"perplexity", "vocabulary", "rule", "unknown_share", "policy", "tokens", "bits_per_character"} < set(names)
+    assert list(trained["valid"]) == list(trained["test"]) == list(json.loads(last)) == names
+    assert [list(json.loads(line)) for line in lines] == [["text", *names]]
+    assert list(hypothesis) == ["text", *names]
 
 
 def test_tokenize_as_json(models):
@@ -203,11 +245,11 @@ def test_info(models):
         r"parameters: [\d,]+",
         r"  hidden\.0\.weight +8 x 18 +144",
         r"  tokenizer +word",
-        r"vocabulary: \d+ \(words seen at least 2 times in train\)",
-        r"  valid +\d+ tokens, \d+\.\d\d% unknown",
+        *CONDITIONS,
         r"  optimizer +adamw",
         r"      3 .*\d",
-        r"  test  perplexity [\d.]+ over \d+ tokens \(sentence ends counted\), vocabulary \d+, .*% unknown, .* bits per char",
+        rf"  valid {PERPLEXITY}$",
+        rf"  test  {PERPLEXITY}$",
         r"  numba +\d.*",
     ):
         assert re.search(f"^{line}", result.stdout, re.MULTILINE), line
@@ -257,7 +299,9 @@ def test_plot_compares_models_and_names_everything(models):
         "copy.model, validation",
     ):
         assert text in words
-    assert any(word.startswith("copy.model, best: ") for word in words)
+    assert any(re.match(r"copy.model, best: [\d.]+, [\d.]+ bits per character, after ", word) for word in words)
+    for line in CONDITIONS:
+        assert len(re.findall(line, " ".join(words))) == 2
     shutil.rmtree(models / "copy.model")
 
 

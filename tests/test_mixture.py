@@ -289,8 +289,8 @@ def test_saving_shows_the_tuning_on_the_validation_part(trained, invoke):
     [valid] = objects(invoke("score -m text.mix --part valid --json"))
     assert re.fullmatch(
         rf"model text.mix\n +weight +perplexity.*\n(text.model|text.ngram|cache of 50 words) +0\.\d+{NUMBERS}\n(.*\n){{2}}"
-        rf"mixture +{NUMBERS}\ntuned on the validation part of text.model: perplexity {valid['perplexity']:.2f} over .* tokens "
-        r"\(sentence ends counted\), vocabulary .*% unknown, .* bits per character\n",
+        rf"mixture +{NUMBERS}\ntuned on the validation part of text.model: perplexity {valid['perplexity']:.2f} over .* tokens, "
+        r".*% unknown, .* bits per character; vocabulary .*; line ends .*\n",
         trained[1],
     )
     assert valid["tuning"]["loss"] == pytest.approx(valid["loss"])
@@ -356,7 +356,9 @@ def test_a_mixture_is_a_model_like_any_other(trained, invoke):
     ]
     shown = invoke("info text.mix").stdout
     assert re.search(rf"^text.ngram +0\.\d+{NUMBERS}$", shown, re.MULTILINE)
-    assert re.search(r"^tuned on the validation part of text.model: perplexity .* bits per character$", shown, re.MULTILINE)
+    assert re.search(
+        r"^tuned on the validation part of text.model: perplexity .* bits per character; vocabulary .*", shown, re.MULTILINE
+    )
     assert invoke("ngram train text.mix -o third.ngram --order 2 -q").exit_code == 0
     assert fflm.load("third.ngram").vocabulary.words == fflm.load("text.mix").vocabulary.words
     shutil.rmtree("third.ngram")

@@ -174,6 +174,8 @@ def test_random_parameters(activation: str, tied: bool, dtype: np.dtype) -> None
         ({"window": 0}, "window 0 is too small"),
         ({"embedding": -1}, "embedding -1 is too small"),
         ({"hidden": (5, 0)}, "hidden 0 is too small"),
+        ({"averages": (3, -1)}, "averages -1 is too small"),
+        ({"residual": True, "hidden": (5, 6)}, r"must be of one size, not \(5, 6\)"),
         ({"activation": "tahn"}, "'tahn': choose one of tanh, sigmoid"),
         ({"dropout": 1.0}, r"dropout 1\.0 is out of range"),
         ({"dropout": -0.1}, r"dropout -0\.1 is out of range"),

@@ -35,10 +35,17 @@ def transposed_flow(inputs, weight, bias, activation, d_outputs):
     return dz.T @ inputs, dz.sum(0), dz @ weight.T
 
 
-def last_of_equal_words(contexts, d_inputs, d_embeddings):
+def last_of_equal_words(contexts, blocks, d_inputs, d_embeddings):
     result = d_embeddings.copy()
     result[contexts] += d_inputs.reshape(*contexts.shape, -1)
     return result
+
+
+def mean_of_blocks(contexts, blocks, d_inputs, d_embeddings):
+    return right_scatter_add(contexts, blocks, d_inputs / np.repeat(np.sqrt(blocks), 3), d_embeddings)
+
+
+right_scatter_add = reference.scatter_add
 
 
 def changed_output(change: Callable) -> Callable:
@@ -65,8 +72,19 @@ MISTAKES = {
         "output_gradients",
         changed_output(lambda d_features, d_weight, d_bias: (d_features, 0 * d_weight, d_bias)),
     ),
-    "the contexts' share missing": ("tied, projected", "scatter_add", lambda contexts, d_inputs, d_embeddings: d_embeddings),
+    "the contexts' share missing": (
+        "tied, projected",
+        "scatter_add",
+        lambda contexts, blocks, d_inputs, d_embeddings: d_embeddings,
+    ),
     "equal words of a context counted once": ("tanh", "scatter_add", last_of_equal_words),
+    "averages taken as means": ("averages", "scatter_add", mean_of_blocks),
+    "normalisation taken for a factor": (
+        "residual",
+        "normalise_backward",
+        lambda values, d: d / np.sqrt(values.var(1, keepdims=True) + 1e-5),
+    ),
+    "residual sum forgotten": ("residual", "normalise_backward", lambda values, d: np.zeros_like(d)),
     "smoothing forgotten": ("smoothing", "smoothed_targets", lambda targets, words, smoothing: np.eye(words)[targets]),
 }
 

@@ -287,6 +287,9 @@ def test_info_on_a_damaged_configuration(folder, name):
 VOCABULARIES = {
     "too short": lambda content: b"".join(content.splitlines(keepends=True)[:-3]),
     "too long": lambda content: content + b"surplus\t3\n",
+    "with two words swapped": lambda content: b"".join(
+        [*(lines := content.splitlines(keepends=True))[:-2], lines[-1], lines[-2]]
+    ),
     "without counts": lambda content: re.sub(rb"\t\d+", b"", content),
     "with a word twice": lambda content: b"".join([*(lines := content.splitlines(keepends=True))[:-1], lines[-2]]),
     "without symbols": lambda content: content.replace(b"<unk>", b"known"),

@@ -23,6 +23,7 @@ from fflm.cli.train import _watch
 from fflm.errors import FflmError
 from fflm.lm import train as lm_train
 from fflm.lm.model import CHECKPOINT, CONFIG, LOG, VOCABULARY, WEIGHTS, LanguageModel, latest_model
+from fflm.lm.scoring import score_part
 from fflm.lm.train import RolledBack, TrainingRun, begin, default_batch_size, default_path
 from fflm.text.corpus import Count, Share
 from fflm.training.checkpoints import load_arrays
@@ -74,8 +75,14 @@ def test_a_run_leaves_a_model_with_its_figures(text):
         assert figures[name]["loss"] == pytest.approx(loss, rel=1e-6)
         assert figures[name]["perplexity"] == pytest.approx(np.exp(loss), rel=1e-5)
         assert figures[name]["bits_per_character"] == pytest.approx(loss * part.tokens / np.log(2) / part.characters, rel=1e-6)
-        assert figures[name]["tokens"] == part.tokens
-        assert figures[name]["vocabulary"] == len(model.vocabulary)
+        scored = score_part(model, part).to_dict()
+        assert list(figures[name]) == list(scored)
+        assert figures[name] == {
+            key: pytest.approx(value, rel=1e-6) if isinstance(value, float) else value for key, value in scored.items()
+        }
+    log = [event for event in read_log(run.path / LOG) if event["event"] == "evaluation"]
+    assert [event["valid"]["loss"] for event in log] == [event.valid_loss for event in evaluations]
+    assert figures["valid"] == next(event["valid"] for event in log if event["step"] == best.step)
     assert events[-1] == lm_train.Tested(figures["test"])
     assert figures["valid"]["loss"] < 0.98 * np.log(len(model.vocabulary))
 
@@ -162,6 +169,17 @@ def test_sources_of_text(text):
     assert models[3]["model"] == "stdin.model"
     assert len({json.dumps(model["valid"]) for model in models}) == 1
     assert not Path("4.model/corpus").exists()
+
+
+def test_a_model_lends_its_text_and_its_words(text):
+    finish(begin([text], Path("text.model"), **TINY, min_count=3))
+    run = begin([Path("text.model")], Path("other.model"), **TINY, seed=2)
+    assert run.corpus.path.resolve() == Path("text.model/corpus").resolve()
+    assert run.corpus.fingerprint == library.load("text.model").about["corpus"]["fingerprint"]
+    with pytest.raises(FflmError, match=r"fflm train --resume text\.model"):
+        begin([Path("text.model")], Path("text.model"), **TINY)
+    result = fflm("train", "text.model", "-o", "third.model", "--min-count", 1, folder=".")
+    assert "leave out --min-count" in result.stderr
 
 
 def test_tokenised_text_has_its_settings(text):
@@ -465,12 +483,12 @@ def outcome_files(path):
     return {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
 
 
-def test_swapped_words_are_another_vocabulary(stopped):
+def test_swapped_words_are_damage(stopped):
     path = Path("text.ids/vocabulary.tsv")
     lines = path.read_text().splitlines(keepends=True)
     lines[3], lines[4] = lines[4], lines[3]
     path.write_text("".join(lines))
-    with pytest.raises(FflmError, match="the text or the vocabulary has changed"):
+    with pytest.raises(FflmError, match="its words or their order have changed"):
         TrainingRun.resume(stopped)
 
 

@@ -13,10 +13,11 @@ from fflm.errors import FflmError
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters, shapes
+from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import load_arrays, load_checkpoint, save_arrays, save_checkpoint
 from fflm.training.log import append_log, read_log, truncate_log
-from fflm.training.loop import DivergedError, Evaluation, Finished, Step, Trainer, mean_loss
+from fflm.training.loop import DivergedError, Evaluation, Finished, Step, Trainer, sum_losses
 from fflm.training.schedules import rate_at
 from fflm.training.settings import TrainingSettings
 
@@ -97,7 +98,7 @@ def test_cosine_without_warmup_begins_at_the_top():
 )
 def test_every_optimizer_learns(fields):
     run = trainer(changed(epochs=10, **fields), valid=CYCLE)
-    before = mean_loss(run.network, run.parameters, run.train)
+    before = sum_losses(run.network, run.parameters, run.train).mean
     losses = [event.valid_loss for event in evaluations(run.run())]
     assert before > 1.5
     assert losses[-1] < 0.1 * before
@@ -153,7 +154,11 @@ def test_losses_are_averaged_over_words_not_over_batches():
     contexts, targets = long.batch(np.arange(len(long)))
     losses = np.empty(len(long))
     run.network.losses(run.parameters, contexts, targets, losses)
-    assert mean_loss(run.network, run.parameters, long) == pytest.approx(losses.mean(), rel=1e-12)
+    found = sum_losses(run.network, run.parameters, long)
+    assert found.mean == pytest.approx(losses.mean(), rel=1e-12)
+    assert found.unknown == pytest.approx(
+        losses[targets == Vocabulary.from_counts({"a": 1}, ends=True).unknown_id].sum(), rel=1e-12
+    )
 
 
 def test_every_epoch_drops_other_units():

@@ -1,5 +1,7 @@
 """The vocabulary's order, symbols and file."""
 
+import hashlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,7 +101,17 @@ def test_damaged_files(tmp_path, content):
     path = tmp_path / "vocabulary.tsv"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(FflmError, match="damaged"):
-        Vocabulary.load(path, {"size": 4, "ends": True, "rule": "words"})
+        Vocabulary.load(path, {"size": 4, "ends": True, "rule": "words", "sha256": hashlib.sha256(content.encode()).hexdigest()})
+
+
+def test_words_that_changed_places_are_noticed(tmp_path):
+    vocabulary = Vocabulary.from_counts({"a": 5, "b": 5}, ends=True)
+    vocabulary.save(tmp_path / "vocabulary.tsv")
+    about = vocabulary.to_dict()
+    assert Vocabulary.load(tmp_path / "vocabulary.tsv", about).words == vocabulary.words
+    Vocabulary(["<unk>", "</s>", "b", "a"], vocabulary.counts, ends=True, rule="").save(tmp_path / "vocabulary.tsv")
+    with pytest.raises(FflmError, match="order have changed"):
+        Vocabulary.load(tmp_path / "vocabulary.tsv", about)
 
 
 def test_damaged_description(tmp_path):

@@ -21,7 +21,7 @@ from fflm.backend.formulas import (
     philox,
     rmsprop_update,
 )
-from fflm.backend.protocol import ACTIVATIONS, Activation, Array, Dropout
+from fflm.backend.protocol import ACTIVATIONS, NORMALISE_EPSILON, Activation, Array, Dropout
 
 # Threads that wait should sleep: where other programs use the cores, spinning at each of a step's barriers costs ten times the
 # step. OpenMP reads this when the first parallel kernel runs.
@@ -42,29 +42,42 @@ def share(count, parts, part):
 
 
 @njit(cache=True, parallel=True)
-def gather(embeddings, contexts, inputs, threads):
+def gather(embeddings, contexts, borders, inputs, threads):
     size = embeddings.shape[1]
     for t in prange(threads):
         low, high = share(contexts.shape[0], threads, t)
         for i in range(low, high):
-            for k in range(contexts.shape[1]):
-                word = contexts[i, k]
+            for k in range(len(borders) - 1):
+                block = inputs[i, k * size : (k + 1) * size]
+                if borders[k + 1] - borders[k] == 1:
+                    word = contexts[i, borders[k]]
+                    for j in range(size):
+                        block[j] = embeddings[word, j]
+                    continue
+                block[:] = 0
+                for place in range(borders[k], borders[k + 1]):
+                    word = contexts[i, place]
+                    for j in range(size):
+                        block[j] += embeddings[word, j]
+                factor = block.dtype.type((borders[k + 1] - borders[k]) ** -0.5)
                 for j in range(size):
-                    inputs[i, k * size + j] = embeddings[word, j]
+                    block[j] *= factor
 
 
 @njit(cache=True, parallel=True)
-def scatter_add(contexts, d_inputs, d_embeddings, threads):
+def scatter_add(contexts, borders, d_inputs, d_embeddings, threads):
     size = d_embeddings.shape[1]
     for t in prange(threads):
         # Each thread adds to its own words only, in the order of the batch. Frequent words have low ids, so the words are dealt
         # out in turn.
         for i in range(contexts.shape[0]):
-            for k in range(contexts.shape[1]):
-                word = contexts[i, k]
-                if word % threads == t:
-                    for j in range(size):
-                        d_embeddings[word, j] += d_inputs[i, k * size + j]
+            for k in range(len(borders) - 1):
+                factor = d_inputs.dtype.type((borders[k + 1] - borders[k]) ** -0.5)
+                for place in range(borders[k], borders[k + 1]):
+                    word = contexts[i, place]
+                    if word % threads == t:
+                        for j in range(size):
+                            d_embeddings[word, j] += factor * d_inputs[i, k * size + j]
 
 
 @njit(cache=True, parallel=True)
@@ -113,6 +126,62 @@ def affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_
         for i in range(outputs.shape[0]):
             for j in range(low, high):
                 d_bias[j] += d_outputs[i, j]
+
+
+@njit(cache=True, parallel=True)
+def add(values, total, threads):
+    for t in prange(threads):
+        low, high = share(values.shape[0], threads, t)
+        for i in range(low, high):
+            for j in range(values.shape[1]):
+                total[i, j] += values[i, j]
+
+
+@njit(fastmath=REORDER)
+def mean_and_scale(row):
+    """Return a row's mean and the reciprocal of its deviation."""
+    number = row.dtype.type
+    mean = number(0)
+    for j in range(len(row)):
+        mean += row[j]
+    mean /= number(len(row))
+    variance = number(0)
+    for j in range(len(row)):
+        variance += (row[j] - mean) * (row[j] - mean)
+    return mean, number(1) / np.sqrt(variance / number(len(row)) + number(NORMALISE_EPSILON))
+
+
+@njit(cache=True, parallel=True)
+def normalise(values, normalised, threads):
+    for t in prange(threads):
+        low, high = share(values.shape[0], threads, t)
+        for i in range(low, high):
+            mean, scale = mean_and_scale(values[i])
+            for j in range(values.shape[1]):
+                normalised[i, j] = (values[i, j] - mean) * scale
+
+
+@njit(fastmath=REORDER)
+def normalise_row_backward(row, d_normalised, d_row):
+    # In forward this was y = (x - mean) s, so dx = s (dy - mean(dy) - y mean(dy y)).
+    mean, scale = mean_and_scale(row)
+    number = row.dtype.type
+    plain = weighted = number(0)
+    for j in range(len(row)):
+        plain += d_normalised[j]
+        weighted += d_normalised[j] * ((row[j] - mean) * scale)
+    plain /= number(len(row))
+    weighted /= number(len(row))
+    for j in range(len(row)):
+        d_row[j] += scale * (d_normalised[j] - plain - (row[j] - mean) * scale * weighted)
+
+
+@njit(cache=True, parallel=True)
+def normalise_backward(values, d_normalised, d_values, threads):
+    for t in prange(threads):
+        low, high = share(values.shape[0], threads, t)
+        for i in range(low, high):
+            normalise_row_backward(values[i], d_normalised[i], d_values[i])
 
 
 @njit(fastmath={"nnan", "nsz"})
@@ -390,11 +459,11 @@ class CpuBackend:
             held = self._scratch[name] = np.empty(size, dtype)
         return held[:size].reshape(shape)
 
-    def gather(self, embeddings: Array, contexts: Array, inputs: Array) -> None:
-        gather(embeddings, contexts, inputs, get_num_threads())
+    def gather(self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array) -> None:
+        gather(embeddings, contexts, _borders(blocks), inputs, get_num_threads())
 
-    def scatter_add(self, contexts: Array, d_inputs: Array, d_embeddings: Array) -> None:
-        scatter_add(contexts, d_inputs, d_embeddings, get_num_threads())
+    def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
+        scatter_add(contexts, _borders(blocks), d_inputs, d_embeddings, get_num_threads())
 
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
         dropout_kernel(
@@ -428,6 +497,15 @@ class CpuBackend:
         code = ACTIVATIONS.index(activation)
         with one_thread():
             affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_bias, d_inputs, get_num_threads())
+
+    def add(self, values: Array, total: Array) -> None:
+        add(values, total, get_num_threads())
+
+    def normalise(self, values: Array, normalised: Array) -> None:
+        normalise(values, normalised, get_num_threads())
+
+    def normalise_backward(self, values: Array, d_normalised: Array, d_values: Array) -> None:
+        normalise_backward(values, d_normalised, d_values, get_num_threads())
 
     def output_losses(self, features: Array, weight: Array, bias: Array, targets: Array, losses: Array) -> None:
         rows, count, threads = len(features), -(-len(weight) // TILE), get_num_threads()
@@ -507,6 +585,11 @@ class CpuBackend:
         corrections = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
         numbers = map(weight.dtype.type, (scale, l2, 1 - shrink, rate, beta1, beta2, epsilon, *corrections))
         adam_step(*_flat(weight, gradient, first, second), *numbers, get_num_threads())
+
+
+def _borders(blocks: tuple[int, ...]) -> Array:
+    """Return where blocks of these sizes begin and end (K + 1,)."""
+    return np.cumsum((0, *blocks))
 
 
 def _flat(*arrays: Array) -> list[Array]:

@@ -1,8 +1,8 @@
 """The operations that a device must offer.
 
-Letters in the shapes: B rows of a batch (predicted positions), n context words, m embedding size, V vocabulary, I and O inputs
-and outputs of a layer, F features that reach the softmax. Inputs come first and outputs last; results go into given arrays,
-which are either overwritten (``beta`` 0) or added to (``beta`` 1). Arrays are float32 or float64, ids are int32.
+Letters in the shapes: B rows of a batch (predicted positions), n context words, K blocks of them, m embedding size, V vocabulary,
+I and O inputs and outputs of a layer, F features that reach the softmax. Inputs come first and outputs last; results go into
+given arrays, which are either overwritten (``beta`` 0) or added to (``beta`` 1). Arrays are float32 or float64, ids are int32.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,10 @@ Array: TypeAlias = Any
 
 Activation = Literal["tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus", "identity"]
 ACTIVATIONS: tuple[Activation, ...] = ("tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus", "identity")
+
+
+NORMALISE_EPSILON = 1e-5
+"""Added to the variance by `Backend.normalise`, so that a constant row becomes zero."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +39,20 @@ class Backend(Protocol):
 
     name: str
 
-    def gather(self, embeddings: Array, contexts: Array, inputs: Array) -> None:
-        """Look up and concatenate the context words' embeddings: x = (C(w_1), ..., C(w_n)) (Bengio 2003, section 2).
+    def gather(self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array) -> None:
+        """Look up the context words' embeddings, add those of each block, and concatenate: x = (x_1, ..., x_K).
 
-        embeddings (V + 1, m), contexts (B, n) -> inputs (B, n m).
+        A context is cut into blocks of consecutive words; x_k is the sum of the block's embeddings over the square root of
+        their number, which keeps the variance. A block of one word is its embedding (Bengio 2003, section 2), a longer one an
+        average of words farther back (Sun & Iyyer 2021, section 3).
+
+        embeddings (V + 1, m), contexts (B, n), K sizes of blocks with the sum n -> inputs (B, K m).
         """
 
-    def scatter_add(self, contexts: Array, d_inputs: Array, d_embeddings: Array) -> None:
+    def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
         """Add each context word's gradient to its embedding's: the reverse of `gather`, in an order that is always the same.
 
-        contexts (B, n), d_inputs (B, n m) -> d_embeddings (V + 1, m), added to.
+        contexts (B, n), K sizes of blocks, d_inputs (B, K m) -> d_embeddings (V + 1, m), added to.
         """
 
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
@@ -75,6 +83,24 @@ class Backend(Protocol):
 
         inputs (B, I), weight (O, I), outputs (B, O), d_outputs (B, O; spoilt) -> d_weight (O, I) and d_bias (O,), by ``beta``,
         and d_inputs (B, I), overwritten.
+        """
+
+    def add(self, values: Array, total: Array) -> None:
+        """Add ``values`` to ``total``, both (B, I)."""
+
+    def normalise(self, values: Array, normalised: Array) -> None:
+        """Take from each row its mean and divide by its standard deviation: layer normalisation (Ba et al. 2016, equation 4).
+
+        Without gain and bias, which the layer that follows has (Xu et al. 2019 find them superfluous). The deviation is
+        sqrt(variance + `NORMALISE_EPSILON`).
+
+        values (B, I) -> normalised (B, I).
+        """
+
+    def normalise_backward(self, values: Array, d_normalised: Array, d_values: Array) -> None:
+        """Go back through `normalise`.
+
+        values (B, I), d_normalised (B, I) -> d_values (B, I), added to.
         """
 
     def output_losses(self, features: Array, weight: Array, bias: Array, targets: Array, losses: Array) -> None:

@@ -1,16 +1,21 @@
 """The command line: a module a command, heavy imports inside the commands, results on stdout and everything else on stderr."""
 
-import contextlib
-import importlib
-import os
-import signal
 import sys
-from pathlib import Path
-from typing import Any, NoReturn
 
-import click
+try:
+    import contextlib
+    import importlib
+    import os
+    import signal
+    from pathlib import Path
+    from typing import Any, NoReturn
 
-from fflm.errors import FflmError
+    import click
+
+    from fflm.errors import FflmError
+except KeyboardInterrupt:  # most of the time before `main` runs passes here
+    sys.stderr.write("error: interrupted\n")
+    sys.exit(130)
 
 COMMANDS = {
     "train": "Train a model on text.",
@@ -48,9 +53,9 @@ class _Group(click.Group):
 
     def main(self, *arguments: Any, **extra: Any) -> NoReturn:
         """Run a command; whatever a user or the machine may have done wrong is one line on stderr."""
-        _open_standard_streams()
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends us as Ctrl-C does: temporary files are removed
         try:
+            _open_standard_streams()
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends us as Ctrl-C does: temporary files are removed
             status = super().main(*arguments, **{**extra, "prog_name": "fflm", "standalone_mode": False})
             sys.stdout.flush()
         except click.exceptions.NoArgsIsHelpError as error:
@@ -59,7 +64,7 @@ class _Group(click.Group):
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "fflm"
             status = _fail(f"{error.format_message()} (`{path} --help` shows the usage)", error.exit_code)
-        except click.Abort:
+        except (click.Abort, KeyboardInterrupt):
             status = _fail("interrupted", 130)
         except FflmError as error:
             status = _fail(str(error), 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fflm.cli.options import describe_perplexity, json_option
+from fflm.cli.options import EVALUATIONS, describe_perplexity, describe_text, json_option
 from fflm.errors import FflmError
 
 
@@ -104,6 +104,8 @@ def _read_mixture(path: Path) -> dict[str, Any]:
 
 def _lines(path: Path, about: dict[str, Any]) -> list[str]:
     """Return it all as lines to read."""
+    from fflm.text.corpus import TextSettings
+
     if about.get("kind") == "ngram":
         return _ngram_lines(path, about)
     if about.get("kind") == "mixture":
@@ -120,18 +122,17 @@ def _lines(path: Path, about: dict[str, Any]) -> list[str]:
     lines += [f"  {name}: {size / 1e6:,.2f} MB" for name, size in about["parameters"]["bytes"].items()]
     lines += ["", "text", *_pairs(text["tokenizer"], mode="tokenizer")]
     lines += _pairs({name: value for name, value in text.items() if name != "tokenizer"})
-    lines += ["", f"vocabulary: {vocabulary['size']:,} ({vocabulary['rule']})"]
-    for name, part in about["corpus"]["parts"].items():
-        lines.append(f"  {name:5} {part['tokens']:>12,} tokens, {part['unknown'] / part['tokens']:.2%} unknown")
+    policy = TextSettings.from_dict(text).policy
+    lines += ["", *describe_text(vocabulary["size"], vocabulary["rule"], policy, about["corpus"]["parts"])]
     lines += ["", "training", *_pairs(about["training"]), *_pairs({"threads": about["threads"]})]
-    lines += ["", "history", "  epoch      step           tokens   training  validation      rate   seconds"]
+    lines += ["", "history", f"  {EVALUATIONS} {'seconds':>9}"]
     tokens = about["corpus"]["parts"]["train"]["tokens"]
     for event in about["history"]:
-        valid = "-" if event["valid_loss"] is None else f"{math.exp(event['valid_loss']):.2f}"
+        valid = event["valid"]
+        validation = f"{valid['perplexity']:16,.2f} {valid['bits_per_character']:9.3f}" if valid else f"{'-':>16} {'-':>9}"
         lines.append(
-            f"  {round(event['words'] / tokens, 2):5g} {event['step']:>9,} {event['words']:>16,} "
-            f"{math.exp(event['train_loss']):10.2f}  {valid:>10}"
-            f" {event['rate']:9.2g} {event['seconds']:9.1f}{' *' if event['best'] else ''}"
+            f"  {round(event['words'] / tokens, 2):5g} {event['step']:9,} {math.exp(event['train_loss']):16,.2f} {validation} "
+            f"{'*' if event['best'] else ' '} {event['rate']:7.2g} {event['seconds']:9,.1f}"
         )
     if about["figures"] is None:
         lines += ["  not evaluated yet: there are no weights to use, only a checkpoint to go on from"]
@@ -164,8 +165,6 @@ def _ngram_lines(path: Path, about: dict[str, Any]) -> list[str]:
     lines += [f"  {name}: {size / 1e6:,.2f} MB" for name, size in about["parameters"]["bytes"].items()]
     lines += ["", "text", *_pairs(about["text"]["tokenizer"], mode="tokenizer")]
     lines += _pairs({name: value for name, value in about["text"].items() if name != "tokenizer"})
-    for name, part in about.get("corpus", {}).get("parts", {}).items():
-        lines.append(f"  {name:5} {part['tokens']:>12,} tokens, {part['unknown'] / part['tokens']:.2%} unknown")
     return [*lines, "", "versions", *_pairs(about["versions"])]
 
 

@@ -8,6 +8,7 @@ import click
 
 from fflm.cli.options import (
     describe_perplexity,
+    describe_text,
     json_option,
     load_model,
     model_option,
@@ -71,6 +72,7 @@ def train(
     from fflm.cli import tokenize
     from fflm.lm import ngram
     from fflm.lm.arpa import write_arpa
+    from fflm.lm.setup import corpus_folder
     from fflm.text.corpus import parse_held_out
 
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
@@ -80,7 +82,7 @@ def train(
         for param in context.command.params
         if param.name in of_tokenize and context.get_parameter_source(param.name) is click.core.ParameterSource.COMMANDLINE
     ]
-    if given and ngram.corpus_folder(inputs):
+    if given and corpus_folder(inputs):
         raise click.UsageError(f"the text is tokenised already: leave out {', '.join(given)}")
     _check_file(arpa, overwrite)
     for name in ("valid", "test"):
@@ -157,14 +159,17 @@ def import_(
 
 
 def describe(about: dict[str, Any]) -> list[str]:
-    """Return what is known of an n-gram model as lines: its n-grams and discounts, notes, vocabulary and perplexities."""
+    """Return what is known of an n-gram model as lines: its n-grams and discounts, notes, text and perplexities."""
+    from fflm.text.corpus import TextSettings
+
     ngram, vocabulary, figures = about["ngram"], about["vocabulary"], about.get("figures", {})
+    policy, parts = TextSettings.from_dict(about["text"]).policy, about.get("corpus", {}).get("parts", {})
     lines = ["order       n-grams   discounts of counts 1, 2, 3 and more"]
     for order, count in enumerate(ngram["counts"]):
         discounts = ngram["discounts"][order] if ngram["discounts"] else []
         lines.append(f"{order + 1:5} {count:13,}   {' '.join(f'{discount:.4f}' for discount in discounts)}".rstrip())
     lines += [f"note: {note}" for note in ngram["notes"]]
-    lines.append(f"vocabulary {vocabulary['size']:,} ({vocabulary['rule']})")
+    lines += describe_text(vocabulary["size"], vocabulary["rule"], policy, parts)
     return lines + [f"{name:5} {describe_perplexity(figures[name])}" for name in ("valid", "test") if name in figures]
 
 

@@ -1,7 +1,7 @@
 """Options and conversions that several commands share."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -186,11 +186,31 @@ def load_model(path: Path | None) -> "Model":
     return load(path or latest_model(Path()))
 
 
-def describe_perplexity(figures: dict[str, Any]) -> str:
-    """Return a perplexity in a line, with all that it means nothing without (see `fflm.lm.train.perplexity_figures`)."""
-    ends = "sentence ends counted" if figures["ends"] else "no sentence ends"
+def describe_perplexity(figures: Mapping[str, Any]) -> str:
+    """Return a perplexity in a line, with all that it means nothing without, from `fflm.lm.scoring.Score.to_dict`'s result."""
     return (
-        f"perplexity {figures['perplexity']:.2f} over {figures['tokens']:,} tokens ({ends}), "
-        f"vocabulary {figures['vocabulary']:,}, {figures['unknown'] / figures['tokens']:.2%} unknown, "
-        f"{figures['bits_per_character']:.3f} bits per character"
+        f"perplexity {figures['perplexity']:,.2f} over {figures['tokens']:,} tokens, {figures['unknown_share']:.2%} unknown, "
+        f"{figures['bits_per_character']:.3f} bits per character; "
+        f"vocabulary {figures['vocabulary']:,} ({figures['rule']}); {figures['policy']}"
     )
+
+
+EVALUATIONS = f"{'epoch':>5} {'step':>9} {'train perplexity':>16} {'valid perplexity':>16} {'bits/char':>9}   {'rate':>7}"
+"""Head of tables of evaluations; bits per character are those of the validation text."""
+
+
+def describe_text(vocabulary: int, rule: str, policy: str, parts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return in lines what perplexities on the parts of a corpus mean nothing without, to print once beside many of them.
+
+    Parameters
+    ----------
+    vocabulary, rule, policy
+        As `fflm.lm.scoring.Score` has them.
+    parts
+        `fflm.text.corpus.Part.counts` of each.
+    """
+    lines = []
+    for name, part in parts.items():
+        unknown = part["unknown"] / part["tokens"]
+        lines.append(f"{name}: {part['tokens']:,} tokens, {unknown:.2%} unknown, {part['characters']:,} characters")
+    return [*lines, f"vocabulary: {vocabulary:,} ({rule})", f"ends: {policy}"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from fflm.cli.options import json_option
+from fflm.cli.options import describe_text, json_option
 from fflm.errors import FflmError
 
 
@@ -40,7 +40,8 @@ def command(models: tuple[Path, ...], output: Path, as_json: bool) -> None:
         read_config(model, "network")
         logs[str(model)] = read_log(model / LOG)
     try:
-        draw_curves(logs, output)
+        captions = [f"{name}: {'; '.join(describe_text(**log[0]['text']))}" for name, log in logs.items()]
+        draw_curves(logs, captions, output)
     except (KeyError, TypeError, ValueError) as error:
         raise FflmError(f"a log is damaged ({error!r}): restore it from a copy, or train again") from error
     click.echo(json.dumps({"plot": str(output), "models": list(logs)}) if as_json else output)

@@ -103,7 +103,8 @@ def command(
     """
     from fflm.lm import scoring
     from fflm.lm.mixture import Comparison, Mixture, mix
-    from fflm.lm.model import check_free, latest_model, load
+    from fflm.lm.model import latest_model, load
+    from fflm.lm.setup import check_free
     from fflm.text.reading import read_chunks
 
     if nbest and by != "summary":
@@ -173,7 +174,7 @@ def _show_tuning(mixture: "Mixture", path: Path, as_json: bool) -> None:
 def _part(path: Path, name: str) -> "Part":
     """Return a part of the corpus that the model in a folder was trained on."""
     from fflm.errors import FflmError
-    from fflm.lm.model import trained_corpus
+    from fflm.lm.setup import trained_corpus
 
     parts = trained_corpus(path).parts
     if name not in parts:
@@ -208,7 +209,7 @@ def _show_sentences(sentences: "Iterator[tuple[str, Score]]", unit: float, as_js
         click.echo(f"{'log p':>12} {'tokens':>7} {'unknown':>7} {'perplexity':>12}  text")
     for text, score in sentences:
         if as_json:
-            _echo_json({"text": text, **_without_conditions(score)})
+            _echo_json({"text": text, **score.to_dict()})
         else:
             figures = f"{score.log_probability / unit:12.4f} {score.tokens:7} {score.unknown:7} {score.perplexity:12.2f}"
             click.echo(f"{figures}  {text}")
@@ -234,7 +235,7 @@ def _show_summary(score: "Score", unit: float, log_base: str) -> None:
         "tokens": f"{score.tokens:,} (ends: {score.ends:,})",
         "unknown": f"{score.unknown:,} ({score.unknown_share:.2%})",
         "characters": f"{score.characters:,}",
-        "vocabulary": f"{score.vocabulary:,}: {score.rule}",
+        "vocabulary": f"{score.vocabulary:,} ({score.rule})",
         "ends": score.policy,
     }
     for name, value in rows.items():
@@ -248,16 +249,11 @@ def _rescore(model: "Model", chunks: Iterator[str], moses: bool, unit: float, as
         value = each.score.log_probability / unit
         if as_json:
             about = {"id": each.fields[0].strip()} if moses and each.fields else {}
-            _echo_json({**about, "text": each.text, **_without_conditions(each.score)})
+            _echo_json({**about, "text": each.text, **each.score.to_dict()})
         elif moses:
             click.echo(scoring.with_feature(each.fields, "fflm", value))
         else:
             click.echo(f"{value:.6f}\t{each.fields[0]}")
-
-
-def _without_conditions(score: "Score") -> dict[str, object]:
-    """Return a score's figures without those that are the same for all."""
-    return {name: value for name, value in score.to_dict().items() if name not in ("vocabulary", "rule", "policy")}
 
 
 def _echo_json(value: dict[str, object]) -> None:

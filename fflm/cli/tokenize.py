@@ -26,7 +26,7 @@ def command(inputs: tuple[Path, ...], output: Path, overwrite: bool, quiet: bool
     """
     from rich.console import Console
 
-    from fflm.lm.train import text_settings
+    from fflm.lm.setup import text_settings
     from fflm.text.corpus import parse_held_out, tokenize
 
     console = Console(stderr=True, quiet=quiet, highlight=False)

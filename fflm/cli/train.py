@@ -14,7 +14,9 @@ import click
 
 from fflm.backend.protocol import ACTIVATIONS
 from fflm.cli.options import (
+    EVALUATIONS,
     describe_perplexity,
+    describe_text,
     field_option,
     json_option,
     overwrite_option,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from fflm.lm.scoring import Score
     from fflm.lm.train import Event, TrainingRun
 
 COMPILING_SECONDS = 1.0
@@ -38,7 +41,7 @@ COMPILING_SECONDS = 1.0
 SIGN_SECONDS = 60.0
 """Where no terminal shows the progress, such as in a log file, a row without evaluation comes this often."""
 
-TABLE = f"{'epoch':>5} {'step':>9} {'training perplexity':>20} {'validation perplexity':>22}   {'rate':>7} {'tokens/s':>9}"
+TABLE = f"{EVALUATIONS} {'tokens/s':>9}"
 """Head of the table of evaluations; no wider than a terminal of 80 columns."""
 
 
@@ -89,6 +92,12 @@ class _Train(click.Command):
 @overwrite_option
 @click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Go on with the run of this model.")
 @field_option(NetworkConfig, "window", "Context words (Bengio's n - 1).")
+@field_option(
+    NetworkConfig,
+    "averages",
+    "Sizes of blocks of words before the window that are seen as averages, such as 10,30; 0 for none.",
+    type=_Sizes(),
+)
 @field_option(NetworkConfig, "embedding", "Size of the embeddings.")
 @field_option(
     NetworkConfig,
@@ -97,6 +106,7 @@ class _Train(click.Command):
     type=_Sizes(),
 )
 @field_option(NetworkConfig, "activation", "Of the hidden layers.", type=click.Choice(ACTIVATIONS))
+@field_option(NetworkConfig, "residual", "Let each hidden layer add to the one before, normalised; equal sizes.")
 @field_option(NetworkConfig, "direct", "Connect the embeddings directly with the output, too.")
 @field_option(NetworkConfig, "tied", "Use the embeddings as output weights.")
 @field_option(NetworkConfig, "dropout", "Share of the hidden units that is dropped in training.")
@@ -139,9 +149,10 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a model on INPUTS: files, folders, .gz files, - for standard input, or a folder made by `fflm tokenize`.
+    """Train a model on INPUTS: files, folders, .gz files, - for standard input, a folder made by `fflm tokenize`, or a model.
 
-    The model is a folder. Progress goes to standard error; Ctrl-C saves, and --resume goes on as if nothing had happened.
+    Another model lends its text and its vocabulary, so that the two can be compared. The model is a folder. Progress goes to
+    standard error; Ctrl-C saves, and --resume goes on as if nothing had happened.
 
     \b
     Example:
@@ -188,25 +199,23 @@ def _begin(
     inputs: tuple[Path, ...], output: Path | None, given: dict[str, str], options: dict[str, Any], console: "Console"
 ) -> "TrainingRun":
     from fflm.cli import tokenize
+    from fflm.lm.setup import corpus_folder
     from fflm.lm.train import begin, default_path
     from fflm.text.corpus import parse_held_out
 
     of_tokenize = {param.name for param in tokenize.command.params}
     fixed = [name for key, name in given.items() if key in of_tokenize - {"inputs", "output", "overwrite", "quiet", "as_json"}]
-    if fixed and any((path / "corpus.json").is_file() for path in inputs):
+    if fixed and corpus_folder(inputs):
         raise click.UsageError(f"the text is tokenised already: leave out {', '.join(fixed)}, or give them to `fflm tokenize`")
 
     for name in ("valid", "test"):
         options[name] = parse_held_out(options[name])
     with tokenizing(console) as progress:
         run = begin(inputs, output or default_path(inputs), progress=progress, **options)
-    corpus, settings = run.corpus, run.trainer.settings
-    parts = [f"{name} {part.tokens:,} tokens ({part.unknown / part.tokens:.2%} unknown)" for name, part in corpus.parts.items()]
-    console.print(f"text: {', '.join(parts)}")
-    console.print(f"vocabulary: {len(corpus.vocabulary):,} ({corpus.vocabulary.rule})")
+    console.print("\n".join(describe_text(**run.conditions)))
     console.print(
         f"network: {run.trainer.parameters.count:,} parameters, "
-        f"batches of {settings.batch_size}, {run.trainer.batches:,} an epoch"
+        f"batches of {run.trainer.settings.batch_size}, {run.trainer.batches:,} an epoch"
     )
     if options["vectors"]:
         console.print(f"vectors: {run.vectors:,} words start from {options['vectors']}")
@@ -223,6 +232,7 @@ def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console:
         )
     run = TrainingRun.resume(path, epochs=options["epochs"] if "epochs" in given else None)
     state = run.trainer.state
+    console.print("\n".join(describe_text(**run.conditions)))
     console.print(f"resuming {path} at step {state.step:,}, in epoch {min(state.epoch + 1, run.trainer.settings.epochs)}")
     return run
 
@@ -283,12 +293,12 @@ def _watch(run: "TrainingRun", console: "Console") -> bool:
     return True
 
 
-def _row(run: "TrainingRun", train_loss: float, valid_loss: float | None, mark: str) -> str:
+def _row(run: "TrainingRun", train_loss: float, valid: "Score | None", mark: str) -> str:
     """Return a row of the table of evaluations."""
     state = run.trainer.state
-    valid = "-" if valid_loss is None else f"{math.exp(valid_loss):,.2f}"
+    validation = f"{valid.perplexity:16,.2f} {valid.bits_per_character:9.3f}" if valid else f"{'-':>16} {'-':>9}"
     return (
-        f"{round(state.words / len(run.trainer.train), 2):5g} {state.step:9,} {math.exp(train_loss):20,.2f} {valid:>22} {mark} "
+        f"{round(state.words / len(run.trainer.train), 2):5g} {state.step:9,} {math.exp(train_loss):16,.2f} {validation} {mark} "
         f"{run.trainer.rate:7.2g} {state.words / max(state.seconds, 1e-9):9,.0f}"
     )
 
@@ -303,7 +313,8 @@ def _show(event: "Event", run: "TrainingRun", progress: "Progress", task: Any) -
         perplexity = f"training perplexity {math.exp(min(state.loss_mean, 700)):.1f}"
         progress.update(task, completed=state.words, epoch=event.epoch, speed=speed, perplexity=perplexity)
     elif isinstance(event, Evaluation):
-        progress.console.print(_row(run, event.train_loss, event.valid_loss, "*" if event.best else " "))
+        valid = None if event.valid is None else run.score("valid", event.valid)
+        progress.console.print(_row(run, event.train_loss, valid, "*" if event.best else " "))
     elif isinstance(event, RolledBack):
         progress.console.print(f"{event.cause}: back to step {event.step:,}, with {event.factor:g} times the rate")
     elif isinstance(event, Finished):

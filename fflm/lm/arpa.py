@@ -14,8 +14,8 @@ import numpy.typing as npt
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing, replacing_folder
 from fflm.lm import ngram_kernels as kernels
-from fflm.lm.model import check_free
 from fflm.lm.ngram import LARGEST_ORDER, NgramModel, Tables, borders
+from fflm.lm.setup import check_free
 from fflm.text.corpus import TextMode, TextSettings
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import END, START, UNKNOWN, Vocabulary, escape, unescape

@@ -21,14 +21,12 @@ from fflm.lm.model import (
     WEIGHTS,
     Model,
     Predictor,
-    check_free,
-    corpus_path,
     load,
     read_config,
     save_description,
-    trained_corpus,
 )
 from fflm.lm.scoring import Score, score_part, scored_lines, total
+from fflm.lm.setup import check_free, corpus_path, trained_corpus
 from fflm.text.corpus import TextSettings
 from fflm.text.reading import read_chunks
 from fflm.text.vocabulary import Vocabulary

@@ -17,7 +17,7 @@ from fflm.files import read_json, write_json
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
-from fflm.text.corpus import Corpus, TextSettings
+from fflm.text.corpus import TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import load_arrays, save_arrays
@@ -236,7 +236,7 @@ class LanguageModel(Model):
     @property
     def window(self) -> int:
         """Context words [n]."""
-        return self.config.window
+        return self.config.context
 
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
@@ -347,45 +347,6 @@ def read_config(path: Path, kind: Literal["network", "ngram", "mixture"] | None 
     if kind not in (None, about.get("kind", "network")):
         raise FflmError(f"{path} is no {_KINDS[kind]}: name another folder")
     return about
-
-
-def corpus_path(path: Path) -> Path:
-    """Return the folder of the corpus that a model was trained on; for a mixture, its first model.
-
-    Raises
-    ------
-    FflmError
-        If that is not known.
-    """
-    place = read_config(path).get("corpus", {}).get("path")
-    if not isinstance(place, str):
-        raise FflmError(f"{path} is a model without a corpus: name a text, or a folder made by `fflm tokenize`")
-    return path / place
-
-
-def trained_corpus(path: Path) -> Corpus:
-    """Open the corpus that a model was trained on; for a mixture, its first model.
-
-    Raises
-    ------
-    FflmError
-        If it is not known, gone, damaged, or not what it was.
-    """
-    place = corpus_path(path)
-    if not (place / "corpus.json").is_file():
-        raise FflmError(f"{place}, on which {path} was trained, is gone: name a text instead")
-    corpus = Corpus.open(place)
-    if corpus.fingerprint != read_config(path)["corpus"].get("fingerprint"):
-        raise FflmError(f"{place} is not what it was when {path} was trained on it: name a text instead")
-    return corpus
-
-
-def check_free(path: Path, overwrite: bool) -> None:
-    """Raise FflmError if a model cannot be put at a path."""
-    if path.exists() and not (path / CONFIG).is_file():
-        raise FflmError(f"{path} exists and is no model: choose another folder")
-    if path.exists() and not overwrite:
-        raise FflmError(f"{path} exists: --overwrite replaces it, or choose another folder")
 
 
 def latest_model(folder: Path) -> Path:

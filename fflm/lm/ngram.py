@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.errors import FflmError
-from fflm.files import clear_errors, replacing_folder
 from fflm.lm import ngram_kernels as kernels
-from fflm.lm.model import CONFIG, CORPUS, VOCABULARY, WEIGHTS, Model, check_free, corpus_path, read_config, save_description
+from fflm.lm.model import VOCABULARY, WEIGHTS, Model, read_config, save_description
 from fflm.lm.scoring import score_part
-from fflm.lm.train import FIVE_PERCENT, text_settings
-from fflm.text.corpus import Corpus, HeldOut, TextSettings, tokenize
+from fflm.lm.setup import FIVE_PERCENT, describe_corpus, new_model, text_settings
+from fflm.text.corpus import Corpus, HeldOut, TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import load_arrays, save_arrays
@@ -163,14 +162,7 @@ class NgramModel(Model):
         """
         _check_order(order)
         tables, details = estimate(corpus.parts["train"].ids, corpus.vocabulary, corpus.settings, order)
-        about = {
-            "ngram": {"order": order, **details},
-            "corpus": {
-                "fingerprint": corpus.fingerprint,
-                "parts": {name: part.counts for name, part in corpus.parts.items()},
-            },
-        }
-        return cls(tables, corpus.vocabulary, corpus.settings, about)
+        return cls(tables, corpus.vocabulary, corpus.settings, {"ngram": {"order": order, **details}})
 
     def save(self, path: Path) -> None:
         """Write the model into a folder that exists; ``about["figures"]`` are stored with the tables."""
@@ -245,37 +237,20 @@ def train(
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
     _check_order(order)
-    check_free(path, overwrite)
     text, rule = text_settings(fields)
     if fields:
         raise FflmError(f"unknown settings: {', '.join(fields)}")
-    place = corpus_folder(inputs)
-    if place and path.resolve() in place.resolve().parents:
-        raise FflmError(f"{place} lies in {path}, which is to be replaced: choose another folder with -o")
-    with clear_errors(f"write {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_folder(path) as folder:
-        corpus = Corpus.open(place) if place else tokenize(
-            inputs, folder / CORPUS, text, rule, valid, test,
-            encoding=encoding, errors=errors, processes=processes, progress=progress,
-        )  # fmt: skip
+    with new_model(
+        inputs, path, text, rule, overwrite=overwrite, valid=valid, test=test,
+        encoding=encoding, errors=errors, processes=processes, progress=progress,
+    ) as (folder, corpus):  # fmt: skip
         model = NgramModel.train(corpus, order)
-        model.about["corpus"]["path"] = str(place.resolve()) if place else CORPUS
+        model.about["corpus"] = describe_corpus(corpus, folder)
         model.about["figures"] = {
             name: score_part(model, corpus.parts[name]).to_dict() for name in ("valid", "test") if name in corpus.parts
         }
         model.save(folder)
     return NgramModel.load(path)
-
-
-def corpus_folder(inputs: Sequence[str | Path]) -> Path | None:
-    """Return the tokenised corpus that the inputs name, as a folder of its own or as a model's, or None if they are text."""
-    if len(inputs) != 1:
-        return None
-    folder = Path(inputs[0])
-    if (folder / "corpus.json").is_file():
-        return folder
-    return corpus_path(folder) if (folder / CONFIG).is_file() else None
 
 
 def _check_order(order: int) -> None:

@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from fflm.errors import FflmError
 from fflm.lm.model import Predictor
-from fflm.text.corpus import Part
+from fflm.text.corpus import Part, TextSettings
 from fflm.text.reading import read_chunks
 from fflm.text.tokenizer import LINE_END
+from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
 
 _ROWS = 1024  # predictions at a time
@@ -172,15 +173,15 @@ def score_part(model: Predictor, part: Part) -> Score:
         losses = model.losses(contexts, targets).astype(np.float64)
         loss_sum += float(losses.sum())
         unknown_loss_sum += float(losses[targets == model.vocabulary.unknown_id].sum())
-    return replace(
-        _nothing(model),
-        tokens=part.tokens,
-        unknown=part.unknown,
-        ends=part.ends,
-        characters=part.characters,
-        loss_sum=loss_sum,
-        unknown_loss_sum=unknown_loss_sum,
-    )
+    return part_score(part, model.vocabulary, model.text, loss_sum, unknown_loss_sum)
+
+
+def part_score(part: Part, vocabulary: Vocabulary, text: TextSettings, loss_sum: float, unknown_loss_sum: float) -> Score:
+    """Return the score of a part of a corpus over which -log p was summed, and over the unknown words in it; nats."""
+    return Score(
+        len(vocabulary), vocabulary.rule, text.policy,
+        part.tokens, part.unknown, part.ends, part.characters, loss_sum, unknown_loss_sum,
+    )  # fmt: skip
 
 
 def scored_lines(model: Predictor, chunks: Iterable[str]) -> Iterator[ScoredLine]:
@@ -316,9 +317,7 @@ def _score(model: Predictor, text: str, ids: npt.NDArray[np.int32], losses: Loss
 
 def _nothing(model: Predictor) -> Score:
     """Return the score of no text."""
-    sentence = "ends of sentences, one a line, are predicted; no context crosses them"
-    stream = "line ends are predicted; contexts cross them" if model.text.line_ends else "line ends are not predicted"
-    return Score(len(model.vocabulary), model.vocabulary.rule, sentence if model.text.mode == "sentence" else stream)
+    return Score(len(model.vocabulary), model.vocabulary.rule, model.text.policy)
 
 
 def _exp(value: float) -> float:

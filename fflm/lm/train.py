@@ -12,33 +12,31 @@ import numba
 import numpy as np
 
 from fflm.errors import FflmError
-from fflm.files import clear_errors, replacing_folder
+from fflm.files import clear_errors
 from fflm.lm.model import (
     CHECKPOINT,
     CONFIG,
-    CORPUS,
     LOG,
     WEIGHTS,
     read_config,
     save_config,
     save_weights,
 )
+from fflm.lm.scoring import Score, part_score
+from fflm.lm.setup import FIVE_PERCENT, describe_corpus, new_model, take, text_settings
 from fflm.lm.vectors import read_vectors
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters, shapes
-from fflm.text.corpus import Corpus, HeldOut, Part, Share, TextSettings, VocabularyRule, tokenize
-from fflm.text.tokenizer import Tokenizer
+from fflm.text.corpus import Corpus, HeldOut, Part
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import load_arrays, load_checkpoint, save_checkpoint
 from fflm.training.log import append_log, truncate_log
-from fflm.training.loop import DivergedError, Evaluation, Finished, Step, Trainer, mean_loss
+from fflm.training.loop import DivergedError, Evaluation, Finished, Losses, Step, Trainer, sum_losses
 from fflm.training.settings import TrainingSettings
 
 DIVERGENCES = 5
 """How often a run goes back to its checkpoint with half the rate before it gives up."""
-
-FIVE_PERCENT = Share(0.05)
 
 PARAMETERS = 2**36
 """No network is larger."""
@@ -58,7 +56,7 @@ class RolledBack:
 
 @dataclass(frozen=True)
 class Tested:
-    """The best weights were evaluated on the test text, after the end of training."""
+    """The best weights were evaluated on the test text, after the end of training; the figures are a `Score`'s."""
 
     figures: dict[str, Any]
 
@@ -98,7 +96,8 @@ def begin(
     Parameters
     ----------
     inputs
-        Files, folders or ``"-"``, or one folder made by `fflm.text.corpus.tokenize`.
+        Files, folders or ``"-"``; or one folder made by `fflm.text.corpus.tokenize`; or that of another model, for the same text
+        with the same vocabulary.
     path
         The model's folder.
     overwrite
@@ -118,32 +117,19 @@ def begin(
     FflmError
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
-    if path.exists() and not (path / CONFIG).is_file():
-        raise FflmError(f"{path} exists and is no model: choose another folder with -o")
-    if path.exists() and not overwrite:
-        raise FflmError(f"{path} exists: `fflm train --resume {path}` goes on with it, --overwrite replaces it, -o names another")
-    tokenised = len(inputs) == 1 and (Path(inputs[0]) / "corpus.json").is_file()
     automatic = fields.setdefault("batch_size", None) is None
     text, rule = text_settings(fields)
     # Nonsense is refused before the text is read; what depends on the text is filled in after it.
-    shape = NetworkConfig(vocabulary=1, **_take(fields, NetworkConfig, "vocabulary"))
+    shape = NetworkConfig(vocabulary=1, **take(fields, NetworkConfig, "vocabulary"))
     if automatic:
         fields["batch_size"] = 1
-    settings = TrainingSettings(**_take(fields, TrainingSettings))
+    settings = TrainingSettings(**take(fields, TrainingSettings))
     if fields:
         raise FflmError(f"unknown settings: {', '.join(fields)}")
-    if tokenised and path.resolve() in Path(inputs[0]).resolve().parents:
-        raise FflmError(f"{inputs[0]} lies in {path}, which is to be replaced: choose another folder with -o")
-    with clear_errors(f"write {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_folder(path) as folder:
-        if tokenised:
-            corpus = Corpus.open(Path(inputs[0]))
-        else:
-            corpus = tokenize(
-                inputs, folder / CORPUS, text, rule, valid, test,
-                encoding=encoding, errors=errors, processes=processes, progress=progress,
-            )  # fmt: skip
+    with new_model(
+        inputs, path, text, rule, overwrite=overwrite, valid=valid, test=test,
+        encoding=encoding, errors=errors, processes=processes, progress=progress,
+    ) as (folder, corpus):  # fmt: skip
         config = dataclasses.replace(shape, vocabulary=len(corpus.vocabulary))
         if automatic:
             size = default_batch_size(corpus.parts["train"].tokens, config.vocabulary)
@@ -151,18 +137,6 @@ def begin(
         embeddings = read_vectors(vectors, corpus.vocabulary, config.embedding) if vectors else None
         TrainingRun.start(folder, corpus, config, settings, threads=threads, embeddings=embeddings)
     return TrainingRun.resume(path)
-
-
-def text_settings(fields: dict[str, Any]) -> tuple[TextSettings, VocabularyRule]:
-    """Take out of ``fields`` those of `Tokenizer` (its ``mode`` as ``tokenizer``), `TextSettings` and `VocabularyRule`."""
-    tokenizer = Tokenizer(mode=fields.pop("tokenizer", "word"), **_take(fields, Tokenizer, "mode"))
-    return TextSettings(tokenizer, **_take(fields, TextSettings, "tokenizer")), VocabularyRule(**_take(fields, VocabularyRule))
-
-
-def _take(fields: dict[str, Any], of: type, *but: str) -> dict[str, Any]:
-    """Take those out of ``fields`` that a dataclass has, but some."""
-    names = {field.name for field in dataclasses.fields(of)}.difference(but)
-    return {name: fields.pop(name) for name in names.intersection(fields)}
 
 
 class TrainingRun:
@@ -189,7 +163,7 @@ class TrainingRun:
         self.save_seconds = SAVE_SECONDS
         self.vectors = 0
         parts = {
-            name: Windows.of(part.ids, corpus.vocabulary, corpus.settings, config.window) for name, part in corpus.parts.items()
+            name: Windows.of(part.ids, corpus.vocabulary, corpus.settings, config.context) for name, part in corpus.parts.items()
         }
         self._test = parts.get("test")
         count = sum(map(math.prod, shapes(config).values()))
@@ -231,11 +205,11 @@ class TrainingRun:
             If the text is too short for the window, or the folder cannot be written.
         """
         for name, part in corpus.parts.items():
-            if part.tokens <= config.window:
+            if part.tokens <= config.context:
                 remedy = "give more text or a smaller --window"
                 if name != "train":
                     remedy += f", or none with --{name} 0"
-                raise FflmError(f"the {name} text has {part.tokens} tokens, too few for a window of {config.window}: {remedy}")
+                raise FflmError(f"the {name} text has {part.tokens} tokens, too few for contexts of {config.context}: {remedy}")
         run = cls(path, corpus, config, settings, threads or numba.config.NUMBA_NUM_THREADS)
         run.trainer.parameters.output_bias[:] = _unigram(corpus.parts["train"], config.vocabulary)
         given = 0
@@ -243,20 +217,15 @@ class TrainingRun:
             rows = ~np.isnan(embeddings).any(axis=1)
             run.trainer.parameters.embeddings[rows] = embeddings[rows]
             given = int(rows.sum())
-        place = CORPUS if corpus.path == path / CORPUS else str(corpus.path.resolve())
         about = {
             "training": settings.to_dict(),
             "threads": run.threads,
             "vectors": given,
-            "corpus": {
-                "path": place,
-                "fingerprint": corpus.fingerprint,
-                "parts": {name: part.counts for name, part in corpus.parts.items()},
-            },
+            "corpus": describe_corpus(corpus, path),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         save_config(path, config, corpus.settings, corpus.vocabulary, about)
-        run._write("start", parameters=run.trainer.parameters.count, **run._sizes())
+        run._write("start", parameters=run.trainer.parameters.count, text=run.conditions)
         run.save()
         return run
 
@@ -318,6 +287,16 @@ class TrainingRun:
         save_config(self.path, self.trainer.network.config, self.corpus.settings, self.corpus.vocabulary, about)
 
     @property
+    def conditions(self) -> dict[str, Any]:
+        """What perplexities mean nothing without: vocabulary, its rule, the policy on ends, and the counts of every part."""
+        return {
+            "vocabulary": len(self.corpus.vocabulary),
+            "rule": self.corpus.vocabulary.rule,
+            "policy": self.corpus.settings.policy,
+            "parts": {name: part.counts for name, part in self.corpus.parts.items()},
+        }
+
+    @property
     def figures(self) -> dict[str, Any]:
         """Figures of the best weights so far, as they are stored with them."""
         _, figures = load_arrays(self.path / WEIGHTS)
@@ -329,8 +308,8 @@ class TrainingRun:
         config = dataclasses.replace(
             self.trainer.network.config, vocabulary=2, embedding=1, hidden=tuple(1 for _ in self.trainer.network.config.hidden)
         )
-        ids = np.zeros(config.window + 1, np.uint16)
-        examples = Windows(ids, config.window, padding=config.vocabulary)
+        ids = np.zeros(config.context + 1, np.uint16)
+        examples = Windows(ids, config.context, padding=config.vocabulary)
         settings = dataclasses.replace(self.trainer.settings, epochs=1, batch_size=len(ids), rate=1e-9, weight_decay=0.0)
         parameters = Parameters.random(config, 0, self.trainer.parameters.embeddings.dtype)
         for _ in Trainer(Network(config), parameters, examples, examples, settings).run():
@@ -356,6 +335,11 @@ class TrainingRun:
             except DivergedError as error:
                 yield self._roll_back(error)
 
+    def score(self, name: str, losses: Losses) -> Score:
+        """Return the losses on a part of the corpus as a perplexity, with all that it means nothing without."""
+        corpus = self.corpus
+        return part_score(corpus.parts[name], corpus.vocabulary, corpus.settings, losses.total, losses.unknown)
+
     def save(self) -> None:
         """Write the checkpoint from which `resume` goes on; before the first evaluation also the weights, to use meanwhile."""
         state = self.trainer.state
@@ -374,12 +358,12 @@ class TrainingRun:
         """Log an event, and save what is due."""
         if isinstance(event, Evaluation):
             figures: dict[str, Any] = {"step": event.step, "epoch": self._epochs(event.words)}
-            figures["train_perplexity"] = math.exp(event.train_loss)
-            if event.valid_loss is not None:
-                figures["valid"] = perplexity_figures(event.valid_loss, self.corpus, "valid")
+            figures["train_loss"] = event.train_loss
+            if event.valid is not None:
+                figures["valid"] = self.score("valid", event.valid).to_dict()
             if event.best:
                 save_weights(self.path, self.trainer.parameters, figures)
-            self._write("evaluation", **dataclasses.asdict(event))
+            self._write("evaluation", **{**dataclasses.asdict(event), "valid": figures.get("valid")})
             self.save()
         elif isinstance(event, Finished):
             # Not part of the state: a finished run that is resumed says it again, as it does its figures on the test.
@@ -392,8 +376,7 @@ class TrainingRun:
         arrays, figures = load_arrays(self.path / WEIGHTS)
         if "test" not in figures:
             best = Parameters.from_arrays(self.trainer.network.config, arrays)
-            loss = mean_loss(self.trainer.network, best, test)
-            figures = {**figures, "test": perplexity_figures(loss, self.corpus, "test")}
+            figures = {**figures, "test": self.score("test", sum_losses(self.trainer.network, best, test)).to_dict()}
             save_weights(self.path, best, figures)
         append_log(self.path / LOG, "test", **figures["test"])
         return Tested(figures["test"])
@@ -414,30 +397,6 @@ class TrainingRun:
     def _epochs(self, words: int) -> float:
         """Return how many epochs some predicted words are."""
         return round(words / len(self.trainer.train), 2)
-
-    def _sizes(self) -> dict[str, int]:
-        return {f"{name}_tokens": part.tokens for name, part in self.corpus.parts.items()}
-
-
-def perplexity_figures(loss: float, corpus: Corpus, name: str) -> dict[str, Any]:
-    """Return a perplexity with all that it means nothing without.
-
-    Parameters
-    ----------
-    loss
-        Mean of -log p over the tokens of a part, nats.
-    corpus, name
-        The part on which it was measured.
-    """
-    part = corpus.parts[name]
-    return {
-        "perplexity": math.exp(loss),
-        "loss": loss,
-        "bits_per_character": loss * part.tokens / math.log(2) / part.characters,
-        "vocabulary": len(corpus.vocabulary),
-        "rule": corpus.vocabulary.rule,
-        **part.counts,
-    }
 
 
 def _unigram(part: Part, vocabulary: int) -> np.ndarray:

@@ -17,13 +17,20 @@ class NetworkConfig:
     vocabulary
         Words that can be predicted [|V|]. The input knows one more, the padding ``<s>``.
     window
-        Context words [n - 1].
+        Context words that are seen one by one [n - 1].
+    averages
+        Sizes of the blocks of words before the window, from it backwards, of each of which the network sees an average. May be
+        empty (Sun & Iyyer 2021, section 3).
     embedding
         Size of a word's embedding [m].
     hidden
         Sizes of the hidden layers [h]; may be empty.
     activation
         Of the hidden layers.
+    residual
+        Whether each hidden layer after the first adds its outputs to what the layer before it has given, and all that is read
+        from such a sum is normalised: h + f(d + H norm(h)) (He et al. 2016; Ba et al. 2016; the order is that of Xiong et al.
+        2020). The hidden layers must be of one size.
     direct
         Whether the embeddings also reach the softmax directly [W].
     tied
@@ -43,6 +50,8 @@ class NetworkConfig:
     embedding: int = 128
     hidden: tuple[int, ...] = (256,)
     activation: Activation = "tanh"
+    averages: tuple[int, ...] = ()
+    residual: bool = False
     direct: bool = False
     tied: bool = False
     dropout: float = 0.3
@@ -50,9 +59,12 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         sizes = {"vocabulary": self.vocabulary, "window": self.window, "embedding": self.embedding}
-        for name, size in [*sizes.items(), *(("hidden", size) for size in self.hidden)]:
+        lists = {"averages": self.averages, "hidden": self.hidden}
+        for name, size in [*sizes.items(), *((name, size) for name, several in lists.items() for size in several)]:
             if size < 1:
                 raise FflmError(f"{name} {size} is too small: give at least 1")
+        if self.residual and len(set(self.hidden)) > 1:
+            raise FflmError(f"residual layers must be of one size, not {self.hidden}: give equal sizes, or no residual layers")
         if self.activation not in ACTIVATIONS:
             raise FflmError(f"unknown activation {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}")
         for name, rate in (("dropout", self.dropout), ("embedding dropout", self.embedding_dropout)):
@@ -60,9 +72,19 @@ class NetworkConfig:
                 raise FflmError(f"{name} {rate} is out of range: give a share from 0 up to, not including, 1")
 
     @property
+    def context(self) -> int:
+        """Context words in all, those of the averages included."""
+        return self.window + sum(self.averages)
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Sizes of the blocks that a context is cut into, the oldest first: `Backend.gather` adds the embeddings of each."""
+        return *reversed(self.averages), *(1,) * self.window
+
+    @property
     def inputs(self) -> int:
-        """Width of the concatenated embeddings [(n - 1) m]."""
-        return self.window * self.embedding
+        """Width of the concatenated embeddings, and averages of embeddings [(n - 1) m]."""
+        return len(self.blocks) * self.embedding
 
     @property
     def features(self) -> int:
@@ -78,9 +100,9 @@ class NetworkConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {**dataclasses.asdict(self), "hidden": list(self.hidden)}
+        return {**dataclasses.asdict(self), "averages": list(self.averages), "hidden": list(self.hidden)}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """Make a configuration from `to_dict`'s result."""
-        return cls(**{**fields, "hidden": tuple(fields["hidden"])})
+        return cls(**{**fields, "averages": tuple(fields["averages"]), "hidden": tuple(fields["hidden"])})

@@ -1,6 +1,7 @@
 """Forward and backward through the network, once, for every backend.
 
-Letters: B rows, n context words, m embedding size, V vocabulary, F features at the softmax; ``d_x`` is the gradient of ``x``.
+Letters: B rows, n context words in K blocks, m embedding size, V vocabulary, F features at the softmax; ``d_x`` is the gradient
+of ``x``.
 """
 
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ ROWS_AT_ONCE_BYTES = 256 * 2**20
 class _Pass:
     """The intermediate results of one forward pass, which backward needs."""
 
-    inputs: Array  # (B, n m) concatenated embeddings, after dropout
-    outputs: list[Array]  # (B, h) of each hidden layer, before dropout
-    dropped: list[Array]  # (B, h) the same after dropout, which is what the next layer reads
+    values: list[Array]  # the concatenated embeddings (B, K m) after dropout, then what each hidden layer leaves behind (B, h)
+    reads: list[Array]  # what each hidden layer reads: the values before it, normalised if it is residual
+    outputs: list[Array]  # (B, h) what each hidden layer computes from it, before dropout and sum
     features: Array  # (B, hidden + direct) what is offered to the softmax
     softmax_inputs: Array  # (B, F) the same, projected where the softmax is tied
 
@@ -101,31 +102,45 @@ class Network:
         rate = self.config.dropout if layer else self.config.embedding_dropout
         return Dropout(rate, seed, step, layer) if rate else None
 
+    def _residual(self, layer: int) -> bool:
+        """Whether hidden layer number ``layer``, from 1, adds to what the one before it has given."""
+        return self.config.residual and layer > 1
+
+    def _normalised(self, values: Array) -> Array:
+        normalised = np.empty_like(values)
+        self.backend.normalise(values, normalised)
+        return normalised
+
     def _forward(
         self, parameters: Parameters, contexts: Array, *, training: bool = False, row: int = 0, seed: int = 0, step: int = 0
     ) -> _Pass:
         backend, config, rows, dtype = self.backend, self.config, len(contexts), parameters.embeddings.dtype
         inputs = np.empty((rows, config.inputs), dtype)
-        backend.gather(parameters.embeddings, contexts, inputs)
+        backend.gather(parameters.embeddings, contexts, config.blocks, inputs)
         if training and (dropout := self._dropout(0, seed, step)):
             backend.dropout(inputs, dropout, row, inputs)
-        values, outputs, dropped = inputs, [], []
+        values, reads, outputs = [inputs], [], []
         for layer, (weight, bias) in enumerate(zip(parameters.hidden_weights, parameters.hidden_biases, strict=True), 1):
+            reads.append(self._normalised(values[-1]) if self._residual(layer) else values[-1])
             output = np.empty((rows, len(bias)), dtype)
-            backend.affine(values, weight, bias, config.activation, output)
+            backend.affine(reads[-1], weight, bias, config.activation, output)
             outputs.append(output)
             if training and (dropout := self._dropout(layer, seed, step)):
-                values = np.empty_like(output)
-                backend.dropout(output, dropout, row, values)
-            else:
-                values = output
-            dropped.append(values)
-        features = np.hstack([values, inputs]) if config.direct and config.hidden else values
+                output = np.empty_like(output)
+                backend.dropout(outputs[-1], dropout, row, output)
+            if self._residual(layer):
+                total = values[-1].copy()
+                backend.add(output, total)
+                output = total
+            values.append(output)
+        features = self._normalised(values[-1]) if config.residual and config.hidden else values[-1]
+        if config.direct and config.hidden:
+            features = np.hstack([features, inputs])
         softmax_inputs = features
         if parameters.projection is not None:
             softmax_inputs = np.empty((rows, config.embedding), dtype)
             backend.affine(features, parameters.projection, np.zeros(config.embedding, dtype), "identity", softmax_inputs)
-        return _Pass(inputs, outputs, dropped, features, softmax_inputs)
+        return _Pass(values, reads, outputs, features, softmax_inputs)
 
     def _part_gradients(
         self,
@@ -165,18 +180,24 @@ class Network:
         if config.direct and config.hidden:
             d_direct = d_values[:, config.hidden[-1] :]
             d_values = np.ascontiguousarray(d_values[:, : config.hidden[-1]])
+        if config.residual and config.hidden:
+            d_normalised, d_values = d_values, np.zeros_like(d_values)
+            backend.normalise_backward(forward.values[-1], d_normalised, d_values)
         for layer in range(len(config.hidden), 0, -1):
+            d_output = d_values.copy() if self._residual(layer) else d_values
             if dropout := self._dropout(layer, seed, step):
-                backend.dropout(d_values, dropout, row, d_values)
-            below = forward.dropped[layer - 2] if layer > 1 else forward.inputs
-            d_below = np.empty_like(below)
+                backend.dropout(d_output, dropout, row, d_output)
+            d_below = np.empty_like(forward.reads[layer - 1])
             backend.affine_backward(
-                below, parameters.hidden_weights[layer - 1], forward.outputs[layer - 1], config.activation, d_values, beta,
-                gradients.hidden_weights[layer - 1], gradients.hidden_biases[layer - 1], d_below,
+                forward.reads[layer - 1], parameters.hidden_weights[layer - 1], forward.outputs[layer - 1], config.activation,
+                d_output, beta, gradients.hidden_weights[layer - 1], gradients.hidden_biases[layer - 1], d_below,
             )  # fmt: skip
-            d_values = d_below
+            if self._residual(layer):
+                backend.normalise_backward(forward.values[layer - 1], d_below, d_values)
+            else:
+                d_values = d_below
         if d_direct is not None:
             d_values += d_direct
         if dropout := self._dropout(0, seed, step):
             backend.dropout(d_values, dropout, row, d_values)
-        backend.scatter_add(contexts, d_values, gradients.embeddings)
+        backend.scatter_add(contexts, config.blocks, d_values, gradients.embeddings)

@@ -66,6 +66,13 @@ class TextSettings:
         """Whether ``</s>`` is predicted."""
         return self.mode == "sentence" or self.line_ends
 
+    @property
+    def policy(self) -> str:
+        """Which ends are predicted, and what contexts cross, as a phrase to read."""
+        if self.mode == "sentence":
+            return "sentence ends predicted, no context crosses them"
+        return "line ends predicted, contexts cross them" if self.line_ends else "line ends not predicted"
+
     def tokens(self, text: str) -> list[str]:
         """Split normalised text into tokens, with ``LINE_END`` exactly where an end is predicted."""
         tokens = self.tokenizer.split(text)

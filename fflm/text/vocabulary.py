@@ -1,5 +1,6 @@
 """The vocabulary: which words a model knows, and their ids."""
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -164,12 +165,15 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         r"""Write a line ``word<TAB>count`` per id; whitespace and backslashes in words as ``\uXXXX``."""
-        lines = (f"{escape(word)}\t{count}\n" for word, count in zip(self.words, self.counts, strict=True))
-        write_text(path, "".join(lines))
+        write_text(path, self._lines())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the file of words does not say, for ``load``."""
-        return {"size": len(self), "ends": self.ends, "rule": self.rule}
+        """Return what the file of words does not say, for ``load``; the checksum is that of the file."""
+        sha256 = hashlib.sha256(self._lines().encode()).hexdigest()
+        return {"size": len(self), "ends": self.ends, "rule": self.rule, "sha256": sha256}
+
+    def _lines(self) -> str:
+        return "".join(f"{escape(word)}\t{count}\n" for word, count in zip(self.words, self.counts, strict=True))
 
     @classmethod
     def load(cls, path: Path, description: Mapping[str, Any]) -> "Vocabulary":
@@ -190,7 +194,8 @@ class Vocabulary:
         words: list[str] = []
         counts: list[int] = []
         try:
-            for line in _read(path).removesuffix("\n").split("\n"):
+            text = _read(path)
+            for line in text.removesuffix("\n").split("\n"):
                 word, count = line.split("\t")
                 if escape(unescape(word)) != word or int(count) < 0:
                     raise ValueError(f"bad line {len(words) + 1}")
@@ -198,7 +203,10 @@ class Vocabulary:
                 counts.append(int(count))
             if len(words) != description["size"]:
                 raise ValueError(f"{len(words)} words instead of {description['size']}")
-            return cls(words, counts, ends=bool(description["ends"]), rule=str(description["rule"]))
+            vocabulary = cls(words, counts, ends=bool(description["ends"]), rule=str(description["rule"]))
+            if hashlib.sha256(text.encode()).hexdigest() != description["sha256"]:
+                raise ValueError("wrong sha256, its words or their order have changed")
+            return vocabulary
         except (ValueError, KeyError, TypeError, FflmError) as error:
             raise FflmError(f"{path} is damaged: {error}") from error
 

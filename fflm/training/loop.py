@@ -19,6 +19,9 @@ from fflm.training.settings import TrainingSettings
 EVALUATION_ROWS = 1024
 """Predicted words per evaluation batch."""
 
+UNKNOWN = 0
+"""The id of all words outside the vocabulary."""
+
 USELESS = 700.0
 """Nats a word whose perplexity is hardly a number any more."""
 
@@ -56,6 +59,20 @@ class State:
 
 
 @dataclass(frozen=True)
+class Losses:
+    """What a network loses on a text: -log p summed over its words, and over those of them that are unknown; nats."""
+
+    words: int
+    total: float
+    unknown: float
+
+    @property
+    def mean(self) -> float:
+        """Nats a word: averaged over words, never over batches."""
+        return self.total / self.words
+
+
+@dataclass(frozen=True)
 class Step:
     """An update was made. ``loss``: nats a word in this batch; ``words``: of this epoch, done so far."""
 
@@ -68,17 +85,25 @@ class Step:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The network was evaluated. Losses in nats a word, ``valid_loss`` None without validation text; ``words`` so far."""
+    """The network was evaluated: ``words`` so far, ``valid`` None without validation text.
+
+    ``train_loss``, nats a word, is the mean since the last evaluation, of a network that learns and drops units meanwhile.
+    """
 
     step: int
     epoch: int
     words: int
     train_loss: float
-    valid_loss: float | None
+    valid: Losses | None
     best: bool
     rate: float
     seconds: float
     words_per_second: float
+
+    @property
+    def valid_loss(self) -> float | None:
+        """Nats a word of validation text, None without it."""
+        return None if self.valid is None else self.valid.mean
 
 
 @dataclass(frozen=True)
@@ -198,10 +223,10 @@ class Trainer:
         """Evaluate on the validation text and note whether it is the best so far."""
         state, settings = self.state, self.settings
         train_loss = state.loss_sum / state.loss_words
-        valid_loss = None if self.valid is None else mean_loss(self.network, self.parameters, self.valid)
-        best = valid_loss is None or valid_loss < state.best
-        if valid_loss is not None:
-            state.best = min(state.best, valid_loss)
+        valid = None if self.valid is None else sum_losses(self.network, self.parameters, self.valid)
+        best = valid is None or valid.mean < state.best
+        if valid is not None:
+            state.best = min(state.best, valid.mean)
             state.bad = 0 if best else state.bad + 1
             if not best and settings.schedule == "plateau":
                 state.rate_factor /= 2
@@ -211,27 +236,28 @@ class Trainer:
             state.finished = "the only epoch done" if settings.epochs == 1 else f"all {settings.epochs} epochs done"
         state.loss_sum, state.loss_words = 0.0, 0
         speed = state.words / state.seconds
-        return Evaluation(state.step, state.epoch, state.words, train_loss, valid_loss, best, rate, state.seconds, speed)
+        return Evaluation(state.step, state.epoch, state.words, train_loss, valid, best, rate, state.seconds, speed)
 
 
-def mean_loss(network: Network, parameters: Parameters, examples: Examples) -> float:
-    """Return the mean of -log p(target | context) over all positions, in nats: averaged over words, never over batches.
+def sum_losses(network: Network, parameters: Parameters, examples: Examples) -> Losses:
+    """Sum -log p(target | context) over all positions.
 
     Raises
     ------
     DivergedError
         If it is no number, or beyond all measure.
     """
-    total = 0.0
+    total = unknown = 0.0
     for low in range(0, len(examples), EVALUATION_ROWS):
         contexts, targets = examples.batch(np.arange(low, min(low + EVALUATION_ROWS, len(examples))))
         losses = np.empty(len(targets), parameters.embeddings.dtype)
         network.losses(parameters, contexts, targets, losses)
         total += float(losses.sum(dtype=np.float64))
-    mean = total / len(examples)
-    if not mean < USELESS:
-        raise DivergedError(f"the weights are useless, they give a text {mean:.3g} nats a word")
-    return mean
+        unknown += float(losses[targets == UNKNOWN].sum(dtype=np.float64))
+    result = Losses(len(examples), total, unknown)
+    if not result.mean < USELESS:
+        raise DivergedError(f"the weights are useless, they give a text {result.mean:.3g} nats a word")
+    return result
 
 
 def state_from_dict(fields: dict[str, object]) -> State:

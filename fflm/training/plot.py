@@ -1,6 +1,7 @@
 """Training curves, drawn from logs. Needs matplotlib, which only those install who draw."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,19 @@ from fflm.files import replacing
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Told apart by the colour-blind, too (Okabe and Ito 2008)."""
 
+CAPTION = 150
+"""Characters a line of the captions."""
 
-def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+
+def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], captions: Sequence[str], path: Path) -> None:
     """Draw perplexity and learning rate of one or several runs over the words that they were trained on.
 
     Parameters
     ----------
     runs
         The log of each run, as `fflm.training.log.read_log` gives it, by the run's name.
+    captions
+        What perplexities mean nothing without, for each run; written below the curves.
     path
         The picture, in the format that its ending names: .png, .svg or .pdf.
 
@@ -54,8 +60,9 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> 
     lower.set_xlabel("tokens trained on")
     lower.xaxis.set_major_formatter(EngFormatter(sep=""))
     lower.set_xlim(left=0)
+    figure.supxlabel("\n".join(line for caption in captions for line in textwrap.wrap(caption, CAPTION)), fontsize="x-small")
     if len(runs) == 1:
-        tokens = next(iter(runs.values()))[0]["train_tokens"]
+        tokens = next(iter(runs.values()))[0]["text"]["parts"]["train"]["tokens"]
         epochs = upper.secondary_xaxis("top", functions=(lambda x: x / tokens, lambda x: x * tokens))
         epochs.set_xlabel("epochs")
     for axes in (upper, lower):
@@ -75,12 +82,14 @@ def _draw_run(upper: Any, lower: Any, name: str, log: Sequence[Mapping[str, Any]
     marker = "." if len(words) <= 50 else ""
     training = [math.exp(event["train_loss"]) for event in evaluations]
     upper.plot(words, training, color=colour, linestyle="--", marker=marker, linewidth=1, label=f"{prefix}training")
-    measured = [event for event in evaluations if event["valid_loss"] is not None]
+    measured = [event for event in evaluations if event["valid"]]
     if measured:
-        x, y = [event["words"] for event in measured], [math.exp(event["valid_loss"]) for event in measured]
+        x, y = [event["words"] for event in measured], [event["valid"]["perplexity"] for event in measured]
         upper.plot(x, y, color=colour, marker=marker, linewidth=2, label=f"{prefix}validation")
         best = min(range(len(y)), key=y.__getitem__)
-        label = f"{prefix}best: {y[best]:.1f} after {x[best] / log[0]['train_tokens']:.3g} epochs"
+        epochs = x[best] / log[0]["text"]["parts"]["train"]["tokens"]
+        bits = measured[best]["valid"]["bits_per_character"]
+        label = f"{prefix}best: {y[best]:.1f}, {bits:.3f} bits per character, after {epochs:.3g} epochs"
         upper.plot(
             x[best],
             y[best],

@@ -1,0 +1,132 @@
+"""What the training of every kind of model begins with: a text that becomes a corpus, in the folder of a model that is new."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from fflm.errors import FflmError
+from fflm.files import clear_errors, replacing_folder
+from fflm.lm.model import CHECKPOINT, CONFIG, CORPUS, read_config
+from fflm.text.corpus import Corpus, HeldOut, Share, TextSettings, VocabularyRule, tokenize
+from fflm.text.tokenizer import Tokenizer
+
+FIVE_PERCENT = Share(0.05)
+
+
+@contextlib.contextmanager
+def new_model(
+    inputs: Sequence[str | Path],
+    path: Path,
+    text: TextSettings,
+    rule: VocabularyRule,
+    *,
+    overwrite: bool,
+    valid: HeldOut | None,
+    test: HeldOut | None,
+    encoding: str,
+    errors: Literal["strict", "replace"],
+    processes: int | None,
+    progress: Callable[[int], None] | None,
+) -> Iterator[tuple[Path, Corpus]]:
+    """Yield a temporary folder, which takes the place of a model when the block succeeds, and the corpus to train on.
+
+    Parameters
+    ----------
+    inputs
+        Files, folders or ``"-"``, which are tokenised into the folder; or what `corpus_folder` understands.
+    path
+        The model's folder.
+    text, rule, valid, test, encoding, errors, processes, progress
+        As `fflm.text.corpus.tokenize` takes them; without effect on a text that is tokenised already.
+    overwrite
+        Whether the folder may replace a model.
+
+    Raises
+    ------
+    FflmError
+        If anything is wrong with them, the text or the folder, which is then as it was before.
+    """
+    check_free(path, overwrite)
+    place = corpus_folder(inputs)
+    if place and path.resolve() in place.resolve().parents:
+        raise FflmError(f"{place} lies in {path}, which is to be replaced: choose another folder with -o")
+    with clear_errors(f"write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_folder(path) as folder:
+        yield folder, Corpus.open(place) if place else tokenize(
+            inputs, folder / CORPUS, text, rule, valid, test,
+            encoding=encoding, errors=errors, processes=processes, progress=progress,
+        )  # fmt: skip
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raise FflmError if a model cannot be put at a path."""
+    if path.exists() and not (path / CONFIG).is_file():
+        raise FflmError(f"{path} exists and is no model: choose another folder")
+    if path.exists() and not overwrite:
+        resume = f"`fflm train --resume {path}` goes on with it, " if (path / CHECKPOINT).is_file() else ""
+        raise FflmError(f"{path} exists: {resume}--overwrite replaces it, or choose another folder")
+
+
+def corpus_folder(inputs: Sequence[str | Path]) -> Path | None:
+    """Return the tokenised corpus that the inputs name, as a folder of its own or as a model's, or None if they are text."""
+    if len(inputs) != 1:
+        return None
+    folder = Path(inputs[0])
+    if (folder / "corpus.json").is_file():
+        return folder
+    return corpus_path(folder) if (folder / CONFIG).is_file() else None
+
+
+def corpus_path(path: Path) -> Path:
+    """Return the folder of the corpus that a model was trained on; for a mixture, its first model.
+
+    Raises
+    ------
+    FflmError
+        If that is not known.
+    """
+    place = read_config(path).get("corpus", {}).get("path")
+    if not isinstance(place, str):
+        raise FflmError(f"{path} is a model without a corpus: name a text, or a folder made by `fflm tokenize`")
+    return path / place
+
+
+def trained_corpus(path: Path) -> Corpus:
+    """Open the corpus that a model was trained on; for a mixture, its first model.
+
+    Raises
+    ------
+    FflmError
+        If it is not known, gone, damaged, or not what it was.
+    """
+    place = corpus_path(path)
+    if not (place / "corpus.json").is_file():
+        raise FflmError(f"{place}, on which {path} was trained, is gone: name a text instead")
+    corpus = Corpus.open(place)
+    if corpus.fingerprint != read_config(path)["corpus"].get("fingerprint"):
+        raise FflmError(f"{place} is not what it was when {path} was trained on it: name a text instead")
+    return corpus
+
+
+def describe_corpus(corpus: Corpus, folder: Path) -> dict[str, Any]:
+    """Return what the config.json of a model in a folder says of its corpus, which lies in that folder or is referred to."""
+    return {
+        "path": CORPUS if corpus.path == folder / CORPUS else str(corpus.path.resolve()),
+        "fingerprint": corpus.fingerprint,
+        "parts": {name: part.counts for name, part in corpus.parts.items()},
+    }
+
+
+def text_settings(fields: dict[str, Any]) -> tuple[TextSettings, VocabularyRule]:
+    """Take out of ``fields`` those of `Tokenizer` (its ``mode`` as ``tokenizer``), `TextSettings` and `VocabularyRule`."""
+    tokenizer = Tokenizer(mode=fields.pop("tokenizer", "word"), **take(fields, Tokenizer, "mode"))
+    return TextSettings(tokenizer, **take(fields, TextSettings, "tokenizer")), VocabularyRule(**take(fields, VocabularyRule))
+
+
+def take(fields: dict[str, Any], of: type, *but: str) -> dict[str, Any]:
+    """Take those out of ``fields`` that a dataclass has, but some."""
+    names = {field.name for field in dataclasses.fields(of)}.difference(but)
+    return {name: fields.pop(name) for name in names.intersection(fields)}
