@@ -1,4 +1,4 @@
-"""What the benchmarks compute themselves: the trigram by deleted interpolation, and weights of mixtures."""
+"""What the benchmarks compute themselves: the trigram by deleted interpolation, weights of mixtures, a large text."""
 
 import math
 from collections import Counter
@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximisation, losses, mixed
+from ngram import PIECE, pieces
 
 from fflm.lm.train import text_settings
 from fflm.text.corpus import Count, tokenize
@@ -84,3 +85,10 @@ def test_expectation_maximisation_needs_no_words():
 def test_every_network_has_a_row_and_a_mixture():
     assert set(MIXTURES.values()) == set(NETWORKS)
     assert {*MIXTURES, *NETWORKS, "trigram", "KN3", "KN4", "KN5"} == set(PUBLISHED)
+
+
+def test_a_large_text_is_pieces_of_another():
+    source = np.arange(100_000)
+    steps = np.diff(pieces(source, 1_500_000).astype(int))
+    assert np.mean(steps == 1) == pytest.approx(1 - 1 / PIECE, abs=0.01)
+    assert len(np.unique(steps)) > 100_000
