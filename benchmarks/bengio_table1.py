@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from common import brown, machine, parse, record
 
+from fflm.errors import FflmError
 from fflm.files import replacing, replacing_folder
 from fflm.lm.model import CHECKPOINT, LanguageModel
 from fflm.lm.ngram import NgramModel
@@ -294,7 +295,7 @@ def main() -> None:
         else:
             corpus = brown(options.brown, work / "corpus")
             if corpus.parts["train"].tokens != 800_000:
-                sys.exit(f"{options.brown} is not Brown: give the file that `fflm corpus get brown` makes")
+                sys.exit(f"{corpus.path} is not Brown: remove it, and give the file that `fflm corpus get brown` makes")
         rows = measure(names, work, corpus, settings)
     show(rows, corpus)
     if options.only:
@@ -310,5 +311,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+    except FflmError as error:
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped: the same command goes on from the last checkpoint, at most a minute old")

@@ -6,7 +6,7 @@ to one after contexts of each text.
 
 With --large also, in a file of its own: time and peak memory of estimating a model of order 5 on 100 million words, random pieces
 of WikiText-2 of 3 words on average. Such a text has about as many distinct n-grams as a natural one of its length, and on their
-number time and memory depend: some 80 bytes each, 15 GB in all (Linux only).
+number time and memory depend. It takes some 15 GB (Linux only).
 """
 
 import argparse
@@ -23,6 +23,7 @@ import numpy as np
 from common import brown, machine, parse, record
 
 from fflm.cli.options import describe_perplexity
+from fflm.errors import FflmError
 from fflm.lm.ngram import ORDER, NgramModel, estimate
 from fflm.lm.scoring import score_part
 from fflm.lm.train import text_settings
@@ -148,4 +149,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except FflmError as error:
+        sys.exit(f"error: {error}")
