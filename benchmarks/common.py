@@ -18,6 +18,8 @@ import numba
 
 from fflm.backend import blas
 from fflm.files import write_json
+from fflm.lm.train import text_settings
+from fflm.text.corpus import Corpus, Count, tokenize
 
 ROOT = Path(__file__).resolve().parent.parent
 STORIES = ROOT / "corpora" / "stories.txt"
@@ -71,6 +73,18 @@ def record(name: str, quick: bool, about: Mapping[str, Any], **result: Any) -> N
     path.parent.mkdir(exist_ok=True)
     write_json(path, {"benchmark": name, "date": time.strftime("%Y-%m-%d"), "machine": about, **result})
     print(f"recorded in {path.relative_to(ROOT)}")
+
+
+def brown(text: Path, folder: Path, valid: int = 200_000, test: int = 161_192) -> Corpus:
+    """Return Brown as Bengio et al. 2003 read it, tokenised in a folder, or from there if that was done.
+
+    800,000 tokens to train, 200,000 and the remaining 161,192 held out, one stream without line ends, the words that are seen
+    more than 3 times in the whole corpus.
+    """
+    if not (folder / "corpus.json").is_file():
+        settings, rule = text_settings({"tokenizer": "space", "line_ends": False, "min_count": 4, "source": "all"})
+        tokenize([text], folder, settings, rule, Count(valid), Count(test))
+    return Corpus.open(folder)
 
 
 def in_turns(steps: Mapping[str, Callable[[], Any]], rounds: int, turn_seconds: float = 0.3) -> dict[str, list[float]]:
