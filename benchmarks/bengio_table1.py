@@ -26,7 +26,8 @@ from fflm.errors import FflmError
 from fflm.files import replacing, replacing_folder
 from fflm.lm.model import CHECKPOINT, LanguageModel
 from fflm.lm.ngram import NgramModel
-from fflm.lm.train import RolledBack, TrainingRun, perplexity_figures
+from fflm.lm.scoring import part_score
+from fflm.lm.train import RolledBack, TrainingRun
 from fflm.network.config import NetworkConfig
 from fflm.text.corpus import Corpus
 from fflm.text.windows import Windows
@@ -177,10 +178,10 @@ def train(name: str, path: Path, corpus: Corpus, settings: TrainingSettings) -> 
         sys.exit(f"{path} was trained with other settings: remove it, or choose another --work")
     run.prepare()
     for event in run.events():
-        if isinstance(event, Evaluation) and event.valid_loss is not None:
+        if isinstance(event, Evaluation) and event.valid is not None:
             print(
                 f"{name} epoch {event.epoch}/{settings.epochs}: training perplexity {math.exp(event.train_loss):.1f}, "
-                f"validation perplexity {math.exp(event.valid_loss):.1f}, {event.words_per_second:,.0f} tokens/s",
+                f"validation perplexity {math.exp(event.valid.mean):.1f}, {event.words_per_second:,.0f} tokens/s",
                 file=sys.stderr,
             )
         elif isinstance(event, RolledBack):
@@ -249,7 +250,9 @@ def measure(names: list[str], work: Path, corpus: Corpus, settings: TrainingSett
 
 def figures(each: Floats, corpus: Corpus, part: str) -> dict[str, Any]:
     """Return a perplexity with its conditions, given the loss of each token."""
-    return perplexity_figures(float(each.mean()), corpus, part)
+    unknown = corpus.parts[part].ids == corpus.vocabulary.unknown_id
+    sums = float(each.sum()), float(each[unknown].sum())
+    return part_score(corpus.parts[part], corpus.vocabulary, corpus.settings, *sums).to_dict()
 
 
 def show(rows: Mapping[str, dict[str, Any]], corpus: Corpus) -> None:

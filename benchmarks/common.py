@@ -18,7 +18,7 @@ import numba
 
 from fflm.backend import blas
 from fflm.files import write_json
-from fflm.lm.train import text_settings
+from fflm.lm.setup import text_settings
 from fflm.text.corpus import Corpus, Count, tokenize
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +26,11 @@ STORIES = ROOT / "corpora" / "stories.txt"
 FFLM = [sys.executable, str(ROOT / "cli.py")]
 """The command ``fflm``, of this checkout and this Python."""
 
+
+SIZES = {  # words in the vocabulary, tokens of each part
+    "Brown": (17_905, {"train": 800_000, "valid": 200_000, "test": 161_192}),
+    "WikiText-2": (33_278, {"train": 2_088_628, "valid": 217_646, "test": 245_569}),
+}
 
 TUNING = ("MALLOC_", "MKL_", "OMP_", "OPENBLAS_")
 """Beginnings of the environment variables that change how fast the same code is."""
@@ -85,6 +90,24 @@ def brown(text: Path, folder: Path, valid: int = 200_000, test: int = 161_192) -
         settings, rule = text_settings({"tokenizer": "space", "line_ends": False, "min_count": 4, "source": "all"})
         tokenize([text], folder, settings, rule, Count(valid), Count(test))
     return Corpus.open(folder)
+
+
+def wikitext(source: Path, folder: Path) -> Corpus:
+    """Return WikiText-2 as published, tokenised in a folder, or from there if that was done.
+
+    One stream whose line ends are counted, with all the words of the training part.
+    """
+    if not (folder / "corpus.json").is_file():
+        settings, rule = text_settings({"tokenizer": "space", "min_count": 1})
+        tokenize([source / "train.txt"], folder, settings, rule, [source / "valid.txt"], [source / "test.txt"])
+    return Corpus.open(folder)
+
+
+def check_sizes(name: str, corpus: Corpus) -> None:
+    """Exit if a corpus has not the `SIZES` that it should have."""
+    found = len(corpus.vocabulary), {part: each.tokens for part, each in corpus.parts.items()}
+    if found != SIZES[name]:
+        sys.exit(f"{name} should have {SIZES[name]} words and tokens, not {found}: fetch it with `fflm corpus get`")
 
 
 def in_turns(steps: Mapping[str, Callable[[], Any]], rounds: int, turn_seconds: float = 0.3) -> dict[str, list[float]]:

@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import brown, machine, parse, record
+from common import brown, check_sizes, machine, parse, record, wikitext
 
 from fflm.cli.options import describe_perplexity
 from fflm.errors import FflmError
 from fflm.lm.ngram import ORDER, NgramModel, estimate
 from fflm.lm.scoring import score_part
-from fflm.lm.train import text_settings
-from fflm.text.corpus import Corpus, tokenize
+from fflm.text.corpus import Corpus
 
 EXPECTED = {  # test perplexity, and on WikiText-2 the validation text's
     ("Brown", 3): {"test": 332.6},
@@ -36,25 +35,8 @@ EXPECTED = {  # test perplexity, and on WikiText-2 the validation text's
     ("WikiText-2", 5): {"valid": 232.5, "test": 217.8},
 }
 TOLERANCE = 0.001
-SIZES = {  # words in the vocabulary, tokens of each part
-    "Brown": (17_905, {"train": 800_000, "valid": 200_000, "test": 161_192}),
-    "WikiText-2": (33_278, {"train": 2_088_628, "valid": 217_646, "test": 245_569}),
-}
 PIECE = 3
 """Words of a piece of the large text, on average."""
-
-
-def wikitext(source: Path, folder: Path) -> Corpus:
-    """Tokenise WikiText-2."""
-    settings, rule = text_settings({"tokenizer": "space", "min_count": 1})
-    return tokenize([source / "train.txt"], folder, settings, rule, [source / "valid.txt"], [source / "test.txt"])
-
-
-def check(name: str, corpus: Corpus) -> None:
-    """Exit if a corpus has not the sizes that it should have."""
-    found = len(corpus.vocabulary), {part: each.tokens for part, each in corpus.parts.items()}
-    if found != SIZES[name]:
-        sys.exit(f"{name} should have {SIZES[name]} words and tokens, not {found}: fetch it with `fflm corpus get`")
 
 
 def check_sums(model: NgramModel, corpus: Corpus) -> None:
@@ -120,7 +102,7 @@ def main() -> None:
             "WikiText-2": wikitext(options.wikitext, Path(name) / "wikitext"),
         }
         for corpus_name, corpus in corpora.items():
-            check(corpus_name, corpus)
+            check_sizes(corpus_name, corpus)
         NgramModel.train(corpora["Brown"], 2)  # compiles the kernels
         results = [measure(*each, corpora[each[0]]) for each in EXPECTED]
         if options.large:

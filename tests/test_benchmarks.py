@@ -8,7 +8,7 @@ import pytest
 from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximisation, losses, mixed
 from ngram import PIECE, pieces
 
-from fflm.lm.train import text_settings
+from fflm.lm.setup import text_settings
 from fflm.text.corpus import Count, tokenize
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
