@@ -123,15 +123,8 @@ def begin(
     if path.exists() and not overwrite:
         raise FflmError(f"{path} exists: `fflm train --resume {path}` goes on with it, --overwrite replaces it, -o names another")
     tokenised = len(inputs) == 1 and (Path(inputs[0]) / "corpus.json").is_file()
-    automatic = fields.setdefault("batch_size", None) is None
     text, rule = text_settings(fields)
-    # Nonsense is refused before the text is read; what depends on the text is filled in after it.
-    shape = NetworkConfig(vocabulary=1, **_take(fields, NetworkConfig, "vocabulary"))
-    if automatic:
-        fields["batch_size"] = 1
-    settings = TrainingSettings(**_take(fields, TrainingSettings))
-    if fields:
-        raise FflmError(f"unknown settings: {', '.join(fields)}")
+    shape, settings, automatic = network_settings(fields)
     if tokenised and path.resolve() in Path(inputs[0]).resolve().parents:
         raise FflmError(f"{inputs[0]} lies in {path}, which is to be replaced: choose another folder with -o")
     with clear_errors(f"write {path}"):
@@ -157,6 +150,31 @@ def text_settings(fields: dict[str, Any]) -> tuple[TextSettings, VocabularyRule]
     """Take out of ``fields`` those of `Tokenizer` (its ``mode`` as ``tokenizer``), `TextSettings` and `VocabularyRule`."""
     tokenizer = Tokenizer(mode=fields.pop("tokenizer", "word"), **_take(fields, Tokenizer, "mode"))
     return TextSettings(tokenizer, **_take(fields, TextSettings, "tokenizer")), VocabularyRule(**_take(fields, VocabularyRule))
+
+
+def network_settings(fields: dict[str, Any]) -> tuple[NetworkConfig, TrainingSettings, bool]:
+    """Take the rest of ``fields``, those of `NetworkConfig` and `TrainingSettings`; nonsense is refused before the text is read.
+
+    What depends on the text is still to be filled in: the vocabulary, and the size of batches if the third value says so.
+    """
+    automatic = fields.get("batch_size") is None
+    if automatic:
+        fields["batch_size"] = 1
+    config = NetworkConfig(vocabulary=1, **_take(fields, NetworkConfig, "vocabulary"))
+    settings = TrainingSettings(**_take(fields, TrainingSettings))
+    if fields:
+        raise FflmError(f"unknown settings: {', '.join(fields)}")
+    return config, settings, automatic
+
+
+def check_length(corpus: Corpus, config: NetworkConfig) -> None:
+    """Raise an FflmError if a part of a corpus has not a single context of a network."""
+    for name, part in corpus.parts.items():
+        if part.tokens <= config.context:
+            remedy = "give more text or a smaller --window"
+            if name != "train":
+                remedy += f", or none with --{name} 0"
+            raise FflmError(f"the {name} text has {part.tokens} tokens, too few for contexts of {config.context}: {remedy}")
 
 
 def _take(fields: dict[str, Any], of: type, *but: str) -> dict[str, Any]:
@@ -230,12 +248,7 @@ class TrainingRun:
         FflmError
             If the text is too short for the window, or the folder cannot be written.
         """
-        for name, part in corpus.parts.items():
-            if part.tokens <= config.context:
-                remedy = "give more text or a smaller --window"
-                if name != "train":
-                    remedy += f", or none with --{name} 0"
-                raise FflmError(f"the {name} text has {part.tokens} tokens, too few for contexts of {config.context}: {remedy}")
+        check_length(corpus, config)
         run = cls(path, corpus, config, settings, threads or numba.config.NUMBA_NUM_THREADS)
         run.trainer.parameters.output_bias[:] = _unigram(corpus.parts["train"], config.vocabulary)
         given = 0
