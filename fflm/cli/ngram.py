@@ -9,11 +9,13 @@ import click
 from fflm.cli.options import (
     describe_perplexity,
     describe_text,
+    given_options,
     json_option,
     load_model,
     model_option,
     overwrite_option,
     quiet_option,
+    refuse_text_options,
     text_options,
     tokenizing,
 )
@@ -69,21 +71,12 @@ def train(
     """
     from rich.console import Console
 
-    from fflm.cli import tokenize
     from fflm.lm import ngram
     from fflm.lm.arpa import write_arpa
-    from fflm.lm.setup import corpus_folder
     from fflm.text.corpus import parse_held_out
 
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-    of_tokenize = {param.name for param in tokenize.command.params} - {"inputs", "output", "overwrite", "quiet", "as_json"}
-    given = [
-        param.opts[0]
-        for param in context.command.params
-        if param.name in of_tokenize and context.get_parameter_source(param.name) is click.core.ParameterSource.COMMANDLINE
-    ]
-    if given and corpus_folder(inputs):
-        raise click.UsageError(f"the text is tokenised already: leave out {', '.join(given)}")
+    refuse_text_options(inputs, given_options(context))
     _check_file(arpa, overwrite)
     for name in ("valid", "test"):
         options[name] = parse_held_out(options[name])

@@ -1,10 +1,11 @@
 """Options and conversions that several commands share."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
     from fflm.lm.model import Model
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+HEADINGS = {
+    "inputs": "Options",
+    "window": "Network",
+    "epochs": "Training",
+    "tokenizer": "Text",
+    "quiet": "Messages",
+}
+"""First parameters of the parts of the help of a `HeadedCommand`, and their headings."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
@@ -40,6 +50,123 @@ def field_option(of: type, name: str, help: str, **attributes: Any) -> Callable[
         attributes["type"] = type(default)
     attributes.setdefault("show_default", default is not None and not isinstance(default, bool))
     return click.option(f"--{name.replace('_', '-')}", name, default=default, help=help, **attributes)
+
+
+class HeadedCommand(click.Command):
+    """A command whose many options are listed under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Start a list at each of the parameters that `HEADINGS` names."""
+        lists: list[tuple[str, list[tuple[str, str]]]] = []
+        for param in self.get_params(ctx):
+            if param.name in HEADINGS:
+                lists.append((HEADINGS[param.name], []))
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
+                lists[-1][1].append(record)
+        for heading, records in lists:
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+class Sizes(click.ParamType[tuple[int, ...]]):
+    """Sizes of layers: ``100``, ``256,256``, or ``0`` for none."""
+
+    name = "sizes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Read the sizes."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            sizes = tuple(int(size) for size in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of sizes: write 100, or 256,128 for two layers, or 0 for none", param, ctx)
+        return () if sizes == (0,) else sizes
+
+
+def given_options(context: click.Context) -> dict[str, str]:
+    """Return the parameters that stood on the command line, and how the help calls them."""
+    return {
+        param.name: param.opts[0] if isinstance(param, click.Option) else "INPUTS"
+        for param in context.command.params
+        if param.name and context.get_parameter_source(param.name) is click.core.ParameterSource.COMMANDLINE
+    }
+
+
+def network_options(command: Command) -> Command:
+    """Add the options that are the fields of `NetworkConfig`."""
+    from fflm.backend.protocol import ACTIVATIONS
+    from fflm.network.config import NetworkConfig
+
+    options = [
+        field_option(NetworkConfig, "window", "Context words (Bengio's n - 1)."),
+        field_option(
+            NetworkConfig,
+            "averages",
+            "Sizes of blocks of words before the window that are seen as averages, such as 10,30; 0 for none.",
+            type=Sizes(),
+        ),
+        field_option(NetworkConfig, "embedding", "Size of the embeddings."),
+        field_option(NetworkConfig, "hidden", "Sizes of the hidden layers, such as 256,128; 0 for none.", type=Sizes()),
+        field_option(NetworkConfig, "activation", "Of the hidden layers.", type=click.Choice(ACTIVATIONS)),
+        field_option(NetworkConfig, "residual", "Let each hidden layer add to the one before, normalised; equal sizes."),
+        field_option(NetworkConfig, "direct", "Connect the embeddings directly with the output, too."),
+        field_option(NetworkConfig, "tied", "Use the embeddings as output weights."),
+        field_option(NetworkConfig, "dropout", "Share of the hidden units that is dropped in training."),
+        field_option(NetworkConfig, "embedding_dropout", "Share of the concatenated embeddings that is dropped."),
+    ]
+    return _add(options, command)
+
+
+def training_options(command: Command) -> Command:
+    """Add the options that are the fields of `TrainingSettings`, and those on checkpoints and threads."""
+    from fflm.training.settings import OptimizerName, ScheduleName, TrainingSettings
+
+    options = [
+        field_option(TrainingSettings, "epochs", "Passes over the text, at most."),
+        click.option("--batch-size", type=int, help="Words per update. [default: by the size of the text]"),
+        field_option(TrainingSettings, "optimizer", "The update rule.", type=click.Choice(get_args(OptimizerName))),
+        field_option(TrainingSettings, "rate", "Learning rate, at its peak."),
+        field_option(TrainingSettings, "momentum", "Of sgd."),
+        field_option(TrainingSettings, "nesterov", "Nesterov's momentum."),
+        field_option(TrainingSettings, "weight_decay", "Pull of weights, not of biases, to zero."),
+        field_option(
+            TrainingSettings,
+            "schedule",
+            "Of the rate; inverse is Bengio's rate / (1 + decay t), plateau halves it when validation stalls.",
+            type=click.Choice(get_args(ScheduleName)),
+        ),
+        field_option(TrainingSettings, "decay", "Of the schedule inverse, per word."),
+        field_option(TrainingSettings, "warmup", "Share of all steps in which cosine rises."),
+        field_option(TrainingSettings, "clip", "Largest norm of the gradient; 0 for any."),
+        field_option(TrainingSettings, "smoothing", "Label smoothing."),
+        field_option(TrainingSettings, "patience", "Evaluations without gain before training stops; 0 for any."),
+        field_option(TrainingSettings, "evaluate_every", "Steps between evaluations; 0 for once an epoch."),
+        click.option(
+            "--save-every",
+            type=click.FloatRange(0),
+            default=60,
+            show_default=True,
+            callback=_check_seconds,
+            help="Seconds between checkpoints.",
+        ),
+        field_option(TrainingSettings, "seed", "Of all randomness."),
+        click.option("--threads", type=click.IntRange(1), help="Of the kernels. [default: all cores]"),
+    ]
+    return _add(options, command)
+
+
+def _check_seconds(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if math.isnan(value):
+        raise click.BadParameter("give a number of seconds")
+    return value
+
+
+def _add(options: Iterable[Callable[[Any], Any]], command: Command) -> Command:
+    """Add options to a command, so that its help shows them in their order."""
+    for option in reversed(list(options)):
+        command = option(command)
+    return command
 
 
 def text_options(command: Command) -> Command:
@@ -111,9 +238,18 @@ def text_options(command: Command) -> Command:
         ),
         click.option("--processes", type=click.IntRange(1), help="Of the tokenizer. [default: one a core]"),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _add(options, command)
+
+
+def refuse_text_options(inputs: Iterable[Path], given: dict[str, str]) -> None:
+    """Refuse options on how to read text where the inputs have been read already; ``given`` is from `given_options`."""
+    from fflm.cli import tokenize
+    from fflm.lm.setup import corpus_folder
+
+    of_tokenize = {param.name for param in tokenize.command.params} - {"inputs", "output", "overwrite", "quiet", "as_json"}
+    fixed = [name for key, name in given.items() if key in of_tokenize]
+    if fixed and corpus_folder(list(inputs)):
+        raise click.UsageError(f"the text is tokenised already: leave out {', '.join(fixed)}, or give them to `fflm tokenize`")
 
 
 @contextmanager
@@ -140,9 +276,7 @@ def prefix_options(command: Command) -> Command:
             help="Or a file that holds it, - for standard input; the newline at its end does not count.",
         ),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _add(options, command)
 
 
 def _check_encoding(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:

@@ -8,24 +8,25 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fflm.backend.protocol import ACTIVATIONS
 from fflm.cli.options import (
     EVALUATIONS,
+    HeadedCommand,
     describe_perplexity,
     describe_text,
-    field_option,
+    given_options,
     json_option,
+    network_options,
     overwrite_option,
     quiet_option,
+    refuse_text_options,
     text_options,
     tokenizing,
+    training_options,
 )
-from fflm.network.config import NetworkConfig
-from fflm.training.settings import OptimizerName, ScheduleName, TrainingSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,95 +46,14 @@ TABLE = f"{EVALUATIONS} {'tokens/s':>9}"
 """Head of the table of evaluations; no wider than a terminal of 80 columns."""
 
 
-HEADINGS = {
-    "inputs": "Options",
-    "window": "Network",
-    "epochs": "Training",
-    "tokenizer": "Text",
-    "quiet": "Messages",
-}
-"""First parameters of the parts of the help, and their headings."""
-
-
-class _Sizes(click.ParamType[tuple[int, ...]]):
-    """Sizes of layers: ``100``, ``256,256``, or ``0`` for none."""
-
-    name = "sizes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            sizes = tuple(int(size) for size in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is no list of sizes: write 100, or 256,128 for two layers, or 0 for none", param, ctx)
-        return () if sizes == (0,) else sizes
-
-
-class _Train(click.Command):
-    """A command whose many options are listed under headings."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Start a list at each of the parameters that `HEADINGS` names."""
-        lists: list[tuple[str, list[tuple[str, str]]]] = []
-        for param in self.get_params(ctx):
-            if param.name in HEADINGS:
-                lists.append((HEADINGS[param.name], []))
-            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
-                lists[-1][1].append(record)
-        for heading, records in lists:
-            with formatter.section(heading):
-                formatter.write_dl(records)
-
-
-@click.command(cls=_Train)
+@click.command(cls=HeadedCommand)
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="The model. [default: INPUT.model]")
 @overwrite_option
 @click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Go on with the run of this model.")
-@field_option(NetworkConfig, "window", "Context words (Bengio's n - 1).")
-@field_option(
-    NetworkConfig,
-    "averages",
-    "Sizes of blocks of words before the window that are seen as averages, such as 10,30; 0 for none.",
-    type=_Sizes(),
-)
-@field_option(NetworkConfig, "embedding", "Size of the embeddings.")
-@field_option(
-    NetworkConfig,
-    "hidden",
-    "Sizes of the hidden layers, such as 256,128; 0 for none.",
-    type=_Sizes(),
-)
-@field_option(NetworkConfig, "activation", "Of the hidden layers.", type=click.Choice(ACTIVATIONS))
-@field_option(NetworkConfig, "residual", "Let each hidden layer add to the one before, normalised; equal sizes.")
-@field_option(NetworkConfig, "direct", "Connect the embeddings directly with the output, too.")
-@field_option(NetworkConfig, "tied", "Use the embeddings as output weights.")
-@field_option(NetworkConfig, "dropout", "Share of the hidden units that is dropped in training.")
-@field_option(NetworkConfig, "embedding_dropout", "Share of the concatenated embeddings that is dropped.")
+@network_options
 @click.option("--vectors", type=click.Path(path_type=Path), metavar="FILE", help="Start from vectors in word2vec text format.")
-@field_option(TrainingSettings, "epochs", "Passes over the text, at most.")
-@click.option("--batch-size", type=int, help="Words per update. [default: by the size of the text]")
-@field_option(TrainingSettings, "optimizer", "The update rule.", type=click.Choice(get_args(OptimizerName)))
-@field_option(TrainingSettings, "rate", "Learning rate, at its peak.")
-@field_option(TrainingSettings, "momentum", "Of sgd.")
-@field_option(TrainingSettings, "nesterov", "Nesterov's momentum.")
-@field_option(TrainingSettings, "weight_decay", "Pull of weights, not of biases, to zero.")
-@field_option(
-    TrainingSettings,
-    "schedule",
-    "Of the rate; inverse is Bengio's rate / (1 + decay t), plateau halves it when validation stalls.",
-    type=click.Choice(get_args(ScheduleName)),
-)
-@field_option(TrainingSettings, "decay", "Of the schedule inverse, per word.")
-@field_option(TrainingSettings, "warmup", "Share of all steps in which cosine rises.")
-@field_option(TrainingSettings, "clip", "Largest norm of the gradient; 0 for any.")
-@field_option(TrainingSettings, "smoothing", "Label smoothing.")
-@field_option(TrainingSettings, "patience", "Evaluations without gain before training stops; 0 for any.")
-@field_option(TrainingSettings, "evaluate_every", "Steps between evaluations; 0 for once an epoch.")
-@click.option("--save-every", type=click.FloatRange(0), default=60, show_default=True, help="Seconds between checkpoints.")
-@field_option(TrainingSettings, "seed", "Of all randomness.")
-@click.option("--threads", type=click.IntRange(1), help="Of the kernels. [default: all cores]")
+@training_options
 @text_options
 @quiet_option
 @json_option
@@ -162,13 +82,7 @@ def command(
     from rich.console import Console
 
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-    if math.isnan(save_every):
-        raise click.BadParameter("give a number of seconds", param_hint="--save-every")
-    given = {
-        param.name: param.opts[0] if isinstance(param, click.Option) else "INPUTS"
-        for param in context.command.params
-        if param.name and context.get_parameter_source(param.name) is click.core.ParameterSource.COMMANDLINE
-    }
+    given = given_options(context)
     if resume:
         run = _resume(resume, given, options, console)
     elif inputs:
@@ -177,7 +91,7 @@ def command(
         raise click.UsageError("give a text to train on, or --resume a model")
     run.save_seconds = save_every
     try:
-        with _announce("compiling the kernels, once for this machine ...", console):
+        with announce("compiling the kernels, once for this machine ...", console):
             run.prepare()
         ended = _watch(run, console)
     except KeyboardInterrupt:  # before the first step, or again before it could be saved: the last checkpoint serves
@@ -198,16 +112,10 @@ def command(
 def _begin(
     inputs: tuple[Path, ...], output: Path | None, given: dict[str, str], options: dict[str, Any], console: "Console"
 ) -> "TrainingRun":
-    from fflm.cli import tokenize
-    from fflm.lm.setup import corpus_folder
     from fflm.lm.train import begin, default_path
     from fflm.text.corpus import parse_held_out
 
-    of_tokenize = {param.name for param in tokenize.command.params}
-    fixed = [name for key, name in given.items() if key in of_tokenize - {"inputs", "output", "overwrite", "quiet", "as_json"}]
-    if fixed and corpus_folder(inputs):
-        raise click.UsageError(f"the text is tokenised already: leave out {', '.join(fixed)}, or give them to `fflm tokenize`")
-
+    refuse_text_options(inputs, given)
     for name in ("valid", "test"):
         options[name] = parse_held_out(options[name])
     with tokenizing(console) as progress:
@@ -238,7 +146,7 @@ def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console:
 
 
 @contextlib.contextmanager
-def _announce(message: str, console: "Console") -> Iterator[None]:
+def announce(message: str, console: "Console") -> Iterator[None]:
     """Print a message if the block takes long."""
     timer = threading.Timer(COMPILING_SECONDS, console.print, [message])
     timer.start()
@@ -255,13 +163,6 @@ def _watch(run: "TrainingRun", console: "Console") -> bool:
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    interrupted = threading.Event()
-
-    def interrupt(number: int, frame: object) -> None:
-        interrupted.set()
-        signal.signal(number, signal.default_int_handler)
-
-    handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     columns = (
         TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
         BarColumn(),
@@ -269,28 +170,44 @@ def _watch(run: "TrainingRun", console: "Console") -> bool:
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     total = len(run.trainer.train)
+    with (
+        interruption() as interrupted,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+    ):
+        state = run.trainer.state
+        if not state.finished:
+            progress.console.print(TABLE)
+        task = progress.add_task(
+            "", total=total * run.trainer.settings.epochs, completed=state.words,
+            epoch=state.epoch + 1, epochs=run.trainer.settings.epochs, speed=0.0, perplexity="",
+        )  # fmt: skip
+        shown = time.monotonic()
+        for event in run.events():
+            _show(event, run, progress, task)
+            if progress.disable and time.monotonic() - shown > SIGN_SECONDS:
+                console.print(_row(run, state.loss_mean, None, " "))
+                shown = time.monotonic()
+            if interrupted.is_set() and not run.trainer.state.finished:
+                run.save()
+                return False
+    return True
+
+
+@contextlib.contextmanager
+def interruption() -> Iterator[threading.Event]:
+    """Yield what is set when the first signal to end comes, so that the block can save; a second one is a KeyboardInterrupt."""
+    interrupted = threading.Event()
+
+    def interrupt(number: int, frame: object) -> None:
+        interrupted.set()
+        signal.signal(number, signal.default_int_handler)
+
+    handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            state = run.trainer.state
-            if not state.finished:
-                progress.console.print(TABLE)
-            task = progress.add_task(
-                "", total=total * run.trainer.settings.epochs, completed=state.words,
-                epoch=state.epoch + 1, epochs=run.trainer.settings.epochs, speed=0.0, perplexity="",
-            )  # fmt: skip
-            shown = time.monotonic()
-            for event in run.events():
-                _show(event, run, progress, task)
-                if progress.disable and time.monotonic() - shown > SIGN_SECONDS:
-                    console.print(_row(run, state.loss_mean, None, " "))
-                    shown = time.monotonic()
-                if interrupted.is_set() and not run.trainer.state.finished:
-                    run.save()
-                    return False
+        yield interrupted
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    return True
 
 
 def _row(run: "TrainingRun", train_loss: float, valid: "Score | None", mark: str) -> str:

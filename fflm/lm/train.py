@@ -117,15 +117,8 @@ def begin(
     FflmError
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
-    automatic = fields.setdefault("batch_size", None) is None
     text, rule = text_settings(fields)
-    # Nonsense is refused before the text is read; what depends on the text is filled in after it.
-    shape = NetworkConfig(vocabulary=1, **take(fields, NetworkConfig, "vocabulary"))
-    if automatic:
-        fields["batch_size"] = 1
-    settings = TrainingSettings(**take(fields, TrainingSettings))
-    if fields:
-        raise FflmError(f"unknown settings: {', '.join(fields)}")
+    shape, settings, automatic = network_settings(fields)
     with new_model(
         inputs, path, text, rule, overwrite=overwrite, valid=valid, test=test,
         encoding=encoding, errors=errors, processes=processes, progress=progress,
@@ -137,6 +130,31 @@ def begin(
         embeddings = read_vectors(vectors, corpus.vocabulary, config.embedding) if vectors else None
         TrainingRun.start(folder, corpus, config, settings, threads=threads, embeddings=embeddings)
     return TrainingRun.resume(path)
+
+
+def network_settings(fields: dict[str, Any]) -> tuple[NetworkConfig, TrainingSettings, bool]:
+    """Take the rest of ``fields``, those of `NetworkConfig` and `TrainingSettings`; nonsense is refused before the text is read.
+
+    What depends on the text is still to be filled in: the vocabulary, and the size of batches if the third value says so.
+    """
+    automatic = fields.get("batch_size") is None
+    if automatic:
+        fields["batch_size"] = 1
+    config = NetworkConfig(vocabulary=1, **take(fields, NetworkConfig, "vocabulary"))
+    settings = TrainingSettings(**take(fields, TrainingSettings))
+    if fields:
+        raise FflmError(f"unknown settings: {', '.join(fields)}")
+    return config, settings, automatic
+
+
+def check_length(corpus: Corpus, config: NetworkConfig) -> None:
+    """Raise an FflmError if a part of a corpus has not a single context of a network."""
+    for name, part in corpus.parts.items():
+        if part.tokens <= config.context:
+            remedy = "give more text or a smaller --window"
+            if name != "train":
+                remedy += f", or none with --{name} 0"
+            raise FflmError(f"the {name} text has {part.tokens} tokens, too few for contexts of {config.context}: {remedy}")
 
 
 class TrainingRun:
@@ -204,12 +222,7 @@ class TrainingRun:
         FflmError
             If the text is too short for the window, or the folder cannot be written.
         """
-        for name, part in corpus.parts.items():
-            if part.tokens <= config.context:
-                remedy = "give more text or a smaller --window"
-                if name != "train":
-                    remedy += f", or none with --{name} 0"
-                raise FflmError(f"the {name} text has {part.tokens} tokens, too few for contexts of {config.context}: {remedy}")
+        check_length(corpus, config)
         run = cls(path, corpus, config, settings, threads or numba.config.NUMBA_NUM_THREADS)
         run.trainer.parameters.output_bias[:] = _unigram(corpus.parts["train"], config.vocabulary)
         given = 0
