@@ -61,6 +61,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "MLP7": {"window": 2, "hidden": (50,), "embedding": 30, "direct": True, "dropout": 0.1},
     "MLP9": {"window": 4, "hidden": (100,), "embedding": 30, "direct": False, "dropout": 0.25},
 }
+HIS = {"averages": (), "activation": "tanh", "tied": False}
+"""What else his networks have in common."""
+
 TRAINING = TrainingSettings(epochs=10, batch_size=512, optimizer="adamw", rate=0.004, weight_decay=0.1)
 
 DEMANDED = 0.9
@@ -169,7 +172,7 @@ def check_sums(model: Trigram, corpus: Corpus) -> None:
 
 def train(name: str, path: Path, corpus: Corpus, settings: TrainingSettings) -> tuple[dict[str, Floats], dict[str, Any]]:
     """Train a network, or go on where it was stopped; return its losses, and what is to be known of the training."""
-    config = NetworkConfig(len(corpus.vocabulary), **NETWORKS[name], embedding_dropout=0.1)
+    config = NetworkConfig(len(corpus.vocabulary), **NETWORKS[name], **HIS, embedding_dropout=0.1)
     if not (path / CHECKPOINT).is_file():
         with replacing_folder(path) as folder:
             TrainingRun.start(folder, corpus, config, settings)

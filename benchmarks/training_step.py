@@ -60,7 +60,10 @@ class Size:
 
     def config(self, dropout: float) -> NetworkConfig:
         """Return the network's shape."""
-        return NetworkConfig(self.vocabulary, WINDOW, self.embedding, (self.hidden,), dropout=dropout, embedding_dropout=0.0)
+        return NetworkConfig(
+            self.vocabulary, WINDOW, self.embedding, (self.hidden,), "tanh", averages=(), tied=False,
+            dropout=dropout, embedding_dropout=0.0,
+        )  # fmt: skip
 
     def examples(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return contexts (B, n) and targets (B,); a word's probability falls with its rank, as in text (Zipf)."""

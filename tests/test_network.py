@@ -106,9 +106,16 @@ def test_nan_reaches_losses_and_norm(name: str, dtype: np.dtype) -> None:
         array[...] = kept
 
 
+@pytest.mark.parametrize("words", [1, 3])
+def test_contexts_of_a_wrong_length(words: int) -> None:
+    network, parameters, contexts, *_ = prepare("tanh", np.dtype(np.float32))[1:]
+    with pytest.raises(ValueError, match=rf"shape \(13, {words}\), but the network sees 2 words"):
+        network.log_probabilities(parameters, np.resize(contexts, (13, words)))
+
+
 # Parameters
 
-BENGIO = NetworkConfig(vocabulary=17_964, window=4, embedding=30, hidden=(100,), direct=True)
+BENGIO = NetworkConfig(vocabulary=17_964, window=4, averages=(), embedding=30, hidden=(100,), direct=True, tied=False)
 
 
 def test_count() -> None:
@@ -140,7 +147,7 @@ def test_damaged_parameters() -> None:
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_random_parameters(activation: str, tied: bool, dtype: np.dtype) -> None:
-    config = NetworkConfig(2000, 4, 50, (300, 200), activation, direct=True, tied=tied)
+    config = NetworkConfig(2000, 4, 50, (300, 200), activation, averages=(), direct=True, tied=tied)
     parameters = dict(Parameters.random(config, 1, dtype).items())
     gain = 2 if activation == "relu" else 1
     variances = {

@@ -24,7 +24,7 @@ from fflm.errors import FflmError
 from fflm.lm import train as lm_train
 from fflm.lm.model import CHECKPOINT, CONFIG, LOG, VOCABULARY, WEIGHTS, LanguageModel, latest_model
 from fflm.lm.scoring import score_part
-from fflm.lm.train import RolledBack, TrainingRun, begin, default_batch_size, default_path
+from fflm.lm.train import PRESETS, RolledBack, TrainingRun, begin, default_batch_size, default_epochs, default_path
 from fflm.text.corpus import Count, Share
 from fflm.training.checkpoints import load_arrays
 from fflm.training.log import read_log
@@ -91,7 +91,7 @@ def test_from_python_in_two_lines(text):
     model = library.train(text, **TINY)
     assert isinstance(model, LanguageModel)
     again = library.load("text.model")
-    contexts = np.zeros((2, 3), np.int32)
+    contexts = np.zeros((2, model.window), np.int32)
     np.testing.assert_array_equal(model.log_probabilities(contexts), again.log_probabilities(contexts))
     np.testing.assert_allclose(np.exp(again.log_probabilities(contexts)).sum(1), 1, rtol=1e-5)
     with pytest.raises(FflmError, match="unknown settings: nonsense"):
@@ -114,7 +114,8 @@ def test_the_same_seed_gives_the_same_model_and_another_another(text):
         *({"optimizer": name} for name in ("sgd", "adagrad", "rmsprop", "adam", "adamw")),
         *({"schedule": name} for name in ("constant", "inverse", "plateau", "cosine")),
         {"optimizer": "sgd", "momentum": 0.9, "nesterov": True}, {"hidden": ()}, {"hidden": (8, 4)}, {"direct": True},
-        {"tied": True}, {"smoothing": 0.1}, {"dropout": 0.0}, {"batch_size": None}, {"clip": 0}, {"evaluate_every": 3},
+        {"tied": False}, {"averages": ()}, {"averages": (2, 5)}, {"residual": True, "hidden": (8, 8)},
+        {"smoothing": 0.1}, {"dropout": 0.0}, {"batch_size": None}, {"clip": 0}, {"evaluate_every": 3},
         {"mode": "sentence"}, {"line_ends": False}, {"tokenizer": "char"}, {"tokenizer": "space", "lowercase": True},
         {"min_count": 1}, {"max_size": 10}, {"source": "all"}, {"valid": Count(50)}, {"valid": ["text.txt"]}, {"threads": 1},
     ],
@@ -139,6 +140,33 @@ def test_batches_are_chosen_by_the_size_of_the_text():
     assert sizes == sorted(sizes)
     assert default_batch_size(800_000, 300_000) < default_batch_size(800_000, 18_000) <= sizes[-1]
     assert all(size & (size - 1) == 0 for size in sizes)
+
+
+def test_epochs_are_chosen_by_the_size_of_the_text(text):
+    epochs = [default_epochs(words) for words in (1, 10**5, 10**6, 10**7, 10**9)]
+    assert epochs == sorted(epochs, reverse=True)
+    assert epochs[-1] >= 1
+    fields = {name: value for name, value in TINY.items() if name not in ("epochs", "batch_size")}
+    chosen = begin([text], Path("chosen.model"), **fields).trainer.settings
+    assert (chosen.epochs, chosen.batch_size) == (epochs[0], 64)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets(preset, text):
+    run = begin([text], Path("own.model"), preset=preset, hidden=(7,))
+    wanted = {"hidden": (7,), **{name: value for name, value in PRESETS[preset].items() if name != "hidden"}}
+    found = vars(run.trainer.network.config) | vars(run.trainer.settings)
+    assert {name: found[name] for name in wanted} == wanted
+    result = fflm("train", text, "-o", "other.model", "-q", "--preset", preset, "--hidden", 7, folder=Path())
+    assert result.returncode == 0, result.stderr
+    stored = [json.loads((Path(name) / CONFIG).read_text()) for name in ("own.model", "other.model")]
+    assert [each["network"] for each in stored] == [stored[0]["network"]] * 2
+    assert [each["training"] for each in stored] == [stored[0]["training"]] * 2
+
+
+def test_unknown_preset(text):
+    with pytest.raises(FflmError, match="unknown preset 'fast': choose one of default, quick"):
+        begin([text], Path("own.model"), preset="fast")
 
 
 def test_models_are_named_after_their_text():

@@ -21,7 +21,17 @@ from fflm.training.loop import DivergedError, Evaluation, Finished, Step, Traine
 from fflm.training.schedules import rate_at
 from fflm.training.settings import TrainingSettings
 
-CONFIG = NetworkConfig(vocabulary=6, window=2, embedding=4, hidden=(5,), dropout=0.0, embedding_dropout=0.0)
+CONFIG = NetworkConfig(
+    vocabulary=6,
+    window=2,
+    averages=(),
+    embedding=4,
+    hidden=(5,),
+    activation="tanh",
+    tied=False,
+    dropout=0.0,
+    embedding_dropout=0.0,
+)
 CYCLE = np.tile(np.arange(6, dtype=np.uint16), 20)
 """A text that a network learns at once: each word follows from the one before."""
 

@@ -21,7 +21,9 @@ def tiny_model(text=MODES["sentence"], words=WORDS, *, window=3, seed=1, dtype=n
     """Return a model whose distributions are far from uniform and depend on every word of the context."""
     counts = {word: 10 * (len(words) - index) for index, word in enumerate(words)} | ({LINE_END: 7} if text.ends else {})
     vocabulary = Vocabulary.from_counts(counts, ends=text.ends)
-    config = NetworkConfig(vocabulary=len(vocabulary), window=window, embedding=4, hidden=(6,))
+    config = NetworkConfig(
+        vocabulary=len(vocabulary), window=window, averages=(), embedding=4, hidden=(6,), activation="tanh", tied=False
+    )
     parameters = Parameters.random(config, seed, dtype)
     generator = np.random.default_rng(seed)
     for array in parameters:

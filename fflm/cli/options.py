@@ -44,12 +44,14 @@ top_option = click.option("--top", type=click.IntRange(1), default=10, show_defa
 def field_option(of: type, name: str, help: str, **attributes: Any) -> Callable[[Command], Command]:
     """Return an option for a dataclass's field, with the field's default: ``batch_size`` becomes ``--batch-size``."""
     default = next(field.default for field in dataclasses.fields(of) if field.name == name)
+    declaration = f"--{name.replace('_', '-')}"
     if isinstance(default, bool):
         attributes["is_flag"] = True
+        declaration += f"/--no-{declaration.removeprefix('--')}"
     elif "type" not in attributes:
         attributes["type"] = type(default)
-    attributes.setdefault("show_default", default is not None and not isinstance(default, bool))
-    return click.option(f"--{name.replace('_', '-')}", name, default=default, help=help, **attributes)
+    attributes.setdefault("show_default", default is not None)
+    return click.option(declaration, name, default=default, help=help, **attributes)
 
 
 class HeadedCommand(click.Command):
@@ -123,7 +125,7 @@ def training_options(command: Command) -> Command:
     from fflm.training.settings import OptimizerName, ScheduleName, TrainingSettings
 
     options = [
-        field_option(TrainingSettings, "epochs", "Passes over the text, at most."),
+        click.option("--epochs", type=int, help="Passes over the text, at most. [default: by the size of the text]"),
         click.option("--batch-size", type=int, help="Words per update. [default: by the size of the text]"),
         field_option(TrainingSettings, "optimizer", "The update rule.", type=click.Choice(get_args(OptimizerName))),
         field_option(TrainingSettings, "rate", "Learning rate, at its peak."),

@@ -46,11 +46,29 @@ TABLE = f"{EVALUATIONS} {'tokens/s':>9}"
 """Head of the table of evaluations; no wider than a terminal of 80 columns."""
 
 
+def _use_preset(context: click.Context, parameter: click.Parameter, value: str) -> None:
+    """Make a preset's settings the defaults of the options that are read after this one."""
+    if value != "default":
+        from fflm.lm.train import PRESETS
+
+        context.default_map = PRESETS[value]
+
+
 @click.command(cls=HeadedCommand)
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="The model. [default: INPUT.model]")
 @overwrite_option
 @click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Go on with the run of this model.")
+@click.option(
+    "--preset",
+    type=click.Choice(["default", "quick"]),
+    default="default",
+    show_default=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_use_preset,
+    help="What the options of network and training are if they are not given; quick is a small network.",
+)
 @network_options
 @click.option("--vectors", type=click.Path(path_type=Path), metavar="FILE", help="Start from vectors in word2vec text format.")
 @training_options

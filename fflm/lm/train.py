@@ -64,10 +64,25 @@ class Tested:
 Event = Step | Evaluation | RolledBack | Finished | Tested
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "quick": {
+        "window": 5, "averages": (20,), "embedding": 64, "hidden": (128,), "dropout": 0.1, "embedding_dropout": 0.1,
+        "epochs": 3, "rate": 4e-3,
+    },
+}  # fmt: skip
+"""Settings that belong together: what else than the defaults of `NetworkConfig` and `TrainingSettings` each consists of."""
+
+
 def default_batch_size(words: int, vocabulary: int) -> int:
     """Return a batch size for a text: some thousand updates an epoch, within what is efficient and fits in memory."""
-    largest = min(words // 300, 64 * 2**20 // (4 * vocabulary))
+    largest = min(words // 300, 128 * 2**20 // (4 * vocabulary))
     return next((size for size in (512, 256, 128) if size <= largest), 64)
+
+
+def default_epochs(words: int) -> int:
+    """Return how many passes over a text are worth their time: the larger it is, the fewer."""
+    return next((epochs for epochs, most in ((10, 300_000), (6, 3_000_000), (3, 30_000_000)) if words <= most), 1)
 
 
 def default_path(inputs: Sequence[str | Path]) -> Path:
@@ -89,6 +104,7 @@ def begin(
     progress: Callable[[int], None] | None = None,
     threads: int | None = None,
     vectors: Path | None = None,
+    preset: str = "default",
     **fields: Any,
 ) -> "TrainingRun":
     """Begin a training run: tokenise the text unless that was done, and set up network and folder.
@@ -108,38 +124,39 @@ def begin(
         Of the kernels.
     vectors
         A file of word2vec text to start from.
+    preset
+        One of `PRESETS`, for what ``fields`` do not say.
     fields
         Of `NetworkConfig`, `TrainingSettings`, `Tokenizer` (its ``mode`` is called ``tokenizer`` here), `TextSettings` and
-        `VocabularyRule`. ``batch_size`` None chooses one by the size of the text.
+        `VocabularyRule`. ``batch_size`` and ``epochs`` that are None, or not given, are chosen by the size of the text.
 
     Raises
     ------
     FflmError
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
+    if preset not in PRESETS:
+        raise FflmError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    fields = PRESETS[preset] | fields
     text, rule = text_settings(fields)
     shape, settings, automatic = network_settings(fields)
     with new_model(
         inputs, path, text, rule, overwrite=overwrite, valid=valid, test=test,
         encoding=encoding, errors=errors, processes=processes, progress=progress,
     ) as (folder, corpus):  # fmt: skip
-        config = dataclasses.replace(shape, vocabulary=len(corpus.vocabulary))
-        if automatic:
-            size = default_batch_size(corpus.parts["train"].tokens, config.vocabulary)
-            settings = dataclasses.replace(settings, batch_size=size)
+        config, settings = fit(shape, settings, automatic, corpus)
         embeddings = read_vectors(vectors, corpus.vocabulary, config.embedding) if vectors else None
         TrainingRun.start(folder, corpus, config, settings, threads=threads, embeddings=embeddings)
     return TrainingRun.resume(path)
 
 
-def network_settings(fields: dict[str, Any]) -> tuple[NetworkConfig, TrainingSettings, bool]:
+def network_settings(fields: dict[str, Any]) -> tuple[NetworkConfig, TrainingSettings, list[str]]:
     """Take the rest of ``fields``, those of `NetworkConfig` and `TrainingSettings`; nonsense is refused before the text is read.
 
-    What depends on the text is still to be filled in: the vocabulary, and the size of batches if the third value says so.
+    What depends on the text is still to be filled in by `fit`: the vocabulary, and the settings that the third value names.
     """
-    automatic = fields.get("batch_size") is None
-    if automatic:
-        fields["batch_size"] = 1
+    automatic = [name for name in ("batch_size", "epochs") if fields.get(name) is None]
+    fields |= dict.fromkeys(automatic, 1)
     config = NetworkConfig(vocabulary=1, **take(fields, NetworkConfig, "vocabulary"))
     settings = TrainingSettings(**take(fields, TrainingSettings))
     if fields:
@@ -147,14 +164,26 @@ def network_settings(fields: dict[str, Any]) -> tuple[NetworkConfig, TrainingSet
     return config, settings, automatic
 
 
+def fit(
+    config: NetworkConfig, settings: TrainingSettings, automatic: Sequence[str], corpus: Corpus
+) -> tuple[NetworkConfig, TrainingSettings]:
+    """Fill in what depends on the text, after `network_settings`."""
+    words, vocabulary = corpus.parts["train"].tokens, len(corpus.vocabulary)
+    if "batch_size" in automatic:
+        settings = dataclasses.replace(settings, batch_size=default_batch_size(words, vocabulary))
+    if "epochs" in automatic:
+        settings = dataclasses.replace(settings, epochs=default_epochs(words))
+    return dataclasses.replace(config, vocabulary=vocabulary), settings
+
+
 def check_length(corpus: Corpus, config: NetworkConfig) -> None:
     """Raise an FflmError if a part of a corpus has not a single context of a network."""
     for name, part in corpus.parts.items():
-        if part.tokens <= config.context:
+        if part.tokens <= config.window:
             remedy = "give more text or a smaller --window"
             if name != "train":
                 remedy += f", or none with --{name} 0"
-            raise FflmError(f"the {name} text has {part.tokens} tokens, too few for contexts of {config.context}: {remedy}")
+            raise FflmError(f"the {name} text has {part.tokens} tokens, too few for a window of {config.window}: {remedy}")
 
 
 class TrainingRun:

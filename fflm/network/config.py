@@ -46,16 +46,16 @@ class NetworkConfig:
     """
 
     vocabulary: int
-    window: int = 5
+    window: int = 8
     embedding: int = 128
-    hidden: tuple[int, ...] = (256,)
-    activation: Activation = "tanh"
-    averages: tuple[int, ...] = ()
+    hidden: tuple[int, ...] = (512,)
+    activation: Activation = "relu"
+    averages: tuple[int, ...] = (10, 30, 90, 270)
     residual: bool = False
     direct: bool = False
-    tied: bool = False
-    dropout: float = 0.3
-    embedding_dropout: float = 0.1
+    tied: bool = True
+    dropout: float = 0.4
+    embedding_dropout: float = 0.2
 
     def __post_init__(self) -> None:
         sizes = {"vocabulary": self.vocabulary, "window": self.window, "embedding": self.embedding}

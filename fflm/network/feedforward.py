@@ -115,6 +115,8 @@ class Network:
         self, parameters: Parameters, contexts: Array, *, training: bool = False, row: int = 0, seed: int = 0, step: int = 0
     ) -> _Pass:
         backend, config, rows, dtype = self.backend, self.config, len(contexts), parameters.embeddings.dtype
+        if contexts.shape[1:] != (config.context,):  # a kernel would read what lies behind them in memory
+            raise ValueError(f"contexts of the shape {contexts.shape}, but the network sees {config.context} words")
         inputs = np.empty((rows, config.inputs), dtype)
         backend.gather(parameters.embeddings, contexts, config.blocks, inputs)
         if training and (dropout := self._dropout(0, seed, step)):

@@ -47,13 +47,13 @@ class TrainingSettings:
         Of initial weights, order of examples and dropout.
     """
 
-    epochs: int = 10
+    epochs: int = 6
     batch_size: int = 256
     optimizer: OptimizerName = "adamw"
-    rate: float = 2e-3
+    rate: float = 3e-3
     momentum: float = 0.0
     nesterov: bool = False
-    weight_decay: float = 0.1
+    weight_decay: float = 0.2
     schedule: ScheduleName = "cosine"
     decay: float = 1e-8
     warmup: float = 0.05

@@ -1,0 +1,131 @@
+"""Claim: the network that `fflm train` trains by default has, alone and mixed, the perplexities demanded below.
+
+On Brown, as Bengio et al. 2003 split it, and on WikiText-2 as published, a stream whose line ends are counted: the default and
+the preset "quick", beside Kneser-Ney of order 5, and their mixtures with it and with a cache of the latest words. All choices are
+made on the validation text: best epoch, weights of mixtures. A cache learns from the text that is scored, up to the word before.
+Verified: the parts have as many tokens as published.
+
+Draws the validation perplexity over the minutes of training, too. WORK keeps everything that takes time; the same command goes on
+where it was stopped.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numba
+from common import ROOT, brown, check_sizes, machine, parse, record, run_json, wikitext
+
+from fflm.cli.options import describe_perplexity
+from fflm.errors import FflmError
+from fflm.lm.mixture import mix
+from fflm.lm.model import CHECKPOINT, LOG, load
+from fflm.lm.scoring import score_part
+from fflm.text.corpus import Corpus
+from fflm.training.log import read_log
+
+PRESETS = ("default", "quick")
+CACHE = 2000
+DEMANDED = {  # the largest test perplexities
+    "Brown": {"default": 250.0, "default + Kneser-Ney": 225.0},
+    "WikiText-2": {"default": 140.0},
+}
+
+
+def trained(corpus: Corpus, folder: Path, preset: str, seed: int) -> Path:
+    """Train a network on a corpus by the command line, or go on where it was stopped; return its folder."""
+    path = folder / f"{preset}-{seed}.model"
+    if (path / CHECKPOINT).is_file():
+        run_json("train", "--resume", path)
+    else:
+        options = [] if preset == "default" else ["--preset", preset]
+        run_json("train", corpus.path, "-o", path, "--seed", str(seed), *options)
+    return path
+
+
+def course(path: Path) -> list[dict[str, float]]:
+    """Return minutes of training and validation perplexity at each evaluation of a model's training."""
+    evaluations = [event for event in read_log(path / LOG) if event["event"] == "evaluation"]
+    return [{"minutes": event["seconds"] / 60, "perplexity": event["valid"]["perplexity"]} for event in evaluations]
+
+
+def measure(name: str, corpus: Corpus, folder: Path) -> dict[str, Any]:
+    """Train all models on a corpus and measure them, alone and mixed."""
+    networks = {preset: trained(corpus, folder, preset, 1) for preset in PRESETS}
+    ngram = folder / "kneser-ney.model"
+    if not ngram.is_dir():
+        run_json("ngram", "train", corpus.path, "-o", ngram)
+    rows: dict[str, dict[str, Any]] = {}
+
+    def add(row: str, paths: list[Path], cache: int | None = None) -> None:
+        mixture = mix(paths, cache=cache) if len(paths) > 1 or cache else None
+        model = mixture or load(paths[0])
+        rows[row] = {part: score_part(model, corpus.parts[part]).to_dict() for part in ("valid", "test")}
+        if mixture:
+            rows[row]["weights"] = dict(zip((*(path.stem for path in paths), "cache"), mixture.weights.tolist(), strict=False))
+        print(f"{name}, {row}")
+        for part in ("valid", "test"):
+            print(f"  {part:5} {describe_perplexity(rows[row][part])}")
+
+    add("Kneser-Ney", [ngram])
+    add("Kneser-Ney + cache", [ngram], CACHE)
+    for preset, path in networks.items():
+        add(preset, [path])
+        add(f"{preset} + Kneser-Ney", [path, ngram])
+    add("default + cache", [networks["default"]], CACHE)
+    add("default + Kneser-Ney + cache", [networks["default"], ngram], CACHE)
+    return {"rows": rows, "courses": {preset: course(path) for preset, path in networks.items()}}
+
+
+def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
+    """Draw the validation perplexity of each preset over the minutes of training, a panel a corpus."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(results), 4), layout="constrained")
+    for axes, (name, result) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True):
+        for preset, points in result["courses"].items():
+            axes.plot([each["minutes"] for each in points], [each["perplexity"] for each in points], "o-", ms=3, label=preset)
+        score = result["rows"]["Kneser-Ney"]["valid"]
+        axes.axhline(score["perplexity"], color="gray", ls="--", label="Kneser-Ney, order 5")
+        axes.set(title=f"{name}, vocabulary {score['vocabulary']:,}, {score['policy']}", xscale="log")
+        axes.set(xlabel=f"minutes of training, {numba.config.NUMBA_NUM_THREADS} threads", ylabel="validation perplexity")
+        axes.title.set_size("small")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.legend()
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("brown", type=Path, help="brown.txt, as `fflm corpus get brown` makes it")
+    parser.add_argument("wikitext", type=Path, nargs="?", help="the folder that `fflm corpus get wikitext-2` makes")
+    parser.add_argument("--work", type=Path, default=Path("recipe.work"), help="keeps the models [default: %(default)s]")
+    options = parse(parser)
+    about = machine()
+    sources = {"Brown": (brown, options.brown), "WikiText-2": (wikitext, options.wikitext)}
+    results = {}
+    for name, (tokenised, source) in sources.items():
+        if source:
+            folder = options.work / name
+            folder.mkdir(parents=True, exist_ok=True)
+            corpus = tokenised(source, folder / "corpus")
+            check_sizes(name, corpus)
+            results[name] = measure(name, corpus, folder)
+    draw(results, ROOT / "benchmarks" / "results" / "recipe.png")
+    missed = [
+        f"{name}, {row}: {found:.1f} instead of {demanded:g}"
+        for name, result in results.items()
+        for row, demanded in DEMANDED[name].items()
+        if not (found := result["rows"][row]["test"]["perplexity"]) <= demanded
+    ]
+    print(f"NOT as demanded: {'; '.join(missed)}" if missed else "all as demanded")
+    record("recipe", options.quick or len(results) < len(sources), about, demanded=DEMANDED, passed=not missed, results=results)
+    sys.exit(bool(missed))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except FflmError as error:
+        sys.exit(f"error: {error}")
