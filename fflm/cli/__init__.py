@@ -19,6 +19,7 @@ except KeyboardInterrupt:  # most of the time before `main` runs passes here
 
 COMMANDS = {
     "train": "Train a model on text.",
+    "tune": "Search for good settings.",
     "ngram": "Train n-gram models; read and write ARPA files.",
     "tokenize": "Turn text into word ids on disk, to train on later.",
     "generate": "Continue a prefix.",
@@ -28,7 +29,7 @@ COMMANDS = {
     "neighbours": "Show the words nearest to a word.",
     "analogy": "Answer a is to b as c is to ...",
     "info": "Show what a model is and how it was trained.",
-    "plot": "Draw the training curves.",
+    "plot": "Draw the training curves, or the trials of a search.",
     "corpus": "List and fetch well-known corpora.",
     "completion": "Print the shell's completion script.",
 }

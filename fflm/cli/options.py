@@ -149,7 +149,7 @@ def training_options(command: Command) -> Command:
             type=click.FloatRange(0),
             default=60,
             show_default=True,
-            callback=_check_seconds,
+            callback=check_number,
             help="Seconds between checkpoints.",
         ),
         field_option(TrainingSettings, "seed", "Of all randomness."),
@@ -158,9 +158,10 @@ def training_options(command: Command) -> Command:
     return _add(options, command)
 
 
-def _check_seconds(context: click.Context, parameter: click.Parameter, value: float) -> float:
-    if math.isnan(value):
-        raise click.BadParameter("give a number of seconds")
+def check_number(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Refuse ``nan``, which click takes for a number in any range; for use as an option's callback."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("give a number")
     return value
 
 

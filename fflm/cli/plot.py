@@ -1,4 +1,4 @@
-"""`fflm plot`: training curves as a picture."""
+"""`fflm plot`: training curves, or the trials of a search, as a picture."""
 
 import json
 from pathlib import Path
@@ -24,17 +24,23 @@ from fflm.errors import FflmError
 def command(models: tuple[Path, ...], output: Path, as_json: bool) -> None:
     """Draw training and validation perplexity and the learning rate of MODELS, from their logs.
 
-    Without MODELS, of the model trained last in this folder. Needs matplotlib: `pip install "fflm[plot]"`.
+    Without MODELS, of the model trained last in this folder; given a folder of `fflm tune`, draw its trials instead. Needs
+    matplotlib: `pip install "fflm[plot]"`.
 
     \b
     Example:
       fflm plot stories.model -o stories.svg
       fflm plot small.model large.model
+      fflm plot stories.tune -o trials.png
     """
     from fflm.lm.model import LOG, latest_model, read_config
     from fflm.training.log import read_log
     from fflm.training.plot import draw_curves
 
+    if any((model / "search.json").is_file() for model in models):
+        _draw_search(models, output)
+        click.echo(json.dumps({"plot": str(output), "search": str(models[0])}) if as_json else output)
+        return
     logs = {}
     for model in models or (latest_model(Path()),):
         read_config(model, "network")
@@ -45,3 +51,34 @@ def command(models: tuple[Path, ...], output: Path, as_json: bool) -> None:
     except (KeyError, TypeError, ValueError) as error:
         raise FflmError(f"a log is damaged ({error!r}): restore it from a copy, or train again") from error
     click.echo(json.dumps({"plot": str(output), "models": list(logs)}) if as_json else output)
+
+
+def _draw_search(searches: tuple[Path, ...], output: Path) -> None:
+    from fflm.cli.options import describe_perplexity
+    from fflm.lm.model import WEIGHTS
+    from fflm.lm.tune import Choices, Search, logarithmic, show
+    from fflm.training.checkpoints import load_arrays
+    from fflm.training.plot import draw_trials
+
+    if len(searches) > 1:
+        raise click.UsageError("a search is drawn alone: name one folder of `fflm tune`, or models")
+    search = Search.open(searches[0])
+    scales: dict[str, str | tuple[str, ...]] = {}
+    for name, part in search.space.items():
+        if isinstance(part, Choices):
+            scales[name] = tuple(map(show, part.values))
+        else:
+            scales[name] = "log" if logarithmic(name, part) else "linear"
+    trials = [
+        {
+            "number": trial.number,
+            "state": trial.state,
+            "perplexity": trial.perplexity,
+            "values": {name: value if isinstance(scales[name], str) else show(value) for name, value in trial.values.items()},
+        }
+        for trial in search.trials
+    ]
+    caption = ""
+    if best := search.best:
+        caption = f"best: {describe_perplexity(load_arrays(search.folder(best) / WEIGHTS)[1]['valid'])}"
+    draw_trials(str(search.path), trials, scales, caption, output)

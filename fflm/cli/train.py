@@ -138,7 +138,7 @@ def _begin(
         options[name] = parse_held_out(options[name])
     with tokenizing(console) as progress:
         run = begin(inputs, output or default_path(inputs), progress=progress, **options)
-    console.print("\n".join(describe_text(**run.conditions)))
+    console.print("\n".join(describe_text(**run.corpus.conditions)))
     console.print(
         f"network: {run.trainer.parameters.count:,} parameters, "
         f"batches of {run.trainer.settings.batch_size}, {run.trainer.batches:,} an epoch"
@@ -158,7 +158,7 @@ def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console:
         )
     run = TrainingRun.resume(path, epochs=options["epochs"] if "epochs" in given else None)
     state = run.trainer.state
-    console.print("\n".join(describe_text(**run.conditions)))
+    console.print("\n".join(describe_text(**run.corpus.conditions)))
     console.print(f"resuming {path} at step {state.step:,}, in epoch {min(state.epoch + 1, run.trainer.settings.epochs)}")
     return run
 

@@ -267,7 +267,7 @@ class TrainingRun:
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         save_config(path, config, corpus.settings, corpus.vocabulary, about)
-        run._write("start", parameters=run.trainer.parameters.count, text=run.conditions)
+        run._write("start", parameters=run.trainer.parameters.count, text=corpus.conditions)
         run.save()
         return run
 
@@ -327,16 +327,6 @@ class TrainingRun:
         if state.finished:
             state.finished, state.bad = "", 0
         save_config(self.path, self.trainer.network.config, self.corpus.settings, self.corpus.vocabulary, about)
-
-    @property
-    def conditions(self) -> dict[str, Any]:
-        """What perplexities mean nothing without: vocabulary, its rule, the policy on ends, and the counts of every part."""
-        return {
-            "vocabulary": len(self.corpus.vocabulary),
-            "rule": self.corpus.vocabulary.rule,
-            "policy": self.corpus.settings.policy,
-            "parts": {name: part.counts for name, part in self.corpus.parts.items()},
-        }
 
     @property
     def figures(self) -> dict[str, Any]:

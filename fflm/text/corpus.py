@@ -280,6 +280,16 @@ class Corpus:
         content = [self.settings.to_dict(), self.vocabulary.words, parts]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What perplexities mean nothing without: vocabulary, its rule, the policy on ends, and the counts of every part."""
+        return {
+            "vocabulary": len(self.vocabulary),
+            "rule": self.vocabulary.rule,
+            "policy": self.settings.policy,
+            "parts": {name: part.counts for name, part in self.parts.items()},
+        }
+
     def verify(self) -> None:
         """Read all ids and check that they are those that were written.
 

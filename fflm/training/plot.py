@@ -1,4 +1,4 @@
-"""Training curves, drawn from logs. Needs matplotlib, which only those install who draw."""
+"""Training curves, drawn from logs, and the trials of a search. Needs matplotlib, which only those install who draw."""
 
 import math
 import textwrap
@@ -14,6 +14,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 CAPTION = 150
 """Characters a line of the captions."""
+
+PANELS = 3
+"""Panels beside each other in the picture of a search."""
 
 
 def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], captions: Sequence[str], path: Path) -> None:
@@ -33,17 +36,9 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], captions: Seque
     FflmError
         If matplotlib is missing, a run was never evaluated, or the picture cannot be written.
     """
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise FflmError(f"cannot draw {path}: let its name end in .png, .svg or .pdf")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
-    except ImportError as error:
-        raise FflmError('plots need matplotlib: install it with `pip install "fflm[plot]"`') from error
+    figure = _figure(path, 8, 5.5)
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
-    figure = Figure(figsize=(8, 5.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     for index, (name, log) in enumerate(runs.items()):
         _draw_run(upper, lower, name, log, COLOURS[index % len(COLOURS)], alone=len(runs) == 1)
@@ -65,7 +60,109 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], captions: Seque
         tokens = next(iter(runs.values()))[0]["text"]["parts"]["train"]["tokens"]
         epochs = upper.secondary_xaxis("top", functions=(lambda x: x / tokens, lambda x: x * tokens))
         epochs.set_xlabel("epochs")
-    for axes in (upper, lower):
+    _save(figure, path)
+
+
+def draw_trials(
+    name: str, trials: Sequence[Mapping[str, Any]], scales: Mapping[str, str | Sequence[str]], caption: str, path: Path
+) -> None:
+    """Draw the validation perplexity of the trials of a search, in their order and over each setting that was searched.
+
+    Parameters
+    ----------
+    name
+        Of the search.
+    trials
+        Their ``number``, ``state`` ("complete" or otherwise), ``perplexity`` or None, and ``values``, by the setting's name, as
+        numbers or as one of the choices.
+    scales
+        Of each setting that was searched: ``"log"``, ``"linear"``, or its choices.
+    caption
+        What perplexities mean nothing without.
+    path
+        The picture, in the format that its ending names: .png, .svg or .pdf.
+
+    Raises
+    ------
+    FflmError
+        If matplotlib is missing, there is no trial to draw, or the picture cannot be written.
+    """
+    drawn = [trial for trial in trials if trial["perplexity"] is not None]
+    complete = [trial for trial in drawn if trial["state"] == "complete"]
+    if not complete:
+        raise FflmError(f"{name} has no complete trial yet, so there is nothing to draw: let it run for longer")
+    rows = -(-len(scales) // PANELS)
+    columns = -(-len(scales) // rows)
+    figure = _figure(path, 8, 3 + 2.2 * rows)
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+
+    grid = figure.add_gridspec(1 + rows, columns, height_ratios=(1.4, *[1] * rows))
+    upper = figure.add_subplot(grid[0, :])
+    panels = [figure.add_subplot(grid[1 + i // columns, i % columns], sharey=upper) for i in range(len(scales))]
+    best = min(complete, key=lambda trial: trial["perplexity"])
+    others = [trial for trial in drawn if trial["state"] != "complete"]
+    for axes, setting in zip((upper, *panels), (None, *scales), strict=True):
+        for group, style, label in (
+            (complete, {"marker": "o", "color": COLOURS[0], "alpha": 0.8}, "complete"),
+            (others, {"marker": "x", "color": COLOURS[1], "alpha": 0.8}, "given up"),
+            (
+                [best],
+                {"marker": "*", "color": COLOURS[2], "s": 200, "edgecolor": "white"},
+                f"best: trial {best['number']}, {best['perplexity']:,.1f}",
+            ),
+        ):
+            x = [trial["number"] if setting is None else _place(trial["values"][setting], scales[setting]) for trial in group]
+            y = [trial["perplexity"] for trial in group]
+            axes.scatter(x, y, **{"s": 25, "zorder": 3, "label": label, **style})
+    steps = [min(trial["perplexity"] for trial in complete[: i + 1]) for i in range(len(complete))]
+    numbers = [trial["number"] for trial in complete]
+    upper.step([*numbers, trials[-1]["number"]], [*steps, steps[-1]], where="post", color=COLOURS[2], label="best so far")
+    figure.suptitle(f"Search in {name}")
+    upper.legend(frameon=False, ncols=4, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1))
+    upper.set_ylabel("validation perplexity\n(log scale)")
+    upper.set_yscale("log")
+    upper.yaxis.set_major_locator(MaxNLocator(5))
+    upper.yaxis.set_major_formatter(StrMethodFormatter("{x:,.5g}"))
+    upper.yaxis.set_minor_locator(NullLocator())
+    upper.xaxis.set_major_locator(MaxNLocator(integer=True))
+    upper.set_xlabel("trial")
+    for axes, (setting, scale) in zip(panels, scales.items(), strict=True):
+        axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())
+        axes.set_xlabel(setting.replace("_", " ") + (" (log scale)" if scale == "log" else ""))
+        if isinstance(scale, str):
+            axes.set_xscale(scale)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if scale == "log" else MaxNLocator(5))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            axes.set_xticks(range(len(scale)), scale)
+            axes.set_xlim(-0.5, len(scale) - 0.5)
+    figure.supxlabel(caption, fontsize="x-small")
+    _save(figure, path)
+
+
+def _place(value: Any, scale: str | Sequence[str]) -> Any:
+    """Return where a value is drawn."""
+    return value if isinstance(scale, str) else scale.index(value)
+
+
+def _figure(path: Path, width: float, height: float) -> Any:
+    """Return an empty picture, in inches."""
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise FflmError(f"cannot draw {path}: let its name end in .png, .svg or .pdf")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise FflmError('plots need matplotlib: install it with `pip install "fflm[plot]"`') from error
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Give all axes the same look, and write the picture."""
+    for axes in figure.axes:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     with replacing(path) as temporary:

@@ -1,0 +1,289 @@
+"""`fflm tune`: a search for good settings, and on from where it stopped."""
+
+import dataclasses
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fflm.cli.options import (
+    HeadedCommand,
+    check_number,
+    describe_perplexity,
+    describe_text,
+    given_options,
+    json_option,
+    network_options,
+    quiet_option,
+    refuse_text_options,
+    text_options,
+    tokenizing,
+    training_options,
+)
+from fflm.errors import FflmError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fflm.lm.tune import Search, Space, Trial
+
+
+@click.command(cls=HeadedCommand)
+@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="The search. [default: INPUT.tune]")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Go on with this search.")
+@click.option(
+    "--search",
+    multiple=True,
+    metavar="NAME=VALUES",
+    help="Search over an option below: a range, rate=0.001..0.01, or choices, hidden=256|512,512. May be given again. "
+    "[default: rate, dropout, embedding-dropout and weight-decay]",
+)
+@click.option(
+    "--sampler",
+    type=click.Choice(["bayesian", "random", "grid"]),
+    default="bayesian",
+    show_default=True,
+    help="How settings are found: guided by the trials before, at random, or all combinations of choices.",
+)
+@click.option("--trials", type=click.IntRange(1), help="How many settings to try. [default: 20; of a grid, all]")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    callback=check_number,
+    help="Stop after so long, to go on with --resume.",
+)
+@click.option("--no-prune", is_flag=True, help="Train hopeless trials, too, to their end.")
+@network_options
+@training_options
+@text_options
+@quiet_option
+@json_option
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    inputs: tuple[Path, ...],
+    output: Path | None,
+    resume: Path | None,
+    minutes: float | None,
+    save_every: float,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Search for the settings that predict the validation text of INPUTS best; the test text is not looked at.
+
+    A trial trains a network, as `fflm train` does with the same options. At each evaluation it is given up if it is worse than
+    the median of the others. The search is a folder with a table of the trials and the model of the best. Ctrl-C saves, and
+    --resume goes on as if nothing had happened. Needs Optuna: `pip install "fflm[tune]"`.
+
+    \b
+    Example:
+      fflm tune corpora/stories.txt --trials 30 --epochs 5
+      fflm tune corpora/stories.txt --search 'rate=0.001..0.01' --search 'hidden=256|512|256,256'
+      fflm tune --resume stories.tune --trials 50
+    """
+    from rich.console import Console
+
+    from fflm.lm.tune import Search
+
+    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    given = given_options(context)
+    if resume:
+        fixed = [
+            name for key, name in given.items() if key not in {"resume", "trials", "minutes", "save_every", "quiet", "as_json"}
+        ]
+        if fixed:
+            raise click.UsageError(f"a resumed search keeps its data and settings: leave out {', '.join(fixed)}")
+        search = Search.open(resume, trials=options["trials"])
+        console.print(f"resuming {resume} after {sum(trial.state != 'running' for trial in search.trials)} trials")
+    elif inputs:
+        search = _begin(context, inputs, output, given, options, console)
+    else:
+        raise click.UsageError("give a text to train on, or --resume a search")
+    search.save_seconds = save_every
+    try:
+        ended = _watch(search, minutes, console)
+    except KeyboardInterrupt:  # before the first step, or again before it could be saved: the last checkpoint serves
+        ended = False
+    if not ended:
+        click.echo(f"stopped and saved; go on with: fflm tune --resume {search.path}", err=True)
+        context.exit(130)
+    _report(search, as_json)
+
+
+def _begin(
+    context: click.Context,
+    inputs: tuple[Path, ...],
+    output: Path | None,
+    given: dict[str, str],
+    options: dict[str, Any],
+    console: "Console",
+) -> "Search":
+    from fflm.lm.train import default_path
+    from fflm.lm.tune import DEFAULT_SPACE, begin
+    from fflm.text.corpus import parse_held_out
+
+    refuse_text_options(inputs, given)
+    space = _read_space(context, options.pop("search"))
+    if both := [given[name] for name in space if name in given]:
+        raise click.UsageError(f"{', '.join(both)}: give one value, or --search for it")
+    space = space or {name: part for name, part in DEFAULT_SPACE.items() if name not in given}
+    for name in ("valid", "test"):
+        options[name] = parse_held_out(options[name])
+    prune = not options.pop("no_prune")
+    with tokenizing(console) as progress:
+        path = output or default_path(inputs).with_suffix(".tune")
+        search = begin(inputs, path, space, prune=prune, progress=progress, **options)
+    console.print("\n".join(describe_text(**search.corpus.conditions)))
+    return search
+
+
+def _read_space(context: click.Context, specifications: Sequence[str]) -> "Space":
+    """Understand the values of --search; each is written as for the option that it names."""
+    from fflm.lm.tune import Choices, Range, searchable
+
+    parameters = {param.name: param for param in context.command.params}
+    space: dict[str, Range | Choices] = {}
+    for specification in specifications:
+        name, _, text = specification.partition("=")
+        name = name.strip().removeprefix("--").replace("-", "_")
+        if name not in searchable():
+            raise click.UsageError(f"cannot search {name!r}: name one of {', '.join(searchable())}")
+        if name in space:
+            raise click.UsageError(f"--search {name} is given twice: put all its values into one")
+        ranged = ".." in text
+        values = [parameters[name].type(each, parameters[name], context) for each in text.split(".." if ranged else "|")]
+        if not ranged:
+            space[name] = Choices(tuple(values))
+        elif len(values) == 2 and all(type(value) in (int, float) for value in values):
+            space[name] = Range(*values)
+        else:
+            raise click.UsageError(f"{text!r} is no range of {name}: write LOW..HIGH for numbers, A|B|C for choices")
+    return space
+
+
+def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
+    """Go through the trials, showing them, until the end or the time that is given (True), or an interruption (False)."""
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    from fflm.cli.train import announce, interruption
+    from fflm.lm.train import TrainingRun
+    from fflm.lm.tune import Trial
+    from fflm.training.loop import Step
+
+    deadline = time.monotonic() + 60 * minutes if minutes else None
+    columns = (
+        TextColumn("trial {task.fields[trial]}/{task.fields[trials]}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+    )
+    with (
+        interruption() as interrupted,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+    ):
+        ended = [trial for trial in search.trials if trial.state != "running"]
+        task = progress.add_task("", total=None, trial=len(ended) + 1, trials=search.limit)
+        if len(ended) < search.limit:
+            console.print(_head(search))
+        for event in search.events():
+            if isinstance(event, TrainingRun):
+                with announce("compiling the kernels, once for this machine ...", console):
+                    event.prepare()
+                state, settings = event.trainer.state, event.trainer.settings
+                progress.reset(
+                    task, total=len(event.trainer.train) * settings.epochs, completed=state.words, trial=len(ended) + 1
+                )
+            elif isinstance(event, Trial):
+                ended.append(event)
+                progress.console.print(_row(event, "*" if event == search.best else " "))
+            elif isinstance(event, Step):
+                progress.update(task, completed=state.words)
+            if interrupted.is_set():
+                search.save()
+                return False
+            if deadline and time.monotonic() > deadline and len(ended) < search.limit:
+                search.save()
+                console.print(f"the time is over, after {len(ended)} trials; go on with: fflm tune --resume {search.path}")
+                break
+    return True
+
+
+def _head(search: "Search") -> str:
+    """Return the head of a table of trials."""
+    return f"{'trial':>5} {'perplexity':>12}   {'epochs':>6}  " + "  ".join(f"{name:>7}" for name in search.space)
+
+
+def _row(trial: "Trial", mark: str) -> str:
+    """Return a row of a table of trials."""
+    from fflm.lm.tune import show
+
+    perplexity = "-" if trial.perplexity is None else f"{trial.perplexity:,.2f}"
+    values = "  ".join(f"{show(value):>{max(7, len(name))}}" for name, value in trial.values.items())
+    ending = "" if trial.state == "complete" else f"  {trial.state}"
+    return f"{trial.number:5} {perplexity:>12} {mark} {trial.epochs:6g}  {values}{ending}"
+
+
+def _report(search: "Search", as_json: bool) -> None:
+    """Print all trials, the best first, with all that a perplexity means nothing without, and how to train the best again."""
+    from fflm.lm.model import WEIGHTS
+    from fflm.lm.tune import ranking
+    from fflm.training.checkpoints import load_arrays
+
+    trials, best = ranking(search.trials), search.best
+    if best is None and len(trials) == search.limit and all(trial.state != "running" for trial in trials):
+        reasons = {trial.reason for trial in trials if trial.reason}
+        raise FflmError(f"no trial came to its end ({'; '.join(sorted(reasons))}): search elsewhere")
+    model, again, figures = None, None, {}
+    if best:
+        model, again = search.folder(best), _again(search, best)
+        figures = load_arrays(model / WEIGHTS)[1]["valid"]
+    if as_json:
+        rows = [{**dataclasses.asdict(trial), "perplexity": trial.perplexity} for trial in trials]
+        result = {
+            "search": str(search.path),
+            "model": model and str(model),
+            "valid": figures or None,
+            "train": again,
+            "trials": rows,
+        }
+        click.echo(json.dumps(result, ensure_ascii=False))
+        return
+    click.echo(_head(search))
+    for trial in trials:
+        click.echo(_row(trial, "*" if trial == best else " "))
+    if best:
+        click.echo(f"model {model}")
+        click.echo(f"valid {describe_perplexity(figures)}")
+        click.echo(f"again: {again}")
+        if "test" in search.corpus.parts:
+            click.echo(f"on the test text, once you have chosen: fflm train --resume {shlex.quote(str(model))}")
+
+
+def _again(search: "Search", trial: "Trial") -> str:
+    """Return the command that trains a trial's model again."""
+    import numba
+
+    from fflm.cli import train
+    from fflm.lm.tune import show
+
+    config, settings = search.configure(trial.values)
+    fields = {**config.to_dict(), **settings.to_dict()}
+    words = ["fflm", "train", str(search.corpus.path), "-o", str(search.path.with_suffix(".model"))]
+    for param in train.command.params:
+        value = fields.get(param.name or "")
+        value = tuple(value) if isinstance(value, list) else value
+        if value is None or value == param.default:
+            continue
+        if isinstance(value, bool):
+            words.append(param.opts[-1] if value else param.secondary_opts[-1])
+        else:
+            words += [param.opts[-1], show(value)]
+    if search.threads != numba.config.NUMBA_NUM_THREADS:
+        words += ["--threads", str(search.threads)]
+    return shlex.join(words)

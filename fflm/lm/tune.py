@@ -1,0 +1,556 @@
+"""A search over settings: runs on one text, judged by their perplexity on its validation part, in a folder of their own.
+
+Optuna proposes what to try and says which runs are hopeless. Its history is an SQLite file in the folder, in which every change
+is a transaction, so that a kill at any moment loses none of it; a run that was interrupted goes on from its checkpoint. What is
+tried next is a function of the seed, of the trial's number and of the trials before it, so that an interrupted search tries what
+a whole one does.
+"""
+
+import contextlib
+import dataclasses
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, TypeAlias, get_args
+
+import numba
+import numpy as np
+
+from fflm.errors import FflmError
+from fflm.files import clear_errors, read_json, replacing_folder, write_json, write_text
+from fflm.lm.setup import FIVE_PERCENT, describe_corpus, new_model, text_settings
+from fflm.lm.train import Event, TrainingRun, check_length, fit, network_settings
+from fflm.network.config import NetworkConfig
+from fflm.text.corpus import Corpus, HeldOut
+from fflm.training.loop import DivergedError, Evaluation, Finished
+from fflm.training.settings import TrainingSettings
+
+FORMAT, VERSION = "fflm search", 1
+SEARCH, STUDY, TABLE = "search.json", "study.db", "trials.tsv"
+
+SamplerName = Literal["bayesian", "random", "grid"]
+
+TRIALS = 20
+"""Trials of a search if nobody says how many, but for a grid, which is tried whole."""
+
+STARTUP = 5
+"""So many trials are drawn at random before a model guides them, and must be complete before others are pruned."""
+
+LOGARITHMIC = ("rate", "weight_decay", "decay")
+"""Settings whose ranges are searched on a logarithmic scale, unless they begin at 0."""
+
+DIGITS = 3
+"""Significant digits of the numbers that are tried, so that a table can show them whole."""
+
+ATTEMPTS = 100
+"""How often another proposal is asked for in place of one that was tried before."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """All numbers from ``low`` to ``high``, both included: whole ones if both are.
+
+    Raises
+    ------
+    FflmError
+        If there are none.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise FflmError(f"the range {self.low}..{self.high} is empty: let the first number be the smaller one")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Some values.
+
+    Raises
+    ------
+    FflmError
+        If there are less than two different ones.
+    """
+
+    values: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.values)) < max(2, len(self.values)):
+            raise FflmError(f"nothing to choose from in {'|'.join(map(show, self.values))}: give several values, each once")
+
+
+Space: TypeAlias = Mapping[str, Range | Choices]
+"""What is searched: fields of `NetworkConfig` and `TrainingSettings`."""
+
+DEFAULT_SPACE: Space = {
+    "rate": Range(5e-4, 1e-2),
+    "dropout": Range(0.0, 0.6),
+    "embedding_dropout": Range(0.0, 0.4),
+    "weight_decay": Range(0.01, 1.0),
+}
+"""What is searched if nobody says."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of a try.
+
+    Attributes
+    ----------
+    number
+        From 1.
+    values
+        Of the settings that are searched.
+    state
+        ``complete``; ``pruned``, given up because it was worse than the median of others at the same place; ``diverged``;
+        ``refused``, because its values do not go together; ``running``, also while it is interrupted.
+    loss
+        On the validation text, nats a word: the lowest of all evaluations; None if there was none.
+    epochs, seconds
+        Trained for.
+    reason
+        Why it ended.
+    """
+
+    number: int
+    values: Mapping[str, Any]
+    state: Literal["complete", "pruned", "diverged", "refused", "running"]
+    loss: float | None
+    epochs: float
+    seconds: float
+    reason: str
+
+    @property
+    def perplexity(self) -> float | None:
+        """Of the validation text."""
+        return None if self.loss is None else math.exp(self.loss)
+
+
+def searchable() -> tuple[str, ...]:
+    """Return the names of all settings that can be searched."""
+    return tuple(field.name for of in (NetworkConfig, TrainingSettings) for field in dataclasses.fields(of))[1:]
+
+
+def logarithmic(name: str, part: Range) -> bool:
+    """Return whether a range is searched on a logarithmic scale."""
+    return name in LOGARITHMIC and part.low > 0
+
+
+def show(value: Any) -> str:
+    """Return a setting's value as it is written on the command line, such as ``512,256`` for sizes of layers."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "0"
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
+
+
+def ranking(trials: Sequence[Trial]) -> list[Trial]:
+    """Sort trials: the complete ones by their perplexity, the best first, then the others by theirs."""
+    return sorted(trials, key=lambda trial: (trial.state != "complete", math.inf if trial.loss is None else trial.loss))
+
+
+def begin(
+    inputs: Sequence[str | Path],
+    path: Path,
+    space: Space,
+    *,
+    sampler: SamplerName = "bayesian",
+    trials: int | None = None,
+    prune: bool = True,
+    valid: HeldOut | None = FIVE_PERCENT,
+    test: HeldOut | None = None,
+    encoding: str = "utf-8",
+    errors: Literal["strict", "replace"] = "strict",
+    processes: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    threads: int | None = None,
+    **fields: Any,
+) -> "Search":
+    """Begin a search: tokenise the text, once for all trials, unless that was done, and set up the folder.
+
+    Parameters
+    ----------
+    inputs, valid, test, encoding, errors, processes, progress, threads, fields
+        As `fflm.lm.train.begin` takes them: the settings that all trials share. The test text is not looked at.
+    path
+        The folder of the search, which must not exist.
+    space
+        What is searched.
+    sampler
+        ``bayesian``: a tree-structured Parzen estimator guides the search (Bergstra et al. 2011); ``random``; ``grid``: all
+        combinations of choices.
+    trials
+        How many, at most; there are fewer if there are no more combinations.
+    prune
+        Whether to give up a trial that, at an evaluation, is worse than the median of those that got there and further.
+
+    Raises
+    ------
+    FflmError
+        If anything is wrong with them, the text or the folder, which then does not exist.
+    """
+    _optuna()
+    if path.exists():
+        raise FflmError(f"{path} exists: `fflm tune --resume {path}` goes on with it, -o names another")
+    for name, part in space.items():
+        if name not in searchable():
+            raise FflmError(f"cannot search {name!r}: choose from {', '.join(searchable())}")
+        if sampler == "grid" and isinstance(part, Range):
+            raise FflmError(f"a grid needs choices: write {name} as {part.low}|{part.high}, with more between them")
+    text, rule = text_settings(fields)
+    shape, settings, automatic = network_settings(fields)
+    ends = [
+        {name: value}
+        for name, part in space.items()
+        for value in (part.values if isinstance(part, Choices) else (part.low, part.high))
+    ]
+    for values in ends:
+        _configure(shape, settings, values)
+    with new_model(
+        inputs, path, text, rule, overwrite=False, valid=valid, test=test,
+        encoding=encoding, errors=errors, processes=processes, progress=progress,
+    ) as (folder, corpus):  # fmt: skip
+        if "valid" not in corpus.parts:
+            raise FflmError("without validation text nothing tells a good setting from a bad one: give some with --valid")
+        config, settings = fit(shape, settings, automatic, corpus)
+        for values in ({}, *ends):
+            check_length(corpus, _configure(config, settings, values)[0])
+        about = {
+            "format": FORMAT,
+            "version": VERSION,
+            "corpus": describe_corpus(corpus, folder),
+            "network": config.to_dict(),
+            "training": settings.to_dict(),
+            "threads": threads or numba.config.NUMBA_NUM_THREADS,
+            "space": {name: dataclasses.asdict(part) for name, part in space.items()},
+            "sampler": sampler,
+            "trials": trials,
+            "prune": prune,
+        }
+        write_json(folder / SEARCH, about)
+    return Search.open(path)
+
+
+def _configure(
+    config: NetworkConfig, settings: TrainingSettings, values: Mapping[str, Any]
+) -> tuple[NetworkConfig, TrainingSettings]:
+    """Return settings with some values in place of their own."""
+    network, training = config.to_dict(), settings.to_dict()
+    for name, value in values.items():
+        (network if name in network else training)[name] = value
+    return NetworkConfig.from_dict(network), TrainingSettings.from_dict(training)
+
+
+class Search:
+    """A search and its folder. Made by `begin` or `open`; consume `events`.
+
+    Attributes
+    ----------
+    path
+        The folder: a description, the history, a table of all trials, the corpus, and the models of the best trial so far and of
+        the one that is running.
+    corpus
+        The data.
+    space
+        What is searched.
+    limit
+        How many trials there are to be.
+    run
+        The training run of the trial that is running, if one is.
+    save_seconds
+        Time between its checkpoints; by default that of any run.
+    """
+
+    def __init__(self, path: Path, corpus: Corpus, about: Mapping[str, Any]) -> None:
+        self.path = path
+        self.corpus = corpus
+        self.run: TrainingRun | None = None
+        self.save_seconds: float | None = None
+        self.config = NetworkConfig.from_dict(about["network"])
+        self.settings = TrainingSettings.from_dict(about["training"])
+        self.threads = int(about["threads"])
+        self.prune = bool(about["prune"])
+        self.space: Space = {name: _part(fields) for name, fields in about["space"].items()}
+        self._sampler = about["sampler"]
+        if self._sampler not in get_args(SamplerName):
+            raise ValueError(f"no sampler {self._sampler!r}")
+        combinations = math.prod(_count(part) for part in self.space.values())
+        wanted = about["trials"] or (combinations if self._sampler == "grid" else TRIALS)
+        self.limit = int(min(wanted, combinations))
+        self._study = self._open_study()
+
+    @classmethod
+    def open(cls, path: Path, *, trials: int | None = None) -> Self:
+        """Open a search to go on with it, or to look at it.
+
+        Parameters
+        ----------
+        path
+            Its folder.
+        trials
+            A new number of trials.
+
+        Raises
+        ------
+        FflmError
+            If it is none, its files are damaged, or the data is not what it began with.
+        """
+        _optuna()
+        if not (path / SEARCH).is_file():
+            raise FflmError(f"{path} is no search: begin one with `fflm tune`, or name another folder")
+        about = read_json(path / SEARCH)
+        try:
+            if about["format"] != FORMAT or about["version"] != VERSION:
+                raise FflmError(f"{path} is a search of another version of fflm: go on with that, or search anew")
+            corpus = Corpus.open(path / about["corpus"]["path"])
+            if corpus.fingerprint != about["corpus"]["fingerprint"]:
+                raise FflmError(f"{path} was begun on other data than {corpus.path} holds now: restore that, or search anew")
+            if trials is not None and trials != about["trials"]:
+                about["trials"] = trials
+                write_json(path / SEARCH, about)
+            return cls(path, corpus, about)
+        except (KeyError, TypeError, ValueError) as error:
+            raise FflmError(f"{path / SEARCH} is damaged ({error}): restore it from a copy, or search anew") from error
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials, in the order in which they began."""
+        return [self._trial(frozen) for frozen in self._study.trials]
+
+    @property
+    def best(self) -> Trial | None:
+        """The complete trial with the lowest perplexity; its model is `folder` of it."""
+        return next((trial for trial in ranking(self.trials) if trial.state == "complete"), None)
+
+    def folder(self, trial: Trial) -> Path:
+        """Return where the model of a trial is, if it is the best or running."""
+        return self.path / f"trial-{trial.number}"
+
+    def configure(self, values: Mapping[str, Any]) -> tuple[NetworkConfig, TrainingSettings]:
+        """Return all settings of a trial."""
+        return _configure(self.config, self.settings, values)
+
+    def events(self) -> Iterator[TrainingRun | Event | Trial]:
+        """Go through all trials that are left: of each the run, when it begins or goes on, its events, and what became of it.
+
+        Stop consuming at any event and call `save` to interrupt.
+
+        Raises
+        ------
+        FflmError
+            If a file cannot be written.
+        """
+        self._tidy()
+        with self._clear_errors():
+            yield from self._events()
+
+    def _events(self) -> Iterator[TrainingRun | Event | Trial]:
+        while frozen := self._next():
+            values = self._trial(frozen).values
+            try:
+                check_length(self.corpus, self.configure(values)[0])
+            except FflmError as error:
+                yield self._end(frozen, "refused", str(error))
+                continue
+            run = self.run = self._start(self._trial(frozen))
+            yield run
+            state, reason = "complete", ""
+            try:
+                if self._hopeless(frozen):  # it was interrupted between an evaluation and this question
+                    state = "pruned"
+                else:
+                    for event in run.events():
+                        yield event
+                        if isinstance(event, Finished):
+                            break  # before the test text is looked at
+                        if isinstance(event, Evaluation) and self._hopeless(frozen):
+                            state = "pruned"
+                            break
+            except FflmError as error:
+                if not isinstance(error.__cause__, DivergedError):
+                    raise
+                state, reason = "diverged", str(error)
+            yield self._end(frozen, state, reason or run.trainer.state.finished)
+
+    def save(self) -> None:
+        """Save the run of the trial that is running, to go on with it later."""
+        if self.run:
+            self.run.save()
+
+    def _open_study(self) -> Any:
+        optuna = _optuna()
+        from sqlalchemy import URL, NullPool
+
+        url = URL.create("sqlite", database=str((self.path / STUDY).resolve())).render_as_string()
+        with self._clear_errors():
+            return optuna.create_study(
+                storage=optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool}),
+                study_name="fflm",
+                load_if_exists=True,
+                sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: see _draw
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP) if self.prune else optuna.pruners.NopPruner(),
+            )
+
+    @contextlib.contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        """Turn what may be wrong with the history into one line: damaged, no permission, disk full."""
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (SQLAlchemyError, _optuna().exceptions.OptunaError) as error:
+            cause = error.__cause__ or error
+            raise FflmError(f"{self.path / STUDY} cannot be used ({cause}): restore it from a copy, or search anew") from error
+
+    def _next(self) -> Any:
+        """Return the trial that was interrupted, or a new one, or None when all are done; one of Optuna's."""
+        trials = self._study.trials
+        running = [frozen for frozen in trials if not frozen.state.is_finished()]
+        if not running and len(trials) < self.limit:
+            self._study.add_trial(self._draw(trials))
+            running = self._study.trials[-1:]
+        return running[0] if running else None
+
+    def _draw(self, past: Sequence[Any]) -> Any:
+        """Return a trial to add, one that was not tried before if that can be.
+
+        It is drawn in a copy of the study, with random numbers of its own, and then recorded in a single transaction.
+        """
+        optuna = _optuna()
+        distributions = {name: _distribution(name, part) for name, part in self.space.items()}
+        tried = [frozen.params for frozen in past]
+        for attempt in range(ATTEMPTS):
+            study = optuna.create_study(sampler=self._new_sampler(len(past), attempt))
+            study.add_trials(past)
+            study.ask(distributions)
+            drawn = study.trials[-1]
+            params = {name: _round(value, self.space[name]) for name, value in drawn.params.items()}
+            if params not in tried:
+                break
+        return optuna.trial.create_trial(
+            state=optuna.trial.TrialState.RUNNING, params=params, distributions=distributions, system_attrs=drawn.system_attrs
+        )
+
+    def _new_sampler(self, number: int, attempt: int) -> Any:
+        """Return a sampler whose random numbers are those of a trial, from 0."""
+        samplers = _optuna().samplers
+        if self._sampler == "grid":  # takes the combinations in an order that the seed decides
+            grid = {
+                name: [show(value) for value in part.values] for name, part in self.space.items() if isinstance(part, Choices)
+            }
+            return samplers.GridSampler(grid, seed=self.settings.seed % 2**32)
+        seed = int(np.random.SeedSequence([self.settings.seed, number, attempt]).generate_state(1)[0])
+        if self._sampler == "random":
+            return samplers.RandomSampler(seed)
+        return samplers.TPESampler(n_startup_trials=STARTUP, seed=seed)
+
+    def _start(self, trial: Trial) -> TrainingRun:
+        """Begin the run of a trial, or go on with it."""
+        path = self.folder(trial)
+        if not path.exists():
+            with replacing_folder(path) as folder:
+                TrainingRun.start(folder, self.corpus, *self.configure(trial.values), threads=self.threads)
+        run = TrainingRun.resume(path, self.corpus)
+        if self.save_seconds is not None:
+            run.save_seconds = self.save_seconds
+        return run
+
+    def _hopeless(self, frozen: Any) -> bool:
+        """Report where the run stands, if it was evaluated just now, and return whether to give it up."""
+        assert self.run
+        state = self.run.trainer.state
+        if not state.words or state.loss_words:
+            return False
+        trial = _optuna().trial.Trial(self._study, frozen._trial_id)
+        if state.words not in frozen.intermediate_values:
+            trial.report(state.best, state.words)
+        return not state.finished and bool(trial.should_prune())
+
+    def _end(self, frozen: Any, state: str, reason: str) -> Trial:
+        """Record what became of a trial and remove the models that are not needed any more."""
+        optuna = _optuna()
+        trial = optuna.trial.Trial(self._study, frozen._trial_id)
+        about: dict[str, Any] = {"state": state, "reason": reason, "epochs": 0.0, "seconds": 0.0, "loss": None}
+        if self.run:
+            standing = self.run.trainer.state
+            about["epochs"] = round(standing.words / len(self.run.trainer.train), 2)
+            about["seconds"] = round(standing.seconds, 3)
+            about["loss"] = standing.best if standing.best < math.inf else None
+        trial.set_user_attr("outcome", about)
+        if state == "complete":
+            self._study.tell(trial, about["loss"])
+        else:  # what diverged is as bad as what is hopeless, and the sampler is to learn it
+            states = optuna.trial.TrialState
+            self._study.tell(trial, state=states.FAIL if state == "refused" else states.PRUNED)
+        self.run = None
+        self._tidy()
+        return self._trial(self._study.trials[frozen.number])
+
+    def _trial(self, frozen: Any) -> Trial:
+        """Return what is recorded of a trial."""
+        values = {}
+        for name, part in self.space.items():
+            value = frozen.params[name]
+            values[name] = next(one for one in part.values if show(one) == value) if isinstance(part, Choices) else value
+        running = {"state": "running", "loss": None, "epochs": 0.0, "seconds": 0.0, "reason": ""}
+        return Trial(frozen.number + 1, values, **(frozen.user_attrs["outcome"] if frozen.state.is_finished() else running))
+
+    def _tidy(self) -> None:
+        """Write the table, and remove what no one needs: runs that were beaten or given up, and what a kill has left."""
+        best, trials = self.best, self.trials
+        rows: list[list[Any]] = [["trial", "state", "perplexity", "loss", "epochs", "seconds", *self.space]]
+        for trial in ranking(trials):
+            figures = (trial.number, trial.state, trial.perplexity, trial.loss, trial.epochs, trial.seconds)
+            rows.append([*figures, *map(show, trial.values.values())])
+        lines = ["\t".join("" if value is None else str(value) for value in row) for row in rows]
+        write_text(self.path / TABLE, "\n".join(lines) + "\n")
+        needed = {self.folder(trial) for trial in trials if trial.state == "running" or trial == best}
+        with clear_errors(f"write {self.path}"):
+            for folder in {*self.path.glob("trial-*"), *self.path.glob(".trial-*.tmp")} - needed:
+                shutil.rmtree(folder)
+            for leftover in self.path.glob(".*.tmp"):
+                leftover.unlink()
+
+
+def _optuna() -> Any:
+    """Import Optuna, and keep it quiet."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise FflmError('tuning needs optuna: install it with `pip install "fflm[tune]"`') from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def _part(fields: Mapping[str, Any]) -> Range | Choices:
+    """Return a part of a space from what ``dataclasses.asdict`` and JSON made of it."""
+    if "values" in fields:
+        return Choices(tuple(tuple(value) if isinstance(value, list) else value for value in fields["values"]))
+    return Range(**fields)
+
+
+def _count(part: Range | Choices) -> float:
+    """Return how many values there are."""
+    if isinstance(part, Choices):
+        return len(part.values)
+    return part.high - part.low + 1 if isinstance(part.low, int) and isinstance(part.high, int) else math.inf
+
+
+def _distribution(name: str, part: Range | Choices) -> Any:
+    """Return what Optuna calls a distribution."""
+    distributions = _optuna().distributions
+    if isinstance(part, Choices):
+        return distributions.CategoricalDistribution(tuple(map(show, part.values)))
+    if isinstance(part.low, int) and isinstance(part.high, int):
+        return distributions.IntDistribution(part.low, part.high)
+    return distributions.FloatDistribution(part.low, part.high, log=logarithmic(name, part))
+
+
+def _round(value: Any, part: Range | Choices) -> Any:
+    """Return a number of a range with a few digits, still in the range; anything else as it is."""
+    if not isinstance(value, float) or isinstance(part, Choices):
+        return value
+    return min(max(float(f"{value:.{DIGITS}g}"), part.low), part.high)
