@@ -215,8 +215,8 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
 
 
 def _head(search: "Search") -> str:
-    """Return the head of a table of trials."""
-    return f"{'trial':>5} {'perplexity':>12}   {'epochs':>6}  " + "  ".join(f"{name:>7}" for name in search.space)
+    """Return the head of a table of trials; with the settings that are searched by default, it fits 80 columns."""
+    return f"{'trial':>5} {'perplexity':>10}   {'epochs':>6} " + " ".join(f"{name:>7}" for name in search.space)
 
 
 def _row(trial: "Trial", mark: str) -> str:
@@ -224,9 +224,9 @@ def _row(trial: "Trial", mark: str) -> str:
     from fflm.lm.tune import show
 
     perplexity = "-" if trial.perplexity is None else f"{trial.perplexity:,.2f}"
-    values = "  ".join(f"{show(value):>{max(7, len(name))}}" for name, value in trial.values.items())
-    ending = "" if trial.state == "complete" else f"  {trial.state}"
-    return f"{trial.number:5} {perplexity:>12} {mark} {trial.epochs:6g}  {values}{ending}"
+    values = " ".join(f"{show(value):>{max(7, len(name))}}" for name, value in trial.values.items())
+    ending = "" if trial.state == "complete" else f" {trial.state}"
+    return f"{trial.number:5} {perplexity:>10} {mark} {trial.epochs:6g} {values}{ending}"
 
 
 def _report(search: "Search", as_json: bool) -> None:
