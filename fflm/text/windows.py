@@ -61,10 +61,13 @@ class Windows:
         numpy.ndarray
             (B, window), int32, the oldest word first, ids in [0, V].
         """
-        sources = positions[:, None] + np.arange(-self.window, 0)
-        inside = sources >= 0
-        contexts = np.full(sources.shape, self.padding, np.int32)
-        contexts[inside] = self.ids[sources[inside]]
+        contexts = np.full((len(positions), self.window), self.padding, np.int32)
+        whole = positions >= self.window
+        if whole.any():
+            contexts[whole] = np.lib.stride_tricks.sliding_window_view(self.ids, self.window)[positions[whole] - self.window]
+        for row in np.flatnonzero(~whole):
+            length = positions[row]
+            contexts[row, self.window - length :] = self.ids[:length]
         if self.sentence_end is not None:
             ends = contexts[:, ::-1] == self.sentence_end
             contexts[np.logical_or.accumulate(ends, axis=1)[:, ::-1]] = self.padding
