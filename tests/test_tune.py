@@ -249,7 +249,9 @@ def test_kills_just_before_files_change(text):
     finish(whole)
     deaths = 0
     for left in (9, 33, 1, 58, 10_000):
-        result = subprocess.run([sys.executable, "-W", "error", "-c", KILLED, str(left)], capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            [sys.executable, "-W", "error", "-c", KILLED, str(left)], capture_output=True, text=True, check=False
+        )
         assert result.returncode in (0, 9), result.stderr
         deaths += result.returncode == 9
     assert (deaths, result.returncode) == (4, 0)
