@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     "--search",
     multiple=True,
     metavar="NAME=VALUES",
-    help="Search over an option below: a range, rate=0.001..0.01, or choices, hidden=256|512,512. May be given again. "
+    help="Search over an option below: a range, rate=0.001..0.01, or choices, 'hidden=256|512,512'. May be given again. "
     "[default: rate, dropout, embedding-dropout and weight-decay]",
 )
 @click.option(
@@ -85,7 +85,7 @@ def command(
     \b
     Example:
       fflm tune corpora/stories.txt --trials 30 --epochs 5
-      fflm tune corpora/stories.txt --search 'rate=0.001..0.01' --search 'hidden=256|512|256,256'
+      fflm tune corpora/stories.txt --search rate=0.001..0.01 --search window=4..8
       fflm tune --resume stories.tune --trials 50
     """
     from rich.console import Console
