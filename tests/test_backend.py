@@ -83,7 +83,7 @@ def test_gather_and_scatter_add(rows: int, words: int, size: int, blocks: tuple[
 # Dropout
 
 
-@pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 6), (3, 5), (33, 31)])
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 6), (3, 5), (33, 31), (70, 129)])
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.97])
 def test_dropout(rows: int, width: int, rate: float, dtype: np.dtype, threads: int) -> None:
     numbers = {"rate": rate, "seed": 3 * 2**32 + 1, "step": 2**40 + 2**32 - 1, "layer": 2}

@@ -30,6 +30,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 TILE = 512
 """Vocabulary entries per tile of the output layer: a tile of logits for a usual batch stays in a core's cache."""
 
+MASK = 2048
+"""Random words of a dropout mask that are made at a time."""
+
 # LLVM vectorises a sum only if it may reorder it. NaN and infinity must survive to be noticed, so no more than that; and not in a
 # function that computes `exp`, whose argument reduction depends on the order.
 REORDER = {"reassoc", "contract", "nsz"}
@@ -82,21 +85,20 @@ def scatter_add(contexts, borders, d_inputs, d_embeddings, threads):
 
 @njit(cache=True, parallel=True)
 def dropout_kernel(values, threshold, factor, layer, step_low, step_high, seed_low, seed_high, first, dropped, threads):
-    rows, width = values.shape
+    # The random words are made in pieces of MASK, four by four, which vectorises; `first` is the first element's place.
+    begin, end = first >> 2, (first + values.size + 3) >> 2
     for t in prange(threads):
-        low, high = share(rows, threads, t)
-        words = np.empty(4, np.uint32)
-        for i in range(low, high):
-            start = (first + i) * width
-            block = -1
-            for j in range(width):
-                if (start + j) >> 2 != block:
-                    block = (start + j) >> 2
-                    words[0], words[1], words[2], words[3] = philox(
-                        np.uint32(block), layer, step_low, step_high, seed_low, seed_high
-                    )
-                keep = words[(start + j) & 3] >= threshold
-                dropped[i, j] = values[i, j] * factor if keep else values.dtype.type(0)
+        low, high = share(end - begin, threads, t)
+        words = np.empty(MASK, np.uint32)
+        for start in range(begin + low, begin + high, MASK >> 2):
+            blocks = min(MASK >> 2, begin + high - start)
+            for k in range(blocks):
+                words[4 * k], words[4 * k + 1], words[4 * k + 2], words[4 * k + 3] = philox(
+                    np.uint32(start + k), layer, step_low, step_high, seed_low, seed_high
+                )
+            shift = 4 * start - first
+            for i in range(max(0, shift), min(values.size, shift + 4 * blocks)):
+                dropped[i] = values[i] * factor if words[i - shift] >= threshold else values.dtype.type(0)
 
 
 @njit(cache=True, parallel=True)
@@ -467,14 +469,14 @@ class CpuBackend:
 
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
         dropout_kernel(
-            values,
+            *_flat(values),
             np.uint32(dropout.rate * 2**32),
             values.dtype.type(1 / (1 - dropout.rate)),
             np.uint32(dropout.layer),
             *_words(dropout.step),
             *_words(dropout.seed),
-            row,
-            dropped,
+            row * values.shape[1],
+            *_flat(dropped),
             get_num_threads(),
         )
 
