@@ -82,7 +82,7 @@ def default_batch_size(words: int, vocabulary: int) -> int:
 
 def default_epochs(words: int) -> int:
     """Return how many passes over a text are worth their time: the larger it is, the fewer."""
-    return next((epochs for epochs, most in ((10, 300_000), (4, 3_000_000), (2, 30_000_000)) if words <= most), 1)
+    return next((epochs for epochs, most in ((10, 300_000), (6, 1_000_000), (4, 3_000_000), (2, 30_000_000)) if words <= most), 1)
 
 
 def default_path(inputs: Sequence[str | Path]) -> Path:
