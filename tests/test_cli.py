@@ -243,7 +243,7 @@ def test_info(models):
         r"finished: all 3 epochs done",
         r"  embedding +6",
         r"parameters: [\d,]+",
-        r"  hidden\.0\.weight +8 x 42 +336",
+        r"  hidden\.0\.weight +8 x 18 +144",
         r"  tokenizer +word",
         *CONDITIONS,
         r"  optimizer +adamw",

@@ -24,7 +24,16 @@ from fflm.errors import FflmError
 from fflm.lm import train as lm_train
 from fflm.lm.model import CHECKPOINT, CONFIG, LOG, VOCABULARY, WEIGHTS, LanguageModel, latest_model
 from fflm.lm.scoring import score_part
-from fflm.lm.train import PRESETS, RolledBack, TrainingRun, begin, default_batch_size, default_epochs, default_path
+from fflm.lm.train import (
+    PRESETS,
+    RolledBack,
+    TrainingRun,
+    begin,
+    default_averages,
+    default_batch_size,
+    default_epochs,
+    default_path,
+)
 from fflm.text.corpus import Count, Share
 from fflm.training.checkpoints import load_arrays
 from fflm.training.log import read_log
@@ -149,6 +158,14 @@ def test_epochs_are_chosen_by_the_size_of_the_text(text):
     fields = {name: value for name, value in TINY.items() if name not in ("epochs", "batch_size")}
     chosen = begin([text], Path("chosen.model"), **fields).trainer.settings
     assert (chosen.epochs, chosen.batch_size) == (epochs[0], 64)
+
+
+def test_large_texts_are_seen_farther_back(text):
+    assert default_averages(10**5) == ()
+    assert default_averages(10**6) > ()
+    for given, wanted in ((None, ()), ((2, 5), (2, 5))):
+        run = begin([text], Path("text.model"), overwrite=True, averages=given, **TINY)
+        assert run.trainer.network.config.averages == wanted
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -102,11 +102,11 @@ def network_options(command: Command) -> Command:
 
     options = [
         field_option(NetworkConfig, "window", "Context words (Bengio's n - 1)."),
-        field_option(
-            NetworkConfig,
-            "averages",
-            "Sizes of blocks of words before the window that are seen as averages, such as 10,30; 0 for none.",
+        click.option(
+            "--averages",
             type=Sizes(),
+            help="Sizes of blocks of words before the window that are seen as averages, such as 10,30; 0 for none. "
+            "[default: by the size of the text]",
         ),
         field_option(NetworkConfig, "embedding", "Size of the embeddings."),
         field_option(NetworkConfig, "hidden", "Sizes of the hidden layers, such as 256,128; 0 for none.", type=Sizes()),

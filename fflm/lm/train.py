@@ -80,6 +80,11 @@ def default_batch_size(words: int, vocabulary: int) -> int:
     return next((size for size in (512, 256, 128) if size <= largest), 64)
 
 
+def default_averages(words: int) -> tuple[int, ...]:
+    """Return the averages that a network for a text sees: a small text is learned by heart through them, a larger one gains."""
+    return (10, 30, 90, 270) if words > 300_000 else ()
+
+
 def default_epochs(words: int) -> int:
     """Return how many passes over a text are worth their time: the larger it is, the fewer."""
     return next((epochs for epochs, most in ((10, 300_000), (6, 1_000_000), (4, 3_000_000), (2, 30_000_000)) if words <= most), 1)
@@ -128,7 +133,8 @@ def begin(
         One of `PRESETS`, for what ``fields`` do not say.
     fields
         Of `NetworkConfig`, `TrainingSettings`, `Tokenizer` (its ``mode`` is called ``tokenizer`` here), `TextSettings` and
-        `VocabularyRule`. ``batch_size`` and ``epochs`` that are None, or not given, are chosen by the size of the text.
+        `VocabularyRule`. ``averages``, ``batch_size`` and ``epochs`` that are None, or not given, are chosen by the size of
+        the text.
 
     Raises
     ------
@@ -155,8 +161,9 @@ def network_settings(fields: dict[str, Any]) -> tuple[NetworkConfig, TrainingSet
 
     What depends on the text is still to be filled in by `fit`: the vocabulary, and the settings that the third value names.
     """
-    automatic = [name for name in ("batch_size", "epochs") if fields.get(name) is None]
-    fields |= dict.fromkeys(automatic, 1)
+    automatic = [name for name in ("averages", "batch_size", "epochs") if fields.get(name) is None]
+    for name in automatic:
+        fields.pop(name, None)
     config = NetworkConfig(vocabulary=1, **take(fields, NetworkConfig, "vocabulary"))
     settings = TrainingSettings(**take(fields, TrainingSettings))
     if fields:
@@ -169,11 +176,14 @@ def fit(
 ) -> tuple[NetworkConfig, TrainingSettings]:
     """Fill in what depends on the text, after `network_settings`."""
     words, vocabulary = corpus.parts["train"].tokens, len(corpus.vocabulary)
+    config = dataclasses.replace(config, vocabulary=vocabulary)
+    if "averages" in automatic:
+        config = dataclasses.replace(config, averages=default_averages(words))
     if "batch_size" in automatic:
         settings = dataclasses.replace(settings, batch_size=default_batch_size(words, vocabulary))
     if "epochs" in automatic:
         settings = dataclasses.replace(settings, epochs=default_epochs(words))
-    return dataclasses.replace(config, vocabulary=vocabulary), settings
+    return config, settings
 
 
 def check_length(corpus: Corpus, config: NetworkConfig) -> None:

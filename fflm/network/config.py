@@ -50,7 +50,7 @@ class NetworkConfig:
     embedding: int = 128
     hidden: tuple[int, ...] = (512,)
     activation: Activation = "relu"
-    averages: tuple[int, ...] = (10, 30, 90, 270)
+    averages: tuple[int, ...] = ()
     residual: bool = False
     direct: bool = False
     tied: bool = True
