@@ -168,7 +168,7 @@ def test_there_is_no_model_here(folder):
         assert "there is no model in this folder" in refused(folder, command)
 
 
-@pytest.mark.parametrize("limit", [300, 4000, 14_000])
+@pytest.mark.parametrize("limit", [300, 4000, 8000])
 def test_a_full_disk(folder, limit):
     """A process that may not write files of more than so many bytes meets the errors of a disk that is full."""
 

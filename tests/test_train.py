@@ -336,7 +336,7 @@ def test_more_epochs_after_an_early_stop(text):
     stopped = run.trainer.state.epoch
     assert "no better for 2 evaluations" in run.trainer.state.finished
     finish(run := TrainingRun.resume(run.path, epochs=51))
-    assert run.trainer.state.epoch == stopped + 2
+    assert stopped + 2 <= run.trainer.state.epoch <= 51
 
 
 LONG = [*SMALL, "--epochs", 150, "--patience", 0, "--embedding-dropout", 0.1, "--test", "10%"]
