@@ -88,10 +88,10 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
             axes.plot([each["minutes"] for each in points], [each["perplexity"] for each in points], "o-", ms=3, label=preset)
         score = result["rows"]["Kneser-Ney"]["valid"]
         axes.axhline(score["perplexity"], color="gray", ls="--", label="Kneser-Ney, order 5")
-        axes.set(title=f"{name}, vocabulary {score['vocabulary']:,}, {score['policy']}", xscale="log")
+        unknown = f"{score['unknown_share']:.1%} unknown"
+        axes.set_title(f"{name}, vocabulary {score['vocabulary']:,}, {unknown},\n{score['policy']}", size="small")
         axes.set(xlabel=f"minutes of training, {numba.config.NUMBA_NUM_THREADS} threads", ylabel="validation perplexity")
-        axes.title.set_size("small")
-        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlim(left=0)
         axes.legend()
     figure.savefig(path, dpi=100)
 
