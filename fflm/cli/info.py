@@ -119,9 +119,7 @@ def _lines(path: Path, about: dict[str, Any]) -> list[str]:
     lines += ["", "network", *_pairs(about["network"])]
     lines += ["", f"parameters: {about['parameters']['count']:,}"]
     lines += [f"  {name:18} {' x '.join(f'{n:,}' for n in shape):>18} {math.prod(shape):>14,}" for name, shape in arrays.items()]
-    lines += [f"  {name}: {size / 1e6:,.2f} MB" for name, size in about["parameters"]["bytes"].items()]
-    lines += ["", "text", *_pairs(text["tokenizer"], mode="tokenizer")]
-    lines += _pairs({name: value for name, value in text.items() if name != "tokenizer"})
+    lines += [*_sizes(about), *_text(about)]
     policy = TextSettings.from_dict(text).policy
     lines += ["", *describe_text(vocabulary["size"], vocabulary["rule"], policy, about["corpus"]["parts"])]
     lines += ["", "training", *_pairs(about["training"]), *_pairs({"threads": about["threads"]})]
@@ -147,10 +145,7 @@ def _mixture_lines(path: Path, about: dict[str, Any]) -> list[str]:
     """Return what is known of a mixture as lines to read."""
     from fflm.cli.score import describe_tuning
 
-    text = about["text"]
-    lines = [f"mixture {path}, made {about['created']}", "", *describe_tuning(about["figures"]["tuning"])]
-    lines += ["", "text", *_pairs(text["tokenizer"], mode="tokenizer")]
-    lines += _pairs({name: value for name, value in text.items() if name != "tokenizer"})
+    lines = [f"mixture {path}, made {about['created']}", "", *describe_tuning(about["figures"]["tuning"]), *_text(about)]
     lines += ["", f"vocabulary: {about['vocabulary']['size']:,} ({about['vocabulary']['rule']})"]
     return [*lines, "", "versions", *_pairs(about["versions"])]
 
@@ -161,11 +156,19 @@ def _ngram_lines(path: Path, about: dict[str, Any]) -> list[str]:
 
     source = about["ngram"].get("source")
     lines = [f"n-gram model {path}, made {about['created']}{f' from {source}' if source else ''}", "", *describe(about)]
-    lines += ["", f"parameters: {about['parameters']['count']:,}"]
-    lines += [f"  {name}: {size / 1e6:,.2f} MB" for name, size in about["parameters"]["bytes"].items()]
-    lines += ["", "text", *_pairs(about["text"]["tokenizer"], mode="tokenizer")]
-    lines += _pairs({name: value for name, value in about["text"].items() if name != "tokenizer"})
+    lines += ["", f"parameters: {about['parameters']['count']:,}", *_sizes(about), *_text(about)]
     return [*lines, "", "versions", *_pairs(about["versions"])]
+
+
+def _sizes(about: dict[str, Any]) -> list[str]:
+    """Return a line a file of weights."""
+    return [f"  {name}: {size / 1e6:,.2f} MB" for name, size in about["parameters"]["bytes"].items()]
+
+
+def _text(about: dict[str, Any]) -> list[str]:
+    """Return as lines how a model reads text."""
+    settings = {name: value for name, value in about["text"].items() if name != "tokenizer"}
+    return ["", "text", *_pairs(about["text"]["tokenizer"], mode="tokenizer"), *_pairs(settings)]
 
 
 def _pairs(values: dict[str, Any], **names: str) -> list[str]:
