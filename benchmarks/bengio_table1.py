@@ -24,6 +24,7 @@ from common import brown, machine, parse, record
 
 from fflm.errors import FflmError
 from fflm.files import replacing, replacing_folder
+from fflm.lm import mixture
 from fflm.lm.model import CHECKPOINT, LanguageModel
 from fflm.lm.ngram import NgramModel
 from fflm.lm.scoring import part_score
@@ -148,7 +149,7 @@ def expectation_maximisation(estimates: Floats) -> Floats:
 
 def mixed(first: Floats, second: Floats, weight: float) -> Floats:
     """Return the losses of the mixture of two models, given theirs and the weight of the first."""
-    return -np.log(weight * np.exp(-first) + (1 - weight) * np.exp(-second))
+    return mixture.mixed(np.stack([first, second]), np.array([weight, 1 - weight]))
 
 
 def losses(model: Any, corpus: Corpus) -> dict[str, Floats]:
@@ -232,15 +233,15 @@ def measure(names: list[str], work: Path, corpus: Corpus, settings: TrainingSett
     found["trigram"] = losses(trigram, corpus)
     rows["trigram"] = {"weights_of_bins": trigram.weights.tolist()}
     for name in NETWORKS:
-        if name in names or any(mixture in names for mixture, network in MIXTURES.items() if network == name):
+        if name in names or any(average in names for average, network in MIXTURES.items() if network == name):
             found[name], rows[name] = train(name, work / f"{name.lower()}.model", corpus, settings)
-    for mixture, network in MIXTURES.items():
-        if mixture in names:
+    for average, network in MIXTURES.items():
+        if average in names:
             parts = {part: (found[network][part], found["trigram"][part]) for part in corpus.parts}
-            found[mixture] = {part: mixed(*pair, 0.5) for part, pair in parts.items()}
+            found[average] = {part: mixed(*pair, 0.5) for part, pair in parts.items()}
             weight = float(expectation_maximisation(np.exp(-np.stack(parts["valid"], axis=1)))[0])
             tuned = {part: figures(mixed(*pair, weight), corpus, part) for part, pair in parts.items()}
-            rows[mixture] = {"tuned_weight": weight, "tuned_figures": tuned}
+            rows[average] = {"tuned_weight": weight, "tuned_figures": tuned}
     kneser_ney = found["KN5"]
     for name in names:
         row = rows.setdefault(name, {})

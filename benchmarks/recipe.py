@@ -33,14 +33,14 @@ DEMANDED = {  # the largest test perplexities
 }
 
 
-def trained(corpus: Corpus, folder: Path, preset: str, seed: int) -> Path:
+def trained(corpus: Corpus, folder: Path, preset: str) -> Path:
     """Train a network on a corpus by the command line, or go on where it was stopped; return its folder."""
-    path = folder / f"{preset}-{seed}.model"
+    path = folder / f"{preset}.model"
     if (path / CHECKPOINT).is_file():
         run_json("train", "--resume", path)
     else:
         options = [] if preset == "default" else ["--preset", preset]
-        run_json("train", corpus.path, "-o", path, "--seed", str(seed), *options)
+        run_json("train", corpus.path, "-o", path, *options)
     return path
 
 
@@ -52,7 +52,7 @@ def course(path: Path) -> list[dict[str, float]]:
 
 def measure(name: str, corpus: Corpus, folder: Path) -> dict[str, Any]:
     """Train all models on a corpus and measure them, alone and mixed."""
-    networks = {preset: trained(corpus, folder, preset, 1) for preset in PRESETS}
+    networks = {preset: trained(corpus, folder, preset) for preset in PRESETS}
     ngram = folder / "kneser-ney.model"
     if not ngram.is_dir():
         run_json("ngram", "train", corpus.path, "-o", ngram)
