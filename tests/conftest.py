@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import STORIES
 from hypothesis import settings
 
 import fflm.backend
@@ -26,6 +27,14 @@ def pytest_configure(config: pytest.Config) -> None:
     sources = sorted(Path(fflm.backend.__file__).parent.glob("*.py"))
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     os.environ.setdefault("NUMBA_CACHE_DIR", str(config.cache.mkdir(f"numba-{digest}")))
+
+
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in an empty folder with a text to train on."""
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text(STORIES, encoding="utf-8")
+    return Path("text.txt")
 
 
 @pytest.fixture(params=["float64", "float32"])

@@ -43,13 +43,6 @@ TINY = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "epochs":
 SETTINGS = {**TINY, "test": Share(0.1), "embedding_dropout": 0.1}
 
 
-@pytest.fixture
-def text(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("text.txt").write_text(STORIES, encoding="utf-8")
-    return Path("text.txt")
-
-
 def finish(run):
     return list(run.events())
 

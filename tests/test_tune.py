@@ -40,13 +40,6 @@ SPACE = {
 GRID = {"rate": Choices((1e-5, 0.01, 0.02)), "hidden": Choices(((), (8,), (8, 6)))}
 
 
-@pytest.fixture
-def text(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("text.txt").write_text(STORIES, encoding="utf-8")
-    return Path("text.txt")
-
-
 def finish(search):
     return [event for event in search.events() if isinstance(event, tune.Trial)]
 
