@@ -114,6 +114,12 @@ def network_options(command: Command) -> Command:
         field_option(NetworkConfig, "residual", "Let each hidden layer add to the one before, normalised; equal sizes."),
         field_option(NetworkConfig, "direct", "Connect the embeddings directly with the output, too."),
         field_option(NetworkConfig, "tied", "Use the embeddings as output weights."),
+        field_option(
+            NetworkConfig,
+            "bands",
+            "Adaptive softmax: first words of bands of rarer words, such as 2000,10000; 0 for none. Not with --tied.",
+            type=Sizes(),
+        ),
         field_option(NetworkConfig, "dropout", "Share of the hidden units that is dropped in training."),
         field_option(NetworkConfig, "embedding_dropout", "Share of the concatenated embeddings that is dropped."),
     ]
