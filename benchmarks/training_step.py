@@ -142,7 +142,8 @@ class Fflm:
             norm = math.sqrt(sum(backend.sum_of_squares(gradient) for gradient in self._gradients))
             scale = min(1.0, self.settings.clip / norm)
         self.optimizer.update(
-            backend, self._weights, self._gradients, scale=scale, rate=self.settings.rate, step=self.updates
+            backend, self._weights, self._gradients, self.optimizer.moments,
+            scale=scale, rate=self.settings.rate, step=self.updates,
         )  # fmt: skip
 
 

@@ -10,9 +10,11 @@ from typing import Protocol
 import numpy as np
 
 from fflm.backend.protocol import Array
-from fflm.network.feedforward import Network
+from fflm.network.feedforward import Network, Objective
 from fflm.network.parameters import Parameters
+from fflm.network.subset import Subset
 from fflm.training.optimizers import Optimizer
+from fflm.training.sampling import Sampler
 from fflm.training.schedules import rate_at
 from fflm.training.settings import TrainingSettings
 
@@ -30,6 +32,9 @@ class Examples(Protocol):
     """What the loop needs of a text: predicted positions and their contexts."""
 
     def __len__(self) -> int: ...
+
+    def counts(self, words: int) -> Array:
+        """Return how often each of so many words occurs, (words,)."""
 
     def batch(self, positions: Array) -> tuple[Array, Array]:
         """Return contexts (B, n) and targets (B,), int32, of positions (B,)."""
@@ -145,6 +150,10 @@ class Trainer:
         self.optimizer = Optimizer(settings, network.config, dtype)
         self.gradients = Parameters.zeros(network.config, dtype)
         self.state = State()
+        if settings.loss != "exact":
+            self._sampler = Sampler(train.counts(network.config.vocabulary), settings.samples, settings.seed)
+            copies = 1 + len(self.optimizer.moments)
+            self._memory = [Parameters.zeros(network.config, dtype) for _ in range(copies)]  # takes none where it isn't used
 
     @property
     def batches(self) -> int:
@@ -154,7 +163,17 @@ class Trainer:
     @property
     def rate(self) -> float:
         """Learning rate of the next step."""
-        return self.state.rate_factor * rate_at(self.settings, self.state.step, self.settings.epochs * self.batches)
+        return self.state.rate_factor * rate_at(self.settings, self.state.step, self.steps)
+
+    @property
+    def steps(self) -> int:
+        """Steps in all epochs."""
+        return self.settings.epochs * self.batches
+
+    @property
+    def exact(self) -> bool:
+        """Whether the next step is one with the exact loss."""
+        return self.settings.loss == "exact" or self.state.step >= round((1 - self.settings.exact_end) * self.steps)
 
     def run(self) -> Iterator[Step | Evaluation | Finished]:
         """Train from the present state to the end, yielding events; stop consuming at any event, and the state is consistent.
@@ -186,18 +205,33 @@ class Trainer:
     def _update(self, positions: Array) -> tuple[float, float]:
         """Make one update; return the batch's mean loss and the learning rate."""
         state, settings = self.state, self.settings
+        backend, dtype = self.network.backend, self.parameters.embeddings.dtype
         contexts, targets = self.train.batch(positions)
-        losses = np.empty(len(targets), self.parameters.embeddings.dtype)
+        parameters, gradients, moments = self.parameters, self.gradients, self.optimizer.moments
+        objective = Objective(settings.smoothing, settings.self_normalise)
+        subset = None
+        if not self.exact:
+            sample = self._sampler.draw(targets, state.step)
+            subset = Subset(self.network.config, contexts, targets, sample.words)
+            contexts, targets = subset.contexts, subset.targets
+            if settings.loss == "nce":
+                objective = Objective(noise=sample.draws.astype(dtype), offsets=sample.log_draws.astype(dtype))
+            else:
+                objective = dataclasses.replace(objective, offsets=sample.log_chances.astype(dtype))
+            gradients = subset.frame(gradients, gradients)
+            copies = [
+                subset.take(backend, whole, memory) for whole, memory in zip((parameters, *moments), self._memory, strict=True)
+            ]
+            parameters, moments = copies[0], tuple(copies[1:])
+        losses = np.empty(len(targets), dtype)
         self.network.gradients(
-            self.parameters, contexts, targets, self.gradients, losses,
-            smoothing=settings.smoothing, seed=settings.seed, step=state.step,
-        )  # fmt: skip
+            parameters, contexts, targets, gradients, losses, objective=objective, seed=settings.seed, step=state.step
+        )
         total = float(losses.sum(dtype=np.float64))
         loss = total / len(targets)
         scale = 1.0
         if settings.clip:
-            backend = self.network.backend
-            norm = math.sqrt(sum(backend.sum_of_squares(gradient) for gradient in self.gradients))
+            norm = math.sqrt(sum(backend.sum_of_squares(gradient) for gradient in gradients))
             if not math.isfinite(norm):
                 raise DivergedError(f"the gradient is not finite at step {state.step + 1}")
             scale = min(1.0, settings.clip / norm) if norm else 1.0
@@ -211,7 +245,10 @@ class Trainer:
                 f"(guessing blindly costs {uniform:.1f})"
             )
         rate = self.rate
-        self.optimizer.update(self.network.backend, self.parameters, self.gradients, scale=scale, rate=rate, step=state.step + 1)
+        self.optimizer.update(backend, parameters, gradients, moments, scale=scale, rate=rate, step=state.step + 1)
+        if subset:
+            for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
+                subset.put(backend, part, whole)
         state.step += 1
         state.batch += 1
         state.loss_sum += total
