@@ -116,13 +116,13 @@ def check_sizes(name: str, corpus: Corpus) -> None:
         sys.exit(f"{name} should have {SIZES[name]} words and tokens, not {found}: fetch it with `fflm corpus get`")
 
 
-def in_turns(steps: Mapping[str, Callable[[], Any]], rounds: int, turn_seconds: float = 0.3) -> dict[str, list[float]]:
+def in_turns(steps: Mapping[Any, Callable[[], Any]], rounds: int, turn_seconds: float = 0.3) -> dict[Any, list[float]]:
     """Time several ways of doing the same in turns, so that whatever else the machine does meets all of them.
 
     Parameters
     ----------
     steps
-        The contenders.
+        The contenders, by their names.
     rounds
         Turns of each, in a new random order every round.
     turn_seconds
@@ -133,7 +133,7 @@ def in_turns(steps: Mapping[str, Callable[[], Any]], rounds: int, turn_seconds: 
     dict
         Seconds a step in each turn, of each contender.
     """
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    times: dict[Any, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name in random.sample(list(steps), len(steps)):
             time.sleep(0.05)  # threads of the contender before spin for a while before they sleep

@@ -1,7 +1,7 @@
 """Claim: a text is scored at least 1.5 times as fast as by PyTorch, and 64 continuations are sampled at least as fast.
 
 The default network with random weights, word frequencies as in text, at two vocabularies and one and two threads, against PyTorch
-run eagerly in inference mode: scoring from ids to -log p of each, 1024 at a time, against log_softmax and gather; sampling against
+run eagerly in inference mode: scoring from ids to -log p, 1024 at a time, against log_softmax and gather; sampling against
 a loop around torch.multinomial. Measured beside these, without a claim: one continuation at a time, and beam search of width 5
 against a loop around topk; and n-best lists of 100 variants of a sentence, how many of whose contexts have occurred before.
 

@@ -10,7 +10,7 @@ with dropout 0.2 and Adam, no clipping; the last two are what `fflm train` train
 units, dropout, AdamW, clipping.
 
 Verified first, at every size and without dropout, whose masks differ: the loss and all gradients, then two updates, of all
-against the float64 NumPy network below. The script stops when they differ. Also printed: which share of the machine's
+against a float64 NumPy network. The script stops when they differ. Also printed: which share of the machine's
 matrix-product rate a step reaches.
 """
 
@@ -37,6 +37,7 @@ import numba
 import numpy as np
 import scipy.linalg.blas
 from common import in_turns, machine, memory_of, parse, quartiles, record
+from exact import demand, demand_gradients, exact_gradients, exact_updates
 from threadpoolctl import threadpool_limits
 
 from fflm.lm.train import default_averages
@@ -47,9 +48,7 @@ from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2, EPSILON, Optimizer
 from fflm.training.settings import TrainingSettings
 
 SPEED, NEVER_BELOW = 1.5, 1.0  # PyTorch's time relative to ours: the median, and the least
-LOSS_TOLERANCE = 1e-5  # relative
 GRADIENT_FACTOR = 100.0  # before the updates are verified, so that clipping is, too
-GRADIENT_TOLERANCE = 3e-5  # of the array's largest gradient: sums of up to 100,000 products, in another order
 UPDATE_TOLERANCE = 2e-3  # of the rate: a weight near 2 is rounded to 1e-7
 
 Examples = tuple[np.ndarray, np.ndarray]
@@ -206,60 +205,6 @@ CONTENDERS = {"fflm": Fflm} | ({**EAGER, "torch, compiled": TorchCompiled} if to
 Contender = Fflm | Torch
 
 
-def exact_gradients(
-    config: NetworkConfig, weights: dict[str, np.ndarray], contexts: np.ndarray, targets: np.ndarray
-) -> tuple[float, dict[str, np.ndarray]]:
-    """Return the loss and all gradients without dropout, in the precision of the weights; Bengio's letters."""
-    C, H, d, b = (weights[name] for name in ("embeddings", "hidden.0.weight", "hidden.0.bias", "output.bias"))
-    P = weights.get("projection", np.eye(config.hidden[0]))
-    U = C[:-1] if config.tied else weights["output.weight"]
-    blocks, rows = np.array(config.blocks), np.arange(len(targets))
-    factors = np.repeat(blocks**-0.5, blocks)[:, None]  # (n, 1)
-    x = np.add.reduceat(C[contexts] * factors, np.cumsum(blocks) - blocks, axis=1).reshape(len(targets), -1)  # (B, K m)
-    y = {"tanh": np.tanh, "relu": lambda z: np.maximum(z, 0)}[config.activation](x @ H.T + d)  # (B, h)
-    p = y @ P.T @ U.T + b  # (B, V)
-    p = np.exp(p - p.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
-    loss = -np.log(p[rows, targets]).mean()
-    p[rows, targets] -= 1
-    p /= len(targets)
-    d_projected = p @ U
-    d_hidden = d_projected @ P * {"tanh": 1 - y**2, "relu": y > 0}[config.activation]
-    d_words = np.repeat((d_hidden @ H).reshape(len(targets), len(blocks), -1), blocks, axis=1) * factors  # (B, n, m)
-    d_output = p.T @ (y @ P.T)
-    d_embeddings = np.zeros_like(C)
-    np.add.at(d_embeddings, contexts, d_words)
-    if config.tied:
-        d_embeddings[:-1] += d_output
-    gradients = {
-        "embeddings": d_embeddings, "hidden.0.weight": d_hidden.T @ x, "hidden.0.bias": d_hidden.sum(0),
-        "projection": d_projected.T @ y, "output.weight": d_output, "output.bias": p.sum(0),
-    }  # fmt: skip
-    return loss, {name: gradients[name] for name in weights}
-
-
-def exact_updates(
-    settings: TrainingSettings, weights: dict[str, np.ndarray], gradients: dict[str, np.ndarray], updates: int
-) -> dict[str, np.ndarray]:
-    """Return the weights after updates with the same gradients, clipped: Adam (Kingma & Ba 2015, algorithm 1) or AdamW.
-
-    AdamW is Loshchilov & Hutter 2019, algorithm 2; biases do not decay.
-    """
-    norm = math.sqrt(sum((gradient**2).sum() for gradient in gradients.values()))
-    scale = min(1.0, settings.clip / norm) if settings.clip else 1.0
-    result = {}
-    for name, weight in weights.items():
-        gradient, keep = scale * gradients[name], 1 - settings.rate * settings.weight_decay * (weight.ndim > 1)
-        first = second = 0.0
-        for step in range(1, updates + 1):
-            first = ADAM_BETA1 * first + (1 - ADAM_BETA1) * gradient
-            second = ADAM_BETA2 * second + (1 - ADAM_BETA2) * gradient**2
-            deviation = np.sqrt(second / (1 - ADAM_BETA2**step)) + EPSILON
-            weight = keep * weight - settings.rate * first / (1 - ADAM_BETA1**step) / deviation
-        result[name] = weight
-    return result
-
-
 def verify(size: Size, start: Parameters, contexts: np.ndarray, targets: np.ndarray) -> dict[str, str]:
     """Stop unless loss, gradients and updates of all contenders are those of the float64 network.
 
@@ -270,38 +215,29 @@ def verify(size: Size, start: Parameters, contexts: np.ndarray, targets: np.ndar
     """
     size = size.without_dropout()
     weights = {name: array.astype(np.float64) for name, array in start.items()}
-    loss, gradients = exact_gradients(size.config, weights, contexts, targets)
-    long = {name: GRADIENT_FACTOR * gradient for name, gradient in gradients.items()}  # are clipped
+    exact = exact_gradients(size.config, weights, contexts, targets)
+    long = {name: GRADIENT_FACTOR * gradient for name, gradient in exact[1].items()}  # are clipped
     expected = exact_updates(size.settings, weights, long, 2)
     failures = {}
     for contender, build in CONTENDERS.items():
         network = build(size, start)
         try:
-            found = network.loss(contexts, targets)
+            loss = network.loss(contexts, targets)
         except Exception as error:  # whatever the compiler raises
             if contender != "torch, compiled":
                 raise
             failures[contender] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             continue
-        _demand(found, loss, LOSS_TOLERANCE * loss, f"{contender}, {size}: the loss")
-        for name, gradient in gradients.items():
-            tolerance = GRADIENT_TOLERANCE * np.abs(gradient).max()
-            _demand(network.gradients[name], gradient, tolerance, f"{contender}, {size}: the gradient of {name}")
+        demand_gradients(loss, network.gradients, exact, f"{contender}, {size}")
         for _ in range(2):
             for name, gradient in long.items():  # so that the update is judged by itself
                 network.gradients[name][...] = gradient
             network.update()
         for name, weight in expected.items():
-            _demand(
+            demand(
                 network.weights[name], weight, UPDATE_TOLERANCE * size.settings.rate, f"{contender}, {size}: the update of {name}"
             )
     return failures
-
-
-def _demand(actual: np.ndarray | float, expected: np.ndarray | float, tolerance: float, what: str) -> None:
-    off = np.abs(actual - expected).max()
-    if not off <= tolerance:
-        sys.exit(f"{what} is off by {off:.2g}, allowed is {tolerance:.2g}: nothing was timed")
 
 
 def step(network: Contender, examples: Iterator[Examples]) -> None:

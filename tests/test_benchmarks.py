@@ -7,9 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximisation, losses, mixed
+from exact import exact_gradients, exact_updates
 from ngram import PIECE, pieces
 from reference import PLAIN, adam_step, batch, network_gradients, network_losses
-from training_step import bengio, default, exact_gradients, exact_updates
+from training_step import bengio, default
 
 from fflm.lm.setup import text_settings
 from fflm.text.corpus import Count, tokenize
