@@ -18,9 +18,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch  # before fflm, which asks OpenMP for waiting threads that sleep: PyTorch's are to wait in their own way
+try:  # before fflm, which asks OpenMP for waiting threads that sleep: PyTorch's are to wait in their own way
+    import torch
+except ImportError:
+    sys.exit("there is nothing to compare with: pip install torch")
 
-# isort: split
 import numba
 import numpy as np
 from common import in_turns, machine, parse, quartiles, record

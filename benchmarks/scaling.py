@@ -128,6 +128,7 @@ def exponent(values: list[int], measured: list[float]) -> float:
 def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
     """Draw milliseconds and megabytes over each variable, in logarithms."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     panels = figure.subplots(2, 3, sharey=True)
@@ -141,6 +142,9 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
         axes.axvline(getattr(MIDDLE, variable), color="gray", ls=":", lw=1)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xticks(result["values"], [_short(value) for value in result["values"]])
         axes.set_xticks([], minor=True)
         axes.set_xlabel(NAMES[variable])
@@ -148,7 +152,7 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.supylabel("milliseconds, and megabytes, of a training step")
-    figure.suptitle("A training step of the default network; dotted: where the others stand")
+    figure.suptitle("A training step of the default network; dotted: the middle point")
     figure.savefig(path, dpi=100)
 
 

@@ -10,7 +10,8 @@ from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expe
 from exact import exact_gradients, exact_updates
 from ngram import PIECE, pieces
 from reference import PLAIN, adam_step, batch, network_gradients, network_losses
-from training_step import bengio, default
+from scaling import exponent
+from training_step import bengio, default, judge
 
 from fflm.lm.setup import text_settings
 from fflm.text.corpus import Count, tokenize
@@ -128,3 +129,28 @@ def test_the_verified_update_decays_and_clips():
                 beta1=ADAM_BETA1, beta2=ADAM_BETA2, epsilon=EPSILON, step=number,
             )  # fmt: skip
         np.testing.assert_allclose(found[name], weight, rtol=1e-12)
+
+
+def test_an_exponent_is_that_of_a_power():
+    assert exponent([2, 8, 64], [3 * 2**0.7, 3 * 8**0.7, 3 * 64**0.7]) == pytest.approx(0.7)
+    assert exponent([1, 2], [5, 2.5]) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "memory", "missed"),
+    [
+        ([1.6, 2.0, 1.2], [1.1, 2.0], 0),
+        ([1.6, 1.4, 1.1], [1.1, 2.0], 1),  # the median
+        ([1.6, 2.0, 0.9], [1.1, 2.0], 1),  # one case
+        ([1.6, 2.0, 1.2], [1.1, 1.0], 1),
+    ],
+)
+def test_a_claim_is_judged_by_the_faster_eager_step(ratios, memory, missed):
+    steps = [
+        {"size": "a", "threads": threads, "contender": contender, "time_relative_to_fflm": {"median": factor * ratio}}
+        for threads, ratio in enumerate(ratios, 1)
+        for contender, factor in (("torch", 1.3), ("torch, fused Adam", 1.0), ("torch, compiled", 0.1))
+    ]
+    needed = {"fflm": 1.0, "torch": memory[0], "torch, compiled": memory[1]}
+    verdict = judge(steps, [{"size": "a", "contender": name, "bytes": 100 * each} for name, each in needed.items()])
+    assert (len(verdict["missed"]), verdict["passed"]) == (missed, not missed)
