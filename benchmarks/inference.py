@@ -47,9 +47,9 @@ CLAIMED = {"score": 1.5, "sample 64": 1.0}  # the least of PyTorch's time relati
 TOLERANCE = 1e-4  # nats a word, of both in single precision
 
 
-def build(vocabulary: int, *, averages: tuple[int, ...] = default_averages(10**6), window: int = 8) -> LanguageModel:
+def build(vocabulary: int, averages: tuple[int, ...] = default_averages(10**6)) -> LanguageModel:
     """Return a model with random weights, whose words are as frequent as in text (Zipf)."""
-    config = NetworkConfig(vocabulary, window, averages=averages)
+    config = NetworkConfig(vocabulary, averages=averages)
     parameters = Parameters.random(config, seed=1)
     parameters.output_bias[:] = -np.log(np.arange(1, vocabulary + 1))
     words = [f"word{id_}" for id_ in range(2, vocabulary)]
@@ -244,7 +244,7 @@ def main() -> None:
     for vocabulary in VOCABULARIES[: 1 if options.quick else None]:
         model = build(vocabulary)
         steps += measure(model, threads, 3 if options.quick else options.rounds)
-        lists += [measure_lists(each) for each in (model, build(vocabulary, averages=(), window=5))]
+        lists += [measure_lists(each) for each in (model, build(vocabulary, averages=()))]
     missed = [
         f"{row['task']}, V={row['vocabulary']:,}, threads {row['threads']}: {ratio:.2f} instead of {CLAIMED[row['task']]:g}"
         for row in steps
