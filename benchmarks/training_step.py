@@ -75,6 +75,14 @@ class Size:
             products += config.hidden[0] * config.embedding
         return 6 * self.settings.batch_size * products
 
+    def start(self) -> Parameters:
+        """Return random weights; the biases are not zero, so that what is done with them is verified, too."""
+        result, generator = Parameters.random(self.config, seed=1), np.random.default_rng(1)
+        for array in result:
+            if array.ndim == 1:
+                array[:] = generator.normal(0, 0.1, len(array))
+        return result
+
     def examples(self, generator: np.random.Generator) -> Examples:
         """Return contexts (B, n) and targets (B,); a word's probability falls with its rank, as in text (Zipf)."""
         shares = 1 / np.arange(1, self.config.vocabulary + 1)
@@ -372,7 +380,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # so that nothing was compiled before
         for size in sizes:
-            start = Parameters.random(size.config, seed=1)
+            start = size.start()
             failed = verify(size, start, *size.examples(np.random.default_rng(2)))
             names = [name for name in CONTENDERS if name not in failed]
             print(f"\n{size}: loss, gradients and updates verified")
