@@ -412,13 +412,18 @@ def nce_gradients(
                 for j in range(size):
                     partial[t, i, j] += product[i, j]
             gemm(tile[:, :width], features, d_weight[low:high], True, False, beta)
-    for i in range(rows):
-        losses[i] = summed[:, i].sum()
-        for j in range(size):
-            total = partial[0, i, j]
+    for t in prange(threads):
+        low, high = share(rows, threads, t)
+        for i in range(low, high):
+            loss = summed[0, i]
             for other in range(1, threads):
-                total += partial[other, i, j]
-            d_features[i, j] = total
+                loss += summed[other, i]
+            losses[i] = loss
+            for j in range(size):
+                total = partial[0, i, j]
+                for other in range(1, threads):
+                    total += partial[other, i, j]
+                d_features[i, j] = total
 
 
 @njit(cache=True, parallel=True)

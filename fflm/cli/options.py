@@ -345,6 +345,11 @@ EVALUATIONS = f"{'epoch':>5} {'step':>9} {'train perplexity':>16} {'valid perple
 """Head of tables of evaluations; bits per character are those of the validation text."""
 
 
+def show_training(loss: float | None) -> str:
+    """Return a loss in training, nats a word, as a perplexity for a table headed `EVALUATIONS`; None if it was not exact."""
+    return f"{'not exact' if loss is None else f'{math.exp(loss):,.2f}':>16}"
+
+
 def describe_text(vocabulary: int, rule: str, policy: str, parts: Mapping[str, Mapping[str, int]]) -> list[str]:
     """Return in lines what perplexities on the parts of a corpus mean nothing without, to print once beside many of them.
 

@@ -53,6 +53,7 @@ class State:
     words: int = 0  # predicted so far, over all epochs
     loss_sum: float = 0.0  # nats, since the last evaluation
     loss_words: int = 0  # words they are summed over
+    loss_exact: bool = True  # whether all of them are of the exact loss
     loss_mean: float = 0.0  # moving average of the batches' mean loss, nats a word
     rate_factor: float = 1.0  # halved on plateaus and after divergence
     best: float = math.inf  # lowest validation loss, nats a word
@@ -79,12 +80,13 @@ class Losses:
 
 @dataclass(frozen=True)
 class Step:
-    """An update was made. ``loss``: nats a word in this batch; ``words``: of this epoch, done so far."""
+    """An update was made. ``loss``: nats a word in this batch, if it was ``exact``; ``words``: of this epoch, done so far."""
 
     step: int
     epoch: int
     words: int
     loss: float
+    exact: bool
     rate: float
 
 
@@ -92,13 +94,15 @@ class Step:
 class Evaluation:
     """The network was evaluated: ``words`` so far, ``valid`` None without validation text.
 
-    ``train_loss``, nats a word, is the mean since the last evaluation, of a network that learns and drops units meanwhile.
+    ``train_loss``, nats a word, is the mean since the last evaluation, of a network that learns and drops units meanwhile; only
+    where all of it is ``exact`` can it be compared with other losses.
     """
 
     step: int
     epoch: int
     words: int
     train_loss: float
+    exact: bool
     valid: Losses | None
     best: bool
     rate: float
@@ -188,6 +192,7 @@ class Trainer:
             order = self.train.shuffled(settings.batch_size, settings.seed, state.epoch, state.batch)
             for positions in order:
                 started = time.perf_counter()
+                exact = self.exact
                 loss, rate = self._update(positions)
                 state.seconds += time.perf_counter() - started
                 words = min(state.batch * settings.batch_size, len(self.train))
@@ -199,7 +204,7 @@ class Trainer:
                     if state.finished:
                         break
                 else:
-                    yield Step(state.step, state.epoch + 1, words, loss, rate)
+                    yield Step(state.step, state.epoch + 1, words, loss, exact, rate)
         yield Finished(state.step, state.finished)
 
     def _update(self, positions: Array) -> tuple[float, float]:
@@ -253,6 +258,7 @@ class Trainer:
         state.batch += 1
         state.loss_sum += total
         state.loss_words += len(targets)
+        state.loss_exact = state.loss_exact and subset is None
         state.words += len(targets)
         return loss, rate
 
@@ -271,9 +277,9 @@ class Trainer:
             state.finished = f"no better for {state.bad} evaluations"
         elif state.epoch == settings.epochs:
             state.finished = "the only epoch done" if settings.epochs == 1 else f"all {settings.epochs} epochs done"
-        state.loss_sum, state.loss_words = 0.0, 0
+        exact, state.loss_sum, state.loss_words, state.loss_exact = state.loss_exact, 0.0, 0, True
         speed = state.words / state.seconds
-        return Evaluation(state.step, state.epoch, state.words, train_loss, valid, best, rate, state.seconds, speed)
+        return Evaluation(state.step, state.epoch, state.words, train_loss, exact, valid, best, rate, state.seconds, speed)
 
 
 def sum_losses(network: Network, parameters: Parameters, examples: Examples) -> Losses:
