@@ -6,7 +6,7 @@ import sys
 import numpy as np
 
 from fflm.network.config import NetworkConfig
-from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2, EPSILON
+from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2
 from fflm.training.settings import TrainingSettings
 
 LOSS_TOLERANCE = 1e-5  # relative
@@ -61,7 +61,7 @@ def exact_updates(
         for step in range(1, updates + 1):
             first = ADAM_BETA1 * first + (1 - ADAM_BETA1) * gradient
             second = ADAM_BETA2 * second + (1 - ADAM_BETA2) * gradient**2
-            deviation = np.sqrt(second / (1 - ADAM_BETA2**step)) + EPSILON
+            deviation = np.sqrt(second / (1 - ADAM_BETA2**step)) + settings.epsilon
             weight = keep * weight - settings.rate * first / (1 - ADAM_BETA1**step) / deviation
         result[name] = weight
     return result

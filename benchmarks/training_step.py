@@ -44,7 +44,7 @@ from fflm.lm.train import default_averages
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
-from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2, EPSILON, Optimizer
+from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2, Optimizer
 from fflm.training.settings import TrainingSettings
 
 SPEED, NEVER_BELOW = 1.5, 1.0  # PyTorch's time relative to ours: the median, and the least
@@ -168,7 +168,7 @@ class Torch:
         matrices, biases = ([p for p in self.network.weights.values() if (p.ndim > 1) is wanted] for wanted in (True, False))
         groups = [{"params": matrices, "weight_decay": self.settings.weight_decay}, {"params": biases, "weight_decay": 0.0}]
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.settings.optimizer]
-        self.optimizer = kind(groups, self.settings.rate, (ADAM_BETA1, ADAM_BETA2), EPSILON, fused=self.fused)
+        self.optimizer = kind(groups, self.settings.rate, (ADAM_BETA1, ADAM_BETA2), self.settings.epsilon, fused=self.fused)
 
     @property
     def gradients(self) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from training_step import bengio, default, judge
 
 from fflm.lm.setup import text_settings
 from fflm.text.corpus import Count, tokenize
-from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2, EPSILON
+from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2
 from fflm.training.settings import TrainingSettings
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
@@ -126,7 +126,7 @@ def test_the_verified_update_decays_and_clips():
             weight, first, second = adam_step(
                 weight, gradients[name], first, second,
                 scale=settings.clip / norm, l2=0.0, shrink=settings.rate * decay, rate=settings.rate,
-                beta1=ADAM_BETA1, beta2=ADAM_BETA2, epsilon=EPSILON, step=number,
+                beta1=ADAM_BETA1, beta2=ADAM_BETA2, epsilon=settings.epsilon, step=number,
             )  # fmt: skip
         np.testing.assert_allclose(found[name], weight, rtol=1e-12)
 

@@ -137,6 +137,7 @@ def training_options(command: Command) -> Command:
         field_option(TrainingSettings, "rate", "Learning rate, at its peak."),
         field_option(TrainingSettings, "momentum", "Of sgd."),
         field_option(TrainingSettings, "nesterov", "Nesterov's momentum."),
+        field_option(TrainingSettings, "epsilon", "Of adam, adamw, rmsprop, adagrad: what they add to the root they divide by."),
         field_option(TrainingSettings, "weight_decay", "Pull of weights, not of biases, to zero."),
         field_option(
             TrainingSettings,
