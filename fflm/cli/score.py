@@ -186,14 +186,15 @@ def _score_lines(model: "Predictor", chunks: Iterator[str], by: str, unit: float
     """Return the score of a text, after showing that of its sentences or words if asked to."""
     from fflm.lm import scoring
 
+    if by == "summary":
+        return scoring.score_chunks(model, chunks)
     totals: list[Score] = []
     lines = _adding(scoring.scored_lines(model, chunks), totals)
     if by == "sentence":
         _show_sentences(scoring.sentences(lines), unit, as_json)
     else:
         for line in lines:
-            if by == "word":
-                _show_words(model, line, unit, as_json)
+            _show_words(model, line, unit, as_json)
     return totals[0]
 
 

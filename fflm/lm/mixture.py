@@ -25,7 +25,7 @@ from fflm.lm.model import (
     read_config,
     save_description,
 )
-from fflm.lm.scoring import Score, score_part, scored_lines, total
+from fflm.lm.scoring import Score, score_chunks, score_part
 from fflm.lm.setup import check_free, corpus_path, trained_corpus
 from fflm.text.corpus import TextSettings
 from fflm.text.reading import read_chunks
@@ -302,7 +302,7 @@ def mix(
     comparison = Comparison(even, keep=True)
     if tune:
         source = ", ".join(map(str, tune))
-        score = total(comparison, scored_lines(comparison, read_chunks(tune, encoding, errors)))
+        score = score_chunks(comparison, read_chunks(tune, encoding, errors))
         if score.tokens == score.unknown + score.ends:
             raise FflmError(f"no word of {source} is in the vocabulary: tune on text of the kind that the models know")
     else:

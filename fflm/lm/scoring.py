@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fflm.errors import FflmError
 from fflm.lm.model import Predictor
-from fflm.text.corpus import Part, TextSettings
+from fflm.text.corpus import Encoder, Part, TextSettings
 from fflm.text.reading import read_chunks
 from fflm.text.tokenizer import LINE_END
 from fflm.text.vocabulary import Vocabulary
@@ -145,7 +145,7 @@ def score(model: Predictor, text: str) -> Score:
 
     The text is read as the model reads all texts: a sentence a line, or a stream.
     """
-    return total(model, scored_lines(model, [text if text.endswith("\n") or not text else text + "\n"]))
+    return score_chunks(model, [text if text.endswith("\n") or not text else text + "\n"])
 
 
 def score_files(
@@ -161,7 +161,27 @@ def score_files(
     FflmError
         If one cannot be read, or there is no text in them.
     """
-    return total(model, scored_lines(model, read_chunks(sources, encoding, errors)))
+    return score_chunks(model, read_chunks(sources, encoding, errors))
+
+
+def score_chunks(model: Predictor, chunks: Iterable[str]) -> Score:
+    """Return the score of a text that comes in chunks, as `scored_lines` reads it, without the scores of its lines.
+
+    Raises
+    ------
+    FflmError
+        If there is no token in it.
+    """
+    encoder = Encoder(model.text, model.vocabulary)
+    together = _nothing(model)
+    before = np.empty(0, np.int32)
+    for chunk in chunks:
+        ids, characters = encoder.encode(chunk)
+        losses, before = _losses(model, before, ids)
+        together += _score(model, characters, ids, losses)
+    if not together.tokens:
+        raise FflmError("no words in the text: give a text that is not empty")
+    return together
 
 
 def score_part(model: Predictor, part: Part) -> Score:
@@ -192,30 +212,34 @@ def scored_lines(model: Predictor, chunks: Iterable[str]) -> Iterator[ScoredLine
     FflmError
         If there is no token in it.
     """
-    before = np.empty(0, np.int32)  # the last words of the chunks before
+    before = np.empty(0, np.int32)
     empty = True
     for chunk in chunks:
         lines = [model.text.tokenizer.normalize(line) for line in io.StringIO(chunk)]
         tokens = [model.text.tokens(line) for line in lines]
         borders = np.cumsum([0, *map(len, tokens)])
-        ids = np.append(before, model.vocabulary.encode(list(itertools.chain.from_iterable(tokens)))).astype(np.int32)
-        windows = Windows.of(ids, model.vocabulary, model.text, model.window)
-        losses = np.empty(borders[-1])
-        for low in range(0, len(losses), _ROWS):
-            high = min(low + _ROWS, len(losses))
-            losses[low:high] = model.losses(*windows.batch(np.arange(low, high) + len(before)))
+        ids = model.vocabulary.encode(list(itertools.chain.from_iterable(tokens)))
+        losses, before = _losses(model, before, ids)
         for line, words, low, high in zip(lines, tokens, borders[:-1], borders[1:], strict=True):
-            own = ids[len(before) + low : len(before) + high]
-            yield ScoredLine(line, words, own, losses[low:high], _score(model, line, own, losses[low:high]))
+            own = ids[low:high]
+            yield ScoredLine(line, words, own, losses[low:high], _score(model, len(line), own, losses[low:high]))
         empty = empty and not len(losses)
-        before = ids[max(0, len(ids) - model.window) :]
     if empty:
         raise FflmError("no words in the text: give a text that is not empty")
 
 
-def total(model: Predictor, lines: Iterable[ScoredLine]) -> Score:
-    """Return the score of lines together."""
-    return sum((line.score for line in lines), _nothing(model))
+def _losses(model: Predictor, before: npt.NDArray[np.int32], ids: npt.NDArray[np.int32]) -> tuple[Losses, npt.NDArray[np.int32]]:
+    """Return -log p of a chunk's words, (N,) nats, and the last words, which contexts of the next chunk may hold.
+
+    before are the last words of the chunks before; ids (N,).
+    """
+    words = np.append(before, ids)
+    windows = Windows.of(words, model.vocabulary, model.text, model.window)
+    losses = np.empty(len(ids))
+    for low in range(0, len(losses), _ROWS):
+        high = min(low + _ROWS, len(losses))
+        losses[low:high] = model.losses(*windows.batch(np.arange(low, high) + len(before)))
+    return losses, words[max(0, len(words) - model.window) :]
 
 
 def sentences(lines: Iterable[ScoredLine]) -> Iterator[tuple[str, Score]]:
@@ -270,7 +294,7 @@ def score_hypotheses(model: Predictor, chunks: Iterable[str], *, moses: bool = F
             losses[low : low + _ROWS] = model.losses(contexts[low : low + _ROWS], targets[low : low + _ROWS])
         pieces = np.split(losses, np.cumsum([len(each) for each in ids])[:-1])
         for fields, text, own, piece in zip(parsed, texts, ids, pieces, strict=True):
-            yield Hypothesis(fields, text, _score(model, text, own, piece))
+            yield Hypothesis(fields, text, _score(model, len(text), own, piece))
 
 
 def with_feature(fields: Sequence[str], name: str, value: float) -> str:
@@ -302,14 +326,14 @@ def _parse(line: str, number: int, moses: bool) -> list[str]:
     return fields
 
 
-def _score(model: Predictor, text: str, ids: npt.NDArray[np.int32], losses: Losses) -> Score:
+def _score(model: Predictor, characters: int, ids: npt.NDArray[np.int32], losses: Losses) -> Score:
     unknown = ids == model.vocabulary.unknown_id
     return replace(
         _nothing(model),
         tokens=len(ids),
         unknown=int(unknown.sum()),
         ends=int((ids == model.vocabulary.end_id).sum()) if model.vocabulary.ends else 0,
-        characters=len(text),
+        characters=characters,
         loss_sum=float(losses.sum()),
         unknown_loss_sum=float(losses[unknown].sum()),
     )
