@@ -12,7 +12,7 @@ from fflm.text.tokenizer import LINE_END, Tokenizer
 
 Numbers: TypeAlias = npt.NDArray[np.uint32]
 
-_SHORT = 1 << 22  # characters that are tokenised before the kernels would have been compiled or loaded
+_SHORT = 1 << 20  # characters that are tokenised before the kernels would have been compiled or loaded
 _PIECES = 1 << 24  # bytes of distinct pieces that are remembered
 
 
