@@ -1,4 +1,4 @@
-"""What the benchmarks compute themselves: the trigram by deleted interpolation, weights of mixtures, a large text."""
+"""What the benchmarks compute themselves: the trigram by deleted interpolation, weights of mixtures, large texts."""
 
 import math
 from collections import Counter
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximisation, losses, mixed
 from ngram import PIECE, pieces
+from tokenizing import chunks, repeated
 
 from fflm.lm.setup import text_settings
 from fflm.text.corpus import Count, tokenize
@@ -92,3 +93,13 @@ def test_a_large_text_is_pieces_of_another():
     steps = np.diff(pieces(source, 1_500_000).astype(int))
     assert np.mean(steps == 1) == pytest.approx(1 - 1 / PIECE, abs=0.01)
     assert len(np.unique(steps)) > 100_000
+
+
+def test_a_repeated_text_has_new_words():
+    text = "The cat sat .\nThe dog sat , too .\n"
+    assert list(repeated(text, 2)) == [text, "The dbu sat .\nThe eph sat , upp .\n"]
+
+
+def test_a_text_is_cut_at_line_ends(monkeypatch):
+    monkeypatch.setattr("tokenizing.CHUNK", 6)
+    assert list(chunks("ab\ncd\nefghi\n")) == ["ab\ncd\n", "efghi\n"]

@@ -388,7 +388,7 @@ def tokenize(
     overwrite
         Whether to replace a corpus that exists.
     processes
-        Worker processes, by default one a core; small texts are tokenised without any. They are spawned, so a script
+        Worker processes, by default one a core; a text that takes a few seconds needs none. They are spawned, so a script
         that calls this needs the usual ``if __name__ == "__main__"``.
     progress
         Is called with the number of characters of each chunk that was tokenised.
