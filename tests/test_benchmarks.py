@@ -1,4 +1,4 @@
-"""What the benchmarks compute themselves: the trigram by deleted interpolation, weights of mixtures, a large text."""
+"""What the benchmarks compute themselves: the trigram by deleted interpolation, weights of mixtures, large texts."""
 
 import dataclasses
 import math
@@ -11,6 +11,7 @@ from exact import exact_gradients, exact_updates
 from ngram import PIECE, pieces
 from reference import PLAIN, adam_step, batch, network_gradients, network_losses
 from scaling import exponent
+from tokenizing import chunks, repeated
 from training_step import bengio, default, judge
 
 from fflm.lm.setup import text_settings
@@ -154,3 +155,13 @@ def test_a_claim_is_judged_by_the_faster_eager_step(ratios, memory, missed):
     needed = {"fflm": 1.0, "torch": memory[0], "torch, compiled": memory[1]}
     verdict = judge(steps, [{"size": "a", "contender": name, "bytes": 100 * each} for name, each in needed.items()])
     assert (len(verdict["missed"]), verdict["passed"]) == (missed, not missed)
+
+
+def test_a_repeated_text_has_new_words():
+    text = "The cat sat .\nThe dog sat , too .\n"
+    assert list(repeated(text, 2)) == [text, "The dbu sat .\nThe eph sat , upp .\n"]
+
+
+def test_a_text_is_cut_at_line_ends(monkeypatch):
+    monkeypatch.setattr("tokenizing.CHUNK", 6)
+    assert list(chunks("ab\ncd\nefghi\n")) == ["ab\ncd\n", "efghi\n"]
