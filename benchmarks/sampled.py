@@ -36,7 +36,7 @@ from fflm.training.settings import TrainingSettings
 
 LOSSES: dict[str, dict[str, Any]] = {
     "exact": {"loss": "exact"},
-    "sampled": {"loss": "sampled", "exact_end": 0.0},
+    "sampled": {"loss": "sampled"},
     "nce, then exact": {"loss": "nce", "exact_end": 0.1},
 }
 TURN = 50  # steps

@@ -110,6 +110,11 @@ def put_rows(values, rows, array):
     return result
 
 
+def scale_rows(factors, array):
+    """Return the array (R, m) with each row times a number."""
+    return factors[:, None] * array
+
+
 def normalise(values):
     """Return values (B, I) minus their rows' means, over the rows' deviations (Ba et al. 2016)."""
     return (values - values.mean(1, keepdims=True)) / np.sqrt(values.var(1, keepdims=True) + 1e-5)

@@ -89,6 +89,14 @@ def test_put_rows(dtype: np.dtype, threads: int) -> None:
     assert np.array_equal(array, expected)
 
 
+def test_scale_rows(dtype: np.dtype, threads: int) -> None:
+    generator = np.random.default_rng(0)
+    factors, array = normal(generator, 33, dtype=dtype), normal(generator, 33, 7, dtype=dtype)
+    expected = reference.scale_rows(*doubles(factors, array))
+    BACKEND.scale_rows(factors, array)
+    assert_close(array, expected, PRODUCT[dtype])
+
+
 # Dropout
 
 

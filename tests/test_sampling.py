@@ -14,6 +14,7 @@ from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import load_checkpoint, save_checkpoint
+from fflm.training.decay import DeferredDecay
 from fflm.training.loop import Evaluation, Finished, Step, Trainer
 from fflm.training.sampling import Sampler
 from fflm.training.settings import TrainingSettings
@@ -197,10 +198,74 @@ def test_the_end_is_exact():
     assert [event.exact for event in evaluations] == [step >= 0.75 * trainer.steps for step in begins]
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_rows_pay_what_they_owe(tied):
+    """However rows are touched, by all steps together each is multiplied by all their factors."""
+    config = dataclasses.replace(CONFIG, vocabulary=30, tied=tied)
+    parameters, memory = Parameters.random(config, 1, np.float64), Parameters.zeros(config, np.float64)
+    start = {name: array.copy() for name, array in parameters.items()}
+    backend, decay, kept = Network(config).backend, DeferredDecay(parameters), 1.0
+    generator = np.random.default_rng(0)
+    for step in range(20):
+        shrink = generator.uniform(0, 0.2)
+        kept *= 1 - shrink
+        if step == 12:  # a step that touches everything
+            decay.settle_all(backend)
+            part, subset = parameters, None
+        else:
+            targets = generator.integers(0, 30, 3, np.int32)
+            subset = Subset(config, generator.integers(0, 31, (3, 1), np.int32), targets, np.unique(targets))
+            part = subset.take(backend, parameters, memory)
+            decay.settle(backend, part, subset)
+        for name, array in part.items():
+            if not name.endswith("bias"):
+                array *= 1 - shrink
+        if subset:
+            subset.put(backend, part, parameters)
+        decay.step(shrink, part, subset)
+        if step == 15:
+            paid = decay.paid
+            decay = DeferredDecay(parameters)
+            decay.restore(paid)
+    decay.settle_all(backend)
+    for name, array in parameters.items():
+        np.testing.assert_allclose(array, start[name] * (1 if name.endswith("bias") else kept), rtol=1e-12)
+
+
+@pytest.mark.parametrize("exact_end", [0.0, 0.3])
+@pytest.mark.parametrize("shape", [{}, {"tied": True}, {"bands": (3, 6)}], ids=str)
+def test_all_rows_decay(shape, exact_end):
+    """What no step touches has lost, when the network is evaluated, what all steps take."""
+    text = TEXT[TEXT < 6]  # so that the embeddings of two words and the padding are never seen
+    loss = "exact" if "bands" in shape else "sampled"
+    settings = dataclasses.replace(
+        SETTINGS, epochs=1, optimizer="adamw", weight_decay=0.3, schedule="cosine", evaluate_every=100, loss=loss, samples=1,
+        batch_size=8, exact_end=exact_end,
+    )  # fmt: skip
+    config = dataclasses.replace(CONFIG, vocabulary=50, **shape)
+    windows = Windows(text, 1, padding=50)
+    trainer = Trainer(Network(config), Parameters.random(config, 1, np.float64), windows, windows, settings)
+    before, kept, seen = trainer.parameters.embeddings.copy(), 1.0, 0
+    for event in trainer.run():
+        if isinstance(event, Step | Evaluation):
+            kept *= 1 - event.rate * 0.3
+        if isinstance(event, Evaluation):
+            rows = np.flatnonzero(~(trainer.optimizer.moments[0].embeddings != 0).any(1))
+            seen += len(rows)
+            np.testing.assert_allclose(trainer.parameters.embeddings[rows], before[rows] * kept, rtol=1e-9)
+            if not shape:
+                rows = np.flatnonzero(~(trainer.optimizer.moments[0].output_weight != 0).any(1))
+                start = Parameters.random(config, 1, np.float64).output_weight
+                np.testing.assert_allclose(trainer.parameters.output_weight[rows], start[rows] * kept, rtol=1e-9)
+    assert seen
+
+
 @pytest.mark.parametrize("loss", ["sampled", "nce"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_resumed_run_is_the_uninterrupted_one(loss, tied, tmp_path):
-    settings = dataclasses.replace(SETTINGS, epochs=1, batch_size=100, loss=loss, samples=5, exact_end=0.3)
+    settings = dataclasses.replace(
+        SETTINGS, epochs=1, batch_size=5, loss=loss, samples=1, exact_end=0.3, optimizer="adamw", weight_decay=0.2
+    )
     whole = trained(settings, tied=tied)[0]
     config = whole.network.config
     windows = Windows(TEXT, 1, padding=8)

@@ -32,6 +32,7 @@ from fflm.lm.train import (
     default_averages,
     default_batch_size,
     default_epochs,
+    default_loss,
     default_path,
 )
 from fflm.text.corpus import Count, Share
@@ -159,6 +160,13 @@ def test_epochs_are_chosen_by_the_size_of_the_text(text):
     fields = {name: value for name, value in TINY.items() if name not in ("epochs", "batch_size")}
     chosen = begin([text], Path("chosen.model"), **fields).trainer.settings
     assert (chosen.epochs, chosen.batch_size) == (epochs[0], 64)
+
+
+def test_a_large_vocabulary_is_sampled(text):
+    assert [default_loss(words) for words in (10, 3000, 18_000)] == ["exact", "exact", "sampled"]
+    for given, wanted in ((None, "exact"), ("nce", "nce")):
+        run = begin([text], Path("text.model"), overwrite=True, loss=given, **TINY)
+        assert run.trainer.settings.loss == wanted
 
 
 def test_large_texts_are_seen_farther_back(text):

@@ -249,7 +249,8 @@ def test_validation_beyond_all_measure_diverges():
         ("clip", math.inf),
         ("momentum", 1.0), ("momentum", math.nan),
         ("weight_decay", -1.0), ("decay", math.nan), ("warmup", 1.0), ("clip", -1.0), ("clip", math.nan),
-        ("smoothing", 1.0), ("patience", -1), ("evaluate_every", -1), ("seed", -1), ("seed", 2**63), ("optimizer", "lbfgs"),
+        ("smoothing", 1.0), ("samples", 0), ("exact_end", 1.0), ("self_normalise", -0.1), ("loss", "hinge"), ("epsilon", 0.0),
+        ("patience", -1), ("evaluate_every", -1), ("seed", -1), ("seed", 2**63), ("optimizer", "lbfgs"),
         ("schedule", "linear"),
     ],
 )  # fmt: skip

@@ -94,6 +94,15 @@ def put_rows(values, rows, array, threads):
 
 
 @njit(cache=True, parallel=True)
+def scale_rows(factors, array, threads):
+    for t in prange(threads):
+        low, high = share(len(factors), threads, t)
+        for i in range(low, high):
+            for j in range(array.shape[1]):
+                array[i, j] *= factors[i]
+
+
+@njit(cache=True, parallel=True)
 def dropout_kernel(values, threshold, factor, layer, step_low, step_high, seed_low, seed_high, first, dropped, threads):
     # The random words are made in pieces of MASK, four by four, which vectorises; `first` is the first element's place.
     begin, end = first >> 2, (first + values.size + 3) >> 2
@@ -556,6 +565,9 @@ class CpuBackend:
 
     def put_rows(self, values: Array, rows: Array, array: Array) -> None:
         put_rows(values, rows, array, get_num_threads())
+
+    def scale_rows(self, factors: Array, array: Array) -> None:
+        scale_rows(factors, array, get_num_threads())
 
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
         dropout_kernel(

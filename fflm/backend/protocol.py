@@ -61,6 +61,9 @@ class Backend(Protocol):
         values (R, m), rows (R,), all different -> array (N, m).
         """
 
+    def scale_rows(self, factors: Array, array: Array) -> None:
+        """Multiply each row by a number: factors (R,), array (R, m)."""
+
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
         """Apply dropout, forward to activations or backward to their gradients (the same mask).
 

@@ -149,11 +149,11 @@ def training_options(command: Command) -> Command:
         field_option(TrainingSettings, "warmup", "Share of all steps in which cosine rises."),
         field_option(TrainingSettings, "clip", "Largest norm of the gradient; 0 for any."),
         field_option(TrainingSettings, "smoothing", "Label smoothing."),
-        field_option(
-            TrainingSettings,
-            "loss",
-            "Over the whole vocabulary, over a sample of it, or by noise-contrastive estimation; evaluation is always exact.",
+        click.option(
+            "--loss",
             type=click.Choice(get_args(LossName)),
+            help="Over the whole vocabulary, a sample of it, or by noise-contrastive estimation; evaluation is always exact. "
+            "[default: by the size of the vocabulary]",
         ),
         field_option(TrainingSettings, "samples", "Words drawn a batch by sampled and nce."),
         field_option(TrainingSettings, "exact_end", "Share of the steps, the last, that are exact all the same."),

@@ -33,7 +33,7 @@ from fflm.text.windows import Windows
 from fflm.training.checkpoints import load_arrays, load_checkpoint, save_checkpoint
 from fflm.training.log import append_log, truncate_log
 from fflm.training.loop import DivergedError, Evaluation, Finished, Losses, Step, Trainer, sum_losses
-from fflm.training.settings import TrainingSettings
+from fflm.training.settings import LossName, TrainingSettings
 
 DIVERGENCES = 5
 """How often a run goes back to its checkpoint with half the rate before it gives up."""
@@ -78,6 +78,11 @@ def default_batch_size(words: int, vocabulary: int) -> int:
     """Return a batch size for a text: some thousand updates an epoch, within what is efficient and fits in memory."""
     largest = min(words // 300, 128 * 2**20 // (4 * vocabulary))
     return next((size for size in (512, 256, 128) if size <= largest), 64)
+
+
+def default_loss(vocabulary: int) -> LossName:
+    """Return the loss to train with: over a sample where a vocabulary is so large that the sample saves much."""
+    return "sampled" if vocabulary > 4 * TrainingSettings.samples else "exact"
 
 
 def default_averages(words: int) -> tuple[int, ...]:
@@ -161,11 +166,13 @@ def network_settings(fields: dict[str, Any]) -> tuple[NetworkConfig, TrainingSet
 
     What depends on the text is still to be filled in by `fit`: the vocabulary, and the settings that the third value names.
     """
-    automatic = [name for name in ("averages", "batch_size", "epochs") if fields.get(name) is None]
+    automatic = [name for name in ("averages", "batch_size", "epochs", "loss") if fields.get(name) is None]
     for name in automatic:
         fields.pop(name, None)
     config = NetworkConfig(vocabulary=1, **take(fields, NetworkConfig, "vocabulary"))
     settings = TrainingSettings(**take(fields, TrainingSettings))
+    if config.bands and "loss" in automatic:
+        automatic.remove("loss")
     if config.bands and settings.loss != "exact":
         raise FflmError(f"an adaptive softmax has no use for the loss {settings.loss}: leave out --bands, or --loss")
     if fields:
@@ -183,6 +190,8 @@ def fit(
         config = dataclasses.replace(config, averages=default_averages(words))
     if "batch_size" in automatic:
         settings = dataclasses.replace(settings, batch_size=default_batch_size(words, vocabulary))
+    if "loss" in automatic:
+        settings = dataclasses.replace(settings, loss=default_loss(vocabulary))
     if "epochs" in automatic:
         settings = dataclasses.replace(settings, epochs=default_epochs(words))
     return config, settings

@@ -89,6 +89,8 @@ def save_checkpoint(path: Path, trainer: Trainer, corpus: str) -> None:
     arrays = {f"parameters.{name}": array for name, array in trainer.parameters.items()}
     for index, moment in enumerate(trainer.optimizer.moments):
         arrays |= {f"moment{index}.{name}": array for name, array in moment.items()}
+    if trainer.decay:
+        arrays |= {f"decay.{name}": logs for name, logs in trainer.decay.paid.items()}
     save_arrays(path, arrays, {"state": dataclasses.asdict(trainer.state), "corpus": corpus})
 
 
@@ -111,4 +113,6 @@ def load_checkpoint(path: Path, trainer: Trainer, corpus: str) -> None:
         named = {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")}
         for array, saved in zip(target, Parameters.from_arrays(trainer.network.config, named), strict=True):
             array[...] = saved
+    if trainer.decay:
+        trainer.decay.restore({name: arrays[f"decay.{name}"] for name in trainer.decay.paid})
     trainer.state = state_from_dict(about["state"])

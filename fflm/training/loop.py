@@ -14,6 +14,7 @@ from fflm.network.feedforward import Network
 from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset
+from fflm.training.decay import DeferredDecay
 from fflm.training.optimizers import Optimizer
 from fflm.training.sampling import Sampler
 from fflm.training.schedules import rate_at
@@ -157,8 +158,10 @@ class Trainer:
         self.state = State()
         if settings.loss != "exact":
             self._sampler = Sampler(train.counts(network.config.vocabulary), settings.samples, settings.seed)
+        self.decay: DeferredDecay | None = None
         if settings.loss != "exact" or network.config.bands:
             copies = 1 + len(self.optimizer.moments)
+            self.decay = DeferredDecay(parameters) if settings.decoupled else None
             self._memory = [Parameters.zeros(network.config, dtype) for _ in range(copies)]  # takes none where it isn't used
 
     @property
@@ -232,6 +235,10 @@ class Trainer:
             wholes = zip((parameters, *moments), self._memory, strict=True)
             parameters, *parts = (subset.take(backend, whole, memory) for whole, memory in wholes)
             moments = tuple(parts)
+            if self.decay:
+                self.decay.settle(backend, parameters, subset)
+        elif self.decay:
+            self.decay.settle_all(backend)
         losses = np.empty(len(targets), dtype)
         self.network.gradients(
             parameters, contexts, targets, gradients, losses, objective=objective, seed=settings.seed, step=state.step
@@ -258,6 +265,8 @@ class Trainer:
         if subset:
             for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
                 subset.put(backend, part, whole)
+        if self.decay:
+            self.decay.step(rate * settings.weight_decay, parameters, subset)
         state.step += 1
         state.batch += 1
         state.loss_sum += total
@@ -269,6 +278,8 @@ class Trainer:
     def _evaluate(self, rate: float) -> Evaluation:
         """Evaluate on the validation text and note whether it is the best so far."""
         state, settings = self.state, self.settings
+        if self.decay:
+            self.decay.settle_all(self.network.backend)
         train_loss = state.loss_sum / state.loss_words
         valid = None if self.valid is None else sum_losses(self.network, self.parameters, self.valid)
         best = valid is None or valid.mean < state.best

@@ -32,7 +32,7 @@ class TrainingSettings:
         frequent word's.
     weight_decay
         Strength of the pull of weights, not of biases, towards zero: added to the gradient (L2, as in Bengio 2003, equation 4);
-        with ``adamw`` decoupled from it.
+        with ``adamw`` decoupled from it. Added to the gradient, it pulls at the rows that the step touches only.
     schedule
         How the rate changes: ``constant``; ``inverse``, rate / (1 + decay t) after t examples (Bengio 2003, section 3.1);
         ``plateau``, halved whenever validation does not improve; ``cosine``, down to zero over all epochs.
@@ -78,7 +78,7 @@ class TrainingSettings:
     smoothing: float = 0.0
     loss: LossName = "exact"
     samples: int = 2048
-    exact_end: float = 0.1
+    exact_end: float = 0.0
     self_normalise: float = 0.0
     patience: int = 3
     evaluate_every: int = 0
@@ -102,6 +102,11 @@ class TrainingSettings:
         for name in ("rate", "epsilon"):
             if not 0 < getattr(self, name) < math.inf:
                 raise FflmError(f"{name} {getattr(self, name)} is out of range: give a positive number")
+
+    @property
+    def decoupled(self) -> bool:
+        """Whether weights decay apart from their gradients."""
+        return self.optimizer == "adamw" and self.weight_decay > 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
