@@ -12,6 +12,8 @@ from numba import get_num_threads, njit, prange
 
 from fflm.backend.blas import gemm, one_thread
 from fflm.backend.formulas import (
+    RELU,
+    TANH,
     activate,
     activation_slope,
     adagrad_update,
@@ -120,6 +122,20 @@ def dropout_kernel(values, threshold, factor, layer, step_low, step_high, seed_l
                 dropped[i] = values[i] * factor if words[i - shift] >= threshold else values.dtype.type(0)
 
 
+@njit
+def activate_row(code, row):
+    """Replace a row of pre-activations by the activation of that code. LLVM vectorises a loop only if it knows the code."""
+    if code == RELU:
+        for j in range(len(row)):
+            row[j] = activate(RELU, row[j])
+    elif code == TANH:
+        for j in range(len(row)):
+            row[j] = activate(TANH, row[j])
+    else:
+        for j in range(len(row)):
+            row[j] = activate(code, row[j])
+
+
 @njit(cache=True, parallel=True)
 def affine(inputs, weight, bias, code, outputs, threads):
     for t in prange(threads):
@@ -127,7 +143,8 @@ def affine(inputs, weight, bias, code, outputs, threads):
         gemm(inputs[low:high], weight, outputs[low:high], False, True, 0.0)
         for i in range(low, high):
             for j in range(outputs.shape[1]):
-                outputs[i, j] = activate(code, outputs[i, j] + bias[j])
+                outputs[i, j] += bias[j]
+            activate_row(code, outputs[i])
 
 
 @njit(cache=True, parallel=True)

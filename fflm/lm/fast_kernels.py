@@ -3,8 +3,7 @@
 import numpy as np
 from numba import njit, prange
 
-from fflm.backend.cpu import REORDER, share
-from fflm.backend.formulas import activate
+from fflm.backend.cpu import REORDER, activate_row, share
 
 
 @njit(fastmath=REORDER)
@@ -54,7 +53,10 @@ def score_words(
                     place = i - context + borders[k]
                     add(tables[k, ids[place] if place >= first else padding], sums)
             for j in range(size):
-                hidden[j] = activate(code, bias.dtype.type(sums[j]) * units[j] + bias[j]) * output_units[j]
+                hidden[j] = bias.dtype.type(sums[j]) * units[j] + bias[j]
+            activate_row(code, hidden)
+            for j in range(size):
+                hidden[j] *= output_units[j]
             losses[i - start] = -inner_product(hidden, outputs[ids[i]]) - output_bias[ids[i]]
             if ids[i] == end:
                 first = i + 1
