@@ -6,6 +6,7 @@ of threads, never on their timing. Shapes and letters are in `protocol`.
 """
 
 import os
+from typing import Any
 
 import numpy as np
 from numba import get_num_threads, njit, prange
@@ -38,13 +39,22 @@ MASK = 2048
 REORDER = {"reassoc", "contract", "nsz"}
 
 
+def kernel(**options: Any) -> Any:
+    """Return the decorator of a kernel, which is compiled once for a machine; helpers are compiled into the kernels.
+
+    Loops over `prange` run in parallel, and nothing else that Numba might find to. Division by zero is not looked for.
+    """
+    automatic = ("comprehension", "fusion", "inplace_binop", "numpy", "reduction", "setitem", "stencil")
+    return njit(cache=True, parallel=dict.fromkeys(automatic, False), error_model="numpy", **options)
+
+
 @njit
 def share(count, parts, part):
     """Return the bounds of one of ``parts`` contiguous shares of ``count`` things."""
     return part * count // parts, (part + 1) * count // parts
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def gather(embeddings, contexts, borders, inputs, threads):
     size = embeddings.shape[1]
     for t in prange(threads):
@@ -67,7 +77,7 @@ def gather(embeddings, contexts, borders, inputs, threads):
                     block[j] *= factor
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def scatter_add(contexts, borders, d_inputs, d_embeddings, threads):
     size = d_embeddings.shape[1]
     for t in prange(threads):
@@ -83,7 +93,7 @@ def scatter_add(contexts, borders, d_inputs, d_embeddings, threads):
                             d_embeddings[word, j] += factor * d_inputs[i, k * size + j]
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def dropout_kernel(values, threshold, factor, layer, step_low, step_high, seed_low, seed_high, first, dropped, threads):
     # The random words are made in pieces of MASK, four by four, which vectorises; `first` is the first element's place.
     begin, end = first >> 2, (first + values.size + 3) >> 2
@@ -101,7 +111,7 @@ def dropout_kernel(values, threshold, factor, layer, step_low, step_high, seed_l
                 dropped[i] = values[i] * factor if words[i - shift] >= threshold else values.dtype.type(0)
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def affine(inputs, weight, bias, code, outputs, threads):
     for t in prange(threads):
         low, high = share(outputs.shape[0], threads, t)
@@ -111,7 +121,7 @@ def affine(inputs, weight, bias, code, outputs, threads):
                 outputs[i, j] = activate(code, outputs[i, j] + bias[j])
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_bias, d_inputs, threads):
     # In forward this was y = f(x W^T + b), so with dz = dy * f'(z): dW = dz^T x, db = sum dz, dx = dz W.
     for t in prange(threads):
@@ -130,7 +140,7 @@ def affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_
                 d_bias[j] += d_outputs[i, j]
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def add(values, total, threads):
     for t in prange(threads):
         low, high = share(values.shape[0], threads, t)
@@ -153,7 +163,7 @@ def mean_and_scale(row):
     return mean, number(1) / np.sqrt(variance / number(len(row)) + number(NORMALISE_EPSILON))
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def normalise(values, normalised, threads):
     for t in prange(threads):
         low, high = share(values.shape[0], threads, t)
@@ -178,7 +188,7 @@ def normalise_row_backward(row, d_normalised, d_row):
         d_row[j] += scale * (d_normalised[j] - plain - (row[j] - mean) * scale * weighted)
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def normalise_backward(values, d_normalised, d_values, threads):
     for t in prange(threads):
         low, high = share(values.shape[0], threads, t)
@@ -242,7 +252,7 @@ def combine_tiles(highest, totals, row):
     return top + np.log(total)
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def output_losses(features, weight, bias, targets, tiles, highest, totals, target_logits, losses, threads):
     words = weight.shape[0]
     for t in prange(threads):
@@ -312,7 +322,7 @@ def tile_gradients(
                 d_weight[word, j] -= feature_sum[j]
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def output_gradients(
     features, weight, bias, targets, weight_sum, smoothing, scale, beta,
     tiles, highest, totals, target_logits, products, partial,
@@ -351,7 +361,7 @@ def output_gradients(
                 d_features[i, j] = total - hit * weight[targets[i], j] - spread * weight_sum[j]
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def log_probabilities_kernel(features, weight, bias, results, threads):
     words = weight.shape[0]
     for t in prange(threads):
@@ -368,7 +378,7 @@ def log_probabilities_kernel(features, weight, bias, results, threads):
             row[j] -= normaliser
 
 
-@njit(cache=True, parallel=True, fastmath=REORDER)
+@kernel(fastmath=REORDER)
 def sum_of_squares(values, threads):
     totals = np.zeros(threads)
     for t in prange(threads):
@@ -380,7 +390,7 @@ def sum_of_squares(values, threads):
     return totals.sum()
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nesterov, threads):
     for t in prange(threads):
         low, high = share(weight.size, threads, t)
@@ -389,7 +399,7 @@ def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nestero
             weight[i], velocity[i] = momentum_update(weight[i], g, velocity[i], rate, momentum, nesterov)
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon, threads):
     for t in prange(threads):
         low, high = share(weight.size, threads, t)
@@ -398,7 +408,7 @@ def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon, threads):
             weight[i], total[i] = adagrad_update(weight[i], g, total[i], rate, epsilon)
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon, threads):
     for t in prange(threads):
         low, high = share(weight.size, threads, t)
@@ -407,7 +417,7 @@ def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon, thread
             weight[i], mean[i] = rmsprop_update(weight[i], g, mean[i], rate, decay, epsilon)
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def adam_step(
     weight,
     gradient,
