@@ -379,15 +379,13 @@ def log_probabilities_kernel(features, weight, bias, results, threads):
 
 
 @kernel(fastmath=REORDER)
-def sum_of_squares(values, threads):
-    totals = np.zeros(threads)
-    for t in prange(threads):
-        low, high = share(values.size, threads, t)
+def sum_of_squares(values, totals):
+    for t in prange(len(totals)):
+        low, high = share(values.size, len(totals), t)
         total = 0.0
         for i in range(low, high):
             total += values[i] * values[i]
         totals[t] = total
-    return totals.sum()
 
 
 @kernel()
@@ -560,7 +558,9 @@ class CpuBackend:
             log_probabilities_kernel(features, weight, bias, log_probabilities, get_num_threads())
 
     def sum_of_squares(self, array: Array) -> float:
-        return float(sum_of_squares(array.reshape(-1), get_num_threads()))
+        totals = np.empty(get_num_threads())
+        sum_of_squares(*_flat(array), totals)
+        return float(totals.sum())
 
     def momentum_step(
         self, weight: Array, gradient: Array, velocity: Array, *,
