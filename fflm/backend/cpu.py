@@ -223,21 +223,28 @@ def sum_row(row, width):
     return total
 
 
-@njit
-def softmax_tile(features, weight, bias, targets, low, high, tile, highest, total, target_logits):
-    """Compute one tile of the output layer.
+@kernel()
+def softmax_tiles(features, weight, bias, targets, tiles, highest, totals, target_logits, threads):
+    """Compute the output layer, a tile at a time.
 
-    On return ``tile`` (B, TILE) holds exp(logit - highest) for the words low to high, ``highest`` and ``total`` (B,) each row's
-    maximum and sum, and ``target_logits`` (B,) is filled where the row's target lies in the tile.
+    On return ``highest`` and ``totals`` (tiles, B) hold the maximum of each row of logits and its sum of exp(logit - highest),
+    ``target_logits`` (B,) the targets', and ``tiles`` (tiles, B, TILE) the exponentials, unless there are only ``threads`` of
+    them, which are overwritten.
     """
-    width = high - low
-    gemm(features, weight[low:high], tile[:, :width], False, True, 0.0)
-    for i in range(features.shape[0]):
-        highest[i] = add_bias_and_max(tile[i], bias[low:high], width)
-        if low <= targets[i] < high:
-            target_logits[i] = tile[i, targets[i] - low]
-        subtract_and_exp(tile[i], highest[i], width)
-        total[i] = sum_row(tile[i], width)
+    count, words = highest.shape[0], weight.shape[0]
+    for t in prange(threads):
+        first, last = share(count, threads, t)
+        for k in range(first, last):
+            low, high = k * TILE, min((k + 1) * TILE, words)
+            width = high - low
+            tile = tiles[k] if len(tiles) == count else tiles[t]
+            gemm(features, weight[low:high], tile[:, :width], False, True, 0.0)
+            for i in range(features.shape[0]):
+                highest[k, i] = add_bias_and_max(tile[i], bias[low:high], width)
+                if low <= targets[i] < high:
+                    target_logits[i] = tile[i, targets[i] - low]
+                subtract_and_exp(tile[i], highest[k, i], width)
+                totals[k, i] = sum_row(tile[i], width)
 
 
 @njit
@@ -252,15 +259,9 @@ def combine_tiles(highest, totals, row):
     return top + np.log(total)
 
 
-@kernel()
-def output_losses(features, weight, bias, targets, tiles, highest, totals, target_logits, losses, threads):
-    words = weight.shape[0]
-    for t in prange(threads):
-        first, last = share(highest.shape[0], threads, t)
-        for k in range(first, last):
-            low, high = k * TILE, min((k + 1) * TILE, words)
-            softmax_tile(features, weight, bias, targets, low, high, tiles[t], highest[k], totals[k], target_logits)
-    for i in range(features.shape[0]):
+@njit(cache=True)
+def combine_losses(highest, totals, target_logits, losses):
+    for i in range(len(losses)):
         losses[i] = combine_tiles(highest, totals, i) - target_logits[i]
 
 
@@ -324,7 +325,7 @@ def tile_gradients(
 
 @kernel()
 def output_gradients(
-    features, weight, bias, targets, weight_sum, smoothing, scale, beta,
+    features, weight, targets, weight_sum, smoothing, scale, beta,
     tiles, highest, totals, target_logits, products, partial,
     losses, d_features, d_weight, d_bias, threads,
 ):  # fmt: skip
@@ -332,11 +333,6 @@ def output_gradients(
     words, size = weight.shape
     hit = scale * (1 - smoothing)
     spread = scale * smoothing / words
-    for t in prange(threads):
-        first, last = share(count, threads, t)
-        for k in range(first, last):
-            low, high = k * TILE, min((k + 1) * TILE, words)
-            softmax_tile(features, weight, bias, targets, low, high, tiles[k], highest[k], totals[k], target_logits)
     for i in range(rows):
         normaliser = combine_tiles(highest, totals, i)
         losses[i] = normaliser - target_logits[i]
@@ -523,7 +519,8 @@ class CpuBackend:
         tiles = self._borrow("tiles", (threads, rows, TILE), features.dtype)
         logits = self._borrow("target logits", (rows,), features.dtype)
         with one_thread():
-            output_losses(features, weight, bias, targets, tiles, statistics[0], statistics[1], logits, losses, threads)
+            softmax_tiles(features, weight, bias, targets, tiles, *statistics, logits, threads)
+        combine_losses(*statistics, logits, losses)
 
     def output_gradients(
         self,
@@ -547,9 +544,10 @@ class CpuBackend:
         products = self._borrow("products", (2, threads, *features.shape), features.dtype)
         weight_sum = weight.sum(0) if smoothing else np.zeros(weight.shape[1], weight.dtype)
         with one_thread():
+            softmax_tiles(features, weight, bias, targets, tiles, *statistics, logits, threads)
             output_gradients(
-                features, weight, bias, targets, weight_sum, number(smoothing), number(scale), beta,
-                tiles, statistics[0], statistics[1], logits, products[0], products[1],
+                features, weight, targets, weight_sum, number(smoothing), number(scale), beta,
+                tiles, *statistics, logits, *products,
                 losses, d_features, d_weight, d_bias, threads,
             )  # fmt: skip
 
