@@ -103,7 +103,7 @@ class Fflm:
         """Make Adam's step."""
         self.updates += 1
         self.optimizer.update(
-            self.network.backend, self._weights, self._gradients, scale=1.0, rate=RATE, step=self.updates
+            self.network.backend, self._weights, self._gradients, self.optimizer.moments, scale=1.0, rate=RATE, step=self.updates
         )  # fmt: skip
 
 

@@ -25,7 +25,12 @@ PLAIN = {
     "dropout": 0.0,
     "embedding_dropout": 0.0,
     "smoothing": 0.0,
+    "penalty": 0.0,
+    "noise": False,
 }
+
+OBJECTIVE = {"smoothing", "penalty", "noise"}
+"""The entries of a case that are no fields of the network's configuration."""
 
 CASES = {
     **{name: {"activation": name} for name in ("tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus", "identity")},
@@ -45,6 +50,10 @@ CASES = {
     "dropout without hidden": {"hidden": (), "dropout": 0.5, "embedding_dropout": 0.5},
     "smoothing": {"smoothing": 0.1},
     "smoothing, tied": {"smoothing": 0.3, "tied": True},
+    "penalty": {"penalty": 0.3},
+    "penalty, smoothing": {"penalty": 0.1, "smoothing": 0.2, "tied": True},
+    "noise": {"noise": True},
+    "noise, tied": {"noise": True, "tied": True, "direct": True},
     "averages": {"averages": (1, 4)},
     "averages, tied": {"averages": (3,), "tied": True, "window": 1, "embedding_dropout": 0.2},
     "residual": {"residual": True, "hidden": (5, 5)},
@@ -61,6 +70,7 @@ CASES = {
         "dropout": 0.3,
         "embedding_dropout": 0.2,
         "smoothing": 0.1,
+        "penalty": 0.1,
     },
 }
 """The networks that both checks go through: finite differences <-> reference, and reference <-> kernels."""
@@ -84,6 +94,14 @@ def scatter_add(contexts, blocks, d_inputs, d_embeddings):
         shares = np.repeat(d_inputs[row].reshape(len(blocks), -1), blocks, axis=0)
         for word, share, size in zip(words, shares, np.repeat(blocks, blocks), strict=True):
             result[word] += share / np.sqrt(size)
+    return result
+
+
+def put_rows(values, rows, array):
+    """Return the array (N, m) with other rows."""
+    result = array.copy()
+    for row, value in zip(rows, values, strict=True):
+        result[row] = value
     return result
 
 
@@ -178,10 +196,32 @@ def smoothed_targets(targets, words, smoothing):
     return (1 - smoothing) * np.eye(words)[targets] + smoothing / words
 
 
-def output_gradients(features, weight, bias, targets, smoothing, scale):
-    """Return d_features (B, F), d_weight (V, F), d_bias (V,) of ``scale`` times the summed cross-entropy."""
+def log_normalisers(features, weight, bias):
+    """Return log Z (B,), Z the sum of the exponentials of the scores."""
+    return np.logaddexp.reduce(features @ weight.T + bias, axis=1)
+
+
+def output_gradients(features, weight, bias, targets, smoothing, penalty, scale):
+    """Return d_features (B, F), d_weight (V, F), d_bias (V,) of ``scale`` times the summed cross-entropy and penalty."""
     probabilities = np.exp(log_probabilities(features, weight, bias))
-    d_scores = scale * (probabilities - smoothed_targets(targets, len(weight), smoothing))
+    d_scores = probabilities - smoothed_targets(targets, len(weight), smoothing)
+    d_scores += 2 * penalty * log_normalisers(features, weight, bias)[:, None] * probabilities
+    d_scores *= scale
+    return d_scores @ weight, d_scores.T @ features, d_scores.sum(0)
+
+
+def nce_losses(features, weight, bias, targets, noise):
+    """Return -log of the chance to tell the target and the noise apart (B,): Mnih & Teh 2012."""
+    scores = features @ weight.T + bias
+    true = np.logaddexp(0, -scores[np.arange(len(targets)), targets])
+    return true + (noise * np.logaddexp(0, scores)).sum(1)
+
+
+def nce_gradients(features, weight, bias, targets, noise, scale):
+    """Return d_features (B, F), d_weight (V, F), d_bias (V,) of ``scale`` times the sum of `nce_losses`."""
+    scores = features @ weight.T + bias
+    chance = activate("sigmoid", scores)  # that a word is no noise
+    d_scores = scale * (noise * chance - np.eye(len(weight))[targets] * (1 - chance))
     return d_scores @ weight, d_scores.T @ features, d_scores.sum(0)
 
 
@@ -250,16 +290,29 @@ def network_log_probabilities(parameters, contexts, case):
 
 
 def network_losses(parameters, contexts, targets, case, seed=0, step=0, *, training=False):
-    """Return -log p(target | context) (B,)."""
+    """Return -log p(target | context) (B,); in training by noise contrast, that loss."""
     projected = forward(parameters, contexts, case, seed, step, training=training)[2]
-    return output_losses(projected, softmax_weight(parameters), parameters["output.bias"], targets)
+    layer = projected, softmax_weight(parameters), parameters["output.bias"], targets
+    return nce_losses(*layer, noise(case)) if training and case["noise"] else output_losses(*layer)
 
 
 def objective(parameters, contexts, targets, case, seed=0, step=0):
-    """Return the number that training lowers: the batch's mean cross-entropy with the smoothed targets, under dropout."""
+    """Return the number that training lowers, under dropout.
+
+    The batch's mean cross-entropy with the smoothed targets, with the penalty on normalisers; or the loss of noise contrast.
+    """
     projected = forward(parameters, contexts, case, seed, step, training=True)[2]
-    logs = log_probabilities(projected, softmax_weight(parameters), parameters["output.bias"])
-    return -(smoothed_targets(targets, case["vocabulary"], case["smoothing"]) * logs).sum() / len(targets)
+    weight, bias = softmax_weight(parameters), parameters["output.bias"]
+    if case["noise"]:
+        return nce_losses(projected, weight, bias, targets, noise(case)).mean()
+    logs = log_probabilities(projected, weight, bias)
+    entropies = -(smoothed_targets(targets, case["vocabulary"], case["smoothing"]) * logs).sum(1)
+    return (entropies + case["penalty"] * log_normalisers(projected, weight, bias) ** 2).mean()
+
+
+def noise(case):
+    """Return how often each word was drawn as noise (V,), as the network's tests have it: some never, some often."""
+    return np.arange(case["vocabulary"]) % 3.0
 
 
 def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
@@ -267,9 +320,11 @@ def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
     values, features, projected = forward(parameters, contexts, case, seed, step, training=True)
     weight, bias = softmax_weight(parameters), parameters["output.bias"]
     gradients = {name: np.zeros_like(array) for name, array in parameters.items()}
-    d_projected, d_weight, gradients["output.bias"] = output_gradients(
-        projected, weight, bias, targets, case["smoothing"], 1 / len(targets)
-    )
+    if case["noise"]:
+        d_scores = nce_gradients(projected, weight, bias, targets, noise(case), 1 / len(targets))
+    else:
+        d_scores = output_gradients(projected, weight, bias, targets, case["smoothing"], case["penalty"], 1 / len(targets))
+    d_projected, d_weight, gradients["output.bias"] = d_scores
     if "output.weight" in parameters:
         gradients["output.weight"] = d_weight
     else:

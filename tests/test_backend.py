@@ -80,6 +80,15 @@ def test_gather_and_scatter_add(rows: int, words: int, size: int, blocks: tuple[
     assert_close(d_embeddings, expected, PRODUCT[dtype])
 
 
+def test_put_rows(dtype: np.dtype, threads: int) -> None:
+    generator = np.random.default_rng(0)
+    array, values = normal(generator, 50, 7, dtype=dtype), normal(generator, 33, 7, dtype=dtype)
+    rows = generator.permutation(50)[:33].astype(np.int32)
+    expected = reference.put_rows(values, rows, array)
+    BACKEND.put_rows(values, rows, array)
+    assert np.array_equal(array, expected)
+
+
 # Dropout
 
 
@@ -207,7 +216,7 @@ def output_layer(generator: np.random.Generator, rows: int, words: int, size: in
     return [features, weight, normal(generator, words, dtype=dtype), targets]
 
 
-def compare_output_layer(layer: list[np.ndarray], smoothing: float, scale: float, beta: float) -> None:
+def compare_output_layer(layer: list[np.ndarray], smoothing: float, penalty: float, scale: float, beta: float) -> None:
     """Run all three operations of the output layer and compare with the reference."""
     features, weight, bias, targets = layer
     dtype, generator = features.dtype, np.random.default_rng(1)
@@ -221,11 +230,11 @@ def compare_output_layer(layer: list[np.ndarray], smoothing: float, scale: float
     BACKEND.log_probabilities(features, weight, bias, logs)
     assert_close(logs, reference.log_probabilities(*exact[:3]), SOFTMAX[dtype], unit=1.0)
 
-    expected = reference.output_gradients(*exact, smoothing, scale)
+    expected = reference.output_gradients(*exact, smoothing, penalty, scale)
     losses, d_features = np.full_like(losses, np.nan), np.full_like(features, np.nan)
     d_weight, d_bias = filled(weight, beta, generator), filled(bias, beta, generator)
     before = doubles(d_weight, d_bias) if beta else (0, 0)
-    BACKEND.output_gradients(features, weight, bias, targets, smoothing, scale, beta, losses, d_features, d_weight, d_bias)
+    BACKEND.output_gradients(*layer, smoothing, penalty, scale, beta, losses, d_features, d_weight, d_bias)
     assert_close(losses, expected_losses, SOFTMAX[dtype], unit=1.0)
     assert_close(d_features, expected[0], SOFTMAX[dtype], unit=scale)
     assert_close(d_weight, before[0] + expected[1], SOFTMAX[dtype], unit=scale)
@@ -233,10 +242,12 @@ def compare_output_layer(layer: list[np.ndarray], smoothing: float, scale: float
 
 
 @pytest.mark.parametrize("sizes", OUTPUT_SIZES, ids=str)
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("smoothing", "penalty"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.2), (0.1, 0.2)])
 @pytest.mark.parametrize("beta", [0.0, 1.0])
-def test_output_layer(sizes: tuple[int, int, int], smoothing: float, beta: float, dtype: np.dtype, threads: int) -> None:
-    compare_output_layer(output_layer(np.random.default_rng(0), *sizes, dtype), smoothing, 1 / sizes[0], beta)
+def test_output_layer(
+    sizes: tuple[int, int, int], smoothing: float, penalty: float, beta: float, dtype: np.dtype, threads: int
+) -> None:
+    compare_output_layer(output_layer(np.random.default_rng(0), *sizes, dtype), smoothing, penalty, 1 / sizes[0], beta)
 
 
 @settings(max_examples=50)
@@ -245,6 +256,7 @@ def test_output_layer(sizes: tuple[int, int, int], smoothing: float, beta: float
     words=st.integers(1, 3 * TILE),
     size=st.integers(1, 12),
     smoothing=st.floats(0, 0.999),
+    penalty=st.floats(0, 1),
     scale=st.floats(1e-3, 1e3),
     beta=st.sampled_from([0.0, 1.0]),
     seed=st.integers(0, 2**32),
@@ -255,6 +267,7 @@ def test_output_layer_of_any_size(
     words: int,
     size: int,
     smoothing: float,
+    penalty: float,
     scale: float,
     beta: float,
     seed: int,
@@ -263,7 +276,8 @@ def test_output_layer_of_any_size(
     before = numba.get_num_threads()
     numba.set_num_threads(threads)
     try:
-        compare_output_layer(output_layer(np.random.default_rng(seed), rows, words, size, FLOAT64), smoothing, scale, beta)
+        layer = output_layer(np.random.default_rng(seed), rows, words, size, FLOAT64)
+        compare_output_layer(layer, smoothing, penalty, scale, beta)
     finally:
         numba.set_num_threads(before)
 
@@ -274,7 +288,7 @@ def test_large_scores_do_not_overflow(size: float, words: int, dtype: np.dtype, 
     weight = np.full((words, 1), -1, dtype)
     weight[words // 2 :] = 1  # so that whole tiles are far below the others
     features, bias = np.array([[size], [-size], [size], [-size]], dtype), np.zeros(words, dtype)
-    compare_output_layer([features, weight, bias, np.array([0, 0, words - 1, words - 1], np.int32)], 0.0, 1.0, 0.0)
+    compare_output_layer([features, weight, bias, np.array([0, 0, words - 1, words - 1], np.int32)], 0.0, 0.0, 1.0, 0.0)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
@@ -295,6 +309,7 @@ def test_output_layer_keeps_what_is_not_finite(place: str, wrong: float, dtype: 
         bias,
         targets,
         0.0,
+        0.0,
         1.0,
         0.0,
         losses[1],
@@ -305,6 +320,25 @@ def test_output_layer_keeps_what_is_not_finite(place: str, wrong: float, dtype: 
     BACKEND.log_probabilities(features, weight, bias, logs)
     assert np.array_equal(np.isfinite(losses), [~bad, ~bad])
     assert np.array_equal(np.isnan(logs).any(1), bad)
+
+
+@pytest.mark.parametrize("sizes", OUTPUT_SIZES, ids=str)
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_noise_contrast(sizes: tuple[int, int, int], beta: float, dtype: np.dtype, threads: int) -> None:
+    generator, scale = np.random.default_rng(0), 1 / sizes[0]
+    layer = output_layer(generator, *sizes, dtype)
+    features, weight, bias, _ = layer
+    noise = generator.integers(0, 3, len(weight)).astype(dtype)
+    exact = [*doubles(*layer[:3]), layer[3], noise.astype(np.float64)]
+    expected = reference.nce_gradients(*exact, scale)
+    losses, d_features = np.full(len(features), np.nan, dtype), np.full_like(features, np.nan)
+    d_weight, d_bias = filled(weight, beta, generator), filled(bias, beta, generator)
+    before = doubles(d_weight, d_bias) if beta else (0, 0)
+    BACKEND.nce_gradients(*layer, noise, scale, beta, losses, d_features, d_weight, d_bias)
+    assert_close(losses, reference.nce_losses(*exact), SOFTMAX[dtype], unit=1.0)
+    assert_close(d_features, expected[0], SOFTMAX[dtype], unit=scale)
+    assert_close(d_weight, before[0] + expected[1], SOFTMAX[dtype], unit=scale)
+    assert_close(d_bias, before[1] + expected[2], SOFTMAX[dtype], unit=scale)
 
 
 # Norm and updates
@@ -371,7 +405,7 @@ def operations(backend: Backend, dtype: np.dtype) -> list[Any]:
     backend.normalise(outputs.copy(), outputs)
     backend.output_losses(*layer, losses[0])
     backend.log_probabilities(*layer[:3], logs)
-    backend.output_gradients(*layer, 0.1, 1.0, 0.0, losses[1], d_outputs, *gradients[3:])
+    backend.output_gradients(*layer, 0.1, 0.2, 1.0, 0.0, losses[1], d_outputs, *gradients[3:])
     backend.normalise_backward(outputs, d_outputs.copy(), d_outputs)
     backend.affine_backward(inputs, weight, outputs, "tanh", d_outputs, 0.0, *gradients[1:3], d_inputs)
     backend.scatter_add(contexts, blocks, d_inputs, gradients[0])

@@ -12,7 +12,7 @@ from fflm.backend.cpu import TILE
 from fflm.errors import FflmError
 from fflm.network import feedforward
 from fflm.network.config import NetworkConfig
-from fflm.network.feedforward import Network
+from fflm.network.feedforward import Network, Objective
 from fflm.network.parameters import Parameters
 
 SEED, STEP = 5 * 2**32 + 1, 2**33 + 7
@@ -22,7 +22,7 @@ WORDS = 2 * TILE + 76  # for three tiles, the last of them ragged
 def prepare(name: str, dtype: np.dtype) -> tuple:
     """Return a case over several tiles, and its network, parameters, contexts, targets, and the parameters in float64."""
     case = {**CASES[name], "vocabulary": WORDS}
-    config = NetworkConfig(**{field: value for field, value in case.items() if field != "smoothing"})
+    config = NetworkConfig(**{field: value for field, value in case.items() if field not in reference.OBJECTIVE})
     arrays, contexts, targets = reference.batch(case)
     arrays = {key: array.astype(dtype) for key, array in arrays.items()}
     exact = {key: array.astype(np.float64) for key, array in arrays.items()}
@@ -37,7 +37,9 @@ def run(
     gradients, losses = Parameters.zeros(network.config, dtype), np.full(len(targets), np.nan, dtype)
     for array in gradients:
         array[...] = np.nan
-    network.gradients(parameters, contexts, targets, gradients, losses, smoothing=case["smoothing"], seed=SEED, step=STEP)
+    noise = reference.noise(case).astype(dtype) if case["noise"] else None
+    objective = Objective(case["smoothing"], case["penalty"], noise)
+    network.gradients(parameters, contexts, targets, gradients, losses, objective=objective, seed=SEED, step=STEP)
     return gradients, losses
 
 
@@ -71,10 +73,10 @@ def test_evaluation(name: str, dtype: np.dtype, threads: int) -> None:
 @pytest.mark.parametrize("rows", [1, 4, 12])
 def test_parts_of_a_batch(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case, network, parameters, contexts, targets, _ = prepare(name, np.dtype(np.float64))
-    assert network.rows_at_once(8) >= len(targets)
+    assert network.rows_at_once(parameters) >= len(targets)
     whole, whole_losses = run(case, network, parameters, contexts, targets)
     monkeypatch.setattr(feedforward, "ROWS_AT_ONCE_BYTES", rows * WORDS * 8)
-    assert network.rows_at_once(8) == rows
+    assert network.rows_at_once(parameters) == rows
     gradients, losses = run(case, network, parameters, contexts, targets)
     for (_, left), (_, right) in zip(gradients.items(), whole.items(), strict=True):
         assert_close(left, right, PRODUCT[left.dtype])
@@ -83,7 +85,8 @@ def test_parts_of_a_batch(name: str, rows: int, monkeypatch: pytest.MonkeyPatch)
 
 def test_at_least_one_row_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feedforward, "ROWS_AT_ONCE_BYTES", 1)
-    assert Network(NetworkConfig(10, 2, 3)).rows_at_once() == 1
+    config = NetworkConfig(10, 2, 3)
+    assert Network(config).rows_at_once(Parameters.zeros(config)) == 1
 
 
 def test_one_row(dtype: np.dtype, threads: int) -> None:

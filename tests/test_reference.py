@@ -85,6 +85,8 @@ MISTAKES = {
         lambda values, d: d / np.sqrt(values.var(1, keepdims=True) + 1e-5),
     ),
     "residual sum forgotten": ("residual", "normalise_backward", lambda values, d: np.zeros_like(d)),
+    "penalty forgotten": ("penalty", "log_normalisers", lambda features, weight, bias: np.zeros(len(features))),
+    "noise counted once": ("noise", "noise", lambda case: np.ones(case["vocabulary"])),
     "smoothing forgotten": ("smoothing", "smoothed_targets", lambda targets, words, smoothing: np.eye(words)[targets]),
 }
 

@@ -14,7 +14,7 @@ from tiny import MODES, tiny_model
 from fflm.cli import main
 from fflm.errors import FflmError
 from fflm.lm.model import save_config, save_weights
-from fflm.lm.scoring import score, score_hypotheses, scored_lines, sentences, total, with_feature
+from fflm.lm.scoring import score, score_chunks, score_hypotheses, scored_lines, sentences, with_feature
 from fflm.text.corpus import TextSettings
 from fflm.text.tokenizer import Tokenizer
 
@@ -85,7 +85,7 @@ def test_chunks_do_not_matter(mode, lines, data):
     assert [id_ for line in pieces for id_ in line.ids] == [id_ for id_, _ in expected]
     np.testing.assert_allclose(np.concatenate([line.losses for line in pieces]), [loss for _, loss in expected], rtol=1e-9)
     assert "".join(line.text for line in pieces) == text
-    together = total(model, pieces)
+    together = score_chunks(model, chunks)
     found = list(sentences(pieces))
     assert [line for line, _ in found] == [
         line for line in text.split("\n")[:-1] if line or (model.text.mode == "stream" and model.text.ends)

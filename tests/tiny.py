@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fflm.lm.model import LanguageModel
+from fflm.lm.model import LanguageModel, Predictor
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
 from fflm.text.corpus import TextSettings
@@ -31,7 +31,7 @@ def tiny_model(text=MODES["sentence"], words=WORDS, *, window=3, seed=1, dtype=n
     return LanguageModel(config, parameters, vocabulary, text)
 
 
-class Bigrams:
+class Bigrams(Predictor):
     """A predictor that is no network: p(word | last word) from a table of probabilities, the others rare."""
 
     window = 1

@@ -18,6 +18,7 @@ from fflm.backend.formulas import (
     adagrad_update,
     adam_update,
     exp,
+    log1p,
     momentum_update,
     philox,
     rmsprop_update,
@@ -91,6 +92,15 @@ def scatter_add(contexts, borders, d_inputs, d_embeddings, threads):
                     if word % threads == t:
                         for j in range(size):
                             d_embeddings[word, j] += factor * d_inputs[i, k * size + j]
+
+
+@kernel()
+def put_rows(values, rows, array, threads):
+    for t in prange(threads):
+        low, high = share(len(rows), threads, t)
+        for i in range(low, high):
+            for j in range(array.shape[1]):
+                array[rows[i], j] = values[i, j]
 
 
 @kernel()
@@ -284,9 +294,10 @@ def tile_gradients(
 ):
     """Go back through one tile of the output layer: the words low to high.
 
-    With p the softmax and q the smoothed target, dz = scale (p - q), dU = dz^T f, df = dz U. The softmax's part goes through the
-    matrix products, ``tile`` (B, TILE) being the exponentials and ``factors`` (B,) what turns them into scale * p, applied to
-    small matrices only; q is a sparse correction (``hit`` at the target) and a uniform one (``spread`` everywhere).
+    With p the softmax and q the smoothed target, dz = scale ((1 + 2 penalty log Z) p - q), dU = dz^T f, df = dz U. The softmax's
+    part goes through the matrix products, ``tile`` (B, TILE) being the exponentials and ``factors`` (B,) what turns them into
+    dz's first term, applied to small matrices only; q is a sparse correction (``hit`` at the target) and a uniform one
+    (``spread`` everywhere).
     Adds to ``d_features`` (B, F) the softmax's part only.
     """
     rows, size = features.shape
@@ -325,7 +336,7 @@ def tile_gradients(
 
 @kernel()
 def output_gradients(
-    features, weight, targets, weight_sum, smoothing, scale, beta,
+    features, weight, targets, weight_sum, smoothing, penalty, scale, beta,
     tiles, highest, totals, target_logits, products, partial,
     losses, d_features, d_weight, d_bias, threads,
 ):  # fmt: skip
@@ -336,8 +347,9 @@ def output_gradients(
     for i in range(rows):
         normaliser = combine_tiles(highest, totals, i)
         losses[i] = normaliser - target_logits[i]
+        slope = scale * (1 + 2 * penalty * normaliser)
         for k in range(count):
-            totals[k, i] = scale * np.exp(highest[k, i] - normaliser)
+            totals[k, i] = slope * np.exp(highest[k, i] - normaliser)
     for t in prange(threads):
         first, last = share(count, threads, t)
         partial[t] = 0
@@ -355,6 +367,69 @@ def output_gradients(
                 for other in range(1, threads):
                     total += partial[other, i, j]
                 d_features[i, j] = total - hit * weight[targets[i], j] - spread * weight_sum[j]
+
+
+@njit(fastmath={"contract"})
+def noise_row(row, bias, noise, softplus, width):
+    """Replace a row of products by noise sigmoid(s), s being product + bias, and fill ``softplus`` with noise log(1 + e^s)."""
+    one = row.dtype.type(1)
+    for j in range(width):
+        s = row[j] + bias[j]
+        e = exp(-abs(s))
+        row[j] = noise[j] * (one if s > 0 else e) / (one + e)
+        softplus[j] = noise[j] * ((s if s > 0 else row.dtype.type(0)) + log1p(e))
+
+
+@kernel()
+def nce_gradients(
+    features, weight, bias, targets, noise, scale, beta,
+    tiles, products, partial, losses, d_features, d_weight, d_bias, threads,
+):  # fmt: skip
+    # With s the scores, a the draws of a word and t a row's target, ds = scale (a sigmoid(s) - [word = t] sigmoid(-s)).
+    rows, size = features.shape
+    words = weight.shape[0]
+    one = weight.dtype.type(1)
+    summed = np.zeros((threads, rows))
+    for t in prange(threads):
+        tile, product = tiles[t], products[t]
+        softplus = np.empty(TILE, weight.dtype)
+        partial[t] = 0
+        first, last = share((words + TILE - 1) // TILE, threads, t)
+        for k in range(first, last):
+            low, high = k * TILE, min((k + 1) * TILE, words)
+            width = high - low
+            gemm(features, weight[low:high], tile[:, :width], False, True, 0.0)
+            if beta == 0:
+                d_bias[low:high] = 0
+            for i in range(rows):
+                place = targets[i] - low
+                s = tile[i, place] + bias[low + place] if 0 <= place < width else weight.dtype.type(0)
+                noise_row(tile[i], bias[low:high], noise[low:high], softplus, width)
+                summed[t, i] += sum_row(softplus, width)
+                if 0 <= place < width:
+                    e = exp(-abs(s))
+                    tile[i, place] -= (e if s > 0 else one) / (one + e)
+                    summed[t, i] += (-s if s < 0 else weight.dtype.type(0)) + log1p(e)
+                for j in range(width):
+                    tile[i, j] *= scale
+                    d_bias[low + j] += tile[i, j]
+            gemm(tile[:, :width], weight[low:high], product, False, False, 0.0)
+            for i in range(rows):
+                for j in range(size):
+                    partial[t, i, j] += product[i, j]
+            gemm(tile[:, :width], features, d_weight[low:high], True, False, beta)
+    for t in prange(threads):
+        low, high = share(rows, threads, t)
+        for i in range(low, high):
+            loss = summed[0, i]
+            for other in range(1, threads):
+                loss += summed[other, i]
+            losses[i] = loss
+            for j in range(size):
+                total = partial[0, i, j]
+                for other in range(1, threads):
+                    total += partial[other, i, j]
+                d_features[i, j] = total
 
 
 @kernel()
@@ -471,6 +546,9 @@ class CpuBackend:
     def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
         scatter_add(contexts, _borders(blocks), d_inputs, d_embeddings, get_num_threads())
 
+    def put_rows(self, values: Array, rows: Array, array: Array) -> None:
+        put_rows(values, rows, array, get_num_threads())
+
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
         dropout_kernel(
             *_flat(values),
@@ -529,6 +607,7 @@ class CpuBackend:
         bias: Array,
         targets: Array,
         smoothing: float,
+        penalty: float,
         scale: float,
         beta: float,
         losses: Array,
@@ -546,9 +625,32 @@ class CpuBackend:
         with one_thread():
             softmax_tiles(features, weight, bias, targets, tiles, *statistics, logits, threads)
             output_gradients(
-                features, weight, targets, weight_sum, number(smoothing), number(scale), beta,
+                features, weight, targets, weight_sum, number(smoothing), number(penalty), number(scale), beta,
                 tiles, *statistics, logits, *products,
                 losses, d_features, d_weight, d_bias, threads,
+            )  # fmt: skip
+
+    def nce_gradients(
+        self,
+        features: Array,
+        weight: Array,
+        bias: Array,
+        targets: Array,
+        noise: Array,
+        scale: float,
+        beta: float,
+        losses: Array,
+        d_features: Array,
+        d_weight: Array,
+        d_bias: Array,
+    ) -> None:
+        rows, threads = len(features), get_num_threads()
+        tiles = self._borrow("tiles", (threads, rows, TILE), features.dtype)
+        products = self._borrow("products", (2, threads, *features.shape), features.dtype)
+        with one_thread():
+            nce_gradients(
+                features, weight, bias, targets, noise, features.dtype.type(scale), beta,
+                tiles, *products, losses, d_features, d_weight, d_bias, threads,
             )  # fmt: skip
 
     def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:

@@ -58,6 +58,34 @@ def _exp(x):  # type: ignore[no-untyped-def]
     return exp_float32
 
 
+def log1p(x):  # type: ignore[no-untyped-def]
+    """Return log(1 + x) of x in [0, 1]; in float32 a polynomial, which vectorises.
+
+    2 artanh(y) with y = x / (2 + x), at most 1/3, by its series: relative error below 2e-7.
+    """
+    return np.log1p(x)
+
+
+@overload(log1p)
+def _log1p(x):  # type: ignore[no-untyped-def]
+    if x is not types.float32:
+        return lambda x: np.log1p(x)
+
+    def log1p_float32(x):  # type: ignore[no-untyped-def]
+        y = x / (np.float32(2) + x)
+        z = y * y
+        p = np.float32(2 / 13)
+        p = p * z + np.float32(2 / 11)
+        p = p * z + np.float32(2 / 9)
+        p = p * z + np.float32(2 / 7)
+        p = p * z + np.float32(2 / 5)
+        p = p * z + np.float32(2 / 3)
+        p = p * z + np.float32(2)
+        return p * y
+
+    return log1p_float32
+
+
 @register_jitable
 def activate(code, x):  # type: ignore[no-untyped-def]
     """Return the activation ``ACTIVATIONS[code]`` of a pre-activation x."""
@@ -73,7 +101,7 @@ def activate(code, x):  # type: ignore[no-untyped-def]
     if code == ELU:
         return x if not x < 0 else exp(x) - one
     if code == SOFTPLUS:  # log(1 + e^x) without overflow
-        return (x if x > 0 else type(x)(0)) + np.log1p(exp(-abs(x)))
+        return (x if x > 0 else type(x)(0)) + log1p(exp(-abs(x)))
     return x
 
 

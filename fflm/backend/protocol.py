@@ -55,6 +55,12 @@ class Backend(Protocol):
         contexts (B, n), K sizes of blocks, d_inputs (B, K m) -> d_embeddings (V + 1, m), added to.
         """
 
+    def put_rows(self, values: Array, rows: Array, array: Array) -> None:
+        """Write rows: array[rows] = values. The reverse of `gather` with blocks of one.
+
+        values (R, m), rows (R,), all different -> array (N, m).
+        """
+
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
         """Apply dropout, forward to activations or backward to their gradients (the same mask).
 
@@ -116,6 +122,7 @@ class Backend(Protocol):
         bias: Array,
         targets: Array,
         smoothing: float,
+        penalty: float,
         scale: float,
         beta: float,
         losses: Array,
@@ -126,10 +133,35 @@ class Backend(Protocol):
         """Compute the whole output layer in one operation: logits, softmax, losses, and all gradients.
 
         The gradients are those of ``scale`` times the sum over rows of the cross-entropy with the smoothed target
-        (1 - smoothing) onehot + smoothing / V (Szegedy et al. 2016, section 7); the losses are plain -log p(target).
+        (1 - smoothing) onehot + smoothing / V (Szegedy et al. 2016, section 7), plus penalty (log Z)^2, where Z is the sum
+        of the exponentials (Devlin et al. 2014, section 2.4); the losses are plain -log p(target).
 
         features (B, F), weight (V, F), bias (V,), targets (B,) -> losses (B,), nats; d_features (B, F), overwritten;
         d_weight (V, F) and d_bias (V,), by ``beta``.
+        """
+
+    def nce_gradients(
+        self,
+        features: Array,
+        weight: Array,
+        bias: Array,
+        targets: Array,
+        noise: Array,
+        scale: float,
+        beta: float,
+        losses: Array,
+        d_features: Array,
+        d_weight: Array,
+        d_bias: Array,
+    ) -> None:
+        """Compute noise-contrastive estimation as an output layer: scores, losses, and all gradients.
+
+        With s = features weight^T + bias a row's loss is softplus(-s_target) + sum over words of noise softplus(s): the target
+        is to be told from the noise (Mnih & Teh 2012, equation 8; noise shared by the rows as in Zoph et al. 2016). Who
+        calls takes log(k q(word)) from the bias. The gradients are those of ``scale`` times the sum over rows.
+
+        features (B, F), weight (V, F), bias (V,), targets (B,), noise (V,), how often each word was drawn -> losses (B,), nats;
+        d_features (B, F), overwritten; d_weight (V, F) and d_bias (V,), by ``beta``.
         """
 
     def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:

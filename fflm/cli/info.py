@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fflm.cli.options import EVALUATIONS, describe_perplexity, describe_text, json_option
+from fflm.cli.options import EVALUATIONS, describe_perplexity, describe_text, json_option, show_training
 from fflm.errors import FflmError
 
 
@@ -128,8 +128,9 @@ def _lines(path: Path, about: dict[str, Any]) -> list[str]:
     for event in about["history"]:
         valid = event["valid"]
         validation = f"{valid['perplexity']:16,.2f} {valid['bits_per_character']:9.3f}" if valid else f"{'-':>16} {'-':>9}"
+        training = show_training(event["train_loss"] if event.get("exact", True) else None)
         lines.append(
-            f"  {round(event['words'] / tokens, 2):5g} {event['step']:9,} {math.exp(event['train_loss']):16,.2f} {validation} "
+            f"  {round(event['words'] / tokens, 2):5g} {event['step']:9,} {training} {validation} "
             f"{'*' if event['best'] else ' '} {event['rate']:7.2g} {event['seconds']:9,.1f}"
         )
     if about["figures"] is None:

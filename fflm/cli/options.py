@@ -122,7 +122,7 @@ def network_options(command: Command) -> Command:
 
 def training_options(command: Command) -> Command:
     """Add the options that are the fields of `TrainingSettings`, and those on checkpoints and threads."""
-    from fflm.training.settings import OptimizerName, ScheduleName, TrainingSettings
+    from fflm.training.settings import LossName, OptimizerName, ScheduleName, TrainingSettings
 
     options = [
         click.option("--epochs", type=int, help="Passes over the text, at most. [default: by the size of the text]"),
@@ -142,6 +142,15 @@ def training_options(command: Command) -> Command:
         field_option(TrainingSettings, "warmup", "Share of all steps in which cosine rises."),
         field_option(TrainingSettings, "clip", "Largest norm of the gradient; 0 for any."),
         field_option(TrainingSettings, "smoothing", "Label smoothing."),
+        field_option(
+            TrainingSettings,
+            "loss",
+            "Over the whole vocabulary, over a sample of it, or by noise-contrastive estimation; evaluation is always exact.",
+            type=click.Choice(get_args(LossName)),
+        ),
+        field_option(TrainingSettings, "samples", "Words drawn a batch by sampled and nce."),
+        field_option(TrainingSettings, "exact_end", "Share of the steps, the last, that are exact all the same."),
+        field_option(TrainingSettings, "self_normalise", "Strength of the penalty on (log Z)^2, for `fflm score --fast`."),
         field_option(TrainingSettings, "patience", "Evaluations without gain before training stops; 0 for any."),
         field_option(TrainingSettings, "evaluate_every", "Steps between evaluations; 0 for once an epoch."),
         click.option(
@@ -334,6 +343,11 @@ def describe_perplexity(figures: Mapping[str, Any]) -> str:
 
 EVALUATIONS = f"{'epoch':>5} {'step':>9} {'train perplexity':>16} {'valid perplexity':>16} {'bits/char':>9}   {'rate':>7}"
 """Head of tables of evaluations; bits per character are those of the validation text."""
+
+
+def show_training(loss: float | None) -> str:
+    """Return a loss in training, nats a word, as a perplexity for a table headed `EVALUATIONS`; None if it was not exact."""
+    return f"{'not exact' if loss is None else f'{math.exp(loss):,.2f}':>16}"
 
 
 def describe_text(vocabulary: int, rule: str, policy: str, parts: Mapping[str, Mapping[str, int]]) -> list[str]:

@@ -11,8 +11,9 @@ import click
 from fflm.cli.options import describe_perplexity, json_option, model_option, overwrite_option, show_word
 
 if TYPE_CHECKING:
+    from fflm.lm.fast import Normalisers
     from fflm.lm.mixture import Mixture
-    from fflm.lm.model import Model, Predictor
+    from fflm.lm.model import TextScorer
     from fflm.lm.scoring import Score, ScoredLine
     from fflm.text.corpus import Part
 
@@ -46,6 +47,11 @@ if TYPE_CHECKING:
 @click.option("--save", type=click.Path(path_type=Path), metavar="FOLDER", help="Keep the mixture as a model.")
 @overwrite_option
 @click.option(
+    "--fast",
+    is_flag=True,
+    help="Score without the softmax's normaliser, at the speed of an n-gram model: for models trained with --self-normalise.",
+)
+@click.option(
     "--by",
     type=click.Choice(["summary", "sentence", "word"]),
     default="summary",
@@ -76,6 +82,7 @@ def command(
     tune: tuple[Path, ...],
     save: Path | None,
     overwrite: bool,
+    fast: bool,
     by: str,
     nbest: str | None,
     log_base: str,
@@ -102,6 +109,7 @@ def command(
       fflm score -m stories.mix --part valid
     """
     from fflm.lm import scoring
+    from fflm.lm.fast import FastScorer, fast_scorer
     from fflm.lm.mixture import Comparison, Mixture, mix
     from fflm.lm.model import latest_model, load
     from fflm.lm.setup import check_free
@@ -112,6 +120,8 @@ def command(
     if part and (inputs or nbest or by != "summary"):
         raise click.UsageError("--part is scored as a whole, without INPUTS: leave out INPUTS, --by and --nbest")
     mixing = bool(others) or cache is not None
+    if fast and mixing:
+        raise click.UsageError("only one network can be fast: leave out --fast, or --mix and --cache")
     if (tune or save) and not mixing:
         raise click.UsageError("there is nothing to tune or to save: give --mix or --cache")
     if save:
@@ -124,18 +134,22 @@ def command(
             _show_tuning(model, save, as_json)
             return
     unit = 1.0 if log_base == "e" else math.log(10)
+    scorer: TextScorer = Comparison(model) if isinstance(model, Mixture) else fast_scorer(model) if fast else model
     if nbest:
-        _rescore(model, read_chunks(inputs or ("-",), encoding, errors), nbest == "moses", unit, as_json)
+        _rescore(scorer, read_chunks(inputs or ("-",), encoding, errors), nbest == "moses", unit, as_json)
         return
-    predictor = Comparison(model) if isinstance(model, Mixture) else model
     if part:
-        together = scoring.score_part(predictor, _part(path, part))
+        together = scoring.score_part(scorer, _part(path, part))
+    elif by == "summary":
+        together = scoring.score_files(scorer, inputs or ("-",), encoding, errors)
     else:
-        together = _score_lines(predictor, read_chunks(inputs or ("-",), encoding, errors), by, unit, as_json)
+        together = _score_lines(scorer, read_chunks(inputs or ("-",), encoding, errors), by, unit, as_json)
     summary = together.to_dict()
-    if isinstance(model, Mixture) and isinstance(predictor, Comparison):
-        summary = model.compared(summary, [each.to_dict() for each in predictor.alone(together)])
+    if isinstance(model, Mixture) and isinstance(scorer, Comparison):
+        summary = model.compared(summary, [each.to_dict() for each in scorer.alone(together)])
         summary["tuning"] = model.tuning
+    if isinstance(scorer, FastScorer):
+        summary["normalisers"] = scorer.normalisers.to_dict()
     if as_json:
         _echo_json(summary)
         return
@@ -144,6 +158,8 @@ def command(
     if isinstance(model, Mixture):
         click.echo("\n".join([*describe_components(summary), f"weights tuned on {model.tuning['source']}", ""]))
     _show_summary(together, unit, log_base)
+    if isinstance(scorer, FastScorer):
+        click.echo(f"{'normalisers':20}{describe_normalisers(scorer.normalisers)}")
 
 
 def describe_components(figures: dict[str, Any]) -> list[str]:
@@ -157,6 +173,16 @@ def describe_components(figures: dict[str, Any]) -> list[str]:
         perplexity, known, bits = ("-" if value is None else f"{value:,.4f}" for value in values)
         lines.append(f"{row['name']:{width}}  {weight:>6} {perplexity:>12} {known:>16} {bits:>20}")
     return lines
+
+
+def describe_normalisers(normalisers: "Normalisers") -> str:
+    """Return in a line how far fast scores are from probabilities."""
+    if not normalisers.contexts:
+        return "none looked at"
+    return (
+        f"not applied; in {normalisers.contexts:,} contexts |log Z| is {normalisers.mean_absolute:.4f} in the mean, "
+        f"{normalisers.worst:.4f} at worst; log Z {normalisers.mean:+.4f}: so much a token is missing from -log p"
+    )
 
 
 def describe_tuning(figures: dict[str, Any]) -> list[str]:
@@ -182,8 +208,8 @@ def _part(path: Path, name: str) -> "Part":
     return parts[name]
 
 
-def _score_lines(model: "Predictor", chunks: Iterator[str], by: str, unit: float, as_json: bool) -> "Score":
-    """Return the score of a text, after showing that of its sentences or words if asked to."""
+def _score_lines(model: "TextScorer", chunks: Iterator[str], by: str, unit: float, as_json: bool) -> "Score":
+    """Return the score of a text, after showing that of its sentences or words."""
     from fflm.lm import scoring
 
     totals: list[Score] = []
@@ -192,8 +218,7 @@ def _score_lines(model: "Predictor", chunks: Iterator[str], by: str, unit: float
         _show_sentences(scoring.sentences(lines), unit, as_json)
     else:
         for line in lines:
-            if by == "word":
-                _show_words(model, line, unit, as_json)
+            _show_words(model, line, unit, as_json)
     return totals[0]
 
 
@@ -215,7 +240,7 @@ def _show_sentences(sentences: "Iterator[tuple[str, Score]]", unit: float, as_js
             click.echo(f"{figures}  {text}")
 
 
-def _show_words(model: "Predictor", line: "ScoredLine", unit: float, as_json: bool) -> None:
+def _show_words(model: "TextScorer", line: "ScoredLine", unit: float, as_json: bool) -> None:
     end = model.vocabulary.end_id
     for token, id_, loss in zip(line.tokens, line.ids.tolist(), line.losses.tolist(), strict=True):
         word = model.vocabulary.words[end] if id_ == end and end is not None else token
@@ -242,7 +267,7 @@ def _show_summary(score: "Score", unit: float, log_base: str) -> None:
         click.echo(f"{name:20}{value}")
 
 
-def _rescore(model: "Model", chunks: Iterator[str], moses: bool, unit: float, as_json: bool) -> None:
+def _rescore(model: "TextScorer", chunks: Iterator[str], moses: bool, unit: float, as_json: bool) -> None:
     from fflm.lm import scoring
 
     for each in scoring.score_hypotheses(model, chunks, moses=moses):

@@ -23,6 +23,7 @@ from fflm.cli.options import (
     overwrite_option,
     quiet_option,
     refuse_text_options,
+    show_training,
     text_options,
     tokenizing,
     training_options,
@@ -203,7 +204,7 @@ def _watch(run: "TrainingRun", console: "Console") -> bool:
         for event in run.events():
             _show(event, run, progress, task)
             if progress.disable and time.monotonic() - shown > SIGN_SECONDS:
-                console.print(_row(run, state.loss_mean, None, " "))
+                console.print(_row(run, state.loss_mean if state.loss_exact else None, None, " "))
                 shown = time.monotonic()
             if interrupted.is_set() and not run.trainer.state.finished:
                 run.save()
@@ -228,12 +229,12 @@ def interruption() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _row(run: "TrainingRun", train_loss: float, valid: "Score | None", mark: str) -> str:
+def _row(run: "TrainingRun", train_loss: float | None, valid: "Score | None", mark: str) -> str:
     """Return a row of the table of evaluations."""
     state = run.trainer.state
     validation = f"{valid.perplexity:16,.2f} {valid.bits_per_character:9.3f}" if valid else f"{'-':>16} {'-':>9}"
     return (
-        f"{round(state.words / len(run.trainer.train), 2):5g} {state.step:9,} {math.exp(train_loss):16,.2f} {validation} {mark} "
+        f"{round(state.words / len(run.trainer.train), 2):5g} {state.step:9,} {show_training(train_loss)} {validation} {mark} "
         f"{run.trainer.rate:7.2g} {state.words / max(state.seconds, 1e-9):9,.0f}"
     )
 
@@ -245,11 +246,12 @@ def _show(event: "Event", run: "TrainingRun", progress: "Progress", task: Any) -
     state = run.trainer.state
     speed = state.words / max(state.seconds, 1e-9)
     if isinstance(event, Step):
-        perplexity = f"training perplexity {math.exp(min(state.loss_mean, 700)):.1f}"
+        exact = f"training perplexity {math.exp(min(state.loss_mean, 700)):.1f}"
+        perplexity = exact if event.exact else f"{run.trainer.settings.loss} loss {state.loss_mean:.2f}"
         progress.update(task, completed=state.words, epoch=event.epoch, speed=speed, perplexity=perplexity)
     elif isinstance(event, Evaluation):
         valid = None if event.valid is None else run.score("valid", event.valid)
-        progress.console.print(_row(run, event.train_loss, valid, "*" if event.best else " "))
+        progress.console.print(_row(run, event.train_loss if event.exact else None, valid, "*" if event.best else " "))
     elif isinstance(event, RolledBack):
         progress.console.print(f"{event.cause}: back to step {event.step:,}, with {event.factor:g} times the rate")
     elif isinstance(event, Finished):

@@ -25,10 +25,9 @@ from fflm.lm.model import (
     read_config,
     save_description,
 )
-from fflm.lm.scoring import Score, score_part, scored_lines, total
+from fflm.lm.scoring import Score, score_files, score_part
 from fflm.lm.setup import check_free, corpus_path, trained_corpus
 from fflm.text.corpus import TextSettings
-from fflm.text.reading import read_chunks
 from fflm.text.vocabulary import Vocabulary
 from fflm.training.checkpoints import load_arrays, save_arrays
 
@@ -38,7 +37,7 @@ GAP = 1e-9
 Floats = npt.NDArray[np.float64]
 
 
-class UnigramCache:
+class UnigramCache(Predictor):
     """A predictor that knows nothing but the latest words: what came up lately comes up again.
 
     Kuhn and De Mori 1990 (https://doi.org/10.1109/34.56193), with weights that decay as Clarkson and Robinson 1997
@@ -66,10 +65,14 @@ class UnigramCache:
     def __init__(self, size: int, vocabulary: Vocabulary, text: TextSettings) -> None:
         if size < 1:
             raise FflmError(f"a cache of {size} words makes no sense: give at least 1")
-        self.window = size
         self.vocabulary = vocabulary
         self.text = text
         self._decay = np.exp(-4 * np.arange(size, 0, -1) / size)
+
+    @property
+    def window(self) -> int:
+        """Context words [N]."""
+        return len(self._decay)
 
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
         """Return log p(word | context) of every word: contexts (B, N), oldest word first -> (B, V), nats."""
@@ -221,7 +224,7 @@ class Mixture(Model):
         return cls(components, arrays["weights"], {**about, "figures": figures})
 
 
-class Comparison:
+class Comparison(Predictor):
     """A mixture as a predictor that notes, of all that it scores, how well each component predicts it alone.
 
     Parameters
@@ -240,11 +243,15 @@ class Comparison:
     def __init__(self, mixture: Mixture, *, keep: bool = False) -> None:
         self.vocabulary = mixture.vocabulary
         self.text = mixture.text
-        self.window = mixture.window
         self._mixture = mixture
         self._sums = np.zeros((2, len(mixture.components)))
         self._keep = keep
         self.kept: list[tuple[Floats, npt.NDArray[np.bool_]]] = []
+
+    @property
+    def window(self) -> int:
+        """Context words [n]."""
+        return self._mixture.window
 
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
@@ -302,7 +309,7 @@ def mix(
     comparison = Comparison(even, keep=True)
     if tune:
         source = ", ".join(map(str, tune))
-        score = total(comparison, scored_lines(comparison, read_chunks(tune, encoding, errors)))
+        score = score_files(comparison, tune, encoding, errors)
         if score.tokens == score.unknown + score.ends:
             raise FflmError(f"no word of {source} is in the vocabulary: tune on text of the kind that the models know")
     else:

@@ -3,8 +3,8 @@
 import importlib.metadata
 import platform
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
@@ -32,14 +32,13 @@ CONFIG, WEIGHTS, VOCABULARY, LOG, CHECKPOINT, CORPUS = (
     "config.json", "model.safetensors", "vocabulary.tsv", "log.jsonl", "checkpoint.safetensors", "corpus",
 )  # fmt: skip
 
+_ROWS = 1024  # predictions at a time
+
 _KINDS = {"network": "network", "ngram": "n-gram model", "mixture": "mixture"}
 
 
-class Predictor(Protocol):
-    """Anything that predicts the next word from a window of words: what generation and scoring need of a model.
-
-    Letters: B contexts, n context words, V vocabulary.
-    """
+class TextScorer(Protocol):
+    """Anything that scores the words of texts."""
 
     vocabulary: Vocabulary
     text: TextSettings
@@ -48,14 +47,46 @@ class Predictor(Protocol):
     def window(self) -> int:
         """Context words [n]."""
 
+    def text_losses(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
+        """Return -log p of the words of a text (N,) from the one at ``start`` on, (N - start,), nats; the others are context."""
+
+    def each_losses(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
+        """Return `text_losses` of many texts, each by itself."""
+
+
+class Predictor(TextScorer, Protocol):
+    """Anything that predicts the next word from a window of words: what generation and scoring need of a model.
+
+    Letters: B contexts, n context words, V vocabulary.
+    """
+
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
 
+    def windows(self, ids: npt.NDArray[np.integer[Any]]) -> Windows:
+        """Return the examples of a text given as ids (N,)."""
+        return Windows.of(ids, self.vocabulary, self.text, self.window)
 
-class Model(ABC):
+    def text_losses(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
+        """Return -log p of the words of a text (N,) from the one at ``start`` on, (N - start,), nats; the others are context."""
+        windows = self.windows(ids)
+        pieces = range(start, len(ids), _ROWS)
+        losses = [self.losses(*windows.batch(np.arange(low, min(low + _ROWS, len(ids))))) for low in pieces]
+        return np.concatenate([np.empty(0), *losses])
+
+    def each_losses(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
+        """Return `text_losses` of many texts, each by itself."""
+        batches = [self.windows(ids).batch(np.arange(len(ids))) for ids in texts]
+        contexts, targets = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+        pieces = [slice(low, low + _ROWS) for low in range(0, len(targets), _ROWS)]
+        losses = np.concatenate([np.empty(0), *(self.losses(contexts[piece], targets[piece]) for piece in pieces)])
+        return np.split(losses, np.cumsum([len(ids) for ids in texts])[:-1])
+
+
+class Model(Predictor):
     """A language model of any kind, with its vocabulary and its way of reading text.
 
     Attributes
@@ -66,8 +97,6 @@ class Model(ABC):
         What else is known of it: the corpus, the figures of its training, versions.
     """
 
-    vocabulary: Vocabulary
-    text: TextSettings
     about: dict[str, Any]
 
     @property
@@ -82,10 +111,6 @@ class Model(ABC):
     @abstractmethod
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
-
-    def windows(self, ids: npt.NDArray[np.integer[Any]]) -> Windows:
-        """Return the examples of a text given as ids (N,)."""
-        return Windows.of(ids, self.vocabulary, self.text, self.window)
 
     def generate(
         self,

@@ -12,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.errors import FflmError
-from fflm.lm.model import Predictor
+from fflm.lm.model import TextScorer
 from fflm.text.corpus import Part, TextSettings
 from fflm.text.reading import read_chunks
 from fflm.text.tokenizer import LINE_END
 from fflm.text.vocabulary import Vocabulary
-from fflm.text.windows import Windows
 
-_ROWS = 1024  # predictions at a time
+_BLOCK = 1 << 16  # words of a corpus at a time
 _HYPOTHESES = 256  # of an n-best list, at a time
 
 Losses = npt.NDArray[np.float64]
@@ -140,16 +139,16 @@ class Hypothesis:
     score: Score
 
 
-def score(model: Predictor, text: str) -> Score:
+def score(model: TextScorer, text: str) -> Score:
     """Return the score of a text; its last line ends like all others.
 
     The text is read as the model reads all texts: a sentence a line, or a stream.
     """
-    return total(model, scored_lines(model, [text if text.endswith("\n") or not text else text + "\n"]))
+    return score_chunks(model, [text if text.endswith("\n") or not text else text + "\n"])
 
 
 def score_files(
-    model: Predictor,
+    model: TextScorer,
     sources: Sequence[str | Path],
     encoding: str = "utf-8",
     errors: Literal["strict", "replace"] = "strict",
@@ -161,18 +160,18 @@ def score_files(
     FflmError
         If one cannot be read, or there is no text in them.
     """
-    return total(model, scored_lines(model, read_chunks(sources, encoding, errors)))
+    return score_chunks(model, read_chunks(sources, encoding, errors))
 
 
-def score_part(model: Predictor, part: Part) -> Score:
+def score_part(model: TextScorer, part: Part) -> Score:
     """Return the score of a part of a corpus that has the model's vocabulary."""
-    windows = Windows.of(part.ids, model.vocabulary, model.text, model.window)
     loss_sum = unknown_loss_sum = 0.0
-    for low in range(0, part.tokens, _ROWS):
-        contexts, targets = windows.batch(np.arange(low, min(low + _ROWS, part.tokens)))
-        losses = model.losses(contexts, targets).astype(np.float64)
+    for low in range(0, part.tokens, _BLOCK):
+        before = min(low, model.window)
+        ids = part.ids[low - before : low + _BLOCK].astype(np.int32)
+        losses = model.text_losses(ids, before).astype(np.float64)
         loss_sum += float(losses.sum())
-        unknown_loss_sum += float(losses[targets == model.vocabulary.unknown_id].sum())
+        unknown_loss_sum += float(losses[ids[before:] == model.vocabulary.unknown_id].sum())
     return part_score(part, model.vocabulary, model.text, loss_sum, unknown_loss_sum)
 
 
@@ -184,7 +183,7 @@ def part_score(part: Part, vocabulary: Vocabulary, text: TextSettings, loss_sum:
     )  # fmt: skip
 
 
-def scored_lines(model: Predictor, chunks: Iterable[str]) -> Iterator[ScoredLine]:
+def scored_lines(model: TextScorer, chunks: Iterable[str]) -> Iterator[ScoredLine]:
     """Score a text that comes in chunks, line by line; contexts cross lines and chunks as the model's mode has it.
 
     Raises
@@ -192,30 +191,57 @@ def scored_lines(model: Predictor, chunks: Iterable[str]) -> Iterator[ScoredLine
     FflmError
         If there is no token in it.
     """
-    before = np.empty(0, np.int32)  # the last words of the chunks before
-    empty = True
+    reader = _Reader(model)
     for chunk in chunks:
         lines = [model.text.tokenizer.normalize(line) for line in io.StringIO(chunk)]
         tokens = [model.text.tokens(line) for line in lines]
         borders = np.cumsum([0, *map(len, tokens)])
-        ids = np.append(before, model.vocabulary.encode(list(itertools.chain.from_iterable(tokens)))).astype(np.int32)
-        windows = Windows.of(ids, model.vocabulary, model.text, model.window)
-        losses = np.empty(borders[-1])
-        for low in range(0, len(losses), _ROWS):
-            high = min(low + _ROWS, len(losses))
-            losses[low:high] = model.losses(*windows.batch(np.arange(low, high) + len(before)))
+        ids = model.vocabulary.encode(list(itertools.chain.from_iterable(tokens)))
+        losses = reader.losses(ids)
         for line, words, low, high in zip(lines, tokens, borders[:-1], borders[1:], strict=True):
-            own = ids[len(before) + low : len(before) + high]
-            yield ScoredLine(line, words, own, losses[low:high], _score(model, line, own, losses[low:high]))
-        empty = empty and not len(losses)
-        before = ids[max(0, len(ids) - model.window) :]
-    if empty:
-        raise FflmError("no words in the text: give a text that is not empty")
+            own = ids[low:high], losses[low:high]
+            yield ScoredLine(line, words, *own, _score(model, len(line), *own))
+    reader.check()
 
 
-def total(model: Predictor, lines: Iterable[ScoredLine]) -> Score:
-    """Return the score of lines together."""
-    return sum((line.score for line in lines), _nothing(model))
+def score_chunks(model: TextScorer, chunks: Iterable[str]) -> Score:
+    """Return the score of a text that comes in chunks, as `scored_lines` reads it, but faster.
+
+    Raises
+    ------
+    FflmError
+        If there is no token in it.
+    """
+    reader = _Reader(model)
+    result = _nothing(model)
+    for chunk in chunks:
+        text = model.text.tokenizer.normalize(chunk)
+        ids = model.vocabulary.encode(model.text.tokens(text))
+        result += _score(model, len(text), ids, reader.losses(ids))
+    reader.check()
+    return result
+
+
+class _Reader:
+    """What was read of a text, as far as later words see it."""
+
+    def __init__(self, model: TextScorer) -> None:
+        self._model = model
+        self._before = np.empty(0, np.int32)
+        self._empty = True
+
+    def losses(self, ids: npt.NDArray[np.int32]) -> Losses:
+        """Return the losses of the words that follow (N,)."""
+        before, window = len(self._before), self._model.window
+        together = np.concatenate([self._before, ids])
+        self._before = together[max(0, len(together) - window) :]
+        self._empty = self._empty and not len(ids)
+        return self._model.text_losses(together, before).astype(np.float64, copy=False)
+
+    def check(self) -> None:
+        """Raise an FflmError if there was nothing to read."""
+        if self._empty:
+            raise FflmError("no words in the text: give a text that is not empty")
 
 
 def sentences(lines: Iterable[ScoredLine]) -> Iterator[tuple[str, Score]]:
@@ -233,7 +259,7 @@ def sentences(lines: Iterable[ScoredLine]) -> Iterator[tuple[str, Score]]:
         yield "".join(text), together
 
 
-def score_hypotheses(model: Predictor, chunks: Iterable[str], *, moses: bool = False) -> Iterator[Hypothesis]:
+def score_hypotheses(model: TextScorer, chunks: Iterable[str], *, moses: bool = False) -> Iterator[Hypothesis]:
     """Score the hypotheses of an n-best list, one a line, each as if it stood alone, its end included if the model has ends.
 
     Parameters
@@ -263,14 +289,8 @@ def score_hypotheses(model: Predictor, chunks: Iterable[str], *, moses: bool = F
             model.vocabulary.encode((model.text.tokens(text) + [LINE_END] * model.text.ends) if fields else [])
             for text, fields in zip(texts, parsed, strict=True)
         ]
-        batches = [Windows.of(each, model.vocabulary, model.text, model.window).batch(np.arange(len(each))) for each in ids]
-        contexts, targets = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
-        losses = np.empty(len(targets))
-        for low in range(0, len(targets), _ROWS):
-            losses[low : low + _ROWS] = model.losses(contexts[low : low + _ROWS], targets[low : low + _ROWS])
-        pieces = np.split(losses, np.cumsum([len(each) for each in ids])[:-1])
-        for fields, text, own, piece in zip(parsed, texts, ids, pieces, strict=True):
-            yield Hypothesis(fields, text, _score(model, text, own, piece))
+        for fields, text, own, losses in zip(parsed, texts, ids, model.each_losses(ids), strict=True):
+            yield Hypothesis(fields, text, _score(model, len(text), own, losses))
 
 
 def with_feature(fields: Sequence[str], name: str, value: float) -> str:
@@ -302,20 +322,20 @@ def _parse(line: str, number: int, moses: bool) -> list[str]:
     return fields
 
 
-def _score(model: Predictor, text: str, ids: npt.NDArray[np.int32], losses: Losses) -> Score:
+def _score(model: TextScorer, characters: int, ids: npt.NDArray[np.int32], losses: npt.NDArray[np.floating]) -> Score:
     unknown = ids == model.vocabulary.unknown_id
     return replace(
         _nothing(model),
         tokens=len(ids),
         unknown=int(unknown.sum()),
         ends=int((ids == model.vocabulary.end_id).sum()) if model.vocabulary.ends else 0,
-        characters=len(text),
+        characters=characters,
         loss_sum=float(losses.sum()),
         unknown_loss_sum=float(losses[unknown].sum()),
     )
 
 
-def _nothing(model: Predictor) -> Score:
+def _nothing(model: TextScorer) -> Score:
     """Return the score of no text."""
     return Score(len(model.vocabulary), model.vocabulary.rule, model.text.policy)
 

@@ -28,7 +28,7 @@ from fflm.lm.vectors import read_vectors
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters, shapes
-from fflm.text.corpus import Corpus, HeldOut, Part
+from fflm.text.corpus import Corpus, HeldOut
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import load_arrays, load_checkpoint, save_checkpoint
 from fflm.training.log import append_log, truncate_log
@@ -263,7 +263,8 @@ class TrainingRun:
         """
         check_length(corpus, config)
         run = cls(path, corpus, config, settings, threads or numba.config.NUMBA_NUM_THREADS)
-        run.trainer.parameters.output_bias[:] = _unigram(corpus.parts["train"], config.vocabulary)
+        counts = run.trainer.train.counts(config.vocabulary) + 1.0
+        run.trainer.parameters.output_bias[:] = np.log(counts / counts.sum())  # so that only contexts remain to be learned
         given = 0
         if embeddings is not None:
             rows = ~np.isnan(embeddings).any(axis=1)
@@ -353,6 +354,8 @@ class TrainingRun:
         ids = np.zeros(config.context + 1, np.uint16)
         examples = Windows(ids, config.context, padding=config.vocabulary)
         settings = dataclasses.replace(self.trainer.settings, epochs=1, batch_size=len(ids), rate=1e-9, weight_decay=0.0)
+        if settings.loss != "exact":  # two steps, the second of them exact if any is
+            settings = dataclasses.replace(settings, epochs=2, exact_end=0.5 if settings.exact_end else 0.0)
         parameters = Parameters.random(config, 0, self.trainer.parameters.embeddings.dtype)
         for _ in Trainer(Network(config), parameters, examples, examples, settings).run():
             pass
@@ -439,15 +442,6 @@ class TrainingRun:
     def _epochs(self, words: int) -> float:
         """Return how many epochs some predicted words are."""
         return round(words / len(self.trainer.train), 2)
-
-
-def _unigram(part: Part, vocabulary: int) -> np.ndarray:
-    """Return log p(word) (V,) by add-one counts: the softmax's bias to start from, so that only contexts remain to be learned."""
-    counts = np.ones(vocabulary)
-    for low in range(0, part.tokens, 2**20):
-        counts += np.bincount(part.ids[low : low + 2**20], minlength=vocabulary)
-    result: np.ndarray = np.log(counts / counts.sum())
-    return result
 
 
 def _difference(path: Path, corpus: Corpus, about: dict[str, Any]) -> str:

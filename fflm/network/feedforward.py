@@ -28,6 +28,29 @@ class _Pass:
     softmax_inputs: Array  # (B, F) the same, projected where the softmax is tied
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What training lowers, averaged over a batch.
+
+    Attributes
+    ----------
+    smoothing
+        Share of the target's probability that is spread over the vocabulary.
+    penalty
+        Strength of (log Z)^2, which teaches the softmax to do without its normaliser Z (Devlin et al. 2014).
+    noise
+        None for the cross-entropy of a softmax; or (V,) how often each word was drawn as noise, for noise-contrastive estimation,
+        which knows neither smoothing nor penalty. `Backend.output_gradients` and `Backend.nce_gradients` have the formulas.
+    offsets
+        (V,) what is taken from the words' scores, where the words are a sample; None for nothing.
+    """
+
+    smoothing: float = 0.0
+    penalty: float = 0.0
+    noise: Array | None = None
+    offsets: Array | None = None
+
+
 class Network:
     """A network of a given shape on a given backend. Holds no parameters: they are passed in.
 
@@ -43,9 +66,9 @@ class Network:
         self.config = config
         self.backend: Backend = backend or CpuBackend()
 
-    def rows_at_once(self, itemsize: int = 4) -> int:
+    def rows_at_once(self, parameters: Parameters) -> int:
         """Return how many rows go through the network at a time, by the memory their softmax takes."""
-        return max(1, ROWS_AT_ONCE_BYTES // (itemsize * self.config.vocabulary))
+        return max(1, ROWS_AT_ONCE_BYTES // int(parameters.output_bias.nbytes))
 
     def gradients(
         self,
@@ -55,7 +78,7 @@ class Network:
         gradients: Parameters,
         losses: Array,
         *,
-        smoothing: float = 0.0,
+        objective: Objective = Objective(),
         seed: int = 0,
         step: int = 0,
     ) -> None:
@@ -64,25 +87,25 @@ class Network:
         Parameters
         ----------
         parameters
-            The network's weights.
+            The network's weights, or those of some of its words (`Subset`).
         contexts
             (B, n) int32 word ids, oldest first.
         targets
             (B,) int32 word ids.
         gradients
-            Overwritten with the gradients of the mean over the batch of the cross-entropy, smoothed.
+            Overwritten with the gradients of the objective.
         losses
-            (B,) overwritten with -log p(target), nats, not smoothed.
-        smoothing
-            Share of the target's probability that is spread over the vocabulary.
+            (B,) overwritten with -log p(target), nats, without smoothing and penalty; or with the loss of noise contrast.
+        objective
+            What is to be lowered.
         seed, step
             Name the dropout masks: the same numbers give the same masks.
         """
-        batch, at_once = len(targets), self.rows_at_once(parameters.embeddings.itemsize)
+        batch, at_once = len(targets), self.rows_at_once(parameters)
         for low in range(0, batch, at_once):
             part = slice(low, min(low + at_once, batch))
             self._part_gradients(
-                parameters, contexts[part], targets[part], gradients, losses[part], low, batch, smoothing, seed, step
+                parameters, contexts[part], targets[part], gradients, losses[part], low, batch, objective, seed, step
             )
 
     def losses(self, parameters: Parameters, contexts: Array, targets: Array, losses: Array) -> None:
@@ -93,7 +116,7 @@ class Network:
     def log_probabilities(self, parameters: Parameters, contexts: Array) -> Array:
         """Return log p(word | context) of every word, (B, V) in nats, in evaluation mode."""
         forward = self._forward(parameters, contexts)
-        results = np.empty((len(contexts), self.config.vocabulary), parameters.embeddings.dtype)
+        results = np.empty((len(contexts), len(parameters.output_bias)), parameters.embeddings.dtype)
         self.backend.log_probabilities(forward.softmax_inputs, parameters.softmax_weight, parameters.output_bias, results)
         return results
 
@@ -153,7 +176,7 @@ class Network:
         losses: Array,
         row: int,
         batch: int,
-        smoothing: float,
+        objective: Objective,
         seed: int,
         step: int,
     ) -> None:
@@ -161,15 +184,16 @@ class Network:
         backend, config = self.backend, self.config
         beta = 0.0 if row == 0 else 1.0
         forward = self._forward(parameters, contexts, training=True, row=row, seed=seed, step=step)
-        if row == 0 and not config.tied:  # where it is tied, the softmax overwrites all rows but the padding's
-            gradients.embeddings[:] = 0
-        elif row == 0:
-            gradients.embeddings[-1] = 0
+        if row == 0:  # where it is tied, the softmax overwrites the rows of the words that it distinguishes
+            gradients.embeddings[len(gradients.output_bias) if config.tied else 0 :] = 0
         d_values = np.empty_like(forward.softmax_inputs)
-        backend.output_gradients(
-            forward.softmax_inputs, parameters.softmax_weight, parameters.output_bias, targets, smoothing, 1 / batch, beta,
-            losses, d_values, gradients.softmax_weight, gradients.output_bias,
-        )  # fmt: skip
+        bias = parameters.output_bias if objective.offsets is None else parameters.output_bias - objective.offsets
+        layer_inputs = forward.softmax_inputs, parameters.softmax_weight, bias, targets
+        results = losses, d_values, gradients.softmax_weight, gradients.output_bias
+        if objective.noise is None:
+            backend.output_gradients(*layer_inputs, objective.smoothing, objective.penalty, 1 / batch, beta, *results)
+        else:
+            backend.nce_gradients(*layer_inputs, objective.noise, 1 / batch, beta, *results)
         if parameters.projection is not None:
             d_features = np.empty_like(forward.features)
             no_bias = np.zeros(config.embedding, d_values.dtype)

@@ -41,8 +41,8 @@ class Parameters:
 
     @property
     def softmax_weight(self) -> Array:
-        """The softmax's weights (V, F): its own, or the embeddings of all words but the padding."""
-        return self.embeddings[:-1] if self.output_weight is None else self.output_weight
+        """The softmax's weights (V, F): its own, or the embeddings of the words that it distinguishes, which come first."""
+        return self.embeddings[: len(self.output_bias)] if self.output_weight is None else self.output_weight
 
     def items(self) -> Iterator[tuple[str, Array]]:
         """Yield every array with its name, in an order that never changes."""

@@ -48,6 +48,13 @@ class Windows:
         """Return the number of examples: N, one a token."""
         return len(self.ids)
 
+    def counts(self, words: int) -> npt.NDArray[np.int64]:
+        """Return how often each of the words 0 to ``words`` - 1 occurs, (words,)."""
+        result = np.zeros(words, np.int64)
+        for low in range(0, len(self.ids), BLOCK):
+            result += np.bincount(self.ids[low : low + BLOCK], minlength=words)
+        return result
+
     def contexts(self, positions: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
         """Return the words before positions.
 

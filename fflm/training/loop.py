@@ -10,9 +10,11 @@ from typing import Protocol
 import numpy as np
 
 from fflm.backend.protocol import Array
-from fflm.network.feedforward import Network
+from fflm.network.feedforward import Network, Objective
 from fflm.network.parameters import Parameters
+from fflm.network.subset import Subset
 from fflm.training.optimizers import Optimizer
+from fflm.training.sampling import Sampler
 from fflm.training.schedules import rate_at
 from fflm.training.settings import TrainingSettings
 
@@ -31,6 +33,9 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
+    def counts(self, words: int) -> Array:
+        """Return how often each of so many words occurs, (words,)."""
+
     def batch(self, positions: Array) -> tuple[Array, Array]:
         """Return contexts (B, n) and targets (B,), int32, of positions (B,)."""
 
@@ -48,6 +53,7 @@ class State:
     words: int = 0  # predicted so far, over all epochs
     loss_sum: float = 0.0  # nats, since the last evaluation
     loss_words: int = 0  # words they are summed over
+    loss_exact: bool = True  # whether all of them are of the exact loss
     loss_mean: float = 0.0  # moving average of the batches' mean loss, nats a word
     rate_factor: float = 1.0  # halved on plateaus and after divergence
     best: float = math.inf  # lowest validation loss, nats a word
@@ -74,12 +80,13 @@ class Losses:
 
 @dataclass(frozen=True)
 class Step:
-    """An update was made. ``loss``: nats a word in this batch; ``words``: of this epoch, done so far."""
+    """An update was made. ``loss``: nats a word in this batch, if it was ``exact``; ``words``: of this epoch, done so far."""
 
     step: int
     epoch: int
     words: int
     loss: float
+    exact: bool
     rate: float
 
 
@@ -87,13 +94,15 @@ class Step:
 class Evaluation:
     """The network was evaluated: ``words`` so far, ``valid`` None without validation text.
 
-    ``train_loss``, nats a word, is the mean since the last evaluation, of a network that learns and drops units meanwhile.
+    ``train_loss``, nats a word, is the mean since the last evaluation, of a network that learns and drops units meanwhile; only
+    where all of it is ``exact`` can it be compared with other losses.
     """
 
     step: int
     epoch: int
     words: int
     train_loss: float
+    exact: bool
     valid: Losses | None
     best: bool
     rate: float
@@ -145,6 +154,10 @@ class Trainer:
         self.optimizer = Optimizer(settings, network.config, dtype)
         self.gradients = Parameters.zeros(network.config, dtype)
         self.state = State()
+        if settings.loss != "exact":
+            self._sampler = Sampler(train.counts(network.config.vocabulary), settings.samples, settings.seed)
+            copies = 1 + len(self.optimizer.moments)
+            self._memory = [Parameters.zeros(network.config, dtype) for _ in range(copies)]  # takes none where it isn't used
 
     @property
     def batches(self) -> int:
@@ -154,7 +167,17 @@ class Trainer:
     @property
     def rate(self) -> float:
         """Learning rate of the next step."""
-        return self.state.rate_factor * rate_at(self.settings, self.state.step, self.settings.epochs * self.batches)
+        return self.state.rate_factor * rate_at(self.settings, self.state.step, self.steps)
+
+    @property
+    def steps(self) -> int:
+        """Steps in all epochs."""
+        return self.settings.epochs * self.batches
+
+    @property
+    def exact(self) -> bool:
+        """Whether the next step is one with the exact loss."""
+        return self.settings.loss == "exact" or self.state.step >= round((1 - self.settings.exact_end) * self.steps)
 
     def run(self) -> Iterator[Step | Evaluation | Finished]:
         """Train from the present state to the end, yielding events; stop consuming at any event, and the state is consistent.
@@ -169,6 +192,7 @@ class Trainer:
             order = self.train.shuffled(settings.batch_size, settings.seed, state.epoch, state.batch)
             for positions in order:
                 started = time.perf_counter()
+                exact = self.exact
                 loss, rate = self._update(positions)
                 state.seconds += time.perf_counter() - started
                 words = min(state.batch * settings.batch_size, len(self.train))
@@ -180,24 +204,39 @@ class Trainer:
                     if state.finished:
                         break
                 else:
-                    yield Step(state.step, state.epoch + 1, words, loss, rate)
+                    yield Step(state.step, state.epoch + 1, words, loss, exact, rate)
         yield Finished(state.step, state.finished)
 
     def _update(self, positions: Array) -> tuple[float, float]:
         """Make one update; return the batch's mean loss and the learning rate."""
         state, settings = self.state, self.settings
+        backend, dtype = self.network.backend, self.parameters.embeddings.dtype
         contexts, targets = self.train.batch(positions)
-        losses = np.empty(len(targets), self.parameters.embeddings.dtype)
+        parameters, gradients, moments = self.parameters, self.gradients, self.optimizer.moments
+        objective = Objective(settings.smoothing, settings.self_normalise)
+        subset = None
+        if not self.exact:
+            sample = self._sampler.draw(targets, state.step)
+            subset = Subset(self.network.config, contexts, targets, sample.words)
+            contexts, targets = subset.contexts, subset.targets
+            if settings.loss == "nce":
+                objective = Objective(noise=sample.draws.astype(dtype), offsets=sample.log_draws.astype(dtype))
+            else:
+                objective = dataclasses.replace(objective, offsets=sample.log_chances.astype(dtype))
+            gradients = subset.frame(gradients, gradients)
+            copies = [
+                subset.take(backend, whole, memory) for whole, memory in zip((parameters, *moments), self._memory, strict=True)
+            ]
+            parameters, moments = copies[0], tuple(copies[1:])
+        losses = np.empty(len(targets), dtype)
         self.network.gradients(
-            self.parameters, contexts, targets, self.gradients, losses,
-            smoothing=settings.smoothing, seed=settings.seed, step=state.step,
-        )  # fmt: skip
+            parameters, contexts, targets, gradients, losses, objective=objective, seed=settings.seed, step=state.step
+        )
         total = float(losses.sum(dtype=np.float64))
         loss = total / len(targets)
         scale = 1.0
         if settings.clip:
-            backend = self.network.backend
-            norm = math.sqrt(sum(backend.sum_of_squares(gradient) for gradient in self.gradients))
+            norm = math.sqrt(sum(backend.sum_of_squares(gradient) for gradient in gradients))
             if not math.isfinite(norm):
                 raise DivergedError(f"the gradient is not finite at step {state.step + 1}")
             scale = min(1.0, settings.clip / norm) if norm else 1.0
@@ -211,11 +250,15 @@ class Trainer:
                 f"(guessing blindly costs {uniform:.1f})"
             )
         rate = self.rate
-        self.optimizer.update(self.network.backend, self.parameters, self.gradients, scale=scale, rate=rate, step=state.step + 1)
+        self.optimizer.update(backend, parameters, gradients, moments, scale=scale, rate=rate, step=state.step + 1)
+        if subset:
+            for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
+                subset.put(backend, part, whole)
         state.step += 1
         state.batch += 1
         state.loss_sum += total
         state.loss_words += len(targets)
+        state.loss_exact = state.loss_exact and subset is None
         state.words += len(targets)
         return loss, rate
 
@@ -234,9 +277,9 @@ class Trainer:
             state.finished = f"no better for {state.bad} evaluations"
         elif state.epoch == settings.epochs:
             state.finished = "the only epoch done" if settings.epochs == 1 else f"all {settings.epochs} epochs done"
-        state.loss_sum, state.loss_words = 0.0, 0
+        exact, state.loss_sum, state.loss_words, state.loss_exact = state.loss_exact, 0.0, 0, True
         speed = state.words / state.seconds
-        return Evaluation(state.step, state.epoch, state.words, train_loss, valid, best, rate, state.seconds, speed)
+        return Evaluation(state.step, state.epoch, state.words, train_loss, exact, valid, best, rate, state.seconds, speed)
 
 
 def sum_losses(network: Network, parameters: Parameters, examples: Examples) -> Losses:

@@ -1,5 +1,7 @@
 """The update rules: which moments they keep, and how a gradient becomes a step."""
 
+from collections.abc import Sequence
+
 from fflm.backend.protocol import Array, Backend
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
@@ -27,9 +29,17 @@ class Optimizer:
         self.moments = tuple(Parameters.zeros(config, dtype) for _ in range(count))
 
     def update(
-        self, backend: Backend, parameters: Parameters, gradients: Parameters, *, scale: float, rate: float, step: int
+        self,
+        backend: Backend,
+        parameters: Parameters,
+        gradients: Parameters,
+        moments: Sequence[Parameters],
+        *,
+        scale: float,
+        rate: float,
+        step: int,
     ) -> None:
-        """Change the parameters, and the moments, by one step.
+        """Change parameters and moments by one step.
 
         Parameters
         ----------
@@ -37,6 +47,8 @@ class Optimizer:
             The device of all the arrays.
         parameters, gradients
             Weights, changed in place, and the gradients of the loss.
+        moments
+            `moments`, or the same rows of them that the parameters are; changed in place.
         scale
             Factor on the gradients (from clipping).
         rate
@@ -44,9 +56,9 @@ class Optimizer:
         step
             Number of this step, from 1.
         """
-        for (_, weight), gradient, *moments in zip(parameters.items(), gradients, *self.moments, strict=True):
+        for weight, gradient, *own in zip(parameters, gradients, *moments, strict=True):
             decay = self.settings.weight_decay if weight.ndim > 1 else 0.0  # biases do not decay
-            self._update_array(backend, weight, gradient, moments, decay, scale, rate, step)
+            self._update_array(backend, weight, gradient, own, decay, scale, rate, step)
 
     def _update_array(
         self,

@@ -177,8 +177,10 @@ def _draw_run(upper: Any, lower: Any, name: str, log: Sequence[Mapping[str, Any]
     words = [event["words"] for event in evaluations]
     prefix = "" if alone else f"{name}, "
     marker = "." if len(words) <= 50 else ""
-    training = [math.exp(event["train_loss"]) for event in evaluations]
-    upper.plot(words, training, color=colour, linestyle="--", marker=marker, linewidth=1, label=f"{prefix}training")
+    exact = [event for event in evaluations if event.get("exact", True)]
+    if exact:
+        x, y = [event["words"] for event in exact], [math.exp(event["train_loss"]) for event in exact]
+        upper.plot(x, y, color=colour, linestyle="--", marker=marker, linewidth=1, label=f"{prefix}training")
     measured = [event for event in evaluations if event["valid"]]
     if measured:
         x, y = [event["words"] for event in measured], [event["valid"]["perplexity"] for event in measured]

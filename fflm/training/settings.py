@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, get_args
 from fflm.errors import FflmError
 
 OptimizerName = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw"]
+LossName = Literal["exact", "sampled", "nce"]
 ScheduleName = Literal["constant", "inverse", "plateau", "cosine"]
 
 
@@ -39,6 +40,17 @@ class TrainingSettings:
         Largest norm of the gradient, longer ones are scaled down to it; 0 for no limit.
     smoothing
         Label smoothing: share of the target's probability that is spread over the vocabulary.
+    loss
+        ``exact``: cross-entropy over the whole vocabulary. ``sampled``: over the batch's targets and a sample, each score less
+        the log of the word's chance to be among them (Bengio & Senécal 2008; Jean et al. 2015, section 3.2). ``nce``:
+        noise-contrastive estimation (Mnih & Teh 2012). The cost of these two does not grow with the vocabulary.
+    samples
+        Words drawn a batch by ``sampled`` and ``nce``, as often as they occur in the text.
+    exact_end
+        Share of all steps, the last ones, that are exact all the same.
+    self_normalise
+        Strength of the penalty (log Z)^2 on the softmax's normaliser, so that probabilities can be had without it (Devlin et al.
+        2014); not with ``nce``, which normalises by itself.
     patience
         Evaluations without improvement after which training stops; 0 for never.
     evaluate_every
@@ -59,18 +71,23 @@ class TrainingSettings:
     warmup: float = 0.05
     clip: float = 1.0
     smoothing: float = 0.0
+    loss: LossName = "exact"
+    samples: int = 2048
+    exact_end: float = 0.1
+    self_normalise: float = 0.0
     patience: int = 3
     evaluate_every: int = 0
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name, choices in (("optimizer", OptimizerName), ("schedule", ScheduleName)):
+        for name, choices in (("optimizer", OptimizerName), ("loss", LossName), ("schedule", ScheduleName)):
             if getattr(self, name) not in get_args(choices):
                 raise FflmError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(get_args(choices))}")
         limits = {
             "epochs": (1, math.inf), "batch_size": (1, math.inf), "momentum": (0, 1), "weight_decay": (0, math.inf),
-            "decay": (0, math.inf), "warmup": (0, 1), "clip": (0, math.inf), "smoothing": (0, 1), "patience": (0, math.inf),
-            "evaluate_every": (0, math.inf), "seed": (0, 2**63),
+            "decay": (0, math.inf), "warmup": (0, 1), "clip": (0, math.inf), "smoothing": (0, 1), "samples": (1, 2**31),
+            "exact_end": (0, 1), "self_normalise": (0, math.inf), "patience": (0, math.inf), "evaluate_every": (0, math.inf),
+            "seed": (0, 2**63),
         }  # fmt: skip
         for name, (low, high) in limits.items():
             value = getattr(self, name)

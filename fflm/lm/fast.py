@@ -1,0 +1,168 @@
+"""Scores at the speed of an n-gram model: of words, from tables, without the softmax's normaliser."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import get_num_threads
+
+from fflm.backend.protocol import ACTIVATIONS
+from fflm.errors import FflmError
+from fflm.lm.fast_kernels import score_words
+from fflm.lm.model import LanguageModel, Model
+
+LARGEST = 32767
+"""The largest number in a table of 16-bit integers."""
+
+CHECKED = 1000
+"""One of so many words is scored exactly, too, so that the normalisers are known."""
+
+
+@dataclass(frozen=True)
+class Normalisers:
+    """What the normalisers were that fast scoring took for 1. Those of two texts can be added.
+
+    Attributes
+    ----------
+    contexts
+        How many are known.
+    total, absolute
+        Sums of log Z and of |log Z|, nats.
+    worst
+        The largest |log Z|.
+    """
+
+    contexts: int = 0
+    total: float = 0.0
+    absolute: float = 0.0
+    worst: float = 0.0
+
+    def __add__(self, other: "Normalisers") -> "Normalisers":
+        """Return those of both texts."""
+        return Normalisers(
+            self.contexts + other.contexts,
+            self.total + other.total,
+            self.absolute + other.absolute,
+            max(self.worst, other.worst),
+        )
+
+    @property
+    def mean(self) -> float:
+        """Of log Z, nats; NaN of none."""
+        return self.total / self.contexts if self.contexts else math.nan
+
+    @property
+    def mean_absolute(self) -> float:
+        """Of |log Z|, nats; NaN of none."""
+        return self.absolute / self.contexts if self.contexts else math.nan
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the figures as JSON values."""
+        names = ("contexts", "mean", "mean_absolute", "worst")
+        return {name: getattr(self, name) for name in names} if self.contexts else {"contexts": 0}
+
+
+class FastScorer:
+    """Scores the words of a text by a network with one hidden layer, taking the softmax's normaliser for 1.
+
+    The hidden layer's weighted sums are read from tables, which have for each place of a context and each word what the word
+    contributes from there (Devlin et al. 2014, section 4.2), as 16-bit integers with a unit a hidden unit. Sums of integers are
+    exact, so those over the words of an average are kept from one word of the text to the next.
+
+    How far it is from probabilities depends on the model, which must have been trained with ``self_normalise`` or by ``nce``.
+
+    Parameters
+    ----------
+    model
+        The network.
+
+    Attributes
+    ----------
+    normalisers
+        Those of one of `CHECKED` words of all texts that were scored.
+
+    Raises
+    ------
+    FflmError
+        If the network has another number of hidden layers, or direct connections.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        config, parameters = model.config, model.parameters
+        if len(config.hidden) != 1 or config.direct or config.residual:
+            raise FflmError("fast scoring needs a network with one hidden layer, not residual, and no direct connections")
+        self.model = model
+        self.vocabulary, self.text, self.window = model.vocabulary, model.text, model.window
+        self.normalisers = Normalisers()
+        embeddings, weight = parameters.embeddings, parameters.hidden_weights[0]
+        blocks = np.split(weight, len(config.blocks), axis=1)
+        factors = np.array(config.blocks, weight.dtype) ** -0.5
+        largest = np.max([np.abs(embeddings @ block.T).max(axis=0) * f for block, f in zip(blocks, factors, strict=True)], axis=0)
+        self._units = np.maximum(largest, np.finfo(np.float32).tiny) / LARGEST
+        self._tables = np.empty((len(blocks), *embeddings.shape[:1], config.hidden[0]), np.int16)
+        for table, block, factor in zip(self._tables, blocks, factors, strict=True):
+            np.rint(embeddings @ (block.T * (factor / self._units)), out=table, casting="unsafe")
+        outputs = parameters.softmax_weight
+        if parameters.projection is not None:
+            outputs = outputs @ parameters.projection
+        self._output_units = np.maximum(np.abs(outputs).max(axis=0), np.finfo(np.float32).tiny) / LARGEST
+        self._outputs = np.rint(outputs / self._output_units).astype(np.int16)
+        self._borders = np.cumsum((0, *config.blocks))
+
+    @property
+    def memory(self) -> int:
+        """Of the tables, bytes."""
+        return int(self._tables.nbytes + self._outputs.nbytes)
+
+    def text_losses(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
+        """Return -log of each word's unnormalised probability, nats, and take notes of some normalisers.
+
+        Parameters
+        ----------
+        ids
+            (N,) int32, a text as the model's corpus holds it.
+        start
+            The first word to score; those before it are its context.
+
+        Returns
+        -------
+        numpy.ndarray
+            (N - start,), float32.
+        """
+        model = self.model
+        windows = model.windows(ids)
+        losses = np.empty(len(ids) - start, np.float32)
+        score_words(
+            ids, start, windows.padding, -1 if windows.sentence_end is None else windows.sentence_end, self._borders,
+            self._tables, self._units, model.parameters.hidden_biases[0], ACTIVATIONS.index(model.config.activation),
+            self._outputs, self._output_units, model.parameters.output_bias, losses, get_num_threads(),
+        )  # fmt: skip
+        self.normalisers += self._check(ids, start, losses)
+        return losses
+
+    def each_losses(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
+        """Return `text_losses` of many texts, each by itself."""
+        return [self.text_losses(ids) for ids in texts]
+
+    def _check(self, ids: npt.NDArray[np.int32], start: int, losses: npt.NDArray[np.floating]) -> Normalisers:
+        """Return some of the normalisers in a text whose ``losses`` (N - start,) are known, by scoring words exactly."""
+        positions = np.arange(start, len(ids), CHECKED)
+        if not len(positions):
+            return Normalisers()
+        logs = self.model.losses(*self.model.windows(ids).batch(positions)).astype(np.float64) - losses[positions - start]
+        return Normalisers(len(logs), float(logs.sum()), float(np.abs(logs).sum()), float(np.abs(logs).max()))
+
+
+def fast_scorer(model: Model) -> FastScorer:
+    """Return the fast scorer of a model.
+
+    Raises
+    ------
+    FflmError
+        If it is no network, or not of the shape that can be fast.
+    """
+    if not isinstance(model, LanguageModel):
+        raise FflmError("only a network can score fast: name one, made by `fflm train --self-normalise 0.1`")
+    return FastScorer(model)

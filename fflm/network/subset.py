@@ -1,0 +1,65 @@
+"""A part of a network's vocabulary as a smaller network: what a step with a sampled loss touches."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from fflm.backend.protocol import Array, Backend
+from fflm.network.config import NetworkConfig
+from fflm.network.parameters import Parameters
+
+
+class Subset:
+    """The rows of a network's arrays that belong to some words. With them alone a batch can go through the network.
+
+    Attributes
+    ----------
+    inputs, outputs
+        (E,), (R,) int32: the rows of the embeddings, and the words that the softmax distinguishes. Where it is tied, ``inputs``
+        begins with ``outputs``.
+    contexts, targets
+        (B, n), (B,) int32: a batch, not as words but as places in ``inputs`` and ``outputs``.
+    """
+
+    def __init__(self, config: NetworkConfig, contexts: Array, targets: Array, outputs: Array) -> None:
+        """Take all words of contexts (B, n) and ``outputs`` (R,), which ascend and hold all targets (B,)."""
+        places = np.zeros(config.vocabulary + 1, np.int32)
+        places[contexts] = 1
+        if config.tied:
+            places[outputs] = 0
+        inputs = np.flatnonzero(places).astype(np.int32)
+        self.inputs = np.concatenate([outputs, inputs]) if config.tied else inputs
+        self.outputs = outputs
+        places[self.inputs] = np.arange(len(self.inputs), dtype=np.int32)
+        self.contexts: Array = places[contexts]
+        self.targets: Array = np.searchsorted(outputs, targets).astype(np.int32)
+
+    def frame(self, parameters: Parameters, memory: Parameters) -> Parameters:
+        """Return the parameters, but with the first rows of ``memory``'s arrays where an array has a row a word."""
+        inputs, outputs = len(self.inputs), len(self.outputs)
+        return dataclasses.replace(
+            parameters,
+            embeddings=memory.embeddings[:inputs],
+            output_weight=None if memory.output_weight is None else memory.output_weight[:outputs],
+            output_bias=memory.output_bias[:outputs],
+        )
+
+    def take(self, backend: Backend, parameters: Parameters, memory: Parameters) -> Parameters:
+        """Copy the subset's rows to the beginning of ``memory``'s, and return the `frame` of it."""
+        part = self.frame(parameters, memory)
+        for array, rows, copy in self._arrays(parameters, part):
+            backend.gather(array, rows[:, None], (1,), copy)
+        return part
+
+    def put(self, backend: Backend, part: Parameters, parameters: Parameters) -> None:
+        """Copy the rows back from what `take` returned."""
+        for array, rows, copy in self._arrays(parameters, part):
+            backend.put_rows(copy, rows, array)
+
+    def _arrays(self, parameters: Parameters, part: Parameters) -> Iterator[tuple[Array, Array, Array]]:
+        """Yield all arrays with a row a word: whole, the subset's rows, and these alone."""
+        yield parameters.embeddings, self.inputs, part.embeddings
+        if parameters.output_weight is not None:
+            yield parameters.output_weight, self.outputs, part.output_weight
+        yield parameters.output_bias.reshape(-1, 1), self.outputs, part.output_bias.reshape(-1, 1)

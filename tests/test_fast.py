@@ -1,0 +1,138 @@
+"""Fast scoring: against the reference's scores without normaliser, in all modes, however the text is cut."""
+
+import json
+
+import numpy as np
+import pytest
+import reference
+from click.testing import CliRunner
+from tiny import MODES, tiny_model
+
+from fflm.cli import main
+from fflm.errors import FflmError
+from fflm.lm import fast
+from fflm.lm.fast import FastScorer, fast_scorer
+from fflm.lm.model import LanguageModel, save_config, save_weights
+from fflm.lm.scoring import score_files, score_hypotheses
+from fflm.network.config import NetworkConfig
+from fflm.network.parameters import Parameters
+
+QUANTISED = 2e-3
+"""Nats: sums over some ten units of numbers of a size of 1, rounded to 2^-15 of the largest."""
+
+SHAPES = {
+    "plain": {},
+    "one word, relu": {"window": 1, "activation": "relu"},
+    "tied": {"tied": True},
+    "tied as it is": {"tied": True, "embedding": 6},
+    "averages": {"averages": (2, 3)},
+    "average of one": {"averages": (1, 4), "activation": "sigmoid"},
+}
+
+
+def model_of(shape, text):
+    """Return a small model of a shape; its weights are its tiny twin's where they fit, else random."""
+    twin = tiny_model(text)
+    fields = {"averages": (), "window": 3, "embedding": 4, "hidden": (6,), "activation": "tanh", "tied": False, **shape}
+    config = NetworkConfig(len(twin.vocabulary), **fields)
+    parameters = Parameters.random(config, 3)
+    generator = np.random.default_rng(3)
+    for array in parameters:
+        array[...] = generator.normal(0, 0.7, array.shape)
+    return LanguageModel(config, parameters, twin.vocabulary, text)
+
+
+def expected_losses(model, ids):
+    """Return -score of each word (N,) by the reference."""
+    case = {**reference.PLAIN, **model.config.to_dict()}
+    arrays = {name: array.astype(np.float64) for name, array in model.parameters.items()}
+    contexts, targets = model.windows(ids).batch(np.arange(len(ids)))
+    features = reference.forward(arrays, contexts, case, 0, 0, training=False)[2]
+    return -(features * reference.softmax_weight(arrays)[targets]).sum(1) - arrays["output.bias"][targets]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", SHAPES)
+def test_scores_are_the_references(name, mode, threads):
+    model = model_of(SHAPES[name], MODES[mode])
+    ids = np.random.default_rng(0).integers(0, len(model.vocabulary), 70, np.int32)  # the ends, id 1, are among them
+    expected = expected_losses(model, ids)
+    scorer = FastScorer(model)
+    np.testing.assert_allclose(scorer.text_losses(ids), expected, rtol=0, atol=QUANTISED)
+    for cut in (1, 5, 23, 69, 70):  # the rest, after enough context
+        before = max(0, cut - model.window)
+        found = scorer.text_losses(ids[before:], cut - before)
+        np.testing.assert_allclose(found, expected[cut:], rtol=0, atol=QUANTISED)
+    assert len(scorer.text_losses(ids[:0])) == 0
+
+
+def test_sums_over_averages_do_not_drift():
+    model = model_of({"averages": (5, 40)}, MODES["sentence"])
+    ids = np.random.default_rng(0).integers(1, len(model.vocabulary), 20_000, np.int32)
+    np.testing.assert_allclose(FastScorer(model).text_losses(ids), expected_losses(model, ids), rtol=0, atol=2 * QUANTISED)
+
+
+def test_normalisers_are_those_of_the_words_that_are_checked(monkeypatch):
+    monkeypatch.setattr(fast, "CHECKED", 7)
+    model = model_of({}, MODES["line ends"])
+    ids = np.random.default_rng(0).integers(0, len(model.vocabulary), 50, np.int32)
+    scorer = FastScorer(model)
+    scorer.text_losses(ids)
+    scorer.text_losses(ids, 20)
+    whole = model.text_losses(ids) - expected_losses(model, ids)
+    logs = np.concatenate([whole[::7], whole[20::7]])
+    found = scorer.normalisers
+    assert found.contexts == len(logs)
+    expected = [logs.mean(), np.abs(logs).mean(), np.abs(logs).max()]
+    np.testing.assert_allclose([found.mean, found.mean_absolute, found.worst], expected, rtol=0, atol=QUANTISED)
+    assert found.worst > 0.5  # so that it was worth looking
+
+
+@pytest.mark.parametrize("shape", [{"hidden": (6, 6)}, {"hidden": ()}, {"direct": True}, {"residual": True}], ids=str)
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(FflmError, match="one hidden layer"):
+        FastScorer(model_of(shape, MODES["sentence"]))
+
+
+def test_other_models_are_refused():
+    with pytest.raises(FflmError, match="only a network"):
+        fast_scorer(object())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    model = model_of({}, MODES["sentence"])
+    (tmp_path / "m.model").mkdir()
+    save_config(tmp_path / "m.model", model.config, model.text, model.vocabulary, {})
+    save_weights(tmp_path / "m.model", model.parameters, {})
+    (tmp_path / "text.txt").write_text("the cat sat on the zebra .\n\nthe dog\n" * 20)
+    return tmp_path
+
+
+def test_the_command(folder):
+    def run(*options):
+        result = CliRunner().invoke(main, ["score", "-m", str(folder / "m.model"), "--fast", *options])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    path = str(folder / "text.txt")
+    found = json.loads(run(path, "--json"))
+    scorer = FastScorer(LanguageModel.load(folder / "m.model"))
+    expected = score_files(scorer, [path])
+    assert found["perplexity"] == pytest.approx(expected.perplexity)
+    assert found["normalisers"] == pytest.approx(scorer.normalisers.to_dict())
+    assert "|log Z|" in run(path)
+    by_word = run(path, "--by", "word").splitlines()
+    assert len([line for line in by_word if line.endswith("</s>")]) == 40
+
+    hypotheses = folder / "list.txt"
+    hypotheses.write_text("the cat\n\nthe dog sat\n")
+    logs = [float(line.split("\t")[0]) for line in run("--nbest", "plain", str(hypotheses)).splitlines()]
+    alone = [each.score.log_probability for each in score_hypotheses(scorer, ["the cat\n\nthe dog sat\n"])]
+    np.testing.assert_allclose(logs, alone, atol=1e-5)
+
+
+def test_only_one_network_is_fast(folder):
+    result = CliRunner().invoke(main, ["score", "-m", str(folder / "m.model"), "--fast", "--cache", "20"])
+    assert result.exit_code == 2
+    assert "--fast" in result.output

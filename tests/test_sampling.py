@@ -1,0 +1,241 @@
+"""Losses over a sample: the sample, the part of the network that it touches, and what is learned by them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import reference
+from tolerances import NETWORK, SOFTMAX, assert_close
+
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network, Objective
+from fflm.network.parameters import Parameters
+from fflm.network.subset import Subset
+from fflm.text.windows import Windows
+from fflm.training.checkpoints import load_checkpoint, save_checkpoint
+from fflm.training.loop import Evaluation, Finished, Step, Trainer
+from fflm.training.sampling import Sampler
+from fflm.training.settings import TrainingSettings
+
+SEED, STEP = 3, 11
+COUNTS = np.array([50, 30, 0, 10, 5, 3, 1, 1])
+
+
+# The sample
+
+
+def test_a_sample_holds_targets_and_draws():
+    sampler, targets = Sampler(COUNTS, 40, SEED), np.array([7, 2, 2], np.int32)
+    sample = sampler.draw(targets, 5)
+    assert (np.diff(sample.words) > 0).all()
+    assert {2, 7} <= set(sample.words.tolist())
+    assert sample.draws.sum() == 40
+    assert set(sample.words[sample.draws == 0].tolist()) <= {2, 7}
+    again, other = sampler.draw(targets, 5), sampler.draw(targets, 6)
+    assert np.array_equal(sample.draws, again.draws)
+    assert not (len(sample.words) == len(other.words) and np.array_equal(sample.draws, other.draws))
+
+
+def test_words_are_drawn_as_often_as_is_said():
+    sampler, rounds = Sampler(COUNTS, 6, SEED), 20_000
+    shares = (COUNTS + 1) / (COUNTS + 1).sum()
+    draws, seen = np.zeros(8), np.zeros(8)
+    generator = np.random.default_rng(0)
+    for step in range(rounds):
+        targets = generator.choice(8, 4, p=shares).astype(np.int32)  # three of them are others' targets
+        sample = sampler.draw(targets[1:], step)
+        np.add.at(draws, sample.words, sample.draws)
+        seen[sample.words] += 1
+    whole = sampler.draw(np.arange(8, dtype=np.int32), 0)
+    np.testing.assert_allclose(draws / rounds, np.exp(whole.log_draws), atol=0.05)
+    np.testing.assert_allclose(whole.log_draws, np.log(6 * shares))
+    four = sampler.draw(np.zeros(4, np.int32), 0)
+    np.testing.assert_allclose(seen[four.words] / rounds, np.exp(four.log_chances), atol=0.02)
+
+
+# The part of a network
+
+
+@pytest.mark.parametrize("name", ["tanh", "tied, projected", "tied, direct", "averages", "everything", "noise", "noise, tied"])
+def test_a_part_has_the_gradients_of_the_smaller_network(name, dtype, threads):
+    case = reference.CASES[name]
+    arrays, contexts, targets = reference.batch(case)
+    arrays = {key: array.astype(dtype) for key, array in arrays.items()}
+    config = NetworkConfig(**{field: value for field, value in case.items() if field not in reference.OBJECTIVE})
+    whole, network = Parameters.from_arrays(config, arrays), Network(config)
+    words = np.union1d(targets, [1, 4]).astype(np.int32)
+    assert len(words) < case["vocabulary"]
+    subset = Subset(config, contexts, targets, words)
+    part = subset.take(network.backend, whole, Parameters.zeros(config, dtype))
+    gradients = subset.frame(Parameters.zeros(config, dtype), Parameters.zeros(config, dtype))
+    for array in gradients:
+        array[...] = np.nan
+    offsets = np.linspace(-1, 1, len(words)).astype(dtype)
+    smaller = {**case, "vocabulary": len(words)}
+    noise = reference.noise(smaller).astype(dtype) if case["noise"] else None
+    objective = Objective(case["smoothing"], case["penalty"], noise, offsets)
+    losses = np.empty(len(targets), dtype)
+    network.gradients(part, subset.contexts, subset.targets, gradients, losses, objective=objective, seed=SEED, step=STEP)
+
+    exact = {key: array.astype(np.float64) for key, array in arrays.items()}
+    # The reference's embeddings are those of the softmax's words, then all the others; its padding is among the latter.
+    places = np.concatenate([words, np.setdiff1d(np.arange(case["vocabulary"] + 1), words)])
+    exact["embeddings"] = exact["embeddings"][places]
+    exact["output.bias"] = exact["output.bias"][words] - offsets
+    if "output.weight" in exact:
+        exact["output.weight"] = exact["output.weight"][words]
+    number = np.argsort(places)
+    expected = gradients_of_part(exact, number[contexts], np.searchsorted(words, targets), smaller)
+    expected["embeddings"] = expected["embeddings"][number][subset.inputs]
+    for key, gradient in gradients.items():
+        assert_close(gradient, expected[key], NETWORK[dtype])
+
+    for array in part:
+        array += 1
+    before = {key: array.copy() for key, array in whole.items()}
+    subset.put(network.backend, part, whole)
+    for key, rows in (("embeddings", subset.inputs), ("output.bias", words), ("output.weight", words)):
+        if key in before:
+            others = np.setdiff1d(np.arange(len(before[key])), rows)
+            now = dict(whole.items())[key]
+            assert_close(now[rows], before[key][rows].astype(np.float64) + 1, SOFTMAX[dtype])
+            assert np.array_equal(now[others], before[key][others])
+
+
+def gradients_of_part(arrays, contexts, targets, case):
+    """Return the reference's gradients where the embeddings have more rows than the softmax has words."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "softmax_weight", lambda p: p.get("output.weight", p["embeddings"][: case["vocabulary"]]))
+        tied = "output.weight" not in arrays
+        if tied:  # the reference adds the softmax's share to all rows but the last
+            add = reference.output_gradients, reference.nce_gradients
+            rows = len(arrays["embeddings"]) - 1
+            for name, function in zip(("output_gradients", "nce_gradients"), add, strict=True):
+                patch.setattr(reference, name, lambda *a, f=function: padded(f(*a), rows))
+        return reference.network_gradients(arrays, contexts, targets, case, SEED, STEP)
+
+
+def padded(gradients, rows):
+    """Return gradients of a softmax with those of its weight filled up with zeros to so many rows."""
+    d_features, d_weight, d_bias = gradients
+    return d_features, np.pad(d_weight, ((0, rows - len(d_weight)), (0, 0))), d_bias
+
+
+# Training
+
+CONFIG = NetworkConfig(8, 1, 8, (), averages=(), tied=False, dropout=0.0, embedding_dropout=0.0)
+CHAIN = np.random.default_rng(1).dirichlet(np.full(8, 0.7), 8)
+"""p(word | word before)."""
+
+
+def chain(length):
+    """Return a text (N,) of a Markov chain."""
+    generator, words = np.random.default_rng(2), [0]
+    for _ in range(length):
+        words.append(generator.choice(8, p=CHAIN[words[-1]]))
+    return np.array(words, np.int32)
+
+
+TEXT = chain(8000)
+SETTINGS = TrainingSettings(
+    epochs=4, batch_size=16, optimizer="adam", rate=0.02, weight_decay=0.0, clip=0.0, patience=0, exact_end=0.0, seed=SEED
+)
+
+
+def trained(settings, **changes):
+    config = dataclasses.replace(CONFIG, **changes)
+    windows = Windows(TEXT, 1, padding=8)
+    trainer = Trainer(Network(config), Parameters.random(config, 1, np.float64), windows, windows, settings)
+    counts = windows.counts(8)
+    trainer.parameters.output_bias[:] = np.log(counts / counts.sum())
+    return trainer, list(trainer.run())
+
+
+def log_normalisers(trainer):
+    """Return log Z after every word."""
+    contexts = np.arange(8, dtype=np.int32)[:, None]
+    arrays = dict(trainer.parameters.items())
+    case = {**reference.PLAIN, **trainer.network.config.to_dict()}
+    features = reference.forward(arrays, contexts, case, 0, 0, training=False)[2]
+    return reference.log_normalisers(features, arrays["output.weight"], arrays["output.bias"])
+
+
+FEW = {"loss": "sampled", "samples": 2, "batch_size": 2, "epochs": 1, "rate": 0.01}
+
+
+@pytest.mark.parametrize("fields", [FEW, {"loss": "nce", "samples": 8}], ids=lambda fields: fields["loss"])
+def test_sampled_losses_learn_the_distribution(fields):
+    """With enough capacity the best loss is the chain's entropy; taking no logs of chances off costs twice what is allowed."""
+    best = trained(SETTINGS)[1][-2].valid.mean
+    trainer, events = trained(dataclasses.replace(SETTINGS, **fields))
+    assert events[-2].valid.mean < best + 0.03
+    assert [event.exact for event in events[:-1]] == [False] * (len(events) - 1)
+    assert isinstance(events[-1], Finished)
+    if fields["loss"] == "nce":
+        assert np.abs(log_normalisers(trainer)).max() < 0.2
+
+
+@pytest.mark.parametrize("loss", ["exact", "sampled"])
+def test_the_penalty_normalises(loss):
+    settings = dataclasses.replace(SETTINGS, loss=loss, samples=4)
+    plain, penalised = (trained(dataclasses.replace(settings, self_normalise=each))[0] for each in (0.0, 1.0))
+    assert np.abs(log_normalisers(penalised)).max() < 0.5 * np.abs(log_normalisers(plain)).max()
+
+
+def test_a_sample_of_everything_is_exact():
+    settings = dataclasses.replace(SETTINGS, epochs=1, optimizer="sgd", schedule="constant", rate=0.5, evaluate_every=20)
+    exact, sampled = (trained(dataclasses.replace(settings, loss=loss, samples=10_000)) for loss in ("exact", "sampled"))
+    for left, right in zip(exact[0].parameters, sampled[0].parameters, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_words_outside_the_sample_keep_everything(tied):
+    settings = dataclasses.replace(SETTINGS, optimizer="adamw", weight_decay=0.1, loss="sampled", samples=1, batch_size=2, seed=4)
+    config = dataclasses.replace(CONFIG, tied=tied)
+    windows = Windows(TEXT, 1, padding=8)
+    trainer = Trainer(Network(config), Parameters.random(config, 1, np.float64), windows, None, settings)
+    kept: list[np.ndarray] = []
+    for event, _ in zip(trainer.run(), range(30), strict=False):
+        assert isinstance(event, Step)
+        arrays = [*trainer.parameters, *(array for moment in trainer.optimizer.moments for array in moment)]
+        for now, before in zip(arrays, kept or arrays, strict=True):
+            if len(now) >= 8:  # two contexts, two targets and a draw are five rows at most
+                assert sum(np.array_equal(left, right) for left, right in zip(now, before, strict=True)) >= 3
+        kept = [array.copy() for array in arrays]
+
+
+def test_the_end_is_exact():
+    settings = dataclasses.replace(SETTINGS, loss="sampled", samples=2, exact_end=0.25, evaluate_every=100)
+    trainer, events = trained(settings)
+    steps = [event.exact for event in events if isinstance(event, Step)]
+    assert steps == sorted(steps)
+    assert sum(steps) == pytest.approx(0.25 * len(steps), rel=0.02)
+    evaluations = [event for event in events if isinstance(event, Evaluation)]
+    begins = [0, *(event.step for event in evaluations[:-1])]
+    assert [event.exact for event in evaluations] == [step >= 0.75 * trainer.steps for step in begins]
+
+
+@pytest.mark.parametrize("loss", ["sampled", "nce"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_resumed_run_is_the_uninterrupted_one(loss, tied, tmp_path):
+    settings = dataclasses.replace(SETTINGS, epochs=1, batch_size=100, loss=loss, samples=5, exact_end=0.3)
+    whole = trained(settings, tied=tied)[0]
+    config = whole.network.config
+    windows = Windows(TEXT, 1, padding=8)
+
+    def fresh(seed):
+        return Trainer(Network(config), Parameters.random(config, seed, np.float64), windows, windows, settings)
+
+    first = fresh(1)
+    counts = windows.counts(8)
+    first.parameters.output_bias[:] = np.log(counts / counts.sum())
+    for _ in zip(first.run(), range(30), strict=False):
+        pass
+    save_checkpoint(tmp_path / "c", first, "corpus")
+    second = fresh(2)
+    load_checkpoint(tmp_path / "c", second, "corpus")
+    assert second.state.step > 0
+    list(second.run())
+    for left, right in zip(whole.parameters, second.parameters, strict=True):
+        assert np.array_equal(left, right)
