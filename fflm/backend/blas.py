@@ -4,10 +4,14 @@ Numba's own ``np.dot`` can neither accumulate into its result nor read a slice o
 their addresses (SciPy exports them for Cython). Kernels thread themselves and want a single-threaded BLAS: see `one_thread`.
 """
 
+import sys
 from functools import cache
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
 from typing import Any
 
 import llvmlite.binding
+import scipy
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -15,8 +19,25 @@ from numba.extending import get_cython_function_address, intrinsic
 from threadpoolctl import ThreadpoolController
 
 _ROUTINES = {types.float32: "fflm_sgemm", types.float64: "fflm_dgemm"}
-for _name in _ROUTINES.values():
-    llvmlite.binding.add_symbol(_name, get_cython_function_address("scipy.linalg.cython_blas", _name.removeprefix("fflm_")))
+
+
+def _bind() -> None:
+    """Make BLAS's routines known to LLVM.
+
+    SciPy's module is loaded by itself: the rest of its package, which is not needed, takes as long to import as Numba.
+    """
+    name = "scipy.linalg.cython_blas"
+    alone = None if name in sys.modules else PathFinder.find_spec(name, [f"{path}/linalg" for path in scipy.__path__])
+    if alone and alone.loader:
+        sys.modules[name] = module_from_spec(alone)
+        alone.loader.exec_module(sys.modules[name])
+    for symbol in _ROUTINES.values():
+        llvmlite.binding.add_symbol(symbol, get_cython_function_address(name, symbol.removeprefix("fflm_")))
+    if alone:
+        del sys.modules[name]  # for those who import all of the package
+
+
+_bind()
 
 
 @intrinsic
