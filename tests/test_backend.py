@@ -1,6 +1,8 @@
 """Every operation of the CPU's kernels against the reference: dtypes, awkward sizes, threads, NaN and infinity, repeated bits."""
 
 import inspect
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +31,18 @@ OUTPUT_SIZES = [
     (33, 3 * TILE + 7, 10),
 ]
 LAYER_SIZES = [(1, 1, 1), (1, 7, 3), (3, 5, 2), (2, 1, 9), (17, 33, 70)]
+
+
+def test_scipy_is_whole_after_its_blas_was_loaded_alone() -> None:
+    program = """
+import sys
+import fflm.backend.blas
+assert "scipy.linalg" not in sys.modules
+import scipy.linalg
+from scipy.linalg import cython_blas
+assert scipy.linalg.inv([[2.0]]) == [[0.5]] and cython_blas.__pyx_capi__["sgemm"]
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
 
 def normal(generator: np.random.Generator, *shape: int, dtype: np.dtype, size: float = 1.0) -> np.ndarray:

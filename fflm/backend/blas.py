@@ -24,17 +24,16 @@ _ROUTINES = {types.float32: "fflm_sgemm", types.float64: "fflm_dgemm"}
 def _bind() -> None:
     """Make BLAS's routines known to LLVM.
 
-    SciPy's module is loaded by itself: the rest of its package, which is not needed, takes as long to import as Numba.
+    SciPy's module is loaded by itself, and left where Numba looks for it, too: the rest of its package, which neither of them
+    needs, takes as long to import as Numba.
     """
     name = "scipy.linalg.cython_blas"
-    alone = None if name in sys.modules else PathFinder.find_spec(name, [f"{path}/linalg" for path in scipy.__path__])
-    if alone and alone.loader:
-        sys.modules[name] = module_from_spec(alone)
-        alone.loader.exec_module(sys.modules[name])
+    spec = None if name in sys.modules else PathFinder.find_spec(name, [f"{path}/linalg" for path in scipy.__path__])
+    if spec and spec.loader:
+        sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
     for symbol in _ROUTINES.values():
         llvmlite.binding.add_symbol(symbol, get_cython_function_address(name, symbol.removeprefix("fflm_")))
-    if alone:
-        del sys.modules[name]  # for those who import all of the package
 
 
 _bind()
