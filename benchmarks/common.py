@@ -1,6 +1,7 @@
 """What the benchmarks share: the machine, timing in turns, the command, and where results go."""
 
 import argparse
+import gc
 import importlib.metadata
 import json
 import os
@@ -11,6 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,9 @@ SIZES = {  # words in the vocabulary, tokens of each part
     "Brown": (17_905, {"train": 800_000, "valid": 200_000, "test": 161_192}),
     "WikiText-2": (33_278, {"train": 2_088_628, "valid": 217_646, "test": 245_569}),
 }
+
+MEMORY_STEPS = 4
+"""Steps in which memory is measured: from the second on everything is there."""
 
 TUNING = ("MALLOC_", "MKL_", "OMP_", "OPENBLAS_")
 """Beginnings of the environment variables that change how fast the same code is."""
@@ -110,13 +116,13 @@ def check_sizes(name: str, corpus: Corpus) -> None:
         sys.exit(f"{name} should have {SIZES[name]} words and tokens, not {found}: fetch it with `fflm corpus get`")
 
 
-def in_turns(steps: Mapping[str, Callable[[], Any]], rounds: int, turn_seconds: float = 0.3) -> dict[str, list[float]]:
+def in_turns(steps: Mapping[Any, Callable[[], Any]], rounds: int, turn_seconds: float = 0.3) -> dict[Any, list[float]]:
     """Time several ways of doing the same in turns, so that whatever else the machine does meets all of them.
 
     Parameters
     ----------
     steps
-        The contenders.
+        The contenders, by their names.
     rounds
         Turns of each, in a new random order every round.
     turn_seconds
@@ -127,7 +133,7 @@ def in_turns(steps: Mapping[str, Callable[[], Any]], rounds: int, turn_seconds: 
     dict
         Seconds a step in each turn, of each contender.
     """
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    times: dict[Any, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name in random.sample(list(steps), len(steps)):
             time.sleep(0.05)  # threads of the contender before spin for a while before they sleep
@@ -144,6 +150,47 @@ def quartiles(values: list[float]) -> dict[str, float]:
     """Return the median and the two quartiles around it."""
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return {"median": median, "low": low, "high": high}
+
+
+def resident(process: int | str = "self") -> tuple[int, int]:
+    """Return the resident memory of a process, now and at its peak, in bytes (Linux only)."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    now, peak = (int(status[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    return now, peak
+
+
+def memory_of(prepare: Callable[..., Callable[[], Any]], small: tuple[Any, ...], large: tuple[Any, ...]) -> int:
+    """Measure the memory that some steps need, in a process of its own (Linux only).
+
+    Parameters
+    ----------
+    prepare
+        Returns a step, when called with some arguments.
+    small
+        Arguments of a step that only loads and compiles what both need.
+    large
+        Arguments of the step that is measured.
+
+    Returns
+    -------
+    int
+        Bytes: the largest resident memory in `MEMORY_STEPS` steps, less that before ``prepare(*large)``. The first of them is
+        not counted, in which more may be compiled.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_memory, prepare, small, large).result()
+
+
+def _memory(prepare: Callable[..., Callable[[], Any]], small: tuple[Any, ...], large: tuple[Any, ...]) -> int:
+    prepare(*small)()
+    gc.collect()
+    before, _ = resident()
+    step = prepare(*large)
+    step()
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    for _ in range(MEMORY_STEPS - 1):
+        step()
+    return resident()[1] - before
 
 
 def run_json(*arguments: str | Path) -> Any:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from common import FFLM, STORIES, machine, parse, record
+from common import FFLM, STORIES, machine, parse, record, resident
 
 from fflm.lm.model import CHECKPOINT, LOG
 from fflm.text.corpus import Corpus, TextSettings
@@ -34,13 +34,6 @@ def family(process: int) -> Iterator[int]:
     for children in Path(f"/proc/{process}/task").glob("*/children"):
         for child in children.read_text().split():
             yield from family(int(child))
-
-
-def resident(process: int) -> tuple[int, int]:
-    """Return the resident memory of a process, now and at its peak, in bytes."""
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
-    now, peak = (int(status[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
-    return now, peak
 
 
 def watch(arguments: list[str | Path], seconds: float = math.inf) -> dict[str, float]:

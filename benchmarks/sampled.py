@@ -25,7 +25,8 @@ from common import brown, check_sizes, in_turns, machine, parse, quartiles, reco
 
 from fflm.lm.train import PRESETS, fit, network_settings
 from fflm.network.config import NetworkConfig
-from fflm.network.feedforward import Network, Objective
+from fflm.network.feedforward import Network
+from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset
 from fflm.text.corpus import Corpus
@@ -47,8 +48,7 @@ DEMANDED = {"perplexity": 1.01, "time": 1 / 3, "step": 10.0}
 def trainer(config: NetworkConfig, settings: TrainingSettings, train: Windows, valid: Windows | None) -> Trainer:
     """Return a run that starts as `fflm train` starts it."""
     parameters = Parameters.random(config, settings.seed)
-    counts = train.counts(config.vocabulary) + 1.0
-    parameters.output_bias[:] = np.log(counts / counts.sum())
+    parameters.start_from(train.counts(config.vocabulary))
     return Trainer(Network(config), parameters, train, valid, settings)
 
 
@@ -104,10 +104,9 @@ def compare(name: str, corpus: Corpus, preset: str, fields: dict[str, Any]) -> d
         row["time_relative_to_exact"] = row["minutes"] / exact["minutes"]
     print(f"{name}, preset {preset}")
     for loss, row in rows.items():
-        print(
-            f"  {loss:16} best validation perplexity {row['perplexity']:.2f} "
-            f"({row['perplexity_relative_to_exact']:.3f} of exact), {row['minutes']:.2f} minutes ({row['time_relative_to_exact']:.3f} of exact)"
-        )
+        perplexity = f"{row['perplexity']:.2f} ({row['perplexity_relative_to_exact']:.3f} of exact)"
+        minutes = f"{row['minutes']:.2f} minutes ({row['time_relative_to_exact']:.3f} of exact)"
+        print(f"  {loss:16} best validation perplexity {perplexity}, {minutes}")
     text = corpus.conditions
     return {"preset": preset, "network": config.to_dict(), "training": settings.to_dict(), "text": text, "losses": rows}
 

@@ -22,6 +22,7 @@ PLAIN = {
     "residual": False,
     "direct": False,
     "tied": False,
+    "bands": (),
     "dropout": 0.0,
     "embedding_dropout": 0.0,
     "smoothing": 0.0,
@@ -56,6 +57,10 @@ CASES = {
     "noise, tied": {"noise": True, "tied": True, "direct": True},
     "averages": {"averages": (1, 4)},
     "averages, tied": {"averages": (3,), "tied": True, "window": 1, "embedding_dropout": 0.2},
+    "bands": {"bands": (4, 7), "hidden": (20,)},
+    "one band, direct, penalty": {"bands": (6,), "direct": True, "penalty": 0.2},
+    "bands without hidden, smoothing": {"bands": (1, 2, 5), "hidden": (), "smoothing": 0.1, "embedding_dropout": 0.2},
+    "a band beyond the vocabulary": {"bands": (3, 5000)},
     "residual": {"residual": True, "hidden": (5, 5)},
     "residual without hidden": {"residual": True, "hidden": ()},
     "one residual layer": {"residual": True, "direct": True},
@@ -237,11 +242,23 @@ def shapes(case):
         result[f"hidden.{layer}.weight"] = (size, widths[layer])
         result[f"hidden.{layer}.bias"] = (size,)
     features = widths[-1] + (widths[0] if case["direct"] and case["hidden"] else 0)
+    words, *bands = softmaxes(case)
     if not case["tied"]:
-        result["output.weight"] = (vocabulary, features)
+        result["output.weight"] = (words, features)
     elif features != embedding:
         result["projection"] = (embedding, features)
-    return {**result, "output.bias": (vocabulary,)}
+    result["output.bias"] = (words,)
+    for band, size in enumerate(bands):
+        width = max(1, features // 4 ** (band + 1))
+        result[f"band.{band}.projection"] = (width, features)
+        result[f"band.{band}.weight"], result[f"band.{band}.bias"] = (size, width), (size,)
+    return result
+
+
+def softmaxes(case):
+    """Return the words of the softmax, or of the adaptive one the first words and bands, and each band's words."""
+    borders = [*(first for first in case["bands"] if first < case["vocabulary"]), case["vocabulary"]]
+    return [borders[0] + len(borders) - 1, *np.diff(borders)]
 
 
 def blocks(case):
@@ -279,35 +296,54 @@ def forward(parameters, contexts, case, seed, step, *, training):
 
 
 def softmax_weight(parameters):
-    """Return (V, F): the output layer's own weights, or the embeddings without the padding's."""
-    return parameters.get("output.weight", parameters["embeddings"][:-1])
+    """Return (V, F): the output layer's own weights, or the embeddings of the words that it distinguishes, the first."""
+    return parameters.get("output.weight", parameters["embeddings"][: len(parameters["output.bias"])])
+
+
+def layers(parameters, projected, targets, case):
+    """Yield the softmaxes: features, weight, bias, targets, the rows whose targets are predicted by it, and its band or None."""
+    first = softmax_weight(parameters), parameters["output.bias"]
+    sizes = softmaxes(case)
+    borders = np.cumsum([sizes[0] - len(sizes) + 1, *sizes[1:]])
+    band = np.searchsorted(borders, targets, side="right")  # 0 for the first words
+    yield projected, *first, np.where(band == 0, targets, borders[0] + band - 1), np.arange(len(targets)), None
+    for number in range(len(sizes) - 1):
+        rows = np.flatnonzero(band == number + 1)
+        projection, weight, bias = (parameters[f"band.{number}.{part}"] for part in ("projection", "weight", "bias"))
+        yield projected[rows] @ projection.T, weight, bias, targets[rows] - borders[number], rows, number
 
 
 def network_log_probabilities(parameters, contexts, case):
     """Return log p(word | context) (B, V) without dropout."""
-    projected = forward(parameters, contexts, case, 0, 0, training=False)[2]
-    return log_probabilities(projected, softmax_weight(parameters), parameters["output.bias"])
+    words = np.arange(case["vocabulary"], dtype=np.int32)
+    return -np.stack([network_losses(parameters, np.repeat(row[None], len(words), 0), words, case) for row in contexts])
 
 
 def network_losses(parameters, contexts, targets, case, seed=0, step=0, *, training=False):
     """Return -log p(target | context) (B,); in training by noise contrast, that loss."""
     projected = forward(parameters, contexts, case, seed, step, training=training)[2]
-    layer = projected, softmax_weight(parameters), parameters["output.bias"], targets
-    return nce_losses(*layer, noise(case)) if training and case["noise"] else output_losses(*layer)
+    losses = np.zeros(len(targets))
+    for *layer, rows, _ in layers(parameters, projected, targets, case):
+        losses[rows] += nce_losses(*layer, noise(case)) if training and case["noise"] else output_losses(*layer)
+    return losses
 
 
 def objective(parameters, contexts, targets, case, seed=0, step=0):
     """Return the number that training lowers, under dropout.
 
-    The batch's mean cross-entropy with the smoothed targets, with the penalty on normalisers; or the loss of noise contrast.
+    The batch's mean cross-entropy with the smoothed targets, with the penalty on normalisers; or the loss of noise contrast. An
+    adaptive softmax is several, each with a target.
     """
     projected = forward(parameters, contexts, case, seed, step, training=True)[2]
-    weight, bias = softmax_weight(parameters), parameters["output.bias"]
-    if case["noise"]:
-        return nce_losses(projected, weight, bias, targets, noise(case)).mean()
-    logs = log_probabilities(projected, weight, bias)
-    entropies = -(smoothed_targets(targets, case["vocabulary"], case["smoothing"]) * logs).sum(1)
-    return (entropies + case["penalty"] * log_normalisers(projected, weight, bias) ** 2).mean()
+    total = 0
+    for features, weight, bias, places, _, _ in layers(parameters, projected, targets, case):
+        if case["noise"]:
+            total += nce_losses(features, weight, bias, places, noise(case)).sum()
+            continue
+        logs = log_probabilities(features, weight, bias)
+        total -= (smoothed_targets(places, len(weight), case["smoothing"]) * logs).sum()
+        total += (case["penalty"] * log_normalisers(features, weight, bias) ** 2).sum()
+    return total / len(targets)
 
 
 def noise(case):
@@ -318,17 +354,26 @@ def noise(case):
 def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
     """Return the gradients of `objective` by every parameter's name."""
     values, features, projected = forward(parameters, contexts, case, seed, step, training=True)
-    weight, bias = softmax_weight(parameters), parameters["output.bias"]
     gradients = {name: np.zeros_like(array) for name, array in parameters.items()}
-    if case["noise"]:
-        d_scores = nce_gradients(projected, weight, bias, targets, noise(case), 1 / len(targets))
-    else:
-        d_scores = output_gradients(projected, weight, bias, targets, case["smoothing"], case["penalty"], 1 / len(targets))
-    d_projected, d_weight, gradients["output.bias"] = d_scores
-    if "output.weight" in parameters:
-        gradients["output.weight"] = d_weight
-    else:
-        gradients["embeddings"][:-1] = d_weight
+    d_projected = np.zeros_like(projected)
+    for read, weight, bias, places, rows, band in layers(parameters, projected, targets, case):
+        if case["noise"]:
+            d_read, d_weight, d_bias = nce_gradients(read, weight, bias, places, noise(case), 1 / len(targets))
+        else:
+            d_read, d_weight, d_bias = output_gradients(
+                read, weight, bias, places, case["smoothing"], case["penalty"], 1 / len(targets)
+            )
+        if band is not None:
+            gradients[f"band.{band}.weight"], gradients[f"band.{band}.bias"] = d_weight, d_bias
+            gradients[f"band.{band}.projection"] = d_read.T @ projected[rows]
+            d_projected[rows] += d_read @ parameters[f"band.{band}.projection"]
+            continue
+        d_projected += d_read
+        gradients["output.bias"] = d_bias
+        if "output.weight" in parameters:
+            gradients["output.weight"] = d_weight
+        else:
+            gradients["embeddings"][: len(d_weight)] = d_weight
     d_features = d_projected
     if "projection" in parameters:
         gradients["projection"] = d_projected.T @ features

@@ -1,15 +1,23 @@
-"""What the benchmarks compute themselves: the trigram by deleted interpolation, weights of mixtures, a large text."""
+"""What the benchmarks compute themselves: the trigram by deleted interpolation, weights of mixtures, large texts."""
 
+import dataclasses
 import math
 from collections import Counter
 
 import numpy as np
 import pytest
 from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximisation, losses, mixed
+from exact import exact_gradients, exact_updates
 from ngram import PIECE, pieces
+from reference import PLAIN, adam_step, batch, network_gradients, network_losses
+from scaling import exponent
+from tokenizing import chunks, repeated
+from training_step import bengio, default, judge
 
 from fflm.lm.setup import text_settings
 from fflm.text.corpus import Count, tokenize
+from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2
+from fflm.training.settings import TrainingSettings
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
 
@@ -92,3 +100,68 @@ def test_a_large_text_is_pieces_of_another():
     steps = np.diff(pieces(source, 1_500_000).astype(int))
     assert np.mean(steps == 1) == pytest.approx(1 - 1 / PIECE, abs=0.01)
     assert len(np.unique(steps)) > 100_000
+
+
+@pytest.mark.parametrize("size", [bengio(7, 3, 5, 13), default(9)], ids=str)
+def test_the_step_is_verified_by_the_network_s_gradients(size):
+    config = dataclasses.replace(size.without_dropout().config, embedding=3, hidden=(5,))
+    case = {**PLAIN, **config.to_dict()}
+    weights, contexts, targets = batch(case)
+    expected = network_gradients(weights, contexts, targets, case)
+    loss, found = exact_gradients(config, weights, contexts, targets)
+    assert loss == pytest.approx(network_losses(weights, contexts, targets, case).mean(), rel=1e-12)
+    for name, gradient in expected.items():
+        np.testing.assert_allclose(found[name], gradient, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def test_the_verified_update_decays_and_clips():
+    generator = np.random.default_rng(4)
+    weights = {"matrix": generator.normal(size=(2, 3)), "bias": generator.normal(size=3)}
+    gradients = {"matrix": np.full((2, 3), 3.0), "bias": np.full(3, 4.0)}
+    settings = TrainingSettings()
+    found = exact_updates(settings, weights, gradients, 2)
+    norm = math.sqrt(6 * 3**2 + 3 * 4**2)
+    for name, decay in (("matrix", settings.weight_decay), ("bias", 0.0)):
+        weight, first, second = weights[name], 0.0, 0.0
+        for number in (1, 2):
+            weight, first, second = adam_step(
+                weight, gradients[name], first, second,
+                scale=settings.clip / norm, l2=0.0, shrink=settings.rate * decay, rate=settings.rate,
+                beta1=ADAM_BETA1, beta2=ADAM_BETA2, epsilon=settings.epsilon, step=number,
+            )  # fmt: skip
+        np.testing.assert_allclose(found[name], weight, rtol=1e-12)
+
+
+def test_an_exponent_is_that_of_a_power():
+    assert exponent([2, 8, 64], [3 * 2**0.7, 3 * 8**0.7, 3 * 64**0.7]) == pytest.approx(0.7)
+    assert exponent([1, 2], [5, 2.5]) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "memory", "missed"),
+    [
+        ([1.6, 2.0, 1.2], [1.1, 2.0], 0),
+        ([1.6, 1.4, 1.1], [1.1, 2.0], 1),  # the median
+        ([1.6, 2.0, 0.9], [1.1, 2.0], 1),  # one case
+        ([1.6, 2.0, 1.2], [1.1, 1.0], 1),
+    ],
+)
+def test_a_claim_is_judged_by_the_faster_eager_step(ratios, memory, missed):
+    steps = [
+        {"size": "a", "threads": threads, "contender": contender, "time_relative_to_fflm": {"median": factor * ratio}}
+        for threads, ratio in enumerate(ratios, 1)
+        for contender, factor in (("torch", 1.3), ("torch, fused Adam", 1.0), ("torch, compiled", 0.1))
+    ]
+    needed = {"fflm": 1.0, "torch": memory[0], "torch, compiled": memory[1]}
+    verdict = judge(steps, [{"size": "a", "contender": name, "bytes": 100 * each} for name, each in needed.items()])
+    assert (len(verdict["missed"]), verdict["passed"]) == (missed, not missed)
+
+
+def test_a_repeated_text_has_new_words():
+    text = "The cat sat .\nThe dog sat , too .\n"
+    assert list(repeated(text, 2)) == [text, "The dbu sat .\nThe eph sat , upp .\n"]
+
+
+def test_a_text_is_cut_at_line_ends(monkeypatch):
+    monkeypatch.setattr("tokenizing.CHUNK", 6)
+    assert list(chunks("ab\ncd\nefghi\n")) == ["ab\ncd\n", "efghi\n"]

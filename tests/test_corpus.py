@@ -95,13 +95,13 @@ def test_many_chunks_processes_and_blocks(tmp_path, monkeypatch):
     words = np.array(["the", "cat", "sat", "猫", "well-known", ",", "\n", "\n\n"])
     path = tmp_path / "text"
     path.write_text(" ".join(words[rng.integers(len(words), size=1_200_000)]), encoding="utf-8")
-    assert path.stat().st_size > module._FEW_CHUNKS << 18
     seen = []
     one = tokenize([path], tmp_path / "one", SENTENCES, ALL_WORDS, Share(0.01), processes=1, progress=seen.append)
     monkeypatch.setattr(module, "_BLOCK", 1000)
+    monkeypatch.setattr(module, "_FEW_SECONDS", 0)
     two = tokenize([path], tmp_path / "two", SENTENCES, ALL_WORDS, Share(0.01), processes=2)
     assert one.fingerprint == two.fingerprint
-    assert len(seen) > module._FEW_CHUNKS
+    assert len(seen) > 16
     assert sum(seen) == sum(part.characters for part in one.parts.values()) == len(path.read_text("utf-8")) + 1
     expected = SENTENCES.encode_text(path.read_text("utf-8") + "\n", one.vocabulary)
     assert np.array_equal(np.concatenate([part.ids for part in one.parts.values()]), expected)

@@ -88,7 +88,9 @@ def test_normalisers_are_those_of_the_words_that_are_checked(monkeypatch):
     assert found.worst > 0.5  # so that it was worth looking
 
 
-@pytest.mark.parametrize("shape", [{"hidden": (6, 6)}, {"hidden": ()}, {"direct": True}, {"residual": True}], ids=str)
+@pytest.mark.parametrize(
+    "shape", [{"hidden": (6, 6)}, {"hidden": ()}, {"direct": True}, {"residual": True}, {"bands": (3,)}], ids=str
+)
 def test_other_shapes_are_refused(shape):
     with pytest.raises(FflmError, match="one hidden layer"):
         FastScorer(model_of(shape, MODES["sentence"]))

@@ -16,6 +16,7 @@ from tiny import MODES, Bigrams, tiny_model
 from fflm.cli import main
 from fflm.errors import FflmError
 from fflm.lm.generation import (
+    _nucleus,
     beam_search,
     largest,
     next_words,
@@ -303,6 +304,16 @@ def test_nonsense_is_refused(model, options):
 def test_largest_is_the_head_of_a_stable_sort(values, count):
     expected = sorted(range(len(values)), key=lambda index: -values[index])[:count]
     assert largest(np.array(values), count).tolist() == expected
+
+
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("spread", [0, 1, 5])
+def test_a_nucleus_is_the_shortest_head_with_its_share(spread, top_p):
+    weights = np.exp(np.random.default_rng(1).normal(0, spread, 1000))
+    found = _nucleus(weights, top_p)
+    np.testing.assert_array_equal(found, largest(weights, len(found)))
+    assert weights[found].sum() >= top_p * weights.sum() * (1 - 1e-12)
+    assert weights[found[:-1]].sum() < top_p * weights.sum()
 
 
 # The command line

@@ -12,7 +12,8 @@ from fflm.backend.cpu import TILE
 from fflm.errors import FflmError
 from fflm.network import feedforward
 from fflm.network.config import NetworkConfig
-from fflm.network.feedforward import Network, Objective
+from fflm.network.feedforward import Network
+from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
 
 SEED, STEP = 5 * 2**32 + 1, 2**33 + 7
@@ -134,7 +135,9 @@ def test_names_and_shapes(name: str) -> None:
     assert [id(array) for array in parameters] == [id(array) for _, array in parameters.items()]
     assert parameters.count == sum(np.prod(shape) for shape in reference.shapes(case).values())
     assert np.shares_memory(parameters.softmax_weight, parameters.embeddings if case["tied"] else parameters.output_weight)
-    assert parameters.softmax_weight.shape == (WORDS, network.config.embedding if case["tied"] else network.config.features)
+    width = network.config.embedding if case["tied"] else network.config.features
+    assert parameters.softmax_weight.shape == (reference.softmaxes(case)[0], width)
+    assert parameters.words == WORDS
 
 
 def test_damaged_parameters() -> None:
@@ -204,3 +207,23 @@ def test_config_errors(change: dict, message: str) -> None:
 def test_config_survives_json(name: str) -> None:
     config = prepare(name, np.dtype(np.float32))[1].config
     assert NetworkConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize("bands", [(), (3, 5)])
+def test_biases_start_from_the_words_frequencies(bands: tuple[int, ...]) -> None:
+    config = NetworkConfig(8, 2, 3, tied=False, averages=(), bands=bands)
+    parameters, counts = Parameters.zeros(config, np.float64), np.array([50, 30, 0, 10, 5, 3, 1, 1])
+    parameters.start_from(counts)
+    logs = Network(config).log_probabilities(parameters, np.zeros((1, 2), np.int32))
+    np.testing.assert_allclose(np.exp(logs[0]), (counts + 1) / (counts + 1).sum())
+
+
+@pytest.mark.parametrize("bands", [(0,), (5, 3), (4, 4)])
+def test_bands_must_ascend(bands: tuple[int, ...]) -> None:
+    with pytest.raises(FflmError, match="must ascend"):
+        NetworkConfig(10, 2, 3, tied=False, bands=bands)
+
+
+def test_bands_have_weights_of_their_own() -> None:
+    with pytest.raises(FflmError, match="--no-tied"):
+        NetworkConfig(10, 2, 3, tied=True, bands=(4,))

@@ -8,7 +8,8 @@ import reference
 from tolerances import NETWORK, SOFTMAX, assert_close
 
 from fflm.network.config import NetworkConfig
-from fflm.network.feedforward import Network, Objective
+from fflm.network.feedforward import Network
+from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset
 from fflm.text.windows import Windows
@@ -85,7 +86,7 @@ def test_a_part_has_the_gradients_of_the_smaller_network(name, dtype, threads):
     if "output.weight" in exact:
         exact["output.weight"] = exact["output.weight"][words]
     number = np.argsort(places)
-    expected = gradients_of_part(exact, number[contexts], np.searchsorted(words, targets), smaller)
+    expected = reference.network_gradients(exact, number[contexts], np.searchsorted(words, targets), smaller, SEED, STEP)
     expected["embeddings"] = expected["embeddings"][number][subset.inputs]
     for key, gradient in gradients.items():
         assert_close(gradient, expected[key], NETWORK[dtype])
@@ -100,25 +101,6 @@ def test_a_part_has_the_gradients_of_the_smaller_network(name, dtype, threads):
             now = dict(whole.items())[key]
             assert_close(now[rows], before[key][rows].astype(np.float64) + 1, SOFTMAX[dtype])
             assert np.array_equal(now[others], before[key][others])
-
-
-def gradients_of_part(arrays, contexts, targets, case):
-    """Return the reference's gradients where the embeddings have more rows than the softmax has words."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "softmax_weight", lambda p: p.get("output.weight", p["embeddings"][: case["vocabulary"]]))
-        tied = "output.weight" not in arrays
-        if tied:  # the reference adds the softmax's share to all rows but the last
-            add = reference.output_gradients, reference.nce_gradients
-            rows = len(arrays["embeddings"]) - 1
-            for name, function in zip(("output_gradients", "nce_gradients"), add, strict=True):
-                patch.setattr(reference, name, lambda *a, f=function: padded(f(*a), rows))
-        return reference.network_gradients(arrays, contexts, targets, case, SEED, STEP)
-
-
-def padded(gradients, rows):
-    """Return gradients of a softmax with those of its weight filled up with zeros to so many rows."""
-    d_features, d_weight, d_bias = gradients
-    return d_features, np.pad(d_weight, ((0, rows - len(d_weight)), (0, 0))), d_bias
 
 
 # Training
@@ -146,8 +128,7 @@ def trained(settings, **changes):
     config = dataclasses.replace(CONFIG, **changes)
     windows = Windows(TEXT, 1, padding=8)
     trainer = Trainer(Network(config), Parameters.random(config, 1, np.float64), windows, windows, settings)
-    counts = windows.counts(8)
-    trainer.parameters.output_bias[:] = np.log(counts / counts.sum())
+    trainer.parameters.start_from(windows.counts(8))
     return trainer, list(trainer.run())
 
 
@@ -228,8 +209,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(loss, tied, tmp_path):
         return Trainer(Network(config), Parameters.random(config, seed, np.float64), windows, windows, settings)
 
     first = fresh(1)
-    counts = windows.counts(8)
-    first.parameters.output_bias[:] = np.log(counts / counts.sum())
+    first.parameters.start_from(windows.counts(8))
     for _ in zip(first.run(), range(30), strict=False):
         pass
     save_checkpoint(tmp_path / "c", first, "corpus")

@@ -3,6 +3,7 @@
 import json
 import math
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,6 +93,9 @@ def test_chunks_do_not_matter(mode, lines, data):
     ]
     assert sum(each.tokens for _, each in found) == together.tokens == len(expected)
     assert math.isclose(sum(each.loss_sum for _, each in found), together.loss_sum, **CLOSE)
+    whole = sum((line.score for line in pieces[1:]), pieces[0].score)
+    assert math.isclose(together.unknown_loss_sum, whole.unknown_loss_sum, **CLOSE)
+    assert replace(together, loss_sum=whole.loss_sum, unknown_loss_sum=whole.unknown_loss_sum) == whole
 
 
 def test_a_text_of_many_batches_and_a_cut_line_count_once(model):

@@ -119,6 +119,7 @@ def test_the_same_seed_gives_the_same_model_and_another_another(text):
         {"tied": False}, {"averages": ()}, {"averages": (2, 5)}, {"residual": True, "hidden": (8, 8)},
         {"smoothing": 0.1}, {"self_normalise": 0.1}, {"loss": "sampled", "samples": 9}, {"loss": "nce", "samples": 50},
         {"loss": "sampled", "tied": False, "exact_end": 0.0},
+        {"bands": (5, 9), "tied": False}, {"bands": (7,), "tied": False, "averages": (), "direct": True, "optimizer": "sgd"},
         {"dropout": 0.0}, {"batch_size": None}, {"clip": 0}, {"evaluate_every": 3},
         {"mode": "sentence"}, {"line_ends": False}, {"tokenizer": "char"}, {"tokenizer": "space", "lowercase": True},
         {"min_count": 1}, {"max_size": 10}, {"source": "all"}, {"valid": Count(50)}, {"valid": ["text.txt"]}, {"threads": 1},
@@ -130,6 +131,11 @@ def test_every_choice_trains(text, fields):
     model = library.load("text.model")
     assert all(np.isfinite(array).all() for array in model.parameters)
     assert model.about["figures"]["valid"]["loss"] < 1.3 * np.log(len(model.vocabulary))
+
+
+def test_an_adaptive_softmax_is_trained_exactly(text):
+    with pytest.raises(FflmError, match="leave out --bands"):
+        begin([text], Path("text.model"), **TINY, bands=(5,), tied=False, loss="sampled")
 
 
 def test_the_first_step_of_batch_size_one_to_the_whole_text(text):

@@ -432,21 +432,33 @@ def nce_gradients(
                 d_features[i, j] = total
 
 
+@njit
+def normalise_logits(row, bias, piece):
+    """Turn a row of products (V,) into log-probabilities; ``piece`` (TILE,) is scratch."""
+    words = len(row)
+    highest = add_bias_and_max(row, bias, words)
+    total = 0.0
+    for low in range(0, words, TILE):
+        width = min(TILE, words - low)
+        piece[:width] = row[low : low + width]
+        subtract_and_exp(piece, highest, width)
+        total += sum_row(piece, width)
+    normaliser = highest + row.dtype.type(np.log(total))
+    for j in range(words):
+        row[j] -= normaliser
+
+
 @kernel()
 def log_probabilities_kernel(features, weight, bias, results, threads):
     words = weight.shape[0]
     for t in prange(threads):
         low, high = share(words, threads, t)
         gemm(features, weight[low:high], results[:, low:high], False, True, 0.0)
-    for i in prange(features.shape[0]):
-        row = results[i]
-        highest = add_bias_and_max(row, bias, words)
-        total = 0.0
-        for j in range(words):
-            total += exp(row[j] - highest)
-        normaliser = highest + np.log(total)
-        for j in range(words):
-            row[j] -= normaliser
+    for t in prange(threads):
+        low, high = share(features.shape[0], threads, t)
+        piece = np.empty(TILE, bias.dtype)
+        for i in range(low, high):
+            normalise_logits(results[i], bias, piece)
 
 
 @kernel(fastmath=REORDER)

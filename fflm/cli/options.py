@@ -114,6 +114,12 @@ def network_options(command: Command) -> Command:
         field_option(NetworkConfig, "residual", "Let each hidden layer add to the one before, normalised; equal sizes."),
         field_option(NetworkConfig, "direct", "Connect the embeddings directly with the output, too."),
         field_option(NetworkConfig, "tied", "Use the embeddings as output weights."),
+        field_option(
+            NetworkConfig,
+            "bands",
+            "Adaptive softmax: first words of bands of rarer words, such as 2000,10000; 0 for none. Not with --tied.",
+            type=Sizes(),
+        ),
         field_option(NetworkConfig, "dropout", "Share of the hidden units that is dropped in training."),
         field_option(NetworkConfig, "embedding_dropout", "Share of the concatenated embeddings that is dropped."),
     ]
@@ -131,6 +137,7 @@ def training_options(command: Command) -> Command:
         field_option(TrainingSettings, "rate", "Learning rate, at its peak."),
         field_option(TrainingSettings, "momentum", "Of sgd."),
         field_option(TrainingSettings, "nesterov", "Nesterov's momentum."),
+        field_option(TrainingSettings, "epsilon", "Of adam, adamw, rmsprop, adagrad: what they add to the root they divide by."),
         field_option(TrainingSettings, "weight_decay", "Pull of weights, not of biases, to zero."),
         field_option(
             TrainingSettings,

@@ -86,13 +86,15 @@ class FastScorer:
     Raises
     ------
     FflmError
-        If the network has another number of hidden layers, or direct connections.
+        If the network has another number of hidden layers, direct connections, or an adaptive softmax.
     """
 
     def __init__(self, model: LanguageModel) -> None:
         config, parameters = model.config, model.parameters
-        if len(config.hidden) != 1 or config.direct or config.residual:
-            raise FflmError("fast scoring needs a network with one hidden layer, not residual, and no direct connections")
+        if len(config.hidden) != 1 or config.direct or config.residual or parameters.bands:
+            raise FflmError(
+                "fast scoring needs a network with one hidden layer, no direct connections and no bands, not residual"
+            )
         self.model = model
         self.vocabulary, self.text, self.window = model.vocabulary, model.text, model.window
         self.normalisers = Normalisers()

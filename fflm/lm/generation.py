@@ -274,13 +274,28 @@ def _draw(scores: Floats, generator: np.random.Generator, temperature: float, to
         return int(scores.argmax())
     with np.errstate(over="ignore"):  # of tiny temperatures
         weights = np.exp((scores - scores.max()) / temperature)
-    words = np.arange(len(weights))
-    if top_k is not None or top_p is not None:
-        words = largest(weights, top_k or len(weights))
-    cumulative = weights[words].cumsum()
+    words = None  # all
+    if top_k is not None:
+        words = largest(weights, top_k)
+        weights = weights[words]
     if top_p is not None:
-        cumulative = cumulative[: np.searchsorted(cumulative, top_p * cumulative[-1]) + 1]
-    return int(words[np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")])
+        kept = _nucleus(weights, top_p)
+        words = kept if words is None else words[kept]
+        weights = weights[kept]
+    cumulative = weights.cumsum()
+    place = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")
+    return int(place if words is None else words[place])
+
+
+def _nucleus(weights: Floats, top_p: float) -> npt.NDArray[np.intp]:
+    """Return the indices of the fewest weights (N,) that together have a share of their sum, the largest first."""
+    goal, count = top_p * weights.sum(), 64
+    while True:  # few are enough as a rule, and to find these is much faster than to sort all
+        words = largest(weights, count)
+        cumulative = weights[words].cumsum()
+        if cumulative[-1] >= goal or count >= len(weights):
+            return words[: np.searchsorted(cumulative, goal) + 1]
+        count *= 8
 
 
 def _stops(model: Predictor, stop_at_end: bool | None) -> frozenset[int]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fflm.errors import FflmError
 from fflm.lm.model import TextScorer
-from fflm.text.corpus import Part, TextSettings
+from fflm.text.corpus import Encoder, Part, TextSettings
 from fflm.text.reading import read_chunks
 from fflm.text.tokenizer import LINE_END
 from fflm.text.vocabulary import Vocabulary
@@ -212,12 +212,11 @@ def score_chunks(model: TextScorer, chunks: Iterable[str]) -> Score:
     FflmError
         If there is no token in it.
     """
-    reader = _Reader(model)
+    encoder, reader = Encoder(model.text, model.vocabulary), _Reader(model)
     result = _nothing(model)
     for chunk in chunks:
-        text = model.text.tokenizer.normalize(chunk)
-        ids = model.vocabulary.encode(model.text.tokens(text))
-        result += _score(model, len(text), ids, reader.losses(ids))
+        ids, characters = encoder.encode(chunk)
+        result += _score(model, characters, ids, reader.losses(ids))
     reader.check()
     return result
 

@@ -166,6 +166,8 @@ def network_settings(fields: dict[str, Any]) -> tuple[NetworkConfig, TrainingSet
         fields.pop(name, None)
     config = NetworkConfig(vocabulary=1, **take(fields, NetworkConfig, "vocabulary"))
     settings = TrainingSettings(**take(fields, TrainingSettings))
+    if config.bands and settings.loss != "exact":
+        raise FflmError(f"an adaptive softmax has no use for the loss {settings.loss}: leave out --bands, or --loss")
     if fields:
         raise FflmError(f"unknown settings: {', '.join(fields)}")
     return config, settings, automatic
@@ -263,8 +265,7 @@ class TrainingRun:
         """
         check_length(corpus, config)
         run = cls(path, corpus, config, settings, threads or numba.config.NUMBA_NUM_THREADS)
-        counts = run.trainer.train.counts(config.vocabulary) + 1.0
-        run.trainer.parameters.output_bias[:] = np.log(counts / counts.sum())  # so that only contexts remain to be learned
+        run.trainer.parameters.start_from(run.trainer.train.counts(config.vocabulary))
         given = 0
         if embeddings is not None:
             rows = ~np.isnan(embeddings).any(axis=1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 from fflm.backend.protocol import ACTIVATIONS, Activation
@@ -36,6 +37,9 @@ class NetworkConfig:
     tied
         Whether the softmax uses the embeddings as its weights. What reaches the softmax is then projected linearly to the
         embedding size, unless it has that size already.
+    bands
+        First words of the frequency bands of an adaptive softmax, such as (2000, 10000): the words before the first are predicted
+        at once, the others after their band (Grave et al. 2017). Empty for one softmax. Not with ``tied``.
     dropout, embedding_dropout
         Share of the hidden layers' outputs, and of the concatenated embeddings, that is dropped in training.
 
@@ -54,6 +58,7 @@ class NetworkConfig:
     residual: bool = False
     direct: bool = False
     tied: bool = True
+    bands: tuple[int, ...] = ()
     dropout: float = 0.4
     embedding_dropout: float = 0.2
 
@@ -63,6 +68,10 @@ class NetworkConfig:
         for name, size in [*sizes.items(), *((name, size) for name, several in lists.items() for size in several)]:
             if size < 1:
                 raise FflmError(f"{name} {size} is too small: give at least 1")
+        if self.bands and self.tied:
+            raise FflmError("the bands of an adaptive softmax have weights of their own: leave them out, or give --no-tied")
+        if list(self.bands) != sorted(set(self.bands)) or (self.bands and self.bands[0] < 1):
+            raise FflmError(f"the first words of bands must ascend from at least 1, not {self.bands}: give such as 2000,10000")
         if self.residual and len(set(self.hidden)) > 1:
             raise FflmError(f"residual layers must be of one size, not {self.hidden}: give equal sizes, or no residual layers")
         if self.activation not in ACTIVATIONS:
@@ -94,15 +103,31 @@ class NetworkConfig:
         return self.hidden[-1] + (self.inputs if self.direct else 0)
 
     @property
+    def softmaxes(self) -> tuple[int, ...]:
+        """Words of the softmax, or of each of the adaptive one: the first has the most frequent words and the bands.
+
+        Bands that begin beyond the vocabulary do not exist.
+        """
+        borders = (*(first for first in self.bands if first < self.vocabulary), self.vocabulary)
+        sizes = [high - low for low, high in pairwise(borders)]
+        return borders[0] + len(sizes), *sizes
+
+    @property
     def projected(self) -> bool:
         """Whether a linear projection leads from the features to the tied softmax."""
         return self.tied and self.features != self.embedding
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {**dataclasses.asdict(self), "averages": list(self.averages), "hidden": list(self.hidden)}
+        return {
+            **dataclasses.asdict(self),
+            "averages": list(self.averages),
+            "hidden": list(self.hidden),
+            "bands": list(self.bands),
+        }
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """Make a configuration from `to_dict`'s result."""
-        return cls(**{**fields, "averages": tuple(fields["averages"]), "hidden": tuple(fields["hidden"])})
+        lists = {name: tuple(fields.get(name, ())) for name in ("averages", "hidden", "bands")}
+        return cls(**{**fields, **lists})

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from fflm.backend.protocol import Array, Backend, Dropout
+from fflm.network import output
 from fflm.network.config import NetworkConfig
+from fflm.network.output import CROSS_ENTROPY, Objective
 from fflm.network.parameters import Parameters
 
 ROWS_AT_ONCE_BYTES = 256 * 2**20
@@ -25,29 +27,6 @@ class _Pass:
     outputs: list[Array]  # (B, h) what each hidden layer computes from it, before dropout and sum
     features: Array  # (B, hidden + direct) what is offered to the softmax
     softmax_inputs: Array  # (B, F) the same, projected where the softmax is tied
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What training lowers, averaged over a batch.
-
-    Attributes
-    ----------
-    smoothing
-        Share of the target's probability that is spread over the vocabulary.
-    penalty
-        Strength of (log Z)^2, which teaches the softmax to do without its normaliser Z (Devlin et al. 2014).
-    noise
-        None for the cross-entropy of a softmax; or (V,) how often each word was drawn as noise, for noise-contrastive estimation,
-        which knows neither smoothing nor penalty. `Backend.output_gradients` and `Backend.nce_gradients` have the formulas.
-    offsets
-        (V,) what is taken from the words' scores, where the words are a sample; None for nothing.
-    """
-
-    smoothing: float = 0.0
-    penalty: float = 0.0
-    noise: Array | None = None
-    offsets: Array | None = None
 
 
 class Network:
@@ -71,7 +50,8 @@ class Network:
 
     def rows_at_once(self, parameters: Parameters) -> int:
         """Return how many rows go through the network at a time, by the memory their softmax takes."""
-        return max(1, ROWS_AT_ONCE_BYTES // int(parameters.output_bias.nbytes))
+        itemsize: int = parameters.embeddings.itemsize
+        return max(1, ROWS_AT_ONCE_BYTES // (itemsize * parameters.words))
 
     def gradients(
         self,
@@ -81,7 +61,7 @@ class Network:
         gradients: Parameters,
         losses: Array,
         *,
-        objective: Objective = Objective(),
+        objective: Objective = CROSS_ENTROPY,
         seed: int = 0,
         step: int = 0,
     ) -> None:
@@ -114,14 +94,12 @@ class Network:
     def losses(self, parameters: Parameters, contexts: Array, targets: Array, losses: Array) -> None:
         """Compute ``losses`` (B,) = -log p(target | context) in nats, without dropout; shapes as in `gradients`."""
         forward = self._forward(parameters, contexts)
-        self.backend.output_losses(forward.softmax_inputs, parameters.softmax_weight, parameters.output_bias, targets, losses)
+        output.output_losses(self.backend, parameters, forward.softmax_inputs, targets, losses)
 
     def log_probabilities(self, parameters: Parameters, contexts: Array) -> Array:
         """Return log p(word | context) of every word, (B, V) in nats, in evaluation mode."""
         forward = self._forward(parameters, contexts)
-        results = np.empty((len(contexts), len(parameters.output_bias)), parameters.embeddings.dtype)
-        self.backend.log_probabilities(forward.softmax_inputs, parameters.softmax_weight, parameters.output_bias, results)
-        return results
+        return output.log_probabilities(self.backend, parameters, forward.softmax_inputs)
 
     def _dropout(self, layer: int, seed: int, step: int) -> Dropout | None:
         """Return layer 0's (the embeddings') or a hidden layer's dropout, None where nothing is dropped."""
@@ -190,13 +168,9 @@ class Network:
         if row == 0:  # where it is tied, the softmax overwrites the rows of the words that it distinguishes
             gradients.embeddings[len(gradients.output_bias) if config.tied else 0 :] = 0
         d_values = np.empty_like(forward.softmax_inputs)
-        bias = parameters.output_bias if objective.offsets is None else parameters.output_bias - objective.offsets
-        layer_inputs = forward.softmax_inputs, parameters.softmax_weight, bias, targets
-        results = losses, d_values, gradients.softmax_weight, gradients.output_bias
-        if objective.noise is None:
-            backend.output_gradients(*layer_inputs, objective.smoothing, objective.penalty, 1 / batch, beta, *results)
-        else:
-            backend.nce_gradients(*layer_inputs, objective.noise, 1 / batch, beta, *results)
+        output.output_gradients(
+            backend, parameters, forward.softmax_inputs, targets, objective, 1 / batch, beta, losses, d_values, gradients
+        )
         if parameters.projection is not None:
             d_features = np.empty_like(forward.features)
             no_bias = np.zeros(config.embedding, d_values.dtype)

@@ -14,6 +14,27 @@ EMBEDDING_SCALE = 0.1
 """Standard deviation of an embedding's numbers at the start of training."""
 
 
+BAND_SHRINKAGE = 4
+"""Each band of an adaptive softmax reads so many times fewer features than the one before (Grave et al. 2017, section 4.3)."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """The arrays of a frequency band of N words that reads F_band features: an adaptive softmax after the first.
+
+    Attributes
+    ----------
+    projection
+        (F_band, F).
+    weight, bias
+        (N, F_band), (N,).
+    """
+
+    projection: Array
+    weight: Array
+    bias: Array
+
+
 @dataclass(frozen=True)
 class Parameters:
     """The arrays of a network; V words, n context words, m embedding size, F features (Bengio's letters in brackets).
@@ -29,7 +50,9 @@ class Parameters:
     output_weight
         (V, F) [U, with W beside it where there are direct connections]; None where it is tied to the embeddings.
     output_bias
-        (V,) [b].
+        (V,) [b]. Of an adaptive softmax, the weight and bias of the first words and the bands.
+    bands
+        Of an adaptive softmax, else none.
     """
 
     embeddings: Array
@@ -38,6 +61,12 @@ class Parameters:
     projection: Array | None
     output_weight: Array | None
     output_bias: Array
+    bands: tuple[Band, ...] = ()
+
+    @property
+    def words(self) -> int:
+        """Words that can be predicted [V]."""
+        return len(self.output_bias) + sum(len(band.bias) - 1 for band in self.bands)
 
     @property
     def softmax_weight(self) -> Array:
@@ -55,6 +84,10 @@ class Parameters:
         if self.output_weight is not None:
             yield "output.weight", self.output_weight
         yield "output.bias", self.output_bias
+        for index, band in enumerate(self.bands):
+            yield f"band.{index}.projection", band.projection
+            yield f"band.{index}.weight", band.weight
+            yield f"band.{index}.bias", band.bias
 
     def __iter__(self) -> Iterator[Array]:
         return (array for _, array in self.items())
@@ -86,7 +119,20 @@ class Parameters:
             arrays["projection"] if config.projected else None,
             None if config.tied else arrays["output.weight"],
             arrays["output.bias"],
+            tuple(
+                Band(*(arrays[f"band.{index}.{part}"] for part in ("projection", "weight", "bias")))
+                for index in range(len(config.softmaxes) - 1)
+            ),
         )
+
+    def start_from(self, counts: Array) -> None:
+        """Set the softmax's biases by how often each word occurs (V,), so that only contexts remain to be learned."""
+        frequencies = (counts + 1.0) / (counts + 1.0).sum()
+        words = len(self.output_bias) - len(self.bands)
+        bands = np.split(frequencies[words:], np.cumsum([len(band.bias) for band in self.bands])[:-1]) if self.bands else []
+        self.output_bias[:] = np.log(np.concatenate([frequencies[:words], [band.sum() for band in bands]]))
+        for band, own in zip(self.bands, bands, strict=True):
+            band.bias[:] = np.log(own / own.sum())
 
     @classmethod
     def zeros(cls, config: NetworkConfig, dtype: np.dtype | type = np.float32) -> Self:
@@ -111,7 +157,7 @@ class Parameters:
                 arrays[name] = np.zeros(shape, dtype)
                 continue
             deviation = EMBEDDING_SCALE if name == "embeddings" else shape[1] ** -0.5
-            if name == "output.weight":
+            if name == "output.weight" or (name.startswith("band") and name.endswith("weight")):
                 deviation *= EMBEDDING_SCALE
             elif rectifier and name.startswith("hidden"):
                 deviation *= 2**0.5
@@ -130,7 +176,13 @@ def shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
         inputs = size
     if config.projected:
         result["projection"] = (config.embedding, config.features)
+    first, *bands = config.softmaxes
     if not config.tied:
-        result["output.weight"] = (config.vocabulary, config.features)
-    result["output.bias"] = (config.vocabulary,)
+        result["output.weight"] = (first, config.features)
+    result["output.bias"] = (first,)
+    for index, size in enumerate(bands):
+        width = max(1, config.features // BAND_SHRINKAGE ** (index + 1))
+        result[f"band.{index}.projection"] = (width, config.features)
+        result[f"band.{index}.weight"] = (size, width)
+        result[f"band.{index}.bias"] = (size,)
     return result

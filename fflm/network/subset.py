@@ -16,13 +16,13 @@ class Subset:
     Attributes
     ----------
     inputs, outputs
-        (E,), (R,) int32: the rows of the embeddings, and the words that the softmax distinguishes. Where it is tied, ``inputs``
-        begins with ``outputs``.
+        (E,), (R,) int32: the rows of the embeddings, and the words that the softmax distinguishes, None for all that it has.
+        Where it is tied, ``inputs`` begins with ``outputs``.
     contexts, targets
         (B, n), (B,) int32: a batch, not as words but as places in ``inputs`` and ``outputs``.
     """
 
-    def __init__(self, config: NetworkConfig, contexts: Array, targets: Array, outputs: Array) -> None:
+    def __init__(self, config: NetworkConfig, contexts: Array, targets: Array, outputs: Array | None) -> None:
         """Take all words of contexts (B, n) and ``outputs`` (R,), which ascend and hold all targets (B,)."""
         places = np.zeros(config.vocabulary + 1, np.int32)
         places[contexts] = 1
@@ -33,17 +33,16 @@ class Subset:
         self.outputs = outputs
         places[self.inputs] = np.arange(len(self.inputs), dtype=np.int32)
         self.contexts: Array = places[contexts]
-        self.targets: Array = np.searchsorted(outputs, targets).astype(np.int32)
+        self.targets: Array = targets if outputs is None else np.searchsorted(outputs, targets).astype(np.int32)
 
     def frame(self, parameters: Parameters, memory: Parameters) -> Parameters:
         """Return the parameters, but with the first rows of ``memory``'s arrays where an array has a row a word."""
-        inputs, outputs = len(self.inputs), len(self.outputs)
-        return dataclasses.replace(
-            parameters,
-            embeddings=memory.embeddings[:inputs],
-            output_weight=None if memory.output_weight is None else memory.output_weight[:outputs],
-            output_bias=memory.output_bias[:outputs],
-        )
+        part = dataclasses.replace(parameters, embeddings=memory.embeddings[: len(self.inputs)])
+        if self.outputs is None:
+            return part
+        size = len(self.outputs)
+        weight = None if memory.output_weight is None else memory.output_weight[:size]
+        return dataclasses.replace(part, output_weight=weight, output_bias=memory.output_bias[:size])
 
     def take(self, backend: Backend, parameters: Parameters, memory: Parameters) -> Parameters:
         """Copy the subset's rows to the beginning of ``memory``'s, and return the `frame` of it."""
@@ -60,6 +59,8 @@ class Subset:
     def _arrays(self, parameters: Parameters, part: Parameters) -> Iterator[tuple[Array, Array, Array]]:
         """Yield all arrays with a row a word: whole, the subset's rows, and these alone."""
         yield parameters.embeddings, self.inputs, part.embeddings
+        if self.outputs is None:
+            return
         if parameters.output_weight is not None:
             yield parameters.output_weight, self.outputs, part.output_weight
         yield parameters.output_bias.reshape(-1, 1), self.outputs, part.output_bias.reshape(-1, 1)

@@ -2,10 +2,10 @@
 
 import contextlib
 import hashlib
-import itertools
 import json
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from fflm.errors import FflmError
 from fflm.files import clear_errors, read_json, replacing_folder, write_json
+from fflm.text.numbering import Numbering, Numbers
 from fflm.text.reading import read_chunks
 from fflm.text.tokenizer import LINE_END, Tokenizer
 from fflm.text.vocabulary import Vocabulary, read_words
@@ -30,7 +31,8 @@ PARTS = ("train", "valid", "test")
 TextMode = Literal["stream", "sentence"]
 
 _BLOCK = 1 << 20  # ids in memory at a time
-_FEW_CHUNKS = 16  # a text of fewer chunks is tokenised before worker processes would have started
+_FEW_SECONDS = 2.0  # that the processor spends on tokenising before worker processes are started
+_TYPES = 1 << 20  # distinct tokens that are remembered beside those of a vocabulary or a corpus
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,15 @@ class TextSettings:
         """
         return vocabulary.encode(self.tokens(self.tokenizer.normalize(text)))
 
+    def ends_only(self, numbers: Numbers) -> Numbers:
+        """Leave out of the numbers that a `Numbering` gives the line ends where no end is predicted."""
+        if self.mode == "stream" and self.line_ends:
+            return numbers
+        kept: npt.NDArray[np.bool] = numbers != 0
+        if self.mode == "sentence":
+            kept[1:] |= kept[:-1].copy()
+        return numbers[kept]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, for ``from_dict``."""
         return asdict(self)
@@ -108,6 +119,30 @@ class TextSettings:
             return cls(**{**values, "tokenizer": Tokenizer(**values["tokenizer"])})
         except (KeyError, TypeError) as error:
             raise FflmError(f"the text settings are damaged: {error}") from error
+
+
+class Encoder:
+    """Turns a text that comes in chunks into ids: what `TextSettings.encode_text` does, faster if it is long.
+
+    Parameters
+    ----------
+    settings
+        How text becomes tokens.
+    vocabulary
+        The words that have ids.
+    """
+
+    def __init__(self, settings: TextSettings, vocabulary: Vocabulary) -> None:
+        self.settings = settings
+        self.vocabulary = vocabulary
+        self._numbering = Numbering(settings.tokenizer, _TYPES)
+        self._ids = np.empty(0, np.int32)  # of the tokens that have numbers
+
+    def encode(self, chunk: str) -> tuple[npt.NDArray[np.int32], int]:
+        """Return the ids of the next chunk, (N,), and the characters that it has when it is normalised."""
+        start, numbers, characters = _number(chunk, self.settings, self._numbering)
+        self._ids = np.append(self._ids[:start], self.vocabulary.encode(self._numbering.types(start)))
+        return self._ids[numbers], characters
 
 
 @dataclass(frozen=True)
@@ -353,7 +388,7 @@ def tokenize(
     overwrite
         Whether to replace a corpus that exists.
     processes
-        Worker processes, by default one a core; small texts are tokenised without any. They are spawned, so a script
+        Worker processes, by default one a core; a text that takes a few seconds needs none. They are spawned, so a script
         that calls this needs the usual ``if __name__ == "__main__"``.
     progress
         Is called with the number of characters of each chunk that was tokenised.
@@ -373,18 +408,19 @@ def tokenize(
     words = None if rule.words is None else [settings.tokenizer.normalize(word) for word in read_words(rule.words)]
     workers = processes or os.cpu_count() or 1
     with _new_folder(out, overwrite) as (work, folder):
-        numbers: dict[str, int] = {}
+        numbering = Numbering(settings.tokenizer)
         passes = {}
         with (work / "provisional").open("wb") as file:
             for name, paths in texts.items():
-                chunks = _numbered(read_chunks(paths, encoding, errors), settings, workers)
-                passes[name] = _first_pass(chunks, file, numbers, progress)
+                chunks = _numbered(read_chunks(paths, encoding, errors), settings, numbering, workers)
+                passes[name] = _first_pass(chunks, file, progress)
                 if not passes[name].tokens:
                     raise FflmError(f"no tokens in {', '.join(map(str, paths))}: give a text that is not empty")
-        parts = _cut(passes.pop("train"), cuts, numbers.get(LINE_END) if settings.mode == "sentence" else None)
+        parts = _cut(passes.pop("train"), cuts, 0 if settings.mode == "sentence" else None)
         parts = {name: run for name in PARTS if (run := (parts | passes).get(name))}
-        vocabulary = _vocabulary(parts, list(numbers), settings, rule, words)
-        table = vocabulary.encode(list(numbers)).astype(_id_type(vocabulary))
+        types = numbering.types()
+        vocabulary = _vocabulary(parts, types, settings, rule, words)
+        table = vocabulary.encode(types).astype(_id_type(vocabulary))
         about = {
             "format": FORMAT,
             "version": VERSION,
@@ -410,37 +446,60 @@ def _new_folder(out: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
 
 
 def _numbered(
-    chunks: Iterator[str], settings: TextSettings, processes: int
-) -> Iterator[tuple[list[str], npt.NDArray[np.uint32], int]]:
-    """Tokenise chunks, in worker processes if there are many, and yield ``_number`` of each in order."""
-    head = list(itertools.islice(chunks, _FEW_CHUNKS))
-    chunks = itertools.chain(head, chunks)
-    if len(head) < _FEW_CHUNKS or processes == 1:
-        for chunk in chunks:
-            yield _number(chunk, settings)
+    chunks: Iterator[str], settings: TextSettings, numbering: Numbering, processes: int
+) -> Iterator[tuple[Numbers, int]]:
+    """Tokenise chunks, in worker processes if it takes long; yield the tokens' numbers and the characters of each in order."""
+    started = time.process_time()
+    for chunk in chunks:
+        yield _number(chunk, settings, numbering)[1:]
+        if processes > 1 and time.process_time() - started > _FEW_SECONDS:
+            break
+    else:
         return
-    ignore_interrupt = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
-    with ProcessPoolExecutor(processes, get_context("spawn"), signal.signal, ignore_interrupt) as pool:
-        pending: deque[Future[tuple[list[str], npt.NDArray[np.uint32], int]]] = deque()
+    tables: dict[int, Numbers] = {}  # the numbers that each worker gives -> those of `numbering`
+    with ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (settings,)) as pool:
+        pending: deque[Future[tuple[int, int, list[str], Numbers, int]]] = deque()
+
+        def finished() -> tuple[Numbers, int]:
+            worker, start, types, numbers, characters = pending.popleft().result()
+            known = tables.get(worker, np.empty(0, np.uint32))[:start]
+            tables[worker] = np.append(known, numbering.numbers(types))
+            return tables[worker][numbers], characters
+
         try:
             for chunk in chunks:
-                pending.append(pool.submit(_number, chunk, settings))
+                pending.append(pool.submit(_work, chunk))
                 if len(pending) > 4 * processes:  # the reader must not run ahead of the workers
-                    yield pending.popleft().result()
+                    yield finished()
             while pending:
-                yield pending.popleft().result()
+                yield finished()
         except BrokenProcessPool as error:
             raise FflmError("a worker process was killed: free some memory or use fewer processes") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _number(chunk: str, settings: TextSettings) -> tuple[list[str], npt.NDArray[np.uint32], int]:
-    """Return a chunk's distinct tokens, each token's index among them, and the number of its characters."""
+def _number(chunk: str, settings: TextSettings, numbering: Numbering) -> tuple[int, Numbers, int]:
+    """Return the first new number, the numbers of a chunk's tokens, and how many characters it has."""
     text = settings.tokenizer.normalize(chunk)
-    tokens = settings.tokens(text)
-    index = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
-    return list(index), np.fromiter(map(index.__getitem__, tokens), np.uint32, len(tokens)), len(text)
+    start, numbers = numbering.number(text)
+    return start, settings.ends_only(numbers), len(text)
+
+
+_worker: tuple[TextSettings, Numbering]  # in a worker process
+
+
+def _start_worker(settings: TextSettings) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
+    _worker = settings, Numbering(settings.tokenizer, _TYPES)
+
+
+def _work(chunk: str) -> tuple[int, int, list[str], Numbers, int]:
+    """Do ``_number`` in a worker process; return its id and the types from the first new one on, too."""
+    settings, numbering = _worker
+    start, numbers, characters = _number(chunk, settings, numbering)
+    return os.getpid(), start, numbering.types(start), numbers, characters
 
 
 @dataclass(frozen=True)
@@ -471,19 +530,13 @@ class _Run:
         return round(np.interp(position, *self.marks)) if position else 0
 
 
-def _first_pass(
-    chunks: Iterator[tuple[list[str], npt.NDArray[np.uint32], int]],
-    file: BinaryIO,
-    numbers: dict[str, int],
-    progress: Callable[[int], None] | None,
-) -> _Run:
-    """Append the provisional ids of a text to a file, giving new tokens the next free number."""
+def _first_pass(chunks: Iterator[tuple[Numbers, int]], file: BinaryIO, progress: Callable[[int], None] | None) -> _Run:
+    """Append the provisional ids of a text to a file."""
     start = file.tell() // 4
     marks = [(0, 0)]
-    for types, local, characters in chunks:
-        table = np.array([numbers.setdefault(token, len(numbers)) for token in types], np.uint32)
-        file.write(table[local].tobytes())
-        marks.append((marks[-1][0] + len(local), marks[-1][1] + characters))
+    for numbers, characters in chunks:
+        file.write(numbers.tobytes())
+        marks.append((marks[-1][0] + len(numbers), marks[-1][1] + characters))
         if progress:
             progress(characters)
     return _Run(Path(file.name), start, np.array(marks).T)

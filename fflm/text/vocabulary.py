@@ -247,9 +247,9 @@ def _by_count(words: Iterable[str], counts: Mapping[str, int]) -> list[str]:
 
 def escape(word: str) -> str:
     r"""Return a word without white space: that and backslashes as ``\uXXXX``."""
-    return str(_TO_ESCAPE.sub(lambda match: f"\\u{ord(match[0]):04x}", word))
+    return word if word.isalnum() else str(_TO_ESCAPE.sub(lambda match: f"\\u{ord(match[0]):04x}", word))
 
 
 def unescape(word: str) -> str:
     """Return the word that `escape` was given."""
-    return str(_ESCAPED.sub(lambda match: chr(int(match[1], 16)), word))
+    return str(_ESCAPED.sub(lambda match: chr(int(match[1], 16)), word)) if "\\" in word else word

@@ -10,7 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from fflm.backend.protocol import Array
-from fflm.network.feedforward import Network, Objective
+from fflm.network.feedforward import Network
+from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset
 from fflm.training.optimizers import Optimizer
@@ -156,6 +157,7 @@ class Trainer:
         self.state = State()
         if settings.loss != "exact":
             self._sampler = Sampler(train.counts(network.config.vocabulary), settings.samples, settings.seed)
+        if settings.loss != "exact" or network.config.bands:
             copies = 1 + len(self.optimizer.moments)
             self._memory = [Parameters.zeros(network.config, dtype) for _ in range(copies)]  # takes none where it isn't used
 
@@ -214,20 +216,22 @@ class Trainer:
         contexts, targets = self.train.batch(positions)
         parameters, gradients, moments = self.parameters, self.gradients, self.optimizer.moments
         objective = Objective(settings.smoothing, settings.self_normalise)
-        subset = None
-        if not self.exact:
+        exact, words = self.exact, None
+        if not exact:
             sample = self._sampler.draw(targets, state.step)
-            subset = Subset(self.network.config, contexts, targets, sample.words)
-            contexts, targets = subset.contexts, subset.targets
+            words = sample.words
             if settings.loss == "nce":
                 objective = Objective(noise=sample.draws.astype(dtype), offsets=sample.log_draws.astype(dtype))
             else:
                 objective = dataclasses.replace(objective, offsets=sample.log_chances.astype(dtype))
+        subset = None
+        if not exact or self.network.config.bands:  # what the step does not touch must not cost
+            subset = Subset(self.network.config, contexts, targets, words)
+            contexts, targets = subset.contexts, subset.targets
             gradients = subset.frame(gradients, gradients)
-            copies = [
-                subset.take(backend, whole, memory) for whole, memory in zip((parameters, *moments), self._memory, strict=True)
-            ]
-            parameters, moments = copies[0], tuple(copies[1:])
+            wholes = zip((parameters, *moments), self._memory, strict=True)
+            parameters, *parts = (subset.take(backend, whole, memory) for whole, memory in wholes)
+            moments = tuple(parts)
         losses = np.empty(len(targets), dtype)
         self.network.gradients(
             parameters, contexts, targets, gradients, losses, objective=objective, seed=settings.seed, step=state.step
@@ -258,7 +262,7 @@ class Trainer:
         state.batch += 1
         state.loss_sum += total
         state.loss_words += len(targets)
-        state.loss_exact = state.loss_exact and subset is None
+        state.loss_exact = state.loss_exact and exact
         state.words += len(targets)
         return loss, rate
 

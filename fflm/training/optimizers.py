@@ -9,7 +9,6 @@ from fflm.training.settings import TrainingSettings
 
 ADAM_BETA1, ADAM_BETA2 = 0.9, 0.999
 RMSPROP_DECAY = 0.99
-EPSILON = 1e-8
 
 
 class Optimizer:
@@ -79,15 +78,15 @@ class Optimizer:
                 scale=scale, l2=decay, rate=rate, momentum=self.settings.momentum, nesterov=self.settings.nesterov,
             )  # fmt: skip
         elif name == "adagrad":
-            backend.adagrad_step(weight, gradient, moments[0], scale=scale, l2=decay, rate=rate, epsilon=EPSILON)
+            backend.adagrad_step(weight, gradient, moments[0], scale=scale, l2=decay, rate=rate, epsilon=self.settings.epsilon)
         elif name == "rmsprop":
             backend.rmsprop_step(
-                weight, gradient, moments[0], scale=scale, l2=decay, rate=rate, decay=RMSPROP_DECAY, epsilon=EPSILON
+                weight, gradient, moments[0], scale=scale, l2=decay, rate=rate, decay=RMSPROP_DECAY, epsilon=self.settings.epsilon
             )
         else:
             decoupled = name == "adamw"
             backend.adam_step(
                 weight, gradient, moments[0], moments[1],
                 scale=scale, l2=0.0 if decoupled else decay, shrink=rate * decay if decoupled else 0.0,
-                rate=rate, beta1=ADAM_BETA1, beta2=ADAM_BETA2, epsilon=EPSILON, step=step,
+                rate=rate, beta1=ADAM_BETA1, beta2=ADAM_BETA2, epsilon=self.settings.epsilon, step=step,
             )  # fmt: skip

@@ -26,6 +26,10 @@ class TrainingSettings:
         The update rule and its (peak) learning rate.
     momentum, nesterov
         Of ``sgd``.
+    epsilon
+        What Adam, RMSProp and AdaGrad add to the root of the mean square by which they divide. A rare word's gradient through the
+        softmax is tiny and nearly the same in every batch; with an epsilon far below it, each such step is as long as a
+        frequent word's.
     weight_decay
         Strength of the pull of weights, not of biases, towards zero: added to the gradient (L2, as in Bengio 2003, equation 4);
         with ``adamw`` decoupled from it.
@@ -65,6 +69,7 @@ class TrainingSettings:
     rate: float = 3e-3
     momentum: float = 0.0
     nesterov: bool = False
+    epsilon: float = 1e-5
     weight_decay: float = 0.2
     schedule: ScheduleName = "cosine"
     decay: float = 1e-8
@@ -94,8 +99,9 @@ class TrainingSettings:
             if not low <= value < high:
                 bounds = f"at least {low}" + (f" and below {high}" if high < math.inf else "")
                 raise FflmError(f"{name.replace('_', ' ')} {value} is out of range: give {bounds}")
-        if not 0 < self.rate < math.inf:
-            raise FflmError(f"rate {self.rate} is out of range: give a positive number")
+        for name in ("rate", "epsilon"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise FflmError(f"{name} {getattr(self, name)} is out of range: give a positive number")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

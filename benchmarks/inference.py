@@ -1,0 +1,262 @@
+"""Claim: a text is scored at least 1.5 times as fast as by PyTorch, and 64 continuations are sampled at least as fast.
+
+The default network with random weights, word frequencies as in text, at two vocabularies and one and two threads, against PyTorch
+run eagerly in inference mode: scoring from ids to -log p, 1024 at a time, against log_softmax and gather; sampling against
+a loop around torch.multinomial. Measured beside these, without a claim: one continuation at a time, and beam search of width 5
+against a loop around topk; and n-best lists of 100 variants of a sentence, how many of whose contexts have occurred before.
+
+Verified first: equal losses of a text, equal likeliest continuations, equal log-probabilities of what was sampled, equal
+hypotheses of the beams. Needs PyTorch.
+"""
+
+import argparse
+import functools
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+try:  # before fflm, which asks OpenMP for waiting threads that sleep: PyTorch's are to wait in their own way
+    import torch
+except ImportError:
+    sys.exit("there is nothing to compare with: pip install torch")
+
+import numba
+import numpy as np
+from common import in_turns, machine, parse, quartiles, record
+from torch.nn import functional
+from torch_network import TorchNetwork
+
+from fflm.lm.generation import Prefix, beam_search, read_prefix, sample
+from fflm.lm.model import LanguageModel
+from fflm.lm.scoring import score_hypotheses
+from fflm.lm.train import default_averages
+from fflm.network.config import NetworkConfig
+from fflm.network.parameters import Parameters
+from fflm.text.corpus import TextSettings
+from fflm.text.tokenizer import Tokenizer
+from fflm.text.vocabulary import Vocabulary
+
+VOCABULARIES = 18_000, 33_000
+ROWS, BATCHES = 1024, 8
+LENGTH, SAMPLES, BEAMS = 10, (1, 64), 5
+HYPOTHESES, WORDS, EDITS = 100, 25, 3
+CLAIMED = {"score": 1.5, "sample 64": 1.0}  # the least of PyTorch's time relative to ours
+TOLERANCE = 1e-4  # nats a word, of both in single precision
+
+
+def build(vocabulary: int, averages: tuple[int, ...] = default_averages(10**6)) -> LanguageModel:
+    """Return a model with random weights, whose words are as frequent as in text (Zipf)."""
+    config = NetworkConfig(vocabulary, averages=averages)
+    parameters = Parameters.random(config, seed=1)
+    parameters.output_bias[:] = -np.log(np.arange(1, vocabulary + 1))
+    words = [f"word{id_}" for id_ in range(2, vocabulary)]
+    return LanguageModel(config, parameters, Vocabulary.from_words(words, {}, ends=True), TextSettings(Tokenizer("space")))
+
+
+def text(model: LanguageModel, words: int, seed: int) -> np.ndarray:
+    """Return ids (words,) of words of the model's vocabulary, symbols not among them."""
+    shares = 1 / np.arange(3, model.config.vocabulary + 1)
+    ids = np.random.default_rng(seed).choice(len(shares), words, p=shares / shares.sum()) + 2
+    return ids.astype(np.int32)
+
+
+class Fflm:
+    """Scoring and generating with this project."""
+
+    def __init__(self, model: LanguageModel, ids: np.ndarray, prefix: Prefix) -> None:
+        self.model, self.prefix = model, prefix
+        self.windows = model.windows(ids)
+
+    def losses(self, low: int) -> np.ndarray:
+        """Return -log p of `ROWS` words of the text from number ``low`` of those with a whole context."""
+        return self.model.losses(*self.windows.batch(np.arange(low, low + ROWS) + self.model.window))
+
+    def sample(self, count: int, *, greedy: bool = False) -> list[list[int]]:
+        """Return the ids of continuations of the prefix."""
+        found = sample(self.model, self.prefix, samples=count, length=LENGTH, temperature=0.0 if greedy else 1.0)
+        return [each.ids for each in found]
+
+    def beam_search(self) -> list[list[int]]:
+        """Return the ids of the likeliest continuations, the likeliest first."""
+        return [each.ids for each in beam_search(self.model, self.prefix, beams=BEAMS, length=LENGTH)]
+
+
+class Torch:
+    """The same in PyTorch."""
+
+    def __init__(self, model: LanguageModel, ids: np.ndarray, prefix: Prefix) -> None:
+        self.network = TorchNetwork(model.config, model.parameters)
+        self.windows = torch.from_numpy(ids).unfold(0, model.window + 1, 1)
+        context = model.windows(prefix.ids).contexts(np.array([len(prefix.ids)]))
+        self.context = torch.from_numpy(context)
+
+    def log_probabilities(self, contexts: torch.Tensor) -> torch.Tensor:
+        """Return log p of every word (B, V)."""
+        return functional.log_softmax(self.network.logits(contexts), 1)
+
+    @torch.inference_mode()
+    def losses(self, low: int) -> np.ndarray:
+        """Return -log p of `ROWS` words of the text from number ``low`` of those with a whole context."""
+        windows = self.windows[low : low + ROWS]
+        scores = self.log_probabilities(windows[:, :-1])
+        return -scores.gather(1, windows[:, -1:].long())[:, 0].numpy()
+
+    @torch.inference_mode()
+    def sample(self, count: int, *, greedy: bool = False) -> list[list[int]]:
+        """Return the ids of continuations of the prefix."""
+        contexts, words = self.context.repeat(count, 1), []
+        for _ in range(LENGTH):
+            logits = self.network.logits(contexts)
+            logits[:, 0] = -torch.inf
+            drawn = logits.argmax(1, keepdim=True) if greedy else torch.multinomial(functional.softmax(logits, 1), 1)
+            words.append(drawn)
+            contexts = torch.cat([contexts[:, 1:], drawn.int()], 1)
+        return torch.cat(words, 1).tolist()
+
+    @torch.inference_mode()
+    def beam_search(self) -> list[list[int]]:
+        """Return the ids of the likeliest continuations, the likeliest first."""
+        contexts, totals, ids = self.context, torch.zeros(1), torch.empty(1, 0, dtype=torch.int64)
+        for _ in range(LENGTH):
+            scores = self.log_probabilities(contexts)
+            scores[:, 0] = -torch.inf
+            totals, best = (totals[:, None] + scores).flatten().topk(BEAMS)
+            rows, words = best // scores.shape[1], best % scores.shape[1]
+            ids = torch.cat([ids[rows], words[:, None]], 1)
+            contexts = torch.cat([contexts[rows, 1:], words[:, None].int()], 1)
+        return ids.tolist()
+
+    @torch.inference_mode()
+    def log_probability(self, ids: list[int]) -> float:
+        """Return log p of a continuation of the prefix, nats."""
+        whole = torch.cat([self.context[0], torch.tensor(ids, dtype=torch.int32)])
+        scores = self.log_probabilities(whole.unfold(0, self.context.shape[1], 1)[:-1])
+        return float(scores.gather(1, torch.tensor(ids)[:, None]).sum())
+
+
+def verify(model: LanguageModel, ours: Fflm, theirs: Torch) -> None:
+    """Stop unless both compute the same."""
+    for low in range(0, BATCHES * ROWS, ROWS):
+        off = np.abs(ours.losses(low) - theirs.losses(low)).max()
+        _demand(off <= TOLERANCE, f"the losses differ by {off:.2g}")
+    _demand(ours.sample(1, greedy=True) == theirs.sample(1, greedy=True), "the likeliest continuations differ")
+    _demand(ours.beam_search() == theirs.beam_search(), "the hypotheses of the beams differ")
+    for each in sample(model, ours.prefix, samples=3, length=LENGTH, seed=1):
+        off = abs(each.log_probability - theirs.log_probability(each.ids))
+        _demand(off <= TOLERANCE * LENGTH, f"the log-probabilities of a sample differ by {off:.2g}")
+
+
+def _demand(holds: bool, otherwise: str) -> None:
+    if not holds:
+        sys.exit(f"{otherwise}: nothing was timed")
+
+
+def tasks(contender: Fflm | Torch) -> dict[str, tuple[Callable[[], Any], int]]:
+    """Return what is timed by its name, with the words that it predicts or generates."""
+    lows = itertools.cycle(range(0, BATCHES * ROWS, ROWS))
+    samplings = {f"sample {count}": (functools.partial(contender.sample, count), count * LENGTH) for count in SAMPLES}
+    return {
+        "score": (lambda: contender.losses(next(lows)), ROWS),
+        **samplings,
+        f"beam search {BEAMS}": (contender.beam_search, LENGTH),
+    }
+
+
+def measure(model: LanguageModel, threads: list[int], rounds: int) -> list[dict[str, Any]]:
+    """Verify, then time all tasks with both contenders in turns."""
+    ids = text(model, model.window + BATCHES * ROWS, seed=1)
+    prefix = read_prefix(model, " ".join(model.vocabulary.decode(text(model, 20, seed=2))))
+    contenders = {"fflm": Fflm(model, ids, prefix), "torch": Torch(model, ids, prefix)}
+    verify(model, *contenders.values())
+    print(f"\nV={model.config.vocabulary:,}: verified")
+    rows = []
+    for count in threads:
+        numba.set_num_threads(count)
+        torch.set_num_threads(count)
+        timed = {name: tasks(contender) for name, contender in contenders.items()}
+        for task, (_, words) in timed["fflm"].items():
+            times = in_turns({name: each[task][0] for name, each in timed.items()}, rounds)
+            ratio = quartiles([theirs / ours for theirs, ours in zip(times["torch"], times["fflm"], strict=True)])
+            figures = {name: quartiles([words / each for each in seconds]) for name, seconds in times.items()}
+            rows.append(
+                {
+                    "vocabulary": model.config.vocabulary, "threads": count, "task": task, "words": words,
+                    "words_per_second": figures, "torch_time_relative_to_fflm": ratio,
+                }
+            )  # fmt: skip
+            shown = ", ".join(f"{name} {each['median']:,.0f}" for name, each in figures.items())
+            print(
+                f"  {count} thread{'s' * (count > 1)}  {task:13}  words a second: {shown}; PyTorch's time is "
+                f"{ratio['median']:.2f} times fflm's ({ratio['low']:.2f} to {ratio['high']:.2f})"
+            )
+    return rows
+
+
+def variants(model: LanguageModel) -> list[list[int]]:
+    """Return a sentence with up to `EDITS` words replaced, left out or put in, in `HYPOTHESES` ways."""
+    generator = np.random.default_rng(3)
+    sentence = text(model, WORDS, seed=4).tolist()
+    result = [sentence]
+    for number in range(1, HYPOTHESES):
+        changed = list(sentence)
+        for word in text(model, generator.integers(1, EDITS + 1), seed=4 + number).tolist():
+            place, kind = generator.integers(len(changed)), generator.integers(3)
+            changed[place : place + (kind != 0)] = [word] if kind != 1 else []
+        result.append(changed)
+    return result
+
+
+def measure_lists(model: LanguageModel) -> dict[str, Any]:
+    """Score an n-best list, and count how many of its contexts have occurred before in it."""
+    hypotheses = variants(model)
+    lines = "".join(f"{' '.join(model.vocabulary.decode(each))}\n" for each in hypotheses)
+    found = list(score_hypotheses(model, [lines]))
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        list(score_hypotheses(model, [lines]))
+        seconds.append(time.perf_counter() - started)
+    whole = [np.array([*each, model.vocabulary.end_id], np.int32) for each in hypotheses]
+    contexts = np.concatenate([model.windows(ids).contexts(np.arange(len(ids))) for ids in whole])
+    _demand(sum(each.score.tokens for each in found) == len(contexts), "the hypotheses have other words")
+    repeated = 1 - len(np.unique(contexts, axis=0)) / len(contexts)
+    rate = HYPOTHESES / statistics.median(seconds)
+    print(
+        f"  n-best list, {model.window} words of context: {rate:,.0f} hypotheses a second, "
+        f"{repeated:.1%} of {len(contexts):,} contexts have occurred before"
+    )
+    return {
+        "vocabulary": model.config.vocabulary, "context": model.window, "hypotheses": HYPOTHESES, "predictions": len(contexts),
+        "repeated_share": repeated, "hypotheses_per_second": rate,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each contender")
+    options = parse(parser)
+    about = machine()
+    threads = [count for count in (1, 2) if count <= about["cores"]]
+    steps, lists = [], []
+    for vocabulary in VOCABULARIES[: 1 if options.quick else None]:
+        model = build(vocabulary)
+        steps += measure(model, threads, 3 if options.quick else options.rounds)
+        lists += [measure_lists(each) for each in (model, build(vocabulary, averages=()))]
+    missed = [
+        f"{row['task']}, V={row['vocabulary']:,}, threads {row['threads']}: {ratio:.2f} instead of {CLAIMED[row['task']]:g}"
+        for row in steps
+        if row["task"] in CLAIMED and not (ratio := row["torch_time_relative_to_fflm"]["median"]) >= CLAIMED[row["task"]]
+    ]
+    print(f"\nNOT as claimed: {'; '.join(missed)}" if missed else "\nall as claimed")
+    record(
+        "inference", options.quick, about,
+        steps=steps, lists=lists, claimed=CLAIMED, missed=missed, passed=not missed,
+    )  # fmt: skip
+    sys.exit(bool(missed))
+
+
+if __name__ == "__main__":
+    main()

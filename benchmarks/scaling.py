@@ -1,0 +1,210 @@
+"""Claim: a training step's time and memory grow at most in proportion to whatever grows, and hardly with the corpus.
+
+From a middle point, the default network, one thing at a time: words of the vocabulary, hidden units, words of the window, batch,
+tokens of the corpus (memory-mapped, word frequencies as in text), threads. A step goes from the ids on disk to the update, with
+the exact softmax; its memory is what a process needs at its peak beyond what it had before there was a network, mapped pages of
+the corpus included. All points take turns. The exponents are least squares in logarithms, over the range that is printed with
+them; those of the time may be up to 1.1, of the corpus 0.1, of threads -0.75; those of memory 1.
+
+Verified first: at every point the loss and all gradients, without dropout, against a float64 network.
+"""
+
+import argparse
+import dataclasses
+import math
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from common import ROOT, in_turns, machine, memory_of, parse, quartiles, record
+from exact import demand_gradients, exact_gradients
+
+from fflm.lm.train import default_averages
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
+from fflm.text.windows import Windows
+from fflm.training.loop import Trainer
+from fflm.training.plot import COLOURS
+from fflm.training.settings import TrainingSettings
+
+PROPORTIONAL = {"time": 1.1, "memory": 1.0}  # the largest exponents
+LARGEST = {("time", "corpus"): 0.1, ("time", "threads"): -0.75}  # where they are less
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a step is measured with: V, h, words of the window, B, tokens, threads."""
+
+    vocabulary: int = 20_000
+    hidden: int = 512
+    window: int = 8
+    batch: int = 256
+    corpus: int = 1_000_000
+    threads: int = numba.config.NUMBA_NUM_THREADS
+
+    def changed(self, variable: str, value: int) -> "Point":
+        """Return the point with one value changed."""
+        return dataclasses.replace(self, **{variable: value})
+
+    @property
+    def config(self) -> NetworkConfig:
+        """The network's shape."""
+        return NetworkConfig(self.vocabulary, self.window, hidden=(self.hidden,), averages=default_averages(10**6))
+
+
+MIDDLE = Point()
+SMALL = Point(vocabulary=100, hidden=10, batch=8, corpus=1000)
+VALUES = {
+    "vocabulary": (5_000, 10_000, 20_000, 40_000, 80_000),
+    "hidden": (128, 256, 512, 1024, 2048),
+    "window": (2, 4, 8, 16, 32),
+    "batch": (64, 128, 256, 512, 1024),
+    "corpus": (100_000, 1_000_000, 10_000_000, 100_000_000),
+    "threads": tuple(2**power for power in range(MIDDLE.threads.bit_length())),
+}
+NAMES = {"vocabulary": "words of the vocabulary", "hidden": "hidden units", "window": "words of the window",
+         "batch": "words of a batch", "corpus": "tokens of the corpus", "threads": "threads"}  # fmt: skip
+
+
+def corpus(point: Point, folder: Path) -> Path:
+    """Return a file of ids (tokens,), whose probabilities fall with their rank; made if it is not there yet."""
+    path = folder / f"{point.vocabulary}-{point.corpus}.npy"
+    if not path.is_file():
+        shares = 1 / np.arange(1, point.vocabulary + 1)
+        once = np.random.default_rng(1).choice(point.vocabulary, min(point.corpus, 10**6), p=shares / shares.sum())
+        np.save(path, np.resize(once.astype(np.uint32), point.corpus))
+    return path
+
+
+def trainer(point: Point, folder: Path) -> Trainer:
+    """Return a training run that does not end."""
+    parameters = Parameters.zeros(point.config)
+    generator = np.random.default_rng(1)
+    for array in parameters:
+        generator.standard_normal(out=array, dtype=np.float32)
+        array *= 0.05
+    ids = np.load(corpus(point, folder), mmap_mode="r")
+    windows = Windows(ids, point.config.context, padding=point.vocabulary)
+    settings = TrainingSettings(epochs=10**9, batch_size=point.batch, rate=1e-4, schedule="constant", patience=0)
+    return Trainer(Network(point.config), parameters, windows, None, settings)
+
+
+def step(point: Point, folder: Path) -> Callable[[], Any]:
+    """Return the step that is measured."""
+    events = trainer(point, folder).run()
+
+    def make() -> None:
+        numba.set_num_threads(point.threads)
+        next(events)
+
+    return make
+
+
+def verify(point: Point, folder: Path) -> None:
+    """Stop unless loss and gradients of a batch are those of a float64 network, without dropout, whose masks it has not."""
+    numba.set_num_threads(point.threads)
+    run, config = trainer(point, folder), dataclasses.replace(point.config, dropout=0.0, embedding_dropout=0.0)
+    contexts, targets = run.train.batch(next(run.train.shuffled(point.batch, 1, 0, 0)))
+    losses = np.empty(len(targets), np.float32)
+    Network(config).gradients(run.parameters, contexts, targets, run.gradients, losses)
+    weights = {name: array.astype(np.float64) for name, array in run.parameters.items()}
+    exact = exact_gradients(config, weights, contexts, targets)
+    demand_gradients(losses.mean(dtype=np.float64), dict(run.gradients.items()), exact, str(point))
+
+
+def exponent(values: list[int], measured: list[float]) -> float:
+    """Return the exponent of the power that fits best, least squares in logarithms; NaN for one value."""
+    if len(values) < 2:
+        return math.nan
+    return float(np.polyfit(np.log(values), np.log(measured), 1)[0])
+
+
+def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
+    """Draw milliseconds and megabytes over each variable, in logarithms."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    panels = figure.subplots(2, 3, sharey=True)
+    for axes, (variable, result) in zip(panels.flat, results.items(), strict=True):
+        for colour, marker, kind, unit, values in (
+            (COLOURS[0], "o", "time", "ms", [1e3 * each["median"] for each in result["seconds"]]),
+            (COLOURS[1], "s", "memory", "MB", [each / 1e6 for each in result["bytes"]]),
+        ):
+            label = f"{unit}, exponent {result['exponents'][kind]:.2f}"
+            axes.plot(result["values"], values, marker=marker, ms=4, color=colour, label=label)
+        axes.axvline(getattr(MIDDLE, variable), color="gray", ls=":", lw=1)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xticks(result["values"], [_short(value) for value in result["values"]])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel(NAMES[variable])
+        axes.legend(frameon=False, fontsize="small")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supylabel("milliseconds, and megabytes, of a training step")
+    figure.suptitle("A training step of the default network; dotted: the middle point")
+    figure.savefig(path, dpi=100)
+
+
+def _short(value: int) -> str:
+    for size, letter in ((10**6, "M"), (10**3, "k")):
+        if value >= size and value % size == 0:
+            return f"{value // size}{letter}"
+    return str(value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each point")
+    parser.add_argument("--plot", type=Path, help="where the plot goes [default: results/scaling.png, none of a quick run]")
+    options = parse(parser)
+    about = machine()
+    chosen = {name: values[:2] if options.quick else values for name, values in VALUES.items()}
+    points = dict.fromkeys(MIDDLE.changed(name, value) for name, values in chosen.items() for value in values)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for point in (SMALL, *points):
+            verify(point, folder)
+        print(f"{len(points)} points verified")
+        times = in_turns({point: step(point, folder) for point in points}, 3 if options.quick else options.rounds)
+        memory = {point: memory_of(step, (SMALL, folder), (point, folder)) for point in points}
+    results, missed = {}, []
+    for variable, values in chosen.items():
+        own = [MIDDLE.changed(variable, value) for value in values]
+        seconds, needed = [quartiles(times[point]) for point in own], [memory[point] for point in own]
+        exponents = {"time": exponent(values, [each["median"] for each in seconds]), "memory": exponent(values, needed)}
+        claimed = {kind: LARGEST.get((kind, variable), largest) for kind, largest in PROPORTIONAL.items()}
+        results[variable] = {
+            "values": values, "seconds": seconds, "bytes": needed, "exponents": exponents, "claimed": claimed,
+        }  # fmt: skip
+        print(f"\n{NAMES[variable]}: exponent of the time {exponents['time']:.2f}, of the memory {exponents['memory']:.2f}")
+        for value, figures, size in zip(values, seconds, needed, strict=True):
+            print(
+                f"  {value:11,}  {1e3 * figures['median']:8.2f} ms ({1e3 * figures['low']:.2f} to {1e3 * figures['high']:.2f})"
+                f"  {size / 1e6:6.0f} MB"
+            )
+        for kind, found in exponents.items():
+            if found > claimed[kind]:
+                missed.append(f"{kind}, {NAMES[variable]}: {found:.2f} instead of {claimed[kind]:g}")
+    print(f"\nNOT as claimed: {'; '.join(missed)}" if missed else "\nall as claimed")
+    if path := options.plot or (None if options.quick else ROOT / "benchmarks" / "results" / "scaling.png"):
+        draw(results, path)
+    record(
+        "scaling", options.quick, about,
+        middle=dataclasses.asdict(MIDDLE), network=MIDDLE.config.to_dict(), results=results, missed=missed, passed=not missed,
+    )  # fmt: skip
+    sys.exit(bool(missed))
+
+
+if __name__ == "__main__":
+    main()

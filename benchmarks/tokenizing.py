@@ -1,0 +1,211 @@
+"""Claim: text becomes ids at least as fast as in Hugging Face tokenizers' word-level pipeline, which splits it the same way.
+
+The text is Brown, repeated. In every repetition the pieces between spaces that Brown has once are spelled with other letters, so
+that new words never cease to come, as in a natural text. It is split at spaces as it is, and by words after its tokens were
+joined as they stand in running text. Theirs has WhitespaceSplit, or Split by a pattern; lines come in batches of 1,000 to
+encode_batch_fast, which gives no offsets; a template adds the lines' ends.
+
+Two comparisons, in turns, each verified first: vocabularies and ids are equal.
+
+- In memory, one core: a text, and the vocabulary, to an array of ids. Theirs gets the lines already cut.
+- End to end, two cores: a file of text to a file of ids. Ours is `fflm.text.corpus.tokenize`, which makes the vocabulary, too;
+  theirs has the vocabulary, and making it by WordLevelTrainer is timed beside that.
+"""
+
+import argparse
+import itertools
+import math
+import os
+import string
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import in_turns, machine, parse, quartiles, record
+
+from fflm.text.corpus import Corpus, Encoder, TextSettings, VocabularyRule, tokenize
+from fflm.text.reading import CHUNK
+from fflm.text.tokenizer import Tokenizer
+from fflm.text.vocabulary import END, UNKNOWN, Vocabulary
+
+try:
+    import tokenizers
+    from tokenizers import models, pre_tokenizers, processors, trainers
+except ImportError:
+    tokenizers = None
+
+CORES = 2
+MIN_COUNT = 2
+BATCH = 1_000  # lines
+WORDS = (  # what Tokenizer's pattern does in this text
+    r"[\p{L}\p{N}]+(?:['’‐‑-][\p{L}\p{N}]+|(?<=\p{Nd})[.,:](?=\p{Nd})[\p{L}\p{N}]+)*"
+    r"|\.{2,}|-{2,}|…+|—+|``|''|\S"
+)
+
+
+def running_text(text: str) -> str:
+    """Return a text of tokens between spaces as it would stand in a book."""
+    tokenizer = Tokenizer("space")
+    return tokenizer.detokenize(tokenizer.split(text))
+
+
+def repeated(text: str, times: int) -> Iterator[str]:
+    """Yield a text repeatedly, the pieces that it has once with their letters moved one on in the alphabet each time."""
+    lines = [line.split(" ") for line in text.splitlines()]
+    counts = Counter(itertools.chain.from_iterable(lines))
+    lower, upper = string.ascii_lowercase, string.ascii_uppercase
+    for shift in range(times):
+        shift %= 26
+        moved = lower[shift:] + lower[:shift] + upper[shift:] + upper[:shift]
+        letters = str.maketrans(lower + upper, moved)
+        yield "".join(
+            " ".join([piece.translate(letters) if counts[piece] == 1 else piece for piece in line]) + "\n" for line in lines
+        )
+
+
+def theirs(mode: str, vocabulary: Vocabulary | None = None) -> "tokenizers.Tokenizer":
+    """Return their tokenizer for a mode, without a vocabulary or with one."""
+    ids = {} if vocabulary is None else {word: id_ for id_, word in enumerate(vocabulary.words)}
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
+    if mode == "space":
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(WORDS), "removed", invert=True)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, 1)])
+    return tokenizer
+
+
+def their_ids(tokenizer: "tokenizers.Tokenizer", lines: Iterable[str]) -> np.ndarray:
+    """Return the ids of lines without newlines, (N,) int32."""
+    lines, arrays = iter(lines), []
+    while batch := list(itertools.islice(lines, BATCH)):
+        encodings = tokenizer.encode_batch_fast(batch)
+        arrays.append(np.fromiter(itertools.chain.from_iterable(each.ids for each in encodings), np.int32))
+    return np.concatenate(arrays)
+
+
+def their_file(tokenizer: "tokenizers.Tokenizer", file: Path, out: Path) -> None:
+    """Write the ids of a file of text."""
+    with file.open(encoding="utf-8") as lines:
+        np.save(out, their_ids(tokenizer, (line.rstrip("\n") for line in lines)))
+
+
+def their_vocabulary(mode: str, file: Path) -> set[str]:
+    """Return the words that their trainer finds in a file."""
+    tokenizer = theirs(mode)
+    tokenizer.train([str(file)], trainers.WordLevelTrainer(vocab_size=10**9, min_frequency=MIN_COUNT, show_progress=False))
+    return set(tokenizer.get_vocab())
+
+
+def our_ids(settings: TextSettings, vocabulary: Vocabulary, text: str) -> np.ndarray:
+    """Return the ids of a text, (N,) int32."""
+    encoder = Encoder(settings, vocabulary)
+    return np.concatenate([encoder.encode(chunk)[0] for chunk in chunks(text)])
+
+
+def chunks(text: str) -> Iterator[str]:
+    """Cut a text at line ends, into pieces as large as those that `read_chunks` gives."""
+    start = 0
+    while start < len(text):
+        stop = text.rfind("\n", start, start + CHUNK) + 1
+        yield text[start:stop]
+        start = stop
+
+
+def our_file(settings: TextSettings, file: Path, out: Path) -> Corpus:
+    """Write the ids of a file of text, and the vocabulary."""
+    return tokenize([file], out, settings, VocabularyRule(MIN_COUNT, None), overwrite=True, processes=CORES)
+
+
+def parallel(wanted: bool) -> None:
+    """Say whether theirs may use threads from now on."""
+    os.environ["TOKENIZERS_PARALLELISM"] = str(wanted).lower()
+
+
+def compare(name: str, steps: Mapping[str, Callable[[], Any]], tokens: int, rounds: int) -> dict[str, Any]:
+    """Time ways of doing the same, the first of them ours, and show nanoseconds a token."""
+    turns = in_turns(steps, rounds)
+    ours, *others = steps
+    result = {
+        "name": name, "tokens": tokens,
+        "nanoseconds": {each: quartiles([seconds / tokens * 1e9 for seconds in times]) for each, times in turns.items()},
+        "ratios": {each: quartiles([b / a for a, b in zip(turns[ours], turns[each], strict=True)]) for each in others},
+    }  # fmt: skip
+    print(f"{name}, {tokens:,} tokens, nanoseconds a token (quartiles), time relative to ours")
+    for each, figures in result["nanoseconds"].items():
+        ratio = f"{result['ratios'][each]['median']:6.2f}" if each in others else ""
+        print(f"  {each:22} {figures['median']:6.0f} ({figures['low']:.0f} to {figures['high']:.0f}) {ratio}")
+    return result
+
+
+def measure(mode: str, brown: str, tokens: int, rounds: int, folder: Path) -> list[dict[str, Any]]:
+    """Verify and compare in a mode."""
+    settings = TextSettings(Tokenizer(mode))
+    once = len(settings.tokens(brown))
+    times = math.ceil(tokens / once)
+    file, ids, arrays = folder / "text", folder / "ids", folder / "ids.npy"
+    with file.open("w", encoding="utf-8", newline="\n") as whole:
+        whole.writelines(repeated(brown, times))
+    text = "".join(repeated(brown, math.ceil(times / 5)))
+    lines = text.splitlines()
+
+    corpus = our_file(settings, file, ids)
+    vocabulary, expected = corpus.vocabulary, corpus.parts["train"].ids
+    tokenizer = theirs(mode, vocabulary)
+    parallel(True)
+    their_file(tokenizer, file, arrays)
+    encoded = our_ids(settings, vocabulary, text)
+    same = {
+        "ids of the file": np.array_equal(np.load(arrays), expected),
+        "ids of the text": np.array_equal(their_ids(tokenizer, lines), encoded)
+        and np.array_equal(encoded, expected[: len(encoded)]),
+        "vocabulary": their_vocabulary(mode, file) == set(vocabulary.words[2:]),
+    }
+    if wrong := [name for name, equal in same.items() if not equal]:
+        sys.exit(f"mode {mode}: not equal: {', '.join(wrong)}")
+    unknown = corpus.parts["train"].unknown / len(expected)
+    print(f"mode {mode}: vocabularies ({len(vocabulary):,} words, {unknown:.2%} of the text unknown) and ids are equal")
+
+    parallel(False)
+    steps = {"fflm": lambda: our_ids(settings, vocabulary, text), "tokenizers": lambda: their_ids(tokenizer, lines)}
+    memory = compare(f"{mode}, in memory, one core", steps, len(encoded), rounds)
+    parallel(True)
+    steps = {
+        "fflm": lambda: our_file(settings, file, ids),
+        "tokenizers": lambda: their_file(tokenizer, file, arrays),
+        "tokenizers, vocabulary": lambda: their_vocabulary(mode, file),
+    }
+    return [memory, compare(f"{mode}, end to end, {CORES} cores", steps, len(expected), rounds)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("brown", type=Path, help="brown.txt, as `fflm corpus get brown` makes it")
+    parser.add_argument("--tokens", type=int, default=20_000_000, help="of the text [default: %(default)s]")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parse(parser)
+    if tokenizers is None:
+        sys.exit("there is nothing to compare with: pip install tokenizers")
+    tokens, rounds = (1_000_000, 2) if options.quick else (options.tokens, options.rounds)
+    os.environ["RAYON_NUM_THREADS"] = str(CORES)
+    about = machine() | {"tokenizers": version("tokenizers")}
+    brown = options.brown.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as name:
+        results = [
+            result
+            for mode, text in (("space", brown), ("word", running_text(brown)))
+            for result in measure(mode, text, tokens, rounds, Path(name))
+        ]
+    slower = [result["name"] for result in results if result["ratios"]["tokenizers"]["median"] < 1]
+    print(f"NOT as fast: {'; '.join(slower)}" if slower else "at least as fast in all")
+    record("tokenizing", options.quick, about, results=results, passed=not slower)
+    sys.exit(bool(slower))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The networks of this project in PyTorch, as one writes them there for speed: what the benchmarks compare with."""
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from fflm.network.config import NetworkConfig
+from fflm.network.parameters import Parameters
+
+
+class TorchNetwork:
+    """A network without residual and direct connections.
+
+    Parameters
+    ----------
+    config
+        The shape.
+    start
+        Its weights, which are copied; ``weights`` has PyTorch's by the same names.
+    """
+
+    def __init__(self, config: NetworkConfig, start: Parameters) -> None:
+        self.config = config
+        self.weights = {name: torch.nn.Parameter(torch.from_numpy(array.copy())) for name, array in start.items()}
+        blocks = np.array(config.blocks)
+        self._borders = torch.from_numpy(np.cumsum(blocks) - blocks).int()
+        self._factors = torch.from_numpy(blocks**-0.5).float()[:, None]
+        self._activation = getattr(torch, config.activation)
+
+    def logits(self, contexts: torch.Tensor, *, training: bool = False) -> torch.Tensor:
+        """Return what the softmax is made of, (B, V), for contexts (B, n) int32; with dropout in training."""
+        values = functional.dropout(self._gather(contexts), self.config.embedding_dropout, training)
+        for layer in range(len(self.config.hidden)):
+            weight, bias = self.weights[f"hidden.{layer}.weight"], self.weights[f"hidden.{layer}.bias"]
+            values = self._activation(functional.linear(values, weight, bias))
+            values = functional.dropout(values, self.config.dropout, training)
+        if self.config.projected:
+            values = functional.linear(values, self.weights["projection"])
+        weight = self.weights["embeddings"][:-1] if self.config.tied else self.weights["output.weight"]
+        return functional.linear(values, weight, self.weights["output.bias"])
+
+    def _gather(self, contexts: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings, and averages of embeddings, side by side (B, K m).
+
+        One bag of words for each block, those of one word among them, all in one call: the fastest of the ways that were tried.
+        """
+        embeddings = self.weights["embeddings"]
+        if not self.config.averages:
+            return functional.embedding(contexts, embeddings).flatten(1)
+        rows, words = contexts.shape
+        offsets = torch.arange(rows, dtype=torch.int32)[:, None] * words + self._borders
+        sums = functional.embedding_bag(contexts.flatten(), embeddings, offsets.flatten(), mode="sum")
+        return (sums.view(rows, *self._factors.shape[:1], -1) * self._factors).flatten(1)

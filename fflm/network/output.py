@@ -1,0 +1,148 @@
+"""The output layer: the softmax over all words, in one piece or in frequency bands, and its substitute, noise contrast.
+
+An adaptive softmax (Grave et al. 2017, section 4) predicts the most frequent words and the bands of the others at once, and
+then, where it was a band, the word in it: log p(w) = log p(band of w) + log p(w | its band). Most rows of a batch never get to
+the large bands, and a band of rare words sees few features. Letters: B rows, F features, V vocabulary, V_0 words before bands.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from fflm.backend.protocol import Array, Backend
+from fflm.network.parameters import Band, Parameters
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What training lowers, averaged over a batch.
+
+    Attributes
+    ----------
+    smoothing
+        Share of the target's probability that is spread over the vocabulary; over each band by itself.
+    penalty
+        Strength of (log Z)^2, which teaches the softmax to do without its normaliser Z (Devlin et al. 2014).
+    noise
+        None for the cross-entropy of a softmax; or (V,) how often each word was drawn as noise, for noise-contrastive estimation,
+        which knows neither smoothing nor penalty. `Backend.output_gradients` and `Backend.nce_gradients` have the formulas.
+    offsets
+        (V,) what is taken from the words' scores, where the words are a sample; None for nothing.
+    """
+
+    smoothing: float = 0.0
+    penalty: float = 0.0
+    noise: Array | None = None
+    offsets: Array | None = None
+
+
+CROSS_ENTROPY = Objective()
+"""Of the whole softmax, and nothing else."""
+
+
+def output_losses(backend: Backend, parameters: Parameters, features: Array, targets: Array, losses: Array) -> None:
+    """Compute -log p(target): features (B, F), targets (B,) -> losses (B,), nats."""
+    first = _first_targets(parameters, targets)
+    backend.output_losses(features, parameters.softmax_weight, parameters.output_bias, first, losses)
+    for band, rows, inputs, places in _rows_of_bands(backend, parameters, features, targets):
+        own = np.empty((len(rows), 1), losses.dtype)
+        backend.output_losses(inputs, band.weight, band.bias, places, own[:, 0])
+        backend.scatter_add(rows[:, None], (1,), own, losses[:, None])
+
+
+def output_gradients(
+    backend: Backend,
+    parameters: Parameters,
+    features: Array,
+    targets: Array,
+    objective: Objective,
+    scale: float,
+    beta: float,
+    losses: Array,
+    d_features: Array,
+    gradients: Parameters,
+) -> None:
+    """Compute losses (B,), d_features (B, F), both overwritten, and the output layer's gradients, by ``beta``.
+
+    All are of ``scale`` times the sum over rows of the objective; the losses lack smoothing and penalty.
+    """
+    bias = parameters.output_bias if objective.offsets is None else parameters.output_bias - objective.offsets
+    layer = features, parameters.softmax_weight, bias, _first_targets(parameters, targets)
+    results = losses, d_features, gradients.softmax_weight, gradients.output_bias
+    if objective.noise is not None:
+        backend.nce_gradients(*layer, objective.noise, scale, beta, *results)
+        return
+    backend.output_gradients(*layer, objective.smoothing, objective.penalty, scale, beta, *results)
+    if beta == 0:
+        for band in gradients.bands:  # the batch may have no word of it
+            for array in (band.projection, band.weight, band.bias):
+                array[...] = 0
+    found = _rows_of_bands(backend, parameters, features, targets)
+    for (band, rows, inputs, places), d_band in zip(found, gradients.bands, strict=True):
+        if not len(rows):
+            continue
+        own, d_inputs = np.empty((len(rows), 1), losses.dtype), np.empty_like(inputs)
+        backend.output_gradients(
+            inputs, band.weight, band.bias, places, objective.smoothing, objective.penalty, scale, 1.0,
+            own[:, 0], d_inputs, d_band.weight, d_band.bias,
+        )  # fmt: skip
+        backend.scatter_add(rows[:, None], (1,), own, losses[:, None])
+        read, d_read = _take(backend, features, rows), np.empty((len(rows), features.shape[1]), features.dtype)
+        no_bias = np.zeros(len(band.projection), features.dtype)
+        backend.affine_backward(read, band.projection, inputs, "identity", d_inputs, 1.0, d_band.projection, no_bias, d_read)
+        backend.scatter_add(rows[:, None], (1,), d_read, d_features)
+
+
+def log_probabilities(backend: Backend, parameters: Parameters, features: Array) -> Array:
+    """Return log p of every word, (B, V) in nats: features (B, F)."""
+    first = np.empty((len(features), len(parameters.output_bias)), features.dtype)
+    backend.log_probabilities(features, parameters.softmax_weight, parameters.output_bias, first)
+    if not parameters.bands:
+        return first
+    words = len(parameters.output_bias) - len(parameters.bands)
+    pieces = [first[:, :words]]
+    for number, band in enumerate(parameters.bands):
+        logs = np.empty((len(features), len(band.bias)), features.dtype)
+        backend.log_probabilities(_projected(backend, band, features), band.weight, band.bias, logs)
+        pieces.append(logs + first[:, words + number, None])
+    return np.hstack(pieces)
+
+
+def _borders(parameters: Parameters) -> Array:
+    """Return the first word of each band, and V."""
+    sizes = [len(parameters.output_bias) - len(parameters.bands), *(len(band.bias) for band in parameters.bands)]
+    return np.cumsum(sizes)
+
+
+def _first_targets(parameters: Parameters, targets: Array) -> Array:
+    """Return what is predicted first: the target (B,), or its band, V_0 and following."""
+    if not parameters.bands:
+        return targets
+    borders = _borders(parameters)
+    bands = np.searchsorted(borders, targets, side="right")
+    return np.where(bands > 0, borders[0] + bands - 1, targets).astype(np.int32)
+
+
+def _rows_of_bands(
+    backend: Backend, parameters: Parameters, features: Array, targets: Array
+) -> Iterator[tuple[Band, Array, Array, Array]]:
+    """Yield each band, the rows whose targets are in it (R,), what it reads of them (R, F_band), and the targets' places."""
+    borders = _borders(parameters)
+    for band, low, high in zip(parameters.bands, borders[:-1], borders[1:], strict=True):
+        rows = np.flatnonzero((targets >= low) & (targets < high)).astype(np.int32)
+        inputs = _projected(backend, band, _take(backend, features, rows))
+        yield band, rows, inputs, (targets[rows] - low).astype(np.int32)
+
+
+def _take(backend: Backend, features: Array, rows: Array) -> Array:
+    taken = np.empty((len(rows), features.shape[1]), features.dtype)
+    backend.gather(features, rows[:, None], (1,), taken)
+    return taken
+
+
+def _projected(backend: Backend, band: Band, features: Array) -> Array:
+    """Return what a band's softmax reads, (B, F_band)."""
+    inputs = np.empty((len(features), len(band.projection)), features.dtype)
+    backend.affine(features, band.projection, np.zeros(len(band.projection), features.dtype), "identity", inputs)
+    return inputs

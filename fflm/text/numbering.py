@@ -1,0 +1,131 @@
+"""Long texts as numbers: each distinct token is looked up once, not wherever it stands."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fflm.text.tokenizer import LINE_END, Tokenizer
+
+Numbers: TypeAlias = npt.NDArray[np.uint32]
+
+_SHORT = 1 << 20  # characters that are tokenised before the kernels would have been compiled or loaded
+_PIECES = 1 << 24  # bytes of distinct pieces that are remembered
+
+
+class Numbering:
+    """Numbers the distinct tokens of a text as they come; ``LINE_END`` is 0.
+
+    The beginning of a text is tokenised as it is. The rest is cut into pieces at spaces and newlines, by a kernel, and only new
+    pieces are tokenised: in all modes but ``"char"`` no token depends on what stands beyond a space.
+
+    Parameters
+    ----------
+    tokenizer
+        The rule that splits text into tokens.
+    limit
+        How many distinct tokens are remembered before the numbering begins anew, or None.
+    """
+
+    _index: defaultdict[str, int]
+    _pieces: "_Pieces"
+
+    def __init__(self, tokenizer: Tokenizer, limit: int | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.limit = limit
+        self._seen = 0  # characters
+        self._clear()
+
+    def __len__(self) -> int:
+        """Return how many tokens have numbers."""
+        return len(self._index)
+
+    def types(self, start: int = 0) -> list[str]:
+        """Return the tokens that have numbers from ``start`` on, in order."""
+        return list(itertools.islice(reversed(self._index), len(self) - start))[::-1]
+
+    def numbers(self, tokens: list[str]) -> Numbers:
+        """Return the numbers of tokens, (N,), which are new ones where they have none."""
+        return np.fromiter(map(self._index.__getitem__, tokens), np.uint32, len(tokens))
+
+    def number(self, text: str) -> tuple[int, Numbers]:
+        """Tokenise a normalised text, or the next chunk of one.
+
+        Returns
+        -------
+        start : int
+            The numbers from ``start`` on have been given anew; those below are as before.
+        numbers : numpy.ndarray
+            (N,), uint32, of the tokens of `Tokenizer.split`.
+        """
+        if self.limit is not None and len(self) > self.limit:
+            self._clear()
+        start = len(self)
+        self.numbers([LINE_END])
+        self._seen += len(text)
+        if self._seen <= _SHORT or self.tokenizer.mode == "char":
+            return start, self._split(text)
+        if self._pieces.size > _PIECES:
+            self._pieces = _Pieces()
+        return start, self._pieces.number(text, self._split)
+
+    def _split(self, text: str) -> Numbers:
+        return self.numbers(self.tokenizer.split(text))
+
+    def _clear(self) -> None:
+        self._index = defaultdict()
+        self._index.default_factory = self._index.__len__  # a token that is looked up has a number from then on
+        self._pieces = _Pieces()
+
+
+class _Pieces:
+    """The distinct pieces of a text, as `kernels.number_pieces` keeps them, and the numbers of their tokens."""
+
+    def __init__(self) -> None:
+        self.known = 1  # the piece 0 is the newline
+        self.distinct = np.empty(0, np.uint8)
+        self.starts = np.zeros(2, np.int64)
+        self.hashes = np.zeros(1, np.uint64)
+        self.table = np.zeros(1 << 12, np.int32)
+        self.tokens = np.zeros(1, np.uint32)
+        self.token_starts = np.array([0, 1])
+
+    @property
+    def size(self) -> int:
+        """Bytes of the pieces."""
+        return int(self.starts[self.known])
+
+    def number(self, text: str, split: Callable[[str], Numbers]) -> Numbers:
+        """Return the numbers of a text's tokens, which ``split`` gives for the pieces that are new."""
+        from fflm.text.kernels import number_pieces, tokens_of
+
+        content = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
+        pieces = np.empty(len(content), np.int32)
+        most = self.known + len(content) // 2 + 1
+        self.distinct = _with_room(self.distinct, self.size + len(content) + 1)
+        self.starts, self.hashes = _with_room(self.starts, most + 1), _with_room(self.hashes, most)
+        first, before = self.known, self.size
+        count, self.known, self.table = number_pieces(
+            content, self.known, self.distinct, self.starts, self.hashes, self.table, pieces
+        )
+        if self.known > first:
+            new = split(str(self.distinct[before : self.size].data, "utf-8", "surrogatepass"))
+            ends = np.flatnonzero(new == 0)  # a newline follows every piece
+            tokens = new[new != 0]
+            known = int(self.token_starts[first])
+            self.tokens = _with_room(self.tokens, known + len(tokens))
+            self.tokens[known : known + len(tokens)] = tokens
+            self.token_starts = _with_room(self.token_starts, self.known + 1)
+            self.token_starts[first + 1 : self.known + 1] = known + ends - np.arange(len(ends))
+        numbers: Numbers = tokens_of(pieces[:count], self.token_starts, self.tokens)
+        return numbers
+
+
+def _with_room(array: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """Return an array that begins with the same values and has at least so many."""
+    if len(array) >= size:
+        return array
+    return np.concatenate((array, np.empty(max(size, 2 * len(array)) - len(array), array.dtype)))
