@@ -5,7 +5,6 @@ work into one contiguous share per thread (``for t in prange(threads)``), so tha
 of threads, never on their timing. Shapes and letters are in `protocol`.
 """
 
-import os
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,6 @@ from fflm.backend.formulas import (
     rmsprop_update,
 )
 from fflm.backend.protocol import ACTIVATIONS, NORMALISE_EPSILON, Activation, Array, Dropout
-
-# Threads that wait should sleep: where other programs use the cores, spinning at each of a step's barriers costs ten times the
-# step. OpenMP reads this when the first parallel kernel runs.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 TILE = 512
 """Vocabulary entries per tile of the output layer: a tile of logits for a usual batch stays in a core's cache."""
