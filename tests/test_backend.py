@@ -1,6 +1,9 @@
 """Every operation of the CPU's kernels against the reference: dtypes, awkward sizes, threads, NaN and infinity, repeated bits."""
 
 import inspect
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +32,25 @@ OUTPUT_SIZES = [
     (33, 3 * TILE + 7, 10),
 ]
 LAYER_SIZES = [(1, 1, 1), (1, 7, 3), (3, 5, 2), (2, 1, 9), (17, 33, 70)]
+
+
+def test_waiting_threads_are_told_to_sleep_before_numba_can_start_them() -> None:
+    program = "import os, sys; import fflm.network.config; print(os.environ['OMP_WAIT_POLICY'], 'numba' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout == "passive False\n"
+
+
+def test_scipy_is_whole_after_its_blas_was_loaded_alone() -> None:
+    program = """
+import sys
+import fflm.backend.blas
+assert "scipy.linalg" not in sys.modules
+import scipy.linalg
+from scipy.linalg import cython_blas
+assert scipy.linalg.inv([[2.0]]) == [[0.5]] and cython_blas.__pyx_capi__["sgemm"]
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
 
 def normal(generator: np.random.Generator, *shape: int, dtype: np.dtype, size: float = 1.0) -> np.ndarray:

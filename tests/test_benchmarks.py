@@ -1,19 +1,25 @@
 """What the benchmarks compute themselves: the trigram by deleted interpolation, weights of mixtures, large texts."""
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
+import start_up
 from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximisation, losses, mixed
 from exact import exact_gradients, exact_updates
 from ngram import PIECE, pieces
+from numba import njit
+from numba.core import event
 from reference import PLAIN, adam_step, batch, network_gradients, network_losses
 from scaling import exponent
 from tokenizing import chunks, repeated
 from training_step import bengio, default, judge
 
+from fflm.cli import main
 from fflm.lm.setup import text_settings
 from fflm.text.corpus import Count, tokenize
 from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2
@@ -165,3 +171,25 @@ def test_a_repeated_text_has_new_words():
 def test_a_text_is_cut_at_line_ends(monkeypatch):
     monkeypatch.setattr("tokenizing.CHUNK", 6)
     assert list(chunks("ab\ncd\nefghi\n")) == ["ab\ncd\n", "efghi\n"]
+
+
+def test_the_time_to_compile_belongs_to_the_innermost_event(monkeypatch):
+    monkeypatch.setattr(start_up, "perf_counter", itertools.count().__next__)  # a clock that a look at it moves on
+    stopwatch = start_up.Stopwatch()
+    with ExitStack() as listening:
+        for kind in ("numba:compile", "numba:run_pass", "numba:llvm_lock"):
+            listening.enter_context(event.install_listener(kind, stopwatch))
+        with event.trigger_event("numba:compile", {"dispatcher": njit(exponent)}):
+            with event.trigger_event("numba:run_pass", {"name": "nopython_type_inference [parfor]"}):
+                pass
+            with (
+                event.trigger_event("numba:run_pass", {"name": "native_parfor_lowering [f]"}),
+                event.trigger_event("numba:llvm_lock"),
+            ):
+                pass
+    assert stopwatch.parts == {"cache, calls": 1, "other passes": 3, "types": 1, "parallel loops": 2, "LLVM": 1}
+    assert stopwatch.kernels == {"exponent": 7}
+
+
+def test_every_command_has_a_path():
+    assert {(), ("train",), ("ngram",), ("ngram", "train")} <= set(start_up.paths(main))

@@ -109,21 +109,48 @@ def test_every_train_line_of_the_catalogue_parses(entry):
     assert context.params["inputs"]
 
 
+def imported(*lines, folder="."):
+    """Run the command lines in one new process; return the packages and modules that this imports."""
+    program = f"""
+import shlex, sys
+from fflm.cli import main
+for line in {lines!r}:
+    try:
+        main(shlex.split(line))
+    except SystemExit as error:
+        assert not error.code, line
+print(*sys.modules, file=sys.stderr)
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    assert result.stdout
+    return set(result.stderr.splitlines()[-1].split())
+
+
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_help_and_version_import_nothing_heavy(option):
-    program = f"""
-import sys
-from fflm.cli import main
-try:
-    main(["{option}"])
-finally:
-    print(*sorted({{name.split(".")[0] for name in sys.modules}}), file=sys.stderr)
-"""
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert result.stdout
-    loaded = set(result.stderr.split())
+    loaded = imported(option)
     assert "click" in loaded
     assert loaded.isdisjoint({"numba", "numpy", "scipy", "rich", "regex", "safetensors", "matplotlib", "pooch"})
+
+
+def test_no_help_waits_for_the_compiler():
+    loaded = imported(*(shlex.join((*path, "--help")) for path, _ in commands()))
+    assert "fflm.network.config" in loaded
+    assert loaded.isdisjoint({"numba", "scipy", "rich", "safetensors", "matplotlib", "pooch", "optuna"})
+
+
+def test_looking_at_a_model_does_not_wait_for_the_compiler(models):
+    lines = ("info text.model", "info part.model", "neighbours -m text.model the", "vectors -m text.model",
+             "analogy -m text.model the the the", "tokenize text.txt -o ids --overwrite --json")  # fmt: skip
+    loaded = imported(*lines, folder=models)
+    assert "safetensors" in loaded
+    assert loaded.isdisjoint({"numba", "scipy"})
+
+
+def test_predicting_imports_no_more_than_it_needs(models):
+    loaded = imported("next -m text.model", folder=models)
+    assert "numba" in loaded
+    assert loaded.isdisjoint({"scipy.linalg", "numpy.f2py", "rich", "matplotlib", "fflm.lm.ngram", "fflm.lm.mixture"})
 
 
 def test_ctrl_c_is_answered_while_modules_are_read():

@@ -4,48 +4,43 @@ Numba's own ``np.dot`` can neither accumulate into its result nor read a slice o
 their addresses (SciPy exports them for Cython). Kernels thread themselves and want a single-threaded BLAS: see `one_thread`.
 """
 
+import sys
 from functools import cache
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
 from typing import Any
 
 import llvmlite.binding
-import numpy as np
-from numba import njit, types
-from numba.extending import get_cython_function_address, overload
+import scipy
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import get_cython_function_address, intrinsic
 from threadpoolctl import ThreadpoolController
 
-
-def _routine(name: str, number: types.Type) -> types.ExternalFunction:
-    text, integer, real = types.CPointer(types.int8), types.CPointer(types.int32), types.CPointer(number)
-    return types.ExternalFunction(
-        f"fflm_{name}",
-        types.void(text, text, integer, integer, integer, real, real, integer, real, integer, real, real, integer),
-    )
+_ROUTINES = {types.float32: "fflm_sgemm", types.float64: "fflm_dgemm"}
 
 
-for _name in ("sgemm", "dgemm"):
-    llvmlite.binding.add_symbol(f"fflm_{_name}", get_cython_function_address("scipy.linalg.cython_blas", _name))
-_sgemm = _routine("sgemm", types.float32)
-_dgemm = _routine("dgemm", types.float64)
+def _bind() -> None:
+    """Make BLAS's routines known to LLVM.
+
+    SciPy's module is loaded by itself, and left where Numba looks for it, too: the rest of its package, which neither of them
+    needs, takes as long to import as Numba.
+    """
+    name = "scipy.linalg.cython_blas"
+    spec = None if name in sys.modules else PathFinder.find_spec(name, [f"{path}/linalg" for path in scipy.__path__])
+    if spec and spec.loader:
+        sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    for symbol in _ROUTINES.values():
+        llvmlite.binding.add_symbol(symbol, get_cython_function_address(name, symbol.removeprefix("fflm_")))
 
 
-def _call_gemm(*arguments: Any) -> None:
-    """Call the BLAS routine of the arrays' dtype (resolved by Numba)."""
-    raise NotImplementedError("only inside a kernel")
+_bind()
 
 
-@overload(_call_gemm)
-def _resolve_gemm(transb, transa, n, m, k, alpha, b, ldb, a, lda, beta, c, ldc):  # type: ignore[no-untyped-def]
-    if b.dtype is types.float64:
-        return lambda transb, transa, n, m, k, alpha, b, ldb, a, lda, beta, c, ldc: _dgemm(
-            transb, transa, n, m, k, alpha, b, ldb, a, lda, beta, c, ldc
-        )
-    return lambda transb, transa, n, m, k, alpha, b, ldb, a, lda, beta, c, ldc: _sgemm(
-        transb, transa, n, m, k, alpha, b, ldb, a, lda, beta, c, ldc
-    )
-
-
-@njit(cache=True)
-def gemm(a, b, c, transpose_a, transpose_b, beta):  # type: ignore[no-untyped-def]
+@intrinsic
+def gemm(context, a, b, c, transpose_a, transpose_b, beta):  # type: ignore[no-untyped-def]
     """Compute ``c = op(a) @ op(b) + beta * c`` with op the identity or the transpose.
 
     Parameters
@@ -58,28 +53,42 @@ def gemm(a, b, c, transpose_a, transpose_b, beta):  # type: ignore[no-untyped-de
     beta
         0 overwrites ``c`` (whatever it holds, NaN included), 1 adds to it.
     """
+    return types.void(a, b, c, types.boolean, types.boolean, c.dtype), _call_gemm
+
+
+def _call_gemm(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    """Emit the call, in LLVM's terms: in Python, the same would take a quarter of a second to compile for every layout."""
+    kinds, (transpose_a, transpose_b, beta) = signature.args[:3], arguments[3:]
+    a, b, c = (context.make_array(kind)(context, builder, value) for kind, value in zip(kinds, arguments[:3], strict=True))
+
+    def address(value):  # type: ignore[no-untyped-def]
+        return builder.bitcast(value, cgutils.voidptr_t)
+
+    def number(value):  # type: ignore[no-untyped-def]
+        """Return the address of a number, which BLAS wants of every argument."""
+        return address(cgutils.alloca_once_value(builder, value))
+
+    def size(value):  # type: ignore[no-untyped-def]
+        return number(builder.trunc(value, ir.IntType(32)))
+
+    def flag(transpose):  # type: ignore[no-untyped-def]
+        return number(builder.select(transpose, ir.IntType(8)(ord("T")), ir.IntType(8)(ord("N"))))
+
+    def step(array):  # type: ignore[no-untyped-def]
+        """Return the distance of two rows in elements, which BLAS wants to be positive even where there are none."""
+        elements = builder.sdiv(builder.extract_value(array.strides, 0), array.itemsize)
+        return size(builder.select(builder.icmp_signed(">", elements, elements.type(0)), elements, elements.type(1)))
+
     # BLAS is column-major: a row-major matrix is its own transpose there, so c.T = op(b).T @ op(a).T.
-    rows, columns = c.shape
-    inner = a.shape[0] if transpose_a else a.shape[1]
-    if rows == 0 or columns == 0:
-        return
-    sizes = np.empty(6, np.int32)
-    sizes[0] = columns
-    sizes[1] = rows
-    sizes[2] = inner
-    sizes[3] = max(b.strides[0] // b.itemsize, 1)
-    sizes[4] = max(a.strides[0] // a.itemsize, 1)
-    sizes[5] = max(c.strides[0] // c.itemsize, 1)
-    flags = np.empty(2, np.int8)
-    flags[0] = ord("T") if transpose_b else ord("N")
-    flags[1] = ord("T") if transpose_a else ord("N")
-    factors = np.empty(2, c.dtype)
-    factors[0] = 1
-    factors[1] = beta
-    _call_gemm(
-        flags[0:].ctypes, flags[1:].ctypes, sizes[0:].ctypes, sizes[1:].ctypes, sizes[2:].ctypes, factors[0:].ctypes,
-        b.ctypes, sizes[3:].ctypes, a.ctypes, sizes[4:].ctypes, factors[1:].ctypes, c.ctypes, sizes[5:].ctypes,
-    )  # fmt: skip
+    (rows, columns), (first, second) = (cgutils.unpack_tuple(builder, array.shape) for array in (c, a))
+    inner = builder.select(transpose_a, first, second)
+    values = [
+        flag(transpose_b), flag(transpose_a), size(columns), size(rows), size(inner), number(beta.type(1)),
+        address(b.data), step(b), address(a.data), step(a), number(beta), address(c.data), step(c),
+    ]  # fmt: skip
+    routine = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+    builder.call(cgutils.get_or_insert_function(builder.module, routine, _ROUTINES[kinds[2].dtype]), values)
+    return context.get_dummy_value()
 
 
 @cache

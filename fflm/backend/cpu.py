@@ -5,7 +5,7 @@ work into one contiguous share per thread (``for t in prange(threads)``), so tha
 of threads, never on their timing. Shapes and letters are in `protocol`.
 """
 
-import os
+from typing import Any
 
 import numpy as np
 from numba import get_num_threads, njit, prange
@@ -26,10 +26,6 @@ from fflm.backend.formulas import (
 )
 from fflm.backend.protocol import ACTIVATIONS, NORMALISE_EPSILON, Activation, Array, Dropout
 
-# Threads that wait should sleep: where other programs use the cores, spinning at each of a step's barriers costs ten times the
-# step. OpenMP reads this when the first parallel kernel runs.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 TILE = 512
 """Vocabulary entries per tile of the output layer: a tile of logits for a usual batch stays in a core's cache."""
 
@@ -41,13 +37,22 @@ MASK = 2048
 REORDER = {"reassoc", "contract", "nsz"}
 
 
+def kernel(**options: Any) -> Any:
+    """Return the decorator of a kernel, which is compiled once for a machine; helpers are compiled into the kernels.
+
+    Loops over `prange` run in parallel, and nothing else that Numba might find to. Division by zero is not looked for.
+    """
+    automatic = ("comprehension", "fusion", "inplace_binop", "numpy", "reduction", "setitem", "stencil")
+    return njit(cache=True, parallel=dict.fromkeys(automatic, False), error_model="numpy", **options)
+
+
 @njit
 def share(count, parts, part):
     """Return the bounds of one of ``parts`` contiguous shares of ``count`` things."""
     return part * count // parts, (part + 1) * count // parts
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def gather(embeddings, contexts, borders, inputs, threads):
     size = embeddings.shape[1]
     for t in prange(threads):
@@ -70,7 +75,7 @@ def gather(embeddings, contexts, borders, inputs, threads):
                     block[j] *= factor
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def scatter_add(contexts, borders, d_inputs, d_embeddings, threads):
     size = d_embeddings.shape[1]
     for t in prange(threads):
@@ -86,7 +91,7 @@ def scatter_add(contexts, borders, d_inputs, d_embeddings, threads):
                             d_embeddings[word, j] += factor * d_inputs[i, k * size + j]
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def put_rows(values, rows, array, threads):
     for t in prange(threads):
         low, high = share(len(rows), threads, t)
@@ -95,7 +100,7 @@ def put_rows(values, rows, array, threads):
                 array[rows[i], j] = values[i, j]
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def scale_rows(factors, array, threads):
     for t in prange(threads):
         low, high = share(len(factors), threads, t)
@@ -104,7 +109,7 @@ def scale_rows(factors, array, threads):
                 array[i, j] *= factors[i]
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def dropout_kernel(values, threshold, factor, layer, step_low, step_high, seed_low, seed_high, first, dropped, threads):
     # The random words are made in pieces of MASK, four by four, which vectorises; `first` is the first element's place.
     begin, end = first >> 2, (first + values.size + 3) >> 2
@@ -136,7 +141,7 @@ def activate_row(code, row):
             row[j] = activate(code, row[j])
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def affine(inputs, weight, bias, code, outputs, threads):
     for t in prange(threads):
         low, high = share(outputs.shape[0], threads, t)
@@ -147,7 +152,7 @@ def affine(inputs, weight, bias, code, outputs, threads):
             activate_row(code, outputs[i])
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_bias, d_inputs, threads):
     # In forward this was y = f(x W^T + b), so with dz = dy * f'(z): dW = dz^T x, db = sum dz, dx = dz W.
     for t in prange(threads):
@@ -166,7 +171,7 @@ def affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_
                 d_bias[j] += d_outputs[i, j]
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def add(values, total, threads):
     for t in prange(threads):
         low, high = share(values.shape[0], threads, t)
@@ -189,7 +194,7 @@ def mean_and_scale(row):
     return mean, number(1) / np.sqrt(variance / number(len(row)) + number(NORMALISE_EPSILON))
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def normalise(values, normalised, threads):
     for t in prange(threads):
         low, high = share(values.shape[0], threads, t)
@@ -214,7 +219,7 @@ def normalise_row_backward(row, d_normalised, d_row):
         d_row[j] += scale * (d_normalised[j] - plain - (row[j] - mean) * scale * weighted)
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def normalise_backward(values, d_normalised, d_values, threads):
     for t in prange(threads):
         low, high = share(values.shape[0], threads, t)
@@ -249,21 +254,28 @@ def sum_row(row, width):
     return total
 
 
-@njit
-def softmax_tile(features, weight, bias, targets, low, high, tile, highest, total, target_logits):
-    """Compute one tile of the output layer.
+@kernel()
+def softmax_tiles(features, weight, bias, targets, tiles, highest, totals, target_logits, threads):
+    """Compute the output layer, a tile at a time.
 
-    On return ``tile`` (B, TILE) holds exp(logit - highest) for the words low to high, ``highest`` and ``total`` (B,) each row's
-    maximum and sum, and ``target_logits`` (B,) is filled where the row's target lies in the tile.
+    On return ``highest`` and ``totals`` (tiles, B) hold the maximum of each row of logits and its sum of exp(logit - highest),
+    ``target_logits`` (B,) the targets', and ``tiles`` (tiles, B, TILE) the exponentials, unless there are only ``threads`` of
+    them, which are overwritten.
     """
-    width = high - low
-    gemm(features, weight[low:high], tile[:, :width], False, True, 0.0)
-    for i in range(features.shape[0]):
-        highest[i] = add_bias_and_max(tile[i], bias[low:high], width)
-        if low <= targets[i] < high:
-            target_logits[i] = tile[i, targets[i] - low]
-        subtract_and_exp(tile[i], highest[i], width)
-        total[i] = sum_row(tile[i], width)
+    count, words = highest.shape[0], weight.shape[0]
+    for t in prange(threads):
+        first, last = share(count, threads, t)
+        for k in range(first, last):
+            low, high = k * TILE, min((k + 1) * TILE, words)
+            width = high - low
+            tile = tiles[k] if len(tiles) == count else tiles[t]
+            gemm(features, weight[low:high], tile[:, :width], False, True, 0.0)
+            for i in range(features.shape[0]):
+                highest[k, i] = add_bias_and_max(tile[i], bias[low:high], width)
+                if low <= targets[i] < high:
+                    target_logits[i] = tile[i, targets[i] - low]
+                subtract_and_exp(tile[i], highest[k, i], width)
+                totals[k, i] = sum_row(tile[i], width)
 
 
 @njit
@@ -278,15 +290,9 @@ def combine_tiles(highest, totals, row):
     return top + np.log(total)
 
 
-@njit(cache=True, parallel=True)
-def output_losses(features, weight, bias, targets, tiles, highest, totals, target_logits, losses, threads):
-    words = weight.shape[0]
-    for t in prange(threads):
-        first, last = share(highest.shape[0], threads, t)
-        for k in range(first, last):
-            low, high = k * TILE, min((k + 1) * TILE, words)
-            softmax_tile(features, weight, bias, targets, low, high, tiles[t], highest[k], totals[k], target_logits)
-    for i in range(features.shape[0]):
+@njit(cache=True)
+def combine_losses(highest, totals, target_logits, losses):
+    for i in range(len(losses)):
         losses[i] = combine_tiles(highest, totals, i) - target_logits[i]
 
 
@@ -349,9 +355,9 @@ def tile_gradients(
                 d_weight[word, j] -= feature_sum[j]
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def output_gradients(
-    features, weight, bias, targets, weight_sum, smoothing, penalty, scale, beta,
+    features, weight, targets, weight_sum, smoothing, penalty, scale, beta,
     tiles, highest, totals, target_logits, products, partial,
     losses, d_features, d_weight, d_bias, threads,
 ):  # fmt: skip
@@ -359,11 +365,6 @@ def output_gradients(
     words, size = weight.shape
     hit = scale * (1 - smoothing)
     spread = scale * smoothing / words
-    for t in prange(threads):
-        first, last = share(count, threads, t)
-        for k in range(first, last):
-            low, high = k * TILE, min((k + 1) * TILE, words)
-            softmax_tile(features, weight, bias, targets, low, high, tiles[k], highest[k], totals[k], target_logits)
     for i in range(rows):
         normaliser = combine_tiles(highest, totals, i)
         losses[i] = normaliser - target_logits[i]
@@ -400,7 +401,7 @@ def noise_row(row, bias, noise, softplus, width):
         softplus[j] = noise[j] * ((s if s > 0 else row.dtype.type(0)) + log1p(e))
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def nce_gradients(
     features, weight, bias, targets, noise, scale, beta,
     tiles, products, partial, losses, d_features, d_weight, d_bias, threads,
@@ -468,7 +469,7 @@ def normalise_logits(row, bias, piece):
         row[j] -= normaliser
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def log_probabilities_kernel(features, weight, bias, results, threads):
     words = weight.shape[0]
     for t in prange(threads):
@@ -481,19 +482,17 @@ def log_probabilities_kernel(features, weight, bias, results, threads):
             normalise_logits(results[i], bias, piece)
 
 
-@njit(cache=True, parallel=True, fastmath=REORDER)
-def sum_of_squares(values, threads):
-    totals = np.zeros(threads)
-    for t in prange(threads):
-        low, high = share(values.size, threads, t)
+@kernel(fastmath=REORDER)
+def sum_of_squares(values, totals):
+    for t in prange(len(totals)):
+        low, high = share(values.size, len(totals), t)
         total = 0.0
         for i in range(low, high):
             total += values[i] * values[i]
         totals[t] = total
-    return totals.sum()
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nesterov, threads):
     for t in prange(threads):
         low, high = share(weight.size, threads, t)
@@ -502,7 +501,7 @@ def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nestero
             weight[i], velocity[i] = momentum_update(weight[i], g, velocity[i], rate, momentum, nesterov)
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon, threads):
     for t in prange(threads):
         low, high = share(weight.size, threads, t)
@@ -511,7 +510,7 @@ def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon, threads):
             weight[i], total[i] = adagrad_update(weight[i], g, total[i], rate, epsilon)
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon, threads):
     for t in prange(threads):
         low, high = share(weight.size, threads, t)
@@ -520,7 +519,7 @@ def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon, thread
             weight[i], mean[i] = rmsprop_update(weight[i], g, mean[i], rate, decay, epsilon)
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def adam_step(
     weight,
     gradient,
@@ -634,7 +633,8 @@ class CpuBackend:
         tiles = self._borrow("tiles", (threads, rows, TILE), features.dtype)
         logits = self._borrow("target logits", (rows,), features.dtype)
         with one_thread():
-            output_losses(features, weight, bias, targets, tiles, statistics[0], statistics[1], logits, losses, threads)
+            softmax_tiles(features, weight, bias, targets, tiles, *statistics, logits, threads)
+        combine_losses(*statistics, logits, losses)
 
     def output_gradients(
         self,
@@ -659,9 +659,10 @@ class CpuBackend:
         products = self._borrow("products", (2, threads, *features.shape), features.dtype)
         weight_sum = weight.sum(0) if smoothing else np.zeros(weight.shape[1], weight.dtype)
         with one_thread():
+            softmax_tiles(features, weight, bias, targets, tiles, *statistics, logits, threads)
             output_gradients(
-                features, weight, bias, targets, weight_sum, number(smoothing), number(penalty), number(scale), beta,
-                tiles, statistics[0], statistics[1], logits, products[0], products[1],
+                features, weight, targets, weight_sum, number(smoothing), number(penalty), number(scale), beta,
+                tiles, *statistics, logits, *products,
                 losses, d_features, d_weight, d_bias, threads,
             )  # fmt: skip
 
@@ -685,7 +686,7 @@ class CpuBackend:
         with one_thread():
             nce_gradients(
                 features, weight, bias, targets, noise, features.dtype.type(scale), beta,
-                tiles, products[0], products[1], losses, d_features, d_weight, d_bias, threads,
+                tiles, *products, losses, d_features, d_weight, d_bias, threads,
             )  # fmt: skip
 
     def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
@@ -693,7 +694,9 @@ class CpuBackend:
             log_probabilities_kernel(features, weight, bias, log_probabilities, get_num_threads())
 
     def sum_of_squares(self, array: Array) -> float:
-        return float(sum_of_squares(array.reshape(-1), get_num_threads()))
+        totals = np.empty(get_num_threads())
+        sum_of_squares(*_flat(array), totals)
+        return float(totals.sum())
 
     def momentum_step(
         self, weight: Array, gradient: Array, velocity: Array, *,

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit, prange
 
-from fflm.backend.cpu import REORDER, activate_row, share
+from fflm.backend.cpu import REORDER, activate_row, kernel, share
 
 
 @njit(fastmath=REORDER)
@@ -29,7 +29,7 @@ def subtract(row, total):
         total[j] -= row[j]
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def score_words(
     ids, start, padding, end, borders, tables, units, bias, code, outputs, output_units, output_bias, losses, threads
 ):  # fmt: skip

@@ -1,11 +1,11 @@
 """Language models: what all kinds of them offer, the network among them, and the folder they live in."""
 
-import importlib.metadata
 import platform
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
@@ -255,8 +255,10 @@ class LanguageModel(Model):
     text: TextSettings
     about: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.network = Network(self.config)
+    @cached_property
+    def network(self) -> Network:
+        """The network on the CPU, made when it is first used: who only looks at the model doesn't wait for the compiler."""
+        return Network(self.config)
 
     @property
     def window(self) -> int:
@@ -315,16 +317,18 @@ def load(path: str | Path) -> Model:
     FflmError
         If it is no model, of a later version, incomplete or damaged.
     """
-    from fflm.lm.mixture import Mixture
-    from fflm.lm.ngram import NgramModel
-
-    kinds: dict[str, type[LanguageModel] | type[NgramModel] | type[Mixture]] = {
-        "network": LanguageModel, "ngram": NgramModel, "mixture": Mixture,
-    }  # fmt: skip
     kind = read_config(Path(path)).get("kind", "network")
-    if kind not in kinds:
-        raise FflmError(f"{path} is a model of the kind {kind!r}, which this fflm does not know: update fflm")
-    return kinds[kind].load(path)
+    if kind == "network":
+        return LanguageModel.load(path)
+    if kind == "ngram":
+        from fflm.lm.ngram import NgramModel
+
+        return NgramModel.load(path)
+    if kind == "mixture":
+        from fflm.lm.mixture import Mixture
+
+        return Mixture.load(path)
+    raise FflmError(f"{path} is a model of the kind {kind!r}, which this fflm does not know: update fflm")
 
 
 def save_config(path: Path, config: NetworkConfig, text: TextSettings, vocabulary: Vocabulary, about: Mapping[str, Any]) -> None:
@@ -390,7 +394,6 @@ def latest_model(folder: Path) -> Path:
 
 def versions() -> dict[str, str]:
     """Return the versions of what computes: Python, fflm, and the libraries beneath."""
-    return {
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("fflm", "numba", "numpy")},
-    }
+    from importlib.metadata import version
+
+    return {"python": platform.python_version(), **{name: version(name) for name in ("fflm", "numba", "numpy")}}

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fflm.backend.cpu import CpuBackend
 from fflm.backend.protocol import Array, Backend, Dropout
 from fflm.network import output
 from fflm.network.config import NetworkConfig
@@ -42,8 +41,12 @@ class Network:
     """
 
     def __init__(self, config: NetworkConfig, backend: Backend | None = None) -> None:
+        if backend is None:
+            from fflm.backend.cpu import CpuBackend
+
+            backend = CpuBackend()
         self.config = config
-        self.backend: Backend = backend or CpuBackend()
+        self.backend: Backend = backend
 
     def rows_at_once(self, parameters: Parameters) -> int:
         """Return how many rows go through the network at a time, by the memory their softmax takes."""

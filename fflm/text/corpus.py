@@ -8,12 +8,9 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +21,9 @@ from fflm.text.numbering import Numbering, Numbers
 from fflm.text.reading import read_chunks
 from fflm.text.tokenizer import LINE_END, Tokenizer
 from fflm.text.vocabulary import Vocabulary, read_words
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 FORMAT, VERSION = "fflm corpus", 1
 PARTS = ("train", "valid", "test")
@@ -456,6 +456,10 @@ def _numbered(
             break
     else:
         return
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
     tables: dict[int, Numbers] = {}  # the numbers that each worker gives -> those of `numbering`
     with ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (settings,)) as pool:
         pending: deque[Future[tuple[int, int, list[str], Numbers, int]]] = deque()
