@@ -33,13 +33,14 @@ DEMANDED = {  # the largest test perplexities
 }
 
 
-def trained(corpus: Corpus, folder: Path, preset: str) -> Path:
+def trained(corpus: Corpus, folder: Path, preset: str, *, quick: bool) -> Path:
     """Train a network on a corpus by the command line, or go on where it was stopped; return its folder."""
     path = folder / f"{preset}.model"
     if (path / CHECKPOINT).is_file():
         run_json("train", "--resume", path)
     else:
-        options = [] if preset == "default" else ["--preset", preset]
+        options: list[str | int] = [] if preset == "default" else ["--preset", preset]
+        options += ["--epochs", 1, "--window", 2, "--averages", 0, "--hidden", 32, "--embedding", 32] if quick else []
         run_json("train", corpus.path, "-o", path, *options)
     return path
 
@@ -50,9 +51,9 @@ def course(path: Path) -> list[dict[str, float]]:
     return [{"minutes": event["seconds"] / 60, "perplexity": event["valid"]["perplexity"]} for event in evaluations]
 
 
-def measure(name: str, corpus: Corpus, folder: Path) -> dict[str, Any]:
+def measure(name: str, corpus: Corpus, folder: Path, *, quick: bool) -> dict[str, Any]:
     """Train all models on a corpus and measure them, alone and mixed."""
-    networks = {preset: trained(corpus, folder, preset) for preset in PRESETS}
+    networks = {preset: trained(corpus, folder, preset, quick=quick) for preset in PRESETS}
     ngram = folder / "kneser-ney.model"
     if not ngram.is_dir():
         run_json("ngram", "train", corpus.path, "-o", ngram)
@@ -107,12 +108,11 @@ def main() -> None:
     results = {}
     for name, (tokenised, source) in sources.items():
         if source:
-            folder = options.work / name
+            folder = options.work / ("quick" if options.quick else "full") / name
             folder.mkdir(parents=True, exist_ok=True)
             corpus = tokenised(source, folder / "corpus")
             check_sizes(name, corpus)
-            results[name] = measure(name, corpus, folder)
-    draw(results, ROOT / "benchmarks" / "results" / "recipe.png")
+            results[name] = measure(name, corpus, folder, quick=options.quick)
     missed = [
         f"{name}, {row}: {found:.1f} instead of {demanded:g}"
         for name, result in results.items()
@@ -120,8 +120,11 @@ def main() -> None:
         if not (found := result["rows"][row]["test"]["perplexity"]) <= demanded
     ]
     print(f"NOT as demanded: {'; '.join(missed)}" if missed else "all as demanded")
-    record("recipe", options.quick or len(results) < len(sources), about, demanded=DEMANDED, passed=not missed, results=results)
-    sys.exit(bool(missed))
+    partial = options.quick or len(results) < len(sources)
+    if not partial:
+        draw(results, ROOT / "benchmarks" / "results" / "recipe.png")
+    record("recipe", partial, about, demanded=DEMANDED, passed=not missed, results=results)
+    sys.exit(bool(missed) and not options.quick)
 
 
 if __name__ == "__main__":
