@@ -140,9 +140,11 @@ def _begin(
     with tokenizing(console) as progress:
         run = begin(inputs, output or default_path(inputs), progress=progress, **options)
     console.print("\n".join(describe_text(**run.corpus.conditions)))
+    settings = run.trainer.settings
+    sampled = "" if settings.loss == "exact" else f"; loss: {settings.loss}, {settings.samples:,} words drawn a batch"
     console.print(
         f"network: {run.trainer.parameters.count:,} parameters, "
-        f"batches of {run.trainer.settings.batch_size}, {run.trainer.batches:,} an epoch"
+        f"batches of {settings.batch_size}, {run.trainer.batches:,} an epoch{sampled}"
     )
     if options["vectors"]:
         console.print(f"vectors: {run.vectors:,} words start from {options['vectors']}")

@@ -114,5 +114,7 @@ def load_checkpoint(path: Path, trainer: Trainer, corpus: str) -> None:
         for array, saved in zip(target, Parameters.from_arrays(trainer.network.config, named), strict=True):
             array[...] = saved
     if trainer.decay:
+        if missing := [name for name in trainer.decay.paid if f"decay.{name}" not in arrays]:
+            raise FflmError(f"{path} is damaged: it lacks the decay of {', '.join(missing)}; train again")
         trainer.decay.restore({name: arrays[f"decay.{name}"] for name in trainer.decay.paid})
     trainer.state = state_from_dict(about["state"])

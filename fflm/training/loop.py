@@ -217,18 +217,11 @@ class Trainer:
         state, settings = self.state, self.settings
         backend, dtype = self.network.backend, self.parameters.embeddings.dtype
         contexts, targets = self.train.batch(positions)
+        exact = self.exact
+        objective, words = self._objective(targets)
         parameters, gradients, moments = self.parameters, self.gradients, self.optimizer.moments
-        objective = Objective(settings.smoothing, settings.self_normalise)
-        exact, words = self.exact, None
-        if not exact:
-            sample = self._sampler.draw(targets, state.step)
-            words = sample.words
-            if settings.loss == "nce":
-                objective = Objective(noise=sample.draws.astype(dtype), offsets=sample.log_draws.astype(dtype))
-            else:
-                objective = dataclasses.replace(objective, offsets=sample.log_chances.astype(dtype))
         subset = None
-        if not exact or self.network.config.bands:  # what the step does not touch must not cost
+        if words is not None or self.network.config.bands:  # what the step does not touch must not cost
             subset = Subset(self.network.config, contexts, targets, words)
             contexts, targets = subset.contexts, subset.targets
             gradients = subset.frame(gradients, gradients)
@@ -251,15 +244,7 @@ class Trainer:
             if not math.isfinite(norm):
                 raise DivergedError(f"the gradient is not finite at step {state.step + 1}")
             scale = min(1.0, settings.clip / norm) if norm else 1.0
-        if not loss < USELESS:
-            raise DivergedError(f"the loss is {loss:.3g} nats a word at step {state.step + 1}")
-        state.loss_mean += (loss - state.loss_mean) / min(state.step + 1, 100)
-        uniform = math.log(self.network.config.vocabulary)
-        if state.step >= 100 and state.loss_mean > 2 * uniform + 1:
-            raise DivergedError(
-                f"the loss has exploded to {state.loss_mean:.1f} nats a word at step {state.step + 1} "
-                f"(guessing blindly costs {uniform:.1f})"
-            )
+        self._check(loss)
         rate = self.rate
         self.optimizer.update(backend, parameters, gradients, moments, scale=scale, rate=rate, step=state.step + 1)
         if subset:
@@ -274,6 +259,28 @@ class Trainer:
         state.loss_exact = state.loss_exact and exact
         state.words += len(targets)
         return loss, rate
+
+    def _objective(self, targets: Array) -> tuple[Objective, Array | None]:
+        """Return what the next step lowers, and the words (R,) that it distinguishes, None for all."""
+        settings, dtype = self.settings, self.parameters.embeddings.dtype
+        if self.exact:
+            return Objective(settings.smoothing, settings.self_normalise), None
+        sample = self._sampler.draw(targets, self.state.step)
+        if settings.loss == "nce":
+            return Objective(noise=sample.draws.astype(dtype), offsets=sample.log_draws.astype(dtype)), sample.words
+        offsets = sample.log_chances.astype(dtype)
+        return Objective(settings.smoothing, settings.self_normalise, offsets=offsets), sample.words
+
+    def _check(self, loss: float) -> None:
+        """Take note of a batch's mean loss; raise a DivergedError if it is beyond hope."""
+        state, step = self.state, self.state.step + 1
+        if not loss < USELESS:
+            raise DivergedError(f"the loss is {loss:.3g} nats a word at step {step}")
+        state.loss_mean += (loss - state.loss_mean) / min(step, 100)
+        uniform = math.log(self.network.config.vocabulary)
+        if step > 100 and state.loss_mean > 2 * uniform + 1:
+            blind = f"(guessing blindly costs {uniform:.1f})"
+            raise DivergedError(f"the loss has exploded to {state.loss_mean:.1f} nats a word at step {step} {blind}")
 
     def _evaluate(self, rate: float) -> Evaluation:
         """Evaluate on the validation text and note whether it is the best so far."""
