@@ -1,0 +1,99 @@
+"""Claim: with 100,000 words in the vocabulary a training step with a sampled loss is at least 10 times faster than an exact one.
+
+A step goes from the embeddings to the update: window 4, m 128, h 256, batch 512, dropout 0.2, Adam, word frequencies as in text.
+The sampled softmax, noise-contrastive estimation and the adaptive softmax take turns with the exact loss.
+
+Verified first: with all words in the sample the sampled softmax has the loss and the gradients of the exact one.
+"""
+
+import argparse
+import dataclasses
+import functools
+import sys
+from typing import Any
+
+import numba
+import numpy as np
+from common import in_turns, machine, parse, quartiles, record
+
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.output import Objective
+from fflm.network.parameters import Parameters
+from fflm.network.subset import Subset
+from fflm.text.windows import Windows
+from fflm.training.loop import Trainer
+from fflm.training.settings import TrainingSettings
+
+LOSSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what is another in the network, and in its training
+    "exact": ({}, {}),
+    "sampled": ({}, {"loss": "sampled"}),
+    "nce": ({}, {"loss": "nce"}),
+    "adaptive": ({"bands": (4000, 20_000)}, {}),
+}
+WORDS, BATCH = 100_000, 512
+DEMANDED = 10.0
+
+
+def verify() -> None:
+    """Stop unless a sampled softmax over all words has the loss and the gradients of the exact one."""
+    config = NetworkConfig(500, 3, 8, (16,), averages=(), tied=False)
+    network, generator = Network(config), np.random.default_rng(0)
+    parameters = Parameters.random(config, 1, np.float64)
+    contexts, targets = generator.integers(0, 500, (64, 3), np.int32), generator.integers(0, 500, 64, np.int32)
+    exact, losses = Parameters.zeros(config, np.float64), np.empty((2, 64))
+    network.gradients(parameters, contexts, targets, exact, losses[0])
+    subset = Subset(config, contexts, targets, np.arange(500, dtype=np.int32))
+    part = subset.take(network.backend, parameters, Parameters.zeros(config, np.float64))
+    gradients = subset.frame(Parameters.zeros(config, np.float64), Parameters.zeros(config, np.float64))
+    objective = Objective(offsets=np.zeros(500))
+    network.gradients(part, subset.contexts, subset.targets, gradients, losses[1], objective=objective)
+    found = Parameters.zeros(config, np.float64)
+    subset.put(network.backend, gradients, found)
+    pairs = [losses, *zip(exact, dataclasses.replace(gradients, embeddings=found.embeddings), strict=True)]
+    if not all(np.allclose(left, right, rtol=1e-9, atol=1e-12) for left, right in pairs):
+        sys.exit("a sampled softmax over all words is not the exact one: nothing was timed")
+
+
+def steps(rounds: int) -> dict[str, Any]:
+    """Time a step of each loss with a large vocabulary, whose words are as frequent as in text (Zipf)."""
+    shares = 1 / np.arange(1, WORDS + 1)
+    ids = np.random.default_rng(0).choice(WORDS, 2_000_000, p=shares / shares.sum()).astype(np.uint32)
+    windows = Windows(ids, 4, padding=WORDS)
+    config = NetworkConfig(WORDS, 4, 128, (256,), "tanh", averages=(), tied=False, dropout=0.2, embedding_dropout=0.0)
+    settings = TrainingSettings(epochs=1000, batch_size=BATCH, optimizer="adam", weight_decay=0.0, clip=0.0, rate=1e-3)
+    rows = {}
+    for threads in sorted({1, numba.config.NUMBA_NUM_THREADS}):
+        numba.set_num_threads(threads)
+        contenders = {}
+        for loss, (shape, changes) in LOSSES.items():
+            own, fields = dataclasses.replace(config, **shape), dataclasses.replace(settings, **changes)
+            parameters = Parameters.random(own, 1)
+            parameters.start_from(windows.counts(WORDS))
+            run = Trainer(Network(own), parameters, windows, None, fields)
+            contenders[loss] = functools.partial(next, run.run())
+        times = in_turns(contenders, rounds)
+        for loss, seconds in times.items():
+            ratio = quartiles([exact / own for exact, own in zip(times["exact"], seconds, strict=True)])
+            rows[f"{loss}, {threads} threads"] = {"seconds": quartiles(seconds), "faster_than_exact": ratio}
+            print(
+                f"  V = {WORDS:,}, {threads} threads: {loss:8} {1000 * quartiles(seconds)['median']:7.1f} ms a step, "
+                f"{ratio['median']:.1f} times faster than exact ({ratio['low']:.1f} to {ratio['high']:.1f})"
+            )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = parse(parser)
+    about = machine()
+    verify()
+    rows = steps(3 if options.quick else 15)
+    missed = [name for name, row in rows.items() if row["faster_than_exact"]["median"] < DEMANDED and "sampled" in name]
+    print(f"NOT as demanded: {'; '.join(missed)}" if missed else "all as demanded")
+    record("sampled_step", options.quick, about, demanded=DEMANDED, passed=not missed, steps=rows)
+    sys.exit(bool(missed) and not options.quick)
+
+
+if __name__ == "__main__":
+    main()
