@@ -129,5 +129,5 @@ class NetworkConfig:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """Make a configuration from `to_dict`'s result."""
-        lists = {name: tuple(fields.get(name, ())) for name in ("averages", "hidden", "bands")}
-        return cls(**{**fields, **lists})
+        fields = {"bands": (), **fields}  # which models from before them lack
+        return cls(**{**fields, **{name: tuple(fields[name]) for name in ("averages", "hidden", "bands")}})
