@@ -16,8 +16,8 @@ from fflm.lm.model import LanguageModel, Model
 LARGEST = 32767
 """The largest number in a table of 16-bit integers."""
 
-CHECKED = 1000
-"""One of so many words is scored exactly, too, so that the normalisers are known; later fewer, for it takes time."""
+CHECKED = 20
+"""One of so many words is scored exactly, too, so that normalisers are known; after a hundred far fewer, for it takes time."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class FastScorer:
     Attributes
     ----------
     normalisers
-        Those of one of `CHECKED` words of all texts that were scored, and from the hundredth on of one of 20 `CHECKED`.
+        Those of one of `CHECKED` words of all texts that were scored, and from the hundredth on of one of 1000 `CHECKED`.
 
     Raises
     ------
@@ -150,7 +150,8 @@ class FastScorer:
 
     def _check(self, ids: npt.NDArray[np.int32], start: int, losses: npt.NDArray[np.floating]) -> Normalisers:
         """Return some of the normalisers in a text whose ``losses`` (N - start,) are known, by scoring words exactly."""
-        positions = np.arange(start, len(ids), CHECKED if self.normalisers.contexts < 100 else 20 * CHECKED)
+        stride = max(CHECKED, (len(ids) - start) // 100) if self.normalisers.contexts < 100 else 1000 * CHECKED
+        positions = np.arange(start, len(ids), stride)
         if not len(positions):
             return Normalisers()
         logs = self.model.losses(*self.model.windows(ids).batch(positions)).astype(np.float64) - losses[positions - start]
