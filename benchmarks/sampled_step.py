@@ -15,6 +15,7 @@ from typing import Any
 import numba
 import numpy as np
 from common import in_turns, machine, parse, quartiles, record
+from sampled import trainer
 
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -22,7 +23,6 @@ from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset
 from fflm.text.windows import Windows
-from fflm.training.loop import Trainer
 from fflm.training.settings import TrainingSettings
 
 LOSSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what is another in the network, and in its training
@@ -68,10 +68,7 @@ def steps(rounds: int) -> dict[str, Any]:
         contenders = {}
         for loss, (shape, changes) in LOSSES.items():
             own, fields = dataclasses.replace(config, **shape), dataclasses.replace(settings, **changes)
-            parameters = Parameters.random(own, 1)
-            parameters.start_from(windows.counts(WORDS))
-            run = Trainer(Network(own), parameters, windows, None, fields)
-            contenders[loss] = functools.partial(next, run.run())
+            contenders[loss] = functools.partial(next, trainer(own, fields, windows, None).run())
         times = in_turns(contenders, rounds)
         for loss, seconds in times.items():
             ratio = quartiles([exact / own for exact, own in zip(times["exact"], seconds, strict=True)])

@@ -222,7 +222,7 @@ def test_rows_pay_what_they_owe(tied):
                 array *= 1 - shrink
         if subset:
             subset.put(backend, part, parameters)
-        decay.step(shrink, part, subset)
+        decay.step(shrink, subset)
         if step == 15:
             paid = decay.paid
             decay = DeferredDecay(parameters)

@@ -13,6 +13,8 @@ from numba import get_num_threads, njit, prange
 from fflm.backend.blas import gemm, one_thread
 from fflm.backend.formulas import (
     RELU,
+    SIGMOID,
+    SOFTPLUS,
     TANH,
     activate,
     activation_slope,
@@ -409,7 +411,6 @@ def nce_gradients(
     # With s the scores, a the draws of a word and t a row's target, ds = scale (a sigmoid(s) - [word = t] sigmoid(-s)).
     rows, size = features.shape
     words = weight.shape[0]
-    one = weight.dtype.type(1)
     summed = np.zeros((threads, rows))
     for t in prange(threads):
         tile, product = tiles[t], products[t]
@@ -428,9 +429,8 @@ def nce_gradients(
                 noise_row(tile[i], bias[low:high], noise[low:high], softplus, width)
                 summed[t, i] += sum_row(softplus, width)
                 if 0 <= place < width:
-                    e = exp(-abs(s))
-                    tile[i, place] -= (e if s > 0 else one) / (one + e)
-                    summed[t, i] += (-s if s < 0 else weight.dtype.type(0)) + log1p(e)
+                    tile[i, place] -= activate(SIGMOID, -s)
+                    summed[t, i] += activate(SOFTPLUS, -s)
                 for j in range(width):
                     tile[i, j] *= scale
                     d_bias[low + j] += tile[i, j]

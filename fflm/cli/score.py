@@ -109,7 +109,6 @@ def command(
       fflm score -m stories.mix --part valid
     """
     from fflm.lm import scoring
-    from fflm.lm.fast import FastScorer, fast_scorer
     from fflm.lm.mixture import Comparison, Mixture, mix
     from fflm.lm.model import latest_model, load
     from fflm.lm.setup import check_free
@@ -134,7 +133,12 @@ def command(
             _show_tuning(model, save, as_json)
             return
     unit = 1.0 if log_base == "e" else math.log(10)
-    scorer: TextScorer = Comparison(model) if isinstance(model, Mixture) else fast_scorer(model) if fast else model
+    scorer: TextScorer = Comparison(model) if isinstance(model, Mixture) else model
+    quick = None
+    if fast:
+        from fflm.lm.fast import fast_scorer
+
+        scorer = quick = fast_scorer(model)
     if nbest:
         _rescore(scorer, read_chunks(inputs or ("-",), encoding, errors), nbest == "moses", unit, as_json)
         return
@@ -148,8 +152,8 @@ def command(
     if isinstance(model, Mixture) and isinstance(scorer, Comparison):
         summary = model.compared(summary, [each.to_dict() for each in scorer.alone(together)])
         summary["tuning"] = model.tuning
-    if isinstance(scorer, FastScorer):
-        summary["normalisers"] = scorer.normalisers.to_dict()
+    if quick:
+        summary["normalisers"] = quick.normalisers.to_dict()
     if as_json:
         _echo_json(summary)
         return
@@ -158,8 +162,8 @@ def command(
     if isinstance(model, Mixture):
         click.echo("\n".join([*describe_components(summary), f"weights tuned on {model.tuning['source']}", ""]))
     _show_summary(together, unit, log_base)
-    if isinstance(scorer, FastScorer):
-        click.echo(f"{'normalisers':20}{describe_normalisers(scorer.normalisers)}")
+    if quick:
+        click.echo(f"{'normalisers':20}{describe_normalisers(quick.normalisers)}")
 
 
 def describe_components(figures: dict[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from fflm.backend.protocol import ACTIVATIONS
 from fflm.errors import FflmError
 from fflm.lm.fast_kernels import score_words
 from fflm.lm.model import LanguageModel, Model
+from fflm.text.windows import Windows
 
 LARGEST = 32767
 """The largest number in a table of 16-bit integers."""
@@ -141,20 +142,20 @@ class FastScorer:
             self._tables, self._units, model.parameters.hidden_biases[0], ACTIVATIONS.index(model.config.activation),
             self._outputs, self._output_units, model.parameters.output_bias, losses, get_num_threads(),
         )  # fmt: skip
-        self.normalisers += self._check(ids, start, losses)
+        self.normalisers += self._check(windows, start, losses)
         return losses
 
     def each_losses(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
         """Return `text_losses` of many texts, each by itself."""
         return [self.text_losses(ids) for ids in texts]
 
-    def _check(self, ids: npt.NDArray[np.int32], start: int, losses: npt.NDArray[np.floating]) -> Normalisers:
+    def _check(self, windows: Windows, start: int, losses: npt.NDArray[np.floating]) -> Normalisers:
         """Return some of the normalisers in a text whose ``losses`` (N - start,) are known, by scoring words exactly."""
-        stride = max(CHECKED, (len(ids) - start) // 100) if self.normalisers.contexts < 100 else 1000 * CHECKED
-        positions = np.arange(start, len(ids), stride)
+        stride = max(CHECKED, len(losses) // 100) if self.normalisers.contexts < 100 else 1000 * CHECKED
+        positions = np.arange(start, len(windows), stride)
         if not len(positions):
             return Normalisers()
-        logs = self.model.losses(*self.model.windows(ids).batch(positions)).astype(np.float64) - losses[positions - start]
+        logs = self.model.losses(*windows.batch(positions)).astype(np.float64) - losses[positions - start]
         return Normalisers(len(logs), float(logs.sum()), float(np.abs(logs).sum()), float(np.abs(logs).max()))
 
 

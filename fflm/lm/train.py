@@ -171,8 +171,6 @@ def network_settings(fields: dict[str, Any]) -> tuple[NetworkConfig, TrainingSet
         fields.pop(name, None)
     config = NetworkConfig(vocabulary=1, **take(fields, NetworkConfig, "vocabulary"))
     settings = TrainingSettings(**take(fields, TrainingSettings))
-    if config.bands and "loss" in automatic:
-        automatic.remove("loss")
     if config.bands and settings.loss != "exact":
         raise FflmError(f"an adaptive softmax has no use for the loss {settings.loss}: leave out --bands, or --loss")
     if fields:
@@ -190,7 +188,7 @@ def fit(
         config = dataclasses.replace(config, averages=default_averages(words))
     if "batch_size" in automatic:
         settings = dataclasses.replace(settings, batch_size=default_batch_size(words, vocabulary))
-    if "loss" in automatic:
+    if "loss" in automatic and not config.bands:
         settings = dataclasses.replace(settings, loss=default_loss(vocabulary))
     if "epochs" in automatic:
         settings = dataclasses.replace(settings, epochs=default_epochs(words))

@@ -11,7 +11,7 @@ import numpy as np
 from fflm.backend.protocol import Array, Backend, Dropout
 from fflm.network import output
 from fflm.network.config import NetworkConfig
-from fflm.network.output import CROSS_ENTROPY, Objective
+from fflm.network.output import CROSS_ENTROPY, Objective, project, project_backward
 from fflm.network.parameters import Parameters
 
 ROWS_AT_ONCE_BYTES = 256 * 2**20
@@ -144,8 +144,7 @@ class Network:
             features = np.hstack([features, inputs])
         softmax_inputs = features
         if parameters.projection is not None:
-            softmax_inputs = np.empty((rows, config.embedding), dtype)
-            backend.affine(features, parameters.projection, np.zeros(config.embedding, dtype), "identity", softmax_inputs)
+            softmax_inputs = project(backend, parameters.projection, features)
         return _Pass(values, reads, outputs, features, softmax_inputs)
 
     def _part_gradients(
@@ -172,13 +171,9 @@ class Network:
             backend, parameters, forward.softmax_inputs, targets, objective, 1 / batch, beta, losses, d_values, gradients
         )
         if parameters.projection is not None:
-            d_features = np.empty_like(forward.features)
-            no_bias = np.zeros(config.embedding, d_values.dtype)
-            backend.affine_backward(
-                forward.features, parameters.projection, forward.softmax_inputs, "identity", d_values, beta,
-                gradients.projection, no_bias, d_features,
-            )  # fmt: skip
-            d_values = d_features
+            d_values = project_backward(
+                backend, parameters.projection, forward.features, forward.softmax_inputs, d_values, beta, gradients.projection
+            )
         d_direct = None
         if config.direct and config.hidden:
             d_direct = d_values[:, config.hidden[-1] :]

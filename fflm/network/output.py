@@ -41,11 +41,27 @@ CROSS_ENTROPY = Objective()
 """Of the whole softmax, and nothing else."""
 
 
+def project(backend: Backend, projection: Array, features: Array) -> Array:
+    """Return features (B, I) projected linearly, (B, O): projection (O, I)."""
+    projected = np.empty((len(features), len(projection)), features.dtype)
+    backend.affine(features, projection, np.zeros(len(projection), features.dtype), "identity", projected)
+    return projected
+
+
+def project_backward(
+    backend: Backend, projection: Array, features: Array, projected: Array, d_projected: Array, beta: float, d_projection: Array
+) -> Array:
+    """Go back through `project`: return d_features (B, I); d_projection (O, I) is changed by ``beta``, d_projected is spoilt."""
+    d_features, no_bias = np.empty_like(features), np.zeros(len(projection), features.dtype)
+    backend.affine_backward(features, projection, projected, "identity", d_projected, beta, d_projection, no_bias, d_features)
+    return d_features
+
+
 def output_losses(backend: Backend, parameters: Parameters, features: Array, targets: Array, losses: Array) -> None:
     """Compute -log p(target): features (B, F), targets (B,) -> losses (B,), nats."""
     first = _first_targets(parameters, targets)
     backend.output_losses(features, parameters.softmax_weight, parameters.output_bias, first, losses)
-    for band, rows, inputs, places in _rows_of_bands(backend, parameters, features, targets):
+    for band, rows, _, inputs, places in _rows_of_bands(backend, parameters, features, targets):
         own = np.empty((len(rows), 1), losses.dtype)
         backend.output_losses(inputs, band.weight, band.bias, places, own[:, 0])
         backend.scatter_add(rows[:, None], (1,), own, losses[:, None])
@@ -79,7 +95,7 @@ def output_gradients(
             for array in (band.projection, band.weight, band.bias):
                 array[...] = 0
     found = _rows_of_bands(backend, parameters, features, targets)
-    for (band, rows, inputs, places), d_band in zip(found, gradients.bands, strict=True):
+    for (band, rows, read, inputs, places), d_band in zip(found, gradients.bands, strict=True):
         if not len(rows):
             continue
         own, d_inputs = np.empty((len(rows), 1), losses.dtype), np.empty_like(inputs)
@@ -88,9 +104,7 @@ def output_gradients(
             own[:, 0], d_inputs, d_band.weight, d_band.bias,
         )  # fmt: skip
         backend.scatter_add(rows[:, None], (1,), own, losses[:, None])
-        read, d_read = _take(backend, features, rows), np.empty((len(rows), features.shape[1]), features.dtype)
-        no_bias = np.zeros(len(band.projection), features.dtype)
-        backend.affine_backward(read, band.projection, inputs, "identity", d_inputs, 1.0, d_band.projection, no_bias, d_read)
+        d_read = project_backward(backend, band.projection, read, inputs, d_inputs, 1.0, d_band.projection)
         backend.scatter_add(rows[:, None], (1,), d_read, d_features)
 
 
@@ -100,49 +114,31 @@ def log_probabilities(backend: Backend, parameters: Parameters, features: Array)
     backend.log_probabilities(features, parameters.softmax_weight, parameters.output_bias, first)
     if not parameters.bands:
         return first
-    words = len(parameters.output_bias) - len(parameters.bands)
+    words = parameters.borders[0]
     pieces = [first[:, :words]]
     for number, band in enumerate(parameters.bands):
         logs = np.empty((len(features), len(band.bias)), features.dtype)
-        backend.log_probabilities(_projected(backend, band, features), band.weight, band.bias, logs)
+        backend.log_probabilities(project(backend, band.projection, features), band.weight, band.bias, logs)
         pieces.append(logs + first[:, words + number, None])
     return np.hstack(pieces)
-
-
-def _borders(parameters: Parameters) -> Array:
-    """Return the first word of each band, and V."""
-    sizes = [len(parameters.output_bias) - len(parameters.bands), *(len(band.bias) for band in parameters.bands)]
-    return np.cumsum(sizes)
 
 
 def _first_targets(parameters: Parameters, targets: Array) -> Array:
     """Return what is predicted first: the target (B,), or its band, V_0 and following."""
     if not parameters.bands:
         return targets
-    borders = _borders(parameters)
+    borders = parameters.borders
     bands = np.searchsorted(borders, targets, side="right")
     return np.where(bands > 0, borders[0] + bands - 1, targets).astype(np.int32)
 
 
 def _rows_of_bands(
     backend: Backend, parameters: Parameters, features: Array, targets: Array
-) -> Iterator[tuple[Band, Array, Array, Array]]:
-    """Yield each band, the rows whose targets are in it (R,), what it reads of them (R, F_band), and the targets' places."""
-    borders = _borders(parameters)
+) -> Iterator[tuple[Band, Array, Array, Array, Array]]:
+    """Yield each band, the rows (R,) whose targets are in it, their features, these projected, and the targets' places."""
+    borders = parameters.borders
     for band, low, high in zip(parameters.bands, borders[:-1], borders[1:], strict=True):
         rows = np.flatnonzero((targets >= low) & (targets < high)).astype(np.int32)
-        inputs = _projected(backend, band, _take(backend, features, rows))
-        yield band, rows, inputs, (targets[rows] - low).astype(np.int32)
-
-
-def _take(backend: Backend, features: Array, rows: Array) -> Array:
-    taken = np.empty((len(rows), features.shape[1]), features.dtype)
-    backend.gather(features, rows[:, None], (1,), taken)
-    return taken
-
-
-def _projected(backend: Backend, band: Band, features: Array) -> Array:
-    """Return what a band's softmax reads, (B, F_band)."""
-    inputs = np.empty((len(features), len(band.projection)), features.dtype)
-    backend.affine(features, band.projection, np.zeros(len(band.projection), features.dtype), "identity", inputs)
-    return inputs
+        read = np.empty((len(rows), features.shape[1]), features.dtype)
+        backend.gather(features, rows[:, None], (1,), read)
+        yield band, rows, read, project(backend, band.projection, read), (targets[rows] - low).astype(np.int32)

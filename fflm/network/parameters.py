@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from fflm.backend.protocol import Array
 from fflm.errors import FflmError
@@ -64,9 +65,14 @@ class Parameters:
     bands: tuple[Band, ...] = ()
 
     @property
+    def borders(self) -> npt.NDArray[np.int64]:
+        """First word of each band, and V."""
+        return np.cumsum([len(self.output_bias) - len(self.bands), *(len(band.bias) for band in self.bands)])
+
+    @property
     def words(self) -> int:
         """Words that can be predicted [V]."""
-        return len(self.output_bias) + sum(len(band.bias) - 1 for band in self.bands)
+        return int(self.borders[-1])
 
     @property
     def softmax_weight(self) -> Array:
@@ -128,9 +134,8 @@ class Parameters:
     def start_from(self, counts: Array) -> None:
         """Set the softmax's biases by how often each word occurs (V,), so that only contexts remain to be learned."""
         frequencies = (counts + 1.0) / (counts + 1.0).sum()
-        words = len(self.output_bias) - len(self.bands)
-        bands = np.split(frequencies[words:], np.cumsum([len(band.bias) for band in self.bands])[:-1]) if self.bands else []
-        self.output_bias[:] = np.log(np.concatenate([frequencies[:words], [band.sum() for band in bands]]))
+        first, *bands = np.split(frequencies, self.borders[:-1])
+        self.output_bias[:] = np.log(np.concatenate([first, [band.sum() for band in bands]]))
         for band, own in zip(self.bands, bands, strict=True):
             band.bias[:] = np.log(own / own.sum())
 

@@ -20,6 +20,8 @@ class Subset:
         Where it is tied, ``inputs`` begins with ``outputs``.
     contexts, targets
         (B, n), (B,) int32: a batch, not as words but as places in ``inputs`` and ``outputs``.
+    rows
+        The subset's rows of each array that has a row a word and of which it is a part, by the array's name.
     """
 
     def __init__(self, config: NetworkConfig, contexts: Array, targets: Array, outputs: Array | None) -> None:
@@ -31,6 +33,9 @@ class Subset:
         inputs = np.flatnonzero(places).astype(np.int32)
         self.inputs = np.concatenate([outputs, inputs]) if config.tied else inputs
         self.outputs = outputs
+        self.rows = {"embeddings": self.inputs}
+        if outputs is not None:
+            self.rows |= {"output.bias": outputs} if config.tied else {"output.weight": outputs, "output.bias": outputs}
         places[self.inputs] = np.arange(len(self.inputs), dtype=np.int32)
         self.contexts: Array = places[contexts]
         self.targets: Array = targets if outputs is None else np.searchsorted(outputs, targets).astype(np.int32)
@@ -57,10 +62,7 @@ class Subset:
             backend.put_rows(copy, rows, array)
 
     def _arrays(self, parameters: Parameters, part: Parameters) -> Iterator[tuple[Array, Array, Array]]:
-        """Yield all arrays with a row a word: whole, the subset's rows, and these alone."""
-        yield parameters.embeddings, self.inputs, part.embeddings
-        if self.outputs is None:
-            return
-        if parameters.output_weight is not None:
-            yield parameters.output_weight, self.outputs, part.output_weight
-        yield parameters.output_bias.reshape(-1, 1), self.outputs, part.output_bias.reshape(-1, 1)
+        """Yield the arrays in `rows` as matrices: whole, the subset's rows, and these alone."""
+        wholes, parts = dict(parameters.items()), dict(part.items())
+        for name, rows in self.rows.items():
+            yield wholes[name].reshape(len(wholes[name]), -1), rows, parts[name].reshape(len(rows), -1)

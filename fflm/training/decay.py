@@ -1,7 +1,5 @@
 """Weight decay of rows that a step does not touch."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from fflm.backend.protocol import Array, Backend
@@ -40,8 +38,9 @@ class DeferredDecay:
 
     def settle(self, backend: Backend, part: Parameters, subset: Subset) -> None:
         """Let the rows of a subset, which ``part`` holds, pay what they owe."""
-        for name, array, rows in self._touched(part, subset):
-            backend.scale_rows(np.exp(self._due - self.paid[name][rows]).astype(array.dtype), array)
+        arrays = dict(part.items())
+        for name, logs in self.paid.items():
+            backend.scale_rows(np.exp(self._due - logs[subset.rows[name]]).astype(arrays[name].dtype), arrays[name])
 
     def settle_all(self, backend: Backend) -> None:
         """Let all rows pay what they owe."""
@@ -50,18 +49,8 @@ class DeferredDecay:
                 backend.scale_rows(np.exp(self._due - self.paid[name]).astype(array.dtype), array)
                 self.paid[name][:] = self._due
 
-    def step(self, shrink: float, part: Parameters, subset: Subset | None) -> None:
+    def step(self, shrink: float, subset: Subset | None) -> None:
         """Take note of a step that has multiplied the rows of a subset that had paid, or all rows, by 1 - ``shrink``."""
         self._due += float(np.log1p(-shrink))
-        if subset is None:
-            for logs in self.paid.values():
-                logs[:] = self._due
-        else:
-            for name, _, rows in self._touched(part, subset):
-                self.paid[name][rows] = self._due
-
-    def _touched(self, part: Parameters, subset: Subset) -> Iterator[tuple[str, Array, Array]]:
-        """Yield the arrays of which the subset has only some rows: name, these rows, and their numbers."""
-        yield "embeddings", part.embeddings, subset.inputs
-        if part.output_weight is not None and subset.outputs is not None:
-            yield "output.weight", part.output_weight, subset.outputs
+        for name, logs in self.paid.items():
+            logs[slice(None) if subset is None else subset.rows[name]] = self._due

@@ -197,8 +197,7 @@ class Trainer:
             order = self.train.shuffled(settings.batch_size, settings.seed, state.epoch, state.batch)
             for positions in order:
                 started = time.perf_counter()
-                exact = self.exact
-                loss, rate = self._update(positions)
+                loss, exact, rate = self._update(positions)
                 state.seconds += time.perf_counter() - started
                 words = min(state.batch * settings.batch_size, len(self.train))
                 ended = state.batch == self.batches
@@ -212,16 +211,16 @@ class Trainer:
                     yield Step(state.step, state.epoch + 1, words, loss, exact, rate)
         yield Finished(state.step, state.finished)
 
-    def _update(self, positions: Array) -> tuple[float, float]:
-        """Make one update; return the batch's mean loss and the learning rate."""
+    def _update(self, positions: Array) -> tuple[float, bool, float]:
+        """Make one update; return the batch's mean loss, whether it is the exact one, and the learning rate."""
         state, settings = self.state, self.settings
         backend, dtype = self.network.backend, self.parameters.embeddings.dtype
         contexts, targets = self.train.batch(positions)
-        exact = self.exact
         objective, words = self._objective(targets)
+        exact = words is None
         parameters, gradients, moments = self.parameters, self.gradients, self.optimizer.moments
         subset = None
-        if words is not None or self.network.config.bands:  # what the step does not touch must not cost
+        if not exact or self.network.config.bands:  # what the step does not touch must not cost
             subset = Subset(self.network.config, contexts, targets, words)
             contexts, targets = subset.contexts, subset.targets
             gradients = subset.frame(gradients, gradients)
@@ -251,14 +250,14 @@ class Trainer:
             for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
                 subset.put(backend, part, whole)
         if self.decay:
-            self.decay.step(rate * settings.weight_decay, parameters, subset)
+            self.decay.step(rate * settings.weight_decay, subset)
         state.step += 1
         state.batch += 1
         state.loss_sum += total
         state.loss_words += len(targets)
         state.loss_exact = state.loss_exact and exact
         state.words += len(targets)
-        return loss, rate
+        return loss, exact, rate
 
     def _objective(self, targets: Array) -> tuple[Objective, Array | None]:
         """Return what the next step lowers, and the words (R,) that it distinguishes, None for all."""
