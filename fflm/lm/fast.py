@@ -14,8 +14,8 @@ from fflm.lm.fast_kernels import score_words
 from fflm.lm.model import LanguageModel, Model
 from fflm.text.windows import Windows
 
-LARGEST = 32767
-"""The largest number in a table of 16-bit integers."""
+LARGEST = 32000
+"""The largest sum of 16-bit integers, but for their rounding."""
 
 CHECKED = 20
 """One of so many words is scored exactly, too, so that normalisers are known; after a hundred far fewer, for it takes time."""
@@ -68,9 +68,10 @@ class Normalisers:
 class FastScorer:
     """Scores the words of a text by a network with one hidden layer, taking the softmax's normaliser for 1.
 
-    The hidden layer's weighted sums are read from tables, which have for each place of a context and each word what the word
-    contributes from there (Devlin et al. 2014, section 4.2), as 16-bit integers with a unit a hidden unit. Sums of integers are
-    exact, so those over the words of an average are kept from one word of the text to the next.
+    The hidden layer's weighted sums are read from a table, which has for each word and each place of a context what the word
+    contributes from there (Devlin et al. 2014, section 4.2), as 16-bit integers with a unit a hidden unit. A word's row, which
+    also has its output weights, is read once, when the word comes, and added to the sums of all places that will see it. Sums
+    of integers are exact, so those over the words of an average are kept from one word of the text to the next.
 
     How far it is from probabilities depends on the model, which must have been trained with ``self_normalise`` or by ``nce``.
 
@@ -99,25 +100,31 @@ class FastScorer:
         self.model = model
         self.vocabulary, self.text, self.window = model.vocabulary, model.text, model.window
         self.normalisers = Normalisers()
-        embeddings, weight = parameters.embeddings, parameters.hidden_weights[0]
-        blocks = np.split(weight, len(config.blocks), axis=1)
-        factors = np.array(config.blocks, weight.dtype) ** -0.5
-        largest = np.max([np.abs(embeddings @ block.T).max(axis=0) * f for block, f in zip(blocks, factors, strict=True)], axis=0)
-        self._units = np.maximum(largest, np.finfo(np.float32).tiny) / LARGEST
-        self._tables = np.empty((len(blocks), *embeddings.shape[:1], config.hidden[0]), np.int16)
-        for table, block, factor in zip(self._tables, blocks, factors, strict=True):
-            np.rint(embeddings @ (block.T * (factor / self._units)), out=table, casting="unsafe")
         outputs = parameters.softmax_weight
         if parameters.projection is not None:
             outputs = outputs @ parameters.projection
-        self._output_units = np.maximum(np.abs(outputs).max(axis=0), np.finfo(np.float32).tiny) / LARGEST
-        self._outputs = np.rint(outputs / self._output_units).astype(np.int16)
-        self._borders = np.cumsum((0, *config.blocks))
+        embeddings, averages = parameters.embeddings, len(config.averages)
+        blocks = np.split(parameters.hidden_weights[0], len(config.blocks), axis=1)
+        blocks = [block.T * block.dtype.type(size**-0.5) for block, size in zip(blocks, config.blocks, strict=True)]
+        largest = np.array([np.abs(embeddings @ block).max(axis=0) for block in blocks])
+        # Sums over the words of a window have 16 bits, too, and sums over averages 32.
+        self._units = _units(largest[averages:].sum(axis=0))
+        self._average_units = _units(largest[:averages].max(axis=0, initial=0))
+        self._output_units = _units(np.abs(outputs).max(axis=0))
+        self._tables = np.zeros((len(embeddings), len(blocks) + 1, config.hidden[0]), np.int16)
+        for k, block in enumerate(blocks):
+            units = self._average_units if k < averages else self._units
+            np.rint(embeddings @ (block / units), out=self._tables[:, k], casting="unsafe")
+        np.rint(outputs / self._output_units, out=self._tables[: len(outputs), -1], casting="unsafe")
+        self._borders = np.cumsum((0, *config.blocks[:averages]))
+        # What padding contributes to the first places of a text: all of a window's words, and one fewer from each to the next.
+        padding = self._tables[model.windows(np.empty(0, np.int32)).padding, averages:-1]
+        self._begun = np.ascontiguousarray(padding.cumsum(axis=0, dtype=np.int16)[::-1])
 
     @property
     def memory(self) -> int:
-        """Of the tables, bytes."""
-        return int(self._tables.nbytes + self._outputs.nbytes)
+        """Of the table, bytes."""
+        return self._tables.nbytes
 
     def text_losses(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
         """Return -log of each word's unnormalised probability, nats, and take notes of some normalisers.
@@ -139,8 +146,9 @@ class FastScorer:
         losses = np.empty(len(ids) - start, np.float32)
         score_words(
             ids, start, windows.padding, -1 if windows.sentence_end is None else windows.sentence_end, self._borders,
-            self._tables, self._units, model.parameters.hidden_biases[0], ACTIVATIONS.index(model.config.activation),
-            self._outputs, self._output_units, model.parameters.output_bias, losses, get_num_threads(),
+            self._tables, self._begun, self._units, self._average_units, model.parameters.hidden_biases[0],
+            ACTIVATIONS.index(model.config.activation), self._output_units, model.parameters.output_bias, losses,
+            get_num_threads(),
         )  # fmt: skip
         self.normalisers += self._check(windows, start, losses)
         return losses
@@ -157,6 +165,12 @@ class FastScorer:
             return Normalisers()
         logs = self.model.losses(*windows.batch(positions)).astype(np.float64) - losses[positions - start]
         return Normalisers(len(logs), float(logs.sum()), float(np.abs(logs).sum()), float(np.abs(logs).max()))
+
+
+def _units(largest: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Return the units (H,) in which numbers up to the largest (H,) are integers up to `LARGEST`."""
+    units: npt.NDArray[np.floating] = np.maximum(largest, np.finfo(np.float32).tiny) / LARGEST
+    return units
 
 
 def fast_scorer(model: Model) -> FastScorer:
