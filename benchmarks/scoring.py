@@ -33,7 +33,7 @@ from fflm.text.corpus import Corpus
 
 RATE = 2e6  # tokens a second, from ids
 PENALTY = 0.1
-TOKENS = 3_000_000  # of the text that is timed, about
+TOKENS = 10_000_000  # of the text that is timed, about
 ROUNDED = 5e-3  # nats
 
 

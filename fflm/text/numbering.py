@@ -88,8 +88,7 @@ class _Pieces:
         self.known = 1  # the piece 0 is the newline
         self.distinct = np.empty(0, np.uint8)
         self.starts = np.zeros(2, np.int64)
-        self.hashes = np.zeros(1, np.uint64)
-        self.table = np.zeros(1 << 12, np.int32)
+        self.keys, self.table = np.zeros(1 << 12, np.uint64), np.zeros(1 << 12, np.int32)
         self.tokens = np.zeros(1, np.uint32)
         self.token_starts = np.array([0, 1])
 
@@ -100,17 +99,21 @@ class _Pieces:
 
     def number(self, text: str, split: Callable[[str], Numbers]) -> Numbers:
         """Return the numbers of a text's tokens, which ``split`` gives for the pieces that are new."""
-        from fflm.text.kernels import number_pieces, tokens_of
+        from fflm.text.kernels import BEYOND, larger, number_pieces, tokens_of
 
-        content = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
-        pieces = np.empty(len(content), np.int32)
-        most = self.known + len(content) // 2 + 1
+        content = np.frombuffer(text.encode("utf-8", "surrogatepass") + bytes(BEYOND), np.uint8)
+        pieces, end = np.empty(len(content), np.int32), len(content) - BEYOND
         self.distinct = _with_room(self.distinct, self.size + len(content) + 1)
-        self.starts, self.hashes = _with_room(self.starts, most + 1), _with_room(self.hashes, most)
-        first, before = self.known, self.size
-        count, self.known, self.table = number_pieces(
-            content, self.known, self.distinct, self.starts, self.hashes, self.table, pieces
-        )
+        self.starts = _with_room(self.starts, self.known + len(content) // 2 + 2)
+        first, before, count, place = self.known, self.size, 0, 0
+        while True:
+            found, self.known, place = number_pieces(
+                content, place, end, self.known, self.distinct, self.starts, self.keys, self.table, pieces[count:]
+            )
+            count += found
+            if place == end:
+                break
+            self.keys, self.table = larger(self.keys, self.table)
         if self.known > first:
             new = split(str(self.distinct[before : self.size].data, "utf-8", "surrogatepass"))
             ends = np.flatnonzero(new == 0)  # a newline follows every piece
