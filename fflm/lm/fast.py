@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,6 @@ from fflm.backend.protocol import ACTIVATIONS
 from fflm.errors import FflmError
 from fflm.lm.fast_kernels import score_words
 from fflm.lm.model import LanguageModel, Model
-from fflm.text.windows import Windows
 
 LARGEST = 32000
 """The largest sum of 16-bit integers, but for their rounding."""
@@ -80,11 +80,6 @@ class FastScorer:
     model
         The network.
 
-    Attributes
-    ----------
-    normalisers
-        Those of one of `CHECKED` words of all texts that were scored, and from the hundredth on of one of 1000 `CHECKED`.
-
     Raises
     ------
     FflmError
@@ -99,7 +94,10 @@ class FastScorer:
             )
         self.model = model
         self.vocabulary, self.text, self.window = model.vocabulary, model.text, model.window
-        self.normalisers = Normalisers()
+        self._normalisers = Normalisers()
+        self._unnoted = 0  # words before the next one that is to be scored exactly
+        self._noted = 0  # words that are, now or later, those of which these are kept:
+        self._pending: list[tuple[npt.NDArray[Any], ...]] = []  # contexts, words and losses
         outputs = parameters.softmax_weight
         if parameters.projection is not None:
             outputs = outputs @ parameters.projection
@@ -126,6 +124,16 @@ class FastScorer:
         """Of the table, bytes."""
         return self._tables.nbytes
 
+    @property
+    def normalisers(self) -> Normalisers:
+        """Those of one of `CHECKED` words of all texts that were scored, and from the hundredth on of one of 1000 `CHECKED`."""
+        if self._pending:
+            contexts, words, losses = map(np.concatenate, zip(*self._pending, strict=True))
+            logs = self.model.losses(contexts, words).astype(np.float64) - losses
+            known = Normalisers(len(logs), float(logs.sum()), float(np.abs(logs).sum()), float(np.abs(logs).max()))
+            self._normalisers, self._pending = self._normalisers + known, []
+        return self._normalisers
+
     def text_losses(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
         """Return -log of each word's unnormalised probability, nats, and take notes of some normalisers.
 
@@ -150,21 +158,17 @@ class FastScorer:
             ACTIVATIONS.index(model.config.activation), self._output_units, model.parameters.output_bias, losses,
             get_num_threads(),
         )  # fmt: skip
-        self.normalisers += self._check(windows, start, losses)
+        stride = max(CHECKED, len(losses) // 100) if self._noted < 100 else 1000 * CHECKED
+        positions = np.arange(start + self._unnoted, len(ids), stride)
+        self._unnoted += len(positions) * stride - len(losses)
+        if len(positions):
+            self._noted += len(positions)
+            self._pending.append((*windows.batch(positions), losses[positions - start]))
         return losses
 
     def each_losses(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
         """Return `text_losses` of many texts, each by itself."""
         return [self.text_losses(ids) for ids in texts]
-
-    def _check(self, windows: Windows, start: int, losses: npt.NDArray[np.floating]) -> Normalisers:
-        """Return some of the normalisers in a text whose ``losses`` (N - start,) are known, by scoring words exactly."""
-        stride = max(CHECKED, len(losses) // 100) if self.normalisers.contexts < 100 else 1000 * CHECKED
-        positions = np.arange(start, len(windows), stride)
-        if not len(positions):
-            return Normalisers()
-        logs = self.model.losses(*windows.batch(positions)).astype(np.float64) - losses[positions - start]
-        return Normalisers(len(logs), float(logs.sum()), float(np.abs(logs).sum()), float(np.abs(logs).max()))
 
 
 def _units(largest: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

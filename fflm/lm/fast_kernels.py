@@ -1,9 +1,31 @@
 """The kernels of fast scoring."""
 
 import numpy as np
-from numba import njit, prange
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from fflm.backend.cpu import REORDER, activate_row, kernel, share
+
+CACHE_LINE = np.uint64(64)
+"""Bytes that come into the cache together, on most processors."""
+
+
+@intrinsic
+def prefetch(context, array, offset):  # type: ignore[no-untyped-def]
+    """Let the processor fetch what is ``offset`` bytes into a contiguous array, while it does something else."""
+
+    def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        values = context.make_array(signature.args[0])(context, builder, arguments[0])
+        address = builder.gep(builder.bitcast(values.data, cgutils.voidptr_t), [arguments[1]])
+        flag = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, flag, flag, flag])
+        routine = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(routine, [address, flag(0), flag(3), flag(1)])  # to read, to be kept, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64), call
 
 
 @njit(fastmath=REORDER)
@@ -54,6 +76,9 @@ def score_words(
                         total[j] += (borders[k + 1] - borders[k]) * tables[padding, k, j]
                 place, begins = 0, False
             word = tables[ids[i]]
+            if i + 1 < high:  # the next word's row is somewhere else, and mostly not in a cache
+                for offset in range(np.uint64(0), np.uint64(word.nbytes), CACHE_LINE):
+                    prefetch(tables[ids[i + 1]], offset)
             if i >= low:
                 for j in range(size):
                     window_sum, average_sum = bias.dtype.type(sums[place, j]), bias.dtype.type(total[j])
