@@ -54,6 +54,13 @@ def share(count, parts, part):
     return part * count // parts, (part + 1) * count // parts
 
 
+@njit
+def clear(row):
+    """Set a row to 0: ``row[:] = 0`` takes Numba nearly a second to compile, wherever it stands."""
+    for j in range(len(row)):
+        row[j] = 0
+
+
 @kernel()
 def gather(embeddings, contexts, borders, inputs, threads):
     size = embeddings.shape[1]
@@ -67,7 +74,7 @@ def gather(embeddings, contexts, borders, inputs, threads):
                     for j in range(size):
                         block[j] = embeddings[word, j]
                     continue
-                block[:] = 0
+                clear(block)
                 for place in range(borders[k], borders[k + 1]):
                     word = contexts[i, place]
                     for j in range(size):
@@ -167,7 +174,7 @@ def affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_
         low, high = share(outputs.shape[1], threads, t)
         gemm(d_outputs[:, low:high], inputs, d_weight[low:high], True, False, beta)
         if beta == 0:
-            d_bias[low:high] = 0
+            clear(d_bias[low:high])
         for i in range(outputs.shape[0]):
             for j in range(low, high):
                 d_bias[j] += d_outputs[i, j]
@@ -334,7 +341,7 @@ def tile_gradients(
             product[i, j] = factors[i] * features[i, j]
     gemm(tile[:, :width], product, d_weight[low:high], True, False, beta)
     if beta == 0:
-        d_bias[low:high] = 0
+        clear(d_bias[low:high])
     for i in range(rows):
         factor = factors[i]
         for j in range(width):
@@ -347,7 +354,7 @@ def tile_gradients(
                 d_weight[word, j] -= hit * features[i, j]
     if spread > 0:
         feature_sum = product[0]
-        feature_sum[:] = 0
+        clear(feature_sum)
         for i in range(rows):
             for j in range(size):
                 feature_sum[j] += spread * features[i, j]
@@ -375,7 +382,8 @@ def output_gradients(
             totals[k, i] = slope * np.exp(highest[k, i] - normaliser)
     for t in prange(threads):
         first, last = share(count, threads, t)
-        partial[t] = 0
+        for i in range(rows):
+            clear(partial[t, i])
         for k in range(first, last):
             low, high = k * TILE, min((k + 1) * TILE, words)
             tile_gradients(
@@ -415,14 +423,15 @@ def nce_gradients(
     for t in prange(threads):
         tile, product = tiles[t], products[t]
         softplus = np.empty(TILE, weight.dtype)
-        partial[t] = 0
+        for i in range(rows):
+            clear(partial[t, i])
         first, last = share((words + TILE - 1) // TILE, threads, t)
         for k in range(first, last):
             low, high = k * TILE, min((k + 1) * TILE, words)
             width = high - low
             gemm(features, weight[low:high], tile[:, :width], False, True, 0.0)
             if beta == 0:
-                d_bias[low:high] = 0
+                clear(d_bias[low:high])
             for i in range(rows):
                 place = targets[i] - low
                 s = tile[i, place] + bias[low + place] if 0 <= place < width else weight.dtype.type(0)

@@ -1,7 +1,4 @@
-"""The kernels of fast scoring.
-
-They copy and clear rows in loops: what Numba makes of ``row[:] = 0`` is as fast, but takes seconds to compile.
-"""
+"""The kernels of fast scoring."""
 
 import numpy as np
 from llvmlite import ir
@@ -9,7 +6,7 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fflm.backend.cpu import REORDER, activate_row, kernel, share
+from fflm.backend.cpu import REORDER, activate_row, clear, kernel, share
 
 CACHE_LINE = np.uint64(64)
 """Bytes that come into the cache together, on most processors."""
@@ -84,7 +81,7 @@ def score_share(
     for i in range(first, high):
         if begins:
             for j in range(size):
-                for d in range(window):
+                for d in range(window):  # `sums[:] = begun` takes seconds to compile
                     sums[d, j] = begun[d, j]
                 total[j] = 0
                 for k in range(averages):
@@ -105,8 +102,7 @@ def score_share(
         if ids[i] == end:
             first, begins = i + 1, True
             continue
-        for j in range(size):
-            sums[place, j] = 0
+        clear(sums[place])
         for k in range(1, window + 1):  # the word stands k before the place k ahead; the last before it is the window's last
             place = place + 1 if place + 1 < window else 0
             add(word[averages + window - k], sums[place])
