@@ -253,8 +253,12 @@ def compare_output_layer(layer: list[np.ndarray], smoothing: float, penalty: flo
     exact = (*doubles(features, weight, bias), targets)
     expected_losses = reference.output_losses(*exact)
     losses = np.full(len(targets), np.nan, dtype)
-    BACKEND.output_losses(features, weight, bias, targets, losses)
+    BACKEND.output_losses(features, weight, bias, np.arange(len(targets), dtype=np.int32), targets, losses)
     assert_close(losses, expected_losses, SOFTMAX[dtype], unit=1.0)
+    rows, many = generator.integers(0, len(features), 37, np.int32), generator.integers(0, len(weight), 37, np.int32)
+    found = np.full(37, np.nan, dtype)
+    BACKEND.output_losses(features, weight, bias, rows, many, found)
+    assert_close(found, reference.output_losses(exact[0][rows], *exact[1:3], many), SOFTMAX[dtype], unit=1.0)
 
     logs = np.full((len(targets), len(weight)), np.nan, dtype)
     BACKEND.log_probabilities(features, weight, bias, logs)
@@ -332,7 +336,7 @@ def test_output_layer_keeps_what_is_not_finite(place: str, wrong: float, dtype: 
     if place == "weight" and wrong == np.inf:
         bad = (features > 0).any(1)  # for the others the word has probability 0
     losses, logs = np.zeros((2, rows), dtype), np.zeros((rows, words), dtype)
-    BACKEND.output_losses(features, weight, bias, targets, losses[0])
+    BACKEND.output_losses(features, weight, bias, np.arange(rows, dtype=np.int32), targets, losses[0])
     BACKEND.output_gradients(
         features,
         weight,
@@ -433,7 +437,7 @@ def operations(backend: Backend, dtype: np.dtype) -> list[Any]:
     backend.affine(inputs, weight, np.zeros(width, dtype), "tanh", outputs)
     backend.add(inputs[:, :width].copy(), outputs)
     backend.normalise(outputs.copy(), outputs)
-    backend.output_losses(*layer, losses[0])
+    backend.output_losses(*layer[:3], layer[3], layer[3], losses[0])
     backend.log_probabilities(*layer[:3], logs)
     backend.output_gradients(*layer, 0.1, 0.2, 1.0, 0.0, losses[1], d_outputs, *gradients[3:])
     backend.normalise_backward(outputs, d_outputs.copy(), d_outputs)

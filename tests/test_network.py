@@ -64,6 +64,10 @@ def test_evaluation(name: str, dtype: np.dtype, threads: int) -> None:
     losses = np.full(len(targets), np.nan, dtype)
     network.losses(parameters, contexts, targets, losses)
     assert_close(losses, reference.network_losses(exact, contexts, targets, case), SOFTMAX[dtype])
+    rows, many = np.random.default_rng(2).permuted(np.tile(np.indices(targets.shape)[0], 2)), np.tile(targets, 2)
+    losses = np.full(len(many), np.nan, dtype)
+    network.losses(parameters, contexts, many, losses, rows=rows.astype(np.int32))
+    assert_close(losses, reference.network_losses(exact, contexts[rows], many, case), SOFTMAX[dtype])
     logs = network.log_probabilities(parameters, contexts)
     assert logs.dtype == dtype
     assert_close(logs, reference.network_log_probabilities(exact, contexts, case), SOFTMAX[dtype])

@@ -160,6 +160,17 @@ def test_long_lists_are_scored_in_blocks(model):
         assert math.isclose(alone.score.loss_sum, found[index].score.loss_sum, **CLOSE)
 
 
+def test_equal_contexts_have_the_losses_that_each_has(model, monkeypatch):
+    """However many are looked at together."""
+    monkeypatch.setattr("fflm.lm.model._ROWS", 3)
+    generator = np.random.default_rng(0)
+    few = generator.integers(0, len(model.vocabulary), (8, model.window), np.int32)
+    contexts, targets = few[generator.integers(0, 8, 60)], generator.integers(0, len(model.vocabulary), 60, np.int32)
+    expected = -model.log_probabilities(contexts)[np.arange(60), targets]
+    np.testing.assert_allclose(model.losses(contexts, targets), expected, rtol=1e-12)
+    assert model.losses(contexts[:0], targets[:0]).shape == (0,)
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

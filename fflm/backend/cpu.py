@@ -263,13 +263,21 @@ def sum_row(row, width):
     return total
 
 
+@njit(fastmath=REORDER)
+def inner_product(values, row):
+    """Return the inner product of numbers (F,) and a row (F,), which may be one of integers, in the numbers' precision."""
+    total = values.dtype.type(0)
+    for j in range(len(values)):
+        total += values[j] * values.dtype.type(row[j])
+    return total
+
+
 @kernel()
-def softmax_tiles(features, weight, bias, targets, tiles, highest, totals, target_logits, threads):
+def softmax_tiles(features, weight, bias, tiles, highest, totals, threads):
     """Compute the output layer, a tile at a time.
 
     On return ``highest`` and ``totals`` (tiles, B) hold the maximum of each row of logits and its sum of exp(logit - highest),
-    ``target_logits`` (B,) the targets', and ``tiles`` (tiles, B, TILE) the exponentials, unless there are only ``threads`` of
-    them, which are overwritten.
+    and ``tiles`` (tiles, B, TILE) the exponentials, unless there are only ``threads`` of them, which are overwritten.
     """
     count, words = highest.shape[0], weight.shape[0]
     for t in prange(threads):
@@ -281,8 +289,6 @@ def softmax_tiles(features, weight, bias, targets, tiles, highest, totals, targe
             gemm(features, weight[low:high], tile[:, :width], False, True, 0.0)
             for i in range(features.shape[0]):
                 highest[k, i] = add_bias_and_max(tile[i], bias[low:high], width)
-                if low <= targets[i] < high:
-                    target_logits[i] = tile[i, targets[i] - low]
                 subtract_and_exp(tile[i], highest[k, i], width)
                 totals[k, i] = sum_row(tile[i], width)
 
@@ -299,10 +305,13 @@ def combine_tiles(highest, totals, row):
     return top + np.log(total)
 
 
-@njit(cache=True)
-def combine_losses(highest, totals, target_logits, losses):
-    for i in range(len(losses)):
-        losses[i] = combine_tiles(highest, totals, i) - target_logits[i]
+@njit(cache=True, error_model="numpy")
+def combine_losses(features, weight, bias, rows, targets, highest, totals, normalisers, losses):
+    for i in range(len(normalisers)):
+        normalisers[i] = combine_tiles(highest, totals, i)
+    for i in range(len(targets)):
+        row, word = rows[i], targets[i]
+        losses[i] = normalisers[row] - bias[word] - inner_product(features[row], weight[word])
 
 
 @njit
@@ -366,8 +375,8 @@ def tile_gradients(
 
 @kernel()
 def output_gradients(
-    features, weight, targets, weight_sum, smoothing, penalty, scale, beta,
-    tiles, highest, totals, target_logits, products, partial,
+    features, weight, bias, targets, weight_sum, smoothing, penalty, scale, beta,
+    tiles, highest, totals, products, partial,
     losses, d_features, d_weight, d_bias, threads,
 ):  # fmt: skip
     count, rows = highest.shape
@@ -376,7 +385,7 @@ def output_gradients(
     spread = scale * smoothing / words
     for i in range(rows):
         normaliser = combine_tiles(highest, totals, i)
-        losses[i] = normaliser - target_logits[i]
+        losses[i] = normaliser - bias[targets[i]] - inner_product(features[i], weight[targets[i]])
         slope = scale * (1 + 2 * penalty * normaliser)
         for k in range(count):
             totals[k, i] = slope * np.exp(highest[k, i] - normaliser)
@@ -636,14 +645,14 @@ class CpuBackend:
     def normalise_backward(self, values: Array, d_normalised: Array, d_values: Array) -> None:
         normalise_backward(values, d_normalised, d_values, get_num_threads())
 
-    def output_losses(self, features: Array, weight: Array, bias: Array, targets: Array, losses: Array) -> None:
-        rows, count, threads = len(features), -(-len(weight) // TILE), get_num_threads()
-        statistics = self._borrow("statistics", (2, count, rows), features.dtype)
-        tiles = self._borrow("tiles", (threads, rows, TILE), features.dtype)
-        logits = self._borrow("target logits", (rows,), features.dtype)
+    def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
+        contexts, count, threads = len(features), -(-len(weight) // TILE), get_num_threads()
+        statistics = self._borrow("statistics", (2, count, contexts), features.dtype)
+        tiles = self._borrow("tiles", (threads, contexts, TILE), features.dtype)
+        normalisers = self._borrow("normalisers", (contexts,), features.dtype)
         with one_thread():
-            softmax_tiles(features, weight, bias, targets, tiles, *statistics, logits, threads)
-        combine_losses(*statistics, logits, losses)
+            softmax_tiles(features, weight, bias, tiles, *statistics, threads)
+        combine_losses(features, weight, bias, rows, targets, *statistics, normalisers, losses)
 
     def output_gradients(
         self,
@@ -664,14 +673,13 @@ class CpuBackend:
         number = features.dtype.type
         statistics = self._borrow("statistics", (2, count, rows), features.dtype)
         tiles = self._borrow("tiles", (count, rows, TILE), features.dtype)
-        logits = self._borrow("target logits", (rows,), features.dtype)
         products = self._borrow("products", (2, threads, *features.shape), features.dtype)
         weight_sum = weight.sum(0) if smoothing else np.zeros(weight.shape[1], weight.dtype)
         with one_thread():
-            softmax_tiles(features, weight, bias, targets, tiles, *statistics, logits, threads)
+            softmax_tiles(features, weight, bias, tiles, *statistics, threads)
             output_gradients(
-                features, weight, targets, weight_sum, number(smoothing), number(penalty), number(scale), beta,
-                tiles, *statistics, logits, *products,
+                features, weight, bias, targets, weight_sum, number(smoothing), number(penalty), number(scale), beta,
+                tiles, *statistics, *products,
                 losses, d_features, d_weight, d_bias, threads,
             )  # fmt: skip
 

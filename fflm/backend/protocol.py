@@ -112,10 +112,12 @@ class Backend(Protocol):
         values (B, I), d_normalised (B, I) -> d_values (B, I), added to.
         """
 
-    def output_losses(self, features: Array, weight: Array, bias: Array, targets: Array, losses: Array) -> None:
-        """Compute -log softmax(features weight^T + bias)[target] without ever holding the B x V matrix.
+    def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
+        """Compute -log softmax(features[row] weight^T + bias)[target] without ever holding the B x V matrix.
 
-        features (B, F), weight (V, F), bias (V,), targets (B,) in [0, V) -> losses (B,), nats, not averaged.
+        Of many targets after the same context, the normaliser is computed once.
+
+        features (B, F), weight (V, F), bias (V,), rows (T,) in [0, B), targets (T,) in [0, V) -> losses (T,), nats, not averaged.
         """
 
     def output_gradients(

@@ -6,7 +6,7 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fflm.backend.cpu import REORDER, activate_row, clear, kernel, share
+from fflm.backend.cpu import activate_row, clear, inner_product, kernel, share
 
 CACHE_LINE = np.uint64(64)
 """Bytes that come into the cache together, on most processors."""
@@ -26,15 +26,6 @@ def prefetch(context, array, offset):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(array, types.uint64), call
-
-
-@njit(fastmath=REORDER)
-def inner_product(hidden, row):
-    """Return the inner product of hidden units (H,) and a row of integers (H,)."""
-    total = hidden.dtype.type(0)
-    for j in range(len(hidden)):
-        total += hidden[j] * hidden.dtype.type(row[j])
-    return total
 
 
 @njit

@@ -91,10 +91,16 @@ class Network:
                 parameters, contexts[part], targets[part], gradients, losses[part], low, batch, objective, seed, step
             )
 
-    def losses(self, parameters: Parameters, contexts: Array, targets: Array, losses: Array) -> None:
-        """Compute ``losses`` (B,) = -log p(target | context) in nats, without dropout; shapes as in `gradients`."""
+    def losses(
+        self, parameters: Parameters, contexts: Array, targets: Array, losses: Array, *, rows: Array | None = None
+    ) -> None:
+        """Compute -log p(target | context), nats, without dropout: contexts (B, n), targets (T,) -> losses (T,).
+
+        ``rows`` (T,), int32, says which context each target follows; without, each has its own.
+        """
         forward = self._forward(parameters, contexts)
-        output.output_losses(self.backend, parameters, forward.softmax_inputs, targets, losses)
+        rows = output.each_row(targets) if rows is None else rows
+        output.output_losses(self.backend, parameters, forward.softmax_inputs, rows, targets, losses)
 
     def log_probabilities(self, parameters: Parameters, contexts: Array) -> Array:
         """Return log p(word | context) of every word, (B, V) in nats, in evaluation mode."""

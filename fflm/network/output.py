@@ -57,14 +57,19 @@ def project_backward(
     return d_features
 
 
-def output_losses(backend: Backend, parameters: Parameters, features: Array, targets: Array, losses: Array) -> None:
-    """Compute -log p(target): features (B, F), targets (B,) -> losses (B,), nats."""
+def each_row(values: Array) -> Array:
+    """Return the numbers of the rows of (B, ...): (B,)."""
+    return np.arange(len(values), dtype=np.int32)
+
+
+def output_losses(backend: Backend, parameters: Parameters, features: Array, rows: Array, targets: Array, losses: Array) -> None:
+    """Compute -log p(target): features (B, F), rows (T,), which of them a target follows, targets (T,) -> losses (T,), nats."""
     first = _first_targets(parameters, targets)
-    backend.output_losses(features, parameters.softmax_weight, parameters.output_bias, first, losses)
-    for band, rows, _, inputs, places in _rows_of_bands(backend, parameters, features, targets):
-        own = np.empty((len(rows), 1), losses.dtype)
-        backend.output_losses(inputs, band.weight, band.bias, places, own[:, 0])
-        backend.scatter_add(rows[:, None], (1,), own, losses[:, None])
+    backend.output_losses(features, parameters.softmax_weight, parameters.output_bias, rows, first, losses)
+    for band, found, _, inputs, places in _found_in_bands(backend, parameters, features, rows, targets):
+        own = np.empty((len(found), 1), losses.dtype)
+        backend.output_losses(inputs, band.weight, band.bias, each_row(found), places, own[:, 0])
+        backend.scatter_add(found[:, None], (1,), own, losses[:, None])
 
 
 def output_gradients(
@@ -94,18 +99,18 @@ def output_gradients(
         for band in gradients.bands:  # the batch may have no word of it
             for array in (band.projection, band.weight, band.bias):
                 array[...] = 0
-    found = _rows_of_bands(backend, parameters, features, targets)
-    for (band, rows, read, inputs, places), d_band in zip(found, gradients.bands, strict=True):
-        if not len(rows):
+    bands = _found_in_bands(backend, parameters, features, each_row(features), targets)
+    for (band, found, read, inputs, places), d_band in zip(bands, gradients.bands, strict=True):
+        if not len(found):
             continue
-        own, d_inputs = np.empty((len(rows), 1), losses.dtype), np.empty_like(inputs)
+        own, d_inputs = np.empty((len(found), 1), losses.dtype), np.empty_like(inputs)
         backend.output_gradients(
             inputs, band.weight, band.bias, places, objective.smoothing, objective.penalty, scale, 1.0,
             own[:, 0], d_inputs, d_band.weight, d_band.bias,
         )  # fmt: skip
-        backend.scatter_add(rows[:, None], (1,), own, losses[:, None])
+        backend.scatter_add(found[:, None], (1,), own, losses[:, None])
         d_read = project_backward(backend, band.projection, read, inputs, d_inputs, 1.0, d_band.projection)
-        backend.scatter_add(rows[:, None], (1,), d_read, d_features)
+        backend.scatter_add(found[:, None], (1,), d_read, d_features)
 
 
 def log_probabilities(backend: Backend, parameters: Parameters, features: Array) -> Array:
@@ -132,13 +137,13 @@ def _first_targets(parameters: Parameters, targets: Array) -> Array:
     return np.where(bands > 0, borders[0] + bands - 1, targets).astype(np.int32)
 
 
-def _rows_of_bands(
-    backend: Backend, parameters: Parameters, features: Array, targets: Array
+def _found_in_bands(
+    backend: Backend, parameters: Parameters, features: Array, rows: Array, targets: Array
 ) -> Iterator[tuple[Band, Array, Array, Array, Array]]:
-    """Yield each band, the rows (R,) whose targets are in it, their features, these projected, and the targets' places."""
+    """Yield each band, which targets are in it (R,), the features they follow, these projected, and the targets' places there."""
     borders = parameters.borders
     for band, low, high in zip(parameters.bands, borders[:-1], borders[1:], strict=True):
-        rows = np.flatnonzero((targets >= low) & (targets < high)).astype(np.int32)
-        read = np.empty((len(rows), features.shape[1]), features.dtype)
-        backend.gather(features, rows[:, None], (1,), read)
-        yield band, rows, read, project(backend, band.projection, read), (targets[rows] - low).astype(np.int32)
+        found = np.flatnonzero((targets >= low) & (targets < high)).astype(np.int32)
+        read = np.empty((len(found), features.shape[1]), features.dtype)
+        backend.gather(features, rows[found, None], (1,), read)
+        yield band, found, read, project(backend, band.projection, read), (targets[found] - low).astype(np.int32)
