@@ -78,10 +78,10 @@ def test_evaluation(name: str, dtype: np.dtype, threads: int) -> None:
 @pytest.mark.parametrize("rows", [1, 4, 12])
 def test_parts_of_a_batch(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case, network, parameters, contexts, targets, _ = prepare(name, np.dtype(np.float64))
-    assert network.rows_at_once(parameters) >= len(targets)
+    assert network.rows_at_once(parameters, len(targets)) == len(targets)
     whole, whole_losses = run(case, network, parameters, contexts, targets)
     monkeypatch.setattr(feedforward, "ROWS_AT_ONCE_BYTES", rows * WORDS * 8)
-    assert network.rows_at_once(parameters) == rows
+    assert network.rows_at_once(parameters, len(targets)) <= rows
     gradients, losses = run(case, network, parameters, contexts, targets)
     for (_, left), (_, right) in zip(gradients.items(), whole.items(), strict=True):
         assert_close(left, right, PRODUCT[left.dtype])
@@ -91,7 +91,14 @@ def test_parts_of_a_batch(name: str, rows: int, monkeypatch: pytest.MonkeyPatch)
 def test_at_least_one_row_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feedforward, "ROWS_AT_ONCE_BYTES", 1)
     config = NetworkConfig(10, 2, 3)
-    assert Network(config).rows_at_once(Parameters.zeros(config)) == 1
+    assert Network(config).rows_at_once(Parameters.zeros(config), 5) == 1
+
+
+def test_parts_of_a_batch_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feedforward, "ROWS_AT_ONCE_BYTES", 10 * 4 * 10)
+    config = NetworkConfig(10, 2, 3)
+    parameters = Parameters.zeros(config)
+    assert [Network(config).rows_at_once(parameters, batch) for batch in (1, 10, 11, 20, 21, 31)] == [1, 10, 6, 10, 7, 8]
 
 
 def test_one_row(dtype: np.dtype, threads: int) -> None:

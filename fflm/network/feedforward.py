@@ -14,8 +14,8 @@ from fflm.network.config import NetworkConfig
 from fflm.network.output import CROSS_ENTROPY, Objective, project, project_backward
 from fflm.network.parameters import Parameters
 
-ROWS_AT_ONCE_BYTES = 256 * 2**20
-"""Memory that the softmax's B x V numbers may take; a larger batch goes through the network in parts."""
+ROWS_AT_ONCE_BYTES = 128 * 2**20
+"""Memory that the softmax's B x V numbers may take; a larger batch goes through the network in equal parts."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,11 @@ class Network:
         self.config = config
         self.backend: Backend = backend
 
-    def rows_at_once(self, parameters: Parameters) -> int:
-        """Return how many rows go through the network at a time, by the memory their softmax takes."""
-        itemsize: int = parameters.embeddings.itemsize
-        return max(1, ROWS_AT_ONCE_BYTES // (itemsize * parameters.words))
+    def rows_at_once(self, parameters: Parameters, batch: int) -> int:
+        """Return how many rows of a batch go through the network at a time, by the memory their softmax takes."""
+        row: int = parameters.embeddings.itemsize * parameters.words
+        parts = -(-batch // max(1, ROWS_AT_ONCE_BYTES // row))
+        return -(-batch // parts)
 
     def gradients(
         self,
@@ -84,7 +85,7 @@ class Network:
         seed, step
             Name the dropout masks: the same numbers give the same masks.
         """
-        batch, at_once = len(targets), self.rows_at_once(parameters)
+        batch, at_once = len(targets), self.rows_at_once(parameters, len(targets))
         for low in range(0, batch, at_once):
             part = slice(low, min(low + at_once, batch))
             self._part_gradients(
