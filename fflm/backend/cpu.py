@@ -31,6 +31,9 @@ from fflm.backend.protocol import ACTIVATIONS, NORMALISE_EPSILON, Activation, Ar
 TILE = 512
 """Vocabulary entries per tile of the output layer: a tile of logits for a usual batch stays in a core's cache."""
 
+FEW_ROWS = 8
+"""Rows up to which BLAS, which copies the weights into an order of its own first, is slower than reading them once."""
+
 MASK = 2048
 """Random words of a dropout mask that are made at a time."""
 
@@ -59,6 +62,26 @@ def clear(row):
     """Set a row to 0: ``row[:] = 0`` takes Numba nearly a second to compile, wherever it stands."""
     for j in range(len(row)):
         row[j] = 0
+
+
+@njit(fastmath=REORDER)
+def inner_product(values, row):
+    """Return the inner product of numbers (F,) and a row (F,), which may be one of integers, in the numbers' precision."""
+    total = values.dtype.type(0)
+    for j in range(len(values)):
+        total += values[j] * values.dtype.type(row[j])
+    return total
+
+
+@njit
+def multiply(inputs, weight, outputs):
+    """Compute outputs (B, O) = inputs (B, I) weight^T (O, I)."""
+    if inputs.shape[0] > FEW_ROWS:
+        gemm(inputs, weight, outputs, False, True, 0.0)
+        return
+    for o in range(weight.shape[0]):
+        for i in range(inputs.shape[0]):
+            outputs[i, o] = inner_product(inputs[i], weight[o])
 
 
 @kernel()
@@ -154,7 +177,7 @@ def activate_row(code, row):
 def affine(inputs, weight, bias, code, outputs, threads):
     for t in prange(threads):
         low, high = share(outputs.shape[0], threads, t)
-        gemm(inputs[low:high], weight, outputs[low:high], False, True, 0.0)
+        multiply(inputs[low:high], weight, outputs[low:high])
         for i in range(low, high):
             for j in range(outputs.shape[1]):
                 outputs[i, j] += bias[j]
@@ -263,15 +286,6 @@ def sum_row(row, width):
     return total
 
 
-@njit(fastmath=REORDER)
-def inner_product(values, row):
-    """Return the inner product of numbers (F,) and a row (F,), which may be one of integers, in the numbers' precision."""
-    total = values.dtype.type(0)
-    for j in range(len(values)):
-        total += values[j] * values.dtype.type(row[j])
-    return total
-
-
 @kernel()
 def softmax_tiles(features, weight, bias, tiles, highest, totals, threads):
     """Compute the output layer, a tile at a time.
@@ -286,7 +300,7 @@ def softmax_tiles(features, weight, bias, tiles, highest, totals, threads):
             low, high = k * TILE, min((k + 1) * TILE, words)
             width = high - low
             tile = tiles[k] if len(tiles) == count else tiles[t]
-            gemm(features, weight[low:high], tile[:, :width], False, True, 0.0)
+            multiply(features, weight[low:high], tile[:, :width])
             for i in range(features.shape[0]):
                 highest[k, i] = add_bias_and_max(tile[i], bias[low:high], width)
                 subtract_and_exp(tile[i], highest[k, i], width)
@@ -492,7 +506,7 @@ def log_probabilities_kernel(features, weight, bias, results, threads):
     words = weight.shape[0]
     for t in prange(threads):
         low, high = share(words, threads, t)
-        gemm(features, weight[low:high], results[:, low:high], False, True, 0.0)
+        multiply(features, weight[low:high], results[:, low:high])
     for t in prange(threads):
         low, high = share(features.shape[0], threads, t)
         piece = np.empty(TILE, bias.dtype)

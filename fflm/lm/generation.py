@@ -17,7 +17,7 @@ LENGTH = 100
 """Tokens that a continuation may have, by default."""
 
 _ROWS = 16
-"""Contexts that sampling predicts from at a time, always so many: products of other shapes are rounded in other ways."""
+"""Contexts that sampling predicts from at a time."""
 
 _SENTENCE_ENDS = frozenset(".!?。！？")
 _CLOSING_QUOTES = frozenset("\"'”’」』»") | {"''"}
@@ -105,7 +105,7 @@ def sample(
     unknown: bool = False,
     stop_at_end: bool | None = None,
 ) -> list[Continuation]:
-    """Draw continuations, each from random numbers of its own: it does not depend on how many others are drawn.
+    """Draw continuations, each from random numbers of its own: but for rounding, it does not depend on how many are drawn.
 
     Parameters
     ----------
@@ -146,12 +146,12 @@ def sample(
     for low in range(0, samples, _ROWS):
         generators = [np.random.default_rng(each) for each in seeds[low : low + _ROWS]]
         drawn = [Continuation([], 0.0, ended=False) for _ in generators]
-        contexts = np.repeat(_context(model, prefix.ids), _ROWS, axis=0)
+        contexts = np.repeat(_context(model, prefix.ids), len(drawn), axis=0)
         for _ in range(length):
             if all(each.ended for each in drawn):
                 break
             scores = model.log_probabilities(contexts)
-            words = np.zeros(_ROWS, np.int32)
+            words = np.zeros(len(drawn), np.int32)
             for row, (before, generator) in enumerate(zip(drawn, generators, strict=True)):
                 if not before.ended:
                     word = _draw(_allowed(model, scores[row], unknown), generator, temperature, top_k, top_p)
