@@ -110,11 +110,6 @@ def put_rows(values, rows, array):
     return result
 
 
-def scale_rows(factors, array):
-    """Return the array (R, m) with each row times a number."""
-    return factors[:, None] * array
-
-
 def normalise(values):
     """Return values (B, I) minus their rows' means, over the rows' deviations (Ba et al. 2016)."""
     return (values - values.mean(1, keepdims=True)) / np.sqrt(values.var(1, keepdims=True) + 1e-5)
@@ -435,3 +430,15 @@ def adam_step(weight, gradient, first, second, *, scale, l2, shrink, rate, beta1
     second = beta2 * second + (1 - beta2) * g**2
     unbiased_first, unbiased_second = first / (1 - beta1**step), second / (1 - beta2**step)
     return weight - shrink * weight - rate * unbiased_first / (np.sqrt(unbiased_second) + epsilon), first, second
+
+
+def adam_idle(weight, first, second, idle, keeps, *, rate, beta1, beta2, epsilon, step):
+    """Step by step: Adam without gradients, its second moment as it is for all steps of a row, and then fallen."""
+    weight, first, second = weight * keeps[:, None], first.copy(), second.copy()
+    for row, steps in enumerate(idle):
+        root = np.sqrt(second[row] / (1 - beta2**step)) + epsilon
+        for _ in range(int(steps)):
+            first[row] *= beta1
+            weight[row] -= rate * first[row] / (1 - beta1**step) / root
+            second[row] *= beta2
+    return weight, first, second

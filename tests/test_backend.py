@@ -111,14 +111,6 @@ def test_put_rows(dtype: np.dtype, threads: int) -> None:
     assert np.array_equal(array, expected)
 
 
-def test_scale_rows(dtype: np.dtype, threads: int) -> None:
-    generator = np.random.default_rng(0)
-    factors, array = normal(generator, 33, dtype=dtype), normal(generator, 33, 7, dtype=dtype)
-    expected = reference.scale_rows(*doubles(factors, array))
-    BACKEND.scale_rows(factors, array)
-    assert_close(array, expected, PRODUCT[dtype])
-
-
 # Dropout
 
 
@@ -415,6 +407,40 @@ def test_updates(update: str, shape: tuple[int, ...], dtype: np.dtype, threads: 
         assert np.array_equal(gradient, unchanged)
         for array, wanted in zip(arrays, expected, strict=True):
             assert_close(array, wanted, UPDATE[dtype])
+
+
+IDLE = {"rate": 0.1, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-3}
+
+
+def test_idle_rows(dtype: np.dtype, threads: int) -> None:
+    generator = np.random.default_rng(0)
+    arrays = [normal(generator, 33, 7, dtype=dtype) for _ in range(3)]
+    arrays[2] **= 2
+    idle, keeps = generator.integers(0, 40, 33).astype(dtype), generator.uniform(0.5, 1, 33).astype(dtype)
+    keeps[idle == 0] = 1
+    expected = reference.adam_idle(*doubles(*arrays, idle, keeps), **IDLE, step=50)
+    BACKEND.adam_idle(*arrays, idle, keeps, **IDLE, step=50)
+    for array, wanted in zip(arrays, expected, strict=True):
+        assert_close(array, wanted, UPDATE[dtype])
+    unchanged = [array.copy() for array in arrays]
+    BACKEND.adam_idle(*arrays, 0 * idle, keeps, **IDLE, step=0)
+    assert all(np.array_equal(array, before) for array, before in zip(arrays, unchanged, strict=True))
+
+
+def test_idle_steps_are_nearly_those_without_a_gradient() -> None:
+    """A first moment has died away before a second one has changed much."""
+    generator = np.random.default_rng(0)
+    weight, first, second = generator.normal(size=(5, 7)), generator.normal(size=(5, 7)), generator.uniform(1, 4, (5, 7))
+    start, numbers = [weight, first, second], {**IDLE, "scale": 1.0, "l2": 0.0, "shrink": 0.0}
+    for steps in (1, 10, 100):
+        arrays = [array.copy() for array in start]
+        BACKEND.adam_idle(*arrays, np.full(5, float(steps)), np.ones(5), **IDLE, step=1000)
+        expected = start
+        for number in range(steps):
+            expected = reference.adam_step(expected[0], 0 * weight, *expected[1:], **numbers, step=1001 + number)
+        moved, wanted = arrays[0] - weight, expected[0] - weight
+        assert np.abs(moved / wanted - 1).max() < 0.02
+        np.testing.assert_allclose(arrays[1:], expected[1:], rtol=1e-9)
 
 
 # All of them

@@ -14,7 +14,7 @@ from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import load_checkpoint, save_checkpoint
-from fflm.training.decay import DeferredDecay
+from fflm.training.deferred import DeferredSteps
 from fflm.training.loop import Evaluation, Finished, Step, Trainer
 from fflm.training.sampling import Sampler
 from fflm.training.settings import TrainingSettings
@@ -199,37 +199,47 @@ def test_the_end_is_exact():
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_rows_pay_what_they_owe(tied):
-    """However rows are touched, by all steps together each is multiplied by all their factors."""
+def test_rows_get_what_they_are_owed(tied):
+    """However rows are touched: each has got the decay of all steps, and its moments have fallen in all of them."""
     config = dataclasses.replace(CONFIG, vocabulary=30, tied=tied)
-    parameters, memory = Parameters.random(config, 1, np.float64), Parameters.zeros(config, np.float64)
-    start = {name: array.copy() for name, array in parameters.items()}
-    backend, decay, kept = Network(config).backend, DeferredDecay(parameters), 1.0
+    arrays = [Parameters.random(config, 1, np.float64), *(Parameters.zeros(config, np.float64) for _ in range(2))]
+    for name, array in arrays[2].items():  # so large that the first moment moves nothing
+        array[...] = 1e30 if name == "embeddings" else 1e28
+    for array in arrays[1]:
+        array[...] = 1
+    memory = [Parameters.zeros(config, np.float64) for _ in arrays]
+    start = [{name: array.copy() for name, array in part.items()} for part in arrays]
+    settings = dataclasses.replace(SETTINGS, optimizer="adamw", weight_decay=0.5)
+    backend, deferred, kept = Network(config).backend, DeferredSteps(arrays[0], tuple(arrays[1:]), settings), 1.0
     generator = np.random.default_rng(0)
     for step in range(20):
-        shrink = generator.uniform(0, 0.2)
-        kept *= 1 - shrink
+        rate = generator.uniform(0, 0.4)
+        kept *= 1 - rate * 0.5
         if step == 12:  # a step that touches everything
-            decay.settle_all(backend)
-            part, subset = parameters, None
+            deferred.settle_all(backend, rate)
+            parts, subset = tuple(arrays), None
         else:
             targets = generator.integers(0, 30, 3, np.int32)
             subset = Subset(config, generator.integers(0, 31, (3, 1), np.int32), targets, np.unique(targets))
-            part = subset.take(backend, parameters, memory)
-            decay.settle(backend, part, subset)
-        for name, array in part.items():
-            if not name.endswith("bias"):
-                array *= 1 - shrink
+            parts = tuple(subset.take(backend, array, own) for array, own in zip(arrays, memory, strict=True))
+            deferred.settle(backend, parts, subset, rate)
+        for factor, part in zip((1 - rate * 0.5, 0.9, 0.999), parts, strict=True):
+            for name, array in part.items():
+                if part is not parts[0] or not name.endswith("bias"):
+                    array *= factor
         if subset:
-            subset.put(backend, part, parameters)
-        decay.step(shrink, subset)
+            for part, array in zip(parts, arrays, strict=True):
+                subset.put(backend, part, array)
+        deferred.step(rate, subset)
         if step == 15:
-            paid = decay.paid
-            decay = DeferredDecay(parameters)
-            decay.restore(paid)
-    decay.settle_all(backend)
-    for name, array in parameters.items():
-        np.testing.assert_allclose(array, start[name] * (1 if name.endswith("bias") else kept), rtol=1e-12)
+            done = deferred.done
+            deferred = DeferredSteps(arrays[0], tuple(arrays[1:]), settings)
+            deferred.restore(done)
+    deferred.settle_all(backend, 0.1)
+    for part, before, factor in zip(arrays, start, (kept, 0.9**20, 0.999**20), strict=True):
+        for name, array in part.items():
+            expected = before[name] * (1 if part is arrays[0] and name.endswith("bias") else factor)
+            np.testing.assert_allclose(array, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("exact_end", [0.0, 0.3])

@@ -133,15 +133,6 @@ def put_rows(values, rows, array, threads):
 
 
 @kernel()
-def scale_rows(factors, array, threads):
-    for t in prange(threads):
-        low, high = share(len(factors), threads, t)
-        for i in range(low, high):
-            for j in range(array.shape[1]):
-                array[i, j] *= factors[i]
-
-
-@kernel()
 def dropout_kernel(values, threshold, factor, layer, step_low, step_high, seed_low, seed_high, first, dropped, threads):
     # The random words are made in pieces of MASK, four by four, which vectorises; `first` is the first element's place.
     begin, end = first >> 2, (first + values.size + 3) >> 2
@@ -586,6 +577,22 @@ def adam_step(
             )
 
 
+@kernel()
+def adam_idle(weight, first, second, idle, keeps, rate, beta1, beta2, epsilon, correction1, correction2, threads):
+    one = weight.dtype.type(1)
+    for t in prange(threads):
+        low, high = share(weight.shape[0], threads, t)
+        for i in range(low, high):
+            if idle[i] > 0:
+                kept1, kept2 = beta1 ** idle[i], beta2 ** idle[i]
+                scale = rate * correction1 * beta1 * (one - kept1) / (one - beta1)
+                for j in range(weight.shape[1]):
+                    move = scale * first[i, j] / (np.sqrt(second[i, j] * correction2) + epsilon)
+                    weight[i, j] = keeps[i] * weight[i, j] - move
+                    first[i, j] *= kept1
+                    second[i, j] *= kept2
+
+
 class CpuBackend:
     """The operations of `protocol.Backend` on NumPy arrays, on as many threads as ``numba.set_num_threads`` says.
 
@@ -613,9 +620,6 @@ class CpuBackend:
 
     def put_rows(self, values: Array, rows: Array, array: Array) -> None:
         put_rows(values, rows, array, get_num_threads())
-
-    def scale_rows(self, factors: Array, array: Array) -> None:
-        scale_rows(factors, array, get_num_threads())
 
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
         dropout_kernel(
@@ -764,6 +768,15 @@ class CpuBackend:
         corrections = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
         numbers = map(weight.dtype.type, (scale, l2, 1 - shrink, rate, beta1, beta2, epsilon, *corrections))
         adam_step(*_flat(weight, gradient, first, second), *numbers, get_num_threads())
+
+    def adam_idle(
+        self, weight: Array, first: Array, second: Array, idle: Array, keeps: Array, *,
+        rate: float, beta1: float, beta2: float, epsilon: float, step: int,
+    ) -> None:  # fmt: skip
+        if step:
+            corrections = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
+            numbers = map(weight.dtype.type, (rate, beta1, beta2, epsilon, *corrections))
+            adam_idle(weight, first, second, idle, keeps, *numbers, get_num_threads())
 
 
 def _borders(blocks: tuple[int, ...]) -> Array:

@@ -61,9 +61,6 @@ class Backend(Protocol):
         values (R, m), rows (R,), all different -> array (N, m).
         """
 
-    def scale_rows(self, factors: Array, array: Array) -> None:
-        """Multiply each row by a number: factors (R,), array (R, m)."""
-
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
         """Apply dropout, forward to activations or backward to their gradients (the same mask).
 
@@ -210,4 +207,17 @@ class Backend(Protocol):
         """Update ``weight`` and both moments by Adam's step number ``step`` (from 1).
 
         ``shrink`` is AdamW's decoupled decay: the weight is first multiplied by 1 - shrink (Loshchilov & Hutter 2019).
+        """
+
+    def adam_idle(
+        self, weight: Array, first: Array, second: Array, idle: Array, keeps: Array, *,
+        rate: float, beta1: float, beta2: float, epsilon: float, step: int,
+    ) -> None:  # fmt: skip
+        """Make the steps of Adam, up to number ``step``, in which rows had no gradient, all at once.
+
+        In k such steps the first moment m moves a weight by beta1 m + ... + beta1^k m, times the rate and over the root of the
+        second moment, which is taken for constant meanwhile: it falls by beta2 a step, far more slowly. ``keeps`` is the product
+        of the steps' 1 - shrink.
+
+        weight, first, second (R, m), all changed; idle (R,), each row's k >= 0; keeps (R,).
         """

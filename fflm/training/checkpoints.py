@@ -89,8 +89,8 @@ def save_checkpoint(path: Path, trainer: Trainer, corpus: str) -> None:
     arrays = {f"parameters.{name}": array for name, array in trainer.parameters.items()}
     for index, moment in enumerate(trainer.optimizer.moments):
         arrays |= {f"moment{index}.{name}": array for name, array in moment.items()}
-    if trainer.decay:
-        arrays |= {f"decay.{name}": logs for name, logs in trainer.decay.paid.items()}
+    if trainer.deferred:
+        arrays |= {f"done.{name}": rows for name, rows in trainer.deferred.done.items()}
     save_arrays(path, arrays, {"state": dataclasses.asdict(trainer.state), "corpus": corpus})
 
 
@@ -113,8 +113,8 @@ def load_checkpoint(path: Path, trainer: Trainer, corpus: str) -> None:
         named = {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")}
         for array, saved in zip(target, Parameters.from_arrays(trainer.network.config, named), strict=True):
             array[...] = saved
-    if trainer.decay:
-        if missing := [name for name in trainer.decay.paid if f"decay.{name}" not in arrays]:
-            raise FflmError(f"{path} is damaged: it lacks the decay of {', '.join(missing)}; train again")
-        trainer.decay.restore({name: arrays[f"decay.{name}"] for name in trainer.decay.paid})
+    if trainer.deferred:
+        if missing := [name for name in trainer.deferred.done if f"done.{name}" not in arrays]:
+            raise FflmError(f"{path} is damaged: it lacks the steps of {', '.join(missing)}; train again")
+        trainer.deferred.restore({name: arrays[f"done.{name}"] for name in trainer.deferred.done})
     trainer.state = state_from_dict(about["state"])

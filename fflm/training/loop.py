@@ -14,7 +14,7 @@ from fflm.network.feedforward import Network
 from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset
-from fflm.training.decay import DeferredDecay
+from fflm.training.deferred import DeferredSteps
 from fflm.training.optimizers import Optimizer
 from fflm.training.sampling import Sampler
 from fflm.training.schedules import rate_at
@@ -158,10 +158,11 @@ class Trainer:
         self.state = State()
         if settings.loss != "exact":
             self._sampler = Sampler(train.counts(network.config.vocabulary), settings.samples, settings.seed)
-        self.decay: DeferredDecay | None = None
+        self.deferred: DeferredSteps | None = None
         if settings.loss != "exact" or network.config.bands:
             copies = 1 + len(self.optimizer.moments)
-            self.decay = DeferredDecay(parameters) if settings.decoupled else None
+            if settings.optimizer in ("adam", "adamw"):
+                self.deferred = DeferredSteps(parameters, self.optimizer.moments, settings)
             self._memory = [Parameters.zeros(network.config, dtype) for _ in range(copies)]  # takes none where it isn't used
 
     @property
@@ -217,7 +218,7 @@ class Trainer:
         backend, dtype = self.network.backend, self.parameters.embeddings.dtype
         contexts, targets = self.train.batch(positions)
         objective, words = self._objective(targets)
-        exact = words is None
+        exact, rate = words is None, self.rate
         parameters, gradients, moments = self.parameters, self.gradients, self.optimizer.moments
         subset = None
         if not exact or self.network.config.bands:  # what the step does not touch must not cost
@@ -227,10 +228,10 @@ class Trainer:
             wholes = zip((parameters, *moments), self._memory, strict=True)
             parameters, *parts = (subset.take(backend, whole, memory) for whole, memory in wholes)
             moments = tuple(parts)
-            if self.decay:
-                self.decay.settle(backend, parameters, subset)
-        elif self.decay:
-            self.decay.settle_all(backend)
+            if self.deferred:
+                self.deferred.settle(backend, (parameters, *moments), subset, rate)
+        elif self.deferred:
+            self.deferred.settle_all(backend, rate)
         losses = np.empty(len(targets), dtype)
         self.network.gradients(
             parameters, contexts, targets, gradients, losses, objective=objective, seed=settings.seed, step=state.step
@@ -244,13 +245,12 @@ class Trainer:
                 raise DivergedError(f"the gradient is not finite at step {state.step + 1}")
             scale = min(1.0, settings.clip / norm) if norm else 1.0
         self._check(loss)
-        rate = self.rate
         self.optimizer.update(backend, parameters, gradients, moments, scale=scale, rate=rate, step=state.step + 1)
         if subset:
             for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
                 subset.put(backend, part, whole)
-        if self.decay:
-            self.decay.step(rate * settings.weight_decay, subset)
+        if self.deferred:
+            self.deferred.step(rate, subset)
         state.step += 1
         state.batch += 1
         state.loss_sum += total
@@ -284,8 +284,8 @@ class Trainer:
     def _evaluate(self, rate: float) -> Evaluation:
         """Evaluate on the validation text and note whether it is the best so far."""
         state, settings = self.state, self.settings
-        if self.decay:
-            self.decay.settle_all(self.network.backend)
+        if self.deferred:
+            self.deferred.settle_all(self.network.backend, rate)
         train_loss = state.loss_sum / state.loss_words
         valid = None if self.valid is None else sum_losses(self.network, self.parameters, self.valid)
         best = valid is None or valid.mean < state.best
