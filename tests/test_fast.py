@@ -123,7 +123,10 @@ def test_the_command(folder):
     expected = score_files(scorer, [path])
     assert found["perplexity"] == pytest.approx(expected.perplexity)
     assert found["normalisers"] == pytest.approx(scorer.normalisers.to_dict())
-    assert "|log Z|" in run(path)
+    with_them = score_files(LanguageModel.load(folder / "m.model"), [path]).perplexity
+    assert found["perplexity_normalised"] == pytest.approx(with_them, rel=0.1)  # estimated from one context in twenty
+    assert abs(found["perplexity"] / with_them - 1) > 0.2
+    assert f"perplexity about {found['perplexity_normalised']:.1f}" in run(path)
     by_word = run(path, "--by", "word").splitlines()
     assert len([line for line in by_word if line.endswith("</s>")]) == 40
 

@@ -154,6 +154,7 @@ def command(
         summary["tuning"] = model.tuning
     if quick:
         summary["normalisers"] = quick.normalisers.to_dict()
+        summary["perplexity_normalised"] = quick.normalisers.perplexity(together.loss)
     if as_json:
         _echo_json(summary)
         return
@@ -163,7 +164,8 @@ def command(
         click.echo("\n".join([*describe_components(summary), f"weights tuned on {model.tuning['source']}", ""]))
     _show_summary(together, unit, log_base)
     if quick:
-        click.echo(f"{'normalisers':20}{describe_normalisers(quick.normalisers)}")
+        for name, value in describe_normalisers(quick.normalisers, together.loss).items():
+            click.echo(f"{name:20}{value}")
 
 
 def describe_components(figures: dict[str, Any]) -> list[str]:
@@ -179,14 +181,13 @@ def describe_components(figures: dict[str, Any]) -> list[str]:
     return lines
 
 
-def describe_normalisers(normalisers: "Normalisers") -> str:
-    """Return in a line how far fast scores are from probabilities."""
-    if not normalisers.contexts:
-        return "none looked at"
-    return (
-        f"not applied; in {normalisers.contexts:,} contexts |log Z| is {normalisers.mean_absolute:.4f} in the mean, "
-        f"{normalisers.worst:.4f} at worst; log Z {normalisers.mean:+.4f}: so much a token is missing from -log p"
-    )
+def describe_normalisers(normalisers: "Normalisers", loss: float) -> dict[str, str]:
+    """Return by names how far fast scores are from probabilities, whose ``loss``, nats a token, would be another with Z."""
+    return {
+        "normalisers": f"taken for 1 above; in {normalisers.contexts:,} contexts |log Z| is "
+        f"{normalisers.mean_absolute:.4f} in the mean, {normalisers.worst:.4f} at worst, log Z {normalisers.mean:+.4f}",
+        "  with them": f"perplexity about {normalisers.perplexity(loss):,.1f}",
+    }
 
 
 def describe_tuning(figures: dict[str, Any]) -> list[str]:

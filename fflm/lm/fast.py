@@ -59,6 +59,10 @@ class Normalisers:
         """Of |log Z|, nats; NaN of none."""
         return self.absolute / self.contexts if self.contexts else math.nan
 
+    def perplexity(self, loss: float) -> float:
+        """Return about what perplexity a text has whose words' unnormalised loss is known, nats a token."""
+        return math.exp(loss + self.mean)
+
     def to_dict(self) -> dict[str, float]:
         """Return the figures as JSON values."""
         names = ("contexts", "mean", "mean_absolute", "worst")
