@@ -105,8 +105,12 @@ def _slot(key, last):
 @njit
 def _same(text, distinct, starts, piece):
     """Whether a text is the same as a known piece."""
-    known = distinct[starts[piece] : starts[piece + 1] - 1]
-    return len(text) == len(known) and np.all(text == known)
+    begin = starts[piece]
+    same, k = len(text) == starts[piece + 1] - begin - 1, 0
+    while same and k < len(text):
+        same = text[k] == distinct[begin + k]
+        k += 1
+    return same
 
 
 @njit(cache=True)
