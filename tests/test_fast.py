@@ -105,7 +105,7 @@ def test_other_models_are_refused():
 def folder(tmp_path):
     model = model_of({}, MODES["sentence"])
     (tmp_path / "m.model").mkdir()
-    save_config(tmp_path / "m.model", model.config, model.text, model.vocabulary, {})
+    save_config(tmp_path / "m.model", model.config, model.text, model.vocabulary, {"training": {"self_normalise": 0.1}})
     save_weights(tmp_path / "m.model", model.parameters, {})
     (tmp_path / "text.txt").write_text("the cat sat on the zebra .\n\nthe dog\n" * 20)
     return tmp_path
@@ -135,6 +135,16 @@ def test_the_command(folder):
     logs = [float(line.split("\t")[0]) for line in run("--nbest", "plain", str(hypotheses)).splitlines()]
     alone = [each.score.log_probability for each in score_hypotheses(scorer, ["the cat\n\nthe dog sat\n"])]
     np.testing.assert_allclose(logs, alone, atol=1e-5)
+
+
+def test_a_model_that_was_not_trained_for_it_is_warned_of(folder):
+    about = folder / "m.model" / "config.json"
+    command = ["score", "-m", str(folder / "m.model"), "--fast", str(folder / "text.txt")]
+    assert "warning" not in CliRunner().invoke(main, command).stderr
+    about.write_text(about.read_text().replace('"self_normalise": 0.1', '"self_normalise": 0.0'))
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0
+    assert "trained without --self-normalise" in result.stderr
 
 
 def test_only_one_network_is_fast(folder):

@@ -139,6 +139,9 @@ def command(
         from fflm.lm.fast import fast_scorer
 
         scorer = quick = fast_scorer(model)
+        training = model.about.get("training", {})
+        if not training.get("self_normalise") and training.get("loss") != "nce":
+            click.echo("warning: the model was trained without --self-normalise, so scores are no log-probabilities", err=True)
     if nbest:
         _rescore(scorer, read_chunks(inputs or ("-",), encoding, errors), nbest == "moses", unit, as_json)
         return
