@@ -108,6 +108,7 @@ class FastScorer:
         embeddings, averages = parameters.embeddings, len(config.averages)
         blocks = np.split(parameters.hidden_weights[0], len(config.blocks), axis=1)
         blocks = [block.T * block.dtype.type(size**-0.5) for block, size in zip(blocks, config.blocks, strict=True)]
+        # Each product is made twice, here and for the table, for together they would take twice the memory that the table does.
         largest = np.array([np.abs(embeddings @ block).max(axis=0) for block in blocks])
         # Sums over the words of a window have 16 bits, too, and sums over averages 32.
         self._units = _units(largest[averages:].sum(axis=0))
