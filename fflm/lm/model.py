@@ -277,14 +277,16 @@ class LanguageModel(Model):
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats. Equal contexts are looked at once."""
         contexts = np.ascontiguousarray(contexts)
-        whole = contexts.view(f"V{contexts.shape[1] * contexts.itemsize}")[:, 0]
-        _, first, rows = np.unique(whole, return_index=True, return_inverse=True)
+        whole = contexts.view(f"V{contexts.shape[1] * contexts.itemsize}")[:, 0].tolist()
+        numbers: dict[bytes, int] = {}  # of the distinct contexts: to sort these would take several times as long
+        rows = np.array([numbers.setdefault(each, len(numbers)) for each in whole], np.int32)
+        first = np.unique(rows, return_index=True)[1]
         order = np.argsort(rows, kind="stable")
         losses = np.empty(len(targets), self.parameters.embeddings.dtype)
         for low in range(0, len(first), _ROWS):
             some = order[slice(*np.searchsorted(rows, (low, low + _ROWS), sorter=order))]
-            own, places = np.empty_like(losses, shape=len(some)), (rows[some] - low).astype(np.int32)
-            self.network.losses(self.parameters, contexts[first[low : low + _ROWS]], targets[some], own, rows=places)
+            own = np.empty_like(losses, shape=len(some))
+            self.network.losses(self.parameters, contexts[first[low : low + _ROWS]], targets[some], own, rows=rows[some] - low)
             losses[some] = own
         return losses
 
