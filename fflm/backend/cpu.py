@@ -146,8 +146,10 @@ def dropout_kernel(values, threshold, factor, layer, step_low, step_high, seed_l
                     np.uint32(start + k), layer, step_low, step_high, seed_low, seed_high
                 )
             shift = 4 * start - first
-            for i in range(max(0, shift), min(values.size, shift + 4 * blocks)):
-                dropped[i] = values[i] * factor if words[i - shift] >= threshold else values.dtype.type(0)
+            below, above = max(0, shift), min(values.size, shift + 4 * blocks)
+            chances, part, dropped_part = words[below - shift :], values[below:above], dropped[below:above]
+            for i in range(len(part)):  # all of them at place i: words[i - shift] would not vectorise
+                dropped_part[i] = part[i] * factor if chances[i] >= threshold else values.dtype.type(0)
 
 
 @njit

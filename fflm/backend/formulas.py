@@ -124,7 +124,7 @@ def activation_slope(code, y):  # type: ignore[no-untyped-def]
     return one
 
 
-@register_jitable
+@register_jitable(inline="always")  # a call that returns a tuple keeps LLVM from vectorising the loop around it
 def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     """Return four random 32-bit words for a counter and a key: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers").
 
@@ -135,20 +135,15 @@ def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     c0, c1, c2, c3, k0, k1
         uint32.
     """
-    low = np.uint64(0xFFFFFFFF)
-    shift = np.uint64(32)
+    low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+    # Words of 64 bits, of which only the lower half counts, are what a vector multiplies.
+    c0, c1, c2, c3, k0, k1 = np.uint64(c0), np.uint64(c1), np.uint64(c2), np.uint64(c3), np.uint64(k0), np.uint64(k1)
     for _ in range(10):
-        p0 = np.uint64(0xD2511F53) * np.uint64(c0)
-        p1 = np.uint64(0xCD9E8D57) * np.uint64(c2)
-        c0, c1, c2, c3 = (
-            np.uint32((p1 >> shift) ^ np.uint64(c1) ^ np.uint64(k0)),
-            np.uint32(p1 & low),
-            np.uint32((p0 >> shift) ^ np.uint64(c3) ^ np.uint64(k1)),
-            np.uint32(p0 & low),
-        )
-        k0 = np.uint32((np.uint64(k0) + np.uint64(0x9E3779B9)) & low)
-        k1 = np.uint32((np.uint64(k1) + np.uint64(0xBB67AE85)) & low)
-    return c0, c1, c2, c3
+        p0 = np.uint64(0xD2511F53) * (c0 & low)
+        p1 = np.uint64(0xCD9E8D57) * (c2 & low)
+        c0, c1, c2, c3 = (p1 >> shift) ^ (c1 & low) ^ k0, p1, (p0 >> shift) ^ (c3 & low) ^ k1, p0
+        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & low, (k1 + np.uint64(0xBB67AE85)) & low
+    return np.uint32(c0), np.uint32(c1 & low), np.uint32(c2), np.uint32(c3 & low)
 
 
 @register_jitable
