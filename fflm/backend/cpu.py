@@ -58,6 +58,16 @@ def share(count, parts, part):
 
 
 @njit
+def portion(array, parts, part):
+    """Return one of ``parts`` contiguous shares of an array.
+
+    A loop over all of it vectorises; one over ``range(low, high)`` does not, for its index could be negative for all LLVM knows.
+    """
+    low, high = share(len(array), parts, part)
+    return array[low:high]
+
+
+@njit
 def clear(row):
     """Set a row to 0: ``row[:] = 0`` takes Numba nearly a second to compile, wherever it stands."""
     for j in range(len(row)):
@@ -166,6 +176,20 @@ def activate_row(code, row):
             row[j] = activate(code, row[j])
 
 
+@njit
+def slope_row(code, outputs, d_row):
+    """Multiply a row of gradients by the slopes of an activation's outputs, as `activate_row` goes through its codes."""
+    if code == RELU:
+        for j in range(len(d_row)):
+            d_row[j] *= activation_slope(RELU, outputs[j])
+    elif code == TANH:
+        for j in range(len(d_row)):
+            d_row[j] *= activation_slope(TANH, outputs[j])
+    else:
+        for j in range(len(d_row)):
+            d_row[j] *= activation_slope(code, outputs[j])
+
+
 @kernel()
 def affine(inputs, weight, bias, code, outputs, threads):
     for t in prange(threads):
@@ -183,17 +207,17 @@ def affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_
     for t in prange(threads):
         low, high = share(outputs.shape[0], threads, t)
         for i in range(low, high):
-            for j in range(outputs.shape[1]):
-                d_outputs[i, j] *= activation_slope(code, outputs[i, j])
+            slope_row(code, outputs[i], d_outputs[i])
         gemm(d_outputs[low:high], weight, d_inputs[low:high], False, False, 0.0)
     for t in prange(threads):
         low, high = share(outputs.shape[1], threads, t)
-        gemm(d_outputs[:, low:high], inputs, d_weight[low:high], True, False, beta)
+        part, d_bias_part = d_outputs[:, low:high], d_bias[low:high]
+        gemm(part, inputs, d_weight[low:high], True, False, beta)
         if beta == 0:
-            clear(d_bias[low:high])
-        for i in range(outputs.shape[0]):
-            for j in range(low, high):
-                d_bias[j] += d_outputs[i, j]
+            clear(d_bias_part)
+        for i in range(len(part)):
+            for j in range(len(d_bias_part)):
+                d_bias_part[j] += part[i, j]
 
 
 @kernel()
@@ -510,72 +534,47 @@ def log_probabilities_kernel(features, weight, bias, results, threads):
 @kernel(fastmath=REORDER)
 def sum_of_squares(values, totals):
     for t in prange(len(totals)):
-        low, high = share(values.size, len(totals), t)
+        part = portion(values, len(totals), t)
         total = 0.0
-        for i in range(low, high):
-            total += values[i] * values[i]
+        for i in range(len(part)):
+            total += part[i] * part[i]
         totals[t] = total
 
 
 @kernel()
 def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nesterov, threads):
     for t in prange(threads):
-        low, high = share(weight.size, threads, t)
-        for i in range(low, high):
-            g = scale * gradient[i] + l2 * weight[i]
-            weight[i], velocity[i] = momentum_update(weight[i], g, velocity[i], rate, momentum, nesterov)
+        w, g, v = portion(weight, threads, t), portion(gradient, threads, t), portion(velocity, threads, t)
+        for i in range(len(w)):
+            w[i], v[i] = momentum_update(w[i], scale * g[i] + l2 * w[i], v[i], rate, momentum, nesterov)
 
 
 @kernel()
 def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon, threads):
     for t in prange(threads):
-        low, high = share(weight.size, threads, t)
-        for i in range(low, high):
-            g = scale * gradient[i] + l2 * weight[i]
-            weight[i], total[i] = adagrad_update(weight[i], g, total[i], rate, epsilon)
+        w, g, v = portion(weight, threads, t), portion(gradient, threads, t), portion(total, threads, t)
+        for i in range(len(w)):
+            w[i], v[i] = adagrad_update(w[i], scale * g[i] + l2 * w[i], v[i], rate, epsilon)
 
 
 @kernel()
 def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon, threads):
     for t in prange(threads):
-        low, high = share(weight.size, threads, t)
-        for i in range(low, high):
-            g = scale * gradient[i] + l2 * weight[i]
-            weight[i], mean[i] = rmsprop_update(weight[i], g, mean[i], rate, decay, epsilon)
+        w, g, v = portion(weight, threads, t), portion(gradient, threads, t), portion(mean, threads, t)
+        for i in range(len(w)):
+            w[i], v[i] = rmsprop_update(w[i], scale * g[i] + l2 * w[i], v[i], rate, decay, epsilon)
 
 
 @kernel()
 def adam_step(
-    weight,
-    gradient,
-    first,
-    second,
-    scale,
-    l2,
-    keep,
-    rate,
-    beta1,
-    beta2,
-    epsilon,
-    correction1,
-    correction2,
-    threads,
-):
+    weight, gradient, first, second, scale, l2, keep, rate, beta1, beta2, epsilon, correction1, correction2, threads
+):  # fmt: skip
     for t in prange(threads):
-        low, high = share(weight.size, threads, t)
-        for i in range(low, high):
-            g = scale * gradient[i] + l2 * weight[i]
-            weight[i], first[i], second[i] = adam_update(
-                keep * weight[i],
-                g,
-                first[i],
-                second[i],
-                rate,
-                beta1,
-                beta2,
-                epsilon,
-                correction1,
-                correction2,
+        w, g = portion(weight, threads, t), portion(gradient, threads, t)
+        m, v = portion(first, threads, t), portion(second, threads, t)
+        for i in range(len(w)):
+            w[i], m[i], v[i] = adam_update(
+                keep * w[i], scale * g[i] + l2 * w[i], m[i], v[i], rate, beta1, beta2, epsilon, correction1, correction2
             )
 
 
