@@ -51,6 +51,10 @@ def kernel(**options: Any) -> Any:
     return njit(cache=True, parallel=dict.fromkeys(automatic, False), error_model="numpy", **options)
 
 
+# Put into the loops themselves: a call that returns several numbers keeps LLVM from vectorising the loop around it.
+philox_words = njit(inline="always")(philox)
+
+
 @njit
 def share(count, parts, part):
     """Return the bounds of one of ``parts`` contiguous shares of ``count`` things."""
@@ -152,7 +156,7 @@ def dropout_kernel(values, threshold, factor, layer, step_low, step_high, seed_l
         for start in range(begin + low, begin + high, MASK >> 2):
             blocks = min(MASK >> 2, begin + high - start)
             for k in range(blocks):
-                words[4 * k], words[4 * k + 1], words[4 * k + 2], words[4 * k + 3] = philox(
+                words[4 * k], words[4 * k + 1], words[4 * k + 2], words[4 * k + 3] = philox_words(
                     np.uint32(start + k), layer, step_low, step_high, seed_low, seed_high
                 )
             shift = 4 * start - first

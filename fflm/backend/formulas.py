@@ -124,11 +124,11 @@ def activation_slope(code, y):  # type: ignore[no-untyped-def]
     return one
 
 
-@register_jitable(inline="always")  # a call that returns a tuple keeps LLVM from vectorising the loop around it
 def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     """Return four random 32-bit words for a counter and a key: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers").
 
-    A pure function, so that a dropout mask is recomputed wherever it is needed, on any device, instead of being stored.
+    A pure function, so that a dropout mask is recomputed wherever it is needed, on any device, instead of being stored. Each
+    device compiles it in its own way.
 
     Parameters
     ----------
