@@ -77,7 +77,7 @@ class TrainingSettings:
     clip: float = 1.0
     smoothing: float = 0.0
     loss: LossName = "exact"
-    samples: int = 2048
+    samples: int = 512
     exact_end: float = 0.0
     self_normalise: float = 0.0
     patience: int = 3
