@@ -82,7 +82,7 @@ def default_batch_size(words: int, vocabulary: int) -> int:
 
 def default_loss(vocabulary: int) -> LossName:
     """Return the loss to train with: over a sample where a vocabulary is so large that the sample saves much."""
-    return "sampled" if vocabulary > 4 * TrainingSettings.samples else "exact"
+    return "sampled" if vocabulary > 16 * TrainingSettings.samples else "exact"
 
 
 def default_averages(words: int) -> tuple[int, ...]:
