@@ -43,10 +43,13 @@ def dtype(request: pytest.FixtureRequest) -> np.dtype:
 
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Run the test with so many threads."""
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Run the test with so many threads, however small its arrays."""
     import numba
 
+    from fflm.backend import cpu
+
+    monkeypatch.setattr(cpu, "WORTH_WAKING", 0)
     before = numba.get_num_threads()
     numba.set_num_threads(request.param)
     yield request.param

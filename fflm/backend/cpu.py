@@ -5,10 +5,12 @@ work into one contiguous share per thread (``for t in prange(threads)``), so tha
 of threads, never on their timing. Shapes and letters are in `protocol`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, njit, prange, set_num_threads
 
 from fflm.backend.blas import gemm, one_thread
 from fflm.backend.formulas import (
@@ -33,6 +35,12 @@ TILE = 512
 
 FEW_ROWS = 8
 """Rows up to which BLAS, which copies the weights into an order of its own first, is slower than reading them once."""
+
+WORTH_WAKING = 2_000_000
+"""Numbers that a kernel must go through before it takes all threads: to wake them takes as long as some 200,000 do, each time."""
+
+PRODUCTS = 1 / 32
+"""What a product of two of BLAS's numbers counts for among those that a kernel goes through."""
 
 MASK = 2048
 """Random words of a dropout mask that are made at a time."""
@@ -147,7 +155,7 @@ def put_rows(values, rows, array, threads):
 
 
 @kernel()
-def dropout_kernel(values, threshold, factor, layer, step_low, step_high, seed_low, seed_high, first, dropped, threads):
+def dropout_kernel(values, threshold, factor, layer, step_low, step_high, seed_low, seed_high, first, dropped, in_place, threads):
     # The random words are made in pieces of MASK, four by four, which vectorises; `first` is the first element's place.
     begin, end = first >> 2, (first + values.size + 3) >> 2
     for t in prange(threads):
@@ -162,8 +170,13 @@ def dropout_kernel(values, threshold, factor, layer, step_low, step_high, seed_l
             shift = 4 * start - first
             below, above = max(0, shift), min(values.size, shift + 4 * blocks)
             chances, part, dropped_part = words[below - shift :], values[below:above], dropped[below:above]
-            for i in range(len(part)):  # all of them at place i: words[i - shift] would not vectorise
-                dropped_part[i] = part[i] * factor if chances[i] >= threshold else values.dtype.type(0)
+            # All of them at place i: words[i - shift] would not vectorise; nor do two arrays that are the same.
+            if in_place:
+                for i in range(len(dropped_part)):
+                    dropped_part[i] = dropped_part[i] * factor if chances[i] >= threshold else values.dtype.type(0)
+            else:
+                for i in range(len(dropped_part)):
+                    dropped_part[i] = part[i] * factor if chances[i] >= threshold else values.dtype.type(0)
 
 
 @njit
@@ -599,7 +612,7 @@ def adam_idle(weight, first, second, idle, keeps, rate, beta1, beta2, epsilon, c
 
 
 class CpuBackend:
-    """The operations of `protocol.Backend` on NumPy arrays, on as many threads as ``numba.set_num_threads`` says.
+    """The operations of `protocol.Backend` on NumPy arrays, large ones on as many threads as ``numba.set_num_threads`` says.
 
     Keeps the output layer's scratch memory between calls: B x V numbers of the largest batch seen.
     """
@@ -618,30 +631,26 @@ class CpuBackend:
         return held[:size].reshape(shape)
 
     def gather(self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array) -> None:
-        gather(embeddings, contexts, _borders(blocks), inputs, get_num_threads())
+        with _threads(contexts.size * embeddings.shape[1]) as threads:
+            gather(embeddings, contexts, _borders(blocks), inputs, threads)
 
     def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
-        scatter_add(contexts, _borders(blocks), d_inputs, d_embeddings, get_num_threads())
+        with _threads(contexts.size * d_embeddings.shape[1]) as threads:
+            scatter_add(contexts, _borders(blocks), d_inputs, d_embeddings, threads)
 
     def put_rows(self, values: Array, rows: Array, array: Array) -> None:
-        put_rows(values, rows, array, get_num_threads())
+        with _threads(values.size) as threads:
+            put_rows(values, rows, array, threads)
 
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
-        dropout_kernel(
-            *_flat(values),
-            np.uint32(dropout.rate * 2**32),
-            values.dtype.type(1 / (1 - dropout.rate)),
-            np.uint32(dropout.layer),
-            *_words(dropout.step),
-            *_words(dropout.seed),
-            row * values.shape[1],
-            *_flat(dropped),
-            get_num_threads(),
-        )
+        numbers = np.uint32(dropout.rate * 2**32), values.dtype.type(1 / (1 - dropout.rate)), np.uint32(dropout.layer)
+        words, first = (*_words(dropout.step), *_words(dropout.seed)), row * values.shape[1]
+        with _threads(values.size) as threads:
+            dropout_kernel(*_flat(values), *numbers, *words, first, *_flat(dropped), values is dropped, threads)
 
     def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
-        with one_thread():
-            affine(inputs, weight, bias, ACTIVATIONS.index(activation), outputs, get_num_threads())
+        with one_thread(), _threads(outputs.size * inputs.shape[1] * PRODUCTS) as threads:
+            affine(inputs, weight, bias, ACTIVATIONS.index(activation), outputs, threads)
 
     def affine_backward(
         self,
@@ -656,24 +665,27 @@ class CpuBackend:
         d_inputs: Array,
     ) -> None:
         code = ACTIVATIONS.index(activation)
-        with one_thread():
-            affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_bias, d_inputs, get_num_threads())
+        with one_thread(), _threads(2 * outputs.size * inputs.shape[1] * PRODUCTS) as threads:
+            affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_bias, d_inputs, threads)
 
     def add(self, values: Array, total: Array) -> None:
-        add(values, total, get_num_threads())
+        with _threads(values.size) as threads:
+            add(values, total, threads)
 
     def normalise(self, values: Array, normalised: Array) -> None:
-        normalise(values, normalised, get_num_threads())
+        with _threads(values.size) as threads:
+            normalise(values, normalised, threads)
 
     def normalise_backward(self, values: Array, d_normalised: Array, d_values: Array) -> None:
-        normalise_backward(values, d_normalised, d_values, get_num_threads())
+        with _threads(2 * values.size) as threads:
+            normalise_backward(values, d_normalised, d_values, threads)
 
     def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
-        contexts, count, threads = len(features), -(-len(weight) // TILE), get_num_threads()
+        contexts, count = len(features), -(-len(weight) // TILE)
         statistics = self._borrow("statistics", (2, count, contexts), features.dtype)
-        tiles = self._borrow("tiles", (threads, contexts, TILE), features.dtype)
         normalisers = self._borrow("normalisers", (contexts,), features.dtype)
-        with one_thread():
+        with one_thread(), _threads(len(weight) * features.size * PRODUCTS) as threads:
+            tiles = self._borrow("tiles", (threads, contexts, TILE), features.dtype)
             softmax_tiles(features, weight, bias, tiles, *statistics, threads)
         combine_losses(features, weight, bias, rows, targets, *statistics, normalisers, losses)
 
@@ -692,13 +704,12 @@ class CpuBackend:
         d_weight: Array,
         d_bias: Array,
     ) -> None:
-        rows, count, threads = len(features), -(-len(weight) // TILE), get_num_threads()
-        number = features.dtype.type
+        rows, count, number = len(features), -(-len(weight) // TILE), features.dtype.type
         statistics = self._borrow("statistics", (2, count, rows), features.dtype)
         tiles = self._borrow("tiles", (count, rows, TILE), features.dtype)
-        products = self._borrow("products", (2, threads, *features.shape), features.dtype)
         weight_sum = weight.sum(0) if smoothing else np.zeros(weight.shape[1], weight.dtype)
-        with one_thread():
+        with one_thread(), _threads(3 * len(weight) * features.size * PRODUCTS) as threads:
+            products = self._borrow("products", (2, threads, *features.shape), features.dtype)
             softmax_tiles(features, weight, bias, tiles, *statistics, threads)
             output_gradients(
                 features, weight, bias, targets, weight_sum, number(smoothing), number(penalty), number(scale), beta,
@@ -720,22 +731,22 @@ class CpuBackend:
         d_weight: Array,
         d_bias: Array,
     ) -> None:
-        rows, threads = len(features), get_num_threads()
-        tiles = self._borrow("tiles", (threads, rows, TILE), features.dtype)
-        products = self._borrow("products", (2, threads, *features.shape), features.dtype)
-        with one_thread():
+        with one_thread(), _threads(3 * len(weight) * features.size * PRODUCTS) as threads:
+            tiles = self._borrow("tiles", (threads, len(features), TILE), features.dtype)
+            products = self._borrow("products", (2, threads, *features.shape), features.dtype)
             nce_gradients(
                 features, weight, bias, targets, noise, features.dtype.type(scale), beta,
                 tiles, *products, losses, d_features, d_weight, d_bias, threads,
             )  # fmt: skip
 
     def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
-        with one_thread():
-            log_probabilities_kernel(features, weight, bias, log_probabilities, get_num_threads())
+        with one_thread(), _threads(len(weight) * features.size * PRODUCTS) as threads:
+            log_probabilities_kernel(features, weight, bias, log_probabilities, threads)
 
     def sum_of_squares(self, array: Array) -> float:
-        totals = np.empty(get_num_threads())
-        sum_of_squares(*_flat(array), totals)
+        with _threads(array.size) as threads:
+            totals = np.empty(threads)
+            sum_of_squares(*_flat(array), totals)
         return float(totals.sum())
 
     def momentum_step(
@@ -743,7 +754,8 @@ class CpuBackend:
         scale: float, l2: float, rate: float, momentum: float, nesterov: bool,
     ) -> None:  # fmt: skip
         numbers = map(weight.dtype.type, (scale, l2, rate, momentum))
-        momentum_step(*_flat(weight, gradient, velocity), *numbers, nesterov, get_num_threads())
+        with _threads(weight.size) as threads:
+            momentum_step(*_flat(weight, gradient, velocity), *numbers, nesterov, threads)
 
     def adagrad_step(
         self,
@@ -757,14 +769,16 @@ class CpuBackend:
         epsilon: float,
     ) -> None:
         numbers = map(weight.dtype.type, (scale, l2, rate, epsilon))
-        adagrad_step(*_flat(weight, gradient, total), *numbers, get_num_threads())
+        with _threads(weight.size) as threads:
+            adagrad_step(*_flat(weight, gradient, total), *numbers, threads)
 
     def rmsprop_step(
         self, weight: Array, gradient: Array, mean: Array, *,
         scale: float, l2: float, rate: float, decay: float, epsilon: float,
     ) -> None:  # fmt: skip
         numbers = map(weight.dtype.type, (scale, l2, rate, decay, epsilon))
-        rmsprop_step(*_flat(weight, gradient, mean), *numbers, get_num_threads())
+        with _threads(weight.size) as threads:
+            rmsprop_step(*_flat(weight, gradient, mean), *numbers, threads)
 
     def adam_step(
         self, weight: Array, gradient: Array, first: Array, second: Array, *,
@@ -772,7 +786,8 @@ class CpuBackend:
     ) -> None:  # fmt: skip
         corrections = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
         numbers = map(weight.dtype.type, (scale, l2, 1 - shrink, rate, beta1, beta2, epsilon, *corrections))
-        adam_step(*_flat(weight, gradient, first, second), *numbers, get_num_threads())
+        with _threads(weight.size) as threads:
+            adam_step(*_flat(weight, gradient, first, second), *numbers, threads)
 
     def adam_idle(
         self, weight: Array, first: Array, second: Array, idle: Array, keeps: Array, *,
@@ -781,7 +796,22 @@ class CpuBackend:
         if step:
             corrections = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
             numbers = map(weight.dtype.type, (rate, beta1, beta2, epsilon, *corrections))
-            adam_idle(weight, first, second, idle, keeps, *numbers, get_num_threads())
+            with _threads(2 * weight.size) as threads:
+                adam_idle(weight, first, second, idle, keeps, *numbers, threads)
+
+
+@contextmanager
+def _threads(work: float) -> Iterator[int]:
+    """Yield how many threads are to share some work, in numbers to go through, and have Numba start so many."""
+    threads = get_num_threads()
+    if threads == 1 or work >= WORTH_WAKING:
+        yield threads
+        return
+    set_num_threads(1)
+    try:
+        yield 1
+    finally:
+        set_num_threads(threads)
 
 
 def _borders(blocks: tuple[int, ...]) -> Array:
