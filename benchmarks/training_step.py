@@ -131,8 +131,8 @@ class Fflm:
         self.network = Network(size.config)
         self._weights = Parameters.from_arrays(size.config, {name: array.copy() for name, array in start.items()})
         self._gradients = Parameters.zeros(size.config)
-        self.optimizer = Optimizer(size.settings, size.config, np.float32)
-        self.updates = 0
+        self.optimizer = Optimizer(size.settings, size.config, np.float32, self.network.backend)
+        self.updates, self._scale = 0, np.ones(1, np.float32)
         self.weights, self.gradients = dict(self._weights.items()), dict(self._gradients.items())
 
     def loss(self, contexts: np.ndarray, targets: np.ndarray) -> float:
@@ -144,13 +144,12 @@ class Fflm:
     def update(self) -> None:
         """Clip, and make the optimizer's step."""
         self.updates += 1
-        backend, scale = self.network.backend, 1.0
+        backend = self.network.backend
         if self.settings.clip:
-            norm = math.sqrt(sum(backend.sum_of_squares(gradient) for gradient in self._gradients))
-            scale = min(1.0, self.settings.clip / norm)
+            backend.clip_factor(self._gradients, self.settings.clip, self._scale)
         self.optimizer.update(
             backend, self._weights, self._gradients, self.optimizer.moments,
-            scale=scale, rate=self.settings.rate, step=self.updates,
+            scale=self._scale, rate=self.settings.rate, step=self.updates,
         )  # fmt: skip
 
 

@@ -4,20 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fflm.backend.devices import Device, choose_device
 from fflm.lm.model import LanguageModel, Model
 from fflm.lm.model import load as load_model
 from fflm.lm.train import begin, default_path
 
 
-def load(path: str | Path) -> Model:
-    """Load the model in a folder.
+def load(path: str | Path, device: Device = "cpu") -> Model:
+    """Load the model in a folder, to predict on a device: ``cpu``, ``cuda``, or ``auto`` for a GPU if one works.
 
     Raises
     ------
     FflmError
-        If it is no model, incomplete or damaged.
+        If it is no model, incomplete or damaged, or the device cannot be used.
     """
-    return load_model(path)
+    return load_model(path, choose_device(device))
 
 
 def train(inputs: str | Path | Sequence[str | Path], path: str | Path | None = None, **options: Any) -> LanguageModel:
@@ -41,4 +42,4 @@ def train(inputs: str | Path | Sequence[str | Path], path: str | Path | None = N
     run = begin(sources, Path(path) if path else default_path(sources), **options)
     for _ in run.events():
         pass
-    return LanguageModel.load(run.path)
+    return LanguageModel.load(run.path, run.device)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import devices
 import numpy as np
 import pytest
 from command import STORIES
@@ -19,11 +20,17 @@ settings.register_profile("fflm", deadline=None)
 settings.load_profile("fflm")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the numerical tests run on another device: ``pytest --device ptx tests/test_backend.py tests/test_network.py``."""
+    parser.addoption("--device", choices=("cpu", "ptx", "cuda"), default="cpu", help="ptx: the CUDA kernels, without a GPU")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Give each state of the kernels' sources a cache of its own.
 
     Numba compiles a kernel anew when the file changes that holds it, but not when another does from which it calls a function.
     """
+    devices.device = config.getoption("device")
     sources = sorted(Path(fflm.backend.__file__).parent.glob("*.py"))
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     os.environ.setdefault("NUMBA_CACHE_DIR", str(config.cache.mkdir(f"numba-{digest}")))
@@ -39,6 +46,8 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(params=["float64", "float32"])
 def dtype(request: pytest.FixtureRequest) -> np.dtype:
+    if devices.device != "cpu" and request.param == "float64":
+        pytest.skip("a GPU computes in single precision")
     return np.dtype(request.param)
 
 
@@ -50,6 +59,8 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     from fflm.backend import cpu
 
     monkeypatch.setattr(cpu, "WORTH_WAKING", 0)
+    if devices.device != "cpu" and request.param > 1:
+        pytest.skip("only the CPU's threads can be counted")
     before = numba.get_num_threads()
     numba.set_num_threads(request.param)
     yield request.param

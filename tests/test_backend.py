@@ -1,4 +1,4 @@
-"""Every operation of the CPU's kernels against the reference: dtypes, awkward sizes, threads, NaN and infinity, repeated bits."""
+"""Every operation of a device against the reference: dtypes, awkward sizes, threads, NaN and infinity, repeated bits."""
 
 import inspect
 import os
@@ -11,15 +11,19 @@ import numba
 import numpy as np
 import pytest
 import reference
+from devices import backend_under_test, precision, tile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import ACTIVATION, EXP_FLOAT32, FLOAT32, FLOAT64, NORMALISE, PRODUCT, SOFTMAX, UPDATE, assert_close
+from tolerances import ACTIVATION, EXP_FLOAT32, FLOAT32, NORMALISE, PRODUCT, SOFTMAX, UPDATE, assert_close
 
 from fflm.backend import formulas
-from fflm.backend.cpu import TILE, CpuBackend
+from fflm.backend.cpu import CpuBackend
 from fflm.backend.protocol import ACTIVATIONS, Activation, Backend, Dropout
 
-BACKEND = CpuBackend()  # one for all tests, so that its scratch memory is always used and dirty
+TILE, BACKEND = (
+    tile(),
+    backend_under_test(),
+)  # the backend is one for all tests, so that its scratch memory is always used and dirty
 
 # Rows, words, features: one of everything, below, at and above the tile, ragged tiles, more threads than rows or tiles.
 OUTPUT_SIZES = [
@@ -69,11 +73,11 @@ def filled(like: np.ndarray, beta: float, generator: np.random.Generator) -> np.
 
 def test_signatures() -> None:
     """The class offers the protocol's operations as they are."""
-    assert isinstance(CpuBackend.name, str)
+    assert isinstance(BACKEND.name, str)
     for name, method in inspect.getmembers(Backend, inspect.isfunction):
         if name.startswith("_"):
             continue
-        wanted, offered = (inspect.signature(function) for function in (method, getattr(CpuBackend, name)))
+        wanted, offered = (inspect.signature(function) for function in (method, getattr(type(BACKEND), name)))
         assert len(wanted.parameters) == len(offered.parameters), name
         for left, right in zip(wanted.parameters.values(), offered.parameters.values(), strict=True):
             assert left == right, name
@@ -302,7 +306,7 @@ def test_output_layer_of_any_size(
     before = numba.get_num_threads()
     numba.set_num_threads(threads)
     try:
-        layer = output_layer(np.random.default_rng(seed), rows, words, size, FLOAT64)
+        layer = output_layer(np.random.default_rng(seed), rows, words, size, precision())
         compare_output_layer(layer, smoothing, penalty, scale, beta)
     finally:
         numba.set_num_threads(before)
@@ -370,13 +374,20 @@ def test_noise_contrast(sizes: tuple[int, int, int], beta: float, dtype: np.dtyp
 # Norm and updates
 
 
-@pytest.mark.parametrize("shape", [(1,), (3,), (7, 5), (1000, 101)], ids=str)
-def test_sum_of_squares(shape: tuple[int, ...], dtype: np.dtype, threads: int) -> None:
-    values = normal(np.random.default_rng(0), *shape, dtype=dtype)
-    assert_close(BACKEND.sum_of_squares(values), (values.astype(np.float64) ** 2).sum(), PRODUCT[dtype])
-    for wrong, expected in ((np.inf, np.inf), (-np.inf, np.inf), (np.nan, np.nan)):
-        values.flat[-1] = wrong
-        assert np.array_equal(BACKEND.sum_of_squares(values), expected, equal_nan=True)
+@pytest.mark.parametrize("shapes", [[(1,)], [(3,), (1,)], [(7, 5), (1000, 101), (300,)]], ids=str)
+@pytest.mark.parametrize("limit", [1e-3, 1.0, 1e3])
+def test_clip_factor(shapes: list[tuple[int, ...]], limit: float, dtype: np.dtype, threads: int) -> None:
+    generator = np.random.default_rng(0)
+    gradients, factor = [normal(generator, *shape, dtype=dtype) for shape in shapes], np.full(1, np.nan, dtype)
+    norm = np.sqrt(sum((gradient.astype(np.float64) ** 2).sum() for gradient in gradients))
+    BACKEND.clip_factor(gradients, limit, factor)
+    assert_close(factor[0], min(1, limit / norm), PRODUCT[dtype])
+    for wrong in (np.inf, -np.inf, np.nan):
+        gradients[-1].flat[-1] = wrong
+        BACKEND.clip_factor(gradients, limit, factor)
+        assert np.isnan(factor[0])
+    BACKEND.clip_factor([np.zeros(5, dtype)], limit, factor)
+    assert factor[0] == 1
 
 
 COMMON = {"scale": 0.5, "l2": 0.01, "rate": 0.1}
@@ -402,7 +413,8 @@ def test_updates(update: str, shape: tuple[int, ...], dtype: np.dtype, threads: 
         counted = {**numbers, "step": step} if operation == "adam_step" else numbers
         gradient = normal(generator, *shape, dtype=dtype)
         unchanged = gradient.copy()
-        getattr(BACKEND, operation)(arrays[0], gradient, *arrays[1:], **counted)
+        scale = np.full(1, numbers["scale"], dtype)
+        getattr(BACKEND, operation)(arrays[0], gradient, *arrays[1:], **{**counted, "scale": scale})
         expected = getattr(reference, operation)(expected[0], gradient.astype(np.float64), *expected[1:], **counted)
         assert np.array_equal(gradient, unchanged)
         for array, wanted in zip(arrays, expected, strict=True):
@@ -434,7 +446,7 @@ def test_idle_steps_are_nearly_those_without_a_gradient() -> None:
     start, numbers = [weight, first, second], {**IDLE, "scale": 1.0, "l2": 0.0, "shrink": 0.0}
     for steps in (1, 10, 100):
         arrays = [array.copy() for array in start]
-        BACKEND.adam_idle(*arrays, np.full(5, float(steps)), np.ones(5), **IDLE, step=1000)
+        CpuBackend().adam_idle(*arrays, np.full(5, float(steps)), np.ones(5), **IDLE, step=1000)
         expected = start
         for number in range(steps):
             expected = reference.adam_step(expected[0], 0 * weight, *expected[1:], **numbers, step=1001 + number)
@@ -469,15 +481,16 @@ def operations(backend: Backend, dtype: np.dtype) -> list[Any]:
     backend.normalise_backward(outputs, d_outputs.copy(), d_outputs)
     backend.affine_backward(inputs, weight, outputs, "tanh", d_outputs, 0.0, *gradients[1:3], d_inputs)
     backend.scatter_add(contexts, blocks, d_inputs, gradients[0])
-    squares = backend.sum_of_squares(gradients[0])
+    factor = np.empty(1, dtype)
+    backend.clip_factor(gradients, 1.0, factor)
     for operation, states, numbers in UPDATES.values():
-        counted = {**numbers, "step": 3} if operation == "adam_step" else numbers
+        counted = {**numbers, "scale": factor, **({"step": 3} if operation == "adam_step" else {})}
         getattr(backend, operation)(embeddings, gradients[0], *np.zeros((states, *embeddings.shape), dtype), **counted)
-    return [inputs, outputs, losses, logs, d_outputs, d_inputs, *gradients, squares, embeddings]
+    return [inputs, outputs, losses, logs, d_outputs, d_inputs, *gradients, factor, embeddings]
 
 
 def test_repeated_bits(dtype: np.dtype, threads: int) -> None:
-    first = operations(CpuBackend(), dtype)
+    first = operations(backend_under_test(), dtype)
     for _ in range(5):
         for left, right in zip(first, operations(BACKEND, dtype), strict=True):
             assert np.array_equal(left, right)

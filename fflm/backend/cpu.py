@@ -5,7 +5,8 @@ work into one contiguous share per thread (``for t in prange(threads)``), so tha
 of threads, never on their timing. Shapes and letters are in `protocol`.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -618,6 +619,7 @@ class CpuBackend:
     """
 
     name = "cpu"
+    softmax_bytes = 128 * 2**20
 
     def __init__(self) -> None:
         self._scratch: dict[str, Array] = {}
@@ -629,6 +631,21 @@ class CpuBackend:
         if held is None or held.size < size or held.dtype != dtype:
             held = self._scratch[name] = np.empty(size, dtype)
         return held[:size].reshape(shape)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return np.empty(shape, dtype)
+
+    def upload(self, array: Array) -> Array:
+        return array
+
+    def download(self, array: Array) -> Array:
+        return array
+
+    def copy(self, values: Array, copied: Array) -> None:
+        copied[...] = values
+
+    def clear(self, array: Array) -> None:
+        array[...] = 0
 
     def gather(self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array) -> None:
         with _threads(contexts.size * embeddings.shape[1]) as threads:
@@ -743,17 +760,21 @@ class CpuBackend:
         with one_thread(), _threads(len(weight) * features.size * PRODUCTS) as threads:
             log_probabilities_kernel(features, weight, bias, log_probabilities, threads)
 
-    def sum_of_squares(self, array: Array) -> float:
-        with _threads(array.size) as threads:
-            totals = np.empty(threads)
-            sum_of_squares(*_flat(array), totals)
-        return float(totals.sum())
+    def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
+        total = 0.0
+        for gradient in gradients:
+            with _threads(gradient.size) as threads:
+                totals = np.empty(threads)
+                sum_of_squares(*_flat(gradient), totals)
+            total += float(totals.sum())
+        norm = math.sqrt(total)
+        factor[0] = (min(1.0, limit / norm) if norm else 1.0) if math.isfinite(norm) else math.nan
 
     def momentum_step(
         self, weight: Array, gradient: Array, velocity: Array, *,
-        scale: float, l2: float, rate: float, momentum: float, nesterov: bool,
+        scale: Array, l2: float, rate: float, momentum: float, nesterov: bool,
     ) -> None:  # fmt: skip
-        numbers = map(weight.dtype.type, (scale, l2, rate, momentum))
+        numbers = map(weight.dtype.type, (scale[0], l2, rate, momentum))
         with _threads(weight.size) as threads:
             momentum_step(*_flat(weight, gradient, velocity), *numbers, nesterov, threads)
 
@@ -763,29 +784,29 @@ class CpuBackend:
         gradient: Array,
         total: Array,
         *,
-        scale: float,
+        scale: Array,
         l2: float,
         rate: float,
         epsilon: float,
     ) -> None:
-        numbers = map(weight.dtype.type, (scale, l2, rate, epsilon))
+        numbers = map(weight.dtype.type, (scale[0], l2, rate, epsilon))
         with _threads(weight.size) as threads:
             adagrad_step(*_flat(weight, gradient, total), *numbers, threads)
 
     def rmsprop_step(
         self, weight: Array, gradient: Array, mean: Array, *,
-        scale: float, l2: float, rate: float, decay: float, epsilon: float,
+        scale: Array, l2: float, rate: float, decay: float, epsilon: float,
     ) -> None:  # fmt: skip
-        numbers = map(weight.dtype.type, (scale, l2, rate, decay, epsilon))
+        numbers = map(weight.dtype.type, (scale[0], l2, rate, decay, epsilon))
         with _threads(weight.size) as threads:
             rmsprop_step(*_flat(weight, gradient, mean), *numbers, threads)
 
     def adam_step(
         self, weight: Array, gradient: Array, first: Array, second: Array, *,
-        scale: float, l2: float, shrink: float, rate: float, beta1: float, beta2: float, epsilon: float, step: int,
+        scale: Array, l2: float, shrink: float, rate: float, beta1: float, beta2: float, epsilon: float, step: int,
     ) -> None:  # fmt: skip
         corrections = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
-        numbers = map(weight.dtype.type, (scale, l2, 1 - shrink, rate, beta1, beta2, epsilon, *corrections))
+        numbers = map(weight.dtype.type, (scale[0], l2, 1 - shrink, rate, beta1, beta2, epsilon, *corrections))
         with _threads(weight.size) as threads:
             adam_step(*_flat(weight, gradient, first, second), *numbers, threads)
 

@@ -4,6 +4,8 @@ Functions of numbers that any Numba target can compile into its kernels. Constan
 ``1.0 - y`` would turn a float32 kernel into a float64 one.
 """
 
+import math
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -158,14 +160,14 @@ def momentum_update(w, g, velocity, rate, momentum, nesterov):  # type: ignore[n
 def adagrad_update(w, g, total, rate, epsilon):  # type: ignore[no-untyped-def]
     """Return weight and sum of squared gradients after a step of AdaGrad (Duchi et al. 2011)."""
     total = total + g * g
-    return w - rate * g / (np.sqrt(total) + epsilon), total
+    return w - rate * g / (math.sqrt(total) + epsilon), total
 
 
 @register_jitable
 def rmsprop_update(w, g, mean, rate, decay, epsilon):  # type: ignore[no-untyped-def]
     """Return weight and running mean of squared gradients after a step of RMSProp (Tieleman & Hinton 2012, lecture 6.5)."""
     mean = decay * mean + (type(w)(1) - decay) * g * g
-    return w - rate * g / (np.sqrt(mean) + epsilon), mean
+    return w - rate * g / (math.sqrt(mean) + epsilon), mean
 
 
 @register_jitable
@@ -176,4 +178,4 @@ def adam_update(w, g, m, v, rate, beta1, beta2, epsilon, correction1, correction
     """
     m = beta1 * m + (type(w)(1) - beta1) * g
     v = beta2 * v + (type(w)(1) - beta2) * g * g
-    return w - rate * (m * correction1) / (np.sqrt(v * correction2) + epsilon), m, v
+    return w - rate * (m * correction1) / (math.sqrt(v * correction2) + epsilon), m, v

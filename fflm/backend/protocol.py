@@ -5,6 +5,7 @@ I and O inputs and outputs of a layer, F features that reach the softmax. Inputs
 given arrays, which are either overwritten (``beta`` 0) or added to (``beta`` 1). Arrays are float32 or float64, ids are int32.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -38,6 +39,23 @@ class Backend(Protocol):
     """A device's kernels."""
 
     name: str
+    softmax_bytes: int
+    """Memory that a softmax's B x V numbers may take; a larger batch goes through the network in equal parts."""
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Return an array of the device, uninitialised."""
+
+    def upload(self, array: Any) -> Array:
+        """Return an array as one of the device: itself where it is one."""
+
+    def download(self, array: Array) -> Any:
+        """Return an array of the device as a NumPy array: itself where that is the same."""
+
+    def copy(self, values: Array, copied: Array) -> None:
+        """Copy ``values`` to ``copied``, both (B, I); rows of either may be slices of longer rows."""
+
+    def clear(self, array: Array) -> None:
+        """Set a contiguous array to 0."""
 
     def gather(self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array) -> None:
         """Look up the context words' embeddings, add those of each block, and concatenate: x = (x_1, ..., x_K).
@@ -172,14 +190,20 @@ class Backend(Protocol):
         features (B, F), weight (V, F), bias (V,) -> log_probabilities (B, V), nats.
         """
 
-    def sum_of_squares(self, array: Array) -> float:
-        """Return the sum of the squared elements (NaN or infinity if one is), for the gradient's norm."""
+    def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
+        """Compute what brings the norm of all gradients together down to a limit: min(1, limit / norm), NaN if one is not finite.
+
+        factor (1,), of the gradients' type.
+        """
 
     def momentum_step(
         self, weight: Array, gradient: Array, velocity: Array, *,
-        scale: float, l2: float, rate: float, momentum: float, nesterov: bool,
+        scale: Array, l2: float, rate: float, momentum: float, nesterov: bool,
     ) -> None:  # fmt: skip
-        """Update ``weight`` and ``velocity`` by gradient descent with momentum; g = scale gradient + l2 weight here and below."""
+        """Update ``weight`` and ``velocity`` by gradient descent with momentum.
+
+        Here and below the gradient is g = scale gradient + l2 weight, with ``scale`` (1,), as `clip_factor` has computed it.
+        """
 
     def adagrad_step(
         self,
@@ -187,7 +211,7 @@ class Backend(Protocol):
         gradient: Array,
         total: Array,
         *,
-        scale: float,
+        scale: Array,
         l2: float,
         rate: float,
         epsilon: float,
@@ -196,13 +220,13 @@ class Backend(Protocol):
 
     def rmsprop_step(
         self, weight: Array, gradient: Array, mean: Array, *,
-        scale: float, l2: float, rate: float, decay: float, epsilon: float,
+        scale: Array, l2: float, rate: float, decay: float, epsilon: float,
     ) -> None:  # fmt: skip
         """Update ``weight`` and the mean square ``mean`` by RMSProp."""
 
     def adam_step(
         self, weight: Array, gradient: Array, first: Array, second: Array, *,
-        scale: float, l2: float, shrink: float, rate: float, beta1: float, beta2: float, epsilon: float, step: int,
+        scale: Array, l2: float, shrink: float, rate: float, beta1: float, beta2: float, epsilon: float, step: int,
     ) -> None:  # fmt: skip
         """Update ``weight`` and both moments by Adam's step number ``step`` (from 1).
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fflm.cli.options import json_option, load_model, model_option, prefix_options, quiet_option, read_prefix
+from fflm.cli.options import device_option, json_option, load_model, model_option, prefix_options, quiet_option, read_prefix
 
 _SAMPLING = ("temperature", "top_k", "top_p", "seed")
 _BEAMS = ("normalize",)
@@ -39,6 +39,7 @@ _BEAMS = ("normalize",)
 @click.option(
     "--stop-at-end/--no-stop-at-end", default=None, help="Stop at the end of a sentence. [default: if the model reads sentences]"
 )
+@device_option
 @quiet_option
 @json_option
 @click.pass_context
@@ -51,6 +52,7 @@ def command(
     samples: int,
     greedy: bool,
     beams: int | None,
+    device: str,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -68,7 +70,7 @@ def command(
     from fflm.lm import generation
 
     _check_combination(context, greedy, beams, samples)
-    model = load_model(model_path)
+    model = load_model(model_path, device, quiet)
     start = read_prefix(model, prefix, prefix_file, quiet)
     if beams:
         options = {name: value for name, value in options.items() if name not in _SAMPLING}

@@ -122,7 +122,12 @@ def _lines(path: Path, about: dict[str, Any]) -> list[str]:
     lines += [*_sizes(about), *_text(about)]
     policy = TextSettings.from_dict(text).policy
     lines += ["", *describe_text(vocabulary["size"], vocabulary["rule"], policy, about["corpus"]["parts"])]
-    lines += ["", "training", *_pairs(about["training"]), *_pairs({"threads": about["threads"]})]
+    lines += [
+        "",
+        "training",
+        *_pairs(about["training"]),
+        *_pairs({"threads": about["threads"], "device": about.get("device", "cpu")}),
+    ]
     lines += ["", "history", f"  {EVALUATIONS} {'seconds':>9}"]
     tokens = about["corpus"]["parts"]["train"]["tokens"]
     for event in about["history"]:

@@ -5,16 +5,28 @@ from pathlib import Path
 
 import click
 
-from fflm.cli.options import json_option, load_model, model_option, prefix_options, quiet_option, read_prefix, show_word
+from fflm.cli.options import (
+    device_option,
+    json_option,
+    load_model,
+    model_option,
+    prefix_options,
+    quiet_option,
+    read_prefix,
+    show_word,
+)
 
 
 @click.command()
 @model_option
 @prefix_options
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="The so many likeliest words.")
+@device_option
 @quiet_option
 @json_option
-def command(model_path: Path | None, prefix: str | None, prefix_file: Path | None, top: int, quiet: bool, as_json: bool) -> None:
+def command(
+    model_path: Path | None, prefix: str | None, prefix_file: Path | None, top: int, device: str, quiet: bool, as_json: bool
+) -> None:
     """Show the likeliest words after a prefix, with their probabilities, which sum to one over the whole vocabulary.
 
     <unk> is any word that the model does not know, </s> the end of a line or sentence.
@@ -25,7 +37,7 @@ def command(model_path: Path | None, prefix: str | None, prefix_file: Path | Non
     """
     from fflm.lm import generation
 
-    model = load_model(model_path)
+    model = load_model(model_path, device, quiet)
     start = read_prefix(model, prefix, prefix_file, quiet)
     words = generation.next_words(model, start, top)
     others = max(0.0, 1 - sum(probability for _, probability in words)) if len(words) < len(model.vocabulary) else 0.0

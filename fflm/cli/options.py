@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import click
 
@@ -28,6 +28,13 @@ HEADINGS = {
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
+device_option = click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda", "auto"]),
+    default="cpu",
+    show_default=True,
+    help="What computes: the processor, an NVIDIA GPU, or auto: the GPU if one works.",
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what exists.")
 model_option = click.option(
     "-m",
@@ -84,6 +91,17 @@ class Sizes(click.ParamType[tuple[int, ...]]):
         except ValueError:
             self.fail(f"{value!r} is no list of sizes: write 100, or 256,128 for two layers, or 0 for none", param, ctx)
         return () if sizes == (0,) else sizes
+
+
+def use_device(device: str, quiet: bool) -> Literal["cpu", "cuda"]:
+    """Return the device that ``--device`` means, after saying which GPU that is, or why it is none."""
+    from fflm.backend.devices import choose_device, describe_device, why_no_gpu
+
+    chosen = choose_device(device)
+    if device != "cpu" and not quiet:
+        reason = f" ({why_no_gpu()})" if chosen == "cpu" else ""
+        click.echo(f"device: {describe_device(chosen)}{reason}", err=True)
+    return chosen
 
 
 def given_options(context: click.Context) -> dict[str, str]:
@@ -170,6 +188,7 @@ def training_options(command: Command) -> Command:
         ),
         field_option(TrainingSettings, "seed", "Of all randomness."),
         click.option("--threads", type=click.IntRange(1), help="Of the kernels. [default: all cores]"),
+        device_option,
     ]
     return _add(options, command)
 
@@ -332,11 +351,11 @@ def show_nearest(found: Iterable[tuple[str, float]]) -> None:
         click.echo(f"{cosine:8.4f}  {show_word(word)}")
 
 
-def load_model(path: Path | None) -> "Model":
-    """Load the model that was named, or the one trained last in the current folder."""
+def load_model(path: Path | None, device: str = "cpu", quiet: bool = False) -> "Model":
+    """Load the model that was named, or the one trained last in the current folder, to predict on a device."""
     from fflm.lm.model import latest_model, load
 
-    return load(path or latest_model(Path()))
+    return load(path or latest_model(Path()), use_device(device, quiet))
 
 
 def describe_perplexity(figures: Mapping[str, Any]) -> str:

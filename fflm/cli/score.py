@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from fflm.cli.options import describe_perplexity, json_option, model_option, overwrite_option, show_word
+from fflm.cli.options import (
+    describe_perplexity,
+    device_option,
+    json_option,
+    model_option,
+    overwrite_option,
+    show_word,
+    use_device,
+)
 
 if TYPE_CHECKING:
     from fflm.lm.fast import Normalisers
     from fflm.lm.mixture import Mixture
-    from fflm.lm.model import TextScorer
+    from fflm.lm.model import Model, TextScorer
     from fflm.lm.scoring import Score, ScoredLine
     from fflm.text.corpus import Part
 
@@ -72,6 +80,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Refuse bytes that cannot be decoded, or replace them.",
 )
+@device_option
 @json_option
 def command(
     model_path: Path | None,
@@ -88,6 +97,7 @@ def command(
     log_base: str,
     encoding: str,
     errors: Literal["strict", "replace"],
+    device: str,
     as_json: bool,
 ) -> None:
     """Measure how well a model predicts INPUTS: files, folders, .gz files, or standard input.
@@ -121,12 +131,18 @@ def command(
     mixing = bool(others) or cache is not None
     if fast and mixing:
         raise click.UsageError("only one network can be fast: leave out --fast, or --mix and --cache")
+    if fast and device != "cpu":
+        raise click.UsageError("--fast reads tables on the processor: leave out --device, or --fast")
     if (tune or save) and not mixing:
         raise click.UsageError("there is nothing to tune or to save: give --mix or --cache")
     if save:
         check_free(save, overwrite)
     path = model_path or latest_model(Path())
-    model = mix([path, *others], cache=cache, tune=tune, encoding=encoding, errors=errors) if mixing else load(path)
+    chosen = use_device(device, quiet=False)
+    if mixing:
+        model: Model = mix([path, *others], cache=cache, tune=tune, encoding=encoding, errors=errors, device=chosen)
+    else:
+        model = load(path, chosen)
     if save and isinstance(model, Mixture):
         model.save(save, overwrite=overwrite)
         if not (inputs or part):

@@ -27,6 +27,7 @@ from fflm.cli.options import (
     text_options,
     tokenizing,
     training_options,
+    use_device,
 )
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def command(
         raise click.UsageError("give a text to train on, or --resume a model")
     run.save_seconds = save_every
     try:
-        with announce("compiling the kernels, once for this machine ...", console):
+        once = ", once for this machine" if run.device == "cpu" else ""
+        with announce(f"compiling the kernels{once} ...", console):
             run.prepare()
         ended = _watch(run, console)
     except KeyboardInterrupt:  # before the first step, or again before it could be saved: the last checkpoint serves
@@ -135,6 +137,7 @@ def _begin(
     from fflm.text.corpus import parse_held_out
 
     refuse_text_options(inputs, given)
+    options["device"] = use_device(options["device"], console.quiet)
     for name in ("valid", "test"):
         options[name] = parse_held_out(options[name])
     with tokenizing(console) as progress:
@@ -154,12 +157,13 @@ def _begin(
 def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console: "Console") -> "TrainingRun":
     from fflm.lm.train import TrainingRun
 
-    fixed = [name for key, name in given.items() if key not in {"resume", "epochs", "quiet", "as_json", "save_every"}]
+    fixed = [name for key, name in given.items() if key not in {"resume", "epochs", "device", "quiet", "as_json", "save_every"}]
     if fixed:
         raise click.UsageError(
-            f"a resumed run keeps its data and settings: leave out {', '.join(fixed)} (only --epochs may change)"
+            f"a resumed run keeps its data and settings: leave out {', '.join(fixed)} (only --epochs and --device may change)"
         )
-    run = TrainingRun.resume(path, epochs=options["epochs"] if "epochs" in given else None)
+    device = use_device(options["device"], console.quiet) if "device" in given else None
+    run = TrainingRun.resume(path, epochs=options["epochs"] if "epochs" in given else None, device=device)
     state = run.trainer.state
     console.print("\n".join(describe_text(**run.corpus.conditions)))
     console.print(f"resuming {path} at step {state.step:,}, in epoch {min(state.epoch + 1, run.trainer.settings.epochs)}")

@@ -23,6 +23,7 @@ from fflm.cli.options import (
     text_options,
     tokenizing,
     training_options,
+    use_device,
 )
 from fflm.errors import FflmError
 
@@ -134,6 +135,7 @@ def _begin(
     if both := [given[name] for name in space if name in given]:
         raise click.UsageError(f"{', '.join(both)}: give one value, or --search for it")
     space = space or {name: part for name, part in DEFAULT_SPACE.items() if name not in given}
+    options["device"] = use_device(options["device"], console.quiet)
     for name in ("valid", "test"):
         options[name] = parse_held_out(options[name])
     prune = not options.pop("no_prune")
@@ -286,4 +288,6 @@ def _again(search: "Search", trial: "Trial") -> str:
             words += [param.opts[-1], show(value)]
     if search.threads != numba.config.NUMBA_NUM_THREADS:
         words += ["--threads", str(search.threads)]
+    if search.device != "cpu":
+        words += ["--device", search.device]
     return shlex.join(words)

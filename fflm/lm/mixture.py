@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from fflm.backend.devices import Device
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing_folder
 from fflm.lm.model import (
@@ -195,8 +196,8 @@ class Mixture(Model):
             save_description(folder, kind, self.text, self.vocabulary, about)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a mixture's folder, and the models it refers to.
+    def load(cls, path: str | Path, device: Device = "cpu") -> Self:
+        """Read a mixture's folder, and the models it refers to, to predict on a device.
 
         Raises
         ------
@@ -216,7 +217,7 @@ class Mixture(Model):
                 else:
                     place = _place(path, each["path"])
                     _check_component(path, place, each["fingerprint"])
-                    components[str(place)] = load(place)
+                    components[str(place)] = load(place, device)
             if arrays["weights"].shape != (len(components),) or not components:
                 raise ValueError("its files do not fit together")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -278,6 +279,7 @@ def mix(
     tune: Sequence[str | Path] = (),
     encoding: str = "utf-8",
     errors: Literal["strict", "replace"] = "strict",
+    device: Device = "cpu",
 ) -> Mixture:
     """Mix models, with the weights that predict a held-out text best.
 
@@ -291,6 +293,8 @@ def mix(
         Files, folders or ``"-"`` with the held-out text; by default the validation part of the first model's corpus.
     encoding, errors
         Of these, as `read_chunks` takes them.
+    device
+        What computes the networks' predictions.
 
     Raises
     ------
@@ -301,7 +305,7 @@ def mix(
     for index, folder in enumerate(folders):
         if folder.resolve() in [other.resolve() for other in folders[:index]]:
             raise FflmError(f"{folder} is given twice: mix different models")
-    models = [load(folder) for folder in folders]
+    models = [load(folder, device) for folder in folders]
     components: dict[str, Predictor] = {str(folder): model for folder, model in zip(folders, models, strict=True)}
     if cache is not None:
         components[cache_name(cache)] = UnigramCache(cache, models[0].vocabulary, models[0].text)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from fflm.backend.devices import Device, device_backend
 from fflm.errors import FflmError
 from fflm.files import read_json, write_json
 from fflm.network.config import NetworkConfig
@@ -249,6 +250,8 @@ class LanguageModel(Model):
         Words and ids; how text becomes words.
     about
         What else is known of it: the corpus, the settings and the figures of its training, versions.
+    device
+        What computes its predictions.
     """
 
     _together: ClassVar[int] = 16 * _ROWS  # for equal ones cost nothing
@@ -258,11 +261,17 @@ class LanguageModel(Model):
     vocabulary: Vocabulary
     text: TextSettings
     about: dict[str, Any] = field(default_factory=dict)
+    device: Device = "cpu"
 
     @cached_property
     def network(self) -> Network:
-        """The network on the CPU, made when it is first used: who only looks at the model doesn't wait for the compiler."""
-        return Network(self.config)
+        """The network on its device, made when it is first used: who only looks at the model doesn't wait for the compiler."""
+        return Network(self.config, device_backend(self.device))
+
+    @cached_property
+    def _weights(self) -> Parameters:
+        """The parameters on the device."""
+        return self.parameters.mapped(self.network.backend.upload)
 
     @property
     def window(self) -> int:
@@ -271,7 +280,7 @@ class LanguageModel(Model):
 
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
-        result: npt.NDArray[np.floating] = self.network.log_probabilities(self.parameters, np.ascontiguousarray(contexts))
+        result: npt.NDArray[np.floating] = self.network.log_probabilities(self._weights, np.ascontiguousarray(contexts))
         return result
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
@@ -282,12 +291,12 @@ class LanguageModel(Model):
         rows = np.array([numbers.setdefault(each, len(numbers)) for each in whole], np.int32)
         first = np.unique(rows, return_index=True)[1]
         order = np.argsort(rows, kind="stable")
-        losses = np.empty(len(targets), self.parameters.embeddings.dtype)
+        backend, losses = self.network.backend, np.empty(len(targets), self.parameters.embeddings.dtype)
         for low in range(0, len(first), _ROWS):
             some = order[slice(*np.searchsorted(rows, (low, low + _ROWS), sorter=order))]
-            own = np.empty_like(losses, shape=len(some))
-            self.network.losses(self.parameters, contexts[first[low : low + _ROWS]], targets[some], own, rows=rows[some] - low)
-            losses[some] = own
+            own = backend.empty((len(some),), losses.dtype)
+            self.network.losses(self._weights, contexts[first[low : low + _ROWS]], targets[some], own, rows=rows[some] - low)
+            losses[some] = backend.download(own)
         return losses
 
     @property
@@ -298,8 +307,8 @@ class LanguageModel(Model):
         return Vectors(self.vocabulary, self.text.tokenizer, self.parameters.embeddings)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a model's folder.
+    def load(cls, path: str | Path, device: Device = "cpu") -> Self:
+        """Read a model's folder, to predict on a device.
 
         Raises
         ------
@@ -320,11 +329,11 @@ class LanguageModel(Model):
         if len(vocabulary) != config.vocabulary or vocabulary.ends != text.ends:
             raise FflmError(f"{path} is damaged: its {VOCABULARY} does not fit its {CONFIG}; restore it, or train again")
         arrays, figures = load_arrays(path / WEIGHTS)
-        return cls(config, Parameters.from_arrays(config, arrays), vocabulary, text, {**about, "figures": figures})
+        return cls(config, Parameters.from_arrays(config, arrays), vocabulary, text, {**about, "figures": figures}, device)
 
 
-def load(path: str | Path) -> Model:
-    """Load the model in a folder, of whatever kind it is.
+def load(path: str | Path, device: Device = "cpu") -> Model:
+    """Load the model in a folder, of whatever kind it is; what networks it has predict on a device.
 
     Raises
     ------
@@ -333,7 +342,7 @@ def load(path: str | Path) -> Model:
     """
     kind = read_config(Path(path)).get("kind", "network")
     if kind == "network":
-        return LanguageModel.load(path)
+        return LanguageModel.load(path, device)
     if kind == "ngram":
         from fflm.lm.ngram import NgramModel
 
@@ -341,7 +350,7 @@ def load(path: str | Path) -> Model:
     if kind == "mixture":
         from fflm.lm.mixture import Mixture
 
-        return Mixture.load(path)
+        return Mixture.load(path, device)
     raise FflmError(f"{path} is a model of the kind {kind!r}, which this fflm does not know: update fflm")
 
 

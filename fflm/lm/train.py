@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 import numba
 import numpy as np
 
+from fflm.backend.devices import choose_device, device_backend
 from fflm.errors import FflmError
 from fflm.files import clear_errors
 from fflm.lm.model import (
@@ -113,6 +114,7 @@ def begin(
     processes: int | None = None,
     progress: Callable[[int], None] | None = None,
     threads: int | None = None,
+    device: str = "cpu",
     vectors: Path | None = None,
     preset: str = "default",
     **fields: Any,
@@ -132,6 +134,8 @@ def begin(
         As `fflm.text.corpus.tokenize` takes them.
     threads
         Of the kernels.
+    device
+        What trains: ``cpu``, ``cuda`` or ``auto``.
     vectors
         A file of word2vec text to start from.
     preset
@@ -157,7 +161,7 @@ def begin(
     ) as (folder, corpus):  # fmt: skip
         config, settings = fit(shape, settings, automatic, corpus)
         embeddings = read_vectors(vectors, corpus.vocabulary, config.embedding) if vectors else None
-        TrainingRun.start(folder, corpus, config, settings, threads=threads, embeddings=embeddings)
+        TrainingRun.start(folder, corpus, config, settings, threads=threads, device=device, embeddings=embeddings)
     return TrainingRun.resume(path)
 
 
@@ -218,14 +222,26 @@ class TrainingRun:
         The run itself.
     threads
         Of the kernels: a run's results depend on their number, so it is kept when it is resumed.
+    device
+        What trains: ``cpu`` or ``cuda``.
     vectors
         Words whose embeddings were given to start from.
     """
 
-    def __init__(self, path: Path, corpus: Corpus, config: NetworkConfig, settings: TrainingSettings, threads: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        corpus: Corpus,
+        config: NetworkConfig,
+        settings: TrainingSettings,
+        threads: int,
+        device: str,
+        embeddings: np.ndarray | None = None,
+    ) -> None:
         self.path = path
         self.corpus = corpus
         self.threads = threads
+        self.device = choose_device(device)
         self.save_seconds = SAVE_SECONDS
         self.vectors = 0
         parts = {
@@ -236,7 +252,13 @@ class TrainingRun:
         if count > PARAMETERS:
             raise FflmError(f"the network would have {count:,} parameters: choose smaller sizes of layers")
         parameters = Parameters.random(config, settings.seed)
-        self.trainer = Trainer(Network(config), parameters, parts["train"], parts.get("valid"), settings)
+        parameters.start_from(parts["train"].counts(config.vocabulary))
+        if embeddings is not None:
+            rows = ~np.isnan(embeddings).any(axis=1)
+            parameters.embeddings[rows] = embeddings[rows]
+            self.vectors = int(rows.sum())
+        network = Network(config, device_backend(self.device))
+        self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings)
         self._saved = time.monotonic()
 
     @classmethod
@@ -248,6 +270,7 @@ class TrainingRun:
         settings: TrainingSettings,
         *,
         threads: int | None = None,
+        device: str = "cpu",
         embeddings: np.ndarray | None = None,
     ) -> Self:
         """Begin a run in an empty folder, but for the corpus that may be there.
@@ -262,6 +285,8 @@ class TrainingRun:
             The network and its training.
         threads
             Of the kernels; by default all cores.
+        device
+            ``cpu``, ``cuda`` or ``auto``.
         embeddings
             (V + 1, m) to start from, NaN in rows that are to be random.
 
@@ -271,17 +296,12 @@ class TrainingRun:
             If the text is too short for the window, or the folder cannot be written.
         """
         check_length(corpus, config)
-        run = cls(path, corpus, config, settings, threads or numba.config.NUMBA_NUM_THREADS)
-        run.trainer.parameters.start_from(run.trainer.train.counts(config.vocabulary))
-        given = 0
-        if embeddings is not None:
-            rows = ~np.isnan(embeddings).any(axis=1)
-            run.trainer.parameters.embeddings[rows] = embeddings[rows]
-            given = int(rows.sum())
+        run = cls(path, corpus, config, settings, threads or numba.config.NUMBA_NUM_THREADS, device, embeddings)
         about = {
             "training": settings.to_dict(),
             "threads": run.threads,
-            "vectors": given,
+            "device": run.device,
+            "vectors": run.vectors,
             "corpus": describe_corpus(corpus, path),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
@@ -291,7 +311,7 @@ class TrainingRun:
         return run
 
     @classmethod
-    def resume(cls, path: Path, corpus: Corpus | None = None, *, epochs: int | None = None) -> Self:
+    def resume(cls, path: Path, corpus: Corpus | None = None, *, epochs: int | None = None, device: str | None = None) -> Self:
         """Go on with the run in a folder, as if it had never been interrupted.
 
         Parameters
@@ -302,6 +322,8 @@ class TrainingRun:
             The data, if not the very folder that the run began with; must be the same.
         epochs
             A new number of epochs.
+        device
+            What trains from now on, if not the device that did; the other one's results differ by rounding.
 
         Raises
         ------
@@ -324,7 +346,7 @@ class TrainingRun:
         if corpus.fingerprint != expected:
             reason = _difference(path, corpus, about)
             raise FflmError(f"{path} was trained on other data ({reason}): resume with the same, or train anew with --overwrite")
-        run = cls(path, corpus, config, settings, threads)
+        run = cls(path, corpus, config, settings, threads, device or about.get("device", "cpu"))
         run.vectors = about.get("vectors", 0)
         load_checkpoint(path / CHECKPOINT, run.trainer, corpus.fingerprint)
         if epochs is not None and epochs != settings.epochs:
@@ -365,7 +387,8 @@ class TrainingRun:
         if settings.loss != "exact":  # two steps, the second of them exact if any is
             settings = dataclasses.replace(settings, epochs=2, exact_end=0.5 if settings.exact_end else 0.0)
         parameters = Parameters.random(config, 0, self.trainer.parameters.embeddings.dtype)
-        for _ in Trainer(Network(config), parameters, examples, examples, settings).run():
+        network = Network(config, self.trainer.network.backend)
+        for _ in Trainer(network, parameters, examples, examples, settings).run():
             pass
 
     def events(self) -> Iterator[Event]:
@@ -397,9 +420,12 @@ class TrainingRun:
         """Write the checkpoint from which `resume` goes on; before the first evaluation also the weights, to use meanwhile."""
         state = self.trainer.state
         if 0 < state.words == state.loss_words:
-            save_weights(self.path, self.trainer.parameters, {"step": state.step, "epoch": self._epochs(state.words)})
+            self._save_weights({"step": state.step, "epoch": self._epochs(state.words)})
         save_checkpoint(self.path / CHECKPOINT, self.trainer, self.corpus.fingerprint)
         self._saved = time.monotonic()
+
+    def _save_weights(self, figures: dict[str, Any]) -> None:
+        save_weights(self.path, self.trainer.parameters.mapped(self.trainer.network.backend.download), figures)
 
     def _set_threads(self) -> None:
         numba.set_num_threads(min(self.threads, numba.config.NUMBA_NUM_THREADS))
@@ -415,7 +441,7 @@ class TrainingRun:
             if event.valid is not None:
                 figures["valid"] = self.score("valid", event.valid).to_dict()
             if event.best:
-                save_weights(self.path, self.trainer.parameters, figures)
+                self._save_weights(figures)
             self._write("evaluation", **{**dataclasses.asdict(event), "valid": figures.get("valid")})
             self.save()
         elif isinstance(event, Finished):
@@ -429,7 +455,9 @@ class TrainingRun:
         arrays, figures = load_arrays(self.path / WEIGHTS)
         if "test" not in figures:
             best = Parameters.from_arrays(self.trainer.network.config, arrays)
-            figures = {**figures, "test": self.score("test", sum_losses(self.trainer.network, best, test)).to_dict()}
+            network = self.trainer.network
+            losses = sum_losses(network, best.mapped(network.backend.upload), test)
+            figures = {**figures, "test": self.score("test", losses).to_dict()}
             save_weights(self.path, best, figures)
         append_log(self.path / LOG, "test", **figures["test"])
         return Tested(figures["test"])

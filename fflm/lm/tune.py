@@ -18,6 +18,7 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 import numba
 import numpy as np
 
+from fflm.backend.devices import choose_device
 from fflm.errors import FflmError
 from fflm.files import clear_errors, read_json, replacing_folder, write_json, write_text
 from fflm.lm.setup import FIVE_PERCENT, describe_corpus, new_model, text_settings
@@ -167,13 +168,14 @@ def begin(
     processes: int | None = None,
     progress: Callable[[int], None] | None = None,
     threads: int | None = None,
+    device: str = "cpu",
     **fields: Any,
 ) -> "Search":
     """Begin a search: tokenise the text, once for all trials, unless that was done, and set up the folder.
 
     Parameters
     ----------
-    inputs, valid, test, encoding, errors, processes, progress, threads, fields
+    inputs, valid, test, encoding, errors, processes, progress, threads, device, fields
         As `fflm.lm.train.begin` takes them: the settings that all trials share. The test text is not looked at.
     path
         The folder of the search, which must not exist.
@@ -193,6 +195,7 @@ def begin(
         If anything is wrong with them, the text or the folder, which then does not exist.
     """
     _optuna()
+    device = choose_device(device)
     if path.exists():
         raise FflmError(f"{path} exists: `fflm tune --resume {path}` goes on with it, -o names another")
     for name, part in space.items():
@@ -225,6 +228,7 @@ def begin(
             "network": config.to_dict(),
             "training": settings.to_dict(),
             "threads": threads or numba.config.NUMBA_NUM_THREADS,
+            "device": device,
             "space": {name: dataclasses.asdict(part) for name, part in space.items()},
             "sampler": sampler,
             "trials": trials,
@@ -272,6 +276,7 @@ class Search:
         self.config = NetworkConfig.from_dict(about["network"])
         self.settings = TrainingSettings.from_dict(about["training"])
         self.threads = int(about["threads"])
+        self.device = about.get("device", "cpu")
         self.prune = bool(about["prune"])
         self.space: Space = {name: _part(fields) for name, fields in about["space"].items()}
         self._sampler = about["sampler"]
@@ -452,7 +457,8 @@ class Search:
         path = self.folder(trial)
         if not path.exists():
             with replacing_folder(path) as folder:
-                TrainingRun.start(folder, self.corpus, *self.configure(trial.values), threads=self.threads)
+                config, settings = self.configure(trial.values)
+                TrainingRun.start(folder, self.corpus, config, settings, threads=self.threads, device=self.device)
         run = TrainingRun.resume(path, self.corpus)
         if self.save_seconds is not None:
             run.save_seconds = self.save_seconds

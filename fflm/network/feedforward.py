@@ -6,16 +6,11 @@ of ``x``.
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from fflm.backend.protocol import Array, Backend, Dropout
 from fflm.network import output
 from fflm.network.config import NetworkConfig
 from fflm.network.output import CROSS_ENTROPY, Objective, project, project_backward
 from fflm.network.parameters import Parameters
-
-ROWS_AT_ONCE_BYTES = 128 * 2**20
-"""Memory that the softmax's B x V numbers may take; a larger batch goes through the network in equal parts."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +45,8 @@ class Network:
 
     def rows_at_once(self, parameters: Parameters, batch: int) -> int:
         """Return how many rows of a batch go through the network at a time, by the memory their softmax takes."""
-        row: int = parameters.embeddings.itemsize * parameters.words
-        parts = -(-batch // max(1, ROWS_AT_ONCE_BYTES // row))
+        row: int = parameters.embeddings.dtype.itemsize * parameters.words
+        parts = -(-batch // max(1, self.backend.softmax_bytes // row))
         return -(-batch // parts)
 
     def gradients(
@@ -88,9 +83,8 @@ class Network:
         batch, at_once = len(targets), self.rows_at_once(parameters, len(targets))
         for low in range(0, batch, at_once):
             part = slice(low, min(low + at_once, batch))
-            self._part_gradients(
-                parameters, contexts[part], targets[part], gradients, losses[part], low, batch, objective, seed, step
-            )
+            words = self.backend.upload(contexts[part])
+            self._part_gradients(parameters, words, targets[part], gradients, losses[part], low, batch, objective, seed, step)
 
     def losses(
         self, parameters: Parameters, contexts: Array, targets: Array, losses: Array, *, rows: Array | None = None
@@ -99,13 +93,13 @@ class Network:
 
         ``rows`` (T,), int32, says which context each target follows; without, each has its own.
         """
-        forward = self._forward(parameters, contexts)
+        forward = self._forward(parameters, self.backend.upload(contexts))
         rows = output.each_row(targets) if rows is None else rows
         output.output_losses(self.backend, parameters, forward.softmax_inputs, rows, targets, losses)
 
     def log_probabilities(self, parameters: Parameters, contexts: Array) -> Array:
-        """Return log p(word | context) of every word, (B, V) in nats, in evaluation mode."""
-        forward = self._forward(parameters, contexts)
+        """Return log p(word | context) of every word, (B, V) in nats, as a NumPy array, in evaluation mode."""
+        forward = self._forward(parameters, self.backend.upload(contexts))
         return output.log_probabilities(self.backend, parameters, forward.softmax_inputs)
 
     def _dropout(self, layer: int, seed: int, step: int) -> Dropout | None:
@@ -117,8 +111,13 @@ class Network:
         """Whether hidden layer number ``layer``, from 1, adds to what the one before it has given."""
         return self.config.residual and layer > 1
 
+    def _copied(self, values: Array) -> Array:
+        copied = self.backend.empty(values.shape, values.dtype)
+        self.backend.copy(values, copied)
+        return copied
+
     def _normalised(self, values: Array) -> Array:
-        normalised = np.empty_like(values)
+        normalised = self.backend.empty(values.shape, values.dtype)
         self.backend.normalise(values, normalised)
         return normalised
 
@@ -128,27 +127,30 @@ class Network:
         backend, config, rows, dtype = self.backend, self.config, len(contexts), parameters.embeddings.dtype
         if contexts.shape[1:] != (config.context,):  # a kernel would read what lies behind them in memory
             raise ValueError(f"contexts of the shape {contexts.shape}, but the network sees {config.context} words")
-        inputs = np.empty((rows, config.inputs), dtype)
+        inputs = backend.empty((rows, config.inputs), dtype)
         backend.gather(parameters.embeddings, contexts, config.blocks, inputs)
         if training and (dropout := self._dropout(0, seed, step)):
             backend.dropout(inputs, dropout, row, inputs)
         values, reads, outputs = [inputs], [], []
         for layer, (weight, bias) in enumerate(zip(parameters.hidden_weights, parameters.hidden_biases, strict=True), 1):
             reads.append(self._normalised(values[-1]) if self._residual(layer) else values[-1])
-            output = np.empty((rows, len(bias)), dtype)
+            output = backend.empty((rows, len(bias)), dtype)
             backend.affine(reads[-1], weight, bias, config.activation, output)
             outputs.append(output)
             if training and (dropout := self._dropout(layer, seed, step)):
-                output = np.empty_like(output)
+                output = backend.empty(output.shape, dtype)
                 backend.dropout(outputs[-1], dropout, row, output)
             if self._residual(layer):
-                total = values[-1].copy()
+                total = self._copied(values[-1])
                 backend.add(output, total)
                 output = total
             values.append(output)
         features = self._normalised(values[-1]) if config.residual and config.hidden else values[-1]
         if config.direct and config.hidden:
-            features = np.hstack([features, inputs])
+            together = backend.empty((rows, config.hidden[-1] + config.inputs), dtype)
+            backend.copy(features, together[:, : config.hidden[-1]])
+            backend.copy(inputs, together[:, config.hidden[-1] :])
+            features = together
         softmax_inputs = features
         if parameters.projection is not None:
             softmax_inputs = project(backend, parameters.projection, features)
@@ -172,8 +174,8 @@ class Network:
         beta = 0.0 if row == 0 else 1.0
         forward = self._forward(parameters, contexts, training=True, row=row, seed=seed, step=step)
         if row == 0:  # where it is tied, the softmax overwrites the rows of the words that it distinguishes
-            gradients.embeddings[len(gradients.output_bias) if config.tied else 0 :] = 0
-        d_values = np.empty_like(forward.softmax_inputs)
+            backend.clear(gradients.embeddings[len(gradients.output_bias) if config.tied else 0 :])
+        d_values = backend.empty(forward.softmax_inputs.shape, forward.softmax_inputs.dtype)
         output.output_gradients(
             backend, parameters, forward.softmax_inputs, targets, objective, 1 / batch, beta, losses, d_values, gradients
         )
@@ -183,16 +185,17 @@ class Network:
             )
         d_direct = None
         if config.direct and config.hidden:
-            d_direct = d_values[:, config.hidden[-1] :]
-            d_values = np.ascontiguousarray(d_values[:, : config.hidden[-1]])
+            d_direct = self._copied(d_values[:, config.hidden[-1] :])
+            d_values = self._copied(d_values[:, : config.hidden[-1]])
         if config.residual and config.hidden:
-            d_normalised, d_values = d_values, np.zeros_like(d_values)
+            d_normalised, d_values = d_values, backend.empty(d_values.shape, d_values.dtype)
+            backend.clear(d_values)
             backend.normalise_backward(forward.values[-1], d_normalised, d_values)
         for layer in range(len(config.hidden), 0, -1):
-            d_output = d_values.copy() if self._residual(layer) else d_values
+            d_output = self._copied(d_values) if self._residual(layer) else d_values
             if dropout := self._dropout(layer, seed, step):
                 backend.dropout(d_output, dropout, row, d_output)
-            d_below = np.empty_like(forward.reads[layer - 1])
+            d_below = backend.empty(forward.reads[layer - 1].shape, d_output.dtype)
             backend.affine_backward(
                 forward.reads[layer - 1], parameters.hidden_weights[layer - 1], forward.outputs[layer - 1], config.activation,
                 d_output, beta, gradients.hidden_weights[layer - 1], gradients.hidden_biases[layer - 1], d_below,
@@ -202,7 +205,7 @@ class Network:
             else:
                 d_values = d_below
         if d_direct is not None:
-            d_values += d_direct
+            backend.add(d_direct, d_values)
         if dropout := self._dropout(0, seed, step):
             backend.dropout(d_values, dropout, row, d_values)
         backend.scatter_add(contexts, config.blocks, d_values, gradients.embeddings)

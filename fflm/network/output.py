@@ -43,8 +43,8 @@ CROSS_ENTROPY = Objective()
 
 def project(backend: Backend, projection: Array, features: Array) -> Array:
     """Return features (B, I) projected linearly, (B, O): projection (O, I)."""
-    projected = np.empty((len(features), len(projection)), features.dtype)
-    backend.affine(features, projection, np.zeros(len(projection), features.dtype), "identity", projected)
+    projected = backend.empty((len(features), len(projection)), features.dtype)
+    backend.affine(features, projection, _no_bias(backend, projection), "identity", projected)
     return projected
 
 
@@ -52,9 +52,15 @@ def project_backward(
     backend: Backend, projection: Array, features: Array, projected: Array, d_projected: Array, beta: float, d_projection: Array
 ) -> Array:
     """Go back through `project`: return d_features (B, I); d_projection (O, I) is changed by ``beta``, d_projected is spoilt."""
-    d_features, no_bias = np.empty_like(features), np.zeros(len(projection), features.dtype)
-    backend.affine_backward(features, projection, projected, "identity", d_projected, beta, d_projection, no_bias, d_features)
+    d_features, d_bias = backend.empty(features.shape, features.dtype), _no_bias(backend, projection)
+    backend.affine_backward(features, projection, projected, "identity", d_projected, beta, d_projection, d_bias, d_features)
     return d_features
+
+
+def _no_bias(backend: Backend, projection: Array) -> Array:
+    bias = backend.empty((len(projection),), projection.dtype)
+    backend.clear(bias)
+    return bias
 
 
 def each_row(values: Array) -> Array:
@@ -64,12 +70,12 @@ def each_row(values: Array) -> Array:
 
 def output_losses(backend: Backend, parameters: Parameters, features: Array, rows: Array, targets: Array, losses: Array) -> None:
     """Compute -log p(target): features (B, F), rows (T,), which of them a target follows, targets (T,) -> losses (T,), nats."""
-    first = _first_targets(parameters, targets)
-    backend.output_losses(features, parameters.softmax_weight, parameters.output_bias, rows, first, losses)
+    first = backend.upload(_first_targets(parameters, targets))
+    backend.output_losses(features, parameters.softmax_weight, parameters.output_bias, backend.upload(rows), first, losses)
     for band, found, _, inputs, places in _found_in_bands(backend, parameters, features, rows, targets):
-        own = np.empty((len(found), 1), losses.dtype)
-        backend.output_losses(inputs, band.weight, band.bias, each_row(found), places, own[:, 0])
-        backend.scatter_add(found[:, None], (1,), own, losses[:, None])
+        own, each = backend.empty((len(found), 1), losses.dtype), backend.upload(each_row(found))
+        backend.output_losses(inputs, band.weight, band.bias, each, places, own.reshape(-1))
+        backend.scatter_add(backend.upload(found[:, None]), (1,), own, losses.reshape(-1, 1))
 
 
 def output_gradients(
@@ -88,43 +94,48 @@ def output_gradients(
 
     All are of ``scale`` times the sum over rows of the objective; the losses lack smoothing and penalty.
     """
-    bias = parameters.output_bias if objective.offsets is None else parameters.output_bias - objective.offsets
-    layer = features, parameters.softmax_weight, bias, _first_targets(parameters, targets)
+    bias = parameters.output_bias
+    if objective.offsets is not None:
+        bias = backend.upload(-objective.offsets)
+        backend.add(parameters.output_bias.reshape(1, -1), bias.reshape(1, -1))
+    layer = features, parameters.softmax_weight, bias, backend.upload(_first_targets(parameters, targets))
     results = losses, d_features, gradients.softmax_weight, gradients.output_bias
     if objective.noise is not None:
-        backend.nce_gradients(*layer, objective.noise, scale, beta, *results)
+        backend.nce_gradients(*layer, backend.upload(objective.noise), scale, beta, *results)
         return
     backend.output_gradients(*layer, objective.smoothing, objective.penalty, scale, beta, *results)
     if beta == 0:
         for band in gradients.bands:  # the batch may have no word of it
             for array in (band.projection, band.weight, band.bias):
-                array[...] = 0
+                backend.clear(array)
     bands = _found_in_bands(backend, parameters, features, each_row(features), targets)
     for (band, found, read, inputs, places), d_band in zip(bands, gradients.bands, strict=True):
         if not len(found):
             continue
-        own, d_inputs = np.empty((len(found), 1), losses.dtype), np.empty_like(inputs)
+        own, d_inputs = backend.empty((len(found), 1), losses.dtype), backend.empty(inputs.shape, inputs.dtype)
         backend.output_gradients(
             inputs, band.weight, band.bias, places, objective.smoothing, objective.penalty, scale, 1.0,
-            own[:, 0], d_inputs, d_band.weight, d_band.bias,
+            own.reshape(-1), d_inputs, d_band.weight, d_band.bias,
         )  # fmt: skip
-        backend.scatter_add(found[:, None], (1,), own, losses[:, None])
+        rows = backend.upload(found[:, None])
+        backend.scatter_add(rows, (1,), own, losses.reshape(-1, 1))
         d_read = project_backward(backend, band.projection, read, inputs, d_inputs, 1.0, d_band.projection)
-        backend.scatter_add(found[:, None], (1,), d_read, d_features)
+        backend.scatter_add(rows, (1,), d_read, d_features)
 
 
 def log_probabilities(backend: Backend, parameters: Parameters, features: Array) -> Array:
-    """Return log p of every word, (B, V) in nats: features (B, F)."""
-    first = np.empty((len(features), len(parameters.output_bias)), features.dtype)
+    """Return log p of every word, (B, V) in nats, as a NumPy array: features (B, F)."""
+    first = backend.empty((len(features), len(parameters.output_bias)), features.dtype)
     backend.log_probabilities(features, parameters.softmax_weight, parameters.output_bias, first)
+    found = backend.download(first)
     if not parameters.bands:
-        return first
+        return found
     words = parameters.borders[0]
-    pieces = [first[:, :words]]
+    pieces = [found[:, :words]]
     for number, band in enumerate(parameters.bands):
-        logs = np.empty((len(features), len(band.bias)), features.dtype)
+        logs = backend.empty((len(features), len(band.bias)), features.dtype)
         backend.log_probabilities(project(backend, band.projection, features), band.weight, band.bias, logs)
-        pieces.append(logs + first[:, words + number, None])
+        pieces.append(backend.download(logs) + found[:, words + number, None])
     return np.hstack(pieces)
 
 
@@ -144,6 +155,7 @@ def _found_in_bands(
     borders = parameters.borders
     for band, low, high in zip(parameters.bands, borders[:-1], borders[1:], strict=True):
         found = np.flatnonzero((targets >= low) & (targets < high)).astype(np.int32)
-        read = np.empty((len(found), features.shape[1]), features.dtype)
-        backend.gather(features, rows[found, None], (1,), read)
-        yield band, found, read, project(backend, band.projection, read), (targets[found] - low).astype(np.int32)
+        read = backend.empty((len(found), features.shape[1]), features.dtype)
+        backend.gather(features, backend.upload(rows[found, None]), (1,), read)
+        places = backend.upload((targets[found] - low).astype(np.int32))
+        yield band, found, read, project(backend, band.projection, read), places

@@ -1,6 +1,6 @@
 """A network's parameters, and everything that has their shape: gradients, moments of the optimizer."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -97,6 +97,19 @@ class Parameters:
 
     def __iter__(self) -> Iterator[Array]:
         return (array for _, array in self.items())
+
+    def mapped(self, function: Callable[[Array], Array]) -> Self:
+        """Return the parameters with a function applied to every array, such as a backend's `upload`."""
+        bands = (Band(*map(function, (band.projection, band.weight, band.bias))) for band in self.bands)
+        return type(self)(
+            function(self.embeddings),
+            tuple(map(function, self.hidden_weights)),
+            tuple(map(function, self.hidden_biases)),
+            None if self.projection is None else function(self.projection),
+            None if self.output_weight is None else function(self.output_weight),
+            function(self.output_bias),
+            tuple(bands),
+        )
 
     @property
     def count(self) -> int:

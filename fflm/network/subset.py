@@ -53,13 +53,13 @@ class Subset:
         """Copy the subset's rows to the beginning of ``memory``'s, and return the `frame` of it."""
         part = self.frame(parameters, memory)
         for array, rows, copy in self._arrays(parameters, part):
-            backend.gather(array, rows[:, None], (1,), copy)
+            backend.gather(array, backend.upload(rows[:, None]), (1,), copy)
         return part
 
     def put(self, backend: Backend, part: Parameters, parameters: Parameters) -> None:
         """Copy the rows back from what `take` returned."""
         for array, rows, copy in self._arrays(parameters, part):
-            backend.put_rows(copy, rows, array)
+            backend.put_rows(copy, backend.upload(rows), array)
 
     def _arrays(self, parameters: Parameters, part: Parameters) -> Iterator[tuple[Array, Array, Array]]:
         """Yield the arrays in `rows` as matrices: whole, the subset's rows, and these alone."""

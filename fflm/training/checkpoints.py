@@ -86,9 +86,10 @@ def save_checkpoint(path: Path, trainer: Trainer, corpus: str) -> None:
     corpus
         Fingerprint of the data.
     """
-    arrays = {f"parameters.{name}": array for name, array in trainer.parameters.items()}
+    download = trainer.network.backend.download
+    arrays = {f"parameters.{name}": download(array) for name, array in trainer.parameters.items()}
     for index, moment in enumerate(trainer.optimizer.moments):
-        arrays |= {f"moment{index}.{name}": array for name, array in moment.items()}
+        arrays |= {f"moment{index}.{name}": download(array) for name, array in moment.items()}
     if trainer.deferred:
         arrays |= {f"done.{name}": rows for name, rows in trainer.deferred.done.items()}
     save_arrays(path, arrays, {"state": dataclasses.asdict(trainer.state), "corpus": corpus})
@@ -107,12 +108,12 @@ def load_checkpoint(path: Path, trainer: Trainer, corpus: str) -> None:
         raise FflmError(f"{path} is no checkpoint: train again")
     if about.get("corpus") != corpus:
         raise FflmError(f"{path} was trained on other data: resume with the data it began with, or train anew with --overwrite")
-    parts = {"parameters": trainer.parameters}
+    backend, parts = trainer.network.backend, {"parameters": trainer.parameters}
     parts |= {f"moment{index}": moment for index, moment in enumerate(trainer.optimizer.moments)}
     for part, target in parts.items():
         named = {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")}
         for array, saved in zip(target, Parameters.from_arrays(trainer.network.config, named), strict=True):
-            array[...] = saved
+            backend.copy(backend.upload(saved).reshape(len(saved), -1), array.reshape(len(saved), -1))
     if trainer.deferred:
         if missing := [name for name in trainer.deferred.done if f"done.{name}" not in arrays]:
             raise FflmError(f"{path} is damaged: it lacks the steps of {', '.join(missing)}; train again")

@@ -129,6 +129,17 @@ class DivergedError(Exception):
     """The loss is no longer a number, or has exploded; the parameters are useless. The text names the cause."""
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """What a step needs of the text: contexts on the device, targets on the host, what it lowers, and its rows, None for all."""
+
+    contexts: Array
+    targets: Array
+    objective: Objective
+    subset: Subset | None
+    exact: bool
+
+
 class Trainer:
     """A training run.
 
@@ -137,7 +148,7 @@ class Trainer:
     network
         The shape and the device.
     parameters
-        The weights, changed in place.
+        The weights to start from, NumPy arrays; where the device has the same, they are changed in place.
     train, valid
         The texts; without ``valid`` nothing stops early and the last state is the best.
     settings
@@ -148,13 +159,14 @@ class Trainer:
         self, network: Network, parameters: Parameters, train: Examples, valid: Examples | None, settings: TrainingSettings
     ) -> None:
         self.network = network
-        self.parameters = parameters
+        self.parameters = parameters.mapped(network.backend.upload)
         self.train = train
         self.valid = valid
         self.settings = settings
         dtype = parameters.embeddings.dtype
-        self.optimizer = Optimizer(settings, network.config, dtype)
-        self.gradients = Parameters.zeros(network.config, dtype)
+        self.optimizer = Optimizer(settings, network.config, dtype, network.backend)
+        self.gradients = Parameters.zeros(network.config, dtype).mapped(network.backend.upload)
+        self._scale = network.backend.upload(np.ones(1, dtype))
         self.state = State()
         if settings.loss != "exact":
             self._sampler = Sampler(train.counts(network.config.vocabulary), settings.samples, settings.seed)
@@ -162,8 +174,9 @@ class Trainer:
         if settings.loss != "exact" or network.config.bands:
             copies = 1 + len(self.optimizer.moments)
             if settings.optimizer in ("adam", "adamw"):
-                self.deferred = DeferredSteps(parameters, self.optimizer.moments, settings)
-            self._memory = [Parameters.zeros(network.config, dtype) for _ in range(copies)]  # takes none where it isn't used
+                self.deferred = DeferredSteps(self.parameters, self.optimizer.moments, settings)
+            # takes none where it isn't used
+            self._memory = [Parameters.zeros(network.config, dtype).mapped(network.backend.upload) for _ in range(copies)]
 
     @property
     def batches(self) -> int:
@@ -180,11 +193,6 @@ class Trainer:
         """Steps in all epochs."""
         return self.settings.epochs * self.batches
 
-    @property
-    def exact(self) -> bool:
-        """Whether the next step is one with the exact loss."""
-        return self.settings.loss == "exact" or self.state.step >= round((1 - self.settings.exact_end) * self.steps)
-
     def run(self) -> Iterator[Step | Evaluation | Finished]:
         """Train from the present state to the end, yielding events; stop consuming at any event, and the state is consistent.
 
@@ -195,10 +203,15 @@ class Trainer:
         """
         state, settings = self.state, self.settings
         while not state.finished:
-            order = self.train.shuffled(settings.batch_size, settings.seed, state.epoch, state.batch)
-            for positions in order:
-                started = time.perf_counter()
-                loss, exact, rate = self._update(positions)
+            positions = self.train.shuffled(settings.batch_size, settings.seed, state.epoch, state.batch)
+            batches = (self._prepare(each, step) for step, each in enumerate(positions, state.step))
+            started = time.perf_counter()
+            batch = next(batches, None)
+            while batch:
+                rate = self.rate
+                losses = self._launch(batch, rate)
+                upcoming = next(batches, None)  # the host's part of the next step, while the device is at work on this one
+                loss = self._finish(batch, losses)
                 state.seconds += time.perf_counter() - started
                 words = min(state.batch * settings.batch_size, len(self.train))
                 ended = state.batch == self.batches
@@ -209,21 +222,25 @@ class Trainer:
                     if state.finished:
                         break
                 else:
-                    yield Step(state.step, state.epoch + 1, words, loss, exact, rate)
+                    yield Step(state.step, state.epoch + 1, words, loss, batch.exact, rate)
+                batch, started = upcoming, time.perf_counter()
         yield Finished(state.step, state.finished)
 
-    def _update(self, positions: Array) -> tuple[float, bool, float]:
-        """Make one update; return the batch's mean loss, whether it is the exact one, and the learning rate."""
-        state, settings = self.state, self.settings
-        backend, dtype = self.network.backend, self.parameters.embeddings.dtype
+    def _prepare(self, positions: Array, step: int) -> _Batch:
+        """Return what a step needs of the text, on the device."""
         contexts, targets = self.train.batch(positions)
-        objective, words = self._objective(targets)
-        exact, rate = words is None, self.rate
-        parameters, gradients, moments = self.parameters, self.gradients, self.optimizer.moments
+        objective, words = self._objective(targets, step)
         subset = None
-        if not exact or self.network.config.bands:  # what the step does not touch must not cost
+        if words is not None or self.network.config.bands:  # what the step does not touch must not cost
             subset = Subset(self.network.config, contexts, targets, words)
             contexts, targets = subset.contexts, subset.targets
+        return _Batch(self.network.backend.upload(contexts), targets, objective, subset, words is None)
+
+    def _launch(self, batch: _Batch, rate: float) -> Array:
+        """Make one update; return the losses (B,), on the device, which may still be at work."""
+        backend, subset, settings, step = self.network.backend, batch.subset, self.settings, self.state.step
+        parameters, gradients, moments = self.parameters, self.gradients, self.optimizer.moments
+        if subset:
             gradients = subset.frame(gradients, gradients)
             wholes = zip((parameters, *moments), self._memory, strict=True)
             parameters, *parts = (subset.take(backend, whole, memory) for whole, memory in wholes)
@@ -232,39 +249,42 @@ class Trainer:
                 self.deferred.settle(backend, (parameters, *moments), subset, rate)
         elif self.deferred:
             self.deferred.settle_all(backend, rate)
-        losses = np.empty(len(targets), dtype)
+        losses = backend.empty((len(batch.targets),), self.parameters.embeddings.dtype)
         self.network.gradients(
-            parameters, contexts, targets, gradients, losses, objective=objective, seed=settings.seed, step=state.step
-        )
-        total = float(losses.sum(dtype=np.float64))
-        loss = total / len(targets)
-        scale = 1.0
+            parameters, batch.contexts, batch.targets, gradients, losses,
+            objective=batch.objective, seed=settings.seed, step=step,
+        )  # fmt: skip
         if settings.clip:
-            norm = math.sqrt(sum(backend.sum_of_squares(gradient) for gradient in gradients))
-            if not math.isfinite(norm):
-                raise DivergedError(f"the gradient is not finite at step {state.step + 1}")
-            scale = min(1.0, settings.clip / norm) if norm else 1.0
-        self._check(loss)
-        self.optimizer.update(backend, parameters, gradients, moments, scale=scale, rate=rate, step=state.step + 1)
+            backend.clip_factor(gradients, settings.clip, self._scale)
+        self.optimizer.update(backend, parameters, gradients, moments, scale=self._scale, rate=rate, step=step + 1)
         if subset:
             for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
                 subset.put(backend, part, whole)
         if self.deferred:
             self.deferred.step(rate, subset)
+        return losses
+
+    def _finish(self, batch: _Batch, losses: Array) -> float:
+        """Wait for an update and take note of it; return the batch's mean loss."""
+        state, backend, words = self.state, self.network.backend, len(batch.targets)
+        total = float(backend.download(losses).sum(dtype=np.float64))
+        self._check(total / words)
+        if not math.isfinite(backend.download(self._scale)[0]):
+            raise DivergedError(f"the gradient is not finite at step {state.step + 1}")
         state.step += 1
         state.batch += 1
         state.loss_sum += total
-        state.loss_words += len(targets)
-        state.loss_exact = state.loss_exact and exact
-        state.words += len(targets)
-        return loss, exact, rate
+        state.loss_words += words
+        state.loss_exact = state.loss_exact and batch.exact
+        state.words += words
+        return total / words
 
-    def _objective(self, targets: Array) -> tuple[Objective, Array | None]:
-        """Return what the next step lowers, and the words (R,) that it distinguishes, None for all."""
+    def _objective(self, targets: Array, step: int) -> tuple[Objective, Array | None]:
+        """Return what a step lowers, and the words (R,) that it distinguishes, None for all."""
         settings, dtype = self.settings, self.parameters.embeddings.dtype
-        if self.exact:
+        if settings.loss == "exact" or step >= round((1 - settings.exact_end) * self.steps):
             return Objective(settings.smoothing, settings.self_normalise), None
-        sample = self._sampler.draw(targets, self.state.step)
+        sample = self._sampler.draw(targets, step)
         if settings.loss == "nce":
             return Objective(noise=sample.draws.astype(dtype), offsets=sample.log_draws.astype(dtype)), sample.words
         offsets = sample.log_chances.astype(dtype)
@@ -314,8 +334,9 @@ def sum_losses(network: Network, parameters: Parameters, examples: Examples) -> 
     total = unknown = 0.0
     for low in range(0, len(examples), EVALUATION_ROWS):
         contexts, targets = examples.batch(np.arange(low, min(low + EVALUATION_ROWS, len(examples))))
-        losses = np.empty(len(targets), parameters.embeddings.dtype)
-        network.losses(parameters, contexts, targets, losses)
+        device_losses = network.backend.empty((len(targets),), parameters.embeddings.dtype)
+        network.losses(parameters, contexts, targets, device_losses)
+        losses = network.backend.download(device_losses)
         total += float(losses.sum(dtype=np.float64))
         unknown += float(losses[targets == UNKNOWN].sum(dtype=np.float64))
     result = Losses(len(examples), total, unknown)

@@ -18,14 +18,14 @@ class Optimizer:
     ----------
     settings
         Name the rule and its constants.
-    config, dtype
+    config, dtype, backend
         Of the network.
     """
 
-    def __init__(self, settings: TrainingSettings, config: NetworkConfig, dtype: type) -> None:
+    def __init__(self, settings: TrainingSettings, config: NetworkConfig, dtype: type, backend: Backend) -> None:
         self.settings = settings
         count = {"sgd": 1 if settings.momentum else 0, "adam": 2, "adamw": 2}.get(settings.optimizer, 1)
-        self.moments = tuple(Parameters.zeros(config, dtype) for _ in range(count))
+        self.moments = tuple(Parameters.zeros(config, dtype).mapped(backend.upload) for _ in range(count))
 
     def update(
         self,
@@ -34,7 +34,7 @@ class Optimizer:
         gradients: Parameters,
         moments: Sequence[Parameters],
         *,
-        scale: float,
+        scale: Array,
         rate: float,
         step: int,
     ) -> None:
@@ -49,7 +49,7 @@ class Optimizer:
         moments
             `moments`, or the same rows of them that the parameters are; changed in place.
         scale
-            Factor on the gradients (from clipping).
+            Factor on the gradients (1,), from clipping.
         rate
             Learning rate of this step.
         step
@@ -66,7 +66,7 @@ class Optimizer:
         gradient: Array,
         moments: list[Array],
         decay: float,
-        scale: float,
+        scale: Array,
         rate: float,
         step: int,
     ) -> None:

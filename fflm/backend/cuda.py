@@ -1,0 +1,307 @@
+"""The CUDA backend: the operations of `protocol.Backend` on arrays in a GPU's memory, in single precision."""
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numba import config, cuda
+
+from fflm.backend import cuda_kernels as kernels
+from fflm.backend.cuda_kernels import (
+    ACTIVATE,
+    BLOCK,
+    COLUMNS,
+    PLAIN,
+    ROWS,
+    SLOPES,
+    SLOPES_TRANSPOSED,
+    SOFTMAX,
+    STORE,
+    TRANSPOSED,
+)
+from fflm.backend.protocol import ACTIVATIONS, Activation, Array, Dropout
+
+config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small networks have small arrays
+
+PARTS = 1024
+"""Blocks of a sum over a whole array, at most."""
+
+_FORMS = {
+    "layer": (PLAIN, TRANSPOSED, ACTIVATE),
+    "logits": (PLAIN, TRANSPOSED, SOFTMAX),
+    "scores": (PLAIN, TRANSPOSED, STORE),
+    "to inputs": (PLAIN, PLAIN, STORE),
+    "to weights": (TRANSPOSED, PLAIN, STORE),
+    "slopes to inputs": (SLOPES, PLAIN, STORE),
+    "slopes to weights": (SLOPES_TRANSPOSED, PLAIN, STORE),
+}
+PRODUCTS = {name: kernels.make_product(*form) for name, form in _FORMS.items()}
+"""The kernels of matrix products, by what they are for."""
+
+
+class CudaBackend:
+    """The operations of `protocol.Backend` on a GPU's arrays (numba.cuda), float32.
+
+    Keeps scratch memory between calls: B x V numbers of the largest batch seen, and (V + 1) x m integers.
+    """
+
+    name = "cuda"
+    softmax_bytes = 2**30
+
+    def __init__(self) -> None:
+        self._scratch: dict[str, Array] = {}
+        self._one = self.upload(np.zeros(1, np.float32))
+        self._one_matrix, self._one_id = self._one.reshape(1, 1), self.upload(np.zeros(1, np.int32))
+
+    def _launch(self, kernel: Any, grid: int | tuple[int, int], *arguments: Any) -> None:
+        kernel[grid, BLOCK](*arguments)
+
+    def _each(self, kernel: Any, size: int, *arguments: Any) -> None:
+        """Launch a kernel with a thread for each of ``size`` things."""
+        self._launch(kernel, -(-size // BLOCK), *arguments)
+
+    def _borrow(self, name: str, shape: tuple[int, ...], dtype: type = np.float32) -> Array:
+        """Return uninitialised memory that is kept for the next call."""
+        size = int(np.prod(shape))
+        held = self._scratch.get(name)
+        if held is None or held.size < size:
+            held = self._scratch[name] = self.empty((size,), dtype)
+        return held[:size].reshape(*shape)
+
+    def _product(
+        self,
+        form: str,
+        a: Array,
+        b: Array,
+        c: Array,
+        inner: int,
+        *,
+        beta: float = 0.0,
+        bias: Array = None,
+        code: int = 0,
+        statistics: tuple[Array, Array] | None = None,
+        factors: Array = None,
+        targets: Array = None,
+        hit: float = 0.0,
+        spread: float = 0.0,
+    ) -> None:
+        """Launch a kernel of `kernels.make_product`, with stand-ins for what its form does not use."""
+        rows, columns = c.shape
+        grid = -(-columns // COLUMNS), -(-rows // ROWS)
+        highest, totals = statistics or (self._one_matrix, self._one_matrix)
+        self._launch(
+            PRODUCTS[form], grid, a, b, c, np.uint32(inner), np.float32(beta),
+            self._one if bias is None else bias, np.int32(code), highest, totals,
+            self._one_matrix if factors is None else factors, self._one_id if targets is None else targets,
+            np.float32(hit), np.float32(spread),
+        )  # fmt: skip
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return cuda.device_array(shape, dtype)
+
+    def upload(self, array: Any) -> Array:
+        return array if cuda.is_cuda_array(array) else cuda.to_device(np.ascontiguousarray(array))
+
+    def download(self, array: Array) -> Any:
+        return array.copy_to_host()
+
+    def copy(self, values: Array, copied: Array) -> None:
+        self._launch(kernels.copy, values.shape[0], values, copied)
+
+    def clear(self, array: Array) -> None:
+        self._each(kernels.fill, array.size, _flat(array)[0], array.dtype.type(0))
+
+    def gather(self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array) -> None:
+        self._launch(kernels.gather, (len(contexts), len(blocks)), embeddings, contexts, self._borders(blocks), inputs)
+
+    def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
+        parts = min(PARTS, -(-d_inputs.size // BLOCK))
+        largest, scales = self._borrow("parts", (parts,)), self._borrow("scales", (2,))
+        held = self._scratch.get("fixed-point sums")
+        if held is None or held.size < d_embeddings.size:
+            self._scratch["fixed-point sums"] = self.upload(np.zeros(d_embeddings.size, np.int64))
+        sums = self._borrow("fixed-point sums", d_embeddings.shape, np.int64)
+        self._launch(kernels.largest_magnitudes, parts, *_flat(d_inputs), largest)
+        self._launch(kernels.fixed_point, 1, largest, scales)
+        self._launch(kernels.scatter_add, (len(contexts), len(blocks)), contexts, self._borders(blocks), d_inputs, scales, sums)
+        flat, total = _flat(sums, d_embeddings)
+        self._each(kernels.add_fixed_point, total.size, flat, scales, total)
+
+    def _borders(self, blocks: tuple[int, ...]) -> Array:
+        """Return where blocks of these sizes begin and end (K + 1,), kept on the device."""
+        name = f"borders {blocks}"
+        if name not in self._scratch:
+            self._scratch[name] = self.upload(np.cumsum((0, *blocks)).astype(np.int32))
+        return self._scratch[name]
+
+    def _rows(self, count: int) -> Array:
+        """Return the numbers of rows (count,), kept on the device."""
+        if "rows" not in self._scratch or self._scratch["rows"].size < count:
+            self._scratch["rows"] = self.upload(np.arange(count, dtype=np.int32))
+        return self._scratch["rows"][:count]
+
+    def put_rows(self, values: Array, rows: Array, array: Array) -> None:
+        self._launch(kernels.put_rows, len(rows), values, rows, array)
+
+    def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
+        first = row * values.shape[1]
+        threads = -(-(first % 4 + values.size) // 4)
+        words = [np.uint32(number >> shift & 0xFFFFFFFF) for number in (dropout.step, dropout.seed) for shift in (0, 32)]
+        flat = _flat(values, dropped)
+        self._each(kernels.dropout, threads,
+            flat[0], np.uint32(dropout.rate * 2**32), np.float32(1 / (1 - dropout.rate)), np.uint32(dropout.layer), *words,
+            np.uint32(first), flat[1],
+        )  # fmt: skip
+
+    def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
+        self._product("layer", inputs, weight, outputs, inputs.shape[1], bias=bias, code=ACTIVATIONS.index(activation))
+
+    def affine_backward(
+        self,
+        inputs: Array,
+        weight: Array,
+        outputs: Array,
+        activation: Activation,
+        d_outputs: Array,
+        beta: float,
+        d_weight: Array,
+        d_bias: Array,
+        d_inputs: Array,
+    ) -> None:
+        if activation != "identity":
+            self._each(kernels.multiply_slopes, outputs.size, np.int32(ACTIVATIONS.index(activation)), *_flat(outputs, d_outputs))
+        self._each(kernels.column_sums, d_outputs.shape[1], d_outputs, np.float32(beta), d_bias)
+        self._product("to weights", d_outputs, inputs, d_weight, len(inputs), beta=beta)
+        self._product("to inputs", d_outputs, weight, d_inputs, len(weight))
+
+    def add(self, values: Array, total: Array) -> None:
+        self._each(kernels.add, total.size, *_flat(values, total))
+
+    def normalise(self, values: Array, normalised: Array) -> None:
+        self._launch(kernels.normalise, len(values), values, normalised)
+
+    def normalise_backward(self, values: Array, d_normalised: Array, d_values: Array) -> None:
+        self._launch(kernels.normalise_backward, len(values), values, d_normalised, d_values)
+
+    def _softmax(self, features: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+        """Return the exponentials (B, V), the tiles' maxima and sums (tiles, B), and the rows' (B,), and their normalisers."""
+        rows, words, tiles = len(features), len(weight), -(-len(weight) // COLUMNS)
+        exponentials = self._borrow("exponentials", (rows, words))
+        statistics = self._borrow("highest", (tiles, rows)), self._borrow("totals", (tiles, rows))
+        combined = tuple(self._borrow(name, (rows,)) for name in ("row maxima", "row sums", "normalisers"))
+        self._product("logits", features, weight, exponentials, features.shape[1], bias=bias, statistics=statistics)
+        self._launch(kernels.combine_tiles, rows, *statistics, *combined)
+        return exponentials, statistics, combined
+
+    def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
+        combined = self._softmax(features, weight, bias)[2]
+        self._launch(kernels.output_losses, len(targets), features, weight, bias, rows, targets, combined[2], losses)
+
+    def output_gradients(
+        self,
+        features: Array,
+        weight: Array,
+        bias: Array,
+        targets: Array,
+        smoothing: float,
+        penalty: float,
+        scale: float,
+        beta: float,
+        losses: Array,
+        d_features: Array,
+        d_weight: Array,
+        d_bias: Array,
+    ) -> None:
+        words = len(weight)
+        exponentials, (highest, totals), combined = self._softmax(features, weight, bias)
+        self._launch(
+            kernels.output_losses, len(targets), features, weight, bias, self._rows(len(targets)), targets, combined[2], losses
+        )
+        self._each(kernels.tile_factors, highest.size, highest, *combined, np.float32(penalty), np.float32(scale), totals)
+        slopes = {"factors": totals, "targets": targets, "hit": scale * (1 - smoothing), "spread": scale * smoothing / words}
+        self._product("slopes to inputs", exponentials, weight, d_features, words, **slopes)
+        self._product("slopes to weights", exponentials, features, d_weight, len(features), beta=beta, bias=d_bias, **slopes)
+
+    def nce_gradients(
+        self,
+        features: Array,
+        weight: Array,
+        bias: Array,
+        targets: Array,
+        noise: Array,
+        scale: float,
+        beta: float,
+        losses: Array,
+        d_features: Array,
+        d_weight: Array,
+        d_bias: Array,
+    ) -> None:
+        slopes = self._borrow("exponentials", (len(features), len(weight)))
+        self._product("scores", features, weight, slopes, features.shape[1])
+        self._launch(kernels.nce_slopes, len(features), slopes, bias, targets, noise, np.float32(scale), losses)
+        self._each(kernels.column_sums, len(weight), slopes, np.float32(beta), d_bias)
+        self._product("to weights", slopes, features, d_weight, len(features), beta=beta)
+        self._product("to inputs", slopes, weight, d_features, len(weight))
+
+    def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
+        self._product("scores", features, weight, log_probabilities, features.shape[1])
+        self._launch(kernels.normalise_logits, len(features), log_probabilities, bias)
+
+    def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
+        arrays = _flat(*gradients)
+        parts = [min(PARTS, -(-array.size // BLOCK)) for array in arrays]
+        totals = self._borrow("parts", (sum(parts),))
+        for array, count, end in zip(arrays, parts, accumulate(parts), strict=True):
+            self._launch(kernels.sums_of_squares, count, array, totals[end - count : end])
+        self._launch(kernels.clip_factor, 1, totals, np.float32(limit), factor)
+
+    def momentum_step(
+        self, weight: Array, gradient: Array, velocity: Array, *,
+        scale: Array, l2: float, rate: float, momentum: float, nesterov: bool,
+    ) -> None:  # fmt: skip
+        numbers = map(np.float32, (l2, rate, momentum))
+        self._each(kernels.momentum_step, weight.size, *_flat(weight, gradient, velocity), scale, *numbers, nesterov)
+
+    def adagrad_step(
+        self,
+        weight: Array,
+        gradient: Array,
+        total: Array,
+        *,
+        scale: Array,
+        l2: float,
+        rate: float,
+        epsilon: float,
+    ) -> None:
+        self._each(
+            kernels.adagrad_step, weight.size, *_flat(weight, gradient, total), scale, *map(np.float32, (l2, rate, epsilon))
+        )
+
+    def rmsprop_step(
+        self, weight: Array, gradient: Array, mean: Array, *,
+        scale: Array, l2: float, rate: float, decay: float, epsilon: float,
+    ) -> None:  # fmt: skip
+        numbers = map(np.float32, (l2, rate, decay, epsilon))
+        self._each(kernels.rmsprop_step, weight.size, *_flat(weight, gradient, mean), scale, *numbers)
+
+    def adam_step(
+        self, weight: Array, gradient: Array, first: Array, second: Array, *,
+        scale: Array, l2: float, shrink: float, rate: float, beta1: float, beta2: float, epsilon: float, step: int,
+    ) -> None:  # fmt: skip
+        corrections = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
+        numbers = map(np.float32, (l2, 1 - shrink, rate, beta1, beta2, epsilon, *corrections))
+        self._each(kernels.adam_step, weight.size, *_flat(weight, gradient, first, second), scale, *numbers)
+
+    def adam_idle(
+        self, weight: Array, first: Array, second: Array, idle: Array, keeps: Array, *,
+        rate: float, beta1: float, beta2: float, epsilon: float, step: int,
+    ) -> None:  # fmt: skip
+        if step:
+            corrections = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
+            numbers = map(np.float32, (rate, beta1, beta2, epsilon, *corrections))
+            self._launch(kernels.adam_idle, len(weight), weight, first, second, idle, keeps, *numbers)
+
+
+def _flat(*arrays: Array) -> Sequence[Array]:
+    return [array.reshape(-1) for array in arrays]

@@ -1,0 +1,88 @@
+"""The choice of a device."""
+
+from functools import cache
+from importlib.util import find_spec
+from typing import Literal, get_args
+
+from fflm.backend.protocol import Backend
+from fflm.errors import FflmError
+
+Device = Literal["cpu", "cuda", "auto"]
+
+_EXTRAS = "pip install 'fflm[cuda13]', or 'fflm[cuda12]' for a driver that is older than 580"
+
+
+def choose_device(device: str) -> Literal["cpu", "cuda"]:
+    """Return the device that a name means: ``auto`` is a GPU if one works here, else the CPU.
+
+    Raises
+    ------
+    FflmError
+        If there is no such device, or it is the GPU and none works.
+    """
+    if device not in get_args(Device):
+        raise FflmError(f"unknown device {device!r}: choose one of {', '.join(get_args(Device))}")
+    if device == "cpu":
+        return "cpu"
+    reason = why_no_gpu()
+    if device == "cuda" and reason:
+        raise FflmError(f"no GPU can be used: {reason}")
+    return "cpu" if reason else "cuda"
+
+
+def device_backend(device: str) -> Backend:
+    """Return the backend of a device, one for all, so that its scratch memory is there once.
+
+    Raises
+    ------
+    FflmError
+        As `choose_device`.
+    """
+    return _backend(choose_device(device))
+
+
+@cache
+def _backend(device: Literal["cpu", "cuda"]) -> Backend:
+    if device == "cpu":
+        from fflm.backend.cpu import CpuBackend
+
+        return CpuBackend()
+    from numba import cuda
+
+    from fflm.backend.cuda import CudaBackend
+    from fflm.backend.cuda_memory import PooledMemory
+
+    cuda.set_memory_manager(PooledMemory)  # before there is any array
+    return CudaBackend()
+
+
+def describe_device(device: str) -> str:
+    """Return a device's name, with the GPU's model."""
+    if device == "cpu":
+        return "cpu"
+    from numba import cuda
+
+    gpu = cuda.get_current_device()
+    name = gpu.name.decode() if isinstance(gpu.name, bytes) else gpu.name
+    return f"cuda ({name}, compute capability {'.'.join(map(str, gpu.compute_capability))})"
+
+
+@cache
+def why_no_gpu() -> str:
+    """Return why no GPU can be used, and the line that installs what is missing; nothing if one can."""
+    if find_spec("numba_cuda") is None:
+        return f"numba-cuda is missing; {_EXTRAS}"
+    import numpy as np
+
+    if not hasattr(np, "row_stack"):  # numba-cuda 0.30 asks for it, NumPy 2.5 has dropped it
+        np.row_stack = np.vstack
+    from numba import cuda
+
+    if cuda.is_available():
+        return ""
+    from numba.cuda.cudadrv.driver import driver
+
+    if driver.initialization_error:
+        cause = " ".join(str(driver.initialization_error).split()).partition(". ")[0].rstrip(".")
+        return f"no driver of an NVIDIA GPU works ({cause}); install one from https://www.nvidia.com/drivers"
+    return f"the CUDA toolkit is missing; {_EXTRAS}"
