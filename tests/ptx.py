@@ -1,0 +1,555 @@
+"""An executor of PTX: runs what a kernel was compiled to, without a GPU, and watches over it.
+
+All threads of a launch are lanes of NumPy arrays. They go on together from barrier to barrier, those that are farthest behind
+first. Noticed, as `PtxError`: addresses out of bounds or misaligned, numbers of shared memory that two threads use between
+barriers, one of them writing (a race), and barriers that only some threads of a block reach. What was never written reads as NaN.
+Not noticed: races between blocks. Not known: how long anything takes.
+
+Source: PTX ISA 9.0, sections 9.7.1 to 9.7.13; the instructions are those that the project's kernels have been compiled to.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+TYPES = {
+    **{f"{kind}{bits}": np.dtype(f"u{bits // 8}") for kind in "ub" for bits in (8, 16, 32, 64)},
+    **{f"s{bits}": np.dtype(f"i{bits // 8}") for bits in (8, 16, 32, 64)},
+    "f16": np.dtype(np.float16), "f32": np.dtype(np.float32), "f64": np.dtype(np.float64), "pred": np.dtype(bool),
+}  # fmt: skip
+RAW = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+"""How a register is kept, by its bytes."""
+
+LANES = 8192
+"""Threads that run together, about."""
+
+GAP = 256
+"""Bytes between arrays, at least: who leaves one meets nothing."""
+
+Array = Any
+
+
+class PtxError(Exception):
+    """The kernel did what it must not, or what this executor does not know."""
+
+
+@dataclass
+class Instruction:
+    """One statement: ``@guard name operands``; the guard may be negated."""
+
+    text: str
+    guard: str | None
+    negated: bool
+    name: str
+    operands: list[str]
+
+    @property
+    def parts(self) -> list[str]:
+        """The name's parts: ``["ld", "global", "f32"]``."""
+        return self.name.split(".")
+
+
+class Ptx:
+    """A module with one kernel.
+
+    Parameters
+    ----------
+    source
+        What ``numba.cuda.compile(..., abi="numba", output="ptx")`` returns.
+    """
+
+    def __init__(self, source: str) -> None:
+        source = re.sub(r"//[^\n]*|/\*.*?\*/", "", source, flags=re.DOTALL)
+        entry = re.search(r"\.entry\s+[\w$]+\s*\((.*?)\)(.*?)\{(.*)\}", source, re.DOTALL)
+        if entry is None:
+            raise PtxError("no kernel found")
+        self.parameters: list[tuple[str, str]] = re.findall(r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+([\w$]+)", entry[1])
+        self.places: dict[str, int] = {}
+        self.bytes = {"shared": 0, "local": 0}
+        for space, align, name, size in re.findall(r"\.(shared|local)\s+\.align\s+(\d+)\s+\.b8\s+([\w$]+)\[(\d+)\]", source):
+            start = -(-self.bytes[space] // int(align)) * int(align)
+            self.places[name], self.bytes[space] = start, start + int(size)
+        self.registers: dict[str, np.dtype] = {}
+        self.labels: dict[str, int] = {}
+        self.instructions: list[Instruction] = []
+        for statement in _statements(entry[3]):
+            self._read(statement)
+        self._actions = [_action(instruction) for instruction in self.instructions]
+
+    def _read(self, statement: str) -> None:
+        while label := re.match(r"([\w$]+):\s*", statement):
+            self.labels[label[1]] = len(self.instructions)
+            statement = statement[label.end() :]
+        if statement.startswith(".reg"):
+            _, kind, names = statement.split(None, 2)
+            for name in names.replace(" ", "").split(","):
+                stem, _, count = name.rstrip(">").partition("<")
+                for each in [f"{stem}{i}" for i in range(int(count))] if count else [stem]:
+                    self.registers[each] = TYPES[kind[1:]]
+        elif statement and not statement.startswith("."):
+            guard, name, operands = re.fullmatch(r"(?:@(!?[\w%]+)\s+)?(\S+)\s*(.*)", statement, re.DOTALL).groups()
+            split = re.split(r",\s*(?![^{[]*[}\]])", operands.strip()) if operands.strip() else []
+            self.instructions.append(
+                Instruction(statement, guard and guard.lstrip("!"), bool(guard) and guard[0] == "!", name, split)
+            )
+
+    def launch(self, grid: tuple[int, ...], block: int, arguments: list[Any]) -> None:
+        """Run the kernel: arguments are NumPy arrays, which it changes, and NumPy scalars, as its signature has them."""
+        memory = Memory([argument for argument in arguments if isinstance(argument, np.ndarray)])
+        values: list[Any] = []
+        for argument in arguments:
+            if isinstance(argument, np.ndarray):
+                address = memory.address(argument)
+                values += [0, 0, argument.size, argument.itemsize, address, *argument.shape, *argument.strides]
+            else:
+                values.append(argument)
+        if len(values) != len(self.parameters):
+            raise PtxError(f"{len(values)} words of arguments for {len(self.parameters)} parameters")
+        named = {name: TYPES[kind].type(value) for (kind, name), value in zip(self.parameters, values, strict=True)}
+        grid = (*grid, *(1,) * (3 - len(grid)))
+        blocks = math.prod(grid)
+        for first in range(0, blocks, max(1, LANES // block)):
+            numbers = np.arange(first, min(blocks, first + max(1, LANES // block)))
+            with np.errstate(all="ignore"):
+                Run(self, memory, named, grid, block, numbers).go()
+        memory.write_back()
+
+
+class Memory:
+    """The GPU's memory: copies of arrays, those that share their numbers copied once, with gaps between them."""
+
+    def __init__(self, arrays: list[np.ndarray]) -> None:
+        self._places: dict[int, tuple[int, np.ndarray]] = {}
+        size = GAP
+        for array in arrays:
+            root = _root(array)
+            if id(root) not in self._places:
+                self._places[id(root)] = size, root
+                size += -(-(root.nbytes + GAP) // GAP) * GAP
+        self.bytes, self.known = np.zeros(size, np.uint8), np.zeros(size, bool)
+        for start, root in self._places.values():
+            self.bytes[start : start + root.nbytes] = root.reshape(-1).view(np.uint8)
+            self.known[start : start + root.nbytes] = True
+
+    def address(self, array: np.ndarray) -> int:
+        """Return where an array begins."""
+        start, root = self._places[id(_root(array))]
+        return start + array.__array_interface__["data"][0] - root.__array_interface__["data"][0]
+
+    def write_back(self) -> None:
+        """Copy everything back to the arrays."""
+        for start, root in self._places.values():
+            root.reshape(-1).view(np.uint8)[:] = self.bytes[start : start + root.nbytes]
+
+
+def _root(array: np.ndarray) -> np.ndarray:
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    if not array.flags.c_contiguous:
+        raise PtxError("arrays must be slices of contiguous ones")
+    return array
+
+
+class Run:
+    """Some blocks of a launch on their way through a kernel.
+
+    Attributes
+    ----------
+    lanes
+        Their threads; block b's are those from ``b * block`` on.
+    active
+        Which lanes execute the present instruction (lanes,); `whole` says that it is all of them.
+    """
+
+    def __init__(
+        self, ptx: Ptx, memory: Memory, parameters: dict[str, Any], grid: tuple[int, ...], block: int, numbers: np.ndarray
+    ) -> None:
+        self.ptx, self.memory, self.parameters = ptx, memory, parameters
+        self.block, self.lanes = block, block * len(numbers)
+        thread, own = np.tile(np.arange(block), len(numbers)), np.repeat(numbers, block)
+        self.thread, self.own_block = thread, np.repeat(np.arange(len(numbers)), block)
+        special = {"%tid.x": thread, "%laneid": thread % 32, "%ntid.x": block}
+        special |= {"%tid.y": 0, "%tid.z": 0, "%ntid.y": 1, "%ntid.z": 1}
+        for axis, divisor, size in zip("xyz", (1, grid[0], grid[0] * grid[1]), grid, strict=True):
+            special |= {f"%ctaid.{axis}": own // divisor % size, f"%nctaid.{axis}": size}
+        self.special = {name: np.broadcast_to(np.uint32(value), self.lanes) for name, value in special.items()}
+        self.registers: dict[str, np.ndarray] = {
+            name: np.zeros(self.lanes, bool if dtype.kind == "b" else RAW[dtype.itemsize])
+            for name, dtype in ptx.registers.items()
+        }
+        words = 2 * -(-ptx.bytes["shared"] // 8)
+        self.shared = np.full((len(numbers), 4 * words), 0xFF, np.uint8)
+        self.local = np.full((self.lanes, -(-ptx.bytes["local"] // 16) * 16), 0xFF, np.uint8)
+        # Who has written and read each word of shared memory since the last barrier: -1 nobody, -2 several.
+        self.writer, self.reader = (np.full((len(numbers), words), -1, np.int32) for _ in range(2))
+        self.active, self.whole = np.ones(self.lanes, bool), True
+
+    def go(self) -> None:
+        """Run to the end."""
+        instructions, actions, labels = self.ptx.instructions, self.ptx._actions, self.ptx.labels
+        at = np.zeros(self.lanes, np.int64)
+        waiting, done = np.zeros(self.lanes, bool), np.zeros(self.lanes, bool)
+        while not done.all():
+            running = ~(waiting | done)
+            if not running.any():
+                self._pass_barrier(at, done)
+                waiting[:] = False
+                continue
+            place = int(at[running].min())
+            group = running & (at == place)
+            others = at[running & ~group]
+            limit = int(others.min()) if len(others) else len(instructions)
+            while place < limit:
+                instruction = instructions[place]
+                self.active = group
+                if instruction.guard:
+                    chosen = self.registers[instruction.guard]
+                    self.active = group & (~chosen if instruction.negated else chosen)
+                self.whole = bool(self.active.all())
+                kind = instruction.parts[0]
+                place += 1
+                if kind == "bra":
+                    goal = labels[instruction.operands[0]]
+                    if not (group & ~self.active).any():
+                        place = goal
+                        if goal < limit:
+                            continue
+                    elif self.active.any():
+                        at[group] = place
+                        at[self.active] = goal
+                        break
+                elif kind in ("bar", "barrier"):
+                    waiting |= self.active
+                    at[group] = place
+                    break
+                elif kind in ("ret", "exit"):
+                    done |= self.active
+                    at[group] = place
+                    break
+                elif self.whole or self.active.any():
+                    try:
+                        actions[place - 1](self)
+                    except PtxError as error:
+                        raise PtxError(f"{error}: {instruction.text}") from None
+            else:
+                at[group] = place
+
+    def _pass_barrier(self, at: np.ndarray, done: np.ndarray) -> None:
+        at, done = at.reshape(-1, self.block), done.reshape(-1, self.block)
+        if (done.any(1) & ~done.all(1)).any() or (~done.all(1) & (at != at[:, :1]).any(1)).any():
+            raise PtxError("a barrier that only some threads of a block reach")
+        self.writer[...] = self.reader[...] = -1
+
+    # Operands
+
+    def value(self, operand: str, kind: str) -> Array:
+        """Return an operand as numbers of a type, one for all lanes or one each."""
+        dtype = TYPES[kind]
+        if operand in self.registers:
+            register = self.registers[operand]
+            if register.dtype == dtype:
+                return register
+            if register.itemsize == dtype.itemsize:
+                return register.view(dtype)
+            return register.astype(RAW[dtype.itemsize]).view(dtype)
+        if operand in self.special:
+            return self.special[operand]
+        if operand in self.ptx.places:
+            return dtype.type(self.ptx.places[operand])
+        if operand[:2] in ("0f", "0F"):
+            return np.uint32(int(operand[2:], 16)).view(np.float32)
+        if operand[:2] in ("0d", "0D"):
+            return np.uint64(int(operand[2:], 16)).view(np.float64)
+        number = int(operand.removesuffix("U"), 0)
+        if dtype.kind == "b":
+            return np.bool_(number)
+        return np.array(number % 2 ** (8 * dtype.itemsize), RAW[dtype.itemsize]).view(dtype)[()]
+
+    def put(self, operand: str, values: Array) -> None:
+        """Set a register of the active lanes."""
+        register = self.registers[operand]
+        values = np.asarray(values)
+        if values.dtype != register.dtype:
+            if values.itemsize != register.itemsize:  # cvt and ld extend by the sign
+                wide = np.dtype(f"{'i' if values.dtype.kind == 'i' else 'u'}{register.itemsize}")
+                values = values.astype(wide)
+            values = values.view(register.dtype) if register.dtype != bool else values.astype(bool)
+        if self.whole:
+            self.registers[operand] = np.broadcast_to(values, self.lanes).copy() if values.shape != (self.lanes,) else values
+        else:
+            self.registers[operand] = np.where(self.active, values, register)
+
+    # Memory
+
+    def places(self, operand: str, space: str, size: int, write: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return the memory as bytes, and the active lanes' addresses in it, after checking them for ``size`` bytes."""
+        base, _, offset = operand.strip("[] ").partition("+")
+        address = np.broadcast_to(self.value(base.strip(), "s64"), self.lanes)[self.active] + int(offset or 0)
+        if (address % size).any():
+            raise PtxError("misaligned")
+        lanes = np.flatnonzero(self.active)
+        if space == "global":
+            known = self.memory.known
+            if ((address < 0) | (address + size > len(known))).any() or not (known[address] & known[address + size - 1]).all():
+                raise PtxError("out of bounds")
+            return self.memory.bytes, address
+        memory, rows = (self.shared, self.own_block) if space == "shared" else (self.local, np.arange(self.lanes))
+        width = memory.shape[1]
+        if ((address < 0) | (address + size > width)).any():
+            raise PtxError(f"out of bounds of {space} memory")
+        if space == "shared":
+            for word in range(0, size, 4):
+                self._watch(rows[lanes], (address + word) // 4, self.thread[lanes], write)
+        return memory.reshape(-1), address + rows[lanes] * width
+
+    def _watch(self, blocks: np.ndarray, words: np.ndarray, threads: np.ndarray, write: bool) -> None:
+        written = self.writer[blocks, words]
+        race = (written != -1) & (written != threads)
+        if write:
+            read = self.reader[blocks, words]
+            race |= (read != -1) & (read != threads)
+            self.writer[blocks, words] = threads
+            race |= self.writer[blocks, words] != threads  # two of these lanes write the same word
+        else:
+            before = self.reader[blocks, words]
+            self.reader[blocks, words] = threads
+            several = (self.reader[blocks, words] != threads) | ((before != -1) & (before != threads))
+            self.reader[blocks[several], words[several]] = -2
+        if race.any():
+            raise PtxError("a race in shared memory")
+
+
+def _statements(body: str) -> Iterator[str]:
+    """Split at semicolons; blocks of inline PTX lose their braces, those of vectors stay."""
+    for piece in body.split(";"):
+        yield re.sub(r"^\s*[{}\s]*", "", piece).strip()
+
+
+# What each instruction does: a function of the run.
+
+
+def _action(instruction: Instruction) -> Callable[[Run], None] | None:
+    parts, operands = instruction.parts, instruction.operands
+    kind = parts[0]
+    if kind in ("bra", "bar", "barrier", "ret", "exit"):
+        return None
+    for names, make in _MAKERS.items():
+        if kind in names:
+            return make(parts, operands)
+    raise PtxError(f"unknown instruction {instruction.text}")
+
+
+def _vector(operand: str) -> list[str]:
+    return [each.strip() for each in operand.strip("{}").split(",")]
+
+
+def _space(parts: list[str]) -> str:
+    return next((space for space in parts if space in ("shared", "local")), "global")
+
+
+def _load(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    kind, (target, source) = parts[-1], operands
+    if parts[1] == "param":
+        return lambda run: run.put(target, TYPES[kind].type(run.parameters[source.strip("[] ")]))
+    targets, size, space = _vector(target), TYPES[kind].itemsize, _space(parts)
+
+    def load(run: Run) -> None:
+        memory, address = run.places(source, space, size * len(targets), write=False)
+        view = memory.view(RAW[size])
+        for number, each in enumerate(targets):
+            values = np.zeros(run.lanes, RAW[size])
+            values[run.active] = view[address // size + number]
+            run.put(each, values.view(TYPES[kind]))
+
+    return load
+
+
+def _store(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    kind, (target, source) = parts[-1], operands
+    sources, size, space = _vector(source), TYPES[kind].itemsize, _space(parts)
+
+    def store(run: Run) -> None:
+        memory, address = run.places(target, space, size * len(sources), write=True)
+        view = memory.view(TYPES[kind])
+        for number, each in enumerate(sources):
+            values = np.broadcast_to(run.value(each, kind), run.lanes)
+            view[address // size + number] = values[run.active]
+
+    return store
+
+
+def _atomic(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    kind, size = parts[-1], TYPES[parts[-1]].itemsize
+    if "add" not in parts or "global" not in parts:
+        raise PtxError(f"unknown atomic {'.'.join(parts)}")
+    target = operands[-2]
+
+    def add(run: Run) -> None:
+        memory, address = run.places(target, "global", size, write=True)
+        view = memory.view(TYPES[kind])
+        if parts[0] == "atom" and operands[0] != "_":  # nobody may use what it was before: the order is not known
+            run.put(operands[0], np.full(run.lanes, 0xFF, TYPES[kind]))
+        np.add.at(view, address // size, np.broadcast_to(run.value(operands[-1], kind), run.lanes)[run.active])
+
+    return add
+
+
+def _convert(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    to, of = TYPES[parts[-2]], parts[-1]
+    rounding = next((part for part in parts if part in ("rni", "rzi", "rmi", "rpi")), None)
+
+    def convert(run: Run) -> None:
+        values = np.asarray(run.value(operands[1], of))
+        if rounding:
+            values = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}[rounding](values)
+        if "sat" in parts:
+            values = np.where(values != values, 0, np.clip(values, 0, 1))
+        if to.kind in "iu" and values.dtype.kind == "f":  # out of range: the nearest; NaN: 0
+            bounds = np.iinfo(to)
+            values = np.where(values != values, 0, values.astype(np.float64))
+            inside = np.where((values >= bounds.min) & (values < float(bounds.max)), values, 0).astype(to)
+            values = np.where(values < bounds.min, bounds.min, np.where(values >= float(bounds.max), bounds.max, inside))
+        run.put(operands[0], values.astype(to))
+
+    return convert
+
+
+def _compare(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    relation, kind = parts[1], parts[-1]
+    unordered = relation.endswith("u") and relation not in ("u",) and kind[0] == "f"
+    relation = relation[:-1] if unordered else relation
+    compare = {
+        "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
+        "nan": lambda x, y: (x != x) | (y != y), "num": lambda x, y: (x == x) & (y == y),
+    }[relation]  # fmt: skip
+
+    def act(run: Run) -> None:
+        x, y = (run.value(operand, kind) for operand in operands[1:3])
+        result = compare(x, y)
+        if kind[0] == "f" and relation == "ne":
+            result &= (x == x) & (y == y)
+        if unordered:
+            result = result | (x != x) | (y != y)
+        run.put(operands[0], np.broadcast_to(result, run.lanes))
+
+    return act
+
+
+def _select(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    kind = parts[-1]
+    return lambda run: run.put(
+        operands[0], np.where(run.value(operands[3], "pred"), run.value(operands[1], kind), run.value(operands[2], kind))
+    )
+
+
+def _multiply(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    """``mul`` and ``mad``: with ``wide`` the result has twice the bits, with ``hi`` it is the upper half of that."""
+    kind = parts[-1]
+    wide = kind[0] + str(2 * int(kind[1:]))
+
+    def act(run: Run) -> None:
+        x, y = (np.asarray(run.value(operand, kind)) for operand in operands[1:3])
+        if "wide" in parts or "hi" in parts:
+            if TYPES[kind].itemsize == 8:
+                raise PtxError("unknown: 128 bits")
+            product = x.astype(TYPES[wide]) * y.astype(TYPES[wide])
+            if "hi" in parts:
+                product = (product >> TYPES[wide].type(8 * TYPES[kind].itemsize)).astype(TYPES[kind])
+        else:
+            product = x * y
+        if parts[0] == "mad":
+            product = product + run.value(operands[3], wide if "wide" in parts else kind)
+        run.put(operands[0], product)
+
+    return act
+
+
+def _fma(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    """``fma``, rounded once, which double precision does but in rare ties; towards minus infinity for ``rm``."""
+
+    def act(run: Run) -> None:
+        x, y, z = (np.asarray(run.value(operand, "f32")).astype(np.float64) for operand in operands[1:])
+        exact = x * y + z
+        result = exact.astype(np.float32)
+        if "rm" in parts:
+            result = np.where(result > exact, np.nextafter(result, np.float32(-np.inf)), result)
+        run.put(operands[0], result)
+
+    return act
+
+
+def _add_float(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    """``add.rz``, towards zero."""
+
+    def act(run: Run) -> None:
+        x, y = (np.asarray(run.value(operand, "f32")).astype(np.float64) for operand in operands[1:])
+        result = (x + y).astype(np.float32)
+        run.put(operands[0], np.where(np.abs(result) > np.abs(x + y), np.nextafter(result, np.float32(0)), result))
+
+    return act
+
+
+def _shift(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    kind = parts[-1]
+    bits = 8 * TYPES[kind].itemsize
+
+    def act(run: Run) -> None:
+        values, by = np.asarray(run.value(operands[1], kind)), np.asarray(run.value(operands[2], "u32"))
+        inside = np.minimum(by, bits - 1).astype(values.dtype)
+        if parts[0] == "shl":
+            result = np.where(by < bits, values << inside, 0)
+        else:
+            result = values >> inside if kind[0] == "s" else np.where(by < bits, values >> inside, 0)
+        run.put(operands[0], result.astype(values.dtype))
+
+    return act
+
+
+def _divide(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    """Of integers: towards zero, as in C."""
+    kind = parts[-1]
+
+    def act(run: Run) -> None:
+        x, y = (np.asarray(run.value(operand, kind)) for operand in operands[1:])
+        if kind[0] == "f":
+            run.put(operands[0], x / y)
+            return
+        y = np.where(y == 0, y.dtype.type(1), y)
+        quotient = np.where((x < 0) != (y < 0), -(np.abs(x) // np.abs(y)), np.abs(x) // np.abs(y)).astype(x.dtype)
+        run.put(operands[0], quotient if parts[0] == "div" else x - quotient * y)
+
+    return act
+
+
+_SIMPLE: dict[str, Callable[..., Array]] = {
+    "mov": lambda x: x, "cvta": lambda x: x, "not": np.invert, "neg": np.negative, "abs": np.abs,
+    "add": np.add, "sub": np.subtract, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
+    "max": np.fmax, "min": np.fmin, "copysign": lambda x, y: np.copysign(y, x),
+    "ex2": np.exp2, "lg2": np.log2, "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x), "rcp": lambda x: 1 / x, "tanh": np.tanh,
+}  # fmt: skip
+
+
+def _plain(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    if parts[0] == "add" and "rz" in parts:
+        return _add_float(parts, operands)
+    kind, function = parts[-1], _SIMPLE[parts[0]]
+    return lambda run: run.put(operands[0], function(*(run.value(operand, kind) for operand in operands[1:])))
+
+
+_MAKERS: dict[tuple[str, ...], Callable[[list[str], list[str]], Callable[[Run], None]]] = {
+    ("ld",): _load,
+    ("st",): _store,
+    ("atom", "red"): _atomic,
+    ("cvt",): _convert,
+    ("setp",): _compare,
+    ("selp",): _select,
+    ("mul", "mad"): _multiply,
+    ("fma",): _fma,
+    ("shl", "shr"): _shift,
+    ("div", "rem"): _divide,
+    tuple(_SIMPLE): _plain,
+}

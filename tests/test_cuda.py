@@ -1,0 +1,309 @@
+"""The CUDA backend as a whole: training as the CPU trains, and what its kernels take of a GPU."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+import sysconfig
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import devices
+import numpy as np
+import pytest
+from numba import typeof
+from tiny import tiny_model
+
+pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
+
+from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
+
+from fflm.backend import cuda_kernels
+from fflm.backend.cpu import CpuBackend
+from fflm.backend.cuda import PRODUCTS, CudaBackend
+from fflm.backend.cuda_memory import PooledMemory, size_class
+from fflm.backend.protocol import Dropout
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
+from fflm.text.windows import Windows
+from fflm.training.checkpoints import load_checkpoint, save_checkpoint
+from fflm.training.loop import Step, Trainer
+from fflm.training.settings import TrainingSettings
+
+REGISTERS = {(8, 0): 136, (9, 0, "a"): 128}
+"""Of a thread, at most: with 128, two blocks of 256 threads share a multiprocessor's 65,536."""
+
+
+class Recorder(CudaBackend):
+    """Notes what is launched, and computes nothing."""
+
+    def __init__(self):
+        self.launches = {}
+        super().__init__()
+
+    def empty(self, shape, dtype):  # noqa: D102
+        return np.empty(shape, dtype)
+
+    def upload(self, array):  # noqa: D102
+        return np.array(array)
+
+    def _launch(self, kernel, grid, *arguments):
+        name = next((name for name, product in PRODUCTS.items() if product is kernel), kernel.py_func.__name__)
+        self.launches[name] = kernel, tuple(map(typeof, arguments))
+
+
+def launches():
+    """Return every kernel with the types of its arguments, by running every operation."""
+    backend, one, row, ids = Recorder(), np.ones((2, 3), np.float32), np.ones(3, np.float32), np.zeros(2, np.int32)
+    two = np.ones(2, np.float32)
+    backend.copy(one[:, 1:], one[:, :2])
+    backend.clear(one)
+    backend.gather(one, np.zeros((2, 2), np.int32), (1, 1), one)
+    backend.scatter_add(np.zeros((2, 2), np.int32), (1, 1), one, one)
+    backend.put_rows(one, ids, one)
+    backend.dropout(one, Dropout(0.5, 1, 2, 3), 0, one)
+    backend.affine(one, one, two, "tanh", one[:, :2].copy())
+    backend.affine_backward(one, one, one[:, :2].copy(), "tanh", one[:, :2].copy(), 0.0, one, two, one)
+    backend.add(one, one)
+    backend.normalise(one, one)
+    backend.normalise_backward(one, one, one)
+    backend.output_losses(one, one, two, ids, ids, two)
+    backend.output_gradients(one, one, two, ids, 0.0, 0.0, 1.0, 0.0, two, one, one, two)
+    backend.nce_gradients(one, one, two, ids, two, 1.0, 0.0, two, one, one, two)
+    backend.log_probabilities(one, one, two, one[:, :2].copy())
+    backend.clip_factor([one, row], 1.0, np.ones(1, np.float32))
+    numbers = {"scale": np.ones(1, np.float32), "l2": 0.0, "rate": 0.1}
+    backend.momentum_step(one, one, one, momentum=0.9, nesterov=True, **numbers)
+    backend.adagrad_step(one, one, one, epsilon=1e-3, **numbers)
+    backend.rmsprop_step(one, one, one, decay=0.9, epsilon=1e-3, **numbers)
+    adam = {"rate": 0.1, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3, "step": 3}
+    backend.adam_step(one, one, one, one, **{**numbers, **adam}, shrink=0.0)
+    backend.adam_idle(one, one, one, two, two, **adam)
+    return backend.launches
+
+
+LAUNCHES = launches()
+
+
+def test_every_kernel_is_known_here():
+    kernels = {
+        name for name, value in vars(cuda_kernels).items() if hasattr(value, "py_func") and not value.targetoptions.get("device")
+    }
+    assert kernels | set(PRODUCTS) == set(LAUNCHES)
+
+
+def linked(code, capability):
+    """Return machine code and what the linker says about it."""
+    from cuda.bindings import nvjitlink
+
+    options = [f"-arch=sm_{''.join(map(str, capability))}", "-lto", "-verbose", "-Xptxas=-v"]
+    handle = nvjitlink.create(len(options), options)
+    try:
+        nvjitlink.add_data(handle, nvjitlink.InputType.LTOIR, code, len(code), "kernel")
+        nvjitlink.complete(handle)
+        log, cubin = bytearray(nvjitlink.get_info_log_size(handle)), bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_info_log(handle, log)
+        nvjitlink.get_linked_cubin(handle, cubin)
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(cubin), log.decode()
+
+
+def instructions(cubin, folder):
+    """Count the instructions of machine code by their names, such as ``LDG.E``."""
+    tools = list(Path(sysconfig.get_path("purelib")).glob("nvidia/*/bin/nvdisasm"))
+    if not tools:
+        pytest.skip("nvdisasm is missing; pip install -e '.[dev-cuda]'")
+    path = folder / "kernel.cubin"
+    path.write_bytes(cubin)
+    text = subprocess.run([tools[0], "-c", path], capture_output=True, text=True, check=True).stdout
+    return Counter(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", text))
+
+
+@pytest.mark.parametrize("capability", REGISTERS, ids=lambda capability: "sm_" + "".join(map(str, capability)))
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_resources(name, capability, tmp_path):
+    """No stack, no spills, no local memory, no double precision, and no more registers than are claimed."""
+    code = bytes(devices.compiled(*LAUNCHES[name], capability, "ltoir"))
+    cubin, log = linked(code, capability)
+    found = instructions(cubin, tmp_path)
+    assert [int(number) for number in re.findall(r"(\d+) bytes stack frame", log)] == [0]
+    assert [int(number) for number in re.findall(r"(\d+) bytes spill", log)] == [0, 0]
+    assert max(int(number) for number in re.findall(r"Used (\d+) registers", log)) <= REGISTERS[capability]
+    assert sum(found.values()) > 10
+    assert not [each for each in found if re.match(r"LDL|STL|D(ADD|MUL|FMA|SETP|MNMX)|.*F64", each)]
+
+
+# Training
+
+NETWORK = NetworkConfig(vocabulary=150, window=2, averages=(3,), embedding=8, hidden=(12,), tied=False, dropout=0.2)
+SETTINGS = TrainingSettings(epochs=1, batch_size=24, rate=0.01)
+TEXT = np.random.default_rng(0).zipf(1.3, 40 * 24).clip(1, 150).astype(np.uint16) - np.uint16(1)
+RUNS = {
+    "default": ({}, {}),
+    "tied, direct": ({"tied": True, "direct": True, "averages": ()}, {"smoothing": 0.1, "self_normalise": 0.1}),
+    "residual": ({"residual": True, "hidden": (12, 12), "activation": "relu"}, {"optimizer": "rmsprop", "rate": 1e-3}),
+    "bands": ({"bands": (20, 60)}, {"optimizer": "adagrad"}),
+    "sampled": ({}, {"loss": "sampled", "samples": 30, "exact_end": 0.2}),
+    "nce": ({"hidden": ()}, {"loss": "nce", "samples": 30, "optimizer": "sgd", "momentum": 0.9, "rate": 0.5}),
+}
+
+
+def gpu_backend():
+    """Return the backend on a GPU, or as it would be."""
+    return CudaBackend() if devices.device == "cuda" else devices.ptx_backend()
+
+
+def steps(backend, changes, settings):
+    """Return losses and parameters after twenty steps."""
+    config = dataclasses.replace(NETWORK, **changes)
+    windows = Windows(TEXT, config.context, padding=config.vocabulary)
+    parameters = Parameters.random(config, 1)
+    trainer = Trainer(Network(config, backend), parameters, windows, None, dataclasses.replace(SETTINGS, **settings))
+    losses = [event.loss for event, _ in zip(trainer.run(), range(20), strict=False) if isinstance(event, Step)]
+    return losses, {name: backend.download(array) for name, array in trainer.parameters.items()}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_twenty_steps_are_those_of_the_cpu(name):
+    losses, parameters = steps(CpuBackend(), *RUNS[name])
+    found_losses, found = steps(gpu_backend(), *RUNS[name])
+    assert len(losses) == 20
+    np.testing.assert_allclose(found_losses, losses, rtol=2e-5)
+    for key, array in parameters.items():
+        np.testing.assert_allclose(found[key], array, rtol=0, atol=2e-4 * np.abs(array).max())
+
+
+def test_a_run_goes_on_from_its_checkpoint_on_either_device(tmp_path):
+    config = dataclasses.replace(NETWORK, vocabulary=150, hidden=(6,))
+    settings = dataclasses.replace(SETTINGS, epochs=2, loss="sampled", samples=30)
+    windows = Windows(TEXT[:240], config.context, padding=config.vocabulary)
+
+    def trainer(backend):
+        return Trainer(Network(config, backend), Parameters.random(config, 1), windows, None, settings)
+
+    def weights(run):
+        return {name: run.network.backend.download(array) for name, array in run.parameters.items()}
+
+    first = trainer(gpu_backend())
+    for _ in zip(range(6), first.run(), strict=False):
+        pass
+    save_checkpoint(tmp_path / "checkpoint", first, "text")
+    for backend in (gpu_backend(), CpuBackend()):
+        again = trainer(backend)
+        load_checkpoint(tmp_path / "checkpoint", again, "text")
+        for name, array in weights(again).items():
+            assert np.array_equal(array, weights(first)[name])
+        for _ in again.run():
+            pass
+        if backend.name == "cuda":
+            expected = weights(again)
+    for name, array in weights(again).items():
+        np.testing.assert_allclose(array, expected[name], rtol=0, atol=2e-4 * np.abs(array).max())
+
+
+def test_a_model_predicts_the_same_on_either_device():
+    model, contexts = tiny_model(), np.random.default_rng(0).integers(0, 9, (40, 3)).astype(np.int32)
+    other = dataclasses.replace(model)
+    vars(other)["network"] = Network(model.config, gpu_backend())
+    targets = np.random.default_rng(1).integers(0, len(model.vocabulary), 40).astype(np.int32)
+    np.testing.assert_allclose(other.losses(contexts, targets), model.losses(contexts, targets), rtol=1e-5)
+    np.testing.assert_allclose(other.log_probabilities(contexts), model.log_probabilities(contexts), rtol=1e-5)
+
+
+def test_what_a_gpu_is_first_asked():
+    """The benchmark's own comparison with float64, and that it would notice."""
+    import gpu
+
+    backend = gpu_backend()
+    sizes = {"rows": 9, "words": 70, "size": 5, "width": 7}
+    assert gpu.operations(backend, **sizes)["wrong"] == []
+    backend.log_probabilities = lambda features, weight, bias, logs: CpuBackend().affine(features, weight, bias, "identity", logs)
+    assert gpu.operations(backend, **sizes)["wrong"] == ["log-probabilities"]
+
+
+# The choice of a device
+
+
+def test_what_is_missing_is_said():
+    program = """
+import sys
+from fflm.backend import devices
+print(devices.why_no_gpu())
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+    )
+    assert result.stdout.strip() == "" or result.stdout.startswith("no driver of an NVIDIA GPU works (")
+
+
+# Memory
+
+
+class Driver:
+    """Stands in for the GPU's driver, which is not there: hands out addresses, up to a capacity."""
+
+    def __init__(self, capacity):
+        self.capacity, self.held, self.next = capacity, {}, 4096
+
+    def allocate(self, size):
+        """Return an address."""
+        if sum(self.held.values()) + size > self.capacity:
+            raise CudaAPIError(binding.CUresult.CUDA_ERROR_OUT_OF_MEMORY, "out of memory")
+        address = binding.CUdeviceptr(self.next)
+        self.held[self.next], self.next = size, self.next + size
+        return address
+
+    def free(self, address):
+        """Take an address back."""
+        del self.held[int(address)]
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """Return a memory manager and its driver."""
+    fake, manager = Driver(10_000), PooledMemory(context=SimpleNamespace())
+    manager.context = Context()
+    manager.context.memory = manager
+    functions = {"cuMemAlloc": fake.allocate, "cuMemFree": fake.free, "cuMemGetInfo": lambda: (0, 10_000)}
+    for name, function in functions.items():
+        monkeypatch.setitem(vars(driver), name, function)
+    return manager, fake
+
+
+class Context:
+    """Something that can be referred to weakly."""
+
+
+def test_freed_memory_is_used_again(memory):
+    manager, fake = memory
+    first, second = manager.memalloc(1000), manager.memalloc(1000)
+    address = first.device_pointer_value
+    assert address != second.device_pointer_value
+    part = first.view(256, 512)
+    del first
+    assert manager.memalloc(1010).device_pointer_value != address  # a slice of it lives
+    assert part.device_pointer_value == address + 256
+    del part
+    assert manager.memalloc(990).device_pointer_value == address
+    assert len(fake.held) == 3
+
+
+def test_the_pool_is_given_back_before_memory_runs_out(memory):
+    manager, fake = memory
+    for size in (3000, 4000):
+        manager.memalloc(size)
+    large = manager.memalloc(9000)
+    assert list(fake.held.values()) == [size_class(9000)]
+    with pytest.raises(MemoryError, match=r"of the GPU's 0\.0 GB .* use a smaller network"):
+        manager.memalloc(5000)
+    del large
+    manager.memalloc(9000)
+    assert list(fake.held.values()) == [size_class(9000)]
+
+
+@pytest.mark.parametrize(("size", "taken"), [(1, 256), (256, 256), (257, 512), (4096, 4096), (4097, 4608), (10**9, 1006632960)])
+def test_size_classes(size, taken):
+    assert size_class(size) == taken
