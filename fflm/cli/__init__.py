@@ -30,6 +30,7 @@ COMMANDS = {
     "analogy": "Answer a is to b as c is to ...",
     "info": "Show what a model is and how it was trained.",
     "plot": "Draw the training curves, or the trials of a search.",
+    "bench": "Time the kernels of this machine's devices.",
     "corpus": "List and fetch well-known corpora.",
     "completion": "Print the shell's completion script.",
 }

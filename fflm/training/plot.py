@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -141,20 +142,62 @@ def draw_trials(
     _save(figure, path)
 
 
+def draw_speeds(rows: Sequence[Mapping[str, Any]], devices: Mapping[str, str], path: Path) -> None:
+    """Draw tokens a second over the size of the vocabulary, a line for each device, hidden size and batch size.
+
+    Parameters
+    ----------
+    rows
+        ``vocabulary``, ``hidden``, ``batch``, ``device`` and ``tokens_per_second`` of each measurement.
+    devices
+        What each device is called.
+    path
+        The picture, in the format that its ending names: .png, .svg or .pdf.
+
+    Raises
+    ------
+    FflmError
+        If matplotlib is missing, or the picture cannot be written.
+    """
+    figure = _figure(path, 8, 5)
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes = figure.subplots()
+    shapes = sorted({(row["hidden"], row["batch"]) for row in rows})
+    for style, (device, name) in zip(("-o", "--s"), devices.items(), strict=False):
+        for index, (hidden, batch) in enumerate(shapes):
+            own = [row for row in rows if (row["device"], row["hidden"], row["batch"]) == (device, hidden, batch)]
+            places = [row["vocabulary"] for row in own], [row["tokens_per_second"] for row in own]
+            axes.plot(*places, style, color=COLOURS[index % len(COLOURS)], label=f"{name}, hidden {hidden:,}, batch {batch:,}")
+    axes.set_title("Training steps")
+    for axis, label in ((axes.xaxis, "words in the vocabulary"), (axes.yaxis, "tokens a second")):
+        axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}label": f"{label} (log scale)"})
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axis.set_minor_formatter(NullFormatter())
+    axes.legend(frameon=False, fontsize="small")
+    _save(figure, path)
+
+
 def _place(value: Any, scale: str | Sequence[str]) -> Any:
     """Return where a value is drawn."""
     return value if isinstance(scale, str) else scale.index(value)
 
 
-def _figure(path: Path, width: float, height: float) -> Any:
-    """Return an empty picture, in inches."""
+def check_picture(path: Path) -> None:
+    """Raise an FflmError if no picture can be drawn under that name, or nothing can be drawn."""
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise FflmError(f"cannot draw {path}: let its name end in .png, .svg or .pdf")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise FflmError('plots need matplotlib: install it with `pip install "fflm[plot]"`') from error
+    if find_spec("matplotlib") is None:
+        raise FflmError('plots need matplotlib: install it with `pip install "fflm[plot]"`')
+
+
+def _figure(path: Path, width: float, height: float) -> Any:
+    """Return an empty picture, in inches."""
+    check_picture(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
