@@ -1,5 +1,7 @@
 """The networks of this project in PyTorch, as one writes them there for speed: what the benchmarks compare with."""
 
+from typing import Self
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -27,6 +29,12 @@ class TorchNetwork:
         self._factors = torch.from_numpy(blocks**-0.5).float()[:, None]
         self._activation = getattr(torch, config.activation)
 
+    def to(self, device: str) -> Self:
+        """Move everything to a device."""
+        self.weights = {name: torch.nn.Parameter(weight.detach().to(device)) for name, weight in self.weights.items()}
+        self._borders, self._factors = self._borders.to(device), self._factors.to(device)
+        return self
+
     def logits(self, contexts: torch.Tensor, *, training: bool = False) -> torch.Tensor:
         """Return what the softmax is made of, (B, V), for contexts (B, n) int32; with dropout in training."""
         values = functional.dropout(self._gather(contexts), self.config.embedding_dropout, training)
@@ -48,6 +56,6 @@ class TorchNetwork:
         if not self.config.averages:
             return functional.embedding(contexts, embeddings).flatten(1)
         rows, words = contexts.shape
-        offsets = torch.arange(rows, dtype=torch.int32)[:, None] * words + self._borders
+        offsets = torch.arange(rows, dtype=torch.int32, device=contexts.device)[:, None] * words + self._borders
         sums = functional.embedding_bag(contexts.flatten(), embeddings, offsets.flatten(), mode="sum")
         return (sums.view(rows, *self._factors.shape[:1], -1) * self._factors).flatten(1)

@@ -1,0 +1,323 @@
+"""Claim: on a GPU, a training step in float32 is no slower than PyTorch's eager one, and needs a fraction of its memory.
+
+One run does it all and writes one file: every operation against float64 on fresh random numbers; the machine's ceilings, a device
+copy and a large matrix product; the time of each operation beside its floor; whole steps of Bengio's network (dropout, AdamW,
+clipping) beside PyTorch's same network on the same batches, in float32, TF32 and bfloat16, eager and compiled; with texts,
+training to the same perplexity; the numerical tests on the device. A part that fails is recorded with its error; others go on.
+
+Needs a GPU and numba-cuda; PyTorch, pytest and hypothesis to compare and to test.
+"""
+
+import argparse
+import math
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import ROOT, brown, check_sizes, machine, parse, record, wikitext
+
+from fflm.backend.devices import describe_device, device_backend, why_no_gpu
+from fflm.backend.protocol import Backend
+from fflm.lm.train import fit, network_settings
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
+from fflm.text.corpus import Corpus
+from fflm.text.windows import Windows
+from fflm.training.loop import Evaluation, Trainer
+from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2
+from fflm.training.schedules import rate_at
+from fflm.training.settings import TrainingSettings
+from fflm.training.speed import Size, measure
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+try:
+    import torch
+    from torch_network import TorchNetwork
+except ImportError:
+    torch = None
+
+TESTS = ("tests/test_backend.py", "tests/test_network.py", "tests/test_cuda.py")
+STEPS = [(words, hidden, batch) for words in (10_000, 50_000, 250_000) for hidden in (256, 512, 1024) for batch in (1024, 8192)]
+EMBEDDING, WINDOW = 128, 4
+MODES = ("fp32", "tf32", "bf16")
+TOLERANCE = 2e-5
+"""Of an operation's results, against the largest: sums of up to 5,000 products in float32."""
+
+
+def tests() -> dict[str, Any]:
+    """Run the numerical tests on the device."""
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "pytest", "--device", "cuda", *TESTS]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    lines = result.stdout.splitlines()
+    print("\n".join(lines[-15:]))
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    return {"passed": result.returncode == 0, "summary": lines[-1:], "failed": failed, "seconds": time.perf_counter() - started}
+
+
+def operations(backend: Backend, rows: int = 700, words: int = 5003, size: int = 190, width: int = 330) -> dict[str, Any]:
+    """Compare the operations of a step with float64 on random numbers that no run has seen before."""
+    import reference
+
+    seed = time.time_ns() % 2**32
+    generator = np.random.default_rng(seed)
+    off: dict[str, float] = {}
+
+    def numbers(*shape: int, scale: float = 1.0) -> tuple[Any, np.ndarray]:
+        array = (scale * generator.standard_normal(shape)).astype(np.float32)
+        return backend.upload(array), array.astype(np.float64)
+
+    def compare(name: str, found: Any, expected: np.ndarray) -> None:
+        off[name] = float(np.abs(backend.download(found) - expected).max() / np.abs(expected).max())
+
+    (x, x64), (w, w64), (b, b64) = numbers(rows, width), numbers(size, width, scale=width**-0.5), numbers(size)
+    y = backend.empty((rows, size), np.float32)
+    backend.affine(x, w, b, "tanh", y)
+    compare("affine", y, reference.affine(x64, w64, b64, "tanh"))
+    (d_y, d_y64), (d_w, _), (d_b, _), (d_x, _) = numbers(rows, size), numbers(size, width), numbers(size), numbers(rows, width)
+    backend.affine_backward(x, w, y, "tanh", d_y, 0.0, d_w, d_b, d_x)
+    for name, found, expected in zip(
+        ("weight", "bias", "inputs"), (d_w, d_b, d_x), reference.affine_backward(x64, w64, b64, "tanh", d_y64), strict=True
+    ):
+        compare(f"affine backward, {name}", found, expected)
+    (u, u64), (c, c64), (f, f64) = numbers(words, size, scale=0.3), numbers(words), numbers(rows, size)
+    targets = generator.integers(0, words, rows, np.int32)
+    losses, d_f = backend.empty((rows,), np.float32), backend.empty((rows, size), np.float32)
+    d_u, d_c = backend.empty((words, size), np.float32), backend.empty((words,), np.float32)
+    backend.output_gradients(f, u, c, backend.upload(targets), 0.1, 0.05, 1 / rows, 0.0, losses, d_f, d_u, d_c)
+    compare("softmax losses", losses, reference.output_losses(f64, u64, c64, targets))
+    expected = reference.output_gradients(f64, u64, c64, targets, 0.1, 0.05, 1 / rows)
+    for name, found, right in zip(("features", "weight", "bias"), (d_f, d_u, d_c), expected, strict=True):
+        compare(f"softmax gradients, {name}", found, right)
+    logs = backend.empty((rows, words), np.float32)
+    backend.log_probabilities(f, u, c, logs)
+    compare("log-probabilities", logs, reference.log_probabilities(f64, u64, c64))
+    contexts = generator.integers(0, words, (rows, 9), np.int32)
+    blocks = (5, 1, 1, 1, 1)
+    (e, e64), (d_i, d_i64), (d_e, d_e64) = numbers(words, size), numbers(rows, 5 * size), numbers(words, size)
+    gathered = backend.empty((rows, 5 * size), np.float32)
+    backend.gather(e, backend.upload(contexts), blocks, gathered)
+    compare("gather", gathered, reference.gather(e64, contexts, blocks))
+    backend.scatter_add(backend.upload(contexts), blocks, d_i, d_e)
+    compare("scatter-add", d_e, reference.scatter_add(contexts, blocks, d_i64, d_e64))
+    wrong = [name for name, each in off.items() if not each < TOLERANCE]
+    for name, each in off.items():
+        print(f"  {name:28} off by {each:.1e}{'  WRONG' if name in wrong else ''}")
+    return {"seed": seed, "off": off, "wrong": wrong}
+
+
+def seconds(run: Callable[[], Any], wait: Callable[[], Any], rounds: int = 5, least: float = 0.1) -> float:
+    """Return the median time of a call over some rounds."""
+    run(), wait()
+    started = time.perf_counter()
+    run(), wait()
+    repeats = max(1, int(least / (time.perf_counter() - started)))
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        for _ in range(repeats):
+            run()
+        wait()
+        times.append((time.perf_counter() - started) / repeats)
+    return statistics.median(times)
+
+
+def ceilings() -> dict[str, float]:
+    """Measure a copy on the device, bytes a second read and written, and products, operations a second; PyTorch's."""
+    source = torch.ones(2**28, device="cuda")
+    target = torch.empty_like(source)
+    found = {"copy": 2 * source.nbytes / seconds(lambda: target.copy_(source), torch.cuda.synchronize)}
+    for mode in MODES:
+        torch.backends.cuda.matmul.allow_tf32 = mode == "tf32"
+        dtype = torch.bfloat16 if mode == "bf16" else torch.float32
+        a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
+        found[mode] = 2 * 8192**3 / seconds(lambda a=a, b=b: a @ b, torch.cuda.synchronize)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    print("  " + ", ".join(f"{name} {value / 1e12:.1f} T/s" for name, value in found.items()))
+    return found
+
+
+def kernels(backend: Backend, limits: dict[str, float] | None) -> list[dict[str, Any]]:
+    """Time each operation beside the floor that its matrix products and the fp32 ceiling set."""
+    rows = []
+    for timing in measure(
+        [Size(50_000, EMBEDDING, WINDOW, 256, 8192), Size(10_000, EMBEDDING, WINDOW, 256, 1024)], {"cuda": backend}
+    ):
+        floor = timing.products / limits["fp32"] if limits else None
+        rows.append({**vars(timing.size), "operation": timing.operation, "seconds": timing.seconds, "floor": floor})
+        beside = f", floor {1000 * floor:8.3f}" if floor else ""
+        print(f"  V={timing.size.vocabulary:6} {timing.operation:18} {1000 * timing.seconds:8.3f} ms{beside}")
+    return rows
+
+
+class Texts:
+    """Random examples, the same for both."""
+
+    def __init__(self, words: int, batch: int) -> None:
+        generator = np.random.default_rng(1)
+        shares = 1 / np.arange(1, words + 1)
+        self.ids = generator.choice(words, 4 * batch + WINDOW, p=shares / shares.sum()).astype(np.uint32)
+
+    def windows(self, words: int) -> Windows:
+        """Return the examples."""
+        return Windows(self.ids, WINDOW, padding=words)
+
+
+def torch_step(
+    config: NetworkConfig, settings: TrainingSettings, mode: str, compiled: bool
+) -> Callable[[np.ndarray, np.ndarray], Any]:
+    """Return PyTorch's training step, for contexts and targets on the host."""
+    torch.backends.cuda.matmul.allow_tf32 = mode == "tf32"
+    network = TorchNetwork(config, Parameters.random(config, 1)).to("cuda")
+    weights = list(network.weights.values())
+    matrices, biases = ([weight for weight in weights if (weight.ndim > 1) is wanted] for wanted in (True, False))
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices}, {"params": biases, "weight_decay": 0}],
+        settings.rate, (ADAM_BETA1, ADAM_BETA2), settings.epsilon, settings.weight_decay, fused=True,
+    )  # fmt: skip
+
+    def loss(contexts: Any, targets: Any) -> Any:
+        with torch.autocast("cuda", torch.bfloat16, enabled=mode == "bf16"):
+            return torch.nn.functional.cross_entropy(network.logits(contexts, training=True), targets)
+
+    loss = torch.compile(loss) if compiled else loss
+
+    def step(contexts: np.ndarray, targets: np.ndarray, rate: float | None = None) -> Any:
+        if rate is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        arrays = torch.from_numpy(contexts).pin_memory(), torch.from_numpy(targets).long().pin_memory()
+        value = loss(*(array.to("cuda", non_blocking=True) for array in arrays))
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(weights, settings.clip)
+        optimizer.step()
+        return value
+
+    step.network = network  # type: ignore[attr-defined]
+    return step
+
+
+def steps(backend: Backend, sizes: list[tuple[int, int, int]]) -> list[dict[str, Any]]:
+    """Time whole steps beside PyTorch's."""
+    from numba import cuda
+
+    rows = []
+    for words, hidden, batch in sizes:
+        config = NetworkConfig(
+            words, WINDOW, EMBEDDING, (hidden,), "tanh", averages=(), tied=False, dropout=0.2, embedding_dropout=0.0
+        )
+        settings = TrainingSettings(epochs=10**6, batch_size=batch)
+        windows = Texts(words, batch).windows(words)
+        row: dict[str, Any] = {"vocabulary": words, "hidden": hidden, "batch": batch, "seconds": {}, "bytes": {}}
+        free = cuda.current_context().get_memory_info().free
+        events = Trainer(Network(config, backend), Parameters.random(config, 1), windows, None, settings).run()
+        row["seconds"]["fflm fp32"] = seconds(lambda events=events: next(events), lambda: None)
+        row["bytes"]["fflm fp32"] = free - cuda.current_context().get_memory_info().free
+        del events
+        examples = [windows.batch(positions) for positions in windows.shuffled(batch, 1, 0, 0) if len(positions) == batch]
+        for mode in MODES if torch else ():
+            for compiled in (False, True):
+                name = f"PyTorch {mode}{' compiled' if compiled else ''}"
+                try:
+                    torch.cuda.empty_cache()
+                    torch.cuda.reset_peak_memory_stats()
+                    step = torch_step(config, settings, mode, compiled)
+                    turn = iter(range(10**9))
+                    row["seconds"][name] = seconds(
+                        lambda s=step, t=turn, e=examples: s(*e[next(t) % len(e)]).item(), lambda: None
+                    )
+                    row["bytes"][name] = torch.cuda.max_memory_allocated()
+                except Exception as error:  # out of memory, or a compiler that fails
+                    row["seconds"][name] = f"{type(error).__name__}: {str(error)[:200]}"
+        rows.append(row)
+        figures = ", ".join(f"{name} {1000 * t:.2f}" for name, t in row["seconds"].items() if isinstance(t, float))
+        print(f"  V={words} h={hidden} B={batch}, ms: {figures}")
+    return rows
+
+
+def training(backend: Backend, corpus: Corpus) -> dict[str, Any]:
+    """Train the default network on a text, and PyTorch's same network with the same settings: time and validation perplexity."""
+    shape, chosen, automatic = network_settings({"batch_size": 1024, "epochs": 3, "loss": "exact"})
+    config, settings = fit(shape, chosen, automatic, corpus)
+    windows = {
+        name: Windows.of(part.ids, corpus.vocabulary, corpus.settings, config.context) for name, part in corpus.parts.items()
+    }
+    parameters = Parameters.random(config, settings.seed)
+    parameters.start_from(windows["train"].counts(config.vocabulary))
+    result: dict[str, Any] = {"network": config.to_dict(), "training": settings.to_dict()}
+    trainer = Trainer(Network(config, backend), parameters, windows["train"], windows["valid"], settings)
+    started = time.perf_counter()
+    perplexities = [math.exp(event.valid.mean) for event in trainer.run() if isinstance(event, Evaluation) and event.valid]
+    result["fflm fp32"] = {"seconds": time.perf_counter() - started, "perplexities": perplexities}
+    for mode in ("fp32", "bf16") if torch else ():
+        step, number, perplexities = torch_step(config, settings, mode, compiled=False), 0, []
+        started = time.perf_counter()
+        for epoch in range(settings.epochs):
+            for positions in windows["train"].shuffled(settings.batch_size, settings.seed, epoch, 0):
+                step(*windows["train"].batch(positions), rate=rate_at(settings, number, trainer.steps))
+                number += 1
+            total = 0.0
+            for low in range(0, len(windows["valid"]), 1024):
+                contexts, targets = windows["valid"].batch(np.arange(low, min(low + 1024, len(windows["valid"]))))
+                with torch.no_grad():
+                    logits = step.network.logits(torch.from_numpy(contexts).cuda())  # type: ignore[attr-defined]
+                    target = torch.from_numpy(targets).long().cuda()
+                    total += torch.nn.functional.cross_entropy(logits, target, reduction="sum").item()
+            perplexities.append(math.exp(total / len(windows["valid"])))
+        result[f"PyTorch {mode}"] = {"seconds": time.perf_counter() - started, "perplexities": perplexities}
+    for name, each in result.items():
+        if "seconds" in each:
+            print(f"  {name}: {each['seconds']:.1f} s, {', '.join(f'{p:.1f}' for p in each['perplexities'])}")
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--brown", type=Path, help="brown.txt, to train on")
+    parser.add_argument("--wikitext", type=Path, help="WikiText-2's folder, to train on")
+    parser.add_argument("--work", type=Path, default=Path("gpu.work"), help="keeps the texts [default: %(default)s]")
+    parser.add_argument("--skip", nargs="*", default=[], help="parts to leave out: tests, kernels, steps, ...")
+    options = parse(parser)
+    if reason := why_no_gpu():
+        sys.exit(f"no GPU can be used: {reason}")
+    about = {**machine(), "gpu": describe_device("cuda")}
+    backend = device_backend("cuda")
+    results: dict[str, Any] = {}
+    few = STEPS[:1] if options.quick else STEPS
+
+    def part(name: str, run: Callable[[], Any]) -> None:
+        if name in options.skip:
+            return
+        print(name, flush=True)
+        try:
+            results[name] = run()
+        except Exception as error:
+            traceback.print_exc()
+            results[name] = {"error": f"{type(error).__name__}: {error}"}
+        record("gpu", options.quick, about, **results)  # after each part, so that an interruption loses none
+
+    part("operations", lambda: operations(backend))
+    if torch:
+        part("ceilings", ceilings)
+    part("kernels", lambda: kernels(backend, results.get("ceilings") if "fp32" in results.get("ceilings", {}) else None))
+    part("steps", lambda: steps(backend, few))
+    for name, source, read in (("Brown", options.brown, brown), ("WikiText-2", options.wikitext, wikitext)):
+        if source:
+            options.work.mkdir(parents=True, exist_ok=True)
+            corpus = read(source, options.work / name)
+            check_sizes(name, corpus)
+            part(f"training on {name}", lambda corpus=corpus: training(backend, corpus))
+    part("tests", tests)
+
+
+if __name__ == "__main__":
+    main()
