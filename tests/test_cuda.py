@@ -1,6 +1,7 @@
 """The CUDA backend as a whole: training as the CPU trains, and what its kernels take of a GPU."""
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -24,9 +25,11 @@ from fflm.backend.cpu import CpuBackend
 from fflm.backend.cuda import PRODUCTS, CudaBackend
 from fflm.backend.cuda_memory import PooledMemory, size_class
 from fflm.backend.protocol import Dropout
+from fflm.lm import train
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
+from fflm.text.corpus import Share
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import load_checkpoint, save_checkpoint
 from fflm.training.loop import Step, Trainer
@@ -202,6 +205,25 @@ def test_a_run_goes_on_from_its_checkpoint_on_either_device(tmp_path):
             expected = weights(again)
     for name, array in weights(again).items():
         np.testing.assert_allclose(array, expected[name], rtol=0, atol=2e-4 * np.abs(array).max())
+
+
+def test_training_on_a_gpu_from_text_to_model(text, monkeypatch):
+    backends = {"cuda": gpu_backend(), "cpu": CpuBackend()}
+    monkeypatch.setattr(train, "choose_device", lambda device: device)
+    monkeypatch.setattr(train, "device_backend", backends.get)
+    fields = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "test": Share(0.1)}
+    figures = {}
+    for device in backends:
+        run = train.begin([text], Path(f"{device}.model"), device=device, epochs=2, **fields)
+        assert {type(event).__name__ for event in run.events()} >= {"Step", "Evaluation", "Tested"}
+        figures[device] = run.figures
+        assert json.loads(Path(f"{device}.model/config.json").read_text())["device"] == device
+    for part in ("valid", "test"):
+        assert abs(figures["cuda"][part]["perplexity"] / figures["cpu"][part]["perplexity"] - 1) < 1e-4
+    run = train.TrainingRun.resume(Path("cuda.model"), epochs=3, device="cpu")
+    assert run.trainer.network.backend is backends["cpu"]
+    assert any(isinstance(event, Step) for event in run.events())
+    assert train.TrainingRun.resume(Path("cuda.model")).device == "cpu"
 
 
 def test_a_model_predicts_the_same_on_either_device():

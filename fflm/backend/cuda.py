@@ -18,6 +18,7 @@ from fflm.backend.cuda_kernels import (
     SLOPES_TRANSPOSED,
     SOFTMAX,
     STORE,
+    SUMMED,
     TRANSPOSED,
 )
 from fflm.backend.protocol import ACTIVATIONS, Activation, Array, Dropout
@@ -171,7 +172,7 @@ class CudaBackend:
     ) -> None:
         if activation != "identity":
             self._each(kernels.multiply_slopes, outputs.size, np.int32(ACTIVATIONS.index(activation)), *_flat(outputs, d_outputs))
-        self._each(kernels.column_sums, d_outputs.shape[1], d_outputs, np.float32(beta), d_bias)
+        self._launch(kernels.column_sums, -(-d_outputs.shape[1] // SUMMED), d_outputs, np.float32(beta), d_bias)
         self._product("to weights", d_outputs, inputs, d_weight, len(inputs), beta=beta)
         self._product("to inputs", d_outputs, weight, d_inputs, len(weight))
 
@@ -240,7 +241,7 @@ class CudaBackend:
         slopes = self._borrow("exponentials", (len(features), len(weight)))
         self._product("scores", features, weight, slopes, features.shape[1])
         self._launch(kernels.nce_slopes, len(features), slopes, bias, targets, noise, np.float32(scale), losses)
-        self._each(kernels.column_sums, len(weight), slopes, np.float32(beta), d_bias)
+        self._launch(kernels.column_sums, -(-len(weight) // SUMMED), slopes, np.float32(beta), d_bias)
         self._product("to weights", slopes, features, d_weight, len(features), beta=beta)
         self._product("to inputs", slopes, weight, d_features, len(weight))
 

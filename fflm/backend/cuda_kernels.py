@@ -41,6 +41,9 @@ philox_words = cuda.jit(device=True)(philox)
 BLOCK = 256
 """Threads of a block."""
 
+SUMMED = 8
+"""Columns that a block sums: neighbouring numbers that are read together, and many rows at a time."""
+
 ROWS, COLUMNS, DEPTH = 128, 128, 16
 """The part of a matrix product that a block computes, and how much of the inner dimension it reads at a time."""
 
@@ -282,13 +285,24 @@ def multiply_slopes(code, outputs, d_outputs):
 
 @cuda.jit
 def column_sums(values, beta, sums):
-    """Sum a matrix's rows: a thread a column."""
-    j = uint32(cuda.grid(1))
+    """Sum a matrix's rows: `SUMMED` columns a block, whose threads share the rows."""
+    shared = cuda.shared.array(BLOCK, float32)
+    thread = uint32(cuda.threadIdx.x)
+    j = uint32(cuda.blockIdx.x) * uint32(SUMMED) + thread % uint32(SUMMED)
+    total = float32(0)
     if j < uint32(values.shape[1]):
-        total = float32(0)
-        for i in range(uint32(values.shape[0])):
+        for i in range(thread // uint32(SUMMED), uint32(values.shape[0]), uint32(BLOCK // SUMMED)):
             total += values[i, j]
-        sums[j] = total + (beta * sums[j] if beta != float32(0) else float32(0))
+    shared[thread] = total
+    cuda.syncthreads()
+    half = uint32(BLOCK // 2)
+    while half >= uint32(SUMMED):
+        if thread < half:
+            shared[thread] += shared[thread + half]
+        cuda.syncthreads()
+        half >>= uint32(1)
+    if thread < uint32(SUMMED) and j < uint32(values.shape[1]):
+        sums[j] = shared[thread] + (beta * sums[j] if beta != float32(0) else float32(0))
 
 
 @cuda.jit

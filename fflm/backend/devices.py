@@ -26,7 +26,7 @@ def choose_device(device: str) -> Literal["cpu", "cuda"]:
         return "cpu"
     reason = why_no_gpu()
     if device == "cuda" and reason:
-        raise FflmError(f"no GPU can be used: {reason}")
+        raise FflmError(f"no GPU can be used: {reason}; without one, use the device cpu")
     return "cpu" if reason else "cuda"
 
 

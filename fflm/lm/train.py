@@ -347,6 +347,8 @@ class TrainingRun:
             reason = _difference(path, corpus, about)
             raise FflmError(f"{path} was trained on other data ({reason}): resume with the same, or train anew with --overwrite")
         run = cls(path, corpus, config, settings, threads, device or about.get("device", "cpu"))
+        if run.device != about.get("device", "cpu"):
+            save_config(path, config, corpus.settings, corpus.vocabulary, {**about, "device": run.device})
         run.vectors = about.get("vectors", 0)
         load_checkpoint(path / CHECKPOINT, run.trainer, corpus.fingerprint)
         if epochs is not None and epochs != settings.epochs:
