@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import pytest
 import reference
-from devices import backend_under_test, precision, tile
+from devices import backend_under_test, device, precision, tile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import ACTIVATION, EXP_FLOAT32, FLOAT32, NORMALISE, PRODUCT, SOFTMAX, UPDATE, assert_close
@@ -280,7 +280,7 @@ def test_output_layer(
     compare_output_layer(output_layer(np.random.default_rng(0), *sizes, dtype), smoothing, penalty, 1 / sizes[0], beta)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50 if device == "cpu" else 10)
 @given(
     rows=st.integers(1, 20),
     words=st.integers(1, 3 * TILE),

@@ -182,7 +182,7 @@ def test_twenty_steps_are_those_of_the_cpu(name):
 def test_a_run_goes_on_from_its_checkpoint_on_either_device(tmp_path):
     config = dataclasses.replace(NETWORK, vocabulary=150, hidden=(6,))
     settings = dataclasses.replace(SETTINGS, epochs=2, loss="sampled", samples=30)
-    windows = Windows(TEXT[:240], config.context, padding=config.vocabulary)
+    windows = Windows(TEXT[:120], config.context, padding=config.vocabulary)
 
     def trainer(backend):
         return Trainer(Network(config, backend), Parameters.random(config, 1), windows, None, settings)
@@ -191,7 +191,7 @@ def test_a_run_goes_on_from_its_checkpoint_on_either_device(tmp_path):
         return {name: run.network.backend.download(array) for name, array in run.parameters.items()}
 
     first = trainer(gpu_backend())
-    for _ in zip(range(6), first.run(), strict=False):
+    for _ in zip(range(3), first.run(), strict=False):
         pass
     save_checkpoint(tmp_path / "checkpoint", first, "text")
     for backend in (gpu_backend(), CpuBackend()):
