@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, brown, check_sizes, machine, parse, record, wikitext
+from common import ROOT, brown, check_sizes, in_turns, machine, parse, record, wikitext
 
 from fflm.backend.devices import describe_device, device_backend, why_no_gpu
 from fflm.backend.protocol import Backend
@@ -114,32 +114,21 @@ def operations(backend: Backend, rows: int = 700, words: int = 5003, size: int =
     return {"seed": seed, "off": off, "wrong": wrong}
 
 
-def seconds(run: Callable[[], Any], wait: Callable[[], Any], rounds: int = 5, least: float = 0.1) -> float:
-    """Return the median time of a call over some rounds."""
-    run(), wait()
-    started = time.perf_counter()
-    run(), wait()
-    repeats = max(1, int(least / (time.perf_counter() - started)))
-    times = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        for _ in range(repeats):
-            run()
-        wait()
-        times.append((time.perf_counter() - started) / repeats)
-    return statistics.median(times)
+def seconds(run: Callable[[], Any]) -> float:
+    """Return the median time of a call, which waits for its results."""
+    return statistics.median(in_turns({"run": run}, rounds=5, turn_seconds=0.1)["run"])
 
 
 def ceilings() -> dict[str, float]:
     """Measure a copy on the device, bytes a second read and written, and products, operations a second; PyTorch's."""
     source = torch.ones(2**28, device="cuda")
     target = torch.empty_like(source)
-    found = {"copy": 2 * source.nbytes / seconds(lambda: target.copy_(source), torch.cuda.synchronize)}
+    found = {"copy": 2 * source.nbytes / seconds(lambda: (target.copy_(source), torch.cuda.synchronize()))}
     for mode in MODES:
         torch.backends.cuda.matmul.allow_tf32 = mode == "tf32"
         dtype = torch.bfloat16 if mode == "bf16" else torch.float32
         a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
-        found[mode] = 2 * 8192**3 / seconds(lambda a=a, b=b: a @ b, torch.cuda.synchronize)
+        found[mode] = 2 * 8192**3 / seconds(lambda a=a, b=b: (a @ b, torch.cuda.synchronize()))
     torch.backends.cuda.matmul.allow_tf32 = False
     print("  " + ", ".join(f"{name} {value / 1e12:.1f} T/s" for name, value in found.items()))
     return found
@@ -158,17 +147,11 @@ def kernels(backend: Backend, limits: dict[str, float] | None) -> list[dict[str,
     return rows
 
 
-class Texts:
-    """Random examples, the same for both."""
-
-    def __init__(self, words: int, batch: int) -> None:
-        generator = np.random.default_rng(1)
-        shares = 1 / np.arange(1, words + 1)
-        self.ids = generator.choice(words, 4 * batch + WINDOW, p=shares / shares.sum()).astype(np.uint32)
-
-    def windows(self, words: int) -> Windows:
-        """Return the examples."""
-        return Windows(self.ids, WINDOW, padding=words)
+def random_text(words: int, batch: int) -> Windows:
+    """Return random examples, the same for both."""
+    shares = 1 / np.arange(1, words + 1)
+    ids = np.random.default_rng(1).choice(words, 4 * batch + WINDOW, p=shares / shares.sum()).astype(np.uint32)
+    return Windows(ids, WINDOW, padding=words)
 
 
 def torch_step(
@@ -216,11 +199,11 @@ def steps(backend: Backend, sizes: list[tuple[int, int, int]]) -> list[dict[str,
             words, WINDOW, EMBEDDING, (hidden,), "tanh", averages=(), tied=False, dropout=0.2, embedding_dropout=0.0
         )
         settings = TrainingSettings(epochs=10**6, batch_size=batch)
-        windows = Texts(words, batch).windows(words)
+        windows = random_text(words, batch)
         row: dict[str, Any] = {"vocabulary": words, "hidden": hidden, "batch": batch, "seconds": {}, "bytes": {}}
         free = cuda.current_context().get_memory_info().free
         events = Trainer(Network(config, backend), Parameters.random(config, 1), windows, None, settings).run()
-        row["seconds"]["fflm fp32"] = seconds(lambda events=events: next(events), lambda: None)
+        row["seconds"]["fflm fp32"] = seconds(lambda events=events: next(events))
         row["bytes"]["fflm fp32"] = free - cuda.current_context().get_memory_info().free
         del events
         examples = [windows.batch(positions) for positions in windows.shuffled(batch, 1, 0, 0) if len(positions) == batch]
@@ -232,9 +215,7 @@ def steps(backend: Backend, sizes: list[tuple[int, int, int]]) -> list[dict[str,
                     torch.cuda.reset_peak_memory_stats()
                     step = torch_step(config, settings, mode, compiled)
                     turn = iter(range(10**9))
-                    row["seconds"][name] = seconds(
-                        lambda s=step, t=turn, e=examples: s(*e[next(t) % len(e)]).item(), lambda: None
-                    )
+                    row["seconds"][name] = seconds(lambda s=step, t=turn, e=examples: s(*e[next(t) % len(e)]).item())
                     row["bytes"][name] = torch.cuda.max_memory_allocated()
                 except Exception as error:  # out of memory, or a compiler that fails
                     row["seconds"][name] = f"{type(error).__name__}: {str(error)[:200]}"

@@ -14,6 +14,7 @@ import numpy as np
 from numba import get_num_threads, njit, prange, set_num_threads
 
 from fflm.backend.blas import gemm, one_thread
+from fflm.backend.common import Scratch, adam_corrections, dropout_words, flat
 from fflm.backend.formulas import (
     RELU,
     SIGMOID,
@@ -156,7 +157,7 @@ def put_rows(values, rows, array, threads):
 
 
 @kernel()
-def dropout_kernel(values, threshold, factor, layer, step_low, step_high, seed_low, seed_high, first, dropped, in_place, threads):
+def dropout_kernel(values, factor, threshold, layer, step_low, step_high, seed_low, seed_high, first, dropped, in_place, threads):
     # The random words are made in pieces of MASK, four by four, which vectorises; `first` is the first element's place.
     begin, end = first >> 2, (first + values.size + 3) >> 2
     for t in prange(threads):
@@ -622,15 +623,7 @@ class CpuBackend:
     softmax_bytes = 128 * 2**20
 
     def __init__(self) -> None:
-        self._scratch: dict[str, Array] = {}
-
-    def _borrow(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-        """Return uninitialised memory that is kept for the next call."""
-        size = int(np.prod(shape))
-        held = self._scratch.get(name)
-        if held is None or held.size < size or held.dtype != dtype:
-            held = self._scratch[name] = np.empty(size, dtype)
-        return held[:size].reshape(shape)
+        self._borrow = Scratch(np.empty).borrow
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return np.empty(shape, dtype)
@@ -660,10 +653,9 @@ class CpuBackend:
             put_rows(values, rows, array, threads)
 
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
-        numbers = np.uint32(dropout.rate * 2**32), values.dtype.type(1 / (1 - dropout.rate)), np.uint32(dropout.layer)
-        words, first = (*_words(dropout.step), *_words(dropout.seed)), row * values.shape[1]
+        factor, words, first = values.dtype.type(1 / (1 - dropout.rate)), dropout_words(dropout), row * values.shape[1]
         with _threads(values.size) as threads:
-            dropout_kernel(*_flat(values), *numbers, *words, first, *_flat(dropped), values is dropped, threads)
+            dropout_kernel(*flat(values), factor, *words, first, *flat(dropped), values is dropped, threads)
 
     def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
         with one_thread(), _threads(outputs.size * inputs.shape[1] * PRODUCTS) as threads:
@@ -765,7 +757,7 @@ class CpuBackend:
         for gradient in gradients:
             with _threads(gradient.size) as threads:
                 totals = np.empty(threads)
-                sum_of_squares(*_flat(gradient), totals)
+                sum_of_squares(*flat(gradient), totals)
             total += float(totals.sum())
         norm = math.sqrt(total)
         factor[0] = (min(1.0, limit / norm) if norm else 1.0) if math.isfinite(norm) else math.nan
@@ -776,7 +768,7 @@ class CpuBackend:
     ) -> None:  # fmt: skip
         numbers = map(weight.dtype.type, (scale[0], l2, rate, momentum))
         with _threads(weight.size) as threads:
-            momentum_step(*_flat(weight, gradient, velocity), *numbers, nesterov, threads)
+            momentum_step(*flat(weight, gradient, velocity), *numbers, nesterov, threads)
 
     def adagrad_step(
         self,
@@ -791,7 +783,7 @@ class CpuBackend:
     ) -> None:
         numbers = map(weight.dtype.type, (scale[0], l2, rate, epsilon))
         with _threads(weight.size) as threads:
-            adagrad_step(*_flat(weight, gradient, total), *numbers, threads)
+            adagrad_step(*flat(weight, gradient, total), *numbers, threads)
 
     def rmsprop_step(
         self, weight: Array, gradient: Array, mean: Array, *,
@@ -799,24 +791,23 @@ class CpuBackend:
     ) -> None:  # fmt: skip
         numbers = map(weight.dtype.type, (scale[0], l2, rate, decay, epsilon))
         with _threads(weight.size) as threads:
-            rmsprop_step(*_flat(weight, gradient, mean), *numbers, threads)
+            rmsprop_step(*flat(weight, gradient, mean), *numbers, threads)
 
     def adam_step(
         self, weight: Array, gradient: Array, first: Array, second: Array, *,
         scale: Array, l2: float, shrink: float, rate: float, beta1: float, beta2: float, epsilon: float, step: int,
     ) -> None:  # fmt: skip
-        corrections = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
+        corrections = adam_corrections(beta1, beta2, step)
         numbers = map(weight.dtype.type, (scale[0], l2, 1 - shrink, rate, beta1, beta2, epsilon, *corrections))
         with _threads(weight.size) as threads:
-            adam_step(*_flat(weight, gradient, first, second), *numbers, threads)
+            adam_step(*flat(weight, gradient, first, second), *numbers, threads)
 
     def adam_idle(
         self, weight: Array, first: Array, second: Array, idle: Array, keeps: Array, *,
         rate: float, beta1: float, beta2: float, epsilon: float, step: int,
     ) -> None:  # fmt: skip
         if step:
-            corrections = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
-            numbers = map(weight.dtype.type, (rate, beta1, beta2, epsilon, *corrections))
+            numbers = map(weight.dtype.type, (rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
             with _threads(2 * weight.size) as threads:
                 adam_idle(weight, first, second, idle, keeps, *numbers, threads)
 
@@ -838,12 +829,3 @@ def _threads(work: float) -> Iterator[int]:
 def _borders(blocks: tuple[int, ...]) -> Array:
     """Return where blocks of these sizes begin and end (K + 1,)."""
     return np.cumsum((0, *blocks))
-
-
-def _flat(*arrays: Array) -> list[Array]:
-    return [array.reshape(-1) for array in arrays]
-
-
-def _words(number: int) -> tuple[np.uint32, np.uint32]:
-    """Split a 64-bit number into its low and high 32-bit words."""
-    return np.uint32(number & 0xFFFFFFFF), np.uint32(number >> 32 & 0xFFFFFFFF)

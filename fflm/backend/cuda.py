@@ -1,6 +1,6 @@
 """The CUDA backend: the operations of `protocol.Backend` on arrays in a GPU's memory, in single precision."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from numba import config, cuda
 
 from fflm.backend import cuda_kernels as kernels
+from fflm.backend.common import Scratch, adam_corrections, dropout_words, flat
 from fflm.backend.cuda_kernels import (
     ACTIVATE,
     BLOCK,
@@ -51,7 +52,7 @@ class CudaBackend:
     softmax_bytes = 2**30
 
     def __init__(self) -> None:
-        self._scratch: dict[str, Array] = {}
+        self._borrow = Scratch(self.empty).borrow
         self._one = self.upload(np.zeros(1, np.float32))
         self._one_matrix, self._one_id = self._one.reshape(1, 1), self.upload(np.zeros(1, np.int32))
 
@@ -61,14 +62,6 @@ class CudaBackend:
     def _each(self, kernel: Any, size: int, *arguments: Any) -> None:
         """Launch a kernel with a thread for each of ``size`` things."""
         self._launch(kernel, -(-size // BLOCK), *arguments)
-
-    def _borrow(self, name: str, shape: tuple[int, ...], dtype: type = np.float32) -> Array:
-        """Return uninitialised memory that is kept for the next call."""
-        size = int(np.prod(shape))
-        held = self._scratch.get(name)
-        if held is None or held.size < size:
-            held = self._scratch[name] = self.empty((size,), dtype)
-        return held[:size].reshape(*shape)
 
     def _product(
         self,
@@ -111,7 +104,7 @@ class CudaBackend:
         self._launch(kernels.copy, values.shape[0], values, copied)
 
     def clear(self, array: Array) -> None:
-        self._each(kernels.fill, array.size, _flat(array)[0], array.dtype.type(0))
+        self._each(kernels.fill, array.size, flat(array)[0], array.dtype.type(0))
 
     def gather(self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array) -> None:
         self._launch(kernels.gather, (len(contexts), len(blocks)), embeddings, contexts, self._borders(blocks), inputs)
@@ -119,28 +112,20 @@ class CudaBackend:
     def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
         parts = min(PARTS, -(-d_inputs.size // BLOCK))
         largest, scales = self._borrow("parts", (parts,)), self._borrow("scales", (2,))
-        held = self._scratch.get("fixed-point sums")
-        if held is None or held.size < d_embeddings.size:
-            self._scratch["fixed-point sums"] = self.upload(np.zeros(d_embeddings.size, np.int64))
-        sums = self._borrow("fixed-point sums", d_embeddings.shape, np.int64)
-        self._launch(kernels.largest_magnitudes, parts, *_flat(d_inputs), largest)
+        sums = self._borrow("fixed-point sums", d_embeddings.shape, np.int64, lambda size: self.upload(np.zeros(size, np.int64)))
+        self._launch(kernels.largest_magnitudes, parts, *flat(d_inputs), largest)
         self._launch(kernels.fixed_point, 1, largest, scales)
         self._launch(kernels.scatter_add, (len(contexts), len(blocks)), contexts, self._borders(blocks), d_inputs, scales, sums)
-        flat, total = _flat(sums, d_embeddings)
-        self._each(kernels.add_fixed_point, total.size, flat, scales, total)
+        self._each(kernels.add_fixed_point, sums.size, *flat(sums), scales, *flat(d_embeddings))
 
     def _borders(self, blocks: tuple[int, ...]) -> Array:
         """Return where blocks of these sizes begin and end (K + 1,), kept on the device."""
-        name = f"borders {blocks}"
-        if name not in self._scratch:
-            self._scratch[name] = self.upload(np.cumsum((0, *blocks)).astype(np.int32))
-        return self._scratch[name]
+        borders = np.cumsum((0, *blocks)).astype(np.int32)
+        return self._borrow(f"borders {blocks}", borders.shape, np.int32, lambda size: self.upload(borders))
 
     def _rows(self, count: int) -> Array:
         """Return the numbers of rows (count,), kept on the device."""
-        if "rows" not in self._scratch or self._scratch["rows"].size < count:
-            self._scratch["rows"] = self.upload(np.arange(count, dtype=np.int32))
-        return self._scratch["rows"][:count]
+        return self._borrow("rows", (count,), np.int32, lambda size: self.upload(np.arange(size, dtype=np.int32)))
 
     def put_rows(self, values: Array, rows: Array, array: Array) -> None:
         self._launch(kernels.put_rows, len(rows), values, rows, array)
@@ -148,12 +133,16 @@ class CudaBackend:
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
         first = row * values.shape[1]
         threads = -(-(first % 4 + values.size) // 4)
-        words = [np.uint32(number >> shift & 0xFFFFFFFF) for number in (dropout.step, dropout.seed) for shift in (0, 32)]
-        flat = _flat(values, dropped)
-        self._each(kernels.dropout, threads,
-            flat[0], np.uint32(dropout.rate * 2**32), np.float32(1 / (1 - dropout.rate)), np.uint32(dropout.layer), *words,
-            np.uint32(first), flat[1],
-        )  # fmt: skip
+        values, dropped = flat(values, dropped)
+        self._each(
+            kernels.dropout,
+            threads,
+            values,
+            np.float32(1 / (1 - dropout.rate)),
+            *dropout_words(dropout),
+            np.uint32(first),
+            dropped,
+        )
 
     def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
         self._product("layer", inputs, weight, outputs, inputs.shape[1], bias=bias, code=ACTIVATIONS.index(activation))
@@ -171,13 +160,13 @@ class CudaBackend:
         d_inputs: Array,
     ) -> None:
         if activation != "identity":
-            self._each(kernels.multiply_slopes, outputs.size, np.int32(ACTIVATIONS.index(activation)), *_flat(outputs, d_outputs))
+            self._each(kernels.multiply_slopes, outputs.size, np.int32(ACTIVATIONS.index(activation)), *flat(outputs, d_outputs))
         self._launch(kernels.column_sums, -(-d_outputs.shape[1] // SUMMED), d_outputs, np.float32(beta), d_bias)
         self._product("to weights", d_outputs, inputs, d_weight, len(inputs), beta=beta)
         self._product("to inputs", d_outputs, weight, d_inputs, len(weight))
 
     def add(self, values: Array, total: Array) -> None:
-        self._each(kernels.add, total.size, *_flat(values, total))
+        self._each(kernels.add, total.size, *flat(values, total))
 
     def normalise(self, values: Array, normalised: Array) -> None:
         self._launch(kernels.normalise, len(values), values, normalised)
@@ -250,7 +239,7 @@ class CudaBackend:
         self._launch(kernels.normalise_logits, len(features), log_probabilities, bias)
 
     def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
-        arrays = _flat(*gradients)
+        arrays = flat(*gradients)
         parts = [min(PARTS, -(-array.size // BLOCK)) for array in arrays]
         totals = self._borrow("parts", (sum(parts),))
         for array, count, end in zip(arrays, parts, accumulate(parts), strict=True):
@@ -262,7 +251,7 @@ class CudaBackend:
         scale: Array, l2: float, rate: float, momentum: float, nesterov: bool,
     ) -> None:  # fmt: skip
         numbers = map(np.float32, (l2, rate, momentum))
-        self._each(kernels.momentum_step, weight.size, *_flat(weight, gradient, velocity), scale, *numbers, nesterov)
+        self._each(kernels.momentum_step, weight.size, *flat(weight, gradient, velocity), scale, *numbers, nesterov)
 
     def adagrad_step(
         self,
@@ -276,7 +265,7 @@ class CudaBackend:
         epsilon: float,
     ) -> None:
         self._each(
-            kernels.adagrad_step, weight.size, *_flat(weight, gradient, total), scale, *map(np.float32, (l2, rate, epsilon))
+            kernels.adagrad_step, weight.size, *flat(weight, gradient, total), scale, *map(np.float32, (l2, rate, epsilon))
         )
 
     def rmsprop_step(
@@ -284,25 +273,19 @@ class CudaBackend:
         scale: Array, l2: float, rate: float, decay: float, epsilon: float,
     ) -> None:  # fmt: skip
         numbers = map(np.float32, (l2, rate, decay, epsilon))
-        self._each(kernels.rmsprop_step, weight.size, *_flat(weight, gradient, mean), scale, *numbers)
+        self._each(kernels.rmsprop_step, weight.size, *flat(weight, gradient, mean), scale, *numbers)
 
     def adam_step(
         self, weight: Array, gradient: Array, first: Array, second: Array, *,
         scale: Array, l2: float, shrink: float, rate: float, beta1: float, beta2: float, epsilon: float, step: int,
     ) -> None:  # fmt: skip
-        corrections = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
-        numbers = map(np.float32, (l2, 1 - shrink, rate, beta1, beta2, epsilon, *corrections))
-        self._each(kernels.adam_step, weight.size, *_flat(weight, gradient, first, second), scale, *numbers)
+        numbers = map(np.float32, (l2, 1 - shrink, rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
+        self._each(kernels.adam_step, weight.size, *flat(weight, gradient, first, second), scale, *numbers)
 
     def adam_idle(
         self, weight: Array, first: Array, second: Array, idle: Array, keeps: Array, *,
         rate: float, beta1: float, beta2: float, epsilon: float, step: int,
     ) -> None:  # fmt: skip
         if step:
-            corrections = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
-            numbers = map(np.float32, (rate, beta1, beta2, epsilon, *corrections))
+            numbers = map(np.float32, (rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
             self._launch(kernels.adam_idle, len(weight), weight, first, second, idle, keeps, *numbers)
-
-
-def _flat(*arrays: Array) -> Sequence[Array]:
-    return [array.reshape(-1) for array in arrays]

@@ -53,6 +53,7 @@ EACH = 8
 _LINE = ROWS + 4  # so that of those who write a column no more than two meet in a bank of shared memory
 _LINES = DEPTH * _LINE
 _ACROSS = COLUMNS // EACH  # threads that share a row
+_READS = ROWS * DEPTH // BLOCK  # numbers of each matrix that a thread reads at a time
 
 PLAIN, TRANSPOSED, SLOPES, SLOPES_TRANSPOSED = range(4)
 """How a product reads a matrix: as it is stored, or transposed; or it is the gradients of logits, computed as they are read."""
@@ -137,7 +138,7 @@ def make_product(left: int, right: int, end: int) -> Any:
         lefts = cuda.local.array(EACH, float32)
         rights = cuda.local.array(EACH, float32)
         thread = uint32(cuda.threadIdx.x)
-        across, down = thread % uint32(COLUMNS // EACH), thread // uint32(COLUMNS // EACH)
+        across, down = thread % uint32(_ACROSS), thread // uint32(_ACROSS)
         row0, column0 = uint32(cuda.blockIdx.y) * uint32(ROWS), uint32(cuda.blockIdx.x) * uint32(COLUMNS)
         own = float32(0)  # the sum of a row of op(a)
         for i in range(EACH):
@@ -145,7 +146,7 @@ def make_product(left: int, right: int, end: int) -> Any:
                 sums[i, j] = float32(0)
         for step in range((inner + uint32(DEPTH - 1)) // uint32(DEPTH)):
             k0 = uint32(step) * uint32(DEPTH)
-            for q in range(EACH):  # neighbouring threads read neighbouring numbers
+            for q in range(_READS):  # neighbouring threads read neighbouring numbers
                 place = thread + uint32(q) * uint32(BLOCK)
                 if left == PLAIN or left == SLOPES:
                     r, k = place // uint32(DEPTH), place % uint32(DEPTH)
@@ -189,7 +190,7 @@ def make_product(left: int, right: int, end: int) -> Any:
                 if i < rows and j < columns:
                     c[i, j] = activate(code, c[i, j])
         if end == SOFTMAX:
-            line = down * uint32(EACH) * uint32(COLUMNS // EACH) + across
+            line = down * uint32(EACH * _ACROSS) + across
             left_tile[line] = row_top(sums, 0, bias, column, columns)
             left_tile[line + uint32(_ACROSS)] = row_top(sums, 1, bias, column, columns)
             left_tile[line + uint32(2 * _ACROSS)] = row_top(sums, 2, bias, column, columns)
@@ -219,38 +220,39 @@ def make_product(left: int, right: int, end: int) -> Any:
     return product
 
 
-@cuda.jit(device=True)
-def block_sum(value, shared):
-    """Return the sum of all threads' values to all of them, by a tree, whose order is always the same."""
-    thread = uint32(cuda.threadIdx.x)
-    shared[thread] = value
-    cuda.syncthreads()
-    half = uint32(BLOCK // 2)
-    while half:
-        if thread < half:
-            shared[thread] += shared[thread + half]
-        cuda.syncthreads()
-        half >>= uint32(1)
-    total = shared[0]
-    cuda.syncthreads()
-    return total
+@cuda.jit(device=True, inline="always")
+def plus(x, y):
+    """Return the sum of two numbers."""
+    return x + y
 
 
-@cuda.jit(device=True)
-def block_max(value, shared):
-    """Return the largest of all threads' values to all of them, NaN if one is."""
-    thread = uint32(cuda.threadIdx.x)
-    shared[thread] = value
-    cuda.syncthreads()
-    half = uint32(BLOCK // 2)
-    while half:
-        if thread < half:
-            shared[thread] = larger(shared[thread], shared[thread + half])
+def make_reduction(combine: Any, left: int) -> Any:
+    """Return a function that combines the values of a block's threads: thread i gets that of the threads like i modulo ``left``.
+
+    By a tree, whose order is always the same; ``left`` is a power of two.
+    """
+
+    @cuda.jit(device=True)
+    def reduction(value, shared):
+        thread = uint32(cuda.threadIdx.x)
+        shared[thread] = value
         cuda.syncthreads()
-        half >>= uint32(1)
-    highest = shared[0]
-    cuda.syncthreads()
-    return highest
+        half = uint32(BLOCK // 2)
+        while half >= uint32(left):
+            if thread < half:
+                shared[thread] = combine(shared[thread], shared[thread + half])
+            cuda.syncthreads()
+            half >>= uint32(1)
+        combined = shared[thread % uint32(left)]
+        cuda.syncthreads()
+        return combined
+
+    return reduction
+
+
+block_sum = make_reduction(plus, 1)
+block_max = make_reduction(larger, 1)  # NaN if one is
+column_sum = make_reduction(plus, SUMMED)
 
 
 @cuda.jit
@@ -293,16 +295,9 @@ def column_sums(values, beta, sums):
     if j < uint32(values.shape[1]):
         for i in range(thread // uint32(SUMMED), uint32(values.shape[0]), uint32(BLOCK // SUMMED)):
             total += values[i, j]
-    shared[thread] = total
-    cuda.syncthreads()
-    half = uint32(BLOCK // 2)
-    while half >= uint32(SUMMED):
-        if thread < half:
-            shared[thread] += shared[thread + half]
-        cuda.syncthreads()
-        half >>= uint32(1)
+    total = column_sum(total, shared)
     if thread < uint32(SUMMED) and j < uint32(values.shape[1]):
-        sums[j] = shared[thread] + (beta * sums[j] if beta != float32(0) else float32(0))
+        sums[j] = total + (beta * sums[j] if beta != float32(0) else float32(0))
 
 
 @cuda.jit
@@ -383,7 +378,7 @@ def put_rows(values, rows, array):
 
 
 @cuda.jit
-def dropout(values, threshold, factor, layer, step_low, step_high, seed_low, seed_high, first, dropped):
+def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, seed_high, first, dropped):
     """Keep an element or not: a thread draws four random words, for the elements 4 i to 4 i + 3 of the whole batch."""
     i = uint32(uint32(cuda.grid(1)) + (uint32(first) >> uint32(2)))
     words = philox_words(i, layer, step_low, step_high, seed_low, seed_high)

@@ -31,22 +31,22 @@ def choose_device(device: str) -> Literal["cpu", "cuda"]:
 
 
 def device_backend(device: str) -> Backend:
-    """Return the backend of a device, one for all, so that its scratch memory is there once.
+    """Return a backend of a device; those of the GPU are one, so that its scratch memory is there once.
 
     Raises
     ------
     FflmError
         As `choose_device`.
     """
-    return _backend(choose_device(device))
+    if choose_device(device) == "cuda":
+        return _cuda_backend()
+    from fflm.backend.cpu import CpuBackend
+
+    return CpuBackend()
 
 
 @cache
-def _backend(device: Literal["cpu", "cuda"]) -> Backend:
-    if device == "cpu":
-        from fflm.backend.cpu import CpuBackend
-
-        return CpuBackend()
+def _cuda_backend() -> Backend:
     from numba import cuda
 
     from fflm.backend.cuda import CudaBackend

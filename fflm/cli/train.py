@@ -111,8 +111,7 @@ def command(
         raise click.UsageError("give a text to train on, or --resume a model")
     run.save_seconds = save_every
     try:
-        once = ", once for this machine" if run.device == "cpu" else ""
-        with announce(f"compiling the kernels{once} ...", console):
+        with announce_compiling(run, console):
             run.prepare()
         ended = _watch(run, console)
     except KeyboardInterrupt:  # before the first step, or again before it could be saved: the last checkpoint serves
@@ -171,9 +170,10 @@ def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console:
 
 
 @contextlib.contextmanager
-def announce(message: str, console: "Console") -> Iterator[None]:
-    """Print a message if the block takes long."""
-    timer = threading.Timer(COMPILING_SECONDS, console.print, [message])
+def announce_compiling(run: "TrainingRun", console: "Console") -> Iterator[None]:
+    """Say that a run's kernels are being compiled if the block takes long."""
+    once = ", once for this machine" if run.device == "cpu" else ""
+    timer = threading.Timer(COMPILING_SECONDS, console.print, [f"compiling the kernels{once} ..."])
     timer.start()
     try:
         yield

@@ -6,6 +6,7 @@ of ``x``.
 
 from dataclasses import dataclass
 
+from fflm.backend.devices import device_backend
 from fflm.backend.protocol import Array, Backend, Dropout
 from fflm.network import output
 from fflm.network.config import NetworkConfig
@@ -36,12 +37,8 @@ class Network:
     """
 
     def __init__(self, config: NetworkConfig, backend: Backend | None = None) -> None:
-        if backend is None:
-            from fflm.backend.cpu import CpuBackend
-
-            backend = CpuBackend()
         self.config = config
-        self.backend: Backend = backend
+        self.backend: Backend = backend or device_backend("cpu")
 
     def rows_at_once(self, parameters: Parameters, batch: int) -> int:
         """Return how many rows of a batch go through the network at a time, by the memory their softmax takes."""

@@ -1,0 +1,49 @@
+"""What the backends of all devices do alike on the host."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fflm.backend.protocol import Array, Dropout
+
+
+class Scratch:
+    """Memory that a backend keeps between calls, by its name.
+
+    Parameters
+    ----------
+    empty
+        The backend's.
+    """
+
+    def __init__(self, empty: Callable[[tuple[int, ...], Any], Array]) -> None:
+        self._empty = empty
+        self._held: dict[str, Array] = {}
+
+    def borrow(
+        self, name: str, shape: tuple[int, ...], dtype: Any = np.float32, make: Callable[[int], Array] | None = None
+    ) -> Array:
+        """Return a name's memory, as it was left; too little of it is made anew, uninitialised or by ``make(size)``."""
+        size = math.prod(shape)
+        held = self._held.get(name)
+        if held is None or held.size < size or held.dtype != dtype:
+            held = self._held[name] = make(size) if make else self._empty((size,), dtype)
+        return held[:size].reshape(shape)
+
+
+def flat(*arrays: Array) -> list[Array]:
+    """Return contiguous arrays in one dimension."""
+    return [array.reshape(-1) for array in arrays]
+
+
+def dropout_words(dropout: Dropout) -> list[np.uint32]:
+    """Return below what a random word drops an element, then layer, step and seed: of these two the low words come first."""
+    numbers = [int(dropout.rate * 2**32), dropout.layer, dropout.step, dropout.step >> 32, dropout.seed, dropout.seed >> 32]
+    return [np.uint32(number & 0xFFFFFFFF) for number in numbers]
+
+
+def adam_corrections(beta1: float, beta2: float, step: int) -> tuple[float, float]:
+    """Return the factors that undo the bias of Adam's moments towards zero at a step (Kingma & Ba 2015, section 3)."""
+    return 1 / (1 - beta1**step), 1 / (1 - beta2**step)
