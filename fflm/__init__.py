@@ -15,14 +15,21 @@ from fflm.errors import FflmError
 TYPE_CHECKING = False  # type checkers take it for true, as they do typing's, whose import takes long
 if TYPE_CHECKING:
     from fflm.api import load, train
+    from fflm.estimators import FeedforwardClassifier, FeedforwardRegressor
     from fflm.lm.model import LanguageModel
 
 __version__: str
-__all__ = ["FflmError", "LanguageModel", "__version__", "load", "train"]
+__all__ = ["FeedforwardClassifier", "FeedforwardRegressor", "FflmError", "LanguageModel", "__version__", "load", "train"]
 
 # Numba takes a good part of a second to import: only those who train or use a model wait for it. Nothing else here may take long,
 # for it runs before the command line can answer Ctrl-C.
-_LAZY = {"LanguageModel": "fflm.lm.model", "load": "fflm.api", "train": "fflm.api"}
+_LAZY = {
+    "FeedforwardClassifier": "fflm.estimators",
+    "FeedforwardRegressor": "fflm.estimators",
+    "LanguageModel": "fflm.lm.model",
+    "load": "fflm.api",
+    "train": "fflm.api",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -28,6 +28,10 @@ PLAIN = {
     "smoothing": 0.0,
     "penalty": 0.0,
     "noise": False,
+    "input": "window",
+    "numbers": 0,
+    "outputs": None,
+    "output": "softmax",
 }
 
 OBJECTIVE = {"smoothing", "penalty", "noise"}
@@ -65,6 +69,18 @@ CASES = {
     "residual without hidden": {"residual": True, "hidden": ()},
     "one residual layer": {"residual": True, "direct": True},
     "three residual layers": {"residual": True, "hidden": (6, 6, 6)},
+    "a window's class": {"outputs": 4, "embedding_dropout": 0.2},
+    "mean": {"input": "mean", "outputs": 4},
+    "mean without hidden": {"input": "mean", "outputs": 1, "output": "sigmoid", "hidden": (), "embedding_dropout": 0.2},
+    "max": {"input": "max", "outputs": 3, "direct": True},
+    "max without hidden": {"input": "max", "outputs": 2, "hidden": (), "embedding_dropout": 0.2},
+    "numbers": {"input": "numbers", "numbers": 6, "outputs": 3, "smoothing": 0.1},
+    "numbers without hidden": {"input": "numbers", "numbers": 6, "outputs": 3, "hidden": (), "embedding_dropout": 0.2},
+    "one number": {"input": "numbers", "numbers": 1, "outputs": 1, "output": "sigmoid", "hidden": ()},
+    "sigmoid": {"input": "numbers", "numbers": 6, "outputs": 2, "output": "sigmoid", "dropout": 0.2},
+    "squared": {"input": "numbers", "numbers": 6, "outputs": 2, "output": "squared", "residual": True, "hidden": (5, 5)},
+    "absolute": {"input": "numbers", "numbers": 6, "outputs": 2, "output": "absolute"},
+    "hinge": {"input": "numbers", "numbers": 6, "outputs": 2, "output": "hinge", "direct": True},
     "everything": {
         "averages": (2, 3),
         "hidden": (6, 6),
@@ -99,6 +115,38 @@ def scatter_add(contexts, blocks, d_inputs, d_embeddings):
         shares = np.repeat(d_inputs[row].reshape(len(blocks), -1), blocks, axis=0)
         for word, share, size in zip(words, shares, np.repeat(blocks, blocks), strict=True):
             result[word] += share / np.sqrt(size)
+    return result
+
+
+def mean_pool(embeddings, words):
+    """Return the mean of each text's embeddings (B, m), 0 without words: words (B, L), -1 after the end."""
+    return np.stack([embeddings[row[row >= 0]].mean(0) if row[0] >= 0 else 0 * embeddings[0] for row in words])
+
+
+def mean_pool_backward(words, d_pooled, d_embeddings):
+    """Return d_embeddings (V + 1, m) plus each word's share of d_pooled (B, m)."""
+    result = d_embeddings.copy()
+    for row, d_row in zip(words, d_pooled, strict=True):
+        for word in row[row >= 0]:
+            result[word] += d_row / (row >= 0).sum()
+    return result
+
+
+def max_pool(embeddings, words):
+    """Return the largest of each text's numbers in each dimension, and the words of which they are, both (B, m)."""
+    texts = [row[row >= 0] for row in words]
+    sources = np.stack(
+        [row[embeddings[row].argmax(0)] if len(row) else np.full(embeddings.shape[1], -1, words.dtype) for row in texts]
+    )
+    return np.where(sources >= 0, np.take_along_axis(embeddings, sources, 0), 0), sources
+
+
+def max_pool_backward(sources, d_pooled, d_embeddings):
+    """Return d_embeddings (V + 1, m) plus d_pooled (B, m) where it is from."""
+    result = d_embeddings.copy()
+    for (row, column), word in np.ndenumerate(sources):
+        if word >= 0:
+            result[word, column] += d_pooled[row, column]
     return result
 
 
@@ -230,14 +278,35 @@ def nce_gradients(features, weight, bias, targets, noise, scale):
     return d_scores @ weight, d_scores.T @ features, d_scores.sum(0)
 
 
+def unit_losses(name, scores, targets):
+    """Return the loss of each unit (B, O): minus the log-likelihood of a coin, a squared or absolute error, a margin."""
+    return {
+        "sigmoid": targets * np.logaddexp(0, -scores) + (1 - targets) * np.logaddexp(0, scores),
+        "squared": (scores - targets) ** 2,
+        "absolute": np.abs(scores - targets),
+        "hinge": np.maximum(0, 1 - targets * scores),
+    }[name]
+
+
+def unit_slopes(name, scores, targets):
+    """Return the derivatives of `unit_losses` by the scores (B, O)."""
+    return {
+        "sigmoid": activate("sigmoid", scores) - targets,
+        "squared": 2 * (scores - targets),
+        "absolute": np.sign(scores - targets),
+        "hinge": np.where(targets * scores < 1, -targets, 0.0),
+    }[name]
+
+
 # The network
 
 
 def shapes(case):
     """Return the shape of every parameter of a case."""
     vocabulary, embedding = case["vocabulary"], case["embedding"]
-    widths = [len(blocks(case)) * embedding, *case["hidden"]]
-    result = {"embeddings": (vocabulary + 1, embedding)}
+    inputs = {"window": len(blocks(case)) * embedding, "mean": embedding, "max": embedding, "numbers": case["numbers"]}
+    widths = [inputs[case["input"]], *case["hidden"]]
+    result = {"embeddings": (vocabulary + 1, embedding)} if case["input"] != "numbers" else {}
     for layer, size in enumerate(case["hidden"]):
         result[f"hidden.{layer}.weight"] = (size, widths[layer])
         result[f"hidden.{layer}.bias"] = (size,)
@@ -257,7 +326,8 @@ def shapes(case):
 
 def softmaxes(case):
     """Return the words of the softmax, or of the adaptive one the first words and bands, and each band's words."""
-    borders = [*(first for first in case["bands"] if first < case["vocabulary"]), case["vocabulary"]]
+    classes = case["outputs"] or case["vocabulary"]
+    borders = [*(first for first in case["bands"] if first < classes), classes]
     return [borders[0] + len(borders) - 1, *np.diff(borders)]
 
 
@@ -267,21 +337,57 @@ def blocks(case):
 
 
 def batch(case, seed=0):
-    """Return random parameters, contexts (B, n) and targets (B,); among the words the padding, the first, and repeated ones."""
+    """Return random parameters, contexts (B, n) and targets (B,); among the words the padding, the first, and repeated ones.
+
+    Texts have 0 to 5 words, with -1 behind them; numbers are (B, I). The targets of single units are (B, O).
+    """
     generator = np.random.default_rng(seed)
     parameters = {name: generator.normal(0, 0.7, shape) for name, shape in shapes(case).items()}
-    contexts = generator.integers(0, case["vocabulary"] + 1, (ROWS, sum(blocks(case))), np.int32)
-    targets = generator.integers(0, case["vocabulary"], ROWS, np.int32)
+    texts = case["input"] in ("mean", "max")
+    classes = case["outputs"] or case["vocabulary"]
+    contexts = generator.integers(0, case["vocabulary"] + 1, (ROWS, 5 if texts else sum(blocks(case))), np.int32)
+    targets = generator.integers(0, classes, ROWS, np.int32)
     contexts[0] = case["vocabulary"]
     contexts[1] = 0
-    targets[:3] = 0, case["vocabulary"] - 1, 0
+    targets[:3] = 0, classes - 1, 0
+    if texts:
+        contexts[np.arange(5) >= generator.integers(1, 6, (ROWS, 1))] = -1
+        contexts[2] = -1
+    if case["input"] == "numbers":
+        contexts = generator.normal(size=(ROWS, case["numbers"]))
+    if case["output"] in ("sigmoid", "hinge"):
+        targets = generator.choice([0.0 if case["output"] == "sigmoid" else -1.0, 1.0], (ROWS, classes))
+    elif case["output"] != "softmax":
+        targets = generator.normal(size=(ROWS, classes))
     return parameters, contexts, targets
+
+
+def read_inputs(parameters, contexts, case):
+    """Return what the first layer reads (B, I)."""
+    if case["input"] == "numbers":
+        return contexts
+    if case["input"] == "window":
+        return gather(parameters["embeddings"], contexts, blocks(case))
+    return (
+        mean_pool(parameters["embeddings"], contexts)
+        if case["input"] == "mean"
+        else max_pool(parameters["embeddings"], contexts)[0]
+    )
+
+
+def read_inputs_backward(parameters, contexts, case, d_inputs, d_embeddings):
+    """Return d_embeddings (V + 1, m) plus what d_inputs (B, I) gives to it."""
+    if case["input"] == "window":
+        return scatter_add(contexts, blocks(case), d_inputs, d_embeddings)
+    if case["input"] == "mean":
+        return mean_pool_backward(contexts, d_inputs, d_embeddings)
+    return max_pool_backward(max_pool(parameters["embeddings"], contexts)[1], d_inputs, d_embeddings)
 
 
 def forward(parameters, contexts, case, seed, step, *, training):
     """Return the inputs and what each hidden layer leaves behind, the features, and what the softmax reads."""
     rates = (case["embedding_dropout"], case["dropout"]) if training else (0, 0)
-    inputs = dropout(gather(parameters["embeddings"], contexts, blocks(case)), rates[0], seed, step, 0)
+    inputs = dropout(read_inputs(parameters, contexts, case), rates[0], seed, step, 0)
     values = [inputs]
     for layer in range(len(case["hidden"])):
         residual = case["residual"] and layer > 0
@@ -297,7 +403,9 @@ def forward(parameters, contexts, case, seed, step, *, training):
 
 def softmax_weight(parameters):
     """Return (V, F): the output layer's own weights, or the embeddings of the words that it distinguishes, the first."""
-    return parameters.get("output.weight", parameters["embeddings"][: len(parameters["output.bias"])])
+    if "output.weight" in parameters:
+        return parameters["output.weight"]
+    return parameters["embeddings"][: len(parameters["output.bias"])]
 
 
 def layers(parameters, projected, targets, case):
@@ -313,15 +421,28 @@ def layers(parameters, projected, targets, case):
         yield projected[rows] @ projection.T, weight, bias, targets[rows] - borders[number], rows, number
 
 
+def unit_scores(parameters, features):
+    """Return the scores of single units (B, O)."""
+    return affine(features, parameters["output.weight"], parameters["output.bias"], "identity")
+
+
+def network_outputs(parameters, contexts, case):
+    """Return what a network with single units predicts (B, O)."""
+    features = forward(parameters, contexts, case, 0, 0, training=False)[2]
+    return activate("sigmoid" if case["output"] == "sigmoid" else "identity", unit_scores(parameters, features))
+
+
 def network_log_probabilities(parameters, contexts, case):
-    """Return log p(word | context) (B, V) without dropout."""
-    words = np.arange(case["vocabulary"], dtype=np.int32)
+    """Return log p(word | context), or of classes, (B, V) without dropout."""
+    words = np.arange(case["outputs"] or case["vocabulary"], dtype=np.int32)
     return -np.stack([network_losses(parameters, np.repeat(row[None], len(words), 0), words, case) for row in contexts])
 
 
 def network_losses(parameters, contexts, targets, case, seed=0, step=0, *, training=False):
     """Return -log p(target | context) (B,); in training by noise contrast, that loss."""
     projected = forward(parameters, contexts, case, seed, step, training=training)[2]
+    if case["output"] != "softmax":
+        return unit_losses(case["output"], unit_scores(parameters, projected), targets).sum(1)
     losses = np.zeros(len(targets))
     for *layer, rows, _ in layers(parameters, projected, targets, case):
         losses[rows] += nce_losses(*layer, noise(case)) if training and case["noise"] else output_losses(*layer)
@@ -335,6 +456,8 @@ def objective(parameters, contexts, targets, case, seed=0, step=0):
     adaptive softmax is several, each with a target.
     """
     projected = forward(parameters, contexts, case, seed, step, training=True)[2]
+    if case["output"] != "softmax":
+        return unit_losses(case["output"], unit_scores(parameters, projected), targets).sum() / len(targets)
     total = 0
     for features, weight, bias, places, _, _ in layers(parameters, projected, targets, case):
         if case["noise"]:
@@ -356,7 +479,12 @@ def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
     values, features, projected = forward(parameters, contexts, case, seed, step, training=True)
     gradients = {name: np.zeros_like(array) for name, array in parameters.items()}
     d_projected = np.zeros_like(projected)
-    for read, weight, bias, places, rows, band in layers(parameters, projected, targets, case):
+    if case["output"] != "softmax":
+        d_scores = unit_slopes(case["output"], unit_scores(parameters, projected), targets) / len(targets)
+        gradients["output.weight"], gradients["output.bias"] = d_scores.T @ projected, d_scores.sum(0)
+        d_projected = d_scores @ parameters["output.weight"]
+    softmaxes = layers(parameters, projected, targets, case) if case["output"] == "softmax" else ()
+    for read, weight, bias, places, rows, band in softmaxes:
         if case["noise"]:
             d_read, d_weight, d_bias = nce_gradients(read, weight, bias, places, noise(case), 1 / len(targets))
         else:
@@ -393,7 +521,8 @@ def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
     if d_inputs.size:
         d_values = d_values + d_inputs
     d_values = dropout(d_values, case["embedding_dropout"], seed, step, 0)
-    gradients["embeddings"] = scatter_add(contexts, blocks(case), d_values, gradients["embeddings"])
+    if "embeddings" in gradients:
+        gradients["embeddings"] = read_inputs_backward(parameters, contexts, case, d_values, gradients["embeddings"])
     return gradients
 
 

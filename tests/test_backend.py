@@ -18,7 +18,7 @@ from tolerances import ACTIVATION, EXP_FLOAT32, FLOAT32, NORMALISE, PRODUCT, SOF
 
 from fflm.backend import formulas
 from fflm.backend.cpu import CpuBackend
-from fflm.backend.protocol import ACTIVATIONS, Activation, Backend, Dropout
+from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Backend, Dropout, UnitLoss
 
 TILE, BACKEND = (
     tile(),
@@ -104,6 +104,52 @@ def test_gather_and_scatter_add(rows: int, words: int, size: int, blocks: tuple[
     expected = reference.scatter_add(contexts, blocks, *doubles(d_inputs, d_embeddings))
     BACKEND.scatter_add(contexts, blocks, d_inputs, d_embeddings)
     assert_close(d_embeddings, expected, PRODUCT[dtype])
+
+
+def texts(generator: np.random.Generator, rows: int, longest: int, words: int) -> np.ndarray:
+    """Return (B, L) words of texts, some of them empty, some as long as possible, all of one word or of many."""
+    result = generator.integers(0, words + 1, (rows, longest), np.int32)
+    lengths = generator.integers(0, longest + 1, rows)
+    lengths[0] = longest
+    result[np.arange(longest) >= lengths[:, None]] = -1
+    return result
+
+
+@pytest.mark.parametrize(
+    ("rows", "longest", "words", "size"), [(1, 1, 1, 1), (1, 4, 5, 3), (2, 1, 3, 1), (33, 9, 20, 7), (70, 3, 2, 300)]
+)
+def test_pools(rows: int, longest: int, words: int, size: int, dtype: np.dtype, threads: int) -> None:
+    generator = np.random.default_rng(0)
+    text, embeddings = texts(generator, rows, longest, words), normal(generator, words + 1, size, dtype=dtype)
+    embeddings[words] = embeddings[0]  # equal ones
+    pooled, d_pooled = np.full((rows, size), np.nan, dtype), normal(generator, rows, size, dtype=dtype)
+    d_embeddings = normal(generator, words + 1, size, dtype=dtype)
+
+    BACKEND.mean_pool(embeddings, text, pooled)
+    assert_close(pooled, reference.mean_pool(embeddings.astype(np.float64), text), PRODUCT[dtype], unit=1.0)
+    expected = reference.mean_pool_backward(text, *doubles(d_pooled, d_embeddings))
+    total = d_embeddings.copy()
+    BACKEND.mean_pool_backward(text, d_pooled, total)
+    assert_close(total, expected, PRODUCT[dtype])
+
+    sources = np.full((rows, size), 77, np.int32)
+    BACKEND.max_pool(embeddings, text, pooled, sources)
+    expected, expected_sources = reference.max_pool(embeddings, text)
+    assert np.array_equal(pooled, expected)
+    assert np.array_equal(sources, expected_sources)
+    expected = reference.max_pool_backward(sources, *doubles(d_pooled, d_embeddings))
+    BACKEND.max_pool_backward(sources, d_pooled, d_embeddings)
+    assert_close(d_embeddings, expected, PRODUCT[dtype])
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_pools_keep_nan(place: int, dtype: np.dtype) -> None:
+    embeddings, text = np.arange(12, dtype=dtype).reshape(4, 3), np.array([[0, 1, 2], [3, 3, -1]], np.int32)
+    embeddings[place, 1] = np.nan
+    for pool in (BACKEND.mean_pool, lambda *arrays: BACKEND.max_pool(*arrays, np.zeros((2, 3), np.int32))):
+        pooled = np.zeros((2, 3), dtype)
+        pool(embeddings, text, pooled)
+        assert np.array_equal(np.isnan(pooled), [[False, True, False], [False] * 3])
 
 
 def test_put_rows(dtype: np.dtype, threads: int) -> None:
@@ -371,6 +417,41 @@ def test_noise_contrast(sizes: tuple[int, int, int], beta: float, dtype: np.dtyp
     assert_close(d_bias, before[1] + expected[2], SOFTMAX[dtype], unit=scale)
 
 
+@pytest.mark.parametrize("loss", UNIT_LOSSES)
+@pytest.mark.parametrize(("rows", "units"), [(1, 1), (1, 5), (33, 3), (3, 300)])
+def test_unit_losses(rows: int, units: int, loss: UnitLoss, dtype: np.dtype, threads: int) -> None:
+    generator = np.random.default_rng(0)
+    scores = normal(generator, rows, units, dtype=dtype, size=4.0)
+    targets = normal(generator, rows, units, dtype=dtype)
+    if loss in ("sigmoid", "hinge"):
+        targets = np.where(targets > 0, 1, 0 if loss == "sigmoid" else -1).astype(dtype)
+    scores[-1, -1] = targets[-1, -1]  # where absolute errors and margins have no slope
+    losses, d_scores = np.full(rows, np.nan, dtype), np.full_like(scores, np.nan)
+    BACKEND.unit_losses(scores, targets, loss, 0.25, losses, d_scores)
+    exact = doubles(scores, targets)
+    assert_close(losses, reference.unit_losses(loss, *exact).sum(1), PRODUCT[dtype], unit=1.0)
+    assert_close(d_scores, 0.25 * reference.unit_slopes(loss, *exact), PRODUCT[dtype], unit=1.0)
+
+
+@pytest.mark.parametrize("loss", UNIT_LOSSES)
+@pytest.mark.parametrize("score", [-1e4, -100.0, 100.0, 1e4])
+def test_unit_losses_of_large_scores(score: float, loss: UnitLoss, dtype: np.dtype) -> None:
+    scores, targets = np.full((2, 1), score, dtype), np.array([[0 if loss == "sigmoid" else -1], [1]], dtype)
+    losses, d_scores = np.zeros(2, dtype), np.zeros_like(scores)
+    BACKEND.unit_losses(scores, targets, loss, 1.0, losses, d_scores)
+    assert_close(losses, reference.unit_losses(loss, *doubles(scores, targets))[:, 0], PRODUCT[dtype])
+    assert_close(d_scores, reference.unit_slopes(loss, *doubles(scores, targets)), PRODUCT[dtype], unit=1.0)
+
+
+@pytest.mark.parametrize("loss", UNIT_LOSSES)
+def test_unit_losses_keep_nan(loss: UnitLoss, dtype: np.dtype) -> None:
+    scores = np.array([[1, 2], [np.nan, 1]], dtype)
+    losses, d_scores = np.zeros(2, dtype), np.zeros_like(scores)
+    BACKEND.unit_losses(scores, np.ones_like(scores), loss, 1.0, losses, d_scores)
+    assert np.array_equal(np.isnan(losses), [False, True])
+    assert loss == "hinge" or np.isnan(d_scores[1, 0])  # its slope is the target's, or nothing
+
+
 # Norm and updates
 
 
@@ -481,12 +562,18 @@ def operations(backend: Backend, dtype: np.dtype) -> list[Any]:
     backend.normalise_backward(outputs, d_outputs.copy(), d_outputs)
     backend.affine_backward(inputs, weight, outputs, "tanh", d_outputs, 0.0, *gradients[1:3], d_inputs)
     backend.scatter_add(contexts, blocks, d_inputs, gradients[0])
+    pooled, sources = np.empty((2, rows, size), dtype), np.empty((rows, size), np.int32)
+    backend.mean_pool(embeddings, contexts, pooled[0])
+    backend.mean_pool_backward(contexts, pooled[0], gradients[0])
+    backend.max_pool(embeddings, contexts, pooled[1], sources)
+    backend.max_pool_backward(sources, pooled[1], gradients[0])
+    backend.unit_losses(pooled[0], pooled[1], "squared", 0.1, losses[1], pooled[0].copy())
     factor = np.empty(1, dtype)
     backend.clip_factor(gradients, 1.0, factor)
     for operation, states, numbers in UPDATES.values():
         counted = {**numbers, "scale": factor, **({"step": 3} if operation == "adam_step" else {})}
         getattr(backend, operation)(embeddings, gradients[0], *np.zeros((states, *embeddings.shape), dtype), **counted)
-    return [inputs, outputs, losses, logs, d_outputs, d_inputs, *gradients, factor, embeddings]
+    return [inputs, pooled, outputs, losses, logs, d_outputs, d_inputs, *gradients, factor, embeddings]
 
 
 def test_repeated_bits(dtype: np.dtype, threads: int) -> None:

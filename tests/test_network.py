@@ -25,6 +25,7 @@ def prepare(name: str, dtype: np.dtype) -> tuple:
     case = {**CASES[name], "vocabulary": WORDS}
     config = NetworkConfig(**{field: value for field, value in case.items() if field not in reference.OBJECTIVE})
     arrays, contexts, targets = reference.batch(case)
+    contexts, targets = (each.astype(dtype) if each.dtype.kind == "f" else each for each in (contexts, targets))
     arrays = {key: array.astype(dtype) for key, array in arrays.items()}
     exact = {key: array.astype(np.float64) for key, array in arrays.items()}
     return case, Network(config, BACKEND), Parameters.from_arrays(config, arrays), contexts, targets, exact
@@ -34,7 +35,7 @@ def run(
     case: dict, network: Network, parameters: Parameters, contexts: np.ndarray, targets: np.ndarray
 ) -> tuple[Parameters, np.ndarray]:
     """Return gradients and losses, computed into arrays full of garbage."""
-    dtype = parameters.embeddings.dtype
+    dtype = parameters.dtype
     gradients, losses = Parameters.zeros(network.config, dtype), np.full(len(targets), np.nan, dtype)
     for array in gradients:
         array[...] = np.nan
@@ -64,6 +65,11 @@ def test_evaluation(name: str, dtype: np.dtype, threads: int) -> None:
     losses = np.full(len(targets), np.nan, dtype)
     network.losses(parameters, contexts, targets, losses)
     assert_close(losses, reference.network_losses(exact, contexts, targets, case), SOFTMAX[dtype])
+    if case["output"] != "softmax":
+        outputs = network.predict(parameters, contexts)
+        assert outputs.dtype == dtype
+        assert_close(outputs, reference.network_outputs(exact, contexts, case), SOFTMAX[dtype])
+        return
     rows, many = np.random.default_rng(2).permuted(np.tile(np.indices(targets.shape)[0], 2)), np.tile(targets, 2)
     losses = np.full(len(many), np.nan, dtype)
     network.losses(parameters, contexts, many, losses, rows=rows.astype(np.int32))
@@ -72,6 +78,7 @@ def test_evaluation(name: str, dtype: np.dtype, threads: int) -> None:
     assert logs.dtype == dtype
     assert_close(logs, reference.network_log_probabilities(exact, contexts, case), SOFTMAX[dtype])
     assert_close(np.exp(logs.astype(np.float64)).sum(1), np.ones(len(targets)), SOFTMAX[dtype])
+    assert_close(network.predict(parameters, contexts), np.exp(logs), SOFTMAX[dtype])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -82,7 +89,7 @@ def test_parts_of_a_batch(name: str, rows: int, monkeypatch: pytest.MonkeyPatch)
     case, network, parameters, contexts, targets, _ = prepare(name, precision())
     assert network.rows_at_once(parameters, len(targets)) == len(targets)
     whole, whole_losses = run(case, network, parameters, contexts, targets)
-    monkeypatch.setattr(network.backend, "softmax_bytes", rows * WORDS * precision().itemsize)
+    monkeypatch.setattr(network.backend, "softmax_bytes", rows * network.config.classes * precision().itemsize)
     assert network.rows_at_once(parameters, len(targets)) <= rows
     gradients, losses = run(case, network, parameters, contexts, targets)
     for (_, left), (_, right) in zip(gradients.items(), whole.items(), strict=True):
@@ -125,11 +132,21 @@ def test_nan_reaches_losses_and_norm(name: str, dtype: np.dtype) -> None:
         array[...] = kept
 
 
+def test_what_a_padded_text_is_padded_with_does_not_matter() -> None:
+    for name in ("mean", "max"):
+        _, network, parameters, contexts, *_ = prepare(name, precision())
+        wider = np.hstack([contexts, np.full((len(contexts), 3), -1, np.int32)])
+        assert np.array_equal(network.predict(parameters, wider), network.predict(parameters, contexts))
+
+
 @pytest.mark.parametrize("words", [1, 3])
 def test_contexts_of_a_wrong_length(words: int) -> None:
     network, parameters, contexts, *_ = prepare("tanh", np.dtype(np.float32))[1:]
     with pytest.raises(ValueError, match=rf"shape \(13, {words}\), but the network sees 2 words"):
         network.log_probabilities(parameters, np.resize(contexts, (13, words)))
+    network, parameters, contexts, *_ = prepare("numbers", np.dtype(np.float32))[1:]
+    with pytest.raises(ValueError, match=rf"shape \(13, {words}\), but the network sees 6 numbers"):
+        network.predict(parameters, np.resize(contexts, (13, words)))
 
 
 # Parameters
@@ -152,7 +169,7 @@ def test_names_and_shapes(name: str) -> None:
     assert np.shares_memory(parameters.softmax_weight, parameters.embeddings if case["tied"] else parameters.output_weight)
     width = network.config.embedding if case["tied"] else network.config.features
     assert parameters.softmax_weight.shape == (reference.softmaxes(case)[0], width)
-    assert parameters.words == WORDS
+    assert parameters.words == network.config.classes
 
 
 def test_damaged_parameters() -> None:
@@ -209,6 +226,14 @@ def test_random_parameters(activation: str, tied: bool, dtype: np.dtype) -> None
         ({"dropout": -0.1}, r"dropout -0\.1 is out of range"),
         ({"embedding_dropout": 1.5}, r"embedding dropout 1\.5 is out of range"),
         ({"embedding_dropout": float("nan")}, "embedding dropout nan is out of range"),
+        ({"input": "numers"}, "unknown input 'numers': choose one of window, mean"),
+        ({"output": "softmin"}, "unknown output 'softmin': choose one of softmax, sigmoid"),
+        ({"input": "numbers", "tied": False, "outputs": 2}, "numbers 0 is too small"),
+        ({"outputs": 0, "tied": False}, "outputs 0 is too small"),
+        ({"outputs": 2}, "tied is for language models only"),
+        ({"outputs": 2, "tied": False, "averages": (3,)}, "averages is for language models only"),
+        ({"input": "mean"}, "give the number of outputs"),
+        ({"output": "sigmoid"}, "give the number of outputs"),
     ],
 )
 def test_config_errors(change: dict, message: str) -> None:

@@ -209,7 +209,7 @@ def test_rows_get_what_they_are_owed(tied):
         array[...] = 1
     memory = [Parameters.zeros(config, np.float64) for _ in arrays]
     start = [{name: array.copy() for name, array in part.items()} for part in arrays]
-    settings = dataclasses.replace(SETTINGS, optimizer="adamw", weight_decay=0.5)
+    settings = dataclasses.replace(SETTINGS, optimizer="adamw", weight_decay=0.5, loss="sampled")
     backend, deferred, kept = Network(config).backend, DeferredSteps(arrays[0], tuple(arrays[1:]), settings), 1.0
     generator = np.random.default_rng(0)
     for step in range(20):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fflm.text import windows
+from fflm import shuffling
 from fflm.text.corpus import TextSettings
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary
@@ -63,7 +63,7 @@ def test_padding_of_each_mode(mode, line_ends, contexts):
 )
 def test_an_epoch_visits_all_once_and_can_start_anywhere(count, batch_size, start, block, seed):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(windows, "BLOCK", block)
+        patch.setattr(shuffling, "BLOCK", block)
         batches = [batch.tolist() for batch in shuffled(count, batch_size, seed, epoch=3)]
         assert [batch.tolist() for batch in shuffled(count, batch_size, seed, 3, start_batch=start)] == batches[start:]
     assert all(len(batch) == batch_size for batch in batches[:-1])

@@ -29,8 +29,10 @@ from fflm.backend.formulas import (
     momentum_update,
     philox,
     rmsprop_update,
+    unit_loss,
+    unit_loss_slope,
 )
-from fflm.backend.protocol import ACTIVATIONS, NORMALISE_EPSILON, Activation, Array, Dropout
+from fflm.backend.protocol import ACTIVATIONS, NORMALISE_EPSILON, UNIT_LOSSES, Activation, Array, Dropout, UnitLoss
 
 TILE = 512
 """Vocabulary entries per tile of the output layer: a tile of logits for a usual batch stays in a core's cache."""
@@ -145,6 +147,72 @@ def scatter_add(contexts, borders, d_inputs, d_embeddings, threads):
                     if word % threads == t:
                         for j in range(size):
                             d_embeddings[word, j] += factor * d_inputs[i, k * size + j]
+
+
+@njit
+def text_length(words):
+    """Return how many of the numbers of a row are words, which -1 may follow."""
+    length = 0
+    while length < len(words) and words[length] >= 0:
+        length += 1
+    return length
+
+
+@kernel()
+def mean_pool(embeddings, words, pooled, threads):
+    for t in prange(threads):
+        low, high = share(len(words), threads, t)
+        for i in range(low, high):
+            row, length = pooled[i], text_length(words[i])
+            clear(row)
+            for place in range(length):
+                embedding = embeddings[words[i, place]]
+                for j in range(len(row)):
+                    row[j] += embedding[j]
+            factor = row.dtype.type(1 / max(length, 1))
+            for j in range(len(row)):
+                row[j] *= factor
+
+
+@kernel()
+def mean_pool_backward(words, d_pooled, d_embeddings, threads):
+    for t in prange(threads):  # a thread adds to its own words only, as in scatter_add
+        for i in range(len(words)):
+            d_row, length = d_pooled[i], text_length(words[i])
+            factor = d_row.dtype.type(1 / max(length, 1))
+            for place in range(length):
+                if words[i, place] % threads == t:
+                    d_embedding = d_embeddings[words[i, place]]
+                    for j in range(len(d_row)):
+                        d_embedding[j] += factor * d_row[j]
+
+
+@kernel()
+def max_pool(embeddings, words, pooled, sources, threads):
+    for t in prange(threads):
+        low, high = share(len(words), threads, t)
+        for i in range(low, high):
+            row, own, length = pooled[i], sources[i], text_length(words[i])
+            first = words[i, 0] if length else -1
+            for j in range(len(row)):
+                row[j] = embeddings[first, j] if length else row.dtype.type(0)
+                own[j] = first
+            for place in range(1, length):
+                word = words[i, place]
+                embedding = embeddings[word]
+                for j in range(len(row)):
+                    if embedding[j] > row[j] or embedding[j] != embedding[j]:
+                        row[j], own[j] = embedding[j], word
+
+
+@kernel()
+def max_pool_backward(sources, d_pooled, d_embeddings, threads):
+    for t in prange(threads):
+        for i in range(len(sources)):
+            for j in range(d_pooled.shape[1]):
+                word = sources[i, j]
+                if word >= 0 and word % threads == t:
+                    d_embeddings[word, j] += d_pooled[i, j]
 
 
 @kernel()
@@ -521,6 +589,18 @@ def nce_gradients(
                 d_features[i, j] = total
 
 
+@kernel()
+def unit_losses(code, scores, targets, scale, losses, d_scores, threads):
+    for t in prange(threads):
+        low, high = share(len(scores), threads, t)
+        for i in range(low, high):
+            total = 0.0
+            for j in range(scores.shape[1]):
+                total += unit_loss(code, scores[i, j], targets[i, j])
+                d_scores[i, j] = scale * unit_loss_slope(code, scores[i, j], targets[i, j])
+            losses[i] = total
+
+
 @njit
 def normalise_logits(row, bias, piece):
     """Turn a row of products (V,) into log-probabilities; ``piece`` (TILE,) is scratch."""
@@ -648,6 +728,22 @@ class CpuBackend:
         with _threads(contexts.size * d_embeddings.shape[1]) as threads:
             scatter_add(contexts, _borders(blocks), d_inputs, d_embeddings, threads)
 
+    def mean_pool(self, embeddings: Array, words: Array, pooled: Array) -> None:
+        with _threads(words.size * embeddings.shape[1]) as threads:
+            mean_pool(embeddings, words, pooled, threads)
+
+    def mean_pool_backward(self, words: Array, d_pooled: Array, d_embeddings: Array) -> None:
+        with _threads(words.size * d_embeddings.shape[1]) as threads:
+            mean_pool_backward(words, d_pooled, d_embeddings, threads)
+
+    def max_pool(self, embeddings: Array, words: Array, pooled: Array, sources: Array) -> None:
+        with _threads(words.size * embeddings.shape[1]) as threads:
+            max_pool(embeddings, words, pooled, sources, threads)
+
+    def max_pool_backward(self, sources: Array, d_pooled: Array, d_embeddings: Array) -> None:
+        with _threads(sources.size) as threads:
+            max_pool_backward(sources, d_pooled, d_embeddings, threads)
+
     def put_rows(self, values: Array, rows: Array, array: Array) -> None:
         with _threads(values.size) as threads:
             put_rows(values, rows, array, threads)
@@ -747,6 +843,10 @@ class CpuBackend:
                 features, weight, bias, targets, noise, features.dtype.type(scale), beta,
                 tiles, *products, losses, d_features, d_weight, d_bias, threads,
             )  # fmt: skip
+
+    def unit_losses(self, scores: Array, targets: Array, loss: UnitLoss, scale: float, losses: Array, d_scores: Array) -> None:
+        with _threads(scores.size) as threads:
+            unit_losses(UNIT_LOSSES.index(loss), scores, targets, scores.dtype.type(scale), losses, d_scores, threads)
 
     def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
         with one_thread(), _threads(len(weight) * features.size * PRODUCTS) as threads:

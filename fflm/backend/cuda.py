@@ -1,6 +1,7 @@
 """The CUDA backend: the operations of `protocol.Backend` on arrays in a GPU's memory, in single precision."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
@@ -22,7 +23,7 @@ from fflm.backend.cuda_kernels import (
     SUMMED,
     TRANSPOSED,
 )
-from fflm.backend.protocol import ACTIVATIONS, Activation, Array, Dropout
+from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Array, Dropout, UnitLoss
 
 config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small networks have small arrays
 
@@ -110,13 +111,34 @@ class CudaBackend:
         self._launch(kernels.gather, (len(contexts), len(blocks)), embeddings, contexts, self._borders(blocks), inputs)
 
     def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
-        parts = min(PARTS, -(-d_inputs.size // BLOCK))
+        with self._sums(d_inputs, d_embeddings) as (scales, sums):
+            grid = len(contexts), len(blocks)
+            self._launch(kernels.scatter_add, grid, contexts, self._borders(blocks), d_inputs, scales, sums)
+
+    @contextmanager
+    def _sums(self, values: Array, total: Array) -> Iterator[tuple[Array, Array]]:
+        """Yield scales for values that are to be added to integers, and these, of total's shape; then add them to the total."""
+        parts = min(PARTS, -(-values.size // BLOCK))
         largest, scales = self._borrow("parts", (parts,)), self._borrow("scales", (2,))
-        sums = self._borrow("fixed-point sums", d_embeddings.shape, np.int64, lambda size: self.upload(np.zeros(size, np.int64)))
-        self._launch(kernels.largest_magnitudes, parts, *flat(d_inputs), largest)
+        sums = self._borrow("fixed-point sums", total.shape, np.int64, lambda size: self.upload(np.zeros(size, np.int64)))
+        self._launch(kernels.largest_magnitudes, parts, *flat(values), largest)
         self._launch(kernels.fixed_point, 1, largest, scales)
-        self._launch(kernels.scatter_add, (len(contexts), len(blocks)), contexts, self._borders(blocks), d_inputs, scales, sums)
-        self._each(kernels.add_fixed_point, sums.size, *flat(sums), scales, *flat(d_embeddings))
+        yield scales, sums
+        self._each(kernels.add_fixed_point, sums.size, *flat(sums), scales, *flat(total))
+
+    def mean_pool(self, embeddings: Array, words: Array, pooled: Array) -> None:
+        self._launch(kernels.mean_pool, len(words), embeddings, words, pooled)
+
+    def mean_pool_backward(self, words: Array, d_pooled: Array, d_embeddings: Array) -> None:
+        with self._sums(d_pooled, d_embeddings) as (scales, sums):
+            self._launch(kernels.mean_pool_backward, len(words), words, d_pooled, scales, sums)
+
+    def max_pool(self, embeddings: Array, words: Array, pooled: Array, sources: Array) -> None:
+        self._launch(kernels.max_pool, len(words), embeddings, words, pooled, sources)
+
+    def max_pool_backward(self, sources: Array, d_pooled: Array, d_embeddings: Array) -> None:
+        with self._sums(d_pooled, d_embeddings) as (scales, sums):
+            self._launch(kernels.max_pool_backward, len(sources), sources, d_pooled, scales, sums)
 
     def _borders(self, blocks: tuple[int, ...]) -> Array:
         """Return where blocks of these sizes begin and end (K + 1,), kept on the device."""
@@ -233,6 +255,10 @@ class CudaBackend:
         self._launch(kernels.column_sums, -(-len(weight) // SUMMED), slopes, np.float32(beta), d_bias)
         self._product("to weights", slopes, features, d_weight, len(features), beta=beta)
         self._product("to inputs", slopes, weight, d_features, len(weight))
+
+    def unit_losses(self, scores: Array, targets: Array, loss: UnitLoss, scale: float, losses: Array, d_scores: Array) -> None:
+        code = np.int32(UNIT_LOSSES.index(loss))
+        self._launch(kernels.unit_losses, len(scores), code, scores, targets, np.float32(scale), losses, d_scores)
 
     def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
         self._product("scores", features, weight, log_probabilities, features.shape[1])

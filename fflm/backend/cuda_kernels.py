@@ -7,7 +7,7 @@ float64. Arrays are C-contiguous float32, ids int32. A block has `BLOCK` threads
 import math
 from typing import Any
 
-from numba import cuda, float32, int64, uint32
+from numba import cuda, float32, int32, int64, uint32
 from numba.cuda.extending import overload
 
 from fflm.backend.formulas import (
@@ -22,6 +22,8 @@ from fflm.backend.formulas import (
     momentum_update,
     philox,
     rmsprop_update,
+    unit_loss,
+    unit_loss_slope,
 )
 from fflm.backend.protocol import NORMALISE_EPSILON
 
@@ -355,10 +357,74 @@ def scatter_add(contexts, borders, d_inputs, scales, sums):
     if last - first > uint32(1):
         factor *= float32(1) / math.sqrt(float32(last - first))
     for j in range(uint32(cuda.threadIdx.x), size, uint32(BLOCK)):
-        scaled = d_inputs[row, k * size + j] * factor
-        value = int64(scaled) if abs(scaled) < float32(2**62) else int64(0)  # NaN is in the scale
+        value = fixed(d_inputs[row, k * size + j], factor)
         for place in range(first, last):
             cuda.atomic.add(sums, (uint32(contexts[row, place]), j), value)
+
+
+@cuda.jit(device=True, inline="always")
+def text_length(words, row):
+    """Return how many of the numbers of a row are words, which -1 may follow."""
+    length = uint32(0)
+    while length < uint32(words.shape[1]) and words[row, length] >= int32(0):
+        length += uint32(1)
+    return length
+
+
+@cuda.jit(device=True, inline="always")
+def fixed(value, scale):
+    """Return a number as an integer in a scale; 0 for what is not finite, which the scale tells."""
+    scaled = value * scale
+    return int64(scaled) if abs(scaled) < float32(2**62) else int64(0)
+
+
+@cuda.jit
+def mean_pool(embeddings, words, pooled):
+    """A block a text."""
+    row = uint32(cuda.blockIdx.x)
+    length = text_length(words, row)
+    factor = float32(1) / float32(max(length, uint32(1)))
+    for j in range(uint32(cuda.threadIdx.x), uint32(pooled.shape[1]), uint32(BLOCK)):
+        total = float32(0)
+        for place in range(length):
+            total += embeddings[uint32(words[row, place]), j]
+        pooled[row, j] = total * factor
+
+
+@cuda.jit
+def mean_pool_backward(words, d_pooled, scales, sums):
+    """Add to sums of integers (V + 1, m), a block a text."""
+    row = uint32(cuda.blockIdx.x)
+    length = text_length(words, row)
+    factor = scales[0] / float32(max(length, uint32(1)))
+    for j in range(uint32(cuda.threadIdx.x), uint32(sums.shape[1]), uint32(BLOCK)):
+        value = fixed(d_pooled[row, j], factor)
+        for place in range(length):
+            cuda.atomic.add(sums, (uint32(words[row, place]), j), value)
+
+
+@cuda.jit
+def max_pool(embeddings, words, pooled, sources):
+    """A block a text."""
+    row = uint32(cuda.blockIdx.x)
+    length = text_length(words, row)
+    for j in range(uint32(cuda.threadIdx.x), uint32(pooled.shape[1]), uint32(BLOCK)):
+        top, source = float32(0), int32(-1)
+        for place in range(length):
+            value = embeddings[uint32(words[row, place]), j]
+            if source < int32(0) or value > top or value != value:
+                top, source = value, words[row, place]
+        pooled[row, j] = top
+        sources[row, j] = source
+
+
+@cuda.jit
+def max_pool_backward(sources, d_pooled, scales, sums):
+    """Add to sums of integers (V + 1, m), a block a text."""
+    row = uint32(cuda.blockIdx.x)
+    for j in range(uint32(cuda.threadIdx.x), uint32(sums.shape[1]), uint32(BLOCK)):
+        if sources[row, j] >= int32(0):
+            cuda.atomic.add(sums, (uint32(sources[row, j]), j), fixed(d_pooled[row, j], scales[0]))
 
 
 @cuda.jit
@@ -493,6 +559,20 @@ def nce_slopes(scores, bias, targets, noise, scale, losses):
     loss = block_sum(loss, shared)
     if thread == uint32(0):
         losses[row] = loss
+
+
+@cuda.jit
+def unit_losses(code, scores, targets, scale, losses, d_scores):
+    """A block a row."""
+    shared = cuda.shared.array(BLOCK, float32)
+    row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
+    total = float32(0)
+    for j in range(thread, uint32(scores.shape[1]), uint32(BLOCK)):
+        total += unit_loss(code, scores[row, j], targets[row, j])
+        d_scores[row, j] = scale * unit_loss_slope(code, scores[row, j], targets[row, j])
+    total = block_sum(total, shared)
+    if thread == uint32(0):
+        losses[row] = total
 
 
 @cuda.jit

@@ -11,9 +11,11 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload, register_jitable
 
-from fflm.backend.protocol import ACTIVATIONS
+from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES
 
 TANH, SIGMOID, RELU, LEAKY_RELU, ELU, SOFTPLUS, IDENTITY = range(len(ACTIVATIONS))
+
+BINARY, SQUARED, ABSOLUTE, HINGE = range(len(UNIT_LOSSES))
 
 LEAKY_SLOPE = 0.01
 
@@ -124,6 +126,32 @@ def activation_slope(code, y):  # type: ignore[no-untyped-def]
     if code == SOFTPLUS:  # y = log(1 + e^x), so sigmoid(x) = 1 - e^-y
         return one - exp(-y)
     return one
+
+
+@register_jitable
+def unit_loss(code, z, y):  # type: ignore[no-untyped-def]
+    """Return the loss ``UNIT_LOSSES[code]`` of a score z whose target is y."""
+    if code == BINARY:
+        return activate(SOFTPLUS, z) - y * z
+    if code == SQUARED:
+        return (z - y) * (z - y)
+    if code == ABSOLUTE:
+        return abs(z - y)
+    margin = type(z)(1) - y * z
+    return margin if not margin < 0 else type(z)(0)
+
+
+@register_jitable
+def unit_loss_slope(code, z, y):  # type: ignore[no-untyped-def]
+    """Return the derivative of `unit_loss` by z, 0 where it has none."""
+    one, nothing = type(z)(1), type(z)(0)
+    if code == BINARY:
+        return activate(SIGMOID, z) - y
+    if code == SQUARED:
+        return (z - y) + (z - y)
+    if code == ABSOLUTE:
+        return nothing if z == y else (one if z > y else (-one if z < y else z - y))
+    return -y if not one - y * z <= 0 else nothing
 
 
 def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]

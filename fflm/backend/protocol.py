@@ -16,6 +16,9 @@ Activation = Literal["tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus",
 ACTIVATIONS: tuple[Activation, ...] = ("tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus", "identity")
 
 
+UnitLoss = Literal["sigmoid", "squared", "absolute", "hinge"]
+UNIT_LOSSES: tuple[UnitLoss, ...] = ("sigmoid", "squared", "absolute", "hinge")
+
 NORMALISE_EPSILON = 1e-5
 """Added to the variance by `Backend.normalise`, so that a constant row becomes zero."""
 
@@ -71,6 +74,31 @@ class Backend(Protocol):
         """Add each context word's gradient to its embedding's: the reverse of `gather`, in an order that is always the same.
 
         contexts (B, n), K sizes of blocks, d_inputs (B, K m) -> d_embeddings (V + 1, m), added to.
+        """
+
+    def mean_pool(self, embeddings: Array, words: Array, pooled: Array) -> None:
+        """Average the embeddings of each text's words (Iyyer et al. 2015, equation 1; 0 for a text without words).
+
+        embeddings (V + 1, m), words (B, L), a text's words and then -1 -> pooled (B, m).
+        """
+
+    def mean_pool_backward(self, words: Array, d_pooled: Array, d_embeddings: Array) -> None:
+        """Go back through `mean_pool`, in an order that is always the same.
+
+        words (B, L), d_pooled (B, m) -> d_embeddings (V + 1, m), added to.
+        """
+
+    def max_pool(self, embeddings: Array, words: Array, pooled: Array, sources: Array) -> None:
+        """Take the largest number of each dimension among a text's words (Collobert et al. 2011, section 3.2.3; 0 without words).
+
+        embeddings (V + 1, m), words (B, L), a text's words and then -1 -> pooled (B, m), sources (B, m), the words of which the
+        numbers are, of equal ones the first, -1 where there is none.
+        """
+
+    def max_pool_backward(self, sources: Array, d_pooled: Array, d_embeddings: Array) -> None:
+        """Go back through `max_pool`, in an order that is always the same.
+
+        sources (B, m), d_pooled (B, m) -> d_embeddings (V + 1, m), added to.
         """
 
     def put_rows(self, values: Array, rows: Array, array: Array) -> None:
@@ -182,6 +210,15 @@ class Backend(Protocol):
 
         features (B, F), weight (V, F), bias (V,), targets (B,), noise (V,), how often each word was drawn -> losses (B,), nats;
         d_features (B, F), overwritten; d_weight (V, F) and d_bias (V,), by ``beta``.
+        """
+
+    def unit_losses(self, scores: Array, targets: Array, loss: UnitLoss, scale: float, losses: Array, d_scores: Array) -> None:
+        """Compute the losses of single output units, and their gradients.
+
+        With z a score and y its target, ``sigmoid`` is the binary cross-entropy log(1 + e^z) - y z of the probability sigmoid(z),
+        whose derivative is sigmoid(z) - y; ``squared`` is (z - y)^2; ``absolute`` is |z - y|; ``hinge`` is max(0, 1 - y z).
+
+        scores (B, O), targets (B, O) -> losses (B,), summed over units, and d_scores (B, O), ``scale`` times the derivatives.
         """
 
     def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:

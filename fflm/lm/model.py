@@ -291,7 +291,7 @@ class LanguageModel(Model):
         rows = np.array([numbers.setdefault(each, len(numbers)) for each in whole], np.int32)
         first = np.unique(rows, return_index=True)[1]
         order = np.argsort(rows, kind="stable")
-        backend, losses = self.network.backend, np.empty(len(targets), self.parameters.embeddings.dtype)
+        backend, losses = self.network.backend, np.empty(len(targets), self.parameters.dtype)
         for low in range(0, len(first), _ROWS):
             some = order[slice(*np.searchsorted(rows, (low, low + _ROWS), sorter=order))]
             own = backend.empty((len(some),), losses.dtype)

@@ -173,7 +173,7 @@ def network_settings(fields: dict[str, Any]) -> tuple[NetworkConfig, TrainingSet
     automatic = [name for name in ("averages", "batch_size", "epochs", "loss") if fields.get(name) is None]
     for name in automatic:
         fields.pop(name, None)
-    config = NetworkConfig(vocabulary=1, **take(fields, NetworkConfig, "vocabulary"))
+    config = NetworkConfig(vocabulary=1, **take(fields, NetworkConfig, "vocabulary", "input", "numbers", "outputs", "output"))
     settings = TrainingSettings(**take(fields, TrainingSettings))
     if config.bands and settings.loss != "exact":
         raise FflmError(f"an adaptive softmax has no use for the loss {settings.loss}: leave out --bands, or --loss")
@@ -388,7 +388,7 @@ class TrainingRun:
         settings = dataclasses.replace(self.trainer.settings, epochs=1, batch_size=len(ids), rate=1e-9, weight_decay=0.0)
         if settings.loss != "exact":  # two steps, the second of them exact if any is
             settings = dataclasses.replace(settings, epochs=2, exact_end=0.5 if settings.exact_end else 0.0)
-        parameters = Parameters.random(config, 0, self.trainer.parameters.embeddings.dtype)
+        parameters = Parameters.random(config, 0, self.trainer.parameters.dtype)
         network = Network(config, self.trainer.network.backend)
         for _ in Trainer(network, parameters, examples, examples, settings).run():
             pass

@@ -3,20 +3,24 @@
 import dataclasses
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 from fflm.backend.protocol import ACTIVATIONS, Activation
 from fflm.errors import FflmError
 
+Input = Literal["window", "mean", "max", "numbers"]
+Output = Literal["softmax", "sigmoid", "squared", "absolute", "hinge"]
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """A feedforward neural language model (Bengio et al. 2003, section 2; his letters in brackets).
+    """A feedforward network: a language model (Bengio et al. 2003, section 2; his letters in brackets), or other.
 
     Attributes
     ----------
     vocabulary
-        Words that can be predicted [|V|]. The input knows one more, the padding ``<s>``.
+        Words of the input, and those that can be predicted [|V|]. The input knows one more, the padding ``<s>``. 0 where the input
+        is numbers.
     window
         Context words that are seen one by one [n - 1].
     averages
@@ -41,7 +45,20 @@ class NetworkConfig:
         First words of the frequency bands of an adaptive softmax, such as (2000, 10000): the words before the first are predicted
         at once, the others after their band (Grave et al. 2017). Empty for one softmax. Not with ``tied``.
     dropout, embedding_dropout
-        Share of the hidden layers' outputs, and of the concatenated embeddings, that is dropped in training.
+        Share of the hidden layers' outputs, and of the inputs (the concatenated or pooled embeddings, or the numbers), that is
+        dropped in training.
+    input
+        What the first layer reads: ``window``, the concatenated embeddings of so many words, and averages; ``mean`` or ``max``,
+        the embeddings of a text's words, however many, averaged (Iyyer et al. 2015; Joulin et al. 2017), or the largest value of
+        each dimension (Collobert et al. 2011); ``numbers``, plain features.
+    numbers
+        How many numbers an example has where they are the input.
+    outputs
+        Units of the output layer; None for a language model, which has one for each word.
+    output
+        What the outputs are, and the loss that goes with it: ``softmax``, probabilities of which one is right, cross-entropy;
+        ``sigmoid``, each a probability of its own, binary cross-entropy; ``squared`` and ``absolute``, numbers, with that error;
+        ``hinge``, scores whose signs are to be those of the targets, -1 or 1.
 
     Raises
     ------
@@ -61,9 +78,25 @@ class NetworkConfig:
     bands: tuple[int, ...] = ()
     dropout: float = 0.4
     embedding_dropout: float = 0.2
+    input: Input = "window"
+    numbers: int = 0
+    outputs: int | None = None
+    output: Output = "softmax"
 
     def __post_init__(self) -> None:
+        for name, choices in (("input", Input), ("output", Output)):
+            if getattr(self, name) not in get_args(choices):
+                raise FflmError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(get_args(choices))}")
         sizes = {"vocabulary": self.vocabulary, "window": self.window, "embedding": self.embedding}
+        if self.input == "numbers":
+            sizes = {"numbers": self.numbers}
+        if self.outputs is not None:
+            sizes["outputs"] = self.outputs
+        elif self.input != "window" or self.output != "softmax":
+            raise FflmError("only a window and a softmax make a language model: give the number of outputs")
+        for name in ("tied", "bands", "averages"):
+            if self.outputs is not None and getattr(self, name):
+                raise FflmError(f"{name} is for language models only: leave it out")
         lists = {"averages": self.averages, "hidden": self.hidden}
         for name, size in [*sizes.items(), *((name, size) for name, several in lists.items() for size in several)]:
             if size < 1:
@@ -86,14 +119,26 @@ class NetworkConfig:
         return self.window + sum(self.averages)
 
     @property
+    def classes(self) -> int:
+        """Units of the output layer: classes, or words."""
+        return self.vocabulary if self.outputs is None else self.outputs
+
+    @property
+    def sparse(self) -> bool:
+        """Whether a step with an exact loss touches few rows of the embeddings, which are input alone."""
+        return bool(self.bands) or (self.outputs is not None and self.input != "numbers")
+
+    @property
     def blocks(self) -> tuple[int, ...]:
         """Sizes of the blocks that a context is cut into, the oldest first: `Backend.gather` adds the embeddings of each."""
         return *reversed(self.averages), *(1,) * self.window
 
     @property
     def inputs(self) -> int:
-        """Width of the concatenated embeddings, and averages of embeddings [(n - 1) m]."""
-        return len(self.blocks) * self.embedding
+        """Width of the concatenated embeddings, and averages of embeddings [(n - 1) m]; or of what else the first layer reads."""
+        if self.input == "window":
+            return len(self.blocks) * self.embedding
+        return self.numbers if self.input == "numbers" else self.embedding
 
     @property
     def features(self) -> int:
@@ -104,11 +149,11 @@ class NetworkConfig:
 
     @property
     def softmaxes(self) -> tuple[int, ...]:
-        """Words of the softmax, or of each of the adaptive one: the first has the most frequent words and the bands.
+        """Words, or classes, of the softmax, or of each of the adaptive one: the first has the most frequent words and the bands.
 
         Bands that begin beyond the vocabulary do not exist.
         """
-        borders = (*(first for first in self.bands if first < self.vocabulary), self.vocabulary)
+        borders = (*(first for first in self.bands if first < self.vocabulary), self.classes)
         sizes = [high - low for low, high in pairwise(borders)]
         return borders[0] + len(sizes), *sizes
 
@@ -116,6 +161,12 @@ class NetworkConfig:
     def projected(self) -> bool:
         """Whether a linear projection leads from the features to the tied softmax."""
         return self.tied and self.features != self.embedding
+
+    @classmethod
+    def feedforward(cls, numbers: int, hidden: tuple[int, ...], outputs: int, **fields: Any) -> Self:
+        """Return the network of the textbooks, from numbers to outputs; nothing is dropped unless ``fields`` say so."""
+        plain = {"tied": False, "dropout": 0.0, "embedding_dropout": 0.0, "input": "numbers"}
+        return cls(0, numbers=numbers, hidden=hidden, outputs=outputs, **{**plain, **fields})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

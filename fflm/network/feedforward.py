@@ -6,8 +6,11 @@ of ``x``.
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from fflm.backend.devices import device_backend
-from fflm.backend.protocol import Array, Backend, Dropout
+from fflm.backend.protocol import Activation, Array, Backend, Dropout
+from fflm.network import inputs as input_layer
 from fflm.network import output
 from fflm.network.config import NetworkConfig
 from fflm.network.output import CROSS_ENTROPY, Objective, project, project_backward
@@ -18,7 +21,8 @@ from fflm.network.parameters import Parameters
 class _Pass:
     """The intermediate results of one forward pass, which backward needs."""
 
-    values: list[Array]  # the concatenated embeddings (B, K m) after dropout, then what each hidden layer leaves behind (B, h)
+    sources: Array | None  # the words of which a pooled maximum is
+    values: list[Array]  # what the first layer reads (B, I) after dropout, then what each hidden layer leaves behind (B, h)
     reads: list[Array]  # what each hidden layer reads: the values before it, normalised if it is residual
     outputs: list[Array]  # (B, h) what each hidden layer computes from it, before dropout and sum
     features: Array  # (B, hidden + direct) what is offered to the softmax
@@ -42,7 +46,7 @@ class Network:
 
     def rows_at_once(self, parameters: Parameters, batch: int) -> int:
         """Return how many rows of a batch go through the network at a time, by the memory their softmax takes."""
-        row: int = parameters.embeddings.dtype.itemsize * parameters.words
+        row: int = parameters.output_bias.itemsize * parameters.words
         parts = -(-batch // max(1, self.backend.softmax_bytes // row))
         return -(-batch // parts)
 
@@ -65,13 +69,14 @@ class Network:
         parameters
             The network's weights, or those of some of its words (`Subset`).
         contexts
-            (B, n) int32 word ids, oldest first.
+            (B, n) int32 word ids, oldest first; or what else the network reads, as for `inputs.read`.
         targets
-            (B,) int32 word ids.
+            (B,) int32 ids of words or classes; for all outputs but a softmax (B, outputs), of the network's type.
         gradients
             Overwritten with the gradients of the objective.
         losses
-            (B,) overwritten with -log p(target), nats, without smoothing and penalty; or with the loss of noise contrast.
+            (B,) overwritten with -log p(target), nats, without smoothing and penalty; or with the loss of noise contrast, or that
+            of the outputs, summed over them.
         objective
             What is to be lowered.
         seed, step
@@ -86,11 +91,16 @@ class Network:
     def losses(
         self, parameters: Parameters, contexts: Array, targets: Array, losses: Array, *, rows: Array | None = None
     ) -> None:
-        """Compute -log p(target | context), nats, without dropout: contexts (B, n), targets (T,) -> losses (T,).
+        """Compute -log p(target | context), nats, or another output's loss: contexts (B, n), targets (T,) -> losses (T,).
 
-        ``rows`` (T,), int32, says which context each target follows; without, each has its own.
+        Nothing is dropped.
+
+        ``rows`` (T,), int32, says which context each target follows; without, each has its own. Only of a softmax.
         """
         forward = self._forward(parameters, self.backend.upload(contexts))
+        if self.config.output != "softmax":
+            output.unit_losses(self.backend, parameters, self.config.output, forward.softmax_inputs, targets, losses)
+            return
         rows = output.each_row(targets) if rows is None else rows
         output.output_losses(self.backend, parameters, forward.softmax_inputs, rows, targets, losses)
 
@@ -98,6 +108,14 @@ class Network:
         """Return log p(word | context) of every word, (B, V) in nats, as a NumPy array, in evaluation mode."""
         forward = self._forward(parameters, self.backend.upload(contexts))
         return output.log_probabilities(self.backend, parameters, forward.softmax_inputs)
+
+    def predict(self, parameters: Parameters, contexts: Array) -> Array:
+        """Return the outputs, (B, outputs), as a NumPy array: probabilities, or numbers, as `NetworkConfig.output` says."""
+        if self.config.output == "softmax":
+            return np.exp(self.log_probabilities(parameters, contexts))
+        forward = self._forward(parameters, self.backend.upload(contexts))
+        activation: Activation = "sigmoid" if self.config.output == "sigmoid" else "identity"
+        return self.backend.download(output.units(self.backend, parameters, activation, forward.softmax_inputs))
 
     def _dropout(self, layer: int, seed: int, step: int) -> Dropout | None:
         """Return layer 0's (the embeddings') or a hidden layer's dropout, None where nothing is dropped."""
@@ -121,13 +139,13 @@ class Network:
     def _forward(
         self, parameters: Parameters, contexts: Array, *, training: bool = False, row: int = 0, seed: int = 0, step: int = 0
     ) -> _Pass:
-        backend, config, rows, dtype = self.backend, self.config, len(contexts), parameters.embeddings.dtype
-        if contexts.shape[1:] != (config.context,):  # a kernel would read what lies behind them in memory
-            raise ValueError(f"contexts of the shape {contexts.shape}, but the network sees {config.context} words")
-        inputs = backend.empty((rows, config.inputs), dtype)
-        backend.gather(parameters.embeddings, contexts, config.blocks, inputs)
+        backend, config, rows, dtype = self.backend, self.config, len(contexts), parameters.dtype
+        input_layer.check(config, contexts)
+        inputs, sources = input_layer.read(backend, config, parameters.embeddings, contexts)
         if training and (dropout := self._dropout(0, seed, step)):
-            backend.dropout(inputs, dropout, row, inputs)
+            kept = inputs  # the caller's numbers
+            inputs = backend.empty(kept.shape, dtype) if config.input == "numbers" else kept
+            backend.dropout(kept, dropout, row, inputs)
         values, reads, outputs = [inputs], [], []
         for layer, (weight, bias) in enumerate(zip(parameters.hidden_weights, parameters.hidden_biases, strict=True), 1):
             reads.append(self._normalised(values[-1]) if self._residual(layer) else values[-1])
@@ -151,7 +169,7 @@ class Network:
         softmax_inputs = features
         if parameters.projection is not None:
             softmax_inputs = project(backend, parameters.projection, features)
-        return _Pass(values, reads, outputs, features, softmax_inputs)
+        return _Pass(sources, values, reads, outputs, features, softmax_inputs)
 
     def _part_gradients(
         self,
@@ -170,12 +188,14 @@ class Network:
         backend, config = self.backend, self.config
         beta = 0.0 if row == 0 else 1.0
         forward = self._forward(parameters, contexts, training=True, row=row, seed=seed, step=step)
-        if row == 0:  # where it is tied, the softmax overwrites the rows of the words that it distinguishes
+        if row == 0 and config.input != "numbers":  # where it is tied, the softmax overwrites the rows of the words that it has
             backend.clear(gradients.embeddings[len(gradients.output_bias) if config.tied else 0 :])
         d_values = backend.empty(forward.softmax_inputs.shape, forward.softmax_inputs.dtype)
-        output.output_gradients(
-            backend, parameters, forward.softmax_inputs, targets, objective, 1 / batch, beta, losses, d_values, gradients
-        )
+        ends = forward.softmax_inputs, targets
+        if config.output == "softmax":
+            output.output_gradients(backend, parameters, *ends, objective, 1 / batch, beta, losses, d_values, gradients)
+        else:
+            output.unit_gradients(backend, parameters, config.output, *ends, 1 / batch, beta, losses, d_values, gradients)
         if parameters.projection is not None:
             d_values = project_backward(
                 backend, parameters.projection, forward.features, forward.softmax_inputs, d_values, beta, gradients.projection
@@ -203,6 +223,7 @@ class Network:
                 d_values = d_below
         if d_direct is not None:
             backend.add(d_direct, d_values)
-        if dropout := self._dropout(0, seed, step):
-            backend.dropout(d_values, dropout, row, d_values)
-        backend.scatter_add(contexts, config.blocks, d_values, gradients.embeddings)
+        if config.input != "numbers":
+            if dropout := self._dropout(0, seed, step):
+                backend.dropout(d_values, dropout, row, d_values)
+            input_layer.read_backward(backend, config, contexts, forward.sources, d_values, gradients.embeddings)

@@ -1,4 +1,4 @@
-"""The output layer: the softmax over all words, in one piece or in frequency bands, and its substitute, noise contrast.
+"""The output layer: the softmax over all words, in one piece or in frequency bands; noise contrast in its place; single units.
 
 An adaptive softmax (Grave et al. 2017, section 4) predicts the most frequent words and the bands of the others at once, and
 then, where it was a band, the word in it: log p(w) = log p(band of w) + log p(w | its band). Most rows of a batch never get to
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fflm.backend.protocol import Array, Backend
+from fflm.backend.protocol import Activation, Array, Backend, UnitLoss
 from fflm.network.parameters import Band, Parameters
 
 
@@ -137,6 +137,41 @@ def log_probabilities(backend: Backend, parameters: Parameters, features: Array)
         backend.log_probabilities(project(backend, band.projection, features), band.weight, band.bias, logs)
         pieces.append(backend.download(logs) + found[:, words + number, None])
     return np.hstack(pieces)
+
+
+def units(backend: Backend, parameters: Parameters, activation: Activation, features: Array) -> Array:
+    """Return the outputs of units that stand by themselves (B, O), of an activation: features (B, F)."""
+    outputs = backend.empty((len(features), len(parameters.output_bias)), features.dtype)
+    backend.affine(features, parameters.output_weight, parameters.output_bias, activation, outputs)
+    return outputs
+
+
+def unit_losses(backend: Backend, parameters: Parameters, loss: UnitLoss, features: Array, targets: Array, losses: Array) -> None:
+    """Compute the losses (B,) of units, summed over them: features (B, F), targets (B, O)."""
+    scores = units(backend, parameters, "identity", features)
+    backend.unit_losses(scores, backend.upload(targets), loss, 0.0, losses, backend.empty(scores.shape, scores.dtype))
+
+
+def unit_gradients(
+    backend: Backend,
+    parameters: Parameters,
+    loss: UnitLoss,
+    features: Array,
+    targets: Array,
+    scale: float,
+    beta: float,
+    losses: Array,
+    d_features: Array,
+    gradients: Parameters,
+) -> None:
+    """Compute as `output_gradients` does, for units that stand by themselves: targets (B, O)."""
+    scores = units(backend, parameters, "identity", features)
+    d_scores = backend.empty(scores.shape, scores.dtype)
+    backend.unit_losses(scores, backend.upload(targets), loss, scale, losses, d_scores)
+    backend.affine_backward(
+        features, parameters.output_weight, scores, "identity", d_scores, beta,
+        gradients.output_weight, gradients.output_bias, d_features,
+    )  # fmt: skip
 
 
 def _first_targets(parameters: Parameters, targets: Array) -> Array:

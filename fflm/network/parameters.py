@@ -43,7 +43,7 @@ class Parameters:
     Attributes
     ----------
     embeddings
-        (V + 1, m) [C]; the last row is the padding ``<s>``.
+        (V + 1, m) [C]; the last row is the padding ``<s>``. None of a network that reads numbers.
     hidden_weights, hidden_biases
         Of each hidden layer (outputs, inputs) [H] and (outputs,) [d].
     projection
@@ -51,7 +51,7 @@ class Parameters:
     output_weight
         (V, F) [U, with W beside it where there are direct connections]; None where it is tied to the embeddings.
     output_bias
-        (V,) [b]. Of an adaptive softmax, the weight and bias of the first words and the bands.
+        (V,) [b], or a number a class. Of an adaptive softmax, the weight and bias of the first words and the bands.
     bands
         Of an adaptive softmax, else none.
     """
@@ -71,8 +71,14 @@ class Parameters:
 
     @property
     def words(self) -> int:
-        """Words that can be predicted [V]."""
+        """Words that can be predicted [V], or classes."""
         return int(self.borders[-1])
+
+    @property
+    def dtype(self) -> type[np.floating]:
+        """Of all arrays."""
+        number: type[np.floating] = self.output_bias.dtype.type
+        return number
 
     @property
     def softmax_weight(self) -> Array:
@@ -81,7 +87,8 @@ class Parameters:
 
     def items(self) -> Iterator[tuple[str, Array]]:
         """Yield every array with its name, in an order that never changes."""
-        yield "embeddings", self.embeddings
+        if self.embeddings is not None:
+            yield "embeddings", self.embeddings
         for index, (weight, bias) in enumerate(zip(self.hidden_weights, self.hidden_biases, strict=True)):
             yield f"hidden.{index}.weight", weight
             yield f"hidden.{index}.bias", bias
@@ -102,7 +109,7 @@ class Parameters:
         """Return the parameters with a function applied to every array, such as a backend's `upload`."""
         bands = (Band(*map(function, (band.projection, band.weight, band.bias))) for band in self.bands)
         return type(self)(
-            function(self.embeddings),
+            None if self.embeddings is None else function(self.embeddings),
             tuple(map(function, self.hidden_weights)),
             tuple(map(function, self.hidden_biases)),
             None if self.projection is None else function(self.projection),
@@ -132,7 +139,7 @@ class Parameters:
                 raise FflmError(f"the model is damaged: {name!r} has the shape {arrays[name].shape}, not {shape}")
         layers = range(len(config.hidden))
         return cls(
-            arrays["embeddings"],
+            arrays.get("embeddings"),
             tuple(arrays[f"hidden.{index}.weight"] for index in layers),
             tuple(arrays[f"hidden.{index}.bias"] for index in layers),
             arrays["projection"] if config.projected else None,
@@ -145,7 +152,7 @@ class Parameters:
         )
 
     def start_from(self, counts: Array) -> None:
-        """Set the softmax's biases by how often each word occurs (V,), so that only contexts remain to be learned."""
+        """Set the softmax's biases by how often each word, or class, occurs (V,), so that only contexts remain to be learned."""
         frequencies = (counts + 1.0) / (counts + 1.0).sum()
         first, *bands = np.split(frequencies, self.borders[:-1])
         self.output_bias[:] = np.log(np.concatenate([first, [band.sum() for band in bands]]))
@@ -186,7 +193,9 @@ class Parameters:
 
 def shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of every array of a network, in the order of `Parameters.items`."""
-    result: dict[str, tuple[int, ...]] = {"embeddings": (config.vocabulary + 1, config.embedding)}
+    result: dict[str, tuple[int, ...]] = {}
+    if config.input != "numbers":
+        result["embeddings"] = (config.vocabulary + 1, config.embedding)
     inputs = config.inputs
     for index, size in enumerate(config.hidden):
         result[f"hidden.{index}.weight"] = (size, inputs)

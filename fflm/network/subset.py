@@ -26,8 +26,9 @@ class Subset:
 
     def __init__(self, config: NetworkConfig, contexts: Array, targets: Array, outputs: Array | None) -> None:
         """Take all words of contexts (B, n) and ``outputs`` (R,), which ascend and hold all targets (B,)."""
-        places = np.zeros(config.vocabulary + 1, np.int32)
+        places = np.zeros(config.vocabulary + 2, np.int32)
         places[contexts] = 1
+        places[-1] = 0  # -1, what follows the end of a text, is no word and stays what it is
         if config.tied:
             places[outputs] = 0
         inputs = np.flatnonzero(places).astype(np.int32)
@@ -37,6 +38,7 @@ class Subset:
         if outputs is not None:
             self.rows |= {"output.bias": outputs} if config.tied else {"output.weight": outputs, "output.bias": outputs}
         places[self.inputs] = np.arange(len(self.inputs), dtype=np.int32)
+        places[-1] = -1
         self.contexts: Array = places[contexts]
         self.targets: Array = targets if outputs is None else np.searchsorted(outputs, targets).astype(np.int32)
 

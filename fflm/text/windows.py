@@ -5,10 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from fflm.shuffling import BLOCK, shuffled
 from fflm.text.corpus import TextSettings
 from fflm.text.vocabulary import Vocabulary
-
-BLOCK = 1 << 22  # positions shuffled at a time, 32 MiB
 
 
 class Windows:
@@ -100,49 +99,3 @@ class Windows:
     def shuffled(self, batch_size: int, seed: int, epoch: int, start_batch: int = 0) -> Iterator[npt.NDArray[np.int64]]:
         """Yield the positions of an epoch in random order, as the function `shuffled` does."""
         return shuffled(len(self), batch_size, seed, epoch, start_batch)
-
-
-def shuffled(count: int, batch_size: int, seed: int, epoch: int, start_batch: int = 0) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield the positions of an epoch in random order.
-
-    The order depends on ``seed`` and ``epoch`` alone. It is shuffled in blocks of ``BLOCK`` positions, the blocks
-    themselves being in random order, so that memory stays bounded however long the text is; batches run over the
-    borders of blocks.
-
-    Parameters
-    ----------
-    count
-        Number of positions.
-    batch_size
-        Positions a batch; the last one of an epoch may be shorter.
-    seed, epoch
-        Not negative.
-    start_batch
-        Batches to skip; the others come as they would have come.
-
-    Yields
-    ------
-    numpy.ndarray
-        (batch_size,), int64.
-    """
-    skip = start_batch * batch_size
-    rest = np.empty(0, np.int64)
-    for block in _generator(seed, epoch, 0).permutation(-(-count // BLOCK)):
-        first = int(block) * BLOCK
-        length = min(BLOCK, count - first)
-        if skip >= length:
-            skip -= length
-            continue
-        order = first + _generator(seed, epoch, 1 + int(block)).permutation(length)
-        rest = np.concatenate((rest, order[skip:]))
-        skip = 0
-        whole = len(rest) - len(rest) % batch_size
-        for start in range(0, whole, batch_size):
-            yield rest[start : start + batch_size]
-        rest = rest[whole:]
-    if len(rest):
-        yield rest
-
-
-def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch, stream))))

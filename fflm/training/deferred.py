@@ -37,7 +37,7 @@ class DeferredSteps:
         self._settings = settings
         self._wholes = parameters, *moments
         names = {"embeddings"}
-        if not parameters.bands:  # where every step touches whole what predicts first
+        if settings.loss != "exact":  # else every step touches whole what predicts first
             names |= {"output.weight", "output.bias"}
         self.done = {name: np.zeros((len(array), 2)) for name, array in parameters.items() if name in names}
         self._due = np.zeros(2)

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from fflm.backend.protocol import Array
+from fflm.errors import FflmError
 from fflm.network.feedforward import Network
 from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
@@ -31,7 +32,10 @@ USELESS = 700.0
 
 
 class Examples(Protocol):
-    """What the loop needs of a text: predicted positions and their contexts."""
+    """What the loop needs of a text: predicted positions and their contexts; or of what else there is to learn from.
+
+    What a language model calls a word is an example elsewhere: `State`, `Losses` and the events count either.
+    """
 
     def __len__(self) -> int: ...
 
@@ -39,7 +43,7 @@ class Examples(Protocol):
         """Return how often each of so many words occurs, (words,)."""
 
     def batch(self, positions: Array) -> tuple[Array, Array]:
-        """Return contexts (B, n) and targets (B,), int32, of positions (B,)."""
+        """Return contexts (B, n) and targets (B,), int32, of positions (B,); or what else `Network.gradients` takes."""
 
     def shuffled(self, batch_size: int, seed: int, epoch: int, start_batch: int) -> Iterator[Array]:
         """Yield the positions of each batch of an epoch, in an order that depends on ``seed`` and ``epoch`` only."""
@@ -163,7 +167,9 @@ class Trainer:
         self.train = train
         self.valid = valid
         self.settings = settings
-        dtype = parameters.embeddings.dtype
+        dtype = parameters.dtype
+        if network.config.output != "softmax" and (settings.loss, settings.smoothing, settings.self_normalise) != ("exact", 0, 0):
+            raise FflmError("a sampled loss, smoothing and self-normalisation are of a softmax: leave them out")
         self.optimizer = Optimizer(settings, network.config, dtype, network.backend)
         self.gradients = Parameters.zeros(network.config, dtype).mapped(network.backend.upload)
         self._scale = network.backend.upload(np.ones(1, dtype))
@@ -171,9 +177,9 @@ class Trainer:
         if settings.loss != "exact":
             self._sampler = Sampler(train.counts(network.config.vocabulary), settings.samples, settings.seed)
         self.deferred: DeferredSteps | None = None
-        if settings.loss != "exact" or network.config.bands:
+        if settings.loss != "exact" or network.config.sparse:
             copies = 1 + len(self.optimizer.moments)
-            if settings.optimizer in ("adam", "adamw"):
+            if settings.optimizer in ("adam", "adamw") and not settings.frozen:
                 self.deferred = DeferredSteps(self.parameters, self.optimizer.moments, settings)
             # takes none where it isn't used
             self._memory = [Parameters.zeros(network.config, dtype).mapped(network.backend.upload) for _ in range(copies)]
@@ -231,7 +237,7 @@ class Trainer:
         contexts, targets = self.train.batch(positions)
         objective, words = self._objective(targets, step)
         subset = None
-        if words is not None or self.network.config.bands:  # what the step does not touch must not cost
+        if words is not None or self.network.config.sparse:  # what the step does not touch must not cost
             subset = Subset(self.network.config, contexts, targets, words)
             contexts, targets = subset.contexts, subset.targets
         return _Batch(self.network.backend.upload(contexts), targets, objective, subset, words is None)
@@ -249,11 +255,13 @@ class Trainer:
                 self.deferred.settle(backend, (parameters, *moments), subset, rate)
         elif self.deferred:
             self.deferred.settle_all(backend, rate)
-        losses = backend.empty((len(batch.targets),), self.parameters.embeddings.dtype)
+        losses = backend.empty((len(batch.targets),), self.parameters.dtype)
         self.network.gradients(
             parameters, batch.contexts, batch.targets, gradients, losses,
             objective=batch.objective, seed=settings.seed, step=step,
         )  # fmt: skip
+        if settings.frozen:
+            backend.clear(gradients.embeddings)
         if settings.clip:
             backend.clip_factor(gradients, settings.clip, self._scale)
         self.optimizer.update(backend, parameters, gradients, moments, scale=self._scale, rate=rate, step=step + 1)
@@ -281,7 +289,7 @@ class Trainer:
 
     def _objective(self, targets: Array, step: int) -> tuple[Objective, Array | None]:
         """Return what a step lowers, and the words (R,) that it distinguishes, None for all."""
-        settings, dtype = self.settings, self.parameters.embeddings.dtype
+        settings, dtype = self.settings, self.parameters.dtype
         if settings.loss == "exact" or step >= round((1 - settings.exact_end) * self.steps):
             return Objective(settings.smoothing, settings.self_normalise), None
         sample = self._sampler.draw(targets, step)
@@ -292,14 +300,17 @@ class Trainer:
 
     def _check(self, loss: float) -> None:
         """Take note of a batch's mean loss; raise a DivergedError if it is beyond hope."""
-        state, step = self.state, self.state.step + 1
-        if not loss < USELESS:
-            raise DivergedError(f"the loss is {loss:.3g} nats a word at step {step}")
+        state, step, config = self.state, self.state.step + 1, self.network.config
+        if not loss < (USELESS if config.output == "softmax" else math.inf):
+            unit = " nats a word" if config.outputs is None else ""
+            raise DivergedError(f"the loss is {loss:.3g}{unit} at step {step}")
         state.loss_mean += (loss - state.loss_mean) / min(step, 100)
-        uniform = math.log(self.network.config.vocabulary)
+        if config.output != "softmax":  # there is no guessing blindly
+            return
+        uniform = math.log(config.classes)
         if step > 100 and state.loss_mean > 2 * uniform + 1:
             blind = f"(guessing blindly costs {uniform:.1f})"
-            raise DivergedError(f"the loss has exploded to {state.loss_mean:.1f} nats a word at step {step} {blind}")
+            raise DivergedError(f"the loss has exploded to {state.loss_mean:.1f} nats at step {step} {blind}")
 
     def _evaluate(self, rate: float) -> Evaluation:
         """Evaluate on the validation text and note whether it is the best so far."""
@@ -334,13 +345,14 @@ def sum_losses(network: Network, parameters: Parameters, examples: Examples) -> 
     total = unknown = 0.0
     for low in range(0, len(examples), EVALUATION_ROWS):
         contexts, targets = examples.batch(np.arange(low, min(low + EVALUATION_ROWS, len(examples))))
-        device_losses = network.backend.empty((len(targets),), parameters.embeddings.dtype)
+        device_losses = network.backend.empty((len(targets),), parameters.dtype)
         network.losses(parameters, contexts, targets, device_losses)
         losses = network.backend.download(device_losses)
         total += float(losses.sum(dtype=np.float64))
-        unknown += float(losses[targets == UNKNOWN].sum(dtype=np.float64))
+        if network.config.outputs is None:
+            unknown += float(losses[targets == UNKNOWN].sum(dtype=np.float64))
     result = Losses(len(examples), total, unknown)
-    if not result.mean < USELESS:
+    if not result.mean < (USELESS if network.config.output == "softmax" else math.inf):
         raise DivergedError(f"the weights are useless, they give a text {result.mean:.3g} nats a word")
     return result
 

@@ -55,7 +55,9 @@ class Optimizer:
         step
             Number of this step, from 1.
         """
-        for weight, gradient, *own in zip(parameters, gradients, *moments, strict=True):
+        for (name, weight), gradient, *own in zip(parameters.items(), gradients, *moments, strict=True):
+            if self.settings.frozen and name == "embeddings":
+                continue
             decay = self.settings.weight_decay if weight.ndim > 1 else 0.0  # biases do not decay
             self._update_array(backend, weight, gradient, own, decay, scale, rate, step)
 

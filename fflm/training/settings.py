@@ -59,6 +59,8 @@ class TrainingSettings:
         Evaluations without improvement after which training stops; 0 for never.
     evaluate_every
         Steps between evaluations; 0 for once an epoch.
+    frozen
+        Whether the embeddings stay as they are.
     seed
         Of initial weights, order of examples and dropout.
     """
@@ -82,6 +84,7 @@ class TrainingSettings:
     self_normalise: float = 0.0
     patience: int = 3
     evaluate_every: int = 0
+    frozen: bool = False
     seed: int = 1
 
     def __post_init__(self) -> None:

@@ -1,0 +1,71 @@
+"""Examples that lie in memory, and how their numbers are brought to a scale."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fflm.shuffling import shuffled
+
+
+class Rows:
+    """Rows of input and what is to come out.
+
+    Parameters
+    ----------
+    inputs
+        (N, I) numbers, or words.
+    targets
+        (N,) int32 classes; for outputs that are no softmax (N, O) numbers.
+    """
+
+    def __init__(self, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> None:
+        self.inputs = inputs
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def counts(self, classes: int) -> npt.NDArray[np.int64]:
+        """Return how often each class occurs, (classes,)."""
+        return np.bincount(self.targets, minlength=classes)
+
+    def batch(self, positions: npt.NDArray[np.integer]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return the inputs (B, I) and targets, (B,) or (B, O), at positions (B,)."""
+        return self.inputs[positions], self.targets[positions]
+
+    def shuffled(self, batch_size: int, seed: int, epoch: int, start_batch: int = 0) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield the positions of an epoch in random order, as the function `shuffled` does."""
+        return shuffled(len(self), batch_size, seed, epoch, start_batch)
+
+
+class Scale:
+    """Brings columns of numbers to a mean of 0 and a deviation of 1 (LeCun et al. 1998, "Efficient BackProp", section 4.3).
+
+    Attributes
+    ----------
+    mean, deviation
+        (I,), of the numbers that it was fitted to; a column that is constant has the deviation 1.
+    """
+
+    def __init__(self, mean: npt.NDArray[Any], deviation: npt.NDArray[Any]) -> None:
+        self.mean = mean
+        self.deviation = deviation
+
+    @classmethod
+    def of(cls, numbers: npt.NDArray[Any]) -> "Scale":
+        """Fit to numbers (N, I)."""
+        mean, deviation = numbers.mean(0, dtype=np.float64), numbers.std(0, dtype=np.float64)
+        # a constant's deviation is not always 0: its mean is rounded
+        constant = deviation <= 1e-12 * np.maximum(np.abs(mean), np.finfo(np.float64).tiny)
+        return cls(mean, np.where(constant, 1.0, deviation))
+
+    def apply(self, numbers: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Return numbers (N, I) in the scale, contiguous."""
+        return np.ascontiguousarray((numbers - self.mean) / self.deviation, np.float64)
+
+    def undo(self, scaled: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the numbers that `apply` was given, float64."""
+        numbers: npt.NDArray[Any] = scaled * self.deviation + self.mean
+        return numbers

@@ -1,0 +1,136 @@
+"""The estimators: scikit-learn's own checks, closed forms, and what is said of a bad argument."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from fflm import FeedforwardClassifier, FeedforwardRegressor, FflmError
+from fflm.training.examples import Scale
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+
+
+@parametrize_with_checks(
+    [
+        FeedforwardClassifier(),
+        FeedforwardClassifier((), output="sigmoid", validation=0.2),
+        FeedforwardClassifier((8,), "tanh", output="hinge"),
+        FeedforwardRegressor(),
+        FeedforwardRegressor((30, 30), residual=True, output="absolute"),
+    ]
+)
+def test_scikit_learn(estimator, check):
+    check(estimator)
+
+
+PLAIN = {"optimizer": "sgd", "momentum": 0.9, "schedule": "constant", "clip": 0.0, "weight_decay": 0.0, "random_state": 0}
+
+
+def test_no_hidden_layer_is_multinomial_logistic_regression():
+    features, classes = load_iris(return_X_y=True)
+    scaled = Scale.of(features).apply(features)
+    theirs = LogisticRegression(C=10.0, tol=1e-10, max_iter=10_000).fit(scaled, classes)
+    decay = 1 / (10.0 * len(features))  # 1/2 |w|^2 to C times the sum of losses
+    ours = FeedforwardClassifier((), **{**PLAIN, "weight_decay": decay}, rate=0.5, batch_size=None, epochs=3000)
+    ours.fit(features, classes)
+    np.testing.assert_allclose(ours.predict_proba(features), theirs.predict_proba(scaled), atol=1e-5)
+    np.testing.assert_allclose(ours.parameters_.output_weight, theirs.coef_, atol=1e-4)
+
+
+def test_one_sigmoid_is_logistic_regression():
+    features, classes = load_iris(return_X_y=True)
+    classes = np.array(["other", "versicolor"])[(classes == 1).astype(int)]
+    scaled = Scale.of(features).apply(features)
+    theirs = LogisticRegression(C=10.0, tol=1e-10, max_iter=10_000).fit(scaled, classes)
+    decay = 1 / (10.0 * len(features))
+    ours = FeedforwardClassifier((), output="sigmoid", **{**PLAIN, "weight_decay": decay}, rate=0.5, batch_size=None, epochs=3000)
+    ours.fit(features, classes)
+    assert ours.parameters_.output_weight.shape == (1, 4)
+    np.testing.assert_allclose(ours.predict_proba(features), theirs.predict_proba(scaled), atol=1e-5)
+    assert (ours.predict(features) == theirs.predict(scaled)).all()
+
+
+def test_no_hidden_layer_is_linear_regression():
+    features, wanted = load_diabetes(return_X_y=True)
+    ours = FeedforwardRegressor((), **PLAIN, rate=0.05, batch_size=None, epochs=4000).fit(features, wanted)
+    np.testing.assert_allclose(ours.predict(features), LinearRegression().fit(features, wanted).predict(features), rtol=1e-3)
+
+
+def test_the_absolute_error_finds_the_median():
+    wanted = np.array([1.0] * 7 + [100.0] * 4)
+    features = np.zeros((11, 1))
+    settings = {**PLAIN, "schedule": "cosine"}
+    median = FeedforwardRegressor((), output="absolute", **settings, rate=0.05, batch_size=None, epochs=1000)
+    mean = FeedforwardRegressor((), **settings, rate=0.05, batch_size=None, epochs=1000)
+    assert abs(median.fit(features, wanted).predict(features[:1])[0] - 1) < 1
+    assert abs(mean.fit(features, wanted).predict(features[:1])[0] - wanted.mean()) < 1
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus"])
+@pytest.mark.parametrize("output", ["softmax", "sigmoid", "hinge"])
+def test_iris(activation, output):
+    features, classes = load_iris(return_X_y=True)
+    model = FeedforwardClassifier((6,), activation, output=output, random_state=1).fit(features[::2], classes[::2])
+    assert model.score(features[1::2], classes[1::2]) >= 0.92
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, None])
+def test_stochastic_mini_batch_and_batch_descent(batch_size):
+    features, classes = load_iris(return_X_y=True)
+    model = FeedforwardClassifier((), optimizer="sgd", rate=0.1, batch_size=batch_size, epochs=30, random_state=0)
+    model.fit(features, classes)
+    steps = -(-len(features) // (batch_size or len(features)))
+    assert [event.step for event in model.evaluations_] == [steps * (epoch + 1) for epoch in range(30)]
+    losses = [event.train_loss for event in model.evaluations_]
+    assert losses[-1] < losses[0]
+
+
+def test_early_stopping_keeps_the_best_weights():
+    generator = np.random.default_rng(0)
+    features, classes = generator.normal(size=(60, 20)), generator.integers(0, 2, 60)  # noise: there is nothing to learn
+    model = FeedforwardClassifier((50,), validation=0.3, patience=5, random_state=0).fit(features, classes)
+    losses = [event.valid_loss for event in model.evaluations_]
+    assert len(losses) < 200
+    assert len(losses) == np.argmin(losses) + 6
+
+
+def test_features_are_brought_to_a_scale_and_back():
+    generator = np.random.default_rng(0)
+    numbers = np.hstack([generator.normal(1e6, 3, (50, 2)), np.full((50, 1), 0.1), np.zeros((50, 1))])
+    scale = Scale.of(numbers)
+    scaled = scale.apply(np.asfortranarray(numbers))
+    assert scaled.flags.c_contiguous
+    np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-8)
+    np.testing.assert_allclose(scaled.std(0), [1, 1, 0, 0], atol=1e-8)
+    np.testing.assert_allclose(scale.undo(scaled), numbers)
+
+
+def test_several_numbers_are_predicted_together():
+    features = np.random.default_rng(0).normal(size=(80, 3))
+    wanted = np.stack([features.sum(1), features[:, 0] - 7], 1)
+    model = FeedforwardRegressor((), random_state=0).fit(features, wanted)
+    assert model.predict(features).shape == (80, 2)
+    assert model.score(features, wanted) > 0.99
+
+
+def test_hinge_has_no_probabilities():
+    assert not hasattr(FeedforwardClassifier(output="hinge"), "predict_proba")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"output": "squared"}, "no output 'squared': choose one of softmax, sigmoid, hinge"),
+        ({"activation": "tahn"}, "unknown activation 'tahn'"),
+        ({"hidden": (0,)}, "hidden 0 is too small"),
+        ({"rate": -1.0}, "rate -1.0 is out of range"),
+        ({"rate": 1e300, "optimizer": "sgd", "clip": 0.0}, "training does not converge"),
+    ],
+)
+def test_bad_arguments(change, message):
+    features, classes = load_iris(return_X_y=True)
+    model = FeedforwardClassifier(**change)
+    with np.errstate(all="ignore"), pytest.raises((FflmError, ValueError), match=message):
+        model.fit(features, classes)
