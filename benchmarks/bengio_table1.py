@@ -26,14 +26,16 @@ from common import brown, machine, parse, record
 from fflm.errors import FflmError
 from fflm.files import replacing, replacing_folder
 from fflm.lm import mixture
-from fflm.lm.model import CHECKPOINT, LanguageModel
+from fflm.lm.model import LanguageModel
 from fflm.lm.ngram import NgramModel
 from fflm.lm.scoring import part_score
-from fflm.lm.train import RolledBack, TrainingRun
+from fflm.lm.train import TrainingRun
 from fflm.network.config import NetworkConfig
 from fflm.text.corpus import Corpus
 from fflm.text.windows import Windows
+from fflm.training.checkpoints import CHECKPOINT
 from fflm.training.loop import Evaluation
+from fflm.training.run import RolledBack
 from fflm.training.settings import TrainingSettings
 
 PUBLISHED = {  # perplexities in training, on the validation and on the test text

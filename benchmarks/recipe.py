@@ -20,9 +20,10 @@ from common import ROOT, brown, check_sizes, machine, parse, record, run_json, w
 from fflm.cli.options import describe_perplexity
 from fflm.errors import FflmError
 from fflm.lm.mixture import mix
-from fflm.lm.model import CHECKPOINT, LOG, load
+from fflm.lm.model import load
 from fflm.lm.scoring import score_part
 from fflm.text.corpus import Corpus
+from fflm.training.checkpoints import CHECKPOINT, LOG
 from fflm.training.log import read_log
 
 PRESETS = ("default", "quick")

@@ -12,10 +12,11 @@ from fflm.cli import main
 from fflm.errors import FflmError
 from fflm.lm import fast
 from fflm.lm.fast import FastScorer, fast_scorer
-from fflm.lm.model import LanguageModel, save_config, save_weights
+from fflm.lm.model import LanguageModel, save_config
 from fflm.lm.scoring import score_files, score_hypotheses
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
+from fflm.training.checkpoints import save_weights
 
 QUANTISED = 2e-3
 """Nats: sums over some ten units of numbers of a size of 1, rounded to 2^-15 of the largest."""

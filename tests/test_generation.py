@@ -25,9 +25,10 @@ from fflm.lm.generation import (
     render,
     sample,
 )
-from fflm.lm.model import save_config, save_weights
+from fflm.lm.model import save_config
 from fflm.text.corpus import TextSettings
 from fflm.text.tokenizer import LINE_END, Tokenizer
+from fflm.training.checkpoints import save_weights
 
 DRAWS = 4000
 FREQUENCY = 0.03  # four standard deviations of a frequency near 0.5 among 4000

@@ -19,9 +19,10 @@ import fflm
 from fflm.cli import main
 from fflm.errors import FflmError
 from fflm.lm.mixture import GAP, Comparison, Mixture, UnigramCache, estimate_weights, mix, mixed
-from fflm.lm.model import CONFIG, WEIGHTS, save_config, save_weights
+from fflm.lm.model import save_config
 from fflm.lm.scoring import score
 from fflm.text.windows import Windows
+from fflm.training.checkpoints import CONFIG, WEIGHTS, save_weights
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 TEXT = "the cat sat on the zebra .\n\nthe dog\n. the yak\n" * 3

@@ -20,12 +20,13 @@ import fflm
 from fflm.cli import main
 from fflm.errors import FflmError
 from fflm.lm.arpa import import_arpa, read_arpa, write_arpa
-from fflm.lm.model import WEIGHTS, load, save_config, save_weights
+from fflm.lm.model import load, save_config
 from fflm.lm.ngram import NgramModel, estimate, estimate_discounts, train
 from fflm.lm.scoring import score
 from fflm.text.corpus import TextSettings
 from fflm.text.tokenizer import LINE_END, Tokenizer
 from fflm.text.vocabulary import Vocabulary
+from fflm.training.checkpoints import WEIGHTS, save_weights
 
 FLOAT32 = 2e-6  # absolute, of logarithms of up to -15 and sums of some of them
 

@@ -14,10 +14,11 @@ from tiny import MODES, tiny_model
 
 from fflm.cli import main
 from fflm.errors import FflmError
-from fflm.lm.model import save_config, save_weights
+from fflm.lm.model import save_config
 from fflm.lm.scoring import score, score_chunks, score_hypotheses, scored_lines, sentences, with_feature
 from fflm.text.corpus import TextSettings
 from fflm.text.tokenizer import Tokenizer
+from fflm.training.checkpoints import save_weights
 
 MODELS = {name: tiny_model(text, dtype=np.float64) for name, text in MODES.items()}
 TEXT = "the cat sat on the zebra .\n\nthe dog\n. the yak\n"

@@ -21,12 +21,10 @@ import fflm as library
 from fflm.backend.protocol import ACTIVATIONS
 from fflm.cli.train import _watch
 from fflm.errors import FflmError
-from fflm.lm import train as lm_train
-from fflm.lm.model import CHECKPOINT, CONFIG, LOG, VOCABULARY, WEIGHTS, LanguageModel, latest_model
+from fflm.lm.model import VOCABULARY, LanguageModel, latest_model
 from fflm.lm.scoring import score_part
 from fflm.lm.train import (
     PRESETS,
-    RolledBack,
     TrainingRun,
     begin,
     default_averages,
@@ -36,9 +34,11 @@ from fflm.lm.train import (
     default_path,
 )
 from fflm.text.corpus import Count, Share
-from fflm.training.checkpoints import load_arrays
+from fflm.training import run as training_run
+from fflm.training.checkpoints import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays
 from fflm.training.log import read_log
 from fflm.training.loop import Evaluation, Step
+from fflm.training.run import RolledBack
 
 TINY = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "epochs": 3, "rate": 0.02}
 SETTINGS = {**TINY, "test": Share(0.1), "embedding_dropout": 0.1}
@@ -86,7 +86,7 @@ def test_a_run_leaves_a_model_with_its_figures(text):
     log = [event for event in read_log(run.path / LOG) if event["event"] == "evaluation"]
     assert [event["valid"]["loss"] for event in log] == [event.valid_loss for event in evaluations]
     assert figures["valid"] == next(event["valid"] for event in log if event["step"] == best.step)
-    assert events[-1] == lm_train.Tested(figures["test"])
+    assert events[-1] == training_run.Tested(figures["test"])
     assert figures["valid"]["loss"] < 0.98 * np.log(len(model.vocabulary))
 
 

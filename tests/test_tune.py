@@ -20,11 +20,10 @@ import fflm as library
 from fflm.cli import main
 from fflm.errors import FflmError
 from fflm.lm import tune
-from fflm.lm.model import CHECKPOINT, WEIGHTS
 from fflm.lm.train import TrainingRun
 from fflm.lm.tune import STARTUP, TABLE, Choices, Range, Search, begin, ranking, show
 from fflm.text.corpus import Share
-from fflm.training.checkpoints import load_arrays
+from fflm.training.checkpoints import CHECKPOINT, WEIGHTS, load_arrays
 from fflm.training.loop import Evaluation, Step
 
 pytest.importorskip("optuna")

@@ -13,10 +13,11 @@ from tiny import MODES, tiny_model
 
 from fflm.cli import main
 from fflm.errors import FflmError
-from fflm.lm.model import save_config, save_weights
+from fflm.lm.model import save_config
 from fflm.lm.vectors import read_vectors
 from fflm.text.corpus import TextSettings
 from fflm.text.tokenizer import Tokenizer
+from fflm.training.checkpoints import save_weights
 
 WORDS = ("the", "cat", "dog", "sat", "on", "mat", ".")
 

@@ -38,10 +38,10 @@ def command(model: Path | None, as_json: bool) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     """Return config.json, the figures of the best weights, and the log."""
-    from fflm.lm.model import CHECKPOINT, CONFIG, LOG, WEIGHTS, LanguageModel, read_config
+    from fflm.lm.model import LanguageModel, read_config
     from fflm.network.config import NetworkConfig
     from fflm.network.parameters import shapes
-    from fflm.training.checkpoints import load_arrays
+    from fflm.training.checkpoints import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays
     from fflm.training.log import read_log
 
     about = read_config(path)
@@ -78,8 +78,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _read_ngram(path: Path) -> dict[str, Any]:
     """Return config.json, sizes and figures of an n-gram model."""
-    from fflm.lm.model import WEIGHTS
     from fflm.lm.ngram import NgramModel
+    from fflm.training.checkpoints import WEIGHTS
 
     model = NgramModel.load(path)
     arrays = {name: list(array.shape) for name, array in model.tables.arrays().items()}

@@ -33,7 +33,8 @@ def command(models: tuple[Path, ...], output: Path, as_json: bool) -> None:
       fflm plot small.model large.model
       fflm plot stories.tune -o trials.png
     """
-    from fflm.lm.model import LOG, latest_model, read_config
+    from fflm.lm.model import latest_model, read_config
+    from fflm.training.checkpoints import LOG
     from fflm.training.log import read_log
     from fflm.training.plot import draw_curves
 
@@ -55,9 +56,8 @@ def command(models: tuple[Path, ...], output: Path, as_json: bool) -> None:
 
 def _draw_search(searches: tuple[Path, ...], output: Path) -> None:
     from fflm.cli.options import describe_perplexity
-    from fflm.lm.model import WEIGHTS
     from fflm.lm.tune import Choices, Search, logarithmic, show
-    from fflm.training.checkpoints import load_arrays
+    from fflm.training.checkpoints import WEIGHTS, load_arrays
     from fflm.training.plot import draw_trials
 
     if len(searches) > 1:

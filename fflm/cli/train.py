@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from fflm.lm.scoring import Score
-    from fflm.lm.train import Event, TrainingRun
+    from fflm.lm.train import TrainingRun
+    from fflm.training.run import Event
 
 COMPILING_SECONDS = 1.0
 """Kernels that take longer than this to get ready are being compiled, not read from the cache."""
@@ -246,8 +247,8 @@ def _row(run: "TrainingRun", train_loss: float | None, valid: "Score | None", ma
 
 
 def _show(event: "Event", run: "TrainingRun", progress: "Progress", task: Any) -> None:
-    from fflm.lm.train import RolledBack
     from fflm.training.loop import Evaluation, Finished, Step
+    from fflm.training.run import RolledBack
 
     state = run.trainer.state
     speed = state.words / max(state.seconds, 1e-9)

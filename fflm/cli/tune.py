@@ -233,9 +233,8 @@ def _row(trial: "Trial", mark: str) -> str:
 
 def _report(search: "Search", as_json: bool) -> None:
     """Print all trials, the best first, with all that a perplexity means nothing without, and how to train the best again."""
-    from fflm.lm.model import WEIGHTS
     from fflm.lm.tune import ranking
-    from fflm.training.checkpoints import load_arrays
+    from fflm.training.checkpoints import WEIGHTS, load_arrays
 
     trials, best = ranking(search.trials), search.best
     if best is None and len(trials) == search.limit and all(trial.state != "running" for trial in trials):

@@ -16,21 +16,12 @@ import numpy.typing as npt
 from fflm.backend.devices import Device
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing_folder
-from fflm.lm.model import (
-    CONFIG,
-    VOCABULARY,
-    WEIGHTS,
-    Model,
-    Predictor,
-    load,
-    read_config,
-    save_description,
-)
+from fflm.lm.model import VOCABULARY, Model, Predictor, load, read_config, save_description
 from fflm.lm.scoring import Score, score_files, score_part
 from fflm.lm.setup import check_free, corpus_path, trained_corpus
 from fflm.text.corpus import TextSettings
 from fflm.text.vocabulary import Vocabulary
-from fflm.training.checkpoints import load_arrays, save_arrays
+from fflm.training.checkpoints import CONFIG, WEIGHTS, load_arrays, save_arrays
 
 GAP = 1e-9
 """Tuned weights are so near to the best ones: nats a word."""

@@ -21,7 +21,7 @@ from fflm.network.parameters import Parameters
 from fflm.text.corpus import TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
-from fflm.training.checkpoints import load_arrays, save_arrays
+from fflm.training.checkpoints import CHECKPOINT, CONFIG, WEIGHTS, load_arrays
 
 if TYPE_CHECKING:
     from fflm.lm.generation import Prefix
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     from fflm.lm.vectors import Vectors
 
 FORMAT, VERSION = "fflm model", 1
-CONFIG, WEIGHTS, VOCABULARY, LOG, CHECKPOINT, CORPUS = (
-    "config.json", "model.safetensors", "vocabulary.tsv", "log.jsonl", "checkpoint.safetensors", "corpus",
-)  # fmt: skip
+VOCABULARY, CORPUS = "vocabulary.tsv", "corpus"
 
 _ROWS = 1024  # predictions at a time
 
@@ -374,11 +372,6 @@ def save_description(
         "versions": versions(),
     }
     write_json(path / CONFIG, content)
-
-
-def save_weights(path: Path, parameters: Parameters, figures: Mapping[str, Any]) -> None:
-    """Write the weights of a model's folder, with the figures that they reached, whole or not at all."""
-    save_arrays(path / WEIGHTS, dict(parameters.items()), figures)
 
 
 def read_config(path: Path, kind: Literal["network", "ngram", "mixture"] | None = None) -> dict[str, Any]:

@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from fflm.errors import FflmError
 from fflm.lm import ngram_kernels as kernels
-from fflm.lm.model import VOCABULARY, WEIGHTS, Model, read_config, save_description
+from fflm.lm.model import VOCABULARY, Model, read_config, save_description
 from fflm.lm.scoring import score_part
 from fflm.lm.setup import FIVE_PERCENT, describe_corpus, new_model, text_settings
 from fflm.text.corpus import Corpus, HeldOut, TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
-from fflm.training.checkpoints import load_arrays, save_arrays
+from fflm.training.checkpoints import WEIGHTS, load_arrays, save_arrays
 
 ORDER = 5
 """Of a model, by default."""

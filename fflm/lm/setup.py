@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing_folder
-from fflm.lm.model import CHECKPOINT, CONFIG, CORPUS, read_config
+from fflm.lm.model import CORPUS, read_config
 from fflm.text.corpus import Corpus, HeldOut, Share, TextSettings, VocabularyRule, tokenize
 from fflm.text.tokenizer import Tokenizer
+from fflm.training.checkpoints import CHECKPOINT, CONFIG
 
 FIVE_PERCENT = Share(0.05)
 

@@ -1,10 +1,8 @@
 """A training run in a model's folder: from text to a model, saved as it goes, resumed where it stopped."""
 
 import dataclasses
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,57 +11,19 @@ import numpy as np
 
 from fflm.backend.devices import choose_device, device_backend
 from fflm.errors import FflmError
-from fflm.files import clear_errors
-from fflm.lm.model import (
-    CHECKPOINT,
-    CONFIG,
-    LOG,
-    WEIGHTS,
-    read_config,
-    save_config,
-    save_weights,
-)
+from fflm.lm.model import read_config, save_config
 from fflm.lm.scoring import Score, part_score
 from fflm.lm.setup import FIVE_PERCENT, describe_corpus, new_model, take, text_settings
 from fflm.lm.vectors import read_vectors
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
-from fflm.network.parameters import Parameters, shapes
+from fflm.network.parameters import Parameters
 from fflm.text.corpus import Corpus, HeldOut
 from fflm.text.windows import Windows
-from fflm.training.checkpoints import load_arrays, load_checkpoint, save_checkpoint
-from fflm.training.log import append_log, truncate_log
-from fflm.training.loop import DivergedError, Evaluation, Finished, Losses, Step, Trainer, sum_losses
+from fflm.training.checkpoints import CHECKPOINT, CONFIG
+from fflm.training.loop import Examples, Losses, Trainer
+from fflm.training.run import Run, check_size
 from fflm.training.settings import LossName, TrainingSettings
-
-DIVERGENCES = 5
-"""How often a run goes back to its checkpoint with half the rate before it gives up."""
-
-PARAMETERS = 2**36
-"""No network is larger."""
-
-SAVE_SECONDS = 60.0
-"""Time between checkpoints, besides those at evaluations."""
-
-
-@dataclass(frozen=True)
-class RolledBack:
-    """Training had diverged; it goes on from the last checkpoint, with ``factor`` times the configured rate."""
-
-    step: int
-    cause: str
-    factor: float
-
-
-@dataclass(frozen=True)
-class Tested:
-    """The best weights were evaluated on the test text, after the end of training; the figures are a `Score`'s."""
-
-    figures: dict[str, Any]
-
-
-Event = Step | Evaluation | RolledBack | Finished | Tested
-
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -209,21 +169,13 @@ def check_length(corpus: Corpus, config: NetworkConfig) -> None:
             raise FflmError(f"the {name} text has {part.tokens} tokens, too few for a window of {config.window}: {remedy}")
 
 
-class TrainingRun:
-    """A run and its folder. Made by `start` or `resume`; consume `events`.
+class TrainingRun(Run):
+    """A run on text. Made by `start` or `resume`.
 
     Attributes
     ----------
-    path
-        The model's folder.
     corpus
         The data.
-    trainer
-        The run itself.
-    threads
-        Of the kernels: a run's results depend on their number, so it is kept when it is resumed.
-    device
-        What trains: ``cpu`` or ``cuda``.
     vectors
         Words whose embeddings were given to start from.
     """
@@ -238,28 +190,21 @@ class TrainingRun:
         device: str,
         embeddings: np.ndarray | None = None,
     ) -> None:
-        self.path = path
+        check_size(config)
         self.corpus = corpus
-        self.threads = threads
-        self.device = choose_device(device)
-        self.save_seconds = SAVE_SECONDS
         self.vectors = 0
         parts = {
             name: Windows.of(part.ids, corpus.vocabulary, corpus.settings, config.context) for name, part in corpus.parts.items()
         }
-        self._test = parts.get("test")
-        count = sum(map(math.prod, shapes(config).values()))
-        if count > PARAMETERS:
-            raise FflmError(f"the network would have {count:,} parameters: choose smaller sizes of layers")
         parameters = Parameters.random(config, settings.seed)
         parameters.start_from(parts["train"].counts(config.vocabulary))
         if embeddings is not None:
             rows = ~np.isnan(embeddings).any(axis=1)
             parameters.embeddings[rows] = embeddings[rows]
             self.vectors = int(rows.sum())
-        network = Network(config, device_backend(self.device))
-        self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings)
-        self._saved = time.monotonic()
+        chosen = choose_device(device)
+        trainer = Trainer(Network(config, device_backend(chosen)), parameters, parts["train"], parts.get("valid"), settings)
+        super().__init__(path, trainer, corpus.fingerprint, parts.get("test"), threads, chosen)
 
     @classmethod
     def start(
@@ -347,139 +292,23 @@ class TrainingRun:
             reason = _difference(path, corpus, about)
             raise FflmError(f"{path} was trained on other data ({reason}): resume with the same, or train anew with --overwrite")
         run = cls(path, corpus, config, settings, threads, device or about.get("device", "cpu"))
-        if run.device != about.get("device", "cpu"):
-            save_config(path, config, corpus.settings, corpus.vocabulary, {**about, "device": run.device})
         run.vectors = about.get("vectors", 0)
-        load_checkpoint(path / CHECKPOINT, run.trainer, corpus.fingerprint)
-        if epochs is not None and epochs != settings.epochs:
-            run._extend(epochs)
-        truncate_log(path / LOG, run.trainer.state.log_bytes)
-        with clear_errors(f"write {path}"):
-            for leftover in path.glob(".*.tmp"):  # what a kill left of a file that was being written
-                leftover.unlink()
+        run._continue(about, epochs)
         return run
 
-    def _extend(self, epochs: int) -> None:
-        """Change the number of epochs of a run."""
-        state = self.trainer.state
-        if epochs <= state.epoch:
-            raise FflmError(f"{state.epoch} epochs are done already: give --epochs a larger number")
-        about = read_config(self.path)
-        self.trainer.settings = dataclasses.replace(self.trainer.settings, epochs=epochs)
-        about["training"] = self.trainer.settings.to_dict()
-        if state.finished:
-            state.finished, state.bad = "", 0
-        save_config(self.path, self.trainer.network.config, self.corpus.settings, self.corpus.vocabulary, about)
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        """Figures of the best weights so far, as they are stored with them."""
-        _, figures = load_arrays(self.path / WEIGHTS)
-        return dict(figures)
-
-    def prepare(self) -> None:
-        """Make a step and an evaluation of the smallest network of this kind, so that all kernels are compiled."""
-        self._set_threads()
-        config = dataclasses.replace(
-            self.trainer.network.config, vocabulary=2, embedding=1, hidden=tuple(1 for _ in self.trainer.network.config.hidden)
-        )
-        ids = np.zeros(config.context + 1, np.uint16)
-        examples = Windows(ids, config.context, padding=config.vocabulary)
-        settings = dataclasses.replace(self.trainer.settings, epochs=1, batch_size=len(ids), rate=1e-9, weight_decay=0.0)
-        if settings.loss != "exact":  # two steps, the second of them exact if any is
-            settings = dataclasses.replace(settings, epochs=2, exact_end=0.5 if settings.exact_end else 0.0)
-        parameters = Parameters.random(config, 0, self.trainer.parameters.dtype)
-        network = Network(config, self.trainer.network.backend)
-        for _ in Trainer(network, parameters, examples, examples, settings).run():
-            pass
-
-    def events(self) -> Iterator[Event]:
-        """Train to the end, logging and saving; stop consuming at any event and call `save` to interrupt.
-
-        Raises
-        ------
-        FflmError
-            If training diverges again and again, or a file cannot be written.
-        """
-        self._set_threads()
-        while True:
-            try:
-                for event in self.trainer.run():
-                    self._keep(event)
-                    yield event
-                if self._test is not None:
-                    yield self._evaluate_test(self._test)
-                return
-            except DivergedError as error:
-                yield self._roll_back(error)
+    def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:
+        """Return the figures of a `Score`, as JSON values."""
+        return self.score(name, losses).to_dict()
 
     def score(self, name: str, losses: Losses) -> Score:
         """Return the losses on a part of the corpus as a perplexity, with all that it means nothing without."""
         corpus = self.corpus
         return part_score(corpus.parts[name], corpus.vocabulary, corpus.settings, losses.total, losses.unknown)
 
-    def save(self) -> None:
-        """Write the checkpoint from which `resume` goes on; before the first evaluation also the weights, to use meanwhile."""
-        state = self.trainer.state
-        if 0 < state.words == state.loss_words:
-            self._save_weights({"step": state.step, "epoch": self._epochs(state.words)})
-        save_checkpoint(self.path / CHECKPOINT, self.trainer, self.corpus.fingerprint)
-        self._saved = time.monotonic()
-
-    def _save_weights(self, figures: dict[str, Any]) -> None:
-        save_weights(self.path, self.trainer.parameters.mapped(self.trainer.network.backend.download), figures)
-
-    def _set_threads(self) -> None:
-        numba.set_num_threads(min(self.threads, numba.config.NUMBA_NUM_THREADS))
-
-    def _write(self, event: str, **fields: Any) -> None:
-        self.trainer.state.log_bytes = append_log(self.path / LOG, event, **fields)
-
-    def _keep(self, event: Step | Evaluation | Finished) -> None:
-        """Log an event, and save what is due."""
-        if isinstance(event, Evaluation):
-            figures: dict[str, Any] = {"step": event.step, "epoch": self._epochs(event.words)}
-            figures["train_loss"] = event.train_loss
-            if event.valid is not None:
-                figures["valid"] = self.score("valid", event.valid).to_dict()
-            if event.best:
-                self._save_weights(figures)
-            self._write("evaluation", **{**dataclasses.asdict(event), "valid": figures.get("valid")})
-            self.save()
-        elif isinstance(event, Finished):
-            # Not part of the state: a finished run that is resumed says it again, as it does its figures on the test.
-            append_log(self.path / LOG, "finished", reason=event.reason)
-        elif time.monotonic() - self._saved > self.save_seconds:
-            self.save()
-
-    def _evaluate_test(self, test: Windows) -> Tested:
-        """Evaluate the best weights on the test text, unless that was done, and store the figures with them."""
-        arrays, figures = load_arrays(self.path / WEIGHTS)
-        if "test" not in figures:
-            best = Parameters.from_arrays(self.trainer.network.config, arrays)
-            network = self.trainer.network
-            losses = sum_losses(network, best.mapped(network.backend.upload), test)
-            figures = {**figures, "test": self.score("test", losses).to_dict()}
-            save_weights(self.path, best, figures)
-        append_log(self.path / LOG, "test", **figures["test"])
-        return Tested(figures["test"])
-
-    def _roll_back(self, error: DivergedError) -> RolledBack:
-        divergences = self.trainer.state.divergences + 1
-        if divergences > DIVERGENCES:
-            raise FflmError(f"training does not converge: {error}; try a lower --rate, or a smaller --clip") from error
-        load_checkpoint(self.path / CHECKPOINT, self.trainer, self.corpus.fingerprint)
-        state = self.trainer.state
-        state.divergences = divergences
-        state.rate_factor /= 2
-        event = RolledBack(state.step, str(error), state.rate_factor)
-        self._write("rolled back", **dataclasses.asdict(event))
-        self.save()
-        return event
-
-    def _epochs(self, words: int) -> float:
-        """Return how many epochs some predicted words are."""
-        return round(words / len(self.trainer.train), 2)
+    def _smallest(self, config: NetworkConfig) -> tuple[NetworkConfig, Examples]:
+        config = dataclasses.replace(config, vocabulary=2, embedding=1, hidden=(1,) * len(config.hidden))
+        ids = np.zeros(config.context + 1, np.uint16)
+        return config, Windows(ids, config.context, padding=config.vocabulary)
 
 
 def _difference(path: Path, corpus: Corpus, about: dict[str, Any]) -> str:

@@ -22,10 +22,11 @@ from fflm.backend.devices import choose_device
 from fflm.errors import FflmError
 from fflm.files import clear_errors, read_json, replacing_folder, write_json, write_text
 from fflm.lm.setup import FIVE_PERCENT, describe_corpus, new_model, text_settings
-from fflm.lm.train import Event, TrainingRun, check_length, fit, network_settings
+from fflm.lm.train import TrainingRun, check_length, fit, network_settings
 from fflm.network.config import NetworkConfig
 from fflm.text.corpus import Corpus, HeldOut
 from fflm.training.loop import DivergedError, Evaluation, Finished
+from fflm.training.run import Event
 from fflm.training.settings import TrainingSettings
 
 FORMAT, VERSION = "fflm search", 1

@@ -14,12 +14,12 @@ Output = Literal["softmax", "sigmoid", "squared", "absolute", "hinge"]
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """A feedforward network: a language model (Bengio et al. 2003, section 2; his letters in brackets), or other.
+    """A feedforward network, such as a language model (Bengio et al. 2003, section 2; his letters in brackets).
 
     Attributes
     ----------
     vocabulary
-        Words of the input, and those that can be predicted [|V|]. The input knows one more, the padding ``<s>``. 0 where the input
+        Words of the input, and those that can be predicted [|V|]. The input knows one more, the padding ``<s>``. 0 if the input
         is numbers.
     window
         Context words that are seen one by one [n - 1].

@@ -20,6 +20,14 @@ from fflm.files import clear_errors, replacing
 from fflm.network.parameters import Parameters
 from fflm.training.loop import Trainer, state_from_dict
 
+CONFIG, WEIGHTS, LOG, CHECKPOINT = "config.json", "model.safetensors", "log.jsonl", "checkpoint.safetensors"
+"""Files of a model's folder."""
+
+
+def save_weights(path: Path, parameters: Parameters, figures: Mapping[str, Any]) -> None:
+    """Write the weights of a model's folder, with the figures that they reached, whole or not at all."""
+    save_arrays(path / WEIGHTS, dict(parameters.items()), figures)
+
 
 def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], about: Any) -> None:
     """Write named arrays and a JSON value, whole or not at all.

@@ -1,0 +1,229 @@
+"""A training run in a folder: logged and saved as it goes, resumed where it stopped."""
+
+import dataclasses
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numba
+
+from fflm.errors import FflmError
+from fflm.files import clear_errors, read_json, write_json
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters, shapes
+from fflm.training.checkpoints import (
+    CHECKPOINT,
+    CONFIG,
+    LOG,
+    WEIGHTS,
+    load_arrays,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+)
+from fflm.training.log import append_log, truncate_log
+from fflm.training.loop import DivergedError, Evaluation, Examples, Finished, Losses, Step, Trainer, sum_losses
+
+DIVERGENCES = 5
+"""How often a run goes back to its checkpoint with half the rate before it gives up."""
+
+PARAMETERS = 2**36
+"""No network is larger."""
+
+SAVE_SECONDS = 60.0
+"""Time between checkpoints, besides those at evaluations."""
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """Training had diverged; it goes on from the last checkpoint, with ``factor`` times the configured rate."""
+
+    step: int
+    cause: str
+    factor: float
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The best weights were evaluated on the test part, after the end of training; the figures are those of `Run.measure`."""
+
+    figures: dict[str, Any]
+
+
+Event = Step | Evaluation | RolledBack | Finished | Tested
+
+
+class Run(ABC):
+    """A run and its folder; consume `events`.
+
+    Parameters
+    ----------
+    path
+        The model's folder.
+    trainer
+        The run itself.
+    fingerprint
+        Of the data.
+    test
+        What the best weights are evaluated on at the end, if anything.
+    threads
+        Of the kernels: a run's results depend on their number, so it is kept when it is resumed.
+    device
+        What trains: ``cpu`` or ``cuda``.
+    """
+
+    def __init__(
+        self, path: Path, trainer: Trainer, fingerprint: str, test: Examples | None, threads: int, device: Literal["cpu", "cuda"]
+    ) -> None:
+        self.path = path
+        self.trainer = trainer
+        self.fingerprint = fingerprint
+        self.threads = threads
+        self.device = device
+        self.save_seconds = SAVE_SECONDS
+        self._test = test
+        self._saved = time.monotonic()
+
+    @abstractmethod
+    def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:
+        """Return the figures of the part ``name``, of losses and weights on the device, as JSON values."""
+
+    @abstractmethod
+    def _smallest(self, config: NetworkConfig) -> tuple[NetworkConfig, Examples]:
+        """Return the smallest network that uses the same kernels, and an example for it."""
+
+    def _continue(self, about: dict[str, Any], epochs: int | None) -> None:
+        """Go on from the folder's checkpoint, with a new number of epochs if one is given; ``about`` is its config.json."""
+        if self.device != about.get("device", "cpu"):
+            write_json(self.path / CONFIG, {**about, "device": self.device})
+        load_checkpoint(self.path / CHECKPOINT, self.trainer, self.fingerprint)
+        if epochs is not None and epochs != self.trainer.settings.epochs:
+            self._extend(epochs)
+        truncate_log(self.path / LOG, self.trainer.state.log_bytes)
+        with clear_errors(f"write {self.path}"):
+            for leftover in self.path.glob(".*.tmp"):  # what a kill left of a file that was being written
+                leftover.unlink()
+
+    def _extend(self, epochs: int) -> None:
+        """Change the number of epochs of a run."""
+        state = self.trainer.state
+        if epochs <= state.epoch:
+            raise FflmError(f"{state.epoch} epochs are done already: give --epochs a larger number")
+        self.trainer.settings = dataclasses.replace(self.trainer.settings, epochs=epochs)
+        about = read_json(self.path / CONFIG)
+        write_json(self.path / CONFIG, {**about, "training": self.trainer.settings.to_dict()})
+        if state.finished:
+            state.finished, state.bad = "", 0
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Figures of the best weights so far, as they are stored with them."""
+        _, figures = load_arrays(self.path / WEIGHTS)
+        return dict(figures)
+
+    def prepare(self) -> None:
+        """Make a step and an evaluation of the smallest network of this kind, so that all kernels are compiled."""
+        self._set_threads()
+        config, examples = self._smallest(self.trainer.network.config)
+        settings = dataclasses.replace(self.trainer.settings, epochs=1, batch_size=len(examples), rate=1e-9, weight_decay=0.0)
+        if settings.loss != "exact":  # two steps, the second of them exact if any is
+            settings = dataclasses.replace(settings, epochs=2, exact_end=0.5 if settings.exact_end else 0.0)
+        parameters = Parameters.random(config, 0, self.trainer.parameters.dtype)
+        network = Network(config, self.trainer.network.backend)
+        for _ in Trainer(network, parameters, examples, examples, settings).run():
+            pass
+
+    def events(self) -> Iterator[Event]:
+        """Train to the end, logging and saving; stop consuming at any event and call `save` to interrupt.
+
+        Raises
+        ------
+        FflmError
+            If training diverges again and again, or a file cannot be written.
+        """
+        self._set_threads()
+        while True:
+            try:
+                for event in self.trainer.run():
+                    self._keep(event)
+                    yield event
+                if self._test is not None:
+                    yield self._evaluate_test(self._test)
+                return
+            except DivergedError as error:
+                yield self._roll_back(error)
+
+    def save(self) -> None:
+        """Write the checkpoint to go on from; before the first evaluation also the weights, to use meanwhile."""
+        state = self.trainer.state
+        if 0 < state.words == state.loss_words:
+            self._save_weights({"step": state.step, "epoch": self._epochs(state.words)})
+        save_checkpoint(self.path / CHECKPOINT, self.trainer, self.fingerprint)
+        self._saved = time.monotonic()
+
+    def _save_weights(self, figures: dict[str, Any]) -> None:
+        save_weights(self.path, self.trainer.parameters.mapped(self.trainer.network.backend.download), figures)
+
+    def _set_threads(self) -> None:
+        numba.set_num_threads(min(self.threads, numba.config.NUMBA_NUM_THREADS))
+
+    def _write(self, event: str, **fields: Any) -> None:
+        self.trainer.state.log_bytes = append_log(self.path / LOG, event, **fields)
+
+    def _keep(self, event: Step | Evaluation | Finished) -> None:
+        """Log an event, and save what is due."""
+        if isinstance(event, Evaluation):
+            figures: dict[str, Any] = {"step": event.step, "epoch": self._epochs(event.words)}
+            figures["train_loss"] = event.train_loss
+            if event.valid is not None:
+                figures["valid"] = self.measure("valid", event.valid, self.trainer.parameters)
+            if event.best:
+                self._save_weights(figures)
+            self._write("evaluation", **{**dataclasses.asdict(event), "valid": figures.get("valid")})
+            self.save()
+        elif isinstance(event, Finished):
+            # Not part of the state: a finished run that is resumed says it again, as it does its figures on the test.
+            append_log(self.path / LOG, "finished", reason=event.reason)
+        elif time.monotonic() - self._saved > self.save_seconds:
+            self.save()
+
+    def _evaluate_test(self, test: Examples) -> Tested:
+        """Evaluate the best weights on the test part, unless that was done, and store the figures with them."""
+        arrays, figures = load_arrays(self.path / WEIGHTS)
+        if "test" not in figures:
+            network = self.trainer.network
+            best = Parameters.from_arrays(network.config, arrays)
+            weights = best.mapped(network.backend.upload)
+            figures = {**figures, "test": self.measure("test", sum_losses(network, weights, test), weights)}
+            save_weights(self.path, best, figures)
+        append_log(self.path / LOG, "test", **figures["test"])
+        return Tested(figures["test"])
+
+    def _roll_back(self, error: DivergedError) -> RolledBack:
+        divergences = self.trainer.state.divergences + 1
+        if divergences > DIVERGENCES:
+            raise FflmError(f"training does not converge: {error}; try a lower --rate, or a smaller --clip") from error
+        load_checkpoint(self.path / CHECKPOINT, self.trainer, self.fingerprint)
+        state = self.trainer.state
+        state.divergences = divergences
+        state.rate_factor /= 2
+        event = RolledBack(state.step, str(error), state.rate_factor)
+        self._write("rolled back", **dataclasses.asdict(event))
+        self.save()
+        return event
+
+    def _epochs(self, words: int) -> float:
+        """Return how many epochs some predicted words are."""
+        return round(words / len(self.trainer.train), 2)
+
+
+def check_size(config: NetworkConfig) -> None:
+    """Raise an FflmError if a network has too many parameters."""
+    count = sum(map(math.prod, shapes(config).values()))
+    if count > PARAMETERS:
+        raise FflmError(f"the network would have {count:,} parameters: choose smaller sizes of layers")
