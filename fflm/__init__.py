@@ -14,12 +14,23 @@ from fflm.errors import FflmError
 
 TYPE_CHECKING = False  # type checkers take it for true, as they do typing's, whose import takes long
 if TYPE_CHECKING:
-    from fflm.api import load, train
+    from fflm.api import load, train, train_classifier
+    from fflm.classify.model import TextClassifier
     from fflm.estimators import FeedforwardClassifier, FeedforwardRegressor
     from fflm.lm.model import LanguageModel
 
 __version__: str
-__all__ = ["FeedforwardClassifier", "FeedforwardRegressor", "FflmError", "LanguageModel", "__version__", "load", "train"]
+__all__ = [
+    "FeedforwardClassifier",
+    "FeedforwardRegressor",
+    "FflmError",
+    "LanguageModel",
+    "TextClassifier",
+    "__version__",
+    "load",
+    "train",
+    "train_classifier",
+]
 
 # Numba takes a good part of a second to import: only those who train or use a model wait for it. Nothing else here may take long,
 # for it runs before the command line can answer Ctrl-C.
@@ -27,8 +38,10 @@ _LAZY = {
     "FeedforwardClassifier": "fflm.estimators",
     "FeedforwardRegressor": "fflm.estimators",
     "LanguageModel": "fflm.lm.model",
+    "TextClassifier": "fflm.classify.model",
     "load": "fflm.api",
     "train": "fflm.api",
+    "train_classifier": "fflm.api",
 }
 
 

@@ -1,10 +1,11 @@
-"""The library in two functions: train a model, load a model. What a model can do are the methods of `Model`."""
+"""The library in three functions: train a model, load a model, train a classifier. What they can do are their methods."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fflm.backend.devices import Device, choose_device
+from fflm.classify.model import TextClassifier
 from fflm.lm.model import LanguageModel, Model
 from fflm.lm.model import load as load_model
 from fflm.lm.train import begin, default_path
@@ -19,6 +20,32 @@ def load(path: str | Path, device: Device = "cpu") -> Model:
         If it is no model, incomplete or damaged, or the device cannot be used.
     """
     return load_model(path, choose_device(device))
+
+
+def train_classifier(inputs: str | Path | Sequence[str | Path], path: str | Path | None = None, **options: Any) -> TextClassifier:
+    """Train a text classifier on labelled text and return the best one.
+
+    Parameters
+    ----------
+    inputs
+        A file, a folder, a .gz file, or several of them.
+    path
+        The folder of the classifier; by default ``INPUT.classifier`` in the current one.
+    options
+        As `fflm.classify.train.begin` takes them, which are those of ``fflm classify train``.
+
+    Raises
+    ------
+    FflmError
+        If anything is wrong with text, options or folder, or training does not converge.
+    """
+    from fflm.classify import train
+
+    sources = [inputs] if isinstance(inputs, str | Path) else inputs
+    run = train.begin(sources, Path(path) if path else train.default_path(sources), **options)
+    for _ in run.events():
+        pass
+    return TextClassifier.load(run.path, run.device)
 
 
 def train(inputs: str | Path | Sequence[str | Path], path: str | Path | None = None, **options: Any) -> LanguageModel:

@@ -220,6 +220,20 @@ def test_affine(sizes: tuple[int, int, int], activation: Activation, dtype: np.d
         assert_close(d_inputs, expected[2], PRODUCT[dtype], unit=1.0)
 
 
+def test_affine_of_a_single_row_whose_stride_means_nothing(dtype: np.dtype) -> None:
+    generator = np.random.default_rng(0)
+    inputs, d_outputs = normal(generator, 5, dtype=dtype)[None], normal(generator, 7, dtype=dtype)[None]
+    weight, bias = normal(generator, 7, 5, dtype=dtype), np.zeros(7, dtype)
+    outputs = np.empty((1, 7), dtype)
+    BACKEND.affine(inputs, weight, bias, "tanh", outputs)
+    expected = reference.affine_backward(*doubles(inputs, weight, bias), "tanh", d_outputs.astype(np.float64))
+    found = np.empty_like(weight), np.empty_like(bias), np.empty_like(inputs)
+    assert inputs.strides[0] == 0
+    BACKEND.affine_backward(inputs, weight, outputs, "tanh", d_outputs, 0.0, *found)
+    for left, right in zip(found, expected, strict=True):
+        assert_close(left, right, PRODUCT[dtype], unit=1.0)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_affine_keeps_nan(activation: Activation, dtype: np.dtype) -> None:
     inputs = np.ones((9, 5), dtype)

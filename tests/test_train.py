@@ -19,7 +19,7 @@ from rich.console import Console
 
 import fflm as library
 from fflm.backend.protocol import ACTIVATIONS
-from fflm.cli.train import _watch
+from fflm.cli.train import VIEW, watch
 from fflm.errors import FflmError
 from fflm.lm.model import VOCABULARY, LanguageModel, latest_model
 from fflm.lm.scoring import score_part
@@ -395,7 +395,7 @@ class Signalled(TrainingRun):
 
 def test_a_signal_is_heeded_at_once(text):
     begin([text], Path("text.model"), **TINY)
-    assert not _watch(Signalled.resume(Path("text.model")), Console(quiet=True))
+    assert not watch(Signalled.resume(Path("text.model")), Console(quiet=True), VIEW)
     assert load_arrays(Path("text.model") / CHECKPOINT)[1]["state"]["step"] == 5
 
 
@@ -405,7 +405,7 @@ def test_a_second_signal_does_not_wait(text):
     run = Signalled.resume(Path("text.model"))
     run.signals = 2
     with pytest.raises(KeyboardInterrupt):
-        _watch(run, Console(quiet=True))
+        watch(run, Console(quiet=True), VIEW)
     assert signal.getsignal(signal.SIGINT) is before
 
 

@@ -75,9 +75,11 @@ def _call_gemm(context, builder, signature, arguments):  # type: ignore[no-untyp
         return number(builder.select(transpose, ir.IntType(8)(ord("T")), ir.IntType(8)(ord("N"))))
 
     def step(array):  # type: ignore[no-untyped-def]
-        """Return the distance of two rows in elements, which BLAS wants to be positive even where there are none."""
+        """Return the distance of two rows in elements, at least a row's length even where there is one row or none."""
         elements = builder.sdiv(builder.extract_value(array.strides, 0), array.itemsize)
-        return size(builder.select(builder.icmp_signed(">", elements, elements.type(0)), elements, elements.type(1)))
+        length = cgutils.unpack_tuple(builder, array.shape)[1]
+        least = builder.select(builder.icmp_signed(">", length, length.type(0)), length, length.type(1))
+        return size(builder.select(builder.icmp_signed(">", elements, least), elements, least))
 
     # BLAS is column-major: a row-major matrix is its own transpose there, so c.T = op(b).T @ op(a).T.
     (rows, columns), (first, second) = (cgutils.unpack_tuple(builder, array.shape) for array in (c, a))

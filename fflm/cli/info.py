@@ -38,6 +38,7 @@ def command(model: Path | None, as_json: bool) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     """Return config.json, the figures of the best weights, and the log."""
+    from fflm.classify.model import TextClassifier
     from fflm.lm.model import LanguageModel, read_config
     from fflm.network.config import NetworkConfig
     from fflm.network.parameters import shapes
@@ -51,7 +52,8 @@ def _read(path: Path) -> dict[str, Any]:
         return _read_mixture(path)
     figures: dict[str, Any] | None = None
     if (path / WEIGHTS).is_file():
-        figures = LanguageModel.load(path).about["figures"]
+        loaded = TextClassifier.load(path) if about.get("kind") == "classifier" else LanguageModel.load(path)
+        figures = loaded.about["figures"]
     elif (path / CHECKPOINT).is_file():
         load_arrays(path / CHECKPOINT)  # says so if the run cannot be resumed
     else:
@@ -110,24 +112,13 @@ def _lines(path: Path, about: dict[str, Any]) -> list[str]:
         return _ngram_lines(path, about)
     if about.get("kind") == "mixture":
         return _mixture_lines(path, about)
-    arrays, text, vocabulary = about["parameters"]["arrays"], about["text"], about["vocabulary"]
-    lines = [f"model {path}, begun {about['created']}"]
-    if about["finished"]:
-        lines.append(f"finished: {about['finished']}")
-    else:
-        lines.append(f"unfinished: go on with `fflm train --resume {path}`")
-    lines += ["", "network", *_pairs(about["network"])]
-    lines += ["", f"parameters: {about['parameters']['count']:,}"]
-    lines += [f"  {name:18} {' x '.join(f'{n:,}' for n in shape):>18} {math.prod(shape):>14,}" for name, shape in arrays.items()]
-    lines += [*_sizes(about), *_text(about)]
+    if about.get("kind") == "classifier":
+        return _classifier_lines(path, about)
+    text, vocabulary = about["text"], about["vocabulary"]
+    lines = [*_network(path, about, "fflm train"), *_text(about)]
     policy = TextSettings.from_dict(text).policy
     lines += ["", *describe_text(vocabulary["size"], vocabulary["rule"], policy, about["corpus"]["parts"])]
-    lines += [
-        "",
-        "training",
-        *_pairs(about["training"]),
-        *_pairs({"threads": about["threads"], "device": about.get("device", "cpu")}),
-    ]
+    lines += _training(about)
     lines += ["", "history", f"  {EVALUATIONS} {'seconds':>9}"]
     tokens = about["corpus"]["parts"]["train"]["tokens"]
     for event in about["history"]:
@@ -144,6 +135,54 @@ def _lines(path: Path, about: dict[str, Any]) -> list[str]:
         lines += ["", f"best weights, from epoch {about['figures']['epoch']:g}"]
         measured = [name for name in ("valid", "test") if name in about["figures"]]
         lines += [f"  {name:5} {describe_perplexity(about['figures'][name])}" for name in measured]
+    return [*lines, "", "versions", *_pairs(about["versions"])]
+
+
+def _network(path: Path, about: dict[str, Any], command: str) -> list[str]:
+    """Return as lines how a training run stands, and what network it trains."""
+    finished = f"finished: {about['finished']}" if about["finished"] else f"unfinished: go on with `{command} --resume {path}`"
+    lines = [f"{about.get('kind', 'model')} {path}, begun {about['created']}", finished, "", "network", *_pairs(about["network"])]
+    lines += ["", f"parameters: {about['parameters']['count']:,}"]
+    for name, shape in about["parameters"]["arrays"].items():
+        lines.append(f"  {name:18} {' x '.join(f'{n:,}' for n in shape):>18} {math.prod(shape):>14,}")
+    return [*lines, *_sizes(about)]
+
+
+def _training(about: dict[str, Any]) -> list[str]:
+    """Return as lines how a network was trained."""
+    machine = {"threads": about["threads"], "device": about.get("device", "cpu")}
+    return ["", "training", *_pairs(about["training"]), *_pairs(machine)]
+
+
+def _classifier_lines(path: Path, about: dict[str, Any]) -> list[str]:
+    """Return what is known of a text classifier as lines to read."""
+    from fflm.cli.classify import EVALUATIONS, describe
+
+    lines = _network(path, about, "fflm classify train")
+    text = {name: value for name, value in about["input"].items() if name not in ("tokenizer", "lexicon")}
+    lexicon = {f"lexicon: {name}": f"{len(words):,} words" for name, words in about["input"]["lexicon"].items()}
+    lines += ["", "text", *_pairs(about["input"]["tokenizer"], mode="tokenizer"), *_pairs({**text, **lexicon})]
+    lines += ["", *(f"{name}: {part['texts']:,} texts, {part['words']:,} words" for name, part in about["texts"].items())]
+    lines.append(f"vocabulary: {about['vocabulary']['size']:,} ({about['vocabulary']['rule']})")
+    lines += ["", "classes, texts of the training set", *_pairs(dict(zip(about["labels"], about["counts"], strict=True)))]
+    lines += [*_training(about), "", "history", f"  {EVALUATIONS} {'seconds':>9}"]
+    for event in about["history"]:
+        valid = event["valid"]
+        shown = (
+            f"{valid['loss']:10.4f} {valid['accuracy']:8.2%} {valid['macro_f1']:8.4f}"
+            if valid
+            else f"{'-':>10} {'-':>8} {'-':>8}"
+        )
+        epochs = round(event["words"] / about["texts"]["train"]["texts"], 2)
+        lines.append(
+            f"  {epochs:5g} {event['step']:9,} {event['train_loss']:10.4f} {shown} {'*' if event['best'] else ' '} "
+            f"{event['rate']:7.2g} {event['seconds']:9,.1f}"
+        )
+    if about["figures"] is None:
+        lines += ["  not evaluated yet: there are no weights to use, only a checkpoint to go on from"]
+    else:
+        lines += ["", f"best weights, from epoch {about['figures']['epoch']:g}"]
+        lines += [f"  {name:5} {describe(about['figures'][name])}" for name in ("valid", "test") if name in about["figures"]]
     return [*lines, "", "versions", *_pairs(about["versions"])]
 
 

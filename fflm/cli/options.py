@@ -49,8 +49,8 @@ top_option = click.option("--top", type=click.IntRange(1), default=10, show_defa
 
 
 def field_option(of: type, name: str, help: str, **attributes: Any) -> Callable[[Command], Command]:
-    """Return an option for a dataclass's field, with the field's default: ``batch_size`` becomes ``--batch-size``."""
-    default = next(field.default for field in dataclasses.fields(of) if field.name == name)
+    """Return an option for a dataclass's field, with the field's default if none is given: ``batch_size`` is ``--batch-size``."""
+    default = attributes.pop("default", next(field.default for field in dataclasses.fields(of) if field.name == name))
     declaration = f"--{name.replace('_', '-')}"
     if isinstance(default, bool):
         attributes["is_flag"] = True
@@ -141,7 +141,7 @@ def network_options(command: Command) -> Command:
         field_option(NetworkConfig, "dropout", "Share of the hidden units that is dropped in training."),
         field_option(NetworkConfig, "embedding_dropout", "Share of the concatenated embeddings that is dropped."),
     ]
-    return _add(options, command)
+    return add_options(options, command)
 
 
 def training_options(command: Command) -> Command:
@@ -190,7 +190,7 @@ def training_options(command: Command) -> Command:
         click.option("--threads", type=click.IntRange(1), help="Of the kernels. [default: all cores]"),
         device_option,
     ]
-    return _add(options, command)
+    return add_options(options, command)
 
 
 def check_number(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
@@ -200,7 +200,7 @@ def check_number(context: click.Context, parameter: click.Parameter, value: floa
     return value
 
 
-def _add(options: Iterable[Callable[[Any], Any]], command: Command) -> Command:
+def add_options(options: Iterable[Callable[[Any], Any]], command: Command) -> Command:
     """Add options to a command, so that its help shows them in their order."""
     for option in reversed(list(options)):
         command = option(command)
@@ -276,7 +276,7 @@ def text_options(command: Command) -> Command:
         ),
         click.option("--processes", type=click.IntRange(1), help="Of the tokenizer. [default: one a core]"),
     ]
-    return _add(options, command)
+    return add_options(options, command)
 
 
 def refuse_text_options(inputs: Iterable[Path], given: dict[str, str]) -> None:
@@ -314,7 +314,7 @@ def prefix_options(command: Command) -> Command:
             help="Or a file that holds it, - for standard input; the newline at its end does not count.",
         ),
     ]
-    return _add(options, command)
+    return add_options(options, command)
 
 
 def _check_encoding(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:

@@ -24,8 +24,8 @@ from fflm.errors import FflmError
 def command(models: tuple[Path, ...], output: Path, as_json: bool) -> None:
     """Draw training and validation perplexity and the learning rate of MODELS, from their logs.
 
-    Without MODELS, of the model trained last in this folder; given a folder of `fflm tune`, draw its trials instead. Needs
-    matplotlib: `pip install "fflm[plot]"`.
+    Without MODELS, of the model trained last in this folder; given a folder of `fflm tune`, draw its trials instead; given text
+    classifiers, their losses and accuracy. Needs matplotlib: `pip install "fflm[plot]"`.
 
     \b
     Example:
@@ -33,20 +33,28 @@ def command(models: tuple[Path, ...], output: Path, as_json: bool) -> None:
       fflm plot small.model large.model
       fflm plot stories.tune -o trials.png
     """
-    from fflm.lm.model import latest_model, read_config
+    from fflm.lm.model import Kind, latest_model, read_config
     from fflm.training.checkpoints import LOG
     from fflm.training.log import read_log
-    from fflm.training.plot import draw_curves
+    from fflm.training.plot import draw_classifiers, draw_curves
 
     if any((model / "search.json").is_file() for model in models):
         _draw_search(models, output)
         click.echo(json.dumps({"plot": str(output), "search": str(models[0])}) if as_json else output)
         return
-    logs = {}
+    logs, kinds = {}, set()
     for model in models or (latest_model(Path()),):
-        read_config(model, "network")
+        kind: Kind = "classifier" if read_config(model).get("kind") == "classifier" else "network"
+        read_config(model, kind)
+        kinds.add(kind)
         logs[str(model)] = read_log(model / LOG)
+    if len(kinds) > 1:
+        raise click.UsageError("language models and classifiers cannot be compared: draw them one after the other")
     try:
+        if kinds == {"classifier"}:
+            draw_classifiers(logs, output)
+            click.echo(json.dumps({"plot": str(output), "models": list(logs)}) if as_json else output)
+            return
         captions = [f"{name}: {'; '.join(describe_text(**log[0]['text']))}" for name, log in logs.items()]
         draw_curves(logs, captions, output)
     except (KeyError, TypeError, ValueError) as error:

@@ -6,9 +6,10 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from fflm.lm.scoring import Score
     from fflm.lm.train import TrainingRun
-    from fflm.training.run import Event
+    from fflm.training.loop import Step
+    from fflm.training.run import Event, Run
 
 COMPILING_SECONDS = 1.0
 """Kernels that take longer than this to get ready are being compiled, not read from the cache."""
@@ -44,9 +45,6 @@ COMPILING_SECONDS = 1.0
 
 SIGN_SECONDS = 60.0
 """Where no terminal shows the progress, such as in a log file, a row without evaluation comes this often."""
-
-TABLE = f"{EVALUATIONS} {'tokens/s':>9}"
-"""Head of the table of evaluations; no wider than a terminal of 80 columns."""
 
 
 def _use_preset(context: click.Context, parameter: click.Parameter, value: str) -> None:
@@ -114,12 +112,11 @@ def command(
     try:
         with announce_compiling(run, console):
             run.prepare()
-        ended = _watch(run, console)
+        ended = watch(run, console, VIEW)
     except KeyboardInterrupt:  # before the first step, or again before it could be saved: the last checkpoint serves
         ended = False
     if not ended:
-        click.echo(f"stopped and saved; go on with: fflm train --resume {run.path}", err=True)
-        context.exit(130)
+        stop(context, f"fflm train --resume {run.path}")
     figures = run.figures
     if as_json:
         click.echo(json.dumps({"model": str(run.path), **figures}, ensure_ascii=False))
@@ -171,7 +168,7 @@ def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console:
 
 
 @contextlib.contextmanager
-def announce_compiling(run: "TrainingRun", console: "Console") -> Iterator[None]:
+def announce_compiling(run: "Run", console: "Console") -> Iterator[None]:
     """Say that a run's kernels are being compiled if the block takes long."""
     once = ", once for this machine" if run.device == "cpu" else ""
     timer = threading.Timer(COMPILING_SECONDS, console.print, [f"compiling the kernels{once} ..."])
@@ -182,7 +179,35 @@ def announce_compiling(run: "TrainingRun", console: "Console") -> Iterator[None]
         timer.cancel()
 
 
-def _watch(run: "TrainingRun", console: "Console") -> bool:
+def stop(context: click.Context, resume: str) -> NoReturn:
+    """Leave after an interruption, with the line that goes on."""
+    click.echo(f"stopped and saved; go on with: {resume}", err=True)
+    context.exit(130)
+
+
+@dataclass(frozen=True)
+class View:
+    """How a kind of run is shown.
+
+    Attributes
+    ----------
+    head
+        Of the table of evaluations; no wider than a terminal of 80 columns.
+    unit
+        Of the speed.
+    row
+        Returns a row of the table: of the run, the training loss (None where it is not exact), the validation figures, a mark.
+    loss
+        Returns what the progress says of the loss of a step.
+    """
+
+    head: str
+    unit: str
+    row: Callable[["Run", float | None, dict[str, Any] | None, str], str]
+    loss: Callable[["Run", "Step"], str]
+
+
+def watch(run: "Run", console: "Console", view: View) -> bool:
     """Train, showing progress, until the end (True) or an interruption (False), after which the run is saved.
 
     A second interruption does not wait for that: it is a KeyboardInterrupt.
@@ -192,7 +217,7 @@ def _watch(run: "TrainingRun", console: "Console") -> bool:
     columns = (
         TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
         BarColumn(),
-        TextColumn("{task.percentage:>3.0f}% {task.fields[speed]:,.0f} tokens/s, {task.fields[perplexity]}"),
+        TextColumn("{task.percentage:>3.0f}% {task.fields[speed]:,.0f} {task.fields[unit]}, {task.fields[loss]}"),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     total = len(run.trainer.train)
@@ -202,16 +227,16 @@ def _watch(run: "TrainingRun", console: "Console") -> bool:
     ):
         state = run.trainer.state
         if not state.finished:
-            progress.console.print(TABLE)
+            progress.console.print(view.head)
         task = progress.add_task(
             "", total=total * run.trainer.settings.epochs, completed=state.words,
-            epoch=state.epoch + 1, epochs=run.trainer.settings.epochs, speed=0.0, perplexity="",
+            epoch=state.epoch + 1, epochs=run.trainer.settings.epochs, speed=0.0, unit=view.unit, loss="",
         )  # fmt: skip
         shown = time.monotonic()
         for event in run.events():
-            _show(event, run, progress, task)
+            _show(event, run, view, progress, task)
             if progress.disable and time.monotonic() - shown > SIGN_SECONDS:
-                console.print(_row(run, state.loss_mean if state.loss_exact else None, None, " "))
+                console.print(view.row(run, state.loss_mean if state.loss_exact else None, None, " "))
                 shown = time.monotonic()
             if interrupted.is_set() and not run.trainer.state.finished:
                 run.save()
@@ -236,29 +261,43 @@ def interruption() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _row(run: "TrainingRun", train_loss: float | None, valid: "Score | None", mark: str) -> str:
-    """Return a row of the table of evaluations."""
+def _row(run: "Run", train_loss: float | None, valid: dict[str, Any] | None, mark: str) -> str:
+    validation = f"{valid['perplexity']:16,.2f} {valid['bits_per_character']:9.3f}" if valid else f"{'-':>16} {'-':>9}"
+    return f"{row_start(run)} {show_training(train_loss)} {validation} {mark} {row_end(run)}"
+
+
+def row_start(run: "Run") -> str:
+    """Return the first columns of a row, where the run stands: epochs and steps."""
     state = run.trainer.state
-    validation = f"{valid.perplexity:16,.2f} {valid.bits_per_character:9.3f}" if valid else f"{'-':>16} {'-':>9}"
+    return f"{round(state.words / len(run.trainer.train), 2):5g} {state.step:9,}"
+
+
+def row_end(run: "Run") -> str:
+    """Return the last columns of a row: learning rate and speed."""
+    state = run.trainer.state
+    return f"{run.trainer.rate:7.2g} {state.words / max(state.seconds, 1e-9):9,.0f}"
+
+
+def _loss(run: "Run", event: "Step") -> str:
+    mean = run.trainer.state.loss_mean
     return (
-        f"{round(state.words / len(run.trainer.train), 2):5g} {state.step:9,} {show_training(train_loss)} {validation} {mark} "
-        f"{run.trainer.rate:7.2g} {state.words / max(state.seconds, 1e-9):9,.0f}"
+        f"training perplexity {math.exp(min(mean, 700)):.1f}" if event.exact else f"{run.trainer.settings.loss} loss {mean:.2f}"
     )
 
 
-def _show(event: "Event", run: "TrainingRun", progress: "Progress", task: Any) -> None:
+VIEW = View(f"{EVALUATIONS} {'tokens/s':>9}", "tokens/s", _row, _loss)
+
+
+def _show(event: "Event", run: "Run", view: View, progress: "Progress", task: Any) -> None:
     from fflm.training.loop import Evaluation, Finished, Step
     from fflm.training.run import RolledBack
 
     state = run.trainer.state
     speed = state.words / max(state.seconds, 1e-9)
     if isinstance(event, Step):
-        exact = f"training perplexity {math.exp(min(state.loss_mean, 700)):.1f}"
-        perplexity = exact if event.exact else f"{run.trainer.settings.loss} loss {state.loss_mean:.2f}"
-        progress.update(task, completed=state.words, epoch=event.epoch, speed=speed, perplexity=perplexity)
+        progress.update(task, completed=state.words, epoch=event.epoch, speed=speed, loss=view.loss(run, event))
     elif isinstance(event, Evaluation):
-        valid = None if event.valid is None else run.score("valid", event.valid)
-        progress.console.print(_row(run, event.train_loss if event.exact else None, valid, "*" if event.best else " "))
+        progress.console.print(view.row(run, event.train_loss if event.exact else None, run.valid, "*" if event.best else " "))
     elif isinstance(event, RolledBack):
         progress.console.print(f"{event.cause}: back to step {event.step:,}, with {event.factor:g} times the rate")
     elif isinstance(event, Finished):

@@ -33,7 +33,8 @@ VOCABULARY, CORPUS = "vocabulary.tsv", "corpus"
 
 _ROWS = 1024  # predictions at a time
 
-_KINDS = {"network": "network", "ngram": "n-gram model", "mixture": "mixture"}
+Kind = Literal["network", "ngram", "mixture", "classifier"]
+_KINDS: dict[Kind, str] = {"network": "network", "ngram": "n-gram model", "mixture": "mixture", "classifier": "text classifier"}
 
 
 class TextScorer(Protocol):
@@ -349,6 +350,10 @@ def load(path: str | Path, device: Device = "cpu") -> Model:
         from fflm.lm.mixture import Mixture
 
         return Mixture.load(path, device)
+    if kind == "classifier":
+        raise FflmError(
+            f"{path} is a text classifier, no language model: use it with `fflm classify`, or fflm.TextClassifier.load"
+        )
     raise FflmError(f"{path} is a model of the kind {kind!r}, which this fflm does not know: update fflm")
 
 
@@ -374,7 +379,7 @@ def save_description(
     write_json(path / CONFIG, content)
 
 
-def read_config(path: Path, kind: Literal["network", "ngram", "mixture"] | None = None) -> dict[str, Any]:
+def read_config(path: Path, kind: Kind | None = None) -> dict[str, Any]:
     """Read a model's config.json.
 
     Raises
@@ -394,8 +399,8 @@ def read_config(path: Path, kind: Literal["network", "ngram", "mixture"] | None 
     return about
 
 
-def latest_model(folder: Path) -> Path:
-    """Return the model that was trained last among the folders in ``folder``.
+def latest_model(folder: Path, *, classifier: bool = False) -> Path:
+    """Return the language model, or classifier, that was trained last among the folders in ``folder``.
 
     Raises
     ------
@@ -403,9 +408,12 @@ def latest_model(folder: Path) -> Path:
         If there is none.
     """
     weights = [path / WEIGHTS for path in folder.iterdir() if (path / CONFIG).is_file() and (path / WEIGHTS).is_file()]
-    if not weights:
-        raise FflmError("there is no model in this folder: train one with `fflm train`, or name one with --model")
-    return max(weights, key=lambda path: path.stat().st_mtime_ns).parent
+    for path in sorted(weights, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        about = read_json(path.parent / CONFIG)
+        if isinstance(about, dict) and (about.get("kind") == "classifier") == classifier:
+            return path.parent
+    kind, command = ("classifier", "fflm classify train") if classifier else ("model", "fflm train")
+    raise FflmError(f"there is no {kind} in this folder: train one with `{command}`, or name one with --model")
 
 
 def versions() -> dict[str, str]:

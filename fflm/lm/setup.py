@@ -67,7 +67,8 @@ def check_free(path: Path, overwrite: bool) -> None:
     if path.exists() and not (path / CONFIG).is_file():
         raise FflmError(f"{path} exists and is no model: choose another folder")
     if path.exists() and not overwrite:
-        resume = f"`fflm train --resume {path}` goes on with it, " if (path / CHECKPOINT).is_file() else ""
+        command = "fflm classify train" if read_config(path).get("kind") == "classifier" else "fflm train"
+        resume = f"`{command} --resume {path}` goes on with it, " if (path / CHECKPOINT).is_file() else ""
         raise FflmError(f"{path} exists: {resume}--overwrite replaces it, or choose another folder")
 
 

@@ -159,6 +159,19 @@ def read_vectors(path: Path, vocabulary: Vocabulary, size: int) -> npt.NDArray[n
     return array
 
 
+def vector_size(path: Path) -> int:
+    """Return how many numbers a vector has in a file in word2vec's text format.
+
+    Raises
+    ------
+    FflmError
+        If the file cannot be read.
+    """
+    with clear_errors(f"read {path}"), path.open("rb") as file:
+        numbers = file.readline().rstrip(b"\r\n ").split(b" ")[1:]
+    return int(numbers[0]) if len(numbers) == 1 and numbers[0].isdigit() else len(numbers)
+
+
 def _check_size(path: Path, line: int, found: int, size: int) -> None:
     if found != size:
         raise FflmError(

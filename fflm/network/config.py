@@ -170,8 +170,11 @@ class NetworkConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
+        fields = dataclasses.asdict(self)
+        if self.outputs is None:  # a language model, as every network was once
+            fields = {name: value for name, value in fields.items() if name not in ("input", "numbers", "outputs", "output")}
         return {
-            **dataclasses.asdict(self),
+            **fields,
             "averages": list(self.averages),
             "hidden": list(self.hidden),
             "bands": list(self.bands),

@@ -64,6 +64,52 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], captions: Seque
     _save(figure, path)
 
 
+def draw_classifiers(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """Draw loss, accuracy and macro F1 of the training of classifiers over epochs.
+
+    Parameters
+    ----------
+    runs, path
+        As for `draw_curves`.
+
+    Raises
+    ------
+    FflmError
+        If matplotlib is missing, a run was never evaluated, or the picture cannot be written.
+    """
+    figure = _figure(path, 8, 5.5)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for index, (name, log) in enumerate(runs.items()):
+        evaluations = [event for event in log if event["event"] == "evaluation"]
+        if not evaluations:
+            raise FflmError(f"{name} was not evaluated yet, so there is nothing to draw: let it train for longer")
+        colour, prefix = COLOURS[index % len(COLOURS)], "" if len(runs) == 1 else f"{name}, "
+        epochs = [event["words"] / log[0]["texts"]["train"]["texts"] for event in evaluations]
+        losses = [event["train_loss"] for event in evaluations]
+        upper.plot(epochs, losses, color=colour, linestyle="--", marker=".", linewidth=1, label=f"{prefix}training")
+        if evaluations[0]["valid"]:
+            valid = [event["valid"] for event in evaluations]
+            best = min(range(len(valid)), key=lambda place: valid[place]["loss"])
+            star = {"color": colour, "marker": "*", "markersize": 16, "markeredgecolor": "white", "linestyle": "", "zorder": 3}
+            for axes, key, style, label in (
+                (upper, "loss", "-", "validation"), (lower, "accuracy", "-", "accuracy"), (lower, "macro_f1", ":", "macro F1"),
+            ):  # fmt: skip
+                values = [figures[key] for figures in valid]
+                axes.plot(epochs, values, color=colour, linestyle=style, marker=".", label=f"{prefix}{label}")
+                if key != "macro_f1":
+                    axes.plot(epochs[best], values[best], label=f"{prefix}best: {values[best]:.4g}", **star)
+    upper.set_title(f"Training of {next(iter(runs))}" if len(runs) == 1 else f"Training of {len(runs)} classifiers")
+    upper.set_ylabel("loss, nats a text")
+    upper.set_ylim(bottom=0)
+    lower.set_ylabel("on the validation texts")
+    lower.set_xlabel("epochs")
+    lower.set_xlim(left=0)
+    for axes in (upper, lower):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
+    _save(figure, path)
+
+
 def draw_trials(
     name: str, trials: Sequence[Mapping[str, Any]], scales: Mapping[str, str | Sequence[str]], caption: str, path: Path
 ) -> None:

@@ -75,6 +75,11 @@ class Run(ABC):
         Of the kernels: a run's results depend on their number, so it is kept when it is resumed.
     device
         What trains: ``cpu`` or ``cuda``.
+
+    Attributes
+    ----------
+    valid
+        The figures of the latest evaluation, on the validation part.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class Run(ABC):
         self.threads = threads
         self.device = device
         self.save_seconds = SAVE_SECONDS
+        self.valid: dict[str, Any] | None = None
         self._test = test
         self._saved = time.monotonic()
 
@@ -181,7 +187,7 @@ class Run(ABC):
             figures: dict[str, Any] = {"step": event.step, "epoch": self._epochs(event.words)}
             figures["train_loss"] = event.train_loss
             if event.valid is not None:
-                figures["valid"] = self.measure("valid", event.valid, self.trainer.parameters)
+                figures["valid"] = self.valid = self.measure("valid", event.valid, self.trainer.parameters)
             if event.best:
                 self._save_weights(figures)
             self._write("evaluation", **{**dataclasses.asdict(event), "valid": figures.get("valid")})

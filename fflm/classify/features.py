@@ -1,0 +1,305 @@
+"""What a network reads of a text: words to be pooled or concatenated, or numbers made of them."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from fflm.errors import FflmError
+from fflm.files import clear_errors
+from fflm.shuffling import shuffled
+from fflm.text.numbering import Numbering
+from fflm.text.tokenizer import Tokenizer
+from fflm.text.vocabulary import Vocabulary
+from fflm.training.examples import Scale
+
+InputName = Literal["mean", "max", "window", "features"]
+
+MAX_WORDS = 200_000
+"""Words and bigrams of the largest vocabulary, if nobody says."""
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """How a text becomes what a network reads.
+
+    Attributes
+    ----------
+    input
+        ``mean`` or ``max``: the embeddings of its words, pooled. ``window``: those of its first ``length`` words, concatenated,
+        with padding after a shorter text. ``features``: numbers, which the other attributes name.
+    tokenizer
+        What splits the text.
+    length
+        Words that are read, from the beginning; None for all, or for the first 50 of ``window``.
+    bigrams
+        Whether two words that follow each other are a word, too (Joulin et al. 2017, section 2.1).
+    counts
+        So many of the most frequent words are counted, a feature each.
+    lexicon
+        Categories, and the words of each: a feature is how many of a text's words are in a category.
+    present
+        Words whose presence is a feature, 1 or 0.
+    log_length
+        Whether the logarithm of one more than the number of words is a feature.
+
+    Raises
+    ------
+    FflmError
+        If they make no sense together.
+    """
+
+    input: InputName = "mean"
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    length: int | None = None
+    bigrams: bool = False
+    counts: int = 0
+    lexicon: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    present: tuple[str, ...] = ()
+    log_length: bool = False
+
+    def __post_init__(self) -> None:
+        if self.input not in get_args(InputName):
+            raise FflmError(f"unknown input {self.input!r}: choose one of {', '.join(get_args(InputName))}")
+        if self.length is not None and self.length < 1:
+            raise FflmError(f"length {self.length} is too small: give at least 1")
+        if self.counts < 0:
+            raise FflmError(f"counts {self.counts} is too small: give a number of words, or 0")
+        given = self.counts or self.lexicon or self.present or self.log_length
+        if self.input == "features" and not given:
+            raise FflmError("the input is features, but none is given: give --counts, --lexicon, --present or --log-length")
+        if self.input != "features" and given:
+            raise FflmError(
+                f"counts, lexicons, presence and length are features, the input is {self.input}: give --input features"
+            )
+        if self.input == "window" and self.bigrams:
+            raise FflmError("bigrams have no place in a window of words: leave them out, or choose another input")
+
+    @property
+    def window(self) -> int:
+        """Words of the input ``window``."""
+        return self.length or 50
+
+    @property
+    def names(self) -> list[str]:
+        """What the features are but for the counts, in their order, which follow them."""
+        return [*self.lexicon, *(f"has {word}" for word in self.present), *(["log length"] if self.log_length else [])]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes as JSON values."""
+        return {**dataclasses.asdict(self), "lexicon": {name: list(words) for name, words in self.lexicon.items()}}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Make an input from `to_dict`'s result."""
+        return cls(**{**fields, "tokenizer": Tokenizer(**fields["tokenizer"]), "present": tuple(fields["present"])})
+
+    def vocabulary(self, texts: Sequence[str], min_count: int, max_size: int | None) -> Vocabulary:
+        """Return the words of texts, and those that features name, as a vocabulary."""
+        numbers, types = self._number(texts)
+        words = numbers[numbers > 0]
+        counts = dict(zip(types, np.bincount(words, minlength=len(types)).tolist(), strict=True))
+        del counts[types[0]]  # the line end
+        if self.bigrams:
+            pairs, pair_counts = np.unique(_pairs(numbers, len(types)), return_counts=True)
+            frequent = pair_counts >= max(min_count, 2)  # most occur once and say nothing
+            for pair, count in zip(pairs[frequent].tolist(), pair_counts[frequent].tolist(), strict=True):
+                if pair >= 0:
+                    counts[f"{types[pair // len(types)]} {types[pair % len(types)]}"] = count
+        found = Vocabulary.from_counts(counts, ends=False, min_count=min_count, max_size=max_size)
+        named = [self.tokenizer.normalize(word) for words in (*self.lexicon.values(), self.present) for word in words]
+        missing = [word for word in dict.fromkeys(named) if word not in found]
+        if not missing:
+            return found
+        rule = f"{found.rule}, and {len(missing)} that features name"
+        return Vocabulary(
+            [*found.words, *missing], [*found.counts, *(counts.get(word, 0) for word in missing)], ends=False, rule=rule
+        )
+
+    def encode(self, texts: Sequence[str], vocabulary: Vocabulary) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return the ids of the texts' words, one text after another (T,), and where each begins and the last ends (N + 1,)."""
+        numbers, types = self._number(texts)
+        ids = vocabulary.encode(types)[numbers]
+        ends = numbers == 0
+        ids[ends] = -1
+        if self.bigrams:
+            ids = np.stack([ids, _Bigrams(vocabulary).ids(ids)], 1).reshape(-1)
+            ends = np.repeat(ends, 2)
+            ends[1::2] = False
+            kept = ends | (ids >= 0)
+            ids, ends = ids[kept], ends[kept]
+        places = np.flatnonzero(ends)
+        starts = np.concatenate([[0], places - np.arange(len(places))])
+        return np.ascontiguousarray(ids[~ends]), starts.astype(np.int64)
+
+    def _number(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], list[str]]:
+        """Return the texts' tokens as numbers, one text after another with a 0 at each end, and the tokens of the numbers."""
+        numbering = Numbering(self.tokenizer)
+        pieces = [np.empty(0, np.uint32)]
+        for low in range(0, len(texts), 4096):
+            chunk = "".join(text + "\n" for text in texts[low : low + 4096])
+            pieces.append(numbering.number(self.tokenizer.normalize(chunk))[1])
+        return np.concatenate(pieces).astype(np.int64), numbering.types()
+
+
+class Texts:
+    """Texts as examples, for training and prediction.
+
+    Parameters
+    ----------
+    reader
+        What turns them into rows.
+    ids, starts
+        As `TextInput.encode` returns them.
+    labels
+        (N,) int32 classes.
+    """
+
+    def __init__(
+        self, reader: "Reader", ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], labels: npt.NDArray[np.int32]
+    ) -> None:
+        self.reader = reader
+        self.ids = ids
+        self.starts = starts
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def counts(self, classes: int) -> npt.NDArray[np.int64]:
+        """Return how often each class occurs, (classes,)."""
+        return np.bincount(self.labels, minlength=classes)
+
+    def batch(self, positions: npt.NDArray[np.integer]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+        """Return what the network reads of the texts at positions (B,), and their labels (B,)."""
+        return self.reader.rows(self.ids, self.starts[positions], self.starts[positions + 1]), self.labels[positions]
+
+    def shuffled(self, batch_size: int, seed: int, epoch: int, start_batch: int = 0) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield the positions of an epoch in random order, as the function `shuffled` does."""
+        return shuffled(len(self), batch_size, seed, epoch, start_batch)
+
+
+class Reader:
+    """Turns the ids of texts into what the network reads.
+
+    Parameters
+    ----------
+    input
+        How.
+    vocabulary
+        Of the ids.
+    scale
+        Of the features, where the input is features; without, they are as they are.
+    """
+
+    def __init__(self, input: TextInput, vocabulary: Vocabulary, scale: Scale | None = None) -> None:
+        self.input = input
+        self.vocabulary = vocabulary
+        self.scale = scale
+        normalize = input.tokenizer.normalize
+        groups = [[normalize(word) for word in words] for words in (*input.lexicon.values(), *([word] for word in input.present))]
+        self._members = np.zeros((len(groups), len(vocabulary)), np.float32)  # whether a word is in a group
+        for row, words in enumerate(groups):
+            self._members[row, [vocabulary.id(word) for word in words]] = 1
+        self._members[:, 0] = 0  # the unknown word is in none
+        self._counted = min(input.counts, len(vocabulary) - 1)
+
+    @property
+    def width(self) -> int:
+        """Numbers a text where the input is features, else 0."""
+        if self.input.input != "features":
+            return 0
+        return self._counted + len(self.input.names)
+
+    def rows(self, ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return rows (B, L) int32 words, or (B, width) float32 features, of the texts ids[start:end]."""
+        lengths = ends - starts
+        if self.input.length is not None or self.input.input == "window":
+            lengths = np.minimum(lengths, self.input.window)
+        if self.input.input == "features":
+            return self._features(ids, starts, lengths)
+        padding, width = -1, max(1, int(lengths.max(initial=0)))
+        if self.input.input == "window":
+            padding, width = self.vocabulary.start_id, self.input.window
+        places = np.arange(width)
+        inside = places < lengths[:, None]
+        rows = np.full(inside.shape, padding, np.int32)
+        rows[inside] = ids[(starts[:, None] + places)[inside]]
+        return rows
+
+    def _features(
+        self, ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
+        rows = np.repeat(np.arange(len(starts)), lengths)
+        places = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + np.repeat(starts, lengths)
+        words, counted, size = ids[places], self._counted, len(starts)
+        features = np.zeros((size, self.width), np.float32)
+        known = (words > 0) & (words <= counted)
+        cells = np.bincount(rows[known] * max(counted, 1) + words[known] - 1, minlength=size * counted)
+        features[:, :counted] = cells.reshape(size, counted)
+        for column, members in enumerate(self._members, counted):
+            features[:, column] = np.bincount(rows, members[words], minlength=size)
+        present = counted + len(self.input.lexicon)
+        features[:, present : present + len(self.input.present)].clip(
+            max=1, out=features[:, present : present + len(self.input.present)]
+        )
+        if self.input.log_length:
+            features[:, -1] = np.log1p(lengths)
+        return features if self.scale is None else self.scale.apply(features).astype(np.float32)
+
+
+class _Bigrams:
+    """The bigrams of a vocabulary, found by the ids of their words."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._size = len(vocabulary)
+        keys = {}
+        for id_, word in enumerate(vocabulary.words):
+            left, space, right = word.partition(" ")
+            if space and left in vocabulary and right in vocabulary:
+                keys[vocabulary.id(left) * self._size + vocabulary.id(right)] = id_
+        self._keys = np.array(sorted(keys), np.int64)
+        self._ids = np.array([keys[key] for key in self._keys.tolist()], np.int32)
+
+    def ids(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Return the bigram that begins with each word (T,), -1 where there is none that is known."""
+        pairs = _pairs(np.where(ids < 0, 0, ids).astype(np.int64), self._size)
+        if not len(self._keys):
+            return np.full(len(ids), -1, np.int32)
+        places = np.minimum(np.searchsorted(self._keys, pairs), len(self._keys) - 1)
+        found: npt.NDArray[np.int32] = np.where(self._keys[places] == pairs, self._ids[places], np.int32(-1))
+        return found
+
+
+def _pairs(numbers: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """Return for each number itself and the next one as a single one (T,), -1 where either is 0 or there is no next."""
+    following = np.append(numbers[1:], 0)
+    return np.where((numbers > 0) & (following > 0), numbers * size + following, -1)
+
+
+def read_lexicon(paths: Sequence[Path]) -> dict[str, list[str]]:
+    """Read words and their categories: lines of a word, a tab and a category; a line without a tab is in that of the file's name.
+
+    Raises
+    ------
+    FflmError
+        If a file cannot be read, is not UTF-8, or has no word.
+    """
+    lexicon: dict[str, list[str]] = {}
+    for path in paths:
+        with clear_errors(f"read {path}"):
+            content = path.read_bytes()
+        try:
+            lines = content.decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise FflmError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+        for line in filter(str.strip, lines):
+            word, _, category = line.partition("\t")
+            lexicon.setdefault(category.strip() or path.stem, []).append(word.strip())
+        if not any(map(str.strip, lines)):
+            raise FflmError(f"{path} has no words: write a word, a tab and its category a line")
+    return lexicon

@@ -1,0 +1,218 @@
+"""A trained text classifier."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from fflm.backend.devices import Device, device_backend
+from fflm.classify.features import Reader, TextInput, Texts
+from fflm.classify.metrics import Report
+from fflm.errors import FflmError
+from fflm.files import write_json
+from fflm.lm.model import FORMAT, VERSION, VOCABULARY, read_config, versions
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
+from fflm.text.vocabulary import Vocabulary
+from fflm.training.checkpoints import CHECKPOINT, CONFIG, WEIGHTS, load_arrays
+from fflm.training.examples import Scale
+
+_ROWS = 256
+"""Texts at a time."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A text that was taken for another class than its own."""
+
+    probability: float
+    predicted: str
+    truth: str
+    text: str
+
+
+@dataclass
+class TextClassifier:
+    """A network that tells classes of text apart.
+
+    Attributes
+    ----------
+    labels
+        Of the classes, in the order of the network's outputs.
+    config, parameters
+        The network's shape and weights.
+    reader
+        What turns texts into what the network reads.
+    shares
+        (C,) the classes' shares of the training set, where probabilities are to hold for classes that are equally frequent; else
+        None.
+    about
+        What else is known of it: its training and figures, versions.
+    device
+        What computes its predictions.
+    """
+
+    labels: tuple[str, ...]
+    config: NetworkConfig
+    parameters: Parameters
+    reader: Reader
+    shares: npt.NDArray[np.float64] | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    device: Device = "cpu"
+
+    @cached_property
+    def network(self) -> Network:
+        """The network on its device, made when it is first used."""
+        return Network(self.config, device_backend(self.device))
+
+    @cached_property
+    def _weights(self) -> Parameters:
+        """The parameters on the device."""
+        return self.parameters.mapped(self.network.backend.upload)
+
+    def predict(self, texts: Sequence[str]) -> list[str]:
+        """Return the likeliest label of each text."""
+        return [self.labels[place] for place in self.predict_proba(texts).argmax(1)]
+
+    def predict_proba(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the probability of each class, in the order of ``labels``: (N, C)."""
+        ids, starts = self.reader.input.encode([" ".join(text.split("\n")) for text in texts], self.reader.vocabulary)
+        examples = Texts(self.reader, ids, starts, np.zeros(len(texts), np.int32))
+        return probabilities(self.network, self._weights, examples, self.shares)
+
+    def evaluate(self, texts: Sequence[str], labels: Sequence[str]) -> tuple[Report, list[Mistake]]:
+        """Compare predictions with what is true.
+
+        Returns
+        -------
+        report
+            The figures.
+        mistakes
+            All of them, the most confident first.
+
+        Raises
+        ------
+        FflmError
+            If the classifier does not know a label.
+        """
+        places = {label: place for place, label in enumerate(self.labels)}
+        if unknown := sorted(set(labels).difference(places)):
+            raise FflmError(
+                f"the classifier does not know the label {unknown[0]!r}, only {', '.join(self.labels[:20])}: mend the labels"
+            )
+        truth = np.array([places[label] for label in labels], np.int32)
+        chances = self.predict_proba(texts)
+        predicted = chances.argmax(1)
+        wrong = np.flatnonzero(predicted != truth)
+        wrong = wrong[np.argsort(-chances[wrong, predicted[wrong]], kind="stable")]
+        mistakes = [
+            Mistake(float(chances[row, predicted[row]]), self.labels[predicted[row]], labels[row], texts[row])
+            for row in wrong.tolist()
+        ]
+        return Report.of(self.labels, chances, truth), mistakes
+
+    @classmethod
+    def load(cls, path: str | Path, device: Device = "cpu") -> Self:
+        """Read a classifier's folder, to predict on a device.
+
+        Raises
+        ------
+        FflmError
+            If it is no classifier, of a later version, incomplete or damaged.
+        """
+        path = Path(path)
+        about = read_config(path, "classifier")
+        if not (path / WEIGHTS).is_file():
+            hint = f"go on with `fflm classify train --resume {path}`" if (path / CHECKPOINT).is_file() else "train again"
+            raise FflmError(f"{path} has no {WEIGHTS} yet, its training was stopped before the first evaluation: {hint}")
+        config, labels, reader, shares = read_description(path, about)
+        arrays, figures = load_arrays(path / WEIGHTS)
+        return cls(labels, config, Parameters.from_arrays(config, arrays), reader, shares, {**about, "figures": figures}, device)
+
+
+def probabilities(
+    network: Network, parameters: Parameters, texts: Texts, shares: npt.NDArray[np.float64] | None
+) -> npt.NDArray[np.float32]:
+    """Return the probability of each class for each text, (N, C).
+
+    With the classes' ``shares`` of the training set (C,), those that would hold if all were equally frequent: by Bayes' rule each
+    is divided by its share (Menon et al. 2021, "Long-tail learning via logit adjustment", section 4.1).
+    """
+    result = np.empty((len(texts), network.config.classes), np.float32)
+    for low in range(0, len(texts), _ROWS):
+        rows, _ = texts.batch(np.arange(low, min(low + _ROWS, len(texts))))
+        result[low : low + _ROWS] = network.predict(parameters, rows)
+    if shares is not None:
+        result /= shares
+        result /= result.sum(1, keepdims=True)
+    return result
+
+
+def save_description(
+    path: Path,
+    config: NetworkConfig,
+    labels: Sequence[str],
+    reader: Reader,
+    shares: npt.NDArray[Any] | None,
+    about: Mapping[str, Any],
+) -> None:
+    """Write a classifier's vocabulary and config.json."""
+    reader.vocabulary.save(path / VOCABULARY)
+    scale = reader.scale and {"mean": reader.scale.mean.tolist(), "deviation": reader.scale.deviation.tolist()}
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": "classifier",
+        "network": config.to_dict(),
+        "labels": list(labels),
+        "shares": None if shares is None else shares.tolist(),
+        "input": reader.input.to_dict(),
+        "scale": scale,
+        "vocabulary": reader.vocabulary.to_dict(),
+        **about,
+        "versions": versions(),
+    }
+    write_json(path / CONFIG, content)
+
+
+def read_description(
+    path: Path, about: Mapping[str, Any]
+) -> tuple[NetworkConfig, tuple[str, ...], Reader, npt.NDArray[np.float64] | None]:
+    """Return what `save_description` wrote, but for ``about``: network, labels, reader, shares.
+
+    Raises
+    ------
+    FflmError
+        If it is damaged.
+    """
+    try:
+        config, labels = NetworkConfig.from_dict(about["network"]), tuple(map(str, about["labels"]))
+        vocabulary = Vocabulary.load(path / VOCABULARY, about["vocabulary"])
+        scale = about["scale"] and Scale(*(np.array(about["scale"][name], np.float64) for name in ("mean", "deviation")))
+        reader = Reader(TextInput.from_dict(about["input"]), vocabulary, scale)
+        shares = None if about["shares"] is None else np.array(about["shares"], np.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
+    fits = len(labels) == config.classes and (len(vocabulary) == config.vocabulary or config.input == "numbers")
+    if not fits or reader.width != config.numbers or (shares is not None and len(shares) != len(labels)):
+        raise FflmError(
+            f"{path} is damaged: what {CONFIG} and {VOCABULARY} say does not fit together; restore it, or train again"
+        )
+    return config, labels, reader, shares
+
+
+def batches(texts: Iterator[str], size: int = 1024) -> Iterator[list[str]]:
+    """Yield texts, so many at a time."""
+    batch: list[str] = []
+    for text in texts:
+        batch.append(text)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

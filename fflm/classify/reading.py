@@ -1,0 +1,134 @@
+"""Labelled text: a label and a text a line, in one of three formats."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Literal, get_args
+
+from fflm.errors import FflmError
+from fflm.text.reading import read_chunks
+
+Format = Literal["auto", "tab", "csv", "fasttext"]
+
+PREFIX = "__label__"
+"""What fastText's labels begin with."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Texts, none of which has a newline, and the label of each."""
+
+    texts: list[str]
+    labels: list[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def read_labelled(
+    sources: Sequence[str | Path],
+    format: Format = "auto",
+    *,
+    text_column: str = "text",
+    label_column: str = "label",
+    encoding: str = "utf-8",
+    errors: Literal["strict", "replace"] = "strict",
+) -> Labelled:
+    """Read labelled texts.
+
+    Parameters
+    ----------
+    sources
+        Files, folders, .gz files or ``"-"``.
+    format
+        ``tab``: a line is a label, a tab, a text. ``csv``: comma-separated values, whose first line names the columns.
+        ``fasttext``: a line is ``__label__`` with a label, a space, a text. ``auto``: csv for files that end so, fasttext for
+        those whose first line begins with ``__label__``, tab for others.
+    text_column, label_column
+        Of csv.
+    encoding, errors
+        As `fflm.text.reading.read_chunks` takes them.
+
+    Raises
+    ------
+    FflmError
+        If a file cannot be read, a line is not as the format says, or there is none.
+    """
+    if format not in get_args(Format):
+        raise FflmError(f"unknown format {format!r}: choose one of {', '.join(get_args(Format))}")
+    texts: list[str] = []
+    labels: list[str] = []
+    for source in sources:
+        lines = _lines([source], encoding, errors)
+        first = next(lines, "")
+        found = _guess(str(source), first) if format == "auto" else format
+        lines = chain([first], lines)
+        if found == "csv":
+            pairs = _read_csv(lines, str(source), text_column, label_column)
+        else:
+            pairs = _read_lines(lines, str(source), found)
+        for label, text in pairs:
+            labels.append(label)
+            texts.append(" ".join(text.split()) if "\n" in text or "\r" in text else text)
+    if not texts:
+        raise FflmError(f"there is no labelled text in {', '.join(map(str, sources))}: give lines with a label, a tab and a text")
+    return Labelled(texts, labels)
+
+
+def read_texts(sources: Sequence[str | Path], encoding: str, errors: Literal["strict", "replace"]) -> Iterator[str]:
+    """Return texts without labels, one a line."""
+    return (line[:-1] for line in _lines(sources, encoding, errors))
+
+
+def _lines(sources: Sequence[str | Path], encoding: str, errors: Literal["strict", "replace"]) -> Iterator[str]:
+    """Yield lines with their ends, however long they are."""
+    held = ""
+    for chunk in read_chunks(sources, encoding, errors):
+        *whole, held = (held + chunk).split("\n")
+        yield from (line + "\n" for line in whole)
+
+
+def _guess(source: str, first: str) -> Format:
+    if source.removesuffix(".gz").endswith(".csv"):
+        return "csv"
+    return "fasttext" if first.startswith(PREFIX) else "tab"
+
+
+def _read_lines(lines: Iterable[str], source: str, format: Format) -> Iterator[tuple[str, str]]:
+    """Yield labels and texts; blank lines are skipped."""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        label, separator, text = line.strip("\n").partition("\t" if format == "tab" else " ")
+        if format == "fasttext":
+            if not label.startswith(PREFIX):
+                raise FflmError(f"{source}, line {number} does not begin with {PREFIX}: mend it, or give another --format")
+            if text.startswith(PREFIX):
+                raise FflmError(f"{source}, line {number} has several labels: give each text one")
+            label = label.removeprefix(PREFIX)
+        elif not separator:
+            raise FflmError(f"{source}, line {number} has no tab: write a label, a tab, a text, or give another --format")
+        if not label.strip():
+            raise FflmError(f"{source}, line {number} has an empty label: name its class")
+        yield label.strip(), text
+
+
+def _read_csv(lines: Iterable[str], source: str, text_column: str, label_column: str) -> Iterator[tuple[str, str]]:
+    """Yield labels and texts of the columns of these names."""
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.DictReader(lines, strict=True)
+    try:
+        names = list(reader.fieldnames or ())
+        for option, column in (("--text-column", text_column), ("--label-column", label_column)):
+            if column not in names:
+                raise FflmError(f"{source} has no column {column!r}, but {', '.join(names)}: name one with {option}")
+        for row in reader:
+            if row[label_column] is None or row[text_column] is None:
+                raise FflmError(f"{source}, line {reader.line_num} has too few columns: mend it")
+            if not row[label_column].strip():
+                raise FflmError(f"{source}, line {reader.line_num} has an empty label: name its class")
+            yield row[label_column].strip(), row[text_column]
+    except csv.Error as error:
+        raise FflmError(f"{source}, line {reader.line_num} is no CSV ({error}): mend it, or give another --format") from error

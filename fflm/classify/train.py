@@ -1,0 +1,374 @@
+"""The training of a text classifier, in its folder."""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from fflm.backend.devices import choose_device, device_backend
+from fflm.classify.features import MAX_WORDS, Reader, TextInput, Texts, read_lexicon
+from fflm.classify.metrics import Report
+from fflm.classify.model import probabilities, read_description, save_description
+from fflm.classify.reading import Format, Labelled, read_labelled
+from fflm.errors import FflmError
+from fflm.files import clear_errors, replacing_folder
+from fflm.lm.model import LanguageModel, read_config
+from fflm.lm.setup import check_free, take
+from fflm.lm.vectors import read_vectors, vector_size
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
+from fflm.text.corpus import Count, HeldOut, Share
+from fflm.text.tokenizer import Tokenizer
+from fflm.text.vocabulary import Vocabulary
+from fflm.training.checkpoints import CHECKPOINT, CONFIG, load_arrays, save_arrays
+from fflm.training.examples import Scale
+from fflm.training.loop import Examples, Losses, Trainer
+from fflm.training.run import Run, check_size
+from fflm.training.settings import TrainingSettings
+
+EXAMPLES = "examples.safetensors"
+"""The texts of a classifier's folder, as ids."""
+
+START = 0.1
+"""What embeddings are multiplied with before training: a word that was not seen in training should say nothing."""
+
+DEFAULTS: dict[str, Any] = {
+    "embedding": 64, "hidden": (), "dropout": 0.0, "embedding_dropout": 0.2, "optimizer": "adagrad", "rate": 0.05,
+    "weight_decay": 0.0, "clip": 0.0,
+}  # fmt: skip
+"""What is another default than that of `NetworkConfig` and `TrainingSettings`."""
+
+TEN_PERCENT = Share(0.1)
+
+
+def default_epochs(examples: int) -> int:
+    """Return how many passes over so many texts are worth their time."""
+    return next((epochs for epochs, most in ((50, 2_000), (20, 20_000), (5, 2_000_000)) if examples <= most), 2)
+
+
+def default_batch_size(examples: int) -> int:
+    """Return a batch size for so many texts: at least a hundred updates an epoch."""
+    return next((size for size in (256, 128, 64, 32) if examples >= 100 * size), 16)
+
+
+def default_path(inputs: Sequence[str | Path]) -> Path:
+    """Return where the classifier of some text goes if nobody says: ``reviews.classifier`` for ``reviews.tsv``."""
+    first = Path(inputs[0]).resolve().name if str(inputs[0]) != "-" else "stdin"
+    return Path(f"{first.split('.')[0] or first}.classifier")
+
+
+def begin(
+    inputs: Sequence[str | Path],
+    path: Path,
+    *,
+    overwrite: bool = False,
+    valid: HeldOut | None = TEN_PERCENT,
+    test: HeldOut | None = None,
+    format: Format = "auto",
+    text_column: str = "text",
+    label_column: str = "label",
+    encoding: str = "utf-8",
+    errors: Literal["strict", "replace"] = "strict",
+    threads: int | None = None,
+    device: str = "cpu",
+    vectors: Path | None = None,
+    lexicons: Sequence[Path] = (),
+    min_count: int = 1,
+    max_size: int = MAX_WORDS,
+    balanced: bool = False,
+    **fields: Any,
+) -> "ClassifierRun":
+    """Begin to train a classifier: read the text, and set up network and folder.
+
+    Parameters
+    ----------
+    inputs, format, text_column, label_column, encoding, errors
+        As `fflm.classify.reading.read_labelled` takes them.
+    path
+        The classifier's folder.
+    overwrite
+        Whether it may replace a model.
+    valid, test
+        Files, or a share or number of the texts, which are drawn at random, of each class in proportion; None for none.
+    threads
+        Of the kernels.
+    device
+        What trains: ``cpu``, ``cuda`` or ``auto``.
+    vectors
+        What the embeddings start from: a language model's folder, or a file of word2vec text.
+    lexicons
+        Files, as `fflm.classify.features.read_lexicon` reads them.
+    min_count, max_size
+        Words (and bigrams) seen less often are unknown; so many are kept, the most frequent.
+    balanced
+        Whether predictions are made for classes that are equally frequent, whatever they are in the training set.
+    fields
+        Of `TextInput`, `Tokenizer` (its ``mode`` is called ``tokenizer`` here), `NetworkConfig` and `TrainingSettings`; what they
+        leave out is as in `DEFAULTS`, ``batch_size`` and ``epochs`` are chosen by the number of texts.
+
+    Raises
+    ------
+    FflmError
+        If anything is wrong with them, the text or the folder, which is then as it was before.
+    """
+    fields = {**DEFAULTS, **fields}
+    tokenizer = Tokenizer(mode=fields.pop("tokenizer", "word"), **take(fields, Tokenizer, "mode"))
+    input = TextInput(tokenizer=tokenizer, lexicon=read_lexicon(lexicons), **take(fields, TextInput, "tokenizer", "lexicon"))
+    automatic = [name for name in ("batch_size", "epochs") if fields.get(name) is None]
+    for name in automatic:
+        fields.pop(name, None)
+    settings = TrainingSettings(**take(fields, TrainingSettings, "loss", "samples", "exact_end", "self_normalise"))
+    shape = take(
+        fields, NetworkConfig, "vocabulary", "input", "numbers", "outputs", "output", "window", "averages", "tied", "bands"
+    )
+    if fields:
+        raise FflmError(f"unknown settings: {', '.join(fields)}")
+    if settings.frozen and (input.input == "features" or vectors is None):
+        raise FflmError("only embeddings that are given can be frozen: give --vectors")
+    check_free(path, overwrite)
+    reading = {"format": format, "text_column": text_column, "label_column": label_column, "encoding": encoding, "errors": errors}
+    parts = _parts(inputs, {"valid": valid, "test": test}, settings.seed, reading)
+    train = parts["train"]
+    labels = sorted(set(train.labels))
+    if len(labels) < 2:
+        raise FflmError(f"all texts have the label {labels[0]!r}: give texts of at least two classes")
+    vocabulary = input.vocabulary(train.texts, min_count, max_size)
+    reader = Reader(input, vocabulary)
+    examples = {name: _encode(part, labels, reader, name) for name, part in parts.items()}
+    if input.input == "features":
+        reader.scale = _fit_scale(examples["train"])
+    embeddings = None
+    if vectors:
+        embeddings = _embeddings(vectors, vocabulary)
+        shape["embedding"] = embeddings.shape[1]
+    if "batch_size" in automatic:
+        settings = dataclasses.replace(settings, batch_size=default_batch_size(len(train)))
+    if "epochs" in automatic:
+        settings = dataclasses.replace(settings, epochs=default_epochs(len(train)))
+    config = NetworkConfig(
+        vocabulary=len(vocabulary), window=input.window, tied=False, outputs=len(labels), numbers=reader.width,
+        input="numbers" if input.input == "features" else input.input, **shape,
+    )  # fmt: skip
+    with clear_errors(f"write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_folder(path) as folder:
+        ClassifierRun.start(
+            folder, examples, config, settings, labels, reader,
+            balanced=balanced, threads=threads, device=device, embeddings=embeddings,
+        )  # fmt: skip
+    return ClassifierRun.resume(path)
+
+
+class ClassifierRun(Run):
+    """A run on labelled text. Made by `start` or `resume`.
+
+    Attributes
+    ----------
+    labels
+        Of the classes.
+    reader
+        What turns texts into what the network reads.
+    examples
+        The parts of the data.
+    shares
+        As `fflm.classify.model.TextClassifier` has them.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        examples: dict[str, Texts],
+        config: NetworkConfig,
+        settings: TrainingSettings,
+        labels: Sequence[str],
+        reader: Reader,
+        shares: npt.NDArray[np.float64] | None,
+        threads: int,
+        device: str,
+        embeddings: npt.NDArray[np.float32] | None = None,
+    ) -> None:
+        check_size(config)
+        self.labels, self.reader, self.examples, self.shares = tuple(labels), reader, examples, shares
+        parameters = Parameters.random(config, settings.seed)
+        parameters.start_from(examples["train"].counts(config.classes))
+        if parameters.embeddings is not None:
+            parameters.embeddings[...] *= START
+        if embeddings is not None:
+            rows = ~np.isnan(embeddings).any(axis=1)
+            parameters.embeddings[rows] = embeddings[rows]
+        chosen = choose_device(device)
+        trainer = Trainer(Network(config, device_backend(chosen)), parameters, examples["train"], examples.get("valid"), settings)
+        super().__init__(path, trainer, _fingerprint(examples), examples.get("test"), threads, chosen)
+
+    @classmethod
+    def start(
+        cls,
+        path: Path,
+        examples: dict[str, Texts],
+        config: NetworkConfig,
+        settings: TrainingSettings,
+        labels: Sequence[str],
+        reader: Reader,
+        *,
+        balanced: bool = False,
+        threads: int | None = None,
+        device: str = "cpu",
+        embeddings: npt.NDArray[np.float32] | None = None,
+    ) -> Self:
+        """Begin a run in an empty folder."""
+        counts = examples["train"].counts(config.classes)
+        shares = counts / counts.sum() if balanced else None
+        threads = threads or numba.config.NUMBA_NUM_THREADS
+        run = cls(path, examples, config, settings, labels, reader, shares, threads, device, embeddings)
+        texts = {name: {"texts": len(part), "words": len(part.ids)} for name, part in examples.items()}
+        about = {
+            "training": settings.to_dict(),
+            "threads": run.threads,
+            "device": run.device,
+            "texts": texts,
+            "counts": counts.tolist(),
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        arrays = {
+            f"{name}.{array}": getattr(part, array) for name, part in examples.items() for array in ("ids", "starts", "labels")
+        }
+        save_arrays(path / EXAMPLES, arrays, list(examples))
+        save_description(path, config, labels, reader, shares, about)
+        run._write("start", parameters=run.trainer.parameters.count, texts=texts)
+        run.save()
+        return run
+
+    @classmethod
+    def resume(cls, path: Path, *, epochs: int | None = None, device: str | None = None) -> Self:
+        """Go on with the run in a folder, as if it had never been interrupted; with a new number of epochs, or device, if given.
+
+        Raises
+        ------
+        FflmError
+            If there is no such run, or its files are damaged.
+        """
+        about = read_config(path, "classifier")
+        if not (path / CHECKPOINT).is_file():
+            raise FflmError(f"{path} has no {CHECKPOINT} to resume from: train anew with --overwrite")
+        config, labels, reader, shares = read_description(path, about)
+        arrays, names = load_arrays(path / EXAMPLES, (np.int32, np.int64))
+        try:
+            settings, threads = TrainingSettings.from_dict(about["training"]), int(about["threads"])
+            examples = {
+                name: Texts(reader, *(arrays[f"{name}.{array}"] for array in ("ids", "starts", "labels"))) for name in names
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
+        used = device or about.get("device", "cpu")
+        run = cls(path, examples, config, settings, labels, reader, shares, threads, used)
+        run._continue(about, epochs)
+        return run
+
+    def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:
+        """Return the figures of a `Report`, as JSON values."""
+        texts = self.examples[name]
+        chances = probabilities(self.trainer.network, parameters, texts, self.shares)
+        return Report.of(self.labels, chances, texts.labels).to_dict()
+
+    def _smallest(self, config: NetworkConfig) -> tuple[NetworkConfig, Examples]:
+        config = dataclasses.replace(config, embedding=1, hidden=(1,) * len(config.hidden))
+        return config, _One(self.examples["train"])
+
+
+class _One:
+    """The first of some texts."""
+
+    def __init__(self, texts: Texts) -> None:
+        self.batch, self.counts = texts.batch, texts.counts
+
+    def __len__(self) -> int:
+        return 1
+
+    def shuffled(self, batch_size: int, seed: int, epoch: int, start_batch: int) -> Any:
+        return iter([np.zeros(1, np.int64)])
+
+
+def _parts(
+    inputs: Sequence[str | Path], held_out: dict[str, HeldOut | None], seed: int, reading: dict[str, Any]
+) -> dict[str, Labelled]:
+    """Read the parts; those that are no files of their own are drawn at random, of each class in proportion."""
+    everything = read_labelled(inputs, **reading)
+    generator = np.random.default_rng(seed)
+    classes, places = np.unique(everything.labels, return_inverse=True)
+    # in random order, and evenly: a text's rank is its place among those of its class, over their number
+    order = generator.permutation(len(everything))
+    ranks = np.empty(len(everything))
+    for class_ in range(len(classes)):
+        own = order[places[order] == class_]
+        ranks[own] = (np.arange(len(own)) + generator.uniform()) / len(own)
+    order = np.argsort(ranks, kind="stable")
+    parts, taken = {}, 0
+    for name, part in held_out.items():
+        if part is None:
+            continue
+        if not isinstance(part, Share | Count):
+            parts[name] = read_labelled(part, **reading)
+            continue
+        count = round(part.value * len(everything)) if isinstance(part, Share) else part.tokens
+        chosen = np.sort(order[taken : taken + count])
+        taken += count
+        if not 0 < count <= len(everything) - taken + count or taken >= len(everything):
+            raise FflmError(
+                f"there are {len(everything)} texts, too few to hold out {count} for --{name}: give more, or --{name} 0"
+            )
+        parts[name] = Labelled([everything.texts[row] for row in chosen], [everything.labels[row] for row in chosen])
+    rest = np.sort(order[taken:])
+    return {"train": Labelled([everything.texts[row] for row in rest], [everything.labels[row] for row in rest]), **parts}
+
+
+def _encode(part: Labelled, labels: Sequence[str], reader: Reader, name: str) -> Texts:
+    places = {label: place for place, label in enumerate(labels)}
+    if unknown := sorted(set(part.labels).difference(places)):
+        raise FflmError(
+            f"the label {unknown[0]!r} is in the {name} text, but not in that for training: give it examples there, too"
+        )
+    ids, starts = reader.input.encode(part.texts, reader.vocabulary)
+    return Texts(reader, ids, starts, np.array([places[label] for label in part.labels], np.int32))
+
+
+def _fit_scale(texts: Texts) -> Scale:
+    """Return the scale of the features of texts, a batch at a time: there may be too many for the memory."""
+    total = squares = 0.0
+    for low in range(0, len(texts), 1024):
+        rows = texts.batch(np.arange(low, min(low + 1024, len(texts))))[0].astype(np.float64)
+        total, squares = total + rows.sum(0), squares + (rows**2).sum(0)
+    mean = np.asarray(total) / len(texts)
+    deviation = np.sqrt(np.maximum(0, np.asarray(squares) / len(texts) - mean**2))
+    return Scale(mean, np.where(deviation > 1e-6, deviation, 1.0))
+
+
+def _embeddings(source: Path, vocabulary: Vocabulary) -> npt.NDArray[np.float32]:
+    """Return a row a word of a vocabulary and one for the padding, NaN where the source has none: (V + 1, m)."""
+    if not (source / CONFIG).is_file():
+        return read_vectors(source, vocabulary, vector_size(source))
+    model = LanguageModel.load(source)
+    known = model.vocabulary
+    rows = np.full((len(vocabulary) + 1, model.config.embedding), np.nan, np.float32)
+    for row, word in enumerate(vocabulary.words):
+        if word in known:
+            rows[row] = model.parameters.embeddings[known.id(word)]
+    rows[[0, -1]] = model.parameters.embeddings[[known.unknown_id, known.start_id]]
+    if np.isnan(rows[1:-1]).any(1).all():
+        raise FflmError(f"{source} knows none of the words of the texts: give a model of this language, with the same tokenizer")
+    return rows
+
+
+def _fingerprint(examples: dict[str, Texts]) -> str:
+    sha256 = hashlib.sha256()
+    for name, part in examples.items():
+        sha256.update(name.encode())
+        for array in (part.ids, part.starts, part.labels):
+            sha256.update(array.tobytes())
+    return sha256.hexdigest()

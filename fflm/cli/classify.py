@@ -1,0 +1,418 @@
+"""`fflm classify`: train text classifiers, predict, and measure how right they are."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from fflm.cli.options import (
+    Command,
+    HeadedCommand,
+    Sizes,
+    add_options,
+    check_number,
+    device_option,
+    field_option,
+    given_options,
+    json_option,
+    overwrite_option,
+    quiet_option,
+    use_device,
+)
+from fflm.cli.train import View, announce_compiling, row_end, row_start, stop, watch
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fflm.classify.metrics import Report
+    from fflm.classify.model import Mistake
+    from fflm.classify.train import ClassifierRun
+    from fflm.training.loop import Step
+    from fflm.training.run import Run
+
+EVALUATIONS = (
+    f"{'epoch':>5} {'step':>9} {'train loss':>10} {'valid loss':>10} {'accuracy':>8} {'macro F1':>8}  {'':1} {'rate':>7}"
+)
+"""Head of the columns of an evaluation; the empty one marks the best so far."""
+
+CLASSES = 12
+"""Classes of the largest confusion matrix that is shown; larger ones are in the JSON."""
+
+classifier_option = click.option(
+    "-m",
+    "--model",
+    "model_path",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="The classifier. [default: the one trained last in this folder]",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Train text classifiers on labelled text, predict labels, and measure how right they are.
+
+    \b
+    Example:
+      fflm classify train reviews.tsv
+      echo "what a lovely film" | fflm classify predict
+      fflm classify eval more-reviews.tsv
+    """
+
+
+def _reading_options(command: Command) -> Command:
+    """Add the options that say how labelled text is read."""
+    from fflm.classify.reading import Format
+
+    options = [
+        click.option(
+            "--format",
+            type=click.Choice(get_args(Format)),
+            default="auto",
+            show_default=True,
+            help="A label, a tab and a text a line; CSV with named columns; fastText's __label__; or what it looks like.",
+        ),
+        click.option("--text-column", default="text", show_default=True, help="Of CSV."),
+        click.option("--label-column", default="label", show_default=True, help="Of CSV."),
+        click.option("--encoding", default="utf-8", show_default=True, help="Of the text."),
+        click.option(
+            "--errors",
+            type=click.Choice(["strict", "replace"]),
+            default="strict",
+            show_default=True,
+            help="Refuse bytes that cannot be decoded, or replace them.",
+        ),
+    ]
+    return add_options(options, command)
+
+
+def _input_options(command: Command) -> Command:
+    """Add the options that say what the network reads of a text."""
+    from fflm.classify.features import MAX_WORDS, InputName, TextInput
+    from fflm.text.tokenizer import Tokenizer
+
+    options = [
+        field_option(
+            TextInput,
+            "input",
+            "What the network reads of a text: the mean or maximum of its words' embeddings, those of its first words in a row, "
+            "or features.",
+            type=click.Choice(get_args(InputName)),
+        ),
+        click.option(
+            "--length",
+            type=click.IntRange(1),
+            help="Words of a text that are read, from its beginning. [default: all; of a window 50]",
+        ),
+        field_option(TextInput, "bigrams", "Let two words that follow each other be a word, too."),
+        field_option(
+            TextInput, "counts", "Feature: how often each of the so many most frequent words occurs.", type=click.IntRange(0)
+        ),
+        click.option(
+            "--lexicon",
+            "lexicons",
+            type=click.Path(path_type=Path),
+            multiple=True,
+            metavar="FILE",
+            help="Feature: how many words of each category; FILE has a word, a tab and its category a line. May be repeated.",
+        ),
+        click.option("--present", multiple=True, metavar="WORD", help="Feature: whether WORD occurs. May be repeated."),
+        field_option(TextInput, "log_length", "Feature: the logarithm of the number of words."),
+        click.option(
+            "--tokenizer",
+            type=click.Choice(["word", "char", "space"]),
+            default=Tokenizer.mode,
+            show_default=True,
+            help="Split text into words and punctuation, into characters, or only at white space.",
+        ),
+        field_option(Tokenizer, "lowercase", "Lower-case the text."),
+        click.option("--min-count", type=click.IntRange(1), default=1, show_default=True, help="Rarer words are unknown."),
+        click.option(
+            "--max-size", type=click.IntRange(3), default=MAX_WORDS, show_default=True, help="Words that are kept, at most."
+        ),
+        click.option(
+            "--vectors",
+            type=click.Path(path_type=Path),
+            metavar="FOLDER|FILE",
+            help="Start from the embeddings of a language model, or from vectors in word2vec text format.",
+        ),
+    ]
+    return add_options(options, command)
+
+
+def _network_options(command: Command) -> Command:
+    """Add the options of network and training."""
+    from fflm.backend.protocol import ACTIVATIONS
+    from fflm.classify.train import DEFAULTS
+    from fflm.network.config import NetworkConfig
+    from fflm.training.settings import OptimizerName, ScheduleName, TrainingSettings
+
+    def own(of: type, name: str, help: str, **attributes: Any) -> Callable[[Command], Command]:
+        return field_option(of, name, help, **({"default": DEFAULTS[name]} if name in DEFAULTS else {}), **attributes)
+
+    options: list[Callable[[Any], Any]] = [
+        own(NetworkConfig, "embedding", "Size of the embeddings."),
+        own(NetworkConfig, "hidden", "Sizes of the hidden layers, such as 256,128; 0 for none.", type=Sizes()),
+        own(NetworkConfig, "activation", "Of the hidden layers.", type=click.Choice(ACTIVATIONS)),
+        own(NetworkConfig, "residual", "Let each hidden layer add to the one before, normalised; equal sizes."),
+        own(NetworkConfig, "dropout", "Share of the hidden units that is dropped in training."),
+        own(NetworkConfig, "embedding_dropout", "Share of the network's input that is dropped in training."),
+        click.option(
+            "--balanced", is_flag=True, help="Predict as if all classes were equally frequent, whatever they are in the text."
+        ),
+        click.option("--epochs", type=click.IntRange(1), help="Passes over the texts, at most. [default: by their number]"),
+        click.option("--batch-size", type=click.IntRange(1), help="Texts per update. [default: by their number]"),
+        own(TrainingSettings, "optimizer", "The update rule.", type=click.Choice(get_args(OptimizerName))),
+        own(TrainingSettings, "rate", "Learning rate, at its peak."),
+        own(TrainingSettings, "momentum", "Of sgd."),
+        own(TrainingSettings, "weight_decay", "Pull of weights, not of biases, to zero."),
+        own(TrainingSettings, "schedule", "Of the rate.", type=click.Choice(get_args(ScheduleName))),
+        own(TrainingSettings, "clip", "Largest norm of the gradient; 0 for any."),
+        own(TrainingSettings, "smoothing", "Label smoothing."),
+        own(TrainingSettings, "frozen", "Leave the embeddings of --vectors as they are."),
+        own(TrainingSettings, "patience", "Epochs without a lower validation loss before training stops; 0 for any."),
+        click.option(
+            "--valid",
+            multiple=True,
+            metavar="PATH|SHARE|COUNT",
+            default=["10%"],
+            show_default=True,
+            help="Validation texts: files, or what to take from INPUTS at random: a share (10%), a number, or 0 for none.",
+        ),
+        click.option("--test", multiple=True, metavar="PATH|SHARE|COUNT", help="Test texts, likewise. [default: none]"),
+        click.option(
+            "--save-every",
+            type=click.FloatRange(0),
+            default=60,
+            show_default=True,
+            callback=check_number,
+            help="Seconds between checkpoints.",
+        ),
+        own(TrainingSettings, "seed", "Of all randomness."),
+        click.option("--threads", type=click.IntRange(1), help="Of the kernels. [default: all cores]"),
+        device_option,
+    ]
+    return add_options(options, command)
+
+
+@command.command(cls=HeadedCommand)
+@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="[default: INPUT.classifier]")
+@overwrite_option
+@click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Go on with the run of this classifier.")
+@_reading_options
+@_input_options
+@_network_options
+@quiet_option
+@json_option
+@click.pass_context
+def train(
+    context: click.Context,
+    /,
+    inputs: tuple[Path, ...],
+    output: Path | None,
+    resume: Path | None,
+    save_every: float,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a classifier on INPUTS, labelled text: files, folders, .gz files, or - for standard input.
+
+    The classifier is a folder. Progress goes to standard error; Ctrl-C saves, and --resume goes on as if nothing had happened.
+
+    \b
+    Example:
+      fflm classify train reviews.tsv --bigrams
+      fflm classify train news.csv --text-column body --label-column topic --test 10%
+      fflm classify train --resume reviews.classifier
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    given = given_options(context)
+    if resume:
+        run = _resume(resume, given, options, console)
+    elif inputs:
+        run = _begin(inputs, output, options, console)
+    else:
+        raise click.UsageError("give labelled text to train on, or --resume a classifier")
+    run.save_seconds = save_every
+    try:
+        with announce_compiling(run, console):
+            run.prepare()
+        ended = watch(run, console, View(f"{EVALUATIONS} {'texts/s':>9}", "texts/s", _row, _loss))
+    except KeyboardInterrupt:  # before the first step, or again before it could be saved: the last checkpoint serves
+        ended = False
+    if not ended:
+        stop(context, f"fflm classify train --resume {run.path}")
+    figures = run.figures
+    if as_json:
+        click.echo(json.dumps({"model": str(run.path), **figures}, ensure_ascii=False))
+        return
+    click.echo(f"classifier {run.path}, from epoch {figures['epoch']:g}")
+    for name in ("valid", "test"):
+        if name in figures:
+            click.echo(f"{name:5} {describe(figures[name])}")
+
+
+def _begin(inputs: tuple[Path, ...], output: Path | None, options: dict[str, Any], console: "Console") -> "ClassifierRun":
+    from fflm.classify.train import begin, default_path
+    from fflm.text.corpus import parse_held_out
+
+    options["device"] = use_device(options["device"], console.quiet)
+    for name in ("valid", "test"):
+        options[name] = parse_held_out(options[name])
+    run = begin(inputs, output or default_path(inputs), **options)
+    for name, part in run.examples.items():
+        console.print(f"{name}: {len(part):,} texts, {len(part.ids):,} words")
+    console.print(f"classes: {', '.join(run.labels[:20])}{' ...' if len(run.labels) > 20 else ''}")
+    console.print(f"vocabulary: {len(run.reader.vocabulary):,} ({run.reader.vocabulary.rule})")
+    settings, trainer = run.trainer.settings, run.trainer
+    console.print(
+        f"network: {trainer.parameters.count:,} parameters, batches of {settings.batch_size}, {trainer.batches:,} an epoch"
+    )
+    return run
+
+
+def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console: "Console") -> "ClassifierRun":
+    from fflm.classify.train import ClassifierRun
+
+    fixed = [name for key, name in given.items() if key not in {"resume", "epochs", "device", "quiet", "as_json", "save_every"}]
+    if fixed:
+        raise click.UsageError(
+            f"a resumed run keeps its data and settings: leave out {', '.join(fixed)} (only --epochs and --device may change)"
+        )
+    device = use_device(options["device"], console.quiet) if "device" in given else None
+    run = ClassifierRun.resume(path, epochs=options["epochs"], device=device)
+    state = run.trainer.state
+    console.print(f"resuming {path} at step {state.step:,}, in epoch {min(state.epoch + 1, run.trainer.settings.epochs)}")
+    return run
+
+
+def _row(run: "Run", train_loss: float | None, valid: dict[str, Any] | None, mark: str) -> str:
+    validation = f"{'-':>10} {'-':>8} {'-':>8}"
+    if valid:
+        validation = f"{valid['loss']:10.4f} {valid['accuracy']:8.2%} {valid['macro_f1']:8.4f}"
+    return f"{row_start(run)} {train_loss:10.4f} {validation}  {mark} {row_end(run)}"
+
+
+def _loss(run: "Run", event: "Step") -> str:
+    return f"loss {run.trainer.state.loss_mean:.3f}"
+
+
+def describe(figures: dict[str, Any]) -> str:
+    """Return the figures of `fflm.classify.metrics.Report.to_dict` in a line."""
+    return (
+        f"accuracy {figures['accuracy']:.2%}, macro F1 {figures['macro_f1']:.4f}, "
+        f"loss {figures['loss']:.4f} nats a text, over {figures['examples']:,} texts"
+    )
+
+
+@command.command()
+@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
+@classifier_option
+@click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Labels to show of each text, the likeliest.")
+@click.option("--encoding", default="utf-8", show_default=True, help="Of the text.")
+@click.option(
+    "--errors",
+    type=click.Choice(["strict", "replace"]),
+    default="strict",
+    show_default=True,
+    help="Refuse bytes that cannot be decoded, or replace them.",
+)
+@device_option
+@json_option
+def predict(
+    inputs: tuple[Path, ...], model_path: Path | None, top: int, encoding: str, errors: Any, device: str, as_json: bool
+) -> None:
+    """Predict the label of each line of INPUTS, which are files, folders, .gz files; or of standard input.
+
+    A line of the result is a label, a tab, its probability, and so on for --top; with --json an object.
+
+    \b
+    Example:
+      fflm classify predict unlabelled.txt
+      echo "what a lovely film" | fflm classify predict --top 3
+    """
+    from fflm.classify.model import TextClassifier, batches
+    from fflm.classify.reading import read_texts
+
+    chosen = use_device(device, quiet=as_json)
+    classifier = TextClassifier.load(_path(model_path), chosen)
+    for texts in batches(read_texts(inputs or (Path("-"),), encoding, errors)):
+        for row in classifier.predict_proba(texts):
+            best = [(classifier.labels[place], float(row[place])) for place in (-row).argsort(kind="stable")[:top]]
+            if as_json:
+                click.echo(json.dumps({"label": best[0][0], "probabilities": dict(best)}, ensure_ascii=False))
+            else:
+                click.echo("\t".join(f"{label}\t{probability:.4f}" for label, probability in best))
+
+
+@command.command("eval")
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+@classifier_option
+@_reading_options
+@click.option("--mistakes", type=click.IntRange(0), default=5, show_default=True, help="The most confident so many are shown.")
+@device_option
+@json_option
+def evaluate(
+    inputs: tuple[Path, ...], model_path: Path | None, mistakes: int, device: str, as_json: bool, **reading: Any
+) -> None:
+    """Compare predictions with the labels of INPUTS: accuracy, F1, confusion, and the most confident mistakes.
+
+    \b
+    Example:
+      fflm classify eval more-reviews.tsv
+    """
+    import dataclasses
+
+    from fflm.classify.model import TextClassifier
+    from fflm.classify.reading import read_labelled
+
+    chosen = use_device(device, quiet=as_json)
+    path = _path(model_path)
+    classifier = TextClassifier.load(path, chosen)
+    labelled = read_labelled(inputs, **reading)
+    report, wrong = classifier.evaluate(labelled.texts, labelled.labels)
+    if as_json:
+        shown = [dataclasses.asdict(mistake) for mistake in wrong[:mistakes]]
+        click.echo(json.dumps({"model": str(path), **report.to_dict(), "mistakes": shown}, ensure_ascii=False))
+        return
+    click.echo(f"classifier {path}")
+    click.echo("\n".join([*_report(report), *_mistakes(wrong[:mistakes])]))
+
+
+def _path(path: Path | None) -> Path:
+    from fflm.lm.model import latest_model
+
+    return path or latest_model(Path(), classifier=True)
+
+
+def _report(report: "Report") -> list[str]:
+    """Return figures as lines to read."""
+    lines = [describe(report.to_dict()), ""]
+    width = max(5, *(len(label) for label in report.labels))
+    lines.append(f"{'':{width}} precision  recall      F1   texts")
+    for columns in zip(report.labels, report.precision, report.recall, report.f1, report.support, strict=True):
+        lines.append("{:{width}} {:9.4f} {:7.4f} {:7.4f} {:7,}".format(*columns, width=width))
+    if len(report.labels) > CLASSES:
+        return [*lines, "", f"confusion of {len(report.labels)} classes: with --json"]
+    cell = max(7, *(len(label) + 1 for label in report.labels))
+    lines += ["", "confusion: a row a class, a column what it was taken for"]
+    lines.append(" " * width + "".join(f"{label:>{cell}}" for label in report.labels))
+    for label, row in zip(report.labels, report.confusion.tolist(), strict=True):
+        lines.append(f"{label:{width}}" + "".join(f"{count:{cell},}" for count in row))
+    return lines
+
+
+def _mistakes(mistakes: "list[Mistake]") -> list[str]:
+    if not mistakes:
+        return []
+    lines = ["", "the most confident mistakes"]
+    for mistake in mistakes:
+        text = mistake.text if len(mistake.text) <= 200 else f"{mistake.text[:200]}..."
+        lines.append(f"{mistake.probability:.4f} {mistake.predicted}, but {mistake.truth}: {text}")
+    return lines
