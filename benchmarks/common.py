@@ -38,7 +38,7 @@ SIZES = {  # words in the vocabulary, tokens of each part
 MEMORY_STEPS = 4
 """Steps in which memory is measured: from the second on everything is there."""
 
-TUNING = ("MALLOC_", "MKL_", "OMP_", "OPENBLAS_")
+TUNING = ("MALLOC_", "MKL_", "NUMBA_OPT", "OMP_", "OPENBLAS_")
 """Beginnings of the environment variables that change how fast the same code is."""
 
 

@@ -142,7 +142,7 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
         if self.validation:
             chosen = train_test_split(np.arange(len(numbers)), test_size=self.validation, stratify=strata, random_state=seed)
             parts = [(numbers[rows], targets[rows]) for rows in chosen]
-        self.scale_ = Scale.of(parts[0][0]) if self.normalise else None
+        self.scale_ = Scale.of([parts[0][0]]) if self.normalise else None
         train, *valid = (Rows(self._scaled(rows), wanted) for rows, wanted in parts)
         settings = TrainingSettings(
             epochs=self.epochs, batch_size=min(self.batch_size or len(train), len(train)), patience=self.patience if valid else 0,
@@ -218,7 +218,7 @@ class FeedforwardRegressor(RegressorMixin, Feedforward):  # type: ignore[misc]
         numbers, targets = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
         output = self._output("squared", "absolute")
         columns = targets.reshape(len(targets), -1).astype(np.float64)
-        self.target_scale_ = Scale.of(columns)
+        self.target_scale_ = Scale.of([columns])
         self._flat = targets.ndim == 1
         self._train(numbers, self.target_scale_.apply(columns), columns.shape[1], output, None)
         return self

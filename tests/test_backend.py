@@ -38,11 +38,13 @@ OUTPUT_SIZES = [
 LAYER_SIZES = [(1, 1, 1), (1, 7, 3), (3, 5, 2), (2, 1, 9), (17, 33, 70)]
 
 
-def test_waiting_threads_are_told_to_sleep_before_numba_can_start_them() -> None:
-    program = "import os, sys; import fflm.network.config; print(os.environ['OMP_WAIT_POLICY'], 'numba' in sys.modules)"
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert result.stdout == "passive False\n"
+@pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "passive"), ("NUMBA_OPT", "2")])
+def test_what_numba_and_its_threads_are_told_before_it_is_imported(name: str, value: str) -> None:
+    program = f"import os, sys; import fflm.network.config; print(os.environ[{name!r}], 'numba' in sys.modules)"
+    for own in ({}, {name: "1"}):  # unless the user has said something else
+        environment = {key: other for key, other in os.environ.items() if key != name} | own
+        result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        assert result.stdout == f"{own.get(name, value)} False\n"
 
 
 def test_scipy_is_whole_after_its_blas_was_loaded_alone() -> None:

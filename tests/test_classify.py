@@ -18,10 +18,11 @@ from fflm import FflmError, TextClassifier
 from fflm.classify.features import Reader, TextInput, Texts, read_lexicon
 from fflm.classify.metrics import Report
 from fflm.classify.reading import read_labelled
-from fflm.classify.train import ClassifierRun, _fit_scale, begin, default_path
+from fflm.classify.train import ClassifierRun, begin, default_path
 from fflm.text.corpus import Count, Share
 from fflm.text.tokenizer import Tokenizer
 from fflm.training.checkpoints import CHECKPOINT, CONFIG, WEIGHTS, load_arrays
+from fflm.training.examples import Scale
 from fflm.training.loop import Evaluation, Step
 
 
@@ -175,8 +176,9 @@ def test_features_by_hand() -> None:
         [0, 0, 1, 1, 0, 0, np.log(4)],
     ]
     np.testing.assert_allclose(rows, expected, rtol=1e-6)
-    reader.scale = _fit_scale(Texts(reader, *input.encode(texts, reader.vocabulary), np.zeros(5, np.int32)))
-    scaled, _ = Texts(reader, *input.encode(texts, reader.vocabulary), np.zeros(5, np.int32)).batch(np.arange(5))
+    examples = Texts(reader, *input.encode(texts, reader.vocabulary), np.zeros(5, np.int32))
+    reader.scale = Scale.of(rows for rows, _ in examples.in_order(2))
+    scaled, _ = examples.batch(np.arange(5))
     assert scaled.dtype == np.float32
     np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-6)
     np.testing.assert_allclose(scaled.std(0), np.asarray(expected).std(0) > 0, atol=1e-5)

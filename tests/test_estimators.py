@@ -30,7 +30,7 @@ PLAIN = {"optimizer": "sgd", "momentum": 0.9, "schedule": "constant", "clip": 0.
 
 def test_no_hidden_layer_is_multinomial_logistic_regression():
     features, classes = load_iris(return_X_y=True)
-    scaled = Scale.of(features).apply(features)
+    scaled = Scale.of([features]).apply(features)
     theirs = LogisticRegression(C=10.0, tol=1e-10, max_iter=10_000).fit(scaled, classes)
     decay = 1 / (10.0 * len(features))  # 1/2 |w|^2 to C times the sum of losses
     ours = FeedforwardClassifier((), **{**PLAIN, "weight_decay": decay}, rate=0.5, batch_size=None, epochs=3000)
@@ -42,7 +42,7 @@ def test_no_hidden_layer_is_multinomial_logistic_regression():
 def test_one_sigmoid_is_logistic_regression():
     features, classes = load_iris(return_X_y=True)
     classes = np.array(["other", "versicolor"])[(classes == 1).astype(int)]
-    scaled = Scale.of(features).apply(features)
+    scaled = Scale.of([features]).apply(features)
     theirs = LogisticRegression(C=10.0, tol=1e-10, max_iter=10_000).fit(scaled, classes)
     decay = 1 / (10.0 * len(features))
     ours = FeedforwardClassifier((), output="sigmoid", **{**PLAIN, "weight_decay": decay}, rate=0.5, batch_size=None, epochs=3000)
@@ -99,7 +99,7 @@ def test_early_stopping_keeps_the_best_weights():
 def test_features_are_brought_to_a_scale_and_back():
     generator = np.random.default_rng(0)
     numbers = np.hstack([generator.normal(1e6, 3, (50, 2)), np.full((50, 1), 0.1), np.zeros((50, 1))])
-    scale = Scale.of(numbers)
+    scale = Scale.of([numbers[:7], numbers[7:30], numbers[30:]])
     scaled = scale.apply(np.asfortranarray(numbers))
     assert scaled.flags.c_contiguous
     np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-8)

@@ -178,6 +178,11 @@ class Texts:
         """Return what the network reads of the texts at positions (B,), and their labels (B,)."""
         return self.reader.rows(self.ids, self.starts[positions], self.starts[positions + 1]), self.labels[positions]
 
+    def in_order(self, size: int = 256) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int32]]]:
+        """Yield `batch` of all texts, so many at a time."""
+        for low in range(0, len(self), size):
+            yield self.batch(np.arange(low, min(low + size, len(self))))
+
     def shuffled(self, batch_size: int, seed: int, epoch: int, start_batch: int = 0) -> Iterator[npt.NDArray[np.int64]]:
         """Yield the positions of an epoch in random order, as the function `shuffled` does."""
         return shuffled(len(self), batch_size, seed, epoch, start_batch)
@@ -243,10 +248,9 @@ class Reader:
         features[:, :counted] = cells.reshape(size, counted)
         for column, members in enumerate(self._members, counted):
             features[:, column] = np.bincount(rows, members[words], minlength=size)
-        present = counted + len(self.input.lexicon)
-        features[:, present : present + len(self.input.present)].clip(
-            max=1, out=features[:, present : present + len(self.input.present)]
-        )
+        first = counted + len(self.input.lexicon)
+        present = features[:, first : first + len(self.input.present)]
+        np.minimum(present, 1, out=present)
         if self.input.log_length:
             features[:, -1] = np.log1p(lengths)
         return features if self.scale is None else self.scale.apply(features).astype(np.float32)

@@ -22,9 +22,6 @@ from fflm.text.vocabulary import Vocabulary
 from fflm.training.checkpoints import CHECKPOINT, CONFIG, WEIGHTS, load_arrays
 from fflm.training.examples import Scale
 
-_ROWS = 256
-"""Texts at a time."""
-
 
 @dataclass(frozen=True)
 class Mistake:
@@ -143,10 +140,9 @@ def probabilities(
     With the classes' ``shares`` of the training set (C,), those that would hold if all were equally frequent: by Bayes' rule each
     is divided by its share (Menon et al. 2021, "Long-tail learning via logit adjustment", section 4.1).
     """
-    result = np.empty((len(texts), network.config.classes), np.float32)
-    for low in range(0, len(texts), _ROWS):
-        rows, _ = texts.batch(np.arange(low, min(low + _ROWS, len(texts))))
-        result[low : low + _ROWS] = network.predict(parameters, rows)
+    pieces = [np.empty((0, network.config.classes), np.float32)]
+    pieces += [network.predict(parameters, rows) for rows, _ in texts.in_order()]
+    result = np.concatenate(pieces)
     if shares is not None:
         result /= shares
         result /= result.sum(1, keepdims=True)

@@ -143,7 +143,7 @@ def begin(
     reader = Reader(input, vocabulary)
     examples = {name: _encode(part, labels, reader, name) for name, part in parts.items()}
     if input.input == "features":
-        reader.scale = _fit_scale(examples["train"])
+        reader.scale = Scale.of(rows for rows, _ in examples["train"].in_order())
     embeddings = None
     if vectors:
         embeddings = _embeddings(vectors, vocabulary)
@@ -336,17 +336,6 @@ def _encode(part: Labelled, labels: Sequence[str], reader: Reader, name: str) ->
         )
     ids, starts = reader.input.encode(part.texts, reader.vocabulary)
     return Texts(reader, ids, starts, np.array([places[label] for label in part.labels], np.int32))
-
-
-def _fit_scale(texts: Texts) -> Scale:
-    """Return the scale of the features of texts, a batch at a time: there may be too many for the memory."""
-    total = squares = 0.0
-    for low in range(0, len(texts), 1024):
-        rows = texts.batch(np.arange(low, min(low + 1024, len(texts))))[0].astype(np.float64)
-        total, squares = total + rows.sum(0), squares + (rows**2).sum(0)
-    mean = np.asarray(total) / len(texts)
-    deviation = np.sqrt(np.maximum(0, np.asarray(squares) / len(texts) - mean**2))
-    return Scale(mean, np.where(deviation > 1e-6, deviation, 1.0))
 
 
 def _embeddings(source: Path, vocabulary: Vocabulary) -> npt.NDArray[np.float32]:

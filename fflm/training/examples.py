@@ -1,6 +1,6 @@
 """Examples that lie in memory, and how their numbers are brought to a scale."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -54,9 +54,15 @@ class Scale:
         self.deviation = deviation
 
     @classmethod
-    def of(cls, numbers: npt.NDArray[Any]) -> "Scale":
-        """Fit to numbers (N, I)."""
-        mean, deviation = numbers.mean(0, dtype=np.float64), numbers.std(0, dtype=np.float64)
+    def of(cls, batches: Iterable[npt.NDArray[Any]]) -> "Scale":
+        """Fit to numbers, which come in batches (B, I); their moments are combined as in Chan, Golub and LeVeque 1983."""
+        count, mean, squares = 0, np.zeros(()), np.zeros(())
+        for numbers in batches:
+            own, total = numbers.mean(0, dtype=np.float64), count + len(numbers)
+            squares = squares + ((numbers - own) ** 2).sum(0) + (own - mean) ** 2 * (count * len(numbers) / total)
+            mean = mean + (own - mean) * (len(numbers) / total)
+            count = total
+        deviation = np.sqrt(squares / count)
         # a constant's deviation is not always 0: its mean is rounded
         constant = deviation <= 1e-12 * np.maximum(np.abs(mean), np.finfo(np.float64).tiny)
         return cls(mean, np.where(constant, 1.0, deviation))
