@@ -22,6 +22,6 @@ def test_every_command_parses(line):
     parse(line)
 
 
-def test_the_python_example_compiles():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_the_python_examples_compile(code):
     compile(code, "README.md", "exec")
