@@ -32,6 +32,7 @@ from fflm.network.parameters import Parameters
 from fflm.text.corpus import Share
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import load_checkpoint, save_checkpoint
+from fflm.training.examples import Rows
 from fflm.training.loop import Step, Trainer
 from fflm.training.settings import TrainingSettings
 
@@ -65,6 +66,11 @@ def launches():
     backend.clear(one)
     backend.gather(one, np.zeros((2, 2), np.int32), (1, 1), one)
     backend.scatter_add(np.zeros((2, 2), np.int32), (1, 1), one, one)
+    words = np.zeros((2, 4), np.int32)
+    backend.mean_pool(one, words, one)
+    backend.mean_pool_backward(words, one, one)
+    backend.max_pool(one, words, one, words[:, :3].copy())
+    backend.max_pool_backward(words[:, :3].copy(), one, one)
     backend.put_rows(one, ids, one)
     backend.dropout(one, Dropout(0.5, 1, 2, 3), 0, one)
     backend.affine(one, one, two, "tanh", one[:, :2].copy())
@@ -75,6 +81,7 @@ def launches():
     backend.output_losses(one, one, two, ids, ids, two)
     backend.output_gradients(one, one, two, ids, 0.0, 0.0, 1.0, 0.0, two, one, one, two)
     backend.nce_gradients(one, one, two, ids, two, 1.0, 0.0, two, one, one, two)
+    backend.unit_losses(one, one, "sigmoid", 1.0, two, one)
     backend.log_probabilities(one, one, two, one[:, :2].copy())
     backend.clip_factor([one, row], 1.0, np.ones(1, np.float32))
     numbers = {"scale": np.ones(1, np.float32), "l2": 0.0, "rate": 0.1}
@@ -151,6 +158,12 @@ RUNS = {
     "bands": ({"bands": (20, 60)}, {"optimizer": "adagrad"}),
     "sampled": ({}, {"loss": "sampled", "samples": 30, "exact_end": 0.2}),
     "nce": ({"hidden": ()}, {"loss": "nce", "samples": 30, "optimizer": "sgd", "momentum": 0.9, "rate": 0.5}),
+    "mean of words": ({"input": "mean", "averages": (), "outputs": 4, "embedding_dropout": 0.2}, {"optimizer": "adagrad"}),
+    "maximum of words": ({"input": "max", "averages": (), "outputs": 4, "hidden": ()}, {}),
+    "numbers": (
+        {"input": "numbers", "numbers": 5, "averages": (), "outputs": 2, "output": "sigmoid"},
+        {"optimizer": "sgd", "rate": 0.5},
+    ),
 }
 
 
@@ -162,9 +175,17 @@ def gpu_backend():
 def steps(backend, changes, settings):
     """Return losses and parameters after twenty steps."""
     config = dataclasses.replace(NETWORK, **changes)
-    windows = Windows(TEXT, config.context, padding=config.vocabulary)
+    examples = Windows(TEXT, config.context, padding=config.vocabulary)
+    if config.input in ("mean", "max"):
+        texts = np.where(
+            np.arange(4) < np.arange(len(TEXT))[:, None] % 5, np.stack([np.roll(TEXT, k).astype(int) for k in range(4)], 1), -1
+        )
+        examples = Rows(texts.astype(np.int32), (TEXT % 4).astype(np.int32))
+    elif config.input == "numbers":
+        numbers = np.random.default_rng(0).normal(size=(len(TEXT), 5)).astype(np.float32)
+        examples = Rows(numbers, (numbers[:, :2] > 0).astype(np.float32))
     parameters = Parameters.random(config, 1)
-    trainer = Trainer(Network(config, backend), parameters, windows, None, dataclasses.replace(SETTINGS, **settings))
+    trainer = Trainer(Network(config, backend), parameters, examples, None, dataclasses.replace(SETTINGS, **settings))
     losses = [event.loss for event, _ in zip(trainer.run(), range(20), strict=False) if isinstance(event, Step)]
     return losses, {name: backend.download(array) for name, array in trainer.parameters.items()}
 
