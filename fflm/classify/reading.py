@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 from fflm.errors import FflmError
 from fflm.text.reading import read_chunks
@@ -25,6 +25,11 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def take(self, rows: Iterable[int]) -> Self:
+        """Return those of some rows."""
+        texts, labels = zip(*((self.texts[row], self.labels[row]) for row in rows), strict=True)
+        return type(self)(list(texts), list(labels))
 
 
 def read_labelled(

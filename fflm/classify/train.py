@@ -28,7 +28,7 @@ from fflm.text.corpus import Count, HeldOut, Share
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary
 from fflm.training.checkpoints import CHECKPOINT, CONFIG, load_arrays, save_arrays
-from fflm.training.examples import Scale
+from fflm.training.examples import Rows, Scale
 from fflm.training.loop import Examples, Losses, Trainer
 from fflm.training.run import Run, check_size
 from fflm.training.settings import TrainingSettings
@@ -279,20 +279,7 @@ class ClassifierRun(Run):
 
     def _smallest(self, config: NetworkConfig) -> tuple[NetworkConfig, Examples]:
         config = dataclasses.replace(config, embedding=1, hidden=(1,) * len(config.hidden))
-        return config, _One(self.examples["train"])
-
-
-class _One:
-    """The first of some texts."""
-
-    def __init__(self, texts: Texts) -> None:
-        self.batch, self.counts = texts.batch, texts.counts
-
-    def __len__(self) -> int:
-        return 1
-
-    def shuffled(self, batch_size: int, seed: int, epoch: int, start_batch: int) -> Any:
-        return iter([np.zeros(1, np.int64)])
+        return config, Rows(*self.examples["train"].batch(np.zeros(1, np.int64)))
 
 
 def _parts(
@@ -309,7 +296,7 @@ def _parts(
         own = order[places[order] == class_]
         ranks[own] = (np.arange(len(own)) + generator.uniform()) / len(own)
     order = np.argsort(ranks, kind="stable")
-    parts, taken = {}, 0
+    parts = {}
     for name, part in held_out.items():
         if part is None:
             continue
@@ -317,15 +304,13 @@ def _parts(
             parts[name] = read_labelled(part, **reading)
             continue
         count = round(part.value * len(everything)) if isinstance(part, Share) else part.tokens
-        chosen = np.sort(order[taken : taken + count])
-        taken += count
-        if not 0 < count <= len(everything) - taken + count or taken >= len(everything):
+        if not 0 < count < len(order):
             raise FflmError(
                 f"there are {len(everything)} texts, too few to hold out {count} for --{name}: give more, or --{name} 0"
             )
-        parts[name] = Labelled([everything.texts[row] for row in chosen], [everything.labels[row] for row in chosen])
-    rest = np.sort(order[taken:])
-    return {"train": Labelled([everything.texts[row] for row in rest], [everything.labels[row] for row in rest]), **parts}
+        chosen, order = order[:count], order[count:]
+        parts[name] = everything.take(np.sort(chosen))
+    return {"train": everything.take(np.sort(order)), **parts}
 
 
 def _encode(part: Labelled, labels: Sequence[str], reader: Reader, name: str) -> Texts:

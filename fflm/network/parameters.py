@@ -134,9 +134,9 @@ class Parameters:
         """
         for name, shape in shapes(config).items():
             if name not in arrays:
-                raise FflmError(f"the model is damaged: its weights lack {name!r}")
+                raise FflmError(f"the weights are not this network's: they lack {name!r}")
             if arrays[name].shape != shape:
-                raise FflmError(f"the model is damaged: {name!r} has the shape {arrays[name].shape}, not {shape}")
+                raise FflmError(f"the weights are not this network's: {name!r} has the shape {arrays[name].shape}, not {shape}")
         layers = range(len(config.hidden))
         return cls(
             arrays.get("embeddings"),
