@@ -1,4 +1,4 @@
-"""Claim: a text classifier is as right as fastText's, trained on the same words of the same texts, and as fast.
+"""Claim: a text classifier is at least as right as fastText's, trained on the same words of the same texts; beside that, its time.
 
 Two data sets, neither of them part of the repository:
 
@@ -47,8 +47,6 @@ SENTENCES = 40_000
 """Of each of the two texts."""
 
 EPOCHS, THREADS, ROUNDS = 5, 2, 3
-DEMANDED = 0.99
-"""So much of fastText's accuracy and macro F1, at least."""
 
 
 def docstrings(package: str) -> Iterator[tuple[str, str]]:
@@ -223,8 +221,7 @@ def main() -> None:
                 f"{what}: {ratios['accuracy']:.4f} of its accuracy, {ratios['macro_f1']:.4f} of its macro F1, "
                 f"{ratios['train_seconds']:.2f} of its time to train, {ratios['texts_per_second']:.2f} of its rate of prediction"
             )
-            missed += [f"{what}: {key}" for key in ("accuracy", "macro_f1") if ratios[key] < DEMANDED]
-            missed += [f"{what}: time"] if ratios["train_seconds"] > 1 else []
+            missed += [f"{what}: {key}" for key in ("accuracy", "macro_f1") if ratios[key] < 1]
     versions = {"fasttext": version("fasttext-wheel") if fasttext else None}
     record(
         "classify",

@@ -40,7 +40,7 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     hidden
-        Sizes of the hidden layers; none for linear and logistic regression.
+        Sizes of the hidden layers, or that of the only one; none for linear and logistic regression.
     activation
         Of the hidden layers.
     output
@@ -77,7 +77,7 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        hidden: Sequence[int] = (100,),
+        hidden: Sequence[int] | int = (100,),
         activation: Activation = "relu",
         *,
         output: Output | None = None,
@@ -134,9 +134,10 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
     ) -> None:
         """Train on features (N, I) and what the network is to put out, ``strata`` (N,) in proportion in the validation set."""
         seed = int(check_random_state(self.random_state).randint(2**31))
+        hidden = tuple(np.atleast_1d(self.hidden).tolist())
         self.config_ = NetworkConfig.feedforward(
-            numbers.shape[1], tuple(self.hidden), outputs, activation=self.activation, residual=self.residual,
-            dropout=self.dropout, embedding_dropout=self.input_dropout, output=output,
+            numbers.shape[1], hidden, outputs, activation=self.activation, residual=self.residual, dropout=self.dropout,
+            embedding_dropout=self.input_dropout, output=output,
         )  # fmt: skip
         parts = [(numbers, targets)]
         if self.validation:
@@ -145,7 +146,8 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
         self.scale_ = Scale.of([parts[0][0]]) if self.normalise else None
         train, *valid = (Rows(self._scaled(rows), wanted) for rows, wanted in parts)
         settings = TrainingSettings(
-            epochs=self.epochs, batch_size=min(self.batch_size or len(train), len(train)), patience=self.patience if valid else 0,
+            epochs=self.epochs, patience=self.patience,
+            batch_size=len(train) if self.batch_size is None else min(self.batch_size, len(train)),
             optimizer=self.optimizer, rate=self.rate, momentum=self.momentum, nesterov=self.nesterov,
             weight_decay=self.weight_decay, schedule=self.schedule, clip=self.clip, seed=seed,
         )  # fmt: skip
@@ -192,7 +194,7 @@ class FeedforwardClassifier(ClassifierMixin, Feedforward):  # type: ignore[misc]
         labels: npt.NDArray[Any] = self.classes_[places]
         return labels
 
-    @available_if(lambda self: self.output != "hinge")  # type: ignore[untyped-decorator]
+    @available_if(lambda self: not _has_margins(self))  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
         """Return the probability of each class (N, C), in the order of ``classes_``."""
         outputs = self._outputs(X)
@@ -200,6 +202,18 @@ class FeedforwardClassifier(ClassifierMixin, Feedforward):  # type: ignore[misc]
             outputs = np.hstack([1 - outputs, outputs])
         probabilities: npt.NDArray[np.float64] = outputs / outputs.sum(1, keepdims=True)
         return probabilities
+
+    @available_if(lambda self: _has_margins(self))  # type: ignore[untyped-decorator]
+    def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
+        """Return the scores of ``hinge``, (N, C), or (N,) of the second of two classes; those above 0 are of the class."""
+        outputs = self._outputs(X)
+        return outputs.reshape(-1) if outputs.shape[1] == 1 else outputs
+
+
+def _has_margins(classifier: FeedforwardClassifier) -> bool:
+    """Whether a classifier, as it was fitted or is to be, has scores and no probabilities."""
+    output = classifier.config_.output if hasattr(classifier, "config_") else classifier.output
+    return bool(output == "hinge")
 
 
 class FeedforwardRegressor(RegressorMixin, Feedforward):  # type: ignore[misc]

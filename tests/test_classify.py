@@ -15,9 +15,10 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 
 import fflm
 from fflm import FflmError, TextClassifier
-from fflm.classify.features import Reader, TextInput, Texts, read_lexicon
+from fflm.classify.features import Reader, Texts, count_words, encode, read_lexicon
 from fflm.classify.metrics import Report
 from fflm.classify.reading import read_labelled
+from fflm.classify.settings import TextInput
 from fflm.classify.train import ClassifierRun, begin, default_path
 from fflm.text.corpus import Count, Share
 from fflm.text.tokenizer import Tokenizer
@@ -76,6 +77,20 @@ def test_a_field_of_csv_may_have_newlines_and_become_one_line(tmp_path: Path) ->
     assert found.texts == ["one two three", "four"]
 
 
+def test_each_file_of_a_folder_has_a_format_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("1.csv", "2.csv"):
+        (folder / name).write_text("text,label\none,a\n")
+    (folder / "3.txt").write_text("__label__b two\n__label__c\tthree\n")
+    write(folder / "4.tsv", [("d", "four")])
+    found = read_labelled([folder])
+    assert list(zip(found.labels, found.texts, strict=True)) == [("a", "one")] * 2 + [("b", "two"), ("c", "three"), ("d", "four")]
+    (folder / "4.tsv").write_text("d\tfour\nfive\n")
+    with pytest.raises(FflmError, match=r"4\.tsv, line 2 has no tab"):
+        read_labelled([folder])
+
+
 def test_a_long_line_is_one_text(tmp_path: Path) -> None:
     text = "word " * 200_000 + "end"
     write(tmp_path / "a.tsv", [("a", text), ("b", "short")])
@@ -95,6 +110,8 @@ def test_a_long_line_is_one_text(tmp_path: Path) -> None:
         ("label,text\na\n", {"format": "csv"}, "line 2 has too few columns"),
         ('label,text\na,"x\n', {"format": "csv"}, "is no CSV"),
         ("a\tx\n", {"format": "xml"}, "unknown format 'xml': choose one of auto, tab"),
+        ("label,text\na,x,y\n", {"format": "csv"}, "line 2 has too many columns: quote a text that holds commas"),
+        ("label,text,text\na,x,y\n", {"format": "csv"}, "several columns 'text'"),
     ],
 )
 def test_what_cannot_be_read(tmp_path: Path, content: str, options: dict, message: str) -> None:
@@ -123,9 +140,9 @@ def test_words_and_bigrams_are_those_of_a_naive_count(texts: list[str], new: lis
     if not counts:
         return
     input = TextInput(bigrams=True)
-    vocabulary = input.vocabulary(texts, 1, None)
+    vocabulary = count_words(input, texts, 1, None)
     assert dict(zip(vocabulary.words[1:], vocabulary.counts[1:], strict=True)) == counts
-    ids, starts = input.encode([*texts, *new], vocabulary)
+    ids, starts = encode(input, [*texts, *new], vocabulary)
     for row, text in enumerate([*texts, *new]):
         tokens, expected = tokenizer.tokens(text), []
         for place, token in enumerate(tokens):
@@ -140,9 +157,9 @@ LEXICON = {"positive": ["good", "great"], "negative": ["bad", "unseen"]}
 
 
 def rows_of(input: TextInput, texts: list[str] = TEXTS) -> tuple[np.ndarray, Reader]:
-    vocabulary = input.vocabulary(TEXTS, 1, None)
+    vocabulary = count_words(input, TEXTS, 1, None)
     reader = Reader(input, vocabulary)
-    examples = Texts(reader, *input.encode(texts, vocabulary), np.zeros(len(texts), np.int32))
+    examples = Texts(reader, *encode(input, texts, vocabulary), np.zeros(len(texts), np.int32))
     return examples.batch(np.arange(len(texts)))[0], reader
 
 
@@ -176,7 +193,7 @@ def test_features_by_hand() -> None:
         [0, 0, 1, 1, 0, 0, np.log(4)],
     ]
     np.testing.assert_allclose(rows, expected, rtol=1e-6)
-    examples = Texts(reader, *input.encode(texts, reader.vocabulary), np.zeros(5, np.int32))
+    examples = Texts(reader, *encode(input, texts, reader.vocabulary), np.zeros(5, np.int32))
     reader.scale = Scale.of(rows for rows, _ in examples.in_order(2))
     scaled, _ = examples.batch(np.arange(5))
     assert scaled.dtype == np.float32
@@ -201,7 +218,10 @@ def test_lexicons_are_read(tmp_path: Path) -> None:
         ({"input": "features"}, "give --counts, --lexicon"),
         ({"counts": 5}, "give --input features"),
         ({"input": "window", "bigrams": True}, "bigrams have no place in a window"),
-        ({"length": 0}, "length 0 is too small"),
+        ({"length": 0}, "length 0 is out of range: give 1 to 1,000,000 words"),
+        ({"length": 10**20}, "is out of range"),
+        ({"input": "features", "present": ("",)}, "'' is not a word as the tokenizer splits them"),
+        ({"input": "features", "lexicon": {"a": ["two words"]}}, "'two words' is not a word"),
     ],
 )
 def test_inputs_that_make_no_sense(fields: dict, message: str) -> None:
@@ -277,6 +297,15 @@ def test_mistakes_are_the_most_confident_first(data: Path, tmp_path: Path) -> No
     assert (mistakes[0].predicted, mistakes[0].truth) == ("good", "bad")
     with pytest.raises(FflmError, match="does not know the label 'ugly', only bad, good"):
         classifier.evaluate(["x"], ["ugly"])
+
+
+@pytest.mark.parametrize("input", ["mean", "max", "window", "features"])
+def test_texts_without_words(tmp_path: Path, input: str) -> None:
+    write(tmp_path / "a.tsv", [("a", ""), ("b", "x"), ("a", ""), ("b", "y x"), ("a", "")])
+    classifier = fflm.train_classifier(
+        tmp_path / "a.tsv", tmp_path / "m", valid=None, batch_size=1, input=input, counts=5 if input == "features" else 0
+    )
+    assert classifier.predict(["", "x"]) == ["a", "b"]
 
 
 def test_held_out_texts_are_of_each_class_in_proportion(tmp_path: Path) -> None:
@@ -376,11 +405,17 @@ def test_vectors_are_taken_and_may_be_frozen(data: Path, tmp_path: Path) -> None
     ("rows", "options", "message"),
     [
         ([("a", "x"), ("a", "y")], {"valid": None}, "all texts have the label 'a'"),
-        ([("a", "x"), ("b", "y")], {}, "there are 2 texts, too few to hold out 0 for --valid"),
-        ([("a", "x"), ("b", "y")], {"valid": Count(5)}, "too few to hold out 5 for --valid"),
+        ([("a", "x"), ("b", "y")], {}, "there are 2 texts, 0 of them cannot be held out for --valid"),
+        ([("a", "x"), ("b", "y")], {"valid": Count(5)}, "5 of them cannot be held out for --valid"),
         ([("a", "x"), ("b", "y")], {"valid": None, "frozen": True}, "only embeddings that are given can be frozen"),
         ([("a", "x"), ("b", "y")], {"valid": None, "colour": "red"}, "unknown settings: colour"),
-        ([("a", ""), ("b", "")], {"valid": None}, "no word is seen 1 times in train"),
+        ([("a", ""), ("b", "")], {"valid": None}, "the texts have no words"),
+        ([("a", "x"), ("b", "y")], {"valid": None, "epochs": 1.5}, "epochs 1.5 is no whole number"),
+        (
+            [("a", "x"), ("b", "y")],
+            {"valid": None, "input": "features", "counts": 1, "vectors": Path("v")},
+            "features have no embeddings",
+        ),
         ([("a", "x"), ("b", "y")], {"valid": None, "loss": "nce"}, "unknown settings: loss"),
         ([("a", "x"), ("b", "y")], {"valid": None, "rate": -1.0}, "rate -1.0 is out of range"),
     ],
@@ -390,6 +425,13 @@ def test_what_cannot_be_trained(tmp_path: Path, rows: list, options: dict, messa
     with pytest.raises(FflmError, match=message):
         begin([tmp_path / "a.tsv"], tmp_path / "m", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tsv"]
+
+
+def test_the_only_text_of_a_class_stays_for_training(tmp_path: Path) -> None:
+    rows = [("a", f"x{number}") for number in range(9)] + [("b", "y")]
+    for seed in range(1, 9):
+        run_ = begin([write(tmp_path / "a.tsv", rows)], tmp_path / "m", overwrite=True, valid=Share(0.5), seed=seed)
+        assert run_.examples["train"].counts(2)[1] == 1
 
 
 def test_a_label_that_training_lacks(data: Path, tmp_path: Path) -> None:
@@ -467,7 +509,10 @@ def test_language_models_and_classifiers_are_told_apart(data: Path, tmp_path: Pa
         (("missing.tsv",), "cannot read missing.tsv"),
         (("{data}", "--counts", "5"), "give --input features"),
         (("{data}", "--resume", "x", "--rate", "1"), "leave out INPUTS, --rate"),
-        (("{data}", "--valid", "5000"), "too few to hold out 5000 for --valid"),
+        (("{data}", "--valid", "5000"), "5000 of them cannot be held out for --valid"),
+        (("{data}", "--valid", ""), "a held-out part has an empty name"),
+        (("{data}", "--vectors", "v", "--embedding", "5"), "leave out --embedding"),
+        (("--resume", "nowhere"), "train one with `fflm classify train`"),
         (("{data}", "--vectors", "nowhere"), "cannot read nowhere"),
     ],
 )

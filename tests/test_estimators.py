@@ -115,8 +115,22 @@ def test_several_numbers_are_predicted_together():
     assert model.score(features, wanted) > 0.99
 
 
-def test_hinge_has_no_probabilities():
-    assert not hasattr(FeedforwardClassifier(output="hinge"), "predict_proba")
+def test_hinge_has_scores_and_no_probabilities():
+    features, classes = load_iris(return_X_y=True)
+    model = FeedforwardClassifier(output="hinge", epochs=3, random_state=0)
+    assert not hasattr(model, "predict_proba")
+    scores = model.fit(features, classes).decision_function(features)
+    assert (model.predict(features) == scores.argmax(1)).all()
+    two = model.fit(features[:100], classes[:100])
+    assert (two.predict(features[:100]) == (two.decision_function(features[:100]) > 0)).all()
+    two.set_params(output="softmax")  # it is as it was fitted
+    assert not hasattr(two, "predict_proba")
+    assert not hasattr(FeedforwardClassifier(), "decision_function")
+
+
+def test_the_size_of_the_only_hidden_layer():
+    features, classes = load_iris(return_X_y=True)
+    assert FeedforwardClassifier(np.int64(7), epochs=1).fit(features, classes).config_.hidden == (7,)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +139,13 @@ def test_hinge_has_no_probabilities():
         ({"output": "squared"}, "no output 'squared': choose one of softmax, sigmoid, hinge"),
         ({"activation": "tahn"}, "unknown activation 'tahn'"),
         ({"hidden": (0,)}, "hidden 0 is too small"),
+        ({"hidden": (2.5,)}, "hidden 2.5 is no whole number"),
+        ({"hidden": "abc"}, "hidden 'abc' is no whole number"),
+        ({"epochs": 1.5}, "epochs 1.5 is no whole number"),
+        ({"batch_size": 0}, "batch size 0 is out of range"),
+        ({"patience": -1}, "patience -1 is out of range"),
+        ({"rate": "x"}, "rate 'x' is no number"),
+        ({"dropout": "x"}, "dropout x is out of range"),
         ({"rate": -1.0}, "rate -1.0 is out of range"),
         ({"rate": 1e300, "optimizer": "sgd", "clip": 0.0}, "training does not converge"),
     ],

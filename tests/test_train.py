@@ -19,7 +19,8 @@ from rich.console import Console
 
 import fflm as library
 from fflm.backend.protocol import ACTIVATIONS
-from fflm.cli.train import VIEW, watch
+from fflm.cli.train import VIEW
+from fflm.cli.watching import watch
 from fflm.errors import FflmError
 from fflm.lm.model import VOCABULARY, LanguageModel, latest_model
 from fflm.lm.scoring import score_part

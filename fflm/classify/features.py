@@ -1,14 +1,13 @@
 """What a network reads of a text: words to be pooled or concatenated, or numbers made of them."""
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fflm.classify.settings import TextInput
 from fflm.errors import FflmError
 from fflm.files import clear_errors
 from fflm.shuffling import shuffled
@@ -17,133 +16,57 @@ from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary
 from fflm.training.examples import Scale
 
-InputName = Literal["mean", "max", "window", "features"]
 
-MAX_WORDS = 200_000
-"""Words and bigrams of the largest vocabulary, if nobody says."""
+def count_words(input: TextInput, texts: Sequence[str], min_count: int, max_size: int | None) -> Vocabulary:
+    """Return the words of texts, and those that features name, as a vocabulary."""
+    numbers, types = _number(input.tokenizer, texts)
+    words = numbers[numbers > 0]
+    counts = dict(zip(types, np.bincount(words, minlength=len(types)).tolist(), strict=True))
+    del counts[types[0]]  # the line end
+    if not counts:
+        raise FflmError("the texts have no words: give a text after each label")
+    if input.bigrams:
+        pairs, pair_counts = np.unique(_pairs(numbers, len(types)), return_counts=True)
+        frequent = pair_counts >= max(min_count, 2)  # most occur once and say nothing
+        for pair, count in zip(pairs[frequent].tolist(), pair_counts[frequent].tolist(), strict=True):
+            if pair >= 0:
+                counts[f"{types[pair // len(types)]} {types[pair % len(types)]}"] = count
+    found = Vocabulary.from_counts(counts, ends=False, min_count=min_count, max_size=max_size)
+    named = [input.tokenizer.normalize(word) for words in (*input.lexicon.values(), input.present) for word in words]
+    missing = [word for word in dict.fromkeys(named) if word not in found]
+    if not missing:
+        return found
+    rule = f"{found.rule}, and {len(missing)} that features name"
+    return Vocabulary(
+        [*found.words, *missing], [*found.counts, *(counts.get(word, 0) for word in missing)], ends=False, rule=rule
+    )
 
 
-@dataclass(frozen=True)
-class TextInput:
-    """How a text becomes what a network reads.
+def encode(input: TextInput, texts: Sequence[str], vocabulary: Vocabulary) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Return the ids of the texts' words, one text after another (T,), and where each begins and the last ends (N + 1,)."""
+    numbers, types = _number(input.tokenizer, texts)
+    ids = vocabulary.encode(types)[numbers]
+    ends = numbers == 0
+    ids[ends] = -1
+    if input.bigrams:
+        ids = np.stack([ids, _Bigrams(vocabulary).ids(ids)], 1).reshape(-1)
+        ends = np.repeat(ends, 2)
+        ends[1::2] = False
+        kept = ends | (ids >= 0)
+        ids, ends = ids[kept], ends[kept]
+    places = np.flatnonzero(ends)
+    starts = np.concatenate([[0], places - np.arange(len(places))])
+    return np.ascontiguousarray(ids[~ends]), starts.astype(np.int64)
 
-    Attributes
-    ----------
-    input
-        ``mean`` or ``max``: the embeddings of its words, pooled. ``window``: those of its first ``length`` words, concatenated,
-        with padding after a shorter text. ``features``: numbers, which the other attributes name.
-    tokenizer
-        What splits the text.
-    length
-        Words that are read, from the beginning; None for all, or for the first 50 of ``window``.
-    bigrams
-        Whether two words that follow each other are a word, too (Joulin et al. 2017, section 2.1).
-    counts
-        So many of the most frequent words are counted, a feature each.
-    lexicon
-        Categories, and the words of each: a feature is how many of a text's words are in a category.
-    present
-        Words whose presence is a feature, 1 or 0.
-    log_length
-        Whether the logarithm of one more than the number of words is a feature.
 
-    Raises
-    ------
-    FflmError
-        If they make no sense together.
-    """
-
-    input: InputName = "mean"
-    tokenizer: Tokenizer = field(default_factory=Tokenizer)
-    length: int | None = None
-    bigrams: bool = False
-    counts: int = 0
-    lexicon: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    present: tuple[str, ...] = ()
-    log_length: bool = False
-
-    def __post_init__(self) -> None:
-        if self.input not in get_args(InputName):
-            raise FflmError(f"unknown input {self.input!r}: choose one of {', '.join(get_args(InputName))}")
-        if self.length is not None and self.length < 1:
-            raise FflmError(f"length {self.length} is too small: give at least 1")
-        if self.counts < 0:
-            raise FflmError(f"counts {self.counts} is too small: give a number of words, or 0")
-        given = self.counts or self.lexicon or self.present or self.log_length
-        if self.input == "features" and not given:
-            raise FflmError("the input is features, but none is given: give --counts, --lexicon, --present or --log-length")
-        if self.input != "features" and given:
-            raise FflmError(
-                f"counts, lexicons, presence and length are features, the input is {self.input}: give --input features"
-            )
-        if self.input == "window" and self.bigrams:
-            raise FflmError("bigrams have no place in a window of words: leave them out, or choose another input")
-
-    @property
-    def window(self) -> int:
-        """Words of the input ``window``."""
-        return self.length or 50
-
-    @property
-    def names(self) -> list[str]:
-        """What the features are but for the counts, in their order, which follow them."""
-        return [*self.lexicon, *(f"has {word}" for word in self.present), *(["log length"] if self.log_length else [])]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the attributes as JSON values."""
-        return {**dataclasses.asdict(self), "lexicon": {name: list(words) for name, words in self.lexicon.items()}}
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Make an input from `to_dict`'s result."""
-        return cls(**{**fields, "tokenizer": Tokenizer(**fields["tokenizer"]), "present": tuple(fields["present"])})
-
-    def vocabulary(self, texts: Sequence[str], min_count: int, max_size: int | None) -> Vocabulary:
-        """Return the words of texts, and those that features name, as a vocabulary."""
-        numbers, types = self._number(texts)
-        words = numbers[numbers > 0]
-        counts = dict(zip(types, np.bincount(words, minlength=len(types)).tolist(), strict=True))
-        del counts[types[0]]  # the line end
-        if self.bigrams:
-            pairs, pair_counts = np.unique(_pairs(numbers, len(types)), return_counts=True)
-            frequent = pair_counts >= max(min_count, 2)  # most occur once and say nothing
-            for pair, count in zip(pairs[frequent].tolist(), pair_counts[frequent].tolist(), strict=True):
-                if pair >= 0:
-                    counts[f"{types[pair // len(types)]} {types[pair % len(types)]}"] = count
-        found = Vocabulary.from_counts(counts, ends=False, min_count=min_count, max_size=max_size)
-        named = [self.tokenizer.normalize(word) for words in (*self.lexicon.values(), self.present) for word in words]
-        missing = [word for word in dict.fromkeys(named) if word not in found]
-        if not missing:
-            return found
-        rule = f"{found.rule}, and {len(missing)} that features name"
-        return Vocabulary(
-            [*found.words, *missing], [*found.counts, *(counts.get(word, 0) for word in missing)], ends=False, rule=rule
-        )
-
-    def encode(self, texts: Sequence[str], vocabulary: Vocabulary) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Return the ids of the texts' words, one text after another (T,), and where each begins and the last ends (N + 1,)."""
-        numbers, types = self._number(texts)
-        ids = vocabulary.encode(types)[numbers]
-        ends = numbers == 0
-        ids[ends] = -1
-        if self.bigrams:
-            ids = np.stack([ids, _Bigrams(vocabulary).ids(ids)], 1).reshape(-1)
-            ends = np.repeat(ends, 2)
-            ends[1::2] = False
-            kept = ends | (ids >= 0)
-            ids, ends = ids[kept], ends[kept]
-        places = np.flatnonzero(ends)
-        starts = np.concatenate([[0], places - np.arange(len(places))])
-        return np.ascontiguousarray(ids[~ends]), starts.astype(np.int64)
-
-    def _number(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], list[str]]:
-        """Return the texts' tokens as numbers, one text after another with a 0 at each end, and the tokens of the numbers."""
-        numbering = Numbering(self.tokenizer)
-        pieces = [np.empty(0, np.uint32)]
-        for low in range(0, len(texts), 4096):
-            chunk = "".join(text + "\n" for text in texts[low : low + 4096])
-            pieces.append(numbering.number(self.tokenizer.normalize(chunk))[1])
-        return np.concatenate(pieces).astype(np.int64), numbering.types()
+def _number(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Return the texts' tokens as numbers, one text after another with a 0 at each end, and the tokens of the numbers."""
+    numbering = Numbering(tokenizer)
+    pieces = [np.empty(0, np.uint32)]
+    for low in range(0, len(texts), 4096):
+        chunk = "".join(text + "\n" for text in texts[low : low + 4096])
+        pieces.append(numbering.number(tokenizer.normalize(chunk))[1])
+    return np.concatenate(pieces).astype(np.int64), numbering.types()
 
 
 class Texts:
@@ -154,7 +77,7 @@ class Texts:
     reader
         What turns them into rows.
     ids, starts
-        As `TextInput.encode` returns them.
+        As `encode` returns them.
     labels
         (N,) int32 classes.
     """

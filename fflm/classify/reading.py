@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Self, get_args
 
 from fflm.errors import FflmError
-from fflm.text.reading import read_chunks
+from fflm.text.reading import files, read_chunks
 
 Format = Literal["auto", "tab", "csv", "fasttext"]
 
@@ -65,15 +65,13 @@ def read_labelled(
         raise FflmError(f"unknown format {format!r}: choose one of {', '.join(get_args(Format))}")
     texts: list[str] = []
     labels: list[str] = []
-    for source in sources:
-        lines = _lines([source], encoding, errors)
+    for path in chain.from_iterable([source] if str(source) == "-" else files(Path(source)) for source in sources):
+        lines, name = _lines([path], encoding, errors), "standard input" if str(path) == "-" else str(path)
         first = next(lines, "")
-        found = _guess(str(source), first) if format == "auto" else format
+        found = _guess(name, first) if format == "auto" else format
         lines = chain([first], lines)
-        if found == "csv":
-            pairs = _read_csv(lines, str(source), text_column, label_column)
-        else:
-            pairs = _read_lines(lines, str(source), found)
+        columns = text_column, label_column
+        pairs = _read_csv(lines, name, *columns) if found == "csv" else _read_lines(lines, name, found)
         for label, text in pairs:
             labels.append(label)
             texts.append(" ".join(text.split()) if "\n" in text or "\r" in text else text)
@@ -106,13 +104,14 @@ def _read_lines(lines: Iterable[str], source: str, format: Format) -> Iterator[t
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        label, separator, text = line.strip("\n").partition("\t" if format == "tab" else " ")
+        label, separator, text = line.strip("\n").partition("\t")
         if format == "fasttext":
+            label, text = [*line.split(maxsplit=1), ""][:2]
             if not label.startswith(PREFIX):
                 raise FflmError(f"{source}, line {number} does not begin with {PREFIX}: mend it, or give another --format")
             if text.startswith(PREFIX):
                 raise FflmError(f"{source}, line {number} has several labels: give each text one")
-            label = label.removeprefix(PREFIX)
+            label, text = label.removeprefix(PREFIX), text.strip("\n")
         elif not separator:
             raise FflmError(f"{source}, line {number} has no tab: write a label, a tab, a text, or give another --format")
         if not label.strip():
@@ -129,11 +128,15 @@ def _read_csv(lines: Iterable[str], source: str, text_column: str, label_column:
         for option, column in (("--text-column", text_column), ("--label-column", label_column)):
             if column not in names:
                 raise FflmError(f"{source} has no column {column!r}, but {', '.join(names)}: name one with {option}")
+            if names.count(column) > 1:
+                raise FflmError(f"{source} has several columns {column!r}: give them names of their own")
         for row in reader:
+            if None in row:
+                raise FflmError(f"{source}, line {reader.line_num} has too many columns: quote a text that holds commas")
             if row[label_column] is None or row[text_column] is None:
                 raise FflmError(f"{source}, line {reader.line_num} has too few columns: mend it")
             if not row[label_column].strip():
                 raise FflmError(f"{source}, line {reader.line_num} has an empty label: name its class")
             yield row[label_column].strip(), row[text_column]
     except csv.Error as error:
-        raise FflmError(f"{source}, line {reader.line_num} is no CSV ({error}): mend it, or give another --format") from error
+        raise FflmError(f"{source}, line {reader.line_num + 1} is no CSV ({error}): mend it, or give another --format") from error

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.backend.devices import choose_device, device_backend
-from fflm.classify.features import MAX_WORDS, Reader, TextInput, Texts, read_lexicon
+from fflm.classify.features import Reader, Texts, count_words, encode, read_lexicon
 from fflm.classify.metrics import Report
 from fflm.classify.model import probabilities, read_description, save_description
 from fflm.classify.reading import Format, Labelled, read_labelled
+from fflm.classify.settings import DEFAULTS, MAX_WORDS, TextInput
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing_folder
 from fflm.lm.model import LanguageModel, read_config
@@ -39,12 +40,6 @@ EXAMPLES = "examples.safetensors"
 START = 0.1
 """What embeddings are multiplied with before training: a word that was not seen in training should say nothing."""
 
-DEFAULTS: dict[str, Any] = {
-    "embedding": 64, "hidden": (), "dropout": 0.0, "embedding_dropout": 0.2, "optimizer": "adagrad", "rate": 0.05,
-    "weight_decay": 0.0, "clip": 0.0,
-}  # fmt: skip
-"""What is another default than that of `NetworkConfig` and `TrainingSettings`."""
-
 TEN_PERCENT = Share(0.1)
 
 
@@ -55,7 +50,7 @@ def default_epochs(examples: int) -> int:
 
 def default_batch_size(examples: int) -> int:
     """Return a batch size for so many texts: at least a hundred updates an epoch."""
-    return next((size for size in (256, 128, 64, 32) if examples >= 100 * size), 16)
+    return next((size for size in (512, 256, 128, 64, 32) if examples >= 100 * size), 16)
 
 
 def default_path(inputs: Sequence[str | Path]) -> Path:
@@ -130,7 +125,9 @@ def begin(
     )
     if fields:
         raise FflmError(f"unknown settings: {', '.join(fields)}")
-    if settings.frozen and (input.input == "features" or vectors is None):
+    if vectors and input.input == "features":
+        raise FflmError("features have no embeddings: leave out --vectors, or choose another --input")
+    if settings.frozen and vectors is None:
         raise FflmError("only embeddings that are given can be frozen: give --vectors")
     check_free(path, overwrite)
     reading = {"format": format, "text_column": text_column, "label_column": label_column, "encoding": encoding, "errors": errors}
@@ -139,7 +136,7 @@ def begin(
     labels = sorted(set(train.labels))
     if len(labels) < 2:
         raise FflmError(f"all texts have the label {labels[0]!r}: give texts of at least two classes")
-    vocabulary = input.vocabulary(train.texts, min_count, max_size)
+    vocabulary = count_words(input, train.texts, min_count, max_size)
     reader = Reader(input, vocabulary)
     examples = {name: _encode(part, labels, reader, name) for name, part in parts.items()}
     if input.input == "features":
@@ -159,11 +156,12 @@ def begin(
     with clear_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(path) as folder:
-        ClassifierRun.start(
+        run = ClassifierRun.start(
             folder, examples, config, settings, labels, reader,
             balanced=balanced, threads=threads, device=device, embeddings=embeddings,
         )  # fmt: skip
-    return ClassifierRun.resume(path)
+    run.path = path
+    return run
 
 
 class ClassifierRun(Run):
@@ -295,6 +293,7 @@ def _parts(
     for class_ in range(len(classes)):
         own = order[places[order] == class_]
         ranks[own] = (np.arange(len(own)) + generator.uniform()) / len(own)
+        ranks[own[-1]] = 1  # one of each stays for training
     order = np.argsort(ranks, kind="stable")
     parts = {}
     for name, part in held_out.items():
@@ -306,7 +305,7 @@ def _parts(
         count = round(part.value * len(everything)) if isinstance(part, Share) else part.tokens
         if not 0 < count < len(order):
             raise FflmError(
-                f"there are {len(everything)} texts, too few to hold out {count} for --{name}: give more, or --{name} 0"
+                f"there are {len(everything)} texts, {count} of them cannot be held out for --{name}: give more, or --{name} 0"
             )
         chosen, order = order[:count], order[count:]
         parts[name] = everything.take(np.sort(chosen))
@@ -319,7 +318,7 @@ def _encode(part: Labelled, labels: Sequence[str], reader: Reader, name: str) ->
         raise FflmError(
             f"the label {unknown[0]!r} is in the {name} text, but not in that for training: give it examples there, too"
         )
-    ids, starts = reader.input.encode(part.texts, reader.vocabulary)
+    ids, starts = encode(reader.input, part.texts, reader.vocabulary)
     return Texts(reader, ids, starts, np.array([places[label] for label in part.labels], np.int32))
 
 

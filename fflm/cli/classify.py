@@ -21,7 +21,7 @@ from fflm.cli.options import (
     quiet_option,
     use_device,
 )
-from fflm.cli.train import View, announce_compiling, row_end, row_start, stop, watch
+from fflm.cli.watching import View, announce_compiling, row_end, row_start, stop, watch
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,7 +90,7 @@ def _reading_options(command: Command) -> Command:
 
 def _input_options(command: Command) -> Command:
     """Add the options that say what the network reads of a text."""
-    from fflm.classify.features import MAX_WORDS, InputName, TextInput
+    from fflm.classify.settings import MAX_WORDS, InputName, TextInput
     from fflm.text.tokenizer import Tokenizer
 
     options = [
@@ -145,7 +145,7 @@ def _input_options(command: Command) -> Command:
 def _network_options(command: Command) -> Command:
     """Add the options of network and training."""
     from fflm.backend.protocol import ACTIVATIONS
-    from fflm.classify.train import DEFAULTS
+    from fflm.classify.settings import DEFAULTS
     from fflm.network.config import NetworkConfig
     from fflm.training.settings import OptimizerName, ScheduleName, TrainingSettings
 
@@ -236,7 +236,7 @@ def train(
     if resume:
         run = _resume(resume, given, options, console)
     elif inputs:
-        run = _begin(inputs, output, options, console)
+        run = _begin(inputs, output, given, options, console)
     else:
         raise click.UsageError("give labelled text to train on, or --resume a classifier")
     run.save_seconds = save_every
@@ -258,10 +258,14 @@ def train(
             click.echo(f"{name:5} {describe(figures[name])}")
 
 
-def _begin(inputs: tuple[Path, ...], output: Path | None, options: dict[str, Any], console: "Console") -> "ClassifierRun":
+def _begin(
+    inputs: tuple[Path, ...], output: Path | None, given: dict[str, str], options: dict[str, Any], console: "Console"
+) -> "ClassifierRun":
     from fflm.classify.train import begin, default_path
     from fflm.text.corpus import parse_held_out
 
+    if options["vectors"] and "embedding" in given:
+        raise click.UsageError("--vectors have a size of their own: leave out --embedding")
     options["device"] = use_device(options["device"], console.quiet)
     for name in ("valid", "test"):
         options[name] = parse_held_out(options[name])

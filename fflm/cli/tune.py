@@ -174,7 +174,7 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
     """Go through the trials, showing them, until the end or the time that is given (True), or an interruption (False)."""
     from rich.progress import BarColumn, Progress, TextColumn
 
-    from fflm.cli.train import announce_compiling, interruption
+    from fflm.cli.watching import announce_compiling, interruption
     from fflm.lm.train import TrainingRun
     from fflm.lm.tune import Trial
     from fflm.training.loop import Step

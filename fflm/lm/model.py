@@ -388,7 +388,8 @@ def read_config(path: Path, kind: Kind | None = None) -> dict[str, Any]:
         If the folder is no model, of a later version, or of another kind than the one that is asked for.
     """
     if not (path / CONFIG).is_file():
-        raise FflmError(f"{path} is no model: train one with `fflm train`, or name another folder")
+        command = "fflm classify train" if kind == "classifier" else "fflm train"
+        raise FflmError(f"{path} is no model: train one with `{command}`, or name another folder")
     about = read_json(path / CONFIG)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise FflmError(f"{path} is no fflm model: its {CONFIG} is something else's")

@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import Any, Literal, Self, get_args
 
 from fflm.backend.protocol import ACTIVATIONS, Activation
@@ -99,6 +100,8 @@ class NetworkConfig:
                 raise FflmError(f"{name} is for language models only: leave it out")
         lists = {"averages": self.averages, "hidden": self.hidden}
         for name, size in [*sizes.items(), *((name, size) for name, several in lists.items() for size in several)]:
+            if not isinstance(size, Integral):
+                raise FflmError(f"{name} {size!r} is no whole number: give one")
             if size < 1:
                 raise FflmError(f"{name} {size} is too small: give at least 1")
         if self.bands and self.tied:
@@ -110,7 +113,7 @@ class NetworkConfig:
         if self.activation not in ACTIVATIONS:
             raise FflmError(f"unknown activation {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}")
         for name, rate in (("dropout", self.dropout), ("embedding dropout", self.embedding_dropout)):
-            if not 0 <= rate < 1:
+            if not (isinstance(rate, Real) and 0 <= rate < 1):
                 raise FflmError(f"{name} {rate} is out of range: give a share from 0 up to, not including, 1")
 
     @property

@@ -32,6 +32,8 @@ class Subset:
         if config.tied:
             places[outputs] = 0
         inputs = np.flatnonzero(places).astype(np.int32)
+        if not (len(inputs) or config.tied):  # only empty texts: some word is touched, so that no array is empty
+            inputs = np.zeros(1, np.int32)
         self.inputs = np.concatenate([outputs, inputs]) if config.tied else inputs
         self.outputs = outputs
         self.rows = {"embeddings": self.inputs}

@@ -214,6 +214,8 @@ def parse_held_out(values: Sequence[str]) -> HeldOut | None:
     """
     if list(values) in ([], ["0"]):
         return None
+    if "" in values:
+        raise FflmError("a held-out part has an empty name: give a path, a share such as 5%, a number, or 0 for none")
     if len(values) != 1:
         return tuple(values)
     with contextlib.suppress(ValueError):

@@ -68,7 +68,7 @@ def _open_all(sources: Sequence[str | Path]) -> Iterator[tuple[str, IO[bytes]]]:
         if str(source) == "-":
             yield "standard input", sys.stdin.buffer
             continue
-        for path in _files(Path(source)):
+        for path in files(Path(source)):
             with _open(path) as file:
                 yield str(path), file
 
@@ -78,7 +78,14 @@ def _open(path: Path) -> IO[bytes]:
         return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
-def _files(source: Path) -> Iterator[Path]:
+def files(source: Path) -> Iterator[Path]:
+    """Yield a file itself, or the files of a folder as `read_chunks` reads them.
+
+    Raises
+    ------
+    FflmError
+        If the folder cannot be read, or has none.
+    """
     count = 0
     with clear_errors(f"read {source}"):
         if not source.is_dir():

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, Self, get_args
 
 from fflm.errors import FflmError
@@ -97,6 +98,11 @@ class TrainingSettings:
             "exact_end": (0, 1), "self_normalise": (0, math.inf), "patience": (0, math.inf), "evaluate_every": (0, math.inf),
             "seed": (0, 2**63),
         }  # fmt: skip
+        whole = {field.name for field in dataclasses.fields(self) if field.type in ("int", int)}
+        for name in (*limits, "rate", "epsilon"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral if name in whole else Real):
+                raise FflmError(f"{name.replace('_', ' ')} {value!r} is no {'whole ' if name in whole else ''}number: give one")
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not low <= value < high:
