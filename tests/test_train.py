@@ -475,7 +475,6 @@ def test_kills_just_before_files_are_replaced(text):
 
 def test_divergence_goes_back_with_half_the_rate(text):
     run = begin([text], Path("text.model"), **{**TINY, "schedule": "constant", "patience": 0})
-    run.save_seconds = 0  # it goes back to the evaluation before
     back = []
     for event in run.events():
         if isinstance(event, Evaluation) and len(back) < 2:

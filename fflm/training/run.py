@@ -36,7 +36,7 @@ PARAMETERS = 2**36
 """No network is larger."""
 
 SAVE_SECONDS = 60.0
-"""Time between checkpoints, besides that at the end."""
+"""Time between checkpoints, besides those at evaluations."""
 
 
 @dataclass(frozen=True)
@@ -191,10 +191,11 @@ class Run(ABC):
             if event.best:
                 self._save_weights(figures)
             self._write("evaluation", **{**dataclasses.asdict(event), "valid": figures.get("valid")})
-        if isinstance(event, Finished):
+            self.save()
+        elif isinstance(event, Finished):
             # Not part of the state: a finished run that is resumed says it again, as it does its figures on the test.
             append_log(self.path / LOG, "finished", reason=event.reason)
-        elif self.trainer.state.finished or time.monotonic() - self._saved > self.save_seconds:
+        elif time.monotonic() - self._saved > self.save_seconds:
             self.save()
 
     def _evaluate_test(self, test: Examples) -> Tested:
