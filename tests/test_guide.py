@@ -53,7 +53,7 @@ def test_what_is_to_be_drawn_can_be(script):
     "line",
     [
         *re.findall(r"^\$ (?:.*\| )?(fflm .*)$", CONSOLE, re.MULTILINE),
-        *(line for line in re.findall(r"`(fflm [^`]*)`", PROSE) if "..." not in line),
+        *(line for line in re.findall(r"`(?:[^`]*\| )?(fflm [^`]*)`", PROSE) if "..." not in line),
     ],
 )
 def test_every_command_parses(line):

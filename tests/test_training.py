@@ -302,7 +302,7 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path):
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     save_checkpoint(tmp_path / "checkpoint", trainer(), "data")
     other = trainer(config=dataclasses.replace(CONFIG, hidden=(7,)))
-    with pytest.raises(FflmError, match="damaged"):
+    with pytest.raises(FflmError, match="not this network's"):
         load_checkpoint(tmp_path / "checkpoint", other, "data")
 
 

@@ -50,7 +50,7 @@ def default_epochs(examples: int) -> int:
 
 def default_batch_size(examples: int) -> int:
     """Return a batch size for so many texts: at least a hundred updates an epoch."""
-    return next((size for size in (512, 256, 128, 64, 32) if examples >= 100 * size), 16)
+    return next((size for size in (256, 128, 64, 32) if examples >= 100 * size), 16)
 
 
 def default_path(inputs: Sequence[str | Path]) -> Path:

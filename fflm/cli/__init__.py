@@ -21,7 +21,7 @@ COMMANDS = {
     "train": "Train a model on text.",
     "tune": "Search for good settings.",
     "ngram": "Train n-gram models; read and write ARPA files.",
-    "classify": "Train text classifiers; predict labels, and measure how right they are.",
+    "classify": "Train text classifiers, predict labels, evaluate.",
     "tokenize": "Turn text into word ids on disk, to train on later.",
     "generate": "Continue a prefix.",
     "next": "Show the distribution of the next word.",
