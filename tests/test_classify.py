@@ -15,7 +15,7 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 
 import fflm
 from fflm import FflmError, TextClassifier
-from fflm.classify.features import Reader, Texts, count_words, encode, read_lexicon
+from fflm.classify.features import Reader, Texts, count_words, read_lexicon
 from fflm.classify.metrics import Report
 from fflm.classify.reading import read_labelled
 from fflm.classify.settings import TextInput
@@ -142,7 +142,7 @@ def test_words_and_bigrams_are_those_of_a_naive_count(texts: list[str], new: lis
     input = TextInput(bigrams=True)
     vocabulary = count_words(input, texts, 1, None)
     assert dict(zip(vocabulary.words[1:], vocabulary.counts[1:], strict=True)) == counts
-    ids, starts = encode(input, [*texts, *new], vocabulary)
+    ids, starts = Reader(input, vocabulary).encode([*texts, *new])
     for row, text in enumerate([*texts, *new]):
         tokens, expected = tokenizer.tokens(text), []
         for place, token in enumerate(tokens):
@@ -159,7 +159,7 @@ LEXICON = {"positive": ["good", "great"], "negative": ["bad", "unseen"]}
 def rows_of(input: TextInput, texts: list[str] = TEXTS) -> tuple[np.ndarray, Reader]:
     vocabulary = count_words(input, TEXTS, 1, None)
     reader = Reader(input, vocabulary)
-    examples = Texts(reader, *encode(input, texts, vocabulary), np.zeros(len(texts), np.int32))
+    examples = Texts(reader, *reader.encode(texts), np.zeros(len(texts), np.int32))
     return examples.batch(np.arange(len(texts)))[0], reader
 
 
@@ -193,7 +193,7 @@ def test_features_by_hand() -> None:
         [0, 0, 1, 1, 0, 0, np.log(4)],
     ]
     np.testing.assert_allclose(rows, expected, rtol=1e-6)
-    examples = Texts(reader, *encode(input, texts, reader.vocabulary), np.zeros(5, np.int32))
+    examples = Texts(reader, *reader.encode(texts), np.zeros(5, np.int32))
     reader.scale = Scale.of(rows for rows, _ in examples.in_order(2))
     scaled, _ = examples.batch(np.arange(5))
     assert scaled.dtype == np.float32

@@ -42,23 +42,6 @@ def count_words(input: TextInput, texts: Sequence[str], min_count: int, max_size
     )
 
 
-def encode(input: TextInput, texts: Sequence[str], vocabulary: Vocabulary) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Return the ids of the texts' words, one text after another (T,), and where each begins and the last ends (N + 1,)."""
-    numbers, types = _number(input.tokenizer, texts)
-    ids = vocabulary.encode(types)[numbers]
-    ends = numbers == 0
-    ids[ends] = -1
-    if input.bigrams:
-        ids = np.stack([ids, _Bigrams(vocabulary).ids(ids)], 1).reshape(-1)
-        ends = np.repeat(ends, 2)
-        ends[1::2] = False
-        kept = ends | (ids >= 0)
-        ids, ends = ids[kept], ends[kept]
-    places = np.flatnonzero(ends)
-    starts = np.concatenate([[0], places - np.arange(len(places))])
-    return np.ascontiguousarray(ids[~ends]), starts.astype(np.int64)
-
-
 def _number(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], list[str]]:
     """Return the texts' tokens as numbers, one text after another with a 0 at each end, and the tokens of the numbers."""
     numbering = Numbering(tokenizer)
@@ -77,7 +60,7 @@ class Texts:
     reader
         What turns them into rows.
     ids, starts
-        As `encode` returns them.
+        As `Reader.encode` returns them.
     labels
         (N,) int32 classes.
     """
@@ -112,14 +95,14 @@ class Texts:
 
 
 class Reader:
-    """Turns the ids of texts into what the network reads.
+    """Turns texts into what the network reads.
 
     Parameters
     ----------
     input
         How.
     vocabulary
-        Of the ids.
+        The words that it knows.
     scale
         Of the features, where the input is features; without, they are as they are.
     """
@@ -135,6 +118,7 @@ class Reader:
             self._members[row, [vocabulary.id(word) for word in words]] = 1
         self._members[:, 0] = 0  # the unknown word is in none
         self._counted = min(input.counts, len(vocabulary) - 1)
+        self._bigrams = _Bigrams(vocabulary) if input.bigrams else None
 
     @property
     def width(self) -> int:
@@ -142,6 +126,22 @@ class Reader:
         if self.input.input != "features":
             return 0
         return self._counted + len(self.input.names)
+
+    def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return the ids of the texts' words, one text after another (T,), and where each begins and the last ends (N + 1,)."""
+        numbers, types = _number(self.input.tokenizer, texts)
+        ids = self.vocabulary.encode(types)[numbers]
+        ends = numbers == 0
+        ids[ends] = -1
+        if self._bigrams:
+            ids = np.stack([ids, self._bigrams.ids(ids)], 1).reshape(-1)
+            ends = np.repeat(ends, 2)
+            ends[1::2] = False
+            kept = ends | (ids >= 0)
+            ids, ends = ids[kept], ends[kept]
+        places = np.flatnonzero(ends)
+        starts = np.concatenate([[0], places - np.arange(len(places))])
+        return np.ascontiguousarray(ids[~ends]), starts.astype(np.int64)
 
     def rows(self, ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Return rows (B, L) int32 words, or (B, width) float32 features, of the texts ids[start:end]."""

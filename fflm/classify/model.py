@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.backend.devices import Device, device_backend
-from fflm.classify.features import Reader, Texts, encode
+from fflm.classify.features import Reader, Texts
 from fflm.classify.metrics import Report
 from fflm.classify.settings import TextInput
 from fflm.errors import FflmError
@@ -79,7 +79,7 @@ class TextClassifier:
 
     def predict_proba(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return the probability of each class, in the order of ``labels``: (N, C)."""
-        ids, starts = encode(self.reader.input, [" ".join(text.split("\n")) for text in texts], self.reader.vocabulary)
+        ids, starts = self.reader.encode([" ".join(text.split("\n")) for text in texts])
         examples = Texts(self.reader, ids, starts, np.zeros(len(texts), np.int32))
         return probabilities(self.network, self._weights, examples, self.shares)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.backend.devices import choose_device, device_backend
-from fflm.classify.features import Reader, Texts, count_words, encode, read_lexicon
+from fflm.classify.features import Reader, Texts, count_words, read_lexicon
 from fflm.classify.metrics import Report
 from fflm.classify.model import probabilities, read_description, save_description
 from fflm.classify.reading import Format, Labelled, read_labelled
@@ -318,7 +318,7 @@ def _encode(part: Labelled, labels: Sequence[str], reader: Reader, name: str) ->
         raise FflmError(
             f"the label {unknown[0]!r} is in the {name} text, but not in that for training: give it examples there, too"
         )
-    ids, starts = encode(reader.input, part.texts, reader.vocabulary)
+    ids, starts = reader.encode(part.texts)
     return Texts(reader, ids, starts, np.array([places[label] for label in part.labels], np.int32))
 
 
