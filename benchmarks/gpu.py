@@ -28,6 +28,7 @@ from fflm.lm.train import fit, network_settings
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
+from fflm.shuffling import shuffled
 from fflm.text.corpus import Corpus
 from fflm.text.windows import Windows
 from fflm.training.loop import Evaluation, Trainer
@@ -206,7 +207,7 @@ def steps(backend: Backend, sizes: list[tuple[int, int, int]]) -> list[dict[str,
         row["seconds"]["fflm fp32"] = seconds(lambda events=events: next(events))
         row["bytes"]["fflm fp32"] = free - cuda.current_context().get_memory_info().free
         del events
-        examples = [windows.batch(positions) for positions in windows.shuffled(batch, 1, 0, 0) if len(positions) == batch]
+        examples = [windows.batch(positions) for positions in shuffled(len(windows), batch, 1, 0) if len(positions) == batch]
         for mode in MODES if torch else ():
             for compiled in (False, True):
                 name = f"PyTorch {mode}{' compiled' if compiled else ''}"
@@ -243,7 +244,7 @@ def training(backend: Backend, corpus: Corpus) -> dict[str, Any]:
         step, number, perplexities = torch_step(config, settings, mode, compiled=False), 0, []
         started = time.perf_counter()
         for epoch in range(settings.epochs):
-            for positions in windows["train"].shuffled(settings.batch_size, settings.seed, epoch, 0):
+            for positions in shuffled(len(windows["train"]), settings.batch_size, settings.seed, epoch):
                 step(*windows["train"].batch(positions), rate=rate_at(settings, number, trainer.steps))
                 number += 1
             total = 0.0

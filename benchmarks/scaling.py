@@ -28,6 +28,7 @@ from fflm.lm.train import default_averages
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
+from fflm.shuffling import shuffled
 from fflm.text.windows import Windows
 from fflm.training.loop import Trainer
 from fflm.training.plot import COLOURS
@@ -110,7 +111,7 @@ def verify(point: Point, folder: Path) -> None:
     """Stop unless loss and gradients of a batch are those of a float64 network, without dropout, whose masks it has not."""
     numba.set_num_threads(point.threads)
     run, config = trainer(point, folder), dataclasses.replace(point.config, dropout=0.0, embedding_dropout=0.0)
-    contexts, targets = run.train.batch(next(run.train.shuffled(point.batch, 1, 0, 0)))
+    contexts, targets = run.train.batch(next(shuffled(len(run.train), point.batch, 1, 0)))
     losses = np.empty(len(targets), np.float32)
     Network(config).gradients(run.parameters, contexts, targets, run.gradients, losses)
     weights = {name: array.astype(np.float64) for name, array in run.parameters.items()}

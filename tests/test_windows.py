@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fflm import shuffling
+from fflm.shuffling import shuffled
 from fflm.text.corpus import TextSettings
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary
-from fflm.text.windows import Windows, shuffled
+from fflm.text.windows import Windows
 
 
 def naive_context(ids, position, window, padding, sentence_end):

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from fflm.classify.settings import TextInput
 from fflm.errors import FflmError
 from fflm.files import clear_errors
-from fflm.shuffling import shuffled
 from fflm.text.numbering import Numbering
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary
@@ -88,10 +87,6 @@ class Texts:
         """Yield `batch` of all texts, so many at a time."""
         for low in range(0, len(self), size):
             yield self.batch(np.arange(low, min(low + size, len(self))))
-
-    def shuffled(self, batch_size: int, seed: int, epoch: int, start_batch: int = 0) -> Iterator[npt.NDArray[np.int64]]:
-        """Yield the positions of an epoch in random order, as the function `shuffled` does."""
-        return shuffled(len(self), batch_size, seed, epoch, start_batch)
 
 
 class Reader:

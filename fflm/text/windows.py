@@ -1,11 +1,9 @@
 """Windows: the examples that a text gives, each a context of words and the word that follows."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 
-from fflm.shuffling import BLOCK, shuffled
+from fflm.shuffling import BLOCK
 from fflm.text.corpus import TextSettings
 from fflm.text.vocabulary import Vocabulary
 
@@ -95,7 +93,3 @@ class Windows:
             (B,), int32, ids in [0, V).
         """
         return self.contexts(positions), self.ids[positions].astype(np.int32)
-
-    def shuffled(self, batch_size: int, seed: int, epoch: int, start_batch: int = 0) -> Iterator[npt.NDArray[np.int64]]:
-        """Yield the positions of an epoch in random order, as the function `shuffled` does."""
-        return shuffled(len(self), batch_size, seed, epoch, start_batch)

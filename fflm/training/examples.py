@@ -1,12 +1,10 @@
 """Examples that lie in memory, and how their numbers are brought to a scale."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from fflm.shuffling import shuffled
 
 
 class Rows:
@@ -34,10 +32,6 @@ class Rows:
     def batch(self, positions: npt.NDArray[np.integer]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return the inputs (B, I) and targets, (B,) or (B, O), at positions (B,)."""
         return self.inputs[positions], self.targets[positions]
-
-    def shuffled(self, batch_size: int, seed: int, epoch: int, start_batch: int = 0) -> Iterator[npt.NDArray[np.int64]]:
-        """Yield the positions of an epoch in random order, as the function `shuffled` does."""
-        return shuffled(len(self), batch_size, seed, epoch, start_batch)
 
 
 class Scale:

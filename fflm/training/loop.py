@@ -15,6 +15,7 @@ from fflm.network.feedforward import Network
 from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset
+from fflm.shuffling import shuffled
 from fflm.training.deferred import DeferredSteps
 from fflm.training.optimizers import Optimizer
 from fflm.training.sampling import Sampler
@@ -44,9 +45,6 @@ class Examples(Protocol):
 
     def batch(self, positions: Array) -> tuple[Array, Array]:
         """Return contexts (B, n) and targets (B,), int32, of positions (B,); or what else `Network.gradients` takes."""
-
-    def shuffled(self, batch_size: int, seed: int, epoch: int, start_batch: int) -> Iterator[Array]:
-        """Yield the positions of each batch of an epoch, in an order that depends on ``seed`` and ``epoch`` only."""
 
 
 @dataclass
@@ -209,7 +207,7 @@ class Trainer:
         """
         state, settings = self.state, self.settings
         while not state.finished:
-            positions = self.train.shuffled(settings.batch_size, settings.seed, state.epoch, state.batch)
+            positions = shuffled(len(self.train), settings.batch_size, settings.seed, state.epoch, state.batch)
             batches = (self._prepare(each, step) for step, each in enumerate(positions, state.step))
             started = time.perf_counter()
             batch = next(batches, None)

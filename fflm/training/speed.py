@@ -204,10 +204,6 @@ class _RandomText:
     def batch(self, positions: Array) -> tuple[Array, Array]:
         return self._ids[positions[:, None] + np.arange(self._size.window)], self._ids[positions + self._size.window]
 
-    def shuffled(self, batch_size: int, seed: int, epoch: int, start_batch: int) -> Iterator[Array]:
-        order = np.random.default_rng([seed, epoch]).permutation(len(self))
-        return iter(np.split(order, range(batch_size, len(order), batch_size))[start_batch:])
-
 
 def _step(size: Size, backend: Backend) -> dict[str, _Task]:
     """Return a whole training step, from a batch's positions to the updated parameters."""
