@@ -7,21 +7,26 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from fflm.cli import watching
 from fflm.cli.options import (
     Command,
     HeadedCommand,
     Sizes,
     add_options,
-    check_number,
     device_option,
+    encoding_option,
+    errors_option,
     field_option,
     given_options,
     json_option,
     overwrite_option,
     quiet_option,
+    save_every_option,
+    threads_option,
+    tokenizer_option,
     use_device,
 )
-from fflm.cli.watching import View, announce_compiling, row_end, row_start, stop, watch
+from fflm.cli.watching import View, describe_resumed, resume_run, row_end, row_start
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,14 +81,8 @@ def _reading_options(command: Command) -> Command:
         ),
         click.option("--text-column", default="text", show_default=True, help="Of CSV."),
         click.option("--label-column", default="label", show_default=True, help="Of CSV."),
-        click.option("--encoding", default="utf-8", show_default=True, help="Of the text."),
-        click.option(
-            "--errors",
-            type=click.Choice(["strict", "replace"]),
-            default="strict",
-            show_default=True,
-            help="Refuse bytes that cannot be decoded, or replace them.",
-        ),
+        encoding_option,
+        errors_option,
     ]
     return add_options(options, command)
 
@@ -120,13 +119,7 @@ def _input_options(command: Command) -> Command:
         ),
         click.option("--present", multiple=True, metavar="WORD", help="Feature: whether WORD occurs. May be repeated."),
         field_option(TextInput, "log_length", "Feature: the logarithm of the number of words."),
-        click.option(
-            "--tokenizer",
-            type=click.Choice(["word", "char", "space"]),
-            default=Tokenizer.mode,
-            show_default=True,
-            help="Split text into words and punctuation, into characters, or only at white space.",
-        ),
+        tokenizer_option(),
         field_option(Tokenizer, "lowercase", "Lower-case the text."),
         click.option("--min-count", type=click.IntRange(1), default=1, show_default=True, help="Rarer words are unknown."),
         click.option(
@@ -182,16 +175,9 @@ def _network_options(command: Command) -> Command:
             help="Validation texts: files, or what to take from INPUTS at random: a share (10%), a number, or 0 for none.",
         ),
         click.option("--test", multiple=True, metavar="PATH|SHARE|COUNT", help="Test texts, likewise. [default: none]"),
-        click.option(
-            "--save-every",
-            type=click.FloatRange(0),
-            default=60,
-            show_default=True,
-            callback=check_number,
-            help="Seconds between checkpoints.",
-        ),
+        save_every_option,
         own(TrainingSettings, "seed", "Of all randomness."),
-        click.option("--threads", type=click.IntRange(1), help="Of the kernels. [default: all cores]"),
+        threads_option,
         device_option,
     ]
     return add_options(options, command)
@@ -239,23 +225,7 @@ def train(
         run = _begin(inputs, output, given, options, console)
     else:
         raise click.UsageError("give labelled text to train on, or --resume a classifier")
-    run.save_seconds = save_every
-    try:
-        with announce_compiling(run, console):
-            run.prepare()
-        ended = watch(run, console, View(f"{EVALUATIONS} {'texts/s':>9}", "texts/s", _row, _loss))
-    except KeyboardInterrupt:  # before the first step, or again before it could be saved: the last checkpoint serves
-        ended = False
-    if not ended:
-        stop(context, f"fflm classify train --resume {run.path}")
-    figures = run.figures
-    if as_json:
-        click.echo(json.dumps({"model": str(run.path), **figures}, ensure_ascii=False))
-        return
-    click.echo(f"classifier {run.path}, from epoch {figures['epoch']:g}")
-    for name in ("valid", "test"):
-        if name in figures:
-            click.echo(f"{name:5} {describe(figures[name])}")
+    watching.train(context, run, console, VIEW, save_every, as_json)
 
 
 def _begin(
@@ -284,15 +254,8 @@ def _begin(
 def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console: "Console") -> "ClassifierRun":
     from fflm.classify.train import ClassifierRun
 
-    fixed = [name for key, name in given.items() if key not in {"resume", "epochs", "device", "quiet", "as_json", "save_every"}]
-    if fixed:
-        raise click.UsageError(
-            f"a resumed run keeps its data and settings: leave out {', '.join(fixed)} (only --epochs and --device may change)"
-        )
-    device = use_device(options["device"], console.quiet) if "device" in given else None
-    run = ClassifierRun.resume(path, epochs=options["epochs"], device=device)
-    state = run.trainer.state
-    console.print(f"resuming {path} at step {state.step:,}, in epoch {min(state.epoch + 1, run.trainer.settings.epochs)}")
+    run = resume_run(ClassifierRun.resume, path, given, options, console.quiet)
+    console.print(describe_resumed(run))
     return run
 
 
@@ -315,18 +278,15 @@ def describe(figures: dict[str, Any]) -> str:
     )
 
 
+VIEW = View("classifier", "fflm classify train", f"{EVALUATIONS} {'texts/s':>9}", "texts/s", _row, _loss, describe)
+
+
 @command.command()
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
 @classifier_option
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Labels to show of each text, the likeliest.")
-@click.option("--encoding", default="utf-8", show_default=True, help="Of the text.")
-@click.option(
-    "--errors",
-    type=click.Choice(["strict", "replace"]),
-    default="strict",
-    show_default=True,
-    help="Refuse bytes that cannot be decoded, or replace them.",
-)
+@encoding_option
+@errors_option
 @device_option
 @json_option
 def predict(

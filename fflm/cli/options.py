@@ -45,6 +45,31 @@ model_option = click.option(
     help="The model. [default: the one trained last in this folder]",
 )
 
+
+def check_number(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Refuse ``nan``, which click takes for a number in any range; for use as an option's callback."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("give a number")
+    return value
+
+
+save_every_option = click.option(
+    "--save-every",
+    type=click.FloatRange(0),
+    default=60,
+    show_default=True,
+    callback=check_number,
+    help="Seconds between checkpoints.",
+)
+threads_option = click.option("--threads", type=click.IntRange(1), help="Of the kernels. [default: all cores]")
+encoding_option = click.option("--encoding", default="utf-8", show_default=True, help="Of the text.")
+errors_option = click.option(
+    "--errors",
+    type=click.Choice(["strict", "replace"]),
+    default="strict",
+    show_default=True,
+    help="Refuse bytes that cannot be decoded, or replace them.",
+)
 top_option = click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="The so many nearest words.")
 
 
@@ -59,6 +84,19 @@ def field_option(of: type, name: str, help: str, **attributes: Any) -> Callable[
         attributes["type"] = type(default)
     attributes.setdefault("show_default", default is not None)
     return click.option(declaration, name, default=default, help=help, **attributes)
+
+
+def tokenizer_option() -> Callable[[Command], Command]:
+    """Return the option for a tokenizer's mode."""
+    from fflm.text.tokenizer import Tokenizer
+
+    return click.option(
+        "--tokenizer",
+        type=click.Choice(["word", "char", "space"]),
+        default=Tokenizer.mode,
+        show_default=True,
+        help="Split text into words and punctuation, into characters, or only at white space.",
+    )
 
 
 class HeadedCommand(click.Command):
@@ -178,26 +216,12 @@ def training_options(command: Command) -> Command:
         field_option(TrainingSettings, "self_normalise", "Strength of the penalty on (log Z)^2, for `fflm score --fast`."),
         field_option(TrainingSettings, "patience", "Evaluations without gain before training stops; 0 for any."),
         field_option(TrainingSettings, "evaluate_every", "Steps between evaluations; 0 for once an epoch."),
-        click.option(
-            "--save-every",
-            type=click.FloatRange(0),
-            default=60,
-            show_default=True,
-            callback=check_number,
-            help="Seconds between checkpoints.",
-        ),
+        save_every_option,
         field_option(TrainingSettings, "seed", "Of all randomness."),
-        click.option("--threads", type=click.IntRange(1), help="Of the kernels. [default: all cores]"),
+        threads_option,
         device_option,
     ]
     return add_options(options, command)
-
-
-def check_number(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """Refuse ``nan``, which click takes for a number in any range; for use as an option's callback."""
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("give a number")
-    return value
 
 
 def add_options(options: Iterable[Callable[[Any], Any]], command: Command) -> Command:
@@ -213,13 +237,7 @@ def text_options(command: Command) -> Command:
     from fflm.text.tokenizer import Tokenizer
 
     options = [
-        click.option(
-            "--tokenizer",
-            type=click.Choice(["word", "char", "space"]),
-            default=Tokenizer.mode,
-            show_default=True,
-            help="Split text into words and punctuation, into characters, or only at white space.",
-        ),
+        tokenizer_option(),
         field_option(Tokenizer, "lowercase", "Lower-case the text."),
         field_option(
             Tokenizer,
@@ -266,14 +284,8 @@ def text_options(command: Command) -> Command:
             "tokens (200000), or 0 for none.",
         ),
         click.option("--test", multiple=True, metavar="PATH|SHARE|COUNT", help="Test text, likewise. [default: none]"),
-        click.option("--encoding", default="utf-8", show_default=True, help="Of the text."),
-        click.option(
-            "--errors",
-            type=click.Choice(["strict", "replace"]),
-            default="strict",
-            show_default=True,
-            help="Refuse bytes that cannot be decoded, or replace them.",
-        ),
+        encoding_option,
+        errors_option,
         click.option("--processes", type=click.IntRange(1), help="Of the tokenizer. [default: one a core]"),
     ]
     return add_options(options, command)

@@ -11,6 +11,8 @@ import click
 from fflm.cli.options import (
     describe_perplexity,
     device_option,
+    encoding_option,
+    errors_option,
     json_option,
     model_option,
     overwrite_option,
@@ -72,14 +74,8 @@ if TYPE_CHECKING:
     help="Rescore hypotheses: lines `id ||| hypothesis ||| features ||| score`, to which a feature is added, or one a line.",
 )
 @click.option("--log-base", type=click.Choice(["e", "10"]), default="e", show_default=True, help="Of log-probabilities.")
-@click.option("--encoding", default="utf-8", show_default=True, help="Of the text.")
-@click.option(
-    "--errors",
-    type=click.Choice(["strict", "replace"]),
-    default="strict",
-    show_default=True,
-    help="Refuse bytes that cannot be decoded, or replace them.",
-)
+@encoding_option
+@errors_option
 @device_option
 @json_option
 def command(

@@ -1,6 +1,5 @@
 """`fflm train`: from text to a model, and on from where a run stopped."""
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from fflm.cli.options import (
     training_options,
     use_device,
 )
-from fflm.cli.watching import View, announce_compiling, row_end, row_start, stop, watch
+from fflm.cli.watching import View, describe_resumed, resume_run, row_end, row_start, train
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,23 +94,7 @@ def command(
         run = _begin(inputs, output, given, options, console)
     else:
         raise click.UsageError("give a text to train on, or --resume a model")
-    run.save_seconds = save_every
-    try:
-        with announce_compiling(run, console):
-            run.prepare()
-        ended = watch(run, console, VIEW)
-    except KeyboardInterrupt:  # before the first step, or again before it could be saved: the last checkpoint serves
-        ended = False
-    if not ended:
-        stop(context, f"fflm train --resume {run.path}")
-    figures = run.figures
-    if as_json:
-        click.echo(json.dumps({"model": str(run.path), **figures}, ensure_ascii=False))
-    else:
-        click.echo(f"model {run.path}, from epoch {figures['epoch']:g}")
-        for name in ("valid", "test"):
-            if name in figures:
-                click.echo(f"{name:5} {describe_perplexity(figures[name])}")
+    train(context, run, console, VIEW, save_every, as_json)
 
 
 def _begin(
@@ -141,16 +124,9 @@ def _begin(
 def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console: "Console") -> "TrainingRun":
     from fflm.lm.train import TrainingRun
 
-    fixed = [name for key, name in given.items() if key not in {"resume", "epochs", "device", "quiet", "as_json", "save_every"}]
-    if fixed:
-        raise click.UsageError(
-            f"a resumed run keeps its data and settings: leave out {', '.join(fixed)} (only --epochs and --device may change)"
-        )
-    device = use_device(options["device"], console.quiet) if "device" in given else None
-    run = TrainingRun.resume(path, epochs=options["epochs"] if "epochs" in given else None, device=device)
-    state = run.trainer.state
+    run = resume_run(TrainingRun.resume, path, given, options, console.quiet)
     console.print("\n".join(describe_text(**run.corpus.conditions)))
-    console.print(f"resuming {path} at step {state.step:,}, in epoch {min(state.epoch + 1, run.trainer.settings.epochs)}")
+    console.print(describe_resumed(run))
     return run
 
 
@@ -166,4 +142,4 @@ def _loss(run: "Run", event: "Step") -> str:
     )
 
 
-VIEW = View(f"{EVALUATIONS} {'tokens/s':>9}", "tokens/s", _row, _loss)
+VIEW = View("model", "fflm train", f"{EVALUATIONS} {'tokens/s':>9}", "tokens/s", _row, _loss, describe_perplexity)

@@ -1,14 +1,18 @@
 """What commands that train show: progress, a table of evaluations, and how they are interrupted."""
 
 import contextlib
+import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from fflm.cli.options import use_device
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
 
     from fflm.training.loop import Step
     from fflm.training.run import Event, Run
+
+AnyRun = TypeVar("AnyRun", bound="Run")
 
 COMPILING_SECONDS = 1.0
 """Kernels that take longer than this to get ready are being compiled, not read from the cache."""
@@ -37,18 +43,16 @@ def announce_compiling(run: "Run", console: "Console") -> Iterator[None]:
         timer.cancel()
 
 
-def stop(context: click.Context, resume: str) -> NoReturn:
-    """Leave after an interruption, with the line that goes on."""
-    click.echo(f"stopped and saved; go on with: {resume}", err=True)
-    context.exit(130)
-
-
 @dataclass(frozen=True)
 class View:
     """How a kind of run is shown.
 
     Attributes
     ----------
+    kind
+        What is trained.
+    command
+        What trains it.
     head
         Of the table of evaluations; no wider than a terminal of 80 columns.
     unit
@@ -57,12 +61,61 @@ class View:
         Returns a row of the table: of the run, the training loss (None where it is not exact), the validation figures, a mark.
     loss
         Returns what the progress says of the loss of a step.
+    describe
+        Returns a line that says the figures of a part.
     """
 
+    kind: str
+    command: str
     head: str
     unit: str
     row: Callable[["Run", float | None, dict[str, Any] | None, str], str]
     loss: Callable[["Run", "Step"], str]
+    describe: Callable[[dict[str, Any]], str]
+
+
+def resume_run(
+    resume: Callable[..., AnyRun], path: Path, given: Mapping[str, str], options: Mapping[str, Any], quiet: bool
+) -> AnyRun:
+    """Go on with the run in a folder by a class's ``resume``, after refusing what a resumed run cannot change.
+
+    ``given`` is from `given_options`.
+    """
+    fixed = [name for key, name in given.items() if key not in {"resume", "epochs", "device", "quiet", "as_json", "save_every"}]
+    if fixed:
+        raise click.UsageError(
+            f"a resumed run keeps its data and settings: leave out {', '.join(fixed)} (only --epochs and --device may change)"
+        )
+    device = use_device(options["device"], quiet) if "device" in given else None
+    return resume(path, epochs=options["epochs"] if "epochs" in given else None, device=device)
+
+
+def describe_resumed(run: "Run") -> str:
+    """Return a line that says where a resumed run stands."""
+    state = run.trainer.state
+    return f"resuming {run.path} at step {state.step:,}, in epoch {min(state.epoch + 1, run.trainer.settings.epochs)}"
+
+
+def train(context: click.Context, run: "Run", console: "Console", view: View, save_every: float, as_json: bool) -> None:
+    """Train to the end and show the figures, or leave with the line that goes on, after an interruption."""
+    run.save_seconds = save_every
+    try:
+        with announce_compiling(run, console):
+            run.prepare()
+        ended = watch(run, console, view)
+    except KeyboardInterrupt:  # before the first step, or again before it could be saved: the last checkpoint serves
+        ended = False
+    if not ended:
+        click.echo(f"stopped and saved; go on with: {view.command} --resume {run.path}", err=True)
+        context.exit(130)
+    figures = run.figures
+    if as_json:
+        click.echo(json.dumps({"model": str(run.path), **figures}, ensure_ascii=False))
+        return
+    click.echo(f"{view.kind} {run.path}, from epoch {figures['epoch']:g}")
+    for name in ("valid", "test"):
+        if name in figures:
+            click.echo(f"{name:5} {view.describe(figures[name])}")
 
 
 def watch(run: "Run", console: "Console", view: View) -> bool:
