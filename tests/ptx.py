@@ -2,10 +2,11 @@
 
 All threads of a launch are lanes of NumPy arrays. They go on together from barrier to barrier, those that are farthest behind
 first. Noticed, as `PtxError`: addresses out of bounds or misaligned, numbers of shared memory that two threads use between
-barriers, one of them writing (a race), and barriers that only some threads of a block reach. What was never written reads as NaN.
+barriers, one of them writing (a race), barriers that only some threads of a block reach, and what a warp does together that only
+some of its threads reach. What was never written reads as NaN.
 Not noticed: races between blocks. Not known: how long anything takes.
 
-Source: PTX ISA 9.0, sections 9.7.1 to 9.7.13; the instructions are those that the project's kernels have been compiled to.
+Source: PTX ISA 9.0, sections 9.7.1 to 9.7.14; the instructions are those that the project's kernels have been compiled to.
 """
 
 import math
@@ -23,6 +24,9 @@ TYPES = {
 }  # fmt: skip
 RAW = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 """How a register is kept, by its bytes."""
+
+WARP = 32
+"""Threads of a warp."""
 
 LANES = 8192
 """Threads that run together, about."""
@@ -244,6 +248,12 @@ class Run:
             raise PtxError("a barrier that only some threads of a block reach")
         self.writer[...] = self.reader[...] = -1
 
+    def check_warps(self) -> None:
+        """Demand that of each warp all threads are active, or none."""
+        active = self.active.reshape(-1, WARP)
+        if (active.any(1) != active.all(1)).any():
+            raise PtxError("only some threads of a warp")
+
     # Operands
 
     def value(self, operand: str, kind: str) -> Array:
@@ -399,6 +409,8 @@ def _atomic(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
 
 
 def _convert(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    if parts[-2] == "f16x2":
+        return _round_pair(parts, operands)
     to, of = TYPES[parts[-2]], parts[-1]
     rounding = next((part for part in parts if part in ("rni", "rzi", "rmi", "rpi")), None)
 
@@ -416,6 +428,126 @@ def _convert(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
         run.put(operands[0], values.astype(to))
 
     return convert
+
+
+def _round_pair(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    """``cvt`` of two numbers to halves; the first goes into the upper bits."""
+
+    def act(run: Run) -> None:
+        numbers = np.zeros((run.lanes, 2), np.float16)
+        for place, operand in enumerate(operands[:0:-1]):
+            numbers[:, place] = run.value(operand, "f32")
+        run.put(operands[0], numbers.view(np.uint32)[:, 0])
+
+    return act
+
+
+def _move(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    """``mov``, also of one register to several smaller ones or back."""
+    target, source = operands
+    kind, small = parts[-1], f"b{int(parts[-1][1:]) // 2}" if parts[-1] in ("b32", "b64") else ""
+    if target[0] != "{" and source[0] != "{":
+        return lambda run: run.put(target, run.value(source, kind))
+
+    def act(run: Run) -> None:
+        if target[0] == "{":
+            whole = np.broadcast_to(run.value(source, kind), run.lanes)
+            for number, each in enumerate(_vector(target)):
+                if each != "_":
+                    run.put(each, (whole >> whole.dtype.type(number * 8 * TYPES[small].itemsize)).astype(TYPES[small]))
+        else:
+            pieces = [np.broadcast_to(run.value(each, small), run.lanes) for each in _vector(source)]
+            run.put(target, np.stack(pieces, 1).view(TYPES[kind])[:, 0])
+
+    return act
+
+
+def _exchange(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    """``shfl.sync.bfly`` in a whole warp: a lane gets the number of the one whose number differs in these bits."""
+    if parts[1:3] != ["sync", "bfly"]:
+        raise PtxError(f"unknown exchange {'.'.join(parts)}")
+    target, _, valid = operands[0].partition("|")
+
+    def act(run: Run) -> None:
+        run.check_warps()
+        values, bits, clamp, lanes = (np.broadcast_to(run.value(operand, "u32"), run.lanes) for operand in operands[1:])
+        if (clamp[run.active] != WARP - 1).any() or (lanes[run.active] != 2**WARP - 1).any():
+            raise PtxError("unknown: parts of a warp")
+        run.put(target, values[np.arange(run.lanes) ^ (bits % WARP)])
+        if valid:
+            run.put(valid, np.ones(run.lanes, bool))
+
+    return act
+
+
+def _insert_bits(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    """``bfi``: the low bits of one number in place of those of another from a position on; position and count are constants."""
+    kind, position, count = parts[-1], int(operands[3]), int(operands[4])
+    mask = ((1 << count) - 1) << position
+
+    def act(run: Run) -> None:
+        x, y = (np.asarray(run.value(operand, kind)) for operand in operands[1:3])
+        run.put(
+            operands[0], ((x << x.dtype.type(position)) & x.dtype.type(mask)) | (y & y.dtype.type(~mask % 2 ** (8 * y.itemsize)))
+        )
+
+    return act
+
+
+_GROUP, _MEMBER = np.arange(WARP) // 4, np.arange(WARP) % 4
+_CORNERS = ((0, 0), (8, 0), (0, 8), (8, 8))
+"""Where the parts of a fragment with 8 x 8 elements each begin: row, column."""
+
+
+def _multiply_matrices(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    """``mma.m16n8k16`` of halves, added to float32. In which order it adds is not known."""
+    if parts != ["mma", "sync", "aligned", "m16n8k16", "row", "col", "f32", "f16", "f16", "f32"]:
+        raise PtxError(f"unknown product {'.'.join(parts)}")
+    results, lefts, rights, added = map(_vector, operands)
+
+    def act(run: Run) -> None:
+        run.check_warps()
+        warps = run.lanes // WARP
+
+        def pairs(operand: str) -> np.ndarray:
+            return np.broadcast_to(run.value(operand, "b32"), run.lanes).copy().view(np.float16).reshape(warps, WARP, 2)
+
+        left, right = np.zeros((warps, 16, 16), np.float32), np.zeros((warps, 16, 8), np.float32)
+        for operand, (row, column) in zip(lefts, _CORNERS, strict=True):
+            for q in range(2):
+                left[:, row + _GROUP, column + 2 * _MEMBER + q] = pairs(operand)[:, :, q]
+        for operand, row in zip(rights, (0, 8), strict=True):
+            for q in range(2):
+                right[:, row + 2 * _MEMBER + q, _GROUP] = pairs(operand)[:, :, q]
+        product = left @ right
+        sums = []
+        for number, operand in enumerate(added):
+            own = product[:, 8 * (number // 2) + _GROUP, 2 * _MEMBER + number % 2].reshape(-1)
+            sums.append(own + run.value(operand, "f32"))
+        for target, each in zip(results, sums, strict=True):
+            run.put(target, each)
+
+    return act
+
+
+def _load_matrices(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
+    """``ldmatrix``: four matrices of 8 x 8 halves; lane l has the address of row l % 8 of matrix l // 8."""
+    if parts[:4] != ["ldmatrix", "sync", "aligned", "m8n8"] or "x4" not in parts or "shared" not in parts:
+        raise PtxError(f"unknown load {'.'.join(parts)}")
+
+    def act(run: Run) -> None:
+        run.check_warps()
+        memory, address = run.places(operands[1], "shared", 16, write=False)
+        matrices = memory.view(np.uint16)[address[:, None] // 2 + np.arange(8)].reshape(-1, 4, 8, 8)
+        if "trans" in parts:
+            matrices = matrices.swapaxes(2, 3)
+        pairs = np.ascontiguousarray(matrices).view(np.uint32).reshape(-1, 4, WARP)
+        for number, target in enumerate(_vector(operands[0])):
+            values = np.zeros(run.lanes, np.uint32)
+            values[run.active] = pairs[:, number].reshape(-1)
+            run.put(target, values)
+
+    return act
 
 
 def _compare(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
@@ -526,7 +658,7 @@ def _divide(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
 
 
 _SIMPLE: dict[str, Callable[..., Array]] = {
-    "mov": lambda x: x, "cvta": lambda x: x, "not": np.invert, "neg": np.negative, "abs": np.abs,
+    "cvta": lambda x: x, "not": np.invert, "neg": np.negative, "abs": np.abs,
     "add": np.add, "sub": np.subtract, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
     "max": np.fmax, "min": np.fmin, "copysign": lambda x, y: np.copysign(y, x),
     "ex2": np.exp2, "lg2": np.log2, "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x), "rcp": lambda x: 1 / x, "tanh": np.tanh,
@@ -545,6 +677,11 @@ _MAKERS: dict[tuple[str, ...], Callable[[list[str], list[str]], Callable[[Run], 
     ("st",): _store,
     ("atom", "red"): _atomic,
     ("cvt",): _convert,
+    ("mov",): _move,
+    ("bfi",): _insert_bits,
+    ("shfl",): _exchange,
+    ("mma",): _multiply_matrices,
+    ("ldmatrix",): _load_matrices,
     ("setp",): _compare,
     ("selp",): _select,
     ("mul", "mad"): _multiply,

@@ -11,6 +11,8 @@ from devices import compiled
 from numba import cuda, float32, int32, int64, typeof, uint32
 from ptx import Ptx, PtxError
 
+from fflm.backend.cuda_mma import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
+
 LANES = 64
 """Threads of a block here."""
 
@@ -122,6 +124,128 @@ def test_slices_share_their_memory():
     assert whole[30:].tolist() == list(range(30, 100))
 
 
+# Products of matrices
+
+
+def product_kernel(left=fragments, right=fragments, a=(0, 1, 2, 3), b=(0, 1), down=0, lower=2):
+    """Return a kernel in which a warp multiplies two matrices, (16, 16) and (16, 8), and adds 1 to some of the results.
+
+    Parameters
+    ----------
+    left, right
+        How they are loaded: `fragments` the first as it is and the second as its transpose (8, 16); `transposed_fragments` the
+        transpose of the first, and the second as it is, both with lines of 16.
+    a, b
+        The order of their registers.
+    down
+        By how many lines too low the first is loaded.
+    lower
+        From which register on those of the result's lower half are.
+    """
+    left_along, right_along = left is fragments, right is fragments
+    a0, a1, a2, a3 = a
+    b0, b1 = b
+
+    def kernel(x, y, z):
+        shared = cuda.shared.array(256, uint32)
+        lane = uint32(cuda.threadIdx.x)
+        for q in range(4):
+            shared[lane + uint32(32 * q)] = x[lane + uint32(32 * q)]
+            shared[lane + uint32(128 + 32 * q)] = y[lane + uint32(32 * q)]
+        cuda.syncthreads()
+        line, odd, high = lane % uint32(8), lane // uint32(8) % uint32(2), lane // uint32(16)
+        if left_along:
+            place = (line + uint32(8) * odd + uint32(down)) % uint32(16) * uint32(8) + uint32(4) * high
+        else:
+            place = (line + uint32(8) * high) * uint32(8) + uint32(4) * odd
+        four = left(shared, place)
+        place = line * uint32(8) + uint32(4) * odd if right_along else (line + uint32(8) * odd) * uint32(8)
+        two = right(shared, uint32(128) + place)
+        zero = float32(0)
+        sums = multiply_add((four[a0], four[a1], four[a2], four[a3]), (two[b0], two[b1]), (zero, zero, zero, float32(1)))
+        place = lane // uint32(4) * uint32(8) + lane % uint32(4) * uint32(2)
+        z[place], z[place + uint32(1)] = sums[0], sums[1]
+        z[place + uint32(64)], z[place + uint32(65)] = sums[lower], sums[3]
+
+    return kernel
+
+
+def multiply(kernel, left_along, right_along):
+    """Return what a kernel of `product_kernel` computes, and what it should, of numbers with which both are exact."""
+    x, y = (np.random.default_rng(0).integers(-9, 10, (2, 16, 16)) / 2).astype(np.float16)
+    y[:, 8:] = 0
+    z = np.full(16 * 8, np.nan, np.float32)
+    given = x if left_along else x.T, y.T if right_along else y
+    pairs = [np.ascontiguousarray(each).reshape(-1).view(np.uint32) for each in given]
+    Ptx(compiled(cuda.jit(kernel), tuple(map(typeof, (*pairs, z))))).launch((1,), 32, [*pairs, z])
+    expected = x.astype(np.float32) @ y[:, :8].astype(np.float32)
+    expected[8:, 1::2] += 1
+    return z.reshape(16, 8), expected
+
+
+@pytest.mark.parametrize("left", [fragments, transposed_fragments], ids=["left", "left transposed"])
+@pytest.mark.parametrize("right", [fragments, transposed_fragments], ids=["right", "right transposed"])
+def test_products_of_fragments(left, right):
+    found, expected = multiply(product_kernel(left, right), left is fragments, right is fragments)
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        {"a": (0, 2, 1, 3)},
+        {"a": (1, 0, 3, 2)},
+        {"b": (1, 0)},
+        {"down": 1},
+        {"lower": 1},
+        {"left": transposed_fragments},
+        {"right": transposed_fragments},
+    ],
+    ids=lambda bug: next(iter(bug)),
+)
+def test_wrong_fragments_are_noticed(bug):
+    found, expected = multiply(product_kernel(**bug), True, True)
+    assert (found != expected).mean() > 0.2
+
+
+def test_halves_are_rounded_as_numpy_rounds_them():
+    def kernel(x, pairs, y):
+        i = uint32(cuda.threadIdx.x)
+        pairs[i] = pair(x[uint32(2) * i], x[uint32(2) * i + uint32(1)])
+        y[uint32(2) * i], y[uint32(2) * i + uint32(1)] = halves(pairs[i])
+
+    generator = np.random.default_rng(0)
+    x = (generator.normal(size=2 * LANES) * 2.0 ** generator.integers(-28, 18, 2 * LANES)).astype(np.float32)
+    x[:6] = 65519, 65520, -np.inf, np.nan, 1 + 2.0**-11, 1 + 3 * 2.0**-11
+    pairs, y = np.zeros(LANES, np.uint32), np.zeros(2 * LANES, np.float32)
+    launch(kernel, 1, x, pairs, y)
+    with np.errstate(over="ignore"):
+        expected = x.astype(np.float16)
+    assert np.array_equal(pairs.view(np.float16), expected, equal_nan=True)
+    assert np.array_equal(y, expected.astype(np.float32), equal_nan=True)
+
+
+def test_four_at_once():
+    def kernel(x, y):
+        i = uint32(4) * uint32(cuda.threadIdx.x)
+        a, b, c, d = load_four(x, i)
+        store_four(y, i, (d, c, b, a))
+
+    x, y = np.arange(4 * LANES, dtype=np.uint32), np.zeros(4 * LANES, np.uint32)
+    launch(kernel, 1, x, y)
+    assert np.array_equal(y.reshape(-1, 4), x.reshape(-1, 4)[:, ::-1])
+
+
+def test_exchanges_between_lanes():
+    def kernel(x, y):
+        i = uint32(cuda.threadIdx.x)
+        y[i] = cuda.shfl_xor_sync(0xFFFFFFFF, x[i], 3)
+
+    x, y = np.arange(LANES, dtype=np.float32), np.zeros(LANES, np.float32)
+    launch(kernel, 1, x, y)
+    assert np.array_equal(y, np.arange(LANES) ^ 3)
+
+
 # Planted bugs
 
 
@@ -169,6 +293,26 @@ def barrier_for_half(x, z):
     z[thread] = x[thread]
 
 
+def loaded_before_written(x, z):
+    shared = cuda.shared.array(N, uint32)
+    thread = uint32(cuda.threadIdx.x)
+    for q in range(4):
+        shared[uint32(4) * thread + uint32(q)] = thread
+    z[thread] = float32(fragments(shared, uint32(4) * (thread ^ uint32(32)))[0])
+
+
+def loaded_from_between(x, z):
+    shared = cuda.shared.array(N, uint32)
+    thread = uint32(cuda.threadIdx.x)
+    z[thread] = float32(fragments(shared, uint32(2) * thread)[0])
+
+
+def exchanged_by_some(x, z):
+    thread = uint32(cuda.threadIdx.x)
+    if thread % uint32(32) < uint32(int32(x[0])):
+        z[thread] = cuda.shfl_xor_sync(0xFFFFFFFF, x[thread], 1)
+
+
 @pytest.mark.parametrize(
     ("kernel", "message"),
     [
@@ -178,6 +322,9 @@ def barrier_for_half(x, z):
         (beyond_the_end, "out of bounds"),
         (beyond_shared_memory, "out of bounds of shared"),
         (barrier_for_half, "a barrier that only some"),
+        (loaded_before_written, "a race"),
+        (loaded_from_between, "misaligned"),
+        (exchanged_by_some, "only some threads of a warp"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -1,0 +1,128 @@
+"""What tensor cores offer and numba.cuda has no name for: the only module with inline PTX.
+
+Two halves (float16) are a pair, a uint32 whose low bits are the first. A matrix of halves is a uint32 array (rows, pairs), whose
+rows hold a multiple of four pairs, filled up with zeros, so that they can be read four at a time.
+
+The threads of a warp hold a matrix together, in fragments. With g = lane // 4 and t = lane % 4, and (i, j) meaning the pair of
+the elements (i, j) and (i, j + 1), a lane's registers are
+
+    A (16, 16)      (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8)
+    B (16, 8)       of its transpose (8, 16): (g, 2t), (g, 2t + 8)
+    C (16, 8)       float32: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
+
+Source: PTX ISA 9.0, sections 9.7.14.5.8 (fragments), 9.7.14.5.14 (mma), 9.7.14.5.15 (ldmatrix), 9.7.9.22 (cvt).
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+from numba.cuda import types
+from numba.cuda.extending import intrinsic
+
+_FLOAT, _INT, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+_SHARED = 3
+"""The number of the shared memory's address space."""
+
+
+def _assemble(builder: Any, code: str, results: list[Any], arguments: Any, *, memory: bool = False) -> list[Any]:
+    """Insert an instruction with some results of one type; one that reads ``memory`` stays where it is."""
+    letters = {_FLOAT: "f", _INT: "r"}
+    constraints = [f"={letters[kind]}" for kind in results] + [letters[value.type] for value in arguments]
+    kinds = [value.type for value in arguments]
+    kind = results[0] if len(results) == 1 else ir.LiteralStructType(results)
+    asm = ir.InlineAsm(ir.FunctionType(kind, kinds), code, ",".join(constraints + ["~{memory}"] * memory), side_effect=memory)
+    found = builder.call(asm, arguments)
+    return [found] if len(results) == 1 else [builder.extract_value(found, i) for i in range(len(results))]
+
+
+def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+    """Return where an element of an array of uint32, seen flat, is."""
+    return builder.gep(context.make_array(kind)(context, builder, value=array).data, [builder.zext(index, _LONG)])
+
+
+@intrinsic
+def multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return A B + C of a warp's fragments: A 4 and B 2 pairs, C and the result 4 float32."""
+    pairs, floats = types.UniTuple(types.uint32, 4), types.UniTuple(types.float32, 4)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        code = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
+        registers = [each for argument in arguments for each in cgutils.unpack_tuple(builder, argument)]
+        return cgutils.pack_array(builder, _assemble(builder, code, [_FLOAT] * 4, registers))
+
+    return floats(pairs, types.UniTuple(types.uint32, 2), floats), generate
+
+
+def _fragment_loader(name: str, transposed: str) -> Any:
+    def load(typingctx: Any, shared: Any, index: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            place = _pointer(context, builder, signature.args[0], *arguments)
+            address = builder.ptrtoint(builder.addrspacecast(place, ir.PointerType(_INT, _SHARED)), _INT)
+            code = f"ldmatrix.sync.aligned.m8n8.x4{transposed}.shared.b16 {{$0,$1,$2,$3}}, [$4];"
+            return cgutils.pack_array(builder, _assemble(builder, code, [_INT] * 4, [address], memory=True))
+
+        return types.UniTuple(types.uint32, 4)(shared, types.uint32), generate
+
+    load.__name__ = name
+    return intrinsic(load)
+
+
+fragments = _fragment_loader("fragments", "")
+"""Load four matrices of 8 x 8 halves from shared memory, an array of pairs.
+
+Lane l says where row l % 8 of matrix l // 8 begins, as an index that four divides, and gets of each matrix the pair (g, 2t).
+"""
+
+transposed_fragments = _fragment_loader("transposed_fragments", ".trans")
+"""Load four matrices as `fragments` does, and transpose each: a lane gets the elements (2t, g) and (2t + 1, g)."""
+
+
+@intrinsic
+def pair(typingctx: Any, first: Any, second: Any) -> Any:
+    """Round two float32 to a pair of halves, the nearest, ties to even; infinity from 65,520 on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _assemble(builder, "cvt.rn.f16x2.f32 $0, $1, $2;", [_INT], [arguments[1], arguments[0]])[0]
+
+    return types.uint32(types.float32, types.float32), generate
+
+
+@intrinsic
+def halves(typingctx: Any, pair: Any) -> Any:
+    """Return both halves of a pair as float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        both = builder.bitcast(arguments[0], ir.VectorType(ir.HalfType(), 2))
+        return cgutils.pack_array(
+            builder, [builder.fpext(builder.extract_element(both, ir.Constant(_INT, i)), _FLOAT) for i in range(2)]
+        )
+
+    return types.UniTuple(types.float32, 2)(types.uint32), generate
+
+
+@intrinsic
+def load_four(typingctx: Any, array: Any, index: Any) -> Any:
+    """Read four pairs at once, from a contiguous array of uint32, seen flat; four divides the index."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _pointer(context, builder, signature.args[0], *arguments)
+        vector = builder.load(builder.bitcast(place, ir.VectorType(_INT, 4).as_pointer()), align=16)
+        return cgutils.pack_array(builder, [builder.extract_element(vector, ir.Constant(_INT, i)) for i in range(4)])
+
+    return types.UniTuple(types.uint32, 4)(array, types.uint32), generate
+
+
+@intrinsic
+def store_four(typingctx: Any, array: Any, index: Any, pairs: Any) -> Any:
+    """Write four pairs at once, as `load_four` reads them."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _pointer(context, builder, signature.args[0], *arguments[:2])
+        vector = ir.Constant(ir.VectorType(_INT, 4), ir.Undefined)
+        for i, each in enumerate(cgutils.unpack_tuple(builder, arguments[2])):
+            vector = builder.insert_element(vector, each, ir.Constant(_INT, i))
+        builder.store(vector, builder.bitcast(place, ir.VectorType(_INT, 4).as_pointer()), align=16)
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint32, types.UniTuple(types.uint32, 4)), generate
