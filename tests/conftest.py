@@ -23,6 +23,7 @@ settings.load_profile("fflm")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the numerical tests run on another device: ``pytest --device ptx tests/test_backend.py tests/test_network.py``."""
     parser.addoption("--device", choices=("cpu", "ptx", "cuda"), default="cpu", help="ptx: the CUDA kernels, without a GPU")
+    parser.addoption("--precision", choices=("fp32", "mixed"), default="fp32", help="mixed: as a GPU may train")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,7 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Numba compiles a kernel anew when the file changes that holds it, but not when another does from which it calls a function.
     """
-    devices.device = config.getoption("device")
+    devices.device, devices.mixed = config.getoption("device"), config.getoption("precision") == "mixed"
+    if devices.mixed and devices.device == "cpu":
+        raise pytest.UsageError("--precision mixed needs --device ptx or cuda")
     sources = sorted(Path(fflm.backend.__file__).parent.glob("*.py"))
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     os.environ.setdefault("NUMBA_CACHE_DIR", str(config.cache.mkdir(f"numba-{digest}")))

@@ -1,4 +1,7 @@
-"""The devices that numerical tests run on, by ``pytest --device``: ``cpu``; ``ptx``, the CUDA kernels without a GPU; ``cuda``."""
+"""The devices that numerical tests run on, by ``pytest --device``: ``cpu``; ``ptx``, the CUDA kernels without a GPU; ``cuda``.
+
+With ``--precision mixed`` the last two train in mixed precision.
+"""
 
 from typing import Any
 
@@ -13,10 +16,13 @@ from fflm.backend.protocol import Backend
 device = "cpu"
 """What `--device` says."""
 
+mixed = False
+"""Whether `--precision` says so."""
+
 
 def backend_under_test() -> Backend:
     """Return the backend, whose operations take NumPy arrays on every device."""
-    return {"cpu": CpuBackend, "ptx": ptx_backend, "cuda": _cuda_backend}[device]()
+    return CpuBackend() if device == "cpu" else {"ptx": ptx_backend, "cuda": _cuda_backend}[device](mixed)
 
 
 def precision() -> np.dtype:
@@ -33,7 +39,7 @@ def tile() -> int:
     return COLUMNS
 
 
-def ptx_backend() -> Backend:
+def ptx_backend(mixed: bool = False) -> Backend:
     from fflm.backend.devices import why_no_gpu
 
     if "missing" in (reason := why_no_gpu()):
@@ -48,7 +54,9 @@ def ptx_backend() -> Backend:
         """The CUDA backend on NumPy arrays: its kernels are compiled, and what they became is executed."""
 
         def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-            return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else -1, dtype)
+            array = np.empty(shape, dtype)
+            array.reshape(-1).view(np.uint8)[:] = 0xFF  # NaN, also where two halves are an integer
+            return array
 
         def upload(self, array: Any) -> Any:
             return np.array(array, order="C")
@@ -62,10 +70,10 @@ def ptx_backend() -> Backend:
                 modules[kernel, types] = Ptx(compiled(kernel, types))
             modules[kernel, types].launch(grid if isinstance(grid, tuple) else (grid,), BLOCK, list(arguments))
 
-    return PtxBackend()
+    return PtxBackend(mixed)
 
 
-def _cuda_backend() -> Backend:
+def _cuda_backend(mixed: bool) -> Backend:
     from numba import config
 
     from fflm.backend.cuda import CudaBackend
@@ -84,7 +92,7 @@ def _cuda_backend() -> Backend:
         def download(self, array: Any) -> Any:
             return array
 
-    return NumpyBackend()
+    return NumpyBackend(mixed)
 
 
 def compiled(kernel: Any, types: tuple[Any, ...], capability: tuple[int, int] = (9, 0), output: str = "ptx") -> Any:

@@ -20,9 +20,9 @@ pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
 from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
 
-from fflm.backend import cuda_kernels
+from fflm.backend import cuda_kernels, cuda_mixed
 from fflm.backend.cpu import CpuBackend
-from fflm.backend.cuda import PRODUCTS, CudaBackend
+from fflm.backend.cuda import MIXED_PRODUCTS, PRODUCTS, CudaBackend
 from fflm.backend.cuda_memory import PooledMemory, size_class
 from fflm.backend.protocol import Dropout
 from fflm.lm import train
@@ -40,12 +40,15 @@ REGISTERS = {(8, 0): 136, (9, 0, "a"): 128}
 """Of a thread, at most: with 128, two blocks of 256 threads share a multiprocessor's 65,536."""
 
 
+ALL_PRODUCTS = PRODUCTS | {f"mixed {name}": product for name, product in MIXED_PRODUCTS.items()}
+
+
 class Recorder(CudaBackend):
     """Notes what is launched, and computes nothing."""
 
-    def __init__(self):
+    def __init__(self, mixed):
         self.launches = {}
-        super().__init__()
+        super().__init__(mixed)
 
     def empty(self, shape, dtype):  # noqa: D102
         return np.empty(shape, dtype)
@@ -54,13 +57,13 @@ class Recorder(CudaBackend):
         return np.array(array)
 
     def _launch(self, kernel, grid, *arguments):
-        name = next((name for name, product in PRODUCTS.items() if product is kernel), kernel.py_func.__name__)
+        name = next((name for name, product in ALL_PRODUCTS.items() if product is kernel), kernel.py_func.__name__)
         self.launches[name] = kernel, tuple(map(typeof, arguments))
 
 
-def launches():
+def launches(mixed):
     """Return every kernel with the types of its arguments, by running every operation."""
-    backend, one, row, ids = Recorder(), np.ones((2, 3), np.float32), np.ones(3, np.float32), np.zeros(2, np.int32)
+    backend, one, row, ids = Recorder(mixed), np.ones((2, 3), np.float32), np.ones(3, np.float32), np.zeros(2, np.int32)
     two = np.ones(2, np.float32)
     backend.copy(one[:, 1:], one[:, :2])
     backend.clear(one)
@@ -94,14 +97,13 @@ def launches():
     return backend.launches
 
 
-LAUNCHES = launches()
+LAUNCHES = launches(mixed=False) | launches(mixed=True)
 
 
 def test_every_kernel_is_known_here():
-    kernels = {
-        name for name, value in vars(cuda_kernels).items() if hasattr(value, "py_func") and not value.targetoptions.get("device")
-    }
-    assert kernels | set(PRODUCTS) == set(LAUNCHES)
+    found = vars(cuda_kernels) | vars(cuda_mixed)
+    kernels = {name for name, value in found.items() if hasattr(value, "py_func") and not value.targetoptions.get("device")}
+    assert kernels | set(ALL_PRODUCTS) == set(LAUNCHES)
 
 
 def linked(code, capability):
@@ -144,6 +146,9 @@ def test_resources(name, capability, tmp_path):
     assert max(int(number) for number in re.findall(r"Used (\d+) registers", log)) <= REGISTERS[capability]
     assert sum(found.values()) > 10
     assert not [each for each in found if re.match(r"LDL|STL|D(ADD|MUL|FMA|SETP|MNMX)|.*F64", each)]
+    mixed = name.startswith("mixed ")  # tensor cores: a step's 2 x 4 x 4 products of fragments, and what loads them
+    assert sum(count for each, count in found.items() if each.startswith("HMMA.16816.F32")) == 32 * mixed
+    assert sum(count for each, count in found.items() if each.startswith("LDSM")) == 12 * mixed
 
 
 # Training
@@ -167,9 +172,9 @@ RUNS = {
 }
 
 
-def gpu_backend():
+def gpu_backend(mixed=False):
     """Return the backend on a GPU, or as it would be."""
-    return CudaBackend() if devices.device == "cuda" else devices.ptx_backend()
+    return CudaBackend(mixed) if devices.device == "cuda" else devices.ptx_backend(mixed)
 
 
 def steps(backend, changes, settings):

@@ -1,5 +1,6 @@
 """Every tolerance of the numerical tests, with its reason."""
 
+import devices
 import numpy as np
 
 FLOAT64, FLOAT32 = np.dtype(np.float64), np.dtype(np.float32)
@@ -34,6 +35,17 @@ UPDATE = {                 # float32: 1 - 0.999 with a rounded 0.999 is off by 1
     FLOAT32: 3e-5,
 }
 # fmt: on
+
+SINGLE_SOFTMAX = SOFTMAX[FLOAT32]  # of mixed precision too, where halves hold the operands
+HALF_SLOPES = 1e-3  # exponentials, and gradients of logits made of them, are rounded by up to 2.4e-4 of themselves each
+MIXED_STEPS = 3e-3  # relative; losses of twenty steps in mixed precision
+MIXED_WAY = 0.05  # relative to how far the weights went in them: Adam takes full steps of the smallest gradients
+
+if devices.mixed:  # operands of products are rounded to eleven binary digits, each by up to 2.4e-4 of itself
+    ACTIVATION[FLOAT32] = 5e-4
+    PRODUCT[FLOAT32] = 1e-2
+    SOFTMAX[FLOAT32] = 2e-2  # scores of 10 and more are off by some 5e-3; terms of 80 cancel, but for 1
+    NETWORK[FLOAT32] = 1e-2
 
 
 def assert_close(actual, expected, tolerance, *, unit=0.0):

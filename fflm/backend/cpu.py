@@ -705,6 +705,10 @@ class CpuBackend:
     def __init__(self) -> None:
         self._borrow = Scratch(np.empty).borrow
 
+    @property
+    def exact(self) -> "CpuBackend":
+        return self
+
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return np.empty(shape, dtype)
 

@@ -1,7 +1,8 @@
-"""The CUDA backend: the operations of `protocol.Backend` on arrays in a GPU's memory, in single precision."""
+"""The CUDA backend: the operations of `protocol.Backend` on arrays in a GPU's memory, in single or mixed precision."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from itertools import accumulate
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numba import config, cuda
 
 from fflm.backend import cuda_kernels as kernels
+from fflm.backend import cuda_mixed as mixed_kernels
 from fflm.backend.common import Scratch, adam_corrections, dropout_words, flat
 from fflm.backend.cuda_kernels import (
     ACTIVATE,
@@ -30,7 +32,7 @@ config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small networks have small arrays
 PARTS = 1024
 """Blocks of a sum over a whole array, at most."""
 
-_FORMS = {
+FORMS = {
     "layer": (PLAIN, TRANSPOSED, ACTIVATE),
     "logits": (PLAIN, TRANSPOSED, SOFTMAX),
     "scores": (PLAIN, TRANSPOSED, STORE),
@@ -39,23 +41,47 @@ _FORMS = {
     "slopes to inputs": (SLOPES, PLAIN, STORE),
     "slopes to weights": (SLOPES_TRANSPOSED, PLAIN, STORE),
 }
-PRODUCTS = {name: kernels.make_product(*form) for name, form in _FORMS.items()}
+"""What matrix products are for, and how a kernel for it reads and ends."""
+
+PRODUCTS = {name: kernels.make_product(*form) for name, form in FORMS.items()}
 """The kernels of matrix products, by what they are for."""
+
+MIXED_PRODUCTS = {name: mixed_kernels.make_mixed_product(*form) for name, form in FORMS.items()}
+"""Those of mixed precision."""
 
 
 class CudaBackend:
     """The operations of `protocol.Backend` on a GPU's arrays (numba.cuda), float32.
 
     Keeps scratch memory between calls: B x V numbers of the largest batch seen, and (V + 1) x m integers.
+
+    Parameters
+    ----------
+    mixed
+        Whether matrix products take operands rounded to float16 and add in float32 (Micikevicius et al. 2018). Everything that
+        is kept between operations stays float32, but for the exponentials of a softmax.
     """
 
     name = "cuda"
     softmax_bytes = 2**30
 
-    def __init__(self) -> None:
+    def __init__(self, mixed: bool = False) -> None:
+        self.mixed = mixed
+        if mixed:
+            self.softmax_bytes = 2**31  # of float32, which are halves
         self._borrow = Scratch(self.empty).borrow
         self._one = self.upload(np.zeros(1, np.float32))
         self._one_matrix, self._one_id = self._one.reshape(1, 1), self.upload(np.zeros(1, np.int32))
+        self._no_unit = self.upload(np.ones(2, np.float32))
+
+    @property
+    def exact(self) -> "CudaBackend":
+        """Itself in single precision, with the same scratch memory."""
+        if not self.mixed:
+            return self
+        exact = copy(self)
+        exact.mixed = False
+        return exact
 
     def _launch(self, kernel: Any, grid: int | tuple[int, int], *arguments: Any) -> None:
         kernel[grid, BLOCK](*arguments)
@@ -80,17 +106,47 @@ class CudaBackend:
         targets: Array = None,
         hit: float = 0.0,
         spread: float = 0.0,
+        scale: float = 1.0,
+        unit: Array = None,
     ) -> None:
-        """Launch a kernel of `kernels.make_product`, with stand-ins for what its form does not use."""
-        rows, columns = c.shape
+        """Launch a kernel of `kernels.make_product`, with stand-ins for what its form does not use.
+
+        Or of `mixed_kernels.make_mixed_product`, where ``a`` and ``b`` are of halves; only there ``scale`` and ``unit`` count.
+        """
+        rows, columns = c.shape if statistics is None else (len(a), len(b))
         grid = -(-columns // COLUMNS), -(-rows // ROWS)
         highest, totals = statistics or (self._one_matrix, self._one_matrix)
+        units = (np.float32(scale), self._no_unit if unit is None else unit) if self.mixed else ()
         self._launch(
-            PRODUCTS[form], grid, a, b, c, np.uint32(inner), np.float32(beta),
+            (MIXED_PRODUCTS if self.mixed else PRODUCTS)[form], grid, a, b, c, np.uint32(inner), *units, np.float32(beta),
             self._one if bias is None else bias, np.int32(code), highest, totals,
             self._one_matrix if factors is None else factors, self._one_id if targets is None else targets,
             np.float32(hit), np.float32(spread),
         )  # fmt: skip
+
+    def _operand(self, name: str, values: Array, unit: Array = None) -> Array:
+        """Return a matrix as products take it: itself, or times ``unit[0]`` as halves, in scratch memory of this name."""
+        if not self.mixed:
+            return values
+        shape = len(values), mixed_kernels.pairs_for(values.shape[1])
+        halves = self._borrow(f"halves of {name}", shape, np.uint32)
+        self._launch(mixed_kernels.to_halves, len(values), values, self._no_unit if unit is None else unit, halves)
+        return halves
+
+    def _unit(self, values: Array) -> Array:
+        """Return the power of two (2,) by which the largest of some gradients becomes about 2^14, and its inverse."""
+        if not self.mixed:
+            return None
+        scales = self._borrow("unit", (2,))
+        self._choose_scales(values, 14, scales)
+        return scales
+
+    def _choose_scales(self, values: Array, bits: int, scales: Array) -> None:
+        """Choose the power of two by which the largest of some numbers becomes about 2^bits, and its inverse: scales (2,)."""
+        parts = min(PARTS, -(-values.size // BLOCK))
+        largest = self._borrow("parts", (parts,))
+        self._launch(kernels.largest_magnitudes, parts, *flat(values), largest)
+        self._launch(kernels.fixed_point, 1, largest, np.float32(bits), scales)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return cuda.device_array(shape, dtype)
@@ -118,11 +174,9 @@ class CudaBackend:
     @contextmanager
     def _sums(self, values: Array, total: Array) -> Iterator[tuple[Array, Array]]:
         """Yield scales for values that are to be added to integers, and these, of total's shape; then add them to the total."""
-        parts = min(PARTS, -(-values.size // BLOCK))
-        largest, scales = self._borrow("parts", (parts,)), self._borrow("scales", (2,))
+        scales = self._borrow("scales", (2,))
         sums = self._borrow("fixed-point sums", total.shape, np.int64, lambda size: self.upload(np.zeros(size, np.int64)))
-        self._launch(kernels.largest_magnitudes, parts, *flat(values), largest)
-        self._launch(kernels.fixed_point, 1, largest, scales)
+        self._choose_scales(values, 40, scales)  # so that 2^22 of the largest fit into 63 bits
         yield scales, sums
         self._each(kernels.add_fixed_point, sums.size, *flat(sums), scales, *flat(total))
 
@@ -167,7 +221,8 @@ class CudaBackend:
         )
 
     def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
-        self._product("layer", inputs, weight, outputs, inputs.shape[1], bias=bias, code=ACTIVATIONS.index(activation))
+        a, b = self._operand("inputs", inputs), self._operand("weight", weight)
+        self._product("layer", a, b, outputs, inputs.shape[1], bias=bias, code=ACTIVATIONS.index(activation))
 
     def affine_backward(
         self,
@@ -184,8 +239,17 @@ class CudaBackend:
         if activation != "identity":
             self._each(kernels.multiply_slopes, outputs.size, np.int32(ACTIVATIONS.index(activation)), *flat(outputs, d_outputs))
         self._launch(kernels.column_sums, -(-d_outputs.shape[1] // SUMMED), d_outputs, np.float32(beta), d_bias)
-        self._product("to weights", d_outputs, inputs, d_weight, len(inputs), beta=beta)
-        self._product("to inputs", d_outputs, weight, d_inputs, len(weight))
+        operands = self._operand("inputs", inputs), self._operand("weight", weight)
+        self._products_backward(d_outputs, *operands, beta, d_weight, d_inputs)
+
+    def _products_backward(
+        self, d_sums: Array, inputs: Array, weight: Array, beta: float, d_weight: Array, d_inputs: Array
+    ) -> None:
+        """Go back through inputs weight^T, two operands."""
+        unit = self._unit(d_sums)
+        slopes = self._operand("gradients", d_sums, unit)
+        self._product("to weights", slopes, inputs, d_weight, len(inputs), beta=beta, unit=unit)
+        self._product("to inputs", slopes, weight, d_inputs, len(weight), unit=unit)
 
     def add(self, values: Array, total: Array) -> None:
         self._each(kernels.add, total.size, *flat(values, total))
@@ -196,18 +260,27 @@ class CudaBackend:
     def normalise_backward(self, values: Array, d_normalised: Array, d_values: Array) -> None:
         self._launch(kernels.normalise_backward, len(values), values, d_normalised, d_values)
 
-    def _softmax(self, features: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
-        """Return the exponentials (B, V), the tiles' maxima and sums (tiles, B), and the rows' (B,), and their normalisers."""
+    def _softmax(
+        self, features: Array, weight: Array, bias: Array, size: int
+    ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+        """Return the exponentials (B, V), the tiles' maxima and sums (tiles, B), and the rows' (B,), and their normalisers.
+
+        Of operands; in mixed precision the exponentials are halves.
+        """
         rows, words, tiles = len(features), len(weight), -(-len(weight) // COLUMNS)
-        exponentials = self._borrow("exponentials", (rows, words))
+        if self.mixed:
+            exponentials = self._borrow("halves of exponentials", (rows, mixed_kernels.pairs_for(words)), np.uint32)
+        else:
+            exponentials = self._borrow("exponentials", (rows, words))
         statistics = self._borrow("highest", (tiles, rows)), self._borrow("totals", (tiles, rows))
         combined = tuple(self._borrow(name, (rows,)) for name in ("row maxima", "row sums", "normalisers"))
-        self._product("logits", features, weight, exponentials, features.shape[1], bias=bias, statistics=statistics)
+        self._product("logits", features, weight, exponentials, size, bias=bias, statistics=statistics)
         self._launch(kernels.combine_tiles, rows, *statistics, *combined)
         return exponentials, statistics, combined
 
     def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
-        combined = self._softmax(features, weight, bias)[2]
+        operands = self._operand("features", features), self._operand("weight", weight)
+        combined = self._softmax(*operands, bias, features.shape[1])[2]
         self._launch(kernels.output_losses, len(targets), features, weight, bias, rows, targets, combined[2], losses)
 
     def output_gradients(
@@ -225,15 +298,19 @@ class CudaBackend:
         d_weight: Array,
         d_bias: Array,
     ) -> None:
-        words = len(weight)
-        exponentials, (highest, totals), combined = self._softmax(features, weight, bias)
+        words, operands = len(weight), (self._operand("features", features), self._operand("weight", weight))
+        exponentials, (highest, totals), combined = self._softmax(*operands, bias, features.shape[1])
         self._launch(
             kernels.output_losses, len(targets), features, weight, bias, self._rows(len(targets)), targets, combined[2], losses
         )
-        self._each(kernels.tile_factors, highest.size, highest, *combined, np.float32(penalty), np.float32(scale), totals)
-        slopes = {"factors": totals, "targets": targets, "hit": scale * (1 - smoothing), "spread": scale * smoothing / words}
-        self._product("slopes to inputs", exponentials, weight, d_features, words, **slopes)
-        self._product("slopes to weights", exponentials, features, d_weight, len(features), beta=beta, bias=d_bias, **slopes)
+        unit = mixed_kernels.SLOPE if self.mixed else scale  # what halves hold is not too small; the sums get the scale
+        self._each(kernels.tile_factors, highest.size, highest, *combined, np.float32(penalty), np.float32(unit), totals)
+        slopes = {
+            "factors": totals, "targets": targets, "hit": unit * (1 - smoothing), "spread": unit * smoothing / words,
+            "scale": scale / unit,
+        }  # fmt: skip
+        self._product("slopes to inputs", exponentials, operands[1], d_features, words, **slopes)
+        self._product("slopes to weights", exponentials, operands[0], d_weight, len(features), beta=beta, bias=d_bias, **slopes)
 
     def nce_gradients(
         self,
@@ -249,19 +326,20 @@ class CudaBackend:
         d_weight: Array,
         d_bias: Array,
     ) -> None:
+        operands = self._operand("features", features), self._operand("weight", weight)
         slopes = self._borrow("exponentials", (len(features), len(weight)))
-        self._product("scores", features, weight, slopes, features.shape[1])
+        self._product("scores", *operands, slopes, features.shape[1])
         self._launch(kernels.nce_slopes, len(features), slopes, bias, targets, noise, np.float32(scale), losses)
         self._launch(kernels.column_sums, -(-len(weight) // SUMMED), slopes, np.float32(beta), d_bias)
-        self._product("to weights", slopes, features, d_weight, len(features), beta=beta)
-        self._product("to inputs", slopes, weight, d_features, len(weight))
+        self._products_backward(slopes, *operands, beta, d_weight, d_features)
 
     def unit_losses(self, scores: Array, targets: Array, loss: UnitLoss, scale: float, losses: Array, d_scores: Array) -> None:
         code = np.int32(UNIT_LOSSES.index(loss))
         self._launch(kernels.unit_losses, len(scores), code, scores, targets, np.float32(scale), losses, d_scores)
 
     def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
-        self._product("scores", features, weight, log_probabilities, features.shape[1])
+        operands = self._operand("features", features), self._operand("weight", weight)
+        self._product("scores", *operands, log_probabilities, features.shape[1])
         self._launch(kernels.normalise_logits, len(features), log_probabilities, bias)
 
     def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:

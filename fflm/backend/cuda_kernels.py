@@ -329,10 +329,10 @@ def largest_magnitudes(values, largest):
 
 
 @cuda.jit
-def fixed_point(largest, scales):
-    """Choose the unit for sums of numbers whose largest magnitudes are known, one a block; a single block.
+def fixed_point(largest, bits, scales):
+    """Choose the unit for numbers whose largest magnitudes are known, one a block; a single block.
 
-    scales (2,)  out: a power of two by which the largest becomes about 2^40, so that 2^22 of them fit into 63 bits; its inverse
+    scales (2,)  out: a power of two by which the largest becomes 2^bits up to twice that; its inverse, NaN if one is not finite
     """
     shared = cuda.shared.array(BLOCK, float32)
     thread = uint32(cuda.threadIdx.x)
@@ -343,8 +343,8 @@ def fixed_point(largest, scales):
     if thread == uint32(0):
         finite = highest <= float32(3.4e38)
         exponent = float32(math.floor(math.log2(max(highest, float32(1e-30))))) if finite else float32(0)
-        scales[0] = math.pow(float32(2), float32(40) - exponent)
-        scales[1] = math.pow(float32(2), exponent - float32(40)) if finite else float32(math.nan)
+        scales[0] = math.pow(float32(2), bits - exponent)
+        scales[1] = math.pow(float32(2), exponent - bits) if finite else float32(math.nan)
 
 
 @cuda.jit

@@ -45,6 +45,10 @@ class Backend(Protocol):
     softmax_bytes: int
     """Memory that a softmax's B x V numbers may take; a larger batch goes through the network in equal parts."""
 
+    @property
+    def exact(self) -> "Backend":
+        """What computes all but training: itself, or where that rounds to less than its arrays hold, one that does not."""
+
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return an array of the device, uninitialised."""
 

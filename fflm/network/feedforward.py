@@ -97,17 +97,17 @@ class Network:
 
         ``rows`` (T,), int32, says which context each target follows; without, each has its own. Only of a softmax.
         """
-        forward = self._forward(parameters, self.backend.upload(contexts))
+        backend, forward = self.backend.exact, self._forward(parameters, self.backend.upload(contexts))
         if self.config.output != "softmax":
-            output.unit_losses(self.backend, parameters, self.config.output, forward.softmax_inputs, targets, losses)
+            output.unit_losses(backend, parameters, self.config.output, forward.softmax_inputs, targets, losses)
             return
         rows = output.each_row(targets) if rows is None else rows
-        output.output_losses(self.backend, parameters, forward.softmax_inputs, rows, targets, losses)
+        output.output_losses(backend, parameters, forward.softmax_inputs, rows, targets, losses)
 
     def log_probabilities(self, parameters: Parameters, contexts: Array) -> Array:
         """Return log p(word | context) of every word, (B, V) in nats, as a NumPy array, in evaluation mode."""
         forward = self._forward(parameters, self.backend.upload(contexts))
-        return output.log_probabilities(self.backend, parameters, forward.softmax_inputs)
+        return output.log_probabilities(self.backend.exact, parameters, forward.softmax_inputs)
 
     def predict(self, parameters: Parameters, contexts: Array) -> Array:
         """Return the outputs, (B, outputs), as a NumPy array: probabilities, or numbers, as `NetworkConfig.output` says."""
@@ -115,7 +115,7 @@ class Network:
             return np.exp(self.log_probabilities(parameters, contexts))
         forward = self._forward(parameters, self.backend.upload(contexts))
         activation: Activation = "sigmoid" if self.config.output == "sigmoid" else "identity"
-        return self.backend.download(output.units(self.backend, parameters, activation, forward.softmax_inputs))
+        return self.backend.download(output.units(self.backend.exact, parameters, activation, forward.softmax_inputs))
 
     def _dropout(self, layer: int, seed: int, step: int) -> Dropout | None:
         """Return layer 0's (the embeddings') or a hidden layer's dropout, None where nothing is dropped."""
@@ -139,7 +139,8 @@ class Network:
     def _forward(
         self, parameters: Parameters, contexts: Array, *, training: bool = False, row: int = 0, seed: int = 0, step: int = 0
     ) -> _Pass:
-        backend, config, rows, dtype = self.backend, self.config, len(contexts), parameters.dtype
+        backend = self.backend if training else self.backend.exact
+        config, rows, dtype = self.config, len(contexts), parameters.dtype
         input_layer.check(config, contexts)
         inputs, sources = input_layer.read(backend, config, parameters.embeddings, contexts)
         if training and (dropout := self._dropout(0, seed, step)):

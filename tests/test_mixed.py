@@ -1,0 +1,109 @@
+"""Mixed precision: what halves hold is computed exactly, what they round is off by no more, training goes nearly the same way."""
+
+import dataclasses
+from pathlib import Path
+from types import ModuleType
+
+import devices
+import numpy as np
+import pytest
+import reference
+from tiny import tiny_model
+from tolerances import HALF_SLOPES, MIXED_STEPS, MIXED_WAY, SINGLE_SOFTMAX, assert_close
+
+pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
+
+from ptx import PtxError
+from test_cuda import NETWORK, RUNS, gpu_backend, steps
+
+from fflm.backend import cuda, cuda_mixed
+from fflm.backend.cpu import CpuBackend
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
+
+MIXED = gpu_backend(mixed=True)
+
+
+def on_gpu(*arrays):
+    """Return arrays on the device."""
+    return [MIXED.upload(array) for array in arrays]
+
+
+@pytest.mark.parametrize(("rows", "width", "outputs"), [(1, 1, 1), (3, 9, 2), (33, 31, 40), (150, 200, 137), (128, 64, 256)])
+def test_products_of_what_halves_hold_are_exact(rows, width, outputs):
+    generator = np.random.default_rng(0)
+    shapes = (rows, width), (outputs, width), (outputs,), (rows, outputs), (outputs, width), (rows, width)
+    inputs, weight, bias, d_outputs, before, noise = (generator.integers(-8, 9, shape).astype(np.float32) / 4 for shape in shapes)
+    d_outputs *= np.float32(2.0**-30)  # below the range of halves
+    before *= np.float32(2.0**-30)
+    x, w, b, d_y, d_w, d_x = on_gpu(inputs, weight, bias, d_outputs, before, noise)
+    y, d_b = on_gpu(np.full((rows, outputs), np.nan, np.float32), bias)
+    MIXED.affine(x, w, b, "identity", y)
+    assert np.array_equal(MIXED.download(y), inputs @ weight.T + bias)
+    MIXED.affine_backward(x, w, y, "identity", d_y, 1.0, d_w, d_b, d_x)
+    assert np.array_equal(MIXED.download(d_w), before + d_outputs.T @ inputs)
+    assert np.array_equal(MIXED.download(d_x), d_outputs @ weight)
+
+
+@pytest.mark.parametrize(("rows", "words", "size"), [(1, 1, 1), (3, 127, 7), (5, 129, 3), (140, 300, 130)])
+@pytest.mark.parametrize("scale", [2.0**-13, 1.0])
+def test_softmax_of_what_halves_hold(rows, words, size, scale):
+    """Its losses are as good as in single precision; what is rounded are the exponentials, and gradients made of them."""
+    generator = np.random.default_rng(0)
+    shapes = (rows, size), (words, size), (words,)
+    features, weight, bias = (generator.normal(size=shape).astype(np.float16).astype(np.float32) for shape in shapes)
+    weight /= 4
+    targets = generator.integers(0, words, rows, np.int32)
+    arrays = on_gpu(features, weight, bias, targets)
+    results = on_gpu(*(np.full(shape, np.nan, np.float32) for shape in ((rows,), *shapes)))
+    MIXED.output_gradients(*arrays, 0.1, 0.2, scale, 0.0, *results)
+    exact = *(each.astype(np.float64) for each in (features, weight, bias)), targets
+    assert_close(MIXED.download(results[0]), reference.output_losses(*exact), SINGLE_SOFTMAX, unit=1.0)
+    expected = reference.output_gradients(*exact, 0.1, 0.2, scale)
+    for found, wanted in zip(results[1:], expected, strict=True):
+        assert_close(MIXED.download(found), wanted, HALF_SLOPES, unit=scale)
+
+
+BUGS = {
+    "no barrier": ("            cuda.syncthreads()\n        rows, columns", "        rows, columns"),
+    "a single buffer": ("buffer = uint32(uint32(step) % uint32(2)", "buffer = uint32(uint32(step + 1) % uint32(2)"),
+    "another tile's factors": ("factors[piece // uint32(COLUMNS // 8), line]", "factors[piece // uint32(COLUMNS // 4), line]"),
+    "no ends of lines": (" and uint32(FOUR) * piece < uint32(matrix.shape[1])", ""),
+    "a sum of too few": ("for k in range(16):", "for k in range(15):"),
+}
+
+
+@pytest.mark.skipif(devices.device == "cuda", reason="what a GPU does with them nobody knows")
+@pytest.mark.parametrize("bug", BUGS)
+def test_planted_bugs_are_noticed(bug, monkeypatch):
+    source, planted = Path(cuda_mixed.__file__).read_text(encoding="utf-8"), ModuleType("planted")
+    assert source.count(BUGS[bug][0]) == 1
+    exec(source.replace(*BUGS[bug]), vars(planted))
+    products = {name: planted.make_mixed_product(*form) for name, form in cuda.FORMS.items()}
+    monkeypatch.setattr(cuda, "MIXED_PRODUCTS", products)
+
+    def check():
+        test_products_of_what_halves_hold_are_exact(33, 40, 7)
+        test_softmax_of_what_halves_hold(140, 300, 9, 1.0)
+
+    with pytest.raises((PtxError, AssertionError)):
+        check()
+
+
+@pytest.mark.parametrize("name", ["default", "tied, direct", "nce"])
+def test_twenty_steps_are_close(name):
+    """Losses as far as rounded operands let them, and weights that went nearly the same way."""
+    losses, parameters = steps(CpuBackend(), *RUNS[name])
+    found_losses, found = steps(MIXED, *RUNS[name])
+    assert not np.array_equal(found_losses, losses)
+    np.testing.assert_allclose(found_losses, losses, rtol=MIXED_STEPS)
+    start = dict(Parameters.random(dataclasses.replace(NETWORK, **RUNS[name][0]), 1).items())
+    for key, array in parameters.items():
+        assert np.linalg.norm(found[key] - array) <= MIXED_WAY * np.linalg.norm(array - start[key]), key
+
+
+def test_prediction_is_in_single_precision():
+    model, contexts = tiny_model(), np.random.default_rng(0).integers(0, 9, (40, 3)).astype(np.int32)
+    parameters = model.parameters.mapped(MIXED.upload)
+    exact, found = (Network(model.config, backend).log_probabilities(parameters, contexts) for backend in (MIXED.exact, MIXED))
+    assert np.array_equal(exact, found)
