@@ -236,7 +236,7 @@ def test_a_run_goes_on_from_its_checkpoint_on_either_device(tmp_path):
 def test_training_on_a_gpu_from_text_to_model(text, monkeypatch):
     backends = {"cuda": gpu_backend(), "cpu": CpuBackend()}
     monkeypatch.setattr(train, "choose_device", lambda device: device)
-    monkeypatch.setattr(train, "device_backend", backends.get)
+    monkeypatch.setattr(train, "device_backend", lambda device, precision: backends[device])
     fields = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "test": Share(0.1)}
     figures = {}
     for device in backends:

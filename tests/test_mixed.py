@@ -1,6 +1,7 @@
 """Mixed precision: what halves hold is computed exactly, what they round is off by no more, training goes nearly the same way."""
 
 import dataclasses
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -8,6 +9,7 @@ import devices
 import numpy as np
 import pytest
 import reference
+from command import fflm
 from tiny import tiny_model
 from tolerances import HALF_SLOPES, MIXED_STEPS, MIXED_WAY, SINGLE_SOFTMAX, assert_close
 
@@ -18,6 +20,8 @@ from test_cuda import NETWORK, RUNS, gpu_backend, steps
 
 from fflm.backend import cuda, cuda_mixed
 from fflm.backend.cpu import CpuBackend
+from fflm.errors import FflmError
+from fflm.lm import train
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 
@@ -102,8 +106,33 @@ def test_twenty_steps_are_close(name):
         assert np.linalg.norm(found[key] - array) <= MIXED_WAY * np.linalg.norm(array - start[key]), key
 
 
+def test_training_from_text_to_model(text, monkeypatch):
+    backends = {"fp32": MIXED.exact, "mixed": MIXED}
+    monkeypatch.setattr(train, "choose_device", lambda device: device)
+    monkeypatch.setattr(train, "device_backend", lambda device, precision: backends[precision])
+    fields = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "epochs": 1, "device": "cuda"}
+    perplexities = {}
+    for precision in backends:
+        run = train.begin([text], Path(f"{precision}.model"), precision=precision, **fields)
+        assert {type(event).__name__ for event in run.events()} >= {"Step", "Evaluation"}
+        perplexities[precision] = run.figures["valid"]["perplexity"]
+        assert json.loads(Path(f"{precision}.model/config.json").read_text())["precision"] == precision
+    assert 0 < abs(perplexities["mixed"] / perplexities["fp32"] - 1) < MIXED_STEPS
+    assert train.TrainingRun.resume(Path("mixed.model")).trainer.network.backend is backends["mixed"]
+
+
 def test_prediction_is_in_single_precision():
     model, contexts = tiny_model(), np.random.default_rng(0).integers(0, 9, (40, 3)).astype(np.int32)
     parameters = model.parameters.mapped(MIXED.upload)
     exact, found = (Network(model.config, backend).log_probabilities(parameters, contexts) for backend in (MIXED.exact, MIXED))
     assert np.array_equal(exact, found)
+
+
+def test_mixed_precision_needs_a_gpu(text):
+    with pytest.raises(FflmError, match="mixed precision needs the device cuda"):
+        train.begin([text], Path("other.model"), precision="mixed")
+    with pytest.raises(FflmError, match="unknown precision 'half': choose one of fp32, mixed"):
+        train.begin([text], Path("other.model"), precision="half")
+    assert not Path("other.model").exists()
+    result = fflm("train", text, "--precision", "mixed", "-o", "other.model", folder=Path())
+    assert (result.returncode, result.stderr) == (1, "error: mixed precision needs the device cuda\n")

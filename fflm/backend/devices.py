@@ -1,4 +1,4 @@
-"""The choice of a device."""
+"""The choice of a device, and of the precision that it trains in."""
 
 from functools import cache
 from importlib.util import find_spec
@@ -8,6 +8,9 @@ from fflm.backend.protocol import Backend
 from fflm.errors import FflmError
 
 Device = Literal["cpu", "cuda", "auto"]
+
+Precision = Literal["fp32", "mixed"]
+"""Of a training step: that of the arrays, or products of operands that are rounded to float16."""
 
 _EXTRAS = "pip install 'fflm[cuda13]', or 'fflm[cuda12]' for a driver that is older than 580"
 
@@ -30,30 +33,41 @@ def choose_device(device: str) -> Literal["cpu", "cuda"]:
     return "cpu" if reason else "cuda"
 
 
-def device_backend(device: str) -> Backend:
-    """Return a backend of a device; those of the GPU are one, so that its scratch memory is there once.
+def device_backend(device: str, precision: str = "fp32") -> Backend:
+    """Return a backend of a device; those of the GPU are one of each precision, so that its scratch memory is there once.
 
     Raises
     ------
     FflmError
-        As `choose_device`.
+        As `choose_device`, or if it has no such precision.
     """
-    if choose_device(device) == "cuda":
-        return _cuda_backend()
+    chosen = choose_device(device)
+    check_precision(precision, chosen)
+    if chosen == "cuda":
+        return _cuda_backend(precision == "mixed")
     from fflm.backend.cpu import CpuBackend
 
     return CpuBackend()
 
 
+def check_precision(precision: str, device: str) -> None:
+    """Raise an FflmError if there is no such precision, or not on this device."""
+    if precision not in get_args(Precision):
+        raise FflmError(f"unknown precision {precision!r}: choose one of {', '.join(get_args(Precision))}")
+    if precision == "mixed" and device != "cuda":
+        raise FflmError("mixed precision needs the device cuda")
+
+
 @cache
-def _cuda_backend() -> Backend:
+def _cuda_backend(mixed: bool) -> Backend:
     from numba import cuda
 
     from fflm.backend.cuda import CudaBackend
     from fflm.backend.cuda_memory import PooledMemory
 
-    cuda.set_memory_manager(PooledMemory)  # before there is any array
-    return CudaBackend()
+    if not _cuda_backend.cache_info().currsize:
+        cuda.set_memory_manager(PooledMemory)  # before there is any array
+    return CudaBackend(mixed)
 
 
 def describe_device(device: str) -> str:

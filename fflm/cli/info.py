@@ -150,7 +150,7 @@ def _network(path: Path, about: dict[str, Any], command: str) -> list[str]:
 
 def _training(about: dict[str, Any]) -> list[str]:
     """Return as lines how a network was trained."""
-    machine = {"threads": about["threads"], "device": about.get("device", "cpu")}
+    machine = {"threads": about["threads"], "device": about.get("device", "cpu"), "precision": about.get("precision", "fp32")}
     return ["", "training", *_pairs(about["training"]), *_pairs(machine)]
 
 

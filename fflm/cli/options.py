@@ -220,6 +220,13 @@ def training_options(command: Command) -> Command:
         field_option(TrainingSettings, "seed", "Of all randomness."),
         threads_option,
         device_option,
+        click.option(
+            "--precision",
+            type=click.Choice(["fp32", "mixed"]),
+            default="fp32",
+            show_default=True,
+            help="Of training: mixed rounds what a GPU multiplies to 16 bits, and adds in 32.",
+        ),
     ]
     return add_options(options, command)
 

@@ -289,4 +289,6 @@ def _again(search: "Search", trial: "Trial") -> str:
         words += ["--threads", str(search.threads)]
     if search.device != "cpu":
         words += ["--device", search.device]
+    if search.precision != "fp32":
+        words += ["--precision", search.precision]
     return shlex.join(words)

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import numba
 import numpy as np
 
-from fflm.backend.devices import choose_device, device_backend
+from fflm.backend.devices import check_precision, choose_device, device_backend
 from fflm.errors import FflmError
 from fflm.lm.model import read_config, save_config
 from fflm.lm.scoring import Score, part_score
@@ -75,6 +75,7 @@ def begin(
     progress: Callable[[int], None] | None = None,
     threads: int | None = None,
     device: str = "cpu",
+    precision: str = "fp32",
     vectors: Path | None = None,
     preset: str = "default",
     **fields: Any,
@@ -96,6 +97,8 @@ def begin(
         Of the kernels.
     device
         What trains: ``cpu``, ``cuda`` or ``auto``.
+    precision
+        In which it trains: ``fp32``, or on ``cuda`` also ``mixed``.
     vectors
         A file of word2vec text to start from.
     preset
@@ -113,6 +116,7 @@ def begin(
     if preset not in PRESETS:
         raise FflmError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
     fields = PRESETS[preset] | fields
+    check_precision(precision, choose_device(device))
     text, rule = text_settings(fields)
     shape, settings, automatic = network_settings(fields)
     with new_model(
@@ -121,7 +125,9 @@ def begin(
     ) as (folder, corpus):  # fmt: skip
         config, settings = fit(shape, settings, automatic, corpus)
         embeddings = read_vectors(vectors, corpus.vocabulary, config.embedding) if vectors else None
-        TrainingRun.start(folder, corpus, config, settings, threads=threads, device=device, embeddings=embeddings)
+        TrainingRun.start(
+            folder, corpus, config, settings, threads=threads, device=device, precision=precision, embeddings=embeddings
+        )
     return TrainingRun.resume(path)
 
 
@@ -178,6 +184,8 @@ class TrainingRun(Run):
         The data.
     vectors
         Words whose embeddings were given to start from.
+    precision
+        In which it trains.
     """
 
     def __init__(
@@ -188,10 +196,12 @@ class TrainingRun(Run):
         settings: TrainingSettings,
         threads: int,
         device: str,
+        precision: str,
         embeddings: np.ndarray | None = None,
     ) -> None:
         check_size(config)
         self.corpus = corpus
+        self.precision = precision
         self.vectors = 0
         parts = {
             name: Windows.of(part.ids, corpus.vocabulary, corpus.settings, config.context) for name, part in corpus.parts.items()
@@ -203,7 +213,8 @@ class TrainingRun(Run):
             parameters.embeddings[rows] = embeddings[rows]
             self.vectors = int(rows.sum())
         chosen = choose_device(device)
-        trainer = Trainer(Network(config, device_backend(chosen)), parameters, parts["train"], parts.get("valid"), settings)
+        network = Network(config, device_backend(chosen, precision))
+        trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings)
         super().__init__(path, trainer, corpus.fingerprint, parts.get("test"), threads, chosen)
 
     @classmethod
@@ -216,6 +227,7 @@ class TrainingRun(Run):
         *,
         threads: int | None = None,
         device: str = "cpu",
+        precision: str = "fp32",
         embeddings: np.ndarray | None = None,
     ) -> Self:
         """Begin a run in an empty folder, but for the corpus that may be there.
@@ -232,6 +244,8 @@ class TrainingRun(Run):
             Of the kernels; by default all cores.
         device
             ``cpu``, ``cuda`` or ``auto``.
+        precision
+            ``fp32``, or on ``cuda`` also ``mixed``.
         embeddings
             (V + 1, m) to start from, NaN in rows that are to be random.
 
@@ -241,11 +255,12 @@ class TrainingRun(Run):
             If the text is too short for the window, or the folder cannot be written.
         """
         check_length(corpus, config)
-        run = cls(path, corpus, config, settings, threads or numba.config.NUMBA_NUM_THREADS, device, embeddings)
+        run = cls(path, corpus, config, settings, threads or numba.config.NUMBA_NUM_THREADS, device, precision, embeddings)
         about = {
             "training": settings.to_dict(),
             "threads": run.threads,
             "device": run.device,
+            "precision": precision,
             "vectors": run.vectors,
             "corpus": describe_corpus(corpus, path),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -291,7 +306,7 @@ class TrainingRun(Run):
         if corpus.fingerprint != expected:
             reason = _difference(path, corpus, about)
             raise FflmError(f"{path} was trained on other data ({reason}): resume with the same, or train anew with --overwrite")
-        run = cls(path, corpus, config, settings, threads, device or about.get("device", "cpu"))
+        run = cls(path, corpus, config, settings, threads, device or about.get("device", "cpu"), about.get("precision", "fp32"))
         run.vectors = about.get("vectors", 0)
         run._continue(about, epochs)
         return run

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 import numba
 import numpy as np
 
-from fflm.backend.devices import choose_device
+from fflm.backend.devices import check_precision, choose_device
 from fflm.errors import FflmError
 from fflm.files import clear_errors, read_json, replacing_folder, write_json, write_text
 from fflm.lm.setup import FIVE_PERCENT, describe_corpus, new_model, text_settings
@@ -170,13 +170,14 @@ def begin(
     progress: Callable[[int], None] | None = None,
     threads: int | None = None,
     device: str = "cpu",
+    precision: str = "fp32",
     **fields: Any,
 ) -> "Search":
     """Begin a search: tokenise the text, once for all trials, unless that was done, and set up the folder.
 
     Parameters
     ----------
-    inputs, valid, test, encoding, errors, processes, progress, threads, device, fields
+    inputs, valid, test, encoding, errors, processes, progress, threads, device, precision, fields
         As `fflm.lm.train.begin` takes them: the settings that all trials share. The test text is not looked at.
     path
         The folder of the search, which must not exist.
@@ -197,6 +198,7 @@ def begin(
     """
     _optuna()
     device = choose_device(device)
+    check_precision(precision, device)
     if path.exists():
         raise FflmError(f"{path} exists: `fflm tune --resume {path}` goes on with it, -o names another")
     for name, part in space.items():
@@ -230,6 +232,7 @@ def begin(
             "training": settings.to_dict(),
             "threads": threads or numba.config.NUMBA_NUM_THREADS,
             "device": device,
+            "precision": precision,
             "space": {name: dataclasses.asdict(part) for name, part in space.items()},
             "sampler": sampler,
             "trials": trials,
@@ -278,6 +281,7 @@ class Search:
         self.settings = TrainingSettings.from_dict(about["training"])
         self.threads = int(about["threads"])
         self.device = about.get("device", "cpu")
+        self.precision = about.get("precision", "fp32")
         self.prune = bool(about["prune"])
         self.space: Space = {name: _part(fields) for name, fields in about["space"].items()}
         self._sampler = about["sampler"]
@@ -459,7 +463,10 @@ class Search:
         if not path.exists():
             with replacing_folder(path) as folder:
                 config, settings = self.configure(trial.values)
-                TrainingRun.start(folder, self.corpus, config, settings, threads=self.threads, device=self.device)
+                TrainingRun.start(
+                    folder, self.corpus, config, settings,
+                    threads=self.threads, device=self.device, precision=self.precision,
+                )  # fmt: skip
         run = TrainingRun.resume(path, self.corpus)
         if self.save_seconds is not None:
             run.save_seconds = self.save_seconds
