@@ -76,6 +76,7 @@ class Ptx:
         self.bytes = {"shared": 0, "local": 0}
         for space, align, name, size in re.findall(r"\.(shared|local)\s+\.align\s+(\d+)\s+\.b8\s+([\w$]+)\[(\d+)\]", source):
             start = -(-self.bytes[space] // int(align)) * int(align)
+            start += int(align) * (start // int(align) % 2 == 0)  # so that nobody has a better alignment by chance
             self.places[name], self.bytes[space] = start, start + int(size)
         self.registers: dict[str, np.dtype] = {}
         self.labels: dict[str, int] = {}
@@ -309,7 +310,7 @@ class Run:
             return self.memory.bytes, address
         memory, rows = (self.shared, self.own_block) if space == "shared" else (self.local, np.arange(self.lanes))
         width = memory.shape[1]
-        if ((address < 0) | (address + size > width)).any():
+        if ((address < 0) | (address + size > self.ptx.bytes[space])).any():
             raise PtxError(f"out of bounds of {space} memory")
         if space == "shared":
             for word in range(0, size, 4):

@@ -147,7 +147,7 @@ def product_kernel(left=fragments, right=fragments, a=(0, 1, 2, 3), b=(0, 1), do
     b0, b1 = b
 
     def kernel(x, y, z):
-        shared = cuda.shared.array(256, uint32)
+        shared = cuda.shared.array(256, uint32, alignment=16)
         lane = uint32(cuda.threadIdx.x)
         for q in range(4):
             shared[lane + uint32(32 * q)] = x[lane + uint32(32 * q)]
@@ -294,7 +294,7 @@ def barrier_for_half(x, z):
 
 
 def loaded_before_written(x, z):
-    shared = cuda.shared.array(N, uint32)
+    shared = cuda.shared.array(N, uint32, alignment=16)
     thread = uint32(cuda.threadIdx.x)
     for q in range(4):
         shared[uint32(4) * thread + uint32(q)] = thread
@@ -302,9 +302,15 @@ def loaded_before_written(x, z):
 
 
 def loaded_from_between(x, z):
-    shared = cuda.shared.array(N, uint32)
+    shared = cuda.shared.array(N, uint32, alignment=16)
     thread = uint32(cuda.threadIdx.x)
     z[thread] = float32(fragments(shared, uint32(2) * thread)[0])
+
+
+def loaded_from_any_place(x, z):
+    shared = cuda.shared.array(N, uint32)
+    thread = uint32(cuda.threadIdx.x)
+    z[thread] = float32(fragments(shared, uint32(4) * thread)[0])
 
 
 def exchanged_by_some(x, z):
@@ -324,6 +330,7 @@ def exchanged_by_some(x, z):
         (barrier_for_half, "a barrier that only some"),
         (loaded_before_written, "a race"),
         (loaded_from_between, "misaligned"),
+        (loaded_from_any_place, "misaligned"),
         (exchanged_by_some, "only some threads of a warp"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -168,7 +168,7 @@ def make_mixed_product(left: int, right: int, end: int) -> Any:
 
     @cuda.jit
     def product(a, b, c, inner, alpha, unit, beta, bias, code, highest, totals, factors, targets, hit, spread):
-        shared = cuda.shared.array(_SHARED, uint32)
+        shared = cuda.shared.array(_SHARED, uint32, alignment=16)
         statistics = cuda.shared.array(_STATISTICS, float32)
         sums = cuda.local.array((4, 4, 4), float32)
         lefts, rights = cuda.local.array((_READS, 4), uint32), cuda.local.array((_READS, 4), uint32)  # of the next step

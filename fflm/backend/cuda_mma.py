@@ -71,7 +71,8 @@ def _fragment_loader(name: str, transposed: str) -> Any:
 fragments = _fragment_loader("fragments", "")
 """Load four matrices of 8 x 8 halves from shared memory, an array of pairs.
 
-Lane l says where row l % 8 of matrix l // 8 begins, as an index that four divides, and gets of each matrix the pair (g, 2t).
+Lane l says where row l % 8 of matrix l // 8 begins, as an index that four divides, and gets of each matrix the pair (g, 2t). The
+array begins at a multiple of 16 bytes, as also for `load_four` and `store_four`.
 """
 
 transposed_fragments = _fragment_loader("transposed_fragments", ".trans")
