@@ -268,6 +268,7 @@ def test_what_a_gpu_is_first_asked():
     backend = gpu_backend()
     sizes = {"rows": 9, "words": 70, "size": 5, "width": 7}
     assert gpu.operations(backend, **sizes)["wrong"] == []
+    assert gpu.operations(gpu_backend(mixed=True), "mixed", **sizes)["wrong"] == []
     backend.log_probabilities = lambda features, weight, bias, logs: CpuBackend().affine(features, weight, bias, "identity", logs)
     assert gpu.operations(backend, **sizes)["wrong"] == ["log-probabilities"]
 
