@@ -64,11 +64,11 @@ def ptx_backend(mixed: bool = False) -> Backend:
         def download(self, array: Any) -> Any:
             return array.copy()
 
-        def _launch(self, kernel: Any, grid: int | tuple[int, int], *arguments: Any) -> None:
+        def _run(self, kernel: Any, blocks: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
             types = tuple(map(typeof, arguments))
             if (kernel, types) not in modules:
                 modules[kernel, types] = Ptx(compiled(kernel, types))
-            modules[kernel, types].launch(grid if isinstance(grid, tuple) else (grid,), BLOCK, list(arguments))
+            modules[kernel, types].launch(blocks, BLOCK, list(arguments))
 
     return PtxBackend(mixed)
 

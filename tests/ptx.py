@@ -3,7 +3,7 @@
 All threads of a launch are lanes of NumPy arrays. They go on together from barrier to barrier, those that are farthest behind
 first. Noticed, as `PtxError`: addresses out of bounds or misaligned, numbers of shared memory that two threads use between
 barriers, one of them writing (a race), barriers that only some threads of a block reach, and what a warp does together that only
-some of its threads reach. What was never written reads as NaN.
+some of its threads reach, and grids without blocks or with too many. What was never written reads as NaN.
 Not noticed: races between blocks. Not known: how long anything takes.
 
 Source: PTX ISA 9.0, sections 9.7.1 to 9.7.14; the instructions are those that the project's kernels have been compiled to.
@@ -30,6 +30,9 @@ WARP = 32
 
 LANES = 8192
 """Threads that run together, about."""
+
+GRID = 65535
+"""Blocks of a grid's second and third dimension, at most."""
 
 GAP = 256
 """Bytes between arrays, at least: who leaves one meets nothing."""
@@ -117,6 +120,8 @@ class Ptx:
         named = {name: TYPES[kind].type(value) for (kind, name), value in zip(self.parameters, values, strict=True)}
         grid = (*grid, *(1,) * (3 - len(grid)))
         blocks = math.prod(grid)
+        if not blocks or max(grid[1:]) > GRID:
+            raise PtxError(f"a grid of {grid}")
         for first in range(0, blocks, max(1, LANES // block)):
             numbers = np.arange(first, min(blocks, first + max(1, LANES // block)))
             with np.errstate(all="ignore"):

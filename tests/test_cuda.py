@@ -56,7 +56,7 @@ class Recorder(CudaBackend):
     def upload(self, array):  # noqa: D102
         return np.array(array)
 
-    def _launch(self, kernel, grid, *arguments):
+    def _run(self, kernel, blocks, arguments):
         name = next((name for name, product in ALL_PRODUCTS.items() if product is kernel), kernel.py_func.__name__)
         self.launches[name] = kernel, tuple(map(typeof, arguments))
 

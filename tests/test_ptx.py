@@ -341,6 +341,13 @@ def test_bugs_are_noticed(kernel, message):
         launch(kernel, 1, x, z)
 
 
+@pytest.mark.parametrize("grid", [(0,), (3, 0), (1, 65536)])
+def test_grids_that_a_gpu_refuses(grid):
+    z = np.zeros(LANES, np.float32)
+    with pytest.raises(PtxError, match="a grid of"):
+        Ptx(compiled(cuda.jit(lambda z: None), (typeof(z),))).launch(grid, LANES, [z])
+
+
 def test_what_was_never_written_is_nan():
     def forgotten(z):
         shared = cuda.shared.array(LANES, float32)

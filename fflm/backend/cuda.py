@@ -84,7 +84,13 @@ class CudaBackend:
         return exact
 
     def _launch(self, kernel: Any, grid: int | tuple[int, int], *arguments: Any) -> None:
-        kernel[grid, BLOCK](*arguments)
+        """Launch a kernel with so many blocks; not at all with none, which a GPU refuses."""
+        blocks = grid if isinstance(grid, tuple) else (grid,)
+        if all(blocks):
+            self._run(kernel, blocks, arguments)
+
+    def _run(self, kernel: Any, blocks: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        kernel[blocks, BLOCK](*arguments)
 
     def _each(self, kernel: Any, size: int, *arguments: Any) -> None:
         """Launch a kernel with a thread for each of ``size`` things."""
