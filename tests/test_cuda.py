@@ -20,7 +20,7 @@ pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
 from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
 
-from fflm.backend import cuda_kernels, cuda_mixed
+from fflm.backend import cuda_kernels, cuda_memory, cuda_mixed
 from fflm.backend.cpu import CpuBackend
 from fflm.backend.cuda import MIXED_PRODUCTS, PRODUCTS, CudaBackend
 from fflm.backend.cuda_memory import PooledMemory, size_class
@@ -351,6 +351,57 @@ def test_the_pool_is_given_back_before_memory_runs_out(memory):
     del large
     manager.memalloc(9000)
     assert list(fake.held.values()) == [size_class(9000)]
+
+
+class Target:
+    """Stands in for an array of the GPU: notes what is copied to it, which is done whenever the GPU gets there."""
+
+    def __init__(self):
+        self.source = self.stream = None
+
+    def copy_to_device(self, array, stream=0):
+        """Take note."""
+        self.source, self.stream = array, stream
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """Return copies by pinned memory, without a GPU, and how often the host has waited."""
+    waited = []
+    monkeypatch.setattr(cuda_memory.cuda, "pinned_array", np.empty)
+    monkeypatch.setattr(cuda_memory.cuda, "legacy_default_stream", lambda: "a stream")
+    monkeypatch.setattr(cuda_memory.cuda, "synchronize", lambda: waited.append(None))
+    return cuda_memory.PinnedCopies(), waited
+
+
+def sent(copies, number, size=100):
+    """Send an array of a number; return where it went."""
+    target = Target()
+    copies.send(np.full((size, 2), number, np.int32), target)
+    return target
+
+
+def test_what_was_sent_stays_until_it_has_arrived(copies):
+    copies, waited = copies
+    targets = [sent(copies, number) for number in range(5)]
+    copies.done()
+    again = [sent(copies, number) for number in range(5, 8)]
+    for number, target in enumerate(targets[:2] + again):
+        assert target.stream == "a stream"
+        assert target.source.shape == (100, 2)
+        assert (target.source == (number if number < 2 else number + 3)).all()
+    assert {id(target.source.base) for target in again} <= {id(target.source.base) for target in targets}
+    assert not waited
+
+
+def test_pinned_memory_has_a_limit(copies, monkeypatch):
+    copies, waited = copies
+    monkeypatch.setattr(cuda_memory, "PINNED", 4096)
+    first = [sent(copies, number) for number in range(4)]  # taking 1,024 bytes
+    assert not waited
+    assert sent(copies, 4).source.base is first[-1].source.base
+    assert len(waited) == 1
+    assert sent(copies, 5, size=1000).stream == 0  # from where it is
 
 
 @pytest.mark.parametrize(("size", "taken"), [(1, 256), (256, 256), (257, 512), (4096, 4096), (4097, 4608), (10**9, 1006632960)])

@@ -25,6 +25,7 @@ from fflm.backend.cuda_kernels import (
     SUMMED,
     TRANSPOSED,
 )
+from fflm.backend.cuda_memory import PinnedCopies
 from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Array, Dropout, UnitLoss
 
 config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small networks have small arrays
@@ -69,7 +70,7 @@ class CudaBackend:
         self.mixed = mixed
         if mixed:
             self.softmax_bytes = 2**31  # of float32, which are halves
-        self._borrow = Scratch(self.empty).borrow
+        self._borrow, self._copies = Scratch(self.empty).borrow, PinnedCopies()
         self._one = self.upload(np.zeros(1, np.float32))
         self._one_matrix, self._one_id = self._one.reshape(1, 1), self.upload(np.zeros(1, np.int32))
         self._no_unit = self.upload(np.ones(2, np.float32))
@@ -158,10 +159,17 @@ class CudaBackend:
         return cuda.device_array(shape, dtype)
 
     def upload(self, array: Any) -> Array:
-        return array if cuda.is_cuda_array(array) else cuda.to_device(np.ascontiguousarray(array))
+        if cuda.is_cuda_array(array):
+            return array
+        array = np.ascontiguousarray(array)
+        uploaded = self.empty(array.shape, array.dtype)
+        self._copies.send(array, uploaded)
+        return uploaded
 
     def download(self, array: Array) -> Any:
-        return array.copy_to_host()
+        downloaded = array.copy_to_host()
+        self._copies.done()
+        return downloaded
 
     def copy(self, values: Array, copied: Array) -> None:
         self._launch(kernels.copy, values.shape[0], values, copied)
