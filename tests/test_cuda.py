@@ -281,11 +281,15 @@ def test_what_is_missing_is_said():
 import sys
 from fflm.backend import devices
 print(devices.why_no_gpu())
+from numba.cuda.cudadrv import driver
+print(driver._memory_manager.__name__)  # before there is a context, which would keep another
 """
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
     )
-    assert result.stdout.strip() == "" or result.stdout.startswith("no driver of an NVIDIA GPU works (")
+    reason, manager = result.stdout.splitlines()
+    assert reason == "" or reason.startswith("no driver of an NVIDIA GPU works (")
+    assert manager == "PooledMemory"
 
 
 # Memory

@@ -2,7 +2,7 @@
 
 from functools import cache
 from importlib.util import find_spec
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from fflm.backend.protocol import Backend
 from fflm.errors import FflmError
@@ -60,13 +60,8 @@ def check_precision(precision: str, device: str) -> None:
 
 @cache
 def _cuda_backend(mixed: bool) -> Backend:
-    from numba import cuda
-
     from fflm.backend.cuda import CudaBackend
-    from fflm.backend.cuda_memory import PooledMemory
 
-    if not _cuda_backend.cache_info().currsize:
-        cuda.set_memory_manager(PooledMemory)  # before there is any array
     return CudaBackend(mixed)
 
 
@@ -74,9 +69,7 @@ def describe_device(device: str) -> str:
     """Return a device's name, with the GPU's model."""
     if device == "cpu":
         return "cpu"
-    from numba import cuda
-
-    gpu = cuda.get_current_device()
+    gpu = _cuda().get_current_device()
     name = gpu.name.decode() if isinstance(gpu.name, bytes) else gpu.name
     return f"cuda ({name}, compute capability {'.'.join(map(str, gpu.compute_capability))})"
 
@@ -86,13 +79,7 @@ def why_no_gpu() -> str:
     """Return why no GPU can be used, and the line that installs what is missing; nothing if one can."""
     if find_spec("numba_cuda") is None:
         return f"numba-cuda is missing; {_EXTRAS}"
-    import numpy as np
-
-    if not hasattr(np, "row_stack"):  # numba-cuda 0.30 asks for it, NumPy 2.5 has dropped it
-        np.row_stack = np.vstack
-    from numba import cuda
-
-    if cuda.is_available():
+    if _cuda().is_available():
         return ""
     from numba.cuda.cudadrv.driver import driver
 
@@ -100,3 +87,18 @@ def why_no_gpu() -> str:
         cause = " ".join(str(driver.initialization_error).split()).partition(". ")[0].rstrip(".")
         return f"no driver of an NVIDIA GPU works ({cause}); install one from https://www.nvidia.com/drivers"
     return f"the CUDA toolkit is missing; {_EXTRAS}"
+
+
+@cache
+def _cuda() -> Any:
+    """Return numba.cuda, with our memory manager: it must be set before anything touches the GPU."""
+    import numpy as np
+
+    if not hasattr(np, "row_stack"):  # numba-cuda 0.30 asks for it, NumPy 2.5 has dropped it
+        np.row_stack = np.vstack
+    from numba import cuda
+
+    from fflm.backend.cuda_memory import PooledMemory
+
+    cuda.set_memory_manager(PooledMemory)
+    return cuda
