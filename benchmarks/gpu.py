@@ -198,11 +198,13 @@ def torch_step(
     return step
 
 
-def steps(backends: dict[str, Backend], sizes: list[tuple[int, int, int]]) -> list[dict[str, Any]]:
-    """Time whole steps beside PyTorch's."""
+def steps(sizes: list[tuple[int, int, int]]) -> list[dict[str, Any]]:
+    """Time whole steps beside PyTorch's, and find what memory they take: of ours all that the driver gives, scratch and pool."""
     from numba import cuda
 
-    rows = []
+    from fflm.backend.cuda import CudaBackend
+
+    context, rows = cuda.current_context(), []
     for words, hidden, batch in sizes:
         config = NetworkConfig(
             words, WINDOW, EMBEDDING, (hidden,), "tanh", averages=(), tied=False, dropout=0.2, embedding_dropout=0.0
@@ -210,12 +212,14 @@ def steps(backends: dict[str, Backend], sizes: list[tuple[int, int, int]]) -> li
         settings = TrainingSettings(epochs=10**6, batch_size=batch)
         windows = random_text(words, batch)
         row: dict[str, Any] = {"vocabulary": words, "hidden": hidden, "batch": batch, "seconds": {}, "bytes": {}}
-        for precision, backend in backends.items():
-            free = cuda.current_context().get_memory_info().free
-            events = Trainer(Network(config, backend), Parameters.random(config, 1), windows, None, settings).run()
+        for precision in TOLERANCES:
+            context.memory_manager.give_back()
+            free = context.get_memory_info().free
+            network = Network(config, CudaBackend(precision == "mixed"))  # a new one, without others' scratch memory
+            events = Trainer(network, Parameters.random(config, 1), windows, None, settings).run()
             row["seconds"][f"fflm {precision}"] = seconds(lambda events=events: next(events))
-            row["bytes"][f"fflm {precision}"] = free - cuda.current_context().get_memory_info().free
-            del events
+            row["bytes"][f"fflm {precision}"] = free - context.get_memory_info().free
+            del network, events
         examples = [windows.batch(positions) for positions in shuffled(len(windows), batch, 1, 0) if len(positions) == batch]
         for mode in MODES if torch else ():
             for compiled in (False, True):
@@ -303,7 +307,7 @@ def main() -> None:
     limits = results.get("ceilings", {})
     modes = {"fp32": "fp32", "mixed": "bf16"}
     part("kernels", lambda: {name: kernels(backends[name], limits.get(mode)) for name, mode in modes.items()})
-    part("steps", lambda: steps(backends, few))
+    part("steps", lambda: steps(few))
     for name, source, read in (("Brown", options.brown, brown), ("WikiText-2", options.wikitext, wikitext)):
         if source:
             options.work.mkdir(parents=True, exist_ok=True)

@@ -92,9 +92,7 @@ class PooledMemory(NumbaCUDAMemoryManager):  # type: ignore[misc]
         except CudaAPIError as error:
             if error.code != binding.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
                 raise
-        for free in self._pool.values():
-            while free:
-                driver.cuMemFree(free.pop())
+        self.give_back()
         try:
             return driver.cuMemAlloc(size)
         except CudaAPIError as error:
@@ -105,6 +103,12 @@ class PooledMemory(NumbaCUDAMemoryManager):  # type: ignore[misc]
                 f"of the GPU's {info.total / 1e9:,.1f} GB {info.free / 1e9:,.1f} are free, and {size / 1e9:,.1f} are needed; "
                 "use a smaller network or vocabulary (batches go in parts, they need not be smaller)"
             ) from error
+
+    def give_back(self) -> None:
+        """Free the pool."""
+        for free in self._pool.values():
+            while free:
+                driver.cuMemFree(free.pop())
 
     def reset(self) -> None:
         """Forget everything, as when the context ends."""
