@@ -105,6 +105,9 @@ def compiled(kernel: Any, types: tuple[Any, ...], capability: tuple[int, int] = 
     found = dispatcher.get_current_device
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)  # of device functions in the kernel
     try:
-        return cuda.compile(kernel.py_func, types, cc=capability, device=False, abi="numba", output=output)[0]
+        bounds = kernel.targetoptions.get("launch_bounds")
+        return cuda.compile(kernel.py_func, types, cc=capability, device=False, abi="numba", output=output, launch_bounds=bounds)[
+            0
+        ]
     finally:
         dispatcher.get_current_device = found

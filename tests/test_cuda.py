@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -36,8 +37,10 @@ from fflm.training.examples import Rows
 from fflm.training.loop import Step, Trainer
 from fflm.training.settings import TrainingSettings
 
-REGISTERS = {(8, 0): 136, (9, 0, "a"): 128}
-"""Of a thread, at most: with 128, two blocks of 256 threads share a multiprocessor's 65,536."""
+CAPABILITIES = (8, 0), (9, 0, "a")
+
+REGISTERS = 128
+"""Of a thread, at most: two blocks of 256 threads share a multiprocessor's 65,536."""
 
 
 ALL_PRODUCTS = PRODUCTS | {f"mixed {name}": product for name, product in MIXED_PRODUCTS.items()}
@@ -134,7 +137,7 @@ def instructions(cubin, folder):
     return Counter(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", text))
 
 
-@pytest.mark.parametrize("capability", REGISTERS, ids=lambda capability: "sm_" + "".join(map(str, capability)))
+@pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda capability: "sm_" + "".join(map(str, capability)))
 @pytest.mark.parametrize("name", LAUNCHES)
 def test_resources(name, capability, tmp_path):
     """No stack, no spills, no local memory, no double precision, and no more registers than are claimed."""
@@ -143,12 +146,52 @@ def test_resources(name, capability, tmp_path):
     found = instructions(cubin, tmp_path)
     assert [int(number) for number in re.findall(r"(\d+) bytes stack frame", log)] == [0]
     assert [int(number) for number in re.findall(r"(\d+) bytes spill", log)] == [0, 0]
-    assert max(int(number) for number in re.findall(r"Used (\d+) registers", log)) <= REGISTERS[capability]
+    assert max(int(number) for number in re.findall(r"Used (\d+) registers", log)) <= REGISTERS
     assert sum(found.values()) > 10
     assert not [each for each in found if re.match(r"LDL|STL|D(ADD|MUL|FMA|SETP|MNMX)|.*F64", each)]
+    if name in PRODUCTS:  # a step's 8 lines of 8 x 8 products, and what loads them
+        assert found["FFMA"] >= 8 * 8 * 8
+        assert found["LDS.128"] == 8 * 4
     mixed = name.startswith("mixed ")  # tensor cores: a step's 2 x 4 x 4 products of fragments, and what loads them
     assert sum(count for each, count in found.items() if each.startswith("HMMA.16816.F32")) == 32 * mixed
     assert sum(count for each, count in found.items() if each.startswith("LDSM")) == 12 * mixed
+
+
+def test_kernels_are_compiled_once(tmp_path):
+    """Products of different forms share their name, and must not be taken for each other."""
+    program = """
+import sys
+from types import SimpleNamespace
+import test_cuda
+from numba.cuda import codegen, dispatcher
+from numba.cuda.cudadrv import runtime
+
+device = SimpleNamespace(compute_capability=(9, 0), id=0)  # a GPU that only compiles
+dispatcher.get_current_device = lambda: device
+codegen.devices = SimpleNamespace(get_context=lambda: SimpleNamespace(device=device))
+runtime.runtime.get_version = lambda: (13, 0)
+dispatcher._Kernel.bind = lambda kernel: kernel._codelibrary.get_cubin()
+for name in ("fill", "layer", "logits", "mixed logits"):
+    kernel, types = test_cuda.LAUNCHES[name]
+    code = kernel.compile(types)._codelibrary.get_cubin().code
+    print(hash(code), len(kernel.stats.cache_hits))
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONHASHSEED": "0"}
+    found = []
+    for _ in range(2):
+        result = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parent,
+            env=environment,
+        )
+        found.append([line.split() for line in result.stdout.splitlines()])
+    assert [hits for _, hits in found[0]] == ["0"] * 4
+    assert [hits for _, hits in found[1]] == ["1"] * 4
+    assert [code for code, _ in found[0]] == [code for code, _ in found[1]]
+    assert len({code for code, _ in found[0]}) == 4
 
 
 # Training

@@ -16,6 +16,7 @@ from fflm.backend.cuda_kernels import (
     ACTIVATE,
     BLOCK,
     COLUMNS,
+    FOUR,
     PLAIN,
     ROWS,
     SLOPES,
@@ -285,7 +286,7 @@ class CudaBackend:
         if self.mixed:
             exponentials = self._borrow("halves of exponentials", (rows, mixed_kernels.pairs_for(words)), np.uint32)
         else:
-            exponentials = self._borrow("exponentials", (rows, words))
+            exponentials = self._borrow("exponentials", (rows, FOUR * -(-words // FOUR)))
         statistics = self._borrow("highest", (tiles, rows)), self._borrow("totals", (tiles, rows))
         combined = tuple(self._borrow(name, (rows,)) for name in ("row maxima", "row sums", "normalisers"))
         self._product("logits", features, weight, exponentials, size, bias=bias, statistics=statistics)

@@ -7,9 +7,10 @@ float64. Arrays are C-contiguous float32, ids int32. A block has `BLOCK` threads
 import math
 from typing import Any
 
-from numba import cuda, float32, int32, int64, uint32
+from numba import cuda, float32, int32, int64, uint32, uint64
 from numba.cuda.extending import overload
 
+from fflm.backend.cuda_intrinsics import load_four, store_four
 from fflm.backend.formulas import (
     SIGMOID,
     SOFTPLUS,
@@ -40,22 +41,33 @@ def _log1p(x):
 
 philox_words = cuda.jit(device=True)(philox)
 
+kernel = cuda.jit(cache=True)
+"""Makes a kernel, which is compiled once and then kept on disk."""
+
 BLOCK = 256
 """Threads of a block."""
 
 SUMMED = 8
 """Columns that a block sums: neighbouring numbers that are read together, and many rows at a time."""
 
-ROWS, COLUMNS, DEPTH = 128, 128, 16
+ROWS, COLUMNS, DEPTH = 128, 128, 8
 """The part of a matrix product that a block computes, and how much of the inner dimension it reads at a time."""
 
 EACH = 8
-"""Rows and columns of it that a thread computes."""
+"""Rows and columns of it that a thread computes: four, and four half the part farther on."""
 
-_LINE = ROWS + 4  # so that of those who write a column no more than two meet in a bank of shared memory
-_LINES = DEPTH * _LINE
-_ACROSS = COLUMNS // EACH  # threads that share a row
-_READS = ROWS * DEPTH // BLOCK  # numbers of each matrix that a thread reads at a time
+FOUR = 4
+"""Numbers that are read together."""
+
+# Shared memory. A line has op(a)'s or op(b)'s numbers at one place of the inner dimension; it is padded so that threads that
+# write down a column do not meet in a bank.
+_LINE = ROWS + FOUR  # ROWS is COLUMNS
+_OPERAND = DEPTH * _LINE
+_STEP = 2 * _OPERAND
+_SHARED = 2 * _STEP
+_ACROSS = COLUMNS // EACH  # threads that share a row: half a warp
+_ALL_LANES = 0xFFFFFFFF
+_OUTSIDE = 2**31  # in place of where the target is
 
 PLAIN, TRANSPOSED, SLOPES, SLOPES_TRANSPOSED = range(4)
 """How a product reads a matrix: as it is stored, or transposed; or it is the gradients of logits, computed as they are read."""
@@ -64,165 +76,252 @@ STORE, ACTIVATE, SOFTMAX = range(3)
 """What a product does with its result: adds to what was there by ``beta``; adds the bias and activates; softmax tiles."""
 
 
-@cuda.jit(device=True, inline="always")
-def element(kind, matrix, row, column, factors, targets, hit, spread):
-    """Return what a product reads at a place of op(matrix), 0 outside of it.
+@cuda.jit(device=True, forceinline=True)
+def is_inside(matrix, line, place):
+    """Whether a matrix has a place of a line."""
+    return line < uint32(matrix.shape[0]) and place < uint32(matrix.shape[1])
 
-    For SLOPES the matrix (B, V) holds exponentials, ``factors`` (tiles, B) what makes them probabilities times the scale, and
-    the gradient of a logit is that, less ``spread`` and at the target less ``hit``.
+
+@cuda.jit(device=True, forceinline=True)
+def read_four(matrix, line, place):
+    """Read four numbers of a line, from a place that four divides; zeros outside of the matrix."""
+    zero, columns = float32(0), uint32(matrix.shape[1])
+    if not is_inside(matrix, line, place):
+        return zero, zero, zero, zero
+    if columns % uint32(FOUR) == uint32(0):
+        return load_four(matrix, uint32(line * columns + place))
+    return (
+        matrix[line, place],
+        matrix[line, place + uint32(1)] if place + uint32(1) < columns else zero,
+        matrix[line, place + uint32(2)] if place + uint32(2) < columns else zero,
+        matrix[line, place + uint32(3)] if place + uint32(3) < columns else zero,
+    )
+
+
+@cuda.jit(device=True, forceinline=True)
+def slope(exponential, number, factor, place, hit, spread):
+    """Return the gradient of a logit, number ``number`` of four, of which number ``place`` is the target's.
+
+    That is the probability times the scale, which ``factor`` makes of the exponential, less ``spread``, and at the target less
+    ``hit``.
     """
-    i, j = row, column
-    if kind == TRANSPOSED or kind == SLOPES_TRANSPOSED:
-        i, j = column, row
-    if i >= uint32(matrix.shape[0]) or j >= uint32(matrix.shape[1]):
-        return float32(0)
-    value = matrix[i, j]
-    if kind == SLOPES or kind == SLOPES_TRANSPOSED:
-        value = value * factors[j // uint32(COLUMNS), i] - spread
-        if uint32(targets[i]) == j:
-            value -= hit
-    return value
+    value = exponential * factor - spread
+    return value - hit if place == uint32(number) else value
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def larger(x, y):
     """Return the larger of two numbers, NaN if one is."""
     return x if x > y or x != x else y
 
 
-@cuda.jit(device=True, inline="always")
-def row_top(sums, i, bias, column, columns):
-    """Add the bias to a thread's row number i, -infinity where there is no column, and return the largest.
+@cuda.jit(device=True, forceinline=True)
+def place_of(number):
+    """Return where a thread's row or column number ``number`` is, from its first on."""
+    return uint32(number % FOUR + number // FOUR * (ROWS // 2))
 
-    The number of the row is to be written out, so that the sums are registers: a loop so large would not be unrolled.
+
+@cuda.jit(device=True, forceinline=True)
+def multiply_line(sums, shared, left, right):
+    """Add the products of a line of op(a) and one of op(b), whose numbers of this thread begin at two places of shared memory."""
+    lefts, rights = cuda.local.array(EACH, float32), cuda.local.array(EACH, float32)
+    lefts[0], lefts[1], lefts[2], lefts[3] = load_four(shared, left)
+    lefts[4], lefts[5], lefts[6], lefts[7] = load_four(shared, left + uint64(ROWS // 2))
+    rights[0], rights[1], rights[2], rights[3] = load_four(shared, right)
+    rights[4], rights[5], rights[6], rights[7] = load_four(shared, right + uint64(COLUMNS // 2))
+    for i in range(EACH):
+        for j in range(EACH):
+            sums[i, j] += lefts[i] * rights[j]
+
+
+@cuda.jit(device=True, forceinline=True)
+def multiply_step(sums, shared, left, right):
+    """Add the products of `DEPTH` lines, which are written out: a loop of them would not be unrolled."""
+    multiply_line(sums, shared, left, right)
+    multiply_line(sums, shared, left + uint64(_LINE), right + uint64(_LINE))
+    multiply_line(sums, shared, left + uint64(2 * _LINE), right + uint64(2 * _LINE))
+    multiply_line(sums, shared, left + uint64(3 * _LINE), right + uint64(3 * _LINE))
+    multiply_line(sums, shared, left + uint64(4 * _LINE), right + uint64(4 * _LINE))
+    multiply_line(sums, shared, left + uint64(5 * _LINE), right + uint64(5 * _LINE))
+    multiply_line(sums, shared, left + uint64(6 * _LINE), right + uint64(6 * _LINE))
+    multiply_line(sums, shared, left + uint64(7 * _LINE), right + uint64(7 * _LINE))
+
+
+@cuda.jit(device=True, forceinline=True)
+def add_four(matrix, line, place, numbers, beta):
+    """Store four numbers where `read_four` reads them, plus ``beta`` times what was there; nothing outside of the matrix."""
+    columns = uint32(matrix.shape[1])
+    if is_inside(matrix, line, place):
+        a, b, c, d = numbers
+        if beta != float32(0):
+            old = read_four(matrix, line, place)
+            a, b, c, d = a + beta * old[0], b + beta * old[1], c + beta * old[2], d + beta * old[3]
+        if columns % uint32(FOUR) == uint32(0):
+            store_four(matrix, uint32(line * columns + place), (a, b, c, d))
+        else:
+            matrix[line, place] = a
+            if place + uint32(1) < columns:
+                matrix[line, place + uint32(1)] = b
+            if place + uint32(2) < columns:
+                matrix[line, place + uint32(2)] = c
+            if place + uint32(3) < columns:
+                matrix[line, place + uint32(3)] = d
+
+
+@cuda.jit(device=True, forceinline=True)
+def store_row(sums, i, c, row, column, beta):
+    """End a thread's row number i by adding it to what is there."""
+    row = uint32(row + place_of(i))
+    add_four(c, row, column, (sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3]), beta)
+    add_four(c, row, uint32(column + uint32(COLUMNS // 2)), (sums[i, 4], sums[i, 5], sums[i, 6], sums[i, 7]), beta)
+
+
+@cuda.jit(device=True, forceinline=True)
+def softmax_row(sums, i, bias, c, highest, totals, row, column):
+    """End a thread's row number i of logits: with its half warp, which has the whole row of the tile.
+
+    Adds the bias, finds the maximum, stores exp(logit - maximum), and stores maximum and sum. The number of the row is to be
+    written out, so that the sums are registers: a loop so large would not be unrolled.
     """
-    top = float32(-math.inf)
+    top, total, tile = float32(-math.inf), float32(0), uint32(cuda.blockIdx.x)
+    row += place_of(i)
     for j in range(EACH):
-        place = column + uint32(j)
-        sums[i, j] = sums[i, j] + bias[place] if place < columns else float32(-math.inf)
+        place = uint32(column + place_of(j))
+        sums[i, j] = sums[i, j] + bias[place] if place < uint32(bias.size) else float32(-math.inf)
         top = larger(top, sums[i, j])
-    return top
-
-
-@cuda.jit(device=True, inline="always")
-def row_exponentials(sums, i, tops, line, c, row, column):
-    """Store exp(logit - the row's maximum) of a thread's row number i, written out as in `row_top`, and return their sum.
-
-    tops (ROWS * threads that share a row,), whose row begins at ``line`` + i * that
-    """
-    top = float32(-math.inf)
-    for k in range(_ACROSS):
-        top = larger(top, tops[line + uint32(i * _ACROSS) + uint32(k)])
-    total = float32(0)
+    for bit in range(4):
+        top = larger(top, cuda.shfl_xor_sync(_ALL_LANES, top, 1 << bit))
     for j in range(EACH):
-        if row + uint32(i) < uint32(c.shape[0]) and column + uint32(j) < uint32(c.shape[1]):
-            value = math.exp(sums[i, j] - top)
-            c[row + uint32(i), column + uint32(j)] = value
-            total += value
-    return total
+        sums[i, j] = math.exp(sums[i, j] - top)
+        total += sums[i, j]
+    for bit in range(4):
+        total += cuda.shfl_xor_sync(_ALL_LANES, total, 1 << bit)
+    if row < uint32(c.shape[0]):
+        at = uint32(row * uint32(c.shape[1]) + column)
+        if column < uint32(c.shape[1]):
+            store_four(c, at, (sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3]))
+        if column + uint32(COLUMNS // 2) < uint32(c.shape[1]):
+            store_four(c, uint32(at + uint32(COLUMNS // 2)), (sums[i, 4], sums[i, 5], sums[i, 6], sums[i, 7]))
+        if cuda.threadIdx.x % _ACROSS == 0:
+            highest[tile, row], totals[tile, row] = top, total
 
 
 def make_product(left: int, right: int, end: int) -> Any:
     """Return the kernel of one form of the product c = op(a) op(b), whose blocks (x, y) compute a part each.
 
+    While a step along the inner dimension is multiplied, the next is read into registers, and then written to the other half of
+    shared memory.
+
     a, b        op(a) (M, K), op(b) (K, N), read as ``left`` and ``right`` say
-    c (M, N)    out; for SOFTMAX exp(logit - the part's row maximum)
+    c (M, N)    out; for SOFTMAX exp(logit - the part's row maximum), its rows filled up with zeros to a multiple of four
     bias (N,)   in, for ACTIVATE and SOFTMAX; out for SLOPES_TRANSPOSED: the sums of op(a)'s rows (M,), by ``beta``
     highest, totals (tiles, M)
                 out, for SOFTMAX: each part's row maximum, and the sum of its exponentials
+    factors (tiles, B), targets (B,), hit, spread
+                in, for SLOPES and SLOPES_TRANSPOSED, whose matrix (B, V) holds exponentials; as for `slope`
     """
+    slopes = left in (SLOPES, SLOPES_TRANSPOSED)
+    left_along, right_along = left in (PLAIN, SLOPES), right == TRANSPOSED  # whether lines go along the inner dimension
+    pieces_along, pieces_across = DEPTH // FOUR, ROWS // FOUR  # fours that a line has in a step; each thread reads one
 
-    @cuda.jit
+    @cuda.jit(launch_bounds=(BLOCK, 2), cache=True)
     def product(a, b, c, inner, beta, bias, code, highest, totals, factors, targets, hit, spread):
-        left_tile = cuda.shared.array(_LINES, float32)
-        right_tile = cuda.shared.array(_LINES, float32)
+        shared = cuda.shared.array(_SHARED, float32, alignment=16)
         sums = cuda.local.array((EACH, EACH), float32)
-        lefts = cuda.local.array(EACH, float32)
-        rights = cuda.local.array(EACH, float32)
+        own = cuda.local.array(FOUR, float32)  # sums of four rows of op(a)
         thread = uint32(cuda.threadIdx.x)
         across, down = thread % uint32(_ACROSS), thread // uint32(_ACROSS)
-        row0, column0 = uint32(cuda.blockIdx.y) * uint32(ROWS), uint32(cuda.blockIdx.x) * uint32(COLUMNS)
-        own = float32(0)  # the sum of a row of op(a)
+        row0, column0 = uint32(uint32(cuda.blockIdx.y) * uint32(ROWS)), uint32(uint32(cuda.blockIdx.x) * uint32(COLUMNS))
+        line_along, piece_along = thread // uint32(pieces_along), thread % uint32(pieces_along)
+        line_across, piece_across = thread // uint32(pieces_across), thread % uint32(pieces_across)
+        put_along = uint32(piece_along * uint32(FOUR * _LINE) + line_along)
+        put_across = uint32(line_across * uint32(_LINE) + piece_across * uint32(FOUR))
         for i in range(EACH):
             for j in range(EACH):
                 sums[i, j] = float32(0)
-        for step in range((inner + uint32(DEPTH - 1)) // uint32(DEPTH)):
-            k0 = uint32(step) * uint32(DEPTH)
-            for q in range(_READS):  # neighbouring threads read neighbouring numbers
-                place = thread + uint32(q) * uint32(BLOCK)
-                if left == PLAIN or left == SLOPES:
-                    r, k = place // uint32(DEPTH), place % uint32(DEPTH)
-                else:
-                    r, k = place % uint32(ROWS), place // uint32(ROWS)
-                left_tile[k * uint32(_LINE) + r] = element(left, a, row0 + r, k0 + k, factors, targets, hit, spread)
-                if right == PLAIN:
-                    r, k = place % uint32(COLUMNS), place // uint32(COLUMNS)
-                else:
-                    r, k = place // uint32(DEPTH), place % uint32(DEPTH)
-                right_tile[k * uint32(_LINE) + r] = element(right, b, k0 + k, column0 + r, factors, targets, hit, spread)
-            cuda.syncthreads()
-            for k in range(DEPTH):
-                line = uint32(k) * uint32(_LINE)
-                for i in range(EACH):
-                    lefts[i] = left_tile[line + down * uint32(EACH) + uint32(i)]
-                    rights[i] = right_tile[line + across * uint32(EACH) + uint32(i)]
-                for i in range(EACH):
-                    for j in range(EACH):
-                        sums[i, j] += lefts[i] * rights[j]
-                if left == SLOPES_TRANSPOSED and thread < uint32(ROWS):
-                    own += left_tile[line + thread]
+        for q in range(FOUR):
+            own[q] = float32(0)
+        for step in range((inner + uint32(DEPTH - 1)) // uint32(DEPTH) + uint32(1)):  # reads one, multiplies the one before
+            k0 = uint32(uint32(step) * uint32(DEPTH))
+            if left_along:
+                line, place = uint32(row0 + line_along), uint32(k0 + uint32(FOUR) * piece_along)
+            else:
+                line, place = uint32(k0 + line_across), uint32(row0 + uint32(FOUR) * piece_across)
+            l0, l1, l2, l3 = read_four(a, line, place)
+            factor, hit_place = float32(0), uint32(_OUTSIDE)
+            if slopes and is_inside(a, line, place):
+                factor = factors[place // uint32(COLUMNS), line]
+                hit_place = uint32(uint32(targets[line]) - place)  # below 4 if the target is among them
+            if right_along:
+                line, place = uint32(column0 + line_along), uint32(k0 + uint32(FOUR) * piece_along)
+            else:
+                line, place = uint32(k0 + line_across), uint32(column0 + uint32(FOUR) * piece_across)
+            r0, r1, r2, r3 = read_four(b, line, place)
+            if step > 0:
+                at = uint32((uint32(step) + uint32(1)) % uint32(2) * uint32(_STEP))
+                left_at, right_at = uint32(at + down * uint32(FOUR)), uint32(at + uint32(_OPERAND) + across * uint32(FOUR))
+                multiply_step(sums, shared, uint64(left_at), uint64(right_at))
+            if slopes and hit_place != uint32(_OUTSIDE):
+                l0, l1 = slope(l0, 0, factor, hit_place, hit, spread), slope(l1, 1, factor, hit_place, hit, spread)
+                l2, l3 = slope(l2, 2, factor, hit_place, hit, spread), slope(l3, 3, factor, hit_place, hit, spread)
+                own[0], own[1], own[2], own[3] = own[0] + l0, own[1] + l1, own[2] + l2, own[3] + l3
+            at = uint32(uint32(step) % uint32(2) * uint32(_STEP))
+            if left_along:
+                shared[at + put_along], shared[at + put_along + uint32(_LINE)] = l0, l1
+                shared[at + put_along + uint32(2 * _LINE)], shared[at + put_along + uint32(3 * _LINE)] = l2, l3
+            else:
+                store_four(shared, uint32(at + put_across), (l0, l1, l2, l3))
+            at = uint32(at + uint32(_OPERAND))
+            if right_along:
+                shared[at + put_along], shared[at + put_along + uint32(_LINE)] = r0, r1
+                shared[at + put_along + uint32(2 * _LINE)], shared[at + put_along + uint32(3 * _LINE)] = r2, r3
+            else:
+                store_four(shared, uint32(at + put_across), (r0, r1, r2, r3))
             cuda.syncthreads()
         rows, columns = uint32(c.shape[0]), uint32(c.shape[1])
-        if left == SLOPES_TRANSPOSED and column0 == uint32(0) and thread < uint32(ROWS) and row0 + thread < rows:
-            bias[row0 + thread] = own + (beta * bias[row0 + thread] if beta != float32(0) else float32(0))
-        row, column = row0 + down * uint32(EACH), column0 + across * uint32(EACH)
+        row, column = uint32(row0 + down * uint32(FOUR)), uint32(column0 + across * uint32(FOUR))
+        if left == SLOPES_TRANSPOSED and column0 == uint32(0):  # of each row of op(a) eight warps have summed a part
+            at = uint32(line_across * uint32(ROWS) + piece_across * uint32(FOUR))
+            store_four(shared, at, (own[0], own[1], own[2], own[3]))
+            cuda.syncthreads()
+            if thread < uint32(ROWS) and row0 + thread < rows:
+                total = float32(0)
+                for k in range(BLOCK * FOUR // ROWS):
+                    total += shared[uint32(k * ROWS) + thread]
+                bias[row0 + thread] = total + (beta * bias[row0 + thread] if beta != float32(0) else float32(0))
         if end == STORE:
-            for i in range(EACH):
-                for j in range(EACH):
-                    if row + uint32(i) < rows and column + uint32(j) < columns:
-                        before = beta * c[row + uint32(i), column + uint32(j)] if beta != float32(0) else float32(0)
-                        c[row + uint32(i), column + uint32(j)] = sums[i, j] + before
+            store_row(sums, 0, c, row, column, beta)
+            store_row(sums, 1, c, row, column, beta)
+            store_row(sums, 2, c, row, column, beta)
+            store_row(sums, 3, c, row, column, beta)
+            store_row(sums, 4, c, row, column, beta)
+            store_row(sums, 5, c, row, column, beta)
+            store_row(sums, 6, c, row, column, beta)
+            store_row(sums, 7, c, row, column, beta)
         if end == ACTIVATE:
             for i in range(EACH):
                 for j in range(EACH):
-                    if row + uint32(i) < rows and column + uint32(j) < columns:
-                        c[row + uint32(i), column + uint32(j)] = sums[i, j] + bias[column + uint32(j)]
-            for place in range(EACH * EACH):  # once more, for all activations unrolled would be too much code
-                i, j = row + uint32(place) // uint32(EACH), column + uint32(place) % uint32(EACH)
-                if i < rows and j < columns:
-                    c[i, j] = activate(code, c[i, j])
+                    y, x = uint32(row + place_of(i)), uint32(column + place_of(j))
+                    if y < rows and x < columns:
+                        c[y, x] = sums[i, j] + bias[x]
+            for number in range(EACH * EACH):  # once more, for all activations unrolled would be too much code
+                y, x = uint32(row + place_of(number // EACH)), uint32(column + place_of(number % EACH))
+                if y < rows and x < columns:
+                    c[y, x] = activate(code, c[y, x])
         if end == SOFTMAX:
-            line = down * uint32(EACH * _ACROSS) + across
-            left_tile[line] = row_top(sums, 0, bias, column, columns)
-            left_tile[line + uint32(_ACROSS)] = row_top(sums, 1, bias, column, columns)
-            left_tile[line + uint32(2 * _ACROSS)] = row_top(sums, 2, bias, column, columns)
-            left_tile[line + uint32(3 * _ACROSS)] = row_top(sums, 3, bias, column, columns)
-            left_tile[line + uint32(4 * _ACROSS)] = row_top(sums, 4, bias, column, columns)
-            left_tile[line + uint32(5 * _ACROSS)] = row_top(sums, 5, bias, column, columns)
-            left_tile[line + uint32(6 * _ACROSS)] = row_top(sums, 6, bias, column, columns)
-            left_tile[line + uint32(7 * _ACROSS)] = row_top(sums, 7, bias, column, columns)
-            cuda.syncthreads()
-            right_tile[line] = row_exponentials(sums, 0, left_tile, line - across, c, row, column)
-            right_tile[line + uint32(_ACROSS)] = row_exponentials(sums, 1, left_tile, line - across, c, row, column)
-            right_tile[line + uint32(2 * _ACROSS)] = row_exponentials(sums, 2, left_tile, line - across, c, row, column)
-            right_tile[line + uint32(3 * _ACROSS)] = row_exponentials(sums, 3, left_tile, line - across, c, row, column)
-            right_tile[line + uint32(4 * _ACROSS)] = row_exponentials(sums, 4, left_tile, line - across, c, row, column)
-            right_tile[line + uint32(5 * _ACROSS)] = row_exponentials(sums, 5, left_tile, line - across, c, row, column)
-            right_tile[line + uint32(6 * _ACROSS)] = row_exponentials(sums, 6, left_tile, line - across, c, row, column)
-            right_tile[line + uint32(7 * _ACROSS)] = row_exponentials(sums, 7, left_tile, line - across, c, row, column)
-            cuda.syncthreads()
-            if thread < uint32(ROWS) and row0 + thread < rows:  # a row each
-                top, total = float32(-math.inf), float32(0)
-                for k in range(_ACROSS):
-                    top = larger(top, left_tile[thread * uint32(_ACROSS) + uint32(k)])
-                    total += right_tile[thread * uint32(_ACROSS) + uint32(k)]
-                highest[uint32(cuda.blockIdx.x), row0 + thread] = top
-                totals[uint32(cuda.blockIdx.x), row0 + thread] = total
+            softmax_row(sums, 0, bias, c, highest, totals, row, column)
+            softmax_row(sums, 1, bias, c, highest, totals, row, column)
+            softmax_row(sums, 2, bias, c, highest, totals, row, column)
+            softmax_row(sums, 3, bias, c, highest, totals, row, column)
+            softmax_row(sums, 4, bias, c, highest, totals, row, column)
+            softmax_row(sums, 5, bias, c, highest, totals, row, column)
+            softmax_row(sums, 6, bias, c, highest, totals, row, column)
+            softmax_row(sums, 7, bias, c, highest, totals, row, column)
 
     return product
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def plus(x, y):
     """Return the sum of two numbers."""
     return x + y
@@ -257,7 +356,7 @@ block_max = make_reduction(larger, 1)  # NaN if one is
 column_sum = make_reduction(plus, SUMMED)
 
 
-@cuda.jit
+@kernel
 def copy(values, copied):
     """Copy a matrix, whose rows may be slices of longer ones: a block a row."""
     row = uint32(cuda.blockIdx.x)
@@ -265,21 +364,21 @@ def copy(values, copied):
         copied[row, j] = values[row, j]
 
 
-@cuda.jit
+@kernel
 def fill(array, value):
     i = cuda.grid(1)
     if i < array.size:
         array[uint32(i)] = value
 
 
-@cuda.jit
+@kernel
 def add(values, total):
     i = cuda.grid(1)
     if i < total.size:
         total[uint32(i)] += values[uint32(i)]
 
 
-@cuda.jit
+@kernel
 def multiply_slopes(code, outputs, d_outputs):
     """Turn the gradient of a layer's outputs into that of its sums."""
     i = cuda.grid(1)
@@ -287,7 +386,7 @@ def multiply_slopes(code, outputs, d_outputs):
         d_outputs[uint32(i)] *= activation_slope(code, outputs[uint32(i)])
 
 
-@cuda.jit
+@kernel
 def column_sums(values, beta, sums):
     """Sum a matrix's rows: `SUMMED` columns a block, whose threads share the rows."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -302,7 +401,7 @@ def column_sums(values, beta, sums):
         sums[j] = total + (beta * sums[j] if beta != float32(0) else float32(0))
 
 
-@cuda.jit
+@kernel
 def gather(embeddings, contexts, borders, inputs):
     """A block a row of the batch (x) and block of its context (y)."""
     row, k = uint32(cuda.blockIdx.x), uint32(cuda.blockIdx.y)
@@ -316,7 +415,7 @@ def gather(embeddings, contexts, borders, inputs):
         inputs[row, k * size + j] = total * factor if last - first > uint32(1) else total
 
 
-@cuda.jit
+@kernel
 def largest_magnitudes(values, largest):
     """Find the largest magnitude in each block's part of an array; NaN if there is one."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -328,7 +427,7 @@ def largest_magnitudes(values, largest):
         largest[uint32(cuda.blockIdx.x)] = highest
 
 
-@cuda.jit
+@kernel
 def fixed_point(largest, bits, scales):
     """Choose the unit for numbers whose largest magnitudes are known, one a block; a single block.
 
@@ -347,7 +446,7 @@ def fixed_point(largest, bits, scales):
         scales[1] = math.pow(float32(2), exponent - bits) if finite else float32(math.nan)
 
 
-@cuda.jit
+@kernel
 def scatter_add(contexts, borders, d_inputs, scales, sums):
     """Add to sums of integers (V + 1, m), which are the same in every order; blocks as in `gather`."""
     row, k = uint32(cuda.blockIdx.x), uint32(cuda.blockIdx.y)
@@ -362,7 +461,7 @@ def scatter_add(contexts, borders, d_inputs, scales, sums):
             cuda.atomic.add(sums, (uint32(contexts[row, place]), j), value)
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def text_length(words, row):
     """Return how many of the numbers of a row are words, which -1 may follow."""
     length = uint32(0)
@@ -371,14 +470,14 @@ def text_length(words, row):
     return length
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def fixed(value, scale):
     """Return a number as an integer in a scale; 0 for what is not finite, which the scale tells."""
     scaled = value * scale
     return int64(scaled) if abs(scaled) < float32(2**62) else int64(0)
 
 
-@cuda.jit
+@kernel
 def mean_pool(embeddings, words, pooled):
     """A block a text."""
     row = uint32(cuda.blockIdx.x)
@@ -391,7 +490,7 @@ def mean_pool(embeddings, words, pooled):
         pooled[row, j] = total * factor
 
 
-@cuda.jit
+@kernel
 def mean_pool_backward(words, d_pooled, scales, sums):
     """Add to sums of integers (V + 1, m), a block a text."""
     row = uint32(cuda.blockIdx.x)
@@ -403,7 +502,7 @@ def mean_pool_backward(words, d_pooled, scales, sums):
             cuda.atomic.add(sums, (uint32(words[row, place]), j), value)
 
 
-@cuda.jit
+@kernel
 def max_pool(embeddings, words, pooled, sources):
     """A block a text."""
     row = uint32(cuda.blockIdx.x)
@@ -418,7 +517,7 @@ def max_pool(embeddings, words, pooled, sources):
         sources[row, j] = source
 
 
-@cuda.jit
+@kernel
 def max_pool_backward(sources, d_pooled, scales, sums):
     """Add to sums of integers (V + 1, m), a block a text."""
     row = uint32(cuda.blockIdx.x)
@@ -427,7 +526,7 @@ def max_pool_backward(sources, d_pooled, scales, sums):
             cuda.atomic.add(sums, (uint32(sources[row, j]), j), fixed(d_pooled[row, j], scales[0]))
 
 
-@cuda.jit
+@kernel
 def add_fixed_point(sums, scales, total):
     """Add sums of integers to numbers, and clear them for the next time."""
     i = cuda.grid(1)
@@ -436,14 +535,14 @@ def add_fixed_point(sums, scales, total):
         sums[uint32(i)] = int64(0)
 
 
-@cuda.jit
+@kernel
 def put_rows(values, rows, array):
     row = uint32(cuda.blockIdx.x)
     for j in range(uint32(cuda.threadIdx.x), uint32(values.shape[1]), uint32(BLOCK)):
         array[uint32(rows[row]), j] = values[row, j]
 
 
-@cuda.jit
+@kernel
 def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, seed_high, first, dropped):
     """Keep an element or not: a thread draws four random words, for the elements 4 i to 4 i + 3 of the whole batch."""
     i = uint32(uint32(cuda.grid(1)) + (uint32(first) >> uint32(2)))
@@ -455,7 +554,7 @@ def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, see
             dropped[at] = float32(0) if words[k] < threshold else values[at] * factor
 
 
-@cuda.jit
+@kernel
 def normalise(values, normalised):
     """A block a row."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -473,7 +572,7 @@ def normalise(values, normalised):
         normalised[row, j] = (values[row, j] - mean) * scale
 
 
-@cuda.jit
+@kernel
 def normalise_backward(values, d_normalised, d_values):
     """A block a row."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -497,7 +596,7 @@ def normalise_backward(values, d_normalised, d_values):
         d_values[row, j] += scale * (d_normalised[row, j] - plain - normalised * weighted)
 
 
-@cuda.jit
+@kernel
 def combine_tiles(highest, totals, tops, sums, normalisers):
     """Compute each row's maximum, sum and log-sum-exp (B,) from the tiles' maxima and sums (tiles, B): a block a row."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -514,7 +613,7 @@ def combine_tiles(highest, totals, tops, sums, normalisers):
         tops[row], sums[row], normalisers[row] = top, total, top + math.log(total)
 
 
-@cuda.jit
+@kernel
 def output_losses(features, weight, bias, rows, targets, normalisers, losses):
     """Compute log Z less the target's score: a block a target."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -528,7 +627,7 @@ def output_losses(features, weight, bias, rows, targets, normalisers, losses):
         losses[i] = normalisers[row] - bias[word] - score
 
 
-@cuda.jit
+@kernel
 def tile_factors(highest, tops, sums, normalisers, penalty, scale, factors):
     """Compute what makes a tile's exponentials the gradients of logits, but for the targets: a thread a tile and row.
 
@@ -542,7 +641,7 @@ def tile_factors(highest, tops, sums, normalisers, penalty, scale, factors):
         factors[k, row] = slope * math.exp(highest[k, row] - tops[row]) / sums[row]
 
 
-@cuda.jit
+@kernel
 def nce_slopes(scores, bias, targets, noise, scale, losses):
     """Turn scores (without bias) into the gradients of noise contrast, and compute the losses: a block a row."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -561,7 +660,7 @@ def nce_slopes(scores, bias, targets, noise, scale, losses):
         losses[row] = loss
 
 
-@cuda.jit
+@kernel
 def unit_losses(code, scores, targets, scale, losses, d_scores):
     """A block a row."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -575,7 +674,7 @@ def unit_losses(code, scores, targets, scale, losses, d_scores):
         losses[row] = total
 
 
-@cuda.jit
+@kernel
 def normalise_logits(logits, bias):
     """Turn scores (without bias) into log-probabilities: a block a row."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -592,7 +691,7 @@ def normalise_logits(logits, bias):
         logits[row, j] += bias[j] - normaliser
 
 
-@cuda.jit
+@kernel
 def sums_of_squares(values, totals):
     """Sum the squares of each block's part of an array."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -604,7 +703,7 @@ def sums_of_squares(values, totals):
         totals[uint32(cuda.blockIdx.x)] = total
 
 
-@cuda.jit
+@kernel
 def clip_factor(totals, limit, factor):
     """Compute the factor on gradients from the parts of their squares' sum: a single block."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -620,7 +719,7 @@ def clip_factor(totals, limit, factor):
             factor[0] = float32(math.nan)
 
 
-@cuda.jit
+@kernel
 def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nesterov):
     i = uint32(cuda.grid(1))
     if i < uint32(weight.size):
@@ -628,7 +727,7 @@ def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nestero
         weight[i], velocity[i] = momentum_update(weight[i], g, velocity[i], rate, momentum, nesterov)
 
 
-@cuda.jit
+@kernel
 def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon):
     i = uint32(cuda.grid(1))
     if i < uint32(weight.size):
@@ -636,7 +735,7 @@ def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon):
         weight[i], total[i] = adagrad_update(weight[i], g, total[i], rate, epsilon)
 
 
-@cuda.jit
+@kernel
 def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon):
     i = uint32(cuda.grid(1))
     if i < uint32(weight.size):
@@ -644,7 +743,7 @@ def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon):
         weight[i], mean[i] = rmsprop_update(weight[i], g, mean[i], rate, decay, epsilon)
 
 
-@cuda.jit
+@kernel
 def adam_step(weight, gradient, first, second, scale, l2, keep, rate, beta1, beta2, epsilon, correction1, correction2):
     i = uint32(cuda.grid(1))
     if i < uint32(weight.size):
@@ -654,7 +753,7 @@ def adam_step(weight, gradient, first, second, scale, l2, keep, rate, beta1, bet
         )
 
 
-@cuda.jit
+@kernel
 def adam_idle(weight, first, second, idle, keeps, rate, beta1, beta2, epsilon, correction1, correction2):
     """A block a row."""
     row = uint32(cuda.blockIdx.x)

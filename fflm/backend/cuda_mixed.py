@@ -1,7 +1,7 @@
 """The matrix products of mixed precision: operands of halves (float16) on tensor cores, sums in float32.
 
 The forms and their ends are those of `cuda_kernels.make_product`, and so are the rules for indices and constants. What is a
-matrix of halves, and what a fragment, `cuda_mma` says.
+matrix of halves, and what a fragment, `cuda_intrinsics` says.
 
 A block's tile is 128 x 128 as there; its eight warps compute 64 x 32 of it each, as 4 x 4 products of fragments. While a step of
 32 along the inner dimension is multiplied, the next is read into registers, and then written to the other half of shared memory.
@@ -16,6 +16,7 @@ from typing import Any
 
 from numba import cuda, float32, uint32
 
+from fflm.backend.cuda_intrinsics import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
 from fflm.backend.cuda_kernels import (
     ACTIVATE,
     BLOCK,
@@ -27,9 +28,9 @@ from fflm.backend.cuda_kernels import (
     SOFTMAX,
     STORE,
     TRANSPOSED,
+    kernel,
     larger,
 )
-from fflm.backend.cuda_mma import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
 from fflm.backend.formulas import activate
 
 DEPTH = 32
@@ -59,7 +60,7 @@ def pairs_for(columns: int) -> int:
     return FOUR * -(-columns // (2 * FOUR))
 
 
-@cuda.jit
+@kernel
 def to_halves(values, unit, pairs):
     """Round a matrix, times ``unit[0]``, to one of halves: a block a row."""
     row, count = uint32(cuda.blockIdx.x), uint32(values.shape[1])
@@ -70,13 +71,13 @@ def to_halves(values, unit, pairs):
         pairs[row, j] = pair(first, second)
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def is_inside(matrix, line, piece):
     """Whether a matrix of halves has a piece of eight."""
     return line < uint32(matrix.shape[0]) and uint32(FOUR) * piece < uint32(matrix.shape[1])
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def read_piece(matrix, line, piece):
     """Read eight halves of a line; zeros outside of the matrix."""
     if is_inside(matrix, line, piece):
@@ -84,7 +85,7 @@ def read_piece(matrix, line, piece):
     return uint32(0), uint32(0), uint32(0), uint32(0)
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def slope_pair(exponentials, number, factor, place, hit, spread, own):
     """Compute the gradients of two logits, numbers ``number`` and the next of eight, of which number ``place`` is the target's.
 
@@ -98,7 +99,7 @@ def slope_pair(exponentials, number, factor, place, hit, spread, own):
     return pair(first, second)
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def row_top(sums, i, h, bias, column):
     """Add the bias to a thread's eight numbers of a row, -infinity where no column is; return the largest of its warp's 32."""
     top = float32(-math.inf)
@@ -111,7 +112,7 @@ def row_top(sums, i, h, bias, column):
     return larger(top, cuda.shfl_xor_sync(_ALL_LANES, top, 2))
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def row_exponentials(sums, i, h, statistics, place, c, row, column):
     """Store exp(logit - the row's maximum) of a thread's eight numbers of a row, and return the sum of the warp's 32.
 
@@ -130,7 +131,7 @@ def row_exponentials(sums, i, h, statistics, place, c, row, column):
     return total + cuda.shfl_xor_sync(_ALL_LANES, total, 2)
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def multiply_fragments(sums, shared, left, left_along, left_next, right, right_along, right_next):
     """Add to a warp's sums the products of 4 x 4 fragments, which begin at two places of shared memory and lie so far apart."""
     rights = cuda.local.array((4, 2), uint32)
@@ -166,7 +167,7 @@ def make_mixed_product(left: int, right: int, end: int) -> Any:
     left_next, left_half = (16 * _ALONG, 8) if left_along else (8, 16 * _ACROSS)
     right_next, right_half = (16 * _ALONG, 8) if right_along else (8, 16 * _ACROSS)
 
-    @cuda.jit
+    @cuda.jit(launch_bounds=(BLOCK, 2), cache=True)
     def product(a, b, c, inner, alpha, unit, beta, bias, code, highest, totals, factors, targets, hit, spread):
         shared = cuda.shared.array(_SHARED, uint32, alignment=16)
         statistics = cuda.shared.array(_STATISTICS, float32)

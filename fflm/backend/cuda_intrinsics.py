@@ -17,10 +17,12 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
 _FLOAT, _INT, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+_KINDS = {types.uint32: _INT, types.float32: _FLOAT}
 _SHARED = 3
 """The number of the shared memory's address space."""
 
@@ -37,8 +39,16 @@ def _assemble(builder: Any, code: str, results: list[Any], arguments: Any, *, me
 
 
 def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
-    """Return where an element of an array of uint32, seen flat, is."""
-    return builder.gep(context.make_array(kind)(context, builder, value=array).data, [builder.zext(index, _LONG)])
+    """Return where an element of an array, seen flat, is."""
+    index = builder.zext(index, _LONG) if index.type.width < 64 else index
+    return builder.gep(context.make_array(kind)(context, builder, value=array).data, [index])
+
+
+def _contiguous(array: Any) -> Any:
+    """Return the type of the numbers of an array that is contiguous; refuse another."""
+    if array.layout != "C":
+        raise TypingError("an array that is read in fours must be contiguous")
+    return _KINDS[array.dtype]
 
 
 @intrinsic
@@ -104,26 +114,31 @@ def halves(typingctx: Any, pair: Any) -> Any:
 
 @intrinsic
 def load_four(typingctx: Any, array: Any, index: Any) -> Any:
-    """Read four pairs at once, from a contiguous array of uint32, seen flat; four divides the index."""
+    """Read four numbers at once, from a contiguous array of uint32 or float32, seen flat; four divides the index.
+
+    The array begins at a multiple of 16 bytes.
+    """
+    kind = _contiguous(array)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = _pointer(context, builder, signature.args[0], *arguments)
-        vector = builder.load(builder.bitcast(place, ir.VectorType(_INT, 4).as_pointer()), align=16)
+        vector = builder.load(builder.bitcast(place, ir.VectorType(kind, 4).as_pointer()), align=16)
         return cgutils.pack_array(builder, [builder.extract_element(vector, ir.Constant(_INT, i)) for i in range(4)])
 
-    return types.UniTuple(types.uint32, 4)(array, types.uint32), generate
+    return types.UniTuple(array.dtype, 4)(array, index), generate
 
 
 @intrinsic
-def store_four(typingctx: Any, array: Any, index: Any, pairs: Any) -> Any:
-    """Write four pairs at once, as `load_four` reads them."""
+def store_four(typingctx: Any, array: Any, index: Any, numbers: Any) -> Any:
+    """Write four numbers at once, as `load_four` reads them."""
+    kind = _contiguous(array)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = _pointer(context, builder, signature.args[0], *arguments[:2])
-        vector = ir.Constant(ir.VectorType(_INT, 4), ir.Undefined)
+        vector = ir.Constant(ir.VectorType(kind, 4), ir.Undefined)
         for i, each in enumerate(cgutils.unpack_tuple(builder, arguments[2])):
             vector = builder.insert_element(vector, each, ir.Constant(_INT, i))
-        builder.store(vector, builder.bitcast(place, ir.VectorType(_INT, 4).as_pointer()), align=16)
+        builder.store(vector, builder.bitcast(place, ir.VectorType(kind, 4).as_pointer()), align=16)
         return context.get_dummy_value()
 
-    return types.void(array, types.uint32, types.UniTuple(types.uint32, 4)), generate
+    return types.void(array, index, types.UniTuple(array.dtype, 4)), generate
