@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import reference
 from command import fflm
+from rounding import RoundingBackend
 from tiny import tiny_model
-from tolerances import HALF_SLOPES, MIXED_STEPS, MIXED_WAY, SINGLE_SOFTMAX, assert_close
+from tolerances import HALF_SLOPES, MIXED_STEPS, MIXED_WAY, SAME_ROUNDING, SINGLE_SOFTMAX, assert_close
 
 pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
@@ -66,6 +67,38 @@ def test_softmax_of_what_halves_hold(rows, words, size, scale):
     expected = reference.output_gradients(*exact, 0.1, 0.2, scale)
     for found, wanted in zip(results[1:], expected, strict=True):
         assert_close(MIXED.download(found), wanted, HALF_SLOPES, unit=scale)
+
+
+@pytest.mark.parametrize(("rows", "words", "size"), [(1, 1, 1), (3, 127, 7), (5, 129, 3), (140, 300, 130), (260, 140, 40)])
+def test_operations_round_where_they_say(rows, words, size):
+    """On any numbers: as NumPy computes it, which rounds in the same places."""
+    generator = np.random.default_rng(0)
+    shapes = (rows, size), (words, size), (words,), (rows, words)
+    features, weight, bias, d_outputs = (generator.normal(size=shape).astype(np.float32) for shape in shapes)
+    targets, noise = generator.integers(0, words, rows, np.int32), generator.poisson(2, words).astype(np.float32)
+    before = weight[::-1].copy(), bias[::-1].copy()
+
+    def results(backend):
+        x, w, b, t, k, d_y, d_w, d_b = map(backend.upload, (features, weight, bias, targets, noise, d_outputs * 1e-6, *before))
+        losses, d_x = backend.upload(np.zeros(rows, np.float32)), backend.upload(np.zeros_like(features))
+        y = backend.upload(np.zeros_like(d_outputs))
+        found = []
+
+        def note(*arrays):
+            found.extend(backend.download(array).copy() for array in arrays)
+
+        backend.affine(x, w, b, "tanh", y)
+        note(y)
+        backend.affine_backward(x, w, y, "tanh", d_y, 1.0, d_w, d_b, d_x)
+        note(d_w, d_b, d_x)
+        backend.output_gradients(x, w, b, t, 0.1, 0.05, 1 / rows, 0.0, losses, d_x, d_w, d_b)
+        note(losses, d_x, d_w, d_b)
+        backend.nce_gradients(x, w, b, t, k, 1 / rows, 1.0, losses, d_x, d_w, d_b)
+        note(losses, d_x, d_w, d_b)
+        return found
+
+    for found, expected in zip(results(MIXED), results(RoundingBackend()), strict=True):
+        assert_close(found, expected, SAME_ROUNDING)
 
 
 BUGS = {

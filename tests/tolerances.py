@@ -38,6 +38,7 @@ UPDATE = {                 # float32: 1 - 0.999 with a rounded 0.999 is off by 1
 
 SINGLE_SOFTMAX = SOFTMAX[FLOAT32]  # of mixed precision too, where halves hold the operands
 HALF_SLOPES = 1e-3  # exponentials, and gradients of logits made of them, are rounded by up to 2.4e-4 of themselves each
+SAME_ROUNDING = 5e-4  # sums of up to 300 in another order; a number between two halves may be rounded to the other
 MIXED_STEPS = 3e-3  # relative; losses of twenty steps in mixed precision
 MIXED_WAY = 0.05  # relative to how far the weights went in them: Adam takes full steps of the smallest gradients
 

@@ -1,0 +1,100 @@
+# ruff: noqa: D102 - the protocol describes the operations
+"""Mixed precision on the CPU, written in NumPy: operands of matrix products are rounded to halves (float16), sums are float32.
+
+What `CudaBackend(mixed=True)` computes, but for the order of sums: to check its kernels, and to see what the rounding does to
+training without a GPU. It is slow.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fflm.backend.cpu import CpuBackend
+from fflm.backend.protocol import Activation, Array
+
+TILE = 128
+"""Words of which the exponentials have one unit."""
+
+SLOPE = np.float32(2**10)
+"""The unit of logits' gradients is 1 / SLOPE."""
+
+LARGEST = 14
+"""Other gradients are multiplied by the power of two that brings their largest to 2^LARGEST, up to twice that."""
+
+
+def rounded(values: Array) -> Array:
+    """Return the nearest halves, as float32."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float16).astype(np.float32)
+
+
+def rounded_gradients(values: Array) -> Array:
+    """Return the nearest halves of numbers in a unit of their own, times the unit."""
+    scale = np.float32(2.0) ** (LARGEST - np.floor(np.log2(max(np.abs(values).max(initial=0), np.float32(1e-30)))))
+    return rounded(values * scale) / scale
+
+
+class RoundingBackend(CpuBackend):
+    """The CPU's operations in mixed precision."""
+
+    @property
+    def exact(self) -> CpuBackend:
+        return CpuBackend()
+
+    def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
+        super().affine(rounded(inputs), rounded(weight), bias, activation, outputs)
+
+    def affine_backward(
+        self, inputs: Array, weight: Array, outputs: Array, activation: Activation, d_outputs: Array, beta: float,
+        d_weight: Array, d_bias: Array, d_inputs: Array,
+    ) -> None:  # fmt: skip
+        of_weight = d_weight.copy()
+        super().affine_backward(inputs, weight, outputs, activation, d_outputs, beta, of_weight, d_bias, d_inputs)
+        # which has left the gradients of the sums in d_outputs
+        self._products_backward(d_outputs, rounded(inputs), rounded(weight), beta, d_weight, d_inputs)
+
+    def _products_backward(
+        self, d_sums: Array, inputs: Array, weight: Array, beta: float, d_weight: Array, d_inputs: Array
+    ) -> None:
+        slopes = rounded_gradients(d_sums)
+        d_weight[...] = slopes.T @ inputs + (d_weight if beta else 0)
+        d_inputs[...] = slopes @ weight
+
+    def output_gradients(
+        self, features: Array, weight: Array, bias: Array, targets: Array, smoothing: float, penalty: float, scale: float,
+        beta: float, losses: Array, d_features: Array, d_weight: Array, d_bias: Array,
+    ) -> None:  # fmt: skip
+        rows, words, tiles = len(features), len(weight), -(-len(weight) // TILE)
+        inputs, rounded_weight = rounded(features), rounded(weight)
+        logits = np.full((rows, tiles * TILE), -np.inf, np.float32)
+        np.add(inputs @ rounded_weight.T, bias, out=logits[:, :words])
+        logits = logits.reshape(rows, tiles, TILE)
+        tops = logits.max(2, keepdims=True)
+        slopes = np.exp(logits - tops)
+        sums, top = slopes.sum(2, keepdims=True), tops.max(1, keepdims=True)
+        total = (sums * np.exp(tops - top)).sum(1, keepdims=True)
+        normalisers = top + np.log(total)
+        factors = SLOPE * (1 + np.float32(2 * penalty) * normalisers) * np.exp(tops - top) / total
+        slopes = (rounded(slopes) * factors).reshape(rows, -1)[:, :words]
+        slopes -= SLOPE * np.float32(smoothing / words)
+        slopes[np.arange(rows), targets] -= SLOPE * np.float32(1 - smoothing)
+        losses[...] = normalisers[:, 0, 0] - bias[targets] - (features * weight[targets]).sum(1)
+        unit = np.float32(scale) / SLOPE
+        d_bias[...] = unit * slopes.sum(0) + (d_bias if beta else 0)
+        slopes = rounded(slopes)
+        d_weight[...] = unit * (slopes.T @ inputs) + (d_weight if beta else 0)
+        d_features[...] = unit * (slopes @ rounded_weight)
+
+    def nce_gradients(
+        self, features: Array, weight: Array, bias: Array, targets: Array, noise: Array, scale: float, beta: float,
+        losses: Array, d_features: Array, d_weight: Array, d_bias: Array,
+    ) -> None:  # fmt: skip
+        inputs, rounded_weight = rounded(features), rounded(weight)
+        scores = inputs @ rounded_weight.T + bias
+        slopes: Any = noise / (1 + np.exp(-scores))
+        at_target = np.arange(len(targets)), targets
+        slopes[at_target] -= 1 / (1 + np.exp(scores[at_target]))
+        slopes *= np.float32(scale)
+        losses[...] = (noise * np.logaddexp(0, scores)).sum(1) + np.logaddexp(0, -scores[at_target])
+        d_bias[...] = slopes.sum(0) + (d_bias if beta else 0)
+        self._products_backward(slopes.astype(np.float32), inputs, rounded_weight, beta, d_weight, d_features)
