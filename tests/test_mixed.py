@@ -112,10 +112,12 @@ BUGS = {
 
 @pytest.mark.skipif(devices.device == "cuda", reason="what a GPU does with them nobody knows")
 @pytest.mark.parametrize("bug", BUGS)
-def test_planted_bugs_are_noticed(bug, monkeypatch):
+def test_planted_bugs_are_noticed(bug, tmp_path, monkeypatch):
     source, planted = Path(cuda_mixed.__file__).read_text(encoding="utf-8"), ModuleType("planted")
     assert source.count(BUGS[bug][0]) == 1
-    exec(source.replace(*BUGS[bug]), vars(planted))
+    source, path = source.replace(*BUGS[bug]), tmp_path / "planted.py"  # which what is kept on disk must have
+    path.write_text(source, encoding="utf-8")
+    exec(compile(source, path, "exec"), vars(planted))
     products = {name: planted.make_mixed_product(*form) for name, form in cuda.FORMS.items()}
     monkeypatch.setattr(cuda, "MIXED_PRODUCTS", products)
 

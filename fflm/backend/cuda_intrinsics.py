@@ -72,7 +72,7 @@ def _fragment_loader(name: str, transposed: str) -> Any:
             code = f"ldmatrix.sync.aligned.m8n8.x4{transposed}.shared.b16 {{$0,$1,$2,$3}}, [$4];"
             return cgutils.pack_array(builder, _assemble(builder, code, [_INT] * 4, [address], memory=True))
 
-        return types.UniTuple(types.uint32, 4)(shared, types.uint32), generate
+        return types.UniTuple(types.uint32, 4)(shared, index), generate
 
     load.__name__ = name
     return intrinsic(load)

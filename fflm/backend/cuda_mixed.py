@@ -14,7 +14,7 @@ largest to 2^14. Weights and activations are taken as they are.
 import math
 from typing import Any
 
-from numba import cuda, float32, uint32
+from numba import cuda, float32, uint32, uint64
 
 from fflm.backend.cuda_intrinsics import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
 from fflm.backend.cuda_kernels import (
@@ -100,6 +100,15 @@ def slope_pair(exponentials, number, factor, place, hit, spread, own):
 
 
 @cuda.jit(device=True, forceinline=True)
+def slope_piece(lefts, q, factor, place, hit, spread, own):
+    """Compute the gradients of eight logits from the exponentials in piece q, in their place."""
+    lefts[q, 0] = slope_pair(lefts[q, 0], 0, factor, place, hit, spread, own)
+    lefts[q, 1] = slope_pair(lefts[q, 1], 2, factor, place, hit, spread, own)
+    lefts[q, 2] = slope_pair(lefts[q, 2], 4, factor, place, hit, spread, own)
+    lefts[q, 3] = slope_pair(lefts[q, 3], 6, factor, place, hit, spread, own)
+
+
+@cuda.jit(device=True, forceinline=True)
 def row_top(sums, i, h, bias, column):
     """Add the bias to a thread's eight numbers of a row, -infinity where no column is; return the largest of its warp's 32."""
     top = float32(-math.inf)
@@ -137,15 +146,15 @@ def multiply_fragments(sums, shared, left, left_along, left_next, right, right_a
     rights = cuda.local.array((4, 2), uint32)
     for j in range(2):
         if right_along:
-            four = fragments(shared, uint32(right + uint32(j * right_next)))
+            four = fragments(shared, right + uint64(j * right_next))
         else:
-            four = transposed_fragments(shared, uint32(right + uint32(j * right_next)))
+            four = transposed_fragments(shared, right + uint64(j * right_next))
         rights[2 * j, 0], rights[2 * j, 1], rights[2 * j + 1, 0], rights[2 * j + 1, 1] = four
     for i in range(4):
         if left_along:
-            a = fragments(shared, uint32(left + uint32(i * left_next)))
+            a = fragments(shared, left + uint64(i * left_next))
         else:
-            a = transposed_fragments(shared, uint32(left + uint32(i * left_next)))
+            a = transposed_fragments(shared, left + uint64(i * left_next))
         for j in range(4):
             c = multiply_add(a, (rights[j, 0], rights[j, 1]), (sums[i, j, 0], sums[i, j, 1], sums[i, j, 2], sums[i, j, 3]))
             sums[i, j, 0], sums[i, j, 1], sums[i, j, 2], sums[i, j, 3] = c
@@ -221,17 +230,16 @@ def make_mixed_product(left: int, right: int, end: int) -> Any:
                 buffer = uint32((uint32(step) + uint32(1)) % uint32(2) * uint32(_STEP))
                 for half in range(2):
                     multiply_fragments(
-                        sums, shared, uint32(buffer + left_place + uint32(half * left_half)), left_along, left_next,
-                        uint32(buffer + uint32(_OPERAND) + right_place + uint32(half * right_half)), right_along, right_next,
+                        sums, shared, uint64(uint32(buffer + left_place)) + uint64(half * left_half), left_along, left_next,
+                        uint64(uint32(buffer + right_place)) + uint64(_OPERAND + half * right_half), right_along, right_next,
                     )  # fmt: skip
             buffer = uint32(uint32(step) % uint32(2) * uint32(_STEP))
             for q in range(_READS):
                 number = uint32(thread + uint32(q * BLOCK))
-                if slopes and place[q] != uint32(_OUTSIDE):
-                    lefts[q, 0] = slope_pair(lefts[q, 0], 0, factor[q], place[q], hit, spread, own)
-                    lefts[q, 1] = slope_pair(lefts[q, 1], 2, factor[q], place[q], hit, spread, own)
-                    lefts[q, 2] = slope_pair(lefts[q, 2], 4, factor[q], place[q], hit, spread, own)
-                    lefts[q, 3] = slope_pair(lefts[q, 3], 6, factor[q], place[q], hit, spread, own)
+                if slopes and place[q] < uint32(8):
+                    slope_piece(lefts, q, factor[q], place[q], hit, spread, own)
+                elif slopes and place[q] != uint32(_OUTSIDE):  # nearly always: nothing to compare
+                    slope_piece(lefts, q, factor[q], uint32(_OUTSIDE), hit, spread, own)
                 at = number // uint32(left_pieces) * uint32(left_line) + number % uint32(left_pieces) * uint32(FOUR)
                 store_four(shared, uint32(buffer + at), (lefts[q, 0], lefts[q, 1], lefts[q, 2], lefts[q, 3]))
                 at = number // uint32(right_pieces) * uint32(right_line) + number % uint32(right_pieces) * uint32(FOUR)
