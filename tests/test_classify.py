@@ -107,6 +107,7 @@ def test_a_long_line_is_one_text(tmp_path: Path) -> None:
         ("__label__a x\ny\n", {}, "line 2 does not begin with __label__"),
         ("__label__a __label__b x\n", {}, "line 1 has several labels"),
         ("label,body\na,x\n", {"format": "csv"}, "no column 'text', but label, body: name one with --text-column"),
+        ("label;text\na;x\n", {"format": "csv"}, "only the column 'label;text': separate its columns by commas"),
         ("label,text\na\n", {"format": "csv"}, "line 2 has too few columns"),
         ('label,text\na,"x\n', {"format": "csv"}, "is no CSV"),
         ("a\tx\n", {"format": "xml"}, "unknown format 'xml': choose one of auto, tab"),

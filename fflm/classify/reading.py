@@ -126,6 +126,8 @@ def _read_csv(lines: Iterable[str], source: str, text_column: str, label_column:
     try:
         names = list(reader.fieldnames or ())
         for option, column in (("--text-column", text_column), ("--label-column", label_column)):
+            if column not in names and len(names) == 1:
+                raise FflmError(f"{source} has only the column {names[0]!r}: separate its columns by commas")
             if column not in names:
                 raise FflmError(f"{source} has no column {column!r}, but {', '.join(names)}: name one with {option}")
             if names.count(column) > 1:

@@ -53,10 +53,9 @@ def command(models: tuple[Path, ...], output: Path, as_json: bool) -> None:
     try:
         if kinds == {"classifier"}:
             draw_classifiers(logs, output)
-            click.echo(json.dumps({"plot": str(output), "models": list(logs)}) if as_json else output)
-            return
-        captions = [f"{name}: {'; '.join(describe_text(**log[0]['text']))}" for name, log in logs.items()]
-        draw_curves(logs, captions, output)
+        else:
+            captions = [f"{name}: {'; '.join(describe_text(**log[0]['text']))}" for name, log in logs.items()]
+            draw_curves(logs, captions, output)
     except (KeyError, TypeError, ValueError) as error:
         raise FflmError(f"a log is damaged ({error!r}): restore it from a copy, or train again") from error
     click.echo(json.dumps({"plot": str(output), "models": list(logs)}) if as_json else output)

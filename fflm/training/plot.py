@@ -13,6 +13,9 @@ from fflm.files import replacing
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Told apart by the colour-blind, too (Okabe and Ito 2008)."""
 
+STAR: dict[str, Any] = {"marker": "*", "markersize": 16, "markeredgecolor": "white", "linestyle": "", "zorder": 3}
+"""What marks the best."""
+
 CAPTION = 150
 """Characters a line of the captions."""
 
@@ -37,27 +40,32 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], captions: Seque
     FflmError
         If matplotlib is missing, a run was never evaluated, or the picture cannot be written.
     """
-    figure = _figure(path, 8, 5.5)
+    alone = len(runs) == 1
+    figure = _figure(path, 8, 5.5 if alone else 5 + 0.9 * len(runs))
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     for index, (name, log) in enumerate(runs.items()):
-        _draw_run(upper, lower, name, log, COLOURS[index % len(COLOURS)], alone=len(runs) == 1)
+        _draw_run(upper, lower, name, log, COLOURS[index % len(COLOURS)], alone=alone)
 
-    upper.set_title(f"Training of {next(iter(runs))}" if len(runs) == 1 else f"Training of {len(runs)} models")
     upper.set_ylabel("perplexity (log scale)")
     upper.set_yscale("log")
     upper.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     upper.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     upper.yaxis.set_minor_formatter(NullFormatter())
-    upper.legend(frameon=False)
+    if alone:
+        upper.set_title(f"Training of {next(iter(runs))}")
+        upper.legend(frameon=False)
+    else:  # too many entries for a place between the curves
+        title = f"Training of {len(runs)} models"
+        figure.legend(loc="outside upper center", frameon=False, fontsize="small", title=title, title_fontsize="large")
     lower.set_ylabel("learning rate")
     lower.set_ylim(bottom=0)
     lower.set_xlabel("tokens trained on")
     lower.xaxis.set_major_formatter(EngFormatter(sep=""))
     lower.set_xlim(left=0)
     figure.supxlabel("\n".join(line for caption in captions for line in textwrap.wrap(caption, CAPTION)), fontsize="x-small")
-    if len(runs) == 1:
+    if alone:
         tokens = next(iter(runs.values()))[0]["text"]["parts"]["train"]["tokens"]
         epochs = upper.secondary_xaxis("top", functions=(lambda x: x / tokens, lambda x: x * tokens))
         epochs.set_xlabel("epochs")
@@ -80,9 +88,7 @@ def draw_classifiers(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path
     figure = _figure(path, 8, 5.5)
     upper, lower = figure.subplots(2, 1, sharex=True)
     for index, (name, log) in enumerate(runs.items()):
-        evaluations = [event for event in log if event["event"] == "evaluation"]
-        if not evaluations:
-            raise FflmError(f"{name} was not evaluated yet, so there is nothing to draw: let it train for longer")
+        evaluations = _evaluations(name, log)
         colour, prefix = COLOURS[index % len(COLOURS)], "" if len(runs) == 1 else f"{name}, "
         epochs = [event["words"] / log[0]["texts"]["train"]["texts"] for event in evaluations]
         losses = [event["train_loss"] for event in evaluations]
@@ -90,14 +96,13 @@ def draw_classifiers(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path
         if evaluations[0]["valid"]:
             valid = [event["valid"] for event in evaluations]
             best = min(range(len(valid)), key=lambda place: valid[place]["loss"])
-            star = {"color": colour, "marker": "*", "markersize": 16, "markeredgecolor": "white", "linestyle": "", "zorder": 3}
             for axes, key, style, label in (
                 (upper, "loss", "-", "validation"), (lower, "accuracy", "-", "accuracy"), (lower, "macro_f1", ":", "macro F1"),
             ):  # fmt: skip
                 values = [figures[key] for figures in valid]
                 axes.plot(epochs, values, color=colour, linestyle=style, marker=".", label=f"{prefix}{label}")
                 if key != "macro_f1":
-                    axes.plot(epochs[best], values[best], label=f"{prefix}best: {values[best]:.4g}", **star)
+                    axes.plot(epochs[best], values[best], label=f"{prefix}best: {values[best]:.4g}", color=colour, **STAR)
     upper.set_title(f"Training of {next(iter(runs))}" if len(runs) == 1 else f"Training of {len(runs)} classifiers")
     upper.set_ylabel("loss, nats a text")
     upper.set_ylim(bottom=0)
@@ -258,11 +263,17 @@ def _save(figure: Any, path: Path) -> None:
         figure.savefig(temporary, format=path.suffix[1:])
 
 
-def _draw_run(upper: Any, lower: Any, name: str, log: Sequence[Mapping[str, Any]], colour: str, *, alone: bool) -> None:
-    """Draw the curves of a run into the axes of perplexity and of the rate."""
+def _evaluations(name: str, log: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the evaluations in a run's log, of which there must be one."""
     evaluations = [event for event in log if event["event"] == "evaluation"]
     if not evaluations:
         raise FflmError(f"{name} was not evaluated yet, so there is nothing to draw: let it train for longer")
+    return evaluations
+
+
+def _draw_run(upper: Any, lower: Any, name: str, log: Sequence[Mapping[str, Any]], colour: str, *, alone: bool) -> None:
+    """Draw the curves of a run into the axes of perplexity and of the rate."""
+    evaluations = _evaluations(name, log)
     words = [event["words"] for event in evaluations]
     prefix = "" if alone else f"{name}, "
     marker = "." if len(words) <= 50 else ""
@@ -278,15 +289,5 @@ def _draw_run(upper: Any, lower: Any, name: str, log: Sequence[Mapping[str, Any]
         epochs = x[best] / log[0]["text"]["parts"]["train"]["tokens"]
         bits = measured[best]["valid"]["bits_per_character"]
         label = f"{prefix}best: {y[best]:.1f}, {bits:.3f} bits per character, after {epochs:.3g} epochs"
-        upper.plot(
-            x[best],
-            y[best],
-            color=colour,
-            marker="*",
-            markersize=16,
-            markeredgecolor="white",
-            linestyle="",
-            zorder=3,
-            label=label,
-        )
+        upper.plot(x[best], y[best], color=colour, label=label, **STAR)
     lower.plot(words, [event["rate"] for event in evaluations], color=colour, marker=marker, linewidth=1)
