@@ -2,25 +2,24 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from fflm.backend.devices import Device, device_backend
+from fflm.backend.devices import Device
 from fflm.classify.features import Reader, Texts
 from fflm.classify.metrics import Report
 from fflm.classify.settings import TextInput
 from fflm.errors import FflmError
 from fflm.files import write_json
-from fflm.lm.model import FORMAT, VERSION, VOCABULARY, read_config, versions
+from fflm.lm.model import FORMAT, VERSION, VOCABULARY, Trained, load_weights, read_config, versions
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.text.vocabulary import Vocabulary
-from fflm.training.checkpoints import CHECKPOINT, CONFIG, WEIGHTS, load_arrays
+from fflm.training.checkpoints import CONFIG
 from fflm.training.examples import Scale
 
 
@@ -35,7 +34,7 @@ class Mistake:
 
 
 @dataclass
-class TextClassifier:
+class TextClassifier(Trained):
     """A network that tells classes of text apart.
 
     Attributes
@@ -62,16 +61,6 @@ class TextClassifier:
     shares: npt.NDArray[np.float64] | None = None
     about: dict[str, Any] = field(default_factory=dict)
     device: Device = "cpu"
-
-    @cached_property
-    def network(self) -> Network:
-        """The network on its device, made when it is first used."""
-        return Network(self.config, device_backend(self.device))
-
-    @cached_property
-    def _weights(self) -> Parameters:
-        """The parameters on the device."""
-        return self.parameters.mapped(self.network.backend.upload)
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         """Return the likeliest label of each text."""
@@ -125,11 +114,8 @@ class TextClassifier:
         """
         path = Path(path)
         about = read_config(path, "classifier")
-        if not (path / WEIGHTS).is_file():
-            hint = f"go on with `fflm classify train --resume {path}`" if (path / CHECKPOINT).is_file() else "train again"
-            raise FflmError(f"{path} has no {WEIGHTS} yet, its training was stopped before the first evaluation: {hint}")
+        arrays, figures = load_weights(path, "classifier")
         config, labels, reader, shares = read_description(path, about)
-        arrays, figures = load_arrays(path / WEIGHTS)
         return cls(labels, config, Parameters.from_arrays(config, arrays), reader, shares, {**about, "figures": figures}, device)
 
 

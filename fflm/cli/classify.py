@@ -260,10 +260,14 @@ def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console:
 
 
 def _row(run: "Run", train_loss: float | None, valid: dict[str, Any] | None, mark: str) -> str:
-    validation = f"{'-':>10} {'-':>8} {'-':>8}"
-    if valid:
-        validation = f"{valid['loss']:10.4f} {valid['accuracy']:8.2%} {valid['macro_f1']:8.4f}"
-    return f"{row_start(run)} {train_loss:10.4f} {validation}  {mark} {row_end(run)}"
+    return f"{row_start(run)} {train_loss:10.4f} {show_valid(valid)}  {mark} {row_end(run)}"
+
+
+def show_valid(valid: dict[str, Any] | None) -> str:
+    """Return the columns of `EVALUATIONS` that are of validation texts."""
+    if valid is None:
+        return f"{'-':>10} {'-':>8} {'-':>8}"
+    return f"{valid['loss']:10.4f} {valid['accuracy']:8.2%} {valid['macro_f1']:8.4f}"
 
 
 def _loss(run: "Run", event: "Step") -> str:

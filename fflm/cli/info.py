@@ -2,13 +2,22 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from fflm.cli.options import EVALUATIONS, describe_perplexity, describe_text, json_option, show_training
+from fflm.cli.options import EVALUATIONS, describe_perplexity, describe_text, json_option, show_training, show_valid
 from fflm.errors import FflmError
+
+UNUSED = {
+    "window": {"numbers"},
+    "mean": {"window", "averages", "numbers"},
+    "max": {"window", "averages", "numbers"},
+    "numbers": {"window", "averages", "embedding", "tied"},
+}
+"""Settings that say nothing of a network with this input."""
 
 
 @click.command()
@@ -115,33 +124,31 @@ def _lines(path: Path, about: dict[str, Any]) -> list[str]:
     if about.get("kind") == "classifier":
         return _classifier_lines(path, about)
     text, vocabulary = about["text"], about["vocabulary"]
-    lines = [*_network(path, about, "fflm train"), *_text(about)]
+    lines = [*_network(path, about), *_text(about)]
     policy = TextSettings.from_dict(text).policy
     lines += ["", *describe_text(vocabulary["size"], vocabulary["rule"], policy, about["corpus"]["parts"])]
     lines += _training(about)
     lines += ["", "history", f"  {EVALUATIONS} {'seconds':>9}"]
     tokens = about["corpus"]["parts"]["train"]["tokens"]
     for event in about["history"]:
-        valid = event["valid"]
-        validation = f"{valid['perplexity']:16,.2f} {valid['bits_per_character']:9.3f}" if valid else f"{'-':>16} {'-':>9}"
         training = show_training(event["train_loss"] if event.get("exact", True) else None)
         lines.append(
-            f"  {round(event['words'] / tokens, 2):5g} {event['step']:9,} {training} {validation} "
+            f"  {round(event['words'] / tokens, 2):5g} {event['step']:9,} {training} {show_valid(event['valid'])} "
             f"{'*' if event['best'] else ' '} {event['rate']:7.2g} {event['seconds']:9,.1f}"
         )
-    if about["figures"] is None:
-        lines += ["  not evaluated yet: there are no weights to use, only a checkpoint to go on from"]
-    else:
-        lines += ["", f"best weights, from epoch {about['figures']['epoch']:g}"]
-        measured = [name for name in ("valid", "test") if name in about["figures"]]
-        lines += [f"  {name:5} {describe_perplexity(about['figures'][name])}" for name in measured]
-    return [*lines, "", "versions", *_pairs(about["versions"])]
+    return [*lines, *_best(about, describe_perplexity)]
 
 
-def _network(path: Path, about: dict[str, Any], command: str) -> list[str]:
+def _network(path: Path, about: dict[str, Any]) -> list[str]:
     """Return as lines how a training run stands, and what network it trains."""
-    finished = f"finished: {about['finished']}" if about["finished"] else f"unfinished: go on with `{command} --resume {path}`"
-    lines = [f"{about.get('kind', 'model')} {path}, begun {about['created']}", finished, "", "network", *_pairs(about["network"])]
+    from fflm.lm.model import train_command
+
+    network = {
+        name: value for name, value in about["network"].items() if name not in UNUSED[about["network"].get("input", "window")]
+    }
+    resume = f"{train_command(about.get('kind'))} --resume {path}"
+    finished = f"finished: {about['finished']}" if about["finished"] else f"unfinished: go on with `{resume}`"
+    lines = [f"{about.get('kind', 'model')} {path}, begun {about['created']}", finished, "", "network", *_pairs(network)]
     lines += ["", f"parameters: {about['parameters']['count']:,}"]
     for name, shape in about["parameters"]["arrays"].items():
         lines.append(f"  {name:18} {' x '.join(f'{n:,}' for n in shape):>18} {math.prod(shape):>14,}")
@@ -154,11 +161,20 @@ def _training(about: dict[str, Any]) -> list[str]:
     return ["", "training", *_pairs(about["training"]), *_pairs(machine)]
 
 
+def _best(about: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> list[str]:
+    """Return as lines the figures of the best weights, and what computed them."""
+    lines = ["  not evaluated yet: there are no weights to use, only a checkpoint to go on from"]
+    if about["figures"] is not None:
+        lines = ["", f"best weights, from epoch {about['figures']['epoch']:g}"]
+        lines += [f"  {name:5} {describe(about['figures'][name])}" for name in ("valid", "test") if name in about["figures"]]
+    return [*lines, "", "versions", *_pairs(about["versions"])]
+
+
 def _classifier_lines(path: Path, about: dict[str, Any]) -> list[str]:
     """Return what is known of a text classifier as lines to read."""
-    from fflm.cli.classify import EVALUATIONS, describe
+    from fflm.cli.classify import EVALUATIONS, describe, show_valid
 
-    lines = _network(path, about, "fflm classify train")
+    lines = _network(path, about)
     text = {name: value for name, value in about["input"].items() if name not in ("tokenizer", "lexicon")}
     lexicon = {f"lexicon: {name}": f"{len(words):,} words" for name, words in about["input"]["lexicon"].items()}
     lines += ["", "text", *_pairs(about["input"]["tokenizer"], mode="tokenizer"), *_pairs({**text, **lexicon})]
@@ -167,23 +183,12 @@ def _classifier_lines(path: Path, about: dict[str, Any]) -> list[str]:
     lines += ["", "classes, texts of the training set", *_pairs(dict(zip(about["labels"], about["counts"], strict=True)))]
     lines += [*_training(about), "", "history", f"  {EVALUATIONS} {'seconds':>9}"]
     for event in about["history"]:
-        valid = event["valid"]
-        shown = (
-            f"{valid['loss']:10.4f} {valid['accuracy']:8.2%} {valid['macro_f1']:8.4f}"
-            if valid
-            else f"{'-':>10} {'-':>8} {'-':>8}"
-        )
         epochs = round(event["words"] / about["texts"]["train"]["texts"], 2)
         lines.append(
-            f"  {epochs:5g} {event['step']:9,} {event['train_loss']:10.4f} {shown} {'*' if event['best'] else ' '} "
-            f"{event['rate']:7.2g} {event['seconds']:9,.1f}"
+            f"  {epochs:5g} {event['step']:9,} {event['train_loss']:10.4f} {show_valid(event['valid'])}  "
+            f"{'*' if event['best'] else ' '} {event['rate']:7.2g} {event['seconds']:9,.1f}"
         )
-    if about["figures"] is None:
-        lines += ["  not evaluated yet: there are no weights to use, only a checkpoint to go on from"]
-    else:
-        lines += ["", f"best weights, from epoch {about['figures']['epoch']:g}"]
-        lines += [f"  {name:5} {describe(about['figures'][name])}" for name in ("valid", "test") if name in about["figures"]]
-    return [*lines, "", "versions", *_pairs(about["versions"])]
+    return [*lines, *_best(about, describe)]
 
 
 def _mixture_lines(path: Path, about: dict[str, Any]) -> list[str]:

@@ -395,6 +395,11 @@ def show_training(loss: float | None) -> str:
     return f"{'not exact' if loss is None else f'{math.exp(loss):,.2f}':>16}"
 
 
+def show_valid(valid: dict[str, Any] | None) -> str:
+    """Return the columns of `EVALUATIONS` that are of validation text."""
+    return f"{valid['perplexity']:16,.2f} {valid['bits_per_character']:9.3f}" if valid else f"{'-':>16} {'-':>9}"
+
+
 def describe_text(vocabulary: int, rule: str, policy: str, parts: Mapping[str, Mapping[str, int]]) -> list[str]:
     """Return in lines what perplexities on the parts of a corpus mean nothing without, to print once beside many of them.
 

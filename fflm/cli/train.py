@@ -18,6 +18,7 @@ from fflm.cli.options import (
     quiet_option,
     refuse_text_options,
     show_training,
+    show_valid,
     text_options,
     tokenizing,
     training_options,
@@ -131,8 +132,7 @@ def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console:
 
 
 def _row(run: "Run", train_loss: float | None, valid: dict[str, Any] | None, mark: str) -> str:
-    validation = f"{valid['perplexity']:16,.2f} {valid['bits_per_character']:9.3f}" if valid else f"{'-':>16} {'-':>9}"
-    return f"{row_start(run)} {show_training(train_loss)} {validation} {mark} {row_end(run)}"
+    return f"{row_start(run)} {show_training(train_loss)} {show_valid(valid)} {mark} {row_end(run)}"
 
 
 def _loss(run: "Run", event: "Step") -> str:

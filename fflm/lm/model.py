@@ -37,6 +37,24 @@ Kind = Literal["network", "ngram", "mixture", "classifier"]
 _KINDS: dict[Kind, str] = {"network": "network", "ngram": "n-gram model", "mixture": "mixture", "classifier": "text classifier"}
 
 
+class Trained:
+    """A network with its weights, both on their device from when they are first used: who only looks waits for no compiler."""
+
+    config: NetworkConfig
+    parameters: Parameters
+    device: Device
+
+    @cached_property
+    def network(self) -> Network:
+        """The network on its device."""
+        return Network(self.config, device_backend(self.device))
+
+    @cached_property
+    def _weights(self) -> Parameters:
+        """The parameters on the device."""
+        return self.parameters.mapped(self.network.backend.upload)
+
+
 class TextScorer(Protocol):
     """Anything that scores the words of texts."""
 
@@ -238,7 +256,7 @@ class Model(Predictor):
 
 
 @dataclass
-class LanguageModel(Model):
+class LanguageModel(Trained, Model):
     """A trained network with its vocabulary and its way of reading text.
 
     Attributes
@@ -261,16 +279,6 @@ class LanguageModel(Model):
     text: TextSettings
     about: dict[str, Any] = field(default_factory=dict)
     device: Device = "cpu"
-
-    @cached_property
-    def network(self) -> Network:
-        """The network on its device, made when it is first used: who only looks at the model doesn't wait for the compiler."""
-        return Network(self.config, device_backend(self.device))
-
-    @cached_property
-    def _weights(self) -> Parameters:
-        """The parameters on the device."""
-        return self.parameters.mapped(self.network.backend.upload)
 
     @property
     def window(self) -> int:
@@ -316,9 +324,7 @@ class LanguageModel(Model):
         """
         path = Path(path)
         about = read_config(path, "network")
-        if not (path / WEIGHTS).is_file():
-            hint = f"go on with `fflm train --resume {path}`" if (path / CHECKPOINT).is_file() else "train again"
-            raise FflmError(f"{path} has no {WEIGHTS} yet, its training was stopped before the first evaluation: {hint}")
+        arrays, figures = load_weights(path, "network")
         try:
             config = NetworkConfig.from_dict(about["network"])
             text = TextSettings.from_dict(about["text"])
@@ -327,7 +333,6 @@ class LanguageModel(Model):
             raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
         if len(vocabulary) != config.vocabulary or vocabulary.ends != text.ends:
             raise FflmError(f"{path} is damaged: its {VOCABULARY} does not fit its {CONFIG}; restore it, or train again")
-        arrays, figures = load_arrays(path / WEIGHTS)
         return cls(config, Parameters.from_arrays(config, arrays), vocabulary, text, {**about, "figures": figures}, device)
 
 
@@ -388,8 +393,7 @@ def read_config(path: Path, kind: Kind | None = None) -> dict[str, Any]:
         If the folder is no model, of a later version, or of another kind than the one that is asked for.
     """
     if not (path / CONFIG).is_file():
-        command = "fflm classify train" if kind == "classifier" else "fflm train"
-        raise FflmError(f"{path} is no model: train one with `{command}`, or name another folder")
+        raise FflmError(f"{path} is no model: train one with `{train_command(kind)}`, or name another folder")
     about = read_json(path / CONFIG)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise FflmError(f"{path} is no fflm model: its {CONFIG} is something else's")
@@ -413,8 +417,27 @@ def latest_model(folder: Path, *, classifier: bool = False) -> Path:
         about = read_json(path.parent / CONFIG)
         if isinstance(about, dict) and (about.get("kind") == "classifier") == classifier:
             return path.parent
-    kind, command = ("classifier", "fflm classify train") if classifier else ("model", "fflm train")
-    raise FflmError(f"there is no {kind} in this folder: train one with `{command}`, or name one with --model")
+    kind = "classifier" if classifier else "model"
+    raise FflmError(f"there is no {kind} in this folder: train one with `{train_command(kind)}`, or name one with --model")
+
+
+def load_weights(path: Path, kind: Kind) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """Return the best weights in a folder of `fflm train` or `fflm classify train`, and their figures.
+
+    Raises
+    ------
+    FflmError
+        If there are none yet, or they are damaged.
+    """
+    if not (path / WEIGHTS).is_file():
+        hint = f"go on with `{train_command(kind)} --resume {path}`" if (path / CHECKPOINT).is_file() else "train again"
+        raise FflmError(f"{path} has no {WEIGHTS} yet, its training was stopped before the first evaluation: {hint}")
+    return load_arrays(path / WEIGHTS)
+
+
+def train_command(kind: str | None) -> str:
+    """Return what trains a network of this kind."""
+    return "fflm classify train" if kind == "classifier" else "fflm train"
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing_folder
-from fflm.lm.model import CORPUS, read_config
+from fflm.lm.model import CORPUS, read_config, train_command
 from fflm.text.corpus import Corpus, HeldOut, Share, TextSettings, VocabularyRule, tokenize
 from fflm.text.tokenizer import Tokenizer
 from fflm.training.checkpoints import CHECKPOINT, CONFIG
@@ -67,7 +67,7 @@ def check_free(path: Path, overwrite: bool) -> None:
     if path.exists() and not (path / CONFIG).is_file():
         raise FflmError(f"{path} exists and is no model: choose another folder")
     if path.exists() and not overwrite:
-        command = "fflm classify train" if read_config(path).get("kind") == "classifier" else "fflm train"
+        command = train_command(read_config(path).get("kind"))
         resume = f"`{command} --resume {path}` goes on with it, " if (path / CHECKPOINT).is_file() else ""
         raise FflmError(f"{path} exists: {resume}--overwrite replaces it, or choose another folder")
 
