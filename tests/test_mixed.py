@@ -154,6 +154,7 @@ def test_training_from_text_to_model(text, monkeypatch):
         assert json.loads(Path(f"{precision}.model/config.json").read_text())["precision"] == precision
     assert 0 < abs(perplexities["mixed"] / perplexities["fp32"] - 1) < MIXED_STEPS
     assert train.TrainingRun.resume(Path("mixed.model")).trainer.network.backend is backends["mixed"]
+    assert train.TrainingRun.resume(Path("mixed.model"), device="cpu").trainer.network.backend is backends["fp32"]
 
 
 def test_prediction_is_in_single_precision():

@@ -19,8 +19,9 @@ from fflm.classify.reading import Format, Labelled, read_labelled
 from fflm.classify.settings import DEFAULTS, MAX_WORDS, TextInput
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing_folder
-from fflm.lm.model import LanguageModel, read_config
+from fflm.lm.model import LanguageModel, read_run
 from fflm.lm.setup import check_free, take
+from fflm.lm.train import default_path as model_path
 from fflm.lm.vectors import read_vectors, vector_size
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -28,7 +29,7 @@ from fflm.network.parameters import Parameters
 from fflm.text.corpus import Count, HeldOut, Share
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary
-from fflm.training.checkpoints import CHECKPOINT, CONFIG, load_arrays, save_arrays
+from fflm.training.checkpoints import CONFIG, load_arrays, save_arrays
 from fflm.training.examples import Rows, Scale
 from fflm.training.loop import Examples, Losses, Trainer
 from fflm.training.run import Run, check_size
@@ -55,8 +56,7 @@ def default_batch_size(examples: int) -> int:
 
 def default_path(inputs: Sequence[str | Path]) -> Path:
     """Return where the classifier of some text goes if nobody says: ``reviews.classifier`` for ``reviews.tsv``."""
-    first = Path(inputs[0]).resolve().name if str(inputs[0]) != "-" else "stdin"
-    return Path(f"{first.split('.')[0] or first}.classifier")
+    return model_path(inputs).with_suffix(".classifier")
 
 
 def begin(
@@ -199,8 +199,7 @@ class ClassifierRun(Run):
         if parameters.embeddings is not None:
             parameters.embeddings[...] *= START
         if embeddings is not None:
-            rows = ~np.isnan(embeddings).any(axis=1)
-            parameters.embeddings[rows] = embeddings[rows]
+            parameters.take_embeddings(embeddings)
         chosen = choose_device(device)
         trainer = Trainer(Network(config, device_backend(chosen)), parameters, examples["train"], examples.get("valid"), settings)
         super().__init__(path, trainer, _fingerprint(examples), examples.get("test"), threads, chosen)
@@ -252,9 +251,7 @@ class ClassifierRun(Run):
         FflmError
             If there is no such run, or its files are damaged.
         """
-        about = read_config(path, "classifier")
-        if not (path / CHECKPOINT).is_file():
-            raise FflmError(f"{path} has no {CHECKPOINT} to resume from: train anew with --overwrite")
+        about = read_run(path, "classifier")
         config, labels, reader, shares = read_description(path, about)
         arrays, names = load_arrays(path / EXAMPLES, (np.int32, np.int64))
         try:

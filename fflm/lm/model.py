@@ -404,6 +404,20 @@ def read_config(path: Path, kind: Kind | None = None) -> dict[str, Any]:
     return about
 
 
+def read_run(path: Path, kind: Kind) -> dict[str, Any]:
+    """Read the config.json of a training run that can be resumed.
+
+    Raises
+    ------
+    FflmError
+        As `read_config`, or if there is no checkpoint.
+    """
+    about = read_config(path, kind)
+    if not (path / CHECKPOINT).is_file():
+        raise FflmError(f"{path} has no {CHECKPOINT} to resume from: train anew with --overwrite")
+    return about
+
+
 def latest_model(folder: Path, *, classifier: bool = False) -> Path:
     """Return the language model, or classifier, that was trained last among the folders in ``folder``.
 

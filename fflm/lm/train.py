@@ -11,7 +11,7 @@ import numpy as np
 
 from fflm.backend.devices import check_precision, choose_device, device_backend
 from fflm.errors import FflmError
-from fflm.lm.model import read_config, save_config
+from fflm.lm.model import read_run, save_config
 from fflm.lm.scoring import Score, part_score
 from fflm.lm.setup import FIVE_PERCENT, describe_corpus, new_model, take, text_settings
 from fflm.lm.vectors import read_vectors
@@ -20,7 +20,7 @@ from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.text.corpus import Corpus, HeldOut
 from fflm.text.windows import Windows
-from fflm.training.checkpoints import CHECKPOINT, CONFIG
+from fflm.training.checkpoints import CONFIG
 from fflm.training.loop import Examples, Losses, Trainer
 from fflm.training.run import Run, check_size
 from fflm.training.settings import LossName, TrainingSettings
@@ -209,9 +209,7 @@ class TrainingRun(Run):
         parameters = Parameters.random(config, settings.seed)
         parameters.start_from(parts["train"].counts(config.vocabulary))
         if embeddings is not None:
-            rows = ~np.isnan(embeddings).any(axis=1)
-            parameters.embeddings[rows] = embeddings[rows]
-            self.vectors = int(rows.sum())
+            self.vectors = parameters.take_embeddings(embeddings)
         chosen = choose_device(device)
         network = Network(config, device_backend(chosen, precision))
         trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings)
@@ -283,16 +281,15 @@ class TrainingRun(Run):
         epochs
             A new number of epochs.
         device
-            What trains from now on, if not the device that did; the other one's results differ by rounding.
+            What trains from now on, if not the device that did; the other one's results differ by rounding. What was in mixed
+            precision on the GPU goes on in float32 on the CPU.
 
         Raises
         ------
         FflmError
             If there is no such run, its files are damaged, or the data is not what it began with.
         """
-        about = read_config(path, "network")
-        if not (path / CHECKPOINT).is_file():
-            raise FflmError(f"{path} has no {CHECKPOINT} to resume from: train anew with --overwrite")
+        about = read_run(path, "network")
         try:
             place, expected = path / about["corpus"]["path"], about["corpus"]["fingerprint"]
             config = NetworkConfig.from_dict(about["network"])
@@ -306,7 +303,8 @@ class TrainingRun(Run):
         if corpus.fingerprint != expected:
             reason = _difference(path, corpus, about)
             raise FflmError(f"{path} was trained on other data ({reason}): resume with the same, or train anew with --overwrite")
-        run = cls(path, corpus, config, settings, threads, device or about.get("device", "cpu"), about.get("precision", "fp32"))
+        used = choose_device(device or about.get("device", "cpu"))
+        run = cls(path, corpus, config, settings, threads, used, about.get("precision", "fp32") if used == "cuda" else "fp32")
         run.vectors = about.get("vectors", 0)
         run._continue(about, epochs)
         return run

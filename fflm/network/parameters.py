@@ -159,6 +159,12 @@ class Parameters:
         for band, own in zip(self.bands, bands, strict=True):
             band.bias[:] = np.log(own / own.sum())
 
+    def take_embeddings(self, embeddings: Array) -> int:
+        """Start from given embeddings (V + 1, m), but where a row is NaN; return how many rows were given."""
+        rows = ~np.isnan(embeddings).any(axis=1)
+        self.embeddings[rows] = embeddings[rows]
+        return int(rows.sum())
+
     @classmethod
     def zeros(cls, config: NetworkConfig, dtype: np.dtype | type = np.float32) -> Self:
         """Return parameters that are all zero."""
