@@ -23,7 +23,7 @@ from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
 
 from fflm.backend import cuda_kernels, cuda_memory, cuda_mixed
 from fflm.backend.cpu import CpuBackend
-from fflm.backend.cuda import MIXED_PRODUCTS, PRODUCTS, CudaBackend
+from fflm.backend.cuda import MIXED_PRODUCTS, PRODUCTS, SPAN, WAVE, CudaBackend, divide
 from fflm.backend.cuda_memory import PooledMemory, size_class
 from fflm.backend.protocol import Dropout
 from fflm.lm import train
@@ -81,6 +81,8 @@ def launches(mixed):
     backend.dropout(one, Dropout(0.5, 1, 2, 3), 0, one)
     backend.affine(one, one, two, "tanh", one[:, :2].copy())
     backend.affine_backward(one, one, one[:, :2].copy(), "tanh", one[:, :2].copy(), 0.0, one, two, one)
+    many, few = np.ones((300, 3), np.float32), np.ones((300, 2), np.float32)
+    backend.affine_backward(many, one, few, "tanh", few, 0.0, one, two, many)
     backend.add(one, one)
     backend.normalise(one, one)
     backend.normalise_backward(one, one, one)
@@ -398,6 +400,15 @@ def test_the_pool_is_given_back_before_memory_runs_out(memory):
     del large
     manager.memalloc(9000)
     assert list(fake.held.values()) == [size_class(9000)]
+
+
+@pytest.mark.parametrize("inner", [0, 1, 127, 128, 300, 1000, 8192, 50_000])
+@pytest.mark.parametrize("blocks", [0, 1, 2, 16, 100, 128, 264, 5000])
+def test_an_inner_dimension_is_divided_without_empty_parts(blocks, inner):
+    parts, span = divide(blocks, inner)
+    assert (parts - 1) * span < max(1, inner) <= max(1, parts * span)
+    assert span % SPAN == 0
+    assert parts == 1 or blocks * parts <= WAVE
 
 
 class Target:

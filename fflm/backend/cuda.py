@@ -52,6 +52,20 @@ MIXED_PRODUCTS = {name: mixed_kernels.make_mixed_product(*form) for name, form i
 """Those of mixed precision."""
 
 
+WAVE = 264
+"""Blocks of products that are at work together: two on each of an H200's 132 multiprocessors. Other GPUs get the same sums."""
+
+SPAN = 128
+"""Of an inner dimension that is divided, the parts are multiples of this."""
+
+
+def divide(blocks: int, inner: int) -> tuple[int, int]:
+    """Return into how many parts to divide a product's inner dimension, and how long they are, so that all of a GPU works."""
+    parts = max(1, min(WAVE // max(1, blocks), inner // SPAN))
+    span = SPAN * max(1, -(-inner // (parts * SPAN)))
+    return max(1, -(-inner // span)), span
+
+
 class CudaBackend:
     """The operations of `protocol.Backend` on a GPU's arrays (numba.cuda), float32.
 
@@ -85,7 +99,7 @@ class CudaBackend:
         exact.mixed = False
         return exact
 
-    def _launch(self, kernel: Any, grid: int | tuple[int, int], *arguments: Any) -> None:
+    def _launch(self, kernel: Any, grid: int | tuple[int, ...], *arguments: Any) -> None:
         """Launch a kernel with so many blocks; not at all with none, which a GPU refuses."""
         blocks = grid if isinstance(grid, tuple) else (grid,)
         if all(blocks):
@@ -123,14 +137,21 @@ class CudaBackend:
         """
         rows, columns = c.shape if statistics is None else (len(a), len(b))
         grid = -(-columns // COLUMNS), -(-rows // ROWS)
+        parts, span = 1, inner
+        if FORMS[form][2] == STORE and bias is None:  # with one the kernel also sums op(a)'s rows
+            parts, span = divide(grid[0] * grid[1], inner)
+        sums = c if parts == 1 else self._borrow("parts of a product", (parts * rows, columns))
         highest, totals = statistics or (self._one_matrix, self._one_matrix)
         units = (np.float32(scale), self._no_unit if unit is None else unit) if self.mixed else ()
         self._launch(
-            (MIXED_PRODUCTS if self.mixed else PRODUCTS)[form], grid, a, b, c, np.uint32(inner), *units, np.float32(beta),
+            (MIXED_PRODUCTS if self.mixed else PRODUCTS)[form], (*grid, parts),
+            a, b, sums, np.uint32(inner), np.uint32(span), *units, np.float32(beta if parts == 1 else 0),
             self._one if bias is None else bias, np.int32(code), highest, totals,
             self._one_matrix if factors is None else factors, self._one_id if targets is None else targets,
             np.float32(hit), np.float32(spread),
         )  # fmt: skip
+        if parts > 1:
+            self._each(kernels.add_parts, c.size, sums.reshape(parts, -1), np.float32(beta), *flat(c))
 
     def _operand(self, name: str, values: Array, unit: Array = None) -> Array:
         """Return a matrix as products take it: itself, or times ``unit[0]`` as halves, in scratch memory of this name."""

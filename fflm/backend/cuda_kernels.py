@@ -169,11 +169,13 @@ def add_four(matrix, line, place, numbers, beta):
 
 
 @cuda.jit(device=True, forceinline=True)
-def store_row(sums, i, c, row, column, beta):
+def store_row(sums, i, c, rows, row, column, beta):
     """End a thread's row number i by adding it to what is there."""
     row = uint32(row + place_of(i))
-    add_four(c, row, column, (sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3]), beta)
-    add_four(c, row, uint32(column + uint32(COLUMNS // 2)), (sums[i, 4], sums[i, 5], sums[i, 6], sums[i, 7]), beta)
+    if row < rows:
+        row = uint32(row + uint32(cuda.blockIdx.z) * rows)
+        add_four(c, row, column, (sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3]), beta)
+        add_four(c, row, uint32(column + uint32(COLUMNS // 2)), (sums[i, 4], sums[i, 5], sums[i, 6], sums[i, 7]), beta)
 
 
 @cuda.jit(device=True, forceinline=True)
@@ -207,13 +209,15 @@ def softmax_row(sums, i, bias, c, highest, totals, row, column):
 
 
 def make_product(left: int, right: int, end: int) -> Any:
-    """Return the kernel of one form of the product c = op(a) op(b), whose blocks (x, y) compute a part each.
+    """Return the kernel of one form of the product c = op(a) op(b), whose blocks (x, y) compute a part of it each.
 
     While a step along the inner dimension is multiplied, the next is read into registers, and then written to the other half of
     shared memory.
 
     a, b        op(a) (M, K), op(b) (K, N), read as ``left`` and ``right`` say
     c (M, N)    out; for SOFTMAX exp(logit - the part's row maximum), its rows filled up with zeros to a multiple of four
+    inner, span K, and how much of it is summed: with STORE, but not for SLOPES_TRANSPOSED, c may be (parts M, N), and blocks z
+                sum the inner dimension from z span on
     bias (N,)   in, for ACTIVATE and SOFTMAX; out for SLOPES_TRANSPOSED: the sums of op(a)'s rows (M,), by ``beta``
     highest, totals (tiles, M)
                 out, for SOFTMAX: each part's row maximum, and the sum of its exponentials
@@ -225,7 +229,7 @@ def make_product(left: int, right: int, end: int) -> Any:
     pieces_along, pieces_across = DEPTH // FOUR, ROWS // FOUR  # fours that a line has in a step; each thread reads one
 
     @cuda.jit(launch_bounds=(BLOCK, 2), cache=True)
-    def product(a, b, c, inner, beta, bias, code, highest, totals, factors, targets, hit, spread):
+    def product(a, b, c, inner, span, beta, bias, code, highest, totals, factors, targets, hit, spread):
         shared = cuda.shared.array(_SHARED, float32, alignment=16)
         sums = cuda.local.array((EACH, EACH), float32)
         own = cuda.local.array(FOUR, float32)  # sums of four rows of op(a)
@@ -241,8 +245,12 @@ def make_product(left: int, right: int, end: int) -> Any:
                 sums[i, j] = float32(0)
         for q in range(FOUR):
             own[q] = float32(0)
-        for step in range((inner + uint32(DEPTH - 1)) // uint32(DEPTH) + uint32(1)):  # reads one, multiplies the one before
-            k0 = uint32(uint32(step) * uint32(DEPTH))
+        begin = uint32(uint32(cuda.blockIdx.z) * span)
+        stop = min(inner, uint32(begin + span))
+        for step in range(
+            (stop - begin + uint32(DEPTH - 1)) // uint32(DEPTH) + uint32(1)
+        ):  # reads one, multiplies the one before
+            k0 = uint32(begin + uint32(step) * uint32(DEPTH))
             if left_along:
                 line, place = uint32(row0 + line_along), uint32(k0 + uint32(FOUR) * piece_along)
             else:
@@ -278,7 +286,7 @@ def make_product(left: int, right: int, end: int) -> Any:
             else:
                 store_four(shared, uint32(at + put_across), (r0, r1, r2, r3))
             cuda.syncthreads()
-        rows, columns = uint32(c.shape[0]), uint32(c.shape[1])
+        rows, columns = uint32(c.shape[0]) // uint32(cuda.gridDim.z), uint32(c.shape[1])
         row, column = uint32(row0 + down * uint32(FOUR)), uint32(column0 + across * uint32(FOUR))
         if left == SLOPES_TRANSPOSED and column0 == uint32(0):  # of each row of op(a) eight warps have summed a part
             at = uint32(line_across * uint32(ROWS) + piece_across * uint32(FOUR))
@@ -290,14 +298,14 @@ def make_product(left: int, right: int, end: int) -> Any:
                     total += shared[uint32(k * ROWS) + thread]
                 bias[row0 + thread] = total + (beta * bias[row0 + thread] if beta != float32(0) else float32(0))
         if end == STORE:
-            store_row(sums, 0, c, row, column, beta)
-            store_row(sums, 1, c, row, column, beta)
-            store_row(sums, 2, c, row, column, beta)
-            store_row(sums, 3, c, row, column, beta)
-            store_row(sums, 4, c, row, column, beta)
-            store_row(sums, 5, c, row, column, beta)
-            store_row(sums, 6, c, row, column, beta)
-            store_row(sums, 7, c, row, column, beta)
+            store_row(sums, 0, c, rows, row, column, beta)
+            store_row(sums, 1, c, rows, row, column, beta)
+            store_row(sums, 2, c, rows, row, column, beta)
+            store_row(sums, 3, c, rows, row, column, beta)
+            store_row(sums, 4, c, rows, row, column, beta)
+            store_row(sums, 5, c, rows, row, column, beta)
+            store_row(sums, 6, c, rows, row, column, beta)
+            store_row(sums, 7, c, rows, row, column, beta)
         if end == ACTIVATE:
             for i in range(EACH):
                 for j in range(EACH):
@@ -376,6 +384,17 @@ def add(values, total):
     i = cuda.grid(1)
     if i < total.size:
         total[uint32(i)] += values[uint32(i)]
+
+
+@kernel
+def add_parts(parts, beta, total):
+    """Add up parts (P, N) in their order, to total (N,) by ``beta``."""
+    i = uint32(cuda.grid(1))
+    if i < uint32(total.size):
+        value = beta * total[i] if beta != float32(0) else float32(0)
+        for part in range(uint32(parts.shape[0])):
+            value += parts[part, i]
+        total[i] = value
 
 
 @kernel

@@ -160,6 +160,27 @@ def multiply_fragments(sums, shared, left, left_along, left_next, right, right_a
             sums[i, j, 0], sums[i, j, 1], sums[i, j, 2], sums[i, j, 3] = c
 
 
+@cuda.jit(device=True, forceinline=True)
+def store_fragments(sums, i, c, rows, row, column, alpha, beta):
+    """Add a thread's two rows of fragments number i, which is written out as for `cuda_kernels.softmax_row`, to what is there."""
+    for j in range(4):
+        for q in range(4):
+            y, x = uint32(row + uint32(16 * i + 8 * (q // 2))), uint32(column + uint32(8 * j + q % 2))
+            if y < rows and x < uint32(c.shape[1]):
+                y = uint32(y + uint32(cuda.blockIdx.z) * rows)
+                c[y, x] = alpha * sums[i, j, q] + (beta * c[y, x] if beta != float32(0) else float32(0))
+
+
+@cuda.jit(device=True, forceinline=True)
+def store_with_bias(sums, i, c, bias, row, column):
+    """End a thread's two rows of fragments number i with the bias."""
+    for j in range(4):
+        for q in range(4):
+            y, x = uint32(row + uint32(16 * i + 8 * (q // 2))), uint32(column + uint32(8 * j + q % 2))
+            if y < uint32(c.shape[0]) and x < uint32(c.shape[1]):
+                c[y, x] = sums[i, j, q] + bias[x]
+
+
 def make_mixed_product(left: int, right: int, end: int) -> Any:
     """Return the kernel of one form of the product c = op(a) op(b), as `cuda_kernels.make_product` does.
 
@@ -177,7 +198,7 @@ def make_mixed_product(left: int, right: int, end: int) -> Any:
     right_next, right_half = (16 * _ALONG, 8) if right_along else (8, 16 * _ACROSS)
 
     @cuda.jit(launch_bounds=(BLOCK, 2), cache=True)
-    def product(a, b, c, inner, alpha, unit, beta, bias, code, highest, totals, factors, targets, hit, spread):
+    def product(a, b, c, inner, span, alpha, unit, beta, bias, code, highest, totals, factors, targets, hit, spread):
         shared = cuda.shared.array(_SHARED, uint32, alignment=16)
         statistics = cuda.shared.array(_STATISTICS, float32)
         sums = cuda.local.array((4, 4, 4), float32)
@@ -205,8 +226,12 @@ def make_mixed_product(left: int, right: int, end: int) -> Any:
                     sums[i, j, q] = float32(0)
         for q in range(8):
             own[q] = float32(0)
-        for step in range((inner + uint32(DEPTH - 1)) // uint32(DEPTH) + uint32(1)):  # reads one, multiplies the one before
-            k0 = uint32(uint32(step) * uint32(DEPTH))
+        begin = uint32(uint32(cuda.blockIdx.z) * span)
+        stop = min(inner, uint32(begin + span))
+        for step in range(
+            (stop - begin + uint32(DEPTH - 1)) // uint32(DEPTH) + uint32(1)
+        ):  # reads one, multiplies the one before
+            k0 = uint32(begin + uint32(step) * uint32(DEPTH))
             for q in range(_READS):  # neighbouring threads read neighbouring pieces
                 number = uint32(thread + uint32(q * BLOCK))
                 line, piece = number // uint32(left_pieces), number % uint32(left_pieces)
@@ -247,7 +272,7 @@ def make_mixed_product(left: int, right: int, end: int) -> Any:
                     shared, uint32(buffer + uint32(_OPERAND) + at), (rights[q, 0], rights[q, 1], rights[q, 2], rights[q, 3])
                 )
             cuda.syncthreads()
-        rows, columns = uint32(c.shape[0]), uint32(c.shape[1])
+        rows, columns = uint32(c.shape[0]) // uint32(cuda.gridDim.z), uint32(c.shape[1])
         row, column = uint32(row0 + down + lane // uint32(4)), uint32(column0 + across + lane % uint32(4) * uint32(2))
         if left == SLOPES_TRANSPOSED and column0 == uint32(0):  # sixteen threads have read of the same eight rows of op(a)
             for q in range(8):
@@ -260,19 +285,15 @@ def make_mixed_product(left: int, right: int, end: int) -> Any:
                 bias[row0 + thread] = alpha * total + (beta * bias[row0 + thread] if beta != float32(0) else float32(0))
         if end == STORE:
             alpha *= unit[1]
-            for i in range(4):
-                for j in range(4):
-                    for q in range(4):
-                        y, x = uint32(row + uint32(16 * i + 8 * (q // 2))), uint32(column + uint32(8 * j + q % 2))
-                        if y < rows and x < columns:
-                            c[y, x] = alpha * sums[i, j, q] + (beta * c[y, x] if beta != float32(0) else float32(0))
+            store_fragments(sums, 0, c, rows, row, column, alpha, beta)
+            store_fragments(sums, 1, c, rows, row, column, alpha, beta)
+            store_fragments(sums, 2, c, rows, row, column, alpha, beta)
+            store_fragments(sums, 3, c, rows, row, column, alpha, beta)
         if end == ACTIVATE:
-            for i in range(4):
-                for j in range(4):
-                    for q in range(4):
-                        y, x = uint32(row + uint32(16 * i + 8 * (q // 2))), uint32(column + uint32(8 * j + q % 2))
-                        if y < rows and x < columns:
-                            c[y, x] = sums[i, j, q] + bias[x]
+            store_with_bias(sums, 0, c, bias, row, column)
+            store_with_bias(sums, 1, c, bias, row, column)
+            store_with_bias(sums, 2, c, bias, row, column)
+            store_with_bias(sums, 3, c, bias, row, column)
             for number in range(64):  # once more, for all activations unrolled would be too much code
                 y = row + uint32(number) // uint32(16) * uint32(16) + uint32(number) // uint32(2) % uint32(2) * uint32(8)
                 x = column + uint32(number) // uint32(4) % uint32(4) * uint32(8) + uint32(number) % uint32(2)
