@@ -25,7 +25,8 @@ TILE, BACKEND = (
     backend_under_test(),
 )  # the backend is one for all tests, so that its scratch memory is always used and dirty
 
-# Rows, words, features: one of everything, below, at and above the tile, ragged tiles, more threads than rows or tiles.
+# Rows, words, features: one of everything, below, at and above the tile, ragged tiles, more threads than rows or tiles, several
+# parts of an inner dimension.
 OUTPUT_SIZES = [
     (1, 1, 1),
     (1, TILE + 1, 5),
@@ -35,7 +36,7 @@ OUTPUT_SIZES = [
     (5, TILE + 1, 3),
     (33, 3 * TILE + 7, 10),
 ]
-LAYER_SIZES = [(1, 1, 1), (1, 7, 3), (3, 5, 2), (2, 1, 9), (17, 33, 70)]
+LAYER_SIZES = [(1, 1, 1), (1, 7, 3), (3, 5, 2), (2, 1, 9), (17, 33, 70), (300, 5, 6)]
 
 
 @pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "passive"), ("NUMBA_OPT", "2")])
