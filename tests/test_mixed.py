@@ -34,7 +34,10 @@ def on_gpu(*arrays):
     return [MIXED.upload(array) for array in arrays]
 
 
-@pytest.mark.parametrize(("rows", "width", "outputs"), [(1, 1, 1), (3, 9, 2), (33, 31, 40), (150, 200, 137), (128, 64, 256), (300, 9, 260)])
+@pytest.mark.parametrize(
+    ("rows", "width", "outputs"),
+    [(1, 1, 1), (3, 9, 2), (33, 31, 40), (150, 200, 137), (128, 64, 256), (300, 9, 260)],
+)
 def test_products_of_what_halves_hold_are_exact(rows, width, outputs):
     generator = np.random.default_rng(0)
     shapes = (rows, width), (outputs, width), (outputs,), (rows, outputs), (outputs, width), (rows, width)
