@@ -55,7 +55,7 @@ def check_precision(precision: str, device: str) -> None:
     if precision not in get_args(Precision):
         raise FflmError(f"unknown precision {precision!r}: choose one of {', '.join(get_args(Precision))}")
     if precision == "mixed" and device != "cuda":
-        raise FflmError("mixed precision needs the device cuda")
+        raise FflmError("mixed precision needs the device cuda: on the CPU, train in fp32")
 
 
 @cache
