@@ -1,6 +1,7 @@
 """Vectors: exchanged without loss, searched as by brute force."""
 
 import contextlib
+import gzip
 import json
 import re
 
@@ -14,7 +15,7 @@ from tiny import MODES, tiny_model
 from fflm.cli import main
 from fflm.errors import FflmError
 from fflm.lm.model import save_config
-from fflm.lm.vectors import read_vectors
+from fflm.lm.vectors import read_vectors, vector_size
 from fflm.text.corpus import TextSettings
 from fflm.text.tokenizer import Tokenizer
 from fflm.training.checkpoints import save_weights
@@ -55,6 +56,17 @@ def test_words_with_white_space_are_left_out_and_named(tmp_path):
     missing = np.isnan(read).all(axis=1)
     assert {model.vocabulary.words[row] for row in np.flatnonzero(missing)} == {" ", "\u3000"}
     np.testing.assert_array_equal(read[~missing], model.parameters.embeddings[~missing])
+
+
+def test_packed_files_are_read(model, tmp_path):
+    write(model, tmp_path / "v")
+    packed = gzip.compress((tmp_path / "v").read_bytes())
+    (tmp_path / "v.gz").write_bytes(packed)
+    np.testing.assert_array_equal(read_vectors(tmp_path / "v.gz", model.vocabulary, 4), model.parameters.embeddings)
+    assert vector_size(tmp_path / "v.gz") == 4
+    (tmp_path / "v.gz").write_bytes(packed[:-9])
+    with pytest.raises(FflmError, match=r"v\.gz: damaged or truncated gzip file"):
+        read_vectors(tmp_path / "v.gz", model.vocabulary, 4)
 
 
 @pytest.mark.parametrize("header", ["3 4\n", ""], ids=["word2vec", "GloVe"])

@@ -58,7 +58,9 @@ def _use_preset(context: click.Context, parameter: click.Parameter, value: str) 
     help="What the options of network and training are if they are not given; quick is a small network.",
 )
 @network_options
-@click.option("--vectors", type=click.Path(path_type=Path), metavar="FILE", help="Start from vectors in word2vec text format.")
+@click.option(
+    "--vectors", type=click.Path(path_type=Path), metavar="FILE", help="Start from vectors in word2vec text format (or .gz)."
+)
 @training_options
 @text_options
 @quiet_option

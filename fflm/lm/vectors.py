@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.errors import FflmError
-from fflm.files import clear_errors
 from fflm.lm.generation import largest
+from fflm.text.reading import open_bytes, readable
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import END, START, UNKNOWN, Vocabulary
 
@@ -118,7 +118,8 @@ def read_vectors(path: Path, vocabulary: Vocabulary, size: int) -> npt.NDArray[n
     Parameters
     ----------
     path
-        UTF-8; a line "number-of-words size", which GloVe's files lack, then a line "word number number ..." a word.
+        UTF-8, unpacked if its name ends in .gz; a line "number-of-words size", which GloVe's files lack, then a line
+        "word number number ..." a word.
     vocabulary
         Whose words to read; the symbols are known by their names.
     size
@@ -137,7 +138,7 @@ def read_vectors(path: Path, vocabulary: Vocabulary, size: int) -> npt.NDArray[n
     rows = {word: row for row, word in enumerate([*vocabulary.words, START])}
     array = np.full((len(rows), size), np.nan, np.float32)
     announced, number = None, 0
-    with clear_errors(f"read {path}"), path.open("rb") as file:
+    with readable(str(path)), open_bytes(path) as file:
         for number, line in enumerate(file, 1):
             try:
                 word, *numbers = line.decode("utf-8").rstrip("\r\n ").split(" ")
@@ -167,7 +168,7 @@ def vector_size(path: Path) -> int:
     FflmError
         If the file cannot be read.
     """
-    with clear_errors(f"read {path}"), path.open("rb") as file:
+    with readable(str(path)), open_bytes(path) as file:
         numbers = file.readline().rstrip(b"\r\n ").split(b" ")[1:]
     return int(numbers[0]) if len(numbers) == 1 and numbers[0].isdigit() else len(numbers)
 

@@ -69,11 +69,12 @@ def _open_all(sources: Sequence[str | Path]) -> Iterator[tuple[str, IO[bytes]]]:
             yield "standard input", sys.stdin.buffer
             continue
         for path in files(Path(source)):
-            with _open(path) as file:
+            with open_bytes(path) as file:
                 yield str(path), file
 
 
-def _open(path: Path) -> IO[bytes]:
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a file to read, unpacked if its name ends in .gz."""
     with clear_errors(f"read {path}"):
         return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
@@ -115,7 +116,7 @@ def _decode(
 ) -> Iterator[str]:
     read = 0
     while True:
-        with _readable(name):
+        with readable(name):
             block = file.read(size)
         read += len(block)
         if b"\0" in block and not holds_nul:
@@ -133,7 +134,8 @@ def _decode(
 
 
 @contextlib.contextmanager
-def _readable(name: str) -> Iterator[None]:
+def readable(name: str) -> Iterator[None]:
+    """Turn what goes wrong in reading, and in unpacking, into an FflmError."""
     try:
         with clear_errors(f"read {name}"):
             yield
