@@ -1,7 +1,8 @@
 """The kernels of the CUDA backend, in numba.cuda: what `cpu` computes, with the formulas that both share.
 
 Indices are unsigned, because Numba lets a signed one count from the end, and constants are wrapped, because a bare one is a
-float64. Arrays are C-contiguous float32, ids int32. A block has `BLOCK` threads, a power of two.
+float64. Arrays are C-contiguous and begin at multiples of 16 bytes; numbers are float32, ids int32. A block has `BLOCK` threads, a
+power of two.
 """
 
 import math
@@ -216,8 +217,8 @@ def make_product(left: int, right: int, end: int) -> Any:
 
     a, b        op(a) (M, K), op(b) (K, N), read as ``left`` and ``right`` say
     c (M, N)    out; for SOFTMAX exp(logit - the part's row maximum), its rows filled up with zeros to a multiple of four
-    inner, span K, and how much of it is summed: with STORE, but not for SLOPES_TRANSPOSED, c may be (parts M, N), and blocks z
-                sum the inner dimension from z span on
+    inner, span K, and how much of it a block sums: with STORE, but not for SLOPES_TRANSPOSED, c may be (parts M, N), and blocks
+                z sum from z span on
     bias (N,)   in, for ACTIVATE and SOFTMAX; out for SLOPES_TRANSPOSED: the sums of op(a)'s rows (M,), by ``beta``
     highest, totals (tiles, M)
                 out, for SOFTMAX: each part's row maximum, and the sum of its exponentials
@@ -247,9 +248,8 @@ def make_product(left: int, right: int, end: int) -> Any:
             own[q] = float32(0)
         begin = uint32(uint32(cuda.blockIdx.z) * span)
         stop = min(inner, uint32(begin + span))
-        for step in range(
-            (stop - begin + uint32(DEPTH - 1)) // uint32(DEPTH) + uint32(1)
-        ):  # reads one, multiplies the one before
+        steps = (stop - begin + uint32(DEPTH - 1)) // uint32(DEPTH)
+        for step in range(steps + uint32(1)):  # reads one, multiplies the one before
             k0 = uint32(begin + uint32(step) * uint32(DEPTH))
             if left_along:
                 line, place = uint32(row0 + line_along), uint32(k0 + uint32(FOUR) * piece_along)

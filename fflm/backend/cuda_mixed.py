@@ -228,9 +228,8 @@ def make_mixed_product(left: int, right: int, end: int) -> Any:
             own[q] = float32(0)
         begin = uint32(uint32(cuda.blockIdx.z) * span)
         stop = min(inner, uint32(begin + span))
-        for step in range(
-            (stop - begin + uint32(DEPTH - 1)) // uint32(DEPTH) + uint32(1)
-        ):  # reads one, multiplies the one before
+        steps = (stop - begin + uint32(DEPTH - 1)) // uint32(DEPTH)
+        for step in range(steps + uint32(1)):  # reads one, multiplies the one before
             k0 = uint32(begin + uint32(step) * uint32(DEPTH))
             for q in range(_READS):  # neighbouring threads read neighbouring pieces
                 number = uint32(thread + uint32(q * BLOCK))
