@@ -1,8 +1,8 @@
 """The kernels of the CUDA backend, in numba.cuda: what `cpu` computes, with the formulas that both share.
 
 Indices are unsigned, because Numba lets a signed one count from the end, and constants are wrapped, because a bare one is a
-float64. Arrays are C-contiguous and begin at multiples of 16 bytes; numbers are float32, ids int32. A block has `BLOCK` threads, a
-power of two.
+float64. Arrays are C-contiguous and begin at multiples of 16 bytes; numbers are float32, ids int32. A block has `BLOCK` threads,
+a power of two.
 """
 
 import math
