@@ -235,10 +235,6 @@ class CudaBackend:
         borders = np.cumsum((0, *blocks)).astype(np.int32)
         return self._borrow(f"borders {blocks}", borders.shape, np.int32, lambda size: self.upload(borders))
 
-    def _rows(self, count: int) -> Array:
-        """Return the numbers of rows (count,), kept on the device."""
-        return self._borrow("rows", (count,), np.int32, lambda size: self.upload(np.arange(size, dtype=np.int32)))
-
     def put_rows(self, values: Array, rows: Array, array: Array) -> None:
         self._launch(kernels.put_rows, len(rows), values, rows, array)
 
@@ -296,12 +292,10 @@ class CudaBackend:
     def normalise_backward(self, values: Array, d_normalised: Array, d_values: Array) -> None:
         self._launch(kernels.normalise_backward, len(values), values, d_normalised, d_values)
 
-    def _softmax(
-        self, features: Array, weight: Array, bias: Array, size: int
-    ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
-        """Return the exponentials (B, V), the tiles' maxima and sums (tiles, B), and the rows' (B,), and their normalisers.
+    def _softmax(self, features: Array, weight: Array, bias: Array, size: int) -> tuple[Array, tuple[Array, Array]]:
+        """Return the exponentials (B, V) of two operands, and the tiles' maxima and sums (tiles, B).
 
-        Of operands; in mixed precision the exponentials are halves.
+        In mixed precision the exponentials are halves.
         """
         rows, words, tiles = len(features), len(weight), -(-len(weight) // COLUMNS)
         if self.mixed:
@@ -309,15 +303,15 @@ class CudaBackend:
         else:
             exponentials = self._borrow("exponentials", (rows, FOUR * -(-words // FOUR)))
         statistics = self._borrow("highest", (tiles, rows)), self._borrow("totals", (tiles, rows))
-        combined = tuple(self._borrow(name, (rows,)) for name in ("row maxima", "row sums", "normalisers"))
         self._product("logits", features, weight, exponentials, size, bias=bias, statistics=statistics)
-        self._launch(kernels.combine_tiles, rows, *statistics, *combined)
-        return exponentials, statistics, combined
+        return exponentials, statistics
 
     def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
         operands = self._operand("features", features), self._operand("weight", weight)
-        combined = self._softmax(*operands, bias, features.shape[1])[2]
-        self._launch(kernels.output_losses, len(targets), features, weight, bias, rows, targets, combined[2], losses)
+        _, statistics = self._softmax(*operands, bias, features.shape[1])
+        normalisers = self._borrow("normalisers", (len(features),))
+        self._launch(kernels.normalise_rows, len(features), *statistics, normalisers)
+        self._launch(kernels.output_losses, len(targets), features, weight, bias, rows, targets, normalisers, losses)
 
     def output_gradients(
         self,
@@ -335,12 +329,12 @@ class CudaBackend:
         d_bias: Array,
     ) -> None:
         words, operands = len(weight), (self._operand("features", features), self._operand("weight", weight))
-        exponentials, (highest, totals), combined = self._softmax(*operands, bias, features.shape[1])
-        self._launch(
-            kernels.output_losses, len(targets), features, weight, bias, self._rows(len(targets)), targets, combined[2], losses
-        )
+        exponentials, (highest, totals) = self._softmax(*operands, bias, features.shape[1])
         unit = mixed_kernels.SLOPE if self.mixed else scale  # what halves hold is not too small; the sums get the scale
-        self._each(kernels.tile_factors, highest.size, highest, *combined, np.float32(penalty), np.float32(unit), totals)
+        self._launch(
+            kernels.finish_softmax, len(features),
+            features, weight, bias, targets, highest, totals, np.float32(penalty), np.float32(unit), losses,
+        )  # fmt: skip
         slopes = {
             "factors": totals, "targets": targets, "hit": unit * (1 - smoothing), "spread": unit * smoothing / words,
             "scale": scale / unit,

@@ -615,11 +615,10 @@ def normalise_backward(values, d_normalised, d_values):
         d_values[row, j] += scale * (d_normalised[row, j] - plain - normalised * weighted)
 
 
-@kernel
-def combine_tiles(highest, totals, tops, sums, normalisers):
-    """Compute each row's maximum, sum and log-sum-exp (B,) from the tiles' maxima and sums (tiles, B): a block a row."""
-    shared = cuda.shared.array(BLOCK, float32)
-    row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
+@cuda.jit(device=True)
+def combine_tiles(highest, totals, row, shared):
+    """Return a row's maximum, and the sum of exp(logit - maximum), from those of the tiles (tiles, B)."""
+    thread = uint32(cuda.threadIdx.x)
     top = float32(-math.inf)
     for k in range(thread, uint32(highest.shape[0]), uint32(BLOCK)):
         top = larger(top, highest[k, row])
@@ -627,37 +626,55 @@ def combine_tiles(highest, totals, tops, sums, normalisers):
     total = float32(0)
     for k in range(thread, uint32(highest.shape[0]), uint32(BLOCK)):
         total += totals[k, row] * math.exp(highest[k, row] - top)
-    total = block_sum(total, shared)
-    if thread == uint32(0):
-        tops[row], sums[row], normalisers[row] = top, total, top + math.log(total)
+    return top, block_sum(total, shared)
+
+
+@cuda.jit(device=True)
+def word_score(features, row, weight, word, bias, shared):
+    """Return a word's score after a row of features."""
+    score = float32(0)
+    for j in range(uint32(cuda.threadIdx.x), uint32(features.shape[1]), uint32(BLOCK)):
+        score += features[row, j] * weight[word, j]
+    return block_sum(score, shared) + bias[word]
+
+
+@kernel
+def normalise_rows(highest, totals, normalisers):
+    """Compute each row's log-sum-exp (B,) from the tiles' maxima and sums: a block a row."""
+    shared = cuda.shared.array(BLOCK, float32)
+    row = uint32(cuda.blockIdx.x)
+    top, total = combine_tiles(highest, totals, row, shared)
+    if cuda.threadIdx.x == 0:
+        normalisers[row] = top + math.log(total)
 
 
 @kernel
 def output_losses(features, weight, bias, rows, targets, normalisers, losses):
     """Compute log Z less the target's score: a block a target."""
     shared = cuda.shared.array(BLOCK, float32)
-    i, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
-    row, word = uint32(rows[i]), uint32(targets[i])
-    score = float32(0)
-    for j in range(thread, uint32(features.shape[1]), uint32(BLOCK)):
-        score += features[row, j] * weight[word, j]
-    score = block_sum(score, shared)
-    if thread == uint32(0):
-        losses[i] = normalisers[row] - bias[word] - score
+    i = uint32(cuda.blockIdx.x)
+    row = uint32(rows[i])
+    score = word_score(features, row, weight, uint32(targets[i]), bias, shared)
+    if cuda.threadIdx.x == 0:
+        losses[i] = normalisers[row] - score
 
 
 @kernel
-def tile_factors(highest, tops, sums, normalisers, penalty, scale, factors):
-    """Compute what makes a tile's exponentials the gradients of logits, but for the targets: a thread a tile and row.
+def finish_softmax(features, weight, bias, targets, highest, totals, penalty, scale, losses):
+    """Compute losses, and in place of the tiles' sums what makes exponentials the gradients of logits, but for the target.
 
-    From the maxima, not from normalisers, whose rounding would be a factor of all of a row's probabilities.
+    The latter from the maxima, not from log Z, whose rounding would be a factor of all of a row's probabilities. A block a row.
     """
-    i = uint32(cuda.grid(1))
-    rows = uint32(highest.shape[1])
-    if i < uint32(highest.size):
-        k, row = i // rows, i % rows
-        slope = scale * (float32(1) + float32(2) * penalty * normalisers[row])
-        factors[k, row] = slope * math.exp(highest[k, row] - tops[row]) / sums[row]
+    shared = cuda.shared.array(BLOCK, float32)
+    row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
+    top, total = combine_tiles(highest, totals, row, shared)
+    normaliser = top + math.log(total)
+    score = word_score(features, row, weight, uint32(targets[row]), bias, shared)
+    if thread == uint32(0):
+        losses[row] = normaliser - score
+    slope = scale * (float32(1) + float32(2) * penalty * normaliser)
+    for k in range(thread, uint32(highest.shape[0]), uint32(BLOCK)):
+        totals[k, row] = slope * math.exp(highest[k, row] - top) / total
 
 
 @kernel
