@@ -77,6 +77,9 @@ def _cuda_backend(mixed: bool) -> Backend:
     from numba import config
 
     from fflm.backend.cuda import CudaBackend
+    from fflm.backend.devices import why_no_gpu
+
+    why_no_gpu()  # sets the memory manager
 
     config.CUDA_WARN_ON_IMPLICIT_COPY = 0  # which is meant here
 
@@ -91,6 +94,9 @@ def _cuda_backend(mixed: bool) -> Backend:
 
         def download(self, array: Any) -> Any:
             return array
+
+        def copy(self, values: Any, copied: Any) -> None:
+            copied[...] = values  # slices of NumPy arrays cannot be sent as they lie
 
     return NumpyBackend(mixed)
 

@@ -25,6 +25,7 @@ from fflm.backend import cuda_kernels, cuda_memory, cuda_mixed
 from fflm.backend.cpu import CpuBackend
 from fflm.backend.cuda import MIXED_PRODUCTS, PRODUCTS, SPAN, WAVE, CudaBackend, divide
 from fflm.backend.cuda_memory import PooledMemory, size_class
+from fflm.backend.devices import why_no_gpu
 from fflm.backend.protocol import Dropout
 from fflm.lm import train
 from fflm.network.config import NetworkConfig
@@ -219,6 +220,7 @@ RUNS = {
 
 def gpu_backend(mixed=False):
     """Return the backend on a GPU, or as it would be."""
+    why_no_gpu()  # sets the memory manager
     return CudaBackend(mixed) if devices.device == "cuda" else devices.ptx_backend(mixed)
 
 
@@ -314,7 +316,7 @@ def test_what_a_gpu_is_first_asked():
     sizes = {"rows": 9, "words": 70, "size": 5, "width": 7}
     assert gpu.operations(backend, **sizes)["wrong"] == []
     assert gpu.operations(gpu_backend(mixed=True), "mixed", **sizes)["wrong"] == []
-    backend.log_probabilities = lambda features, weight, bias, logs: CpuBackend().affine(features, weight, bias, "identity", logs)
+    backend.log_probabilities = lambda features, weight, bias, logs: backend.clear(logs)
     assert gpu.operations(backend, **sizes)["wrong"] == ["log-probabilities"]
 
 

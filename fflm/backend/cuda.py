@@ -69,7 +69,8 @@ def divide(blocks: int, inner: int) -> tuple[int, int]:
 class CudaBackend:
     """The operations of `protocol.Backend` on a GPU's arrays (numba.cuda), float32.
 
-    Keeps scratch memory between calls: B x V numbers of the largest batch seen, and (V + 1) x m integers.
+    Keeps scratch memory between calls: B x V numbers of the largest batch seen, (V + 1) x m integers, parts of products, and in
+    mixed precision the halves of operands.
 
     Parameters
     ----------
@@ -96,7 +97,7 @@ class CudaBackend:
         if not self.mixed:
             return self
         exact = copy(self)
-        exact.mixed = False
+        exact.mixed, exact.softmax_bytes = False, CudaBackend.softmax_bytes
         return exact
 
     def _launch(self, kernel: Any, grid: int | tuple[int, ...], *arguments: Any) -> None:
@@ -190,7 +191,8 @@ class CudaBackend:
 
     def download(self, array: Array) -> Any:
         downloaded = array.copy_to_host()
-        self._copies.done()
+        if array.size:  # else it waits for nothing
+            self._copies.done()
         return downloaded
 
     def copy(self, values: Array, copied: Array) -> None:

@@ -89,7 +89,7 @@ def read_piece(matrix, line, piece):
 def slope_pair(exponentials, number, factor, place, hit, spread, own):
     """Compute the gradients of two logits, numbers ``number`` and the next of eight, of which number ``place`` is the target's.
 
-    As `cuda_kernels.element` does; they are also added to ``own`` (8,).
+    As `cuda_kernels.slope` does; they are also added to ``own`` (8,).
     """
     first, second = halves(exponentials)
     first = first * factor - spread - (hit if place == uint32(number) else float32(0))

@@ -62,6 +62,8 @@ def check_precision(precision: str, device: str) -> None:
 def _cuda_backend(mixed: bool) -> Backend:
     from fflm.backend.cuda import CudaBackend
 
+    if mixed and _cuda().get_current_device().compute_capability < (8, 0):
+        raise FflmError("mixed precision needs a GPU of compute capability 8.0 or more: train in fp32")
     return CudaBackend(mixed)
 
 

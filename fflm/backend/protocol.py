@@ -160,7 +160,7 @@ class Backend(Protocol):
         """
 
     def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
-        """Compute -log softmax(features[row] weight^T + bias)[target] without ever holding the B x V matrix.
+        """Compute -log softmax(features[row] weight^T + bias)[target], on the CPU without ever holding the B x V matrix.
 
         Of many targets after the same context, the normaliser is computed once.
 

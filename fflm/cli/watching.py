@@ -34,8 +34,7 @@ SIGN_SECONDS = 60.0
 @contextlib.contextmanager
 def announce_compiling(run: "Run", console: "Console") -> Iterator[None]:
     """Say that a run's kernels are being compiled if the block takes long."""
-    once = ", once for this machine" if run.device == "cpu" else ""
-    timer = threading.Timer(COMPILING_SECONDS, console.print, [f"compiling the kernels{once} ..."])
+    timer = threading.Timer(COMPILING_SECONDS, console.print, ["compiling the kernels, once for this machine ..."])
     timer.start()
     try:
         yield

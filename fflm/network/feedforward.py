@@ -46,7 +46,7 @@ class Network:
 
     def rows_at_once(self, parameters: Parameters, batch: int) -> int:
         """Return how many rows of a batch go through the network at a time, by the memory their softmax takes."""
-        row: int = parameters.output_bias.itemsize * parameters.words
+        row: int = parameters.output_bias.dtype.itemsize * parameters.words
         parts = -(-batch // max(1, self.backend.softmax_bytes // row))
         return -(-batch // parts)
 
