@@ -25,6 +25,7 @@ from fflm.cli.options import (
     training_options,
     use_device,
 )
+from fflm.cli.watching import announce_compiling, end_or_stop, interruption
 from fflm.errors import FflmError
 
 if TYPE_CHECKING:
@@ -108,13 +109,7 @@ def command(
     else:
         raise click.UsageError("give a text to train on, or --resume a search")
     search.save_seconds = save_every
-    try:
-        ended = _watch(search, minutes, console)
-    except KeyboardInterrupt:  # before the first step, or again before it could be saved: the last checkpoint serves
-        ended = False
-    if not ended:
-        click.echo(f"stopped and saved; go on with: fflm tune --resume {search.path}", err=True)
-        context.exit(130)
+    end_or_stop(context, lambda: _watch(search, minutes, console), f"fflm tune --resume {search.path}")
     _report(search, as_json)
 
 
@@ -174,7 +169,6 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
     """Go through the trials, showing them, until the end or the time that is given (True), or an interruption (False)."""
     from rich.progress import BarColumn, Progress, TextColumn
 
-    from fflm.cli.watching import announce_compiling, interruption
     from fflm.lm.train import TrainingRun
     from fflm.lm.tune import Trial
     from fflm.training.loop import Step

@@ -95,18 +95,27 @@ def describe_resumed(run: "Run") -> str:
     return f"resuming {run.path} at step {state.step:,}, in epoch {min(state.epoch + 1, run.trainer.settings.epochs)}"
 
 
-def train(context: click.Context, run: "Run", console: "Console", view: View, save_every: float, as_json: bool) -> None:
-    """Train to the end and show the figures, or leave with the line that goes on, after an interruption."""
-    run.save_seconds = save_every
+def end_or_stop(context: click.Context, work: Callable[[], bool], resume: str) -> None:
+    """Do work, which returns whether it came to its end; leave with the line that goes on if it did not, or was interrupted."""
     try:
-        with announce_compiling(run, console):
-            run.prepare()
-        ended = watch(run, console, view)
+        ended = work()
     except KeyboardInterrupt:  # before the first step, or again before it could be saved: the last checkpoint serves
         ended = False
     if not ended:
-        click.echo(f"stopped and saved; go on with: {view.command} --resume {run.path}", err=True)
+        click.echo(f"stopped and saved; go on with: {resume}", err=True)
         context.exit(130)
+
+
+def train(context: click.Context, run: "Run", console: "Console", view: View, save_every: float, as_json: bool) -> None:
+    """Train to the end and show the figures, or leave with the line that goes on, after an interruption."""
+    run.save_seconds = save_every
+
+    def work() -> bool:
+        with announce_compiling(run, console):
+            run.prepare()
+        return watch(run, console, view)
+
+    end_or_stop(context, work, f"{view.command} --resume {run.path}")
     figures = run.figures
     if as_json:
         click.echo(json.dumps({"model": str(run.path), **figures}, ensure_ascii=False))
