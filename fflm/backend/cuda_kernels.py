@@ -67,8 +67,12 @@ _OPERAND = DEPTH * _LINE
 _STEP = 2 * _OPERAND
 _SHARED = 2 * _STEP
 _ACROSS = COLUMNS // EACH  # threads that share a row: half a warp
-_ALL_LANES = 0xFFFFFFFF
-_OUTSIDE = 2**31  # in place of where the target is
+
+ALL_LANES = 0xFFFFFFFF
+"""The mask of a whole warp."""
+
+OUTSIDE = 2**31
+"""In place of where a target is: outside of the matrix."""
 
 PLAIN, TRANSPOSED, SLOPES, SLOPES_TRANSPOSED = range(4)
 """How a product reads a matrix: as it is stored, or transposed; or it is the gradients of logits, computed as they are read."""
@@ -193,12 +197,12 @@ def softmax_row(sums, i, bias, c, highest, totals, row, column):
         sums[i, j] = sums[i, j] + bias[place] if place < uint32(bias.size) else float32(-math.inf)
         top = larger(top, sums[i, j])
     for bit in range(4):
-        top = larger(top, cuda.shfl_xor_sync(_ALL_LANES, top, 1 << bit))
+        top = larger(top, cuda.shfl_xor_sync(ALL_LANES, top, 1 << bit))
     for j in range(EACH):
         sums[i, j] = math.exp(sums[i, j] - top)
         total += sums[i, j]
     for bit in range(4):
-        total += cuda.shfl_xor_sync(_ALL_LANES, total, 1 << bit)
+        total += cuda.shfl_xor_sync(ALL_LANES, total, 1 << bit)
     if row < uint32(c.shape[0]):
         at = uint32(row * uint32(c.shape[1]) + column)
         if column < uint32(c.shape[1]):
@@ -256,7 +260,7 @@ def make_product(left: int, right: int, end: int) -> Any:
             else:
                 line, place = uint32(k0 + line_across), uint32(row0 + uint32(FOUR) * piece_across)
             l0, l1, l2, l3 = read_four(a, line, place)
-            factor, hit_place = float32(0), uint32(_OUTSIDE)
+            factor, hit_place = float32(0), uint32(OUTSIDE)
             if slopes and is_inside(a, line, place):
                 factor = factors[place // uint32(COLUMNS), line]
                 hit_place = uint32(uint32(targets[line]) - place)  # below 4 if the target is among them
@@ -269,7 +273,7 @@ def make_product(left: int, right: int, end: int) -> Any:
                 at = uint32((uint32(step) + uint32(1)) % uint32(2) * uint32(_STEP))
                 left_at, right_at = uint32(at + down * uint32(FOUR)), uint32(at + uint32(_OPERAND) + across * uint32(FOUR))
                 multiply_step(sums, shared, uint64(left_at), uint64(right_at))
-            if slopes and hit_place != uint32(_OUTSIDE):
+            if slopes and hit_place != uint32(OUTSIDE):
                 l0, l1 = slope(l0, 0, factor, hit_place, hit, spread), slope(l1, 1, factor, hit_place, hit, spread)
                 l2, l3 = slope(l2, 2, factor, hit_place, hit, spread), slope(l3, 3, factor, hit_place, hit, spread)
                 own[0], own[1], own[2], own[3] = own[0] + l0, own[1] + l1, own[2] + l2, own[3] + l3

@@ -19,8 +19,11 @@ from numba import cuda, float32, uint32, uint64
 from fflm.backend.cuda_intrinsics import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
 from fflm.backend.cuda_kernels import (
     ACTIVATE,
+    ALL_LANES,
     BLOCK,
     COLUMNS,
+    FOUR,
+    OUTSIDE,
     PLAIN,
     ROWS,
     SLOPES,
@@ -39,11 +42,8 @@ DEPTH = 32
 SLOPE = 2.0**10
 """The unit of logits' gradients is 1 / SLOPE: they may be 64 times a probability's 1, by the penalty on normalisers."""
 
-FOUR = 4
-"""Pairs that are read together."""
-
-# Shared memory, in pairs. A line goes along the inner dimension or across it, as the matrix is stored, and is padded so that the
-# eight lines of a fragment's matrix lie in different banks.
+# Shared memory, in pairs, of which `FOUR` are read together. A line goes along the inner dimension or across it, as the matrix is
+# stored, and is padded so that the eight lines of a fragment's matrix lie in different banks.
 _ALONG = DEPTH // 2 + FOUR
 _ACROSS = ROWS // 2 + FOUR  # ROWS is COLUMNS
 _OPERAND = ROWS * _ALONG  # the larger of ROWS such lines and DEPTH of the others
@@ -51,8 +51,6 @@ _STEP = 2 * _OPERAND
 _SHARED = 2 * _STEP
 _READS = ROWS * DEPTH // (2 * FOUR) // BLOCK  # pieces of eight halves that a thread reads of each operand in a step
 _STATISTICS = 16 * ROWS  # of the ends; the sums of op(a)'s rows take all of it
-_ALL_LANES = 0xFFFFFFFF
-_OUTSIDE = 2**31  # in place of where the target is
 
 
 def pairs_for(columns: int) -> int:
@@ -117,8 +115,8 @@ def row_top(sums, i, h, bias, column):
             place = uint32(column + uint32(8 * j + q))
             sums[i, j, 2 * h + q] = sums[i, j, 2 * h + q] + bias[place] if place < uint32(bias.size) else float32(-math.inf)
             top = larger(top, sums[i, j, 2 * h + q])
-    top = larger(top, cuda.shfl_xor_sync(_ALL_LANES, top, 1))
-    return larger(top, cuda.shfl_xor_sync(_ALL_LANES, top, 2))
+    top = larger(top, cuda.shfl_xor_sync(ALL_LANES, top, 1))
+    return larger(top, cuda.shfl_xor_sync(ALL_LANES, top, 2))
 
 
 @cuda.jit(device=True, forceinline=True)
@@ -136,8 +134,8 @@ def row_exponentials(sums, i, h, statistics, place, c, row, column):
         at = uint32(column // uint32(2) + uint32(4 * j))
         if row < uint32(c.shape[0]) and at < uint32(c.shape[1]):
             c[row, at] = pair(first, second)
-    total += cuda.shfl_xor_sync(_ALL_LANES, total, 1)
-    return total + cuda.shfl_xor_sync(_ALL_LANES, total, 2)
+    total += cuda.shfl_xor_sync(ALL_LANES, total, 1)
+    return total + cuda.shfl_xor_sync(ALL_LANES, total, 2)
 
 
 @cuda.jit(device=True, forceinline=True)
@@ -240,7 +238,7 @@ def make_mixed_product(left: int, right: int, end: int) -> Any:
                     line, piece = uint32(k0 + line), uint32(row0 // uint32(8) + piece)
                 lefts[q, 0], lefts[q, 1], lefts[q, 2], lefts[q, 3] = read_piece(a, line, piece)
                 if slopes:
-                    place[q] = uint32(_OUTSIDE)
+                    place[q] = uint32(OUTSIDE)
                     if is_inside(a, line, piece):
                         factor[q] = factors[piece // uint32(COLUMNS // 8), line]
                         place[q] = uint32(uint32(targets[line]) - uint32(8) * piece)  # below 8 if the target is among them
@@ -262,8 +260,8 @@ def make_mixed_product(left: int, right: int, end: int) -> Any:
                 number = uint32(thread + uint32(q * BLOCK))
                 if slopes and place[q] < uint32(8):
                     slope_piece(lefts, q, factor[q], place[q], hit, spread, own)
-                elif slopes and place[q] != uint32(_OUTSIDE):  # nearly always: nothing to compare
-                    slope_piece(lefts, q, factor[q], uint32(_OUTSIDE), hit, spread, own)
+                elif slopes and place[q] != uint32(OUTSIDE):  # nearly always: nothing to compare
+                    slope_piece(lefts, q, factor[q], uint32(OUTSIDE), hit, spread, own)
                 at = number // uint32(left_pieces) * uint32(left_line) + number % uint32(left_pieces) * uint32(FOUR)
                 store_four(shared, uint32(buffer + at), (lefts[q, 0], lefts[q, 1], lefts[q, 2], lefts[q, 3]))
                 at = number // uint32(right_pieces) * uint32(right_line) + number % uint32(right_pieces) * uint32(FOUR)
