@@ -258,6 +258,19 @@ def test_add(rows: int, width: int, dtype: np.dtype, threads: int) -> None:
     assert np.array_equal(total, expected)
 
 
+@pytest.mark.parametrize("rows", [1, 33])
+@pytest.mark.parametrize(("wide", "narrow", "first"), [(1, 1, 0), (5, 2, 0), (5, 2, 3), (300, 270, 17)])
+def test_copy(rows: int, wide: int, narrow: int, first: int, dtype: np.dtype, threads: int) -> None:
+    generator = np.random.default_rng(0)
+    values, together = normal(generator, rows, narrow, dtype=dtype), normal(generator, rows, wide, dtype=dtype)
+    expected = together.copy()
+    expected[:, first : first + narrow] = values
+    BACKEND.copy(values, together, target=first)
+    assert np.array_equal(together, expected)
+    BACKEND.copy(together, values, source=wide - narrow)
+    assert np.array_equal(values, expected[:, wide - narrow :])
+
+
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 2), (3, 5), (33, 70)])
 @pytest.mark.parametrize("mean", [0.0, 30.0])
 def test_normalise(rows: int, width: int, mean: float, dtype: np.dtype, threads: int) -> None:

@@ -718,8 +718,9 @@ class CpuBackend:
     def download(self, array: Array) -> Array:
         return array
 
-    def copy(self, values: Array, copied: Array) -> None:
-        copied[...] = values
+    def copy(self, values: Array, copied: Array, *, source: int = 0, target: int = 0) -> None:
+        columns = min(values.shape[1], copied.shape[1])
+        copied[:, target : target + columns] = values[:, source : source + columns]
 
     def clear(self, array: Array) -> None:
         array[...] = 0

@@ -22,6 +22,7 @@ from fflm.backend.cuda_kernels import (
     SLOPES,
     SLOPES_TRANSPOSED,
     SOFTMAX,
+    STATISTICS,
     STORE,
     SUMMED,
     TRANSPOSED,
@@ -37,6 +38,7 @@ PARTS = 1024
 FORMS = {
     "layer": (PLAIN, TRANSPOSED, ACTIVATE),
     "logits": (PLAIN, TRANSPOSED, SOFTMAX),
+    "normalisers": (PLAIN, TRANSPOSED, STATISTICS),
     "scores": (PLAIN, TRANSPOSED, STORE),
     "to inputs": (PLAIN, PLAIN, STORE),
     "to weights": (TRANSPOSED, PLAIN, STORE),
@@ -90,6 +92,7 @@ class CudaBackend:
         self._one = self.upload(np.zeros(1, np.float32))
         self._one_matrix, self._one_id = self._one.reshape(1, 1), self.upload(np.zeros(1, np.int32))
         self._no_unit = self.upload(np.ones(2, np.float32))
+        self._zeros: list[Array] = []  # integers, shared by copies of this; none while they are used, or were left dirty
 
     @property
     def exact(self) -> "CudaBackend":
@@ -195,8 +198,8 @@ class CudaBackend:
             self._copies.done()
         return downloaded
 
-    def copy(self, values: Array, copied: Array) -> None:
-        self._launch(kernels.copy, values.shape[0], values, copied)
+    def copy(self, values: Array, copied: Array, *, source: int = 0, target: int = 0) -> None:
+        self._launch(kernels.copy, len(values), values, np.uint32(source), copied, np.uint32(target))
 
     def clear(self, array: Array) -> None:
         self._each(kernels.fill, array.size, flat(array)[0], array.dtype.type(0))
@@ -213,10 +216,14 @@ class CudaBackend:
     def _sums(self, values: Array, total: Array) -> Iterator[tuple[Array, Array]]:
         """Yield scales for values that are to be added to integers, and these, of total's shape; then add them to the total."""
         scales = self._borrow("scales", (2,))
-        sums = self._borrow("fixed-point sums", total.shape, np.int64, lambda size: self.upload(np.zeros(size, np.int64)))
+        zeros = self._zeros.pop() if self._zeros else None
+        if zeros is None or zeros.size < total.size:
+            zeros = self.upload(np.zeros(total.size, np.int64))
+        sums = zeros[: total.size]
         self._choose_scales(values, 40, scales)  # so that 2^22 of the largest fit into 63 bits
-        yield scales, sums
-        self._each(kernels.add_fixed_point, sums.size, *flat(sums), scales, *flat(total))
+        yield scales, sums.reshape(total.shape)
+        self._each(kernels.add_fixed_point, total.size, sums, scales, *flat(total))
+        self._zeros.append(zeros)
 
     def mean_pool(self, embeddings: Array, words: Array, pooled: Array) -> None:
         self._launch(kernels.mean_pool, len(words), embeddings, words, pooled)
@@ -294,23 +301,18 @@ class CudaBackend:
     def normalise_backward(self, values: Array, d_normalised: Array, d_values: Array) -> None:
         self._launch(kernels.normalise_backward, len(values), values, d_normalised, d_values)
 
-    def _softmax(self, features: Array, weight: Array, bias: Array, size: int) -> tuple[Array, tuple[Array, Array]]:
-        """Return the exponentials (B, V) of two operands, and the tiles' maxima and sums (tiles, B).
-
-        In mixed precision the exponentials are halves.
-        """
-        rows, words, tiles = len(features), len(weight), -(-len(weight) // COLUMNS)
-        if self.mixed:
-            exponentials = self._borrow("halves of exponentials", (rows, mixed_kernels.pairs_for(words)), np.uint32)
-        else:
-            exponentials = self._borrow("exponentials", (rows, FOUR * -(-words // FOUR)))
-        statistics = self._borrow("highest", (tiles, rows)), self._borrow("totals", (tiles, rows))
-        self._product("logits", features, weight, exponentials, size, bias=bias, statistics=statistics)
-        return exponentials, statistics
+    def _statistics(
+        self, form: str, features: Array, weight: Array, bias: Array, size: int, exponentials: Array
+    ) -> tuple[Array, Array]:
+        """Compute the logits' exponentials (B, V) of two operands, or none; return the tiles' maxima and sums (tiles, B)."""
+        shape = -(-len(weight) // COLUMNS), len(features)
+        statistics = self._borrow("highest", shape), self._borrow("totals", shape)
+        self._product(form, features, weight, exponentials, size, bias=bias, statistics=statistics)
+        return statistics
 
     def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
         operands = self._operand("features", features), self._operand("weight", weight)
-        _, statistics = self._softmax(*operands, bias, features.shape[1])
+        statistics = self._statistics("normalisers", *operands, bias, features.shape[1], self._one_matrix)
         normalisers = self._borrow("normalisers", (len(features),))
         self._launch(kernels.normalise_rows, len(features), *statistics, normalisers)
         self._launch(kernels.output_losses, len(targets), features, weight, bias, rows, targets, normalisers, losses)
@@ -331,7 +333,12 @@ class CudaBackend:
         d_bias: Array,
     ) -> None:
         words, operands = len(weight), (self._operand("features", features), self._operand("weight", weight))
-        exponentials, (highest, totals) = self._softmax(*operands, bias, features.shape[1])
+        size = features.shape[1]
+        if self.mixed:  # halves
+            exponentials = self._borrow("halves of exponentials", (len(features), mixed_kernels.pairs_for(words)), np.uint32)
+        else:
+            exponentials = self._borrow("exponentials", (len(features), FOUR * -(-words // FOUR)))
+        highest, totals = self._statistics("logits", *operands, bias, size, exponentials)
         unit = mixed_kernels.SLOPE if self.mixed else scale  # what halves hold is not too small; the sums get the scale
         self._launch(
             kernels.finish_softmax, len(features),

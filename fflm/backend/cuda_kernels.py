@@ -77,8 +77,9 @@ OUTSIDE = 2**31
 PLAIN, TRANSPOSED, SLOPES, SLOPES_TRANSPOSED = range(4)
 """How a product reads a matrix: as it is stored, or transposed; or it is the gradients of logits, computed as they are read."""
 
-STORE, ACTIVATE, SOFTMAX = range(3)
-"""What a product does with its result: adds to what was there by ``beta``; adds the bias and activates; softmax tiles."""
+STORE, ACTIVATE, SOFTMAX, STATISTICS = range(4)
+"""What a product does with its result: adds to what was there by ``beta``; adds the bias and activates; softmax tiles, or only
+their maxima and sums."""
 
 
 @cuda.jit(device=True, forceinline=True)
@@ -184,11 +185,11 @@ def store_row(sums, i, c, rows, row, column, beta):
 
 
 @cuda.jit(device=True, forceinline=True)
-def softmax_row(sums, i, bias, c, highest, totals, row, column):
+def softmax_row(sums, i, bias, c, stored, highest, totals, row, column):
     """End a thread's row number i of logits: with its half warp, which has the whole row of the tile.
 
-    Adds the bias, finds the maximum, stores exp(logit - maximum), and stores maximum and sum. The number of the row is to be
-    written out, so that the sums are registers: a loop so large would not be unrolled.
+    Adds the bias, finds the maximum, stores exp(logit - maximum) if it is to be ``stored``, and stores maximum and sum. The
+    number of the row is to be written out, so that the sums are registers: a loop so large would not be unrolled.
     """
     top, total, tile = float32(-math.inf), float32(0), uint32(cuda.blockIdx.x)
     row += place_of(i)
@@ -203,11 +204,11 @@ def softmax_row(sums, i, bias, c, highest, totals, row, column):
         total += sums[i, j]
     for bit in range(4):
         total += cuda.shfl_xor_sync(ALL_LANES, total, 1 << bit)
-    if row < uint32(c.shape[0]):
+    if row < uint32(highest.shape[1]):
         at = uint32(row * uint32(c.shape[1]) + column)
-        if column < uint32(c.shape[1]):
+        if stored and column < uint32(c.shape[1]):
             store_four(c, at, (sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3]))
-        if column + uint32(COLUMNS // 2) < uint32(c.shape[1]):
+        if stored and column + uint32(COLUMNS // 2) < uint32(c.shape[1]):
             store_four(c, uint32(at + uint32(COLUMNS // 2)), (sums[i, 4], sums[i, 5], sums[i, 6], sums[i, 7]))
         if cuda.threadIdx.x % _ACROSS == 0:
             highest[tile, row], totals[tile, row] = top, total
@@ -223,9 +224,9 @@ def make_product(left: int, right: int, end: int) -> Any:
     c (M, N)    out; for SOFTMAX exp(logit - the part's row maximum), its rows filled up with zeros to a multiple of four
     inner, span K, and how much of it a block sums: with STORE, but not for SLOPES_TRANSPOSED, c may be (parts M, N), and blocks
                 z sum from z span on
-    bias (N,)   in, for ACTIVATE and SOFTMAX; out for SLOPES_TRANSPOSED: the sums of op(a)'s rows (M,), by ``beta``
+    bias (N,)   in, but for STORE; out for SLOPES_TRANSPOSED: the sums of op(a)'s rows (M,), by ``beta``
     highest, totals (tiles, M)
-                out, for SOFTMAX: each part's row maximum, and the sum of its exponentials
+                out, for SOFTMAX and STATISTICS: each part's row maximum, and the sum of its exponentials
     factors (tiles, B), targets (B,), hit, spread
                 in, for SLOPES and SLOPES_TRANSPOSED, whose matrix (B, V) holds exponentials; as for `slope`
     """
@@ -320,15 +321,15 @@ def make_product(left: int, right: int, end: int) -> Any:
                 y, x = uint32(row + place_of(number // EACH)), uint32(column + place_of(number % EACH))
                 if y < rows and x < columns:
                     c[y, x] = activate(code, c[y, x])
-        if end == SOFTMAX:
-            softmax_row(sums, 0, bias, c, highest, totals, row, column)
-            softmax_row(sums, 1, bias, c, highest, totals, row, column)
-            softmax_row(sums, 2, bias, c, highest, totals, row, column)
-            softmax_row(sums, 3, bias, c, highest, totals, row, column)
-            softmax_row(sums, 4, bias, c, highest, totals, row, column)
-            softmax_row(sums, 5, bias, c, highest, totals, row, column)
-            softmax_row(sums, 6, bias, c, highest, totals, row, column)
-            softmax_row(sums, 7, bias, c, highest, totals, row, column)
+        if end in (SOFTMAX, STATISTICS):
+            softmax_row(sums, 0, bias, c, end == SOFTMAX, highest, totals, row, column)
+            softmax_row(sums, 1, bias, c, end == SOFTMAX, highest, totals, row, column)
+            softmax_row(sums, 2, bias, c, end == SOFTMAX, highest, totals, row, column)
+            softmax_row(sums, 3, bias, c, end == SOFTMAX, highest, totals, row, column)
+            softmax_row(sums, 4, bias, c, end == SOFTMAX, highest, totals, row, column)
+            softmax_row(sums, 5, bias, c, end == SOFTMAX, highest, totals, row, column)
+            softmax_row(sums, 6, bias, c, end == SOFTMAX, highest, totals, row, column)
+            softmax_row(sums, 7, bias, c, end == SOFTMAX, highest, totals, row, column)
 
     return product
 
@@ -369,11 +370,11 @@ column_sum = make_reduction(plus, SUMMED)
 
 
 @kernel
-def copy(values, copied):
-    """Copy a matrix, whose rows may be slices of longer ones: a block a row."""
-    row = uint32(cuda.blockIdx.x)
-    for j in range(uint32(cuda.threadIdx.x), uint32(values.shape[1]), uint32(BLOCK)):
-        copied[row, j] = values[row, j]
+def copy(values, source, copied, target):
+    """Copy a matrix's columns from number ``source`` on to another's from number ``target`` on: a block a row."""
+    row, columns = uint32(cuda.blockIdx.x), min(uint32(values.shape[1]), uint32(copied.shape[1]))
+    for j in range(uint32(cuda.threadIdx.x), columns, uint32(BLOCK)):
+        copied[row, target + j] = values[row, source + j]
 
 
 @kernel

@@ -29,6 +29,7 @@ from fflm.backend.cuda_kernels import (
     SLOPES,
     SLOPES_TRANSPOSED,
     SOFTMAX,
+    STATISTICS,
     STORE,
     TRANSPOSED,
     kernel,
@@ -120,8 +121,8 @@ def row_top(sums, i, h, bias, column):
 
 
 @cuda.jit(device=True, forceinline=True)
-def row_exponentials(sums, i, h, statistics, place, c, row, column):
-    """Store exp(logit - the row's maximum) of a thread's eight numbers of a row, and return the sum of the warp's 32.
+def row_exponentials(sums, i, h, statistics, place, c, stored, row, column):
+    """Return the sum of exp(logit - the row's maximum) of a warp's 32 numbers of a row; store the thread's eight if ``stored``.
 
     statistics (4 * ROWS,), the maxima of four warps, whose row begins at ``place``
     """
@@ -132,7 +133,7 @@ def row_exponentials(sums, i, h, statistics, place, c, row, column):
         first, second = math.exp(sums[i, j, 2 * h] - top), math.exp(sums[i, j, 2 * h + 1] - top)
         total += first + second
         at = uint32(column // uint32(2) + uint32(4 * j))
-        if row < uint32(c.shape[0]) and at < uint32(c.shape[1]):
+        if stored and row < uint32(c.shape[0]) and at < uint32(c.shape[1]):
             c[row, at] = pair(first, second)
     total += cuda.shfl_xor_sync(ALL_LANES, total, 1)
     return total + cuda.shfl_xor_sync(ALL_LANES, total, 2)
@@ -296,7 +297,7 @@ def make_mixed_product(left: int, right: int, end: int) -> Any:
                 x = column + uint32(number) // uint32(4) % uint32(4) * uint32(8) + uint32(number) % uint32(2)
                 if y < rows and x < columns:
                     c[y, x] = activate(code, c[y, x])
-        if end == SOFTMAX:
+        if end in (SOFTMAX, STATISTICS):
             for i in range(4):
                 for h in range(2):
                     top = row_top(sums, i, h, bias, column)
@@ -306,11 +307,12 @@ def make_mixed_product(left: int, right: int, end: int) -> Any:
             for i in range(4):
                 for h in range(2):
                     where = uint32(uint32(4) * (down + lane // uint32(4) + uint32(16 * i + 8 * h)))
-                    total = row_exponentials(sums, i, h, statistics, where, c, uint32(row + uint32(16 * i + 8 * h)), column)
+                    y = uint32(row + uint32(16 * i + 8 * h))
+                    total = row_exponentials(sums, i, h, statistics, where, c, end == SOFTMAX, y, column)
                     if lane % uint32(4) == uint32(0):
                         statistics[uint32(4 * ROWS) + where + warp % uint32(4)] = total
             cuda.syncthreads()
-            if thread < uint32(ROWS) and row0 + thread < rows:  # a row each
+            if thread < uint32(ROWS) and row0 + thread < uint32(highest.shape[1]):  # a row each
                 top, total = float32(-math.inf), float32(0)
                 for k in range(4):
                     top = larger(top, statistics[uint32(4) * thread + uint32(k)])

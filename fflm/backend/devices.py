@@ -96,7 +96,7 @@ def _cuda() -> Any:
     """Return numba.cuda, with our memory manager: it must be set before anything touches the GPU."""
     import numpy as np
 
-    if not hasattr(np, "row_stack"):  # numba-cuda 0.30 asks for it, NumPy 2.5 has dropped it
+    if not hasattr(np, "row_stack"):  # numba-cuda 0.30 asks for it; NumPy 2.5, which only our extras keep out, has dropped it
         np.row_stack = np.vstack
     from numba import cuda
 

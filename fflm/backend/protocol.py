@@ -58,8 +58,11 @@ class Backend(Protocol):
     def download(self, array: Array) -> Any:
         """Return an array of the device as a NumPy array: itself where that is the same."""
 
-    def copy(self, values: Array, copied: Array) -> None:
-        """Copy ``values`` to ``copied``, both (B, I); rows of either may be slices of longer rows."""
+    def copy(self, values: Array, copied: Array, *, source: int = 0, target: int = 0) -> None:
+        """Copy columns: those from number ``source`` on to those from number ``target`` on, as many as the narrower array has.
+
+        values (B, I) -> copied (B, J).
+        """
 
     def clear(self, array: Array) -> None:
         """Set a contiguous array to 0."""

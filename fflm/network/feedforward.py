@@ -126,9 +126,11 @@ class Network:
         """Whether hidden layer number ``layer``, from 1, adds to what the one before it has given."""
         return self.config.residual and layer > 1
 
-    def _copied(self, values: Array) -> Array:
-        copied = self.backend.empty(values.shape, values.dtype)
-        self.backend.copy(values, copied)
+    def _copied(self, values: Array, first: int = 0, end: int | None = None) -> Array:
+        """Return a copy of columns."""
+        columns = (values.shape[1] if end is None else end) - first
+        copied = self.backend.empty((len(values), columns), values.dtype)
+        self.backend.copy(values, copied, source=first)
         return copied
 
     def _normalised(self, values: Array) -> Array:
@@ -164,8 +166,8 @@ class Network:
         features = self._normalised(values[-1]) if config.residual and config.hidden else values[-1]
         if config.direct and config.hidden:
             together = backend.empty((rows, config.hidden[-1] + config.inputs), dtype)
-            backend.copy(features, together[:, : config.hidden[-1]])
-            backend.copy(inputs, together[:, config.hidden[-1] :])
+            backend.copy(features, together)
+            backend.copy(inputs, together, target=config.hidden[-1])
             features = together
         softmax_inputs = features
         if parameters.projection is not None:
@@ -203,8 +205,8 @@ class Network:
             )
         d_direct = None
         if config.direct and config.hidden:
-            d_direct = self._copied(d_values[:, config.hidden[-1] :])
-            d_values = self._copied(d_values[:, : config.hidden[-1]])
+            d_direct = self._copied(d_values, config.hidden[-1])
+            d_values = self._copied(d_values, end=config.hidden[-1])
         if config.residual and config.hidden:
             d_normalised, d_values = d_values, backend.empty(d_values.shape, d_values.dtype)
             backend.clear(d_values)

@@ -133,7 +133,10 @@ class Run(ABC):
         return dict(figures)
 
     def prepare(self) -> None:
-        """Make a step and an evaluation of the smallest network of this kind, so that all kernels are compiled."""
+        """Make a step and an evaluation of the smallest network of this kind, so that kernels are compiled.
+
+        All but the GPU's for parts of products, which so small a network has not.
+        """
         self._set_threads()
         config, examples = self._smallest(self.trainer.network.config)
         settings = dataclasses.replace(self.trainer.settings, epochs=1, batch_size=len(examples), rate=1e-9, weight_decay=0.0)
