@@ -1,17 +1,18 @@
-"""The devices that numerical tests run on, by ``pytest --device``: ``cpu``; ``ptx``, the CUDA kernels without a GPU; ``cuda``.
+"""The devices that numerical tests run on, by ``pytest --device``: ``cpu``; ``ptx``, a GPU that is played; ``cuda``, a real one.
 
 With ``--precision mixed`` the last two train in mixed precision.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from numba import typeof
 
 from fflm.backend import cpu
 from fflm.backend.cpu import CpuBackend
 from fflm.backend.protocol import Backend
+from fflm.network.parameters import Parameters
 
 device = "cpu"
 """What `--device` says."""
@@ -22,7 +23,7 @@ mixed = False
 
 def backend_under_test() -> Backend:
     """Return the backend, whose operations take NumPy arrays on every device."""
-    return CpuBackend() if device == "cpu" else {"ptx": ptx_backend, "cuda": _cuda_backend}[device](mixed)
+    return CpuBackend() if device == "cpu" else NumpyBackend(gpu_backend(mixed))
 
 
 def precision() -> np.dtype:
@@ -39,66 +40,71 @@ def tile() -> int:
     return COLUMNS
 
 
-def ptx_backend(mixed: bool = False) -> Backend:
+def gpu_backend(mixed: bool = False) -> Backend:
+    """Return the backend of a GPU: of a real one with ``--device cuda``, else of one that is played."""
     from fflm.backend.devices import why_no_gpu
 
-    if "missing" in (reason := why_no_gpu()):
-        pytest.exit(reason, 1)
-    from ptx import Ptx
+    reason = why_no_gpu()  # sets the memory manager
+    if device == "cuda" or "missing" in reason:
+        if reason:
+            pytest.exit(reason, 1)
+    else:
+        from played_gpu import play
 
-    from fflm.backend.cuda import BLOCK, CudaBackend
-
-    modules: dict[Any, Ptx] = {}
-
-    class PtxBackend(CudaBackend):
-        """The CUDA backend on NumPy arrays: its kernels are compiled, and what they became is executed."""
-
-        def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-            array = np.empty(shape, dtype)
-            array.reshape(-1).view(np.uint8)[:] = 0xFF  # NaN, also where two halves are an integer
-            return array
-
-        def upload(self, array: Any) -> Any:
-            return np.array(array, order="C")
-
-        def download(self, array: Any) -> Any:
-            return array.copy()
-
-        def _run(self, kernel: Any, blocks: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-            types = tuple(map(typeof, arguments))
-            if (kernel, types) not in modules:
-                modules[kernel, types] = Ptx(compiled(kernel, types))
-            modules[kernel, types].launch(blocks, BLOCK, list(arguments))
-
-    return PtxBackend(mixed)
-
-
-def _cuda_backend(mixed: bool) -> Backend:
-    from numba import config
-
+        play()
     from fflm.backend.cuda import CudaBackend
-    from fflm.backend.devices import why_no_gpu
 
-    why_no_gpu()  # sets the memory manager
+    return CudaBackend(mixed)
 
-    config.CUDA_WARN_ON_IMPLICIT_COPY = 0  # which is meant here
 
-    class NumpyBackend(CudaBackend):
-        """The CUDA backend on NumPy arrays, which numba.cuda copies to the GPU and back at each launch."""
+class NumpyBackend:
+    """A GPU's backend whose operations take NumPy arrays, which are sent there and, if they change, come back."""
 
-        def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-            return np.empty(shape, dtype)
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.name, self.softmax_bytes = backend.name, backend.softmax_bytes
 
-        def upload(self, array: Any) -> Any:
-            return np.ascontiguousarray(array)
+    @property
+    def exact(self) -> "NumpyBackend":
+        """As the backend's."""
+        return NumpyBackend(self.backend.exact)
 
-        def download(self, array: Any) -> Any:
-            return array
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Return an array of NaN."""
+        array = np.empty(shape, dtype)
+        array.reshape(-1).view(np.uint8)[:] = 0xFF  # NaN
+        return array
 
-        def copy(self, values: Any, copied: Any) -> None:
-            copied[...] = values  # slices of NumPy arrays cannot be sent as they lie
+    def upload(self, array: Any) -> np.ndarray:
+        """Return a copy."""
+        return np.array(array, order="C")
 
-    return NumpyBackend(mixed)
+    def download(self, array: np.ndarray) -> np.ndarray:
+        """Return a copy."""
+        return array.copy()
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        operation = getattr(self.backend, name)
+
+        def on_numpy(*arguments: Any, **named: Any) -> None:
+            sent: dict[Any, tuple[np.ndarray, np.ndarray, Any]] = {}  # what is given twice is one array there, too
+
+            def send(argument: Any) -> Any:
+                if isinstance(argument, np.ndarray):
+                    key = argument.ctypes.data, argument.shape, argument.dtype
+                    if key not in sent:
+                        before = np.array(argument, order="C")
+                        sent[key] = argument, before, self.backend.upload(before)
+                    return sent[key][2]
+                return [send(each) for each in argument] if isinstance(argument, list | Parameters) else argument
+
+            operation(*map(send, arguments), **{key: send(argument) for key, argument in named.items()})
+            for argument, before, there in sent.values():
+                after = self.backend.download(there)
+                if not np.array_equal(after.view(np.uint8), before.view(np.uint8)):
+                    argument[...] = after
+
+        return on_numpy
 
 
 def compiled(kernel: Any, types: tuple[Any, ...], capability: tuple[int, int] = (9, 0), output: str = "ptx") -> Any:

@@ -11,7 +11,7 @@ Source: PTX ISA 9.0, sections 9.7.1 to 9.7.14; the instructions are those that t
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,10 +71,11 @@ class Ptx:
 
     def __init__(self, source: str) -> None:
         source = re.sub(r"//[^\n]*|/\*.*?\*/", "", source, flags=re.DOTALL)
-        entry = re.search(r"\.entry\s+[\w$]+\s*\((.*?)\)(.*?)\{(.*)\}", source, re.DOTALL)
+        entry = re.search(r"\.entry\s+([\w$]+)\s*\((.*?)\)(.*?)\{(.*)\}", source, re.DOTALL)
         if entry is None:
             raise PtxError("no kernel found")
-        self.parameters: list[tuple[str, str]] = re.findall(r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+([\w$]+)", entry[1])
+        self.name: str = entry[1]
+        self.parameters: list[tuple[str, str]] = re.findall(r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+([\w$]+)", entry[2])
         self.places: dict[str, int] = {}
         self.bytes = {"shared": 0, "local": 0}
         for space, align, name, size in re.findall(r"\.(shared|local)\s+\.align\s+(\d+)\s+\.b8\s+([\w$]+)\[(\d+)\]", source):
@@ -84,7 +85,7 @@ class Ptx:
         self.registers: dict[str, np.dtype] = {}
         self.labels: dict[str, int] = {}
         self.instructions: list[Instruction] = []
-        for statement in _statements(entry[3]):
+        for statement in _statements(entry[4]):
             self._read(statement)
         self._actions = [_action(instruction) for instruction in self.instructions]
 
@@ -107,17 +108,27 @@ class Ptx:
 
     def launch(self, grid: tuple[int, ...], block: int, arguments: list[Any]) -> None:
         """Run the kernel: arguments are NumPy arrays, which it changes, and NumPy scalars, as its signature has them."""
-        memory = Memory([argument for argument in arguments if isinstance(argument, np.ndarray)])
-        values: list[Any] = []
+        memory, words = Memory(), []
+        places: dict[int, tuple[int, np.ndarray]] = {}  # slices of an array share its memory
         for argument in arguments:
-            if isinstance(argument, np.ndarray):
-                address = memory.address(argument)
-                values += [0, 0, argument.size, argument.itemsize, address, *argument.shape, *argument.strides]
-            else:
-                values.append(argument)
-        if len(values) != len(self.parameters):
-            raise PtxError(f"{len(values)} words of arguments for {len(self.parameters)} parameters")
-        named = {name: TYPES[kind].type(value) for (kind, name), value in zip(self.parameters, values, strict=True)}
+            if not isinstance(argument, np.ndarray):
+                words.append(argument)
+                continue
+            root = _root(argument)
+            if id(root) not in places:
+                places[id(root)] = memory.take(root.nbytes), root
+                memory.write(places[id(root)][0], root.reshape(-1).view(np.uint8))
+            address = places[id(root)][0] + _address(argument) - _address(root)
+            words += [0, 0, argument.size, argument.itemsize, address, *argument.shape, *argument.strides]
+        self.run(memory, grid, block, words)
+        for address, root in places.values():
+            root.reshape(-1).view(np.uint8)[:] = memory.read(address, root.nbytes)
+
+    def run(self, memory: "Memory", grid: tuple[int, ...], block: int, words: Sequence[Any]) -> None:
+        """Run the kernel: words are integers of 64 bits, and NumPy's or ctypes' scalars."""
+        if len(words) != len(self.parameters):
+            raise PtxError(f"{len(words)} words of arguments for {len(self.parameters)} parameters")
+        named = {name: _word(TYPES[kind], word) for (kind, name), word in zip(self.parameters, words, strict=True)}
         grid = (*grid, *(1,) * (3 - len(grid)))
         blocks = math.prod(grid)
         if not blocks or max(grid[1:]) > GRID:
@@ -126,34 +137,11 @@ class Ptx:
             numbers = np.arange(first, min(blocks, first + max(1, LANES // block)))
             with np.errstate(all="ignore"):
                 Run(self, memory, named, grid, block, numbers).go()
-        memory.write_back()
 
 
-class Memory:
-    """The GPU's memory: copies of arrays, those that share their numbers copied once, with gaps between them."""
-
-    def __init__(self, arrays: list[np.ndarray]) -> None:
-        self._places: dict[int, tuple[int, np.ndarray]] = {}
-        size = GAP
-        for array in arrays:
-            root = _root(array)
-            if id(root) not in self._places:
-                self._places[id(root)] = size, root
-                size += -(-(root.nbytes + GAP) // GAP) * GAP
-        self.bytes, self.known = np.zeros(size, np.uint8), np.zeros(size, bool)
-        for start, root in self._places.values():
-            self.bytes[start : start + root.nbytes] = root.reshape(-1).view(np.uint8)
-            self.known[start : start + root.nbytes] = True
-
-    def address(self, array: np.ndarray) -> int:
-        """Return where an array begins."""
-        start, root = self._places[id(_root(array))]
-        return start + array.__array_interface__["data"][0] - root.__array_interface__["data"][0]
-
-    def write_back(self) -> None:
-        """Copy everything back to the arrays."""
-        for start, root in self._places.values():
-            root.reshape(-1).view(np.uint8)[:] = self.bytes[start : start + root.nbytes]
+def _word(dtype: np.dtype, word: Any) -> Any:
+    """Return an argument with its bits as they are."""
+    return dtype.type(word) if isinstance(word, int) else np.frombuffer(bytes(word), dtype)[0]
 
 
 def _root(array: np.ndarray) -> np.ndarray:
@@ -162,6 +150,51 @@ def _root(array: np.ndarray) -> np.ndarray:
     if not array.flags.c_contiguous:
         raise PtxError("arrays must be slices of contiguous ones")
     return array
+
+
+def _address(array: np.ndarray) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+class Memory:
+    """A GPU's memory.
+
+    Attributes
+    ----------
+    bytes
+        All of it.
+    known
+        Which bytes may be used.
+    """
+
+    def __init__(self) -> None:
+        self.bytes, self.known = np.zeros(GAP, np.uint8), np.zeros(GAP, bool)
+
+    def take(self, size: int) -> int:
+        """Return where so many bytes begin, apart from all others."""
+        address, more = len(self.bytes), -(-(size + GAP) // GAP) * GAP
+        self.bytes, self.known = (np.concatenate([array, np.zeros(more, array.dtype)]) for array in (self.bytes, self.known))
+        self.lend(address, size, size)
+        return address
+
+    def lend(self, address: int, size: int, taken: int) -> None:
+        """Let so many of the bytes that begin there be used, and the others of those taken not; they hold NaN."""
+        self.known[address : address + taken] = np.arange(taken) < size
+        self.bytes[address : address + taken] = 0xFF
+
+    def write(self, address: int, data: np.ndarray) -> None:
+        """Copy bytes to where they may be."""
+        self._check(address, len(data))
+        self.bytes[address : address + len(data)] = data
+
+    def read(self, address: int, size: int) -> np.ndarray:
+        """Return bytes."""
+        self._check(address, size)
+        return self.bytes[address : address + size].copy()
+
+    def _check(self, address: int, size: int) -> None:
+        if address + size > len(self.known) or not self.known[address : address + size].all():
+            raise PtxError("out of bounds: a copy")
 
 
 class Run:

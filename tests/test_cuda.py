@@ -9,23 +9,19 @@ import sys
 import sysconfig
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import devices
 import numpy as np
 import pytest
+from devices import gpu_backend
 from numba import typeof
 from tiny import tiny_model
 
 pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
-from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
-
-from fflm.backend import cuda_kernels, cuda_memory, cuda_mixed
+from fflm.backend import cuda_kernels, cuda_mixed
 from fflm.backend.cpu import CpuBackend
 from fflm.backend.cuda import MIXED_PRODUCTS, PRODUCTS, SPAN, WAVE, CudaBackend, divide
-from fflm.backend.cuda_memory import PooledMemory, size_class
-from fflm.backend.devices import why_no_gpu
 from fflm.backend.protocol import Dropout
 from fflm.lm import train
 from fflm.network.config import NetworkConfig
@@ -163,17 +159,12 @@ def test_resources(name, capability, tmp_path):
 def test_kernels_are_compiled_once(tmp_path):
     """Products of different forms share their name, and must not be taken for each other."""
     program = """
-import sys
-from types import SimpleNamespace
 import test_cuda
-from numba.cuda import codegen, dispatcher
-from numba.cuda.cudadrv import runtime
+from numba.cuda import dispatcher
+from played_gpu import play
 
-device = SimpleNamespace(compute_capability=(9, 0), id=0)  # a GPU that only compiles
-dispatcher.get_current_device = lambda: device
-codegen.devices = SimpleNamespace(get_context=lambda: SimpleNamespace(device=device))
-runtime.runtime.get_version = lambda: (13, 0)
-dispatcher._Kernel.bind = lambda kernel: kernel._codelibrary.get_cubin()
+play()
+dispatcher._Kernel.bind = lambda kernel: kernel._codelibrary.get_cubin()  # what a GPU would load
 for name in ("fill", "layer", "logits", "mixed logits"):
     kernel, types = test_cuda.LAUNCHES[name]
     code = kernel.compile(types)._codelibrary.get_cubin().code
@@ -216,12 +207,6 @@ RUNS = {
         {"optimizer": "sgd", "rate": 0.5},
     ),
 }
-
-
-def gpu_backend(mixed=False):
-    """Return the backend on a GPU, or as it would be."""
-    why_no_gpu()  # sets the memory manager
-    return CudaBackend(mixed) if devices.device == "cuda" else devices.ptx_backend(mixed)
 
 
 def steps(backend, changes, settings):
@@ -358,71 +343,6 @@ print(driver._memory_manager.__name__)  # before there is a context, which would
     assert manager == "PooledMemory"
 
 
-# Memory
-
-
-class Driver:
-    """Stands in for the GPU's driver, which is not there: hands out addresses, up to a capacity."""
-
-    def __init__(self, capacity):
-        self.capacity, self.held, self.next = capacity, {}, 4096
-
-    def allocate(self, size):
-        """Return an address."""
-        if sum(self.held.values()) + size > self.capacity:
-            raise CudaAPIError(binding.CUresult.CUDA_ERROR_OUT_OF_MEMORY, "out of memory")
-        address = binding.CUdeviceptr(self.next)
-        self.held[self.next], self.next = size, self.next + size
-        return address
-
-    def free(self, address):
-        """Take an address back."""
-        del self.held[int(address)]
-
-
-@pytest.fixture
-def memory(monkeypatch):
-    """Return a memory manager and its driver."""
-    fake, manager = Driver(10_000), PooledMemory(context=SimpleNamespace())
-    manager.context = Context()
-    manager.context.memory = manager
-    functions = {"cuMemAlloc": fake.allocate, "cuMemFree": fake.free, "cuMemGetInfo": lambda: (0, 10_000)}
-    for name, function in functions.items():
-        monkeypatch.setitem(vars(driver), name, function)
-    return manager, fake
-
-
-class Context:
-    """Something that can be referred to weakly."""
-
-
-def test_freed_memory_is_used_again(memory):
-    manager, fake = memory
-    first, second = manager.memalloc(1000), manager.memalloc(1000)
-    address = first.device_pointer_value
-    assert address != second.device_pointer_value
-    part = first.view(256, 512)
-    del first
-    assert manager.memalloc(1010).device_pointer_value != address  # a slice of it lives
-    assert part.device_pointer_value == address + 256
-    del part
-    assert manager.memalloc(990).device_pointer_value == address
-    assert len(fake.held) == 3
-
-
-def test_the_pool_is_given_back_before_memory_runs_out(memory):
-    manager, fake = memory
-    for size in (3000, 4000):
-        manager.memalloc(size)
-    large = manager.memalloc(9000)
-    assert list(fake.held.values()) == [size_class(9000)]
-    with pytest.raises(MemoryError, match=r"of the GPU's 0\.0 GB .* use a smaller network"):
-        manager.memalloc(5000)
-    del large
-    manager.memalloc(9000)
-    assert list(fake.held.values()) == [size_class(9000)]
-
-
 @pytest.mark.parametrize("inner", [0, 1, 127, 128, 300, 1000, 8192, 50_000])
 @pytest.mark.parametrize("blocks", [0, 1, 2, 16, 100, 128, 264, 5000])
 def test_an_inner_dimension_is_divided_without_empty_parts(blocks, inner):
@@ -430,59 +350,3 @@ def test_an_inner_dimension_is_divided_without_empty_parts(blocks, inner):
     assert (parts - 1) * span < max(1, inner) <= max(1, parts * span)
     assert span % SPAN == 0
     assert parts == 1 or blocks * parts <= WAVE
-
-
-class Target:
-    """Stands in for an array of the GPU: notes what is copied to it, which is done whenever the GPU gets there."""
-
-    def __init__(self):
-        self.source = self.stream = None
-
-    def copy_to_device(self, array, stream=0):
-        """Take note."""
-        self.source, self.stream = array, stream
-
-
-@pytest.fixture
-def copies(monkeypatch):
-    """Return copies by pinned memory, without a GPU, and how often the host has waited."""
-    waited = []
-    monkeypatch.setattr(cuda_memory.cuda, "pinned_array", np.empty)
-    monkeypatch.setattr(cuda_memory.cuda, "legacy_default_stream", lambda: "a stream")
-    monkeypatch.setattr(cuda_memory.cuda, "synchronize", lambda: waited.append(None))
-    return cuda_memory.PinnedCopies(), waited
-
-
-def sent(copies, number, size=100):
-    """Send an array of a number; return where it went."""
-    target = Target()
-    copies.send(np.full((size, 2), number, np.int32), target)
-    return target
-
-
-def test_what_was_sent_stays_until_it_has_arrived(copies):
-    copies, waited = copies
-    targets = [sent(copies, number) for number in range(5)]
-    copies.done()
-    again = [sent(copies, number) for number in range(5, 8)]
-    for number, target in enumerate(targets[:2] + again):
-        assert target.stream == "a stream"
-        assert target.source.shape == (100, 2)
-        assert (target.source == (number if number < 2 else number + 3)).all()
-    assert {id(target.source.base) for target in again} <= {id(target.source.base) for target in targets}
-    assert not waited
-
-
-def test_pinned_memory_has_a_limit(copies, monkeypatch):
-    copies, waited = copies
-    monkeypatch.setattr(cuda_memory, "PINNED", 4096)
-    first = [sent(copies, number) for number in range(4)]  # taking 1,024 bytes
-    assert not waited
-    assert sent(copies, 4).source.base is first[-1].source.base
-    assert len(waited) == 1
-    assert sent(copies, 5, size=1000).stream == 0  # from where it is
-
-
-@pytest.mark.parametrize(("size", "taken"), [(1, 256), (256, 256), (257, 512), (4096, 4096), (4097, 4608), (10**9, 1006632960)])
-def test_size_classes(size, taken):
-    assert size_class(size) == taken

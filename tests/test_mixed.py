@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import reference
 from command import fflm
+from devices import gpu_backend
 from rounding import RoundingBackend
 from tiny import tiny_model
 from tolerances import HALF_SLOPES, MIXED_STEPS, MIXED_WAY, SAME_ROUNDING, SINGLE_SOFTMAX, assert_close
@@ -17,7 +18,7 @@ from tolerances import HALF_SLOPES, MIXED_STEPS, MIXED_WAY, SAME_ROUNDING, SINGL
 pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
 from ptx import PtxError
-from test_cuda import NETWORK, RUNS, gpu_backend, steps
+from test_cuda import NETWORK, RUNS, steps
 
 from fflm.backend import cuda, cuda_mixed
 from fflm.backend.cpu import CpuBackend

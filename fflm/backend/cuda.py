@@ -1,5 +1,6 @@
 """The CUDA backend: the operations of `protocol.Backend` on arrays in a GPU's memory, in single or mixed precision."""
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -30,7 +31,9 @@ from fflm.backend.cuda_kernels import (
 from fflm.backend.cuda_memory import PinnedCopies
 from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Array, Dropout, UnitLoss
 
-config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small networks have small arrays
+# Small networks have small arrays. Set as a variable it stays, also when another changes and Numba reads them all again.
+os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")
+config.reload_config()
 
 PARTS = 1024
 """Blocks of a sum over a whole array, at most."""

@@ -1,0 +1,160 @@
+"""A GPU that is played: numba.cuda and our memory manager are real, and the driver below them executes PTX.
+
+What a driver does later, it does later: launches and copies of a stream wait until the host waits for them, and are done in their
+order. Memory that is handed out again holds NaN and ends where its array does. Not played: other streams, other GPUs.
+"""
+
+import weakref
+from collections.abc import Callable
+from ctypes import memmove
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numba.cuda import codegen, dispatcher
+from numba.cuda.cudadrv import driver as driver_module
+from numba.cuda.cudadrv.driver import Context, CudaAPIError, Device, binding, driver
+from ptx import Memory, Ptx
+
+from fflm.backend.cuda_memory import PooledMemory, size_class
+
+NAME = "Played GPU"
+
+
+class PlayedGpu:
+    """The GPU.
+
+    Parameters
+    ----------
+    capacity
+        Bytes of its memory.
+
+    Attributes
+    ----------
+    memory
+        What is in it, once the host has waited.
+    held
+        Bytes of each allocation, by its address.
+    launched
+        The kernels that were launched, in their order.
+    """
+
+    def __init__(self, capacity: int = 2**30) -> None:
+        self.capacity = capacity
+        self.memory = Memory()
+        self.held: dict[int, int] = {}
+        self.launched: list[Ptx] = []
+        self._pinned: dict[int, np.ndarray] = {}
+        self._promised: list[Callable[[], None]] = []
+        self._contexts: list[Any] = []
+        self.functions: dict[str, Callable[..., Any]] = {
+            "cuDeviceGetCount": lambda: 1,
+            "cuCtxGetDevice": lambda: 0,
+            "cuCtxGetCurrent": lambda: self._contexts[-1] if self._contexts else binding.CUcontext(0),
+            "cuCtxPushCurrent": self._contexts.append,
+            "cuCtxPopCurrent": self._contexts.pop,
+            "cuCtxSynchronize": self.wait,
+            "cuMemGetInfo": lambda: (self.capacity - sum(self.held.values()), self.capacity),
+            "cuMemAlloc": self._allocate,
+            "cuMemFree": self._free,
+            "cuMemHostAlloc": self._allocate_pinned,
+            "cuMemFreeHost": self._free_pinned,
+            "cuMemcpyHtoD": self._copy_to_device,
+            "cuMemcpyHtoDAsync": self._promise_copy_to_device,
+            "cuMemcpyDtoH": self._copy_to_host,
+        }
+
+    def promise(self, action: Callable[[], None]) -> None:
+        """Let something be done after all that was promised before."""
+        self._promised.append(action)
+
+    def wait(self) -> None:
+        """Do all that was promised; after an error nothing more."""
+        promised, self._promised = self._promised, []
+        for action in promised:
+            action()
+
+    def launch(self, stream: Any, config: Any, kernel: Ptx, *words: Any) -> None:
+        """Stand in for ``cuda.core.launch``."""
+        if int(stream.handle) not in (0, int(binding.CU_STREAM_LEGACY)):
+            raise NotImplementedError("another stream")
+        self.launched.append(kernel)
+        self.promise(lambda: kernel.run(self.memory, tuple(config.grid), config.block[0], words))
+
+    def _allocate(self, size: int) -> Any:
+        if sum(self.held.values()) + size > self.capacity:
+            raise CudaAPIError(binding.CUresult.CUDA_ERROR_OUT_OF_MEMORY, "out of memory")
+        address = self.memory.take(size)
+        self.held[address] = size
+        return binding.CUdeviceptr(address)
+
+    def _free(self, pointer: Any) -> None:
+        self.wait()
+        self.memory.lend(int(pointer), 0, self.held.pop(int(pointer)))
+
+    def _allocate_pinned(self, size: int, flags: int) -> int:
+        memory = np.empty(size, np.uint8)
+        self._pinned[memory.ctypes.data] = memory
+        return memory.ctypes.data
+
+    def _free_pinned(self, pointer: int) -> None:
+        self.wait()
+        del self._pinned[pointer]
+
+    def _copy_to_device(self, target: int, source: int, size: int) -> None:
+        self.wait()
+        data = np.empty(size, np.uint8)
+        memmove(data.ctypes.data, source, size)
+        self.memory.write(target, data)
+
+    def _promise_copy_to_device(self, target: int, source: int, size: int, stream: int) -> None:
+        if stream != int(binding.CU_STREAM_LEGACY):
+            raise NotImplementedError("another stream")
+        memory = self._pinned[source]  # of other memory the driver would first make a copy
+        self.promise(lambda: self.memory.write(target, memory[:size]))
+
+    def _copy_to_host(self, target: int, source: int, size: int) -> None:
+        self.wait()
+        data = self.memory.read(source, size)
+        memmove(target, data.ctypes.data, size)
+
+
+class WatchedMemory(PooledMemory):
+    """Our memory manager; what it hands out is known to the GPU to the byte."""
+
+    def __init__(self, gpu: PlayedGpu, context: Context) -> None:
+        super().__init__(context=context)
+        self._gpu = gpu
+
+    def memalloc(self, size: int) -> Any:
+        """Return memory for an array."""
+        memory = super().memalloc(size)
+        address = memory.device_pointer_value
+        self._gpu.promise(lambda: self._gpu.memory.lend(address, size, size_class(size)))
+        return memory
+
+
+_played: list[PlayedGpu] = []
+
+
+def play() -> PlayedGpu:
+    """Let numba.cuda use a played GPU from now on, the same one each time; whether there is a driver it is not asked about."""
+    if not _played:
+        gpu, device = PlayedGpu(), Device.__new__(Device)
+        device.id, device.name, device.compute_capability = 0, NAME, (9, 0)
+        device.primary_context = context = Context(weakref.proxy(device), binding.CUcontext(1))
+        context.memory_manager = WatchedMemory(gpu, context)
+        driver.devices[0] = device
+        vars(driver).update(gpu.functions)
+        driver_module._logger = driver_module.make_logger()
+        dispatcher.launch = gpu.launch
+        codegen.CUDACodeLibrary.get_cufunc = _function
+        _played.append(gpu)
+    return _played[0]
+
+
+def _function(library: codegen.CUDACodeLibrary) -> Any:
+    """Stand in for what loads a compiled kernel."""
+    if not library._cufunc_cache:
+        library._cufunc_cache[0] = SimpleNamespace(kernel=Ptx(library.get_asm_str()), module=SimpleNamespace(initialized=True))
+    return library._cufunc_cache[0]
