@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +14,7 @@ from pathlib import Path
 import devices
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from devices import gpu_backend
 from numba import typeof
 from tiny import tiny_model
@@ -23,13 +25,14 @@ from fflm.backend import cuda_kernels, cuda_mixed
 from fflm.backend.cpu import CpuBackend
 from fflm.backend.cuda import MIXED_PRODUCTS, PRODUCTS, SPAN, WAVE, CudaBackend, divide
 from fflm.backend.protocol import Dropout
+from fflm.cli import main
 from fflm.lm import train
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.text.corpus import Share
 from fflm.text.windows import Windows
-from fflm.training.checkpoints import load_checkpoint, save_checkpoint
+from fflm.training.checkpoints import WEIGHTS, load_arrays, load_checkpoint, save_checkpoint
 from fflm.training.examples import Rows
 from fflm.training.loop import Step, Trainer
 from fflm.training.settings import TrainingSettings
@@ -284,6 +287,38 @@ def test_training_on_a_gpu_from_text_to_model(text, monkeypatch):
     assert train.TrainingRun.resume(Path("cuda.model")).device == "cpu"
 
 
+SMALL_RUN = {"epochs": 2, "batch_size": 512, "embedding": 6, "hidden": (8,), "window": 3}
+
+
+@pytest.mark.skipif(devices.device == "cuda", reason="a GPU does not say what was launched")
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"loss": "sampled", "samples": 20, "exact_end": 0.5},
+        {"loss": "nce", "samples": 20, "optimizer": "adagrad"},
+        {"tied": False, "bands": (20, 60), "residual": True, "hidden": (6, 6)},
+        {"tied": False, "direct": True, "optimizer": "sgd", "precision": "mixed"},
+    ],
+    ids=str,
+)
+def test_kernels_are_compiled_before_training(text, monkeypatch, fields):
+    gpu_backend()
+    monkeypatch.setattr("fflm.backend.devices.why_no_gpu", lambda: "")
+    from played_gpu import play
+
+    launched = play().launched
+    run = train.begin([text], Path("cuda.model"), device="cuda", **{**SMALL_RUN, **fields})
+    launched.clear()
+    run.prepare()
+    prepared = {*launched}
+    for _ in run.events():
+        pass
+    later = {kernel.name for kernel in {*launched} - prepared}
+    assert prepared
+    assert all("add_parts" in name for name in later), later
+
+
 def test_a_model_predicts_the_same_on_either_device():
     model, contexts = tiny_model(), np.random.default_rng(0).integers(0, 9, (40, 3)).astype(np.int32)
     other = dataclasses.replace(model)
@@ -322,6 +357,52 @@ def test_what_a_gpu_is_first_asked():
     assert gpu.operations(gpu_backend(mixed=True), "mixed", **sizes)["wrong"] == []
     backend.log_probabilities = lambda features, weight, bias, logs: backend.clear(logs)
     assert gpu.operations(backend, **sizes)["wrong"] == ["log-probabilities"]
+
+
+# Commands
+
+
+@pytest.fixture
+def commands(text, monkeypatch):
+    """Return a function that runs a command where a GPU works, and returns what it printed."""
+    gpu_backend()
+    if devices.device != "cuda":
+        monkeypatch.setattr("fflm.backend.devices.why_no_gpu", lambda: "")
+
+    def command(line):
+        result = CliRunner().invoke(main, shlex.split(line), prog_name="fflm")
+        assert result.exit_code == 0, result.output
+        return result
+
+    return command
+
+
+def test_commands_do_the_same_on_either_device(commands):
+    small = "--embedding 6 --hidden 8 --batch-size 64 --window 3 --epochs 1"
+    trained = commands(f"train text.txt -o a.model --device auto {small}")
+    assert re.match(r"device: cuda \(.+, compute capability \d+\.\d\)\n", trained.stderr)
+    commands(f"train text.txt -o b.model --device cpu {small}")
+    perplexities = [load_arrays(Path(f"{name}.model") / WEIGHTS)[1]["valid"]["perplexity"] for name in "ab"]
+    assert abs(perplexities[0] / perplexities[1] - 1) < 1e-4
+    found = {}
+    for device in ("cpu", "cuda"):
+        options = f"-m a.model --device {device}"
+        words = json.loads(commands(f"next {options} --prefix 'the cat' --json").stdout)["words"]
+        text = commands(f"generate {options} --prefix 'the cat' --length 9 --seed 1").stdout
+        score = json.loads(commands(f"score {options} text.txt --json").stdout)["perplexity"]
+        found[device] = [word["probability"] for word in words], text, score
+    np.testing.assert_allclose(found["cuda"][0], found["cpu"][0], rtol=1e-5)
+    assert found["cuda"][1] == found["cpu"][1]
+    assert abs(found["cuda"][2] / found["cpu"][2] - 1) < 1e-5
+
+
+def test_bench_compares_both_devices(commands):
+    result = commands("bench --vocabulary 60 --hidden 5 --batch-size 8 --embedding 4 --window 2 --seconds 0 -o bench.svg")
+    assert re.match(r"devices: cpu \(\d+ threads?\), cuda \(.+\)\n", result.stderr)
+    head, *rows = (line.split() for line in result.stdout.splitlines()[1:])
+    assert head == ["cpu", "ms", "tokens/s", "GFLOP/s", "cuda", "ms", "tokens/s", "GFLOP/s", "times"]
+    assert len(rows) == 11
+    assert Path("bench.svg").stat().st_size > 1000
 
 
 # The choice of a device

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fflm.cli.options import Sizes, device_option, json_option, quiet_option
+from fflm.cli.options import Sizes, device_option_with, json_option, quiet_option
 
 if TYPE_CHECKING:
     from fflm.training.speed import Timing
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Draw the training steps: .png, .svg or .pdf."
 )
-@device_option
+@device_option_with("auto")
 @quiet_option
 @json_option
 def command(
@@ -44,13 +44,14 @@ def command(
 ) -> None:
     """Time the operations of the network and whole training steps, for all combinations of the sizes.
 
-    With --device auto or cuda, the CPU's kernels beside the GPU's, after seeing that both compute the same. A round takes turns,
-    the median of five counts. GFLOP/s are billions of additions and multiplications in matrix products, float32.
+    The CPU's kernels beside those of a GPU if one works, after seeing that both compute the same; with --device cpu, those of the
+    CPU. A round takes turns, the median of five counts. GFLOP/s are billions of additions and multiplications in matrix products,
+    float32.
 
     \b
     Example:
       fflm bench --vocabulary 1000,10000,50000 --hidden 128,512
-      fflm bench --device auto --batch-size 1024 -o bench.png
+      fflm bench --batch-size 1024 -o bench.png
     """
     import numba
 

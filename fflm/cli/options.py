@@ -28,13 +28,20 @@ HEADINGS = {
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
-device_option = click.option(
-    "--device",
-    type=click.Choice(["cpu", "cuda", "auto"]),
-    default="cpu",
-    show_default=True,
-    help="What computes: the processor, an NVIDIA GPU, or auto: the GPU if one works.",
-)
+
+
+def device_option_with(default: str) -> Callable[[Any], Any]:
+    """Return the option ``--device`` with this default."""
+    return click.option(
+        "--device",
+        type=click.Choice(["cpu", "cuda", "auto"]),
+        default=default,
+        show_default=True,
+        help="What computes: the processor, an NVIDIA GPU, or auto: the GPU if one works.",
+    )
+
+
+device_option = device_option_with("cpu")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what exists.")
 model_option = click.option(
     "-m",

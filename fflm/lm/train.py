@@ -319,7 +319,7 @@ class TrainingRun(Run):
         return part_score(corpus.parts[name], corpus.vocabulary, corpus.settings, losses.total, losses.unknown)
 
     def _smallest(self, config: NetworkConfig) -> tuple[NetworkConfig, Examples]:
-        config = dataclasses.replace(config, vocabulary=2, embedding=1, hidden=(1,) * len(config.hidden))
+        config = dataclasses.replace(config, vocabulary=3, embedding=1, hidden=(1,) * len(config.hidden))
         ids = np.zeros(config.context + 1, np.uint16)
         return config, Windows(ids, config.context, padding=config.vocabulary)
 
