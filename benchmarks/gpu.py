@@ -2,11 +2,11 @@
 
 A mixed one is at least twice as fast as PyTorch's compiled one in bfloat16 (50,000 words, 256 hidden units, batches of 8,192).
 
-One run does it all and writes one file: every operation against float64 on fresh random numbers; the machine's ceilings, a device
-copy and a large matrix product; the time of each operation beside its floor; whole steps of Bengio's network (dropout, AdamW,
-clipping), in float32 and in mixed precision, beside PyTorch's same network on the same batches, in float32, TF32 and bfloat16,
-eager and compiled; with texts, training to the same perplexity; the numerical tests on the device. A part that fails is recorded
-with its error; others go on.
+One run does it all and writes one file: every operation against float64 on fresh random numbers; the machine's ceilings, a copy
+on the device and a large matrix product; what a launch takes the host; the time of each operation beside its floor; whole steps
+of Bengio's network (dropout, AdamW, clipping), in float32 and in mixed precision, beside PyTorch's same network on the same
+batches, in float32, TF32 and bfloat16, eager and compiled; with texts, training to the same perplexity; the numerical tests on
+the device. A part that fails is recorded with its error; others go on.
 
 Needs a GPU and numba-cuda; PyTorch, pytest and hypothesis to compare and to test.
 """
@@ -143,6 +143,13 @@ def ceilings() -> dict[str, float]:
     return found
 
 
+def launches() -> dict[str, dict[str, float]]:
+    """Time launches beside numba.cuda's own way."""
+    from launching import time_launches
+
+    return time_launches(rounds=9)
+
+
 def kernels(backend: Backend, ceiling: float | None) -> list[dict[str, Any]]:
     """Time each operation beside the floor that its matrix products and the ceiling of their precision set."""
     rows = []
@@ -164,11 +171,11 @@ def random_text(words: int, batch: int) -> Windows:
 
 
 def torch_step(
-    config: NetworkConfig, settings: TrainingSettings, mode: str, compiled: bool
+    config: NetworkConfig, parameters: Parameters, settings: TrainingSettings, mode: str, compiled: bool
 ) -> Callable[[np.ndarray, np.ndarray], Any]:
     """Return PyTorch's training step, for contexts and targets on the host."""
     torch.backends.cuda.matmul.allow_tf32 = mode == "tf32"
-    network = TorchNetwork(config, Parameters.random(config, 1)).to("cuda")
+    network = TorchNetwork(config, parameters).to("cuda")
     weights = list(network.weights.values())
     matrices, biases = ([weight for weight in weights if (weight.ndim > 1) is wanted] for wanted in (True, False))
     optimizer = torch.optim.AdamW(
@@ -200,11 +207,13 @@ def torch_step(
 
 def steps(sizes: list[tuple[int, int, int]]) -> list[dict[str, Any]]:
     """Time whole steps beside PyTorch's, and find what memory they take: of ours all that the driver gives, scratch and pool."""
-    from numba import cuda
+    from numba.cuda.cudadrv.driver import driver
 
     from fflm.backend.cuda import CudaBackend
+    from fflm.backend.cuda_memory import POOL, use_gpu
 
-    context, rows = cuda.current_context(), []
+    use_gpu()
+    rows = []
     for words, hidden, batch in sizes:
         config = NetworkConfig(
             words, WINDOW, EMBEDDING, (hidden,), "tanh", averages=(), tied=False, dropout=0.2, embedding_dropout=0.0
@@ -213,12 +222,12 @@ def steps(sizes: list[tuple[int, int, int]]) -> list[dict[str, Any]]:
         windows = random_text(words, batch)
         row: dict[str, Any] = {"vocabulary": words, "hidden": hidden, "batch": batch, "seconds": {}, "bytes": {}}
         for precision in TOLERANCES:
-            context.memory_manager.give_back()
-            free = context.get_memory_info().free
+            POOL.give_back()
+            free, _ = driver.cuMemGetInfo()
             network = Network(config, CudaBackend(precision == "mixed"))  # a new one, without others' scratch memory
             events = Trainer(network, Parameters.random(config, 1), windows, None, settings).run()
             row["seconds"][f"fflm {precision}"] = seconds(lambda events=events: next(events))
-            row["bytes"][f"fflm {precision}"] = free - context.get_memory_info().free
+            row["bytes"][f"fflm {precision}"] = free - driver.cuMemGetInfo()[0]
             del network, events
         examples = [windows.batch(positions) for positions in shuffled(len(windows), batch, 1, 0) if len(positions) == batch]
         for mode in MODES if torch else ():
@@ -227,7 +236,7 @@ def steps(sizes: list[tuple[int, int, int]]) -> list[dict[str, Any]]:
                 try:
                     torch.cuda.empty_cache()
                     torch.cuda.reset_peak_memory_stats()
-                    step = torch_step(config, settings, mode, compiled)
+                    step = torch_step(config, Parameters.random(config, 1), settings, mode, compiled)
                     turn = iter(range(10**9))
                     row["seconds"][name] = seconds(lambda s=step, t=turn, e=examples: s(*e[next(t) % len(e)]).item())
                     row["bytes"][name] = torch.cuda.max_memory_allocated()
@@ -247,15 +256,19 @@ def training(backends: dict[str, Backend], corpus: Corpus) -> dict[str, Any]:
         name: Windows.of(part.ids, corpus.vocabulary, corpus.settings, config.context) for name, part in corpus.parts.items()
     }
     result: dict[str, Any] = {"network": config.to_dict(), "training": settings.to_dict()}
-    for precision, backend in backends.items():  # evaluated in float32 both
+
+    def start() -> Parameters:
         parameters = Parameters.random(config, settings.seed)
         parameters.start_from(windows["train"].counts(config.vocabulary))
-        trainer = Trainer(Network(config, backend), parameters, windows["train"], windows["valid"], settings)
+        return parameters
+
+    for precision, backend in backends.items():  # evaluated in float32 both
+        trainer = Trainer(Network(config, backend), start(), windows["train"], windows["valid"], settings)
         started = time.perf_counter()
         perplexities = [math.exp(event.valid.mean) for event in trainer.run() if isinstance(event, Evaluation) and event.valid]
         result[f"fflm {precision}"] = {"seconds": time.perf_counter() - started, "perplexities": perplexities}
     for mode in ("fp32", "bf16") if torch else ():
-        step, number, perplexities = torch_step(config, settings, mode, compiled=False), 0, []
+        step, number, perplexities = torch_step(config, start(), settings, mode, compiled=False), 0, []
         started = time.perf_counter()
         for epoch in range(settings.epochs):
             for positions in shuffled(len(windows["train"]), settings.batch_size, settings.seed, epoch):
@@ -304,6 +317,7 @@ def main() -> None:
     part("operations", lambda: {precision: operations(backend, precision) for precision, backend in backends.items()})
     if torch:
         part("ceilings", ceilings)
+    part("launches", launches)
     limits = results.get("ceilings", {})
     modes = {"fp32": "fp32", "mixed": "bf16"}
     part("kernels", lambda: {name: kernels(backends[name], limits.get(mode)) for name, mode in modes.items()})

@@ -44,7 +44,7 @@ def gpu_backend(mixed: bool = False) -> Backend:
     """Return the backend of a GPU: of a real one with ``--device cuda``, else of one that is played."""
     from fflm.backend.devices import why_no_gpu
 
-    reason = why_no_gpu()  # sets the memory manager
+    reason = why_no_gpu()
     if device == "cuda" or "missing" in reason:
         if reason:
             pytest.exit(reason, 1)

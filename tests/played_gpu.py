@@ -1,4 +1,4 @@
-"""A GPU that is played: numba.cuda and our memory manager are real, and the driver below them executes PTX.
+"""A GPU that is played: arrays, launches and memory are real, and the driver below them executes PTX.
 
 What a driver does later, it does later: launches and copies of a stream wait until the host waits for them, and are done in their
 order. Memory that is handed out again holds NaN and ends where its array does. Not played: other streams, other GPUs.
@@ -11,12 +11,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from numba.cuda import codegen, dispatcher
+from numba.cuda import codegen
 from numba.cuda.cudadrv import driver as driver_module
 from numba.cuda.cudadrv.driver import Context, CudaAPIError, Device, binding, driver
 from ptx import Memory, Ptx
 
-from fflm.backend.cuda_memory import PooledMemory, size_class
+from fflm.backend import cuda_launch, cuda_memory
+from fflm.backend.cuda_memory import STREAM, Pool, size_class
+from fflm.backend.cuda_memory import Memory as Held
 
 NAME = "Played GPU"
 
@@ -62,6 +64,7 @@ class PlayedGpu:
             "cuMemcpyHtoD": self._copy_to_device,
             "cuMemcpyHtoDAsync": self._promise_copy_to_device,
             "cuMemcpyDtoH": self._copy_to_host,
+            "cuMemsetD8Async": self._promise_bytes,
         }
 
     def promise(self, action: Callable[[], None]) -> None:
@@ -76,8 +79,7 @@ class PlayedGpu:
 
     def launch(self, stream: Any, config: Any, kernel: Ptx, *words: Any) -> None:
         """Stand in for ``cuda.core.launch``."""
-        if int(stream.handle) not in (0, int(binding.CU_STREAM_LEGACY)):
-            raise NotImplementedError("another stream")
+        assert int(stream.handle) == STREAM
         self.launched.append(kernel)
         self.promise(lambda: kernel.run(self.memory, tuple(config.grid), config.block[0], words))
 
@@ -108,10 +110,13 @@ class PlayedGpu:
         self.memory.write(target, data)
 
     def _promise_copy_to_device(self, target: int, source: int, size: int, stream: int) -> None:
-        if stream != int(binding.CU_STREAM_LEGACY):
-            raise NotImplementedError("another stream")
+        assert stream == STREAM
         memory = self._pinned[source]  # of other memory the driver would first make a copy
         self.promise(lambda: self.memory.write(target, memory[:size]))
+
+    def _promise_bytes(self, target: int, byte: int, size: int, stream: int) -> None:
+        assert stream == STREAM
+        self.promise(lambda: self.memory.write(target, np.full(size, byte, np.uint8)))
 
     def _copy_to_host(self, target: int, source: int, size: int) -> None:
         self.wait()
@@ -119,19 +124,19 @@ class PlayedGpu:
         memmove(target, data.ctypes.data, size)
 
 
-class WatchedMemory(PooledMemory):
-    """Our memory manager; what it hands out is known to the GPU to the byte."""
+class WatchedPool(Pool):
+    """Our pool of memory; what it hands out is known to the GPU to the byte."""
 
-    def __init__(self, gpu: PlayedGpu, context: Context) -> None:
-        super().__init__(context=context)
+    def __init__(self, gpu: PlayedGpu) -> None:
+        super().__init__()
         self._gpu = gpu
 
-    def memalloc(self, size: int) -> Any:
+    def take(self, size: int) -> Held:
         """Return memory for an array."""
-        memory = super().memalloc(size)
-        address = memory.device_pointer_value
+        held = super().take(size)
+        address = held.address
         self._gpu.promise(lambda: self._gpu.memory.lend(address, size, size_class(size)))
-        return memory
+        return held
 
 
 _played: list[PlayedGpu] = []
@@ -142,12 +147,11 @@ def play() -> PlayedGpu:
     if not _played:
         gpu, device = PlayedGpu(), Device.__new__(Device)
         device.id, device.name, device.compute_capability = 0, NAME, (9, 0)
-        device.primary_context = context = Context(weakref.proxy(device), binding.CUcontext(1))
-        context.memory_manager = WatchedMemory(gpu, context)
+        device.primary_context = Context(weakref.proxy(device), binding.CUcontext(1))
         driver.devices[0] = device
         vars(driver).update(gpu.functions)
         driver_module._logger = driver_module.make_logger()
-        dispatcher.launch = gpu.launch
+        cuda_memory.POOL, cuda_launch.launch = WatchedPool(gpu), gpu.launch
         codegen.CUDACodeLibrary.get_cufunc = _function
         _played.append(gpu)
     return _played[0]

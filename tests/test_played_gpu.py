@@ -1,7 +1,6 @@
-"""The GPU that is played waits and fails as a GPU does; on it our memory is used again when it may be, and no sooner."""
+"""The GPU that is played waits and fails as one does; on it our arrays are like NumPy's, and share their memory only in turn."""
 
-import gc
-from types import SimpleNamespace
+from ctypes import c_uint32
 
 import numpy as np
 import pytest
@@ -14,8 +13,9 @@ from played_gpu import PlayedGpu, play
 from ptx import PtxError
 
 from fflm.backend import cuda_memory
-from fflm.backend.cuda import BLOCK
-from fflm.backend.cuda_memory import PinnedCopies, PooledMemory, size_class
+from fflm.backend.cuda_kernels import BLOCK
+from fflm.backend.cuda_launch import launch_kernel
+from fflm.backend.cuda_memory import STREAM, DeviceArray, PinnedCopies, Pool, size_class
 
 GPU = play()
 
@@ -27,79 +27,6 @@ def add_one(values, beyond):
         values[i] += uint32(1)
 
 
-def counted(values, beyond=0):
-    """Add one to numbers of the GPU, and perhaps to some beyond their end."""
-    add_one[1, BLOCK](values, np.uint32(beyond))
-
-
-def on_gpu(numbers):
-    """Return numbers there, of an array that does not fill its memory."""
-    array = cuda.device_array(len(numbers), np.uint32)
-    array.copy_to_device(np.array(numbers, np.uint32))
-    return array
-
-
-# The GPU
-
-
-def test_launches_wait_until_the_host_does():
-    array = on_gpu([1, 2, 3])
-    address = array.device_ctypes_pointer.value
-    counted(array)
-    assert GPU.memory.read(address, 4).view(np.uint32) == 1
-    assert array.copy_to_host().tolist() == [2, 3, 4]
-    counted(array)
-    cuda.synchronize()
-    assert GPU.memory.read(address, 4).view(np.uint32) == 3
-
-
-def test_a_copy_from_pinned_memory_takes_what_is_there_later():
-    array, pinned = cuda.device_array(3, np.uint32), cuda.pinned_array(3, np.uint32)
-    pinned[:] = 1
-    array.copy_to_device(pinned, stream=cuda.legacy_default_stream())
-    pinned[:] = 5
-    assert array.copy_to_host().tolist() == [5, 5, 5]
-
-
-def test_asynchronous_copies_are_from_pinned_memory():
-    with pytest.raises(KeyError):
-        cuda.device_array(3, np.uint32).copy_to_device(np.ones(3, np.uint32), stream=cuda.legacy_default_stream())
-
-
-def test_memory_ends_where_its_array_does():
-    array = on_gpu([1, 2, 3])
-    counted(array, beyond=1)
-    with pytest.raises(PtxError, match="out of bounds"):
-        cuda.synchronize()
-    cuda.synchronize()  # no more than that was promised
-    assert on_gpu([4]).copy_to_host().tolist() == [4]
-
-
-def test_memory_that_is_handed_out_again_holds_nothing():
-    first = cuda.device_array(1000, np.float32)
-    address = first.device_ctypes_pointer.value
-    first.copy_to_device(np.ones(1000, np.float32))
-    del first
-    gc.collect()
-    again = cuda.device_array(999, np.float32)
-    assert again.device_ctypes_pointer.value == address
-    assert np.isnan(again.copy_to_host()).all()
-
-
-def test_memory_is_used_again_after_what_was_asked_of_it_before():
-    first = on_gpu(range(700))
-    address = first.device_ctypes_pointer.value
-    total = on_gpu([0] * 700)
-    counted(first)
-    copy_all[3, BLOCK](first, total)
-    del first
-    gc.collect()
-    second = cuda.device_array(700, np.uint32)
-    assert second.device_ctypes_pointer.value == address
-    counted(second)
-    assert total.copy_to_host().tolist() == [*range(1, BLOCK + 1), *range(BLOCK, 700)]
-
-
 @cuda.jit
 def copy_all(values, copied):
     i = uint32(cuda.grid(1))
@@ -107,48 +34,118 @@ def copy_all(values, copied):
         copied[i] = values[i]
 
 
+def counted(values, beyond=0):
+    """Add one to the first numbers of an array, and perhaps to some beyond its end."""
+    launch_kernel(add_one, (1,), (values, c_uint32(beyond)))
+
+
+def on_gpu(numbers):
+    """Return numbers there, of an array that does not fill its memory."""
+    array, numbers = DeviceArray((len(numbers),), np.uint32), np.array(numbers, np.uint32)
+    driver.cuMemcpyHtoD(array.address, numbers.ctypes.data, array.nbytes)
+    return array
+
+
+def received(array):
+    """Return the numbers of an array."""
+    return PinnedCopies().receive(array).tolist()
+
+
+# The GPU
+
+
+def test_launches_wait_until_the_host_does():
+    array = on_gpu([1, 2, 3])
+    counted(array)
+    assert GPU.memory.read(array.address, 4).view(np.uint32) == 1
+    assert received(array) == [2, 3, 4]
+    counted(array)
+    driver.cuCtxSynchronize()
+    assert GPU.memory.read(array.address, 4).view(np.uint32) == 3
+
+
+def test_so_do_copies_from_pinned_memory_which_take_what_is_there_then():
+    array, pinned = on_gpu([0, 0, 0]), cuda.pinned_array(3, np.uint32)
+    pinned[:] = 1
+    driver.cuMemcpyHtoDAsync(array.address, pinned.ctypes.data, array.nbytes, STREAM)
+    pinned[:] = 5
+    assert received(array) == [5, 5, 5]
+
+
+def test_other_memory_cannot_be_copied_later():
+    array, numbers = on_gpu([0, 0, 0]), np.ones(3, np.uint32)
+    with pytest.raises(KeyError):
+        driver.cuMemcpyHtoDAsync(array.address, numbers.ctypes.data, array.nbytes, STREAM)
+
+
+def test_memory_ends_where_its_array_does():
+    array = on_gpu([1, 2, 3])
+    counted(array, beyond=1)
+    with pytest.raises(PtxError, match="out of bounds"):
+        driver.cuCtxSynchronize()
+    driver.cuCtxSynchronize()  # no more than that was promised
+    assert received(on_gpu([4])) == [4]
+
+
+def test_memory_that_is_handed_out_again_holds_nothing():
+    first = on_gpu(range(1000))
+    address = first.address
+    del first
+    again = DeviceArray((999,), np.float32)
+    assert again.address == address
+    assert np.isnan(received(again)).all()
+
+
+def test_memory_is_used_again_after_what_was_asked_of_it_before():
+    first, total = on_gpu(range(700)), on_gpu([0] * 700)
+    address = first.address
+    counted(first)
+    launch_kernel(copy_all, (3,), (first, total))
+    del first
+    second = DeviceArray((700,), np.uint32)
+    assert second.address == address
+    counted(second)
+    assert received(total) == [*range(1, BLOCK + 1), *range(BLOCK, 700)]
+
+
 # Our memory
 
 
 @pytest.fixture
-def memory(monkeypatch):
-    """Return a memory manager and its GPU."""
-    gpu, manager = PlayedGpu(capacity=10_000), PooledMemory(context=SimpleNamespace())
-    manager.context = Context()
-    manager.context.memory = manager
+def pool(monkeypatch):
+    """Return a pool of memory and its GPU."""
+    gpu = PlayedGpu(capacity=10_000)
     for name, function in gpu.functions.items():
         monkeypatch.setitem(vars(driver), name, function)
-    return manager, gpu
+    return Pool(), gpu
 
 
-class Context:
-    """Something that can be referred to weakly."""
-
-
-def test_freed_memory_is_used_again(memory):
-    manager, gpu = memory
-    first, second = manager.memalloc(1000), manager.memalloc(1000)
-    address = first.device_pointer_value
-    assert address != second.device_pointer_value
-    part = first.view(256, 512)
+def test_dropped_memory_is_used_again(pool, monkeypatch):
+    pool, gpu = pool
+    monkeypatch.setattr(cuda_memory, "POOL", pool)
+    first, second = (DeviceArray((250,), np.float32) for _ in range(2))
+    address = first.address
+    assert address != second.address
+    part = first[64:128].reshape(8, 8)
     del first
-    assert manager.memalloc(1010).device_pointer_value != address  # a slice of it lives
-    assert part.device_pointer_value == address + 256
+    third = DeviceArray((249,), np.float32)
+    assert third.address != address  # a slice of it lives
+    assert part.address == address + 256
     del part
-    assert manager.memalloc(990).device_pointer_value == address
+    assert DeviceArray((251,), np.float32).address == address
     assert len(gpu.held) == 3
 
 
-def test_the_pool_is_given_back_before_memory_runs_out(memory):
-    manager, gpu = memory
+def test_the_pool_is_given_back_before_memory_runs_out(pool):
+    pool, gpu = pool
     for size in (3000, 4000):
-        manager.memalloc(size)
-    large = manager.memalloc(9000)
+        pool.take(size)
+    large = pool.take(9000)
     assert list(gpu.held.values()) == [size_class(9000)]
     with pytest.raises(MemoryError, match=r"of the GPU's 0\.0 GB .* use a smaller network"):
-        manager.memalloc(5000)
+        pool.take(5000)
     del large
-    manager.memalloc(9000)
+    pool.take(9000)
     assert list(gpu.held.values()) == [size_class(9000)]
 
 
@@ -174,7 +171,7 @@ def copies(monkeypatch):
 def sent(copies, number, size=100):
     """Send an array of a number, which changes at once; return where it went."""
     array = np.full((size, 2), number, np.int32)
-    target = cuda.device_array(array.shape, array.dtype)
+    target = DeviceArray(array.shape, array.dtype)
     copies.send(array, target)
     array[...] = -1
     return target
@@ -182,7 +179,7 @@ def sent(copies, number, size=100):
 
 def numbers(targets):
     """Return what has arrived."""
-    found = [target.copy_to_host() for target in targets]
+    found = [PinnedCopies().receive(target) for target in targets]
     assert all((each == each[0, 0]).all() for each in found)
     return [int(each[0, 0]) for each in found]
 
@@ -210,3 +207,25 @@ def test_pinned_memory_has_a_limit(copies, monkeypatch):
     targets.append(sent(copies, 5, size=1000))  # from where it is
     assert len(pinned) == 4
     assert numbers(targets) == [0, 1, 2, 3, 4, 5]
+
+
+# Our arrays
+
+
+@pytest.mark.parametrize("shape", [(12,), (3, 4), (1, 12), (12, 1), (-1, 6), (2, -1)])
+def test_arrays_have_the_shapes_of_numpy_s(shape):
+    there, here = DeviceArray((6, 2), np.int32).reshape(shape), np.zeros((6, 2), np.int32).reshape(shape)
+    for rows in (slice(None), slice(1, 2), slice(1, None), slice(3, 99), slice(2, 2), slice(-1, None)):
+        part, expected = there[rows], here[rows]
+        assert (part.shape, part.size, part.ndim, part.nbytes) == (expected.shape, expected.size, expected.ndim, expected.nbytes)
+        assert part.dtype == expected.dtype
+        assert len(part) == len(expected)
+        assert part.words[2:4] == (expected.size, expected.itemsize)
+        assert part.words[5:] == (*expected.shape, *expected.strides)
+        if part.size:
+            assert part.address - there.address == expected.ctypes.data - here.ctypes.data
+
+
+def test_other_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"an array of shape \(6, 2\) has none of shape \(5, 2\)"):
+        DeviceArray((6, 2), np.int32).reshape(5, 2)

@@ -1,14 +1,13 @@
 """The CUDA backend: the operations of `protocol.Backend` on arrays in a GPU's memory, in single or mixed precision."""
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
+from ctypes import c_bool, c_float, c_int32, c_uint32
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from numba import config, cuda
 
 from fflm.backend import cuda_kernels as kernels
 from fflm.backend import cuda_mixed as mixed_kernels
@@ -28,12 +27,9 @@ from fflm.backend.cuda_kernels import (
     SUMMED,
     TRANSPOSED,
 )
-from fflm.backend.cuda_memory import PinnedCopies
+from fflm.backend.cuda_launch import launch_kernel
+from fflm.backend.cuda_memory import DeviceArray, PinnedCopies
 from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Array, Dropout, UnitLoss
-
-# Small networks have small arrays. Set as a variable it stays, also when another changes and Numba reads them all again.
-os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")
-config.reload_config()
 
 PARTS = 1024
 """Blocks of a sum over a whole array, at most."""
@@ -113,7 +109,7 @@ class CudaBackend:
             self._run(kernel, blocks, arguments)
 
     def _run(self, kernel: Any, blocks: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-        kernel[blocks, BLOCK](*arguments)
+        launch_kernel(kernel, blocks, arguments)
 
     def _each(self, kernel: Any, size: int, *arguments: Any) -> None:
         """Launch a kernel with a thread for each of ``size`` things."""
@@ -149,16 +145,16 @@ class CudaBackend:
             parts, span = divide(grid[0] * grid[1], inner)
         sums = c if parts == 1 else self._borrow("parts of a product", (parts * rows, columns))
         highest, totals = statistics or (self._one_matrix, self._one_matrix)
-        units = (np.float32(scale), self._no_unit if unit is None else unit) if self.mixed else ()
+        units = (c_float(scale), self._no_unit if unit is None else unit) if self.mixed else ()
         self._launch(
             (MIXED_PRODUCTS if self.mixed else PRODUCTS)[form], (*grid, parts),
-            a, b, sums, np.uint32(inner), np.uint32(span), *units, np.float32(beta if parts == 1 else 0),
-            self._one if bias is None else bias, np.int32(code), highest, totals,
+            a, b, sums, c_uint32(inner), c_uint32(span), *units, c_float(beta if parts == 1 else 0),
+            self._one if bias is None else bias, c_int32(code), highest, totals,
             self._one_matrix if factors is None else factors, self._one_id if targets is None else targets,
-            np.float32(hit), np.float32(spread),
+            c_float(hit), c_float(spread),
         )  # fmt: skip
         if parts > 1:
-            self._each(kernels.add_parts, c.size, sums.reshape(parts, -1), np.float32(beta), *flat(c))
+            self._each(kernels.add_parts, c.size, sums.reshape(parts, -1), c_float(beta), *flat(c))
 
     def _operand(self, name: str, values: Array, unit: Array = None) -> Array:
         """Return a matrix as products take it: itself, or times ``unit[0]`` as halves, in scratch memory of this name."""
@@ -182,13 +178,13 @@ class CudaBackend:
         parts = min(PARTS, -(-values.size // BLOCK))
         largest = self._borrow("parts", (parts,))
         self._launch(kernels.largest_magnitudes, parts, *flat(values), largest)
-        self._launch(kernels.fixed_point, 1, largest, np.float32(bits), scales)
+        self._launch(kernels.fixed_point, 1, largest, c_float(bits), scales)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        return cuda.device_array(shape, dtype)
+        return DeviceArray(shape, dtype)
 
     def upload(self, array: Any) -> Array:
-        if cuda.is_cuda_array(array):
+        if isinstance(array, DeviceArray):
             return array
         array = np.ascontiguousarray(array)
         uploaded = self.empty(array.shape, array.dtype)
@@ -196,16 +192,13 @@ class CudaBackend:
         return uploaded
 
     def download(self, array: Array) -> Any:
-        downloaded = array.copy_to_host()
-        if array.size:  # else it waits for nothing
-            self._copies.done()
-        return downloaded
+        return self._copies.receive(array)
 
     def copy(self, values: Array, copied: Array, *, source: int = 0, target: int = 0) -> None:
-        self._launch(kernels.copy, len(values), values, np.uint32(source), copied, np.uint32(target))
+        self._launch(kernels.copy, len(values), values, c_uint32(source), copied, c_uint32(target))
 
     def clear(self, array: Array) -> None:
-        self._each(kernels.fill, array.size, flat(array)[0], array.dtype.type(0))
+        array.clear()
 
     def gather(self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array) -> None:
         self._launch(kernels.gather, (len(contexts), len(blocks)), embeddings, contexts, self._borders(blocks), inputs)
@@ -258,9 +251,9 @@ class CudaBackend:
             kernels.dropout,
             threads,
             values,
-            np.float32(1 / (1 - dropout.rate)),
-            *dropout_words(dropout),
-            np.uint32(first),
+            c_float(1 / (1 - dropout.rate)),
+            *(c_uint32(int(word)) for word in dropout_words(dropout)),
+            c_uint32(first),
             dropped,
         )
 
@@ -281,8 +274,8 @@ class CudaBackend:
         d_inputs: Array,
     ) -> None:
         if activation != "identity":
-            self._each(kernels.multiply_slopes, outputs.size, np.int32(ACTIVATIONS.index(activation)), *flat(outputs, d_outputs))
-        self._launch(kernels.column_sums, -(-d_outputs.shape[1] // SUMMED), d_outputs, np.float32(beta), d_bias)
+            self._each(kernels.multiply_slopes, outputs.size, c_int32(ACTIVATIONS.index(activation)), *flat(outputs, d_outputs))
+        self._launch(kernels.column_sums, -(-d_outputs.shape[1] // SUMMED), d_outputs, c_float(beta), d_bias)
         operands = self._operand("inputs", inputs), self._operand("weight", weight)
         self._products_backward(d_outputs, *operands, beta, d_weight, d_inputs)
 
@@ -345,7 +338,7 @@ class CudaBackend:
         unit = mixed_kernels.SLOPE if self.mixed else scale  # what halves hold is not too small; the sums get the scale
         self._launch(
             kernels.finish_softmax, len(features),
-            features, weight, bias, targets, highest, totals, np.float32(penalty), np.float32(unit), losses,
+            features, weight, bias, targets, highest, totals, c_float(penalty), c_float(unit), losses,
         )  # fmt: skip
         slopes = {
             "factors": totals, "targets": targets, "hit": unit * (1 - smoothing), "spread": unit * smoothing / words,
@@ -371,13 +364,13 @@ class CudaBackend:
         operands = self._operand("features", features), self._operand("weight", weight)
         slopes = self._borrow("exponentials", (len(features), len(weight)))
         self._product("scores", *operands, slopes, features.shape[1])
-        self._launch(kernels.nce_slopes, len(features), slopes, bias, targets, noise, np.float32(scale), losses)
-        self._launch(kernels.column_sums, -(-len(weight) // SUMMED), slopes, np.float32(beta), d_bias)
+        self._launch(kernels.nce_slopes, len(features), slopes, bias, targets, noise, c_float(scale), losses)
+        self._launch(kernels.column_sums, -(-len(weight) // SUMMED), slopes, c_float(beta), d_bias)
         self._products_backward(slopes, *operands, beta, d_weight, d_features)
 
     def unit_losses(self, scores: Array, targets: Array, loss: UnitLoss, scale: float, losses: Array, d_scores: Array) -> None:
-        code = np.int32(UNIT_LOSSES.index(loss))
-        self._launch(kernels.unit_losses, len(scores), code, scores, targets, np.float32(scale), losses, d_scores)
+        code = c_int32(UNIT_LOSSES.index(loss))
+        self._launch(kernels.unit_losses, len(scores), code, scores, targets, c_float(scale), losses, d_scores)
 
     def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
         operands = self._operand("features", features), self._operand("weight", weight)
@@ -390,14 +383,14 @@ class CudaBackend:
         totals = self._borrow("parts", (sum(parts),))
         for array, count, end in zip(arrays, parts, accumulate(parts), strict=True):
             self._launch(kernels.sums_of_squares, count, array, totals[end - count : end])
-        self._launch(kernels.clip_factor, 1, totals, np.float32(limit), factor)
+        self._launch(kernels.clip_factor, 1, totals, c_float(limit), factor)
 
     def momentum_step(
         self, weight: Array, gradient: Array, velocity: Array, *,
         scale: Array, l2: float, rate: float, momentum: float, nesterov: bool,
     ) -> None:  # fmt: skip
-        numbers = map(np.float32, (l2, rate, momentum))
-        self._each(kernels.momentum_step, weight.size, *flat(weight, gradient, velocity), scale, *numbers, nesterov)
+        numbers = map(c_float, (l2, rate, momentum))
+        self._each(kernels.momentum_step, weight.size, *flat(weight, gradient, velocity), scale, *numbers, c_bool(nesterov))
 
     def adagrad_step(
         self,
@@ -410,22 +403,20 @@ class CudaBackend:
         rate: float,
         epsilon: float,
     ) -> None:
-        self._each(
-            kernels.adagrad_step, weight.size, *flat(weight, gradient, total), scale, *map(np.float32, (l2, rate, epsilon))
-        )
+        self._each(kernels.adagrad_step, weight.size, *flat(weight, gradient, total), scale, *map(c_float, (l2, rate, epsilon)))
 
     def rmsprop_step(
         self, weight: Array, gradient: Array, mean: Array, *,
         scale: Array, l2: float, rate: float, decay: float, epsilon: float,
     ) -> None:  # fmt: skip
-        numbers = map(np.float32, (l2, rate, decay, epsilon))
+        numbers = map(c_float, (l2, rate, decay, epsilon))
         self._each(kernels.rmsprop_step, weight.size, *flat(weight, gradient, mean), scale, *numbers)
 
     def adam_step(
         self, weight: Array, gradient: Array, first: Array, second: Array, *,
         scale: Array, l2: float, shrink: float, rate: float, beta1: float, beta2: float, epsilon: float, step: int,
     ) -> None:  # fmt: skip
-        numbers = map(np.float32, (l2, 1 - shrink, rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
+        numbers = map(c_float, (l2, 1 - shrink, rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
         self._each(kernels.adam_step, weight.size, *flat(weight, gradient, first, second), scale, *numbers)
 
     def adam_idle(
@@ -433,5 +424,5 @@ class CudaBackend:
         rate: float, beta1: float, beta2: float, epsilon: float, step: int,
     ) -> None:  # fmt: skip
         if step:
-            numbers = map(np.float32, (rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
+            numbers = map(c_float, (rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
             self._launch(kernels.adam_idle, len(weight), weight, first, second, idle, keeps, *numbers)

@@ -378,13 +378,6 @@ def copy(values, source, copied, target):
 
 
 @kernel
-def fill(array, value):
-    i = cuda.grid(1)
-    if i < array.size:
-        array[uint32(i)] = value
-
-
-@kernel
 def add(values, total):
     i = cuda.grid(1)
     if i < total.size:

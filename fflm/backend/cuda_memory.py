@@ -1,17 +1,35 @@
-"""Memory of the GPU, and what the host sends there, without waiting for each other.
+"""Arrays in a GPU's memory, and how numbers come there, without host and GPU waiting for each other.
 
-A step makes some thirty arrays and drops them. To give memory back to the driver makes the host wait until the GPU has done all
-its work; to keep it for the next array of about its size is safe, because what used it and what will use it run one after the
-other. The host also waits when it copies from ordinary memory, but not from memory that is pinned: that the system never moves.
+A step makes some sixty arrays, slices them, and drops them. numba.cuda's own take the host tens of microseconds each, which
+together is longer than a small step; ours know what a kernel is told of them when they are made. To give memory back to the
+driver makes the host wait until the GPU has done all its work; to keep it for the next array of about its size is safe, because
+what used it and what will use it run one after the other. The host also waits when it copies from ordinary memory, but not from
+memory that is pinned: that the system never moves.
 """
 
-import weakref
+import math
+import threading
 from collections import defaultdict
 from typing import Any
 
 import numpy as np
 from numba import cuda
-from numba.cuda.cudadrv.driver import AutoFreePointer, CudaAPIError, NumbaCUDAMemoryManager, binding, driver
+from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
+
+STREAM = 0
+"""All work is done in the default stream, in its order."""
+
+PINNED = 2**26
+"""Bytes on their way through pinned memory at most."""
+
+_thread = threading.local()
+
+
+def use_gpu() -> None:
+    """Let the calling thread use the GPU."""
+    if not hasattr(_thread, "uses_gpu"):
+        cuda.current_context()
+        _thread.uses_gpu = True
 
 
 def size_class(size: int) -> int:
@@ -20,8 +38,129 @@ def size_class(size: int) -> int:
     return max(1, -(-size // unit)) * unit
 
 
-PINNED = 2**26
-"""Bytes on their way through pinned memory at most."""
+class Memory:
+    """Some of a GPU's memory, which goes back to its pool when nothing refers to it."""
+
+    __slots__ = ("_free", "address", "pointer")
+
+    def __init__(self, pointer: Any, free: list[Any]) -> None:
+        self.pointer, self.address, self._free = pointer, int(pointer), free
+
+    def __del__(self) -> None:
+        self._free.append(self.pointer)
+
+
+class Pool:
+    """The GPU's memory, that which was dropped kept by its size."""
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[Any]] = defaultdict(list)
+
+    def take(self, size: int) -> Memory:
+        """Return memory of so many bytes, uninitialised.
+
+        Raises
+        ------
+        MemoryError
+            If the GPU has no more, even after the pool was given back.
+        """
+        taken = size_class(size)
+        free = self._free[taken]
+        try:
+            pointer = free.pop()
+        except IndexError:
+            pointer = self._allocate(taken)
+        return Memory(pointer, free)
+
+    def _allocate(self, size: int) -> Any:
+        use_gpu()
+        try:
+            return driver.cuMemAlloc(size)
+        except CudaAPIError as error:
+            if error.code != binding.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+                raise
+        self.give_back()
+        try:
+            return driver.cuMemAlloc(size)
+        except CudaAPIError as error:
+            if error.code != binding.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+                raise
+            free, total = driver.cuMemGetInfo()
+            raise MemoryError(
+                f"of the GPU's {total / 1e9:,.1f} GB {free / 1e9:,.1f} are free, and {size / 1e9:,.1f} are needed; "
+                "use a smaller network or vocabulary (batches go in parts, they need not be smaller)"
+            ) from error
+
+    def give_back(self) -> None:
+        """Give what was dropped back to the driver."""
+        for free in self._free.values():
+            while free:
+                driver.cuMemFree(free.pop())
+
+
+POOL = Pool()
+
+
+class DeviceArray:
+    """A C-contiguous array in a GPU's memory. Slices and reshapes share it.
+
+    Attributes
+    ----------
+    shape, dtype, size
+        As NumPy's.
+    kind
+        Its dtype and dimensions, by which kernels are compiled.
+    words
+        What a kernel is told of it, numba.cuda's layout: two words that are not used, numbers, bytes of each, address, shape, and
+        strides in bytes.
+    """
+
+    __slots__ = ("_memory", "address", "dtype", "kind", "shape", "size", "words")
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, memory: Memory | None = None, address: int = 0) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        self.size: int = math.prod(shape)
+        each: int = self.dtype.itemsize
+        self._memory = memory or POOL.take(self.size * each)
+        self.address = address or self._memory.address
+        self.kind = self.dtype.char, len(shape)
+        strides = (each,) if len(shape) == 1 else (shape[1] * each, each)
+        self.words = 0, 0, self.size, each, self.address, *shape, *strides
+
+    @property
+    def ndim(self) -> int:
+        """As NumPy's."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """As NumPy's."""
+        return int(self.words[2] * self.words[3])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> "DeviceArray":
+        start, stop, _ = rows.indices(self.shape[0])
+        row = self.words[-len(self.shape)]
+        return DeviceArray((max(0, stop - start), *self.shape[1:]), self.dtype, self._memory, self.address + start * row)
+
+    def clear(self) -> None:
+        """Set all numbers to 0, in the order of the GPU's work."""
+        use_gpu()
+        if self.size:
+            driver.cuMemsetD8Async(self.address, 0, self.nbytes, STREAM)
+
+    def reshape(self, *shape: Any) -> "DeviceArray":
+        """Return the numbers in another shape, of one or two dimensions; one of them may be -1, as for NumPy."""
+        if isinstance(shape[0], tuple):
+            (shape,) = shape
+        if -1 in shape:
+            known = -math.prod(shape)
+            shape = tuple(self.size // known if length == -1 else length for length in shape)
+        if math.prod(shape) != self.size:
+            raise ValueError(f"an array of shape {self.shape} has none of shape {shape}")
+        return self if shape == self.shape else DeviceArray(shape, self.dtype, self._memory, self.address)
 
 
 class PinnedCopies:
@@ -35,82 +174,33 @@ class PinnedCopies:
         self._free: dict[int, list[Any]] = defaultdict(list)
         self._sent: list[Any] = []
 
-    def send(self, array: Any, copied: Any) -> None:
+    def send(self, array: Any, copied: DeviceArray) -> None:
         """Copy a NumPy array to one of the GPU, of the same shape and type, both contiguous."""
+        use_gpu()
         taken = size_class(array.nbytes)
         if taken > PINNED:
-            copied.copy_to_device(array)
+            driver.cuMemcpyHtoD(copied.address, array.ctypes.data, array.nbytes)
             return
         if sum(map(len, self._sent)) + taken > PINNED:
-            cuda.synchronize()
+            driver.cuCtxSynchronize()
             self.done()
         free = self._free[taken]
         memory = free.pop() if free else cuda.pinned_array(taken, np.uint8)
-        pinned = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
-        pinned[...] = array
-        copied.copy_to_device(pinned, stream=cuda.legacy_default_stream())
+        memory[: array.nbytes] = array.reshape(-1).view(np.uint8)
+        driver.cuMemcpyHtoDAsync(copied.address, memory.ctypes.data, array.nbytes, STREAM)
         self._sent.append(memory)
+
+    def receive(self, array: DeviceArray) -> Any:
+        """Return an array of the GPU as a NumPy array, after all that was asked for so far."""
+        use_gpu()
+        received = np.empty(array.shape, array.dtype)
+        if array.size:
+            driver.cuMemcpyDtoH(received.ctypes.data, array.address, array.nbytes)
+            self.done()
+        return received
 
     def done(self) -> None:
         """Take note that the GPU has done all that was asked of it so far."""
         for memory in self._sent:
             self._free[len(memory)].append(memory)
         self._sent.clear()
-
-
-class PooledMemory(NumbaCUDAMemoryManager):  # type: ignore[misc]
-    """Numba's memory manager, with a pool of freed memory by its size.
-
-    Raises
-    ------
-    MemoryError
-        If the GPU has no more memory, even after the pool was given back.
-    """
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self._pool: dict[int, list[Any]] = defaultdict(list)
-
-    def memalloc(self, size: int) -> Any:
-        """Return memory for an array, as `NumbaCUDAMemoryManager` does."""
-        taken = size_class(size)
-        free, allocations = self._pool[taken], self.allocations
-        pointer = free.pop() if free else self._allocate(taken)
-        key = int(pointer)
-
-        def finalizer() -> None:
-            allocations.pop(key, None)
-            free.append(pointer)
-
-        memory = AutoFreePointer(weakref.proxy(self.context), pointer, size, finalizer=finalizer)
-        allocations[key] = memory  # it lives until the last array that shares it is gone
-        return memory.own()
-
-    def _allocate(self, size: int) -> Any:
-        try:
-            return driver.cuMemAlloc(size)
-        except CudaAPIError as error:
-            if error.code != binding.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-                raise
-        self.give_back()
-        try:
-            return driver.cuMemAlloc(size)
-        except CudaAPIError as error:
-            if error.code != binding.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-                raise
-            info = self.get_memory_info()
-            raise MemoryError(
-                f"of the GPU's {info.total / 1e9:,.1f} GB {info.free / 1e9:,.1f} are free, and {size / 1e9:,.1f} are needed; "
-                "use a smaller network or vocabulary (batches go in parts, they need not be smaller)"
-            ) from error
-
-    def give_back(self) -> None:
-        """Free the pool."""
-        for free in self._pool.values():
-            while free:
-                driver.cuMemFree(free.pop())
-
-    def reset(self) -> None:
-        """Forget everything, as when the context ends."""
-        self._pool.clear()
-        super().reset()

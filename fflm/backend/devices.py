@@ -93,14 +93,11 @@ def why_no_gpu() -> str:
 
 @cache
 def _cuda() -> Any:
-    """Return numba.cuda, with our memory manager: it must be set before anything touches the GPU."""
+    """Return numba.cuda."""
     import numpy as np
 
     if not hasattr(np, "row_stack"):  # numba-cuda 0.30 asks for it; NumPy 2.5, which only our extras keep out, has dropped it
         np.row_stack = np.vstack
     from numba import cuda
 
-    from fflm.backend.cuda_memory import PooledMemory
-
-    cuda.set_memory_manager(PooledMemory)
     return cuda

@@ -1,0 +1,151 @@
+"""Claim: to launch a kernel takes the host a fifth of the time that it takes in numba.cuda's own way, or less.
+
+Small batches take a GPU less time than the host takes to launch their kernels, so this bounds their speed. Beside it the host's
+part of whole training steps (Bengio's network, dropout, AdamW, clipping): all that it does but wait.
+
+Needs numba-cuda, and no GPU: one is played that does nothing (`tests/played_gpu.py`). So what cuda.core and the driver take is
+left out: some microseconds a launch, the same in both ways.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable
+from ctypes import c_float, c_int32, c_uint32, memset
+from typing import Any
+
+import numpy as np
+from common import ROOT, in_turns, machine, parse, record
+from gpu import EMBEDDING, random_text
+from numba import config, cuda
+from numba.cuda import dispatcher
+from numba.cuda.cudadrv.driver import driver
+
+from fflm.backend import cuda_kernels, cuda_launch
+from fflm.backend.cuda import PRODUCTS, CudaBackend
+from fflm.backend.cuda_launch import launch_kernel
+from fflm.backend.cuda_memory import DeviceArray
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
+from fflm.training.loop import Trainer
+from fflm.training.settings import TrainingSettings
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+from played_gpu import play
+
+DEMANDED = 5.0
+
+LAUNCHES = 100
+"""In a turn."""
+
+RUNS: dict[str, tuple[bool, dict[str, Any]]] = {
+    "exact loss, float32": (False, {}),
+    "exact loss, mixed": (True, {}),
+    "sampled loss, float32": (False, {"loss": "sampled", "samples": 512}),
+}
+
+
+def idle_gpu() -> list[None]:
+    """Let kernels and copies be launched and not done; return a list that each launch makes longer."""
+    gpu, launched = play(), []
+    cuda_launch.launch = dispatcher.launch = lambda *_: launched.append(None)
+    gpu.promise = lambda action: None
+    vars(driver)["cuMemcpyDtoH"] = lambda target, source, size: memset(target, 0, size)
+    config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
+    return launched
+
+
+def launches() -> dict[str, dict[str, Callable[[], Any]]]:
+    """Return for two kernels, with few arguments and with many, ways to launch them again and again."""
+    shapes = [(64,)] * 2, [(8, 8)] * 3 + [(8,)] + [(8, 8)] * 3 + [(8,)]
+    few, many = ([DeviceArray(shape, np.float32) for shape in each] for each in shapes)
+    few_theirs, many_theirs = ([cuda.device_array(shape, np.float32) for shape in each] for each in shapes)
+    targets, targets_theirs = DeviceArray((8,), np.int32), cuda.device_array(8, np.int32)
+
+    def product(arrays: list[Any], ids: Any, real: Any, signed: Any, unsigned: Any) -> tuple[Any, ...]:
+        a, b, c, bias, highest, totals, factors, _ = arrays
+        sizes = unsigned(8), unsigned(8), real(0)
+        return a, b, c, *sizes, bias, signed(0), highest, totals, factors, ids, real(0), real(0)
+
+    ours = product(many, targets, c_float, c_int32, c_uint32)
+    theirs = product(many_theirs, targets_theirs, np.float32, np.int32, np.uint32)
+
+    def own(kernel: Any, arguments: tuple[Any, ...]) -> Callable[[], None]:
+        return lambda: [launch_kernel(kernel, (1,), arguments) for _ in range(LAUNCHES)] and None
+
+    def numba_cuda(kernel: Any, arguments: tuple[Any, ...]) -> Callable[[], None]:
+        return lambda: [kernel[(1,), cuda_kernels.BLOCK](*arguments) for _ in range(LAUNCHES)] and None
+
+    add, layer = cuda_kernels.add, PRODUCTS["layer"]
+    return {
+        "2 arrays": {"fflm": own(add, tuple(few)), "numba.cuda": numba_cuda(add, tuple(few_theirs))},
+        "9 arrays, 5 numbers": {"fflm": own(layer, ours), "numba.cuda": numba_cuda(layer, theirs)},
+    }
+
+
+class IdleTrainer(Trainer):
+    """Takes no note of results, which there are none of, and evaluates nothing."""
+
+    def _check(self, loss: float) -> None:
+        pass
+
+    def _evaluate(self, rate: float) -> Any:
+        self.state.loss_sum = 0.0
+
+
+def steps(launched: list[None]) -> dict[str, dict[str, float]]:
+    """Time the host's part of training steps, and count their launches."""
+    trainings = {}
+    for name, (mixed, settings) in RUNS.items():
+        shape = NetworkConfig(10_000, 4, EMBEDDING, (256,), "tanh", averages=(), tied=False, dropout=0.2, embedding_dropout=0.0)
+        chosen = TrainingSettings(epochs=10**6, batch_size=1024, **settings)
+        network = Network(shape, CudaBackend(mixed))
+        trainings[name] = IdleTrainer(network, Parameters.random(shape, 1), random_text(10_000, 1024), None, chosen).run()
+    found = {}
+    for name, training in trainings.items():
+        for _ in range(8):
+            next(training)
+        launched.clear()
+        for _ in range(8):
+            next(training)
+        found[name] = {"launches": len(launched) / 8}
+    times = in_turns({name: lambda t=training: next(t) for name, training in trainings.items()}, rounds=15)
+    for name, each in times.items():
+        found[name]["seconds"] = statistics.median(each)
+    return found
+
+
+def time_launches(rounds: int) -> dict[str, dict[str, float]]:
+    """Return the seconds of a launch in both ways, and the median of their ratios."""
+    found = {}
+    for name, ways in launches().items():
+        times = in_turns(ways, rounds, turn_seconds=0.1)
+        ratio = statistics.median(theirs / ours for ours, theirs in zip(times["fflm"], times["numba.cuda"], strict=True))
+        found[name] = {**{way: statistics.median(each) / LAUNCHES for way, each in times.items()}, "ratio": ratio}
+        figures = ", ".join(f"{way} {1e6 * found[name][way]:.1f} us" for way in ways)
+        print(f"{name}: {figures}, {ratio:.1f} times")
+    return found
+
+
+def main() -> None:
+    options = parse(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
+    about = machine()
+    launched, rounds = idle_gpu(), 3 if options.quick else 25
+    for ways in launches().values():
+        for way in ways.values():
+            launched.clear()
+            way()
+            assert len(launched) == LAUNCHES
+    found = time_launches(rounds)
+    whole = steps(launched)
+    for name, each in whole.items():
+        print(f"a step, {name}: {each['launches']:.0f} launches, host {1000 * each['seconds']:.2f} ms")
+    record("launching", options.quick, about, driver="left out", launches=found, steps=whole)
+    if min(each["ratio"] for each in found.values()) < DEMANDED:
+        sys.exit(f"numba.cuda's way should take {DEMANDED} times as long")
+
+
+if __name__ == "__main__":
+    main()
