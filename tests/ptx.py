@@ -2,9 +2,9 @@
 
 All threads of a launch are lanes of NumPy arrays. They go on together from barrier to barrier, those that are farthest behind
 first. Noticed, as `PtxError`: addresses out of bounds or misaligned, numbers of shared memory that two threads use between
-barriers, one of them writing (a race), barriers that only some threads of a block reach, and what a warp does together that only
-some of its threads reach, and grids without blocks or with too many. What was never written reads as NaN.
-Not noticed: races between blocks. Not known: how long anything takes.
+barriers, one of them writing (a race), words of global memory that two blocks use, or two threads between barriers, one of them
+writing, barriers that only some threads of a block reach, what a warp does together that only some of its threads reach, and
+grids without blocks or with too many. What was never written reads as NaN. Not known: how long anything takes.
 
 Source: PTX ISA 9.0, sections 9.7.1 to 9.7.14; the instructions are those that the project's kernels have been compiled to.
 """
@@ -36,6 +36,14 @@ GRID = 65535
 
 GAP = 256
 """Bytes between arrays, at least: who leaves one meets nothing."""
+
+BLOCKS = 2**32
+"""No launch has more blocks; the last numbers stand for several that read a word, and for any that add to it."""
+
+SEVERAL, ADDED = BLOCKS - 2, BLOCKS - 1
+
+THREADS = 2**12
+"""No block has more threads; the last number stands for several that read a word."""
 
 Array = Any
 
@@ -133,6 +141,7 @@ class Ptx:
         blocks = math.prod(grid)
         if not blocks or max(grid[1:]) > GRID:
             raise PtxError(f"a grid of {grid}")
+        memory.begin_launch()
         for first in range(0, blocks, max(1, LANES // block)):
             numbers = np.arange(first, min(blocks, first + max(1, LANES // block)))
             with np.errstate(all="ignore"):
@@ -169,13 +178,60 @@ class Memory:
 
     def __init__(self) -> None:
         self.bytes, self.known = np.zeros(GAP, np.uint8), np.zeros(GAP, bool)
+        # Who has written and read each word last: which block of which launch, which thread of it after how many barriers.
+        self._writer, self._reader, self._writer_turn, self._reader_turn = (np.zeros(GAP // 4, np.int64) for _ in range(4))
+        self._launch = 0
 
     def take(self, size: int) -> int:
         """Return where so many bytes begin, apart from all others."""
         address, more = len(self.bytes), -(-(size + GAP) // GAP) * GAP
         self.bytes, self.known = (np.concatenate([array, np.zeros(more, array.dtype)]) for array in (self.bytes, self.known))
+        self._writer, self._reader, self._writer_turn, self._reader_turn = (
+            np.concatenate([array, np.zeros(more // 4, np.int64)])
+            for array in (self._writer, self._reader, self._writer_turn, self._reader_turn)
+        )
         self.lend(address, size, size)
         return address
+
+    def begin_launch(self) -> None:
+        """Let a launch begin: what it does meets nothing that was done before."""
+        self._launch += BLOCKS
+
+    def watch(self, words: np.ndarray, blocks: np.ndarray, turns: np.ndarray, access: str) -> None:
+        """Take note of blocks that "read" or "write" words, or add to them ("atomic"), each thread in its turn: barriers, thread.
+
+        Raises
+        ------
+        PtxError
+            If two threads of a launch use the same word without a barrier between them and one of them writes it, but for those
+            that only add to it.
+        """
+        own = np.broadcast_to(self._launch + (ADDED if access == "atomic" else blocks), len(words))
+        race = self._meets(words, self._writer, self._writer_turn, own, turns)
+        if access == "read":
+            self._note(words, self._reader, self._reader_turn, own, turns)
+        else:
+            race |= self._meets(words, self._reader, self._reader_turn, own, turns)
+            self._writer[words], self._writer_turn[words] = own, turns
+            race |= self._meets(words, self._writer, self._writer_turn, own, turns)
+        if race.any():
+            raise PtxError("a race in global memory")
+
+    def _meets(self, words: np.ndarray, user: np.ndarray, turn: np.ndarray, own: np.ndarray, turns: np.ndarray) -> np.ndarray:
+        """Return whether each word was used by others of this launch: other blocks, or other threads since the last barrier."""
+        used, before = user[words], turn[words]
+        others = (before != turns) & (before // THREADS == turns // THREADS) & (own != self._launch + ADDED)
+        return (used >= self._launch) & ((used != own) | others)
+
+    def _note(self, words: np.ndarray, user: np.ndarray, turn: np.ndarray, own: np.ndarray, turns: np.ndarray) -> None:
+        """Take note of who uses words, and where these are several."""
+        other_blocks = (user[words] >= self._launch) & (user[words] != own)
+        others = self._meets(words, user, turn, own, turns)
+        user[words], turn[words] = own, turns
+        other_blocks |= user[words] != own
+        others |= turn[words] != turns
+        user[words[other_blocks]] = self._launch + SEVERAL
+        turn[words[others]] = turns[others] // THREADS * THREADS + THREADS - 1
 
     def lend(self, address: int, size: int, taken: int) -> None:
         """Let so many of the bytes that begin there be used, and the others of those taken not; they hold NaN."""
@@ -214,7 +270,8 @@ class Run:
         self.ptx, self.memory, self.parameters = ptx, memory, parameters
         self.block, self.lanes = block, block * len(numbers)
         thread, own = np.tile(np.arange(block), len(numbers)), np.repeat(numbers, block)
-        self.thread, self.own_block = thread, np.repeat(np.arange(len(numbers)), block)
+        self.thread, self.own_block, self.block_number = thread, np.repeat(np.arange(len(numbers)), block), own
+        self.turn = thread.copy()  # and, in units of THREADS, how many barriers the block has passed
         special = {"%tid.x": thread, "%laneid": thread % 32, "%ntid.x": block}
         special |= {"%tid.y": 0, "%tid.z": 0, "%ntid.y": 1, "%ntid.z": 1}
         for axis, divisor, size in zip("xyz", (1, grid[0], grid[0] * grid[1]), grid, strict=True):
@@ -286,6 +343,7 @@ class Run:
         if (done.any(1) & ~done.all(1)).any() or (~done.all(1) & (at != at[:, :1]).any(1)).any():
             raise PtxError("a barrier that only some threads of a block reach")
         self.writer[...] = self.reader[...] = -1
+        self.turn += THREADS
 
     def check_warps(self) -> None:
         """Demand that of each warp all threads are active, or none."""
@@ -334,8 +392,11 @@ class Run:
 
     # Memory
 
-    def places(self, operand: str, space: str, size: int, write: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return the memory as bytes, and the active lanes' addresses in it, after checking them for ``size`` bytes."""
+    def places(self, operand: str, space: str, size: int, access: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the memory as bytes, and the active lanes' addresses in it, after checking them for ``size`` bytes.
+
+        ``access`` is "read", "write" or "atomic".
+        """
         base, _, offset = operand.strip("[] ").partition("+")
         address = np.broadcast_to(self.value(base.strip(), "s64"), self.lanes)[self.active] + int(offset or 0)
         if (address % size).any():
@@ -345,6 +406,8 @@ class Run:
             known = self.memory.known
             if ((address < 0) | (address + size > len(known))).any() or not (known[address] & known[address + size - 1]).all():
                 raise PtxError("out of bounds")
+            for word in range(0, size, 4):
+                self.memory.watch((address + word) // 4, self.block_number[lanes], self.turn[lanes], access)
             return self.memory.bytes, address
         memory, rows = (self.shared, self.own_block) if space == "shared" else (self.local, np.arange(self.lanes))
         width = memory.shape[1]
@@ -352,7 +415,7 @@ class Run:
             raise PtxError(f"out of bounds of {space} memory")
         if space == "shared":
             for word in range(0, size, 4):
-                self._watch(rows[lanes], (address + word) // 4, self.thread[lanes], write)
+                self._watch(rows[lanes], (address + word) // 4, self.thread[lanes], access == "write")
         return memory.reshape(-1), address + rows[lanes] * width
 
     def _watch(self, blocks: np.ndarray, words: np.ndarray, threads: np.ndarray, write: bool) -> None:
@@ -407,7 +470,7 @@ def _load(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
     targets, size, space = _vector(target), TYPES[kind].itemsize, _space(parts)
 
     def load(run: Run) -> None:
-        memory, address = run.places(source, space, size * len(targets), write=False)
+        memory, address = run.places(source, space, size * len(targets), access="read")
         view = memory.view(RAW[size])
         for number, each in enumerate(targets):
             values = np.zeros(run.lanes, RAW[size])
@@ -422,7 +485,7 @@ def _store(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
     sources, size, space = _vector(source), TYPES[kind].itemsize, _space(parts)
 
     def store(run: Run) -> None:
-        memory, address = run.places(target, space, size * len(sources), write=True)
+        memory, address = run.places(target, space, size * len(sources), access="write")
         view = memory.view(TYPES[kind])
         for number, each in enumerate(sources):
             values = np.broadcast_to(run.value(each, kind), run.lanes)
@@ -438,7 +501,7 @@ def _atomic(parts: list[str], operands: list[str]) -> Callable[[Run], None]:
     target = operands[-2]
 
     def add(run: Run) -> None:
-        memory, address = run.places(target, "global", size, write=True)
+        memory, address = run.places(target, "global", size, access="atomic")
         view = memory.view(TYPES[kind])
         if parts[0] == "atom" and operands[0] != "_":  # nobody may use what it was before: the order is not known
             run.put(operands[0], np.full(run.lanes, 0xFF, TYPES[kind]))
@@ -576,7 +639,7 @@ def _load_matrices(parts: list[str], operands: list[str]) -> Callable[[Run], Non
 
     def act(run: Run) -> None:
         run.check_warps()
-        memory, address = run.places(operands[1], "shared", 16, write=False)
+        memory, address = run.places(operands[1], "shared", 16, access="read")
         matrices = memory.view(np.uint16)[address[:, None] // 2 + np.arange(8)].reshape(-1, 4, 8, 8)
         if "trans" in parts:
             matrices = matrices.swapaxes(2, 3)

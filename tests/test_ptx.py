@@ -341,6 +341,106 @@ def test_bugs_are_noticed(kernel, message):
         launch(kernel, 1, x, z)
 
 
+def blocks_write_the_same(x, z):
+    z[uint32(cuda.threadIdx.x)] = x[uint32(cuda.threadIdx.x)]
+
+
+def first_block_writes_for_the_last(x, z):
+    if cuda.blockIdx.x == 0:
+        z[uint32(0)] = x[uint32(0)]
+    if cuda.blockIdx.x == cuda.gridDim.x - 1:
+        z[uint32(1)] = z[uint32(0)]
+
+
+def first_block_reads_what_the_last_writes(x, z):
+    if cuda.blockIdx.x == 0:
+        z[uint32(1)] = z[uint32(0)]
+    if cuda.blockIdx.x == cuda.gridDim.x - 1:
+        z[uint32(0)] = x[uint32(0)]
+
+
+def sums_read_too_early(x, z):
+    cuda.atomic.add(z, 0, x[uint32(cuda.threadIdx.x)])
+    cuda.syncthreads()
+    if cuda.blockIdx.x == 0 and cuda.threadIdx.x == 0:
+        z[uint32(1)] = z[uint32(0)]
+
+
+def sums_written_over(x, z):
+    if cuda.blockIdx.x == cuda.gridDim.x - 1:
+        z[uint32(0)] = float32(0)
+    else:
+        cuda.atomic.add(z, 0, x[uint32(cuda.threadIdx.x)])
+
+
+@pytest.mark.parametrize("blocks", [2, 300], ids=["together", "one after the other"])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        blocks_write_the_same,
+        first_block_writes_for_the_last,
+        first_block_reads_what_the_last_writes,
+        sums_read_too_early,
+        sums_written_over,
+    ],
+    ids=lambda kernel: kernel.__name__,
+)
+def test_races_between_blocks_are_noticed(kernel, blocks):
+    x, z = np.ones(LANES, np.float32), np.zeros(LANES, np.float32)
+    with pytest.raises(PtxError, match="a race in global memory"):
+        launch(kernel, blocks, x, z)
+
+
+def written_for_others(x, z):
+    thread = uint32(cuda.threadIdx.x)
+    z[thread] = x[thread]
+    z[thread] += z[thread ^ uint32(32)]
+
+
+def read_by_others(x, z):
+    thread = uint32(cuda.threadIdx.x)
+    x[thread] = z[uint32(7)]
+    if thread == uint32(7):
+        z[uint32(7)] = float32(0)
+
+
+def written_twice(x, z):
+    z[uint32(cuda.threadIdx.x) // uint32(2)] = x[uint32(cuda.threadIdx.x)]
+
+
+@pytest.mark.parametrize("kernel", [written_for_others, read_by_others, written_twice], ids=lambda kernel: kernel.__name__)
+def test_races_between_threads_are_noticed(kernel):
+    x, z = np.ones(LANES, np.float32), np.zeros(LANES, np.float32)
+    with pytest.raises(PtxError, match="a race in global memory"):
+        launch(kernel, 1, x, z)
+
+
+def test_threads_of_a_block_may_take_turns():
+    def kernel(x, z):
+        thread = uint32(cuda.threadIdx.x)
+        for _ in range(3):
+            z[thread] += x[uint32(0)]
+            cuda.syncthreads()
+            other = z[thread ^ uint32(32)]
+            cuda.syncthreads()
+            z[thread] = other
+
+    x, z = np.ones(LANES, np.float32), np.zeros(LANES, np.float32)
+    launch(kernel, 1, x, z)
+    assert (z == 3).all()
+
+
+def test_blocks_may_read_the_same_and_use_their_own():
+    def kernel(x, z):
+        i = uint32(cuda.grid(1))
+        z[i] = x[uint32(0)]
+        z[i] += x[uint32(1)]
+
+    x, z = np.ones(LANES, np.float32), np.zeros(300 * LANES, np.float32)
+    launch(kernel, 300, x, z)
+    assert (z == 2).all()
+
+
 @pytest.mark.parametrize("grid", [(0,), (3, 0), (1, 65536)])
 def test_grids_that_a_gpu_refuses(grid):
     z = np.zeros(LANES, np.float32)
