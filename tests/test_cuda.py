@@ -328,6 +328,35 @@ def test_a_model_predicts_the_same_on_either_device():
     np.testing.assert_allclose(other.log_probabilities(contexts), model.log_probabilities(contexts), rtol=1e-5)
 
 
+@pytest.mark.skipif(devices.device == "cuda", reason="a GPU's memory is what it is")
+def test_a_batch_that_is_too_large_for_the_memory_goes_in_parts(monkeypatch):
+    backend = gpu_backend()
+    from played_gpu import play
+
+    from fflm.backend import cuda_memory
+
+    config, rows = dataclasses.replace(NETWORK, vocabulary=600), 300
+    generator = np.random.default_rng(0)
+    contexts = generator.integers(0, 600, (rows, config.context), np.int32)
+    targets = generator.integers(0, 600, rows, np.int32)
+
+    def gradients(backend):
+        arrays = [Parameters.random(config, 1).mapped(backend.upload) for _ in range(2)]
+        losses = backend.empty((rows,), np.float32)
+        Network(config, backend).gradients(arrays[0], contexts, targets, arrays[1], losses)
+        return [backend.download(array) for array in (*arrays[1], losses)]
+
+    cuda_memory.POOL.give_back()
+    gpu = play()
+    monkeypatch.setattr(gpu, "capacity", sum(gpu.held.values()) + 4 * 600 * rows)
+    for found, expected in zip(gradients(backend), gradients(CpuBackend()), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert backend.softmax_bytes < 4 * 600 * rows
+    gpu.capacity = sum(gpu.held.values()) + 5000
+    with pytest.raises(MemoryError, match=r"of the GPU's .* use a smaller network or vocabulary \(batches go in parts"):
+        gradients(gpu_backend())
+
+
 def test_an_interruption_leaves_no_sums_behind(monkeypatch):
     backend, contexts = gpu_backend(), np.zeros((2, 1), np.int32)
 

@@ -1,6 +1,7 @@
 """The whole network against the reference, its parameters, and its configuration."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,6 +96,28 @@ def test_parts_of_a_batch(name: str, rows: int, monkeypatch: pytest.MonkeyPatch)
     for (_, left), (_, right) in zip(gradients.items(), whole.items(), strict=True):
         assert_close(left, right, PRODUCT[left.dtype])
     assert_close(losses, whole_losses, PRODUCT[losses.dtype])
+
+
+def test_a_batch_for_which_there_is_no_memory_goes_in_smaller_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, network, parameters, contexts, targets, _ = prepare("everything", precision())
+    whole, whole_losses = run(case, network, parameters, contexts, targets)
+    monkeypatch.setattr(BACKEND, "softmax_bytes", BACKEND.softmax_bytes)
+    scatter_add, most = BACKEND.scatter_add, len(targets) // 3
+
+    def small(words: np.ndarray, *arguments: Any) -> None:  # the last operation, when all gradients have been written
+        if len(words) > most:
+            raise MemoryError
+        scatter_add(words, *arguments)
+
+    monkeypatch.setattr(BACKEND, "scatter_add", small)
+    gradients, losses = run(case, network, parameters, contexts, targets)
+    for (_, left), (_, right) in zip(gradients.items(), whole.items(), strict=True):
+        assert_close(left, right, PRODUCT[left.dtype])
+    assert_close(losses, whole_losses, PRODUCT[losses.dtype])
+    assert network.rows_at_once(parameters, len(targets)) <= most
+    most = 0
+    with pytest.raises(MemoryError):
+        run(case, network, parameters, contexts, targets)
 
 
 def test_at_least_one_row_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

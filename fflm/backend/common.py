@@ -29,6 +29,7 @@ class Scratch:
         size = math.prod(shape)
         held = self._held.get(name)
         if held is None or held.size < size or held.dtype != dtype:
+            held = self._held[name] = None  # so that there need not be room for both
             held = self._held[name] = make(size) if make else self._empty((size,), dtype)
         return held[:size].reshape(shape)
 

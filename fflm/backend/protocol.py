@@ -43,7 +43,7 @@ class Backend(Protocol):
 
     name: str
     softmax_bytes: int
-    """Memory that a softmax's B x V numbers may take; a larger batch goes through the network in equal parts."""
+    """Memory that a softmax's B x V numbers may take; a larger batch goes through the network in equal parts. May be set."""
 
     @property
     def exact(self) -> "Backend":

@@ -46,9 +46,11 @@ class Network:
 
     def rows_at_once(self, parameters: Parameters, batch: int) -> int:
         """Return how many rows of a batch go through the network at a time, by the memory their softmax takes."""
-        row: int = parameters.output_bias.dtype.itemsize * parameters.words
-        parts = -(-batch // max(1, self.backend.softmax_bytes // row))
+        parts = -(-batch // max(1, self.backend.softmax_bytes // self._row_bytes(parameters)))
         return -(-batch // parts)
+
+    def _row_bytes(self, parameters: Parameters) -> int:
+        return int(parameters.output_bias.dtype.itemsize * parameters.words)
 
     def gradients(
         self,
@@ -81,12 +83,29 @@ class Network:
             What is to be lowered.
         seed, step
             Name the dropout masks: the same numbers give the same masks.
+
+        Raises
+        ------
+        MemoryError
+            If there is not enough for a single row. Where there is too little for the rows that `rows_at_once` says, the batch is
+            begun again with half of them, and so are batches from then on.
         """
-        batch, at_once = len(targets), self.rows_at_once(parameters, len(targets))
-        for low in range(0, batch, at_once):
-            part = slice(low, min(low + at_once, batch))
-            words = self.backend.upload(contexts[part])
-            self._part_gradients(parameters, words, targets[part], gradients, losses[part], low, batch, objective, seed, step)
+        backend, batch = self.backend, len(targets)
+        while True:
+            at_once = self.rows_at_once(parameters, batch)
+            try:
+                for low in range(0, batch, at_once):
+                    part = slice(low, min(low + at_once, batch))
+                    words = backend.upload(contexts[part])
+                    self._part_gradients(
+                        parameters, words, targets[part], gradients, losses[part], low, batch, objective, seed, step
+                    )
+                return
+            except MemoryError:
+                if at_once == 1:
+                    raise
+            # Not earlier, for the exception holds what its part has made.
+            backend.softmax_bytes = at_once // 2 * self._row_bytes(parameters)
 
     def losses(
         self, parameters: Parameters, contexts: Array, targets: Array, losses: Array, *, rows: Array | None = None
