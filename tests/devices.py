@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ptx import unwritten
 
 from fflm.backend import cpu
 from fflm.backend.cpu import CpuBackend
@@ -70,9 +71,9 @@ class NumpyBackend:
         return NumpyBackend(self.backend.exact)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """Return an array of NaN."""
+        """Return an array that nothing was written to."""
         array = np.empty(shape, dtype)
-        array.reshape(-1).view(np.uint8)[:] = 0xFF  # NaN
+        array.reshape(-1).view(np.uint8)[:] = unwritten(array.nbytes)
         return array
 
     def upload(self, array: Any) -> np.ndarray:

@@ -4,13 +4,17 @@ What a driver does later, it does later: launches and copies of a stream wait un
 order. Memory that is handed out again holds NaN and ends where its array does. Not played: other streams, other GPUs.
 """
 
+import functools
+import threading
 import weakref
 from collections.abc import Callable
-from ctypes import memmove
+from ctypes import c_void_p, memmove, string_at
 from types import SimpleNamespace
 from typing import Any
 
+import devices
 import numpy as np
+from cuda.core._kernel_arg_handler import ParamHolder
 from numba.cuda import codegen
 from numba.cuda.cudadrv import driver as driver_module
 from numba.cuda.cudadrv.driver import Context, CudaAPIError, Device, binding, driver
@@ -48,24 +52,42 @@ class PlayedGpu:
         self.launched: list[Ptx] = []
         self._pinned: dict[int, np.ndarray] = {}
         self._promised: list[Callable[[], None]] = []
-        self._contexts: list[Any] = []
+        self._thread = threading.local()
         self.functions: dict[str, Callable[..., Any]] = {
             "cuDeviceGetCount": lambda: 1,
             "cuCtxGetDevice": lambda: 0,
             "cuCtxGetCurrent": lambda: self._contexts[-1] if self._contexts else binding.CUcontext(0),
-            "cuCtxPushCurrent": self._contexts.append,
-            "cuCtxPopCurrent": self._contexts.pop,
-            "cuCtxSynchronize": self.wait,
-            "cuMemGetInfo": lambda: (self.capacity - sum(self.held.values()), self.capacity),
-            "cuMemAlloc": self._allocate,
-            "cuMemFree": self._free,
-            "cuMemHostAlloc": self._allocate_pinned,
-            "cuMemFreeHost": self._free_pinned,
-            "cuMemcpyHtoD": self._copy_to_device,
-            "cuMemcpyHtoDAsync": self._promise_copy_to_device,
-            "cuMemcpyDtoH": self._copy_to_host,
-            "cuMemsetD8Async": self._promise_bytes,
+            "cuCtxPushCurrent": lambda context: self._contexts.append(context),
+            "cuCtxPopCurrent": lambda: self._contexts.pop(),
+            "cuCtxSynchronize": self.in_context(self.wait),
+            "cuMemGetInfo": self.in_context(lambda: (self.capacity - sum(self.held.values()), self.capacity)),
+            "cuMemAlloc": self.in_context(self._allocate),
+            "cuMemFree": self.in_context(self._free),
+            "cuMemHostAlloc": self.in_context(self._allocate_pinned),
+            "cuMemFreeHost": self.in_context(self._free_pinned),
+            "cuMemcpyHtoD": self.in_context(self._copy_to_device),
+            "cuMemcpyHtoDAsync": self.in_context(self._promise_copy_to_device),
+            "cuMemcpyDtoH": self.in_context(self._copy_to_host),
+            "cuMemsetD8Async": self.in_context(self._promise_bytes),
         }
+
+    @property
+    def _contexts(self) -> list[Any]:
+        """Those of the present thread."""
+        if not hasattr(self._thread, "contexts"):
+            self._thread.contexts = []
+        return self._thread.contexts
+
+    def in_context(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that fails in a thread without a context."""
+
+        @functools.wraps(function)
+        def checked(*arguments: Any) -> Any:
+            if not self._contexts:
+                raise CudaAPIError(binding.CUresult.CUDA_ERROR_INVALID_CONTEXT, "no context")
+            return function(*arguments)
+
+        return checked
 
     def promise(self, action: Callable[[], None]) -> None:
         """Let something be done after all that was promised before."""
@@ -78,10 +100,17 @@ class PlayedGpu:
             action()
 
     def launch(self, stream: Any, config: Any, kernel: Ptx, *words: Any) -> None:
-        """Stand in for ``cuda.core.launch``."""
+        """Stand in for ``cuda.core.launch``, which converts the words in the same way."""
         assert int(stream.handle) == STREAM
+        assert len(words) == len(kernel.types)
         self.launched.append(kernel)
-        self.promise(lambda: kernel.run(self.memory, tuple(config.grid), config.block[0], words))
+        holder = ParamHolder(words)
+        pointers = (c_void_p * len(words)).from_address(holder.ptr)
+        values = [
+            np.frombuffer(string_at(pointer, dtype.itemsize), dtype)[0]
+            for pointer, dtype in zip(pointers, kernel.types, strict=True)
+        ]
+        self.promise(lambda: kernel.run(self.memory, tuple(config.grid), config.block[0], values))
 
     def _allocate(self, size: int) -> Any:
         if sum(self.held.values()) + size > self.capacity:
@@ -144,6 +173,8 @@ _played: list[PlayedGpu] = []
 
 def play() -> PlayedGpu:
     """Let numba.cuda use a played GPU from now on, the same one each time; whether there is a driver it is not asked about."""
+    if devices.device == "cuda":
+        raise RuntimeError("with --device cuda a real one is tested")
     if not _played:
         gpu, device = PlayedGpu(), Device.__new__(Device)
         device.id, device.name, device.compute_capability = 0, NAME, (9, 0)
@@ -151,7 +182,7 @@ def play() -> PlayedGpu:
         driver.devices[0] = device
         vars(driver).update(gpu.functions)
         driver_module._logger = driver_module.make_logger()
-        cuda_memory.POOL, cuda_launch.launch = WatchedPool(gpu), gpu.launch
+        cuda_memory.POOL, cuda_launch.launch = WatchedPool(gpu), gpu.in_context(gpu.launch)
         codegen.CUDACodeLibrary.get_cufunc = _function
         _played.append(gpu)
     return _played[0]
@@ -160,5 +191,6 @@ def play() -> PlayedGpu:
 def _function(library: codegen.CUDACodeLibrary) -> Any:
     """Stand in for what loads a compiled kernel."""
     if not library._cufunc_cache:
+        library.get_cubin()  # which is kept on disk with it, for a GPU to load
         library._cufunc_cache[0] = SimpleNamespace(kernel=Ptx(library.get_asm_str()), module=SimpleNamespace(initialized=True))
     return library._cufunc_cache[0]

@@ -128,15 +128,18 @@ class Ptx:
                 memory.write(places[id(root)][0], root.reshape(-1).view(np.uint8))
             address = places[id(root)][0] + _address(argument) - _address(root)
             words += [0, 0, argument.size, argument.itemsize, address, *argument.shape, *argument.strides]
-        self.run(memory, grid, block, words)
+        self.run(memory, grid, block, [dtype.type(word) for dtype, word in zip(self.types, words, strict=True)])
         for address, root in places.values():
             root.reshape(-1).view(np.uint8)[:] = memory.read(address, root.nbytes)
 
-    def run(self, memory: "Memory", grid: tuple[int, ...], block: int, words: Sequence[Any]) -> None:
-        """Run the kernel: words are integers of 64 bits, and NumPy's or ctypes' scalars."""
-        if len(words) != len(self.parameters):
-            raise PtxError(f"{len(words)} words of arguments for {len(self.parameters)} parameters")
-        named = {name: _word(TYPES[kind], word) for (kind, name), word in zip(self.parameters, words, strict=True)}
+    @property
+    def types(self) -> list[np.dtype]:
+        """Of the parameters: an array has several."""
+        return [TYPES[kind] for kind, _ in self.parameters]
+
+    def run(self, memory: "Memory", grid: tuple[int, ...], block: int, values: Sequence[Any]) -> None:
+        """Run the kernel: values are NumPy's scalars, of the parameters' `types`."""
+        named = {name: value for (_, name), value in zip(self.parameters, values, strict=True)}
         grid = (*grid, *(1,) * (3 - len(grid)))
         blocks = math.prod(grid)
         if not blocks or max(grid[1:]) > GRID:
@@ -148,9 +151,9 @@ class Ptx:
                 Run(self, memory, named, grid, block, numbers).go()
 
 
-def _word(dtype: np.dtype, word: Any) -> Any:
-    """Return an argument with its bits as they are."""
-    return dtype.type(word) if isinstance(word, int) else np.frombuffer(bytes(word), dtype)[0]
+def unwritten(size: int) -> np.ndarray:
+    """Return so many bytes that nothing was written to: NaN for floats of any size, and huge integers."""
+    return np.resize(np.array([0xFF, 0x7F], np.uint8), size)
 
 
 def _root(array: np.ndarray) -> np.ndarray:
@@ -166,7 +169,7 @@ def _address(array: np.ndarray) -> int:
 
 
 class Memory:
-    """A GPU's memory.
+    """A GPU's memory; what was not written is NaN, or a huge integer.
 
     Attributes
     ----------
@@ -204,7 +207,7 @@ class Memory:
         ------
         PtxError
             If two threads of a launch use the same word without a barrier between them and one of them writes it, but for those
-            that only add to it.
+            that only add to it. Also if a word is added to and otherwise used in one launch, be it by one thread.
         """
         own = np.broadcast_to(self._launch + (ADDED if access == "atomic" else blocks), len(words))
         race = self._meets(words, self._writer, self._writer_turn, own, turns)
@@ -234,9 +237,9 @@ class Memory:
         turn[words[others]] = turns[others] // THREADS * THREADS + THREADS - 1
 
     def lend(self, address: int, size: int, taken: int) -> None:
-        """Let so many of the bytes that begin there be used, and the others of those taken not; they hold NaN."""
+        """Let so many of the bytes that begin there be used, and the others of those taken not; they are unwritten."""
         self.known[address : address + taken] = np.arange(taken) < size
-        self.bytes[address : address + taken] = 0xFF
+        self.bytes[address : address + taken] = unwritten(taken)
 
     def write(self, address: int, data: np.ndarray) -> None:
         """Copy bytes to where they may be."""
@@ -282,8 +285,8 @@ class Run:
             for name, dtype in ptx.registers.items()
         }
         words = 2 * -(-ptx.bytes["shared"] // 8)
-        self.shared = np.full((len(numbers), 4 * words), 0xFF, np.uint8)
-        self.local = np.full((self.lanes, -(-ptx.bytes["local"] // 16) * 16), 0xFF, np.uint8)
+        self.shared = np.tile(unwritten(4 * words), (len(numbers), 1))
+        self.local = np.tile(unwritten(-(-ptx.bytes["local"] // 16) * 16), (self.lanes, 1))
         # Who has written and read each word of shared memory since the last barrier: -1 nobody, -2 several.
         self.writer, self.reader = (np.full((len(numbers), words), -1, np.int32) for _ in range(2))
         self.active, self.whole = np.ones(self.lanes, bool), True

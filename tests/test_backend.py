@@ -270,6 +270,9 @@ def test_copy(rows: int, wide: int, narrow: int, first: int, dtype: np.dtype, th
     assert np.array_equal(together, expected)
     BACKEND.copy(together, values, source=wide - narrow)
     assert np.array_equal(values, expected[:, wide - narrow :])
+    rest = (values.copy(), values[:, : (narrow + 1) // 2].copy())
+    BACKEND.copy(*rest, source=narrow // 2)
+    assert np.array_equal(rest[1], values[:, narrow // 2 :])
 
 
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 2), (3, 5), (33, 70)])

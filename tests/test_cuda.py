@@ -21,7 +21,7 @@ from tiny import tiny_model
 
 pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
-from fflm.backend import cuda_kernels, cuda_mixed
+from fflm.backend import cuda_kernels, cuda_launch, cuda_mixed
 from fflm.backend.cpu import CpuBackend
 from fflm.backend.cuda import MIXED_PRODUCTS, PRODUCTS, SPAN, WAVE, CudaBackend, divide
 from fflm.backend.cuda_launch import signature
@@ -163,11 +163,9 @@ def test_kernels_are_compiled_once(tmp_path):
     """Products of different forms share their name, and must not be taken for each other."""
     program = """
 import test_cuda
-from numba.cuda import dispatcher
 from played_gpu import play
 
 play()
-dispatcher._Kernel.bind = lambda kernel: kernel._codelibrary.get_cubin()  # what a GPU would load
 for name in ("add", "layer", "logits", "mixed logits"):
     kernel, types = test_cuda.LAUNCHES[name]
     code = kernel.compile(types)._codelibrary.get_cubin().code
@@ -328,33 +326,66 @@ def test_a_model_predicts_the_same_on_either_device():
     np.testing.assert_allclose(other.log_probabilities(contexts), model.log_probabilities(contexts), rtol=1e-5)
 
 
+@pytest.mark.skipif(devices.device == "cuda", reason="a GPU does not say what waited")
+@pytest.mark.parametrize("mixed", [False, True], ids=["fp32", "mixed"])
+def test_a_step_waits_for_its_results_alone(monkeypatch, mixed):
+    from numba.cuda.cudadrv.driver import driver
+    from played_gpu import play
+
+    calls = []
+
+    def noted(name, function):
+        return lambda *arguments: (calls.append(name), function(*arguments))[1]
+
+    backend, gpu = gpu_backend(mixed), play()
+    for name in ("cuCtxSynchronize", "cuMemAlloc", "cuMemFree", "cuMemHostAlloc", "cuMemcpyHtoD", "cuMemcpyDtoH"):
+        monkeypatch.setitem(vars(driver), name, noted(name, vars(driver)[name]))
+    monkeypatch.setattr(cuda_launch, "launch", noted("launch", gpu.launch))
+    windows = Windows(TEXT, NETWORK.context, padding=NETWORK.vocabulary)
+    training = Trainer(Network(NETWORK, backend), Parameters.random(NETWORK, 1), windows, None, SETTINGS).run()
+    for _ in range(3):
+        next(training)
+    calls.clear()
+    next(training)
+    launches = len(calls) - 2
+    assert calls == ["launch"] * launches + ["cuMemcpyDtoH"] * 2  # losses, and what is left of the gradient's norm
+    assert launches <= 40
+
+
 @pytest.mark.skipif(devices.device == "cuda", reason="a GPU's memory is what it is")
-def test_a_batch_that_is_too_large_for_the_memory_goes_in_parts(monkeypatch):
-    backend = gpu_backend()
+@pytest.mark.parametrize("share", [0.7, 1.25])
+def test_a_batch_that_is_too_large_for_the_memory_goes_in_parts(monkeypatch, share):
+    """Whether it is the softmax for which there is no room, or what comes after it."""
     from played_gpu import play
 
     from fflm.backend import cuda_memory
 
-    config, rows = dataclasses.replace(NETWORK, vocabulary=600), 300
+    config, rows = dataclasses.replace(NETWORK, vocabulary=1000), 100
     generator = np.random.default_rng(0)
-    contexts = generator.integers(0, 600, (rows, config.context), np.int32)
-    targets = generator.integers(0, 600, rows, np.int32)
-
-    def gradients(backend):
-        arrays = [Parameters.random(config, 1).mapped(backend.upload) for _ in range(2)]
-        losses = backend.empty((rows,), np.float32)
-        Network(config, backend).gradients(arrays[0], contexts, targets, arrays[1], losses)
-        return [backend.download(array) for array in (*arrays[1], losses)]
-
-    cuda_memory.POOL.give_back()
+    contexts = generator.integers(0, 1000, (rows, config.context), np.int32)
+    targets = generator.integers(0, 1000, rows, np.int32)
     gpu = play()
-    monkeypatch.setattr(gpu, "capacity", sum(gpu.held.values()) + 4 * 600 * rows)
-    for found, expected in zip(gradients(backend), gradients(CpuBackend()), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    assert backend.softmax_bytes < 4 * 600 * rows
-    gpu.capacity = sum(gpu.held.values()) + 5000
+
+    def gradients(backend, capacity):
+        arrays = [Parameters.random(config, 1).mapped(backend.upload) for _ in range(2)]
+        losses, network = backend.empty((rows,), np.float32), Network(config, backend)
+        cuda_memory.POOL.give_back()
+        gpu.capacity = sum(gpu.held.values()) + capacity
+        network.gradients(arrays[0], contexts, targets, arrays[1], losses)
+        return network.rows_at_once(arrays[0], rows), [backend.download(array) for array in (*arrays[1], losses)]
+
+    monkeypatch.setattr(gpu, "capacity", gpu.capacity)
+    _, expected = gradients(CpuBackend(), 0)
+    gpu.capacity = 2**30
+    backend = gpu_backend()
+    at_once, found = gradients(backend, int(share * 4 * 1000 * rows))
+    assert at_once < rows
+    for array, right in zip(found, expected, strict=True):
+        np.testing.assert_allclose(array, right, rtol=0, atol=1e-5 * np.abs(right).max())
+    gpu.capacity = 2**30
+    backend.release()
     with pytest.raises(MemoryError, match=r"of the GPU's .* use a smaller network or vocabulary \(batches go in parts"):
-        gradients(gpu_backend())
+        gradients(backend, 5000)
 
 
 def test_an_interruption_leaves_no_sums_behind(monkeypatch):

@@ -1,18 +1,22 @@
 """The GPU that is played waits and fails as one does; on it our arrays are like NumPy's, and share their memory only in turn."""
 
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_uint32
 
+import devices
 import numpy as np
 import pytest
 
 pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
+if devices.device == "cuda":
+    pytest.skip("a real GPU is tested", allow_module_level=True)
 
 from numba import cuda, uint32
-from numba.cuda.cudadrv.driver import driver
+from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
 from played_gpu import PlayedGpu, play
 from ptx import PtxError
 
-from fflm.backend import cuda_memory
+from fflm.backend import cuda_launch, cuda_memory
 from fflm.backend.cuda_kernels import BLOCK
 from fflm.backend.cuda_launch import launch_kernel
 from fflm.backend.cuda_memory import STREAM, DeviceArray, PinnedCopies, Pool, size_class
@@ -108,13 +112,35 @@ def test_memory_is_used_again_after_what_was_asked_of_it_before():
     assert received(total) == [*range(1, BLOCK + 1), *range(BLOCK, 700)]
 
 
+def test_a_thread_needs_a_context():
+    with ThreadPoolExecutor(1) as thread:
+        with pytest.raises(CudaAPIError, match="no context"):
+            thread.submit(driver.cuCtxSynchronize).result()
+        with pytest.raises(CudaAPIError, match="no context"):
+            thread.submit(cuda_launch.launch, cuda_launch._stream(), None, None).result()
+
+
 # Our memory
+
+
+def test_any_thread_may_use_the_gpu():
+    array = on_gpu([1, 2, 3])
+    for task in (counted, received, PinnedCopies().receive, DeviceArray.clear, on_gpu_of):
+        with ThreadPoolExecutor(1) as thread:  # a new one, which nothing was done in before
+            thread.submit(task, array).result()
+    assert received(array) == [0, 0, 0]
+
+
+def on_gpu_of(array):
+    """Send an array of an array's shape."""
+    PinnedCopies().send(np.ones(array.shape, array.dtype), DeviceArray(array.shape, array.dtype))
 
 
 @pytest.fixture
 def pool(monkeypatch):
     """Return a pool of memory and its GPU."""
     gpu = PlayedGpu(capacity=10_000)
+    gpu.functions["cuCtxPushCurrent"](binding.CUcontext(1))
     for name, function in gpu.functions.items():
         monkeypatch.setitem(vars(driver), name, function)
     return Pool(), gpu
@@ -189,7 +215,7 @@ def test_what_was_sent_stays_until_it_has_arrived(copies):
     targets = [sent(copies, number) for number in range(5)]
     assert numbers(targets) == [0, 1, 2, 3, 4]
     assert len(pinned) == 5
-    copies.done()
+    copies.receive(targets[0])
     again = [sent(copies, number) for number in range(5, 8)]
     assert numbers(targets + again) == [0, 1, 2, 3, 4, 5, 6, 7]
     assert len(pinned) == 5
@@ -209,6 +235,29 @@ def test_pinned_memory_has_a_limit(copies, monkeypatch):
     assert numbers(targets) == [0, 1, 2, 3, 4, 5]
 
 
+def test_an_interruption_lets_no_memory_be_used_twice(copies, monkeypatch):
+    copies, _, _ = copies
+    sent(copies, 0)
+
+    class Interrupted(dict):
+        def __getitem__(self, size):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(copies, "_free", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            copies.done()
+    copies.done()
+    assert numbers([sent(copies, 7), sent(copies, 8)]) == [7, 8]
+
+
+def test_what_is_empty_is_not_sent(copies):
+    copies, pinned, _ = copies
+    empty = sent(copies, 1, size=0)
+    assert not pinned
+    assert copies.receive(empty).shape == (0, 2)
+
+
 # Our arrays
 
 
@@ -224,6 +273,11 @@ def test_arrays_have_the_shapes_of_numpy_s(shape):
         assert part.words[5:] == (*expected.shape, *expected.strides)
         if part.size:
             assert part.address - there.address == expected.ctypes.data - here.ctypes.data
+
+
+def test_only_consecutive_rows_are_slices():
+    with pytest.raises(ValueError, match="consecutive rows"):
+        DeviceArray((6, 2), np.int32)[::2]
 
 
 def test_other_shapes_are_refused():

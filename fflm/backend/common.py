@@ -33,6 +33,10 @@ class Scratch:
             held = self._held[name] = make(size) if make else self._empty((size,), dtype)
         return held[:size].reshape(shape)
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._held.clear()
+
 
 def flat(*arrays: Array) -> list[Array]:
     """Return contiguous arrays in one dimension."""

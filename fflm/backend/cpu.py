@@ -703,11 +703,15 @@ class CpuBackend:
     softmax_bytes = 128 * 2**20
 
     def __init__(self) -> None:
-        self._borrow = Scratch(np.empty).borrow
+        self._scratch = Scratch(np.empty)
+        self._borrow = self._scratch.borrow
 
     @property
     def exact(self) -> "CpuBackend":
         return self
+
+    def release(self) -> None:
+        self._scratch.clear()
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return np.empty(shape, dtype)
@@ -719,7 +723,7 @@ class CpuBackend:
         return array
 
     def copy(self, values: Array, copied: Array, *, source: int = 0, target: int = 0) -> None:
-        columns = min(values.shape[1], copied.shape[1])
+        columns = min(values.shape[1] - source, copied.shape[1] - target)
         copied[:, target : target + columns] = values[:, source : source + columns]
 
     def clear(self, array: Array) -> None:

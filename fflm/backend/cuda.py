@@ -68,7 +68,7 @@ def divide(blocks: int, inner: int) -> tuple[int, int]:
 
 
 class CudaBackend:
-    """The operations of `protocol.Backend` on a GPU's arrays (numba.cuda), float32.
+    """The operations of `protocol.Backend` on a GPU's arrays (`cuda_memory.DeviceArray`), float32.
 
     Keeps scratch memory between calls: B x V numbers of the largest batch seen, (V + 1) x m integers, parts of products, and in
     mixed precision the halves of operands.
@@ -87,7 +87,8 @@ class CudaBackend:
         self.mixed = mixed
         if mixed:
             self.softmax_bytes = 2**31  # of float32, which are halves
-        self._borrow, self._copies = Scratch(self.empty).borrow, PinnedCopies()
+        self._scratch, self._copies = Scratch(self.empty), PinnedCopies()
+        self._borrow = self._scratch.borrow
         self._one = self.upload(np.zeros(1, np.float32))
         self._one_matrix, self._one_id = self._one.reshape(1, 1), self.upload(np.zeros(1, np.int32))
         self._no_unit = self.upload(np.ones(2, np.float32))
@@ -180,6 +181,10 @@ class CudaBackend:
         self._launch(kernels.largest_magnitudes, parts, *flat(values), largest)
         self._launch(kernels.fixed_point, 1, largest, c_float(bits), scales)
 
+    def release(self) -> None:
+        self._scratch.clear()
+        self._zeros.clear()
+
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return DeviceArray(shape, dtype)
 
@@ -214,7 +219,9 @@ class CudaBackend:
         scales = self._borrow("scales", (2,))
         zeros = self._zeros.pop() if self._zeros else None
         if zeros is None or zeros.size < total.size:
-            zeros = self.upload(np.zeros(total.size, np.int64))
+            zeros = None  # so that there need not be room for both
+            zeros = self.empty((total.size,), np.int64)
+            self.clear(zeros)
         sums = zeros[: total.size]
         self._choose_scales(values, 40, scales)  # so that 2^22 of the largest fit into 63 bits
         yield scales, sums.reshape(total.shape)

@@ -221,7 +221,8 @@ def make_product(left: int, right: int, end: int) -> Any:
     shared memory.
 
     a, b        op(a) (M, K), op(b) (K, N), read as ``left`` and ``right`` say
-    c (M, N)    out; for SOFTMAX exp(logit - the part's row maximum), its rows filled up with zeros to a multiple of four
+    c (M, N)    out, but for STATISTICS; for SOFTMAX exp(logit - the part's row maximum), its rows filled up with zeros to a
+                multiple of four
     inner, span K, and how much of it a block sums: with STORE, but not for SLOPES_TRANSPOSED, c may be (parts M, N), and blocks
                 z sum from z span on
     bias (N,)   in, but for STORE; out for SLOPES_TRANSPOSED: the sums of op(a)'s rows (M,), by ``beta``
@@ -372,7 +373,8 @@ column_sum = make_reduction(plus, SUMMED)
 @kernel
 def copy(values, source, copied, target):
     """Copy a matrix's columns from number ``source`` on to another's from number ``target`` on: a block a row."""
-    row, columns = uint32(cuda.blockIdx.x), min(uint32(values.shape[1]), uint32(copied.shape[1]))
+    row = uint32(cuda.blockIdx.x)
+    columns = min(uint32(uint32(values.shape[1]) - source), uint32(uint32(copied.shape[1]) - target))
     for j in range(uint32(cuda.threadIdx.x), columns, uint32(BLOCK)):
         copied[row, target + j] = values[row, source + j]
 

@@ -141,7 +141,9 @@ class DeviceArray:
         return self.shape[0]
 
     def __getitem__(self, rows: slice) -> "DeviceArray":
-        start, stop, _ = rows.indices(self.shape[0])
+        start, stop, step = rows.indices(self.shape[0])
+        if step != 1:
+            raise ValueError("a GPU's arrays have slices of consecutive rows alone")
         row = self.words[-len(self.shape)]
         return DeviceArray((max(0, stop - start), *self.shape[1:]), self.dtype, self._memory, self.address + start * row)
 
@@ -176,6 +178,8 @@ class PinnedCopies:
 
     def send(self, array: Any, copied: DeviceArray) -> None:
         """Copy a NumPy array to one of the GPU, of the same shape and type, both contiguous."""
+        if not array.size:
+            return
         use_gpu()
         taken = size_class(array.nbytes)
         if taken > PINNED:
@@ -187,8 +191,8 @@ class PinnedCopies:
         free = self._free[taken]
         memory = free.pop() if free else cuda.pinned_array(taken, np.uint8)
         memory[: array.nbytes] = array.reshape(-1).view(np.uint8)
-        driver.cuMemcpyHtoDAsync(copied.address, memory.ctypes.data, array.nbytes, STREAM)
         self._sent.append(memory)
+        driver.cuMemcpyHtoDAsync(copied.address, memory.ctypes.data, array.nbytes, STREAM)
 
     def receive(self, array: DeviceArray) -> Any:
         """Return an array of the GPU as a NumPy array, after all that was asked for so far."""
@@ -201,6 +205,6 @@ class PinnedCopies:
 
     def done(self) -> None:
         """Take note that the GPU has done all that was asked of it so far."""
-        for memory in self._sent:
+        sent, self._sent = self._sent, []  # first: an interruption may lose memory, but not let it be used twice
+        for memory in sent:
             self._free[len(memory)].append(memory)
-        self._sent.clear()

@@ -184,7 +184,7 @@ def make_mixed_product(left: int, right: int, end: int) -> Any:
     """Return the kernel of one form of the product c = op(a) op(b), as `cuda_kernels.make_product` does.
 
     a, b        of halves; op(a) (M, K), op(b) (K, N)
-    c (M, N)    out, float32; for SOFTMAX exp(logit - the part's row maximum), of halves
+    c (M, N)    out, but for STATISTICS, float32; for SOFTMAX exp(logit - the part's row maximum), of halves
     alpha, unit (2,)
                 op(a) op(b) is multiplied by alpha and unit[1]
     """

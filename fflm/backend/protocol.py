@@ -43,11 +43,14 @@ class Backend(Protocol):
 
     name: str
     softmax_bytes: int
-    """Memory that a softmax's B x V numbers may take; a larger batch goes through the network in equal parts. May be set."""
+    """Memory that a softmax's B x V numbers may take; a larger batch goes through the network in equal parts."""
 
     @property
     def exact(self) -> "Backend":
         """What computes all but training: itself, or where that rounds to less than its arrays hold, one that does not."""
+
+    def release(self) -> None:
+        """Let go of the memory that is kept between calls."""
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return an array of the device, uninitialised."""
@@ -59,7 +62,7 @@ class Backend(Protocol):
         """Return an array of the device as a NumPy array: itself where that is the same."""
 
     def copy(self, values: Array, copied: Array, *, source: int = 0, target: int = 0) -> None:
-        """Copy columns: those from number ``source`` on to those from number ``target`` on, as many as the narrower array has.
+        """Copy columns: those from number ``source`` on to those from number ``target`` on, as many as both have from there.
 
         values (B, I) -> copied (B, J).
         """

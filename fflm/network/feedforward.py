@@ -4,6 +4,7 @@ Letters: B rows, n context words in K blocks, m embedding size, V vocabulary, F 
 of ``x``.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,10 +44,12 @@ class Network:
     def __init__(self, config: NetworkConfig, backend: Backend | None = None) -> None:
         self.config = config
         self.backend: Backend = backend or device_backend("cpu")
+        self._softmax_bytes = math.inf  # the backend's bound, but where there was too little memory
 
     def rows_at_once(self, parameters: Parameters, batch: int) -> int:
         """Return how many rows of a batch go through the network at a time, by the memory their softmax takes."""
-        parts = -(-batch // max(1, self.backend.softmax_bytes // self._row_bytes(parameters)))
+        most = min(self.backend.softmax_bytes, self._softmax_bytes)
+        parts = -(-batch // max(1, int(most // self._row_bytes(parameters))))
         return -(-batch // parts)
 
     def _row_bytes(self, parameters: Parameters) -> int:
@@ -88,7 +91,7 @@ class Network:
         ------
         MemoryError
             If there is not enough for a single row. Where there is too little for the rows that `rows_at_once` says, the batch is
-            begun again with half of them, and so are batches from then on.
+            begun again with half of them, and so are this network's batches from then on.
         """
         backend, batch = self.backend, len(targets)
         while True:
@@ -103,9 +106,11 @@ class Network:
                 return
             except MemoryError:
                 if at_once == 1:
+                    self._softmax_bytes = math.inf
                     raise
             # Not earlier, for the exception holds what its part has made.
-            backend.softmax_bytes = at_once // 2 * self._row_bytes(parameters)
+            backend.release()
+            self._softmax_bytes = at_once // 2 * self._row_bytes(parameters)
 
     def losses(
         self, parameters: Parameters, contexts: Array, targets: Array, losses: Array, *, rows: Array | None = None
