@@ -6,12 +6,14 @@ One run does it all and writes one file: every operation against float64 on fres
 on the device and a large matrix product; what a launch takes the host; the time of each operation beside its floor; whole steps
 of Bengio's network (dropout, AdamW, clipping), in float32 and in mixed precision, beside PyTorch's same network on the same
 batches, in float32, TF32 and bfloat16, eager and compiled; with texts, training to the same perplexity; the numerical tests on
-the device. A part that fails is recorded with its error; others go on.
+the device. A part that fails is recorded with its error; others go on. Stopped, the same command goes on.
 
 Needs a GPU and numba-cuda; PyTorch, pytest and hypothesis to compare and to test.
 """
 
 import argparse
+import hashlib
+import json
 import math
 import statistics
 import subprocess
@@ -27,6 +29,7 @@ from common import ROOT, brown, check_sizes, in_turns, machine, parse, record, w
 
 from fflm.backend.devices import describe_device, device_backend, why_no_gpu
 from fflm.backend.protocol import Backend
+from fflm.files import write_json
 from fflm.lm.train import fit, network_settings
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -52,7 +55,9 @@ TESTS = {
     "fp32": ("tests/test_backend.py", "tests/test_network.py", "tests/test_cuda.py", "tests/test_mixed.py"),
     "mixed": ("tests/test_backend.py", "tests/test_network.py"),
 }
-STEPS = [(words, hidden, batch) for words in (10_000, 50_000, 250_000) for hidden in (256, 512, 1024) for batch in (1024, 8192)]
+STEPS = [(words, hidden, batch) for words in (50_000, 10_000, 250_000) for hidden in (256, 512, 1024) for batch in (8192, 1024)]
+"""The size that the claim is about comes first."""
+
 EMBEDDING, WINDOW = 128, 4
 MODES = ("fp32", "tf32", "bf16")
 TOLERANCES = {"fp32": 2e-5, "mixed": 1e-2}
@@ -205,47 +210,43 @@ def torch_step(
     return step
 
 
-def steps(sizes: list[tuple[int, int, int]]) -> list[dict[str, Any]]:
-    """Time whole steps beside PyTorch's, and find what memory they take: of ours all that the driver gives, scratch and pool."""
+def whole_step(words: int, hidden: int, batch: int) -> dict[str, Any]:
+    """Time a whole step beside PyTorch's, and find what memory it takes: of ours all that the driver gives, scratch and pool."""
     from numba.cuda.cudadrv.driver import driver
 
     from fflm.backend.cuda import CudaBackend
     from fflm.backend.cuda_memory import POOL, use_gpu
 
     use_gpu()
-    rows = []
-    for words, hidden, batch in sizes:
-        config = NetworkConfig(
-            words, WINDOW, EMBEDDING, (hidden,), "tanh", averages=(), tied=False, dropout=0.2, embedding_dropout=0.0
-        )
-        settings = TrainingSettings(epochs=10**6, batch_size=batch)
-        windows = random_text(words, batch)
-        row: dict[str, Any] = {"vocabulary": words, "hidden": hidden, "batch": batch, "seconds": {}, "bytes": {}}
-        for precision in TOLERANCES:
-            POOL.give_back()
-            free, _ = driver.cuMemGetInfo()
-            network = Network(config, CudaBackend(precision == "mixed"))  # a new one, without others' scratch memory
-            events = Trainer(network, Parameters.random(config, 1), windows, None, settings).run()
-            row["seconds"][f"fflm {precision}"] = seconds(lambda events=events: next(events))
-            row["bytes"][f"fflm {precision}"] = free - driver.cuMemGetInfo()[0]
-            del network, events
-        examples = [windows.batch(positions) for positions in shuffled(len(windows), batch, 1, 0) if len(positions) == batch]
-        for mode in MODES if torch else ():
-            for compiled in (False, True):
-                name = f"PyTorch {mode}{' compiled' if compiled else ''}"
-                try:
-                    torch.cuda.empty_cache()
-                    torch.cuda.reset_peak_memory_stats()
-                    step = torch_step(config, Parameters.random(config, 1), settings, mode, compiled)
-                    turn = iter(range(10**9))
-                    row["seconds"][name] = seconds(lambda s=step, t=turn, e=examples: s(*e[next(t) % len(e)]).item())
-                    row["bytes"][name] = torch.cuda.max_memory_allocated()
-                except Exception as error:  # out of memory, or a compiler that fails
-                    row["seconds"][name] = f"{type(error).__name__}: {str(error)[:200]}"
-        rows.append(row)
-        figures = ", ".join(f"{name} {1000 * t:.2f}" for name, t in row["seconds"].items() if isinstance(t, float))
-        print(f"  V={words} h={hidden} B={batch}, ms: {figures}")
-    return rows
+    config = NetworkConfig(
+        words, WINDOW, EMBEDDING, (hidden,), "tanh", averages=(), tied=False, dropout=0.2, embedding_dropout=0.0
+    )
+    settings = TrainingSettings(epochs=10**6, batch_size=batch)
+    windows = random_text(words, batch)
+    row: dict[str, Any] = {"vocabulary": words, "hidden": hidden, "batch": batch, "seconds": {}, "bytes": {}}
+    for precision in TOLERANCES:
+        POOL.give_back()
+        free, _ = driver.cuMemGetInfo()
+        network = Network(config, CudaBackend(precision == "mixed"))  # a new one, without others' scratch memory
+        events = Trainer(network, Parameters.random(config, 1), windows, None, settings).run()
+        row["seconds"][f"fflm {precision}"] = seconds(lambda events=events: next(events))
+        row["bytes"][f"fflm {precision}"] = free - driver.cuMemGetInfo()[0]
+        del network, events
+    examples = [windows.batch(positions) for positions in shuffled(len(windows), batch, 1, 0) if len(positions) == batch]
+    for mode in MODES if torch else ():
+        for compiled in (False, True):
+            name = f"PyTorch {mode}{' compiled' if compiled else ''}"
+            try:
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+                theirs = torch_step(config, Parameters.random(config, 1), settings, mode, compiled)
+                turn = iter(range(10**9))
+                row["seconds"][name] = seconds(lambda s=theirs, t=turn: s(*examples[next(t) % len(examples)]).item())
+                row["bytes"][name] = torch.cuda.max_memory_allocated()
+            except Exception as error:  # out of memory, or a compiler that fails
+                row["seconds"][name] = f"{type(error).__name__}: {str(error)[:200]}"
+    print("  ms: " + ", ".join(f"{name} {1000 * t:.2f}" for name, t in row["seconds"].items() if isinstance(t, float)))
+    return row
 
 
 def training(backends: dict[str, Backend], corpus: Corpus) -> dict[str, Any]:
@@ -289,22 +290,30 @@ def training(backends: dict[str, Backend], corpus: Corpus) -> dict[str, Any]:
     return result
 
 
+def sources() -> str:
+    """Return a name of what is measured, by which results are kept: the code."""
+    files = sorted([Path(__file__), *(ROOT / "fflm").rglob("*.py")])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--brown", type=Path, help="brown.txt, to train on")
     parser.add_argument("--wikitext", type=Path, help="WikiText-2's folder, to train on")
-    parser.add_argument("--work", type=Path, default=Path("gpu.work"), help="keeps the texts [default: %(default)s]")
-    parser.add_argument("--skip", nargs="*", default=[], help="parts to leave out: tests, kernels, steps, ...")
+    parser.add_argument("--work", type=Path, default=Path("gpu.work"), help="keeps texts and results [default: %(default)s]")
+    parser.add_argument("--skip", nargs="*", default=[], help="parts to leave out: tests, kernels, step, training, ...")
     options = parse(parser)
     if reason := why_no_gpu():
         sys.exit(f"no GPU can be used: {reason}")
     about = {**machine(), "gpu": describe_device("cuda")}
     backends = {precision: device_backend("cuda", precision) for precision in TOLERANCES}
-    results: dict[str, Any] = {}
     few = STEPS[:1] if options.quick else STEPS
+    options.work.mkdir(parents=True, exist_ok=True)
+    kept = options.work / f"{'quick' if options.quick else 'full'} {sources()}.json"
+    results: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
 
     def part(name: str, run: Callable[[], Any]) -> None:
-        if name in options.skip:
+        if name.split()[0] in options.skip or (name in results and "error" not in results[name]):
             return
         print(name, flush=True)
         try:
@@ -312,7 +321,8 @@ def main() -> None:
         except Exception as error:
             traceback.print_exc()
             results[name] = {"error": f"{type(error).__name__}: {error}"}
-        record("gpu", options.quick, about, **results)  # after each part, so that an interruption loses none
+        write_json(kept, results)  # after each part, so that an interruption loses none
+        record("gpu", options.quick, about, **results)
 
     part("operations", lambda: {precision: operations(backend, precision) for precision, backend in backends.items()})
     if torch:
@@ -321,10 +331,11 @@ def main() -> None:
     limits = results.get("ceilings", {})
     modes = {"fp32": "fp32", "mixed": "bf16"}
     part("kernels", lambda: {name: kernels(backends[name], limits.get(mode)) for name, mode in modes.items()})
-    part("steps", lambda: steps(few))
+    for size in few:
+        words, hidden, batch = size
+        part(f"step of {words:,} words, {hidden:,} hidden, {batch:,} rows", lambda size=size: whole_step(*size))
     for name, source, read in (("Brown", options.brown, brown), ("WikiText-2", options.wikitext, wikitext)):
         if source:
-            options.work.mkdir(parents=True, exist_ok=True)
             corpus = read(source, options.work / name)
             check_sizes(name, corpus)
             part(f"training on {name}", lambda corpus=corpus: training(backends, corpus))

@@ -429,7 +429,7 @@ def test_what_a_gpu_is_asked_then(monkeypatch):
     monkeypatch.setattr(gpu, "measure", functools.partial(measure, seconds=0.0))
     monkeypatch.setattr(gpu, "seconds", lambda run: (run(), 1.0)[1])
     assert all(each["floor"] is None or each["floor"] >= 0 for each in gpu.kernels(gpu_backend(), ceiling=1e12))
-    (row,) = gpu.steps([(50, 16, 32)])
+    row = gpu.whole_step(50, 16, 32)
     assert row["seconds"] == {"fflm fp32": 1.0, "fflm mixed": 1.0}
     assert all(size > 0 for size in row["bytes"].values())
 
