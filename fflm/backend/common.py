@@ -21,21 +21,27 @@ class Scratch:
     def __init__(self, empty: Callable[[tuple[int, ...], Any], Array]) -> None:
         self._empty = empty
         self._held: dict[str, Array] = {}
+        self._lent: dict[str, Array] = {}  # the parts of it that were asked for last, and mostly are again
 
     def borrow(
         self, name: str, shape: tuple[int, ...], dtype: Any = np.float32, make: Callable[[int], Array] | None = None
     ) -> Array:
         """Return a name's memory, as it was left; too little of it is made anew, uninitialised or by ``make(size)``."""
+        lent = self._lent.get(name)
+        if lent is not None and lent.shape == shape and lent.dtype == dtype:
+            return lent
         size = math.prod(shape)
         held = self._held.get(name)
         if held is None or held.size < size or held.dtype != dtype:
-            held = self._held[name] = None  # so that there need not be room for both
+            held = lent = self._held[name] = self._lent[name] = None  # so that there need not be room for both
             held = self._held[name] = make(size) if make else self._empty((size,), dtype)
-        return held[:size].reshape(shape)
+        lent = self._lent[name] = held[:size].reshape(shape)
+        return lent
 
     def clear(self) -> None:
         """Forget everything."""
         self._held.clear()
+        self._lent.clear()
 
 
 def flat(*arrays: Array) -> list[Array]:

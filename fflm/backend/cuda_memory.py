@@ -115,13 +115,14 @@ class DeviceArray:
         strides in bytes.
     """
 
-    __slots__ = ("_memory", "address", "dtype", "kind", "shape", "size", "words")
+    __slots__ = ("_flat", "_memory", "address", "dtype", "kind", "shape", "size", "words")
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, memory: Memory | None = None, address: int = 0) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.size: int = math.prod(shape)
         each: int = self.dtype.itemsize
         self._memory = memory or POOL.take(self.size * each)
+        self._flat: DeviceArray | None = None
         self.address = address or self._memory.address
         self.kind = self.dtype.char, len(shape)
         strides = (each,) if len(shape) == 1 else (shape[1] * each, each)
@@ -144,6 +145,8 @@ class DeviceArray:
         start, stop, step = rows.indices(self.shape[0])
         if step != 1:
             raise ValueError("a GPU's arrays have slices of consecutive rows alone")
+        if (start, stop) == (0, self.shape[0]):
+            return self
         row = self.words[-len(self.shape)]
         return DeviceArray((max(0, stop - start), *self.shape[1:]), self.dtype, self._memory, self.address + start * row)
 
@@ -157,6 +160,12 @@ class DeviceArray:
         """Return the numbers in another shape, of one or two dimensions; one of them may be -1, as for NumPy."""
         if isinstance(shape[0], tuple):
             (shape,) = shape
+        if shape == (-1,):  # asked of every weight at every step
+            if len(self.shape) == 1:
+                return self
+            if self._flat is None:
+                self._flat = DeviceArray((self.size,), self.dtype, self._memory, self.address)
+            return self._flat
         if -1 in shape:
             known = -math.prod(shape)
             shape = tuple(self.size // known if length == -1 else length for length in shape)
