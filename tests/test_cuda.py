@@ -285,6 +285,14 @@ def test_training_on_a_gpu_from_text_to_model(text, monkeypatch):
     assert train.TrainingRun.resume(Path("cuda.model")).device == "cpu"
 
 
+@pytest.fixture
+def gpu_found(monkeypatch):
+    """Let the choice of a device find the GPU, also where it is played."""
+    gpu_backend()
+    if devices.device != "cuda":
+        monkeypatch.setattr("fflm.backend.devices.why_no_gpu", lambda: "")
+
+
 SMALL_RUN = {"epochs": 2, "batch_size": 512, "embedding": 6, "hidden": (8,), "window": 3}
 
 
@@ -300,9 +308,7 @@ SMALL_RUN = {"epochs": 2, "batch_size": 512, "embedding": 6, "hidden": (8,), "wi
     ],
     ids=str,
 )
-def test_kernels_are_compiled_before_training(text, monkeypatch, fields):
-    gpu_backend()
-    monkeypatch.setattr("fflm.backend.devices.why_no_gpu", lambda: "")
+def test_kernels_are_compiled_before_training(text, gpu_found, fields):
     from played_gpu import play
 
     launched = play().launched
@@ -438,11 +444,8 @@ def test_what_a_gpu_is_asked_then(monkeypatch):
 
 
 @pytest.fixture
-def commands(text, monkeypatch):
+def commands(text, gpu_found):
     """Return a function that runs a command where a GPU works, and returns what it printed."""
-    gpu_backend()
-    if devices.device != "cuda":
-        monkeypatch.setattr("fflm.backend.devices.why_no_gpu", lambda: "")
 
     def command(line):
         result = CliRunner().invoke(main, shlex.split(line), prog_name="fflm")

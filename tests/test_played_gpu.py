@@ -13,7 +13,7 @@ if devices.device == "cuda":
 
 from numba import cuda, uint32
 from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
-from played_gpu import PlayedGpu, play
+from played_gpu import PlayedGpu, WatchedPool, play
 from ptx import PtxError
 
 from fflm.backend import cuda_launch, cuda_memory
@@ -91,7 +91,13 @@ def test_memory_ends_where_its_array_does():
     assert received(on_gpu([4])) == [4]
 
 
-def test_memory_that_is_handed_out_again_holds_nothing():
+@pytest.fixture
+def new_pool(monkeypatch):
+    """Take memory from a pool to which nobody else's garbage goes back."""
+    monkeypatch.setattr(cuda_memory, "POOL", WatchedPool(GPU))
+
+
+def test_memory_that_is_handed_out_again_holds_nothing(new_pool):
     first = on_gpu(range(1000))
     address = first.address
     del first
@@ -100,7 +106,7 @@ def test_memory_that_is_handed_out_again_holds_nothing():
     assert np.isnan(received(again)).all()
 
 
-def test_memory_is_used_again_after_what_was_asked_of_it_before():
+def test_memory_is_used_again_after_what_was_asked_of_it_before(new_pool):
     first, total = on_gpu(range(700)), on_gpu([0] * 700)
     address = first.address
     counted(first)

@@ -50,6 +50,16 @@ class Memory:
         self._free.append(self.pointer)
 
 
+def _driver_memory(size: int) -> Any:
+    """Return so much memory from the driver, None if it has too little."""
+    try:
+        return driver.cuMemAlloc(size)
+    except CudaAPIError as error:
+        if error.code != binding.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+            raise
+        return None
+
+
 class Pool:
     """The GPU's memory, that which was dropped kept by its size."""
 
@@ -74,22 +84,17 @@ class Pool:
 
     def _allocate(self, size: int) -> Any:
         use_gpu()
-        try:
-            return driver.cuMemAlloc(size)
-        except CudaAPIError as error:
-            if error.code != binding.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-                raise
-        self.give_back()
-        try:
-            return driver.cuMemAlloc(size)
-        except CudaAPIError as error:
-            if error.code != binding.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-                raise
+        pointer = _driver_memory(size)
+        if pointer is None:
+            self.give_back()
+            pointer = _driver_memory(size)
+        if pointer is None:
             free, total = driver.cuMemGetInfo()
             raise MemoryError(
                 f"of the GPU's {total / 1e9:,.1f} GB {free / 1e9:,.1f} are free, and {size / 1e9:,.1f} are needed; "
                 "use a smaller network or vocabulary (batches go in parts, they need not be smaller)"
-            ) from error
+            )
+        return pointer
 
     def give_back(self) -> None:
         """Give what was dropped back to the driver."""
