@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from fflm.errors import FflmError
+from fflm.errors import FflmError, install
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -22,7 +22,7 @@ try:
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
-    raise FflmError("the estimators need scikit-learn: pip install 'fflm[learn]'") from error
+    raise FflmError(f"the estimators need scikit-learn: run {install('learn')}") from error
 
 from fflm.backend.protocol import Activation
 from fflm.network.config import NetworkConfig, Output

@@ -100,7 +100,7 @@ def read_json(path: Path) -> Any:
     with clear_errors(f"read {path}"):
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FflmError(f"{path} is damaged: not valid JSON ({error})") from error
 
 

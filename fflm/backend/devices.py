@@ -5,14 +5,14 @@ from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 from fflm.backend.protocol import Backend
-from fflm.errors import FflmError
+from fflm.errors import FflmError, did_you_mean, install
 
 Device = Literal["cpu", "cuda", "auto"]
 
 Precision = Literal["fp32", "mixed"]
 """Of a training step: that of the arrays, or products of operands that are rounded to float16."""
 
-_EXTRAS = "pip install 'fflm[cuda13]', or 'fflm[cuda12]' for a driver that is older than 580"
+_REMEDY = f"run {install('cuda13')}, with cuda12 if the driver is older than 580"
 
 
 def choose_device(device: str) -> Literal["cpu", "cuda"]:
@@ -24,7 +24,9 @@ def choose_device(device: str) -> Literal["cpu", "cuda"]:
         If there is no such device, or it is the GPU and none works.
     """
     if device not in get_args(Device):
-        raise FflmError(f"unknown device {device!r}: choose one of {', '.join(get_args(Device))}")
+        raise FflmError(
+            f"unknown device {device!r}{did_you_mean(device, get_args(Device))}: choose one of {', '.join(get_args(Device))}"
+        )
     if device == "cpu":
         return "cpu"
     reason = why_no_gpu()
@@ -80,7 +82,7 @@ def describe_device(device: str) -> str:
 def why_no_gpu() -> str:
     """Return why no GPU can be used, and the line that installs what is missing; nothing if one can."""
     if find_spec("numba_cuda") is None:
-        return f"numba-cuda is missing; {_EXTRAS}"
+        return f"numba-cuda is missing: {_REMEDY}"
     if _cuda().is_available():
         return ""
     from numba.cuda.cudadrv.driver import driver
@@ -88,7 +90,7 @@ def why_no_gpu() -> str:
     if driver.initialization_error:
         cause = " ".join(str(driver.initialization_error).split()).partition(". ")[0].rstrip(".")
         return f"no driver of an NVIDIA GPU works ({cause}); install one from https://www.nvidia.com/drivers"
-    return f"the CUDA toolkit is missing; {_EXTRAS}"
+    return f"the CUDA toolkit is missing: {_REMEDY}"
 
 
 @cache

@@ -6,13 +6,14 @@ try:
     import contextlib
     import importlib
     import os
+    import re
     import signal
     from pathlib import Path
     from typing import Any, NoReturn
 
     import click
 
-    from fflm.errors import FflmError
+    from fflm.errors import FflmError, did_you_mean
 except KeyboardInterrupt:  # most of the time before `main` runs passes here
     sys.stderr.write("error: interrupted\n")
     sys.exit(130)
@@ -50,6 +51,12 @@ class _Group(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:  # click looks for similar commands among those that are imported
+            raise click.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -66,7 +73,10 @@ class _Group(click.Group):
             status = error.exit_code
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "fflm"
-            status = _fail(f"{error.format_message()} (`{path} --help` shows the usage)", error.exit_code)
+            message = error.format_message()
+            if meant := _meant_choice(error):
+                message = message.removesuffix(".") + meant
+            status = _fail(f"{message} (`{path} --help` shows the usage)", error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             status = _fail("interrupted", 130)
         except FflmError as error:
@@ -86,6 +96,14 @@ def _open_standard_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+
+
+def _meant_choice(error: click.UsageError) -> str:
+    """Return what a value that is not one of an option's choices may have meant, as `did_you_mean` does."""
+    if not (isinstance(error, click.BadParameter) and error.param and isinstance(error.param.type, click.Choice)):
+        return ""
+    typed = re.match(r"'(.*?)' is not", error.message)
+    return did_you_mean(typed[1], error.param.type.choices) if typed else ""
 
 
 def _fail(message: str, status: int) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from fflm.cli.options import json_option, load_model, model_option, show_nearest, top_option
+from fflm.cli.options import json_option, load_vectors, model_option, quiet_option, show_nearest, top_option
 
 
 @click.command()
@@ -14,17 +14,19 @@ from fflm.cli.options import json_option, load_model, model_option, show_nearest
 @click.argument("b")
 @click.argument("c")
 @top_option
+@quiet_option
 @json_option
-def command(model_path: Path | None, a: str, b: str, c: str, top: int, as_json: bool) -> None:
+def command(model_path: Path | None, a: str, b: str, c: str, top: int, quiet: bool, as_json: bool) -> None:
     """Answer "A is to B as C is to ...": the words nearest to B - A + C, without these three, and the cosines.
 
     \b
     Example:
       fflm analogy man woman king
     """
-    found = load_model(model_path).vectors.analogy(a, b, c, top)
+    path, vectors = load_vectors(model_path, quiet)
+    found = vectors.analogy(a, b, c, top)
     if as_json:
         table = [{"word": word, "cosine": cosine} for word, cosine in found]
-        click.echo(json.dumps({"a": a, "b": b, "c": c, "answers": table}, ensure_ascii=False))
+        click.echo(json.dumps({"model": str(path), "a": a, "b": b, "c": c, "answers": table}, ensure_ascii=False))
     else:
         show_nearest(found)

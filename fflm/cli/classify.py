@@ -17,8 +17,10 @@ from fflm.cli.options import (
     encoding_option,
     errors_option,
     field_option,
+    find_model,
     given_options,
     json_option,
+    model_option,
     overwrite_option,
     quiet_option,
     save_every_option,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fflm.classify.metrics import Report
-    from fflm.classify.model import Mistake
+    from fflm.classify.model import Mistake, TextClassifier
     from fflm.classify.train import ClassifierRun
     from fflm.training.loop import Step
     from fflm.training.run import Run
@@ -44,15 +46,6 @@ EVALUATIONS = (
 
 CLASSES = 12
 """Classes of the largest confusion matrix that is shown; larger ones are in the JSON."""
-
-classifier_option = click.option(
-    "-m",
-    "--model",
-    "model_path",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="The classifier. [default: the one trained last in this folder]",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -287,14 +280,22 @@ VIEW = View("classifier", "fflm classify train", f"{EVALUATIONS} {'texts/s':>9}"
 
 @command.command()
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
-@classifier_option
+@model_option
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Labels to show of each text, the likeliest.")
 @encoding_option
 @errors_option
 @device_option
+@quiet_option
 @json_option
 def predict(
-    inputs: tuple[Path, ...], model_path: Path | None, top: int, encoding: str, errors: Any, device: str, as_json: bool
+    inputs: tuple[Path, ...],
+    model_path: Path | None,
+    top: int,
+    encoding: str,
+    errors: Any,
+    device: str,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Predict the label of each line of INPUTS, which are files, folders, .gz files; or of standard input.
 
@@ -305,11 +306,10 @@ def predict(
       fflm classify predict unlabelled.txt
       echo "what a lovely film" | fflm classify predict --top 3
     """
-    from fflm.classify.model import TextClassifier, batches
+    from fflm.classify.model import batches
     from fflm.classify.reading import read_texts
 
-    chosen = use_device(device, quiet=as_json)
-    classifier = TextClassifier.load(_path(model_path), chosen)
+    _, classifier = _load(model_path, device, quiet)
     for texts in batches(read_texts(inputs or (Path("-"),), encoding, errors)):
         for row in classifier.predict_proba(texts):
             best = [(classifier.labels[place], float(row[place])) for place in (-row).argsort(kind="stable")[:top]]
@@ -321,13 +321,14 @@ def predict(
 
 @command.command("eval")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
-@classifier_option
+@model_option
 @_reading_options
 @click.option("--mistakes", type=click.IntRange(0), default=5, show_default=True, help="The most confident so many are shown.")
 @device_option
+@quiet_option
 @json_option
 def evaluate(
-    inputs: tuple[Path, ...], model_path: Path | None, mistakes: int, device: str, as_json: bool, **reading: Any
+    inputs: tuple[Path, ...], model_path: Path | None, mistakes: int, device: str, quiet: bool, as_json: bool, **reading: Any
 ) -> None:
     """Compare predictions with the labels of INPUTS: accuracy, F1, confusion, and the most confident mistakes.
 
@@ -337,12 +338,9 @@ def evaluate(
     """
     import dataclasses
 
-    from fflm.classify.model import TextClassifier
     from fflm.classify.reading import read_labelled
 
-    chosen = use_device(device, quiet=as_json)
-    path = _path(model_path)
-    classifier = TextClassifier.load(path, chosen)
+    path, classifier = _load(model_path, device, quiet)
     labelled = read_labelled(inputs, **reading)
     report, wrong = classifier.evaluate(labelled.texts, labelled.labels)
     if as_json:
@@ -353,10 +351,11 @@ def evaluate(
     click.echo("\n".join([*_report(report), *_mistakes(wrong[:mistakes])]))
 
 
-def _path(path: Path | None) -> Path:
-    from fflm.lm.model import latest_model
+def _load(path: Path | None, device: str, quiet: bool) -> "tuple[Path, TextClassifier]":
+    from fflm.classify.model import TextClassifier
 
-    return path or latest_model(Path(), classifier=True)
+    chosen = use_device(device, quiet)
+    return find_model(path, quiet, lambda path: TextClassifier.load(path, chosen), "classifier")
 
 
 def _report(report: "Report") -> list[str]:

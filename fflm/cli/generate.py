@@ -70,7 +70,7 @@ def command(
     from fflm.lm import generation
 
     _check_combination(context, greedy, beams, samples)
-    model = load_model(model_path, device, quiet)
+    path, model = load_model(model_path, quiet, device)
     start = read_prefix(model, prefix, prefix_file, quiet)
     if beams:
         options = {name: value for name, value in options.items() if name not in _SAMPLING}
@@ -93,7 +93,13 @@ def command(
             }
             for text, each in zip(texts, found, strict=True)
         ]
-        result = {"prefix": start.text, "unknown": start.unknown, "seed": options.get("seed"), "continuations": continuations}
+        result = {
+            "model": str(path),
+            "prefix": start.text,
+            "unknown": start.unknown,
+            "seed": options.get("seed"),
+            "continuations": continuations,
+        }
         click.echo(json.dumps(result, ensure_ascii=False))
     else:
         click.echo(("\n\n" if any("\n" in text for text in texts) else "\n").join(texts))

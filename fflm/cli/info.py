@@ -8,7 +8,17 @@ from typing import Any
 
 import click
 
-from fflm.cli.options import EVALUATIONS, describe_perplexity, describe_text, json_option, show_training, show_valid
+from fflm.cli.options import (
+    EVALUATIONS,
+    describe_perplexity,
+    describe_text,
+    find_model,
+    json_option,
+    model_option,
+    quiet_option,
+    show_training,
+    show_valid,
+)
 from fflm.errors import FflmError
 
 UNUSED = {
@@ -22,20 +32,23 @@ UNUSED = {
 
 @click.command()
 @click.argument("model", required=False, type=click.Path(path_type=Path))
+@model_option
+@quiet_option
 @json_option
-def command(model: Path | None, as_json: bool) -> None:
+def command(model: Path | None, model_path: Path | None, quiet: bool, as_json: bool) -> None:
     """Show what MODEL is and how it was trained: configuration, sizes, text, history, figures, versions.
 
-    Without MODEL, the one trained last in this folder.
+    MODEL may also be given with -m, as for other commands. Without it, the latest model in this folder is shown.
 
     \b
     Example:
       fflm info stories.model
     """
-    from fflm.lm.model import latest_model
+    from fflm.lm.model import LANGUAGE_MODELS
 
-    path = model or latest_model(Path())
-    about = _read(path)
+    if model and model_path:
+        raise click.UsageError("give one model: MODEL or --model, not both")
+    path, about = find_model(model or model_path, quiet, _read, *LANGUAGE_MODELS, "classifier")
     if as_json:
         click.echo(json.dumps(about, ensure_ascii=False, indent=2))
         return

@@ -5,24 +5,26 @@ from pathlib import Path
 
 import click
 
-from fflm.cli.options import json_option, load_model, model_option, show_nearest, top_option
+from fflm.cli.options import json_option, load_vectors, model_option, quiet_option, show_nearest, top_option
 
 
 @click.command()
 @model_option
 @click.argument("word")
 @top_option
+@quiet_option
 @json_option
-def command(model_path: Path | None, word: str, top: int, as_json: bool) -> None:
+def command(model_path: Path | None, word: str, top: int, quiet: bool, as_json: bool) -> None:
     """Show the words whose embeddings are nearest to WORD's, with the cosine of the angle between them.
 
     \b
     Example:
       fflm neighbours cat --top 5
     """
-    found = load_model(model_path).neighbours(word, top)
+    path, vectors = load_vectors(model_path, quiet)
+    found = vectors.neighbours(word, top)
     if as_json:
         table = [{"word": other, "cosine": cosine} for other, cosine in found]
-        click.echo(json.dumps({"word": word, "neighbours": table}, ensure_ascii=False))
+        click.echo(json.dumps({"model": str(path), "word": word, "neighbours": table}, ensure_ascii=False))
     else:
         show_nearest(found)

@@ -37,13 +37,14 @@ def command(
     """
     from fflm.lm import generation
 
-    model = load_model(model_path, device, quiet)
+    path, model = load_model(model_path, quiet, device)
     start = read_prefix(model, prefix, prefix_file, quiet)
     words = generation.next_words(model, start, top)
     others = max(0.0, 1 - sum(probability for _, probability in words)) if len(words) < len(model.vocabulary) else 0.0
     if as_json:
         table = [{"word": word, "probability": probability} for word, probability in words]
         result = {
+            "model": str(path),
             "prefix": start.text,
             "unknown": start.unknown,
             "vocabulary": len(model.vocabulary),

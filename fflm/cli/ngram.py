@@ -9,9 +9,9 @@ import click
 from fflm.cli.options import (
     describe_perplexity,
     describe_text,
+    find_model,
     given_options,
     json_option,
-    load_model,
     model_option,
     overwrite_option,
     quiet_option,
@@ -91,21 +91,19 @@ def train(
 @model_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The ARPA file.")
 @overwrite_option
-def export(model_path: Path | None, output: Path, overwrite: bool) -> None:
+@quiet_option
+def export(model_path: Path | None, output: Path, overwrite: bool, quiet: bool) -> None:
     """Write an n-gram model in the ARPA format, which KenLM, SRILM and others read.
 
     \b
     Example:
       fflm ngram export -m stories.ngram -o stories.arpa
     """
-    from fflm.errors import FflmError
     from fflm.lm.arpa import write_arpa
     from fflm.lm.ngram import NgramModel
 
     _check_file(output, overwrite)
-    model = load_model(model_path)
-    if not isinstance(model, NgramModel):
-        raise FflmError("only n-gram models can be written as ARPA: name one that `fflm ngram` made, with -m")
+    _, model = find_model(model_path, quiet, NgramModel.load, "ngram")
     write_arpa(model, output)
 
 

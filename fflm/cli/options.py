@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fflm.lm.generation import Prefix
-    from fflm.lm.model import Model
+    from fflm.lm.model import Kind, Model
+    from fflm.lm.vectors import Vectors
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Result = TypeVar("Result")
 
 HEADINGS = {
     "inputs": "Options",
@@ -49,7 +51,7 @@ model_option = click.option(
     "model_path",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="The model. [default: the one trained last in this folder]",
+    help="The model. [default: the latest in this folder that can be used]",
 )
 
 
@@ -377,11 +379,34 @@ def show_nearest(found: Iterable[tuple[str, float]]) -> None:
         click.echo(f"{cosine:8.4f}  {show_word(word)}")
 
 
-def load_model(path: Path | None, device: str = "cpu", quiet: bool = False) -> "Model":
-    """Load the model that was named, or the one trained last in the current folder, to predict on a device."""
-    from fflm.lm.model import latest_model, load
+def find_model(path: Path | None, quiet: bool, use: Callable[[Path], Result], *kinds: "Kind") -> tuple[Path, Result]:
+    """Return the model that was named, or the latest in the current folder that can be used, and the result of ``use``.
 
-    return load(path or latest_model(Path()), use_device(device, quiet))
+    A model that was not named is named on standard error; see `fflm.lm.model.latest_model` for the choice.
+    """
+    from fflm.lm.model import latest_model
+
+    if path is not None:
+        return path, use(path)
+    path, result = latest_model(Path(), use, *kinds)
+    if not quiet:
+        click.echo(f"model: {path}", err=True)
+    return path, result
+
+
+def load_model(path: Path | None, quiet: bool, device: str = "cpu") -> "tuple[Path, Model]":
+    """Load the model that was named, or the latest language model in the current folder, to predict on a device."""
+    from fflm.lm.model import LANGUAGE_MODELS, load
+
+    chosen = use_device(device, quiet)
+    return find_model(path, quiet, lambda path: load(path, chosen), *LANGUAGE_MODELS)
+
+
+def load_vectors(path: Path | None, quiet: bool) -> "tuple[Path, Vectors]":
+    """Load the embeddings of the model that was named, or of the latest network in the current folder."""
+    from fflm.lm.model import load
+
+    return find_model(path, quiet, lambda path: load(path).vectors, "network")
 
 
 def describe_perplexity(figures: Mapping[str, Any]) -> str:

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from fflm.cli.options import describe_text, json_option
+from fflm.cli.options import describe_text, find_model, json_option, quiet_option
 from fflm.errors import FflmError
 
 
@@ -20,12 +21,22 @@ from fflm.errors import FflmError
     metavar="FILE",
     help="The picture: .png, .svg or .pdf. It replaces one that exists.",
 )
+@click.option(
+    "-m",
+    "--model",
+    "named",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="A model, as MODELS; may be repeated. [default: the latest in this folder that was evaluated]",
+)
+@quiet_option
 @json_option
-def command(models: tuple[Path, ...], output: Path, as_json: bool) -> None:
+def command(models: tuple[Path, ...], output: Path, named: tuple[Path, ...], quiet: bool, as_json: bool) -> None:
     """Draw training and validation perplexity and the learning rate of MODELS, from their logs.
 
-    Without MODELS, of the model trained last in this folder; given a folder of `fflm tune`, draw its trials instead; given text
-    classifiers, their losses and accuracy. Needs matplotlib: `pip install "fflm[plot]"`.
+    Of text classifiers, draw the losses and the accuracy; of a folder of `fflm tune`, the trials. Without MODELS, draw the latest
+    network or classifier in this folder. Needs matplotlib: `pip install '.[plot]'` in a checkout of fflm.
 
     \b
     Example:
@@ -33,21 +44,16 @@ def command(models: tuple[Path, ...], output: Path, as_json: bool) -> None:
       fflm plot small.model large.model
       fflm plot stories.tune -o trials.png
     """
-    from fflm.lm.model import Kind, latest_model, read_config
-    from fflm.training.checkpoints import LOG
-    from fflm.training.log import read_log
     from fflm.training.plot import draw_classifiers, draw_curves
 
+    models = (*models, *named)
     if any((model / "search.json").is_file() for model in models):
         _draw_search(models, output)
         click.echo(json.dumps({"plot": str(output), "search": str(models[0])}) if as_json else output)
         return
-    logs, kinds = {}, set()
-    for model in models or (latest_model(Path()),):
-        kind: Kind = "classifier" if read_config(model).get("kind") == "classifier" else "network"
-        read_config(model, kind)
-        kinds.add(kind)
-        logs[str(model)] = read_log(model / LOG)
+    runs = {model: _read(model) for model in models} or dict([find_model(None, quiet, _read, "network", "classifier")])
+    kinds = {kind for kind, _ in runs.values()}
+    logs = {str(model): log for model, (_, log) in runs.items()}
     if len(kinds) > 1:
         raise click.UsageError("language models and classifiers cannot be compared: draw them one after the other")
     try:
@@ -59,6 +65,20 @@ def command(models: tuple[Path, ...], output: Path, as_json: bool) -> None:
     except (KeyError, TypeError, ValueError) as error:
         raise FflmError(f"a log is damaged ({error!r}): restore it from a copy, or train again") from error
     click.echo(json.dumps({"plot": str(output), "models": list(logs)}) if as_json else output)
+
+
+def _read(model: Path) -> tuple[str, list[dict[str, Any]]]:
+    """Return a model's kind, and its log, which has an evaluation to draw."""
+    from fflm.lm.model import Kind, read_config
+    from fflm.training.checkpoints import LOG
+    from fflm.training.log import read_log
+
+    kind: Kind = "classifier" if read_config(model).get("kind") == "classifier" else "network"
+    read_config(model, kind)
+    log = read_log(model / LOG)
+    if not any(event["event"] == "evaluation" for event in log):
+        raise FflmError(f"{model} was not evaluated yet, so there is nothing to draw: let it train for longer")
+    return kind, log
 
 
 def _draw_search(searches: tuple[Path, ...], output: Path) -> None:

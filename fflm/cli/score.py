@@ -13,15 +13,18 @@ from fflm.cli.options import (
     device_option,
     encoding_option,
     errors_option,
+    find_model,
     json_option,
     model_option,
     overwrite_option,
+    quiet_option,
     show_word,
     use_device,
 )
+from fflm.errors import FflmError
 
 if TYPE_CHECKING:
-    from fflm.lm.fast import Normalisers
+    from fflm.lm.fast import FastScorer, Normalisers
     from fflm.lm.mixture import Mixture
     from fflm.lm.model import Model, TextScorer
     from fflm.lm.scoring import Score, ScoredLine
@@ -77,6 +80,7 @@ if TYPE_CHECKING:
 @encoding_option
 @errors_option
 @device_option
+@quiet_option
 @json_option
 def command(
     model_path: Path | None,
@@ -94,6 +98,7 @@ def command(
     encoding: str,
     errors: Literal["strict", "replace"],
     device: str,
+    quiet: bool,
     as_json: bool,
 ) -> None:
     """Measure how well a model predicts INPUTS: files, folders, .gz files, or standard input.
@@ -115,8 +120,8 @@ def command(
       fflm score -m stories.mix --part valid
     """
     from fflm.lm import scoring
-    from fflm.lm.mixture import Comparison, Mixture, mix
-    from fflm.lm.model import latest_model, load
+    from fflm.lm.mixture import Comparison, Mixture, combine, tune_weights, validation_part
+    from fflm.lm.model import LANGUAGE_MODELS, load
     from fflm.lm.setup import check_free
     from fflm.text.reading import read_chunks
 
@@ -133,32 +138,36 @@ def command(
         raise click.UsageError("there is nothing to tune or to save: give --mix or --cache")
     if save:
         check_free(save, overwrite)
-    path = model_path or latest_model(Path())
-    chosen = use_device(device, quiet=False)
-    if mixing:
-        model: Model = mix([path, *others], cache=cache, tune=tune, encoding=encoding, errors=errors, device=chosen)
-    else:
-        model = load(path, chosen)
+    chosen = use_device(device, quiet)
+
+    def use(path: Path) -> "tuple[Model, FastScorer | None, Part | None]":
+        """Return the model, its fast scorer and the part of its text, as far as the options ask for them."""
+        if save and path.resolve() == save.resolve():
+            raise FflmError(f"{path} is a part of the mixture: choose another folder")
+        model = combine([path, *others], cache, chosen) if mixing else load(path, chosen)
+        if mixing and not tune:
+            validation_part(path)
+        return model, _fast_scorer(model) if fast else None, _part(path, part) if part else None
+
+    path, (model, quick, own_text) = find_model(model_path, quiet, use, *(("network",) if fast else LANGUAGE_MODELS))
+    if isinstance(model, Mixture) and mixing:
+        model = tune_weights(model, tune, encoding, errors)
     if save and isinstance(model, Mixture):
         model.save(save, overwrite=overwrite)
         if not (inputs or part):
             _show_tuning(model, save, as_json)
             return
     unit = 1.0 if log_base == "e" else math.log(10)
-    scorer: TextScorer = Comparison(model) if isinstance(model, Mixture) else model
-    quick = None
-    if fast:
-        from fflm.lm.fast import fast_scorer
-
-        scorer = quick = fast_scorer(model)
+    scorer: TextScorer = quick or (Comparison(model) if isinstance(model, Mixture) else model)
+    if quick and not quiet:
         training = model.about.get("training", {})
         if not training.get("self_normalise") and training.get("loss") != "nce":
             click.echo("warning: the model was trained without --self-normalise, so scores are no log-probabilities", err=True)
     if nbest:
         _rescore(scorer, read_chunks(inputs or ("-",), encoding, errors), nbest == "moses", unit, as_json)
         return
-    if part:
-        together = scoring.score_part(scorer, _part(path, part))
+    if own_text:
+        together = scoring.score_part(scorer, own_text)
     elif by == "summary":
         together = scoring.score_files(scorer, inputs or ("-",), encoding, errors)
     else:
@@ -171,7 +180,7 @@ def command(
         summary["normalisers"] = quick.normalisers.to_dict()
         summary["perplexity_normalised"] = quick.normalisers.perplexity(together.loss)
     if as_json:
-        _echo_json(summary)
+        _echo_json({"model": str(path), **summary})
         return
     if by != "summary":
         click.echo()
@@ -217,9 +226,14 @@ def _show_tuning(mixture: "Mixture", path: Path, as_json: bool) -> None:
         click.echo("\n".join([f"model {path}", *describe_tuning(mixture.tuning)]))
 
 
+def _fast_scorer(model: "Model") -> "FastScorer":
+    from fflm.lm.fast import fast_scorer  # needs the kernels
+
+    return fast_scorer(model)
+
+
 def _part(path: Path, name: str) -> "Part":
     """Return a part of the corpus that the model in a folder was trained on."""
-    from fflm.errors import FflmError
     from fflm.lm.setup import trained_corpus
 
     parts = trained_corpus(path).parts

@@ -26,7 +26,7 @@ from fflm.cli.options import (
     use_device,
 )
 from fflm.cli.watching import announce_compiling, end_or_stop, interruption
-from fflm.errors import FflmError
+from fflm.errors import FflmError, did_you_mean
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,7 +82,7 @@ def command(
 
     A trial trains a network, as `fflm train` does with the same options. At each evaluation it is given up if it is worse than
     the median of the others. The search is a folder with a table of the trials and the model of the best. Ctrl-C saves, and
-    --resume goes on as if nothing had happened. Needs Optuna: `pip install "fflm[tune]"`.
+    --resume goes on as if nothing had happened. Needs Optuna: `pip install '.[tune]'` in a checkout of fflm.
 
     \b
     Example:
@@ -151,7 +151,9 @@ def _read_space(context: click.Context, specifications: Sequence[str]) -> "Space
         name, _, text = specification.partition("=")
         name = name.strip().removeprefix("--").replace("-", "_")
         if name not in searchable():
-            raise click.UsageError(f"cannot search {name!r}: name one of {', '.join(searchable())}")
+            raise click.UsageError(
+                f"cannot search {name!r}{did_you_mean(name, searchable())}: name one of {', '.join(searchable())}"
+            )
         if name in space:
             raise click.UsageError(f"--search {name} is given twice: put all its values into one")
         ranged = ".." in text

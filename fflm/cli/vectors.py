@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from fflm.cli.options import json_option, load_model, model_option, overwrite_option, quiet_option, show_word
+from fflm.cli.options import json_option, load_vectors, model_option, overwrite_option, quiet_option, show_word
 
 if TYPE_CHECKING:
     from fflm.lm.vectors import Vectors
@@ -34,7 +34,7 @@ def command(model_path: Path | None, output: Path | None, overwrite: bool, quiet
 
     if output and output.exists() and not overwrite:
         raise FflmError(f"{output} exists: choose another file, or allow overwriting with --overwrite")
-    vectors = load_model(model_path).vectors
+    _, vectors = load_vectors(model_path, quiet)
     if output:
         with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
             skipped = _write(vectors, file, as_json)

@@ -19,7 +19,7 @@ from fflm.files import clear_errors, replacing_folder
 from fflm.lm.model import VOCABULARY, Model, Predictor, load, read_config, save_description
 from fflm.lm.scoring import Score, score_files, score_part
 from fflm.lm.setup import check_free, corpus_path, trained_corpus
-from fflm.text.corpus import TextSettings
+from fflm.text.corpus import Part, TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.training.checkpoints import CONFIG, WEIGHTS, load_arrays, save_arrays
 
@@ -272,25 +272,26 @@ def mix(
     errors: Literal["strict", "replace"] = "strict",
     device: Device = "cpu",
 ) -> Mixture:
-    """Mix models, with the weights that predict a held-out text best.
+    """Mix models, with the weights that predict a held-out text best: `combine`, then `tune_weights`."""
+    return tune_weights(combine(paths, cache, device), tune, encoding, errors)
+
+
+def combine(paths: Sequence[str | Path], cache: int | None = None, device: Device = "cpu") -> Mixture:
+    """Load models as the components of a mixture with equal weights.
 
     Parameters
     ----------
     paths
-        Their folders.
+        The models' folders.
     cache
-        Words that a cache remembers that is to be mixed in, if any.
-    tune
-        Files, folders or ``"-"`` with the held-out text; by default the validation part of the first model's corpus.
-    encoding, errors
-        Of these, as `read_chunks` takes them.
+        Size of a cache to mix in, in words; None for no cache.
     device
         What computes the networks' predictions.
 
     Raises
     ------
     FflmError
-        If a folder holds no model or is given twice, models do not fit together, or the text cannot be read or is of no use.
+        If a folder holds no model or is given twice, or the models do not fit together.
     """
     folders = [Path(path) for path in paths]
     for index, folder in enumerate(folders):
@@ -300,25 +301,59 @@ def mix(
     components: dict[str, Predictor] = {str(folder): model for folder, model in zip(folders, models, strict=True)}
     if cache is not None:
         components[cache_name(cache)] = UnigramCache(cache, models[0].vocabulary, models[0].text)
-    even = Mixture(components, np.full(len(components), 1 / len(components)))
-    comparison = Comparison(even, keep=True)
+    return Mixture(components, np.full(len(components), 1 / len(components)))
+
+
+def tune_weights(
+    mixture: Mixture, tune: Sequence[str | Path] = (), encoding: str = "utf-8", errors: Literal["strict", "replace"] = "strict"
+) -> Mixture:
+    """Return a mixture of the same components, with the weights that predict a held-out text best.
+
+    Parameters
+    ----------
+    mixture
+        From `combine`.
+    tune
+        Files, folders or ``"-"`` with the held-out text; by default the validation part of the first model's corpus.
+    encoding, errors
+        Of these, as `read_chunks` takes them.
+
+    Raises
+    ------
+    FflmError
+        If the text cannot be read or is of no use.
+    """
+    comparison = Comparison(mixture, keep=True)
     if tune:
         source = ", ".join(map(str, tune))
         score = score_files(comparison, tune, encoding, errors)
         if score.tokens == score.unknown + score.ends:
             raise FflmError(f"no word of {source} is in the vocabulary: tune on text of the kind that the models know")
     else:
-        source = f"the validation part of {folders[0]}"
-        parts = trained_corpus(folders[0]).parts
-        if "valid" not in parts:
-            raise FflmError(f"{folders[0]} was trained without a validation part: give a text with --tune")
-        score = score_part(comparison, parts["valid"])
+        first = next(iter(mixture.components))
+        source = f"the validation part of {first}"
+        score = score_part(comparison, validation_part(Path(first)))
     losses, unknown = (np.concatenate(arrays, axis=-1) for arrays in zip(*comparison.kept, strict=True))
     weights = estimate_weights(losses)
     together = mixed(losses, weights)
     score = replace(score, loss_sum=float(together.sum()), unknown_loss_sum=float(together[unknown].sum()))
     alone = [each.to_dict() for each in comparison.alone(score)]
-    return Mixture(components, weights, {"figures": {"tuning": {"source": source, **score.to_dict(), "components": alone}}})
+    about = {"figures": {"tuning": {"source": source, **score.to_dict(), "components": alone}}}
+    return Mixture(mixture.components, weights, about)
+
+
+def validation_part(path: Path) -> Part:
+    """Return the validation part of the corpus that a model was trained on.
+
+    Raises
+    ------
+    FflmError
+        As `trained_corpus`, or if there is no such part.
+    """
+    parts = trained_corpus(path).parts
+    if "valid" not in parts:
+        raise FflmError(f"{path} was trained without a validation part: give a text with --tune")
+    return parts["valid"]
 
 
 def estimate_weights(losses: Floats) -> Floats:

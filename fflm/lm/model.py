@@ -1,20 +1,21 @@
 """Language models: what all kinds of them offer, the network among them, and the folder they live in."""
 
+import contextlib
 import platform
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fflm.backend.devices import Device, device_backend
 from fflm.errors import FflmError
-from fflm.files import read_json, write_json
+from fflm.files import clear_errors, read_json, write_json
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
@@ -35,6 +36,10 @@ _ROWS = 1024  # predictions at a time
 
 Kind = Literal["network", "ngram", "mixture", "classifier"]
 _KINDS: dict[Kind, str] = {"network": "network", "ngram": "n-gram model", "mixture": "mixture", "classifier": "text classifier"}
+
+LANGUAGE_MODELS: tuple[Kind, ...] = ("network", "ngram", "mixture")
+
+Result = TypeVar("Result")
 
 
 class Trained:
@@ -418,21 +423,47 @@ def read_run(path: Path, kind: Kind) -> dict[str, Any]:
     return about
 
 
-def latest_model(folder: Path, *, classifier: bool = False) -> Path:
-    """Return the language model, or classifier, that was trained last among the folders in ``folder``.
+def latest_model(folder: Path, use: Callable[[Path], Result], *kinds: Kind) -> tuple[Path, Result]:
+    """Return the most recently trained model in a folder that can be used, and what it is used for.
+
+    Parameters
+    ----------
+    folder
+        Contains the folders of models.
+    use
+        Does with a model what it is needed for, such as `load`. If it raises an FflmError, the next older model is tried.
+    *kinds
+        Kinds of models to consider.
+
+    Returns
+    -------
+    Path, Result
+        The model's folder, and the result of ``use``. Of two models whose weights are equally old, the first by name.
 
     Raises
     ------
     FflmError
-        If there is none.
+        If there is none; if ``use`` refused all that there are, the reason is that of the latest.
     """
-    weights = [path / WEIGHTS for path in folder.iterdir() if (path / CONFIG).is_file() and (path / WEIGHTS).is_file()]
-    for path in sorted(weights, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        about = read_json(path.parent / CONFIG)
-        if isinstance(about, dict) and (about.get("kind") == "classifier") == classifier:
-            return path.parent
-    kind = "classifier" if classifier else "model"
-    raise FflmError(f"there is no {kind} in this folder: train one with `{train_command(kind)}`, or name one with --model")
+    candidates = []
+    with clear_errors(f"read {folder}"):
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):  # removed in the meantime, or not readable
+                if (path / CONFIG).is_file() and (path / WEIGHTS).is_file():
+                    candidates.append((-(path / WEIGHTS).stat().st_mtime_ns, path))
+    problem = None
+    for _, path in sorted(candidates):
+        try:
+            about = read_json(path / CONFIG)
+            if isinstance(about, dict) and about.get("format") == FORMAT and about.get("kind", "network") in kinds:
+                return path, use(path)
+        except FflmError as error:
+            problem = problem or error
+    kind = kinds[0] if len(kinds) == 1 else None
+    name = _KINDS[kind] if kind else "model"
+    if problem:
+        raise FflmError(f"no {name} in this folder can be used: {problem}") from problem
+    raise FflmError(f"there is no {name} in this folder: train one with `{train_command(kind)}`, or name one with --model")
 
 
 def load_weights(path: Path, kind: Kind) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
@@ -450,8 +481,8 @@ def load_weights(path: Path, kind: Kind) -> tuple[dict[str, npt.NDArray[Any]], d
 
 
 def train_command(kind: str | None) -> str:
-    """Return what trains a network of this kind."""
-    return "fflm classify train" if kind == "classifier" else "fflm train"
+    """Return the command that trains a model of this kind."""
+    return {"classifier": "fflm classify train", "ngram": "fflm ngram train"}.get(kind or "", "fflm train")
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 from fflm.backend.devices import check_precision, choose_device, device_backend
-from fflm.errors import FflmError
+from fflm.errors import FflmError, did_you_mean
 from fflm.lm.model import read_run, save_config
 from fflm.lm.scoring import Score, part_score
 from fflm.lm.setup import FIVE_PERCENT, describe_corpus, new_model, take, text_settings
@@ -114,7 +114,7 @@ def begin(
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
     if preset not in PRESETS:
-        raise FflmError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+        raise FflmError(f"unknown preset {preset!r}{did_you_mean(preset, PRESETS)}: choose one of {', '.join(PRESETS)}")
     fields = PRESETS[preset] | fields
     check_precision(precision, choose_device(device))
     text, rule = text_settings(fields)

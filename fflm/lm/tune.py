@@ -19,7 +19,7 @@ import numba
 import numpy as np
 
 from fflm.backend.devices import check_precision, choose_device
-from fflm.errors import FflmError
+from fflm.errors import FflmError, install
 from fflm.files import clear_errors, read_json, replacing_folder, write_json, write_text
 from fflm.lm.setup import FIVE_PERCENT, describe_corpus, new_model, text_settings
 from fflm.lm.train import TrainingRun, check_length, fit, network_settings
@@ -534,7 +534,7 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise FflmError('tuning needs optuna: install it with `pip install "fflm[tune]"`') from error
+        raise FflmError(f"tuning needs optuna: run {install('tune')}") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

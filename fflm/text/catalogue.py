@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from fflm.errors import FflmError
+from fflm.errors import FflmError, did_you_mean
 from fflm.files import clear_errors
 
 # `identity`, because the bytes on the wire are then those that Content-Length counts and progress reports.
@@ -121,7 +121,7 @@ def find(name: str) -> Entry:
     """
     known = entries()
     if name not in known:
-        raise FflmError(f"no corpus is called {name!r}: choose one of {', '.join(known)}")
+        raise FflmError(f"no corpus is called {name!r}{did_you_mean(name, known)}: choose one of {', '.join(known)}")
     return known[name]
 
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fflm.errors import FflmError
+from fflm.errors import FflmError, install
 from fflm.files import replacing
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -240,7 +240,7 @@ def check_picture(path: Path) -> None:
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise FflmError(f"cannot draw {path}: let its name end in .png, .svg or .pdf")
     if find_spec("matplotlib") is None:
-        raise FflmError('plots need matplotlib: install it with `pip install "fflm[plot]"`')
+        raise FflmError(f"plots need matplotlib: run {install('plot')}")
 
 
 def _figure(path: Path, width: float, height: float) -> Any:
