@@ -19,10 +19,10 @@ from typing import Any
 
 import numba
 
-from fflm.backend import blas
 from fflm.files import write_json
 from fflm.lm.setup import text_settings
 from fflm.text.corpus import Corpus, Count, tokenize
+from fflm.training import speed
 
 ROOT = Path(__file__).resolve().parent.parent
 STORIES = ROOT / "corpora" / "stories.txt"
@@ -53,16 +53,13 @@ def machine() -> dict[str, Any]:
     load = os.getloadavg()[0]
     if load > 0.3:
         print(f"warning: the machine is busy (load {load:.1f}), figures will be too low", file=sys.stderr)
-    processor = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
     return {
-        "processor": processor[0] if processor else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        **speed.machine(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": platform.freedesktop_os_release()["PRETTY_NAME"],
         "load_before": round(load, 2),
-        "python": platform.python_version(),
-        **{name: _version(name) for name in ("fflm", "numba", "numpy", "scipy", "torch")},
-        "blas": blas.description(),
+        **speed.versions(),
+        "torch": _version("torch"),
         "numba_threads": numba.config.NUMBA_NUM_THREADS,
         "environment": {name: value for name, value in os.environ.items() if name.startswith(TUNING)},
     }

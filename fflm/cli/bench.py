@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fflm.cli.options import Sizes, device_option_with, json_option, quiet_option
+from fflm.cli.tables import Column, LiveTable, stdout_width
 
 if TYPE_CHECKING:
     from fflm.training.speed import Timing
@@ -45,8 +46,8 @@ def command(
     """Time the operations of the network and whole training steps, for all combinations of the sizes.
 
     The CPU's kernels beside those of a GPU if one works, after seeing that both compute the same; with --device cpu, those of the
-    CPU. A round takes turns, the median of five counts. GFLOP/s are billions of additions and multiplications in matrix products,
-    float32.
+    CPU. The devices take turns in five rounds, and the median counts; --json has all rounds, the machine and the versions of the
+    libraries. GFLOP/s are billions of additions and multiplications in matrix products, float32.
 
     \b
     Example:
@@ -58,7 +59,7 @@ def command(
     from fflm.backend.devices import choose_device, describe_device, device_backend, why_no_gpu
     from fflm.errors import FflmError
     from fflm.training.plot import check_picture, draw_speeds
-    from fflm.training.speed import Size, measure
+    from fflm.training.speed import Size, machine, measure, versions
 
     if min(*vocabulary, *hidden, *batch_size, 2) < 1 or not (vocabulary and hidden and batch_size):
         raise click.UsageError("sizes are positive numbers, such as 1000,10000")
@@ -80,37 +81,52 @@ def command(
         Size(words, embedding, window, units, rows) for words, units, rows in itertools.product(vocabulary, hidden, batch_size)
     ]
     timings: list[Timing] = []
+    table = LiveTable(_columns(devices), stdout_width())
     try:
         for timing in measure(sizes, {name: device_backend(name) for name in devices}, seconds):
             timings.append(timing)
             if timing.device == devices[-1] and not as_json:
-                _show(timings, devices)
+                _show(timings, devices, table)
     except MemoryError as error:
         raise FflmError("not enough memory: give a smaller --vocabulary, --hidden or --batch-size") from error
     if output:
         draw_speeds([_row(timing) for timing in timings if timing.operation == "training step"], names, output)
     if as_json:
-        click.echo(json.dumps({"devices": names, "timings": [_row(timing) for timing in timings]}))
+        result = {
+            "devices": names,
+            "machine": {**machine(), "threads": count},
+            "versions": versions(),
+            "timings": [_row(timing) for timing in timings],
+        }
+        click.echo(json.dumps(result))
 
 
 def _row(timing: "Timing") -> dict[str, Any]:
     return {
         **dataclasses.asdict(timing.size), "operation": timing.operation, "device": timing.device, "seconds": timing.seconds,
+        "fastest": min(timing.rounds), "slowest": max(timing.rounds), "rounds": timing.rounds, "calls_per_round": timing.calls,
         "tokens_per_second": timing.tokens_per_second, "gflops": timing.gflops,
     }  # fmt: skip
 
 
-def _show(timings: "Sequence[Timing]", devices: Sequence[str]) -> None:
+def _columns(devices: Sequence[str]) -> list[Column]:
+    columns = [Column("", 20, left=True)]
+    for device in devices:
+        columns += [Column(f"{device} ms", 10), Column("tokens/s", 12, optional=True), Column("GFLOP/s", 9, optional=True)]
+    return columns + [Column("times", 7)] * (len(devices) > 1)
+
+
+def _show(timings: "Sequence[Timing]", devices: Sequence[str], table: LiveTable) -> None:
     """Print the last operation's row, under a head if it is the first of its size."""
     own = timings[-len(devices) :]
     size = own[0].size
     if len(timings) == len(own) or timings[-len(own) - 1].size != size:
         click.echo(f"vocabulary {size.vocabulary:,}, hidden {size.hidden:,}, batch {size.batch:,}")
-        columns = "".join(f" {f'{device} ms':>10} {'tokens/s':>12} {'GFLOP/s':>9}" for device in devices)
-        click.echo(f"  {'':<18}{columns}" + (f" {'times':>7}" if len(devices) > 1 else ""))
-    cells = ""
+        click.echo(table.head)
+    cells = [f"  {own[0].operation}"]
     for timing in own:
         rate = "-" if timing.gflops is None else f"{timing.gflops:,.1f}"
-        cells += f" {1000 * timing.seconds:>10,.3f} {timing.tokens_per_second:>12,.0f} {rate:>9}"
-    ratio = f" {own[0].seconds / own[1].seconds:>7.2f}" if len(own) > 1 else ""
-    click.echo(f"  {own[0].operation:<18}{cells}{ratio}")
+        cells += [f"{1000 * timing.seconds:,.3f}", f"{timing.tokens_per_second:,.0f}", rate]
+    if len(own) > 1:
+        cells.append(f"{own[0].seconds / own[1].seconds:.2f}")
+    click.echo(table.row(cells))

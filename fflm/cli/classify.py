@@ -20,14 +20,17 @@ from fflm.cli.options import (
     find_model,
     given_options,
     json_option,
+    message_console,
     model_option,
     overwrite_option,
     quiet_option,
     save_every_option,
+    show_word,
     threads_option,
     tokenizer_option,
     use_device,
 )
+from fflm.cli.tables import Column, stdout_width, table
 from fflm.cli.watching import View, describe_resumed, resume_run, row_end, row_start
 
 if TYPE_CHECKING:
@@ -40,9 +43,16 @@ if TYPE_CHECKING:
     from fflm.training.run import Run
 
 EVALUATIONS = (
-    f"{'epoch':>5} {'step':>9} {'train loss':>10} {'valid loss':>10} {'accuracy':>8} {'macro F1':>8}  {'':1} {'rate':>7}"
+    Column("epoch"),
+    Column("step", 9),
+    Column("train loss"),
+    Column("valid loss"),
+    Column("accuracy"),
+    Column("macro F1", optional=True),
+    Column("", 2),
+    Column("rate", 7, optional=True),
 )
-"""Head of the columns of an evaluation; the empty one marks the best so far."""
+"""First columns of a table of evaluations; the unnamed one marks the best."""
 
 CLASSES = 12
 """Classes of the largest confusion matrix that is shown; larger ones are in the JSON."""
@@ -208,9 +218,7 @@ def train(
       fflm classify train news.csv --text-column body --label-column topic --test 10%
       fflm classify train --resume reviews.classifier
     """
-    from rich.console import Console
-
-    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    console = message_console(quiet)
     given = given_options(context)
     if resume:
         run = _resume(resume, given, options, console)
@@ -252,15 +260,13 @@ def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console:
     return run
 
 
-def _row(run: "Run", train_loss: float | None, valid: dict[str, Any] | None, mark: str) -> str:
-    return f"{row_start(run)} {train_loss:10.4f} {show_valid(valid)}  {mark} {row_end(run)}"
+def _row(run: "Run", train_loss: float | None, valid: dict[str, Any] | None, mark: str) -> tuple[str, ...]:
+    return (*row_start(run), f"{train_loss:.4f}", *show_valid(valid), mark, *row_end(run))
 
 
-def show_valid(valid: dict[str, Any] | None) -> str:
-    """Return the columns of `EVALUATIONS` that are of validation texts."""
-    if valid is None:
-        return f"{'-':>10} {'-':>8} {'-':>8}"
-    return f"{valid['loss']:10.4f} {valid['accuracy']:8.2%} {valid['macro_f1']:8.4f}"
+def show_valid(valid: dict[str, Any] | None) -> tuple[str, str, str]:
+    """Return the cells of `EVALUATIONS` that are of validation texts."""
+    return (f"{valid['loss']:.4f}", f"{valid['accuracy']:.2%}", f"{valid['macro_f1']:.4f}") if valid else ("-", "-", "-")
 
 
 def _loss(run: "Run", event: "Step") -> str:
@@ -275,7 +281,7 @@ def describe(figures: dict[str, Any]) -> str:
     )
 
 
-VIEW = View("classifier", "fflm classify train", f"{EVALUATIONS} {'texts/s':>9}", "texts/s", _row, _loss, describe)
+VIEW = View("classifier", "fflm classify train", EVALUATIONS, "texts/s", _row, _loss, describe)
 
 
 @command.command()
@@ -360,19 +366,16 @@ def _load(path: Path | None, device: str, quiet: bool) -> "tuple[Path, TextClass
 
 def _report(report: "Report") -> list[str]:
     """Return figures as lines to read."""
+    width, labels = stdout_width(), [show_word(label) for label in report.labels]
+    columns = zip(labels, report.precision, report.recall, report.f1, report.support, strict=True)
+    rows = [[label, *(f"{share:.4f}" for share in shares), f"{support:,}"] for label, *shares, support in columns]
     lines = [describe(report.to_dict()), ""]
-    width = max(5, *(len(label) for label in report.labels))
-    lines.append(f"{'':{width}} precision  recall      F1   texts")
-    for columns in zip(report.labels, report.precision, report.recall, report.f1, report.support, strict=True):
-        lines.append("{:{width}} {:9.4f} {:7.4f} {:7.4f} {:7,}".format(*columns, width=width))
-    if len(report.labels) > CLASSES:
-        return [*lines, "", f"confusion of {len(report.labels)} classes: with --json"]
-    cell = max(7, *(len(label) + 1 for label in report.labels))
+    lines += table("lrrrr", ["", "precision", "recall", "F1", "texts"], rows, width)
+    if len(labels) > CLASSES:
+        return [*lines, "", f"confusion of {len(labels)} classes: with --json"]
+    rows = [[label, *(f"{count:,}" for count in row)] for label, row in zip(labels, report.confusion.tolist(), strict=True)]
     lines += ["", "confusion: a row a class, a column what it was taken for"]
-    lines.append(" " * width + "".join(f"{label:>{cell}}" for label in report.labels))
-    for label, row in zip(report.labels, report.confusion.tolist(), strict=True):
-        lines.append(f"{label:{width}}" + "".join(f"{count:{cell},}" for count in row))
-    return lines
+    return lines + table("l" + "r" * len(labels), ["", *labels], rows, width)
 
 
 def _mistakes(mistakes: "list[Mistake]") -> list[str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
+from fflm.cli.options import message_console
+from fflm.cli.tables import stdout_width, table
 from fflm.text import catalogue
 
 
@@ -32,12 +34,11 @@ def list_corpora(as_json: bool) -> None:
     """
     entries = catalogue.entries().values()
     if as_json:
-        table = [{**dataclasses.asdict(entry), "size": entry.size} for entry in entries]
-        click.echo(json.dumps(table, ensure_ascii=False, indent=2))
+        known = [{**dataclasses.asdict(entry), "size": entry.size} for entry in entries]
+        click.echo(json.dumps(known, ensure_ascii=False, indent=2))
         return
-    click.echo(f"{'NAME':<17} {'SIZE':>8}   {'LICENCE':<20} TITLE")
-    for entry in entries:
-        click.echo(f"{entry.name:<17} {entry.size / 1e6:>5.1f} MB   {entry.licence:<20} {entry.title}")
+    rows = [[entry.name, f"{entry.size / 1e6:.1f} MB", entry.licence, entry.title] for entry in entries]
+    click.echo("\n".join(table("lrll", ["NAME", "SIZE", "LICENCE", "TITLE"], rows, stdout_width())))
 
 
 def _names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -65,12 +66,11 @@ def get(name: str, folder: Path, as_json: bool) -> None:
     Example:
       fflm corpus get wikitext-2 -o data
     """
-    from rich.console import Console
     from rich.progress import DownloadColumn, Progress
 
     entry = catalogue.find(name)
     columns = (*Progress.get_default_columns(), DownloadColumn())
-    console = Console(stderr=True)
+    console = message_console(quiet=False)
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(name, total=entry.size)
         files = catalogue.fetch(entry, folder, lambda done: bar.update(task, completed=done))

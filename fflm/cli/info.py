@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from fflm.cli.options import (
     show_training,
     show_valid,
 )
+from fflm.cli.tables import Column, stdout_width, table
 from fflm.errors import FflmError
 
 UNUSED = {
@@ -141,15 +142,27 @@ def _lines(path: Path, about: dict[str, Any]) -> list[str]:
     policy = TextSettings.from_dict(text).policy
     lines += ["", *describe_text(vocabulary["size"], vocabulary["rule"], policy, about["corpus"]["parts"])]
     lines += _training(about)
-    lines += ["", "history", f"  {EVALUATIONS} {'seconds':>9}"]
     tokens = about["corpus"]["parts"]["train"]["tokens"]
-    for event in about["history"]:
-        training = show_training(event["train_loss"] if event.get("exact", True) else None)
-        lines.append(
-            f"  {round(event['words'] / tokens, 2):5g} {event['step']:9,} {training} {show_valid(event['valid'])} "
-            f"{'*' if event['best'] else ' '} {event['rate']:7.2g} {event['seconds']:9,.1f}"
-        )
-    return [*lines, *_best(about, describe_perplexity)]
+
+    def losses(event: dict[str, Any]) -> list[str]:
+        return [show_training(event["train_loss"] if event.get("exact", True) else None), *show_valid(event["valid"])]
+
+    return [*lines, *_history(about, EVALUATIONS, tokens, losses), *_best(about, describe_perplexity)]
+
+
+def _history(
+    about: dict[str, Any], columns: Sequence[Column], epoch: int, losses: Callable[[dict[str, Any]], list[str]]
+) -> list[str]:
+    """Return as lines the evaluations of a network whose epochs have so many examples; ``losses`` returns cells of one."""
+    rows = [
+        [
+            f"{round(event['words'] / epoch, 2):g}", f"{event['step']:,}", *losses(event), "*" if event["best"] else "",
+            f"{event['rate']:.2g}", f"{event['seconds']:,.1f}",
+        ]
+        for event in about["history"]
+    ]  # fmt: skip
+    headings = [*(column.heading for column in columns), "seconds"]
+    return ["", "history", *table("r" * len(headings), headings, rows, stdout_width(), indent="  ")]
 
 
 def _network(path: Path, about: dict[str, Any]) -> list[str]:
@@ -194,14 +207,12 @@ def _classifier_lines(path: Path, about: dict[str, Any]) -> list[str]:
     lines += ["", *(f"{name}: {part['texts']:,} texts, {part['words']:,} words" for name, part in about["texts"].items())]
     lines.append(f"vocabulary: {about['vocabulary']['size']:,} ({about['vocabulary']['rule']})")
     lines += ["", "classes, texts of the training set", *_pairs(dict(zip(about["labels"], about["counts"], strict=True)))]
-    lines += [*_training(about), "", "history", f"  {EVALUATIONS} {'seconds':>9}"]
-    for event in about["history"]:
-        epochs = round(event["words"] / about["texts"]["train"]["texts"], 2)
-        lines.append(
-            f"  {epochs:5g} {event['step']:9,} {event['train_loss']:10.4f} {show_valid(event['valid'])}  "
-            f"{'*' if event['best'] else ' '} {event['rate']:7.2g} {event['seconds']:9,.1f}"
-        )
-    return [*lines, *_best(about, describe)]
+    lines += _training(about)
+
+    def losses(event: dict[str, Any]) -> list[str]:
+        return [f"{event['train_loss']:.4f}", *show_valid(event["valid"])]
+
+    return [*lines, *_history(about, EVALUATIONS, about["texts"]["train"]["texts"], losses), *_best(about, describe)]
 
 
 def _mixture_lines(path: Path, about: dict[str, Any]) -> list[str]:

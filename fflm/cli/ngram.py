@@ -12,6 +12,7 @@ from fflm.cli.options import (
     find_model,
     given_options,
     json_option,
+    message_console,
     model_option,
     overwrite_option,
     quiet_option,
@@ -69,13 +70,11 @@ def train(
       fflm ngram train corpora/stories.txt -o stories.ngram
       fflm ngram train stories.model -o stories.ngram --order 3 --arpa stories.arpa
     """
-    from rich.console import Console
-
     from fflm.lm import ngram
     from fflm.lm.arpa import write_arpa
     from fflm.text.corpus import parse_held_out
 
-    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    console = message_console(quiet)
     refuse_text_options(inputs, given_options(context))
     _check_file(arpa, overwrite)
     for name in ("valid", "test"):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import click
 
+from fflm.cli.tables import Column
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -138,6 +140,13 @@ class Sizes(click.ParamType[tuple[int, ...]]):
         except ValueError:
             self.fail(f"{value!r} is no list of sizes: write 100, or 256,128 for two layers, or 0 for none", param, ctx)
         return () if sizes == (0,) else sizes
+
+
+def message_console(quiet: bool) -> "Console":
+    """Return the console for messages on standard error; names and texts are printed as they are, not as rich's markup."""
+    from rich.console import Console
+
+    return Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def use_device(device: str, quiet: bool) -> Literal["cpu", "cuda"]:
@@ -418,18 +427,26 @@ def describe_perplexity(figures: Mapping[str, Any]) -> str:
     )
 
 
-EVALUATIONS = f"{'epoch':>5} {'step':>9} {'train perplexity':>16} {'valid perplexity':>16} {'bits/char':>9}   {'rate':>7}"
-"""Head of tables of evaluations; bits per character are those of the validation text."""
+EVALUATIONS = (
+    Column("epoch"),
+    Column("step", 9),
+    Column("train perplexity"),
+    Column("valid perplexity"),
+    Column("bits/char", optional=True),
+    Column("", 1),
+    Column("rate", 7, optional=True),
+)
+"""First columns of tables of evaluations; bits per character are those of the validation text, the unnamed one marks the best."""
 
 
 def show_training(loss: float | None) -> str:
-    """Return a loss in training, nats a word, as a perplexity for a table headed `EVALUATIONS`; None if it was not exact."""
-    return f"{'not exact' if loss is None else f'{math.exp(loss):,.2f}':>16}"
+    """Return a loss in training, nats a word, as a perplexity for a table of `EVALUATIONS`; None if it was not exact."""
+    return "not exact" if loss is None else f"{math.exp(loss):,.2f}"
 
 
-def show_valid(valid: dict[str, Any] | None) -> str:
-    """Return the columns of `EVALUATIONS` that are of validation text."""
-    return f"{valid['perplexity']:16,.2f} {valid['bits_per_character']:9.3f}" if valid else f"{'-':>16} {'-':>9}"
+def show_valid(valid: dict[str, Any] | None) -> tuple[str, str]:
+    """Return the cells of `EVALUATIONS` that are of validation text."""
+    return (f"{valid['perplexity']:,.2f}", f"{valid['bits_per_character']:.3f}") if valid else ("-", "-")
 
 
 def describe_text(vocabulary: int, rule: str, policy: str, parts: Mapping[str, Mapping[str, int]]) -> list[str]:

@@ -21,6 +21,7 @@ from fflm.cli.options import (
     show_word,
     use_device,
 )
+from fflm.cli.tables import stdout_width, table
 from fflm.errors import FflmError
 
 if TYPE_CHECKING:
@@ -194,15 +195,12 @@ def command(
 
 def describe_components(figures: dict[str, Any]) -> list[str]:
     """Return a table of what a mixture and each of its components alone make of one text, as lines."""
-    rows = [*figures["components"], {"name": "mixture", **figures}]
-    width = max(len(row["name"]) for row in rows)
-    lines = [f"{'':{width}}  weight   perplexity   of known words   bits per character"]
-    for row in rows:
+    rows = []
+    for row in [*figures["components"], {"name": "mixture", **figures}]:
         weight = f"{row['weight']:.4f}" if "weight" in row else ""
         values = [row[name] for name in ("perplexity", "perplexity_known", "bits_per_character")]
-        perplexity, known, bits = ("-" if value is None else f"{value:,.4f}" for value in values)
-        lines.append(f"{row['name']:{width}}  {weight:>6} {perplexity:>12} {known:>16} {bits:>20}")
-    return lines
+        rows.append([row["name"], weight, *("-" if value is None else f"{value:,.4f}" for value in values)])
+    return table("lrrrr", ["", "weight", "perplexity", "of known words", "bits per character"], rows, stdout_width())
 
 
 def describe_normalisers(normalisers: "Normalisers", loss: float) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from fflm.cli.options import json_option, overwrite_option, quiet_option, text_options, tokenizing
+from fflm.cli.options import json_option, message_console, overwrite_option, quiet_option, text_options, tokenizing
 
 
 @click.command()
@@ -24,12 +24,10 @@ def command(inputs: tuple[Path, ...], output: Path, overwrite: bool, quiet: bool
       fflm tokenize corpora/stories.txt -o stories.ids
       fflm train stories.ids
     """
-    from rich.console import Console
-
     from fflm.lm.setup import text_settings
     from fflm.text.corpus import parse_held_out, tokenize
 
-    console = Console(stderr=True, quiet=quiet, highlight=False)
+    console = message_console(quiet)
     valid, test = (parse_held_out(options.pop(name)) for name in ("valid", "test"))
     text, rule = text_settings(options)
     with tokenizing(console) as progress:

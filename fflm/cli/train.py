@@ -13,6 +13,7 @@ from fflm.cli.options import (
     describe_text,
     given_options,
     json_option,
+    message_console,
     network_options,
     overwrite_option,
     quiet_option,
@@ -87,9 +88,7 @@ def command(
       fflm train corpora/stories.txt
       fflm train --resume stories.model
     """
-    from rich.console import Console
-
-    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    console = message_console(quiet)
     given = given_options(context)
     if resume:
         run = _resume(resume, given, options, console)
@@ -133,8 +132,8 @@ def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console:
     return run
 
 
-def _row(run: "Run", train_loss: float | None, valid: dict[str, Any] | None, mark: str) -> str:
-    return f"{row_start(run)} {show_training(train_loss)} {show_valid(valid)} {mark} {row_end(run)}"
+def _row(run: "Run", train_loss: float | None, valid: dict[str, Any] | None, mark: str) -> tuple[str, ...]:
+    return (*row_start(run), show_training(train_loss), *show_valid(valid), mark, *row_end(run))
 
 
 def _loss(run: "Run", event: "Step") -> str:
@@ -144,4 +143,4 @@ def _loss(run: "Run", event: "Step") -> str:
     )
 
 
-VIEW = View("model", "fflm train", f"{EVALUATIONS} {'tokens/s':>9}", "tokens/s", _row, _loss, describe_perplexity)
+VIEW = View("model", "fflm train", EVALUATIONS, "tokens/s", _row, _loss, describe_perplexity)

@@ -17,6 +17,7 @@ from fflm.cli.options import (
     describe_text,
     given_options,
     json_option,
+    message_console,
     network_options,
     quiet_option,
     refuse_text_options,
@@ -25,6 +26,7 @@ from fflm.cli.options import (
     training_options,
     use_device,
 )
+from fflm.cli.tables import Column, LiveTable, stdout_width, table
 from fflm.cli.watching import announce_compiling, end_or_stop, interruption
 from fflm.errors import FflmError, did_you_mean
 
@@ -90,11 +92,9 @@ def command(
       fflm tune corpora/stories.txt --search rate=0.001..0.01 --search window=4..8
       fflm tune --resume stories.tune --trials 50
     """
-    from rich.console import Console
-
     from fflm.lm.tune import Search
 
-    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    console = message_console(quiet)
     given = given_options(context)
     if resume:
         fixed = [
@@ -181,6 +181,7 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
     )
+    table = LiveTable(_columns(search), console.width if console.is_terminal else None)
     with (
         interruption() as interrupted,
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
@@ -188,7 +189,7 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
         ended = [trial for trial in search.trials if trial.state != "running"]
         task = progress.add_task("", total=None, trial=len(ended) + 1, trials=search.limit)
         if len(ended) < search.limit:
-            console.print(_head(search))
+            console.print(table.head)
         for event in search.events():
             if isinstance(event, TrainingRun):
                 with announce_compiling(event, console):
@@ -199,7 +200,7 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
                 )
             elif isinstance(event, Trial):
                 ended.append(event)
-                progress.console.print(_row(event, "*" if event == search.best else " "))
+                progress.console.print(table.row(_row(event, search.best)))
             elif isinstance(event, Step):
                 progress.update(task, completed=state.words)
             if interrupted.is_set():
@@ -212,19 +213,21 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
     return True
 
 
-def _head(search: "Search") -> str:
-    """Return the head of a table of trials; with the settings that are searched by default, it fits 80 columns."""
-    return f"{'trial':>5} {'perplexity':>10}   {'epochs':>6} " + " ".join(f"{name:>7}" for name in search.space)
+def _columns(search: "Search") -> list[Column]:
+    """Return the columns of a table of trials; with the settings that are searched by default, they fit 80 columns."""
+    settings = [Column(name, 7, optional=True) for name in search.space]
+    return [Column("trial"), Column("perplexity"), Column("", 1), Column("epochs"), *settings, Column("", left=True)]
 
 
-def _row(trial: "Trial", mark: str) -> str:
+def _row(trial: "Trial", best: "Trial | None") -> list[str]:
     """Return a row of a table of trials."""
     from fflm.lm.tune import show
 
     perplexity = "-" if trial.perplexity is None else f"{trial.perplexity:,.2f}"
-    values = " ".join(f"{show(value):>{max(7, len(name))}}" for name, value in trial.values.items())
-    ending = "" if trial.state == "complete" else f" {trial.state}"
-    return f"{trial.number:5} {perplexity:>10} {mark} {trial.epochs:6g} {values}{ending}"
+    state = "" if trial.state == "complete" else trial.state
+    return [
+        str(trial.number), perplexity, "*" if trial == best else "", f"{trial.epochs:g}", *map(show, trial.values.values()), state
+    ]  # fmt: skip
 
 
 def _report(search: "Search", as_json: bool) -> None:
@@ -251,9 +254,10 @@ def _report(search: "Search", as_json: bool) -> None:
         }
         click.echo(json.dumps(result, ensure_ascii=False))
         return
-    click.echo(_head(search))
-    for trial in trials:
-        click.echo(_row(trial, "*" if trial == best else " "))
+    columns = _columns(search)
+    alignment = "".join("l" if column.left else "r" for column in columns)
+    cells = [_row(trial, best) for trial in trials]
+    click.echo("\n".join(table(alignment, [column.heading for column in columns], cells, stdout_width())))
     if best:
         click.echo(f"model {model}")
         click.echo(f"valid {describe_perplexity(figures)}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fflm.cli.options import use_device
+from fflm.cli.tables import Column, LiveTable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,8 +53,8 @@ class View:
         What is trained.
     command
         What trains it.
-    head
-        Of the table of evaluations; no wider than a terminal of 80 columns.
+    columns
+        Of the table of evaluations, but for the last one, the speed; in all no wider than a terminal of 80 columns.
     unit
         Of the speed.
     row
@@ -66,9 +67,9 @@ class View:
 
     kind: str
     command: str
-    head: str
+    columns: tuple[Column, ...]
     unit: str
-    row: Callable[["Run", float | None, dict[str, Any] | None, str], str]
+    row: Callable[["Run", float | None, dict[str, Any] | None, str], tuple[str, ...]]
     loss: Callable[["Run", "Step"], str]
     describe: Callable[[dict[str, Any]], str]
 
@@ -140,22 +141,23 @@ def watch(run: "Run", console: "Console", view: View) -> bool:
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     total = len(run.trainer.train)
+    table = LiveTable((*view.columns, Column(view.unit, 9, optional=True)), console.width if console.is_terminal else None)
     with (
         interruption() as interrupted,
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         state = run.trainer.state
         if not state.finished:
-            progress.console.print(view.head)
+            progress.console.print(table.head)
         task = progress.add_task(
             "", total=total * run.trainer.settings.epochs, completed=state.words,
             epoch=state.epoch + 1, epochs=run.trainer.settings.epochs, speed=0.0, unit=view.unit, loss="",
         )  # fmt: skip
         shown = time.monotonic()
         for event in run.events():
-            _show(event, run, view, progress, task)
+            _show(event, run, view, table, progress, task)
             if progress.disable and time.monotonic() - shown > SIGN_SECONDS:
-                console.print(view.row(run, state.loss_mean if state.loss_exact else None, None, " "))
+                console.print(table.row(view.row(run, state.loss_mean if state.loss_exact else None, None, "")))
                 shown = time.monotonic()
             if interrupted.is_set() and not run.trainer.state.finished:
                 run.save()
@@ -180,19 +182,19 @@ def interruption() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def row_start(run: "Run") -> str:
-    """Return the first columns of a row, where the run stands: epochs and steps."""
+def row_start(run: "Run") -> tuple[str, str]:
+    """Return the first cells of a row, where the run stands: epochs and steps."""
     state = run.trainer.state
-    return f"{round(state.words / len(run.trainer.train), 2):5g} {state.step:9,}"
+    return f"{round(state.words / len(run.trainer.train), 2):g}", f"{state.step:,}"
 
 
-def row_end(run: "Run") -> str:
-    """Return the last columns of a row: learning rate and speed."""
+def row_end(run: "Run") -> tuple[str, str]:
+    """Return the last cells of a row: learning rate and speed."""
     state = run.trainer.state
-    return f"{run.trainer.rate:7.2g} {state.words / max(state.seconds, 1e-9):9,.0f}"
+    return f"{run.trainer.rate:.2g}", f"{state.words / max(state.seconds, 1e-9):,.0f}"
 
 
-def _show(event: "Event", run: "Run", view: View, progress: "Progress", task: Any) -> None:
+def _show(event: "Event", run: "Run", view: View, table: LiveTable, progress: "Progress", task: Any) -> None:
     from fflm.training.loop import Evaluation, Finished, Step
     from fflm.training.run import RolledBack
 
@@ -201,7 +203,8 @@ def _show(event: "Event", run: "Run", view: View, progress: "Progress", task: An
     if isinstance(event, Step):
         progress.update(task, completed=state.words, epoch=event.epoch, speed=speed, loss=view.loss(run, event))
     elif isinstance(event, Evaluation):
-        progress.console.print(view.row(run, event.train_loss if event.exact else None, run.valid, "*" if event.best else " "))
+        row = view.row(run, event.train_loss if event.exact else None, run.valid, "*" if event.best else "")
+        progress.console.print(table.row(row))
     elif isinstance(event, RolledBack):
         progress.console.print(f"{event.cause}: back to step {event.step:,}, with {event.factor:g} times the rate")
     elif isinstance(event, Finished):

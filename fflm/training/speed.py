@@ -1,8 +1,15 @@
 """How fast operations and whole training steps are, on the devices of a machine, after seeing that these agree."""
 
+import contextlib
+import importlib.metadata
+import os
+import platform
+import re
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,16 +42,31 @@ class Size:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long one device takes for one thing: seconds a call, of which each handles a batch.
+    """How long one device takes for one operation.
 
-    ``products`` is the number of additions and multiplications of matrix products in it, 0 where there is none.
+    Attributes
+    ----------
+    size, operation, device
+        What was timed.
+    rounds
+        Seconds a call in each round, the mean of its calls; a call handles a batch.
+    calls
+        In each round.
+    products
+        Additions and multiplications of matrix products in a call, 0 where there is none.
     """
 
     size: Size
     operation: str
     device: str
-    seconds: float
+    rounds: tuple[float, ...]
+    calls: int
     products: int
+
+    @property
+    def seconds(self) -> float:
+        """Seconds a call, the median of the rounds."""
+        return statistics.median(self.rounds)
 
     @property
     def tokens_per_second(self) -> float:
@@ -64,6 +86,35 @@ class _Task:
     products: int
     run: Callable[[], Any]
     results: Callable[[], list[Array]]
+
+
+def machine() -> dict[str, Any]:
+    """Return what a timing depends on besides the code and the versions of libraries.
+
+    ``cores`` are the logical ones that this process may use; ``physical_cores``, those of the machine, is None if not known.
+    """
+    from fflm.backend import blas
+
+    cpuinfo = Path("/proc/cpuinfo")  # of Linux, where platform.processor() is empty
+    text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""
+    name = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    physical = set(re.findall(r"^physical id\s*: (\d+)$.*?^core id\s*: (\d+)$", text, re.MULTILINE | re.DOTALL))
+    return {
+        "processor": name[1] if name else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "physical_cores": len(physical) or None,
+        "system": platform.platform(),
+        "blas": blas.description(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, fflm and the libraries that its speed depends on, as far as they are installed."""
+    installed = {"python": platform.python_version()}
+    for name in ("fflm", "numba", "llvmlite", "numpy", "scipy", "numba-cuda", "cuda-core"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            installed[name] = importlib.metadata.version(name)
+    return installed
 
 
 def measure(sizes: list[Size], backends: Mapping[str, Backend], seconds: float = 0.1) -> Iterator[Timing]:
@@ -94,7 +145,7 @@ def measure(sizes: list[Size], backends: Mapping[str, Backend], seconds: float =
                 for device, own in tasks.items():
                     rounds[device].append(_time(own[name], repeats[device]) / repeats[device])
             for device, times in rounds.items():
-                yield Timing(size, name, device, float(np.median(times)), first[name].products)
+                yield Timing(size, name, device, tuple(times), repeats[device], first[name].products)
 
 
 def _verify(size: Size, name: str, tasks: Mapping[str, _Task]) -> None:

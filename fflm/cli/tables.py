@@ -1,0 +1,130 @@
+"""Tables for people to read: on a terminal they fit its width; written to a file or a pipe, they do not depend on it."""
+
+import io
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LEAST = 12
+"""Cells that a column of text or a heading keeps, however narrow the terminal."""
+
+
+def stdout_width() -> int | None:
+    """Return the width of the terminal that standard output is, in cells; None if it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def table(
+    alignment: str, headings: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, indent: str = ""
+) -> list[str]:
+    """Return the lines of a table.
+
+    Parameters
+    ----------
+    alignment
+        ``l`` or ``r`` for each column: text, or numbers.
+    headings
+        Of the columns.
+    rows
+        Of cells.
+    width
+        Cells that a line may have: if they do not suffice, headings and then texts are broken into several lines, but never
+        numbers. None for any.
+    indent
+        Precedes every line.
+    """
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    limit = None if width is None else width - len(indent)
+    bodies = [max((cell_len(row[place]) for row in rows), default=0) for place in range(len(headings))]
+    gap, least = 2, bodies
+    if limit is not None and sum(map(max, bodies, map(cell_len, headings))) + gap * (len(headings) - 1) > limit:
+        gap = 1
+        headings = [_broken(heading, max(body, LEAST)) for heading, body in zip(headings, bodies, strict=True)]
+        heads = [max(map(cell_len, heading.split("\n"))) for heading in headings]
+        least = [
+            max(head, body if align == "r" else min(body, LEAST))
+            for head, body, align in zip(heads, bodies, alignment, strict=True)
+        ]
+        limit = max(limit, sum(least) + gap * (len(headings) - 1))
+    layout = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="")
+    for align, heading, minimum in zip(alignment, headings, least, strict=True):
+        layout.add_column(
+            Text(heading), justify="left" if align == "l" else "right", min_width=minimum, no_wrap=align == "r",
+            vertical="top", overflow="fold",
+        )  # fmt: skip
+    for row in rows:
+        layout.add_row(*map(Text, row))
+    console = Console(file=io.StringIO(), width=limit or sys.maxsize, color_system=None)
+    with console.capture() as capture:
+        console.print(layout)
+    return [f"{indent}{line}".rstrip() for line in capture.get().splitlines()]
+
+
+def _broken(heading: str, width: int) -> str:
+    """Return a heading with its words below each other, in pieces of at most so many cells."""
+    from rich.cells import chop_cells
+
+    return "\n".join(piece for word in heading.replace("/", "/ ").split() for piece in chop_cells(word, width))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a `LiveTable`.
+
+    Attributes
+    ----------
+    heading
+        What it contains.
+    width
+        Cells, at least.
+    left
+        Whether it is text, aligned to the left.
+    optional
+        Whether it may be left out on a narrow terminal.
+    """
+
+    heading: str
+    width: int = 0
+    left: bool = False
+    optional: bool = False
+
+    def align(self, cell: str) -> str:
+        """Return a cell in the width of the column."""
+        width = max(self.width, len(self.heading))
+        return cell.ljust(width) if self.left else cell.rjust(width)
+
+
+class LiveTable:
+    """A table whose rows are shown as they come, so that its columns have fixed widths.
+
+    Parameters
+    ----------
+    columns
+        From left to right.
+    width
+        Cells that a line may have. Optional columns that do not fit are left out, the last ones first. None for any.
+    """
+
+    def __init__(self, columns: Sequence[Column], width: int | None) -> None:
+        self._columns = columns
+        self._shown = list(range(len(columns)))
+        for place in reversed(range(len(columns))):
+            if width is not None and columns[place].optional and len(self._line([""] * len(columns))) > width:
+                self._shown.remove(place)
+
+    @property
+    def head(self) -> str:
+        """The line of the headings."""
+        return self.row([column.heading for column in self._columns])
+
+    def row(self, cells: Sequence[str]) -> str:
+        """Return a row as a line."""
+        return self._line(cells).rstrip()
+
+    def _line(self, cells: Sequence[str]) -> str:
+        return " ".join(self._columns[place].align(cells[place]) for place in self._shown)
