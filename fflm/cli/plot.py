@@ -48,7 +48,7 @@ def command(models: tuple[Path, ...], output: Path, named: tuple[Path, ...], qui
 
     models = (*models, *named)
     if any((model / "search.json").is_file() for model in models):
-        _draw_search(models, output)
+        show_missing(_draw_search(models, output), quiet)
         click.echo(json.dumps({"plot": str(output), "search": str(models[0])}) if as_json else output)
         return
     runs = {model: _read(model) for model in models} or dict([find_model(None, quiet, _read, "network", "classifier")])
@@ -58,12 +58,13 @@ def command(models: tuple[Path, ...], output: Path, named: tuple[Path, ...], qui
         raise click.UsageError("language models and classifiers cannot be compared: draw them one after the other")
     try:
         if kinds == {"classifier"}:
-            draw_classifiers(logs, output)
+            missing = draw_classifiers(logs, output)
         else:
-            captions = [f"{name}: {'; '.join(describe_text(**log[0]['text']))}" for name, log in logs.items()]
-            draw_curves(logs, captions, output)
+            captions = ["; ".join(describe_text(**log[0]["text"])) for log in logs.values()]
+            missing = draw_curves(logs, captions, output)
     except (KeyError, TypeError, ValueError) as error:
         raise FflmError(f"a log is damaged ({error!r}): restore it from a copy, or train again") from error
+    show_missing(missing, quiet)
     click.echo(json.dumps({"plot": str(output), "models": list(logs)}) if as_json else output)
 
 
@@ -81,7 +82,14 @@ def _read(model: Path) -> tuple[str, list[dict[str, Any]]]:
     return kind, log
 
 
-def _draw_search(searches: tuple[Path, ...], output: Path) -> None:
+def show_missing(characters: str, quiet: bool) -> None:
+    """Say which characters of a picture no font has, if there are any."""
+    if characters and not quiet:
+        hint = "install one that has them, such as Noto Sans CJK"
+        click.echo(f"no font has {characters}, which are drawn as boxes: {hint}", err=True)
+
+
+def _draw_search(searches: tuple[Path, ...], output: Path) -> str:
     from fflm.cli.options import describe_perplexity
     from fflm.lm.tune import Choices, Search, logarithmic, show
     from fflm.training.checkpoints import WEIGHTS, load_arrays
@@ -108,4 +116,4 @@ def _draw_search(searches: tuple[Path, ...], output: Path) -> None:
     caption = ""
     if best := search.best:
         caption = f"best: {describe_perplexity(load_arrays(search.folder(best) / WEIGHTS)[1]['valid'])}"
-    draw_trials(str(search.path), trials, scales, caption, output)
+    return draw_trials(str(search.path), trials, scales, caption, output)

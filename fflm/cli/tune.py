@@ -195,9 +195,10 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
                 with announce_compiling(event, console):
                     event.prepare()
                 state, settings = event.trainer.state, event.trainer.settings
-                progress.reset(
-                    task, total=len(event.trainer.train) * settings.epochs, completed=state.words, trial=len(ended) + 1
-                )
+                progress.reset(  # forgets the fields that it is not given
+                    task, total=len(event.trainer.train) * settings.epochs, completed=state.words,
+                    trial=len(ended) + 1, trials=search.limit,
+                )  # fmt: skip
             elif isinstance(event, Trial):
                 ended.append(event)
                 progress.console.print(table.row(_row(event, search.best)))

@@ -2,7 +2,9 @@
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+import unicodedata
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,26 @@ STAR: dict[str, Any] = {"marker": "*", "markersize": 16, "markeredgecolor": "whi
 CAPTION = 150
 """Characters a line of the captions."""
 
+NAME = 50
+"""Characters of a name in a title or a legend; longer ones are shortened."""
+
+UNMEASURED = "no validation"
+"""What is known of a run without validation."""
+
+LARGEST = 1e100
+"""Larger values, as of a run that diverges, and NaN are not drawn."""
+
+LINE = 0.2
+"""Height of a line of small text, in inches."""
+
+MANY = 6
+"""Runs, at most, of which each has a line of the legend for itself."""
+
 PANELS = 3
 """Panels beside each other in the picture of a search."""
 
 
-def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], captions: Sequence[str], path: Path) -> None:
+def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], captions: Sequence[str], path: Path) -> str:
     """Draw perplexity and learning rate of one or several runs over the words that they were trained on.
 
     Parameters
@@ -35,44 +52,45 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], captions: Seque
     path
         The picture, in the format that its ending names: .png, .svg or .pdf.
 
+    Returns
+    -------
+    str
+        Characters that no installed font has; they are drawn as boxes.
+
     Raises
     ------
     FflmError
         If matplotlib is missing, a run was never evaluated, or the picture cannot be written.
     """
-    alone = len(runs) == 1
-    figure = _figure(path, 8, 5.5 if alone else 5 + 0.9 * len(runs))
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
+    lines: dict[str, list[str]] = {}  # of a caption: the runs that it belongs to
+    for name, caption in zip(runs, captions, strict=True):
+        lines.setdefault(caption, []).append(name)
+    footer = _wrapped(f"{', '.join(names)}: {caption}" for caption, names in lines.items())
+    figure = _figure(path, 8, 5.3 + _height(runs, footer))
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    for index, (name, log) in enumerate(runs.items()):
-        _draw_run(upper, lower, name, log, COLOURS[index % len(COLOURS)], alone=alone)
-
+    best = {}
+    for (name, log), colour in zip(runs.items(), _colours(len(runs)), strict=True):
+        best[name] = colour, _draw_run(upper, lower, name, log, colour)
     upper.set_ylabel("perplexity (log scale)")
-    upper.set_yscale("log")
-    upper.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    upper.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    upper.yaxis.set_minor_formatter(NullFormatter())
-    if alone:
-        upper.set_title(f"Training of {next(iter(runs))}")
-        upper.legend(frameon=False)
-    else:  # too many entries for a place between the curves
-        title = f"Training of {len(runs)} models"
-        figure.legend(loc="outside upper center", frameon=False, fontsize="small", title=title, title_fontsize="large")
+    _logarithmic(upper.yaxis)
+    _legend(figure, f"Training of {_title(runs, 'models')}", best, {"validation": "-", "training": "--"})
     lower.set_ylabel("learning rate")
     lower.set_ylim(bottom=0)
     lower.set_xlabel("tokens trained on")
     lower.xaxis.set_major_formatter(EngFormatter(sep=""))
     lower.set_xlim(left=0)
-    figure.supxlabel("\n".join(line for caption in captions for line in textwrap.wrap(caption, CAPTION)), fontsize="x-small")
-    if alone:
+    figure.supxlabel(footer, fontsize="x-small")
+    if len(runs) == 1:
         tokens = next(iter(runs.values()))[0]["text"]["parts"]["train"]["tokens"]
         epochs = upper.secondary_xaxis("top", functions=(lambda x: x / tokens, lambda x: x * tokens))
+        epochs.xaxis.set_major_locator(MaxNLocator(integer=True))
         epochs.set_xlabel("epochs")
-    _save(figure, path)
+    return _save(figure, path)
 
 
-def draw_classifiers(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+def draw_classifiers(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> str:
     """Draw loss, accuracy and macro F1 of the training of classifiers over epochs.
 
     Parameters
@@ -80,44 +98,52 @@ def draw_classifiers(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path
     runs, path
         As for `draw_curves`.
 
+    Returns
+    -------
+    str
+        As of `draw_curves`.
+
     Raises
     ------
     FflmError
         If matplotlib is missing, a run was never evaluated, or the picture cannot be written.
     """
-    figure = _figure(path, 8, 5.5)
+    figure = _figure(path, 8, 5.5 + _height(runs))
+    from matplotlib.ticker import MaxNLocator
+
     upper, lower = figure.subplots(2, 1, sharex=True)
-    for index, (name, log) in enumerate(runs.items()):
+    labels = {}
+    for (name, log), colour in zip(runs.items(), _colours(len(runs)), strict=True):
         evaluations = _evaluations(name, log)
-        colour, prefix = COLOURS[index % len(COLOURS)], "" if len(runs) == 1 else f"{name}, "
-        epochs = [event["words"] / log[0]["texts"]["train"]["texts"] for event in evaluations]
-        losses = [event["train_loss"] for event in evaluations]
-        upper.plot(epochs, losses, color=colour, linestyle="--", marker=".", linewidth=1, label=f"{prefix}training")
-        if evaluations[0]["valid"]:
-            valid = [event["valid"] for event in evaluations]
+        texts = log[0]["texts"]["train"]["texts"]
+        epochs = [event["words"] / texts for event in evaluations]
+        _plot(upper, epochs, [event["train_loss"] for event in evaluations], color=colour, linestyle="--", linewidth=1)
+        measured = [event for event in evaluations if event["valid"] and event["valid"]["loss"] < LARGEST]
+        label = UNMEASURED
+        if measured:
+            x, valid = [event["words"] / texts for event in measured], [event["valid"] for event in measured]
             best = min(range(len(valid)), key=lambda place: valid[place]["loss"])
-            for axes, key, style, label in (
-                (upper, "loss", "-", "validation"), (lower, "accuracy", "-", "accuracy"), (lower, "macro_f1", ":", "macro F1"),
-            ):  # fmt: skip
+            for axes, key, style in ((upper, "loss", "-"), (lower, "accuracy", "-"), (lower, "macro_f1", ":")):
                 values = [figures[key] for figures in valid]
-                axes.plot(epochs, values, color=colour, linestyle=style, marker=".", label=f"{prefix}{label}")
+                _plot(axes, x, values, color=colour, linestyle=style)
                 if key != "macro_f1":
-                    axes.plot(epochs[best], values[best], label=f"{prefix}best: {values[best]:.4g}", color=colour, **STAR)
-    upper.set_title(f"Training of {next(iter(runs))}" if len(runs) == 1 else f"Training of {len(runs)} classifiers")
+                    axes.plot(x[best], values[best], color=colour, **STAR)
+            label = f"loss {valid[best]['loss']:.4f}, accuracy {valid[best]['accuracy']:.2%}, after {_epochs(x[best])}"
+        labels[name] = colour, label
+    styles = {"validation, accuracy": "-", "training": "--", "macro F1": ":"}
+    _legend(figure, f"Training of {_title(runs, 'classifiers')}", labels, styles)
     upper.set_ylabel("loss, nats a text")
     upper.set_ylim(bottom=0)
     lower.set_ylabel("on the validation texts")
     lower.set_xlabel("epochs")
     lower.set_xlim(left=0)
-    for axes in (upper, lower):
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
-    _save(figure, path)
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _save(figure, path)
 
 
 def draw_trials(
     name: str, trials: Sequence[Mapping[str, Any]], scales: Mapping[str, str | Sequence[str]], caption: str, path: Path
-) -> None:
+) -> str:
     """Draw the validation perplexity of the trials of a search, in their order and over each setting that was searched.
 
     Parameters
@@ -134,19 +160,25 @@ def draw_trials(
     path
         The picture, in the format that its ending names: .png, .svg or .pdf.
 
+    Returns
+    -------
+    str
+        As of `draw_curves`.
+
     Raises
     ------
     FflmError
         If matplotlib is missing, there is no trial to draw, or the picture cannot be written.
     """
-    drawn = [trial for trial in trials if trial["perplexity"] is not None]
+    drawn = [trial for trial in trials if trial["perplexity"] is not None and trial["perplexity"] < LARGEST]
     complete = [trial for trial in drawn if trial["state"] == "complete"]
     if not complete:
         raise FflmError(f"{name} has no complete trial yet, so there is nothing to draw: let it run for longer")
     rows = -(-len(scales) // PANELS)
     columns = -(-len(scales) // rows)
-    figure = _figure(path, 8, 3 + 2.2 * rows)
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+    footer = _wrapped([caption])
+    figure = _figure(path, 8, 3 + 2.2 * rows + _height({}, footer))
+    from matplotlib.ticker import MaxNLocator
 
     grid = figure.add_gridspec(1 + rows, columns, height_ratios=(1.4, *[1] * rows))
     upper = figure.add_subplot(grid[0, :])
@@ -156,7 +188,7 @@ def draw_trials(
     for axes, setting in zip((upper, *panels), (None, *scales), strict=True):
         for group, style, label in (
             (complete, {"marker": "o", "color": COLOURS[0], "alpha": 0.8}, "complete"),
-            (others, {"marker": "x", "color": COLOURS[1], "alpha": 0.8}, "given up"),
+            (others, {"marker": "x", "color": COLOURS[1], "alpha": 0.8}, "incomplete"),
             (
                 [best],
                 {"marker": "*", "color": COLOURS[2], "s": 200, "edgecolor": "white"},
@@ -169,31 +201,29 @@ def draw_trials(
     steps = [min(trial["perplexity"] for trial in complete[: i + 1]) for i in range(len(complete))]
     numbers = [trial["number"] for trial in complete]
     upper.step([*numbers, trials[-1]["number"]], [*steps, steps[-1]], where="post", color=COLOURS[2], label="best so far")
-    figure.suptitle(f"Search in {name}")
-    upper.legend(frameon=False, ncols=4, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1))
+    handles, labels = upper.get_legend_handles_labels()
+    _outside(figure, f"Search in {_short(name)}", handles, labels, columns=4)
     upper.set_ylabel("validation perplexity\n(log scale)")
-    upper.set_yscale("log")
-    upper.yaxis.set_major_locator(MaxNLocator(5))
-    upper.yaxis.set_major_formatter(StrMethodFormatter("{x:,.5g}"))
-    upper.yaxis.set_minor_locator(NullLocator())
+    _logarithmic(upper.yaxis)
     upper.xaxis.set_major_locator(MaxNLocator(integer=True))
+    upper.set_xlim(0.5, trials[-1]["number"] + 0.5)
     upper.set_xlabel("trial")
     for axes, (setting, scale) in zip(panels, scales.items(), strict=True):
         axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())
         axes.set_xlabel(setting.replace("_", " ") + (" (log scale)" if scale == "log" else ""))
-        if isinstance(scale, str):
-            axes.set_xscale(scale)
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if scale == "log" else MaxNLocator(5))
-            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axes.xaxis.set_minor_locator(NullLocator())
+        if scale == "log":
+            _logarithmic(axes.xaxis, most=4)
+        elif isinstance(scale, str):
+            axes.xaxis.set_major_locator(MaxNLocator(5))
         else:
-            axes.set_xticks(range(len(scale)), scale)
+            crowded = len(scale) * max(map(len, scale)) > 66 // columns
+            axes.set_xticks(range(len(scale)), scale, rotation=40 * crowded, ha="right" if crowded else "center")
             axes.set_xlim(-0.5, len(scale) - 0.5)
-    figure.supxlabel(caption, fontsize="x-small")
-    _save(figure, path)
+    figure.supxlabel(footer, fontsize="x-small")
+    return _save(figure, path)
 
 
-def draw_speeds(rows: Sequence[Mapping[str, Any]], devices: Mapping[str, str], path: Path) -> None:
+def draw_speeds(rows: Sequence[Mapping[str, Any]], devices: Mapping[str, str], path: Path) -> str:
     """Draw tokens a second over the size of the vocabulary, a line for each device, hidden size and batch size.
 
     Parameters
@@ -205,29 +235,41 @@ def draw_speeds(rows: Sequence[Mapping[str, Any]], devices: Mapping[str, str], p
     path
         The picture, in the format that its ending names: .png, .svg or .pdf.
 
+    Returns
+    -------
+    str
+        As of `draw_curves`.
+
     Raises
     ------
     FflmError
         If matplotlib is missing, or the picture cannot be written.
     """
-    figure = _figure(path, 8, 5)
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    axes = figure.subplots()
     shapes = sorted({(row["hidden"], row["batch"]) for row in rows})
+    figure = _figure(path, 8, 5 + LINE * len(shapes) * len(devices))
+    axes = figure.subplots()
     for style, (device, name) in zip(("-o", "--s"), devices.items(), strict=False):
-        for index, (hidden, batch) in enumerate(shapes):
+        for (hidden, batch), colour in zip(shapes, _colours(len(shapes)), strict=True):
             own = [row for row in rows if (row["device"], row["hidden"], row["batch"]) == (device, hidden, batch)]
             places = [row["vocabulary"] for row in own], [row["tokens_per_second"] for row in own]
-            axes.plot(*places, style, color=COLOURS[index % len(COLOURS)], label=f"{name}, hidden {hidden:,}, batch {batch:,}")
-    axes.set_title("Training steps")
-    for axis, label in ((axes.xaxis, "words in the vocabulary"), (axes.yaxis, "tokens a second")):
-        axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}label": f"{label} (log scale)"})
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axis.set_minor_formatter(NullFormatter())
-    axes.legend(frameon=False, fontsize="small")
-    _save(figure, path)
+            axes.plot(*places, style, color=colour, label=f"{name}, hidden {hidden:,}, batch {batch:,}")
+    _outside(figure, "Training steps", *axes.get_legend_handles_labels())
+    axes.set_xlabel("words in the vocabulary (log scale)")
+    axes.set_ylabel("tokens a second (log scale)")
+    _logarithmic(axes.xaxis)
+    _logarithmic(axes.yaxis)
+    return _save(figure, path)
+
+
+def _colours(count: int) -> Sequence[Any]:
+    """Return different colours."""
+    import matplotlib
+
+    return (
+        COLOURS[:count]
+        if count <= len(COLOURS)
+        else [matplotlib.colormaps["turbo"](place / (count - 1)) for place in range(count)]
+    )
 
 
 def _place(value: Any, scale: str | Sequence[str]) -> Any:
@@ -254,13 +296,52 @@ def _figure(path: Path, width: float, height: float) -> Any:
     return figure
 
 
-def _save(figure: Any, path: Path) -> None:
-    """Give all axes the same look, and write the picture."""
+def _save(figure: Any, path: Path) -> str:
+    """Give all axes the same look, and write the picture; return the characters that no font has."""
+    from matplotlib.text import Text
+
     for axes in figure.axes:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as temporary:
+    texts = [text for text in figure.findobj(Text) if text.get_text()]
+    for text in texts:
+        text.set_text(text.get_text().encode(errors="replace").decode())
+        text.set_parse_math(False)  # a $ in a name is a $
+    families, missing = _fonts({character for text in texts for character in text.get_text() if character.isprintable()})
+    for text in texts:
+        text.set_fontfamily([*text.get_fontfamily(), *families])
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(temporary, format=path.suffix[1:])
+    return "".join(sorted(missing))
+
+
+def _fonts(characters: set[str]) -> tuple[list[str], set[str]]:
+    """Return the families of fonts that have the characters which matplotlib's own font lacks, and those that none has.
+
+    The system's fonts are looked at themselves, for matplotlib's list of them does not contain those that were installed later.
+    """
+    from matplotlib import font_manager
+    from matplotlib.ft2font import FT2Font
+
+    def known(path: str) -> tuple[bool, str, set[str]]:
+        try:
+            font = FT2Font(path)
+        except (OSError, RuntimeError):  # not readable, or of a kind that cannot be drawn
+            return False, "", set()
+        return font.style_name == "Regular", path, {each for each in characters if font.get_char_index(ord(each))}
+
+    missing = characters - known(font_manager.findfont(font_manager.FontProperties()))[2]
+    fonts = [known(path) for path in sorted(font_manager.findSystemFonts())] if missing else []
+    families = []
+    while missing and fonts:
+        _, path, found = max(fonts, key=lambda font: (len(font[2] & missing), font[0]))
+        if not found & missing:
+            break
+        font_manager.fontManager.ttflist.append(font_manager.FontEntry(fname=path, name=path, weight=400, size="scalable"))
+        families.append(path)
+        missing -= found
+    return families, missing
 
 
 def _evaluations(name: str, log: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -271,23 +352,101 @@ def _evaluations(name: str, log: Sequence[Mapping[str, Any]]) -> list[Mapping[st
     return evaluations
 
 
-def _draw_run(upper: Any, lower: Any, name: str, log: Sequence[Mapping[str, Any]], colour: str, *, alone: bool) -> None:
-    """Draw the curves of a run into the axes of perplexity and of the rate."""
+def _draw_run(upper: Any, lower: Any, name: str, log: Sequence[Mapping[str, Any]], colour: str) -> str:
+    """Draw the curves of a run into the axes of perplexity and of the rate; return what is known of its best evaluation."""
     evaluations = _evaluations(name, log)
-    words = [event["words"] for event in evaluations]
-    prefix = "" if alone else f"{name}, "
-    marker = "." if len(words) <= 50 else ""
     exact = [event for event in evaluations if event.get("exact", True)]
-    if exact:
-        x, y = [event["words"] for event in exact], [math.exp(event["train_loss"]) for event in exact]
-        upper.plot(x, y, color=colour, linestyle="--", marker=marker, linewidth=1, label=f"{prefix}training")
-    measured = [event for event in evaluations if event["valid"]]
-    if measured:
-        x, y = [event["words"] for event in measured], [event["valid"]["perplexity"] for event in measured]
-        upper.plot(x, y, color=colour, marker=marker, linewidth=2, label=f"{prefix}validation")
-        best = min(range(len(y)), key=y.__getitem__)
-        epochs = x[best] / log[0]["text"]["parts"]["train"]["tokens"]
-        bits = measured[best]["valid"]["bits_per_character"]
-        label = f"{prefix}best: {y[best]:.1f}, {bits:.3f} bits per character, after {epochs:.3g} epochs"
-        upper.plot(x[best], y[best], color=colour, label=label, **STAR)
-    lower.plot(words, [event["rate"] for event in evaluations], color=colour, marker=marker, linewidth=1)
+    perplexities = [math.exp(min(event["train_loss"], 700.0)) for event in exact]
+    _plot(upper, [event["words"] for event in exact], perplexities, color=colour, linestyle="--", linewidth=1)
+    _plot(lower, [event["words"] for event in evaluations], [event["rate"] for event in evaluations], color=colour, linewidth=1)
+    measured = [event for event in evaluations if event["valid"] and event["valid"]["perplexity"] < LARGEST]
+    if not measured:
+        return UNMEASURED
+    x, y = [event["words"] for event in measured], [event["valid"]["perplexity"] for event in measured]
+    _plot(upper, x, y, color=colour, linewidth=2)
+    best = min(range(len(y)), key=y.__getitem__)
+    upper.plot(x[best], y[best], color=colour, **STAR)
+    epochs = x[best] / log[0]["text"]["parts"]["train"]["tokens"]
+    bits = measured[best]["valid"]["bits_per_character"]
+    return f"best: {y[best]:,.1f}, {bits:.3f} bits per character, after {_epochs(epochs)}"
+
+
+def _plot(axes: Any, x: Sequence[float], y: Sequence[float], **style: Any) -> None:
+    """Draw a curve, leaving out values that are not numbers or too large."""
+    points = [(each, value) for each, value in zip(x, y, strict=True) if value < LARGEST]
+    if points:
+        axes.plot(*zip(*points, strict=True), marker="." if len(points) <= 50 else "", **style)
+
+
+def _logarithmic(axis: Any, most: int = 7) -> None:
+    """Give an axis, whose data are drawn, a logarithmic scale and about so many labelled ticks at round numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    if decades < 1:
+        axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
+    else:
+        subs = next((subs for subs in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3)) if len(subs) * decades <= most), (1,))
+        axis.set_major_locator(LogLocator(subs=subs, numticks=most))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if 1000 <= value < 1e7 else f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def _legend(figure: Any, title: str, runs: Mapping[str, tuple[str, str]], styles: Mapping[str, str]) -> None:
+    """Explain curves above them: a line for each run, with its colour and what is known of its best, and one for the styles."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color="gray", linestyle=style) for style in styles.values()]
+    labels, many = list(styles), len(runs) > MANY
+    for name, (colour, best) in runs.items():
+        marker = {} if best == UNMEASURED else {**STAR, "markersize": 11}
+        handles.append(Line2D([], [], color=colour, linewidth=2, **{**marker, "linestyle": "-"}))
+        known = best.split(", ")[0] if many else best
+        labels.append(best if len(runs) == 1 else f"{_short(name)}, {known}")
+    _outside(figure, title, handles, labels, columns=len(labels) if len(runs) == 1 else 1 + many)
+
+
+def _outside(figure: Any, title: str, handles: Sequence[Any], labels: Sequence[str], columns: int = 1) -> None:
+    """Put a legend and the title above all axes."""
+    places = [str(place) for place in range(len(labels))]
+    legend = figure.legend(
+        handles, places, loc="outside upper center", ncols=columns, frameon=False, fontsize="small", title=title,
+        title_fontsize="large",
+    )  # fmt: skip
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_text(label)  # of which `legend` would leave out those that begin with _
+
+
+def _title(runs: Mapping[str, Any], kind: str) -> str:
+    return _short(next(iter(runs))) if len(runs) == 1 else f"{len(runs)} {kind}"
+
+
+def _short(name: str) -> str:
+    """Return a name, without its middle if it is long."""
+    half = len(name) // 2
+    while _wide(name[:half] + name[-half:]) > NAME:
+        half -= 1
+    return name if half == len(name) // 2 else f"{name[:half]}…{name[-half:]}"
+
+
+def _wide(text: str) -> int:
+    """Return the width of a text, in characters of which Chinese ones count as two."""
+    return sum(1 + (unicodedata.east_asian_width(character) in "WF") for character in text)
+
+
+def _epochs(count: float) -> str:
+    return "1 epoch" if count == 1 else f"{count:.3g} epochs"
+
+
+def _wrapped(captions: Iterable[str]) -> str:
+    """Return captions as lines that fit the picture."""
+    widths = {caption: max(CAPTION // 2, CAPTION - (_wide(caption) - len(caption))) for caption in captions}
+    return "\n".join(line for caption, width in widths.items() for line in textwrap.wrap(caption, width))
+
+
+def _height(runs: Mapping[str, Any], footer: str = "") -> float:
+    """Return the height of a legend of several runs and of a footer, in inches."""
+    lines = 0 if len(runs) == 1 else len(runs) // (1 + (len(runs) > MANY))
+    return LINE * (lines + footer.count("\n"))
