@@ -1,5 +1,6 @@
 """The command line: its help, its promises about output, and the commands that only report."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -8,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,9 +17,18 @@ import click
 import pytest
 from click.testing import CliRunner
 from command import FFLM, PERPLEXITY, SMALL, STORIES, fflm
+from rich.cells import cell_len
 
 from fflm.cli import COMMANDS, main
+from fflm.cli.options import message_console
+from fflm.cli.tables import Column, LiveTable, table
+from fflm.errors import install
 from fflm.text import catalogue
+
+try:
+    import pty
+except ImportError:  # no Unix
+    pty = None
 
 CONDITIONS = (
     r"train: [\d,]+ tokens, \d+\.\d\d% unknown, [\d,]+ characters",
@@ -87,7 +98,7 @@ def test_the_table_of_commands_is_that_of_the_modules():
     listed = re.findall(r"^  (\w+) +(\S.*)$", invoke("--help").stdout.split("Commands:\n")[1], re.MULTILINE)
     assert dict(listed) == COMMANDS
     folder = Path(importlib.import_module("fflm.cli").__file__).parent
-    assert {path.stem for path in folder.glob("*.py")} - {"__init__", "options", "watching"} == set(COMMANDS)
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__", "options", "tables", "watching"} == set(COMMANDS)
 
 
 def examples():
@@ -167,10 +178,11 @@ from fflm.cli import main
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "error: interrupted\n")
 
 
-def test_the_launcher_is_the_command():
-    launcher = Path(__file__).parents[1] / "cli.py"
-    result = subprocess.run([sys.executable, launcher, "--version"], capture_output=True, text=True, check=True)
-    assert result.stdout == fflm("--version", folder=".").stdout
+@pytest.mark.parametrize("launcher", [(str(Path(__file__).parents[1] / "cli.py"),), ("-m", "fflm")])
+def test_launchers_are_the_command(launcher):
+    result = subprocess.run([sys.executable, *launcher, "train", "--help"], capture_output=True, text=True, check=True)
+    assert result.stdout == fflm("train", "--help", folder=".").stdout
+    assert result.stdout.startswith("Usage: fflm train ")
 
 
 # Errors
@@ -186,6 +198,51 @@ def test_wrong_usage_is_one_line(line):
     assert result.returncode == 2
     assert result.stdout == ""
     assert re.fullmatch(r"error: .* \(`fflm( \w+)* --help` shows the usage\)\n", result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("tran x", "Did you mean 'train'?"),
+        ("neighbors cat", "Did you mean 'neighbours'?"),
+        ("clasify train x", "Did you mean 'classify'?"),
+        ("corpus gte brown", "Did you mean 'get'?"),
+        ("classify predcit", "Did you mean 'predict'?"),
+        ("ngram exprot", "Did you mean 'export'?"),
+        ("train x --epoch 3", "'--epochs'"),
+        ("train x --activation rleu", "did you mean 'relu'?"),
+        ("train x --optimizer adm", "did you mean 'adam'?"),
+        ("classify train x --schedule cosin", "did you mean 'cosine'?"),
+        ("train x --device gpu", "did you mean 'cuda'?"),
+        ("score --by words", "did you mean 'word'?"),
+        ("completion bsh", "did you mean 'bash'?"),
+        ("tune x --search activation=tahn|relu", "did you mean 'tanh'?"),
+        ("tune x --search drop_out=0..1", "did you mean 'dropout'?"),
+        ("corpus get wikitext2", "did you mean 'wikitext-2'?"),
+    ],
+)
+def test_what_is_misspelled_gets_a_suggestion(line, meant):
+    result = invoke(*line.split())
+    assert (result.exit_code in (1, 2), result.stdout, result.stderr.count("\n")) == (True, "", 1)
+    assert meant in result.stderr
+
+
+def test_what_resembles_nothing_gets_none():
+    for line in ("xyzzy", "train x --loss hinge", "corpus get novels"):
+        assert "id you mean" not in invoke(*line.split()).stderr
+
+
+def test_what_is_not_installed_is_named_with_a_line_that_installs_it():
+    """Fflm is on no package index, so the line names a checkout; the extras are those of pyproject.toml."""
+    root = Path(__file__).parents[1]
+    extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    named = set()
+    for source in [*(root / "fflm").rglob("*.py"), *root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("examples/*.md")]:
+        text = source.read_text(encoding="utf-8")
+        assert "fflm[" not in text, source
+        named |= set(re.findall(r"install\(['\"](\w+)['\"]\)", text)) | set(re.findall(r"'\.\[(\w+)\]'", text))
+    assert {"cuda13", "learn", "plot", "tune"} <= named <= set(extras)
+    assert install("plot") == "`pip install '.[plot]'` in a checkout of fflm"
 
 
 def test_options_are_called_by_the_names_that_were_typed():
@@ -249,9 +306,10 @@ def test_perplexities_have_the_same_names_everywhere(models):
     hypothesis = json.loads(fflm("score", "-m", "text.model", "--nbest", "plain", "--json", folder=models, input="the\n").stdout)
     assert trained["test"] == about["figures"]["test"]
     assert trained["valid"] == about["figures"]["valid"] == about["history"][-1]["valid"]
+    assert scored.pop("model") == "text.model"
     names = list(scored)
     assert {"perplexity", "vocabulary", "rule", "unknown_share", "policy", "tokens", "bits_per_character"} < set(names)
-    assert list(trained["valid"]) == list(trained["test"]) == list(json.loads(last)) == names
+    assert list(trained["valid"]) == list(trained["test"]) == list(json.loads(last))[1:] == names
     assert [list(json.loads(line)) for line in lines] == [["text", *names]]
     assert list(hypothesis) == ["text", *names]
 
@@ -322,13 +380,13 @@ def test_plot_compares_models_and_names_everything(models):
         "perplexity (log scale)",
         "learning rate",
         "tokens trained on",
-        "text.model, training",
-        "copy.model, validation",
+        "training",
+        "validation",
     ):
         assert text in words
     assert any(re.match(r"copy.model, best: [\d.]+, [\d.]+ bits per character, after ", word) for word in words)
-    for line in CONDITIONS:
-        assert len(re.findall(line, " ".join(words))) == 2
+    for line in CONDITIONS:  # the same for both, so they are written once
+        assert len(re.findall(line, " ".join(words))) == 1
     shutil.rmtree(models / "copy.model")
 
 
@@ -349,7 +407,87 @@ def test_plot_refuses_what_it_cannot_draw(models):
 def test_plot_without_matplotlib_says_what_to_install(models):
     program = "import sys; sys.modules['matplotlib'] = None; from fflm.cli import main; main(['plot', 'text.model'])"
     result = subprocess.run([sys.executable, "-c", program], cwd=models, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stderr) == (1, 'error: plots need matplotlib: install it with `pip install "fflm[plot]"`\n')
+    assert result.returncode == 1
+    assert result.stderr == "error: plots need matplotlib: run `pip install '.[plot]'` in a checkout of fflm\n"
+
+
+# Tables
+
+
+def test_a_table_does_not_depend_on_the_terminal_if_it_is_written_elsewhere(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    narrow = invoke("corpus", "list").stdout
+    monkeypatch.delenv("COLUMNS")
+    assert invoke("corpus", "list").stdout == narrow
+    assert len(narrow.splitlines()) == 1 + len(catalogue.entries())
+
+
+@pytest.mark.skipif(pty is None, reason="needs a terminal")
+def test_a_table_fits_the_terminal():
+    parent, child = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "60"}
+    with subprocess.Popen([FFLM, "corpus", "list"], stdout=child, env=environment) as process:
+        os.close(child)
+        shown = b""
+        with contextlib.suppress(OSError):  # how the end is reported
+            while piece := os.read(parent, 65536):
+                shown += piece
+    os.close(parent)
+    assert process.returncode == 0
+    lines = shown.decode().splitlines()
+    assert len(lines) > 1 + len(catalogue.entries())
+    assert max(map(len, lines)) <= 60
+
+
+ROWS = [["1", "12,345", "1,029.53", "*", "0.003", "a name"], ["10", "123,450", "9.5", "", "1e-05", "动物与植物"]]
+HEADINGS = ["epoch", "step", "valid perplexity", "", "rate", "name or text"]
+
+
+def test_a_table_has_the_width_of_its_cells():
+    lines = table("rrrrrl", HEADINGS, ROWS, None)
+    assert lines == table("rrrrrl", HEADINGS, ROWS, 200)
+    assert lines == [
+        "epoch     step  valid perplexity      rate  name or text",
+        "    1   12,345          1,029.53  *  0.003  a name",
+        "   10  123,450               9.5     1e-05  动物与植物",
+    ]
+
+
+def test_where_a_table_does_not_fit_headings_and_texts_are_broken_but_no_number():
+    assert table("rrrrrl", HEADINGS, ROWS, 46) == [
+        "                                 name",
+        "                   valid         or",
+        "epoch    step perplexity    rate text",
+        "    1  12,345   1,029.53 * 0.003 a name",
+        "   10 123,450        9.5   1e-05 动物与植物",
+    ]
+    for width in range(1, 60):
+        lines = table("rrrrrl", HEADINGS, ROWS, width)
+        assert all(number in "\n".join(lines) for number in ("1,029.53", "123,450", "1e-05"))
+    long = [["a long name that has many words", "1"], ["另一个很长很长很长的名字", "2"]]
+    lines = table("lr", ["", "n"], long, 20, indent="  ")
+    assert max(map(cell_len, lines)) <= 20
+    assert "".join(lines).count("字") == 1
+
+
+def test_names_are_no_markup():
+    assert table("lr", ["[b]", ""], [["[red]x[/red] :cat:", "1"]], None)[1] == "[red]x[/red] :cat:  1"
+    console = message_console(quiet=False)
+    with console.capture() as capture:
+        console.print("classes: [spam], :cat:")
+    assert capture.get() == "classes: [spam], :cat:\n"
+
+
+def test_a_live_table_leaves_out_what_does_not_fit():
+    columns = [
+        Column("step", 6), Column("perplexity"), Column("bits", 5, optional=True), Column("", 1), Column("rate", 7, optional=True)
+    ]  # fmt: skip
+    cells = ["10", "59.19", "1.299", "*", "0.003"]
+    assert LiveTable(columns, None).head == "  step perplexity  bits      rate"
+    assert LiveTable(columns, 33).row(cells) == "    10      59.19 1.299 *   0.003"
+    assert LiveTable(columns, 32).row(cells) == "    10      59.19 1.299 *"
+    assert LiveTable(columns, 20).row(cells) == "    10      59.19 *"
+    assert LiveTable(columns, 5).row(cells) == "    10      59.19 *"
 
 
 # Completion

@@ -418,7 +418,7 @@ def test_the_installed_command_takes_the_latest_model(folder):
     command = ["fflm", "generate", "--prefix", "the cat", "--seed", "3"]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     assert result.stdout == run(folder, *command[1:]).stdout
-    assert result.stderr == ""
+    assert result.stderr == "model: tiny.model\n"
     lost = subprocess.run(command, cwd=folder / "tiny.model", capture_output=True, text=True, check=False)
     assert lost.returncode == 1
     assert lost.stdout == ""

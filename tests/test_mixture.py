@@ -307,10 +307,12 @@ def test_the_report_gives_each_alone_and_the_mixture(invoke):
         assert sum(each["weight"] for each in summary["components"]) == pytest.approx(1)
         for each in summary["components"][:2]:
             [alone] = objects(invoke(f"score -m {each['name']} --part test --json"))
+            assert alone.pop("model") == each["name"]
             assert_same_score(each, alone)
         text = invoke(f"score {line} --part test").stdout
+        for each in summary["components"]:
+            assert re.search(rf"{each['weight']:.4f} +{each['perplexity']:,.4f} ", text)
         for piece in (
-            *(f"{each['weight']:.4f} {each['perplexity']:12,.4f}" for each in summary["components"]),
             f"perplexity          {summary['perplexity']:,.4f}\n",
             "weights tuned on the validation part of text.model\n",
             summary["rule"],
@@ -436,4 +438,4 @@ def test_refusals_are_one_line_and_leave_nothing(broken, invoke, options, reason
 def test_what_needs_another_kind_refuses_in_one_line(invoke, line):
     result = invoke(line)
     assert result.exit_code == 1
-    assert re.fullmatch(r"error: (only .*|text.mix is no network.*)\n", result.stderr)
+    assert re.fullmatch(r"error: (only .*|text.mix is no (network|n-gram model).*)\n", result.stderr)

@@ -1,15 +1,18 @@
 """`fflm bench`: what it times, and that it times nothing that is wrong."""
 
+import importlib.metadata
 import json
+import os
 import re
 
 import numpy as np
 import pytest
 from command import fflm
 
+from fflm.backend import blas
 from fflm.backend.cpu import CpuBackend
 from fflm.errors import FflmError
-from fflm.training.speed import Size, measure
+from fflm.training.speed import ROUNDS, Size, measure
 
 SIZE = Size(vocabulary=70, embedding=3, window=2, hidden=5, batch=8)
 OPERATIONS = [
@@ -57,6 +60,18 @@ def test_command(tmp_path):
     assert found["devices"] == {"cpu": "cpu (1 thread)"}
     assert len(found["timings"]) == 2 * len(OPERATIONS)
     assert np.isclose(found["timings"][0]["tokens_per_second"], 8 / found["timings"][0]["seconds"])
+    for timing in found["timings"]:
+        assert len(timing["rounds"]) == ROUNDS
+        assert timing["fastest"] == min(timing["rounds"])
+        assert timing["slowest"] == max(timing["rounds"])
+        assert timing["seconds"] == sorted(timing["rounds"])[ROUNDS // 2]
+        assert timing["calls_per_round"] >= 1
+    assert found["machine"]["threads"] == 1
+    assert found["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert found["machine"]["processor"]
+    assert found["machine"]["blas"] == blas.description()
+    for name in ("numba", "llvmlite", "numpy", "scipy", "fflm"):
+        assert found["versions"][name] == importlib.metadata.version(name)
 
 
 @pytest.mark.parametrize(

@@ -295,9 +295,9 @@ def test_the_latest_model_is_the_one_whose_weights_are(text):
     for name in ("b", "a"):
         finish(begin([text], Path(f"{name}.model"), **{**TINY, "epochs": 1}))
     begin([text], Path("unfinished.model"), **TINY)
-    assert latest_model(Path()) == Path("a.model")
+    assert latest_model(Path(), str, "network") == (Path("a.model"), "a.model")
     os.utime("b.model/model.safetensors")
-    assert latest_model(Path()) == Path("b.model")
+    assert latest_model(Path(), str, "network") == (Path("b.model"), "b.model")
     with pytest.raises(FflmError, match=r"before the first evaluation: go on with `fflm train --resume unfinished\.model`"):
         library.load("unfinished.model")
 

@@ -44,8 +44,10 @@ def table(
     gap, least = 2, bodies
     if limit is not None and sum(map(max, bodies, map(cell_len, headings))) + gap * (len(headings) - 1) > limit:
         gap = 1
-        headings = [_broken(heading, max(body, LEAST)) for heading, body in zip(headings, bodies, strict=True)]
-        heads = [max(map(cell_len, heading.split("\n"))) for heading in headings]
+        broken = [_broken(heading, max(body, LEAST)) for heading, body in zip(headings, bodies, strict=True)]
+        heads = [max(map(cell_len, pieces), default=0) for pieces in broken]
+        height = max(map(len, broken))
+        headings = ["\n".join([""] * (height - len(pieces)) + pieces) for pieces in broken]
         least = [
             max(head, body if align == "r" else min(body, LEAST))
             for head, body, align in zip(heads, bodies, alignment, strict=True)
@@ -65,11 +67,11 @@ def table(
     return [f"{indent}{line}".rstrip() for line in capture.get().splitlines()]
 
 
-def _broken(heading: str, width: int) -> str:
-    """Return a heading with its words below each other, in pieces of at most so many cells."""
+def _broken(heading: str, width: int) -> list[str]:
+    """Return the words of a heading, in pieces of at most so many cells."""
     from rich.cells import chop_cells
 
-    return "\n".join(piece for word in heading.replace("/", "/ ").split() for piece in chop_cells(word, width))
+    return [piece for word in heading.replace("/", "/ ").split() for piece in chop_cells(word, width)]
 
 
 @dataclass(frozen=True)
