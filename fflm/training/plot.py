@@ -404,7 +404,7 @@ def _legend(figure: Any, title: str, runs: Mapping[str, tuple[str, str]], styles
         marker = {} if best == UNMEASURED else {**STAR, "markersize": 11}
         handles.append(Line2D([], [], color=colour, linewidth=2, **{**marker, "linestyle": "-"}))
         known = best.split(", ")[0] if many else best
-        labels.append(best if len(runs) == 1 else f"{_short(name)}, {known}")
+        labels.append(best if len(runs) == 1 else f"{_short(name, NAME - 10 * many)}, {known}")
     _outside(figure, title, handles, labels, columns=len(labels) if len(runs) == 1 else 1 + many)
 
 
@@ -423,10 +423,10 @@ def _title(runs: Mapping[str, Any], kind: str) -> str:
     return _short(next(iter(runs))) if len(runs) == 1 else f"{len(runs)} {kind}"
 
 
-def _short(name: str) -> str:
-    """Return a name, without its middle if it is long."""
+def _short(name: str, limit: int = NAME) -> str:
+    """Return a name, without its middle if it is longer than a limit."""
     half = len(name) // 2
-    while _wide(name[:half] + name[-half:]) > NAME:
+    while _wide(name[:half] + name[-half:]) > limit:
         half -= 1
     return name if half == len(name) // 2 else f"{name[:half]}…{name[-half:]}"
 
