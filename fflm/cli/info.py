@@ -247,6 +247,8 @@ def _text(about: dict[str, Any]) -> list[str]:
 
 def _pairs(values: dict[str, Any], **names: str) -> list[str]:
     """Return a line a value, under its name or the one that is given for it."""
+    from rich.cells import cell_len
+
     lines = []
     for name, value in values.items():
         if isinstance(value, bool):
@@ -255,5 +257,6 @@ def _pairs(values: dict[str, Any], **names: str) -> list[str]:
             shown = ", ".join(map(str, value)) or "none"
         else:
             shown = "none" if value is None else str(value)
-        lines.append(f"  {names.get(name, name).replace('_', ' '):18} {shown}")
+        label = names.get(name, name).replace("_", " ")
+        lines.append(f"  {label}{' ' * (18 - cell_len(label))} {shown}")
     return lines
