@@ -269,7 +269,7 @@ def test_a_run_goes_on_from_its_checkpoint_on_either_device(tmp_path):
 def test_training_on_a_gpu_from_text_to_model(text, monkeypatch):
     backends = {"cuda": gpu_backend(), "cpu": CpuBackend()}
     monkeypatch.setattr(train, "choose_device", lambda device: device)
-    monkeypatch.setattr(train, "device_backend", lambda device, precision: backends[device])
+    monkeypatch.setattr(train, "device_backend", lambda device, precision, threads: backends[device])
     fields = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "test": Share(0.1)}
     figures = {}
     for device in backends:
@@ -297,32 +297,6 @@ SMALL_RUN = {"epochs": 2, "batch_size": 512, "embedding": 6, "hidden": (8,), "wi
 
 
 @pytest.mark.skipif(devices.device == "cuda", reason="a GPU does not say what was launched")
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        {"loss": "sampled", "samples": 20, "exact_end": 0.5},
-        {"loss": "nce", "samples": 20, "optimizer": "adagrad"},
-        {"tied": False, "bands": (20, 60), "residual": True, "hidden": (6, 6)},
-        {"tied": False, "direct": True, "optimizer": "sgd", "precision": "mixed"},
-    ],
-    ids=str,
-)
-def test_kernels_are_compiled_before_training(text, gpu_found, fields):
-    from played_gpu import play
-
-    launched = play().launched
-    run = train.begin([text], Path("cuda.model"), device="cuda", **{**SMALL_RUN, **fields})
-    launched.clear()
-    run.prepare()
-    prepared = {*launched}
-    for _ in run.events():
-        pass
-    later = {kernel.name for kernel in {*launched} - prepared}
-    assert prepared
-    assert all("add_parts" in name for name in later), later
-
-
 def test_a_model_predicts_the_same_on_either_device():
     model, contexts = tiny_model(), np.random.default_rng(0).integers(0, 9, (40, 3)).astype(np.int32)
     other = dataclasses.replace(model)

@@ -1,10 +1,12 @@
 """Matrix products inside Numba kernels: SciPy's BLAS, called directly.
 
 Numba's own ``np.dot`` can neither accumulate into its result nor read a slice of columns, so the two BLAS routines are bound by
-their addresses (SciPy exports them for Cython). Kernels thread themselves and want a single-threaded BLAS: see `one_thread`.
+their addresses (SciPy exports them for Cython). Kernels thread themselves and want a single-threaded BLAS: see `ONE_THREAD`.
 """
 
+import os
 import sys
+import threading
 from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
@@ -94,18 +96,61 @@ def _call_gemm(context, builder, signature, arguments):  # type: ignore[no-untyp
 
 
 @cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()
+def _libraries() -> list[Any]:
+    """Return the controllers of SciPy's BLAS, or of every BLAS where it is not told by its folder which one that is."""
+    libraries = [library for library in ThreadpoolController().lib_controllers if library.user_api == "blas"]
+    return [library for library in libraries if "scipy.libs" in library.filepath] or libraries
 
 
-def one_thread() -> Any:
-    """Return a context manager that keeps every BLAS to one thread, so that it doesn't fight with the kernels' own threads."""
-    return _controller().limit(limits=1, user_api="blas")
+class _OneThread:
+    """A context in which BLAS keeps to one thread, so that it doesn't fight with the kernels' own threads.
+
+    How many threads BLAS may use is a setting of the whole process. So the first thread to enter notes the number, and the last
+    one to leave restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: list[tuple[Any, int]] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = [(library, library.get_num_threads()) for library in _libraries()]
+                for library, threads in self._before:
+                    if threads > 1:
+                        library.set_num_threads(1)
+            self._inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._restore()
+
+    def _restore(self) -> None:
+        for library, threads in self._before:
+            if threads > 1:
+                library.set_num_threads(threads)
+        self._before = []
+
+    def reset(self) -> None:
+        """Start anew in a forked process, where the threads that were inside do not exist."""
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._restore()
+
+
+ONE_THREAD = _OneThread()
+"""The context in which kernels call BLAS."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ONE_THREAD.reset)
 
 
 def description() -> str:
     """Return the BLAS that the kernels call, for reports: library, version, processor kernels."""
-    for library in _controller().info():
-        if library["user_api"] == "blas" and "scipy.libs" in library["filepath"]:
-            return f"{library['internal_api']} {library['version']} ({library.get('architecture', 'unknown')})"
-    return "unknown BLAS"
+    info = _libraries()[0].info() if _libraries() else {}
+    name = f"{info.get('internal_api', 'unknown BLAS')} {info.get('version') or ''}".strip()
+    return f"{name} ({info.get('architecture', 'unknown')})"

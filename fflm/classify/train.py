@@ -30,8 +30,8 @@ from fflm.text.corpus import Count, HeldOut, Share
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary
 from fflm.training.checkpoints import CONFIG, load_arrays, save_arrays
-from fflm.training.examples import Rows, Scale
-from fflm.training.loop import Examples, Losses, Trainer
+from fflm.training.examples import Scale
+from fflm.training.loop import Losses, Trainer
 from fflm.training.run import Run, check_size
 from fflm.training.settings import TrainingSettings
 
@@ -201,7 +201,8 @@ class ClassifierRun(Run):
         if embeddings is not None:
             parameters.take_embeddings(embeddings)
         chosen = choose_device(device)
-        trainer = Trainer(Network(config, device_backend(chosen)), parameters, examples["train"], examples.get("valid"), settings)
+        network = Network(config, device_backend(chosen, threads=threads))
+        trainer = Trainer(network, parameters, examples["train"], examples.get("valid"), settings)
         super().__init__(path, trainer, _fingerprint(examples), examples.get("test"), threads, chosen)
 
     @classmethod
@@ -271,10 +272,6 @@ class ClassifierRun(Run):
         texts = self.examples[name]
         chances = probabilities(self.trainer.network, parameters, texts, self.shares)
         return Report.of(self.labels, chances, texts.labels).to_dict()
-
-    def _smallest(self, config: NetworkConfig) -> tuple[NetworkConfig, Examples]:
-        config = dataclasses.replace(config, embedding=1, hidden=(1,) * len(config.hidden))
-        return config, Rows(*self.examples["train"].batch(np.zeros(1, np.int64)))
 
 
 def _parts(

@@ -5,6 +5,7 @@ import sys
 try:
     import contextlib
     import importlib
+    import logging
     import os
     import signal
     from pathlib import Path
@@ -58,6 +59,7 @@ class _Group(click.Group):
         """Run a command; whatever a user or the machine may have done wrong is one line on stderr."""
         try:
             _open_standard_streams()
+            _show_log()
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends us as Ctrl-C does: temporary files are removed
             status = super().main(*arguments, **{**extra, "prog_name": "fflm", "standalone_mode": False})
             sys.stdout.flush()
@@ -67,8 +69,11 @@ class _Group(click.Group):
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "fflm"
             status = _fail(f"{error.format_message()} (`{path} --help` shows the usage)", error.exit_code)
-        except (click.Abort, KeyboardInterrupt):
-            status = _fail("interrupted", 130)
+        except (click.Abort, KeyboardInterrupt) as error:
+            if isinstance(error.__cause__, EOFError):  # which click takes for Ctrl-D at a prompt; there are no prompts
+                status = _fail(f"a file ended too early: {error.__cause__ or 'it is incomplete or damaged'}", 1)
+            else:
+                status = _fail("interrupted", 130)
         except FflmError as error:
             status = _fail(str(error), 1)
         except MemoryError as error:
@@ -86,6 +91,20 @@ def _open_standard_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+
+
+class _Echo(logging.Handler):
+    """Writes messages to standard error as it is when they come: a progress bar may stand in for it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(record.getMessage(), err=True)
+
+
+def _show_log() -> None:
+    """Show what the library logs, such as that kernels are being compiled; `--quiet` leaves only errors."""
+    logger = logging.getLogger("fflm")
+    logger.handlers = [_Echo()]
+    logger.setLevel(logging.INFO)
 
 
 def _fail(message: str, status: int) -> int:

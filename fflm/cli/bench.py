@@ -67,9 +67,8 @@ def command(
     most = numba.config.NUMBA_NUM_THREADS
     if threads and threads > most:
         raise click.UsageError(f"there are {most} cores for {threads} threads: give --threads {most} or fewer")
-    numba.set_num_threads(threads or most)
     devices = ["cpu", "cuda"] if choose_device(device) == "cuda" else ["cpu"]
-    count = numba.get_num_threads()
+    count = threads or most
     names = {"cpu": f"cpu ({count} {'threads' if count > 1 else 'thread'})"} | {
         name: describe_device(name) for name in devices[1:]
     }
@@ -81,7 +80,7 @@ def command(
     ]
     timings: list[Timing] = []
     try:
-        for timing in measure(sizes, {name: device_backend(name) for name in devices}, seconds):
+        for timing in measure(sizes, {name: device_backend(name, threads=count) for name in devices}, seconds):
             timings.append(timing)
             if timing.device == devices[-1] and not as_json:
                 _show(timings, devices)

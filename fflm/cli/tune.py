@@ -25,7 +25,7 @@ from fflm.cli.options import (
     training_options,
     use_device,
 )
-from fflm.cli.watching import announce_compiling, end_or_stop, interruption
+from fflm.cli.watching import end_or_stop, interruption
 from fflm.errors import FflmError
 
 if TYPE_CHECKING:
@@ -189,8 +189,6 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
             console.print(_head(search))
         for event in search.events():
             if isinstance(event, TrainingRun):
-                with announce_compiling(event, console):
-                    event.prepare()
                 state, settings = event.trainer.state, event.trainer.settings
                 progress.reset(
                     task, total=len(event.trainer.train) * settings.epochs, completed=state.words, trial=len(ended) + 1

@@ -11,6 +11,7 @@ from typing import IO, Any, NoReturn, cast
 import numpy as np
 import numpy.typing as npt
 
+from fflm.backend.launching import shares_of
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing, replacing_folder
 from fflm.lm import ngram_kernels as kernels
@@ -69,7 +70,8 @@ def _write_lines(
     file: IO[str], tables: Tables, names: npt.NDArray[Any], words: npt.NDArray[np.int32], values: npt.NDArray[np.floating[Any]]
 ) -> None:
     """Write n-grams (B, k) with their logarithms (B,) and, where longer ones begin with them, their back-off weights."""
-    nodes = kernels.find_contexts(tables.children, tables.words, words)
+    nodes = np.empty(len(words), np.int64)
+    kernels.find_contexts(tables.children, tables.words, words, nodes, shares_of(words.size * kernels.LOOK_UP))
     back_offs = tables.back_offs[nodes].astype(np.float64) / math.log(10)
     for row, value, node, back_off in zip(names[words].tolist(), values.tolist(), nodes, back_offs.tolist(), strict=True):
         file.write(f"{value:.9g}\t{' '.join(row)}{f'{chr(9)}{back_off:.9g}' if node >= 0 else ''}\n")

@@ -21,7 +21,7 @@ from fflm.network.parameters import Parameters
 from fflm.text.corpus import Corpus, HeldOut
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import CONFIG
-from fflm.training.loop import Examples, Losses, Trainer
+from fflm.training.loop import Losses, Trainer
 from fflm.training.run import Run, check_size
 from fflm.training.settings import LossName, TrainingSettings
 
@@ -211,7 +211,7 @@ class TrainingRun(Run):
         if embeddings is not None:
             self.vectors = parameters.take_embeddings(embeddings)
         chosen = choose_device(device)
-        network = Network(config, device_backend(chosen, precision))
+        network = Network(config, device_backend(chosen, precision, threads))
         trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings)
         super().__init__(path, trainer, corpus.fingerprint, parts.get("test"), threads, chosen)
 
@@ -317,11 +317,6 @@ class TrainingRun(Run):
         """Return the losses on a part of the corpus as a perplexity, with all that it means nothing without."""
         corpus = self.corpus
         return part_score(corpus.parts[name], corpus.vocabulary, corpus.settings, losses.total, losses.unknown)
-
-    def _smallest(self, config: NetworkConfig) -> tuple[NetworkConfig, Examples]:
-        config = dataclasses.replace(config, vocabulary=3, embedding=1, hidden=(1,) * len(config.hidden))
-        ids = np.zeros(config.context + 1, np.uint16)
-        return config, Windows(ids, config.context, padding=config.vocabulary)
 
 
 def _difference(path: Path, corpus: Corpus, about: dict[str, Any]) -> str:

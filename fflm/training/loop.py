@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from fflm.backend.protocol import Array
+from fflm.compiling import running_time
 from fflm.errors import FflmError
 from fflm.network.feedforward import Network
 from fflm.network.output import Objective
@@ -209,14 +209,14 @@ class Trainer:
         while not state.finished:
             positions = shuffled(len(self.train), settings.batch_size, settings.seed, state.epoch, state.batch)
             batches = (self._prepare(each, step) for step, each in enumerate(positions, state.step))
-            started = time.perf_counter()
+            started = running_time()
             batch = next(batches, None)
             while batch:
                 rate = self.rate
                 losses = self._launch(batch, rate)
                 upcoming = next(batches, None)  # the host's part of the next step, while the device is at work on this one
                 loss = self._finish(batch, losses)
-                state.seconds += time.perf_counter() - started
+                state.seconds += running_time() - started
                 words = min(state.batch * settings.batch_size, len(self.train))
                 ended = state.batch == self.batches
                 if ended:
@@ -227,7 +227,7 @@ class Trainer:
                         break
                 else:
                     yield Step(state.step, state.epoch + 1, words, loss, batch.exact, rate)
-                batch, started = upcoming, time.perf_counter()
+                batch, started = upcoming, running_time()
         yield Finished(state.step, state.finished)
 
     def _prepare(self, positions: Array, step: int) -> _Batch:

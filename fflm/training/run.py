@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numba
-
 from fflm.errors import FflmError
 from fflm.files import clear_errors, read_json, write_json
 from fflm.network.config import NetworkConfig
-from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters, shapes
 from fflm.training.checkpoints import (
     CHECKPOINT,
@@ -99,10 +96,6 @@ class Run(ABC):
     def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:
         """Return the figures of the part ``name``, of losses and weights on the device, as JSON values."""
 
-    @abstractmethod
-    def _smallest(self, config: NetworkConfig) -> tuple[NetworkConfig, Examples]:
-        """Return the smallest network that uses the same kernels, and an example for it."""
-
     def _continue(self, about: dict[str, Any], epochs: int | None) -> None:
         """Go on from the folder's checkpoint, with a new number of epochs if one is given; ``about`` is its config.json."""
         if self.device != about.get("device", "cpu"):
@@ -132,21 +125,6 @@ class Run(ABC):
         _, figures = load_arrays(self.path / WEIGHTS)
         return dict(figures)
 
-    def prepare(self) -> None:
-        """Make a step and an evaluation of the smallest network of this kind, so that kernels are compiled.
-
-        All but the GPU's for parts of products, which so small a network has not.
-        """
-        self._set_threads()
-        config, examples = self._smallest(self.trainer.network.config)
-        settings = dataclasses.replace(self.trainer.settings, epochs=1, batch_size=len(examples), rate=1e-9, weight_decay=0.0)
-        if settings.loss != "exact":  # two steps, the second of them exact if any is; the first leaves a word out
-            settings = dataclasses.replace(settings, epochs=2, samples=1, exact_end=0.5 if settings.exact_end else 0.0)
-        parameters = Parameters.random(config, 0, self.trainer.parameters.dtype)
-        network = Network(config, self.trainer.network.backend)
-        for _ in Trainer(network, parameters, examples, examples, settings).run():
-            pass
-
     def events(self) -> Iterator[Event]:
         """Train to the end, logging and saving; stop consuming at any event and call `save` to interrupt.
 
@@ -155,7 +133,6 @@ class Run(ABC):
         FflmError
             If training diverges again and again, or a file cannot be written.
         """
-        self._set_threads()
         while True:
             try:
                 for event in self.trainer.run():
@@ -177,9 +154,6 @@ class Run(ABC):
 
     def _save_weights(self, figures: dict[str, Any]) -> None:
         save_weights(self.path, self.trainer.parameters.mapped(self.trainer.network.backend.download), figures)
-
-    def _set_threads(self) -> None:
-        numba.set_num_threads(min(self.threads, numba.config.NUMBA_NUM_THREADS))
 
     def _write(self, event: str, **fields: Any) -> None:
         self.trainer.state.log_bytes = append_log(self.path / LOG, event, **fields)
