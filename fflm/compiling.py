@@ -10,8 +10,8 @@ import logging
 import os
 import pickle
 import platform
+import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from functools import cache
@@ -25,9 +25,13 @@ from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
+from fflm.clock import stand_still
+
 _log = logging.getLogger("fflm.compiling")
-_thread = threading.local()
 _said: set[str] = set()
+_not_kept: list[str] = []  # messages on kernels that could not be written
+
+_IN_TREE = Path(__file__).parent / "__pycache__"
 
 _DIGEST = hashlib.sha256().digest_size
 
@@ -82,6 +86,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
     ) -> None:
         self._name = f"{function.__module__.rpartition('.')[2]}.{name or function.__qualname__.rpartition('.')[2]}"
         self._function = function
+        self._started = time.perf_counter()
         self._reduce = reduce
         self._rebuild = rebuild
 
@@ -103,12 +108,12 @@ class KernelCache(_Cache):  # type: ignore[misc]
             except Exception:
                 continue
         _say(logging.INFO, "compiling the kernels, once for this machine ...")
-        _thread.started = time.perf_counter()
+        self._started = time.perf_counter()
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep a result that was compiled, in the first folder that can be written."""
-        _thread.seconds = compiling_seconds() + time.perf_counter() - getattr(_thread, "started", time.perf_counter())
+        stand_still(time.perf_counter() - self._started)
         content = dumps(self._reduce(data))
         file = self._file(sig, data.codegen)
         for folder in cache_folders():
@@ -117,11 +122,11 @@ class KernelCache(_Cache):  # type: ignore[misc]
                 return
             except OSError as error:
                 reason = f"{folder}: {error.strerror}"
-        _say(
-            logging.WARNING,
+        _not_kept.append(
             f"compiled kernels cannot be kept ({reason}), so every start compiles them again: "
-            "set the environment variable NUMBA_CACHE_DIR to a folder that can be written",
+            "set the environment variable NUMBA_CACHE_DIR to a folder that can be written"
         )
+        _say(logging.WARNING, _not_kept[0])
 
     def _file(self, sig: Any, codegen: Any) -> str:
         """Return the name of the file for a signature and what it is compiled for."""
@@ -141,7 +146,11 @@ class KernelCache(_Cache):  # type: ignore[misc]
 
 def _write(folder: Path, file: str, content: bytes) -> None:
     """Write a file, whole or not at all, into a folder that is made if it doesn't exist."""
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.parent == _IN_TREE:  # which holds one state of the sources; those before are of no use any more
+            for other in set(_IN_TREE.glob("fflm-*")) - {folder}:
+                shutil.rmtree(other, ignore_errors=True)
     handle, temporary = tempfile.mkstemp(suffix=".tmp", dir=folder)
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -163,7 +172,7 @@ def cache_folders() -> list[Path]:
         return [Path(chosen, name)]
     from platformdirs import user_cache_path
 
-    return [Path(__file__).parent / "__pycache__" / name, user_cache_path("fflm", appauthor=False) / name]
+    return [_IN_TREE / name, user_cache_path("fflm", appauthor=False) / name]
 
 
 @cache
@@ -177,14 +186,9 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def compiling_seconds() -> float:
-    """Return how long the calling thread has waited for the compiler so far, in seconds."""
-    return float(getattr(_thread, "seconds", 0.0))
-
-
-def running_time() -> float:
-    """Return the time of a clock, in seconds, that stands still while the calling thread waits for the compiler."""
-    return time.perf_counter() - compiling_seconds()
+def why_not_kept() -> str:
+    """Return a message that says why a kernel that this process has compiled could not be kept; nothing if all were."""
+    return _not_kept[0] if _not_kept else ""
 
 
 def _say(level: int, message: str) -> None:

@@ -4,9 +4,12 @@ Numba's own ``np.dot`` can neither accumulate into its result nor read a slice o
 their addresses (SciPy exports them for Cython). Kernels thread themselves and want a single-threaded BLAS: see `ONE_THREAD`.
 """
 
+import itertools
 import os
 import sys
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
@@ -102,44 +105,79 @@ def _libraries() -> list[Any]:
     return [library for library in libraries if "scipy.libs" in library.filepath] or libraries
 
 
-class _OneThread:
-    """A context in which BLAS keeps to one thread, so that it doesn't fight with the kernels' own threads.
+@dataclass(frozen=True)
+class _Setting:
+    """How many threads a library may use: what reads and sets the number, and whether each thread has its own number."""
 
-    How many threads BLAS may use is a setting of the whole process. So the first thread to enter notes the number, and the last
-    one to leave restores it.
+    get: Callable[[], int]
+    set: Callable[[int], None]
+    own: bool
+
+
+@cache
+def _settings() -> list[_Setting]:
+    settings = []
+    for library in _libraries():
+        own = getattr(library, "threading_layer", None) == "openmp"
+        get, set = library.get_num_threads, library.set_num_threads
+        if library.internal_api == "openblas" and not own:
+            # To threadpoolctl, the first thread to set the number controls it, and other threads are ignored.
+            for prefix, suffix in itertools.product(("scipy_", ""), ("", "64_", "_64")):
+                if hasattr(library.dynlib, f"{prefix}openblas_set_num_threads{suffix}"):
+                    get = getattr(library.dynlib, f"{prefix}openblas_get_num_threads{suffix}")
+                    set = getattr(library.dynlib, f"{prefix}openblas_set_num_threads{suffix}")
+        settings.append(_Setting(get, set, own))
+    return settings
+
+
+class _OneThread:
+    """A context in which BLAS keeps to one thread, so that it doesn't fight with the kernels' own threads. Not to be nested.
+
+    How many threads BLAS may use is a setting of the whole process, unless it uses OpenMP. So the first thread to enter notes the
+    number, and the last one to leave restores it.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._before: list[tuple[Any, int]] = []
+        self._before: list[tuple[_Setting, int]] = []
+        self._own = threading.local()  # numbers that each thread has of its own
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                self._before = [(library, library.get_num_threads()) for library in _libraries()]
-                for library, threads in self._before:
-                    if threads > 1:
-                        library.set_num_threads(1)
+                self._before = _limit(own=False)
             self._inside += 1
+        self._own.before = _limit(own=True)
 
     def __exit__(self, *exception: object) -> None:
+        _restore(self._own.before)
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                self._restore()
-
-    def _restore(self) -> None:
-        for library, threads in self._before:
-            if threads > 1:
-                library.set_num_threads(threads)
-        self._before = []
+                _restore(self._before)
 
     def reset(self) -> None:
-        """Start anew in a forked process, where the threads that were inside do not exist."""
+        """Start anew in a forked process, where the other threads that were inside do not exist."""
         self._lock = threading.Lock()
+        if self._inside:
+            _restore(self._before)
         self._inside = 0
-        self._restore()
+
+
+def _limit(own: bool) -> list[tuple[_Setting, int]]:
+    """Let libraries use one thread; return the settings that were changed, and what they were."""
+    before = []
+    for setting in _settings():
+        if setting.own == own and (threads := setting.get()) > 1:
+            setting.set(1)
+            before.append((setting, threads))
+    return before
+
+
+def _restore(before: list[tuple[_Setting, int]]) -> None:
+    for setting, threads in before:
+        setting.set(threads)
 
 
 ONE_THREAD = _OneThread()

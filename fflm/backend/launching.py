@@ -29,6 +29,10 @@ _threads_lost = False
 """Whether this process was forked from one that had started Numba's threads, of which a child has none."""
 
 
+KERNELS: "list[Kernel]" = []
+"""All that there are."""
+
+
 class Kernel:
     """A kernel in two forms: one that Numba's threads share, and one that computes the shares one after the other.
 
@@ -49,6 +53,7 @@ class Kernel:
         self.sequential = compiled(**options)(function)
         self.parallel = compiled(f"{function.__name__}.parallel", parallel=dict.fromkeys(_AUTOMATIC, False), **options)(function)
         self._blas = blas
+        KERNELS.append(self)
 
     def __call__(self, *arguments: Any) -> None:
         """Compute; the last argument is the number of shares."""

@@ -33,6 +33,7 @@ COMMANDS = {
     "info": "Show what a model is and how it was trained.",
     "plot": "Draw the training curves, or the trials of a search.",
     "bench": "Time the kernels of this machine's devices.",
+    "warmup": "Compile all kernels now, such as for an image.",
     "corpus": "List and fetch well-known corpora.",
     "completion": "Print the shell's completion script.",
 }
@@ -71,7 +72,7 @@ class _Group(click.Group):
             status = _fail(f"{error.format_message()} (`{path} --help` shows the usage)", error.exit_code)
         except (click.Abort, KeyboardInterrupt) as error:
             if isinstance(error.__cause__, EOFError):  # which click takes for Ctrl-D at a prompt; there are no prompts
-                status = _fail(f"a file ended too early: {error.__cause__ or 'it is incomplete or damaged'}", 1)
+                status = _fail(f"a file ended too early: {str(error.__cause__) or 'it is incomplete or damaged'}", 1)
             else:
                 status = _fail("interrupted", 130)
         except FflmError as error:

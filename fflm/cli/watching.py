@@ -109,8 +109,8 @@ def train(context: click.Context, run: "Run", console: "Console", view: View, sa
 def watch(run: "Run", console: "Console", view: View) -> bool:
     """Train, showing progress, until the end (True) or an interruption (False), after which the run is saved.
 
-    A second interruption does not wait for that: it is a KeyboardInterrupt. So is one during the first step, for which kernels may
-    have to be compiled; what the folder holds is where the run stood.
+    A second interruption does not wait for that: it is a KeyboardInterrupt. So is one during the first step, for which kernels
+    may have to be compiled; what the folder holds is where the run stood.
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from fflm.backend.protocol import Array
-from fflm.compiling import running_time
+from fflm.clock import running_time
 from fflm.errors import FflmError
 from fflm.network.feedforward import Network
 from fflm.network.output import Objective
