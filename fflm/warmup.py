@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -15,14 +16,14 @@ from fflm.lm.arpa import write_arpa
 from fflm.lm.fast import FastScorer
 from fflm.lm.model import LanguageModel
 from fflm.lm.ngram import train as train_ngram
-from fflm.network.config import NetworkConfig
+from fflm.network.config import NetworkConfig, Output
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.text.numbering import Numbering
 from fflm.text.tokenizer import Tokenizer
 from fflm.training.examples import Rows
 from fflm.training.loop import Trainer
-from fflm.training.settings import TrainingSettings
+from fflm.training.settings import OptimizerName, TrainingSettings
 
 _TEXT = "The cat sat on the wall. The dog sat on the mat.\n" * 40
 
@@ -44,10 +45,6 @@ _CLASSIFIERS = (
     {"input": "window", "length": 3},
     {"input": "features", "log_length": True},
 )
-
-_OUTPUTS = ("softmax", "sigmoid", "squared", "absolute", "hinge")
-
-_OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam", "adamw")
 
 
 def warm_up(device: Device = "cpu") -> Iterator[str]:
@@ -126,7 +123,7 @@ def _scorers(folder: Path) -> None:
 def _estimators() -> None:
     """Train networks over plain numbers in double precision, as `fflm.estimators` does."""
     numbers = np.random.default_rng(1).normal(size=(40, 3))
-    for output, optimizer in zip(_OUTPUTS, _OPTIMIZERS, strict=True):
+    for output, optimizer in zip(get_args(Output), get_args(OptimizerName), strict=True):
         config = NetworkConfig.feedforward(
             3, (2, 2), 2, output=output, residual=optimizer == "sgd", dropout=0.1, embedding_dropout=0.1
         )  # fmt: skip
