@@ -8,12 +8,14 @@ try:
     import logging
     import os
     import signal
+    import warnings
+    from collections.abc import Iterator
     from pathlib import Path
     from typing import Any, NoReturn
 
     import click
 
-    from fflm.errors import FflmError
+    from fflm.errors import FflmError, FflmWarning
 except KeyboardInterrupt:  # most of the time before `main` runs passes here
     sys.stderr.write("error: interrupted\n")
     sys.exit(130)
@@ -62,7 +64,8 @@ class _Group(click.Group):
             _open_standard_streams()
             _show_log()
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends us as Ctrl-C does: temporary files are removed
-            status = super().main(*arguments, **{**extra, "prog_name": "fflm", "standalone_mode": False})
+            with _warnings_as_lines():
+                status = super().main(*arguments, **{**extra, "prog_name": "fflm", "standalone_mode": False})
             sys.stdout.flush()
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
@@ -106,6 +109,23 @@ def _show_log() -> None:
     logger = logging.getLogger("fflm")
     logger.handlers = [_Echo()]
     logger.setLevel(logging.INFO)
+
+
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print our warnings as one line on stderr, also with --quiet; those of libraries as ever."""
+    with warnings.catch_warnings():
+        as_ever = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, FflmWarning):
+                click.echo(f"warning: {' '.join(str(message).split())}", err=True)
+            else:
+                as_ever(message, category, *where, **more)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        warnings.simplefilter("always", FflmWarning)
+        yield
 
 
 def _fail(message: str, status: int) -> int:

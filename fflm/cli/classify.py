@@ -129,7 +129,7 @@ def _input_options(command: Command) -> Command:
             "--vectors",
             type=click.Path(path_type=Path),
             metavar="FOLDER|FILE",
-            help="Start from the embeddings of a language model, or from vectors in word2vec text format (or .gz).",
+            help="Start from the embeddings of a language model, or from a text file of word2vec, GloVe or fastText.",
         ),
     ]
     return add_options(options, command)
