@@ -59,8 +59,8 @@ def refused(folder, *arguments):
 # Texts
 
 TEXTS = [
-    (["empty.txt"], "no tokens in empty.txt"),
-    (["blank.txt", "--no-line-ends"], "no tokens in blank.txt"),
+    (["empty.txt"], "there are no words in empty.txt"),
+    (["blank.txt", "--no-line-ends"], "there are no words in blank.txt"),
     (["word.txt"], ""),
     (["word.txt", "--valid", "0", "--min-count", "1"], "too few for a window"),
     (["words.txt", "--valid", "0", "--window", "50"], "the train text has 22 tokens, too few for a window of 50"),
@@ -77,7 +77,7 @@ TEXTS = [
     (["plain.gz"], "cannot read plain.gz: Not a gzipped file"),
     (["text.txt", "missing.txt"], "cannot read missing.txt"),
     (["text.txt", "--valid", "missing.txt"], "cannot read missing.txt"),
-    (["text.txt", "--valid", "empty.txt"], "no tokens in empty.txt"),
+    (["text.txt", "--valid", "empty.txt"], "there are no words in empty.txt"),
     (["text.txt", "--valid", "100%"], "cannot hold out 100%"),
     (["text.txt", "--valid", "1.5"], "cannot hold out 150%"),
     (["text.txt", "--valid", "nan"], "cannot hold out"),
@@ -147,7 +147,7 @@ def test_nonsense_options_are_refused_before_the_text_is_read(folder):
         ("tokenize text.txt -o text.ids", "text.ids exists"),
         ("tokenize text.txt -o folder --overwrite", "folder exists and is no tokenised corpus"),
         ("tokenize text.txt -o text.txt/ids", "cannot write text.txt"),
-        ("tokenize empty.txt -o text.ids --overwrite", "no tokens in empty.txt"),
+        ("tokenize empty.txt -o text.ids --overwrite", "there are no words in empty.txt"),
         ("train --resume missing.model", "missing.model is no model"),
         ("train --resume text.txt", "text.txt is no model"),
         ("train --resume folder", "folder is no model"),
@@ -336,7 +336,7 @@ def test_a_damaged_corpus_is_not_resumed(folder, name, change):
 def test_standard_input_that_is_closed(folder):
     result = subprocess.run([FFLM, "score", "-m", "text.model"], preexec_fn=lambda: os.close(0), capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "error: no words in the text: give a text that is not empty\n"
+    assert result.stderr == "error: there are no words in the text: give a text that is not empty or blank\n"
 
 
 @pytest.mark.parametrize("closed", [1, 2])

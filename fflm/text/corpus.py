@@ -398,7 +398,7 @@ def tokenize(
     Raises
     ------
     FflmError
-        If the text cannot be read, is empty or too short for its parts, or the folder cannot be written.
+        If the text cannot be read, has no words or is too short for its parts, or the folder cannot be written.
     """
     texts = {"train": sources}
     cuts: dict[str, Share | Count] = {}
@@ -416,8 +416,9 @@ def tokenize(
             for name, paths in texts.items():
                 chunks = _numbered(read_chunks(paths, encoding, errors), settings, numbering, workers)
                 passes[name] = _first_pass(chunks, file, progress)
-                if not passes[name].tokens:
-                    raise FflmError(f"no tokens in {', '.join(map(str, paths))}: give a text that is not empty")
+                if not passes[name].tokens or len(numbering) == 1:  # the one token is the line end
+                    sources = ", ".join("standard input" if str(path) == "-" else str(path) for path in paths)
+                    raise FflmError(f"there are no words in {sources}: give a text that is not empty or blank")
         parts = _cut(passes.pop("train"), cuts, 0 if settings.mode == "sentence" else None)
         parts = {name: run for name in PARTS if (run := (parts | passes).get(name))}
         types = numbering.types()
@@ -594,6 +595,10 @@ def _vocabulary(
     counts = {type_: count for type_, count in zip(types, totals.tolist(), strict=True) if count}
     source = " and ".join(", ".join(counted).rsplit(", ", 1))
     if words is not None:
+        if not any(word in counts for word in words):
+            raise FflmError(
+                f"none of the words in {rule.words} is in {source}: give the words of this text, spelled as it has them"
+            )
         return Vocabulary.from_words(words, counts, ends=settings.ends, source=source)
     return Vocabulary.from_counts(counts, ends=settings.ends, min_count=rule.min_count, max_size=rule.max_size, source=source)
 
@@ -613,6 +618,8 @@ def _write_part(path: Path, run: _Run, table: npt.NDArray[np.unsignedinteger], e
             ends += int(np.count_nonzero(ids == end)) if end is not None else 0
         file.flush()
         os.fsync(file.fileno())
+    if ends == run.tokens:
+        raise FflmError(f"the {path.stem} text has only line ends, no words: hold out more, or give another text")
     return {
         "tokens": run.tokens,
         "unknown": unknown,
