@@ -377,10 +377,13 @@ def _report(report: "Report") -> list[str]:
 
 
 def _mistakes(mistakes: "list[Mistake]") -> list[str]:
+    from fflm.classify.reading import single_spaced
+
     if not mistakes:
         return []
     lines = ["", "the most confident mistakes"]
     for mistake in mistakes:
-        text = mistake.text if len(mistake.text) <= 200 else f"{mistake.text[:200]}..."
+        text = single_spaced(mistake.text)
+        text = text if len(text) <= 200 else f"{text[:200]}..."
         lines.append(f"{mistake.probability:.4f} {mistake.predicted}, but {mistake.truth}: {text}")
     return lines
