@@ -293,6 +293,15 @@ def test_words_and_sentences_sum_up_to_the_summary(saved):
     assert [line.split()[3] for line in tens[1:5]] == [f"{each['perplexity']:.2f}" if each["tokens"] else "-" for each in lines]
 
 
+def test_blank_lines_have_rows_even_where_there_is_nothing_to_score(tmp_path):
+    model = tiny_model(MODES["sentence"])
+    save_config(tmp_path, model.config, model.text, model.vocabulary, {})
+    save_weights(tmp_path, model.parameters, {})
+    result = run(tmp_path, "--by", "sentence", "--json", input=" \n\n")
+    assert [(row["line"], row["tokens"]) for row in map(json.loads, result.stdout.splitlines())] == [(1, 0), (2, 0)]
+    assert (result.exit_code, result.stderr.count("error: there are no words in the text")) == (1, 1)
+
+
 def test_positions_go_on_where_a_long_line_is_cut(saved, tmp_path):
     path, _ = saved
     (tmp_path / "long").write_text("\n" + f"{'x' * 90} " * 3000 + "\nthe\n")  # more than a chunk

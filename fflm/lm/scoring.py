@@ -253,12 +253,16 @@ def sentences(lines: Iterable[ScoredLine]) -> Iterator[tuple[str, Score]]:
 
     A line without tokens, such as a blank one that is no sentence, has the log-probability 0 and no perplexity.
     """
-    for _, group in itertools.groupby(lines, lambda line: line.number):
-        pieces = list(group)
-        together = pieces[0].score
-        for piece in pieces[1:]:
-            together += piece.score
-        yield "".join(piece.text for piece in pieces).removesuffix("\n"), together
+    text: list[str] = []
+    together: Score | None = None
+    for line in lines:
+        text.append(line.text)
+        together = line.score if together is None else together + line.score
+        if line.text.endswith("\n"):
+            yield "".join(text).removesuffix("\n"), together
+            text, together = [], None
+    if together is not None:
+        yield "".join(text), together
 
 
 def score_hypotheses(model: TextScorer, chunks: Iterable[str], *, moses: bool = False) -> Iterator[Hypothesis]:
