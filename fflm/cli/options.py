@@ -36,7 +36,7 @@ def _silence_log(context: click.Context, parameter: click.Parameter, value: bool
     return value
 
 
-quiet_option = click.option("-q", "--quiet", is_flag=True, callback=_silence_log, help="Say nothing but results and errors.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, callback=_silence_log, help="Say nothing but results, warnings and errors.")
 
 
 def device_option_with(default: str) -> Callable[[Any], Any]:

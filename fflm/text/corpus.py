@@ -417,8 +417,8 @@ def tokenize(
                 chunks = _numbered(read_chunks(paths, encoding, errors), settings, numbering, workers)
                 passes[name] = _first_pass(chunks, file, progress)
                 if not passes[name].tokens or len(numbering) == 1:  # the one token is the line end
-                    sources = ", ".join("standard input" if str(path) == "-" else str(path) for path in paths)
-                    raise FflmError(f"there are no words in {sources}: give a text that is not empty or blank")
+                    files = ", ".join("standard input" if str(path) == "-" else str(path) for path in paths)
+                    raise FflmError(f"there are no words in {files}: give a text that is not empty or blank")
         parts = _cut(passes.pop("train"), cuts, 0 if settings.mode == "sentence" else None)
         parts = {name: run for name in PARTS if (run := (parts | passes).get(name))}
         types = numbering.types()
