@@ -101,11 +101,11 @@ class _Echo(logging.Handler):
     """Writes messages to standard error as it is when they come: a progress bar may stand in for it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(record.getMessage(), err=True)
+        click.echo(f"{'warning: ' * (record.levelno >= logging.WARNING)}{record.getMessage()}", err=True)
 
 
 def _show_log() -> None:
-    """Show what the library logs, such as that kernels are being compiled; `--quiet` leaves only errors."""
+    """Show what the library logs, such as that kernels are being compiled; `--quiet` leaves warnings and errors."""
     logger = logging.getLogger("fflm")
     logger.handlers = [_Echo()]
     logger.setLevel(logging.INFO)

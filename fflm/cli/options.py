@@ -32,11 +32,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 
 def _silence_log(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
     if value:
-        logging.getLogger("fflm").setLevel(logging.ERROR)
+        logging.getLogger("fflm").setLevel(logging.WARNING)
     return value
 
 
-quiet_option = click.option("-q", "--quiet", is_flag=True, callback=_silence_log, help="Say nothing but results, warnings and errors.")
+quiet_option = click.option(
+    "-q", "--quiet", is_flag=True, callback=_silence_log, help="Say nothing but results, warnings and errors."
+)
 
 
 def device_option_with(default: str) -> Callable[[Any], Any]:
