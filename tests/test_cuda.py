@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import devices
@@ -27,6 +28,7 @@ from fflm.backend.cuda import MIXED_PRODUCTS, PRODUCTS, SPAN, WAVE, CudaBackend,
 from fflm.backend.cuda_launch import signature
 from fflm.backend.protocol import Dropout
 from fflm.cli import main
+from fflm.errors import FflmError
 from fflm.lm import train
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -304,6 +306,47 @@ def test_a_model_predicts_the_same_on_either_device():
     targets = np.random.default_rng(1).integers(0, len(model.vocabulary), 40).astype(np.int32)
     np.testing.assert_allclose(other.losses(contexts, targets), model.losses(contexts, targets), rtol=1e-5)
     np.testing.assert_allclose(other.log_probabilities(contexts), model.log_probabilities(contexts), rtol=1e-5)
+
+
+def test_threads_share_a_gpu():
+    """Scratch memory is each thread's own."""
+    model, generator = tiny_model(), np.random.default_rng(0)
+    network = Network(model.config, gpu_backend())
+    weights = model.parameters.mapped(network.backend.upload)
+    batches = [generator.integers(0, 9, (rows, 3)).astype(np.int32) for rows in (1, 3, 40)]
+
+    def results(contexts):
+        losses = network.backend.empty((len(contexts),), np.float32)
+        network.losses(weights, contexts, contexts[:, 0] % 8, losses)
+        return network.log_probabilities(weights, contexts).tobytes(), network.backend.download(losses).tobytes()
+
+    expected = [results(batch) for batch in batches]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(results, batches * 8))
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == expected * 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_is_told_that_it_cannot_use_the_gpu():
+    from fflm.backend.cuda_memory import use_gpu
+
+    gpu_backend()
+    use_gpu()
+    child = os.fork()
+    if not child:
+        try:
+            use_gpu()
+        except FflmError as error:
+            os._exit(7 if "spawn" in str(error) else 1)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    use_gpu()
 
 
 @pytest.mark.skipif(devices.device == "cuda", reason="a GPU does not say what waited")

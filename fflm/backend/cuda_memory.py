@@ -212,14 +212,15 @@ class DeviceArray:
         return self if shape == self.shape else DeviceArray(shape, self.dtype, self._memory, self.address)
 
 
-class PinnedCopies(threading.local):
-    """Copies of arrays to the GPU, in the order of its work, for which the host does not wait; each thread has its own.
+class PinnedCopies:
+    """Copies of arrays to the GPU, in the order of its work, for which the host does not wait.
 
-    They go through pinned memory, which must not be used again before they are done. That the host knows as soon as it has seen a
-    result that was asked for later.
+    They go through pinned memory, which must not be used again before they are done. That the host knows of all copies that were
+    asked for before a result that it has seen. Several threads may copy at once.
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._free: dict[int, list[Any]] = defaultdict(list)
         self._sent: list[Any] = []
 
@@ -232,26 +233,40 @@ class PinnedCopies(threading.local):
         if taken > PINNED:
             driver.cuMemcpyHtoD(copied.address, array.ctypes.data, array.nbytes)
             return
-        if sum(map(len, self._sent)) + taken > PINNED:
+        with self._lock:
+            full = sum(map(len, self._sent)) + taken > PINNED
+        if full:
+            sent = self._take_sent()
             driver.cuCtxSynchronize()
-            self.done()
-        free = self._free[taken]
-        memory = free.pop() if free else cuda.pinned_array(taken, np.uint8)
+            self._give_back(sent)
+        with self._lock:
+            free = self._free[taken]
+            memory = free.pop() if free else None
+        if memory is None:
+            memory = cuda.pinned_array(taken, np.uint8)
         memory[: array.nbytes] = array.reshape(-1).view(np.uint8)
-        self._sent.append(memory)
         driver.cuMemcpyHtoDAsync(copied.address, memory.ctypes.data, array.nbytes, STREAM)
+        with self._lock:  # after the copy was asked for: who sees it in the list may wait for it
+            self._sent.append(memory)
 
     def receive(self, array: DeviceArray) -> Any:
         """Return an array of the GPU as a NumPy array, after all that was asked for so far."""
         use_gpu()
         received = np.empty(array.shape, array.dtype)
         if array.size:
+            sent = self._take_sent()
             driver.cuMemcpyDtoH(received.ctypes.data, array.address, array.nbytes)
-            self.done()
+            self._give_back(sent)
         return received
 
-    def done(self) -> None:
-        """Take note that the GPU has done all that was asked of it so far."""
-        sent, self._sent = self._sent, []  # first: an interruption may lose memory, but not let it be used twice
-        for memory in sent:
-            self._free[len(memory)].append(memory)
+    def _take_sent(self) -> list[Any]:
+        """Return the memory of the copies so far; if its copies are never seen to be done, it is lost, but not used twice."""
+        with self._lock:
+            sent, self._sent = self._sent, []
+        return sent
+
+    def _give_back(self, sent: list[Any]) -> None:
+        """Let memory be used again, as all that was asked of the GPU before it was taken has been done."""
+        with self._lock:
+            for memory in sent:
+                self._free[len(memory)].append(memory)
