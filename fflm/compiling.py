@@ -49,10 +49,16 @@ def compiled(name: str | None = None, **options: Any) -> Any:
 
     def decorate(function: Callable[..., Any]) -> Any:
         dispatcher = njit(nogil=True, error_model="numpy", **options)(function)
-        dispatcher._cache = KernelCache(function, name, CompileResult._reduce, _rebuild)
+        dispatcher._cache = KernelCache(function, name, _reduce, _rebuild)
         return dispatcher
 
     return decorate
+
+
+def _reduce(result: Any) -> Any:
+    if result.library.has_dynamic_globals:
+        raise ValueError(f"{result.fndesc.qualname} holds an address of this process: it cannot be kept on disk")
+    return result._reduce()
 
 
 def _rebuild(target_context: Any, fields: Any) -> Any:

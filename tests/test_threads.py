@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -39,8 +40,18 @@ def corpus(folder: Path) -> Corpus:
     return tokenize([folder / "text.txt"], folder / "corpus", TextSettings(), VocabularyRule())
 
 
-def operations(folder: Path) -> dict[str, Callable[[str], Any]]:
-    """Return what the library offers, as functions of a text whose results can be compared; models are shared."""
+def pickled(model: Any) -> Any:
+    """Return a model as another process gets it, after it was used."""
+    if hasattr(model, "score") and not hasattr(model, "fit"):
+        model.score(TEXTS[0])
+    return pickle.loads(pickle.dumps(model))
+
+
+def operations(folder: Path, keep: Callable[[Any], Any] = lambda model: model) -> dict[str, Callable[[str], Any]]:
+    """Return what the library offers, as functions of a text whose results can be compared; models are shared.
+
+    Models go through ``keep`` first.
+    """
     model = tiny_model(MODES["line ends"])
     of_text = ngram.NgramModel.train(corpus(folder), 3)
     cache = UnigramCache(5, model.vocabulary, model.text)
@@ -51,6 +62,9 @@ def operations(folder: Path) -> dict[str, Callable[[str], Any]]:
     scorer = FastScorer(tiny_model(MODES["line ends"], seed=3))
     features = np.random.default_rng(1).normal(size=(200, 5))
     estimator = fflm.FeedforwardClassifier(hidden=(7,), epochs=2, random_state=1).fit(features, features[:, 0] > 0)
+    model, of_text, mixture, classifier, scorer, estimator = map(
+        keep, (model, of_text, mixture, classifier, scorer, estimator)
+    )  # fmt: skip
     models = {"network": model, "n-gram": of_text, "mixture": mixture}
     found: dict[str, Callable[[str], Any]] = {}
     for name, each in models.items():
@@ -176,6 +190,44 @@ def test_the_number_of_threads_does_not_change_results(monkeypatch):
     for left, middle, right in zip(expected, fewer, results(5), strict=True):
         assert np.array_equal(left, middle)
         assert np.array_equal(left, right)
+
+
+def test_the_first_use_may_be_in_several_threads_at_once():
+    expected = tiny_model().score(TEXTS[3]).loss_sum
+    model, start = tiny_model(), threading.Barrier(THREADS)
+
+    def score(_: int) -> float:
+        start.wait()
+        return model.score(TEXTS[3]).loss_sum
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        assert set(pool.map(score, range(THREADS))) == {expected}
+
+
+def test_models_that_were_used_can_be_pickled(tmp_path):
+    """As multiprocessing does to send them to spawned processes."""
+    for name, function in operations(tmp_path, keep=pickled).items():
+        assert function(TEXTS[1]) is not None or name == "perplexity", name
+
+
+@pytest.mark.parametrize("layer", ["tbb", "none"])
+def test_a_threading_layer_that_cannot_be_used_is_named(layer):
+    program = """
+import numpy as np, fflm
+from fflm.backend.launching import kernel
+from numba import prange
+@kernel()
+def fill(array, threads):
+    for t in prange(threads):
+        array[t] = 1
+try:
+    fill(np.zeros(2), 2)
+except fflm.FflmError as error:
+    print(error)
+"""
+    environment = {**os.environ, "NUMBA_THREADING_LAYER": layer, "NUMBA_THREADING_LAYER_PRIORITY": "omp tbb workqueue"}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert "NUMBA_THREADING_LAYER" in result.stdout or layer == "tbb"  # which may be installed
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")

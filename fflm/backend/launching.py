@@ -15,6 +15,7 @@ from numba import get_num_threads, njit, set_num_threads
 
 from fflm.backend.blas import ONE_THREAD
 from fflm.compiling import compiled
+from fflm.errors import FflmError
 
 WORTH_WAKING = 2_000_000
 """Numbers that a kernel must go through before it is cut into shares: to wake threads takes as long as some 200,000 do."""
@@ -69,7 +70,7 @@ class Kernel:
             self.sequential(*arguments)
             return
         with _launching:
-            before = get_num_threads()
+            before = _threads()
             if shares >= before:
                 self.parallel(*arguments)
                 return
@@ -78,6 +79,16 @@ class Kernel:
                 self.parallel(*arguments)
             finally:
                 set_num_threads(before)
+
+
+def _threads() -> int:
+    """Return how many of Numba's threads the calling thread may use, starting them at the first call."""
+    try:
+        return int(get_num_threads())
+    except ValueError as error:  # no threading layer of the name that the user has given to Numba, or it isn't installed
+        raise FflmError(
+            f"Numba cannot start its threads: {error} (see the variable NUMBA_THREADING_LAYER)"
+        ) from error
 
 
 def kernel(*, blas: bool = False, **options: Any) -> Callable[[Callable[..., None]], Kernel]:

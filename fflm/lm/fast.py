@@ -21,6 +21,9 @@ LARGEST = 32000
 CHECKED = 20
 """One of so many words is scored exactly, too, so that normalisers are known; after a hundred far fewer, for it takes time."""
 
+_NOTING = threading.Lock()
+"""Held while a scorer changes what it knows of normalisers."""
+
 
 @dataclass(frozen=True)
 class Normalisers:
@@ -99,7 +102,6 @@ class FastScorer:
             )
         self.model = model
         self.vocabulary, self.text, self.window = model.vocabulary, model.text, model.window
-        self._noting = threading.Lock()  # held while what follows is changed
         self._normalisers = Normalisers()
         self._unnoted = 0  # words before the next one that is to be scored exactly
         self._noted = 0  # words that are, now or later, those of which these are kept:
@@ -134,7 +136,7 @@ class FastScorer:
     @property
     def normalisers(self) -> Normalisers:
         """Those of one of `CHECKED` words of all texts that were scored, and from the hundredth on of one of 1000 `CHECKED`."""
-        with self._noting:
+        with _NOTING:
             if self._pending:
                 contexts, words, losses = map(np.concatenate, zip(*self._pending, strict=True))
                 logs = self.model.losses(contexts, words).astype(np.float64) - losses
@@ -166,7 +168,7 @@ class FastScorer:
             ACTIVATIONS.index(model.config.activation), self._output_units, model.parameters.output_bias, losses,
             shares_of(losses.size * self._tables[0].size),
         )  # fmt: skip
-        with self._noting:
+        with _NOTING:
             stride = max(CHECKED, len(losses) // 100) if self._noted < 100 else 1000 * CHECKED
             positions = np.arange(start + self._unnoted, len(ids), stride)
             self._unnoted += len(positions) * stride - len(losses)

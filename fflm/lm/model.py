@@ -54,6 +54,10 @@ class Trained:
         """The parameters on the device."""
         return self.parameters.mapped(self.network.backend.upload)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: all but what belongs to this process and its device."""
+        return {name: value for name, value in vars(self).items() if name not in ("network", "_weights")}
+
 
 class TextScorer(Protocol):
     """Anything that scores the words of texts."""
