@@ -295,7 +295,7 @@ def test_more_trials(text):
     finish(whole)
     search = begin([text], Path("text.tune"), SPACE, trials=3, **TINY)
     finish(search)
-    search = Search.open(search.path, trials=7)
+    search = Search.resume(search.path, trials=7)
     assert len(finish(search)) == 4
     assert outcome(search) == outcome(whole)
     assert Search.open(search.path).limit == 7

@@ -14,7 +14,7 @@ from fflm.classify.metrics import Report
 from fflm.classify.reading import single_line, single_spaced
 from fflm.classify.settings import TextInput
 from fflm.errors import FflmError
-from fflm.files import write_json
+from fflm.files import reading_folder, write_json
 from fflm.lm.model import FORMAT, VERSION, VOCABULARY, Trained, load_weights, read_config, versions
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -115,9 +115,10 @@ class TextClassifier(Trained):
             If it is no classifier, of a later version, incomplete or damaged.
         """
         path = Path(path)
-        about = read_config(path, "classifier")
-        arrays, figures = load_weights(path, "classifier")
-        config, labels, reader, shares = read_description(path, about)
+        with reading_folder(path):
+            about = read_config(path, "classifier")
+            arrays, figures = load_weights(path, "classifier")
+            config, labels, reader, shares = read_description(path, about)
         return cls(labels, config, Parameters.from_arrays(config, arrays), reader, shares, {**about, "figures": figures}, device)
 
 

@@ -19,7 +19,7 @@ from fflm.classify.reading import Format, Labelled, read_labelled
 from fflm.classify.settings import DEFAULTS, MAX_WORDS, TextInput
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing_folder
-from fflm.lm.model import LanguageModel, read_run
+from fflm.lm.model import LanguageModel, opening_run
 from fflm.lm.setup import check_free, take
 from fflm.lm.train import default_path as model_path
 from fflm.lm.vectors import read_vectors, vector_size
@@ -155,12 +155,12 @@ def begin(
     )  # fmt: skip
     with clear_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_folder(path) as folder:
+    with replacing_folder(path, lambda: check_free(path, overwrite)) as folder:
         run = ClassifierRun.start(
             folder, examples, config, settings, labels, reader,
             balanced=balanced, threads=threads, device=device, embeddings=embeddings,
         )  # fmt: skip
-    run.path = path
+    run.move(path)
     return run
 
 
@@ -239,33 +239,34 @@ class ClassifierRun(Run):
         }
         save_arrays(path / EXAMPLES, arrays, list(examples))
         save_description(path, config, labels, reader, shares, about)
-        run._write("start", parameters=run.trainer.parameters.count, texts=texts)
-        run.save()
+        run._begin(texts=texts)
         return run
 
     @classmethod
     def resume(cls, path: Path, *, epochs: int | None = None, device: str | None = None) -> Self:
-        """Go on with the run in a folder, as if it had never been interrupted; with a new number of epochs, or device, if given.
+        """Go on with the run in a folder, as if it had never been interrupted.
+
+        With a new number of epochs, or on another device, if given.
 
         Raises
         ------
         FflmError
-            If there is no such run, or its files are damaged.
+            If there is no such run, it is going on elsewhere, or its files are damaged.
         """
-        about = read_run(path, "classifier")
-        config, labels, reader, shares = read_description(path, about)
-        arrays, names = load_arrays(path / EXAMPLES, (np.int32, np.int64))
-        try:
-            settings, threads = TrainingSettings.from_dict(about["training"]), int(about["threads"])
-            examples = {
-                name: Texts(reader, *(arrays[f"{name}.{array}"] for array in ("ids", "starts", "labels"))) for name in names
-            }
-        except (KeyError, TypeError, ValueError) as error:
-            raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
-        used = device or about.get("device", "cpu")
-        run = cls(path, examples, config, settings, labels, reader, shares, threads, used)
-        run._continue(about, epochs)
-        return run
+        with opening_run(path, "classifier") as about:
+            config, labels, reader, shares = read_description(path, about)
+            arrays, names = load_arrays(path / EXAMPLES, (np.int32, np.int64))
+            try:
+                settings, threads = TrainingSettings.from_dict(about["training"]), int(about["threads"])
+                examples = {
+                    name: Texts(reader, *(arrays[f"{name}.{array}"] for array in ("ids", "starts", "labels"))) for name in names
+                }
+            except (KeyError, TypeError, ValueError) as error:
+                raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
+            used = device or about.get("device", "cpu")
+            run = cls(path, examples, config, settings, labels, reader, shares, threads, used)
+            run._continue(about, epochs)
+            return run
 
     def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:
         """Return the figures of a `Report`, as JSON values."""

@@ -71,19 +71,21 @@ def train(
     """
     from rich.console import Console
 
+    from fflm.files import check_file
     from fflm.lm import ngram
     from fflm.lm.arpa import write_arpa
     from fflm.text.corpus import parse_held_out
 
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     refuse_text_options(inputs, given_options(context))
-    _check_file(arpa, overwrite)
+    if arpa:
+        check_file(arpa, overwrite)
     for name in ("valid", "test"):
         options[name] = parse_held_out(options[name])
     with tokenizing(console) as progress:
         model = ngram.train(inputs, output, order, overwrite=overwrite, progress=progress, **options)
     if arpa:
-        write_arpa(model, arpa)
+        write_arpa(model, arpa, overwrite=overwrite)
     _report(model, output, as_json)
 
 
@@ -99,14 +101,15 @@ def export(model_path: Path | None, output: Path, overwrite: bool) -> None:
       fflm ngram export -m stories.ngram -o stories.arpa
     """
     from fflm.errors import FflmError
+    from fflm.files import check_file
     from fflm.lm.arpa import write_arpa
     from fflm.lm.ngram import NgramModel
 
-    _check_file(output, overwrite)
+    check_file(output, overwrite)
     model = load_model(model_path)
     if not isinstance(model, NgramModel):
         raise FflmError("only n-gram models can be written as ARPA: name one that `fflm ngram` made, with -m")
-    write_arpa(model, output)
+    write_arpa(model, output, overwrite=overwrite)
 
 
 @command.command("import")
@@ -173,10 +176,3 @@ def _report(model: "NgramModel", path: Path, as_json: bool) -> None:
         click.echo(json.dumps(result, ensure_ascii=False))
     else:
         click.echo("\n".join([f"model {path}", *describe(about)]))
-
-
-def _check_file(path: Path | None, overwrite: bool) -> None:
-    from fflm.errors import FflmError
-
-    if path and path.exists() and not overwrite:
-        raise FflmError(f"{path} exists: choose another file, or allow overwriting with --overwrite")

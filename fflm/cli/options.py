@@ -311,7 +311,7 @@ def text_options(command: Command) -> Command:
         click.option("--test", multiple=True, metavar="PATH|SHARE|COUNT", help="Test text, likewise. [default: none]"),
         encoding_option,
         errors_option,
-        click.option("--processes", type=click.IntRange(1), help="Of the tokenizer. [default: one a core]"),
+        click.option("--processes", type=click.IntRange(1), help="Of the tokenizer. [default: one for each usable core]"),
     ]
     return add_options(options, command)
 

@@ -102,7 +102,7 @@ def command(
         ]
         if fixed:
             raise click.UsageError(f"a resumed search keeps its data and settings: leave out {', '.join(fixed)}")
-        search = Search.open(resume, trials=options["trials"])
+        search = Search.resume(resume, trials=options["trials"])
         console.print(f"resuming {resume} after {sum(trial.state != 'running' for trial in search.trials)} trials")
     elif inputs:
         search = _begin(context, inputs, output, given, options, console)

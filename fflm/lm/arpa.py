@@ -37,7 +37,7 @@ _ESCAPED = r"# fflm: \uXXXX is white space that a word of this format cannot hol
 _BLOCK = 1 << 16  # n-grams written at a time
 
 
-def write_arpa(model: NgramModel, path: Path) -> None:
+def write_arpa(model: NgramModel, path: Path, *, overwrite: bool = True) -> None:
     r"""Write a model, with 9 digits, which are all that float32 has.
 
     Words are written as they are. The format cannot hold a word with a blank, such as the space in a model of characters: where
@@ -47,7 +47,7 @@ def write_arpa(model: NgramModel, path: Path) -> None:
     Raises
     ------
     FflmError
-        If the file cannot be written.
+        If the file cannot be written, or exists and may not be replaced.
     """
     tables, vocabulary = model.tables, model.vocabulary
     escaped = not set(_BLANKS).isdisjoint("".join(vocabulary.words))
@@ -57,7 +57,7 @@ def write_arpa(model: NgramModel, path: Path) -> None:
     sizes[0] += 1  # <s>
     parents = np.repeat(np.arange(len(tables.words)), tables.children[1:] - tables.children[:-1])
     parents = np.concatenate([[0], parents])
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with replacing(path, overwrite=overwrite) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write(f"{_ESCAPED}\n\n" if escaped else "")
         file.write("\\data\\\n" + "".join(f"ngram {k}={size}\n" for k, size in enumerate(sizes, 1)))
         for order, (low, high) in enumerate(levels, 1):
@@ -108,7 +108,7 @@ def import_arpa(
     model = read_arpa(source, tokenizer=tokenizer, mode=mode)
     with clear_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_folder(path) as folder:
+    with replacing_folder(path, lambda: check_free(path, overwrite)) as folder:
         model.save(folder)
     return NgramModel.load(path)
 

@@ -1,9 +1,10 @@
 """Language models: what all kinds of them offer, the network among them, and the folder they live in."""
 
+import contextlib
 import platform
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from fflm.backend.devices import Device, device_backend
 from fflm.errors import FflmError
-from fflm.files import read_json, write_json
+from fflm.files import locked_folder, read_json, reading_folder, write_json
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
@@ -348,6 +349,11 @@ def load(path: str | Path, device: Device = "cpu") -> Model:
     FflmError
         If it is no model, of a later version, incomplete or damaged.
     """
+    with reading_folder(Path(path)):
+        return _load(path, device)
+
+
+def _load(path: str | Path, device: Device) -> Model:
     kind = read_config(Path(path)).get("kind", "network")
     if kind == "network":
         return LanguageModel.load(path, device)
@@ -422,6 +428,20 @@ def read_run(path: Path, kind: Kind) -> dict[str, Any]:
     return about
 
 
+@contextlib.contextmanager
+def opening_run(path: Path, kind: Kind) -> Iterator[dict[str, Any]]:
+    """Lock the folder of a run inside the block, and yield its config.json.
+
+    Raises
+    ------
+    FflmError
+        As `read_run`, or if the run is going on elsewhere.
+    """
+    read_run(path, kind)
+    with locked_folder(path):
+        yield read_run(path, kind)  # again, for whoever had it locked may have changed it
+
+
 def latest_model(folder: Path, *, classifier: bool = False) -> Path:
     """Return the language model, or classifier, that was trained last among the folders in ``folder``.
 
@@ -430,11 +450,15 @@ def latest_model(folder: Path, *, classifier: bool = False) -> Path:
     FflmError
         If there is none.
     """
-    weights = [path / WEIGHTS for path in folder.iterdir() if (path / CONFIG).is_file() and (path / WEIGHTS).is_file()]
-    for path in sorted(weights, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        about = read_json(path.parent / CONFIG)
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):  # it is no model, or another process is replacing it
+            if (path / CONFIG).is_file():
+                found.append(((path / WEIGHTS).stat().st_mtime_ns, path))
+    for _, path in sorted(found, reverse=True):
+        about = read_json(path / CONFIG)
         if isinstance(about, dict) and (about.get("kind") == "classifier") == classifier:
-            return path.parent
+            return path
     kind = "classifier" if classifier else "model"
     raise FflmError(f"there is no {kind} in this folder: train one with `{train_command(kind)}`, or name one with --model")
 

@@ -15,7 +15,7 @@ from fflm.errors import FflmError
 from fflm.lm import ngram_kernels as kernels
 from fflm.lm.model import VOCABULARY, Model, read_config, save_description
 from fflm.lm.scoring import score_part
-from fflm.lm.setup import FIVE_PERCENT, describe_corpus, new_model, text_settings
+from fflm.lm.setup import FIVE_PERCENT, check_free, describe_corpus, new_model, text_settings
 from fflm.text.corpus import Corpus, HeldOut, TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
@@ -244,7 +244,7 @@ def train(
     if fields:
         raise FflmError(f"unknown settings: {', '.join(fields)}")
     with new_model(
-        inputs, path, text, rule, overwrite=overwrite, valid=valid, test=test,
+        inputs, path, text, rule, check=lambda: check_free(path, overwrite), valid=valid, test=test,
         encoding=encoding, errors=errors, processes=processes, progress=progress,
     ) as (folder, corpus):  # fmt: skip
         model = NgramModel.train(corpus, order)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from fflm.errors import FflmError
 from fflm.files import clear_errors, read_json, replacing_folder, write_json
+from fflm.processors import usable_processors
 from fflm.text.numbering import Numbering, Numbers
 from fflm.text.reading import read_chunks
 from fflm.text.tokenizer import LINE_END, Tokenizer
@@ -390,8 +391,8 @@ def tokenize(
     overwrite
         Whether to replace a corpus that exists.
     processes
-        Worker processes, by default one a core; a text that takes a few seconds needs none. They are spawned, so a script
-        that calls this needs the usual ``if __name__ == "__main__"``.
+        Worker processes, by default one for each processor that this process may use; a text that takes a few seconds needs
+        none. They are spawned, so a script that calls this needs the usual ``if __name__ == "__main__"``.
     progress
         Is called with the number of characters of each chunk that was tokenised.
 
@@ -408,8 +409,9 @@ def tokenize(
         elif held_out:
             texts[name] = held_out
     words = None if rule.words is None else [settings.tokenizer.normalize(word) for word in read_words(rule.words)]
-    workers = processes or os.cpu_count() or 1
-    with _new_folder(out, overwrite) as (work, folder):
+    workers = processes or usable_processors()
+    with replacing_folder(out, lambda: _check_free(out, overwrite)) as folder:
+        work = folder.parent
         numbering = Numbering(settings.tokenizer)
         passes = {}
         with (work / "provisional").open("wb") as file:
@@ -437,15 +439,12 @@ def tokenize(
     return Corpus.open(out)
 
 
-@contextlib.contextmanager
-def _new_folder(out: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
-    """Yield a temporary folder and one inside it that becomes ``out`` when the block succeeds."""
+def _check_free(out: Path, overwrite: bool) -> None:
+    """Raise an FflmError if a corpus cannot be put at a path."""
     if out.exists() and not overwrite:
         raise FflmError(f"{out} exists: choose another folder, or allow overwriting with --overwrite")
     if out.exists() and not (out / "corpus.json").is_file():
         raise FflmError(f"{out} exists and is no tokenised corpus: choose another folder")
-    with replacing_folder(out) as folder:
-        yield folder.parent, folder
 
 
 def _numbered(

@@ -1,7 +1,9 @@
 """A training run in a folder: logged and saved as it goes, resumed where it stopped."""
 
+import contextlib
 import dataclasses
 import math
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fflm.errors import FflmError
-from fflm.files import clear_errors, read_json, write_json
+from fflm.files import clear_errors, locked_folder, read_json, write_json
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters, shapes
 from fflm.training.checkpoints import (
@@ -91,13 +93,28 @@ class Run(ABC):
         self.valid: dict[str, Any] | None = None
         self._test = test
         self._saved = time.monotonic()
+        self._process: int | None = None  # that has the folder locked for this run
+        self._known: list[int | None] = []  # when the files were written that this run has written last, or read
 
     @abstractmethod
     def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:
         """Return the figures of the part ``name``, of losses and weights on the device, as JSON values."""
 
+    def move(self, path: Path) -> None:
+        """Take note that the folder was renamed."""
+        self.path = path
+
+    def _begin(self, **fields: Any) -> None:
+        """Write the first line of the log and the first checkpoint, into a new folder that has nothing but a config.json."""
+        self._write("start", parameters=self.trainer.parameters.count, **fields)
+        self._save()
+        self._known = self._times()
+
     def _continue(self, about: dict[str, Any], epochs: int | None) -> None:
-        """Go on from the folder's checkpoint, with a new number of epochs if one is given; ``about`` is its config.json."""
+        """Go on from the folder's checkpoint, with a new number of epochs if one is given; ``about`` is its config.json.
+
+        The folder is locked.
+        """
         if self.device != about.get("device", "cpu"):
             write_json(self.path / CONFIG, {**about, "device": self.device})
         load_checkpoint(self.path / CHECKPOINT, self.trainer, self.fingerprint)
@@ -107,6 +124,7 @@ class Run(ABC):
         with clear_errors(f"write {self.path}"):
             for leftover in self.path.glob(".*.tmp"):  # what a kill left of a file that was being written
                 leftover.unlink()
+        self._known = self._times()
 
     def _extend(self, epochs: int) -> None:
         """Change the number of epochs of a run."""
@@ -131,21 +149,59 @@ class Run(ABC):
         Raises
         ------
         FflmError
-            If training diverges again and again, or a file cannot be written.
+            If training diverges again and again, a file cannot be written, or another run has gone on in the folder.
         """
-        while True:
-            try:
-                for event in self.trainer.run():
-                    self._keep(event)
-                    yield event
-                if self._test is not None:
-                    yield self._evaluate_test(self._test)
-                return
-            except DivergedError as error:
-                yield self._roll_back(error)
+        with self.locked():
+            while True:
+                try:
+                    for event in self.trainer.run():
+                        self._keep(event)
+                        yield event
+                    if self._test is not None:
+                        yield self._evaluate_test(self._test)
+                    return
+                except DivergedError as error:
+                    yield self._roll_back(error)
 
     def save(self) -> None:
-        """Write the checkpoint to go on from; before the first evaluation also the weights, to use meanwhile."""
+        """Write the checkpoint to go on from; before the first evaluation also the weights, to use meanwhile.
+
+        Raises
+        ------
+        FflmError
+            If a file cannot be written, or another run has gone on in the folder.
+        """
+        with self.locked():
+            self._save()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out of the folder inside the block. `events` and `save` do that, too, and may be used inside.
+
+        Raises
+        ------
+        FflmError
+            If another run is going on in the folder, or has changed it since this one was there.
+        """
+        if self._process == os.getpid():
+            yield
+            return
+        with locked_folder(self.path):
+            if self._times() != self._known:
+                raise FflmError(f"{self.path} has been changed by another run: resume it from there")
+            self._process = os.getpid()
+            try:
+                yield
+            finally:
+                self._process = None
+                self._known = self._times()
+
+    def _times(self) -> list[int | None]:
+        """Return when the files were written that another run would change."""
+        paths = [self.path / name for name in (CONFIG, CHECKPOINT)]
+        return [path.stat().st_mtime_ns if path.exists() else None for path in paths]
+
+    def _save(self) -> None:
         state = self.trainer.state
         if 0 < state.words == state.loss_words:
             self._save_weights({"step": state.step, "epoch": self._epochs(state.words)})
