@@ -22,6 +22,7 @@ import numba
 from fflm.backend import blas
 from fflm.files import write_json
 from fflm.lm.setup import text_settings
+from fflm.processors import usable_processors
 from fflm.text.corpus import Corpus, Count, tokenize
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,7 +57,7 @@ def machine() -> dict[str, Any]:
     processor = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
     return {
         "processor": processor[0] if processor else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_processors(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": platform.freedesktop_os_release()["PRETTY_NAME"],
         "load_before": round(load, 2),

@@ -6,7 +6,6 @@ A folder in which a process writes for longer is locked by it.
 import contextlib
 import json
 import os
-import platform
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -188,8 +187,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def locked_folder(folder: Path, doing: str = "training in") -> Iterator[None]:
-    """Keep every other process, and every other thread, that asks for it from locking a folder inside the block.
+def locked_folder(folder: Path, doing: str = "training in") -> Iterator[Callable[[], None]]:
+    """Lock a folder inside the block: any other process or thread that tries to lock it is refused.
 
     The lock is advisory: `flock` on a file in the folder, which is removed afterwards. Nobody is kept from reading. The lock
     stays with the folder when that is renamed, and ends with the process, even one that is killed: a file that such a process
@@ -201,7 +200,13 @@ def locked_folder(folder: Path, doing: str = "training in") -> Iterator[None]:
     folder
         The folder.
     doing
-        What others are told that is done there, such as ``training in`` the folder.
+        What the error says that the other process is doing, such as ``training in`` the folder.
+
+    Yields
+    ------
+    callable
+        Raises an FflmError if the folder is not at its path any more, because somebody has moved, replaced or removed it: another
+        one there is not locked.
 
     Raises
     ------
@@ -210,19 +215,29 @@ def locked_folder(folder: Path, doing: str = "training in") -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         with clear_errors(f"write {folder}"):
-            while fcntl is not None and not _lock(folder, doing, stack):
+            while (directory := _lock(folder, doing, stack)) is None:
                 stack.close()
-        yield
+
+        def check() -> None:
+            if directory >= 0 and not _is_at(directory, folder):
+                raise FflmError(f"{folder} was moved, replaced or removed by somebody else: nothing more is written there")
+
+        yield check
 
 
-def _lock(folder: Path, doing: str, stack: contextlib.ExitStack) -> bool:
-    """Lock a folder until the stack is closed, and return whether it is the one that is there."""
+def _lock(folder: Path, doing: str, stack: contextlib.ExitStack) -> int | None:
+    """Lock a folder until the stack is closed, and return its descriptor; None if it is no longer the one that is there.
+
+    Where the system has no locks, the descriptor is -1.
+    """
+    if fcntl is None:
+        return -1
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     stack.callback(os.close, directory)
     # Whoever gave us the folder must not have us write elsewhere, or wait for a pipe.
     file = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=directory)
     stack.callback(os.close, file)
-    own = f"{os.getpid()} on {platform.node()}"
+    own = f"{os.getpid()} on {os.uname().nodename}"
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
@@ -236,11 +251,11 @@ def _lock(folder: Path, doing: str, stack: contextlib.ExitStack) -> bool:
     stack.callback(_unlock, directory, file, os.getpid())
     # Who held the lock before us may have removed the file, or replaced the folder, after we had opened it.
     if not (_is_at(file, LOCK, directory) and _is_at(directory, folder)):
-        return False
+        return None
     with contextlib.suppress(OSError):  # on a full disk nobody is told who we are
         os.ftruncate(file, 0)
         os.pwrite(file, own.encode(), 0)
-    return True
+    return directory
 
 
 def _unlock(directory: int, file: int, process: int) -> None:

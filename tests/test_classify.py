@@ -577,3 +577,18 @@ def test_an_existing_folder_is_kept(data: Path, tmp_path: Path) -> None:
     with pytest.raises(FflmError, match="exists: `fflm classify train --resume"):
         begin([data / "train.tsv"], tmp_path / "m")
     assert (tmp_path / "m" / CHECKPOINT).stat().st_mtime_ns == before
+
+
+def test_two_trainings_in_one_folder(data: Path, tmp_path: Path) -> None:
+    first = begin([data / "train.tsv"], tmp_path / "m", epochs=1).events()
+    next(first)
+    for second in (
+        lambda: begin([data / "train.tsv"], tmp_path / "m", overwrite=True),
+        lambda: ClassifierRun.resume(tmp_path / "m"),
+    ):
+        with pytest.raises(FflmError, match="is already training in"):
+            second()
+    for _ in first:
+        pass
+    for _ in ClassifierRun.resume(tmp_path / "m", epochs=2).events():
+        pass

@@ -13,7 +13,9 @@ import pytest
 from click.testing import CliRunner
 from command import FFLM, SMALL, STORIES, fflm, snapshot
 
+from fflm import files
 from fflm.cli import main
+from fflm.files import locked_folder
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +162,61 @@ def test_nonsense_options_are_refused_before_the_text_is_read(folder):
 )
 def test_folders(folder, arguments, reason):
     assert reason in refused(folder, *arguments.split())
+
+
+MAKERS = [
+    "train text.txt --epochs 1 -o new",
+    "classify train lines.tsv -o new",
+    "ngram train text.txt -o new",
+    "ngram import tiny.arpa -o new",
+    "score -m text.model --cache 5 --save new",
+    "tokenize text.txt -o new",
+    "tune text.txt -o new",
+]
+
+
+@pytest.mark.parametrize("arguments", MAKERS, ids=lambda arguments: " ".join(arguments.split()[:2]))
+def test_what_another_process_has_made_in_the_meantime_is_kept(folder, monkeypatch, arguments):
+    """It is not there when the command begins, and there when the command is done."""
+    if arguments.startswith("tune"):
+        pytest.importorskip("optuna")
+    Path("lines.tsv").write_text("".join(f"{label}\tone of {label}\n" for label in ("good", "bad") for _ in range(20)))
+    Path("tiny.arpa").write_text("\\data\\\nngram 1=4\n\n\\1-grams:\n-1 <unk>\n-99 <s>\n-1 </s>\n-1 word\n\n\\end\\\n")
+    real, made = files.put_folder, []
+
+    def put_folder(folder, path, check):
+        if path == Path("new"):  # and not the corpus in it
+            shutil.copytree("text.model", path)
+            made.append(snapshot(Path()))
+        return real(folder, path, check)
+
+    monkeypatch.setattr(files, "put_folder", put_folder)
+    result = CliRunner().invoke(main, arguments.split())
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert re.fullmatch(
+        r"error: the result was discarded, because new has changed in the meantime: new exists[^\n]+\n", result.stderr
+    )
+    after = {name: content for name, content in snapshot(Path()).items() if not name.startswith(".new.")}
+    assert after == {name: content for name, content in made[0].items() if not name.startswith(".new.")}
+    assert [path.name for path in Path().glob(".*")] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "train --resume text.model",
+        "train --resume text.model --epochs 9",
+        "train text.txt -o text.model --overwrite",
+        "ngram train text.txt -o text.model --overwrite",
+        "score -m other.model --cache 5 --save text.model --overwrite",
+    ],
+)
+def test_a_model_that_is_being_trained_is_left_alone(folder, arguments):
+    shutil.copytree("text.model", "other.model")
+    with locked_folder(Path("text.model")):
+        assert "is already training in text.model: wait for it to end" in refused(folder, *arguments.split())
+        for use in (*USES[:1], *USES[2:]):
+            assert CliRunner().invoke(main, use.split()).exit_code == 0
 
 
 def test_there_is_no_model_here(folder):

@@ -290,6 +290,38 @@ def test_a_trial_goes_on_in_its_midst(text):
     assert first.step == 9
 
 
+def test_a_search_goes_on_once_at_a_time(text):
+    search = begin([text], Path("text.tune"), SPACE, trials=2, **{**TINY, "epochs": 1})
+    events = search.events()
+    next(events)
+    before = (search.path / tune.SEARCH).read_bytes()
+    for resume in (lambda: Search.resume(search.path, trials=9), lambda: next(Search.open(search.path).events())):
+        with pytest.raises(FflmError, match=r"this process is already training in text\.tune"):
+            resume()
+    result = CliRunner().invoke(main, ["tune", "--resume", "text.tune", "--trials", "9"])
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    with pytest.raises(FflmError, match="trial-1"):
+        TrainingRun.resume(search.folder(search.trials[0]))
+    assert (search.path / tune.SEARCH).read_bytes() == before
+    assert len(Search.open(search.path).trials) == 1
+    assert len([event for event in events if isinstance(event, tune.Trial)]) == 2
+
+
+def test_a_search_whose_folder_is_moved_away_changes_nothing_in_another(text):
+    search = begin([text], Path("text.tune"), SPACE, trials=2, **{**TINY, "epochs": 1})
+    events = search.events()
+    next(events)
+    shutil.copytree("text.tune", "copy.tune")
+    Path("text.tune").rename("moved.tune")
+    Path("copy.tune").rename("text.tune")
+    before = snapshot(Path("text.tune"))
+    with pytest.raises(FflmError, match=r"trial-1 was moved, replaced or removed by somebody else"):
+        list(events)
+    with pytest.raises(FflmError, match=r"text\.tune was moved, replaced or removed by somebody else"):
+        search._tidy()
+    assert snapshot(Path("text.tune")) == before
+
+
 def test_more_trials(text):
     whole = begin([text], Path("whole.tune"), SPACE, trials=7, **TINY)
     finish(whole)

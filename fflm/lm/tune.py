@@ -289,6 +289,7 @@ class Search:
         self.corpus = corpus
         self.run: TrainingRun | None = None
         self.save_seconds: float | None = None
+        self._check_place: Callable[[], None]  # while the folder is locked
         self.config = NetworkConfig.from_dict(about["network"])
         self.settings = TrainingSettings.from_dict(about["training"])
         self.threads = int(about["threads"])
@@ -372,7 +373,7 @@ class Search:
         FflmError
             If a file cannot be written, or the search is going on elsewhere.
         """
-        with locked_folder(self.path), self._clear_errors():
+        with locked_folder(self.path) as self._check_place, self._clear_errors():
             self._tidy()
             yield from self._events()
 
@@ -385,23 +386,24 @@ class Search:
                 yield self._end(frozen, "refused", str(error))
                 continue
             run = self.run = self._start(self._trial(frozen))
-            yield run
             state, reason = "complete", ""
-            try:
-                if self._hopeless(frozen):  # it was interrupted between an evaluation and this question
-                    state = "pruned"
-                else:
-                    for event in run.events():
-                        yield event
-                        if isinstance(event, Finished):
-                            break  # before the test text is looked at
-                        if isinstance(event, Evaluation) and self._hopeless(frozen):
-                            state = "pruned"
-                            break
-            except FflmError as error:
-                if not isinstance(error.__cause__, DivergedError):
-                    raise
-                state, reason = "diverged", str(error)
+            with run.locked():
+                yield run
+                try:
+                    if self._hopeless(frozen):  # it was interrupted between an evaluation and this question
+                        state = "pruned"
+                    else:
+                        for event in run.events():
+                            yield event
+                            if isinstance(event, Finished):
+                                break  # before the test text is looked at
+                            if isinstance(event, Evaluation) and self._hopeless(frozen):
+                                state = "pruned"
+                                break
+                except FflmError as error:
+                    if not isinstance(error.__cause__, DivergedError):
+                        raise
+                    state, reason = "diverged", str(error)
             yield self._end(frozen, state, reason or run.trainer.state.finished)
 
     def save(self) -> None:
@@ -535,6 +537,7 @@ class Search:
 
     def _tidy(self) -> None:
         """Write the table, and remove what no one needs: runs that were beaten or given up, and what a kill has left."""
+        self._check_place()
         best, trials = self.best, self.trials
         rows: list[list[Any]] = [["trial", "state", "perplexity", "loss", "epochs", "seconds", *self.space]]
         for trial in ranking(trials):

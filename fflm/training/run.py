@@ -6,7 +6,7 @@ import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -94,6 +94,7 @@ class Run(ABC):
         self._test = test
         self._saved = time.monotonic()
         self._process: int | None = None  # that has the folder locked for this run
+        self._check_place: Callable[[], None]  # while it is locked
         self._known: list[int | None] = []  # when the files were written that this run has written last, or read
 
     @abstractmethod
@@ -181,12 +182,13 @@ class Run(ABC):
         Raises
         ------
         FflmError
-            If another run is going on in the folder, or has changed it since this one was there.
+            If another run is going on in the folder, or has changed it since this one was there; or if it was moved or replaced.
         """
         if self._process == os.getpid():
+            self._check_place()
             yield
             return
-        with locked_folder(self.path):
+        with locked_folder(self.path) as self._check_place:
             if self._times() != self._known:
                 raise FflmError(f"{self.path} has been changed by another run: resume it from there")
             self._process = os.getpid()
@@ -216,6 +218,8 @@ class Run(ABC):
 
     def _keep(self, event: Step | Evaluation | Finished) -> None:
         """Log an event, and save what is due."""
+        if isinstance(event, Evaluation | Finished):
+            self._check_place()
         if isinstance(event, Evaluation):
             figures: dict[str, Any] = {"step": event.step, "epoch": self._epochs(event.words)}
             figures["train_loss"] = event.train_loss
@@ -244,6 +248,7 @@ class Run(ABC):
         return Tested(figures["test"])
 
     def _roll_back(self, error: DivergedError) -> RolledBack:
+        self._check_place()
         divergences = self.trainer.state.divergences + 1
         if divergences > DIVERGENCES:
             raise FflmError(f"training does not converge: {error}; try a lower --rate, or a smaller --clip") from error
