@@ -438,6 +438,7 @@ class Search:
 
     def _next(self) -> Any:
         """Return the trial that was interrupted, or a new one, or None when all are done; one of Optuna's."""
+        self._check_place()
         trials = self._study.trials
         running = [frozen for frozen in trials if not frozen.state.is_finished()]
         if not running and len(trials) < self.limit:
@@ -537,7 +538,6 @@ class Search:
 
     def _tidy(self) -> None:
         """Write the table, and remove what no one needs: runs that were beaten or given up, and what a kill has left."""
-        self._check_place()
         best, trials = self.best, self.trials
         rows: list[list[Any]] = [["trial", "state", "perplexity", "loss", "epochs", "seconds", *self.space]]
         for trial in ranking(trials):
