@@ -259,13 +259,12 @@ def _lock(folder: Path, doing: str, stack: contextlib.ExitStack) -> int | None:
 
 
 def _unlock(directory: int, file: int, process: int) -> None:
+    """Remove the locked file: others then lock another one, even if a forked process keeps this one open."""
     if process != os.getpid():  # forked inside the block, and the lock is the parent's
         return
     with contextlib.suppress(OSError):  # the folder may be gone
         if _is_at(file, LOCK, directory):
             os.unlink(LOCK, dir_fd=directory)
-    with contextlib.suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_UN)  # to close it is not enough if a forked process has it open, too
 
 
 def _is_at(descriptor: int, path: str | Path, directory: int | None = None) -> bool:

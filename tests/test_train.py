@@ -358,6 +358,8 @@ def test_a_run_whose_folder_is_moved_away_writes_nothing_into_another(text, fate
     for use in (run.save, lambda: list(events)):
         with pytest.raises(FflmError, match=r"text\.model was moved, replaced or removed by somebody else"):
             use()
+    with pytest.raises(FflmError, match="has been changed by another run" if fate == "replaced" else "cannot write"):
+        run.save()
     if fate == "removed":
         return
     assert {name: content for name, content in before.items() if not name.endswith(LOCK)} == snapshot(Path())

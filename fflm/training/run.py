@@ -196,7 +196,9 @@ class Run(ABC):
                 yield
             finally:
                 self._process = None
-                self._known = self._times()
+                with contextlib.suppress(FflmError):  # what is at the path now may be another run's
+                    self._check_place()
+                    self._known = self._times()
 
     def _times(self) -> list[int | None]:
         """Return when the files were written that another run would change."""
