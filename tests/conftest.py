@@ -9,8 +9,10 @@ import pytest
 from command import STORIES
 from hypothesis import settings
 
+from fflm.processors import usable_processors
+
 # Read by Numba when it is first imported. Two threads can be tested on one core.
-os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, os.cpu_count() or 1)))
+os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, usable_processors())))
 
 settings.register_profile("fflm", deadline=None)
 settings.load_profile("fflm")

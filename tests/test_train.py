@@ -13,7 +13,6 @@ import sys
 import threading
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 from command import FFLM, SMALL, STORIES, fflm, snapshot
@@ -22,7 +21,7 @@ from rich.console import Console
 import fflm as library
 from fflm.backend.protocol import ACTIVATIONS
 from fflm.cli.train import VIEW
-from fflm.cli.watching import train, watch
+from fflm.cli.watching import watch
 from fflm.errors import FflmError
 from fflm.files import LOCK
 from fflm.lm import model
@@ -366,22 +365,6 @@ def test_a_run_whose_folder_is_moved_away_writes_nothing_into_another(text, fate
     finish(TrainingRun.resume(Path("old.model")))
     finish(begin([text], Path("alone.model"), **TINY, seed=2))
     assert outcome(Path("old.model")) == outcome(Path("alone.model"))
-
-
-def test_the_command_locks_the_folder_from_the_beginning(text, monkeypatch):
-    begin([text], Path("text.model"), **TINY)
-    refused = []
-
-    class Compiling(TrainingRun):
-        def prepare(self):
-            with pytest.raises(FflmError) as error:
-                TrainingRun.resume(self.path)
-            refused.append(str(error.value))
-            super().prepare()
-
-    context = click.Context(click.Command("train"))
-    train(context, Compiling.resume(Path("text.model")), Console(quiet=True), VIEW, 60, as_json=True)
-    assert refused == ["this process is already training in text.model: wait for it to end, or choose another folder"]
 
 
 def test_a_damaged_corpus_replaces_no_model(text):

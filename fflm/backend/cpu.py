@@ -685,7 +685,7 @@ class CpuBackend:
     ----------
     threads
         Shares that large work is cut into, on which results depend by rounding. No more threads are used than the calling thread
-        may by `numba.set_num_threads`. By default as many as Numba has.
+        may by `numba.set_num_threads`. By default `launching.default_threads`.
     """
 
     name = "cpu"

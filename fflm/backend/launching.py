@@ -8,6 +8,7 @@ number.
 import os
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numba
@@ -16,6 +17,7 @@ from numba import get_num_threads, njit, set_num_threads
 from fflm.backend.blas import ONE_THREAD
 from fflm.compiling import compiled
 from fflm.errors import FflmError
+from fflm.processors import usable_processors
 
 WORTH_WAKING = 2_000_000
 """Numbers that a kernel must go through before it is cut into shares: to wake threads takes as long as some 200,000 do."""
@@ -86,9 +88,7 @@ def _threads() -> int:
     try:
         return int(get_num_threads())
     except ValueError as error:  # no threading layer of the name that the user has given to Numba, or it isn't installed
-        raise FflmError(
-            f"Numba cannot start its threads: {error} (see the variable NUMBA_THREADING_LAYER)"
-        ) from error
+        raise FflmError(f"Numba cannot start its threads: {error} (see the variable NUMBA_THREADING_LAYER)") from error
 
 
 def kernel(*, blas: bool = False, **options: Any) -> Callable[[Callable[..., None]], Kernel]:
@@ -104,9 +104,19 @@ def shares_of(work: float, threads: int | None = None) -> int:
     work
         Numbers that a kernel goes through.
     threads
-        By default as many as Numba has, whatever `numba.set_num_threads` says, so that results don't depend on that.
+        By default `default_threads`, whatever `numba.set_num_threads` says, so that results don't depend on that.
     """
-    return 1 if work < WORTH_WAKING else threads or numba.config.NUMBA_NUM_THREADS
+    return 1 if work < WORTH_WAKING else threads or default_threads()
+
+
+@cache
+def default_threads() -> int:
+    """Return how many threads kernels use by default: as many as Numba has, but no more than this process may keep busy.
+
+    The environment variable NUMBA_NUM_THREADS says otherwise.
+    """
+    threads = int(numba.config.NUMBA_NUM_THREADS)
+    return threads if "NUMBA_NUM_THREADS" in os.environ else min(threads, usable_processors())
 
 
 @njit

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from fflm.backend.devices import choose_device, device_backend
+from fflm.backend.launching import default_threads
 from fflm.classify.features import Reader, Texts, count_words, read_lexicon
 from fflm.classify.metrics import Report
 from fflm.classify.model import probabilities, read_description, save_description
@@ -223,7 +223,7 @@ class ClassifierRun(Run):
         """Begin a run in an empty folder."""
         counts = examples["train"].counts(config.classes)
         shares = counts / counts.sum() if balanced else None
-        threads = threads or numba.config.NUMBA_NUM_THREADS
+        threads = threads or default_threads()
         run = cls(path, examples, config, settings, labels, reader, shares, threads, device, embeddings)
         texts = {name: {"texts": len(part), "words": len(part.ids)} for name, part in examples.items()}
         about = {

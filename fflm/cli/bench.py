@@ -53,9 +53,8 @@ def command(
       fflm bench --vocabulary 1000,10000,50000 --hidden 128,512
       fflm bench --batch-size 1024 -o bench.png
     """
-    import numba
-
     from fflm.backend.devices import choose_device, describe_device, device_backend, why_no_gpu
+    from fflm.backend.launching import default_threads
     from fflm.errors import FflmError
     from fflm.training.plot import check_picture, draw_speeds
     from fflm.training.speed import Size, measure
@@ -64,7 +63,7 @@ def command(
         raise click.UsageError("sizes are positive numbers, such as 1000,10000")
     if output:
         check_picture(output)
-    most = numba.config.NUMBA_NUM_THREADS
+    most = default_threads()
     if threads and threads > most:
         raise click.UsageError(f"there are {most} cores for {threads} threads: give --threads {most} or fewer")
     devices = ["cpu", "cuda"] if choose_device(device) == "cuda" else ["cpu"]

@@ -260,8 +260,7 @@ def _report(search: "Search", as_json: bool) -> None:
 
 def _again(search: "Search", trial: "Trial") -> str:
     """Return the command that trains a trial's model again."""
-    import numba
-
+    from fflm.backend.launching import default_threads
     from fflm.cli import train
     from fflm.lm.tune import show
 
@@ -277,7 +276,7 @@ def _again(search: "Search", trial: "Trial") -> str:
             words.append(param.opts[-1] if value else param.secondary_opts[-1])
         else:
             words += [param.opts[-1], show(value)]
-    if search.threads != numba.config.NUMBA_NUM_THREADS:
+    if search.threads != default_threads():
         words += ["--threads", str(search.threads)]
     if search.device != "cpu":
         words += ["--device", search.device]

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numba
 import numpy as np
 
 from fflm.backend.devices import check_precision, choose_device, device_backend
+from fflm.backend.launching import default_threads
 from fflm.errors import FflmError
 from fflm.lm.model import CORPUS, opening_run, save_config
 from fflm.lm.scoring import Score, part_score
@@ -254,7 +254,7 @@ class TrainingRun(Run):
             If the text is too short for the window, or the folder cannot be written.
         """
         check_length(corpus, config)
-        run = cls(path, corpus, config, settings, threads or numba.config.NUMBA_NUM_THREADS, device, precision, embeddings)
+        run = cls(path, corpus, config, settings, threads or default_threads(), device, precision, embeddings)
         about = {
             "training": settings.to_dict(),
             "threads": run.threads,

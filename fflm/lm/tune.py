@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, get_args
 
-import numba
 import numpy as np
 
 from fflm.backend.devices import check_precision, choose_device
+from fflm.backend.launching import default_threads
 from fflm.errors import FflmError
 from fflm.files import clear_errors, locked_folder, read_json, replacing_folder, write_json, write_text
 from fflm.lm.setup import FIVE_PERCENT, describe_corpus, new_model, text_settings
@@ -229,7 +229,7 @@ def begin(
             "corpus": describe_corpus(corpus, folder),
             "network": config.to_dict(),
             "training": settings.to_dict(),
-            "threads": threads or numba.config.NUMBA_NUM_THREADS,
+            "threads": threads or default_threads(),
             "device": device,
             "precision": precision,
             "space": {name: dataclasses.asdict(part) for name, part in space.items()},
