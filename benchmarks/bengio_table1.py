@@ -183,7 +183,6 @@ def train(name: str, path: Path, corpus: Corpus, settings: TrainingSettings) -> 
     run = TrainingRun.resume(path, corpus)
     if (run.trainer.network.config, run.trainer.settings) != (config, settings):
         sys.exit(f"{path} was trained with other settings: remove it, or choose another --work")
-    run.prepare()
     for event in run.events():
         if isinstance(event, Evaluation) and event.valid is not None:
             print(

@@ -22,17 +22,18 @@ try:  # before fflm, which asks OpenMP for waiting threads that sleep: PyTorch's
 except ImportError:
     sys.exit("there is nothing to compare with: pip install torch")
 
-import numba
 import numpy as np
 from common import in_turns, machine, parse, quartiles, record
 from torch.nn import functional
 from torch_network import TorchNetwork
 
+from fflm.backend.cpu import CpuBackend
 from fflm.lm.generation import Prefix, beam_search, read_prefix, sample
 from fflm.lm.model import LanguageModel
 from fflm.lm.scoring import score_hypotheses
 from fflm.lm.train import default_averages
 from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.text.corpus import TextSettings
 from fflm.text.tokenizer import Tokenizer
@@ -173,7 +174,7 @@ def measure(model: LanguageModel, threads: list[int], rounds: int) -> list[dict[
     print(f"\nV={model.config.vocabulary:,}: verified")
     rows = []
     for count in threads:
-        numba.set_num_threads(count)
+        vars(model)["network"] = Network(model.config, CpuBackend(count))
         torch.set_num_threads(count)
         timed = {name: tasks(contender) for name, contender in contenders.items()}
         for task, (_, words) in timed["fflm"].items():

@@ -17,8 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numba
 from common import brown, check_sizes, machine, parse, record, wikitext
 
+from fflm.backend.cpu import CpuBackend
 from fflm.lm.train import PRESETS, fit, network_settings
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -42,7 +44,8 @@ def trainer(config: NetworkConfig, settings: TrainingSettings, train: Windows, v
     """Return a run that starts as `fflm train` starts it."""
     parameters = Parameters.random(config, settings.seed)
     parameters.start_from(train.counts(config.vocabulary))
-    return Trainer(Network(config), parameters, train, valid, settings)
+    network = Network(config, CpuBackend(numba.get_num_threads()))
+    return Trainer(network, parameters, train, valid, settings)
 
 
 def turn(run: Trainer, events: Iterator[Any], courses: list[dict[str, float]], seconds: list[float]) -> bool:

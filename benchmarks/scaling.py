@@ -24,6 +24,7 @@ import numpy as np
 from common import ROOT, in_turns, machine, memory_of, parse, quartiles, record
 from exact import demand_gradients, exact_gradients
 
+from fflm.backend.cpu import CpuBackend
 from fflm.lm.train import default_averages
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -93,27 +94,22 @@ def trainer(point: Point, folder: Path) -> Trainer:
     ids = np.load(corpus(point, folder), mmap_mode="r")
     windows = Windows(ids, point.config.context, padding=point.vocabulary)
     settings = TrainingSettings(epochs=10**9, batch_size=point.batch, rate=1e-4, schedule="constant", patience=0)
-    return Trainer(Network(point.config), parameters, windows, None, settings)
+    network = Network(point.config, CpuBackend(point.threads))
+    return Trainer(network, parameters, windows, None, settings)
 
 
 def step(point: Point, folder: Path) -> Callable[[], Any]:
     """Return the step that is measured."""
     events = trainer(point, folder).run()
-
-    def make() -> None:
-        numba.set_num_threads(point.threads)
-        next(events)
-
-    return make
+    return lambda: next(events)
 
 
 def verify(point: Point, folder: Path) -> None:
     """Stop unless loss and gradients of a batch are those of a float64 network, without dropout, whose masks it has not."""
-    numba.set_num_threads(point.threads)
     run, config = trainer(point, folder), dataclasses.replace(point.config, dropout=0.0, embedding_dropout=0.0)
     contexts, targets = run.train.batch(next(shuffled(len(run.train), point.batch, 1, 0)))
     losses = np.empty(len(targets), np.float32)
-    Network(config).gradients(run.parameters, contexts, targets, run.gradients, losses)
+    Network(config, CpuBackend(point.threads)).gradients(run.parameters, contexts, targets, run.gradients, losses)
     weights = {name: array.astype(np.float64) for name, array in run.parameters.items()}
     exact = exact_gradients(config, weights, contexts, targets)
     demand_gradients(losses.mean(dtype=np.float64), dict(run.gradients.items()), exact, str(point))

@@ -216,12 +216,12 @@ def _name(event: event.Event) -> tuple[str, str | None]:
 
 
 def compiling() -> dict[str, dict[str, float]]:
-    """Prepare a training with an empty cache; return the seconds of each part of the work, and of each kernel."""
+    """Make a training's first step with an empty cache; return the seconds of each part of the work, and of each kernel."""
     training = begin([STORIES], Path("parts.model"))
     stopwatch = Stopwatch()
     for kind in ("numba:compile", "numba:run_pass", "numba:llvm_lock"):
         event.register(kind, stopwatch)
-    training.prepare()
+    next(training.events())
     stopwatch.on_end(None)
     return {"parts": dict(stopwatch.parts.most_common()), "kernels": dict(stopwatch.kernels.most_common())}
 

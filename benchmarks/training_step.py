@@ -40,6 +40,7 @@ from common import in_turns, machine, memory_of, parse, quartiles, record
 from exact import demand, demand_gradients, exact_gradients, exact_updates
 from threadpoolctl import threadpool_limits
 
+from fflm.backend.cpu import CpuBackend
 from fflm.lm.train import default_averages
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -128,7 +129,7 @@ class Fflm:
 
     def __init__(self, size: Size, start: Parameters) -> None:
         self.settings = size.settings
-        self.network = Network(size.config)
+        self.network = Network(size.config, CpuBackend(numba.get_num_threads()))
         self._weights = Parameters.from_arrays(size.config, {name: array.copy() for name, array in start.items()})
         self._gradients = Parameters.zeros(size.config)
         self.optimizer = Optimizer(size.settings, size.config, np.float32, self.network.backend)

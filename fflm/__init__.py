@@ -10,6 +10,8 @@ model.score("The cat sat on the wall.").perplexity
 model.neighbours("cat")
 """
 
+import os
+
 from fflm.errors import FflmError
 
 TYPE_CHECKING = False  # type checkers take it for true, as they do typing's, whose import takes long
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
     from fflm.classify.model import TextClassifier
     from fflm.estimators import FeedforwardClassifier, FeedforwardRegressor
     from fflm.lm.model import LanguageModel
+
+# Numba and OpenMP read these when they are imported, which may be before any module of ours that uses them. The highest level of
+# optimisation takes a third longer to compile than the second, for kernels that are no faster. Threads that wait should sleep:
+# where other programs use the cores, spinning at each of a step's barriers costs ten times the step.
+os.environ.setdefault("NUMBA_OPT", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __version__: str
 __all__ = [

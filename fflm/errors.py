@@ -1,10 +1,14 @@
-"""The one exception that a user is meant to read, and phrases that several of its messages share."""
+"""What a user is meant to read: an error, a warning, and phrases that several messages share."""
 
 from collections.abc import Iterable
 
 
 class FflmError(Exception):
     """A problem that the user can solve: its text is one line that names the cause and says what to do."""
+
+
+class FflmWarning(UserWarning):
+    """Something that went on all the same, but that the user should know: one line, which the command line prints on stderr."""
 
 
 _MEANT = {"gpu": "cuda"}

@@ -20,9 +20,10 @@ PERPLEXITY = (
 """How a perplexity is reported, with all that it means nothing without."""
 
 
-def fflm(*arguments, folder, **options):
-    """Run the command in a folder and return what it printed and its status."""
-    environment = {**os.environ, "PATH": f"{Path(FFLM).parent}{os.pathsep}{os.environ['PATH']}"}
+def fflm(*arguments, folder, environment=None, **options):
+    """Run the command in a folder, with more variables in its environment; return what it printed and its status."""
+    path = f"{Path(FFLM).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, **(environment or {})}
     return subprocess.run(
         [FFLM, *map(str, arguments)],
         cwd=folder,

@@ -1,8 +1,6 @@
 """What every test runs under, and the fixtures of the numerical tests."""
 
-import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import devices
@@ -11,10 +9,10 @@ import pytest
 from command import STORIES
 from hypothesis import settings
 
-import fflm.backend
+from fflm.processors import usable_processors
 
 # Read by Numba when it is first imported. Two threads can be tested on one core.
-os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, os.cpu_count() or 1)))
+os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, usable_processors())))
 
 settings.register_profile("fflm", deadline=None)
 settings.load_profile("fflm")
@@ -27,16 +25,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each state of the kernels' sources a cache of its own.
-
-    Numba compiles a kernel anew when the file changes that holds it, but not when another does from which it calls a function.
-    """
+    """Choose the device, and keep compiled kernels with pytest's cache."""
     devices.device, devices.mixed = config.getoption("device"), config.getoption("precision") == "mixed"
     if devices.mixed and devices.device == "cpu":
         raise pytest.UsageError("--precision mixed needs --device ptx or cuda")
-    sources = sorted(Path(fflm.backend.__file__).parent.glob("*.py"))
-    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(config.cache.mkdir(f"numba-{digest}")))
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(config.cache.mkdir("numba")))
 
 
 @pytest.fixture
@@ -55,16 +48,11 @@ def dtype(request: pytest.FixtureRequest) -> np.dtype:
 
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
-def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Run the test with so many threads, however small its arrays."""
-    import numba
-
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Cut the work of CPU kernels into so many shares, however small their arrays."""
     from fflm.backend import cpu
 
-    monkeypatch.setattr(cpu, "WORTH_WAKING", 0)
     if devices.device != "cpu" and request.param > 1:
         pytest.skip("only the CPU's threads can be counted")
-    before = numba.get_num_threads()
-    numba.set_num_threads(request.param)
-    yield request.param
-    numba.set_num_threads(before)
+    monkeypatch.setattr(cpu, "shares_of", lambda work, threads=None: request.param)
+    return request.param

@@ -53,6 +53,7 @@ class PlayedGpu:
         self._pinned: dict[int, np.ndarray] = {}
         self._promised: list[Callable[[], None]] = []
         self._thread = threading.local()
+        self._lock = threading.RLock()
         self.functions: dict[str, Callable[..., Any]] = {
             "cuDeviceGetCount": lambda: 1,
             "cuCtxGetDevice": lambda: 0,
@@ -79,13 +80,14 @@ class PlayedGpu:
         return self._thread.contexts
 
     def in_context(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that fails in a thread without a context."""
+        """Return a function that fails in a thread without a context, and is done by one thread at a time."""
 
         @functools.wraps(function)
         def checked(*arguments: Any) -> Any:
             if not self._contexts:
                 raise CudaAPIError(binding.CUresult.CUDA_ERROR_INVALID_CONTEXT, "no context")
-            return function(*arguments)
+            with self._lock:
+                return function(*arguments)
 
         return checked
 
@@ -164,7 +166,8 @@ class WatchedPool(Pool):
         """Return memory for an array."""
         held = super().take(size)
         address = held.address
-        self._gpu.promise(lambda: self._gpu.memory.lend(address, size, size_class(size)))
+        with self._gpu._lock:
+            self._gpu.promise(lambda: self._gpu.memory.lend(address, size, size_class(size)))
         return held
 
 

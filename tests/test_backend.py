@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import ACTIVATION, EXP_FLOAT32, FLOAT32, NORMALISE, PRODUCT, SOFTMAX, UPDATE, assert_close
 
-from fflm.backend import formulas
+from fflm.backend import cpu, formulas
 from fflm.backend.cpu import CpuBackend
 from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Backend, Dropout, UnitLoss
 
@@ -370,7 +370,7 @@ def test_output_layer(
     scale=st.floats(1e-3, 1e3),
     beta=st.sampled_from([0.0, 1.0]),
     seed=st.integers(0, 2**32),
-    threads=st.integers(1, numba.config.NUMBA_NUM_THREADS),
+    threads=st.integers(1, numba.config.NUMBA_NUM_THREADS + 1),
 )
 def test_output_layer_of_any_size(
     rows: int,
@@ -383,13 +383,10 @@ def test_output_layer_of_any_size(
     seed: int,
     threads: int,
 ) -> None:
-    before = numba.get_num_threads()
-    numba.set_num_threads(threads)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "shares_of", lambda work, own=None: threads)
         layer = output_layer(np.random.default_rng(seed), rows, words, size, precision())
         compare_output_layer(layer, smoothing, penalty, scale, beta)
-    finally:
-        numba.set_num_threads(before)
 
 
 @pytest.mark.parametrize("size", [80.0, 2000.0])

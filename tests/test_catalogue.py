@@ -274,6 +274,8 @@ fetch({item!r}, Path({str(tmp_path)!r}))
     root = Path(catalogue.__file__).parents[2]
     with subprocess.Popen([sys.executable, "-c", program], cwd=root) as process:
         assert server.stalled.wait(60)
+        with pytest.raises(FflmError, match=rf"another process \({process.pid} on .*\) is downloading to .*sample"):
+            fetch(item, tmp_path)
         process.kill()
     assert not (tmp_path / "sample").exists()
     fetch(item, tmp_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from command import fflm as command
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from fflm.classify.metrics import Report
 from fflm.classify.reading import read_labelled
 from fflm.classify.settings import TextInput
 from fflm.classify.train import ClassifierRun, begin, default_path
+from fflm.cli import main
 from fflm.text.corpus import Count, Share
 from fflm.text.tokenizer import Tokenizer
 from fflm.training.checkpoints import CHECKPOINT, CONFIG, WEIGHTS, load_arrays
@@ -77,6 +79,21 @@ def test_a_field_of_csv_may_have_newlines_and_become_one_line(tmp_path: Path) ->
     assert found.texts == ["one two three", "four"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", 'label,text\n"good\n film",x\n"  good\tfilm ",y\n"good\r\n\u2028\u00a0film\v",z\n'),
+        ("a.tsv", " good \u3000 film\tx\ngood\x0bfilm\u00a0\ty\n\x0cgood\u2028film\tz\n"),
+        ("a.ft", "__label__good\u00a0film x\n __label__good\u2028film\ty\n__label__good\u3000film \u00a0z\n"),
+    ],
+)
+def test_labels_have_single_spaces_only(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_bytes(content.encode())
+    found = read_labelled([tmp_path / name])
+    assert found.labels == ["good film"] * 3
+    assert [text.strip() for text in found.texts] == ["x", "y", "z"]
+
+
 def test_each_file_of_a_folder_has_a_format_of_its_own(tmp_path: Path) -> None:
     folder = tmp_path / "texts"
     folder.mkdir()
@@ -102,6 +119,9 @@ def test_a_long_line_is_one_text(tmp_path: Path) -> None:
     [
         ("a\tx\nno tab\n", {}, "line 2 has no tab: write a label, a tab, a text"),
         ("\tx\n", {}, "line 1 has an empty label"),
+        ("\u3000\x0b\tx\n", {}, "line 1 has an empty label"),
+        ('label,text\n"\n",x\n', {"format": "csv"}, "line 3 has an empty label"),
+        ("__label__\u00a0 x\n", {}, "line 1 has an empty label"),
         ("\n\n", {}, "there is no labelled text in"),
         ("", {}, "there is no labelled text in"),
         ("__label__a x\ny\n", {}, "line 2 does not begin with __label__"),
@@ -204,9 +224,9 @@ def test_features_by_hand() -> None:
 
 def test_lexicons_are_read(tmp_path: Path) -> None:
     (tmp_path / "feelings.tsv").write_text("good\tpositive\nbad\tnegative\n\ngreat\tpositive\n")
-    (tmp_path / "colours.txt").write_text("red\nblue\n")
+    (tmp_path / "colours.txt").write_bytes("red\r\nblue\n\u2028dark\u2028red\u2028\n".encode())
     found = read_lexicon([tmp_path / "feelings.tsv", tmp_path / "colours.txt"])
-    assert found == {"positive": ["good", "great"], "negative": ["bad"], "colours": ["red", "blue"]}
+    assert found == {"positive": ["good", "great"], "negative": ["bad"], "colours": ["red", "blue", "dark\u2028red"]}
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(FflmError, match="has no words"):
         read_lexicon([tmp_path / "empty.txt"])
@@ -298,6 +318,31 @@ def test_mistakes_are_the_most_confident_first(data: Path, tmp_path: Path) -> No
     assert (mistakes[0].predicted, mistakes[0].truth) == ("good", "bad")
     with pytest.raises(FflmError, match="does not know the label 'ugly', only bad, good"):
         classifier.evaluate(["x"], ["ugly"])
+
+
+@pytest.mark.parametrize("tokenizer", ["word", "char"])
+def test_a_label_and_a_text_for_every_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: str) -> None:
+    """Whatever white space labels and texts have: predict's table has its rows and columns, and eval's mistakes are lines."""
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_bytes(b"label,text\n" + b'"good\nfilm",great\n"bad\tfilm",dull\n' * 30)
+    classifier = fflm.train_classifier("t.csv", "c", tokenizer=tokenizer, rate=0.5, epochs=20)
+    assert classifier.labels == ("bad film", "good film")
+    texts = ["great", "", "  ", "\u2028", "dull\u2028x\u0085y\x0bz\x0cd\x1ce", "\tdull\tdull", "dull " * 60_000, "great"]
+    Path("in").write_bytes("\r\n".join(texts).encode())
+    invoke = CliRunner().invoke
+    lines = invoke(main, ["classify", "predict", "-m", "c", "--top", "2", "in"]).stdout.split("\n")[:-1]
+    assert [len(line.split("\t")) for line in lines] == [4] * len(texts)
+    assert [line.split("\t")[0] for line in lines] == classifier.predict(texts)
+    assert (lines[0], lines[4]) != (lines[1], lines[5])
+    assert [line[:4] for line in (lines[0], lines[5], lines[7])] == ["good", "bad ", "good"]
+    rows = [json.loads(line) for line in invoke(main, ["classify", "predict", "-m", "c", "--json", "in"]).stdout.split("\n")[:-1]]
+    assert [row["label"] for row in rows] == classifier.predict(texts)
+
+    Path("wrong.csv").write_bytes('label,text\n"bad\nfilm","great\n\n\tgreat\u2028great"\n'.encode())
+    shown = invoke(main, ["classify", "eval", "-m", "c", "wrong.csv"]).stdout
+    assert shown.splitlines()[-1].endswith("good film, but bad film: great great great")
+    _, mistakes = classifier.evaluate(["great\r\ngreat"], ["bad\n film"])
+    assert [mistake.truth for mistake in mistakes] == ["bad film"]
 
 
 @pytest.mark.parametrize("input", ["mean", "max", "window", "features"])
@@ -532,3 +577,18 @@ def test_an_existing_folder_is_kept(data: Path, tmp_path: Path) -> None:
     with pytest.raises(FflmError, match="exists: `fflm classify train --resume"):
         begin([data / "train.tsv"], tmp_path / "m")
     assert (tmp_path / "m" / CHECKPOINT).stat().st_mtime_ns == before
+
+
+def test_two_trainings_in_one_folder(data: Path, tmp_path: Path) -> None:
+    first = begin([data / "train.tsv"], tmp_path / "m", epochs=1).events()
+    next(first)
+    for second in (
+        lambda: begin([data / "train.tsv"], tmp_path / "m", overwrite=True),
+        lambda: ClassifierRun.resume(tmp_path / "m"),
+    ):
+        with pytest.raises(FflmError, match="is already training in"):
+            second()
+    for _ in first:
+        pass
+    for _ in ClassifierRun.resume(tmp_path / "m", epochs=2).events():
+        pass

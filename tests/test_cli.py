@@ -310,7 +310,7 @@ def test_perplexities_have_the_same_names_everywhere(models):
     names = list(scored)
     assert {"perplexity", "vocabulary", "rule", "unknown_share", "policy", "tokens", "bits_per_character"} < set(names)
     assert list(trained["valid"]) == list(trained["test"]) == list(json.loads(last))[1:] == names
-    assert [list(json.loads(line)) for line in lines] == [["text", *names]]
+    assert [list(json.loads(line)) for line in lines] == [["line", "text", *names]]
     assert list(hypothesis) == ["text", *names]
 
 

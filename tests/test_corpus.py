@@ -71,8 +71,8 @@ def test_equal_to_a_direct_computation(tmp_path_factory, lines, how, valid, test
     starts = [0, boundary(len(tokens) - sum(sizes)), boundary(len(tokens) - sizes[1]), len(tokens)]
     wanted = {"train": (0, starts[1]), "valid": (starts[1], starts[2]), "test": (starts[2], starts[3])}
     wanted = {name: span for name, span in wanted.items() if name == "train" or {"valid": valid, "test": test}[name]}
-    if any(start == stop for start, stop in wanted.values()):
-        with pytest.raises(FflmError, match="hold out more"):
+    if any(set(tokens[slice(*span)]) <= {LINE_END} for span in wanted.values()):
+        with pytest.raises(FflmError, match=r"hold out more|no words in train"):
             tokenize([folder / "text"], folder / "out", how, ALL_WORDS, valid, test)
         return
     corpus = tokenize([folder / "text"], folder / "out", how, VocabularyRule(1, source=source), valid, test)
@@ -179,8 +179,8 @@ def test_fingerprints_tell_corpora_apart(text, tmp_path):
 @pytest.mark.parametrize(
     ("content", "valid", "message"),
     [
-        ("", None, "not empty"),
-        (" \n \n", None, "not empty"),
+        ("", None, "no words in .*text: give a text that is not empty or blank"),
+        (" \n \n", None, "no words in .*text: give a text that is not empty or blank"),
         ("one two three", Count(3), "take all 3 tokens"),
         ("one two three", Share(0.01), "hold out more"),
         ("one two three", Count(1000), "take all"),
@@ -191,6 +191,38 @@ def test_texts_that_are_too_short(tmp_path, content, valid, message):
     with pytest.raises(FflmError, match=message):
         tokenize([tmp_path / "text"], tmp_path / "out", FLAT, ALL_WORDS, valid)
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+@pytest.mark.parametrize(
+    ("content", "rule", "message"),
+    [
+        ("\n" * 300, ALL_WORDS, "no words in .*text: give a text that is not empty or blank"),
+        (" \t\n\u3000\n" * 30, VocabularyRule(5, 10), "no words in .*text: give a text that is not empty or blank"),
+        ("\n" * 300, "words", "no words in .*text: give a text that is not empty or blank"),
+        ("<unk> <s>\n" * 30, ALL_WORDS, "no words in train, only line ends or symbols such as <unk>"),
+        ("a b\n" * 3, VocabularyRule(4), "no word is seen 4 times in train, the most frequent one 3 times: lower"),
+        ("a b\n" * 3, "words", "none of the words in .*words is in train: give the words of this text"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["stream", "sentence"])
+def test_texts_without_words(tmp_path, content, rule, message, mode):
+    (tmp_path / "text").write_text(content, encoding="utf-8")
+    (tmp_path / "words").write_text("cat\ndog\n")
+    rule = VocabularyRule(words=tmp_path / "words") if rule == "words" else rule
+    with pytest.raises(FflmError, match=message):
+        tokenize(
+            [tmp_path / "text"], tmp_path / "out", TextSettings(Tokenizer("space" if "<" in content else "word"), mode), rule
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("valid", [Count(50), "files"])
+def test_held_out_text_of_line_ends_only(tmp_path, valid):
+    (tmp_path / "text").write_text("a b\n" * 100 + "\n" * 100)
+    (tmp_path / "blank").write_text("\n" * 100)
+    with pytest.raises(FflmError, match="the valid text has only line ends, no words: hold out more, or give another text"):
+        tokenize([tmp_path / "text"], tmp_path / "out", STREAM, ALL_WORDS, [tmp_path / "blank"] if valid == "files" else valid)
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_left_of_a_failure_and_nothing_is_overwritten_unasked(text, tmp_path):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import devices
@@ -27,6 +28,7 @@ from fflm.backend.cuda import MIXED_PRODUCTS, PRODUCTS, SPAN, WAVE, CudaBackend,
 from fflm.backend.cuda_launch import signature
 from fflm.backend.protocol import Dropout
 from fflm.cli import main
+from fflm.errors import FflmError
 from fflm.lm import train
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -269,7 +271,7 @@ def test_a_run_goes_on_from_its_checkpoint_on_either_device(tmp_path):
 def test_training_on_a_gpu_from_text_to_model(text, monkeypatch):
     backends = {"cuda": gpu_backend(), "cpu": CpuBackend()}
     monkeypatch.setattr(train, "choose_device", lambda device: device)
-    monkeypatch.setattr(train, "device_backend", lambda device, precision: backends[device])
+    monkeypatch.setattr(train, "device_backend", lambda device, precision, threads: backends[device])
     fields = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "test": Share(0.1)}
     figures = {}
     for device in backends:
@@ -297,32 +299,6 @@ SMALL_RUN = {"epochs": 2, "batch_size": 512, "embedding": 6, "hidden": (8,), "wi
 
 
 @pytest.mark.skipif(devices.device == "cuda", reason="a GPU does not say what was launched")
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        {"loss": "sampled", "samples": 20, "exact_end": 0.5},
-        {"loss": "nce", "samples": 20, "optimizer": "adagrad"},
-        {"tied": False, "bands": (20, 60), "residual": True, "hidden": (6, 6)},
-        {"tied": False, "direct": True, "optimizer": "sgd", "precision": "mixed"},
-    ],
-    ids=str,
-)
-def test_kernels_are_compiled_before_training(text, gpu_found, fields):
-    from played_gpu import play
-
-    launched = play().launched
-    run = train.begin([text], Path("cuda.model"), device="cuda", **{**SMALL_RUN, **fields})
-    launched.clear()
-    run.prepare()
-    prepared = {*launched}
-    for _ in run.events():
-        pass
-    later = {kernel.name for kernel in {*launched} - prepared}
-    assert prepared
-    assert all("add_parts" in name for name in later), later
-
-
 def test_a_model_predicts_the_same_on_either_device():
     model, contexts = tiny_model(), np.random.default_rng(0).integers(0, 9, (40, 3)).astype(np.int32)
     other = dataclasses.replace(model)
@@ -330,6 +306,47 @@ def test_a_model_predicts_the_same_on_either_device():
     targets = np.random.default_rng(1).integers(0, len(model.vocabulary), 40).astype(np.int32)
     np.testing.assert_allclose(other.losses(contexts, targets), model.losses(contexts, targets), rtol=1e-5)
     np.testing.assert_allclose(other.log_probabilities(contexts), model.log_probabilities(contexts), rtol=1e-5)
+
+
+def test_threads_share_a_gpu():
+    """Scratch memory is each thread's own."""
+    model, generator = tiny_model(), np.random.default_rng(0)
+    network = Network(model.config, gpu_backend())
+    weights = model.parameters.mapped(network.backend.upload)
+    batches = [generator.integers(0, 9, (rows, 3)).astype(np.int32) for rows in (1, 3, 40)]
+
+    def results(contexts):
+        losses = network.backend.empty((len(contexts),), np.float32)
+        network.losses(weights, contexts, contexts[:, 0] % 8, losses)
+        return network.log_probabilities(weights, contexts).tobytes(), network.backend.download(losses).tobytes()
+
+    expected = [results(batch) for batch in batches]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(results, batches * 8))
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == expected * 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_is_told_that_it_cannot_use_the_gpu():
+    from fflm.backend.cuda_memory import use_gpu
+
+    gpu_backend()
+    use_gpu()
+    child = os.fork()
+    if not child:
+        try:
+            use_gpu()
+        except FflmError as error:
+            os._exit(7 if "spawn" in str(error) else 1)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    use_gpu()
 
 
 @pytest.mark.skipif(devices.device == "cuda", reason="a GPU does not say what waited")

@@ -148,7 +148,7 @@ def test_twenty_steps_are_close(name):
 def test_training_from_text_to_model(text, monkeypatch):
     backends = {"fp32": MIXED.exact, "mixed": MIXED}
     monkeypatch.setattr(train, "choose_device", lambda device: device)
-    monkeypatch.setattr(train, "device_backend", lambda device, precision: backends[precision])
+    monkeypatch.setattr(train, "device_backend", lambda device, precision, threads: backends[precision])
     fields = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "epochs": 1, "device": "cuda"}
     perplexities = {}
     for precision in backends:

@@ -233,12 +233,6 @@ def test_a_model_written_and_read_is_the_same(tmp_path):
         assert back.notes == []
 
 
-def test_words_with_white_space_survive_arpa(tmp_path):
-    model = model_of([0, 1, 2, 3, 1, 2], MODES["no ends"], 2, ["\u3000", " ", "\\", "ß"])
-    write_arpa(model, tmp_path / "model.arpa")
-    assert set(read_arpa(tmp_path / "model.arpa").vocabulary.words) == set(model.vocabulary.words)
-
-
 HAND = """\\data\\
 ngram 1=5
 ngram 2=4
@@ -282,6 +276,72 @@ def test_a_file_written_by_hand(tmp_path):
         assert score(model, sentence).log10_probability == pytest.approx(expected, abs=1e-5), sentence
 
 
+def same_scores(model, other):
+    return [score(model, text).log_probability for text in HAND_TEXTS] == [
+        score(other, text).log_probability for text in HAND_TEXTS
+    ]
+
+
+HAND_TEXTS = ("cat sat", "sat cat", "cat dog", "cat cat sat")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("<s> cat sat", "<s> cat sat\t0"),
+        lambda text: text.replace("<s> cat sat", "<s> cat sat -0.0000"),
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\t", " "),
+        lambda text: text.replace("<s> cat", "<s>\tcat").replace("cat sat", "cat   sat"),
+        lambda text: text.replace("\n-", "\n\n -").replace("\n\\", "\n \\"),
+        lambda text: "\ufeff" + text,
+        lambda text: "=====\n## CMU-Cambridge\nThis is a 3-gram language model:\n<unk>\n\n\n" + text,
+        lambda text: text.replace("<unk>", "<UNK>"),
+        lambda text: text + "\nanything\n",
+    ],
+)
+def test_other_programs_variants_are_the_same_model(change, tmp_path):
+    changed = change(HAND)
+    assert changed != HAND
+    model = read_arpa(write(tmp_path / "hand.arpa", HAND))
+    other = read_arpa(write(tmp_path / "variant.arpa", changed))
+    assert other.vocabulary.words == model.vocabulary.words
+    assert same_scores(model, other)
+
+
+def test_the_only_order_may_have_back_off_weights_of_zero(tmp_path):
+    """As CMU's toolkit writes them."""
+    content = "\\data\\\nngram 1=3\n\n\\1-grams:\n-0.6 <UNK>\t0.0000\n-0.3 a\t0.0000\n-0.6 </s>\t0.0000\n\n\\end\\\n"
+    model = read_arpa(write(tmp_path / "cmu.arpa", content))
+    assert score(model, "a b").log10_probability == pytest.approx(-1.5, abs=1e-5)
+
+
+LITERAL = [
+    "10\u00a0000", "\u3000", "a\u2028b", "ca\x0bt", "\x0c", "a\x1cb", "a\x85b", "\\", "\\u0020", "a\\u0020b", "\\data\\",
+    "\\end\\", "\\2-grams:", "#", "ngram", "-0.5", "<UNK>", "<Unk>", "<S>", "\ufeff", "e\u0301",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("blank", [[], ["new york", " ", "\t", "\r"]], ids=["", "blanks"])
+def test_words_are_literal_there_and_back(blank, tmp_path):
+    """Those that the format can hold; the others are escaped, and a comment says so."""
+    words = LITERAL + blank
+    ids = np.random.default_rng(0).integers(0, len(words) + 2, 500)
+    model = model_of(ids, MODES["line ends"], 2, words)
+    write_arpa(model, tmp_path / "a.arpa")
+    lines = (tmp_path / "a.arpa").read_bytes().decode().split("\n")
+    assert (lines[0] == "\\data\\") is not bool(blank)
+    assert lines[0][0] == ("#" if blank else "\\")
+    unigrams = lines[lines.index("\\1-grams:") + 1 : lines.index("\\2-grams:") - 1]
+    if not blank:
+        assert [line.split("\t")[1] for line in unigrams] == [*model.vocabulary.words, "<s>"]
+    again = read_arpa(tmp_path / "a.arpa", mode="stream")
+    assert again.vocabulary.words == model.vocabulary.words
+    for name, array in model.tables.arrays().items():
+        first = 1 if name == "back_offs" else 0  # the empty context's weight is never used, and not written
+        np.testing.assert_array_equal(again.tables.arrays()[name][first:], array[first:], err_msg=name)
+
+
 def test_a_compressed_file_in_which_suffixes_and_unknown_are_missing(tmp_path):
     content = HAND.replace("1=5", "1=4").replace("-1.0\t<unk>\n", "").replace("2=4", "2=3").replace("-0.2\tcat sat\t0.05\n", "")
     with gzip.open(tmp_path / "hand.arpa.gz", "wt") as file:
@@ -296,7 +356,6 @@ def test_a_compressed_file_in_which_suffixes_and_unknown_are_missing(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "line", "reason"),
     [
-        ("\\data\\", "hello", 1, "is not \\\\data\\\\"),
         ("ngram 2=4", "ngram 3=4", 3, "is not `ngram 2=NUMBER`"),
         ("ngram 1=5", "ngram 1=6", 13, "comes after 5 1-grams, not 6"),
         ("\\2-grams:", "\\4-grams:", 13, "is not \\\\2-grams:"),
@@ -306,6 +365,8 @@ def test_a_compressed_file_in_which_suffixes_and_unknown_are_missing(tmp_path):
         ("-0.7\tcat </s>", "0.7\tcat </s>", 16, "has something else than the logarithm"),
         ("-0.7\tcat </s>", "nan\tcat </s>", 16, "has something else than the logarithm"),
         ("\tsat\t-0.1", "\tcat\t-0.1", 11, "repeats a word"),
+        ("<s> cat sat", "<s> cat sat -0.1", 20, "has a back-off weight, which n-grams of the highest order have no use for"),
+        ("<s> cat sat", "<s> cat sat x", 20, "has something else than the logarithm"),
     ],
 )
 def test_a_damaged_file_is_refused_with_its_line(old, new, line, reason, tmp_path):
@@ -317,7 +378,8 @@ def test_a_damaged_file_is_refused_with_its_line(old, new, line, reason, tmp_pat
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("", "ends where"),
+        ("", r"bad\.arpa has no line \\data\\, so it is no ARPA file"),
+        (HAND.replace("\\data\\", "hello"), r"has no line \\data\\, so it is no ARPA file"),
         (HAND[:100], "incomplete|comes after|ends where"),
         (HAND.replace("\\end\\\n", ""), "ends where"),
         (HAND.replace("cat </s>", "cat sat"), "twice"),

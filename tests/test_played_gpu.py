@@ -252,8 +252,8 @@ def test_an_interruption_lets_no_memory_be_used_twice(copies, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(copies, "_free", Interrupted())
         with pytest.raises(KeyboardInterrupt):
-            copies.done()
-    copies.done()
+            copies._give_back(copies._take_sent())
+    copies._give_back(copies._take_sent())
     assert numbers([sent(copies, 7), sent(copies, 8)]) == [7, 8]
 
 

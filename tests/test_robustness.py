@@ -13,7 +13,9 @@ import pytest
 from click.testing import CliRunner
 from command import FFLM, SMALL, STORIES, fflm, snapshot
 
+from fflm import files
 from fflm.cli import main
+from fflm.files import locked_folder
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +61,8 @@ def refused(folder, *arguments):
 # Texts
 
 TEXTS = [
-    (["empty.txt"], "no tokens in empty.txt"),
-    (["blank.txt", "--no-line-ends"], "no tokens in blank.txt"),
+    (["empty.txt"], "there are no words in empty.txt"),
+    (["blank.txt", "--no-line-ends"], "there are no words in blank.txt"),
     (["word.txt"], ""),
     (["word.txt", "--valid", "0", "--min-count", "1"], "too few for a window"),
     (["words.txt", "--valid", "0", "--window", "50"], "the train text has 22 tokens, too few for a window of 50"),
@@ -77,7 +79,7 @@ TEXTS = [
     (["plain.gz"], "cannot read plain.gz: Not a gzipped file"),
     (["text.txt", "missing.txt"], "cannot read missing.txt"),
     (["text.txt", "--valid", "missing.txt"], "cannot read missing.txt"),
-    (["text.txt", "--valid", "empty.txt"], "no tokens in empty.txt"),
+    (["text.txt", "--valid", "empty.txt"], "there are no words in empty.txt"),
     (["text.txt", "--valid", "100%"], "cannot hold out 100%"),
     (["text.txt", "--valid", "1.5"], "cannot hold out 150%"),
     (["text.txt", "--valid", "nan"], "cannot hold out"),
@@ -147,7 +149,7 @@ def test_nonsense_options_are_refused_before_the_text_is_read(folder):
         ("tokenize text.txt -o text.ids", "text.ids exists"),
         ("tokenize text.txt -o folder --overwrite", "folder exists and is no tokenised corpus"),
         ("tokenize text.txt -o text.txt/ids", "cannot write text.txt"),
-        ("tokenize empty.txt -o text.ids --overwrite", "no tokens in empty.txt"),
+        ("tokenize empty.txt -o text.ids --overwrite", "there are no words in empty.txt"),
         ("train --resume missing.model", "missing.model is no model"),
         ("train --resume text.txt", "text.txt is no model"),
         ("train --resume folder", "folder is no model"),
@@ -160,6 +162,61 @@ def test_nonsense_options_are_refused_before_the_text_is_read(folder):
 )
 def test_folders(folder, arguments, reason):
     assert reason in refused(folder, *arguments.split())
+
+
+MAKERS = [
+    "train text.txt --epochs 1 -o new",
+    "classify train lines.tsv -o new",
+    "ngram train text.txt -o new",
+    "ngram import tiny.arpa -o new",
+    "score -m text.model --cache 5 --save new",
+    "tokenize text.txt -o new",
+    "tune text.txt -o new",
+]
+
+
+@pytest.mark.parametrize("arguments", MAKERS, ids=lambda arguments: " ".join(arguments.split()[:2]))
+def test_what_another_process_has_made_in_the_meantime_is_kept(folder, monkeypatch, arguments):
+    """It is not there when the command begins, and there when the command is done."""
+    if arguments.startswith("tune"):
+        pytest.importorskip("optuna")
+    Path("lines.tsv").write_text("".join(f"{label}\tone of {label}\n" for label in ("good", "bad") for _ in range(20)))
+    Path("tiny.arpa").write_text("\\data\\\nngram 1=4\n\n\\1-grams:\n-1 <unk>\n-99 <s>\n-1 </s>\n-1 word\n\n\\end\\\n")
+    real, made = files.put_folder, []
+
+    def put_folder(folder, path, check):
+        if path == Path("new"):  # and not the corpus in it
+            shutil.copytree("text.model", path)
+            made.append(snapshot(Path()))
+        return real(folder, path, check)
+
+    monkeypatch.setattr(files, "put_folder", put_folder)
+    result = CliRunner().invoke(main, arguments.split())
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert re.fullmatch(
+        r"error: the result was discarded, because new has changed in the meantime: new exists[^\n]+\n", result.stderr
+    )
+    after = {name: content for name, content in snapshot(Path()).items() if not name.startswith(".new.")}
+    assert after == {name: content for name, content in made[0].items() if not name.startswith(".new.")}
+    assert [path.name for path in Path().glob(".*")] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "train --resume text.model",
+        "train --resume text.model --epochs 9",
+        "train text.txt -o text.model --overwrite",
+        "ngram train text.txt -o text.model --overwrite",
+        "score -m other.model --cache 5 --save text.model --overwrite",
+    ],
+)
+def test_a_model_that_is_being_trained_is_left_alone(folder, arguments):
+    shutil.copytree("text.model", "other.model")
+    with locked_folder(Path("text.model")):
+        assert "is already training in text.model: wait for it to end" in refused(folder, *arguments.split())
+        for use in (*USES[:1], *USES[2:]):
+            assert CliRunner().invoke(main, use.split()).exit_code == 0
 
 
 def test_there_is_no_model_here(folder):
@@ -336,7 +393,7 @@ def test_a_damaged_corpus_is_not_resumed(folder, name, change):
 def test_standard_input_that_is_closed(folder):
     result = subprocess.run([FFLM, "score", "-m", "text.model"], preexec_fn=lambda: os.close(0), capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "error: no words in the text: give a text that is not empty\n"
+    assert result.stderr == "error: there are no words in the text: give a text that is not empty or blank\n"
 
 
 @pytest.mark.parametrize("closed", [1, 2])

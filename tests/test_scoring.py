@@ -17,6 +17,7 @@ from fflm.errors import FflmError
 from fflm.lm.model import save_config
 from fflm.lm.scoring import score, score_chunks, score_hypotheses, scored_lines, sentences, with_feature
 from fflm.text.corpus import TextSettings
+from fflm.text.reading import read_chunks
 from fflm.text.tokenizer import Tokenizer
 from fflm.training.checkpoints import save_weights
 
@@ -89,14 +90,38 @@ def test_chunks_do_not_matter(mode, lines, data):
     assert "".join(line.text for line in pieces) == text
     together = score_chunks(model, chunks)
     found = list(sentences(pieces))
-    assert [line for line, _ in found] == [
-        line for line in text.split("\n")[:-1] if line or (model.text.mode == "stream" and model.text.ends)
-    ]
+    assert [line for line, _ in found] == text.split("\n")[:-1]
     assert sum(each.tokens for _, each in found) == together.tokens == len(expected)
     assert math.isclose(sum(each.loss_sum for _, each in found), together.loss_sum, **CLOSE)
     whole = sum((line.score for line in pieces[1:]), pieces[0].score)
     assert math.isclose(together.unknown_loss_sum, whole.unknown_loss_sum, **CLOSE)
     assert replace(together, loss_sum=whole.loss_sum, unknown_loss_sum=whole.unknown_loss_sum) == whole
+
+
+ODD_LINES = ["the cat", "", "   ", "\u2028", "the\u2028cat\u0085sat\x0bon\x0cthe\x1cdog", "\tthe\tcat", "", ". the"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""], ids=repr)
+@pytest.mark.parametrize("how", [*MODES, "characters", "spaces"])
+def test_there_is_a_row_for_every_line(how, end, tmp_path):
+    text = MODES.get(how) or TextSettings(Tokenizer("char" if how == "characters" else "space"), "sentence")
+    own = tiny_model(text, dtype=np.float64)
+    content = (end or "\n").join(ODD_LINES) + end
+    (tmp_path / "text").write_bytes(content.encode())
+    pieces = list(scored_lines(own, read_chunks([tmp_path / "text"], size=8)))
+    rows = list(sentences(pieces))
+    assert [line for line, _ in rows] == ODD_LINES
+    together = score_chunks(own, read_chunks([tmp_path / "text"]))
+    assert sum(each.tokens for _, each in rows) == together.tokens
+    assert score(own, content) == together
+    blank = rows[1][1]
+    if how == "line ends":
+        assert (blank.tokens, blank.ends) == (1, 1)
+    else:
+        assert (blank.tokens, str(blank.log_probability), blank.to_dict()["perplexity"]) == (0, "0.0", None)
+    assert [line.number for line in pieces if line.text.endswith("\n")] == list(range(1, len(ODD_LINES) + 1))
+    plain = list(score_hypotheses(own, read_chunks([tmp_path / "text"], size=8)))
+    assert [each.fields for each in plain] == [[line] for line in ODD_LINES]
 
 
 def test_a_text_of_many_batches_and_a_cut_line_count_once(model):
@@ -250,12 +275,46 @@ def test_words_and_sentences_sum_up_to_the_summary(saved):
         assert math.isclose(sum(each["log10_probability"] for each in scores), summary["log10_probability"], rel_tol=1e-6)
     assert [each["word"] for each in words if each["unknown"]] == ["zebra", "yak"]
     assert sum(each["word"] == "</s>" for each in words) == summary["ends"]
-    assert [each["text"] for each in lines if each["text"]] == [line for line in TEXT.split("\n") if line]
+    assert [(each["line"], each["text"]) for each in lines] == list(enumerate(TEXT.split("\n")[:-1], 1))
+    assert {each["type"] for each in words if each["unknown"]} == {"unknown"}
+    assert all((each["word"] == "</s>") == (each["type"] == "end") for each in words)
+    for number, line in enumerate(TEXT.split("\n")[:-1], 1):
+        own = [each for each in words if each["line"] == number]
+        assert [each["position"] for each in own] == list(range(1, len(own) + 1))
+        assert [each["word"] for each in own if each["type"] != "end"] == line.split()
     shown = run(path, "--by", "word", input=TEXT).stdout.splitlines()
     assert [float(line.split()[0]) for line in shown[: len(words)]] == [round(each["log_probability"], 4) for each in words]
     assert shown[5].endswith("zebra (unknown)")
     tens = run(path, "--by", "sentence", "--log-base", "10", input=TEXT).stdout.splitlines()
     assert float(tens[1].split()[0]) == round(lines[0]["log10_probability"], 4)
+    assert [float(line.split()[0]) for line in tens[1:5]] == [
+        pytest.approx(each["log10_probability"], abs=6e-5) for each in lines
+    ]
+    assert [line.split()[3] for line in tens[1:5]] == [f"{each['perplexity']:.2f}" if each["tokens"] else "-" for each in lines]
+
+
+def test_blank_lines_have_rows_even_where_there_is_nothing_to_score(tmp_path):
+    model = tiny_model(MODES["sentence"])
+    save_config(tmp_path, model.config, model.text, model.vocabulary, {})
+    save_weights(tmp_path, model.parameters, {})
+    result = run(tmp_path, "--by", "sentence", "--json", input=" \n\n")
+    assert [(row["line"], row["tokens"]) for row in map(json.loads, result.stdout.splitlines())] == [(1, 0), (2, 0)]
+    assert (result.exit_code, result.stderr.count("error: there are no words in the text")) == (1, 1)
+
+
+def test_positions_go_on_where_a_long_line_is_cut(saved, tmp_path):
+    path, _ = saved
+    (tmp_path / "long").write_text("\n" + f"{'x' * 90} " * 3000 + "\nthe\n")  # more than a chunk
+    *words, _ = objects(run(path, "--by", "word", "--json", str(tmp_path / "long")))
+    positions = [each["position"] for each in words if each["line"] == 2 and each["type"] == "unknown"]
+    assert positions == list(range(1, 3001))
+    assert [each["word"] for each in words if each["line"] == 3 and each["type"] == "word"] == ["the"]
+
+
+def test_a_text_that_ends_unlike_other_systems_is_scored_as_its_file_would_be(model):
+    assert model.score("the cat\r\nsat\r.\r\n") == model.score("the cat\nsat\n.\n")
+    characters = tiny_model(TextSettings(Tokenizer("char")), ("a", " ", "b"))
+    assert score(characters, "a b\r\nab") == score(characters, "a b\nab\n")
 
 
 def test_the_command_rescores(saved):

@@ -10,11 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from command import FFLM, SMALL, STORIES, fflm
+from command import FFLM, SMALL, STORIES, fflm, snapshot
 from rich.console import Console
 
 import fflm as library
@@ -22,6 +23,8 @@ from fflm.backend.protocol import ACTIVATIONS
 from fflm.cli.train import VIEW
 from fflm.cli.watching import watch
 from fflm.errors import FflmError
+from fflm.files import LOCK
+from fflm.lm import model
 from fflm.lm.model import VOCABULARY, LanguageModel, latest_model
 from fflm.lm.scoring import score_part
 from fflm.lm.train import (
@@ -289,6 +292,123 @@ def test_a_model_is_not_replaced_by_one_from_its_own_corpus(text):
     with pytest.raises(FflmError, match="lies in text"):
         begin([Path("text.model/corpus")], Path("text.model"), overwrite=True, **TINY)
     assert outcome(Path("text.model")) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_trainings_of_one_folder(text, overwrite):
+    """One reads its text while the other begins to train; a thread is treated as a process is."""
+    started, events = [], []
+
+    def start_the_other(characters):
+        if not started:
+            started.append(begin([text], Path("text.model"), **TINY, seed=2))
+            events.append(started[0].events())
+            next(events[0])
+
+    with pytest.raises(FflmError, match=r"discarded.*(exists: `fflm train --resume|already training in)"):
+        begin([text], Path("text.model"), **{**TINY, "embedding": 9}, overwrite=overwrite, progress=start_the_other)
+    refused = []
+
+    def train():
+        try:
+            library.train(text, "text.model", overwrite=overwrite, **TINY)
+        except FflmError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert len(refused) == 1
+    with pytest.raises(FflmError, match=r"this process is already training in text\.model"):
+        TrainingRun.resume(Path("text.model"), epochs=50)
+    for _ in events[0]:
+        pass
+    finish(begin([text], Path("alone.model"), **TINY, seed=2))
+    assert outcome(Path("text.model")) == outcome(Path("alone.model"))
+    assert {path.name for path in Path("text.model").iterdir()} == {path.name for path in Path("alone.model").iterdir()}
+    assert sorted(path.name for path in Path().iterdir()) == ["alone.model", "text.model", "text.txt"]
+
+
+def test_a_run_is_not_gone_on_with_where_another_has_been(text):
+    run = begin([text], Path("text.model"), **SETTINGS)
+    list(itertools.islice(run.events(), 15))
+    run.save()
+    finish(TrainingRun.resume(run.path))
+    before = outcome(run.path)
+    for use in (run.save, lambda: next(run.events())):
+        with pytest.raises(FflmError, match=r"text\.model has been changed by another run"):
+            use()
+    begin([text], run.path, **SETTINGS, seed=2, overwrite=True)
+    with pytest.raises(FflmError, match=r"text\.model has been changed by another run"):
+        run.save()
+    finish(begin([text], run.path, **SETTINGS, overwrite=True))
+    assert outcome(run.path) == before
+
+
+@pytest.mark.parametrize("fate", ["moved", "removed", "replaced"])
+def test_a_run_whose_folder_is_moved_away_writes_nothing_into_another(text, fate):
+    run = begin([text], Path("text.model"), **TINY, seed=2)
+    events = run.events()
+    next(events)
+    shutil.rmtree("text.model") if fate == "removed" else Path("text.model").rename("old.model")
+    if fate == "replaced":
+        finish(begin([text], Path("text.model"), **{**TINY, "embedding": 9}))
+    before = snapshot(Path())
+    for use in (run.save, lambda: list(events)):
+        with pytest.raises(FflmError, match=r"text\.model was moved, replaced or removed by somebody else"):
+            use()
+    with pytest.raises(FflmError, match="has been changed by another run" if fate == "replaced" else "cannot write"):
+        run.save()
+    if fate == "removed":
+        return
+    assert {name: content for name, content in before.items() if not name.endswith(LOCK)} == snapshot(Path())
+    finish(TrainingRun.resume(Path("old.model")))
+    finish(begin([text], Path("alone.model"), **TINY, seed=2))
+    assert outcome(Path("old.model")) == outcome(Path("alone.model"))
+
+
+def test_a_damaged_corpus_replaces_no_model(text):
+    finish(begin([text], Path("text.model"), **TINY))
+    shutil.copytree("text.model/corpus", "text.ids")
+    content = bytearray(Path("text.ids/train.npy").read_bytes())
+    content[-2] ^= 1
+    Path("text.ids/train.npy").write_bytes(content)
+    before = outcome(Path("text.model"))
+    with pytest.raises(FflmError, match="wrong sha256"):
+        begin([Path("text.ids")], Path("text.model"), overwrite=True, **TINY)
+    assert outcome(Path("text.model")) == before
+
+
+def test_a_model_that_is_replaced_while_it_is_loaded(text, monkeypatch):
+    for name in ("text", "other"):
+        finish(begin([text], Path(f"{name}.model"), **{**TINY, "epochs": 1, "seed": len(name)}))
+    real = model.load_weights
+
+    def load_weights(*arguments):
+        Path("text.model").rename("old.model")
+        Path("other.model").rename("text.model")
+        return real(*arguments)
+
+    monkeypatch.setattr(model, "load_weights", load_weights)
+    with pytest.raises(FflmError, match=r"text\.model was replaced while it was read: try again"):
+        library.load("text.model")
+
+
+def test_the_latest_model_is_found_while_another_is_replaced(text, monkeypatch):
+    for name in ("a", "b"):
+        finish(begin([text], Path(f"{name}.model"), **{**TINY, "epochs": 1}))
+    real, seen = Path.stat, []
+
+    def stat(self, **options):
+        if self == Path("b.model", WEIGHTS):
+            if seen:
+                raise FileNotFoundError(self)
+            seen.append(self)
+        return real(self, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert latest_model(Path()) == Path("b.model")
+    assert latest_model(Path()) == Path("a.model")
 
 
 def test_the_latest_model_is_the_one_whose_weights_are(text):

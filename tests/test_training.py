@@ -228,6 +228,35 @@ def test_a_slow_explosion_is_noticed():
         list(trainer(changed(rate=15.0, epochs=50), train=NOISE).run())
 
 
+@pytest.mark.parametrize("exact_end", [0.0, 0.5])
+def test_noise_contrast_is_not_measured_by_log_v(exact_end):
+    """With 512 draws it costs 7.2 nats not to look at contexts, where log V is 1.8; the end of the run has the other measure."""
+    settings = changed(loss="nce", samples=512, epochs=40, rate=0.05, exact_end=exact_end)
+    run = trainer(settings, train=NOISE, valid=NOISE)
+    run.parameters.start_from(run.train.counts(6))
+    means = {}
+    for event in run.run():
+        if isinstance(event, Step):
+            means.setdefault(event.exact, []).append(run.state.loss_mean)
+    blind = math.log1p(512) + 512 * math.log1p(1 / 512)
+    assert means[False][-1] == pytest.approx(blind, rel=0.1)
+    assert blind > 2 * math.log(6) + 1
+    if exact_end:
+        assert means[True][0] == pytest.approx(math.log(6), rel=0.3)  # the average begins again
+    assert run.state.finished == "all 40 epochs done"
+
+
+@pytest.mark.parametrize("fields", [{}, {"optimizer": "adamw", "weight_decay": 0.2, "clip": 1.0}], ids=["sgd", "adamw"])
+def test_noise_contrast_that_diverges_is_noticed(fields):
+    with pytest.raises(DivergedError, match="at step"):
+        list(trainer(changed(loss="nce", samples=16, rate=1e3, epochs=50, **fields)).run())
+
+
+def test_a_slow_explosion_of_noise_contrast_is_noticed():
+    with pytest.raises(DivergedError, match=r"the loss has exploded to .* \(guessing blindly costs 3\.8\)"):
+        list(trainer(changed(loss="nce", samples=16, rate=8.0, epochs=200), train=NOISE).run())
+
+
 @pytest.mark.parametrize("clip", [0, 1])
 def test_weights_that_are_no_numbers_diverge(clip):
     run = trainer(changed(clip=clip))

@@ -293,12 +293,44 @@ def test_a_trial_goes_on_in_its_midst(text):
     assert first.step == 9
 
 
+def test_a_search_goes_on_once_at_a_time(text):
+    search = begin([text], Path("text.tune"), SPACE, trials=2, **{**TINY, "epochs": 1})
+    events = search.events()
+    next(events)
+    before = (search.path / tune.SEARCH).read_bytes()
+    for resume in (lambda: Search.resume(search.path, trials=9), lambda: next(Search.open(search.path).events())):
+        with pytest.raises(FflmError, match=r"this process is already training in text\.tune"):
+            resume()
+    result = CliRunner().invoke(main, ["tune", "--resume", "text.tune", "--trials", "9"])
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    with pytest.raises(FflmError, match="trial-1"):
+        TrainingRun.resume(search.folder(search.trials[0]))
+    assert (search.path / tune.SEARCH).read_bytes() == before
+    assert len(Search.open(search.path).trials) == 1
+    assert len([event for event in events if isinstance(event, tune.Trial)]) == 2
+
+
+@pytest.mark.parametrize(("last", "named"), [(TrainingRun, "trial-1"), (tune.Trial, r"text\.tune")])
+def test_a_search_whose_folder_is_moved_away_changes_nothing_in_another(text, last, named):
+    search = begin([text], Path("text.tune"), SPACE, trials=2, **{**TINY, "epochs": 1})
+    events = search.events()
+    while not isinstance(next(events), last):
+        pass
+    shutil.copytree("text.tune", "copy.tune")
+    Path("text.tune").rename("moved.tune")
+    Path("copy.tune").rename("text.tune")
+    before = snapshot(Path("text.tune"))
+    with pytest.raises(FflmError, match=f"{named} was moved, replaced or removed by somebody else"):
+        list(events)
+    assert snapshot(Path("text.tune")) == before
+
+
 def test_more_trials(text):
     whole = begin([text], Path("whole.tune"), SPACE, trials=7, **TINY)
     finish(whole)
     search = begin([text], Path("text.tune"), SPACE, trials=3, **TINY)
     finish(search)
-    search = Search.open(search.path, trials=7)
+    search = Search.resume(search.path, trials=7)
     assert len(finish(search)) == 4
     assert outcome(search) == outcome(whole)
     assert Search.open(search.path).limit == 7

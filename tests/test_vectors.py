@@ -4,6 +4,8 @@ import contextlib
 import gzip
 import json
 import re
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from tiny import MODES, tiny_model
 
 from fflm.cli import main
-from fflm.errors import FflmError
+from fflm.errors import FflmError, FflmWarning
 from fflm.lm.model import save_config
 from fflm.lm.vectors import read_vectors, vector_size
 from fflm.text.corpus import TextSettings
@@ -51,10 +53,10 @@ def test_what_is_written_is_read_exactly(model, tmp_path):
 
 def test_words_with_white_space_are_left_out_and_named(tmp_path):
     model = tiny_model(TextSettings(Tokenizer("char")), ("a", " ", "é", "\u3000"))
-    assert set(write(model, tmp_path / "v")) == {" ", "\u3000"}
+    assert write(model, tmp_path / "v") == [" "]  # separators are the white space of ASCII
     read = read_vectors(tmp_path / "v", model.vocabulary, 4)
     missing = np.isnan(read).all(axis=1)
-    assert {model.vocabulary.words[row] for row in np.flatnonzero(missing)} == {" ", "\u3000"}
+    assert [model.vocabulary.words[row] for row in np.flatnonzero(missing)] == [" "]
     np.testing.assert_array_equal(read[~missing], model.parameters.embeddings[~missing])
 
 
@@ -71,38 +73,105 @@ def test_packed_files_are_read(model, tmp_path):
 
 @pytest.mark.parametrize("header", ["3 4\n", ""], ids=["word2vec", "GloVe"])
 @pytest.mark.parametrize("end", ["\n", " \n", "\r\n", " \r\n"], ids=repr)
-def test_other_programs_files_are_read(model, tmp_path, header, end):
-    lines = ["cat 1 2 3 4", "zebra 5 6 7 8", "dog -1e-3 .5 2. 1E2"]
-    (tmp_path / "v").write_bytes((header + "".join(line + end for line in lines)).encode())
+@pytest.mark.parametrize("start", ["", "\ufeff"], ids=["", "BOM"])
+@pytest.mark.parametrize("separator", [" ", "\t", "  "], ids=repr)
+def test_other_programs_files_are_read(model, tmp_path, header, end, start, separator):
+    lines = ["cat 1 2 3 4", "10\u00a0000\u2028 5 6 7 8", "dog -1e-3 .5 2. 1E2"]
+    content = start + (header + "".join(line + end for line in lines)).replace(" ", separator)
+    (tmp_path / "v").write_bytes(content.encode())
+    assert vector_size(tmp_path / "v") == 4
     read = read_vectors(tmp_path / "v", model.vocabulary, 4)
     cat, dog = model.vocabulary.id("cat"), model.vocabulary.id("dog")
     np.testing.assert_array_equal(read[[cat, dog]], np.array([[1, 2, 3, 4], [-1e-3, 0.5, 2, 100]], np.float32))
     assert np.isnan(np.delete(read, [cat, dog], axis=0)).all()
 
 
+GOOD = b"cat 1 2 3 4\ndog 5 6 7 8\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (b". . . 1 2 3 4", "has 6 numbers, not 4"),
+        (b"sat 1 2 3", "has 3 numbers, not 4"),
+        (b"1 2 3 4", "has 3 numbers, not 4"),
+        (b" 1 2 3 4", "has 3 numbers, not 4"),
+        (b"sat 1 2 x 4", "has something else than numbers"),
+        (b"sat 1 2 nan 4", "has a number that is not finite"),
+        (b"sat 1 2 -inf 4", "has a number that is not finite"),
+        (b"sat 1 2 1e39 4", "has a number that is not finite"),
+        (b"\xe7\xbe 1 2 3 4", "is not UTF-8"),
+        (b"cat 9 9 9 9", "repeats a word"),
+        (b"", "is blank"),
+        (b" \t", "is blank"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("header", [True, False])
+def test_an_odd_line_is_skipped_and_said(model, tmp_path, line, fault, place, header):
+    lines = GOOD.splitlines()
+    if fault == "repeats a word" and not place:
+        lines[:1], line = [line], lines[0]
+        place = 1
+    expected = {each.split()[0].decode(): [float(number) for number in each.split()[1:]] for each in lines}
+    lines.insert(place, line)
+    count = sum(bool(each.split()) for each in lines)
+    (tmp_path / "v").write_bytes(b"".join(each + b"\n" for each in [b"%d 4" % count] * header + lines))
+    assert vector_size(tmp_path / "v") == 4
+    with pytest.warns(FflmWarning) as warned:
+        read = read_vectors(tmp_path / "v", model.vocabulary, 4)
+    assert [str(each.message) for each in warned] == [f"{tmp_path / 'v'}: 1 line was skipped (line {1 + header + place} {fault})"]
+    for row, word in enumerate(model.vocabulary.words):
+        np.testing.assert_array_equal(read[row], expected.get(word, [np.nan] * 4))
+
+
+@pytest.mark.parametrize("announced", ["1 vectors of 4", "3 vectors of 4", "2 vectors of 5"])
+def test_a_first_line_that_counts_wrong_is_said(model, tmp_path, announced):
+    (tmp_path / "v").write_bytes(announced.replace("vectors of ", "").encode() + b"\n" + GOOD + b"\n")
+    assert vector_size(tmp_path / "v") == 4
+    message = f"1 line was skipped .*; the first line announces {announced} numbers, but there are 2 of 4"
+    with pytest.warns(FflmWarning, match=message):
+        assert np.isfinite(read_vectors(tmp_path / "v", model.vocabulary, 4)).all(axis=1).sum() == 2
+
+
+def test_all_odd_lines_are_counted(model, tmp_path):
+    (tmp_path / "v").write_bytes(b"zebra 1 2 3 4\n" * 1300 + b"a b c d e 1\n" * 1200 + GOOD)
+    with pytest.warns(FflmWarning, match=r"1,200 lines were skipped \(line 1,301 has 5 numbers, not 4\)"):
+        read_vectors(tmp_path / "v", model.vocabulary, 4)
+
+
+BINARY = b"2 4\n" + b"".join(word + b" " + np.arange(4, dtype="<f4").tobytes() + b"\n" for word in (b"cat", b"dog"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"1 3\ncat 1 2 3\n", "line 1 is for vectors of 3"),
-        (b"1 4\ncat 1 2 3\n", "line 2 is for vectors of 3"),
-        (b"2 4\ncat 1 2 3 4\ndog 1 2 3 4 5\n", "line 3 is for vectors of 5"),
-        (b"1 4\ncat 1 2 x 4\n", "line 2 has something else"),
-        (b"1 4\ncat 1 2 nan 4\n", "line 2 has a number that is not finite"),
-        (b"1 4\ncat 1 2 inf 4\n", "line 2 has a number that is not finite"),
-        (b"1 4\ncat 1 2 1e39 4\n", "line 2 has a number that is not finite"),
-        (b"1 4\ncat 1 2  4\n", "line 2 has something else"),
-        (b"3 4\ncat 1 2 3 4\n", "incomplete"),
+        (b"cat 1 2 3\n", "has vectors of 3 numbers, not 4: set the embedding size to 3"),
+        (b"2 3\ncat 1 2 3\ndog 1 2 3\n. . 1 2 3\n", "has vectors of 3 numbers, not 4: set the embedding size to 3"),
+        (b"cat 1 2 3 x\ndog 1 2 3 x\nsat 1 2 3 4", r"holds no vector in 2 of 3 lines \(line 1 has something else than numbers\)"),
         (b"1 4\nzebra 1 2 3 4\n", "none of the vocabulary's words"),
         (b"1 4\n<unk> 1 2 3 4\n", "none of the vocabulary's words"),
-        (b"", "none of the vocabulary's words"),
-        (b"1 4\ncat \xff\xfe\x00\x01", "line 2 is not UTF-8"),
+        (b"", "has no vectors: give a text file of vectors"),
+        (b"\n\n", "has no vectors: give a text file of vectors"),
+        (b"2 4\n", "has no vectors: give a text file of vectors"),
+        (b"the cat sat on the mat .\n" * 2000, "has no vectors: give a text file of vectors"),
+        (BINARY, r"has no vectors: .* \(not its binary format\)"),
+        (b"9" * 5000 + b" 4\n", "has vectors of 1 numbers"),
+        ("1 4\ncat 1 2 3 4\n".encode("utf-16"), "has no vectors"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:30],
 )
 def test_bad_files_are_refused(model, tmp_path, content, message):
     (tmp_path / "v").write_bytes(content)
     with pytest.raises(FflmError, match=message):
         read_vectors(tmp_path / "v", model.vocabulary, 4)
+
+
+def test_a_file_of_another_kind_is_not_read_to_its_end(model, tmp_path):
+    (tmp_path / "v.gz").write_bytes(gzip.compress(b"a line of text\n" * 200_000)[:-9])  # what is truncated is its end
+    with pytest.raises(FflmError, match="has no vectors"):
+        read_vectors(tmp_path / "v.gz", model.vocabulary, 4)
 
 
 def test_a_missing_file_is_refused(model, tmp_path):
@@ -115,7 +184,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes(content)
     vocabulary = tiny_model(MODES["no ends"], ("a", "1")).vocabulary
-    with contextlib.suppress(FflmError):
+    with contextlib.suppress(FflmError), warnings.catch_warnings(action="ignore"):
         assert read_vectors(path, vocabulary, 1).shape == (len(vocabulary) + 1, 1)
 
 
@@ -208,3 +277,17 @@ def test_the_commands_show_neighbours_and_analogies(run):
     lost = run("neighbours", "x")
     assert (lost.exit_code, lost.stdout) == (1, "")
     assert lost.stderr.startswith("error: 'x' is not in the vocabulary")
+
+
+def test_both_commands_that_take_vectors_say_what_they_skipped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_text("the cat sat on the mat .\n" * 40)
+    Path("texts.tsv").write_text("a\tthe cat sat\nb\ton the mat\n" * 20)
+    Path("v").write_text(". . . 1 2\nthe 1 2\ncat 3 4\n")
+    small = ["-q", "--epochs", "1", "--vectors", "v", "-o"]
+    for line in (
+        ["train", "text", "--embedding", "2", "--hidden", "2", *small, "lm"],
+        ["classify", "train", "texts.tsv", *small, "c"],
+    ):
+        result = CliRunner().invoke(main, line)
+        assert (result.exit_code, result.stderr) == (0, "warning: v: 1 line was skipped (line 1 has 4 numbers, not 2)\n")

@@ -1,10 +1,15 @@
 """Matrix products inside Numba kernels: SciPy's BLAS, called directly.
 
 Numba's own ``np.dot`` can neither accumulate into its result nor read a slice of columns, so the two BLAS routines are bound by
-their addresses (SciPy exports them for Cython). Kernels thread themselves and want a single-threaded BLAS: see `one_thread`.
+their addresses (SciPy exports them for Cython). Kernels thread themselves and want a single-threaded BLAS: see `ONE_THREAD`.
 """
 
+import itertools
+import os
 import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
@@ -94,18 +99,96 @@ def _call_gemm(context, builder, signature, arguments):  # type: ignore[no-untyp
 
 
 @cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()
+def _libraries() -> list[Any]:
+    """Return the controllers of SciPy's BLAS, or of every BLAS where it is not told by its folder which one that is."""
+    libraries = [library for library in ThreadpoolController().lib_controllers if library.user_api == "blas"]
+    return [library for library in libraries if "scipy.libs" in library.filepath] or libraries
 
 
-def one_thread() -> Any:
-    """Return a context manager that keeps every BLAS to one thread, so that it doesn't fight with the kernels' own threads."""
-    return _controller().limit(limits=1, user_api="blas")
+@dataclass(frozen=True)
+class _Setting:
+    """How many threads a library may use: what reads and sets the number, and whether each thread has its own number."""
+
+    get: Callable[[], int]
+    set: Callable[[int], None]
+    own: bool
+
+
+@cache
+def _settings() -> list[_Setting]:
+    settings = []
+    for library in _libraries():
+        own = getattr(library, "threading_layer", None) == "openmp"
+        get, set = library.get_num_threads, library.set_num_threads
+        if library.internal_api == "openblas" and not own:
+            # To threadpoolctl, the first thread to set the number controls it, and other threads are ignored.
+            for prefix, suffix in itertools.product(("scipy_", ""), ("", "64_", "_64")):
+                if hasattr(library.dynlib, f"{prefix}openblas_set_num_threads{suffix}"):
+                    get = getattr(library.dynlib, f"{prefix}openblas_get_num_threads{suffix}")
+                    set = getattr(library.dynlib, f"{prefix}openblas_set_num_threads{suffix}")
+        settings.append(_Setting(get, set, own))
+    return settings
+
+
+class _OneThread:
+    """A context in which BLAS keeps to one thread, so that it doesn't fight with the kernels' own threads. Not to be nested.
+
+    How many threads BLAS may use is a setting of the whole process, unless it uses OpenMP. So the first thread to enter notes the
+    number, and the last one to leave restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: list[tuple[_Setting, int]] = []
+        self._own = threading.local()  # numbers that each thread has of its own
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = _limit(own=False)
+            self._inside += 1
+        self._own.before = _limit(own=True)
+
+    def __exit__(self, *exception: object) -> None:
+        _restore(self._own.before)
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                _restore(self._before)
+
+    def reset(self) -> None:
+        """Start anew in a forked process, where the other threads that were inside do not exist."""
+        self._lock = threading.Lock()
+        if self._inside:
+            _restore(self._before)
+        self._inside = 0
+
+
+def _limit(own: bool) -> list[tuple[_Setting, int]]:
+    """Let libraries use one thread; return the settings that were changed, and what they were."""
+    before = []
+    for setting in _settings():
+        if setting.own == own and (threads := setting.get()) > 1:
+            setting.set(1)
+            before.append((setting, threads))
+    return before
+
+
+def _restore(before: list[tuple[_Setting, int]]) -> None:
+    for setting, threads in before:
+        setting.set(threads)
+
+
+ONE_THREAD = _OneThread()
+"""The context in which kernels call BLAS."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ONE_THREAD.reset)
 
 
 def description() -> str:
     """Return the BLAS that the kernels call, for reports: library, version, processor kernels."""
-    for library in _controller().info():
-        if library["user_api"] == "blas" and "scipy.libs" in library["filepath"]:
-            return f"{library['internal_api']} {library['version']} ({library.get('architecture', 'unknown')})"
-    return "unknown BLAS"
+    info = _libraries()[0].info() if _libraries() else {}
+    name = f"{info.get('internal_api', 'unknown BLAS')} {info.get('version') or ''}".strip()
+    return f"{name} ({info.get('architecture', 'unknown')})"

@@ -1,6 +1,7 @@
 """What the backends of all devices do alike on the host."""
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 from fflm.backend.protocol import Array, Dropout
 
 
-class Scratch:
-    """Memory that a backend keeps between calls, by its name.
+class Scratch(threading.local):
+    """Memory that a backend keeps between calls, by its name; each thread has its own.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ class Scratch:
         return lent
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget everything that the calling thread has."""
         self._held.clear()
         self._lent.clear()
 

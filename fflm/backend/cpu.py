@@ -1,19 +1,17 @@
 """The CPU's kernels, in Numba.
 
-How they are built: matrix products belong to BLAS; everything else is one pass over a row that LLVM vectorises. A kernel cuts its
-work into one contiguous share per thread (``for t in prange(threads)``), so that nothing races and a result depends on the number
-of threads, never on their timing. Shapes and letters are in `protocol`.
+How they are built: matrix products belong to BLAS; everything else is one pass over a row that LLVM vectorises. How they are
+launched, in shares, is said in `launching`. Shapes and letters are in `protocol`.
 """
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, njit, prange, set_num_threads
+from numba import njit, prange
 
-from fflm.backend.blas import gemm, one_thread
+from fflm.backend.blas import gemm
 from fflm.backend.common import Scratch, adam_corrections, dropout_words, flat
 from fflm.backend.formulas import (
     RELU,
@@ -32,16 +30,15 @@ from fflm.backend.formulas import (
     unit_loss,
     unit_loss_slope,
 )
+from fflm.backend.launching import kernel, share, shares_of
 from fflm.backend.protocol import ACTIVATIONS, NORMALISE_EPSILON, UNIT_LOSSES, Activation, Array, Dropout, UnitLoss
+from fflm.compiling import compiled
 
 TILE = 512
 """Vocabulary entries per tile of the output layer: a tile of logits for a usual batch stays in a core's cache."""
 
 FEW_ROWS = 8
 """Rows up to which BLAS, which copies the weights into an order of its own first, is slower than reading them once."""
-
-WORTH_WAKING = 2_000_000
-"""Numbers that a kernel must go through before it takes all threads: to wake them takes as long as some 200,000 do, each time."""
 
 PRODUCTS = 1 / 32
 """What a product of two of BLAS's numbers counts for among those that a kernel goes through."""
@@ -54,23 +51,8 @@ MASK = 2048
 REORDER = {"reassoc", "contract", "nsz"}
 
 
-def kernel(**options: Any) -> Any:
-    """Return the decorator of a kernel, which is compiled once for a machine; helpers are compiled into the kernels.
-
-    Loops over `prange` run in parallel, and nothing else that Numba might find to. Division by zero is not looked for.
-    """
-    automatic = ("comprehension", "fusion", "inplace_binop", "numpy", "reduction", "setitem", "stencil")
-    return njit(cache=True, parallel=dict.fromkeys(automatic, False), error_model="numpy", **options)
-
-
 # Put into the loops themselves: a call that returns several numbers keeps LLVM from vectorising the loop around it.
 philox_words = njit(inline="always")(philox)
-
-
-@njit
-def share(count, parts, part):
-    """Return the bounds of one of ``parts`` contiguous shares of ``count`` things."""
-    return part * count // parts, (part + 1) * count // parts
 
 
 @njit
@@ -277,7 +259,7 @@ def slope_row(code, outputs, d_row):
             d_row[j] *= activation_slope(code, outputs[j])
 
 
-@kernel()
+@kernel(blas=True)
 def affine(inputs, weight, bias, code, outputs, threads):
     for t in prange(threads):
         low, high = share(outputs.shape[0], threads, t)
@@ -288,7 +270,7 @@ def affine(inputs, weight, bias, code, outputs, threads):
             activate_row(code, outputs[i])
 
 
-@kernel()
+@kernel(blas=True)
 def affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_bias, d_inputs, threads):
     # In forward this was y = f(x W^T + b), so with dz = dy * f'(z): dW = dz^T x, db = sum dz, dx = dz W.
     for t in prange(threads):
@@ -390,7 +372,7 @@ def sum_row(row, width):
     return total
 
 
-@kernel()
+@kernel(blas=True)
 def softmax_tiles(features, weight, bias, tiles, highest, totals, threads):
     """Compute the output layer, a tile at a time.
 
@@ -423,7 +405,7 @@ def combine_tiles(highest, totals, row):
     return top + np.log(total)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def combine_losses(features, weight, bias, rows, targets, highest, totals, normalisers, losses):
     for i in range(len(normalisers)):
         normalisers[i] = combine_tiles(highest, totals, i)
@@ -491,7 +473,7 @@ def tile_gradients(
                 d_weight[word, j] -= feature_sum[j]
 
 
-@kernel()
+@kernel(blas=True)
 def output_gradients(
     features, weight, bias, targets, weight_sum, smoothing, penalty, scale, beta,
     tiles, highest, totals, products, partial,
@@ -538,7 +520,7 @@ def noise_row(row, bias, noise, softplus, width):
         softplus[j] = noise[j] * ((s if s > 0 else row.dtype.type(0)) + log1p(e))
 
 
-@kernel()
+@kernel(blas=True)
 def nce_gradients(
     features, weight, bias, targets, noise, scale, beta,
     tiles, products, partial, losses, d_features, d_weight, d_bias, threads,
@@ -617,7 +599,7 @@ def normalise_logits(row, bias, piece):
         row[j] -= normaliser
 
 
-@kernel()
+@kernel(blas=True)
 def log_probabilities_kernel(features, weight, bias, results, threads):
     words = weight.shape[0]
     for t in prange(threads):
@@ -631,9 +613,9 @@ def log_probabilities_kernel(features, weight, bias, results, threads):
 
 
 @kernel(fastmath=REORDER)
-def sum_of_squares(values, totals):
-    for t in prange(len(totals)):
-        part = portion(values, len(totals), t)
+def sum_of_squares(values, totals, threads):
+    for t in prange(threads):
+        part = portion(values, threads, t)
         total = 0.0
         for i in range(len(part)):
             total += part[i] * part[i]
@@ -694,15 +676,23 @@ def adam_idle(weight, first, second, idle, keeps, rate, beta1, beta2, epsilon, c
 
 
 class CpuBackend:
-    """The operations of `protocol.Backend` on NumPy arrays, large ones on as many threads as ``numba.set_num_threads`` says.
+    """The operations of `protocol.Backend` on NumPy arrays, large ones in shares for several threads.
 
-    Keeps the output layer's scratch memory between calls: B x V numbers of the largest batch seen.
+    Can be used from several threads at once. Each of them keeps the output layer's scratch memory between calls: B x V numbers of
+    the largest batch that it has seen.
+
+    Parameters
+    ----------
+    threads
+        Shares that large work is cut into, on which results depend by rounding. No more threads are used than the calling thread
+        may by `numba.set_num_threads`. By default `launching.default_threads`.
     """
 
     name = "cpu"
     softmax_bytes = 128 * 2**20
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads
         self._scratch = Scratch(np.empty)
         self._borrow = self._scratch.borrow
 
@@ -712,6 +702,9 @@ class CpuBackend:
 
     def release(self) -> None:
         self._scratch.clear()
+
+    def _shares(self, work: float) -> int:
+        return shares_of(work, self._threads)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return np.empty(shape, dtype)
@@ -730,41 +723,41 @@ class CpuBackend:
         array[...] = 0
 
     def gather(self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array) -> None:
-        with _threads(contexts.size * embeddings.shape[1]) as threads:
-            gather(embeddings, contexts, _borders(blocks), inputs, threads)
+        threads = self._shares(contexts.size * embeddings.shape[1])
+        gather(embeddings, contexts, _borders(blocks), inputs, threads)
 
     def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
-        with _threads(contexts.size * d_embeddings.shape[1]) as threads:
-            scatter_add(contexts, _borders(blocks), d_inputs, d_embeddings, threads)
+        threads = self._shares(contexts.size * d_embeddings.shape[1])
+        scatter_add(contexts, _borders(blocks), d_inputs, d_embeddings, threads)
 
     def mean_pool(self, embeddings: Array, words: Array, pooled: Array) -> None:
-        with _threads(words.size * embeddings.shape[1]) as threads:
-            mean_pool(embeddings, words, pooled, threads)
+        threads = self._shares(words.size * embeddings.shape[1])
+        mean_pool(embeddings, words, pooled, threads)
 
     def mean_pool_backward(self, words: Array, d_pooled: Array, d_embeddings: Array) -> None:
-        with _threads(words.size * d_embeddings.shape[1]) as threads:
-            mean_pool_backward(words, d_pooled, d_embeddings, threads)
+        threads = self._shares(words.size * d_embeddings.shape[1])
+        mean_pool_backward(words, d_pooled, d_embeddings, threads)
 
     def max_pool(self, embeddings: Array, words: Array, pooled: Array, sources: Array) -> None:
-        with _threads(words.size * embeddings.shape[1]) as threads:
-            max_pool(embeddings, words, pooled, sources, threads)
+        threads = self._shares(words.size * embeddings.shape[1])
+        max_pool(embeddings, words, pooled, sources, threads)
 
     def max_pool_backward(self, sources: Array, d_pooled: Array, d_embeddings: Array) -> None:
-        with _threads(sources.size) as threads:
-            max_pool_backward(sources, d_pooled, d_embeddings, threads)
+        threads = self._shares(sources.size)
+        max_pool_backward(sources, d_pooled, d_embeddings, threads)
 
     def put_rows(self, values: Array, rows: Array, array: Array) -> None:
-        with _threads(values.size) as threads:
-            put_rows(values, rows, array, threads)
+        threads = self._shares(values.size)
+        put_rows(values, rows, array, threads)
 
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
         factor, words, first = values.dtype.type(1 / (1 - dropout.rate)), dropout_words(dropout), row * values.shape[1]
-        with _threads(values.size) as threads:
-            dropout_kernel(*flat(values), factor, *words, first, *flat(dropped), values is dropped, threads)
+        threads = self._shares(values.size)
+        dropout_kernel(*flat(values), factor, *words, first, *flat(dropped), values is dropped, threads)
 
     def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
-        with one_thread(), _threads(outputs.size * inputs.shape[1] * PRODUCTS) as threads:
-            affine(inputs, weight, bias, ACTIVATIONS.index(activation), outputs, threads)
+        threads = self._shares(outputs.size * inputs.shape[1] * PRODUCTS)
+        affine(inputs, weight, bias, ACTIVATIONS.index(activation), outputs, threads)
 
     def affine_backward(
         self,
@@ -779,28 +772,28 @@ class CpuBackend:
         d_inputs: Array,
     ) -> None:
         code = ACTIVATIONS.index(activation)
-        with one_thread(), _threads(2 * outputs.size * inputs.shape[1] * PRODUCTS) as threads:
-            affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_bias, d_inputs, threads)
+        threads = self._shares(2 * outputs.size * inputs.shape[1] * PRODUCTS)
+        affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_bias, d_inputs, threads)
 
     def add(self, values: Array, total: Array) -> None:
-        with _threads(values.size) as threads:
-            add(values, total, threads)
+        threads = self._shares(values.size)
+        add(values, total, threads)
 
     def normalise(self, values: Array, normalised: Array) -> None:
-        with _threads(values.size) as threads:
-            normalise(values, normalised, threads)
+        threads = self._shares(values.size)
+        normalise(values, normalised, threads)
 
     def normalise_backward(self, values: Array, d_normalised: Array, d_values: Array) -> None:
-        with _threads(2 * values.size) as threads:
-            normalise_backward(values, d_normalised, d_values, threads)
+        threads = self._shares(2 * values.size)
+        normalise_backward(values, d_normalised, d_values, threads)
 
     def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
         contexts, count = len(features), -(-len(weight) // TILE)
         statistics = self._borrow("statistics", (2, count, contexts), features.dtype)
         normalisers = self._borrow("normalisers", (contexts,), features.dtype)
-        with one_thread(), _threads(len(weight) * features.size * PRODUCTS) as threads:
-            tiles = self._borrow("tiles", (threads, contexts, TILE), features.dtype)
-            softmax_tiles(features, weight, bias, tiles, *statistics, threads)
+        threads = self._shares(len(weight) * features.size * PRODUCTS)
+        tiles = self._borrow("tiles", (threads, contexts, TILE), features.dtype)
+        softmax_tiles(features, weight, bias, tiles, *statistics, threads)
         combine_losses(features, weight, bias, rows, targets, *statistics, normalisers, losses)
 
     def output_gradients(
@@ -822,14 +815,14 @@ class CpuBackend:
         statistics = self._borrow("statistics", (2, count, rows), features.dtype)
         tiles = self._borrow("tiles", (count, rows, TILE), features.dtype)
         weight_sum = weight.sum(0) if smoothing else np.zeros(weight.shape[1], weight.dtype)
-        with one_thread(), _threads(3 * len(weight) * features.size * PRODUCTS) as threads:
-            products = self._borrow("products", (2, threads, *features.shape), features.dtype)
-            softmax_tiles(features, weight, bias, tiles, *statistics, threads)
-            output_gradients(
-                features, weight, bias, targets, weight_sum, number(smoothing), number(penalty), number(scale), beta,
-                tiles, *statistics, *products,
-                losses, d_features, d_weight, d_bias, threads,
-            )  # fmt: skip
+        threads = self._shares(3 * len(weight) * features.size * PRODUCTS)
+        products = self._borrow("products", (2, threads, *features.shape), features.dtype)
+        softmax_tiles(features, weight, bias, tiles, *statistics, threads)
+        output_gradients(
+            features, weight, bias, targets, weight_sum, number(smoothing), number(penalty), number(scale), beta,
+            tiles, *statistics, *products,
+            losses, d_features, d_weight, d_bias, threads,
+        )  # fmt: skip
 
     def nce_gradients(
         self,
@@ -845,28 +838,28 @@ class CpuBackend:
         d_weight: Array,
         d_bias: Array,
     ) -> None:
-        with one_thread(), _threads(3 * len(weight) * features.size * PRODUCTS) as threads:
-            tiles = self._borrow("tiles", (threads, len(features), TILE), features.dtype)
-            products = self._borrow("products", (2, threads, *features.shape), features.dtype)
-            nce_gradients(
-                features, weight, bias, targets, noise, features.dtype.type(scale), beta,
-                tiles, *products, losses, d_features, d_weight, d_bias, threads,
-            )  # fmt: skip
+        threads = self._shares(3 * len(weight) * features.size * PRODUCTS)
+        tiles = self._borrow("tiles", (threads, len(features), TILE), features.dtype)
+        products = self._borrow("products", (2, threads, *features.shape), features.dtype)
+        nce_gradients(
+            features, weight, bias, targets, noise, features.dtype.type(scale), beta,
+            tiles, *products, losses, d_features, d_weight, d_bias, threads,
+        )  # fmt: skip
 
     def unit_losses(self, scores: Array, targets: Array, loss: UnitLoss, scale: float, losses: Array, d_scores: Array) -> None:
-        with _threads(scores.size) as threads:
-            unit_losses(UNIT_LOSSES.index(loss), scores, targets, scores.dtype.type(scale), losses, d_scores, threads)
+        threads = self._shares(scores.size)
+        unit_losses(UNIT_LOSSES.index(loss), scores, targets, scores.dtype.type(scale), losses, d_scores, threads)
 
     def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
-        with one_thread(), _threads(len(weight) * features.size * PRODUCTS) as threads:
-            log_probabilities_kernel(features, weight, bias, log_probabilities, threads)
+        threads = self._shares(len(weight) * features.size * PRODUCTS)
+        log_probabilities_kernel(features, weight, bias, log_probabilities, threads)
 
     def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
         total = 0.0
         for gradient in gradients:
-            with _threads(gradient.size) as threads:
-                totals = np.empty(threads)
-                sum_of_squares(*flat(gradient), totals)
+            threads = self._shares(gradient.size)
+            totals = np.empty(threads)
+            sum_of_squares(*flat(gradient), totals, threads)
             total += float(totals.sum())
         norm = math.sqrt(total)
         factor[0] = (min(1.0, limit / norm) if norm else 1.0) if math.isfinite(norm) else math.nan
@@ -876,8 +869,8 @@ class CpuBackend:
         scale: Array, l2: float, rate: float, momentum: float, nesterov: bool,
     ) -> None:  # fmt: skip
         numbers = map(weight.dtype.type, (scale[0], l2, rate, momentum))
-        with _threads(weight.size) as threads:
-            momentum_step(*flat(weight, gradient, velocity), *numbers, nesterov, threads)
+        threads = self._shares(weight.size)
+        momentum_step(*flat(weight, gradient, velocity), *numbers, nesterov, threads)
 
     def adagrad_step(
         self,
@@ -891,16 +884,16 @@ class CpuBackend:
         epsilon: float,
     ) -> None:
         numbers = map(weight.dtype.type, (scale[0], l2, rate, epsilon))
-        with _threads(weight.size) as threads:
-            adagrad_step(*flat(weight, gradient, total), *numbers, threads)
+        threads = self._shares(weight.size)
+        adagrad_step(*flat(weight, gradient, total), *numbers, threads)
 
     def rmsprop_step(
         self, weight: Array, gradient: Array, mean: Array, *,
         scale: Array, l2: float, rate: float, decay: float, epsilon: float,
     ) -> None:  # fmt: skip
         numbers = map(weight.dtype.type, (scale[0], l2, rate, decay, epsilon))
-        with _threads(weight.size) as threads:
-            rmsprop_step(*flat(weight, gradient, mean), *numbers, threads)
+        threads = self._shares(weight.size)
+        rmsprop_step(*flat(weight, gradient, mean), *numbers, threads)
 
     def adam_step(
         self, weight: Array, gradient: Array, first: Array, second: Array, *,
@@ -908,8 +901,8 @@ class CpuBackend:
     ) -> None:  # fmt: skip
         corrections = adam_corrections(beta1, beta2, step)
         numbers = map(weight.dtype.type, (scale[0], l2, 1 - shrink, rate, beta1, beta2, epsilon, *corrections))
-        with _threads(weight.size) as threads:
-            adam_step(*flat(weight, gradient, first, second), *numbers, threads)
+        threads = self._shares(weight.size)
+        adam_step(*flat(weight, gradient, first, second), *numbers, threads)
 
     def adam_idle(
         self, weight: Array, first: Array, second: Array, idle: Array, keeps: Array, *,
@@ -917,22 +910,8 @@ class CpuBackend:
     ) -> None:  # fmt: skip
         if step:
             numbers = map(weight.dtype.type, (rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
-            with _threads(2 * weight.size) as threads:
-                adam_idle(weight, first, second, idle, keeps, *numbers, threads)
-
-
-@contextmanager
-def _threads(work: float) -> Iterator[int]:
-    """Yield how many threads are to share some work, in numbers to go through, and have Numba start so many."""
-    threads = get_num_threads()
-    if threads == 1 or work >= WORTH_WAKING:
-        yield threads
-        return
-    set_num_threads(1)
-    try:
-        yield 1
-    finally:
-        set_num_threads(threads)
+            threads = self._shares(2 * weight.size)
+            adam_idle(weight, first, second, idle, keeps, *numbers, threads)
 
 
 def _borders(blocks: tuple[int, ...]) -> Array:

@@ -70,8 +70,9 @@ def divide(blocks: int, inner: int) -> tuple[int, int]:
 class CudaBackend:
     """The operations of `protocol.Backend` on a GPU's arrays (`cuda_memory.DeviceArray`), float32.
 
-    Keeps scratch memory between calls: B x V numbers of the largest batch seen, (V + 1) x m integers, parts of products, and in
-    mixed precision the halves of operands.
+    Can be used from several threads at once, whose work the GPU does one after the other. Each thread keeps scratch memory
+    between calls: B x V numbers of the largest batch that it has seen, (V + 1) x m integers, parts of products, and in mixed
+    precision the halves of operands.
 
     Parameters
     ----------
@@ -217,7 +218,10 @@ class CudaBackend:
     def _sums(self, values: Array, total: Array) -> Iterator[tuple[Array, Array]]:
         """Yield scales for values that are to be added to integers, and these, of total's shape; then add them to the total."""
         scales = self._borrow("scales", (2,))
-        zeros = self._zeros.pop() if self._zeros else None
+        try:
+            zeros = self._zeros.pop()
+        except IndexError:
+            zeros = None
         if zeros is None or zeros.size < total.size:
             zeros = None  # so that there need not be room for both
             zeros = self.empty((total.size,), np.int64)

@@ -6,9 +6,11 @@ a power of two.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from numba import cuda, float32, int32, int64, uint32, uint64
+from numba.cuda.dispatcher import _Kernel
 from numba.cuda.extending import overload
 
 from fflm.backend.cuda_intrinsics import load_four, store_four
@@ -28,6 +30,7 @@ from fflm.backend.formulas import (
     unit_loss_slope,
 )
 from fflm.backend.protocol import NORMALISE_EPSILON
+from fflm.compiling import KernelCache
 
 
 @overload(exp, target="cuda")
@@ -42,8 +45,21 @@ def _log1p(x):
 
 philox_words = cuda.jit(device=True)(philox)
 
-kernel = cuda.jit(cache=True)
-"""Makes a kernel, which is compiled once and then kept on disk."""
+
+def kernel(**options: Any) -> Any:
+    """Return the decorator of a kernel, which is compiled once for a machine and then kept on disk; options as for `cuda.jit`."""
+
+    def decorate(function: Callable[..., None]) -> Any:
+        dispatcher = cuda.jit(**options)(function)
+        dispatcher._cache = KernelCache(function, None, _Kernel._reduce_states, _rebuild)
+        return dispatcher
+
+    return decorate
+
+
+def _rebuild(target_context: Any, fields: dict[str, Any]) -> Any:
+    return _Kernel._rebuild(**fields)
+
 
 BLOCK = 256
 """Threads of a block."""
@@ -235,7 +251,7 @@ def make_product(left: int, right: int, end: int) -> Any:
     left_along, right_along = left in (PLAIN, SLOPES), right == TRANSPOSED  # whether lines go along the inner dimension
     pieces_along, pieces_across = DEPTH // FOUR, ROWS // FOUR  # fours that a line has in a step; each thread reads one
 
-    @cuda.jit(launch_bounds=(BLOCK, 2), cache=True)
+    @kernel(launch_bounds=(BLOCK, 2))
     def product(a, b, c, inner, span, beta, bias, code, highest, totals, factors, targets, hit, spread):
         shared = cuda.shared.array(_SHARED, float32, alignment=16)
         sums = cuda.local.array((EACH, EACH), float32)
@@ -370,7 +386,7 @@ block_max = make_reduction(larger, 1)  # NaN if one is
 column_sum = make_reduction(plus, SUMMED)
 
 
-@kernel
+@kernel()
 def copy(values, source, copied, target):
     """Copy a matrix's columns from number ``source`` on to another's from number ``target`` on: a block a row."""
     row = uint32(cuda.blockIdx.x)
@@ -379,14 +395,14 @@ def copy(values, source, copied, target):
         copied[row, target + j] = values[row, source + j]
 
 
-@kernel
+@kernel()
 def add(values, total):
     i = cuda.grid(1)
     if i < total.size:
         total[uint32(i)] += values[uint32(i)]
 
 
-@kernel
+@kernel()
 def add_parts(parts, beta, total):
     """Add up parts (P, N) in their order, to total (N,) by ``beta``."""
     i = uint32(cuda.grid(1))
@@ -397,7 +413,7 @@ def add_parts(parts, beta, total):
         total[i] = value
 
 
-@kernel
+@kernel()
 def multiply_slopes(code, outputs, d_outputs):
     """Turn the gradient of a layer's outputs into that of its sums."""
     i = cuda.grid(1)
@@ -405,7 +421,7 @@ def multiply_slopes(code, outputs, d_outputs):
         d_outputs[uint32(i)] *= activation_slope(code, outputs[uint32(i)])
 
 
-@kernel
+@kernel()
 def column_sums(values, beta, sums):
     """Sum a matrix's rows: `SUMMED` columns a block, whose threads share the rows."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -420,7 +436,7 @@ def column_sums(values, beta, sums):
         sums[j] = total + (beta * sums[j] if beta != float32(0) else float32(0))
 
 
-@kernel
+@kernel()
 def gather(embeddings, contexts, borders, inputs):
     """A block a row of the batch (x) and block of its context (y)."""
     row, k = uint32(cuda.blockIdx.x), uint32(cuda.blockIdx.y)
@@ -434,7 +450,7 @@ def gather(embeddings, contexts, borders, inputs):
         inputs[row, k * size + j] = total * factor if last - first > uint32(1) else total
 
 
-@kernel
+@kernel()
 def largest_magnitudes(values, largest):
     """Find the largest magnitude in each block's part of an array; NaN if there is one."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -446,7 +462,7 @@ def largest_magnitudes(values, largest):
         largest[uint32(cuda.blockIdx.x)] = highest
 
 
-@kernel
+@kernel()
 def fixed_point(largest, bits, scales):
     """Choose the unit for numbers whose largest magnitudes are known, one a block; a single block.
 
@@ -465,7 +481,7 @@ def fixed_point(largest, bits, scales):
         scales[1] = math.pow(float32(2), exponent - bits) if finite else float32(math.nan)
 
 
-@kernel
+@kernel()
 def scatter_add(contexts, borders, d_inputs, scales, sums):
     """Add to sums of integers (V + 1, m), which are the same in every order; blocks as in `gather`."""
     row, k = uint32(cuda.blockIdx.x), uint32(cuda.blockIdx.y)
@@ -496,7 +512,7 @@ def fixed(value, scale):
     return int64(scaled) if abs(scaled) < float32(2**62) else int64(0)
 
 
-@kernel
+@kernel()
 def mean_pool(embeddings, words, pooled):
     """A block a text."""
     row = uint32(cuda.blockIdx.x)
@@ -509,7 +525,7 @@ def mean_pool(embeddings, words, pooled):
         pooled[row, j] = total * factor
 
 
-@kernel
+@kernel()
 def mean_pool_backward(words, d_pooled, scales, sums):
     """Add to sums of integers (V + 1, m), a block a text."""
     row = uint32(cuda.blockIdx.x)
@@ -521,7 +537,7 @@ def mean_pool_backward(words, d_pooled, scales, sums):
             cuda.atomic.add(sums, (uint32(words[row, place]), j), value)
 
 
-@kernel
+@kernel()
 def max_pool(embeddings, words, pooled, sources):
     """A block a text."""
     row = uint32(cuda.blockIdx.x)
@@ -536,7 +552,7 @@ def max_pool(embeddings, words, pooled, sources):
         sources[row, j] = source
 
 
-@kernel
+@kernel()
 def max_pool_backward(sources, d_pooled, scales, sums):
     """Add to sums of integers (V + 1, m), a block a text."""
     row = uint32(cuda.blockIdx.x)
@@ -545,7 +561,7 @@ def max_pool_backward(sources, d_pooled, scales, sums):
             cuda.atomic.add(sums, (uint32(sources[row, j]), j), fixed(d_pooled[row, j], scales[0]))
 
 
-@kernel
+@kernel()
 def add_fixed_point(sums, scales, total):
     """Add sums of integers to numbers, and clear them for the next time."""
     i = cuda.grid(1)
@@ -554,14 +570,14 @@ def add_fixed_point(sums, scales, total):
         sums[uint32(i)] = int64(0)
 
 
-@kernel
+@kernel()
 def put_rows(values, rows, array):
     row = uint32(cuda.blockIdx.x)
     for j in range(uint32(cuda.threadIdx.x), uint32(values.shape[1]), uint32(BLOCK)):
         array[uint32(rows[row]), j] = values[row, j]
 
 
-@kernel
+@kernel()
 def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, seed_high, first, dropped):
     """Keep an element or not: a thread draws four random words, for the elements 4 i to 4 i + 3 of the whole batch."""
     i = uint32(uint32(cuda.grid(1)) + (uint32(first) >> uint32(2)))
@@ -573,7 +589,7 @@ def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, see
             dropped[at] = float32(0) if words[k] < threshold else values[at] * factor
 
 
-@kernel
+@kernel()
 def normalise(values, normalised):
     """A block a row."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -591,7 +607,7 @@ def normalise(values, normalised):
         normalised[row, j] = (values[row, j] - mean) * scale
 
 
-@kernel
+@kernel()
 def normalise_backward(values, d_normalised, d_values):
     """A block a row."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -638,7 +654,7 @@ def word_score(features, row, weight, word, bias, shared):
     return block_sum(score, shared) + bias[word]
 
 
-@kernel
+@kernel()
 def normalise_rows(highest, totals, normalisers):
     """Compute each row's log-sum-exp (B,) from the tiles' maxima and sums: a block a row."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -648,7 +664,7 @@ def normalise_rows(highest, totals, normalisers):
         normalisers[row] = top + math.log(total)
 
 
-@kernel
+@kernel()
 def output_losses(features, weight, bias, rows, targets, normalisers, losses):
     """Compute log Z less the target's score: a block a target."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -659,7 +675,7 @@ def output_losses(features, weight, bias, rows, targets, normalisers, losses):
         losses[i] = normalisers[row] - score
 
 
-@kernel
+@kernel()
 def finish_softmax(features, weight, bias, targets, highest, totals, penalty, scale, losses):
     """Compute losses, and in place of the tiles' sums what makes exponentials the gradients of logits, but for the target.
 
@@ -677,7 +693,7 @@ def finish_softmax(features, weight, bias, targets, highest, totals, penalty, sc
         totals[k, row] = slope * math.exp(highest[k, row] - top) / total
 
 
-@kernel
+@kernel()
 def nce_slopes(scores, bias, targets, noise, scale, losses):
     """Turn scores (without bias) into the gradients of noise contrast, and compute the losses: a block a row."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -696,7 +712,7 @@ def nce_slopes(scores, bias, targets, noise, scale, losses):
         losses[row] = loss
 
 
-@kernel
+@kernel()
 def unit_losses(code, scores, targets, scale, losses, d_scores):
     """A block a row."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -710,7 +726,7 @@ def unit_losses(code, scores, targets, scale, losses, d_scores):
         losses[row] = total
 
 
-@kernel
+@kernel()
 def normalise_logits(logits, bias):
     """Turn scores (without bias) into log-probabilities: a block a row."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -727,7 +743,7 @@ def normalise_logits(logits, bias):
         logits[row, j] += bias[j] - normaliser
 
 
-@kernel
+@kernel()
 def sums_of_squares(values, totals):
     """Sum the squares of each block's part of an array."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -739,7 +755,7 @@ def sums_of_squares(values, totals):
         totals[uint32(cuda.blockIdx.x)] = total
 
 
-@kernel
+@kernel()
 def clip_factor(totals, limit, factor):
     """Compute the factor on gradients from the parts of their squares' sum: a single block."""
     shared = cuda.shared.array(BLOCK, float32)
@@ -755,7 +771,7 @@ def clip_factor(totals, limit, factor):
             factor[0] = float32(math.nan)
 
 
-@kernel
+@kernel()
 def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nesterov):
     i = uint32(cuda.grid(1))
     if i < uint32(weight.size):
@@ -763,7 +779,7 @@ def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nestero
         weight[i], velocity[i] = momentum_update(weight[i], g, velocity[i], rate, momentum, nesterov)
 
 
-@kernel
+@kernel()
 def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon):
     i = uint32(cuda.grid(1))
     if i < uint32(weight.size):
@@ -771,7 +787,7 @@ def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon):
         weight[i], total[i] = adagrad_update(weight[i], g, total[i], rate, epsilon)
 
 
-@kernel
+@kernel()
 def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon):
     i = uint32(cuda.grid(1))
     if i < uint32(weight.size):
@@ -779,7 +795,7 @@ def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon):
         weight[i], mean[i] = rmsprop_update(weight[i], g, mean[i], rate, decay, epsilon)
 
 
-@kernel
+@kernel()
 def adam_step(weight, gradient, first, second, scale, l2, keep, rate, beta1, beta2, epsilon, correction1, correction2):
     i = uint32(cuda.grid(1))
     if i < uint32(weight.size):
@@ -789,7 +805,7 @@ def adam_step(weight, gradient, first, second, scale, l2, keep, rate, beta1, bet
         )
 
 
-@kernel
+@kernel()
 def adam_idle(weight, first, second, idle, keeps, rate, beta1, beta2, epsilon, correction1, correction2):
     """A block a row."""
     row = uint32(cuda.blockIdx.x)

@@ -7,7 +7,9 @@ what used it and what will use it run one after the other. The host also waits w
 memory that is pinned: that the system never moves.
 """
 
+import contextlib
 import math
+import os
 import threading
 from collections import defaultdict
 from typing import Any
@@ -15,6 +17,8 @@ from typing import Any
 import numpy as np
 from numba import cuda
 from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
+
+from fflm.errors import FflmError
 
 STREAM = 0
 """All work is done in the default stream, in its order."""
@@ -24,12 +28,38 @@ PINNED = 2**26
 
 _thread = threading.local()
 
+_used = False
+"""Whether this process has used the GPU."""
+
+_lost = False
+"""Whether this process was forked from one that had used the GPU: CUDA doesn't work in it."""
+
 
 def use_gpu() -> None:
-    """Let the calling thread use the GPU."""
+    """Let the calling thread use the GPU.
+
+    Raises
+    ------
+    FflmError
+        If this process was forked after the GPU was used.
+    """
+    global _used
     if not hasattr(_thread, "uses_gpu"):
+        if _lost:
+            raise FflmError(
+                "the GPU cannot be used in a process that was forked after it was used: start workers by multiprocessing's spawn"
+            )
         cuda.current_context()
-        _thread.uses_gpu = True
+        _thread.uses_gpu = _used = True
+
+
+def _after_fork() -> None:
+    global _thread, _lost
+    _thread, _lost = threading.local(), _lost or _used
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def size_class(size: int) -> int:
@@ -64,7 +94,7 @@ class Pool:
     """The GPU's memory, that which was dropped kept by its size."""
 
     def __init__(self) -> None:
-        self._free: dict[int, list[Any]] = defaultdict(list)
+        self._free: dict[int, list[Any]] = {}  # a list is never replaced, and its methods are atomic
 
     def take(self, size: int) -> Memory:
         """Return memory of so many bytes, uninitialised.
@@ -75,7 +105,9 @@ class Pool:
             If the GPU has no more, even after the pool was given back.
         """
         taken = size_class(size)
-        free = self._free[taken]
+        free = self._free.get(taken)
+        if free is None:
+            free = self._free.setdefault(taken, [])
         try:
             pointer = free.pop()
         except IndexError:
@@ -98,9 +130,10 @@ class Pool:
 
     def give_back(self) -> None:
         """Give what was dropped back to the driver."""
-        for free in self._free.values():
-            while free:
-                driver.cuMemFree(free.pop())
+        for free in list(self._free.values()):
+            with contextlib.suppress(IndexError):  # when all is given back; other threads may take some meanwhile
+                while True:
+                    driver.cuMemFree(free.pop())
 
 
 POOL = Pool()
@@ -182,11 +215,12 @@ class DeviceArray:
 class PinnedCopies:
     """Copies of arrays to the GPU, in the order of its work, for which the host does not wait.
 
-    They go through pinned memory, which must not be used again before they are done. That the host knows as soon as it has seen a
-    result that was asked for later.
+    They go through pinned memory, which must not be used again before they are done. That the host knows of all copies that were
+    asked for before a result that it has seen. Several threads may copy at once.
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._free: dict[int, list[Any]] = defaultdict(list)
         self._sent: list[Any] = []
 
@@ -199,26 +233,40 @@ class PinnedCopies:
         if taken > PINNED:
             driver.cuMemcpyHtoD(copied.address, array.ctypes.data, array.nbytes)
             return
-        if sum(map(len, self._sent)) + taken > PINNED:
+        with self._lock:
+            full = sum(map(len, self._sent)) + taken > PINNED
+        if full:
+            sent = self._take_sent()
             driver.cuCtxSynchronize()
-            self.done()
-        free = self._free[taken]
-        memory = free.pop() if free else cuda.pinned_array(taken, np.uint8)
+            self._give_back(sent)
+        with self._lock:
+            free = self._free[taken]
+            memory = free.pop() if free else None
+        if memory is None:
+            memory = cuda.pinned_array(taken, np.uint8)
         memory[: array.nbytes] = array.reshape(-1).view(np.uint8)
-        self._sent.append(memory)
         driver.cuMemcpyHtoDAsync(copied.address, memory.ctypes.data, array.nbytes, STREAM)
+        with self._lock:  # after the copy was asked for: who sees it in the list may wait for it
+            self._sent.append(memory)
 
     def receive(self, array: DeviceArray) -> Any:
         """Return an array of the GPU as a NumPy array, after all that was asked for so far."""
         use_gpu()
         received = np.empty(array.shape, array.dtype)
         if array.size:
+            sent = self._take_sent()
             driver.cuMemcpyDtoH(received.ctypes.data, array.address, array.nbytes)
-            self.done()
+            self._give_back(sent)
         return received
 
-    def done(self) -> None:
-        """Take note that the GPU has done all that was asked of it so far."""
-        sent, self._sent = self._sent, []  # first: an interruption may lose memory, but not let it be used twice
-        for memory in sent:
-            self._free[len(memory)].append(memory)
+    def _take_sent(self) -> list[Any]:
+        """Return the memory of the copies so far; if its copies are never seen to be done, it is lost, but not used twice."""
+        with self._lock:
+            sent, self._sent = self._sent, []
+        return sent
+
+    def _give_back(self, sent: list[Any]) -> None:
+        """Let memory be used again, as all that was asked of the GPU before it was taken has been done."""
+        with self._lock:
+            for memory in sent:
+                self._free[len(memory)].append(memory)

@@ -59,7 +59,7 @@ def pairs_for(columns: int) -> int:
     return FOUR * -(-columns // (2 * FOUR))
 
 
-@kernel
+@kernel()
 def to_halves(values, unit, pairs):
     """Round a matrix, times ``unit[0]``, to one of halves: a block a row."""
     row, count = uint32(cuda.blockIdx.x), uint32(values.shape[1])
@@ -196,7 +196,7 @@ def make_mixed_product(left: int, right: int, end: int) -> Any:
     left_next, left_half = (16 * _ALONG, 8) if left_along else (8, 16 * _ACROSS)
     right_next, right_half = (16 * _ALONG, 8) if right_along else (8, 16 * _ACROSS)
 
-    @cuda.jit(launch_bounds=(BLOCK, 2), cache=True)
+    @kernel(launch_bounds=(BLOCK, 2))
     def product(a, b, c, inner, span, alpha, unit, beta, bias, code, highest, totals, factors, targets, hit, spread):
         shared = cuda.shared.array(_SHARED, uint32, alignment=16)
         statistics = cuda.shared.array(_STATISTICS, float32)

@@ -35,8 +35,10 @@ def choose_device(device: str) -> Literal["cpu", "cuda"]:
     return "cpu" if reason else "cuda"
 
 
-def device_backend(device: str, precision: str = "fp32") -> Backend:
+def device_backend(device: str, precision: str = "fp32", threads: int | None = None) -> Backend:
     """Return a backend of a device; those of the GPU are one of each precision, so that its scratch memory is there once.
+
+    ``threads`` is of the CPU: as `CpuBackend` takes it.
 
     Raises
     ------
@@ -49,7 +51,7 @@ def device_backend(device: str, precision: str = "fp32") -> Backend:
         return _cuda_backend(precision == "mixed")
     from fflm.backend.cpu import CpuBackend
 
-    return CpuBackend()
+    return CpuBackend(threads)
 
 
 def check_precision(precision: str, device: str) -> None:

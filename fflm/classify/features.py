@@ -1,5 +1,6 @@
 """What a network reads of a text: words to be pooled or concatenated, or numbers made of them."""
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,7 @@ def read_lexicon(paths: Sequence[Path]) -> dict[str, list[str]]:
         with clear_errors(f"read {path}"):
             content = path.read_bytes()
         try:
-            lines = content.decode("utf-8-sig").splitlines()
+            lines = list(io.StringIO(content.decode("utf-8-sig"), newline=None))
         except UnicodeDecodeError as error:
             raise FflmError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
         for line in filter(str.strip, lines):

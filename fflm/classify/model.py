@@ -11,9 +11,10 @@ import numpy.typing as npt
 from fflm.backend.devices import Device
 from fflm.classify.features import Reader, Texts
 from fflm.classify.metrics import Report
+from fflm.classify.reading import single_line, single_spaced
 from fflm.classify.settings import TextInput
 from fflm.errors import FflmError
-from fflm.files import write_json
+from fflm.files import reading_folder, write_json
 from fflm.lm.model import FORMAT, VERSION, VOCABULARY, Trained, load_weights, read_config, versions
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -68,7 +69,7 @@ class TextClassifier(Trained):
 
     def predict_proba(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return the probability of each class, in the order of ``labels``: (N, C)."""
-        ids, starts = self.reader.encode([" ".join(text.split("\n")) for text in texts])
+        ids, starts = self.reader.encode(list(map(single_line, texts)))
         examples = Texts(self.reader, ids, starts, np.zeros(len(texts), np.int32))
         return probabilities(self.network, self._weights, examples, self.shares)
 
@@ -88,6 +89,7 @@ class TextClassifier(Trained):
             If the classifier does not know a label.
         """
         places = {label: place for place, label in enumerate(self.labels)}
+        labels = list(map(single_spaced, labels))
         if unknown := sorted(set(labels).difference(places)):
             raise FflmError(
                 f"the classifier does not know the label {unknown[0]!r}, only {', '.join(self.labels[:20])}: mend the labels"
@@ -113,9 +115,10 @@ class TextClassifier(Trained):
             If it is no classifier, of a later version, incomplete or damaged.
         """
         path = Path(path)
-        about = read_config(path, "classifier")
-        arrays, figures = load_weights(path, "classifier")
-        config, labels, reader, shares = read_description(path, about)
+        with reading_folder(path):
+            about = read_config(path, "classifier")
+            arrays, figures = load_weights(path, "classifier")
+            config, labels, reader, shares = read_description(path, about)
         return cls(labels, config, Parameters.from_arrays(config, arrays), reader, shares, {**about, "figures": figures}, device)
 
 

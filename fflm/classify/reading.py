@@ -1,6 +1,8 @@
 """Labelled text: a label and a text a line, in one of three formats."""
 
 import csv
+import re
+import string
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -8,7 +10,7 @@ from pathlib import Path
 from typing import Literal, Self, get_args
 
 from fflm.errors import FflmError
-from fflm.text.reading import files, read_chunks
+from fflm.text.reading import files, read_chunks, whole_lines
 
 Format = Literal["auto", "tab", "csv", "fasttext"]
 
@@ -18,7 +20,7 @@ PREFIX = "__label__"
 
 @dataclass(frozen=True)
 class Labelled:
-    """Texts, none of which has a newline, and the label of each."""
+    """Texts, none of which has a line end, and the label of each, in which single spaces are the only white space."""
 
     texts: list[str]
     labels: list[str]
@@ -66,7 +68,8 @@ def read_labelled(
     texts: list[str] = []
     labels: list[str] = []
     for path in chain.from_iterable([source] if str(source) == "-" else files(Path(source)) for source in sources):
-        lines, name = _lines([path], encoding, errors), "standard input" if str(path) == "-" else str(path)
+        name = "standard input" if str(path) == "-" else str(path)
+        lines: Iterator[str] = (line + "\n" for line in read_texts([path], encoding, errors))
         first = next(lines, "")
         found = _guess(name, first) if format == "auto" else format
         lines = chain([first], lines)
@@ -74,7 +77,7 @@ def read_labelled(
         pairs = _read_csv(lines, name, *columns) if found == "csv" else _read_lines(lines, name, found)
         for label, text in pairs:
             labels.append(label)
-            texts.append(" ".join(text.split()) if "\n" in text or "\r" in text else text)
+            texts.append(single_line(text))
     if not texts:
         raise FflmError(f"there is no labelled text in {', '.join(map(str, sources))}: give lines with a label, a tab and a text")
     return Labelled(texts, labels)
@@ -82,15 +85,17 @@ def read_labelled(
 
 def read_texts(sources: Sequence[str | Path], encoding: str, errors: Literal["strict", "replace"]) -> Iterator[str]:
     """Return texts without labels, one a line."""
-    return (line[:-1] for line in _lines(sources, encoding, errors))
+    return whole_lines(read_chunks(sources, encoding, errors))
 
 
-def _lines(sources: Sequence[str | Path], encoding: str, errors: Literal["strict", "replace"]) -> Iterator[str]:
-    """Yield lines with their ends, however long they are."""
-    held = ""
-    for chunk in read_chunks(sources, encoding, errors):
-        *whole, held = (held + chunk).split("\n")
-        yield from (line + "\n" for line in whole)
+def single_line(text: str) -> str:
+    """Return a text that has line ends with single spaces in place of all its white space; others as they are."""
+    return single_spaced(text) if "\n" in text or "\r" in text else text
+
+
+def single_spaced(text: str) -> str:
+    """Return a text with single spaces in place of all its white space, as labels are, so that they are columns of tables."""
+    return " ".join(text.split())
 
 
 def _guess(source: str, first: str) -> Format:
@@ -106,7 +111,7 @@ def _read_lines(lines: Iterable[str], source: str, format: Format) -> Iterator[t
             continue
         label, separator, text = line.strip("\n").partition("\t")
         if format == "fasttext":
-            label, text = [*line.split(maxsplit=1), ""][:2]
+            label, text = [*re.split(r"\s+", line.lstrip(string.whitespace), maxsplit=1, flags=re.ASCII), ""][:2]
             if not label.startswith(PREFIX):
                 raise FflmError(f"{source}, line {number} does not begin with {PREFIX}: mend it, or give another --format")
             if text.startswith(PREFIX):
@@ -114,9 +119,7 @@ def _read_lines(lines: Iterable[str], source: str, format: Format) -> Iterator[t
             label, text = label.removeprefix(PREFIX), text.strip("\n")
         elif not separator:
             raise FflmError(f"{source}, line {number} has no tab: write a label, a tab, a text, or give another --format")
-        if not label.strip():
-            raise FflmError(f"{source}, line {number} has an empty label: name its class")
-        yield label.strip(), text
+        yield _label(label, f"{source}, line {number}"), text
 
 
 def _read_csv(lines: Iterable[str], source: str, text_column: str, label_column: str) -> Iterator[tuple[str, str]]:
@@ -137,8 +140,12 @@ def _read_csv(lines: Iterable[str], source: str, text_column: str, label_column:
                 raise FflmError(f"{source}, line {reader.line_num} has too many columns: quote a text that holds commas")
             if row[label_column] is None or row[text_column] is None:
                 raise FflmError(f"{source}, line {reader.line_num} has too few columns: mend it")
-            if not row[label_column].strip():
-                raise FflmError(f"{source}, line {reader.line_num} has an empty label: name its class")
-            yield row[label_column].strip(), row[text_column]
+            yield _label(row[label_column], f"{source}, line {reader.line_num}"), row[text_column]
     except csv.Error as error:
         raise FflmError(f"{source}, line {reader.line_num + 1} is no CSV ({error}): mend it, or give another --format") from error
+
+
+def _label(label: str, place: str) -> str:
+    if label := single_spaced(label):
+        return label
+    raise FflmError(f"{place} has an empty label: name its class")

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from fflm.backend.devices import choose_device, device_backend
+from fflm.backend.launching import default_threads
 from fflm.classify.features import Reader, Texts, count_words, read_lexicon
 from fflm.classify.metrics import Report
 from fflm.classify.model import probabilities, read_description, save_description
@@ -19,7 +19,7 @@ from fflm.classify.reading import Format, Labelled, read_labelled
 from fflm.classify.settings import DEFAULTS, MAX_WORDS, TextInput
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing_folder
-from fflm.lm.model import LanguageModel, read_run
+from fflm.lm.model import LanguageModel, opening_run
 from fflm.lm.setup import check_free, take
 from fflm.lm.train import default_path as model_path
 from fflm.lm.vectors import read_vectors, vector_size
@@ -30,8 +30,8 @@ from fflm.text.corpus import Count, HeldOut, Share
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary
 from fflm.training.checkpoints import CONFIG, load_arrays, save_arrays
-from fflm.training.examples import Rows, Scale
-from fflm.training.loop import Examples, Losses, Trainer
+from fflm.training.examples import Scale
+from fflm.training.loop import Losses, Trainer
 from fflm.training.run import Run, check_size
 from fflm.training.settings import TrainingSettings
 
@@ -155,12 +155,12 @@ def begin(
     )  # fmt: skip
     with clear_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_folder(path) as folder:
+    with replacing_folder(path, lambda: check_free(path, overwrite)) as folder:
         run = ClassifierRun.start(
             folder, examples, config, settings, labels, reader,
             balanced=balanced, threads=threads, device=device, embeddings=embeddings,
         )  # fmt: skip
-    run.path = path
+    run.move(path)
     return run
 
 
@@ -201,7 +201,8 @@ class ClassifierRun(Run):
         if embeddings is not None:
             parameters.take_embeddings(embeddings)
         chosen = choose_device(device)
-        trainer = Trainer(Network(config, device_backend(chosen)), parameters, examples["train"], examples.get("valid"), settings)
+        network = Network(config, device_backend(chosen, threads=threads))
+        trainer = Trainer(network, parameters, examples["train"], examples.get("valid"), settings)
         super().__init__(path, trainer, _fingerprint(examples), examples.get("test"), threads, chosen)
 
     @classmethod
@@ -222,7 +223,7 @@ class ClassifierRun(Run):
         """Begin a run in an empty folder."""
         counts = examples["train"].counts(config.classes)
         shares = counts / counts.sum() if balanced else None
-        threads = threads or numba.config.NUMBA_NUM_THREADS
+        threads = threads or default_threads()
         run = cls(path, examples, config, settings, labels, reader, shares, threads, device, embeddings)
         texts = {name: {"texts": len(part), "words": len(part.ids)} for name, part in examples.items()}
         about = {
@@ -238,43 +239,40 @@ class ClassifierRun(Run):
         }
         save_arrays(path / EXAMPLES, arrays, list(examples))
         save_description(path, config, labels, reader, shares, about)
-        run._write("start", parameters=run.trainer.parameters.count, texts=texts)
-        run.save()
+        run._begin(texts=texts)
         return run
 
     @classmethod
     def resume(cls, path: Path, *, epochs: int | None = None, device: str | None = None) -> Self:
-        """Go on with the run in a folder, as if it had never been interrupted; with a new number of epochs, or device, if given.
+        """Go on with the run in a folder, as if it had never been interrupted.
+
+        With a new number of epochs, or on another device, if given.
 
         Raises
         ------
         FflmError
-            If there is no such run, or its files are damaged.
+            If there is no such run, it is going on elsewhere, or its files are damaged.
         """
-        about = read_run(path, "classifier")
-        config, labels, reader, shares = read_description(path, about)
-        arrays, names = load_arrays(path / EXAMPLES, (np.int32, np.int64))
-        try:
-            settings, threads = TrainingSettings.from_dict(about["training"]), int(about["threads"])
-            examples = {
-                name: Texts(reader, *(arrays[f"{name}.{array}"] for array in ("ids", "starts", "labels"))) for name in names
-            }
-        except (KeyError, TypeError, ValueError) as error:
-            raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
-        used = device or about.get("device", "cpu")
-        run = cls(path, examples, config, settings, labels, reader, shares, threads, used)
-        run._continue(about, epochs)
-        return run
+        with opening_run(path, "classifier") as about:
+            config, labels, reader, shares = read_description(path, about)
+            arrays, names = load_arrays(path / EXAMPLES, (np.int32, np.int64))
+            try:
+                settings, threads = TrainingSettings.from_dict(about["training"]), int(about["threads"])
+                examples = {
+                    name: Texts(reader, *(arrays[f"{name}.{array}"] for array in ("ids", "starts", "labels"))) for name in names
+                }
+            except (KeyError, TypeError, ValueError) as error:
+                raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
+            used = device or about.get("device", "cpu")
+            run = cls(path, examples, config, settings, labels, reader, shares, threads, used)
+            run._continue(about, epochs)
+            return run
 
     def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:
         """Return the figures of a `Report`, as JSON values."""
         texts = self.examples[name]
         chances = probabilities(self.trainer.network, parameters, texts, self.shares)
         return Report.of(self.labels, chances, texts.labels).to_dict()
-
-    def _smallest(self, config: NetworkConfig) -> tuple[NetworkConfig, Examples]:
-        config = dataclasses.replace(config, embedding=1, hidden=(1,) * len(config.hidden))
-        return config, Rows(*self.examples["train"].batch(np.zeros(1, np.int64)))
 
 
 def _parts(

@@ -5,15 +5,18 @@ import sys
 try:
     import contextlib
     import importlib
+    import logging
     import os
     import re
     import signal
+    import warnings
+    from collections.abc import Iterator
     from pathlib import Path
     from typing import Any, NoReturn
 
     import click
 
-    from fflm.errors import FflmError, did_you_mean
+    from fflm.errors import FflmError, FflmWarning, did_you_mean
 except KeyboardInterrupt:  # most of the time before `main` runs passes here
     sys.stderr.write("error: interrupted\n")
     sys.exit(130)
@@ -33,6 +36,7 @@ COMMANDS = {
     "info": "Show what a model is and how it was trained.",
     "plot": "Draw the training curves, or the trials of a search.",
     "bench": "Time the kernels of this machine's devices.",
+    "warmup": "Compile all kernels now, such as for an image.",
     "corpus": "List and fetch well-known corpora.",
     "completion": "Print the shell's completion script.",
 }
@@ -65,8 +69,10 @@ class _Group(click.Group):
         """Run a command; whatever a user or the machine may have done wrong is one line on stderr."""
         try:
             _open_standard_streams()
+            _show_log()
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends us as Ctrl-C does: temporary files are removed
-            status = super().main(*arguments, **{**extra, "prog_name": "fflm", "standalone_mode": False})
+            with _warnings_as_lines():
+                status = super().main(*arguments, **{**extra, "prog_name": "fflm", "standalone_mode": False})
             sys.stdout.flush()
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
@@ -77,8 +83,11 @@ class _Group(click.Group):
             if meant := _meant_choice(error):
                 message = message.removesuffix(".") + meant
             status = _fail(f"{message} (`{path} --help` shows the usage)", error.exit_code)
-        except (click.Abort, KeyboardInterrupt):
-            status = _fail("interrupted", 130)
+        except (click.Abort, KeyboardInterrupt) as error:
+            if isinstance(error.__cause__, EOFError):  # which click takes for Ctrl-D at a prompt; there are no prompts
+                status = _fail(f"a file ended too early: {str(error.__cause__) or 'it is incomplete or damaged'}", 1)
+            else:
+                status = _fail("interrupted", 130)
         except FflmError as error:
             status = _fail(str(error), 1)
         except MemoryError as error:
@@ -104,6 +113,37 @@ def _meant_choice(error: click.UsageError) -> str:
         return ""
     typed = re.match(r"'(.*?)' is not", error.message)
     return did_you_mean(typed[1], error.param.type.choices) if typed else ""
+
+
+class _Echo(logging.Handler):
+    """Writes messages to standard error as it is when they come: a progress bar may stand in for it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"{'warning: ' * (record.levelno >= logging.WARNING)}{record.getMessage()}", err=True)
+
+
+def _show_log() -> None:
+    """Show what the library logs, such as that kernels are being compiled; `--quiet` leaves warnings and errors."""
+    logger = logging.getLogger("fflm")
+    logger.handlers = [_Echo()]
+    logger.setLevel(logging.INFO)
+
+
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print our warnings as one line on stderr, also with --quiet; those of libraries as ever."""
+    with warnings.catch_warnings():
+        as_ever = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, FflmWarning):
+                click.echo(f"warning: {' '.join(str(message).split())}", err=True)
+            else:
+                as_ever(message, category, *where, **more)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        warnings.simplefilter("always", FflmWarning)
+        yield
 
 
 def _fail(message: str, status: int) -> int:

@@ -54,9 +54,8 @@ def command(
       fflm bench --vocabulary 1000,10000,50000 --hidden 128,512
       fflm bench --batch-size 1024 -o bench.png
     """
-    import numba
-
     from fflm.backend.devices import choose_device, describe_device, device_backend, why_no_gpu
+    from fflm.backend.launching import default_threads
     from fflm.errors import FflmError
     from fflm.training.plot import check_picture, draw_speeds
     from fflm.training.speed import Size, machine, measure, versions
@@ -65,12 +64,11 @@ def command(
         raise click.UsageError("sizes are positive numbers, such as 1000,10000")
     if output:
         check_picture(output)
-    most = numba.config.NUMBA_NUM_THREADS
+    most = default_threads()
     if threads and threads > most:
         raise click.UsageError(f"there are {most} cores for {threads} threads: give --threads {most} or fewer")
-    numba.set_num_threads(threads or most)
     devices = ["cpu", "cuda"] if choose_device(device) == "cuda" else ["cpu"]
-    count = numba.get_num_threads()
+    count = threads or most
     names = {"cpu": f"cpu ({count} {'threads' if count > 1 else 'thread'})"} | {
         name: describe_device(name) for name in devices[1:]
     }
@@ -83,7 +81,7 @@ def command(
     timings: list[Timing] = []
     table = LiveTable(_columns(devices), stdout_width())
     try:
-        for timing in measure(sizes, {name: device_backend(name) for name in devices}, seconds):
+        for timing in measure(sizes, {name: device_backend(name, threads=count) for name in devices}, seconds):
             timings.append(timing)
             if timing.device == devices[-1] and not as_json:
                 _show(timings, devices, table)

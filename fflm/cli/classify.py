@@ -132,7 +132,7 @@ def _input_options(command: Command) -> Command:
             "--vectors",
             type=click.Path(path_type=Path),
             metavar="FOLDER|FILE",
-            help="Start from the embeddings of a language model, or from vectors in word2vec text format (or .gz).",
+            help="Start from the embeddings of a language model, or from a text file of word2vec, GloVe or fastText.",
         ),
     ]
     return add_options(options, command)
@@ -379,10 +379,13 @@ def _report(report: "Report") -> list[str]:
 
 
 def _mistakes(mistakes: "list[Mistake]") -> list[str]:
+    from fflm.classify.reading import single_spaced
+
     if not mistakes:
         return []
     lines = ["", "the most confident mistakes"]
     for mistake in mistakes:
-        text = mistake.text if len(mistake.text) <= 200 else f"{mistake.text[:200]}..."
+        text = single_spaced(mistake.text)
+        text = text if len(text) <= 200 else f"{text[:200]}..."
         lines.append(f"{mistake.probability:.4f} {mistake.predicted}, but {mistake.truth}: {text}")
     return lines

@@ -70,19 +70,21 @@ def train(
       fflm ngram train corpora/stories.txt -o stories.ngram
       fflm ngram train stories.model -o stories.ngram --order 3 --arpa stories.arpa
     """
+    from fflm.files import check_file
     from fflm.lm import ngram
     from fflm.lm.arpa import write_arpa
     from fflm.text.corpus import parse_held_out
 
     console = message_console(quiet)
     refuse_text_options(inputs, given_options(context))
-    _check_file(arpa, overwrite)
+    if arpa:
+        check_file(arpa, overwrite)
     for name in ("valid", "test"):
         options[name] = parse_held_out(options[name])
     with tokenizing(console) as progress:
         model = ngram.train(inputs, output, order, overwrite=overwrite, progress=progress, **options)
     if arpa:
-        write_arpa(model, arpa)
+        write_arpa(model, arpa, overwrite=overwrite)
     _report(model, output, as_json)
 
 
@@ -98,12 +100,13 @@ def export(model_path: Path | None, output: Path, overwrite: bool, quiet: bool) 
     Example:
       fflm ngram export -m stories.ngram -o stories.arpa
     """
+    from fflm.files import check_file
     from fflm.lm.arpa import write_arpa
     from fflm.lm.ngram import NgramModel
 
-    _check_file(output, overwrite)
+    check_file(output, overwrite)
     _, model = find_model(model_path, quiet, NgramModel.load, "ngram")
-    write_arpa(model, output)
+    write_arpa(model, output, overwrite=overwrite)
 
 
 @command.command("import")
@@ -170,10 +173,3 @@ def _report(model: "NgramModel", path: Path, as_json: bool) -> None:
         click.echo(json.dumps(result, ensure_ascii=False))
     else:
         click.echo("\n".join([f"model {path}", *describe(about)]))
-
-
-def _check_file(path: Path | None, overwrite: bool) -> None:
-    from fflm.errors import FflmError
-
-    if path and path.exists() and not overwrite:
-        raise FflmError(f"{path} exists: choose another file, or allow overwriting with --overwrite")

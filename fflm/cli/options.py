@@ -1,6 +1,7 @@
 """Options and conversions that several commands share."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +32,17 @@ HEADINGS = {
 """First parameters of the parts of the help of a `HeadedCommand`, and their headings."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
+
+
+def _silence_log(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    if value:
+        logging.getLogger("fflm").setLevel(logging.WARNING)
+    return value
+
+
+quiet_option = click.option(
+    "-q", "--quiet", is_flag=True, callback=_silence_log, help="Say nothing but results, warnings and errors."
+)
 
 
 def device_option_with(default: str) -> Callable[[Any], Any]:
@@ -311,7 +322,7 @@ def text_options(command: Command) -> Command:
         click.option("--test", multiple=True, metavar="PATH|SHARE|COUNT", help="Test text, likewise. [default: none]"),
         encoding_option,
         errors_option,
-        click.option("--processes", type=click.IntRange(1), help="Of the tokenizer. [default: one a core]"),
+        click.option("--processes", type=click.IntRange(1), help="Of the tokenizer. [default: one for each usable core]"),
     ]
     return add_options(options, command)
 

@@ -105,7 +105,11 @@ def command(
     """Measure how well a model predicts INPUTS: files, folders, .gz files, or standard input.
 
     All of them are one text, read as the model's training text was. Averages are over tokens. JSON has both natural and base-10
-    logarithms; by sentence and word it is an object a line, the summary's last.
+    logarithms.
+
+    --by sentence shows a row for every line of INPUTS, also for those that hold no words. With --json, it prints an object with
+    the "line" (from 1) for each, and the summary last; --by word likewise prints an object for each word, with its "line", its
+    "position" in the line (from 1) and its "type": word, unknown or end.
 
     With --mix or --cache it is a mixture that predicts: the sum of the models' probabilities, each times a weight. The weights
     are tuned on held-out text, and the summary shows each model alone, too. A mixture that is kept with --save can be named with
@@ -249,8 +253,7 @@ def _score_lines(model: "TextScorer", chunks: Iterator[str], by: str, unit: floa
     if by == "sentence":
         _show_sentences(scoring.sentences(lines), unit, as_json)
     else:
-        for line in lines:
-            _show_words(model, line, unit, as_json)
+        _show_words(model, lines, unit, as_json)
     return totals[0]
 
 
@@ -264,23 +267,32 @@ def _adding(lines: "Iterator[ScoredLine]", totals: "list[Score]") -> "Iterator[S
 def _show_sentences(sentences: "Iterator[tuple[str, Score]]", unit: float, as_json: bool) -> None:
     if not as_json:
         click.echo(f"{'log p':>12} {'tokens':>7} {'unknown':>7} {'perplexity':>12}  text")
-    for text, score in sentences:
+    for number, (text, score) in enumerate(sentences, 1):
         if as_json:
-            _echo_json({"text": text, **score.to_dict()})
+            _echo_json({"line": number, "text": text, **score.to_dict()})
         else:
-            figures = f"{score.log_probability / unit:12.4f} {score.tokens:7} {score.unknown:7} {score.perplexity:12.2f}"
+            perplexity = f"{score.perplexity:.2f}" if score.tokens else "-"
+            figures = f"{score.log_probability / unit:12.4f} {score.tokens:7} {score.unknown:7} {perplexity:>12}"
             click.echo(f"{figures}  {text}")
 
 
-def _show_words(model: "TextScorer", line: "ScoredLine", unit: float, as_json: bool) -> None:
-    end = model.vocabulary.end_id
-    for token, id_, loss in zip(line.tokens, line.ids.tolist(), line.losses.tolist(), strict=True):
-        word = model.vocabulary.words[end] if id_ == end and end is not None else token
-        unknown = id_ == model.vocabulary.unknown_id
-        if as_json:
-            _echo_json({"word": word, "unknown": unknown, "log_probability": -loss, "log10_probability": -loss / math.log(10)})
-        else:
-            click.echo(f"{-loss / unit:12.4f}  {show_word(word)}{' (unknown)' if unknown else ''}")
+def _show_words(model: "TextScorer", lines: "Iterator[ScoredLine]", unit: float, as_json: bool) -> None:
+    from fflm.text.vocabulary import END
+
+    number = position = 0
+    for line in lines:
+        if line.number != number:
+            number, position = line.number, 0
+        for token, id_, loss in zip(line.tokens, line.ids.tolist(), line.losses.tolist(), strict=True):
+            position += 1
+            kind = {model.vocabulary.unknown_id: "unknown", model.vocabulary.end_id: "end"}.get(id_, "word")
+            word = END if kind == "end" else token
+            if as_json:
+                logs = {"log_probability": -loss, "log10_probability": -loss / math.log(10)}
+                place = {"line": number, "position": position}
+                _echo_json({**place, "word": word, "type": kind, "unknown": kind == "unknown", **logs})
+            else:
+                click.echo(f"{-loss / unit:12.4f}  {show_word(word)}{' (unknown)' if kind == 'unknown' else ''}")
 
 
 def _show_summary(score: "Score", unit: float, log_base: str) -> None:

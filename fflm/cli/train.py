@@ -60,7 +60,10 @@ def _use_preset(context: click.Context, parameter: click.Parameter, value: str) 
 )
 @network_options
 @click.option(
-    "--vectors", type=click.Path(path_type=Path), metavar="FILE", help="Start from vectors in word2vec text format (or .gz)."
+    "--vectors",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Start from the vectors in a text file of word2vec, GloVe or fastText.",
 )
 @training_options
 @text_options

@@ -27,7 +27,7 @@ from fflm.cli.options import (
     use_device,
 )
 from fflm.cli.tables import Column, LiveTable, stdout_width, table
-from fflm.cli.watching import announce_compiling, end_or_stop, interruption
+from fflm.cli.watching import end_or_stop, interruption
 from fflm.errors import FflmError, did_you_mean
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def command(
         ]
         if fixed:
             raise click.UsageError(f"a resumed search keeps its data and settings: leave out {', '.join(fixed)}")
-        search = Search.open(resume, trials=options["trials"])
+        search = Search.resume(resume, trials=options["trials"])
         console.print(f"resuming {resume} after {sum(trial.state != 'running' for trial in search.trials)} trials")
     elif inputs:
         search = _begin(context, inputs, output, given, options, console)
@@ -192,8 +192,6 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
             console.print(table.head)
         for event in search.events():
             if isinstance(event, TrainingRun):
-                with announce_compiling(event, console):
-                    event.prepare()
                 state, settings = event.trainer.state, event.trainer.settings
                 progress.reset(  # forgets the fields that it is not given
                     task, total=len(event.trainer.train) * settings.epochs, completed=state.words,
@@ -269,8 +267,7 @@ def _report(search: "Search", as_json: bool) -> None:
 
 def _again(search: "Search", trial: "Trial") -> str:
     """Return the command that trains a trial's model again."""
-    import numba
-
+    from fflm.backend.launching import default_threads
     from fflm.cli import train
     from fflm.lm.tune import show
 
@@ -286,7 +283,7 @@ def _again(search: "Search", trial: "Trial") -> str:
             words.append(param.opts[-1] if value else param.secondary_opts[-1])
         else:
             words += [param.opts[-1], show(value)]
-    if search.threads != numba.config.NUMBA_NUM_THREADS:
+    if search.threads != default_threads():
         words += ["--threads", str(search.threads)]
     if search.device != "cpu":
         words += ["--device", search.device]

@@ -29,14 +29,13 @@ def command(model_path: Path | None, output: Path | None, overwrite: bool, quiet
     Example:
       fflm vectors -o vectors.txt
     """
-    from fflm.errors import FflmError
-    from fflm.files import replacing
+    from fflm.files import check_file, replacing
 
-    if output and output.exists() and not overwrite:
-        raise FflmError(f"{output} exists: choose another file, or allow overwriting with --overwrite")
+    if output:
+        check_file(output, overwrite)
     _, vectors = load_vectors(model_path, quiet)
     if output:
-        with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        with replacing(output, overwrite=overwrite) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
             skipped = _write(vectors, file, as_json)
     else:
         skipped = _write(vectors, sys.stdout, as_json)

@@ -1,6 +1,7 @@
 """What commands that train show: progress, a table of evaluations, and how they are interrupted."""
 
 import contextlib
+import itertools
 import json
 import signal
 import threading
@@ -24,23 +25,8 @@ if TYPE_CHECKING:
 
 AnyRun = TypeVar("AnyRun", bound="Run")
 
-COMPILING_SECONDS = 1.0
-"""Kernels that take longer than this to get ready are being compiled, not read from the cache."""
-
-
 SIGN_SECONDS = 60.0
 """Where no terminal shows the progress, such as in a log file, a row without evaluation comes this often."""
-
-
-@contextlib.contextmanager
-def announce_compiling(run: "Run", console: "Console") -> Iterator[None]:
-    """Say that a run's kernels are being compiled if the block takes long."""
-    timer = threading.Timer(COMPILING_SECONDS, console.print, ["compiling the kernels, once for this machine ..."])
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 @dataclass(frozen=True)
@@ -110,13 +96,7 @@ def end_or_stop(context: click.Context, work: Callable[[], bool], resume: str) -
 def train(context: click.Context, run: "Run", console: "Console", view: View, save_every: float, as_json: bool) -> None:
     """Train to the end and show the figures, or leave with the line that goes on, after an interruption."""
     run.save_seconds = save_every
-
-    def work() -> bool:
-        with announce_compiling(run, console):
-            run.prepare()
-        return watch(run, console, view)
-
-    end_or_stop(context, work, f"{view.command} --resume {run.path}")
+    end_or_stop(context, lambda: watch(run, console, view), f"{view.command} --resume {run.path}")
     figures = run.figures
     if as_json:
         click.echo(json.dumps({"model": str(run.path), **figures}, ensure_ascii=False))
@@ -130,7 +110,8 @@ def train(context: click.Context, run: "Run", console: "Console", view: View, sa
 def watch(run: "Run", console: "Console", view: View) -> bool:
     """Train, showing progress, until the end (True) or an interruption (False), after which the run is saved.
 
-    A second interruption does not wait for that: it is a KeyboardInterrupt.
+    A second interruption does not wait for that: it is a KeyboardInterrupt. So is one during the first step, for which kernels
+    may have to be compiled; what the folder holds is where the run stood.
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -141,6 +122,8 @@ def watch(run: "Run", console: "Console", view: View) -> bool:
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     total = len(run.trainer.train)
+    events = run.events()
+    first = list(itertools.islice(events, 1))
     table = LiveTable((*view.columns, Column(view.unit, 9, optional=True)), console.width if console.is_terminal else None)
     with (
         interruption() as interrupted,
@@ -154,7 +137,7 @@ def watch(run: "Run", console: "Console", view: View) -> bool:
             epoch=state.epoch + 1, epochs=run.trainer.settings.epochs, speed=0.0, unit=view.unit, loss="",
         )  # fmt: skip
         shown = time.monotonic()
-        for event in run.events():
+        for event in itertools.chain(first, events):
             _show(event, run, view, table, progress, task)
             if progress.disable and time.monotonic() - shown > SIGN_SECONDS:
                 console.print(table.row(view.row(run, state.loss_mean if state.loss_exact else None, None, "")))

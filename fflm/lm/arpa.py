@@ -3,7 +3,9 @@
 import contextlib
 import gzip
 import math
+import re
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NoReturn, cast
@@ -11,6 +13,7 @@ from typing import IO, Any, NoReturn, cast
 import numpy as np
 import numpy.typing as npt
 
+from fflm.backend.launching import shares_of
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing, replacing_folder
 from fflm.lm import ngram_kernels as kernels
@@ -26,27 +29,36 @@ ZERO = -99.0
 MISSING_UNKNOWN = -100.0
 """Logarithm of the probability of ``<unk>``, to base 10, if a file has none; KenLM's."""
 
+_BLANKS = " \t\r\n"  # what separates words, as in KenLM; vertical tabs and no-break spaces belong to them
+_FIELD = re.compile(f"[^{_BLANKS}]+".encode())
+
+_ESCAPED = r"# fflm: \uXXXX is white space that a word of this format cannot hold, or a backslash"
+
 _BLOCK = 1 << 16  # n-grams written at a time
 
 
-def write_arpa(model: NgramModel, path: Path) -> None:
+def write_arpa(model: NgramModel, path: Path, *, overwrite: bool = True) -> None:
     r"""Write a model, with 9 digits, which are all that float32 has.
 
-    White space and backslashes in words become ``\uXXXX``. Where line ends are not predicted the file has no ``</s>``.
+    Words are written as they are. The format cannot hold a word with a blank, such as the space in a model of characters: where
+    there is one, white space and backslashes become ``\uXXXX``, and a comment at the top, which `read_arpa` understands, says so.
+    Where line ends are not predicted the file has no ``</s>``.
 
     Raises
     ------
     FflmError
-        If the file cannot be written.
+        If the file cannot be written, or exists and may not be replaced.
     """
     tables, vocabulary = model.tables, model.vocabulary
-    names = np.array([*map(escape, vocabulary.words), START], object)
+    escaped = not set(_BLANKS).isdisjoint("".join(vocabulary.words))
+    names = np.array([*(map(escape, vocabulary.words) if escaped else vocabulary.words), START], object)
     levels = tables.levels()[: model.order]
     sizes = [int(tables.starts[high]) - int(tables.starts[low]) for low, high in levels]
     sizes[0] += 1  # <s>
     parents = np.repeat(np.arange(len(tables.words)), tables.children[1:] - tables.children[:-1])
     parents = np.concatenate([[0], parents])
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with replacing(path, overwrite=overwrite) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(f"{_ESCAPED}\n\n" if escaped else "")
         file.write("\\data\\\n" + "".join(f"ngram {k}={size}\n" for k, size in enumerate(sizes, 1)))
         for order, (low, high) in enumerate(levels, 1):
             file.write(f"\n\\{order}-grams:\n")
@@ -59,7 +71,8 @@ def write_arpa(model: NgramModel, path: Path) -> None:
                     columns.append(tables.words[node])
                     node = parents[node]
                 words = np.column_stack([*columns, tables.targets[grams]]).astype(np.int32)
-                _write_lines(file, tables, names, words, tables.log_probabilities[grams] / math.log(10))
+                values = tables.log_probabilities[grams].astype(np.float64) / math.log(10)
+                _write_lines(file, tables, names, words, values)
             if order == 1:
                 _write_lines(file, tables, names, np.array([[vocabulary.start_id]], np.int32), np.array([ZERO]))
         file.write("\n\\end\\\n")
@@ -69,7 +82,8 @@ def _write_lines(
     file: IO[str], tables: Tables, names: npt.NDArray[Any], words: npt.NDArray[np.int32], values: npt.NDArray[np.floating[Any]]
 ) -> None:
     """Write n-grams (B, k) with their logarithms (B,) and, where longer ones begin with them, their back-off weights."""
-    nodes = kernels.find_contexts(tables.children, tables.words, words)
+    nodes = np.empty(len(words), np.int64)
+    kernels.find_contexts(tables.children, tables.words, words, nodes, shares_of(words.size * kernels.LOOK_UP))
     back_offs = tables.back_offs[nodes].astype(np.float64) / math.log(10)
     for row, value, node, back_off in zip(names[words].tolist(), values.tolist(), nodes, back_offs.tolist(), strict=True):
         file.write(f"{value:.9g}\t{' '.join(row)}{f'{chr(9)}{back_off:.9g}' if node >= 0 else ''}\n")
@@ -94,7 +108,7 @@ def import_arpa(
     model = read_arpa(source, tokenizer=tokenizer, mode=mode)
     with clear_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_folder(path) as folder:
+    with replacing_folder(path, lambda: check_free(path, overwrite)) as folder:
         model.save(folder)
     return NgramModel.load(path)
 
@@ -102,12 +116,14 @@ def import_arpa(
 def read_arpa(source: Path, *, tokenizer: Tokenizer | None = None, mode: TextMode | None = None) -> NgramModel:
     """Read a model; a file that ends in .gz is decompressed.
 
+    Words are taken as they stand between spaces and tabs, unless the file begins with the comment of `write_arpa`.
+
     Parameters
     ----------
     source
         The file. Where it lacks ``<unk>``, unknown words are all but impossible, and a note says so.
     tokenizer
-        How text becomes the words of the file; by default it is split at white space.
+        How text becomes the words of the file; by default it is split at blanks.
     mode
         Whether ``</s>`` ends sentences, one a line, or the lines of one long text; by default sentences if there is one. Without
         it the text is one that has no line ends.
@@ -164,6 +180,7 @@ class _Reader:
         self._path = path
         self._lines = self._stripped(file)
         self._number = 0
+        self._escaped = False
         self.vocabulary_words: list[str] = []
         self.grams: list[npt.NDArray[np.uint32]] = []
         self.values: list[npt.NDArray[np.float64]] = []
@@ -172,11 +189,12 @@ class _Reader:
 
     def read(self) -> None:
         """Read it all."""
-        line = self._next("\\data\\")
-        while line != b"\\data\\":
-            if not line.startswith(b"#"):
-                self._fail("is not \\data\\, with which an ARPA file begins: give an n-gram model in the ARPA format")
-            line = self._next("\\data\\")
+        for line in self._lines:  # any text may stand before the data
+            if line == b"\\data\\":
+                break
+            self._escaped = self._escaped or line == _ESCAPED.encode()
+        else:
+            raise FflmError(f"{self._path} has no line \\data\\, so it is no ARPA file: give an n-gram model in the ARPA format")
         sizes: list[int] = []
         while (line := self._next("\\1-grams:")).startswith(b"ngram "):
             order, _, size = line[6:].partition(b"=")
@@ -199,7 +217,7 @@ class _Reader:
         """Yield the lines that are not blank."""
         for number, line in enumerate(file, 1):
             self._number = number
-            if stripped := line.strip():
+            if stripped := (line.removeprefix(BOM_UTF8) if number == 1 else line).strip(_BLANKS.encode()):
                 yield stripped
 
     def _next(self, expected: str) -> bytes:
@@ -215,9 +233,10 @@ class _Reader:
         """Read the n-grams of an order; return the line after them."""
         numbers, values, back_offs = array("I"), array("d"), array("d")
         while not (line := self._next("\\end\\")).startswith(b"\\"):
-            fields = line.split()
-            if len(fields) - order not in ((1,) if last else (1, 2)):
-                self._fail(f"is not a logarithm, {order} words{'' if last else ' and perhaps a back-off weight'}")
+            fields = _FIELD.findall(line)
+            if len(fields) - order not in (1, 2):
+                words = "1 word" if order == 1 else f"{order} words"
+                self._fail(f"is not a logarithm, {words}{'' if last else ' and perhaps a back-off weight'}")
             try:
                 value = float(fields[0])
                 back_off = float(fields[order + 1]) if len(fields) == order + 2 else 0.0
@@ -225,6 +244,8 @@ class _Reader:
                     raise ValueError
             except ValueError:
                 self._fail("has something else than the logarithm of a probability, and of a weight")
+            if last and back_off:
+                self._fail("has a back-off weight, which n-grams of the highest order have no use for")
             if order == 1:
                 if fields[1] in ids:
                     self._fail("repeats a word")
@@ -250,10 +271,12 @@ class _Reader:
         symbols = [name for name in (unknown, b"</s>" if b"</s>" in ids else None) if name is not None]
         words = [name for name in ids if name not in {*symbols, b"<s>"}]
         try:
-            self.vocabulary_words = [unescape(word.decode("utf-8")) for word in words]
+            decoded = [word.decode("utf-8") for word in words]
         except UnicodeDecodeError as error:
             raise FflmError(f"{self._path} is not UTF-8 ({error.object!r}): convert it") from error
-        self.vocabulary_words = [UNKNOWN, *([END] if b"</s>" in ids else []), *self.vocabulary_words]
+        if self._escaped:
+            decoded = list(map(unescape, decoded))
+        self.vocabulary_words = [UNKNOWN, *([END] if b"</s>" in ids else []), *decoded]
         table = np.empty(len(ids) + 1, np.uint32)
         first = len(self.vocabulary_words) - len(words)
         for id_, name in enumerate(words, first):

@@ -1,14 +1,15 @@
 """Scores at the speed of an n-gram model: of words, from tables, without the softmax's normaliser."""
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import get_num_threads
 
+from fflm.backend.launching import shares_of
 from fflm.backend.protocol import ACTIVATIONS
 from fflm.errors import FflmError
 from fflm.lm.fast_kernels import score_words
@@ -19,6 +20,9 @@ LARGEST = 32000
 
 CHECKED = 20
 """One of so many words is scored exactly, too, so that normalisers are known; after a hundred far fewer, for it takes time."""
+
+_NOTING = threading.Lock()
+"""Held while a scorer changes what it knows of normalisers."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +136,13 @@ class FastScorer:
     @property
     def normalisers(self) -> Normalisers:
         """Those of one of `CHECKED` words of all texts that were scored, and from the hundredth on of one of 1000 `CHECKED`."""
-        if self._pending:
-            contexts, words, losses = map(np.concatenate, zip(*self._pending, strict=True))
-            logs = self.model.losses(contexts, words).astype(np.float64) - losses
-            known = Normalisers(len(logs), float(logs.sum()), float(np.abs(logs).sum()), float(np.abs(logs).max()))
-            self._normalisers, self._pending = self._normalisers + known, []
-        return self._normalisers
+        with _NOTING:
+            if self._pending:
+                contexts, words, losses = map(np.concatenate, zip(*self._pending, strict=True))
+                logs = self.model.losses(contexts, words).astype(np.float64) - losses
+                known = Normalisers(len(logs), float(logs.sum()), float(np.abs(logs).sum()), float(np.abs(logs).max()))
+                self._normalisers, self._pending = self._normalisers + known, []
+            return self._normalisers
 
     def text_losses(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
         """Return -log of each word's unnormalised probability, nats, and take notes of some normalisers.
@@ -161,14 +166,15 @@ class FastScorer:
             ids, start, windows.padding, -1 if windows.sentence_end is None else windows.sentence_end, self._borders,
             self._tables, self._begun, self._units, self._average_units, model.parameters.hidden_biases[0],
             ACTIVATIONS.index(model.config.activation), self._output_units, model.parameters.output_bias, losses,
-            get_num_threads(),
+            shares_of(losses.size * self._tables[0].size),
         )  # fmt: skip
-        stride = max(CHECKED, len(losses) // 100) if self._noted < 100 else 1000 * CHECKED
-        positions = np.arange(start + self._unnoted, len(ids), stride)
-        self._unnoted += len(positions) * stride - len(losses)
-        if len(positions):
-            self._noted += len(positions)
-            self._pending.append((*windows.batch(positions), losses[positions - start]))
+        with _NOTING:
+            stride = max(CHECKED, len(losses) // 100) if self._noted < 100 else 1000 * CHECKED
+            positions = np.arange(start + self._unnoted, len(ids), stride)
+            self._unnoted += len(positions) * stride - len(losses)
+            if len(positions):
+                self._noted += len(positions)
+                self._pending.append((*windows.batch(positions), losses[positions - start]))
         return losses
 
     def each_losses(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:

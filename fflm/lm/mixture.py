@@ -181,7 +181,7 @@ class Mixture(Model):
             about["corpus"] = {**config["corpus"], "path": _relative(corpus_path(first), path)}
         with clear_errors(f"write {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_folder(path) as folder:
+        with replacing_folder(path, lambda: check_free(path, overwrite)) as folder:
             save_arrays(folder / WEIGHTS, {"weights": self.weights}, self.about["figures"])
             kind = {"kind": "mixture", "mixture": {"components": components}}
             save_description(folder, kind, self.text, self.vocabulary, about)

@@ -4,7 +4,7 @@ import contextlib
 import platform
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fflm.backend.devices import Device, device_backend
 from fflm.errors import FflmError
-from fflm.files import clear_errors, read_json, write_json
+from fflm.files import clear_errors, locked_folder, read_json, reading_folder, write_json
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
@@ -58,6 +58,10 @@ class Trained:
     def _weights(self) -> Parameters:
         """The parameters on the device."""
         return self.parameters.mapped(self.network.backend.upload)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: all but what belongs to this process and its device."""
+        return {name: value for name, value in vars(self).items() if name not in ("network", "_weights")}
 
 
 class TextScorer(Protocol):
@@ -349,6 +353,11 @@ def load(path: str | Path, device: Device = "cpu") -> Model:
     FflmError
         If it is no model, of a later version, incomplete or damaged.
     """
+    with reading_folder(Path(path)):
+        return _load(path, device)
+
+
+def _load(path: str | Path, device: Device) -> Model:
     kind = read_config(Path(path)).get("kind", "network")
     if kind == "network":
         return LanguageModel.load(path, device)
@@ -421,6 +430,20 @@ def read_run(path: Path, kind: Kind) -> dict[str, Any]:
     if not (path / CHECKPOINT).is_file():
         raise FflmError(f"{path} has no {CHECKPOINT} to resume from: train anew with --overwrite")
     return about
+
+
+@contextlib.contextmanager
+def opening_run(path: Path, kind: Kind) -> Iterator[dict[str, Any]]:
+    """Lock the folder of a run inside the block, and yield its config.json.
+
+    Raises
+    ------
+    FflmError
+        As `read_run`, or if the run is going on elsewhere.
+    """
+    read_run(path, kind)
+    with locked_folder(path):
+        yield read_run(path, kind)  # again, for whoever had it locked may have changed it
 
 
 def latest_model(folder: Path, use: Callable[[Path], Result], *kinds: Kind) -> tuple[Path, Result]:

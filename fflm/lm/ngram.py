@@ -10,11 +10,12 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from fflm.backend.launching import shares_of
 from fflm.errors import FflmError
 from fflm.lm import ngram_kernels as kernels
 from fflm.lm.model import VOCABULARY, Model, read_config, save_description
 from fflm.lm.scoring import score_part
-from fflm.lm.setup import FIVE_PERCENT, describe_corpus, new_model, text_settings
+from fflm.lm.setup import FIVE_PERCENT, check_free, describe_corpus, new_model, text_settings
 from fflm.text.corpus import Corpus, HeldOut, TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
@@ -142,13 +143,15 @@ class NgramModel(Model):
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
         results = np.empty((len(contexts), len(self.vocabulary)), np.float32)
-        kernels.ngram_distributions(*self.tables.arrays().values(), np.ascontiguousarray(contexts), results)
+        shares = shares_of(results.size)
+        kernels.ngram_distributions(*self.tables.arrays().values(), np.ascontiguousarray(contexts), results, shares)
         return results
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
         losses = np.empty(len(targets), np.float32)
-        kernels.ngram_losses(*self.tables.arrays().values(), np.ascontiguousarray(contexts), targets, losses)
+        shares = shares_of(contexts.size * kernels.LOOK_UP)
+        kernels.ngram_losses(*self.tables.arrays().values(), np.ascontiguousarray(contexts), targets, losses, shares)
         return losses
 
     @classmethod
@@ -241,7 +244,7 @@ def train(
     if fields:
         raise FflmError(f"unknown settings: {', '.join(fields)}")
     with new_model(
-        inputs, path, text, rule, overwrite=overwrite, valid=valid, test=test,
+        inputs, path, text, rule, check=lambda: check_free(path, overwrite), valid=valid, test=test,
         encoding=encoding, errors=errors, processes=processes, progress=progress,
     ) as (folder, corpus):  # fmt: skip
         model = NgramModel.train(corpus, order)
@@ -287,7 +290,9 @@ def estimate(ids: Integers, vocabulary: Vocabulary, settings: TextSettings, orde
     text, places = _with_starts(ids, windows.padding, windows.sentence_end)
     lengths = kernels.context_lengths(text, vocabulary.start_id, longest)
     places = _sorted(text, lengths, places, longest, V + 1)
-    shared, lengths = kernels.shared_words(text, lengths, places), lengths[places]
+    shared = np.empty(len(places), np.uint8)
+    kernels.shared_words(text, lengths, places, shared, shares_of(len(places) * kernels.LOOK_UP))
+    lengths = lengths[places]
 
     # Of the contexts of k words, in the order of the sorted places: the index of each one's parent among those of k - 1 words,
     # and its oldest word. N-grams are numbers, context * V + word; at first those of the places whose context ends there.
@@ -332,7 +337,8 @@ def estimate(ids: Integers, vocabulary: Vocabulary, settings: TextSettings, orde
         keys[k] = keys[k][:0]
         probabilities, back_off = np.empty(len(words)), np.empty(len(parents[k]))
         kernels.interpolate(
-            first, words, counts[k], parents[k], *lower, np.array([0.0, *found_discounts]), probabilities, back_off
+            first, words, counts[k], parents[k], *lower, np.array([0.0, *found_discounts]), probabilities, back_off,
+            shares_of(len(words) * kernels.LOOK_UP),
         )  # fmt: skip
         starts.append(first[:-1] + grams)
         grams += len(words)

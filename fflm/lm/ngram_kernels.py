@@ -7,8 +7,14 @@ G n-grams, B predictions, n context words, V vocabulary.
 import numpy as np
 from numba import njit, prange
 
+from fflm.backend.launching import kernel, share
+from fflm.compiling import compiled
 
-@njit(cache=True)
+LOOK_UP = 500
+"""What it counts for to find a word among others in memory, in numbers that a kernel goes through."""
+
+
+@compiled()
 def context_lengths(text, start, longest):
     """Return how many words before each place belong to its context: ``longest``, or all from the last ``start`` on.
 
@@ -22,7 +28,7 @@ def context_lengths(text, start, longest):
     return lengths
 
 
-@njit(cache=True)
+@compiled()
 def sort_by_column(text, lengths, distance, absent, places, keys, result):
     """Sort places by the word that stands ``distance`` words before, stably: one pass of a radix sort.
 
@@ -43,21 +49,22 @@ def sort_by_column(text, lengths, distance, absent, places, keys, result):
         ends[key] += 1
 
 
-@njit(cache=True, parallel=True)
-def shared_words(text, lengths, places):
-    """Return how many of its newest context words each of the sorted places (P,) shares with the one before: (P,) uint8."""
-    shared = np.zeros(len(places), np.uint8)
-    for i in prange(1, len(places)):
-        a, b = np.int64(places[i - 1]), np.int64(places[i])
-        most = min(lengths[a], lengths[b])
-        count = 0
-        while count < most and text[a - count - 1] == text[b - count - 1]:
-            count += 1
-        shared[i] = count
-    return shared
+@kernel()
+def shared_words(text, lengths, places, shared, threads):
+    """Count how many of its newest context words each of the sorted places (P,) shares with the one before: shared (P,) uint8."""
+    for t in prange(threads):
+        first, last = share(len(places), threads, t)
+        for i in range(first, last):
+            count = 0
+            if i > 0:
+                a, b = np.int64(places[i - 1]), np.int64(places[i])
+                most = min(lengths[a], lengths[b])
+                while count < most and text[a - count - 1] == text[b - count - 1]:
+                    count += 1
+            shared[i] = count
 
 
-@njit(cache=True)
+@njit
 def find(words, low, high, word):
     """Return the index of a word in ``words[low:high]``, which ascend, or -1."""
     low, high = np.int64(low), np.int64(high)
@@ -71,9 +78,9 @@ def find(words, low, high, word):
     return low if low < end and words[low] == word else -1
 
 
-@njit(cache=True, parallel=True)
+@kernel()
 def interpolate(
-    starts, words, counts, parents, lower_starts, lower_words, lower_probabilities, discounts, probabilities, back_offs
+    starts, words, counts, parents, lower_starts, lower_words, lower_probabilities, discounts, probabilities, back_offs, threads
 ):
     """Compute the probabilities of an order's n-grams from those of the order below.
 
@@ -88,59 +95,65 @@ def interpolate(
     probabilities (G,)     out
     back_offs    (M,)      out, g
     """
-    for context in prange(len(parents)):
-        total, mass = np.int64(0), 0.0
-        for gram in range(starts[context], starts[context + 1]):
-            total += counts[gram]
-            mass += discounts[min(counts[gram], 3)]
-        back_off = mass / total
-        back_offs[context] = back_off
-        low, high = np.int64(lower_starts[parents[context]]), lower_starts[parents[context] + 1]
-        for gram in range(starts[context], starts[context + 1]):
-            low = find(lower_words, low, high, words[gram])
-            count = counts[gram]
-            probabilities[gram] = (count - discounts[min(count, 3)]) / total + back_off * lower_probabilities[low]
+    for t in prange(threads):
+        first, last = share(len(parents), threads, t)
+        for context in range(first, last):
+            total, mass = np.int64(0), 0.0
+            for gram in range(starts[context], starts[context + 1]):
+                total += counts[gram]
+                mass += discounts[min(counts[gram], 3)]
+            back_off = mass / total
+            back_offs[context] = back_off
+            low, high = np.int64(lower_starts[parents[context]]), lower_starts[parents[context] + 1]
+            for gram in range(starts[context], starts[context + 1]):
+                low = find(lower_words, low, high, words[gram])
+                count = counts[gram]
+                probabilities[gram] = (count - discounts[min(count, 3)]) / total + back_off * lower_probabilities[low]
 
 
-@njit(cache=True, parallel=True)
-def find_contexts(children, words, contexts):
-    """Return the index of each of the contexts (B, k), oldest word first, or -1: (B,) int64."""
-    found = np.empty(len(contexts), np.int64)
-    for i in prange(len(contexts)):
-        node = np.int64(0)
-        for k in range(contexts.shape[1] - 1, -1, -1):
-            node = find(words, children[node], children[node + 1], contexts[i, k])
-            if node < 0:
-                break
-        found[i] = node
-    return found
+@kernel()
+def find_contexts(children, words, contexts, found, threads):
+    """Look up the index of each of the contexts (B, k), oldest word first, -1 if there is none: found (B,) int64."""
+    for t in prange(threads):
+        first, last = share(len(contexts), threads, t)
+        for i in range(first, last):
+            node = np.int64(0)
+            for k in range(contexts.shape[1] - 1, -1, -1):
+                node = find(words, children[node], children[node + 1], contexts[i, k])
+                if node < 0:
+                    break
+            found[i] = node
 
 
-@njit(cache=True, parallel=True)
-def ngram_losses(children, words, back_offs, starts, targets, log_probabilities, contexts, wanted, losses):
+@kernel()
+def ngram_losses(children, words, back_offs, starts, targets, log_probabilities, contexts, wanted, losses, threads):
     """Look up -log p(wanted | context): contexts (B, n), wanted (B,) -> losses (B,)."""
-    for i in prange(len(wanted)):
-        word = np.int64(wanted[i])
-        node, total = np.int64(0), log_probabilities[word]
-        for k in range(contexts.shape[1] - 1, -1, -1):
-            node = find(words, children[node], children[node + 1], contexts[i, k])
-            if node < 0:
-                break
-            gram = find(targets, starts[node], starts[node + 1], word)
-            total = log_probabilities[gram] if gram >= 0 else total + back_offs[node]
-        losses[i] = -total
+    for t in prange(threads):
+        first, last = share(len(wanted), threads, t)
+        for i in range(first, last):
+            word = np.int64(wanted[i])
+            node, total = np.int64(0), log_probabilities[word]
+            for k in range(contexts.shape[1] - 1, -1, -1):
+                node = find(words, children[node], children[node + 1], contexts[i, k])
+                if node < 0:
+                    break
+                gram = find(targets, starts[node], starts[node + 1], word)
+                total = log_probabilities[gram] if gram >= 0 else total + back_offs[node]
+            losses[i] = -total
 
 
-@njit(cache=True, parallel=True)
-def ngram_distributions(children, words, back_offs, starts, targets, log_probabilities, contexts, results):
+@kernel()
+def ngram_distributions(children, words, back_offs, starts, targets, log_probabilities, contexts, results, threads):
     """Look up log p(word | context) of all words: contexts (B, n) -> results (B, V)."""
-    for i in prange(len(contexts)):
-        node = np.int64(0)
-        results[i] = log_probabilities[: results.shape[1]]
-        for k in range(contexts.shape[1] - 1, -1, -1):
-            node = find(words, children[node], children[node + 1], contexts[i, k])
-            if node < 0:
-                break
-            results[i] += back_offs[node]
-            for gram in range(starts[node], starts[node + 1]):
-                results[i, targets[gram]] = log_probabilities[gram]
+    for t in prange(threads):
+        first, last = share(len(contexts), threads, t)
+        for i in range(first, last):
+            node = np.int64(0)
+            results[i] = log_probabilities[: results.shape[1]]
+            for k in range(contexts.shape[1] - 1, -1, -1):
+                node = find(words, children[node], children[node + 1], contexts[i, k])
+                if node < 0:
+                    break
+                results[i] += back_offs[node]
+                for gram in range(starts[node], starts[node + 1]):
+                    results[i, targets[gram]] = log_probabilities[gram]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fflm.errors import FflmError
 from fflm.lm.model import TextScorer
 from fflm.text.corpus import Encoder, Part, TextSettings
-from fflm.text.reading import read_chunks
+from fflm.text.reading import read_chunks, whole_lines
 from fflm.text.tokenizer import LINE_END
 from fflm.text.vocabulary import Vocabulary
 
@@ -56,13 +56,13 @@ class Score:
 
     @property
     def log_probability(self) -> float:
-        """Of the whole text, nats."""
-        return -self.loss_sum
+        """Of the whole text, nats; 0 if it has no tokens."""
+        return 0.0 - self.loss_sum
 
     @property
     def log10_probability(self) -> float:
         """Of the whole text, to base 10."""
-        return -self.loss_sum / math.log(10)
+        return self.log_probability / math.log(10)
 
     @property
     def loss(self) -> float:
@@ -113,6 +113,8 @@ class ScoredLine:
 
     Attributes
     ----------
+    number
+        Of the line, from 1.
     text
         Normalised, with its newline if it is there.
     tokens, ids
@@ -123,6 +125,7 @@ class ScoredLine:
         The same as figures.
     """
 
+    number: int
     text: str
     tokens: list[str]
     ids: npt.NDArray[np.int32]
@@ -144,6 +147,7 @@ def score(model: TextScorer, text: str) -> Score:
 
     The text is read as the model reads all texts: a sentence a line, or a stream.
     """
+    text = io.IncrementalNewlineDecoder(None, translate=True).decode(text, final=True)
     return score_chunks(model, [text if text.endswith("\n") or not text else text + "\n"])
 
 
@@ -191,7 +195,7 @@ def scored_lines(model: TextScorer, chunks: Iterable[str]) -> Iterator[ScoredLin
     FflmError
         If there is no token in it.
     """
-    reader = _Reader(model)
+    reader, number = _Reader(model), 1
     for chunk in chunks:
         lines = [model.text.tokenizer.normalize(line) for line in io.StringIO(chunk)]
         tokens = [model.text.tokens(line) for line in lines]
@@ -200,7 +204,8 @@ def scored_lines(model: TextScorer, chunks: Iterable[str]) -> Iterator[ScoredLin
         losses = reader.losses(ids)
         for line, words, low, high in zip(lines, tokens, borders[:-1], borders[1:], strict=True):
             own = ids[low:high], losses[low:high]
-            yield ScoredLine(line, words, *own, _score(model, len(line), *own))
+            yield ScoredLine(number, line, words, *own, _score(model, len(line), *own))
+            number += line.endswith("\n")
     reader.check()
 
 
@@ -240,21 +245,23 @@ class _Reader:
     def check(self) -> None:
         """Raise an FflmError if there was nothing to read."""
         if self._empty:
-            raise FflmError("no words in the text: give a text that is not empty")
+            raise FflmError("there are no words in the text: give a text that is not empty or blank")
 
 
 def sentences(lines: Iterable[ScoredLine]) -> Iterator[tuple[str, Score]]:
-    """Join the pieces of long lines; yield every line that has tokens, without its newline, and its score."""
+    """Join the pieces of long lines; yield every line of the text, without its newline, and its score.
+
+    A line without tokens, such as a blank one that is no sentence, has the log-probability 0 and no perplexity.
+    """
     text: list[str] = []
     together: Score | None = None
     for line in lines:
         text.append(line.text)
         together = line.score if together is None else together + line.score
         if line.text.endswith("\n"):
-            if together.tokens:
-                yield "".join(text).removesuffix("\n"), together
+            yield "".join(text).removesuffix("\n"), together
             text, together = [], None
-    if together is not None and together.tokens:
+    if together is not None:
         yield "".join(text), together
 
 
@@ -280,7 +287,7 @@ def score_hypotheses(model: TextScorer, chunks: Iterable[str], *, moses: bool = 
     FflmError
         If a line is not of the format.
     """
-    numbered = enumerate(_lines(chunks), 1)
+    numbered = enumerate(whole_lines(chunks), 1)
     while block := list(itertools.islice(numbered, _HYPOTHESES)):
         parsed = [_parse(line, number, moses) for number, line in block]
         texts = [model.text.tokenizer.normalize(fields[1 if moses else 0].strip()) if fields else "" for fields in parsed]
@@ -298,16 +305,6 @@ def with_feature(fields: Sequence[str], name: str, value: float) -> str:
         return ""
     features = " ".join([*(fields[2].split() if len(fields) > 2 else []), f"{name}=", f"{value:.6f}"])
     return " ||| ".join(field.strip() for field in [*fields[:2], features, *fields[3:]])
-
-
-def _lines(chunks: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of a text, whole and without newlines."""
-    held = ""
-    for chunk in chunks:
-        *whole, held = (held + chunk).split("\n")
-        yield from whole
-    if held:
-        yield held
 
 
 def _parse(line: str, number: int, moses: bool) -> list[str]:

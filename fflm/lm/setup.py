@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fflm.errors import FflmError
-from fflm.files import clear_errors, replacing_folder
+from fflm.files import clear_errors, locked_folder, replacing_folder
 from fflm.lm.model import CORPUS, read_config, train_command
 from fflm.text.corpus import Corpus, HeldOut, Share, TextSettings, VocabularyRule, tokenize
 from fflm.text.tokenizer import Tokenizer
@@ -23,7 +23,7 @@ def new_model(
     text: TextSettings,
     rule: VocabularyRule,
     *,
-    overwrite: bool,
+    check: Callable[[], None],
     valid: HeldOut | None,
     test: HeldOut | None,
     encoding: str,
@@ -41,35 +41,42 @@ def new_model(
         The model's folder.
     text, rule, valid, test, encoding, errors, processes, progress
         As `fflm.text.corpus.tokenize` takes them; without effect on a text that is tokenised already.
-    overwrite
-        Whether the folder may replace a model.
+    check
+        As `fflm.files.replacing_folder` takes it.
 
     Raises
     ------
     FflmError
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
-    check_free(path, overwrite)
     place = corpus_folder(inputs)
-    if place and path.resolve() in place.resolve().parents:
-        raise FflmError(f"{place} lies in {path}, which is to be replaced: choose another folder with -o")
     with clear_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_folder(path) as folder:
-        yield folder, Corpus.open(place) if place else tokenize(
-            inputs, folder / CORPUS, text, rule, valid, test,
-            encoding=encoding, errors=errors, processes=processes, progress=progress,
-        )  # fmt: skip
+    with replacing_folder(path, check) as folder:
+        if place is None:
+            corpus = tokenize(
+                inputs, folder / CORPUS, text, rule, valid, test,
+                encoding=encoding, errors=errors, processes=processes, progress=progress,
+            )  # fmt: skip
+        else:
+            if path.resolve() in place.resolve().parents:
+                raise FflmError(f"{place} lies in {path}, which is to be replaced: choose another folder with -o")
+            corpus = Corpus.open(place)
+            corpus.verify()
+        yield folder, corpus
 
 
 def check_free(path: Path, overwrite: bool) -> None:
-    """Raise FflmError if a model cannot be put at a path."""
+    """Raise an FflmError if a model cannot be put at a path: something is there that may not be replaced, or is in use."""
     if path.exists() and not (path / CONFIG).is_file():
         raise FflmError(f"{path} exists and is no model: choose another folder")
     if path.exists() and not overwrite:
         command = train_command(read_config(path).get("kind"))
         resume = f"`{command} --resume {path}` goes on with it, " if (path / CHECKPOINT).is_file() else ""
         raise FflmError(f"{path} exists: {resume}--overwrite replaces it, or choose another folder")
+    if path.exists():
+        with locked_folder(path):
+            pass
 
 
 def corpus_folder(inputs: Sequence[str | Path]) -> Path | None:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numba
 import numpy as np
 
 from fflm.backend.devices import check_precision, choose_device, device_backend
+from fflm.backend.launching import default_threads
 from fflm.errors import FflmError, did_you_mean
-from fflm.lm.model import read_run, save_config
+from fflm.lm.model import CORPUS, opening_run, save_config
 from fflm.lm.scoring import Score, part_score
-from fflm.lm.setup import FIVE_PERCENT, describe_corpus, new_model, take, text_settings
+from fflm.lm.setup import FIVE_PERCENT, check_free, describe_corpus, new_model, take, text_settings
 from fflm.lm.vectors import read_vectors
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -21,7 +21,7 @@ from fflm.network.parameters import Parameters
 from fflm.text.corpus import Corpus, HeldOut
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import CONFIG
-from fflm.training.loop import Examples, Losses, Trainer
+from fflm.training.loop import Losses, Trainer
 from fflm.training.run import Run, check_size
 from fflm.training.settings import LossName, TrainingSettings
 
@@ -120,15 +120,16 @@ def begin(
     text, rule = text_settings(fields)
     shape, settings, automatic = network_settings(fields)
     with new_model(
-        inputs, path, text, rule, overwrite=overwrite, valid=valid, test=test,
+        inputs, path, text, rule, check=lambda: check_free(path, overwrite), valid=valid, test=test,
         encoding=encoding, errors=errors, processes=processes, progress=progress,
     ) as (folder, corpus):  # fmt: skip
         config, settings = fit(shape, settings, automatic, corpus)
         embeddings = read_vectors(vectors, corpus.vocabulary, config.embedding) if vectors else None
-        TrainingRun.start(
+        run = TrainingRun.start(
             folder, corpus, config, settings, threads=threads, device=device, precision=precision, embeddings=embeddings
         )
-    return TrainingRun.resume(path)
+    run.move(path)
+    return run
 
 
 def network_settings(fields: dict[str, Any]) -> tuple[NetworkConfig, TrainingSettings, list[str]]:
@@ -211,7 +212,7 @@ class TrainingRun(Run):
         if embeddings is not None:
             self.vectors = parameters.take_embeddings(embeddings)
         chosen = choose_device(device)
-        network = Network(config, device_backend(chosen, precision))
+        network = Network(config, device_backend(chosen, precision, threads))
         trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings)
         super().__init__(path, trainer, corpus.fingerprint, parts.get("test"), threads, chosen)
 
@@ -253,7 +254,7 @@ class TrainingRun(Run):
             If the text is too short for the window, or the folder cannot be written.
         """
         check_length(corpus, config)
-        run = cls(path, corpus, config, settings, threads or numba.config.NUMBA_NUM_THREADS, device, precision, embeddings)
+        run = cls(path, corpus, config, settings, threads or default_threads(), device, precision, embeddings)
         about = {
             "training": settings.to_dict(),
             "threads": run.threads,
@@ -264,8 +265,7 @@ class TrainingRun(Run):
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         save_config(path, config, corpus.settings, corpus.vocabulary, about)
-        run._write("start", parameters=run.trainer.parameters.count, text=corpus.conditions)
-        run.save()
+        run._begin(text=corpus.conditions)
         return run
 
     @classmethod
@@ -287,27 +287,36 @@ class TrainingRun(Run):
         Raises
         ------
         FflmError
-            If there is no such run, its files are damaged, or the data is not what it began with.
+            If there is no such run, it is going on elsewhere, its files are damaged, or the data is not what it began with.
         """
-        about = read_run(path, "network")
-        try:
-            place, expected = path / about["corpus"]["path"], about["corpus"]["fingerprint"]
-            config = NetworkConfig.from_dict(about["network"])
-            settings = TrainingSettings.from_dict(about["training"])
-            threads = int(about["threads"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
-        if corpus is None:
-            corpus = Corpus.open(place)
-        corpus.verify()
-        if corpus.fingerprint != expected:
-            reason = _difference(path, corpus, about)
-            raise FflmError(f"{path} was trained on other data ({reason}): resume with the same, or train anew with --overwrite")
-        used = choose_device(device or about.get("device", "cpu"))
-        run = cls(path, corpus, config, settings, threads, used, about.get("precision", "fp32") if used == "cuda" else "fp32")
-        run.vectors = about.get("vectors", 0)
-        run._continue(about, epochs)
-        return run
+        with opening_run(path, "network") as about:
+            try:
+                place, expected = path / about["corpus"]["path"], about["corpus"]["fingerprint"]
+                config = NetworkConfig.from_dict(about["network"])
+                settings = TrainingSettings.from_dict(about["training"])
+                threads = int(about["threads"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
+            if corpus is None:
+                corpus = Corpus.open(place)
+            corpus.verify()
+            if corpus.fingerprint != expected:
+                reason = _difference(path, corpus, about)
+                raise FflmError(
+                    f"{path} was trained on other data ({reason}): resume with the same, or train anew with --overwrite"
+                )
+            used = choose_device(device or about.get("device", "cpu"))
+            precision = about.get("precision", "fp32") if used == "cuda" else "fp32"
+            run = cls(path, corpus, config, settings, threads, used, precision)
+            run.vectors = about.get("vectors", 0)
+            run._continue(about, epochs)
+            return run
+
+    def move(self, path: Path) -> None:
+        """Take note that the folder was renamed."""
+        if self.corpus.path == self.path / CORPUS:
+            self.corpus = dataclasses.replace(self.corpus, path=path / CORPUS)
+        super().move(path)
 
     def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:
         """Return the figures of a `Score`, as JSON values."""
@@ -317,11 +326,6 @@ class TrainingRun(Run):
         """Return the losses on a part of the corpus as a perplexity, with all that it means nothing without."""
         corpus = self.corpus
         return part_score(corpus.parts[name], corpus.vocabulary, corpus.settings, losses.total, losses.unknown)
-
-    def _smallest(self, config: NetworkConfig) -> tuple[NetworkConfig, Examples]:
-        config = dataclasses.replace(config, vocabulary=3, embedding=1, hidden=(1,) * len(config.hidden))
-        ids = np.zeros(config.context + 1, np.uint16)
-        return config, Windows(ids, config.context, padding=config.vocabulary)
 
 
 def _difference(path: Path, corpus: Corpus, about: dict[str, Any]) -> str:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, get_args
 
-import numba
 import numpy as np
 
 from fflm.backend.devices import check_precision, choose_device
+from fflm.backend.launching import default_threads
 from fflm.errors import FflmError, install
-from fflm.files import clear_errors, read_json, replacing_folder, write_json, write_text
+from fflm.files import clear_errors, locked_folder, read_json, replacing_folder, write_json, write_text
 from fflm.lm.setup import FIVE_PERCENT, describe_corpus, new_model, text_settings
 from fflm.lm.train import TrainingRun, check_length, fit, network_settings
 from fflm.network.config import NetworkConfig
@@ -199,8 +199,7 @@ def begin(
     _optuna()
     device = choose_device(device)
     check_precision(precision, device)
-    if path.exists():
-        raise FflmError(f"{path} exists: `fflm tune --resume {path}` goes on with it, -o names another")
+    _check_new(path)
     for name, part in space.items():
         if name not in searchable():
             raise FflmError(f"cannot search {name!r}: choose from {', '.join(searchable())}")
@@ -216,7 +215,7 @@ def begin(
     for values in ends:
         _configure(shape, settings, values)
     with new_model(
-        inputs, path, text, rule, overwrite=False, valid=valid, test=test,
+        inputs, path, text, rule, check=lambda: _check_new(path), valid=valid, test=test,
         encoding=encoding, errors=errors, processes=processes, progress=progress,
     ) as (folder, corpus):  # fmt: skip
         if "valid" not in corpus.parts:
@@ -230,7 +229,7 @@ def begin(
             "corpus": describe_corpus(corpus, folder),
             "network": config.to_dict(),
             "training": settings.to_dict(),
-            "threads": threads or numba.config.NUMBA_NUM_THREADS,
+            "threads": threads or default_threads(),
             "device": device,
             "precision": precision,
             "space": {name: dataclasses.asdict(part) for name, part in space.items()},
@@ -240,6 +239,19 @@ def begin(
         }
         write_json(folder / SEARCH, about)
     return Search.open(path)
+
+
+def _check_new(path: Path) -> None:
+    """Raise an FflmError if there is anything at a path."""
+    if path.exists():
+        raise FflmError(f"{path} exists: `fflm tune --resume {path}` goes on with it, -o names another")
+
+
+def _read_search(path: Path) -> Any:
+    """Read the description of the search in a folder."""
+    if not (path / SEARCH).is_file():
+        raise FflmError(f"{path} is no search: begin one with `fflm tune`, or name another folder")
+    return read_json(path / SEARCH)
 
 
 def _configure(
@@ -253,7 +265,7 @@ def _configure(
 
 
 class Search:
-    """A search and its folder. Made by `begin` or `open`; consume `events`.
+    """A search and its folder. Made by `begin`, `resume` or `open`; consume `events`.
 
     Attributes
     ----------
@@ -277,6 +289,7 @@ class Search:
         self.corpus = corpus
         self.run: TrainingRun | None = None
         self.save_seconds: float | None = None
+        self._check_place: Callable[[], None]  # while the folder is locked
         self.config = NetworkConfig.from_dict(about["network"])
         self.settings = TrainingSettings.from_dict(about["training"])
         self.threads = int(about["threads"])
@@ -293,15 +306,8 @@ class Search:
         self._study = self._open_study()
 
     @classmethod
-    def open(cls, path: Path, *, trials: int | None = None) -> Self:
-        """Open a search to go on with it, or to look at it.
-
-        Parameters
-        ----------
-        path
-            Its folder.
-        trials
-            A new number of trials.
+    def open(cls, path: Path) -> Self:
+        """Open the search in a folder to look at it.
 
         Raises
         ------
@@ -309,21 +315,35 @@ class Search:
             If it is none, its files are damaged, or the data is not what it began with.
         """
         _optuna()
-        if not (path / SEARCH).is_file():
-            raise FflmError(f"{path} is no search: begin one with `fflm tune`, or name another folder")
-        about = read_json(path / SEARCH)
+        about = _read_search(path)
         try:
             if about["format"] != FORMAT or about["version"] != VERSION:
                 raise FflmError(f"{path} is a search of another version of fflm: go on with that, or search anew")
             corpus = Corpus.open(path / about["corpus"]["path"])
             if corpus.fingerprint != about["corpus"]["fingerprint"]:
                 raise FflmError(f"{path} was begun on other data than {corpus.path} holds now: restore that, or search anew")
-            if trials is not None and trials != about["trials"]:
-                about["trials"] = trials
-                write_json(path / SEARCH, about)
             return cls(path, corpus, about)
         except (KeyError, TypeError, ValueError) as error:
             raise FflmError(f"{path / SEARCH} is damaged ({error}): restore it from a copy, or search anew") from error
+
+    @classmethod
+    def resume(cls, path: Path, *, trials: int | None = None) -> Self:
+        """Open the search in a folder to go on with it, perhaps with a new number of trials.
+
+        Raises
+        ------
+        FflmError
+            As `open`, or if the search is going on elsewhere.
+        """
+        _read_search(path)
+        with locked_folder(path):
+            search = cls.open(path)
+            search.corpus.verify()
+            about = _read_search(path)
+            if trials in (None, about["trials"]):
+                return search
+            write_json(path / SEARCH, {**about, "trials": trials})
+            return cls.open(path)
 
     @property
     def trials(self) -> list[Trial]:
@@ -351,10 +371,10 @@ class Search:
         Raises
         ------
         FflmError
-            If a file cannot be written.
+            If a file cannot be written, or the search is going on elsewhere.
         """
-        self._tidy()
-        with self._clear_errors():
+        with locked_folder(self.path) as self._check_place, self._clear_errors():
+            self._tidy()
             yield from self._events()
 
     def _events(self) -> Iterator[TrainingRun | Event | Trial]:
@@ -366,23 +386,24 @@ class Search:
                 yield self._end(frozen, "refused", str(error))
                 continue
             run = self.run = self._start(self._trial(frozen))
-            yield run
             state, reason = "complete", ""
-            try:
-                if self._hopeless(frozen):  # it was interrupted between an evaluation and this question
-                    state = "pruned"
-                else:
-                    for event in run.events():
-                        yield event
-                        if isinstance(event, Finished):
-                            break  # before the test text is looked at
-                        if isinstance(event, Evaluation) and self._hopeless(frozen):
-                            state = "pruned"
-                            break
-            except FflmError as error:
-                if not isinstance(error.__cause__, DivergedError):
-                    raise
-                state, reason = "diverged", str(error)
+            with run.locked():
+                yield run
+                try:
+                    if self._hopeless(frozen):  # it was interrupted between an evaluation and this question
+                        state = "pruned"
+                    else:
+                        for event in run.events():
+                            yield event
+                            if isinstance(event, Finished):
+                                break  # before the test text is looked at
+                            if isinstance(event, Evaluation) and self._hopeless(frozen):
+                                state = "pruned"
+                                break
+                except FflmError as error:
+                    if not isinstance(error.__cause__, DivergedError):
+                        raise
+                    state, reason = "diverged", str(error)
             yield self._end(frozen, state, reason or run.trainer.state.finished)
 
     def save(self) -> None:
@@ -417,6 +438,7 @@ class Search:
 
     def _next(self) -> Any:
         """Return the trial that was interrupted, or a new one, or None when all are done; one of Optuna's."""
+        self._check_place()
         trials = self._study.trials
         running = [frozen for frozen in trials if not frozen.state.is_finished()]
         if not running and len(trials) < self.limit:
@@ -460,14 +482,16 @@ class Search:
     def _start(self, trial: Trial) -> TrainingRun:
         """Begin the run of a trial, or go on with it."""
         path = self.folder(trial)
-        if not path.exists():
+        if path.exists():
+            run = TrainingRun.resume(path, self.corpus)
+        else:
             with replacing_folder(path) as folder:
                 config, settings = self.configure(trial.values)
-                TrainingRun.start(
+                run = TrainingRun.start(
                     folder, self.corpus, config, settings,
                     threads=self.threads, device=self.device, precision=self.precision,
                 )  # fmt: skip
-        run = TrainingRun.resume(path, self.corpus)
+            run.move(path)
         if self.save_seconds is not None:
             run.save_seconds = self.save_seconds
         return run

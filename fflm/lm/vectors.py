@@ -1,6 +1,11 @@
 """The embeddings as word vectors: exchange in word2vec's text format, neighbours and analogies."""
 
-from collections.abc import Sequence
+import itertools
+import string
+import warnings
+from codecs import BOM_UTF8
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -8,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from fflm.errors import FflmError
+from fflm.errors import FflmError, FflmWarning
 from fflm.lm.generation import largest
 from fflm.text.reading import open_bytes, readable
 from fflm.text.tokenizer import Tokenizer
@@ -16,6 +21,9 @@ from fflm.text.vocabulary import END, START, UNKNOWN, Vocabulary
 
 TOP = 10
 """Words that are shown, by default."""
+
+_FORMATS = "give a text file of vectors, as word2vec (not its binary format), GloVe and fastText write it"
+_HOPELESS = 1000  # more lines to skip than others, and a file is not read to its end
 
 
 @dataclass(frozen=True)
@@ -76,14 +84,14 @@ class Vectors:
         Returns
         -------
         list of str
-            The words that the format cannot hold and that were left out: those with white space.
+            The words that the format cannot hold and that were left out: those with a space or other white space of ASCII.
         """
         names = [*self.vocabulary.words, START]
-        rows = [row for row, name in enumerate(names) if not any(map(str.isspace, name))]
-        file.write(f"{len(rows)} {self.array.shape[1]}\n")
-        for row in rows:
-            file.write(f"{names[row]} {' '.join(f'{number:.9g}' for number in self.array[row].tolist())}\n")
-        return [name for name in names if any(map(str.isspace, name))]
+        fits = [set(string.whitespace).isdisjoint(name) for name in names]
+        file.write(f"{sum(fits)} {self.array.shape[1]}\n")
+        for name, vector in itertools.compress(zip(names, self.array, strict=True), fits):
+            file.write(f"{name} {' '.join(f'{number:.9g}' for number in vector.tolist())}\n")
+        return [name for name, fit in zip(names, fits, strict=True) if not fit]
 
     def _id(self, word: str) -> int:
         word = self.tokenizer.normalize(word)
@@ -113,13 +121,16 @@ class Vectors:
 
 
 def read_vectors(path: Path, vocabulary: Vocabulary, size: int) -> npt.NDArray[np.float32]:
-    """Read the vectors of a vocabulary's words from a file in word2vec's text format.
+    """Read the vectors of a vocabulary's words from a text file as word2vec, GloVe and fastText write it.
+
+    Such files often have a few odd lines: words with a space (GloVe), words cut in the middle of a character (word2vec), blank
+    lines. Lines that do not hold a word and a vector are skipped, as are repetitions of a word.
 
     Parameters
     ----------
     path
         UTF-8, unpacked if its name ends in .gz; a line "number-of-words size", which GloVe's files lack, then a line
-        "word number number ..." a word.
+        "word number number ..." a word, separated by spaces or tabs.
     vocabulary
         Whose words to read; the symbols are known by their names.
     size
@@ -130,62 +141,109 @@ def read_vectors(path: Path, vocabulary: Vocabulary, size: int) -> npt.NDArray[n
     numpy.ndarray
         (V + 1, m), NaN in the rows of words that the file does not hold.
 
+    Warns
+    -----
+    FflmWarning
+        If lines were skipped, or the first line announces something else than there is.
+
     Raises
     ------
     FflmError
-        If the file cannot be read, is of another format or size, or knows none of the words.
+        If the file cannot be read, most of its lines hold no vector of this size, or it knows none of the words.
     """
     rows = {word: row for row, word in enumerate([*vocabulary.words, START])}
     array = np.full((len(rows), size), np.nan, np.float32)
-    announced, number = None, 0
-    with readable(str(path)), open_bytes(path) as file:
-        for number, line in enumerate(file, 1):
-            try:
-                word, *numbers = line.decode("utf-8").rstrip("\r\n ").split(" ")
-            except UnicodeDecodeError as error:
-                raise FflmError(f"{path}, line {number} is not UTF-8: give vectors in word2vec's text format") from error
-            if number == 1 and len(numbers) == 1 and word.isdecimal() and numbers[0].isdecimal():
-                announced = int(word)
-                _check_size(path, number, int(numbers[0]), size)
-                continue
-            _check_size(path, number, len(numbers), size)
-            if word in rows:
-                array[rows[word]] = _parse(path, number, numbers)
-    if announced is not None and announced != number - 1:
-        raise FflmError(
-            f"{path} has {number - 1} vectors, not {announced} as its first line says: it is incomplete, fetch it again"
-        )
+    announced: tuple[int, int] | None = None
+    lines = words = 0
+    faults: list[tuple[int, str]] = []
+    for number, fields in _lines(path):
+        if number == 1 and (header := _header(fields)):
+            announced = header
+            continue
+        lines += 1
+        words += bool(fields)
+        if fault := _take(fields, rows, array):
+            faults.append((number, fault))
+            if 2 * len(faults) > lines + _HOPELESS:
+                break
+    if 2 * len(faults) > lines or not lines:
+        found = vector_size(path)
+        if found != size:
+            raise FflmError(f"{path} has vectors of {found} numbers, not {size}: set the embedding size to {found}")
+        line, fault = faults[0]
+        raise FflmError(f"{path} holds no vector in {len(faults):,} of {lines:,} lines (line {line:,} {fault}): {_FORMATS}")
     if np.isnan(array[1 + vocabulary.ends : -1]).all():
         raise FflmError(f"{path} has none of the vocabulary's words, {UNKNOWN} and {END} aside: give vectors of this language")
+    messages = []
+    if faults:
+        line, fault = faults[0]
+        were = "line was" if len(faults) == 1 else "lines were"
+        messages.append(f"{len(faults):,} {were} skipped (line {line:,} {fault})")
+    if announced and announced != (words, size):
+        counts = "{:,} vectors of {} numbers, but there are {:,} of {}".format(*announced, words, size)
+        messages.append(f"the first line announces {counts}, so the file may be incomplete")
+    if messages:
+        warnings.warn(f"{path}: {'; '.join(messages)}", FflmWarning, stacklevel=2)
     return array
 
 
 def vector_size(path: Path) -> int:
-    """Return how many numbers a vector has in a file in word2vec's text format.
+    """Return how many numbers a vector has in a file that `read_vectors` reads: what most of the first lines have.
 
     Raises
     ------
     FflmError
-        If the file cannot be read.
+        If the file cannot be read, or has no vectors.
     """
+    sizes: Counter[int] = Counter()
+    for number, fields in itertools.islice(_lines(path), _HOPELESS):
+        if len(fields) > 1 and not (number == 1 and _header(fields)) and _numbers(fields[1:]) is not None:
+            sizes[len(fields) - 1] += 1
+    if not sizes:
+        raise FflmError(f"{path} has no vectors: {_FORMATS}")
+    return sizes.most_common(1)[0][0]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield the numbers of a file's lines and their fields."""
     with readable(str(path)), open_bytes(path) as file:
-        numbers = file.readline().rstrip(b"\r\n ").split(b" ")[1:]
-    return int(numbers[0]) if len(numbers) == 1 and numbers[0].isdigit() else len(numbers)
+        for number, line in enumerate(file, 1):
+            yield number, (line.removeprefix(BOM_UTF8) if number == 1 else line).split()
 
 
-def _check_size(path: Path, line: int, found: int, size: int) -> None:
-    if found != size:
-        raise FflmError(
-            f"{path}, line {line} is for vectors of {found} numbers, not {size}: give the same embedding size to both"
-        )
+def _header(fields: Sequence[bytes]) -> tuple[int, int] | None:
+    """Return the number of words and the size of vectors if a first line says them."""
+    numbers = len(fields) == 2 and all(field.isdigit() and len(field) < 19 for field in fields)
+    return (int(fields[0]), int(fields[1])) if numbers else None
 
 
-def _parse(path: Path, line: int, numbers: Sequence[str]) -> npt.NDArray[np.float32]:
+def _take(fields: Sequence[bytes], rows: Mapping[str, int], array: npt.NDArray[np.float32]) -> str:
+    """Put the vector of a line into its word's row, if it has one; return what is wrong with the line, or nothing."""
+    if not fields:
+        return "is blank"
+    if len(fields) != 1 + array.shape[1]:
+        return f"has {len(fields) - 1:,} numbers, not {array.shape[1]}"
+    try:
+        row = rows.get(fields[0].decode("utf-8"))
+    except UnicodeDecodeError:
+        return "is not UTF-8"
+    if row is None:
+        return ""
+    vector = _numbers(fields[1:])
+    if vector is None:
+        return "has something else than numbers"
+    if not np.isfinite(vector).all():
+        return "has a number that is not finite"
+    if not np.isnan(array[row, 0]):
+        return "repeats a word"
+    array[row] = vector
+    return ""
+
+
+def _numbers(fields: Sequence[bytes]) -> npt.NDArray[np.float32] | None:
+    """Return fields as numbers, or None if they are something else."""
     try:
         with np.errstate(over="ignore"):
-            vector = np.array(numbers, np.float64).astype(np.float32)
-    except ValueError as error:
-        raise FflmError(f"{path}, line {line} has something else than numbers ({error}): mend or remove it") from error
-    if not np.isfinite(vector).all():
-        raise FflmError(f"{path}, line {line} has a number that is not finite: mend or remove it")
-    return vector
+            return np.fromiter(map(float, fields), np.float64, len(fields)).astype(np.float32)
+    except ValueError:
+        return None

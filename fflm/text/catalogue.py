@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fflm.errors import FflmError, did_you_mean
-from fflm.files import clear_errors
+from fflm.files import clear_errors, locked_folder, put_folder
 
 # `identity`, because the bytes on the wire are then those that Content-Length counts and progress reports.
 _HEADERS = {"User-Agent": "fflm", "Accept-Encoding": "identity"}
@@ -128,8 +128,8 @@ def find(name: str) -> Entry:
 def fetch(entry: Entry, folder: Path, progress: Callable[[int], object] = lambda done: None) -> list[Path]:
     """Put a corpus into the new folder ``folder / entry.name``: download, verify, unpack; or copy.
 
-    All of it happens under a temporary name beside the target, which is renamed at the very end and removed
-    if anything goes wrong. What a killed run has left under that name is removed by the next.
+    All of it happens in a folder beside the target, which is locked meanwhile and removed at the end. What a killed process
+    has left there is removed by the next.
 
     Parameters
     ----------
@@ -148,25 +148,32 @@ def fetch(entry: Entry, folder: Path, progress: Callable[[int], object] = lambda
     Raises
     ------
     FflmError
-        If the target exists, no address delivers the file with its checksum, or it cannot be written.
+        If the target exists, another process is fetching it, no address delivers the file with its checksum, or it cannot be
+        written.
     """
-    target, temporary = folder / entry.name, folder / f".{entry.name}.part"
-    with clear_errors(f"write {target}"):
+    target, part = folder / entry.name, folder / f".{entry.name}.part"
+
+    def check() -> None:
         if target.exists():
             raise FflmError(f"{target} exists already: use it, remove it, or choose another folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            temporary.mkdir()
-            if entry.bundled:
-                shutil.copyfile(bundled() / entry.bundled, temporary / entry.bundled)
-            before = 0
-            for download in entry.downloads:
-                _fetch(download, temporary, _Count(progress, before, download.size))
-                before += download.size
-            temporary.rename(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+
+    check()
+    with clear_errors(f"write {target}"):
+        part.mkdir(parents=True, exist_ok=True)
+        with locked_folder(part, "downloading to"):
+            temporary = part / "new"
+            try:
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir()
+                if entry.bundled:
+                    shutil.copyfile(bundled() / entry.bundled, temporary / entry.bundled)
+                before = 0
+                for download in entry.downloads:
+                    _fetch(download, temporary, _Count(progress, before, download.size))
+                    before += download.size
+                put_folder(temporary, target, check)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
     return sorted(target.iterdir())
 
 

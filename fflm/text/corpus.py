@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from fflm.errors import FflmError
 from fflm.files import clear_errors, read_json, replacing_folder, write_json
+from fflm.processors import usable_processors
 from fflm.text.numbering import Numbering, Numbers
 from fflm.text.reading import read_chunks
 from fflm.text.tokenizer import LINE_END, Tokenizer
@@ -390,15 +391,15 @@ def tokenize(
     overwrite
         Whether to replace a corpus that exists.
     processes
-        Worker processes, by default one a core; a text that takes a few seconds needs none. They are spawned, so a script
-        that calls this needs the usual ``if __name__ == "__main__"``.
+        Worker processes, by default one for each processor that this process may use; a text that takes a few seconds needs
+        none. They are spawned, so a script that calls this needs the usual ``if __name__ == "__main__"``.
     progress
         Is called with the number of characters of each chunk that was tokenised.
 
     Raises
     ------
     FflmError
-        If the text cannot be read, is empty or too short for its parts, or the folder cannot be written.
+        If the text cannot be read, has no words or is too short for its parts, or the folder cannot be written.
     """
     texts = {"train": sources}
     cuts: dict[str, Share | Count] = {}
@@ -408,16 +409,18 @@ def tokenize(
         elif held_out:
             texts[name] = held_out
     words = None if rule.words is None else [settings.tokenizer.normalize(word) for word in read_words(rule.words)]
-    workers = processes or os.cpu_count() or 1
-    with _new_folder(out, overwrite) as (work, folder):
+    workers = processes or usable_processors()
+    with replacing_folder(out, lambda: _check_free(out, overwrite)) as folder:
+        work = folder.parent
         numbering = Numbering(settings.tokenizer)
         passes = {}
         with (work / "provisional").open("wb") as file:
             for name, paths in texts.items():
                 chunks = _numbered(read_chunks(paths, encoding, errors), settings, numbering, workers)
                 passes[name] = _first_pass(chunks, file, progress)
-                if not passes[name].tokens:
-                    raise FflmError(f"no tokens in {', '.join(map(str, paths))}: give a text that is not empty")
+                if not passes[name].tokens or len(numbering) == 1:  # the one token is the line end
+                    files = ", ".join("standard input" if str(path) == "-" else str(path) for path in paths)
+                    raise FflmError(f"there are no words in {files}: give a text that is not empty or blank")
         parts = _cut(passes.pop("train"), cuts, 0 if settings.mode == "sentence" else None)
         parts = {name: run for name in PARTS if (run := (parts | passes).get(name))}
         types = numbering.types()
@@ -436,15 +439,12 @@ def tokenize(
     return Corpus.open(out)
 
 
-@contextlib.contextmanager
-def _new_folder(out: Path, overwrite: bool) -> Iterator[tuple[Path, Path]]:
-    """Yield a temporary folder and one inside it that becomes ``out`` when the block succeeds."""
+def _check_free(out: Path, overwrite: bool) -> None:
+    """Raise an FflmError if a corpus cannot be put at a path."""
     if out.exists() and not overwrite:
         raise FflmError(f"{out} exists: choose another folder, or allow overwriting with --overwrite")
     if out.exists() and not (out / "corpus.json").is_file():
         raise FflmError(f"{out} exists and is no tokenised corpus: choose another folder")
-    with replacing_folder(out) as folder:
-        yield folder.parent, folder
 
 
 def _numbered(
@@ -594,6 +594,10 @@ def _vocabulary(
     counts = {type_: count for type_, count in zip(types, totals.tolist(), strict=True) if count}
     source = " and ".join(", ".join(counted).rsplit(", ", 1))
     if words is not None:
+        if not any(word in counts for word in words):
+            raise FflmError(
+                f"none of the words in {rule.words} is in {source}: give the words of this text, spelled as it has them"
+            )
         return Vocabulary.from_words(words, counts, ends=settings.ends, source=source)
     return Vocabulary.from_counts(counts, ends=settings.ends, min_count=rule.min_count, max_size=rule.max_size, source=source)
 
@@ -613,6 +617,8 @@ def _write_part(path: Path, run: _Run, table: npt.NDArray[np.unsignedinteger], e
             ends += int(np.count_nonzero(ids == end)) if end is not None else 0
         file.flush()
         os.fsync(file.fileno())
+    if ends == run.tokens:
+        raise FflmError(f"the {path.stem} text has only line ends, no words: hold out more, or give another text")
     return {
         "tokens": run.tokens,
         "unknown": unknown,

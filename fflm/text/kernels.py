@@ -3,6 +3,8 @@
 import numpy as np
 from numba import njit
 
+from fflm.compiling import compiled
+
 SPACE, NEWLINE = 32, 10
 
 BEYOND = 8
@@ -14,7 +16,7 @@ _LONG = np.uint64(255) << _TOP
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd and irregular: 2^64 over the golden ratio
 
 
-@njit(cache=True)
+@compiled()
 def number_pieces(text, begin, end, known, distinct, starts, keys, table, pieces):
     """Cut a text at spaces and newlines and number its pieces, new ones as they come; a newline is the piece 0.
 
@@ -68,7 +70,7 @@ def number_pieces(text, begin, end, known, distinct, starts, keys, table, pieces
     return count, known, end
 
 
-@njit(cache=True)
+@compiled()
 def larger(keys, table):
     """Return the keys and pieces of `number_pieces` in twice as many slots."""
     new_keys, new_table = np.zeros(2 * len(keys), np.uint64), np.zeros(2 * len(table), np.int32)
@@ -113,7 +115,7 @@ def _same(text, distinct, starts, piece):
     return same
 
 
-@njit(cache=True)
+@compiled()
 def tokens_of(pieces, starts, tokens):
     """Exchange pieces for their tokens.
 

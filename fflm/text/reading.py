@@ -63,6 +63,19 @@ def read_chunks(
         yield from _cut(pieces, size)
 
 
+def whole_lines(chunks: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of a text that comes in chunks, without their newlines; a line that was cut is joined again."""
+    held: list[str] = []
+    for chunk in chunks:
+        first, *others = chunk.split("\n")
+        held.append(first)
+        for line in others:
+            yield "".join(held)
+            held = [line]
+    if any(held):
+        yield "".join(held)
+
+
 def _open_all(sources: Sequence[str | Path]) -> Iterator[tuple[str, IO[bytes]]]:
     for source in sources:
         if str(source) == "-":

@@ -90,7 +90,11 @@ class Vocabulary:
         """
         frequent = [word for word, count in counts.items() if count >= min_count and _is_word(word)]
         if not frequent:
-            raise FflmError(f"no word is seen {min_count} times in {source}: lower the minimum count")
+            most = max((count for word, count in counts.items() if _is_word(word)), default=0)
+            if not most:
+                raise FflmError(f"there are no words in {source}, only line ends or symbols such as {UNKNOWN}: give other text")
+            reason = f"no word is seen {min_count} times in {source}, the most frequent one {most} times"
+            raise FflmError(f"{reason}: lower the minimum count (--min-count), or give more text")
         rule = f"words seen at least {min_count} times in {source}" if min_count > 1 else f"words in {source}"
         if max_size is not None and len(frequent) + 1 + ends > max_size:
             frequent = _by_count(frequent, counts)[: max_size - 1 - ends]

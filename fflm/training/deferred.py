@@ -72,6 +72,7 @@ class DeferredSteps:
     def step(self, rate: float, subset: Subset | None) -> None:
         """Take note of a step at a learning rate with the rows of a subset, or with all, that had nothing to get."""
         shrink = rate * self._settings.weight_decay if self._settings.decoupled else 0.0
-        self._due += 1, -np.log1p(-shrink)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a rate this large makes the weights NaN, which the loop reports
+            self._due += 1, -np.log1p(-shrink)
         for name, done in self.done.items():
             done[slice(None) if subset is None else subset.rows[name]] = self._due

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from fflm.backend.protocol import Array
+from fflm.clock import running_time
 from fflm.errors import FflmError
 from fflm.network.feedforward import Network
 from fflm.network.output import Objective
@@ -29,7 +29,10 @@ UNKNOWN = 0
 """The id of all words outside the vocabulary."""
 
 USELESS = 700.0
-"""Nats a word whose perplexity is hardly a number any more."""
+"""Nats that no decision costs by mistake: a word at this loss has a perplexity that is hardly a number any more."""
+
+MEAN_STEPS = 100
+"""Batches over which `State.loss_mean` averages, and before which nothing is concluded from it."""
 
 
 class Examples(Protocol):
@@ -58,7 +61,9 @@ class State:
     loss_sum: float = 0.0  # nats, since the last evaluation
     loss_words: int = 0  # words they are summed over
     loss_exact: bool = True  # whether all of them are of the exact loss
-    loss_mean: float = 0.0  # moving average of the batches' mean loss, nats a word
+    loss_mean: float = 0.0  # moving average of the batches' mean loss
+    mean_exact: bool = True  # whether that is the exact loss; where another loss begins, the average begins again
+    mean_steps: int = 0  # batches since then
     rate_factor: float = 1.0  # halved on plateaus and after divergence
     best: float = math.inf  # lowest validation loss, nats a word
     bad: int = 0  # evaluations since then
@@ -209,14 +214,14 @@ class Trainer:
         while not state.finished:
             positions = shuffled(len(self.train), settings.batch_size, settings.seed, state.epoch, state.batch)
             batches = (self._prepare(each, step) for step, each in enumerate(positions, state.step))
-            started = time.perf_counter()
+            started = running_time()
             batch = next(batches, None)
             while batch:
                 rate = self.rate
                 losses = self._launch(batch, rate)
                 upcoming = next(batches, None)  # the host's part of the next step, while the device is at work on this one
                 loss = self._finish(batch, losses)
-                state.seconds += time.perf_counter() - started
+                state.seconds += running_time() - started
                 words = min(state.batch * settings.batch_size, len(self.train))
                 ended = state.batch == self.batches
                 if ended:
@@ -227,7 +232,7 @@ class Trainer:
                         break
                 else:
                     yield Step(state.step, state.epoch + 1, words, loss, batch.exact, rate)
-                batch, started = upcoming, time.perf_counter()
+                batch, started = upcoming, running_time()
         yield Finished(state.step, state.finished)
 
     def _prepare(self, positions: Array, step: int) -> _Batch:
@@ -274,7 +279,7 @@ class Trainer:
         """Wait for an update and take note of it; return the batch's mean loss."""
         state, backend, words = self.state, self.network.backend, len(batch.targets)
         total = float(backend.download(losses).sum(dtype=np.float64))
-        self._check(total / words)
+        self._check(total / words, batch.exact)
         if not math.isfinite(backend.download(self._scale)[0]):
             raise DivergedError(f"the gradient is not finite at step {state.step + 1}")
         state.step += 1
@@ -296,19 +301,36 @@ class Trainer:
         offsets = sample.log_chances.astype(dtype)
         return Objective(settings.smoothing, settings.self_normalise, offsets=offsets), sample.words
 
-    def _check(self, loss: float) -> None:
+    def _check(self, loss: float, exact: bool) -> None:
         """Take note of a batch's mean loss; raise a DivergedError if it is beyond hope."""
         state, step, config = self.state, self.state.step + 1, self.network.config
-        if not loss < (USELESS if config.output == "softmax" else math.inf):
-            unit = " nats a word" if config.outputs is None else ""
+        decisions, blind = self._yardstick(exact)
+        if not loss < USELESS * decisions:
+            unit = " nats a word" if config.outputs is None and decisions == 1 else ""
             raise DivergedError(f"the loss is {loss:.3g}{unit} at step {step}")
-        state.loss_mean += (loss - state.loss_mean) / min(step, 100)
-        if config.output != "softmax":  # there is no guessing blindly
-            return
-        uniform = math.log(config.classes)
-        if step > 100 and state.loss_mean > 2 * uniform + 1:
-            blind = f"(guessing blindly costs {uniform:.1f})"
-            raise DivergedError(f"the loss has exploded to {state.loss_mean:.1f} nats at step {step} {blind}")
+        if exact != state.mean_exact:
+            state.mean_exact, state.mean_steps = exact, 0
+        state.mean_steps += 1
+        state.loss_mean += (loss - state.loss_mean) / min(state.mean_steps, MEAN_STEPS)
+        if state.mean_steps > MEAN_STEPS and state.loss_mean > 2 * blind + 1:
+            cost = f"(guessing blindly costs {blind:.1f})"
+            raise DivergedError(f"the loss has exploded to {state.loss_mean:.1f} nats at step {step} {cost}")
+
+    def _yardstick(self, exact: bool) -> tuple[float, float]:
+        """Return how many decisions a loss sums up, and what it is for a network that does not look at contexts, in nats.
+
+        A softmax makes one decision, and gives all words the same probability at a cost of log V; the correction for a sample
+        makes it cost no more than that. Noise-contrastive estimation tells a word from k draws by 1 + k decisions. To a network
+        that knows no more than how frequent the words are, each of the 1 + k is as likely the word as any other, which costs
+        log(1 + k) for the word and log((1 + k) / k) for each draw, whatever the size of the vocabulary. Nothing is known of the
+        losses of single units.
+        """
+        if self.network.config.output != "softmax":
+            return math.inf, math.inf
+        if exact or self.settings.loss != "nce":
+            return 1, math.log(self.network.config.classes)
+        k = self.settings.samples
+        return 1 + k, math.log1p(k) + k * math.log1p(1 / k)
 
     def _evaluate(self, rate: float) -> Evaluation:
         """Evaluate on the validation text and note whether it is the best so far."""

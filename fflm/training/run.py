@@ -1,20 +1,19 @@
 """A training run in a folder: logged and saved as it goes, resumed where it stopped."""
 
+import contextlib
 import dataclasses
 import math
+import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numba
-
 from fflm.errors import FflmError
-from fflm.files import clear_errors, read_json, write_json
+from fflm.files import clear_errors, locked_folder, read_json, write_json
 from fflm.network.config import NetworkConfig
-from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters, shapes
 from fflm.training.checkpoints import (
     CHECKPOINT,
@@ -94,17 +93,29 @@ class Run(ABC):
         self.valid: dict[str, Any] | None = None
         self._test = test
         self._saved = time.monotonic()
+        self._process: int | None = None  # that has the folder locked for this run
+        self._check_place: Callable[[], None]  # while it is locked
+        self._known: list[int | None] = []  # when the files were written that this run has written last, or read
 
     @abstractmethod
     def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:
         """Return the figures of the part ``name``, of losses and weights on the device, as JSON values."""
 
-    @abstractmethod
-    def _smallest(self, config: NetworkConfig) -> tuple[NetworkConfig, Examples]:
-        """Return the smallest network that uses the same kernels, and an example for it."""
+    def move(self, path: Path) -> None:
+        """Take note that the folder was renamed."""
+        self.path = path
+
+    def _begin(self, **fields: Any) -> None:
+        """Write the first line of the log and the first checkpoint, into a new folder that has nothing but a config.json."""
+        self._write("start", parameters=self.trainer.parameters.count, **fields)
+        self._save()
+        self._known = self._times()
 
     def _continue(self, about: dict[str, Any], epochs: int | None) -> None:
-        """Go on from the folder's checkpoint, with a new number of epochs if one is given; ``about`` is its config.json."""
+        """Go on from the folder's checkpoint, with a new number of epochs if one is given; ``about`` is its config.json.
+
+        The folder is locked.
+        """
         if self.device != about.get("device", "cpu"):
             write_json(self.path / CONFIG, {**about, "device": self.device})
         load_checkpoint(self.path / CHECKPOINT, self.trainer, self.fingerprint)
@@ -114,6 +125,7 @@ class Run(ABC):
         with clear_errors(f"write {self.path}"):
             for leftover in self.path.glob(".*.tmp"):  # what a kill left of a file that was being written
                 leftover.unlink()
+        self._known = self._times()
 
     def _extend(self, epochs: int) -> None:
         """Change the number of epochs of a run."""
@@ -132,43 +144,68 @@ class Run(ABC):
         _, figures = load_arrays(self.path / WEIGHTS)
         return dict(figures)
 
-    def prepare(self) -> None:
-        """Make a step and an evaluation of the smallest network of this kind, so that kernels are compiled.
-
-        All but the GPU's for parts of products, which so small a network has not.
-        """
-        self._set_threads()
-        config, examples = self._smallest(self.trainer.network.config)
-        settings = dataclasses.replace(self.trainer.settings, epochs=1, batch_size=len(examples), rate=1e-9, weight_decay=0.0)
-        if settings.loss != "exact":  # two steps, the second of them exact if any is; the first leaves a word out
-            settings = dataclasses.replace(settings, epochs=2, samples=1, exact_end=0.5 if settings.exact_end else 0.0)
-        parameters = Parameters.random(config, 0, self.trainer.parameters.dtype)
-        network = Network(config, self.trainer.network.backend)
-        for _ in Trainer(network, parameters, examples, examples, settings).run():
-            pass
-
     def events(self) -> Iterator[Event]:
         """Train to the end, logging and saving; stop consuming at any event and call `save` to interrupt.
 
         Raises
         ------
         FflmError
-            If training diverges again and again, or a file cannot be written.
+            If training diverges again and again, a file cannot be written, or another run has gone on in the folder.
         """
-        self._set_threads()
-        while True:
-            try:
-                for event in self.trainer.run():
-                    self._keep(event)
-                    yield event
-                if self._test is not None:
-                    yield self._evaluate_test(self._test)
-                return
-            except DivergedError as error:
-                yield self._roll_back(error)
+        with self.locked():
+            while True:
+                try:
+                    for event in self.trainer.run():
+                        self._keep(event)
+                        yield event
+                    if self._test is not None:
+                        yield self._evaluate_test(self._test)
+                    return
+                except DivergedError as error:
+                    yield self._roll_back(error)
 
     def save(self) -> None:
-        """Write the checkpoint to go on from; before the first evaluation also the weights, to use meanwhile."""
+        """Write the checkpoint to go on from; before the first evaluation also the weights, to use meanwhile.
+
+        Raises
+        ------
+        FflmError
+            If a file cannot be written, or another run has gone on in the folder.
+        """
+        with self.locked():
+            self._save()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out of the folder inside the block. `events` and `save` do that, too, and may be used inside.
+
+        Raises
+        ------
+        FflmError
+            If another run is going on in the folder, or has changed it since this one was there; or if it was moved or replaced.
+        """
+        if self._process == os.getpid():
+            self._check_place()
+            yield
+            return
+        with locked_folder(self.path) as self._check_place:
+            if self._times() != self._known:
+                raise FflmError(f"{self.path} has been changed by another run: resume it from there")
+            self._process = os.getpid()
+            try:
+                yield
+            finally:
+                self._process = None
+                with contextlib.suppress(FflmError):  # what is at the path now may be another run's
+                    self._check_place()
+                    self._known = self._times()
+
+    def _times(self) -> list[int | None]:
+        """Return when the files were written that another run would change."""
+        paths = [self.path / name for name in (CONFIG, CHECKPOINT)]
+        return [path.stat().st_mtime_ns if path.exists() else None for path in paths]
+
+    def _save(self) -> None:
         state = self.trainer.state
         if 0 < state.words == state.loss_words:
             self._save_weights({"step": state.step, "epoch": self._epochs(state.words)})
@@ -178,14 +215,13 @@ class Run(ABC):
     def _save_weights(self, figures: dict[str, Any]) -> None:
         save_weights(self.path, self.trainer.parameters.mapped(self.trainer.network.backend.download), figures)
 
-    def _set_threads(self) -> None:
-        numba.set_num_threads(min(self.threads, numba.config.NUMBA_NUM_THREADS))
-
     def _write(self, event: str, **fields: Any) -> None:
         self.trainer.state.log_bytes = append_log(self.path / LOG, event, **fields)
 
     def _keep(self, event: Step | Evaluation | Finished) -> None:
         """Log an event, and save what is due."""
+        if isinstance(event, Evaluation | Finished):
+            self._check_place()
         if isinstance(event, Evaluation):
             figures: dict[str, Any] = {"step": event.step, "epoch": self._epochs(event.words)}
             figures["train_loss"] = event.train_loss
@@ -214,6 +250,7 @@ class Run(ABC):
         return Tested(figures["test"])
 
     def _roll_back(self, error: DivergedError) -> RolledBack:
+        self._check_place()
         divergences = self.trainer.state.divergences + 1
         if divergences > DIVERGENCES:
             raise FflmError(f"training does not converge: {error}; try a lower --rate, or a smaller --clip") from error

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.metadata
-import os
 import platform
 import re
 import statistics
@@ -19,6 +18,7 @@ from fflm.errors import FflmError
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
+from fflm.processors import usable_processors
 from fflm.training.loop import Trainer
 from fflm.training.settings import TrainingSettings
 
@@ -101,7 +101,7 @@ def machine() -> dict[str, Any]:
     physical = set(re.findall(r"^physical id\s*: (\d+)$.*?^core id\s*: (\d+)$", text, re.MULTILINE | re.DOTALL))
     return {
         "processor": name[1] if name else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_processors(),
         "physical_cores": len(physical) or None,
         "system": platform.platform(),
         "blas": blas.description(),

@@ -1,0 +1,139 @@
+"""How the CPU's kernels are launched: in shares, on Numba's threads or one after the other, with the same results.
+
+A kernel cuts its work into one contiguous share for each thread (``for t in prange(threads)``), so that nothing races and a
+result depends on the number of shares, never on which thread computes a share, or when. The last argument of each kernel is this
+number.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numba
+from numba import get_num_threads, njit, set_num_threads
+
+from fflm.backend.blas import ONE_THREAD
+from fflm.compiling import compiled
+from fflm.errors import FflmError
+from fflm.processors import usable_processors
+
+WORTH_WAKING = 2_000_000
+"""Numbers that a kernel must go through before it is cut into shares: to wake threads takes as long as some 200,000 do."""
+
+# Loops over `prange` run in parallel, and nothing else that Numba might find to.
+_AUTOMATIC = ("comprehension", "fusion", "inplace_binop", "numpy", "reduction", "setitem", "stencil")
+
+_launching = threading.Lock()
+"""Held while threads are at work: not all of Numba's threading layers allow two launches at a time, and one uses all cores."""
+
+_threads_lost = False
+"""Whether this process was forked from one that had started Numba's threads, of which a child has none."""
+
+
+KERNELS: "list[Kernel]" = []
+"""All that there are."""
+
+
+class Kernel:
+    """A kernel in two forms: one that Numba's threads share, and one that computes the shares one after the other.
+
+    Where there is one share only, no thread is woken. In a forked process, which cannot use the threads of its parent, all shares
+    are computed by the calling thread. Each form is compiled when it is first used. The interpreter's lock is released.
+
+    Parameters
+    ----------
+    function
+        The kernel in Python. Its last parameter is the number of shares.
+    blas
+        Whether it calls BLAS, which then may not start threads of its own.
+    options
+        As `numba.njit` takes them.
+    """
+
+    def __init__(self, function: Callable[..., None], blas: bool, options: dict[str, Any]) -> None:
+        self.sequential = compiled(**options)(function)
+        self.parallel = compiled(f"{function.__name__}.parallel", parallel=dict.fromkeys(_AUTOMATIC, False), **options)(function)
+        self._blas = blas
+        KERNELS.append(self)
+
+    def __call__(self, *arguments: Any) -> None:
+        """Compute; the last argument is the number of shares."""
+        if self._blas:
+            with ONE_THREAD:
+                self._launch(arguments)
+        else:
+            self._launch(arguments)
+
+    def _launch(self, arguments: tuple[Any, ...]) -> None:
+        shares = arguments[-1]
+        if shares == 1 or _threads_lost:
+            self.sequential(*arguments)
+            return
+        with _launching:
+            before = _threads()
+            if shares >= before:
+                self.parallel(*arguments)
+                return
+            set_num_threads(shares)
+            try:
+                self.parallel(*arguments)
+            finally:
+                set_num_threads(before)
+
+
+def _threads() -> int:
+    """Return how many of Numba's threads the calling thread may use, starting them at the first call."""
+    try:
+        return int(get_num_threads())
+    except ValueError as error:  # no threading layer of the name that the user has given to Numba, or it isn't installed
+        raise FflmError(f"Numba cannot start its threads: {error} (see the variable NUMBA_THREADING_LAYER)") from error
+
+
+def kernel(*, blas: bool = False, **options: Any) -> Callable[[Callable[..., None]], Kernel]:
+    """Return a decorator that makes a `Kernel`; helpers that Numba compiles are compiled into it."""
+    return lambda function: Kernel(function, blas, options)
+
+
+def shares_of(work: float, threads: int | None = None) -> int:
+    """Return into how many shares to cut some work: one for each of so many threads, or one if threads would not pay.
+
+    Parameters
+    ----------
+    work
+        Numbers that a kernel goes through.
+    threads
+        By default `default_threads`, whatever `numba.set_num_threads` says, so that results don't depend on that.
+    """
+    return 1 if work < WORTH_WAKING else threads or default_threads()
+
+
+@cache
+def default_threads() -> int:
+    """Return how many threads kernels use by default: as many as Numba has, but no more than this process may keep busy.
+
+    The environment variable NUMBA_NUM_THREADS says otherwise.
+    """
+    threads = int(numba.config.NUMBA_NUM_THREADS)
+    return threads if "NUMBA_NUM_THREADS" in os.environ else min(threads, usable_processors())
+
+
+@njit
+def share(count, parts, part):
+    """Return the bounds of one of ``parts`` contiguous shares of ``count`` things."""
+    return part * count // parts, (part + 1) * count // parts
+
+
+def _after_fork() -> None:
+    global _launching, _threads_lost
+    _launching = threading.Lock()  # another thread of the parent may have held the old one
+    try:
+        numba.threading_layer()
+    except ValueError:  # the threads were never started
+        return
+    _threads_lost = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,38 @@
+"""`fflm warmup`: all kernels compiled before they are needed."""
+
+import json
+import time
+
+import click
+
+from fflm.cli.options import device_option, json_option, quiet_option, use_device
+
+
+@click.command()
+@device_option
+@quiet_option
+@json_option
+def command(device: str, quiet: bool, as_json: bool) -> None:
+    """Compile all kernels now, so that no later command has to.
+
+    They are kept in the installation itself if it can be written, so that it may be read-only afterwards, as in a container;
+    else in the user's folder for caches. The environment variable NUMBA_CACHE_DIR names another folder.
+
+    \b
+    Example:
+      fflm warmup
+    """
+    from fflm.compiling import cache_folders
+    from fflm.warmup import warm_up
+
+    started = time.monotonic()
+    for step in warm_up(use_device(device, quiet)):
+        if not quiet:
+            click.echo(f"{step} ...", err=True)
+    folders = [folder for folder in cache_folders() if folder.is_dir()]
+    kernels = sum(1 for folder in folders for _ in folder.glob("*.nbc"))
+    seconds = time.monotonic() - started
+    if as_json:
+        click.echo(json.dumps({"folders": [str(folder) for folder in folders], "kernels": kernels, "seconds": seconds}))
+        return
+    click.echo(f"{kernels} compiled kernels in {', '.join(map(str, folders))}, after {seconds:.0f} s")

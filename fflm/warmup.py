@@ -1,0 +1,136 @@
+"""Compiling all kernels ahead of their first use, so that an image can be built with them."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from fflm import api, compiling
+from fflm.backend.devices import Device, choose_device
+from fflm.backend.launching import KERNELS
+from fflm.classify.model import TextClassifier
+from fflm.errors import FflmError
+from fflm.lm.arpa import write_arpa
+from fflm.lm.fast import FastScorer
+from fflm.lm.model import LanguageModel
+from fflm.lm.ngram import train as train_ngram
+from fflm.network.config import NetworkConfig, Output
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
+from fflm.text.numbering import Numbering
+from fflm.text.tokenizer import Tokenizer
+from fflm.training.examples import Rows
+from fflm.training.loop import Trainer
+from fflm.training.settings import OptimizerName, TrainingSettings
+
+_TEXT = "The cat sat on the wall. The dog sat on the mat.\n" * 40
+
+_SMALL = {"window": 2, "embedding": 2, "hidden": (2,), "epochs": 1, "batch_size": 64, "averages": ()}
+
+_NETWORKS = (
+    {"averages": (3,), "patience": 0, "smoothing": 0.1, "self_normalise": 0.1},
+    {"loss": "sampled", "samples": 2, "exact_end": 0.5, "epochs": 2},
+    {"loss": "nce", "samples": 2, "optimizer": "adagrad"},
+    {"tied": False, "bands": (3, 5), "optimizer": "rmsprop"},
+    {"tied": False, "residual": True, "hidden": (2, 2), "direct": True, "optimizer": "sgd", "momentum": 0.9},
+    {"loss": "sampled", "samples": 2, "tied": False, "optimizer": "adam", "hidden": (3,)},
+)
+"""Language models that together use all kernels of training in single precision."""
+
+_CLASSIFIERS = (
+    {"input": "mean"},
+    {"input": "max", "optimizer": "adamw", "weight_decay": 0.1},
+    {"input": "window", "length": 3},
+    {"input": "features", "log_length": True},
+)
+
+
+def warm_up(device: Device = "cpu") -> Iterator[str]:
+    """Compile every kernel for this machine, and keep it on disk, by using all kinds of networks on a very small text.
+
+    Parameters
+    ----------
+    device
+        What the networks are trained on; the CPU's kernels are compiled in any case.
+
+    Yields
+    ------
+    str
+        What comes next, to be shown.
+
+    Raises
+    ------
+    FflmError
+        If the device can't be used, or compiled kernels can't be kept.
+    """
+    chosen = choose_device(device)
+    with tempfile.TemporaryDirectory(prefix="fflm-warmup-") as name:
+        folder = Path(name)
+        yield "reading text"
+        _read()
+        for place in dict.fromkeys(("cpu", chosen)):
+            yield f"language models ({place})"
+            _language_models(folder, place)
+            yield f"text classifiers ({place})"
+            _classifiers(folder, place)
+        yield "n-gram models and fast scoring"
+        _scorers(folder)
+        yield "estimators"
+        _estimators()
+    yield "the same for several threads"
+    for kernel in KERNELS:
+        for signature in kernel.sequential.signatures:
+            kernel.parallel.compile(signature)
+    if reason := compiling.why_not_kept():
+        raise FflmError(reason)
+
+
+def _read() -> None:
+    numbering = Numbering(Tokenizer())
+    numbering.number("the cat " * (1 << 17))  # from here on text is read by kernels
+    numbering.number(" ".join(map(str, range(5000))))
+
+
+def _language_models(folder: Path, device: Device) -> None:
+    text, path = folder / "text.txt", folder / "text.model"
+    text.write_text(_TEXT, encoding="utf-8")
+    for fields in _NETWORKS:
+        model = api.train(text, path, overwrite=True, device=device, **{**_SMALL, **fields})
+        model.generate("The cat", length=2, seed=1)
+        model.score(_TEXT)
+        LanguageModel.load(path, device).score("The cat")
+
+
+def _classifiers(folder: Path, device: Device) -> None:
+    text, path = folder / "lines.tsv", folder / "lines.classifier"
+    text.write_text("\n".join(f"{'ab'[row % 2]}\tthe cat {row % 3}" for row in range(40)), encoding="utf-8")
+    for fields in _CLASSIFIERS:
+        api.train_classifier(text, path, overwrite=True, device=device, epochs=1, embedding=2, **fields).predict(["the cat", ""])
+        TextClassifier.load(path, device).predict(["the cat"])
+
+
+def _scorers(folder: Path) -> None:
+    ngram = train_ngram([folder / "text.txt"], folder / "text.ngram", 3)
+    ngram.score(_TEXT)
+    ngram.next_words("The cat", 3)
+    write_arpa(ngram, folder / "text.arpa")
+    scorer = FastScorer(api.train(folder / "text.txt", folder / "text.model", overwrite=True, **_SMALL))
+    scorer.text_losses(scorer.text.encode_text(_TEXT, scorer.vocabulary))
+
+
+def _estimators() -> None:
+    """Train networks over plain numbers in double precision, as `fflm.estimators` does."""
+    numbers = np.random.default_rng(1).normal(size=(40, 3))
+    for output, optimizer in zip(get_args(Output), get_args(OptimizerName), strict=True):
+        config = NetworkConfig.feedforward(
+            3, (2, 2), 2, output=output, residual=optimizer == "sgd", dropout=0.1, embedding_dropout=0.1
+        )  # fmt: skip
+        targets = np.arange(40, dtype=np.int32) % 2 if output == "softmax" else np.sign(numbers[:, :2])
+        settings = TrainingSettings(epochs=1, batch_size=32, optimizer=optimizer, weight_decay=0.1)
+        examples, network = Rows(numbers, targets), Network(config)
+        trainer = Trainer(network, Parameters.random(config, 1, np.float64), examples, examples, settings)
+        for _ in trainer.run():
+            pass
+        network.predict(trainer.parameters, numbers)

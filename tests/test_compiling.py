@@ -1,0 +1,206 @@
+"""Compiled functions on disk: found again, made anew when a file is damaged, done without where nothing can be written."""
+
+import functools
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from command import fflm
+from tiny import MODES, tiny_model
+
+import fflm as package
+from fflm import compiling
+from fflm.cli import main
+from fflm.compiling import compiled, source_hash
+from fflm.lm.model import save_config
+from fflm.training.checkpoints import save_weights
+
+SOURCES = Path(package.__file__).parent
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Use an empty cache, as a new process does."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compiling, "_said", set())
+    monkeypatch.setattr(compiling, "_not_kept", [])
+    return tmp_path / f"fflm-{source_hash()}"
+
+
+def double(x):
+    return 2 * x
+
+
+def count_hits(function=double, argument=3, **options):
+    """Call a function as in a new process; return whether it was found in the cache."""
+    dispatcher = compiled(**options)(function)
+    assert dispatcher(argument) == function(argument)
+    return sum(dispatcher.stats.cache_hits.values())
+
+
+def test_what_was_compiled_is_found(folder):
+    assert [count_hits() for _ in range(2)] == [0, 1]
+    assert [count_hits(argument=1.5) for _ in range(2)] == [0, 1]
+    assert [count_hits(name="other") for _ in range(2)] == [0, 1]
+    assert len(list(folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "long", "changed", "a folder"])
+def test_a_damaged_file_is_made_anew(folder, damage):
+    count_hits()
+    (path,) = folder.iterdir()
+    content = path.read_bytes()
+    middle = len(content) // 2
+    damaged = {
+        "empty": b"",
+        "short": content[:middle],
+        "long": content + b"\0",
+        "changed": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+    }
+    if damage in damaged:
+        path.write_bytes(damaged[damage])
+    else:
+        path.unlink()
+        path.mkdir()
+    assert count_hits() == 0
+    if damage in damaged:
+        assert count_hits() == 1
+    assert list(folder.iterdir()) == [path]
+
+
+def test_where_nothing_can_be_written_functions_are_compiled_each_time(tmp_path, monkeypatch, folder, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file"))
+    with caplog.at_level(logging.INFO, "fflm"):
+        assert [count_hits() for _ in range(3)] == [0, 0, 0]
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]  # once each
+    assert "NUMBA_CACHE_DIR" in caplog.records[1].getMessage()
+    assert compiling.why_not_kept() == caplog.records[1].getMessage()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no limit")
+def test_no_room_is_like_no_folder(folder):
+    program = """
+import resource, sys
+sys.path[:0] = ["."]
+from test_compiling import count_hits
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+print(count_hits(), count_hits())
+"""
+    run = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
+    result = subprocess.run([sys.executable, "-B", "-c", program], **run)
+    assert result.stdout == "0 0\n"
+    assert "File too large" in result.stderr
+    assert list(folder.iterdir()) == []
+
+
+def test_an_installation_that_is_read_only_is_used_first(tmp_path, monkeypatch, folder):
+    """What was compiled when an image was built is found; what was not goes to the user's folder."""
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    built, own = tmp_path / "installation", tmp_path / "user"
+    monkeypatch.setattr(compiling, "cache_folders", lambda: [built])
+    count_hits()
+    monkeypatch.setattr(compiling, "cache_folders", lambda: [built, own])
+    assert count_hits() == 1
+    shutil.rmtree(built)
+    built.touch()
+    assert [count_hits() for _ in range(2)] == [0, 1]
+    assert len(list(own.iterdir())) == 1
+
+
+def test_folders_of_the_installation_and_of_the_user(monkeypatch):
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    first, second = compiling.cache_folders()
+    assert first == SOURCES / "__pycache__" / f"fflm-{source_hash()}"
+    if sys.platform == "linux":
+        assert second == Path("/somewhere/fflm", first.name)
+
+
+@pytest.mark.parametrize(
+    "name", ["backend/formulas.py", "backend/blas.py", "lm/ngram_kernels.py", "text/kernels.py", "compiling.py"]
+)
+def test_a_change_of_any_source_of_kernels_is_noticed(tmp_path, monkeypatch, name):
+    shutil.copytree(SOURCES, tmp_path / "fflm", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(compiling, "__file__", str(tmp_path / "fflm" / "compiling.py"))
+    before = source_hash.__wrapped__()
+    assert before == source_hash()
+    with (tmp_path / "fflm" / name).open("a") as file:
+        file.write("# changed\n")
+    assert source_hash.__wrapped__() != before
+
+
+def test_only_what_is_compiled_now_is_announced(folder, caplog):
+    with caplog.at_level(logging.INFO, "fflm"):
+        count_hits()
+        count_hits(argument=1.5)
+    assert [record.getMessage() for record in caplog.records] == ["compiling the kernels, once for this machine ..."]
+    compiling._said.clear()
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "fflm"):
+        count_hits()
+    assert not caplog.records
+
+
+def test_commands_say_that_they_compile(tmp_path):
+    """Commands that only use a model, too; and not where they are told to be quiet."""
+    model, path = tiny_model(MODES["line ends"]), tmp_path / "a.model"
+    path.mkdir()
+    save_config(path, model.config, model.text, model.vocabulary, {})
+    save_weights(path, model.parameters, {})
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    run = functools.partial(fflm, "next", "-m", "a.model", "--top", "1", folder=tmp_path, environment=environment)
+    assert run().stderr == "compiling the kernels, once for this machine ...\n"
+    assert run().stderr == ""
+    for file in (tmp_path / "cache").glob("*/cpu.gather-*"):
+        file.unlink()
+    assert run("-q").stderr == ""
+
+
+@pytest.mark.parametrize("cause", [EOFError(), EOFError("Ran out of input")])
+def test_an_end_of_file_is_no_interruption(monkeypatch, capsys, cause):
+    @click.command()
+    def broken():
+        raise cause
+
+    monkeypatch.setattr(type(main), "get_command", lambda self, context, name: broken)
+    with pytest.raises(SystemExit) as ended:
+        main.main(["train"])
+    assert ended.value.code == 1
+    message = f"error: a file ended too early: {str(cause) or 'it is incomplete or damaged'}"
+    assert capsys.readouterr().err.strip() == message
+
+
+def test_nothing_is_compiled_after_warming_up(tmp_path):
+    """Kernels know for which types they were compiled; a new process warms up and then uses whatever there is."""
+    program = f"""
+import json, pathlib, sys
+import fflm, test_threads
+from fflm.backend.cpu import combine_losses
+from fflm.backend.launching import KERNELS
+from fflm.text.kernels import larger, number_pieces, tokens_of
+from fflm.warmup import warm_up
+
+folder = pathlib.Path({str(tmp_path)!r})
+list(warm_up())
+def compiled():
+    forms = [form for kernel in KERNELS for form in (kernel.sequential, kernel.parallel)]
+    return {{f"{{form.py_func.__name__}}{{signature}}" for form in (*forms, combine_losses, larger, number_pieces, tokens_of)
+             for signature in form.signatures}}
+before = compiled()
+for function in test_threads.operations(folder).values():
+    function("The cat sat on the wall.")
+for optimizer in ("sgd", "adagrad", "rmsprop", "adam", "adamw"):
+    fflm.train(folder / "corpus", folder / "a.model", overwrite=True, optimizer=optimizer, **test_threads.RUN)
+print(json.dumps(sorted(compiled() - before)))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == []
