@@ -44,7 +44,7 @@ def test_every_figure_has_its_command_below():
     assert {made for _, made in figures} == {f"docs/figures/{path.name}" for path in (ROOT / "docs" / "figures").iterdir()}
 
 
-@pytest.mark.parametrize("script", set(re.findall(r"examples/(\w+)\.py --plot", GUIDE + TABLE)))
+@pytest.mark.parametrize("script", sorted(set(re.findall(r"examples/(\w+)\.py --plot", GUIDE + TABLE))))
 def test_what_is_to_be_drawn_can_be(script):
     assert '"--plot"' in (ROOT / "examples" / f"{script}.py").read_text(encoding="utf-8")
 
