@@ -23,6 +23,7 @@ from numba import njit
 from numba.core import config
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.serialize import dumps
 
 from fflm.clock import stand_still
@@ -195,6 +196,14 @@ def source_hash() -> str:
 def why_not_kept() -> str:
     """Return a message that says why a kernel that this process has compiled could not be kept; nothing if all were."""
     return _not_kept[0] if _not_kept else ""
+
+
+if hasattr(os, "register_at_fork"):  # a process forked while another thread compiles could never compile anything itself
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 
 def _say(level: int, message: str) -> None:

@@ -15,6 +15,7 @@ import numba
 import numpy as np
 import pytest
 from command import STORIES
+from numba.core.compiler_lock import global_compiler_lock
 from threadpoolctl import threadpool_info
 from tiny import MODES, tiny_model
 
@@ -246,3 +247,25 @@ def test_a_forked_process_computes_the_same(tmp_path, monkeypatch):
     found, threads = receiver.recv()
     child.join()
     assert (found, child.exitcode, threads) == (expected, 0, blas_threads())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_process_is_forked_when_no_thread_compiles():
+    compiling, forking = threading.Event(), threading.Event()
+
+    def compile_for_long() -> None:
+        with global_compiler_lock:
+            compiling.set()
+            forking.wait()
+
+    other = threading.Thread(target=compile_for_long)
+    other.start()
+    compiling.wait()
+    threading.Timer(0.1, forking.set).start()
+    child = os.fork()
+    if not child:
+        with global_compiler_lock:  # a child without a free lock would wait for ever
+            os._exit(0)
+    other.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
