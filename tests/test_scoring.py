@@ -348,7 +348,7 @@ def test_the_installed_command_scores_a_pipe(saved):
     path, _ = saved
     command = ["fflm", "score", "--json"]
     result = subprocess.run(command, cwd=path.parent, input=TEXT, capture_output=True, text=True, check=True)
-    assert json.loads(result.stdout) == objects(run(path, "--json", input=TEXT))[0]
+    assert json.loads(result.stdout) == {**objects(run(path, "--json", input=TEXT))[0], "model": path.name}
 
 
 def test_characters_are_scored_too():

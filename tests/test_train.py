@@ -407,8 +407,8 @@ def test_the_latest_model_is_found_while_another_is_replaced(text, monkeypatch):
         return real(self, **options)
 
     monkeypatch.setattr(Path, "stat", stat)
-    assert latest_model(Path()) == Path("b.model")
-    assert latest_model(Path()) == Path("a.model")
+    assert latest_model(Path(), str, "network") == (Path("a.model"), "a.model")
+    assert seen
 
 
 def test_the_latest_model_is_the_one_whose_weights_are(text):
