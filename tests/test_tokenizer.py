@@ -88,6 +88,7 @@ def test_invisible_characters_do_not_move_boundaries(left, right):
         regex.sub(r"[\p{M}\p{Cf}\p{GCB=Prepend}\p{RI}\p{Extended_Pictographic}]|``|''|[.…—-]{2,}", "a", each)
         for each in (left, right)
     )
+    left = left.rstrip(".…—-`'")  # runs of punctuation end at a word joiner
     tokens = [token.replace("\u2060", "") for token in Tokenizer().tokens(f"{left}\u2060{right}")]
     assert tokens == Tokenizer().tokens(left + right)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Self, get_args
 
 from fflm.errors import FflmError
-from fflm.text.reading import files, read_chunks
+from fflm.text.reading import files, read_chunks, uncompressed, whole_lines
 
 Format = Literal["auto", "tab", "csv", "fasttext"]
 
@@ -46,7 +46,7 @@ def read_labelled(
     Parameters
     ----------
     sources
-        Files, folders, .gz files or ``"-"``.
+        Files, compressed or not, folders, or ``"-"``.
     format
         ``tab``: a line is a label, a tab, a text. ``csv``: comma-separated values, whose first line names the columns.
         ``fasttext``: a line is ``__label__`` with a label, a space, a text. ``auto``: csv for files that end so, fasttext for
@@ -86,15 +86,12 @@ def read_texts(sources: Sequence[str | Path], encoding: str, errors: Literal["st
 
 
 def _lines(sources: Sequence[str | Path], encoding: str, errors: Literal["strict", "replace"]) -> Iterator[str]:
-    """Yield lines with their ends, however long they are."""
-    held = ""
-    for chunk in read_chunks(sources, encoding, errors):
-        *whole, held = (held + chunk).split("\n")
-        yield from (line + "\n" for line in whole)
+    """Return lines with their ends, however long they are."""
+    return (line + "\n" for line in whole_lines(read_chunks(sources, encoding, errors)))
 
 
 def _guess(source: str, first: str) -> Format:
-    if source.removesuffix(".gz").endswith(".csv"):
+    if uncompressed(Path(source)).suffix == ".csv":
         return "csv"
     return "fasttext" if first.startswith(PREFIX) else "tab"
 

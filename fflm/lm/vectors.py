@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from fflm.errors import FflmError
 from fflm.lm.generation import largest
-from fflm.text.reading import open_bytes, readable
-from fflm.text.tokenizer import Tokenizer
+from fflm.text.reading import open_bytes
+from fflm.text.tokenizer import ASCII_BLANKS, Tokenizer
 from fflm.text.vocabulary import END, START, UNKNOWN, Vocabulary
 
 TOP = 10
@@ -76,14 +76,15 @@ class Vectors:
         Returns
         -------
         list of str
-            The words that the format cannot hold and that were left out: those with white space.
+            The words that the format cannot hold and that were left out: those with spaces, tabs or line ends.
         """
         names = [*self.vocabulary.words, START]
-        rows = [row for row, name in enumerate(names) if not any(map(str.isspace, name))]
+        blanks = set(ASCII_BLANKS)
+        rows = [row for row, name in enumerate(names) if blanks.isdisjoint(name)]
         file.write(f"{len(rows)} {self.array.shape[1]}\n")
         for row in rows:
             file.write(f"{names[row]} {' '.join(f'{number:.9g}' for number in self.array[row].tolist())}\n")
-        return [name for name in names if any(map(str.isspace, name))]
+        return [name for name in names if not blanks.isdisjoint(name)]
 
     def _id(self, word: str) -> int:
         word = self.tokenizer.normalize(word)
@@ -118,7 +119,7 @@ def read_vectors(path: Path, vocabulary: Vocabulary, size: int) -> npt.NDArray[n
     Parameters
     ----------
     path
-        UTF-8, unpacked if its name ends in .gz; a line "number-of-words size", which GloVe's files lack, then a line
+        UTF-8, compressed or not; a line "number-of-words size", which GloVe's files lack, then a line
         "word number number ..." a word.
     vocabulary
         Whose words to read; the symbols are known by their names.
@@ -138,7 +139,7 @@ def read_vectors(path: Path, vocabulary: Vocabulary, size: int) -> npt.NDArray[n
     rows = {word: row for row, word in enumerate([*vocabulary.words, START])}
     array = np.full((len(rows), size), np.nan, np.float32)
     announced, number = None, 0
-    with readable(str(path)), open_bytes(path) as file:
+    with open_bytes(path) as file:
         for number, line in enumerate(file, 1):
             try:
                 word, *numbers = line.decode("utf-8").rstrip("\r\n ").split(" ")
@@ -168,7 +169,7 @@ def vector_size(path: Path) -> int:
     FflmError
         If the file cannot be read.
     """
-    with readable(str(path)), open_bytes(path) as file:
+    with open_bytes(path) as file:
         numbers = file.readline().rstrip(b"\r\n ").split(b" ")[1:]
     return int(numbers[0]) if len(numbers) == 1 and numbers[0].isdigit() else len(numbers)
 
