@@ -13,7 +13,7 @@ from fflm.errors import FflmError
 
 @contextlib.contextmanager
 def clear_errors(action: str) -> Iterator[None]:
-    """Turn an operating-system error inside the block into one line: no permission, disk full, no such folder.
+    """Turn an operating-system error inside the block into one line: no permission, disk full, no such folder, no such name.
 
     Parameters
     ----------
@@ -23,12 +23,16 @@ def clear_errors(action: str) -> Iterator[None]:
     Raises
     ------
     FflmError
-        In place of any OSError.
+        In place of any OSError, or UnicodeEncodeError, which a name raises that the file system's encoding lacks.
     """
     try:
         yield
     except OSError as error:
         raise FflmError(f"cannot {action}: {error.strerror or error}") from error
+    except UnicodeEncodeError as error:
+        raise FflmError(
+            f"cannot {action}: file names are {error.encoding} here, which has no {error.object[error.start]!a}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -79,9 +83,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
+    r"""Write ``text`` as UTF-8, whole or not at all.
+
+    Surrogates that are not paired, which stand for the bytes of file names that are not UTF-8, become ``\uXXXX``, as in JSON.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -100,7 +107,7 @@ def read_json(path: Path) -> Any:
     with clear_errors(f"read {path}"):
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FflmError(f"{path} is damaged: not valid JSON ({error})") from error
 
 

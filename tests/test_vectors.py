@@ -50,11 +50,12 @@ def test_what_is_written_is_read_exactly(model, tmp_path):
 
 
 def test_words_with_white_space_are_left_out_and_named(tmp_path):
-    model = tiny_model(TextSettings(Tokenizer("char")), ("a", " ", "é", "\u3000"))
-    assert set(write(model, tmp_path / "v")) == {" ", "\u3000"}
+    """The format separates by spaces and ends lines; other white space may be, or be in, a word."""
+    model = tiny_model(TextSettings(Tokenizer("char")), ("a", " ", "é", "\u3000", "\t", "10\u00a0000", "\x0b", "\u2028"))
+    assert set(write(model, tmp_path / "v")) == {" ", "\t"}
     read = read_vectors(tmp_path / "v", model.vocabulary, 4)
     missing = np.isnan(read).all(axis=1)
-    assert {model.vocabulary.words[row] for row in np.flatnonzero(missing)} == {" ", "\u3000"}
+    assert {model.vocabulary.words[row] for row in np.flatnonzero(missing)} == {" ", "\t"}
     np.testing.assert_array_equal(read[~missing], model.parameters.embeddings[~missing])
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def command(model_path: Path | None, output: Path | None, overwrite: bool, quiet: bool, as_json: bool) -> None:
     """Export the word embeddings in word2vec's text format, also those of <unk>, </s> and <s>.
 
-    Words with white space in them, as in models of characters, cannot be written; they are named. --json prints an object of
+    Words with spaces in them, as in models of characters, cannot be written; they are named. --json prints an object of
     words and vectors instead. Train from vectors with `fflm train --vectors FILE`.
 
     \b
@@ -41,7 +41,7 @@ def command(model_path: Path | None, output: Path | None, overwrite: bool, quiet
     else:
         skipped = _write(vectors, sys.stdout, as_json)
     if skipped and not quiet:
-        click.echo(f"left out {len(skipped)} words with white space: {' '.join(map(show_word, skipped))}", err=True)
+        click.echo(f"left out {len(skipped)} words with spaces, tabs or line ends: {' '.join(map(show_word, skipped))}", err=True)
 
 
 def _write(vectors: "Vectors", file: IO[str], as_json: bool) -> list[str]:
