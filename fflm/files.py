@@ -23,16 +23,16 @@ def clear_errors(action: str) -> Iterator[None]:
     Raises
     ------
     FflmError
-        In place of any OSError, or UnicodeEncodeError, which a name raises that the file system's encoding lacks.
+        In place of any OSError, and of what Python raises for names that no file can have.
     """
     try:
         yield
     except OSError as error:
         raise FflmError(f"cannot {action}: {error.strerror or error}") from error
-    except UnicodeEncodeError as error:
-        raise FflmError(
-            f"cannot {action}: file names are {error.encoding} here, which has no {error.object[error.start]!a}"
-        ) from error
+    except ValueError as error:
+        if not (isinstance(error, UnicodeEncodeError) or "embedded null" in str(error)):
+            raise
+        raise FflmError(f"cannot {action}: no file can have such a name ({error})") from error
 
 
 @contextlib.contextmanager

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import click
 
-from fflm.cli.options import json_option, load_model, model_option, show_nearest, top_option
+from fflm.cli.options import check_text, json_option, load_model, model_option, show_nearest, top_option
 
 
 @click.command()
 @model_option
-@click.argument("a")
-@click.argument("b")
-@click.argument("c")
+@click.argument("a", callback=check_text)
+@click.argument("b", callback=check_text)
+@click.argument("c", callback=check_text)
 @top_option
 @json_option
 def command(model_path: Path | None, a: str, b: str, c: str, top: int, as_json: bool) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from fflm.cli.options import json_option, load_model, model_option, show_nearest, top_option
+from fflm.cli.options import check_text, json_option, load_model, model_option, show_nearest, top_option
 
 
 @click.command()
 @model_option
-@click.argument("word")
+@click.argument("word", callback=check_text)
 @top_option
 @json_option
 def command(model_path: Path | None, word: str, top: int, as_json: bool) -> None:

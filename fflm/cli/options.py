@@ -1,7 +1,9 @@
 """Options and conversions that several commands share."""
 
+import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -330,9 +332,7 @@ def tokenizing(console: "Console") -> Iterator[Callable[[int], None]]:
 def prefix_options(command: Command) -> Command:
     """Add the options that give the text to be continued; `read_prefix` takes their values."""
     options = [
-        click.option(
-            "--prefix", metavar="TEXT", callback=_check_encoding, help="The text to continue. [default: none, a beginning]"
-        ),
+        click.option("--prefix", metavar="TEXT", callback=check_text, help="The text to continue. [default: none, a beginning]"),
         click.option(
             "--prefix-file",
             type=click.Path(path_type=Path, allow_dash=True),
@@ -343,12 +343,15 @@ def prefix_options(command: Command) -> Command:
     return add_options(options, command)
 
 
-def _check_encoding(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+def check_text(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse text from the command line that is not UTF-8, whatever the locale took it for; for use as a callback."""
     try:
         (value or "").encode()
-    except UnicodeEncodeError as error:
-        raise click.BadParameter("is not valid UTF-8: mend it, or set the locale to UTF-8") from error
-    return value
+        return value
+    except UnicodeEncodeError:
+        with contextlib.suppress(UnicodeError):
+            return os.fsencode(value or "").decode()
+        raise click.BadParameter("is not valid UTF-8: mend it, or set the locale to UTF-8") from None
 
 
 def read_prefix(model: "Model", prefix: str | None, prefix_file: Path | None, quiet: bool) -> "Prefix":

@@ -256,6 +256,10 @@ def _figure(path: Path, width: float, height: float) -> Any:
 
 def _save(figure: Any, path: Path) -> None:
     """Give all axes the same look, and write the picture."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):  # names of files that are not UTF-8 cannot be drawn as they are
+        text.set_text(text.get_text().encode(errors="backslashreplace").decode())
     for axes in figure.axes:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
