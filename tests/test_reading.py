@@ -263,6 +263,9 @@ def test_half_of_a_pair_of_surrogates(tmp_path):
 def test_missing_files_and_names(tmp_path):
     with pytest.raises(FflmError, match="absent: No such file"):
         read(tmp_path / "absent")
+    for name in ("\ud800", "a\0b"):
+        with pytest.raises(FflmError, match=r"cannot read .*: no file can have such a name"):
+            read(tmp_path / name)
     with pytest.raises(FflmError, match="no files"):
         read(tmp_path)
     for encoding in ("klingon", "hex", "a\0b", "", "\udcff", "idna", "unicode-escape"):

@@ -323,7 +323,7 @@ def tokenizing(console: "Console") -> Iterator[Callable[[int], None]]:
     """Show how much text was read; yield the function that counts it."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("reading text: {task.completed:,.0f} characters"), TimeElapsedColumn())
+    columns = (SpinnerColumn("line"), TextColumn("reading text: {task.completed:,.0f} characters"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading", total=None)
         yield lambda characters: progress.advance(task, characters)
