@@ -3,12 +3,22 @@
 import contextlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fflm.errors import FflmError
+
+COMPRESSIONS = {
+    ".gz": "gzip",
+    ".bz2": "bz2",
+    ".xz": "lzma",
+    ".zst": "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd",
+}
+"""The modules that compress files of such names."""
 
 
 @contextlib.contextmanager
@@ -80,6 +90,23 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             path.replace(Path(name, "old"))
         folder.replace(path)
+
+
+@contextlib.contextmanager
+def writing_text(path: Path) -> Iterator[IO[str]]:
+    """Yield a file for text in UTF-8, compressed if its name ends in .gz, .bz2, .xz or .zst, which appears whole or not at all.
+
+    Raises
+    ------
+    FflmError
+        If it cannot be written.
+    """
+    try:
+        open_text = import_module(COMPRESSIONS[path.suffix]).open if path.suffix in COMPRESSIONS else open
+    except ImportError as error:
+        raise FflmError(f"cannot write {path}: this Python lacks a module that compresses so; choose another ending") from error
+    with replacing(path) as temporary, open_text(temporary, "wt", encoding="utf-8", newline="\n") as file:
+        yield file
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,6 +1,7 @@
 """Text classifiers: reading, features, figures, training, prediction, and the commands."""
 
 import csv
+import gzip
 import json
 import subprocess
 from collections import Counter
@@ -207,6 +208,8 @@ def test_lexicons_are_read(tmp_path: Path) -> None:
     (tmp_path / "colours.txt").write_text("red\nblue\n")
     found = read_lexicon([tmp_path / "feelings.tsv", tmp_path / "colours.txt"])
     assert found == {"positive": ["good", "great"], "negative": ["bad"], "colours": ["red", "blue"]}
+    (tmp_path / "numbers.txt.gz").write_bytes(gzip.compress("\ufeff10\u00a0000\r\na\u2028b\n".encode()))
+    assert read_lexicon([tmp_path / "numbers.txt.gz"]) == {"numbers": ["10\u00a0000", "a\u2028b"]}
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(FflmError, match="has no words"):
         read_lexicon([tmp_path / "empty.txt"])

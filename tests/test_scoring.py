@@ -179,6 +179,7 @@ def test_equal_contexts_have_the_losses_that_each_has(model, monkeypatch):
         ("0 ||| the cat ||| ||| -7 ||| 0-0 1-1", "0 ||| the cat ||| fflm= {} ||| -7 ||| 0-0 1-1"),
         ("12|||the cat", "12 ||| the cat ||| fflm= {}"),
         ("0 |||  the cat  ||| a= 1", "0 ||| the cat ||| a= 1 fflm= {}"),
+        ("0\u00a0||| the cat", "0\u00a0 ||| the cat ||| fflm= {}"),
     ],
 )
 def test_a_moses_list_gets_a_feature(line, expected):

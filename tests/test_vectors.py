@@ -14,6 +14,7 @@ from tiny import MODES, tiny_model
 
 from fflm.cli import main
 from fflm.errors import FflmError
+from fflm.files import writing_text
 from fflm.lm.model import save_config
 from fflm.lm.vectors import read_vectors, vector_size
 from fflm.text.corpus import TextSettings
@@ -65,6 +66,12 @@ def test_packed_files_are_read(model, tmp_path):
     (tmp_path / "v.gz").write_bytes(packed)
     np.testing.assert_array_equal(read_vectors(tmp_path / "v.gz", model.vocabulary, 4), model.parameters.embeddings)
     assert vector_size(tmp_path / "v.gz") == 4
+    for ending in (".bz2", ".xz", ".zst"):
+        with writing_text(tmp_path / f"v{ending}") as file:
+            model.vectors.write(file)
+        assert len((tmp_path / f"v{ending}").read_bytes()) < len((tmp_path / "v").read_bytes())
+        (tmp_path / f"v{ending}").rename(tmp_path / "unnamed")
+        np.testing.assert_array_equal(read_vectors(tmp_path / "unnamed", model.vocabulary, 4), model.parameters.embeddings)
     (tmp_path / "v.gz").write_bytes(packed[:-9])
     with pytest.raises(FflmError, match=r"v\.gz: damaged or truncated gzip file"):
         read_vectors(tmp_path / "v.gz", model.vocabulary, 4)

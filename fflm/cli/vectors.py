@@ -30,18 +30,18 @@ def command(model_path: Path | None, output: Path | None, overwrite: bool, quiet
       fflm vectors -o vectors.txt
     """
     from fflm.errors import FflmError
-    from fflm.files import replacing
+    from fflm.files import writing_text
 
     if output and output.exists() and not overwrite:
         raise FflmError(f"{output} exists: choose another file, or allow overwriting with --overwrite")
     vectors = load_model(model_path).vectors
     if output:
-        with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        with writing_text(output) as file:
             skipped = _write(vectors, file, as_json)
     else:
         skipped = _write(vectors, sys.stdout, as_json)
     if skipped and not quiet:
-        click.echo(f"left out {len(skipped)} words with spaces, tabs or line ends: {' '.join(map(show_word, skipped))}", err=True)
+        click.echo(f"left out {len(skipped)} words with white space: {' '.join(map(show_word, skipped))}", err=True)
 
 
 def _write(vectors: "Vectors", file: IO[str], as_json: bool) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.errors import FflmError
-from fflm.files import clear_errors, replacing, replacing_folder
+from fflm.files import clear_errors, replacing_folder, writing_text
 from fflm.lm import ngram_kernels as kernels
 from fflm.lm.ngram import LARGEST_ORDER, NgramModel, Tables, borders
 from fflm.lm.setup import check_free
@@ -45,7 +45,7 @@ def write_arpa(model: NgramModel, path: Path) -> None:
     sizes[0] += 1  # <s>
     parents = np.repeat(np.arange(len(tables.words)), tables.children[1:] - tables.children[:-1])
     parents = np.concatenate([[0], parents])
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with writing_text(path) as file:
         file.write("\\data\\\n" + "".join(f"ngram {k}={size}\n" for k, size in enumerate(sizes, 1)))
         for order, (low, high) in enumerate(levels, 1):
             file.write(f"\n\\{order}-grams:\n")

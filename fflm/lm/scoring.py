@@ -299,7 +299,7 @@ def with_feature(fields: Sequence[str], name: str, value: float) -> str:
     if not fields:
         return ""
     features = " ".join([*(fields[2].split() if len(fields) > 2 else []), f"{name}=", f"{value:.6f}"])
-    return " ||| ".join(field.strip() for field in [*fields[:2], features, *fields[3:]])
+    return " ||| ".join(field.strip(ASCII_BLANKS) for field in [*fields[:2], features, *fields[3:]])
 
 
 def _parse(line: str, number: int, moses: bool) -> list[str]:

@@ -14,7 +14,7 @@ from typing import IO, Any, Literal, NoReturn
 import regex
 
 from fflm.errors import FflmError
-from fflm.files import clear_errors
+from fflm.files import COMPRESSIONS, clear_errors
 from fflm.text.tokenizer import GRAPHEMES
 
 CHUNK = 1 << 18  # characters of a chunk, and bytes of a read
@@ -37,13 +37,10 @@ _UNREADABLE = {
 }
 _KINDS = {kind: re.compile(magic) for kind, magic in (_MAGIC | _UNREADABLE).items()}
 
-_ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
-_DECOMPRESSORS = {"bzip2": ("bz2", "BZ2Decompressor"), "xz": ("lzma", "LZMADecompressor"), "zstd": (_ZSTD, "ZstdDecompressor")}
+_DECOMPRESSORS = {"bzip2": (".bz2", "BZ2Decompressor"), "xz": (".xz", "LZMADecompressor"), "zstd": (".zst", "ZstdDecompressor")}
 
 # Spaces and tabs separate words for every tokenizer, other white space for some.
 _LAST_GAPS = [regex.compile(rf"(?r)(?<=[{blank}])(?=[^\s\p{{Cf}}])") for blank in (r" \t", r"\s")]
-_ENDINGS = frozenset({".gz", ".bz2", ".xz", ".lzma", ".zst"})
-
 _SURROGATE = regex.compile(r"[\ud800-\udfff]")
 _LAST_VISIBLE = regex.compile(r"(?r)[^\s\p{Cf}]")
 
@@ -136,7 +133,7 @@ def whole_lines(chunks: Iterable[str]) -> Iterator[str]:
 
 def uncompressed(path: Path) -> Path:
     """Return the name that a compressed file would have if it were not: ``a.csv`` for ``a.csv.gz``; others as they are."""
-    return path.with_suffix("") if path.suffix in _ENDINGS else path
+    return path.with_suffix("") if path.suffix in COMPRESSIONS else path
 
 
 @contextmanager
@@ -207,8 +204,8 @@ def _decompressed_blocks(file: IO[bytes], kind: str, name: str) -> Iterator[byte
             member = import_module("gzip").GzipFile(fileobj=file)
             yield from iter(lambda: member.read(CHUNK), b"")
         else:
-            module, name_of_class = _DECOMPRESSORS[kind]
-            yield from _members(file, getattr(import_module(module), name_of_class))
+            ending, decompressor = _DECOMPRESSORS[kind]
+            yield from _members(file, getattr(import_module(COMPRESSIONS[ending]), decompressor))
     except ImportError as error:
         raise FflmError(f"{name} is compressed with {kind}, for which this Python lacks a module: decompress it first") from error
     except (FflmError, MemoryError):
