@@ -104,7 +104,7 @@ def tokenizer_option() -> Callable[[Command], Command]:
         type=click.Choice(["word", "char", "space"]),
         default=Tokenizer.mode,
         show_default=True,
-        help="Split text into words and punctuation, into characters, or only at white space.",
+        help="Split text into words and punctuation, into characters, or only at spaces, tabs and line ends.",
     )
 
 

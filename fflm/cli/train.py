@@ -59,7 +59,10 @@ def _use_preset(context: click.Context, parameter: click.Parameter, value: str) 
 )
 @network_options
 @click.option(
-    "--vectors", type=click.Path(path_type=Path), metavar="FILE", help="Start from vectors in word2vec text format (or .gz)."
+    "--vectors",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Start from vectors in word2vec text format (also compressed).",
 )
 @training_options
 @text_options
@@ -77,7 +80,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a model on INPUTS: files, folders, .gz files, - for standard input, a folder made by `fflm tokenize`, or a model.
+    """Train a model on INPUTS: files (also compressed), folders, - for standard input, a folder made by `fflm tokenize`, or a model.
 
     Another model lends its text and its vocabulary, so that the two can be compared. The model is a folder. Progress goes to
     standard error; Ctrl-C saves, and --resume goes on as if nothing had happened.
