@@ -60,7 +60,7 @@ def train(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a model on INPUTS: files (also compressed), folders, - for standard input, a folder made by `fflm tokenize`, or a model.
+    """Train a model on INPUTS: files (also compressed), folders, - for standard input, a folder of `fflm tokenize`, or a model.
 
     A model that was trained before, such as a network, lends its text and its vocabulary, so that the two can be compared.
 

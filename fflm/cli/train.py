@@ -80,7 +80,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a model on INPUTS: files (also compressed), folders, - for standard input, a folder made by `fflm tokenize`, or a model.
+    """Train a model on INPUTS: files (also compressed), folders, - for standard input, a folder of `fflm tokenize`, or a model.
 
     Another model lends its text and its vocabulary, so that the two can be compared. The model is a folder. Progress goes to
     standard error; Ctrl-C saves, and --resume goes on as if nothing had happened.
