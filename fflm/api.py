@@ -28,7 +28,7 @@ def train_classifier(inputs: str | Path | Sequence[str | Path], path: str | Path
     Parameters
     ----------
     inputs
-        A file, a folder, a .gz file, or several of them.
+        A file, compressed or not, a folder, or several of them.
     path
         The folder of the classifier; by default ``INPUT.classifier`` in the current one.
     options
@@ -54,7 +54,7 @@ def train(inputs: str | Path | Sequence[str | Path], path: str | Path | None = N
     Parameters
     ----------
     inputs
-        A file, a folder, a .gz file, a folder made by ``fflm tokenize``, or several of them.
+        A file, compressed or not, a folder, a folder made by ``fflm tokenize``, or several of them.
     path
         The folder of the model; by default ``INPUT.model`` in the current one.
     options

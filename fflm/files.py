@@ -6,10 +6,12 @@ A folder in which a process writes for longer is locked by it.
 import contextlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fflm.errors import FflmError
 
@@ -21,10 +23,18 @@ except ImportError:  # not a POSIX system
 LOCK = ".lock"
 """The file in a locked folder."""
 
+COMPRESSIONS = {
+    ".gz": "gzip",
+    ".bz2": "bz2",
+    ".xz": "lzma",
+    ".zst": "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd",
+}
+"""The modules that compress files of such names."""
+
 
 @contextlib.contextmanager
 def clear_errors(action: str) -> Iterator[None]:
-    """Turn an operating-system error inside the block into one line: no permission, disk full, no such folder.
+    """Turn an operating-system error inside the block into one line: no permission, disk full, no such folder, no such name.
 
     Parameters
     ----------
@@ -34,12 +44,16 @@ def clear_errors(action: str) -> Iterator[None]:
     Raises
     ------
     FflmError
-        In place of any OSError.
+        In place of any OSError, and of what Python raises for names that no file can have.
     """
     try:
         yield
     except OSError as error:
         raise FflmError(f"cannot {action}: {error.strerror or error}") from error
+    except ValueError as error:
+        if not (isinstance(error, UnicodeEncodeError) or "embedded null" in str(error)):
+            raise
+        raise FflmError(f"cannot {action}: no file can have such a name ({error})") from error
 
 
 @contextlib.contextmanager
@@ -275,10 +289,30 @@ def _is_at(descriptor: int, path: str | Path, directory: int | None = None) -> b
         return False
 
 
+@contextlib.contextmanager
+def writing_text(path: Path, *, overwrite: bool = True) -> Iterator[IO[str]]:
+    """Yield a file for text in UTF-8, compressed if its name ends in .gz, .bz2, .xz or .zst, which appears whole or not at all.
+
+    Raises
+    ------
+    FflmError
+        If it cannot be written, or exists and ``overwrite`` is false.
+    """
+    try:
+        open_text = import_module(COMPRESSIONS[path.suffix]).open if path.suffix in COMPRESSIONS else open
+    except ImportError as error:
+        raise FflmError(f"cannot write {path}: this Python lacks a module that compresses so; choose another ending") from error
+    with replacing(path, overwrite=overwrite) as temporary, open_text(temporary, "wt", encoding="utf-8", newline="\n") as file:
+        yield file
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
+    r"""Write ``text`` as UTF-8, whole or not at all.
+
+    Surrogates that are not paired, which stand for the bytes of file names that are not UTF-8, become ``\uXXXX``, as in JSON.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,6 +1,7 @@
 """Text classifiers: reading, features, figures, training, prediction, and the commands."""
 
 import csv
+import gzip
 import json
 import subprocess
 from collections import Counter
@@ -226,7 +227,9 @@ def test_lexicons_are_read(tmp_path: Path) -> None:
     (tmp_path / "feelings.tsv").write_text("good\tpositive\nbad\tnegative\n\ngreat\tpositive\n")
     (tmp_path / "colours.txt").write_bytes("red\r\nblue\n\u2028dark\u2028red\u2028\n".encode())
     found = read_lexicon([tmp_path / "feelings.tsv", tmp_path / "colours.txt"])
-    assert found == {"positive": ["good", "great"], "negative": ["bad"], "colours": ["red", "blue", "dark\u2028red"]}
+    assert found == {"positive": ["good", "great"], "negative": ["bad"], "colours": ["red", "blue", "\u2028dark\u2028red\u2028"]}
+    (tmp_path / "numbers.txt.gz").write_bytes(gzip.compress("\ufeff10\u00a0000\r\na\u2028b\n".encode()))
+    assert read_lexicon([tmp_path / "numbers.txt.gz"]) == {"numbers": ["10\u00a0000", "a\u2028b"]}
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(FflmError, match="has no words"):
         read_lexicon([tmp_path / "empty.txt"])

@@ -253,6 +253,10 @@ def windows_after(model, prefix, continuation):
         (TextSettings(Tokenizer("char")), "the c", ["a", "t", " ", "s"], "the cat s"),
         (TextSettings(Tokenizer("char")), "the ", [" ", "s"], "the  s"),
         (TextSettings(Tokenizer("space")), "the cat", ["@-@", "like", "dog"], "the cat-like dog"),
+        (TextSettings(Tokenizer("space")), "the 10\u00a0", ["dog"], "the 10\u00a0 dog"),
+        (TextSettings(Tokenizer("space")), "the\t", ["10\u00a0000"], "the\t10\u00a0000"),
+        (MODES["line ends"], "the\u00a0", ["dog"], "the\u00a0dog"),
+        (MODES["line ends"], "the\u200f", ["dog"], "the\u200f dog"),
         (TextSettings(Tokenizer(lowercase=True)), "The Zebra", ["sat"], "The Zebra sat"),
     ],
 )

@@ -233,6 +233,13 @@ def test_a_model_written_and_read_is_the_same(tmp_path):
         assert back.notes == []
 
 
+def test_words_with_white_space_survive_arpa(tmp_path):
+    model = model_of([0, 1, 2, 3, 1, 2], MODES["no ends"], 2, ["\u3000", " ", "\\", "ß"])
+    write_arpa(model, tmp_path / "model.arpa.gz")
+    (tmp_path / "model.arpa").write_bytes(gzip.decompress((tmp_path / "model.arpa.gz").read_bytes()))
+    assert set(read_arpa(tmp_path / "model.arpa").vocabulary.words) == set(model.vocabulary.words)
+
+
 HAND = """\\data\\
 ngram 1=5
 ngram 2=4

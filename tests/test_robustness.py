@@ -1,12 +1,14 @@
 """Hostile input through the command: each gets one line and leaves every file as it was."""
 
 import gzip
+import io
 import json
 import os
 import re
 import resource
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,8 @@ def made(tmp_path_factory):
     (folder / "binary.txt").write_bytes(bytes(range(256)) * 20)
     (folder / "latin.txt").write_bytes("Ein schöner Tag für Bären. ".encode("latin-1") * 50)
     (folder / "short.gz").write_bytes(gzip.compress(STORIES.encode())[:-20])
-    (folder / "plain.gz").write_text(STORIES)
+    (folder / "packed.zip").write_bytes(b"PK\x03\x04" + bytes(100))
+    (folder / "utf16.txt").write_bytes(STORIES.encode("utf-16-le"))
     (folder / "folder").mkdir()
     return folder
 
@@ -76,7 +79,9 @@ TEXTS = [
     (["x" * 300], "File name too long"),
     (["folder"], "no files in the folder"),
     (["short.gz"], "damaged or truncated gzip file"),
-    (["plain.gz"], "cannot read plain.gz: Not a gzipped file"),
+    (["packed.zip"], "packed.zip is in the format zip, which is no text: unpack it first"),
+    (["utf16.txt", "--encoding", "utf-16"], "utf16.txt has no byte-order mark.*--encoding utf-16-le"),
+    (["text.txt", "--encoding", "punycode"], "no encoding 'punycode'"),
     (["text.txt", "missing.txt"], "cannot read missing.txt"),
     (["text.txt", "--valid", "missing.txt"], "cannot read missing.txt"),
     (["text.txt", "--valid", "empty.txt"], "there are no words in empty.txt"),
@@ -402,3 +407,103 @@ def test_standard_output_that_is_closed(folder, closed):
     result = subprocess.run(command, preexec_fn=lambda: os.close(closed), capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
     assert bool(result.stdout) == (closed == 2)
+
+
+class Terminal(io.TextIOWrapper):
+    """What a program is told is a terminal."""
+
+    def isatty(self):
+        """Return what a terminal does."""
+        return True
+
+
+def output(monkeypatch, kind, encoding, *arguments):
+    """Run a command in this process, with streams of an encoding; return the bytes that it writes to both, and its status."""
+    streams = {name: kind(io.BytesIO(), encoding=encoding, errors="strict") for name in ("stdout", "stderr")}
+    with monkeypatch.context() as patch:
+        for name, stream in streams.items():
+            patch.setattr(sys, name, stream)
+        with pytest.raises(SystemExit) as end:
+            main(list(map(str, arguments)))
+    for stream in streams.values():
+        stream.flush()
+    return *(stream.buffer.getvalue() for stream in streams.values()), end.value.code
+
+
+CHARACTERS = "小猫 é 🎉"
+SHOWS_CHARACTERS = [
+    ("generate", "-m", "text.model", "--prefix", CHARACTERS, "--length", 1, "--seed", 1),
+    ("generate", "-m", "text.model", "--prefix", CHARACTERS, "--length", 1, "--seed", 1, "--json"),
+    ("next", "-m", "text.model", "--prefix", CHARACTERS, "--json"),
+    ("score", "-m", "text.model", "characters.txt", "--by", "word"),
+    ("score", "-m", "text.model", "characters.txt", "--by", "sentence", "--json"),
+    ("score", "-m", "text.model", "characters.txt", "--nbest", "plain"),
+    ("neighbours", "-m", "text.model", "小"),
+    ("info", "小猫.model"),
+    ("tokenize", "characters.txt", "-o", "小猫.ids", "--valid", "0", "--min-count", "1", "-q"),
+    ("corpus", "list", "--json"),
+    ("小猫",),
+]
+
+
+@pytest.mark.parametrize("arguments", SHOWS_CHARACTERS, ids=lambda arguments: " ".join(map(str, arguments)))
+def test_files_and_pipes_get_utf_8_and_terminals_what_they_can_show(folder, monkeypatch, arguments):
+    (folder / "characters.txt").write_text(CHARACTERS + "\n", encoding="utf-8")
+    expected = output(monkeypatch, io.TextIOWrapper, "utf-8", *arguments)
+    assert set(b"".join(expected[:2]).decode("utf-8")) & set("小猫é🎉") or arguments[0] == "corpus"
+    for kind, encoding in (
+        (io.TextIOWrapper, "cp1252"),
+        (io.TextIOWrapper, "latin-1"),
+        (io.TextIOWrapper, "ascii"),
+        (io.TextIOWrapper, "utf-16"),
+        (Terminal, "ascii"),
+        (Terminal, "utf-8"),
+    ):
+        shutil.rmtree("小猫.ids", ignore_errors=True)
+        assert output(monkeypatch, kind, encoding, *arguments) == expected
+    shutil.rmtree("小猫.ids", ignore_errors=True)
+    *shown, status = output(monkeypatch, Terminal, "latin-1", *arguments)
+    assert status == expected[2]
+    for legacy, full in zip(shown, expected, strict=False):
+        text = legacy.decode("latin-1")
+        assert text == full.decode().replace("小", "\\u5c0f").replace("猫", "\\u732b").replace("🎉", "\\ud83c\\udf89")
+    if "--json" in arguments:  # escaped as JSON escapes
+        legacy, full = (stream.decode(name).splitlines() for stream, name in ((shown[0], "latin-1"), (expected[0], "utf-8")))
+        assert list(map(json.loads, legacy)) == list(map(json.loads, full))
+
+
+@pytest.mark.skipif(sys.getfilesystemencoding() != "utf-8" or sys.platform != "linux", reason="file names must be Unicode")
+def test_file_names_that_are_not_utf_8(folder, monkeypatch):
+    """Python has them as surrogates, which no file in UTF-8 and no JSON can hold as they are."""
+    pytest.importorskip("matplotlib")
+    name = os.fsdecode(b"caf\xe9")
+    Path("text.txt").rename(f"{name}.txt")
+    commands = [
+        ("train", f"{name}.txt", *SMALL, "--epochs", "1", "-q", "--json"),
+        ("train", "--resume", f"{name}.model", "--epochs", "2", "-q", "--json"),
+        ("info", f"{name}.model", "--json"),
+        ("plot", f"{name}.model", "text.model", "-o", f"{name}.svg", "--json"),
+        ("tokenize", f"{name}.txt", "-o", f"{name}.ids", "--json"),
+        ("tune", f"{name}.txt", "--search", "rate=0.001..0.01", "--trials", "1", *SMALL, "--epochs", "1", "-q", "--json"),
+    ]
+    for command in commands:
+        stdout, stderr, status = output(monkeypatch, io.TextIOWrapper, "utf-8", *command)
+        assert status in (0, None), stderr
+        assert name in json.dumps(json.loads(stdout), ensure_ascii=False)
+    assert json.loads(Path(f"{name}.model", "corpus", "corpus.json").read_bytes())["sources"]["train"] == [f"{name}.txt"]
+    assert b"caf\\udce9.model" in Path(f"{name}.svg").read_bytes()
+    _, stderr, status = output(monkeypatch, io.TextIOWrapper, "utf-8", "score", "-q", f"{name}.missing")
+    assert (stderr, status) == (b"error: cannot read caf\\udce9.missing: No such file or directory\n", 1)
+
+
+def test_words_on_a_command_line_that_the_locale_cannot_read(folder, monkeypatch):
+    """In the locale C, Python may have what is UTF-8 as the surrogates of its bytes."""
+    prefix = CHARACTERS.encode().decode("ascii", "surrogateescape")
+    stdout, _, _ = output(monkeypatch, io.TextIOWrapper, "ascii", "next", "-m", "text.model", "--prefix", prefix, "--json")
+    assert json.loads(stdout)["prefix"] == CHARACTERS
+    for line in (
+        ("next", "-m", "text.model", "--prefix", "\udcff"),
+        ("neighbours", "\udcff"),
+        ("analogy", "the", "\udcff", "cat"),
+    ):
+        assert "is not valid UTF-8" in refused(folder, *line)

@@ -108,7 +108,8 @@ def test_there_is_a_row_for_every_line(how, end, tmp_path):
     own = tiny_model(text, dtype=np.float64)
     content = (end or "\n").join(ODD_LINES) + end
     (tmp_path / "text").write_bytes(content.encode())
-    pieces = list(scored_lines(own, read_chunks([tmp_path / "text"], size=8)))
+    size = 48 if how == "spaces" else 8  # a line is cut at spaces, or where it has none anywhere
+    pieces = list(scored_lines(own, read_chunks([tmp_path / "text"], size=size)))
     rows = list(sentences(pieces))
     assert [line for line, _ in rows] == ODD_LINES
     together = score_chunks(own, read_chunks([tmp_path / "text"]))
@@ -204,6 +205,7 @@ def test_equal_contexts_have_the_losses_that_each_has(model, monkeypatch):
         ("0 ||| the cat ||| ||| -7 ||| 0-0 1-1", "0 ||| the cat ||| fflm= {} ||| -7 ||| 0-0 1-1"),
         ("12|||the cat", "12 ||| the cat ||| fflm= {}"),
         ("0 |||  the cat  ||| a= 1", "0 ||| the cat ||| a= 1 fflm= {}"),
+        ("0\u00a0||| the cat", "0\u00a0 ||| the cat ||| fflm= {}"),
     ],
 )
 def test_a_moses_list_gets_a_feature(line, expected):

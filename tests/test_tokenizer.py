@@ -12,6 +12,7 @@ from fflm.text.tokenizer import LINE_END, Tokenizer
 
 # Ordinary text is rare among random characters, so pieces that meet in awkward ways are mixed in.
 PIECES = ["don't", "’", "'", "-", "--", "...", "3.14", ",", "``", "\n", " ", "\x1c", "\u3000", "猫", "カー", "か\u3099", "\u0301"]
+PIECES += ["\u00ad", "\u200b", "\u200c", "\u200f", "\u2060", "\ufeff", "\u00a0", "\x0b", "\U0001f1e9", "3\u2060"]
 PIECES += ["👩‍👩‍👧", "👍🏽", "🇩🇪", "1\ufe0f\u20e3", "\u200d", "\u0600", "한국어", "é", "İ", "ﬁ", "<unk>", "क्षि", "\U000e0067"]
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=20).map("".join)
 TOKENIZERS = st.builds(
@@ -22,8 +23,23 @@ TOKENIZERS = st.builds(
 )
 
 
+def is_invisible(character):
+    """Whether rule WB4 of Unicode Standard Annex 29 ignores a character that does not show (U+200B separates words)."""
+    prepended = regex.match(r"\p{GCB=Prepend}", character)
+    return unicodedata.category(character) == "Cf" and character != "\u200b" and not prepended
+
+
 def without_whitespace(text):
-    return "".join(character for character in text if not character.isspace())
+    """Return a text without white space, and without the invisible characters that follow it or begin the text."""
+    kept = []
+    blank = True
+    for character in text:
+        if character.isspace() or character == "\u200b":
+            blank = True
+        elif not (blank and is_invisible(character)):
+            kept.append(character)
+            blank = False
+    return "".join(kept)
 
 
 @given(TEXTS, TOKENIZERS)
@@ -32,6 +48,8 @@ def test_only_whitespace_is_lost(text, tokenizer):
     tokens = tokenizer.tokens(text)
     if tokenizer.mode == "char":
         assert "".join(tokens) == regex.sub("\n", "", normal)
+    elif tokenizer.mode == "space":
+        assert tokens == [token for token in regex.split("[ \t\r\n]", normal) if token]
     else:
         assert "".join(tokens) == without_whitespace(normal)
         assert all(token and without_whitespace(token) == token for token in tokens)
@@ -63,6 +81,18 @@ def test_whitespace_separates(text):
     assert Tokenizer().tokens(text) == [token for piece in text.split() for token in Tokenizer().tokens(piece)]
 
 
+@given(TEXTS, TEXTS)
+def test_invisible_characters_do_not_move_boundaries(left, right):
+    """What stands after a word joiner is what would stand there without it, if a boundary is no matter of graphemes."""
+    left, right = (
+        regex.sub(r"[\p{M}\p{Cf}\p{GCB=Prepend}\p{RI}\p{Extended_Pictographic}]|``|''|[.…—-]{2,}", "a", each)
+        for each in (left, right)
+    )
+    left = left.rstrip(".…—-`'")  # runs of punctuation end at a word joiner
+    tokens = [token.replace("\u2060", "") for token in Tokenizer().tokens(f"{left}\u2060{right}")]
+    assert tokens == Tokenizer().tokens(left + right)
+
+
 @pytest.mark.parametrize(
     ("text", "tokens"),
     [
@@ -78,6 +108,14 @@ def test_whitespace_separates(text):
         ("\u0600 12 \u0600\u0301 !", "\u0600|12|\u0600\u0301|!"),
         ("naïve cafe\u0301s x²", "naïve|cafe\u0301s|x²"),
         ("a\nb", "a|b"),
+        ("co\u00adoperate wi\u2060fi don\u00ad't", "co\u00adoperate|wi\u2060fi|don\u00ad't"),
+        ("שלום\u200f עולם\u200f.", "שלום\u200f|עולם\u200f|."),
+        ("\ufeffthe \ufeffcat \u200f \u200dsat\n\ufeff\u200eon", "the|cat|sat|on"),
+        ("می\u200cخواهم क्\u200dष", "می\u200cخواهم|क्\u200dष"),
+        ("3\u2060.\u206014 dogs' \u2060", "3\u2060.\u206014|dogs|'"),
+        ("猫\u2060犬 “\u200fa”\u200f!", "猫\u2060|犬|“\u200f|a|”\u200f|!"),
+        ("ไทย\u200bไทย", "ไทย|ไทย"),
+        ("🇩🇪🇫🇷🇨 \u0600🇩🇪", "🇩🇪|🇫🇷|🇨|\u0600|🇩🇪"),
     ],
 )
 def test_words(text, tokens):
@@ -86,7 +124,52 @@ def test_words(text, tokens):
 
 def test_characters_and_spaces():
     assert Tokenizer("char").tokens("e\u0301 猫\n👍🏽") == ["e\u0301", " ", "猫", "👍🏽"]
+    assert Tokenizer("char").tokens("🇩🇪🇫🇷\u0301🇨co\u00ado") == ["🇩🇪", "🇫🇷\u0301", "🇨", "c", "o", "\u00ad", "o"]
     assert Tokenizer("space").split("a @-@ b\n\n<unk> ") == ["a", "@-@", "b", "\n", "\n", "<unk>"]
+
+
+def test_ready_tokens_are_separated_by_ascii_blanks_only():
+    words = ["10\u00a0000", "a\u3000b", "c\u2028d", "e\x0bf", "\x0c", "g\x1ch", "\x85", "\ufeff"]
+    assert Tokenizer("space").split(" ".join(words) + "\tx\r\ny") == [*words, "x", "\n", "y"]
+
+
+def test_graphemes_are_those_of_the_annex():
+    text = "🇩🇪🇫🇷\u0301🇨e\u0301\u0600🇩🇪👩\u200d👧\r\n각क्षि\u00ad"
+    assert Tokenizer("char").split(text) == regex.findall(r"\X", text)
+
+
+def test_runs_take_linear_time():
+    """A chunk of a text may be one long run of anything; quadratic time would be minutes here."""
+    runs = [
+        "🇩🇪",
+        "\u0301",
+        "\u200d",
+        "\u2060",
+        "\u0301\u0323",
+        "👩\u200d",
+        "'",
+        "-",
+        "1.",
+        "1\u2060.",
+        "\u0600",
+        "\u1100",
+        "カ",
+        "\uff9e",
+        "a'",
+    ]
+    for run in runs:
+        text = "a" + run * (100_000 // len(run)) + "a"
+        tokenizer = Tokenizer(normalization="NFKC")
+        tokens = tokenizer.split(tokenizer.normalize(text))
+        assert "".join(tokens) == tokenizer.normalize(text)
+        tokenizer.detokenize(tokens)
+    assert len(Tokenizer("char").split("🇩🇪" * 50_000)) == 50_000
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
+def test_long_runs_of_marks_are_normalised_as_unicode_says(form):
+    text = "a" + "\u0301\u0323\u0345\u0344\u0f73\u3099\uff9e\u0903" * 20 + "b"
+    assert Tokenizer(normalization=form).normalize(text) == unicodedata.normalize(form, text)
 
 
 def test_normalization_and_case():
@@ -106,6 +189,8 @@ def test_normalization_and_case():
         'A line.\n"Another" line.\n\nThe "last.',
         'An "open quote.\nThe "next" line.',
         "안녕하세요, 세계!",
+        "“\u200fשלום\u200f”\u200f.\u200f",
+        "猫\u2060犬",
     ],
 )
 def test_detokenize_restores(text):

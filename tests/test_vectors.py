@@ -16,6 +16,7 @@ from tiny import MODES, tiny_model
 
 from fflm.cli import main
 from fflm.errors import FflmError, FflmWarning
+from fflm.files import writing_text
 from fflm.lm.model import save_config
 from fflm.lm.vectors import read_vectors, vector_size
 from fflm.text.corpus import TextSettings
@@ -52,11 +53,12 @@ def test_what_is_written_is_read_exactly(model, tmp_path):
 
 
 def test_words_with_white_space_are_left_out_and_named(tmp_path):
-    model = tiny_model(TextSettings(Tokenizer("char")), ("a", " ", "é", "\u3000"))
-    assert write(model, tmp_path / "v") == [" "]  # separators are the white space of ASCII
+    """The format separates by white space of ASCII; other white space may be, or be in, a word."""
+    model = tiny_model(TextSettings(Tokenizer("char")), ("a", " ", "é", "\u3000", "\t", "10\u00a0000", "\x0b", "\u2028"))
+    assert set(write(model, tmp_path / "v")) == {" ", "\t", "\x0b"}
     read = read_vectors(tmp_path / "v", model.vocabulary, 4)
     missing = np.isnan(read).all(axis=1)
-    assert [model.vocabulary.words[row] for row in np.flatnonzero(missing)] == [" "]
+    assert {model.vocabulary.words[row] for row in np.flatnonzero(missing)} == {" ", "\t", "\x0b"}
     np.testing.assert_array_equal(read[~missing], model.parameters.embeddings[~missing])
 
 
@@ -66,6 +68,12 @@ def test_packed_files_are_read(model, tmp_path):
     (tmp_path / "v.gz").write_bytes(packed)
     np.testing.assert_array_equal(read_vectors(tmp_path / "v.gz", model.vocabulary, 4), model.parameters.embeddings)
     assert vector_size(tmp_path / "v.gz") == 4
+    for ending in (".bz2", ".xz", ".zst"):
+        with writing_text(tmp_path / f"v{ending}") as file:
+            model.vectors.write(file)
+        assert len((tmp_path / f"v{ending}").read_bytes()) < len((tmp_path / "v").read_bytes())
+        (tmp_path / f"v{ending}").rename(tmp_path / "unnamed")
+        np.testing.assert_array_equal(read_vectors(tmp_path / "unnamed", model.vocabulary, 4), model.parameters.embeddings)
     (tmp_path / "v.gz").write_bytes(packed[:-9])
     with pytest.raises(FflmError, match=r"v\.gz: damaged or truncated gzip file"):
         read_vectors(tmp_path / "v.gz", model.vocabulary, 4)

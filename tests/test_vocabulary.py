@@ -1,5 +1,6 @@
 """The vocabulary's order, symbols and file."""
 
+import bz2
 import hashlib
 
 import pytest
@@ -52,6 +53,18 @@ def test_given_words(tmp_path):
     vocabulary = Vocabulary.from_words(words, COUNTS, ends=True)
     assert vocabulary.words == [UNKNOWN, END, "b", " ", "C:\\uncle", "absent"]
     assert vocabulary.counts == [sum(COUNTS.values()) - 5 - 4, 4, 5, 0, 0, 0]
+
+
+def test_given_words_may_hold_other_white_space_and_other_escapes(tmp_path):
+    path = tmp_path / "words"
+    path.write_text(" 10\u00a0000 \t3\n\u3000\n\x0b\na\u2028b\n\\ud800\n\\u0041\n\\u00a0\n", encoding="utf-8")
+    words = ["10\u00a0000", "\u3000", "\x0b", "a\u2028b", "\\ud800", "\\u0041", "\u00a0"]
+    assert read_words(path) == words
+    vocabulary = Vocabulary.from_words(words, {}, ends=True)
+    vocabulary.save(tmp_path / "vocabulary.tsv")
+    assert Vocabulary.load(tmp_path / "vocabulary.tsv", vocabulary.to_dict()).words == vocabulary.words
+    path.write_bytes(bz2.compress(b"packed\n"))
+    assert read_words(path) == ["packed"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n\t5\n", b"\xff\n"])

@@ -1,6 +1,5 @@
 """What a network reads of a text: words to be pooled or concatenated, or numbers made of them."""
 
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ import numpy.typing as npt
 
 from fflm.classify.settings import TextInput
 from fflm.errors import FflmError
-from fflm.files import clear_errors
 from fflm.text.numbering import Numbering
-from fflm.text.tokenizer import Tokenizer
+from fflm.text.reading import read_lines, uncompressed
+from fflm.text.tokenizer import ASCII_BLANKS, Tokenizer
 from fflm.text.vocabulary import Vocabulary
 from fflm.training.examples import Scale
 
@@ -214,15 +213,10 @@ def read_lexicon(paths: Sequence[Path]) -> dict[str, list[str]]:
     """
     lexicon: dict[str, list[str]] = {}
     for path in paths:
-        with clear_errors(f"read {path}"):
-            content = path.read_bytes()
-        try:
-            lines = list(io.StringIO(content.decode("utf-8-sig"), newline=None))
-        except UnicodeDecodeError as error:
-            raise FflmError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+        lines = read_lines(path)
         for line in filter(str.strip, lines):
             word, _, category = line.partition("\t")
-            lexicon.setdefault(category.strip() or path.stem, []).append(word.strip())
+            lexicon.setdefault(category.strip() or uncompressed(path).stem, []).append(word.strip(ASCII_BLANKS))
         if not any(map(str.strip, lines)):
             raise FflmError(f"{path} has no words: write a word, a tab and its category a line")
     return lexicon

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, Self, get_args
 
 from fflm.errors import FflmError
-from fflm.text.reading import files, read_chunks, whole_lines
+from fflm.text.reading import files, read_chunks, uncompressed, whole_lines
 
 Format = Literal["auto", "tab", "csv", "fasttext"]
 
@@ -48,7 +48,7 @@ def read_labelled(
     Parameters
     ----------
     sources
-        Files, folders, .gz files or ``"-"``.
+        Files, compressed or not, folders, or ``"-"``.
     format
         ``tab``: a line is a label, a tab, a text. ``csv``: comma-separated values, whose first line names the columns.
         ``fasttext``: a line is ``__label__`` with a label, a space, a text. ``auto``: csv for files that end so, fasttext for
@@ -99,7 +99,7 @@ def single_spaced(text: str) -> str:
 
 
 def _guess(source: str, first: str) -> Format:
-    if source.removesuffix(".gz").endswith(".csv"):
+    if uncompressed(Path(source)).suffix == ".csv":
         return "csv"
     return "fasttext" if first.startswith(PREFIX) else "tab"
 

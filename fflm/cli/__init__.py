@@ -3,8 +3,10 @@
 import sys
 
 try:
+    import codecs
     import contextlib
     import importlib
+    import io
     import logging
     import os
     import re
@@ -101,10 +103,28 @@ class _Group(click.Group):
 
 
 def _open_standard_streams() -> None:
-    """Put the null device where a standard stream was closed, as by ``fflm score <&-``, and Python has None."""
+    """Make the standard streams usable, whatever the shell and the locale made of them.
+
+    The null device stands in for one that was closed, as by ``fflm score <&-``, for which Python has None. Files and pipes get
+    UTF-8, which is also what commands read. A terminal gets its own encoding, and what that lacks as ``\\uXXXX``, as JSON spells
+    it. So does any stream get surrogates that are not paired: they stand for the bytes of file names that are not UTF-8.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+    codecs.register_error("fflm.escape", _escape)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not in some notebooks
+            own = stream.isatty() and codecs.lookup(stream.encoding).name != "ascii"  # as which Python takes no locale at all
+            stream.reconfigure(encoding=None if own else "utf-8", errors="fflm.escape")
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """Write what an encoding lacks as JSON does, for which what Python would write, such as ``\\xe9``, is no JSON."""
+    import json
+
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def _meant_choice(error: click.UsageError) -> str:

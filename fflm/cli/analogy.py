@@ -5,14 +5,14 @@ from pathlib import Path
 
 import click
 
-from fflm.cli.options import json_option, load_vectors, model_option, quiet_option, show_nearest, top_option
+from fflm.cli.options import check_text, json_option, load_vectors, model_option, quiet_option, show_nearest, top_option
 
 
 @click.command()
 @model_option
-@click.argument("a")
-@click.argument("b")
-@click.argument("c")
+@click.argument("a", callback=check_text)
+@click.argument("b", callback=check_text)
+@click.argument("c", callback=check_text)
 @top_option
 @quiet_option
 @json_option

@@ -132,7 +132,8 @@ def _input_options(command: Command) -> Command:
             "--vectors",
             type=click.Path(path_type=Path),
             metavar="FOLDER|FILE",
-            help="Start from the embeddings of a language model, or from a text file of word2vec, GloVe or fastText.",
+            help="Start from the embeddings of a language model, or from a text file of word2vec, GloVe or fastText "
+            "(also compressed).",
         ),
     ]
     return add_options(options, command)
@@ -208,7 +209,7 @@ def train(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a classifier on INPUTS, labelled text: files, folders, .gz files, or - for standard input.
+    """Train a classifier on INPUTS, labelled text: files (also compressed), folders, or - for standard input.
 
     The classifier is a folder. Progress goes to standard error; Ctrl-C saves, and --resume goes on as if nothing had happened.
 
@@ -303,7 +304,7 @@ def predict(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Predict the label of each line of INPUTS, which are files, folders, .gz files; or of standard input.
+    """Predict the label of each line of INPUTS, which are files (also compressed) or folders; or of standard input.
 
     A line of the result is a label, a tab, its probability, and so on for --top; with --json an object.
 

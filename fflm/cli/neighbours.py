@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from fflm.cli.options import json_option, load_vectors, model_option, quiet_option, show_nearest, top_option
+from fflm.cli.options import check_text, json_option, load_vectors, model_option, quiet_option, show_nearest, top_option
 
 
 @click.command()
 @model_option
-@click.argument("word")
+@click.argument("word", callback=check_text)
 @top_option
 @quiet_option
 @json_option

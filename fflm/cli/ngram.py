@@ -61,7 +61,7 @@ def train(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a model on INPUTS: files, folders, .gz files, - for standard input, a folder made by `fflm tokenize`, or a model.
+    """Train a model on INPUTS: files (also compressed), folders, - for standard input, a folder of `fflm tokenize`, or a model.
 
     A model that was trained before, such as a network, lends its text and its vocabulary, so that the two can be compared.
 
@@ -136,7 +136,7 @@ def import_(
     mode: Literal["stream", "sentence"] | None,
     as_json: bool,
 ) -> None:
-    """Make a model of FILE, an n-gram model in the ARPA format, as KenLM and SRILM write it; .gz is decompressed.
+    """Make a model of FILE, an n-gram model in the ARPA format, as KenLM and SRILM write it, compressed or not.
 
     \b
     Example:

@@ -1,8 +1,10 @@
 """Options and conversions that several commands share."""
 
+import contextlib
 import dataclasses
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,7 +119,7 @@ def tokenizer_option() -> Callable[[Command], Command]:
         type=click.Choice(["word", "char", "space"]),
         default=Tokenizer.mode,
         show_default=True,
-        help="Split text into words and punctuation, into characters, or only at white space.",
+        help="Split text into words and punctuation, into characters, or only at spaces, tabs and line ends.",
     )
 
 
@@ -343,7 +345,7 @@ def tokenizing(console: "Console") -> Iterator[Callable[[int], None]]:
     """Show how much text was read; yield the function that counts it."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("reading text: {task.completed:,.0f} characters"), TimeElapsedColumn())
+    columns = (SpinnerColumn("line"), TextColumn("reading text: {task.completed:,.0f} characters"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading", total=None)
         yield lambda characters: progress.advance(task, characters)
@@ -352,9 +354,7 @@ def tokenizing(console: "Console") -> Iterator[Callable[[int], None]]:
 def prefix_options(command: Command) -> Command:
     """Add the options that give the text to be continued; `read_prefix` takes their values."""
     options = [
-        click.option(
-            "--prefix", metavar="TEXT", callback=_check_encoding, help="The text to continue. [default: none, a beginning]"
-        ),
+        click.option("--prefix", metavar="TEXT", callback=check_text, help="The text to continue. [default: none, a beginning]"),
         click.option(
             "--prefix-file",
             type=click.Path(path_type=Path, allow_dash=True),
@@ -365,12 +365,15 @@ def prefix_options(command: Command) -> Command:
     return add_options(options, command)
 
 
-def _check_encoding(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+def check_text(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse text from the command line that is not UTF-8, whatever the locale took it for; for use as a callback."""
     try:
         (value or "").encode()
-    except UnicodeEncodeError as error:
-        raise click.BadParameter("is not valid UTF-8: mend it, or set the locale to UTF-8") from error
-    return value
+        return value
+    except UnicodeEncodeError:
+        with contextlib.suppress(UnicodeError):
+            return os.fsencode(value or "").decode()
+        raise click.BadParameter("is not valid UTF-8: mend it, or set the locale to UTF-8") from None
 
 
 def read_prefix(model: "Model", prefix: str | None, prefix_file: Path | None, quiet: bool) -> "Prefix":

@@ -102,7 +102,7 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Measure how well a model predicts INPUTS: files, folders, .gz files, or standard input.
+    """Measure how well a model predicts INPUTS: files (also compressed), folders, or standard input.
 
     All of them are one text, read as the model's training text was. Averages are over tokens. JSON has both natural and base-10
     logarithms.

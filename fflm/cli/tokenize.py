@@ -17,7 +17,7 @@ from fflm.cli.options import json_option, message_console, overwrite_option, qui
 @quiet_option
 @json_option
 def command(inputs: tuple[Path, ...], output: Path, overwrite: bool, quiet: bool, as_json: bool, **options: Any) -> None:
-    """Turn INPUTS (files, folders, .gz files, - for standard input) into word ids on disk, to train on again and again.
+    """Turn INPUTS (files, also compressed, folders, - for standard input) into word ids on disk, to train on again and again.
 
     \b
     Example:

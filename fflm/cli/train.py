@@ -63,7 +63,7 @@ def _use_preset(context: click.Context, parameter: click.Parameter, value: str) 
     "--vectors",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Start from the vectors in a text file of word2vec, GloVe or fastText.",
+    help="Start from the vectors in a text file of word2vec, GloVe or fastText (also compressed).",
 )
 @training_options
 @text_options
@@ -81,7 +81,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a model on INPUTS: files, folders, .gz files, - for standard input, a folder made by `fflm tokenize`, or a model.
+    """Train a model on INPUTS: files (also compressed), folders, - for standard input, a folder of `fflm tokenize`, or a model.
 
     Another model lends its text and its vocabulary, so that the two can be compared. The model is a folder. Progress goes to
     standard error; Ctrl-C saves, and --resume goes on as if nothing had happened.

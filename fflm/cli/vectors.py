@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 def command(model_path: Path | None, output: Path | None, overwrite: bool, quiet: bool, as_json: bool) -> None:
     """Export the word embeddings in word2vec's text format, also those of <unk>, </s> and <s>.
 
-    Words with white space in them, as in models of characters, cannot be written; they are named. --json prints an object of
+    Words with spaces in them, as in models of characters, cannot be written; they are named. --json prints an object of
     words and vectors instead. Train from vectors with `fflm train --vectors FILE`.
 
     \b
     Example:
       fflm vectors -o vectors.txt
     """
-    from fflm.files import check_file, replacing
+    from fflm.files import check_file, writing_text
 
     if output:
         check_file(output, overwrite)
     _, vectors = load_vectors(model_path, quiet)
     if output:
-        with replacing(output, overwrite=overwrite) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        with writing_text(output, overwrite=overwrite) as file:
             skipped = _write(vectors, file, as_json)
     else:
         skipped = _write(vectors, sys.stdout, as_json)

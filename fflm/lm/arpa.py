@@ -1,25 +1,24 @@
 """N-gram models in the ARPA format, which KenLM, SRILM and others share: probabilities and back-off weights to base 10."""
 
-import contextlib
-import gzip
 import math
 import re
 from array import array
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NoReturn, cast
+from typing import IO, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from fflm.backend.launching import shares_of
 from fflm.errors import FflmError
-from fflm.files import clear_errors, replacing, replacing_folder
+from fflm.files import clear_errors, replacing_folder, writing_text
 from fflm.lm import ngram_kernels as kernels
 from fflm.lm.ngram import LARGEST_ORDER, NgramModel, Tables, borders
 from fflm.lm.setup import check_free
 from fflm.text.corpus import TextMode, TextSettings
+from fflm.text.reading import open_bytes
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import END, START, UNKNOWN, Vocabulary, escape, unescape
 
@@ -57,7 +56,7 @@ def write_arpa(model: NgramModel, path: Path, *, overwrite: bool = True) -> None
     sizes[0] += 1  # <s>
     parents = np.repeat(np.arange(len(tables.words)), tables.children[1:] - tables.children[:-1])
     parents = np.concatenate([[0], parents])
-    with replacing(path, overwrite=overwrite) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with writing_text(path, overwrite=overwrite) as file:
         file.write(f"{_ESCAPED}\n\n" if escaped else "")
         file.write("\\data\\\n" + "".join(f"ngram {k}={size}\n" for k, size in enumerate(sizes, 1)))
         for order, (low, high) in enumerate(levels, 1):
@@ -114,7 +113,7 @@ def import_arpa(
 
 
 def read_arpa(source: Path, *, tokenizer: Tokenizer | None = None, mode: TextMode | None = None) -> NgramModel:
-    """Read a model; a file that ends in .gz is decompressed.
+    """Read a model from a file, compressed or not.
 
     Words are taken as they stand between spaces and tabs, unless the file begins with the comment of `write_arpa`.
 
@@ -133,13 +132,9 @@ def read_arpa(source: Path, *, tokenizer: Tokenizer | None = None, mode: TextMod
     FflmError
         If the file cannot be read or is not of the format; the message names the line.
     """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(clear_errors(f"read {source}"))
-        reader = _Reader(source, stack.enter_context(_open(source)))
-        try:
-            reader.read()
-        except EOFError as error:
-            raise FflmError(f"{source} is a damaged or truncated gzip file ({error}): fetch it again") from error
+    with open_bytes(source) as file:
+        reader = _Reader(source, file)
+        reader.read()
     words = reader.vocabulary_words
     ends = len(words) > 1 and words[1] == END
     if mode == "sentence" and not ends:
@@ -157,10 +152,6 @@ def read_arpa(source: Path, *, tokenizer: Tokenizer | None = None, mode: TextMod
         }
     }
     return NgramModel(tables, vocabulary, settings, about)
-
-
-def _open(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
 class _Reader:

@@ -228,7 +228,7 @@ def render(model: Predictor, prefix: Prefix, continuation: Continuation) -> str:
     tokenizer = model.text.tokenizer
     before = tokenizer.detokenize(prefix.tokens)
     added = tokenizer.detokenize(prefix.tokens + tokens)[len(before) :]
-    if tokenizer.mode != "char" and prefix.text[-1:].isspace():
+    if prefix.text and tokenizer.is_blank(prefix.text[-1]):
         added = added.removeprefix(" ")
     return prefix.text + added
 

@@ -223,7 +223,7 @@ class Model(Predictor):
         return scoring.score(self, text)
 
     def perplexity(self, *paths: str | Path, encoding: str = "utf-8") -> "Score":
-        """Return the perplexity, and all that belongs to it, of files, folders and .gz files as one text, in bounded memory.
+        """Return the perplexity, and all that belongs to it, of files and folders as one text, in bounded memory.
 
         Raises
         ------

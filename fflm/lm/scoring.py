@@ -15,7 +15,7 @@ from fflm.errors import FflmError
 from fflm.lm.model import TextScorer
 from fflm.text.corpus import Encoder, Part, TextSettings
 from fflm.text.reading import read_chunks, whole_lines
-from fflm.text.tokenizer import LINE_END
+from fflm.text.tokenizer import ASCII_BLANKS, LINE_END
 from fflm.text.vocabulary import Vocabulary
 
 _BLOCK = 1 << 16  # words of a corpus at a time
@@ -290,7 +290,9 @@ def score_hypotheses(model: TextScorer, chunks: Iterable[str], *, moses: bool = 
     numbered = enumerate(whole_lines(chunks), 1)
     while block := list(itertools.islice(numbered, _HYPOTHESES)):
         parsed = [_parse(line, number, moses) for number, line in block]
-        texts = [model.text.tokenizer.normalize(fields[1 if moses else 0].strip()) if fields else "" for fields in parsed]
+        texts = [
+            model.text.tokenizer.normalize(fields[1 if moses else 0].strip(ASCII_BLANKS)) if fields else "" for fields in parsed
+        ]
         ids = [
             model.vocabulary.encode((model.text.tokens(text) + [LINE_END] * model.text.ends) if fields else [])
             for text, fields in zip(texts, parsed, strict=True)
@@ -304,7 +306,7 @@ def with_feature(fields: Sequence[str], name: str, value: float) -> str:
     if not fields:
         return ""
     features = " ".join([*(fields[2].split() if len(fields) > 2 else []), f"{name}=", f"{value:.6f}"])
-    return " ||| ".join(field.strip() for field in [*fields[:2], features, *fields[3:]])
+    return " ||| ".join(field.strip(ASCII_BLANKS) for field in [*fields[:2], features, *fields[3:]])
 
 
 def _parse(line: str, number: int, moses: bool) -> list[str]:

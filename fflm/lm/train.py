@@ -11,6 +11,7 @@ import numpy as np
 from fflm.backend.devices import check_precision, choose_device, device_backend
 from fflm.backend.launching import default_threads
 from fflm.errors import FflmError, did_you_mean
+from fflm.files import clear_errors
 from fflm.lm.model import CORPUS, opening_run, save_config
 from fflm.lm.scoring import Score, part_score
 from fflm.lm.setup import FIVE_PERCENT, check_free, describe_corpus, new_model, take, text_settings
@@ -58,7 +59,8 @@ def default_epochs(words: int) -> int:
 
 def default_path(inputs: Sequence[str | Path]) -> Path:
     """Return where the model of some text goes if nobody says: ``stories.model`` for ``corpora/stories.txt``."""
-    first = Path(inputs[0]).resolve().name if str(inputs[0]) != "-" else "stdin"
+    with clear_errors(f"read {inputs[0]}"):
+        first = Path(inputs[0]).resolve().name if str(inputs[0]) != "-" else "stdin"
     return Path(f"{first.split('.')[0] or first}.model")
 
 

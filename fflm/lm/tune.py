@@ -413,12 +413,15 @@ class Search:
 
     def _open_study(self) -> Any:
         optuna = _optuna()
-        from sqlalchemy import URL, NullPool
+        import sqlite3
 
-        url = URL.create("sqlite", database=str((self.path / STUDY).resolve())).render_as_string()
+        from sqlalchemy import NullPool
+
+        path = (self.path / STUDY).resolve()
+        engine = {"poolclass": NullPool, "creator": lambda: sqlite3.connect(path)}  # a URL must be UTF-8, a path need not
         with self._clear_errors():
             return optuna.create_study(
-                storage=optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool}),
+                storage=optuna.storages.RDBStorage("sqlite:///", engine_kwargs=engine),
                 study_name="fflm",
                 load_if_exists=True,
                 sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: see _draw

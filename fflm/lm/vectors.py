@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fflm.errors import FflmError, FflmWarning
 from fflm.lm.generation import largest
-from fflm.text.reading import open_bytes, readable
+from fflm.text.reading import open_bytes
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import END, START, UNKNOWN, Vocabulary
 
@@ -129,8 +129,8 @@ def read_vectors(path: Path, vocabulary: Vocabulary, size: int) -> npt.NDArray[n
     Parameters
     ----------
     path
-        UTF-8, unpacked if its name ends in .gz; a line "number-of-words size", which GloVe's files lack, then a line
-        "word number number ..." a word, separated by spaces or tabs.
+        UTF-8, compressed or not; a line "number-of-words size", which GloVe's files lack, then a line "word number number ..." a
+        word, separated by spaces or tabs.
     vocabulary
         Whose words to read; the symbols are known by their names.
     size
@@ -206,7 +206,7 @@ def vector_size(path: Path) -> int:
 
 def _lines(path: Path) -> Iterator[tuple[int, list[bytes]]]:
     """Yield the numbers of a file's lines and their fields."""
-    with readable(str(path)), open_bytes(path) as file:
+    with open_bytes(path) as file:
         for number, line in enumerate(file, 1):
             yield number, (line.removeprefix(BOM_UTF8) if number == 1 else line).split()
 

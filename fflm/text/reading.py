@@ -1,25 +1,51 @@
 """Reading text from files, folders, compressed files and standard input, in chunks."""
 
-import contextlib
-import gzip
+import codecs
 import io
 import os
+import re
 import sys
-import zlib
-from codecs import getincrementaldecoder
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import IO, Literal, NoReturn, cast
+from typing import IO, Any, Literal, NoReturn
 
 import regex
 
 from fflm.errors import FflmError
-from fflm.files import clear_errors
+from fflm.files import COMPRESSIONS, clear_errors
+from fflm.text.tokenizer import GRAPHEMES
 
 CHUNK = 1 << 18  # characters of a chunk, and bytes of a read
 
-_LAST_GAP = regex.compile(r"(?r)(?<=\s)(?=\S)")
-_GRAPHEMES = regex.compile(r"\X")
+# The first bytes of files that are decompressed, and of others that are no text.
+_MAGIC = {
+    "gzip": rb"\x1f\x8b\x08",
+    "bzip2": rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)",
+    "xz": rb"\xfd7zXZ\0|\]\0\0",
+    "zstd": rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18",
+}
+_UNREADABLE = {
+    "zip": rb"PK(?:\x03\x04|\x05\x06)",
+    "7z": rb"7z\xbc\xaf\x27\x1c",
+    "RAR": rb"Rar!\x1a\x07",
+    "tar": rb"(?s:.{257})ustar",
+    "lz4": rb"\x04\x22\x4d\x18",
+    "lzip": rb"LZIP\x01",
+    "compress (.Z)": rb"\x1f\x9d",
+}
+_KINDS = {kind: re.compile(magic) for kind, magic in (_MAGIC | _UNREADABLE).items()}
+
+_DECOMPRESSORS = {"bzip2": (".bz2", "BZ2Decompressor"), "xz": (".xz", "LZMADecompressor"), "zstd": (".zst", "ZstdDecompressor")}
+
+# Spaces and tabs separate words for every tokenizer, other white space for some.
+_LAST_GAPS = [regex.compile(rf"(?r)(?<=[{blank}])(?=[^\s\p{{Cf}}])") for blank in (r" \t", r"\s")]
+_SURROGATE = regex.compile(r"[\ud800-\udfff]")
+_LAST_VISIBLE = regex.compile(r"(?r)[^\s\p{Cf}]")
+
+# Python takes these for encodings of text, but they are notations: of host names, and of strings in programs.
+_NOTATIONS = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape"})
 
 
 def read_chunks(
@@ -34,7 +60,7 @@ def read_chunks(
     ----------
     sources
         Files, folders (all files below that are not hidden, in the order of their names) and ``"-"`` for standard
-        input. Files that end in ``.gz`` are decompressed.
+        input. What is compressed with gzip, bzip2, xz or zstd is decompressed, whatever its name.
     encoding
         Name of the character encoding; a byte-order mark is removed.
     errors
@@ -55,12 +81,14 @@ def read_chunks(
     """
     try:
         holds_nul = b"\0" in "a".encode(encoding)
+        codec = codecs.lookup(encoding)
+        if codec.name in _NOTATIONS or codec.incrementaldecoder is None:
+            raise LookupError(codec.name)
     except (LookupError, ValueError) as error:
         raise FflmError(f"no encoding {encoding!r}: use a name such as utf-8, latin-1 or gb18030") from error
     for name, file in _open_all(sources):
-        decoder = io.IncrementalNewlineDecoder(getincrementaldecoder(encoding)(errors), translate=True)
-        pieces = _decode(name, file, decoder, encoding, holds_nul, size)
-        yield from _cut(pieces, size)
+        decoder = io.IncrementalNewlineDecoder(codec.incrementaldecoder(errors), translate=True)
+        yield from _cut(_decode(name, file, decoder, encoding, holds_nul, errors, size), size)
 
 
 def whole_lines(chunks: Iterable[str]) -> Iterator[str]:
@@ -79,17 +107,128 @@ def whole_lines(chunks: Iterable[str]) -> Iterator[str]:
 def _open_all(sources: Sequence[str | Path]) -> Iterator[tuple[str, IO[bytes]]]:
     for source in sources:
         if str(source) == "-":
-            yield "standard input", sys.stdin.buffer
+            yield "standard input", _decompressed(sys.stdin.buffer, "standard input")
             continue
         for path in files(Path(source)):
             with open_bytes(path) as file:
                 yield str(path), file
 
 
-def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file to read, unpacked if its name ends in .gz."""
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a UTF-8 file, perhaps compressed, without their ends and without a byte-order mark.
+
+    Raises
+    ------
+    FflmError
+        If the file cannot be read or is not UTF-8.
+    """
+    with open_bytes(path) as file:
+        content = file.read()
+    try:
+        return io.StringIO(content.decode("utf-8-sig"), newline=None).read().split("\n")
+    except UnicodeDecodeError as error:
+        raise FflmError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+
+
+def uncompressed(path: Path) -> Path:
+    """Return the name that a compressed file would have if it were not: ``a.csv`` for ``a.csv.gz``; others as they are."""
+    return path.with_suffix("") if path.suffix in COMPRESSIONS else path
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to read its bytes, decompressed if they are compressed with gzip, bzip2, xz or zstd, whatever its name.
+
+    Raises
+    ------
+    FflmError
+        If it cannot be read or is an archive; when it is read, too, if it turns out to be damaged.
+    """
     with clear_errors(f"read {path}"):
-        return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+        file = path.open("rb")
+    with file:
+        yield _decompressed(file, str(path))
+
+
+def _decompressed(file: IO[bytes], name: str) -> IO[bytes]:
+    """Return what a file holds, as a file."""
+    result = io.BufferedReader(_Blocks(_raw_blocks(file, name)), CHUNK)
+    kind = _kind(result.peek())
+    if kind in _MAGIC:
+        result = io.BufferedReader(_Blocks(_decompressed_blocks(result, kind, name)), CHUNK)
+        if (kind := _kind(result.peek())) in _MAGIC:
+            raise FflmError(f"{name} is compressed twice: decompress it first")
+    if kind:
+        raise FflmError(f"{name} is in the format {kind}, which is no text: unpack it first")
+    return result
+
+
+def _kind(head: bytes) -> str:
+    """Return the name in `_KINDS` of a file that begins so, or "" if it may be text."""
+    return next((kind for kind, magic in _KINDS.items() if magic.match(head)), "")
+
+
+class _Blocks(io.RawIOBase):
+    """Blocks of bytes, none of them empty, as a file."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._rest = self._rest or memoryview(next(self._blocks, b""))
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
+
+
+def _raw_blocks(file: IO[bytes], name: str) -> Iterator[bytes]:
+    """Yield the bytes of a file as they are, the first block long enough to recognise it."""
+    while True:
+        with clear_errors(f"read {name}"):
+            block = file.read(CHUNK)
+        if block:
+            yield block
+        if len(block) < CHUNK:  # to ask again would let a terminal wait for another end of input
+            return
+
+
+def _decompressed_blocks(file: IO[bytes], kind: str, name: str) -> Iterator[bytes]:
+    """Yield what a compressed file holds; its members, or frames, follow one another."""
+    try:
+        if kind == "gzip":
+            member = import_module("gzip").GzipFile(fileobj=file)
+            yield from iter(lambda: member.read(CHUNK), b"")
+        else:
+            ending, decompressor = _DECOMPRESSORS[kind]
+            yield from _members(file, getattr(import_module(COMPRESSIONS[ending]), decompressor))
+    except ImportError as error:
+        raise FflmError(f"{name} is compressed with {kind}, for which this Python lacks a module: decompress it first") from error
+    except (FflmError, MemoryError):
+        raise
+    except Exception as error:  # every module has its own
+        raise FflmError(f"cannot read {name}: damaged or truncated {kind} file ({error}); fetch it again") from error
+
+
+def _members(file: IO[bytes], new: Callable[[], Any]) -> Iterator[bytes]:
+    """Decompress the members of a file: `bz2.open` and `lzma.open` would take the first damaged one for the end of the file."""
+    decompressor, data = new(), file.read(CHUNK)
+    while True:
+        if block := decompressor.decompress(data, CHUNK):
+            yield block
+        data = b""
+        if decompressor.eof:
+            data = decompressor.unused_data.lstrip(b"\0")  # which xz may put between streams
+            while not data:
+                if not (more := file.read(CHUNK)):
+                    return
+                data = more.lstrip(b"\0")
+            decompressor = new()
+        elif decompressor.needs_input and not (data := file.read(CHUNK)):
+            raise EOFError("its end is missing")
 
 
 def files(source: Path) -> Iterator[Path]:
@@ -125,35 +264,37 @@ def _decode(
     decoder: io.IncrementalNewlineDecoder,
     encoding: str,
     holds_nul: bool,
+    errors: Literal["strict", "replace"],
     size: int,
 ) -> Iterator[str]:
+    hint = "name the right --encoding, or use --errors replace"
     read = 0
     while True:
-        with readable(name):
-            block = file.read(size)
+        block = file.read(size)
         read += len(block)
         if b"\0" in block and not holds_nul:
-            hint = "give a text file, or its --encoding if it is UTF-16 or UTF-32"
-            raise FflmError(f"{name} holds NUL bytes, so it is not {encoding} text: {hint}")
+            form = "give a text file, or its --encoding if it is UTF-16 or UTF-32"
+            raise FflmError(f"{name} holds NUL bytes, so it is not {encoding} text: {form}")
         try:
             piece = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             offset = read - len(error.object) + error.start
-            hint = "name the right --encoding, or use --errors replace"
             raise FflmError(f"{name} is not {encoding} at byte {offset} ({error.reason}): {hint}") from error
+        except UnicodeError as error:  # of the codecs utf-16 and utf-32 only
+            order = "be" if block[::2].count(0) > block[1::2].count(0) else "le"
+            likely = f"{codecs.lookup(encoding).name}-{order}"
+            raise FflmError(
+                f"{name} has no byte-order mark, so say which order it has: --encoding {likely}, most likely"
+            ) from error
+        try:
+            piece.encode()
+        except UnicodeEncodeError as error:  # UTF-7 has surrogates that are not paired
+            if errors == "strict":
+                raise FflmError(f"{name} is not {encoding} (it has half of a pair of surrogates): {hint}") from error
+            piece = _SURROGATE.sub("\ufffd", piece)
         yield piece
         if not block:
             return
-
-
-@contextlib.contextmanager
-def readable(name: str) -> Iterator[None]:
-    """Turn what goes wrong in reading, and in unpacking, into an FflmError."""
-    try:
-        with clear_errors(f"read {name}"):
-            yield
-    except (EOFError, zlib.error) as error:
-        raise FflmError(f"cannot read {name}: damaged or truncated gzip file ({error}); fetch it again") from error
 
 
 def _cut(pieces: Iterable[str], size: int) -> Iterator[str]:
@@ -174,9 +315,11 @@ def _cut(pieces: Iterable[str], size: int) -> Iterator[str]:
 
 def _inside_line(text: str) -> int:
     """Where to cut a long line. What remains begins with a token, so that its end is never taken for a blank line."""
-    if gap := _LAST_GAP.search(text):
-        return int(gap.start())
+    for gaps in _LAST_GAPS:
+        if gap := gaps.search(text):
+            return int(gap.start())
+    visible = _LAST_VISIBLE.search(text)
     start = 0
-    for grapheme in _GRAPHEMES.finditer(text.rstrip()):
+    for grapheme in GRAPHEMES.finditer(text, 0, visible.end() if visible else 0):
         start = grapheme.start()
     return start or len(text)

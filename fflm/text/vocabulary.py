@@ -12,7 +12,8 @@ import regex
 
 from fflm.errors import FflmError
 from fflm.files import clear_errors, write_text
-from fflm.text.tokenizer import LINE_END
+from fflm.text.reading import read_lines
+from fflm.text.tokenizer import ASCII_BLANKS, LINE_END
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
 SYMBOLS = frozenset({UNKNOWN, START, END})
@@ -198,7 +199,8 @@ class Vocabulary:
         words: list[str] = []
         counts: list[int] = []
         try:
-            text = _read(path)
+            with clear_errors(f"read {path}"):
+                text = path.read_bytes().decode("utf-8")
             for line in text.removesuffix("\n").split("\n"):
                 word, count = line.split("\t")
                 if escape(unescape(word)) != word or int(count) < 0:
@@ -225,20 +227,11 @@ def read_words(path: Path) -> list[str]:
     FflmError
         If the file cannot be read, is not UTF-8 or has no words.
     """
-    try:
-        lines = _read(path).removeprefix("\ufeff").split("\n")
-    except UnicodeDecodeError as error:
-        raise FflmError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
-    words = [unescape(line.split("\t")[0].strip()) for line in lines]
+    words = [unescape(line.split("\t")[0].strip(ASCII_BLANKS)) for line in read_lines(path)]
     words = [word for word in words if word]
     if not words:
         raise FflmError(f"{path} has no words: write one word a line")
     return words
-
-
-def _read(path: Path) -> str:
-    with clear_errors(f"read {path}"):
-        return path.read_bytes().decode("utf-8")
 
 
 def _is_word(token: str) -> bool:
@@ -255,5 +248,10 @@ def escape(word: str) -> str:
 
 
 def unescape(word: str) -> str:
-    """Return the word that `escape` was given."""
-    return str(_ESCAPED.sub(lambda match: chr(int(match[1], 16)), word)) if "\\" in word else word
+    """Return the word that `escape` was given; what it does not escape is left as it is."""
+    return str(_ESCAPED.sub(_unescaped, word)) if "\\" in word else word
+
+
+def _unescaped(match: regex.Match[str]) -> str:
+    character = chr(int(match[1], 16))
+    return character if _TO_ESCAPE.match(character) else match[0]

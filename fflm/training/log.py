@@ -17,7 +17,7 @@ def append_log(path: Path, event: str, **fields: Any) -> int:
         If it cannot be written.
     """
     with clear_errors(f"write {path}"), path.open("ab") as file:
-        file.write(json.dumps({"event": event, **fields}, ensure_ascii=False).encode() + b"\n")
+        file.write(json.dumps({"event": event, **fields}, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
         return file.tell()
 
 

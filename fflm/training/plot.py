@@ -305,7 +305,7 @@ def _save(figure: Any, path: Path) -> str:
         axes.spines[["top", "right"]].set_visible(False)
     texts = [text for text in figure.findobj(Text) if text.get_text()]
     for text in texts:
-        text.set_text(text.get_text().encode(errors="replace").decode())
+        text.set_text(text.get_text().encode(errors="backslashreplace").decode())  # names of files may not be UTF-8
         text.set_parse_math(False)  # a $ in a name is a $
     families, missing = _fonts({character for text in texts for character in text.get_text() if character.isprintable()})
     for text in texts:
