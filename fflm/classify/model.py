@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from fflm.backend.devices import Device
+from fflm.arguments import Device
 from fflm.classify.features import Reader, Texts
 from fflm.classify.metrics import Report
 from fflm.classify.settings import TextInput

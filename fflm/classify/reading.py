@@ -108,12 +108,12 @@ def _read_lines(lines: Iterable[str], source: str, format: Format) -> Iterator[t
         if format == "fasttext":
             label, text = [*line.split(maxsplit=1), ""][:2]
             if not label.startswith(PREFIX):
-                raise FflmError(f"{source}, line {number} does not begin with {PREFIX}: mend it, or give another --format")
+                raise FflmError(f"{source}, line {number} does not begin with {PREFIX}: mend it, or give another `format`")
             if text.startswith(PREFIX):
                 raise FflmError(f"{source}, line {number} has several labels: give each text one")
             label, text = label.removeprefix(PREFIX), text.strip("\n")
         elif not separator:
-            raise FflmError(f"{source}, line {number} has no tab: write a label, a tab, a text, or give another --format")
+            raise FflmError(f"{source}, line {number} has no tab: write a label, a tab, a text, or give another `format`")
         if not label.strip():
             raise FflmError(f"{source}, line {number} has an empty label: name its class")
         yield label.strip(), text
@@ -125,11 +125,11 @@ def _read_csv(lines: Iterable[str], source: str, text_column: str, label_column:
     reader = csv.DictReader(lines, strict=True)
     try:
         names = list(reader.fieldnames or ())
-        for option, column in (("--text-column", text_column), ("--label-column", label_column)):
+        for option, column in (("text_column", text_column), ("label_column", label_column)):
             if column not in names and len(names) == 1:
                 raise FflmError(f"{source} has only the column {names[0]!r}: separate its columns by commas")
             if column not in names:
-                raise FflmError(f"{source} has no column {column!r}, but {', '.join(names)}: name one with {option}")
+                raise FflmError(f"{source} has no column {column!r}, but {', '.join(names)}: name one with `{option}`")
             if names.count(column) > 1:
                 raise FflmError(f"{source} has several columns {column!r}: give them names of their own")
         for row in reader:
@@ -141,4 +141,4 @@ def _read_csv(lines: Iterable[str], source: str, text_column: str, label_column:
                 raise FflmError(f"{source}, line {reader.line_num} has an empty label: name its class")
             yield row[label_column].strip(), row[text_column]
     except csv.Error as error:
-        raise FflmError(f"{source}, line {reader.line_num + 1} is no CSV ({error}): mend it, or give another --format") from error
+        raise FflmError(f"{source}, line {reader.line_num + 1} is no CSV ({error}): mend it, or give another `format`") from error

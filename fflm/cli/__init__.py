@@ -6,6 +6,7 @@ try:
     import contextlib
     import importlib
     import os
+    import re
     import signal
     from pathlib import Path
     from typing import Any, NoReturn
@@ -70,7 +71,7 @@ class _Group(click.Group):
         except (click.Abort, KeyboardInterrupt):
             status = _fail("interrupted", 130)
         except FflmError as error:
-            status = _fail(str(error), 1)
+            status = _fail(_as_options(str(error)), 1)
         except MemoryError as error:
             status = _fail(f"not enough memory: {error or 'use a smaller model or less text'}", 1)
         except OSError as error:
@@ -86,6 +87,22 @@ def _open_standard_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+
+
+_SPELLINGS = {"lexicons": "lexicon", "path": "output", "source": "vocabulary-source", "words": "vocabulary"}
+"""Options that are not called as the arguments of Python's functions."""
+
+
+def _as_options(message: str) -> str:
+    """Return an error's text with options in place of the arguments that stand in backquotes, as `overwrite=True`."""
+
+    def option(found: re.Match[str]) -> str:
+        name, value = _SPELLINGS.get(found["name"], found["name"].replace("_", "-")), found["value"]
+        if value == "False":
+            return f"--no-{name}"
+        return f"--{name}" if value in (None, "True") else f"--{name} {value}"
+
+    return re.sub(r"`(?P<name>\w+)(?:=(?P<quote>'?)(?P<value>\w+)(?P=quote))?`", option, message)
 
 
 def _fail(message: str, status: int) -> int:

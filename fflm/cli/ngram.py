@@ -73,13 +73,10 @@ def train(
 
     from fflm.lm import ngram
     from fflm.lm.arpa import write_arpa
-    from fflm.text.corpus import parse_held_out
 
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     refuse_text_options(inputs, given_options(context))
     _check_file(arpa, overwrite)
-    for name in ("valid", "test"):
-        options[name] = parse_held_out(options[name])
     with tokenizing(console) as progress:
         model = ngram.train(inputs, output, order, overwrite=overwrite, progress=progress, **options)
     if arpa:

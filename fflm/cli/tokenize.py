@@ -27,13 +27,12 @@ def command(inputs: tuple[Path, ...], output: Path, overwrite: bool, quiet: bool
     from rich.console import Console
 
     from fflm.lm.setup import text_settings
-    from fflm.text.corpus import parse_held_out, tokenize
+    from fflm.text.corpus import tokenize
 
     console = Console(stderr=True, quiet=quiet, highlight=False)
-    valid, test = (parse_held_out(options.pop(name)) for name in ("valid", "test"))
     text, rule = text_settings(options)
     with tokenizing(console) as progress:
-        corpus = tokenize(inputs, output, text, rule, valid, test, overwrite=overwrite, progress=progress, **options)
+        corpus = tokenize(inputs, output, text, rule, overwrite=overwrite, progress=progress, **options)
     if as_json:
         parts = {name: part.counts for name, part in corpus.parts.items()}
         vocabulary = corpus.vocabulary.to_dict()

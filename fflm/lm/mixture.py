@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from fflm.backend.devices import Device
+from fflm.arguments import Device
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing_folder
 from fflm.lm.model import VOCABULARY, Model, Predictor, load, read_config, save_description
@@ -311,7 +311,7 @@ def mix(
         source = f"the validation part of {folders[0]}"
         parts = trained_corpus(folders[0]).parts
         if "valid" not in parts:
-            raise FflmError(f"{folders[0]} was trained without a validation part: give a text with --tune")
+            raise FflmError(f"{folders[0]} was trained without a validation part: give a text with `tune`")
         score = score_part(comparison, parts["valid"])
     losses, unknown = (np.concatenate(arrays, axis=-1) for arrays in zip(*comparison.kept, strict=True))
     weights = estimate_weights(losses)

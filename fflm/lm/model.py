@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from fflm.backend.devices import Device, device_backend
+from fflm.arguments import Device
+from fflm.backend.devices import device_backend
 from fflm.errors import FflmError
 from fflm.files import read_json, write_json
 from fflm.network.config import NetworkConfig
@@ -414,7 +415,7 @@ def read_run(path: Path, kind: Kind) -> dict[str, Any]:
     """
     about = read_config(path, kind)
     if not (path / CHECKPOINT).is_file():
-        raise FflmError(f"{path} has no {CHECKPOINT} to resume from: train anew with --overwrite")
+        raise FflmError(f"{path} has no {CHECKPOINT} to resume from: train anew with `overwrite=True`")
     return about
 
 
@@ -432,7 +433,7 @@ def latest_model(folder: Path, *, classifier: bool = False) -> Path:
         if isinstance(about, dict) and (about.get("kind") == "classifier") == classifier:
             return path.parent
     kind = "classifier" if classifier else "model"
-    raise FflmError(f"there is no {kind} in this folder: train one with `{train_command(kind)}`, or name one with --model")
+    raise FflmError(f"there is no {kind} in this folder: train one with `{train_command(kind)}`, or name one with `model`")
 
 
 def load_weights(path: Path, kind: Kind) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:

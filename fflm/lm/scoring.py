@@ -317,7 +317,9 @@ def _parse(line: str, number: int, moses: bool) -> list[str]:
     if not line.strip():
         return []
     if len(fields) < 2:
-        raise FflmError(f"line {number} of the n-best list is not `id ||| hypothesis ||| ...`: mend it, or use --nbest plain")
+        raise FflmError(
+            f"line {number} of the n-best list is not `id ||| hypothesis ||| ...`: mend it, or score it as a plain list"
+        )
     return fields
 
 

@@ -120,13 +120,13 @@ def _decode(
             block = file.read(size)
         read += len(block)
         if b"\0" in block and not holds_nul:
-            hint = "give a text file, or its --encoding if it is UTF-16 or UTF-32"
+            hint = "give a text file, or its `encoding` if it is UTF-16 or UTF-32"
             raise FflmError(f"{name} holds NUL bytes, so it is not {encoding} text: {hint}")
         try:
             piece = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             offset = read - len(error.object) + error.start
-            hint = "name the right --encoding, or use --errors replace"
+            hint = "name the right `encoding`, or use `errors='replace'`"
             raise FflmError(f"{name} is not {encoding} at byte {offset} ({error.reason}): {hint}") from error
         yield piece
         if not block:
