@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fflm.arguments import Device, PathLike, Paths, checked, to_path, with_options
+from fflm.arguments import Device, PathLike, Paths, checked, with_options
 from fflm.backend.devices import choose_device
 from fflm.classify import train as classify_train
 from fflm.classify.model import TextClassifier
@@ -22,7 +22,7 @@ def load(path: PathLike, device: Device = "cpu") -> Model:
     FflmError
         If it is no model, incomplete or damaged, or the device cannot be used.
     """
-    return load_model(to_path("path", path), choose_device(device))
+    return load_model(path, choose_device(device))
 
 
 @with_options(lm_train.OPTIONS)

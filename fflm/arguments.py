@@ -14,7 +14,7 @@ import os
 import re
 import reprlib
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, SimpleNamespace
@@ -24,6 +24,7 @@ import msgspec
 from msgspec import Meta
 
 from fflm.errors import FflmError
+from fflm.files import clear_errors
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,18 +69,19 @@ def check(name: str, annotation: Any, value: Any) -> Any:
     FflmError
         If it cannot be: one line with its name, what is expected, and what was given.
     """
+    own = plain(value)
+    several = isinstance(own, list)
+    if not isinstance(own, list | NoneType) and _is_tuple(annotation):
+        own = [own]
     try:
-        own = plain(value)
-        if not isinstance(own, list | NoneType) and _is_tuple(annotation):
-            own = [own]
         result = msgspec.convert(own, annotation, dec_hook=_custom)
         if isinstance(result, float) and not math.isfinite(result):
             raise msgspec.ValidationError
     except msgspec.ValidationError as error:
         wanted = describe(annotation)
         place = re.search(r"\$\[(\d+)\]", str(error))
-        if isinstance(value, Sequence) and not isinstance(value, str) and place:
-            raise FflmError(f"`{name}` must be {wanted}; item {place[1]} is {show(value[int(place[1])])}") from None
+        if several and place:
+            raise FflmError(f"`{name}` must be {wanted}; item {place[1]} is {show(own[int(place[1])])}") from None
         hint = ": put it into a list" if isinstance(value, str) and wanted.startswith("a list of strings") else ""
         raise FflmError(f"`{name}` must be {wanted}, not {show(value)}{hint}") from None
     return result
@@ -105,10 +107,13 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 def _checkable(parameter: inspect.Parameter) -> bool:
     from msgspec.inspect import type_info
 
-    if parameter.annotation is parameter.empty or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+    annotation, kind = parameter.annotation, parameter.kind
+    if annotation is parameter.empty or kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        return False
+    if getattr(annotation, "_is_protocol", False):
         return False
     try:
-        type_info(parameter.annotation)
+        type_info(annotation)
     except TypeError:  # unions with paths
         return False
     return True
@@ -133,11 +138,15 @@ class Settings:
 
         Raises
         ------
-        TypeError, ValueError
+        KeyError, TypeError, ValueError
             If it is damaged.
         """
+        kinds = {field.name: _bare(field.type) for field in dataclasses.fields(cls)}
+        nested = {
+            name: of.from_dict(fields[name]) for name, of in kinds.items() if isinstance(of, type) and issubclass(of, Settings)
+        }
         try:
-            return cls(**fields)
+            return cls(**{**fields, **nested})
         except FflmError as error:
             raise ValueError(str(error).replace("`", "")) from error
 
@@ -205,6 +214,8 @@ def to_path(name: str, value: object) -> Path:
     path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(path, str) or not path or "\0" in path:
         raise FflmError(f"`{name}` must be a path, not {show(value)}")
+    with clear_errors(f"use {show(path)} as `{name}`"):  # such as a whole text, too long for a name
+        Path(path).exists()
     return Path(path)
 
 
@@ -215,7 +226,7 @@ def to_paths(name: str, values: object) -> tuple[Path, ...]:
     if not paths:
         raise FflmError(f"`{name}` is empty: give at least one path")
     for path in paths:
-        if len(str(path).split()) > 1 and not os.path.exists(path):  # noqa: PTH110, Path.exists raises if a name is too long
+        if len(str(path).split()) > 1 and not path.exists():
             raise FflmError(f"there is no file {show(str(path))}: `{name}` must be paths; write a text to a file to give it")
     return paths
 
@@ -227,6 +238,8 @@ def show(value: Any) -> str:
 
 def plain(value: Any) -> Any:
     """Return values of NumPy, pandas and subclasses as Python's own, and as a list what stands for a sequence."""
+    if hasattr(value, "to_numpy"):
+        value = value.to_numpy()
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, str):

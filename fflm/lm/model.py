@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
-from fflm.arguments import Device
+from fflm.arguments import Device, Encoding, PathLike, Positive, Seed, checked, to_path, to_paths
 from fflm.backend.devices import device_backend
 from fflm.errors import FflmError
 from fflm.files import read_json, write_json
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from fflm.lm.generation import Prefix
     from fflm.lm.scoring import Score
     from fflm.lm.vectors import Vectors
+
+Temperature: TypeAlias = Annotated[float, Meta(ge=0)]
+TopP: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
 
 FORMAT, VERSION = "fflm model", 1
 VOCABULARY, CORPUS = "vocabulary.tsv", "corpus"
@@ -120,6 +124,16 @@ class Model(Predictor):
 
     about: dict[str, Any]
 
+    def __repr__(self) -> str:
+        details = [*self._details(), f"vocabulary {len(self.vocabulary):,}"]
+        if valid := self.about.get("figures", {}).get("valid"):
+            details.append(f"valid perplexity {valid['perplexity']:.2f}")
+        return f"{type(self).__name__}({', '.join(details)})"
+
+    @abstractmethod
+    def _details(self) -> list[str]:
+        """Return what to say of the model in its `repr`."""
+
     @property
     @abstractmethod
     def window(self) -> int:
@@ -133,18 +147,19 @@ class Model(Predictor):
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
 
+    @checked
     def generate(
         self,
         prefix: str = "",
         *,
-        samples: int = 1,
-        length: int = 100,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
+        samples: Positive = 1,
+        length: Positive = 100,
+        temperature: Temperature = 1.0,
+        top_k: Positive | None = None,
+        top_p: TopP | None = None,
         greedy: bool = False,
-        beams: int | None = None,
-        seed: int | None = None,
+        beams: Positive | None = None,
+        seed: Seed | None = None,
         unknown: bool = False,
         stop_at_end: bool | None = None,
     ) -> list[str]:
@@ -176,7 +191,7 @@ class Model(Predictor):
         Raises
         ------
         FflmError
-            If a value makes no sense.
+            If a value is out of range.
         """
         from fflm.lm import generation
 
@@ -192,7 +207,8 @@ class Model(Predictor):
             )  # fmt: skip
         return [generation.render(self, start, each) for each in found]
 
-    def next_words(self, prefix: str = "", top: int = 20) -> list[tuple[str, float]]:
+    @checked
+    def next_words(self, prefix: str = "", top: Positive = 20) -> list[tuple[str, float]]:
         """Return the likeliest words after a prefix with their probabilities, the likeliest first.
 
         ``<unk>`` and ``</s>`` are words like others. The probabilities of the whole vocabulary (``top=len(model.vocabulary)``)
@@ -202,6 +218,7 @@ class Model(Predictor):
 
         return generation.next_words(self, self._read_prefix(prefix), top)
 
+    @checked
     def score(self, text: str) -> "Score":
         """Return the log-probability, the perplexity and more of a text, whose last line ends like all others.
 
@@ -214,7 +231,8 @@ class Model(Predictor):
 
         return scoring.score(self, text)
 
-    def perplexity(self, *paths: str | Path, encoding: str = "utf-8") -> "Score":
+    @checked
+    def perplexity(self, *paths: PathLike, encoding: Encoding = "utf-8") -> "Score":
         """Return the perplexity, and all that belongs to it, of files, folders and .gz files as one text, in bounded memory.
 
         Raises
@@ -224,7 +242,7 @@ class Model(Predictor):
         """
         from fflm.lm import scoring
 
-        return scoring.score_files(self, paths, encoding)
+        return scoring.score_files(self, to_paths("paths", paths), encoding)
 
     @property
     def vectors(self) -> "Vectors":
@@ -237,7 +255,8 @@ class Model(Predictor):
         """
         raise FflmError("only a network has word vectors: name one, made by `fflm train`")
 
-    def neighbours(self, word: str, top: int = 10) -> list[tuple[str, float]]:
+    @checked
+    def neighbours(self, word: str, top: Positive = 10) -> list[tuple[str, float]]:
         """Return the words whose embeddings are nearest to a word's, with the cosines, the nearest first.
 
         Raises
@@ -252,11 +271,13 @@ class Model(Predictor):
 
         result = generation.read_prefix(self, prefix)
         if result.unknown:
-            warnings.warn(f"not in the vocabulary, read as <unk>: {' '.join(result.unknown)}", stacklevel=3)
+            warnings.warn(
+                f"not in the vocabulary, read as <unk>: {' '.join(result.unknown)}", stacklevel=4
+            )  # where a checked method was called
         return result
 
 
-@dataclass
+@dataclass(repr=False)
 class LanguageModel(Trained, Model):
     """A trained network with its vocabulary and its way of reading text.
 
@@ -280,6 +301,9 @@ class LanguageModel(Trained, Model):
     text: TextSettings
     about: dict[str, Any] = field(default_factory=dict)
     device: Device = "cpu"
+
+    def _details(self) -> list[str]:
+        return [f"window {self.config.window}", f"{self.parameters.count:,} parameters"]
 
     @property
     def window(self) -> int:
@@ -315,7 +339,8 @@ class LanguageModel(Trained, Model):
         return Vectors(self.vocabulary, self.text.tokenizer, self.parameters.embeddings)
 
     @classmethod
-    def load(cls, path: str | Path, device: Device = "cpu") -> Self:
+    @checked
+    def load(cls, path: PathLike, device: Device = "cpu") -> Self:
         """Read a model's folder, to predict on a device.
 
         Raises
@@ -323,7 +348,7 @@ class LanguageModel(Trained, Model):
         FflmError
             If it is no model, of a later version, incomplete or damaged.
         """
-        path = Path(path)
+        path = to_path("path", path)
         about = read_config(path, "network")
         arrays, figures = load_weights(path, "network")
         try:
@@ -337,7 +362,8 @@ class LanguageModel(Trained, Model):
         return cls(config, Parameters.from_arrays(config, arrays), vocabulary, text, {**about, "figures": figures}, device)
 
 
-def load(path: str | Path, device: Device = "cpu") -> Model:
+@checked
+def load(path: PathLike, device: Device = "cpu") -> Model:
     """Load the model in a folder, of whatever kind it is; what networks it has predict on a device.
 
     Raises
@@ -345,7 +371,8 @@ def load(path: str | Path, device: Device = "cpu") -> Model:
     FflmError
         If it is no model, of a later version, incomplete or damaged.
     """
-    kind = read_config(Path(path)).get("kind", "network")
+    path = to_path("path", path)
+    kind = read_config(path).get("kind", "network")
     if kind == "network":
         return LanguageModel.load(path, device)
     if kind == "ngram":

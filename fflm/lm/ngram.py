@@ -141,6 +141,9 @@ class NgramModel(Model):
         self.text = text
         self.about = dict(about)
 
+    def _details(self) -> list[str]:
+        return [f"order {self.order}", f"{len(self.tables.targets):,} n-grams"]
+
     @property
     def order(self) -> int:
         """The length of the longest n-grams."""
@@ -189,7 +192,7 @@ class NgramModel(Model):
         save_description(path, {"kind": "ngram"}, self.text, self.vocabulary, about)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: PathLike) -> Self:
         """Read a model's folder.
 
         Raises
@@ -197,7 +200,7 @@ class NgramModel(Model):
         FflmError
             If it is no n-gram model, of a later version, incomplete or damaged.
         """
-        path = Path(path)
+        path = to_path("path", path)
         about = read_config(path, "ngram")
         try:
             text = TextSettings.from_dict(about["text"])

@@ -1,5 +1,6 @@
 """The shape of a network."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
@@ -46,9 +47,7 @@ class NetworkConfig(Settings):
     activation: Annotated[Activation, Meta(description="Activation of the hidden layers.")] = "relu"
     averages: Annotated[
         tuple[Positive, ...],
-        Meta(
-            description="Sizes of blocks of words before the window, such as 10,30, each seen as its average."
-        ),
+        Meta(description="Sizes of blocks of words before the window, such as 10,30, each seen as its average."),
     ] = ()
     residual: Annotated[
         bool, Meta(description="Add to each hidden layer's output its normalised input; the layers need equal sizes.")
@@ -135,10 +134,10 @@ class NetworkConfig(Settings):
         return self.tied and self.features != self.embedding
 
     @classmethod
-    def feedforward(cls, numbers: int, hidden: tuple[int, ...], outputs: int, **fields: Any) -> Self:
+    def feedforward(cls, numbers: int, hidden: Sequence[int] | int, outputs: int, **fields: Any) -> Self:
         """Return the network of the textbooks, from numbers to outputs; nothing is dropped unless ``fields`` say so."""
-        plain = {"tied": False, "dropout": 0.0, "embedding_dropout": 0.0, "input": "numbers"}
-        return cls(0, numbers=numbers, hidden=hidden, outputs=outputs, **{**plain, **fields})
+        plain = {"hidden": hidden, "tied": False, "dropout": 0.0, "embedding_dropout": 0.0, "input": "numbers"}
+        return cls(0, numbers=numbers, outputs=outputs, **{**plain, **fields})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values; of a language model, as every network was once, without those on input and output."""

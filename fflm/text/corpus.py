@@ -243,12 +243,12 @@ class Part:
         Of the bytes of the ids, in hexadecimal digits.
     """
 
-    ids: npt.NDArray[np.unsignedinteger]
+    ids: npt.NDArray[np.unsignedinteger] = field(repr=False)
     tokens: int
     unknown: int
     ends: int
     characters: int
-    sha256: str
+    sha256: str = field(repr=False)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -256,7 +256,7 @@ class Part:
         return {"tokens": self.tokens, "unknown": self.unknown, "ends": self.ends, "characters": self.characters}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Corpus:
     """A tokenised text on disk.
 
@@ -277,8 +277,12 @@ class Corpus:
     vocabulary: Vocabulary
     parts: Mapping[str, Part]
 
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name} {part.tokens:,} tokens" for name, part in self.parts.items())
+        return f"Corpus({str(self.path)!r}: {parts}; vocabulary {len(self.vocabulary):,})"
+
     @classmethod
-    def open(cls, path: Path) -> "Corpus":
+    def open(cls, path: PathLike) -> "Corpus":
         """Open a folder that ``tokenize`` wrote, without reading the ids.
 
         Raises
@@ -286,6 +290,7 @@ class Corpus:
         FflmError
             If the folder is no corpus, of a later version, or damaged.
         """
+        path = to_path("path", path)
         if not (path / "corpus.json").is_file():
             raise FflmError(f"{path} is no tokenised corpus: make one with `fflm tokenize`")
         about = read_json(path / "corpus.json")
