@@ -16,10 +16,13 @@ from fflm.errors import FflmError
 
 TYPE_CHECKING = False  # type checkers take it for true, as they do typing's, whose import takes long
 if TYPE_CHECKING:
-    from fflm.api import load, train, train_classifier
+    from fflm.api import load, train, train_classifier, train_ngram
     from fflm.classify.model import TextClassifier
     from fflm.estimators import FeedforwardClassifier, FeedforwardRegressor
-    from fflm.lm.model import LanguageModel
+    from fflm.lm.mixture import Mixture, mix
+    from fflm.lm.model import LanguageModel, Model
+    from fflm.lm.ngram import NgramModel
+    from fflm.lm.scoring import Score
 
 # Numba and OpenMP read these when they are imported, which may be before any module of ours that uses them. The highest level of
 # optimisation takes a third longer to compile than the second, for kernels that are no faster. Threads that wait should sleep:
@@ -33,11 +36,17 @@ __all__ = [
     "FeedforwardRegressor",
     "FflmError",
     "LanguageModel",
+    "Mixture",
+    "Model",
+    "NgramModel",
+    "Score",
     "TextClassifier",
     "__version__",
     "load",
+    "mix",
     "train",
     "train_classifier",
+    "train_ngram",
 ]
 
 # Numba takes a good part of a second to import: only those who train or use a model wait for it. Nothing else here may take long,
@@ -46,11 +55,21 @@ _LAZY = {
     "FeedforwardClassifier": "fflm.estimators",
     "FeedforwardRegressor": "fflm.estimators",
     "LanguageModel": "fflm.lm.model",
+    "Mixture": "fflm.lm.mixture",
+    "Model": "fflm.lm.model",
+    "NgramModel": "fflm.lm.ngram",
+    "Score": "fflm.lm.scoring",
     "TextClassifier": "fflm.classify.model",
     "load": "fflm.api",
+    "mix": "fflm.lm.mixture",
     "train": "fflm.api",
     "train_classifier": "fflm.api",
+    "train_ngram": "fflm.api",
 }
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> object:

@@ -1,17 +1,20 @@
-"""The library in three functions: train a model, load a model, train a classifier. What they can do are their methods."""
+"""The library in a few functions: train and load models. What they can do are their methods."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from fflm.backend.devices import Device, choose_device
+from fflm.arguments import Device, PathLike, Paths, checked, with_options
+from fflm.backend.devices import choose_device
+from fflm.classify import train as classify_train
 from fflm.classify.model import TextClassifier
+from fflm.lm import ngram
+from fflm.lm import train as lm_train
 from fflm.lm.model import LanguageModel, Model
 from fflm.lm.model import load as load_model
-from fflm.lm.train import begin, default_path
+from fflm.lm.ngram import NgramModel
 
 
-def load(path: str | Path, device: Device = "cpu") -> Model:
+@checked
+def load(path: PathLike, device: Device = "cpu") -> Model:
     """Load the model in a folder, to predict on a device: ``cpu``, ``cuda``, or ``auto`` for a GPU if one works.
 
     Raises
@@ -22,51 +25,73 @@ def load(path: str | Path, device: Device = "cpu") -> Model:
     return load_model(path, choose_device(device))
 
 
-def train_classifier(inputs: str | Path | Sequence[str | Path], path: str | Path | None = None, **options: Any) -> TextClassifier:
+@with_options(lm_train.OPTIONS)
+def train(inputs: Paths, path: PathLike | None = None, **options: Any) -> LanguageModel:
+    """Train a neural language model on text and return the best one.
+
+    Parameters
+    ----------
+    inputs
+        Files and folders of text, one or several; or a folder made by ``fflm tokenize``, or that of another model.
+    path
+        The folder of the model; by default ``INPUT.model`` in the current one.
+
+    Raises
+    ------
+    FflmError
+        If anything is wrong with text, options or folder, or training does not converge.
+
+    Notes
+    -----
+    ``averages``, ``batch_size``, ``epochs`` and ``loss`` are chosen by the size of the text if they are None. One value stands
+    for a list of one, as in ``hidden=100``.
+    """
+    run = lm_train.begin(inputs, path, **options)
+    for _ in run.events():
+        pass
+    return LanguageModel.load(run.path, run.device)
+
+
+@with_options(ngram.OPTIONS)
+def train_ngram(inputs: Paths, path: PathLike | None = None, **options: Any) -> NgramModel:
+    """Train an n-gram model (interpolated modified Kneser-Ney) on text.
+
+    Parameters
+    ----------
+    inputs
+        As `train` takes them: the model of `train` lends its text and its vocabulary, so that the two can be compared.
+    path
+        The folder of the model; by default ``INPUT.ngram`` in the current one.
+
+    Raises
+    ------
+    FflmError
+        If anything is wrong with text, options or folder.
+    """
+    return ngram.train(inputs, path, **options)
+
+
+@with_options(classify_train.OPTIONS)
+def train_classifier(inputs: Paths, path: PathLike | None = None, **options: Any) -> TextClassifier:
     """Train a text classifier on labelled text and return the best one.
 
     Parameters
     ----------
     inputs
-        A file, compressed or not, a folder, or several of them.
+        A file of labelled text, compressed or not, a folder, or several of them.
     path
         The folder of the classifier; by default ``INPUT.classifier`` in the current one.
-    options
-        As `fflm.classify.train.begin` takes them, which are those of ``fflm classify train``.
 
     Raises
     ------
     FflmError
         If anything is wrong with text, options or folder, or training does not converge.
-    """
-    from fflm.classify import train
 
-    sources = [inputs] if isinstance(inputs, str | Path) else inputs
-    run = train.begin(sources, Path(path) if path else train.default_path(sources), **options)
+    Notes
+    -----
+    ``batch_size`` and ``epochs`` are chosen by the number of texts if they are None.
+    """
+    run = classify_train.begin(inputs, path, **options)
     for _ in run.events():
         pass
     return TextClassifier.load(run.path, run.device)
-
-
-def train(inputs: str | Path | Sequence[str | Path], path: str | Path | None = None, **options: Any) -> LanguageModel:
-    """Train a model on text and return the best one.
-
-    Parameters
-    ----------
-    inputs
-        A file, compressed or not, a folder, a folder made by ``fflm tokenize``, or several of them.
-    path
-        The folder of the model; by default ``INPUT.model`` in the current one.
-    options
-        As `fflm.lm.train.begin` takes them, which are those of ``fflm train``: ``window=4, hidden=(100,), epochs=10, ...``.
-
-    Raises
-    ------
-    FflmError
-        If anything is wrong with text, options or folder, or training does not converge.
-    """
-    sources = [inputs] if isinstance(inputs, str | Path) else inputs
-    run = begin(sources, Path(path) if path else default_path(sources), **options)
-    for _ in run.events():
-        pass
-    return LanguageModel.load(run.path, run.device)

@@ -7,7 +7,7 @@ model.predict_proba(X_new)
 """
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ try:
 except ImportError as error:
     raise FflmError(f"the estimators need scikit-learn: run {install('learn')}") from error
 
+from fflm.arguments import Fraction, Positive, check
 from fflm.backend.protocol import Activation
 from fflm.network.config import NetworkConfig, Output
 from fflm.network.feedforward import Network
@@ -120,9 +121,8 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
 
     def _output(self, *choices: Output) -> Output:
         """Return the output, the first of the choices by default."""
-        if self.output not in (None, *choices):
-            raise ValueError(f"no output {self.output!r}: choose one of {', '.join(choices)}")
-        return self.output or choices[0]
+        output: Output = check("output", Literal[choices] | None, self.output) or choices[0]  # type: ignore[valid-type]
+        return output
 
     def _train(
         self,
@@ -134,20 +134,23 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
     ) -> None:
         """Train on features (N, I) and what the network is to put out, ``strata`` (N,) in proportion in the validation set."""
         seed = int(check_random_state(self.random_state).randint(2**31))
-        hidden = tuple(np.atleast_1d(self.hidden).tolist())
+        wanted = {"normalise": bool, "input_dropout": Fraction, "validation": Fraction, "batch_size": Positive | None}
+        normalise, input_dropout, validation, batch_size = (
+            check(name, annotation, getattr(self, name)) for name, annotation in wanted.items()
+        )
         self.config_ = NetworkConfig.feedforward(
-            numbers.shape[1], hidden, outputs, activation=self.activation, residual=self.residual, dropout=self.dropout,
-            embedding_dropout=self.input_dropout, output=output,
+            numbers.shape[1], self.hidden, outputs, activation=self.activation, residual=self.residual, dropout=self.dropout,
+            embedding_dropout=input_dropout, output=output,
         )  # fmt: skip
         parts = [(numbers, targets)]
-        if self.validation:
-            chosen = train_test_split(np.arange(len(numbers)), test_size=self.validation, stratify=strata, random_state=seed)
+        if validation:
+            chosen = train_test_split(np.arange(len(numbers)), test_size=validation, stratify=strata, random_state=seed)
             parts = [(numbers[rows], targets[rows]) for rows in chosen]
-        self.scale_ = Scale.of([parts[0][0]]) if self.normalise else None
+        self.scale_ = Scale.of([parts[0][0]]) if normalise else None
         train, *valid = (Rows(self._scaled(rows), wanted) for rows, wanted in parts)
         settings = TrainingSettings(
             epochs=self.epochs, patience=self.patience,
-            batch_size=len(train) if self.batch_size is None else min(self.batch_size, len(train)),
+            batch_size=len(train) if batch_size is None else min(batch_size, len(train)),
             optimizer=self.optimizer, rate=self.rate, momentum=self.momentum, nesterov=self.nesterov,
             weight_decay=self.weight_decay, schedule=self.schedule, clip=self.clip, seed=seed,
         )  # fmt: skip

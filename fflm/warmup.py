@@ -8,7 +8,8 @@ from typing import get_args
 import numpy as np
 
 from fflm import api, compiling
-from fflm.backend.devices import Device, choose_device
+from fflm.arguments import Device
+from fflm.backend.devices import choose_device
 from fflm.backend.launching import KERNELS
 from fflm.classify.model import TextClassifier
 from fflm.errors import FflmError

@@ -2,15 +2,11 @@
 
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from fflm.arguments import Device, Precision, check
 from fflm.backend.protocol import Backend
-from fflm.errors import FflmError, did_you_mean, install
-
-Device = Literal["cpu", "cuda", "auto"]
-
-Precision = Literal["fp32", "mixed"]
-"""Of a training step: that of the arrays, or products of operands that are rounded to float16."""
+from fflm.errors import FflmError, install
 
 _REMEDY = f"run {install('cuda13')}, with cuda12 if the driver is older than 580"
 
@@ -23,10 +19,7 @@ def choose_device(device: str) -> Literal["cpu", "cuda"]:
     FflmError
         If there is no such device, or it is the GPU and none works.
     """
-    if device not in get_args(Device):
-        raise FflmError(
-            f"unknown device {device!r}{did_you_mean(device, get_args(Device))}: choose one of {', '.join(get_args(Device))}"
-        )
+    check("device", Device, device)
     if device == "cpu":
         return "cpu"
     reason = why_no_gpu()
@@ -56,8 +49,7 @@ def device_backend(device: str, precision: str = "fp32", threads: int | None = N
 
 def check_precision(precision: str, device: str) -> None:
     """Raise an FflmError if there is no such precision, or not on this device."""
-    if precision not in get_args(Precision):
-        raise FflmError(f"unknown precision {precision!r}: choose one of {', '.join(get_args(Precision))}")
+    check("precision", Precision, precision)
     if precision == "mixed" and device != "cuda":
         raise FflmError("mixed precision needs the device cuda: on the CPU, train in fp32")
 

@@ -1,6 +1,6 @@
 """How right a classifier is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ class Report:
     """
 
     labels: tuple[str, ...]
-    confusion: npt.NDArray[np.int64]
+    confusion: npt.NDArray[np.int64] = field(repr=False)
     loss: float
 
     @classmethod

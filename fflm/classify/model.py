@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from fflm.backend.devices import Device
+from fflm.arguments import Device, PathLike, checked, to_path
 from fflm.classify.features import Reader, Texts
 from fflm.classify.metrics import Report
 from fflm.classify.reading import single_line, single_spaced
@@ -34,7 +34,7 @@ class Mistake:
     text: str
 
 
-@dataclass
+@dataclass(repr=False)
 class TextClassifier(Trained):
     """A network that tells classes of text apart.
 
@@ -63,16 +63,26 @@ class TextClassifier(Trained):
     about: dict[str, Any] = field(default_factory=dict)
     device: Device = "cpu"
 
+    def __repr__(self) -> str:
+        labels = ", ".join(self.labels[:5]) + (", ..." if len(self.labels) > 5 else "")
+        details = [f"{len(self.labels)} classes: {labels}", f"{self.parameters.count:,} parameters"]
+        if valid := self.about.get("figures", {}).get("valid"):
+            details.append(f"valid accuracy {valid['accuracy']:.2%}")
+        return f"TextClassifier({'; '.join(details)})"
+
+    @checked
     def predict(self, texts: Sequence[str]) -> list[str]:
-        """Return the likeliest label of each text."""
+        """Return the likeliest label of each text: of a list, an array, a column of a table; not of one str."""
         return [self.labels[place] for place in self.predict_proba(texts).argmax(1)]
 
+    @checked
     def predict_proba(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return the probability of each class, in the order of ``labels``: (N, C)."""
         ids, starts = self.reader.encode(list(map(single_line, texts)))
         examples = Texts(self.reader, ids, starts, np.zeros(len(texts), np.int32))
         return probabilities(self.network, self._weights, examples, self.shares)
 
+    @checked
     def evaluate(self, texts: Sequence[str], labels: Sequence[str]) -> tuple[Report, list[Mistake]]:
         """Compare predictions with what is true.
 
@@ -86,8 +96,10 @@ class TextClassifier(Trained):
         Raises
         ------
         FflmError
-            If the classifier does not know a label.
+            If the classifier does not know a label, or there are not as many as texts.
         """
+        if not texts or len(texts) != len(labels):
+            raise FflmError(f"there are {len(texts)} texts and {len(labels)} labels: give each text one label")
         places = {label: place for place, label in enumerate(self.labels)}
         labels = list(map(single_spaced, labels))
         if unknown := sorted(set(labels).difference(places)):
@@ -106,7 +118,8 @@ class TextClassifier(Trained):
         return Report.of(self.labels, chances, truth), mistakes
 
     @classmethod
-    def load(cls, path: str | Path, device: Device = "cpu") -> Self:
+    @checked
+    def load(cls, path: PathLike, device: Device = "cpu") -> Self:
         """Read a classifier's folder, to predict on a device.
 
         Raises
@@ -114,7 +127,7 @@ class TextClassifier(Trained):
         FflmError
             If it is no classifier, of a later version, incomplete or damaged.
         """
-        path = Path(path)
+        path = to_path("path", path)
         with reading_folder(path):
             about = read_config(path, "classifier")
             arrays, figures = load_weights(path, "classifier")

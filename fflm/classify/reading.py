@@ -113,12 +113,12 @@ def _read_lines(lines: Iterable[str], source: str, format: Format) -> Iterator[t
         if format == "fasttext":
             label, text = [*re.split(r"\s+", line.lstrip(string.whitespace), maxsplit=1, flags=re.ASCII), ""][:2]
             if not label.startswith(PREFIX):
-                raise FflmError(f"{source}, line {number} does not begin with {PREFIX}: mend it, or give another --format")
+                raise FflmError(f"{source}, line {number} does not begin with {PREFIX}: mend it, or give another `format`")
             if text.startswith(PREFIX):
                 raise FflmError(f"{source}, line {number} has several labels: give each text one")
             label, text = label.removeprefix(PREFIX), text.strip("\n")
         elif not separator:
-            raise FflmError(f"{source}, line {number} has no tab: write a label, a tab, a text, or give another --format")
+            raise FflmError(f"{source}, line {number} has no tab: write a label, a tab, a text, or give another `format`")
         yield _label(label, f"{source}, line {number}"), text
 
 
@@ -128,11 +128,11 @@ def _read_csv(lines: Iterable[str], source: str, text_column: str, label_column:
     reader = csv.DictReader(lines, strict=True)
     try:
         names = list(reader.fieldnames or ())
-        for option, column in (("--text-column", text_column), ("--label-column", label_column)):
+        for option, column in (("text_column", text_column), ("label_column", label_column)):
             if column not in names and len(names) == 1:
                 raise FflmError(f"{source} has only the column {names[0]!r}: separate its columns by commas")
             if column not in names:
-                raise FflmError(f"{source} has no column {column!r}, but {', '.join(names)}: name one with {option}")
+                raise FflmError(f"{source} has no column {column!r}, but {', '.join(names)}: name one with `{option}`")
             if names.count(column) > 1:
                 raise FflmError(f"{source} has several columns {column!r}: give them names of their own")
         for row in reader:
@@ -142,7 +142,7 @@ def _read_csv(lines: Iterable[str], source: str, text_column: str, label_column:
                 raise FflmError(f"{source}, line {reader.line_num} has too few columns: mend it")
             yield _label(row[label_column], f"{source}, line {reader.line_num}"), row[text_column]
     except csv.Error as error:
-        raise FflmError(f"{source}, line {reader.line_num + 1} is no CSV ({error}): mend it, or give another --format") from error
+        raise FflmError(f"{source}, line {reader.line_num + 1} is no CSV ({error}): mend it, or give another `format`") from error
 
 
 def _label(label: str, place: str) -> str:

@@ -3,30 +3,45 @@
 import dataclasses
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
+from fflm.arguments import (
+    Device,
+    Encoding,
+    Errors,
+    Overwrite,
+    PathLike,
+    Paths,
+    Positive,
+    Threads,
+    checked,
+    parameters,
+    refuse_unknown,
+    to_path,
+    to_paths,
+)
 from fflm.backend.devices import choose_device, device_backend
 from fflm.backend.launching import default_threads
 from fflm.classify.features import Reader, Texts, count_words, read_lexicon
 from fflm.classify.metrics import Report
 from fflm.classify.model import probabilities, read_description, save_description
 from fflm.classify.reading import Format, Labelled, read_labelled
-from fflm.classify.settings import DEFAULTS, MAX_WORDS, TextInput
+from fflm.classify.settings import DEFAULTS, MAX_WORDS, Test, TextInput, Valid
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing_folder
 from fflm.lm.model import LanguageModel, opening_run
-from fflm.lm.setup import check_free, take
-from fflm.lm.train import default_path as model_path
+from fflm.lm.setup import TEXT_OPTIONS, check_free, default_path, take, take_tokenizer
 from fflm.lm.vectors import read_vectors, vector_size
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
-from fflm.text.corpus import Count, HeldOut, Share
+from fflm.text.corpus import Count, Share, parse_held_out
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary
 from fflm.training.checkpoints import CONFIG, load_arrays, save_arrays
@@ -41,8 +56,6 @@ EXAMPLES = "examples.safetensors"
 START = 0.1
 """What embeddings are multiplied with before training: a word that was not seen in training should say nothing."""
 
-TEN_PERCENT = Share(0.1)
-
 
 def default_epochs(examples: int) -> int:
     """Return how many passes over so many texts are worth their time."""
@@ -54,84 +67,72 @@ def default_batch_size(examples: int) -> int:
     return next((size for size in (256, 128, 64, 32) if examples >= 100 * size), 16)
 
 
-def default_path(inputs: Sequence[str | Path]) -> Path:
-    """Return where the classifier of some text goes if nobody says: ``reviews.classifier`` for ``reviews.tsv``."""
-    return model_path(inputs).with_suffix(".classifier")
-
-
+@checked
 def begin(
-    inputs: Sequence[str | Path],
-    path: Path,
+    inputs: Paths,
+    path: PathLike | None = None,
     *,
-    overwrite: bool = False,
-    valid: HeldOut | None = TEN_PERCENT,
-    test: HeldOut | None = None,
-    format: Format = "auto",
-    text_column: str = "text",
-    label_column: str = "label",
-    encoding: str = "utf-8",
-    errors: Literal["strict", "replace"] = "strict",
-    threads: int | None = None,
-    device: str = "cpu",
-    vectors: Path | None = None,
-    lexicons: Sequence[Path] = (),
-    min_count: int = 1,
-    max_size: int = MAX_WORDS,
-    balanced: bool = False,
+    overwrite: Overwrite = False,
+    valid: Valid = "10%",
+    test: Test = None,
+    format: Annotated[
+        Format, Meta(description="A label, a tab and a text a line; CSV with named columns; fastText's; or what it looks like.")
+    ] = "auto",
+    text_column: Annotated[str, Meta(description="Column of the texts in CSV.")] = "text",
+    label_column: Annotated[str, Meta(description="Column of the labels in CSV.")] = "label",
+    encoding: Encoding = "utf-8",
+    errors: Errors = "strict",
+    threads: Threads = None,
+    device: Device = "cpu",
+    vectors: Annotated[
+        PathLike | None, Meta(description="A language model, or vectors in word2vec text format (or .gz), to start from.")
+    ] = None,
+    lexicons: Annotated[
+        Paths, Meta(description="Feature: how many words of each category; files with a word, a tab and its category a line.")
+    ] = (),
+    min_count: Annotated[Positive, Meta(description="Words seen less often are unknown.")] = 1,
+    max_size: Annotated[int, Meta(ge=3, description="Largest vocabulary: the most frequent words, and bigrams.")] = MAX_WORDS,
+    balanced: Annotated[bool, Meta(description="Predict as if all classes were equally frequent.")] = False,
     **fields: Any,
 ) -> "ClassifierRun":
     """Begin to train a classifier: read the text, and set up network and folder.
 
     Parameters
     ----------
-    inputs, format, text_column, label_column, encoding, errors
+    inputs
         As `fflm.classify.reading.read_labelled` takes them.
     path
-        The classifier's folder.
-    overwrite
-        Whether it may replace a model.
-    valid, test
-        Files, or a share or number of the texts, which are drawn at random, of each class in proportion; None for none.
-    threads
-        Of the kernels.
-    device
-        What trains: ``cpu``, ``cuda`` or ``auto``.
-    vectors
-        What the embeddings start from: a language model's folder, or a file of word2vec text.
-    lexicons
-        Files, as `fflm.classify.features.read_lexicon` reads them.
-    min_count, max_size
-        Words (and bigrams) seen less often are unknown; so many are kept, the most frequent.
-    balanced
-        Whether predictions are made for classes that are equally frequent, whatever they are in the training set.
-    fields
-        Of `TextInput`, `Tokenizer` (its ``mode`` is called ``tokenizer`` here), `NetworkConfig` and `TrainingSettings`; what they
-        leave out is as in `DEFAULTS`, ``batch_size`` and ``epochs`` are chosen by the number of texts.
+        The classifier's folder; by default ``reviews.classifier`` for ``reviews.tsv``.
+    overwrite, ..., fields
+        As `fflm.train_classifier` takes them, which lists them all. Texts that are held out are drawn at random, of each class in
+        proportion.
 
     Raises
     ------
     FflmError
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
+    sources = to_paths("inputs", inputs)
+    path = default_path(sources, "classifier") if path is None else to_path("path", path)
+    start = None if vectors is None else to_path("vectors", vectors)
+    lexicon = read_lexicon(to_paths("lexicons", lexicons)) if lexicons else {}
+    held_out = {name: parse_held_out(name, part) for name, part in (("valid", valid), ("test", test))}
     fields = {**DEFAULTS, **fields}
-    tokenizer = Tokenizer(mode=fields.pop("tokenizer", "word"), **take(fields, Tokenizer, "mode"))
-    input = TextInput(tokenizer=tokenizer, lexicon=read_lexicon(lexicons), **take(fields, TextInput, "tokenizer", "lexicon"))
-    automatic = [name for name in ("batch_size", "epochs") if fields.get(name) is None]
+    input = TextInput(tokenizer=take_tokenizer(fields), lexicon=lexicon, **take(fields, TextInput, "tokenizer", "lexicon"))
+    automatic = [name for name in AUTOMATIC if fields.get(name) is None]
     for name in automatic:
         fields.pop(name, None)
-    settings = TrainingSettings(**take(fields, TrainingSettings, "loss", "samples", "exact_end", "self_normalise"))
-    shape = take(
-        fields, NetworkConfig, "vocabulary", "input", "numbers", "outputs", "output", "window", "averages", "tied", "bands"
-    )
-    if fields:
-        raise FflmError(f"unknown settings: {', '.join(fields)}")
-    if vectors and input.input == "features":
-        raise FflmError("features have no embeddings: leave out --vectors, or choose another --input")
-    if settings.frozen and vectors is None:
-        raise FflmError("only embeddings that are given can be frozen: give --vectors")
+    settings = TrainingSettings(**take(fields, TrainingSettings, *NO_TRAINING))
+    shape = take(fields, NetworkConfig, *NO_NETWORK)
+    refuse_unknown(fields, OPTIONS)
+    NetworkConfig(1, tied=False, outputs=2, **shape)  # nonsense is refused before the text is read
+    if start and input.input == "features":
+        raise FflmError("features have no embeddings: leave out `vectors`, or choose another `input`")
+    if settings.frozen and start is None:
+        raise FflmError("only embeddings that are given can be frozen: give `vectors`")
     check_free(path, overwrite)
     reading = {"format": format, "text_column": text_column, "label_column": label_column, "encoding": encoding, "errors": errors}
-    parts = _parts(inputs, {"valid": valid, "test": test}, settings.seed, reading)
+    parts = _parts(sources, held_out, settings.seed, reading)
     train = parts["train"]
     labels = sorted(set(train.labels))
     if len(labels) < 2:
@@ -142,8 +143,8 @@ def begin(
     if input.input == "features":
         reader.scale = Scale.of(rows for rows, _ in examples["train"].in_order())
     embeddings = None
-    if vectors:
-        embeddings = _embeddings(vectors, vocabulary)
+    if start:
+        embeddings = _embeddings(start, vocabulary)
         shape["embedding"] = embeddings.shape[1]
     if "batch_size" in automatic:
         settings = dataclasses.replace(settings, batch_size=default_batch_size(len(train)))
@@ -162,6 +163,25 @@ def begin(
         )  # fmt: skip
     run.move(path)
     return run
+
+
+AUTOMATIC = ("batch_size", "epochs")
+"""Settings that are chosen by the number of texts if they are None, or not given."""
+
+NO_TRAINING = ("loss", "samples", "exact_end", "self_normalise")
+NO_NETWORK = ("vocabulary", "input", "numbers", "outputs", "output", "window", "averages", "tied", "bands")
+
+OPTIONS = {
+    **parameters(TextInput, "tokenizer", "lexicon"),
+    "tokenizer": TEXT_OPTIONS["tokenizer"],
+    **parameters(Tokenizer, "mode"),
+    **parameters(NetworkConfig, *NO_NETWORK),
+    **parameters(TrainingSettings, *NO_TRAINING),
+    **parameters(begin, "path"),
+}
+"""What `begin` takes."""
+for _name, _default in (DEFAULTS | dict.fromkeys(AUTOMATIC)).items():
+    OPTIONS[_name] = OPTIONS[_name].replace(default=_default)
 
 
 class ClassifierRun(Run):
@@ -276,7 +296,7 @@ class ClassifierRun(Run):
 
 
 def _parts(
-    inputs: Sequence[str | Path], held_out: dict[str, HeldOut | None], seed: int, reading: dict[str, Any]
+    inputs: Sequence[Path], held_out: Mapping[str, Share | Count | tuple[Path, ...] | None], seed: int, reading: dict[str, Any]
 ) -> dict[str, Labelled]:
     """Read the parts; those that are no files of their own are drawn at random, of each class in proportion."""
     everything = read_labelled(inputs, **reading)
@@ -300,7 +320,7 @@ def _parts(
         count = round(part.value * len(everything)) if isinstance(part, Share) else part.tokens
         if not 0 < count < len(order):
             raise FflmError(
-                f"there are {len(everything)} texts, {count} of them cannot be held out for --{name}: give more, or --{name} 0"
+                f"there are {len(everything)} texts, {count} of them cannot be held out for {name}: give more, or `{name}=0`"
             )
         chosen, order = order[:count], order[count:]
         parts[name] = everything.take(np.sort(chosen))

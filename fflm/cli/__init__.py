@@ -91,7 +91,7 @@ class _Group(click.Group):
             else:
                 status = _fail("interrupted", 130)
         except FflmError as error:
-            status = _fail(str(error), 1)
+            status = _fail(_as_options(str(error)), 1)
         except MemoryError as error:
             status = _fail(f"not enough memory: {error or 'use a smaller model or less text'}", 1)
         except OSError as error:
@@ -157,13 +157,29 @@ def _warnings_as_lines() -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, FflmWarning):
-                click.echo(f"warning: {' '.join(str(message).split())}", err=True)
+                click.echo(f"warning: {' '.join(_as_options(str(message)).split())}", err=True)
             else:
                 as_ever(message, category, *where, **more)
 
         warnings.showwarning = show  # type: ignore[assignment]
         warnings.simplefilter("always", FflmWarning)
         yield
+
+
+_SPELLINGS = {"lexicons": "lexicon", "path": "output", "source": "vocabulary-source", "words": "vocabulary"}
+"""Options that are not called as the arguments of Python's functions."""
+
+
+def _as_options(message: str) -> str:
+    """Return an error's text with options in place of the arguments that stand in backquotes, as `overwrite=True`."""
+
+    def option(found: re.Match[str]) -> str:
+        name, value = _SPELLINGS.get(found["name"], found["name"].replace("_", "-")), found["value"]
+        if value == "False":
+            return f"--no-{name}"
+        return f"--{name}" if value in (None, "True") else f"--{name} {value}"
+
+    return re.sub(r"`(?P<name>\w+)(?:=(?P<quote>'?)(?P<value>[\w-]+)(?P=quote))?`", option, message)
 
 
 def _fail(message: str, status: int) -> int:

@@ -11,7 +11,6 @@ from fflm.cli import watching
 from fflm.cli.options import (
     Command,
     HeadedCommand,
-    Sizes,
     add_options,
     device_option,
     encoding_option,
@@ -19,6 +18,7 @@ from fflm.cli.options import (
     field_option,
     find_model,
     given_options,
+    held_out_options,
     json_option,
     message_console,
     model_option,
@@ -27,7 +27,6 @@ from fflm.cli.options import (
     save_every_option,
     show_word,
     threads_option,
-    tokenizer_option,
     use_device,
 )
 from fflm.cli.tables import Column, stdout_width, table
@@ -92,26 +91,15 @@ def _reading_options(command: Command) -> Command:
 
 def _input_options(command: Command) -> Command:
     """Add the options that say what the network reads of a text."""
-    from fflm.classify.settings import MAX_WORDS, InputName, TextInput
+    from fflm.classify.settings import MAX_WORDS, TextInput
+    from fflm.text.corpus import VocabularyRule
     from fflm.text.tokenizer import Tokenizer
 
     options = [
-        field_option(
-            TextInput,
-            "input",
-            "What the network reads of a text: the mean or maximum of its words' embeddings, those of its first words in a row, "
-            "or features.",
-            type=click.Choice(get_args(InputName)),
-        ),
-        click.option(
-            "--length",
-            type=click.IntRange(1),
-            help="Words of a text that are read, from its beginning. [default: all; of a window 50]",
-        ),
-        field_option(TextInput, "bigrams", "Let two words that follow each other be a word, too."),
-        field_option(
-            TextInput, "counts", "Feature: how often each of the so many most frequent words occurs.", type=click.IntRange(0)
-        ),
+        field_option(TextInput, "input"),
+        field_option(TextInput, "length"),
+        field_option(TextInput, "bigrams"),
+        field_option(TextInput, "counts"),
         click.option(
             "--lexicon",
             "lexicons",
@@ -121,13 +109,11 @@ def _input_options(command: Command) -> Command:
             help="Feature: how many words of each category; FILE has a word, a tab and its category a line. May be repeated.",
         ),
         click.option("--present", multiple=True, metavar="WORD", help="Feature: whether WORD occurs. May be repeated."),
-        field_option(TextInput, "log_length", "Feature: the logarithm of the number of words."),
-        tokenizer_option(),
-        field_option(Tokenizer, "lowercase", "Lower-case the text."),
-        click.option("--min-count", type=click.IntRange(1), default=1, show_default=True, help="Rarer words are unknown."),
-        click.option(
-            "--max-size", type=click.IntRange(3), default=MAX_WORDS, show_default=True, help="Words that are kept, at most."
-        ),
+        field_option(TextInput, "log_length"),
+        field_option(Tokenizer, "mode", option="tokenizer", parameter="tokenizer"),
+        field_option(Tokenizer, "lowercase"),
+        field_option(VocabularyRule, "min_count", default=1),
+        field_option(VocabularyRule, "max_size", default=MAX_WORDS),
         click.option(
             "--vectors",
             type=click.Path(path_type=Path),
@@ -141,46 +127,28 @@ def _input_options(command: Command) -> Command:
 
 def _network_options(command: Command) -> Command:
     """Add the options of network and training."""
-    from fflm.backend.protocol import ACTIVATIONS
-    from fflm.classify.settings import DEFAULTS
+    from fflm.classify.settings import DEFAULTS, Test, Valid
     from fflm.network.config import NetworkConfig
-    from fflm.training.settings import OptimizerName, ScheduleName, TrainingSettings
+    from fflm.training.settings import TrainingSettings
 
-    def own(of: type, name: str, help: str, **attributes: Any) -> Callable[[Command], Command]:
-        return field_option(of, name, help, **({"default": DEFAULTS[name]} if name in DEFAULTS else {}), **attributes)
+    def own(of: type, *names: str) -> list[Callable[[Command], Command]]:
+        return [field_option(of, name, **({"default": DEFAULTS[name]} if name in DEFAULTS else {})) for name in names]
 
+    by_number = {"default": None, "by": "the number of texts"}
     options: list[Callable[[Any], Any]] = [
-        own(NetworkConfig, "embedding", "Size of the embeddings."),
-        own(NetworkConfig, "hidden", "Sizes of the hidden layers, such as 256,128; 0 for none.", type=Sizes()),
-        own(NetworkConfig, "activation", "Of the hidden layers.", type=click.Choice(ACTIVATIONS)),
-        own(NetworkConfig, "residual", "Let each hidden layer add to the one before, normalised; equal sizes."),
-        own(NetworkConfig, "dropout", "Share of the hidden units that is dropped in training."),
-        own(NetworkConfig, "embedding_dropout", "Share of the network's input that is dropped in training."),
+        *own(NetworkConfig, "embedding", "hidden", "activation", "residual", "dropout", "embedding_dropout"),
         click.option(
             "--balanced", is_flag=True, help="Predict as if all classes were equally frequent, whatever they are in the text."
         ),
-        click.option("--epochs", type=click.IntRange(1), help="Passes over the texts, at most. [default: by their number]"),
-        click.option("--batch-size", type=click.IntRange(1), help="Texts per update. [default: by their number]"),
-        own(TrainingSettings, "optimizer", "The update rule.", type=click.Choice(get_args(OptimizerName))),
-        own(TrainingSettings, "rate", "Learning rate, at its peak."),
-        own(TrainingSettings, "momentum", "Of sgd."),
-        own(TrainingSettings, "weight_decay", "Pull of weights, not of biases, to zero."),
-        own(TrainingSettings, "schedule", "Of the rate.", type=click.Choice(get_args(ScheduleName))),
-        own(TrainingSettings, "clip", "Largest norm of the gradient; 0 for any."),
-        own(TrainingSettings, "smoothing", "Label smoothing."),
-        own(TrainingSettings, "frozen", "Leave the embeddings of --vectors as they are."),
-        own(TrainingSettings, "patience", "Epochs without a lower validation loss before training stops; 0 for any."),
-        click.option(
-            "--valid",
-            multiple=True,
-            metavar="PATH|SHARE|COUNT",
-            default=["10%"],
-            show_default=True,
-            help="Validation texts: files, or what to take from INPUTS at random: a share (10%), a number, or 0 for none.",
+        field_option(TrainingSettings, "epochs", **by_number),
+        field_option(TrainingSettings, "batch_size", **by_number),
+        *own(
+            TrainingSettings,
+            *("optimizer", "rate", "momentum", "weight_decay", "schedule", "clip", "smoothing", "frozen", "patience"),
         ),
-        click.option("--test", multiple=True, metavar="PATH|SHARE|COUNT", help="Test texts, likewise. [default: none]"),
+        *held_out_options(Valid, "10%", Test),
         save_every_option,
-        own(TrainingSettings, "seed", "Of all randomness."),
+        *own(TrainingSettings, "seed"),
         threads_option,
         device_option,
     ]
@@ -233,15 +201,12 @@ def train(
 def _begin(
     inputs: tuple[Path, ...], output: Path | None, given: dict[str, str], options: dict[str, Any], console: "Console"
 ) -> "ClassifierRun":
-    from fflm.classify.train import begin, default_path
-    from fflm.text.corpus import parse_held_out
+    from fflm.classify.train import begin
 
     if options["vectors"] and "embedding" in given:
         raise click.UsageError("--vectors have a size of their own: leave out --embedding")
     options["device"] = use_device(options["device"], console.quiet)
-    for name in ("valid", "test"):
-        options[name] = parse_held_out(options[name])
-    run = begin(inputs, output or default_path(inputs), **options)
+    run = begin(inputs, output, **options)
     for name, part in run.examples.items():
         console.print(f"{name}: {len(part):,} texts, {len(part.ids):,} words")
     console.print(f"classes: {', '.join(run.labels[:20])}{' ...' if len(run.labels) > 20 else ''}")

@@ -73,14 +73,11 @@ def train(
     from fflm.files import check_file
     from fflm.lm import ngram
     from fflm.lm.arpa import write_arpa
-    from fflm.text.corpus import parse_held_out
 
     console = message_console(quiet)
     refuse_text_options(inputs, given_options(context))
     if arpa:
         check_file(arpa, overwrite)
-    for name in ("valid", "test"):
-        options[name] = parse_held_out(options[name])
     with tokenizing(console) as progress:
         model = ngram.train(inputs, output, order, overwrite=overwrite, progress=progress, **options)
     if arpa:

@@ -1,17 +1,17 @@
 """Options and conversions that several commands share."""
 
 import contextlib
-import dataclasses
 import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from fflm.arguments import Device, Encoding, Errors, Precision, Processes, Threads, choices, description, parameters
 from fflm.cli.tables import Column
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Result = TypeVar("Result")
+
+AUTOMATIC = ("averages", "batch_size", "epochs", "loss")
+"""Settings of a language model that are chosen by the size of the text if they are not given."""
 
 HEADINGS = {
     "inputs": "Options",
@@ -47,18 +50,6 @@ quiet_option = click.option(
 )
 
 
-def device_option_with(default: str) -> Callable[[Any], Any]:
-    """Return the option ``--device`` with this default."""
-    return click.option(
-        "--device",
-        type=click.Choice(["cpu", "cuda", "auto"]),
-        default=default,
-        show_default=True,
-        help="What computes: the processor, an NVIDIA GPU, or auto: the GPU if one works.",
-    )
-
-
-device_option = device_option_with("cpu")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what exists.")
 model_option = click.option(
     "-m",
@@ -72,8 +63,8 @@ model_option = click.option(
 
 def check_number(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
     """Refuse ``nan``, which click takes for a number in any range; for use as an option's callback."""
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("give a number")
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter("give a finite number")
     return value
 
 
@@ -85,42 +76,72 @@ save_every_option = click.option(
     callback=check_number,
     help="Seconds between checkpoints.",
 )
-threads_option = click.option("--threads", type=click.IntRange(1), help="Of the kernels. [default: all cores]")
-encoding_option = click.option("--encoding", default="utf-8", show_default=True, help="Of the text.")
-errors_option = click.option(
-    "--errors",
-    type=click.Choice(["strict", "replace"]),
-    default="strict",
-    show_default=True,
-    help="Refuse bytes that cannot be decoded, or replace them.",
-)
 top_option = click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="The so many nearest words.")
 
 
-def field_option(of: type, name: str, help: str, **attributes: Any) -> Callable[[Command], Command]:
-    """Return an option for a dataclass's field, with the field's default if none is given: ``batch_size`` is ``--batch-size``."""
-    default = attributes.pop("default", next(field.default for field in dataclasses.fields(of) if field.name == name))
-    declaration = f"--{name.replace('_', '-')}"
-    if isinstance(default, bool):
-        attributes["is_flag"] = True
-        declaration += f"/--no-{declaration.removeprefix('--')}"
-    elif "type" not in attributes:
-        attributes["type"] = type(default)
+def field_option(of: type, field: str, **attributes: Any) -> Callable[[Command], Command]:
+    """Return an option for a dataclass's field, with its default if none is given; ``attributes`` as for `annotated_option`."""
+    parameter = parameters(of)[field]
+    return annotated_option(field, parameter.annotation, attributes.pop("default", parameter.default), **attributes)
+
+
+def annotated_option(
+    name: str, annotation: Any, default: Any = None, *, by: str = "", option: str = "", parameter: str = "", **attributes: Any
+) -> Callable[[Command], Command]:
+    """Return an option for a setting, with the type, the range and the help text that its annotation says.
+
+    Parameters
+    ----------
+    name, annotation, default
+        Of the setting: ``batch_size`` is ``--batch-size``.
+    by
+        What decides where nothing is given, such as the size of the text.
+    option, parameter
+        What it is called on the command line, and in Python, if not by its name.
+    attributes
+        Of the option, if not those that follow.
+    """
+    from msgspec import inspect
+
+    attributes.setdefault("help", description(annotation))
     attributes.setdefault("show_default", default is not None)
-    return click.option(declaration, name, default=default, help=help, **attributes)
+    declaration = f"--{(option or name).replace('_', '-')}"
+    info = inspect.type_info(annotation)
+    while isinstance(info, inspect.Metadata | inspect.UnionType):
+        info = info.type if isinstance(info, inspect.Metadata) else info.types[0]
+    match info:
+        case inspect.BoolType():
+            attributes["is_flag"] = True
+            declaration += f"/--no-{declaration.removeprefix('--')}"
+        case inspect.IntType(ge=low, le=high):
+            attributes["type"] = click.IntRange(low, high if high is None or high < 2**31 else None)
+            attributes.setdefault("metavar", "INTEGER")
+        case inspect.FloatType():
+            least = info.ge if info.gt is None else info.gt
+            attributes["type"] = click.FloatRange(least, info.lt, min_open=info.gt is not None, max_open=info.lt is not None)
+            attributes.setdefault("metavar", "NUMBER")
+            attributes["callback"] = check_number
+        case inspect.LiteralType():
+            attributes["type"] = click.Choice(choices(annotation))
+        case inspect.VarTupleType():
+            attributes["type"] = Sizes()
+            attributes["help"] += " Give 0 for none."
+        case inspect.CustomType():
+            attributes["type"] = click.Path(path_type=Path)
+    if by:
+        attributes["help"] += f" [default: by {by}]"
+    return click.option(declaration, parameter or name, default=default, **attributes)
 
 
-def tokenizer_option() -> Callable[[Command], Command]:
-    """Return the option for a tokenizer's mode."""
-    from fflm.text.tokenizer import Tokenizer
+def device_option_with(default: str) -> Callable[[Any], Any]:
+    """Return the option ``--device`` with this default."""
+    return annotated_option("device", Device, default)
 
-    return click.option(
-        "--tokenizer",
-        type=click.Choice(["word", "char", "space"]),
-        default=Tokenizer.mode,
-        show_default=True,
-        help="Split text into words and punctuation, into characters, or only at spaces, tabs and line ends.",
-    )
+
+device_option = device_option_with("cpu")
+encoding_option = annotated_option("encoding", Encoding, "utf-8")
+errors_option = annotated_option("errors", Errors, "strict")
+threads_option = annotated_option("threads", Threads)
 
 
 class HeadedCommand(click.Command):
@@ -184,82 +205,35 @@ def given_options(context: click.Context) -> dict[str, str]:
 
 def network_options(command: Command) -> Command:
     """Add the options that are the fields of `NetworkConfig`."""
-    from fflm.backend.protocol import ACTIVATIONS
     from fflm.network.config import NetworkConfig
 
-    options = [
-        field_option(NetworkConfig, "window", "Context words (Bengio's n - 1)."),
-        click.option(
-            "--averages",
-            type=Sizes(),
-            help="Sizes of blocks of words before the window that are seen as averages, such as 10,30; 0 for none. "
-            "[default: by the size of the text]",
-        ),
-        field_option(NetworkConfig, "embedding", "Size of the embeddings."),
-        field_option(NetworkConfig, "hidden", "Sizes of the hidden layers, such as 256,128; 0 for none.", type=Sizes()),
-        field_option(NetworkConfig, "activation", "Of the hidden layers.", type=click.Choice(ACTIVATIONS)),
-        field_option(NetworkConfig, "residual", "Let each hidden layer add to the one before, normalised; equal sizes."),
-        field_option(NetworkConfig, "direct", "Connect the embeddings directly with the output, too."),
-        field_option(NetworkConfig, "tied", "Use the embeddings as output weights."),
-        field_option(
-            NetworkConfig,
-            "bands",
-            "Adaptive softmax: first words of bands of rarer words, such as 2000,10000; 0 for none. Not with --tied.",
-            type=Sizes(),
-        ),
-        field_option(NetworkConfig, "dropout", "Share of the hidden units that is dropped in training."),
-        field_option(NetworkConfig, "embedding_dropout", "Share of the concatenated embeddings that is dropped."),
-    ]
-    return add_options(options, command)
+    names = (
+        "window", "averages", "embedding", "hidden", "activation", "residual", "direct", "tied", "bands", "dropout",
+        "embedding_dropout",
+    )  # fmt: skip
+    return add_options([_field_by_size(NetworkConfig, name) for name in names], command)
 
 
 def training_options(command: Command) -> Command:
     """Add the options that are the fields of `TrainingSettings`, and those on checkpoints and threads."""
-    from fflm.training.settings import LossName, OptimizerName, ScheduleName, TrainingSettings
+    from fflm.training.settings import TrainingSettings
 
     options = [
-        click.option("--epochs", type=int, help="Passes over the text, at most. [default: by the size of the text]"),
-        click.option("--batch-size", type=int, help="Words per update. [default: by the size of the text]"),
-        field_option(TrainingSettings, "optimizer", "The update rule.", type=click.Choice(get_args(OptimizerName))),
-        field_option(TrainingSettings, "rate", "Learning rate, at its peak."),
-        field_option(TrainingSettings, "momentum", "Of sgd."),
-        field_option(TrainingSettings, "nesterov", "Nesterov's momentum."),
-        field_option(TrainingSettings, "epsilon", "Of adam, adamw, rmsprop, adagrad: what they add to the root they divide by."),
-        field_option(TrainingSettings, "weight_decay", "Pull of weights, not of biases, to zero."),
-        field_option(
-            TrainingSettings,
-            "schedule",
-            "Of the rate; inverse is Bengio's rate / (1 + decay t), plateau halves it when validation stalls.",
-            type=click.Choice(get_args(ScheduleName)),
-        ),
-        field_option(TrainingSettings, "decay", "Of the schedule inverse, per word."),
-        field_option(TrainingSettings, "warmup", "Share of all steps in which cosine rises."),
-        field_option(TrainingSettings, "clip", "Largest norm of the gradient; 0 for any."),
-        field_option(TrainingSettings, "smoothing", "Label smoothing."),
-        click.option(
-            "--loss",
-            type=click.Choice(get_args(LossName)),
-            help="Over the whole vocabulary, a sample of it, or by noise-contrastive estimation; evaluation is always exact. "
-            "[default: by the size of the vocabulary]",
-        ),
-        field_option(TrainingSettings, "samples", "Words drawn a batch by sampled and nce."),
-        field_option(TrainingSettings, "exact_end", "Share of the steps, the last, that are exact all the same."),
-        field_option(TrainingSettings, "self_normalise", "Strength of the penalty on (log Z)^2, for `fflm score --fast`."),
-        field_option(TrainingSettings, "patience", "Evaluations without gain before training stops; 0 for any."),
-        field_option(TrainingSettings, "evaluate_every", "Steps between evaluations; 0 for once an epoch."),
+        *(_field_by_size(TrainingSettings, name) for name in parameters(TrainingSettings, "frozen", "seed")),
         save_every_option,
-        field_option(TrainingSettings, "seed", "Of all randomness."),
+        field_option(TrainingSettings, "seed"),
         threads_option,
         device_option,
-        click.option(
-            "--precision",
-            type=click.Choice(["fp32", "mixed"]),
-            default="fp32",
-            show_default=True,
-            help="Of training: mixed rounds what a GPU multiplies to 16 bits, and adds in 32.",
-        ),
+        annotated_option("precision", Precision, "fp32"),
     ]
     return add_options(options, command)
+
+
+def _field_by_size(of: type, name: str) -> Callable[[Command], Command]:
+    """Return the option for a field of a language model, some of which are chosen by the size of the text."""
+    if name not in AUTOMATIC:
+        return field_option(of, name)
+    return field_option(of, name, default=None, by="the size of the text")
 
 
 def add_options(options: Iterable[Callable[[Any], Any]], command: Command) -> Command:
@@ -271,62 +245,34 @@ def add_options(options: Iterable[Callable[[Any], Any]], command: Command) -> Co
 
 def text_options(command: Command) -> Command:
     """Add the options that say how text becomes ids: tokenizer, vocabulary, held-out parts."""
-    from fflm.text.corpus import TextSettings, VocabularyRule
+    from fflm.text.corpus import Test, TextSettings, Valid, VocabularyRule
     from fflm.text.tokenizer import Tokenizer
 
     options = [
-        tokenizer_option(),
-        field_option(Tokenizer, "lowercase", "Lower-case the text."),
-        field_option(
-            Tokenizer,
-            "normalization",
-            "Normalise the text's Unicode.",
-            type=click.Choice(["NFC", "NFD", "NFKC", "NFKD"]),
-        ),
-        field_option(
-            TextSettings,
-            "mode",
-            "Read one long text, or one sentence a line that no context crosses.",
-            type=click.Choice(["stream", "sentence"]),
-        ),
-        click.option(
-            "--line-ends/--no-line-ends",
-            default=TextSettings.line_ends,
-            show_default=True,
-            help="In a stream, whether line ends are words, </s>, or mere white space.",
-        ),
-        field_option(VocabularyRule, "min_count", "Words seen less often are unknown, <unk>.", type=click.IntRange(1)),
-        field_option(VocabularyRule, "max_size", "Largest vocabulary: the most frequent words.", type=click.IntRange(3)),
-        click.option(
-            "--vocabulary",
-            "words",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="Take exactly the words in FILE, one a line.",
-        ),
-        click.option(
-            "--vocabulary-source",
-            "source",
-            type=click.Choice(["train", "all"]),
-            default=VocabularyRule.source,
-            show_default=True,
-            help="Count words in the training text only, or in held-out text too (as Bengio et al. did).",
-        ),
-        click.option(
-            "--valid",
-            multiple=True,
-            metavar="PATH|SHARE|COUNT",
-            default=["5%"],
-            show_default=True,
-            help="Validation text: files or folders, or what to cut off the end of the text: a share (5%), a number of "
-            "tokens (200000), or 0 for none.",
-        ),
-        click.option("--test", multiple=True, metavar="PATH|SHARE|COUNT", help="Test text, likewise. [default: none]"),
+        field_option(Tokenizer, "mode", option="tokenizer", parameter="tokenizer"),
+        field_option(Tokenizer, "lowercase"),
+        field_option(Tokenizer, "normalization"),
+        field_option(TextSettings, "mode"),
+        field_option(TextSettings, "line_ends"),
+        field_option(VocabularyRule, "min_count"),
+        field_option(VocabularyRule, "max_size"),
+        field_option(VocabularyRule, "words", option="vocabulary", metavar="FILE"),
+        field_option(VocabularyRule, "source", option="vocabulary-source"),
+        *held_out_options(Valid, "5%", Test),
         encoding_option,
         errors_option,
-        click.option("--processes", type=click.IntRange(1), help="Of the tokenizer. [default: one for each usable core]"),
+        annotated_option("processes", Processes),
     ]
     return add_options(options, command)
+
+
+def held_out_options(valid: Any, default: str, test: Any) -> list[Callable[[Command], Command]]:
+    """Return the options for the parts that are held out, with the help texts of these annotations."""
+    shared: dict[str, Any] = {"multiple": True, "metavar": "PATH|SHARE|COUNT"}
+    return [
+        click.option("--valid", help=description(valid), default=[default], show_default=True, **shared),
+        click.option("--test", help=f"{description(test)} [default: none]", **shared),
+    ]
 
 
 def refuse_text_options(inputs: Iterable[Path], given: dict[str, str]) -> None:

@@ -25,13 +25,12 @@ def command(inputs: tuple[Path, ...], output: Path, overwrite: bool, quiet: bool
       fflm train stories.ids
     """
     from fflm.lm.setup import text_settings
-    from fflm.text.corpus import parse_held_out, tokenize
+    from fflm.text.corpus import tokenize
 
     console = message_console(quiet)
-    valid, test = (parse_held_out(options.pop(name)) for name in ("valid", "test"))
     text, rule = text_settings(options)
     with tokenizing(console) as progress:
-        corpus = tokenize(inputs, output, text, rule, valid, test, overwrite=overwrite, progress=progress, **options)
+        corpus = tokenize(inputs, output, text, rule, overwrite=overwrite, progress=progress, **options)
     if as_json:
         parts = {name: part.counts for name, part in corpus.parts.items()}
         vocabulary = corpus.vocabulary.to_dict()

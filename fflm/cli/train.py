@@ -105,15 +105,12 @@ def command(
 def _begin(
     inputs: tuple[Path, ...], output: Path | None, given: dict[str, str], options: dict[str, Any], console: "Console"
 ) -> "TrainingRun":
-    from fflm.lm.train import begin, default_path
-    from fflm.text.corpus import parse_held_out
+    from fflm.lm.train import begin
 
     refuse_text_options(inputs, given)
     options["device"] = use_device(options["device"], console.quiet)
-    for name in ("valid", "test"):
-        options[name] = parse_held_out(options[name])
     with tokenizing(console) as progress:
-        run = begin(inputs, output or default_path(inputs), progress=progress, **options)
+        run = begin(inputs, output, progress=progress, **options)
     console.print("\n".join(describe_text(**run.corpus.conditions)))
     settings = run.trainer.settings
     sampled = "" if settings.loss == "exact" else f"; loss: {settings.loss}, {settings.samples:,} words drawn a batch"

@@ -121,9 +121,7 @@ def _begin(
     options: dict[str, Any],
     console: "Console",
 ) -> "Search":
-    from fflm.lm.train import default_path
     from fflm.lm.tune import DEFAULT_SPACE, begin
-    from fflm.text.corpus import parse_held_out
 
     refuse_text_options(inputs, given)
     space = _read_space(context, options.pop("search"))
@@ -131,12 +129,9 @@ def _begin(
         raise click.UsageError(f"{', '.join(both)}: give one value, or --search for it")
     space = space or {name: part for name, part in DEFAULT_SPACE.items() if name not in given}
     options["device"] = use_device(options["device"], console.quiet)
-    for name in ("valid", "test"):
-        options[name] = parse_held_out(options[name])
     prune = not options.pop("no_prune")
     with tokenizing(console) as progress:
-        path = output or default_path(inputs).with_suffix(".tune")
-        search = begin(inputs, path, space, prune=prune, progress=progress, **options)
+        search = begin(inputs, output, space, prune=prune, progress=progress, **options)
     console.print("\n".join(describe_text(**search.corpus.conditions)))
     return search
 

@@ -138,7 +138,7 @@ def read_arpa(source: Path, *, tokenizer: Tokenizer | None = None, mode: TextMod
     words = reader.vocabulary_words
     ends = len(words) > 1 and words[1] == END
     if mode == "sentence" and not ends:
-        raise FflmError(f"{source} has no {END}, so it is no model of sentences: leave out --mode")
+        raise FflmError(f"{source} has no {END}, so it is no model of sentences: leave out `mode`")
     settings = TextSettings(tokenizer or Tokenizer(mode="space"), mode or ("sentence" if ends else "stream"), line_ends=ends)
     vocabulary = Vocabulary(words, [0] * len(words), ends=ends, rule=f"words of {source.name}")
     tables = _assemble(reader)

@@ -1,6 +1,5 @@
 """Continuing a text: the distribution of the next word, sampling, and beam search."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fflm.errors import FflmError
-from fflm.lm.model import Predictor
+from fflm.arguments import Positive, Seed, checked
+from fflm.lm.model import Predictor, Temperature, TopP
 from fflm.text.vocabulary import UNKNOWN
 from fflm.text.windows import Windows
 
@@ -64,6 +63,7 @@ class Continuation:
     ended: bool
 
 
+@checked
 def read_prefix(model: Predictor, text: str) -> Prefix:
     """Return a text as a model reads it; empty, it is the beginning of a text."""
     tokens = model.text.tokens(model.text.tokenizer.normalize(text))
@@ -80,9 +80,9 @@ def probabilities(model: Predictor, prefix: Prefix) -> Floats:
     return distribution
 
 
-def next_words(model: Predictor, prefix: Prefix, top: int) -> list[tuple[str, float]]:
+@checked
+def next_words(model: Predictor, prefix: Prefix, top: Positive) -> list[tuple[str, float]]:
     """Return the likeliest next words, by name (the symbols too), with their probabilities among the whole vocabulary."""
-    _check(top=top)
     distribution = probabilities(model, prefix)
     return [(model.vocabulary.words[id_], float(distribution[id_])) for id_ in largest(distribution, top)]
 
@@ -92,16 +92,17 @@ def stops_by_default(model: Predictor) -> bool:
     return model.text.mode == "sentence"
 
 
+@checked
 def sample(
     model: Predictor,
     prefix: Prefix,
     *,
-    samples: int = 1,
-    length: int = LENGTH,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int | None = None,
+    samples: Positive = 1,
+    length: Positive = LENGTH,
+    temperature: Temperature = 1.0,
+    top_k: Positive | None = None,
+    top_p: TopP | None = None,
+    seed: Seed | None = None,
     unknown: bool = False,
     stop_at_end: bool | None = None,
 ) -> list[Continuation]:
@@ -133,13 +134,8 @@ def sample(
     Raises
     ------
     FflmError
-        If a value makes no sense.
+        If a value is out of range.
     """
-    _check(samples=samples, length=length, top_k=1 if top_k is None else top_k)
-    if not 0 <= temperature < math.inf:
-        raise FflmError(f"temperature {temperature} makes no sense: give 0 or more, less than 1 for likelier words")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise FflmError(f"top-p {top_p} makes no sense: give a share above 0, up to 1")
     stops = _stops(model, stop_at_end)
     seeds = np.random.SeedSequence(seed).spawn(samples)
     results = []
@@ -162,12 +158,13 @@ def sample(
     return [_closed(model, prefix, each, length) for each in results]
 
 
+@checked
 def beam_search(
     model: Predictor,
     prefix: Prefix,
     *,
-    beams: int = 5,
-    length: int = LENGTH,
+    beams: Positive = 5,
+    length: Positive = LENGTH,
     normalize: bool = False,
     unknown: bool = False,
     stop_at_end: bool | None = None,
@@ -193,9 +190,8 @@ def beam_search(
     Raises
     ------
     FflmError
-        If a value makes no sense.
+        If a value is out of range.
     """
-    _check(beams=beams, length=length)
     stops = _stops(model, stop_at_end)
     words = len(model.vocabulary)
     hypotheses = [Continuation([], 0.0, ended=False)]
@@ -239,12 +235,6 @@ def largest(values: npt.NDArray[np.floating[Any]], count: int) -> npt.NDArray[np
     threshold = np.partition(values, len(values) - count)[len(values) - count]
     found = np.flatnonzero(values >= threshold)
     return found[np.argsort(-values[found], kind="stable")][:count]
-
-
-def _check(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise FflmError(f"{name.replace('_', '-')} {count} makes no sense: give at least 1")
 
 
 def _context(model: Predictor, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

@@ -8,12 +8,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from fflm.backend.devices import Device
+from fflm.arguments import Device, Encoding, Errors, Overwrite, PathLike, Paths, Positive, checked, to_path, to_paths
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing_folder
 from fflm.lm.model import VOCABULARY, Model, Predictor, load, read_config, save_description
@@ -51,12 +51,11 @@ class UnigramCache(Predictor):
     Raises
     ------
     FflmError
-        If the size makes no sense.
+        If the size is out of range.
     """
 
-    def __init__(self, size: int, vocabulary: Vocabulary, text: TextSettings) -> None:
-        if size < 1:
-            raise FflmError(f"a cache of {size} words makes no sense: give at least 1")
+    @checked
+    def __init__(self, size: Positive, vocabulary: Vocabulary, text: TextSettings) -> None:
         self.vocabulary = vocabulary
         self.text = text
         self._decay = np.exp(-4 * np.arange(size, 0, -1) / size)
@@ -126,6 +125,9 @@ class Mixture(Model):
                 if not same:
                     raise FflmError(f"{name} {what} than {first}: mix models that were trained on one tokenised text")
 
+    def _details(self) -> list[str]:
+        return [f"{name} {weight:.4f}" for name, weight in zip(self.components, self.weights, strict=True)]
+
     @property
     def window(self) -> int:
         """Context words [n]: the most that a component sees."""
@@ -158,7 +160,8 @@ class Mixture(Model):
         described = zip(self.components, self.weights.tolist(), alone, strict=True)
         return {**score, "components": [{"name": name, "weight": weight, **each} for name, weight, each in described]}
 
-    def save(self, path: Path, *, overwrite: bool = False) -> None:
+    @checked
+    def save(self, path: PathLike, *, overwrite: Overwrite = False) -> None:
         """Make a folder that holds weights and vocabulary, and refers to the folders of the components.
 
         Raises
@@ -166,6 +169,7 @@ class Mixture(Model):
         FflmError
             If the folder exists and may not be replaced, is a component, or cannot be written.
         """
+        path = to_path("path", path)
         check_free(path, overwrite)
         components: list[dict[str, Any]] = []
         for name, component in self.components.items():
@@ -187,7 +191,8 @@ class Mixture(Model):
             save_description(folder, kind, self.text, self.vocabulary, about)
 
     @classmethod
-    def load(cls, path: str | Path, device: Device = "cpu") -> Self:
+    @checked
+    def load(cls, path: PathLike, device: Device = "cpu") -> Self:
         """Read a mixture's folder, and the models it refers to, to predict on a device.
 
         Raises
@@ -195,7 +200,7 @@ class Mixture(Model):
         FflmError
             If it is no mixture, of a later version, incomplete or damaged; if a model is gone or is not the one that it was.
         """
-        path = Path(path)
+        path = to_path("path", path)
         about = read_config(path, "mixture")
         try:
             text = TextSettings.from_dict(about["text"])
@@ -263,20 +268,21 @@ class Comparison(Predictor):
         return [replace(score, loss_sum=all_, unknown_loss_sum=unknown) for all_, unknown in self._sums.T.tolist()]
 
 
+@checked
 def mix(
-    paths: Sequence[str | Path],
+    paths: Paths,
     *,
-    cache: int | None = None,
-    tune: Sequence[str | Path] = (),
-    encoding: str = "utf-8",
-    errors: Literal["strict", "replace"] = "strict",
+    cache: Positive | None = None,
+    tune: Paths = (),
+    encoding: Encoding = "utf-8",
+    errors: Errors = "strict",
     device: Device = "cpu",
 ) -> Mixture:
     """Mix models, with the weights that predict a held-out text best: `combine`, then `tune_weights`."""
     return tune_weights(combine(paths, cache, device), tune, encoding, errors)
 
 
-def combine(paths: Sequence[str | Path], cache: int | None = None, device: Device = "cpu") -> Mixture:
+def combine(paths: Paths, cache: int | None = None, device: Device = "cpu") -> Mixture:
     """Load models as the components of a mixture with equal weights.
 
     Parameters
@@ -293,7 +299,7 @@ def combine(paths: Sequence[str | Path], cache: int | None = None, device: Devic
     FflmError
         If a folder holds no model or is given twice, or the models do not fit together.
     """
-    folders = [Path(path) for path in paths]
+    folders = to_paths("paths", paths)
     for index, folder in enumerate(folders):
         if folder.resolve() in [other.resolve() for other in folders[:index]]:
             raise FflmError(f"{folder} is given twice: mix different models")
@@ -304,9 +310,7 @@ def combine(paths: Sequence[str | Path], cache: int | None = None, device: Devic
     return Mixture(components, np.full(len(components), 1 / len(components)))
 
 
-def tune_weights(
-    mixture: Mixture, tune: Sequence[str | Path] = (), encoding: str = "utf-8", errors: Literal["strict", "replace"] = "strict"
-) -> Mixture:
+def tune_weights(mixture: Mixture, tune: Paths = (), encoding: Encoding = "utf-8", errors: Errors = "strict") -> Mixture:
     """Return a mixture of the same components, with the weights that predict a held-out text best.
 
     Parameters
@@ -325,8 +329,9 @@ def tune_weights(
     """
     comparison = Comparison(mixture, keep=True)
     if tune:
-        source = ", ".join(map(str, tune))
-        score = score_files(comparison, tune, encoding, errors)
+        texts = to_paths("tune", tune)
+        source = ", ".join(map(str, texts))
+        score = score_files(comparison, texts, encoding, errors)
         if score.tokens == score.unknown + score.ends:
             raise FflmError(f"no word of {source} is in the vocabulary: tune on text of the kind that the models know")
     else:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
-from fflm.backend.devices import Device, device_backend
+from fflm.arguments import Device, Encoding, PathLike, Positive, Seed, checked, to_path, to_paths
+from fflm.backend.devices import device_backend
 from fflm.errors import FflmError
 from fflm.files import clear_errors, locked_folder, read_json, reading_folder, write_json
 from fflm.network.config import NetworkConfig
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from fflm.lm.generation import Prefix
     from fflm.lm.scoring import Score
     from fflm.lm.vectors import Vectors
+
+Temperature: TypeAlias = Annotated[float, Meta(ge=0)]
+TopP: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
 
 FORMAT, VERSION = "fflm model", 1
 VOCABULARY, CORPUS = "vocabulary.tsv", "corpus"
@@ -128,6 +133,16 @@ class Model(Predictor):
 
     about: dict[str, Any]
 
+    def __repr__(self) -> str:
+        details = [*self._details(), f"vocabulary {len(self.vocabulary):,}"]
+        if valid := self.about.get("figures", {}).get("valid"):
+            details.append(f"valid perplexity {valid['perplexity']:.2f}")
+        return f"{type(self).__name__}({', '.join(details)})"
+
+    @abstractmethod
+    def _details(self) -> list[str]:
+        """Return what to say of the model in its `repr`."""
+
     @property
     @abstractmethod
     def window(self) -> int:
@@ -141,18 +156,19 @@ class Model(Predictor):
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
 
+    @checked
     def generate(
         self,
         prefix: str = "",
         *,
-        samples: int = 1,
-        length: int = 100,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
+        samples: Positive = 1,
+        length: Positive = 100,
+        temperature: Temperature = 1.0,
+        top_k: Positive | None = None,
+        top_p: TopP | None = None,
         greedy: bool = False,
-        beams: int | None = None,
-        seed: int | None = None,
+        beams: Positive | None = None,
+        seed: Seed | None = None,
         unknown: bool = False,
         stop_at_end: bool | None = None,
     ) -> list[str]:
@@ -184,7 +200,7 @@ class Model(Predictor):
         Raises
         ------
         FflmError
-            If a value makes no sense.
+            If a value is out of range.
         """
         from fflm.lm import generation
 
@@ -200,7 +216,8 @@ class Model(Predictor):
             )  # fmt: skip
         return [generation.render(self, start, each) for each in found]
 
-    def next_words(self, prefix: str = "", top: int = 20) -> list[tuple[str, float]]:
+    @checked
+    def next_words(self, prefix: str = "", top: Positive = 20) -> list[tuple[str, float]]:
         """Return the likeliest words after a prefix with their probabilities, the likeliest first.
 
         ``<unk>`` and ``</s>`` are words like others. The probabilities of the whole vocabulary (``top=len(model.vocabulary)``)
@@ -210,6 +227,7 @@ class Model(Predictor):
 
         return generation.next_words(self, self._read_prefix(prefix), top)
 
+    @checked
     def score(self, text: str) -> "Score":
         """Return the log-probability, the perplexity and more of a text, whose last line ends like all others.
 
@@ -222,7 +240,8 @@ class Model(Predictor):
 
         return scoring.score(self, text)
 
-    def perplexity(self, *paths: str | Path, encoding: str = "utf-8") -> "Score":
+    @checked
+    def perplexity(self, *paths: PathLike, encoding: Encoding = "utf-8") -> "Score":
         """Return the perplexity, and all that belongs to it, of files and folders as one text, in bounded memory.
 
         Raises
@@ -232,7 +251,7 @@ class Model(Predictor):
         """
         from fflm.lm import scoring
 
-        return scoring.score_files(self, paths, encoding)
+        return scoring.score_files(self, to_paths("paths", paths), encoding)
 
     @property
     def vectors(self) -> "Vectors":
@@ -245,7 +264,8 @@ class Model(Predictor):
         """
         raise FflmError("only a network has word vectors: name one, made by `fflm train`")
 
-    def neighbours(self, word: str, top: int = 10) -> list[tuple[str, float]]:
+    @checked
+    def neighbours(self, word: str, top: Positive = 10) -> list[tuple[str, float]]:
         """Return the words whose embeddings are nearest to a word's, with the cosines, the nearest first.
 
         Raises
@@ -260,11 +280,13 @@ class Model(Predictor):
 
         result = generation.read_prefix(self, prefix)
         if result.unknown:
-            warnings.warn(f"not in the vocabulary, read as <unk>: {' '.join(result.unknown)}", stacklevel=3)
+            warnings.warn(
+                f"not in the vocabulary, read as <unk>: {' '.join(result.unknown)}", stacklevel=4
+            )  # where a checked method was called
         return result
 
 
-@dataclass
+@dataclass(repr=False)
 class LanguageModel(Trained, Model):
     """A trained network with its vocabulary and its way of reading text.
 
@@ -288,6 +310,9 @@ class LanguageModel(Trained, Model):
     text: TextSettings
     about: dict[str, Any] = field(default_factory=dict)
     device: Device = "cpu"
+
+    def _details(self) -> list[str]:
+        return [f"window {self.config.window}", f"{self.parameters.count:,} parameters"]
 
     @property
     def window(self) -> int:
@@ -323,7 +348,8 @@ class LanguageModel(Trained, Model):
         return Vectors(self.vocabulary, self.text.tokenizer, self.parameters.embeddings)
 
     @classmethod
-    def load(cls, path: str | Path, device: Device = "cpu") -> Self:
+    @checked
+    def load(cls, path: PathLike, device: Device = "cpu") -> Self:
         """Read a model's folder, to predict on a device.
 
         Raises
@@ -331,7 +357,7 @@ class LanguageModel(Trained, Model):
         FflmError
             If it is no model, of a later version, incomplete or damaged.
         """
-        path = Path(path)
+        path = to_path("path", path)
         about = read_config(path, "network")
         arrays, figures = load_weights(path, "network")
         try:
@@ -345,7 +371,8 @@ class LanguageModel(Trained, Model):
         return cls(config, Parameters.from_arrays(config, arrays), vocabulary, text, {**about, "figures": figures}, device)
 
 
-def load(path: str | Path, device: Device = "cpu") -> Model:
+@checked
+def load(path: PathLike, device: Device = "cpu") -> Model:
     """Load the model in a folder, of whatever kind it is; what networks it has predict on a device.
 
     Raises
@@ -353,12 +380,13 @@ def load(path: str | Path, device: Device = "cpu") -> Model:
     FflmError
         If it is no model, of a later version, incomplete or damaged.
     """
-    with reading_folder(Path(path)):
+    path = to_path("path", path)
+    with reading_folder(path):
         return _load(path, device)
 
 
-def _load(path: str | Path, device: Device) -> Model:
-    kind = read_config(Path(path)).get("kind", "network")
+def _load(path: Path, device: Device) -> Model:
+    kind = read_config(path).get("kind", "network")
     if kind == "network":
         return LanguageModel.load(path, device)
     if kind == "ngram":
@@ -428,7 +456,7 @@ def read_run(path: Path, kind: Kind) -> dict[str, Any]:
     """
     about = read_config(path, kind)
     if not (path / CHECKPOINT).is_file():
-        raise FflmError(f"{path} has no {CHECKPOINT} to resume from: train anew with --overwrite")
+        raise FflmError(f"{path} has no {CHECKPOINT} to resume from: train anew with `overwrite=True`")
     return about
 
 
@@ -486,7 +514,7 @@ def latest_model(folder: Path, use: Callable[[Path], Result], *kinds: Kind) -> t
     name = _KINDS[kind] if kind else "model"
     if problem:
         raise FflmError(f"no {name} in this folder can be used: {problem}") from problem
-    raise FflmError(f"there is no {name} in this folder: train one with `{train_command(kind)}`, or name one with --model")
+    raise FflmError(f"there is no {name} in this folder: train one with `{train_command(kind)}`, or name one with `model`")
 
 
 def load_weights(path: Path, kind: Kind) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:

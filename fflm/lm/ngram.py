@@ -2,21 +2,36 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
+from fflm.arguments import (
+    Encoding,
+    Errors,
+    Overwrite,
+    PathLike,
+    Paths,
+    Processes,
+    Progress,
+    checked,
+    parameters,
+    refuse_unknown,
+    to_path,
+    to_paths,
+)
 from fflm.backend.launching import shares_of
 from fflm.errors import FflmError
 from fflm.lm import ngram_kernels as kernels
 from fflm.lm.model import VOCABULARY, Model, read_config, save_description
 from fflm.lm.scoring import score_part
-from fflm.lm.setup import FIVE_PERCENT, check_free, describe_corpus, new_model, text_settings
-from fflm.text.corpus import Corpus, HeldOut, TextSettings
+from fflm.lm.setup import TEXT_OPTIONS, check_free, default_path, describe_corpus, new_model, text_settings
+from fflm.text.corpus import Corpus, Test, TextSettings, Valid
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import WEIGHTS, load_arrays, save_arrays
@@ -25,6 +40,8 @@ ORDER = 5
 """Of a model, by default."""
 
 LARGEST_ORDER = 20
+
+Order: TypeAlias = Annotated[int, Meta(ge=1, le=LARGEST_ORDER, description="Length of the longest n-grams.")]
 
 FIXED_DISCOUNTS = (0.5, 1.0, 1.5)
 """Of counts of 1, 2 and more, where none can be estimated; KenLM's."""
@@ -83,7 +100,7 @@ class Tables:
             (G,) of each n-gram, ordered by context and target; nats.
         """
         if len(targets) >= 2**32:
-            raise FflmError(f"{len(targets):,} n-grams are too many: choose a smaller --order, or less text")
+            raise FflmError(f"{len(targets):,} n-grams are too many: choose a smaller `order`, or less text")
         return cls(
             borders(parents, len(back_offs)).astype(np.uint32) + np.uint32(1),
             np.concatenate([np.zeros(1, np.uint32), words.astype(np.uint32, copy=False)]),
@@ -125,6 +142,9 @@ class NgramModel(Model):
         self.text = text
         self.about = dict(about)
 
+    def _details(self) -> list[str]:
+        return [f"order {self.order}", f"{len(self.tables.targets):,} n-grams"]
+
     @property
     def order(self) -> int:
         """The length of the longest n-grams."""
@@ -155,15 +175,15 @@ class NgramModel(Model):
         return losses
 
     @classmethod
-    def train(cls, corpus: Corpus, order: int = ORDER) -> Self:
+    @checked
+    def train(cls, corpus: Corpus, order: Order = ORDER) -> Self:
         """Count the n-grams of a corpus's training text and estimate a model.
 
         Raises
         ------
         FflmError
-            If the order makes no sense.
+            If the order is out of range.
         """
-        _check_order(order)
         tables, details = estimate(corpus.parts["train"].ids, corpus.vocabulary, corpus.settings, order)
         return cls(tables, corpus.vocabulary, corpus.settings, {"ngram": {"order": order, **details}})
 
@@ -175,7 +195,7 @@ class NgramModel(Model):
         save_description(path, {"kind": "ngram"}, self.text, self.vocabulary, about)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: PathLike) -> Self:
         """Read a model's folder.
 
         Raises
@@ -183,7 +203,7 @@ class NgramModel(Model):
         FflmError
             If it is no n-gram model, of a later version, incomplete or damaged.
         """
-        path = Path(path)
+        path = to_path("path", path)
         about = read_config(path, "ngram")
         try:
             text = TextSettings.from_dict(about["text"])
@@ -202,18 +222,19 @@ def borders(ascending: Integers, count: int) -> npt.NDArray[np.int64]:
     return np.concatenate([[0], np.bincount(ascending, minlength=count).cumsum()])
 
 
+@checked
 def train(
-    inputs: Sequence[str | Path],
-    path: Path,
-    order: int = ORDER,
+    inputs: Paths,
+    path: PathLike | None = None,
+    order: Order = ORDER,
     *,
-    overwrite: bool = False,
-    valid: HeldOut | None = FIVE_PERCENT,
-    test: HeldOut | None = None,
-    encoding: str = "utf-8",
-    errors: Literal["strict", "replace"] = "strict",
-    processes: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    overwrite: Overwrite = False,
+    valid: Valid = "5%",
+    test: Test = None,
+    encoding: Encoding = "utf-8",
+    errors: Errors = "strict",
+    processes: Processes = None,
+    progress: Progress = None,
     **fields: Any,
 ) -> NgramModel:
     """Train a model on text, in a folder, and evaluate it on what is held out.
@@ -224,27 +245,21 @@ def train(
         Files, folders or ``"-"``; or one folder made by `fflm.text.corpus.tokenize`; or that of another model, for the same text
         with the same vocabulary.
     path
-        The model's folder.
-    order
-        The length of the longest n-grams.
-    overwrite
-        Whether it may replace a model.
-    valid, test, encoding, errors, processes, progress
-        As `fflm.text.corpus.tokenize` takes them.
-    fields
-        Of `Tokenizer` (its ``mode`` is called ``tokenizer`` here), `TextSettings` and `VocabularyRule`.
+        The model's folder; by default ``stories.ngram`` for ``corpora/stories.txt``.
+    order, ..., fields
+        As `fflm.train_ngram` takes them, which lists them all.
 
     Raises
     ------
     FflmError
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
-    _check_order(order)
+    sources = to_paths("inputs", inputs)
+    place = default_path(sources, "ngram") if path is None else to_path("path", path)
     text, rule = text_settings(fields)
-    if fields:
-        raise FflmError(f"unknown settings: {', '.join(fields)}")
+    refuse_unknown(fields, OPTIONS)
     with new_model(
-        inputs, path, text, rule, check=lambda: check_free(path, overwrite), valid=valid, test=test,
+        sources, place, text, rule, check=lambda: check_free(place, overwrite), valid=valid, test=test,
         encoding=encoding, errors=errors, processes=processes, progress=progress,
     ) as (folder, corpus):  # fmt: skip
         model = NgramModel.train(corpus, order)
@@ -253,12 +268,11 @@ def train(
             name: score_part(model, corpus.parts[name]).to_dict() for name in ("valid", "test") if name in corpus.parts
         }
         model.save(folder)
-    return NgramModel.load(path)
+    return NgramModel.load(place)
 
 
-def _check_order(order: int) -> None:
-    if not 1 <= order <= LARGEST_ORDER:
-        raise FflmError(f"order {order} makes no sense: give 1 to {LARGEST_ORDER}")
+OPTIONS = {**parameters(train, "path"), **TEXT_OPTIONS}
+"""What `train` takes."""
 
 
 def estimate(ids: Integers, vocabulary: Vocabulary, settings: TextSettings, order: int) -> tuple[Tables, dict[str, Any]]:

@@ -24,7 +24,7 @@ _HYPOTHESES = 256  # of an n-best list, at a time
 Losses = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Score:
     """How well a model predicts a text, with all that a perplexity means nothing without. Scores of one model can be added.
 
@@ -53,6 +53,12 @@ class Score:
     characters: int = 0
     loss_sum: float = 0.0
     unknown_loss_sum: float = 0.0
+
+    def __repr__(self) -> str:
+        return (
+            f"Score(perplexity {self.perplexity:.4f}, {self.tokens:,} tokens, {self.unknown_share:.2%} unknown, "
+            f"{self.bits_per_character:.4f} bits per character)"
+        )
 
     @property
     def log_probability(self) -> float:
@@ -316,7 +322,9 @@ def _parse(line: str, number: int, moses: bool) -> list[str]:
     if not line.strip():
         return []
     if len(fields) < 2:
-        raise FflmError(f"line {number} of the n-best list is not `id ||| hypothesis ||| ...`: mend it, or use --nbest plain")
+        raise FflmError(
+            f"line {number} of the n-best list is not `id ||| hypothesis ||| ...`: mend it, or score it as a plain list"
+        )
     return fields
 
 

@@ -4,32 +4,39 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from fflm.arguments import Encoding, Errors, Paths, Processes, Progress, check, parameters, to_paths
 from fflm.errors import FflmError
 from fflm.files import clear_errors, locked_folder, replacing_folder
 from fflm.lm.model import CORPUS, read_config, train_command
-from fflm.text.corpus import Corpus, HeldOut, Share, TextSettings, VocabularyRule, tokenize
+from fflm.text.corpus import Corpus, Test, TextSettings, Valid, VocabularyRule, tokenize
 from fflm.text.tokenizer import Tokenizer
 from fflm.training.checkpoints import CHECKPOINT, CONFIG
 
-FIVE_PERCENT = Share(0.05)
+TEXT_OPTIONS = {
+    "tokenizer": parameters(Tokenizer)["mode"].replace(name="tokenizer"),
+    **parameters(Tokenizer, "mode"),
+    **parameters(TextSettings, "tokenizer"),
+    **parameters(VocabularyRule),
+}
+"""What `text_settings` takes."""
 
 
 @contextlib.contextmanager
 def new_model(
-    inputs: Sequence[str | Path],
+    inputs: Sequence[Path],
     path: Path,
     text: TextSettings,
     rule: VocabularyRule,
     *,
     check: Callable[[], None],
-    valid: HeldOut | None,
-    test: HeldOut | None,
-    encoding: str,
-    errors: Literal["strict", "replace"],
-    processes: int | None,
-    progress: Callable[[int], None] | None,
+    valid: Valid,
+    test: Test,
+    encoding: Encoding,
+    errors: Errors,
+    processes: Processes,
+    progress: Progress,
 ) -> Iterator[tuple[Path, Corpus]]:
     """Yield a temporary folder, which takes the place of a model when the block succeeds, and the corpus to train on.
 
@@ -60,10 +67,18 @@ def new_model(
             )  # fmt: skip
         else:
             if path.resolve() in place.resolve().parents:
-                raise FflmError(f"{place} lies in {path}, which is to be replaced: choose another folder with -o")
+                raise FflmError(f"{place} lies in {path}, which is to be replaced: choose another folder")
             corpus = Corpus.open(place)
             corpus.verify()
         yield folder, corpus
+
+
+def default_path(inputs: Paths, kind: str = "model") -> Path:
+    """Return where the model of some text goes if nobody says: ``stories.model`` for ``corpora/stories.txt``."""
+    first = to_paths("inputs", inputs)[0]
+    with clear_errors(f"read {first}"):
+        name = "stdin" if str(first) == "-" else first.resolve().name
+    return Path(f"{name.split('.')[0] or name}.{kind}")
 
 
 def check_free(path: Path, overwrite: bool) -> None:
@@ -73,17 +88,17 @@ def check_free(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         command = train_command(read_config(path).get("kind"))
         resume = f"`{command} --resume {path}` goes on with it, " if (path / CHECKPOINT).is_file() else ""
-        raise FflmError(f"{path} exists: {resume}--overwrite replaces it, or choose another folder")
+        raise FflmError(f"{path} exists: {resume}`overwrite=True` replaces it, or choose another folder")
     if path.exists():
         with locked_folder(path):
             pass
 
 
-def corpus_folder(inputs: Sequence[str | Path]) -> Path | None:
+def corpus_folder(inputs: Sequence[Path]) -> Path | None:
     """Return the tokenised corpus that the inputs name, as a folder of its own or as a model's, or None if they are text."""
     if len(inputs) != 1:
         return None
-    folder = Path(inputs[0])
+    folder = inputs[0]
     if (folder / "corpus.json").is_file():
         return folder
     return corpus_path(folder) if (folder / CONFIG).is_file() else None
@@ -131,8 +146,15 @@ def describe_corpus(corpus: Corpus, folder: Path) -> dict[str, Any]:
 
 def text_settings(fields: dict[str, Any]) -> tuple[TextSettings, VocabularyRule]:
     """Take out of ``fields`` those of `Tokenizer` (its ``mode`` as ``tokenizer``), `TextSettings` and `VocabularyRule`."""
-    tokenizer = Tokenizer(mode=fields.pop("tokenizer", "word"), **take(fields, Tokenizer, "mode"))
-    return TextSettings(tokenizer, **take(fields, TextSettings, "tokenizer")), VocabularyRule(**take(fields, VocabularyRule))
+    return TextSettings(take_tokenizer(fields), **take(fields, TextSettings, "tokenizer")), VocabularyRule(
+        **take(fields, VocabularyRule)
+    )
+
+
+def take_tokenizer(fields: dict[str, Any]) -> Tokenizer:
+    """Take a tokenizer out of ``fields``, in which its ``mode`` is called ``tokenizer``."""
+    check("tokenizer", TEXT_OPTIONS["tokenizer"].annotation, fields.get("tokenizer", Tokenizer.mode))
+    return Tokenizer(mode=fields.pop("tokenizer", Tokenizer.mode), **take(fields, Tokenizer, "mode"))
 
 
 def take(fields: dict[str, Any], of: type, *but: str) -> dict[str, Any]:

@@ -2,24 +2,41 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+from msgspec import Meta
 
+from fflm.arguments import (
+    Device,
+    Encoding,
+    Errors,
+    Overwrite,
+    PathLike,
+    Paths,
+    Precision,
+    Processes,
+    Progress,
+    Threads,
+    checked,
+    parameters,
+    refuse_unknown,
+    to_path,
+    to_paths,
+)
 from fflm.backend.devices import check_precision, choose_device, device_backend
 from fflm.backend.launching import default_threads
-from fflm.errors import FflmError, did_you_mean
-from fflm.files import clear_errors
+from fflm.errors import FflmError
 from fflm.lm.model import CORPUS, opening_run, save_config
 from fflm.lm.scoring import Score, part_score
-from fflm.lm.setup import FIVE_PERCENT, check_free, describe_corpus, new_model, take, text_settings
+from fflm.lm.setup import TEXT_OPTIONS, check_free, default_path, describe_corpus, new_model, take, text_settings
 from fflm.lm.vectors import read_vectors
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
-from fflm.text.corpus import Corpus, HeldOut
+from fflm.text.corpus import Corpus, Test, Valid
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import CONFIG
 from fflm.training.loop import Losses, Trainer
@@ -57,29 +74,26 @@ def default_epochs(words: int) -> int:
     return next((epochs for epochs, most in ((10, 300_000), (6, 1_000_000), (4, 3_000_000), (2, 30_000_000)) if words <= most), 1)
 
 
-def default_path(inputs: Sequence[str | Path]) -> Path:
-    """Return where the model of some text goes if nobody says: ``stories.model`` for ``corpora/stories.txt``."""
-    with clear_errors(f"read {inputs[0]}"):
-        first = Path(inputs[0]).resolve().name if str(inputs[0]) != "-" else "stdin"
-    return Path(f"{first.split('.')[0] or first}.model")
-
-
+@checked
 def begin(
-    inputs: Sequence[str | Path],
-    path: Path,
+    inputs: Paths,
+    path: PathLike | None = None,
     *,
-    overwrite: bool = False,
-    valid: HeldOut | None = FIVE_PERCENT,
-    test: HeldOut | None = None,
-    encoding: str = "utf-8",
-    errors: Literal["strict", "replace"] = "strict",
-    processes: int | None = None,
-    progress: Callable[[int], None] | None = None,
-    threads: int | None = None,
-    device: str = "cpu",
-    precision: str = "fp32",
-    vectors: Path | None = None,
-    preset: str = "default",
+    overwrite: Overwrite = False,
+    valid: Valid = "5%",
+    test: Test = None,
+    encoding: Encoding = "utf-8",
+    errors: Errors = "strict",
+    processes: Processes = None,
+    progress: Progress = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+    precision: Precision = "fp32",
+    vectors: Annotated[PathLike | None, Meta(description="Vectors in word2vec text format (or .gz) to start from.")] = None,
+    preset: Annotated[
+        Literal["default", "quick"],
+        Meta(description="What the settings of network and training are if they are not given; quick is a small network."),
+    ] = "default",
     **fields: Any,
 ) -> "TrainingRun":
     """Begin a training run: tokenise the text unless that was done, and set up network and folder.
@@ -90,64 +104,62 @@ def begin(
         Files, folders or ``"-"``; or one folder made by `fflm.text.corpus.tokenize`; or that of another model, for the same text
         with the same vocabulary.
     path
-        The model's folder.
-    overwrite
-        Whether it may replace a model.
-    valid, test, encoding, errors, processes, progress
-        As `fflm.text.corpus.tokenize` takes them.
-    threads
-        Of the kernels.
-    device
-        What trains: ``cpu``, ``cuda`` or ``auto``.
-    precision
-        In which it trains: ``fp32``, or on ``cuda`` also ``mixed``.
-    vectors
-        A file of word2vec text to start from.
-    preset
-        One of `PRESETS`, for what ``fields`` do not say.
-    fields
-        Of `NetworkConfig`, `TrainingSettings`, `Tokenizer` (its ``mode`` is called ``tokenizer`` here), `TextSettings` and
-        `VocabularyRule`. ``averages``, ``batch_size`` and ``epochs`` that are None, or not given, are chosen by the size of
-        the text.
+        The model's folder; by default that of `default_path`.
+    overwrite, ..., fields
+        As `fflm.train` takes them, which lists them all.
 
     Raises
     ------
     FflmError
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
-    if preset not in PRESETS:
-        raise FflmError(f"unknown preset {preset!r}{did_you_mean(preset, PRESETS)}: choose one of {', '.join(PRESETS)}")
+    sources = to_paths("inputs", inputs)
+    place = default_path(sources) if path is None else to_path("path", path)
+    start = None if vectors is None else to_path("vectors", vectors)
     fields = PRESETS[preset] | fields
     check_precision(precision, choose_device(device))
     text, rule = text_settings(fields)
     shape, settings, automatic = network_settings(fields)
+    refuse_unknown(fields, OPTIONS)
     with new_model(
-        inputs, path, text, rule, check=lambda: check_free(path, overwrite), valid=valid, test=test,
+        sources, place, text, rule, check=lambda: check_free(place, overwrite), valid=valid, test=test,
         encoding=encoding, errors=errors, processes=processes, progress=progress,
     ) as (folder, corpus):  # fmt: skip
         config, settings = fit(shape, settings, automatic, corpus)
-        embeddings = read_vectors(vectors, corpus.vocabulary, config.embedding) if vectors else None
+        embeddings = read_vectors(start, corpus.vocabulary, config.embedding) if start else None
         run = TrainingRun.start(
             folder, corpus, config, settings, threads=threads, device=device, precision=precision, embeddings=embeddings
         )
-    run.move(path)
+    run.move(place)
     return run
 
 
+AUTOMATIC = ("averages", "batch_size", "epochs", "loss")
+"""Settings that are chosen by the size of the text if they are None, or not given."""
+
+OPTIONS = {
+    **parameters(NetworkConfig, "input", "numbers", "outputs", "output"),
+    **parameters(TrainingSettings),
+    **TEXT_OPTIONS,
+    **parameters(begin, "path"),
+}
+"""What `begin` takes."""
+for _name in AUTOMATIC:
+    OPTIONS[_name] = OPTIONS[_name].replace(annotation=OPTIONS[_name].annotation | None, default=None)
+
+
 def network_settings(fields: dict[str, Any]) -> tuple[NetworkConfig, TrainingSettings, list[str]]:
-    """Take the rest of ``fields``, those of `NetworkConfig` and `TrainingSettings`; nonsense is refused before the text is read.
+    """Take out of ``fields`` those of `NetworkConfig` and `TrainingSettings`; nonsense is refused before the text is read.
 
     What depends on the text is still to be filled in by `fit`: the vocabulary, and the settings that the third value names.
     """
-    automatic = [name for name in ("averages", "batch_size", "epochs", "loss") if fields.get(name) is None]
+    automatic = [name for name in AUTOMATIC if fields.get(name) is None]
     for name in automatic:
         fields.pop(name, None)
     config = NetworkConfig(vocabulary=1, **take(fields, NetworkConfig, "vocabulary", "input", "numbers", "outputs", "output"))
     settings = TrainingSettings(**take(fields, TrainingSettings))
     if config.bands and settings.loss != "exact":
-        raise FflmError(f"an adaptive softmax has no use for the loss {settings.loss}: leave out --bands, or --loss")
-    if fields:
-        raise FflmError(f"unknown settings: {', '.join(fields)}")
+        raise FflmError(f"an adaptive softmax has no use for the loss {settings.loss}: leave out `bands`, or `loss`")
     return config, settings, automatic
 
 
@@ -172,9 +184,9 @@ def check_length(corpus: Corpus, config: NetworkConfig) -> None:
     """Raise an FflmError if a part of a corpus has not a single context of a network."""
     for name, part in corpus.parts.items():
         if part.tokens <= config.window:
-            remedy = "give more text or a smaller --window"
+            remedy = "give more text or a smaller `window`"
             if name != "train":
-                remedy += f", or none with --{name} 0"
+                remedy += f", or none with `{name}=0`"
             raise FflmError(f"the {name} text has {part.tokens} tokens, too few for a window of {config.window}: {remedy}")
 
 
@@ -305,7 +317,7 @@ class TrainingRun(Run):
             if corpus.fingerprint != expected:
                 reason = _difference(path, corpus, about)
                 raise FflmError(
-                    f"{path} was trained on other data ({reason}): resume with the same, or train anew with --overwrite"
+                    f"{path} was trained on other data ({reason}): resume with that, or train anew with `overwrite=True`"
                 )
             used = choose_device(device or about.get("device", "cpu"))
             precision = about.get("precision", "fp32") if used == "cuda" else "fp32"

@@ -17,14 +17,30 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 
+from fflm.arguments import (
+    Device,
+    Encoding,
+    Errors,
+    PathLike,
+    Paths,
+    Positive,
+    Precision,
+    Processes,
+    Progress,
+    Threads,
+    checked,
+    refuse_unknown,
+    to_path,
+    to_paths,
+)
 from fflm.backend.devices import check_precision, choose_device
 from fflm.backend.launching import default_threads
 from fflm.errors import FflmError, install
 from fflm.files import clear_errors, locked_folder, read_json, replacing_folder, write_json, write_text
-from fflm.lm.setup import FIVE_PERCENT, describe_corpus, new_model, text_settings
-from fflm.lm.train import TrainingRun, check_length, fit, network_settings
+from fflm.lm.setup import default_path, describe_corpus, new_model, take, text_settings
+from fflm.lm.train import OPTIONS, TrainingRun, check_length, fit, network_settings
 from fflm.network.config import NetworkConfig
-from fflm.text.corpus import Corpus, HeldOut
+from fflm.text.corpus import Corpus, Test, Valid
 from fflm.training.loop import DivergedError, Evaluation, Finished
 from fflm.training.run import Event
 from fflm.training.settings import TrainingSettings
@@ -154,23 +170,24 @@ def ranking(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda trial: (trial.state != "complete", math.inf if trial.loss is None else trial.loss))
 
 
+@checked
 def begin(
-    inputs: Sequence[str | Path],
-    path: Path,
+    inputs: Paths,
+    path: PathLike | None,
     space: Space,
     *,
     sampler: SamplerName = "bayesian",
-    trials: int | None = None,
+    trials: Positive | None = None,
     prune: bool = True,
-    valid: HeldOut | None = FIVE_PERCENT,
-    test: HeldOut | None = None,
-    encoding: str = "utf-8",
-    errors: Literal["strict", "replace"] = "strict",
-    processes: int | None = None,
-    progress: Callable[[int], None] | None = None,
-    threads: int | None = None,
-    device: str = "cpu",
-    precision: str = "fp32",
+    valid: Valid = "5%",
+    test: Test = None,
+    encoding: Encoding = "utf-8",
+    errors: Errors = "strict",
+    processes: Processes = None,
+    progress: Progress = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+    precision: Precision = "fp32",
     **fields: Any,
 ) -> "Search":
     """Begin a search: tokenise the text, once for all trials, unless that was done, and set up the folder.
@@ -178,9 +195,9 @@ def begin(
     Parameters
     ----------
     inputs, valid, test, encoding, errors, processes, progress, threads, device, precision, fields
-        As `fflm.lm.train.begin` takes them: the settings that all trials share. The test text is not looked at.
+        As `fflm.train` takes them: the settings that all trials share. The test text is not looked at.
     path
-        The folder of the search, which must not exist.
+        The folder of the search, which must not exist; by default ``stories.tune`` for ``corpora/stories.txt``.
     space
         What is searched.
     sampler
@@ -199,7 +216,9 @@ def begin(
     _optuna()
     device = choose_device(device)
     check_precision(precision, device)
-    _check_new(path)
+    sources = to_paths("inputs", inputs)
+    place = default_path(sources, "tune") if path is None else to_path("path", path)
+    _check_new(place)
     for name, part in space.items():
         if name not in searchable():
             raise FflmError(f"cannot search {name!r}: choose from {', '.join(searchable())}")
@@ -207,6 +226,7 @@ def begin(
             raise FflmError(f"a grid needs choices: write {name} as {part.low}|{part.high}, with more between them")
     text, rule = text_settings(fields)
     shape, settings, automatic = network_settings(fields)
+    refuse_unknown(fields, OPTIONS)
     ends = [
         {name: value}
         for name, part in space.items()
@@ -215,11 +235,11 @@ def begin(
     for values in ends:
         _configure(shape, settings, values)
     with new_model(
-        inputs, path, text, rule, check=lambda: _check_new(path), valid=valid, test=test,
+        sources, place, text, rule, check=lambda: _check_new(place), valid=valid, test=test,
         encoding=encoding, errors=errors, processes=processes, progress=progress,
     ) as (folder, corpus):  # fmt: skip
         if "valid" not in corpus.parts:
-            raise FflmError("without validation text nothing tells a good setting from a bad one: give some with --valid")
+            raise FflmError("without validation text nothing tells a good setting from a bad one: give some with `valid`")
         config, settings = fit(shape, settings, automatic, corpus)
         for values in ({}, *ends):
             check_length(corpus, _configure(config, settings, values)[0])
@@ -238,7 +258,7 @@ def begin(
             "prune": prune,
         }
         write_json(folder / SEARCH, about)
-    return Search.open(path)
+    return Search.open(place)
 
 
 def _check_new(path: Path) -> None:
@@ -258,10 +278,10 @@ def _configure(
     config: NetworkConfig, settings: TrainingSettings, values: Mapping[str, Any]
 ) -> tuple[NetworkConfig, TrainingSettings]:
     """Return settings with some values in place of their own."""
-    network, training = config.to_dict(), settings.to_dict()
-    for name, value in values.items():
-        (network if name in network else training)[name] = value
-    return NetworkConfig.from_dict(network), TrainingSettings.from_dict(training)
+    fields = dict(values)
+    return dataclasses.replace(config, **take(fields, NetworkConfig)), dataclasses.replace(
+        settings, **take(fields, TrainingSettings)
+    )
 
 
 class Search:

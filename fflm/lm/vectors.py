@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from fflm.arguments import Positive, check, checked
 from fflm.errors import FflmError, FflmWarning
 from fflm.lm.generation import largest
 from fflm.text.reading import open_bytes
@@ -26,7 +27,7 @@ _FORMATS = "give a text file of vectors, as word2vec (not its binary format), Gl
 _HOPELESS = 1000  # more lines to skip than others, and a file is not read to its end
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Vectors:
     """The vectors of a vocabulary's words: ``vectors["cat"]`` is that of a word, (m,).
 
@@ -42,17 +43,21 @@ class Vectors:
     tokenizer: Tokenizer
     array: npt.NDArray[np.floating[Any]]
 
+    def __repr__(self) -> str:
+        return f"Vectors({len(self):,} words, {self.array.shape[1]} dimensions)"
+
     def __len__(self) -> int:
         return len(self.array)
 
-    def __contains__(self, word: str) -> bool:
-        return self.tokenizer.normalize(word) in self.vocabulary
+    def __contains__(self, word: object) -> bool:
+        return isinstance(word, str) and self.tokenizer.normalize(word) in self.vocabulary
 
     def __getitem__(self, word: str) -> npt.NDArray[np.floating[Any]]:
         vector: npt.NDArray[np.floating[Any]] = self.array[self._id(word)]
         return vector
 
-    def neighbours(self, word: str, top: int = TOP) -> list[tuple[str, float]]:
+    @checked
+    def neighbours(self, word: str, top: Positive = TOP) -> list[tuple[str, float]]:
         """Return the words nearest to a word, with the cosine of the angle between them, the nearest first.
 
         Raises
@@ -64,7 +69,8 @@ class Vectors:
         unit = self._unit()
         return self._nearest(unit, unit[id_], [id_], top)
 
-    def analogy(self, a: str, b: str, c: str, top: int = TOP) -> list[tuple[str, float]]:
+    @checked
+    def analogy(self, a: str, b: str, c: str, top: Positive = TOP) -> list[tuple[str, float]]:
         """Answer "a is to b as c is to ...": the words nearest to b - a + c, without these three, and the cosines.
 
         The method is 3CosAdd on vectors of length one (Mikolov, Yih and Zweig 2013, https://aclanthology.org/N13-1090).
@@ -94,7 +100,7 @@ class Vectors:
         return [name for name, fit in zip(names, fits, strict=True) if not fit]
 
     def _id(self, word: str) -> int:
-        word = self.tokenizer.normalize(word)
+        word = self.tokenizer.normalize(check("word", str, word))
         if word not in self.vocabulary:
             raise FflmError(f"{word!r} is not in the vocabulary of {len(self.vocabulary):,} words: try another spelling or word")
         return self.vocabulary.id(word)

@@ -1,12 +1,14 @@
 """The shape of a network."""
 
-import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Integral, Real
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from fflm.backend.protocol import ACTIVATIONS, Activation
+from msgspec import Meta
+
+from fflm.arguments import Fraction, Natural, Positive, Settings
+from fflm.backend.protocol import Activation
 from fflm.errors import FflmError
 
 Input = Literal["window", "mean", "max", "numbers"]
@@ -14,107 +16,73 @@ Output = Literal["softmax", "sigmoid", "squared", "absolute", "hinge"]
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
-    """A feedforward network, such as a language model (Bengio et al. 2003, section 2; his letters in brackets).
-
-    Attributes
-    ----------
-    vocabulary
-        Words of the input, and those that can be predicted [|V|]. The input knows one more, the padding ``<s>``. 0 if the input
-        is numbers.
-    window
-        Context words that are seen one by one [n - 1].
-    averages
-        Sizes of the blocks of words before the window, from it backwards, of each of which the network sees an average. May be
-        empty (Sun & Iyyer 2021, section 3).
-    embedding
-        Size of a word's embedding [m].
-    hidden
-        Sizes of the hidden layers [h]; may be empty.
-    activation
-        Of the hidden layers.
-    residual
-        Whether each hidden layer after the first adds its outputs to what the layer before it has given, and all that is read
-        from such a sum is normalised: h + f(d + H norm(h)) (He et al. 2016; Ba et al. 2016; the order is that of Xiong et al.
-        2020). The hidden layers must be of one size.
-    direct
-        Whether the embeddings also reach the softmax directly [W].
-    tied
-        Whether the softmax uses the embeddings as its weights. What reaches the softmax is then projected linearly to the
-        embedding size, unless it has that size already.
-    bands
-        First words of the frequency bands of an adaptive softmax, such as (2000, 10000): the words before the first are predicted
-        at once, the others after their band (Grave et al. 2017). Empty for one softmax. Not with ``tied``.
-    dropout, embedding_dropout
-        Share of the hidden layers' outputs, and of the inputs (the concatenated or pooled embeddings, or the numbers), that is
-        dropped in training.
-    input
-        What the first layer reads: ``window``, the concatenated embeddings of so many words, and averages; ``mean`` or ``max``,
-        the embeddings of a text's words, however many, averaged (Iyyer et al. 2015; Joulin et al. 2017), or the largest value of
-        each dimension (Collobert et al. 2011); ``numbers``, plain features.
-    numbers
-        How many numbers an example has where they are the input.
-    outputs
-        Units of the output layer; None for a language model, which has one for each word.
-    output
-        What the outputs are, and the loss that goes with it: ``softmax``, probabilities of which one is right, cross-entropy;
-        ``sigmoid``, each a probability of its own, binary cross-entropy; ``squared`` and ``absolute``, numbers, with that error;
-        ``hinge``, scores whose signs are to be those of the targets, -1 or 1.
+class NetworkConfig(Settings):
+    """A feedforward network, such as a language model (Bengio et al. 2003, section 2).
 
     Raises
     ------
     FflmError
-        If a value makes no sense.
+        If a value is out of range, or values contradict each other.
+
+    Notes
+    -----
+    In Bengio's letters, the vocabulary is |V|, the window n - 1, the embedding m, a hidden layer h, the direct connections W. The
+    input knows one word more than the vocabulary, the padding ``<s>``.
+
+    ``averages``: Sun and Iyyer 2021, section 3. ``bands``: Grave et al. 2017; the words before the first are predicted at once,
+    the others after their band. ``residual``: h + f(d + H norm(h)) (He et al. 2016; Ba et al. 2016; the order is that of Xiong et
+    al. 2020). ``tied``: unless what reaches the softmax has the size of the embeddings, it is projected linearly to that size.
+
+    ``input``: ``window``, the concatenated embeddings of so many words, and averages; ``mean`` or ``max``, the embeddings of a
+    text's words averaged (Iyyer et al. 2015; Joulin et al. 2017), or the largest value of each dimension (Collobert et al. 2011);
+    ``numbers``, plain features. ``output``: ``softmax``, probabilities of which one is right, with cross-entropy; ``sigmoid``,
+    each a probability of its own, with binary cross-entropy; ``squared`` and ``absolute``, numbers, with that error; ``hinge``,
+    scores whose signs are those of the targets, -1 or 1.
     """
 
-    vocabulary: int
-    window: int = 8
-    embedding: int = 128
-    hidden: tuple[int, ...] = (512,)
-    activation: Activation = "relu"
-    averages: tuple[int, ...] = ()
-    residual: bool = False
-    direct: bool = False
-    tied: bool = True
-    bands: tuple[int, ...] = ()
-    dropout: float = 0.4
-    embedding_dropout: float = 0.2
-    input: Input = "window"
-    numbers: int = 0
-    outputs: int | None = None
-    output: Output = "softmax"
+    vocabulary: Annotated[Natural, Meta(description="Words of the input; of a language model also those that it predicts.")]
+    window: Annotated[Positive, Meta(description="Context words that are seen one by one (Bengio's n - 1).")] = 8
+    embedding: Annotated[Positive, Meta(description="Size of the embeddings.")] = 128
+    hidden: Annotated[tuple[Positive, ...], Meta(description="Sizes of the hidden layers, such as 256,128.")] = (512,)
+    activation: Annotated[Activation, Meta(description="Activation of the hidden layers.")] = "relu"
+    averages: Annotated[
+        tuple[Positive, ...],
+        Meta(description="Sizes of blocks of words before the window, such as 10,30, each seen as its average."),
+    ] = ()
+    residual: Annotated[
+        bool, Meta(description="Add to each hidden layer's output its normalised input; the layers need equal sizes.")
+    ] = False
+    direct: Annotated[bool, Meta(description="Connect the embeddings directly with the output, too.")] = False
+    tied: Annotated[bool, Meta(description="Use the embeddings as output weights.")] = True
+    bands: Annotated[
+        tuple[Positive, ...],
+        Meta(description="Adaptive softmax: first words of the bands of rarer words, such as 2000,10000; not with tied weights."),
+    ] = ()
+    dropout: Annotated[Fraction, Meta(description="Share of the hidden layers' outputs that is dropped in training.")] = 0.4
+    embedding_dropout: Annotated[Fraction, Meta(description="Share of the network's inputs that is dropped in training.")] = 0.2
+    input: Annotated[Input, Meta(description="What the first layer reads.")] = "window"
+    numbers: Annotated[Natural, Meta(description="Numbers that an example has, if the input is numbers.")] = 0
+    outputs: Annotated[
+        Positive | None, Meta(description="Units of the output layer; null for a language model, which has one a word.")
+    ] = None
+    output: Annotated[Output, Meta(description="What the outputs are, and the loss that goes with it.")] = "softmax"
 
     def __post_init__(self) -> None:
-        for name, choices in (("input", Input), ("output", Output)):
-            if getattr(self, name) not in get_args(choices):
-                raise FflmError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(get_args(choices))}")
-        sizes = {"vocabulary": self.vocabulary, "window": self.window, "embedding": self.embedding}
-        if self.input == "numbers":
-            sizes = {"numbers": self.numbers}
-        if self.outputs is not None:
-            sizes["outputs"] = self.outputs
-        elif self.input != "window" or self.output != "softmax":
+        super().__post_init__()
+        if self.outputs is None and (self.input != "window" or self.output != "softmax"):
             raise FflmError("only a window and a softmax make a language model: give the number of outputs")
         for name in ("tied", "bands", "averages"):
             if self.outputs is not None and getattr(self, name):
                 raise FflmError(f"{name} is for language models only: leave it out")
-        lists = {"averages": self.averages, "hidden": self.hidden}
-        for name, size in [*sizes.items(), *((name, size) for name, several in lists.items() for size in several)]:
-            if not isinstance(size, Integral):
-                raise FflmError(f"{name} {size!r} is no whole number: give one")
-            if size < 1:
-                raise FflmError(f"{name} {size} is too small: give at least 1")
+        name = "numbers" if self.input == "numbers" else "vocabulary"
+        if getattr(self, name) < 1:
+            raise FflmError(f"`{name}` must be an integer of at least 1, not {getattr(self, name)}")
         if self.bands and self.tied:
-            raise FflmError("the bands of an adaptive softmax have weights of their own: leave them out, or give --no-tied")
-        if list(self.bands) != sorted(set(self.bands)) or (self.bands and self.bands[0] < 1):
-            raise FflmError(f"the first words of bands must ascend from at least 1, not {self.bands}: give such as 2000,10000")
+            raise FflmError("an adaptive softmax has weights of its own: leave out `bands`, or give `tied=False`")
+        if list(self.bands) != sorted(set(self.bands)):
+            raise FflmError(f"`bands` must ascend, such as 2000, 10000, not {', '.join(map(str, self.bands))}")
         if self.residual and len(set(self.hidden)) > 1:
             raise FflmError(f"residual layers must be of one size, not {self.hidden}: give equal sizes, or no residual layers")
-        if self.activation not in ACTIVATIONS:
-            raise FflmError(f"unknown activation {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}")
-        for name, rate in (("dropout", self.dropout), ("embedding dropout", self.embedding_dropout)):
-            if not (isinstance(rate, Real) and 0 <= rate < 1):
-                raise FflmError(f"{name} {rate} is out of range: give a share from 0 up to, not including, 1")
 
     @property
     def context(self) -> int:
@@ -166,25 +134,12 @@ class NetworkConfig:
         return self.tied and self.features != self.embedding
 
     @classmethod
-    def feedforward(cls, numbers: int, hidden: tuple[int, ...], outputs: int, **fields: Any) -> Self:
+    def feedforward(cls, numbers: int, hidden: Sequence[int] | int, outputs: int, **fields: Any) -> Self:
         """Return the network of the textbooks, from numbers to outputs; nothing is dropped unless ``fields`` say so."""
-        plain = {"tied": False, "dropout": 0.0, "embedding_dropout": 0.0, "input": "numbers"}
-        return cls(0, numbers=numbers, hidden=hidden, outputs=outputs, **{**plain, **fields})
+        plain = {"hidden": hidden, "tied": False, "dropout": 0.0, "embedding_dropout": 0.0, "input": "numbers"}
+        return cls(0, numbers=numbers, outputs=outputs, **{**plain, **fields})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        fields = dataclasses.asdict(self)
-        if self.outputs is None:  # a language model, as every network was once
-            fields = {name: value for name, value in fields.items() if name not in ("input", "numbers", "outputs", "output")}
-        return {
-            **fields,
-            "averages": list(self.averages),
-            "hidden": list(self.hidden),
-            "bands": list(self.bands),
-        }
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """Make a configuration from `to_dict`'s result."""
-        fields = {"bands": (), **fields}  # which models from before them lack
-        return cls(**{**fields, **{name: tuple(fields[name]) for name in ("averages", "hidden", "bands")}})
+        """Return the fields as JSON values; of a language model, as every network was once, without those on input and output."""
+        others = ("input", "numbers", "outputs", "output") if self.outputs is None else ()
+        return {name: value for name, value in super().to_dict().items() if name not in others}

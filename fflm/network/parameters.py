@@ -36,7 +36,7 @@ class Band:
     bias: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Parameters:
     """The arrays of a network; V words, n context words, m embedding size, F features (Bengio's letters in brackets).
 
@@ -63,6 +63,10 @@ class Parameters:
     output_weight: Array | None
     output_bias: Array
     bands: tuple[Band, ...] = ()
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in self.items())
+        return f"Parameters({self.count:,} numbers: {shapes})"
 
     @property
     def borders(self) -> npt.NDArray[np.int64]:

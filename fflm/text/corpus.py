@@ -8,13 +8,29 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
+from fflm.arguments import (
+    Encoding,
+    Errors,
+    Overwrite,
+    PathLike,
+    Paths,
+    Positive,
+    Processes,
+    Progress,
+    Settings,
+    checked,
+    plain,
+    to_path,
+    to_paths,
+)
 from fflm.errors import FflmError
 from fflm.files import clear_errors, read_json, replacing_folder, write_json
 from fflm.processors import usable_processors
@@ -37,32 +53,25 @@ _TYPES = 1 << 20  # distinct tokens that are remembered beside those of a vocabu
 
 
 @dataclass(frozen=True)
-class TextSettings:
+class TextSettings(Settings):
     """How a text becomes a sequence of ids.
-
-    Parameters
-    ----------
-    tokenizer
-        The rule that splits text into tokens.
-    mode
-        ``"stream"``: one long text, contexts cross lines. ``"sentence"``: each line that is not blank is a sentence
-        whose end is predicted; nothing crosses it.
-    line_ends
-        In a stream, whether every newline, also of a blank line, is the token ``</s>``; else it is whitespace.
 
     Raises
     ------
     FflmError
         If the mode does not exist.
+
+    Notes
+    -----
+    Mode ``"stream"``: one long text, contexts cross lines. ``"sentence"``: each line that is not blank is a sentence whose end is
+    predicted; nothing crosses it.
     """
 
-    tokenizer: Tokenizer = field(default_factory=Tokenizer)
-    mode: TextMode = "stream"
-    line_ends: bool = True
-
-    def __post_init__(self) -> None:
-        if self.mode not in get_args(TextMode):
-            raise FflmError(f"no text mode {self.mode!r}: use {' or '.join(get_args(TextMode))}")
+    tokenizer: Annotated[Tokenizer, Meta(description="The rule that splits text into tokens.")] = field(default_factory=Tokenizer)
+    mode: Annotated[TextMode, Meta(description="Read one long text, or one sentence a line that no context crosses.")] = "stream"
+    line_ends: Annotated[
+        bool, Meta(description="In a stream, take each line end for the word </s>, not for mere white space.")
+    ] = True
 
     @property
     def ends(self) -> bool:
@@ -103,24 +112,6 @@ class TextSettings:
             kept[1:] |= kept[:-1].copy()
         return numbers[kept]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values, for ``from_dict``."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "TextSettings":
-        """Return the settings that ``to_dict`` gave.
-
-        Raises
-        ------
-        FflmError
-            If they are damaged.
-        """
-        try:
-            return cls(**{**values, "tokenizer": Tokenizer(**values["tokenizer"])})
-        except (KeyError, TypeError) as error:
-            raise FflmError(f"the text settings are damaged: {error}") from error
-
 
 class Encoder:
     """Turns a text that comes in chunks into ids: what `TextSettings.encode_text` does, faster if it is long.
@@ -147,34 +138,24 @@ class Encoder:
 
 
 @dataclass(frozen=True)
-class VocabularyRule:
+class VocabularyRule(Settings):
     """Which words a vocabulary holds.
-
-    Parameters
-    ----------
-    min_count
-        Words seen less often are left out.
-    max_size
-        The largest V, symbols included, or None.
-    words
-        A file of words to take instead, one a line.
-    source
-        What is counted: ``"train"``, or ``"all"`` for all parts, as Bengio et al. did.
 
     Raises
     ------
     FflmError
-        If a number makes no sense.
+        If a number is out of range.
     """
 
-    min_count: int = 2
-    max_size: int | None = 50_000
-    words: Path | None = None
-    source: Literal["train", "all"] = "train"
-
-    def __post_init__(self) -> None:
-        if self.min_count < 1 or (self.max_size is not None and self.max_size < 3):
-            raise FflmError("a vocabulary needs a minimum count of at least 1 and a maximum size of at least 3")
+    min_count: Annotated[Positive, Meta(description="Words seen less often are unknown, <unk>.")] = 2
+    max_size: Annotated[
+        Annotated[int, Meta(ge=3)] | None, Meta(description="Largest vocabulary, symbols included: the most frequent words.")
+    ] = 50_000
+    words: Annotated[Path | None, Meta(description="File whose words, one a line, are the vocabulary.")] = None
+    source: Annotated[
+        Literal["train", "all"],
+        Meta(description="Count words in the training text only, or in held-out text too (as Bengio et al. did)."),
+    ] = "train"
 
 
 @dataclass(frozen=True)
@@ -199,33 +180,47 @@ class Count:
             raise FflmError(f"cannot hold out {self.tokens} tokens: give at least 1")
 
 
-HeldOut: TypeAlias = Share | Count | Sequence[str | Path]
-"""A part for validation or test: cut off the end of the text, or read from files of its own."""
+HeldOut: TypeAlias = Share | Count | float | Paths
+"""A part for validation or test, as `parse_held_out` takes it."""
+
+Valid: TypeAlias = Annotated[
+    HeldOut | None,
+    Meta(
+        description="Validation text: files or folders, or what to cut off the end of the text: a share (5%), a number of tokens "
+        "(200000), or 0 for none."
+    ),
+]
+Test: TypeAlias = Annotated[HeldOut | None, Meta(description="Test text, likewise.")]
 
 
-def parse_held_out(values: Sequence[str]) -> HeldOut | None:
-    """Understand a held-out part as written on a command line.
+def parse_held_out(name: str, given: HeldOut | None) -> Share | Count | tuple[Path, ...] | None:
+    """Understand a held-out part: to be cut off the end of the text, or read from files of its own.
 
-    ``5%`` or ``0.05`` is a share, ``200000`` a number of tokens, anything else paths, ``0`` or nothing None.
+    Parameters
+    ----------
+    name
+        Of the argument.
+    given
+        ``0.05`` or ``"5%"`` is a share, ``200000`` or ``"200000"`` a number of tokens, another string, or several, are paths,
+        ``0`` or nothing is None.
 
     Raises
     ------
     FflmError
-        If the share or number makes no sense.
+        If the share or number makes no sense, or it is none of these.
     """
-    if list(values) in ([], ["0"]):
-        return None
-    if "" in values:
-        raise FflmError("a held-out part has an empty name: give a path, a share such as 5%, a number, or 0 for none")
-    if len(values) != 1:
-        return tuple(values)
-    with contextlib.suppress(ValueError):
-        if values[0].isdecimal():
-            return Count(int(values[0]))
-        if values[0].endswith("%"):
-            return Share(float(values[0][:-1]) / 100)
-        return Share(float(values[0]))
-    return tuple(values)
+    value: Any = plain(given)
+    if isinstance(value, list) and len(value) < 2:
+        value = value[0] if value else None
+    if value is None or isinstance(value, Share | Count):
+        return value
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            number = float(value.removesuffix("%"))
+            value = number / 100 if value.endswith("%") else int(value) if value.isdecimal() else number
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Share(value) if isinstance(value, float) else Count(value) if value else None
+    return to_paths(name, value)
 
 
 @dataclass(frozen=True)
@@ -249,12 +244,12 @@ class Part:
         Of the bytes of the ids, in hexadecimal digits.
     """
 
-    ids: npt.NDArray[np.unsignedinteger]
+    ids: npt.NDArray[np.unsignedinteger] = field(repr=False)
     tokens: int
     unknown: int
     ends: int
     characters: int
-    sha256: str
+    sha256: str = field(repr=False)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -262,7 +257,7 @@ class Part:
         return {"tokens": self.tokens, "unknown": self.unknown, "ends": self.ends, "characters": self.characters}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Corpus:
     """A tokenised text on disk.
 
@@ -283,8 +278,12 @@ class Corpus:
     vocabulary: Vocabulary
     parts: Mapping[str, Part]
 
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name} {part.tokens:,} tokens" for name, part in self.parts.items())
+        return f"Corpus({str(self.path)!r}: {parts}; vocabulary {len(self.vocabulary):,})"
+
     @classmethod
-    def open(cls, path: Path) -> "Corpus":
+    def open(cls, path: PathLike) -> "Corpus":
         """Open a folder that ``tokenize`` wrote, without reading the ids.
 
         Raises
@@ -292,6 +291,7 @@ class Corpus:
         FflmError
             If the folder is no corpus, of a later version, or damaged.
         """
+        path = to_path("path", path)
         if not (path / "corpus.json").is_file():
             raise FflmError(f"{path} is no tokenised corpus: make one with `fflm tokenize`")
         about = read_json(path / "corpus.json")
@@ -356,19 +356,20 @@ def _open_part(folder: Path, name: str, about: Mapping[str, Any]) -> Part:
     return part
 
 
+@checked
 def tokenize(
-    sources: Sequence[str | Path],
-    out: Path,
+    sources: Paths,
+    out: PathLike,
     settings: TextSettings,
     rule: VocabularyRule,
-    valid: HeldOut | None = None,
-    test: HeldOut | None = None,
+    valid: Valid = None,
+    test: Test = None,
     *,
-    encoding: str = "utf-8",
-    errors: Literal["strict", "replace"] = "strict",
-    overwrite: bool = False,
-    processes: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    encoding: Encoding = "utf-8",
+    errors: Errors = "strict",
+    overwrite: Overwrite = False,
+    processes: Processes = None,
+    progress: Progress = None,
 ) -> Corpus:
     """Turn text into ids on disk, in two streaming passes; neither the text nor its ids are ever held in memory.
 
@@ -385,7 +386,7 @@ def tokenize(
     settings, rule
         How text becomes tokens, and which of them are words of the vocabulary.
     valid, test
-        The parts to hold out.
+        The parts to hold out, as `parse_held_out` takes them.
     encoding, errors
         As ``read_chunks`` takes them.
     overwrite
@@ -401,9 +402,11 @@ def tokenize(
     FflmError
         If the text cannot be read, has no words or is too short for its parts, or the folder cannot be written.
     """
-    texts = {"train": sources}
+    out = to_path("out", out)
+    texts = {"train": to_paths("inputs", sources)}
     cuts: dict[str, Share | Count] = {}
-    for name, held_out in (("valid", valid), ("test", test)):
+    for name, value in (("valid", valid), ("test", test)):
+        held_out = parse_held_out(name, value)
         if isinstance(held_out, Share | Count):
             cuts[name] = held_out
         elif held_out:
@@ -442,7 +445,7 @@ def tokenize(
 def _check_free(out: Path, overwrite: bool) -> None:
     """Raise an FflmError if a corpus cannot be put at a path."""
     if out.exists() and not overwrite:
-        raise FflmError(f"{out} exists: choose another folder, or allow overwriting with --overwrite")
+        raise FflmError(f"{out} exists: choose another folder, or replace it with `overwrite=True`")
     if out.exists() and not (out / "corpus.json").is_file():
         raise FflmError(f"{out} exists and is no tokenised corpus: choose another folder")
 

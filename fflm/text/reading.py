@@ -267,13 +267,13 @@ def _decode(
     errors: Literal["strict", "replace"],
     size: int,
 ) -> Iterator[str]:
-    hint = "name the right --encoding, or use --errors replace"
+    hint = "name the right `encoding`, or use `errors='replace'`"
     read = 0
     while True:
         block = file.read(size)
         read += len(block)
         if b"\0" in block and not holds_nul:
-            form = "give a text file, or its --encoding if it is UTF-16 or UTF-32"
+            form = "give a text file, or its `encoding` if it is UTF-16 or UTF-32"
             raise FflmError(f"{name} holds NUL bytes, so it is not {encoding} text: {form}")
         try:
             piece = decoder.decode(block, final=not block)
@@ -284,7 +284,7 @@ def _decode(
             order = "be" if block[::2].count(0) > block[1::2].count(0) else "le"
             likely = f"{codecs.lookup(encoding).name}-{order}"
             raise FflmError(
-                f"{name} has no byte-order mark, so say which order it has: --encoding {likely}, most likely"
+                f"{name} has no byte-order mark, so say which order it has: `encoding='{likely}'`, most likely"
             ) from error
         try:
             piece.encode()

@@ -4,11 +4,12 @@ import itertools
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Annotated, Literal, cast
 
 import regex
+from msgspec import Meta
 
-from fflm.errors import FflmError
+from fflm.arguments import Settings
 
 LINE_END = "\n"
 """The token that stands for the end of a line; no other token contains a newline."""
@@ -62,20 +63,8 @@ _LETTER_OR_MARK = regex.compile(r"[\p{L}\p{M}]", regex.V1)
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class Tokenizer(Settings):
     """The rule that splits text into tokens.
-
-    Parameters
-    ----------
-    mode
-        ``"word"``: words with inner apostrophes and hyphens, numbers, every other grapheme by itself (so each Han
-        character and each punctuation mark is a token; ``...``, ``--`` and quotes such as double backticks stay
-        whole). ``"char"``: grapheme clusters, spaces included. ``"space"``: text that is tokenised already, split at
-        `ASCII_BLANKS` and nowhere else, so that a no-break space is part of a word.
-    lowercase
-        Whether text is lower-cased.
-    normalization
-        A Unicode normalization form, applied before lower-casing, or None.
 
     Raises
     ------
@@ -84,6 +73,11 @@ class Tokenizer:
 
     Notes
     -----
+    Mode ``"word"``: words with inner apostrophes and hyphens, numbers, every other grapheme by itself (so each Han
+    character and each punctuation mark is a token; ``...``, ``--`` and quotes such as double backticks stay whole).
+    ``"char"``: grapheme clusters, spaces included. ``"space"``: text that is tokenised already, split at `ASCII_BLANKS` and
+    nowhere else, so that a no-break space is part of a word.
+
     Nothing but white space is lost (in mode ``"char"``, nothing but line ends): the tokens joined are the normalised
     text without it. Graphemes, which are emoji sequences and letters with their marks, are never broken (Unicode
     Standard Annex 29, https://www.unicode.org/reports/tr29/).
@@ -94,16 +88,13 @@ class Tokenizer:
     where words end in scripts without spaces, is white space.
     """
 
-    mode: Mode = "word"
-    lowercase: bool = False
-    normalization: Normalization | None = None
-
-    def __post_init__(self) -> None:
-        if self.mode not in get_args(Mode):
-            raise FflmError(f"no tokenizer mode {self.mode!r}: use {', '.join(get_args(Mode))}")
-        if self.normalization is not None and self.normalization not in get_args(Normalization):
-            forms = ", ".join(get_args(Normalization))
-            raise FflmError(f"no Unicode normalization form {self.normalization!r}: use {forms}")
+    mode: Annotated[
+        Mode, Meta(description="Split text into words and punctuation, into characters, or only at spaces, tabs and line ends.")
+    ] = "word"
+    lowercase: Annotated[bool, Meta(description="Lower-case the text.")] = False
+    normalization: Annotated[
+        Normalization | None, Meta(description="Unicode normalization form, applied before lower-casing.")
+    ] = None
 
     def normalize(self, text: str) -> str:
         """Return the text in the normalization form, lower-cased if the tokenizer says so."""

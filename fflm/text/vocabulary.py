@@ -132,6 +132,9 @@ class Vocabulary:
         symbols, symbol_counts = ([UNKNOWN, END], [unknown, end_count]) if ends else ([UNKNOWN], [unknown])
         return cls(symbols + kept, symbol_counts + kept_counts, ends=ends, rule=rule)
 
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self):,} words, ends={self.ends}; {self.rule})"
+
     def __len__(self) -> int:
         return len(self.words)
 

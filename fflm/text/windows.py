@@ -41,6 +41,9 @@ class Windows:
         padding = vocabulary.start_id if sentence or vocabulary.end_id is None else vocabulary.end_id
         return cls(ids, window, padding=padding, sentence_end=vocabulary.end_id if sentence else None)
 
+    def __repr__(self) -> str:
+        return f"Windows({len(self):,} examples, window {self.window})"
+
     def __len__(self) -> int:
         """Return the number of examples: N, one a token."""
         return len(self.ids)

@@ -115,7 +115,7 @@ def load_checkpoint(path: Path, trainer: Trainer, corpus: str) -> None:
     if not isinstance(about, dict) or not isinstance(about.get("state"), dict):
         raise FflmError(f"{path} is no checkpoint: train again")
     if about.get("corpus") != corpus:
-        raise FflmError(f"{path} was trained on other data: resume with the data it began with, or train anew with --overwrite")
+        raise FflmError(f"{path} was trained on other data: resume with that, or train anew with `overwrite=True`")
     backend, parts = trainer.network.backend, {"parameters": trainer.parameters}
     parts |= {f"moment{index}": moment for index, moment in enumerate(trainer.optimizer.moments)}
     for part, target in parts.items():

@@ -131,7 +131,7 @@ class Run(ABC):
         """Change the number of epochs of a run."""
         state = self.trainer.state
         if epochs <= state.epoch:
-            raise FflmError(f"{state.epoch} epochs are done already: give --epochs a larger number")
+            raise FflmError(f"{state.epoch} epochs are done already: give `epochs` a larger number")
         self.trainer.settings = dataclasses.replace(self.trainer.settings, epochs=epochs)
         about = read_json(self.path / CONFIG)
         write_json(self.path / CONFIG, {**about, "training": self.trainer.settings.to_dict()})
@@ -253,7 +253,7 @@ class Run(ABC):
         self._check_place()
         divergences = self.trainer.state.divergences + 1
         if divergences > DIVERGENCES:
-            raise FflmError(f"training does not converge: {error}; try a lower --rate, or a smaller --clip") from error
+            raise FflmError(f"training does not converge: {error}; try a lower `rate`, or a smaller `clip`") from error
         load_checkpoint(self.path / CHECKPOINT, self.trainer, self.fingerprint)
         state = self.trainer.state
         state.divergences = divergences

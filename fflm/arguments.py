@@ -1,0 +1,309 @@
+"""Arguments and settings: checked against their annotations (by msgspec), from which help texts and documentation come, too.
+
+An annotation such as ``Annotated[int, Meta(ge=1, description="...")]`` says type, range and meaning once. NumPy's numbers and
+arrays are taken for Python's, one value for a tuple of one (``hidden=4``), any iterable but a str for a sequence. Numbers are
+never made of strings, integers never of floats or bools.
+"""
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import math
+import os
+import re
+import reprlib
+import textwrap
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, SimpleNamespace
+from typing import Annotated, Any, Literal, ParamSpec, Self, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from fflm.errors import FflmError
+from fflm.files import clear_errors
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PathLike: TypeAlias = str | os.PathLike[str]
+Paths: TypeAlias = PathLike | Iterable[PathLike]
+
+Positive: TypeAlias = Annotated[int, Meta(ge=1)]
+Natural: TypeAlias = Annotated[int, Meta(ge=0)]
+Fraction: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
+
+# What several functions take.
+Encoding: TypeAlias = Annotated[str, Meta(description="Character encoding of the text.")]
+Errors: TypeAlias = Annotated[
+    Literal["strict", "replace"], Meta(description="Refuse bytes that cannot be decoded, or replace them.")
+]
+Processes: TypeAlias = Annotated[Positive | None, Meta(description="Worker processes of the tokenizer; by default one a core.")]
+Threads: TypeAlias = Annotated[Positive | None, Meta(description="Threads of the kernels; by default one a core.")]
+Device: TypeAlias = Annotated[
+    Literal["cpu", "cuda", "auto"],
+    Meta(description="What computes: the processor, an NVIDIA GPU, or auto: the GPU if one works."),
+]
+Precision: TypeAlias = Annotated[
+    Literal["fp32", "mixed"],
+    Meta(description="Precision of training: mixed rounds what a GPU multiplies to 16 bits, and adds in 32."),
+]
+Progress: TypeAlias = Annotated[
+    Callable[[int], None] | None, Meta(description="Is called with the number of characters of each piece of text that was read.")
+]
+Overwrite: TypeAlias = Annotated[bool, Meta(description="Replace what exists.")]
+Seed: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 60
+
+
+def check(name: str, annotation: Any, value: Any) -> Any:
+    """Return an argument as its annotation wants it.
+
+    Raises
+    ------
+    FflmError
+        If it cannot be: one line with its name, what is expected, and what was given.
+    """
+    own = plain(value)
+    several = isinstance(own, list)
+    if not isinstance(own, list | NoneType) and _is_tuple(annotation):
+        own = [own]
+    try:
+        result = msgspec.convert(own, annotation, dec_hook=_custom)
+        if isinstance(result, float) and not math.isfinite(result):
+            raise msgspec.ValidationError
+    except msgspec.ValidationError as error:
+        wanted = describe(annotation)
+        place = re.search(r"\$\[(\d+)\]", str(error))
+        if several and place:
+            raise FflmError(f"`{name}` must be {wanted}; item {place[1]} is {show(own[int(place[1])])}") from None
+        hint = ": put it into a list" if isinstance(value, str) and wanted.startswith("a list of strings") else ""
+        raise FflmError(f"`{name}` must be {wanted}, not {show(value)}{hint}") from None
+    return result
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a public function check its arguments, but for paths, which it converts itself (`to_path`, `to_paths`)."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = signature.bind(*args, **kwargs)
+        for name, value in given.arguments.items():
+            parameter = signature.parameters[name]
+            if value is not parameter.default and _checkable(parameter):
+                given.arguments[name] = check(name, parameter.annotation, value)
+        return function(*given.args, **given.kwargs)
+
+    return call
+
+
+@functools.cache
+def _checkable(parameter: inspect.Parameter) -> bool:
+    from msgspec.inspect import type_info
+
+    annotation, kind = parameter.annotation, parameter.kind
+    if annotation is parameter.empty or kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        return False
+    if getattr(annotation, "_is_protocol", False):
+        return False
+    try:
+        type_info(annotation)
+    except TypeError:  # unions with paths
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base of dataclasses whose fields are checked, and stored as JSON."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, check(field.name, field.type, getattr(self, field.name)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        result: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
+        return result
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Make settings from `to_dict`'s result, which comes from a file.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If it is damaged.
+        """
+        kinds = {field.name: _bare(field.type) for field in dataclasses.fields(cls)}
+        nested = {
+            name: of.from_dict(fields[name]) for name, of in kinds.items() if isinstance(of, type) and issubclass(of, Settings)
+        }
+        try:
+            return cls(**{**fields, **nested})
+        except FflmError as error:
+            raise ValueError(str(error).replace("`", "")) from error
+
+
+def parameters(of: Any, *but: str) -> dict[str, inspect.Parameter]:
+    """Return the options that a dataclass or a function has, but some: keyword parameters by their names."""
+    own = inspect.signature(of).parameters.values()
+    return {
+        each.name: each.replace(kind=each.KEYWORD_ONLY) for each in own if each.name not in but and each.default is not each.empty
+    }
+
+
+def description(annotation: Any) -> str:
+    """Return what an annotation says of its parameter."""
+    found = (each.description for each in _metadata(annotation) if isinstance(each, Meta) and each.description)
+    return next(found, "")
+
+
+def describe(annotation: Any) -> str:
+    """Return what an annotation allows, in words."""
+    from msgspec.inspect import type_info
+
+    try:
+        return _describe(type_info(annotation))
+    except TypeError:  # a union with paths
+        names = [getattr(part, "__name__", "None") for part in get_args(_bare(annotation))]
+        return " or ".join(name.replace("NoneType", "None") for name in names)
+
+
+def choices(annotation: Any) -> tuple[str, ...]:
+    """Return the values of an annotation that is a Literal, or None."""
+    bare = _bare(annotation)
+    parts = [bare] if get_origin(bare) is Literal else map(_bare, get_args(bare))
+    return next(get_args(part) for part in parts if get_origin(part) is Literal)
+
+
+def with_options(options: Mapping[str, inspect.Parameter]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Give a function with ``**options`` a signature and a documentation that list them."""
+    types = get_type_hints(SimpleNamespace(__annotations__={name: each.annotation for name, each in options.items()}))
+
+    def add(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+        own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        listed = [each.replace(annotation=types[name]) for name, each in options.items()]
+        function.__signature__ = signature.replace(parameters=[*own, *listed])  # type: ignore[attr-defined]
+        lines = [inspect.cleandoc(function.__doc__ or ""), "", "Other Parameters", "----------------"]
+        for name, each in options.items():
+            text = textwrap.fill(description(each.annotation), 100)
+            lines += [f"{name} : {describe(each.annotation)}, default {each.default!r}", textwrap.indent(text, "    ")]
+        function.__doc__ = "\n".join(lines)
+        return function
+
+    return add
+
+
+def refuse_unknown(names: Collection[str], known: Iterable[str]) -> None:
+    """Raise an FflmError if there are names of options left that nobody knows, with the one that may have been meant."""
+    for name in names:
+        near = difflib.get_close_matches(name, list(known), 1)
+        raise FflmError(f"unknown option {name!r}" + (f": did you mean {near[0]!r}?" if near else ": leave it out"))
+
+
+def to_path(name: str, value: object) -> Path:
+    """Return a path; raise an FflmError if it is none."""
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise FflmError(f"`{name}` must be a path, not {show(value)}")
+    with clear_errors(f"use {show(path)} as `{name}`"):  # such as a whole text, too long for a name
+        Path(path).exists()
+    return Path(path)
+
+
+def to_paths(name: str, values: object) -> tuple[Path, ...]:
+    """Return one or several paths; raise an FflmError if they are none, or a text."""
+    several = values if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping) else [values]
+    paths = tuple(to_path(name, value) for value in several)
+    if not paths:
+        raise FflmError(f"`{name}` is empty: give at least one path")
+    for path in paths:
+        if len(str(path).split()) > 1 and not path.exists():
+            raise FflmError(f"there is no file {show(str(path))}: `{name}` must be paths; write a text to a file to give it")
+    return paths
+
+
+def show(value: Any) -> str:
+    """Return a value in a few words."""
+    return " ".join(_REPR.repr(value).split())
+
+
+def plain(value: Any) -> Any:
+    """Return values of NumPy, pandas and subclasses as Python's own, and as a list what stands for a sequence."""
+    if hasattr(value, "to_numpy"):
+        value = value.to_numpy()
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, Iterable) and not isinstance(value, bytes | bytearray | Mapping | set | frozenset):
+        return [plain(each) for each in value]
+    return value
+
+
+def _custom(wanted: type, value: Any) -> Any:
+    """Convert what msgspec does not know."""
+    if wanted is Path and isinstance(value, str | os.PathLike) and os.fspath(value):
+        return Path(value)
+    if isinstance(value, get_origin(wanted) or wanted):  # such as Callable[[int], None]
+        return value
+    raise ValueError
+
+
+def _is_tuple(annotation: Any) -> bool:
+    """Whether an annotation is a tuple, or that or None."""
+    bare = _bare(annotation)
+    return any(get_origin(each) is tuple for each in (bare, *map(_bare, get_args(bare))))
+
+
+def _bare(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _metadata(annotation: Any) -> list[Any]:
+    """Return the metadata of an annotation, and of what it is made of."""
+    own = annotation.__metadata__ if get_origin(annotation) is Annotated else ()
+    return [*own, *(each for part in get_args(_bare(annotation)) for each in _metadata(part))]
+
+
+def _describe(info: Any, *, several: bool = False) -> str:
+    """Say what a type is, in words."""
+    from msgspec import inspect as types
+
+    def noun(one: str, many: str) -> str:
+        return many if several else one
+
+    match info:
+        case types.Metadata(type=inner):
+            return _describe(inner, several=several)
+        case types.UnionType(types=parts):
+            return " or ".join(_describe(part, several=several) for part in parts)
+        case types.VarTupleType(item_type=item) | types.ListType(item_type=item):
+            return f"a list of {_describe(item, several=True)}"
+        case types.LiteralType(values=values):
+            return f"one of {', '.join(map(str, values))}"
+        case types.IntType() | types.FloatType():
+            name = noun("an integer", "integers") if isinstance(info, types.IntType) else noun("a number", "numbers")
+            limits = (("of at least", info.ge), ("above", info.gt), ("up to", info.le), ("below", info.lt))
+            return " ".join([name, " and ".join(f"{word} {limit:,}" for word, limit in limits if limit is not None)]).strip()
+        case types.BoolType():
+            return "True or False"
+        case types.StrType():
+            return noun("a string", "strings")
+        case types.NoneType():
+            return "None"
+        case types.DictType():
+            return "a dict"
+        case types.CustomType(cls=cls) | types.DataclassType(cls=cls):
+            return noun("a path", "paths") if cls is Path else f"a {cls.__name__}"
+    return str(info)
