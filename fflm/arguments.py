@@ -74,6 +74,8 @@ def check(name: str, annotation: Any, value: Any) -> Any:
     if not isinstance(own, list | NoneType) and _is_tuple(annotation):
         own = [own]
     try:
+        if isinstance(own, set | frozenset):  # msgspec would make lists of them, in no order
+            raise msgspec.ValidationError
         result = msgspec.convert(own, annotation, dec_hook=_custom)
         if isinstance(result, float) and not math.isfinite(result):
             raise msgspec.ValidationError
@@ -203,20 +205,28 @@ def with_options(options: Mapping[str, inspect.Parameter]) -> Callable[[Callable
 
 
 def refuse_unknown(names: Collection[str], known: Iterable[str]) -> None:
-    """Raise an FflmError if there are names of options left that nobody knows, with the one that may have been meant."""
+    """Raise an FflmError if there are names of settings left that nobody knows, with the one that may have been meant."""
     for name in names:
         near = difflib.get_close_matches(name, list(known), 1)
-        raise FflmError(f"unknown option {name!r}" + (f": did you mean {near[0]!r}?" if near else ": leave it out"))
+        raise FflmError(f"unknown setting {name!r}" + (f": did you mean {near[0]!r}?" if near else ": leave it out"))
 
 
 def to_path(name: str, value: object) -> Path:
     """Return a path; raise an FflmError if it is none."""
     path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-    if not isinstance(path, str) or not path or "\0" in path:
+    if not isinstance(path, str) or not path or "\0" in path or not _encodable(path):
         raise FflmError(f"`{name}` must be a path, not {show(value)}")
-    with clear_errors(f"use {show(path)} as `{name}`"):  # such as a whole text, too long for a name
+    with clear_errors(f"use {show(path)}, `{name}` must be a path"):  # such as a whole text, too long for a name
         Path(path).exists()
     return Path(path)
+
+
+def _encodable(path: str) -> bool:
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def to_paths(name: str, values: object) -> tuple[Path, ...]:
@@ -294,6 +304,8 @@ def _describe(info: Any, *, several: bool = False) -> str:
             return f"one of {', '.join(map(str, values))}"
         case types.IntType() | types.FloatType():
             name = noun("an integer", "integers") if isinstance(info, types.IntType) else noun("a number", "numbers")
+            if info.ge is not None and info.le is not None:
+                return f"{name} from {info.ge:,} to {info.le:,}"
             limits = (("of at least", info.ge), ("above", info.gt), ("up to", info.le), ("below", info.lt))
             return " ".join([name, " and ".join(f"{word} {limit:,}" for word, limit in limits if limit is not None)]).strip()
         case types.BoolType():
@@ -305,5 +317,6 @@ def _describe(info: Any, *, several: bool = False) -> str:
         case types.DictType():
             return "a dict"
         case types.CustomType(cls=cls) | types.DataclassType(cls=cls):
-            return noun("a path", "paths") if cls is Path else f"a {cls.__name__}"
+            names = {"Path": noun("a path", "paths"), "Callable": "a function"}
+            return names.get(cls.__name__, f"a {cls.__name__}")
     return str(info)

@@ -1,55 +1,113 @@
-"""The JSON schema of a model's config.json, from the annotations of the settings that it holds."""
+"""The JSON schema of a model's config.json, made of the settings' annotations: ``python -m fflm.schema`` prints it."""
 
-import inspect
-from typing import Any
+import json
+from typing import Any, Literal, NotRequired, Required, TypedDict
 
 import msgspec
 
 from fflm.classify.settings import TextInput
-from fflm.lm.model import FORMAT, VERSION
 from fflm.network.config import NetworkConfig
 from fflm.text.corpus import TextSettings
 from fflm.training.settings import TrainingSettings
 
 
-def config_schema() -> dict[str, Any]:
-    """Return the JSON schema (draft 2020-12) of the config.json of models of all kinds.
+class VocabularyFile(TypedDict):
+    """What config.json says of vocabulary.tsv."""
 
-    Only ``format`` and ``version`` are required, because each kind has other parts: a network, ``network``; a mixture,
-    ``mixture``; an n-gram model, ``ngram``; a text classifier, also ``labels`` and ``input``.
-    """
-    settings = {"network": NetworkConfig, "training": TrainingSettings, "text": TextSettings, "input": TextInput}
-    references, definitions = msgspec.json.schema_components(settings.values(), ref_template="#/$defs/{name}")
-    for definition in definitions.values():
-        definition["description"] = inspect.cleandoc(definition.get("description", "")).partition("\n")[0]
-    schema = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "config.json of an fflm model",
-        "type": "object",
-        "required": ["format", "version"],
-        "properties": {
-            "format": {"const": FORMAT},
-            "version": {"const": VERSION},
-            "kind": {"enum": ["network", "ngram", "mixture", "classifier"], "default": "network"},
-            **dict(zip(settings, references, strict=True)),
-            "vocabulary": {
-                "type": "object",
-                "description": "Of vocabulary.tsv.",
-                "required": ["size", "ends", "rule", "sha256"],
-                "properties": {
-                    "size": {"type": "integer", "minimum": 1, "description": "Words, symbols included."},
-                    "ends": {"type": "boolean", "description": "Whether </s> is predicted."},
-                    "rule": {"type": "string", "description": "How the words were chosen."},
-                    "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-                },
-            },
-            "threads": {"type": "integer", "minimum": 1, "description": "Shares that the work of training was cut into."},
-            "device": {"enum": ["cpu", "cuda"]},
-            "precision": {"enum": ["fp32", "mixed"]},
-            "created": {"type": "string", "description": "When training began."},
-            "versions": {"type": "object", "additionalProperties": {"type": "string"}},
-        },
-        "$defs": definitions,
-    }
-    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(schema))  # tuples among the defaults become lists
-    return plain
+    size: int
+    ends: bool
+    rule: str
+    sha256: str
+
+
+class CorpusReference(TypedDict):
+    """The corpus of a model: its folder, and what it held."""
+
+    path: str
+    fingerprint: str
+    parts: NotRequired[dict[str, dict[str, int]]]
+
+
+class Common(TypedDict, total=False):
+    """What all kinds of models have."""
+
+    format: Required[Literal["fflm model"]]
+    version: Required[Literal[1]]
+    vocabulary: Required[VocabularyFile]
+    versions: Required[dict[str, str]]
+    created: str
+
+
+class Trained(Common, total=False):
+    """What a training run adds."""
+
+    network: Required[NetworkConfig]
+    training: TrainingSettings
+    threads: int
+    device: Literal["cpu", "cuda"]
+
+
+class NetworkFile(Trained, total=False):
+    """A neural language model."""
+
+    text: Required[TextSettings]
+    corpus: CorpusReference
+    precision: Literal["fp32", "mixed"]
+    vectors: int
+
+
+class Ngram(TypedDict):
+    """The n-grams of a model."""
+
+    order: int
+    counts: list[int]
+    discounts: list[list[float]]
+    notes: list[str]
+
+
+class NgramFile(Common, total=False):
+    """An n-gram model."""
+
+    kind: Required[Literal["ngram"]]
+    ngram: Required[Ngram]
+    text: Required[TextSettings]
+    corpus: CorpusReference
+
+
+class MixtureFile(Common, total=False):
+    """A mixture of models."""
+
+    kind: Required[Literal["mixture"]]
+    mixture: Required[dict[Literal["components"], list[dict[str, int | str]]]]
+    text: Required[TextSettings]
+    corpus: CorpusReference
+
+
+class ClassifierFile(Trained, total=False):
+    """A text classifier."""
+
+    kind: Required[Literal["classifier"]]
+    labels: Required[list[str]]
+    shares: Required[list[float] | None]
+    input: Required[TextInput]
+    scale: Required[dict[Literal["mean", "deviation"], list[float]] | None]
+    texts: dict[str, dict[str, int]]
+    counts: list[int]
+
+
+KINDS = (NetworkFile, NgramFile, MixtureFile, ClassifierFile)
+
+
+def config_schema() -> dict[str, Any]:
+    """Return the schema."""
+    kinds, definitions = msgspec.json.schema_components(KINDS)
+    for each in definitions.values():
+        each["description"] = each["description"].split("\n")[0]
+        each["required"] = sorted(each.get("required", ()))  # msgspec takes these from sets
+        each["properties"] = dict(sorted(each["properties"].items()))
+    title = "config.json of a model of fflm"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, "oneOf": list(kinds), "$defs": definitions}
+
+
+if __name__ == "__main__":
+    print(json.dumps(config_schema(), indent=2))

@@ -21,8 +21,9 @@ from fflm.classify.features import Reader, Texts, count_words, read_lexicon
 from fflm.classify.metrics import Report
 from fflm.classify.reading import read_labelled
 from fflm.classify.settings import TextInput
-from fflm.classify.train import ClassifierRun, begin, default_path
+from fflm.classify.train import ClassifierRun, begin
 from fflm.cli import main
+from fflm.lm.setup import default_path
 from fflm.text.corpus import Count, Share
 from fflm.text.tokenizer import Tokenizer
 from fflm.training.checkpoints import CHECKPOINT, CONFIG, WEIGHTS, load_arrays
@@ -127,7 +128,7 @@ def test_a_long_line_is_one_text(tmp_path: Path) -> None:
         ("", {}, "there is no labelled text in"),
         ("__label__a x\ny\n", {}, "line 2 does not begin with __label__"),
         ("__label__a __label__b x\n", {}, "line 1 has several labels"),
-        ("label,body\na,x\n", {"format": "csv"}, "no column 'text', but label, body: name one with --text-column"),
+        ("label,body\na,x\n", {"format": "csv"}, "no column 'text', but label, body: name one with `text_column`"),
         ("label;text\na;x\n", {"format": "csv"}, "only the column 'label;text': separate its columns by commas"),
         ("label,text\na\n", {"format": "csv"}, "line 2 has too few columns"),
         ('label,text\na,"x\n', {"format": "csv"}, "is no CSV"),
@@ -238,12 +239,12 @@ def test_lexicons_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"input": "sum"}, "unknown input 'sum': choose one of mean, max"),
-        ({"input": "features"}, "give --counts, --lexicon"),
-        ({"counts": 5}, "give --input features"),
+        ({"input": "sum"}, "`input` must be one of features, max, mean, window, not 'sum'"),
+        ({"input": "features"}, "give `counts`, `lexicons`"),
+        ({"counts": 5}, "give `input='features'`"),
         ({"input": "window", "bigrams": True}, "bigrams have no place in a window"),
-        ({"length": 0}, "length 0 is out of range: give 1 to 1,000,000 words"),
-        ({"length": 10**20}, "is out of range"),
+        ({"length": 0}, "`length` must be an integer from 1 to 1,000,000 or None, not 0"),
+        ({"length": 10**20}, "from 1 to 1,000,000"),
         ({"input": "features", "present": ("",)}, "'' is not a word as the tokenizer splits them"),
         ({"input": "features", "lexicon": {"a": ["two words"]}}, "'two words' is not a word"),
     ],
@@ -454,19 +455,19 @@ def test_vectors_are_taken_and_may_be_frozen(data: Path, tmp_path: Path) -> None
     ("rows", "options", "message"),
     [
         ([("a", "x"), ("a", "y")], {"valid": None}, "all texts have the label 'a'"),
-        ([("a", "x"), ("b", "y")], {}, "there are 2 texts, 0 of them cannot be held out for --valid"),
-        ([("a", "x"), ("b", "y")], {"valid": Count(5)}, "5 of them cannot be held out for --valid"),
+        ([("a", "x"), ("b", "y")], {}, "there are 2 texts, 0 of them cannot be held out for valid"),
+        ([("a", "x"), ("b", "y")], {"valid": Count(5)}, "5 of them cannot be held out for valid"),
         ([("a", "x"), ("b", "y")], {"valid": None, "frozen": True}, "only embeddings that are given can be frozen"),
-        ([("a", "x"), ("b", "y")], {"valid": None, "colour": "red"}, "unknown settings: colour"),
+        ([("a", "x"), ("b", "y")], {"valid": None, "colour": "red"}, "unknown setting 'colour'"),
         ([("a", ""), ("b", "")], {"valid": None}, "the texts have no words"),
-        ([("a", "x"), ("b", "y")], {"valid": None, "epochs": 1.5}, "epochs 1.5 is no whole number"),
+        ([("a", "x"), ("b", "y")], {"valid": None, "epochs": 1.5}, "`epochs` must be an integer of at least 1, not 1.5"),
         (
             [("a", "x"), ("b", "y")],
             {"valid": None, "input": "features", "counts": 1, "vectors": Path("v")},
             "features have no embeddings",
         ),
-        ([("a", "x"), ("b", "y")], {"valid": None, "loss": "nce"}, "unknown settings: loss"),
-        ([("a", "x"), ("b", "y")], {"valid": None, "rate": -1.0}, "rate -1.0 is out of range"),
+        ([("a", "x"), ("b", "y")], {"valid": None, "loss": "nce"}, "unknown setting 'loss'"),
+        ([("a", "x"), ("b", "y")], {"valid": None, "rate": -1.0}, "`rate` must be a number above 0, not -1.0"),
     ],
 )
 def test_what_cannot_be_trained(tmp_path: Path, rows: list, options: dict, message: str) -> None:
@@ -500,8 +501,8 @@ def test_damaged_files(data: Path, tmp_path: Path, name: str) -> None:
 
 
 def test_paths_of_classifiers() -> None:
-    assert default_path(["x/reviews.tsv.gz"]) == Path("reviews.classifier")
-    assert default_path(["-"]) == Path("stdin.classifier")
+    assert default_path(["x/reviews.tsv.gz"], "classifier") == Path("reviews.classifier")
+    assert default_path(["-"], "classifier") == Path("stdin.classifier")
 
 
 # The commands
@@ -556,10 +557,10 @@ def test_language_models_and_classifiers_are_told_apart(data: Path, tmp_path: Pa
     [
         ((), "give labelled text to train on, or --resume a classifier"),
         (("missing.tsv",), "cannot read missing.tsv"),
-        (("{data}", "--counts", "5"), "give --input features"),
+        (("{data}", "--counts", "5"), "give `input='features'`"),
         (("{data}", "--resume", "x", "--rate", "1"), "leave out INPUTS, --rate"),
-        (("{data}", "--valid", "5000"), "5000 of them cannot be held out for --valid"),
-        (("{data}", "--valid", ""), "a held-out part has an empty name"),
+        (("{data}", "--valid", "5000"), "5000 of them cannot be held out for valid"),
+        (("{data}", "--valid", ""), "--valid must be a path, not ''"),
         (("{data}", "--vectors", "v", "--embedding", "5"), "leave out --embedding"),
         (("--resume", "nowhere"), "train one with `fflm classify train`"),
         (("{data}", "--vectors", "nowhere"), "cannot read nowhere"),

@@ -1,7 +1,9 @@
 """Corpora on disk: equal to a direct computation in every mode, whole or absent, and checked when opened."""
 
 import json
+import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,7 +163,7 @@ def test_settings_round_trip(text, tmp_path):
     assert TextSettings.from_dict(json.loads(json.dumps(how.to_dict()))) == how
     assert tokenize([text], tmp_path / "out", how, ALL_WORDS).settings == how
     for damaged in ({}, {"tokenizer": {"modes": "word"}}, {**how.to_dict(), "mode": "paragraph"}, {"tokenizer": 5}):
-        with pytest.raises(FflmError):
+        with pytest.raises((KeyError, TypeError, ValueError)):
             TextSettings.from_dict(damaged)
 
 
@@ -305,25 +307,43 @@ def test_verify_finds_changed_ids(text, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "held_out"),
+    ("value", "held_out"),
     [
         ([], None),
         (["0"], None),
+        ((), None),
+        (None, None),
+        (0, None),
         (["5%"], Share(0.05)),
+        ("5%", Share(0.05)),
         (["0.1"], Share(0.1)),
+        (0.1, Share(0.1)),
+        (np.float64(0.1), Share(0.1)),
+        (Share(0.1), Share(0.1)),
         (["200000"], Count(200000)),
-        (["v.txt"], ("v.txt",)),
-        (["5", "6"], ("5", "6")),
+        (200000, Count(200000)),
+        (np.int32(7), Count(7)),
+        (["v.txt"], (Path("v.txt"),)),
+        ("./v.txt", (Path("./v.txt"),)),
+        (Path("v.txt"), (Path("v.txt"),)),
+        (["5", "6"], (Path("5"), Path("6"))),
+        ((Path("5"), "v.txt"), (Path("5"), Path("v.txt"))),
     ],
 )
-def test_parse_held_out(values, held_out):
-    assert parse_held_out(values) == held_out
+def test_parse_held_out(value, held_out):
+    assert parse_held_out("valid", value) == held_out
 
 
-@pytest.mark.parametrize("value", ["0%", "100%", "1.5", "nan", "-0.1"])
+@pytest.mark.parametrize("value", ["0%", "100%", "1.5", "nan", "-0.1", 1.0, -3, math.nan, 0.0])
 def test_nonsense_parts(value):
     with pytest.raises(FflmError, match="cannot hold out"):
-        parse_held_out([value])
+        parse_held_out("valid", value)
+
+
+@pytest.mark.parametrize("value", [True, b"v.txt", {"a": 1}, "", ["v.txt", ""], [b"a", b"b"], object()])
+def test_what_is_no_part(value):
+    with pytest.raises(FflmError, match="`valid` must be a path"):
+        parse_held_out("valid", value)
 
 
 @pytest.mark.parametrize("wrong", [{"min_count": 0}, {"max_size": 2}])

@@ -238,21 +238,21 @@ def test_random_parameters(activation: str, tied: bool, dtype: np.dtype) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vocabulary": 0}, "vocabulary 0 is too small"),
-        ({"window": 0}, "window 0 is too small"),
-        ({"embedding": -1}, "embedding -1 is too small"),
-        ({"hidden": (5, 0)}, "hidden 0 is too small"),
-        ({"averages": (3, -1)}, "averages -1 is too small"),
+        ({"vocabulary": 0}, "`vocabulary` must be an integer of at least 1, not 0"),
+        ({"window": 0}, "`window` must be an integer of at least 1, not 0"),
+        ({"embedding": -1}, "`embedding` must be an integer of at least 1, not -1"),
+        ({"hidden": (5, 0)}, "`hidden` must be a list of integers of at least 1; item 1 is 0"),
+        ({"averages": (3, -1)}, "`averages` must be a list of integers of at least 1; item 1 is -1"),
         ({"residual": True, "hidden": (5, 6)}, r"must be of one size, not \(5, 6\)"),
-        ({"activation": "tahn"}, "'tahn': choose one of tanh, sigmoid"),
-        ({"dropout": 1.0}, r"dropout 1\.0 is out of range"),
-        ({"dropout": -0.1}, r"dropout -0\.1 is out of range"),
-        ({"embedding_dropout": 1.5}, r"embedding dropout 1\.5 is out of range"),
-        ({"embedding_dropout": float("nan")}, "embedding dropout nan is out of range"),
-        ({"input": "numers"}, "unknown input 'numers': choose one of window, mean"),
-        ({"output": "softmin"}, "unknown output 'softmin': choose one of softmax, sigmoid"),
-        ({"input": "numbers", "tied": False, "outputs": 2}, "numbers 0 is too small"),
-        ({"outputs": 0, "tied": False}, "outputs 0 is too small"),
+        ({"activation": "tahn"}, "`activation` must be one of .*sigmoid.*, not 'tahn'"),
+        ({"dropout": 1.0}, r"`dropout` must be a number of at least 0 and below 1, not 1\.0"),
+        ({"dropout": -0.1}, r"below 1, not -0\.1"),
+        ({"embedding_dropout": 1.5}, r"`embedding_dropout` must be .*, not 1\.5"),
+        ({"embedding_dropout": float("nan")}, "`embedding_dropout` must be .*, not nan"),
+        ({"input": "numers"}, "`input` must be one of max, mean, numbers, window, not 'numers'"),
+        ({"output": "softmin"}, "`output` must be one of .*softmax.*, not 'softmin'"),
+        ({"input": "numbers", "tied": False, "outputs": 2}, "`numbers` must be an integer of at least 1, not 0"),
+        ({"outputs": 0, "tied": False}, "`outputs` must be an integer of at least 1 or None, not 0"),
         ({"outputs": 2}, "tied is for language models only"),
         ({"outputs": 2, "tied": False, "averages": (3,)}, "averages is for language models only"),
         ({"input": "mean"}, "give the number of outputs"),
@@ -283,10 +283,10 @@ def test_biases_start_from_the_words_frequencies(bands: tuple[int, ...]) -> None
 
 @pytest.mark.parametrize("bands", [(0,), (5, 3), (4, 4)])
 def test_bands_must_ascend(bands: tuple[int, ...]) -> None:
-    with pytest.raises(FflmError, match="must ascend"):
+    with pytest.raises(FflmError, match=r"must ascend|must be a list"):
         NetworkConfig(10, 2, 3, tied=False, bands=bands)
 
 
 def test_bands_have_weights_of_their_own() -> None:
-    with pytest.raises(FflmError, match="--no-tied"):
+    with pytest.raises(FflmError, match="`tied=False`"):
         NetworkConfig(10, 2, 3, tied=True, bands=(4,))

@@ -114,7 +114,7 @@ def test_standard_input(tmp_path):
 def test_undecodable_bytes(tmp_path, encoding, good, bad, size):
     path = tmp_path / "text.gz"
     path.write_bytes(gzip.compress(good.encode(encoding) + bad))
-    with pytest.raises(FflmError, match=rf"text\.gz .*byte {len(good.encode(encoding))} .*--encoding.*--errors replace"):
+    with pytest.raises(FflmError, match=rf"text\.gz .*byte {len(good.encode(encoding))} .*`encoding`.*`errors='replace'`"):
         read(path, encoding=encoding, size=size)
     assert "\ufffd" in read(path, encoding=encoding, errors="replace", size=size)
 

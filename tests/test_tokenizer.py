@@ -225,5 +225,5 @@ def test_detokenize_only_adds_spaces(text):
 
 @pytest.mark.parametrize("wrong", [{"mode": "words"}, {"normalization": "nfc"}])
 def test_nonsense_is_refused(wrong):
-    with pytest.raises(FflmError, match="use"):
+    with pytest.raises(FflmError, match="must be one of"):
         Tokenizer(**wrong)

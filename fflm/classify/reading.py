@@ -7,12 +7,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self, TypeAlias
 
+from msgspec import Meta
+
+from fflm.arguments import Encoding, Errors, checked
 from fflm.errors import FflmError
 from fflm.text.reading import files, read_chunks, uncompressed, whole_lines
 
-Format = Literal["auto", "tab", "csv", "fasttext"]
+Format: TypeAlias = Annotated[
+    Literal["auto", "tab", "csv", "fasttext"],
+    Meta(
+        description="A label, a tab and a text a line; CSV with named columns; fastText's __label__; or what the file looks like."
+    ),
+]
+TextColumn: TypeAlias = Annotated[str, Meta(description="Column of the texts in CSV.")]
+LabelColumn: TypeAlias = Annotated[str, Meta(description="Column of the labels in CSV.")]
 
 PREFIX = "__label__"
 """What fastText's labels begin with."""
@@ -34,14 +44,15 @@ class Labelled:
         return type(self)(list(texts), list(labels))
 
 
+@checked
 def read_labelled(
     sources: Sequence[str | Path],
     format: Format = "auto",
     *,
-    text_column: str = "text",
-    label_column: str = "label",
-    encoding: str = "utf-8",
-    errors: Literal["strict", "replace"] = "strict",
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    encoding: Encoding = "utf-8",
+    errors: Errors = "strict",
 ) -> Labelled:
     """Read labelled texts.
 
@@ -63,8 +74,6 @@ def read_labelled(
     FflmError
         If a file cannot be read, a line is not as the format says, or there is none.
     """
-    if format not in get_args(Format):
-        raise FflmError(f"unknown format {format!r}: choose one of {', '.join(get_args(Format))}")
     texts: list[str] = []
     labels: list[str] = []
     for path in chain.from_iterable([source] if str(source) == "-" else files(Path(source)) for source in sources):

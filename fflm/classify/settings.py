@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta
 
-from fflm.arguments import Natural, Settings
+from fflm.arguments import Natural, PathLike, Paths, Settings
 from fflm.errors import FflmError
 from fflm.text.corpus import HeldOut
 from fflm.text.tokenizer import Tokenizer
@@ -94,3 +94,13 @@ Valid: TypeAlias = Annotated[
     Meta(description="Validation texts: files, or what to draw at random: a share (10%), a number of texts, or 0 for none."),
 ]
 Test: TypeAlias = Annotated[HeldOut | None, Meta(description="Test texts, likewise.")]
+Vectors: TypeAlias = Annotated[
+    PathLike | None,
+    Meta(description="Language model, or a text file of word2vec, GloVe or fastText (also compressed), to start from."),
+]
+Lexicons: TypeAlias = Annotated[
+    Paths, Meta(description="Feature: how many words of each category; files with a word, a tab and its category a line.")
+]
+Balanced: TypeAlias = Annotated[
+    bool, Meta(description="Predict as if all classes were equally frequent, whatever they are in the text.")
+]

@@ -5,11 +5,10 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Meta
 
 from fflm.arguments import (
     Device,
@@ -18,7 +17,6 @@ from fflm.arguments import (
     Overwrite,
     PathLike,
     Paths,
-    Positive,
     Threads,
     checked,
     parameters,
@@ -31,8 +29,8 @@ from fflm.backend.launching import default_threads
 from fflm.classify.features import Reader, Texts, count_words, read_lexicon
 from fflm.classify.metrics import Report
 from fflm.classify.model import probabilities, read_description, save_description
-from fflm.classify.reading import Format, Labelled, read_labelled
-from fflm.classify.settings import DEFAULTS, MAX_WORDS, Test, TextInput, Valid
+from fflm.classify.reading import Format, LabelColumn, Labelled, TextColumn, read_labelled
+from fflm.classify.settings import DEFAULTS, MAX_WORDS, Balanced, Lexicons, Test, TextInput, Valid, Vectors
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing_folder
 from fflm.lm.model import LanguageModel, opening_run
@@ -41,7 +39,7 @@ from fflm.lm.vectors import read_vectors, vector_size
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
-from fflm.text.corpus import Count, Share, parse_held_out
+from fflm.text.corpus import Count, MaxSize, MinCount, Share, parse_held_out
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary
 from fflm.training.checkpoints import CONFIG, load_arrays, save_arrays
@@ -75,24 +73,18 @@ def begin(
     overwrite: Overwrite = False,
     valid: Valid = "10%",
     test: Test = None,
-    format: Annotated[
-        Format, Meta(description="A label, a tab and a text a line; CSV with named columns; fastText's; or what it looks like.")
-    ] = "auto",
-    text_column: Annotated[str, Meta(description="Column of the texts in CSV.")] = "text",
-    label_column: Annotated[str, Meta(description="Column of the labels in CSV.")] = "label",
+    format: Format = "auto",
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
     encoding: Encoding = "utf-8",
     errors: Errors = "strict",
     threads: Threads = None,
     device: Device = "cpu",
-    vectors: Annotated[
-        PathLike | None, Meta(description="A language model, or vectors in word2vec text format (or .gz), to start from.")
-    ] = None,
-    lexicons: Annotated[
-        Paths, Meta(description="Feature: how many words of each category; files with a word, a tab and its category a line.")
-    ] = (),
-    min_count: Annotated[Positive, Meta(description="Words seen less often are unknown.")] = 1,
-    max_size: Annotated[int, Meta(ge=3, description="Largest vocabulary: the most frequent words, and bigrams.")] = MAX_WORDS,
-    balanced: Annotated[bool, Meta(description="Predict as if all classes were equally frequent.")] = False,
+    vectors: Vectors = None,
+    lexicons: Lexicons = (),
+    min_count: MinCount = 1,
+    max_size: MaxSize = MAX_WORDS,
+    balanced: Balanced = False,
     **fields: Any,
 ) -> "ClassifierRun":
     """Begin to train a classifier: read the text, and set up network and folder.

@@ -3,15 +3,17 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from fflm.arguments import description, parameters
 from fflm.cli import watching
 from fflm.cli.options import (
     Command,
     HeadedCommand,
     add_options,
+    annotated_option,
     device_option,
     encoding_option,
     errors_option,
@@ -71,18 +73,12 @@ def command() -> None:
 
 def _reading_options(command: Command) -> Command:
     """Add the options that say how labelled text is read."""
-    from fflm.classify.reading import Format
+    from fflm.classify.reading import Format, LabelColumn, TextColumn
 
     options = [
-        click.option(
-            "--format",
-            type=click.Choice(get_args(Format)),
-            default="auto",
-            show_default=True,
-            help="A label, a tab and a text a line; CSV with named columns; fastText's __label__; or what it looks like.",
-        ),
-        click.option("--text-column", default="text", show_default=True, help="Of CSV."),
-        click.option("--label-column", default="label", show_default=True, help="Of CSV."),
+        annotated_option("format", Format, "auto"),
+        annotated_option("text_column", TextColumn, "text"),
+        annotated_option("label_column", LabelColumn, "label"),
         encoding_option,
         errors_option,
     ]
@@ -91,7 +87,7 @@ def _reading_options(command: Command) -> Command:
 
 def _input_options(command: Command) -> Command:
     """Add the options that say what the network reads of a text."""
-    from fflm.classify.settings import MAX_WORDS, TextInput
+    from fflm.classify.settings import MAX_WORDS, Lexicons, TextInput, Vectors
     from fflm.text.corpus import VocabularyRule
     from fflm.text.tokenizer import Tokenizer
 
@@ -106,9 +102,14 @@ def _input_options(command: Command) -> Command:
             type=click.Path(path_type=Path),
             multiple=True,
             metavar="FILE",
-            help="Feature: how many words of each category; FILE has a word, a tab and its category a line. May be repeated.",
+            help=f"{description(Lexicons)} May be repeated.",
         ),
-        click.option("--present", multiple=True, metavar="WORD", help="Feature: whether WORD occurs. May be repeated."),
+        click.option(
+            "--present",
+            multiple=True,
+            metavar="WORD",
+            help=f"{description(parameters(TextInput)['present'].annotation)} May be repeated.",
+        ),
         field_option(TextInput, "log_length"),
         field_option(Tokenizer, "mode", option="tokenizer", parameter="tokenizer"),
         field_option(Tokenizer, "lowercase"),
@@ -118,8 +119,7 @@ def _input_options(command: Command) -> Command:
             "--vectors",
             type=click.Path(path_type=Path),
             metavar="FOLDER|FILE",
-            help="Start from the embeddings of a language model, or from a text file of word2vec, GloVe or fastText "
-            "(also compressed).",
+            help=description(Vectors),
         ),
     ]
     return add_options(options, command)
@@ -127,7 +127,7 @@ def _input_options(command: Command) -> Command:
 
 def _network_options(command: Command) -> Command:
     """Add the options of network and training."""
-    from fflm.classify.settings import DEFAULTS, Test, Valid
+    from fflm.classify.settings import DEFAULTS, Balanced, Test, Valid
     from fflm.network.config import NetworkConfig
     from fflm.training.settings import TrainingSettings
 
@@ -137,9 +137,7 @@ def _network_options(command: Command) -> Command:
     by_number = {"default": None, "by": "the number of texts"}
     options: list[Callable[[Any], Any]] = [
         *own(NetworkConfig, "embedding", "hidden", "activation", "residual", "dropout", "embedding_dropout"),
-        click.option(
-            "--balanced", is_flag=True, help="Predict as if all classes were equally frequent, whatever they are in the text."
-        ),
+        click.option("--balanced", is_flag=True, help=description(Balanced)),
         field_option(TrainingSettings, "epochs", **by_number),
         field_option(TrainingSettings, "batch_size", **by_number),
         *own(

@@ -36,8 +36,7 @@ UNUSED = {
 @model_option
 @quiet_option
 @json_option
-@click.option("--schema", is_flag=True, help="Print the JSON schema of the config.json of models, and nothing else.")
-def command(model: Path | None, model_path: Path | None, quiet: bool, as_json: bool, schema: bool) -> None:
+def command(model: Path | None, model_path: Path | None, quiet: bool, as_json: bool) -> None:
     """Show what MODEL is and how it was trained: configuration, sizes, text, history, figures, versions.
 
     MODEL may also be given with -m, as for other commands. Without it, the latest model in this folder is shown.
@@ -48,11 +47,6 @@ def command(model: Path | None, model_path: Path | None, quiet: bool, as_json: b
     """
     from fflm.lm.model import LANGUAGE_MODELS
 
-    if schema:
-        from fflm.schema import config_schema
-
-        click.echo(json.dumps(config_schema(), indent=2))
-        return
     if model and model_path:
         raise click.UsageError("give one model: MODEL or --model, not both")
     path, about = find_model(model or model_path, quiet, _read, *LANGUAGE_MODELS, "classifier")

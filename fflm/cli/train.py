@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fflm.arguments import description
 from fflm.cli.options import (
     EVALUATIONS,
     HeadedCommand,
@@ -26,6 +27,7 @@ from fflm.cli.options import (
     use_device,
 )
 from fflm.cli.watching import View, describe_resumed, resume_run, row_end, row_start, train
+from fflm.training.settings import Preset, Vectors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,15 +58,10 @@ def _use_preset(context: click.Context, parameter: click.Parameter, value: str) 
     is_eager=True,
     expose_value=False,
     callback=_use_preset,
-    help="What the options of network and training are if they are not given; quick is a small network.",
+    help=description(Preset),
 )
 @network_options
-@click.option(
-    "--vectors",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Start from the vectors in a text file of word2vec, GloVe or fastText (also compressed).",
-)
+@click.option("--vectors", type=click.Path(path_type=Path), metavar="FILE", help=description(Vectors))
 @training_options
 @text_options
 @quiet_option

@@ -209,7 +209,8 @@ class Mixture(Model):
             components: dict[str, Predictor] = {}
             for each in about["mixture"]["components"]:
                 if "cache" in each:
-                    components[cache_name(each["cache"])] = UnigramCache(each["cache"], vocabulary, text)
+                    size = int(each["cache"])
+                    components[cache_name(size)] = UnigramCache(size, vocabulary, text)
                 else:
                     place = _place(path, each["path"])
                     _check_component(path, place, each["fingerprint"])

@@ -4,10 +4,9 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
-from msgspec import Meta
 
 from fflm.arguments import (
     Device,
@@ -41,7 +40,7 @@ from fflm.text.windows import Windows
 from fflm.training.checkpoints import CONFIG
 from fflm.training.loop import Losses, Trainer
 from fflm.training.run import Run, check_size
-from fflm.training.settings import LossName, TrainingSettings
+from fflm.training.settings import LossName, Preset, TrainingSettings, Vectors
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -89,11 +88,8 @@ def begin(
     threads: Threads = None,
     device: Device = "cpu",
     precision: Precision = "fp32",
-    vectors: Annotated[PathLike | None, Meta(description="Vectors in word2vec text format (or .gz) to start from.")] = None,
-    preset: Annotated[
-        Literal["default", "quick"],
-        Meta(description="What the settings of network and training are if they are not given; quick is a small network."),
-    ] = "default",
+    vectors: Vectors = None,
+    preset: Preset = "default",
     **fields: Any,
 ) -> "TrainingRun":
     """Begin a training run: tokenise the text unless that was done, and set up network and folder.

@@ -137,6 +137,12 @@ class Encoder:
         return self._ids[numbers], characters
 
 
+MinCount: TypeAlias = Annotated[Positive, Meta(description="Words seen less often are unknown, <unk>.")]
+MaxSize: TypeAlias = Annotated[
+    Annotated[int, Meta(ge=3)] | None, Meta(description="Largest vocabulary, symbols included: the most frequent words.")
+]
+
+
 @dataclass(frozen=True)
 class VocabularyRule(Settings):
     """Which words a vocabulary holds.
@@ -147,10 +153,8 @@ class VocabularyRule(Settings):
         If a number is out of range.
     """
 
-    min_count: Annotated[Positive, Meta(description="Words seen less often are unknown, <unk>.")] = 2
-    max_size: Annotated[
-        Annotated[int, Meta(ge=3)] | None, Meta(description="Largest vocabulary, symbols included: the most frequent words.")
-    ] = 50_000
+    min_count: MinCount = 2
+    max_size: MaxSize = 50_000
     words: Annotated[Path | None, Meta(description="File whose words, one a line, are the vocabulary.")] = None
     source: Annotated[
         Literal["train", "all"],

@@ -1,15 +1,21 @@
 """What a training run does, in one value that is stored with the model."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
 
-from fflm.arguments import Fraction, Natural, Positive, Seed, Settings
+from fflm.arguments import Fraction, Natural, PathLike, Positive, Seed, Settings
 
 OptimizerName = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw"]
 LossName = Literal["exact", "sampled", "nce"]
 ScheduleName = Literal["constant", "inverse", "plateau", "cosine"]
+
+Vectors: TypeAlias = Annotated[PathLike | None, Meta(description="Vectors in word2vec text format (or .gz) to start from.")]
+Preset: TypeAlias = Annotated[
+    Literal["default", "quick"],
+    Meta(description="What the settings of network and training are if they are not given; quick is a small network."),
+]
 
 
 @dataclass(frozen=True)
