@@ -100,7 +100,6 @@ def refused(name, function):
         (list[str], (each for each in "ab"), ["a", "b"]),
         (list[str], np.array(["a"], object), ["a"]),
     ],
-    ids=repr,
 )
 def test_what_is_meant_is_taken(annotation, value, expected):
     result = check("x", annotation, value)
