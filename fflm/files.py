@@ -90,7 +90,7 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
 def check_file(path: Path, overwrite: bool) -> None:
     """Raise an FflmError if a file exists and may not be replaced."""
     if path.exists() and not overwrite:
-        raise FflmError(f"{path} exists: choose another file, or allow overwriting with --overwrite")
+        raise FflmError(f"{path} exists: choose another file, or replace it with `overwrite=True`")
 
 
 def _add_file(temporary: Path, path: Path) -> None:

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 Result = TypeVar("Result")
 
-AUTOMATIC = ("averages", "batch_size", "epochs", "loss")
-"""Settings of a language model that are chosen by the size of the text if they are not given."""
-
 HEADINGS = {
     "inputs": "Options",
     "window": "Network",
@@ -231,6 +228,8 @@ def training_options(command: Command) -> Command:
 
 def _field_by_size(of: type, name: str) -> Callable[[Command], Command]:
     """Return the option for a field of a language model, some of which are chosen by the size of the text."""
+    from fflm.training.settings import AUTOMATIC
+
     if name not in AUTOMATIC:
         return field_option(of, name)
     return field_option(of, name, default=None, by="the size of the text")

@@ -358,7 +358,7 @@ def validation_part(path: Path) -> Part:
     """
     parts = trained_corpus(path).parts
     if "valid" not in parts:
-        raise FflmError(f"{path} was trained without a validation part: give a text with --tune")
+        raise FflmError(f"{path} was trained without a validation part: give a text with `tune`")
     return parts["valid"]
 
 

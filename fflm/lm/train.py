@@ -40,7 +40,7 @@ from fflm.text.windows import Windows
 from fflm.training.checkpoints import CONFIG
 from fflm.training.loop import Losses, Trainer
 from fflm.training.run import Run, check_size
-from fflm.training.settings import LossName, Preset, TrainingSettings, Vectors
+from fflm.training.settings import AUTOMATIC, LossName, Preset, TrainingSettings, Vectors
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -129,9 +129,6 @@ def begin(
     run.move(place)
     return run
 
-
-AUTOMATIC = ("averages", "batch_size", "epochs", "loss")
-"""Settings that are chosen by the size of the text if they are None, or not given."""
 
 OPTIONS = {
     **parameters(NetworkConfig, "input", "numbers", "outputs", "output"),

@@ -11,7 +11,10 @@ OptimizerName = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw"]
 LossName = Literal["exact", "sampled", "nce"]
 ScheduleName = Literal["constant", "inverse", "plateau", "cosine"]
 
-Vectors: TypeAlias = Annotated[PathLike | None, Meta(description="Text file of word2vec, GloVe or fastText vectors (also compressed) to start from.")]
+AUTOMATIC = ("averages", "batch_size", "epochs", "loss")
+"""Settings of a language model that are chosen by the size of the text if they are None, or not given."""
+
+Vectors: TypeAlias = Annotated[PathLike | None, Meta(description="Vectors in word2vec text format (or .gz) to start from.")]
 Preset: TypeAlias = Annotated[
     Literal["default", "quick"],
     Meta(description="What the settings of network and training are if they are not given; quick is a small network."),
