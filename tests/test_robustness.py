@@ -33,7 +33,7 @@ def made(tmp_path_factory):
     (folder / "words.txt").write_text("these few words do not fill a window of ten\n" * 2)
     (folder / "binary.txt").write_bytes(bytes(range(256)) * 20)
     (folder / "latin.txt").write_bytes("Ein schöner Tag für Bären. ".encode("latin-1") * 50)
-    (folder / "short.gz").write_bytes(gzip.compress(STORIES.encode())[:-20])
+    (folder / "short.gz").write_bytes(gzip.compress(STORIES.encode(), mtime=0)[:-20])
     (folder / "packed.zip").write_bytes(b"PK\x03\x04" + bytes(100))
     (folder / "utf16.txt").write_bytes(STORIES.encode("utf-16-le"))
     (folder / "folder").mkdir()

@@ -209,7 +209,7 @@ def test_models_are_named_after_their_text():
 
 
 def test_sources_of_text(text):
-    Path("text.txt.gz").write_bytes(gzip.compress(text.read_bytes()))
+    Path("text.txt.gz").write_bytes(gzip.compress(text.read_bytes(), mtime=0))
     Path("folder").mkdir()
     shutil.copy(text, "folder")
     options = [*SMALL, "--epochs", 1, "--json", "-q"]

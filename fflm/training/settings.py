@@ -14,7 +14,9 @@ ScheduleName = Literal["constant", "inverse", "plateau", "cosine"]
 AUTOMATIC = ("averages", "batch_size", "epochs", "loss")
 """Settings of a language model that are chosen by the size of the text if they are None, or not given."""
 
-Vectors: TypeAlias = Annotated[PathLike | None, Meta(description="Vectors in word2vec text format (or .gz) to start from.")]
+Vectors: TypeAlias = Annotated[
+    PathLike | None, Meta(description="Text file of word2vec, GloVe or fastText vectors (also compressed).")
+]
 Preset: TypeAlias = Annotated[
     Literal["default", "quick"],
     Meta(description="What the settings of network and training are if they are not given; quick is a small network."),
