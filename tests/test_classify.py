@@ -132,7 +132,7 @@ def test_a_long_line_is_one_text(tmp_path: Path) -> None:
         ("label;text\na;x\n", {"format": "csv"}, "only the column 'label;text': separate its columns by commas"),
         ("label,text\na\n", {"format": "csv"}, "line 2 has too few columns"),
         ('label,text\na,"x\n', {"format": "csv"}, "is no CSV"),
-        ("a\tx\n", {"format": "xml"}, "unknown format 'xml': choose one of auto, tab"),
+        ("a\tx\n", {"format": "xml"}, "`format` must be one of auto, csv, fasttext, tab, not 'xml'"),
         ("label,text\na,x,y\n", {"format": "csv"}, "line 2 has too many columns: quote a text that holds commas"),
         ("label,text,text\na,x,y\n", {"format": "csv"}, "several columns 'text'"),
     ],
@@ -557,7 +557,7 @@ def test_language_models_and_classifiers_are_told_apart(data: Path, tmp_path: Pa
     [
         ((), "give labelled text to train on, or --resume a classifier"),
         (("missing.tsv",), "cannot read missing.tsv"),
-        (("{data}", "--counts", "5"), "give `input='features'`"),
+        (("{data}", "--counts", "5"), "give --input features"),
         (("{data}", "--resume", "x", "--rate", "1"), "leave out INPUTS, --rate"),
         (("{data}", "--valid", "5000"), "5000 of them cannot be held out for valid"),
         (("{data}", "--valid", ""), "--valid must be a path, not ''"),
