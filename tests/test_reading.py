@@ -226,7 +226,7 @@ def test_utf_16_without_a_byte_order_mark(tmp_path, encoding, order, errors):
     proper = f"utf-{encoding[-2:]}-{order}"
     path.write_bytes("猫 and dog\n".encode(proper))
     with pytest.raises(
-        FflmError, match=f"text has no byte-order mark, so say which order it has: --encoding {proper}, most likely"
+        FflmError, match=f"text has no byte-order mark, so say which order it has: `encoding='{proper}'`, most likely"
     ):
         read(path, encoding=encoding, errors=errors)
     assert read(path, encoding=proper) == "猫 and dog\n"
@@ -255,7 +255,7 @@ def test_every_encoding_of_python_gives_text_or_one_line(tmp_path, content):
 
 def test_half_of_a_pair_of_surrogates(tmp_path):
     (tmp_path / "text").write_bytes(b"a +2AA-")
-    with pytest.raises(FflmError, match=r"text is not utf-7 .*half of a pair of surrogates.*--errors replace"):
+    with pytest.raises(FflmError, match=r"text is not utf-7 .*half of a pair of surrogates.*`errors='replace'`"):
         read(tmp_path / "text", encoding="utf-7")
     assert read(tmp_path / "text", encoding="utf-7", errors="replace") == "a \ufffd\n"
 
