@@ -171,7 +171,7 @@ def test_prediction_is_in_single_precision():
 def test_mixed_precision_needs_a_gpu(text):
     with pytest.raises(FflmError, match="mixed precision needs the device cuda"):
         train.begin([text], Path("other.model"), precision="mixed")
-    with pytest.raises(FflmError, match="unknown precision 'half': choose one of fp32, mixed"):
+    with pytest.raises(FflmError, match="`precision` must be one of fp32, mixed, not 'half'"):
         train.begin([text], Path("other.model"), precision="half")
     assert not Path("other.model").exists()
     result = fflm("train", text, "--precision", "mixed", "-o", "other.model", folder=Path())
