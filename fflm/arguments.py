@@ -6,7 +6,6 @@ never made of strings, integers never of floats or bools.
 """
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import math
@@ -23,7 +22,7 @@ from typing import Annotated, Any, Literal, ParamSpec, Self, TypeAlias, TypeVar,
 import msgspec
 from msgspec import Meta
 
-from fflm.errors import FflmError
+from fflm.errors import FflmError, nearest
 from fflm.files import clear_errors
 
 P = ParamSpec("P")
@@ -207,8 +206,8 @@ def with_options(options: Mapping[str, inspect.Parameter]) -> Callable[[Callable
 def refuse_unknown(names: Collection[str], known: Iterable[str]) -> None:
     """Raise an FflmError if there are names of settings left that nobody knows, with the one that may have been meant."""
     for name in names:
-        near = difflib.get_close_matches(name, list(known), 1)
-        raise FflmError(f"unknown setting {name!r}" + (f": did you mean {near[0]!r}?" if near else ": leave it out"))
+        meant = nearest(name, known)
+        raise FflmError(f"unknown setting {name!r}: " + (f"did you mean {meant!r}?" if meant else "leave it out"))
 
 
 def to_path(name: str, value: object) -> Path:

@@ -17,11 +17,17 @@ _MEANT = {"gpu": "cuda"}
 
 def did_you_mean(value: object, choices: Iterable[str]) -> str:
     """Return ``" (did you mean 'relu'?)"`` with the choice that is spelled most like a value, or nothing if none is similar."""
+    meant = nearest(value, choices)
+    return f" (did you mean {meant!r}?)" if meant else ""
+
+
+def nearest(value: object, choices: Iterable[str]) -> str:
+    """Return the choice that is spelled most like a value, or an empty string if none is similar."""
     from difflib import get_close_matches
 
     known = list(choices)
     meant = [choice for choice in known if choice == _MEANT.get(str(value))] or get_close_matches(str(value), known, n=1)
-    return f" (did you mean {meant[0]!r}?)" if meant else ""
+    return meant[0] if meant else ""
 
 
 def install(extra: str) -> str:
