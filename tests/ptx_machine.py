@@ -1,0 +1,574 @@
+"""The machine that `ptx` runs its programs on, compiled by Numba: blocks one after the other, threads from one stop to the next.
+
+A thread's registers have 64 bits, of which an instruction writes at least as many as its type has. Signed numbers are extended
+by their sign, floats are the lower half. An instruction is a line of a table: what it does, a guard (a register, or -1), whether
+that is negated, the kind of its numbers, and what it uses: registers, or numbers that are known before.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+(
+    BRANCH, BARRIER, END, COPY, WIDEN, ADD, SUBTRACT, MULTIPLY, MULTIPLY_WIDE, MULTIPLY_HIGH, MULTIPLY_ADD,
+    MULTIPLY_ADD_WIDE, AND, OR, XOR, NOT, NOT_PRED, NEGATE, SHIFT_LEFT, SHIFT_RIGHT, MINIMUM, MAXIMUM,
+    DIVIDE, REMAINDER, INSERT_BITS, SELECT, COMPARE, F_ADD, F_SUBTRACT, F_MULTIPLY, F_DIVIDE, FMA,
+    FMA_DOWN, ADD_TO_ZERO, F_NEGATE, F_ABS, F_MINIMUM, F_MAXIMUM, COPYSIGN, EX2, LG2, SQRT,
+    RSQRT, RCP, TANH, F_COMPARE, F_ROUND, F_TO_INTEGER, F_FROM_INTEGER, F_FROM_HALF,
+    HALVES, SPLIT, JOIN, LOAD, STORE, ATOMIC_ADD, EXCHANGE, MMA, LDMATRIX,
+) = range(59)  # fmt: skip
+"""What instructions do."""
+
+KINDS = ("u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f32")
+"""Of numbers, by their numbers."""
+
+U64, S32, S64, F32 = (KINDS.index(kind) for kind in ("u64", "s32", "s64", "f32"))
+
+RELATIONS = ("eq", "ne", "lt", "le", "gt", "ge", "nan", "num")
+"""Of comparisons, by their numbers; for floats ``u`` (true if one is NaN) adds `UNORDERED`."""
+
+UNORDERED = len(RELATIONS)
+
+ROUNDINGS = ("", "rni", "rzi", "rmi", "rpi")
+"""To integers, by their numbers."""
+
+WIDTH = 18
+"""Columns of the table; operands begin with the fifth."""
+
+ERRORS = (
+    "", "misaligned", "out of bounds", "out of bounds of shared memory", "a race in global memory", "a race in shared memory",
+    "a barrier that only some threads of a block reach", "only some threads of a warp", "unknown: parts of a warp",
+)  # fmt: skip
+"""What a kernel must not do, by its number; 0 for nothing."""
+
+(
+    NO_ERROR, MISALIGNED, OUT_OF_BOUNDS, OUT_OF_SHARED, GLOBAL_RACE, SHARED_RACE, BARRIER_OF_SOME, WARP_OF_SOME, PART_OF_WARP,
+) = range(len(ERRORS))  # fmt: skip
+
+WARP = 32
+"""Threads of a warp."""
+
+BLOCKS = 2**32
+"""No launch has more blocks; the last numbers stand for several that read a word, and for any that add to it."""
+
+SEVERAL, ADDED = BLOCKS - 2, BLOCKS - 1
+
+THREADS = 2**12
+"""No block has more threads; the last number stands for several that read a word."""
+
+RUNNING, AT_BARRIER, IN_WARP, DONE = range(4)
+"""What a thread does: it waits for its block, or its warp."""
+
+READ, WRITE, ATOMIC = range(3)
+
+HALVES_OF_BITS = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+"""The number that is the half with these bits."""
+
+compiled = njit(cache=True, nogil=True, error_model="numpy")
+
+
+@compiled
+def number(kind, bits):
+    """Return an integer of some kind that is in the lower bits of a register."""
+    if kind == 2:
+        return bits & 0xFFFFFFFF
+    if kind == 6:
+        return (bits << 32) >> 32
+    if kind == 3 or kind == 7:
+        return bits
+    if kind == 1:
+        return bits & 0xFFFF
+    if kind == 5:
+        return (bits << 48) >> 48
+    if kind == 0:
+        return bits & 0xFF
+    return (bits << 56) >> 56
+
+
+@compiled
+def is_less(kind, x, y):
+    """Return whether one integer of some kind is less than another."""
+    return np.uint64(x) < np.uint64(y) if kind == U64 else x < y
+
+
+@compiled
+def half_of(bits):
+    """Return the bits of the half that is nearest to a float with these bits, of two the even one."""
+    sign, size = (bits >> 16) & 0x8000, bits & 0x7FFFFFFF
+    if size > 0x7F800000:
+        return sign | 0x7E00
+    if size >= 0x477FF000:
+        return sign | 0x7C00
+    exponent, shift = size >> 23, 13
+    if exponent < 113:
+        shift, size = 126 - exponent, (size & 0x7FFFFF) | 0x800000
+        if shift > 24:
+            return sign
+    else:
+        size -= 112 << 23
+    half, rest = size >> shift, size & ((1 << shift) - 1)
+    middle = 1 << (shift - 1)
+    return sign | (half + (rest > middle or (rest == middle and half & 1 == 1)))
+
+
+@compiled
+def quotient(kind, x, y):
+    """Return the quotient of two integers, towards zero; of a division by zero, by one."""
+    if y == 0:
+        return x
+    if kind == U64:
+        return np.int64(np.uint64(x) // np.uint64(y))
+    if y == -1:
+        return -x
+    result = abs(x) // abs(y)
+    return -result if (x < 0) != (y < 0) else result
+
+
+@compiled
+def compared(relation, less, equal):
+    """Return what a comparison says of two numbers that are in order."""
+    if relation == 0:
+        return equal
+    if relation == 1:
+        return not equal
+    if relation == 2:
+        return less
+    if relation == 3:
+        return less or equal
+    if relation == 4:
+        return not (less or equal)
+    if relation == 5:
+        return not less
+    return relation == 7
+
+
+@compiled
+def to_integer(x, rounding):
+    """Return a float rounded in one of the `ROUNDINGS`."""
+    if rounding == 1:
+        return np.rint(x)
+    if rounding == 2:
+        return np.trunc(x)
+    if rounding == 3:
+        return np.floor(x)
+    if rounding == 4:
+        return np.ceil(x)
+    return x
+
+
+@compiled
+def bounded(kind, x):
+    """Return a float as an integer of some kind, or the nearest that there is; NaN is 0."""
+    if x != x:
+        return np.int64(0)
+    bits = 8 << (kind & 3)
+    if kind >= 4:
+        limit = 2.0 ** (bits - 1)
+        if x >= limit:
+            return np.int64((1 << (bits - 1)) - 1)
+        return np.int64(-1) << (bits - 1) if x < -limit else np.int64(x)
+    if x < 0:
+        return np.int64(0)
+    if x >= 2.0**bits:
+        return np.int64(-1)
+    return np.int64(np.uint64(x))
+
+
+@compiled
+def meets(user, turn, word, own, own_turn, launch):
+    """Return whether others of this launch have used a word: other blocks, or other threads since the last barrier."""
+    used, before = user[word], turn[word]
+    others = before != own_turn and before // THREADS == own_turn // THREADS and own != launch + ADDED
+    return used >= launch and (used != own or others)
+
+
+@compiled
+def watch(word, access, own, own_turn, launch, notes):
+    """Take note of who uses a word of global memory; return whether that is a race."""
+    writer, reader, writer_turn, reader_turn = notes
+    if access == ATOMIC:
+        own = launch + ADDED
+    race = meets(writer, writer_turn, word, own, own_turn, launch)
+    met = meets(reader, reader_turn, word, own, own_turn, launch)
+    if access == READ:
+        reader[word] = launch + SEVERAL if reader[word] >= launch and reader[word] != own else own
+        reader_turn[word] = own_turn // THREADS * THREADS + THREADS - 1 if met else own_turn
+        return race
+    writer[word], writer_turn[word] = own, own_turn
+    return race or met
+
+
+@compiled
+def watch_shared(word, access, turn, writer, reader):
+    """Take note of who uses a word of shared memory; return whether that is a race."""
+    interval = turn // THREADS
+    race = writer[word] // THREADS == interval and writer[word] != turn
+    met = reader[word] // THREADS == interval and reader[word] != turn
+    if access == READ:
+        reader[word] = interval * THREADS + THREADS - 1 if met else turn
+        return race
+    writer[word] = turn
+    return race or met
+
+
+@compiled
+def check(address, size, access, shared, own, turn, launch, known, notes, shared_bytes, shared_notes):
+    """Return what is wrong with the use of so many bytes; take note of it."""
+    if address % size:
+        return MISALIGNED
+    if shared:
+        if address < 0 or address + size > shared_bytes:
+            return OUT_OF_SHARED
+        for word in range(address // 4, (address + size + 3) // 4):
+            if watch_shared(word, access, turn, shared_notes[0], shared_notes[1]):
+                return SHARED_RACE
+        return NO_ERROR
+    if address < 0 or address + size > len(known) or not (known[address] and known[address + size - 1]):
+        return OUT_OF_BOUNDS
+    for word in range(address // 4, (address + size + 3) // 4):
+        if watch(word, access, own, turn, launch, notes):
+            return GLOBAL_RACE
+    return NO_ERROR
+
+
+@compiled
+def advance(code, place, registers, base, own, turn, launch, memory, known, notes, shared, shared_bytes, shared_notes):
+    """Let a thread go on to where it stops; return where, what it does there, and what was wrong."""
+    r, f = registers, registers.view(np.float32)
+    while True:
+        at = place * WIDTH
+        op, guard = code[at], code[at + 1]
+        if guard >= 0 and (r[base + guard] != 0) == (code[at + 2] != 0):
+            place += 1
+            continue
+        if op == BRANCH:
+            place = code[at + 4]
+            continue
+        if op == BARRIER:
+            return place, AT_BARRIER, NO_ERROR
+        if op == END:
+            return place, DONE, NO_ERROR
+        if op >= EXCHANGE:
+            return place, IN_WARP, NO_ERROR
+        kind = code[at + 3]
+        d, a, b, c = base + code[at + 4], base + code[at + 5], base + code[at + 6], base + code[at + 7]
+        if op in (LOAD, STORE, ATOMIC_ADD):
+            count, size = code[at + 6], np.int64(4) if kind == F32 else np.int64(1) << (kind & 3)
+            address, in_shared = r[base + code[at + 4]] + code[at + 5], code[at + 7] != 0
+            access = READ if op == LOAD else (WRITE if op == STORE else ATOMIC)
+            error = check(address, count * size, access, in_shared, own, turn, launch, known, notes, shared_bytes, shared_notes)
+            if error:
+                return place, RUNNING, error
+            bytes_ = shared if in_shared else memory
+            if op == ATOMIC_ADD:
+                i = base + code[at + 8]
+                if kind == F32:
+                    bytes_.view(np.float32)[address // 4] += f[2 * i]
+                elif size == 4:
+                    bytes_.view(np.uint32)[address // 4] += np.uint32(r[i] & 0xFFFFFFFF)
+                else:
+                    bytes_.view(np.int64)[address // 8] += r[i]
+                if code[at + 9] >= 0:  # nobody may use what it was before: the order is not known
+                    r[base + code[at + 9]] = -1
+            else:
+                for k in range(count):
+                    i = base + code[at + 8 + k]
+                    if op == LOAD:
+                        if size == 4:
+                            bits = np.int64(bytes_.view(np.uint32)[address // 4 + k])
+                        elif size == 8:
+                            bits = bytes_.view(np.int64)[address // 8 + k]
+                        elif size == 2:
+                            bits = np.int64(bytes_.view(np.uint16)[address // 2 + k])
+                        else:
+                            bits = np.int64(bytes_[address + k])
+                        r[i] = bits if kind == F32 else number(kind, bits)
+                    elif size == 4:
+                        bytes_.view(np.uint32)[address // 4 + k] = np.uint32(r[i] & 0xFFFFFFFF)
+                    elif size == 8:
+                        bytes_.view(np.int64)[address // 8 + k] = r[i]
+                    elif size == 2:
+                        bytes_.view(np.uint16)[address // 2 + k] = np.uint16(r[i] & 0xFFFF)
+                    else:
+                        bytes_[address + k] = np.uint8(r[i] & 0xFF)
+        elif op in (FMA, FMA_DOWN):  # rounded once, which double precision does but in rare ties
+            exact = np.float64(f[2 * a]) * np.float64(f[2 * b]) + np.float64(f[2 * c])
+            f[2 * d] = np.float32(exact)
+            if op == FMA_DOWN and np.float64(f[2 * d]) > exact:
+                bits = r[d] & 0xFFFFFFFF
+                r[d] = 0x80000001 if f[2 * d] == 0 else (bits - 1 if f[2 * d] > 0 else bits + 1)
+        elif op == COPY:
+            r[d] = r[a]
+        elif op == WIDEN:
+            r[d] = number(kind, r[a])
+        elif op == ADD:
+            r[d] = r[a] + r[b]
+        elif op == SUBTRACT:
+            r[d] = r[a] - r[b]
+        elif op == MULTIPLY:
+            r[d] = r[a] * r[b]
+        elif op == MULTIPLY_WIDE:
+            r[d] = number(kind, r[a]) * number(kind, r[b])
+        elif op == MULTIPLY_HIGH:  # of 32 bits
+            r[d] = (number(kind, r[a]) * number(kind, r[b])) >> 32
+        elif op == MULTIPLY_ADD:
+            r[d] = r[a] * r[b] + r[c]
+        elif op == MULTIPLY_ADD_WIDE:
+            r[d] = number(kind, r[a]) * number(kind, r[b]) + r[c]
+        elif op == AND:
+            r[d] = r[a] & r[b]
+        elif op == OR:
+            r[d] = r[a] | r[b]
+        elif op == XOR:
+            r[d] = r[a] ^ r[b]
+        elif op == NOT:
+            r[d] = ~r[a]
+        elif op == NOT_PRED:
+            r[d] = r[a] ^ 1
+        elif op == NEGATE:
+            r[d] = -r[a]
+        elif op == SHIFT_LEFT:
+            by = r[b] & 0xFFFFFFFF
+            r[d] = r[a] << by if by < np.int64(8) << (kind & 3) else np.int64(0)
+        elif op == SHIFT_RIGHT:
+            by, bits = r[b] & 0xFFFFFFFF, np.int64(8) << (kind & 3)
+            if kind >= 4:
+                r[d] = number(kind, r[a]) >> min(by, bits - 1)
+            else:
+                r[d] = np.int64(np.uint64(number(kind, r[a])) >> np.uint64(by)) if by < bits else np.int64(0)
+        elif op in (MINIMUM, MAXIMUM):
+            x, y = number(kind, r[a]), number(kind, r[b])
+            r[d] = x if is_less(kind, x, y) == (op == MINIMUM) else y
+        elif op == DIVIDE:
+            r[d] = quotient(kind, number(kind, r[a]), number(kind, r[b]))
+        elif op == REMAINDER:
+            x, y = number(kind, r[a]), number(kind, r[b])
+            r[d] = x - quotient(kind, x, y) * y if y != 0 else np.int64(0)
+        elif op == INSERT_BITS:
+            first, count = code[at + 7], code[at + 8]
+            mask = ((np.int64(1) << count) - 1) << first
+            r[d] = ((r[a] << first) & mask) | (r[b] & ~mask)
+        elif op == SELECT:
+            r[d] = r[a] if r[c] != 0 else r[b]
+        elif op == COMPARE:
+            x, y = number(kind, r[a]), number(kind, r[b])
+            r[d] = np.int64(compared(code[at + 7], is_less(kind, x, y), x == y))
+        elif op == F_COMPARE:
+            p, q, relation = f[2 * a], f[2 * b], code[at + 7]
+            if p != p or q != q:
+                r[d] = np.int64(relation >= UNORDERED or relation == 6)
+            else:
+                r[d] = np.int64(compared(relation % UNORDERED, p < q, p == q))
+        elif op == F_ADD:
+            f[2 * d] = f[2 * a] + f[2 * b]
+        elif op == F_SUBTRACT:
+            f[2 * d] = f[2 * a] - f[2 * b]
+        elif op == F_MULTIPLY:
+            f[2 * d] = f[2 * a] * f[2 * b]
+        elif op == F_DIVIDE:
+            f[2 * d] = f[2 * a] / f[2 * b]
+        elif op == ADD_TO_ZERO:
+            exact = np.float64(f[2 * a]) + np.float64(f[2 * b])
+            f[2 * d] = np.float32(exact)
+            if abs(np.float64(f[2 * d])) > abs(exact):
+                r[d] = (r[d] & 0xFFFFFFFF) - 1
+        elif op == F_NEGATE:
+            r[d] = r[a] ^ 0x80000000
+        elif op == F_ABS:
+            r[d] = r[a] & 0x7FFFFFFF
+        elif op in (F_MINIMUM, F_MAXIMUM):
+            p, q = f[2 * a], f[2 * b]
+            f[2 * d] = p if q != q or (p < q if op == F_MINIMUM else p > q) else q
+        elif op == COPYSIGN:
+            r[d] = (r[b] & 0x7FFFFFFF) | (r[a] & 0x80000000)
+        elif op == EX2:
+            f[2 * d] = np.float32(2.0 ** np.float64(f[2 * a]))
+        elif op == LG2:
+            f[2 * d] = np.float32(np.log2(np.float64(f[2 * a])))
+        elif op == SQRT:
+            f[2 * d] = np.sqrt(f[2 * a])
+        elif op == RSQRT:
+            f[2 * d] = np.float32(1) / np.sqrt(f[2 * a])
+        elif op == RCP:
+            f[2 * d] = np.float32(1) / f[2 * a]
+        elif op == TANH:
+            f[2 * d] = np.float32(math.tanh(np.float64(f[2 * a])))
+        elif op == F_ROUND:
+            f[2 * d] = np.float32(to_integer(np.float64(f[2 * a]), code[at + 6]))
+            if code[at + 7]:  # to between 0 and 1
+                f[2 * d] = min(max(f[2 * d], np.float32(0)), np.float32(1)) if f[2 * d] == f[2 * d] else np.float32(0)
+        elif op == F_TO_INTEGER:
+            r[d] = bounded(kind, to_integer(np.float64(f[2 * a]), code[at + 6]))
+        elif op == F_FROM_INTEGER:
+            x = number(kind, r[a])
+            f[2 * d] = np.float32(np.uint64(x)) if kind == U64 else np.float32(x)
+        elif op == F_FROM_HALF:
+            f[2 * d] = HALVES_OF_BITS[r[a] & 0xFFFF]
+        elif op == HALVES:  # the first goes into the upper bits
+            r[d] = (half_of(r[a] & 0xFFFFFFFF) << 16) | half_of(r[b] & 0xFFFFFFFF)
+        elif op == SPLIT:  # kind: that of a piece; what nobody uses is written to a register of its own
+            whole = r[base + code[at + 6]]
+            r[d] = number(kind, whole)
+            r[a] = number(kind, whole >> (np.int64(8) << (kind & 3)))
+        elif op == JOIN:
+            r[d] = number(kind, r[a]) | (number(kind, r[b]) << (np.int64(8) << (kind & 3)))
+        place += 1
+
+
+@compiled
+def together(
+    code, place, registers, size, first, own, barriers, launch, memory, known, notes, shared, shared_bytes, shared_notes
+):
+    """Do what a warp does together, whose first thread this is; return what was wrong."""
+    r, f = registers, registers.view(np.float32)
+    at = place * WIDTH
+    op = code[at]
+    bases = (first + np.arange(WARP)) * size
+    if op == EXCHANGE:
+        values = np.empty(WARP, np.int64)
+        for lane in range(WARP):
+            base = bases[lane]
+            values[lane] = r[base + code[at + 6]]
+            clamp, lanes = r[base + code[at + 8]] & 0xFFFFFFFF, r[base + code[at + 9]] & 0xFFFFFFFF
+            if clamp != WARP - 1 or lanes != 2**WARP - 1:
+                return PART_OF_WARP
+        for lane in range(WARP):
+            base = bases[lane]
+            bits = r[base + code[at + 7]] & (WARP - 1)
+            r[base + code[at + 4]] = values[lane ^ bits]
+            r[base + code[at + 5]] = 1
+        return NO_ERROR
+    if op == LDMATRIX:  # lane l has the address of row l % 8 of matrix l // 8
+        halves, rows = shared.view(np.uint16), np.empty(WARP, np.int64)
+        for lane in range(WARP):
+            rows[lane] = r[bases[lane] + code[at + 8]] + code[at + 9]
+            error = check(
+                rows[lane],
+                16,
+                READ,
+                True,
+                own,
+                barriers * THREADS + first + lane,
+                launch,
+                known,
+                notes,
+                shared_bytes,
+                shared_notes,
+            )
+            if error:
+                return error
+        for lane in range(WARP):
+            for matrix in range(4):
+                bits = np.int64(0)
+                for q in range(2):
+                    row, column = lane // 4, lane % 4 * 2 + q
+                    if code[at + 10]:
+                        row, column = column, row
+                    bits |= np.int64(halves[rows[8 * matrix + row] // 2 + column]) << (16 * q)
+                r[bases[lane] + code[at + 4 + matrix]] = bits
+        return NO_ERROR
+    left, right = np.empty((16, 16), np.float32), np.empty((16, 8), np.float32)
+    for lane in range(WARP):
+        group, member = lane // 4, lane % 4 * 2
+        for q in range(2):
+            for k in range(4):  # parts of a fragment with 8 x 8 elements each
+                bits = r[bases[lane] + code[at + 8 + k]] >> (16 * q)
+                left[8 * (k % 2) + group, 8 * (k // 2) + member + q] = HALVES_OF_BITS[bits & 0xFFFF]
+            for k in range(2):
+                bits = r[bases[lane] + code[at + 12 + k]] >> (16 * q)
+                right[8 * k + member + q, group] = HALVES_OF_BITS[bits & 0xFFFF]
+    for lane in range(WARP):
+        group, member = lane // 4, lane % 4 * 2
+        for k in range(4):
+            total = np.float32(0)
+            for inner in range(16):
+                total += left[8 * (k // 2) + group, inner] * right[inner, member + k % 2]
+            f[2 * (bases[lane] + code[at + 4 + k])] = f[2 * (bases[lane] + code[at + 14 + k])] + total
+    return NO_ERROR
+
+
+@compiled
+def run_blocks(code, template, special, grid, threads, memory, known, notes, launch, shared_bytes):
+    """Run all blocks of a launch, one after the other.
+
+    Parameters
+    ----------
+    code
+        The table of instructions, all in a row.
+    template
+        Registers of a thread at the beginning.
+    special
+        Which registers have a thread's number and that in its warp, and a block's along three axes.
+    grid
+        Blocks along these.
+    threads
+        Of a block.
+    memory, known, notes
+        As `ptx.Memory` has them.
+    launch
+        The launch's number, a multiple of `BLOCKS`.
+    shared_bytes
+        Of a block's shared memory.
+
+    Returns
+    -------
+    error, place
+        What was wrong, one of `ERRORS`, and with which instruction.
+    """
+    size = len(template)
+    registers = np.empty(threads * size, np.int64)
+    shared = np.empty((shared_bytes + 15) // 8 * 8, np.uint8)
+    shared_notes = np.empty(len(shared) // 4, np.int64), np.empty(len(shared) // 4, np.int64)
+    places, states = np.empty(threads, np.int64), np.empty(threads, np.int64)
+    for block in range(grid[0] * grid[1] * grid[2]):
+        for thread in range(threads):
+            base = thread * size
+            registers[base : base + size] = template
+            registers[base + special[0]], registers[base + special[1]] = thread, thread % WARP
+            registers[base + special[2]] = block % grid[0]
+            registers[base + special[3]] = block // grid[0] % grid[1]
+            registers[base + special[4]] = block // grid[0] // grid[1]
+        shared.view(np.uint16)[:] = 0x7FFF  # not a number
+        shared_notes[0][:], shared_notes[1][:] = -1, -1
+        places[:], states[:] = 0, RUNNING
+        barriers, own = 0, launch + block
+        while True:
+            for first in range(0, threads, WARP):
+                last = min(first + WARP, threads)
+                while True:
+                    waiting, waiting_elsewhere = 0, False
+                    for thread in range(first, last):
+                        if states[thread] == RUNNING:
+                            places[thread], states[thread], error = advance(
+                                code, places[thread], registers, thread * size, own, barriers * THREADS + thread,
+                                launch, memory, known, notes, shared, shared_bytes, shared_notes,
+                            )  # fmt: skip
+                            if error:
+                                return error, places[thread]
+                        if states[thread] == IN_WARP:
+                            waiting += 1
+                            place = places[thread]
+                    if not waiting:
+                        break
+                    for thread in range(first, last):
+                        waiting_elsewhere |= places[thread] != place
+                    if waiting < WARP or waiting_elsewhere:
+                        return WARP_OF_SOME, place
+                    error = together(
+                        code, place, registers, size, first, own, barriers, launch, memory, known, notes,
+                        shared, shared_bytes, shared_notes,
+                    )  # fmt: skip
+                    if error:
+                        return error, place
+                    places[first:last] = place + 1
+                    states[first:last] = RUNNING
+            done = (states == DONE).sum()
+            if done == threads:
+                break
+            if done or (places != places[0]).any():
+                return BARRIER_OF_SOME, places[states != DONE][0]
+            places += 1
+            states[:] = RUNNING
+            barriers += 1
+    return NO_ERROR, 0
