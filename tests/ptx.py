@@ -34,6 +34,9 @@ GAP = 256
 SPECIAL = ("%tid.x", "%laneid", "%ctaid.x", "%ctaid.y", "%ctaid.z")
 """Registers that differ between threads, as `ptx_machine.run_blocks` expects them."""
 
+SIZES = ("%ntid.x", "%ntid.y", "%ntid.z", "%nctaid.x", "%nctaid.y", "%nctaid.z")
+"""Registers that have the same number in every thread of a launch."""
+
 
 class PtxError(Exception):
     """The kernel did what it must not, or what this executor does not know."""
@@ -79,6 +82,7 @@ class Ptx:
             self.places[name], self.shared_bytes = start, start + int(size)
         self.registers: dict[str, int] = {}
         self.constants: dict[int, int] = {}
+        self._declared = {"_", *SPECIAL, *SIZES, *(name for _, name in self.parameters)}
         self.labels: dict[str, int] = {}
         self.instructions: list[Instruction] = []
         for statement in _statements(entry[4]):
@@ -91,7 +95,9 @@ class Ptx:
         while label := re.match(r"([\w$]+):\s*", statement):
             self.labels[label[1]] = len(self.instructions)
             statement = statement[label.end() :]
-        if statement and not statement.startswith("."):
+        if statement.startswith(".reg"):
+            self._declared |= {name.partition("<")[0].strip() for name in statement.split(None, 2)[2].split(",")}
+        elif statement and not statement.startswith("."):
             guard, name, operands = re.fullmatch(r"(?:@(!?[\w%]+)\s+)?(\S+)\s*(.*)", statement, re.DOTALL).groups()
             split = re.split(r",\s*(?![^{[]*[}\]])", operands.strip()) if operands.strip() else []
             self.instructions.append(
@@ -132,8 +138,7 @@ class Ptx:
         template = np.zeros(len(self.registers), np.int64)
         template[list(self.constants)] = list(self.constants.values())
         given = {name: _bits(value) for name, value in named.items()}
-        given |= {"%ntid.x": block, "%ntid.y": 1, "%ntid.z": 1}
-        given |= {f"%nctaid.{axis}": size for axis, size in zip("xyz", grid, strict=True)}
+        given |= dict(zip(SIZES, (block, 1, 1, *grid), strict=True))
         for name, value in given.items():
             if name in self.registers:
                 template[self.registers[name]] = value
@@ -162,6 +167,8 @@ class Ptx:
                 self.constants[number] = int(operand[2:], 16)
             elif re.match(r"-?\d", operand):
                 self.constants[number] = _bits(int(operand.removesuffix("U"), 0))
+            elif not {operand, operand.rstrip("0123456789")} & self._declared:
+                raise PtxError(f"unknown register {operand}")
         return self.registers[operand]
 
     def _registers(self, operand: str) -> list[int]:
