@@ -214,6 +214,8 @@ class Ptx:
             kind = KINDS.index(f"u{int(last[1:]) // 2}")
             operation = machine.SPLIT if operands[0][0] == "{" else machine.JOIN
             return operation, kind, [register for operand in operands for register in self._registers(operand)]
+        if name not in {"cvt", "setp", *(key.partition(".")[0] for key in FLOATS | INTEGERS)}:
+            raise unknown
         columns = [*map(self._register, operands)]
         if name == "cvt":
             return self._conversion(parts, columns, unknown)
