@@ -1,10 +1,13 @@
-"""An executor of PTX: runs what a kernel was compiled to, without a GPU, and watches over it.
+"""An executor of PTX: it runs what a kernel was compiled to, without a GPU, and raises `PtxError` where the kernel is at fault.
 
-Each thread of a block goes on to the next barrier, then the next thread does (`ptx_machine`). Noticed, as `PtxError`: addresses
-out of bounds or misaligned, numbers of shared memory that two threads use between barriers, one of them writing (a race), words
-of global memory that two blocks use, or two threads between barriers, one of them writing, barriers that only some threads of a
-block reach, what a warp does together that only some of its threads reach, and grids without blocks or with too many. What was
-never written reads as NaN. Not known: how long anything takes.
+`Ptx` reads the text of a kernel and translates each instruction into a line of the table of `ptx_machine`, which executes it.
+An instruction that it does not know is an error. `Memory` is the memory of the GPU.
+
+Faults that are noticed: addresses that are misaligned or out of bounds; words of shared memory that two threads use between two
+barriers, one of them writing (a race); words of global memory that two blocks use, or two threads of a block between two
+barriers, one of them writing; barriers that only some threads of a block reach; instructions of a warp that only some of its
+threads reach; grids without blocks or with too many. Memory that was never written reads as NaN. How long anything takes is not
+known.
 
 Source: PTX ISA 9.0, sections 9.7.1 to 9.7.14; the instructions are those that the project's kernels have been compiled to.
 """
@@ -213,7 +216,10 @@ class Ptx:
         if name == "mov" and "{" in operands[0] + operands[1]:
             kind = KINDS.index(f"u{int(last[1:]) // 2}")
             operation = machine.SPLIT if operands[0][0] == "{" else machine.JOIN
-            return operation, kind, [register for operand in operands for register in self._registers(operand)]
+            columns = [register for operand in operands for register in self._registers(operand)]
+            if len(columns) != 3:
+                raise unknown
+            return operation, kind, columns
         if name not in {"cvt", "setp", *(key.partition(".")[0] for key in FLOATS | INTEGERS)}:
             raise unknown
         columns = [*map(self._register, operands)]
@@ -228,7 +234,9 @@ class Ptx:
         operations = FLOATS if last == "f32" else INTEGERS
         key = ".".join([name, *sorted(modes)])
         if last == "pred" and name in ("not", "and", "or", "xor", "mov"):
-            return machine.NOT_PRED if name == "not" else INTEGERS[name], 0, columns
+            if any(operand.isdigit() and operand != "0" for operand in operands):  # all bits of a predicate are equal
+                raise unknown
+            return INTEGERS[name], 0, columns
         if kind < 0 or key not in operations or (modes & {"wide", "hi"} and last[1:] != "32"):
             raise unknown
         return operations[key], kind, columns
@@ -266,7 +274,7 @@ class Ptx:
             return machine.F_FROM_INTEGER, KINDS.index(of), columns
         if "sat" in parts:
             raise unknown
-        return machine.WIDEN, KINDS.index(of), columns
+        return machine.WIDEN, KINDS.index(min(of, to, key=lambda kind: TYPES[kind].itemsize)), columns
 
 
 FLOATS = {

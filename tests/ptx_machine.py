@@ -1,8 +1,26 @@
-"""The machine that `ptx` runs its programs on, compiled by Numba: blocks one after the other, threads from one stop to the next.
+"""A machine, compiled by Numba, that executes the instructions of a PTX kernel; `ptx` translates them into its table.
 
-A thread's registers have 64 bits, of which an instruction writes at least as many as its type has. Signed numbers are extended
-by their sign, floats are the lower half. An instruction is a line of a table: what it does, a guard (a register, or -1), whether
-that is negated, the kind of its numbers, and what it uses: registers, or numbers that are known before.
+How it executes
+    The blocks of a launch run one after the other, the threads of a block in turn. `advance` runs one thread until it reaches a
+    barrier, an instruction of its whole warp (`EXCHANGE` and what follows it in the list) or its end. `run_blocks` calls
+    `together` once all threads of a warp wait at the same such instruction, and passes a barrier once all threads of the block
+    do. A register is an int64 of which an instruction writes at least as many bits as its type has: who reads fewer cuts them
+    out by `number`. A float32 is the lower half of a register. A predicate has all its bits equal: 0 is false, -1 is true.
+
+What it checks
+    `check` looks at each access to global or shared memory: its alignment, its bounds, and races by `watch` and `watch_shared`.
+    Barriers that only some threads reach are found by `run_blocks`, instructions of a warp that only some reach as well. The
+    first fault ends the launch; `ERRORS` names it.
+
+The table
+    Each instruction is `WIDTH` numbers: what it does, the register of its guard (or -1), whether the guard is negated, the kind
+    of its numbers (an index into `KINDS`), and its operands: numbers of registers, or constants. Constants of the source are
+    registers, too.
+
+How to add an instruction
+    Add its name to the list below, before `EXCHANGE` if a thread executes it alone; add what it does to `advance` or
+    `together`; map the PTX to it in ``ptx.FLOATS`` or ``ptx.INTEGERS`` or, if its operands are of other forms, in
+    ``Ptx._operation``. Test it against NumPy in ``test_ptx.py``.
 """
 
 import math
@@ -12,12 +30,12 @@ from numba import njit
 
 (
     BRANCH, BARRIER, END, COPY, WIDEN, ADD, SUBTRACT, MULTIPLY, MULTIPLY_WIDE, MULTIPLY_HIGH, MULTIPLY_ADD,
-    MULTIPLY_ADD_WIDE, AND, OR, XOR, NOT, NOT_PRED, NEGATE, SHIFT_LEFT, SHIFT_RIGHT, MINIMUM, MAXIMUM,
+    MULTIPLY_ADD_WIDE, AND, OR, XOR, NOT, NEGATE, SHIFT_LEFT, SHIFT_RIGHT, MINIMUM, MAXIMUM,
     DIVIDE, REMAINDER, INSERT_BITS, SELECT, COMPARE, F_ADD, F_SUBTRACT, F_MULTIPLY, F_DIVIDE, FMA,
     FMA_DOWN, ADD_TO_ZERO, F_NEGATE, F_ABS, F_MINIMUM, F_MAXIMUM, COPYSIGN, EX2, LG2, SQRT,
     RSQRT, RCP, TANH, F_COMPARE, F_ROUND, F_TO_INTEGER, F_FROM_INTEGER, F_FROM_HALF,
     HALVES, SPLIT, JOIN, LOAD, STORE, ATOMIC_ADD, EXCHANGE, MMA, LDMATRIX,
-) = range(59)  # fmt: skip
+) = range(58)  # fmt: skip
 """What instructions do."""
 
 KINDS = ("u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f32")
@@ -324,8 +342,6 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
             r[d] = r[a] ^ r[b]
         elif op == NOT:
             r[d] = ~r[a]
-        elif op == NOT_PRED:
-            r[d] = r[a] ^ 1
         elif op == NEGATE:
             r[d] = -r[a]
         elif op == SHIFT_LEFT:
@@ -353,13 +369,13 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
             r[d] = r[a] if r[c] != 0 else r[b]
         elif op == COMPARE:
             x, y = number(kind, r[a]), number(kind, r[b])
-            r[d] = np.int64(compared(code[at + 7], is_less(kind, x, y), x == y))
+            r[d] = -np.int64(compared(code[at + 7], is_less(kind, x, y), x == y))
         elif op == F_COMPARE:
             p, q, relation = f[2 * a], f[2 * b], code[at + 7]
             if p != p or q != q:
-                r[d] = np.int64(relation >= UNORDERED or relation == 6)
+                r[d] = -np.int64(relation >= UNORDERED or relation == 6)
             else:
-                r[d] = np.int64(compared(relation % UNORDERED, p < q, p == q))
+                r[d] = -np.int64(compared(relation % UNORDERED, p < q, p == q))
         elif op == F_ADD:
             f[2 * d] = f[2 * a] + f[2 * b]
         elif op == F_SUBTRACT:
@@ -407,7 +423,7 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
             f[2 * d] = HALVES_OF_BITS[r[a] & 0xFFFF]
         elif op == HALVES:  # the first goes into the upper bits
             r[d] = (half_of(r[a] & 0xFFFFFFFF) << 16) | half_of(r[b] & 0xFFFFFFFF)
-        elif op == SPLIT:  # kind: that of a piece; what nobody uses is written to a register of its own
+        elif op == SPLIT:  # the kind is that of a piece; a piece that nobody uses has the register "_"
             whole = r[base + code[at + 6]]
             r[d] = number(kind, whole)
             r[a] = number(kind, whole >> (np.int64(8) << (kind & 3)))
@@ -437,7 +453,7 @@ def together(
             base = bases[lane]
             bits = r[base + code[at + 7]] & (WARP - 1)
             r[base + code[at + 4]] = values[lane ^ bits]
-            r[base + code[at + 5]] = 1
+            r[base + code[at + 5]] = -1
         return NO_ERROR
     if op == LDMATRIX:  # lane l has the address of row l % 8 of matrix l // 8
         halves, rows = shared.view(np.uint16), np.empty(WARP, np.int64)

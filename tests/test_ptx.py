@@ -9,7 +9,7 @@ pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
 from devices import compiled
 from numba import cuda, float32, int32, int64, typeof, uint32
-from ptx import Ptx, PtxError
+from ptx import Memory, Ptx, PtxError
 
 from fflm.backend.cuda_intrinsics import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
 
@@ -459,6 +459,35 @@ def test_what_was_never_written_is_nan():
     z = np.zeros(LANES, np.float32)
     launch(forgotten, 1, z)
     assert np.isnan(z).tolist() == 3 * [False] + (LANES - 3) * [True]
+
+
+PREDICATES = """
+    mov.pred %p1, -1;
+    not.pred %p2, %p1;
+    setp.nan.f32 %p3, 0f7FC00000, 0f00000000;
+    not.pred %p4, %p3;
+    xor.pred %p5, %p1, %p3;
+    or.pred %p6, %p2, %p4;
+    or.pred %p6, %p6, %p5;
+    selp.u32 %r1, 1, 2, %p6;
+    mov.u32 %r2, 0x1FF;
+    cvt.u8.u32 %rs1, %r2;
+    cvt.u32.u16 %r3, %rs1;
+    ld.param.u64 %rd1, [address];
+    @%p2 st.global.u32 [%rd1], %r2;
+    @!%p1 st.global.u32 [%rd1], %r2;
+    st.global.u32 [%rd1+4], %r1;
+    st.global.u32 [%rd1+8], %r3;
+"""
+
+
+def test_constant_predicates_and_narrow_conversions():
+    registers = ".reg .pred %p<7>; .reg .b16 %rs<2>; .reg .b32 %r<4>; .reg .b64 %rd<2>;"
+    memory = Memory()
+    address = memory.take(12)
+    memory.write(address, np.zeros(12, np.uint8))
+    Ptx(f".entry k(.param .u64 address) {{ {registers} {PREDICATES} ret; }}").run(memory, (1,), 1, [np.uint64(address)])
+    assert memory.read(address, 12).view(np.uint32).tolist() == [0, 2, 0xFF]
 
 
 def test_an_unknown_instruction_is_refused():
