@@ -90,7 +90,7 @@ def introduction() -> str:
 <!-- This page is generated: edit benchmarks/report.py instead, and run it. -->
 
 Every number on this page was measured by a script in [benchmarks/](../benchmarks/README.md). Each script first verifies that
-what it times computes the right result. Times are medians over rounds in which the contenders take turns.
+what it times computes the right result. Contenders take turns, and times are medians over the rounds.
 
 **Machine.** {machine["processor"]} (a virtual machine), {machine["cores"]} cores, {machine["memory_gb"]:.0f} GB of memory,
 {machine["system"]}, Python {machine["python"]}, Numba {machine["numba"]}, NumPy {machine["numpy"]}, {machine["blas"]},

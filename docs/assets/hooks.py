@@ -21,6 +21,7 @@ from fflm.cli import main
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+FUNCTION = re.compile(r"(<mi>(?:exp|log|max|tanh)</mi>)(?!<mo)")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 EXAMPLE = re.compile(r"^\x08\n(.*)\n((?:  .*(?:\n|\Z))+)", re.MULTILINE)
 LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".yml": "yaml", ".cff": "yaml"}
@@ -73,7 +74,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Point links that leave docs/ at the pages that `on_files` has made."""
     own = page.file.src_uri
     inside = own.startswith("repository/")
-    place = page.meta["path"] if "path" in page.meta else _original(own) if inside else f"docs/{own}"
+    place = _original(own) if inside else f"docs/{own}"
 
     def point(link: re.Match[str]) -> str:
         path = _resolve(place, link[2])
@@ -92,7 +93,7 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
 
     def formula(found: re.Match[str]) -> str:
         display = "block" if found[1] == "div" else "inline"
-        return convert(html.unescape(found[2]), display=display)
+        return FUNCTION.sub(r'\1<mspace width="0.167em"/>', convert(html.unescape(found[2]), display=display))
 
     return FORMULA.sub(formula, content)
 
