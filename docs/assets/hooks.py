@@ -21,7 +21,8 @@ from fflm.cli import main
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-FUNCTION = re.compile(r"(<mi>(?:exp|log|max|tanh)</mi>)(?!<mo)")
+SPACE = '<mspace width="0.167em"/>'
+FUNCTION = r"<mi>(?:exp|log|max)</mi>"
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 EXAMPLE = re.compile(r"^\x08\n(.*)\n((?:  .*(?:\n|\Z))+)", re.MULTILINE)
 LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".yml": "yaml", ".cff": "yaml"}
@@ -93,7 +94,8 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
 
     def formula(found: re.Match[str]) -> str:
         display = "block" if found[1] == "div" else "inline"
-        return FUNCTION.sub(r'\1<mspace width="0.167em"/>', convert(html.unescape(found[2]), display=display))
+        mathml = convert(html.unescape(found[2]), display=display)
+        return re.sub(f"(?<=</mi>)(?={FUNCTION})|(?<=exp</mi>|log</mi>|max</mi>)(?!<mo)", SPACE, mathml)
 
     return FORMULA.sub(formula, content)
 
