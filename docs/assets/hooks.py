@@ -95,7 +95,7 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
     def formula(found: re.Match[str]) -> str:
         display = "block" if found[1] == "div" else "inline"
         mathml = convert(html.unescape(found[2]), display=display)
-        return re.sub(f"(?<=</mi>)(?={FUNCTION})|(?<=exp</mi>|log</mi>|max</mi>)(?!<mo)", SPACE, mathml)
+        return re.sub(f"(?<=</mi>)(?={FUNCTION})|(?<=exp</mi>|log</mi>|max</mi>)(?!<mo[ >])", SPACE, mathml)
 
     return FORMULA.sub(formula, content)
 
