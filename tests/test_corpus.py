@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -108,6 +110,33 @@ def test_many_chunks_processes_and_blocks(tmp_path, monkeypatch):
     expected = SENTENCES.encode_text(path.read_text("utf-8") + "\n", one.vocabulary)
     assert np.array_equal(np.concatenate([part.ids for part in one.parts.values()]), expected)
     two.verify()
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from fflm.text import corpus
+
+def wait(characters):
+    if multiprocessing.active_children():
+        print("working", flush=True)
+        time.sleep(1000)
+
+if __name__ == "__main__":
+    import multiprocessing
+    corpus._FEW_SECONDS = 0
+    text, out = map(Path, sys.argv[1:])
+    corpus.tokenize([text], out, corpus.TextSettings(), corpus.VocabularyRule(), processes=2, progress=wait)
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "text").write_text("the cat sat on the mat .\n" * 100_000)
+    program = [sys.executable, "-c", KILLED, tmp_path / "text", tmp_path / "ids"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"working\n"
+        process.kill()
+        process.communicate(timeout=60)  # the output ends when the last process ends that has inherited it
 
 
 def test_parts_from_files(text, tmp_path):

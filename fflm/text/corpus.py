@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -505,7 +506,18 @@ _worker: tuple[TextSettings, Numbering]  # in a worker process
 def _start_worker(settings: TextSettings) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker = settings, Numbering(settings.tokenizer, _TYPES)
+
+
+def _end_with_parent() -> None:
+    """End a worker process when its parent has ended in whatever way; a parent that is killed ends nobody."""
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(chunk: str) -> tuple[int, int, list[str], Numbers, int]:
