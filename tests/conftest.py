@@ -1,6 +1,7 @@
 """What every test runs under, and the fixtures of the numerical tests."""
 
 import os
+import signal
 from pathlib import Path
 
 import devices
@@ -30,6 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if devices.mixed and devices.device == "cpu":
         raise pytest.UsageError("--precision mixed needs --device ptx or cuda")
     os.environ.setdefault("NUMBA_CACHE_DIR", str(config.cache.mkdir("numba")))
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # a script's background job, which the processes that it starts would be, too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
