@@ -21,9 +21,10 @@ class VocabularyFile(TypedDict):
 
 
 class CorpusReference(TypedDict):
-    """The corpus of a model: its folder, and what it held."""
+    """The corpus of a model: its folder, relative to the model's and, if it lies elsewhere, absolute; and what it held."""
 
     path: str
+    absolute: NotRequired[str]
     fingerprint: str
     parts: NotRequired[dict[str, dict[str, int]]]
 

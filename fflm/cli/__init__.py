@@ -10,7 +10,6 @@ try:
     import logging
     import os
     import re
-    import signal
     import warnings
     from collections.abc import Iterator
     from pathlib import Path
@@ -18,6 +17,7 @@ try:
 
     import click
 
+    from fflm.cli.signals import interruption
     from fflm.errors import FflmError, FflmWarning, did_you_mean
 except KeyboardInterrupt:  # most of the time before `main` runs passes here
     sys.stderr.write("error: interrupted\n")
@@ -72,8 +72,7 @@ class _Group(click.Group):
         try:
             _open_standard_streams()
             _show_log()
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends us as Ctrl-C does: temporary files are removed
-            with _warnings_as_lines():
+            with interruption(), _warnings_as_lines():
                 status = super().main(*arguments, **{**extra, "prog_name": "fflm", "standalone_mode": False})
             sys.stdout.flush()
         except click.exceptions.NoArgsIsHelpError as error:

@@ -103,12 +103,10 @@ def import_arpa(
     FflmError
         If the file is not of the format, or the folder cannot be written.
     """
-    check_free(path, overwrite)
-    model = read_arpa(source, tokenizer=tokenizer, mode=mode)
     with clear_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(path, lambda: check_free(path, overwrite)) as folder:
-        model.save(folder)
+        read_arpa(source, tokenizer=tokenizer, mode=mode).save(folder)
     return NgramModel.load(path)
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing_folder
 from fflm.lm.model import VOCABULARY, Model, Predictor, load, read_config, save_description
 from fflm.lm.scoring import Score, score_files, score_part
-from fflm.lm.setup import check_free, corpus_path, trained_corpus
+from fflm.lm.setup import check_free, corpus_path, locate, refer, relate, trained_corpus
 from fflm.text.corpus import Part, TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.training.checkpoints import CONFIG, WEIGHTS, load_arrays, save_arrays
@@ -178,11 +177,11 @@ class Mixture(Model):
                 continue
             if Path(name).resolve() == path.resolve():
                 raise FflmError(f"{path} is a part of the mixture: choose another folder")
-            components.append({"path": _relative(Path(name), path), "fingerprint": fingerprint(Path(name))})
+            components.append({"path": relate(Path(name), path), "fingerprint": fingerprint(Path(name))})
         first = Path(next(iter(self.components)))
         about: dict[str, Any] = {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         if "corpus" in (config := read_config(first)):
-            about["corpus"] = {**config["corpus"], "path": _relative(corpus_path(first), path)}
+            about["corpus"] = {**config["corpus"], **refer(corpus_path(first), path)}
         with clear_errors(f"write {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(path, lambda: check_free(path, overwrite)) as folder:
@@ -212,7 +211,7 @@ class Mixture(Model):
                     size = int(each["cache"])
                     components[cache_name(size)] = UnigramCache(size, vocabulary, text)
                 else:
-                    place = _place(path, each["path"])
+                    place = locate(each["path"], path)
                     _check_component(path, place, each["fingerprint"])
                     components[str(place)] = load(place, device)
             if arrays["weights"].shape != (len(components),) or not components:
@@ -429,12 +428,3 @@ def _check_component(mixture: Path, place: Path, expected: str) -> None:
 def _latest(contexts: npt.NDArray[np.int32], predictor: Predictor) -> npt.NDArray[np.int32]:
     """Return what a predictor can see of contexts (B, n): their last columns."""
     return contexts[:, contexts.shape[1] - predictor.window :]
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
-
-
-def _place(folder: Path, relative: str) -> Path:
-    """Return a path that is relative to a folder as one relative to the current one."""
-    return Path(os.path.relpath((folder / relative).resolve()))

@@ -17,7 +17,7 @@ from msgspec import Meta
 from fflm.arguments import Device, Encoding, PathLike, Positive, Seed, checked, to_path, to_paths
 from fflm.backend.devices import device_backend
 from fflm.errors import FflmError
-from fflm.files import clear_errors, locked_folder, read_json, reading_folder, write_json
+from fflm.files import clear_errors, locked_folder, read_json, reading_folder, restore, restore_all, write_json
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
@@ -434,6 +434,7 @@ def read_config(path: Path, kind: Kind | None = None) -> dict[str, Any]:
     FflmError
         If the folder is no model, of a later version, or of another kind than the one that is asked for.
     """
+    restore(path)
     if not (path / CONFIG).is_file():
         raise FflmError(f"{path} is no model: train one with `{train_command(kind)}`, or name another folder")
     about = read_json(path / CONFIG)
@@ -497,6 +498,7 @@ def latest_model(folder: Path, use: Callable[[Path], Result], *kinds: Kind) -> t
         If there is none; if ``use`` refused all that there are, the reason is that of the latest.
     """
     candidates = []
+    restore_all(folder)
     with clear_errors(f"read {folder}"):
         for path in folder.iterdir():
             with contextlib.suppress(OSError):  # removed in the meantime, or not readable

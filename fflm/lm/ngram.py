@@ -261,13 +261,14 @@ def train(
     with new_model(
         sources, place, text, rule, check=lambda: check_free(place, overwrite), valid=valid, test=test,
         encoding=encoding, errors=errors, processes=processes, progress=progress,
-    ) as (folder, corpus):  # fmt: skip
+    ) as (new, corpus):  # fmt: skip
         model = NgramModel.train(corpus, order)
-        model.about["corpus"] = describe_corpus(corpus, folder)
+        model.about["corpus"] = describe_corpus(corpus, place)
         model.about["figures"] = {
             name: score_part(model, corpus.parts[name]).to_dict() for name in ("valid", "test") if name in corpus.parts
         }
-        model.save(folder)
+        model.save(new.folder)
+        new.publish()
     return NgramModel.load(place)
 
 

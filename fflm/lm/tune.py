@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, get_args
@@ -36,8 +36,8 @@ from fflm.arguments import (
 from fflm.backend.devices import check_precision, choose_device
 from fflm.backend.launching import default_threads
 from fflm.errors import FflmError, install
-from fflm.files import clear_errors, locked_folder, read_json, replacing_folder, write_json, write_text
-from fflm.lm.setup import default_path, describe_corpus, new_model, take, text_settings
+from fflm.files import FolderLock, NewFolder, clear_errors, locked_folder, read_json, remove_leftovers, write_json, write_text
+from fflm.lm.setup import default_path, describe_corpus, find_corpus, new_model, take, text_settings
 from fflm.lm.train import OPTIONS, TrainingRun, check_length, fit, network_settings
 from fflm.network.config import NetworkConfig
 from fflm.text.corpus import Corpus, Test, Valid
@@ -237,7 +237,7 @@ def begin(
     with new_model(
         sources, place, text, rule, check=lambda: _check_new(place), valid=valid, test=test,
         encoding=encoding, errors=errors, processes=processes, progress=progress,
-    ) as (folder, corpus):  # fmt: skip
+    ) as (new, corpus):  # fmt: skip
         if "valid" not in corpus.parts:
             raise FflmError("without validation text nothing tells a good setting from a bad one: give some with `valid`")
         config, settings = fit(shape, settings, automatic, corpus)
@@ -246,7 +246,7 @@ def begin(
         about = {
             "format": FORMAT,
             "version": VERSION,
-            "corpus": describe_corpus(corpus, folder),
+            "corpus": describe_corpus(corpus, place),
             "network": config.to_dict(),
             "training": settings.to_dict(),
             "threads": threads or default_threads(),
@@ -257,7 +257,8 @@ def begin(
             "trials": trials,
             "prune": prune,
         }
-        write_json(folder / SEARCH, about)
+        write_json(new.folder / SEARCH, about)
+        new.publish()
     return Search.open(place)
 
 
@@ -309,7 +310,7 @@ class Search:
         self.corpus = corpus
         self.run: TrainingRun | None = None
         self.save_seconds: float | None = None
-        self._check_place: Callable[[], None]  # while the folder is locked
+        self._lock: FolderLock  # while the folder is locked
         self.config = NetworkConfig.from_dict(about["network"])
         self.settings = TrainingSettings.from_dict(about["training"])
         self.threads = int(about["threads"])
@@ -339,7 +340,7 @@ class Search:
         try:
             if about["format"] != FORMAT or about["version"] != VERSION:
                 raise FflmError(f"{path} is a search of another version of fflm: go on with that, or search anew")
-            corpus = Corpus.open(path / about["corpus"]["path"])
+            corpus = Corpus.open(find_corpus(path, about["corpus"]))
             if corpus.fingerprint != about["corpus"]["fingerprint"]:
                 raise FflmError(f"{path} was begun on other data than {corpus.path} holds now: restore that, or search anew")
             return cls(path, corpus, about)
@@ -393,7 +394,7 @@ class Search:
         FflmError
             If a file cannot be written, or the search is going on elsewhere.
         """
-        with locked_folder(self.path) as self._check_place, self._clear_errors():
+        with locked_folder(self.path) as self._lock, self._clear_errors():
             self._tidy()
             yield from self._events()
 
@@ -461,7 +462,7 @@ class Search:
 
     def _next(self) -> Any:
         """Return the trial that was interrupted, or a new one, or None when all are done; one of Optuna's."""
-        self._check_place()
+        self._lock.check()
         trials = self._study.trials
         running = [frozen for frozen in trials if not frozen.state.is_finished()]
         if not running and len(trials) < self.limit:
@@ -508,13 +509,11 @@ class Search:
         if path.exists():
             run = TrainingRun.resume(path, self.corpus)
         else:
-            with replacing_folder(path) as folder:
+            with NewFolder(path) as new:
                 config, settings = self.configure(trial.values)
                 run = TrainingRun.start(
-                    folder, self.corpus, config, settings,
-                    threads=self.threads, device=self.device, precision=self.precision,
-                )  # fmt: skip
-            run.move(path)
+                    new, self.corpus, config, settings, threads=self.threads, device=self.device, precision=self.precision
+                )
         if self.save_seconds is not None:
             run.save_seconds = self.save_seconds
         return run
@@ -570,10 +569,9 @@ class Search:
         write_text(self.path / TABLE, "\n".join(lines) + "\n")
         needed = {self.folder(trial) for trial in trials if trial.state == "running" or trial == best}
         with clear_errors(f"write {self.path}"):
-            for folder in {*self.path.glob("trial-*"), *self.path.glob(".trial-*.tmp")} - needed:
+            for folder in set(self.path.glob("trial-*")) - needed:
                 shutil.rmtree(folder)
-            for leftover in self.path.glob(".*.tmp"):
-                leftover.unlink()
+            remove_leftovers(self.path)
 
 
 def _optuna() -> Any:

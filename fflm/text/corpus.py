@@ -33,7 +33,7 @@ from fflm.arguments import (
     to_paths,
 )
 from fflm.errors import FflmError
-from fflm.files import clear_errors, read_json, replacing_folder, write_json
+from fflm.files import clear_errors, read_json, replacing_folder, restore, write_json
 from fflm.processors import usable_processors
 from fflm.text.numbering import Numbering, Numbers
 from fflm.text.reading import read_chunks
@@ -297,6 +297,7 @@ class Corpus:
             If the folder is no corpus, of a later version, or damaged.
         """
         path = to_path("path", path)
+        restore(path)
         if not (path / "corpus.json").is_file():
             raise FflmError(f"{path} is no tokenised corpus: make one with `fflm tokenize`")
         about = read_json(path / "corpus.json")
@@ -418,7 +419,7 @@ def tokenize(
             texts[name] = held_out
     words = None if rule.words is None else [settings.tokenizer.normalize(word) for word in read_words(rule.words)]
     workers = processes or usable_processors()
-    with replacing_folder(out, lambda: _check_free(out, overwrite)) as folder:
+    with replacing_folder(out, lambda: _check_free(out, overwrite), "writing to") as folder:
         work = folder.parent
         numbering = Numbering(settings.tokenizer)
         passes = {}

@@ -7,8 +7,9 @@ import dataclasses
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,12 @@ import safetensors.numpy
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing
 from fflm.network.parameters import Parameters
-from fflm.training.loop import Trainer, state_from_dict
+from fflm.training.loop import State, Trainer, state_from_dict
 
 CONFIG, WEIGHTS, LOG, CHECKPOINT = "config.json", "model.safetensors", "log.jsonl", "checkpoint.safetensors"
 """Files of a model's folder."""
+
+DeviceName = Literal["cpu", "cuda"]
 
 
 def save_weights(path: Path, parameters: Parameters, figures: Mapping[str, Any]) -> None:
@@ -38,7 +41,7 @@ def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], about: Any) 
         If the file cannot be written.
     """
     header = json.dumps(about)
-    with replacing(path) as temporary:
+    with replacing(path, follow=False) as temporary:
         try:
             metadata = {"fflm": header, "crc32": str(_crc32(arrays, header))}
             safetensors.numpy.save_file(dict(arrays), temporary, metadata=metadata)
@@ -82,7 +85,7 @@ def _crc32(arrays: Mapping[str, npt.NDArray[Any]], header: str) -> int:
     return checksum
 
 
-def save_checkpoint(path: Path, trainer: Trainer, corpus: str) -> None:
+def save_checkpoint(path: Path, trainer: Trainer, corpus: str, device: DeviceName = "cpu") -> None:
     """Write everything that `load_checkpoint` needs to go on with a run.
 
     Parameters
@@ -93,6 +96,8 @@ def save_checkpoint(path: Path, trainer: Trainer, corpus: str) -> None:
         Between two events of its run.
     corpus
         Fingerprint of the data.
+    device
+        What trains.
     """
     download = trainer.network.backend.download
     arrays = {f"parameters.{name}": download(array) for name, array in trainer.parameters.items()}
@@ -100,30 +105,84 @@ def save_checkpoint(path: Path, trainer: Trainer, corpus: str) -> None:
         arrays |= {f"moment{index}.{name}": download(array) for name, array in moment.items()}
     if trainer.deferred:
         arrays |= {f"done.{name}": rows for name, rows in trainer.deferred.done.items()}
-    save_arrays(path, arrays, {"state": dataclasses.asdict(trainer.state), "corpus": corpus})
+    about = {
+        "state": dataclasses.asdict(trainer.state),
+        "corpus": corpus,
+        "epochs": trainer.settings.epochs,
+        "device": device,
+    }
+    save_arrays(path, arrays, about)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `save_checkpoint` wrote.
+
+    It is the truth about what may change when a run goes on, because that must change together with the state; config.json only
+    reports it.
+
+    Attributes
+    ----------
+    path
+        The file.
+    arrays
+        Parameters and moments.
+    state
+        Where the run stands.
+    corpus
+        Fingerprint of the data.
+    epochs
+        How many there are to be.
+    device
+        What trains. This and ``epochs`` are None in files of early versions.
+    """
+
+    path: Path
+    arrays: Mapping[str, npt.NDArray[Any]]
+    state: State
+    corpus: str
+    epochs: int | None
+    device: DeviceName | None
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a checkpoint.
+
+        Raises
+        ------
+        FflmError
+            If the file is missing, damaged, or no checkpoint.
+        """
+        arrays, about = load_arrays(path)
+        try:
+            state = state_from_dict(about["state"])
+            return cls(path, arrays, state, about["corpus"], about.get("epochs"), about.get("device"))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FflmError(f"{path} is no checkpoint: train again") from error
+
+    def restore(self, trainer: Trainer, corpus: str) -> None:
+        """Bring a trainer to the state that was saved; ``corpus`` is the fingerprint of its data.
+
+        Raises
+        ------
+        FflmError
+            If the checkpoint belongs to other data, or its arrays do not fit.
+        """
+        if self.corpus != corpus:
+            raise FflmError(f"{self.path} was trained on other data: resume with that, or train anew with `overwrite=True`")
+        backend, parts = trainer.network.backend, {"parameters": trainer.parameters}
+        parts |= {f"moment{index}": moment for index, moment in enumerate(trainer.optimizer.moments)}
+        for part, target in parts.items():
+            named = {name.removeprefix(f"{part}."): array for name, array in self.arrays.items() if name.startswith(f"{part}.")}
+            for array, saved in zip(target, Parameters.from_arrays(trainer.network.config, named), strict=True):
+                backend.copy(backend.upload(saved).reshape(len(saved), -1), array.reshape(len(saved), -1))
+        if trainer.deferred:
+            if missing := [name for name in trainer.deferred.done if f"done.{name}" not in self.arrays]:
+                raise FflmError(f"{self.path} is damaged: it lacks the steps of {', '.join(missing)}; train again")
+            trainer.deferred.restore({name: self.arrays[f"done.{name}"] for name in trainer.deferred.done})
+        trainer.state = self.state
 
 
 def load_checkpoint(path: Path, trainer: Trainer, corpus: str) -> None:
-    """Bring a trainer to the state that was saved.
-
-    Raises
-    ------
-    FflmError
-        If the file is damaged or belongs to other data.
-    """
-    arrays, about = load_arrays(path)
-    if not isinstance(about, dict) or not isinstance(about.get("state"), dict):
-        raise FflmError(f"{path} is no checkpoint: train again")
-    if about.get("corpus") != corpus:
-        raise FflmError(f"{path} was trained on other data: resume with that, or train anew with `overwrite=True`")
-    backend, parts = trainer.network.backend, {"parameters": trainer.parameters}
-    parts |= {f"moment{index}": moment for index, moment in enumerate(trainer.optimizer.moments)}
-    for part, target in parts.items():
-        named = {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")}
-        for array, saved in zip(target, Parameters.from_arrays(trainer.network.config, named), strict=True):
-            backend.copy(backend.upload(saved).reshape(len(saved), -1), array.reshape(len(saved), -1))
-    if trainer.deferred:
-        if missing := [name for name in trainer.deferred.done if f"done.{name}" not in arrays]:
-            raise FflmError(f"{path} is damaged: it lacks the steps of {', '.join(missing)}; train again")
-        trainer.deferred.restore({name: arrays[f"done.{name}"] for name in trainer.deferred.done})
-    trainer.state = state_from_dict(about["state"])
+    """Bring a trainer to the state that was saved, as `Checkpoint` does."""
+    Checkpoint.load(path).restore(trainer, corpus)
