@@ -6,12 +6,13 @@ A folder in which a process writes for longer is locked by it.
 import contextlib
 import json
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, Literal
 
 from fflm.errors import FflmError
 
@@ -54,6 +55,27 @@ def clear_errors(action: str) -> Iterator[None]:
         if not (isinstance(error, UnicodeEncodeError) or "embedded null" in str(error)):
             raise
         raise FflmError(f"cannot {action}: no file can have such a name ({error})") from error
+
+
+def open_regular(path: Path, mode: Literal["rb", "ab"] = "rb") -> BinaryIO:
+    """Open a file in a folder that may be a stranger's: one that is no regular file is refused, and never waited for.
+
+    Raises
+    ------
+    FflmError
+        If it is a FIFO, a device, a socket or a folder, or cannot be opened.
+    """
+    with clear_errors(f"{'read' if mode == 'rb' else 'write'} {path}"):
+        file = open(path, mode, opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0), 0o666))  # noqa: SIM115
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return file
+        file.close()
+    raise FflmError(f"{path} is no regular file: restore it from a copy")
+
+
+def check_regular(path: Path) -> None:
+    """Raise an FflmError as `open_regular` does: for what a library is to open by its name."""
+    open_regular(path).close()
 
 
 @contextlib.contextmanager
