@@ -322,7 +322,7 @@ class TrainingRun(Run):
     def move(self, path: Path) -> None:
         """Take note that the folder was renamed."""
         if self.corpus.path == self.path / CORPUS:
-            self.corpus = dataclasses.replace(self.corpus, path=path / CORPUS)
+            self.corpus = self.corpus.moved(path / CORPUS)
         super().move(path)
 
     def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:
