@@ -106,6 +106,8 @@ class Windows:
 
     def _found(self, positions: npt.NDArray[np.integer]) -> "_Found":
         """Return the blocks of positions (B,), and for each which of them lie in it, and where in it."""
+        if isinstance(self.ids, Ids):
+            self.ids.verify()  # to go on with what only memory still has would make a run that cannot be resumed
         numbers = positions // BLOCK
         lowest, highest = (int(numbers.min()), int(numbers.max())) if len(numbers) else (0, 0)
         if lowest == highest:
