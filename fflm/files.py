@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, BinaryIO, Literal, Self
 
 from fflm.errors import FflmError
 
@@ -76,6 +76,27 @@ def sync(path: Path) -> None:
                 raise
         finally:
             os.close(descriptor)
+
+
+def open_regular(path: Path, mode: Literal["rb", "ab"] = "rb") -> BinaryIO:
+    """Open a file in a folder that may be a stranger's: one that is no regular file is refused, and never waited for.
+
+    Raises
+    ------
+    FflmError
+        If it is a FIFO, a device, a socket or a folder, or cannot be opened.
+    """
+    with clear_errors(f"{'read' if mode == 'rb' else 'write'} {path}"):
+        file = open(path, mode, opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0), 0o666))  # noqa: SIM115
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return file
+        file.close()
+    raise FflmError(f"{path} is no regular file: restore it from a copy")
+
+
+def check_regular(path: Path) -> None:
+    """Raise an FflmError as `open_regular` does: for what a library is to open by its name."""
+    open_regular(path).close()
 
 
 @contextlib.contextmanager

@@ -184,7 +184,7 @@ class NgramModel(Model):
         FflmError
             If the order is out of range.
         """
-        tables, details = estimate(corpus.parts["train"].ids, corpus.vocabulary, corpus.settings, order)
+        tables, details = estimate(corpus.parts["train"].ids[:], corpus.vocabulary, corpus.settings, order)
         return cls(tables, corpus.vocabulary, corpus.settings, {"ngram": {"order": order, **details}})
 
     def save(self, path: Path) -> None:
@@ -287,7 +287,7 @@ def estimate(ids: Integers, vocabulary: Vocabulary, settings: TextSettings, orde
     Parameters
     ----------
     ids
-        (N,), may be memory-mapped.
+        (N,)
     vocabulary, settings
         Of the text.
     order

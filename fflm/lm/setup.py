@@ -68,7 +68,7 @@ def new_model(
                 inputs, new.folder / CORPUS, text, rule, valid, test,
                 encoding=encoding, errors=errors, processes=processes, progress=progress,
             )  # fmt: skip
-            corpus = dataclasses.replace(corpus, path=path / CORPUS)
+            corpus = corpus.moved(path / CORPUS)
         else:
             if path.resolve() in place.resolve().parents:
                 raise FflmError(f"{place} lies in {path}, which is to be replaced: choose another folder")
@@ -153,7 +153,7 @@ def trained_corpus(path: Path) -> Corpus:
     if not (place / "corpus.json").is_file():
         raise FflmError(f"{place}, on which {path} was trained, is gone: name a text instead")
     corpus = Corpus.open(place)
-    if corpus.fingerprint != read_config(path)["corpus"].get("fingerprint"):
+    if not is_described(corpus, read_config(path)["corpus"]):
         raise FflmError(f"{place} is not what it was when {path} was trained on it: name a text instead")
     return corpus
 
@@ -182,6 +182,12 @@ def relate(target: Path, folder: Path) -> str:
 def locate(path: str, folder: Path) -> Path:
     """Return, relative to the current folder, what a path from `relate` leads to; an absolute path as it is."""
     return Path(path) if Path(path).is_absolute() else Path(os.path.relpath((folder / path).resolve()))
+
+
+def is_described(corpus: Corpus, about: Mapping[str, Any]) -> bool:
+    """Return whether a corpus is the one of which `describe_corpus` made a description, wherever it lies now."""
+    parts = {name: part.counts for name, part in corpus.parts.items()}
+    return about.get("fingerprint") == corpus.fingerprint and about.get("parts", parts) == parts
 
 
 def text_settings(fields: dict[str, Any]) -> tuple[TextSettings, VocabularyRule]:

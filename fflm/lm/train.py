@@ -31,7 +31,17 @@ from fflm.errors import FflmError
 from fflm.files import NewFolder
 from fflm.lm.model import opening_run, save_config
 from fflm.lm.scoring import Score, part_score
-from fflm.lm.setup import TEXT_OPTIONS, check_free, default_path, describe_corpus, find_corpus, new_model, take, text_settings
+from fflm.lm.setup import (
+    TEXT_OPTIONS,
+    check_free,
+    default_path,
+    describe_corpus,
+    find_corpus,
+    is_described,
+    new_model,
+    take,
+    text_settings,
+)
 from fflm.lm.vectors import read_vectors
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -297,7 +307,7 @@ class TrainingRun(Run):
         """
         with opening_run(path, "network") as about:
             try:
-                place, expected = find_corpus(path, about["corpus"]), about["corpus"]["fingerprint"]
+                place = find_corpus(path, about["corpus"])
                 config = NetworkConfig.from_dict(about["network"])
                 settings = TrainingSettings.from_dict(about["training"])
                 threads = int(about["threads"])
@@ -306,7 +316,7 @@ class TrainingRun(Run):
             if corpus is None:
                 corpus = Corpus.open(place)
             corpus.verify()
-            if corpus.fingerprint != expected:
+            if not is_described(corpus, about["corpus"]):
                 reason = _difference(path, corpus, about)
                 raise FflmError(
                     f"{path} was trained on other data ({reason}): resume with that, or train anew with `overwrite=True`"

@@ -37,7 +37,7 @@ from fflm.backend.devices import check_precision, choose_device
 from fflm.backend.launching import default_threads
 from fflm.errors import FflmError, install
 from fflm.files import FolderLock, NewFolder, clear_errors, locked_folder, read_json, remove_leftovers, write_json, write_text
-from fflm.lm.setup import default_path, describe_corpus, find_corpus, new_model, take, text_settings
+from fflm.lm.setup import default_path, describe_corpus, find_corpus, is_described, new_model, take, text_settings
 from fflm.lm.train import OPTIONS, TrainingRun, check_length, fit, network_settings
 from fflm.network.config import NetworkConfig
 from fflm.text.corpus import Corpus, Test, Valid
@@ -341,7 +341,7 @@ class Search:
             if about["format"] != FORMAT or about["version"] != VERSION:
                 raise FflmError(f"{path} is a search of another version of fflm: go on with that, or search anew")
             corpus = Corpus.open(find_corpus(path, about["corpus"]))
-            if corpus.fingerprint != about["corpus"]["fingerprint"]:
+            if not is_described(corpus, about["corpus"]):
                 raise FflmError(f"{path} was begun on other data than {corpus.path} holds now: restore that, or search anew")
             return cls(path, corpus, about)
         except (KeyError, TypeError, ValueError) as error:
