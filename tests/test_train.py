@@ -546,11 +546,12 @@ def test_kills_at_random_moments(text, whole):
     for _ in range(4):
         arguments = ["train", "--resume", "text.model", "--save-every", "0"] if Path("text.model").exists() else start
         with subprocess.Popen([FFLM, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while not Path("text.model").exists() and process.poll() is None:
+                time.sleep(0.05)
             try:
-                process.wait(generator.uniform(0.5, 2.0))
+                process.wait(generator.uniform(0, 1.5))
             except subprocess.TimeoutExpired:
                 process.kill()
-    assert Path("text.model").exists()
     result = fflm("train", "--resume", "text.model", folder=".")
     assert result.returncode == 0, result.stderr
     assert outcome(Path("text.model")) == whole
