@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,8 @@ def corpus_path(path: Path) -> Path:
     FflmError
         If that is not known.
     """
-    place = read_config(path).get("corpus", {}).get("path")
-    if not isinstance(place, str):
+    place: str | None = read_config(path).get("corpus", {}).get("path")
+    if place is None:
         raise FflmError(f"{path} is a model without a corpus: name a text, or a folder made by `fflm tokenize`")
     return path / place
 
@@ -130,7 +130,7 @@ def trained_corpus(path: Path) -> Corpus:
     if not (place / "corpus.json").is_file():
         raise FflmError(f"{place}, on which {path} was trained, is gone: name a text instead")
     corpus = Corpus.open(place)
-    if corpus.fingerprint != read_config(path)["corpus"].get("fingerprint"):
+    if not is_described(corpus, read_config(path)["corpus"]):
         raise FflmError(f"{place} is not what it was when {path} was trained on it: name a text instead")
     return corpus
 
@@ -142,6 +142,12 @@ def describe_corpus(corpus: Corpus, folder: Path) -> dict[str, Any]:
         "fingerprint": corpus.fingerprint,
         "parts": {name: part.counts for name, part in corpus.parts.items()},
     }
+
+
+def is_described(corpus: Corpus, about: Mapping[str, Any]) -> bool:
+    """Return whether a corpus is the one of which `describe_corpus` made a description, wherever it lies now."""
+    parts = {name: part.counts for name, part in corpus.parts.items()}
+    return about.get("fingerprint") == corpus.fingerprint and about.get("parts", parts) == parts
 
 
 def text_settings(fields: dict[str, Any]) -> tuple[TextSettings, VocabularyRule]:

@@ -32,8 +32,9 @@ from fflm.arguments import (
     to_paths,
 )
 from fflm.errors import FflmError
-from fflm.files import clear_errors, read_json, replacing_folder, write_json
+from fflm.files import clear_errors, replacing_folder, write_json
 from fflm.processors import usable_processors
+from fflm.stored import read_json
 from fflm.text.numbering import Numbering, Numbers
 from fflm.text.reading import read_chunks
 from fflm.text.tokenizer import LINE_END, Tokenizer
@@ -298,7 +299,7 @@ class Corpus:
         path = to_path("path", path)
         if not (path / "corpus.json").is_file():
             raise FflmError(f"{path} is no tokenised corpus: make one with `fflm tokenize`")
-        about = read_json(path / "corpus.json")
+        about = read_json(path / "corpus.json", dict[str, Any])
         try:
             if about["format"] != FORMAT:
                 raise ValueError(f"corpus.json is of the format {about['format']!r}")
@@ -311,7 +312,7 @@ class Corpus:
                 raise ValueError("its files do not fit together")
             if any(part.ids.dtype != _id_type(vocabulary) for part in parts.values()):
                 raise ValueError("its ids do not fit the vocabulary")
-        except (KeyError, TypeError, AttributeError, ValueError, EOFError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, EOFError, FflmError) as error:
             raise FflmError(f"{path} is damaged ({error}): tokenise again") from error
         return cls(path, settings, vocabulary, parts)
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fflm.errors import FflmError
-from fflm.files import clear_errors, locked_folder, read_json, write_json
+from fflm.files import clear_errors, locked_folder, write_json
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters, shapes
+from fflm.stored import read_json
 from fflm.training.checkpoints import (
     CHECKPOINT,
     CONFIG,
@@ -22,6 +23,7 @@ from fflm.training.checkpoints import (
     WEIGHTS,
     load_arrays,
     load_checkpoint,
+    meaning,
     save_checkpoint,
     save_weights,
 )
@@ -107,6 +109,7 @@ class Run(ABC):
 
     def _begin(self, **fields: Any) -> None:
         """Write the first line of the log and the first checkpoint, into a new folder that has nothing but a config.json."""
+        self._know(read_json(self.path / CONFIG, dict[str, Any]))
         self._write("start", parameters=self.trainer.parameters.count, **fields)
         self._save()
         self._known = self._times()
@@ -118,7 +121,8 @@ class Run(ABC):
         """
         if self.device != about.get("device", "cpu"):
             write_json(self.path / CONFIG, {**about, "device": self.device})
-        load_checkpoint(self.path / CHECKPOINT, self.trainer, self.fingerprint)
+        self._know(about)
+        load_checkpoint(self.path / CHECKPOINT, self.trainer, self.fingerprint, self._settings)
         if epochs is not None and epochs != self.trainer.settings.epochs:
             self._extend(epochs)
         truncate_log(self.path / LOG, self.trainer.state.log_bytes)
@@ -127,13 +131,17 @@ class Run(ABC):
                 leftover.unlink()
         self._known = self._times()
 
+    def _know(self, about: dict[str, Any]) -> None:
+        """Take note of what the weights, and the checkpoint, have to know of config.json."""
+        self._config, self._settings = meaning(about), meaning(about, training=True)
+
     def _extend(self, epochs: int) -> None:
         """Change the number of epochs of a run."""
         state = self.trainer.state
         if epochs <= state.epoch:
             raise FflmError(f"{state.epoch} epochs are done already: give `epochs` a larger number")
         self.trainer.settings = dataclasses.replace(self.trainer.settings, epochs=epochs)
-        about = read_json(self.path / CONFIG)
+        about = read_json(self.path / CONFIG, dict[str, Any])
         write_json(self.path / CONFIG, {**about, "training": self.trainer.settings.to_dict()})
         if state.finished:
             state.finished, state.bad = "", 0
@@ -141,7 +149,7 @@ class Run(ABC):
     @property
     def figures(self) -> dict[str, Any]:
         """Figures of the best weights so far, as they are stored with them."""
-        _, figures = load_arrays(self.path / WEIGHTS)
+        _, figures = load_arrays(self.path / WEIGHTS, of=dict[str, Any], config=self._config)
         return dict(figures)
 
     def events(self) -> Iterator[Event]:
@@ -209,11 +217,11 @@ class Run(ABC):
         state = self.trainer.state
         if 0 < state.words == state.loss_words:
             self._save_weights({"step": state.step, "epoch": self._epochs(state.words)})
-        save_checkpoint(self.path / CHECKPOINT, self.trainer, self.fingerprint)
+        save_checkpoint(self.path / CHECKPOINT, self.trainer, self.fingerprint, self._settings)
         self._saved = time.monotonic()
 
     def _save_weights(self, figures: dict[str, Any]) -> None:
-        save_weights(self.path, self.trainer.parameters.mapped(self.trainer.network.backend.download), figures)
+        save_weights(self.path, self.trainer.parameters.mapped(self.trainer.network.backend.download), figures, self._config)
 
     def _write(self, event: str, **fields: Any) -> None:
         self.trainer.state.log_bytes = append_log(self.path / LOG, event, **fields)
@@ -239,13 +247,13 @@ class Run(ABC):
 
     def _evaluate_test(self, test: Examples) -> Tested:
         """Evaluate the best weights on the test part, unless that was done, and store the figures with them."""
-        arrays, figures = load_arrays(self.path / WEIGHTS)
+        arrays, figures = load_arrays(self.path / WEIGHTS, of=dict[str, Any], config=self._config)
         if "test" not in figures:
             network = self.trainer.network
             best = Parameters.from_arrays(network.config, arrays)
             weights = best.mapped(network.backend.upload)
             figures = {**figures, "test": self.measure("test", sum_losses(network, weights, test), weights)}
-            save_weights(self.path, best, figures)
+            save_weights(self.path, best, figures, self._config)
         append_log(self.path / LOG, "test", **figures["test"])
         return Tested(figures["test"])
 
@@ -254,7 +262,7 @@ class Run(ABC):
         divergences = self.trainer.state.divergences + 1
         if divergences > DIVERGENCES:
             raise FflmError(f"training does not converge: {error}; try a lower `rate`, or a smaller `clip`") from error
-        load_checkpoint(self.path / CHECKPOINT, self.trainer, self.fingerprint)
+        load_checkpoint(self.path / CHECKPOINT, self.trainer, self.fingerprint, self._settings)
         state = self.trainer.state
         state.divergences = divergences
         state.rate_factor /= 2
