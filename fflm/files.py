@@ -16,8 +16,9 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, Self
+from typing import IO, Any, Literal, Self, overload
 
 from fflm.errors import FflmError
 
@@ -78,7 +79,11 @@ def sync(path: Path) -> None:
             os.close(descriptor)
 
 
-def open_regular(path: Path, mode: Literal["rb", "ab"] = "rb") -> BinaryIO:
+@overload
+def open_regular(path: Path) -> BufferedReader: ...
+@overload
+def open_regular(path: Path, mode: Literal["ab"]) -> BufferedWriter: ...
+def open_regular(path: Path, mode: Literal["rb", "ab"] = "rb") -> BufferedReader | BufferedWriter:
     """Open a file in a folder that may be a stranger's: one that is no regular file is refused, and never waited for.
 
     Raises
@@ -89,7 +94,7 @@ def open_regular(path: Path, mode: Literal["rb", "ab"] = "rb") -> BinaryIO:
     with clear_errors(f"{'read' if mode == 'rb' else 'write'} {path}"):
         file = open(path, mode, opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0), 0o666))  # noqa: SIM115
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return file
+            return file  # type: ignore[return-value]
         file.close()
     raise FflmError(f"{path} is no regular file: restore it from a copy")
 
@@ -598,21 +603,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises
-    ------
-    FflmError
-        If the file is missing, unreadable or not JSON.
-    """
-    with clear_errors(f"read {path}"):
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise FflmError(f"{path} is damaged: not valid JSON ({error})") from error
 
 
 def _umask() -> int:

@@ -4,18 +4,15 @@ Whoever gets a value from here need not doubt its shape, its types, or the range
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from fflm.arguments import Settings
+from fflm.arguments import convert
 from fflm.errors import FflmError
 from fflm.files import open_regular
 
-LARGEST = 2**28
-"""No file of JSON has more bytes: of a log, that is some million evaluations."""
+LARGEST = 2**30
+"""No file that is read whole has more bytes: of a log, that is some million evaluations."""
 
 REMEDY = "restore it from a copy, or train again"
 
@@ -49,16 +46,14 @@ def read_whole(path: Path, remedy: str = REMEDY) -> bytes:
 def from_json(text: str | bytes, of: Any, source: str, remedy: str = REMEDY, *, infinite: bool = False) -> Any:
     """Return a JSON text as Python's own values, after checking that it could be converted to a type.
 
-    Strings may contain the surrogates that stand for bytes of file names that are not UTF-8, but no others. Objects may have more
-    fields than a TypedDict names, which a newer version may have written; but not than `Settings` have, for to leave out a
-    setting would change results.
+    Strings may contain the surrogates that stand for bytes of file names that are not UTF-8, but no others.
 
     Parameters
     ----------
     text
         UTF-8.
     of
-        A type that msgspec knows, such as a TypedDict, perhaps with `Settings` in it.
+        As `fflm.arguments.convert` takes it.
     source, remedy
         Where the text is from, and what to do if it is damaged, for the message.
     infinite
@@ -72,9 +67,7 @@ def from_json(text: str | bytes, of: Any, source: str, remedy: str = REMEDY, *, 
     try:
         value = json.loads(text if isinstance(text, str) else text.decode(), parse_constant=_constant)
         json.dumps(value, ensure_ascii=False, allow_nan=infinite).encode(errors="surrogateescape")
-        _refuse_unknown(value, msgspec.convert(value, of))
-    except (msgspec.ValidationError, FflmError) as error:
-        wrong = re.sub(r"^(.*) - at `(.*)`$", r"at \2: \1", str(error)).replace("`", "").replace("Expected", "expected")
+        check_json(value, of, source, remedy)
     except UnicodeEncodeError:
         wrong = "a string contains half of a surrogate pair"
     except RecursionError:
@@ -86,19 +79,15 @@ def from_json(text: str | bytes, of: Any, source: str, remedy: str = REMEDY, *, 
     raise FflmError(f"{source} is damaged ({wrong}): {remedy}")
 
 
+def check_json(value: Any, of: Any, source: str, remedy: str = REMEDY) -> None:
+    """Raise an FflmError, as `from_json` does, if JSON values cannot be converted to a type."""
+    try:
+        convert(value, of)
+    except FflmError as error:
+        raise FflmError(f"{source} is damaged ({str(error).replace('`', '')}): {remedy}") from None
+
+
 def _constant(name: str) -> float:
     if name == "NaN":
         raise ValueError("NaN is no number")
     return float(name)
-
-
-def _refuse_unknown(given: Any, result: Any) -> None:
-    """Raise an FflmError if settings, wherever they are in a result, were given more fields than they have."""
-    values = result
-    if isinstance(result, Settings):
-        values = vars(result)
-        for name in given.keys() - values.keys():
-            raise FflmError(f"unknown setting {name!r}: a newer version of fflm may have written it")
-    if isinstance(values, dict):
-        for name in values.keys() & given.keys():
-            _refuse_unknown(given[name], values[name])

@@ -5,7 +5,7 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ from fflm.backend.devices import choose_device, device_backend
 from fflm.backend.launching import default_threads
 from fflm.classify.features import Reader, Texts, count_words, read_lexicon
 from fflm.classify.metrics import Report
-from fflm.classify.model import probabilities, read_description, save_description
+from fflm.classify.model import ClassifierFile, probabilities, read_description, save_description
 from fflm.classify.reading import Format, LabelColumn, Labelled, TextColumn, read_labelled
 from fflm.classify.settings import DEFAULTS, MAX_WORDS, Balanced, Lexicons, Test, TextInput, Valid, Vectors
 from fflm.errors import FflmError
@@ -39,10 +39,11 @@ from fflm.lm.vectors import read_vectors, vector_size
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
+from fflm.stored import REMEDY
 from fflm.text.corpus import Count, MaxSize, MinCount, Share, parse_held_out
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary
-from fflm.training.checkpoints import CHECKPOINT, CONFIG, Checkpoint, load_arrays, save_arrays
+from fflm.training.checkpoints import CHECKPOINT, CONFIG, Checkpoint, check_shapes, load_arrays, meaning, save_arrays
 from fflm.training.examples import Scale
 from fflm.training.loop import Losses, Trainer
 from fflm.training.run import Run, check_size
@@ -262,19 +263,14 @@ class ClassifierRun(Run):
         FflmError
             If there is no such run, it is going on elsewhere, or its files are damaged.
         """
-        with opening_run(path, "classifier") as about:
+        with opening_run(path, "classifier", ClassifierFile) as about:
             config, labels, reader, shares = read_description(path, about)
-            arrays, names = load_arrays(path / EXAMPLES, (np.int32, np.int64))
-            try:
-                settings, threads = TrainingSettings.from_dict(about["training"]), int(about["threads"])
-                examples = {
-                    name: Texts(reader, *(arrays[f"{name}.{array}"] for array in ("ids", "starts", "labels"))) for name in names
-                }
-            except (KeyError, TypeError, ValueError) as error:
-                raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
-            checkpoint = Checkpoint.load(path / CHECKPOINT)
+            examples = _read_examples(path / EXAMPLES, reader, len(labels))
+            check_shapes(path / CHECKPOINT, config)
+            checkpoint = Checkpoint.load(path / CHECKPOINT, meaning(about, training=True))
+            settings = TrainingSettings.from_dict(about["training"])
             used = device or checkpoint.device or about.get("device", "cpu")
-            run = cls(path, examples, config, settings, labels, reader, shares, threads, used)
+            run = cls(path, examples, config, settings, labels, reader, shares, about["threads"], used)
             run._continue(checkpoint, about, epochs)
             return run
 
@@ -283,6 +279,39 @@ class ClassifierRun(Run):
         texts = self.examples[name]
         chances = probabilities(self.trainer.network, parameters, texts, self.shares)
         return Report.of(self.labels, chances, texts.labels).to_dict()
+
+
+def _read_examples(path: Path, reader: Reader, classes: int) -> dict[str, Texts]:
+    """Read the texts of a classifier's folder.
+
+    Raises
+    ------
+    FflmError
+        If they are damaged: a word that is not in the vocabulary, a label that is no class, texts that do not follow each other.
+    """
+    arrays, names = load_arrays(path, (np.int32, np.int64), list[Literal["train", "valid", "test"]])
+    examples = {}
+    for name in names:
+        parts = [arrays.get(f"{name}.{array}", np.empty(0, np.int32)) for array in ("ids", "starts", "labels")]
+        ids, starts, labels = parts
+        if not (
+            (ids.ndim, starts.ndim, labels.ndim) == (1, 1, 1)
+            and [each.dtype.type for each in parts] == [np.int32, np.int64, np.int32]
+            and len(starts) == len(labels) + 1 > 1
+            and (starts[0], starts[-1]) == (0, len(ids))
+            and bool((starts[1:] >= starts[:-1]).all())
+            and _all_below(ids, len(reader.vocabulary))
+            and _all_below(labels, classes)
+        ):
+            raise FflmError(f"{path} is damaged (its {name} texts are none of this classifier): {REMEDY}")
+        examples[name] = Texts(reader, ids, starts, labels)
+    if "train" not in examples:
+        raise FflmError(f"{path} is damaged (it has no texts to train on): {REMEDY}")
+    return examples
+
+
+def _all_below(numbers: npt.NDArray[np.int32], limit: int) -> bool:
+    return not len(numbers) or bool(numbers.min() >= 0 and numbers.max() < limit)
 
 
 def _parts(

@@ -234,7 +234,6 @@ def _row(trial: "Trial", best: "Trial | None") -> list[str]:
 def _report(search: "Search", as_json: bool) -> None:
     """Print all trials, the best first, with all that a perplexity means nothing without, and how to train the best again."""
     from fflm.lm.tune import ranking
-    from fflm.training.checkpoints import WEIGHTS, load_arrays
 
     trials, best = ranking(search.trials), search.best
     if best is None and len(trials) == search.limit and all(trial.state != "running" for trial in trials):
@@ -243,7 +242,7 @@ def _report(search: "Search", as_json: bool) -> None:
     model, again, figures = None, None, {}
     if best:
         model, again = search.folder(best), _again(search, best)
-        figures = load_arrays(model / WEIGHTS)[1]["valid"]
+        figures = search.figures(best)
     if as_json:
         rows = [{**dataclasses.asdict(trial), "perplexity": trial.perplexity} for trial in trials]
         result = {

@@ -15,7 +15,8 @@ from fflm.backend.launching import shares_of
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing_folder, writing_text
 from fflm.lm import ngram_kernels as kernels
-from fflm.lm.ngram import LARGEST_ORDER, NgramModel, Tables, borders
+from fflm.lm.description import LARGEST_ORDER
+from fflm.lm.ngram import NgramModel, Tables, borders
 from fflm.lm.setup import check_free
 from fflm.text.corpus import TextMode, TextSettings
 from fflm.text.reading import open_bytes

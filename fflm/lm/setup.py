@@ -115,8 +115,8 @@ def corpus_path(path: Path) -> Path:
     FflmError
         If that is not known.
     """
-    reference = read_config(path).get("corpus", {})
-    if not isinstance(reference.get("path"), str):
+    reference = read_config(path).get("corpus")
+    if reference is None:
         raise FflmError(f"{path} is a model without a corpus: name a text, or a folder made by `fflm tokenize`")
     return find_corpus(path, reference)
 

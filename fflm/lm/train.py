@@ -46,9 +46,10 @@ from fflm.lm.vectors import read_vectors
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
+from fflm.stored import REMEDY
 from fflm.text.corpus import Corpus, Test, Valid
 from fflm.text.windows import Windows
-from fflm.training.checkpoints import CHECKPOINT, CONFIG, Checkpoint
+from fflm.training.checkpoints import CHECKPOINT, CONFIG, Checkpoint, check_shapes, meaning
 from fflm.training.loop import Losses, Trainer
 from fflm.training.run import Run, check_size
 from fflm.training.settings import AUTOMATIC, LossName, Preset, TrainingSettings, Vectors
@@ -306,25 +307,22 @@ class TrainingRun(Run):
             If there is no such run, it is going on elsewhere, its files are damaged, or the data is not what it began with.
         """
         with opening_run(path, "network") as about:
-            try:
-                place = find_corpus(path, about["corpus"])
-                config = NetworkConfig.from_dict(about["network"])
-                settings = TrainingSettings.from_dict(about["training"])
-                threads = int(about["threads"])
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
+            config, settings = NetworkConfig.from_dict(about["network"]), TrainingSettings.from_dict(about["training"])
             if corpus is None:
-                corpus = Corpus.open(place)
+                corpus = Corpus.open(find_corpus(path, about["corpus"]))
             corpus.verify()
             if not is_described(corpus, about["corpus"]):
                 reason = _difference(path, corpus, about)
                 raise FflmError(
                     f"{path} was trained on other data ({reason}): resume with that, or train anew with `overwrite=True`"
                 )
-            checkpoint = Checkpoint.load(path / CHECKPOINT)
+            if config.vocabulary != len(corpus.vocabulary) or corpus.settings.to_dict() != about["text"]:
+                raise FflmError(f"{path / CONFIG} is damaged (it does not fit the text): {REMEDY}")
+            check_shapes(path / CHECKPOINT, config)
+            checkpoint = Checkpoint.load(path / CHECKPOINT, meaning(about, training=True))
             used = choose_device(device or checkpoint.device or about.get("device", "cpu"))
             precision = about.get("precision", "fp32") if used == "cuda" else "fp32"
-            run = cls(path, corpus, config, settings, threads, used, precision)
+            run = cls(path, corpus, config, settings, about["threads"], used, precision)
             run.vectors = about.get("vectors", 0)
             run._continue(checkpoint, about, epochs)
             return run
@@ -343,7 +341,7 @@ def _difference(path: Path, corpus: Corpus, about: dict[str, Any]) -> str:
     """Say in what a corpus differs from the one that a run began with."""
     if corpus.settings.to_dict() != about["text"]:
         return "the text is read differently"
-    if len(corpus.vocabulary) != about["vocabulary"].get("size", len(corpus.vocabulary)):
+    if len(corpus.vocabulary) != about["vocabulary"]["size"]:
         return "another vocabulary"
     for name, counts in about["corpus"]["parts"].items():
         if name not in corpus.parts or corpus.parts[name].counts != counts:

@@ -15,6 +15,7 @@ from fflm.errors import FflmError
 from fflm.files import FolderLock, NewFolder, clear_errors, locked_folder, remove_leftovers, sync, write_json
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters, shapes
+from fflm.stored import read_json
 from fflm.training.checkpoints import (
     CHECKPOINT,
     CONFIG,
@@ -24,6 +25,7 @@ from fflm.training.checkpoints import (
     DeviceName,
     load_arrays,
     load_checkpoint,
+    meaning,
     save_checkpoint,
     save_weights,
 )
@@ -129,6 +131,7 @@ class Run(ABC):
 
     def _begin(self, **fields: Any) -> None:
         """Write the first line of the log and the first checkpoint, into a new folder that has nothing but a config.json."""
+        self._know(read_json(self.folder / CONFIG, dict[str, Any]))
         self._write("start", parameters=self.trainer.parameters.count, **fields)
         self._save()
         self._known = self._times()
@@ -139,6 +142,7 @@ class Run(ABC):
         The folder is locked. What changes is written to the checkpoint at once, and reported in config.json afterwards: after a
         kill between the two, the next one to go on reports it.
         """
+        self._know(about)
         checkpoint.restore(self.trainer, self.fingerprint)
         settings, state = self.trainer.settings, self.trainer.state
         known = checkpoint.epochs
@@ -161,10 +165,14 @@ class Run(ABC):
         remove_leftovers(self.folder)
         self._known = self._times()
 
+    def _know(self, about: dict[str, Any]) -> None:
+        """Take note of what the weights, and the checkpoint, have to know of config.json."""
+        self._config, self._settings = meaning(about), meaning(about, training=True)
+
     @property
     def figures(self) -> dict[str, Any]:
         """Figures of the best weights so far, as they are stored with them."""
-        _, figures = load_arrays(self.folder / WEIGHTS)
+        _, figures = load_arrays(self.folder / WEIGHTS, of=dict[str, Any], config=self._config)
         return dict(figures)
 
     def events(self) -> Iterator[Event]:
@@ -257,7 +265,7 @@ class Run(ABC):
             self._save_weights({"step": state.step, "epoch": self._epochs(state.words)})
         with clear_errors(f"write {self.folder / LOG}"):
             sync(self.folder / LOG)
-        save_checkpoint(self.folder / CHECKPOINT, self.trainer, self.fingerprint, self.device)
+        save_checkpoint(self.folder / CHECKPOINT, self.trainer, self.fingerprint, self.device, self._settings)
         self._saved = time.monotonic()
         if self._new and not self.published and (state.words or not self._new.replaces):
             self._new.publish()
@@ -265,7 +273,7 @@ class Run(ABC):
                 self._lock.folder = self.path
 
     def _save_weights(self, figures: dict[str, Any]) -> None:
-        save_weights(self.folder, self.trainer.parameters.mapped(self.trainer.network.backend.download), figures)
+        save_weights(self.folder, self.trainer.parameters.mapped(self.trainer.network.backend.download), figures, self._config)
 
     def _write(self, event: str, **fields: Any) -> None:
         self.trainer.state.log_bytes = append_log(self.folder / LOG, event, **fields)
@@ -291,13 +299,13 @@ class Run(ABC):
 
     def _evaluate_test(self, test: Examples) -> Tested:
         """Evaluate the best weights on the test part, unless that was done, and store the figures with them."""
-        arrays, figures = load_arrays(self.folder / WEIGHTS)
+        arrays, figures = load_arrays(self.folder / WEIGHTS, of=dict[str, Any], config=self._config)
         if "test" not in figures:
             network = self.trainer.network
             best = Parameters.from_arrays(network.config, arrays)
             weights = best.mapped(network.backend.upload)
             figures = {**figures, "test": self.measure("test", sum_losses(network, weights, test), weights)}
-            save_weights(self.folder, best, figures)
+            save_weights(self.folder, best, figures, self._config)
         append_log(self.folder / LOG, "test", **figures["test"])
         return Tested(figures["test"])
 
@@ -306,7 +314,7 @@ class Run(ABC):
         divergences = self.trainer.state.divergences + 1
         if divergences > DIVERGENCES:
             raise FflmError(f"training does not converge: {error}; try a lower `rate`, or a smaller `clip`") from error
-        load_checkpoint(self.folder / CHECKPOINT, self.trainer, self.fingerprint)
+        load_checkpoint(self.folder / CHECKPOINT, self.trainer, self.fingerprint, self._settings)
         state = self.trainer.state
         state.divergences = divergences
         state.rate_factor /= 2
