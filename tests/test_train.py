@@ -43,7 +43,7 @@ from fflm.lm.train import (
     default_loss,
     default_path,
 )
-from fflm.text.corpus import Count, Share
+from fflm.text.corpus import Corpus, Count, Share
 from fflm.training import run as training_run
 from fflm.training.checkpoints import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays, save_arrays
 from fflm.training.log import read_log
@@ -363,6 +363,35 @@ def test_a_run_that_fails_leaves_the_model_that_it_was_to_replace(text, options,
     with pytest.raises((FflmError, KeyboardInterrupt), match=reason):
         train(begin([text], Path("text.model"), overwrite=True, **{**TINY, **options}))
     assert snapshot(Path()) == before
+
+
+def test_a_kill_between_two_renames_is_put_right_by_whoever_comes_next(text):
+    """Where folders cannot exchange their names, that leaves the old one and the new one beside the place."""
+    finish(begin([text], Path("text.model"), **TINY))
+    assert fflm("tokenize", text, "-o", "text.ids", folder=".").returncode == 0
+    uses = {
+        "text.ids": [lambda: Corpus.open("text.ids"), lambda: begin([Path("text.ids")], Path("other.model"), **TINY)],
+        "text.model": [
+            lambda: library.load("text.model"),
+            lambda: latest_model(Path(), str, "network"),
+            lambda: TrainingRun.resume(Path("text.model")),
+            lambda: begin([text], Path("text.model"), overwrite=True, **TINY).finish(),
+        ],
+    }
+    before = snapshot(Path("text.model"))
+    for name, each in uses.items():
+        for use in each:
+            workplace = Path(f".{name}.abcdefgh.tmp")
+            (workplace / "new").mkdir(parents=True)
+            Path(name).rename(workplace / "old")
+            use()
+            assert Path(name).is_dir()
+            shutil.rmtree(workplace, ignore_errors=True)
+    assert snapshot(Path("text.model")).keys() == before.keys()
+    (Path(".text.model.abcdefgh.tmp") / "new").mkdir(parents=True)
+    Path("text.model").rename(".text.model.abcdefgh.tmp/old")
+    with pytest.raises(FflmError, match="exists: `fflm train --resume"):
+        begin([text], Path("text.model"), **TINY)
 
 
 def test_a_model_is_not_replaced_by_one_from_its_own_corpus(text):
