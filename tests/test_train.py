@@ -335,7 +335,7 @@ def fill_the_disk(run):
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
     try:
-        run.finish()
+        finish(run)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
@@ -350,18 +350,19 @@ def interrupt(run):
 @pytest.mark.parametrize(
     ("options", "train", "reason"),
     [
-        ({"rate": 1e9, "optimizer": "sgd", "clip": 0.0}, TrainingRun.finish, "training does not converge"),
+        ({"rate": 1e9, "optimizer": "sgd", "clip": 0.0}, finish, "training does not converge"),
         ({}, fill_the_disk, "cannot write .*File too large"),
         ({}, interrupt, None),
-        ({"test": Share(0.999)}, TrainingRun.finish, "take all|too few"),
+        ({"test": Share(0.999)}, finish, "take all|too few"),
     ],
     ids=["diverges", "full disk", "interrupted", "refused"],
 )
 def test_a_run_that_fails_leaves_the_model_that_it_was_to_replace(text, options, train, reason):
     finish(begin([text], Path("text.model"), **TINY))
-    before = snapshot(Path())
-    with pytest.raises((FflmError, KeyboardInterrupt), match=reason):
-        train(begin([text], Path("text.model"), overwrite=True, **{**TINY, **options}))
+    before, runs = snapshot(Path()), []  # which would be discarded if nobody had them any more
+    with pytest.raises((FflmError, KeyboardInterrupt), match=reason):  # noqa: PT012
+        runs.append(begin([text], Path("text.model"), overwrite=True, **{**TINY, **options}))
+        train(runs[0])
     assert snapshot(Path()) == before
 
 
