@@ -65,18 +65,19 @@ def clear_errors(action: str) -> Iterator[None]:
 
 def sync(path: Path) -> None:
     """Make the content of a file, or the names in a folder, reach the disk, so that not even a power cut takes them back."""
-    if not path.is_dir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-    elif fcntl:  # elsewhere folders cannot be opened
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that does this for files only
-                raise
-        finally:
-            os.close(descriptor)
+    if fcntl is None and path.is_dir():  # Windows does not open folders
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK if fcntl else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # there is nothing to be done here, as for folders on some file systems
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @overload
