@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from fflm.arguments import Encoding, Errors, checked
 from fflm.errors import FflmError
-from fflm.text.reading import files, read_chunks, uncompressed, whole_lines
+from fflm.text.reading import LONGEST, files, read_chunks, uncompressed, whole_lines
 
 Format: TypeAlias = Annotated[
     Literal["auto", "tab", "csv", "fasttext"],
@@ -133,7 +133,7 @@ def _read_lines(lines: Iterable[str], source: str, format: Format) -> Iterator[t
 
 def _read_csv(lines: Iterable[str], source: str, text_column: str, label_column: str) -> Iterator[tuple[str, str]]:
     """Yield labels and texts of the columns of these names."""
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(LONGEST)
     reader = csv.DictReader(lines, strict=True)
     try:
         names = list(reader.fieldnames or ())

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from fflm.arguments import Device, Encoding, PathLike, Positive, Seed, checked, to_path, to_paths
+from fflm.arguments import Device, Encoding, Natural, PathLike, Positive, Seed, check, check_ids, checked, to_path, to_paths
 from fflm.backend.devices import device_backend
 from fflm.errors import FflmError
 from fflm.files import clear_errors, locked_folder, read_json, reading_folder, write_json
@@ -100,12 +100,24 @@ class Predictor(TextScorer, Protocol):
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
 
+    def _check_contexts(self, contexts: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+        """Return contexts (B, n) as `check_ids` does; ``<s>`` may be among their words."""
+        return check_ids("contexts", contexts, len(self.vocabulary) + 1, (None, self.window))
+
+    def _check_examples(
+        self, contexts: npt.NDArray[Any], targets: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Return contexts (B, n) and the words that follow them (B,), likewise."""
+        contexts = self._check_contexts(contexts)
+        return contexts, check_ids("targets", targets, len(self.vocabulary), (len(contexts),))
+
     def windows(self, ids: npt.NDArray[np.integer[Any]]) -> Windows:
         """Return the examples of a text given as ids (N,)."""
         return Windows.of(ids, self.vocabulary, self.text, self.window)
 
     def text_losses(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
         """Return -log p of the words of a text (N,) from the one at ``start`` on, (N - start,), nats; the others are context."""
+        ids = check_text(ids, start, self.vocabulary)
         windows = self.windows(ids)
         pieces = range(start, len(ids), _ROWS)
         losses = [self.losses(*windows.batch(np.arange(low, min(low + _ROWS, len(ids))))) for low in pieces]
@@ -113,11 +125,28 @@ class Predictor(TextScorer, Protocol):
 
     def each_losses(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
         """Return `text_losses` of many texts, each by itself."""
+        texts = [check_text(ids, 0, self.vocabulary) for ids in texts]
+        if not texts:
+            return []
         batches = [self.windows(ids).batch(np.arange(len(ids))) for ids in texts]
         contexts, targets = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
         pieces = [slice(low, low + self._together) for low in range(0, len(targets), self._together)]
         losses = np.concatenate([np.empty(0), *(self.losses(contexts[piece], targets[piece]) for piece in pieces)])
         return np.split(losses, np.cumsum([len(ids) for ids in texts])[:-1])
+
+
+def check_text(ids: npt.NDArray[Any], start: int, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
+    """Return the ids of a text (N,) of which a caller wants the words from ``start`` on scored, as `check_ids` does.
+
+    Raises
+    ------
+    FflmError
+        If they are no ids of the vocabulary's words, or the text has no such place.
+    """
+    ids = check_ids("ids", ids, len(vocabulary))
+    if check("start", Natural, start) > len(ids):
+        raise FflmError(f"`start` must be from 0 to {len(ids):,}, the length of the text, not {start:,}")
+    return ids
 
 
 class Model(Predictor):
@@ -321,12 +350,13 @@ class LanguageModel(Trained, Model):
 
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
-        result: npt.NDArray[np.floating] = self.network.log_probabilities(self._weights, np.ascontiguousarray(contexts))
+        contexts = self._check_contexts(contexts)
+        result: npt.NDArray[np.floating] = self.network.log_probabilities(self._weights, contexts)
         return result
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats. Equal contexts are looked at once."""
-        contexts = np.ascontiguousarray(contexts)
+        contexts, targets = self._check_examples(contexts, targets)
         whole = contexts.view(f"V{contexts.shape[1] * contexts.itemsize}")[:, 0].tolist()
         numbers: dict[bytes, int] = {}  # of the distinct contexts: to sort these would take several times as long
         rows = np.array([numbers.setdefault(each, len(numbers)) for each in whole], np.int32)

@@ -1,0 +1,370 @@
+"""Every reader, given thousands of damaged and hostile files: it returns, or says in one line what is wrong.
+
+Each case begins with a small valid file, which is changed by bytes, by lines, by numbers, or where it is JSON by values. Some of
+what a checksum would refuse at once gets a right one. ``FFLM_FUZZ=20 pytest tests/test_fuzz.py`` tries twenty times as many cases,
+others each time.
+"""
+
+import bz2
+import contextlib
+import gzip
+import hashlib
+import json
+import lzma
+import os
+import re
+import resource
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command import STORIES
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny import MODES, tiny_model
+
+from fflm.classify.features import read_lexicon
+from fflm.classify.reading import read_labelled
+from fflm.errors import FflmError, FflmWarning
+from fflm.lm.arpa import read_arpa, write_arpa
+from fflm.lm.ngram import NgramModel
+from fflm.lm.scoring import score_hypotheses
+from fflm.lm.vectors import read_vectors, vector_size
+from fflm.text import corpus as corpora
+from fflm.text.corpus import Corpus, TextSettings, VocabularyRule, tokenize
+from fflm.text.reading import read_chunks
+from fflm.text.vocabulary import Vocabulary, read_words
+from fflm.text.windows import Windows
+
+TIMES = int(os.environ.get("FFLM_FUZZ", "1"))
+
+MEMORY = 1 << 30
+"""Bytes that a case may take."""
+
+SECONDS = 20
+"""That a case may take, on a machine that does other things."""
+
+NUMBERS = [b"0", b"-1", b"1e999", b"nan", b"-inf", b"1_0", b"99999999999", b"1000000000000000000000", b"9" * 5000, b"0x10", b"1.5"]
+PIECES = [
+    b"\0", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xff\xfe", b"\n", b"\r", b"\r\n", b"\t", b" ", b'"', b",", b"\\u000a", b"\\",
+    b"\xe2\x80\xa8", b"<unk>", b"<s>", b"</s>", b"|||", b"__label__", b"\x1f\x8b\x08", b"BZh9", b"PK\x03\x04", b"\x1b[2J", b"x" * 3000,
+    b"[" * 3000, "猫\u0301\u200b".encode(),
+]  # fmt: skip
+VALUES = [
+    None, True, -1, 0, 1.5, 2**63, 10**30, 1e308, "", "猫", "\0", "../..", "\ud800", [], [[]], {}, {"": 0}, [0] * 300, "9" * 400,
+    float("nan"), float("inf"),
+]  # fmt: skip
+
+
+@st.composite
+def changed_bytes(draw: Any, content: bytes) -> bytes:
+    """Return a file with a few changes."""
+    for _ in range(draw(st.integers(1, 3))):
+        kind = draw(st.sampled_from(["bit", "piece", "number", "cut", "repeat", "lines", "end"]))
+        low = draw(st.integers(0, len(content)))
+        high = min(len(content), low + draw(st.integers(0, 40)))
+        if kind == "bit" and low < len(content):
+            content = content[:low] + bytes([content[low] ^ 1 << draw(st.integers(0, 7))]) + content[low + 1 :]
+        elif kind == "piece":
+            content = content[:low] + draw(st.sampled_from(PIECES) | st.binary(max_size=8)) + content[high:]
+        elif kind == "number" and (found := list(re.finditer(rb"-?[0-9.]+", content))):
+            place = found[draw(st.integers(0, len(found) - 1))]
+            content = content[: place.start()] + draw(st.sampled_from(NUMBERS)) + content[place.end() :]
+        elif kind == "cut":
+            content = content[:low] + content[high:]
+        elif kind == "repeat":
+            content = content[:high] + content[low:high] * draw(st.integers(1, 20)) + content[high:]
+        elif kind == "lines":
+            lines = content.split(b"\n")
+            one, other = (draw(st.integers(0, len(lines) - 1)) for _ in range(2))
+            lines[one], lines[other] = lines[other], draw(st.sampled_from([lines[one], lines[other], b""]))
+            content = b"\n".join(lines)
+        elif kind == "end":
+            content = content[:low]
+    return content
+
+
+@st.composite
+def changed_json(draw: Any, content: bytes) -> bytes:
+    """Return a JSON file in which some values are others, or missing, or deeply nested."""
+    value = json.loads(content)
+    for _ in range(draw(st.integers(1, 2))):
+        place = value
+        while isinstance(place, dict | list) and place:
+            key = draw(st.sampled_from(sorted(place)) if isinstance(place, dict) else st.integers(0, len(place) - 1))
+            if not isinstance(place[key], dict | list) or not place[key] or draw(st.integers(0, 3)) == 0:
+                how = draw(st.integers(0, 9))
+                if how == 0 and isinstance(place, dict):
+                    del place[key]
+                elif how == 1:
+                    place[key] = [place[key]]
+                elif how == 2 and isinstance(place, dict):
+                    place["unheard-of"] = place[key]
+                else:
+                    place[key] = draw(st.sampled_from(VALUES))
+                break
+            place = place[key]
+    text = json.dumps(value)
+    if draw(st.integers(0, 30)) == 0:
+        text = text.replace("0", "[" * 100_000, 1)
+    return text.encode()
+
+
+def changed(content: bytes) -> st.SearchStrategy[bytes]:
+    """Return what files become of one."""
+    try:
+        json.loads(content)
+    except ValueError:
+        return changed_bytes(content)
+    return changed_json(content) | changed_bytes(content)
+
+
+@contextlib.contextmanager
+def bounds() -> Iterator[None]:
+    """Let what takes too much memory or time fail."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        taken = int(statm.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, hard))
+    before = signal.signal(signal.SIGALRM, _too_long)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _too_long(*_: Any) -> None:
+    raise AssertionError(f"a case takes more than {SECONDS} s")
+
+
+def survives(use: Callable[[], Any]) -> bool:
+    """Return whether something works; fail if it neither does nor says in one line why."""
+    signal.alarm(SECONDS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.simplefilter("ignore", FflmWarning)
+            use()
+    except FflmError as error:
+        message = str(error)
+        assert message
+        assert message.isprintable(), repr(message)
+        assert len(message) < 2000, message
+        return False
+    finally:
+        signal.alarm(0)
+    return True
+
+
+def fuzz(content: bytes, use: Callable[[bytes], Any], cases: int, known: tuple[bytes, ...] = ()) -> None:
+    """Try a file as it is, files that once were read badly, and changed ones."""
+
+    @settings(
+        max_examples=cases * TIMES,
+        derandomize=TIMES == 1,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(changed(content))
+    def run(changed_content: bytes) -> None:
+        survives(lambda: use(changed_content))
+
+    assert survives(lambda: use(content))
+    with bounds():
+        for case in known:
+            survives(lambda: use(case))
+        run()
+
+
+# Text
+
+
+COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
+
+
+@pytest.mark.parametrize("kind", ["plain", *COMPRESSIONS])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-7", "gb18030", "latin-1"])
+def test_text(tmp_path, kind, encoding):
+    text = "The cat sat.\n\nDer Kater saß.\r\n".encode(encoding)
+    path = tmp_path / "text"
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        for _ in read_chunks([path], encoding, "strict" if len(content) % 2 else "replace", 16):
+            pass
+
+    fuzz(text if kind == "plain" else COMPRESSIONS[kind](text), read, 100)
+
+
+# Lists
+
+
+@dataclass
+class Reader:
+    """What is read of a file by its name."""
+
+    read: Callable[[Path], Any]
+    content: bytes
+    name: str = "file"
+    known: tuple[bytes, ...] = ()
+
+
+MODEL = tiny_model(MODES["line ends"])
+VECTORS = "".join(f"{word} {row} -1.5 2e-3\n" for row, word in enumerate(["the", "cat", "dog", "</s>"])).encode()
+WORDS = "the\t12\ncat\t3\n\\u0020\t1\n猫\t1\n".encode()
+LABELLED = "speech\tThe cat said hello.\ntelling\tIt sat.\n\nspeech\t猫\n".encode()
+LABELLED_CSV = b'label,text\nspeech,"The cat, it said ""hello""."\ntelling,"It\nsat."\n'
+LABELLED_FASTTEXT = b"__label__speech The cat said hello.\n__label__telling It sat.\n"
+NBEST = b"0 ||| the cat sat ||| lm= -3.5 tm= 2 ||| -7.5\n0 ||| the dog ||| ||| -8\n\n1 ||| \xe7\x8c\xab ||| lm= 1\n"
+
+
+def _vectors(path: Path) -> None:
+    size = vector_size(path)
+    assert read_vectors(path, MODEL.vocabulary, size).shape == (len(MODEL.vocabulary) + 1, size)
+    read_vectors(path, MODEL.vocabulary, 3)
+
+
+def _hypotheses(path: Path, *, moses: bool) -> None:
+    for _ in score_hypotheses(MODEL, read_chunks([path]), moses=moses):
+        pass
+
+
+LISTS = {
+    "words": Reader(read_words, WORDS),
+    "lexicon": Reader(lambda path: read_lexicon([path]), b"good\tpraise\nbad\tblame\nnone\n"),
+    "vectors": Reader(_vectors, VECTORS, known=(b"5 3000000\nthe 1 2 3\n", b"3000000000 3000000000\n", b"the " * 100_000)),
+    "vectors with a header": Reader(_vectors, b"4 3\n" + VECTORS),
+    "tab": Reader(lambda path: read_labelled([path]), LABELLED),
+    "csv": Reader(lambda path: read_labelled([path]), LABELLED_CSV, "file.csv"),
+    "fasttext": Reader(lambda path: read_labelled([path]), LABELLED_FASTTEXT),
+    "n-best list": Reader(lambda path: _hypotheses(path, moses=True), NBEST),
+    "hypotheses": Reader(lambda path: _hypotheses(path, moses=False), NBEST),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists(tmp_path, name):
+    reader = LISTS[name]
+    path = tmp_path / reader.name
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        reader.read(path)
+
+    fuzz(reader.content, read, 300, reader.known)
+
+
+@pytest.mark.parametrize("of", ["words", "lexicon", "vectors", "tab", "hypotheses"])
+@pytest.mark.parametrize("bomb", [b"a" * 10, b"a\tb\n", b"\n"])
+def test_lists_that_were_compressed_to_fill_the_memory(tmp_path, of, bomb):
+    path = tmp_path / "bomb.bz2"
+    block = bz2.compress(bomb * (1 << 22))
+    path.write_bytes(block * (10 if bomb[-1:] != b"a" else 3))
+    with bounds():
+        assert not survives(lambda: LISTS[of].read(path))
+
+
+# N-gram models
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Return a small tokenised text."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    (folder / "text.txt").write_text(STORIES[:1500], encoding="utf-8")
+    return tokenize([folder / "text.txt"], folder / "corpus", TextSettings(), VocabularyRule(), "20%")
+
+
+def test_arpa(corpus, tmp_path):
+    path, model = tmp_path / "model.arpa", NgramModel.train(corpus, 3)
+    write_arpa(model, path)
+    content = path.read_bytes()
+
+    def read(changed_content: bytes) -> None:
+        path.write_bytes(changed_content)
+        found = read_arpa(path)
+        ids = found.text.encode_text("the cat and the dog sat\n", found.vocabulary)
+        assert len(found.text_losses(ids)) == len(ids)
+        found.log_probabilities(np.zeros((1, found.window), np.int32))
+
+    fuzz(
+        content, read, 600,
+        (b"\\data\\\nngram 1=1000000000000\n\n\\1-grams:\n-1\ta\n\n\\end\\\n", b"\\data\\\nngram 1=" + b"9" * 5000, b"\\data\\\n\\end\\\n",
+         b"\\data\\\nngram 1=1\n\n\\1-grams:\n-1\t<s>\n\n\\end\\\n"),
+    )  # fmt: skip
+
+
+# Corpora
+
+
+def _use(path: Path) -> None:
+    opened = Corpus.open(path)
+    for part in opened.parts.values():
+        ids = part.ids[:]
+        assert len(ids) == part.tokens
+        assert ids.max() < len(opened.vocabulary)
+        windows = Windows.of(part.ids, opened.vocabulary, opened.settings, 3)
+        assert windows.counts(len(opened.vocabulary)).sum() == part.tokens
+        windows.batch(np.arange(min(5, part.tokens)))
+        opened.vocabulary.decode(ids)
+
+
+@pytest.mark.parametrize("mended", [False, True], ids=["", "with right checksums"])
+@pytest.mark.parametrize("name", ["corpus.json", "vocabulary.tsv", "train.npy"])
+def test_corpora(corpus, tmp_path, name, mended):
+    before = {file: (corpus.path / file).read_bytes() for file in ("corpus.json", "vocabulary.tsv", "train.npy", "valid.npy")}
+
+    def read(content: bytes) -> None:
+        files = {**before, name: content}
+        if mended:
+            files["corpus.json"] = _mended(files)
+        for file, own in files.items():
+            (tmp_path / file).write_bytes(own)
+        _use(tmp_path)
+
+    fuzz(before[name], read, 500)
+
+
+def _mended(files: dict[str, bytes]) -> bytes:
+    """Return a corpus.json with the right checksums of what is beside it, and of itself, as far as it has places for them."""
+    about = json.loads(before) if _is_json(before := files["corpus.json"]) else None
+    with contextlib.suppress(KeyError, TypeError, AttributeError):
+        about["vocabulary"] |= {
+            "sha256": hashlib.sha256(files["vocabulary.tsv"]).hexdigest(),
+            "size": files["vocabulary.tsv"].count(b"\n"),
+        }
+        length = 10 + int.from_bytes(files["train.npy"][8:10], "little")
+        ids = files["train.npy"][length:]
+        about["parts"]["train"] |= {"sha256": hashlib.sha256(ids).hexdigest()}
+        about["sha256"] = corpora._sha256(about)
+    return before if about is None else json.dumps(about).encode()
+
+
+def _is_json(content: bytes) -> bool:
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def test_vocabularies(corpus, tmp_path):
+    path = tmp_path / "vocabulary.tsv"
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        about = {**corpus.vocabulary.to_dict(), "sha256": hashlib.sha256(content).hexdigest()}
+        about["size"] = content.removesuffix(b"\n").count(b"\n") + 1
+        found = Vocabulary.load(path, about)
+        assert found.decode(found.encode(found.words[2:])) == found.words[2:]
+        found.save(path)
+        assert Vocabulary.load(path, found.to_dict()).words == found.words
+
+    fuzz((corpus.path / "vocabulary.tsv").read_bytes(), read, 500)
