@@ -14,6 +14,7 @@ import lzma
 import os
 import re
 import resource
+import shutil
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,16 +25,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
+import safetensors.numpy
 from command import STORIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import HypothesisWarning
 from tiny import MODES, tiny_model
 
+from fflm import load
+from fflm.classify import model as classify_model
+from fflm.classify import train as classify
 from fflm.classify.features import read_lexicon
 from fflm.classify.reading import read_labelled
 from fflm.errors import FflmError, FflmWarning
+from fflm.lm import ngram, train, tune
 from fflm.lm.arpa import read_arpa, write_arpa
+from fflm.lm.mixture import mix
 from fflm.lm.ngram import NgramModel
 from fflm.lm.scoring import score_hypotheses
 from fflm.lm.vectors import read_vectors, vector_size
@@ -43,6 +51,9 @@ from fflm.text.corpus import Corpus, TextSettings, VocabularyRule, tokenize
 from fflm.text.reading import read_chunks
 from fflm.text.vocabulary import Vocabulary, read_words
 from fflm.text.windows import Windows
+from fflm.training import checkpoints
+from fflm.training.checkpoints import CHECKPOINT, CONFIG, LOG, WEIGHTS
+from fflm.training.log import read_log
 
 TIMES = int(os.environ.get("FFLM_FUZZ", "1"))
 
@@ -404,3 +415,117 @@ def test_vocabularies(corpus, tmp_path):
         assert Vocabulary.load(path, found.to_dict()).words == found.words
 
     fuzz((corpus.path / "vocabulary.tsv").read_bytes(), read, 500)
+
+
+# Models, searches and their runs
+
+
+@pytest.fixture(scope="module")
+def models(corpus, tmp_path_factory):
+    """Return a folder with a model of each kind, and a search."""
+    pytest.importorskip("optuna")
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "text.tsv").write_text("".join(f"{'ab'[row % 2]}\t{line}\n" for row, line in enumerate(LINES)), encoding="utf-8")
+    tiny = {"embedding": 4, "hidden": (4,), "epochs": 1, "batch_size": 64, "threads": 1}
+    for _ in train.begin([corpus.path], folder / "net.model", window=2, **tiny).events():
+        pass
+    ngram.train([corpus.path], folder / "gram.ngram", 2)
+    mix([folder / "net.model", folder / "gram.ngram"], cache=5).save(folder / "mix.mix")
+    for _ in classify.begin([folder / "text.tsv"], folder / "text.classifier", **tiny).events():
+        pass
+    search = tune.begin([corpus.path], folder / "search.tune", {"rate": tune.Range(1e-4, 1e-2)}, trials=1, window=2, **tiny)
+    for _ in search.events():
+        pass
+    return folder
+
+
+LINES = [line for line in STORIES.split("\n")[:60] if line]
+
+
+def _predict(path: Path) -> None:
+    found = load(path)
+    repr(found)
+    found.next_words("the cat", 3)
+    found.score("the cat")
+
+
+def _classify(path: Path) -> None:
+    found = classify_model.TextClassifier.load(path)
+    repr(found)
+    found.predict(["the cat"])
+
+
+def _figures(path: Path) -> None:
+    read_log(path / LOG)
+
+
+FOLDERS: dict[str, tuple[list[str], Callable[[Path], Any]]] = {
+    "net.model": ([CONFIG, WEIGHTS, "vocabulary.tsv"], _predict),
+    "gram.ngram": ([CONFIG, WEIGHTS], _predict),
+    "mix.mix": ([CONFIG, WEIGHTS], _predict),
+    "text.classifier": ([CONFIG, WEIGHTS], _classify),
+    "net.model to resume": ([CONFIG, CHECKPOINT, LOG], lambda path: train.TrainingRun.resume(path, epochs=2)),
+    "text.classifier to resume": (
+        [CONFIG, CHECKPOINT, "examples.safetensors"],
+        lambda path: classify.ClassifierRun.resume(path, epochs=2),
+    ),
+    "net.model and its figures": ([LOG], _figures),
+    "search.tune": (["search.json"], lambda path: repr(tune.Search.open(path).trials)),
+}
+FILES = [(name, file) for name, (files, _) in FOLDERS.items() for file in files]
+
+
+@pytest.mark.parametrize(("name", "file"), FILES)
+def test_folders(models, tmp_path, name, file):
+    before = models / name.split()[0]
+    use, copy = FOLDERS[name][1], models / f"copy.{before.name}"
+
+    def read(content: bytes) -> None:
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(before, copy)
+        (copy / file).write_bytes(content)
+        use(copy)
+
+    fuzz((before / file).read_bytes(), read, 100)
+    if file.endswith(".safetensors"):
+        fuzz_arrays(before / file, read, 100)
+
+
+def fuzz_arrays(path: Path, use: Callable[[bytes], Any], cases: int) -> None:
+    """Try files of arrays that are others, or of other types and shapes, with right checksums."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        about, arrays = file.metadata()["fflm"], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    @settings(max_examples=cases * TIMES, derandomize=TIMES == 1, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def run(data: Any) -> None:
+        changed_arrays, text = dict(arrays), about
+        name = data.draw(st.sampled_from(sorted(arrays)))
+        array = arrays[name].copy()
+        how = data.draw(st.sampled_from(["number", "all", "type", "shape", "drop", "more", "about"]))
+        kind = array.dtype.kind
+        odd = [np.nan, np.inf, -np.inf, 1e38, -1.0] if kind == "f" else [0, 1, 10**9, int(np.iinfo(array.dtype).max)]
+        if how == "number" and array.size:
+            array.reshape(-1)[data.draw(st.integers(0, array.size - 1))] = data.draw(st.sampled_from(odd))
+        elif how == "all":
+            array[...] = data.draw(st.sampled_from(odd))
+        elif how == "type":
+            array = array.astype(data.draw(st.sampled_from(["f2", "f4", "f8", "i4", "i8", "u4", "u1", "?"])), casting="unsafe")
+        elif how == "shape":
+            array = data.draw(st.sampled_from([array[:0], array[:-1], array[..., None], array.reshape(-1), array.T, array[None]]))
+        changed_arrays[name] = np.ascontiguousarray(array)
+        if how == "drop":
+            del changed_arrays[name]
+        elif how == "more":
+            changed_arrays["unheard-of"] = array
+        elif how == "about":
+            text = data.draw(changed_json(about.encode())).decode()
+        target = path.with_name("changed.safetensors")
+        metadata = {"fflm": text, "crc32": str(checkpoints._crc32(changed_arrays, text))}
+        safetensors.numpy.save_file(changed_arrays, target, metadata=metadata)
+        content = target.read_bytes()
+        target.unlink()
+        survives(lambda: use(content))
+
+    with bounds(), np.errstate(all="ignore"):
+        run()
