@@ -17,13 +17,29 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, SimpleNamespace
-from typing import Annotated, Any, Literal, ParamSpec, Self, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    ParamSpec,
+    Self,
+    TypeAlias,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 from msgspec import Meta
 
 from fflm.errors import FflmError, nearest
 from fflm.files import clear_errors
+
+if TYPE_CHECKING:  # its import takes longer than a help text may
+    import numpy as np
+    import numpy.typing as npt
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -270,6 +286,40 @@ def to_paths(name: str, values: object) -> tuple[Path, ...]:
         if len(str(path).split()) > 1 and not path.exists():
             raise FflmError(f"there is no file {show(str(path))}: `{name}` must be paths; write a text to a file to give it")
     return paths
+
+
+def check_ids(name: str, value: Any, limit: int, shape: tuple[int | None, ...] = (None,)) -> "npt.NDArray[np.int32]":
+    """Return ids that a caller gives as an array that kernels may use as indices: contiguous, int32, in range.
+
+    Parameters
+    ----------
+    name, value
+        Of the argument: an array of integers of any type, or what NumPy makes one of.
+    limit
+        Ids lie in [0, limit).
+    shape
+        The length of each dimension, None for any.
+
+    Raises
+    ------
+    FflmError
+        If they have another shape, are no integers, or are out of range.
+    """
+    import numpy as np
+
+    try:
+        ids = np.asarray(value)
+    except (ValueError, TypeError):  # rows of different lengths
+        ids = np.asarray(None)
+    wanted = f"({', '.join('N' if length is None else str(length) for length in shape)}{',' * (len(shape) == 1)})"
+    if ids.ndim != len(shape) or any(length not in (None, found) for length, found in zip(shape, ids.shape, strict=True)):
+        raise FflmError(f"`{name}` must be an array of ids of the shape {wanted}, not {ids.shape or show(value)}")
+    if ids.size and ids.dtype.kind not in "iu":
+        raise FflmError(f"`{name}` must be ids, which are integers, not {ids.dtype}")
+    if ids.size and (ids.min() < 0 or ids.max() >= limit):
+        wrong = ids.min() if ids.min() < 0 else ids.max()
+        raise FflmError(f"`{name}` must be ids from 0 to {limit - 1:,}, not {wrong:,}")
+    return np.ascontiguousarray(ids, np.int32)
 
 
 def show(value: Any) -> str:

@@ -312,6 +312,11 @@ def truncated(name, size):
         edited(lambda about: about.update(parts={})),
         edited(lambda about: about["parts"]["train"].update(tokens=16)),
         edited(lambda about: about["parts"]["train"].pop("sha256")),
+        edited(lambda about: about["parts"]["train"].update(characters=99)),
+        edited(lambda about: about["parts"]["train"].update(characters=-1)),
+        edited(lambda about: about["parts"]["train"].update(tokens=10**18)),
+        edited(lambda about: about["vocabulary"].update(rule="others")),
+        edited(lambda about: about.update(sha256="")),
         edited(lambda about: about["vocabulary"].update(size=3)),
         edited(lambda about: about["vocabulary"].update(ends=False)),
         edited(lambda about: about["settings"].update(line_ends=False)),
@@ -323,6 +328,14 @@ def test_damaged_corpora(text, tmp_path, damage):
     damage(tmp_path / "out")
     with pytest.raises(FflmError, match=r"damaged|no tokenised corpus|cannot read|version"):
         Corpus.open(tmp_path / "out")
+
+
+def test_a_corpus_of_before_there_was_a_checksum_of_corpus_json_is_opened(text, tmp_path):
+    before = tokenize([text], tmp_path / "out", STREAM, ALL_WORDS)
+    edited(lambda about: about.pop("sha256"))(tmp_path / "out")
+    after = Corpus.open(tmp_path / "out")
+    assert after.fingerprint == before.fingerprint
+    assert after.conditions == before.conditions
 
 
 def test_verify_finds_changed_ids(text, tmp_path):

@@ -74,6 +74,7 @@ class UnigramCache(Predictor):
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
         """Return log p(word | context) of every word: contexts (B, N), oldest word first -> (B, V), nats."""
         V = len(self.vocabulary)
+        contexts = self._check_contexts(contexts)
         weights = self._weights(contexts)
         sums = np.full((len(contexts), V + 1), 1 / V)
         np.add.at(sums, (np.arange(len(contexts))[:, None], contexts), weights)
@@ -82,6 +83,7 @@ class UnigramCache(Predictor):
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
         """Return -log p(target | context): contexts (B, N), targets (B,) -> (B,), nats."""
+        contexts, targets = self._check_examples(contexts, targets)
         weights = self._weights(contexts)
         found = np.where(contexts == targets[:, None], weights, 0).sum(axis=1)
         result: Floats = np.log(1 + weights.sum(axis=1)) - np.log(1 / len(self.vocabulary) + found)
@@ -143,6 +145,7 @@ class Mixture(Model):
 
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
+        contexts = self._check_contexts(contexts)
         result = np.full((len(contexts), len(self.vocabulary)), -np.inf)
         for component, weight in zip(self.components.values(), self.weights, strict=True):
             if weight:
@@ -155,6 +158,7 @@ class Mixture(Model):
 
     def component_losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
         """Return -log p(target | context) of each component alone: contexts (B, n), targets (B,) -> (K, B), nats."""
+        contexts, targets = self._check_examples(contexts, targets)
         return np.stack([each.losses(_latest(contexts, each), targets).astype(float) for each in self.components.values()])
 
     @property

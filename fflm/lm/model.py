@@ -14,7 +14,21 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from fflm.arguments import Device, Encoding, Many, PathLike, Positive, Seed, Size, checked, to_path, to_paths
+from fflm.arguments import (
+    Device,
+    Encoding,
+    Many,
+    Natural,
+    PathLike,
+    Positive,
+    Seed,
+    Size,
+    check,
+    check_ids,
+    checked,
+    to_path,
+    to_paths,
+)
 from fflm.backend.devices import device_backend
 from fflm.errors import FflmError
 from fflm.files import clear_errors, locked_folder, reading_folder, restore, restore_all, write_json
@@ -102,12 +116,24 @@ class Predictor(TextScorer, Protocol):
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
 
+    def _check_contexts(self, contexts: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+        """Return contexts (B, n) as `check_ids` does; ``<s>`` may be among their words."""
+        return check_ids("contexts", contexts, len(self.vocabulary) + 1, (None, self.window))
+
+    def _check_examples(
+        self, contexts: npt.NDArray[Any], targets: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Return contexts (B, n) and the words that follow them (B,), likewise."""
+        contexts = self._check_contexts(contexts)
+        return contexts, check_ids("targets", targets, len(self.vocabulary), (len(contexts),))
+
     def windows(self, ids: npt.NDArray[np.integer[Any]]) -> Windows:
         """Return the examples of a text given as ids (N,)."""
         return Windows.of(ids, self.vocabulary, self.text, self.window)
 
     def text_losses(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
         """Return -log p of the words of a text (N,) from the one at ``start`` on, (N - start,), nats; the others are context."""
+        ids = check_text(ids, start, self.vocabulary)
         windows, rows = self.windows(ids), self._rows(_ROWS)
         pieces = range(start, len(ids), rows)
         losses = [self.losses(*windows.batch(np.arange(low, min(low + rows, len(ids))))) for low in pieces]
@@ -115,6 +141,7 @@ class Predictor(TextScorer, Protocol):
 
     def each_losses(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
         """Return `text_losses` of many texts, each by itself."""
+        texts = [check_text(ids, 0, self.vocabulary) for ids in texts]
         ends = np.cumsum([0, *map(len, texts)])
         rows = self._rows(self._together)
         losses: list[npt.NDArray[np.floating]] = [np.empty(0)]
@@ -125,11 +152,25 @@ class Predictor(TextScorer, Protocol):
                 first, last = np.clip((low, high), ends[place], ends[place + 1]) - ends[place]
                 batches.append(self.windows(texts[place]).batch(np.arange(first, last)))
             losses.append(self.losses(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True))))
-        return np.split(np.concatenate(losses), ends[1:-1])
+        return np.split(np.concatenate(losses), ends[1:-1]) if texts else []
 
     def _rows(self, most: int) -> int:
         """Return how many contexts may be in memory at a time: fewer than ``most`` if they are very long."""
         return max(1, min(most, CELLS // max(1, self.window)))
+
+
+def check_text(ids: npt.NDArray[Any], start: int, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
+    """Return the ids of a text (N,) of which a caller wants the words from ``start`` on scored, as `check_ids` does.
+
+    Raises
+    ------
+    FflmError
+        If they are no ids of the vocabulary's words, or the text has no such place.
+    """
+    ids = check_ids("ids", ids, len(vocabulary))
+    if check("start", Natural, start) > len(ids):
+        raise FflmError(f"`start` must be from 0 to {len(ids):,}, the length of the text, not {start:,}")
+    return ids
 
 
 class Model(Predictor):
@@ -333,12 +374,13 @@ class LanguageModel(Trained, Model):
 
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
-        result: npt.NDArray[np.floating] = self.network.log_probabilities(self._weights, np.ascontiguousarray(contexts))
+        contexts = self._check_contexts(contexts)
+        result: npt.NDArray[np.floating] = self.network.log_probabilities(self._weights, contexts)
         return result
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats. Equal contexts are looked at once."""
-        contexts = np.ascontiguousarray(contexts)
+        contexts, targets = self._check_examples(contexts, targets)
         whole = contexts.view(f"V{contexts.shape[1] * contexts.itemsize}")[:, 0].tolist()
         numbers: dict[bytes, int] = {}  # of the distinct contexts: to sort these would take several times as long
         rows = np.array([numbers.setdefault(each, len(numbers)) for each in whole], np.int32)

@@ -167,16 +167,18 @@ class NgramModel(Model):
 
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
+        contexts = self._check_contexts(contexts)
         results = np.empty((len(contexts), len(self.vocabulary)), np.float32)
         shares = shares_of(results.size)
-        kernels.ngram_distributions(*self.tables.arrays().values(), np.ascontiguousarray(contexts), results, shares)
+        kernels.ngram_distributions(*self.tables.arrays().values(), contexts, results, shares)
         return results
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
+        contexts, targets = self._check_examples(contexts, targets)
         losses = np.empty(len(targets), np.float32)
         shares = shares_of(contexts.size * kernels.LOOK_UP)
-        kernels.ngram_losses(*self.tables.arrays().values(), np.ascontiguousarray(contexts), targets, losses, shares)
+        kernels.ngram_losses(*self.tables.arrays().values(), contexts, targets, losses, shares)
         return losses
 
     @classmethod

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NotRequired, TypeAlias, TypedDict
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
@@ -310,7 +311,7 @@ class Corpus:
         about = from_json(content, _About, source, REMEDY)
         if about.get("sha256") not in (None, _sha256(about)):
             raise FflmError(f"{path / ABOUT} is damaged (wrong sha256, what it says has changed): {REMEDY}")
-        settings = TextSettings.from_dict(about["settings"])
+        settings = msgspec.convert(about["settings"], TextSettings)
         vocabulary = Vocabulary.load(path / "vocabulary.tsv", about["vocabulary"])
         if "train" not in about["parts"] or vocabulary.ends != settings.ends:
             raise FflmError(f"{path} is damaged (its files do not fit together): {REMEDY}")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import regex
 
+from fflm.arguments import check_ids
 from fflm.errors import FflmError
 from fflm.files import write_text
 from fflm.stored import read_whole
@@ -176,11 +177,18 @@ class Vocabulary:
         return np.fromiter(map(self._ids.get, tokens, itertools.repeat(0)), np.int32, len(tokens))
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """Return the tokens of ids in [0, V]: ``LINE_END`` for an end, ``<unk>`` and ``<s>`` by their names."""
+        """Return the tokens of ids in [0, V]: ``LINE_END`` for an end, ``<unk>`` and ``<s>`` by their names.
+
+        Raises
+        ------
+        FflmError
+            If an id is out of range, or none.
+        """
         names = [*self.words, START]
         if self.ends:
             names[1] = LINE_END
-        return [names[id_] for id_ in ids]
+        given = list(ids) if isinstance(ids, Iterable) and not hasattr(ids, "__array__") else ids
+        return [names[id_] for id_ in check_ids("ids", given, len(names)).tolist()]
 
     def save(self, path: Path) -> None:
         r"""Write a line ``word<TAB>count`` per id; whitespace and backslashes in words as ``\uXXXX``."""
