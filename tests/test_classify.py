@@ -462,7 +462,7 @@ def test_vectors_are_taken_and_may_be_frozen(data: Path, tmp_path: Path) -> None
         ([("a", "x"), ("b", "y")], {"valid": None, "frozen": True}, "only embeddings that are given can be frozen"),
         ([("a", "x"), ("b", "y")], {"valid": None, "colour": "red"}, "unknown setting 'colour'"),
         ([("a", ""), ("b", "")], {"valid": None}, "the texts have no words"),
-        ([("a", "x"), ("b", "y")], {"valid": None, "epochs": 1.5}, "`epochs` must be an integer of at least 1, not 1.5"),
+        ([("a", "x"), ("b", "y")], {"valid": None, "epochs": 1.5}, "`epochs` must be an integer from 1 to 1,000,000, not 1.5"),
         (
             [("a", "x"), ("b", "y")],
             {"valid": None, "input": "features", "counts": 1, "vectors": Path("v")},

@@ -191,8 +191,8 @@ def test_settings_round_trip(text, tmp_path):
     how = TextSettings(Tokenizer("char", True, "NFKC"), "sentence")
     assert TextSettings.from_dict(json.loads(json.dumps(how.to_dict()))) == how
     assert tokenize([text], tmp_path / "out", how, ALL_WORDS).settings == how
-    for damaged in ({"tokenizer": {"modes": "word"}}, {**how.to_dict(), "mode": "paragraph"}, {"tokenizer": 5}):
-        with pytest.raises(FflmError):
+    for damaged in ([], {"tokenizer": {"modes": "word"}}, {**how.to_dict(), "mode": "paragraph"}, {"tokenizer": 5}):
+        with pytest.raises(FflmError, match=r"unknown setting|expected|Invalid"):
             TextSettings.from_dict(damaged)
 
 

@@ -58,8 +58,8 @@ class ClassifierFile(TrainedFile, total=False):
     shares: Required[list[Annotated[float, Meta(gt=0, le=1)]] | None]
     input: Required[TextInput]
     scale: Required[ScaleFile | None]
-    texts: Required[TextsFile]
-    counts: Required[list[Count]]
+    texts: TextsFile
+    counts: list[Count]
 
 
 class Figures(TypedDict):
@@ -74,8 +74,8 @@ class Figures(TypedDict):
 class ClassifierFigures(TypedDict, total=False):
     """What stands with the weights of a classifier."""
 
-    step: Required[Count]
-    epoch: Required[float]
+    step: Count
+    epoch: float
     valid: Figures
     test: Figures
 
@@ -272,7 +272,7 @@ def read_description(
         config.input == input and reader.width == config.numbers and config.output == "softmax",
         input == "numbers" or len(vocabulary) == config.vocabulary,
         input != "window" or reader.input.window == config.window,
-        len(set(labels)) == len(labels) == len(about["counts"]) == config.classes,
+        len(set(labels)) == len(labels) == len(about.get("counts", labels)) == config.classes,
         shares is None or (len(shares) == len(labels) and abs(shares.sum() - 1) < 1e-6),
         scale is None or len(scale.mean) == len(scale.deviation) == reader.width,
     )

@@ -60,13 +60,14 @@ def _read(path: Path) -> dict[str, Any]:
     """Return config.json, the figures of the best weights, and the log."""
     from fflm.classify import model as classifiers
     from fflm.lm import description
-    from fflm.lm.model import LanguageModel, read_config
+    from fflm.lm.model import LanguageModel, read_config, require
     from fflm.network.config import NetworkConfig
     from fflm.network.parameters import shapes
     from fflm.training.checkpoints import CHECKPOINT, LOG, WEIGHTS, check_shapes, load_arrays, meaning
     from fflm.training.log import read_log
 
     about = read_config(path)
+    require(path, about, "created")
     if about.get("kind") == "ngram":
         return _read_ngram(path)
     if about.get("kind") == "mixture":
@@ -76,8 +77,12 @@ def _read(path: Path) -> dict[str, Any]:
     if about.get("kind") == "classifier":
         about = read_config(path, "classifier", classifiers.ClassifierFile)
         load, events = classifiers.TextClassifier.load, classifiers.EVENTS
+        require(path, about, "texts", "counts")
     else:
-        read_config(path, "network")
+        read_config(path, "network")  # and no kind that is not known
+        require(path, about, "corpus")
+        require(path, about["corpus"], "parts")
+    require(path, about, "training", "threads")
     config = NetworkConfig.from_dict(about["network"])
     figures: dict[str, Any] | None = None
     if (path / WEIGHTS).is_file():
@@ -194,7 +199,8 @@ def _best(about: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> l
     """Return as lines the figures of the best weights, and what computed them."""
     lines = ["  not evaluated yet: there are no weights to use, only a checkpoint to go on from"]
     if about["figures"] is not None:
-        lines = ["", f"best weights, from epoch {about['figures']['epoch']:g}"]
+        epoch = about["figures"].get("epoch")
+        lines = ["", "best weights" if epoch is None else f"best weights, from epoch {epoch:g}"]
         lines += [f"  {name:5} {describe(about['figures'][name])}" for name in ("valid", "test") if name in about["figures"]]
     return [*lines, "", "versions", *_pairs(about["versions"])]
 

@@ -18,7 +18,6 @@ COMPONENTS = 100
 """Models of the largest mixture."""
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]+$")]
-Sha256: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Counts(TypedDict):
@@ -43,8 +42,8 @@ class CorpusReference(TypedDict):
 
     path: Name
     absolute: NotRequired[Name]
-    fingerprint: Sha256
-    parts: Parts
+    fingerprint: str
+    parts: NotRequired[Parts]
 
 
 class Common(TypedDict, total=False):
@@ -54,15 +53,15 @@ class Common(TypedDict, total=False):
     version: Required[Literal[1]]
     vocabulary: Required[VocabularyAbout]
     versions: Required[dict[str, str]]
-    created: Required[str]
+    created: str
 
 
 class Trained(Common, total=False):
     """What a training run adds."""
 
     network: Required[NetworkConfig]
-    training: Required[TrainingSettings]
-    threads: Required[Workers]
+    training: TrainingSettings
+    threads: Workers
     device: Literal["cpu", "cuda"]
 
 
@@ -70,7 +69,7 @@ class NetworkFile(Trained, total=False):
     """A neural language model."""
 
     text: Required[TextSettings]
-    corpus: Required[CorpusReference]
+    corpus: CorpusReference
     precision: Literal["fp32", "mixed"]
     vectors: Count
 
@@ -80,7 +79,7 @@ class Ngram(TypedDict):
 
     order: Annotated[int, Meta(ge=1, le=LARGEST_ORDER)]
     counts: Annotated[list[Count], Meta(min_length=1, max_length=LARGEST_ORDER)]
-    discounts: Annotated[list[Annotated[list[float], Meta(max_length=3)]], Meta(max_length=LARGEST_ORDER)]
+    discounts: Annotated[list[Annotated[list[float], Meta(max_length=3)]], Meta(max_length=LARGEST_ORDER)] | None
     notes: list[str]
     source: NotRequired[str]
 
@@ -98,7 +97,7 @@ class Component(TypedDict, total=False):
     """A component of a mixture: a model in a folder, or a cache of so many words."""
 
     path: Name
-    fingerprint: Sha256
+    fingerprint: str
     cache: Size
 
 
@@ -143,8 +142,8 @@ class Figures(TypedDict):
 class NetworkFigures(TypedDict, total=False):
     """What stands with the weights of a neural language model."""
 
-    step: Required[Count]
-    epoch: Required[float]
+    step: Count
+    epoch: float
     valid: Figures
     test: Figures
 

@@ -36,7 +36,7 @@ from fflm.lm import description
 from fflm.network.config import CELLS, NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
-from fflm.stored import check_json, read_json
+from fflm.stored import REMEDY, check_json, read_json
 from fflm.text.corpus import TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
@@ -542,7 +542,15 @@ def read_run(path: Path, kind: Kind, of: Any = None) -> dict[str, Any]:
     about = read_config(path, kind, of)
     if not (path / CHECKPOINT).is_file():
         raise FflmError(f"{path} has no {CHECKPOINT} to resume from: train anew with `overwrite=True`")
+    require(path, about, "training", "threads", "texts" if kind == "classifier" else "corpus")
     return about
+
+
+def require(path: Path, about: Mapping[str, Any], *names: str) -> None:
+    """Raise an FflmError if the config.json in a folder, ``about``, lacks what it need not have to predict."""
+    for name in names:
+        if name not in about:
+            raise FflmError(f"{path / CONFIG} is damaged (it lacks {name}): {REMEDY}")
 
 
 @contextlib.contextmanager

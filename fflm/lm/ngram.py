@@ -217,7 +217,7 @@ class NgramModel(Model):
         if arrays.keys() != {field.name for field in dataclasses.fields(Tables)}:
             raise FflmError(f"{path / WEIGHTS} is damaged (it has no n-grams): {REMEDY}")
         tables, ngram = Tables(**arrays), about["ngram"]
-        described = len(ngram["counts"]) <= ngram["order"] and len(ngram["discounts"]) in (0, len(ngram["counts"]))
+        described = len(ngram["counts"]) <= ngram["order"] and len(ngram["discounts"] or ()) in (0, len(ngram["counts"]))
         if not described or not _fits(tables, len(vocabulary), ngram["order"]):
             raise FflmError(f"{path} is damaged ({CONFIG} and {WEIGHTS} do not fit together): {REMEDY}")
         return cls(tables, vocabulary, text, {**about, "figures": figures})

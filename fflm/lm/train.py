@@ -343,7 +343,7 @@ def _difference(path: Path, corpus: Corpus, about: dict[str, Any]) -> str:
         return "the text is read differently"
     if len(corpus.vocabulary) != about["vocabulary"]["size"]:
         return "another vocabulary"
-    for name, counts in about["corpus"]["parts"].items():
+    for name, counts in about["corpus"].get("parts", {}).items():
         if name not in corpus.parts or corpus.parts[name].counts != counts:
             return f"another {name} text"
     return "the text or the vocabulary has changed"

@@ -49,7 +49,7 @@ class TrainingSettings(Settings):
     """
 
     epochs: Annotated[Size, Meta(description="Passes over the training data, at most.")] = 6
-    batch_size: Annotated[Many, Meta(description="Predicted words, or other examples, per update.")] = 256
+    batch_size: Annotated[int, Meta(ge=1, le=2**31 - 1, description="Predicted words, or other examples, per update.")] = 256
     optimizer: Annotated[OptimizerName, Meta(description="Update rule.")] = "adamw"
     rate: Annotated[float, Meta(gt=0, description="Learning rate, at its peak.")] = 3e-3
     momentum: Annotated[Fraction, Meta(description="Momentum of sgd.")] = 0.0
