@@ -71,10 +71,7 @@ def sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (
-            errno.EINVAL,
-            errno.ENOTSUP,
-        ):  # there is nothing to be done here, as for folders on some file systems
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # as of folders on some file systems
             raise
     finally:
         os.close(descriptor)
@@ -141,8 +138,8 @@ def replacing(path: Path, *, overwrite: bool = True, follow: bool = True) -> Ite
             with temporary.open("rb") as source, _open_through(path) as target:
                 shutil.copyfileobj(source, target)
             return
-        temporary.chmod(0o666 & ~_umask())
         sync(temporary)
+        temporary.chmod(0o666 & ~_umask())
         if overwrite:
             temporary.replace(place)
         else:

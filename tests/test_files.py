@@ -322,6 +322,7 @@ def test_a_new_folder_is_discarded_at_exit_but_not_by_a_forked_process(tmp_path)
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says what a descriptor is of")
 def test_what_is_published_is_on_disk(tmp_path, monkeypatch):
     """Files and folders are, before they take their names, and so are the names."""
     real, done = os.fsync, []
