@@ -87,10 +87,14 @@ def open_regular(path: Path, mode: Literal["rb", "ab"] = "rb") -> BufferedReader
     Raises
     ------
     FflmError
-        If it is a FIFO, a device, a socket or a folder, or cannot be opened.
+        If it is a FIFO, a device, a socket or a folder, or cannot be opened; to write, also if it is a symbolic link, which
+        might lead to a file outside of the folder.
     """
+    own = getattr(os, "O_NONBLOCK", 0) | (getattr(os, "O_NOFOLLOW", 0) if mode == "ab" else 0)
     with clear_errors(f"{'read' if mode == 'rb' else 'write'} {path}"):
-        file = open(path, mode, opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0), 0o666))  # noqa: SIM115
+        if mode == "ab" and path.is_symlink():
+            raise FflmError(f"{path} is a symbolic link: replace it with the file itself")
+        file = open(path, mode, opener=lambda name, flags: os.open(name, flags | own, 0o666))  # noqa: SIM115
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             return file  # type: ignore[return-value]
         file.close()

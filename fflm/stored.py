@@ -4,6 +4,7 @@ Whoever gets a value from here need not doubt its shape, its types, or the range
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,9 @@ def read_whole(path: Path, remedy: str = REMEDY) -> bytes:
         If it cannot be read, is no regular file, or has more than `LARGEST` bytes.
     """
     with open_regular(path) as file:
-        content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(size, LARGEST))  # not more, for that much memory is taken before anything is read
+    if size > LARGEST:
         raise FflmError(f"{path} is damaged (it has more than {LARGEST:,} bytes): {remedy}")
     return content
 

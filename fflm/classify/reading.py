@@ -141,7 +141,7 @@ def _read_csv(lines: Iterable[str], source: str, text_column: str, label_column:
             if column not in names and len(names) == 1:
                 raise FflmError(f"{source} has only the column {names[0]!r}: separate its columns by commas")
             if column not in names:
-                known = ", ".join(map(repr, names[:20]))
+                known = ", ".join(single_spaced(name)[:60] for name in names[:20])
                 raise FflmError(f"{source} has no column {column!r}, but {known}: name one with `{option}`")
             if names.count(column) > 1:
                 raise FflmError(f"{source} has several columns {column!r}: give them names of their own")
