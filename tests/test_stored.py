@@ -317,6 +317,16 @@ def test_pipes_in_a_folder_are_not_waited_for(models: Path, file: str) -> None:
         used_or_refused(use, Path("net.model"))
 
 
+def test_a_log_that_is_a_link_leads_nowhere(models: Path, tmp_path: Path) -> None:
+    outside, log = tmp_path / "outside", Path("net.model", LOG)
+    outside.write_bytes(before := log.read_bytes() + b"something else\n")
+    log.unlink()
+    log.symlink_to(outside)
+    with pytest.raises(FflmError, match="symbolic link"):
+        TrainingRun.resume(Path("net.model"), epochs=9)
+    assert outside.read_bytes() == before
+
+
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
