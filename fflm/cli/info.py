@@ -207,12 +207,14 @@ def _best(about: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> l
 
 def _classifier_lines(path: Path, about: dict[str, Any]) -> list[str]:
     """Return what is known of a text classifier as lines to read."""
+    from fflm.classify.settings import TextInput
     from fflm.cli.classify import EVALUATIONS, describe, show_valid
 
     lines = _network(path, about)
-    text = {name: value for name, value in about["input"].items() if name not in ("tokenizer", "lexicon")}
-    lexicon = {f"lexicon: {name}": f"{len(words):,} words" for name, words in about["input"]["lexicon"].items()}
-    lines += ["", "text", *_pairs(about["input"]["tokenizer"], mode="tokenizer"), *_pairs({**text, **lexicon})]
+    text = TextInput.from_dict(about["input"]).to_dict()
+    tokenizer, lexicon = text.pop("tokenizer"), text.pop("lexicon")
+    lexicon = {f"lexicon: {name}": f"{len(words):,} words" for name, words in lexicon.items()}
+    lines += ["", "text", *_pairs(tokenizer, mode="tokenizer"), *_pairs({**text, **lexicon})]
     lines += ["", *(f"{name}: {part['texts']:,} texts, {part['words']:,} words" for name, part in about["texts"].items())]
     lines.append(f"vocabulary: {about['vocabulary']['size']:,} ({about['vocabulary']['rule']})")
     lines += ["", "classes, texts of the training set", *_pairs(dict(zip(about["labels"], about["counts"], strict=True)))]
@@ -250,8 +252,11 @@ def _sizes(about: dict[str, Any]) -> list[str]:
 
 def _text(about: dict[str, Any]) -> list[str]:
     """Return as lines how a model reads text."""
-    settings = {name: value for name, value in about["text"].items() if name != "tokenizer"}
-    return ["", "text", *_pairs(about["text"]["tokenizer"], mode="tokenizer"), *_pairs(settings)]
+    from fflm.text.corpus import TextSettings
+
+    settings = TextSettings.from_dict(about["text"]).to_dict()
+    tokenizer = settings.pop("tokenizer")
+    return ["", "text", *_pairs(tokenizer, mode="tokenizer"), *_pairs(settings)]
 
 
 def _pairs(values: dict[str, Any], **names: str) -> list[str]:

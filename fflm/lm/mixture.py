@@ -456,7 +456,9 @@ def _check_parts(path: Path) -> None:
             raise FflmError(f"{place} is a mixture that is a part of itself: {REMEDY}")
         if models > MODELS or len(around) > DEPTH:
             raise FflmError(f"{path} has more than {MODELS} models, or more than {DEPTH} mixtures within each other: mix fewer")
-        if (place / CONFIG).is_file() and (about := read_config(place)).get("kind") == "mixture":
+        with clear_errors(f"read {place}"):
+            known = (place / CONFIG).is_file()
+        if known and (about := read_config(place)).get("kind") == "mixture":
             inside = (*around, os.path.realpath(place))
             pending += [(locate(each["path"], place), inside) for each in _components(place, about) if "path" in each]
 

@@ -150,7 +150,9 @@ def trained_corpus(path: Path) -> Corpus:
         If it is not known, gone, damaged, or not what it was.
     """
     place = corpus_path(path)
-    if not (place / "corpus.json").is_file():
+    with clear_errors(f"read {place}"):
+        found = (place / "corpus.json").is_file()
+    if not found:
         raise FflmError(f"{place}, on which {path} was trained, is gone: name a text instead")
     corpus = Corpus.open(place)
     if not is_described(corpus, read_config(path)["corpus"]):
