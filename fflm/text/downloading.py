@@ -1,4 +1,4 @@
-"""Download a file whose size and checksum are known, from a server that nothing is believed."""
+"""Download a file whose size and checksum are known, from a server that is not trusted."""
 
 import contextlib
 import hashlib
