@@ -67,7 +67,7 @@ def _rebuild(target_context: Any, fields: Any) -> Any:
 
 
 class KernelCache(_Cache):  # type: ignore[misc]
-    """The cache of one function: a file for each combination of argument types and processor.
+    """The cache of one function: a file for each combination of argument types, processor and settings of Numba.
 
     A file is the SHA-256 of its content and the content, a pickle as Numba makes it. A file that is missing, damaged or cannot be
     read makes the function be compiled; a file that cannot be written is done without.
@@ -138,7 +138,8 @@ class KernelCache(_Cache):  # type: ignore[misc]
     def _file(self, sig: Any, codegen: Any) -> str:
         """Return the name of the file for a signature and what it is compiled for."""
         cells = [cell.cell_contents for cell in self._function.__closure__ or ()]
-        key = (str(sig), codegen.magic_tuple(), self._function.__code__.co_code, dumps(cells) if cells else b"")
+        settings = bool(config.BOUNDSCHECK), int(config.OPT)  # of Numba, which the same sources are compiled with
+        key = (str(sig), codegen.magic_tuple(), settings, self._function.__code__.co_code, dumps(cells) if cells else b"")
         return f"{self._name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.nbc"
 
     def enable(self) -> None:

@@ -1,6 +1,7 @@
 """What every test runs under, and the fixtures of the numerical tests."""
 
 import os
+import signal
 from pathlib import Path
 
 import devices
@@ -30,6 +31,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if devices.mixed and devices.device == "cpu":
         raise pytest.UsageError("--precision mixed needs --device ptx or cuda")
     os.environ.setdefault("NUMBA_CACHE_DIR", str(config.cache.mkdir("numba")))
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a shell's background, and all commands would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if os.environ.get("NUMBA_BOUNDSCHECK") == "1":  # only of the calling thread: no exception leaves another one
+        from fflm.backend import launching
+
+        launching._threads_lost = True
 
 
 @pytest.fixture

@@ -43,6 +43,8 @@ class PlayedGpu:
         Bytes of each allocation, by its address.
     launched
         The kernels that were launched, in their order.
+    linked
+        Whether kernels become machine code, too, which is kept on disk with them and of no use here. It takes seconds.
     """
 
     def __init__(self, capacity: int = 2**30) -> None:
@@ -50,6 +52,7 @@ class PlayedGpu:
         self.memory = Memory()
         self.held: dict[int, int] = {}
         self.launched: list[Ptx] = []
+        self.linked = False
         self._pinned: dict[int, np.ndarray] = {}
         self._promised: list[Callable[[], None]] = []
         self._thread = threading.local()
@@ -194,6 +197,7 @@ def play() -> PlayedGpu:
 def _function(library: codegen.CUDACodeLibrary) -> Any:
     """Stand in for what loads a compiled kernel."""
     if not library._cufunc_cache:
-        library.get_cubin()  # which is kept on disk with it, for a GPU to load
+        if _played[0].linked:
+            library.get_cubin()
         library._cufunc_cache[0] = SimpleNamespace(kernel=Ptx(library.get_asm_str()), module=SimpleNamespace(initialized=True))
     return library._cufunc_cache[0]

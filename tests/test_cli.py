@@ -141,13 +141,13 @@ print(*sys.modules, file=sys.stderr)
 def test_help_and_version_import_nothing_heavy(option):
     loaded = imported(option)
     assert "click" in loaded
-    assert loaded.isdisjoint({"numba", "numpy", "scipy", "rich", "regex", "safetensors", "matplotlib", "pooch"})
+    assert loaded.isdisjoint({"numba", "numpy", "scipy", "rich", "regex", "safetensors", "matplotlib", "requests"})
 
 
 def test_no_help_waits_for_the_compiler():
     loaded = imported(*(shlex.join((*path, "--help")) for path, _ in commands()))
     assert "fflm.network.config" in loaded
-    assert loaded.isdisjoint({"numba", "scipy", "rich", "safetensors", "matplotlib", "pooch", "optuna"})
+    assert loaded.isdisjoint({"numba", "scipy", "rich", "safetensors", "matplotlib", "requests", "optuna"})
 
 
 def test_looking_at_a_model_does_not_wait_for_the_compiler(models):

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import click
+import numba
+import numpy as np
 import pytest
 from command import fflm
 from tiny import MODES, tiny_model
@@ -32,6 +34,19 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / f"fflm-{source_hash()}"
 
 
+@pytest.fixture
+def numba_setting(monkeypatch):
+    """Return a function that sets one of Numba's variables, for as long as the test takes."""
+
+    def choose(name, value):
+        monkeypatch.setenv(name, value)
+        numba.config.reload_config()
+
+    yield choose
+    monkeypatch.undo()
+    numba.config.reload_config()
+
+
 def double(x):
     return 2 * x
 
@@ -48,6 +63,32 @@ def test_what_was_compiled_is_found(folder):
     assert [count_hits(argument=1.5) for _ in range(2)] == [0, 1]
     assert [count_hits(name="other") for _ in range(2)] == [0, 1]
     assert len(list(folder.iterdir())) == 3
+
+
+def at(values, place):
+    return values[place]
+
+
+def test_kernels_that_check_bounds_are_others(folder, numba_setting):
+    values = np.arange(6.0)
+    for checked in (1, 0):  # found again, but never in place of each other
+        numba_setting("NUMBA_BOUNDSCHECK", str(checked))
+        for hits in (0, 1):
+            dispatcher = compiled()(at)
+            assert dispatcher(values[:3], 2) == 2
+            assert sum(dispatcher.stats.cache_hits.values()) == hits
+            if checked:
+                with pytest.raises(IndexError):
+                    dispatcher(values[:3], 4)
+            else:
+                assert dispatcher(values[:3], 4) == 4
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_kernels_that_are_optimised_otherwise_are_others(folder, numba_setting):
+    assert count_hits() == 0
+    numba_setting("NUMBA_OPT", "1")
+    assert count_hits() == 0
 
 
 @pytest.mark.parametrize("damage", ["empty", "short", "long", "changed", "a folder"])

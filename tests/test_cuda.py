@@ -167,7 +167,7 @@ def test_kernels_are_compiled_once(tmp_path):
 import test_cuda
 from played_gpu import play
 
-play()
+play().linked = True
 for name in ("add", "layer", "logits", "mixed logits"):
     kernel, types = test_cuda.LAUNCHES[name]
     code = kernel.compile(types)._codelibrary.get_cubin().code

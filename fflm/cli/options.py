@@ -380,8 +380,9 @@ def load_vectors(path: Path | None, quiet: bool) -> "tuple[Path, Vectors]":
 def describe_perplexity(figures: Mapping[str, Any]) -> str:
     """Return a perplexity in a line, with all that it means nothing without, from `fflm.lm.scoring.Score.to_dict`'s result."""
     return (
-        f"perplexity {figures['perplexity']:,.2f} over {figures['tokens']:,} tokens, {figures['unknown_share']:.2%} unknown, "
-        f"{figures['bits_per_character']:.3f} bits per character; "
+        f"perplexity {_number(figures['perplexity'], ',.2f')} over {figures['tokens']:,} tokens, "
+        f"{_number(figures['unknown_share'], '.2%')} unknown, "
+        f"{_number(figures['bits_per_character'], '.3f')} bits per character; "
         f"vocabulary {figures['vocabulary']:,} ({figures['rule']}); {figures['policy']}"
     )
 
@@ -405,7 +406,12 @@ def show_training(loss: float | None) -> str:
 
 def show_valid(valid: dict[str, Any] | None) -> tuple[str, str]:
     """Return the cells of `EVALUATIONS` that are of validation text."""
-    return (f"{valid['perplexity']:,.2f}", f"{valid['bits_per_character']:.3f}") if valid else ("-", "-")
+    return (_number(valid["perplexity"], ",.2f"), _number(valid["bits_per_character"], ".3f")) if valid else ("-", "-")
+
+
+def _number(value: float | None, form: str) -> str:
+    """Return a figure in a format; None stands for what is no finite number."""
+    return "-" if value is None else format(value, form)
 
 
 def describe_text(vocabulary: int, rule: str, policy: str, parts: Mapping[str, Mapping[str, int]]) -> list[str]:
