@@ -90,8 +90,6 @@ def serve(folder):
             os.environ["TMPDIR"] = request["folder"]
             status, calls = 0, []
             if request["forked"]:
-                gc.collect()
-                gc.freeze()
                 process = os.fork()
                 if not process:
                     signal.alarm(SECONDS)
@@ -103,6 +101,8 @@ def serve(folder):
                 calls = [os.fsdecode(library.faults_call(number)) for number in range(1, library.faults_count() + 1)]
             else:
                 work(request["program"], folder)
+                gc.collect()
+                gc.freeze()  # or every fork's collections copy the memory of all that was imported
             os.chdir("/")
             print(json.dumps({"status": status, "calls": calls}), file=answers, flush=True)
 
