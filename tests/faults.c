@@ -32,7 +32,7 @@ static struct shared {
     long at; /* which call, from 1 */
     long count;
     char root[PATH_MAX];
-    char calls[CALLS][192]; /* name and path */
+    char calls[CALLS][512]; /* name and path; of a rename, both paths */
 } nothing, *shared = &nothing;
 
 __attribute__((constructor)) static void start(void) {
@@ -80,7 +80,7 @@ static enum verdict judge(const char *call, const char *path, int number, size_t
     long count = __sync_add_and_fetch(&shared->count, 1);
     if (count <= CALLS) {
         const char *shown = path && path[length] ? path + length + 1 : "";
-        snprintf(shared->calls[count - 1], sizeof shared->calls[0], "%s %.170s", call, shown);
+        snprintf(shared->calls[count - 1], sizeof shared->calls[0], "%s %.480s", call, shown);
     }
     if (shared->at < 1 || count < shared->at) return PASS;
     int first = count == shared->at;
@@ -133,10 +133,27 @@ static void end(void) {
 #define CALL_ON_PATH(name, parameters, descriptor, path, number, ...) \
     int name parameters { ON_PATH(name, descriptor, path, number, int, __VA_ARGS__); }
 
-CALL_ON_PATH(rename, (const char *from, const char *to), AT_FDCWD, to, EIO, from, to)
-CALL_ON_PATH(renameat, (int fd, const char *from, int other, const char *to), other, to, EIO, fd, from, other, to)
-CALL_ON_PATH(renameat2, (int fd, const char *from, int other, const char *to, unsigned flags), other, to, EIO,
-             fd, from, other, to, flags)
+/* Where a name was before it was moved is worth knowing, too. */
+static int judge_rename(const char *call, int fd, const char *from, int other, const char *to) {
+    char before[PATH_MAX], path[PATH_MAX], both[64 + PATH_MAX];
+    if (!shared->armed) return 0;
+    size_t length = strlen(shared->root);
+    place(fd, from, before);
+    place(other, to, path);
+    snprintf(both, sizeof both, "%s %s ->", call, strncmp(before, shared->root, length) ? before : before + length + 1);
+    return judge(both, path, EIO, 0) == REFUSE;
+}
+
+#define RENAME(name, parameters, fd, from, other, to, ...) \
+    int name parameters { \
+        REAL(name); \
+        return judge_rename(#name, fd, from, other, to) ? -1 : real(__VA_ARGS__); \
+    }
+
+RENAME(rename, (const char *from, const char *to), AT_FDCWD, from, AT_FDCWD, to, from, to)
+RENAME(renameat, (int fd, const char *from, int other, const char *to), fd, from, other, to, fd, from, other, to)
+RENAME(renameat2, (int fd, const char *from, int other, const char *to, unsigned flags), fd, from, other, to,
+       fd, from, other, to, flags)
 CALL_ON_PATH(link, (const char *from, const char *to), AT_FDCWD, to, ENOSPC, from, to)
 CALL_ON_PATH(linkat, (int fd, const char *from, int other, const char *to, int flags), other, to, ENOSPC,
              fd, from, other, to, flags)
