@@ -2,7 +2,7 @@
 
    Loaded before the C library (LD_PRELOAD), whose functions it stands in for. What is asked for, and what has been seen, lies in
    memory that forked processes share, so that a parent arms a fault, forks, and reads what became of it. While armed, clocks stand
-   still: two runs of the same work then write the same bytes. */
+   still until there are several processes, which wait for one another: two runs of the same work then write the same bytes. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -27,7 +27,7 @@ enum kind { COUNT, FAIL, FULL, SHORT, INTERRUPT, TERMINATE, KILL };
 #define CALLS 8192
 
 static struct shared {
-    int armed;
+    int armed, still;
     enum kind kind;
     long at; /* which call, from 1 */
     long count;
@@ -45,7 +45,7 @@ void faults_arm(const char *root, int kind, long at) {
     shared->kind = kind;
     shared->at = at;
     shared->count = 0;
-    shared->armed = 1;
+    shared->armed = shared->still = 1;
 }
 
 void faults_disarm(void) { shared->armed = 0; }
@@ -252,6 +252,7 @@ MAP(mmap64, off64_t)
 
 pid_t fork(void) {
     REAL(fork);
+    shared->still = 0;
     return judge("fork", NULL, EAGAIN, 0) == REFUSE ? -1 : real();
 }
 
@@ -260,7 +261,7 @@ pid_t vfork(void) { return fork(); }
 
 int clock_gettime(clockid_t clock, struct timespec *time) {
     REAL(clock_gettime);
-    if (!shared->armed) return real(clock, time);
+    if (!shared->armed || !shared->still) return real(clock, time);
     time->tv_sec = clock == CLOCK_REALTIME ? 1767225600 : 1000;
     time->tv_nsec = 0;
     return 0;

@@ -106,7 +106,9 @@ MIX = "score -q -m one.model --mix old.ngram --save new"
 COMMANDS = {
     "train": Command(f"train text.txt -o new --test 5% {TRAIN}", resume="train -q --resume new"),
     "train --overwrite": Command(f"train ids -o new --overwrite {TRAIN}", (OLD,), resume="train -q --resume new"),
-    "train --resume": Command("train -q --resume new", (OLD, STOP.format(module="fflm.lm.train", run="TrainingRun")), resume="same"),
+    "train --resume": Command(
+        "train -q --resume new", (OLD, STOP.format(module="fflm.lm.train", run="TrainingRun")), resume="same"
+    ),
     "train --resume --epochs": Command("train -q --resume new --epochs 2", (OLD,), resume="same"),
     "classify": Command(f"classify train lines.tsv -o new {CLASSIFY}", resume="classify train -q --resume new"),
     "classify --overwrite": Command(
@@ -124,7 +126,9 @@ COMMANDS = {
     "tokenize": Command("tokenize text.txt -o new -q"),
     "tokenize --overwrite": Command("tokenize text.txt -o new -q --overwrite --valid 10%", ("tokenize text.txt -o new -q",)),
     "ngram train": Command("ngram train text.txt -o new --arpa new.arpa -q --order 2", outputs=("new", "new.arpa")),
-    "ngram train --overwrite": Command("ngram train ids -o new -q --order 2 --overwrite", ("ngram train ids -o new -q --order 3",)),
+    "ngram train --overwrite": Command(
+        "ngram train ids -o new -q --order 2 --overwrite", ("ngram train ids -o new -q --order 3",)
+    ),
     "ngram import": Command("ngram import tiny.arpa -o new"),
     "ngram import --overwrite": Command("ngram import tiny.arpa -o new --overwrite", ("ngram train ids -o new -q --order 2",)),
     "ngram export": Command("ngram export -m old.ngram -o new.arpa.gz -q", NGRAM, ("new.arpa.gz",)),
@@ -132,12 +136,11 @@ COMMANDS = {
         "ngram export -m old.ngram -o new.arpa -q --overwrite", (*NGRAM, 'open("new.arpa", "w").write("old\\n")\n'), ("new.arpa",)
     ),
     "score --save": Command(MIX, (OLD.replace("new", "one.model"), *NGRAM)),
-    "score --save --overwrite": Command(
-        f"{MIX} --overwrite", (OLD.replace("new", "one.model"), *NGRAM, f"{MIX} --cache 20")
-    ),
+    "score --save --overwrite": Command(f"{MIX} --overwrite", (OLD.replace("new", "one.model"), *NGRAM, f"{MIX} --cache 20")),
     "vectors": Command("vectors -m one.model -o new.txt -q", (OLD.replace("new", "one.model"),), ("new.txt",)),
     "vectors --overwrite": Command(
-        "vectors -m one.model -o new.txt -q --overwrite", (OLD.replace("new", "one.model"), 'open("new.txt", "w").write("old\\n")\n'),
+        "vectors -m one.model -o new.txt -q --overwrite",
+        (OLD.replace("new", "one.model"), 'open("new.txt", "w").write("old\\n")\n'),
         ("new.txt",),
     ),
     "plot": Command(
@@ -150,14 +153,14 @@ COMMANDS = {
 ARPA = "\\data\\\nngram 1=4\n\n\\1-grams:\n-1 <unk>\n-99 <s>\n-1 </s>\n-1 word\n\n\\end\\\n"
 
 TOLERATED = re.compile(
-    r"mkdir \.|(open|flock|ftruncate64|pwrite|unlinkat) .*/\.lock|flock .*|(link|linkat|renameat2|unlink|unlinkat|rmdir|copy_file_range|sendfile) .*"
+    r"fork |mkdir \.|(open|flock|ftruncate64|pwrite|unlinkat) .*/\.lock|flock .*|(link|linkat|renameat2|unlink|unlinkat|rmdir|copy_file_range|sendfile) .*"
 )
-"""Calls that may fail and the command succeed: locks where there are none, ways to do what can be done otherwise, clearing up."""
+"""Calls that may fail and the command succeed: locks where there are none, ways to do what can be done otherwise (without workers, too), clearing up."""
 
 CLEARING = re.compile(r"(unlink|unlinkat|rmdir) .*")
 """Calls whose failing leaves something behind until the next time."""
 
-BETWEEN_OR_CLEARING = re.compile(rf"(open|flock) .*/\.lock|(mkdir|flock) .*\.tmp|{CLEARING.pattern}")
+BETWEEN_OR_CLEARING = re.compile(rf"(open|flock) .*/\.lock|(mkdir|flock) .*\.(tmp|part)|{CLEARING.pattern}")
 """Calls with which a signal may come so that what they have made, or were to remove, stays until the next time."""
 
 
@@ -186,7 +189,7 @@ class Laboratory:
         (self.base / "text.txt").write_text(TEXT, encoding="utf-8")
         (self.base / "lines.tsv").write_text(LINES, encoding="utf-8")
         (self.base / "tiny.arpa").write_text(ARPA)
-        self.must("tokenize text.txt -o ids -q --valid 10%".split(), self.base)
+        self.must(["tokenize", "text.txt", "-o", "ids", "-q", "--valid", "10%"], self.base)
         self.experiments = {}
 
     def must(self, program, folder):
@@ -208,7 +211,10 @@ class Experiment:
     def __init__(self, laboratory, name, command):
         self.server, self.name, self.command = laboratory.server, name, command
         folder = Path(tempfile.mkdtemp(dir=laboratory.folder))
-        self.seed, self.work = folder / "seed", folder / "work"  # models refer to corpora by absolute paths, so there is one to work in
+        self.seed, self.work = (
+            folder / "seed",
+            folder / "work",
+        )  # models refer to corpora by absolute paths, so there is one to work in
         shutil.copytree(laboratory.base, self.work)
         for program in command.before:
             laboratory.must(words(program), self.work)
@@ -270,11 +276,11 @@ class Experiment:
             if (outcome.stdout, said) != (self.outcome.stdout, self.outcome.stderr):
                 yield f"it said {outcome.stdout!r} and {outcome.stderr!r}"
         elif kind == "terminate":
-            if outcome.status != 130 or not re.fullmatch(r"\n?(error: interrupted|stopped and saved; go on with: .*|stopped before .*)\n", outcome.stderr):
+            if outcome.status != 130 or not re.fullmatch(
+                r"\n?(error: interrupted|stopped and saved; go on with: .*|stopped before .*)\n", outcome.stderr
+            ):
                 yield f"status {outcome.status}: {outcome.stderr}"
-        elif kind in ("short", "interrupt"):
-            yield f"status {outcome.status}: {outcome.stderr}"
-        elif outcome.status != 1 or not error:
+        elif kind in ("short", "interrupt") or outcome.status != 1 or not error:
             yield f"status {outcome.status}: {outcome.stderr}"
         elif outcome.stdout:
             yield f"it failed, and printed {outcome.stdout!r}"
@@ -287,7 +293,7 @@ class Experiment:
         for name, value in self.before.items():
             if name.partition("/")[0] not in self.command.outputs and content.get(name, b"") != value:
                 yield f"{name} has changed"
-        if outcome.status == 0 and set(states.values()) != {"new"}:
+        if outcome.status == 0 and set(states.values()) != {"new"} and not (self.command.warns and "warning: " in outcome.stderr):
             yield f"it succeeded, but: {states}"
         excused = {"fail": CLEARING, "terminate": BETWEEN_OR_CLEARING, "kill": re.compile(".*")}.get(kind)
         if leftovers and not (excused and excused.fullmatch(call)):
@@ -347,6 +353,8 @@ def report(problems):
 @pytest.mark.parametrize("kind", ["fail", "terminate", "kill", "full", "short", "interrupt"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_nothing_is_lost(laboratory, name, kind):
+    if COMMANDS[name].warns and kind in ("terminate", "kill"):
+        pytest.skip("what a kill has left in the cache of kernels stays until fflm changes: nobody reads it")
     experiment = laboratory.experiment(name, COMMANDS[name])
     calls = range(1, len(experiment.outcome.calls) + 1)
     if kind in ("full", "short", "interrupt"):
@@ -354,6 +362,22 @@ def test_nothing_is_lost(laboratory, name, kind):
     if "FAULTS_AT" in os.environ:
         calls = [int(os.environ["FAULTS_AT"])]
     report([problem for at in calls for problem in experiment.examine(kind, at)])
+
+
+WORKERS = """
+from fflm.cli import main
+from fflm.text import corpus
+corpus._FEW_SECONDS = -1
+main("tokenize long.txt -o new -q --processes 2".split())
+"""
+
+
+def test_a_worker_process_that_cannot_start(laboratory):
+    command = Command(WORKERS, ("open('long.txt', 'w').write(open('text.txt').read() * 250)\n",), again=WORKERS)
+    experiment = laboratory.experiment("tokenize --processes 2", command)
+    forks = [at for at, call in enumerate(experiment.outcome.calls, 1) if call.startswith("fork")]
+    assert len(forks) >= 2
+    report([problem for at in forks for problem in experiment.examine("fail", at)])
 
 
 def not_on_disk(calls, passing):
@@ -385,6 +409,13 @@ def test_what_was_written_is_on_disk(laboratory, name):
     command = COMMANDS[name]
     passing = r"\.lock$|/provisional$|study\.db|log\.jsonl$" + ("|^new/fflm-" if command.warns else "")
     report(list(not_on_disk(laboratory.experiment(name, command).outcome.calls, passing)))
+
+
+def test_what_is_not_on_disk_is_found():
+    calls = ["open a/new", "write a/new", "fsync a/new", "rename a/new -> b", "fsync "]
+    assert list(not_on_disk(calls, "passing")) == []
+    assert list(not_on_disk(calls[:2] + calls[3:], "passing")) == ["b before a/new", "a/new"]
+    assert list(not_on_disk(calls[:4], "passing")) == ["names in the folder"]
 
 
 IN_PLACE = """
@@ -423,7 +454,11 @@ print("saved")
         (ONE_LINE.format(program=BESIDE), "fail", r"fail at call 3 of 3 \(rename temporary -> new\): left behind: temporary"),
         (SILENT.format(program=BESIDE), "fail", r"fail at call 2 of 3 \(write temporary\): the failure was ignored"),
         (SILENT.format(program=BESIDE), "fail", r"call 2 of 3 \(write temporary\): it succeeded, but: {'new': 'old'}"),
-        (BESIDE.replace("file.write", "sum(b''); import os; os.write(file.fileno(), b'new') and id"), "short", "it succeeded, but"),
+        (
+            BESIDE.replace("file.write", "sum(b''); import os; os.write(file.fileno(), b'new') and id"),
+            "short",
+            "it succeeded, but",
+        ),
         ("import signal\nsignal.signal(signal.SIGTERM, signal.SIG_DFL)" + BESIDE, "terminate", r"status -15"),
     ],
 )
