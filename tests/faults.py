@@ -1,7 +1,7 @@
 """Commands in which a system call fails, or the process is killed, where a test says: real calls and real processes.
 
-`faults.c` stands in for the C library's functions. Run as a program, this module is a server, which has imported fflm and compiled what
-commands need: it forks a process for every command that it is asked to run, which takes milliseconds where a new one takes a second.
+`faults.c` stands in for the C library's functions. Run as a program, this module is a server, which has imported fflm and
+compiled what commands need: it forks a process for every command that it is asked to run, which takes milliseconds instead of a second.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ SECONDS = 60
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a command: its exit status (negative for a signal), what it printed, and the calls that it made, with paths."""
+    """What became of a command: its exit status (negative for a signal), what it printed, and its calls, with paths."""
 
     status: int
     stdout: str
@@ -62,7 +62,7 @@ class Server:
         self._ask(program, folder, "count", 0, forked=False)
 
     def run(self, program, folder, kind="count", at=0):
-        """Run a program in a folder, with a fault at one of its calls, from 1: a command line of fflm as a list, or Python code."""
+        """Run a program in a folder, with a fault at a call, from 1: a command line of fflm as a list, or Python code."""
         return self._ask(program, folder, kind, at, forked=True)
 
     def _ask(self, program, folder, kind, at, forked):
@@ -82,7 +82,7 @@ def serve(folder):
     library.faults_arm.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_long]
     library.faults_count.restype = ctypes.c_long
     library.faults_call.argtypes, library.faults_call.restype = [ctypes.c_long], ctypes.c_char_p
-    with os.fdopen(os.dup(0)) as requests, os.fdopen(os.dup(1), "w") as answers, open(os.devnull, "r+b") as nothing:
+    with os.fdopen(os.dup(0)) as requests, os.fdopen(os.dup(1), "w") as answers, Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
         for line in requests:
             request = json.loads(line)
