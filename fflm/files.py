@@ -5,6 +5,7 @@ A folder in which a process writes for longer is locked by it. What a killed pro
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import re
@@ -212,7 +213,8 @@ def _workplace(place: Path) -> Iterator[Path]:
     It lies in a folder with a temporary name, on the same file system. This process holds that folder locked meanwhile: one that
     nobody has locked is what a killed process has left, and the next that makes something for the same place removes it.
     """
-    remove_leftovers(place.parent, place.name)
+    for leftover in _leftovers(place.parent, place.name):
+        _remove(leftover)
     process = os.getpid()
     with contextlib.ExitStack() as stack:
         while True:
@@ -229,9 +231,10 @@ def _workplace(place: Path) -> Iterator[Path]:
                 _remove(folder)
 
 
-def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes have left in a folder of the files and folders that they were making, all or of one name."""
-    for leftover in _leftovers(folder, name):
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left of what they were making in a folder, and beside it, of the folder itself."""
+    place = folder.resolve()
+    for leftover in itertools.chain(_leftovers(place, None), _leftovers(place.parent, place.name)):
         _remove(leftover)
 
 

@@ -1,5 +1,6 @@
 """Well-known public corpora and the project's own: what they are, and how to get them whole and verified."""
 
+import contextlib
 import fnmatch
 import shutil
 import tomllib
@@ -157,20 +158,24 @@ def fetch(entry: Entry, folder: Path, progress: Callable[[int], object] = lambda
     check()
     with clear_errors(f"write {target}"):
         part.mkdir(parents=True, exist_ok=True)
-        with locked_folder(part, "downloading to"):
-            temporary = part / "new"
-            try:
-                shutil.rmtree(temporary, ignore_errors=True)
-                temporary.mkdir()
-                if entry.bundled:
-                    shutil.copyfile(bundled() / entry.bundled, temporary / entry.bundled)
-                before = 0
-                for download in entry.downloads:
-                    _fetch(download, temporary, progress, before)
-                    before += download.size
-                put_folder(temporary, target, check)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
+        try:
+            with locked_folder(part, "downloading to"):
+                temporary = part / "new"
+                try:
+                    shutil.rmtree(temporary, ignore_errors=True)
+                    temporary.mkdir()
+                    if entry.bundled:
+                        shutil.copyfile(bundled() / entry.bundled, temporary / entry.bundled)
+                    before = 0
+                    for download in entry.downloads:
+                        _fetch(download, temporary, progress, before)
+                        before += download.size
+                    put_folder(temporary, target, check)
+                finally:
+                    shutil.rmtree(part, ignore_errors=True)
+        finally:
+            with contextlib.suppress(OSError):  # it is gone, or another process is at work there
+                part.rmdir()
     return sorted(target.iterdir())
 
 

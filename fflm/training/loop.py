@@ -355,7 +355,7 @@ class Trainer:
         elif state.epoch >= settings.epochs:
             state.finished = "the only epoch done" if settings.epochs == 1 else f"all {settings.epochs} epochs done"
         exact, state.loss_sum, state.loss_words, state.loss_exact = state.loss_exact, 0.0, 0, True
-        speed = state.words / state.seconds
+        speed = state.words / max(state.seconds, 1e-9)
         return Evaluation(state.step, state.epoch, state.words, train_loss, exact, valid, best, rate, state.seconds, speed)
 
 
