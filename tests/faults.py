@@ -1,7 +1,7 @@
 """Commands in which a system call fails, or the process is killed, where a test says: real calls and real processes.
 
 `faults.c` stands in for the C library's functions. Run as a program, this module is a server, which has imported fflm and
-compiled what commands need: it forks a process for every command that it is asked to run, which takes milliseconds instead of a second.
+compiled what commands need: it forks a process for every command that it is asked to run, which takes milliseconds.
 """
 
 import ctypes
