@@ -24,7 +24,7 @@ import numpy.typing as npt
 from common import brown, machine, parse, record
 
 from fflm.errors import FflmError
-from fflm.files import replacing, replacing_folder
+from fflm.files import NewFolder, replacing
 from fflm.lm import mixture
 from fflm.lm.model import LanguageModel
 from fflm.lm.ngram import NgramModel
@@ -178,8 +178,8 @@ def train(name: str, path: Path, corpus: Corpus, settings: TrainingSettings) -> 
     """Train a network, or go on where it was stopped; return its losses, and what is to be known of the training."""
     config = NetworkConfig(len(corpus.vocabulary), **NETWORKS[name], **HIS, embedding_dropout=0.1)
     if not (path / CHECKPOINT).is_file():
-        with replacing_folder(path) as folder:
-            TrainingRun.start(folder, corpus, config, settings)
+        with NewFolder(path) as new:
+            TrainingRun.start(new, corpus, config, settings)
     run = TrainingRun.resume(path, corpus)
     if (run.trainer.network.config, run.trainer.settings) != (config, settings):
         sys.exit(f"{path} was trained with other settings: remove it, or choose another --work")

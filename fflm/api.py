@@ -47,8 +47,7 @@ def train(inputs: Paths, path: PathLike | None = None, **options: Any) -> Langua
     for a list of one, as in ``hidden=100``.
     """
     run = lm_train.begin(inputs, path, **options)
-    for _ in run.events():
-        pass
+    run.finish()
     return LanguageModel.load(run.path, run.device)
 
 
@@ -92,6 +91,5 @@ def train_classifier(inputs: Paths, path: PathLike | None = None, **options: Any
     ``batch_size`` and ``epochs`` are chosen by the number of texts if they are None.
     """
     run = classify_train.begin(inputs, path, **options)
-    for _ in run.events():
-        pass
+    run.finish()
     return TextClassifier.load(run.path, run.device)

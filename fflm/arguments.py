@@ -17,13 +17,29 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, SimpleNamespace
-from typing import Annotated, Any, Literal, ParamSpec, Self, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    ParamSpec,
+    Self,
+    TypeAlias,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 from msgspec import Meta
 
 from fflm.errors import FflmError, nearest
 from fflm.files import clear_errors
+
+if TYPE_CHECKING:  # its import takes longer than a help text may
+    import numpy as np
+    import numpy.typing as npt
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,13 +51,19 @@ Positive: TypeAlias = Annotated[int, Meta(ge=1)]
 Natural: TypeAlias = Annotated[int, Meta(ge=0)]
 Fraction: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
 
+# Numbers that memory or time depend on: none that makes sense is refused, one by mistake or malice is.
+Size: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
+Many: TypeAlias = Annotated[int, Meta(ge=1, le=10_000_000)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
+
 # What several functions take.
 Encoding: TypeAlias = Annotated[str, Meta(description="Character encoding of the text.")]
 Errors: TypeAlias = Annotated[
     Literal["strict", "replace"], Meta(description="Refuse bytes that cannot be decoded, or replace them.")
 ]
-Processes: TypeAlias = Annotated[Positive | None, Meta(description="Worker processes of the tokenizer; by default one a core.")]
-Threads: TypeAlias = Annotated[Positive | None, Meta(description="Threads of the kernels; by default one a core.")]
+Workers: TypeAlias = Annotated[int, Meta(ge=1, le=4096)]
+Processes: TypeAlias = Annotated[Workers | None, Meta(description="Worker processes of the tokenizer; by default one a core.")]
+Threads: TypeAlias = Annotated[Workers | None, Meta(description="Threads of the kernels; by default one a core.")]
 Device: TypeAlias = Annotated[
     Literal["cpu", "cuda", "auto"],
     Meta(description="What computes: the processor, an NVIDIA GPU, or auto: the GPU if one works."),
@@ -135,21 +157,47 @@ class Settings:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Make settings from `to_dict`'s result, which comes from a file.
+        """Make settings from `to_dict`'s result.
 
         Raises
         ------
-        KeyError, TypeError, ValueError
-            If it is damaged.
+        FflmError
+            If it is none; one that `fflm.stored.read_json` has checked is one.
         """
-        kinds = {field.name: _bare(field.type) for field in dataclasses.fields(cls)}
-        nested = {
-            name: of.from_dict(fields[name]) for name, of in kinds.items() if isinstance(of, type) and issubclass(of, Settings)
-        }
-        try:
-            return cls(**{**fields, **nested})
-        except FflmError as error:
-            raise ValueError(str(error).replace("`", "")) from error
+        result: Self = convert(fields, cls)
+        return result
+
+
+def convert(value: Any, of: Any) -> Any:
+    """Return JSON values as a type that msgspec knows, such as a TypedDict, perhaps with `Settings` in it.
+
+    Objects may have more fields than a TypedDict names, which a newer version may have written; but not than `Settings` have, for
+    to leave out a setting would change results.
+
+    Raises
+    ------
+    FflmError
+        If they are not of the type: one line with the place, and what is expected there.
+    """
+    try:
+        result = msgspec.convert(value, of)
+    except msgspec.ValidationError as error:
+        wrong = re.sub(r"^(.*) - at `(.*)`$", r"at \2: \1", str(error))
+        raise FflmError(wrong.replace("`", "").replace("Expected", "expected")) from None
+    _refuse_fields(value, result)
+    return result
+
+
+def _refuse_fields(given: Any, result: Any) -> None:
+    """Raise an FflmError if settings, wherever they are in a result, were given more fields than they have."""
+    values = vars(result) if isinstance(result, Settings) else result
+    if not isinstance(values, dict):
+        return
+    if isinstance(result, Settings):
+        for name in given.keys() - values.keys():
+            raise FflmError(f"unknown setting {name!r}: a newer version of fflm may have written it")
+    for name in values.keys() & given.keys():
+        _refuse_fields(given[name], values[name])
 
 
 def parameters(of: Any, *but: str) -> dict[str, inspect.Parameter]:
@@ -240,6 +288,40 @@ def to_paths(name: str, values: object) -> tuple[Path, ...]:
     return paths
 
 
+def check_ids(name: str, value: Any, limit: int, shape: tuple[int | None, ...] = (None,)) -> "npt.NDArray[np.int32]":
+    """Return ids that a caller gives as an array that kernels may use as indices: contiguous, int32, in range.
+
+    Parameters
+    ----------
+    name, value
+        Of the argument: an array of integers of any type, or what NumPy makes one of.
+    limit
+        Ids lie in [0, limit).
+    shape
+        The length of each dimension, None for any.
+
+    Raises
+    ------
+    FflmError
+        If they have another shape, are no integers, or are out of range.
+    """
+    import numpy as np
+
+    try:
+        ids = np.asarray(value)
+    except (ValueError, TypeError):  # rows of different lengths
+        ids = np.asarray(None)
+    wanted = f"({', '.join('N' if length is None else str(length) for length in shape)}{',' * (len(shape) == 1)})"
+    if ids.ndim != len(shape) or any(length not in (None, found) for length, found in zip(shape, ids.shape, strict=True)):
+        raise FflmError(f"`{name}` must be an array of ids of the shape {wanted}, not {ids.shape or show(value)}")
+    if ids.size and ids.dtype.kind not in "iu":
+        raise FflmError(f"`{name}` must be ids, which are integers, not {ids.dtype}")
+    if ids.size and (ids.min() < 0 or ids.max() >= limit):
+        wrong = ids.min() if ids.min() < 0 else ids.max()
+        raise FflmError(f"`{name}` must be ids from 0 to {limit - 1:,}, not {wrong:,}")
+    return np.ascontiguousarray(ids, np.int32)
+
+
 def show(value: Any) -> str:
     """Return a value in a few words."""
     return " ".join(_REPR.repr(value).split())
@@ -297,8 +379,8 @@ def _describe(info: Any, *, several: bool = False) -> str:
             return _describe(inner, several=several)
         case types.UnionType(types=parts):
             return " or ".join(_describe(part, several=several) for part in parts)
-        case types.VarTupleType(item_type=item) | types.ListType(item_type=item):
-            return f"a list of {_describe(item, several=True)}"
+        case types.VarTupleType(item_type=item, max_length=most) | types.ListType(item_type=item, max_length=most):
+            return f"a list of {'' if most is None else f'at most {most:,} '}{_describe(item, several=True)}"
         case types.LiteralType(values=values):
             return f"one of {', '.join(map(str, values))}"
         case types.IntType() | types.FloatType():

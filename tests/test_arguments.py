@@ -124,7 +124,9 @@ def test_what_is_something_else_is_refused(annotation, value):
 def test_an_error_says_what_is_wanted_and_which_item_is_wrong():
     assert refused("rate", lambda: TrainingSettings(rate=0)) == "`rate` must be a number above 0, not 0"
     assert refused("warmup", lambda: TrainingSettings(warmup=1)) == "`warmup` must be a number of at least 0 and below 1, not 1"
-    assert refused("hidden", lambda: NetworkConfig(5, hidden=(3, 0))).endswith("a list of integers of at least 1; item 1 is 0")
+    assert refused("hidden", lambda: NetworkConfig(5, hidden=(3, 0))).endswith(
+        "a list of at most 1,000 integers from 1 to 1,000,000; item 1 is 0"
+    )
 
 
 class Table:
@@ -340,7 +342,7 @@ def test_help_lists_every_option_with_type_default_and_meaning(function, names):
         assert f"\n{name} : " in function.__doc__
     assert "options" not in parameters
     if "hidden" in names:
-        assert "hidden : a list of integers of at least 1, default (" in function.__doc__
+        assert "hidden : a list of at most 1,000 integers from 1 to 1,000,000, default (" in function.__doc__
 
 
 @pytest.mark.parametrize("of", [NetworkConfig, TrainingSettings, Tokenizer, TextSettings, VocabularyRule, TextInput])
@@ -367,7 +369,7 @@ def test_a_damaged_setting_in_a_file_is_said_with_the_file(here):
     content = path.read_text(encoding="utf-8")
     try:
         path.write_text(content.replace('"window": 3', '"window": 0'), encoding="utf-8")
-        with pytest.raises(fflm.FflmError, match=r"config\.json is damaged \(window must be an integer of at least 1, not 0\)"):
+        with pytest.raises(fflm.FflmError, match=r"config\.json is damaged \(at \$\.network\.window: expected int >= 1\)"):
             fflm.load("net.model")
     finally:
         path.write_text(content, encoding="utf-8")

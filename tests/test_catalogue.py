@@ -1,13 +1,15 @@
 """The catalogue of corpora, and fetching from a real server on loopback."""
 
+import contextlib
 import dataclasses
 import functools
-import gc
 import hashlib
 import io
 import json
 import re
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -24,27 +26,18 @@ from hypothesis import strategies as st
 
 from fflm.cli.corpus import command
 from fflm.errors import FflmError
-from fflm.text import catalogue
+from fflm.text import catalogue, downloading
 from fflm.text.catalogue import Download, Entry, fetch
-
-# pooch leaves the connections of failed transfers to the garbage collector, which warns of them at any later moment: here it is
-# made to do so at once, and not heeded.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def collect() -> Iterator[None]:
-    """Collect a test's garbage before the next one."""
-    yield
-    gc.collect()
-
 
 # More than one chunk of the transfer.
 TEXT = b"".join(b"line %d of a text\n" % number for number in range(20_000))
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `bodies`; of the paths in `cut` only so many bytes, though it announces them all."""
+    """Serves `bodies`; of the paths in `cut` only so many bytes, though it announces them all.
+
+    What is in `raw` is sent as it is; what is in `endless` as well, its second part again and again until nobody listens.
+    """
 
     daemon_threads = True
 
@@ -52,11 +45,17 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.bodies: dict[str, bytes] = {}
         self.cut: dict[str, int] = {}
+        self.raw: dict[str, bytes] = {}
+        self.endless: dict[str, tuple[bytes, bytes]] = {}
+        self.pause = threading.Event()  # never set: a drop falls each time it was waited for
         self.stalled, self.resume = threading.Event(), threading.Event()
 
-    def url(self, path: str) -> str:
+    def url(self, path: str, scheme: str = "http") -> str:
         """Return the address of ``path`` on this server."""
-        return f"http://127.0.0.1:{self.server_port}{path}"
+        return f"{scheme}://127.0.0.1:{self.server_port}{path}"
+
+    def handle_error(self, *_: object) -> None:
+        """Keep standard error clean when a client goes away."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -65,7 +64,17 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        """Send a body, its beginning, or 404."""
+        """Send a body, its beginning, something odd, or 404."""
+        if self.path in self.server.raw:
+            self.wfile.write(self.server.raw[self.path])
+            return
+        if self.path in self.server.endless:
+            first, again = self.server.endless[self.path]
+            self.wfile.write(first)
+            while True:
+                self.wfile.write(again)
+                if len(again) < 100:
+                    self.server.pause.wait(0.01)
         body = self.server.bodies.get(self.path)
         if body is None:
             self.send_error(404)
@@ -84,18 +93,25 @@ class Handler(BaseHTTPRequestHandler):
         """Keep standard error clean."""
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with pytest.MonkeyPatch.context() as patch, Server() as running:
-        patch.setenv("no_proxy", "127.0.0.1")
-        running.bodies = {"/good": TEXT, "/truncated": TEXT, "/stalled": TEXT, "/zip": archive()}
-        running.cut = {"/truncated": len(TEXT) // 3}
-        thread = threading.Thread(target=running.serve_forever)
+@contextlib.contextmanager
+def serving(running: Server) -> Iterator[Server]:
+    """Serve in a thread."""
+    running.bodies = {"/good": TEXT, "/truncated": TEXT, "/stalled": TEXT, "/zip": archive()}
+    running.cut = {"/truncated": len(TEXT) // 3}
+    with running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         yield running
         running.resume.set()
         running.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch, serving(Server()) as running:
+        patch.setenv("no_proxy", "127.0.0.1")
+        yield running
 
 
 @functools.cache  # an archive made a second later has another checksum
@@ -190,10 +206,10 @@ def test_tags_are_removed(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "fields", "message"),
     [
-        ("/absent", {}, "404 Client Error: Not Found"),
+        ("/absent", {}, "answered: 404 Not Found;"),
         ("/truncated", {}, "broke off"),
-        ("/zip", {}, "wrong checksum"),
-        ("/good", {"file": "", "unpack": {"text.txt": "plain"}}, "wrong checksum"),
+        ("/zip", {}, "announces another file"),
+        ("/good", {"file": "", "unpack": {"text.txt": "plain"}}, "announces another file"),
         ("/zip", {"file": "", "unpack": {"text.txt": "absent"}}, "is called absent"),
     ],
 )
@@ -206,7 +222,7 @@ def test_failure_leaves_nothing(
 ) -> None:
     (tmp_path / "other").write_text("untouched")
     before = tree(tmp_path)
-    body = archive() if "absent" in message else TEXT[1:]
+    body = {"/truncated": TEXT, "/zip": archive() if "absent" in message else b""}.get(path, TEXT[1:])
     with pytest.raises(FflmError, match=message) as caught:
         fetch(entry(body, server.url(path), **fields), tmp_path)
     assert "\n" not in str(caught.value)
@@ -217,9 +233,148 @@ def test_connection_refused(server: Server, tmp_path: Path) -> None:
     with socket.socket() as taken:  # bound but not listening: nobody else gets the port, nobody answers
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/good"
-        with pytest.raises(FflmError, match=r"no connection to 127\.0\.0\.1"):
+        with pytest.raises(FflmError, match=r"127\.0\.0\.1:\d+ cannot be reached"):
             fetch(entry(TEXT, url), tmp_path)
     assert tree(tmp_path) == {}
+
+
+def answer(*headers: bytes, status: bytes = b"200 OK", body: bytes = TEXT) -> bytes:
+    return b"\r\n".join([b"HTTP/1.1 " + status, *headers, b"", body])
+
+
+def redirect(address: bytes) -> bytes:
+    return answer(b"Location: " + address, b"Content-Length: 0", status=b"302 Found", body=b"")
+
+
+CHUNKED = b"Transfer-Encoding: chunked"
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (answer(b"Content-Length: abc"), "announces another file"),
+        (answer(b"Content-Length: -5"), "announces another file"),
+        (answer(b"Content-Length: " + b"9" * 5000), "announces another file"),
+        (answer(b"Content-Length: 5", b"Content-Length: 7"), "no valid HTTP"),
+        (answer(b"Content-Length: %d" % (len(TEXT) + 1)), "announces another file"),
+        (answer(body=TEXT[:-1]), "broke off the transfer after"),
+        (answer(body=TEXT + b"x"), "sends another file, of more than"),
+        (answer(body=TEXT[:-1] + b"x"), "wrong checksum"),
+        (answer(b"Content-Encoding: gzip"), None),  # not decoded: the checksum decides
+        (answer(CHUNKED, body=b"%x\r\n%s\r\n0\r\n\r\n" % (len(TEXT), TEXT)), None),
+        (answer(CHUNKED, body=b"%x\r\n%s\r\n0\r\n\r\n" % (len(TEXT) - 1, TEXT[1:])), "broke off"),
+        (answer(CHUNKED, body=b"zz\r\nabc\r\n"), "broke off"),
+        (answer(CHUNKED, body=b"%s\r\n" % (b"f" * 20) + TEXT + b"x"), "of more than"),
+        (answer(CHUNKED, body=b"f" * 100_000), "broke off"),
+        (answer(CHUNKED, body=b"-1\r\n" + TEXT + b"x"), "of more than"),
+        (answer(*(b"X-%d: a" % number for number in range(500))), "no valid HTTP"),
+        (answer(b"X: " + b"a" * 200_000), "no valid HTTP"),
+        (answer(status=b"404 \x1b[31mgone\xff\x07"), "answered: 404 Not Found;"),
+        (answer(status=b"799 \x1b]0;title\x07"), "answered: 799;"),
+        (answer(status=b"200 \x1b[31m\xff", body=b""), "broke off the transfer after 0"),
+        (answer(status=b"206 Partial Content"), "answered: 206 Partial Content"),
+        (answer(status=b"204 No Content", body=b""), "answered: 204 No Content"),
+        (answer(b"Content-Length: 0", status=b"302 Found", body=b""), "answered: 302 Found"),
+        (b"", "no valid HTTP"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "no valid HTTP"),
+        (bytes(range(256)) * 10, "no valid HTTP"),
+        (redirect(b"/good"), None),
+        (redirect(b"file:///etc/passwd"), "redirects to an address that is not http: 'file:///etc/passwd'"),
+        (redirect(b"ftp://127.0.0.1/x"), "redirects to an address that is not http"),
+        (redirect(b"//127.0.0.1:0/"), "'127.0.0.1:0', to which 127.0.0.1:.* redirects, cannot be reached"),
+        (redirect(b"http://127.0.0.1:99999/"), "no valid HTTP"),
+        (redirect(b"http://[::1"), "no valid HTTP"),
+        (redirect(b"http://.example.invalid/"), "no valid HTTP"),
+        (redirect(b"http://%s.invalid/" % (b"a" * 300)), "'a{80}', to which"),
+        (redirect(b"http://\xff\xfe/"), "no valid HTTP"),
+        (redirect(b"http://\x1b[31mred/"), r"no valid HTTP|\\x1b\[31mred"),
+        (redirect(b"x\x1b:red"), r"not http: 'x\\x1b:red|answered: 404"),
+        (redirect(b"/odd"), "redirects more than 5 times"),
+    ],
+)
+def test_odd_answer_is_one_line(server: Server, tmp_path: Path, raw: bytes, message: str | None) -> None:
+    server.raw["/odd"] = raw
+    if message is None:
+        assert fetch(entry(TEXT, server.url("/odd")), tmp_path)[0].read_bytes() == TEXT
+        return
+    with pytest.raises(FflmError, match=message) as caught:
+        fetch(entry(TEXT, server.url("/odd")), tmp_path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+    assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (answer(body=b""), bytes(1 << 16)),
+        (answer(CHUNKED, body=b""), b"10000\r\n%s\r\n" % bytes(1 << 16)),
+        (answer(CHUNKED, body=b"-1\r\n"), bytes(1 << 16)),
+    ],
+)
+def test_no_more_bytes_come_than_the_catalogue_says(server: Server, tmp_path: Path, first: bytes, again: bytes) -> None:
+    server.endless["/endless"] = first, again
+    counts: list[int] = []
+    with pytest.raises(FflmError, match="sends another file, of more than"):
+        fetch(entry(TEXT, server.url("/endless")), tmp_path, counts.append)
+    assert counts[-1] <= len(TEXT)
+    assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (answer(b"Content-Length: %d" % len(TEXT), body=b""), b"x"),
+        (answer(body=b""), b"x"),
+        (answer(CHUNKED, body=b""), b"1\r\nx\r\n"),
+        (answer(CHUNKED, body=b"1;"), b"x"),
+        (answer(CHUNKED, body=b"0\r\n"), b"x: y\r\n"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+)
+def test_drip_ends(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bytes, again: bytes) -> None:
+    monkeypatch.setattr(downloading, "_GRACE", 0.2)
+    server.endless["/drip"] = first, again
+    with pytest.raises(FflmError, match=r"127.0.0.1:\d+ is too slow: [\d,]+ bytes in"):
+        fetch(entry(TEXT, server.url("/drip")), tmp_path)
+    assert tree(tmp_path) == {}
+
+
+def test_silence_ends(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloading, "_SILENCE", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(FflmError, match="did not answer within"):
+            fetch(entry(TEXT, f"http://127.0.0.1:{silent.getsockname()[1]}/good"), tmp_path)
+
+
+def test_body_of_a_redirect_is_not_read(server: Server, tmp_path: Path) -> None:
+    server.endless["/moved"] = answer(b"Location: /good", status=b"302 Found", body=b""), bytes(1 << 16)
+    assert fetch(entry(TEXT, server.url("/moved")), tmp_path)[0].read_bytes() == TEXT
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="nothing here makes certificates")
+def test_https_is_verified_and_kept(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    make = ["openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=test"]
+    make += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*make, "-keyout", key, "-out", certificate], capture_output=True, check=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    secure = Server()
+    secure.socket = context.wrap_socket(secure.socket, server_side=True)
+    with serving(secure):
+        secure.raw = {"/back": redirect(server.url("/good").encode()), "/along": redirect(b"/good")}
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+        with pytest.raises(FflmError, match="gave no valid certificate"):
+            fetch(entry(TEXT, secure.url("/good", "https")), tmp_path / "in")
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        with pytest.raises(FflmError, match="redirects to an address that is not https"):
+            fetch(entry(TEXT, secure.url("/back", "https")), tmp_path / "in")
+        server.raw["/up"] = redirect(secure.url("/along", "https").encode())
+        assert fetch(entry(TEXT, server.url("/up")), tmp_path / "in")[0].read_bytes() == TEXT
 
 
 @settings(deadline=None, max_examples=30)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from command import fflm as command
+from command import snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
@@ -23,6 +24,7 @@ from fflm.classify.reading import read_labelled
 from fflm.classify.settings import TextInput
 from fflm.classify.train import ClassifierRun, begin
 from fflm.cli import main
+from fflm.files import LOCK
 from fflm.lm.setup import default_path
 from fflm.text.corpus import Count, Share
 from fflm.text.tokenizer import Tokenizer
@@ -460,7 +462,7 @@ def test_vectors_are_taken_and_may_be_frozen(data: Path, tmp_path: Path) -> None
         ([("a", "x"), ("b", "y")], {"valid": None, "frozen": True}, "only embeddings that are given can be frozen"),
         ([("a", "x"), ("b", "y")], {"valid": None, "colour": "red"}, "unknown setting 'colour'"),
         ([("a", ""), ("b", "")], {"valid": None}, "the texts have no words"),
-        ([("a", "x"), ("b", "y")], {"valid": None, "epochs": 1.5}, "`epochs` must be an integer of at least 1, not 1.5"),
+        ([("a", "x"), ("b", "y")], {"valid": None, "epochs": 1.5}, "`epochs` must be an integer from 1 to 1,000,000, not 1.5"),
         (
             [("a", "x"), ("b", "y")],
             {"valid": None, "input": "features", "counts": 1, "vectors": Path("v")},
@@ -480,7 +482,7 @@ def test_what_cannot_be_trained(tmp_path: Path, rows: list, options: dict, messa
 def test_the_only_text_of_a_class_stays_for_training(tmp_path: Path) -> None:
     rows = [("a", f"x{number}") for number in range(9)] + [("b", "y")]
     for seed in range(1, 9):
-        run_ = begin([write(tmp_path / "a.tsv", rows)], tmp_path / "m", overwrite=True, valid=Share(0.5), seed=seed)
+        run_ = begin([write(tmp_path / "a.tsv", rows)], tmp_path / f"m{seed}", valid=Share(0.5), seed=seed)
         assert run_.examples["train"].counts(2)[1] == 1
 
 
@@ -581,6 +583,17 @@ def test_an_existing_folder_is_kept(data: Path, tmp_path: Path) -> None:
     with pytest.raises(FflmError, match="exists: `fflm classify train --resume"):
         begin([data / "train.tsv"], tmp_path / "m")
     assert (tmp_path / "m" / CHECKPOINT).stat().st_mtime_ns == before
+
+
+def test_a_classifier_stays_until_the_one_that_replaces_it_has_weights(data: Path, tmp_path: Path) -> None:
+    begin([data / "train.tsv"], tmp_path / "m", epochs=1).finish()
+    before = snapshot(tmp_path / "m")
+    run_ = begin([data / "train.tsv"], tmp_path / "m", overwrite=True, epochs=2)
+    next(run_.events())
+    assert {name: content for name, content in snapshot(tmp_path / "m").items() if name != LOCK} == before
+    run_.finish()
+    assert TextClassifier.load(tmp_path / "m").about["training"]["epochs"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 def test_two_trainings_in_one_folder(data: Path, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_the_table_of_commands_is_that_of_the_modules():
     listed = re.findall(r"^  (\w+) +(\S.*)$", invoke("--help").stdout.split("Commands:\n")[1], re.MULTILINE)
     assert dict(listed) == COMMANDS
     folder = Path(importlib.import_module("fflm.cli").__file__).parent
-    assert {path.stem for path in folder.glob("*.py")} - {"__init__", "options", "tables", "watching"} == set(COMMANDS)
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__", "options", "signals", "tables", "watching"} == set(COMMANDS)
 
 
 def examples():
@@ -141,13 +141,13 @@ print(*sys.modules, file=sys.stderr)
 def test_help_and_version_import_nothing_heavy(option):
     loaded = imported(option)
     assert "click" in loaded
-    assert loaded.isdisjoint({"numba", "numpy", "scipy", "rich", "regex", "safetensors", "matplotlib", "pooch"})
+    assert loaded.isdisjoint({"numba", "numpy", "scipy", "rich", "regex", "safetensors", "matplotlib", "requests"})
 
 
 def test_no_help_waits_for_the_compiler():
     loaded = imported(*(shlex.join((*path, "--help")) for path, _ in commands()))
     assert "fflm.network.config" in loaded
-    assert loaded.isdisjoint({"numba", "scipy", "rich", "safetensors", "matplotlib", "pooch", "optuna"})
+    assert loaded.isdisjoint({"numba", "scipy", "rich", "safetensors", "matplotlib", "requests", "optuna"})
 
 
 def test_looking_at_a_model_does_not_wait_for_the_compiler(models):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -28,7 +30,7 @@ def text(tmp_path):
 
 
 def tokens_of(corpus, part="train"):
-    return corpus.vocabulary.decode(corpus.parts[part].ids)
+    return corpus.vocabulary.decode(corpus.parts[part].ids[:])
 
 
 def test_modes(text, tmp_path):
@@ -45,7 +47,7 @@ def test_modes(text, tmp_path):
     assert (part.tokens, part.unknown, part.ends, part.characters) == (17, 2, 4, len(text.read_text()))
     assert made["l"].vocabulary.counts[:3] == [2, 4, 3]
     assert part.ids.dtype == np.uint16
-    assert not part.ids.flags.writeable
+    assert not part.ids[:].flags.writeable
 
 
 @settings(max_examples=30, deadline=None)
@@ -84,7 +86,7 @@ def test_equal_to_a_direct_computation(tmp_path_factory, lines, how, valid, test
     assert list(corpus.parts) == list(wanted)
     for name, (start, stop) in wanted.items():
         ids = expected.encode(tokens[start:stop])
-        assert corpus.parts[name].ids.tolist() == ids.tolist()
+        assert corpus.parts[name].ids[:].tolist() == ids.tolist()
         assert corpus.parts[name].unknown == np.count_nonzero(ids == 0)
         assert corpus.parts[name].ends == (np.count_nonzero(ids == 1) if how.ends else 0)
     assert sum(part.characters for part in corpus.parts.values()) == len(how.tokenizer.normalize(content))
@@ -106,8 +108,35 @@ def test_many_chunks_processes_and_blocks(tmp_path, monkeypatch):
     assert len(seen) > 16
     assert sum(seen) == sum(part.characters for part in one.parts.values()) == len(path.read_text("utf-8")) + 1
     expected = SENTENCES.encode_text(path.read_text("utf-8") + "\n", one.vocabulary)
-    assert np.array_equal(np.concatenate([part.ids for part in one.parts.values()]), expected)
+    assert np.array_equal(np.concatenate([part.ids[:] for part in one.parts.values()]), expected)
     two.verify()
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from fflm.text import corpus
+
+def wait(characters):
+    if multiprocessing.active_children():
+        print("working", flush=True)
+        time.sleep(1000)
+
+if __name__ == "__main__":
+    import multiprocessing
+    corpus._FEW_SECONDS = 0
+    text, out = map(Path, sys.argv[1:])
+    corpus.tokenize([text], out, corpus.TextSettings(), corpus.VocabularyRule(), processes=2, progress=wait)
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "text").write_text("the cat sat on the mat .\n" * 100_000)
+    program = [sys.executable, "-c", KILLED, tmp_path / "text", tmp_path / "ids"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"working\n"
+        process.kill()
+        process.communicate(timeout=60)  # the output ends when the last process ends that has inherited it
 
 
 def test_parts_from_files(text, tmp_path):
@@ -143,7 +172,7 @@ def test_large_vocabularies_need_wider_ids(tmp_path):
         corpus = tokenize([path], tmp_path / str(words), TextSettings(Tokenizer("space"), line_ends=False), rule)
         assert len(corpus.vocabulary) == words + 1
         assert corpus.parts["train"].ids.dtype == dtype
-        assert sorted(corpus.parts["train"].ids.tolist()) == list(range(1, words + 1))
+        assert sorted(corpus.parts["train"].ids[:].tolist()) == list(range(1, words + 1))
 
 
 def test_a_prefix_has_no_end_and_a_text_has_one(text, tmp_path):
@@ -162,8 +191,8 @@ def test_settings_round_trip(text, tmp_path):
     how = TextSettings(Tokenizer("char", True, "NFKC"), "sentence")
     assert TextSettings.from_dict(json.loads(json.dumps(how.to_dict()))) == how
     assert tokenize([text], tmp_path / "out", how, ALL_WORDS).settings == how
-    for damaged in ({}, {"tokenizer": {"modes": "word"}}, {**how.to_dict(), "mode": "paragraph"}, {"tokenizer": 5}):
-        with pytest.raises((KeyError, TypeError, ValueError)):
+    for damaged in ([], {"tokenizer": {"modes": "word"}}, {**how.to_dict(), "mode": "paragraph"}, {"tokenizer": 5}):
+        with pytest.raises(FflmError, match=r"unknown setting|expected|Invalid"):
             TextSettings.from_dict(damaged)
 
 
@@ -283,6 +312,11 @@ def truncated(name, size):
         edited(lambda about: about.update(parts={})),
         edited(lambda about: about["parts"]["train"].update(tokens=16)),
         edited(lambda about: about["parts"]["train"].pop("sha256")),
+        edited(lambda about: about["parts"]["train"].update(characters=99)),
+        edited(lambda about: about["parts"]["train"].update(characters=-1)),
+        edited(lambda about: about["parts"]["train"].update(tokens=10**18)),
+        edited(lambda about: about["vocabulary"].update(rule="others")),
+        edited(lambda about: about.update(sha256="")),
         edited(lambda about: about["vocabulary"].update(size=3)),
         edited(lambda about: about["vocabulary"].update(ends=False)),
         edited(lambda about: about["settings"].update(line_ends=False)),
@@ -294,6 +328,14 @@ def test_damaged_corpora(text, tmp_path, damage):
     damage(tmp_path / "out")
     with pytest.raises(FflmError, match=r"damaged|no tokenised corpus|cannot read|version"):
         Corpus.open(tmp_path / "out")
+
+
+def test_a_corpus_of_before_there_was_a_checksum_of_corpus_json_is_opened(text, tmp_path):
+    before = tokenize([text], tmp_path / "out", STREAM, ALL_WORDS)
+    edited(lambda about: about.pop("sha256"))(tmp_path / "out")
+    after = Corpus.open(tmp_path / "out")
+    assert after.fingerprint == before.fingerprint
+    assert after.conditions == before.conditions
 
 
 def test_verify_finds_changed_ids(text, tmp_path):

@@ -138,10 +138,10 @@ def test_the_size_of_the_only_hidden_layer():
     [
         ({"output": "squared"}, "`output` must be one of hinge, sigmoid, softmax or None, not 'squared'"),
         ({"activation": "tahn"}, "`activation` must be one of .*tanh, not 'tahn'"),
-        ({"hidden": (0,)}, "`hidden` must be a list of integers of at least 1; item 0 is 0"),
+        ({"hidden": (0,)}, "`hidden` must be a list of at most 1,000 integers from 1 to 1,000,000; item 0 is 0"),
         ({"hidden": (2.5,)}, "item 0 is 2.5"),
-        ({"hidden": "abc"}, "`hidden` must be a list of integers of at least 1.*, not 'abc'"),
-        ({"epochs": 1.5}, "`epochs` must be an integer of at least 1, not 1.5"),
+        ({"hidden": "abc"}, "`hidden` must be a list of at most 1,000 integers .*, not 'abc'"),
+        ({"epochs": 1.5}, "`epochs` must be an integer from 1 to 1,000,000, not 1.5"),
         ({"batch_size": 0}, "`batch_size` must be an integer of at least 1 or None, not 0"),
         ({"patience": -1}, "`patience` must be an integer of at least 0, not -1"),
         ({"rate": "x"}, "`rate` must be a number above 0, not 'x'"),

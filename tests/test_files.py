@@ -2,7 +2,10 @@
 
 import errno
 import fcntl
+import gc
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +16,17 @@ from command import snapshot
 
 from fflm import files
 from fflm.errors import FflmError
-from fflm.files import LOCK, locked_folder, reading_folder, replacing, replacing_folder
+from fflm.files import (
+    LOCK,
+    NewFolder,
+    locked_folder,
+    reading_folder,
+    remove_leftovers,
+    replacing,
+    replacing_folder,
+    restore,
+    write_text,
+)
 
 
 def is_locked(folder):
@@ -230,7 +243,7 @@ def test_a_folder_that_is_locked_is_not_replaced(tmp_path):
         make(folder / "new", "new")
     with locked_folder(path):
         before = snapshot(tmp_path)
-        with pytest.raises(FflmError, match=r"discarded.* training in"), replacing_folder(path):
+        with pytest.raises(FflmError, match="already training in"), replacing_folder(path):
             pass
         assert snapshot(tmp_path) == before
 
@@ -264,6 +277,172 @@ def test_nothing_is_lost_between_two_renames(tmp_path, monkeypatch, failure, mom
     assert snapshot(tmp_path) == {"folder": None, "folder/old": b"old"}
 
 
+def test_a_folder_that_is_to_be_replaced_is_locked_and_stays_until_then(tmp_path):
+    path = tmp_path / "folder"
+    make(path, "old")
+    new = NewFolder(path)
+    (new.folder / "new").write_text("new")
+    assert new.replaces
+    assert is_locked(path)
+    assert (path / "old").exists()
+    new.publish()
+    assert not is_locked(path)
+    assert snapshot(tmp_path) == {"folder": None, "folder/new": b"new"}
+    new.discard()
+    assert (path / "new").exists()
+
+
+def test_a_new_folder_that_nobody_has_any_more_is_discarded(tmp_path):
+    path = tmp_path / "folder"
+    make(path, "old")
+    before = snapshot(tmp_path)
+    new = NewFolder(path)
+    assert snapshot(tmp_path) != before
+    del new
+    gc.collect()
+    assert snapshot(tmp_path) == before
+
+
+LEFT = """
+import os, sys
+from pathlib import Path
+from fflm.files import NewFolder
+new = NewFolder(Path("folder"))
+if not os.fork():
+    sys.exit()  # which is none of the parent's end
+os.wait()
+assert new.folder.exists()
+"""
+
+
+def test_a_new_folder_is_discarded_at_exit_but_not_by_a_forked_process(tmp_path):
+    make(tmp_path / "folder", "old")
+    before = snapshot(tmp_path)
+    subprocess.run([sys.executable, "-c", LEFT], cwd=tmp_path, check=True)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says what a descriptor is of")
+def test_what_is_published_is_on_disk(tmp_path, monkeypatch):
+    """Files and folders are, before they take their names, and so are the names."""
+    real, done = os.fsync, []
+
+    def fsync(descriptor):
+        done.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    path = tmp_path / "folder"
+    with replacing_folder(path) as folder:
+        (folder / "below").mkdir()
+        (folder / "below" / "file").write_text("x")
+        wanted = {folder / "below" / "file", folder / "below", folder}
+    assert set(done[:-1]) == wanted
+    assert done[-1] == tmp_path
+    done.clear()
+    with replacing(tmp_path / "file") as temporary:
+        temporary.write_text("x")
+    assert done == [temporary, tmp_path]
+
+
+def test_a_link_to_a_folder_stays_one(tmp_path):
+    make(tmp_path / "real", "old")
+    (tmp_path / "link").symlink_to("real")
+    with replacing_folder(tmp_path / "link") as folder:
+        (folder / "new").write_text("new")
+    assert (tmp_path / "link").readlink() == Path("real")
+    assert snapshot(tmp_path) == {"real": None, "real/new": b"new", "link": None}
+
+
+# What killed processes leave
+
+
+KILLED = """
+import signal, sys
+from pathlib import Path
+from fflm import files
+from fflm.files import NewFolder, replacing
+
+def die(*arguments):
+    signal.raise_signal(signal.SIGKILL)
+
+with replacing(Path("file")) as temporary:
+    temporary.write_text("half")
+    new = NewFolder(Path("folder"))
+    (new.folder / "new").write_text("new")
+    match sys.argv[1]:
+        case "between the renames":
+            files._exchange = lambda one, other: False
+            real = Path.replace
+            Path.replace = lambda self, other: real(self, other) if other.name == "old" else die()
+        case "after them":
+            files._exchange = lambda one, other: False
+            files._remove = die
+        case "after the exchange":
+            files._remove = die
+        case "waiting":
+            print(flush=True)
+            signal.pause()
+    if sys.argv[1] != "before":
+        new.publish()
+    die()
+"""
+
+
+def kill(folder, moment):
+    result = subprocess.run([sys.executable, "-c", KILLED, moment], cwd=folder, check=False)
+    assert result.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("moment", ["before", "between the renames", "after them", "after the exchange"])
+def test_what_a_killed_process_has_left_is_removed_by_the_next_and_nothing_is_lost(tmp_path, moment):
+    make(tmp_path / "folder", "old")
+    kill(tmp_path, moment)
+    assert len(list(tmp_path.glob(".*.tmp"))) == 2
+    restore(tmp_path / "folder")  # as who reads it does
+    after = "new" if moment.startswith("after") else "old"
+    assert [path.name for path in (tmp_path / "folder").iterdir() if path.name != LOCK] == [after]
+    with replacing(tmp_path / "other"), replacing_folder(tmp_path / "another"):
+        pass
+    assert len(list(tmp_path.glob(".*.tmp"))) == 2  # only what has the same name is removed
+    for work, name in ((replacing, "file"), (replacing_folder, "folder")):
+        with pytest.raises(FflmError, match="the work fails"), work(tmp_path / name):
+            raise FflmError("the work fails")
+    assert sorted(snapshot(tmp_path)) == sorted(["another", "other", "folder", f"folder/{after}"])
+
+
+def test_a_removed_folder_does_not_come_back(tmp_path):
+    make(tmp_path / "folder", "old")
+    kill(tmp_path, "after them")
+    shutil.rmtree(tmp_path / "folder")
+    restore(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+def test_what_a_living_process_is_making_is_left_alone(tmp_path):
+    (tmp_path / ".file.tmp").write_text("a user's own")
+    with subprocess.Popen([sys.executable, "-c", KILLED, "waiting"], cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        before = snapshot(tmp_path)
+        for name in ("file", "folder"):
+            restore(tmp_path / name)
+        remove_leftovers(tmp_path)
+        after = snapshot(tmp_path)
+        process.kill()
+    assert after == before
+    remove_leftovers(tmp_path)
+    assert snapshot(tmp_path) == {".file.tmp": b"a user's own"}
+
+
+def test_where_there_are_no_locks_nothing_is_removed(tmp_path, monkeypatch):
+    kill(tmp_path, "before")
+    before = snapshot(tmp_path)
+    monkeypatch.setattr(files, "fcntl", None)
+    with replacing(tmp_path / "file") as temporary:
+        temporary.write_text("whole")
+    assert snapshot(tmp_path) == {**before, "file": b"whole"}
+
+
 # New files
 
 
@@ -289,6 +468,67 @@ def test_a_file_that_has_come_into_being_is_kept(tmp_path, monkeypatch, links):
     with replacing(path) as temporary:
         temporary.write_text("ours")
     assert snapshot(tmp_path) == {"file": b"ours"}
+
+
+def test_a_link_to_a_file_stays_one(tmp_path):
+    (tmp_path / "link").symlink_to("real")
+    for content in ("first", "second"):
+        with replacing(tmp_path / "link") as temporary:
+            temporary.write_text(content)
+        assert (tmp_path / "link").readlink() == Path("real")
+        assert (tmp_path / "real").read_text() == content
+    with pytest.raises(FflmError, match="link exists"), replacing(tmp_path / "link", overwrite=False):
+        pass
+
+
+def test_a_link_in_a_model_that_may_be_a_stranger_s_leads_nowhere(tmp_path):
+    (tmp_path / "precious").write_text("x")
+    (tmp_path / "config.json").symlink_to("precious")
+    write_text(tmp_path / "config.json", "ours")
+    assert not (tmp_path / "config.json").is_symlink()
+    assert snapshot(tmp_path) == {"precious": b"x", "config.json": b"ours"}
+
+
+def test_a_pipe_is_written_to(tmp_path):
+    path, got = tmp_path / "pipe", []
+    os.mkfifo(path)
+    reader = threading.Thread(target=lambda: got.append(path.read_text()))
+    reader.start()
+    with replacing(path, overwrite=False) as temporary:
+        temporary.write_text("all of it")
+    reader.join()
+    assert got == ["all of it"]
+    assert path.is_fifo()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_device_and_a_failure_leave_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
+    with replacing(Path("/dev/null"), overwrite=False) as temporary:
+        temporary.write_text("x")
+    with pytest.raises(FflmError, match="cannot write /dev/full: No space left"), replacing(Path("/dev/full")) as temporary:
+        temporary.write_text("x")
+    assert Path("/dev/null").is_char_device()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
+def test_what_was_written_to_an_open_file_before_is_kept(tmp_path, name):
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    program = (
+        f"from pathlib import Path\nfrom fflm.files import replacing\n"
+        f"with replacing(Path({name!r}), overwrite=False) as temporary: temporary.write_text('more')"
+    )
+    (tmp_path / "log").write_text("begun, ")
+    with (tmp_path / "log").open("a") as log:
+        subprocess.run([sys.executable, "-c", program], cwd=tmp_path, stdout=log, check=True)
+    assert (tmp_path / "log").read_text() == "begun, more"
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path):
+    with pytest.raises(FflmError, match="is a folder: name a file"), replacing(tmp_path):
+        pass
 
 
 # Reading

@@ -157,7 +157,7 @@ def test_components_must_speak_of_the_same_words():
         Mixture({"a": one, "b": tiny_model(words=("the", "cow"))}, [0.5, 0.5])
     with pytest.raises(FflmError, match="b reads text in another way than a"):
         Mixture({"a": one, "b": tiny_model(MODES["line ends"])}, [0.5, 0.5])
-    with pytest.raises(FflmError, match="at least 1"):
+    with pytest.raises(FflmError, match="from 1 to 1,000,000"):
         UnigramCache(0, one.vocabulary, one.text)
 
 

@@ -343,7 +343,7 @@ def test_nothing_is_resumed_from_a_damaged_configuration(folder, name):
 @pytest.mark.parametrize("name", ["training", "corpus", "created", "versions"])
 def test_info_on_a_damaged_configuration(folder, name):
     damage("config.json", lambda content: json.dumps({k: v for k, v in json.loads(content).items() if k != name}).encode())
-    assert "text.model is damaged" in refused(folder, "info", "text.model")
+    assert "text.model/config.json is damaged" in refused(folder, "info", "text.model")
 
 
 VOCABULARIES = {
@@ -374,8 +374,8 @@ def test_missing_files(folder, name):
 
 def test_a_damaged_log(folder):
     damage("log.jsonl", lambda content: b"\0\xff\n" + content)
-    assert "log.jsonl is damaged: line 1 is no event" in refused(folder, "info", "text.model")
-    assert "log.jsonl is damaged: line 1 is no event" in refused(folder, "plot", "text.model")
+    assert "log.jsonl, line 1, is damaged" in refused(folder, "info", "text.model")
+    assert "log.jsonl, line 1, is damaged" in refused(folder, "plot", "text.model")
 
 
 @pytest.mark.parametrize("line", [b"[1]\n", b'{"event": "evaluation"}\n', b'{"no": "event"}\n'])

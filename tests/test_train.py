@@ -1,16 +1,21 @@
 """Training runs on real text: files, interruption and resumption, from Python and through the installed command."""
 
+import contextlib
+import fcntl
 import gzip
 import itertools
 import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +25,15 @@ from rich.console import Console
 
 import fflm as library
 from fflm.backend.protocol import ACTIVATIONS
+from fflm.cli.signals import interruption
 from fflm.cli.train import VIEW
 from fflm.cli.watching import watch
 from fflm.errors import FflmError
-from fflm.files import LOCK
+from fflm.files import LOCK, read_json, write_json
 from fflm.lm import model
 from fflm.lm.model import VOCABULARY, LanguageModel, latest_model
 from fflm.lm.scoring import score_part
+from fflm.lm.setup import trained_corpus
 from fflm.lm.train import (
     PRESETS,
     TrainingRun,
@@ -37,9 +44,9 @@ from fflm.lm.train import (
     default_loss,
     default_path,
 )
-from fflm.text.corpus import Count, Share
+from fflm.text.corpus import Corpus, Count, Share
 from fflm.training import run as training_run
-from fflm.training.checkpoints import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays
+from fflm.training.checkpoints import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays, save_arrays
 from fflm.training.log import read_log
 from fflm.training.loop import Evaluation, Step
 from fflm.training.run import RolledBack
@@ -286,6 +293,109 @@ def test_a_model_is_replaced_only_if_asked(text):
     assert sorted(path.name for path in Path().iterdir()) == ["text.model", "text.txt"]
 
 
+def test_the_old_model_stays_until_the_new_one_has_weights(text):
+    finish(begin([text], Path("text.model"), **TINY))
+    before, place = outcome(Path("text.model")), Path("text.model").stat().st_ino
+    run = begin([text], Path("text.model"), overwrite=True, **TINY, seed=2)
+    run.save()  # there is nothing to be used yet
+    assert not run.published
+    assert run.path == Path("text.model")
+    assert outcome(run.path) == before
+    with pytest.raises(FflmError, match=r"already training in text\.model"):
+        begin([text], Path("text.model"), overwrite=True, **TINY)
+    events = run.events()
+    next(events)
+    assert (run.published, outcome(run.path)) == (False, before)
+    run.save()
+    assert run.published
+    assert library.load("text.model").about["figures"] == {"step": 1, "epoch": pytest.approx(0.1, abs=0.09)}
+    list(events)
+    assert Path("text.model").stat().st_ino != place
+    assert sorted(path.name for path in Path().iterdir()) == ["text.model", "text.txt"]
+    finish(begin([text], Path("alone.model"), **TINY, seed=2))
+    assert outcome(Path("text.model")) == outcome(Path("alone.model"))
+    assert {path.name for path in Path("text.model").iterdir()} == {path.name for path in Path("alone.model").iterdir()}
+
+
+@pytest.mark.parametrize("reason", ["an evaluation", "time"])
+def test_the_first_weights_of_whatever_kind_replace_the_old_model(text, reason):
+    finish(begin([text], Path("text.model"), **TINY))
+    run = begin([text], Path("text.model"), overwrite=True, **TINY)
+    run.save_seconds = 0 if reason == "time" else 600
+    event = next(event for event in run.events() if run.published)
+    assert isinstance(event, Step if reason == "time" else Evaluation)
+    assert library.load("text.model").about["figures"]["step"] == event.step
+    state = TrainingRun.resume(Path("text.model")).trainer.state
+    assert state.step == event.step
+
+
+def fill_the_disk(run):
+    """Let the run meet a full disk at its first checkpoint."""
+    run.save_seconds = 0
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
+    try:
+        finish(run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def interrupt(run):
+    """Interrupt the run in its first step, as Ctrl-C does that nobody handles."""
+    run.trainer.network.backend.clip_factor = lambda *arguments: signal.raise_signal(signal.SIGINT)
+    run.finish()
+
+
+@pytest.mark.parametrize(
+    ("options", "train", "reason"),
+    [
+        ({"rate": 1e9, "optimizer": "sgd", "clip": 0.0}, finish, "training does not converge"),
+        ({}, fill_the_disk, "cannot write .*File too large"),
+        ({}, interrupt, None),
+        ({"test": Share(0.999)}, finish, "take all|too few"),
+    ],
+    ids=["diverges", "full disk", "interrupted", "refused"],
+)
+def test_a_run_that_fails_leaves_the_model_that_it_was_to_replace(text, options, train, reason):
+    finish(begin([text], Path("text.model"), **TINY))
+    before, runs = snapshot(Path()), []  # which would be discarded if nobody had them any more
+    with pytest.raises((FflmError, KeyboardInterrupt), match=reason):  # noqa: PT012
+        runs.append(begin([text], Path("text.model"), overwrite=True, **{**TINY, **options}))
+        train(runs[0])
+    assert snapshot(Path()) == before
+
+
+def test_a_kill_between_two_renames_is_put_right_by_whoever_comes_next(text):
+    """Where folders cannot exchange their names, that leaves the old one and the new one beside the place."""
+    finish(begin([text], Path("text.model"), **TINY))
+    assert fflm("tokenize", text, "-o", "text.ids", folder=".").returncode == 0
+    uses = {
+        "text.ids": [lambda: Corpus.open("text.ids"), lambda: begin([Path("text.ids")], Path("other.model"), **TINY)],
+        "text.model": [
+            lambda: library.load("text.model"),
+            lambda: latest_model(Path(), str, "network"),
+            lambda: TrainingRun.resume(Path("text.model")),
+            lambda: begin([text], Path("text.model"), overwrite=True, **TINY).finish(),
+        ],
+    }
+    before = snapshot(Path("text.model"))
+    for name, each in uses.items():
+        for use in each:
+            workplace = Path(f".{name}.abcdefgh.tmp")
+            (workplace / "new").mkdir(parents=True)
+            Path(name).rename(workplace / "old")
+            use()
+            assert Path(name).is_dir()
+            shutil.rmtree(workplace, ignore_errors=True)
+    assert snapshot(Path("text.model")).keys() == before.keys()
+    (Path(".text.model.abcdefgh.tmp") / "new").mkdir(parents=True)
+    Path("text.model").rename(".text.model.abcdefgh.tmp/old")
+    with pytest.raises(FflmError, match="exists: `fflm train --resume"):
+        begin([text], Path("text.model"), **TINY)
+
+
 def test_a_model_is_not_replaced_by_one_from_its_own_corpus(text):
     finish(begin([text], Path("text.model"), **TINY))
     before = outcome(Path("text.model"))
@@ -460,6 +570,42 @@ def test_more_epochs(text):
     assert library.load(run.path).about["training"]["epochs"] == 5
 
 
+@pytest.mark.parametrize("written", ["the checkpoint", "the checkpoint and config.json"])
+def test_more_epochs_are_not_lost_by_a_kill(text, monkeypatch, written):
+    settings = {**SETTINGS, "schedule": "constant"}
+    finish(begin([text], Path("whole.model"), **{**settings, "epochs": 5}))
+    finish(begin([text], Path("text.model"), **{**settings, "epochs": 2}))
+    with monkeypatch.context() as patch:
+        stage = "write_json" if written == "the checkpoint" else "remove_leftovers"  # what comes next
+
+        def die(*arguments):
+            raise KeyboardInterrupt
+
+        patch.setattr(training_run, stage, die)
+        with pytest.raises(KeyboardInterrupt):
+            TrainingRun.resume(Path("text.model"), epochs=5)
+    finish(TrainingRun.resume(Path("text.model")))
+    assert outcome(Path("text.model")) == outcome(Path("whole.model"))
+    assert library.load("text.model").about["training"]["epochs"] == 5
+
+
+@pytest.mark.parametrize("again", [{}, {"epochs": 5}])
+def test_a_run_of_an_early_version_goes_on_though_only_its_configuration_has_the_new_epochs(text, again):
+    """Its checkpoint says neither how many epochs there are to be nor on what device, and it was killed before the next one."""
+    settings = {**SETTINGS, "schedule": "constant"}
+    finish(begin([text], Path("whole.model"), **{**settings, "epochs": 5}))
+    finish(begin([text], Path("text.model"), **{**settings, "epochs": 2}))
+    arrays, about = load_arrays(Path("text.model") / CHECKPOINT)
+    save_arrays(Path("text.model") / CHECKPOINT, arrays, {name: about[name] for name in ("state", "corpus")})
+    before = (Path("text.model") / CHECKPOINT).read_bytes()
+    TrainingRun.resume(Path("text.model"))
+    assert (Path("text.model") / CHECKPOINT).read_bytes() == before
+    config = read_json(Path("text.model") / CONFIG)
+    write_json(Path("text.model") / CONFIG, {**config, "training": {**config["training"], "epochs": 5}})
+    finish(TrainingRun.resume(Path("text.model"), **again))
+    assert outcome(Path("text.model")) == outcome(Path("whole.model"))
+
+
 def test_more_epochs_after_an_early_stop(text):
     run = begin([text], Path("text.model"), **{**TINY, "epochs": 50, "patience": 2, "rate": 0.1, "schedule": "constant"})
     finish(run)
@@ -482,7 +628,7 @@ def whole(tmp_path_factory):
     return outcome(folder / "text.model")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_save_and_say_how_to_go_on(text, whole, number):
     command = [FFLM, "train", text, *map(str, LONG)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -498,6 +644,85 @@ def test_signals_save_and_say_how_to_go_on(text, whole, number):
     result = fflm("train", "--resume", "text.model", folder=".")
     assert result.returncode == 0, result.stderr
     assert outcome(Path("text.model")) == whole
+
+
+def test_signals_that_were_ignored_when_the_process_began_stay_ignored(text):
+    """SIGHUP as `nohup` has it, and SIGINT, which a shell has its scripts' background jobs ignore."""
+
+    def ignore():
+        for number in (signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+    command = [FFLM, "train", text, *map(str, LONG)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=ignore) as process:
+        while not process.stderr.readline().startswith("epoch"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGINT)
+        process.stderr.readline()
+        process.stderr.readline()
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=60)[1].splitlines()[-1].startswith("stopped and saved; ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a terminal is made as Linux does it")
+def test_a_terminal_that_is_closed_saves(text):
+    master, terminal = os.openpty()
+    command = [FFLM, "train", text, *map(str, LONG), "-q"]
+    with subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as process:  # fmt: skip
+        os.close(terminal)
+        while not Path("text.model", WEIGHTS).exists():
+            assert process.poll() is None
+        os.close(master)
+        process.wait(60)
+    state = load_arrays(Path("text.model") / CHECKPOINT)[1]["state"]
+    assert 0 < state["epoch"] < 150
+    evaluated = [event["step"] for event in read_log(Path("text.model") / LOG) if event["event"] == "evaluation"]
+    assert state["step"] >= evaluated[-1]
+    assert {path.name for path in Path("text.model").iterdir()} == {CONFIG, WEIGHTS, VOCABULARY, LOG, CHECKPOINT, "corpus"}
+
+
+def test_an_interrupted_run_that_has_no_weights_yet_says_so(text):
+    assert fflm("train", text, *SMALL, "--epochs", 1, folder=".").returncode == 0
+    before = snapshot(Path())
+    program = (
+        "import signal, sys\nfrom fflm.cli import main\nfrom fflm.training.loop import Trainer\n"
+        "Trainer.run = lambda self: signal.raise_signal(signal.SIGTERM)\nmain(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", program, "train", str(text), *SMALL, "--overwrite"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 130
+    assert result.stderr.splitlines()[-1] == "stopped before there were new weights; text.model is as it was"
+    assert snapshot(Path()) == before
+
+
+class Deaf(TrainingRun):
+    """A run in which the exception that a signal raises before the first step is swallowed, as in a callback of the compiler."""
+
+    def events(self):
+        """Raise the signal."""
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        yield from super().events()
+
+
+def test_a_signal_before_the_first_step_is_not_lost(text):
+    begin([text], Path("text.model"), **TINY)
+    assert not watch(Deaf.resume(Path("text.model")), Console(quiet=True), VIEW)
+    assert load_arrays(Path("text.model") / CHECKPOINT)[1]["state"]["step"] == 1
+
+
+def test_a_signal_before_the_run_is_not_lost(text):
+    begin([text], Path("text.model"), **TINY)
+    with interruption():
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            watch(TrainingRun.resume(Path("text.model")), Console(quiet=True), VIEW)
 
 
 class Signalled(TrainingRun):
@@ -546,11 +771,13 @@ def test_kills_at_random_moments(text, whole):
     for _ in range(4):
         arguments = ["train", "--resume", "text.model", "--save-every", "0"] if Path("text.model").exists() else start
         with subprocess.Popen([FFLM, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while not Path("text.model").exists():
+                assert process.poll() is None
+                time.sleep(0.02)
             try:
-                process.wait(generator.uniform(0.5, 2.0))
+                process.wait(generator.uniform(0, 1.5))
             except subprocess.TimeoutExpired:
                 process.kill()
-    assert Path("text.model").exists()
     result = fflm("train", "--resume", "text.model", folder=".")
     assert result.returncode == 0, result.stderr
     assert outcome(Path("text.model")) == whole
@@ -680,6 +907,37 @@ def test_a_missing_corpus(stopped):
     shutil.rmtree("text.ids")
     with pytest.raises(FflmError, match=r"text\.ids is no tokenised corpus"):
         TrainingRun.resume(stopped)
+
+
+def test_a_model_and_its_corpus_are_moved_together(stopped):
+    Path("one").mkdir()
+    for name in ("text.ids", "text.model"):
+        Path(name).rename(f"one/{name}")
+    assert library.train_ngram("one/text.model", "one/text.ngram", order=2).about["corpus"]["path"] == "../text.ids"
+    library.mix(["one/text.model", "one/text.ngram"]).save("one/text.mix")
+    Path("one").rename("two")
+    for name in ("text.model", "text.ngram", "text.mix"):
+        assert trained_corpus(Path("two", name)).path == Path("two/text.ids")
+    assert list(library.load("two/text.mix").components) == ["two/text.model", "two/text.ngram"]
+    finish(TrainingRun.resume(Path("two/text.model")))
+
+
+def test_a_model_that_is_moved_alone_finds_its_corpus(stopped):
+    """Even where another corpus lies at the relative path."""
+    Path("elsewhere").mkdir()
+    stopped = stopped.rename("elsewhere/text.model")
+    assert trained_corpus(stopped).path == Path("text.ids").resolve()
+    assert fflm("tokenize", "text.txt", "-o", "elsewhere/text.ids", "--lowercase", folder=".").returncode == 0
+    finish(TrainingRun.resume(stopped))
+
+
+def test_a_corpus_that_only_an_absolute_path_leads_to(stopped):
+    """As early versions wrote it."""
+    config = read_json(stopped / CONFIG)
+    reference = {**config["corpus"], "path": config["corpus"].pop("absolute")}
+    write_json(stopped / CONFIG, {**config, "corpus": reference})
+    finish(TrainingRun.resume(stopped))
+    assert trained_corpus(stopped).path == Path("text.ids").resolve()
 
 
 def test_a_damaged_or_missing_checkpoint(stopped):

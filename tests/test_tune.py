@@ -143,7 +143,7 @@ def test_a_text_that_is_tokenised_already_is_referred_to(text):
     search = begin([Path("text.ids")], Path("text.tune"), GRID, sampler="grid", trials=1, **TINY)
     finish(search)
     assert not (search.path / "corpus").exists()
-    assert search.corpus.path == Path("text.ids").resolve()
+    assert search.corpus.path.resolve() == Path("text.ids").resolve()
 
 
 # Giving up

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fflm import shuffling
 from fflm.shuffling import shuffled
+from fflm.text import windows
 from fflm.text.corpus import TextSettings
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary
@@ -27,16 +28,20 @@ def naive_context(ids, position, window, padding, sentence_end):
     window=st.integers(1, 6),
     sentence=st.booleans(),
     dtype=st.sampled_from([np.uint16, np.uint32, np.int32]),
+    block=st.sampled_from([1, 4, 10, 1000]),
 )
-def test_against_a_loop(ids, window, sentence, dtype):
+def test_against_a_loop(ids, window, sentence, dtype, block):
     end = 1 if sentence else None
     examples = Windows(np.array(ids, dtype), window, padding=7, sentence_end=end)
     positions = np.random.default_rng(0).permutation(len(examples))
-    contexts, targets = examples.batch(positions)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "BLOCK", block)
+        contexts, targets = examples.batch(positions)
+        after = examples.contexts(np.array([len(ids)]))
     assert contexts.dtype == targets.dtype == np.int32
     assert targets.tolist() == [ids[position] for position in positions]
     assert contexts.tolist() == [naive_context(ids, position, window, 7, end) for position in positions]
-    assert examples.contexts(np.array([len(ids)])).tolist() == [naive_context(ids, len(ids), window, 7, end)]
+    assert after.tolist() == [naive_context(ids, len(ids), window, 7, end)]
 
 
 @pytest.mark.parametrize(

@@ -107,11 +107,10 @@ class Reader:
         self.vocabulary = vocabulary
         self.scale = scale
         normalize = input.tokenizer.normalize
-        groups = [[normalize(word) for word in words] for words in (*input.lexicon.values(), *([word] for word in input.present))]
-        self._members = np.zeros((len(groups), len(vocabulary)), np.float32)  # whether a word is in a group
-        for row, words in enumerate(groups):
-            self._members[row, [vocabulary.id(word) for word in words]] = 1
-        self._members[:, 0] = 0  # the unknown word is in none
+        groups = (*input.lexicon.values(), *([word] for word in input.present))
+        members = {(vocabulary.id(normalize(word)), column) for column, words in enumerate(groups) for word in words}
+        known = sorted(member for member in members if member[0])  # the unknown word is in no group
+        self._members = np.array(known, np.int64).reshape(-1, 2)  # words, and the groups that they are in, a pair a row
         self._counted = min(input.counts, len(vocabulary) - 1)
         self._bigrams = _Bigrams(vocabulary) if input.bigrams else None
 
@@ -164,8 +163,12 @@ class Reader:
         known = (words > 0) & (words <= counted)
         cells = np.bincount(rows[known] * max(counted, 1) + words[known] - 1, minlength=size * counted)
         features[:, :counted] = cells.reshape(size, counted)
-        for column, members in enumerate(self._members, counted):
-            features[:, column] = np.bincount(rows, members[words], minlength=size)
+        low, high = (np.searchsorted(self._members[:, 0], words, side) for side in ("left", "right"))
+        found = high - low
+        places = np.arange(found.sum()) - np.repeat(np.cumsum(found) - found, found) + np.repeat(low, found)
+        groups = len(self.input.lexicon) + len(self.input.present)
+        cells = np.bincount(np.repeat(rows, found) * groups + self._members[places, 1], minlength=size * groups)
+        features[:, counted : counted + groups] = cells.reshape(size, groups)
         first = counted + len(self.input.lexicon)
         present = features[:, first : first + len(self.input.present)]
         np.minimum(present, 1, out=present)

@@ -3,25 +3,97 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Required, Self, TypedDict
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
-from fflm.arguments import Device, PathLike, checked, to_path
+from fflm.arguments import Count, Device, PathLike, checked, to_path
 from fflm.classify.features import Reader, Texts
 from fflm.classify.metrics import Report
 from fflm.classify.reading import single_line, single_spaced
 from fflm.classify.settings import TextInput
 from fflm.errors import FflmError
 from fflm.files import reading_folder, write_json
+from fflm.lm.description import Trained as TrainedFile
 from fflm.lm.model import FORMAT, VERSION, VOCABULARY, Trained, load_weights, read_config, versions
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
+from fflm.stored import REMEDY
 from fflm.text.vocabulary import Vocabulary
-from fflm.training.checkpoints import CONFIG
+from fflm.training.checkpoints import CONFIG, WEIGHTS
 from fflm.training.examples import Scale
+from fflm.training.log import Logged
+
+
+class ScaleFile(TypedDict):
+    """The scale of features, with a number for each."""
+
+    mean: list[float]
+    deviation: list[Annotated[float, Meta(gt=0)]]
+
+
+class PartFile(TypedDict):
+    """The texts of a part."""
+
+    texts: Annotated[int, Meta(ge=1, le=2**53)]
+    words: Count
+
+
+class TextsFile(TypedDict, total=False):
+    """The parts of the labelled text."""
+
+    train: Required[PartFile]
+    valid: PartFile
+    test: PartFile
+
+
+class ClassifierFile(TrainedFile, total=False):
+    """A text classifier."""
+
+    kind: Required[Literal["classifier"]]
+    labels: Required[Annotated[list[str], Meta(min_length=2)]]
+    shares: Required[list[Annotated[float, Meta(gt=0, le=1)]] | None]
+    input: Required[TextInput]
+    scale: Required[ScaleFile | None]
+    texts: TextsFile
+    counts: list[Count]
+
+
+class Figures(TypedDict):
+    """Those of a `Report` that are shown."""
+
+    examples: Count
+    loss: float
+    accuracy: float
+    macro_f1: float
+
+
+class ClassifierFigures(TypedDict, total=False):
+    """What stands with the weights of a classifier."""
+
+    step: Count
+    epoch: float
+    valid: Figures
+    test: Figures
+
+
+class Start(TypedDict):
+    """The first event of a run on labelled text."""
+
+    texts: TextsFile
+
+
+class Evaluation(Logged):
+    """An evaluation of a classifier."""
+
+    valid: Figures | None
+
+
+EVENTS = {"start": Start, "evaluation": Evaluation}
+"""What the log of a classifier holds, by the kind of event."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +201,11 @@ class TextClassifier(Trained):
         """
         path = to_path("path", path)
         with reading_folder(path):
-            about = read_config(path, "classifier")
-            arrays, figures = load_weights(path, "classifier")
+            about = read_config(path, "classifier", ClassifierFile)
+            arrays, figures = load_weights(path, about, ClassifierFigures)
             config, labels, reader, shares = read_description(path, about)
-        return cls(labels, config, Parameters.from_arrays(config, arrays), reader, shares, {**about, "figures": figures}, device)
+        parameters = Parameters.from_arrays(config, arrays, f"the weights in {path / WEIGHTS}")
+        return cls(labels, config, parameters, reader, shares, {**about, "figures": figures}, device)
 
 
 def probabilities(
@@ -144,7 +217,7 @@ def probabilities(
     is divided by its share (Menon et al. 2021, "Long-tail learning via logit adjustment", section 4.1).
     """
     pieces = [np.empty((0, network.config.classes), np.float32)]
-    pieces += [network.predict(parameters, rows) for rows, _ in texts.in_order()]
+    pieces += [network.predict(parameters, rows) for rows, _ in texts.in_order(network.config.rows(256))]
     result = np.concatenate(pieces)
     if shares is not None:
         result /= shares
@@ -187,21 +260,24 @@ def read_description(
     Raises
     ------
     FflmError
-        If it is damaged.
+        If its parts do not fit together.
     """
-    try:
-        config, labels = NetworkConfig.from_dict(about["network"]), tuple(map(str, about["labels"]))
-        vocabulary = Vocabulary.load(path / VOCABULARY, about["vocabulary"])
-        scale = about["scale"] and Scale(*(np.array(about["scale"][name], np.float64) for name in ("mean", "deviation")))
-        reader = Reader(TextInput.from_dict(about["input"]), vocabulary, scale)
-        shares = None if about["shares"] is None else np.array(about["shares"], np.float64)
-    except (KeyError, TypeError, ValueError) as error:
-        raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
-    fits = len(labels) == config.classes and (len(vocabulary) == config.vocabulary or config.input == "numbers")
-    if not fits or reader.width != config.numbers or (shares is not None and len(shares) != len(labels)):
-        raise FflmError(
-            f"{path} is damaged: what {CONFIG} and {VOCABULARY} say does not fit together; restore it, or train again"
-        )
+    config, labels = NetworkConfig.from_dict(about["network"]), tuple(about["labels"])
+    vocabulary = Vocabulary.load(path / VOCABULARY, about["vocabulary"])
+    scale = about["scale"] and Scale(*(np.array(about["scale"][name], np.float64) for name in ("mean", "deviation")))
+    reader = Reader(TextInput.from_dict(about["input"]), vocabulary, scale)
+    shares = None if about["shares"] is None else np.array(about["shares"], np.float64)
+    input = "numbers" if reader.input.input == "features" else reader.input.input
+    fits = (
+        config.input == input and reader.width == config.numbers and config.output == "softmax",
+        input == "numbers" or len(vocabulary) == config.vocabulary,
+        input != "window" or reader.input.window == config.window,
+        len(set(labels)) == len(labels) == len(about.get("counts", labels)) == config.classes,
+        shares is None or (len(shares) == len(labels) and abs(shares.sum() - 1) < 1e-6),
+        scale is None or len(scale.mean) == len(scale.deviation) == reader.width,
+    )
+    if not all(fits):
+        raise FflmError(f"{path} is damaged (what {CONFIG} and {VOCABULARY} say does not fit together): {REMEDY}")
     return config, labels, reader, shares
 
 

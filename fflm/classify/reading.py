@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from fflm.arguments import Encoding, Errors, checked
 from fflm.errors import FflmError
-from fflm.text.reading import files, read_chunks, uncompressed, whole_lines
+from fflm.text.reading import LONGEST, files, read_chunks, uncompressed, whole_lines
 
 Format: TypeAlias = Annotated[
     Literal["auto", "tab", "csv", "fasttext"],
@@ -133,7 +133,7 @@ def _read_lines(lines: Iterable[str], source: str, format: Format) -> Iterator[t
 
 def _read_csv(lines: Iterable[str], source: str, text_column: str, label_column: str) -> Iterator[tuple[str, str]]:
     """Yield labels and texts of the columns of these names."""
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(LONGEST)
     reader = csv.DictReader(lines, strict=True)
     try:
         names = list(reader.fieldnames or ())
@@ -141,7 +141,8 @@ def _read_csv(lines: Iterable[str], source: str, text_column: str, label_column:
             if column not in names and len(names) == 1:
                 raise FflmError(f"{source} has only the column {names[0]!r}: separate its columns by commas")
             if column not in names:
-                raise FflmError(f"{source} has no column {column!r}, but {', '.join(names)}: name one with `{option}`")
+                known = ", ".join(single_spaced(name)[:60] for name in names[:20])
+                raise FflmError(f"{source} has no column {column!r}, but {known}: name one with `{option}`")
             if names.count(column) > 1:
                 raise FflmError(f"{source} has several columns {column!r}: give them names of their own")
         for row in reader:

@@ -7,15 +7,15 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta
 
-from fflm.arguments import Natural, PathLike, Paths, Settings
+from fflm.arguments import PathLike, Paths, Settings, Size
 from fflm.errors import FflmError
 from fflm.text.corpus import HeldOut
 from fflm.text.tokenizer import Tokenizer
 
 InputName = Literal["mean", "max", "window", "features"]
 
-LONGEST = 1_000_000
-"""Words of a text that are read, at most, if a length is given."""
+CATEGORIES = 10_000
+"""Features of a kind, at most."""
 
 MAX_WORDS = 200_000
 """Words and bigrams of the largest vocabulary, if nobody says."""
@@ -44,17 +44,19 @@ class TextInput(Settings):
     ] = "mean"
     tokenizer: Annotated[Tokenizer, Meta(description="The rule that splits text into tokens.")] = field(default_factory=Tokenizer)
     length: Annotated[
-        Annotated[int, Meta(ge=1, le=LONGEST)] | None,
+        Size | None,
         Meta(description="Words of a text that are read, from its beginning; by default all, of a window 50."),
     ] = None
     bigrams: Annotated[bool, Meta(description="Let two words that follow each other be a word, too.")] = False
     counts: Annotated[
-        Natural, Meta(description="Feature: how often each of the so many most frequent words occurs; 0 for none.")
+        Annotated[int, Meta(ge=0, le=1_000_000)],
+        Meta(description="Feature: how often each of the so many most frequent words occurs; 0 for none."),
     ] = 0
     lexicon: Annotated[
-        Mapping[str, Sequence[str]], Meta(description="Feature: how many of a text's words are in each category.")
+        Mapping[str, Sequence[str]],
+        Meta(max_length=CATEGORIES, description="Feature: how many of a text's words are in each category."),
     ] = field(default_factory=dict)
-    present: Annotated[tuple[str, ...], Meta(description="Feature: whether a word occurs.")] = ()
+    present: Annotated[tuple[str, ...], Meta(max_length=CATEGORIES, description="Feature: whether a word occurs.")] = ()
     log_length: Annotated[bool, Meta(description="Feature: the logarithm of one more than the number of words.")] = False
 
     def __post_init__(self) -> None:

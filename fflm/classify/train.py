@@ -5,7 +5,7 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,21 +28,22 @@ from fflm.backend.devices import choose_device, device_backend
 from fflm.backend.launching import default_threads
 from fflm.classify.features import Reader, Texts, count_words, read_lexicon
 from fflm.classify.metrics import Report
-from fflm.classify.model import probabilities, read_description, save_description
+from fflm.classify.model import ClassifierFile, probabilities, read_description, save_description
 from fflm.classify.reading import Format, LabelColumn, Labelled, TextColumn, read_labelled
 from fflm.classify.settings import DEFAULTS, MAX_WORDS, Balanced, Lexicons, Test, TextInput, Valid, Vectors
 from fflm.errors import FflmError
-from fflm.files import clear_errors, replacing_folder
+from fflm.files import NewFolder, clear_errors
 from fflm.lm.model import LanguageModel, opening_run
 from fflm.lm.setup import TEXT_OPTIONS, check_free, default_path, take, take_tokenizer
 from fflm.lm.vectors import read_vectors, vector_size
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
+from fflm.stored import REMEDY
 from fflm.text.corpus import Count, MaxSize, MinCount, Share, parse_held_out
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary
-from fflm.training.checkpoints import CONFIG, load_arrays, save_arrays
+from fflm.training.checkpoints import CHECKPOINT, CONFIG, Checkpoint, check_shapes, load_arrays, meaning, save_arrays
 from fflm.training.examples import Scale
 from fflm.training.loop import Losses, Trainer
 from fflm.training.run import Run, check_size
@@ -122,39 +123,36 @@ def begin(
         raise FflmError("features have no embeddings: leave out `vectors`, or choose another `input`")
     if settings.frozen and start is None:
         raise FflmError("only embeddings that are given can be frozen: give `vectors`")
-    check_free(path, overwrite)
     reading = {"format": format, "text_column": text_column, "label_column": label_column, "encoding": encoding, "errors": errors}
-    parts = _parts(sources, held_out, settings.seed, reading)
-    train = parts["train"]
-    labels = sorted(set(train.labels))
-    if len(labels) < 2:
-        raise FflmError(f"all texts have the label {labels[0]!r}: give texts of at least two classes")
-    vocabulary = count_words(input, train.texts, min_count, max_size)
-    reader = Reader(input, vocabulary)
-    examples = {name: _encode(part, labels, reader, name) for name, part in parts.items()}
-    if input.input == "features":
-        reader.scale = Scale.of(rows for rows, _ in examples["train"].in_order())
-    embeddings = None
-    if start:
-        embeddings = _embeddings(start, vocabulary)
-        shape["embedding"] = embeddings.shape[1]
-    if "batch_size" in automatic:
-        settings = dataclasses.replace(settings, batch_size=default_batch_size(len(train)))
-    if "epochs" in automatic:
-        settings = dataclasses.replace(settings, epochs=default_epochs(len(train)))
-    config = NetworkConfig(
-        vocabulary=len(vocabulary), window=input.window, tied=False, outputs=len(labels), numbers=reader.width,
-        input="numbers" if input.input == "features" else input.input, **shape,
-    )  # fmt: skip
     with clear_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_folder(path, lambda: check_free(path, overwrite)) as folder:
-        run = ClassifierRun.start(
-            folder, examples, config, settings, labels, reader,
+    with NewFolder(path, lambda: check_free(path, overwrite)) as new:
+        parts = _parts(sources, held_out, settings.seed, reading)
+        train = parts["train"]
+        labels = sorted(set(train.labels))
+        if len(labels) < 2:
+            raise FflmError(f"all texts have the label {labels[0]!r}: give texts of at least two classes")
+        vocabulary = count_words(input, train.texts, min_count, max_size)
+        reader = Reader(input, vocabulary)
+        examples = {name: _encode(part, labels, reader, name) for name, part in parts.items()}
+        if input.input == "features":
+            reader.scale = Scale.of(rows for rows, _ in examples["train"].in_order())
+        embeddings = None
+        if start:
+            embeddings = _embeddings(start, vocabulary)
+            shape["embedding"] = embeddings.shape[1]
+        if "batch_size" in automatic:
+            settings = dataclasses.replace(settings, batch_size=default_batch_size(len(train)))
+        if "epochs" in automatic:
+            settings = dataclasses.replace(settings, epochs=default_epochs(len(train)))
+        config = NetworkConfig(
+            vocabulary=len(vocabulary), window=input.window, tied=False, outputs=len(labels), numbers=reader.width,
+            input="numbers" if input.input == "features" else input.input, **shape,
+        )  # fmt: skip
+        return ClassifierRun.start(
+            new, examples, config, settings, labels, reader,
             balanced=balanced, threads=threads, device=device, embeddings=embeddings,
         )  # fmt: skip
-    run.move(path)
-    return run
 
 
 AUTOMATIC = ("batch_size", "epochs")
@@ -193,7 +191,7 @@ class ClassifierRun(Run):
 
     def __init__(
         self,
-        path: Path,
+        place: Path | NewFolder,
         examples: dict[str, Texts],
         config: NetworkConfig,
         settings: TrainingSettings,
@@ -215,12 +213,12 @@ class ClassifierRun(Run):
         chosen = choose_device(device)
         network = Network(config, device_backend(chosen, threads=threads))
         trainer = Trainer(network, parameters, examples["train"], examples.get("valid"), settings)
-        super().__init__(path, trainer, _fingerprint(examples), examples.get("test"), threads, chosen)
+        super().__init__(place, trainer, _fingerprint(examples), examples.get("test"), threads, chosen)
 
     @classmethod
     def start(
         cls,
-        path: Path,
+        new: NewFolder,
         examples: dict[str, Texts],
         config: NetworkConfig,
         settings: TrainingSettings,
@@ -232,11 +230,11 @@ class ClassifierRun(Run):
         device: str = "cpu",
         embeddings: npt.NDArray[np.float32] | None = None,
     ) -> Self:
-        """Begin a run in an empty folder."""
+        """Begin a run in a new folder, which is published at once, or when there are weights if it replaces a model."""
         counts = examples["train"].counts(config.classes)
         shares = counts / counts.sum() if balanced else None
         threads = threads or default_threads()
-        run = cls(path, examples, config, settings, labels, reader, shares, threads, device, embeddings)
+        run = cls(new, examples, config, settings, labels, reader, shares, threads, device, embeddings)
         texts = {name: {"texts": len(part), "words": len(part.ids)} for name, part in examples.items()}
         about = {
             "training": settings.to_dict(),
@@ -249,8 +247,8 @@ class ClassifierRun(Run):
         arrays = {
             f"{name}.{array}": getattr(part, array) for name, part in examples.items() for array in ("ids", "starts", "labels")
         }
-        save_arrays(path / EXAMPLES, arrays, list(examples))
-        save_description(path, config, labels, reader, shares, about)
+        save_arrays(run.folder / EXAMPLES, arrays, list(examples))
+        save_description(run.folder, config, labels, reader, shares, about)
         run._begin(texts=texts)
         return run
 
@@ -265,19 +263,15 @@ class ClassifierRun(Run):
         FflmError
             If there is no such run, it is going on elsewhere, or its files are damaged.
         """
-        with opening_run(path, "classifier") as about:
+        with opening_run(path, "classifier", ClassifierFile) as about:
             config, labels, reader, shares = read_description(path, about)
-            arrays, names = load_arrays(path / EXAMPLES, (np.int32, np.int64))
-            try:
-                settings, threads = TrainingSettings.from_dict(about["training"]), int(about["threads"])
-                examples = {
-                    name: Texts(reader, *(arrays[f"{name}.{array}"] for array in ("ids", "starts", "labels"))) for name in names
-                }
-            except (KeyError, TypeError, ValueError) as error:
-                raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
-            used = device or about.get("device", "cpu")
-            run = cls(path, examples, config, settings, labels, reader, shares, threads, used)
-            run._continue(about, epochs)
+            examples = _read_examples(path / EXAMPLES, reader, len(labels))
+            check_shapes(path / CHECKPOINT, config)
+            checkpoint = Checkpoint.load(path / CHECKPOINT, meaning(about, training=True))
+            settings = TrainingSettings.from_dict(about["training"])
+            used = device or checkpoint.device or about.get("device", "cpu")
+            run = cls(path, examples, config, settings, labels, reader, shares, about["threads"], used)
+            run._continue(checkpoint, about, epochs)
             return run
 
     def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:
@@ -285,6 +279,39 @@ class ClassifierRun(Run):
         texts = self.examples[name]
         chances = probabilities(self.trainer.network, parameters, texts, self.shares)
         return Report.of(self.labels, chances, texts.labels).to_dict()
+
+
+def _read_examples(path: Path, reader: Reader, classes: int) -> dict[str, Texts]:
+    """Read the texts of a classifier's folder.
+
+    Raises
+    ------
+    FflmError
+        If they are damaged: a word that is not in the vocabulary, a label that is no class, texts that do not follow each other.
+    """
+    arrays, names = load_arrays(path, (np.int32, np.int64), list[Literal["train", "valid", "test"]])
+    examples = {}
+    for name in names:
+        parts = [arrays.get(f"{name}.{array}", np.empty(0, np.int32)) for array in ("ids", "starts", "labels")]
+        ids, starts, labels = parts
+        if not (
+            (ids.ndim, starts.ndim, labels.ndim) == (1, 1, 1)
+            and [each.dtype.type for each in parts] == [np.int32, np.int64, np.int32]
+            and len(starts) == len(labels) + 1 > 1
+            and (starts[0], starts[-1]) == (0, len(ids))
+            and bool((starts[1:] >= starts[:-1]).all())
+            and _all_below(ids, len(reader.vocabulary))
+            and _all_below(labels, classes)
+        ):
+            raise FflmError(f"{path} is damaged (its {name} texts are none of this classifier): {REMEDY}")
+        examples[name] = Texts(reader, ids, starts, labels)
+    if "train" not in examples:
+        raise FflmError(f"{path} is damaged (it has no texts to train on): {REMEDY}")
+    return examples
+
+
+def _all_below(numbers: npt.NDArray[np.int32], limit: int) -> bool:
+    return not len(numbers) or bool(numbers.min() >= 0 and numbers.max() < limit)
 
 
 def _parts(

@@ -10,7 +10,6 @@ try:
     import logging
     import os
     import re
-    import signal
     import warnings
     from collections.abc import Iterator
     from pathlib import Path
@@ -18,6 +17,7 @@ try:
 
     import click
 
+    from fflm.cli.signals import interruption
     from fflm.errors import FflmError, FflmWarning, did_you_mean
 except KeyboardInterrupt:  # most of the time before `main` runs passes here
     sys.stderr.write("error: interrupted\n")
@@ -72,8 +72,7 @@ class _Group(click.Group):
         try:
             _open_standard_streams()
             _show_log()
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends us as Ctrl-C does: temporary files are removed
-            with _warnings_as_lines():
+            with interruption(), _warnings_as_lines():
                 status = super().main(*arguments, **{**extra, "prog_name": "fflm", "standalone_mode": False})
             sys.stdout.flush()
         except click.exceptions.NoArgsIsHelpError as error:
@@ -139,7 +138,7 @@ class _Echo(logging.Handler):
     """Writes messages to standard error as it is when they come: a progress bar may stand in for it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"{'warning: ' * (record.levelno >= logging.WARNING)}{record.getMessage()}", err=True)
+        _say(f"{'warning: ' * (record.levelno >= logging.WARNING)}{record.getMessage()}")
 
 
 def _show_log() -> None:
@@ -157,7 +156,7 @@ def _warnings_as_lines() -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, FflmWarning):
-                click.echo(f"warning: {' '.join(_as_options(str(message)).split())}", err=True)
+                _say(f"warning: {_as_options(str(message))}")
             else:
                 as_ever(message, category, *where, **more)
 
@@ -183,8 +182,15 @@ def _as_options(message: str) -> str:
 
 
 def _fail(message: str, status: int) -> int:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    _say(f"error: {message}")
     return status
+
+
+def _say(message: str) -> None:
+    """Print a message, which may quote a stranger's file, as one line without control characters."""
+    from fflm.cli.tables import printable
+
+    click.echo(printable(" ".join(message.split())), err=True)
 
 
 @click.command(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

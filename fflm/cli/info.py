@@ -19,7 +19,7 @@ from fflm.cli.options import (
     show_training,
     show_valid,
 )
-from fflm.cli.tables import Column, stdout_width, table
+from fflm.cli.tables import Column, printable, stdout_width, table
 from fflm.errors import FflmError
 
 UNUSED = {
@@ -52,40 +52,48 @@ def command(model: Path | None, model_path: Path | None, quiet: bool, as_json: b
     path, about = find_model(model or model_path, quiet, _read, *LANGUAGE_MODELS, "classifier")
     if as_json:
         click.echo(json.dumps(about, ensure_ascii=False, indent=2))
-        return
-    try:
-        click.echo("\n".join(_lines(path, about)))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FflmError(f"{path} is damaged ({error!r}): `fflm info --json {path}` shows what is there") from error
+    else:
+        click.echo("\n".join(map(printable, _lines(path, about))))
 
 
 def _read(path: Path) -> dict[str, Any]:
     """Return config.json, the figures of the best weights, and the log."""
-    from fflm.classify.model import TextClassifier
-    from fflm.lm.model import LanguageModel, read_config
+    from fflm.classify import model as classifiers
+    from fflm.lm import description
+    from fflm.lm.model import LanguageModel, read_config, require
     from fflm.network.config import NetworkConfig
     from fflm.network.parameters import shapes
-    from fflm.training.checkpoints import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays
+    from fflm.training.checkpoints import CHECKPOINT, LOG, WEIGHTS, check_shapes, load_arrays, meaning
     from fflm.training.log import read_log
 
     about = read_config(path)
+    require(path, about, "created")
     if about.get("kind") == "ngram":
         return _read_ngram(path)
     if about.get("kind") == "mixture":
         return _read_mixture(path)
+    load: Callable[[Path], Any] = LanguageModel.load
+    events = description.EVENTS
+    if about.get("kind") == "classifier":
+        about = read_config(path, "classifier", classifiers.ClassifierFile)
+        load, events = classifiers.TextClassifier.load, classifiers.EVENTS
+        require(path, about, "texts", "counts")
+    else:
+        read_config(path, "network")  # and no kind that is not known
+        require(path, about, "corpus")
+        require(path, about["corpus"], "parts")
+    require(path, about, "training", "threads")
+    config = NetworkConfig.from_dict(about["network"])
     figures: dict[str, Any] | None = None
     if (path / WEIGHTS).is_file():
-        loaded = TextClassifier.load(path) if about.get("kind") == "classifier" else LanguageModel.load(path)
-        figures = loaded.about["figures"]
-    elif (path / CHECKPOINT).is_file():
-        load_arrays(path / CHECKPOINT)  # says so if the run cannot be resumed
+        figures = load(path).about["figures"]
+    elif (path / CHECKPOINT).is_file():  # whatever is wrong with it, the run cannot be resumed
+        check_shapes(path / CHECKPOINT, config)
+        load_arrays(path / CHECKPOINT, config=meaning(about, training=True))
     else:
         raise FflmError(f"{path} holds neither weights nor a checkpoint: train again")
-    log = read_log(path / LOG) if (path / LOG).is_file() else []
-    try:
-        arrays = shapes(NetworkConfig.from_dict(about["network"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
+    log = read_log(path / LOG, events) if (path / LOG).is_file() else []
+    arrays = shapes(config)
     files = [path / name for name in (WEIGHTS, CHECKPOINT) if (path / name).is_file()]
     return {
         "model": str(path),
@@ -137,12 +145,12 @@ def _lines(path: Path, about: dict[str, Any]) -> list[str]:
         return _mixture_lines(path, about)
     if about.get("kind") == "classifier":
         return _classifier_lines(path, about)
-    text, vocabulary = about["text"], about["vocabulary"]
+    text, vocabulary, parts = about["text"], about["vocabulary"], about["corpus"]["parts"]
     lines = [*_network(path, about), *_text(about)]
     policy = TextSettings.from_dict(text).policy
-    lines += ["", *describe_text(vocabulary["size"], vocabulary["rule"], policy, about["corpus"]["parts"])]
+    lines += ["", *describe_text(vocabulary["size"], vocabulary["rule"], policy, parts)]
     lines += _training(about)
-    tokens = about["corpus"]["parts"]["train"]["tokens"]
+    tokens = parts["train"]["tokens"]
 
     def losses(event: dict[str, Any]) -> list[str]:
         return [show_training(event["train_loss"] if event.get("exact", True) else None), *show_valid(event["valid"])]
@@ -191,19 +199,22 @@ def _best(about: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> l
     """Return as lines the figures of the best weights, and what computed them."""
     lines = ["  not evaluated yet: there are no weights to use, only a checkpoint to go on from"]
     if about["figures"] is not None:
-        lines = ["", f"best weights, from epoch {about['figures']['epoch']:g}"]
+        epoch = about["figures"].get("epoch")
+        lines = ["", "best weights" if epoch is None else f"best weights, from epoch {epoch:g}"]
         lines += [f"  {name:5} {describe(about['figures'][name])}" for name in ("valid", "test") if name in about["figures"]]
     return [*lines, "", "versions", *_pairs(about["versions"])]
 
 
 def _classifier_lines(path: Path, about: dict[str, Any]) -> list[str]:
     """Return what is known of a text classifier as lines to read."""
+    from fflm.classify.settings import TextInput
     from fflm.cli.classify import EVALUATIONS, describe, show_valid
 
     lines = _network(path, about)
-    text = {name: value for name, value in about["input"].items() if name not in ("tokenizer", "lexicon")}
-    lexicon = {f"lexicon: {name}": f"{len(words):,} words" for name, words in about["input"]["lexicon"].items()}
-    lines += ["", "text", *_pairs(about["input"]["tokenizer"], mode="tokenizer"), *_pairs({**text, **lexicon})]
+    text = TextInput.from_dict(about["input"]).to_dict()
+    tokenizer, lexicon = text.pop("tokenizer"), text.pop("lexicon")
+    lexicon = {f"lexicon: {name}": f"{len(words):,} words" for name, words in lexicon.items()}
+    lines += ["", "text", *_pairs(tokenizer, mode="tokenizer"), *_pairs({**text, **lexicon})]
     lines += ["", *(f"{name}: {part['texts']:,} texts, {part['words']:,} words" for name, part in about["texts"].items())]
     lines.append(f"vocabulary: {about['vocabulary']['size']:,} ({about['vocabulary']['rule']})")
     lines += ["", "classes, texts of the training set", *_pairs(dict(zip(about["labels"], about["counts"], strict=True)))]
@@ -241,8 +252,11 @@ def _sizes(about: dict[str, Any]) -> list[str]:
 
 def _text(about: dict[str, Any]) -> list[str]:
     """Return as lines how a model reads text."""
-    settings = {name: value for name, value in about["text"].items() if name != "tokenizer"}
-    return ["", "text", *_pairs(about["text"]["tokenizer"], mode="tokenizer"), *_pairs(settings)]
+    from fflm.text.corpus import TextSettings
+
+    settings = TextSettings.from_dict(about["text"]).to_dict()
+    tokenizer = settings.pop("tokenizer")
+    return ["", "text", *_pairs(tokenizer, mode="tokenizer"), *_pairs(settings)]
 
 
 def _pairs(values: dict[str, Any], **names: str) -> list[str]:

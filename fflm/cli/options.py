@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from fflm.arguments import Device, Encoding, Errors, Precision, Processes, Threads, choices, description, parameters
-from fflm.cli.tables import Column
+from fflm.cli.tables import Column, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -174,10 +174,15 @@ class Sizes(click.ParamType[tuple[int, ...]]):
 
 
 def message_console(quiet: bool) -> "Console":
-    """Return the console for messages on standard error; names and texts are printed as they are, not as rich's markup."""
+    """Return the console for messages on standard error; it spells control characters out, and knows no markup."""
     from rich.console import Console
 
-    return Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    class Messages(Console):
+        def print(self, *objects: Any, **style: Any) -> None:
+            lines = ("\n".join(map(printable, each.split("\n"))) if isinstance(each, str) else each for each in objects)
+            super().print(*lines, **style)
+
+    return Messages(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def use_device(device: str, quiet: bool) -> Literal["cpu", "cuda"]:
@@ -358,7 +363,7 @@ def find_model(path: Path | None, quiet: bool, use: Callable[[Path], Result], *k
         return path, use(path)
     path, result = latest_model(Path(), use, *kinds)
     if not quiet:
-        click.echo(f"model: {path}", err=True)
+        click.echo(f"model: {printable(str(path))}", err=True)
     return path, result
 
 
@@ -380,9 +385,10 @@ def load_vectors(path: Path | None, quiet: bool) -> "tuple[Path, Vectors]":
 def describe_perplexity(figures: Mapping[str, Any]) -> str:
     """Return a perplexity in a line, with all that it means nothing without, from `fflm.lm.scoring.Score.to_dict`'s result."""
     return (
-        f"perplexity {figures['perplexity']:,.2f} over {figures['tokens']:,} tokens, {figures['unknown_share']:.2%} unknown, "
-        f"{figures['bits_per_character']:.3f} bits per character; "
-        f"vocabulary {figures['vocabulary']:,} ({figures['rule']}); {figures['policy']}"
+        f"perplexity {_number(figures['perplexity'], ',.2f')} over {figures['tokens']:,} tokens, "
+        f"{_number(figures['unknown_share'], '.2%')} unknown, "
+        f"{_number(figures['bits_per_character'], '.3f')} bits per character; "
+        f"vocabulary {figures['vocabulary']:,} ({printable(figures['rule'])}); {printable(figures['policy'])}"
     )
 
 
@@ -405,7 +411,12 @@ def show_training(loss: float | None) -> str:
 
 def show_valid(valid: dict[str, Any] | None) -> tuple[str, str]:
     """Return the cells of `EVALUATIONS` that are of validation text."""
-    return (f"{valid['perplexity']:,.2f}", f"{valid['bits_per_character']:.3f}") if valid else ("-", "-")
+    return (_number(valid["perplexity"], ",.2f"), _number(valid["bits_per_character"], ".3f")) if valid else ("-", "-")
+
+
+def _number(value: float | None, form: str) -> str:
+    """Return a figure in a format; None stands for what is no finite number."""
+    return "-" if value is None else format(value, form)
 
 
 def describe_text(vocabulary: int, rule: str, policy: str, parts: Mapping[str, Mapping[str, int]]) -> list[str]:
@@ -422,4 +433,4 @@ def describe_text(vocabulary: int, rule: str, policy: str, parts: Mapping[str, M
     for name, part in parts.items():
         unknown = part["unknown"] / part["tokens"]
         lines.append(f"{name}: {part['tokens']:,} tokens, {unknown:.2%} unknown, {part['characters']:,} characters")
-    return [*lines, f"vocabulary: {vocabulary:,} ({rule})", f"ends: {policy}"]
+    return [*lines, f"vocabulary: {vocabulary:,} ({printable(rule)})", f"ends: {printable(policy)}"]

@@ -56,27 +56,26 @@ def command(models: tuple[Path, ...], output: Path, named: tuple[Path, ...], qui
     logs = {str(model): log for model, (_, log) in runs.items()}
     if len(kinds) > 1:
         raise click.UsageError("language models and classifiers cannot be compared: draw them one after the other")
-    try:
-        if kinds == {"classifier"}:
-            missing = draw_classifiers(logs, output)
-        else:
-            captions = ["; ".join(describe_text(**log[0]["text"])) for log in logs.values()]
-            missing = draw_curves(logs, captions, output)
-    except (KeyError, TypeError, ValueError) as error:
-        raise FflmError(f"a log is damaged ({error!r}): restore it from a copy, or train again") from error
+    if kinds == {"classifier"}:
+        missing = draw_classifiers(logs, output)
+    else:
+        captions = ["; ".join(describe_text(**log[0]["text"])) for log in logs.values()]
+        missing = draw_curves(logs, captions, output)
     show_missing(missing, quiet)
     click.echo(json.dumps({"plot": str(output), "models": list(logs)}) if as_json else output)
 
 
 def _read(model: Path) -> tuple[str, list[dict[str, Any]]]:
     """Return a model's kind, and its log, which has an evaluation to draw."""
+    from fflm.classify import model as classifiers
+    from fflm.lm import description
     from fflm.lm.model import Kind, read_config
     from fflm.training.checkpoints import LOG
     from fflm.training.log import read_log
 
     kind: Kind = "classifier" if read_config(model).get("kind") == "classifier" else "network"
     read_config(model, kind)
-    log = read_log(model / LOG)
+    log = read_log(model / LOG, classifiers.EVENTS if kind == "classifier" else description.EVENTS)
     if not any(event["event"] == "evaluation" for event in log):
         raise FflmError(f"{model} was not evaluated yet, so there is nothing to draw: let it train for longer")
     return kind, log
@@ -92,7 +91,6 @@ def show_missing(characters: str, quiet: bool) -> None:
 def _draw_search(searches: tuple[Path, ...], output: Path) -> str:
     from fflm.cli.options import describe_perplexity
     from fflm.lm.tune import Choices, Search, logarithmic, show
-    from fflm.training.checkpoints import WEIGHTS, load_arrays
     from fflm.training.plot import draw_trials
 
     if len(searches) > 1:
@@ -115,5 +113,5 @@ def _draw_search(searches: tuple[Path, ...], output: Path) -> str:
     ]
     caption = ""
     if best := search.best:
-        caption = f"best: {describe_perplexity(load_arrays(search.folder(best) / WEIGHTS)[1]['valid'])}"
+        caption = f"best: {describe_perplexity(search.figures(best))}"
     return draw_trials(str(search.path), trials, scales, caption, output)

@@ -21,7 +21,7 @@ from fflm.cli.options import (
     show_word,
     use_device,
 )
-from fflm.cli.tables import stdout_width, table
+from fflm.cli.tables import printable, stdout_width, table
 from fflm.errors import FflmError
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ def _show_summary(score: "Score", unit: float, log_base: str) -> None:
         "tokens": f"{score.tokens:,} (ends: {score.ends:,})",
         "unknown": f"{score.unknown:,} ({score.unknown_share:.2%})",
         "characters": f"{score.characters:,}",
-        "vocabulary": f"{score.vocabulary:,} ({score.rule})",
+        "vocabulary": f"{score.vocabulary:,} ({printable(score.rule)})",
         "ends": score.policy,
     }
     for name, value in rows.items():

@@ -1,13 +1,21 @@
 """Tables for people to read: on a terminal they fit its width; written to a file or a pipe, they do not depend on it."""
 
 import io
+import re
 import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
 LEAST = 12
 """Cells that a column of text or a heading keeps, however narrow the terminal."""
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters, such as the escape sequences of a terminal, are spelled as in JSON."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def stdout_width() -> int | None:
@@ -39,6 +47,7 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
+    headings, rows = list(map(printable, headings)), [list(map(printable, row)) for row in rows]
     limit = None if width is None else width - len(indent)
     bodies = [max((cell_len(row[place]) for row in rows), default=0) for place in range(len(headings))]
     gap, least = 2, bodies
@@ -97,7 +106,7 @@ class Column:
 
     def align(self, cell: str) -> str:
         """Return a cell in the width of the column."""
-        width = max(self.width, len(self.heading))
+        cell, width = printable(cell), max(self.width, len(self.heading))
         return cell.ljust(width) if self.left else cell.rjust(width)
 
 

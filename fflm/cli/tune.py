@@ -26,8 +26,9 @@ from fflm.cli.options import (
     training_options,
     use_device,
 )
+from fflm.cli.signals import interruption
 from fflm.cli.tables import Column, LiveTable, stdout_width, table
-from fflm.cli.watching import end_or_stop, interruption
+from fflm.cli.watching import end_or_stop
 from fflm.errors import FflmError, did_you_mean
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def command(
     else:
         raise click.UsageError("give a text to train on, or --resume a search")
     search.save_seconds = save_every
-    end_or_stop(context, lambda: _watch(search, minutes, console), f"fflm tune --resume {search.path}")
+    stopped = f"stopped and saved; go on with: fflm tune --resume {search.path}"
+    end_or_stop(context, lambda: _watch(search, minutes, console), lambda: stopped)
     _report(search, as_json)
 
 
@@ -185,7 +187,12 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
         task = progress.add_task("", total=None, trial=len(ended) + 1, trials=search.limit)
         if len(ended) < search.limit:
             console.print(table.head)
+        if interrupted.come:
+            raise KeyboardInterrupt
         for event in search.events():
+            stop = interrupted.come
+            if stop:
+                search.save()  # before anything is shown, for the terminal may be gone
             if isinstance(event, TrainingRun):
                 state, settings = event.trainer.state, event.trainer.settings
                 progress.reset(  # forgets the fields that it is not given
@@ -196,9 +203,9 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
                 ended.append(event)
                 progress.console.print(table.row(_row(event, search.best)))
             elif isinstance(event, Step):
+                interrupted.patient = True  # what may have to be compiled is
                 progress.update(task, completed=state.words)
-            if interrupted.is_set():
-                search.save()
+            if stop:
                 return False
             if deadline and time.monotonic() > deadline and len(ended) < search.limit:
                 search.save()
@@ -227,7 +234,6 @@ def _row(trial: "Trial", best: "Trial | None") -> list[str]:
 def _report(search: "Search", as_json: bool) -> None:
     """Print all trials, the best first, with all that a perplexity means nothing without, and how to train the best again."""
     from fflm.lm.tune import ranking
-    from fflm.training.checkpoints import WEIGHTS, load_arrays
 
     trials, best = ranking(search.trials), search.best
     if best is None and len(trials) == search.limit and all(trial.state != "running" for trial in trials):
@@ -236,7 +242,7 @@ def _report(search: "Search", as_json: bool) -> None:
     model, again, figures = None, None, {}
     if best:
         model, again = search.folder(best), _again(search, best)
-        figures = load_arrays(model / WEIGHTS)[1]["valid"]
+        figures = search.figures(best)
     if as_json:
         rows = [{**dataclasses.asdict(trial), "perplexity": trial.perplexity} for trial in trials]
         result = {

@@ -3,10 +3,8 @@
 import contextlib
 import itertools
 import json
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fflm.cli.options import use_device
+from fflm.cli.signals import interruption
 from fflm.cli.tables import Column, LiveTable
 
 if TYPE_CHECKING:
@@ -82,21 +81,30 @@ def describe_resumed(run: "Run") -> str:
     return f"resuming {run.path} at step {state.step:,}, in epoch {min(state.epoch + 1, run.trainer.settings.epochs)}"
 
 
-def end_or_stop(context: click.Context, work: Callable[[], bool], resume: str) -> None:
-    """Do work, which returns whether it came to its end; leave with the line that goes on if it did not, or was interrupted."""
+def end_or_stop(context: click.Context, work: Callable[[], bool], stopped: Callable[[], str]) -> None:
+    """Do work, which returns whether it came to its end; leave with a line that says how to go on if it did not."""
     try:
         ended = work()
     except KeyboardInterrupt:  # before the first step, or again before it could be saved: the last checkpoint serves
         ended = False
     if not ended:
-        click.echo(f"stopped and saved; go on with: {resume}", err=True)
+        click.echo(stopped(), err=True)
         context.exit(130)
 
 
 def train(context: click.Context, run: "Run", console: "Console", view: View, save_every: float, as_json: bool) -> None:
     """Train to the end and show the figures, or leave with the line that goes on, after an interruption."""
+
+    def stopped() -> str:
+        if run.published:
+            return f"stopped and saved; go on with: {view.command} --resume {run.path}"
+        return f"stopped before there were new weights; {run.path} is as it was"
+
     run.save_seconds = save_every
-    end_or_stop(context, lambda: watch(run, console, view), f"{view.command} --resume {run.path}")
+    try:
+        end_or_stop(context, lambda: watch(run, console, view), stopped)
+    finally:
+        run.discard()
     figures = run.figures
     if as_json:
         click.echo(json.dumps({"model": str(run.path), **figures}, ensure_ascii=False))
@@ -111,7 +119,8 @@ def watch(run: "Run", console: "Console", view: View) -> bool:
     """Train, showing progress, until the end (True) or an interruption (False), after which the run is saved.
 
     A second interruption does not wait for that: it is a KeyboardInterrupt. So is one during the first step, for which kernels
-    may have to be compiled; what the folder holds is where the run stood.
+    may have to be compiled; what the folder holds is where the run stood. If that is lost in the compiler, the run ends after
+    the first step.
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -123,12 +132,14 @@ def watch(run: "Run", console: "Console", view: View) -> bool:
     )
     total = len(run.trainer.train)
     events = run.events()
-    first = list(itertools.islice(events, 1))
     table = LiveTable((*view.columns, Column(view.unit, 9, optional=True)), console.width if console.is_terminal else None)
-    with (
-        interruption() as interrupted,
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
-    ):
+    with contextlib.ExitStack() as stack:
+        interrupted = stack.enter_context(interruption())
+        if interrupted.come:
+            raise KeyboardInterrupt
+        first = list(itertools.islice(events, 1))
+        interrupted.patient = True
+        progress = stack.enter_context(Progress(*columns, console=console, transient=True, disable=not console.is_terminal))
         state = run.trainer.state
         if not state.finished:
             progress.console.print(table.head)
@@ -138,31 +149,16 @@ def watch(run: "Run", console: "Console", view: View) -> bool:
         )  # fmt: skip
         shown = time.monotonic()
         for event in itertools.chain(first, events):
+            stop = interrupted.come and not run.trainer.state.finished
+            if stop:
+                run.save()  # before anything is shown, for the terminal may be gone
             _show(event, run, view, table, progress, task)
+            if stop:
+                return False
             if progress.disable and time.monotonic() - shown > SIGN_SECONDS:
                 console.print(table.row(view.row(run, state.loss_mean if state.loss_exact else None, None, "")))
                 shown = time.monotonic()
-            if interrupted.is_set() and not run.trainer.state.finished:
-                run.save()
-                return False
     return True
-
-
-@contextlib.contextmanager
-def interruption() -> Iterator[threading.Event]:
-    """Yield what is set when the first signal to end comes, so that the block can save; a second one is a KeyboardInterrupt."""
-    interrupted = threading.Event()
-
-    def interrupt(number: int, frame: object) -> None:
-        interrupted.set()
-        signal.signal(number, signal.default_int_handler)
-
-    handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupted
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def row_start(run: "Run") -> tuple[str, str]:

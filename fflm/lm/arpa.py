@@ -3,7 +3,6 @@
 import math
 import re
 from array import array
-from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -15,10 +14,11 @@ from fflm.backend.launching import shares_of
 from fflm.errors import FflmError
 from fflm.files import clear_errors, replacing_folder, writing_text
 from fflm.lm import ngram_kernels as kernels
-from fflm.lm.ngram import LARGEST_ORDER, NgramModel, Tables, borders
+from fflm.lm.description import LARGEST_ORDER
+from fflm.lm.ngram import NgramModel, Tables, borders
 from fflm.lm.setup import check_free
 from fflm.text.corpus import TextMode, TextSettings
-from fflm.text.reading import open_bytes
+from fflm.text.reading import byte_lines
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import END, START, UNKNOWN, Vocabulary, escape, unescape
 
@@ -30,6 +30,8 @@ MISSING_UNKNOWN = -100.0
 
 _BLANKS = " \t\r\n"  # what separates words, as in KenLM; vertical tabs and no-break spaces belong to them
 _FIELD = re.compile(f"[^{_BLANKS}]+".encode())
+
+_SIZE = re.compile(rb"ngram\s+([0-9]{1,4})\s*=\s*([0-9]{1,18})")
 
 _ESCAPED = r"# fflm: \uXXXX is white space that a word of this format cannot hold, or a backslash"
 
@@ -103,12 +105,10 @@ def import_arpa(
     FflmError
         If the file is not of the format, or the folder cannot be written.
     """
-    check_free(path, overwrite)
-    model = read_arpa(source, tokenizer=tokenizer, mode=mode)
     with clear_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(path, lambda: check_free(path, overwrite)) as folder:
-        model.save(folder)
+        read_arpa(source, tokenizer=tokenizer, mode=mode).save(folder)
     return NgramModel.load(path)
 
 
@@ -132,9 +132,8 @@ def read_arpa(source: Path, *, tokenizer: Tokenizer | None = None, mode: TextMod
     FflmError
         If the file cannot be read or is not of the format; the message names the line.
     """
-    with open_bytes(source) as file:
-        reader = _Reader(source, file)
-        reader.read()
+    reader = _Reader(source)
+    reader.read()
     words = reader.vocabulary_words
     ends = len(words) > 1 and words[1] == END
     if mode == "sentence" and not ends:
@@ -167,9 +166,9 @@ class _Reader:
         What was missing.
     """
 
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._lines = self._stripped(file)
+        self._lines = self._stripped()
         self._number = 0
         self._escaped = False
         self.vocabulary_words: list[str] = []
@@ -188,10 +187,10 @@ class _Reader:
             raise FflmError(f"{self._path} has no line \\data\\, so it is no ARPA file: give an n-gram model in the ARPA format")
         sizes: list[int] = []
         while (line := self._next("\\1-grams:")).startswith(b"ngram "):
-            order, _, size = line[6:].partition(b"=")
-            if not (order.strip().isdigit() and size.strip().isdigit()) or int(order) != len(sizes) + 1:
+            found = _SIZE.fullmatch(line)
+            if not found or int(found[1]) != len(sizes) + 1:
                 self._fail(f"is not `ngram {len(sizes) + 1}=NUMBER`")
-            sizes.append(int(size))
+            sizes.append(int(found[2]))
         if not 1 <= len(sizes) <= LARGEST_ORDER:
             self._fail(f"ends the list of orders, which are not 1 to {LARGEST_ORDER}")
         ids: dict[bytes, int] = {}
@@ -204,11 +203,11 @@ class _Reader:
         if line != b"\\end\\":
             self._fail("is not \\end\\")
 
-    def _stripped(self, file: IO[bytes]) -> Iterator[bytes]:
+    def _stripped(self) -> Iterator[bytes]:
         """Yield the lines that are not blank."""
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(byte_lines(self._path), 1):
             self._number = number
-            if stripped := (line.removeprefix(BOM_UTF8) if number == 1 else line).strip(_BLANKS.encode()):
+            if stripped := line.strip(_BLANKS.encode()):
                 yield stripped
 
     def _next(self, expected: str) -> bytes:

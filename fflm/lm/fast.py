@@ -13,7 +13,7 @@ from fflm.backend.launching import shares_of
 from fflm.backend.protocol import ACTIVATIONS
 from fflm.errors import FflmError
 from fflm.lm.fast_kernels import score_words
-from fflm.lm.model import LanguageModel, Model
+from fflm.lm.model import LanguageModel, Model, check_text
 
 LARGEST = 32000
 """The largest sum of 16-bit integers, but for their rounding."""
@@ -160,6 +160,7 @@ class FastScorer:
             (N - start,), float32.
         """
         model = self.model
+        ids = check_text(ids, start, self.vocabulary)
         windows = model.windows(ids)
         losses = np.empty(len(ids) - start, np.float32)
         score_words(

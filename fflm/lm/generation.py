@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fflm.arguments import Positive, Seed, checked
+from fflm.arguments import Many, Positive, Seed, Size, checked
 from fflm.lm.model import Predictor, Temperature, TopP
 from fflm.text.vocabulary import UNKNOWN
 from fflm.text.windows import Windows
@@ -97,8 +97,8 @@ def sample(
     model: Predictor,
     prefix: Prefix,
     *,
-    samples: Positive = 1,
-    length: Positive = LENGTH,
+    samples: Size = 1,
+    length: Many = LENGTH,
     temperature: Temperature = 1.0,
     top_k: Positive | None = None,
     top_p: TopP | None = None,
@@ -139,8 +139,9 @@ def sample(
     stops = _stops(model, stop_at_end)
     seeds = np.random.SeedSequence(seed).spawn(samples)
     results = []
-    for low in range(0, samples, _ROWS):
-        generators = [np.random.default_rng(each) for each in seeds[low : low + _ROWS]]
+    rows = model._rows(_ROWS)
+    for low in range(0, samples, rows):
+        generators = [np.random.default_rng(each) for each in seeds[low : low + rows]]
         drawn = [Continuation([], 0.0, ended=False) for _ in generators]
         contexts = np.repeat(_context(model, prefix.ids), len(drawn), axis=0)
         for _ in range(length):
@@ -163,8 +164,8 @@ def beam_search(
     model: Predictor,
     prefix: Prefix,
     *,
-    beams: Positive = 5,
-    length: Positive = LENGTH,
+    beams: Size = 5,
+    length: Many = LENGTH,
     normalize: bool = False,
     unknown: bool = False,
     stop_at_end: bool | None = None,

@@ -13,15 +13,21 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from fflm.arguments import Device, Encoding, Errors, Overwrite, PathLike, Paths, Positive, checked, to_path, to_paths
+from fflm.arguments import Device, Encoding, Errors, Overwrite, PathLike, Paths, Size, checked, to_path, to_paths
 from fflm.errors import FflmError
-from fflm.files import clear_errors, replacing_folder
-from fflm.lm.model import VOCABULARY, Model, Predictor, load, read_config, save_description
+from fflm.files import clear_errors, open_regular, replacing_folder
+from fflm.lm.description import COMPONENTS, MixtureFigures
+from fflm.lm.model import VOCABULARY, Model, Predictor, load, read_config, read_text, save_description
 from fflm.lm.scoring import Score, score_files, score_part
-from fflm.lm.setup import check_free, corpus_path, trained_corpus
+from fflm.lm.setup import check_free, corpus_path, locate, refer, relate, trained_corpus
 from fflm.text.corpus import Part, TextSettings
 from fflm.text.vocabulary import Vocabulary
-from fflm.training.checkpoints import CONFIG, WEIGHTS, load_arrays, save_arrays
+from fflm.training.checkpoints import CONFIG, WEIGHTS, load_arrays, meaning, save_arrays
+
+REMEDY = "restore it from a copy, or tune again with `fflm score --mix`"
+
+DEPTH, MODELS = 10, 100
+"""Mixtures within each other, and models in all of them together, at most."""
 
 GAP = 1e-9
 """Tuned weights are so near to the best ones: nats a word."""
@@ -55,7 +61,7 @@ class UnigramCache(Predictor):
     """
 
     @checked
-    def __init__(self, size: Positive, vocabulary: Vocabulary, text: TextSettings) -> None:
+    def __init__(self, size: Size, vocabulary: Vocabulary, text: TextSettings) -> None:
         self.vocabulary = vocabulary
         self.text = text
         self._decay = np.exp(-4 * np.arange(size, 0, -1) / size)
@@ -68,6 +74,7 @@ class UnigramCache(Predictor):
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
         """Return log p(word | context) of every word: contexts (B, N), oldest word first -> (B, V), nats."""
         V = len(self.vocabulary)
+        contexts = self._check_contexts(contexts)
         weights = self._weights(contexts)
         sums = np.full((len(contexts), V + 1), 1 / V)
         np.add.at(sums, (np.arange(len(contexts))[:, None], contexts), weights)
@@ -76,6 +83,7 @@ class UnigramCache(Predictor):
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
         """Return -log p(target | context): contexts (B, N), targets (B,) -> (B,), nats."""
+        contexts, targets = self._check_examples(contexts, targets)
         weights = self._weights(contexts)
         found = np.where(contexts == targets[:, None], weights, 0).sum(axis=1)
         result: Floats = np.log(1 + weights.sum(axis=1)) - np.log(1 / len(self.vocabulary) + found)
@@ -112,6 +120,8 @@ class Mixture(Model):
         self, components: Mapping[str, Predictor], weights: npt.ArrayLike, about: Mapping[str, Any] | None = None
     ) -> None:
         self.components = dict(components)
+        if len(self.components) > COMPONENTS:
+            raise FflmError(f"{len(self.components)} models are too many for a mixture: mix at most {COMPONENTS}")
         self.weights = np.array(weights, np.float64)
         self.about = dict(about or {})
         (first, model), *others = self.components.items()
@@ -135,6 +145,7 @@ class Mixture(Model):
 
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
+        contexts = self._check_contexts(contexts)
         result = np.full((len(contexts), len(self.vocabulary)), -np.inf)
         for component, weight in zip(self.components.values(), self.weights, strict=True):
             if weight:
@@ -147,6 +158,7 @@ class Mixture(Model):
 
     def component_losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
         """Return -log p(target | context) of each component alone: contexts (B, n), targets (B,) -> (K, B), nats."""
+        contexts, targets = self._check_examples(contexts, targets)
         return np.stack([each.losses(_latest(contexts, each), targets).astype(float) for each in self.components.values()])
 
     @property
@@ -178,17 +190,17 @@ class Mixture(Model):
                 continue
             if Path(name).resolve() == path.resolve():
                 raise FflmError(f"{path} is a part of the mixture: choose another folder")
-            components.append({"path": _relative(Path(name), path), "fingerprint": fingerprint(Path(name))})
+            components.append({"path": relate(Path(name), path), "fingerprint": fingerprint(Path(name))})
         first = Path(next(iter(self.components)))
         about: dict[str, Any] = {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         if "corpus" in (config := read_config(first)):
-            about["corpus"] = {**config["corpus"], "path": _relative(corpus_path(first), path)}
+            about["corpus"] = {**config["corpus"], **refer(corpus_path(first), path)}
         with clear_errors(f"write {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(path, lambda: check_free(path, overwrite)) as folder:
-            save_arrays(folder / WEIGHTS, {"weights": self.weights}, self.about["figures"])
             kind = {"kind": "mixture", "mixture": {"components": components}}
-            save_description(folder, kind, self.text, self.vocabulary, about)
+            known = save_description(folder, kind, self.text, self.vocabulary, about)
+            save_arrays(folder / WEIGHTS, {"weights": self.weights}, self.about["figures"], known)
 
     @classmethod
     @checked
@@ -201,25 +213,24 @@ class Mixture(Model):
             If it is no mixture, of a later version, incomplete or damaged; if a model is gone or is not the one that it was.
         """
         path = to_path("path", path)
+        _check_parts(path)
         about = read_config(path, "mixture")
-        try:
-            text = TextSettings.from_dict(about["text"])
-            vocabulary = Vocabulary.load(path / VOCABULARY, about["vocabulary"])
-            arrays, figures = load_arrays(path / WEIGHTS, (np.float64,))
-            components: dict[str, Predictor] = {}
-            for each in about["mixture"]["components"]:
-                if "cache" in each:
-                    size = int(each["cache"])
-                    components[cache_name(size)] = UnigramCache(size, vocabulary, text)
-                else:
-                    place = _place(path, each["path"])
-                    _check_component(path, place, each["fingerprint"])
-                    components[str(place)] = load(place, device)
-            if arrays["weights"].shape != (len(components),) or not components:
-                raise ValueError("its files do not fit together")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FflmError(f"{path} is damaged ({error}): restore it from a copy, or tune again") from error
-        return cls(components, arrays["weights"], {**about, "figures": figures})
+        text, vocabulary = read_text(path, about)
+        arrays, figures = load_arrays(path / WEIGHTS, (np.float64,), MixtureFigures, meaning(about))
+        components: dict[str, Predictor] = {}
+        for each in _components(path, about):
+            if "cache" in each:
+                components[cache_name(each["cache"])] = UnigramCache(each["cache"], vocabulary, text)
+            else:
+                place = locate(each["path"], path)
+                _check_component(path, place, each["fingerprint"])
+                components[str(place)] = load(place, device)
+        weights = arrays.get("weights", np.empty(0))
+        if weights.shape != (len(components),) or len(figures["tuning"]["components"]) != len(components):
+            raise FflmError(f"{path} is damaged ({CONFIG} and {WEIGHTS} do not fit together): {REMEDY}")
+        if not (weights.min() >= 0 and abs(weights.sum() - 1) < 1e-6):
+            raise FflmError(f"{path / WEIGHTS} is damaged (the weights of a mixture are at least 0 and sum to one): {REMEDY}")
+        return cls(components, weights, {**about, "figures": figures})
 
 
 class Comparison(Predictor):
@@ -273,7 +284,7 @@ class Comparison(Predictor):
 def mix(
     paths: Paths,
     *,
-    cache: Positive | None = None,
+    cache: Size | None = None,
     tune: Paths = (),
     encoding: Encoding = "utf-8",
     errors: Errors = "strict",
@@ -412,29 +423,61 @@ def fingerprint(path: Path) -> str:
     FflmError
         If it is no model, or cannot be read.
     """
-    sha256 = hashlib.sha256(json.dumps(read_config(path)["text"], sort_keys=True).encode())
+    return _fingerprint(path, meaning(read_config(path)))
+
+
+def _fingerprint(path: Path, about: str) -> str:
+    sha256 = hashlib.sha256(about.encode())
     for name in (VOCABULARY, WEIGHTS):
-        with clear_errors(f"read {path / name}"), (path / name).open("rb") as file:
+        with clear_errors(f"read {path / name}"), open_regular(path / name) as file:
             sha256.update(hashlib.file_digest(file, "sha256").digest())
     return sha256.hexdigest()
+
+
+def _early_fingerprint(path: Path) -> str:
+    """Return the fingerprint as early versions made it: of all that config.json says, of the text's settings only."""
+    return _fingerprint(path, json.dumps(read_config(path).get("text"), sort_keys=True))
+
+
+def _check_parts(path: Path) -> None:
+    """Follow all paths that lead from a mixture to its parts, and to theirs, before anything of them is loaded.
+
+    Raises
+    ------
+    FflmError
+        If a mixture is a part of itself, or there are too many of them.
+    """
+    models = 0
+    pending: list[tuple[Path, tuple[str, ...]]] = [(path, ())]
+    while pending:
+        place, around = pending.pop()
+        models += 1
+        if os.path.realpath(place) in around:
+            raise FflmError(f"{place} is a mixture that is a part of itself: {REMEDY}")
+        if models > MODELS or len(around) > DEPTH:
+            raise FflmError(f"{path} has more than {MODELS} models, or more than {DEPTH} mixtures within each other: mix fewer")
+        with clear_errors(f"read {place}"):
+            known = (place / CONFIG).is_file()
+        if known and (about := read_config(place)).get("kind") == "mixture":
+            inside = (*around, os.path.realpath(place))
+            pending += [(locate(each["path"], place), inside) for each in _components(place, about) if "path" in each]
+
+
+def _components(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what config.json says of a mixture's components: of each a path and a fingerprint, or the size of a cache."""
+    components: list[dict[str, Any]] = about["mixture"]["components"]
+    if any(("cache" in each) == ({"path", "fingerprint"} <= each.keys()) for each in components):
+        raise FflmError(f"{path / CONFIG} is damaged (a component is a path with a fingerprint, or a cache): {REMEDY}")
+    return components
 
 
 def _check_component(mixture: Path, place: Path, expected: str) -> None:
     if not (place / CONFIG).is_file():
         raise FflmError(f"{place}, a part of {mixture}, is gone: put it back, or mix others with `fflm score --mix`")
-    if fingerprint(place) != expected:
+    if expected not in (fingerprint(place), _early_fingerprint(place)):
         raise FflmError(f"{place} is not what it was when {mixture} was tuned: tune again with `fflm score --mix`")
 
 
 def _latest(contexts: npt.NDArray[np.int32], predictor: Predictor) -> npt.NDArray[np.int32]:
     """Return what a predictor can see of contexts (B, n): their last columns."""
     return contexts[:, contexts.shape[1] - predictor.window :]
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
-
-
-def _place(folder: Path, relative: str) -> Path:
-    """Return a path that is relative to a folder as one relative to the current one."""
-    return Path(os.path.relpath((folder / relative).resolve()))

@@ -14,17 +14,33 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from fflm.arguments import Device, Encoding, PathLike, Positive, Seed, checked, to_path, to_paths
+from fflm.arguments import (
+    Device,
+    Encoding,
+    Many,
+    Natural,
+    PathLike,
+    Positive,
+    Seed,
+    Size,
+    check,
+    check_ids,
+    checked,
+    to_path,
+    to_paths,
+)
 from fflm.backend.devices import device_backend
 from fflm.errors import FflmError
-from fflm.files import clear_errors, locked_folder, read_json, reading_folder, write_json
-from fflm.network.config import NetworkConfig
+from fflm.files import clear_errors, locked_folder, reading_folder, restore, restore_all, write_json
+from fflm.lm import description
+from fflm.network.config import CELLS, NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
+from fflm.stored import REMEDY, check_json, read_json
 from fflm.text.corpus import TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
-from fflm.training.checkpoints import CHECKPOINT, CONFIG, WEIGHTS, load_arrays
+from fflm.training.checkpoints import CHECKPOINT, CONFIG, WEIGHTS, load_arrays, meaning
 
 if TYPE_CHECKING:
     from fflm.lm.generation import Prefix
@@ -100,24 +116,61 @@ class Predictor(TextScorer, Protocol):
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
 
+    def _check_contexts(self, contexts: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+        """Return contexts (B, n) as `check_ids` does; ``<s>`` may be among their words."""
+        return check_ids("contexts", contexts, len(self.vocabulary) + 1, (None, self.window))
+
+    def _check_examples(
+        self, contexts: npt.NDArray[Any], targets: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Return contexts (B, n) and the words that follow them (B,), likewise."""
+        contexts = self._check_contexts(contexts)
+        return contexts, check_ids("targets", targets, len(self.vocabulary), (len(contexts),))
+
     def windows(self, ids: npt.NDArray[np.integer[Any]]) -> Windows:
         """Return the examples of a text given as ids (N,)."""
         return Windows.of(ids, self.vocabulary, self.text, self.window)
 
     def text_losses(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
         """Return -log p of the words of a text (N,) from the one at ``start`` on, (N - start,), nats; the others are context."""
-        windows = self.windows(ids)
-        pieces = range(start, len(ids), _ROWS)
-        losses = [self.losses(*windows.batch(np.arange(low, min(low + _ROWS, len(ids))))) for low in pieces]
+        ids = check_text(ids, start, self.vocabulary)
+        windows, rows = self.windows(ids), self._rows(_ROWS)
+        pieces = range(start, len(ids), rows)
+        losses = [self.losses(*windows.batch(np.arange(low, min(low + rows, len(ids))))) for low in pieces]
         return np.concatenate([np.empty(0), *losses])
 
     def each_losses(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
         """Return `text_losses` of many texts, each by itself."""
-        batches = [self.windows(ids).batch(np.arange(len(ids))) for ids in texts]
-        contexts, targets = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
-        pieces = [slice(low, low + self._together) for low in range(0, len(targets), self._together)]
-        losses = np.concatenate([np.empty(0), *(self.losses(contexts[piece], targets[piece]) for piece in pieces)])
-        return np.split(losses, np.cumsum([len(ids) for ids in texts])[:-1])
+        texts = [check_text(ids, 0, self.vocabulary) for ids in texts]
+        ends = np.cumsum([0, *map(len, texts)])
+        rows = self._rows(self._together)
+        losses: list[npt.NDArray[np.floating]] = [np.empty(0)]
+        for low in range(0, int(ends[-1]), rows):
+            high = min(low + rows, int(ends[-1]))
+            batches = []
+            for place in range(int(np.searchsorted(ends, low, side="right")) - 1, int(np.searchsorted(ends, high))):
+                first, last = np.clip((low, high), ends[place], ends[place + 1]) - ends[place]
+                batches.append(self.windows(texts[place]).batch(np.arange(first, last)))
+            losses.append(self.losses(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True))))
+        return np.split(np.concatenate(losses), ends[1:-1]) if texts else []
+
+    def _rows(self, most: int) -> int:
+        """Return how many contexts may be in memory at a time: fewer than ``most`` if they are very long."""
+        return max(1, min(most, CELLS // max(1, self.window)))
+
+
+def check_text(ids: npt.NDArray[Any], start: int, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
+    """Return the ids of a text (N,) of which a caller wants the words from ``start`` on scored, as `check_ids` does.
+
+    Raises
+    ------
+    FflmError
+        If they are no ids of the vocabulary's words, or the text has no such place.
+    """
+    ids = check_ids("ids", ids, len(vocabulary))
+    if check("start", Natural, start) > len(ids):
+        raise FflmError(f"`start` must be from 0 to {len(ids):,}, the length of the text, not {start:,}")
+    return ids
 
 
 class Model(Predictor):
@@ -161,13 +214,13 @@ class Model(Predictor):
         self,
         prefix: str = "",
         *,
-        samples: Positive = 1,
-        length: Positive = 100,
+        samples: Size = 1,
+        length: Many = 100,
         temperature: Temperature = 1.0,
         top_k: Positive | None = None,
         top_p: TopP | None = None,
         greedy: bool = False,
-        beams: Positive | None = None,
+        beams: Size | None = None,
         seed: Seed | None = None,
         unknown: bool = False,
         stop_at_end: bool | None = None,
@@ -321,22 +374,24 @@ class LanguageModel(Trained, Model):
 
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
-        result: npt.NDArray[np.floating] = self.network.log_probabilities(self._weights, np.ascontiguousarray(contexts))
+        contexts = self._check_contexts(contexts)
+        result: npt.NDArray[np.floating] = self.network.log_probabilities(self._weights, contexts)
         return result
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats. Equal contexts are looked at once."""
-        contexts = np.ascontiguousarray(contexts)
+        contexts, targets = self._check_examples(contexts, targets)
         whole = contexts.view(f"V{contexts.shape[1] * contexts.itemsize}")[:, 0].tolist()
         numbers: dict[bytes, int] = {}  # of the distinct contexts: to sort these would take several times as long
         rows = np.array([numbers.setdefault(each, len(numbers)) for each in whole], np.int32)
         first = np.unique(rows, return_index=True)[1]
         order = np.argsort(rows, kind="stable")
         backend, losses = self.network.backend, np.empty(len(targets), self.parameters.dtype)
-        for low in range(0, len(first), _ROWS):
-            some = order[slice(*np.searchsorted(rows, (low, low + _ROWS), sorter=order))]
+        size = self.config.rows(_ROWS)
+        for low in range(0, len(first), size):
+            some = order[slice(*np.searchsorted(rows, (low, low + size), sorter=order))]
             own = backend.empty((len(some),), losses.dtype)
-            self.network.losses(self._weights, contexts[first[low : low + _ROWS]], targets[some], own, rows=rows[some] - low)
+            self.network.losses(self._weights, contexts[first[low : low + size]], targets[some], own, rows=rows[some] - low)
             losses[some] = backend.download(own)
         return losses
 
@@ -359,16 +414,13 @@ class LanguageModel(Trained, Model):
         """
         path = to_path("path", path)
         about = read_config(path, "network")
-        arrays, figures = load_weights(path, "network")
-        try:
-            config = NetworkConfig.from_dict(about["network"])
-            text = TextSettings.from_dict(about["text"])
-            vocabulary = Vocabulary.load(path / VOCABULARY, about["vocabulary"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
-        if len(vocabulary) != config.vocabulary or vocabulary.ends != text.ends:
+        arrays, figures = load_weights(path, about, description.NetworkFigures)
+        config = NetworkConfig.from_dict(about["network"])
+        text, vocabulary = read_text(path, about)
+        if len(vocabulary) != config.vocabulary:
             raise FflmError(f"{path} is damaged: its {VOCABULARY} does not fit its {CONFIG}; restore it, or train again")
-        return cls(config, Parameters.from_arrays(config, arrays), vocabulary, text, {**about, "figures": figures}, device)
+        parameters = Parameters.from_arrays(config, arrays, f"the weights in {path / WEIGHTS}")
+        return cls(config, parameters, vocabulary, text, {**about, "figures": figures}, device)
 
 
 @checked
@@ -404,6 +456,20 @@ def _load(path: Path, device: Device) -> Model:
     raise FflmError(f"{path} is a model of the kind {kind!r}, which this fflm does not know: update fflm")
 
 
+def read_text(path: Path, about: Mapping[str, Any]) -> tuple[TextSettings, Vocabulary]:
+    """Return how the model in a folder, of which ``about`` is the config.json, reads text, and its vocabulary.
+
+    Raises
+    ------
+    FflmError
+        If the vocabulary is damaged, or does not fit.
+    """
+    text, vocabulary = TextSettings.from_dict(about["text"]), Vocabulary.load(path / VOCABULARY, about["vocabulary"])
+    if vocabulary.ends != text.ends:
+        raise FflmError(f"{path} is damaged: its {VOCABULARY} does not fit its {CONFIG}; restore it, or train again")
+    return text, vocabulary
+
+
 def save_config(path: Path, config: NetworkConfig, text: TextSettings, vocabulary: Vocabulary, about: Mapping[str, Any]) -> None:
     """Write the parts of a network's folder that training does not change: configuration and vocabulary."""
     save_description(path, {"network": config.to_dict()}, text, vocabulary, about)
@@ -411,8 +477,14 @@ def save_config(path: Path, config: NetworkConfig, text: TextSettings, vocabular
 
 def save_description(
     path: Path, kind: Mapping[str, Any], text: TextSettings, vocabulary: Vocabulary, about: Mapping[str, Any]
-) -> None:
-    """Write a model's vocabulary and config.json, in which ``kind`` says what model it is: ``{"network": ...}`` is one."""
+) -> str:
+    """Write a model's vocabulary and config.json, in which ``kind`` says what model it is: ``{"network": ...}`` is one.
+
+    Returns
+    -------
+    str
+        The `meaning` of config.json, for `save_arrays`.
+    """
     vocabulary.save(path / VOCABULARY)
     content = {
         "format": FORMAT,
@@ -424,29 +496,42 @@ def save_description(
         "versions": versions(),
     }
     write_json(path / CONFIG, content)
+    return meaning(content)
 
 
-def read_config(path: Path, kind: Kind | None = None) -> dict[str, Any]:
+def read_config(path: Path, kind: Kind | None = None, of: Any = None) -> dict[str, Any]:
     """Read a model's config.json.
+
+    Parameters
+    ----------
+    path
+        The model's folder.
+    kind
+        Of which it is to be, if that matters.
+    of
+        Type of the content, as `fflm.arguments.convert` takes it. By default that of language models; of others, what all have.
 
     Raises
     ------
     FflmError
-        If the folder is no model, of a later version, or of another kind than the one that is asked for.
+        If the folder is no model, of a later version, of another kind than the one that is asked for, or damaged.
     """
+    restore(path)
     if not (path / CONFIG).is_file():
         raise FflmError(f"{path} is no model: train one with `{train_command(kind)}`, or name another folder")
-    about = read_json(path / CONFIG)
+    about: dict[str, Any] = read_json(path / CONFIG, Any)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise FflmError(f"{path} is no fflm model: its {CONFIG} is something else's")
     if about.get("version") != VERSION:
         raise FflmError(f"{path} is of version {about.get('version')}, this fflm reads {VERSION}: update fflm, or train again")
     if kind not in (None, about.get("kind", "network")):
         raise FflmError(f"{path} is no {_KINDS[kind]}: name another folder")
+    of = of or description.LANGUAGE_MODELS.get(str(about.get("kind", "network")), description.Other)
+    check_json(about, of, str(path / CONFIG))
     return about
 
 
-def read_run(path: Path, kind: Kind) -> dict[str, Any]:
+def read_run(path: Path, kind: Kind, of: Any = None) -> dict[str, Any]:
     """Read the config.json of a training run that can be resumed.
 
     Raises
@@ -454,14 +539,22 @@ def read_run(path: Path, kind: Kind) -> dict[str, Any]:
     FflmError
         As `read_config`, or if there is no checkpoint.
     """
-    about = read_config(path, kind)
+    about = read_config(path, kind, of)
     if not (path / CHECKPOINT).is_file():
         raise FflmError(f"{path} has no {CHECKPOINT} to resume from: train anew with `overwrite=True`")
+    require(path, about, "training", "threads", "texts" if kind == "classifier" else "corpus")
     return about
 
 
+def require(path: Path, about: Mapping[str, Any], *names: str) -> None:
+    """Raise an FflmError if the config.json in a folder, ``about``, lacks what it need not have to predict."""
+    for name in names:
+        if name not in about:
+            raise FflmError(f"{path / CONFIG} is damaged (it lacks {name}): {REMEDY}")
+
+
 @contextlib.contextmanager
-def opening_run(path: Path, kind: Kind) -> Iterator[dict[str, Any]]:
+def opening_run(path: Path, kind: Kind, of: Any = None) -> Iterator[dict[str, Any]]:
     """Lock the folder of a run inside the block, and yield its config.json.
 
     Raises
@@ -469,9 +562,9 @@ def opening_run(path: Path, kind: Kind) -> Iterator[dict[str, Any]]:
     FflmError
         As `read_run`, or if the run is going on elsewhere.
     """
-    read_run(path, kind)
+    read_run(path, kind, of)
     with locked_folder(path):
-        yield read_run(path, kind)  # again, for whoever had it locked may have changed it
+        yield read_run(path, kind, of)  # again, for whoever had it locked may have changed it
 
 
 def latest_model(folder: Path, use: Callable[[Path], Result], *kinds: Kind) -> tuple[Path, Result]:
@@ -497,6 +590,7 @@ def latest_model(folder: Path, use: Callable[[Path], Result], *kinds: Kind) -> t
         If there is none; if ``use`` refused all that there are, the reason is that of the latest.
     """
     candidates = []
+    restore_all(folder)
     with clear_errors(f"read {folder}"):
         for path in folder.iterdir():
             with contextlib.suppress(OSError):  # removed in the meantime, or not readable
@@ -505,7 +599,7 @@ def latest_model(folder: Path, use: Callable[[Path], Result], *kinds: Kind) -> t
     problem = None
     for _, path in sorted(candidates):
         try:
-            about = read_json(path / CONFIG)
+            about = read_json(path / CONFIG, Any)
             if isinstance(about, dict) and about.get("format") == FORMAT and about.get("kind", "network") in kinds:
                 return path, use(path)
         except FflmError as error:
@@ -517,18 +611,29 @@ def latest_model(folder: Path, use: Callable[[Path], Result], *kinds: Kind) -> t
     raise FflmError(f"there is no {name} in this folder: train one with `{train_command(kind)}`, or name one with `model`")
 
 
-def load_weights(path: Path, kind: Kind) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+def load_weights(path: Path, about: Mapping[str, Any], of: Any) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """Return the best weights in a folder of `fflm train` or `fflm classify train`, and their figures.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    about
+        Its config.json.
+    of
+        Type of the figures.
 
     Raises
     ------
     FflmError
-        If there are none yet, or they are damaged.
+        If there are none yet, they are damaged, or config.json was changed.
     """
     if not (path / WEIGHTS).is_file():
-        hint = f"go on with `{train_command(kind)} --resume {path}`" if (path / CHECKPOINT).is_file() else "train again"
+        hint = (
+            f"go on with `{train_command(about.get('kind'))} --resume {path}`" if (path / CHECKPOINT).is_file() else "train again"
+        )
         raise FflmError(f"{path} has no {WEIGHTS} yet, its training was stopped before the first evaluation: {hint}")
-    return load_arrays(path / WEIGHTS)
+    return load_arrays(path / WEIGHTS, of=of, config=meaning(about))
 
 
 def train_command(kind: str | None) -> str:

@@ -28,20 +28,24 @@ from fflm.arguments import (
 from fflm.backend.launching import shares_of
 from fflm.errors import FflmError
 from fflm.lm import ngram_kernels as kernels
-from fflm.lm.model import VOCABULARY, Model, read_config, save_description
+from fflm.lm.description import LARGEST_ORDER, NgramFigures
+from fflm.lm.model import Model, read_config, read_text, save_description
 from fflm.lm.scoring import score_part
 from fflm.lm.setup import TEXT_OPTIONS, check_free, default_path, describe_corpus, new_model, text_settings
+from fflm.network.parameters import is_finite
+from fflm.stored import REMEDY
 from fflm.text.corpus import Corpus, Test, TextSettings, Valid
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
-from fflm.training.checkpoints import WEIGHTS, load_arrays, save_arrays
+from fflm.training.checkpoints import CONFIG, WEIGHTS, load_arrays, meaning, save_arrays
 
 ORDER = 5
 """Of a model, by default."""
 
-LARGEST_ORDER = 20
-
 Order: TypeAlias = Annotated[int, Meta(ge=1, le=LARGEST_ORDER, description="Length of the longest n-grams.")]
+
+ROUNDING = 1e-5
+"""Logarithms of probabilities may be so much above 0."""
 
 FIXED_DISCOUNTS = (0.5, 1.0, 1.5)
 """Of counts of 1, 2 and more, where none can be estimated; KenLM's."""
@@ -148,7 +152,8 @@ class NgramModel(Model):
     @property
     def order(self) -> int:
         """The length of the longest n-grams."""
-        return int(self.about["ngram"]["order"])
+        order: int = self.about["ngram"]["order"]
+        return order
 
     @property
     def window(self) -> int:
@@ -162,16 +167,18 @@ class NgramModel(Model):
 
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
+        contexts = self._check_contexts(contexts)
         results = np.empty((len(contexts), len(self.vocabulary)), np.float32)
         shares = shares_of(results.size)
-        kernels.ngram_distributions(*self.tables.arrays().values(), np.ascontiguousarray(contexts), results, shares)
+        kernels.ngram_distributions(*self.tables.arrays().values(), contexts, results, shares)
         return results
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
+        contexts, targets = self._check_examples(contexts, targets)
         losses = np.empty(len(targets), np.float32)
         shares = shares_of(contexts.size * kernels.LOOK_UP)
-        kernels.ngram_losses(*self.tables.arrays().values(), np.ascontiguousarray(contexts), targets, losses, shares)
+        kernels.ngram_losses(*self.tables.arrays().values(), contexts, targets, losses, shares)
         return losses
 
     @classmethod
@@ -184,15 +191,15 @@ class NgramModel(Model):
         FflmError
             If the order is out of range.
         """
-        tables, details = estimate(corpus.parts["train"].ids, corpus.vocabulary, corpus.settings, order)
+        tables, details = estimate(corpus.parts["train"].ids[:], corpus.vocabulary, corpus.settings, order)
         return cls(tables, corpus.vocabulary, corpus.settings, {"ngram": {"order": order, **details}})
 
     def save(self, path: Path) -> None:
         """Write the model into a folder that exists; ``about["figures"]`` are stored with the tables."""
         about = {name: value for name, value in self.about.items() if name != "figures"}
         about.setdefault("created", time.strftime("%Y-%m-%dT%H:%M:%S%z"))
-        save_arrays(path / WEIGHTS, self.tables.arrays(), self.about.get("figures", {}))
-        save_description(path, {"kind": "ngram"}, self.text, self.vocabulary, about)
+        config = save_description(path, {"kind": "ngram"}, self.text, self.vocabulary, about)
+        save_arrays(path / WEIGHTS, self.tables.arrays(), self.about.get("figures", {}), config)
 
     @classmethod
     def load(cls, path: PathLike) -> Self:
@@ -205,15 +212,14 @@ class NgramModel(Model):
         """
         path = to_path("path", path)
         about = read_config(path, "ngram")
-        try:
-            text = TextSettings.from_dict(about["text"])
-            vocabulary = Vocabulary.load(path / VOCABULARY, about["vocabulary"])
-            arrays, figures = load_arrays(path / WEIGHTS, (np.uint32, np.float32))
-            tables = Tables(**arrays)
-            if not _fits(tables, len(vocabulary), int(about["ngram"]["order"])) or vocabulary.ends != text.ends:
-                raise ValueError("its files do not fit together")
-        except (KeyError, TypeError, ValueError) as error:
-            raise FflmError(f"{path} is damaged ({error}): restore it from a copy, or train again") from error
+        text, vocabulary = read_text(path, about)
+        arrays, figures = load_arrays(path / WEIGHTS, (np.uint32, np.float32), NgramFigures, meaning(about))
+        if arrays.keys() != {field.name for field in dataclasses.fields(Tables)}:
+            raise FflmError(f"{path / WEIGHTS} is damaged (it has no n-grams): {REMEDY}")
+        tables, ngram = Tables(**arrays), about["ngram"]
+        described = len(ngram["counts"]) <= ngram["order"] and len(ngram["discounts"] or ()) in (0, len(ngram["counts"]))
+        if not described or not _fits(tables, len(vocabulary), ngram["order"]):
+            raise FflmError(f"{path} is damaged ({CONFIG} and {WEIGHTS} do not fit together): {REMEDY}")
         return cls(tables, vocabulary, text, {**about, "figures": figures})
 
 
@@ -261,13 +267,14 @@ def train(
     with new_model(
         sources, place, text, rule, check=lambda: check_free(place, overwrite), valid=valid, test=test,
         encoding=encoding, errors=errors, processes=processes, progress=progress,
-    ) as (folder, corpus):  # fmt: skip
+    ) as (new, corpus):  # fmt: skip
         model = NgramModel.train(corpus, order)
-        model.about["corpus"] = describe_corpus(corpus, folder)
+        model.about["corpus"] = describe_corpus(corpus, place)
         model.about["figures"] = {
             name: score_part(model, corpus.parts[name]).to_dict() for name in ("valid", "test") if name in corpus.parts
         }
-        model.save(folder)
+        model.save(new.folder)
+        new.publish()
     return NgramModel.load(place)
 
 
@@ -286,7 +293,7 @@ def estimate(ids: Integers, vocabulary: Vocabulary, settings: TextSettings, orde
     Parameters
     ----------
     ids
-        (N,), may be memory-mapped.
+        (N,)
     vocabulary, settings
         Of the text.
     order
@@ -441,7 +448,7 @@ def _distinct(numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], np
 
 
 def _fits(tables: Tables, vocabulary: int, order: int) -> bool:
-    """Whether tables can be looked up without leaving them."""
+    """Whether tables can be looked up without leaving them, and hold probabilities."""
     contexts, grams = len(tables.words), len(tables.targets)
     return (
         all(array.ndim == 1 for array in tables.arrays().values())
@@ -458,4 +465,8 @@ def _fits(tables: Tables, vocabulary: int, order: int) -> bool:
         and np.array_equal(tables.targets[: tables.starts[1]], np.arange(vocabulary))
         and int(tables.targets.max()) < vocabulary
         and len(tables.levels()) <= order
+        and bool(tables.words.max() <= vocabulary)
+        and is_finite(tables.back_offs)
+        and is_finite(tables.log_probabilities)
+        and bool(tables.log_probabilities.max() <= ROUNDING)
     )

@@ -28,16 +28,28 @@ from fflm.arguments import (
 from fflm.backend.devices import check_precision, choose_device, device_backend
 from fflm.backend.launching import default_threads
 from fflm.errors import FflmError
-from fflm.lm.model import CORPUS, opening_run, save_config
+from fflm.files import NewFolder
+from fflm.lm.model import opening_run, save_config
 from fflm.lm.scoring import Score, part_score
-from fflm.lm.setup import TEXT_OPTIONS, check_free, default_path, describe_corpus, new_model, take, text_settings
+from fflm.lm.setup import (
+    TEXT_OPTIONS,
+    check_free,
+    default_path,
+    describe_corpus,
+    find_corpus,
+    is_described,
+    new_model,
+    take,
+    text_settings,
+)
 from fflm.lm.vectors import read_vectors
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
+from fflm.stored import REMEDY
 from fflm.text.corpus import Corpus, Test, Valid
 from fflm.text.windows import Windows
-from fflm.training.checkpoints import CONFIG
+from fflm.training.checkpoints import CHECKPOINT, CONFIG, Checkpoint, check_shapes, meaning
 from fflm.training.loop import Losses, Trainer
 from fflm.training.run import Run, check_size
 from fflm.training.settings import AUTOMATIC, LossName, Preset, TrainingSettings, Vectors
@@ -120,14 +132,12 @@ def begin(
     with new_model(
         sources, place, text, rule, check=lambda: check_free(place, overwrite), valid=valid, test=test,
         encoding=encoding, errors=errors, processes=processes, progress=progress,
-    ) as (folder, corpus):  # fmt: skip
+    ) as (new, corpus):  # fmt: skip
         config, settings = fit(shape, settings, automatic, corpus)
         embeddings = read_vectors(start, corpus.vocabulary, config.embedding) if start else None
-        run = TrainingRun.start(
-            folder, corpus, config, settings, threads=threads, device=device, precision=precision, embeddings=embeddings
+        return TrainingRun.start(
+            new, corpus, config, settings, threads=threads, device=device, precision=precision, embeddings=embeddings
         )
-    run.move(place)
-    return run
 
 
 OPTIONS = {
@@ -198,7 +208,7 @@ class TrainingRun(Run):
 
     def __init__(
         self,
-        path: Path,
+        place: Path | NewFolder,
         corpus: Corpus,
         config: NetworkConfig,
         settings: TrainingSettings,
@@ -221,12 +231,12 @@ class TrainingRun(Run):
         chosen = choose_device(device)
         network = Network(config, device_backend(chosen, precision, threads))
         trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings)
-        super().__init__(path, trainer, corpus.fingerprint, parts.get("test"), threads, chosen)
+        super().__init__(place, trainer, corpus.fingerprint, parts.get("test"), threads, chosen)
 
     @classmethod
     def start(
         cls,
-        path: Path,
+        new: NewFolder,
         corpus: Corpus,
         config: NetworkConfig,
         settings: TrainingSettings,
@@ -236,14 +246,14 @@ class TrainingRun(Run):
         precision: str = "fp32",
         embeddings: np.ndarray | None = None,
     ) -> Self:
-        """Begin a run in an empty folder, but for the corpus that may be there.
+        """Begin a run in a new folder, which is published at once, or when there are weights if it replaces a model.
 
         Parameters
         ----------
-        path
-            The model's folder.
+        new
+            The model's folder, which is empty, but for the corpus that may be there.
         corpus
-            The data; in ``path / "corpus"``, or elsewhere and then referred to.
+            The data; in ``new.path / "corpus"`` as soon as that is published, or elsewhere and then referred to.
         config, settings
             The network and its training.
         threads
@@ -261,17 +271,17 @@ class TrainingRun(Run):
             If the text is too short for the window, or the folder cannot be written.
         """
         check_length(corpus, config)
-        run = cls(path, corpus, config, settings, threads or default_threads(), device, precision, embeddings)
+        run = cls(new, corpus, config, settings, threads or default_threads(), device, precision, embeddings)
         about = {
             "training": settings.to_dict(),
             "threads": run.threads,
             "device": run.device,
             "precision": precision,
             "vectors": run.vectors,
-            "corpus": describe_corpus(corpus, path),
+            "corpus": describe_corpus(corpus, run.path),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-        save_config(path, config, corpus.settings, corpus.vocabulary, about)
+        save_config(run.folder, config, corpus.settings, corpus.vocabulary, about)
         run._begin(text=corpus.conditions)
         return run
 
@@ -297,33 +307,25 @@ class TrainingRun(Run):
             If there is no such run, it is going on elsewhere, its files are damaged, or the data is not what it began with.
         """
         with opening_run(path, "network") as about:
-            try:
-                place, expected = path / about["corpus"]["path"], about["corpus"]["fingerprint"]
-                config = NetworkConfig.from_dict(about["network"])
-                settings = TrainingSettings.from_dict(about["training"])
-                threads = int(about["threads"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise FflmError(f"{path / CONFIG} is damaged ({error}): restore it from a copy, or train again") from error
+            config, settings = NetworkConfig.from_dict(about["network"]), TrainingSettings.from_dict(about["training"])
             if corpus is None:
-                corpus = Corpus.open(place)
+                corpus = Corpus.open(find_corpus(path, about["corpus"]))
             corpus.verify()
-            if corpus.fingerprint != expected:
+            if not is_described(corpus, about["corpus"]):
                 reason = _difference(path, corpus, about)
                 raise FflmError(
                     f"{path} was trained on other data ({reason}): resume with that, or train anew with `overwrite=True`"
                 )
-            used = choose_device(device or about.get("device", "cpu"))
+            if config.vocabulary != len(corpus.vocabulary) or corpus.settings.to_dict() != about["text"]:
+                raise FflmError(f"{path / CONFIG} is damaged (it does not fit the text): {REMEDY}")
+            check_shapes(path / CHECKPOINT, config)
+            checkpoint = Checkpoint.load(path / CHECKPOINT, meaning(about, training=True))
+            used = choose_device(device or checkpoint.device or about.get("device", "cpu"))
             precision = about.get("precision", "fp32") if used == "cuda" else "fp32"
-            run = cls(path, corpus, config, settings, threads, used, precision)
+            run = cls(path, corpus, config, settings, about["threads"], used, precision)
             run.vectors = about.get("vectors", 0)
-            run._continue(about, epochs)
+            run._continue(checkpoint, about, epochs)
             return run
-
-    def move(self, path: Path) -> None:
-        """Take note that the folder was renamed."""
-        if self.corpus.path == self.path / CORPUS:
-            self.corpus = dataclasses.replace(self.corpus, path=path / CORPUS)
-        super().move(path)
 
     def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:
         """Return the figures of a `Score`, as JSON values."""
@@ -339,9 +341,9 @@ def _difference(path: Path, corpus: Corpus, about: dict[str, Any]) -> str:
     """Say in what a corpus differs from the one that a run began with."""
     if corpus.settings.to_dict() != about["text"]:
         return "the text is read differently"
-    if len(corpus.vocabulary) != about["vocabulary"].get("size", len(corpus.vocabulary)):
+    if len(corpus.vocabulary) != about["vocabulary"]["size"]:
         return "another vocabulary"
-    for name, counts in about["corpus"]["parts"].items():
+    for name, counts in about["corpus"].get("parts", {}).items():
         if name not in corpus.parts or corpus.parts[name].counts != counts:
             return f"another {name} text"
     return "the text or the vocabulary has changed"

@@ -10,12 +10,13 @@ import contextlib
 import dataclasses
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, get_args
+from typing import Annotated, Any, Literal, Required, Self, TypeAlias, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
 from fflm.arguments import (
     Device,
@@ -28,6 +29,7 @@ from fflm.arguments import (
     Processes,
     Progress,
     Threads,
+    Workers,
     checked,
     refuse_unknown,
     to_path,
@@ -36,19 +38,25 @@ from fflm.arguments import (
 from fflm.backend.devices import check_precision, choose_device
 from fflm.backend.launching import default_threads
 from fflm.errors import FflmError, install
-from fflm.files import clear_errors, locked_folder, read_json, replacing_folder, write_json, write_text
-from fflm.lm.setup import default_path, describe_corpus, new_model, take, text_settings
+from fflm.files import FolderLock, NewFolder, check_regular, clear_errors, locked_folder, remove_leftovers, write_json, write_text
+from fflm.lm.description import CorpusReference, NetworkFigures
+from fflm.lm.model import load_weights, read_config
+from fflm.lm.setup import default_path, describe_corpus, find_corpus, is_described, new_model, take, text_settings
 from fflm.lm.train import OPTIONS, TrainingRun, check_length, fit, network_settings
 from fflm.network.config import NetworkConfig
+from fflm.stored import check_json, read_json
 from fflm.text.corpus import Corpus, Test, Valid
-from fflm.training.loop import DivergedError, Evaluation, Finished
-from fflm.training.run import Event
+from fflm.training.loop import USELESS, DivergedError, Evaluation, Finished
+from fflm.training.run import Event, check_size
 from fflm.training.settings import TrainingSettings
 
 FORMAT, VERSION = "fflm search", 1
 SEARCH, STUDY, TABLE = "search.json", "study.db", "trials.tsv"
 
+REMEDY = "restore it from a copy, or search anew"
+
 SamplerName = Literal["bayesian", "random", "grid"]
+State = Literal["complete", "pruned", "diverged", "refused", "running"]
 
 TRIALS = 20
 """Trials of a search if nobody says how many, but for a grid, which is tried whole."""
@@ -136,7 +144,7 @@ class Trial:
 
     number: int
     values: Mapping[str, Any]
-    state: Literal["complete", "pruned", "diverged", "refused", "running"]
+    state: State
     loss: float | None
     epochs: float
     seconds: float
@@ -146,6 +154,39 @@ class Trial:
     def perplexity(self) -> float | None:
         """Of the validation text."""
         return None if self.loss is None else math.exp(self.loss)
+
+
+class PartFile(TypedDict, total=False):
+    """A part of a space: a range, or choices."""
+
+    low: float
+    high: float
+    values: Annotated[list[bool | float | str | list[int]], Meta(max_length=1000)]
+
+
+class SearchFile(TypedDict, total=False):
+    """What search.json says."""
+
+    corpus: Required[CorpusReference]
+    network: Required[NetworkConfig]
+    training: Required[TrainingSettings]
+    threads: Required[Workers]
+    device: Device
+    precision: Precision
+    space: Required[Annotated[dict[str, PartFile], Meta(min_length=1)]]
+    sampler: Required[SamplerName]
+    trials: Required[Positive | None]
+    prune: Required[bool]
+
+
+class Outcome(TypedDict):
+    """What the history says of a trial that ended."""
+
+    state: State
+    reason: str
+    epochs: float
+    seconds: float
+    loss: Annotated[float, Meta(lt=USELESS)] | None
 
 
 def searchable() -> tuple[str, ...]:
@@ -219,34 +260,23 @@ def begin(
     sources = to_paths("inputs", inputs)
     place = default_path(sources, "tune") if path is None else to_path("path", path)
     _check_new(place)
-    for name, part in space.items():
-        if name not in searchable():
-            raise FflmError(f"cannot search {name!r}: choose from {', '.join(searchable())}")
-        if sampler == "grid" and isinstance(part, Range):
-            raise FflmError(f"a grid needs choices: write {name} as {part.low}|{part.high}, with more between them")
     text, rule = text_settings(fields)
     shape, settings, automatic = network_settings(fields)
     refuse_unknown(fields, OPTIONS)
-    ends = [
-        {name: value}
-        for name, part in space.items()
-        for value in (part.values if isinstance(part, Choices) else (part.low, part.high))
-    ]
-    for values in ends:
-        _configure(shape, settings, values)
+    _check_space(space, sampler, shape, settings)
     with new_model(
         sources, place, text, rule, check=lambda: _check_new(place), valid=valid, test=test,
         encoding=encoding, errors=errors, processes=processes, progress=progress,
-    ) as (folder, corpus):  # fmt: skip
+    ) as (new, corpus):  # fmt: skip
         if "valid" not in corpus.parts:
             raise FflmError("without validation text nothing tells a good setting from a bad one: give some with `valid`")
         config, settings = fit(shape, settings, automatic, corpus)
-        for values in ({}, *ends):
+        for values in ({}, *_ends(space)):
             check_length(corpus, _configure(config, settings, values)[0])
         about = {
             "format": FORMAT,
             "version": VERSION,
-            "corpus": describe_corpus(corpus, folder),
+            "corpus": describe_corpus(corpus, place),
             "network": config.to_dict(),
             "training": settings.to_dict(),
             "threads": threads or default_threads(),
@@ -257,7 +287,8 @@ def begin(
             "trials": trials,
             "prune": prune,
         }
-        write_json(folder / SEARCH, about)
+        write_json(new.folder / SEARCH, about)
+        new.publish()
     return Search.open(place)
 
 
@@ -267,11 +298,35 @@ def _check_new(path: Path) -> None:
         raise FflmError(f"{path} exists: `fflm tune --resume {path}` goes on with it, -o names another")
 
 
-def _read_search(path: Path) -> Any:
+def _read_search(path: Path) -> dict[str, Any]:
     """Read the description of the search in a folder."""
     if not (path / SEARCH).is_file():
         raise FflmError(f"{path} is no search: begin one with `fflm tune`, or name another folder")
-    return read_json(path / SEARCH)
+    about: Any = read_json(path / SEARCH, Any, REMEDY)
+    if not isinstance(about, dict) or (about.get("format"), about.get("version")) != (FORMAT, VERSION):
+        raise FflmError(f"{path} is a search of another version of fflm: go on with that, or search anew")
+    check_json(about, SearchFile, str(path / SEARCH), REMEDY)
+    return about
+
+
+def _check_space(space: Space, sampler: SamplerName, config: NetworkConfig, settings: TrainingSettings) -> None:
+    """Raise an FflmError if something cannot be searched, or has values that the setting cannot have."""
+    for name, part in space.items():
+        if name not in searchable():
+            raise FflmError(f"cannot search {name!r}: choose from {', '.join(searchable())}")
+        if sampler == "grid" and isinstance(part, Range):
+            raise FflmError(f"a grid needs choices: write {name} as {part.low}|{part.high}, with more between them")
+    for values in _ends(space):
+        _configure(config, settings, values)
+
+
+def _ends(space: Space) -> list[dict[str, Any]]:
+    """Return all choices, and the ends of all ranges, each as the value of one setting."""
+    return [
+        {name: value}
+        for name, part in space.items()
+        for value in (part.values if isinstance(part, Choices) else (part.low, part.high))
+    ]
 
 
 def _configure(
@@ -309,20 +364,26 @@ class Search:
         self.corpus = corpus
         self.run: TrainingRun | None = None
         self.save_seconds: float | None = None
-        self._check_place: Callable[[], None]  # while the folder is locked
+        self._lock: FolderLock  # while the folder is locked
         self.config = NetworkConfig.from_dict(about["network"])
         self.settings = TrainingSettings.from_dict(about["training"])
-        self.threads = int(about["threads"])
+        self.threads: int = about["threads"]
         self.device = about.get("device", "cpu")
         self.precision = about.get("precision", "fp32")
-        self.prune = bool(about["prune"])
-        self.space: Space = {name: _part(fields) for name, fields in about["space"].items()}
-        self._sampler = about["sampler"]
-        if self._sampler not in get_args(SamplerName):
-            raise ValueError(f"no sampler {self._sampler!r}")
+        self.prune: bool = about["prune"]
+        self._sampler: SamplerName = about["sampler"]
+        try:
+            self.space: Space = {name: _part(name, fields) for name, fields in about["space"].items()}
+            _check_space(self.space, self._sampler, self.config, self.settings)
+            check_size(self.config)
+        except FflmError as error:
+            raise FflmError(f"{path / SEARCH} is damaged ({str(error).replace('`', '')}): {REMEDY}") from error
+        if self.config.vocabulary != len(corpus.vocabulary):
+            raise FflmError(f"{path / SEARCH} is damaged (the network has another vocabulary than the text): {REMEDY}")
         combinations = math.prod(_count(part) for part in self.space.values())
         wanted = about["trials"] or (combinations if self._sampler == "grid" else TRIALS)
         self.limit = int(min(wanted, combinations))
+        self._distributions = {name: _distribution(name, part) for name, part in self.space.items()}
         self._study = self._open_study()
 
     @classmethod
@@ -336,15 +397,10 @@ class Search:
         """
         _optuna()
         about = _read_search(path)
-        try:
-            if about["format"] != FORMAT or about["version"] != VERSION:
-                raise FflmError(f"{path} is a search of another version of fflm: go on with that, or search anew")
-            corpus = Corpus.open(path / about["corpus"]["path"])
-            if corpus.fingerprint != about["corpus"]["fingerprint"]:
-                raise FflmError(f"{path} was begun on other data than {corpus.path} holds now: restore that, or search anew")
-            return cls(path, corpus, about)
-        except (KeyError, TypeError, ValueError) as error:
-            raise FflmError(f"{path / SEARCH} is damaged ({error}): restore it from a copy, or search anew") from error
+        corpus = Corpus.open(find_corpus(path, about["corpus"]))
+        if not is_described(corpus, about["corpus"]):
+            raise FflmError(f"{path} was begun on other data than {corpus.path} holds now: restore that, or search anew")
+        return cls(path, corpus, about)
 
     @classmethod
     def resume(cls, path: Path, *, trials: int | None = None) -> Self:
@@ -368,7 +424,19 @@ class Search:
     @property
     def trials(self) -> list[Trial]:
         """All trials, in the order in which they began."""
-        return [self._trial(frozen) for frozen in self._study.trials]
+        return [self._trial(frozen) for frozen in self._history]
+
+    @property
+    def _history(self) -> list[Any]:
+        """All trials, as Optuna has them."""
+        with self._clear_errors():
+            try:
+                history: list[Any] = self._study.trials
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                raise FflmError(f"{self.path / STUDY} is damaged ({error}): {REMEDY}") from error
+        if any(frozen.distributions != self._distributions for frozen in history):
+            raise FflmError(f"{self.path / SEARCH} was changed after the search had begun: {REMEDY}")
+        return history
 
     @property
     def best(self) -> Trial | None:
@@ -378,6 +446,15 @@ class Search:
     def folder(self, trial: Trial) -> Path:
         """Return where the model of a trial is, if it is the best or running."""
         return self.path / f"trial-{trial.number}"
+
+    def figures(self, trial: Trial) -> dict[str, Any]:
+        """Return how well the model of a trial predicts the validation text."""
+        path = self.folder(trial)
+        _, figures = load_weights(path, read_config(path, "network"), NetworkFigures)
+        if "valid" not in figures:
+            raise FflmError(f"{path} is damaged (it was not evaluated): {REMEDY}")
+        valid: dict[str, Any] = figures["valid"]
+        return valid
 
     def configure(self, values: Mapping[str, Any]) -> tuple[NetworkConfig, TrainingSettings]:
         """Return all settings of a trial."""
@@ -393,7 +470,7 @@ class Search:
         FflmError
             If a file cannot be written, or the search is going on elsewhere.
         """
-        with locked_folder(self.path) as self._check_place, self._clear_errors():
+        with locked_folder(self.path) as self._lock, self._clear_errors():
             self._tidy()
             yield from self._events()
 
@@ -437,6 +514,8 @@ class Search:
 
         from sqlalchemy import NullPool
 
+        if (self.path / STUDY).exists():
+            check_regular(self.path / STUDY)
         path = (self.path / STUDY).resolve()
         engine = {"poolclass": NullPool, "creator": lambda: sqlite3.connect(path)}  # a URL must be UTF-8, a path need not
         with self._clear_errors():
@@ -461,12 +540,12 @@ class Search:
 
     def _next(self) -> Any:
         """Return the trial that was interrupted, or a new one, or None when all are done; one of Optuna's."""
-        self._check_place()
-        trials = self._study.trials
+        self._lock.check()
+        trials = self._history
         running = [frozen for frozen in trials if not frozen.state.is_finished()]
         if not running and len(trials) < self.limit:
             self._study.add_trial(self._draw(trials))
-            running = self._study.trials[-1:]
+            running = self._history[-1:]
         return running[0] if running else None
 
     def _draw(self, past: Sequence[Any]) -> Any:
@@ -475,8 +554,7 @@ class Search:
         It is drawn in a copy of the study, with random numbers of its own, and then recorded in a single transaction.
         """
         optuna = _optuna()
-        distributions = {name: _distribution(name, part) for name, part in self.space.items()}
-        tried = [frozen.params for frozen in past]
+        distributions, tried = self._distributions, [frozen.params for frozen in past]
         for attempt in range(ATTEMPTS):
             study = optuna.create_study(sampler=self._new_sampler(len(past), attempt))
             study.add_trials(past)
@@ -508,13 +586,11 @@ class Search:
         if path.exists():
             run = TrainingRun.resume(path, self.corpus)
         else:
-            with replacing_folder(path) as folder:
+            with NewFolder(path) as new:
                 config, settings = self.configure(trial.values)
                 run = TrainingRun.start(
-                    folder, self.corpus, config, settings,
-                    threads=self.threads, device=self.device, precision=self.precision,
-                )  # fmt: skip
-            run.move(path)
+                    new, self.corpus, config, settings, threads=self.threads, device=self.device, precision=self.precision
+                )
         if self.save_seconds is not None:
             run.save_seconds = self.save_seconds
         return run
@@ -548,7 +624,7 @@ class Search:
             self._study.tell(trial, state=states.FAIL if state == "refused" else states.PRUNED)
         self.run = None
         self._tidy()
-        return self._trial(self._study.trials[frozen.number])
+        return self._trial(self._history[frozen.number])
 
     def _trial(self, frozen: Any) -> Trial:
         """Return what is recorded of a trial."""
@@ -556,8 +632,11 @@ class Search:
         for name, part in self.space.items():
             value = frozen.params[name]
             values[name] = next(one for one in part.values if show(one) == value) if isinstance(part, Choices) else value
-        running = {"state": "running", "loss": None, "epochs": 0.0, "seconds": 0.0, "reason": ""}
-        return Trial(frozen.number + 1, values, **(frozen.user_attrs["outcome"] if frozen.state.is_finished() else running))
+        outcome: Any = {"state": "running", "loss": None, "epochs": 0.0, "seconds": 0.0, "reason": ""}
+        if frozen.state.is_finished():
+            outcome = frozen.user_attrs.get("outcome")
+            check_json(outcome, Outcome, str(self.path / STUDY), REMEDY)
+        return Trial(frozen.number + 1, values, **{name: outcome[name] for name in Outcome.__annotations__})
 
     def _tidy(self) -> None:
         """Write the table, and remove what no one needs: runs that were beaten or given up, and what a kill has left."""
@@ -570,10 +649,9 @@ class Search:
         write_text(self.path / TABLE, "\n".join(lines) + "\n")
         needed = {self.folder(trial) for trial in trials if trial.state == "running" or trial == best}
         with clear_errors(f"write {self.path}"):
-            for folder in {*self.path.glob("trial-*"), *self.path.glob(".trial-*.tmp")} - needed:
+            for folder in set(self.path.glob("trial-*")) - needed:
                 shutil.rmtree(folder)
-            for leftover in self.path.glob(".*.tmp"):
-                leftover.unlink()
+            remove_leftovers(self.path)
 
 
 def _optuna() -> Any:
@@ -586,11 +664,13 @@ def _optuna() -> Any:
     return optuna
 
 
-def _part(fields: Mapping[str, Any]) -> Range | Choices:
+def _part(name: str, fields: Mapping[str, Any]) -> Range | Choices:
     """Return a part of a space from what ``dataclasses.asdict`` and JSON made of it."""
     if "values" in fields:
         return Choices(tuple(tuple(value) if isinstance(value, list) else value for value in fields["values"]))
-    return Range(**fields)
+    if not {"low", "high"} <= fields.keys():
+        raise FflmError(f"{name} has neither a range nor choices")
+    return Range(fields["low"], fields["high"])
 
 
 def _count(part: Range | Choices) -> float:

@@ -3,7 +3,6 @@
 import itertools
 import string
 import warnings
-from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from fflm.arguments import Positive, check, checked
 from fflm.errors import FflmError, FflmWarning
 from fflm.lm.generation import largest
-from fflm.text.reading import open_bytes
+from fflm.text.reading import byte_lines
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import END, START, UNKNOWN, Vocabulary
 
@@ -212,9 +211,8 @@ def vector_size(path: Path) -> int:
 
 def _lines(path: Path) -> Iterator[tuple[int, list[bytes]]]:
     """Yield the numbers of a file's lines and their fields."""
-    with open_bytes(path) as file:
-        for number, line in enumerate(file, 1):
-            yield number, (line.removeprefix(BOM_UTF8) if number == 1 else line).split()
+    for number, line in enumerate(byte_lines(path), 1):
+        yield number, line.split()
 
 
 def _header(fields: Sequence[bytes]) -> tuple[int, int] | None:

@@ -3,16 +3,27 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from msgspec import Meta
 
-from fflm.arguments import Fraction, Natural, Positive, Settings
+from fflm.arguments import Fraction, Many, Settings, Size
 from fflm.backend.protocol import Activation
 from fflm.errors import FflmError
 
 Input = Literal["window", "mean", "max", "numbers"]
 Output = Literal["softmax", "sigmoid", "squared", "absolute", "hinge"]
+
+WORDS = 2**31 - 2
+"""Words of the largest vocabulary: ids, of which the padding has one, too, are int32."""
+
+CELLS = 2**26
+"""Numbers that examples may take, with all that is computed of them, in parts of a batch that are not the user's choice."""
+
+LAYERS, BLOCKS = 1000, 100
+"""Hidden layers of the deepest network; averages, and bands, at most."""
+
+Words: TypeAlias = Annotated[int, Meta(ge=0, le=WORDS)]
 
 
 @dataclass(frozen=True)
@@ -40,14 +51,18 @@ class NetworkConfig(Settings):
     scores whose signs are those of the targets, -1 or 1.
     """
 
-    vocabulary: Annotated[Natural, Meta(description="Words of the input; of a language model also those that it predicts.")]
-    window: Annotated[Positive, Meta(description="Context words that are seen one by one (Bengio's n - 1).")] = 8
-    embedding: Annotated[Positive, Meta(description="Size of the embeddings.")] = 128
-    hidden: Annotated[tuple[Positive, ...], Meta(description="Sizes of the hidden layers, such as 256,128.")] = (512,)
+    vocabulary: Annotated[Words, Meta(description="Words of the input; of a language model also those that it predicts.")]
+    window: Annotated[Size, Meta(description="Context words that are seen one by one (Bengio's n - 1).")] = 8
+    embedding: Annotated[Size, Meta(description="Size of the embeddings.")] = 128
+    hidden: Annotated[tuple[Size, ...], Meta(max_length=LAYERS, description="Sizes of the hidden layers, such as 256,128.")] = (
+        512,
+    )
     activation: Annotated[Activation, Meta(description="Activation of the hidden layers.")] = "relu"
     averages: Annotated[
-        tuple[Positive, ...],
-        Meta(description="Sizes of blocks of words before the window, such as 10,30, each seen as its average."),
+        tuple[Size, ...],
+        Meta(
+            max_length=BLOCKS, description="Sizes of blocks of words before the window, such as 10,30, each seen as its average."
+        ),
     ] = ()
     residual: Annotated[
         bool, Meta(description="Add to each hidden layer's output its normalised input; the layers need equal sizes.")
@@ -55,15 +70,20 @@ class NetworkConfig(Settings):
     direct: Annotated[bool, Meta(description="Connect the embeddings directly with the output, too.")] = False
     tied: Annotated[bool, Meta(description="Use the embeddings as output weights.")] = True
     bands: Annotated[
-        tuple[Positive, ...],
-        Meta(description="Adaptive softmax: first words of the bands of rarer words, such as 2000,10000; not with tied weights."),
+        tuple[Annotated[int, Meta(ge=1, le=WORDS)], ...],
+        Meta(
+            max_length=BLOCKS,
+            description="Adaptive softmax: first words of the bands of rarer words, such as 2000,10000; not with tied weights.",
+        ),
     ] = ()
     dropout: Annotated[Fraction, Meta(description="Share of the hidden layers' outputs that is dropped in training.")] = 0.4
     embedding_dropout: Annotated[Fraction, Meta(description="Share of the network's inputs that is dropped in training.")] = 0.2
     input: Annotated[Input, Meta(description="What the first layer reads.")] = "window"
-    numbers: Annotated[Natural, Meta(description="Numbers that an example has, if the input is numbers.")] = 0
+    numbers: Annotated[
+        int, Meta(ge=0, le=10_000_000), Meta(description="Numbers that an example has, if the input is numbers.")
+    ] = 0
     outputs: Annotated[
-        Positive | None, Meta(description="Units of the output layer; null for a language model, which has one a word.")
+        Many | None, Meta(description="Units of the output layer; null for a language model, which has one a word.")
     ] = None
     output: Annotated[Output, Meta(description="What the outputs are, and the loss that goes with it.")] = "softmax"
 
@@ -108,8 +128,12 @@ class NetworkConfig(Settings):
     def inputs(self) -> int:
         """Width of the concatenated embeddings, and averages of embeddings [(n - 1) m]; or of what else the first layer reads."""
         if self.input == "window":
-            return len(self.blocks) * self.embedding
+            return (len(self.averages) + self.window) * self.embedding
         return self.numbers if self.input == "numbers" else self.embedding
+
+    def rows(self, most: int) -> int:
+        """Return how many examples may go through the network at a time: fewer than ``most`` if it is very wide."""
+        return max(1, min(most, CELLS // (self.context + self.inputs + sum(self.hidden))))
 
     @property
     def features(self) -> int:

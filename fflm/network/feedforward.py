@@ -89,11 +89,15 @@ class Network:
 
         Raises
         ------
+        ValueError
+            If contexts or targets are not what the network has.
         MemoryError
             If there is not enough for a single row. Where there is too little for the rows that `rows_at_once` says, the batch is
             begun again with half of them, and so are this network's batches from then on.
         """
         backend, batch = self.backend, len(targets)
+        if self.config.output == "softmax":
+            input_layer.check_range("targets", targets, parameters.words)
         while True:
             at_once = self.rows_at_once(parameters, batch)
             try:
@@ -126,6 +130,8 @@ class Network:
             output.unit_losses(backend, parameters, self.config.output, forward.softmax_inputs, targets, losses)
             return
         rows = output.each_row(targets) if rows is None else rows
+        input_layer.check_range("rows", rows, len(contexts))
+        input_layer.check_range("targets", targets, parameters.words)
         output.output_losses(backend, parameters, forward.softmax_inputs, rows, targets, losses)
 
     def log_probabilities(self, parameters: Parameters, contexts: Array) -> Array:
@@ -167,7 +173,7 @@ class Network:
     ) -> _Pass:
         backend = self.backend if training else self.backend.exact
         config, rows, dtype = self.config, len(contexts), parameters.dtype
-        input_layer.check(config, contexts)
+        input_layer.check(config, contexts, 0 if parameters.embeddings is None else len(parameters.embeddings))
         inputs, sources = input_layer.read(backend, config, parameters.embeddings, contexts)
         if training and (dropout := self._dropout(0, seed, step)):
             kept = inputs  # the caller's numbers

@@ -3,16 +3,29 @@
 Letters: B rows, n words of a window, L of the longest text of a batch, m embedding size, I numbers that the first layer reads.
 """
 
+import numpy as np
+
 from fflm.backend.protocol import Array, Backend
 from fflm.network.config import NetworkConfig
 
 
-def check(config: NetworkConfig, rows: Array) -> None:
-    """Raise a ValueError if rows are not as wide as the network reads: a kernel would read what lies behind them in memory."""
+def check(config: NetworkConfig, rows: Array, words: int) -> None:
+    """Raise a ValueError if a kernel would read what is not a network's: rows that are too narrow, or words that it has not.
+
+    Words that are on a device already are not looked at, for that would wait for it.
+    """
     width = {"window": config.context, "numbers": config.numbers}.get(config.input)
     if rows.ndim != 2 or width not in (None, rows.shape[1]):
         sees = f"{width} {'numbers' if config.input == 'numbers' else 'words'}" if width else "rows of words"
         raise ValueError(f"contexts of the shape {rows.shape}, but the network sees {sees}")
+    if config.input != "numbers":
+        check_range("contexts", rows, words, 0 if config.input == "window" else -1)
+
+
+def check_range(name: str, ids: Array, limit: int, lowest: int = 0) -> None:
+    """Raise a ValueError if a NumPy array, which a kernel is to use as indices, has some that are out of range."""
+    if isinstance(ids, np.ndarray) and ids.size and (ids.min() < lowest or ids.max() >= limit):
+        raise ValueError(f"{name} from {ids.min()} to {ids.max()}, but the network has {lowest} to {limit - 1}")
 
 
 def read(backend: Backend, config: NetworkConfig, embeddings: Array, rows: Array) -> tuple[Array, Array | None]:

@@ -11,6 +11,8 @@ from fflm.backend.protocol import Array
 from fflm.errors import FflmError
 from fflm.network.config import NetworkConfig
 
+REMEDY = "restore them from a copy, or train again"
+
 EMBEDDING_SCALE = 0.1
 """Standard deviation of an embedding's numbers at the start of training."""
 
@@ -128,19 +130,32 @@ class Parameters:
         return sum(array.size for array in self)
 
     @classmethod
-    def from_arrays(cls, config: NetworkConfig, arrays: Mapping[str, Array]) -> Self:
-        """Assemble parameters from named arrays, checking every shape.
+    def from_arrays(cls, config: NetworkConfig, arrays: Mapping[str, Array], source: str = "the weights") -> Self:
+        """Assemble parameters from named arrays of a file, checking every shape, type and number; more arrays do not matter.
 
         Raises
         ------
         FflmError
-            If an array is missing or has another shape than the configuration asks for.
+            If an array is missing or has another shape than the configuration asks for, if they are of several types, or if a
+            number is not finite; ``source`` is what the message is about.
         """
-        for name, shape in shapes(config).items():
+        wanted = shapes(config)
+        for name, shape in wanted.items():
             if name not in arrays:
-                raise FflmError(f"the weights are not this network's: they lack {name!r}")
+                raise FflmError(f"{source} are not this network's: they lack {name!r}; {REMEDY}")
             if arrays[name].shape != shape:
-                raise FflmError(f"the weights are not this network's: {name!r} has the shape {arrays[name].shape}, not {shape}")
+                raise FflmError(
+                    f"{source} are not this network's: {name!r} has the shape {arrays[name].shape}, not {shape}; {REMEDY}"
+                )
+        if len(types := {str(arrays[name].dtype) for name in wanted}) > 1:
+            raise FflmError(f"{source} are damaged: they are of several types, {' and '.join(sorted(types))}; {REMEDY}")
+        for name in wanted:
+            if not is_finite(arrays[name]):
+                raise FflmError(f"{source} are damaged: {name!r} has a number that is not finite; {REMEDY}")
+        return cls._assemble(config, arrays)
+
+    @classmethod
+    def _assemble(cls, config: NetworkConfig, arrays: Mapping[str, Array]) -> Self:
         layers = range(len(config.hidden))
         return cls(
             arrays.get("embeddings"),
@@ -172,7 +187,7 @@ class Parameters:
     @classmethod
     def zeros(cls, config: NetworkConfig, dtype: np.dtype | type = np.float32) -> Self:
         """Return parameters that are all zero."""
-        return cls.from_arrays(config, {name: np.zeros(shape, dtype) for name, shape in shapes(config).items()})
+        return cls._assemble(config, {name: np.zeros(shape, dtype) for name, shape in shapes(config).items()})
 
     @classmethod
     def random(cls, config: NetworkConfig, seed: int, dtype: np.dtype | type = np.float32) -> Self:
@@ -198,7 +213,12 @@ class Parameters:
                 deviation *= 2**0.5
             bound = 3**0.5 * deviation
             arrays[name] = generator.uniform(-bound, bound, shape).astype(dtype)
-        return cls.from_arrays(config, arrays)
+        return cls._assemble(config, arrays)
+
+
+def is_finite(array: npt.NDArray[np.floating]) -> bool:
+    """Return whether all numbers are finite; unlike ``np.isfinite``, this takes no memory."""
+    return not array.size or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
 def shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:

@@ -1,5 +1,6 @@
 """Well-known public corpora and the project's own: what they are, and how to get them whole and verified."""
 
+import contextlib
 import fnmatch
 import shutil
 import tomllib
@@ -8,13 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from fflm.errors import FflmError, did_you_mean
 from fflm.files import clear_errors, locked_folder, put_folder
 
-# `identity`, because the bytes on the wire are then those that Content-Length counts and progress reports.
-_HEADERS = {"User-Agent": "fflm", "Accept-Encoding": "identity"}
 _CHUNK = 1 << 16  # bytes
 
 
@@ -160,20 +158,24 @@ def fetch(entry: Entry, folder: Path, progress: Callable[[int], object] = lambda
     check()
     with clear_errors(f"write {target}"):
         part.mkdir(parents=True, exist_ok=True)
-        with locked_folder(part, "downloading to"):
-            temporary = part / "new"
-            try:
-                shutil.rmtree(temporary, ignore_errors=True)
-                temporary.mkdir()
-                if entry.bundled:
-                    shutil.copyfile(bundled() / entry.bundled, temporary / entry.bundled)
-                before = 0
-                for download in entry.downloads:
-                    _fetch(download, temporary, _Count(progress, before, download.size))
-                    before += download.size
-                put_folder(temporary, target, check)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
+        try:
+            with locked_folder(part, "downloading to"):
+                temporary = part / "new"
+                try:
+                    shutil.rmtree(temporary, ignore_errors=True)
+                    temporary.mkdir()
+                    if entry.bundled:
+                        shutil.copyfile(bundled() / entry.bundled, temporary / entry.bundled)
+                    before = 0
+                    for download in entry.downloads:
+                        _fetch(download, temporary, progress, before)
+                        before += download.size
+                    put_folder(temporary, target, check)
+                finally:
+                    shutil.rmtree(part, ignore_errors=True)
+        finally:
+            with contextlib.suppress(OSError):  # it is gone, or another process is at work there
+                part.rmdir()
     return sorted(target.iterdir())
 
 
@@ -182,75 +184,42 @@ def _entry(name: str, table: dict[str, Any]) -> Entry:
     return Entry(name, **table, downloads=tuple(downloads))
 
 
-class _Count:
-    """What pooch takes for a progress bar: counts the bytes of one download and passes the count on."""
-
-    total = 0  # set by pooch, which then expects it to be displayed
-
-    def __init__(self, progress: Callable[[int], object], before: int, size: int) -> None:
-        self.progress, self.before, self.size = progress, before, size
-
-    def reset(self) -> None:
-        self.done = 0
-
-    def update(self, count: int) -> None:
-        self.done = min(self.done + count, self.size)  # pooch rounds the last chunk up
-        self.progress(self.before + self.done)
-
-    def close(self) -> None:
-        pass
-
-
-def _fetch(download: Download, folder: Path, count: _Count) -> None:
+def _fetch(source: Download, folder: Path, progress: Callable[[int], object], before: int) -> None:
     """Put the files of one download into ``folder``, from the first address that delivers it intact."""
-    path = folder / (download.file or "archive")
+    from fflm.text.downloading import download
+
+    path = folder / (source.file or "archive")
     problems = []
-    for url in download.urls:
-        count.reset()
-        problem = _receive(url, download.sha256, path, count)
-        if not problem:
+    for url in source.urls:
+        try:
+            download(url, path, source.size, source.sha256, lambda received: progress(before + received))
             break
-        problems.append(problem)
+        except FflmError as error:
+            problems.append(str(error))
     else:
         raise FflmError(f"download failed: {'; '.join(problems)}; check the network and try again")
-    if download.unpack:
-        _unpack(path, download, folder)
+    if source.unpack:
+        _unpack(path, source, folder)
         path.unlink()
 
 
-def _receive(url: str, sha256: str, path: Path, count: _Count) -> str:
-    """Download ``url`` to ``path``; return what was wrong with it, empty if nothing was."""
-    import pooch
-    from requests import exceptions
-
-    host = urlsplit(url).netloc
-    try:
-        pooch.HTTPDownloader(progressbar=count, chunk_size=_CHUNK, headers=_HEADERS)(url, str(path), None)
-    except exceptions.HTTPError as error:
-        return f"{host} answered: {str(error).partition(' for url')[0]}"
-    except exceptions.ChunkedEncodingError:
-        return f"the transfer from {host} broke off"
-    except exceptions.Timeout:
-        return f"{host} did not answer in time"
-    except exceptions.RequestException:
-        return f"no connection to {host}"
-    received = pooch.file_hash(str(path))
-    return "" if received == sha256 else f"{host} sent a file with the wrong checksum, sha256 {received}"
-
-
 def _unpack(path: Path, download: Download, folder: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        for name, pattern in download.unpack.items():
-            members = fnmatch.filter(sorted(archive.namelist()), pattern)
-            if not members:
-                raise FflmError(f"nothing in the archive of {download.urls[0]} is called {pattern}")
-            with (folder / name).open("wb") as file:
-                for member in members:
-                    with archive.open(member) as source:
-                        if download.tagged:
-                            file.writelines(_untagged(source))
-                        else:
-                            shutil.copyfileobj(source, file, _CHUNK)
+    """Write the files of an archive, whose checksum is right: what it holds, and how much, is as good as the catalogue."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name, pattern in download.unpack.items():
+                members = fnmatch.filter(sorted(archive.namelist()), pattern)
+                if not members:
+                    raise FflmError(f"nothing in the archive of {download.urls[0]} is called {pattern}")
+                with (folder / name).open("wb") as file:
+                    for member in members:
+                        with archive.open(member) as source:
+                            if download.tagged:
+                                file.writelines(_untagged(source))
+                            else:
+                                shutil.copyfileobj(source, file, _CHUNK)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # the latter two: compression, encryption
+        raise FflmError(f"the archive of {download.urls[0]} cannot be unpacked: {error}") from error
 
 
 def _untagged(lines: Iterable[bytes]) -> Iterator[bytes]:

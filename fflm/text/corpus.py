@@ -5,13 +5,15 @@ import hashlib
 import json
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NotRequired, TypeAlias, TypedDict
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
@@ -32,17 +34,21 @@ from fflm.arguments import (
     to_paths,
 )
 from fflm.errors import FflmError
-from fflm.files import clear_errors, read_json, replacing_folder, write_json
+from fflm.files import replacing_folder, restore, write_json
 from fflm.processors import usable_processors
+from fflm.stored import from_json, read_whole
+from fflm.text.ids import Ids, Tally, id_type
 from fflm.text.numbering import Numbering, Numbers
 from fflm.text.reading import read_chunks
 from fflm.text.tokenizer import LINE_END, Tokenizer
-from fflm.text.vocabulary import Vocabulary, read_words
+from fflm.text.vocabulary import Vocabulary, VocabularyAbout, read_words
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
 FORMAT, VERSION = "fflm corpus", 1
+ABOUT = "corpus.json"
+REMEDY = "tokenise again"
 PARTS = ("train", "valid", "test")
 
 TextMode = Literal["stream", "sentence"]
@@ -234,7 +240,7 @@ class Part:
     Parameters
     ----------
     ids
-        (N,), uint16 or uint32, memory-mapped, ids in [0, V).
+        (N,) in [0, V), in their file: ``ids[low:high]`` is an array, uint16 or uint32.
     tokens
         N, ends included.
     unknown
@@ -248,7 +254,7 @@ class Part:
         Of the bytes of the ids, in hexadecimal digits.
     """
 
-    ids: npt.NDArray[np.unsignedinteger] = field(repr=False)
+    ids: Ids = field(repr=False)
     tokens: int
     unknown: int
     ends: int
@@ -296,24 +302,32 @@ class Corpus:
             If the folder is no corpus, of a later version, or damaged.
         """
         path = to_path("path", path)
-        if not (path / "corpus.json").is_file():
+        restore(path)
+        if not (path / ABOUT).is_file():
             raise FflmError(f"{path} is no tokenised corpus: make one with `fflm tokenize`")
-        about = read_json(path / "corpus.json")
-        try:
-            if about["format"] != FORMAT:
-                raise ValueError(f"corpus.json is of the format {about['format']!r}")
-            if about["version"] != VERSION:
-                raise FflmError(f"{path} has version {about['version']}: update fflm, or tokenise again")
-            settings = TextSettings.from_dict(about["settings"])
-            vocabulary = Vocabulary.load(path / "vocabulary.tsv", about["vocabulary"])
-            parts = {name: _open_part(path, name, about["parts"][name]) for name in PARTS if name in about["parts"]}
-            if "train" not in parts or vocabulary.ends != settings.ends:
-                raise ValueError("its files do not fit together")
-            if any(part.ids.dtype != _id_type(vocabulary) for part in parts.values()):
-                raise ValueError("its ids do not fit the vocabulary")
-        except (KeyError, TypeError, AttributeError, ValueError, EOFError) as error:
-            raise FflmError(f"{path} is damaged ({error}): tokenise again") from error
+        content, source = read_whole(path / ABOUT, REMEDY), str(path / ABOUT)
+        if from_json(content, _Head, source, REMEDY)["version"] != VERSION:
+            raise FflmError(f"{path} is of another version of fflm: update fflm, or tokenise again")
+        about = from_json(content, _About, source, REMEDY)
+        if about.get("sha256") not in (None, _sha256(about)):
+            raise FflmError(f"{path / ABOUT} is damaged (wrong sha256, what it says has changed): {REMEDY}")
+        settings = msgspec.convert(about["settings"], TextSettings)
+        vocabulary = Vocabulary.load(path / "vocabulary.tsv", about["vocabulary"])
+        if "train" not in about["parts"] or vocabulary.ends != settings.ends:
+            raise FflmError(f"{path} is damaged (its files do not fit together): {REMEDY}")
+        parts = {}
+        for name in PARTS:
+            if part := about["parts"].get(name):
+                counts = {key: part[key] for key in ("tokens", "unknown", "ends", "sha256")}
+                ids = Ids(path / f"{name}.npy", len(vocabulary), vocabulary.end_id, **counts)
+                parts[name] = Part(ids, characters=part["characters"], **counts)
         return cls(path, settings, vocabulary, parts)
+
+    def moved(self, path: Path) -> "Corpus":
+        """Return this corpus after its folder was renamed, with the same ids, verified or not."""
+        for name, part in self.parts.items():
+            part.ids.path = path / f"{name}.npy"
+        return replace(self, path=path)
 
     @property
     def fingerprint(self) -> str:
@@ -333,31 +347,50 @@ class Corpus:
         }
 
     def verify(self) -> None:
-        """Read all ids and check that they are those that were written.
+        """Make sure now, and not only when ids are first used, that all of them are those that were written.
 
         Raises
         ------
         FflmError
             If they are not.
         """
-        for name, part in self.parts.items():
-            sha256 = hashlib.sha256()
-            for start in range(0, part.tokens, _BLOCK):
-                sha256.update(part.ids[start : start + _BLOCK].tobytes())
-            if sha256.hexdigest() != part.sha256:
-                raise FflmError(f"{self.path / name}.npy is damaged (wrong sha256): tokenise again")
+        for part in self.parts.values():
+            part.ids.verify()
 
 
-def _open_part(folder: Path, name: str, about: Mapping[str, Any]) -> Part:
-    path = folder / f"{name}.npy"
-    with clear_errors(f"read {path}"):
-        ids = np.load(path, mmap_mode="r", allow_pickle=False)
-    part = Part(ids=ids, **about)
-    if not isinstance(ids, np.memmap) or ids.shape != (part.tokens,):
-        raise ValueError(f"{path.name} is not an array of {part.tokens} ids")
-    if path.stat().st_size != ids.offset + ids.nbytes:
-        raise ValueError(f"{path.name} has the wrong size")
-    return part
+Amount: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class _Head(TypedDict):
+    """What every version of corpus.json has."""
+
+    format: Literal["fflm corpus"]
+    version: int
+
+
+class _PartAbout(TypedDict):
+    """What corpus.json says of a part."""
+
+    tokens: Annotated[int, Meta(ge=1, le=2**48)]
+    unknown: Amount
+    ends: Amount
+    characters: Amount
+    sha256: str
+
+
+class _About(_Head):
+    """What corpus.json says; without a sha256 of all the rest of it, it is an older one."""
+
+    settings: TextSettings
+    vocabulary: VocabularyAbout
+    parts: dict[Literal["train", "valid", "test"], _PartAbout]
+    sha256: NotRequired[str]
+
+
+def _sha256(about: Mapping[str, Any]) -> str:
+    """Return a sha256 of all that corpus.json says, but for itself."""
+    content = {name: value for name, value in about.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @checked
@@ -417,7 +450,7 @@ def tokenize(
             texts[name] = held_out
     words = None if rule.words is None else [settings.tokenizer.normalize(word) for word in read_words(rule.words)]
     workers = processes or usable_processors()
-    with replacing_folder(out, lambda: _check_free(out, overwrite)) as folder:
+    with replacing_folder(out, lambda: _check_free(out, overwrite), "writing to") as folder:
         work = folder.parent
         numbering = Numbering(settings.tokenizer)
         passes = {}
@@ -432,7 +465,7 @@ def tokenize(
         parts = {name: run for name in PARTS if (run := (parts | passes).get(name))}
         types = numbering.types()
         vocabulary = _vocabulary(parts, types, settings, rule, words)
-        table = vocabulary.encode(types).astype(_id_type(vocabulary))
+        table = vocabulary.encode(types).astype(id_type(len(vocabulary)))
         about = {
             "format": FORMAT,
             "version": VERSION,
@@ -442,7 +475,7 @@ def tokenize(
             "parts": {name: _write_part(folder / f"{name}.npy", run, table, vocabulary.end_id) for name, run in parts.items()},
         }
         vocabulary.save(folder / "vocabulary.tsv")
-        write_json(folder / "corpus.json", about)
+        write_json(folder / ABOUT, {**about, "sha256": _sha256(about)})
     return Corpus.open(out)
 
 
@@ -450,7 +483,7 @@ def _check_free(out: Path, overwrite: bool) -> None:
     """Raise an FflmError if a corpus cannot be put at a path."""
     if out.exists() and not overwrite:
         raise FflmError(f"{out} exists: choose another folder, or replace it with `overwrite=True`")
-    if out.exists() and not (out / "corpus.json").is_file():
+    if out.exists() and not (out / ABOUT).is_file():
         raise FflmError(f"{out} exists and is no tokenised corpus: choose another folder")
 
 
@@ -505,7 +538,18 @@ _worker: tuple[TextSettings, Numbering]  # in a worker process
 def _start_worker(settings: TextSettings) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker = settings, Numbering(settings.tokenizer, _TYPES)
+
+
+def _end_with_parent() -> None:
+    """End a worker process when its parent has ended in whatever way; a parent that is killed ends nobody."""
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(chunk: str) -> tuple[int, int, list[str], Numbers, int]:
@@ -611,30 +655,22 @@ def _vocabulary(
 
 def _write_part(path: Path, run: _Run, table: npt.NDArray[np.unsignedinteger], end: int | None) -> dict[str, Any]:
     """Write a part's ids through the table from provisional ones, and return what corpus.json says of it."""
-    sha256 = hashlib.sha256()
-    unknown = ends = 0
+    tally = Tally(end)
     header = {"descr": table.dtype.str, "fortran_order": False, "shape": (run.tokens,)}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for block in run.blocks():
             ids = table[block]
             file.write(ids.tobytes())
-            sha256.update(ids.tobytes())
-            unknown += int(np.count_nonzero(ids == 0))
-            ends += int(np.count_nonzero(ids == end)) if end is not None else 0
+            tally.add(ids)
         file.flush()
         os.fsync(file.fileno())
-    if ends == run.tokens:
+    if tally.ends == tally.tokens:
         raise FflmError(f"the {path.stem} text has only line ends, no words: hold out more, or give another text")
     return {
-        "tokens": run.tokens,
-        "unknown": unknown,
-        "ends": ends,
+        "tokens": tally.tokens,
+        "unknown": tally.unknown,
+        "ends": tally.ends,
         "characters": int(run.marks[1, -1]),
-        "sha256": sha256.hexdigest(),
+        "sha256": tally.sha256,
     }
-
-
-def _id_type(vocabulary: Vocabulary) -> npt.DTypeLike:
-    """Return the type of ids on disk: it has room for ``<s>``, the largest id."""
-    return np.dtype("<u2" if len(vocabulary) + 1 <= 1 << 16 else "<u4")

@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import itertools
 import os
 import re
 import sys
@@ -18,6 +19,12 @@ from fflm.files import COMPRESSIONS, clear_errors
 from fflm.text.tokenizer import GRAPHEMES
 
 CHUNK = 1 << 18  # characters of a chunk, and bytes of a read
+
+LONGEST = 1 << 24
+"""Characters, or bytes, of a line where lines are read whole."""
+
+_LARGEST = 1 << 26  # bytes of a list of words, which is read whole
+_MOST_COMPRESSED = 200  # times that a file may grow when it is decompressed, after the first 64 MiB
 
 # The first bytes of files that are decompressed, and of others that are no text.
 _MAGIC = {
@@ -92,14 +99,25 @@ def read_chunks(
 
 
 def whole_lines(chunks: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of a text that comes in chunks, without their newlines; a line that was cut is joined again."""
+    """Yield the lines of a text that comes in chunks, without their newlines; a line that was cut is joined again.
+
+    Raises
+    ------
+    FflmError
+        If one has more than `LONGEST` characters.
+    """
     held: list[str] = []
+    number, length = 1, 0
     for chunk in chunks:
         first, *others = chunk.split("\n")
         held.append(first)
+        length += len(first)
+        if length > LONGEST:
+            raise FflmError(f"line {number} is longer than {LONGEST:,} characters: give text with line ends")
         for line in others:
             yield "".join(held)
-            held = [line]
+            held, length = [line], len(line)
+        number += len(others)
     if any(held):
         yield "".join(held)
 
@@ -120,14 +138,34 @@ def read_lines(path: Path) -> list[str]:
     Raises
     ------
     FflmError
-        If the file cannot be read or is not UTF-8.
+        If the file cannot be read, is too large for a list of words, or is not UTF-8.
     """
     with open_bytes(path) as file:
-        content = file.read()
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise FflmError(f"{path} has more than {_LARGEST:,} bytes, too many for a list of words: give a shorter one")
     try:
         return io.StringIO(content.decode("utf-8-sig"), newline=None).read().split("\n")
     except UnicodeDecodeError as error:
         raise FflmError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+
+
+def byte_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, perhaps compressed, without a byte-order mark.
+
+    Raises
+    ------
+    FflmError
+        If it cannot be read, or a line has more than `LONGEST` bytes.
+    """
+    with open_bytes(path) as file:
+        for number in itertools.count(1):
+            line = file.readline(LONGEST + 1)
+            if len(line) > LONGEST:
+                raise FflmError(f"{path}, line {number} is longer than {LONGEST:,} bytes: give a text file with line ends")
+            if not line:
+                return
+            yield line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
 
 
 def uncompressed(path: Path) -> Path:
@@ -152,10 +190,12 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 def _decompressed(file: IO[bytes], name: str) -> IO[bytes]:
     """Return what a file holds, as a file."""
-    result = io.BufferedReader(_Blocks(_raw_blocks(file, name)), CHUNK)
+    source = _Blocks(_raw_blocks(file, name))
+    result = io.BufferedReader(source, CHUNK)
     kind = _kind(result.peek())
     if kind in _MAGIC:
-        result = io.BufferedReader(_Blocks(_decompressed_blocks(result, kind, name)), CHUNK)
+        blocks = _bounded(_decompressed_blocks(result, kind, name), source, name)
+        result = io.BufferedReader(_Blocks(blocks), CHUNK)
         if (kind := _kind(result.peek())) in _MAGIC:
             raise FflmError(f"{name} is compressed twice: decompress it first")
     if kind:
@@ -169,11 +209,12 @@ def _kind(head: bytes) -> str:
 
 
 class _Blocks(io.RawIOBase):
-    """Blocks of bytes, none of them empty, as a file."""
+    """Blocks of bytes, none of them empty, as a file, of which ``taken`` bytes have been read."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks = blocks
         self._rest = memoryview(b"")
+        self.taken = 0
 
     def readable(self) -> bool:
         return True
@@ -182,6 +223,7 @@ class _Blocks(io.RawIOBase):
         self._rest = self._rest or memoryview(next(self._blocks, b""))
         count = min(len(buffer), len(self._rest))
         buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        self.taken += count
         return count
 
 
@@ -211,6 +253,19 @@ def _decompressed_blocks(file: IO[bytes], kind: str, name: str) -> Iterator[byte
         raise
     except Exception as error:  # every module has its own
         raise FflmError(f"cannot read {name}: damaged or truncated {kind} file ({error}); fetch it again") from error
+
+
+def _bounded(blocks: Iterator[bytes], source: _Blocks, name: str) -> Iterator[bytes]:
+    """Yield decompressed blocks, unless they are far more than text gives: a small file may have been made to fill a memory."""
+    size = 0
+    for block in blocks:
+        size += len(block)
+        if size > _LARGEST and size > _MOST_COMPRESSED * source.taken:
+            raise FflmError(
+                f"{name} is more than {_MOST_COMPRESSED} times as large when it is decompressed, as no natural text is: "
+                "decompress it first if you trust it"
+            )
+        yield block
 
 
 def _members(file: IO[bytes], new: Callable[[], Any]) -> Iterator[bytes]:

@@ -4,14 +4,16 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import regex
 
+from fflm.arguments import check_ids
 from fflm.errors import FflmError
-from fflm.files import clear_errors, write_text
+from fflm.files import write_text
+from fflm.stored import read_whole
 from fflm.text.reading import read_lines
 from fflm.text.tokenizer import ASCII_BLANKS, LINE_END
 
@@ -20,6 +22,16 @@ SYMBOLS = frozenset({UNKNOWN, START, END})
 
 _ESCAPED = regex.compile(r"\\u([0-9a-f]{4})")
 _TO_ESCAPE = regex.compile(r"[\s\x1c-\x1f\\]")
+_COUNT = regex.compile(r"[0-9]{1,18}")
+
+
+class VocabularyAbout(TypedDict):
+    """What a JSON file says of the file of words beside it: ``Vocabulary.to_dict`` and ``Vocabulary.load``."""
+
+    size: int
+    ends: bool
+    rule: str
+    sha256: str
 
 
 class Vocabulary:
@@ -165,17 +177,24 @@ class Vocabulary:
         return np.fromiter(map(self._ids.get, tokens, itertools.repeat(0)), np.int32, len(tokens))
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """Return the tokens of ids in [0, V]: ``LINE_END`` for an end, ``<unk>`` and ``<s>`` by their names."""
+        """Return the tokens of ids in [0, V]: ``LINE_END`` for an end, ``<unk>`` and ``<s>`` by their names.
+
+        Raises
+        ------
+        FflmError
+            If an id is out of range, or none.
+        """
         names = [*self.words, START]
         if self.ends:
             names[1] = LINE_END
-        return [names[id_] for id_ in ids]
+        given = list(ids) if isinstance(ids, Iterable) and not hasattr(ids, "__array__") else ids
+        return [names[id_] for id_ in check_ids("ids", given, len(names)).tolist()]
 
     def save(self, path: Path) -> None:
         r"""Write a line ``word<TAB>count`` per id; whitespace and backslashes in words as ``\uXXXX``."""
         write_text(path, self._lines())
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> VocabularyAbout:
         """Return what the file of words does not say, for ``load``; the checksum is that of the file."""
         sha256 = hashlib.sha256(self._lines().encode()).hexdigest()
         return {"size": len(self), "ends": self.ends, "rule": self.rule, "sha256": sha256}
@@ -184,7 +203,7 @@ class Vocabulary:
         return "".join(f"{escape(word)}\t{count}\n" for word, count in zip(self.words, self.counts, strict=True))
 
     @classmethod
-    def load(cls, path: Path, description: Mapping[str, Any]) -> "Vocabulary":
+    def load(cls, path: Path, description: VocabularyAbout) -> "Vocabulary":
         """Read what ``save`` wrote.
 
         Parameters
@@ -199,21 +218,22 @@ class Vocabulary:
         FflmError
             If the file cannot be read or is damaged.
         """
+        content = read_whole(path)
         words: list[str] = []
         counts: list[int] = []
         try:
-            with clear_errors(f"read {path}"):
-                text = path.read_bytes().decode("utf-8")
-            for line in text.removesuffix("\n").split("\n"):
-                word, count = line.split("\t")
-                if escape(unescape(word)) != word or int(count) < 0:
-                    raise ValueError(f"bad line {len(words) + 1}")
-                words.append(unescape(word))
+            text = content.decode("utf-8")
+            for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
+                escaped, _, count = line.partition("\t")
+                word = unescape(escaped)
+                if escape(word) != escaped or not _COUNT.fullmatch(count):
+                    raise ValueError(f"line {number} is not a word, a tab and a count")
+                words.append(word)
                 counts.append(int(count))
             if len(words) != description["size"]:
                 raise ValueError(f"{len(words)} words instead of {description['size']}")
             vocabulary = cls(words, counts, ends=bool(description["ends"]), rule=str(description["rule"]))
-            if hashlib.sha256(text.encode()).hexdigest() != description["sha256"]:
+            if hashlib.sha256(content).hexdigest() != description["sha256"]:
                 raise ValueError("wrong sha256, its words or their order have changed")
             return vocabulary
         except (ValueError, KeyError, TypeError, FflmError) as error:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from fflm.backend.protocol import Array, Backend
+from fflm.errors import FflmError
 from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset
 from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2
@@ -43,7 +44,18 @@ class DeferredSteps:
         self._due = np.zeros(2)
 
     def restore(self, done: dict[str, Array]) -> None:
-        """Go on from `done` as it was after a step, which has left some row with nothing to get."""
+        """Go on from `done` as it was after a step, which has left some row with nothing to get.
+
+        Raises
+        ------
+        FflmError
+            If it is not of these parameters.
+        """
+        for name, rows in self.done.items():
+            if done[name].shape != rows.shape or done[name].dtype != rows.dtype or not (done[name].min() >= 0):
+                raise FflmError(
+                    f"the checkpoint is damaged (its steps of {name} are none): restore it from a copy, or train again"
+                )
         self.done = done
         self._due = np.max([rows.max(axis=0) for rows in done.values()], axis=0)
 

@@ -4,10 +4,12 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol, TypeAlias
 
 import numpy as np
+from msgspec import Meta
 
+from fflm.arguments import Count
 from fflm.backend.protocol import Array
 from fflm.clock import running_time
 from fflm.errors import FflmError
@@ -35,6 +37,9 @@ MEAN_STEPS = 100
 """Batches over which `State.loss_mean` averages, and before which nothing is concluded from it."""
 
 
+Finite: TypeAlias = Annotated[float, Meta(ge=-1e300, le=1e300)]
+
+
 class Examples(Protocol):
     """What the loop needs of a text: predicted positions and their contexts; or of what else there is to learn from.
 
@@ -54,22 +59,22 @@ class Examples(Protocol):
 class State:
     """Where a run stands, besides its arrays. Everything that a resumed run needs to go on as if never interrupted."""
 
-    step: int = 0  # updates made
-    epoch: int = 0  # epochs finished
-    batch: int = 0  # batches done in the current epoch
-    words: int = 0  # predicted so far, over all epochs
-    loss_sum: float = 0.0  # nats, since the last evaluation
-    loss_words: int = 0  # words they are summed over
+    step: Count = 0  # updates made
+    epoch: Count = 0  # epochs finished
+    batch: Count = 0  # batches done in the current epoch
+    words: Count = 0  # predicted so far, over all epochs
+    loss_sum: Finite = 0.0  # nats, since the last evaluation
+    loss_words: Count = 0  # words they are summed over
     loss_exact: bool = True  # whether all of them are of the exact loss
-    loss_mean: float = 0.0  # moving average of the batches' mean loss
+    loss_mean: Finite = 0.0  # moving average of the batches' mean loss
     mean_exact: bool = True  # whether that is the exact loss; where another loss begins, the average begins again
-    mean_steps: int = 0  # batches since then
-    rate_factor: float = 1.0  # halved on plateaus and after divergence
+    mean_steps: Count = 0  # batches since then
+    rate_factor: Annotated[float, Meta(gt=0, le=1)] = 1.0  # halved on plateaus and after divergence
     best: float = math.inf  # lowest validation loss, nats a word
-    bad: int = 0  # evaluations since then
-    divergences: int = 0
-    seconds: float = 0.0  # spent training so far
-    log_bytes: int = 0  # length of the log that goes with this state
+    bad: Count = 0  # evaluations since then
+    divergences: Count = 0
+    seconds: Annotated[float, Meta(ge=0, le=1e300)] = 0.0  # spent training so far
+    log_bytes: Count = 0  # length of the log that goes with this state
     finished: str = ""  # why the run ended, if it did
 
 
@@ -347,10 +352,10 @@ class Trainer:
                 state.rate_factor /= 2
         if settings.patience and state.bad >= settings.patience:
             state.finished = f"no better for {state.bad} evaluations"
-        elif state.epoch == settings.epochs:
+        elif state.epoch >= settings.epochs:
             state.finished = "the only epoch done" if settings.epochs == 1 else f"all {settings.epochs} epochs done"
         exact, state.loss_sum, state.loss_words, state.loss_exact = state.loss_exact, 0.0, 0, True
-        speed = state.words / state.seconds
+        speed = state.words / max(state.seconds, 1e-9)
         return Evaluation(state.step, state.epoch, state.words, train_loss, exact, valid, best, rate, state.seconds, speed)
 
 
@@ -363,8 +368,9 @@ def sum_losses(network: Network, parameters: Parameters, examples: Examples) -> 
         If it is no number, or beyond all measure.
     """
     total = unknown = 0.0
-    for low in range(0, len(examples), EVALUATION_ROWS):
-        contexts, targets = examples.batch(np.arange(low, min(low + EVALUATION_ROWS, len(examples))))
+    rows = network.config.rows(EVALUATION_ROWS)
+    for low in range(0, len(examples), rows):
+        contexts, targets = examples.batch(np.arange(low, min(low + rows, len(examples))))
         device_losses = network.backend.empty((len(targets),), parameters.dtype)
         network.losses(parameters, contexts, targets, device_losses)
         losses = network.backend.download(device_losses)

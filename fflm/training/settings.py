@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
 
-from fflm.arguments import Fraction, Natural, PathLike, Positive, Seed, Settings
+from fflm.arguments import Fraction, Many, Natural, PathLike, Seed, Settings, Size
 
 OptimizerName = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw"]
 LossName = Literal["exact", "sampled", "nce"]
@@ -48,8 +48,8 @@ class TrainingSettings(Settings):
     ``self_normalise``: Devlin et al. 2014; not with ``nce``, which normalises by itself.
     """
 
-    epochs: Annotated[Positive, Meta(description="Passes over the training data, at most.")] = 6
-    batch_size: Annotated[Positive, Meta(description="Predicted words, or other examples, per update.")] = 256
+    epochs: Annotated[Size, Meta(description="Passes over the training data, at most.")] = 6
+    batch_size: Annotated[int, Meta(ge=1, le=2**31 - 1, description="Predicted words, or other examples, per update.")] = 256
     optimizer: Annotated[OptimizerName, Meta(description="Update rule.")] = "adamw"
     rate: Annotated[float, Meta(gt=0, description="Learning rate, at its peak.")] = 3e-3
     momentum: Annotated[Fraction, Meta(description="Momentum of sgd.")] = 0.0
@@ -74,7 +74,7 @@ class TrainingSettings(Settings):
             description="Over all words, over a sample of them, or by noise-contrastive estimation; evaluation is always exact."
         ),
     ] = "exact"
-    samples: Annotated[int, Meta(ge=1, lt=2**31, description="Words drawn per batch by sampled and nce.")] = 512
+    samples: Annotated[Many, Meta(description="Words drawn per batch by sampled and nce.")] = 512
     exact_end: Annotated[Fraction, Meta(description="Share of the steps, the last ones, that are exact all the same.")] = 0.0
     self_normalise: Annotated[
         float, Meta(ge=0, description="Strength of the penalty on (log Z)^2, for scoring without the normaliser Z.")

@@ -1,0 +1,483 @@
+"""Writes docs/benchmarks.md and the table of results in README.md from the files in results/. Measures nothing.
+
+`python benchmarks/report.py` after a benchmark has recorded new results; a test checks that this was done.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
+TABLE = re.compile(r"(?<=<!-- results -->\n).*?(?=\n<!-- /results -->)", re.DOTALL)
+"""The table in the README, which has comments before and after it."""
+
+Result = dict[str, Any]
+
+
+def read(name: str) -> Result:
+    """Return the results that a benchmark has recorded."""
+    result: Result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return result
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a table in Markdown."""
+    head = list(head)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def source(name: str, script: str = "") -> str:
+    """Say which script has measured something, when, and whether the machine was busy."""
+    result = read(name)
+    load, cores = result["machine"]["load_before"], result["machine"]["cores"]
+    script = script or f"benchmarks/{name}.py"
+    busy = f" Other programs were running: the load average before the run was {load:.1f} on {cores} cores." if load > 0.5 else ""
+    passed = result.get("passed", not result.get("different"))
+    return (
+        f"Measured by [{script}](../{script}) on {result['date']}; all numbers are in "
+        f"[results/{name}.json](../benchmarks/results/{name}.json).{busy}"
+        + ("" if passed else " **A target was missed**, see below.")
+    )
+
+
+def count(number: float) -> str:
+    """Return a number of things."""
+    return f"{number:,.0f}"
+
+
+def milliseconds(seconds: float) -> str:
+    """Return a time."""
+    return f"{seconds * 1e3:,.0f} ms"
+
+
+def megabytes(size: float) -> str:
+    """Return a size, in units of a million bytes."""
+    return f"{size / 1e6:,.0f}"
+
+
+def conditions(name: str, score: Result) -> list[str]:
+    """Return a row that says what a perplexity depends on."""
+    return [
+        name,
+        count(score["tokens"]),
+        f"{count(score['vocabulary'])}, {score['rule']}",
+        f"{score['unknown_share']:.2%}",
+        score["policy"],
+    ]
+
+
+MACHINE_NOTES = """\
+Speed depends on the machine, and comparisons of speed do, too. On the machine above, SciPy's OpenBLAS does {ours} billion
+floating-point operations per second in matrix products on one thread, and PyTorch's MKL does {theirs} billion. Much of the
+advantage over PyTorch comes from this difference. On an AMD EPYC machine with AVX2 only, where both libraries are equally
+fast, PyTorch's eager step (with the faster of its two Adam implementations) took 1.3 to 1.9 times as long as fflm's, its
+compiled step took 1.3 to 1.4 times as long, and fast scoring from text reached 0.83 times the rate of KenLM instead of
+{kenlm:.2f} times. The runs on that second machine are not among the recorded results."""
+
+
+def introduction() -> str:
+    """Describe the machine."""
+    machine, rates = read("training_step")["machine"], read("training_step")["product_rates"]["1"]
+    kenlm = read("scoring")["rates"]["fflm, from text"]["faster_than_kenlm"]["median"]
+    notes = MACHINE_NOTES.format(ours=count(rates["fflm"] / 1e9), theirs=count(rates["torch"] / 1e9), kenlm=kenlm)
+    return f"""\
+# Benchmarks
+
+<!-- This page is generated: edit benchmarks/report.py instead, and run it. -->
+
+Every number on this page was measured by a script in [benchmarks/](../benchmarks/README.md). Each script first verifies that
+what it times computes the right result. Contenders take turns, and times are medians over the rounds.
+
+**Machine.** {machine["processor"]} (a virtual machine), {machine["cores"]} cores, {machine["memory_gb"]:.0f} GB of memory,
+{machine["system"]}, Python {machine["python"]}, Numba {machine["numba"]}, NumPy {machine["numpy"]}, {machine["blas"]},
+PyTorch {machine["torch"]}. Most runs were made while other programs used the machine; each section says so.
+
+{notes}
+
+**What was not measured.**
+
+- Nothing was measured on a GPU. The CUDA kernels have never run on one ([GPU](gpu.md)).
+- No other processors and no more than two cores, except as said above.
+- `benchmarks/sampled.py` was run with the preset `quick` only, not with the default network.
+- The perplexities of the first two sections were measured before a correction of Adam for the rows that a sampled step
+  leaves out. With the correction, the preset `quick` goes from 171.0 to 166.4 on the validation text of WikiText-2.
+- `benchmarks/start_up.py` was run before each kernel had a sequential form beside the parallel one."""
+
+
+def quality() -> str:
+    """Perplexities of the default network."""
+    result = read("recipe")["results"]
+    names = list(result)
+    tests = {row: [result[name]["rows"][row]["test"] for name in names] for row in result[names[0]]["rows"]}
+    rows = [
+        [row, *(each for test in scores for each in (f"{test['perplexity']:.1f}", f"{test['bits_per_character']:.3f}"))]
+        for row, scores in sorted(tests.items(), key=lambda item: -item[1][0]["perplexity"])
+    ]
+    best = {
+        f"{name} {preset}": min(points, key=lambda each: each["perplexity"])
+        for name in names
+        for preset, points in result[name]["courses"].items()
+    }
+    courses = "; ".join(f"{name}: {each['perplexity']:.0f} after {each['minutes']:.1f} minutes" for name, each in best.items())
+    return f"""\
+## Perplexity
+
+Test perplexities of the default network, of the preset `quick` and of mixtures, compared with interpolated modified
+Kneser-Ney of order 5. The cache holds the last 2,000 words of the text that is being scored. Mixture weights, the best epoch
+and the form of the cache were chosen on validation text; the network's settings were chosen on the validation text of
+Brown. Nothing was chosen on a test text. Brown is split as Bengio et al. (2003) did, as one stream; WikiText-2 is as published.
+
+{source("recipe")}
+
+{table(["model", *(each for name in names for each in (name, "bits per character"))], rows)}
+
+A perplexity can only be compared with another one that was measured under the same conditions:
+
+{
+        table(
+            ["test text", "tokens", "vocabulary", "out of vocabulary", "ends"],
+            [conditions(name, result[name]["rows"]["default"]["test"]) for name in names],
+        )
+    }
+
+Best validation perplexity over the time of training on two cores ({courses}):
+
+![validation perplexity over minutes of training](../benchmarks/results/recipe.png)"""
+
+
+def bengio() -> str:
+    """Table 1 of the paper."""
+    rows = read("bengio_table1")["rows"]
+    body = []
+    for name, row in rows.items():
+        published, figures = row["published"], row["figures"]
+        pairs = [(str(published[part] or ""), f"{figures[part]['perplexity']:.1f}") for part in ("train", "valid", "test")]
+        body.append([name, *sum(pairs, ()), f"{row['test_ratio_published']:.3f}", f"{row['test_ratio']:.3f}"])
+    minutes = sum(row.get("minutes", 0) for row in rows.values())
+    test, train = rows["MLP9"]["figures"]["test"], rows["MLP9"]["figures"]["train"]
+    best, ngram = test["bits_per_character"], rows["KN5"]["figures"]["test"]["bits_per_character"]
+    head = ["model", "train 2003", "train", "valid 2003", "valid", "test 2003", "test", "test / KN5 2003", "test / KN5"]
+    return f"""\
+## Table 1 of Bengio et al. (2003)
+
+Perplexities on Brown, published and measured: the paper's five networks (odd numbers), each of them averaged half and half
+with the paper's trigram model by deleted interpolation (even numbers), and Kneser-Ney.
+
+{source("bengio_table1")}
+
+The paper's edition of Brown has 181,041 tokens in its test part and a vocabulary of 16,383 words; here they are
+{count(test["tokens"])} and {count(test["vocabulary"])} ({test["rule"]}). Therefore compare the ratios to Kneser-Ney of order 5, not the
+perplexities. In the training part {train["unknown_share"]:.2%} of the tokens are out of vocabulary, in the test part
+{test["unknown_share"]:.2%}; {test["policy"]}. The paper trained with stochastic gradient descent on the full softmax; these
+networks were trained with AdamW on a sampled softmax, {minutes:.0f} minutes on one core for all five. MLP9 has {best:.3f} bits per
+character on the test text, Kneser-Ney of order 5 has {ngram:.3f}.
+
+{table(head, body)}"""
+
+
+def ngrams() -> str:
+    """Perplexities of n-gram models."""
+    body = []
+    for each, expected in zip(read("ngram")["results"], read("ngram")["expected"], strict=True):
+        test = each["figures"]["test"]["perplexity"]
+        body.append([each["corpus"], str(each["order"]), f"{test:.1f}", f"{expected['test']:.1f}", f"{each['seconds']:.1f} s"])
+    return f"""\
+## N-gram models
+
+Test perplexities of interpolated modified Kneser-Ney, under the conditions of the first table, beside the known values, and the
+time of estimation.
+
+{source("ngram")}
+
+{table(["corpus", "order", "perplexity", "expected", "time"], body)}"""
+
+
+def training_step() -> str:
+    """Time and memory of a step with the exact loss."""
+    result = read("training_step")
+    cells = {(each["size"], each["threads"], each["contender"]): each for each in result["steps"]}
+    memory = {(each["size"], each["contender"]): each["bytes"] for each in result["memory"]}
+
+    def both(size: str, contender: str, show: Callable[[Result], str]) -> str:
+        return ", ".join(show(cells[size, threads, contender]) for threads in (1, 2))
+
+    body = [
+        [
+            size.replace("=", " ").replace(" default", ", default network"),
+            both(size, "fflm", lambda each: milliseconds(each["seconds"]["median"])),
+            both(size, "fflm", lambda each: f"{each['share_of_product_rate']:.0%}"),
+            *(
+                both(size, contender, lambda each: f"{each['time_relative_to_fflm']['median']:.1f}")
+                for contender in ("torch", "torch, fused Adam", "torch, compiled")
+            ),
+            ", ".join(megabytes(memory[size, contender]) for contender in ("fflm", "torch, compiled", "torch")),
+        ]
+        for size in result["sizes"]
+    ]
+    others = ["PyTorch, Adam", "PyTorch, fused Adam", "PyTorch, compiled"]
+    head = ["size", "fflm", "share of the matrix-product rate", *others, "memory in MB: fflm, compiled, eager"]
+    return f"""\
+## Training step
+
+One step on the exact loss: forward, backward, dropout and Adam, with 1 and 2 threads, compared with PyTorch
+{result["machine"]["torch"]} on the same batches. V is the vocabulary, m the embedding size, h the number of hidden units and B the
+batch size. The columns of PyTorch say how many times as long its step takes. The third column is the share of the
+machine's matrix-product rate that fflm's step reaches.
+
+{source("training_step")}
+
+{table(head, body)}
+
+Over all sizes and thread counts, PyTorch's eager step with the faster of its two Adam implementations takes
+{min(result["time_ratios"].values()):.1f} to {max(result["time_ratios"].values()):.1f} times as long, {result["median_time_ratio"]:.1f} times in the median. See the note on
+machines at the top of this page: with equally fast BLAS libraries, the factors are smaller."""
+
+
+def sampled() -> str:
+    """Losses over samples."""
+    texts, steps = read("sampled_quick")["texts"], read("sampled_step")["steps"]
+    losses = list(texts["Brown"]["losses"])
+    relative = {name: text["losses"]["sampled"]["time_relative_to_exact"] for name, text in texts.items()}
+    results = {loss: [text["losses"][loss] for text in texts.values()] for loss in losses}
+    training = [
+        [loss, *(each for text in results[loss] for each in (f"{text['perplexity']:.1f}", f"{text['minutes']:.2f}"))]
+        for loss in losses
+    ]
+    step = [
+        [
+            loss,
+            ", ".join(milliseconds(steps[f"{loss}, {threads} threads"]["seconds"]["median"]) for threads in (1, 2)),
+            ", ".join(f"{steps[f'{loss}, {threads} threads']['faster_than_exact']['median']:.1f}" for threads in (1, 2)),
+        ]
+        for loss in ("exact", "sampled", "nce", "adaptive")
+    ]
+    return f"""\
+## Sampled losses
+
+Validation perplexity and minutes of training, evaluations included, with the preset `quick`. "nce, then exact" uses the exact
+loss for the last tenth of the steps. The sampled softmax takes {relative["Brown"]:.2f} of the time of the exact loss on Brown and
+{relative["WikiText-2"]:.2f} on WikiText-2, and reaches a lower perplexity on both.
+
+{source("sampled_quick", "benchmarks/sampled.py")}
+
+{table(["loss", *(each for name in texts for each in (name, "minutes"))], training)}
+
+One training step with 100,000 words in the vocabulary (window 4, m 128, h 256, batch 512, Adam), with 1 and 2 threads:
+
+{source("sampled_step")}
+
+{table(["loss", "step", "times faster than exact"], step)}"""
+
+
+def scoring() -> str:
+    """Fast and exact scoring, and generation."""
+    result, inference = read("scoring"), read("inference")
+    rates, normalisers = result["rates"], result["normalisers"]
+    score = result["perplexities"]["Kneser-Ney, order 5"]
+    factors = {name: f"{each['faster_than_kenlm']['median']:.2f}" for name, each in rates.items() if "faster_than_kenlm" in each}
+    speed = [[name, f"{each['tokens_per_second']['median'] / 1e6:.1f}", factors.get(name, "")] for name, each in rates.items()]
+    scores = result["perplexities"].items()
+    quality = [[name, f"{each['perplexity']:.1f}", f"{each['bits_per_character']:.3f}"] for name, each in scores]
+    cells = {(each["task"], each["threads"]): each for each in inference["steps"] if each["vocabulary"] == 18_000}
+    names = {"score": "score", "sample 1": "1 sample", "sample 64": "64 samples", "beams 5": "beam search, 5 beams"}
+    exact = [
+        [
+            names.get(task, task),
+            ", ".join(count(cells[task, threads]["words_per_second"]["fflm"]["median"]) for threads in (1, 2)),
+            ", ".join(f"{cells[task, threads]['torch_time_relative_to_fflm']['median']:.1f}" for threads in (1, 2)),
+        ]
+        for task in dict.fromkeys(task for task, _ in cells)
+    ]
+    long, short = inference["lists"][:2]
+    return f"""\
+## Scoring and generation
+
+**Fast scoring** (`fflm score --fast`) on one core, in million tokens per second, compared with KenLM's probing model of order 5, called
+line by line from Python.
+
+{source("scoring")}
+
+{table(["", "million tokens per second", "relative to KenLM"], speed)}
+
+The factor to KenLM depends on the machine; see the note at the top of this page.
+
+Test perplexities of the same models on Brown, one sentence per line ({count(score["tokens"])} tokens, {score["unknown_share"]:.2%} out of
+vocabulary, vocabulary {count(score["vocabulary"])}, {score["rule"]}; {score["policy"]}). The last row is what the unnormalised scores add up
+to: log Z is not exactly zero (mean of |log Z| {normalisers["mean_absolute"]:.2f}, largest {normalisers["worst"]:.1f}), so this row is not a perplexity.
+
+{table(["model", "perplexity", "bits per character"], quality)}
+
+**Exact scoring and generation** in words per second with 1 and 2 threads (the default network, V 18,000), and how many times as
+long the same network takes in PyTorch:
+
+{source("inference")}
+
+{table(["task", "fflm", "PyTorch's time"], exact)}
+
+Contexts that repeat within an n-best list are computed once. {long["hypotheses"]} variants of a sentence are scored
+{long["faster_than_each_context"]:.1f} times as fast as without this with {long["context"]} words of context, of which {long["repeated_share"]:.0%} repeat, and
+{short["faster_than_each_context"]:.1f} times as fast with {short["context"]} words ({short["repeated_share"]:.0%})."""
+
+
+def tokenizing() -> str:
+    """From text to ids."""
+    body = [
+        [each["name"], f"{each['nanoseconds']['fflm']['median']:.0f}", f"{each['ratios']['tokenizers']['median']:.1f}"]
+        for each in read("tokenizing")["results"]
+    ]
+    return f"""\
+## Tokenizing
+
+Nanoseconds per token, compared with the word-level pipeline of Hugging Face tokenizers with the same splitting rule and equal ids,
+on Brown repeated with new words. "End to end" is from a text file to ids on disk; fflm's time includes building the
+vocabulary, the other one does not.
+
+{source("tokenizing")}
+
+{table(["task", "fflm", "time of tokenizers relative to fflm"], body)}"""
+
+
+def classification() -> str:
+    """Text classifiers beside fastText."""
+    result = read("classify")
+
+    def pair(rows: dict[str, Result], name: str, show: Callable[[float], str]) -> str:
+        return ", ".join(show(rows[contender][name]["median"]) for contender in ("fflm", "fastText"))
+
+    body = []
+    for data in result["results"]:
+        for bigrams in (False, True):
+            rows = {each["contender"]: each for each in data["results"] if each["bigrams"] == bigrams}
+            body.append([
+                f"{data['data']}, {'bigrams' if bigrams else 'words'}",
+                pair(rows, "accuracy", lambda value: f"{value:.1%}"),
+                pair(rows, "macro_f1", lambda value: f"{value:.3f}"),
+                pair(rows, "train_seconds", lambda value: f"{value:.1f} s"),
+                pair(rows, "texts_per_second", count),
+            ])  # fmt: skip
+    docstrings, sentences = result["results"]
+    return f"""\
+## Text classification
+
+Compared with fastText on the same words: {result["epochs"]} epochs, {result["threads"]} threads. Each cell is fflm, fastText. The tasks are: which of
+{len(docstrings["classes"])} packages is a docstring's paragraph from ({count(docstrings["texts"]["train"])} training texts, from other files than the test texts), and is a sentence from
+Brown or WikiText-2 ({count(sentences["texts"]["train"])} training texts). fflm has the higher accuracy and F1, and **takes longer to train**; with bigrams
+it also predicts more slowly.
+
+{source("classify")}
+
+{table(["task", "accuracy", "macro F1", "training time, from text to model", "texts predicted per second"], body)}"""
+
+
+def resources() -> str:
+    """Start-up, large texts, scaling."""
+    start, large, scaling = read("start_up"), read("large_corpus"), read("scaling")
+    seconds = {name: each["median"] for name, each in start["seconds"].items()}
+    helps = max(value for name, value in seconds.items() if name.endswith("--help"))
+    names = {"hidden": "hidden units", "corpus": "tokens of the corpus"}
+    body = [
+        [
+            names.get(name, name),
+            f"{count(each['values'][0])} to {count(each['values'][-1])}",
+            f"{milliseconds(each['seconds'][0]['median'])} to {milliseconds(each['seconds'][-1]['median'])}", f"{each['exponents']['time']:.2f}",
+            f"{megabytes(each['bytes'][0])} to {megabytes(each['bytes'][-1])}", f"{each['exponents']['memory']:.2f}",
+        ]
+        for name, each in scaling["results"].items()
+    ]  # fmt: skip
+    one, two = (each["median"] for each in scaling["results"]["threads"]["seconds"])
+    return f"""\
+## Start-up
+
+`fflm --help` takes {seconds["fflm --help"]:.2f} s, and the help of every command takes at most {helps:.2f} s. `fflm generate` takes {seconds["fflm generate"]:.2f} s once its
+kernels are cached, of which `import numba` and reading the model take {seconds["import numba, read the model"]:.2f} s. A first training compiles for
+{start["first_step"]["compiling"]["median"]:.1f} s, once per machine.
+
+{source("start_up")}
+
+## Large text
+
+{count(large["tokens"] / 1e6)} million tokens are tokenized in {large["tokenize"]["seconds"]:.1f} s, with {megabytes(large["tokenize"]["together"])} MB in {1 + large["tokenize"]["children"]} processes together. The default network trains on them
+with {megabytes(large["train_beyond_them"])} MB of memory beyond parameters, gradients and optimizer state.
+
+{source("large_corpus")}
+
+## Scaling
+
+Time and memory of a training step of the default network (exact loss, V {count(scaling["middle"]["vocabulary"])}, batch {scaling["middle"]["batch"]}) when one size changes. The exponent
+says with which power of the size the time or the memory (in MB) grows. Two threads make a step {one / two:.2f} times as fast as one,
+**less than the target of the script** ({"; ".join(scaling["missed"])}).
+
+{source("scaling")}
+
+{table(["", "size", "time", "exponent", "memory", "exponent"], body)}
+
+![time and memory of a training step](../benchmarks/results/scaling.png)"""
+
+
+def robustness() -> str:
+    """Kills, precision and the GPU's host side."""
+    kills, mixed, launching = read("kill_and_resume"), read("mixed_precision"), read("launching")
+    last = {name: each[-1] for name, each in mixed["perplexities"].items()}
+    steps = {name: each["seconds"] * 1e3 for name, each in launching["steps"].items()}
+    return f"""\
+## Interruption
+
+After {len(kills["kills"])} kills (SIGKILL) at random moments, each followed by a resume, weights, optimizer state and figures are bit for bit equal to
+those of an uninterrupted run.
+
+{source("kill_and_resume")}
+
+## Mixed precision
+
+Emulated on the CPU, with the same rounding as in the CUDA kernels. After {mixed["training"]["epochs"]} epochs on Brown the validation perplexity is
+{last["mixed"]:.1f} in mixed precision and {last["float32"]:.1f} in float32; with another random seed it is {last["float32, other weights"]:.1f} in float32.
+
+{source("mixed_precision")}
+
+## GPU
+
+**Nothing has run on a GPU.** What could be measured without one is the time that the host needs before the driver launches
+kernels: {steps["exact loss, float32"]:.1f} ms for a step with the exact loss, {steps["exact loss, mixed"]:.1f} ms in mixed precision, {steps["sampled loss, float32"]:.1f} ms with a sampled loss. The
+time of the driver itself is not included.
+
+{source("launching")}"""
+
+
+def page() -> str:
+    """Return docs/benchmarks.md."""
+    sections = (
+        introduction, quality, bengio, ngrams, training_step, sampled, scoring, tokenizing, classification, resources, robustness,
+    )  # fmt: skip
+    return "\n\n".join(section() for section in sections) + "\n"
+
+
+def readme_table() -> str:
+    """Return the README's table."""
+    results = read("recipe")["results"]
+    names = {
+        "Kneser-Ney": "interpolated modified Kneser-Ney, order 5",
+        "quick": "`fflm train --preset quick`",
+        "default": "`fflm train`",
+        "default + Kneser-Ney + cache": "`fflm train`, mixed with Kneser-Ney and a cache",
+    }
+    body = []
+    for row, name in names.items():
+        cells = [name]
+        for result in results.values():
+            course = result["courses"].get(row)
+            cells += [f"{result['rows'][row]['test']['perplexity']:.1f}", f"{course[-1]['minutes']:.1f}" if course else ""]
+        body.append(cells)
+    return table(["test perplexity", *(each for name in results for each in (name, "minutes"))], body)
+
+
+def main() -> None:
+    PAGE.write_text(page(), encoding="utf-8")
+    README.write_text(TABLE.sub(lambda _: readme_table(), README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Commands in which a system call fails, or the process is killed, where a test says: real calls and real processes.
+
+`faults.c` stands in for the C library's functions. Run as a program, this module is a server, which has imported fflm and
+compiled what commands need. It forks a process for every command that it is asked to run, which takes milliseconds instead of
+a second.
+"""
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+KINDS = ("count", "fail", "full", "short", "interrupt", "terminate", "kill")
+"""What may happen at a call, in the order of faults.c.
+
+It is counted; it fails; it fails, as do all later ones that need space; it writes only a half; it is interrupted by a signal that
+is none of ours; SIGTERM comes; SIGKILL comes, after half of what was to be written.
+"""
+
+SECONDS = 60
+"""A command that takes longer hangs, and is ended by SIGALRM."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a command: its exit status (negative for a signal), what it printed, and its calls, with paths."""
+
+    status: int
+    stdout: str
+    stderr: str
+    calls: tuple[str, ...]
+
+
+class Server:
+    """A server, for as long as a ``with`` block lasts; ``folder`` is for its own files."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        library, source = folder / "faults.so", Path(__file__).with_name("faults.c")
+        subprocess.run(["cc", "-O1", "-Wall", "-Wextra", "-fPIC", "-shared", "-o", library, source, "-ldl"], check=True)
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, folder],
+            env={**os.environ, "LD_PRELOAD": str(library), "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(sys.path)},
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self.ready = set()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+    def prepare(self, program, folder):
+        """Run a program in the server itself, so that it finds imported and compiled what it needs from now on."""
+        self._ask(program, folder, "count", 0, forked=False)
+
+    def run(self, program, folder, kind="count", at=0):
+        """Run a program in a folder, with a fault at a call, from 1: a command line of fflm as a list, or Python code."""
+        return self._ask(program, folder, kind, at, forked=True)
+
+    def _ask(self, program, folder, kind, at, forked):
+        request = {"program": program, "folder": str(folder), "kind": KINDS.index(kind), "at": at, "forked": forked}
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        answer = json.loads(self.process.stdout.readline())
+        printed = {name: (self.folder / name).read_text(encoding="utf-8", errors="replace") for name in ("stdout", "stderr")}
+        return Outcome(answer["status"], calls=tuple(answer["calls"]), **printed)
+
+
+def serve(folder):
+    """Answer requests on standard input, a line of JSON each, until it ends."""
+    import gc
+    import signal
+
+    library = ctypes.CDLL(os.environ["LD_PRELOAD"])
+    library.faults_arm.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_long]
+    library.faults_count.restype = ctypes.c_long
+    library.faults_call.argtypes, library.faults_call.restype = [ctypes.c_long], ctypes.c_char_p
+    with os.fdopen(os.dup(0)) as requests, os.fdopen(os.dup(1), "w") as answers, Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+        for line in requests:
+            request = json.loads(line)
+            os.chdir(request["folder"])
+            os.environ["TMPDIR"] = request["folder"]
+            status, calls = 0, []
+            if request["forked"]:
+                process = os.fork()
+                if not process:
+                    signal.alarm(SECONDS)
+                    library.faults_arm(os.fsencode(request["folder"]), request["kind"], request["at"])
+                    status = work(request["program"], folder)
+                    library.faults_disarm()
+                    os._exit(status)
+                status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+                calls = [os.fsdecode(library.faults_call(number)) for number in range(1, library.faults_count() + 1)]
+            else:
+                work(request["program"], folder)
+                gc.collect()
+                gc.freeze()  # or every fork's collections copy the memory of all that was imported
+            os.chdir("/")
+            print(json.dumps({"status": status, "calls": calls}), file=answers, flush=True)
+
+
+def work(program, folder):
+    """Run a program in this process, its output in files, and return the exit status."""
+    import traceback
+
+    from fflm.cli import main
+
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        os.dup2(file, descriptor)
+        os.close(file)
+    status = 0
+    try:
+        if isinstance(program, str):
+            exec(compile(program, "program", "exec"), {"__name__": "program"})
+        else:
+            main(program)
+    except SystemExit as error:
+        status = error.code or 0
+    except BaseException:
+        traceback.print_exc()
+        status = 99
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))
