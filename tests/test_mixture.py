@@ -74,7 +74,7 @@ def test_the_weights_of_components_that_are_almost_equal_take_few_steps(monkeypa
     steps, real = [], mixtures._gains
     monkeypatch.setattr(mixtures, "_gains", lambda *given: steps.append(1) or real(*given))
     assert mixed(losses, estimate_weights(losses)).mean() == pytest.approx(1, abs=GAP)
-    assert len(steps) < 200  # 70,000 without extrapolation
+    assert len(steps) < 200  # 300,000 without extrapolation
 
 
 # The cache
