@@ -14,7 +14,7 @@ import stat
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from io import BufferedReader, BufferedWriter
@@ -399,6 +399,29 @@ class NewFolder:
             self._lock.check()
         else:
             self._lock = self._held.enter_context(locked_folder(self._place, self._doing))
+
+
+def check_own(folder: Path, own: Collection[str]) -> None:
+    """Make sure that nothing but what can be made anew goes with a folder that is to be replaced.
+
+    Parameters
+    ----------
+    folder
+        The folder, if there is one.
+    own
+        What may be in it, as paths in it with ``/``. Hidden files may be there, too.
+
+    Raises
+    ------
+    FflmError
+        If there is something else.
+    """
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in sorted(folders + files):
+            found = Path(parent, name)
+            if not name.startswith(".") and found.relative_to(folder).as_posix() not in own:
+                raise FflmError(f"{found} would be lost if {folder} were replaced: move it elsewhere, or choose another folder")
 
 
 @contextlib.contextmanager

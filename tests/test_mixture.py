@@ -18,6 +18,7 @@ from tiny import MODES, WORDS, Bigrams, tiny_model
 import fflm
 from fflm.cli import main
 from fflm.errors import FflmError
+from fflm.lm import mixture as mixtures
 from fflm.lm.mixture import GAP, Comparison, Mixture, UnigramCache, estimate_weights, mix, mixed
 from fflm.lm.model import save_config
 from fflm.lm.scoring import score
@@ -64,6 +65,16 @@ def test_words_impossible_to_some_or_all_components():
     np.testing.assert_allclose(estimate_weights(losses), [2 / 3, 1 / 3], **CLOSE)
     np.testing.assert_allclose(estimate_weights(losses[:, 3:]), [0.5, 0.5], **CLOSE)
     np.testing.assert_allclose(estimate_weights(losses + 1000), [2 / 3, 1 / 3], **CLOSE)
+
+
+def test_the_weights_of_components_that_are_almost_equal_take_few_steps(monkeypatch):
+    ratios = np.random.default_rng(0).lognormal(0, 0.1, 500)  # of the probabilities of words by two components
+    ratios /= ratios.mean()  # so that the second one earns no weight, but almost
+    losses = np.stack([np.ones(500), 1 - np.log(ratios)])
+    steps, real = [], mixtures._gains
+    monkeypatch.setattr(mixtures, "_gains", lambda *given: steps.append(1) or real(*given))
+    assert mixed(losses, estimate_weights(losses)).mean() == pytest.approx(1, abs=GAP)
+    assert len(steps) < 200  # 300,000 without extrapolation
 
 
 # The cache

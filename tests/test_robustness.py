@@ -158,7 +158,7 @@ def test_nonsense_options_are_refused_before_the_text_is_read(folder):
         ("train --resume missing.model", "missing.model is no model"),
         ("train --resume text.txt", "text.txt is no model"),
         ("train --resume folder", "folder is no model"),
-        ("train --resume text.model --epochs 0", "0 is not in the range x>=1"),
+        ("train --resume text.model --epochs 0", "0 is not in the range 1<=x<=1000000"),
         ("info missing.model", "missing.model is no model"),
         ("info text.txt", "text.txt is no model"),
         ("info text.ids", "text.ids is no model"),

@@ -29,8 +29,9 @@ from fflm.cli.signals import interruption
 from fflm.cli.train import VIEW
 from fflm.cli.watching import watch
 from fflm.errors import FflmError
-from fflm.files import LOCK, read_json, write_json
+from fflm.files import LOCK, write_json
 from fflm.lm import model
+from fflm.lm.description import EVENTS
 from fflm.lm.model import VOCABULARY, LanguageModel, latest_model
 from fflm.lm.scoring import score_part
 from fflm.lm.setup import trained_corpus
@@ -44,7 +45,7 @@ from fflm.lm.train import (
     default_loss,
     default_path,
 )
-from fflm.text.corpus import Corpus, Count, Share
+from fflm.text.corpus import Corpus, Count, Share, TextSettings, VocabularyRule, tokenize
 from fflm.training import run as training_run
 from fflm.training.checkpoints import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays, save_arrays
 from fflm.training.log import read_log
@@ -64,7 +65,7 @@ def outcome(path):
     weights, figures = load_arrays(path / WEIGHTS)
     checkpoint, about = load_arrays(path / CHECKPOINT)
     state = {name: value for name, value in about["state"].items() if name not in ("seconds", "log_bytes")}
-    log = [{k: v for k, v in event.items() if k not in ("seconds", "words_per_second")} for event in read_log(path / LOG)]
+    log = [{k: v for k, v in event.items() if k not in ("seconds", "words_per_second")} for event in read_log(path / LOG, EVENTS)]
     arrays = {name: array.tobytes() for name, array in [*weights.items(), *checkpoint.items()]}
     assert not list(path.glob("*.tmp")) + list(path.glob(".*.tmp"))
     return arrays, figures, state, log
@@ -94,7 +95,7 @@ def test_a_run_leaves_a_model_with_its_figures(text):
         assert figures[name] == {
             key: pytest.approx(value, rel=1e-6) if isinstance(value, float) else value for key, value in scored.items()
         }
-    log = [event for event in read_log(run.path / LOG) if event["event"] == "evaluation"]
+    log = [event for event in read_log(run.path / LOG, EVENTS) if event["event"] == "evaluation"]
     assert [event["valid"]["loss"] for event in log] == [event.valid_loss for event in evaluations]
     assert figures["valid"] == next(event["valid"] for event in log if event["step"] == best.step)
     assert events[-1] == training_run.Tested(figures["test"])
@@ -404,6 +405,22 @@ def test_a_model_is_not_replaced_by_one_from_its_own_corpus(text):
     assert outcome(Path("text.model")) == before
 
 
+def test_a_folder_is_not_replaced_if_something_else_lies_in_it(text):
+    finish(begin([text], Path("text.model"), **TINY))
+    for place in (Path("text.model/other.model"), Path("text.model/corpus/notes.txt")):
+        place.touch()
+        with pytest.raises(FflmError, match=rf"^{place} would be lost if text\.model were replaced"):
+            begin([text], Path("text.model"), overwrite=True, **TINY)
+        place.unlink()
+    Path("text.model/.hidden").mkdir()
+    Path("text.model/.hidden/file").touch()
+    begin([text], Path("text.model"), overwrite=True, **TINY).discard()
+    tokenize([text], "text.ids", TextSettings(), VocabularyRule(), "5%", None)
+    Path("text.ids/text.model").mkdir()
+    with pytest.raises(FflmError, match=r"^text\.ids/text\.model would be lost"):
+        tokenize([text], "text.ids", TextSettings(), VocabularyRule(), "5%", None, overwrite=True)
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_two_trainings_of_one_folder(text, overwrite):
     """One reads its text while the other begins to train; a thread is treated as a process is."""
@@ -600,7 +617,7 @@ def test_a_run_of_an_early_version_goes_on_though_only_its_configuration_has_the
     before = (Path("text.model") / CHECKPOINT).read_bytes()
     TrainingRun.resume(Path("text.model"))
     assert (Path("text.model") / CHECKPOINT).read_bytes() == before
-    config = read_json(Path("text.model") / CONFIG)
+    config = json.loads((Path("text.model") / CONFIG).read_text())
     write_json(Path("text.model") / CONFIG, {**config, "training": {**config["training"], "epochs": 5}})
     finish(TrainingRun.resume(Path("text.model"), **again))
     assert outcome(Path("text.model")) == outcome(Path("whole.model"))
@@ -681,7 +698,7 @@ def test_a_terminal_that_is_closed_saves(text):
         process.wait(60)
     state = load_arrays(Path("text.model") / CHECKPOINT)[1]["state"]
     assert 0 < state["epoch"] < 150
-    evaluated = [event["step"] for event in read_log(Path("text.model") / LOG) if event["event"] == "evaluation"]
+    evaluated = [event["step"] for event in read_log(Path("text.model") / LOG, EVENTS) if event["event"] == "evaluation"]
     assert state["step"] >= evaluated[-1]
     assert {path.name for path in Path("text.model").iterdir()} == {CONFIG, WEIGHTS, VOCABULARY, LOG, CHECKPOINT, "corpus"}
 
@@ -832,7 +849,7 @@ def test_divergence_goes_back_with_half_the_rate(text):
     assert back[1] == (2 * back[0][0], 0.25)
     model = library.load("text.model")
     assert all(np.isfinite(array).all() for array in model.parameters)
-    log = read_log(run.path / LOG)
+    log = read_log(run.path / LOG, EVENTS)
     assert [event["rate"] for event in log if event["event"] == "evaluation"] == [0.02, 0.01, 0.005]
     assert sum(event["event"] == "rolled back" for event in log) == 2
 
@@ -933,7 +950,7 @@ def test_a_model_that_is_moved_alone_finds_its_corpus(stopped):
 
 def test_a_corpus_that_only_an_absolute_path_leads_to(stopped):
     """As early versions wrote it."""
-    config = read_json(stopped / CONFIG)
+    config = json.loads((stopped / CONFIG).read_text())
     reference = {**config["corpus"], "path": config["corpus"].pop("absolute")}
     write_json(stopped / CONFIG, {**config, "corpus": reference})
     finish(TrainingRun.resume(stopped))

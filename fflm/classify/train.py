@@ -43,14 +43,11 @@ from fflm.stored import REMEDY
 from fflm.text.corpus import Count, MaxSize, MinCount, Share, parse_held_out
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary
-from fflm.training.checkpoints import CHECKPOINT, CONFIG, Checkpoint, check_shapes, load_arrays, meaning, save_arrays
+from fflm.training.checkpoints import CHECKPOINT, CONFIG, EXAMPLES, Checkpoint, check_shapes, load_arrays, meaning, save_arrays
 from fflm.training.examples import Scale
 from fflm.training.loop import Losses, Trainer
 from fflm.training.run import Run, check_size
 from fflm.training.settings import TrainingSettings
-
-EXAMPLES = "examples.safetensors"
-"""The texts of a classifier's folder, as ids."""
 
 START = 0.1
 """What embeddings are multiplied with before training: a word that was not seen in training should say nothing."""

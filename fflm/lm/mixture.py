@@ -377,7 +377,9 @@ def estimate_weights(losses: Floats) -> Floats:
     """Return the weights with which a mixture predicts a text best, by expectation maximisation.
 
     A step multiplies each weight by the mean of p_k / p over the words, p being the mixture's probability. The likelihood never
-    falls, and because it is concave, the largest of these means less one bounds what is still to be gained.
+    falls, and because it is concave, the largest of these means less one bounds what is still to be gained. Of components that
+    are almost equal, the weights move by ever smaller steps: two at a time are extrapolated, if that makes the text likelier
+    (Varadhan and Roland 2008, https://doi.org/10.1111/j.1467-9469.2007.00585.x, scheme S3, here of the weights' logarithms).
 
     Parameters
     ----------
@@ -395,12 +397,39 @@ def estimate_weights(losses: Floats) -> Floats:
     probabilities = np.exp(least[possible] - losses[:, possible])  # a factor common to all components does not matter
     weights = np.full(len(losses), 1 / len(losses))
     while probabilities.size:
-        gains = (probabilities / (weights @ probabilities)).mean(axis=1)
-        weights *= gains
+        gains = _gains(weights, probabilities)
+        once = weights * gains
+        weights = once * _gains(once, probabilities)
         if gains.max() <= 1 + GAP:
             break
+        further = _extrapolated(gains, once, weights)
+        if _likelihood(further, probabilities) > _likelihood(weights, probabilities):
+            weights = further
     weights /= weights.sum()
     return weights
+
+
+def _gains(weights: Floats, probabilities: Floats) -> Floats:
+    """Return by what a step multiplies weights (K,), of the components' probabilities (K, N)."""
+    gains: Floats = (probabilities / (weights @ probabilities)).mean(axis=1)
+    return gains
+
+
+def _likelihood(weights: Floats, probabilities: Floats) -> float:
+    """Return the mean log-probability of a word; NaN if the weights are not finite."""
+    with np.errstate(divide="ignore"):
+        return float(np.log(weights @ probabilities).mean())
+
+
+def _extrapolated(gains: Floats, once: Floats, twice: Floats) -> Floats:
+    """Return where weights lead to that a step multiplied by ``gains`` to ``once``, and another one turned into ``twice``."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        first, second = np.log(gains), np.log(twice / once)
+        length = np.sqrt(np.sum(first**2) / np.sum((second - first) ** 2))
+        logarithms = np.log(once) - first + 2 * length * first + length**2 * (second - first)
+        weights = np.exp(logarithms - logarithms.max())
+        result: Floats = weights / weights.sum()
+    return result
 
 
 def mixed(losses: Floats, weights: Floats) -> Floats:

@@ -9,11 +9,12 @@ from typing import Any
 
 from fflm.arguments import Encoding, Errors, Paths, Processes, Progress, check, parameters, to_paths
 from fflm.errors import FflmError
-from fflm.files import NewFolder, clear_errors, restore
-from fflm.lm.model import CORPUS, read_config, train_command
+from fflm.files import NewFolder, check_own, clear_errors, restore
+from fflm.lm.model import CORPUS, VOCABULARY, read_config, train_command
+from fflm.text import corpus as corpora
 from fflm.text.corpus import Corpus, Test, TextSettings, Valid, VocabularyRule, tokenize
 from fflm.text.tokenizer import Tokenizer
-from fflm.training.checkpoints import CHECKPOINT, CONFIG
+from fflm.training.checkpoints import CHECKPOINT, CONFIG, EXAMPLES, LOG, WEIGHTS
 
 TEXT_OPTIONS = {
     "tokenizer": parameters(Tokenizer)["mode"].replace(name="tokenizer"),
@@ -22,6 +23,9 @@ TEXT_OPTIONS = {
     **parameters(VocabularyRule),
 }
 """What `text_settings` takes."""
+
+FILES = (CONFIG, VOCABULARY, WEIGHTS, CHECKPOINT, LOG, EXAMPLES, CORPUS, *(f"{CORPUS}/{name}" for name in corpora.FILES))
+"""Of the folder of a model of any kind."""
 
 
 @contextlib.contextmanager
@@ -94,6 +98,7 @@ def check_free(path: Path, overwrite: bool) -> None:
         command = train_command(read_config(path).get("kind"))
         resume = f"`{command} --resume {path}` goes on with it, " if (path / CHECKPOINT).is_file() else ""
         raise FflmError(f"{path} exists: {resume}`overwrite=True` replaces it, or choose another folder")
+    check_own(path, FILES)
 
 
 def corpus_folder(inputs: Sequence[Path]) -> Path | None:

@@ -34,7 +34,7 @@ from fflm.arguments import (
     to_paths,
 )
 from fflm.errors import FflmError
-from fflm.files import replacing_folder, restore, write_json
+from fflm.files import check_own, replacing_folder, restore, write_json
 from fflm.processors import usable_processors
 from fflm.stored import from_json, read_whole
 from fflm.text.ids import Ids, Tally, id_type
@@ -50,6 +50,8 @@ FORMAT, VERSION = "fflm corpus", 1
 ABOUT = "corpus.json"
 REMEDY = "tokenise again"
 PARTS = ("train", "valid", "test")
+FILES = (ABOUT, "vocabulary.tsv", *(f"{name}.npy" for name in PARTS))
+"""Of a corpus's folder."""
 
 TextMode = Literal["stream", "sentence"]
 
@@ -485,6 +487,7 @@ def _check_free(out: Path, overwrite: bool) -> None:
         raise FflmError(f"{out} exists: choose another folder, or replace it with `overwrite=True`")
     if out.exists() and not (out / ABOUT).is_file():
         raise FflmError(f"{out} exists and is no tokenised corpus: choose another folder")
+    check_own(out, FILES)
 
 
 def _numbered(

@@ -27,7 +27,8 @@ from fflm.stored import REMEDY, from_json
 from fflm.training.loop import State, Trainer, state_from_dict
 
 CONFIG, WEIGHTS, LOG, CHECKPOINT = "config.json", "model.safetensors", "log.jsonl", "checkpoint.safetensors"
-"""Files of a model's folder."""
+EXAMPLES = "examples.safetensors"
+"""Files of a model's folder; the last one holds the texts of a classifier, as ids."""
 
 DeviceName = Literal["cpu", "cuda"]
 

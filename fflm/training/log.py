@@ -101,6 +101,6 @@ def read_log(path: Path, kinds: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _whole(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
