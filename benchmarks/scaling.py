@@ -93,7 +93,7 @@ def trainer(point: Point, folder: Path) -> Trainer:
         array *= 0.05
     ids = np.load(corpus(point, folder), mmap_mode="r")
     windows = Windows(ids, point.config.context, padding=point.vocabulary)
-    settings = TrainingSettings(epochs=10**9, batch_size=point.batch, rate=1e-4, schedule="constant", patience=0)
+    settings = TrainingSettings(epochs=1_000_000, batch_size=point.batch, rate=1e-4, schedule="constant", patience=0)
     network = Network(point.config, CpuBackend(point.threads))
     return Trainer(network, parameters, windows, None, settings)
 

@@ -703,14 +703,32 @@ def test_a_terminal_that_is_closed_saves(text):
     assert {path.name for path in Path("text.model").iterdir()} == {CONFIG, WEIGHTS, VOCABULARY, LOG, CHECKPOINT, "corpus"}
 
 
-def test_an_interrupted_run_that_has_no_weights_yet_says_so(text):
+INTERRUPTED = """
+import signal, sys
+from fflm.cli import main
+from fflm.training.loop import Trainer
+
+steps, last = Trainer.run, int(sys.argv[1])
+
+def run(trainer):
+    if not last:
+        signal.raise_signal(signal.SIGTERM)
+    for step, event in enumerate(steps(trainer), 1):
+        if step == last:
+            signal.raise_signal(signal.SIGTERM)
+        yield event
+
+Trainer.run = run
+main(sys.argv[2:])
+"""
+"""Gets a signal after so many steps."""
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_run_that_is_interrupted_before_its_first_evaluation_does_not_replace_a_model(text, steps):
     assert fflm("train", text, *SMALL, "--epochs", 1, folder=".").returncode == 0
     before = snapshot(Path())
-    program = (
-        "import signal, sys\nfrom fflm.cli import main\nfrom fflm.training.loop import Trainer\n"
-        "Trainer.run = lambda self: signal.raise_signal(signal.SIGTERM)\nmain(sys.argv[1:])"
-    )
-    command = [sys.executable, "-c", program, "train", str(text), *SMALL, "--overwrite"]
+    command = [sys.executable, "-c", INTERRUPTED, str(steps), "train", str(text), *SMALL, "--overwrite"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 130
     assert result.stderr.splitlines()[-1] == "stopped before there were new weights; text.model is as it was"

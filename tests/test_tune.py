@@ -441,6 +441,8 @@ def test_a_search_in_which_nothing_converges_is_an_error(text):
 ERRORS = [
     ("text.txt --search speed=1|2", "cannot search 'speed' \\(did you mean 'seed'\\?\\): name one of window, "),
     ("text.txt --search vocabulary=1|2", "cannot search 'vocabulary'"),
+    ("text.txt --search input=mean|max", "cannot search 'input'"),
+    ("text.txt --search frozen=yes|no", "cannot search 'frozen'"),
     ("text.txt --search rate", "'' is not a valid float"),
     ("text.txt --search rate=fast|slow", "'fast' is not a valid float"),
     ("text.txt --search rate=0.01..0.001", "the range 0.01..0.001 is empty"),
@@ -448,7 +450,7 @@ ERRORS = [
     ("text.txt --search rate=0..0.01", "--rate': 0.0 is not in the range x>0"),
     ("text.txt --search window=2..3..4", "'2..3..4' is no range of window"),
     ("text.txt --search window=1.5..3", "'1.5' is not a valid integer"),
-    ("text.txt --search window=0..3", "--window': 0 is not in the range x>=1"),
+    ("text.txt --search window=0..3", "--window': 0 is not in the range 1<=x<="),
     ("text.txt --search window=3..300", "too few for a window of 300"),
     ("text.txt --search hidden=8..16", "'8..16' is no range of hidden: write LOW..HIGH for numbers, A|B|C for choices"),
     ("text.txt --search activation=tanh|swish", "'swish' is not one of"),

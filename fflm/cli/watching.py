@@ -150,7 +150,7 @@ def watch(run: "Run", console: "Console", view: View) -> bool:
         shown = time.monotonic()
         for event in itertools.chain(first, events):
             stop = interrupted.come and not run.trainer.state.finished
-            if stop:
+            if stop and run.published:  # a model that has not been evaluated must not replace a trained one
                 run.save()  # before anything is shown, for the terminal may be gone
             _show(event, run, view, table, progress, task)
             if stop:

@@ -191,7 +191,8 @@ class Outcome(TypedDict):
 
 def searchable() -> tuple[str, ...]:
     """Return the names of all settings that can be searched."""
-    return tuple(field.name for of in (NetworkConfig, TrainingSettings) for field in dataclasses.fields(of))[1:]
+    names = [field.name for of in (NetworkConfig, TrainingSettings) for field in dataclasses.fields(of)]
+    return tuple(name for name in names if name in OPTIONS and name != "frozen")  # no embeddings are given, so none can be frozen
 
 
 def logarithmic(name: str, part: Range) -> bool:

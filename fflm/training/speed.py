@@ -261,7 +261,7 @@ def _step(size: Size, backend: Backend) -> dict[str, _Task]:
     config = NetworkConfig(
         size.vocabulary, size.window, size.embedding, (size.hidden,), averages=(), tied=False, dropout=0.3, embedding_dropout=0.1
     )
-    settings = TrainingSettings(epochs=2**40, batch_size=size.batch, rate=1e-5)
+    settings = TrainingSettings(epochs=1_000_000, batch_size=size.batch, rate=1e-5)
     trainer = Trainer(Network(config, backend), Parameters.random(config, 1), _RandomText(size), None, settings)
     events = trainer.run()
     first = [next(events).loss for _ in range(3)]  # type: ignore[union-attr]
