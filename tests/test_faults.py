@@ -31,6 +31,12 @@ TRAIN = f"{NETWORK} --epochs 2"
 CLASSIFY = "-q --embedding 2 --hidden 2 --epochs 2 --valid 20% --test 20%"
 TUNE = f"{TRAIN} --search rate=0.001..0.01"
 
+TUNE_ANEW = f"""
+from pathlib import Path
+from fflm.cli import main
+main(("tune -q --resume new" if Path("new").exists() else "tune ids -o new {TUNE} --trials 2").split())
+"""
+
 STOP = """
 from {module} import {run}
 from fflm.training.loop import Evaluation
@@ -40,16 +46,6 @@ for event in run.events():
         break
 """
 """Goes on with a run that is done, up to its next evaluation."""
-
-STOP_TUNING = """
-from fflm.lm.tune import Search, Trial
-from pathlib import Path
-ended = 0
-for event in Search.resume(Path("new"), trials=3).events():
-    ended += isinstance(event, Trial)
-    if ended:
-        break
-"""
 
 COMPILE = """
 import os
@@ -124,7 +120,7 @@ COMMANDS = {
     "tune": Command(
         f"tune ids -o new {TUNE} --trials 2",
         resume="tune -q --resume new",
-        again="tune -q --resume new",
+        again=TUNE_ANEW,
         meanwhile=r"new/trial-\d(/\w[\w.]*)?",
     ),
     "tune --resume": Command(
@@ -165,7 +161,7 @@ ARPA = "\\data\\\nngram 1=4\n\n\\1-grams:\n-1 <unk>\n-99 <s>\n-1 </s>\n-1 word\n
 TOLERATED = re.compile(
     r"fork |mkdir \.|(open|flock|ftruncate64|pwrite|unlinkat) .*/\.lock|flock .*"
     r"|(link|linkat|renameat2|unlink|unlinkat|rmdir|copy_file_range|sendfile) .*"
-    r"|(open|pwrite|fdatasync|ftruncate64) .*/study\.db.*|fdatasync new"
+    r"|(open|pwrite|ftruncate64) .*/study\.db.*|fdatasync .*"
 )
 """Calls that may fail and the command succeed: locks, what can be done otherwise or is there, clearing up, and
 what SQLite does again or can do without."""
