@@ -289,6 +289,7 @@ def begin(
             "prune": prune,
         }
         write_json(new.folder / SEARCH, about)
+        Search(new.folder, corpus, about)  # makes the history, whose tables are not all there at once
         new.publish()
     return Search.open(place)
 
@@ -652,7 +653,8 @@ class Search:
         with clear_errors(f"write {self.path}"):
             for folder in set(self.path.glob("trial-*")) - needed:
                 shutil.rmtree(folder)
-            remove_leftovers(self.path)
+            for folder in (self.path, *needed):
+                remove_leftovers(folder)
 
 
 def _optuna() -> Any:
