@@ -305,7 +305,7 @@ def _read_search(path: Path) -> dict[str, Any]:
     if not (path / SEARCH).is_file():
         raise FflmError(f"{path} is no search: begin one with `fflm tune`, or name another folder")
     about: Any = read_json(path / SEARCH, Any, REMEDY)
-    if not isinstance(about, dict) or (about.get("format"), about.get("version")) != (FORMAT, VERSION):
+    if isinstance(about, dict) and about.get("format") == FORMAT and about.get("version") != VERSION:
         raise FflmError(f"{path} is a search of another version of fflm: go on with that, or search anew")
     check_json(about, SearchFile, str(path / SEARCH), REMEDY)
     return about
