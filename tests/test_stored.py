@@ -317,6 +317,15 @@ def test_pipes_in_a_folder_are_not_waited_for(models: Path, file: str) -> None:
         used_or_refused(use, Path("net.model"))
 
 
+def test_a_corpus_whose_path_no_file_can_have_is_one_line(models: Path) -> None:
+    config = Path("net.model", CONFIG)
+    about = json.loads(config.read_text())
+    about["corpus"]["path"] = "[" * 3000
+    config.write_text(json.dumps(about))
+    with pytest.raises(FflmError, match=r"cannot find the corpus of net\.model"):
+        TrainingRun.resume(Path("net.model"), epochs=9)
+
+
 def test_a_log_that_is_a_link_leads_nowhere(models: Path, tmp_path: Path) -> None:
     outside, log = tmp_path / "outside", Path("net.model", LOG)
     outside.write_bytes(before := log.read_bytes() + b"something else\n")

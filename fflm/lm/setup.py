@@ -139,8 +139,9 @@ def find_corpus(path: Path, reference: Mapping[str, Any]) -> Path:
     """
     if reference["path"] == CORPUS:
         return path / CORPUS
-    places = [locate(reference[name], path) for name in ("path", "absolute") if name in reference]
-    found = [place for place in places if (place / "corpus.json").is_file()]
+    with clear_errors(f"find the corpus of {path}"):  # such as a name that no file can have
+        places = [locate(reference[name], path) for name in ("path", "absolute") if name in reference]
+        found = [place for place in places if (place / "corpus.json").is_file()]
     if len({place.resolve() for place in found}) > 1:  # two corpora: the one that it was, if one is
         found.sort(key=lambda place: Corpus.open(place).fingerprint != reference.get("fingerprint"))
     return (found or places)[0]

@@ -304,7 +304,7 @@ def _read_search(path: Path) -> dict[str, Any]:
     """Read the description of the search in a folder."""
     if not (path / SEARCH).is_file():
         raise FflmError(f"{path} is no search: begin one with `fflm tune`, or name another folder")
-    about: Any = read_json(path / SEARCH, Any, REMEDY)
+    about: dict[str, Any] = read_json(path / SEARCH, Any, REMEDY)
     if isinstance(about, dict) and about.get("format") == FORMAT and about.get("version") != VERSION:
         raise FflmError(f"{path} is a search of another version of fflm: go on with that, or search anew")
     check_json(about, SearchFile, str(path / SEARCH), REMEDY)
