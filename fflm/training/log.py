@@ -10,7 +10,7 @@ from msgspec import Meta
 from fflm.arguments import Count
 from fflm.errors import FflmError
 from fflm.files import clear_errors, open_regular
-from fflm.stored import from_json, read_whole
+from fflm.stored import check_json, from_json, read_whole
 from fflm.training.loop import USELESS
 
 
@@ -91,7 +91,7 @@ def read_log(path: Path, kinds: Mapping[str, Any]) -> list[dict[str, Any]]:
         if (event["event"] == "start") != (number == 1):
             raise FflmError(f"{source} is damaged (a log begins with its start, once): restore it from a copy, or train again")
         if event["event"] in types:
-            from_json(line, types[event["event"]], source)
+            check_json(event, types[event["event"]], source)
         if event["event"] == "evaluation" and event.get("exact", True) and not event["train_loss"] < USELESS:
             raise FflmError(f"{source} is damaged (no run has a loss of {event['train_loss']}): restore it, or train again")
         events.append(event)
