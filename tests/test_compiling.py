@@ -19,7 +19,7 @@ import fflm as package
 from fflm import compiling
 from fflm.cli import main
 from fflm.compiling import compiled, source_hash
-from fflm.lm.model import save_config
+from fflm.models.folder import save_config
 from fflm.training.checkpoints import save_weights
 
 SOURCES = Path(package.__file__).parent
@@ -164,7 +164,7 @@ def test_folders_of_the_installation_and_of_the_user(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["backend/formulas.py", "backend/blas.py", "lm/ngram_kernels.py", "text/kernels.py", "compiling.py"]
+    "name", ["backend/formulas.py", "backend/blas.py", "models/ngram/kernels.py", "text/kernels.py", "compiling.py"]
 )
 def test_a_change_of_any_source_of_kernels_is_noticed(tmp_path, monkeypatch, name):
     shutil.copytree(SOURCES, tmp_path / "fflm", ignore=shutil.ignore_patterns("__pycache__"))
