@@ -201,8 +201,7 @@ def test_calls_of_vectors_that_are_refused():
 def test_what_is_no_folder_is_not_loaded(load, tmp_path):
     for path in (None, "", 3, b"x", ["x"], "\0", "x" * 5000):
         refused("path", lambda path=path: load(path))
-    if load != fflm.NgramModel.load:
-        refused("device", lambda: load(tmp_path, "gpu"))
+    refused("device", lambda: load(tmp_path, "gpu"))
     with pytest.raises(fflm.FflmError, match="is no model"):
         load(tmp_path)
 
@@ -433,6 +432,6 @@ def test_a_repr_is_one_short_line(here):
         assert len(repr(each)) < 200
         assert repr(each).startswith(type(each).__name__)
     assert repr(network) == (
-        f"LanguageModel(window 3, {network.parameters.count:,} parameters, vocabulary {len(network.vocabulary)}, "
+        f"NeuralModel(window 3, {network.parameters.count:,} parameters, vocabulary {len(network.vocabulary)}, "
         f"valid perplexity {network.about['figures']['valid']['perplexity']:.2f})"
     )

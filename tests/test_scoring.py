@@ -189,7 +189,7 @@ def test_long_lists_are_scored_in_blocks(model):
 
 def test_equal_contexts_have_the_losses_that_each_has(model, monkeypatch):
     """However many are looked at together."""
-    monkeypatch.setattr("fflm.models.base._ROWS", 3)
+    monkeypatch.setattr("fflm.models.neural.model.ROWS", 3)
     generator = np.random.default_rng(0)
     few = generator.integers(0, len(model.vocabulary), (8, model.window), np.int32)
     contexts, targets = few[generator.integers(0, 8, 60)], generator.integers(0, len(model.vocabulary), 60, np.int32)

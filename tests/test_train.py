@@ -509,7 +509,7 @@ def test_a_damaged_corpus_replaces_no_model(text):
 def test_a_model_that_is_replaced_while_it_is_loaded(text, monkeypatch):
     for name in ("text", "other"):
         finish(begin([text], Path(f"{name}.model"), **{**TINY, "epochs": 1, "seed": len(name)}))
-    real = model.load_weights
+    real = neural_model.load_weights
 
     def load_weights(*arguments):
         Path("text.model").rename("old.model")

@@ -131,11 +131,9 @@ def _read_ngram(path: Path) -> dict[str, Any]:
 
 def _read_mixture(path: Path) -> dict[str, Any]:
     """Return config.json and the figures of a mixture, with weights."""
-    from fflm.models.load import load_language_model
     from fflm.models.mixture.model import Mixture
 
-    mixture = load_language_model(path)
-    assert isinstance(mixture, Mixture)
+    mixture = Mixture.load(path)
     return {"model": str(path), **mixture.about, "figures": {"tuning": mixture.tuning}}
 
 

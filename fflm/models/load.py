@@ -1,17 +1,29 @@
-"""Loading a model of any kind."""
+"""Loading a model of any kind.
 
+The kinds are named here and imported when they are needed, so that loading one kind does not import the others, and a mixture
+can load its components.
+"""
+
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fflm.arguments import Device, PathLike, checked, to_path
 from fflm.errors import FflmError
 from fflm.files import reading_folder
 from fflm.models.folder import read_config
 from fflm.models.language_model import LanguageModel
-from fflm.models.neural.model import NeuralModel
 
 if TYPE_CHECKING:
     from fflm.models.classifier.model import TextClassifier
+
+CLASSES = {
+    "network": "fflm.models.neural.model.NeuralModel",
+    "ngram": "fflm.models.ngram.model.NgramModel",
+    "mixture": "fflm.models.mixture.model.Mixture",
+    "classifier": "fflm.models.classifier.model.TextClassifier",
+}
+"""The class of each kind of model; its ``load`` takes a folder and a device."""
 
 
 @checked
@@ -32,11 +44,8 @@ def load(path: PathLike, device: Device = "cpu") -> "LanguageModel | TextClassif
     """
     path = to_path("path", path)
     with reading_folder(path):
-        if read_config(path).get("kind") == "classifier":
-            from fflm.models.classifier.model import TextClassifier
-
-            return TextClassifier.load(path, device)
-        return load_language_model(path, device)
+        model: LanguageModel | TextClassifier = _class_of(path).load(path, device)
+    return model
 
 
 @checked
@@ -50,22 +59,17 @@ def load_language_model(path: PathLike, device: Device = "cpu") -> LanguageModel
     """
     path = to_path("path", path)
     with reading_folder(path):
-        return _load(path, device)
+        class_ = _class_of(path)
+        if not issubclass(class_, LanguageModel):
+            raise FflmError(f"{path} is a text classifier, not a language model: use it with `fflm classify`, or `fflm.load`")
+        model: LanguageModel = class_.load(path, device)
+    return model
 
 
-def _load(path: Path, device: Device) -> LanguageModel:
-    """Load a language model; the kinds that are rarer are imported only when they are needed."""
+def _class_of(path: Path) -> Any:
+    """Return the class of the model in a folder."""
     kind = read_config(path).get("kind", "network")
-    if kind == "network":
-        return NeuralModel.load(path, device)
-    if kind == "ngram":
-        from fflm.models.ngram.model import NgramModel
-
-        return NgramModel.load(path)
-    if kind == "mixture":
-        from fflm.models.mixture.model import Mixture
-
-        return Mixture.load(path, lambda component: load_language_model(component, device))
-    if kind == "classifier":
-        raise FflmError(f"{path} is a text classifier, not a language model: use it with `fflm classify`, or `fflm.load`")
-    raise FflmError(f"{path} is a model of the kind {kind!r}, which this fflm does not know: update fflm")
+    if kind not in CLASSES:
+        raise FflmError(f"{path} is a model of the kind {kind!r}, which this fflm does not know: update fflm")
+    module, _, name = CLASSES[kind].rpartition(".")
+    return getattr(importlib.import_module(module), name)

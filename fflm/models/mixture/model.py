@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from fflm.arguments import Overwrite, PathLike, checked, to_path
+from fflm.arguments import Device, Overwrite, PathLike, checked, to_path
 from fflm.arrays import CONFIG, WEIGHTS, load_arrays, meaning, save_arrays
 from fflm.errors import FflmError
 from fflm.files import open_regular, os_errors_as_fflm_error, replacing_folder
@@ -23,6 +23,7 @@ from fflm.models.creation import check_free
 from fflm.models.description import COMPONENTS, MixtureFigures
 from fflm.models.folder import VOCABULARY, read_config, read_text, save_description
 from fflm.models.language_model import LanguageModel
+from fflm.models.load import load_language_model
 from fflm.models.mixture.cache import UnigramCache, cache_name
 from fflm.models.scoring import Score
 
@@ -145,8 +146,8 @@ class Mixture(LanguageModel):
 
     @classmethod
     @checked
-    def load(cls, path: PathLike, load_component: Callable[[Path], LanguageModel]) -> Self:
-        """Read a mixture's folder, and the models it refers to with ``load_component``; `fflm.load` does that.
+    def load(cls, path: PathLike, device: Device = "cpu") -> Self:
+        """Read a mixture's folder, and the models it refers to, to predict on a device.
 
         Raises
         ------
@@ -165,7 +166,7 @@ class Mixture(LanguageModel):
             else:
                 place = locate(each["path"], path)
                 _check_component(path, place, each["fingerprint"])
-                components[str(place)] = load_component(place)
+                components[str(place)] = load_language_model(place, device)
         weights = arrays.get("weights", np.empty(0))
         if weights.shape != (len(components),) or len(figures["tuning"]["components"]) != len(components):
             raise FflmError(f"{path} is damaged ({CONFIG} and {WEIGHTS} do not fit together): {REMEDY}")

@@ -10,10 +10,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from fflm.arguments import (
-    PathLike,
-    to_path,
-)
+from fflm.arguments import Device, PathLike, checked, to_path
 from fflm.arrays import CONFIG, WEIGHTS, load_arrays, meaning, save_arrays
 from fflm.backend.launching import shares_of
 from fflm.errors import FflmError
@@ -171,8 +168,9 @@ class NgramModel(LanguageModel):
         save_arrays(path / WEIGHTS, self.tables.arrays(), self.about.get("figures", {}), config)
 
     @classmethod
-    def load(cls, path: PathLike) -> Self:
-        """Read a model's folder.
+    @checked
+    def load(cls, path: PathLike, device: Device = "cpu") -> Self:
+        """Read a model's folder. The device is that of other kinds of models; n-grams are always looked up on the CPU.
 
         Raises
         ------
