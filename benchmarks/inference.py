@@ -27,7 +27,7 @@ from common import in_turns, machine, parse, quartiles, record
 from torch.nn import functional
 from torch_network import TorchNetwork
 
-from fflm.backend.cpu import CpuBackend
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.lm.generation import Prefix, beam_search, read_prefix, sample
 from fflm.lm.model import LanguageModel
 from fflm.lm.scoring import score_hypotheses

@@ -24,8 +24,8 @@ from fflm.arguments import (
     to_path,
     to_paths,
 )
+from fflm.backend.cpu.launching import default_threads
 from fflm.backend.devices import choose_device, device_backend
-from fflm.backend.launching import default_threads
 from fflm.classify.features import Reader, Texts, count_words, read_lexicon
 from fflm.classify.metrics import Report
 from fflm.classify.model import ClassifierFile, probabilities, read_description, save_description

@@ -25,7 +25,7 @@ from fflm.arguments import (
     to_path,
     to_paths,
 )
-from fflm.backend.launching import shares_of
+from fflm.backend.cpu.launching import shares_of
 from fflm.errors import FflmError
 from fflm.lm import ngram_kernels as kernels
 from fflm.lm.description import LARGEST_ORDER, NgramFigures

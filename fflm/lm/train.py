@@ -25,8 +25,8 @@ from fflm.arguments import (
     to_path,
     to_paths,
 )
+from fflm.backend.cpu.launching import default_threads
 from fflm.backend.devices import check_precision, choose_device, device_backend
-from fflm.backend.launching import default_threads
 from fflm.errors import FflmError
 from fflm.files import NewFolder
 from fflm.lm.model import opening_run, save_config
