@@ -215,8 +215,8 @@ def whole_step(words: int, hidden: int, batch: int) -> dict[str, Any]:
     """Time a whole step beside PyTorch's, and find what memory it takes: of ours all that the driver gives, scratch and pool."""
     from numba.cuda.cudadrv.driver import driver
 
-    from fflm.backend.cuda import CudaBackend
-    from fflm.backend.cuda_memory import POOL, use_gpu
+    from fflm.backend.cuda.backend import CudaBackend
+    from fflm.backend.cuda.memory import POOL, use_gpu
 
     use_gpu()
     config = NetworkConfig(

@@ -27,7 +27,7 @@ from common import in_turns, machine, parse, quartiles, record
 from torch.nn import functional
 from torch_network import TorchNetwork
 
-from fflm.backend.cpu import CpuBackend
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.models.generation import Prefix, beam_search, read_prefix, sample
 from fflm.models.neural.model import NeuralModel
 from fflm.models.neural.train import default_averages

@@ -23,10 +23,11 @@ from numba.cuda import dispatcher
 from numba.cuda.core.errors import NumbaPerformanceWarning
 from numba.cuda.cudadrv.driver import driver
 
-from fflm.backend import cuda_kernels, cuda_launch
-from fflm.backend.cuda import PRODUCTS, CudaBackend
-from fflm.backend.cuda_launch import launch_kernel
-from fflm.backend.cuda_memory import DeviceArray
+from fflm.backend.cuda import kernels as cuda_kernels
+from fflm.backend.cuda import launching as cuda_launching
+from fflm.backend.cuda.backend import PRODUCTS, CudaBackend
+from fflm.backend.cuda.launching import launch_kernel
+from fflm.backend.cuda.memory import DeviceArray
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
@@ -58,7 +59,7 @@ def idle_gpu() -> list[None]:
         ParamHolder(words)  # cuda.core does it, too
         launched.append(None)
 
-    cuda_launch.launch = dispatcher.launch = launch
+    cuda_launching.launch = dispatcher.launch = launch
     gpu.promise = lambda action: None
     vars(driver)["cuMemcpyDtoH"] = lambda target, source, size: memset(target, 0, size)
     return launched

@@ -16,7 +16,7 @@ from typing import Any
 
 from common import ROOT, brown, check_sizes, machine, parse, record
 
-from fflm.backend.cpu import CpuBackend
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.models.neural.train import network_settings, resolve_settings
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters

@@ -20,7 +20,7 @@ from typing import Any
 import numba
 from common import brown, check_sizes, machine, parse, record, wikitext
 
-from fflm.backend.cpu import CpuBackend
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.models.neural.train import PRESETS, network_settings, resolve_settings
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network

@@ -17,6 +17,7 @@ import numpy as np
 from common import in_turns, machine, parse, quartiles, record
 from sampled import trainer
 
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.output import Objective
@@ -38,7 +39,7 @@ DEMANDED = 10.0
 def verify() -> None:
     """Stop unless a sampled softmax over all words has the loss and the gradients of the exact one."""
     config = NetworkConfig(500, 3, 8, (16,), averages=(), tied=False)
-    network, generator = Network(config), np.random.default_rng(0)
+    network, generator = Network(config, CpuBackend()), np.random.default_rng(0)
     parameters = Parameters.random(config, 1, np.float64)
     contexts, targets = generator.integers(0, 500, (64, 3), np.int32), generator.integers(0, 500, 64, np.int32)
     exact, losses = Parameters.zeros(config, np.float64), np.empty((2, 64))

@@ -24,7 +24,7 @@ import numpy as np
 from common import ROOT, in_turns, machine, memory_of, parse, quartiles, record
 from exact import demand_gradients, exact_gradients
 
-from fflm.backend.cpu import CpuBackend
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.models.neural.train import default_averages
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network

@@ -40,7 +40,7 @@ from common import in_turns, machine, memory_of, parse, quartiles, record
 from exact import demand, demand_gradients, exact_gradients, exact_updates
 from threadpoolctl import threadpool_limits
 
-from fflm.backend.cpu import CpuBackend
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.models.neural.train import default_averages
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network

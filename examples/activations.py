@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fflm.backend.cpu import CpuBackend
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.protocol import Activation
 
 NAMES: dict[Activation, str] = {

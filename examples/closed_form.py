@@ -23,6 +23,7 @@ They are compared with those of the library, and with central differences, (J(w 
 
 import numpy as np
 
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
@@ -66,7 +67,7 @@ def by_the_library(weights: dict[str, np.ndarray], x: np.ndarray, label: int) ->
     config = NetworkConfig.feedforward(inputs, (hidden,), len(weights["b2"]), activation="sigmoid")
     parameters = Parameters.from_arrays(config, {NAMES[name]: array for name, array in weights.items()})
     gradients, losses = Parameters.zeros(config, np.float64), np.empty(1)
-    Network(config).gradients(parameters, x.reshape(1, -1), np.array([label], np.int32), gradients, losses)
+    Network(config, CpuBackend()).gradients(parameters, x.reshape(1, -1), np.array([label], np.int32), gradients, losses)
     found = dict(gradients.items())
     return float(losses[0]), {name: found[NAMES[name]] for name in weights}
 

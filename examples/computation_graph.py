@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
@@ -141,7 +142,7 @@ def by_the_library(
     config = NetworkConfig.feedforward(2, (2,), 1, activation="relu", output="sigmoid")
     arrays = {"hidden.0.weight": w, "hidden.0.bias": b, "output.weight": u.reshape(1, 2), "output.bias": np.array([c])}
     parameters, gradients, losses = Parameters.from_arrays(config, arrays), Parameters.zeros(config, np.float64), np.empty(1)
-    Network(config).gradients(parameters, x.reshape(1, 2), np.array([[y]]), gradients, losses)
+    Network(config, CpuBackend()).gradients(parameters, x.reshape(1, 2), np.array([[y]]), gradients, losses)
     names = ("w11", "w12", "w21", "w22", "b1", "b2", "u1", "u2", "c")  # in the order of the arrays
     return float(losses[0]), dict(zip(names, np.concatenate([array.ravel() for array in gradients]).tolist(), strict=True))
 

@@ -25,6 +25,7 @@ The second and the third are in Jurafsky & Martin, Speech and Language Processin
 
 import numpy as np
 
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
@@ -34,13 +35,13 @@ Arrays = dict[str, np.ndarray]
 
 def outputs(config: NetworkConfig, weights: Arrays, x: np.ndarray) -> np.ndarray:
     """Return the outputs of a network (B, O) for inputs x (B, I)."""
-    return Network(config).predict(Parameters.from_arrays(config, weights), x)
+    return Network(config, CpuBackend()).predict(Parameters.from_arrays(config, weights), x)
 
 
 def gradients(config: NetworkConfig, weights: Arrays, x: np.ndarray, targets: np.ndarray) -> Arrays:
     """Return the gradient of the mean loss by each of the weights."""
     found, losses = Parameters.zeros(config, np.float64), np.empty(len(x))
-    Network(config).gradients(Parameters.from_arrays(config, weights), x, targets, found, losses)
+    Network(config, CpuBackend()).gradients(Parameters.from_arrays(config, weights), x, targets, found, losses)
     return dict(found.items())
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from fflm import FeedforwardClassifier
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
@@ -59,7 +60,7 @@ def xor_network() -> tuple[Network, Parameters]:
         "output.weight": np.array([[1.0, -2.0]]),
         "output.bias": np.array([0.0]),
     }
-    return Network(config), Parameters.from_arrays(config, arrays)
+    return Network(config, CpuBackend()), Parameters.from_arrays(config, arrays)
 
 
 def hidden(x: np.ndarray) -> np.ndarray:

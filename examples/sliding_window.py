@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 import fflm
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 
@@ -91,7 +92,7 @@ def main() -> None:
         print(f"    {p[word]:.4f}  {words[word]}")
 
     by_hand = np.array([stages(parameters, context)["p"] for context in contexts])
-    by_the_library = Network(model.config).log_probabilities(parameters, contexts)
+    by_the_library = Network(model.config, CpuBackend()).log_probabilities(parameters, contexts)
     print("\nlog p of every word at every position, by hand and by the library:")
     print(f"  largest difference {np.abs(np.log(by_hand) - by_the_library).max():.0e}")
 

@@ -11,6 +11,7 @@ z = 0.87, y = 0.70. A network with one sigmoid output and no hidden layer is suc
 
 import numpy as np
 
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
@@ -31,7 +32,7 @@ def by_the_library(w: np.ndarray, b: float, x: np.ndarray) -> float:
     """Return y of a network with len(x) inputs, no hidden layer and one sigmoid output."""
     config = NetworkConfig.feedforward(len(x), (), 1, output="sigmoid")
     parameters = Parameters.from_arrays(config, {"output.weight": w.reshape(1, -1), "output.bias": np.array([b])})
-    return float(Network(config).predict(parameters, x.reshape(1, -1))[0, 0])  # a batch of one example
+    return float(Network(config, CpuBackend()).predict(parameters, x.reshape(1, -1))[0, 0])  # a batch of one example
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.protocol import Activation
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -41,7 +42,7 @@ WIDTH, CLASSES, EXAMPLES = 64, 10, 20
 def gradient_norms(activation: Activation, depth: int, *, residual: bool = False, seed: int = 0) -> np.ndarray:
     """Return the norm of dL/dz_l of each hidden layer, the first one first, (depth,)."""
     config = NetworkConfig.feedforward(WIDTH, (WIDTH,) * depth, CLASSES, activation=activation, residual=residual)
-    network, parameters = Network(config), Parameters.random(config, seed, np.float64)
+    network, parameters = Network(config, CpuBackend()), Parameters.random(config, seed, np.float64)
     gradients, losses = Parameters.zeros(config, np.float64), np.empty(1)
     generator = np.random.default_rng(seed)
     squares = np.zeros(depth)

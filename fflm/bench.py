@@ -93,7 +93,7 @@ def machine() -> dict[str, Any]:
 
     ``cores`` are the logical ones that this process may use; ``physical_cores``, those of the machine, is None if not known.
     """
-    from fflm.backend import blas
+    from fflm.backend.cpu import blas
 
     cpuinfo = Path("/proc/cpuinfo")  # of Linux, where platform.processor() is empty
     text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""

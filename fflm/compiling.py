@@ -91,7 +91,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
         reduce: Callable[[Any], Any],
         rebuild: Callable[[Any, Any], Any],
     ) -> None:
-        self._name = f"{function.__module__.rpartition('.')[2]}.{name or function.__qualname__.rpartition('.')[2]}"
+        self._name = f"{function.__module__.removeprefix('fflm.')}.{name or function.__qualname__.rpartition('.')[2]}"
         self._function = function
         self._started = time.perf_counter()
         self._reduce = reduce
@@ -187,7 +187,7 @@ def cache_folders() -> list[Path]:
 def source_hash() -> str:
     """Return a hash of all sources that kernels are compiled from, and of the versions of what compiles them."""
     package = Path(__file__).parent
-    sources = sorted({Path(__file__), *package.glob("backend/*.py"), *package.glob("*/*kernels.py")})
+    sources = sorted({Path(__file__), *package.glob("backend/**/*.py"), *package.glob("**/*kernels.py")})
     digest = hashlib.sha256(f"{platform.python_version()} {numba.__version__}".encode())
     for source in sources:
         digest.update(source.read_bytes())

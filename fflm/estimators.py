@@ -25,6 +25,7 @@ except ImportError as error:
     raise FflmError(f"the estimators need scikit-learn: run {install('learn')}") from error
 
 from fflm.arguments import Fraction, Positive, check
+from fflm.backend.devices import device_backend
 from fflm.backend.protocol import Activation
 from fflm.network.config import NetworkConfig, Output
 from fflm.network.feedforward import Network
@@ -154,7 +155,7 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
             optimizer=self.optimizer, rate=self.rate, momentum=self.momentum, nesterov=self.nesterov,
             weight_decay=self.weight_decay, schedule=self.schedule, clip=self.clip, seed=seed,
         )  # fmt: skip
-        network = Network(self.config_)
+        network = Network(self.config_, device_backend("cpu"))
         parameters = Parameters.random(self.config_, seed, np.float64)
         self.parameters_, self.evaluations_ = train_in_memory(
             Trainer(network, parameters, train, valid[0] if valid else None, settings)
@@ -167,7 +168,8 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
         """Return the network's outputs (N, O)."""
         check_is_fitted(self)
         numbers = validate_data(self, features, reset=False, dtype=np.float64)
-        outputs: npt.NDArray[np.float64] = Network(self.config_).predict(self.parameters_, self._scaled(numbers))
+        network = Network(self.config_, device_backend("cpu"))
+        outputs: npt.NDArray[np.float64] = network.predict(self.parameters_, self._scaled(numbers))
         return outputs
 
 

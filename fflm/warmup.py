@@ -9,8 +9,8 @@ import numpy as np
 
 from fflm import api, compiling
 from fflm.arguments import Device
-from fflm.backend.devices import choose_device
-from fflm.backend.launching import KERNELS
+from fflm.backend.cpu.launching import KERNELS
+from fflm.backend.devices import choose_device, device_backend
 from fflm.errors import FflmError
 from fflm.models.classifier.model import TextClassifier
 from fflm.models.neural.fast import FastScorer
@@ -130,7 +130,7 @@ def _estimators() -> None:
         )  # fmt: skip
         targets = np.arange(40, dtype=np.int32) % 2 if output == "softmax" else np.sign(numbers[:, :2])
         settings = TrainingSettings(epochs=1, batch_size=32, optimizer=optimizer, weight_decay=0.1)
-        examples, network = Rows(numbers, targets), Network(config)
+        examples, network = Rows(numbers, targets), Network(config, device_backend("cpu"))
         trainer = Trainer(network, Parameters.random(config, 1, np.float64), examples, examples, settings)
         for _ in trainer.run():
             pass

@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a shell's background, and all commands would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("NUMBA_BOUNDSCHECK") == "1":  # only of the calling thread: no exception leaves another one
-        from fflm.backend import launching
+        from fflm.backend.cpu import launching
 
         launching._threads_lost = True
 
@@ -57,9 +57,9 @@ def dtype(request: pytest.FixtureRequest) -> np.dtype:
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Cut the work of CPU kernels into so many shares, however small their arrays."""
-    from fflm.backend import cpu
+    from fflm.backend.cpu import backend as cpu_backend
 
     if devices.device != "cpu" and request.param > 1:
         pytest.skip("only the CPU's threads can be counted")
-    monkeypatch.setattr(cpu, "shares_of", lambda work, threads=None: request.param)
+    monkeypatch.setattr(cpu_backend, "shares_of", lambda work, threads=None: request.param)
     return request.param

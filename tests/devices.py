@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from ptx import unwritten
 
-from fflm.backend import cpu
-from fflm.backend.cpu import CpuBackend
+from fflm.backend.cpu.backend import CpuBackend
+from fflm.backend.cpu.kernels import TILE
 from fflm.backend.protocol import Backend
 from fflm.network.parameters import Parameters
 
@@ -35,8 +35,8 @@ def precision() -> np.dtype:
 def tile() -> int:
     """Return how many words of the output layer are computed together."""
     if device == "cpu":
-        return cpu.TILE
-    from fflm.backend.cuda_kernels import COLUMNS
+        return TILE
+    from fflm.backend.cuda.kernels import COLUMNS
 
     return COLUMNS
 
@@ -53,7 +53,7 @@ def gpu_backend(mixed: bool = False) -> Backend:
         from played_gpu import play
 
         play()
-    from fflm.backend.cuda import CudaBackend
+    from fflm.backend.cuda.backend import CudaBackend
 
     return CudaBackend(mixed)
 

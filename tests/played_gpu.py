@@ -20,9 +20,10 @@ from numba.cuda.cudadrv import driver as driver_module
 from numba.cuda.cudadrv.driver import Context, CudaAPIError, Device, binding, driver
 from ptx import Memory, Ptx
 
-from fflm.backend import cuda_launch, cuda_memory
-from fflm.backend.cuda_memory import STREAM, Pool, size_class
-from fflm.backend.cuda_memory import Memory as Held
+from fflm.backend.cuda import launching as cuda_launching
+from fflm.backend.cuda import memory as cuda_memory
+from fflm.backend.cuda.memory import STREAM, Pool, size_class
+from fflm.backend.cuda.memory import Memory as Held
 
 NAME = "Played GPU"
 
@@ -188,7 +189,7 @@ def play() -> PlayedGpu:
         driver.devices[0] = device
         vars(driver).update(gpu.functions)
         driver_module._logger = driver_module.make_logger()
-        cuda_memory.POOL, cuda_launch.launch = WatchedPool(gpu), gpu.in_context(gpu.launch)
+        cuda_memory.POOL, cuda_launching.launch = WatchedPool(gpu), gpu.in_context(gpu.launch)
         codegen.CUDACodeLibrary.get_cufunc = _function
         _played.append(gpu)
     return _played[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fflm.backend.cpu import CpuBackend
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.protocol import Activation, Array
 
 TILE = 128

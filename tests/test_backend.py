@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import ACTIVATION, EXP_FLOAT32, FLOAT32, NORMALISE, PRODUCT, SOFTMAX, UPDATE, assert_close
 
-from fflm.backend import cpu, formulas
-from fflm.backend.cpu import CpuBackend
+from fflm.backend import formulas
+from fflm.backend.cpu import backend as cpu_backend
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Backend, Dropout, UnitLoss
 
 TILE, BACKEND = (
@@ -51,7 +52,7 @@ def test_what_numba_and_its_threads_are_told_before_it_is_imported(name: str, va
 def test_scipy_is_whole_after_its_blas_was_loaded_alone() -> None:
     program = """
 import sys
-import fflm.backend.blas
+import fflm.backend.cpu.blas
 assert "scipy.linalg" not in sys.modules
 import scipy.linalg
 from scipy.linalg import cython_blas
@@ -384,7 +385,7 @@ def test_output_layer_of_any_size(
     threads: int,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "shares_of", lambda work, own=None: threads)
+        patch.setattr(cpu_backend, "shares_of", lambda work, own=None: threads)
         layer = output_layer(np.random.default_rng(seed), rows, words, size, precision())
         compare_output_layer(layer, smoothing, penalty, scale, beta)
 

@@ -164,7 +164,15 @@ def test_folders_of_the_installation_and_of_the_user(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["backend/formulas.py", "backend/blas.py", "models/ngram/kernels.py", "text/kernels.py", "compiling.py"]
+    "name",
+    [
+        "backend/formulas.py",
+        "backend/cpu/blas.py",
+        "backend/cuda/mixed.py",
+        "models/ngram/kernels.py",
+        "text/kernels.py",
+        "compiling.py",
+    ],
 )
 def test_a_change_of_any_source_of_kernels_is_noticed(tmp_path, monkeypatch, name):
     shutil.copytree(SOURCES, tmp_path / "fflm", ignore=shutil.ignore_patterns("__pycache__"))
@@ -198,7 +206,7 @@ def test_commands_say_that_they_compile(tmp_path):
     run = functools.partial(fflm, "next", "-m", "a.model", "--top", "1", folder=tmp_path, environment=environment)
     assert run().stderr == "compiling the kernels, once for this machine ...\n"
     assert run().stderr == ""
-    for file in (tmp_path / "cache").glob("*/cpu.gather-*"):
+    for file in (tmp_path / "cache").glob("*/backend.cpu.kernels.gather-*"):
         file.unlink()
     assert run("-q").stderr == ""
 
@@ -222,8 +230,8 @@ def test_nothing_is_compiled_after_warming_up(tmp_path):
     program = f"""
 import json, pathlib, sys
 import fflm, test_threads
-from fflm.backend.cpu import combine_losses
-from fflm.backend.launching import KERNELS
+from fflm.backend.cpu.kernels import combine_losses
+from fflm.backend.cpu.launching import KERNELS
 from fflm.text.kernels import larger, number_pieces, tokens_of
 from fflm.warmup import warm_up
 

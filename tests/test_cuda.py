@@ -23,10 +23,12 @@ from tiny import tiny_model
 pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
 from fflm.arrays import WEIGHTS, load_arrays
-from fflm.backend import cuda_kernels, cuda_launch, cuda_mixed
-from fflm.backend.cpu import CpuBackend
-from fflm.backend.cuda import MIXED_PRODUCTS, PRODUCTS, SPAN, WAVE, CudaBackend, divide
-from fflm.backend.cuda_launch import signature
+from fflm.backend.cpu.backend import CpuBackend
+from fflm.backend.cuda import kernels as cuda_kernels
+from fflm.backend.cuda import launching as cuda_launching
+from fflm.backend.cuda import mixed as cuda_mixed
+from fflm.backend.cuda.backend import MIXED_PRODUCTS, PRODUCTS, SPAN, WAVE, CudaBackend, divide
+from fflm.backend.cuda.launching import signature
 from fflm.backend.protocol import Dropout
 from fflm.bench import Size, measure
 from fflm.cli import main
@@ -336,7 +338,7 @@ def test_threads_share_a_gpu():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_is_told_that_it_cannot_use_the_gpu():
-    from fflm.backend.cuda_memory import use_gpu
+    from fflm.backend.cuda.memory import use_gpu
 
     gpu_backend()
     use_gpu()
@@ -365,7 +367,7 @@ def test_a_step_waits_for_its_results_alone(monkeypatch, mixed):
     backend, gpu = gpu_backend(mixed), play()
     for name in ("cuCtxSynchronize", "cuMemAlloc", "cuMemFree", "cuMemHostAlloc", "cuMemcpyHtoD", "cuMemcpyDtoH"):
         monkeypatch.setitem(vars(driver), name, noted(name, vars(driver)[name]))
-    monkeypatch.setattr(cuda_launch, "launch", noted("launch", gpu.launch))
+    monkeypatch.setattr(cuda_launching, "launch", noted("launch", gpu.launch))
     windows = Windows(TEXT, NETWORK.context, padding=NETWORK.vocabulary)
     training = Trainer(Network(NETWORK, backend), Parameters.random(NETWORK, 1), windows, None, SETTINGS).run()
     for _ in range(3):
@@ -383,7 +385,7 @@ def test_a_batch_that_is_too_large_for_the_memory_goes_in_parts(monkeypatch, sha
     """Whether it is the softmax for which there is no room, or what comes after it."""
     from played_gpu import play
 
-    from fflm.backend import cuda_memory
+    from fflm.backend.cuda import memory as cuda_memory
 
     config, rows = dataclasses.replace(NETWORK, vocabulary=1000), 100
     generator = np.random.default_rng(0)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 FEATURES = {
-    "fflm/backend/cuda*.py": ("cuda12", "cuda13"),
+    "fflm/backend/cuda/*.py": ("cuda12", "cuda13"),
     "fflm/estimators.py": ("learn",),
     "fflm/search/search.py": ("tune",),
     "fflm/plots.py": ("plot",),

@@ -10,6 +10,7 @@ import pytest
 from command import STORIES
 from tiny import MODES, tiny_model
 
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.errors import FflmError
 from fflm.models.mixture.cache import UnigramCache
 from fflm.models.mixture.model import Mixture
@@ -226,7 +227,7 @@ def test_ids_of_all_types_and_layouts_are_the_same(model):
 
 
 def test_a_network_refuses_words_that_it_has_not():
-    network, parameters = Network(MODEL.config), MODEL.parameters
+    network, parameters = Network(MODEL.config, CpuBackend()), MODEL.parameters
     contexts, targets, losses = np.zeros((2, 3), np.int32), np.zeros(2, np.int32), np.empty(2, np.float32)
     for wrong in (V + 1, -1):
         with pytest.raises(ValueError, match=f"contexts from .* but the network has 0 to {V}"):

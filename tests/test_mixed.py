@@ -20,8 +20,9 @@ pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 from ptx import PtxError
 from test_cuda import NETWORK, RUNS, steps
 
-from fflm.backend import cuda, cuda_mixed
-from fflm.backend.cpu import CpuBackend
+from fflm.backend.cpu.backend import CpuBackend
+from fflm.backend.cuda import backend as cuda_backend
+from fflm.backend.cuda import mixed as cuda_mixed
 from fflm.errors import FflmError
 from fflm.models.neural import train
 from fflm.network.feedforward import Network
@@ -122,8 +123,8 @@ def test_planted_bugs_are_noticed(bug, tmp_path, monkeypatch):
     source, path = source.replace(*BUGS[bug]), tmp_path / "planted.py"  # which what is kept on disk must have
     path.write_text(source, encoding="utf-8")
     exec(compile(source, path, "exec"), vars(planted))
-    products = {name: planted.make_mixed_product(*form) for name, form in cuda.FORMS.items()}
-    monkeypatch.setattr(cuda, "MIXED_PRODUCTS", products)
+    products = {name: planted.make_mixed_product(*form) for name, form in cuda_backend.FORMS.items()}
+    monkeypatch.setattr(cuda_backend, "MIXED_PRODUCTS", products)
 
     def check():
         test_products_of_what_halves_hold_are_exact(33, 40, 7)

@@ -10,6 +10,7 @@ from devices import backend_under_test, device, precision, tile
 from reference import CASES
 from tolerances import NETWORK, PRODUCT, SOFTMAX, assert_close
 
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.errors import FflmError
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -277,7 +278,7 @@ def test_biases_start_from_the_words_frequencies(bands: tuple[int, ...]) -> None
     config = NetworkConfig(8, 2, 3, tied=False, averages=(), bands=bands)
     parameters, counts = Parameters.zeros(config, np.float64), np.array([50, 30, 0, 10, 5, 3, 1, 1])
     parameters.start_from(counts)
-    logs = Network(config).log_probabilities(parameters, np.zeros((1, 2), np.int32))
+    logs = Network(config, CpuBackend()).log_probabilities(parameters, np.zeros((1, 2), np.int32))
     np.testing.assert_allclose(np.exp(logs[0]), (counts + 1) / (counts + 1).sum())
 
 

@@ -16,10 +16,11 @@ from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
 from played_gpu import PlayedGpu, WatchedPool, play
 from ptx import PtxError
 
-from fflm.backend import cuda_launch, cuda_memory
-from fflm.backend.cuda_kernels import BLOCK
-from fflm.backend.cuda_launch import launch_kernel
-from fflm.backend.cuda_memory import STREAM, DeviceArray, PinnedCopies, Pool, size_class
+from fflm.backend.cuda import launching as cuda_launching
+from fflm.backend.cuda import memory as cuda_memory
+from fflm.backend.cuda.kernels import BLOCK
+from fflm.backend.cuda.launching import launch_kernel
+from fflm.backend.cuda.memory import STREAM, DeviceArray, PinnedCopies, Pool, size_class
 
 GPU = play()
 
@@ -123,7 +124,7 @@ def test_a_thread_needs_a_context():
         with pytest.raises(CudaAPIError, match="no context"):
             thread.submit(driver.cuCtxSynchronize).result()
         with pytest.raises(CudaAPIError, match="no context"):
-            thread.submit(cuda_launch.launch, cuda_launch._stream(), None, None).result()
+            thread.submit(cuda_launching.launch, cuda_launching._stream(), None, None).result()
 
 
 # Our memory

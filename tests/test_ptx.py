@@ -11,7 +11,7 @@ from devices import compiled
 from numba import cuda, float32, int32, int64, typeof, uint32
 from ptx import Memory, Ptx, PtxError
 
-from fflm.backend.cuda_intrinsics import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
+from fflm.backend.cuda.intrinsics import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
 
 LANES = 64
 """Threads of a block here."""

@@ -7,6 +7,7 @@ import pytest
 import reference
 from tolerances import NETWORK, SOFTMAX, assert_close
 
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.output import Objective
@@ -65,7 +66,7 @@ def test_a_part_has_the_gradients_of_the_smaller_network(name, dtype, threads):
     arrays, contexts, targets = reference.batch(case)
     arrays = {key: array.astype(dtype) for key, array in arrays.items()}
     config = NetworkConfig(**{field: value for field, value in case.items() if field not in reference.OBJECTIVE})
-    whole, network = Parameters.from_arrays(config, arrays), Network(config)
+    whole, network = Parameters.from_arrays(config, arrays), Network(config, CpuBackend())
     words = np.union1d(targets, [1, 4]).astype(np.int32)
     assert len(words) < case["vocabulary"]
     subset = Subset(config, contexts, targets, words)
@@ -129,7 +130,7 @@ SETTINGS = TrainingSettings(
 def trained(settings, **changes):
     config = dataclasses.replace(CONFIG, **changes)
     windows = Windows(TEXT, 1, padding=8)
-    trainer = Trainer(Network(config), Parameters.random(config, 1, np.float64), windows, windows, settings)
+    trainer = Trainer(Network(config, CpuBackend()), Parameters.random(config, 1, np.float64), windows, windows, settings)
     trainer.parameters.start_from(windows.counts(8))
     return trainer, list(trainer.run())
 
@@ -177,7 +178,7 @@ def test_words_outside_the_sample_keep_everything(tied):
     settings = dataclasses.replace(SETTINGS, optimizer="adamw", weight_decay=0.1, loss="sampled", samples=1, batch_size=2, seed=4)
     config = dataclasses.replace(CONFIG, tied=tied)
     windows = Windows(TEXT, 1, padding=8)
-    trainer = Trainer(Network(config), Parameters.random(config, 1, np.float64), windows, None, settings)
+    trainer = Trainer(Network(config, CpuBackend()), Parameters.random(config, 1, np.float64), windows, None, settings)
     kept: list[np.ndarray] = []
     for event, _ in zip(trainer.run(), range(30), strict=False):
         assert isinstance(event, Step)
@@ -211,7 +212,7 @@ def test_rows_get_what_they_are_owed(tied):
     memory = [Parameters.zeros(config, np.float64) for _ in arrays]
     start = [{name: array.copy() for name, array in part.items()} for part in arrays]
     settings = dataclasses.replace(SETTINGS, optimizer="adamw", weight_decay=0.5, loss="sampled")
-    backend, deferred, kept = Network(config).backend, LazyAdam(arrays[0], tuple(arrays[1:]), settings), 1.0
+    backend, deferred, kept = Network(config, CpuBackend()).backend, LazyAdam(arrays[0], tuple(arrays[1:]), settings), 1.0
     generator = np.random.default_rng(0)
     for step in range(20):
         rate = generator.uniform(0, 0.4)
@@ -255,7 +256,7 @@ def test_all_rows_decay(shape, exact_end):
     )  # fmt: skip
     config = dataclasses.replace(CONFIG, vocabulary=50, **shape)
     windows = Windows(text, 1, padding=50)
-    trainer = Trainer(Network(config), Parameters.random(config, 1, np.float64), windows, windows, settings)
+    trainer = Trainer(Network(config, CpuBackend()), Parameters.random(config, 1, np.float64), windows, windows, settings)
     before, kept, seen = trainer.parameters.embeddings.copy(), 1.0, 0
     for event in trainer.run():
         if isinstance(event, Step | Evaluation):
@@ -282,7 +283,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(loss, tied, tmp_path):
     windows = Windows(TEXT, 1, padding=8)
 
     def fresh(seed):
-        return Trainer(Network(config), Parameters.random(config, seed, np.float64), windows, windows, settings)
+        return Trainer(Network(config, CpuBackend()), Parameters.random(config, seed, np.float64), windows, windows, settings)
 
     first = fresh(1)
     first.parameters.start_from(windows.counts(8))

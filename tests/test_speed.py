@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from command import fflm
 
-from fflm.backend import blas
-from fflm.backend.cpu import CpuBackend
+from fflm.backend.cpu import blas
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.bench import ROUNDS, Size, measure
 from fflm.errors import FflmError
 

@@ -20,9 +20,10 @@ from threadpoolctl import threadpool_info
 from tiny import MODES, tiny_model
 
 import fflm
-from fflm.backend import cpu, launching
-from fflm.backend.blas import ONE_THREAD
-from fflm.backend.cpu import CpuBackend
+from fflm.backend.cpu import backend as cpu_backend
+from fflm.backend.cpu import launching
+from fflm.backend.cpu.backend import CpuBackend
+from fflm.backend.cpu.blas import ONE_THREAD
 from fflm.models.mixture.cache import UnigramCache
 from fflm.models.mixture.model import Mixture
 from fflm.models.neural import fast
@@ -130,7 +131,7 @@ def blas_threads() -> list[int]:
 
 def cut(monkeypatch: pytest.MonkeyPatch, shares: int = 2) -> None:
     """Have the work of all kernels cut into so many shares."""
-    for module in (cpu, ngram_model, ngram_estimate, fast):
+    for module in (cpu_backend, ngram_model, ngram_estimate, fast):
         monkeypatch.setattr(module, "shares_of", lambda work, threads=None: shares)
 
 
@@ -219,7 +220,7 @@ def test_models_that_were_used_can_be_pickled(tmp_path):
 def test_a_threading_layer_that_cannot_be_used_is_named(layer):
     program = """
 import numpy as np, fflm
-from fflm.backend.launching import kernel
+from fflm.backend.cpu.launching import kernel
 from numba import prange
 @kernel()
 def fill(array, threads):

@@ -10,6 +10,7 @@ import reference
 from tolerances import FLOAT64, NETWORK, assert_close
 
 from fflm.arrays import load_arrays, save_arrays
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.errors import FflmError
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -53,7 +54,7 @@ def trainer(settings=PLAIN, *, train=CYCLE, valid=None, config=CONFIG, dtype=np.
     texts = windows(train), None if valid is None else windows(valid)
     generator = np.random.default_rng(1)
     arrays = {name: generator.normal(0, 0.7, shape).astype(dtype) for name, shape in shapes(config).items()}
-    return Trainer(Network(config), Parameters.from_arrays(config, arrays), *texts, settings)
+    return Trainer(Network(config, CpuBackend()), Parameters.from_arrays(config, arrays), *texts, settings)
 
 
 def changed(**fields):

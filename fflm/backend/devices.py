@@ -42,7 +42,7 @@ def device_backend(device: str, precision: str = "fp32", threads: int | None = N
     check_precision(precision, chosen)
     if chosen == "cuda":
         return _cuda_backend(precision == "mixed")
-    from fflm.backend.cpu import CpuBackend
+    from fflm.backend.cpu.backend import CpuBackend
 
     return CpuBackend(threads)
 
@@ -56,7 +56,7 @@ def check_precision(precision: str, device: str) -> None:
 
 @cache
 def _cuda_backend(mixed: bool) -> Backend:
-    from fflm.backend.cuda import CudaBackend
+    from fflm.backend.cuda.backend import CudaBackend
 
     if mixed and _cuda().get_current_device().compute_capability < (8, 0):
         raise FflmError("mixed precision needs a GPU of compute capability 8.0 or more: train in fp32")

@@ -54,8 +54,8 @@ def command(
       fflm bench --vocabulary 1000,10000,50000 --hidden 128,512
       fflm bench --batch-size 1024 -o bench.png
     """
+    from fflm.backend.cpu.launching import default_threads
     from fflm.backend.devices import choose_device, describe_device, device_backend, why_no_gpu
-    from fflm.backend.launching import default_threads
     from fflm.bench import Size, machine, measure, versions
     from fflm.errors import FflmError
     from fflm.plots import check_picture, draw_speeds

@@ -270,7 +270,7 @@ def _report(search: "Search", as_json: bool) -> None:
 
 def _again(search: "Search", trial: "Trial") -> str:
     """Return the command that trains a trial's model again."""
-    from fflm.backend.launching import default_threads
+    from fflm.backend.cpu.launching import default_threads
     from fflm.cli import train
     from fflm.search.space import show
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fflm.backend.devices import device_backend
 from fflm.backend.protocol import Activation, Array, Backend, Dropout
 from fflm.network import inputs as input_layer
 from fflm.network import output
@@ -38,12 +37,12 @@ class Network:
     config
         The shape.
     backend
-        The device; the CPU by default.
+        Computes the operations, on its device.
     """
 
-    def __init__(self, config: NetworkConfig, backend: Backend | None = None) -> None:
+    def __init__(self, config: NetworkConfig, backend: Backend) -> None:
         self.config = config
-        self.backend: Backend = backend or device_backend("cpu")
+        self.backend = backend
         self._softmax_bytes = math.inf  # the backend's bound, but where there was too little memory
 
     def rows_at_once(self, parameters: Parameters, batch: int) -> int:

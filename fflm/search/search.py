@@ -35,8 +35,8 @@ from fflm.arguments import (
     to_path,
     to_paths,
 )
+from fflm.backend.cpu.launching import default_threads
 from fflm.backend.devices import check_precision, choose_device
-from fflm.backend.launching import default_threads
 from fflm.errors import FflmError, install
 from fflm.files import (
     FolderLock,

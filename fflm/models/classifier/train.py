@@ -25,8 +25,8 @@ from fflm.arguments import (
     to_paths,
 )
 from fflm.arrays import CHECKPOINT, CONFIG, EXAMPLES, load_arrays, meaning, save_arrays
+from fflm.backend.cpu.launching import default_threads
 from fflm.backend.devices import choose_device, device_backend
-from fflm.backend.launching import default_threads
 from fflm.errors import FflmError
 from fflm.files import NewFolder, os_errors_as_fflm_error
 from fflm.models.classifier.features import Reader, Texts, count_words, read_lexicon

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fflm.backend.launching import shares_of
+from fflm.backend.cpu.launching import shares_of
 from fflm.backend.protocol import ACTIVATIONS
 from fflm.errors import FflmError
 from fflm.models.base import check_text

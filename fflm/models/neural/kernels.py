@@ -6,8 +6,8 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fflm.backend.cpu import activate_row, clear, inner_product
-from fflm.backend.launching import kernel, share
+from fflm.backend.cpu.launching import kernel, share
+from fflm.backend.cpu.rows import activate_row, clear, inner_product
 
 CACHE_LINE = np.uint64(64)
 """Bytes that come into the cache together, on most processors."""

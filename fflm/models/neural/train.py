@@ -26,8 +26,8 @@ from fflm.arguments import (
     to_paths,
 )
 from fflm.arrays import CHECKPOINT, CONFIG, meaning
+from fflm.backend.cpu.launching import default_threads
 from fflm.backend.devices import check_precision, choose_device, device_backend
-from fflm.backend.launching import default_threads
 from fflm.errors import FflmError
 from fflm.files import NewFolder
 from fflm.models.corpora import describe_corpus, find_corpus, is_described

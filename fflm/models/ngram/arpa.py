@@ -10,7 +10,7 @@ from typing import IO, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from fflm.backend.launching import shares_of
+from fflm.backend.cpu.launching import shares_of
 from fflm.errors import FflmError
 from fflm.files import os_errors_as_fflm_error, replacing_folder, writing_text
 from fflm.models.creation import check_free

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fflm.backend.launching import shares_of
+from fflm.backend.cpu.launching import shares_of
 from fflm.errors import FflmError
 from fflm.models.ngram import kernels
 from fflm.models.ngram.model import Integers, Tables, borders

@@ -7,7 +7,7 @@ G n-grams, B predictions, n context words, V vocabulary.
 import numpy as np
 from numba import njit, prange
 
-from fflm.backend.launching import kernel, share
+from fflm.backend.cpu.launching import kernel, share
 from fflm.compiling import compiled
 
 LOOK_UP = 500

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fflm.arguments import Device, PathLike, checked, to_path
 from fflm.arrays import CONFIG, WEIGHTS, load_arrays, meaning, save_arrays
-from fflm.backend.launching import shares_of
+from fflm.backend.cpu.launching import shares_of
 from fflm.errors import FflmError
 from fflm.models.description import NgramFigures
 from fflm.models.folder import read_config, read_text, save_description

@@ -4,15 +4,12 @@ How they are built: matrix products belong to BLAS; everything else is one pass 
 launched, in shares, is said in `launching`. Shapes and letters are in `protocol`.
 """
 
-import math
-from collections.abc import Iterable
-from typing import Any
-
 import numpy as np
 from numba import njit, prange
 
-from fflm.backend.blas import gemm
-from fflm.backend.common import Scratch, adam_corrections, dropout_words, flat
+from fflm.backend.cpu.blas import gemm
+from fflm.backend.cpu.launching import kernel, share
+from fflm.backend.cpu.rows import REORDER, activate_row, clear, inner_product
 from fflm.backend.formulas import (
     RELU,
     SIGMOID,
@@ -30,8 +27,7 @@ from fflm.backend.formulas import (
     unit_loss,
     unit_loss_slope,
 )
-from fflm.backend.launching import kernel, share, shares_of
-from fflm.backend.protocol import ACTIVATIONS, NORMALISE_EPSILON, UNIT_LOSSES, Activation, Array, Dropout, UnitLoss
+from fflm.backend.protocol import NORMALISE_EPSILON
 from fflm.compiling import compiled
 
 TILE = 512
@@ -40,16 +36,8 @@ TILE = 512
 FEW_ROWS = 8
 """Rows up to which BLAS, which copies the weights into an order of its own first, is slower than reading them once."""
 
-PRODUCTS = 1 / 32
-"""What a product of two of BLAS's numbers counts for among those that a kernel goes through."""
-
 MASK = 2048
 """Random words of a dropout mask that are made at a time."""
-
-# LLVM vectorises a sum only if it may reorder it. NaN and infinity must survive to be noticed, so no more than that; and not in a
-# function that computes `exp`, whose argument reduction depends on the order.
-REORDER = {"reassoc", "contract", "nsz"}
-
 
 # Put into the loops themselves: a call that returns several numbers keeps LLVM from vectorising the loop around it.
 philox_words = njit(inline="always")(philox)
@@ -63,22 +51,6 @@ def portion(array, parts, part):
     """
     low, high = share(len(array), parts, part)
     return array[low:high]
-
-
-@njit
-def clear(row):
-    """Set a row to 0: ``row[:] = 0`` takes Numba nearly a second to compile, wherever it stands."""
-    for j in range(len(row)):
-        row[j] = 0
-
-
-@njit(fastmath=REORDER)
-def inner_product(values, row):
-    """Return the inner product of numbers (F,) and a row (F,), which may be one of integers, in the numbers' precision."""
-    total = values.dtype.type(0)
-    for j in range(len(values)):
-        total += values[j] * values.dtype.type(row[j])
-    return total
 
 
 @njit
@@ -207,7 +179,7 @@ def put_rows(values, rows, array, threads):
 
 
 @kernel()
-def dropout_kernel(values, factor, threshold, layer, step_low, step_high, seed_low, seed_high, first, dropped, in_place, threads):
+def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, seed_high, first, dropped, in_place, threads):
     # The random words are made in pieces of MASK, four by four, which vectorises; `first` is the first element's place.
     begin, end = first >> 2, (first + values.size + 3) >> 2
     for t in prange(threads):
@@ -229,20 +201,6 @@ def dropout_kernel(values, factor, threshold, layer, step_low, step_high, seed_l
             else:
                 for i in range(len(dropped_part)):
                     dropped_part[i] = part[i] * factor if chances[i] >= threshold else values.dtype.type(0)
-
-
-@njit
-def activate_row(code, row):
-    """Replace a row of pre-activations by the activation of that code. LLVM vectorises a loop only if it knows the code."""
-    if code == RELU:
-        for j in range(len(row)):
-            row[j] = activate(RELU, row[j])
-    elif code == TANH:
-        for j in range(len(row)):
-            row[j] = activate(TANH, row[j])
-    else:
-        for j in range(len(row)):
-            row[j] = activate(code, row[j])
 
 
 @njit
@@ -600,7 +558,7 @@ def normalise_logits(row, bias, piece):
 
 
 @kernel(blas=True)
-def log_probabilities_kernel(features, weight, bias, results, threads):
+def log_probabilities(features, weight, bias, results, threads):
     words = weight.shape[0]
     for t in prange(threads):
         low, high = share(words, threads, t)
@@ -673,247 +631,3 @@ def adam_idle(weight, first, second, idle, keeps, rate, beta1, beta2, epsilon, c
                     weight[i, j] = keeps[i] * weight[i, j] - move
                     first[i, j] *= kept1
                     second[i, j] *= kept2
-
-
-class CpuBackend:
-    """The operations of `protocol.Backend` on NumPy arrays, large ones in shares for several threads.
-
-    Can be used from several threads at once. Each of them keeps the output layer's scratch memory between calls: B x V numbers of
-    the largest batch that it has seen.
-
-    Parameters
-    ----------
-    threads
-        Shares that large work is cut into, on which results depend by rounding. No more threads are used than the calling thread
-        may by `numba.set_num_threads`. By default `launching.default_threads`.
-    """
-
-    name = "cpu"
-    softmax_bytes = 128 * 2**20
-
-    def __init__(self, threads: int | None = None) -> None:
-        self._threads = threads
-        self._scratch = Scratch(np.empty)
-        self._borrow = self._scratch.borrow
-
-    @property
-    def exact(self) -> "CpuBackend":
-        return self
-
-    def release(self) -> None:
-        self._scratch.clear()
-
-    def _shares(self, work: float) -> int:
-        return shares_of(work, self._threads)
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        return np.empty(shape, dtype)
-
-    def upload(self, array: Array) -> Array:
-        return array
-
-    def download(self, array: Array) -> Array:
-        return array
-
-    def copy(self, values: Array, copied: Array, *, source: int = 0, target: int = 0) -> None:
-        columns = min(values.shape[1] - source, copied.shape[1] - target)
-        copied[:, target : target + columns] = values[:, source : source + columns]
-
-    def clear(self, array: Array) -> None:
-        array[...] = 0
-
-    def gather(self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array) -> None:
-        threads = self._shares(contexts.size * embeddings.shape[1])
-        gather(embeddings, contexts, _borders(blocks), inputs, threads)
-
-    def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
-        threads = self._shares(contexts.size * d_embeddings.shape[1])
-        scatter_add(contexts, _borders(blocks), d_inputs, d_embeddings, threads)
-
-    def mean_pool(self, embeddings: Array, words: Array, pooled: Array) -> None:
-        threads = self._shares(words.size * embeddings.shape[1])
-        mean_pool(embeddings, words, pooled, threads)
-
-    def mean_pool_backward(self, words: Array, d_pooled: Array, d_embeddings: Array) -> None:
-        threads = self._shares(words.size * d_embeddings.shape[1])
-        mean_pool_backward(words, d_pooled, d_embeddings, threads)
-
-    def max_pool(self, embeddings: Array, words: Array, pooled: Array, sources: Array) -> None:
-        threads = self._shares(words.size * embeddings.shape[1])
-        max_pool(embeddings, words, pooled, sources, threads)
-
-    def max_pool_backward(self, sources: Array, d_pooled: Array, d_embeddings: Array) -> None:
-        threads = self._shares(sources.size)
-        max_pool_backward(sources, d_pooled, d_embeddings, threads)
-
-    def put_rows(self, values: Array, rows: Array, array: Array) -> None:
-        threads = self._shares(values.size)
-        put_rows(values, rows, array, threads)
-
-    def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
-        factor, words, first = values.dtype.type(1 / (1 - dropout.rate)), dropout_words(dropout), row * values.shape[1]
-        threads = self._shares(values.size)
-        dropout_kernel(*flat(values), factor, *words, first, *flat(dropped), values is dropped, threads)
-
-    def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
-        threads = self._shares(outputs.size * inputs.shape[1] * PRODUCTS)
-        affine(inputs, weight, bias, ACTIVATIONS.index(activation), outputs, threads)
-
-    def affine_backward(
-        self,
-        inputs: Array,
-        weight: Array,
-        outputs: Array,
-        activation: Activation,
-        d_outputs: Array,
-        beta: float,
-        d_weight: Array,
-        d_bias: Array,
-        d_inputs: Array,
-    ) -> None:
-        code = ACTIVATIONS.index(activation)
-        threads = self._shares(2 * outputs.size * inputs.shape[1] * PRODUCTS)
-        affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_bias, d_inputs, threads)
-
-    def add(self, values: Array, total: Array) -> None:
-        threads = self._shares(values.size)
-        add(values, total, threads)
-
-    def normalise(self, values: Array, normalised: Array) -> None:
-        threads = self._shares(values.size)
-        normalise(values, normalised, threads)
-
-    def normalise_backward(self, values: Array, d_normalised: Array, d_values: Array) -> None:
-        threads = self._shares(2 * values.size)
-        normalise_backward(values, d_normalised, d_values, threads)
-
-    def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
-        contexts, count = len(features), -(-len(weight) // TILE)
-        statistics = self._borrow("statistics", (2, count, contexts), features.dtype)
-        normalisers = self._borrow("normalisers", (contexts,), features.dtype)
-        threads = self._shares(len(weight) * features.size * PRODUCTS)
-        tiles = self._borrow("tiles", (threads, contexts, TILE), features.dtype)
-        softmax_tiles(features, weight, bias, tiles, *statistics, threads)
-        combine_losses(features, weight, bias, rows, targets, *statistics, normalisers, losses)
-
-    def output_gradients(
-        self,
-        features: Array,
-        weight: Array,
-        bias: Array,
-        targets: Array,
-        smoothing: float,
-        penalty: float,
-        scale: float,
-        beta: float,
-        losses: Array,
-        d_features: Array,
-        d_weight: Array,
-        d_bias: Array,
-    ) -> None:
-        rows, count, number = len(features), -(-len(weight) // TILE), features.dtype.type
-        statistics = self._borrow("statistics", (2, count, rows), features.dtype)
-        tiles = self._borrow("tiles", (count, rows, TILE), features.dtype)
-        weight_sum = weight.sum(0) if smoothing else np.zeros(weight.shape[1], weight.dtype)
-        threads = self._shares(3 * len(weight) * features.size * PRODUCTS)
-        products = self._borrow("products", (2, threads, *features.shape), features.dtype)
-        softmax_tiles(features, weight, bias, tiles, *statistics, threads)
-        output_gradients(
-            features, weight, bias, targets, weight_sum, number(smoothing), number(penalty), number(scale), beta,
-            tiles, *statistics, *products,
-            losses, d_features, d_weight, d_bias, threads,
-        )  # fmt: skip
-
-    def nce_gradients(
-        self,
-        features: Array,
-        weight: Array,
-        bias: Array,
-        targets: Array,
-        noise: Array,
-        scale: float,
-        beta: float,
-        losses: Array,
-        d_features: Array,
-        d_weight: Array,
-        d_bias: Array,
-    ) -> None:
-        threads = self._shares(3 * len(weight) * features.size * PRODUCTS)
-        tiles = self._borrow("tiles", (threads, len(features), TILE), features.dtype)
-        products = self._borrow("products", (2, threads, *features.shape), features.dtype)
-        nce_gradients(
-            features, weight, bias, targets, noise, features.dtype.type(scale), beta,
-            tiles, *products, losses, d_features, d_weight, d_bias, threads,
-        )  # fmt: skip
-
-    def unit_losses(self, scores: Array, targets: Array, loss: UnitLoss, scale: float, losses: Array, d_scores: Array) -> None:
-        threads = self._shares(scores.size)
-        unit_losses(UNIT_LOSSES.index(loss), scores, targets, scores.dtype.type(scale), losses, d_scores, threads)
-
-    def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
-        threads = self._shares(len(weight) * features.size * PRODUCTS)
-        log_probabilities_kernel(features, weight, bias, log_probabilities, threads)
-
-    def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
-        total = 0.0
-        for gradient in gradients:
-            threads = self._shares(gradient.size)
-            totals = np.empty(threads)
-            sum_of_squares(*flat(gradient), totals, threads)
-            total += float(totals.sum())
-        norm = math.sqrt(total)
-        factor[0] = (min(1.0, limit / norm) if norm else 1.0) if math.isfinite(norm) else math.nan
-
-    def momentum_step(
-        self, weight: Array, gradient: Array, velocity: Array, *,
-        scale: Array, l2: float, rate: float, momentum: float, nesterov: bool,
-    ) -> None:  # fmt: skip
-        numbers = map(weight.dtype.type, (scale[0], l2, rate, momentum))
-        threads = self._shares(weight.size)
-        momentum_step(*flat(weight, gradient, velocity), *numbers, nesterov, threads)
-
-    def adagrad_step(
-        self,
-        weight: Array,
-        gradient: Array,
-        total: Array,
-        *,
-        scale: Array,
-        l2: float,
-        rate: float,
-        epsilon: float,
-    ) -> None:
-        numbers = map(weight.dtype.type, (scale[0], l2, rate, epsilon))
-        threads = self._shares(weight.size)
-        adagrad_step(*flat(weight, gradient, total), *numbers, threads)
-
-    def rmsprop_step(
-        self, weight: Array, gradient: Array, mean: Array, *,
-        scale: Array, l2: float, rate: float, decay: float, epsilon: float,
-    ) -> None:  # fmt: skip
-        numbers = map(weight.dtype.type, (scale[0], l2, rate, decay, epsilon))
-        threads = self._shares(weight.size)
-        rmsprop_step(*flat(weight, gradient, mean), *numbers, threads)
-
-    def adam_step(
-        self, weight: Array, gradient: Array, first: Array, second: Array, *,
-        scale: Array, l2: float, shrink: float, rate: float, beta1: float, beta2: float, epsilon: float, step: int,
-    ) -> None:  # fmt: skip
-        corrections = adam_corrections(beta1, beta2, step)
-        numbers = map(weight.dtype.type, (scale[0], l2, 1 - shrink, rate, beta1, beta2, epsilon, *corrections))
-        threads = self._shares(weight.size)
-        adam_step(*flat(weight, gradient, first, second), *numbers, threads)
-
-    def adam_idle(
-        self, weight: Array, first: Array, second: Array, idle: Array, keeps: Array, *,
-        rate: float, beta1: float, beta2: float, epsilon: float, step: int,
-    ) -> None:  # fmt: skip
-        if step:
-            numbers = map(weight.dtype.type, (rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
-            threads = self._shares(2 * weight.size)
-            adam_idle(weight, first, second, idle, keeps, *numbers, threads)
-
-
-def _borders(blocks: tuple[int, ...]) -> Array:
-    """Return where blocks of these sizes begin and end (K + 1,)."""
-    return np.cumsum((0, *blocks))

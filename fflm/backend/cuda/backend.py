@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from fflm.backend import cuda_kernels as kernels
-from fflm.backend import cuda_mixed as mixed_kernels
 from fflm.backend.common import Scratch, adam_corrections, dropout_words, flat
-from fflm.backend.cuda_kernels import (
+from fflm.backend.cuda import kernels
+from fflm.backend.cuda import mixed as mixed_kernels
+from fflm.backend.cuda.kernels import (
     ACTIVATE,
     BLOCK,
     COLUMNS,
@@ -27,8 +27,8 @@ from fflm.backend.cuda_kernels import (
     SUMMED,
     TRANSPOSED,
 )
-from fflm.backend.cuda_launch import launch_kernel
-from fflm.backend.cuda_memory import DeviceArray, PinnedCopies
+from fflm.backend.cuda.launching import launch_kernel
+from fflm.backend.cuda.memory import DeviceArray, PinnedCopies
 from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Array, Dropout, UnitLoss
 
 PARTS = 1024
@@ -68,7 +68,7 @@ def divide(blocks: int, inner: int) -> tuple[int, int]:
 
 
 class CudaBackend:
-    """The operations of `protocol.Backend` on a GPU's arrays (`cuda_memory.DeviceArray`), float32.
+    """The operations of `protocol.Backend` on a GPU's arrays (`memory.DeviceArray`), float32.
 
     Can be used from several threads at once, whose work the GPU does one after the other. Each thread keeps scratch memory
     between calls: B x V numbers of the largest batch that it has seen, (V + 1) x m integers, parts of products, and in mixed

@@ -1,7 +1,7 @@
 """The matrix products of mixed precision: operands of halves (float16) on tensor cores, sums in float32.
 
-The forms and their ends are those of `cuda_kernels.make_product`, and so are the rules for indices and constants. What is a
-matrix of halves, and what a fragment, `cuda_intrinsics` says.
+The forms and their ends are those of `kernels.make_product`, and so are the rules for indices and constants. What is a
+matrix of halves, and what a fragment, `intrinsics` says.
 
 A block's tile is 128 x 128 as there; its eight warps compute 64 x 32 of it each, as 4 x 4 products of fragments. While a step of
 32 along the inner dimension is multiplied, the next is read into registers, and then written to the other half of shared memory.
@@ -16,8 +16,8 @@ from typing import Any
 
 from numba import cuda, float32, uint32, uint64
 
-from fflm.backend.cuda_intrinsics import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
-from fflm.backend.cuda_kernels import (
+from fflm.backend.cuda.intrinsics import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
+from fflm.backend.cuda.kernels import (
     ACTIVATE,
     ALL_LANES,
     BLOCK,
@@ -88,7 +88,7 @@ def read_piece(matrix, line, piece):
 def slope_pair(exponentials, number, factor, place, hit, spread, own):
     """Compute the gradients of two logits, numbers ``number`` and the next of eight, of which number ``place`` is the target's.
 
-    As `cuda_kernels.slope` does; they are also added to ``own`` (8,).
+    As `kernels.slope` does; they are also added to ``own`` (8,).
     """
     first, second = halves(exponentials)
     first = first * factor - spread - (hit if place == uint32(number) else float32(0))
@@ -161,7 +161,7 @@ def multiply_fragments(sums, shared, left, left_along, left_next, right, right_a
 
 @cuda.jit(device=True, forceinline=True)
 def store_fragments(sums, i, c, rows, row, column, alpha, beta):
-    """Add a thread's two rows of fragments number i, which is written out as for `cuda_kernels.softmax_row`, to what is there."""
+    """Add a thread's two rows of fragments number i, which is written out as for `kernels.softmax_row`, to what is there."""
     for j in range(4):
         for q in range(4):
             y, x = uint32(row + uint32(16 * i + 8 * (q // 2))), uint32(column + uint32(8 * j + q % 2))
@@ -181,7 +181,7 @@ def store_with_bias(sums, i, c, bias, row, column):
 
 
 def make_mixed_product(left: int, right: int, end: int) -> Any:
-    """Return the kernel of one form of the product c = op(a) op(b), as `cuda_kernels.make_product` does.
+    """Return the kernel of one form of the product c = op(a) op(b), as `kernels.make_product` does.
 
     a, b        of halves; op(a) (M, K), op(b) (K, N)
     c (M, N)    out, but for STATISTICS, float32; for SOFTMAX exp(logit - the part's row maximum), of halves

@@ -12,8 +12,8 @@ from cuda.core import LaunchConfig, Stream, launch
 from numba import boolean, float32, int32, types, uint32
 from numba.np.numpy_support import from_dtype
 
-from fflm.backend.cuda_kernels import BLOCK
-from fflm.backend.cuda_memory import STREAM, DeviceArray, use_gpu
+from fflm.backend.cuda.kernels import BLOCK
+from fflm.backend.cuda.memory import STREAM, DeviceArray, use_gpu
 
 SCALARS = {ctypes.c_float: float32, ctypes.c_int32: int32, ctypes.c_uint32: uint32, ctypes.c_bool: boolean}
 

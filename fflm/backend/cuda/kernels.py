@@ -13,7 +13,7 @@ from numba import cuda, float32, int32, int64, uint32, uint64
 from numba.cuda.dispatcher import _Kernel
 from numba.cuda.extending import overload
 
-from fflm.backend.cuda_intrinsics import load_four, store_four
+from fflm.backend.cuda.intrinsics import load_four, store_four
 from fflm.backend.formulas import (
     SIGMOID,
     SOFTPLUS,

@@ -7,14 +7,15 @@ number.
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import numba
 from numba import get_num_threads, njit, set_num_threads
 
-from fflm.backend.blas import ONE_THREAD
+from fflm.backend.cpu.blas import ONE_THREAD
 from fflm.compiling import compiled
 from fflm.errors import FflmError
 from fflm.processors import usable_processors
@@ -71,24 +72,31 @@ class Kernel:
         if shares == 1 or _threads_lost:
             self.sequential(*arguments)
             return
-        with _launching:
-            before = _threads()
-            if shares >= before:
-                self.parallel(*arguments)
-                return
-            set_num_threads(shares)
-            try:
-                self.parallel(*arguments)
-            finally:
-                set_num_threads(before)
+        with _launching, limit_threads(shares):
+            self.parallel(*arguments)
 
 
-def _threads() -> int:
-    """Return how many of Numba's threads the calling thread may use, starting them at the first call."""
+@contextmanager
+def limit_threads(count: int) -> Iterator[None]:
+    """Let the calling thread use at most ``count`` of Numba's threads inside the context, which also starts them.
+
+    Raises
+    ------
+    FflmError
+        If Numba cannot start its threads.
+    """
     try:
-        return int(get_num_threads())
+        before = int(get_num_threads())
     except ValueError as error:  # no threading layer of the name that the user has given to Numba, or it isn't installed
         raise FflmError(f"Numba cannot start its threads: {error} (see the variable NUMBA_THREADING_LAYER)") from error
+    if count >= before:
+        yield
+        return
+    set_num_threads(count)
+    try:
+        yield
+    finally:
+        set_num_threads(before)
 
 
 def kernel(*, blas: bool = False, **options: Any) -> Callable[[Callable[..., None]], Kernel]:

@@ -1,0 +1,259 @@
+"""The CPU backend: the operations of `protocol.Backend` on NumPy arrays."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from fflm.backend.common import Scratch, adam_corrections, dropout_words, flat
+from fflm.backend.cpu import kernels
+from fflm.backend.cpu.launching import shares_of
+from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Array, Dropout, UnitLoss
+
+PRODUCTS = 1 / 32
+"""What a product of two of BLAS's numbers counts for among those that a kernel goes through."""
+
+
+class CpuBackend:
+    """The operations of `protocol.Backend` on NumPy arrays, large ones in shares for several threads.
+
+    Can be used from several threads at once. Each of them keeps the output layer's scratch memory between calls: B x V numbers of
+    the largest batch that it has seen.
+
+    Parameters
+    ----------
+    threads
+        Shares that large work is cut into, on which results depend by rounding. No more threads are used than the calling thread
+        may by `numba.set_num_threads`. By default `launching.default_threads`.
+    """
+
+    name = "cpu"
+    softmax_bytes = 128 * 2**20
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads
+        self._scratch = Scratch(np.empty)
+        self._borrow = self._scratch.borrow
+
+    @property
+    def exact(self) -> "CpuBackend":
+        return self
+
+    def release(self) -> None:
+        self._scratch.clear()
+
+    def _shares(self, work: float) -> int:
+        return shares_of(work, self._threads)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return np.empty(shape, dtype)
+
+    def upload(self, array: Array) -> Array:
+        return array
+
+    def download(self, array: Array) -> Array:
+        return array
+
+    def copy(self, values: Array, copied: Array, *, source: int = 0, target: int = 0) -> None:
+        columns = min(values.shape[1] - source, copied.shape[1] - target)
+        copied[:, target : target + columns] = values[:, source : source + columns]
+
+    def clear(self, array: Array) -> None:
+        array[...] = 0
+
+    def gather(self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array) -> None:
+        threads = self._shares(contexts.size * embeddings.shape[1])
+        kernels.gather(embeddings, contexts, _borders(blocks), inputs, threads)
+
+    def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
+        threads = self._shares(contexts.size * d_embeddings.shape[1])
+        kernels.scatter_add(contexts, _borders(blocks), d_inputs, d_embeddings, threads)
+
+    def mean_pool(self, embeddings: Array, words: Array, pooled: Array) -> None:
+        threads = self._shares(words.size * embeddings.shape[1])
+        kernels.mean_pool(embeddings, words, pooled, threads)
+
+    def mean_pool_backward(self, words: Array, d_pooled: Array, d_embeddings: Array) -> None:
+        threads = self._shares(words.size * d_embeddings.shape[1])
+        kernels.mean_pool_backward(words, d_pooled, d_embeddings, threads)
+
+    def max_pool(self, embeddings: Array, words: Array, pooled: Array, sources: Array) -> None:
+        threads = self._shares(words.size * embeddings.shape[1])
+        kernels.max_pool(embeddings, words, pooled, sources, threads)
+
+    def max_pool_backward(self, sources: Array, d_pooled: Array, d_embeddings: Array) -> None:
+        threads = self._shares(sources.size)
+        kernels.max_pool_backward(sources, d_pooled, d_embeddings, threads)
+
+    def put_rows(self, values: Array, rows: Array, array: Array) -> None:
+        threads = self._shares(values.size)
+        kernels.put_rows(values, rows, array, threads)
+
+    def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
+        factor, words, first = values.dtype.type(1 / (1 - dropout.rate)), dropout_words(dropout), row * values.shape[1]
+        threads = self._shares(values.size)
+        kernels.dropout(*flat(values), factor, *words, first, *flat(dropped), values is dropped, threads)
+
+    def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
+        threads = self._shares(outputs.size * inputs.shape[1] * PRODUCTS)
+        kernels.affine(inputs, weight, bias, ACTIVATIONS.index(activation), outputs, threads)
+
+    def affine_backward(
+        self,
+        inputs: Array,
+        weight: Array,
+        outputs: Array,
+        activation: Activation,
+        d_outputs: Array,
+        beta: float,
+        d_weight: Array,
+        d_bias: Array,
+        d_inputs: Array,
+    ) -> None:
+        code = ACTIVATIONS.index(activation)
+        threads = self._shares(2 * outputs.size * inputs.shape[1] * PRODUCTS)
+        kernels.affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_bias, d_inputs, threads)
+
+    def add(self, values: Array, total: Array) -> None:
+        threads = self._shares(values.size)
+        kernels.add(values, total, threads)
+
+    def normalise(self, values: Array, normalised: Array) -> None:
+        threads = self._shares(values.size)
+        kernels.normalise(values, normalised, threads)
+
+    def normalise_backward(self, values: Array, d_normalised: Array, d_values: Array) -> None:
+        threads = self._shares(2 * values.size)
+        kernels.normalise_backward(values, d_normalised, d_values, threads)
+
+    def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
+        contexts, count = len(features), -(-len(weight) // kernels.TILE)
+        statistics = self._borrow("statistics", (2, count, contexts), features.dtype)
+        normalisers = self._borrow("normalisers", (contexts,), features.dtype)
+        threads = self._shares(len(weight) * features.size * PRODUCTS)
+        tiles = self._borrow("tiles", (threads, contexts, kernels.TILE), features.dtype)
+        kernels.softmax_tiles(features, weight, bias, tiles, *statistics, threads)
+        kernels.combine_losses(features, weight, bias, rows, targets, *statistics, normalisers, losses)
+
+    def output_gradients(
+        self,
+        features: Array,
+        weight: Array,
+        bias: Array,
+        targets: Array,
+        smoothing: float,
+        penalty: float,
+        scale: float,
+        beta: float,
+        losses: Array,
+        d_features: Array,
+        d_weight: Array,
+        d_bias: Array,
+    ) -> None:
+        rows, count, number = len(features), -(-len(weight) // kernels.TILE), features.dtype.type
+        statistics = self._borrow("statistics", (2, count, rows), features.dtype)
+        tiles = self._borrow("tiles", (count, rows, kernels.TILE), features.dtype)
+        weight_sum = weight.sum(0) if smoothing else np.zeros(weight.shape[1], weight.dtype)
+        threads = self._shares(3 * len(weight) * features.size * PRODUCTS)
+        products = self._borrow("products", (2, threads, *features.shape), features.dtype)
+        kernels.softmax_tiles(features, weight, bias, tiles, *statistics, threads)
+        kernels.output_gradients(
+            features, weight, bias, targets, weight_sum, number(smoothing), number(penalty), number(scale), beta,
+            tiles, *statistics, *products,
+            losses, d_features, d_weight, d_bias, threads,
+        )  # fmt: skip
+
+    def nce_gradients(
+        self,
+        features: Array,
+        weight: Array,
+        bias: Array,
+        targets: Array,
+        noise: Array,
+        scale: float,
+        beta: float,
+        losses: Array,
+        d_features: Array,
+        d_weight: Array,
+        d_bias: Array,
+    ) -> None:
+        threads = self._shares(3 * len(weight) * features.size * PRODUCTS)
+        tiles = self._borrow("tiles", (threads, len(features), kernels.TILE), features.dtype)
+        products = self._borrow("products", (2, threads, *features.shape), features.dtype)
+        kernels.nce_gradients(
+            features, weight, bias, targets, noise, features.dtype.type(scale), beta,
+            tiles, *products, losses, d_features, d_weight, d_bias, threads,
+        )  # fmt: skip
+
+    def unit_losses(self, scores: Array, targets: Array, loss: UnitLoss, scale: float, losses: Array, d_scores: Array) -> None:
+        threads = self._shares(scores.size)
+        kernels.unit_losses(UNIT_LOSSES.index(loss), scores, targets, scores.dtype.type(scale), losses, d_scores, threads)
+
+    def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
+        threads = self._shares(len(weight) * features.size * PRODUCTS)
+        kernels.log_probabilities(features, weight, bias, log_probabilities, threads)
+
+    def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
+        total = 0.0
+        for gradient in gradients:
+            threads = self._shares(gradient.size)
+            totals = np.empty(threads)
+            kernels.sum_of_squares(*flat(gradient), totals, threads)
+            total += float(totals.sum())
+        norm = math.sqrt(total)
+        factor[0] = (min(1.0, limit / norm) if norm else 1.0) if math.isfinite(norm) else math.nan
+
+    def momentum_step(
+        self, weight: Array, gradient: Array, velocity: Array, *,
+        scale: Array, l2: float, rate: float, momentum: float, nesterov: bool,
+    ) -> None:  # fmt: skip
+        numbers = map(weight.dtype.type, (scale[0], l2, rate, momentum))
+        threads = self._shares(weight.size)
+        kernels.momentum_step(*flat(weight, gradient, velocity), *numbers, nesterov, threads)
+
+    def adagrad_step(
+        self,
+        weight: Array,
+        gradient: Array,
+        total: Array,
+        *,
+        scale: Array,
+        l2: float,
+        rate: float,
+        epsilon: float,
+    ) -> None:
+        numbers = map(weight.dtype.type, (scale[0], l2, rate, epsilon))
+        threads = self._shares(weight.size)
+        kernels.adagrad_step(*flat(weight, gradient, total), *numbers, threads)
+
+    def rmsprop_step(
+        self, weight: Array, gradient: Array, mean: Array, *,
+        scale: Array, l2: float, rate: float, decay: float, epsilon: float,
+    ) -> None:  # fmt: skip
+        numbers = map(weight.dtype.type, (scale[0], l2, rate, decay, epsilon))
+        threads = self._shares(weight.size)
+        kernels.rmsprop_step(*flat(weight, gradient, mean), *numbers, threads)
+
+    def adam_step(
+        self, weight: Array, gradient: Array, first: Array, second: Array, *,
+        scale: Array, l2: float, shrink: float, rate: float, beta1: float, beta2: float, epsilon: float, step: int,
+    ) -> None:  # fmt: skip
+        corrections = adam_corrections(beta1, beta2, step)
+        numbers = map(weight.dtype.type, (scale[0], l2, 1 - shrink, rate, beta1, beta2, epsilon, *corrections))
+        threads = self._shares(weight.size)
+        kernels.adam_step(*flat(weight, gradient, first, second), *numbers, threads)
+
+    def adam_idle(
+        self, weight: Array, first: Array, second: Array, idle: Array, keeps: Array, *,
+        rate: float, beta1: float, beta2: float, epsilon: float, step: int,
+    ) -> None:  # fmt: skip
+        if step:
+            numbers = map(weight.dtype.type, (rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
+            threads = self._shares(2 * weight.size)
+            kernels.adam_idle(weight, first, second, idle, keeps, *numbers, threads)
+
+
+def _borders(blocks: tuple[int, ...]) -> Array:
+    """Return where blocks of these sizes begin and end (K + 1,)."""
+    return np.cumsum((0, *blocks))

@@ -1,0 +1,39 @@
+"""Functions on one row of numbers, compiled into the kernels that call them: those of this backend and those of models."""
+
+from numba import njit
+
+from fflm.backend.formulas import RELU, TANH, activate
+
+# LLVM vectorises a sum only if it may reorder it. NaN and infinity must survive to be noticed, so no more than that; and not in a
+# function that computes `exp`, whose argument reduction depends on the order.
+REORDER = {"reassoc", "contract", "nsz"}
+
+
+@njit
+def clear(row):
+    """Set a row to 0: ``row[:] = 0`` takes Numba nearly a second to compile, wherever it stands."""
+    for j in range(len(row)):
+        row[j] = 0
+
+
+@njit(fastmath=REORDER)
+def inner_product(values, row):
+    """Return the inner product of numbers (F,) and a row (F,), which may be one of integers, in the numbers' precision."""
+    total = values.dtype.type(0)
+    for j in range(len(values)):
+        total += values[j] * values.dtype.type(row[j])
+    return total
+
+
+@njit
+def activate_row(code, row):
+    """Replace a row of pre-activations by the activation of that code. LLVM vectorises a loop only if it knows the code."""
+    if code == RELU:
+        for j in range(len(row)):
+            row[j] = activate(RELU, row[j])
+    elif code == TANH:
+        for j in range(len(row)):
+            row[j] = activate(TANH, row[j])
+    else:
+        for j in range(len(row)):
+            row[j] = activate(code, row[j])
