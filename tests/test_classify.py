@@ -27,7 +27,7 @@ from fflm.models.classifier.reading import read_labelled
 from fflm.models.classifier.settings import TextInput
 from fflm.models.classifier.train import ClassifierSession, begin
 from fflm.models.creation import default_path
-from fflm.text.corpus import Count, Share
+from fflm.text.holdout import Count, Share
 from fflm.text.tokenizer import Tokenizer
 from fflm.training.events import Evaluation, Step
 from fflm.training.examples import Scale

@@ -47,7 +47,11 @@ from fflm.models.neural.train import (
     default_path,
 )
 from fflm.models.scoring import score_part
-from fflm.text.corpus import Corpus, Count, Share, TextSettings, VocabularyRule, tokenize
+from fflm.text.corpus import Corpus
+from fflm.text.holdout import Count, Share
+from fflm.text.settings import TextSettings
+from fflm.text.tokenize import tokenize
+from fflm.text.vocabulary import VocabularyRule
 from fflm.training import events as training_events
 from fflm.training import session
 from fflm.training.events import Evaluation, RolledBack, Step
@@ -823,7 +827,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from fflm.models.neural.train import TrainingSession, begin
-from fflm.text.corpus import Share
+from fflm.text.holdout import Share
 
 left = int(sys.argv[1])
 
