@@ -23,19 +23,18 @@ import numpy as np
 import numpy.typing as npt
 from common import brown, machine, parse, record
 
+from fflm.arrays import CHECKPOINT
 from fflm.errors import FflmError
 from fflm.files import NewFolder, replacing
-from fflm.lm import mixture
-from fflm.lm.model import LanguageModel
-from fflm.lm.ngram import NgramModel
-from fflm.lm.scoring import part_score
-from fflm.lm.train import TrainingRun
+from fflm.models.mixture.model import mixed as mixture_losses
+from fflm.models.neural.model import NeuralModel
+from fflm.models.neural.train import TrainingSession
+from fflm.models.ngram.train import estimate_model
+from fflm.models.scoring import part_score
 from fflm.network.config import NetworkConfig
 from fflm.text.corpus import Corpus
 from fflm.text.windows import Windows
-from fflm.training.checkpoints import CHECKPOINT
-from fflm.training.loop import Evaluation
-from fflm.training.run import RolledBack
+from fflm.training.events import Evaluation, RolledBack
 from fflm.training.settings import TrainingSettings
 
 PUBLISHED = {  # perplexities in training, on the validation and on the test text
@@ -152,7 +151,7 @@ def expectation_maximisation(estimates: Floats) -> Floats:
 
 def mixed(first: Floats, second: Floats, weight: float) -> Floats:
     """Return the losses of the mixture of two models, given theirs and the weight of the first."""
-    return mixture.mixed(np.stack([first, second]), np.array([weight, 1 - weight]))
+    return mixture_losses(np.stack([first, second]), np.array([weight, 1 - weight]))
 
 
 def losses(model: Any, corpus: Corpus) -> dict[str, Floats]:
@@ -179,8 +178,8 @@ def train(name: str, path: Path, corpus: Corpus, settings: TrainingSettings) -> 
     config = NetworkConfig(len(corpus.vocabulary), **NETWORKS[name], **HIS, embedding_dropout=0.1)
     if not (path / CHECKPOINT).is_file():
         with NewFolder(path) as new:
-            TrainingRun.start(new, corpus, config, settings)
-    run = TrainingRun.resume(path, corpus)
+            TrainingSession.start(new, corpus, config, settings)
+    run = TrainingSession.resume(path, corpus)
     if (run.trainer.network.config, run.trainer.settings) != (config, settings):
         sys.exit(f"{path} was trained with other settings: remove it, or choose another --work")
     for event in run.events():
@@ -200,11 +199,11 @@ def train(name: str, path: Path, corpus: Corpus, settings: TrainingSettings) -> 
     return network_losses(run, corpus), about
 
 
-def network_losses(run: TrainingRun, corpus: Corpus) -> dict[str, Floats]:
+def network_losses(run: TrainingSession, corpus: Corpus) -> dict[str, Floats]:
     """Return the losses of a finished run's best weights; they are kept beside them."""
     path = run.path / "losses.npz"
     if not path.is_file():
-        found = losses(LanguageModel.load(run.path), corpus)
+        found = losses(NeuralModel.load(run.path), corpus)
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **found)
     with np.load(path) as arrays:
@@ -229,7 +228,7 @@ def measure(names: list[str], work: Path, corpus: Corpus, settings: TrainingSett
     rows: dict[str, dict[str, Any]] = {}
     for order in (3, 4, 5):
         if f"KN{order}" in names or order == 5:  # whose perplexity the others are related to
-            found[f"KN{order}"] = losses(NgramModel.train(corpus, order), corpus)
+            found[f"KN{order}"] = losses(estimate_model(corpus, order), corpus)
     trigram = Trigram(corpus)
     check_sums(trigram, corpus)
     found["trigram"] = losses(trigram, corpus)

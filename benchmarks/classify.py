@@ -28,8 +28,8 @@ import numpy as np
 from common import machine, parse, quartiles, record
 
 import fflm
-from fflm.classify.metrics import Report
-from fflm.classify.reading import Labelled, read_labelled
+from fflm.models.classifier.metrics import Report
+from fflm.models.classifier.reading import Labelled, read_labelled
 
 try:
     import fasttext

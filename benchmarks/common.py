@@ -19,10 +19,10 @@ from typing import Any
 
 import numba
 
+from fflm import bench as speed
 from fflm.files import write_json
-from fflm.lm.setup import text_settings
+from fflm.models.creation import text_settings
 from fflm.text.corpus import Corpus, Count, tokenize
-from fflm.training import speed
 
 ROOT = Path(__file__).resolve().parent.parent
 STORIES = ROOT / "corpora" / "stories.txt"

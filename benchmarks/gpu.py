@@ -29,19 +29,20 @@ from common import ROOT, brown, check_sizes, in_turns, machine, parse, record, w
 
 from fflm.backend.devices import describe_device, device_backend, why_no_gpu
 from fflm.backend.protocol import Backend
+from fflm.bench import Size, measure
 from fflm.files import write_json
-from fflm.lm.train import fit, network_settings
+from fflm.models.neural.train import network_settings, resolve_settings
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.shuffling import shuffled
 from fflm.text.corpus import Corpus
 from fflm.text.windows import Windows
-from fflm.training.loop import Evaluation, Trainer
+from fflm.training.events import Evaluation
 from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2
 from fflm.training.schedules import rate_at
 from fflm.training.settings import TrainingSettings
-from fflm.training.speed import Size, measure
+from fflm.training.trainer import Trainer
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -252,7 +253,7 @@ def whole_step(words: int, hidden: int, batch: int) -> dict[str, Any]:
 def training(backends: dict[str, Backend], corpus: Corpus) -> dict[str, Any]:
     """Train the default network on a text, and PyTorch's same network with the same settings: time and validation perplexity."""
     shape, chosen, automatic = network_settings({"batch_size": 1024, "epochs": 3, "loss": "exact"})
-    config, settings = fit(shape, chosen, automatic, corpus)
+    config, settings = resolve_settings(shape, chosen, automatic, corpus)
     windows = {
         name: Windows.of(part.ids, corpus.vocabulary, corpus.settings, config.context) for name, part in corpus.parts.items()
     }

@@ -28,10 +28,10 @@ from torch.nn import functional
 from torch_network import TorchNetwork
 
 from fflm.backend.cpu.backend import CpuBackend
-from fflm.lm.generation import Prefix, beam_search, read_prefix, sample
-from fflm.lm.model import LanguageModel
-from fflm.lm.scoring import score_hypotheses
-from fflm.lm.train import default_averages
+from fflm.models.generation import Prefix, beam_search, read_prefix, sample
+from fflm.models.neural.model import NeuralModel
+from fflm.models.neural.train import default_averages
+from fflm.models.scoring import score_hypotheses
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
@@ -47,16 +47,16 @@ CLAIMED = {"score": 1.5, "sample 64": 1.0}  # the least of PyTorch's time relati
 TOLERANCE = 1e-4  # nats a word, of both in single precision
 
 
-def build(vocabulary: int, averages: tuple[int, ...] = default_averages(10**6)) -> LanguageModel:
+def build(vocabulary: int, averages: tuple[int, ...] = default_averages(10**6)) -> NeuralModel:
     """Return a model with random weights, whose words are as frequent as in text (Zipf)."""
     config = NetworkConfig(vocabulary, averages=averages)
     parameters = Parameters.random(config, seed=1)
     parameters.output_bias[:] = -np.log(np.arange(1, vocabulary + 1))
     words = [f"word{id_}" for id_ in range(2, vocabulary)]
-    return LanguageModel(config, parameters, Vocabulary.from_words(words, {}, ends=True), TextSettings(Tokenizer("space")))
+    return NeuralModel(config, parameters, Vocabulary.from_words(words, {}, ends=True), TextSettings(Tokenizer("space")))
 
 
-def text(model: LanguageModel, words: int, seed: int) -> np.ndarray:
+def text(model: NeuralModel, words: int, seed: int) -> np.ndarray:
     """Return ids (words,) of words of the model's vocabulary, symbols not among them."""
     shares = 1 / np.arange(3, model.config.vocabulary + 1)
     ids = np.random.default_rng(seed).choice(len(shares), words, p=shares / shares.sum()) + 2
@@ -66,7 +66,7 @@ def text(model: LanguageModel, words: int, seed: int) -> np.ndarray:
 class Fflm:
     """Scoring and generating with this project."""
 
-    def __init__(self, model: LanguageModel, ids: np.ndarray, prefix: Prefix) -> None:
+    def __init__(self, model: NeuralModel, ids: np.ndarray, prefix: Prefix) -> None:
         self.model, self.prefix = model, prefix
         self.windows = model.windows(ids)
 
@@ -87,7 +87,7 @@ class Fflm:
 class Torch:
     """The same in PyTorch."""
 
-    def __init__(self, model: LanguageModel, ids: np.ndarray, prefix: Prefix) -> None:
+    def __init__(self, model: NeuralModel, ids: np.ndarray, prefix: Prefix) -> None:
         self.network = TorchNetwork(model.config, model.parameters)
         self.windows = torch.from_numpy(ids).unfold(0, model.window + 1, 1)
         context = model.windows(prefix.ids).contexts(np.array([len(prefix.ids)]))
@@ -137,7 +137,7 @@ class Torch:
         return float(scores.gather(1, torch.tensor(ids)[:, None]).sum())
 
 
-def verify(model: LanguageModel, ours: Fflm, theirs: Torch) -> None:
+def verify(model: NeuralModel, ours: Fflm, theirs: Torch) -> None:
     """Stop unless both compute the same."""
     for low in range(0, BATCHES * ROWS, ROWS):
         off = np.abs(ours.losses(low) - theirs.losses(low)).max()
@@ -165,7 +165,7 @@ def tasks(contender: Fflm | Torch) -> dict[str, tuple[Callable[[], Any], int]]:
     }
 
 
-def measure(model: LanguageModel, threads: list[int], rounds: int) -> list[dict[str, Any]]:
+def measure(model: NeuralModel, threads: list[int], rounds: int) -> list[dict[str, Any]]:
     """Verify, then time all tasks with both contenders in turns."""
     ids = text(model, model.window + BATCHES * ROWS, seed=1)
     prefix = read_prefix(model, " ".join(model.vocabulary.decode(text(model, 20, seed=2))))
@@ -195,7 +195,7 @@ def measure(model: LanguageModel, threads: list[int], rounds: int) -> list[dict[
     return rows
 
 
-def variants(model: LanguageModel) -> list[list[int]]:
+def variants(model: NeuralModel) -> list[list[int]]:
     """Return a sentence with up to `EDITS` words replaced, left out or put in, in `HYPOTHESES` ways."""
     generator = np.random.default_rng(3)
     sentence = text(model, WORDS, seed=4).tolist()
@@ -209,7 +209,7 @@ def variants(model: LanguageModel) -> list[list[int]]:
     return result
 
 
-def measure_lists(model: LanguageModel) -> dict[str, Any]:
+def measure_lists(model: NeuralModel) -> dict[str, Any]:
     """Score an n-best list, and count how many of its contexts have occurred before in it."""
     hypotheses = variants(model)
     lines = "".join(f"{' '.join(model.vocabulary.decode(each))}\n" for each in hypotheses)

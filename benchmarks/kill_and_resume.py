@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from common import FFLM, STORIES, machine, parse, record
 
-from fflm.training.checkpoints import CHECKPOINT, WEIGHTS, load_arrays
+from fflm.arrays import CHECKPOINT, WEIGHTS, load_arrays
 
 SETTINGS = ["--embedding", "16", "--hidden", "32", "--batch-size", "64", "--patience", "0", "--evaluate-every", "100"]
 SAVE_SECONDS = "0.2"

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from common import FFLM, STORIES, machine, parse, record, resident
 
+from fflm.arrays import CHECKPOINT, LOG, load_arrays
 from fflm.text.corpus import Corpus, TextSettings
-from fflm.training.checkpoints import CHECKPOINT, LOG, load_arrays
 
 LIMIT = 10**9
 VALID_TOKENS = 20_000

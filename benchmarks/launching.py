@@ -31,8 +31,8 @@ from fflm.backend.cuda.memory import DeviceArray
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
-from fflm.training.loop import Trainer
 from fflm.training.settings import TrainingSettings
+from fflm.training.trainer import Trainer
 
 sys.path.insert(0, str(ROOT / "tests"))
 

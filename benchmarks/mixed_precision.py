@@ -17,11 +17,12 @@ from typing import Any
 from common import ROOT, brown, check_sizes, machine, parse, record
 
 from fflm.backend.cpu.backend import CpuBackend
-from fflm.lm.train import fit, network_settings
+from fflm.models.neural.train import network_settings, resolve_settings
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.text.windows import Windows
-from fflm.training.loop import Evaluation, Step, Trainer
+from fflm.training.events import Evaluation, Step
+from fflm.training.trainer import Trainer
 
 DEMANDED = 1.005
 """The largest ratio of perplexities, mixed to float32."""
@@ -40,7 +41,7 @@ def main() -> None:
     corpus = brown(options.brown, options.work / "Brown")
     check_sizes("Brown", corpus)
     shape, chosen, automatic = network_settings({"batch_size": 1024, "epochs": 3, "loss": "exact"})
-    config, settings = fit(shape, chosen, automatic, corpus)
+    config, settings = resolve_settings(shape, chosen, automatic, corpus)
     windows = {
         name: Windows.of(part.ids, corpus.vocabulary, corpus.settings, config.context) for name, part in corpus.parts.items()
     }

@@ -24,8 +24,10 @@ from common import brown, check_sizes, machine, parse, record, wikitext
 
 from fflm.cli.options import describe_perplexity
 from fflm.errors import FflmError
-from fflm.lm.ngram import ORDER, NgramModel, estimate
-from fflm.lm.scoring import score_part
+from fflm.models.ngram.estimate import estimate
+from fflm.models.ngram.model import NgramModel
+from fflm.models.ngram.train import ORDER, estimate_model
+from fflm.models.scoring import score_part
 from fflm.text.corpus import Corpus
 
 EXPECTED = {  # test perplexity, and on WikiText-2 the validation text's
@@ -52,7 +54,7 @@ def check_sums(model: NgramModel, corpus: Corpus) -> None:
 def measure(name: str, order: int, corpus: Corpus) -> dict[str, Any]:
     """Train and score a model, and show how well it predicts."""
     started = time.monotonic()
-    model = NgramModel.train(corpus, order)
+    model = estimate_model(corpus, order)
     seconds = time.monotonic() - started
     check_sums(model, corpus)
     figures = {part: score_part(model, corpus.parts[part]).to_dict() for part in ("valid", "test")}
@@ -103,7 +105,7 @@ def main() -> None:
         }
         for corpus_name, corpus in corpora.items():
             check_sizes(corpus_name, corpus)
-        NgramModel.train(corpora["Brown"], 2)  # compiles the kernels
+        estimate_model(corpora["Brown"], 2)  # compiles the kernels
         results = [measure(*each, corpora[each[0]]) for each in EXPECTED]
         if options.large:
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # whose memory is its own

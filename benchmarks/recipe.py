@@ -17,13 +17,13 @@ from typing import Any
 import numba
 from common import ROOT, brown, check_sizes, machine, parse, record, run_json, wikitext
 
+from fflm.arrays import CHECKPOINT, LOG
 from fflm.cli.options import describe_perplexity
 from fflm.errors import FflmError
-from fflm.lm.mixture import mix
-from fflm.lm.model import load
-from fflm.lm.scoring import score_part
+from fflm.models.load import load_language_model as load
+from fflm.models.mixture.train import mix
+from fflm.models.scoring import score_part
 from fflm.text.corpus import Corpus
-from fflm.training.checkpoints import CHECKPOINT, LOG
 from fflm.training.log import read_log
 
 PRESETS = ("default", "quick")

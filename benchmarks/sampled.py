@@ -21,14 +21,15 @@ import numba
 from common import brown, check_sizes, machine, parse, record, wikitext
 
 from fflm.backend.cpu.backend import CpuBackend
-from fflm.lm.train import PRESETS, fit, network_settings
+from fflm.models.neural.train import PRESETS, network_settings, resolve_settings
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.text.corpus import Corpus
 from fflm.text.windows import Windows
-from fflm.training.loop import Evaluation, Trainer
+from fflm.training.events import Evaluation
 from fflm.training.settings import TrainingSettings
+from fflm.training.trainer import Trainer
 
 LOSSES: dict[str, dict[str, Any]] = {
     "exact": {"loss": "exact"},
@@ -63,7 +64,7 @@ def turn(run: Trainer, events: Iterator[Any], courses: list[dict[str, float]], s
 
 def compare(name: str, corpus: Corpus, preset: str, fields: dict[str, Any]) -> dict[str, Any]:
     """Train with each loss, in turns."""
-    config, settings = fit(*network_settings({**PRESETS[preset], **fields}), corpus)
+    config, settings = resolve_settings(*network_settings({**PRESETS[preset], **fields}), corpus)
     windows = {
         part: Windows.of(each.ids, corpus.vocabulary, corpus.settings, config.context) for part, each in corpus.parts.items()
     }

@@ -25,15 +25,15 @@ from common import ROOT, in_turns, machine, memory_of, parse, quartiles, record
 from exact import demand_gradients, exact_gradients
 
 from fflm.backend.cpu.backend import CpuBackend
-from fflm.lm.train import default_averages
+from fflm.models.neural.train import default_averages
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
+from fflm.plots import COLOURS
 from fflm.shuffling import shuffled
 from fflm.text.windows import Windows
-from fflm.training.loop import Trainer
-from fflm.training.plot import COLOURS
 from fflm.training.settings import TrainingSettings
+from fflm.training.trainer import Trainer
 
 PROPORTIONAL = {"time": 1.1, "memory": 1.0}  # the largest exponents
 LARGEST = {("time", "corpus"): 0.1, ("time", "threads"): -0.75}  # where they are less

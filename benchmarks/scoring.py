@@ -26,9 +26,10 @@ import numba
 import numpy as np
 from common import in_turns, machine, parse, quartiles, record, run_json
 
-from fflm.lm.fast import FastScorer
-from fflm.lm.model import LanguageModel, load
-from fflm.lm.scoring import score_files, score_part
+from fflm.models.load import load_language_model as load
+from fflm.models.neural.fast import FastScorer
+from fflm.models.neural.model import NeuralModel
+from fflm.models.scoring import score_files, score_part
 from fflm.text.corpus import Corpus
 
 RATE = 2e6  # tokens a second, from ids
@@ -55,7 +56,7 @@ def models(text: Path, work: Path, *, quick: bool) -> dict[str, Path]:
     return folders
 
 
-def normalisers(model: LanguageModel, scorer: FastScorer, ids: np.ndarray) -> dict[str, float]:
+def normalisers(model: NeuralModel, scorer: FastScorer, ids: np.ndarray) -> dict[str, float]:
     """Return what is known of log Z in all contexts of a text, after checking that it explains the fast scores."""
     logs = model.text_losses(ids) - scorer.text_losses(ids)
     contexts, _ = model.windows(ids).batch(np.arange(0, len(ids), max(1, len(ids) // 500)))
@@ -100,7 +101,7 @@ def main() -> None:
     corpus = Corpus.open(work / "corpus")
     test = corpus.parts["test"]
     plain, normalised, ngram = (load(folders[name]) for name in ("plain", "normalised", "ngram"))
-    assert isinstance(normalised, LanguageModel)
+    assert isinstance(normalised, NeuralModel)
     scorer = FastScorer(normalised)
     logs = normalisers(normalised, scorer, test.ids.astype(np.int32))
     perplexities = {

@@ -27,7 +27,7 @@ from common import FFLM, STORIES, in_turns, machine, parse, quartiles, record
 from numba.core import event
 
 from fflm.cli import main as fflm
-from fflm.lm.train import begin
+from fflm.models.neural.train import begin
 
 HELP_SECONDS, COMPILE_SECONDS = 0.3, 15.0
 
@@ -41,7 +41,7 @@ def fill(array):
         array[i] = i
 """
 
-READ = "from fflm.lm.model import LanguageModel; LanguageModel.load('stories.model')"
+READ = "from fflm.models.neural.model import NeuralModel; NeuralModel.load('stories.model')"
 
 PROGRAMS = {
     "python -c pass": "pass",

@@ -16,7 +16,7 @@ from pathlib import Path
 from common import FFLM, STORIES, machine, parse, record
 
 from fflm.cli.options import describe_perplexity
-from fflm.lm.model import LanguageModel
+from fflm.models.neural.model import NeuralModel
 
 LIMIT_SECONDS = 120.0
 PREFIXES = ("The cat", "Once there was", "Grandmother said", '"I am')
@@ -46,7 +46,7 @@ def main() -> None:
         parts = {"start_and_reading": reading, "compiling": compiled - reading, "training": total - compiled}
         listed = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f} s" for name, seconds in parts.items())
         print(f"\n{total:.1f} s in all: {listed}")
-        figures = LanguageModel.load(model).about["figures"]
+        figures = NeuralModel.load(model).about["figures"]
         print(f"valid: {describe_perplexity(figures['valid'])}\n")
         continuations = []
         for prefix in PREFIXES:

@@ -41,7 +41,7 @@ from exact import demand, demand_gradients, exact_gradients, exact_updates
 from threadpoolctl import threadpool_limits
 
 from fflm.backend.cpu.backend import CpuBackend
-from fflm.lm.train import default_averages
+from fflm.models.neural.train import default_averages
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters

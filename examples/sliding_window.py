@@ -31,7 +31,7 @@ WINDOW = 3
 SHOWN = 3  # the position whose window is shown stage by stage
 
 
-def train() -> fflm.LanguageModel:
+def train() -> fflm.NeuralModel:
     """Return a small network, trained on the stories: embeddings of 16 numbers, 32 hidden units."""
     with tempfile.TemporaryDirectory() as folder:
         return fflm.train(
@@ -40,12 +40,12 @@ def train() -> fflm.LanguageModel:
         )  # fmt: skip
 
 
-def in_float64(model: fflm.LanguageModel) -> Parameters:
+def in_float64(model: fflm.NeuralModel) -> Parameters:
     """Return the arrays of a model, which is trained in float32, as float64."""
     return model.parameters.mapped(lambda array: array.astype(np.float64))
 
 
-def read(model: fflm.LanguageModel, sentence: str) -> tuple[np.ndarray, np.ndarray]:
+def read(model: fflm.NeuralModel, sentence: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the contexts (N, 3) and the targets (N,) of a sentence, word ids: slide over it."""
     ids = model.text.encode_text(sentence + "\n", model.vocabulary)
     return model.windows(ids).batch(np.arange(len(ids)))

@@ -17,12 +17,14 @@ from fflm.errors import FflmError
 TYPE_CHECKING = False  # type checkers take it for true, as they do typing's, whose import takes long
 if TYPE_CHECKING:
     from fflm.api import load, train, train_classifier, train_ngram
-    from fflm.classify.model import TextClassifier
     from fflm.estimators import FeedforwardClassifier, FeedforwardRegressor
-    from fflm.lm.mixture import Mixture, mix
-    from fflm.lm.model import LanguageModel, Model
-    from fflm.lm.ngram import NgramModel
-    from fflm.lm.scoring import Score
+    from fflm.models.classifier.model import TextClassifier
+    from fflm.models.language_model import LanguageModel
+    from fflm.models.mixture.model import Mixture
+    from fflm.models.mixture.train import mix
+    from fflm.models.neural.model import NeuralModel
+    from fflm.models.ngram.model import NgramModel
+    from fflm.models.scoring import Score
 
 # Numba and OpenMP read these when they are imported, which may be before any module of ours that uses them. The highest level of
 # optimisation takes a third longer to compile than the second, for kernels that are no faster. Threads that wait should sleep:
@@ -37,7 +39,7 @@ __all__ = [
     "FflmError",
     "LanguageModel",
     "Mixture",
-    "Model",
+    "NeuralModel",
     "NgramModel",
     "Score",
     "TextClassifier",
@@ -54,14 +56,14 @@ __all__ = [
 _LAZY = {
     "FeedforwardClassifier": "fflm.estimators",
     "FeedforwardRegressor": "fflm.estimators",
-    "LanguageModel": "fflm.lm.model",
-    "Mixture": "fflm.lm.mixture",
-    "Model": "fflm.lm.model",
-    "NgramModel": "fflm.lm.ngram",
-    "Score": "fflm.lm.scoring",
-    "TextClassifier": "fflm.classify.model",
+    "LanguageModel": "fflm.models.language_model",
+    "Mixture": "fflm.models.mixture.model",
+    "NeuralModel": "fflm.models.neural.model",
+    "NgramModel": "fflm.models.ngram.model",
+    "Score": "fflm.models.scoring",
+    "TextClassifier": "fflm.models.classifier.model",
     "load": "fflm.api",
-    "mix": "fflm.lm.mixture",
+    "mix": "fflm.models.mixture.train",
     "train": "fflm.api",
     "train_classifier": "fflm.api",
     "train_ngram": "fflm.api",

@@ -4,17 +4,18 @@ from typing import Any
 
 from fflm.arguments import Device, PathLike, Paths, checked, with_options
 from fflm.backend.devices import choose_device
-from fflm.classify import train as classify_train
-from fflm.classify.model import TextClassifier
-from fflm.lm import ngram
-from fflm.lm import train as lm_train
-from fflm.lm.model import LanguageModel, Model
-from fflm.lm.model import load as load_model
-from fflm.lm.ngram import NgramModel
+from fflm.models.classifier import train as classifier_train
+from fflm.models.classifier.model import TextClassifier
+from fflm.models.language_model import LanguageModel
+from fflm.models.load import load as load_model
+from fflm.models.neural import train as neural_train
+from fflm.models.neural.model import NeuralModel
+from fflm.models.ngram import train as ngram_train
+from fflm.models.ngram.model import NgramModel
 
 
 @checked
-def load(path: PathLike, device: Device = "cpu") -> Model:
+def load(path: PathLike, device: Device = "cpu") -> LanguageModel | TextClassifier:
     """Load the model in a folder, to predict on a device: ``cpu``, ``cuda``, or ``auto`` for a GPU if one works.
 
     Raises
@@ -25,8 +26,8 @@ def load(path: PathLike, device: Device = "cpu") -> Model:
     return load_model(path, choose_device(device))
 
 
-@with_options(lm_train.OPTIONS)
-def train(inputs: Paths, path: PathLike | None = None, **options: Any) -> LanguageModel:
+@with_options(neural_train.OPTIONS)
+def train(inputs: Paths, path: PathLike | None = None, **options: Any) -> NeuralModel:
     """Train a neural language model on text and return the best one.
 
     Parameters
@@ -46,12 +47,12 @@ def train(inputs: Paths, path: PathLike | None = None, **options: Any) -> Langua
     ``averages``, ``batch_size``, ``epochs`` and ``loss`` are chosen by the size of the text if they are None. One value stands
     for a list of one, as in ``hidden=100``.
     """
-    run = lm_train.begin(inputs, path, **options)
+    run = neural_train.begin(inputs, path, **options)
     run.finish()
-    return LanguageModel.load(run.path, run.device)
+    return NeuralModel.load(run.path, run.device)
 
 
-@with_options(ngram.OPTIONS)
+@with_options(ngram_train.OPTIONS)
 def train_ngram(inputs: Paths, path: PathLike | None = None, **options: Any) -> NgramModel:
     """Train an n-gram model (interpolated modified Kneser-Ney) on text.
 
@@ -67,10 +68,10 @@ def train_ngram(inputs: Paths, path: PathLike | None = None, **options: Any) -> 
     FflmError
         If anything is wrong with text, options or folder.
     """
-    return ngram.train(inputs, path, **options)
+    return ngram_train.train(inputs, path, **options)
 
 
-@with_options(classify_train.OPTIONS)
+@with_options(classifier_train.OPTIONS)
 def train_classifier(inputs: Paths, path: PathLike | None = None, **options: Any) -> TextClassifier:
     """Train a text classifier on labelled text and return the best one.
 
@@ -90,6 +91,6 @@ def train_classifier(inputs: Paths, path: PathLike | None = None, **options: Any
     -----
     ``batch_size`` and ``epochs`` are chosen by the number of texts if they are None.
     """
-    run = classify_train.begin(inputs, path, **options)
+    run = classifier_train.begin(inputs, path, **options)
     run.finish()
     return TextClassifier.load(run.path, run.device)

@@ -35,7 +35,7 @@ import msgspec
 from msgspec import Meta
 
 from fflm.errors import FflmError, nearest
-from fflm.files import clear_errors
+from fflm.files import os_errors_as_fflm_error
 
 if TYPE_CHECKING:  # its import takes longer than a help text may
     import numpy as np
@@ -263,7 +263,7 @@ def to_path(name: str, value: object) -> Path:
     path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(path, str) or not path or "\0" in path or not _encodable(path):
         raise FflmError(f"`{name}` must be a path, not {show(value)}")
-    with clear_errors(f"use {show(path)}, `{name}` must be a path"):  # such as a whole text, too long for a name
+    with os_errors_as_fflm_error(f"use {show(path)}, `{name}` must be a path"):  # such as a whole text, too long for a name
         Path(path).exists()
     return Path(path)
 

@@ -31,9 +31,9 @@ from fflm.network.config import NetworkConfig, Output
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.training.examples import Rows, Scale
-from fflm.training.fit import fit
-from fflm.training.loop import Trainer
+from fflm.training.in_memory import train_in_memory
 from fflm.training.settings import OptimizerName, ScheduleName, TrainingSettings
+from fflm.training.trainer import Trainer
 
 
 class Feedforward(BaseEstimator):  # type: ignore[misc]
@@ -70,7 +70,7 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
     config_, parameters_
         The network (`NetworkConfig`) and its weights (`Parameters`).
     evaluations_
-        The losses of every epoch (`fflm.training.loop.Evaluation`).
+        The losses of every epoch (`fflm.training.events.Evaluation`).
     scale_
         The mean and the deviation of the features, None unless they are normalised.
     n_features_in_, feature_names_in_
@@ -157,7 +157,9 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
         )  # fmt: skip
         network = Network(self.config_, device_backend("cpu"))
         parameters = Parameters.random(self.config_, seed, np.float64)
-        self.parameters_, self.evaluations_ = fit(Trainer(network, parameters, train, valid[0] if valid else None, settings))
+        self.parameters_, self.evaluations_ = train_in_memory(
+            Trainer(network, parameters, train, valid[0] if valid else None, settings)
+        )
 
     def _scaled(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return np.ascontiguousarray(numbers) if self.scale_ is None else self.scale_.apply(numbers)

@@ -41,7 +41,7 @@ COMPRESSIONS = {
 
 
 @contextlib.contextmanager
-def clear_errors(action: str) -> Iterator[None]:
+def os_errors_as_fflm_error(action: str) -> Iterator[None]:
     """Turn an operating-system error inside the block into one line: no permission, disk full, no such folder, no such name.
 
     Parameters
@@ -92,7 +92,7 @@ def open_regular(path: Path, mode: Literal["rb", "ab"] = "rb") -> BufferedReader
         might lead to a file outside of the folder.
     """
     own = getattr(os, "O_NONBLOCK", 0) | (getattr(os, "O_NOFOLLOW", 0) if mode == "ab" else 0)
-    with clear_errors(f"{'read' if mode == 'rb' else 'write'} {path}"):
+    with os_errors_as_fflm_error(f"{'read' if mode == 'rb' else 'write'} {path}"):
         if mode == "ab" and path.is_symlink():
             raise FflmError(f"{path} is a symbolic link: replace it with the file itself")
         file = open(path, mode, opener=lambda name, flags: os.open(name, flags | own, 0o666))  # noqa: SIM115
@@ -134,7 +134,7 @@ def replacing(path: Path, *, overwrite: bool = True, follow: bool = True) -> Ite
     through = follow and _only_written_to(path)
     place = _resolved(path) if follow else path
     with (
-        clear_errors(f"write {path}"),
+        os_errors_as_fflm_error(f"write {path}"),
         _workplace(Path(tempfile.gettempdir(), f"fflm-{path.name}") if through else place) as temporary,
     ):
         temporary.touch()
@@ -154,7 +154,7 @@ def replacing(path: Path, *, overwrite: bool = True, follow: bool = True) -> Ite
 
 def check_file(path: Path, overwrite: bool) -> None:
     """Raise an FflmError if a file cannot be written: there is a folder, or a file that may not be replaced."""
-    with clear_errors(f"write {path}"):
+    with os_errors_as_fflm_error(f"write {path}"):
         if path.is_dir():
             raise FflmError(f"{path} is a folder: name a file")
         if path.exists() and not overwrite and not _only_written_to(path):
@@ -349,7 +349,7 @@ class NewFolder:
         check()
         self._discard = weakref.finalize(self, self._held.close)
         try:
-            with clear_errors(f"write {path}"):
+            with os_errors_as_fflm_error(f"write {path}"):
                 self._lock_place()
                 self.replaces = self._lock is not None
                 self.folder = self._held.enter_context(_workplace(self._place))
@@ -378,7 +378,7 @@ class NewFolder:
         FflmError
             If that cannot be done, or ``check`` says so.
         """
-        with clear_errors(f"write {self.path}"):
+        with os_errors_as_fflm_error(f"write {self.path}"):
             try:
                 self._lock_place()
                 put_folder(self.folder, self._place, self._check)
@@ -427,7 +427,7 @@ def check_own(folder: Path, own: Collection[str]) -> None:
 @contextlib.contextmanager
 def replacing_folder(path: Path, check: Callable[[], None] = lambda: None, doing: str = "training in") -> Iterator[Path]:
     """Yield a temporary folder that takes the place of ``path`` when the block succeeds, and else is removed: a `NewFolder`."""
-    with NewFolder(path, check, doing) as new, clear_errors(f"write {path}"):
+    with NewFolder(path, check, doing) as new, os_errors_as_fflm_error(f"write {path}"):
         yield new.folder
         new.publish()
 
@@ -522,7 +522,7 @@ def locked_folder(folder: Path, doing: str = "training in") -> Iterator["FolderL
         If the folder is locked, or cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        with clear_errors(f"write {folder}"):
+        with os_errors_as_fflm_error(f"write {folder}"):
             while (directory := _lock(folder, doing, stack)) is None:
                 stack.close()
         yield FolderLock(folder, directory)

@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from fflm.classify.model import ClassifierFile
-from fflm.lm.description import LANGUAGE_MODELS
+from fflm.models.classifier.model import ClassifierFile
+from fflm.models.description import LANGUAGE_MODELS
 
 KINDS = (*LANGUAGE_MODELS.values(), ClassifierFile)
 

@@ -11,20 +11,20 @@ from fflm import api, compiling
 from fflm.arguments import Device
 from fflm.backend.cpu.launching import KERNELS
 from fflm.backend.devices import choose_device, device_backend
-from fflm.classify.model import TextClassifier
 from fflm.errors import FflmError
-from fflm.lm.arpa import write_arpa
-from fflm.lm.fast import FastScorer
-from fflm.lm.model import LanguageModel
-from fflm.lm.ngram import train as train_ngram
+from fflm.models.classifier.model import TextClassifier
+from fflm.models.neural.fast import FastScorer
+from fflm.models.neural.model import NeuralModel
+from fflm.models.ngram.arpa import write_arpa
+from fflm.models.ngram.train import train as train_ngram
 from fflm.network.config import NetworkConfig, Output
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.text.numbering import Numbering
 from fflm.text.tokenizer import Tokenizer
 from fflm.training.examples import Rows
-from fflm.training.loop import Trainer
 from fflm.training.settings import OptimizerName, TrainingSettings
+from fflm.training.trainer import Trainer
 
 _TEXT = "The cat sat on the wall. The dog sat on the mat.\n" * 40
 
@@ -101,7 +101,7 @@ def _language_models(folder: Path, device: Device) -> None:
         model = api.train(text, path, overwrite=True, device=device, **{**_SMALL, **fields})
         model.generate("The cat", length=2, seed=1)
         model.score(_TEXT)
-        LanguageModel.load(path, device).score("The cat")
+        NeuralModel.load(path, device).score("The cat")
 
 
 def _classifiers(folder: Path, device: Device) -> None:

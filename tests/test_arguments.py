@@ -15,13 +15,14 @@ from tiny import tiny_model
 
 import fflm
 from fflm.arguments import check, description, plain, to_paths
-from fflm.classify.settings import TextInput
-from fflm.classify.train import OPTIONS as CLASSIFY_OPTIONS
 from fflm.cli import _as_options
 from fflm.cli import classify as classify_command
 from fflm.cli import train as train_command
-from fflm.lm.mixture import Mixture, UnigramCache
-from fflm.lm.train import OPTIONS, begin
+from fflm.models.classifier.settings import TextInput
+from fflm.models.classifier.train import OPTIONS as CLASSIFY_OPTIONS
+from fflm.models.mixture.cache import UnigramCache
+from fflm.models.mixture.model import Mixture
+from fflm.models.neural.train import OPTIONS, begin
 from fflm.network.config import NetworkConfig
 from fflm.schema import config_schema
 from fflm.text.corpus import Corpus, TextSettings, VocabularyRule
@@ -195,13 +196,12 @@ def test_calls_of_vectors_that_are_refused():
 
 
 @pytest.mark.parametrize(
-    "load", [fflm.load, fflm.LanguageModel.load, fflm.NgramModel.load, fflm.Mixture.load, fflm.TextClassifier.load]
+    "load", [fflm.load, fflm.NeuralModel.load, fflm.NgramModel.load, fflm.Mixture.load, fflm.TextClassifier.load]
 )
 def test_what_is_no_folder_is_not_loaded(load, tmp_path):
     for path in (None, "", 3, b"x", ["x"], "\0", "x" * 5000):
         refused("path", lambda path=path: load(path))
-    if load != fflm.NgramModel.load:
-        refused("device", lambda: load(tmp_path, "gpu"))
+    refused("device", lambda: load(tmp_path, "gpu"))
     with pytest.raises(fflm.FflmError, match="is no model"):
         load(tmp_path)
 
@@ -403,7 +403,17 @@ def test_the_command_line_names_options(message, shown):
 
 
 def test_exports():
-    assert set(dir(fflm)) >= {"train", "train_ngram", "mix", "load", "Model", "NgramModel", "Mixture", "Score", "TextClassifier"}
+    assert set(dir(fflm)) >= {
+        "train",
+        "train_ngram",
+        "mix",
+        "load",
+        "LanguageModel",
+        "NgramModel",
+        "Mixture",
+        "Score",
+        "TextClassifier",
+    }
     assert all(getattr(fflm, name) is not None for name in dir(fflm))
     assert Path(fflm.__file__).with_name("py.typed").is_file()
     with pytest.raises(AttributeError):
@@ -422,6 +432,6 @@ def test_a_repr_is_one_short_line(here):
         assert len(repr(each)) < 200
         assert repr(each).startswith(type(each).__name__)
     assert repr(network) == (
-        f"LanguageModel(window 3, {network.parameters.count:,} parameters, vocabulary {len(network.vocabulary)}, "
+        f"NeuralModel(window 3, {network.parameters.count:,} parameters, vocabulary {len(network.vocabulary)}, "
         f"valid perplexity {network.about['figures']['valid']['perplexity']:.2f})"
     )

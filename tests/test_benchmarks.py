@@ -20,7 +20,7 @@ from tokenizing import chunks, repeated
 from training_step import bengio, default, judge
 
 from fflm.cli import main
-from fflm.lm.setup import text_settings
+from fflm.models.creation import text_settings
 from fflm.text.corpus import Count, tokenize
 from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2
 from fflm.training.settings import TrainingSettings

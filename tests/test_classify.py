@@ -18,19 +18,19 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 
 import fflm
 from fflm import FflmError, TextClassifier
-from fflm.classify.features import Reader, Texts, count_words, read_lexicon
-from fflm.classify.metrics import Report
-from fflm.classify.reading import read_labelled
-from fflm.classify.settings import TextInput
-from fflm.classify.train import ClassifierRun, begin
+from fflm.arrays import CHECKPOINT, CONFIG, WEIGHTS, load_arrays
 from fflm.cli import main
 from fflm.files import LOCK
-from fflm.lm.setup import default_path
+from fflm.models.classifier.features import Reader, Texts, count_words, read_lexicon
+from fflm.models.classifier.metrics import Report
+from fflm.models.classifier.reading import read_labelled
+from fflm.models.classifier.settings import TextInput
+from fflm.models.classifier.train import ClassifierSession, begin
+from fflm.models.creation import default_path
 from fflm.text.corpus import Count, Share
 from fflm.text.tokenizer import Tokenizer
-from fflm.training.checkpoints import CHECKPOINT, CONFIG, WEIGHTS, load_arrays
+from fflm.training.events import Evaluation, Step
 from fflm.training.examples import Scale
-from fflm.training.loop import Evaluation, Step
 
 
 def run(*arguments: object, status: int = 0, **options: str) -> subprocess.CompletedProcess[str]:
@@ -416,7 +416,7 @@ def test_a_resumed_run_is_the_run_that_was_never_interrupted(data: Path, tmp_pat
                     broken.save()
                     finished = False
                     break
-            broken = ClassifierRun.resume(tmp_path / "broken")
+            broken = ClassifierSession.resume(tmp_path / "broken")
         for name in (WEIGHTS, CHECKPOINT):
             left, right = (load_arrays(tmp_path / folder / name)[0] for folder in ("whole", "broken"))
             assert left.keys() == right.keys()
@@ -428,10 +428,10 @@ def test_a_finished_run_goes_on_for_more_epochs(data: Path, tmp_path: Path) -> N
     run_ = begin([data / "train.tsv"], tmp_path / "m", epochs=2, patience=0)
     for _ in run_.events():
         pass
-    again = ClassifierRun.resume(tmp_path / "m", epochs=3)
+    again = ClassifierSession.resume(tmp_path / "m", epochs=3)
     assert [event.epoch for event in again.events() if isinstance(event, Evaluation)] == [3]
     with pytest.raises(FflmError, match="3 epochs are done already"):
-        ClassifierRun.resume(tmp_path / "m", epochs=2)
+        ClassifierSession.resume(tmp_path / "m", epochs=2)
 
 
 def test_vectors_are_taken_and_may_be_frozen(data: Path, tmp_path: Path) -> None:
@@ -601,11 +601,11 @@ def test_two_trainings_in_one_folder(data: Path, tmp_path: Path) -> None:
     next(first)
     for second in (
         lambda: begin([data / "train.tsv"], tmp_path / "m", overwrite=True),
-        lambda: ClassifierRun.resume(tmp_path / "m"),
+        lambda: ClassifierSession.resume(tmp_path / "m"),
     ):
         with pytest.raises(FflmError, match="is already training in"):
             second()
     for _ in first:
         pass
-    for _ in ClassifierRun.resume(tmp_path / "m", epochs=2).events():
+    for _ in ClassifierSession.resume(tmp_path / "m", epochs=2).events():
         pass

@@ -161,7 +161,9 @@ def test_looking_at_a_model_does_not_wait_for_the_compiler(models):
 def test_predicting_imports_no_more_than_it_needs(models):
     loaded = imported("next -m text.model", folder=models)
     assert "numba" in loaded
-    assert loaded.isdisjoint({"scipy.linalg", "numpy.f2py", "rich", "matplotlib", "fflm.lm.ngram", "fflm.lm.mixture"})
+    assert loaded.isdisjoint(
+        {"scipy.linalg", "numpy.f2py", "rich", "matplotlib", "fflm.models.ngram.model", "fflm.models.mixture.model"}
+    )
 
 
 def test_ctrl_c_is_answered_while_modules_are_read():

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import fflm
-from fflm.classify.train import ClassifierRun
-from fflm.lm.train import TrainingRun
-from fflm.lm.tune import Search
+from fflm.models.classifier.train import ClassifierSession
+from fflm.models.neural.train import TrainingSession
+from fflm.search.search import Search
 from fflm.text.corpus import Corpus
 
 DATA = Path(__file__).parent / "data" / "version-1"
@@ -51,7 +51,7 @@ def test_classifiers_of_an_earlier_version_predict_the_same_probabilities(folder
 
 
 def test_a_network_of_an_earlier_version_goes_on(folder):
-    run = TrainingRun.resume(folder / "network.model", epochs=28)
+    run = TrainingSession.resume(folder / "network.model", epochs=28)
     list(run.events())
     assert run.trainer.state.epoch == 28
     assert run.figures["valid"]["perplexity"] == pytest.approx(15.350983000534727, **CLOSE)
@@ -59,7 +59,7 @@ def test_a_network_of_an_earlier_version_goes_on(folder):
 
 
 def test_a_classifier_of_an_earlier_version_goes_on(folder):
-    run = ClassifierRun.resume(folder / "features.classifier", epochs=3)
+    run = ClassifierSession.resume(folder / "features.classifier", epochs=3)
     list(run.events())
     assert run.figures["valid"]["loss"] == pytest.approx(0.5595888584431776, **CLOSE)
 

@@ -19,7 +19,7 @@ import fflm as package
 from fflm import compiling
 from fflm.cli import main
 from fflm.compiling import compiled, source_hash
-from fflm.lm.model import save_config
+from fflm.models.folder import save_config
 from fflm.training.checkpoints import save_weights
 
 SOURCES = Path(package.__file__).parent
@@ -169,7 +169,7 @@ def test_folders_of_the_installation_and_of_the_user(monkeypatch):
         "backend/formulas.py",
         "backend/cpu/blas.py",
         "backend/cuda/mixed.py",
-        "lm/ngram_kernels.py",
+        "models/ngram/kernels.py",
         "text/kernels.py",
         "compiling.py",
     ],

@@ -22,6 +22,7 @@ from tiny import tiny_model
 
 pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
+from fflm.arrays import WEIGHTS, load_arrays
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.cuda import kernels as cuda_kernels
 from fflm.backend.cuda import launching as cuda_launching
@@ -29,19 +30,20 @@ from fflm.backend.cuda import mixed as cuda_mixed
 from fflm.backend.cuda.backend import MIXED_PRODUCTS, PRODUCTS, SPAN, WAVE, CudaBackend, divide
 from fflm.backend.cuda.launching import signature
 from fflm.backend.protocol import Dropout
+from fflm.bench import Size, measure
 from fflm.cli import main
 from fflm.errors import FflmError
-from fflm.lm import train
+from fflm.models.neural import train
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.text.corpus import Share
 from fflm.text.windows import Windows
-from fflm.training.checkpoints import WEIGHTS, load_arrays, load_checkpoint, save_checkpoint
+from fflm.training.checkpoints import load_checkpoint, save_checkpoint
+from fflm.training.events import Step
 from fflm.training.examples import Rows
-from fflm.training.loop import Step, Trainer
 from fflm.training.settings import TrainingSettings
-from fflm.training.speed import Size, measure
+from fflm.training.trainer import Trainer
 
 CAPABILITIES = (8, 0), (9, 0, "a")
 
@@ -283,10 +285,10 @@ def test_training_on_a_gpu_from_text_to_model(text, monkeypatch):
         assert json.loads(Path(f"{device}.model/config.json").read_text())["device"] == device
     for part in ("valid", "test"):
         assert abs(figures["cuda"][part]["perplexity"] / figures["cpu"][part]["perplexity"] - 1) < 1e-4
-    run = train.TrainingRun.resume(Path("cuda.model"), epochs=3, device="cpu")
+    run = train.TrainingSession.resume(Path("cuda.model"), epochs=3, device="cpu")
     assert run.trainer.network.backend is backends["cpu"]
     assert any(isinstance(event, Step) for event in run.events())
-    assert train.TrainingRun.resume(Path("cuda.model")).device == "cpu"
+    assert train.TrainingSession.resume(Path("cuda.model")).device == "cpu"
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ EXTRAS = PROJECT["optional-dependencies"]
 FEATURES = {
     "fflm/backend/cuda/*.py": ("cuda12", "cuda13"),
     "fflm/estimators.py": ("learn",),
-    "fflm/lm/tune.py": ("tune",),
-    "fflm/training/plot.py": ("plot",),
+    "fflm/search/search.py": ("tune",),
+    "fflm/plots.py": ("plot",),
 }
 """The only files that import what the extras install."""
 COMPARED = {"fasttext", "kenlm", "tokenizers", "torch"}

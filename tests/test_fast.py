@@ -10,10 +10,11 @@ from tiny import MODES, tiny_model
 
 from fflm.cli import main
 from fflm.errors import FflmError
-from fflm.lm import fast
-from fflm.lm.fast import FastScorer, fast_scorer
-from fflm.lm.model import LanguageModel, save_config
-from fflm.lm.scoring import score_files, score_hypotheses
+from fflm.models.folder import save_config
+from fflm.models.neural import fast
+from fflm.models.neural.fast import FastScorer, fast_scorer
+from fflm.models.neural.model import NeuralModel
+from fflm.models.scoring import score_files, score_hypotheses
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
 from fflm.training.checkpoints import save_weights
@@ -40,7 +41,7 @@ def model_of(shape, text):
     generator = np.random.default_rng(3)
     for array in parameters:
         array[...] = generator.normal(0, 0.7, array.shape)
-    return LanguageModel(config, parameters, twin.vocabulary, text)
+    return NeuralModel(config, parameters, twin.vocabulary, text)
 
 
 def expected_losses(model, ids):
@@ -120,11 +121,11 @@ def test_the_command(folder):
 
     path = str(folder / "text.txt")
     found = json.loads(run(path, "--json"))
-    scorer = FastScorer(LanguageModel.load(folder / "m.model"))
+    scorer = FastScorer(NeuralModel.load(folder / "m.model"))
     expected = score_files(scorer, [path])
     assert found["perplexity"] == pytest.approx(expected.perplexity)
     assert found["normalisers"] == pytest.approx(scorer.normalisers.to_dict())
-    with_them = score_files(LanguageModel.load(folder / "m.model"), [path]).perplexity
+    with_them = score_files(NeuralModel.load(folder / "m.model"), [path]).perplexity
     assert found["perplexity_normalised"] == pytest.approx(with_them, rel=0.1)  # estimated from one context in twenty
     assert abs(found["perplexity"] / with_them - 1) > 0.2
     assert f"perplexity about {found['perplexity_normalised']:.1f}" in run(path)

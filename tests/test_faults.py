@@ -39,7 +39,7 @@ main(("tune -q --resume new" if Path("new").exists() else "tune ids -o new {TUNE
 
 STOP = """
 from {module} import {run}
-from fflm.training.loop import Evaluation
+from fflm.training.events import Evaluation
 run = {run}.resume(__import__("pathlib").Path("new"), epochs=3)
 for event in run.events():
     if isinstance(event, Evaluation):
@@ -105,7 +105,7 @@ COMMANDS = {
     "train": Command(f"train ids -o new {TRAIN}", resume="train -q --resume new"),
     "train --overwrite": Command(f"train ids -o new --overwrite {TRAIN}", (OLD,), resume="train -q --resume new"),
     "train --resume": Command(
-        "train -q --resume new", (OLD, STOP.format(module="fflm.lm.train", run="TrainingRun")), resume="same"
+        "train -q --resume new", (OLD, STOP.format(module="fflm.models.neural.train", run="TrainingRun")), resume="same"
     ),
     "train --resume --epochs": Command("train -q --resume new --epochs 2", (OLD,), resume="same"),
     "classify": Command(f"classify train lines.tsv -o new {CLASSIFY}", resume="classify train -q --resume new"),

@@ -34,25 +34,27 @@ from hypothesis.errors import HypothesisWarning
 from tiny import MODES, tiny_model
 
 from fflm import load
-from fflm.classify import model as classify_model
-from fflm.classify import train as classify
-from fflm.classify.features import read_lexicon
-from fflm.classify.reading import read_labelled
+from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS
 from fflm.errors import FflmError, FflmWarning
-from fflm.lm import ngram, train, tune
-from fflm.lm.arpa import read_arpa, write_arpa
-from fflm.lm.mixture import mix
-from fflm.lm.ngram import NgramModel
-from fflm.lm.scoring import score_hypotheses
-from fflm.lm.vectors import read_vectors, vector_size
+from fflm.models.classifier import model as classify_model
+from fflm.models.classifier import train as classify
+from fflm.models.classifier.features import read_lexicon
+from fflm.models.classifier.reading import read_labelled
+from fflm.models.mixture.train import mix
+from fflm.models.neural import train
+from fflm.models.ngram.arpa import read_arpa, write_arpa
+from fflm.models.ngram.train import estimate_model
+from fflm.models.ngram.train import train as train_ngram_model
+from fflm.models.scoring import score_hypotheses
+from fflm.models.vectors import read_vectors, vector_size
+from fflm.search import search as search_module
+from fflm.search import space
 from fflm.text import corpus as corpora
 from fflm.text import reading
 from fflm.text.corpus import Corpus, TextSettings, VocabularyRule, tokenize
 from fflm.text.reading import read_chunks
 from fflm.text.vocabulary import Vocabulary, read_words
 from fflm.text.windows import Windows
-from fflm.training import checkpoints
-from fflm.training.checkpoints import CHECKPOINT, CONFIG, LOG, WEIGHTS
 
 TIMES = int(os.environ.get("FFLM_FUZZ", "1"))
 
@@ -332,7 +334,7 @@ ARPA = (
 
 
 def test_arpa(corpus, tmp_path):
-    path, model = tmp_path / "model.arpa", NgramModel.train(corpus, 3)
+    path, model = tmp_path / "model.arpa", estimate_model(corpus, 3)
     write_arpa(model, path)
     content = path.read_bytes()
 
@@ -427,11 +429,13 @@ def models(corpus, tmp_path_factory):
     tiny = {"embedding": 4, "hidden": (4,), "epochs": 1, "batch_size": 64, "threads": 1}
     for _ in train.begin([corpus.path], folder / "net.model", window=2, **tiny).events():
         pass
-    ngram.train([corpus.path], folder / "gram.ngram", 2)
+    train_ngram_model([corpus.path], folder / "gram.ngram", 2)
     mix([folder / "net.model", folder / "gram.ngram"], cache=5).save(folder / "mix.mix")
     for _ in classify.begin([folder / "text.tsv"], folder / "text.classifier", **tiny).events():
         pass
-    search = tune.begin([corpus.path], folder / "search.tune", {"rate": tune.Range(1e-4, 1e-2)}, trials=1, window=2, **tiny)
+    search = search_module.begin(
+        [corpus.path], folder / "search.tune", {"rate": space.Range(1e-4, 1e-2)}, trials=1, window=2, **tiny
+    )
     for _ in search.events():
         pass
     return folder
@@ -458,12 +462,12 @@ FOLDERS: dict[str, tuple[list[str], Callable[[Path], Any]]] = {
     "gram.ngram": ([CONFIG, WEIGHTS], _predict),
     "mix.mix": ([CONFIG, WEIGHTS], _predict),
     "text.classifier": ([CONFIG, WEIGHTS], _classify),
-    "net.model to resume": ([CONFIG, CHECKPOINT, LOG], lambda path: train.TrainingRun.resume(path, epochs=2)),
+    "net.model to resume": ([CONFIG, CHECKPOINT, LOG], lambda path: train.TrainingSession.resume(path, epochs=2)),
     "text.classifier to resume": (
         [CONFIG, CHECKPOINT, "examples.safetensors"],
-        lambda path: classify.ClassifierRun.resume(path, epochs=2),
+        lambda path: classify.ClassifierSession.resume(path, epochs=2),
     ),
-    "search.tune": (["search.json"], lambda path: repr(tune.Search.open(path).trials)),
+    "search.tune": (["search.json"], lambda path: repr(search_module.Search.open(path).trials)),
 }
 FILES = [(name, file) for name, (files, _) in FOLDERS.items() for file in files]
 
@@ -514,7 +518,7 @@ def fuzz_arrays(path: Path, use: Callable[[bytes], Any], cases: int) -> None:
         elif how == "about":
             text = data.draw(changed_json(about.encode())).decode()
         target = path.with_name("changed.safetensors")
-        metadata = {"fflm": text, "crc32": str(checkpoints._crc32(changed_arrays, text))}
+        metadata = {"fflm": text, "crc32": str(arrays._crc32(changed_arrays, text))}
         safetensors.numpy.save_file(changed_arrays, target, metadata=metadata)
         content = target.read_bytes()
         target.unlink()

@@ -12,10 +12,11 @@ from tiny import MODES, tiny_model
 
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.errors import FflmError
-from fflm.lm.fast import FastScorer
-from fflm.lm.mixture import Mixture, UnigramCache
-from fflm.lm.ngram import NgramModel
-from fflm.lm.scoring import score_part
+from fflm.models.mixture.cache import UnigramCache
+from fflm.models.mixture.model import Mixture
+from fflm.models.neural.fast import FastScorer
+from fflm.models.ngram.train import estimate_model
+from fflm.models.scoring import score_part
 from fflm.network.feedforward import Network
 from fflm.text import ids as module
 from fflm.text import windows
@@ -68,7 +69,7 @@ def test_slices(corpus):
     lambda corpus: corpus.parts["train"].ids[:1],
     lambda corpus: Windows(corpus.parts["train"].ids, 2, padding=1).batch(np.array([0])),
     lambda corpus: Windows(corpus.parts["train"].ids, 2, padding=1).counts(len(corpus.vocabulary)),
-    lambda corpus: NgramModel.train(corpus, 2),
+    lambda corpus: estimate_model(corpus, 2),
     lambda corpus: score_part(UnigramCache(3, corpus.vocabulary, corpus.settings), corpus.parts["train"]),
     lambda corpus: corpus.verify(),
 ])  # fmt: skip
@@ -160,7 +161,7 @@ def model(request, tmp_path):
     if request.param in MODELS:
         return MODELS[request.param]
     (tmp_path / "text.txt").write_text("the cat sat on the dog . the the cat\n" * 5, encoding="utf-8")
-    found = NgramModel.train(tokenize([tmp_path / "text.txt"], tmp_path / "c", TextSettings(), VocabularyRule(), None), 4)
+    found = estimate_model(tokenize([tmp_path / "text.txt"], tmp_path / "c", TextSettings(), VocabularyRule(), None), 4)
     assert len(found.vocabulary) == V
     return found
 

@@ -10,12 +10,14 @@ from click.testing import CliRunner
 from tiny import MODES, tiny_model
 
 import fflm
+from fflm.arrays import CONFIG, LOG, WEIGHTS
 from fflm.cli import main
 from fflm.errors import FflmError
-from fflm.lm.arpa import import_arpa
-from fflm.lm.mixture import mix
-from fflm.lm.model import LANGUAGE_MODELS, VOCABULARY, latest_model, load, save_config
-from fflm.training.checkpoints import CONFIG, LOG, WEIGHTS, save_weights
+from fflm.models.folder import LANGUAGE_MODELS, VOCABULARY, latest_model, save_config
+from fflm.models.load import load_language_model as load
+from fflm.models.mixture.train import mix
+from fflm.models.ngram.arpa import import_arpa
+from fflm.training.checkpoints import save_weights
 
 ARPA = "\\data\\\nngram 1=4\n\n\\1-grams:\n-1 <s>\n-0.5 </s>\n-0.4 <unk>\n-0.6 the\n\n\\end\\\n"
 

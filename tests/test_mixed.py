@@ -26,7 +26,7 @@ from fflm.backend.cuda import backend as cuda_backend
 from fflm.backend.cuda import mixed as cuda_mixed
 from fflm.backend.cuda import products
 from fflm.errors import FflmError
-from fflm.lm import train
+from fflm.models.neural import train
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 
@@ -168,8 +168,8 @@ def test_training_from_text_to_model(text, monkeypatch):
         perplexities[precision] = run.figures["valid"]["perplexity"]
         assert json.loads(Path(f"{precision}.model/config.json").read_text())["precision"] == precision
     assert 0 < abs(perplexities["mixed"] / perplexities["fp32"] - 1) < MIXED_STEPS
-    assert train.TrainingRun.resume(Path("mixed.model")).trainer.network.backend is backends["mixed"]
-    assert train.TrainingRun.resume(Path("mixed.model"), device="cpu").trainer.network.backend is backends["fp32"]
+    assert train.TrainingSession.resume(Path("mixed.model")).trainer.network.backend is backends["mixed"]
+    assert train.TrainingSession.resume(Path("mixed.model"), device="cpu").trainer.network.backend is backends["fp32"]
 
 
 def test_prediction_is_in_single_precision():

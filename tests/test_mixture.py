@@ -16,14 +16,17 @@ from scipy.optimize import minimize_scalar
 from tiny import MODES, WORDS, Bigrams, tiny_model
 
 import fflm
+from fflm.arrays import CONFIG, WEIGHTS
 from fflm.cli import main
 from fflm.errors import FflmError
-from fflm.lm import mixture as mixtures
-from fflm.lm.mixture import GAP, Comparison, Mixture, UnigramCache, estimate_weights, mix, mixed
-from fflm.lm.model import save_config
-from fflm.lm.scoring import score
+from fflm.models.folder import save_config
+from fflm.models.mixture import train as mixture_train
+from fflm.models.mixture.cache import UnigramCache
+from fflm.models.mixture.model import Comparison, Mixture, mixed
+from fflm.models.mixture.train import GAP, estimate_weights, mix
+from fflm.models.scoring import score
 from fflm.text.windows import Windows
-from fflm.training.checkpoints import CONFIG, WEIGHTS, save_weights
+from fflm.training.checkpoints import save_weights
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 TEXT = "the cat sat on the zebra .\n\nthe dog\n. the yak\n" * 3
@@ -71,8 +74,8 @@ def test_the_weights_of_components_that_are_almost_equal_take_few_steps(monkeypa
     ratios = np.random.default_rng(0).lognormal(0, 0.1, 500)  # of the probabilities of words by two components
     ratios /= ratios.mean()  # so that the second one earns no weight, but almost
     losses = np.stack([np.ones(500), 1 - np.log(ratios)])
-    steps, real = [], mixtures._gains
-    monkeypatch.setattr(mixtures, "_gains", lambda *given: steps.append(1) or real(*given))
+    steps, real = [], mixture_train._gains
+    monkeypatch.setattr(mixture_train, "_gains", lambda *given: steps.append(1) or real(*given))
     assert mixed(losses, estimate_weights(losses)).mean() == pytest.approx(1, abs=GAP)
     assert len(steps) < 200  # 300,000 without extrapolation
 

@@ -17,16 +17,20 @@ from hypothesis import strategies as st
 from tiny import MODES, tiny_model
 
 import fflm
+from fflm.arrays import WEIGHTS
 from fflm.cli import main
 from fflm.errors import FflmError
-from fflm.lm.arpa import import_arpa, read_arpa, write_arpa
-from fflm.lm.model import load, save_config
-from fflm.lm.ngram import NgramModel, estimate, estimate_discounts, train
-from fflm.lm.scoring import score
+from fflm.models.folder import save_config
+from fflm.models.load import load_language_model as load
+from fflm.models.ngram.arpa import import_arpa, read_arpa, write_arpa
+from fflm.models.ngram.estimate import estimate, estimate_discounts
+from fflm.models.ngram.model import NgramModel
+from fflm.models.ngram.train import train
+from fflm.models.scoring import score
 from fflm.text.corpus import TextSettings
 from fflm.text.tokenizer import LINE_END, Tokenizer
 from fflm.text.vocabulary import Vocabulary
-from fflm.training.checkpoints import WEIGHTS, save_weights
+from fflm.training.checkpoints import save_weights
 
 FLOAT32 = 2e-6  # absolute, of logarithms of up to -15 and sums of some of them
 

@@ -12,8 +12,8 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
-from fflm.training import plot
-from fflm.training.plot import draw_classifiers, draw_curves, draw_speeds, draw_trials
+from fflm import plots as plot
+from fflm.plots import draw_classifiers, draw_curves, draw_speeds, draw_trials
 
 CAPTION = "train: 74,235 tokens, 0.65% unknown; vocabulary: 1,501 (words seen at least 2 times in train); ends: predicted; " * 2
 

@@ -15,10 +15,11 @@ from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import load_checkpoint, save_checkpoint
-from fflm.training.deferred import DeferredSteps
-from fflm.training.loop import Evaluation, Finished, Step, Trainer
+from fflm.training.events import Evaluation, Finished, Step
+from fflm.training.lazy_adam import LazyAdam
 from fflm.training.sampling import Sampler
 from fflm.training.settings import TrainingSettings
+from fflm.training.trainer import Trainer
 
 SEED, STEP = 3, 11
 COUNTS = np.array([50, 30, 0, 10, 5, 3, 1, 1])
@@ -211,19 +212,19 @@ def test_rows_get_what_they_are_owed(tied):
     memory = [Parameters.zeros(config, np.float64) for _ in arrays]
     start = [{name: array.copy() for name, array in part.items()} for part in arrays]
     settings = dataclasses.replace(SETTINGS, optimizer="adamw", weight_decay=0.5, loss="sampled")
-    backend, deferred, kept = Network(config, CpuBackend()).backend, DeferredSteps(arrays[0], tuple(arrays[1:]), settings), 1.0
+    backend, deferred, kept = Network(config, CpuBackend()).backend, LazyAdam(arrays[0], tuple(arrays[1:]), settings), 1.0
     generator = np.random.default_rng(0)
     for step in range(20):
         rate = generator.uniform(0, 0.4)
         kept *= 1 - rate * 0.5
         if step == 12:  # a step that touches everything
-            deferred.settle_all(backend, rate)
+            deferred.catch_up_all(backend, rate)
             parts, subset = tuple(arrays), None
         else:
             targets = generator.integers(0, 30, 3, np.int32)
             subset = Subset(config, generator.integers(0, 31, (3, 1), np.int32), targets, np.unique(targets))
             parts = tuple(subset.take(backend, array, own) for array, own in zip(arrays, memory, strict=True))
-            deferred.settle(backend, parts, subset, rate)
+            deferred.catch_up(backend, parts, subset, rate)
         for factor, part in zip((1 - rate * 0.5, 0.9, 0.999), parts, strict=True):
             for name, array in part.items():
                 if part is not parts[0] or not name.endswith("bias"):
@@ -234,9 +235,9 @@ def test_rows_get_what_they_are_owed(tied):
         deferred.step(rate, subset)
         if step == 15:
             done = deferred.done
-            deferred = DeferredSteps(arrays[0], tuple(arrays[1:]), settings)
+            deferred = LazyAdam(arrays[0], tuple(arrays[1:]), settings)
             deferred.restore(done)
-    deferred.settle_all(backend, 0.1)
+    deferred.catch_up_all(backend, 0.1)
     for part, before, factor in zip(arrays, start, (kept, 0.9**20, 0.999**20), strict=True):
         for name, array in part.items():
             expected = before[name] * (1 if part is arrays[0] and name.endswith("bias") else factor)

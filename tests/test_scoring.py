@@ -14,8 +14,8 @@ from tiny import MODES, tiny_model
 
 from fflm.cli import main
 from fflm.errors import FflmError
-from fflm.lm.model import save_config
-from fflm.lm.scoring import score, score_chunks, score_hypotheses, scored_lines, sentences, with_feature
+from fflm.models.folder import save_config
+from fflm.models.scoring import score, score_chunks, score_hypotheses, scored_lines, sentences, with_feature
 from fflm.text.corpus import TextSettings
 from fflm.text.reading import read_chunks
 from fflm.text.tokenizer import Tokenizer
@@ -189,7 +189,7 @@ def test_long_lists_are_scored_in_blocks(model):
 
 def test_equal_contexts_have_the_losses_that_each_has(model, monkeypatch):
     """However many are looked at together."""
-    monkeypatch.setattr("fflm.lm.model._ROWS", 3)
+    monkeypatch.setattr("fflm.models.neural.model.ROWS", 3)
     generator = np.random.default_rng(0)
     few = generator.integers(0, len(model.vocabulary), (8, model.window), np.int32)
     contexts, targets = few[generator.integers(0, 8, 60)], generator.integers(0, len(model.vocabulary), 60, np.int32)

@@ -11,8 +11,8 @@ from command import fflm
 
 from fflm.backend.cpu import blas
 from fflm.backend.cpu.backend import CpuBackend
+from fflm.bench import ROUNDS, Size, measure
 from fflm.errors import FflmError
-from fflm.training.speed import ROUNDS, Size, measure
 
 SIZE = Size(vocabulary=70, embedding=3, window=2, hidden=5, batch=8)
 OPERATIONS = [

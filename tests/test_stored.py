@@ -15,17 +15,18 @@ from click.testing import CliRunner
 
 import fflm
 from fflm.arguments import convert
-from fflm.classify.train import ClassifierRun
+from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays, save_arrays
 from fflm.cli import info, main, plot
 from fflm.cli.tables import printable
 from fflm.errors import FflmError
 from fflm.files import check_regular, open_regular
-from fflm.lm.mixture import UnigramCache, fingerprint
-from fflm.lm.train import TrainingRun
+from fflm.models.classifier.train import ClassifierSession
+from fflm.models.mixture.cache import UnigramCache
+from fflm.models.mixture.model import fingerprint
+from fflm.models.neural.train import TrainingSession
 from fflm.network.config import NetworkConfig
 from fflm.stored import from_json
 from fflm.text.catalogue import bundled
-from fflm.training.checkpoints import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays, save_arrays
 
 TEXT = (bundled() / "stories.txt").read_text(encoding="utf-8")[:4000]
 SMALL = {"embedding": 2, "hidden": (3,), "epochs": 1, "threads": 1}
@@ -45,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "lines.tsv").write_text(labelled, encoding="utf-8")
     fflm.train(folder / "text.txt", folder / "net.model", window=2, tied=False, **SMALL)
     fflm.train_ngram(folder / "net.model", folder / "n.ngram", order=2)
-    mixture = fflm.lm.mixture.mix([folder / "net.model", folder / "n.ngram"], cache=5)
+    mixture = fflm.models.mixture.train.mix([folder / "net.model", folder / "n.ngram"], cache=5)
     mixture.save(folder / "m.mix")
     features = {"input": "features", "counts": 3, "lexicons": (), "log_length": True, "balanced": True}
     fflm.train_classifier(folder / "lines.tsv", folder / "words.classifier", **{**SMALL, "hidden": ()})
@@ -81,10 +82,10 @@ def predict(path: Path) -> None:
 
 
 MODELS: dict[str, tuple[Callable[[Path], Any], ...]] = {
-    "net.model": (show, score, TrainingRun.resume),
+    "net.model": (show, score, TrainingSession.resume),
     "n.ngram": (show, score),
     "m.mix": (show, score),
-    "words.classifier": (show, predict, ClassifierRun.resume),
+    "words.classifier": (show, predict, ClassifierSession.resume),
     "features.classifier": (show, predict),
 }
 
@@ -146,11 +147,11 @@ def test_whatever_a_log_says_is_shown_or_refused(models: Path, name: str) -> Non
     ("file", "use"),
     [
         ("net.model/" + WEIGHTS, score),
-        ("net.model/" + CHECKPOINT, TrainingRun.resume),
+        ("net.model/" + CHECKPOINT, TrainingSession.resume),
         ("n.ngram/" + WEIGHTS, score),
         ("m.mix/" + WEIGHTS, show),
         ("words.classifier/" + WEIGHTS, show),
-        ("words.classifier/examples.safetensors", ClassifierRun.resume),
+        ("words.classifier/examples.safetensors", ClassifierSession.resume),
     ],
 )
 def test_whatever_stands_with_arrays_is_used_or_refused(models: Path, file: str, use: Callable[[Path], Any]) -> None:
@@ -174,10 +175,10 @@ ARRAYS: dict[str, Callable[[Any], Any]] = {
     ("file", "use"),
     [
         ("net.model/" + WEIGHTS, score),
-        ("net.model/" + CHECKPOINT, TrainingRun.resume),
+        ("net.model/" + CHECKPOINT, TrainingSession.resume),
         ("n.ngram/" + WEIGHTS, score),
         ("m.mix/" + WEIGHTS, score),
-        ("words.classifier/examples.safetensors", ClassifierRun.resume),
+        ("words.classifier/examples.safetensors", ClassifierSession.resume),
     ],
 )
 def test_arrays_of_another_shape_or_type_are_refused(
@@ -195,11 +196,11 @@ def test_arrays_of_another_shape_or_type_are_refused(
     ("file", "use", "values"),
     [
         ("net.model/" + WEIGHTS, score, (np.nan, np.inf, -np.inf)),
-        ("net.model/" + CHECKPOINT, TrainingRun.resume, (np.nan, np.inf)),
+        ("net.model/" + CHECKPOINT, TrainingSession.resume, (np.nan, np.inf)),
         ("n.ngram/" + WEIGHTS, score, (np.nan, np.inf, 2**32 - 1)),
         ("m.mix/" + WEIGHTS, score, (np.nan, -1, 2)),
         ("words.classifier/" + WEIGHTS, predict, (np.nan,)),
-        ("words.classifier/examples.safetensors", ClassifierRun.resume, (-3, 10**9)),
+        ("words.classifier/examples.safetensors", ClassifierSession.resume, (-3, 10**9)),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(
@@ -227,9 +228,9 @@ def test_numbers_that_cannot_be_are_refused(
         ("net.model", score, {"network": {"activation": "tanh"}}),
         ("net.model", score, {"text": {"tokenizer": {"lowercase": True}}}),
         ("net.model", show, {"vocabulary": {"rule": "all words"}}),
-        ("net.model", TrainingRun.resume, {"network": {"dropout": 0.1}}),
-        ("net.model", TrainingRun.resume, {"training": {"rate": 0.5}}),
-        ("net.model", TrainingRun.resume, {"threads": 2}),
+        ("net.model", TrainingSession.resume, {"network": {"dropout": 0.1}}),
+        ("net.model", TrainingSession.resume, {"training": {"rate": 0.5}}),
+        ("net.model", TrainingSession.resume, {"threads": 2}),
         ("n.ngram", score, {"ngram": {"notes": ["another"]}}),
         ("m.mix", score, {"vocabulary": {"rule": "all words"}}),
         ("words.classifier", predict, {"labels": ["short", "long"]}),
@@ -255,7 +256,7 @@ def test_what_weights_do_not_mean_may_be_changed(models: Path) -> None:
     about |= {"created": "long ago", "versions": {}, "training": {**about["training"], "epochs": 2}, "a newer field": 1}
     path.write_text(json.dumps(about), encoding="utf-8")
     score(Path("net.model"))
-    list(TrainingRun.resume(Path("net.model")).events())
+    list(TrainingSession.resume(Path("net.model")).events())
     score(Path("net.model"))
 
 
@@ -313,7 +314,7 @@ def test_pipes_in_a_folder_are_not_waited_for(models: Path, file: str) -> None:
     path = Path("net.model", file)
     path.unlink()
     os.mkfifo(path)
-    for use in (show, TrainingRun.resume):
+    for use in (show, TrainingSession.resume):
         used_or_refused(use, Path("net.model"))
 
 
@@ -323,7 +324,7 @@ def test_a_corpus_whose_path_no_file_can_have_is_one_line(models: Path) -> None:
     about["corpus"]["path"] = "[" * 3000
     config.write_text(json.dumps(about))
     with pytest.raises(FflmError, match=r"cannot find the corpus of net\.model"):
-        TrainingRun.resume(Path("net.model"), epochs=9)
+        TrainingSession.resume(Path("net.model"), epochs=9)
 
 
 def test_a_log_that_is_a_link_leads_nowhere(models: Path, tmp_path: Path) -> None:
@@ -332,7 +333,7 @@ def test_a_log_that_is_a_link_leads_nowhere(models: Path, tmp_path: Path) -> Non
     log.unlink()
     log.symlink_to(outside)
     with pytest.raises(FflmError, match="symbolic link"):
-        TrainingRun.resume(Path("net.model"), epochs=9)
+        TrainingSession.resume(Path("net.model"), epochs=9)
     assert outside.read_bytes() == before
 
 

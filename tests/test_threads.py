@@ -24,9 +24,13 @@ from fflm.backend.cpu import backend as cpu_backend
 from fflm.backend.cpu import launching
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.cpu.blas import ONE_THREAD
-from fflm.lm import fast, ngram
-from fflm.lm.fast import FastScorer
-from fflm.lm.mixture import Mixture, UnigramCache
+from fflm.models.mixture.cache import UnigramCache
+from fflm.models.mixture.model import Mixture
+from fflm.models.neural import fast
+from fflm.models.neural.fast import FastScorer
+from fflm.models.ngram import estimate as ngram_estimate
+from fflm.models.ngram import model as ngram_model
+from fflm.models.ngram.train import estimate_model
 from fflm.network.feedforward import Network
 from fflm.text.corpus import Corpus, TextSettings, VocabularyRule, tokenize
 
@@ -55,7 +59,7 @@ def operations(folder: Path, keep: Callable[[Any], Any] = lambda model: model) -
     Models go through ``keep`` first.
     """
     model = tiny_model(MODES["line ends"])
-    of_text = ngram.NgramModel.train(corpus(folder), 3)
+    of_text = estimate_model(corpus(folder), 3)
     cache = UnigramCache(5, model.vocabulary, model.text)
     mixture = Mixture({"a": model, "b": tiny_model(MODES["line ends"], seed=2), "cache": cache}, [0.5, 0.3, 0.2])
     labelled = "\n".join(f"{'ab'[row % 2]}\t{line}" for row, line in enumerate(STORIES.split("\n")[:40]) if line)
@@ -72,13 +76,13 @@ def operations(folder: Path, keep: Callable[[Any], Any] = lambda model: model) -
     for name, each in models.items():
         found |= {
             f"score by {name}": lambda text, each=each: each.score(text).loss_sum,
-            f"next words by {name}": lambda text, each=each: fflm.lm.generation.next_words(
-                each, fflm.lm.generation.read_prefix(each, text), 5
+            f"next words by {name}": lambda text, each=each: fflm.models.generation.next_words(
+                each, fflm.models.generation.read_prefix(each, text), 5
             ),
             f"generate by {name}": lambda text, each=each: [
                 sample.ids
-                for sample in fflm.lm.generation.sample(
-                    each, fflm.lm.generation.read_prefix(each, text), samples=2, length=5, seed=len(text)
+                for sample in fflm.models.generation.sample(
+                    each, fflm.models.generation.read_prefix(each, text), samples=2, length=5, seed=len(text)
                 )
             ],
         }
@@ -127,7 +131,7 @@ def blas_threads() -> list[int]:
 
 def cut(monkeypatch: pytest.MonkeyPatch, shares: int = 2) -> None:
     """Have the work of all kernels cut into so many shares."""
-    for module in (cpu_backend, ngram, fast):
+    for module in (cpu_backend, ngram_model, ngram_estimate, fast):
         monkeypatch.setattr(module, "shares_of", lambda work, threads=None: shares)
 
 

@@ -24,20 +24,21 @@ from command import FFLM, SMALL, STORIES, fflm, snapshot
 from rich.console import Console
 
 import fflm as library
+from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays, save_arrays
 from fflm.backend.protocol import ACTIVATIONS
+from fflm.cli.progress import watch
 from fflm.cli.signals import interruption
 from fflm.cli.train import VIEW
-from fflm.cli.watching import watch
 from fflm.errors import FflmError
 from fflm.files import LOCK, write_json
-from fflm.lm import model
-from fflm.lm.description import EVENTS
-from fflm.lm.model import VOCABULARY, LanguageModel, latest_model
-from fflm.lm.scoring import score_part
-from fflm.lm.setup import trained_corpus
-from fflm.lm.train import (
+from fflm.models.corpora import trained_corpus
+from fflm.models.description import EVENTS
+from fflm.models.folder import VOCABULARY, latest_model
+from fflm.models.neural import model as neural_model
+from fflm.models.neural.model import NeuralModel
+from fflm.models.neural.train import (
     PRESETS,
-    TrainingRun,
+    TrainingSession,
     begin,
     default_averages,
     default_batch_size,
@@ -45,12 +46,11 @@ from fflm.lm.train import (
     default_loss,
     default_path,
 )
+from fflm.models.scoring import score_part
 from fflm.text.corpus import Corpus, Count, Share, TextSettings, VocabularyRule, tokenize
-from fflm.training import run as training_run
-from fflm.training.checkpoints import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays, save_arrays
+from fflm.training import session
+from fflm.training.events import Evaluation, RolledBack, Step, Tested
 from fflm.training.log import read_log
-from fflm.training.loop import Evaluation, Step
-from fflm.training.run import RolledBack
 
 TINY = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "epochs": 3, "rate": 0.02}
 SETTINGS = {**TINY, "test": Share(0.1), "embedding_dropout": 0.1}
@@ -98,13 +98,13 @@ def test_a_run_leaves_a_model_with_its_figures(text):
     log = [event for event in read_log(run.path / LOG, EVENTS) if event["event"] == "evaluation"]
     assert [event["valid"]["loss"] for event in log] == [event.valid_loss for event in evaluations]
     assert figures["valid"] == next(event["valid"] for event in log if event["step"] == best.step)
-    assert events[-1] == training_run.Tested(figures["test"])
+    assert events[-1] == Tested(figures["test"])
     assert figures["valid"]["loss"] < 0.98 * np.log(len(model.vocabulary))
 
 
 def test_from_python_in_two_lines(text):
     model = library.train(text, **TINY)
-    assert isinstance(model, LanguageModel)
+    assert isinstance(model, NeuralModel)
     again = library.load("text.model")
     contexts = np.zeros((2, model.window), np.int32)
     np.testing.assert_array_equal(model.log_probabilities(contexts), again.log_probabilities(contexts))
@@ -326,7 +326,7 @@ def test_the_first_weights_of_whatever_kind_replace_the_old_model(text, reason):
     event = next(event for event in run.events() if run.published)
     assert isinstance(event, Step if reason == "time" else Evaluation)
     assert library.load("text.model").about["figures"]["step"] == event.step
-    state = TrainingRun.resume(Path("text.model")).trainer.state
+    state = TrainingSession.resume(Path("text.model")).trainer.state
     assert state.step == event.step
 
 
@@ -377,7 +377,7 @@ def test_a_kill_between_two_renames_is_put_right_by_whoever_comes_next(text):
         "text.model": [
             lambda: library.load("text.model"),
             lambda: latest_model(Path(), str, "network"),
-            lambda: TrainingRun.resume(Path("text.model")),
+            lambda: TrainingSession.resume(Path("text.model")),
             lambda: begin([text], Path("text.model"), overwrite=True, **TINY).finish(),
         ],
     }
@@ -447,7 +447,7 @@ def test_two_trainings_of_one_folder(text, overwrite):
     thread.join()
     assert len(refused) == 1
     with pytest.raises(FflmError, match=r"this process is already training in text\.model"):
-        TrainingRun.resume(Path("text.model"), epochs=50)
+        TrainingSession.resume(Path("text.model"), epochs=50)
     for _ in events[0]:
         pass
     finish(begin([text], Path("alone.model"), **TINY, seed=2))
@@ -460,7 +460,7 @@ def test_a_run_is_not_gone_on_with_where_another_has_been(text):
     run = begin([text], Path("text.model"), **SETTINGS)
     list(itertools.islice(run.events(), 15))
     run.save()
-    finish(TrainingRun.resume(run.path))
+    finish(TrainingSession.resume(run.path))
     before = outcome(run.path)
     for use in (run.save, lambda: next(run.events())):
         with pytest.raises(FflmError, match=r"text\.model has been changed by another run"):
@@ -489,7 +489,7 @@ def test_a_run_whose_folder_is_moved_away_writes_nothing_into_another(text, fate
     if fate == "removed":
         return
     assert {name: content for name, content in before.items() if not name.endswith(LOCK)} == snapshot(Path())
-    finish(TrainingRun.resume(Path("old.model")))
+    finish(TrainingSession.resume(Path("old.model")))
     finish(begin([text], Path("alone.model"), **TINY, seed=2))
     assert outcome(Path("old.model")) == outcome(Path("alone.model"))
 
@@ -509,14 +509,14 @@ def test_a_damaged_corpus_replaces_no_model(text):
 def test_a_model_that_is_replaced_while_it_is_loaded(text, monkeypatch):
     for name in ("text", "other"):
         finish(begin([text], Path(f"{name}.model"), **{**TINY, "epochs": 1, "seed": len(name)}))
-    real = model.load_weights
+    real = neural_model.load_weights
 
     def load_weights(*arguments):
         Path("text.model").rename("old.model")
         Path("other.model").rename("text.model")
         return real(*arguments)
 
-    monkeypatch.setattr(model, "load_weights", load_weights)
+    monkeypatch.setattr(neural_model, "load_weights", load_weights)
     with pytest.raises(FflmError, match=r"text\.model was replaced while it was read: try again"):
         library.load("text.model")
 
@@ -560,7 +560,7 @@ def test_a_run_in_pieces_is_the_whole_run(text, pace):
     while not run.trainer.state.finished:
         list(itertools.islice(run.events(), pace))
         run.save()
-        run = TrainingRun.resume(run.path)
+        run = TrainingSession.resume(run.path)
         pieces += 1
     finish(run)
     assert pieces > 2
@@ -570,7 +570,7 @@ def test_a_run_in_pieces_is_the_whole_run(text, pace):
 def test_a_finished_run_stays_as_it_is(text):
     finish(begin([text], Path("text.model"), **SETTINGS))
     before = outcome(Path("text.model"))
-    finish(TrainingRun.resume(Path("text.model")))
+    finish(TrainingSession.resume(Path("text.model")))
     assert outcome(Path("text.model")) == before
 
 
@@ -580,9 +580,9 @@ def test_more_epochs(text):
     run = begin([text], Path("text.model"), **{**settings, "epochs": 2})
     finish(run)
     with pytest.raises(FflmError, match="2 epochs are done already"):
-        TrainingRun.resume(run.path, epochs=1)
-    assert TrainingRun.resume(run.path).trainer.state.finished
-    finish(TrainingRun.resume(run.path, epochs=5))
+        TrainingSession.resume(run.path, epochs=1)
+    assert TrainingSession.resume(run.path).trainer.state.finished
+    finish(TrainingSession.resume(run.path, epochs=5))
     assert outcome(run.path) == outcome(Path("whole.model"))
     assert library.load(run.path).about["training"]["epochs"] == 5
 
@@ -598,10 +598,10 @@ def test_more_epochs_are_not_lost_by_a_kill(text, monkeypatch, written):
         def die(*arguments):
             raise KeyboardInterrupt
 
-        patch.setattr(training_run, stage, die)
+        patch.setattr(session, stage, die)
         with pytest.raises(KeyboardInterrupt):
-            TrainingRun.resume(Path("text.model"), epochs=5)
-    finish(TrainingRun.resume(Path("text.model")))
+            TrainingSession.resume(Path("text.model"), epochs=5)
+    finish(TrainingSession.resume(Path("text.model")))
     assert outcome(Path("text.model")) == outcome(Path("whole.model"))
     assert library.load("text.model").about["training"]["epochs"] == 5
 
@@ -615,11 +615,11 @@ def test_a_run_of_an_early_version_goes_on_though_only_its_configuration_has_the
     arrays, about = load_arrays(Path("text.model") / CHECKPOINT)
     save_arrays(Path("text.model") / CHECKPOINT, arrays, {name: about[name] for name in ("state", "corpus")})
     before = (Path("text.model") / CHECKPOINT).read_bytes()
-    TrainingRun.resume(Path("text.model"))
+    TrainingSession.resume(Path("text.model"))
     assert (Path("text.model") / CHECKPOINT).read_bytes() == before
     config = json.loads((Path("text.model") / CONFIG).read_text())
     write_json(Path("text.model") / CONFIG, {**config, "training": {**config["training"], "epochs": 5}})
-    finish(TrainingRun.resume(Path("text.model"), **again))
+    finish(TrainingSession.resume(Path("text.model"), **again))
     assert outcome(Path("text.model")) == outcome(Path("whole.model"))
 
 
@@ -628,7 +628,7 @@ def test_more_epochs_after_an_early_stop(text):
     finish(run)
     stopped = run.trainer.state.epoch
     assert "no better for 2 evaluations" in run.trainer.state.finished
-    finish(run := TrainingRun.resume(run.path, epochs=51))
+    finish(run := TrainingSession.resume(run.path, epochs=51))
     assert stopped + 2 <= run.trainer.state.epoch <= 51
 
 
@@ -706,7 +706,7 @@ def test_a_terminal_that_is_closed_saves(text):
 INTERRUPTED = """
 import signal, sys
 from fflm.cli import main
-from fflm.training.loop import Trainer
+from fflm.training.trainer import Trainer
 
 steps, last = Trainer.run, int(sys.argv[1])
 
@@ -735,7 +735,7 @@ def test_a_run_that_is_interrupted_before_its_first_evaluation_does_not_replace_
     assert snapshot(Path()) == before
 
 
-class Deaf(TrainingRun):
+class Deaf(TrainingSession):
     """A run in which the exception that a signal raises before the first step is swallowed, as in a callback of the compiler."""
 
     def events(self):
@@ -757,10 +757,10 @@ def test_a_signal_before_the_run_is_not_lost(text):
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
-            watch(TrainingRun.resume(Path("text.model")), Console(quiet=True), VIEW)
+            watch(TrainingSession.resume(Path("text.model")), Console(quiet=True), VIEW)
 
 
-class Signalled(TrainingRun):
+class Signalled(TrainingSession):
     """A run that gets signals at its fifth step."""
 
     signals = 1
@@ -821,7 +821,7 @@ def test_kills_at_random_moments(text, whole):
 KILLED = """
 import os, sys
 from pathlib import Path
-from fflm.lm.train import TrainingRun, begin
+from fflm.models.neural.train import TrainingRun, begin
 from fflm.text.corpus import Share
 
 left = int(sys.argv[1])
@@ -926,7 +926,7 @@ def test_swapped_words_are_damage(stopped):
     lines[3], lines[4] = lines[4], lines[3]
     path.write_text("".join(lines))
     with pytest.raises(FflmError, match="its words or their order have changed"):
-        TrainingRun.resume(stopped)
+        TrainingSession.resume(stopped)
 
 
 def test_changed_ids_are_damage(stopped):
@@ -935,13 +935,13 @@ def test_changed_ids_are_damage(stopped):
     content[-2] ^= 1
     path.write_bytes(content)
     with pytest.raises(FflmError, match="wrong sha256"):
-        TrainingRun.resume(stopped)
+        TrainingSession.resume(stopped)
 
 
 def test_a_missing_corpus(stopped):
     shutil.rmtree("text.ids")
     with pytest.raises(FflmError, match=r"text\.ids is no tokenised corpus"):
-        TrainingRun.resume(stopped)
+        TrainingSession.resume(stopped)
 
 
 def test_a_model_and_its_corpus_are_moved_together(stopped):
@@ -954,7 +954,7 @@ def test_a_model_and_its_corpus_are_moved_together(stopped):
     for name in ("text.model", "text.ngram", "text.mix"):
         assert trained_corpus(Path("two", name)).path == Path("two/text.ids")
     assert list(library.load("two/text.mix").components) == ["two/text.model", "two/text.ngram"]
-    finish(TrainingRun.resume(Path("two/text.model")))
+    finish(TrainingSession.resume(Path("two/text.model")))
 
 
 def test_a_model_that_is_moved_alone_finds_its_corpus(stopped):
@@ -963,7 +963,7 @@ def test_a_model_that_is_moved_alone_finds_its_corpus(stopped):
     stopped = stopped.rename("elsewhere/text.model")
     assert trained_corpus(stopped).path == Path("text.ids").resolve()
     assert fflm("tokenize", "text.txt", "-o", "elsewhere/text.ids", "--lowercase", folder=".").returncode == 0
-    finish(TrainingRun.resume(stopped))
+    finish(TrainingSession.resume(stopped))
 
 
 def test_a_corpus_that_only_an_absolute_path_leads_to(stopped):
@@ -971,7 +971,7 @@ def test_a_corpus_that_only_an_absolute_path_leads_to(stopped):
     config = json.loads((stopped / CONFIG).read_text())
     reference = {**config["corpus"], "path": config["corpus"].pop("absolute")}
     write_json(stopped / CONFIG, {**config, "corpus": reference})
-    finish(TrainingRun.resume(stopped))
+    finish(TrainingSession.resume(stopped))
     assert trained_corpus(stopped).path == Path("text.ids").resolve()
 
 
@@ -980,13 +980,13 @@ def test_a_damaged_or_missing_checkpoint(stopped):
     content = path.read_bytes()
     path.write_bytes(content[:-1])
     with pytest.raises(FflmError, match="damaged"):
-        TrainingRun.resume(stopped)
+        TrainingSession.resume(stopped)
     path.unlink()
     with pytest.raises(FflmError, match="to resume from: train anew with `overwrite=True`"):
-        TrainingRun.resume(stopped)
+        TrainingSession.resume(stopped)
 
 
 def test_a_run_that_is_whole_is_resumed(stopped):
     """The runs above are refused for what was done to them, not for anything else."""
-    finish(TrainingRun.resume(stopped))
+    finish(TrainingSession.resume(stopped))
     assert library.load(stopped).about["figures"]["epoch"] == 3

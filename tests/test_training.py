@@ -9,6 +9,7 @@ import pytest
 import reference
 from tolerances import FLOAT64, NETWORK, assert_close
 
+from fflm.arrays import load_arrays, save_arrays
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.errors import FflmError
 from fflm.network.config import NetworkConfig
@@ -16,11 +17,12 @@ from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters, shapes
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
-from fflm.training.checkpoints import load_arrays, load_checkpoint, save_arrays, save_checkpoint
+from fflm.training.checkpoints import load_checkpoint, save_checkpoint
+from fflm.training.events import DivergedError, Evaluation, Finished, Step
 from fflm.training.log import append_log, read_log, truncate_log
-from fflm.training.loop import DivergedError, Evaluation, Finished, Step, Trainer, sum_losses
 from fflm.training.schedules import rate_at
 from fflm.training.settings import TrainingSettings
+from fflm.training.trainer import Trainer, sum_losses
 
 CONFIG = NetworkConfig(
     vocabulary=6,

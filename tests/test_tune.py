@@ -19,15 +19,16 @@ from command import FFLM, PERPLEXITY, SMALL, STORIES, fflm, snapshot
 from rich.console import Console
 
 import fflm as library
+from fflm.arrays import CHECKPOINT, WEIGHTS, load_arrays
 from fflm.cli import main
 from fflm.cli.tune import _watch
 from fflm.errors import FflmError
-from fflm.lm import tune
-from fflm.lm.train import TrainingRun
-from fflm.lm.tune import STARTUP, TABLE, Choices, Range, Search, begin, ranking, show
+from fflm.models.neural.train import TrainingSession
+from fflm.search import search as tune
+from fflm.search.search import STARTUP, TABLE, Search, begin, ranking
+from fflm.search.space import Choices, Range, show
 from fflm.text.corpus import Share
-from fflm.training.checkpoints import CHECKPOINT, WEIGHTS, load_arrays
-from fflm.training.loop import Evaluation, Step
+from fflm.training.events import Evaluation, Step
 
 pytest.importorskip("optuna")
 
@@ -216,7 +217,8 @@ def test_a_search_in_pieces_is_the_whole_search(text, sampler, saved):
 KILLED = """
 import os, sys
 from pathlib import Path
-from fflm.lm.tune import Range, Search, begin
+from fflm.search.search import Search, begin
+from fflm.search.space import Range
 
 left = int(sys.argv[1])
 
@@ -289,7 +291,7 @@ def test_a_trial_goes_on_in_its_midst(text):
     assert steps[-1] == 8
     assert [trial.state for trial in search.trials] == ["running"]
     run, first, *_ = Search.open(search.path).events()
-    assert isinstance(run, TrainingRun)
+    assert isinstance(run, TrainingSession)
     assert first.step == 9
 
 
@@ -304,13 +306,13 @@ def test_a_search_goes_on_once_at_a_time(text):
     result = CliRunner().invoke(main, ["tune", "--resume", "text.tune", "--trials", "9"])
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
     with pytest.raises(FflmError, match="trial-1"):
-        TrainingRun.resume(search.folder(search.trials[0]))
+        TrainingSession.resume(search.folder(search.trials[0]))
     assert (search.path / tune.SEARCH).read_bytes() == before
     assert len(Search.open(search.path).trials) == 1
     assert len([event for event in events if isinstance(event, tune.Trial)]) == 2
 
 
-@pytest.mark.parametrize(("last", "named"), [(TrainingRun, "trial-1"), (tune.Trial, r"text\.tune")])
+@pytest.mark.parametrize(("last", "named"), [(TrainingSession, "trial-1"), (tune.Trial, r"text\.tune")])
 def test_a_search_whose_folder_is_moved_away_changes_nothing_in_another(text, last, named):
     search = begin([text], Path("text.tune"), SPACE, trials=2, **{**TINY, "epochs": 1})
     events = search.events()

@@ -17,8 +17,8 @@ from tiny import MODES, tiny_model
 from fflm.cli import main
 from fflm.errors import FflmError, FflmWarning
 from fflm.files import writing_text
-from fflm.lm.model import save_config
-from fflm.lm.vectors import read_vectors, vector_size
+from fflm.models.folder import save_config
+from fflm.models.vectors import read_vectors, vector_size
 from fflm.text.corpus import TextSettings
 from fflm.text.tokenizer import Tokenizer
 from fflm.training.checkpoints import save_weights

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from fflm.lm.model import LanguageModel, Predictor
+from fflm.models.base import Predictor
+from fflm.models.neural.model import NeuralModel
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
 from fflm.text.corpus import TextSettings
@@ -28,7 +29,7 @@ def tiny_model(text=MODES["sentence"], words=WORDS, *, window=3, seed=1, dtype=n
     generator = np.random.default_rng(seed)
     for array in parameters:
         array[...] = generator.normal(0, 1, array.shape)
-    return LanguageModel(config, parameters, vocabulary, text)
+    return NeuralModel(config, parameters, vocabulary, text)
 
 
 class Bigrams(Predictor):

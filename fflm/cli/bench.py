@@ -13,7 +13,7 @@ from fflm.cli.options import Sizes, device_option_with, json_option, quiet_optio
 from fflm.cli.tables import Column, LiveTable, stdout_width
 
 if TYPE_CHECKING:
-    from fflm.training.speed import Timing
+    from fflm.bench import Timing
 
 
 @click.command()
@@ -56,9 +56,9 @@ def command(
     """
     from fflm.backend.cpu.launching import default_threads
     from fflm.backend.devices import choose_device, describe_device, device_backend, why_no_gpu
+    from fflm.bench import Size, machine, measure, versions
     from fflm.errors import FflmError
-    from fflm.training.plot import check_picture, draw_speeds
-    from fflm.training.speed import Size, machine, measure, versions
+    from fflm.plots import check_picture, draw_speeds
 
     if min(*vocabulary, *hidden, *batch_size, 2) < 1 or not (vocabulary and hidden and batch_size):
         raise click.UsageError("sizes are positive numbers, such as 1000,10000")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fflm.arguments import description, parameters
-from fflm.cli import watching
+from fflm.cli import progress
 from fflm.cli.options import (
     Command,
     HeadedCommand,
@@ -31,17 +31,17 @@ from fflm.cli.options import (
     threads_option,
     use_device,
 )
+from fflm.cli.progress import View, describe_resumed, resume_run, row_end, row_start
 from fflm.cli.tables import Column, stdout_width, table
-from fflm.cli.watching import View, describe_resumed, resume_run, row_end, row_start
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fflm.classify.metrics import Report
-    from fflm.classify.model import Mistake, TextClassifier
-    from fflm.classify.train import ClassifierRun
-    from fflm.training.loop import Step
-    from fflm.training.run import Run
+    from fflm.models.classifier.metrics import Report
+    from fflm.models.classifier.model import Mistake, TextClassifier
+    from fflm.models.classifier.train import ClassifierSession
+    from fflm.training.events import Step
+    from fflm.training.session import Session
 
 EVALUATIONS = (
     Column("epoch"),
@@ -73,7 +73,7 @@ def command() -> None:
 
 def _reading_options(command: Command) -> Command:
     """Add the options that say how labelled text is read."""
-    from fflm.classify.reading import Format, LabelColumn, TextColumn
+    from fflm.models.classifier.reading import Format, LabelColumn, TextColumn
 
     options = [
         annotated_option("format", Format, "auto"),
@@ -87,7 +87,7 @@ def _reading_options(command: Command) -> Command:
 
 def _input_options(command: Command) -> Command:
     """Add the options that say what the network reads of a text."""
-    from fflm.classify.settings import MAX_WORDS, Lexicons, TextInput, Vectors
+    from fflm.models.classifier.settings import MAX_WORDS, Lexicons, TextInput, Vectors
     from fflm.text.corpus import VocabularyRule
     from fflm.text.tokenizer import Tokenizer
 
@@ -127,7 +127,7 @@ def _input_options(command: Command) -> Command:
 
 def _network_options(command: Command) -> Command:
     """Add the options of network and training."""
-    from fflm.classify.settings import DEFAULTS, Balanced, Test, Valid
+    from fflm.models.classifier.settings import DEFAULTS, Balanced, Test, Valid
     from fflm.network.config import NetworkConfig
     from fflm.training.settings import TrainingSettings
 
@@ -193,13 +193,13 @@ def train(
         run = _begin(inputs, output, given, options, console)
     else:
         raise click.UsageError("give labelled text to train on, or --resume a classifier")
-    watching.train(context, run, console, VIEW, save_every, as_json)
+    progress.train(context, run, console, VIEW, save_every, as_json)
 
 
 def _begin(
     inputs: tuple[Path, ...], output: Path | None, given: dict[str, str], options: dict[str, Any], console: "Console"
-) -> "ClassifierRun":
-    from fflm.classify.train import begin
+) -> "ClassifierSession":
+    from fflm.models.classifier.train import begin
 
     if options["vectors"] and "embedding" in given:
         raise click.UsageError("--vectors have a size of their own: leave out --embedding")
@@ -216,15 +216,15 @@ def _begin(
     return run
 
 
-def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console: "Console") -> "ClassifierRun":
-    from fflm.classify.train import ClassifierRun
+def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console: "Console") -> "ClassifierSession":
+    from fflm.models.classifier.train import ClassifierSession
 
-    run = resume_run(ClassifierRun.resume, path, given, options, console.quiet)
+    run = resume_run(ClassifierSession.resume, path, given, options, console.quiet)
     console.print(describe_resumed(run))
     return run
 
 
-def _row(run: "Run", train_loss: float | None, valid: dict[str, Any] | None, mark: str) -> tuple[str, ...]:
+def _row(run: "Session", train_loss: float | None, valid: dict[str, Any] | None, mark: str) -> tuple[str, ...]:
     return (*row_start(run), f"{train_loss:.4f}", *show_valid(valid), mark, *row_end(run))
 
 
@@ -233,12 +233,12 @@ def show_valid(valid: dict[str, Any] | None) -> tuple[str, str, str]:
     return (f"{valid['loss']:.4f}", f"{valid['accuracy']:.2%}", f"{valid['macro_f1']:.4f}") if valid else ("-", "-", "-")
 
 
-def _loss(run: "Run", event: "Step") -> str:
+def _loss(run: "Session", event: "Step") -> str:
     return f"loss {run.trainer.state.loss_mean:.3f}"
 
 
 def describe(figures: dict[str, Any]) -> str:
-    """Return the figures of `fflm.classify.metrics.Report.to_dict` in a line."""
+    """Return the figures of `fflm.models.classifier.metrics.Report.to_dict` in a line."""
     return (
         f"accuracy {figures['accuracy']:.2%}, macro F1 {figures['macro_f1']:.4f}, "
         f"loss {figures['loss']:.4f} nats a text, over {figures['examples']:,} texts"
@@ -276,8 +276,8 @@ def predict(
       fflm classify predict unlabelled.txt
       echo "what a lovely film" | fflm classify predict --top 3
     """
-    from fflm.classify.model import batches
-    from fflm.classify.reading import read_texts
+    from fflm.models.classifier.model import batches
+    from fflm.models.classifier.reading import read_texts
 
     _, classifier = _load(model_path, device, quiet)
     for texts in batches(read_texts(inputs or (Path("-"),), encoding, errors)):
@@ -308,7 +308,7 @@ def evaluate(
     """
     import dataclasses
 
-    from fflm.classify.reading import read_labelled
+    from fflm.models.classifier.reading import read_labelled
 
     path, classifier = _load(model_path, device, quiet)
     labelled = read_labelled(inputs, **reading)
@@ -322,7 +322,7 @@ def evaluate(
 
 
 def _load(path: Path | None, device: str, quiet: bool) -> "tuple[Path, TextClassifier]":
-    from fflm.classify.model import TextClassifier
+    from fflm.models.classifier.model import TextClassifier
 
     chosen = use_device(device, quiet)
     return find_model(path, quiet, lambda path: TextClassifier.load(path, chosen), "classifier")
@@ -343,7 +343,7 @@ def _report(report: "Report") -> list[str]:
 
 
 def _mistakes(mistakes: "list[Mistake]") -> list[str]:
-    from fflm.classify.reading import single_spaced
+    from fflm.models.classifier.reading import single_spaced
 
     if not mistakes:
         return []

@@ -67,7 +67,7 @@ def command(
       fflm generate --prefix "The cat" --temperature 0.7 --samples 3
       fflm generate --prefix "The cat" --beams 10 --stop-at-end
     """
-    from fflm.lm import generation
+    from fflm.models import generation
 
     _check_combination(context, greedy, beams, samples)
     path, model = load_model(model_path, quiet, device)

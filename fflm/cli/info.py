@@ -45,7 +45,7 @@ def command(model: Path | None, model_path: Path | None, quiet: bool, as_json: b
     Example:
       fflm info stories.model
     """
-    from fflm.lm.model import LANGUAGE_MODELS
+    from fflm.models.folder import LANGUAGE_MODELS
 
     if model and model_path:
         raise click.UsageError("give one model: MODEL or --model, not both")
@@ -58,12 +58,14 @@ def command(model: Path | None, model_path: Path | None, quiet: bool, as_json: b
 
 def _read(path: Path) -> dict[str, Any]:
     """Return config.json, the figures of the best weights, and the log."""
-    from fflm.classify import model as classifiers
-    from fflm.lm import description
-    from fflm.lm.model import LanguageModel, read_config, require
+    from fflm.arrays import CHECKPOINT, LOG, WEIGHTS, load_arrays, meaning
+    from fflm.models import description
+    from fflm.models.classifier import model as classifiers
+    from fflm.models.folder import read_config, require
+    from fflm.models.neural.model import NeuralModel
     from fflm.network.config import NetworkConfig
     from fflm.network.parameters import shapes
-    from fflm.training.checkpoints import CHECKPOINT, LOG, WEIGHTS, check_shapes, load_arrays, meaning
+    from fflm.training.checkpoints import check_shapes
     from fflm.training.log import read_log
 
     about = read_config(path)
@@ -72,7 +74,7 @@ def _read(path: Path) -> dict[str, Any]:
         return _read_ngram(path)
     if about.get("kind") == "mixture":
         return _read_mixture(path)
-    load: Callable[[Path], Any] = LanguageModel.load
+    load: Callable[[Path], Any] = NeuralModel.load
     events = description.EVENTS
     if about.get("kind") == "classifier":
         about = read_config(path, "classifier", classifiers.ClassifierFile)
@@ -111,8 +113,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _read_ngram(path: Path) -> dict[str, Any]:
     """Return config.json, sizes and figures of an n-gram model."""
-    from fflm.lm.ngram import NgramModel
-    from fflm.training.checkpoints import WEIGHTS
+    from fflm.arrays import WEIGHTS
+    from fflm.models.ngram.model import NgramModel
 
     model = NgramModel.load(path)
     arrays = {name: list(array.shape) for name, array in model.tables.arrays().items()}
@@ -129,7 +131,7 @@ def _read_ngram(path: Path) -> dict[str, Any]:
 
 def _read_mixture(path: Path) -> dict[str, Any]:
     """Return config.json and the figures of a mixture, with weights."""
-    from fflm.lm.mixture import Mixture
+    from fflm.models.mixture.model import Mixture
 
     mixture = Mixture.load(path)
     return {"model": str(path), **mixture.about, "figures": {"tuning": mixture.tuning}}
@@ -175,7 +177,7 @@ def _history(
 
 def _network(path: Path, about: dict[str, Any]) -> list[str]:
     """Return as lines how a training run stands, and what network it trains."""
-    from fflm.lm.model import train_command
+    from fflm.models.folder import train_command
 
     network = {
         name: value for name, value in about["network"].items() if name not in UNUSED[about["network"].get("input", "window")]
@@ -207,8 +209,8 @@ def _best(about: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> l
 
 def _classifier_lines(path: Path, about: dict[str, Any]) -> list[str]:
     """Return what is known of a text classifier as lines to read."""
-    from fflm.classify.settings import TextInput
     from fflm.cli.classify import EVALUATIONS, describe, show_valid
+    from fflm.models.classifier.settings import TextInput
 
     lines = _network(path, about)
     text = TextInput.from_dict(about["input"]).to_dict()

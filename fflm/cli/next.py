@@ -35,7 +35,7 @@ def command(
     Example:
       fflm next --prefix "The cat sat on the" --top 5
     """
-    from fflm.lm import generation
+    from fflm.models import generation
 
     path, model = load_model(model_path, quiet, device)
     start = read_prefix(model, prefix, prefix_file, quiet)

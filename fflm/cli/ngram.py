@@ -22,7 +22,7 @@ from fflm.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from fflm.lm.ngram import NgramModel
+    from fflm.models.ngram.model import NgramModel
 
 _output = click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="The model.")
 
@@ -71,15 +71,15 @@ def train(
       fflm ngram train stories.model -o stories.ngram --order 3 --arpa stories.arpa
     """
     from fflm.files import check_file
-    from fflm.lm import ngram
-    from fflm.lm.arpa import write_arpa
+    from fflm.models.ngram.arpa import write_arpa
+    from fflm.models.ngram.train import train
 
     console = message_console(quiet)
     refuse_text_options(inputs, given_options(context))
     if arpa:
         check_file(arpa, overwrite)
     with tokenizing(console) as progress:
-        model = ngram.train(inputs, output, order, overwrite=overwrite, progress=progress, **options)
+        model = train(inputs, output, order, overwrite=overwrite, progress=progress, **options)
     if arpa:
         write_arpa(model, arpa, overwrite=overwrite)
     _report(model, output, as_json)
@@ -98,8 +98,8 @@ def export(model_path: Path | None, output: Path, overwrite: bool, quiet: bool) 
       fflm ngram export -m stories.ngram -o stories.arpa
     """
     from fflm.files import check_file
-    from fflm.lm.arpa import write_arpa
-    from fflm.lm.ngram import NgramModel
+    from fflm.models.ngram.arpa import write_arpa
+    from fflm.models.ngram.model import NgramModel
 
     check_file(output, overwrite)
     _, model = find_model(model_path, quiet, NgramModel.load, "ngram")
@@ -139,7 +139,7 @@ def import_(
     Example:
       fflm ngram import news.arpa.gz -o news.ngram
     """
-    from fflm.lm.arpa import import_arpa
+    from fflm.models.ngram.arpa import import_arpa
     from fflm.text.tokenizer import Tokenizer
 
     model = import_arpa(

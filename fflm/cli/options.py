@@ -17,9 +17,10 @@ from fflm.cli.tables import Column, printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fflm.lm.generation import Prefix
-    from fflm.lm.model import Kind, Model
-    from fflm.lm.vectors import Vectors
+    from fflm.models.folder import Kind
+    from fflm.models.generation import Prefix
+    from fflm.models.language_model import LanguageModel
+    from fflm.models.vectors import Vectors
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Result = TypeVar("Result")
@@ -282,7 +283,7 @@ def held_out_options(valid: Any, default: str, test: Any) -> list[Callable[[Comm
 def refuse_text_options(inputs: Iterable[Path], given: dict[str, str]) -> None:
     """Refuse options on how to read text where the inputs have been read already; ``given`` is from `given_options`."""
     from fflm.cli import tokenize
-    from fflm.lm.setup import corpus_folder
+    from fflm.models.corpora import corpus_folder
 
     of_tokenize = {param.name for param in tokenize.command.params} - {"inputs", "output", "overwrite", "quiet", "as_json"}
     fixed = [name for key, name in given.items() if key in of_tokenize]
@@ -326,9 +327,9 @@ def check_text(context: click.Context, parameter: click.Parameter, value: str | 
         raise click.BadParameter("is not valid UTF-8: mend it, or set the locale to UTF-8") from None
 
 
-def read_prefix(model: "Model", prefix: str | None, prefix_file: Path | None, quiet: bool) -> "Prefix":
+def read_prefix(model: "LanguageModel", prefix: str | None, prefix_file: Path | None, quiet: bool) -> "Prefix":
     """Return the prefix that was given, after saying which of its words the model does not know."""
-    from fflm.lm import generation
+    from fflm.models import generation
     from fflm.text.reading import read_chunks
 
     if prefix is not None and prefix_file is not None:
@@ -355,9 +356,9 @@ def show_nearest(found: Iterable[tuple[str, float]]) -> None:
 def find_model(path: Path | None, quiet: bool, use: Callable[[Path], Result], *kinds: "Kind") -> tuple[Path, Result]:
     """Return the model that was named, or the latest in the current folder that can be used, and the result of ``use``.
 
-    A model that was not named is named on standard error; see `fflm.lm.model.latest_model` for the choice.
+    A model that was not named is named on standard error; see `fflm.models.folder.latest_model` for the choice.
     """
-    from fflm.lm.model import latest_model
+    from fflm.models.folder import latest_model
 
     if path is not None:
         return path, use(path)
@@ -367,23 +368,24 @@ def find_model(path: Path | None, quiet: bool, use: Callable[[Path], Result], *k
     return path, result
 
 
-def load_model(path: Path | None, quiet: bool, device: str = "cpu") -> "tuple[Path, Model]":
+def load_model(path: Path | None, quiet: bool, device: str = "cpu") -> "tuple[Path, LanguageModel]":
     """Load the model that was named, or the latest language model in the current folder, to predict on a device."""
-    from fflm.lm.model import LANGUAGE_MODELS, load
+    from fflm.models.folder import LANGUAGE_MODELS
+    from fflm.models.load import load_language_model
 
     chosen = use_device(device, quiet)
-    return find_model(path, quiet, lambda path: load(path, chosen), *LANGUAGE_MODELS)
+    return find_model(path, quiet, lambda path: load_language_model(path, chosen), *LANGUAGE_MODELS)
 
 
 def load_vectors(path: Path | None, quiet: bool) -> "tuple[Path, Vectors]":
     """Load the embeddings of the model that was named, or of the latest network in the current folder."""
-    from fflm.lm.model import load
+    from fflm.models.load import load_language_model
 
-    return find_model(path, quiet, lambda path: load(path).vectors, "network")
+    return find_model(path, quiet, lambda path: load_language_model(path).vectors, "network")
 
 
 def describe_perplexity(figures: Mapping[str, Any]) -> str:
-    """Return a perplexity in a line, with all that it means nothing without, from `fflm.lm.scoring.Score.to_dict`'s result."""
+    """Return a perplexity in a line, with its evaluation conditions, from `fflm.models.scoring.Score.to_dict`'s result."""
     return (
         f"perplexity {_number(figures['perplexity'], ',.2f')} over {figures['tokens']:,} tokens, "
         f"{_number(figures['unknown_share'], '.2%')} unknown, "
@@ -425,7 +427,7 @@ def describe_text(vocabulary: int, rule: str, policy: str, parts: Mapping[str, M
     Parameters
     ----------
     vocabulary, rule, policy
-        As `fflm.lm.scoring.Score` has them.
+        As `fflm.models.scoring.Score` has them.
     parts
         `fflm.text.corpus.Part.counts` of each.
     """

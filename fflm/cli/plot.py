@@ -44,7 +44,7 @@ def command(models: tuple[Path, ...], output: Path, named: tuple[Path, ...], qui
       fflm plot small.model large.model
       fflm plot stories.tune -o trials.png
     """
-    from fflm.training.plot import draw_classifiers, draw_curves
+    from fflm.plots import draw_classifiers, draw_curves
 
     models = (*models, *named)
     if any((model / "search.json").is_file() for model in models):
@@ -67,10 +67,10 @@ def command(models: tuple[Path, ...], output: Path, named: tuple[Path, ...], qui
 
 def _read(model: Path) -> tuple[str, list[dict[str, Any]]]:
     """Return a model's kind, and its log, which has an evaluation to draw."""
-    from fflm.classify import model as classifiers
-    from fflm.lm import description
-    from fflm.lm.model import Kind, read_config
-    from fflm.training.checkpoints import LOG
+    from fflm.arrays import LOG
+    from fflm.models import description
+    from fflm.models.classifier import model as classifiers
+    from fflm.models.folder import Kind, read_config
     from fflm.training.log import read_log
 
     kind: Kind = "classifier" if read_config(model).get("kind") == "classifier" else "network"
@@ -90,8 +90,9 @@ def show_missing(characters: str, quiet: bool) -> None:
 
 def _draw_search(searches: tuple[Path, ...], output: Path) -> str:
     from fflm.cli.options import describe_perplexity
-    from fflm.lm.tune import Choices, Search, logarithmic, show
-    from fflm.training.plot import draw_trials
+    from fflm.plots import draw_trials
+    from fflm.search.search import Search
+    from fflm.search.space import Choices, logarithmic, show
 
     if len(searches) > 1:
         raise click.UsageError("a search is drawn alone: name one folder of `fflm tune`, or models")

@@ -25,10 +25,11 @@ from fflm.cli.tables import printable, stdout_width, table
 from fflm.errors import FflmError
 
 if TYPE_CHECKING:
-    from fflm.lm.fast import FastScorer, Normalisers
-    from fflm.lm.mixture import Mixture
-    from fflm.lm.model import Model, TextScorer
-    from fflm.lm.scoring import Score, ScoredLine
+    from fflm.models.base import TextScorer
+    from fflm.models.language_model import LanguageModel
+    from fflm.models.mixture.model import Mixture
+    from fflm.models.neural.fast import FastScorer, Normalisers
+    from fflm.models.scoring import Score, ScoredLine
     from fflm.text.corpus import Part
 
 
@@ -124,10 +125,12 @@ def command(
       fflm score -m stories.model --mix stories.ngram --cache 2000 --save stories.mix
       fflm score -m stories.mix --part valid
     """
-    from fflm.lm import scoring
-    from fflm.lm.mixture import Comparison, Mixture, combine, tune_weights, validation_part
-    from fflm.lm.model import LANGUAGE_MODELS, load
-    from fflm.lm.setup import check_free
+    from fflm.models import scoring
+    from fflm.models.creation import check_free
+    from fflm.models.folder import LANGUAGE_MODELS
+    from fflm.models.load import load_language_model
+    from fflm.models.mixture.model import Comparison, Mixture
+    from fflm.models.mixture.train import combine, tune_weights, validation_part
     from fflm.text.reading import read_chunks
 
     if nbest and by != "summary":
@@ -145,11 +148,11 @@ def command(
         check_free(save, overwrite)
     chosen = use_device(device, quiet)
 
-    def use(path: Path) -> "tuple[Model, FastScorer | None, Part | None]":
+    def use(path: Path) -> "tuple[LanguageModel, FastScorer | None, Part | None]":
         """Return the model, its fast scorer and the part of its text, as far as the options ask for them."""
         if save and path.resolve() == save.resolve():
             raise FflmError(f"{path} is a part of the mixture: choose another folder")
-        model = combine([path, *others], cache, chosen) if mixing else load(path, chosen)
+        model = combine([path, *others], cache, chosen) if mixing else load_language_model(path, chosen)
         if mixing and not tune:
             validation_part(path)
         return model, _fast_scorer(model) if fast else None, _part(path, part) if part else None
@@ -228,15 +231,15 @@ def _show_tuning(mixture: "Mixture", path: Path, as_json: bool) -> None:
         click.echo("\n".join([f"model {path}", *describe_tuning(mixture.tuning)]))
 
 
-def _fast_scorer(model: "Model") -> "FastScorer":
-    from fflm.lm.fast import fast_scorer  # needs the kernels
+def _fast_scorer(model: "LanguageModel") -> "FastScorer":
+    from fflm.models.neural.fast import fast_scorer
 
     return fast_scorer(model)
 
 
 def _part(path: Path, name: str) -> "Part":
     """Return a part of the corpus that the model in a folder was trained on."""
-    from fflm.lm.setup import trained_corpus
+    from fflm.models.corpora import trained_corpus
 
     parts = trained_corpus(path).parts
     if name not in parts:
@@ -246,7 +249,7 @@ def _part(path: Path, name: str) -> "Part":
 
 def _score_lines(model: "TextScorer", chunks: Iterator[str], by: str, unit: float, as_json: bool) -> "Score":
     """Return the score of a text, after showing that of its sentences or words."""
-    from fflm.lm import scoring
+    from fflm.models import scoring
 
     totals: list[Score] = []
     lines = _adding(scoring.scored_lines(model, chunks), totals)
@@ -312,7 +315,7 @@ def _show_summary(score: "Score", unit: float, log_base: str) -> None:
 
 
 def _rescore(model: "TextScorer", chunks: Iterator[str], moses: bool, unit: float, as_json: bool) -> None:
-    from fflm.lm import scoring
+    from fflm.models import scoring
 
     for each in scoring.score_hypotheses(model, chunks, moses=moses):
         value = each.score.log_probability / unit

@@ -24,7 +24,7 @@ def command(inputs: tuple[Path, ...], output: Path, overwrite: bool, quiet: bool
       fflm tokenize corpora/stories.txt -o stories.ids
       fflm train stories.ids
     """
-    from fflm.lm.setup import text_settings
+    from fflm.models.creation import text_settings
     from fflm.text.corpus import tokenize
 
     console = message_console(quiet)

@@ -26,21 +26,21 @@ from fflm.cli.options import (
     training_options,
     use_device,
 )
-from fflm.cli.watching import View, describe_resumed, resume_run, row_end, row_start, train
+from fflm.cli.progress import View, describe_resumed, resume_run, row_end, row_start, train
 from fflm.training.settings import Preset, Vectors
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fflm.lm.train import TrainingRun
-    from fflm.training.loop import Step
-    from fflm.training.run import Run
+    from fflm.models.neural.train import TrainingSession
+    from fflm.training.events import Step
+    from fflm.training.session import Session
 
 
 def _use_preset(context: click.Context, parameter: click.Parameter, value: str) -> None:
     """Make a preset's settings the defaults of the options that are read after this one."""
     if value != "default":
-        from fflm.lm.train import PRESETS
+        from fflm.models.neural.train import PRESETS
 
         context.default_map = PRESETS[value]
 
@@ -101,8 +101,8 @@ def command(
 
 def _begin(
     inputs: tuple[Path, ...], output: Path | None, given: dict[str, str], options: dict[str, Any], console: "Console"
-) -> "TrainingRun":
-    from fflm.lm.train import begin
+) -> "TrainingSession":
+    from fflm.models.neural.train import begin
 
     refuse_text_options(inputs, given)
     options["device"] = use_device(options["device"], console.quiet)
@@ -120,20 +120,20 @@ def _begin(
     return run
 
 
-def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console: "Console") -> "TrainingRun":
-    from fflm.lm.train import TrainingRun
+def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console: "Console") -> "TrainingSession":
+    from fflm.models.neural.train import TrainingSession
 
-    run = resume_run(TrainingRun.resume, path, given, options, console.quiet)
+    run = resume_run(TrainingSession.resume, path, given, options, console.quiet)
     console.print("\n".join(describe_text(**run.corpus.conditions)))
     console.print(describe_resumed(run))
     return run
 
 
-def _row(run: "Run", train_loss: float | None, valid: dict[str, Any] | None, mark: str) -> tuple[str, ...]:
+def _row(run: "Session", train_loss: float | None, valid: dict[str, Any] | None, mark: str) -> tuple[str, ...]:
     return (*row_start(run), show_training(train_loss), *show_valid(valid), mark, *row_end(run))
 
 
-def _loss(run: "Run", event: "Step") -> str:
+def _loss(run: "Session", event: "Step") -> str:
     mean = run.trainer.state.loss_mean
     return (
         f"training perplexity {math.exp(min(mean, 700)):.1f}" if event.exact else f"{run.trainer.settings.loss} loss {mean:.2f}"

@@ -26,15 +26,16 @@ from fflm.cli.options import (
     training_options,
     use_device,
 )
+from fflm.cli.progress import end_or_stop
 from fflm.cli.signals import interruption
 from fflm.cli.tables import Column, LiveTable, stdout_width, table
-from fflm.cli.watching import end_or_stop
 from fflm.errors import FflmError, did_you_mean
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fflm.lm.tune import Search, Space, Trial
+    from fflm.search.search import Search, Trial
+    from fflm.search.space import Space
 
 
 @click.command(cls=HeadedCommand)
@@ -93,7 +94,7 @@ def command(
       fflm tune corpora/stories.txt --search rate=0.001..0.01 --search window=4..8
       fflm tune --resume stories.tune --trials 50
     """
-    from fflm.lm.tune import Search
+    from fflm.search.search import Search
 
     console = message_console(quiet)
     given = given_options(context)
@@ -123,7 +124,8 @@ def _begin(
     options: dict[str, Any],
     console: "Console",
 ) -> "Search":
-    from fflm.lm.tune import DEFAULT_SPACE, begin
+    from fflm.search.search import begin
+    from fflm.search.space import DEFAULT_SPACE
 
     refuse_text_options(inputs, given)
     space = _read_space(context, options.pop("search"))
@@ -140,7 +142,7 @@ def _begin(
 
 def _read_space(context: click.Context, specifications: Sequence[str]) -> "Space":
     """Understand the values of --search; each is written as for the option that it names."""
-    from fflm.lm.tune import Choices, Range, searchable
+    from fflm.search.space import Choices, Range, searchable
 
     parameters = {param.name: param for param in context.command.params}
     space: dict[str, Range | Choices] = {}
@@ -168,9 +170,9 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
     """Go through the trials, showing them, until the end or the time that is given (True), or an interruption (False)."""
     from rich.progress import BarColumn, Progress, TextColumn
 
-    from fflm.lm.train import TrainingRun
-    from fflm.lm.tune import Trial
-    from fflm.training.loop import Step
+    from fflm.models.neural.train import TrainingSession
+    from fflm.search.search import Trial
+    from fflm.training.events import Step
 
     deadline = time.monotonic() + 60 * minutes if minutes else None
     columns = (
@@ -193,7 +195,7 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
             stop = interrupted.come
             if stop:
                 search.save()  # before anything is shown, for the terminal may be gone
-            if isinstance(event, TrainingRun):
+            if isinstance(event, TrainingSession):
                 state, settings = event.trainer.state, event.trainer.settings
                 progress.reset(  # forgets the fields that it is not given
                     task, total=len(event.trainer.train) * settings.epochs, completed=state.words,
@@ -222,7 +224,7 @@ def _columns(search: "Search") -> list[Column]:
 
 def _row(trial: "Trial", best: "Trial | None") -> list[str]:
     """Return a row of a table of trials."""
-    from fflm.lm.tune import show
+    from fflm.search.space import show
 
     perplexity = "-" if trial.perplexity is None else f"{trial.perplexity:,.2f}"
     state = "" if trial.state == "complete" else trial.state
@@ -233,7 +235,7 @@ def _row(trial: "Trial", best: "Trial | None") -> list[str]:
 
 def _report(search: "Search", as_json: bool) -> None:
     """Print all trials, the best first, with all that a perplexity means nothing without, and how to train the best again."""
-    from fflm.lm.tune import ranking
+    from fflm.search.search import ranking
 
     trials, best = ranking(search.trials), search.best
     if best is None and len(trials) == search.limit and all(trial.state != "running" for trial in trials):
@@ -270,7 +272,7 @@ def _again(search: "Search", trial: "Trial") -> str:
     """Return the command that trains a trial's model again."""
     from fflm.backend.cpu.launching import default_threads
     from fflm.cli import train
-    from fflm.lm.tune import show
+    from fflm.search.space import show
 
     config, settings = search.configure(trial.values)
     fields = {**config.to_dict(), **settings.to_dict()}

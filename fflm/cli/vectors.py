@@ -10,7 +10,7 @@ import click
 from fflm.cli.options import json_option, load_vectors, model_option, overwrite_option, quiet_option, show_word
 
 if TYPE_CHECKING:
-    from fflm.lm.vectors import Vectors
+    from fflm.models.vectors import Vectors
 
 
 @click.command()

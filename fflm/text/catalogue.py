@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fflm.errors import FflmError, did_you_mean
-from fflm.files import clear_errors, locked_folder, put_folder
+from fflm.files import locked_folder, os_errors_as_fflm_error, put_folder
 
 _CHUNK = 1 << 16  # bytes
 
@@ -83,7 +83,7 @@ class Entry:
             If the bundled text is missing.
         """
         if self.bundled:
-            with clear_errors(f"read {bundled() / self.bundled}"):
+            with os_errors_as_fflm_error(f"read {bundled() / self.bundled}"):
                 return (bundled() / self.bundled).stat().st_size
         return sum(download.size for download in self.downloads)
 
@@ -104,7 +104,7 @@ def entries() -> dict[str, Entry]:
         If the catalogue is missing.
     """
     path = bundled() / "catalogue.toml"
-    with clear_errors(f"read {path}"):
+    with os_errors_as_fflm_error(f"read {path}"):
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     return {name: _entry(name, table) for name, table in tables.items()}
 
@@ -156,7 +156,7 @@ def fetch(entry: Entry, folder: Path, progress: Callable[[int], object] = lambda
             raise FflmError(f"{target} exists already: use it, remove it, or choose another folder")
 
     check()
-    with clear_errors(f"write {target}"):
+    with os_errors_as_fflm_error(f"write {target}"):
         part.mkdir(parents=True, exist_ok=True)
         try:
             with locked_folder(part, "downloading to"):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.errors import FflmError
-from fflm.files import clear_errors, open_regular
+from fflm.files import open_regular, os_errors_as_fflm_error
 
 Array = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -94,7 +94,7 @@ class Ids:
         with open_regular(path) as file:
             self._file = os.dup(file.fileno())
             weakref.finalize(self, os.close, self._file)
-            with clear_errors(f"read {path}"):
+            with os_errors_as_fflm_error(f"read {path}"):
                 head = file.read(10)
                 header = file.read(int.from_bytes(head[8:], "little"))
         self._offset = len(head) + len(header)
@@ -162,7 +162,7 @@ class Ids:
         """Return ids that are in range."""
         size = self.dtype.itemsize
         place, length = self._offset + start * size, count * size
-        with clear_errors(f"read {self.path}"):
+        with os_errors_as_fflm_error(f"read {self.path}"):
             if hasattr(os, "pread"):
                 content = os.pread(self._file, length, place)
             else:  # Windows, where nothing forks

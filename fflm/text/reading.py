@@ -15,7 +15,7 @@ from typing import IO, Any, Literal, NoReturn
 import regex
 
 from fflm.errors import FflmError
-from fflm.files import COMPRESSIONS, clear_errors
+from fflm.files import COMPRESSIONS, os_errors_as_fflm_error
 from fflm.text.tokenizer import GRAPHEMES
 
 CHUNK = 1 << 18  # characters of a chunk, and bytes of a read
@@ -182,7 +182,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
     FflmError
         If it cannot be read or is an archive; when it is read, too, if it turns out to be damaged.
     """
-    with clear_errors(f"read {path}"):
+    with os_errors_as_fflm_error(f"read {path}"):
         file = path.open("rb")
     with file:
         yield _decompressed(file, str(path))
@@ -230,7 +230,7 @@ class _Blocks(io.RawIOBase):
 def _raw_blocks(file: IO[bytes], name: str) -> Iterator[bytes]:
     """Yield the bytes of a file as they are, the first block long enough to recognise it."""
     while True:
-        with clear_errors(f"read {name}"):
+        with os_errors_as_fflm_error(f"read {name}"):
             block = file.read(CHUNK)
         if block:
             yield block
@@ -295,7 +295,7 @@ def files(source: Path) -> Iterator[Path]:
         If the folder cannot be read, or has none.
     """
     count = 0
-    with clear_errors(f"read {source}"):
+    with os_errors_as_fflm_error(f"read {source}"):
         if not source.is_dir():
             yield source
             return

@@ -1,10 +1,12 @@
 """Examples that lie in memory, and how their numbers are brought to a scale."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from fflm.backend.protocol import Array
 
 
 class Rows:
@@ -69,3 +71,18 @@ class Scale:
         """Return the numbers that `apply` was given, float64."""
         numbers: npt.NDArray[Any] = scaled * self.deviation + self.mean
         return numbers
+
+
+class Examples(Protocol):
+    """What the loop needs of a text: predicted positions and their contexts; or of what else there is to learn from.
+
+    What a language model calls a word is an example elsewhere: `State`, `Losses` and the events count either.
+    """
+
+    def __len__(self) -> int: ...
+
+    def counts(self, words: int) -> Array:
+        """Return how often each of so many words occurs, (words,)."""
+
+    def batch(self, positions: Array) -> tuple[Array, Array]:
+        """Return contexts (B, n) and targets (B,), int32, of positions (B,); or what else `Network.gradients` takes."""

@@ -9,9 +9,9 @@ from msgspec import Meta
 
 from fflm.arguments import Count
 from fflm.errors import FflmError
-from fflm.files import clear_errors, open_regular
+from fflm.files import open_regular, os_errors_as_fflm_error
 from fflm.stored import check_json, from_json, read_whole
-from fflm.training.loop import USELESS
+from fflm.training.events import USELESS
 
 
 class Event(TypedDict):
@@ -46,7 +46,7 @@ def append_log(path: Path, event: str, **fields: Any) -> int:
     FflmError
         If it cannot be written.
     """
-    with clear_errors(f"write {path}"), open_regular(path, "ab") as file:
+    with os_errors_as_fflm_error(f"write {path}"), open_regular(path, "ab") as file:
         file.write(json.dumps({"event": event, **fields}, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
         return file.tell()
 
@@ -59,7 +59,7 @@ def truncate_log(path: Path, length: int) -> None:
     FflmError
         If it cannot be written.
     """
-    with clear_errors(f"write {path}"), open_regular(path, "ab") as file:
+    with os_errors_as_fflm_error(f"write {path}"), open_regular(path, "ab") as file:
         file.truncate(min(length, file.tell()))
 
 

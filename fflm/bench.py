@@ -1,0 +1,269 @@
+"""How fast operations and whole training steps are, on the devices of a machine, after seeing that these agree."""
+
+import contextlib
+import importlib.metadata
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fflm.backend.protocol import Array, Backend, Dropout
+from fflm.errors import FflmError
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
+from fflm.processors import usable_processors
+from fflm.training.settings import TrainingSettings
+from fflm.training.trainer import Trainer
+
+ROUNDS = 5
+"""How often each thing is timed; its median counts. Devices take turns."""
+
+AGREE = 1e-3
+"""How far two devices' results may be apart, in units of the largest number: float32, and sums of up to V products."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of what is timed: V words, m numbers of an embedding, n context words, h hidden units, B rows of a batch."""
+
+    vocabulary: int
+    embedding: int
+    window: int
+    hidden: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long one device takes for one operation.
+
+    Attributes
+    ----------
+    size, operation, device
+        What was timed.
+    rounds
+        Seconds a call in each round, the mean of its calls; a call handles a batch.
+    calls
+        In each round.
+    products
+        Additions and multiplications of matrix products in a call, 0 where there is none.
+    """
+
+    size: Size
+    operation: str
+    device: str
+    rounds: tuple[float, ...]
+    calls: int
+    products: int
+
+    @property
+    def seconds(self) -> float:
+        """Seconds a call, the median of the rounds."""
+        return statistics.median(self.rounds)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Predicted positions a second."""
+        return self.size.batch / self.seconds
+
+    @property
+    def gflops(self) -> float | None:
+        """Billions of operations of matrix products a second, None where there is none."""
+        return self.products / self.seconds / 1e9 if self.products else None
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Something to time on a device: ``run`` computes ``results``."""
+
+    products: int
+    run: Callable[[], Any]
+    results: Callable[[], list[Array]]
+
+
+def machine() -> dict[str, Any]:
+    """Return what a timing depends on besides the code and the versions of libraries.
+
+    ``cores`` are the logical ones that this process may use; ``physical_cores``, those of the machine, is None if not known.
+    """
+    from fflm.backend.cpu import blas
+
+    cpuinfo = Path("/proc/cpuinfo")  # of Linux, where platform.processor() is empty
+    text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""
+    name = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    physical = set(re.findall(r"^physical id\s*: (\d+)$.*?^core id\s*: (\d+)$", text, re.MULTILINE | re.DOTALL))
+    return {
+        "processor": name[1] if name else platform.processor() or platform.machine(),
+        "cores": usable_processors(),
+        "physical_cores": len(physical) or None,
+        "system": platform.platform(),
+        "blas": blas.description(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, fflm and the libraries that its speed depends on, as far as they are installed."""
+    installed = {"python": platform.python_version()}
+    for name in ("fflm", "numba", "llvmlite", "numpy", "scipy", "numba-cuda", "cuda-core"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            installed[name] = importlib.metadata.version(name)
+    return installed
+
+
+def measure(sizes: list[Size], backends: Mapping[str, Backend], seconds: float = 0.1) -> Iterator[Timing]:
+    """Time every operation and the whole training step (dropout, clipping and AdamW, as by default) for each size.
+
+    Parameters
+    ----------
+    sizes
+        What to time.
+    backends
+        The devices, by their names.
+    seconds
+        How long, at least, one of the `ROUNDS` takes.
+
+    Raises
+    ------
+    FflmError
+        If two devices do not compute the same.
+    """
+    for size in sizes:
+        tasks = {device: _operations(size, backend) | _step(size, backend) for device, backend in backends.items()}
+        first = next(iter(tasks.values()))
+        for name in first:
+            _verify(size, name, {device: own[name] for device, own in tasks.items()})
+            rounds: dict[str, list[float]] = {device: [] for device in tasks}
+            repeats = {device: _repeats(own[name], seconds) for device, own in tasks.items()}
+            for _ in range(ROUNDS):
+                for device, own in tasks.items():
+                    rounds[device].append(_time(own[name], repeats[device]) / repeats[device])
+            for device, times in rounds.items():
+                yield Timing(size, name, device, tuple(times), repeats[device], first[name].products)
+
+
+def _verify(size: Size, name: str, tasks: Mapping[str, _Task]) -> None:
+    results = {}
+    for device, task in tasks.items():
+        task.run()
+        results[device] = task.results()
+    (one, expected), *others = results.items()
+    for other, found in others:
+        for left, right in zip(expected, found, strict=True):
+            off = np.abs(left - right).max() / max(np.abs(left).max(), 1e-30)
+            if not off <= AGREE:
+                raise FflmError(f"{one} and {other} do not agree on {name}, {size}: off by {off:.1e}; nothing was timed")
+
+
+def _repeats(task: _Task, seconds: float) -> int:
+    """Return how many calls take so many seconds, after a first one in which kernels may be compiled."""
+    _time(task, 1)
+    repeats = 1
+    while (taken := _time(task, repeats)) < seconds:
+        repeats = max(2 * repeats, min(100 * repeats, int(repeats * seconds / max(taken, 1e-9)) + 1))
+    return repeats
+
+
+def _time(task: _Task, repeats: int) -> float:
+    """Return the seconds for some calls, until their results are there."""
+    started = time.perf_counter()
+    for _ in range(repeats):
+        task.run()
+    task.results()
+    return time.perf_counter() - started
+
+
+def _operations(size: Size, backend: Backend) -> dict[str, _Task]:
+    """Return each operation of a training step and of evaluation on random numbers, the same on every device."""
+    generator, dtype = np.random.default_rng(0), np.float32
+    rows, words, inputs = size.batch, size.vocabulary, size.window * size.embedding
+
+    def numbers(*shape: int, scale: float = 1.0) -> Array:
+        return backend.upload((scale * generator.standard_normal(shape)).astype(dtype))
+
+    blocks = (1,) * size.window
+    contexts = backend.upload(generator.integers(0, words, (rows, size.window), np.int32))
+    targets = backend.upload(generator.integers(0, words, rows, np.int32))
+    each = backend.upload(np.arange(rows, dtype=np.int32))
+    embeddings, x, d_x = numbers(words + 1, size.embedding), numbers(rows, inputs), numbers(rows, inputs)
+    layer = numbers(size.hidden, inputs, scale=inputs**-0.5), numbers(size.hidden)
+    d_layer = numbers(size.hidden, inputs), numbers(size.hidden)
+    hidden, d_hidden = numbers(rows, size.hidden), numbers(rows, size.hidden)
+    output = numbers(words, size.hidden, scale=size.hidden**-0.5), numbers(words)
+    d_output, moments = (numbers(words, size.hidden), numbers(words)), (numbers(words, size.hidden), numbers(words, size.hidden))
+    losses, factor = numbers(rows), backend.upload(np.ones(1, dtype))
+    spoilt = backend.empty((rows, size.hidden), dtype)  # `affine_backward` spoils its gradients
+    backend.clear(moments[1])  # squares
+    dropped = backend.empty((rows, inputs), dtype)
+    adam: dict[str, Any] = {"l2": 0.0, "shrink": 0.0, "rate": 1e-9, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-5, "step": 1}
+
+    def task(products: int, run: Callable[[], Any], *results: Array) -> _Task:
+        few = [array.reshape(-1)[:4096] for array in results]  # enough to verify, and quickly copied
+        return _Task(products, run, lambda: [np.asarray(backend.download(array)) for array in few])
+
+    def affine_backward() -> None:
+        backend.copy(d_hidden, spoilt)
+        backend.affine_backward(x, layer[0], hidden, "tanh", spoilt, 0.0, *d_layer, d_x)
+
+    one_layer, whole = 2 * rows * inputs * size.hidden, 2 * rows * size.hidden * words
+    return {
+        "gather": task(0, lambda: backend.gather(embeddings, contexts, blocks, x), x),
+        "dropout": task(0, lambda: backend.dropout(x, Dropout(0.1, 1, 1, 0), 0, dropped), dropped),
+        "affine": task(one_layer, lambda: backend.affine(x, *layer, "tanh", hidden), hidden),
+        "softmax losses": task(whole, lambda: backend.output_losses(hidden, *output, each, targets, losses), losses),
+        "softmax gradients": task(
+            3 * whole,
+            lambda: backend.output_gradients(
+                hidden, *output, targets, 0.0, 0.0, 1 / rows, 0.0, losses, d_hidden, *d_output
+            ),
+            losses, d_hidden, *d_output,
+        ),
+        "affine backward": task(2 * one_layer, affine_backward, *d_layer, d_x),
+        "scatter-add": task(0, lambda: backend.scatter_add(contexts, blocks, d_x, embeddings), embeddings),
+        "clip": task(0, lambda: backend.clip_factor((*d_output, *d_layer), 1.0, factor), factor),
+        "adamw": task(
+            0, lambda: backend.adam_step(output[0], d_output[0], *moments, scale=factor, **adam), output[0], *moments
+        ),
+        "log-probabilities": task(
+            whole, lambda: backend.log_probabilities(hidden, *output, logs), logs := backend.empty((rows, words), dtype)
+        ),
+    }  # fmt: skip
+
+
+class _RandomText:
+    """Examples of random words, the frequent ones as frequent as in a text (Zipf)."""
+
+    def __init__(self, size: Size) -> None:
+        generator = np.random.default_rng(0)
+        frequencies = 1 / np.arange(1, size.vocabulary + 1)
+        count = size.batch * 8 + size.window
+        self._ids = generator.choice(size.vocabulary, count, p=frequencies / frequencies.sum()).astype(np.int32)
+        self._size = size
+
+    def __len__(self) -> int:
+        return len(self._ids) - self._size.window
+
+    def counts(self, words: int) -> Array:
+        return np.bincount(self._ids, minlength=words)
+
+    def batch(self, positions: Array) -> tuple[Array, Array]:
+        return self._ids[positions[:, None] + np.arange(self._size.window)], self._ids[positions + self._size.window]
+
+
+def _step(size: Size, backend: Backend) -> dict[str, _Task]:
+    """Return a whole training step, from a batch's positions to the updated parameters."""
+    config = NetworkConfig(
+        size.vocabulary, size.window, size.embedding, (size.hidden,), averages=(), tied=False, dropout=0.3, embedding_dropout=0.1
+    )
+    settings = TrainingSettings(epochs=1_000_000, batch_size=size.batch, rate=1e-5)
+    trainer = Trainer(Network(config, backend), Parameters.random(config, 1), _RandomText(size), None, settings)
+    events = trainer.run()
+    first = [next(events).loss for _ in range(3)]  # type: ignore[union-attr]
+    products = 6 * size.batch * size.hidden * (size.window * size.embedding + size.vocabulary)
+    return {"training step": _Task(products, lambda: next(events), lambda: [np.array(first)])}

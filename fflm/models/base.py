@@ -1,0 +1,142 @@
+"""What models offer: the contracts of text scorers and predictors, and a network with its weights on a device."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta
+
+from fflm.arguments import (
+    Device,
+    Natural,
+    check,
+    check_ids,
+)
+from fflm.backend.devices import device_backend
+from fflm.errors import FflmError
+from fflm.network.config import CELLS, NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
+from fflm.text.corpus import TextSettings
+from fflm.text.vocabulary import Vocabulary
+from fflm.text.windows import Windows
+
+Temperature: TypeAlias = Annotated[float, Meta(ge=0)]
+
+
+TopP: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
+
+
+ROWS = 1024  # predictions at a time
+
+
+class TrainedNetwork:
+    """A network with its weights, both on their device from when they are first used: who only looks waits for no compiler."""
+
+    config: NetworkConfig
+    parameters: Parameters
+    device: Device
+
+    @cached_property
+    def network(self) -> Network:
+        """The network on its device."""
+        return Network(self.config, device_backend(self.device))
+
+    @cached_property
+    def _weights(self) -> Parameters:
+        """The parameters on the device."""
+        return self.parameters.mapped(self.network.backend.upload)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: all but what belongs to this process and its device."""
+        return {name: value for name, value in vars(self).items() if name not in ("network", "_weights")}
+
+
+class TextScorer(Protocol):
+    """Anything that scores the words of texts."""
+
+    vocabulary: Vocabulary
+    text: TextSettings
+
+    @property
+    def window(self) -> int:
+        """Context words [n]."""
+
+    def text_losses(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
+        """Return -log p of the words of a text (N,) from the one at ``start`` on, (N - start,), nats; the others are context."""
+
+    def each_losses(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
+        """Return `text_losses` of many texts, each by itself."""
+
+
+class Predictor(TextScorer, Protocol):
+    """Anything that predicts the next word from a window of words: what generation and scoring need of a model.
+
+    Letters: B contexts, n context words, V vocabulary.
+    """
+
+    _together: ClassVar[int] = ROWS  # contexts of many texts that are given to `losses` at a time
+
+    def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
+        """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
+
+    def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
+        """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
+
+    def _check_contexts(self, contexts: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+        """Return contexts (B, n) as `check_ids` does; ``<s>`` may be among their words."""
+        return check_ids("contexts", contexts, len(self.vocabulary) + 1, (None, self.window))
+
+    def _check_examples(
+        self, contexts: npt.NDArray[Any], targets: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Return contexts (B, n) and the words that follow them (B,), likewise."""
+        contexts = self._check_contexts(contexts)
+        return contexts, check_ids("targets", targets, len(self.vocabulary), (len(contexts),))
+
+    def windows(self, ids: npt.NDArray[np.integer[Any]]) -> Windows:
+        """Return the examples of a text given as ids (N,)."""
+        return Windows.of(ids, self.vocabulary, self.text, self.window)
+
+    def text_losses(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
+        """Return -log p of the words of a text (N,) from the one at ``start`` on, (N - start,), nats; the others are context."""
+        ids = check_text(ids, start, self.vocabulary)
+        windows, rows = self.windows(ids), self._rows(ROWS)
+        pieces = range(start, len(ids), rows)
+        losses = [self.losses(*windows.batch(np.arange(low, min(low + rows, len(ids))))) for low in pieces]
+        return np.concatenate([np.empty(0), *losses])
+
+    def each_losses(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
+        """Return `text_losses` of many texts, each by itself."""
+        texts = [check_text(ids, 0, self.vocabulary) for ids in texts]
+        ends = np.cumsum([0, *map(len, texts)])
+        rows = self._rows(self._together)
+        losses: list[npt.NDArray[np.floating]] = [np.empty(0)]
+        for low in range(0, int(ends[-1]), rows):
+            high = min(low + rows, int(ends[-1]))
+            batches = []
+            for place in range(int(np.searchsorted(ends, low, side="right")) - 1, int(np.searchsorted(ends, high))):
+                first, last = np.clip((low, high), ends[place], ends[place + 1]) - ends[place]
+                batches.append(self.windows(texts[place]).batch(np.arange(first, last)))
+            losses.append(self.losses(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True))))
+        return np.split(np.concatenate(losses), ends[1:-1]) if texts else []
+
+    def _rows(self, most: int) -> int:
+        """Return how many contexts may be in memory at a time: fewer than ``most`` if they are very long."""
+        return max(1, min(most, CELLS // max(1, self.window)))
+
+
+def check_text(ids: npt.NDArray[Any], start: int, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
+    """Return the ids of a text (N,) of which a caller wants the words from ``start`` on scored, as `check_ids` does.
+
+    Raises
+    ------
+    FflmError
+        If they are no ids of the vocabulary's words, or the text has no such place.
+    """
+    ids = check_ids("ids", ids, len(vocabulary))
+    if check("start", Natural, start) > len(ids):
+        raise FflmError(f"`start` must be from 0 to {len(ids):,}, the length of the text, not {start:,}")
+    return ids

@@ -1,0 +1,1 @@
+"""Text classifiers: labeled text, the features that the network reads, training, prediction, metrics."""

@@ -1,0 +1,225 @@
+"""What a network reads of a text: words to be pooled or concatenated, or numbers made of them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fflm.errors import FflmError
+from fflm.models.classifier.settings import TextInput
+from fflm.text.numbering import Numbering
+from fflm.text.reading import read_lines, uncompressed
+from fflm.text.tokenizer import ASCII_BLANKS, Tokenizer
+from fflm.text.vocabulary import Vocabulary
+from fflm.training.examples import Scale
+
+
+def count_words(input: TextInput, texts: Sequence[str], min_count: int, max_size: int | None) -> Vocabulary:
+    """Return the words of texts, and those that features name, as a vocabulary."""
+    numbers, types = _number(input.tokenizer, texts)
+    words = numbers[numbers > 0]
+    counts = dict(zip(types, np.bincount(words, minlength=len(types)).tolist(), strict=True))
+    del counts[types[0]]  # the line end
+    if not counts:
+        raise FflmError("the texts have no words: give a text after each label")
+    if input.bigrams:
+        pairs, pair_counts = np.unique(_pairs(numbers, len(types)), return_counts=True)
+        frequent = pair_counts >= max(min_count, 2)  # most occur once and say nothing
+        for pair, count in zip(pairs[frequent].tolist(), pair_counts[frequent].tolist(), strict=True):
+            if pair >= 0:
+                counts[f"{types[pair // len(types)]} {types[pair % len(types)]}"] = count
+    found = Vocabulary.from_counts(counts, ends=False, min_count=min_count, max_size=max_size)
+    named = [input.tokenizer.normalize(word) for words in (*input.lexicon.values(), input.present) for word in words]
+    missing = [word for word in dict.fromkeys(named) if word not in found]
+    if not missing:
+        return found
+    rule = f"{found.rule}, and {len(missing)} that features name"
+    return Vocabulary(
+        [*found.words, *missing], [*found.counts, *(counts.get(word, 0) for word in missing)], ends=False, rule=rule
+    )
+
+
+def _number(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Return the texts' tokens as numbers, one text after another with a 0 at each end, and the tokens of the numbers."""
+    numbering = Numbering(tokenizer)
+    pieces = [np.empty(0, np.uint32)]
+    for low in range(0, len(texts), 4096):
+        chunk = "".join(text + "\n" for text in texts[low : low + 4096])
+        pieces.append(numbering.number(tokenizer.normalize(chunk))[1])
+    return np.concatenate(pieces).astype(np.int64), numbering.types()
+
+
+class Texts:
+    """Texts as examples, for training and prediction.
+
+    Parameters
+    ----------
+    reader
+        What turns them into rows.
+    ids, starts
+        As `Reader.encode` returns them.
+    labels
+        (N,) int32 classes.
+    """
+
+    def __init__(
+        self, reader: "Reader", ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], labels: npt.NDArray[np.int32]
+    ) -> None:
+        self.reader = reader
+        self.ids = ids
+        self.starts = starts
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def counts(self, classes: int) -> npt.NDArray[np.int64]:
+        """Return how often each class occurs, (classes,)."""
+        return np.bincount(self.labels, minlength=classes)
+
+    def batch(self, positions: npt.NDArray[np.integer]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+        """Return what the network reads of the texts at positions (B,), and their labels (B,)."""
+        return self.reader.rows(self.ids, self.starts[positions], self.starts[positions + 1]), self.labels[positions]
+
+    def in_order(self, size: int = 256) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int32]]]:
+        """Yield `batch` of all texts, so many at a time."""
+        for low in range(0, len(self), size):
+            yield self.batch(np.arange(low, min(low + size, len(self))))
+
+
+class Reader:
+    """Turns texts into what the network reads.
+
+    Parameters
+    ----------
+    input
+        How.
+    vocabulary
+        The words that it knows.
+    scale
+        Of the features, where the input is features; without, they are as they are.
+    """
+
+    def __init__(self, input: TextInput, vocabulary: Vocabulary, scale: Scale | None = None) -> None:
+        self.input = input
+        self.vocabulary = vocabulary
+        self.scale = scale
+        normalize = input.tokenizer.normalize
+        groups = (*input.lexicon.values(), *([word] for word in input.present))
+        members = {(vocabulary.id(normalize(word)), column) for column, words in enumerate(groups) for word in words}
+        known = sorted(member for member in members if member[0])  # the unknown word is in no group
+        self._members = np.array(known, np.int64).reshape(-1, 2)  # words, and the groups that they are in, a pair a row
+        self._counted = min(input.counts, len(vocabulary) - 1)
+        self._bigrams = _Bigrams(vocabulary) if input.bigrams else None
+
+    @property
+    def width(self) -> int:
+        """Numbers a text where the input is features, else 0."""
+        if self.input.input != "features":
+            return 0
+        return self._counted + len(self.input.names)
+
+    def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return the ids of the texts' words, one text after another (T,), and where each begins and the last ends (N + 1,)."""
+        numbers, types = _number(self.input.tokenizer, texts)
+        ids = self.vocabulary.encode(types)[numbers]
+        ends = numbers == 0
+        ids[ends] = -1
+        if self._bigrams:
+            ids = np.stack([ids, self._bigrams.ids(ids)], 1).reshape(-1)
+            ends = np.repeat(ends, 2)
+            ends[1::2] = False
+            kept = ends | (ids >= 0)
+            ids, ends = ids[kept], ends[kept]
+        places = np.flatnonzero(ends)
+        starts = np.concatenate([[0], places - np.arange(len(places))])
+        return np.ascontiguousarray(ids[~ends]), starts.astype(np.int64)
+
+    def rows(self, ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return rows (B, L) int32 words, or (B, width) float32 features, of the texts ids[start:end]."""
+        lengths = ends - starts
+        if self.input.length is not None or self.input.input == "window":
+            lengths = np.minimum(lengths, self.input.window)
+        if self.input.input == "features":
+            return self._features(ids, starts, lengths)
+        padding, width = -1, max(1, int(lengths.max(initial=0)))
+        if self.input.input == "window":
+            padding, width = self.vocabulary.start_id, self.input.window
+        places = np.arange(width)
+        inside = places < lengths[:, None]
+        rows = np.full(inside.shape, padding, np.int32)
+        rows[inside] = ids[(starts[:, None] + places)[inside]]
+        return rows
+
+    def _features(
+        self, ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
+        rows = np.repeat(np.arange(len(starts)), lengths)
+        places = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + np.repeat(starts, lengths)
+        words, counted, size = ids[places], self._counted, len(starts)
+        features = np.zeros((size, self.width), np.float32)
+        known = (words > 0) & (words <= counted)
+        cells = np.bincount(rows[known] * max(counted, 1) + words[known] - 1, minlength=size * counted)
+        features[:, :counted] = cells.reshape(size, counted)
+        low, high = (np.searchsorted(self._members[:, 0], words, side) for side in ("left", "right"))
+        found = high - low
+        places = np.arange(found.sum()) - np.repeat(np.cumsum(found) - found, found) + np.repeat(low, found)
+        groups = len(self.input.lexicon) + len(self.input.present)
+        cells = np.bincount(np.repeat(rows, found) * groups + self._members[places, 1], minlength=size * groups)
+        features[:, counted : counted + groups] = cells.reshape(size, groups)
+        first = counted + len(self.input.lexicon)
+        present = features[:, first : first + len(self.input.present)]
+        np.minimum(present, 1, out=present)
+        if self.input.log_length:
+            features[:, -1] = np.log1p(lengths)
+        return features if self.scale is None else self.scale.apply(features).astype(np.float32)
+
+
+class _Bigrams:
+    """The bigrams of a vocabulary, found by the ids of their words."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._size = len(vocabulary)
+        keys = {}
+        for id_, word in enumerate(vocabulary.words):
+            left, space, right = word.partition(" ")
+            if space and left in vocabulary and right in vocabulary:
+                keys[vocabulary.id(left) * self._size + vocabulary.id(right)] = id_
+        self._keys = np.array(sorted(keys), np.int64)
+        self._ids = np.array([keys[key] for key in self._keys.tolist()], np.int32)
+
+    def ids(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Return the bigram that begins with each word (T,), -1 where there is none that is known."""
+        pairs = _pairs(np.where(ids < 0, 0, ids).astype(np.int64), self._size)
+        if not len(self._keys):
+            return np.full(len(ids), -1, np.int32)
+        places = np.minimum(np.searchsorted(self._keys, pairs), len(self._keys) - 1)
+        found: npt.NDArray[np.int32] = np.where(self._keys[places] == pairs, self._ids[places], np.int32(-1))
+        return found
+
+
+def _pairs(numbers: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """Return for each number itself and the next one as a single one (T,), -1 where either is 0 or there is no next."""
+    following = np.append(numbers[1:], 0)
+    return np.where((numbers > 0) & (following > 0), numbers * size + following, -1)
+
+
+def read_lexicon(paths: Sequence[Path]) -> dict[str, list[str]]:
+    """Read words and their categories: lines of a word, a tab and a category; a line without a tab is in that of the file's name.
+
+    Raises
+    ------
+    FflmError
+        If a file cannot be read, is not UTF-8, or has no word.
+    """
+    lexicon: dict[str, list[str]] = {}
+    for path in paths:
+        lines = read_lines(path)
+        for line in filter(str.strip, lines):
+            word, _, category = line.partition("\t")
+            lexicon.setdefault(category.strip() or uncompressed(path).stem, []).append(word.strip(ASCII_BLANKS))
+        if not any(map(str.strip, lines)):
+            raise FflmError(f"{path} has no words: write a word, a tab and its category a line")
+    return lexicon

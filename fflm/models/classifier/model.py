@@ -1,0 +1,294 @@
+"""A trained text classifier."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Required, Self, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta
+
+from fflm.arguments import Count, Device, PathLike, checked, to_path
+from fflm.arrays import CONFIG, WEIGHTS
+from fflm.errors import FflmError
+from fflm.files import reading_folder, write_json
+from fflm.models.base import TrainedNetwork
+from fflm.models.classifier.features import Reader, Texts
+from fflm.models.classifier.metrics import Report
+from fflm.models.classifier.reading import single_line, single_spaced
+from fflm.models.classifier.settings import TextInput
+from fflm.models.description import TrainedFile
+from fflm.models.folder import FORMAT, VERSION, VOCABULARY, load_weights, read_config, versions
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
+from fflm.stored import REMEDY
+from fflm.text.vocabulary import Vocabulary
+from fflm.training.examples import Scale
+from fflm.training.log import Logged
+
+
+class ScaleFile(TypedDict):
+    """The scale of features, with a number for each."""
+
+    mean: list[float]
+    deviation: list[Annotated[float, Meta(gt=0)]]
+
+
+class PartFile(TypedDict):
+    """The texts of a part."""
+
+    texts: Annotated[int, Meta(ge=1, le=2**53)]
+    words: Count
+
+
+class TextsFile(TypedDict, total=False):
+    """The parts of the labelled text."""
+
+    train: Required[PartFile]
+    valid: PartFile
+    test: PartFile
+
+
+class ClassifierFile(TrainedFile, total=False):
+    """A text classifier."""
+
+    kind: Required[Literal["classifier"]]
+    labels: Required[Annotated[list[str], Meta(min_length=2)]]
+    shares: Required[list[Annotated[float, Meta(gt=0, le=1)]] | None]
+    input: Required[TextInput]
+    scale: Required[ScaleFile | None]
+    texts: TextsFile
+    counts: list[Count]
+
+
+class Figures(TypedDict):
+    """Those of a `Report` that are shown."""
+
+    examples: Count
+    loss: float
+    accuracy: float
+    macro_f1: float
+
+
+class ClassifierFigures(TypedDict, total=False):
+    """What stands with the weights of a classifier."""
+
+    step: Count
+    epoch: float
+    valid: Figures
+    test: Figures
+
+
+class Start(TypedDict):
+    """The first event of a run on labelled text."""
+
+    texts: TextsFile
+
+
+class Evaluation(Logged):
+    """An evaluation of a classifier."""
+
+    valid: Figures | None
+
+
+EVENTS = {"start": Start, "evaluation": Evaluation}
+"""What the log of a classifier holds, by the kind of event."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A text that was taken for another class than its own."""
+
+    probability: float
+    predicted: str
+    truth: str
+    text: str
+
+
+@dataclass(repr=False)
+class TextClassifier(TrainedNetwork):
+    """A network that tells classes of text apart.
+
+    Attributes
+    ----------
+    labels
+        Of the classes, in the order of the network's outputs.
+    config, parameters
+        The network's shape and weights.
+    reader
+        What turns texts into what the network reads.
+    shares
+        (C,) the classes' shares of the training set, where probabilities are to hold for classes that are equally frequent; else
+        None.
+    about
+        What else is known of it: its training and figures, versions.
+    device
+        What computes its predictions.
+    """
+
+    labels: tuple[str, ...]
+    config: NetworkConfig
+    parameters: Parameters
+    reader: Reader
+    shares: npt.NDArray[np.float64] | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    device: Device = "cpu"
+
+    def __repr__(self) -> str:
+        labels = ", ".join(self.labels[:5]) + (", ..." if len(self.labels) > 5 else "")
+        details = [f"{len(self.labels)} classes: {labels}", f"{self.parameters.count:,} parameters"]
+        if valid := self.about.get("figures", {}).get("valid"):
+            details.append(f"valid accuracy {valid['accuracy']:.2%}")
+        return f"TextClassifier({'; '.join(details)})"
+
+    @checked
+    def predict(self, texts: Sequence[str]) -> list[str]:
+        """Return the likeliest label of each text: of a list, an array, a column of a table; not of one str."""
+        return [self.labels[place] for place in self.predict_proba(texts).argmax(1)]
+
+    @checked
+    def predict_proba(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the probability of each class, in the order of ``labels``: (N, C)."""
+        ids, starts = self.reader.encode(list(map(single_line, texts)))
+        examples = Texts(self.reader, ids, starts, np.zeros(len(texts), np.int32))
+        return probabilities(self.network, self._weights, examples, self.shares)
+
+    @checked
+    def evaluate(self, texts: Sequence[str], labels: Sequence[str]) -> tuple[Report, list[Mistake]]:
+        """Compare predictions with what is true.
+
+        Returns
+        -------
+        report
+            The figures.
+        mistakes
+            All of them, the most confident first.
+
+        Raises
+        ------
+        FflmError
+            If the classifier does not know a label, or there are not as many as texts.
+        """
+        if not texts or len(texts) != len(labels):
+            raise FflmError(f"there are {len(texts)} texts and {len(labels)} labels: give each text one label")
+        places = {label: place for place, label in enumerate(self.labels)}
+        labels = list(map(single_spaced, labels))
+        if unknown := sorted(set(labels).difference(places)):
+            raise FflmError(
+                f"the classifier does not know the label {unknown[0]!r}, only {', '.join(self.labels[:20])}: mend the labels"
+            )
+        truth = np.array([places[label] for label in labels], np.int32)
+        chances = self.predict_proba(texts)
+        predicted = chances.argmax(1)
+        wrong = np.flatnonzero(predicted != truth)
+        wrong = wrong[np.argsort(-chances[wrong, predicted[wrong]], kind="stable")]
+        mistakes = [
+            Mistake(float(chances[row, predicted[row]]), self.labels[predicted[row]], labels[row], texts[row])
+            for row in wrong.tolist()
+        ]
+        return Report.of(self.labels, chances, truth), mistakes
+
+    @classmethod
+    @checked
+    def load(cls, path: PathLike, device: Device = "cpu") -> Self:
+        """Read a classifier's folder, to predict on a device.
+
+        Raises
+        ------
+        FflmError
+            If it is no classifier, of a later version, incomplete or damaged.
+        """
+        path = to_path("path", path)
+        with reading_folder(path):
+            about = read_config(path, "classifier", ClassifierFile)
+            arrays, figures = load_weights(path, about, ClassifierFigures)
+            config, labels, reader, shares = read_description(path, about)
+        parameters = Parameters.from_arrays(config, arrays, f"the weights in {path / WEIGHTS}")
+        return cls(labels, config, parameters, reader, shares, {**about, "figures": figures}, device)
+
+
+def probabilities(
+    network: Network, parameters: Parameters, texts: Texts, shares: npt.NDArray[np.float64] | None
+) -> npt.NDArray[np.float32]:
+    """Return the probability of each class for each text, (N, C).
+
+    With the classes' ``shares`` of the training set (C,), those that would hold if all were equally frequent: by Bayes' rule each
+    is divided by its share (Menon et al. 2021, "Long-tail learning via logit adjustment", section 4.1).
+    """
+    pieces = [np.empty((0, network.config.classes), np.float32)]
+    pieces += [network.predict(parameters, rows) for rows, _ in texts.in_order(network.config.rows(256))]
+    result = np.concatenate(pieces)
+    if shares is not None:
+        result /= shares
+        result /= result.sum(1, keepdims=True)
+    return result
+
+
+def save_description(
+    path: Path,
+    config: NetworkConfig,
+    labels: Sequence[str],
+    reader: Reader,
+    shares: npt.NDArray[Any] | None,
+    about: Mapping[str, Any],
+) -> None:
+    """Write a classifier's vocabulary and config.json."""
+    reader.vocabulary.save(path / VOCABULARY)
+    scale = reader.scale and {"mean": reader.scale.mean.tolist(), "deviation": reader.scale.deviation.tolist()}
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": "classifier",
+        "network": config.to_dict(),
+        "labels": list(labels),
+        "shares": None if shares is None else shares.tolist(),
+        "input": reader.input.to_dict(),
+        "scale": scale,
+        "vocabulary": reader.vocabulary.to_dict(),
+        **about,
+        "versions": versions(),
+    }
+    write_json(path / CONFIG, content)
+
+
+def read_description(
+    path: Path, about: Mapping[str, Any]
+) -> tuple[NetworkConfig, tuple[str, ...], Reader, npt.NDArray[np.float64] | None]:
+    """Return what `save_description` wrote, but for ``about``: network, labels, reader, shares.
+
+    Raises
+    ------
+    FflmError
+        If its parts do not fit together.
+    """
+    config, labels = NetworkConfig.from_dict(about["network"]), tuple(about["labels"])
+    vocabulary = Vocabulary.load(path / VOCABULARY, about["vocabulary"])
+    scale = about["scale"] and Scale(*(np.array(about["scale"][name], np.float64) for name in ("mean", "deviation")))
+    reader = Reader(TextInput.from_dict(about["input"]), vocabulary, scale)
+    shares = None if about["shares"] is None else np.array(about["shares"], np.float64)
+    input = "numbers" if reader.input.input == "features" else reader.input.input
+    fits = (
+        config.input == input and reader.width == config.numbers and config.output == "softmax",
+        input == "numbers" or len(vocabulary) == config.vocabulary,
+        input != "window" or reader.input.window == config.window,
+        len(set(labels)) == len(labels) == len(about.get("counts", labels)) == config.classes,
+        shares is None or (len(shares) == len(labels) and abs(shares.sum() - 1) < 1e-6),
+        scale is None or len(scale.mean) == len(scale.deviation) == reader.width,
+    )
+    if not all(fits):
+        raise FflmError(f"{path} is damaged (what {CONFIG} and {VOCABULARY} say does not fit together): {REMEDY}")
+    return config, labels, reader, shares
+
+
+def batches(texts: Iterator[str], size: int = 1024) -> Iterator[list[str]]:
+    """Yield texts, so many at a time."""
+    batch: list[str] = []
+    for text in texts:
+        batch.append(text)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,121 @@
+"""The folder of a new model, with the corpus that it is trained on."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fflm.arguments import Encoding, Errors, Paths, Processes, Progress, check, parameters, to_paths
+from fflm.arrays import CHECKPOINT, CONFIG, EXAMPLES, LOG, WEIGHTS
+from fflm.errors import FflmError
+from fflm.files import NewFolder, check_own, os_errors_as_fflm_error, restore
+from fflm.models.corpora import corpus_folder
+from fflm.models.folder import CORPUS, VOCABULARY, read_config, train_command
+from fflm.text import corpus as corpora
+from fflm.text.corpus import Corpus, Test, TextSettings, Valid, VocabularyRule, tokenize
+from fflm.text.tokenizer import Tokenizer
+
+TEXT_OPTIONS = {
+    "tokenizer": parameters(Tokenizer)["mode"].replace(name="tokenizer"),
+    **parameters(Tokenizer, "mode"),
+    **parameters(TextSettings, "tokenizer"),
+    **parameters(VocabularyRule),
+}
+"""What `text_settings` takes."""
+
+
+FILES = (CONFIG, VOCABULARY, WEIGHTS, CHECKPOINT, LOG, EXAMPLES, CORPUS, *(f"{CORPUS}/{name}" for name in corpora.FILES))
+"""Of the folder of a model of any kind."""
+
+
+@contextlib.contextmanager
+def new_model(
+    inputs: Sequence[Path],
+    path: Path,
+    text: TextSettings,
+    rule: VocabularyRule,
+    *,
+    check: Callable[[], None],
+    valid: Valid,
+    test: Test,
+    encoding: Encoding,
+    errors: Errors,
+    processes: Processes,
+    progress: Progress,
+) -> Iterator[tuple[NewFolder, Corpus]]:
+    """Yield the folder of a new model, for the block to publish or keep, and the corpus to train on.
+
+    If the block fails, the folder is discarded. A corpus in it has the path that it will have when the folder is published.
+
+    Parameters
+    ----------
+    inputs
+        Files, folders or ``"-"``, which are tokenised into the folder; or what `corpus_folder` understands.
+    path
+        The model's folder.
+    text, rule, valid, test, encoding, errors, processes, progress
+        As `fflm.text.corpus.tokenize` takes them; without effect on a text that is tokenised already.
+    check
+        As `fflm.files.NewFolder` takes it.
+
+    Raises
+    ------
+    FflmError
+        If anything is wrong with them, the text or the folder, which is then as it was before.
+    """
+    place = corpus_folder(inputs)
+    with os_errors_as_fflm_error(f"write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with NewFolder(path, check) as new, os_errors_as_fflm_error(f"write {path}"):
+        if place is None:
+            corpus = tokenize(
+                inputs, new.folder / CORPUS, text, rule, valid, test,
+                encoding=encoding, errors=errors, processes=processes, progress=progress,
+            )  # fmt: skip
+            corpus = corpus.moved(path / CORPUS)
+        else:
+            if path.resolve() in place.resolve().parents:
+                raise FflmError(f"{place} lies in {path}, which is to be replaced: choose another folder")
+            corpus = Corpus.open(place)
+            corpus.verify()
+        yield new, corpus
+
+
+def default_path(inputs: Paths, kind: str = "model") -> Path:
+    """Return where the model of some text goes if nobody says: ``stories.model`` for ``corpora/stories.txt``."""
+    first = to_paths("inputs", inputs)[0]
+    with os_errors_as_fflm_error(f"read {first}"):
+        name = "stdin" if str(first) == "-" else first.resolve().name
+    return Path(f"{name.split('.')[0] or name}.{kind}")
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raise an FflmError if a model cannot be put at a path, because something is there that may not be replaced."""
+    restore(path)
+    if path.exists() and not (path / CONFIG).is_file():
+        raise FflmError(f"{path} exists and is no model: choose another folder")
+    if path.exists() and not overwrite:
+        command = train_command(read_config(path).get("kind"))
+        resume = f"`{command} --resume {path}` goes on with it, " if (path / CHECKPOINT).is_file() else ""
+        raise FflmError(f"{path} exists: {resume}`overwrite=True` replaces it, or choose another folder")
+    check_own(path, FILES)
+
+
+def text_settings(fields: dict[str, Any]) -> tuple[TextSettings, VocabularyRule]:
+    """Take out of ``fields`` those of `Tokenizer` (its ``mode`` as ``tokenizer``), `TextSettings` and `VocabularyRule`."""
+    return TextSettings(pop_tokenizer(fields), **pop_fields(fields, TextSettings, "tokenizer")), VocabularyRule(
+        **pop_fields(fields, VocabularyRule)
+    )
+
+
+def pop_tokenizer(fields: dict[str, Any]) -> Tokenizer:
+    """Take a tokenizer out of ``fields``, in which its ``mode`` is called ``tokenizer``."""
+    check("tokenizer", TEXT_OPTIONS["tokenizer"].annotation, fields.get("tokenizer", Tokenizer.mode))
+    return Tokenizer(mode=fields.pop("tokenizer", Tokenizer.mode), **pop_fields(fields, Tokenizer, "mode"))
+
+
+def pop_fields(fields: dict[str, Any], of: type, *but: str) -> dict[str, Any]:
+    """Take those out of ``fields`` that a dataclass has, but some."""
+    names = {field.name for field in dataclasses.fields(of)}.difference(but)
+    return {name: fields.pop(name) for name in names.intersection(fields)}

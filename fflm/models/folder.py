@@ -1,0 +1,230 @@
+"""The folder of a model of any kind: config.json, vocabulary and weights."""
+
+import contextlib
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy.typing as npt
+
+from fflm.arrays import CHECKPOINT, CONFIG, WEIGHTS, load_arrays, meaning
+from fflm.errors import FflmError
+from fflm.files import locked_folder, os_errors_as_fflm_error, restore, restore_all, write_json
+from fflm.models import description
+from fflm.network.config import NetworkConfig
+from fflm.stored import REMEDY, check_json, read_json
+from fflm.text.corpus import TextSettings
+from fflm.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    pass
+
+FORMAT, VERSION = "fflm model", 1
+
+
+VOCABULARY, CORPUS = "vocabulary.tsv", "corpus"
+
+
+Kind = Literal["network", "ngram", "mixture", "classifier"]
+
+
+KINDS: dict[Kind, str] = {"network": "network", "ngram": "n-gram model", "mixture": "mixture", "classifier": "text classifier"}
+
+
+LANGUAGE_MODELS: tuple[Kind, ...] = ("network", "ngram", "mixture")
+
+
+Result = TypeVar("Result")
+
+
+def read_text(path: Path, about: Mapping[str, Any]) -> tuple[TextSettings, Vocabulary]:
+    """Return how the model in a folder, of which ``about`` is the config.json, reads text, and its vocabulary.
+
+    Raises
+    ------
+    FflmError
+        If the vocabulary is damaged, or does not fit.
+    """
+    text, vocabulary = TextSettings.from_dict(about["text"]), Vocabulary.load(path / VOCABULARY, about["vocabulary"])
+    if vocabulary.ends != text.ends:
+        raise FflmError(f"{path} is damaged: its {VOCABULARY} does not fit its {CONFIG}; restore it, or train again")
+    return text, vocabulary
+
+
+def save_config(path: Path, config: NetworkConfig, text: TextSettings, vocabulary: Vocabulary, about: Mapping[str, Any]) -> None:
+    """Write the parts of a network's folder that training does not change: configuration and vocabulary."""
+    save_description(path, {"network": config.to_dict()}, text, vocabulary, about)
+
+
+def save_description(
+    path: Path, kind: Mapping[str, Any], text: TextSettings, vocabulary: Vocabulary, about: Mapping[str, Any]
+) -> str:
+    """Write a model's vocabulary and config.json, in which ``kind`` says what model it is: ``{"network": ...}`` is one.
+
+    Returns
+    -------
+    str
+        The `meaning` of config.json, for `save_arrays`.
+    """
+    vocabulary.save(path / VOCABULARY)
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        **kind,
+        "text": text.to_dict(),
+        "vocabulary": vocabulary.to_dict(),
+        **about,
+        "versions": versions(),
+    }
+    write_json(path / CONFIG, content)
+    return meaning(content)
+
+
+def read_config(path: Path, kind: Kind | None = None, of: Any = None) -> dict[str, Any]:
+    """Read a model's config.json.
+
+    Parameters
+    ----------
+    path
+        The model's folder.
+    kind
+        Of which it is to be, if that matters.
+    of
+        Type of the content, as `fflm.arguments.convert` takes it. By default that of language models; of others, what all have.
+
+    Raises
+    ------
+    FflmError
+        If the folder is no model, of a later version, of another kind than the one that is asked for, or damaged.
+    """
+    restore(path)
+    if not (path / CONFIG).is_file():
+        raise FflmError(f"{path} is no model: train one with `{train_command(kind)}`, or name another folder")
+    about: dict[str, Any] = read_json(path / CONFIG, Any)
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise FflmError(f"{path} is no fflm model: its {CONFIG} is something else's")
+    if about.get("version") != VERSION:
+        raise FflmError(f"{path} is of version {about.get('version')}, this fflm reads {VERSION}: update fflm, or train again")
+    if kind not in (None, about.get("kind", "network")):
+        raise FflmError(f"{path} is no {KINDS[kind]}: name another folder")
+    of = of or description.LANGUAGE_MODELS.get(str(about.get("kind", "network")), description.Other)
+    check_json(about, of, str(path / CONFIG))
+    return about
+
+
+def read_run(path: Path, kind: Kind, of: Any = None) -> dict[str, Any]:
+    """Read the config.json of a training run that can be resumed.
+
+    Raises
+    ------
+    FflmError
+        As `read_config`, or if there is no checkpoint.
+    """
+    about = read_config(path, kind, of)
+    if not (path / CHECKPOINT).is_file():
+        raise FflmError(f"{path} has no {CHECKPOINT} to resume from: train anew with `overwrite=True`")
+    require(path, about, "training", "threads", "texts" if kind == "classifier" else "corpus")
+    return about
+
+
+def require(path: Path, about: Mapping[str, Any], *names: str) -> None:
+    """Raise an FflmError if the config.json in a folder, ``about``, lacks what it need not have to predict."""
+    for name in names:
+        if name not in about:
+            raise FflmError(f"{path / CONFIG} is damaged (it lacks {name}): {REMEDY}")
+
+
+@contextlib.contextmanager
+def opening_run(path: Path, kind: Kind, of: Any = None) -> Iterator[dict[str, Any]]:
+    """Lock the folder of a run inside the block, and yield its config.json.
+
+    Raises
+    ------
+    FflmError
+        As `read_run`, or if the run is going on elsewhere.
+    """
+    read_run(path, kind, of)
+    with locked_folder(path):
+        yield read_run(path, kind, of)  # again, for whoever had it locked may have changed it
+
+
+def latest_model(folder: Path, use: Callable[[Path], Result], *kinds: Kind) -> tuple[Path, Result]:
+    """Return the most recently trained model in a folder that can be used, and what it is used for.
+
+    Parameters
+    ----------
+    folder
+        Contains the folders of models.
+    use
+        Does with a model what it is needed for, such as `load`. If it raises an FflmError, the next older model is tried.
+    *kinds
+        Kinds of models to consider.
+
+    Returns
+    -------
+    Path, Result
+        The model's folder, and the result of ``use``. Of two models whose weights are equally old, the first by name.
+
+    Raises
+    ------
+    FflmError
+        If there is none; if ``use`` refused all that there are, the reason is that of the latest.
+    """
+    candidates = []
+    restore_all(folder)
+    with os_errors_as_fflm_error(f"read {folder}"):
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):  # removed in the meantime, or not readable
+                if (path / CONFIG).is_file() and (path / WEIGHTS).is_file():
+                    candidates.append((-(path / WEIGHTS).stat().st_mtime_ns, path))
+    problem = None
+    for _, path in sorted(candidates):
+        try:
+            about = read_json(path / CONFIG, Any)
+            if isinstance(about, dict) and about.get("format") == FORMAT and about.get("kind", "network") in kinds:
+                return path, use(path)
+        except FflmError as error:
+            problem = problem or error
+    kind = kinds[0] if len(kinds) == 1 else None
+    name = KINDS[kind] if kind else "model"
+    if problem:
+        raise FflmError(f"no {name} in this folder can be used: {problem}") from problem
+    raise FflmError(f"there is no {name} in this folder: train one with `{train_command(kind)}`, or name one with `model`")
+
+
+def load_weights(path: Path, about: Mapping[str, Any], of: Any) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """Return the best weights in a folder of `fflm train` or `fflm classify train`, and their figures.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    about
+        Its config.json.
+    of
+        Type of the figures.
+
+    Raises
+    ------
+    FflmError
+        If there are none yet, they are damaged, or config.json was changed.
+    """
+    if not (path / WEIGHTS).is_file():
+        hint = (
+            f"go on with `{train_command(about.get('kind'))} --resume {path}`" if (path / CHECKPOINT).is_file() else "train again"
+        )
+        raise FflmError(f"{path} has no {WEIGHTS} yet, its training was stopped before the first evaluation: {hint}")
+    return load_arrays(path / WEIGHTS, of=of, config=meaning(about))
+
+
+def train_command(kind: str | None) -> str:
+    """Return the command that trains a model of this kind."""
+    return {"classifier": "fflm classify train", "ngram": "fflm ngram train"}.get(kind or "", "fflm train")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes: Python, fflm, and the libraries beneath."""
+    from importlib.metadata import version
+
+    return {"python": platform.python_version(), **{name: version(name) for name in ("fflm", "numba", "numpy")}}

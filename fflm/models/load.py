@@ -1,0 +1,75 @@
+"""Loading a model of any kind.
+
+The kinds are named here and imported when they are needed, so that loading one kind does not import the others, and a mixture
+can load its components.
+"""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fflm.arguments import Device, PathLike, checked, to_path
+from fflm.errors import FflmError
+from fflm.files import reading_folder
+from fflm.models.folder import read_config
+from fflm.models.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from fflm.models.classifier.model import TextClassifier
+
+CLASSES = {
+    "network": "fflm.models.neural.model.NeuralModel",
+    "ngram": "fflm.models.ngram.model.NgramModel",
+    "mixture": "fflm.models.mixture.model.Mixture",
+    "classifier": "fflm.models.classifier.model.TextClassifier",
+}
+"""The class of each kind of model; its ``load`` takes a folder and a device."""
+
+
+@checked
+def load(path: PathLike, device: Device = "cpu") -> "LanguageModel | TextClassifier":
+    """Load the model in a folder, whatever its kind.
+
+    Parameters
+    ----------
+    path
+        The model's folder.
+    device
+        What computes the predictions of the networks in it.
+
+    Raises
+    ------
+    FflmError
+        If the folder is not a model, or is of a later version, incomplete or damaged.
+    """
+    path = to_path("path", path)
+    with reading_folder(path):
+        model: LanguageModel | TextClassifier = _class_of(path).load(path, device)
+    return model
+
+
+@checked
+def load_language_model(path: PathLike, device: Device = "cpu") -> LanguageModel:
+    """Load the language model in a folder, as `load` does.
+
+    Raises
+    ------
+    FflmError
+        As `load`, or if the model is a text classifier.
+    """
+    path = to_path("path", path)
+    with reading_folder(path):
+        class_ = _class_of(path)
+        if not issubclass(class_, LanguageModel):
+            raise FflmError(f"{path} is a text classifier, not a language model: use it with `fflm classify`, or `fflm.load`")
+        model: LanguageModel = class_.load(path, device)
+    return model
+
+
+def _class_of(path: Path) -> Any:
+    """Return the class of the model in a folder."""
+    kind = read_config(path).get("kind", "network")
+    if kind not in CLASSES:
+        raise FflmError(f"{path} is a model of the kind {kind!r}, which this fflm does not know: update fflm")
+    module, _, name = CLASSES[kind].rpartition(".")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,1 @@
+"""Mixtures: linear interpolations of language models."""

@@ -1,0 +1,297 @@
+"""Mixtures: linear interpolations of language models."""
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from fflm.arguments import Device, Overwrite, PathLike, checked, to_path
+from fflm.arrays import CONFIG, WEIGHTS, load_arrays, meaning, save_arrays
+from fflm.errors import FflmError
+from fflm.files import open_regular, os_errors_as_fflm_error, replacing_folder
+from fflm.models.base import Predictor
+from fflm.models.corpora import corpus_path, locate, refer, relate
+from fflm.models.creation import check_free
+from fflm.models.description import COMPONENTS, MixtureFigures
+from fflm.models.folder import VOCABULARY, read_config, read_text, save_description
+from fflm.models.language_model import LanguageModel
+from fflm.models.load import load_language_model
+from fflm.models.mixture.cache import UnigramCache, cache_name
+from fflm.models.scoring import Score
+
+REMEDY = "restore it from a copy, or tune again with `fflm score --mix`"
+
+
+DEPTH, MODELS = 10, 100
+"""Mixtures within each other, and models in all of them together, at most."""
+
+
+Floats = npt.NDArray[np.float64]
+
+
+class Mixture(LanguageModel):
+    """A linear interpolation of predictors: p(w) = sum_k weight_k p_k(w).
+
+    Letters: K components, B contexts, n context words, V vocabulary.
+
+    Parameters
+    ----------
+    components
+        The predictors by their names; those that are models by their folders. Each sees as many words as it can.
+    weights
+        (K,), at least 0; they sum to one.
+    about
+        What else is known of it: under ``"figures"``, ``"tuning"``, how well mixture and components predict the text that the
+        weights were tuned on; of a saved one, the corpus of its first model, and versions.
+
+    Raises
+    ------
+    FflmError
+        If the components differ in vocabulary or in how they read text.
+    """
+
+    def __init__(
+        self, components: Mapping[str, Predictor], weights: npt.ArrayLike, about: Mapping[str, Any] | None = None
+    ) -> None:
+        self.components = dict(components)
+        if len(self.components) > COMPONENTS:
+            raise FflmError(f"{len(self.components)} models are too many for a mixture: mix at most {COMPONENTS}")
+        self.weights = np.array(weights, np.float64)
+        self.about = dict(about or {})
+        (first, model), *others = self.components.items()
+        self.vocabulary = model.vocabulary
+        self.text = model.text
+        for name, other in others:
+            for what, same in (
+                ("has another vocabulary", other.vocabulary.words == model.vocabulary.words),
+                ("reads text in another way", other.text == model.text),
+            ):
+                if not same:
+                    raise FflmError(f"{name} {what} than {first}: mix models that were trained on one tokenised text")
+
+    def _details(self) -> list[str]:
+        return [f"{name} {weight:.4f}" for name, weight in zip(self.components, self.weights, strict=True)]
+
+    @property
+    def window(self) -> int:
+        """Context words [n]: the most that a component sees."""
+        return max(component.window for component in self.components.values())
+
+    def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
+        """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
+        contexts = self._check_contexts(contexts)
+        result = np.full((len(contexts), len(self.vocabulary)), -np.inf)
+        for component, weight in zip(self.components.values(), self.weights, strict=True):
+            if weight:
+                np.logaddexp(result, math.log(weight) + component.log_probabilities(_latest(contexts, component)), out=result)
+        return result
+
+    def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
+        """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
+        return mixed(self.component_losses(contexts, targets), self.weights)
+
+    def component_losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
+        """Return -log p(target | context) of each component alone: contexts (B, n), targets (B,) -> (K, B), nats."""
+        contexts, targets = self._check_examples(contexts, targets)
+        return np.stack([each.losses(_latest(contexts, each), targets).astype(float) for each in self.components.values()])
+
+    @property
+    def tuning(self) -> dict[str, Any]:
+        """How well it and its components predict the text that the weights were tuned on, and ``"source"``, that text's name."""
+        figures = self.about["figures"]["tuning"]
+        return self.compared(figures, figures["components"])
+
+    def compared(self, score: Mapping[str, Any], alone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return its score as plain values with those of its components alone, (K,), under their names and with their weights."""
+        described = zip(self.components, self.weights.tolist(), alone, strict=True)
+        return {**score, "components": [{"name": name, "weight": weight, **each} for name, weight, each in described]}
+
+    @checked
+    def save(self, path: PathLike, *, overwrite: Overwrite = False) -> None:
+        """Make a folder that holds weights and vocabulary, and refers to the folders of the components.
+
+        Raises
+        ------
+        FflmError
+            If the folder exists and may not be replaced, is a component, or cannot be written.
+        """
+        path = to_path("path", path)
+        check_free(path, overwrite)
+        components: list[dict[str, Any]] = []
+        for name, component in self.components.items():
+            if isinstance(component, UnigramCache):
+                components.append({"cache": component.window})
+                continue
+            if Path(name).resolve() == path.resolve():
+                raise FflmError(f"{path} is a part of the mixture: choose another folder")
+            components.append({"path": relate(Path(name), path), "fingerprint": fingerprint(Path(name))})
+        first = Path(next(iter(self.components)))
+        about: dict[str, Any] = {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        if "corpus" in (config := read_config(first)):
+            about["corpus"] = {**config["corpus"], **refer(corpus_path(first), path)}
+        with os_errors_as_fflm_error(f"write {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_folder(path, lambda: check_free(path, overwrite)) as folder:
+            kind = {"kind": "mixture", "mixture": {"components": components}}
+            known = save_description(folder, kind, self.text, self.vocabulary, about)
+            save_arrays(folder / WEIGHTS, {"weights": self.weights}, self.about["figures"], known)
+
+    @classmethod
+    @checked
+    def load(cls, path: PathLike, device: Device = "cpu") -> Self:
+        """Read a mixture's folder, and the models it refers to, to predict on a device.
+
+        Raises
+        ------
+        FflmError
+            If it is no mixture, of a later version, incomplete or damaged; if a model is gone or is not the one that it was.
+        """
+        path = to_path("path", path)
+        _check_parts(path)
+        about = read_config(path, "mixture")
+        text, vocabulary = read_text(path, about)
+        arrays, figures = load_arrays(path / WEIGHTS, (np.float64,), MixtureFigures, meaning(about))
+        components: dict[str, Predictor] = {}
+        for each in _components(path, about):
+            if "cache" in each:
+                components[cache_name(each["cache"])] = UnigramCache(each["cache"], vocabulary, text)
+            else:
+                place = locate(each["path"], path)
+                _check_component(path, place, each["fingerprint"])
+                components[str(place)] = load_language_model(place, device)
+        weights = arrays.get("weights", np.empty(0))
+        if weights.shape != (len(components),) or len(figures["tuning"]["components"]) != len(components):
+            raise FflmError(f"{path} is damaged ({CONFIG} and {WEIGHTS} do not fit together): {REMEDY}")
+        if not (weights.min() >= 0 and abs(weights.sum() - 1) < 1e-6):
+            raise FflmError(f"{path / WEIGHTS} is damaged (the weights of a mixture are at least 0 and sum to one): {REMEDY}")
+        return cls(components, weights, {**about, "figures": figures})
+
+
+class Comparison(Predictor):
+    """A mixture as a predictor that notes, of all that it scores, how well each component predicts it alone.
+
+    Parameters
+    ----------
+    mixture
+        What predicts.
+    keep
+        Whether to keep the losses of all words, and not only their sums.
+
+    Attributes
+    ----------
+    kept
+        A pair of (K, B) losses, nats, and (B,) whether the word is ``<unk>``, for every B words that were scored.
+    """
+
+    def __init__(self, mixture: Mixture, *, keep: bool = False) -> None:
+        self.vocabulary = mixture.vocabulary
+        self.text = mixture.text
+        self._mixture = mixture
+        self._sums = np.zeros((2, len(mixture.components)))
+        self._keep = keep
+        self.kept: list[tuple[Floats, npt.NDArray[np.bool_]]] = []
+
+    @property
+    def window(self) -> int:
+        """Context words [n]."""
+        return self._mixture.window
+
+    def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
+        """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
+        return self._mixture.log_probabilities(contexts)
+
+    def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
+        """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
+        losses = self._mixture.component_losses(contexts, targets)
+        unknown = targets == self.vocabulary.unknown_id
+        self._sums += losses.sum(axis=1), losses[:, unknown].sum(axis=1)
+        if self._keep:
+            self.kept.append((losses, unknown))
+        return mixed(losses, self._mixture.weights)
+
+    def alone(self, score: Score) -> list[Score]:
+        """Return each component's score of the text of which ``score`` is the mixture's."""
+        return [replace(score, loss_sum=all_, unknown_loss_sum=unknown) for all_, unknown in self._sums.T.tolist()]
+
+
+def mixed(losses: Floats, weights: Floats) -> Floats:
+    """Return the losses (B,) of a mixture with weights (K,), of those of its components (K, B); nats."""
+    with np.errstate(divide="ignore"):
+        result: Floats = -np.logaddexp.reduce(np.log(weights)[:, None] - losses, axis=0)
+    return result
+
+
+def fingerprint(path: Path) -> str:
+    """Return a sha256 that tells a model's folder from what it was before it was trained again: of weights, words and settings.
+
+    Raises
+    ------
+    FflmError
+        If it is no model, or cannot be read.
+    """
+    return _fingerprint(path, meaning(read_config(path)))
+
+
+def _fingerprint(path: Path, about: str) -> str:
+    sha256 = hashlib.sha256(about.encode())
+    for name in (VOCABULARY, WEIGHTS):
+        with os_errors_as_fflm_error(f"read {path / name}"), open_regular(path / name) as file:
+            sha256.update(hashlib.file_digest(file, "sha256").digest())
+    return sha256.hexdigest()
+
+
+def _early_fingerprint(path: Path) -> str:
+    """Return the fingerprint as early versions made it: of all that config.json says, of the text's settings only."""
+    return _fingerprint(path, json.dumps(read_config(path).get("text"), sort_keys=True))
+
+
+def _check_parts(path: Path) -> None:
+    """Follow all paths that lead from a mixture to its parts, and to theirs, before anything of them is loaded.
+
+    Raises
+    ------
+    FflmError
+        If a mixture is a part of itself, or there are too many of them.
+    """
+    models = 0
+    pending: list[tuple[Path, tuple[str, ...]]] = [(path, ())]
+    while pending:
+        place, around = pending.pop()
+        models += 1
+        if os.path.realpath(place) in around:
+            raise FflmError(f"{place} is a mixture that is a part of itself: {REMEDY}")
+        if models > MODELS or len(around) > DEPTH:
+            raise FflmError(f"{path} has more than {MODELS} models, or more than {DEPTH} mixtures within each other: mix fewer")
+        with os_errors_as_fflm_error(f"read {place}"):
+            known = (place / CONFIG).is_file()
+        if known and (about := read_config(place)).get("kind") == "mixture":
+            inside = (*around, os.path.realpath(place))
+            pending += [(locate(each["path"], place), inside) for each in _components(place, about) if "path" in each]
+
+
+def _components(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what config.json says of a mixture's components: of each a path and a fingerprint, or the size of a cache."""
+    components: list[dict[str, Any]] = about["mixture"]["components"]
+    if any(("cache" in each) == ({"path", "fingerprint"} <= each.keys()) for each in components):
+        raise FflmError(f"{path / CONFIG} is damaged (a component is a path with a fingerprint, or a cache): {REMEDY}")
+    return components
+
+
+def _check_component(mixture: Path, place: Path, expected: str) -> None:
+    if not (place / CONFIG).is_file():
+        raise FflmError(f"{place}, a part of {mixture}, is gone: put it back, or mix others with `fflm score --mix`")
+    if expected not in (fingerprint(place), _early_fingerprint(place)):
+        raise FflmError(f"{place} is not what it was when {mixture} was tuned: tune again with `fflm score --mix`")
+
+
+def _latest(contexts: npt.NDArray[np.int32], predictor: Predictor) -> npt.NDArray[np.int32]:
+    """Return what a predictor can see of contexts (B, n): their last columns."""
+    return contexts[:, contexts.shape[1] - predictor.window :]

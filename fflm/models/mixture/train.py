@@ -1,0 +1,174 @@
+"""Mixing models, with weights that are tuned on held-out text."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fflm.arguments import Device, Encoding, Errors, Paths, Size, checked, to_paths
+from fflm.errors import FflmError
+from fflm.models.base import Predictor
+from fflm.models.corpora import trained_corpus
+from fflm.models.load import load_language_model
+from fflm.models.mixture.cache import UnigramCache, cache_name
+from fflm.models.mixture.model import Comparison, Mixture, mixed
+from fflm.models.scoring import score_files, score_part
+from fflm.text.corpus import Part
+
+Floats = npt.NDArray[np.float64]
+
+GAP = 1e-9
+"""Tuned weights are so near to the best ones: nats a word."""
+
+
+@checked
+def mix(
+    paths: Paths,
+    *,
+    cache: Size | None = None,
+    tune: Paths = (),
+    encoding: Encoding = "utf-8",
+    errors: Errors = "strict",
+    device: Device = "cpu",
+) -> Mixture:
+    """Mix models, with the weights that predict a held-out text best: `combine`, then `tune_weights`."""
+    return tune_weights(combine(paths, cache, device), tune, encoding, errors)
+
+
+def combine(paths: Paths, cache: int | None = None, device: Device = "cpu") -> Mixture:
+    """Load models as the components of a mixture with equal weights.
+
+    Parameters
+    ----------
+    paths
+        The models' folders.
+    cache
+        Size of a cache to mix in, in words; None for no cache.
+    device
+        What computes the networks' predictions.
+
+    Raises
+    ------
+    FflmError
+        If a folder holds no model or is given twice, or the models do not fit together.
+    """
+    folders = to_paths("paths", paths)
+    for index, folder in enumerate(folders):
+        if folder.resolve() in [other.resolve() for other in folders[:index]]:
+            raise FflmError(f"{folder} is given twice: mix different models")
+    models = [load_language_model(folder, device) for folder in folders]
+    components: dict[str, Predictor] = {str(folder): model for folder, model in zip(folders, models, strict=True)}
+    if cache is not None:
+        components[cache_name(cache)] = UnigramCache(cache, models[0].vocabulary, models[0].text)
+    return Mixture(components, np.full(len(components), 1 / len(components)))
+
+
+def tune_weights(mixture: Mixture, tune: Paths = (), encoding: Encoding = "utf-8", errors: Errors = "strict") -> Mixture:
+    """Return a mixture of the same components, with the weights that predict a held-out text best.
+
+    Parameters
+    ----------
+    mixture
+        From `combine`.
+    tune
+        Files, folders or ``"-"`` with the held-out text; by default the validation part of the first model's corpus.
+    encoding, errors
+        Of these, as `read_chunks` takes them.
+
+    Raises
+    ------
+    FflmError
+        If the text cannot be read or is of no use.
+    """
+    comparison = Comparison(mixture, keep=True)
+    if tune:
+        texts = to_paths("tune", tune)
+        source = ", ".join(map(str, texts))
+        score = score_files(comparison, texts, encoding, errors)
+        if score.tokens == score.unknown + score.ends:
+            raise FflmError(f"no word of {source} is in the vocabulary: tune on text of the kind that the models know")
+    else:
+        first = next(iter(mixture.components))
+        source = f"the validation part of {first}"
+        score = score_part(comparison, validation_part(Path(first)))
+    losses, unknown = (np.concatenate(arrays, axis=-1) for arrays in zip(*comparison.kept, strict=True))
+    weights = estimate_weights(losses)
+    together = mixed(losses, weights)
+    score = replace(score, loss_sum=float(together.sum()), unknown_loss_sum=float(together[unknown].sum()))
+    alone = [each.to_dict() for each in comparison.alone(score)]
+    about = {"figures": {"tuning": {"source": source, **score.to_dict(), "components": alone}}}
+    return Mixture(mixture.components, weights, about)
+
+
+def validation_part(path: Path) -> Part:
+    """Return the validation part of the corpus that a model was trained on.
+
+    Raises
+    ------
+    FflmError
+        As `trained_corpus`, or if there is no such part.
+    """
+    parts = trained_corpus(path).parts
+    if "valid" not in parts:
+        raise FflmError(f"{path} was trained without a validation part: give a text with `tune`")
+    return parts["valid"]
+
+
+def estimate_weights(losses: Floats) -> Floats:
+    """Return the weights with which a mixture predicts a text best, by expectation maximisation.
+
+    A step multiplies each weight by the mean of p_k / p over the words, p being the mixture's probability. The likelihood never
+    falls, and because it is concave, the largest of these means less one bounds what is still to be gained. Of components that
+    are almost equal, the weights move by ever smaller steps: two at a time are extrapolated, if that makes the text likelier
+    (Varadhan and Roland 2008, https://doi.org/10.1111/j.1467-9469.2007.00585.x, scheme S3, here of the weights' logarithms).
+
+    Parameters
+    ----------
+    losses
+        (K, N) -log p of each word by each component, nats; infinite where that is impossible. Words that are impossible to all
+        do not count.
+
+    Returns
+    -------
+    numpy.ndarray
+        (K,), summing to one, within `GAP` nats a word of the best.
+    """
+    least = losses.min(axis=0)
+    possible = np.isfinite(least)
+    probabilities = np.exp(least[possible] - losses[:, possible])  # a factor common to all components does not matter
+    weights = np.full(len(losses), 1 / len(losses))
+    while probabilities.size:
+        gains = _gains(weights, probabilities)
+        once = weights * gains
+        weights = once * _gains(once, probabilities)
+        if gains.max() <= 1 + GAP:
+            break
+        further = _extrapolated(gains, once, weights)
+        if _likelihood(further, probabilities) > _likelihood(weights, probabilities):
+            weights = further
+    weights /= weights.sum()
+    return weights
+
+
+def _gains(weights: Floats, probabilities: Floats) -> Floats:
+    """Return by what a step multiplies weights (K,), of the components' probabilities (K, N)."""
+    gains: Floats = (probabilities / (weights @ probabilities)).mean(axis=1)
+    return gains
+
+
+def _likelihood(weights: Floats, probabilities: Floats) -> float:
+    """Return the mean log-probability of a word; NaN if the weights are not finite."""
+    with np.errstate(divide="ignore"):
+        return float(np.log(weights @ probabilities).mean())
+
+
+def _extrapolated(gains: Floats, once: Floats, twice: Floats) -> Floats:
+    """Return where weights lead to that a step multiplied by ``gains`` to ``once``, and another one turned into ``twice``."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        first, second = np.log(gains), np.log(twice / once)
+        length = np.sqrt(np.sum(first**2) / np.sum((second - first) ** 2))
+        logarithms = np.log(once) - first + 2 * length * first + length**2 * (second - first)
+        weights = np.exp(logarithms - logarithms.max())
+        result: Floats = weights / weights.sum()
+    return result

@@ -1,0 +1,1 @@
+"""The feedforward neural language model."""

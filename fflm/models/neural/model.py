@@ -1,0 +1,107 @@
+"""The neural language model."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from fflm.arguments import (
+    Device,
+    PathLike,
+    checked,
+    to_path,
+)
+from fflm.arrays import CONFIG, WEIGHTS
+from fflm.errors import FflmError
+from fflm.models import description
+from fflm.models.base import ROWS, TrainedNetwork
+from fflm.models.folder import VOCABULARY, load_weights, read_config, read_text
+from fflm.models.language_model import LanguageModel
+from fflm.models.vectors import Vectors
+from fflm.network.config import NetworkConfig
+from fflm.network.parameters import Parameters
+from fflm.text.corpus import TextSettings
+from fflm.text.vocabulary import Vocabulary
+
+
+@dataclass(repr=False)
+class NeuralModel(TrainedNetwork, LanguageModel):
+    """A trained network with its vocabulary and its way of reading text.
+
+    Attributes
+    ----------
+    config, parameters
+        The network's shape and weights.
+    vocabulary, text
+        Words and ids; how text becomes words.
+    about
+        What else is known of it: the corpus, the settings and the figures of its training, versions.
+    device
+        What computes its predictions.
+    """
+
+    _together: ClassVar[int] = 16 * ROWS  # for equal ones cost nothing
+
+    config: NetworkConfig
+    parameters: Parameters
+    vocabulary: Vocabulary
+    text: TextSettings
+    about: dict[str, Any] = field(default_factory=dict)
+    device: Device = "cpu"
+
+    def _details(self) -> list[str]:
+        return [f"window {self.config.window}", f"{self.parameters.count:,} parameters"]
+
+    @property
+    def window(self) -> int:
+        """Context words [n]."""
+        return self.config.context
+
+    def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
+        """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
+        contexts = self._check_contexts(contexts)
+        result: npt.NDArray[np.floating] = self.network.log_probabilities(self._weights, contexts)
+        return result
+
+    def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
+        """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats. Equal contexts are looked at once."""
+        contexts, targets = self._check_examples(contexts, targets)
+        whole = contexts.view(f"V{contexts.shape[1] * contexts.itemsize}")[:, 0].tolist()
+        numbers: dict[bytes, int] = {}  # of the distinct contexts: to sort these would take several times as long
+        rows = np.array([numbers.setdefault(each, len(numbers)) for each in whole], np.int32)
+        first = np.unique(rows, return_index=True)[1]
+        order = np.argsort(rows, kind="stable")
+        backend, losses = self.network.backend, np.empty(len(targets), self.parameters.dtype)
+        size = self.config.rows(ROWS)
+        for low in range(0, len(first), size):
+            some = order[slice(*np.searchsorted(rows, (low, low + size), sorter=order))]
+            own = backend.empty((len(some),), losses.dtype)
+            self.network.losses(self._weights, contexts[first[low : low + size]], targets[some], own, rows=rows[some] - low)
+            losses[some] = backend.download(own)
+        return losses
+
+    @property
+    def vectors(self) -> Vectors:
+        """The words' embeddings: ``model.vectors["cat"]`` is (m,), ``model.vectors.analogy("man", "woman", "king")``."""
+        return Vectors(self.vocabulary, self.text.tokenizer, self.parameters.embeddings)
+
+    @classmethod
+    @checked
+    def load(cls, path: PathLike, device: Device = "cpu") -> Self:
+        """Read a model's folder, to predict on a device.
+
+        Raises
+        ------
+        FflmError
+            If it is no model, of a later version, incomplete or damaged.
+        """
+        path = to_path("path", path)
+        about = read_config(path, "network")
+        arrays, figures = load_weights(path, about, description.NetworkFigures)
+        config = NetworkConfig.from_dict(about["network"])
+        text, vocabulary = read_text(path, about)
+        if len(vocabulary) != config.vocabulary:
+            raise FflmError(f"{path} is damaged: its {VOCABULARY} does not fit its {CONFIG}; restore it, or train again")
+        parameters = Parameters.from_arrays(config, arrays, f"the weights in {path / WEIGHTS}")
+        return cls(config, parameters, vocabulary, text, {**about, "figures": figures}, device)

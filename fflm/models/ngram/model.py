@@ -1,0 +1,220 @@
+"""The n-gram model: back-off tables, and the folder that they are stored in."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from fflm.arguments import Device, PathLike, checked, to_path
+from fflm.arrays import CONFIG, WEIGHTS, load_arrays, meaning, save_arrays
+from fflm.backend.cpu.launching import shares_of
+from fflm.errors import FflmError
+from fflm.models.description import NgramFigures
+from fflm.models.folder import read_config, read_text, save_description
+from fflm.models.language_model import LanguageModel
+from fflm.models.ngram import kernels
+from fflm.network.parameters import is_finite
+from fflm.stored import REMEDY
+from fflm.text.corpus import TextSettings
+from fflm.text.vocabulary import Vocabulary
+
+ROUNDING = 1e-5
+"""Logarithms of probabilities may be so much above 0."""
+
+
+Integers = npt.NDArray[np.integer[Any]]
+
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """All n-grams of a model, as flat arrays.
+
+    The contexts are the nodes of a tree: the root is the empty context, a child has one older word than its parent. They are
+    numbered by depth, then by parent, then by word, so that the children of a node are a range of numbers. The n-grams of a
+    context are a range, too, ordered by their last word; those of the root are the whole vocabulary.
+
+    Attributes
+    ----------
+    children
+        (M + 1,) uint32: the children of context i are ``children[i]`` to ``children[i + 1]``.
+    words
+        (M,) uint32, the oldest word of each context.
+    back_offs
+        (M,) float32, log of the weight of the parent's distribution for words that have no n-gram here; nats. The root's is
+        never used.
+    starts
+        (M + 1,) uint32: the n-grams of context i are ``starts[i]`` to ``starts[i + 1]``.
+    targets
+        (G,) uint32, the last word of each n-gram.
+    log_probabilities
+        (G,) float32, of that word after its context; nats.
+    """
+
+    children: npt.NDArray[np.uint32]
+    words: npt.NDArray[np.uint32]
+    back_offs: npt.NDArray[np.float32]
+    starts: npt.NDArray[np.uint32]
+    targets: npt.NDArray[np.uint32]
+    log_probabilities: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(
+        cls, parents: Integers, words: Integers, back_offs: Floats, starts: Integers, targets: Integers, log_p: Floats
+    ) -> Self:
+        """Assemble tables.
+
+        Parameters
+        ----------
+        parents, words
+            (M - 1,) of each context but the root, in order.
+        back_offs
+            (M,), nats.
+        starts
+            (M + 1,) as in the tables.
+        targets, log_p
+            (G,) of each n-gram, ordered by context and target; nats.
+        """
+        if len(targets) >= 2**32:
+            raise FflmError(f"{len(targets):,} n-grams are too many: choose a smaller `order`, or less text")
+        return cls(
+            borders(parents, len(back_offs)).astype(np.uint32) + np.uint32(1),
+            np.concatenate([np.zeros(1, np.uint32), words.astype(np.uint32, copy=False)]),
+            back_offs.astype(np.float32, copy=False),
+            starts.astype(np.uint32, copy=False),
+            targets.astype(np.uint32, copy=False),
+            log_p.astype(np.float32, copy=False),
+        )
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays by their names."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def levels(self) -> list[tuple[int, int]]:
+        """Return the ranges of contexts of 0, 1, 2, ... words."""
+        levels = [(0, 1)]
+        while (border := levels[-1][1]) < len(self.words):
+            levels.append((border, int(self.children[border])))
+        return levels
+
+
+class NgramModel(LanguageModel):
+    """An n-gram model: back-off tables with a vocabulary and a way of reading text.
+
+    Attributes
+    ----------
+    tables
+        The n-grams.
+    vocabulary, text
+        Words and ids; how text becomes words.
+    about
+        What else is known of it: under ``"ngram"`` the order, the number of n-grams and the discounts of each order, and notes on
+        what could not be estimated; the corpus, figures, versions.
+    """
+
+    def __init__(self, tables: Tables, vocabulary: Vocabulary, text: TextSettings, about: Mapping[str, Any]) -> None:
+        self.tables = tables
+        self.vocabulary = vocabulary
+        self.text = text
+        self.about = dict(about)
+
+    def _details(self) -> list[str]:
+        return [f"order {self.order}", f"{len(self.tables.targets):,} n-grams"]
+
+    @property
+    def order(self) -> int:
+        """The length of the longest n-grams."""
+        order: int = self.about["ngram"]["order"]
+        return order
+
+    @property
+    def window(self) -> int:
+        """Context words [n]."""
+        return self.order - 1
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be estimated, or was missing, and what was done about it."""
+        return list(self.about["ngram"]["notes"])
+
+    def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
+        contexts = self._check_contexts(contexts)
+        results = np.empty((len(contexts), len(self.vocabulary)), np.float32)
+        shares = shares_of(results.size)
+        kernels.ngram_distributions(*self.tables.arrays().values(), contexts, results, shares)
+        return results
+
+    def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
+        contexts, targets = self._check_examples(contexts, targets)
+        losses = np.empty(len(targets), np.float32)
+        shares = shares_of(contexts.size * kernels.LOOK_UP)
+        kernels.ngram_losses(*self.tables.arrays().values(), contexts, targets, losses, shares)
+        return losses
+
+    def save(self, path: Path) -> None:
+        """Write the model into a folder that exists; ``about["figures"]`` are stored with the tables."""
+        about = {name: value for name, value in self.about.items() if name != "figures"}
+        about.setdefault("created", time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+        config = save_description(path, {"kind": "ngram"}, self.text, self.vocabulary, about)
+        save_arrays(path / WEIGHTS, self.tables.arrays(), self.about.get("figures", {}), config)
+
+    @classmethod
+    @checked
+    def load(cls, path: PathLike, device: Device = "cpu") -> Self:
+        """Read a model's folder. The device is that of other kinds of models; n-grams are always looked up on the CPU.
+
+        Raises
+        ------
+        FflmError
+            If it is no n-gram model, of a later version, incomplete or damaged.
+        """
+        path = to_path("path", path)
+        about = read_config(path, "ngram")
+        text, vocabulary = read_text(path, about)
+        arrays, figures = load_arrays(path / WEIGHTS, (np.uint32, np.float32), NgramFigures, meaning(about))
+        if arrays.keys() != {field.name for field in dataclasses.fields(Tables)}:
+            raise FflmError(f"{path / WEIGHTS} is damaged (it has no n-grams): {REMEDY}")
+        tables, ngram = Tables(**arrays), about["ngram"]
+        described = len(ngram["counts"]) <= ngram["order"] and len(ngram["discounts"] or ()) in (0, len(ngram["counts"]))
+        if not described or not _fits(tables, len(vocabulary), ngram["order"]):
+            raise FflmError(f"{path} is damaged ({CONFIG} and {WEIGHTS} do not fit together): {REMEDY}")
+        return cls(tables, vocabulary, text, {**about, "figures": figures})
+
+
+def borders(ascending: Integers, count: int) -> npt.NDArray[np.int64]:
+    """Return where each of the numbers 0 to ``count`` begins, or would, among ascending ones: (count + 1,)."""
+    return np.concatenate([[0], np.bincount(ascending, minlength=count).cumsum()])
+
+
+def _fits(tables: Tables, vocabulary: int, order: int) -> bool:
+    """Whether tables can be looked up without leaving them, and hold probabilities."""
+    contexts, grams = len(tables.words), len(tables.targets)
+    return (
+        all(array.ndim == 1 for array in tables.arrays().values())
+        and all(
+            (array.dtype == np.float32) == (name in ("back_offs", "log_probabilities")) for name, array in tables.arrays().items()
+        )
+        and 0 < contexts == len(tables.back_offs)
+        and all(
+            len(border) == contexts + 1 and bool(np.all(border[1:] >= border[:-1])) for border in (tables.children, tables.starts)
+        )
+        and (tables.children[0], tables.children[-1], tables.starts[0], tables.starts[-1]) == (1, contexts, 0, grams)
+        and bool(np.all(tables.children[:-1] > np.arange(contexts)))
+        and grams == len(tables.log_probabilities)
+        and np.array_equal(tables.targets[: tables.starts[1]], np.arange(vocabulary))
+        and int(tables.targets.max()) < vocabulary
+        and len(tables.levels()) <= order
+        and bool(tables.words.max() <= vocabulary)
+        and is_finite(tables.back_offs)
+        and is_finite(tables.log_probabilities)
+        and bool(tables.log_probabilities.max() <= ROUNDING)
+    )

@@ -1,0 +1,100 @@
+"""Training an n-gram model on text, in a folder."""
+
+from typing import Annotated, Any, TypeAlias
+
+from msgspec import Meta
+
+from fflm.arguments import (
+    Encoding,
+    Errors,
+    Overwrite,
+    PathLike,
+    Paths,
+    Processes,
+    Progress,
+    checked,
+    parameters,
+    refuse_unknown,
+    to_path,
+    to_paths,
+)
+from fflm.models.corpora import describe_corpus
+from fflm.models.creation import TEXT_OPTIONS, check_free, default_path, new_model, text_settings
+from fflm.models.description import LARGEST_ORDER
+from fflm.models.ngram.estimate import estimate
+from fflm.models.ngram.model import NgramModel
+from fflm.models.scoring import score_part
+from fflm.text.corpus import Corpus, Test, Valid
+
+ORDER = 5
+"""Of a model, by default."""
+
+
+Order: TypeAlias = Annotated[int, Meta(ge=1, le=LARGEST_ORDER, description="Length of the longest n-grams.")]
+
+
+@checked
+def estimate_model(corpus: Corpus, order: Order = ORDER) -> NgramModel:
+    """Count the n-grams of a corpus's training part and estimate a model in memory.
+
+    Raises
+    ------
+    FflmError
+        If the order is out of range.
+    """
+    tables, details = estimate(corpus.parts["train"].ids[:], corpus.vocabulary, corpus.settings, order)
+    return NgramModel(tables, corpus.vocabulary, corpus.settings, {"ngram": {"order": order, **details}})
+
+
+@checked
+def train(
+    inputs: Paths,
+    path: PathLike | None = None,
+    order: Order = ORDER,
+    *,
+    overwrite: Overwrite = False,
+    valid: Valid = "5%",
+    test: Test = None,
+    encoding: Encoding = "utf-8",
+    errors: Errors = "strict",
+    processes: Processes = None,
+    progress: Progress = None,
+    **fields: Any,
+) -> NgramModel:
+    """Train a model on text, in a folder, and evaluate it on what is held out.
+
+    Parameters
+    ----------
+    inputs
+        Files, folders or ``"-"``; or one folder made by `fflm.text.corpus.tokenize`; or that of another model, for the same text
+        with the same vocabulary.
+    path
+        The model's folder; by default ``stories.ngram`` for ``corpora/stories.txt``.
+    order, ..., fields
+        As `fflm.train_ngram` takes them, which lists them all.
+
+    Raises
+    ------
+    FflmError
+        If anything is wrong with them, the text or the folder, which is then as it was before.
+    """
+    sources = to_paths("inputs", inputs)
+    place = default_path(sources, "ngram") if path is None else to_path("path", path)
+    text, rule = text_settings(fields)
+    refuse_unknown(fields, OPTIONS)
+    with new_model(
+        sources, place, text, rule, check=lambda: check_free(place, overwrite), valid=valid, test=test,
+        encoding=encoding, errors=errors, processes=processes, progress=progress,
+    ) as (new, corpus):  # fmt: skip
+        model = estimate_model(corpus, order)
+        model.about["corpus"] = describe_corpus(corpus, place)
+        model.about["figures"] = {
+            name: score_part(model, corpus.parts[name]).to_dict() for name in ("valid", "test") if name in corpus.parts
+        }
+        model.save(new.folder)
+        new.publish()
+    return NgramModel.load(place)
+
+
+OPTIONS = {**parameters(train, "path"), **TEXT_OPTIONS}
+"""What `train` takes."""

@@ -1,0 +1,350 @@
+"""Scoring text with a model: log-probabilities of words, lines and hypotheses, and perplexities."""
+
+import io
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fflm.errors import FflmError
+from fflm.models.base import TextScorer
+from fflm.text.corpus import Encoder, Part, TextSettings
+from fflm.text.reading import read_chunks, whole_lines
+from fflm.text.tokenizer import ASCII_BLANKS, LINE_END
+from fflm.text.vocabulary import Vocabulary
+
+_BLOCK = 1 << 16  # words of a corpus at a time
+_HYPOTHESES = 256  # of an n-best list, at a time
+
+Losses = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, repr=False)
+class Score:
+    """How well a model predicts a text, with all that a perplexity means nothing without. Scores of one model can be added.
+
+    Attributes
+    ----------
+    vocabulary, rule
+        Words that can be predicted [V], and how they were chosen.
+    policy
+        Which ends are predicted, as a phrase to read.
+    tokens
+        Words predicted, ends included; all averages are over them.
+    unknown, ends
+        How many of them are ``<unk>``, and ``</s>``.
+    characters
+        Of the normalised text, newlines included.
+    loss_sum, unknown_loss_sum
+        -log p summed over all tokens, and over those that are ``<unk>``; nats.
+    """
+
+    vocabulary: int
+    rule: str
+    policy: str
+    tokens: int = 0
+    unknown: int = 0
+    ends: int = 0
+    characters: int = 0
+    loss_sum: float = 0.0
+    unknown_loss_sum: float = 0.0
+
+    def __repr__(self) -> str:
+        return (
+            f"Score(perplexity {self.perplexity:.4f}, {self.tokens:,} tokens, {self.unknown_share:.2%} unknown, "
+            f"{self.bits_per_character:.4f} bits per character)"
+        )
+
+    @property
+    def log_probability(self) -> float:
+        """Of the whole text, nats; 0 if it has no tokens."""
+        return 0.0 - self.loss_sum
+
+    @property
+    def log10_probability(self) -> float:
+        """Of the whole text, to base 10."""
+        return self.log_probability / math.log(10)
+
+    @property
+    def loss(self) -> float:
+        """Mean of -log p over all tokens, nats; NaN if there are none."""
+        return self.loss_sum / self.tokens if self.tokens else math.nan
+
+    @property
+    def perplexity(self) -> float:
+        """Of all tokens."""
+        return _exp(self.loss)
+
+    @property
+    def perplexity_known(self) -> float:
+        """Of the tokens that are in the vocabulary; NaN if there are none."""
+        known = self.tokens - self.unknown
+        return _exp((self.loss_sum - self.unknown_loss_sum) / known) if known else math.nan
+
+    @property
+    def bits_per_character(self) -> float:
+        """Of all tokens, over all characters."""
+        return self.loss_sum / math.log(2) / self.characters if self.characters else math.nan
+
+    @property
+    def unknown_share(self) -> float:
+        """Share of the tokens that are ``<unk>``, in [0, 1]."""
+        return self.unknown / self.tokens if self.tokens else math.nan
+
+    def __add__(self, other: "Score") -> "Score":
+        """Return the score of two texts together."""
+        if (self.vocabulary, self.rule, self.policy) != (other.vocabulary, other.rule, other.policy):
+            raise ValueError("scores of different vocabularies or policies cannot be added")
+        names = ("tokens", "unknown", "ends", "characters", "loss_sum", "unknown_loss_sum")
+        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values, None for what is not a finite number."""
+        names = (
+            "perplexity", "perplexity_known", "loss", "log_probability", "log10_probability", "bits_per_character", "tokens",
+            "ends", "unknown", "unknown_share", "characters", "vocabulary", "rule", "policy",
+        )  # fmt: skip
+        values = {name: getattr(self, name) for name in names}
+        return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class ScoredLine:
+    """A line of a text, or a piece of a very long one.
+
+    Attributes
+    ----------
+    number
+        Of the line, from 1.
+    text
+        Normalised, with its newline if it is there.
+    tokens, ids
+        Its tokens, and their ids (N,).
+    losses
+        (N,) -log p of each, nats.
+    score
+        The same as figures.
+    """
+
+    number: int
+    text: str
+    tokens: list[str]
+    ids: npt.NDArray[np.int32]
+    losses: Losses
+    score: Score
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A line of an n-best list: the fields of the line (the text is all of a plain one), the text, and its score."""
+
+    fields: list[str]
+    text: str
+    score: Score
+
+
+def score(model: TextScorer, text: str) -> Score:
+    """Return the score of a text; its last line ends like all others.
+
+    The text is read as the model reads all texts: a sentence a line, or a stream.
+    """
+    text = io.IncrementalNewlineDecoder(None, translate=True).decode(text, final=True)
+    return score_chunks(model, [text if text.endswith("\n") or not text else text + "\n"])
+
+
+def score_files(
+    model: TextScorer,
+    sources: Sequence[str | Path],
+    encoding: str = "utf-8",
+    errors: Literal["strict", "replace"] = "strict",
+) -> Score:
+    """Return the score of files, folders and ``"-"`` (standard input) as one text, in bounded memory.
+
+    Raises
+    ------
+    FflmError
+        If one cannot be read, or there is no text in them.
+    """
+    return score_chunks(model, read_chunks(sources, encoding, errors))
+
+
+def score_part(model: TextScorer, part: Part) -> Score:
+    """Return the score of a part of a corpus that has the model's vocabulary."""
+    loss_sum = unknown_loss_sum = 0.0
+    for low in range(0, part.tokens, _BLOCK):
+        before = min(low, model.window)
+        ids = part.ids[low - before : low + _BLOCK].astype(np.int32)
+        losses = model.text_losses(ids, before).astype(np.float64)
+        loss_sum += float(losses.sum())
+        unknown_loss_sum += float(losses[ids[before:] == model.vocabulary.unknown_id].sum())
+    return part_score(part, model.vocabulary, model.text, loss_sum, unknown_loss_sum)
+
+
+def part_score(part: Part, vocabulary: Vocabulary, text: TextSettings, loss_sum: float, unknown_loss_sum: float) -> Score:
+    """Return the score of a part of a corpus over which -log p was summed, and over the unknown words in it; nats."""
+    return Score(
+        len(vocabulary), vocabulary.rule, text.policy,
+        part.tokens, part.unknown, part.ends, part.characters, loss_sum, unknown_loss_sum,
+    )  # fmt: skip
+
+
+def scored_lines(model: TextScorer, chunks: Iterable[str]) -> Iterator[ScoredLine]:
+    """Score a text that comes in chunks, line by line; contexts cross lines and chunks as the model's mode has it.
+
+    Raises
+    ------
+    FflmError
+        If there is no token in it.
+    """
+    reader, number = _Reader(model), 1
+    for chunk in chunks:
+        lines = [model.text.tokenizer.normalize(line) for line in io.StringIO(chunk)]
+        tokens = [model.text.tokens(line) for line in lines]
+        borders = np.cumsum([0, *map(len, tokens)])
+        ids = model.vocabulary.encode(list(itertools.chain.from_iterable(tokens)))
+        losses = reader.losses(ids)
+        for line, words, low, high in zip(lines, tokens, borders[:-1], borders[1:], strict=True):
+            own = ids[low:high], losses[low:high]
+            yield ScoredLine(number, line, words, *own, _score(model, len(line), *own))
+            number += line.endswith("\n")
+    reader.check()
+
+
+def score_chunks(model: TextScorer, chunks: Iterable[str]) -> Score:
+    """Return the score of a text that comes in chunks, as `scored_lines` reads it, but faster.
+
+    Raises
+    ------
+    FflmError
+        If there is no token in it.
+    """
+    encoder, reader = Encoder(model.text, model.vocabulary), _Reader(model)
+    result = _nothing(model)
+    for chunk in chunks:
+        ids, characters = encoder.encode(chunk)
+        result += _score(model, characters, ids, reader.losses(ids))
+    reader.check()
+    return result
+
+
+class _Reader:
+    """What was read of a text, as far as later words see it."""
+
+    def __init__(self, model: TextScorer) -> None:
+        self._model = model
+        self._before = np.empty(0, np.int32)
+        self._empty = True
+
+    def losses(self, ids: npt.NDArray[np.int32]) -> Losses:
+        """Return the losses of the words that follow (N,)."""
+        before, window = len(self._before), self._model.window
+        together = np.concatenate([self._before, ids])
+        self._before = together[max(0, len(together) - window) :]
+        self._empty = self._empty and not len(ids)
+        return self._model.text_losses(together, before).astype(np.float64, copy=False)
+
+    def check(self) -> None:
+        """Raise an FflmError if there was nothing to read."""
+        if self._empty:
+            raise FflmError("there are no words in the text: give a text that is not empty or blank")
+
+
+def sentences(lines: Iterable[ScoredLine]) -> Iterator[tuple[str, Score]]:
+    """Join the pieces of long lines; yield every line of the text, without its newline, and its score.
+
+    A line without tokens, such as a blank one that is no sentence, has the log-probability 0 and no perplexity.
+    """
+    text: list[str] = []
+    together: Score | None = None
+    for line in lines:
+        text.append(line.text)
+        together = line.score if together is None else together + line.score
+        if line.text.endswith("\n"):
+            yield "".join(text).removesuffix("\n"), together
+            text, together = [], None
+    if together is not None:
+        yield "".join(text), together
+
+
+def score_hypotheses(model: TextScorer, chunks: Iterable[str], *, moses: bool = False) -> Iterator[Hypothesis]:
+    """Score the hypotheses of an n-best list, one a line, each as if it stood alone, its end included if the model has ends.
+
+    Parameters
+    ----------
+    model
+        What predicts.
+    chunks
+        The list; a last line without a newline is like all others.
+    moses
+        Whether a line is ``id ||| hypothesis ||| features ||| score``; else it is a hypothesis.
+
+    Yields
+    ------
+    Hypothesis
+        One a line, an empty hypothesis too; an empty line of a Moses list has no fields and a score of nothing.
+
+    Raises
+    ------
+    FflmError
+        If a line is not of the format.
+    """
+    numbered = enumerate(whole_lines(chunks), 1)
+    while block := list(itertools.islice(numbered, _HYPOTHESES)):
+        parsed = [_parse(line, number, moses) for number, line in block]
+        texts = [
+            model.text.tokenizer.normalize(fields[1 if moses else 0].strip(ASCII_BLANKS)) if fields else "" for fields in parsed
+        ]
+        ids = [
+            model.vocabulary.encode((model.text.tokens(text) + [LINE_END] * model.text.ends) if fields else [])
+            for text, fields in zip(texts, parsed, strict=True)
+        ]
+        for fields, text, own, losses in zip(parsed, texts, ids, model.each_losses(ids), strict=True):
+            yield Hypothesis(fields, text, _score(model, len(text), own, losses))
+
+
+def with_feature(fields: Sequence[str], name: str, value: float) -> str:
+    """Return a line of a Moses n-best list with one more feature."""
+    if not fields:
+        return ""
+    features = " ".join([*(fields[2].split() if len(fields) > 2 else []), f"{name}=", f"{value:.6f}"])
+    return " ||| ".join(field.strip(ASCII_BLANKS) for field in [*fields[:2], features, *fields[3:]])
+
+
+def _parse(line: str, number: int, moses: bool) -> list[str]:
+    if not moses:
+        return [line]
+    fields = line.split("|||")
+    if not line.strip():
+        return []
+    if len(fields) < 2:
+        raise FflmError(
+            f"line {number} of the n-best list is not `id ||| hypothesis ||| ...`: mend it, or score it as a plain list"
+        )
+    return fields
+
+
+def _score(model: TextScorer, characters: int, ids: npt.NDArray[np.int32], losses: npt.NDArray[np.floating]) -> Score:
+    unknown = ids == model.vocabulary.unknown_id
+    return replace(
+        _nothing(model),
+        tokens=len(ids),
+        unknown=int(unknown.sum()),
+        ends=int((ids == model.vocabulary.end_id).sum()) if model.vocabulary.ends else 0,
+        characters=characters,
+        loss_sum=float(losses.sum()),
+        unknown_loss_sum=float(losses[unknown].sum()),
+    )
+
+
+def _nothing(model: TextScorer) -> Score:
+    """Return the score of no text."""
+    return Score(len(model.vocabulary), model.vocabulary.rule, model.text.policy)
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 709 else math.inf if value >= 709 else math.nan

@@ -1,0 +1,1 @@
+"""Hyperparameter search: its space, its history, and the search itself. Needs Optuna."""

@@ -1,0 +1,308 @@
+"""A training run in a folder: logged and saved as it goes, resumed where it stopped."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays, meaning
+from fflm.errors import FflmError
+from fflm.files import FolderLock, NewFolder, locked_folder, os_errors_as_fflm_error, remove_leftovers, sync, write_json
+from fflm.network.config import NetworkConfig
+from fflm.network.parameters import Parameters, shapes
+from fflm.stored import read_json
+from fflm.training.checkpoints import Checkpoint, DeviceName, load_checkpoint, save_checkpoint, save_weights
+from fflm.training.events import DivergedError, Evaluation, Event, Finished, Losses, RolledBack, Step, Tested
+from fflm.training.examples import Examples
+from fflm.training.log import append_log, truncate_log
+from fflm.training.trainer import Trainer, sum_losses
+
+DIVERGENCES = 5
+"""How often a run goes back to its checkpoint with half the rate before it gives up."""
+
+
+PARAMETERS = 2**36
+"""No network is larger."""
+
+
+SAVE_SECONDS = 60.0
+"""Time between checkpoints, besides those at evaluations."""
+
+
+class Session(ABC):
+    """A run and its folder; consume `events`.
+
+    Parameters
+    ----------
+    place
+        The model's folder; a new one is not published yet.
+    trainer
+        The run itself.
+    fingerprint
+        Of the data.
+    test
+        What the best weights are evaluated on at the end, if anything.
+    threads
+        Of the kernels: a run's results depend on their number, so it is kept when it is resumed.
+    device
+        What trains: ``cpu`` or ``cuda``.
+
+    Attributes
+    ----------
+    path
+        The model's folder.
+    valid
+        The figures of the latest evaluation, on the validation part.
+    """
+
+    def __init__(
+        self,
+        place: Path | NewFolder,
+        trainer: Trainer,
+        fingerprint: str,
+        test: Examples | None,
+        threads: int,
+        device: DeviceName,
+    ) -> None:
+        self._new = None if isinstance(place, Path) else place
+        self.path = place if isinstance(place, Path) else place.path
+        self.trainer = trainer
+        self.fingerprint = fingerprint
+        self.threads = threads
+        self.device = device
+        self.save_seconds = SAVE_SECONDS
+        self.valid: dict[str, Any] | None = None
+        self._test = test
+        self._saved = time.monotonic()
+        self._process: int | None = None  # that has the folder locked for this run
+        self._lock: FolderLock  # while it is locked
+        self._known: list[int | None] = []  # when the files were written that this run has written last, or read
+
+    @abstractmethod
+    def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:
+        """Return the figures of the part ``name``, of losses and weights on the device, as JSON values."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are: at `path`; under a temporary name if a model is to be replaced and there are no weights yet."""
+        return self._new.folder if self._new else self.path
+
+    @property
+    def published(self) -> bool:
+        """Whether the files are at `path`."""
+        return self.folder == self.path
+
+    def discard(self) -> None:
+        """Give up a run that is not published yet: what was at `path` stays there."""
+        if self._new:
+            self._new.discard()
+
+    def _begin(self, **fields: Any) -> None:
+        """Write the first line of the log and the first checkpoint, into a new folder that has nothing but a config.json."""
+        self._know(read_json(self.folder / CONFIG, dict[str, Any]))
+        self._write("start", parameters=self.trainer.parameters.count, **fields)
+        self._save()
+        self._known = self._times()
+
+    def _continue(self, checkpoint: Checkpoint, about: dict[str, Any], epochs: int | None) -> None:
+        """Go on from a checkpoint, with a new number of epochs if one is given; ``about`` is the folder's config.json.
+
+        The folder is locked. What changes is written to the checkpoint at once, and reported in config.json afterwards: after a
+        kill between the two, the next one to go on reports it.
+        """
+        self._know(about)
+        checkpoint.restore(self.trainer, self.fingerprint)
+        settings, state = self.trainer.settings, self.trainer.state
+        known = checkpoint.epochs
+        if known is None:  # only config.json had it, which a kill may have left with a number that the run knows nothing of
+            stopped = settings.patience and state.bad >= settings.patience
+            known = state.epoch if state.finished and not stopped else settings.epochs
+        wanted = epochs or checkpoint.epochs or settings.epochs
+        if wanted != known:
+            if wanted <= state.epoch:
+                raise FflmError(f"{state.epoch} epochs are done already: give `epochs` a larger number")
+            if state.finished:
+                state.finished, state.bad = "", 0
+        self.trainer.settings = dataclasses.replace(settings, epochs=wanted)
+        truncate_log(self.folder / LOG, state.log_bytes)
+        if (wanted, self.device) != (known, checkpoint.device or about.get("device", "cpu")):
+            self._save()
+        reported = {**about, "training": self.trainer.settings.to_dict(), "device": self.device}
+        if reported != about:
+            write_json(self.folder / CONFIG, reported)
+        remove_leftovers(self.folder)
+        self._known = self._times()
+
+    def _know(self, about: dict[str, Any]) -> None:
+        """Take note of what the weights, and the checkpoint, have to know of config.json."""
+        self._config, self._settings = meaning(about), meaning(about, training=True)
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Figures of the best weights so far, as they are stored with them."""
+        _, figures = load_arrays(self.folder / WEIGHTS, of=dict[str, Any], config=self._config)
+        return dict(figures)
+
+    def events(self) -> Iterator[Event]:
+        """Train to the end, logging and saving; stop consuming at any event and call `save` to interrupt.
+
+        A run that fails before it is published is discarded.
+
+        Raises
+        ------
+        FflmError
+            If training diverges again and again, a file cannot be written, or another run has gone on in the folder.
+        """
+        try:
+            with self.locked():
+                while True:
+                    try:
+                        for event in self.trainer.run():
+                            self._keep(event)
+                            yield event
+                        if self._test is not None:
+                            yield self._evaluate_test(self._test)
+                        return
+                    except DivergedError as error:
+                        yield self._roll_back(error)
+        except Exception:
+            self.discard()
+            raise
+
+    def finish(self) -> None:
+        """Train to the end. A run that is interrupted before it is published is discarded.
+
+        Raises
+        ------
+        FflmError
+            As `events`.
+        """
+        try:
+            for _ in self.events():
+                pass
+        finally:
+            self.discard()
+
+    def save(self) -> None:
+        """Write the checkpoint to go on from; before the first evaluation also the weights, to use meanwhile.
+
+        The first weights of a run that is to replace a model take that model's place. If there was no step yet, there are none.
+
+        Raises
+        ------
+        FflmError
+            If a file cannot be written, or another run has gone on in the folder.
+        """
+        with self.locked():
+            self._save()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out of the folder inside the block. `events` and `save` do that, too, and may be used inside.
+
+        Raises
+        ------
+        FflmError
+            If another run is going on in the folder, or has changed it since this one was there; or if it was moved or replaced.
+        """
+        if self._process == os.getpid():
+            self._lock.check()
+            yield
+            return
+        with locked_folder(self.folder) as self._lock:
+            if self._times() != self._known:
+                raise FflmError(f"{self.path} has been changed by another run: resume it from there")
+            self._process = os.getpid()
+            try:
+                yield
+            finally:
+                self._process = None
+                with contextlib.suppress(FflmError):  # what is at the path now may be another run's
+                    self._lock.check()
+                    self._known = self._times()
+
+    def _times(self) -> list[int | None]:
+        """Return when the files were written that another run would change."""
+        paths = [self.folder / name for name in (CONFIG, CHECKPOINT)]
+        return [path.stat().st_mtime_ns if path.exists() else None for path in paths]
+
+    def _save(self) -> None:
+        """Write the checkpoint, after what it refers to; then publish the folder, once there is no trained model to be lost."""
+        state = self.trainer.state
+        if 0 < state.words == state.loss_words:
+            self._save_weights({"step": state.step, "epoch": self._epochs(state.words)})
+        with os_errors_as_fflm_error(f"write {self.folder / LOG}"):
+            sync(self.folder / LOG)
+        save_checkpoint(self.folder / CHECKPOINT, self.trainer, self.fingerprint, self.device, self._settings)
+        self._saved = time.monotonic()
+        if self._new and not self.published and (state.words or not self._new.replaces):
+            self._new.publish()
+            if self._process == os.getpid():
+                self._lock.folder = self.path
+
+    def _save_weights(self, figures: dict[str, Any]) -> None:
+        save_weights(self.folder, self.trainer.parameters.mapped(self.trainer.network.backend.download), figures, self._config)
+
+    def _write(self, event: str, **fields: Any) -> None:
+        self.trainer.state.log_bytes = append_log(self.folder / LOG, event, **fields)
+
+    def _keep(self, event: Step | Evaluation | Finished) -> None:
+        """Log an event, and save what is due."""
+        if isinstance(event, Evaluation | Finished):
+            self._lock.check()
+        if isinstance(event, Evaluation):
+            figures: dict[str, Any] = {"step": event.step, "epoch": self._epochs(event.words)}
+            figures["train_loss"] = event.train_loss
+            if event.valid is not None:
+                figures["valid"] = self.valid = self.measure("valid", event.valid, self.trainer.parameters)
+            if event.best:
+                self._save_weights(figures)
+            self._write("evaluation", **{**dataclasses.asdict(event), "valid": figures.get("valid")})
+            self.save()
+        elif isinstance(event, Finished):
+            # Not part of the state: a finished run that is resumed says it again, as it does its figures on the test.
+            append_log(self.folder / LOG, "finished", reason=event.reason)
+        elif time.monotonic() - self._saved > self.save_seconds:
+            self.save()
+
+    def _evaluate_test(self, test: Examples) -> Tested:
+        """Evaluate the best weights on the test part, unless that was done, and store the figures with them."""
+        arrays, figures = load_arrays(self.folder / WEIGHTS, of=dict[str, Any], config=self._config)
+        if "test" not in figures:
+            network = self.trainer.network
+            best = Parameters.from_arrays(network.config, arrays)
+            weights = best.mapped(network.backend.upload)
+            figures = {**figures, "test": self.measure("test", sum_losses(network, weights, test), weights)}
+            save_weights(self.folder, best, figures, self._config)
+        append_log(self.folder / LOG, "test", **figures["test"])
+        return Tested(figures["test"])
+
+    def _roll_back(self, error: DivergedError) -> RolledBack:
+        self._lock.check()
+        divergences = self.trainer.state.divergences + 1
+        if divergences > DIVERGENCES:
+            raise FflmError(f"training does not converge: {error}; try a lower `rate`, or a smaller `clip`") from error
+        load_checkpoint(self.folder / CHECKPOINT, self.trainer, self.fingerprint, self._settings)
+        state = self.trainer.state
+        state.divergences = divergences
+        state.rate_factor /= 2
+        event = RolledBack(state.step, str(error), state.rate_factor)
+        self._write("rolled back", **dataclasses.asdict(event))
+        self.save()
+        return event
+
+    def _epochs(self, words: int) -> float:
+        """Return how many epochs some predicted words are."""
+        return round(words / len(self.trainer.train), 2)
+
+
+def check_size(config: NetworkConfig) -> None:
+    """Raise an FflmError if a network has too many parameters."""
+    count = sum(map(math.prod, shapes(config).values()))
+    if count > PARAMETERS:
+        raise FflmError(f"the network would have {count:,} parameters: choose smaller sizes of layers")

@@ -1,0 +1,277 @@
+"""The training loop: a generator of events."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from fflm.backend.protocol import Array
+from fflm.clock import running_time
+from fflm.errors import FflmError
+from fflm.network.feedforward import Network
+from fflm.network.output import Objective
+from fflm.network.parameters import Parameters
+from fflm.network.subset import Subset
+from fflm.shuffling import shuffled
+from fflm.training.events import USELESS, DivergedError, Evaluation, Finished, Losses, Step
+from fflm.training.examples import Examples
+from fflm.training.lazy_adam import LazyAdam
+from fflm.training.optimizers import Optimizer
+from fflm.training.sampling import Sampler
+from fflm.training.schedules import rate_at
+from fflm.training.settings import TrainingSettings
+from fflm.training.state import State
+
+EVALUATION_ROWS = 1024
+"""Predicted words per evaluation batch."""
+
+
+UNKNOWN = 0
+"""The id of all words outside the vocabulary."""
+
+
+MEAN_STEPS = 100
+"""Batches over which `State.loss_mean` averages, and before which nothing is concluded from it."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What a step needs of the text: contexts on the device, targets on the host, what it lowers, and its rows, None for all."""
+
+    contexts: Array
+    targets: Array
+    objective: Objective
+    subset: Subset | None
+    exact: bool
+
+
+class Trainer:
+    """A training run.
+
+    Parameters
+    ----------
+    network
+        The shape and the device.
+    parameters
+        The weights to start from, NumPy arrays; where the device has the same, they are changed in place.
+    train, valid
+        The texts; without ``valid`` nothing stops early and the last state is the best.
+    settings
+        What to do.
+    """
+
+    def __init__(
+        self, network: Network, parameters: Parameters, train: Examples, valid: Examples | None, settings: TrainingSettings
+    ) -> None:
+        self.network = network
+        self.parameters = parameters.mapped(network.backend.upload)
+        self.train = train
+        self.valid = valid
+        self.settings = settings
+        dtype = parameters.dtype
+        if network.config.output != "softmax" and (settings.loss, settings.smoothing, settings.self_normalise) != ("exact", 0, 0):
+            raise FflmError("a sampled loss, smoothing and self-normalisation are of a softmax: leave them out")
+        self.optimizer = Optimizer(settings, network.config, dtype, network.backend)
+        self.gradients = Parameters.zeros(network.config, dtype).mapped(network.backend.upload)
+        self._scale = network.backend.upload(np.ones(1, dtype))
+        self.state = State()
+        if settings.loss != "exact":
+            self._sampler = Sampler(train.counts(network.config.vocabulary), settings.samples, settings.seed)
+        self.deferred: LazyAdam | None = None
+        if settings.loss != "exact" or network.config.sparse:
+            copies = 1 + len(self.optimizer.moments)
+            if settings.optimizer in ("adam", "adamw") and not settings.frozen:
+                self.deferred = LazyAdam(self.parameters, self.optimizer.moments, settings)
+            # takes none where it isn't used
+            self._memory = [Parameters.zeros(network.config, dtype).mapped(network.backend.upload) for _ in range(copies)]
+
+    @property
+    def batches(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.train) // self.settings.batch_size)
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step."""
+        return self.state.rate_factor * rate_at(self.settings, self.state.step, self.steps)
+
+    @property
+    def steps(self) -> int:
+        """Steps in all epochs."""
+        return self.settings.epochs * self.batches
+
+    def run(self) -> Iterator[Step | Evaluation | Finished]:
+        """Train from the present state to the end, yielding events; stop consuming at any event, and the state is consistent.
+
+        Raises
+        ------
+        DivergedError
+            If the loss is not finite or explodes.
+        """
+        state, settings = self.state, self.settings
+        while not state.finished:
+            positions = shuffled(len(self.train), settings.batch_size, settings.seed, state.epoch, state.batch)
+            batches = (self._prepare(each, step) for step, each in enumerate(positions, state.step))
+            started = running_time()
+            batch = next(batches, None)
+            while batch:
+                rate = self.rate
+                losses = self._launch(batch, rate)
+                upcoming = next(batches, None)  # the host's part of the next step, while the device is at work on this one
+                loss = self._finish(batch, losses)
+                state.seconds += running_time() - started
+                words = min(state.batch * settings.batch_size, len(self.train))
+                ended = state.batch == self.batches
+                if ended:
+                    state.epoch, state.batch = state.epoch + 1, 0
+                if ended or (settings.evaluate_every and state.step % settings.evaluate_every == 0):
+                    yield self._evaluate(rate)
+                    if state.finished:
+                        break
+                else:
+                    yield Step(state.step, state.epoch + 1, words, loss, batch.exact, rate)
+                batch, started = upcoming, running_time()
+        yield Finished(state.step, state.finished)
+
+    def _prepare(self, positions: Array, step: int) -> _Batch:
+        """Return what a step needs of the text, on the device."""
+        contexts, targets = self.train.batch(positions)
+        objective, words = self._objective(targets, step)
+        subset = None
+        if words is not None or self.network.config.sparse:  # what the step does not touch must not cost
+            subset = Subset(self.network.config, contexts, targets, words)
+            contexts, targets = subset.contexts, subset.targets
+        return _Batch(self.network.backend.upload(contexts), targets, objective, subset, words is None)
+
+    def _launch(self, batch: _Batch, rate: float) -> Array:
+        """Make one update; return the losses (B,), on the device, which may still be at work."""
+        backend, subset, settings, step = self.network.backend, batch.subset, self.settings, self.state.step
+        parameters, gradients, moments = self.parameters, self.gradients, self.optimizer.moments
+        if subset:
+            gradients = subset.frame(gradients, gradients)
+            wholes = zip((parameters, *moments), self._memory, strict=True)
+            parameters, *parts = (subset.take(backend, whole, memory) for whole, memory in wholes)
+            moments = tuple(parts)
+            if self.deferred:
+                self.deferred.catch_up(backend, (parameters, *moments), subset, rate)
+        elif self.deferred:
+            self.deferred.catch_up_all(backend, rate)
+        losses = backend.empty((len(batch.targets),), self.parameters.dtype)
+        self.network.gradients(
+            parameters, batch.contexts, batch.targets, gradients, losses,
+            objective=batch.objective, seed=settings.seed, step=step,
+        )  # fmt: skip
+        if settings.frozen:
+            backend.clear(gradients.embeddings)
+        if settings.clip:
+            backend.clip_factor(gradients, settings.clip, self._scale)
+        self.optimizer.update(backend, parameters, gradients, moments, scale=self._scale, rate=rate, step=step + 1)
+        if subset:
+            for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
+                subset.put(backend, part, whole)
+        if self.deferred:
+            self.deferred.step(rate, subset)
+        return losses
+
+    def _finish(self, batch: _Batch, losses: Array) -> float:
+        """Wait for an update and take note of it; return the batch's mean loss."""
+        state, backend, words = self.state, self.network.backend, len(batch.targets)
+        total = float(backend.download(losses).sum(dtype=np.float64))
+        self._check(total / words, batch.exact)
+        if not math.isfinite(backend.download(self._scale)[0]):
+            raise DivergedError(f"the gradient is not finite at step {state.step + 1}")
+        state.step += 1
+        state.batch += 1
+        state.loss_sum += total
+        state.loss_words += words
+        state.loss_exact = state.loss_exact and batch.exact
+        state.words += words
+        return total / words
+
+    def _objective(self, targets: Array, step: int) -> tuple[Objective, Array | None]:
+        """Return what a step lowers, and the words (R,) that it distinguishes, None for all."""
+        settings, dtype = self.settings, self.parameters.dtype
+        if settings.loss == "exact" or step >= round((1 - settings.exact_end) * self.steps):
+            return Objective(settings.smoothing, settings.self_normalise), None
+        sample = self._sampler.draw(targets, step)
+        if settings.loss == "nce":
+            return Objective(noise=sample.draws.astype(dtype), offsets=sample.log_draws.astype(dtype)), sample.words
+        offsets = sample.log_chances.astype(dtype)
+        return Objective(settings.smoothing, settings.self_normalise, offsets=offsets), sample.words
+
+    def _check(self, loss: float, exact: bool) -> None:
+        """Take note of a batch's mean loss; raise a DivergedError if it is beyond hope."""
+        state, step, config = self.state, self.state.step + 1, self.network.config
+        decisions, blind = self._yardstick(exact)
+        if not loss < USELESS * decisions:
+            unit = " nats a word" if config.outputs is None and decisions == 1 else ""
+            raise DivergedError(f"the loss is {loss:.3g}{unit} at step {step}")
+        if exact != state.mean_exact:
+            state.mean_exact, state.mean_steps = exact, 0
+        state.mean_steps += 1
+        state.loss_mean += (loss - state.loss_mean) / min(state.mean_steps, MEAN_STEPS)
+        if state.mean_steps > MEAN_STEPS and state.loss_mean > 2 * blind + 1:
+            cost = f"(guessing blindly costs {blind:.1f})"
+            raise DivergedError(f"the loss has exploded to {state.loss_mean:.1f} nats at step {step} {cost}")
+
+    def _yardstick(self, exact: bool) -> tuple[float, float]:
+        """Return how many decisions a loss sums up, and what it is for a network that does not look at contexts, in nats.
+
+        A softmax makes one decision, and gives all words the same probability at a cost of log V; the correction for a sample
+        makes it cost no more than that. Noise-contrastive estimation tells a word from k draws by 1 + k decisions. To a network
+        that knows no more than how frequent the words are, each of the 1 + k is as likely the word as any other, which costs
+        log(1 + k) for the word and log((1 + k) / k) for each draw, whatever the size of the vocabulary. Nothing is known of the
+        losses of single units.
+        """
+        if self.network.config.output != "softmax":
+            return math.inf, math.inf
+        if exact or self.settings.loss != "nce":
+            return 1, math.log(self.network.config.classes)
+        k = self.settings.samples
+        return 1 + k, math.log1p(k) + k * math.log1p(1 / k)
+
+    def _evaluate(self, rate: float) -> Evaluation:
+        """Evaluate on the validation text and note whether it is the best so far."""
+        state, settings = self.state, self.settings
+        if self.deferred:
+            self.deferred.catch_up_all(self.network.backend, rate)
+        train_loss = state.loss_sum / state.loss_words
+        valid = None if self.valid is None else sum_losses(self.network, self.parameters, self.valid)
+        best = valid is None or valid.mean < state.best
+        if valid is not None:
+            state.best = min(state.best, valid.mean)
+            state.bad = 0 if best else state.bad + 1
+            if not best and settings.schedule == "plateau":
+                state.rate_factor /= 2
+        if settings.patience and state.bad >= settings.patience:
+            state.finished = f"no better for {state.bad} evaluations"
+        elif state.epoch >= settings.epochs:
+            state.finished = "the only epoch done" if settings.epochs == 1 else f"all {settings.epochs} epochs done"
+        exact, state.loss_sum, state.loss_words, state.loss_exact = state.loss_exact, 0.0, 0, True
+        speed = state.words / max(state.seconds, 1e-9)
+        return Evaluation(state.step, state.epoch, state.words, train_loss, exact, valid, best, rate, state.seconds, speed)
+
+
+def sum_losses(network: Network, parameters: Parameters, examples: Examples) -> Losses:
+    """Sum -log p(target | context) over all positions.
+
+    Raises
+    ------
+    DivergedError
+        If it is no number, or beyond all measure.
+    """
+    total = unknown = 0.0
+    rows = network.config.rows(EVALUATION_ROWS)
+    for low in range(0, len(examples), rows):
+        contexts, targets = examples.batch(np.arange(low, min(low + rows, len(examples))))
+        device_losses = network.backend.empty((len(targets),), parameters.dtype)
+        network.losses(parameters, contexts, targets, device_losses)
+        losses = network.backend.download(device_losses)
+        total += float(losses.sum(dtype=np.float64))
+        if network.config.outputs is None:
+            unknown += float(losses[targets == UNKNOWN].sum(dtype=np.float64))
+    result = Losses(len(examples), total, unknown)
+    if not result.mean < (USELESS if network.config.output == "softmax" else math.inf):
+        raise DivergedError(f"the weights are useless, they give a text {result.mean:.3g} nats a word")
+    return result
