@@ -18,7 +18,7 @@ from tolerances import HALF_SLOPES, MIXED_STEPS, MIXED_WAY, SAME_ROUNDING, SINGL
 
 pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
-from ptx import PtxError
+from ptx_interpreter import PtxError
 from test_cuda import NETWORK, RUNS, steps
 
 from fflm.backend.cpu.backend import CpuBackend
@@ -157,7 +157,7 @@ def test_twenty_steps_are_close(name):
 
 
 def test_training_from_text_to_model(text, monkeypatch):
-    backends = {"fp32": MIXED.exact, "mixed": MIXED}
+    backends = {"fp32": MIXED.full_precision, "mixed": MIXED}
     monkeypatch.setattr(train, "choose_device", lambda device: device)
     monkeypatch.setattr(train, "device_backend", lambda device, precision, threads: backends[precision])
     fields = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "epochs": 1, "device": "cuda"}
@@ -175,7 +175,9 @@ def test_training_from_text_to_model(text, monkeypatch):
 def test_prediction_is_in_single_precision():
     model, contexts = tiny_model(), np.random.default_rng(0).integers(0, 9, (40, 3)).astype(np.int32)
     parameters = model.parameters.mapped(MIXED.upload)
-    exact, found = (Network(model.config, backend).log_probabilities(parameters, contexts) for backend in (MIXED.exact, MIXED))
+    exact, found = (
+        Network(model.config, backend).log_probabilities(parameters, contexts) for backend in (MIXED.full_precision, MIXED)
+    )
     assert np.array_equal(exact, found)
 
 

@@ -72,7 +72,7 @@ class CudaBackend:
         self._zeros: list[Array] = []  # integers, shared by copies of this; none while they are used, or were left dirty
 
     @property
-    def exact(self) -> "CudaBackend":
+    def full_precision(self) -> "CudaBackend":
         """Itself in single precision, with the same scratch memory."""
         if not self.mixed:
             return self
@@ -278,11 +278,11 @@ class CudaBackend:
     def add(self, values: Array, total: Array) -> None:
         self._each(kernels.add, total.size, *flat(values, total))
 
-    def normalise(self, values: Array, normalised: Array) -> None:
-        self._launch(kernels.normalise, len(values), values, normalised)
+    def normalize(self, values: Array, normalized: Array) -> None:
+        self._launch(kernels.normalize, len(values), values, normalized)
 
-    def normalise_backward(self, values: Array, d_normalised: Array, d_values: Array) -> None:
-        self._launch(kernels.normalise_backward, len(values), values, d_normalised, d_values)
+    def normalize_backward(self, values: Array, d_normalized: Array, d_values: Array) -> None:
+        self._launch(kernels.normalize_backward, len(values), values, d_normalized, d_values)
 
     def _statistics(
         self, form: str, features: Array, weight: Array, bias: Array, size: int, exponentials: Array
@@ -295,10 +295,10 @@ class CudaBackend:
 
     def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
         operands = self._operand("features", features), self._operand("weight", weight)
-        statistics = self._statistics("normalisers", *operands, bias, features.shape[1], self._one_matrix)
-        normalisers = self._borrow("normalisers", (len(features),))
-        self._launch(kernels.normalise_rows, len(features), *statistics, normalisers)
-        self._launch(kernels.output_losses, len(targets), features, weight, bias, rows, targets, normalisers, losses)
+        statistics = self._statistics("normalizers", *operands, bias, features.shape[1], self._one_matrix)
+        normalizers = self._borrow("normalizers", (len(features),))
+        self._launch(kernels.normalize_rows, len(features), *statistics, normalizers)
+        self._launch(kernels.output_losses, len(targets), features, weight, bias, rows, targets, normalizers, losses)
 
     def output_gradients(
         self,
@@ -362,7 +362,7 @@ class CudaBackend:
     def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
         operands = self._operand("features", features), self._operand("weight", weight)
         self._product("scores", *operands, log_probabilities, features.shape[1])
-        self._launch(kernels.normalise_logits, len(features), log_probabilities, bias)
+        self._launch(kernels.normalize_logits, len(features), log_probabilities, bias)
 
     def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
         arrays = flat(*gradients)
@@ -406,10 +406,10 @@ class CudaBackend:
         numbers = map(c_float, (l2, 1 - shrink, rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
         self._each(kernels.adam_step, weight.size, *flat(weight, gradient, first, second), scale, *numbers)
 
-    def adam_idle(
+    def adam_catch_up(
         self, weight: Array, first: Array, second: Array, idle: Array, keeps: Array, *,
         rate: float, beta1: float, beta2: float, epsilon: float, step: int,
     ) -> None:  # fmt: skip
         if step:
             numbers = map(c_float, (rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
-            self._launch(kernels.adam_idle, len(weight), weight, first, second, idle, keeps, *numbers)
+            self._launch(kernels.adam_catch_up, len(weight), weight, first, second, idle, keeps, *numbers)

@@ -28,7 +28,7 @@ from fflm.backend.formulas import (
     unit_loss,
     unit_loss_slope,
 )
-from fflm.backend.protocol import NORMALISE_EPSILON
+from fflm.backend.protocol import NORMALIZE_EPSILON
 from fflm.compiling import KernelCache
 
 
@@ -323,7 +323,7 @@ def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, see
 
 
 @kernel()
-def normalise(values, normalised):
+def normalize(values, normalized):
     """A block a row."""
     shared = cuda.shared.array(BLOCK, float32)
     row, count = uint32(cuda.blockIdx.x), uint32(values.shape[1])
@@ -335,13 +335,13 @@ def normalise(values, normalised):
     total = float32(0)
     for j in range(thread, count, uint32(BLOCK)):
         total += (values[row, j] - mean) * (values[row, j] - mean)
-    scale = float32(1) / math.sqrt(block_sum(total, shared) / float32(count) + float32(NORMALISE_EPSILON))
+    scale = float32(1) / math.sqrt(block_sum(total, shared) / float32(count) + float32(NORMALIZE_EPSILON))
     for j in range(thread, count, uint32(BLOCK)):
-        normalised[row, j] = (values[row, j] - mean) * scale
+        normalized[row, j] = (values[row, j] - mean) * scale
 
 
 @kernel()
-def normalise_backward(values, d_normalised, d_values):
+def normalize_backward(values, d_normalized, d_values):
     """A block a row."""
     shared = cuda.shared.array(BLOCK, float32)
     row, count = uint32(cuda.blockIdx.x), uint32(values.shape[1])
@@ -354,14 +354,14 @@ def normalise_backward(values, d_normalised, d_values):
     for j in range(thread, count, uint32(BLOCK)):
         centred = values[row, j] - mean
         total += centred * centred
-        plain += d_normalised[row, j]
-        weighted += d_normalised[row, j] * centred
-    scale = float32(1) / math.sqrt(block_sum(total, shared) / float32(count) + float32(NORMALISE_EPSILON))
+        plain += d_normalized[row, j]
+        weighted += d_normalized[row, j] * centred
+    scale = float32(1) / math.sqrt(block_sum(total, shared) / float32(count) + float32(NORMALIZE_EPSILON))
     plain = block_sum(plain, shared) / float32(count)
     weighted = block_sum(weighted, shared) * scale / float32(count)
     for j in range(thread, count, uint32(BLOCK)):
-        normalised = (values[row, j] - mean) * scale
-        d_values[row, j] += scale * (d_normalised[row, j] - plain - normalised * weighted)
+        normalized = (values[row, j] - mean) * scale
+        d_values[row, j] += scale * (d_normalized[row, j] - plain - normalized * weighted)
 
 
 @cuda.jit(device=True)
@@ -388,24 +388,24 @@ def word_score(features, row, weight, word, bias, shared):
 
 
 @kernel()
-def normalise_rows(highest, totals, normalisers):
+def normalize_rows(highest, totals, normalizers):
     """Compute each row's log-sum-exp (B,) from the tiles' maxima and sums: a block a row."""
     shared = cuda.shared.array(BLOCK, float32)
     row = uint32(cuda.blockIdx.x)
     top, total = combine_tiles(highest, totals, row, shared)
     if cuda.threadIdx.x == 0:
-        normalisers[row] = top + math.log(total)
+        normalizers[row] = top + math.log(total)
 
 
 @kernel()
-def output_losses(features, weight, bias, rows, targets, normalisers, losses):
+def output_losses(features, weight, bias, rows, targets, normalizers, losses):
     """Compute log Z less the target's score: a block a target."""
     shared = cuda.shared.array(BLOCK, float32)
     i = uint32(cuda.blockIdx.x)
     row = uint32(rows[i])
     score = word_score(features, row, weight, uint32(targets[i]), bias, shared)
     if cuda.threadIdx.x == 0:
-        losses[i] = normalisers[row] - score
+        losses[i] = normalizers[row] - score
 
 
 @kernel()
@@ -417,11 +417,11 @@ def finish_softmax(features, weight, bias, targets, highest, totals, penalty, sc
     shared = cuda.shared.array(BLOCK, float32)
     row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
     top, total = combine_tiles(highest, totals, row, shared)
-    normaliser = top + math.log(total)
+    normalizer = top + math.log(total)
     score = word_score(features, row, weight, uint32(targets[row]), bias, shared)
     if thread == uint32(0):
-        losses[row] = normaliser - score
-    slope = scale * (float32(1) + float32(2) * penalty * normaliser)
+        losses[row] = normalizer - score
+    slope = scale * (float32(1) + float32(2) * penalty * normalizer)
     for k in range(thread, uint32(highest.shape[0]), uint32(BLOCK)):
         totals[k, row] = slope * math.exp(highest[k, row] - top) / total
 
@@ -460,7 +460,7 @@ def unit_losses(code, scores, targets, scale, losses, d_scores):
 
 
 @kernel()
-def normalise_logits(logits, bias):
+def normalize_logits(logits, bias):
     """Turn scores (without bias) into log-probabilities: a block a row."""
     shared = cuda.shared.array(BLOCK, float32)
     row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
@@ -471,9 +471,9 @@ def normalise_logits(logits, bias):
     total = float32(0)
     for j in range(thread, uint32(logits.shape[1]), uint32(BLOCK)):
         total += math.exp(logits[row, j] + bias[j] - top)
-    normaliser = top + math.log(block_sum(total, shared))
+    normalizer = top + math.log(block_sum(total, shared))
     for j in range(thread, uint32(logits.shape[1]), uint32(BLOCK)):
-        logits[row, j] += bias[j] - normaliser
+        logits[row, j] += bias[j] - normalizer
 
 
 @kernel()
@@ -539,7 +539,7 @@ def adam_step(weight, gradient, first, second, scale, l2, keep, rate, beta1, bet
 
 
 @kernel()
-def adam_idle(weight, first, second, idle, keeps, rate, beta1, beta2, epsilon, correction1, correction2):
+def adam_catch_up(weight, first, second, idle, keeps, rate, beta1, beta2, epsilon, correction1, correction2):
     """A block a row."""
     row = uint32(cuda.blockIdx.x)
     steps = idle[row]

@@ -39,7 +39,7 @@ maxima and sums only."""
 FORMS = {
     "layer": (PLAIN, TRANSPOSED, ACTIVATE),
     "logits": (PLAIN, TRANSPOSED, SOFTMAX),
-    "normalisers": (PLAIN, TRANSPOSED, STATISTICS),
+    "normalizers": (PLAIN, TRANSPOSED, STATISTICS),
     "scores": (PLAIN, TRANSPOSED, STORE),
     "to inputs": (PLAIN, PLAIN, STORE),
     "to weights": (TRANSPOSED, PLAIN, STORE),
