@@ -8,17 +8,9 @@ from typing import Any
 
 import click
 
-from fflm.cli.options import (
-    EVALUATIONS,
-    describe_perplexity,
-    describe_text,
-    find_model,
-    json_option,
-    model_option,
-    quiet_option,
-    show_training,
-    show_valid,
-)
+from fflm.cli.loading import find_model
+from fflm.cli.options import json_option, model_option, quiet_option
+from fflm.cli.report import EVALUATIONS, describe_perplexity, describe_text, show_training, show_valid
 from fflm.cli.tables import Column, printable, stdout_width, table
 from fflm.errors import FflmError
 

@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from fflm.cli.loading import find_model, use_device
 from fflm.cli.options import (
-    describe_perplexity,
     device_option,
     encoding_option,
     errors_option,
-    find_model,
     json_option,
     model_option,
     overwrite_option,
     quiet_option,
-    show_word,
-    use_device,
 )
+from fflm.cli.report import describe_perplexity, show_word
 from fflm.cli.tables import printable, stdout_width, table
 from fflm.errors import FflmError
 
