@@ -222,7 +222,7 @@ def _classifier_lines(path: Path, about: dict[str, Any]) -> list[str]:
 
 def _mixture_lines(path: Path, about: dict[str, Any]) -> list[str]:
     """Return what is known of a mixture as lines to read."""
-    from fflm.cli.score import describe_tuning
+    from fflm.cli.mix import describe_tuning
 
     lines = [f"mixture {path}, made {about['created']}", "", *describe_tuning(about["figures"]["tuning"]), *_text(about)]
     lines += ["", f"vocabulary: {about['vocabulary']['size']:,} ({about['vocabulary']['rule']})"]

@@ -1,6 +1,7 @@
 """What several commands load: the model that was named or the latest one, the device to use, the text to continue."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -73,3 +74,9 @@ def read_prefix(model: "LanguageModel", prefix: str | None, prefix_file: Path | 
     if result.unknown and not quiet:
         click.echo(f"not in the vocabulary, read as <unk>: {' '.join(map(show_word, result.unknown))}", err=True)
     return result
+
+
+def announce_stdin(inputs: Iterable[Path], quiet: bool) -> None:
+    """Say that standard input is read if it is a terminal, which otherwise would seem to hang."""
+    if not quiet and Path("-") in inputs and sys.stdin.isatty():
+        click.echo("reading standard input; end with Ctrl-D", err=True)
