@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bengio import EMBEDDING, WINDOW, bengio_network, random_text
 from common import ROOT, brown, check_sizes, in_turns, machine, parse, record, wikitext
 
 from fflm.backend.devices import describe_device, device_backend, why_no_gpu
@@ -59,7 +60,6 @@ TESTS = {
 STEPS = [(words, hidden, batch) for words in (50_000, 10_000, 250_000) for hidden in (256, 512, 1024) for batch in (8192, 1024)]
 """The size that the claim is about comes first."""
 
-EMBEDDING, WINDOW = 128, 4
 MODES = ("fp32", "tf32", "bf16")
 TOLERANCES = {"fp32": 2e-5, "mixed": 1e-2}
 """Of an operation's results, against the largest: sums of up to 5,000 products in float32; operands rounded to eleven bits."""
@@ -150,7 +150,7 @@ def ceilings() -> dict[str, float]:
 
 
 def launches() -> dict[str, dict[str, float]]:
-    """Time launches beside numba.cuda's own way."""
+    """Time launches of fflm and of numba.cuda."""
     from launching import time_launches
 
     return time_launches(rounds=9)
@@ -169,25 +169,22 @@ def kernels(backend: Backend, ceiling: float | None) -> list[dict[str, Any]]:
     return rows
 
 
-def random_text(words: int, batch: int) -> Windows:
-    """Return random examples, the same for both."""
-    shares = 1 / np.arange(1, words + 1)
-    ids = np.random.default_rng(1).choice(words, 4 * batch + WINDOW, p=shares / shares.sum()).astype(np.uint32)
-    return Windows(ids, WINDOW, padding=words)
-
-
 def torch_step(
     config: NetworkConfig, parameters: Parameters, settings: TrainingSettings, mode: str, compiled: bool
 ) -> Callable[[np.ndarray, np.ndarray], Any]:
-    """Return PyTorch's training step, for contexts and targets on the host."""
+    """Return the training step of PyTorch, for contexts and targets on the host."""
     torch.backends.cuda.matmul.allow_tf32 = mode == "tf32"
     network = TorchNetwork(config, parameters).to("cuda")
     weights = list(network.weights.values())
     matrices, biases = ([weight for weight in weights if (weight.ndim > 1) is wanted] for wanted in (True, False))
     optimizer = torch.optim.AdamW(
         [{"params": matrices}, {"params": biases, "weight_decay": 0}],
-        settings.rate, (ADAM_BETA1, ADAM_BETA2), settings.epsilon, settings.weight_decay, fused=True,
-    )  # fmt: skip
+        lr=settings.rate,
+        betas=(ADAM_BETA1, ADAM_BETA2),
+        eps=settings.epsilon,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
 
     def loss(contexts: Any, targets: Any) -> Any:
         with torch.autocast("cuda", torch.bfloat16, enabled=mode == "bf16"):
@@ -219,11 +216,9 @@ def whole_step(words: int, hidden: int, batch: int) -> dict[str, Any]:
     from fflm.backend.cuda.memory import POOL, use_gpu
 
     use_gpu()
-    config = NetworkConfig(
-        words, WINDOW, EMBEDDING, (hidden,), "tanh", averages=(), tied=False, dropout=0.2, embedding_dropout=0.0
-    )
+    config = bengio_network(words, hidden)
     settings = TrainingSettings(epochs=10**6, batch_size=batch)
-    windows = random_text(words, batch)
+    windows = random_text(words, 4 * batch + WINDOW, seed=1)
     row: dict[str, Any] = {"vocabulary": words, "hidden": hidden, "batch": batch, "seconds": {}, "bytes": {}}
     for precision in TOLERANCES:
         POOL.give_back()
@@ -292,7 +287,7 @@ def training(backends: dict[str, Backend], corpus: Corpus) -> dict[str, Any]:
 
 
 def sources() -> str:
-    """Return a name of what is measured, by which results are kept: the code."""
+    """Return a hash of the code that is measured; results are kept under it."""
     files = sorted([Path(__file__), *(ROOT / "fflm").rglob("*.py")])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 

@@ -180,7 +180,7 @@ _installed: list[FakeGpu] = []
 
 
 def install_fake_driver() -> FakeGpu:
-    """Let numba.cuda use a fake driver from now on, the same one each time; numba.cuda does not search for a real one any more."""
+    """Let numba.cuda use a fake driver from now on, the same one each time, instead of searching for a real one."""
     if devices.device == "cuda":
         raise RuntimeError("with --device cuda a real one is tested")
     if not _installed:

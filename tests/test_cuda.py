@@ -451,7 +451,7 @@ def test_what_a_gpu_is_asked_then(monkeypatch):
     import gpu
 
     monkeypatch.setattr(gpu, "torch", None)
-    monkeypatch.setattr(gpu, "EMBEDDING", 8)
+    monkeypatch.setattr("bengio.EMBEDDING", 8)
     monkeypatch.setattr(gpu, "Size", lambda *_: Size(60, 4, 2, 5, 8))
     monkeypatch.setattr(gpu, "measure", functools.partial(measure, seconds=0.0))
     monkeypatch.setattr(gpu, "seconds", lambda run: (run(), 1.0)[1])

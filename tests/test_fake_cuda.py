@@ -18,8 +18,7 @@ from ptx_interpreter import PtxError
 
 from fflm.backend.cuda import launching as cuda_launching
 from fflm.backend.cuda import memory as cuda_memory
-from fflm.backend.cuda.kernels import BLOCK
-from fflm.backend.cuda.launching import launch_kernel
+from fflm.backend.cuda.launching import BLOCK, launch_kernel
 from fflm.backend.cuda.memory import STREAM, DeviceArray, PinnedCopies, Pool, size_class
 
 GPU = install_fake_driver()

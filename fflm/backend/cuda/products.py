@@ -15,7 +15,7 @@ from typing import Any
 
 from numba import cuda, float32, uint32
 
-from fflm.backend.cuda.kernels import BLOCK
+from fflm.backend.cuda.launching import BLOCK
 from fflm.backend.formulas import activate
 
 ROWS, COLUMNS = 128, 128
