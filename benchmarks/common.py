@@ -22,7 +22,9 @@ import numba
 from fflm import bench as speed
 from fflm.files import write_json
 from fflm.models.creation import text_settings
-from fflm.text.corpus import Corpus, Count, tokenize
+from fflm.text.corpus import Corpus
+from fflm.text.holdout import Count
+from fflm.text.tokenize import tokenize
 
 ROOT = Path(__file__).resolve().parent.parent
 STORIES = ROOT / "corpora" / "stories.txt"

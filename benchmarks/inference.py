@@ -35,7 +35,7 @@ from fflm.models.scoring import score_hypotheses
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
-from fflm.text.corpus import TextSettings
+from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary
 

@@ -20,7 +20,8 @@ import numpy as np
 from common import FFLM, STORIES, machine, parse, record, resident
 
 from fflm.arrays import CHECKPOINT, LOG, load_arrays
-from fflm.text.corpus import Corpus, TextSettings
+from fflm.text.corpus import Corpus
+from fflm.text.settings import TextSettings
 
 LIMIT = 10**9
 VALID_TOKENS = 20_000

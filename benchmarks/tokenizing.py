@@ -8,7 +8,7 @@ encode_batch_fast, which gives no offsets; a template adds the lines' ends.
 Two comparisons, in turns, each verified first: vocabularies and ids are equal.
 
 - In memory, one core: a text, and the vocabulary, to an array of ids. Theirs gets the lines already cut.
-- End to end, two cores: a file of text to a file of ids. Ours is `fflm.text.corpus.tokenize`, which makes the vocabulary, too;
+- End to end, two cores: a file of text to a file of ids. Ours is `fflm.text.tokenize.tokenize`, which makes the vocabulary, too;
   theirs has the vocabulary, and making it by WordLevelTrainer is timed beside that.
 """
 
@@ -28,10 +28,13 @@ from typing import Any
 import numpy as np
 from common import in_turns, machine, parse, quartiles, record
 
-from fflm.text.corpus import Corpus, Encoder, TextSettings, VocabularyRule, tokenize
+from fflm.text.corpus import Corpus
+from fflm.text.encoder import Encoder
 from fflm.text.reading import CHUNK
+from fflm.text.settings import TextSettings
+from fflm.text.tokenize import tokenize
 from fflm.text.tokenizer import Tokenizer
-from fflm.text.vocabulary import END, UNKNOWN, Vocabulary
+from fflm.text.vocabulary import END, UNKNOWN, Vocabulary, VocabularyRule
 
 try:
     import tokenizers

@@ -25,8 +25,10 @@ from fflm.models.mixture.model import Mixture
 from fflm.models.neural.train import OPTIONS, begin
 from fflm.network.config import NetworkConfig
 from fflm.schema import config_schema
-from fflm.text.corpus import Corpus, TextSettings, VocabularyRule
+from fflm.text.corpus import Corpus
+from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import Tokenizer
+from fflm.text.vocabulary import VocabularyRule
 from fflm.text.windows import Windows
 from fflm.training.settings import TrainingSettings
 

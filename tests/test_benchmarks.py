@@ -21,7 +21,8 @@ from training_step import bengio, default, judge
 
 from fflm.cli import main
 from fflm.models.creation import text_settings
-from fflm.text.corpus import Count, tokenize
+from fflm.text.holdout import Count
+from fflm.text.tokenize import tokenize
 from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2
 from fflm.training.settings import TrainingSettings
 

@@ -13,10 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fflm.errors import FflmError
-from fflm.text import corpus as module
-from fflm.text.corpus import Corpus, Count, Share, TextSettings, VocabularyRule, parse_held_out, tokenize
+from fflm.text import tokenize as module
+from fflm.text.corpus import Corpus
+from fflm.text.holdout import Count, Share, parse_held_out
+from fflm.text.settings import TextSettings
+from fflm.text.tokenize import tokenize
 from fflm.text.tokenizer import LINE_END, Tokenizer
-from fflm.text.vocabulary import Vocabulary
+from fflm.text.vocabulary import Vocabulary, VocabularyRule
 
 ALL_WORDS = VocabularyRule(min_count=1)
 STREAM, FLAT, SENTENCES = TextSettings(), TextSettings(line_ends=False), TextSettings(mode="sentence")
@@ -115,7 +118,7 @@ def test_many_chunks_processes_and_blocks(tmp_path, monkeypatch):
 KILLED = """
 import sys, time
 from pathlib import Path
-from fflm.text import corpus
+from fflm.text import tokenize as module
 
 def wait(characters):
     if multiprocessing.active_children():
@@ -124,9 +127,9 @@ def wait(characters):
 
 if __name__ == "__main__":
     import multiprocessing
-    corpus._FEW_SECONDS = 0
+    module._FEW_SECONDS = 0
     text, out = map(Path, sys.argv[1:])
-    corpus.tokenize([text], out, corpus.TextSettings(), corpus.VocabularyRule(), processes=2, progress=wait)
+    module.tokenize([text], out, module.TextSettings(), module.VocabularyRule(), processes=2, progress=wait)
 """
 
 

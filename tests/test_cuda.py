@@ -37,7 +37,7 @@ from fflm.models.neural import train
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
-from fflm.text.corpus import Share
+from fflm.text.holdout import Share
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import load_checkpoint, save_checkpoint
 from fflm.training.events import Step

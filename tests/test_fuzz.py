@@ -49,11 +49,12 @@ from fflm.models.scoring import score_hypotheses
 from fflm.models.vectors import read_vectors, vector_size
 from fflm.search import search as search_module
 from fflm.search import space
-from fflm.text import corpus as corpora
 from fflm.text import reading
-from fflm.text.corpus import Corpus, TextSettings, VocabularyRule, tokenize
+from fflm.text.corpus import Corpus, checksum
 from fflm.text.reading import read_chunks
-from fflm.text.vocabulary import Vocabulary, read_words
+from fflm.text.settings import TextSettings
+from fflm.text.tokenize import tokenize
+from fflm.text.vocabulary import Vocabulary, VocabularyRule, read_words
 from fflm.text.windows import Windows
 
 TIMES = int(os.environ.get("FFLM_FUZZ", "1"))
@@ -390,7 +391,7 @@ def _mended(files: dict[str, bytes]) -> bytes:
         length = 10 + int.from_bytes(files["train.npy"][8:10], "little")
         ids = files["train.npy"][length:]
         about["parts"]["train"] |= {"sha256": hashlib.sha256(ids).hexdigest()}
-        about["sha256"] = corpora._sha256(about)
+        about["sha256"] = checksum(about)
     return before if about is None else json.dumps(about).encode()
 
 

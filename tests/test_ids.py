@@ -20,7 +20,10 @@ from fflm.models.scoring import score_part
 from fflm.network.feedforward import Network
 from fflm.text import ids as module
 from fflm.text import windows
-from fflm.text.corpus import Corpus, TextSettings, VocabularyRule, tokenize
+from fflm.text.corpus import Corpus
+from fflm.text.settings import TextSettings
+from fflm.text.tokenize import tokenize
+from fflm.text.vocabulary import VocabularyRule
 from fflm.text.windows import Windows
 
 # In their file

@@ -27,7 +27,7 @@ from fflm.models.ngram.estimate import estimate, estimate_discounts
 from fflm.models.ngram.model import NgramModel
 from fflm.models.ngram.train import train
 from fflm.models.scoring import score
-from fflm.text.corpus import TextSettings
+from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END, Tokenizer
 from fflm.text.vocabulary import Vocabulary
 from fflm.training.checkpoints import save_weights

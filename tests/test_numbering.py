@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_tokenizer import PIECES, TEXTS, TOKENIZERS
 
-from fflm.text import corpus, numbering
-from fflm.text.corpus import Encoder, TextSettings
+from fflm.text import encoder, numbering
+from fflm.text.encoder import Encoder
 from fflm.text.numbering import Numbering
+from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END, Tokenizer
 from fflm.text.vocabulary import Vocabulary
 
@@ -51,10 +52,10 @@ def test_pieces_have_the_tokens_of_the_text(chunks, tokenizer):
 )
 def test_encoder_gives_the_ids_of_the_text(chunks, settings, words, limit):
     vocabulary = Vocabulary.from_words(words, {}, ends=settings.ends)
-    with mock.patch.object(corpus, "_TYPES", limit):
-        encoder = Encoder(settings, vocabulary)
+    with mock.patch.object(encoder, "MAX_TYPES", limit):
+        encoding = Encoder(settings, vocabulary)
     for chunk in chunks:
-        ids, characters = encoder.encode(chunk)
+        ids, characters = encoding.encode(chunk)
         assert ids.dtype == np.int32
         assert ids.tolist() == settings.encode_text(chunk, vocabulary).tolist()
         assert characters == len(settings.tokenizer.normalize(chunk))

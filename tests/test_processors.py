@@ -6,8 +6,10 @@ import os
 import pytest
 
 from fflm.processors import usable_processors
-from fflm.text import corpus
-from fflm.text.corpus import TextSettings, VocabularyRule, tokenize
+from fflm.text import tokenize as module
+from fflm.text.settings import TextSettings
+from fflm.text.tokenize import tokenize
+from fflm.text.vocabulary import VocabularyRule
 
 GROUPS = {
     "no control groups": ({}, 8),
@@ -71,7 +73,7 @@ def test_on_one_processor_there_are_no_worker_processes(tmp_path, monkeypatch):
             raise AssertionError(f"a pool of {arguments[0]} worker processes")
 
     monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(corpus, "_FEW_SECONDS", 0)
+    monkeypatch.setattr(module, "_FEW_SECONDS", 0)
     (tmp_path / "text").write_text("the cat sat on the mat .\n" * 20_000)
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})

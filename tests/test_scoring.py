@@ -16,8 +16,8 @@ from fflm.cli import main
 from fflm.errors import FflmError
 from fflm.models.folder import save_config
 from fflm.models.scoring import score, score_chunks, score_hypotheses, scored_lines, sentences, with_feature
-from fflm.text.corpus import TextSettings
 from fflm.text.reading import read_chunks
+from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import Tokenizer
 from fflm.training.checkpoints import save_weights
 

@@ -32,7 +32,10 @@ from fflm.models.ngram import estimate as ngram_estimate
 from fflm.models.ngram import model as ngram_model
 from fflm.models.ngram.train import estimate_model
 from fflm.network.feedforward import Network
-from fflm.text.corpus import Corpus, TextSettings, VocabularyRule, tokenize
+from fflm.text.corpus import Corpus
+from fflm.text.settings import TextSettings
+from fflm.text.tokenize import tokenize
+from fflm.text.vocabulary import VocabularyRule
 
 THREADS = 8
 

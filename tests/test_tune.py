@@ -27,7 +27,7 @@ from fflm.models.neural.train import TrainingSession
 from fflm.search import search as tune
 from fflm.search.search import STARTUP, TABLE, Search, begin, ranking
 from fflm.search.space import Choices, Range, show
-from fflm.text.corpus import Share
+from fflm.text.holdout import Share
 from fflm.training.events import Evaluation, Step
 
 pytest.importorskip("optuna")

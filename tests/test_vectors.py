@@ -19,7 +19,7 @@ from fflm.errors import FflmError, FflmWarning
 from fflm.files import writing_text
 from fflm.models.folder import save_config
 from fflm.models.vectors import read_vectors, vector_size
-from fflm.text.corpus import TextSettings
+from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import Tokenizer
 from fflm.training.checkpoints import save_weights
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fflm import shuffling
 from fflm.shuffling import shuffled
 from fflm.text import windows
-from fflm.text.corpus import TextSettings
+from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows

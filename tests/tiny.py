@@ -6,7 +6,7 @@ from fflm.models.base import Predictor
 from fflm.models.neural.model import NeuralModel
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
-from fflm.text.corpus import TextSettings
+from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END
 from fflm.text.vocabulary import Vocabulary
 

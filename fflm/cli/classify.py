@@ -88,8 +88,8 @@ def _reading_options(command: Command) -> Command:
 def _input_options(command: Command) -> Command:
     """Add the options that say what the network reads of a text."""
     from fflm.models.classifier.settings import MAX_WORDS, Lexicons, TextInput, Vectors
-    from fflm.text.corpus import VocabularyRule
     from fflm.text.tokenizer import Tokenizer
+    from fflm.text.vocabulary import VocabularyRule
 
     options = [
         field_option(TextInput, "input"),

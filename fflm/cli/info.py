@@ -139,7 +139,7 @@ def _read_mixture(path: Path) -> dict[str, Any]:
 
 def _lines(path: Path, about: dict[str, Any]) -> list[str]:
     """Return it all as lines to read."""
-    from fflm.text.corpus import TextSettings
+    from fflm.text.settings import TextSettings
 
     if about.get("kind") == "ngram":
         return _ngram_lines(path, about)
@@ -254,7 +254,7 @@ def _sizes(about: dict[str, Any]) -> list[str]:
 
 def _text(about: dict[str, Any]) -> list[str]:
     """Return as lines how a model reads text."""
-    from fflm.text.corpus import TextSettings
+    from fflm.text.settings import TextSettings
 
     settings = TextSettings.from_dict(about["text"]).to_dict()
     tokenizer = settings.pop("tokenizer")

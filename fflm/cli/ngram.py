@@ -150,7 +150,7 @@ def import_(
 
 def describe(about: dict[str, Any]) -> list[str]:
     """Return what is known of an n-gram model as lines: its n-grams and discounts, notes, text and perplexities."""
-    from fflm.text.corpus import TextSettings
+    from fflm.text.settings import TextSettings
 
     ngram, vocabulary, figures = about["ngram"], about["vocabulary"], about.get("figures", {})
     policy, parts = TextSettings.from_dict(about["text"]).policy, about.get("corpus", {}).get("parts", {})

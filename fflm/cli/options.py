@@ -250,8 +250,10 @@ def add_options(options: Iterable[Callable[[Any], Any]], command: Command) -> Co
 
 def text_options(command: Command) -> Command:
     """Add the options that say how text becomes ids: tokenizer, vocabulary, held-out parts."""
-    from fflm.text.corpus import Test, TextSettings, Valid, VocabularyRule
+    from fflm.text.holdout import Test, Valid
+    from fflm.text.settings import TextSettings
     from fflm.text.tokenizer import Tokenizer
+    from fflm.text.vocabulary import VocabularyRule
 
     options = [
         field_option(Tokenizer, "mode", option="tokenizer", parameter="tokenizer"),

@@ -25,7 +25,7 @@ def command(inputs: tuple[Path, ...], output: Path, overwrite: bool, quiet: bool
       fflm train stories.ids
     """
     from fflm.models.creation import text_settings
-    from fflm.text.corpus import tokenize
+    from fflm.text.tokenize import tokenize
 
     console = message_console(quiet)
     text, rule = text_settings(options)

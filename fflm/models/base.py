@@ -19,7 +19,7 @@ from fflm.errors import FflmError
 from fflm.network.config import CELLS, NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
-from fflm.text.corpus import TextSettings
+from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
 

@@ -12,9 +12,13 @@ from fflm.errors import FflmError
 from fflm.files import NewFolder, check_own, os_errors_as_fflm_error, restore
 from fflm.models.corpora import corpus_folder
 from fflm.models.folder import CORPUS, VOCABULARY, read_config, train_command
-from fflm.text import corpus as corpora
-from fflm.text.corpus import Corpus, Test, TextSettings, Valid, VocabularyRule, tokenize
+from fflm.text.corpus import FILES as CORPUS_FILES
+from fflm.text.corpus import Corpus
+from fflm.text.holdout import Test, Valid
+from fflm.text.settings import TextSettings
+from fflm.text.tokenize import tokenize
 from fflm.text.tokenizer import Tokenizer
+from fflm.text.vocabulary import VocabularyRule
 
 TEXT_OPTIONS = {
     "tokenizer": parameters(Tokenizer)["mode"].replace(name="tokenizer"),
@@ -25,7 +29,7 @@ TEXT_OPTIONS = {
 """What `text_settings` takes."""
 
 
-FILES = (CONFIG, VOCABULARY, WEIGHTS, CHECKPOINT, LOG, EXAMPLES, CORPUS, *(f"{CORPUS}/{name}" for name in corpora.FILES))
+FILES = (CONFIG, VOCABULARY, WEIGHTS, CHECKPOINT, LOG, EXAMPLES, CORPUS, *(f"{CORPUS}/{name}" for name in CORPUS_FILES))
 """Of the folder of a model of any kind."""
 
 
@@ -55,7 +59,7 @@ def new_model(
     path
         The model's folder.
     text, rule, valid, test, encoding, errors, processes, progress
-        As `fflm.text.corpus.tokenize` takes them; without effect on a text that is tokenised already.
+        As `fflm.text.tokenize.tokenize` takes them; without effect on a text that is tokenised already.
     check
         As `fflm.files.NewFolder` takes it.
 

@@ -6,7 +6,7 @@ from msgspec import Meta
 
 from fflm.arguments import Count, Size, Workers
 from fflm.network.config import NetworkConfig
-from fflm.text.corpus import TextSettings
+from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import VocabularyAbout
 from fflm.training.log import Logged
 from fflm.training.settings import TrainingSettings

@@ -14,7 +14,7 @@ from fflm.files import locked_folder, os_errors_as_fflm_error, restore, restore_
 from fflm.models import description
 from fflm.network.config import NetworkConfig
 from fflm.stored import REMEDY, check_json, read_json
-from fflm.text.corpus import TextSettings
+from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

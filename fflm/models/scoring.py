@@ -13,8 +13,10 @@ import numpy.typing as npt
 
 from fflm.errors import FflmError
 from fflm.models.base import TextScorer
-from fflm.text.corpus import Encoder, Part, TextSettings
+from fflm.text.corpus import Part
+from fflm.text.encoder import Encoder
 from fflm.text.reading import read_chunks, whole_lines
+from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import ASCII_BLANKS, LINE_END
 from fflm.text.vocabulary import Vocabulary
 

@@ -69,7 +69,8 @@ from fflm.search.space import (
     with_values,
 )
 from fflm.stored import check_json, read_json
-from fflm.text.corpus import Corpus, Test, Valid
+from fflm.text.corpus import Corpus
+from fflm.text.holdout import Test, Valid
 from fflm.training.events import USELESS, DivergedError, Evaluation, Event, Finished
 from fflm.training.session import check_size
 from fflm.training.settings import TrainingSettings

@@ -3,14 +3,16 @@
 import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Annotated, Literal, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import regex
+from msgspec import Meta
 
-from fflm.arguments import check_ids
+from fflm.arguments import Positive, Settings, check_ids
 from fflm.errors import FflmError
 from fflm.files import write_text
 from fflm.stored import read_whole
@@ -23,6 +25,31 @@ SYMBOLS = frozenset({UNKNOWN, START, END})
 _ESCAPED = regex.compile(r"\\u([0-9a-f]{4})")
 _TO_ESCAPE = regex.compile(r"[\s\x1c-\x1f\\]")
 _COUNT = regex.compile(r"[0-9]{1,18}")
+
+
+MinCount: TypeAlias = Annotated[Positive, Meta(description="Words seen less often are unknown, <unk>.")]
+MaxSize: TypeAlias = Annotated[
+    Annotated[int, Meta(ge=3)] | None, Meta(description="Largest vocabulary, symbols included: the most frequent words.")
+]
+
+
+@dataclass(frozen=True)
+class VocabularyRule(Settings):
+    """Which words a vocabulary holds.
+
+    Raises
+    ------
+    FflmError
+        If a number is out of range.
+    """
+
+    min_count: MinCount = 2
+    max_size: MaxSize = 50_000
+    words: Annotated[Path | None, Meta(description="File whose words, one a line, are the vocabulary.")] = None
+    source: Annotated[
+        Literal["train", "all"],
+        Meta(description="Count words in the training text only, or in held-out text too (as Bengio et al. did)."),
+    ] = "train"
 
 
 class VocabularyAbout(TypedDict):

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.shuffling import BLOCK
-from fflm.text.corpus import TextSettings
 from fflm.text.ids import Ids
+from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 
 

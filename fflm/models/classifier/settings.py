@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from fflm.arguments import PathLike, Paths, Settings, Size
 from fflm.errors import FflmError
-from fflm.text.corpus import HeldOut
+from fflm.text.holdout import HeldOut
 from fflm.text.tokenizer import Tokenizer
 
 InputName = Literal["mean", "max", "window", "features"]

@@ -42,9 +42,9 @@ from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.stored import REMEDY
-from fflm.text.corpus import Count, MaxSize, MinCount, Share, parse_held_out
+from fflm.text.holdout import Count, Share, parse_held_out
 from fflm.text.tokenizer import Tokenizer
-from fflm.text.vocabulary import Vocabulary
+from fflm.text.vocabulary import MaxSize, MinCount, Vocabulary
 from fflm.training.checkpoints import Checkpoint, check_shapes
 from fflm.training.events import Losses
 from fflm.training.examples import Scale

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from fflm.arguments import Size, checked
 from fflm.models.base import Predictor
-from fflm.text.corpus import TextSettings
+from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 
 Floats = npt.NDArray[np.float64]

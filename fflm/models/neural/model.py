@@ -21,7 +21,7 @@ from fflm.models.language_model import LanguageModel
 from fflm.models.vectors import Vectors
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
-from fflm.text.corpus import TextSettings
+from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 
 

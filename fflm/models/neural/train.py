@@ -39,7 +39,8 @@ from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.stored import REMEDY
-from fflm.text.corpus import Corpus, Test, Valid
+from fflm.text.corpus import Corpus
+from fflm.text.holdout import Test, Valid
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import Checkpoint, check_shapes
 from fflm.training.events import Losses
@@ -102,8 +103,8 @@ def begin(
     Parameters
     ----------
     inputs
-        Files, folders or ``"-"``; or one folder made by `fflm.text.corpus.tokenize`; or that of another model, for the same text
-        with the same vocabulary.
+        Files, folders or ``"-"``; or one folder made by `fflm.text.tokenize.tokenize`; or that of another model, for the same
+        text with the same vocabulary.
     path
         The model's folder; by default that of `default_path`.
     overwrite, ..., fields

@@ -17,8 +17,8 @@ from fflm.models.creation import check_free
 from fflm.models.description import LARGEST_ORDER
 from fflm.models.ngram import kernels
 from fflm.models.ngram.model import NgramModel, Tables, borders
-from fflm.text.corpus import TextMode, TextSettings
 from fflm.text.reading import byte_lines
+from fflm.text.settings import TextMode, TextSettings
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import END, START, UNKNOWN, Vocabulary, escape, unescape
 

@@ -10,7 +10,7 @@ from fflm.backend.cpu.launching import shares_of
 from fflm.errors import FflmError
 from fflm.models.ngram import kernels
 from fflm.models.ngram.model import Integers, Tables, borders
-from fflm.text.corpus import TextSettings
+from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
 

@@ -20,7 +20,7 @@ from fflm.models.language_model import LanguageModel
 from fflm.models.ngram import kernels
 from fflm.network.parameters import is_finite
 from fflm.stored import REMEDY
-from fflm.text.corpus import TextSettings
+from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 
 ROUNDING = 1e-5

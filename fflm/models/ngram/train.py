@@ -24,7 +24,8 @@ from fflm.models.description import LARGEST_ORDER
 from fflm.models.ngram.estimate import estimate
 from fflm.models.ngram.model import NgramModel
 from fflm.models.scoring import score_part
-from fflm.text.corpus import Corpus, Test, Valid
+from fflm.text.corpus import Corpus
+from fflm.text.holdout import Test, Valid
 
 ORDER = 5
 """Of a model, by default."""
@@ -66,8 +67,8 @@ def train(
     Parameters
     ----------
     inputs
-        Files, folders or ``"-"``; or one folder made by `fflm.text.corpus.tokenize`; or that of another model, for the same text
-        with the same vocabulary.
+        Files, folders or ``"-"``; or one folder made by `fflm.text.tokenize.tokenize`; or that of another model, for the same
+        text with the same vocabulary.
     path
         The model's folder; by default ``stories.ngram`` for ``corpora/stories.txt``.
     order, ..., fields

@@ -1,0 +1,76 @@
+"""Held-out parts: which tokens of a text are for validation and test."""
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+from msgspec import Meta
+
+from fflm.arguments import Paths, plain, to_paths
+from fflm.errors import FflmError
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part held out by its share of the tokens, in (0, 1)."""
+
+    value: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.value < 1:
+            raise FflmError(f"cannot hold out {self.value:.0%} of the text: give a share such as 5%")
+
+
+@dataclass(frozen=True)
+class Count:
+    """A part held out by its number of tokens, at least 1."""
+
+    tokens: int
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise FflmError(f"cannot hold out {self.tokens} tokens: give at least 1")
+
+
+HeldOut: TypeAlias = Share | Count | float | Paths
+"""A part for validation or test, as `parse_held_out` takes it."""
+
+Valid: TypeAlias = Annotated[
+    HeldOut | None,
+    Meta(
+        description="Validation text: files or folders, or what to cut off the end of the text: a share (5%), a number of tokens "
+        "(200000), or 0 for none."
+    ),
+]
+Test: TypeAlias = Annotated[HeldOut | None, Meta(description="Test text, likewise.")]
+
+
+def parse_held_out(name: str, given: HeldOut | None) -> Share | Count | tuple[Path, ...] | None:
+    """Understand a held-out part: to be cut off the end of the text, or read from files of its own.
+
+    Parameters
+    ----------
+    name
+        Of the argument.
+    given
+        ``0.05`` or ``"5%"`` is a share, ``200000`` or ``"200000"`` a number of tokens, another string, or several, are paths,
+        ``0`` or nothing is None.
+
+    Raises
+    ------
+    FflmError
+        If the share or number makes no sense, or it is none of these.
+    """
+    value: Any = plain(given)
+    if isinstance(value, list) and len(value) < 2:
+        value = value[0] if value else None
+    if value is None or isinstance(value, Share | Count):
+        return value
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            number = float(value.removesuffix("%"))
+            value = number / 100 if value.endswith("%") else int(value) if value.isdecimal() else number
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Share(value) if isinstance(value, float) else Count(value) if value else None
+    return to_paths(name, value)

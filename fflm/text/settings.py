@@ -1,0 +1,76 @@
+"""The settings that say how a text becomes a sequence of ids."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta
+
+from fflm.arguments import Settings
+from fflm.text.numbering import Numbers
+from fflm.text.tokenizer import LINE_END, Tokenizer
+from fflm.text.vocabulary import Vocabulary
+
+TextMode = Literal["stream", "sentence"]
+
+
+@dataclass(frozen=True)
+class TextSettings(Settings):
+    """How a text becomes a sequence of ids.
+
+    Raises
+    ------
+    FflmError
+        If the mode does not exist.
+
+    Notes
+    -----
+    Mode ``"stream"``: one long text, contexts cross lines. ``"sentence"``: each line that is not blank is a sentence whose end is
+    predicted; nothing crosses it.
+    """
+
+    tokenizer: Annotated[Tokenizer, Meta(description="The rule that splits text into tokens.")] = field(default_factory=Tokenizer)
+    mode: Annotated[TextMode, Meta(description="Read one long text, or one sentence a line that no context crosses.")] = "stream"
+    line_ends: Annotated[
+        bool, Meta(description="In a stream, take each line end for the word </s>, not for mere white space.")
+    ] = True
+
+    @property
+    def ends(self) -> bool:
+        """Whether ``</s>`` is predicted."""
+        return self.mode == "sentence" or self.line_ends
+
+    @property
+    def policy(self) -> str:
+        """Which ends are predicted, and what contexts cross, as a phrase to read."""
+        if self.mode == "sentence":
+            return "sentence ends predicted, no context crosses them"
+        return "line ends predicted, contexts cross them" if self.line_ends else "line ends not predicted"
+
+    def tokens(self, text: str) -> list[str]:
+        """Split normalised text into tokens, with ``LINE_END`` exactly where an end is predicted."""
+        tokens = self.tokenizer.split(text)
+        if not self.ends:
+            return [token for token in tokens if token != LINE_END]
+        if self.mode == "stream":
+            return tokens
+        pairs = zip([LINE_END, *tokens], tokens, strict=False)
+        return [token for before, token in pairs if not before == token == LINE_END]
+
+    def encode_text(self, text: str, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
+        """Return the ids of a text, (N,), as a corpus holds them.
+
+        An end is a newline of the text and nothing else: a prefix to be continued has none at its end, a text to be
+        scored has one.
+        """
+        return vocabulary.encode(self.tokens(self.tokenizer.normalize(text)))
+
+    def ends_only(self, numbers: Numbers) -> Numbers:
+        """Leave out of the numbers that a `Numbering` gives the line ends where no end is predicted."""
+        if self.mode == "stream" and self.line_ends:
+            return numbers
+        kept: npt.NDArray[np.bool] = numbers != 0
+        if self.mode == "sentence":
+            kept[1:] |= kept[:-1].copy()
+        return numbers[kept]
