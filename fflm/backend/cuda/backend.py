@@ -68,7 +68,7 @@ class CudaBackend:
         self._one = self.upload(np.zeros(1, np.float32))
         self._one_matrix, self._one_id = self._one.reshape(1, 1), self.upload(np.zeros(1, np.int32))
         self._no_unit = self.upload(np.ones(2, np.float32))
-        # Cleared integers, shared by copies of this backend; none are there while they are in use, or if an error left them dirty.
+        # Cleared integers, shared by copies of this backend; they are absent while in use, and after an error left them dirty.
         self._zeros: list[Array] = []
 
     @property
