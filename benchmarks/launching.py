@@ -36,7 +36,7 @@ from fflm.training.trainer import Trainer
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from played_gpu import play
+from fake_cuda import install_fake_driver
 
 DEMANDED = 5.0
 
@@ -52,7 +52,7 @@ RUNS: dict[str, tuple[bool, dict[str, Any]]] = {
 
 def idle_gpu() -> list[None]:
     """Let kernels and copies be launched and not done; return a list that each launch makes longer."""
-    gpu, launched = play(), []
+    gpu, launched = install_fake_driver(), []
     warnings.simplefilter("ignore", NumbaPerformanceWarning)
 
     def launch(stream: Any, config: Any, kernel: Any, *words: Any) -> None:
@@ -60,7 +60,7 @@ def idle_gpu() -> list[None]:
         launched.append(None)
 
     cuda_launching.launch = dispatcher.launch = launch
-    gpu.promise = lambda action: None
+    gpu.enqueue = lambda action: None
     vars(driver)["cuMemcpyDtoH"] = lambda target, source, size: memset(target, 0, size)
     return launched
 

@@ -77,7 +77,8 @@ class KernelCache(_Cache):  # type: ignore[misc]
     function
         The Python function.
     name
-        Its name in the cache; by default its own.
+        Its name in the cache; by default its own. Functions that differ only by the compiled functions in their closures need
+        different names.
     reduce
         Returns what is to be pickled of a compilation's result.
     rebuild
@@ -138,6 +139,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
     def _file(self, sig: Any, codegen: Any) -> str:
         """Return the name of the file for a signature and what it is compiled for."""
         cells = [cell.cell_contents for cell in self._function.__closure__ or ()]
+        cells = [cell for cell in cells if not hasattr(cell, "py_func")]  # the pickle of a compiled function differs each time
         settings = bool(config.BOUNDSCHECK), int(config.OPT)  # of Numba, which the same sources are compiled with
         key = (str(sig), codegen.magic_tuple(), settings, self._function.__code__.co_code, dumps(cells) if cells else b"")
         return f"{self._name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.nbc"

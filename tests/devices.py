@@ -1,4 +1,4 @@
-"""The devices that numerical tests run on, by ``pytest --device``: ``cpu``; ``ptx``, a GPU that is played; ``cuda``, a real one.
+"""The devices that numerical tests run on, by ``pytest --device``: ``cpu``; ``ptx``, the fake CUDA driver; ``cuda``, a real GPU.
 
 With ``--precision mixed`` the last two train in mixed precision.
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ptx import unwritten
+from ptx_memory import unwritten
 
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.cpu.kernels import TILE
@@ -16,10 +16,10 @@ from fflm.backend.protocol import Backend
 from fflm.network.parameters import Parameters
 
 device = "cpu"
-"""What `--device` says."""
+"""The value of the option ``--device``."""
 
 mixed = False
-"""Whether `--precision` says so."""
+"""Whether the option ``--precision`` is ``mixed``."""
 
 
 def backend_under_test() -> Backend:
@@ -42,7 +42,7 @@ def tile() -> int:
 
 
 def gpu_backend(mixed: bool = False) -> Backend:
-    """Return the backend of a GPU: of a real one with ``--device cuda``, else of one that is played."""
+    """Return the backend of a GPU: of a real one with ``--device cuda``, else of the fake CUDA driver."""
     from fflm.backend.devices import why_no_gpu
 
     reason = why_no_gpu()
@@ -50,9 +50,9 @@ def gpu_backend(mixed: bool = False) -> Backend:
         if reason:
             pytest.exit(reason, 1)
     else:
-        from played_gpu import play
+        from fake_cuda import install_fake_driver
 
-        play()
+        install_fake_driver()
     from fflm.backend.cuda.backend import CudaBackend
 
     return CudaBackend(mixed)
@@ -66,9 +66,9 @@ class NumpyBackend:
         self.name, self.softmax_bytes = backend.name, backend.softmax_bytes
 
     @property
-    def exact(self) -> "NumpyBackend":
-        """As the backend's."""
-        return NumpyBackend(self.backend.exact)
+    def full_precision(self) -> "NumpyBackend":
+        """The full-precision backend of the backend."""
+        return NumpyBackend(self.backend.full_precision)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Return an array that nothing was written to."""

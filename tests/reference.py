@@ -158,15 +158,15 @@ def put_rows(values, rows, array):
     return result
 
 
-def normalise(values):
+def normalize(values):
     """Return values (B, I) minus their rows' means, over the rows' deviations (Ba et al. 2016)."""
     return (values - values.mean(1, keepdims=True)) / np.sqrt(values.var(1, keepdims=True) + 1e-5)
 
 
-def normalise_backward(values, d_normalised):
+def normalize_backward(values, d_normalized):
     """Return d_values (B, I): each row's gradient times its Jacobian, written out as a matrix."""
     d_values = np.empty_like(values)
-    for row, (x, d) in enumerate(zip(values, d_normalised, strict=True)):
+    for row, (x, d) in enumerate(zip(values, d_normalized, strict=True)):
         size, deviation = len(x), np.sqrt(x.var() + 1e-5)
         centred = np.eye(size) - 1 / size
         jacobian = centred / deviation - np.outer(x - x.mean(), x - x.mean()) @ centred / (size * deviation**3)
@@ -249,7 +249,7 @@ def smoothed_targets(targets, words, smoothing):
     return (1 - smoothing) * np.eye(words)[targets] + smoothing / words
 
 
-def log_normalisers(features, weight, bias):
+def log_normalizers(features, weight, bias):
     """Return log Z (B,), Z the sum of the exponentials of the scores."""
     return np.logaddexp.reduce(features @ weight.T + bias, axis=1)
 
@@ -258,7 +258,7 @@ def output_gradients(features, weight, bias, targets, smoothing, penalty, scale)
     """Return d_features (B, F), d_weight (V, F), d_bias (V,) of ``scale`` times the summed cross-entropy and penalty."""
     probabilities = np.exp(log_probabilities(features, weight, bias))
     d_scores = probabilities - smoothed_targets(targets, len(weight), smoothing)
-    d_scores += 2 * penalty * log_normalisers(features, weight, bias)[:, None] * probabilities
+    d_scores += 2 * penalty * log_normalizers(features, weight, bias)[:, None] * probabilities
     d_scores *= scale
     return d_scores @ weight, d_scores.T @ features, d_scores.sum(0)
 
@@ -391,11 +391,11 @@ def forward(parameters, contexts, case, seed, step, *, training):
     values = [inputs]
     for layer in range(len(case["hidden"])):
         residual = case["residual"] and layer > 0
-        read = normalise(values[-1]) if residual else values[-1]
+        read = normalize(values[-1]) if residual else values[-1]
         output = affine(read, parameters[f"hidden.{layer}.weight"], parameters[f"hidden.{layer}.bias"], case["activation"])
         output = dropout(output, rates[1], seed, step, layer + 1)
         values.append(values[-1] + output if residual else output)
-    top = normalise(values[-1]) if case["residual"] and case["hidden"] else values[-1]
+    top = normalize(values[-1]) if case["residual"] and case["hidden"] else values[-1]
     features = np.hstack([top, inputs]) if case["direct"] and case["hidden"] else top
     projected = features @ parameters["projection"].T if "projection" in parameters else features
     return values, features, projected
@@ -452,7 +452,7 @@ def network_losses(parameters, contexts, targets, case, seed=0, step=0, *, train
 def objective(parameters, contexts, targets, case, seed=0, step=0):
     """Return the number that training lowers, under dropout.
 
-    The batch's mean cross-entropy with the smoothed targets, with the penalty on normalisers; or the loss of noise contrast. An
+    The batch's mean cross-entropy with the smoothed targets, with the penalty on normalizers; or the loss of noise contrast. An
     adaptive softmax is several, each with a target.
     """
     projected = forward(parameters, contexts, case, seed, step, training=True)[2]
@@ -465,7 +465,7 @@ def objective(parameters, contexts, targets, case, seed=0, step=0):
             continue
         logs = log_probabilities(features, weight, bias)
         total -= (smoothed_targets(places, len(weight), case["smoothing"]) * logs).sum()
-        total += (case["penalty"] * log_normalisers(features, weight, bias) ** 2).sum()
+        total += (case["penalty"] * log_normalizers(features, weight, bias) ** 2).sum()
     return total / len(targets)
 
 
@@ -509,15 +509,15 @@ def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
     width = values[-1].shape[1]
     d_values, d_inputs = d_features[:, :width], d_features[:, width:]
     if case["residual"] and case["hidden"]:
-        d_values = normalise_backward(values[-1], d_values)
+        d_values = normalize_backward(values[-1], d_values)
     for layer in reversed(range(len(case["hidden"]))):
         residual = case["residual"] and layer > 0
         hidden = [parameters[f"hidden.{layer}.{name}"] for name in ("weight", "bias")]
-        read = normalise(values[layer]) if residual else values[layer]
+        read = normalize(values[layer]) if residual else values[layer]
         d_output = dropout(d_values, case["dropout"], seed, step, layer + 1)
         d_weight, d_bias, d_read = affine_backward(read, *hidden, case["activation"], d_output)
         gradients[f"hidden.{layer}.weight"], gradients[f"hidden.{layer}.bias"] = d_weight, d_bias
-        d_values = d_values + normalise_backward(values[layer], d_read) if residual else d_read
+        d_values = d_values + normalize_backward(values[layer], d_read) if residual else d_read
     if d_inputs.size:
         d_values = d_values + d_inputs
     d_values = dropout(d_values, case["embedding_dropout"], seed, step, 0)
@@ -561,7 +561,7 @@ def adam_step(weight, gradient, first, second, *, scale, l2, shrink, rate, beta1
     return weight - shrink * weight - rate * unbiased_first / (np.sqrt(unbiased_second) + epsilon), first, second
 
 
-def adam_idle(weight, first, second, idle, keeps, *, rate, beta1, beta2, epsilon, step):
+def adam_catch_up(weight, first, second, idle, keeps, *, rate, beta1, beta2, epsilon, step):
     """Step by step: Adam without gradients, its second moment as it is for all steps of a row, and then fallen."""
     weight, first, second = weight * keeps[:, None], first.copy(), second.copy()
     for row, steps in enumerate(idle):

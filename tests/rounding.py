@@ -38,7 +38,8 @@ class RoundingBackend(CpuBackend):
     """The CPU's operations in mixed precision."""
 
     @property
-    def exact(self) -> CpuBackend:
+    def full_precision(self) -> CpuBackend:
+        """Return the CPU's backend, which rounds nothing."""
         return CpuBackend()
 
     def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
@@ -73,12 +74,12 @@ class RoundingBackend(CpuBackend):
         slopes = np.exp(logits - tops)
         sums, top = slopes.sum(2, keepdims=True), tops.max(1, keepdims=True)
         total = (sums * np.exp(tops - top)).sum(1, keepdims=True)
-        normalisers = top + np.log(total)
-        factors = SLOPE * (1 + np.float32(2 * penalty) * normalisers) * np.exp(tops - top) / total
+        normalizers = top + np.log(total)
+        factors = SLOPE * (1 + np.float32(2 * penalty) * normalizers) * np.exp(tops - top) / total
         slopes = (rounded(slopes) * factors).reshape(rows, -1)[:, :words]
         slopes -= SLOPE * np.float32(smoothing / words)
         slopes[np.arange(rows), targets] -= SLOPE * np.float32(1 - smoothing)
-        losses[...] = normalisers[:, 0, 0] - bias[targets] - (features * weight[targets]).sum(1)
+        losses[...] = normalizers[:, 0, 0] - bias[targets] - (features * weight[targets]).sum(1)
         unit = np.float32(scale) / SLOPE
         d_bias[...] = unit * slopes.sum(0) + (d_bias if beta else 0)
         slopes = rounded(slopes)

@@ -14,7 +14,7 @@ import reference
 from devices import NumpyBackend, backend_under_test, device, precision, tile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import ACTIVATION, EXP_FLOAT32, FLOAT32, NORMALISE, PRODUCT, SOFTMAX, UPDATE, assert_close
+from tolerances import ACTIVATION, EXP_FLOAT32, FLOAT32, NORMALIZE, PRODUCT, SOFTMAX, UPDATE, assert_close
 
 from fflm.backend import formulas
 from fflm.backend.cpu import backend as cpu_backend
@@ -249,7 +249,7 @@ def test_affine_keeps_nan(activation: Activation, dtype: np.dtype) -> None:
     assert np.isfinite(np.delete(outputs, 4, 0)).all()
 
 
-# Sums and normalisation
+# Sums and normalization
 
 
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 6), (3, 5), (33, 70)])
@@ -278,35 +278,35 @@ def test_copy(rows: int, wide: int, narrow: int, first: int, dtype: np.dtype, th
 
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 2), (3, 5), (33, 70)])
 @pytest.mark.parametrize("mean", [0.0, 30.0])
-def test_normalise(rows: int, width: int, mean: float, dtype: np.dtype, threads: int) -> None:
+def test_normalize(rows: int, width: int, mean: float, dtype: np.dtype, threads: int) -> None:
     generator = np.random.default_rng(0)
     values = normal(generator, rows, width, dtype=dtype) + dtype.type(mean)
-    normalised = np.full_like(values, np.nan)
-    BACKEND.normalise(values, normalised)
-    assert_close(normalised, reference.normalise(values.astype(np.float64)), NORMALISE[dtype], unit=1.0)
+    normalized = np.full_like(values, np.nan)
+    BACKEND.normalize(values, normalized)
+    assert_close(normalized, reference.normalize(values.astype(np.float64)), NORMALIZE[dtype], unit=1.0)
 
-    d_normalised, d_values = normal(generator, 2, rows, width, dtype=dtype)
-    expected = d_values + reference.normalise_backward(*doubles(values, d_normalised))
-    BACKEND.normalise_backward(values, d_normalised, d_values)
-    assert_close(d_values, expected, NORMALISE[dtype], unit=1.0)
+    d_normalized, d_values = normal(generator, 2, rows, width, dtype=dtype)
+    expected = d_values + reference.normalize_backward(*doubles(values, d_normalized))
+    BACKEND.normalize_backward(values, d_normalized, d_values)
+    assert_close(d_values, expected, NORMALIZE[dtype], unit=1.0)
 
 
-def test_normalise_constant_rows(dtype: np.dtype) -> None:
+def test_normalize_constant_rows(dtype: np.dtype) -> None:
     values, d_values = np.full((2, 5), 3, dtype), np.zeros((2, 5), dtype)
-    normalised = np.empty_like(values)
-    BACKEND.normalise(values, normalised)
-    assert not normalised.any()
-    BACKEND.normalise_backward(values, values, d_values)
+    normalized = np.empty_like(values)
+    BACKEND.normalize(values, normalized)
+    assert not normalized.any()
+    BACKEND.normalize_backward(values, values, d_values)
     assert not d_values.any()
 
 
-def test_normalise_keeps_nan(dtype: np.dtype) -> None:
+def test_normalize_keeps_nan(dtype: np.dtype) -> None:
     values = np.arange(45, dtype=dtype).reshape(9, 5) ** 2
     values[4, 2] = np.nan
-    normalised, d_values = np.empty_like(values), np.zeros_like(values)
-    BACKEND.normalise(values, normalised)
-    BACKEND.normalise_backward(values, np.ones_like(values), d_values)
-    for array in (normalised, d_values):
+    normalized, d_values = np.empty_like(values), np.zeros_like(values)
+    BACKEND.normalize(values, normalized)
+    BACKEND.normalize_backward(values, np.ones_like(values), d_values)
+    for array in (normalized, d_values):
         assert np.array_equal(np.isnan(array).all(1), np.arange(9) == 4)
         assert np.isfinite(np.delete(array, 4, 0)).all()
 
@@ -543,12 +543,12 @@ def test_idle_rows(dtype: np.dtype, threads: int) -> None:
     arrays[2] **= 2
     idle, keeps = generator.integers(0, 40, 33).astype(dtype), generator.uniform(0.5, 1, 33).astype(dtype)
     keeps[idle == 0] = 1
-    expected = reference.adam_idle(*doubles(*arrays, idle, keeps), **IDLE, step=50)
-    BACKEND.adam_idle(*arrays, idle, keeps, **IDLE, step=50)
+    expected = reference.adam_catch_up(*doubles(*arrays, idle, keeps), **IDLE, step=50)
+    BACKEND.adam_catch_up(*arrays, idle, keeps, **IDLE, step=50)
     for array, wanted in zip(arrays, expected, strict=True):
         assert_close(array, wanted, UPDATE[dtype])
     unchanged = [array.copy() for array in arrays]
-    BACKEND.adam_idle(*arrays, 0 * idle, keeps, **IDLE, step=0)
+    BACKEND.adam_catch_up(*arrays, 0 * idle, keeps, **IDLE, step=0)
     assert all(np.array_equal(array, before) for array, before in zip(arrays, unchanged, strict=True))
 
 
@@ -559,7 +559,7 @@ def test_idle_steps_are_nearly_those_without_a_gradient() -> None:
     start, numbers = [weight, first, second], {**IDLE, "scale": 1.0, "l2": 0.0, "shrink": 0.0}
     for steps in (1, 10, 100):
         arrays = [array.copy() for array in start]
-        CpuBackend().adam_idle(*arrays, np.full(5, float(steps)), np.ones(5), **IDLE, step=1000)
+        CpuBackend().adam_catch_up(*arrays, np.full(5, float(steps)), np.ones(5), **IDLE, step=1000)
         expected = start
         for number in range(steps):
             expected = reference.adam_step(expected[0], 0 * weight, *expected[1:], **numbers, step=1001 + number)
@@ -587,11 +587,11 @@ def operations(backend: Backend, dtype: np.dtype) -> list[Any]:
     backend.dropout(inputs, Dropout(0.5, 1, 2, 3), 0, inputs)
     backend.affine(inputs, weight, np.zeros(width, dtype), "tanh", outputs)
     backend.add(inputs[:, :width].copy(), outputs)
-    backend.normalise(outputs.copy(), outputs)
+    backend.normalize(outputs.copy(), outputs)
     backend.output_losses(*layer[:3], layer[3], layer[3], losses[0])
     backend.log_probabilities(*layer[:3], logs)
     backend.output_gradients(*layer, 0.1, 0.2, 1.0, 0.0, losses[1], d_outputs, *gradients[3:])
-    backend.normalise_backward(outputs, d_outputs.copy(), d_outputs)
+    backend.normalize_backward(outputs, d_outputs.copy(), d_outputs)
     backend.affine_backward(inputs, weight, outputs, "tanh", d_outputs, 0.0, *gradients[1:3], d_inputs)
     backend.scatter_add(contexts, blocks, d_inputs, gradients[0])
     pooled, sources = np.empty((2, rows, size), dtype), np.empty((rows, size), np.int32)

@@ -546,7 +546,7 @@ def test_language_models_and_classifiers_are_told_apart(data: Path, tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     fflm.train_classifier(data / "train.tsv", epochs=1)
     assert "there is no model in this folder" in run("generate", status=1).stderr
-    assert "is a text classifier, no language model" in run("next", "-m", "train.classifier", status=1).stderr
+    assert "is a text classifier, not a language model" in run("next", "-m", "train.classifier", status=1).stderr
     (tmp_path / "t.txt").write_text("one two three four\n" * 50)
     fflm.train("t.txt", epochs=1, window=2, hidden=(4,), embedding=4)
     assert "t.model is no text classifier" in run("classify", "predict", "-m", "t.model", status=1).stderr

@@ -98,7 +98,7 @@ def test_the_table_of_commands_is_that_of_the_modules():
     listed = re.findall(r"^  (\w+) +(\S.*)$", invoke("--help").stdout.split("Commands:\n")[1], re.MULTILINE)
     assert dict(listed) == COMMANDS
     folder = Path(importlib.import_module("fflm.cli").__file__).parent
-    assert {path.stem for path in folder.glob("*.py")} - {"__init__", "options", "signals", "tables", "watching"} == set(COMMANDS)
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__", "options", "signals", "tables", "progress"} == set(COMMANDS)
 
 
 def examples():

@@ -90,8 +90,8 @@ def launches(mixed):
     many, tall = ones(300, 3), ones(300, 2)
     backend.affine_backward(many, one, tall, "tanh", tall, 0.0, one, two, many)
     backend.add(one, one)
-    backend.normalise(one, one)
-    backend.normalise_backward(one, one, one)
+    backend.normalize(one, one)
+    backend.normalize_backward(one, one, one)
     backend.output_losses(one, one, two, ids, ids, two)
     backend.output_gradients(one, one, two, ids, 0.0, 0.0, 1.0, 0.0, two, one, one, two)
     backend.nce_gradients(one, one, two, ids, two, 1.0, 0.0, two, one, one, two)
@@ -104,7 +104,7 @@ def launches(mixed):
     backend.rmsprop_step(one, one, one, decay=0.9, epsilon=1e-3, **numbers)
     adam = {"rate": 0.1, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3, "step": 3}
     backend.adam_step(one, one, one, one, **{**numbers, **adam}, shrink=0.0)
-    backend.adam_idle(one, one, one, two, two, **adam)
+    backend.adam_catch_up(one, one, one, two, two, **adam)
     return backend.launches
 
 
@@ -169,9 +169,9 @@ def test_kernels_are_compiled_once(tmp_path):
     """Products of different forms share their name, and must not be taken for each other."""
     program = """
 import test_cuda
-from played_gpu import play
+from fake_cuda import install_fake_driver
 
-play().linked = True
+install_fake_driver().linked = True
 for name in ("add", "layer", "logits", "mixed logits"):
     kernel, types = test_cuda.LAUNCHES[name]
     code = kernel.compile(types)._codelibrary.get_cubin().code
@@ -293,7 +293,7 @@ def test_training_on_a_gpu_from_text_to_model(text, monkeypatch):
 
 @pytest.fixture
 def gpu_found(monkeypatch):
-    """Let the choice of a device find the GPU, also where it is played."""
+    """Let the choice of a device find the GPU, also if it is the fake one."""
     gpu_backend()
     if devices.device != "cuda":
         monkeypatch.setattr("fflm.backend.devices.why_no_gpu", lambda: "")
@@ -356,15 +356,15 @@ def test_a_forked_process_is_told_that_it_cannot_use_the_gpu():
 @pytest.mark.skipif(devices.device == "cuda", reason="a GPU does not say what waited")
 @pytest.mark.parametrize("mixed", [False, True], ids=["fp32", "mixed"])
 def test_a_step_waits_for_its_results_alone(monkeypatch, mixed):
+    from fake_cuda import install_fake_driver
     from numba.cuda.cudadrv.driver import driver
-    from played_gpu import play
 
     calls = []
 
     def noted(name, function):
         return lambda *arguments: (calls.append(name), function(*arguments))[1]
 
-    backend, gpu = gpu_backend(mixed), play()
+    backend, gpu = gpu_backend(mixed), install_fake_driver()
     for name in ("cuCtxSynchronize", "cuMemAlloc", "cuMemFree", "cuMemHostAlloc", "cuMemcpyHtoD", "cuMemcpyDtoH"):
         monkeypatch.setitem(vars(driver), name, noted(name, vars(driver)[name]))
     monkeypatch.setattr(cuda_launching, "launch", noted("launch", gpu.launch))
@@ -383,7 +383,7 @@ def test_a_step_waits_for_its_results_alone(monkeypatch, mixed):
 @pytest.mark.parametrize("share", [0.7, 1.25])
 def test_a_batch_that_is_too_large_for_the_memory_goes_in_parts(monkeypatch, share):
     """Whether it is the softmax for which there is no room, or what comes after it."""
-    from played_gpu import play
+    from fake_cuda import install_fake_driver
 
     from fflm.backend.cuda import memory as cuda_memory
 
@@ -391,7 +391,7 @@ def test_a_batch_that_is_too_large_for_the_memory_goes_in_parts(monkeypatch, sha
     generator = np.random.default_rng(0)
     contexts = generator.integers(0, 1000, (rows, config.context), np.int32)
     targets = generator.integers(0, 1000, rows, np.int32)
-    gpu = play()
+    gpu = install_fake_driver()
 
     def gradients(backend, capacity):
         arrays = [Parameters.random(config, 1).mapped(backend.upload) for _ in range(2)]

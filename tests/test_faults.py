@@ -105,7 +105,7 @@ COMMANDS = {
     "train": Command(f"train ids -o new {TRAIN}", resume="train -q --resume new"),
     "train --overwrite": Command(f"train ids -o new --overwrite {TRAIN}", (OLD,), resume="train -q --resume new"),
     "train --resume": Command(
-        "train -q --resume new", (OLD, STOP.format(module="fflm.models.neural.train", run="TrainingRun")), resume="same"
+        "train -q --resume new", (OLD, STOP.format(module="fflm.models.neural.train", run="TrainingSession")), resume="same"
     ),
     "train --resume --epochs": Command("train -q --resume new --epochs 2", (OLD,), resume="same"),
     "classify": Command(f"classify train lines.tsv -o new {CLASSIFY}", resume="classify train -q --resume new"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -17,12 +18,13 @@ from tolerances import HALF_SLOPES, MIXED_STEPS, MIXED_WAY, SAME_ROUNDING, SINGL
 
 pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
-from ptx import PtxError
+from ptx_interpreter import PtxError
 from test_cuda import NETWORK, RUNS, steps
 
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.cuda import backend as cuda_backend
 from fflm.backend.cuda import mixed as cuda_mixed
+from fflm.backend.cuda import products
 from fflm.errors import FflmError
 from fflm.models.neural import train
 from fflm.network.feedforward import Network
@@ -109,22 +111,30 @@ def test_operations_round_where_they_say(rows, words, size):
 BUGS = {
     "no barrier": ("            cuda.syncthreads()\n        rows, columns", "        rows, columns"),
     "a single buffer": ("buffer = uint32(uint32(step) % uint32(2)", "buffer = uint32(uint32(step + 1) % uint32(2)"),
-    "another tile's factors": ("factors[piece // uint32(COLUMNS // 8), line]", "factors[piece // uint32(COLUMNS // 4), line]"),
-    "no ends of lines": (" and uint32(FOUR) * piece < uint32(matrix.shape[1])", ""),
-    "a sum of too few": ("for k in range(16):", "for k in range(15):"),
+    "another tile's factors": ("factors[piece // uint32(COLUMNS // width)", "factors[piece // uint32(2 * COLUMNS // width)"),
+    "no ends of lines": (" and place < uint32(matrix.shape[1])", ""),
+    "a sum of too few": ("for k in range(readers):", "for k in range(readers - 1):"),
 }
+"""What is replaced in the source of `products`, and by what."""
+
+
+def planted(source, path):
+    """Return a module of this source; the kernels of it that are kept on disk need a file and a name of their own."""
+    path.write_text(source, encoding="utf-8")
+    module = ModuleType(path.stem)
+    exec(compile(source, path, "exec"), vars(module))
+    return module
 
 
 @pytest.mark.skipif(devices.device == "cuda", reason="what a GPU does with them nobody knows")
 @pytest.mark.parametrize("bug", BUGS)
 def test_planted_bugs_are_noticed(bug, tmp_path, monkeypatch):
-    source, planted = Path(cuda_mixed.__file__).read_text(encoding="utf-8"), ModuleType("planted")
+    source = Path(products.__file__).read_text(encoding="utf-8")
     assert source.count(BUGS[bug][0]) == 1
-    source, path = source.replace(*BUGS[bug]), tmp_path / "planted.py"  # which what is kept on disk must have
-    path.write_text(source, encoding="utf-8")
-    exec(compile(source, path, "exec"), vars(planted))
-    products = {name: planted.make_mixed_product(*form) for name, form in cuda_backend.FORMS.items()}
-    monkeypatch.setattr(cuda_backend, "MIXED_PRODUCTS", products)
+    monkeypatch.setitem(sys.modules, products.__name__, planted(source.replace(*BUGS[bug]), tmp_path / f"products, {bug}.py"))
+    mixed = planted(Path(cuda_mixed.__file__).read_text(encoding="utf-8"), tmp_path / f"mixed, {bug}.py")
+    kernels = {form: mixed.make_mixed_product(form) for form in products.FORMS}
+    monkeypatch.setattr(cuda_backend, "MIXED_PRODUCTS", kernels)
 
     def check():
         test_products_of_what_halves_hold_are_exact(33, 40, 7)
@@ -147,7 +157,7 @@ def test_twenty_steps_are_close(name):
 
 
 def test_training_from_text_to_model(text, monkeypatch):
-    backends = {"fp32": MIXED.exact, "mixed": MIXED}
+    backends = {"fp32": MIXED.full_precision, "mixed": MIXED}
     monkeypatch.setattr(train, "choose_device", lambda device: device)
     monkeypatch.setattr(train, "device_backend", lambda device, precision, threads: backends[precision])
     fields = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "epochs": 1, "device": "cuda"}
@@ -165,7 +175,9 @@ def test_training_from_text_to_model(text, monkeypatch):
 def test_prediction_is_in_single_precision():
     model, contexts = tiny_model(), np.random.default_rng(0).integers(0, 9, (40, 3)).astype(np.int32)
     parameters = model.parameters.mapped(MIXED.upload)
-    exact, found = (Network(model.config, backend).log_probabilities(parameters, contexts) for backend in (MIXED.exact, MIXED))
+    exact, found = (
+        Network(model.config, backend).log_probabilities(parameters, contexts) for backend in (MIXED.full_precision, MIXED)
+    )
     assert np.array_equal(exact, found)
 
 

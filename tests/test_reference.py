@@ -79,13 +79,13 @@ MISTAKES = {
     ),
     "equal words of a context counted once": ("tanh", "scatter_add", last_of_equal_words),
     "averages taken as means": ("averages", "scatter_add", mean_of_blocks),
-    "normalisation taken for a factor": (
+    "normalization taken for a factor": (
         "residual",
-        "normalise_backward",
+        "normalize_backward",
         lambda values, d: d / np.sqrt(values.var(1, keepdims=True) + 1e-5),
     ),
-    "residual sum forgotten": ("residual", "normalise_backward", lambda values, d: np.zeros_like(d)),
-    "penalty forgotten": ("penalty", "log_normalisers", lambda features, weight, bias: np.zeros(len(features))),
+    "residual sum forgotten": ("residual", "normalize_backward", lambda values, d: np.zeros_like(d)),
+    "penalty forgotten": ("penalty", "log_normalizers", lambda features, weight, bias: np.zeros(len(features))),
     "noise counted once": ("noise", "noise", lambda case: np.ones(case["vocabulary"])),
     "smoothing forgotten": ("smoothing", "smoothed_targets", lambda targets, words, smoothing: np.eye(words)[targets]),
 }

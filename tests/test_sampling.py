@@ -135,13 +135,13 @@ def trained(settings, **changes):
     return trainer, list(trainer.run())
 
 
-def log_normalisers(trainer):
+def log_normalizers(trainer):
     """Return log Z after every word."""
     contexts = np.arange(8, dtype=np.int32)[:, None]
     arrays = dict(trainer.parameters.items())
     case = {**reference.PLAIN, **trainer.network.config.to_dict()}
     features = reference.forward(arrays, contexts, case, 0, 0, training=False)[2]
-    return reference.log_normalisers(features, arrays["output.weight"], arrays["output.bias"])
+    return reference.log_normalizers(features, arrays["output.weight"], arrays["output.bias"])
 
 
 FEW = {"loss": "sampled", "samples": 2, "batch_size": 2, "epochs": 1, "rate": 0.01}
@@ -156,14 +156,14 @@ def test_sampled_losses_learn_the_distribution(fields):
     assert [event.exact for event in events[:-1]] == [False] * (len(events) - 1)
     assert isinstance(events[-1], Finished)
     if fields["loss"] == "nce":
-        assert np.abs(log_normalisers(trainer)).max() < 0.2
+        assert np.abs(log_normalizers(trainer)).max() < 0.2
 
 
 @pytest.mark.parametrize("loss", ["exact", "sampled"])
 def test_the_penalty_normalises(loss):
     settings = dataclasses.replace(SETTINGS, loss=loss, samples=4)
     plain, penalised = (trained(dataclasses.replace(settings, self_normalise=each))[0] for each in (0.0, 1.0))
-    assert np.abs(log_normalisers(penalised)).max() < 0.5 * np.abs(log_normalisers(plain)).max()
+    assert np.abs(log_normalizers(penalised)).max() < 0.5 * np.abs(log_normalizers(plain)).max()
 
 
 def test_a_sample_of_everything_is_exact():

@@ -52,8 +52,9 @@ from fflm.text.holdout import Count, Share
 from fflm.text.settings import TextSettings
 from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.vocabulary import VocabularyRule
+from fflm.training import events as training_events
 from fflm.training import session
-from fflm.training.events import Evaluation, RolledBack, Step, Tested
+from fflm.training.events import Evaluation, RolledBack, Step
 from fflm.training.log import read_log
 
 TINY = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "epochs": 3, "rate": 0.02}
@@ -102,7 +103,7 @@ def test_a_run_leaves_a_model_with_its_figures(text):
     log = [event for event in read_log(run.path / LOG, EVENTS) if event["event"] == "evaluation"]
     assert [event["valid"]["loss"] for event in log] == [event.valid_loss for event in evaluations]
     assert figures["valid"] == next(event["valid"] for event in log if event["step"] == best.step)
-    assert events[-1] == Tested(figures["test"])
+    assert events[-1] == training_events.Tested(figures["test"])
     assert figures["valid"]["loss"] < 0.98 * np.log(len(model.vocabulary))
 
 
@@ -825,7 +826,7 @@ def test_kills_at_random_moments(text, whole):
 KILLED = """
 import os, sys
 from pathlib import Path
-from fflm.models.neural.train import TrainingRun, begin
+from fflm.models.neural.train import TrainingSession, begin
 from fflm.text.holdout import Share
 
 left = int(sys.argv[1])
@@ -840,7 +841,7 @@ def die_at_a_rename(event, arguments):
 sys.addaudithook(die_at_a_rename)
 path = Path("text.model")
 settings = dict(embedding=6, hidden=(8,), batch_size=64, window=3, epochs=3, rate=0.02, test=Share(0.1), embedding_dropout=0.1)
-run = TrainingRun.resume(path) if path.exists() else begin([Path("text.txt")], path, **settings)
+run = TrainingSession.resume(path) if path.exists() else begin([Path("text.txt")], path, **settings)
 run.save_seconds = 0
 for _ in run.events():
     pass

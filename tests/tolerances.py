@@ -18,7 +18,7 @@ PRODUCT = {                # sums of up to 100 products, in another order than N
     FLOAT64: 1e-14,
     FLOAT32: 2e-6,
 }
-NORMALISE = {              # means of up to 30 are taken off numbers of size 1, and small deviations divided by
+NORMALIZE = {              # means of up to 30 are taken off numbers of size 1, and small deviations divided by
     FLOAT64: 1e-12,
     FLOAT32: 3e-4,
 }

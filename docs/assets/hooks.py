@@ -90,14 +90,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn LaTeX, which arithmatex has marked, into MathML."""
+    """Turn LaTeX, which arithmatex has marked, into MathML, and mark pages in Chinese, so that browsers choose a Chinese font."""
 
     def formula(found: re.Match[str]) -> str:
         display = "block" if found[1] == "div" else "inline"
         mathml = convert(html.unescape(found[2]), display=display)
         return re.sub(f"(?<=</mi>)(?={FUNCTION})|(?<=exp</mi>|log</mi>|max</mi>)(?!<mo[ >])", SPACE, mathml)
 
-    return FORMULA.sub(formula, content)
+    content = FORMULA.sub(formula, content)
+    return f'<div lang="zh-Hans">{content}</div>' if page.file.src_uri.endswith(".zh.md") else content
 
 
 def _resolve(place: str, target: str) -> str:

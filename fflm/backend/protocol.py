@@ -19,8 +19,8 @@ ACTIVATIONS: tuple[Activation, ...] = ("tanh", "sigmoid", "relu", "leaky_relu", 
 UnitLoss = Literal["sigmoid", "squared", "absolute", "hinge"]
 UNIT_LOSSES: tuple[UnitLoss, ...] = ("sigmoid", "squared", "absolute", "hinge")
 
-NORMALISE_EPSILON = 1e-5
-"""Added to the variance by `Backend.normalise`, so that a constant row becomes zero."""
+NORMALIZE_EPSILON = 1e-5
+"""Added to the variance by `Backend.normalize`, so that a constant row becomes zero."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Backend(Protocol):
     """Memory that a softmax's B x V numbers may take; a larger batch goes through the network in equal parts."""
 
     @property
-    def exact(self) -> "Backend":
+    def full_precision(self) -> "Backend":
         """What computes all but training: itself, or where that rounds to less than its arrays hold, one that does not."""
 
     def release(self) -> None:
@@ -150,25 +150,25 @@ class Backend(Protocol):
     def add(self, values: Array, total: Array) -> None:
         """Add ``values`` to ``total``, both (B, I)."""
 
-    def normalise(self, values: Array, normalised: Array) -> None:
-        """Take from each row its mean and divide by its standard deviation: layer normalisation (Ba et al. 2016, equation 4).
+    def normalize(self, values: Array, normalized: Array) -> None:
+        """Take from each row its mean and divide by its standard deviation: layer normalization (Ba et al. 2016, equation 4).
 
         Without gain and bias, which the layer that follows has (Xu et al. 2019 find them superfluous). The deviation is
-        sqrt(variance + `NORMALISE_EPSILON`).
+        sqrt(variance + `NORMALIZE_EPSILON`).
 
-        values (B, I) -> normalised (B, I).
+        values (B, I) -> normalized (B, I).
         """
 
-    def normalise_backward(self, values: Array, d_normalised: Array, d_values: Array) -> None:
-        """Go back through `normalise`.
+    def normalize_backward(self, values: Array, d_normalized: Array, d_values: Array) -> None:
+        """Go back through `normalize`.
 
-        values (B, I), d_normalised (B, I) -> d_values (B, I), added to.
+        values (B, I), d_normalized (B, I) -> d_values (B, I), added to.
         """
 
     def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
         """Compute -log softmax(features[row] weight^T + bias)[target], on the CPU without ever holding the B x V matrix.
 
-        Of many targets after the same context, the normaliser is computed once.
+        Of many targets after the same context, the normalizer is computed once.
 
         features (B, F), weight (V, F), bias (V,), rows (T,) in [0, B), targets (T,) in [0, V) -> losses (T,), nats, not averaged.
         """
@@ -280,7 +280,7 @@ class Backend(Protocol):
         ``shrink`` is AdamW's decoupled decay: the weight is first multiplied by 1 - shrink (Loshchilov & Hutter 2019).
         """
 
-    def adam_idle(
+    def adam_catch_up(
         self, weight: Array, first: Array, second: Array, idle: Array, keeps: Array, *,
         rate: float, beta1: float, beta2: float, epsilon: float, step: int,
     ) -> None:  # fmt: skip

@@ -23,7 +23,7 @@ class _Pass:
 
     sources: Array | None  # the words of which a pooled maximum is
     values: list[Array]  # what the first layer reads (B, I) after dropout, then what each hidden layer leaves behind (B, h)
-    reads: list[Array]  # what each hidden layer reads: the values before it, normalised if it is residual
+    reads: list[Array]  # what each hidden layer reads: the values before it, normalized if it is residual
     outputs: list[Array]  # (B, h) what each hidden layer computes from it, before dropout and sum
     features: Array  # (B, hidden + direct) what is offered to the softmax
     softmax_inputs: Array  # (B, F) the same, projected where the softmax is tied
@@ -124,7 +124,7 @@ class Network:
 
         ``rows`` (T,), int32, says which context each target follows; without, each has its own. Only of a softmax.
         """
-        backend, forward = self.backend.exact, self._forward(parameters, self.backend.upload(contexts))
+        backend, forward = self.backend.full_precision, self._forward(parameters, self.backend.upload(contexts))
         if self.config.output != "softmax":
             output.unit_losses(backend, parameters, self.config.output, forward.softmax_inputs, targets, losses)
             return
@@ -136,7 +136,7 @@ class Network:
     def log_probabilities(self, parameters: Parameters, contexts: Array) -> Array:
         """Return log p(word | context) of every word, (B, V) in nats, as a NumPy array, in evaluation mode."""
         forward = self._forward(parameters, self.backend.upload(contexts))
-        return output.log_probabilities(self.backend.exact, parameters, forward.softmax_inputs)
+        return output.log_probabilities(self.backend.full_precision, parameters, forward.softmax_inputs)
 
     def predict(self, parameters: Parameters, contexts: Array) -> Array:
         """Return the outputs, (B, outputs), as a NumPy array: probabilities, or numbers, as `NetworkConfig.output` says."""
@@ -144,7 +144,7 @@ class Network:
             return np.exp(self.log_probabilities(parameters, contexts))
         forward = self._forward(parameters, self.backend.upload(contexts))
         activation: Activation = "sigmoid" if self.config.output == "sigmoid" else "identity"
-        return self.backend.download(output.units(self.backend.exact, parameters, activation, forward.softmax_inputs))
+        return self.backend.download(output.units(self.backend.full_precision, parameters, activation, forward.softmax_inputs))
 
     def _dropout(self, layer: int, seed: int, step: int) -> Dropout | None:
         """Return layer 0's (the embeddings') or a hidden layer's dropout, None where nothing is dropped."""
@@ -162,15 +162,15 @@ class Network:
         self.backend.copy(values, copied, source=first)
         return copied
 
-    def _normalised(self, values: Array) -> Array:
-        normalised = self.backend.empty(values.shape, values.dtype)
-        self.backend.normalise(values, normalised)
-        return normalised
+    def _normalized(self, values: Array) -> Array:
+        normalized = self.backend.empty(values.shape, values.dtype)
+        self.backend.normalize(values, normalized)
+        return normalized
 
     def _forward(
         self, parameters: Parameters, contexts: Array, *, training: bool = False, row: int = 0, seed: int = 0, step: int = 0
     ) -> _Pass:
-        backend = self.backend if training else self.backend.exact
+        backend = self.backend if training else self.backend.full_precision
         config, rows, dtype = self.config, len(contexts), parameters.dtype
         input_layer.check(config, contexts, 0 if parameters.embeddings is None else len(parameters.embeddings))
         inputs, sources = input_layer.read(backend, config, parameters.embeddings, contexts)
@@ -180,7 +180,7 @@ class Network:
             backend.dropout(kept, dropout, row, inputs)
         values, reads, outputs = [inputs], [], []
         for layer, (weight, bias) in enumerate(zip(parameters.hidden_weights, parameters.hidden_biases, strict=True), 1):
-            reads.append(self._normalised(values[-1]) if self._residual(layer) else values[-1])
+            reads.append(self._normalized(values[-1]) if self._residual(layer) else values[-1])
             output = backend.empty((rows, len(bias)), dtype)
             backend.affine(reads[-1], weight, bias, config.activation, output)
             outputs.append(output)
@@ -192,7 +192,7 @@ class Network:
                 backend.add(output, total)
                 output = total
             values.append(output)
-        features = self._normalised(values[-1]) if config.residual and config.hidden else values[-1]
+        features = self._normalized(values[-1]) if config.residual and config.hidden else values[-1]
         if config.direct and config.hidden:
             together = backend.empty((rows, config.hidden[-1] + config.inputs), dtype)
             backend.copy(features, together)
@@ -237,9 +237,9 @@ class Network:
             d_direct = self._copied(d_values, config.hidden[-1])
             d_values = self._copied(d_values, end=config.hidden[-1])
         if config.residual and config.hidden:
-            d_normalised, d_values = d_values, backend.empty(d_values.shape, d_values.dtype)
+            d_normalized, d_values = d_values, backend.empty(d_values.shape, d_values.dtype)
             backend.clear(d_values)
-            backend.normalise_backward(forward.values[-1], d_normalised, d_values)
+            backend.normalize_backward(forward.values[-1], d_normalized, d_values)
         for layer in range(len(config.hidden), 0, -1):
             d_output = self._copied(d_values) if self._residual(layer) else d_values
             if dropout := self._dropout(layer, seed, step):
@@ -250,7 +250,7 @@ class Network:
                 d_output, beta, gradients.hidden_weights[layer - 1], gradients.hidden_biases[layer - 1], d_below,
             )  # fmt: skip
             if self._residual(layer):
-                backend.normalise_backward(forward.values[layer - 1], d_below, d_values)
+                backend.normalize_backward(forward.values[layer - 1], d_below, d_values)
             else:
                 d_values = d_below
         if d_direct is not None:

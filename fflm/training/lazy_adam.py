@@ -76,7 +76,7 @@ class LazyAdam:
             weight, moment1, moment2 = (each[name].reshape(len(each[name]), -1) for each in (weights, first, second))
             steps, decay = (self._due - done[rows[name]]).T.astype(weights[name].dtype)
             keeps = np.exp(-decay) if weights[name].ndim > 1 else np.ones_like(decay)  # biases do not decay
-            backend.adam_idle(
+            backend.adam_catch_up(
                 weight, moment1, moment2, backend.upload(np.ascontiguousarray(steps)), backend.upload(keeps),
                 rate=rate, beta1=ADAM_BETA1, beta2=ADAM_BETA2, epsilon=self._settings.epsilon, step=int(self._due[0]),
             )  # fmt: skip

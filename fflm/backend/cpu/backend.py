@@ -37,7 +37,7 @@ class CpuBackend:
         self._borrow = self._scratch.borrow
 
     @property
-    def exact(self) -> "CpuBackend":
+    def full_precision(self) -> "CpuBackend":
         return self
 
     def release(self) -> None:
@@ -119,22 +119,22 @@ class CpuBackend:
         threads = self._shares(values.size)
         kernels.add(values, total, threads)
 
-    def normalise(self, values: Array, normalised: Array) -> None:
+    def normalize(self, values: Array, normalized: Array) -> None:
         threads = self._shares(values.size)
-        kernels.normalise(values, normalised, threads)
+        kernels.normalize(values, normalized, threads)
 
-    def normalise_backward(self, values: Array, d_normalised: Array, d_values: Array) -> None:
+    def normalize_backward(self, values: Array, d_normalized: Array, d_values: Array) -> None:
         threads = self._shares(2 * values.size)
-        kernels.normalise_backward(values, d_normalised, d_values, threads)
+        kernels.normalize_backward(values, d_normalized, d_values, threads)
 
     def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
         contexts, count = len(features), -(-len(weight) // kernels.TILE)
         statistics = self._borrow("statistics", (2, count, contexts), features.dtype)
-        normalisers = self._borrow("normalisers", (contexts,), features.dtype)
+        normalizers = self._borrow("normalizers", (contexts,), features.dtype)
         threads = self._shares(len(weight) * features.size * PRODUCTS)
         tiles = self._borrow("tiles", (threads, contexts, kernels.TILE), features.dtype)
         kernels.softmax_tiles(features, weight, bias, tiles, *statistics, threads)
-        kernels.combine_losses(features, weight, bias, rows, targets, *statistics, normalisers, losses)
+        kernels.combine_losses(features, weight, bias, rows, targets, *statistics, normalizers, losses)
 
     def output_gradients(
         self,
@@ -244,14 +244,14 @@ class CpuBackend:
         threads = self._shares(weight.size)
         kernels.adam_step(*flat(weight, gradient, first, second), *numbers, threads)
 
-    def adam_idle(
+    def adam_catch_up(
         self, weight: Array, first: Array, second: Array, idle: Array, keeps: Array, *,
         rate: float, beta1: float, beta2: float, epsilon: float, step: int,
     ) -> None:  # fmt: skip
         if step:
             numbers = map(weight.dtype.type, (rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
             threads = self._shares(2 * weight.size)
-            kernels.adam_idle(weight, first, second, idle, keeps, *numbers, threads)
+            kernels.adam_catch_up(weight, first, second, idle, keeps, *numbers, threads)
 
 
 def _borders(blocks: tuple[int, ...]) -> Array:

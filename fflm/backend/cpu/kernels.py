@@ -27,7 +27,7 @@ from fflm.backend.formulas import (
     unit_loss,
     unit_loss_slope,
 )
-from fflm.backend.protocol import NORMALISE_EPSILON
+from fflm.backend.protocol import NORMALIZE_EPSILON
 from fflm.compiling import compiled
 
 TILE = 512
@@ -267,40 +267,40 @@ def mean_and_scale(row):
     variance = number(0)
     for j in range(len(row)):
         variance += (row[j] - mean) * (row[j] - mean)
-    return mean, number(1) / np.sqrt(variance / number(len(row)) + number(NORMALISE_EPSILON))
+    return mean, number(1) / np.sqrt(variance / number(len(row)) + number(NORMALIZE_EPSILON))
 
 
 @kernel()
-def normalise(values, normalised, threads):
+def normalize(values, normalized, threads):
     for t in prange(threads):
         low, high = share(values.shape[0], threads, t)
         for i in range(low, high):
             mean, scale = mean_and_scale(values[i])
             for j in range(values.shape[1]):
-                normalised[i, j] = (values[i, j] - mean) * scale
+                normalized[i, j] = (values[i, j] - mean) * scale
 
 
 @njit(fastmath=REORDER)
-def normalise_row_backward(row, d_normalised, d_row):
+def normalize_row_backward(row, d_normalized, d_row):
     # In forward this was y = (x - mean) s, so dx = s (dy - mean(dy) - y mean(dy y)).
     mean, scale = mean_and_scale(row)
     number = row.dtype.type
     plain = weighted = number(0)
     for j in range(len(row)):
-        plain += d_normalised[j]
-        weighted += d_normalised[j] * ((row[j] - mean) * scale)
+        plain += d_normalized[j]
+        weighted += d_normalized[j] * ((row[j] - mean) * scale)
     plain /= number(len(row))
     weighted /= number(len(row))
     for j in range(len(row)):
-        d_row[j] += scale * (d_normalised[j] - plain - (row[j] - mean) * scale * weighted)
+        d_row[j] += scale * (d_normalized[j] - plain - (row[j] - mean) * scale * weighted)
 
 
 @kernel()
-def normalise_backward(values, d_normalised, d_values, threads):
+def normalize_backward(values, d_normalized, d_values, threads):
     for t in prange(threads):
         low, high = share(values.shape[0], threads, t)
         for i in range(low, high):
-            normalise_row_backward(values[i], d_normalised[i], d_values[i])
+            normalize_row_backward(values[i], d_normalized[i], d_values[i])
 
 
 @njit(fastmath={"nnan", "nsz"})
@@ -364,12 +364,12 @@ def combine_tiles(highest, totals, row):
 
 
 @compiled()
-def combine_losses(features, weight, bias, rows, targets, highest, totals, normalisers, losses):
-    for i in range(len(normalisers)):
-        normalisers[i] = combine_tiles(highest, totals, i)
+def combine_losses(features, weight, bias, rows, targets, highest, totals, normalizers, losses):
+    for i in range(len(normalizers)):
+        normalizers[i] = combine_tiles(highest, totals, i)
     for i in range(len(targets)):
         row, word = rows[i], targets[i]
-        losses[i] = normalisers[row] - bias[word] - inner_product(features[row], weight[word])
+        losses[i] = normalizers[row] - bias[word] - inner_product(features[row], weight[word])
 
 
 @njit
@@ -442,11 +442,11 @@ def output_gradients(
     hit = scale * (1 - smoothing)
     spread = scale * smoothing / words
     for i in range(rows):
-        normaliser = combine_tiles(highest, totals, i)
-        losses[i] = normaliser - bias[targets[i]] - inner_product(features[i], weight[targets[i]])
-        slope = scale * (1 + 2 * penalty * normaliser)
+        normalizer = combine_tiles(highest, totals, i)
+        losses[i] = normalizer - bias[targets[i]] - inner_product(features[i], weight[targets[i]])
+        slope = scale * (1 + 2 * penalty * normalizer)
         for k in range(count):
-            totals[k, i] = slope * np.exp(highest[k, i] - normaliser)
+            totals[k, i] = slope * np.exp(highest[k, i] - normalizer)
     for t in prange(threads):
         first, last = share(count, threads, t)
         for i in range(rows):
@@ -542,7 +542,7 @@ def unit_losses(code, scores, targets, scale, losses, d_scores, threads):
 
 
 @njit
-def normalise_logits(row, bias, piece):
+def normalize_logits(row, bias, piece):
     """Turn a row of products (V,) into log-probabilities; ``piece`` (TILE,) is scratch."""
     words = len(row)
     highest = add_bias_and_max(row, bias, words)
@@ -552,9 +552,9 @@ def normalise_logits(row, bias, piece):
         piece[:width] = row[low : low + width]
         subtract_and_exp(piece, highest, width)
         total += sum_row(piece, width)
-    normaliser = highest + row.dtype.type(np.log(total))
+    normalizer = highest + row.dtype.type(np.log(total))
     for j in range(words):
-        row[j] -= normaliser
+        row[j] -= normalizer
 
 
 @kernel(blas=True)
@@ -567,7 +567,7 @@ def log_probabilities(features, weight, bias, results, threads):
         low, high = share(features.shape[0], threads, t)
         piece = np.empty(TILE, bias.dtype)
         for i in range(low, high):
-            normalise_logits(results[i], bias, piece)
+            normalize_logits(results[i], bias, piece)
 
 
 @kernel(fastmath=REORDER)
@@ -618,7 +618,7 @@ def adam_step(
 
 
 @kernel()
-def adam_idle(weight, first, second, idle, keeps, rate, beta1, beta2, epsilon, correction1, correction2, threads):
+def adam_catch_up(weight, first, second, idle, keeps, rate, beta1, beta2, epsilon, correction1, correction2, threads):
     one = weight.dtype.type(1)
     for t in prange(threads):
         low, high = share(weight.shape[0], threads, t)

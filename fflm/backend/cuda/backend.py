@@ -11,45 +11,21 @@ import numpy as np
 
 from fflm.backend.common import Scratch, adam_corrections, dropout_words, flat
 from fflm.backend.cuda import kernels
-from fflm.backend.cuda import mixed as mixed_kernels
-from fflm.backend.cuda.kernels import (
-    ACTIVATE,
-    BLOCK,
-    COLUMNS,
-    FOUR,
-    PLAIN,
-    ROWS,
-    SLOPES,
-    SLOPES_TRANSPOSED,
-    SOFTMAX,
-    STATISTICS,
-    STORE,
-    SUMMED,
-    TRANSPOSED,
-)
+from fflm.backend.cuda.kernels import BLOCK, SUMMED
 from fflm.backend.cuda.launching import launch_kernel
 from fflm.backend.cuda.memory import DeviceArray, PinnedCopies
+from fflm.backend.cuda.mixed import SLOPE, make_mixed_product, pairs_for, to_halves
+from fflm.backend.cuda.products import COLUMNS, FORMS, FOUR, ROWS, STORE
+from fflm.backend.cuda.single import make_single_product
 from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Array, Dropout, UnitLoss
 
 PARTS = 1024
 """Blocks of a sum over a whole array, at most."""
 
-FORMS = {
-    "layer": (PLAIN, TRANSPOSED, ACTIVATE),
-    "logits": (PLAIN, TRANSPOSED, SOFTMAX),
-    "normalisers": (PLAIN, TRANSPOSED, STATISTICS),
-    "scores": (PLAIN, TRANSPOSED, STORE),
-    "to inputs": (PLAIN, PLAIN, STORE),
-    "to weights": (TRANSPOSED, PLAIN, STORE),
-    "slopes to inputs": (SLOPES, PLAIN, STORE),
-    "slopes to weights": (SLOPES_TRANSPOSED, PLAIN, STORE),
-}
-"""What matrix products are for, and how a kernel for it reads and ends."""
-
-PRODUCTS = {name: kernels.make_product(*form) for name, form in FORMS.items()}
+PRODUCTS = {form: make_single_product(form) for form in FORMS}
 """The kernels of matrix products, by what they are for."""
 
-MIXED_PRODUCTS = {name: mixed_kernels.make_mixed_product(*form) for name, form in FORMS.items()}
+MIXED_PRODUCTS = {form: make_mixed_product(form) for form in FORMS}
 """Those of mixed precision."""
 
 
@@ -96,7 +72,7 @@ class CudaBackend:
         self._zeros: list[Array] = []  # integers, shared by copies of this; none while they are used, or were left dirty
 
     @property
-    def exact(self) -> "CudaBackend":
+    def full_precision(self) -> "CudaBackend":
         """Itself in single precision, with the same scratch memory."""
         if not self.mixed:
             return self
@@ -138,7 +114,7 @@ class CudaBackend:
     ) -> None:
         """Launch a kernel of `kernels.make_product`, with stand-ins for what its form does not use.
 
-        Or of `mixed_kernels.make_mixed_product`, where ``a`` and ``b`` are of halves; only there ``scale`` and ``unit`` count.
+        Or of `make_mixed_product`, where ``a`` and ``b`` are of halves; only there ``scale`` and ``unit`` count.
         """
         rows, columns = c.shape if statistics is None else (len(a), len(b))
         grid = -(-columns // COLUMNS), -(-rows // ROWS)
@@ -162,9 +138,9 @@ class CudaBackend:
         """Return a matrix as products take it: itself, or times ``unit[0]`` as halves, in scratch memory of this name."""
         if not self.mixed:
             return values
-        shape = len(values), mixed_kernels.pairs_for(values.shape[1])
+        shape = len(values), pairs_for(values.shape[1])
         halves = self._borrow(f"halves of {name}", shape, np.uint32)
-        self._launch(mixed_kernels.to_halves, len(values), values, self._no_unit if unit is None else unit, halves)
+        self._launch(to_halves, len(values), values, self._no_unit if unit is None else unit, halves)
         return halves
 
     def _unit(self, values: Array) -> Array:
@@ -302,11 +278,11 @@ class CudaBackend:
     def add(self, values: Array, total: Array) -> None:
         self._each(kernels.add, total.size, *flat(values, total))
 
-    def normalise(self, values: Array, normalised: Array) -> None:
-        self._launch(kernels.normalise, len(values), values, normalised)
+    def normalize(self, values: Array, normalized: Array) -> None:
+        self._launch(kernels.normalize, len(values), values, normalized)
 
-    def normalise_backward(self, values: Array, d_normalised: Array, d_values: Array) -> None:
-        self._launch(kernels.normalise_backward, len(values), values, d_normalised, d_values)
+    def normalize_backward(self, values: Array, d_normalized: Array, d_values: Array) -> None:
+        self._launch(kernels.normalize_backward, len(values), values, d_normalized, d_values)
 
     def _statistics(
         self, form: str, features: Array, weight: Array, bias: Array, size: int, exponentials: Array
@@ -319,10 +295,10 @@ class CudaBackend:
 
     def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
         operands = self._operand("features", features), self._operand("weight", weight)
-        statistics = self._statistics("normalisers", *operands, bias, features.shape[1], self._one_matrix)
-        normalisers = self._borrow("normalisers", (len(features),))
-        self._launch(kernels.normalise_rows, len(features), *statistics, normalisers)
-        self._launch(kernels.output_losses, len(targets), features, weight, bias, rows, targets, normalisers, losses)
+        statistics = self._statistics("normalizers", *operands, bias, features.shape[1], self._one_matrix)
+        normalizers = self._borrow("normalizers", (len(features),))
+        self._launch(kernels.normalize_rows, len(features), *statistics, normalizers)
+        self._launch(kernels.output_losses, len(targets), features, weight, bias, rows, targets, normalizers, losses)
 
     def output_gradients(
         self,
@@ -342,11 +318,11 @@ class CudaBackend:
         words, operands = len(weight), (self._operand("features", features), self._operand("weight", weight))
         size = features.shape[1]
         if self.mixed:  # halves
-            exponentials = self._borrow("halves of exponentials", (len(features), mixed_kernels.pairs_for(words)), np.uint32)
+            exponentials = self._borrow("halves of exponentials", (len(features), pairs_for(words)), np.uint32)
         else:
             exponentials = self._borrow("exponentials", (len(features), FOUR * -(-words // FOUR)))
         highest, totals = self._statistics("logits", *operands, bias, size, exponentials)
-        unit = mixed_kernels.SLOPE if self.mixed else scale  # what halves hold is not too small; the sums get the scale
+        unit = SLOPE if self.mixed else scale  # what halves hold is not too small; the sums get the scale
         self._launch(
             kernels.finish_softmax, len(features),
             features, weight, bias, targets, highest, totals, c_float(penalty), c_float(unit), losses,
@@ -386,7 +362,7 @@ class CudaBackend:
     def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
         operands = self._operand("features", features), self._operand("weight", weight)
         self._product("scores", *operands, log_probabilities, features.shape[1])
-        self._launch(kernels.normalise_logits, len(features), log_probabilities, bias)
+        self._launch(kernels.normalize_logits, len(features), log_probabilities, bias)
 
     def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
         arrays = flat(*gradients)
@@ -430,10 +406,10 @@ class CudaBackend:
         numbers = map(c_float, (l2, 1 - shrink, rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
         self._each(kernels.adam_step, weight.size, *flat(weight, gradient, first, second), scale, *numbers)
 
-    def adam_idle(
+    def adam_catch_up(
         self, weight: Array, first: Array, second: Array, idle: Array, keeps: Array, *,
         rate: float, beta1: float, beta2: float, epsilon: float, step: int,
     ) -> None:  # fmt: skip
         if step:
             numbers = map(c_float, (rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
-            self._launch(kernels.adam_idle, len(weight), weight, first, second, idle, keeps, *numbers)
+            self._launch(kernels.adam_catch_up, len(weight), weight, first, second, idle, keeps, *numbers)

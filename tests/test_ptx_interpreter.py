@@ -1,4 +1,4 @@
-"""The executor of PTX: it computes what it should, and notices what it should."""
+"""The PTX interpreter: it computes what it should, and notices the faults that it should."""
 
 import math
 
@@ -9,7 +9,9 @@ pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
 from devices import compiled
 from numba import cuda, float32, int32, int64, typeof, uint32
-from ptx import Memory, Ptx, PtxError
+from ptx_interpreter import PtxError
+from ptx_kernel import PtxKernel
+from ptx_memory import Memory
 
 from fflm.backend.cuda.intrinsics import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
 
@@ -20,8 +22,8 @@ N = 4 * LANES
 
 
 def launch(kernel, blocks, *arguments):
-    """Execute a kernel, a Python function."""
-    Ptx(compiled(cuda.jit(kernel), tuple(map(typeof, arguments)))).launch((blocks,), LANES, list(arguments))
+    """Compile a Python function as a kernel, and interpret it."""
+    PtxKernel(compiled(cuda.jit(kernel), tuple(map(typeof, arguments)))).launch((blocks,), LANES, list(arguments))
 
 
 def per_number(function):
@@ -177,7 +179,7 @@ def multiply(kernel, left_along, right_along):
     z = np.full(16 * 8, np.nan, np.float32)
     given = x if left_along else x.T, y.T if right_along else y
     pairs = [np.ascontiguousarray(each).reshape(-1).view(np.uint32) for each in given]
-    Ptx(compiled(cuda.jit(kernel), tuple(map(typeof, (*pairs, z))))).launch((1,), 32, [*pairs, z])
+    PtxKernel(compiled(cuda.jit(kernel), tuple(map(typeof, (*pairs, z))))).launch((1,), 32, [*pairs, z])
     expected = x.astype(np.float32) @ y[:, :8].astype(np.float32)
     expected[8:, 1::2] += 1
     return z.reshape(16, 8), expected
@@ -445,7 +447,7 @@ def test_blocks_may_read_the_same_and_use_their_own():
 def test_grids_that_a_gpu_refuses(grid):
     z = np.zeros(LANES, np.float32)
     with pytest.raises(PtxError, match="a grid of"):
-        Ptx(compiled(cuda.jit(lambda z: None), (typeof(z),))).launch(grid, LANES, [z])
+        PtxKernel(compiled(cuda.jit(lambda z: None), (typeof(z),))).launch(grid, LANES, [z])
 
 
 def test_what_was_never_written_is_nan():
@@ -486,11 +488,11 @@ def test_constant_predicates_and_narrow_conversions():
     memory = Memory()
     address = memory.take(12)
     memory.write(address, np.zeros(12, np.uint8))
-    Ptx(f".entry k(.param .u64 address) {{ {registers} {PREDICATES} ret; }}").run(memory, (1,), 1, [np.uint64(address)])
+    PtxKernel(f".entry k(.param .u64 address) {{ {registers} {PREDICATES} ret; }}").run(memory, (1,), 1, [np.uint64(address)])
     assert memory.read(address, 12).view(np.uint32).tolist() == [0, 2, 0xFF]
 
 
 def test_an_unknown_instruction_is_refused():
     source = compiled(cuda.jit(lambda z: None), (typeof(np.zeros(1, np.float32)),))
     with pytest.raises(PtxError, match=r"unknown instruction wmma\.load"):
-        Ptx(source.replace("ret;", "wmma.load 	%f1, [%rd1];\n	ret;"))
+        PtxKernel(source.replace("ret;", "wmma.load 	%f1, [%rd1];\n	ret;"))

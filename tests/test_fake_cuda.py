@@ -1,4 +1,4 @@
-"""The GPU that is played waits and fails as one does; on it our arrays are like NumPy's, and share their memory only in turn."""
+"""The fake CUDA driver waits and fails as a real one; with it the backend's arrays act like NumPy's and never share memory."""
 
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_uint32
@@ -11,10 +11,10 @@ pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 if devices.device == "cuda":
     pytest.skip("a real GPU is tested", allow_module_level=True)
 
+from fake_cuda import FakeGpu, TrackedPool, install_fake_driver
 from numba import cuda, uint32
 from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
-from played_gpu import PlayedGpu, WatchedPool, play
-from ptx import PtxError
+from ptx_interpreter import PtxError
 
 from fflm.backend.cuda import launching as cuda_launching
 from fflm.backend.cuda import memory as cuda_memory
@@ -22,7 +22,7 @@ from fflm.backend.cuda.kernels import BLOCK
 from fflm.backend.cuda.launching import launch_kernel
 from fflm.backend.cuda.memory import STREAM, DeviceArray, PinnedCopies, Pool, size_class
 
-GPU = play()
+GPU = install_fake_driver()
 
 
 @cuda.jit
@@ -95,7 +95,7 @@ def test_memory_ends_where_its_array_does():
 @pytest.fixture
 def new_pool(monkeypatch):
     """Take memory from a pool to which nobody else's garbage goes back."""
-    monkeypatch.setattr(cuda_memory, "POOL", WatchedPool(GPU))
+    monkeypatch.setattr(cuda_memory, "POOL", TrackedPool(GPU))
 
 
 def test_memory_that_is_handed_out_again_holds_nothing(new_pool):
@@ -146,7 +146,7 @@ def on_gpu_of(array):
 @pytest.fixture
 def pool(monkeypatch):
     """Return a pool of memory and its GPU."""
-    gpu = PlayedGpu(capacity=10_000)
+    gpu = FakeGpu(capacity=10_000)
     gpu.functions["cuCtxPushCurrent"](binding.CUcontext(1))
     for name, function in gpu.functions.items():
         monkeypatch.setitem(vars(driver), name, function)

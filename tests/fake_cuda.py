@@ -1,7 +1,7 @@
-"""A GPU that is played: arrays, launches and memory are real, and the driver below them executes PTX.
+"""A fake CUDA driver: arrays, launches and memory are fflm's own, and the driver below them interprets PTX.
 
-What a driver does later, it does later: launches and copies of a stream wait until the host waits for them, and are done in their
-order. Memory that is handed out again holds NaN and ends where its array does. Not played: other streams, other GPUs.
+Launches and copies of a stream wait until the host waits for them, and are then done in their order, as a real driver may do it.
+Memory that is handed out again holds NaN, and ends where its array ends. Other streams and other GPUs are not imitated.
 """
 
 import functools
@@ -18,44 +18,45 @@ from cuda.core._kernel_arg_handler import ParamHolder
 from numba.cuda import codegen
 from numba.cuda.cudadrv import driver as driver_module
 from numba.cuda.cudadrv.driver import Context, CudaAPIError, Device, binding, driver
-from ptx import Memory, Ptx
+from ptx_kernel import PtxKernel
+from ptx_memory import Memory
 
 from fflm.backend.cuda import launching as cuda_launching
 from fflm.backend.cuda import memory as cuda_memory
 from fflm.backend.cuda.memory import STREAM, Pool, size_class
 from fflm.backend.cuda.memory import Memory as Held
 
-NAME = "Played GPU"
+NAME = "Fake GPU"
 
 
-class PlayedGpu:
-    """The GPU.
+class FakeGpu:
+    """A GPU, and the functions of its driver.
 
     Parameters
     ----------
     capacity
-        Bytes of its memory.
+        Bytes of the GPU's memory.
 
     Attributes
     ----------
     memory
-        What is in it, once the host has waited.
+        The GPU's memory, as it is once the host has waited.
     held
         Bytes of each allocation, by its address.
     launched
         The kernels that were launched, in their order.
     linked
-        Whether kernels become machine code, too, which is kept on disk with them and of no use here. It takes seconds.
+        Whether kernels are compiled to machine code, too, which is kept on disk with them and is not used here. It takes seconds.
     """
 
     def __init__(self, capacity: int = 2**30) -> None:
         self.capacity = capacity
         self.memory = Memory()
         self.held: dict[int, int] = {}
-        self.launched: list[Ptx] = []
+        self.launched: list[PtxKernel] = []
         self.linked = False
         self._pinned: dict[int, np.ndarray] = {}
-        self._promised: list[Callable[[], None]] = []
+        self._pending: list[Callable[[], None]] = []
         self._thread = threading.local()
         self._lock = threading.RLock()
         self.functions: dict[str, Callable[..., Any]] = {
@@ -71,14 +72,14 @@ class PlayedGpu:
             "cuMemHostAlloc": self.in_context(self._allocate_pinned),
             "cuMemFreeHost": self.in_context(self._free_pinned),
             "cuMemcpyHtoD": self.in_context(self._copy_to_device),
-            "cuMemcpyHtoDAsync": self.in_context(self._promise_copy_to_device),
+            "cuMemcpyHtoDAsync": self.in_context(self._enqueue_copy_to_device),
             "cuMemcpyDtoH": self.in_context(self._copy_to_host),
-            "cuMemsetD8Async": self.in_context(self._promise_bytes),
+            "cuMemsetD8Async": self.in_context(self._enqueue_bytes),
         }
 
     @property
     def _contexts(self) -> list[Any]:
-        """Those of the present thread."""
+        """The contexts of the calling thread."""
         if not hasattr(self._thread, "contexts"):
             self._thread.contexts = []
         return self._thread.contexts
@@ -95,17 +96,17 @@ class PlayedGpu:
 
         return checked
 
-    def promise(self, action: Callable[[], None]) -> None:
-        """Let something be done after all that was promised before."""
-        self._promised.append(action)
+    def enqueue(self, action: Callable[[], None]) -> None:
+        """Let an action be done after all actions that were enqueued before."""
+        self._pending.append(action)
 
     def wait(self) -> None:
-        """Do all that was promised; after an error nothing more."""
-        promised, self._promised = self._promised, []
-        for action in promised:
+        """Do all pending actions; an error drops those after it."""
+        pending, self._pending = self._pending, []
+        for action in pending:
             action()
 
-    def launch(self, stream: Any, config: Any, kernel: Ptx, *words: Any) -> None:
+    def launch(self, stream: Any, config: Any, kernel: PtxKernel, *words: Any) -> None:
         """Stand in for ``cuda.core.launch``, which converts the words in the same way."""
         assert int(stream.handle) == STREAM
         assert len(words) == len(kernel.types)
@@ -116,7 +117,7 @@ class PlayedGpu:
             np.frombuffer(string_at(pointer, dtype.itemsize), dtype)[0]
             for pointer, dtype in zip(pointers, kernel.types, strict=True)
         ]
-        self.promise(lambda: kernel.run(self.memory, tuple(config.grid), config.block[0], values))
+        self.enqueue(lambda: kernel.run(self.memory, tuple(config.grid), config.block[0], values))
 
     def _allocate(self, size: int) -> Any:
         if sum(self.held.values()) + size > self.capacity:
@@ -144,14 +145,14 @@ class PlayedGpu:
         memmove(data.ctypes.data, source, size)
         self.memory.write(target, data)
 
-    def _promise_copy_to_device(self, target: int, source: int, size: int, stream: int) -> None:
+    def _enqueue_copy_to_device(self, target: int, source: int, size: int, stream: int) -> None:
         assert stream == STREAM
         memory = self._pinned[source]  # of other memory the driver would first make a copy
-        self.promise(lambda: self.memory.write(target, memory[:size]))
+        self.enqueue(lambda: self.memory.write(target, memory[:size]))
 
-    def _promise_bytes(self, target: int, byte: int, size: int, stream: int) -> None:
+    def _enqueue_bytes(self, target: int, byte: int, size: int, stream: int) -> None:
         assert stream == STREAM
-        self.promise(lambda: self.memory.write(target, np.full(size, byte, np.uint8)))
+        self.enqueue(lambda: self.memory.write(target, np.full(size, byte, np.uint8)))
 
     def _copy_to_host(self, target: int, source: int, size: int) -> None:
         self.wait()
@@ -159,10 +160,10 @@ class PlayedGpu:
         memmove(target, data.ctypes.data, size)
 
 
-class WatchedPool(Pool):
-    """Our pool of memory; what it hands out is known to the GPU to the byte."""
+class TrackedPool(Pool):
+    """The pool of memory of the CUDA backend; the GPU knows to the byte what the pool hands out."""
 
-    def __init__(self, gpu: PlayedGpu) -> None:
+    def __init__(self, gpu: FakeGpu) -> None:
         super().__init__()
         self._gpu = gpu
 
@@ -171,34 +172,35 @@ class WatchedPool(Pool):
         held = super().take(size)
         address = held.address
         with self._gpu._lock:
-            self._gpu.promise(lambda: self._gpu.memory.lend(address, size, size_class(size)))
+            self._gpu.enqueue(lambda: self._gpu.memory.lend(address, size, size_class(size)))
         return held
 
 
-_played: list[PlayedGpu] = []
+_installed: list[FakeGpu] = []
 
 
-def play() -> PlayedGpu:
-    """Let numba.cuda use a played GPU from now on, the same one each time; whether there is a driver it is not asked about."""
+def install_fake_driver() -> FakeGpu:
+    """Let numba.cuda use a fake driver from now on, the same one each time; numba.cuda does not search for a real one any more."""
     if devices.device == "cuda":
         raise RuntimeError("with --device cuda a real one is tested")
-    if not _played:
-        gpu, device = PlayedGpu(), Device.__new__(Device)
+    if not _installed:
+        gpu, device = FakeGpu(), Device.__new__(Device)
         device.id, device.name, device.compute_capability = 0, NAME, (9, 0)
         device.primary_context = Context(weakref.proxy(device), binding.CUcontext(1))
         driver.devices[0] = device
         vars(driver).update(gpu.functions)
         driver_module._logger = driver_module.make_logger()
-        cuda_memory.POOL, cuda_launching.launch = WatchedPool(gpu), gpu.in_context(gpu.launch)
-        codegen.CUDACodeLibrary.get_cufunc = _function
-        _played.append(gpu)
-    return _played[0]
+        cuda_memory.POOL, cuda_launching.launch = TrackedPool(gpu), gpu.in_context(gpu.launch)
+        codegen.CUDACodeLibrary.get_cufunc = _load
+        _installed.append(gpu)
+    return _installed[0]
 
 
-def _function(library: codegen.CUDACodeLibrary) -> Any:
-    """Stand in for what loads a compiled kernel."""
+def _load(library: codegen.CUDACodeLibrary) -> Any:
+    """Stand in for the function that loads a compiled kernel."""
     if not library._cufunc_cache:
-        if _played[0].linked:
+        if _installed[0].linked:
             library.get_cubin()
-        library._cufunc_cache[0] = SimpleNamespace(kernel=Ptx(library.get_asm_str()), module=SimpleNamespace(initialized=True))
+        kernel = PtxKernel(library.get_asm_str())
+        library._cufunc_cache[0] = SimpleNamespace(kernel=kernel, module=SimpleNamespace(initialized=True))
     return library._cufunc_cache[0]

@@ -1,14 +1,14 @@
-"""A machine, compiled by Numba, that executes the instructions of a PTX kernel; `ptx` translates them into its table.
+"""The PTX interpreter, compiled by Numba: it executes the instructions of a kernel, which `ptx_encoder` has put into a table.
 
 How it executes
     The blocks of a launch run one after the other, the threads of a block in turn. `advance` runs one thread until it reaches a
     barrier, an instruction of its whole warp (`EXCHANGE` and what follows it in the list) or its end. `run_blocks` calls
     `together` once all threads of a warp wait at the same such instruction, and passes a barrier once all threads of the block
-    do. A register is an int64 of which an instruction writes at least as many bits as its type has: who reads fewer cuts them
-    out by `number`. A float32 is the lower half of a register. A predicate has all its bits equal: 0 is false, -1 is true.
+    do. A register is an int64, of which an instruction writes at least as many bits as its type has; `number` cuts out those that
+    an instruction reads. A float32 is the lower half of a register. A predicate has all its bits equal: 0 is false, -1 is true.
 
 What it checks
-    `check` looks at each access to global or shared memory: its alignment, its bounds, and races by `watch` and `watch_shared`.
+    `check` looks at each access to global or shared memory: its alignment, its bounds, and races by `watch`.
     Barriers that only some threads reach are found by `run_blocks`, instructions of a warp that only some reach as well. The
     first fault ends the launch; `ERRORS` names it.
 
@@ -19,8 +19,8 @@ The table
 
 How to add an instruction
     Add its name to the list below, before `EXCHANGE` if a thread executes it alone; add what it does to `advance` or
-    `together`; map the PTX to it in ``ptx.FLOATS`` or ``ptx.INTEGERS`` or, if its operands are of other forms, in
-    ``Ptx._operation``. Test it against NumPy in ``test_ptx.py``.
+    `together`; map the PTX to it in ``ptx_encoder.FLOATS`` or ``ptx_encoder.INTEGERS`` or, if its operands are of other forms,
+    in ``Encoder._operation``. Test it against NumPy in ``test_ptx_interpreter.py``.
 """
 
 import math
@@ -29,40 +29,107 @@ import numpy as np
 from numba import njit
 
 (
-    BRANCH, BARRIER, END, COPY, WIDEN, ADD, SUBTRACT, MULTIPLY, MULTIPLY_WIDE, MULTIPLY_HIGH, MULTIPLY_ADD,
-    MULTIPLY_ADD_WIDE, AND, OR, XOR, NOT, NEGATE, SHIFT_LEFT, SHIFT_RIGHT, MINIMUM, MAXIMUM,
-    DIVIDE, REMAINDER, INSERT_BITS, SELECT, COMPARE, F_ADD, F_SUBTRACT, F_MULTIPLY, F_DIVIDE, FMA,
-    FMA_DOWN, ADD_TO_ZERO, F_NEGATE, F_ABS, F_MINIMUM, F_MAXIMUM, COPYSIGN, EX2, LG2, SQRT,
-    RSQRT, RCP, TANH, F_COMPARE, F_ROUND, F_TO_INTEGER, F_FROM_INTEGER, F_FROM_HALF,
-    HALVES, SPLIT, JOIN, LOAD, STORE, ATOMIC_ADD, EXCHANGE, MMA, LDMATRIX,
-) = range(58)  # fmt: skip
+    BRANCH,
+    BARRIER,
+    END,
+    COPY,
+    WIDEN,
+    ADD,
+    SUBTRACT,
+    MULTIPLY,
+    MULTIPLY_WIDE,
+    MULTIPLY_HIGH,
+    MULTIPLY_ADD,
+    MULTIPLY_ADD_WIDE,
+    AND,
+    OR,
+    XOR,
+    NOT,
+    NEGATE,
+    SHIFT_LEFT,
+    SHIFT_RIGHT,
+    MINIMUM,
+    MAXIMUM,
+    DIVIDE,
+    REMAINDER,
+    INSERT_BITS,
+    SELECT,
+    COMPARE,
+    F_ADD,
+    F_SUBTRACT,
+    F_MULTIPLY,
+    F_DIVIDE,
+    FMA,
+    FMA_DOWN,
+    ADD_TO_ZERO,
+    F_NEGATE,
+    F_ABS,
+    F_MINIMUM,
+    F_MAXIMUM,
+    COPYSIGN,
+    EX2,
+    LG2,
+    SQRT,
+    RSQRT,
+    RCP,
+    TANH,
+    F_COMPARE,
+    F_ROUND,
+    F_TO_INTEGER,
+    F_FROM_INTEGER,
+    F_FROM_HALF,
+    HALVES,
+    SPLIT,
+    JOIN,
+    LOAD,
+    STORE,
+    ATOMIC_ADD,
+    EXCHANGE,
+    MMA,
+    LDMATRIX,
+) = range(58)
 """What instructions do."""
 
 KINDS = ("u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f32")
-"""Of numbers, by their numbers."""
+"""Types of numbers, by their codes."""
 
 U64, S32, S64, F32 = (KINDS.index(kind) for kind in ("u64", "s32", "s64", "f32"))
 
 RELATIONS = ("eq", "ne", "lt", "le", "gt", "ge", "nan", "num")
-"""Of comparisons, by their numbers; for floats ``u`` (true if one is NaN) adds `UNORDERED`."""
+"""Relations in comparisons, by their codes; for floats ``u`` (true if one is NaN) adds `UNORDERED`."""
 
 UNORDERED = len(RELATIONS)
 
 ROUNDINGS = ("", "rni", "rzi", "rmi", "rpi")
-"""To integers, by their numbers."""
+"""Ways of rounding to integers, by their codes."""
 
 WIDTH = 18
 """Columns of the table; operands begin with the fifth."""
 
 ERRORS = (
-    "", "misaligned", "out of bounds", "out of bounds of shared memory", "a race in global memory", "a race in shared memory",
-    "a barrier that only some threads of a block reach", "only some threads of a warp", "unknown: parts of a warp",
-)  # fmt: skip
+    "",
+    "misaligned",
+    "out of bounds",
+    "out of bounds of shared memory",
+    "a race in global memory",
+    "a race in shared memory",
+    "a barrier that only some threads of a block reach",
+    "only some threads of a warp",
+    "unknown: parts of a warp",
+)
 """What a kernel must not do, by its number; 0 for nothing."""
 
 (
-    NO_ERROR, MISALIGNED, OUT_OF_BOUNDS, OUT_OF_SHARED, GLOBAL_RACE, SHARED_RACE, BARRIER_OF_SOME, WARP_OF_SOME, PART_OF_WARP,
-) = range(len(ERRORS))  # fmt: skip
+    NO_ERROR,
+    MISALIGNED,
+    OUT_OF_BOUNDS,
+    OUT_OF_SHARED,
+    GLOBAL_RACE,
+    SHARED_RACE,
+    BARRIER_OF_SOME,
+    WARP_OF_SOME,
+    PART_OF_WARP,
+) = range(len(ERRORS))
 
 WARP = 32
 """Threads of a warp."""
@@ -79,9 +146,15 @@ RUNNING, AT_BARRIER, IN_WARP, DONE = range(4)
 """What a thread does: it waits for its block, or its warp."""
 
 READ, WRITE, ATOMIC = range(3)
+"""Accesses to memory."""
 
 HALVES_OF_BITS = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
 """The number that is the half with these bits."""
+
+
+class PtxError(Exception):
+    """The kernel did what it must not, or the interpreter does not know one of its instructions."""
+
 
 compiled = njit(cache=True, nogil=True, error_model="numpy")
 
@@ -203,7 +276,7 @@ def meets(user, turn, word, own, own_turn, launch):
 
 @compiled
 def watch(word, access, own, own_turn, launch, notes):
-    """Take note of who uses a word of global memory; return whether that is a race."""
+    """Take note of who uses a word of global or shared memory; return whether that is a race."""
     writer, reader, writer_turn, reader_turn = notes
     if access == ATOMIC:
         own = launch + ADDED
@@ -218,35 +291,17 @@ def watch(word, access, own, own_turn, launch, notes):
 
 
 @compiled
-def watch_shared(word, access, turn, writer, reader):
-    """Take note of who uses a word of shared memory; return whether that is a race."""
-    interval = turn // THREADS
-    race = writer[word] // THREADS == interval and writer[word] != turn
-    met = reader[word] // THREADS == interval and reader[word] != turn
-    if access == READ:
-        reader[word] = interval * THREADS + THREADS - 1 if met else turn
-        return race
-    writer[word] = turn
-    return race or met
-
-
-@compiled
-def check(address, size, access, shared, own, turn, launch, known, notes, shared_bytes, shared_notes):
+def check(address, size, access, in_shared, own, turn, launch, known, notes, shared_bytes, shared_notes):
     """Return what is wrong with the use of so many bytes; take note of it."""
     if address % size:
         return MISALIGNED
-    if shared:
-        if address < 0 or address + size > shared_bytes:
-            return OUT_OF_SHARED
-        for word in range(address // 4, (address + size + 3) // 4):
-            if watch_shared(word, access, turn, shared_notes[0], shared_notes[1]):
-                return SHARED_RACE
-        return NO_ERROR
-    if address < 0 or address + size > len(known) or not (known[address] and known[address + size - 1]):
+    if in_shared and (address < 0 or address + size > shared_bytes):
+        return OUT_OF_SHARED
+    if not in_shared and (address < 0 or address + size > len(known) or not (known[address] and known[address + size - 1])):
         return OUT_OF_BOUNDS
     for word in range(address // 4, (address + size + 3) // 4):
-        if watch(word, access, own, turn, launch, notes):
-            return GLOBAL_RACE
+        if watch(word, access, own, turn, launch, shared_notes if in_shared else notes):
+            return SHARED_RACE if in_shared else GLOBAL_RACE
     return NO_ERROR
 
 
@@ -517,15 +572,15 @@ def run_blocks(code, template, special, grid, threads, memory, known, notes, lau
     special
         Which registers have a thread's number and that in its warp, and a block's along three axes.
     grid
-        Blocks along these.
+        Blocks along the three axes.
     threads
-        Of a block.
+        Threads of a block.
     memory, known, notes
-        As `ptx.Memory` has them.
+        As `ptx_memory.Memory` has them.
     launch
-        The launch's number, a multiple of `BLOCKS`.
+        The number of the launch, a multiple of `BLOCKS`.
     shared_bytes
-        Of a block's shared memory.
+        Bytes of a block's shared memory.
 
     Returns
     -------
@@ -535,7 +590,8 @@ def run_blocks(code, template, special, grid, threads, memory, known, notes, lau
     size = len(template)
     registers = np.empty(threads * size, np.int64)
     shared = np.empty((shared_bytes + 15) // 8 * 8, np.uint8)
-    shared_notes = np.empty(len(shared) // 4, np.int64), np.empty(len(shared) // 4, np.int64)
+    words = len(shared) // 4
+    shared_notes = np.zeros(words, np.int64), np.zeros(words, np.int64), np.zeros(words, np.int64), np.zeros(words, np.int64)
     places, states = np.empty(threads, np.int64), np.empty(threads, np.int64)
     for block in range(grid[0] * grid[1] * grid[2]):
         for thread in range(threads):
@@ -546,7 +602,7 @@ def run_blocks(code, template, special, grid, threads, memory, known, notes, lau
             registers[base + special[3]] = block // grid[0] % grid[1]
             registers[base + special[4]] = block // grid[0] // grid[1]
         shared.view(np.uint16)[:] = 0x7FFF  # not a number
-        shared_notes[0][:], shared_notes[1][:] = -1, -1
+        shared_notes[0][:], shared_notes[1][:] = 0, 0  # another block has shared memory of its own
         places[:], states[:] = 0, RUNNING
         barriers, own = 0, launch + block
         while True:
@@ -557,9 +613,20 @@ def run_blocks(code, template, special, grid, threads, memory, known, notes, lau
                     for thread in range(first, last):
                         if states[thread] == RUNNING:
                             places[thread], states[thread], error = advance(
-                                code, places[thread], registers, thread * size, own, barriers * THREADS + thread,
-                                launch, memory, known, notes, shared, shared_bytes, shared_notes,
-                            )  # fmt: skip
+                                code,
+                                places[thread],
+                                registers,
+                                thread * size,
+                                own,
+                                barriers * THREADS + thread,
+                                launch,
+                                memory,
+                                known,
+                                notes,
+                                shared,
+                                shared_bytes,
+                                shared_notes,
+                            )
                             if error:
                                 return error, places[thread]
                         if states[thread] == IN_WARP:
@@ -572,9 +639,21 @@ def run_blocks(code, template, special, grid, threads, memory, known, notes, lau
                     if waiting < WARP or waiting_elsewhere:
                         return WARP_OF_SOME, place
                     error = together(
-                        code, place, registers, size, first, own, barriers, launch, memory, known, notes,
-                        shared, shared_bytes, shared_notes,
-                    )  # fmt: skip
+                        code,
+                        place,
+                        registers,
+                        size,
+                        first,
+                        own,
+                        barriers,
+                        launch,
+                        memory,
+                        known,
+                        notes,
+                        shared,
+                        shared_bytes,
+                        shared_notes,
+                    )
                     if error:
                         return error, place
                     places[first:last] = place + 1

@@ -1,0 +1,267 @@
+"""The arithmetic of matrix products in single precision: operands, products and sums are float32.
+
+A thread computes 8 x 8 numbers of the tile of its block: two times four rows and two times four columns, where the second four
+are half a tile from the first. Loops over them are written out where the compiler would not unroll them, because the sums are
+kept in registers only if their indices are constants.
+"""
+
+import math
+from typing import Any
+
+from numba import cuda, float32, uint32, uint64
+
+from fflm.backend.cuda.intrinsics import load_four, store_four
+from fflm.backend.cuda.kernels import ALL_LANES, BLOCK, kernel, larger
+from fflm.backend.cuda.products import COLUMNS, FOUR, OUTSIDE, ROWS, Arithmetic, is_inside, make_product
+
+DEPTH = 8
+"""Numbers of the inner dimension that are read in a step."""
+
+EACH = 8
+"""Rows and columns of the tile that a thread computes."""
+
+# In shared memory a line has the numbers of an operand at one place of the inner dimension. It is padded, so that threads that
+# write a column do not meet in a bank.
+_LINE = ROWS + FOUR
+_OPERAND = DEPTH * _LINE
+_ACROSS = COLUMNS // EACH  # threads that share a row: half a warp
+
+
+@cuda.jit(device=True, forceinline=True)
+def read_four(matrix, line, place):
+    """Return four numbers of a line, from a place that four divides; zeros outside of the matrix (lines, columns)."""
+    zero, columns = float32(0), uint32(matrix.shape[1])
+    if not is_inside(matrix, line, place):
+        return zero, zero, zero, zero
+    if columns % uint32(FOUR) == uint32(0):
+        return load_four(matrix, uint32(line * columns + place))
+    return (
+        matrix[line, place],
+        matrix[line, place + uint32(1)] if place + uint32(1) < columns else zero,
+        matrix[line, place + uint32(2)] if place + uint32(2) < columns else zero,
+        matrix[line, place + uint32(3)] if place + uint32(3) < columns else zero,
+    )
+
+
+@cuda.jit(device=True, forceinline=True)
+def read_piece(matrix, line, piece):
+    """Return the four numbers of a piece; zeros outside of the matrix."""
+    return read_four(matrix, line, uint32(FOUR) * piece)
+
+
+@cuda.jit(device=True, forceinline=True)
+def slope(exponential, number, factor, place, hit, spread):
+    """Return the gradient of a logit, number ``number`` of four, of which number ``place`` is the target's.
+
+    The gradient is the probability times the scale, which ``factor`` makes of the exponential, less ``spread``, and at the target
+    less ``hit``.
+    """
+    value = exponential * factor - spread
+    return value - hit if place == uint32(number) else value
+
+
+@cuda.jit(device=True, forceinline=True)
+def compute_slopes(words, q, factor, place, hit, spread, own):
+    """Replace the exponentials of a piece, words (reads, 4) number q, by the gradients of logits, and add these to own (4,)."""
+    if place != uint32(OUTSIDE):
+        for number in range(FOUR):
+            words[q, number] = slope(words[q, number], number, factor, place, hit, spread)
+            own[number] += words[q, number]
+
+
+@cuda.jit(device=True, forceinline=True)
+def write_piece(shared, start, line, piece, numbers, along):
+    """Write four numbers to shared memory, where a line has one place of the inner dimension, whichever way they were read."""
+    if along:
+        at = uint32(start + piece * uint32(FOUR * _LINE) + line)
+        shared[at], shared[at + uint32(_LINE)] = numbers[0], numbers[1]
+        shared[at + uint32(2 * _LINE)], shared[at + uint32(3 * _LINE)] = numbers[2], numbers[3]
+    else:
+        store_four(shared, uint32(start + line * uint32(_LINE) + piece * uint32(FOUR)), numbers)
+
+
+@cuda.jit(device=True, forceinline=True)
+def locate(thread, left_along, right_along):
+    """Return where a thread's numbers of op(a) and of op(b) begin in shared memory."""
+    return thread // uint32(_ACROSS) * uint32(FOUR), uint32(_OPERAND) + thread % uint32(_ACROSS) * uint32(FOUR)
+
+
+@cuda.jit(device=True, forceinline=True)
+def multiply_line(sums, shared, left, right):
+    """Add to sums (8, 8) the products of a line of op(a) and one of op(b); the thread's numbers begin at two places of shared."""
+    lefts, rights = cuda.local.array(EACH, float32), cuda.local.array(EACH, float32)
+    lefts[0], lefts[1], lefts[2], lefts[3] = load_four(shared, left)
+    lefts[4], lefts[5], lefts[6], lefts[7] = load_four(shared, left + uint64(ROWS // 2))
+    rights[0], rights[1], rights[2], rights[3] = load_four(shared, right)
+    rights[4], rights[5], rights[6], rights[7] = load_four(shared, right + uint64(COLUMNS // 2))
+    for i in range(EACH):
+        for j in range(EACH):
+            sums[i, j] += lefts[i] * rights[j]
+
+
+@cuda.jit(device=True, forceinline=True)
+def multiply_step(sums, shared, left, right, left_along, right_along):
+    """Add to sums (8, 8) the products of `DEPTH` lines."""
+    left, right = uint64(left), uint64(right)
+    multiply_line(sums, shared, left, right)
+    multiply_line(sums, shared, left + uint64(_LINE), right + uint64(_LINE))
+    multiply_line(sums, shared, left + uint64(2 * _LINE), right + uint64(2 * _LINE))
+    multiply_line(sums, shared, left + uint64(3 * _LINE), right + uint64(3 * _LINE))
+    multiply_line(sums, shared, left + uint64(4 * _LINE), right + uint64(4 * _LINE))
+    multiply_line(sums, shared, left + uint64(5 * _LINE), right + uint64(5 * _LINE))
+    multiply_line(sums, shared, left + uint64(6 * _LINE), right + uint64(6 * _LINE))
+    multiply_line(sums, shared, left + uint64(7 * _LINE), right + uint64(7 * _LINE))
+
+
+@cuda.jit(device=True, forceinline=True)
+def clear(sums):
+    """Set the sums (8, 8) to 0."""
+    for i in range(EACH):
+        for j in range(EACH):
+            sums[i, j] = float32(0)
+
+
+@cuda.jit(device=True, forceinline=True)
+def first(thread):
+    """Return row and column in the tile of a thread's first number."""
+    return thread // uint32(_ACROSS) * uint32(FOUR), thread % uint32(_ACROSS) * uint32(FOUR)
+
+
+@cuda.jit(device=True, forceinline=True)
+def distance(number):
+    """Return how far a thread's row or column number ``number`` is from its first."""
+    return uint32(number % FOUR + number // FOUR * (ROWS // 2))
+
+
+@cuda.jit(device=True, forceinline=True)
+def offset(number):
+    """Return how many rows and columns number ``number`` of a thread's 64 is from its first."""
+    return distance(number // uint32(EACH)), distance(number % uint32(EACH))
+
+
+@cuda.jit(device=True, forceinline=True)
+def add_four(matrix, line, place, numbers, beta):
+    """Store four numbers where `read_four` reads them, plus ``beta`` times what was there; nothing outside of the matrix."""
+    columns = uint32(matrix.shape[1])
+    if is_inside(matrix, line, place):
+        a, b, c, d = numbers
+        if beta != float32(0):
+            old = read_four(matrix, line, place)
+            a, b, c, d = a + beta * old[0], b + beta * old[1], c + beta * old[2], d + beta * old[3]
+        if columns % uint32(FOUR) == uint32(0):
+            store_four(matrix, uint32(line * columns + place), (a, b, c, d))
+        else:
+            matrix[line, place] = a
+            if place + uint32(1) < columns:
+                matrix[line, place + uint32(1)] = b
+            if place + uint32(2) < columns:
+                matrix[line, place + uint32(2)] = c
+            if place + uint32(3) < columns:
+                matrix[line, place + uint32(3)] = d
+
+
+@cuda.jit(device=True, forceinline=True)
+def store_row(sums, i, c, rows, row, column, beta):
+    """Add a thread's row number i of the sums (8, 8) to beta times what is in c (parts M, N)."""
+    row = uint32(row + distance(i))
+    if row < rows:
+        row = uint32(row + uint32(cuda.blockIdx.z) * rows)
+        add_four(c, row, column, (sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3]), beta)
+        add_four(c, row, uint32(column + uint32(COLUMNS // 2)), (sums[i, 4], sums[i, 5], sums[i, 6], sums[i, 7]), beta)
+
+
+@cuda.jit(device=True, forceinline=True)
+def store(sums, c, rows, row, column, alpha, beta):
+    """Add a thread's sums (8, 8) to beta times what is in c (parts M, N); alpha is always 1."""
+    store_row(sums, 0, c, rows, row, column, beta)
+    store_row(sums, 1, c, rows, row, column, beta)
+    store_row(sums, 2, c, rows, row, column, beta)
+    store_row(sums, 3, c, rows, row, column, beta)
+    store_row(sums, 4, c, rows, row, column, beta)
+    store_row(sums, 5, c, rows, row, column, beta)
+    store_row(sums, 6, c, rows, row, column, beta)
+    store_row(sums, 7, c, rows, row, column, beta)
+
+
+@cuda.jit(device=True, forceinline=True)
+def store_with_bias(sums, c, bias, rows, row, column):
+    """Store a thread's sums (8, 8) plus bias (N,) in c (M, N)."""
+    for i in range(EACH):
+        for j in range(EACH):
+            y, x = uint32(row + distance(i)), uint32(column + distance(j))
+            if y < rows and x < uint32(c.shape[1]):
+                c[y, x] = sums[i, j] + bias[x]
+
+
+@cuda.jit(device=True, forceinline=True)
+def softmax_row(sums, i, bias, c, stored, highest, totals, row, column):
+    """End a thread's row number i of logits, together with its half warp, which has the whole row of the tile.
+
+    Adds bias (V,), finds the maximum, stores exp(logit - maximum) in c (B, V) if it is to be ``stored``, and stores maximum and
+    sum in highest and totals (tiles, B). The number of the row must be a constant, so that the sums (8, 8) are registers.
+    """
+    top, total, tile = float32(-math.inf), float32(0), uint32(cuda.blockIdx.x)
+    row += distance(i)
+    for j in range(EACH):
+        place = uint32(column + distance(j))
+        sums[i, j] = sums[i, j] + bias[place] if place < uint32(bias.size) else float32(-math.inf)
+        top = larger(top, sums[i, j])
+    for bit in range(4):
+        top = larger(top, cuda.shfl_xor_sync(ALL_LANES, top, 1 << bit))
+    for j in range(EACH):
+        sums[i, j] = math.exp(sums[i, j] - top)
+        total += sums[i, j]
+    for bit in range(4):
+        total += cuda.shfl_xor_sync(ALL_LANES, total, 1 << bit)
+    if row < uint32(highest.shape[1]):
+        at = uint32(row * uint32(c.shape[1]) + column)
+        if stored and column < uint32(c.shape[1]):
+            store_four(c, at, (sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3]))
+        if stored and column + uint32(COLUMNS // 2) < uint32(c.shape[1]):
+            store_four(c, uint32(at + uint32(COLUMNS // 2)), (sums[i, 4], sums[i, 5], sums[i, 6], sums[i, 7]))
+        if cuda.threadIdx.x % _ACROSS == 0:
+            highest[tile, row], totals[tile, row] = top, total
+
+
+@cuda.jit(device=True, forceinline=True)
+def store_softmax(sums, statistics, bias, c, stored, highest, totals, row0, row, column):
+    """End a thread's eight rows of logits, each as `softmax_row` does."""
+    softmax_row(sums, 0, bias, c, stored, highest, totals, row, column)
+    softmax_row(sums, 1, bias, c, stored, highest, totals, row, column)
+    softmax_row(sums, 2, bias, c, stored, highest, totals, row, column)
+    softmax_row(sums, 3, bias, c, stored, highest, totals, row, column)
+    softmax_row(sums, 4, bias, c, stored, highest, totals, row, column)
+    softmax_row(sums, 5, bias, c, stored, highest, totals, row, column)
+    softmax_row(sums, 6, bias, c, stored, highest, totals, row, column)
+    softmax_row(sums, 7, bias, c, stored, highest, totals, row, column)
+
+
+SINGLE = Arithmetic(
+    width=FOUR,
+    depth=DEPTH,
+    word=float32,
+    operand_words=_OPERAND,
+    sums=(EACH, EACH),
+    clear=clear,
+    read=read_piece,
+    compute_slopes=compute_slopes,
+    write=write_piece,
+    locate=locate,
+    multiply=multiply_step,
+    first=first,
+    offset=offset,
+    store=store,
+    store_with_bias=store_with_bias,
+    store_softmax=store_softmax,
+)
+
+
+def make_single_product(form: str) -> Any:
+    """Return the kernel of products of a form in single precision; its parameters are those of `products.make_product`."""
+    compute = make_product(SINGLE, form)
+
+    @kernel(form, launch_bounds=(BLOCK, 2))
+    def product(a, b, c, inner, span, beta, bias, code, highest, totals, factors, targets, hit, spread):
+        compute(a, b, c, inner, span, float32(1), beta, bias, code, highest, totals, factors, targets, hit, spread)
+
+    return product
