@@ -105,7 +105,7 @@ def test_many_chunks_processes_and_blocks(tmp_path, monkeypatch):
     seen = []
     one = tokenize(TextSource([path], SENTENCES, ALL_WORDS, Share(0.01)), tmp_path / "one", processes=1, progress=seen.append)
     monkeypatch.setattr(module, "_BLOCK", 1000)
-    monkeypatch.setattr(module, "_FEW_SECONDS", 0)
+    monkeypatch.setattr(module, "_SERIAL_SECONDS", 0)
     two = tokenize(TextSource([path], SENTENCES, ALL_WORDS, Share(0.01)), tmp_path / "two", processes=2)
     assert one.fingerprint == two.fingerprint
     assert len(seen) > 16
@@ -127,7 +127,7 @@ def wait(characters):
 
 if __name__ == "__main__":
     import multiprocessing
-    module._FEW_SECONDS = 0
+    module._SERIAL_SECONDS = 0
     text, out = map(Path, sys.argv[1:])
     module.tokenize(module.TextSource([text], valid=None), out, processes=2, progress=wait)
 """
@@ -284,7 +284,7 @@ def test_nothing_is_left_of_a_failure_and_nothing_is_overwritten_unasked(text, t
     assert Corpus.open(tmp_path / "out").fingerprint == first
     assert tokenize(TextSource([text], FLAT, ALL_WORDS, None), tmp_path / "out", overwrite=True).settings == FLAT
     (tmp_path / "photos").mkdir()
-    with pytest.raises(FflmError, match="no tokenised corpus"):
+    with pytest.raises(FflmError, match="not a tokenized corpus"):
         tokenize(TextSource([text], FLAT, ALL_WORDS, None), tmp_path / "photos", overwrite=True)
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "out", tmp_path / "photos"])
 
@@ -337,7 +337,7 @@ def truncated(name, size):
 def test_damaged_corpora(text, tmp_path, damage):
     tokenize(TextSource([text], TextSettings(Tokenizer("space")), ALL_WORDS, None), tmp_path / "out")
     damage(tmp_path / "out")
-    with pytest.raises(FflmError, match=r"damaged|no tokenised corpus|cannot read|version"):
+    with pytest.raises(FflmError, match=r"damaged|not a tokenized corpus|cannot read|version"):
         Corpus.open(tmp_path / "out")
 
 

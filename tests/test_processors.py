@@ -73,7 +73,7 @@ def test_on_one_processor_there_are_no_worker_processes(tmp_path, monkeypatch):
             raise AssertionError(f"a pool of {arguments[0]} worker processes")
 
     monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(module, "_FEW_SECONDS", 0)
+    monkeypatch.setattr(module, "_SERIAL_SECONDS", 0)
     (tmp_path / "text").write_text("the cat sat on the mat .\n" * 20_000)
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})

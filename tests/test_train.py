@@ -945,7 +945,7 @@ def test_changed_ids_are_damage(stopped):
 
 def test_a_missing_corpus(stopped):
     shutil.rmtree("text.ids")
-    with pytest.raises(FflmError, match=r"text\.ids is no tokenised corpus"):
+    with pytest.raises(FflmError, match=r"text\.ids is not a tokenized corpus"):
         TrainingSession.resume(stopped)
 
 

@@ -1,4 +1,4 @@
-"""Tokenization: text in, a corpus on disk out, with worker processes if it takes long."""
+"""Tokenization of a text into a corpus on disk, in worker processes if the text is long."""
 
 import os
 import signal
@@ -29,8 +29,8 @@ from fflm.text.vocabulary import Vocabulary, VocabularyRule, read_words
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-_BLOCK = 1 << 20  # ids in memory at a time
-_FEW_SECONDS = 2.0  # that the processor spends on tokenising before worker processes are started
+_BLOCK = 1 << 20  # number of ids in memory at a time
+_SERIAL_SECONDS = 2.0  # processor time spent on tokenization before worker processes are started
 
 
 @dataclass(frozen=True)
@@ -147,22 +147,22 @@ def _given_words(source: TextSource) -> list[str] | None:
 
 
 def _check_free(out: Path, overwrite: bool) -> None:
-    """Raise an FflmError if a corpus cannot be put at a path."""
+    """Raise an FflmError if a corpus must not be written to a path."""
     if out.exists() and not overwrite:
         raise FflmError(f"{out} exists: choose another folder, or replace it with `overwrite=True`")
     if out.exists() and not (out / ABOUT).is_file():
-        raise FflmError(f"{out} exists and is no tokenised corpus: choose another folder")
+        raise FflmError(f"{out} exists and is not a tokenized corpus: choose another folder")
     check_own(out, FILES)
 
 
 def _number_chunks(
     chunks: Iterator[str], settings: TextSettings, numbering: Numbering, processes: int
 ) -> Iterator[tuple[Numbers, int]]:
-    """Tokenise chunks, in worker processes if it takes long; yield the tokens' numbers and the characters of each in order."""
+    """Tokenize chunks, in worker processes if it takes long; yield in order the numbers of each, (N,), and its characters."""
     started = time.process_time()
     for chunk in chunks:
         yield number_chunk(chunk, settings, numbering)[1:]
-        if processes > 1 and time.process_time() - started > _FEW_SECONDS:
+        if processes > 1 and time.process_time() - started > _SERIAL_SECONDS:
             break
     else:
         return
@@ -170,11 +170,12 @@ def _number_chunks(
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
-    tables: dict[int, Numbers] = {}  # the numbers that each worker gives -> those of `numbering`
+    tables: dict[int, Numbers] = {}  # for each worker: (K,), the number in `numbering` of each of the worker's numbers
     with ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (settings,)) as pool:
         pending: deque[Future[tuple[int, int, list[str], Numbers, int]]] = deque()
 
-        def finished() -> tuple[Numbers, int]:
+        def next_result() -> tuple[Numbers, int]:
+            """Wait for the oldest chunk, and translate its numbers into those of ``numbering``."""
             worker, start, types, numbers, characters = pending.popleft().result()
             known = tables.get(worker, np.empty(0, np.uint32))[:start]
             tables[worker] = np.append(known, numbering.numbers(types))
@@ -182,29 +183,32 @@ def _number_chunks(
 
         try:
             for chunk in chunks:
-                pending.append(pool.submit(_work, chunk))
-                if len(pending) > 4 * processes:  # the reader must not run ahead of the workers
-                    yield finished()
+                pending.append(pool.submit(_number_in_worker, chunk))
+                if (
+                    len(pending) > 4 * processes
+                ):  # chunks that wait take memory, so the reader must not run far ahead of the workers
+                    yield next_result()
             while pending:
-                yield finished()
+                yield next_result()
         except BrokenProcessPool as error:
             raise FflmError("a worker process was killed: free some memory or use fewer processes") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-_worker: tuple[TextSettings, Numbering]  # in a worker process
+_worker: tuple[TextSettings, Numbering]  # set in worker processes only
 
 
 def _start_worker(settings: TextSettings) -> None:
+    """Prepare a worker process."""
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends the workers
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     _worker = settings, Numbering(settings.tokenizer, MAX_TYPES)
 
 
-def _end_with_parent() -> None:
-    """End a worker process when its parent has ended in whatever way; a parent that is killed ends nobody."""
+def _exit_with_parent() -> None:
+    """Exit when the parent process has ended; a parent that is killed cannot end its workers itself."""
     from multiprocessing import parent_process
 
     parent = parent_process()
@@ -213,8 +217,20 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(chunk: str) -> tuple[int, int, list[str], Numbers, int]:
-    """Do ``_number`` in a worker process; return its id and the types from the first new one on, too."""
+def _number_in_worker(chunk: str) -> tuple[int, int, list[str], Numbers, int]:
+    """Tokenize a chunk in a worker process.
+
+    Returns
+    -------
+    worker, start : int
+        The id of the process, and its first new number.
+    types : list of str
+        The tokens that have the numbers from ``start`` on.
+    numbers : numpy.ndarray
+        The numbers of the tokens, (N,), uint32.
+    characters : int
+        The number of characters of the normalized chunk.
+    """
     settings, numbering = _worker
     start, numbers, characters = number_chunk(chunk, settings, numbering)
     return os.getpid(), start, numbering.types(start), numbers, characters
@@ -240,18 +256,22 @@ class _ProvisionalIds:
 
     @property
     def tokens(self) -> int:
+        """The number of ids."""
         return int(self.marks[0, -1])
 
     def blocks(self, first: int = 0) -> Iterator[npt.NDArray[np.uint32]]:
+        """Yield the ids from position ``first`` on, in arrays of at most ``_BLOCK``."""
         for start in range(first, self.tokens, _BLOCK):
             count = min(_BLOCK, self.tokens - start)
             yield np.fromfile(self.path, np.uint32, count, offset=4 * (self.start + start))
 
     def slice(self, start: int, stop: int) -> "_ProvisionalIds":
+        """Return the ids from position ``start`` to ``stop``."""
         characters = self._characters(stop) - self._characters(start)
         return _ProvisionalIds(self.path, self.start + start, np.array([[0, stop - start], [0, characters]]))
 
     def _characters(self, position: int) -> int:
+        """Return the number of characters before a position, interpolated within a chunk."""
         return round(np.interp(position, *self.marks)) if position else 0
 
 
@@ -294,7 +314,7 @@ def _append(chunks: Iterator[tuple[Numbers, int]], file: BinaryIO, progress: Cal
 
 
 def _cut(text: _ProvisionalIds, sizes: Mapping[str, Share | Count], end: int | None) -> dict[str, _ProvisionalIds]:
-    """Cut held-out parts off the end of a text, in sentence mode after the next ``end``."""
+    """Cut held-out parts off the end of a text; each begins after an ``end`` unless that is None."""
     parts = {}
     start = stop = text.tokens
     for name in ("test", "valid"):
@@ -313,7 +333,7 @@ def _cut(text: _ProvisionalIds, sizes: Mapping[str, Share | Count], end: int | N
 
 
 def _after_end(text: _ProvisionalIds, position: int, end: int) -> int:
-    """Return the first position, from ``position`` on, that follows a sentence end."""
+    """Return the first position, from ``position`` on, that follows an ``end``."""
     start = position - 1
     for ids in text.blocks(start):
         found = np.flatnonzero(ids == end)
@@ -343,7 +363,19 @@ def _build_vocabulary(
 
 
 def _write_part(path: Path, part: _ProvisionalIds, table: npt.NDArray[np.unsignedinteger], end: int | None) -> dict[str, Any]:
-    """Write a part's ids through the table from provisional ones, and return what corpus.json says of it."""
+    """Write the ids of a part, and return its description for corpus.json.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    part
+        The provisional ids.
+    table
+        The id of each provisional id, (K,).
+    end
+        The id of ``</s>``, or None if ends are not predicted.
+    """
     tally = Tally(end)
     header = {"descr": table.dtype.str, "fortran_order": False, "shape": (part.tokens,)}
     with path.open("wb") as file:
