@@ -24,7 +24,7 @@ from fflm.files import write_json
 from fflm.models.creation import text_settings
 from fflm.text.corpus import Corpus
 from fflm.text.holdout import Count
-from fflm.text.tokenize import tokenize
+from fflm.text.tokenize import TextSource, tokenize
 
 ROOT = Path(__file__).resolve().parent.parent
 STORIES = ROOT / "corpora" / "stories.txt"
@@ -93,7 +93,7 @@ def brown(text: Path, folder: Path, valid: int = 200_000, test: int = 161_192) -
     """
     if not (folder / "corpus.json").is_file():
         settings, rule = text_settings({"tokenizer": "space", "line_ends": False, "min_count": 4, "source": "all"})
-        tokenize([text], folder, settings, rule, Count(valid), Count(test))
+        tokenize(TextSource([text], settings, rule, Count(valid), Count(test)), folder)
     return Corpus.open(folder)
 
 
@@ -104,7 +104,7 @@ def wikitext(source: Path, folder: Path) -> Corpus:
     """
     if not (folder / "corpus.json").is_file():
         settings, rule = text_settings({"tokenizer": "space", "min_count": 1})
-        tokenize([source / "train.txt"], folder, settings, rule, [source / "valid.txt"], [source / "test.txt"])
+        tokenize(TextSource([source / "train.txt"], settings, rule, [source / "valid.txt"], [source / "test.txt"]), folder)
     return Corpus.open(folder)
 
 

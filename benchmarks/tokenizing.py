@@ -32,7 +32,7 @@ from fflm.text.corpus import Corpus
 from fflm.text.encoder import Encoder
 from fflm.text.reading import CHUNK
 from fflm.text.settings import TextSettings
-from fflm.text.tokenize import tokenize
+from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import END, UNKNOWN, Vocabulary, VocabularyRule
 
@@ -122,7 +122,7 @@ def chunks(text: str) -> Iterator[str]:
 
 def our_file(settings: TextSettings, file: Path, out: Path) -> Corpus:
     """Write the ids of a file of text, and the vocabulary."""
-    return tokenize([file], out, settings, VocabularyRule(MIN_COUNT, None), overwrite=True, processes=CORES)
+    return tokenize(TextSource([file], settings, VocabularyRule(MIN_COUNT, None), None), out, overwrite=True, processes=CORES)
 
 
 def parallel(wanted: bool) -> None:

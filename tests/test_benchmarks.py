@@ -22,7 +22,7 @@ from training_step import bengio, default, judge
 from fflm.cli import main
 from fflm.models.creation import text_settings
 from fflm.text.holdout import Count
-from fflm.text.tokenize import tokenize
+from fflm.text.tokenize import TextSource, tokenize
 from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2
 from fflm.training.settings import TrainingSettings
 
@@ -40,7 +40,7 @@ def corpus(tmp_path_factory):
     text = [WORDS[each] for each in ids] + WORDS * 20
     (folder / "text").write_text(" ".join(text), encoding="utf-8")
     settings, rule = text_settings({"tokenizer": "space", "line_ends": False, "min_count": 1, "source": "all"})
-    return tokenize([folder / "text"], folder / "ids", settings, rule, Count(300), Count(200))
+    return tokenize(TextSource([folder / "text"], settings, rule, Count(300), Count(200)), folder / "ids")
 
 
 def dictionary_losses(corpus, weights):

@@ -17,7 +17,7 @@ from fflm.text import tokenize as module
 from fflm.text.corpus import Corpus
 from fflm.text.holdout import Count, Share, parse_held_out
 from fflm.text.settings import TextSettings
-from fflm.text.tokenize import tokenize
+from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.tokenizer import LINE_END, Tokenizer
 from fflm.text.vocabulary import Vocabulary, VocabularyRule
 
@@ -42,7 +42,7 @@ def test_modes(text, tmp_path):
         name: TextSettings(Tokenizer("space"), mode, ends)
         for name, mode, ends in [("f", "stream", False), ("l", "stream", True), ("s", "sentence", True)]
     }
-    made = {name: tokenize([text], tmp_path / name, setting, ALL_WORDS) for name, setting in settings.items()}
+    made = {name: tokenize(TextSource([text], setting, ALL_WORDS, None), tmp_path / name) for name, setting in settings.items()}
     assert tokens_of(made["f"]) == flat
     assert tokens_of(made["l"]) == [*flat[:3], "\n", "\n", *flat[3:8], "\n", *flat[8:], "\n"]
     assert tokens_of(made["s"]) == [*flat[:3], "\n", *flat[3:8], "\n", *flat[8:], "\n"]
@@ -80,9 +80,9 @@ def test_equal_to_a_direct_computation(tmp_path_factory, lines, how, valid, test
     wanted = {name: span for name, span in wanted.items() if name == "train" or {"valid": valid, "test": test}[name]}
     if any(set(tokens[slice(*span)]) <= {LINE_END} for span in wanted.values()):
         with pytest.raises(FflmError, match=r"hold out more|no words in train"):
-            tokenize([folder / "text"], folder / "out", how, ALL_WORDS, valid, test)
+            tokenize(TextSource([folder / "text"], how, ALL_WORDS, valid, test), folder / "out")
         return
-    corpus = tokenize([folder / "text"], folder / "out", how, VocabularyRule(1, source=source), valid, test)
+    corpus = tokenize(TextSource([folder / "text"], how, VocabularyRule(1, source=source), valid, test), folder / "out")
     counted = tokens if source == "all" else tokens[slice(*wanted["train"])]
     expected = Vocabulary.from_counts(Counter(counted), ends=how.ends)
     assert (corpus.vocabulary.words, corpus.vocabulary.counts) == (expected.words, expected.counts)
@@ -103,10 +103,10 @@ def test_many_chunks_processes_and_blocks(tmp_path, monkeypatch):
     path = tmp_path / "text"
     path.write_text(" ".join(words[rng.integers(len(words), size=1_200_000)]), encoding="utf-8")
     seen = []
-    one = tokenize([path], tmp_path / "one", SENTENCES, ALL_WORDS, Share(0.01), processes=1, progress=seen.append)
+    one = tokenize(TextSource([path], SENTENCES, ALL_WORDS, Share(0.01)), tmp_path / "one", processes=1, progress=seen.append)
     monkeypatch.setattr(module, "_BLOCK", 1000)
-    monkeypatch.setattr(module, "_FEW_SECONDS", 0)
-    two = tokenize([path], tmp_path / "two", SENTENCES, ALL_WORDS, Share(0.01), processes=2)
+    monkeypatch.setattr(module, "_SERIAL_SECONDS", 0)
+    two = tokenize(TextSource([path], SENTENCES, ALL_WORDS, Share(0.01)), tmp_path / "two", processes=2)
     assert one.fingerprint == two.fingerprint
     assert len(seen) > 16
     assert sum(seen) == sum(part.characters for part in one.parts.values()) == len(path.read_text("utf-8")) + 1
@@ -127,9 +127,9 @@ def wait(characters):
 
 if __name__ == "__main__":
     import multiprocessing
-    module._FEW_SECONDS = 0
+    module._SERIAL_SECONDS = 0
     text, out = map(Path, sys.argv[1:])
-    module.tokenize([text], out, module.TextSettings(), module.VocabularyRule(), processes=2, progress=wait)
+    module.tokenize(module.TextSource([text], valid=None), out, processes=2, progress=wait)
 """
 
 
@@ -144,25 +144,27 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
 
 def test_parts_from_files(text, tmp_path):
     (tmp_path / "valid").write_text("the bird sat", encoding="utf-8")
-    corpus = tokenize([text], tmp_path / "out", STREAM, ALL_WORDS, [tmp_path / "valid"], Count(6))
+    corpus = tokenize(TextSource([text], STREAM, ALL_WORDS, [tmp_path / "valid"], Count(6)), tmp_path / "out")
     assert list(corpus.parts) == ["train", "valid", "test"]
     assert tokens_of(corpus, "valid") == ["the", "<unk>", "sat", "\n"]
     assert tokens_of(corpus, "test") == ["<unk>", "cat", "<unk>", "the", "dog", "\n"]
-    everything = tokenize([text], tmp_path / "all", STREAM, VocabularyRule(1, source="all"), [tmp_path / "valid"])
+    everything = tokenize(TextSource([text], STREAM, VocabularyRule(1, source="all"), [tmp_path / "valid"]), tmp_path / "all")
     assert "bird" in everything.vocabulary
     assert everything.vocabulary.rule == "words in train and valid"
 
 
 @pytest.mark.parametrize(("count", "held_out"), [(6, 6), (7, 6), (11, 6), (12, 12), (13, 12)])
 def test_parts_of_sentences_begin_after_an_end(text, tmp_path, count, held_out):
-    corpus = tokenize([text], tmp_path / "out", TextSettings(Tokenizer("space"), "sentence"), ALL_WORDS, None, Count(count))
+    corpus = tokenize(
+        TextSource([text], TextSettings(Tokenizer("space"), "sentence"), ALL_WORDS, None, Count(count)), tmp_path / "out"
+    )
     assert corpus.parts["test"].tokens == held_out
 
 
 def test_given_words(text, tmp_path):
     (tmp_path / "words").write_text("CAT\nbird\n", encoding="utf-8")
     rule = VocabularyRule(words=tmp_path / "words")
-    corpus = tokenize([text], tmp_path / "out", TextSettings(Tokenizer(lowercase=True), line_ends=False), rule)
+    corpus = tokenize(TextSource([text], TextSettings(Tokenizer(lowercase=True), line_ends=False), rule, None), tmp_path / "out")
     assert corpus.vocabulary.words == ["<unk>", "cat", "bird"]
     assert corpus.parts["train"].ids[:4].tolist() == [0, 1, 0, 0]
 
@@ -172,14 +174,16 @@ def test_large_vocabularies_need_wider_ids(tmp_path):
     for words, dtype in ((65_534, np.uint16), (65_535, np.uint32)):
         path.write_text(" ".join(map(str, range(words))), encoding="utf-8")
         rule = VocabularyRule(1, None)
-        corpus = tokenize([path], tmp_path / str(words), TextSettings(Tokenizer("space"), line_ends=False), rule)
+        corpus = tokenize(
+            TextSource([path], TextSettings(Tokenizer("space"), line_ends=False), rule, None), tmp_path / str(words)
+        )
         assert len(corpus.vocabulary) == words + 1
         assert corpus.parts["train"].ids.dtype == dtype
         assert sorted(corpus.parts["train"].ids[:].tolist()) == list(range(1, words + 1))
 
 
 def test_a_prefix_has_no_end_and_a_text_has_one(text, tmp_path):
-    corpus = tokenize([text], tmp_path / "out", SENTENCES, ALL_WORDS)
+    corpus = tokenize(TextSource([text], SENTENCES, ALL_WORDS, None), tmp_path / "out")
     assert corpus.vocabulary.decode(SENTENCES.encode_text("\n the dog\n\n\na cat", corpus.vocabulary)) == [
         "the",
         "dog",
@@ -193,7 +197,7 @@ def test_a_prefix_has_no_end_and_a_text_has_one(text, tmp_path):
 def test_settings_round_trip(text, tmp_path):
     how = TextSettings(Tokenizer("char", True, "NFKC"), "sentence")
     assert TextSettings.from_dict(json.loads(json.dumps(how.to_dict()))) == how
-    assert tokenize([text], tmp_path / "out", how, ALL_WORDS).settings == how
+    assert tokenize(TextSource([text], how, ALL_WORDS, None), tmp_path / "out").settings == how
     for damaged in ([], {"tokenizer": {"modes": "word"}}, {**how.to_dict(), "mode": "paragraph"}, {"tokenizer": 5}):
         with pytest.raises(FflmError, match=r"unknown setting|expected|Invalid"):
             TextSettings.from_dict(damaged)
@@ -201,13 +205,13 @@ def test_settings_round_trip(text, tmp_path):
 
 def test_fingerprints_tell_corpora_apart(text, tmp_path):
     made = [
-        tokenize([text], tmp_path / "0", STREAM, ALL_WORDS),
-        tokenize([text], tmp_path / "1", STREAM, VocabularyRule(2)),
-        tokenize([text], tmp_path / "2", STREAM, ALL_WORDS, Count(2)),
-        tokenize([text], tmp_path / "3", TextSettings(Tokenizer(lowercase=True)), ALL_WORDS),
+        tokenize(TextSource([text], STREAM, ALL_WORDS, None), tmp_path / "0"),
+        tokenize(TextSource([text], STREAM, VocabularyRule(2), None), tmp_path / "1"),
+        tokenize(TextSource([text], STREAM, ALL_WORDS, Count(2)), tmp_path / "2"),
+        tokenize(TextSource([text], TextSettings(Tokenizer(lowercase=True)), ALL_WORDS, None), tmp_path / "3"),
     ]
     assert len({corpus.fingerprint for corpus in made}) == 4
-    assert made[0].fingerprint == tokenize([text], tmp_path / "again", STREAM, ALL_WORDS).fingerprint
+    assert made[0].fingerprint == tokenize(TextSource([text], STREAM, ALL_WORDS, None), tmp_path / "again").fingerprint
 
 
 @pytest.mark.parametrize(
@@ -223,7 +227,7 @@ def test_fingerprints_tell_corpora_apart(text, tmp_path):
 def test_texts_that_are_too_short(tmp_path, content, valid, message):
     (tmp_path / "text").write_text(content, encoding="utf-8")
     with pytest.raises(FflmError, match=message):
-        tokenize([tmp_path / "text"], tmp_path / "out", FLAT, ALL_WORDS, valid)
+        tokenize(TextSource([tmp_path / "text"], FLAT, ALL_WORDS, valid), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
 
 
@@ -245,7 +249,8 @@ def test_texts_without_words(tmp_path, content, rule, message, mode):
     rule = VocabularyRule(words=tmp_path / "words") if rule == "words" else rule
     with pytest.raises(FflmError, match=message):
         tokenize(
-            [tmp_path / "text"], tmp_path / "out", TextSettings(Tokenizer("space" if "<" in content else "word"), mode), rule
+            TextSource([tmp_path / "text"], TextSettings(Tokenizer("space" if "<" in content else "word"), mode), rule, None),
+            tmp_path / "out",
         )
     assert not (tmp_path / "out").exists()
 
@@ -255,7 +260,10 @@ def test_held_out_text_of_line_ends_only(tmp_path, valid):
     (tmp_path / "text").write_text("a b\n" * 100 + "\n" * 100)
     (tmp_path / "blank").write_text("\n" * 100)
     with pytest.raises(FflmError, match="the valid text has only line ends, no words: hold out more, or give another text"):
-        tokenize([tmp_path / "text"], tmp_path / "out", STREAM, ALL_WORDS, [tmp_path / "blank"] if valid == "files" else valid)
+        tokenize(
+            TextSource([tmp_path / "text"], STREAM, ALL_WORDS, [tmp_path / "blank"] if valid == "files" else valid),
+            tmp_path / "out",
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -263,21 +271,21 @@ def test_nothing_is_left_of_a_failure_and_nothing_is_overwritten_unasked(text, t
     (tmp_path / "bad").write_bytes(b"good\n\xff")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(FflmError, match="byte 5"):
-        tokenize([text, tmp_path / "bad"], tmp_path / "out", STREAM, ALL_WORDS)
+        tokenize(TextSource([text, tmp_path / "bad"], STREAM, ALL_WORDS, None), tmp_path / "out")
     with pytest.raises(FflmError, match="cannot write"):
-        tokenize([text], tmp_path / "absent" / "out", STREAM, ALL_WORDS)
+        tokenize(TextSource([text], STREAM, ALL_WORDS, None), tmp_path / "absent" / "out")
     assert sorted(tmp_path.iterdir()) == before
 
-    first = tokenize([text], tmp_path / "out", STREAM, ALL_WORDS).fingerprint
+    first = tokenize(TextSource([text], STREAM, ALL_WORDS, None), tmp_path / "out").fingerprint
     with pytest.raises(FflmError, match="exists"):
-        tokenize([text], tmp_path / "out", FLAT, ALL_WORDS)
+        tokenize(TextSource([text], FLAT, ALL_WORDS, None), tmp_path / "out")
     with pytest.raises(FflmError, match="byte 5"):
-        tokenize([tmp_path / "bad"], tmp_path / "out", FLAT, ALL_WORDS, overwrite=True)
+        tokenize(TextSource([tmp_path / "bad"], FLAT, ALL_WORDS, None), tmp_path / "out", overwrite=True)
     assert Corpus.open(tmp_path / "out").fingerprint == first
-    assert tokenize([text], tmp_path / "out", FLAT, ALL_WORDS, overwrite=True).settings == FLAT
+    assert tokenize(TextSource([text], FLAT, ALL_WORDS, None), tmp_path / "out", overwrite=True).settings == FLAT
     (tmp_path / "photos").mkdir()
-    with pytest.raises(FflmError, match="no tokenised corpus"):
-        tokenize([text], tmp_path / "photos", FLAT, ALL_WORDS, overwrite=True)
+    with pytest.raises(FflmError, match="not a tokenized corpus"):
+        tokenize(TextSource([text], FLAT, ALL_WORDS, None), tmp_path / "photos", overwrite=True)
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "out", tmp_path / "photos"])
 
 
@@ -327,14 +335,14 @@ def truncated(name, size):
     ],
 )
 def test_damaged_corpora(text, tmp_path, damage):
-    tokenize([text], tmp_path / "out", TextSettings(Tokenizer("space")), ALL_WORDS)
+    tokenize(TextSource([text], TextSettings(Tokenizer("space")), ALL_WORDS, None), tmp_path / "out")
     damage(tmp_path / "out")
-    with pytest.raises(FflmError, match=r"damaged|no tokenised corpus|cannot read|version"):
+    with pytest.raises(FflmError, match=r"damaged|not a tokenized corpus|cannot read|version"):
         Corpus.open(tmp_path / "out")
 
 
 def test_a_corpus_of_before_there_was_a_checksum_of_corpus_json_is_opened(text, tmp_path):
-    before = tokenize([text], tmp_path / "out", STREAM, ALL_WORDS)
+    before = tokenize(TextSource([text], STREAM, ALL_WORDS, None), tmp_path / "out")
     edited(lambda about: about.pop("sha256"))(tmp_path / "out")
     after = Corpus.open(tmp_path / "out")
     assert after.fingerprint == before.fingerprint
@@ -342,7 +350,7 @@ def test_a_corpus_of_before_there_was_a_checksum_of_corpus_json_is_opened(text, 
 
 
 def test_verify_finds_changed_ids(text, tmp_path):
-    tokenize([text], tmp_path / "out", STREAM, ALL_WORDS, Count(3))
+    tokenize(TextSource([text], STREAM, ALL_WORDS, Count(3)), tmp_path / "out")
     ids = np.load(tmp_path / "out" / "valid.npy")
     ids[1] += 1
     np.save(tmp_path / "out" / "valid.npy", ids)

@@ -402,7 +402,7 @@ def test_nothing_is_lost(laboratory, name, kind):
 WORKERS = """
 from fflm.cli import main
 from fflm.text import tokenize as module
-module._FEW_SECONDS = -1
+module._SERIAL_SECONDS = -1
 main("tokenize long.txt -o new -q --processes 2".split())
 """
 

@@ -53,7 +53,7 @@ from fflm.text import reading
 from fflm.text.corpus import Corpus, checksum
 from fflm.text.reading import read_chunks
 from fflm.text.settings import TextSettings
-from fflm.text.tokenize import tokenize
+from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.vocabulary import Vocabulary, VocabularyRule, read_words
 from fflm.text.windows import Windows
 
@@ -323,7 +323,7 @@ def corpus(tmp_path_factory):
     """Return a small tokenised text."""
     folder = tmp_path_factory.mktemp("fuzz")
     (folder / "text.txt").write_text(STORIES[:1500], encoding="utf-8")
-    return tokenize([folder / "text.txt"], folder / "corpus", TextSettings(), VocabularyRule(), "20%")
+    return tokenize(TextSource([folder / "text.txt"], TextSettings(), VocabularyRule(), "20%"), folder / "corpus")
 
 
 ARPA = (

@@ -8,7 +8,7 @@ import pytest
 from fflm.processors import usable_processors
 from fflm.text import tokenize as module
 from fflm.text.settings import TextSettings
-from fflm.text.tokenize import tokenize
+from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.vocabulary import VocabularyRule
 
 GROUPS = {
@@ -73,12 +73,12 @@ def test_on_one_processor_there_are_no_worker_processes(tmp_path, monkeypatch):
             raise AssertionError(f"a pool of {arguments[0]} worker processes")
 
     monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(module, "_FEW_SECONDS", 0)
+    monkeypatch.setattr(module, "_SERIAL_SECONDS", 0)
     (tmp_path / "text").write_text("the cat sat on the mat .\n" * 20_000)
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
         assert usable_processors() == 1
-        tokenize([tmp_path / "text"], tmp_path / "ids", TextSettings(), VocabularyRule())
+        tokenize(TextSource([tmp_path / "text"], TextSettings(), VocabularyRule(), None), tmp_path / "ids")
     finally:
         os.sched_setaffinity(0, allowed)

@@ -153,7 +153,7 @@ def test_nonsense_options_are_refused_before_the_text_is_read(folder):
         ("train text.txt", "text.model exists: `fflm train --resume text.model`"),
         (f"train text.txt -o {'x' * 300}", "File name too long"),
         ("tokenize text.txt -o text.ids", "text.ids exists"),
-        ("tokenize text.txt -o folder --overwrite", "folder exists and is no tokenised corpus"),
+        ("tokenize text.txt -o folder --overwrite", "folder exists and is not a tokenized corpus"),
         ("tokenize text.txt -o text.txt/ids", "cannot write text.txt"),
         ("tokenize empty.txt -o text.ids --overwrite", "there are no words in empty.txt"),
         ("train --resume missing.model", "missing.model is no model"),

@@ -34,7 +34,7 @@ from fflm.models.ngram.train import estimate_model
 from fflm.network.feedforward import Network
 from fflm.text.corpus import Corpus
 from fflm.text.settings import TextSettings
-from fflm.text.tokenize import tokenize
+from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.vocabulary import VocabularyRule
 
 THREADS = 8
@@ -46,7 +46,7 @@ RUN = {"window": 2, "embedding": 4, "hidden": (6,), "averages": (), "epochs": 1,
 
 def corpus(folder: Path) -> Corpus:
     (folder / "text.txt").write_text(STORIES, encoding="utf-8")
-    return tokenize([folder / "text.txt"], folder / "corpus", TextSettings(), VocabularyRule())
+    return tokenize(TextSource([folder / "text.txt"], TextSettings(), VocabularyRule(), None), folder / "corpus")
 
 
 def pickled(model: Any) -> Any:
@@ -189,12 +189,8 @@ def test_the_number_of_threads_does_not_change_results(monkeypatch):
         return [model.log_probabilities(contexts), model.losses(contexts, contexts[:, 0] % len(model.vocabulary))]
 
     expected = results(5)
-    before = numba.get_num_threads()
-    try:
-        numba.set_num_threads(1)
+    with launching.limit_threads(1):
         fewer = results(5)
-    finally:
-        numba.set_num_threads(before)
     monkeypatch.setattr(launching, "_threads_lost", True)
     for left, middle, right in zip(expected, fewer, results(5), strict=True):
         assert np.array_equal(left, middle)

@@ -167,7 +167,7 @@ def test_runs_take_linear_time():
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
-def test_long_runs_of_marks_are_normalised_as_unicode_says(form):
+def test_long_runs_of_marks_are_normalized_as_unicode_says(form):
     text = "a" + "\u0301\u0323\u0345\u0344\u0f73\u3099\uff9e\u0903" * 20 + "b"
     assert Tokenizer(normalization=form).normalize(text) == unicodedata.normalize(form, text)
 
@@ -207,7 +207,7 @@ def test_detokenize_restores(text):
         ("", ""),
     ],
 )
-def test_detokenize_tokenised_text(tokens, text):
+def test_detokenize_tokenized_text(tokens, text):
     assert Tokenizer("space").detokenize(tokens.split()) == text
 
 

@@ -50,7 +50,7 @@ from fflm.models.scoring import score_part
 from fflm.text.corpus import Corpus
 from fflm.text.holdout import Count, Share
 from fflm.text.settings import TextSettings
-from fflm.text.tokenize import tokenize
+from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.vocabulary import VocabularyRule
 from fflm.training import events as training_events
 from fflm.training import session
@@ -420,10 +420,10 @@ def test_a_folder_is_not_replaced_if_something_else_lies_in_it(text):
     Path("text.model/.hidden").mkdir()
     Path("text.model/.hidden/file").touch()
     begin([text], Path("text.model"), overwrite=True, **TINY).discard()
-    tokenize([text], "text.ids", TextSettings(), VocabularyRule(), "5%", None)
+    tokenize(TextSource([text], TextSettings(), VocabularyRule(), "5%", None), "text.ids")
     Path("text.ids/text.model").mkdir()
     with pytest.raises(FflmError, match=r"^text\.ids/text\.model would be lost"):
-        tokenize([text], "text.ids", TextSettings(), VocabularyRule(), "5%", None, overwrite=True)
+        tokenize(TextSource([text], TextSettings(), VocabularyRule(), "5%", None), "text.ids", overwrite=True)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -945,7 +945,7 @@ def test_changed_ids_are_damage(stopped):
 
 def test_a_missing_corpus(stopped):
     shutil.rmtree("text.ids")
-    with pytest.raises(FflmError, match=r"text\.ids is no tokenised corpus"):
+    with pytest.raises(FflmError, match=r"text\.ids is not a tokenized corpus"):
         TrainingSession.resume(stopped)
 
 

@@ -25,13 +25,13 @@ def command(inputs: tuple[Path, ...], output: Path, overwrite: bool, quiet: bool
       fflm tokenize corpora/stories.txt -o stories.ids
       fflm train stories.ids
     """
-    from fflm.models.creation import text_settings
+    from fflm.models.creation import text_source
     from fflm.text.tokenize import tokenize
 
     console = message_console(quiet)
-    text, rule = text_settings(options)
+    source = text_source(inputs, options)
     with tokenizing(console) as progress:
-        corpus = tokenize(inputs, output, text, rule, overwrite=overwrite, progress=progress, **options)
+        corpus = tokenize(source, output, overwrite=overwrite, progress=progress, **options)
     if as_json:
         parts = {name: part.counts for name, part in corpus.parts.items()}
         vocabulary = corpus.vocabulary.to_dict()

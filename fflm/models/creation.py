@@ -2,11 +2,11 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fflm.arguments import Encoding, Errors, Paths, Processes, Progress, check, parameters, to_paths
+from fflm.arguments import Paths, Processes, Progress, check, parameters, to_paths
 from fflm.arrays import CHECKPOINT, CONFIG, EXAMPLES, LOG, WEIGHTS
 from fflm.errors import FflmError
 from fflm.files import NewFolder, check_own, os_errors_as_fflm_error, restore
@@ -14,9 +14,8 @@ from fflm.models.corpora import corpus_folder
 from fflm.models.folder import CORPUS, VOCABULARY, read_config, train_command
 from fflm.text.corpus import FILES as CORPUS_FILES
 from fflm.text.corpus import Corpus
-from fflm.text.holdout import Test, Valid
 from fflm.text.settings import TextSettings
-from fflm.text.tokenize import tokenize
+from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import VocabularyRule
 
@@ -25,8 +24,9 @@ TEXT_OPTIONS = {
     **parameters(Tokenizer, "mode"),
     **parameters(TextSettings, "tokenizer"),
     **parameters(VocabularyRule),
+    **parameters(TextSource, "settings", "rule"),
 }
-"""What `text_settings` takes."""
+"""The options that `text_source` takes."""
 
 
 FILES = (CONFIG, VOCABULARY, WEIGHTS, CHECKPOINT, LOG, EXAMPLES, CORPUS, *(f"{CORPUS}/{name}" for name in CORPUS_FILES))
@@ -35,18 +35,7 @@ FILES = (CONFIG, VOCABULARY, WEIGHTS, CHECKPOINT, LOG, EXAMPLES, CORPUS, *(f"{CO
 
 @contextlib.contextmanager
 def new_model(
-    inputs: Sequence[Path],
-    path: Path,
-    text: TextSettings,
-    rule: VocabularyRule,
-    *,
-    check: Callable[[], None],
-    valid: Valid,
-    test: Test,
-    encoding: Encoding,
-    errors: Errors,
-    processes: Processes,
-    progress: Progress,
+    source: TextSource, path: Path, check: Callable[[], None], *, processes: Processes, progress: Progress
 ) -> Iterator[tuple[NewFolder, Corpus]]:
     """Yield the folder of a new model, for the block to publish or keep, and the corpus to train on.
 
@@ -54,30 +43,27 @@ def new_model(
 
     Parameters
     ----------
-    inputs
-        Files, folders or ``"-"``, which are tokenised into the folder; or what `corpus_folder` understands.
+    source
+        The text, which is tokenized into the folder. If its inputs are what `corpus_folder` understands, the text is tokenized
+        already, and the other fields have no effect.
     path
         The model's folder.
-    text, rule, valid, test, encoding, errors, processes, progress
-        As `fflm.text.tokenize.tokenize` takes them; without effect on a text that is tokenised already.
     check
         As `fflm.files.NewFolder` takes it.
+    processes, progress
+        As `fflm.text.tokenize.tokenize` takes them.
 
     Raises
     ------
     FflmError
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
-    place = corpus_folder(inputs)
+    place = corpus_folder(source.inputs)
     with os_errors_as_fflm_error(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
     with NewFolder(path, check) as new, os_errors_as_fflm_error(f"write {path}"):
         if place is None:
-            corpus = tokenize(
-                inputs, new.folder / CORPUS, text, rule, valid, test,
-                encoding=encoding, errors=errors, processes=processes, progress=progress,
-            )  # fmt: skip
-            corpus = corpus.moved(path / CORPUS)
+            corpus = tokenize(source, new.folder / CORPUS, processes=processes, progress=progress).moved(path / CORPUS)
         else:
             if path.resolve() in place.resolve().parents:
                 raise FflmError(f"{place} lies in {path}, which is to be replaced: choose another folder")
@@ -106,11 +92,11 @@ def check_free(path: Path, overwrite: bool) -> None:
     check_own(path, FILES)
 
 
-def text_settings(fields: dict[str, Any]) -> tuple[TextSettings, VocabularyRule]:
-    """Take out of ``fields`` those of `Tokenizer` (its ``mode`` as ``tokenizer``), `TextSettings` and `VocabularyRule`."""
-    return TextSettings(pop_tokenizer(fields), **pop_fields(fields, TextSettings, "tokenizer")), VocabularyRule(
-        **pop_fields(fields, VocabularyRule)
-    )
+def text_source(inputs: tuple[Path, ...], fields: dict[str, Any]) -> TextSource:
+    """Make a source of the inputs and of those of ``fields`` that `TEXT_OPTIONS` lists, which are removed from ``fields``."""
+    settings = TextSettings(pop_tokenizer(fields), **pop_fields(fields, TextSettings, "tokenizer"))
+    rule = VocabularyRule(**pop_fields(fields, VocabularyRule))
+    return TextSource(inputs, settings, rule, **pop_fields(fields, TextSource, "inputs", "settings", "rule"))
 
 
 def pop_tokenizer(fields: dict[str, Any]) -> Tokenizer:

@@ -20,8 +20,6 @@ from msgspec import Meta
 
 from fflm.arguments import (
     Device,
-    Encoding,
-    Errors,
     PathLike,
     Paths,
     Positive,
@@ -49,7 +47,7 @@ from fflm.files import (
     write_text,
 )
 from fflm.models.corpora import describe_corpus, find_corpus, is_described
-from fflm.models.creation import default_path, new_model, text_settings
+from fflm.models.creation import default_path, new_model, text_source
 from fflm.models.description import CorpusReference, NetworkFigures
 from fflm.models.folder import load_weights, read_config
 from fflm.models.neural.train import OPTIONS, TrainingSession, check_length, network_settings, resolve_settings
@@ -70,7 +68,6 @@ from fflm.search.space import (
 )
 from fflm.stored import check_json, read_json
 from fflm.text.corpus import Corpus
-from fflm.text.holdout import Test, Valid
 from fflm.training.events import USELESS, DivergedError, Evaluation, Event, Finished
 from fflm.training.session import check_size
 from fflm.training.settings import TrainingSettings
@@ -181,10 +178,6 @@ def begin(
     sampler: SamplerName = "bayesian",
     trials: Positive | None = None,
     prune: bool = True,
-    valid: Valid = "5%",
-    test: Test = None,
-    encoding: Encoding = "utf-8",
-    errors: Errors = "strict",
     processes: Processes = None,
     progress: Progress = None,
     threads: Threads = None,
@@ -196,7 +189,7 @@ def begin(
 
     Parameters
     ----------
-    inputs, valid, test, encoding, errors, processes, progress, threads, device, precision, fields
+    inputs, processes, progress, threads, device, precision, fields
         As `fflm.train` takes them: the settings that all trials share. The test text is not looked at.
     path
         The folder of the search, which must not exist; by default ``stories.tune`` for ``corpora/stories.txt``.
@@ -218,17 +211,14 @@ def begin(
     _optuna()
     device = choose_device(device)
     check_precision(precision, device)
-    sources = to_paths("inputs", inputs)
-    place = default_path(sources, "tune") if path is None else to_path("path", path)
+    paths = to_paths("inputs", inputs)
+    place = default_path(paths, "tune") if path is None else to_path("path", path)
     _check_new(place)
-    text, rule = text_settings(fields)
+    source = text_source(paths, fields)
     shape, settings, automatic = network_settings(fields)
     refuse_unknown(fields, OPTIONS)
     check_space(space, sampler, shape, settings)
-    with new_model(
-        sources, place, text, rule, check=lambda: _check_new(place), valid=valid, test=test,
-        encoding=encoding, errors=errors, processes=processes, progress=progress,
-    ) as (new, corpus):  # fmt: skip
+    with new_model(source, place, lambda: _check_new(place), processes=processes, progress=progress) as (new, corpus):
         if "valid" not in corpus.parts:
             raise FflmError("without validation text nothing tells a good setting from a bad one: give some with `valid`")
         config, settings = resolve_settings(shape, settings, automatic, corpus)

@@ -20,10 +20,10 @@ from fflm.text.vocabulary import Vocabulary, VocabularyAbout
 
 FORMAT, VERSION = "fflm corpus", 1
 ABOUT = "corpus.json"
-REMEDY = "tokenise again"
+REMEDY = "tokenize the text again"
 PARTS = ("train", "valid", "test")
 FILES = (ABOUT, "vocabulary.tsv", *(f"{name}.npy" for name in PARTS))
-"""Of a corpus's folder."""
+"""Names of the files in the folder of a corpus."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,18 @@ class Part:
     Parameters
     ----------
     ids
-        (N,) in [0, V), in their file: ``ids[low:high]`` is an array, uint16 or uint32.
+        The ids of the tokens, (N,), in [0, V). They stay in their file: ``ids[low:high]`` is an array, uint16 or uint32.
     tokens
-        N, ends included.
+        The number of tokens N, ends included.
     unknown
-        How many of them are ``<unk>``.
+        The number of tokens that are ``<unk>``.
     ends
-        How many of them are ``</s>``.
+        The number of tokens that are ``</s>``.
     characters
-        Characters of the normalised text, newlines included. Where two parts share a chunk of the text (at most
-        262,144 characters), its characters are shared in proportion to the tokens.
+        The number of characters of the normalized text, newlines included. Where two parts share a chunk of the text (at most
+        262,144 characters), its characters are divided in proportion to the tokens.
     sha256
-        Of the bytes of the ids, in hexadecimal digits.
+        The checksum of the bytes of the ids, 64 hexadecimal digits.
     """
 
     ids: Ids = field(repr=False)
@@ -56,22 +56,22 @@ class Part:
 
     @property
     def counts(self) -> dict[str, int]:
-        """The numbers that a perplexity on this part must be read with."""
+        """The counts that belong to the evaluation conditions of this part."""
         return {"tokens": self.tokens, "unknown": self.unknown, "ends": self.ends, "characters": self.characters}
 
 
 @dataclass(frozen=True, repr=False)
 class Corpus:
-    """A tokenised text on disk.
+    """A tokenized text on disk.
 
     Parameters
     ----------
     path
-        Its folder.
+        The folder of the corpus.
     settings
         How the text became ids.
     vocabulary
-        The words of the ids.
+        The words that the ids stand for.
     parts
         ``"train"`` and, where held out, ``"valid"`` and ``"test"``.
     """
@@ -92,18 +92,18 @@ class Corpus:
         Raises
         ------
         FflmError
-            If the folder is no corpus, of a later version, or damaged.
+            If the folder is not a corpus, is of another version, or is damaged.
         """
         path = to_path("path", path)
         restore(path)
         if not (path / ABOUT).is_file():
-            raise FflmError(f"{path} is no tokenised corpus: make one with `fflm tokenize`")
+            raise FflmError(f"{path} is not a tokenized corpus: tokenize the text first")
         content, source = read_whole(path / ABOUT, REMEDY), str(path / ABOUT)
         if from_json(content, _Head, source, REMEDY)["version"] != VERSION:
-            raise FflmError(f"{path} is of another version of fflm: update fflm, or tokenise again")
+            raise FflmError(f"{path} is of another version of fflm: update fflm, or {REMEDY}")
         about = from_json(content, _About, source, REMEDY)
         if about.get("sha256") not in (None, checksum(about)):
-            raise FflmError(f"{path / ABOUT} is damaged (wrong sha256, what it says has changed): {REMEDY}")
+            raise FflmError(f"{path / ABOUT} is damaged (wrong sha256, its content has changed): {REMEDY}")
         settings = msgspec.convert(about["settings"], TextSettings)
         vocabulary = Vocabulary.load(path / "vocabulary.tsv", about["vocabulary"])
         if "train" not in about["parts"] or vocabulary.ends != settings.ends:
@@ -117,21 +117,21 @@ class Corpus:
         return cls(path, settings, vocabulary, parts)
 
     def moved(self, path: Path) -> "Corpus":
-        """Return this corpus after its folder was renamed, with the same ids, verified or not."""
+        """Return this corpus under the path to which its folder was renamed. Ids that were verified are not verified again."""
         for name, part in self.parts.items():
             part.ids.path = path / f"{name}.npy"
         return replace(self, path=path)
 
     @property
     def fingerprint(self) -> str:
-        """A sha256 that tells corpora apart: of the settings, the words and the ids of every part."""
+        """The sha256 of the settings, the words and the ids of every part, which differs between corpora."""
         parts = {name: part.sha256 for name, part in self.parts.items()}
         content = [self.settings.to_dict(), self.vocabulary.words, parts]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """What perplexities mean nothing without: vocabulary, its rule, the policy on ends, and the counts of every part."""
+        """The evaluation conditions: size and rule of the vocabulary, the policy on ends, and the counts of every part."""
         return {
             "vocabulary": len(self.vocabulary),
             "rule": self.vocabulary.rule,
@@ -140,12 +140,12 @@ class Corpus:
         }
 
     def verify(self) -> None:
-        """Make sure now, and not only when ids are first used, that all of them are those that were written.
+        """Verify the ids of all parts now, and not only when they are first used.
 
         Raises
         ------
         FflmError
-            If they are not.
+            If the ids are not those that were written.
         """
         for part in self.parts.values():
             part.ids.verify()
@@ -155,14 +155,14 @@ Amount: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class _Head(TypedDict):
-    """What every version of corpus.json has."""
+    """The fields that corpus.json has in every version."""
 
     format: Literal["fflm corpus"]
     version: int
 
 
 class _PartAbout(TypedDict):
-    """What corpus.json says of a part."""
+    """The description of a part in corpus.json."""
 
     tokens: Annotated[int, Meta(ge=1, le=2**48)]
     unknown: Amount
@@ -172,7 +172,7 @@ class _PartAbout(TypedDict):
 
 
 class _About(_Head):
-    """What corpus.json says; without a sha256 of all the rest of it, it is an older one."""
+    """The content of corpus.json; older files have no sha256 of the other fields."""
 
     settings: TextSettings
     vocabulary: VocabularyAbout
@@ -181,6 +181,6 @@ class _About(_Head):
 
 
 def checksum(about: Mapping[str, Any]) -> str:
-    """Return a sha256 of all that corpus.json says, but for itself."""
+    """Return the sha256 of all fields of corpus.json except ``sha256`` itself."""
     content = {name: value for name, value in about.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

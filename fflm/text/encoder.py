@@ -12,7 +12,7 @@ MAX_TYPES = 1 << 20
 
 
 class Encoder:
-    """Turns a text that comes in chunks into ids: what `TextSettings.encode_text` does, faster if it is long.
+    """Turns a text that comes in chunks into ids, as `TextSettings.encode_text` does, but faster if the text is long.
 
     Parameters
     ----------
@@ -26,17 +26,27 @@ class Encoder:
         self.settings = settings
         self.vocabulary = vocabulary
         self._numbering = Numbering(settings.tokenizer, MAX_TYPES)
-        self._ids = np.empty(0, np.int32)  # of the tokens that have numbers
+        self._ids = np.empty(0, np.int32)  # (K,): the id of each token that has a number
 
     def encode(self, chunk: str) -> tuple[npt.NDArray[np.int32], int]:
-        """Return the ids of the next chunk, (N,), and the characters that it has when it is normalised."""
+        """Return the ids of the next chunk, (N,), and the number of its characters when it is normalized."""
         start, numbers, characters = number_chunk(chunk, self.settings, self._numbering)
         self._ids = np.append(self._ids[:start], self.vocabulary.encode(self._numbering.types(start)))
         return self._ids[numbers], characters
 
 
 def number_chunk(chunk: str, settings: TextSettings, numbering: Numbering) -> tuple[int, Numbers, int]:
-    """Return the first new number, the numbers of a chunk's tokens, and how many characters it has."""
+    """Normalize and tokenize a chunk.
+
+    Returns
+    -------
+    start : int
+        The numbers from ``start`` on are new, as `Numbering.number` returns it.
+    numbers : numpy.ndarray
+        The numbers of the tokens, (N,), uint32.
+    characters : int
+        The number of characters of the normalized chunk.
+    """
     text = settings.tokenizer.normalize(chunk)
     start, numbers = numbering.number(text)
-    return start, settings.ends_only(numbers), len(text)
+    return start, settings.keep_predicted_ends(numbers), len(text)

@@ -13,7 +13,7 @@ from fflm.errors import FflmError
 
 @dataclass(frozen=True)
 class Share:
-    """A part held out by its share of the tokens, in (0, 1)."""
+    """The size of a held-out part as a share of the tokens, in (0, 1)."""
 
     value: float
 
@@ -24,7 +24,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Count:
-    """A part held out by its number of tokens, at least 1."""
+    """The size of a held-out part as a number of tokens, at least 1."""
 
     tokens: int
 
@@ -34,33 +34,38 @@ class Count:
 
 
 HeldOut: TypeAlias = Share | Count | float | Paths
-"""A part for validation or test, as `parse_held_out` takes it."""
+"""A part for validation or test, in the forms that `parse_held_out` accepts."""
 
 Valid: TypeAlias = Annotated[
     HeldOut | None,
     Meta(
-        description="Validation text: files or folders, or what to cut off the end of the text: a share (5%), a number of tokens "
-        "(200000), or 0 for none."
+        description="Validation text: files or folders, or the amount to cut off the end of the text: a share (5%), a number of "
+        "tokens (200000), or 0 for none."
     ),
 ]
-Test: TypeAlias = Annotated[HeldOut | None, Meta(description="Test text, likewise.")]
+Test: TypeAlias = Annotated[HeldOut | None, Meta(description="Test text, in the same forms.")]
 
 
 def parse_held_out(name: str, given: HeldOut | None) -> Share | Count | tuple[Path, ...] | None:
-    """Understand a held-out part: to be cut off the end of the text, or read from files of its own.
+    """Parse what a caller gave for a held-out part: a size to cut off the end of the text, or files of its own.
 
     Parameters
     ----------
     name
-        Of the argument.
+        The name of the argument, for error messages.
     given
-        ``0.05`` or ``"5%"`` is a share, ``200000`` or ``"200000"`` a number of tokens, another string, or several, are paths,
-        ``0`` or nothing is None.
+        ``0.05`` or ``"5%"`` is a share; ``200000`` or ``"200000"`` is a number of tokens; any other string, or several of them,
+        are paths; ``0``, None or an empty list means no such part.
+
+    Returns
+    -------
+    Share, Count, tuple of Path, or None
+        None means that there is no such part.
 
     Raises
     ------
     FflmError
-        If the share or number makes no sense, or it is none of these.
+        If the share or the number is out of range, or the value has none of these forms.
     """
     value: Any = plain(given)
     if isinstance(value, list) and len(value) < 2:

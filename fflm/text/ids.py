@@ -1,4 +1,4 @@
-"""The ids of a part of a corpus, in their file: nobody gets any that were not verified."""
+"""The ids of a part of a corpus, read from their file and always verified before use."""
 
 import hashlib
 import os
@@ -17,28 +17,28 @@ from fflm.files import open_regular, os_errors_as_fflm_error
 
 Array = npt.NDArray[np.unsignedinteger[Any]]
 
-_BLOCK = 1 << 20  # ids that are read at a time
+_BLOCK = 1 << 20  # number of ids that are read at a time
 _HEADER = re.compile(rb"\{'descr': '<u([24])', 'fortran_order': False, 'shape': \((\d{1,18}),\), \} *\n")
-_SEEKING = threading.Lock()  # where a file cannot be read without moving its position
+_SEEKING = threading.Lock()  # held while a file is read on systems where reading moves its position
 
 
 def id_type(words: int) -> np.dtype[np.unsignedinteger[Any]]:
-    """Return the type of ids on disk of a vocabulary of so many words: it has room for ``<s>``, the largest id."""
+    """Return the dtype of ids on disk for a vocabulary of ``words`` words; it has room for ``<s>``, the largest id."""
     return np.dtype("<u2" if words + 1 <= 1 << 16 else "<u4")
 
 
 class Tally:
-    """What corpus.json says of the ids of a part, counted as they come.
+    """Counts the ids of a part, and computes their checksum, while they are written or read.
 
     Parameters
     ----------
     end
-        The id of ``</s>``, None where ends are not predicted.
+        The id of ``</s>``, or None if ends are not predicted.
 
     Attributes
     ----------
     tokens, unknown, ends
-        How many there were, and how many of them are ``<unk>`` and ``</s>``.
+        The number of ids so far, and how many of them are ``<unk>`` and ``</s>``.
     """
 
     def __init__(self, end: int | None) -> None:
@@ -47,7 +47,7 @@ class Tally:
         self.tokens = self.unknown = self.ends = 0
 
     def add(self, ids: Array) -> None:
-        """Count more ids (N,), which follow those before."""
+        """Add ids, (N,), which follow those added before."""
         self._sha256.update(ids.tobytes())
         self.tokens += len(ids)
         self.unknown += int(np.count_nonzero(ids == 0))
@@ -55,32 +55,32 @@ class Tally:
 
     @property
     def sha256(self) -> str:
-        """Of the bytes of the ids, in hexadecimal digits."""
+        """The checksum of the bytes of the ids, 64 hexadecimal digits."""
         return self._sha256.hexdigest()
 
 
 class Ids:
     """The ids of a part of a corpus, read from their file as they are needed: ``ids[low:high]`` is an array.
 
-    The whole file is verified when ids are first asked for, and again if the file has changed since. The file stays open, so
-    that its ids can still be read when its folder has been moved or replaced. Threads and forked processes may share this
+    The whole file is verified when ids are first requested, and again if the file has changed since. The file stays open, so
+    that its ids can still be read after its folder has been moved or replaced. Threads and forked processes may share this
     object; a pickled copy opens the file anew.
 
     Parameters
     ----------
     path
-        The file, in the format of NumPy.
+        The file, in NumPy's npy format.
     words
         The length of the vocabulary [V]: ids lie in [0, V).
     end
-        The id of ``</s>``, None where ends are not predicted.
+        The id of ``</s>``, or None if ends are not predicted.
     tokens, unknown, ends, sha256
-        What `Tally` found when the file was written.
+        The counts and the checksum that `Tally` computed when the file was written.
 
     Raises
     ------
     FflmError
-        If the file cannot be read, or is not one of so many ids.
+        If the file cannot be read, or does not hold ``tokens`` ids.
     """
 
     def __init__(self, path: Path, words: int, end: int | None, *, tokens: int, unknown: int, ends: int, sha256: str) -> None:
@@ -114,7 +114,7 @@ class Ids:
         return self._tokens
 
     def __getitem__(self, key: slice) -> Array:
-        """Return consecutive ids, as an array that cannot be written to.
+        """Return consecutive ids, (N,), uint16 or uint32, as a read-only array.
 
         Raises
         ------
@@ -138,12 +138,12 @@ class Ids:
         return self[:] if dtype is None else self[:].astype(dtype)
 
     def verify(self) -> None:
-        """Read the whole file, unless that was done, and check that it is what was written.
+        """Read the whole file, unless it is verified already, and check that its ids are those that were written.
 
         Raises
         ------
         FflmError
-            If it is not, or cannot be read.
+            If they are not, or the file cannot be read.
         """
         state = self._state()
         if state == self._verified:
@@ -155,11 +155,11 @@ class Ids:
             self._damaged("wrong sha256")
         for name, count in (("<unk>", "unknown"), ("</s>", "ends")):
             if (found := getattr(tally, count)) != self._expected[count]:
-                self._damaged(f"{name} is {found} of its ids, not {self._expected[count]} as corpus.json says")
+                self._damaged(f"it has {found} ids of {name}, but corpus.json says {self._expected[count]}")
         self._verified = state
 
     def _read(self, start: int, count: int) -> Array:
-        """Return ids that are in range."""
+        """Read ``count`` ids from position ``start`` on, and check that they are in range."""
         size = self.dtype.itemsize
         place, length = self._offset + start * size, count * size
         with os_errors_as_fflm_error(f"read {self.path}"):
@@ -170,16 +170,17 @@ class Ids:
                     os.lseek(self._file, place, os.SEEK_SET)
                     content = os.read(self._file, length)
         if len(content) != length:
-            raise FflmError(f"{self.path} was truncated or changed while it was read: tokenise again")
+            raise FflmError(f"{self.path} was truncated or changed while it was read: tokenize the text again")
         ids: Array = np.frombuffer(content, self.dtype)
         if (largest := ids.max(initial=0)) >= self._words:
-            self._damaged(f"it has the id {largest}, but the vocabulary {self._words} words")
+            self._damaged(f"it has the id {largest}, but the vocabulary has {self._words} words")
         return ids
 
     def _state(self) -> tuple[int, int]:
-        """Return what changes when the file does: its size and its time."""
+        """Return the size and the modification time of the file, which change when its content does."""
         about = os.fstat(self._file)
         return about.st_size, about.st_mtime_ns
 
     def _damaged(self, reason: str) -> NoReturn:
-        raise FflmError(f"{self.path} is damaged ({reason}): tokenise again")
+        """Raise the error that says why the file is damaged."""
+        raise FflmError(f"{self.path} is damaged ({reason}): tokenize the text again")

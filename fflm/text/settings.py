@@ -26,15 +26,15 @@ class TextSettings(Settings):
 
     Notes
     -----
-    Mode ``"stream"``: one long text, contexts cross lines. ``"sentence"``: each line that is not blank is a sentence whose end is
-    predicted; nothing crosses it.
+    In mode ``"stream"`` the text is one long sequence, and contexts cross lines. In mode ``"sentence"`` each line that is not
+    blank is a sentence; its end is predicted, and no context crosses it.
     """
 
     tokenizer: Annotated[Tokenizer, Meta(description="The rule that splits text into tokens.")] = field(default_factory=Tokenizer)
-    mode: Annotated[TextMode, Meta(description="Read one long text, or one sentence a line that no context crosses.")] = "stream"
-    line_ends: Annotated[
-        bool, Meta(description="In a stream, take each line end for the word </s>, not for mere white space.")
-    ] = True
+    mode: Annotated[TextMode, Meta(description="Read one long text, or one sentence per line, which no context crosses.")] = (
+        "stream"
+    )
+    line_ends: Annotated[bool, Meta(description="In a stream, treat each line end as the word </s>, not as white space.")] = True
 
     @property
     def ends(self) -> bool:
@@ -43,13 +43,13 @@ class TextSettings(Settings):
 
     @property
     def policy(self) -> str:
-        """Which ends are predicted, and what contexts cross, as a phrase to read."""
+        """A phrase that says which ends are predicted, and whether contexts cross them."""
         if self.mode == "sentence":
             return "sentence ends predicted, no context crosses them"
         return "line ends predicted, contexts cross them" if self.line_ends else "line ends not predicted"
 
     def tokens(self, text: str) -> list[str]:
-        """Split normalised text into tokens, with ``LINE_END`` exactly where an end is predicted."""
+        """Split normalized text into tokens, with `LINE_END` exactly where an end is predicted."""
         tokens = self.tokenizer.split(text)
         if not self.ends:
             return [token for token in tokens if token != LINE_END]
@@ -61,13 +61,13 @@ class TextSettings(Settings):
     def encode_text(self, text: str, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
         """Return the ids of a text, (N,), as a corpus holds them.
 
-        An end is a newline of the text and nothing else: a prefix to be continued has none at its end, a text to be
-        scored has one.
+        Only a newline in the text gives an end: a prefix to be continued does not end with a newline, a text to be scored
+        does.
         """
         return vocabulary.encode(self.tokens(self.tokenizer.normalize(text)))
 
-    def ends_only(self, numbers: Numbers) -> Numbers:
-        """Leave out of the numbers that a `Numbering` gives the line ends where no end is predicted."""
+    def keep_predicted_ends(self, numbers: Numbers) -> Numbers:
+        """Return the numbers that a `Numbering` gives, (N,), without those of line ends at which no end is predicted, (M,)."""
         if self.mode == "stream" and self.line_ends:
             return numbers
         kept: npt.NDArray[np.bool] = numbers != 0

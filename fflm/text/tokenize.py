@@ -1,4 +1,4 @@
-"""Tokenization: text in, a corpus on disk out, with worker processes if it takes long."""
+"""Tokenization of a text into a corpus on disk, in worker processes if the text is long."""
 
 import os
 import signal
@@ -6,14 +6,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from fflm.arguments import Encoding, Errors, Overwrite, PathLike, Paths, Processes, Progress, checked, to_path, to_paths
+from fflm.arguments import Encoding, Errors, Overwrite, PathLike, Processes, Progress, check, checked, to_path, to_paths
 from fflm.errors import FflmError
 from fflm.files import check_own, replacing_folder, write_json
 from fflm.processors import usable_processors
@@ -29,50 +29,86 @@ from fflm.text.vocabulary import Vocabulary, VocabularyRule, read_words
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-_BLOCK = 1 << 20  # ids in memory at a time
-_FEW_SECONDS = 2.0  # that the processor spends on tokenising before worker processes are started
+_BLOCK = 1 << 20  # number of ids in memory at a time
+_SERIAL_SECONDS = 2.0  # processor time spent on tokenization before worker processes are started
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """A text, and how it is read: where it comes from, how it becomes ids, and which parts of it are held out.
+
+    Parameters
+    ----------
+    inputs
+        Files, folders or ``"-"``, as `read_chunks` takes them; one or several paths, of which a tuple is made.
+    settings, rule
+        How the text becomes tokens, and which of them are words of the vocabulary.
+    valid, test
+        The parts to hold out, as `parse_held_out` takes them.
+    encoding, errors
+        As `read_chunks` takes them.
+
+    Raises
+    ------
+    FflmError
+        If the inputs are not paths, or ``encoding`` or ``errors`` is not what its annotation allows.
+    """
+
+    inputs: tuple[Path, ...]
+    settings: TextSettings = field(default_factory=TextSettings)
+    rule: VocabularyRule = field(default_factory=VocabularyRule)
+    valid: Valid = "5%"
+    test: Test = None
+    encoding: Encoding = "utf-8"
+    errors: Errors = "strict"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", to_paths("inputs", self.inputs))
+        check("encoding", Encoding, self.encoding)
+        check("errors", Errors, self.errors)
+
+    def parts(self) -> tuple[dict[str, tuple[Path, ...]], dict[str, Share | Count]]:
+        """Return the files of each part that has files of its own, and the size of each part to cut off the training text.
+
+        Raises
+        ------
+        FflmError
+            If a held-out part is given as something that `parse_held_out` refuses.
+        """
+        files, sizes = {"train": self.inputs}, {}
+        for name, given in (("valid", self.valid), ("test", self.test)):
+            held_out = parse_held_out(name, given)
+            if isinstance(held_out, Share | Count):
+                sizes[name] = held_out
+            elif held_out:
+                files[name] = held_out
+        return files, sizes
 
 
 @checked
 def tokenize(
-    sources: Paths,
-    out: PathLike,
-    settings: TextSettings,
-    rule: VocabularyRule,
-    valid: Valid = None,
-    test: Test = None,
-    *,
-    encoding: Encoding = "utf-8",
-    errors: Errors = "strict",
-    overwrite: Overwrite = False,
-    processes: Processes = None,
-    progress: Progress = None,
+    source: TextSource, out: PathLike, *, overwrite: Overwrite = False, processes: Processes = None, progress: Progress = None
 ) -> Corpus:
     """Turn text into ids on disk, in two streaming passes; neither the text nor its ids are ever held in memory.
 
-    The first pass numbers the distinct tokens as they come. Then they are counted, the vocabulary is built, and the
-    second pass replaces the provisional numbers. The parts cut off the end of the text are contiguous, in the order
-    train, valid, test; in sentence mode they begin after the next sentence end.
+    The first pass gives every distinct token a provisional id, in the order of their first occurrence. Then the tokens are
+    counted and the vocabulary is built, and the second pass replaces the provisional ids. The parts cut off the end of the text
+    are contiguous, in the order train, valid, test; in sentence mode each of them begins after the next sentence end.
 
     Parameters
     ----------
-    sources
-        Files, folders or ``"-"``, as ``read_chunks`` takes them.
+    source
+        The text, and how it is read.
     out
-        The folder to make; it appears when all is done, or not at all.
-    settings, rule
-        How text becomes tokens, and which of them are words of the vocabulary.
-    valid, test
-        The parts to hold out, as `parse_held_out` takes them.
-    encoding, errors
-        As ``read_chunks`` takes them.
+        The folder to make. It appears when the corpus is complete, or not at all.
     overwrite
         Whether to replace a corpus that exists.
     processes
-        Worker processes, by default one for each processor that this process may use; a text that takes a few seconds needs
-        none. They are spawned, so a script that calls this needs the usual ``if __name__ == "__main__"``.
+        Number of worker processes, by default one for each processor that this process may use. They are started only if the
+        text takes more than a few seconds. They are spawned, so a script that calls this function needs the usual
+        ``if __name__ == "__main__"``.
     progress
-        Is called with the number of characters of each chunk that was tokenised.
+        Called with the number of characters of each chunk that was tokenized.
 
     Raises
     ------
@@ -80,62 +116,53 @@ def tokenize(
         If the text cannot be read, has no words or is too short for its parts, or the folder cannot be written.
     """
     out = to_path("out", out)
-    texts = {"train": to_paths("inputs", sources)}
-    cuts: dict[str, Share | Count] = {}
-    for name, value in (("valid", valid), ("test", test)):
-        held_out = parse_held_out(name, value)
-        if isinstance(held_out, Share | Count):
-            cuts[name] = held_out
-        elif held_out:
-            texts[name] = held_out
-    words = None if rule.words is None else [settings.tokenizer.normalize(word) for word in read_words(rule.words)]
-    workers = processes or usable_processors()
+    files, sizes = source.parts()
+    given_words = _given_words(source)
     with replacing_folder(out, lambda: _check_free(out, overwrite), "writing to") as folder:
-        work = folder.parent
-        numbering = Numbering(settings.tokenizer)
-        passes = {}
-        with (work / "provisional").open("wb") as file:
-            for name, paths in texts.items():
-                chunks = _numbered(read_chunks(paths, encoding, errors), settings, numbering, workers)
-                passes[name] = _first_pass(chunks, file, progress)
-                if not passes[name].tokens or len(numbering) == 1:  # the one token is the line end
-                    files = ", ".join("standard input" if str(path) == "-" else str(path) for path in paths)
-                    raise FflmError(f"there are no words in {files}: give a text that is not empty or blank")
-        parts = _cut(passes.pop("train"), cuts, 0 if settings.mode == "sentence" else None)
-        parts = {name: run for name in PARTS if (run := (parts | passes).get(name))}
+        numbering = Numbering(source.settings.tokenizer)
+        texts = _number_texts(files, source, numbering, folder.parent / "provisional", processes or usable_processors(), progress)
+        cut = _cut(texts.pop("train"), sizes, 0 if source.settings.mode == "sentence" else None)
+        parts = {name: part for name in PARTS if (part := (cut | texts).get(name))}
         types = numbering.types()
-        vocabulary = _vocabulary(parts, types, settings, rule, words)
+        vocabulary = _build_vocabulary(parts, types, source, given_words)
         table = vocabulary.encode(types).astype(id_type(len(vocabulary)))
         about = {
             "format": FORMAT,
             "version": VERSION,
-            "settings": settings.to_dict(),
-            "sources": {name: [str(path) for path in paths] for name, paths in texts.items()},
+            "settings": source.settings.to_dict(),
+            "sources": {name: [str(path) for path in paths] for name, paths in files.items()},
             "vocabulary": vocabulary.to_dict(),
-            "parts": {name: _write_part(folder / f"{name}.npy", run, table, vocabulary.end_id) for name, run in parts.items()},
+            "parts": {name: _write_part(folder / f"{name}.npy", ids, table, vocabulary.end_id) for name, ids in parts.items()},
         }
         vocabulary.save(folder / "vocabulary.tsv")
         write_json(folder / ABOUT, {**about, "sha256": checksum(about)})
     return Corpus.open(out)
 
 
+def _given_words(source: TextSource) -> list[str] | None:
+    """Return the normalized words of the file that the vocabulary rule names, or None if it names no file."""
+    if source.rule.words is None:
+        return None
+    return [source.settings.tokenizer.normalize(word) for word in read_words(source.rule.words)]
+
+
 def _check_free(out: Path, overwrite: bool) -> None:
-    """Raise an FflmError if a corpus cannot be put at a path."""
+    """Raise an FflmError if a corpus must not be written to a path."""
     if out.exists() and not overwrite:
         raise FflmError(f"{out} exists: choose another folder, or replace it with `overwrite=True`")
     if out.exists() and not (out / ABOUT).is_file():
-        raise FflmError(f"{out} exists and is no tokenised corpus: choose another folder")
+        raise FflmError(f"{out} exists and is not a tokenized corpus: choose another folder")
     check_own(out, FILES)
 
 
-def _numbered(
+def _number_chunks(
     chunks: Iterator[str], settings: TextSettings, numbering: Numbering, processes: int
 ) -> Iterator[tuple[Numbers, int]]:
-    """Tokenise chunks, in worker processes if it takes long; yield the tokens' numbers and the characters of each in order."""
+    """Tokenize chunks, in worker processes if it takes long; yield in order the numbers of each, (N,), and its characters."""
     started = time.process_time()
     for chunk in chunks:
         yield number_chunk(chunk, settings, numbering)[1:]
-        if processes > 1 and time.process_time() - started > _FEW_SECONDS:
+        if processes > 1 and time.process_time() - started > _SERIAL_SECONDS:
             break
     else:
         return
@@ -143,11 +170,12 @@ def _numbered(
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
-    tables: dict[int, Numbers] = {}  # the numbers that each worker gives -> those of `numbering`
+    tables: dict[int, Numbers] = {}  # for each worker: (K,), the number in `numbering` of each of the worker's numbers
     with ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (settings,)) as pool:
         pending: deque[Future[tuple[int, int, list[str], Numbers, int]]] = deque()
 
-        def finished() -> tuple[Numbers, int]:
+        def next_result() -> tuple[Numbers, int]:
+            """Wait for the oldest chunk, and translate its numbers into those of ``numbering``."""
             worker, start, types, numbers, characters = pending.popleft().result()
             known = tables.get(worker, np.empty(0, np.uint32))[:start]
             tables[worker] = np.append(known, numbering.numbers(types))
@@ -155,29 +183,32 @@ def _numbered(
 
         try:
             for chunk in chunks:
-                pending.append(pool.submit(_work, chunk))
-                if len(pending) > 4 * processes:  # the reader must not run ahead of the workers
-                    yield finished()
+                pending.append(pool.submit(_number_in_worker, chunk))
+                if (
+                    len(pending) > 4 * processes
+                ):  # chunks that wait take memory, so the reader must not run far ahead of the workers
+                    yield next_result()
             while pending:
-                yield finished()
+                yield next_result()
         except BrokenProcessPool as error:
             raise FflmError("a worker process was killed: free some memory or use fewer processes") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-_worker: tuple[TextSettings, Numbering]  # in a worker process
+_worker: tuple[TextSettings, Numbering]  # set in worker processes only
 
 
 def _start_worker(settings: TextSettings) -> None:
+    """Prepare a worker process."""
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends the workers
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     _worker = settings, Numbering(settings.tokenizer, MAX_TYPES)
 
 
-def _end_with_parent() -> None:
-    """End a worker process when its parent has ended in whatever way; a parent that is killed ends nobody."""
+def _exit_with_parent() -> None:
+    """Exit when the parent process has ended; a parent that is killed cannot end its workers itself."""
     from multiprocessing import parent_process
 
     parent = parent_process()
@@ -186,18 +217,37 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(chunk: str) -> tuple[int, int, list[str], Numbers, int]:
-    """Do ``_number`` in a worker process; return its id and the types from the first new one on, too."""
+def _number_in_worker(chunk: str) -> tuple[int, int, list[str], Numbers, int]:
+    """Tokenize a chunk in a worker process.
+
+    Returns
+    -------
+    worker, start : int
+        The id of the process, and its first new number.
+    types : list of str
+        The tokens that have the numbers from ``start`` on.
+    numbers : numpy.ndarray
+        The numbers of the tokens, (N,), uint32.
+    characters : int
+        The number of characters of the normalized chunk.
+    """
     settings, numbering = _worker
     start, numbers, characters = number_chunk(chunk, settings, numbering)
     return os.getpid(), start, numbering.types(start), numbers, characters
 
 
 @dataclass(frozen=True)
-class _Run:
+class _ProvisionalIds:
     """Consecutive provisional ids in the temporary file.
 
-    ``marks`` (2, M) are the tokens and characters read at the end of each chunk, beginning with zeros.
+    Parameters
+    ----------
+    path
+        The file: uint32, all texts one after another.
+    start
+        The position of the first of the ids in the file.
+    marks
+        (2, M), int64: the numbers of tokens and of characters read by the end of each chunk, beginning with zeros.
     """
 
     path: Path
@@ -206,23 +256,53 @@ class _Run:
 
     @property
     def tokens(self) -> int:
+        """The number of ids."""
         return int(self.marks[0, -1])
 
     def blocks(self, first: int = 0) -> Iterator[npt.NDArray[np.uint32]]:
+        """Yield the ids from position ``first`` on, in arrays of at most ``_BLOCK``."""
         for start in range(first, self.tokens, _BLOCK):
             count = min(_BLOCK, self.tokens - start)
             yield np.fromfile(self.path, np.uint32, count, offset=4 * (self.start + start))
 
-    def slice(self, start: int, stop: int) -> "_Run":
+    def slice(self, start: int, stop: int) -> "_ProvisionalIds":
+        """Return the ids from position ``start`` to ``stop``."""
         characters = self._characters(stop) - self._characters(start)
-        return _Run(self.path, self.start + start, np.array([[0, stop - start], [0, characters]]))
+        return _ProvisionalIds(self.path, self.start + start, np.array([[0, stop - start], [0, characters]]))
 
     def _characters(self, position: int) -> int:
+        """Return the number of characters before a position, interpolated within a chunk."""
         return round(np.interp(position, *self.marks)) if position else 0
 
 
-def _first_pass(chunks: Iterator[tuple[Numbers, int]], file: BinaryIO, progress: Callable[[int], None] | None) -> _Run:
-    """Append the provisional ids of a text to a file."""
+def _number_texts(
+    files: Mapping[str, Sequence[Path]],
+    source: TextSource,
+    numbering: Numbering,
+    path: Path,
+    processes: int,
+    progress: Callable[[int], None] | None,
+) -> dict[str, _ProvisionalIds]:
+    """Tokenize the files of each part, and write the provisional ids of all parts to one file.
+
+    Raises
+    ------
+    FflmError
+        If files cannot be read, or those of a part have no words.
+    """
+    result = {}
+    with path.open("wb") as file:
+        for name, paths in files.items():
+            chunks = _number_chunks(read_chunks(paths, source.encoding, source.errors), source.settings, numbering, processes)
+            result[name] = _append(chunks, file, progress)
+            if not result[name].tokens or len(numbering) == 1:  # the only token is the line end
+                names = ", ".join("standard input" if str(path) == "-" else str(path) for path in paths)
+                raise FflmError(f"there are no words in {names}: give a text that is not empty or blank")
+    return result
+
+
+def _append(chunks: Iterator[tuple[Numbers, int]], file: BinaryIO, progress: Callable[[int], None] | None) -> _ProvisionalIds:
+    """Append the provisional ids of a text, which come with the characters of each chunk, to a file."""
     start = file.tell() // 4
     marks = [(0, 0)]
     for numbers, characters in chunks:
@@ -230,11 +310,11 @@ def _first_pass(chunks: Iterator[tuple[Numbers, int]], file: BinaryIO, progress:
         marks.append((marks[-1][0] + len(numbers), marks[-1][1] + characters))
         if progress:
             progress(characters)
-    return _Run(Path(file.name), start, np.array(marks).T)
+    return _ProvisionalIds(Path(file.name), start, np.array(marks).T)
 
 
-def _cut(text: _Run, sizes: Mapping[str, Share | Count], end: int | None) -> dict[str, _Run]:
-    """Cut held-out parts off the end of a text, in sentence mode after the next ``end``."""
+def _cut(text: _ProvisionalIds, sizes: Mapping[str, Share | Count], end: int | None) -> dict[str, _ProvisionalIds]:
+    """Cut held-out parts off the end of a text; each begins after an ``end`` unless that is None."""
     parts = {}
     start = stop = text.tokens
     for name in ("test", "valid"):
@@ -252,8 +332,8 @@ def _cut(text: _Run, sizes: Mapping[str, Share | Count], end: int | None) -> dic
     return parts
 
 
-def _after_end(text: _Run, position: int, end: int) -> int:
-    """Return the first position, from ``position`` on, that follows a sentence end."""
+def _after_end(text: _ProvisionalIds, position: int, end: int) -> int:
+    """Return the first position, from ``position`` on, that follows an ``end``."""
     start = position - 1
     for ids in text.blocks(start):
         found = np.flatnonzero(ids == end)
@@ -263,37 +343,44 @@ def _after_end(text: _Run, position: int, end: int) -> int:
     return text.tokens
 
 
-def _vocabulary(
-    parts: Mapping[str, _Run],
-    types: Sequence[str],
-    settings: TextSettings,
-    rule: VocabularyRule,
-    words: list[str] | None,
+def _build_vocabulary(
+    parts: Mapping[str, _ProvisionalIds], types: Sequence[str], source: TextSource, given_words: list[str] | None
 ) -> Vocabulary:
-    """Count the types in the parts that the rule names, and build the vocabulary."""
+    """Count the types in the parts that the vocabulary rule names, and build the vocabulary."""
+    rule, ends = source.rule, source.settings.ends
     counted = parts if rule.source == "all" else {"train": parts["train"]}
     totals = np.zeros(len(types), np.int64)
-    for run in counted.values():
-        for ids in run.blocks():
+    for part in counted.values():
+        for ids in part.blocks():
             totals += np.bincount(ids, minlength=len(types))
     counts = {type_: count for type_, count in zip(types, totals.tolist(), strict=True) if count}
-    source = " and ".join(", ".join(counted).rsplit(", ", 1))
-    if words is not None:
-        if not any(word in counts for word in words):
-            raise FflmError(
-                f"none of the words in {rule.words} is in {source}: give the words of this text, spelled as it has them"
-            )
-        return Vocabulary.from_words(words, counts, ends=settings.ends, source=source)
-    return Vocabulary.from_counts(counts, ends=settings.ends, min_count=rule.min_count, max_size=rule.max_size, source=source)
+    names = " and ".join(", ".join(counted).rsplit(", ", 1))
+    if given_words is None:
+        return Vocabulary.from_counts(counts, ends=ends, min_count=rule.min_count, max_size=rule.max_size, source=names)
+    if not any(word in counts for word in given_words):
+        raise FflmError(f"none of the words in {rule.words} is in {names}: give the words of this text, spelled as it has them")
+    return Vocabulary.from_words(given_words, counts, ends=ends, source=names)
 
 
-def _write_part(path: Path, run: _Run, table: npt.NDArray[np.unsignedinteger], end: int | None) -> dict[str, Any]:
-    """Write a part's ids through the table from provisional ones, and return what corpus.json says of it."""
+def _write_part(path: Path, part: _ProvisionalIds, table: npt.NDArray[np.unsignedinteger], end: int | None) -> dict[str, Any]:
+    """Write the ids of a part, and return its description for corpus.json.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    part
+        The provisional ids.
+    table
+        The id of each provisional id, (K,).
+    end
+        The id of ``</s>``, or None if ends are not predicted.
+    """
     tally = Tally(end)
-    header = {"descr": table.dtype.str, "fortran_order": False, "shape": (run.tokens,)}
+    header = {"descr": table.dtype.str, "fortran_order": False, "shape": (part.tokens,)}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for block in run.blocks():
+        for block in part.blocks():
             ids = table[block]
             file.write(ids.tobytes())
             tally.add(ids)
@@ -305,6 +392,6 @@ def _write_part(path: Path, run: _Run, table: npt.NDArray[np.unsignedinteger], e
         "tokens": tally.tokens,
         "unknown": tally.unknown,
         "ends": tally.ends,
-        "characters": int(run.marks[1, -1]),
+        "characters": int(part.marks[1, -1]),
         "sha256": tally.sha256,
     }

@@ -1,4 +1,4 @@
-"""The vocabulary: which words a model knows, and their ids."""
+"""The vocabulary: the words that a model knows, and their ids."""
 
 import hashlib
 import itertools
@@ -27,9 +27,10 @@ _TO_ESCAPE = regex.compile(r"[\s\x1c-\x1f\\]")
 _COUNT = regex.compile(r"[0-9]{1,18}")
 
 
-MinCount: TypeAlias = Annotated[Positive, Meta(description="Words seen less often are unknown, <unk>.")]
+MinCount: TypeAlias = Annotated[Positive, Meta(description="Words that occur less often are unknown, <unk>.")]
 MaxSize: TypeAlias = Annotated[
-    Annotated[int, Meta(ge=3)] | None, Meta(description="Largest vocabulary, symbols included: the most frequent words.")
+    Annotated[int, Meta(ge=3)] | None,
+    Meta(description="Size of the vocabulary, symbols included, at most: it keeps the most frequent words."),
 ]
 
 
@@ -45,7 +46,7 @@ class VocabularyRule(Settings):
 
     min_count: MinCount = 2
     max_size: MaxSize = 50_000
-    words: Annotated[Path | None, Meta(description="File whose words, one a line, are the vocabulary.")] = None
+    words: Annotated[Path | None, Meta(description="File that gives the words of the vocabulary, one per line.")] = None
     source: Annotated[
         Literal["train", "all"],
         Meta(description="Count words in the training text only, or in held-out text too (as Bengio et al. did)."),
@@ -53,7 +54,7 @@ class VocabularyRule(Settings):
 
 
 class VocabularyAbout(TypedDict):
-    """What a JSON file says of the file of words beside it: ``Vocabulary.to_dict`` and ``Vocabulary.load``."""
+    """The description in a JSON file of the file of words beside it, from `Vocabulary.to_dict` for `Vocabulary.load`."""
 
     size: int
     ends: bool
@@ -62,27 +63,27 @@ class VocabularyAbout(TypedDict):
 
 
 class Vocabulary:
-    """Words and their ids: ``<unk>`` is 0, ``</s>`` is 1 where ends are predicted, then words by falling count.
+    """Words and their ids: ``<unk>`` is 0, ``</s>`` is 1 if ends are predicted, then come the words by decreasing count.
 
-    ``<s>`` only ever stands in a context, so its id is V, the length of the vocabulary, and the output layer has
-    exactly V rows. A token of the text that is spelled like one of the three symbols is the unknown word. The end of
-    a line is the token ``LINE_END`` wherever tokens are lists of strings; its name ``</s>`` only serves display.
+    ``<s>`` occurs in contexts only. Its id is V, the length of the vocabulary, so that the output layer has exactly V rows. A
+    token of the text that is spelled like one of the three symbols is an unknown word. In lists of tokens the end of a line is
+    `LINE_END`; its name ``</s>`` is for display only.
 
     Parameters
     ----------
     words
         The word of each id, (V,), ``<unk>`` first, then ``</s>`` if ``ends``.
     counts
-        How often each was seen where the vocabulary was counted, (V,).
+        The number of occurrences of each word in the text that was counted, (V,).
     ends
         Whether ends (of lines or sentences) are predicted.
     rule
-        How the words were chosen, as a sentence to read.
+        A phrase that says how the words were chosen.
 
     Raises
     ------
     FflmError
-        If the words do not begin with the symbols, repeat, or are not as many as the counts.
+        If the words do not begin with the symbols, are not distinct, or are not as many as the counts.
     """
 
     def __init__(self, words: Sequence[str], counts: Sequence[int], *, ends: bool, rule: str) -> None:
@@ -113,15 +114,15 @@ class Vocabulary:
         Parameters
         ----------
         counts
-            How often each token was seen, ``LINE_END`` for the ends.
+            The number of occurrences of each token; that of `LINE_END` is for the ends.
         ends
             Whether ends are predicted.
         min_count
-            Words seen less often are left out.
+            Words that occur less often are left out.
         max_size
             The largest V, symbols included, at least 3, or None.
         source
-            What was counted, for the rule, such as ``"train"``.
+            The name of the text that was counted, such as ``"train"``, for the rule.
 
         Raises
         ------
@@ -134,16 +135,16 @@ class Vocabulary:
             if not most:
                 raise FflmError(f"there are no words in {source}, only line ends or symbols such as {UNKNOWN}: give other text")
             reason = f"no word is seen {min_count} times in {source}, the most frequent one {most} times"
-            raise FflmError(f"{reason}: lower the minimum count (--min-count), or give more text")
+            raise FflmError(f"{reason}: lower the minimum count (`min_count`), or give more text")
         rule = f"words seen at least {min_count} times in {source}" if min_count > 1 else f"words in {source}"
         if max_size is not None and len(frequent) + 1 + ends > max_size:
             frequent = _by_count(frequent, counts)[: max_size - 1 - ends]
             rule = f"the most frequent {rule}, {max_size} with the symbols"
-        return cls._of(frequent, counts, ends, rule)
+        return cls._from_kept(frequent, counts, ends, rule)
 
     @classmethod
     def from_words(cls, words: Iterable[str], counts: Mapping[str, int], *, ends: bool, source: str = "train") -> "Vocabulary":
-        """Keep given words, whether seen or not; repetitions and symbols among them are ignored.
+        """Keep the given words, even those that do not occur; repetitions and symbols among them are ignored.
 
         Parameters
         ----------
@@ -155,15 +156,16 @@ class Vocabulary:
         Raises
         ------
         FflmError
-            If there are no words.
+            If no words are given.
         """
         kept = [word for word in dict.fromkeys(words) if _is_word(word)]
         if not kept:
-            raise FflmError("the given vocabulary has no words: write one word a line")
-        return cls._of(kept, counts, ends, f"{len(kept)} given words, counted in {source}")
+            raise FflmError("the given vocabulary has no words: write one word per line")
+        return cls._from_kept(kept, counts, ends, f"{len(kept)} given words, counted in {source}")
 
     @classmethod
-    def _of(cls, kept: Sequence[str], counts: Mapping[str, int], ends: bool, rule: str) -> "Vocabulary":
+    def _from_kept(cls, kept: Sequence[str], counts: Mapping[str, int], ends: bool, rule: str) -> "Vocabulary":
+        """Make a vocabulary of the kept words and the symbols; all other tokens are counted as unknown."""
         kept = _by_count(kept, counts)
         kept_counts = [counts.get(word, 0) for word in kept]
         end_count = counts.get(LINE_END, 0) if ends else 0
@@ -187,7 +189,7 @@ class Vocabulary:
 
     @property
     def end_id(self) -> int | None:
-        """The id of ``</s>``: 1, or None where ends are not predicted."""
+        """The id of ``</s>``: 1, or None if ends are not predicted."""
         return 1 if self.ends else None
 
     @property
@@ -196,20 +198,20 @@ class Vocabulary:
         return len(self.words)
 
     def id(self, word: str) -> int:
-        """Return a word's id, that of ``<unk>`` if the vocabulary does not hold it."""
+        """Return the id of a word, which is that of ``<unk>`` if the vocabulary does not contain the word."""
         return self._ids.get(word, 0)
 
     def encode(self, tokens: Sequence[str]) -> npt.NDArray[np.int32]:
-        """Return the tokens' ids, (N,), ``<unk>`` for what the vocabulary does not hold."""
+        """Return the ids of tokens, (N,), int32; those that the vocabulary does not contain are ``<unk>``."""
         return np.fromiter(map(self._ids.get, tokens, itertools.repeat(0)), np.int32, len(tokens))
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """Return the tokens of ids in [0, V]: ``LINE_END`` for an end, ``<unk>`` and ``<s>`` by their names.
+        """Return the tokens of ids in [0, V]: `LINE_END` for an end, and the names ``<unk>`` and ``<s>``.
 
         Raises
         ------
         FflmError
-            If an id is out of range, or none.
+            If an id is out of range, or is not an integer.
         """
         names = [*self.words, START]
         if self.ends:
@@ -218,27 +220,28 @@ class Vocabulary:
         return [names[id_] for id_ in check_ids("ids", given, len(names)).tolist()]
 
     def save(self, path: Path) -> None:
-        r"""Write a line ``word<TAB>count`` per id; whitespace and backslashes in words as ``\uXXXX``."""
+        r"""Write a line ``word<TAB>count`` for each id; white space and backslashes in words are written as ``\uXXXX``."""
         write_text(path, self._lines())
 
     def to_dict(self) -> VocabularyAbout:
-        """Return what the file of words does not say, for ``load``; the checksum is that of the file."""
+        """Return the description that ``load`` needs beside the file of words, with the checksum of that file."""
         sha256 = hashlib.sha256(self._lines().encode()).hexdigest()
         return {"size": len(self), "ends": self.ends, "rule": self.rule, "sha256": sha256}
 
     def _lines(self) -> str:
+        """Return the content of the file of words."""
         return "".join(f"{escape(word)}\t{count}\n" for word, count in zip(self.words, self.counts, strict=True))
 
     @classmethod
     def load(cls, path: Path, description: VocabularyAbout) -> "Vocabulary":
-        """Read what ``save`` wrote.
+        """Read a file that ``save`` wrote.
 
         Parameters
         ----------
         path
             The file.
         description
-            What ``to_dict`` gave.
+            The result of ``to_dict``.
 
         Raises
         ------
@@ -268,7 +271,7 @@ class Vocabulary:
 
 
 def read_words(path: Path) -> list[str]:
-    r"""Read the words of a vocabulary that a user gives: UTF-8, one a line, anything after a tab ignored.
+    r"""Read the words of a vocabulary that a user gives: UTF-8, one word per line; anything after a tab is ignored.
 
     Blank lines are skipped; ``\uXXXX`` is read as in the files that ``Vocabulary.save`` writes.
 
@@ -280,28 +283,31 @@ def read_words(path: Path) -> list[str]:
     words = [unescape(line.split("\t")[0].strip(ASCII_BLANKS)) for line in read_lines(path)]
     words = [word for word in words if word]
     if not words:
-        raise FflmError(f"{path} has no words: write one word a line")
+        raise FflmError(f"{path} has no words: write one word per line")
     return words
 
 
 def _is_word(token: str) -> bool:
+    """Return whether a token is neither a symbol nor the line end."""
     return token not in SYMBOLS and token != LINE_END
 
 
 def _by_count(words: Iterable[str], counts: Mapping[str, int]) -> list[str]:
+    """Sort words by decreasing count, and words of the same count by their characters."""
     return sorted(words, key=lambda word: (-counts.get(word, 0), word))
 
 
 def escape(word: str) -> str:
-    r"""Return a word without white space: that and backslashes as ``\uXXXX``."""
+    r"""Return a word with its white space and backslashes written as ``\uXXXX``."""
     return word if word.isalnum() else str(_TO_ESCAPE.sub(lambda match: f"\\u{ord(match[0]):04x}", word))
 
 
 def unescape(word: str) -> str:
-    """Return the word that `escape` was given; what it does not escape is left as it is."""
+    """Return the word that `escape` was given; escapes that `escape` does not write are left as they are."""
     return str(_ESCAPED.sub(_unescaped, word)) if "\\" in word else word
 
 
 def _unescaped(match: regex.Match[str]) -> str:
+    """Return the character of an escape, or the escape itself if `escape` would not have written it."""
     character = chr(int(match[1], 16))
     return character if _TO_ESCAPE.match(character) else match[0]

@@ -10,8 +10,6 @@ import numpy as np
 
 from fflm.arguments import (
     Device,
-    Encoding,
-    Errors,
     Overwrite,
     PathLike,
     Paths,
@@ -31,7 +29,7 @@ from fflm.backend.devices import check_precision, choose_device, device_backend
 from fflm.errors import FflmError
 from fflm.files import NewFolder
 from fflm.models.corpora import describe_corpus, find_corpus, is_described
-from fflm.models.creation import TEXT_OPTIONS, check_free, default_path, new_model, pop_fields, text_settings
+from fflm.models.creation import TEXT_OPTIONS, check_free, default_path, new_model, pop_fields, text_source
 from fflm.models.folder import opening_run, save_config
 from fflm.models.scoring import Score, part_score
 from fflm.models.vectors import read_vectors
@@ -40,7 +38,6 @@ from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.stored import REMEDY
 from fflm.text.corpus import Corpus
-from fflm.text.holdout import Test, Valid
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import Checkpoint, check_shapes
 from fflm.training.events import Losses
@@ -85,10 +82,6 @@ def begin(
     path: PathLike | None = None,
     *,
     overwrite: Overwrite = False,
-    valid: Valid = "5%",
-    test: Test = None,
-    encoding: Encoding = "utf-8",
-    errors: Errors = "strict",
     processes: Processes = None,
     progress: Progress = None,
     threads: Threads = None,
@@ -115,18 +108,15 @@ def begin(
     FflmError
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
-    sources = to_paths("inputs", inputs)
-    place = default_path(sources) if path is None else to_path("path", path)
+    paths = to_paths("inputs", inputs)
+    place = default_path(paths) if path is None else to_path("path", path)
     start = None if vectors is None else to_path("vectors", vectors)
     fields = PRESETS[preset] | fields
     check_precision(precision, choose_device(device))
-    text, rule = text_settings(fields)
+    source = text_source(paths, fields)
     shape, settings, automatic = network_settings(fields)
     refuse_unknown(fields, OPTIONS)
-    with new_model(
-        sources, place, text, rule, check=lambda: check_free(place, overwrite), valid=valid, test=test,
-        encoding=encoding, errors=errors, processes=processes, progress=progress,
-    ) as (new, corpus):  # fmt: skip
+    with new_model(source, place, lambda: check_free(place, overwrite), processes=processes, progress=progress) as (new, corpus):
         config, settings = resolve_settings(shape, settings, automatic, corpus)
         embeddings = read_vectors(start, corpus.vocabulary, config.embedding) if start else None
         return TrainingSession.start(

@@ -5,8 +5,6 @@ from typing import Annotated, Any, TypeAlias
 from msgspec import Meta
 
 from fflm.arguments import (
-    Encoding,
-    Errors,
     Overwrite,
     PathLike,
     Paths,
@@ -19,13 +17,12 @@ from fflm.arguments import (
     to_paths,
 )
 from fflm.models.corpora import describe_corpus
-from fflm.models.creation import TEXT_OPTIONS, check_free, default_path, new_model, text_settings
+from fflm.models.creation import TEXT_OPTIONS, check_free, default_path, new_model, text_source
 from fflm.models.description import LARGEST_ORDER
 from fflm.models.ngram.estimate import estimate
 from fflm.models.ngram.model import NgramModel
 from fflm.models.scoring import score_part
 from fflm.text.corpus import Corpus
-from fflm.text.holdout import Test, Valid
 
 ORDER = 5
 """Of a model, by default."""
@@ -54,10 +51,6 @@ def train(
     order: Order = ORDER,
     *,
     overwrite: Overwrite = False,
-    valid: Valid = "5%",
-    test: Test = None,
-    encoding: Encoding = "utf-8",
-    errors: Errors = "strict",
     processes: Processes = None,
     progress: Progress = None,
     **fields: Any,
@@ -79,14 +72,11 @@ def train(
     FflmError
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
-    sources = to_paths("inputs", inputs)
-    place = default_path(sources, "ngram") if path is None else to_path("path", path)
-    text, rule = text_settings(fields)
+    paths = to_paths("inputs", inputs)
+    place = default_path(paths, "ngram") if path is None else to_path("path", path)
+    source = text_source(paths, fields)
     refuse_unknown(fields, OPTIONS)
-    with new_model(
-        sources, place, text, rule, check=lambda: check_free(place, overwrite), valid=valid, test=test,
-        encoding=encoding, errors=errors, processes=processes, progress=progress,
-    ) as (new, corpus):  # fmt: skip
+    with new_model(source, place, lambda: check_free(place, overwrite), processes=processes, progress=progress) as (new, corpus):
         model = estimate_model(corpus, order)
         model.about["corpus"] = describe_corpus(corpus, place)
         model.about["figures"] = {
