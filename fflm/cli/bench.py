@@ -5,7 +5,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -69,7 +69,7 @@ def command(
         raise FflmError("not enough memory: give a smaller --vocabulary, --hidden or --batch-size") from error
     rows = [_row(timing) for timing in timings]
     if output:
-        draw_speeds([row for row in rows if row["operation"] == "training step"], {**names}, output)
+        draw_speeds([row for row in rows if row["operation"] == "training step"], names, output)
     if as_json:
         about = {"machine": {**machine(), "threads": count}, "versions": versions()}
         click.echo(json.dumps({"devices": names, **about, "timings": rows}))
@@ -88,11 +88,11 @@ def _sizes(
     ]
 
 
-def _device_names(device: str, threads: int, quiet: bool) -> dict[Literal["cpu", "cuda"], str]:
+def _device_names(device: str, threads: int, quiet: bool) -> dict[str, str]:
     """Return what the devices to time are called, and show it."""
     from fflm.backend.devices import choose_device, describe_device, why_no_gpu
 
-    names: dict[Literal["cpu", "cuda"], str] = {"cpu": f"cpu ({threads} {'threads' if threads > 1 else 'thread'})"}
+    names: dict[str, str] = {"cpu": f"cpu ({threads} {'threads' if threads > 1 else 'thread'})"}
     if choose_device(device) == "cuda":
         names["cuda"] = describe_device("cuda")
     if not quiet:
