@@ -364,7 +364,7 @@ def test_info_as_json(models):
 def test_info_on_a_run_without_weights(models):
     result = fflm("info", "part.model", folder=models)
     assert result.returncode == 0
-    assert "unfinished: go on with `fflm train --resume part.model`" in result.stdout
+    assert "unfinished: resume with `fflm train --resume part.model`" in result.stdout
     assert "no weights to use" in result.stdout
     assert json.loads(fflm("info", "part.model", "--json", folder=models).stdout)["figures"] is None
 

@@ -247,7 +247,7 @@ def test_a_model_lends_its_text_and_its_words(text):
     run = begin([Path("text.model")], Path("other.model"), **TINY, seed=2)
     assert run.corpus.path.resolve() == Path("text.model/corpus").resolve()
     assert run.corpus.fingerprint == library.load("text.model").about["corpus"]["fingerprint"]
-    with pytest.raises(FflmError, match=r"fflm train --resume text\.model"):
+    with pytest.raises(FflmError, match=r"TrainingSession\.resume\('text\.model'\)"):
         begin([Path("text.model")], Path("text.model"), **TINY)
     result = fflm("train", "text.model", "-o", "third.model", "--min-count", 1, folder=".")
     assert "leave out --min-count" in result.stderr
@@ -398,7 +398,7 @@ def test_a_kill_between_two_renames_is_put_right_by_whoever_comes_next(text):
     assert snapshot(Path("text.model")).keys() == before.keys()
     (Path(".text.model.abcdefgh.tmp") / "new").mkdir(parents=True)
     Path("text.model").rename(".text.model.abcdefgh.tmp/old")
-    with pytest.raises(FflmError, match="exists: `fflm train --resume"):
+    with pytest.raises(FflmError, match=r"exists: `TrainingSession\.resume"):
         begin([text], Path("text.model"), **TINY)
 
 
@@ -437,7 +437,7 @@ def test_two_trainings_of_one_folder(text, overwrite):
             events.append(started[0].events())
             next(events[0])
 
-    with pytest.raises(FflmError, match=r"discarded.*(exists: `fflm train --resume|already training in)"):
+    with pytest.raises(FflmError, match=r"discarded.*(exists: `TrainingSession\.resume|already training in)"):
         begin([text], Path("text.model"), **{**TINY, "embedding": 9}, overwrite=overwrite, progress=start_the_other)
     refused = []
 
@@ -550,7 +550,7 @@ def test_the_latest_model_is_the_one_whose_weights_are(text):
     assert latest_model(Path(), str, "network") == (Path("a.model"), "a.model")
     os.utime("b.model/model.safetensors")
     assert latest_model(Path(), str, "network") == (Path("b.model"), "b.model")
-    with pytest.raises(FflmError, match=r"before the first evaluation: go on with `fflm train --resume unfinished\.model`"):
+    with pytest.raises(FflmError, match=r"before the first evaluation: resume it with .*resume\('unfinished\.model'\)`"):
         library.load("unfinished.model")
 
 

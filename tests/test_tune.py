@@ -469,8 +469,8 @@ ERRORS = [
     ("text.txt -o text.txt", "text.txt exists"),
     ("missing.txt", "cannot read missing.txt"),
     ("", "give a text to train on, or --resume a search"),
-    ("--resume missing.tune", "missing.tune is no search"),
-    ("--resume text.txt", "text.txt is no search"),
+    ("--resume missing.tune", "missing.tune is not a search"),
+    ("--resume text.txt", "text.txt is not a search"),
     ("--resume text.tune --rate 0.1 --search window=1..2", "leave out --search, --rate"),
     ("text.ids --min-count 1", "tokenized already"),
 ]

@@ -167,13 +167,11 @@ def _history(
 
 def _network(path: Path, about: dict[str, Any]) -> list[str]:
     """Return as lines how a training run stands, and what network it trains."""
-    from fflm.models.folder import train_command
-
     network = {
         name: value for name, value in about["network"].items() if name not in UNUSED[about["network"].get("input", "window")]
     }
-    resume = f"{train_command(about.get('kind'))} --resume {path}"
-    finished = f"finished: {about['finished']}" if about["finished"] else f"unfinished: go on with `{resume}`"
+    command = "fflm classify train" if about.get("kind") == "classifier" else "fflm train"
+    finished = f"finished: {about['finished']}" if about["finished"] else f"unfinished: resume with `{command} --resume {path}`"
     lines = [f"{about.get('kind', 'model')} {path}, begun {about['created']}", finished, "", "network", *_pairs(network)]
     lines += ["", f"parameters: {about['parameters']['count']:,}"]
     for name, shape in about["parameters"]["arrays"].items():
