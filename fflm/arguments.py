@@ -66,7 +66,7 @@ Processes: TypeAlias = Annotated[Workers | None, Meta(description="Worker proces
 Threads: TypeAlias = Annotated[Workers | None, Meta(description="Threads of the kernels; by default one a core.")]
 Device: TypeAlias = Annotated[
     Literal["cpu", "cuda", "auto"],
-    Meta(description="What computes: the processor, an NVIDIA GPU, or auto: the GPU if one works."),
+    Meta(description="Device: the CPU, an NVIDIA GPU (cuda), or auto: the GPU if one works."),
 ]
 Precision: TypeAlias = Annotated[
     Literal["fp32", "mixed"],
@@ -75,7 +75,7 @@ Precision: TypeAlias = Annotated[
 Progress: TypeAlias = Annotated[
     Callable[[int], None] | None, Meta(description="Is called with the number of characters of each piece of text that was read.")
 ]
-Overwrite: TypeAlias = Annotated[bool, Meta(description="Replace what exists.")]
+Overwrite: TypeAlias = Annotated[bool, Meta(description="Replace existing output.")]
 Seed: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 _REPR = reprlib.Repr()

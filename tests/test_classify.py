@@ -520,7 +520,7 @@ def test_commands(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     evaluated = run("classify", "eval", data / "new.tsv")
     assert "accuracy 100.00%" in evaluated.stdout
-    assert "confusion: a row a class" in evaluated.stdout
+    assert "confusion matrix: rows are true classes" in evaluated.stdout
     figures = json.loads(run("classify", "eval", data / "new.tsv", "--json").stdout)
     assert figures["examples"] == 200
     assert sum(map(sum, figures["confusion"])) == 200
@@ -533,7 +533,7 @@ def test_commands(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [json.loads(line)["label"] for line in lines] == ["good", "bad"]
 
     shown = run("info", "train.classifier").stdout
-    assert "classifier train.classifier, begun" in shown
+    assert "classifier train.classifier, started" in shown
     assert "classes, texts of the training set" in shown
     assert json.loads(run("info", "train.classifier", "--json").stdout)["labels"] == ["bad", "good"]
     assert run("plot", "train.classifier", "-o", "c.png").stdout == "c.png\n"

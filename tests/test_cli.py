@@ -31,10 +31,10 @@ except ImportError:  # no Unix
     pty = None
 
 CONDITIONS = (
-    r"train: [\d,]+ tokens, \d+\.\d\d% unknown, [\d,]+ characters",
-    r"valid: [\d,]+ tokens, \d+\.\d\d% unknown, [\d,]+ characters",
+    r"train: [\d,]+ tokens, OOV rate \d+\.\d\d%, [\d,]+ characters",
+    r"valid: [\d,]+ tokens, OOV rate \d+\.\d\d%, [\d,]+ characters",
     r"vocabulary: [\d,]+ \(words seen at least 2 times in train\)",
-    r"ends: line ends predicted, contexts cross them",
+    r"line ends: predicted as </s>, contexts may cross lines",
 )
 """What stands once beside a table of perplexities."""
 

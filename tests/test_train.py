@@ -660,7 +660,7 @@ def test_signals_save_and_say_how_to_go_on(text, whole, number):
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (130, "")
-    assert stderr.splitlines()[-1] == "stopped and saved; go on with: fflm train --resume text.model"
+    assert stderr.splitlines()[-1] == "stopped and saved; resume with: fflm train --resume text.model"
     assert "Traceback" not in stderr
     assert 0 < load_arrays(Path("text.model") / CHECKPOINT)[1]["state"]["epoch"] < 150
     result = fflm("train", "--resume", "text.model", folder=".")

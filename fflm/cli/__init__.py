@@ -24,24 +24,24 @@ except KeyboardInterrupt:  # most of the time before `main` runs passes here
     sys.exit(130)
 
 COMMANDS = {
-    "train": "Train a model on text.",
-    "tune": "Search for good settings.",
+    "train": "Train a neural language model on text.",
+    "tune": "Search for good training settings.",
     "ngram": "Train n-gram models; read and write ARPA files.",
-    "classify": "Train text classifiers, predict labels, evaluate.",
-    "tokenize": "Turn text into word ids on disk, to train on later.",
-    "generate": "Continue a prefix.",
+    "classify": "Train and evaluate text classifiers, predict labels.",
+    "tokenize": "Tokenize text into word ids on disk, to train on later.",
+    "generate": "Generate text from a prefix.",
     "next": "Show the distribution of the next word.",
     "score": "Measure perplexity, or score words, sentences and n-best lists.",
     "mix": "Interpolate models, with tuned weights.",
     "vectors": "Export the word embeddings.",
     "neighbours": "Show the words nearest to a word.",
-    "analogy": "Answer a is to b as c is to ...",
-    "info": "Show what a model is and how it was trained.",
-    "plot": "Draw the training curves, or the trials of a search.",
-    "bench": "Time the kernels of this machine's devices.",
-    "warmup": "Compile all kernels now, such as for an image.",
-    "corpus": "List and fetch well-known corpora.",
-    "completion": "Print the shell's completion script.",
+    "analogy": "Answer: A is to B as C is to ...?",
+    "info": "Show a model's configuration, training and figures.",
+    "plot": "Plot training curves, or the trials of a search.",
+    "bench": "Benchmark this machine's CPU and GPU.",
+    "warmup": "Compile all kernels now, for example for a container image.",
+    "corpus": "List and download well-known corpora.",
+    "completion": "Print a completion script for a shell.",
 }
 
 
@@ -91,7 +91,8 @@ class _Group(click.Group):
             else:
                 status = _fail("interrupted", 130)
         except FflmError as error:
-            status = _fail(_as_commands(str(error)), 1)
+            broken_pipe = isinstance(error.__cause__, BrokenPipeError)  # as by `-o /dev/stdout | head`
+            status = 1 if broken_pipe else _fail(_as_commands(str(error)), 1)
         except MemoryError as error:
             status = _fail(f"not enough memory: {error or 'use a smaller model or less text'}", 1)
         except OSError as error:
@@ -227,4 +228,11 @@ def main() -> None:
     Example:
       fflm train corpora/stories.txt
       fflm generate --prefix "The cat"
+
+    \b
+    Exit status:
+      0    success
+      1    an error, explained by one line on standard error
+      2    wrong usage
+      130  interrupted by Ctrl-C or a signal
     """
