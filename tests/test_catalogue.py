@@ -210,7 +210,7 @@ def test_tags_are_removed(server: Server, tmp_path: Path) -> None:
         ("/truncated", {}, "broke off"),
         ("/zip", {}, "announces another file"),
         ("/good", {"file": "", "unpack": {"text.txt": "plain"}}, "announces another file"),
-        ("/zip", {"file": "", "unpack": {"text.txt": "absent"}}, "is called absent"),
+        ("/zip", {"file": "", "unpack": {"text.txt": "absent"}}, "has no file absent"),
     ],
 )
 def test_failure_leaves_nothing(
@@ -395,7 +395,7 @@ def test_existing_target_is_kept(server: Server, tmp_path: Path) -> None:
     (tmp_path / "sample").mkdir()
     (tmp_path / "sample" / "mine").write_text("precious")
     before = tree(tmp_path)
-    with pytest.raises(FflmError, match="exists already"):
+    with pytest.raises(FflmError, match="already exists"):
         fetch(entry(TEXT, server.url("/good")), tmp_path)
     assert tree(tmp_path) == before
 

@@ -211,7 +211,7 @@ def test_archives_are_no_text(tmp_path):
 def test_compression_that_this_python_lacks(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lzma", None)
     (tmp_path / "text").write_bytes(lzma.compress(b"text"))
-    with pytest.raises(FflmError, match="text is compressed with xz, for which this Python lacks a module: decompress it first"):
+    with pytest.raises(FflmError, match="text is compressed with xz, which this Python has no module for: decompress it first"):
         read(tmp_path / "text")
 
 
@@ -226,7 +226,8 @@ def test_utf_16_without_a_byte_order_mark(tmp_path, encoding, order, errors):
     proper = f"utf-{encoding[-2:]}-{order}"
     path.write_bytes("猫 and dog\n".encode(proper))
     with pytest.raises(
-        FflmError, match=f"text has no byte-order mark, so say which order it has: `encoding='{proper}'`, most likely"
+        FflmError,
+        match=f"text has no byte-order mark, so give the order in which it is written: `encoding='{proper}'`, most likely",
     ):
         read(path, encoding=encoding, errors=errors)
     assert read(path, encoding=proper) == "猫 and dog\n"
@@ -240,7 +241,7 @@ ENCODINGS = sorted({module.name for module in pkgutil.iter_modules(encodings.__p
 
 @pytest.mark.parametrize("content", [b"\xff~{+2AA-x\x1b$B\\ud800\\p\n", bytes(range(1, 256))], ids=["escapes", "all bytes"])
 def test_every_encoding_of_python_gives_text_or_one_line(tmp_path, content):
-    """Those that are none do, those with half of a pair of surrogates, and those that notice the end of the text."""
+    """Those that are none do, those with an unpaired surrogate, and those that notice the end of the text."""
     (tmp_path / "text").write_bytes(content)
     given = set()
     for encoding in ENCODINGS:
@@ -253,9 +254,9 @@ def test_every_encoding_of_python_gives_text_or_one_line(tmp_path, content):
     assert given.isdisjoint({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "rot_13", "hex_codec", "undefined"})
 
 
-def test_half_of_a_pair_of_surrogates(tmp_path):
+def test_unpaired_surrogates(tmp_path):
     (tmp_path / "text").write_bytes(b"a +2AA-")
-    with pytest.raises(FflmError, match=r"text is not utf-7 .*half of a pair of surrogates.*`errors='replace'`"):
+    with pytest.raises(FflmError, match=r"text is not utf-7 .*an unpaired surrogate.*`errors='replace'`"):
         read(tmp_path / "text", encoding="utf-7")
     assert read(tmp_path / "text", encoding="utf-7", errors="replace") == "a \ufffd\n"
 
