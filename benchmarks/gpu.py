@@ -1,4 +1,4 @@
-"""Claim: on a GPU, a training step in float32 is no slower than PyTorch's eager one, and needs a fraction of its memory.
+"""Claim: on a GPU, a training step in float32 is no slower than an eager step of PyTorch, and needs a fraction of its memory.
 
 A mixed one is at least twice as fast as PyTorch's compiled one in bfloat16 (50,000 words, 256 hidden units, batches of 8,192).
 
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bengio import EMBEDDING, WINDOW, bengio_network, random_text
 from common import ROOT, brown, check_sizes, in_turns, machine, parse, record, wikitext
 
 from fflm.backend.devices import describe_device, device_backend, why_no_gpu
@@ -57,12 +58,11 @@ TESTS = {
     "mixed": ("tests/test_backend.py", "tests/test_network.py"),
 }
 STEPS = [(words, hidden, batch) for words in (50_000, 10_000, 250_000) for hidden in (256, 512, 1024) for batch in (8192, 1024)]
-"""The size that the claim is about comes first."""
+"""Vocabulary, hidden units and batch of the steps; the claim is about the first."""
 
-EMBEDDING, WINDOW = 128, 4
 MODES = ("fp32", "tf32", "bf16")
 TOLERANCES = {"fp32": 2e-5, "mixed": 1e-2}
-"""Of an operation's results, against the largest: sums of up to 5,000 products in float32; operands rounded to eleven bits."""
+"""Largest errors of results, relative to the largest result: sums of up to 5,000 products in float32, or of rounded operands."""
 
 
 def tests(precision: str) -> dict[str, Any]:
@@ -130,12 +130,12 @@ def operations(
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """Return the median time of a call, which waits for its results."""
+    """Return the median time of a call that waits for its results."""
     return statistics.median(in_turns({"run": run}, rounds=5, turn_seconds=0.1)["run"])
 
 
 def ceilings() -> dict[str, float]:
-    """Measure a copy on the device, bytes a second read and written, and products, operations a second; PyTorch's."""
+    """Measure PyTorch's copies on the device, in bytes read and written a second, and matrix products, in operations a second."""
     source = torch.ones(2**28, device="cuda")
     target = torch.empty_like(source)
     found = {"copy": 2 * source.nbytes / seconds(lambda: (target.copy_(source), torch.cuda.synchronize()))}
@@ -150,14 +150,14 @@ def ceilings() -> dict[str, float]:
 
 
 def launches() -> dict[str, dict[str, float]]:
-    """Time launches beside numba.cuda's own way."""
+    """Time launches of fflm and of numba.cuda."""
     from launching import time_launches
 
     return time_launches(rounds=9)
 
 
 def kernels(backend: Backend, ceiling: float | None) -> list[dict[str, Any]]:
-    """Time each operation beside the floor that its matrix products and the ceiling of their precision set."""
+    """Time each operation, beside the time that its matrix products would take at the ceiling of their precision."""
     rows = []
     for timing in measure(
         [Size(50_000, EMBEDDING, WINDOW, 256, 8192), Size(10_000, EMBEDDING, WINDOW, 256, 1024)], {"cuda": backend}
@@ -169,25 +169,22 @@ def kernels(backend: Backend, ceiling: float | None) -> list[dict[str, Any]]:
     return rows
 
 
-def random_text(words: int, batch: int) -> Windows:
-    """Return random examples, the same for both."""
-    shares = 1 / np.arange(1, words + 1)
-    ids = np.random.default_rng(1).choice(words, 4 * batch + WINDOW, p=shares / shares.sum()).astype(np.uint32)
-    return Windows(ids, WINDOW, padding=words)
-
-
 def torch_step(
     config: NetworkConfig, parameters: Parameters, settings: TrainingSettings, mode: str, compiled: bool
 ) -> Callable[[np.ndarray, np.ndarray], Any]:
-    """Return PyTorch's training step, for contexts and targets on the host."""
+    """Return the training step of PyTorch, for contexts and targets on the host."""
     torch.backends.cuda.matmul.allow_tf32 = mode == "tf32"
     network = TorchNetwork(config, parameters).to("cuda")
     weights = list(network.weights.values())
     matrices, biases = ([weight for weight in weights if (weight.ndim > 1) is wanted] for wanted in (True, False))
     optimizer = torch.optim.AdamW(
         [{"params": matrices}, {"params": biases, "weight_decay": 0}],
-        settings.rate, (ADAM_BETA1, ADAM_BETA2), settings.epsilon, settings.weight_decay, fused=True,
-    )  # fmt: skip
+        lr=settings.rate,
+        betas=(ADAM_BETA1, ADAM_BETA2),
+        eps=settings.epsilon,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
 
     def loss(contexts: Any, targets: Any) -> Any:
         with torch.autocast("cuda", torch.bfloat16, enabled=mode == "bf16"):
@@ -212,23 +209,21 @@ def torch_step(
 
 
 def whole_step(words: int, hidden: int, batch: int) -> dict[str, Any]:
-    """Time a whole step beside PyTorch's, and find what memory it takes: of ours all that the driver gives, scratch and pool."""
+    """Time whole steps of fflm and PyTorch, and measure their memory: for fflm all that the driver gives, scratch and pool."""
     from numba.cuda.cudadrv.driver import driver
 
     from fflm.backend.cuda.backend import CudaBackend
     from fflm.backend.cuda.memory import POOL, use_gpu
 
     use_gpu()
-    config = NetworkConfig(
-        words, WINDOW, EMBEDDING, (hidden,), "tanh", averages=(), tied=False, dropout=0.2, embedding_dropout=0.0
-    )
+    config = bengio_network(words, hidden)
     settings = TrainingSettings(epochs=10**6, batch_size=batch)
-    windows = random_text(words, batch)
+    windows = random_text(words, 4 * batch + WINDOW, seed=1)
     row: dict[str, Any] = {"vocabulary": words, "hidden": hidden, "batch": batch, "seconds": {}, "bytes": {}}
     for precision in TOLERANCES:
         POOL.give_back()
         free, _ = driver.cuMemGetInfo()
-        network = Network(config, CudaBackend(precision == "mixed"))  # a new one, without others' scratch memory
+        network = Network(config, CudaBackend(precision == "mixed"))  # a new backend, without the scratch memory of others
         events = Trainer(network, Parameters.random(config, 1), windows, None, settings).run()
         row["seconds"][f"fflm {precision}"] = seconds(lambda events=events: next(events))
         row["bytes"][f"fflm {precision}"] = free - driver.cuMemGetInfo()[0]
@@ -244,14 +239,14 @@ def whole_step(words: int, hidden: int, batch: int) -> dict[str, Any]:
                 turn = iter(range(10**9))
                 row["seconds"][name] = seconds(lambda s=theirs, t=turn: s(*examples[next(t) % len(examples)]).item())
                 row["bytes"][name] = torch.cuda.max_memory_allocated()
-            except Exception as error:  # out of memory, or a compiler that fails
+            except Exception as error:  # out of memory, or the compiler has failed
                 row["seconds"][name] = f"{type(error).__name__}: {str(error)[:200]}"
     print("  ms: " + ", ".join(f"{name} {1000 * t:.2f}" for name, t in row["seconds"].items() if isinstance(t, float)))
     return row
 
 
 def training(backends: dict[str, Backend], corpus: Corpus) -> dict[str, Any]:
-    """Train the default network on a text, and PyTorch's same network with the same settings: time and validation perplexity."""
+    """Train the default network on a text with fflm, and with PyTorch and the same settings; record times and perplexities."""
     shape, chosen, automatic = network_settings({"batch_size": 1024, "epochs": 3, "loss": "exact"})
     config, settings = resolve_settings(shape, chosen, automatic, corpus)
     windows = {
@@ -264,7 +259,7 @@ def training(backends: dict[str, Backend], corpus: Corpus) -> dict[str, Any]:
         parameters.start_from(windows["train"].counts(config.vocabulary))
         return parameters
 
-    for precision, backend in backends.items():  # evaluated in float32 both
+    for precision, backend in backends.items():  # both are evaluated in float32
         trainer = Trainer(Network(config, backend), start(), windows["train"], windows["valid"], settings)
         started = time.perf_counter()
         perplexities = [math.exp(event.valid.mean) for event in trainer.run() if isinstance(event, Evaluation) and event.valid]
@@ -292,7 +287,7 @@ def training(backends: dict[str, Backend], corpus: Corpus) -> dict[str, Any]:
 
 
 def sources() -> str:
-    """Return a name of what is measured, by which results are kept: the code."""
+    """Return a hash of the code that is measured; results are kept under it."""
     files = sorted([Path(__file__), *(ROOT / "fflm").rglob("*.py")])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
@@ -322,7 +317,7 @@ def main() -> None:
         except Exception as error:
             traceback.print_exc()
             results[name] = {"error": f"{type(error).__name__}: {error}"}
-        write_json(kept, results)  # after each part, so that an interruption loses none
+        write_json(kept, results)  # after each part, so that an interruption loses no results
         record("gpu", options.quick, about, **results)
 
     part("operations", lambda: {precision: operations(backend, precision) for precision, backend in backends.items()})

@@ -3,7 +3,8 @@
 Small batches take a GPU less time than the host takes to launch their kernels, so this bounds their speed. Beside it the host's
 part of whole training steps (Bengio's network, dropout, AdamW, clipping): all that it does but wait.
 
-Needs numba-cuda, and no GPU: one is played that does nothing (`tests/played_gpu.py`). What the driver takes is left out.
+Needs numba-cuda, but no GPU: a fake driver (`tests/fake_cuda.py`) takes the launches and does nothing. The time of a real driver
+is left out.
 """
 
 import argparse
@@ -15,9 +16,9 @@ from ctypes import c_float, c_int32, c_uint32, memset
 from typing import Any
 
 import numpy as np
+from bengio import WINDOW, bengio_network, random_text
 from common import ROOT, in_turns, machine, parse, record
 from cuda.core._kernel_arg_handler import ParamHolder
-from gpu import EMBEDDING, random_text
 from numba import cuda
 from numba.cuda import dispatcher
 from numba.cuda.core.errors import NumbaPerformanceWarning
@@ -28,7 +29,6 @@ from fflm.backend.cuda import launching as cuda_launching
 from fflm.backend.cuda.backend import PRODUCTS, CudaBackend
 from fflm.backend.cuda.launching import launch_kernel
 from fflm.backend.cuda.memory import DeviceArray
-from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.training.settings import TrainingSettings
@@ -41,7 +41,7 @@ from fake_cuda import install_fake_driver
 DEMANDED = 5.0
 
 LAUNCHES = 100
-"""In a turn."""
+"""Launches in a turn."""
 
 RUNS: dict[str, tuple[bool, dict[str, Any]]] = {
     "exact loss, float32": (False, {}),
@@ -51,7 +51,7 @@ RUNS: dict[str, tuple[bool, dict[str, Any]]] = {
 
 
 def idle_gpu() -> list[None]:
-    """Let kernels and copies be launched and not done; return a list that each launch makes longer."""
+    """Let kernels and copies be launched but not executed; return a list to which each launch adds an element."""
     gpu, launched = install_fake_driver(), []
     warnings.simplefilter("ignore", NumbaPerformanceWarning)
 
@@ -84,7 +84,7 @@ def launches() -> dict[str, dict[str, Callable[[], Any]]]:
         return lambda: [launch_kernel(kernel, (1,), arguments) for _ in range(LAUNCHES)] and None
 
     def numba_cuda(kernel: Any, arguments: tuple[Any, ...]) -> Callable[[], None]:
-        return lambda: [kernel[(1,), cuda_kernels.BLOCK](*arguments) for _ in range(LAUNCHES)] and None
+        return lambda: [kernel[(1,), cuda_launching.BLOCK](*arguments) for _ in range(LAUNCHES)] and None
 
     add, layer = cuda_kernels.add, PRODUCTS["layer"]
     return {
@@ -94,7 +94,7 @@ def launches() -> dict[str, dict[str, Callable[[], Any]]]:
 
 
 class IdleTrainer(Trainer):
-    """Takes no note of results, which there are none of, and evaluates nothing."""
+    """A trainer that does not look at results, as there are none, and does not evaluate."""
 
     def _check(self, loss: float) -> None:
         pass
@@ -107,10 +107,10 @@ def steps(launched: list[None]) -> dict[str, dict[str, float]]:
     """Time the host's part of training steps, and count their launches."""
     trainings = {}
     for name, (mixed, settings) in RUNS.items():
-        shape = NetworkConfig(10_000, 4, EMBEDDING, (256,), "tanh", averages=(), tied=False, dropout=0.2, embedding_dropout=0.0)
+        config = bengio_network(10_000)
         chosen = TrainingSettings(epochs=10**6, batch_size=1024, **settings)
-        network = Network(shape, CudaBackend(mixed))
-        trainings[name] = IdleTrainer(network, Parameters.random(shape, 1), random_text(10_000, 1024), None, chosen).run()
+        network, windows = Network(config, CudaBackend(mixed)), random_text(10_000, 4 * 1024 + WINDOW, seed=1)
+        trainings[name] = IdleTrainer(network, Parameters.random(config, 1), windows, None, chosen).run()
     found = {}
     for name, training in trainings.items():
         for _ in range(8):

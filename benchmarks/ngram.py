@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from common import brown, check_sizes, machine, parse, record, wikitext
 
-from fflm.cli.options import describe_perplexity
+from fflm.cli.report import describe_perplexity
 from fflm.errors import FflmError
 from fflm.models.ngram.estimate import estimate
 from fflm.models.ngram.model import NgramModel

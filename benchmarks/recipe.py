@@ -18,7 +18,7 @@ import numba
 from common import ROOT, brown, check_sizes, machine, parse, record, run_json, wikitext
 
 from fflm.arrays import CHECKPOINT, LOG
-from fflm.cli.options import describe_perplexity
+from fflm.cli.report import describe_perplexity
 from fflm.errors import FflmError
 from fflm.models.load import load_language_model as load
 from fflm.models.mixture.train import mix

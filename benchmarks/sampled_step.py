@@ -14,19 +14,20 @@ from typing import Any
 
 import numba
 import numpy as np
+from bengio import bengio_network, random_text
 from common import in_turns, machine, parse, quartiles, record
 from sampled import trainer
 
 from fflm.backend.cpu.backend import CpuBackend
+from fflm.backend.cpu.launching import limit_threads
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset
-from fflm.text.windows import Windows
 from fflm.training.settings import TrainingSettings
 
-LOSSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what is another in the network, and in its training
+LOSSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of the network, and of its training
     "exact": ({}, {}),
     "sampled": ({}, {"loss": "sampled"}),
     "nce": ({}, {"loss": "nce"}),
@@ -58,19 +59,16 @@ def verify() -> None:
 
 def steps(rounds: int) -> dict[str, Any]:
     """Time a step of each loss with a large vocabulary, whose words are as frequent as in text (Zipf)."""
-    shares = 1 / np.arange(1, WORDS + 1)
-    ids = np.random.default_rng(0).choice(WORDS, 2_000_000, p=shares / shares.sum()).astype(np.uint32)
-    windows = Windows(ids, 4, padding=WORDS)
-    config = NetworkConfig(WORDS, 4, 128, (256,), "tanh", averages=(), tied=False, dropout=0.2, embedding_dropout=0.0)
+    windows, config = random_text(WORDS, 2_000_000, seed=0), bengio_network(WORDS)
     settings = TrainingSettings(epochs=1000, batch_size=BATCH, optimizer="adam", weight_decay=0.0, clip=0.0, rate=1e-3)
     rows = {}
     for threads in sorted({1, numba.config.NUMBA_NUM_THREADS}):
-        numba.set_num_threads(threads)
-        contenders = {}
-        for loss, (shape, changes) in LOSSES.items():
-            own, fields = dataclasses.replace(config, **shape), dataclasses.replace(settings, **changes)
-            contenders[loss] = functools.partial(next, trainer(own, fields, windows, None).run())
-        times = in_turns(contenders, rounds)
+        with limit_threads(threads):
+            contenders = {}
+            for loss, (shape, changes) in LOSSES.items():
+                own, fields = dataclasses.replace(config, **shape), dataclasses.replace(settings, **changes)
+                contenders[loss] = functools.partial(next, trainer(own, fields, windows, None).run())
+            times = in_turns(contenders, rounds)
         for loss, seconds in times.items():
             ratio = quartiles([exact / own for exact, own in zip(times["exact"], seconds, strict=True)])
             rows[f"{loss}, {threads} threads"] = {"seconds": quartiles(seconds), "faster_than_exact": ratio}

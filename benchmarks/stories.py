@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common import FFLM, STORIES, machine, parse, record
 
-from fflm.cli.options import describe_perplexity
+from fflm.cli.report import describe_perplexity
 from fflm.models.neural.model import NeuralModel
 
 LIMIT_SECONDS = 120.0

@@ -36,7 +36,7 @@ def tile() -> int:
     """Return how many words of the output layer are computed together."""
     if device == "cpu":
         return TILE
-    from fflm.backend.cuda.kernels import COLUMNS
+    from fflm.backend.cuda.products import COLUMNS
 
     return COLUMNS
 

@@ -1,4 +1,4 @@
-"""Every operation of a device against the reference: dtypes, awkward sizes, threads, NaN and infinity, repeated bits."""
+"""Every operation of a device is compared with the reference: types, awkward sizes, threads, NaN and infinity, repeated bits."""
 
 import inspect
 import os
@@ -21,10 +21,10 @@ from fflm.backend.cpu import backend as cpu_backend
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Backend, Dropout, UnitLoss
 
-TILE, BACKEND = (
-    tile(),
-    backend_under_test(),
-)  # the backend is one for all tests, so that its scratch memory is always used and dirty
+TILE = tile()
+
+BACKEND = backend_under_test()
+"""One backend for all tests, so that its scratch memory is always used and dirty."""
 
 # Rows, words, features: one of everything, below, at and above the tile, ragged tiles, more threads than rows or tiles, several
 # parts of an inner dimension.
@@ -43,7 +43,7 @@ LAYER_SIZES = [(1, 1, 1), (1, 7, 3), (3, 5, 2), (2, 1, 9), (17, 33, 70), (300, 5
 @pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "passive"), ("NUMBA_OPT", "2")])
 def test_what_numba_and_its_threads_are_told_before_it_is_imported(name: str, value: str) -> None:
     program = f"import os, sys; import fflm.network.config; print(os.environ[{name!r}], 'numba' in sys.modules)"
-    for own in ({}, {name: "1"}):  # unless the user has said something else
+    for own in ({}, {name: "1"}):  # unless the user has set something else
         environment = {key: other for key, other in os.environ.items() if key != name} | own
         result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
         assert result.stdout == f"{own.get(name, value)} False\n"
@@ -66,17 +66,17 @@ def normal(generator: np.random.Generator, *shape: int, dtype: np.dtype, size: f
 
 
 def doubles(*arrays: np.ndarray) -> list[np.ndarray]:
-    """Return the same numbers for the reference."""
+    """Return the same numbers in float64, for the reference."""
     return [array.astype(np.float64) for array in arrays]
 
 
 def filled(like: np.ndarray, beta: float, generator: np.random.Generator) -> np.ndarray:
-    """Return what a result's array holds before: garbage to overwrite, or numbers to add to."""
+    """Return the previous contents of the array of a result: garbage to overwrite, or numbers to add to."""
     return np.full_like(like, np.nan) if beta == 0 else normal(generator, *like.shape, dtype=like.dtype)
 
 
 def test_signatures() -> None:
-    """The class offers the protocol's operations as they are."""
+    """The classes have the operations of the protocol, with the same signatures."""
     assert isinstance(BACKEND.name, str)
     tested = type(BACKEND.backend if isinstance(BACKEND, NumpyBackend) else BACKEND)
     for name, method in inspect.getmembers(Backend, inspect.isfunction):
@@ -481,7 +481,7 @@ def test_unit_losses_keep_nan(loss: UnitLoss, dtype: np.dtype) -> None:
     losses, d_scores = np.zeros(2, dtype), np.zeros_like(scores)
     BACKEND.unit_losses(scores, np.ones_like(scores), loss, 1.0, losses, d_scores)
     assert np.array_equal(np.isnan(losses), [False, True])
-    assert loss == "hinge" or np.isnan(d_scores[1, 0])  # its slope is the target's, or nothing
+    assert loss == "hinge" or np.isnan(d_scores[1, 0])  # the slope of the hinge is that of the target, or 0
 
 
 # Norm and updates
@@ -537,7 +537,7 @@ def test_updates(update: str, shape: tuple[int, ...], dtype: np.dtype, threads: 
 IDLE = {"rate": 0.1, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-3}
 
 
-def test_idle_rows(dtype: np.dtype, threads: int) -> None:
+def test_rows_catch_up_on_lazy_adam(dtype: np.dtype, threads: int) -> None:
     generator = np.random.default_rng(0)
     arrays = [normal(generator, 33, 7, dtype=dtype) for _ in range(3)]
     arrays[2] **= 2
@@ -552,8 +552,8 @@ def test_idle_rows(dtype: np.dtype, threads: int) -> None:
     assert all(np.array_equal(array, before) for array, before in zip(arrays, unchanged, strict=True))
 
 
-def test_idle_steps_are_nearly_those_without_a_gradient() -> None:
-    """A first moment has died away before a second one has changed much."""
+def test_catching_up_is_nearly_the_same_as_steps_without_a_gradient() -> None:
+    """A first moment has decayed before a second one has changed much."""
     generator = np.random.default_rng(0)
     weight, first, second = generator.normal(size=(5, 7)), generator.normal(size=(5, 7)), generator.uniform(1, 4, (5, 7))
     start, numbers = [weight, first, second], {**IDLE, "scale": 1.0, "l2": 0.0, "shrink": 0.0}
@@ -568,7 +568,7 @@ def test_idle_steps_are_nearly_those_without_a_gradient() -> None:
         np.testing.assert_allclose(arrays[1:], expected[1:], rtol=1e-9)
 
 
-# All of them
+# All operations
 
 
 def operations(backend: Backend, dtype: np.dtype) -> list[Any]:

@@ -20,7 +20,7 @@ from command import FFLM, PERPLEXITY, SMALL, STORIES, fflm
 from rich.cells import cell_len
 
 from fflm.cli import COMMANDS, main
-from fflm.cli.options import message_console
+from fflm.cli.report import message_console
 from fflm.cli.tables import Column, LiveTable, table
 from fflm.errors import install
 from fflm.text import catalogue
@@ -98,7 +98,15 @@ def test_the_table_of_commands_is_that_of_the_modules():
     listed = re.findall(r"^  (\w+) +(\S.*)$", invoke("--help").stdout.split("Commands:\n")[1], re.MULTILINE)
     assert dict(listed) == COMMANDS
     folder = Path(importlib.import_module("fflm.cli").__file__).parent
-    assert {path.stem for path in folder.glob("*.py")} - {"__init__", "options", "signals", "tables", "progress"} == set(COMMANDS)
+    assert {path.stem for path in folder.glob("*.py")} - {
+        "__init__",
+        "options",
+        "loading",
+        "report",
+        "signals",
+        "tables",
+        "progress",
+    } == set(COMMANDS)
 
 
 def examples():

@@ -1,4 +1,4 @@
-"""The CUDA backend as a whole: training as the CPU trains, and what its kernels take of a GPU."""
+"""The CUDA backend as a whole: it trains as the CPU does, and its kernels need no more of a GPU than they should."""
 
 import dataclasses
 import functools
@@ -48,14 +48,14 @@ from fflm.training.trainer import Trainer
 CAPABILITIES = (8, 0), (9, 0, "a")
 
 REGISTERS = 128
-"""Of a thread, at most: two blocks of 256 threads share a multiprocessor's 65,536."""
+"""Largest number of registers of a thread: two blocks of 256 threads share the 65,536 of a multiprocessor."""
 
 
 ALL_PRODUCTS = PRODUCTS | {f"mixed {name}": product for name, product in MIXED_PRODUCTS.items()}
 
 
 class Recorder(CudaBackend):
-    """Notes what is launched, and computes nothing."""
+    """A backend that records what is launched, and computes nothing."""
 
     def __init__(self, mixed):
         self.launches = {}
@@ -118,7 +118,7 @@ def test_every_kernel_is_known_here():
 
 
 def linked(code, capability):
-    """Return machine code and what the linker says about it."""
+    """Return machine code and the log of the linker."""
     from cuda.bindings import nvjitlink
 
     options = [f"-arch=sm_{''.join(map(str, capability))}", "-lto", "-verbose", "-Xptxas=-v"]
@@ -166,7 +166,7 @@ def test_resources(name, capability, tmp_path):
 
 
 def test_kernels_are_compiled_once(tmp_path):
-    """Products of different forms share their name, and must not be taken for each other."""
+    """The functions of products share their name, but the cache must not mistake one form for another."""
     program = """
 import test_cuda
 from fake_cuda import install_fake_driver
@@ -313,7 +313,7 @@ def test_a_model_predicts_the_same_on_either_device():
 
 
 def test_threads_share_a_gpu():
-    """Scratch memory is each thread's own."""
+    """Each thread has scratch memory of its own."""
     model, generator = tiny_model(), np.random.default_rng(0)
     network = Network(model.config, gpu_backend())
     weights = model.parameters.mapped(network.backend.upload)
@@ -382,7 +382,7 @@ def test_a_step_waits_for_its_results_alone(monkeypatch, mixed):
 @pytest.mark.skipif(devices.device == "cuda", reason="a GPU's memory is what it is")
 @pytest.mark.parametrize("share", [0.7, 1.25])
 def test_a_batch_that_is_too_large_for_the_memory_goes_in_parts(monkeypatch, share):
-    """Whether it is the softmax for which there is no room, or what comes after it."""
+    """Memory may run out in the softmax or after it."""
     from fake_cuda import install_fake_driver
 
     from fflm.backend.cuda import memory as cuda_memory
@@ -434,8 +434,8 @@ def test_an_interruption_leaves_no_sums_behind(monkeypatch):
     assert np.array_equal(summed(), expected)
 
 
-def test_what_a_gpu_is_first_asked():
-    """The benchmark's own comparison with float64, and that it would notice."""
+def test_the_gpu_benchmark_compares_with_float64():
+    """Correct operations pass the comparison of the benchmark, and a wrong one does not."""
     import gpu
 
     backend = gpu_backend()
@@ -446,12 +446,12 @@ def test_what_a_gpu_is_first_asked():
     assert gpu.operations(backend, **sizes)["wrong"] == ["log-probabilities"]
 
 
-def test_what_a_gpu_is_asked_then(monkeypatch):
-    """The benchmark's parts that need no PyTorch, small and once."""
+def test_the_gpu_benchmark_times_operations_and_steps(monkeypatch):
+    """The parts of the benchmark that need no PyTorch run, on small sizes and once."""
     import gpu
 
     monkeypatch.setattr(gpu, "torch", None)
-    monkeypatch.setattr(gpu, "EMBEDDING", 8)
+    monkeypatch.setattr("bengio.EMBEDDING", 8)
     monkeypatch.setattr(gpu, "Size", lambda *_: Size(60, 4, 2, 5, 8))
     monkeypatch.setattr(gpu, "measure", functools.partial(measure, seconds=0.0))
     monkeypatch.setattr(gpu, "seconds", lambda run: (run(), 1.0)[1])
@@ -507,7 +507,7 @@ def test_bench_compares_both_devices(commands):
 # The choice of a device
 
 
-def test_what_is_missing_is_said():
+def test_the_reason_for_no_gpu_is_given():
     program = """
 import sys
 from fflm.backend import devices

@@ -18,8 +18,7 @@ from ptx_interpreter import PtxError
 
 from fflm.backend.cuda import launching as cuda_launching
 from fflm.backend.cuda import memory as cuda_memory
-from fflm.backend.cuda.kernels import BLOCK
-from fflm.backend.cuda.launching import launch_kernel
+from fflm.backend.cuda.launching import BLOCK, launch_kernel
 from fflm.backend.cuda.memory import STREAM, DeviceArray, PinnedCopies, Pool, size_class
 
 GPU = install_fake_driver()
@@ -40,12 +39,12 @@ def copy_all(values, copied):
 
 
 def counted(values, beyond=0):
-    """Add one to the first numbers of an array, and perhaps to some beyond its end."""
+    """Add one to the numbers of an array, and to ``beyond`` numbers after its end."""
     launch_kernel(add_one, (1,), (values, c_uint32(beyond)))
 
 
 def on_gpu(numbers):
-    """Return numbers there, of an array that does not fill its memory."""
+    """Return an array of the GPU with these numbers, which does not fill its memory."""
     array, numbers = DeviceArray((len(numbers),), np.uint32), np.array(numbers, np.uint32)
     driver.cuMemcpyHtoD(array.address, numbers.ctypes.data, array.nbytes)
     return array
@@ -56,7 +55,7 @@ def received(array):
     return PinnedCopies().receive(array).tolist()
 
 
-# The GPU
+# The fake driver
 
 
 def test_launches_wait_until_the_host_does():
@@ -69,7 +68,7 @@ def test_launches_wait_until_the_host_does():
     assert GPU.memory.read(array.address, 4).view(np.uint32) == 3
 
 
-def test_so_do_copies_from_pinned_memory_which_take_what_is_there_then():
+def test_copies_from_pinned_memory_wait_too_and_read_it_only_then():
     array, pinned = on_gpu([0, 0, 0]), cuda.pinned_array(3, np.uint32)
     pinned[:] = 1
     driver.cuMemcpyHtoDAsync(array.address, pinned.ctypes.data, array.nbytes, STREAM)
@@ -77,7 +76,7 @@ def test_so_do_copies_from_pinned_memory_which_take_what_is_there_then():
     assert received(array) == [5, 5, 5]
 
 
-def test_other_memory_cannot_be_copied_later():
+def test_memory_that_is_not_pinned_cannot_be_copied_asynchronously():
     array, numbers = on_gpu([0, 0, 0]), np.ones(3, np.uint32)
     with pytest.raises(KeyError):
         driver.cuMemcpyHtoDAsync(array.address, numbers.ctypes.data, array.nbytes, STREAM)
@@ -88,13 +87,13 @@ def test_memory_ends_where_its_array_does():
     counted(array, beyond=1)
     with pytest.raises(PtxError, match="out of bounds"):
         driver.cuCtxSynchronize()
-    driver.cuCtxSynchronize()  # no more than that was promised
+    driver.cuCtxSynchronize()  # the error has dropped the pending work
     assert received(on_gpu([4])) == [4]
 
 
 @pytest.fixture
 def new_pool(monkeypatch):
-    """Take memory from a pool to which nobody else's garbage goes back."""
+    """Use a new pool of memory, to which no array of another test is returned."""
     monkeypatch.setattr(cuda_memory, "POOL", TrackedPool(GPU))
 
 
@@ -127,19 +126,19 @@ def test_a_thread_needs_a_context():
             thread.submit(cuda_launching.launch, cuda_launching._stream(), None, None).result()
 
 
-# Our memory
+# Memory of the backend
 
 
 def test_any_thread_may_use_the_gpu():
     array = on_gpu([1, 2, 3])
     for task in (counted, received, PinnedCopies().receive, DeviceArray.clear, on_gpu_of):
-        with ThreadPoolExecutor(1) as thread:  # a new one, which nothing was done in before
+        with ThreadPoolExecutor(1) as thread:  # a new thread, which has not used the GPU yet
             thread.submit(task, array).result()
     assert received(array) == [0, 0, 0]
 
 
 def on_gpu_of(array):
-    """Send an array of an array's shape."""
+    """Send an array of the same shape."""
     PinnedCopies().send(np.ones(array.shape, array.dtype), DeviceArray(array.shape, array.dtype))
 
 
@@ -189,7 +188,7 @@ def test_size_classes(size, taken):
 
 @pytest.fixture
 def copies(monkeypatch):
-    """Return copies by pinned memory, the arrays of it, and how often the host has waited."""
+    """Return pinned copies, the list of pinned arrays, and a list with an element for each time that the host has waited."""
     pinned, waited, pinned_array = [], [], cuda.pinned_array
 
     def counted_array(*arguments):
@@ -202,7 +201,7 @@ def copies(monkeypatch):
 
 
 def sent(copies, number, size=100):
-    """Send an array of a number, which changes at once; return where it went."""
+    """Send an array of a number, then overwrite it; return the array of the GPU."""
     array = np.full((size, 2), number, np.int32)
     target = DeviceArray(array.shape, array.dtype)
     copies.send(array, target)
@@ -211,7 +210,7 @@ def sent(copies, number, size=100):
 
 
 def numbers(targets):
-    """Return what has arrived."""
+    """Return the number in each array of the GPU."""
     found = [PinnedCopies().receive(target) for target in targets]
     assert all((each == each[0, 0]).all() for each in found)
     return [int(each[0, 0]) for each in found]
@@ -237,7 +236,7 @@ def test_pinned_memory_has_a_limit(copies, monkeypatch):
     targets.append(sent(copies, 4))
     assert len(waited) == 1
     assert len(pinned) == 4
-    targets.append(sent(copies, 5, size=1000))  # from where it is
+    targets.append(sent(copies, 5, size=1000))  # directly, without pinned memory
     assert len(pinned) == 4
     assert numbers(targets) == [0, 1, 2, 3, 4, 5]
 
@@ -265,7 +264,7 @@ def test_what_is_empty_is_not_sent(copies):
     assert copies.receive(empty).shape == (0, 2)
 
 
-# Our arrays
+# Arrays of the backend
 
 
 @pytest.mark.parametrize("shape", [(12,), (3, 4), (1, 12), (12, 1), (-1, 6), (2, -1)])

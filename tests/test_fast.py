@@ -149,15 +149,9 @@ def test_a_model_that_was_not_trained_for_it_is_warned_of(folder):
     assert "trained without --self-normalise" in result.stderr
 
 
-def test_only_one_network_is_fast(folder):
-    result = CliRunner().invoke(main, ["score", "-m", str(folder / "m.model"), "--fast", "--cache", "20"])
-    assert result.exit_code == 2
-    assert "--fast" in result.output
-
-
-def test_a_saved_mixture_is_not_fast(folder):
+def test_a_mixture_is_not_fast(folder):
     path, mixed, text = (str(folder / name) for name in ("m.model", "m.mix", "text.txt"))
-    made = CliRunner().invoke(main, ["score", "-m", path, "--cache", "20", "--tune", text, "--save", mixed])
+    made = CliRunner().invoke(main, ["mix", path, "--cache", "20", "--tune", text, "-o", mixed])
     assert made.exit_code == 0, made.output
     refused = CliRunner().invoke(main, ["score", "-m", mixed, "--fast", text])
     assert refused.exit_code == 1

@@ -99,7 +99,7 @@ class Command:
 
 OLD = f"train ids -o new {NETWORK} --epochs 1 --seed 7"
 NGRAM = ("ngram train ids -o old.ngram --order 2 -q",)
-MIX = "score -q -m one.model --mix old.ngram --save new"
+MIX = "mix -q one.model old.ngram -o new"
 
 COMMANDS = {
     "train": Command(f"train ids -o new {TRAIN}", resume="train -q --resume new"),
@@ -141,8 +141,8 @@ COMMANDS = {
     "ngram export --overwrite": Command(
         "ngram export -m old.ngram -o new.arpa -q --overwrite", (*NGRAM, 'open("new.arpa", "w").write("old\\n")\n'), ("new.arpa",)
     ),
-    "score --save": Command(MIX, (OLD.replace("new", "one.model"), *NGRAM)),
-    "score --save --overwrite": Command(f"{MIX} --overwrite", (OLD.replace("new", "one.model"), *NGRAM, f"{MIX} --cache 20")),
+    "mix": Command(MIX, (OLD.replace("new", "one.model"), *NGRAM)),
+    "mix --overwrite": Command(f"{MIX} --overwrite", (OLD.replace("new", "one.model"), *NGRAM, f"{MIX} --cache 20")),
     "vectors": Command("vectors -m one.model -o new.txt -q", (OLD.replace("new", "one.model"),), ("new.txt",)),
     "vectors --overwrite": Command(
         "vectors -m one.model -o new.txt -q --overwrite",

@@ -86,7 +86,6 @@ USES = {
     "generate --length 3 --seed 1": "both.mix",
     "next --top 3": "both.mix",
     "score held.txt": "both.mix",
-    "score held.txt --mix both.mix --tune held.txt": "new.model",
     "score held.txt --fast": "new.model",
     "vectors": "new.model",
     "neighbours cat": "new.model",
@@ -211,10 +210,6 @@ def test_a_network_that_cannot_be_fast_is_passed_over_and_a_model_without_its_te
     age(tmp_path / "without.model", 1)
     assert run("score --part valid").stderr == "model: whole.model\n"
     assert run("score text.txt").stderr == "model: without.model\n"
-    assert run("score --cache 5 text.txt").stderr == "model: whole.model\n"  # tunes the weights on its validation text
-    assert run("score --cache 5 --save both.mix").stderr == "model: whole.model\n"
-    age(tmp_path / "both.mix", 0)
-    assert run("score --cache 5 --save both.mix --overwrite").stderr == "model: whole.model\n"
     fflm.train("text.txt", "deep.model", **{**options, "hidden": (4, 4)})
     age(tmp_path / "deep.model", -1)
     assert run("score --fast text.txt").stderr.splitlines()[0] == "model: without.model"

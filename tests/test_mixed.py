@@ -1,4 +1,4 @@
-"""Mixed precision: what halves hold is computed exactly, what they round is off by no more, training goes nearly the same way."""
+"""Mixed precision: numbers that are halves are computed exactly, others with one rounding, and training is nearly the same."""
 
 import dataclasses
 import json
@@ -60,7 +60,7 @@ def test_products_of_what_halves_hold_are_exact(rows, width, outputs):
 @pytest.mark.parametrize(("rows", "words", "size"), [(1, 1, 1), (3, 127, 7), (5, 129, 3), (140, 300, 130)])
 @pytest.mark.parametrize("scale", [2.0**-13, 1.0])
 def test_softmax_of_what_halves_hold(rows, words, size, scale):
-    """Its losses are as good as in single precision; what is rounded are the exponentials, and gradients made of them."""
+    """Losses are as good as in single precision; only exponentials, and the gradients from them, are rounded."""
     generator = np.random.default_rng(0)
     shapes = (rows, size), (words, size), (words,)
     features, weight, bias = (generator.normal(size=shape).astype(np.float16).astype(np.float32) for shape in shapes)
@@ -78,7 +78,7 @@ def test_softmax_of_what_halves_hold(rows, words, size, scale):
 
 @pytest.mark.parametrize(("rows", "words", "size"), [(1, 1, 1), (3, 127, 7), (5, 129, 3), (140, 300, 130), (260, 140, 40)])
 def test_operations_round_where_they_say(rows, words, size):
-    """On any numbers: as NumPy computes it, which rounds in the same places."""
+    """For any numbers the results are those of NumPy, which rounds in the same places."""
     generator = np.random.default_rng(0)
     shapes = (rows, size), (words, size), (words,), (rows, words)
     features, weight, bias, d_outputs = (generator.normal(size=shape).astype(np.float32) for shape in shapes)
@@ -99,7 +99,7 @@ def test_operations_round_where_they_say(rows, words, size):
         backend.affine_backward(x, w, y, "tanh", d_y, 1.0, d_w, d_b, d_x)
         note(d_w, d_b, d_x)
         backend.output_gradients(x, w, b, t, 0.1, 0.05, 1 / rows, 0.0, losses, d_x, d_w, d_b)
-        note(losses, d_x, d_w, d_b, unit=1 / rows)  # of a single word's gradient little is left
+        note(losses, d_x, d_w, d_b, unit=1 / rows)  # the gradient of a single word nearly cancels
         backend.nce_gradients(x, w, b, t, k, 1 / rows, 1.0, losses, d_x, d_w, d_b)
         note(losses, d_x, d_w, d_b)
         return found
@@ -126,7 +126,7 @@ def planted(source, path):
     return module
 
 
-@pytest.mark.skipif(devices.device == "cuda", reason="what a GPU does with them nobody knows")
+@pytest.mark.skipif(devices.device == "cuda", reason="what a GPU does with them is undefined")
 @pytest.mark.parametrize("bug", BUGS)
 def test_planted_bugs_are_noticed(bug, tmp_path, monkeypatch):
     source = Path(products.__file__).read_text(encoding="utf-8")
@@ -146,7 +146,7 @@ def test_planted_bugs_are_noticed(bug, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["default", "tied, direct", "nce"])
 def test_twenty_steps_are_close(name):
-    """Losses as far as rounded operands let them, and weights that went nearly the same way."""
+    """Losses are as close as rounded operands allow, and the weights have moved nearly the same way."""
     losses, parameters = steps(CpuBackend(), *RUNS[name])
     found_losses, found = steps(MIXED, *RUNS[name])
     assert not np.array_equal(found_losses, losses)

@@ -279,7 +279,7 @@ def trained(tmp_path_factory):
         for line in (
             ["train", "text.txt", *SMALL, "--epochs", "1", "--test", "10%", "-q"],
             ["ngram", "train", "text.model", "-o", "text.ngram", "--order", "3", "-q"],
-            ["score", "-m", "text.model", "--mix", "text.ngram", "--cache", "50", "--save", "text.mix"],
+            ["mix", "text.model", "text.ngram", "--cache", "50", "-o", "text.mix"],
         ):
             result = CliRunner().invoke(main, line, prog_name="fflm")
             assert result.exit_code == 0, result.stderr
@@ -309,30 +309,29 @@ def test_saving_shows_the_tuning_on_the_validation_part(trained, invoke):
         trained[1],
     )
     assert valid["tuning"]["loss"] == pytest.approx(valid["loss"])
-    [again] = objects(invoke("score -m text.model --mix text.ngram --cache 50 --save text.mix --overwrite --json"))
+    [again] = objects(invoke("mix text.model text.ngram --cache 50 -o text.mix --overwrite --json"))
     assert again["model"] == "text.mix"
     assert again["components"] == valid["tuning"]["components"]
 
 
 def test_the_report_gives_each_alone_and_the_mixture(invoke):
-    for line in ("-m text.mix", "-m text.model --mix text.ngram --cache 50"):
-        [summary] = objects(invoke(f"score {line} --part test --json"))
-        assert [each["name"] for each in summary["components"]] == ["text.model", "text.ngram", "cache of 50 words"]
-        assert sum(each["weight"] for each in summary["components"]) == pytest.approx(1)
-        for each in summary["components"][:2]:
-            [alone] = objects(invoke(f"score -m {each['name']} --part test --json"))
-            assert alone.pop("model") == each["name"]
-            assert_same_score(each, alone)
-        text = invoke(f"score {line} --part test").stdout
-        for each in summary["components"]:
-            assert re.search(rf"{each['weight']:.4f} +{each['perplexity']:,.4f} ", text)
-        for piece in (
-            f"perplexity          {summary['perplexity']:,.4f}\n",
-            "weights tuned on the validation part of text.model\n",
-            summary["rule"],
-            summary["policy"],
-        ):
-            assert piece in text
+    [summary] = objects(invoke("score -m text.mix --part test --json"))
+    assert [each["name"] for each in summary["components"]] == ["text.model", "text.ngram", "cache of 50 words"]
+    assert sum(each["weight"] for each in summary["components"]) == pytest.approx(1)
+    for each in summary["components"][:2]:
+        [alone] = objects(invoke(f"score -m {each['name']} --part test --json"))
+        assert alone.pop("model") == each["name"]
+        assert_same_score(each, alone)
+    text = invoke("score -m text.mix --part test").stdout
+    for each in summary["components"]:
+        assert re.search(rf"{each['weight']:.4f} +{each['perplexity']:,.4f} ", text)
+    for piece in (
+        f"perplexity          {summary['perplexity']:,.4f}\n",
+        "weights tuned on the validation part of text.model\n",
+        summary["rule"],
+        summary["policy"],
+    ):
+        assert piece in text
 
 
 def test_a_part_is_what_training_measured(invoke):
@@ -391,27 +390,28 @@ def test_a_mixture_is_a_model_like_any_other(trained, invoke):
 
 
 REFUSED = [
-    ("--mix text.model", "text.model is given twice"),
-    ("--mix missing", "missing is no model"),
-    ("--mix other.model", "other.model has another vocabulary than text.model"),
-    ("--save new.mix", "nothing to tune or to save"),
-    ("--tune text.txt", "nothing to tune or to save"),
-    ("--cache 0", "Invalid value for '--cache'"),
-    ("--cache 5 --tune missing", "cannot read missing"),
-    ("--cache 5 --tune empty.txt", "no words"),
-    ("--cache 5 --tune strange.txt", "no word of strange.txt is in the vocabulary"),
-    ("--cache 5 --save text.ngram", "text.ngram exists"),
-    ("--cache 5 --save text.ngram --tune missing", "text.ngram exists"),  # before anything takes time
-    ("--cache 5 --save text.txt", "text.txt exists and is no model"),
-    ("--cache 5 --save text.model --overwrite", "text.model is a part of the mixture"),
-    ("--part test text.txt", "without INPUTS"),
-    ("--part test --by word", "leave out INPUTS, --by"),
-    ("-m other.model --part test", "other.model is a model without a corpus"),
-    ("-m other.model --cache 5", "other.model is a model without a corpus"),
-    ("-m half.model --part test", "without a test part"),
-    ("-m half.model --cache 5", "without a validation part: .*--tune"),
-    ("-m lost.model --part test", "is gone: name a text"),
-    ("-m changed.model --part test", "is not what it was when changed.model was trained"),
+    ("mix text.model text.model -o new.mix", "text.model is given twice"),
+    ("mix text.model missing -o new.mix", "missing is no model"),
+    ("mix text.model other.model -o new.mix", "other.model has another vocabulary than text.model"),
+    ("mix -o new.mix", "Missing argument 'MODEL...'"),
+    ("mix text.model text.ngram", "Missing option '-o' / '--output'"),
+    ("mix text.model -o new.mix", "nothing to mix: name two models or more, or give --cache"),
+    ("mix text.model --cache 0 -o new.mix", "Invalid value for '--cache'"),
+    ("mix text.model --cache 5 --tune missing -o new.mix", "cannot read missing"),
+    ("mix text.model --cache 5 --tune empty.txt -o new.mix", "no words"),
+    ("mix text.model --cache 5 --tune strange.txt -o new.mix", "no word of strange.txt is in the vocabulary"),
+    ("mix text.model --cache 5 -o text.ngram", "text.ngram exists"),
+    ("mix text.model --cache 5 -o text.ngram --tune missing", "text.ngram exists"),  # before anything takes time
+    ("mix text.model --cache 5 -o text.txt", "text.txt exists and is no model"),
+    ("mix text.model --cache 5 -o text.model --overwrite", "text.model is a part of the mixture"),
+    ("score -m text.model --part test text.txt", "without INPUTS"),
+    ("score -m text.model --part test --by word", "leave out INPUTS, --by"),
+    ("score -m other.model --part test", "other.model is a model without a corpus"),
+    ("mix other.model --cache 5 -o new.mix", "other.model is a model without a corpus"),
+    ("score -m half.model --part test", "without a test part"),
+    ("mix half.model --cache 5 -o new.mix", "without a validation part: .*--tune"),
+    ("score -m lost.model --part test", "is gone: name a text"),
+    ("score -m changed.model --part test", "is not what it was when changed.model was trained"),
 ]
 
 
@@ -437,10 +437,10 @@ def broken(trained):
     return folder
 
 
-@pytest.mark.parametrize(("options", "reason"), REFUSED, ids=[options for options, _ in REFUSED])
-def test_refusals_are_one_line_and_leave_nothing(broken, invoke, options, reason):
+@pytest.mark.parametrize(("line", "reason"), REFUSED, ids=[line for line, _ in REFUSED])
+def test_refusals_are_one_line_and_leave_nothing(broken, invoke, line, reason):
     before = sorted(path.name for path in broken.iterdir())
-    result = invoke(f"score {options if options.startswith('-m') else f'-m text.model {options}'}", input="The cat.\n")
+    result = invoke(line, input="The cat.\n")
     assert result.exit_code in (1, 2)
     assert result.stdout == ""
     assert re.fullmatch(rf"error: .*{reason}.*\n", result.stderr)

@@ -16,7 +16,7 @@ from ptx_memory import Memory
 from fflm.backend.cuda.intrinsics import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
 
 LANES = 64
-"""Threads of a block here."""
+"""Threads of a block in these tests."""
 
 N = 4 * LANES
 
@@ -173,7 +173,7 @@ def product_kernel(left=fragments, right=fragments, a=(0, 1, 2, 3), b=(0, 1), do
 
 
 def multiply(kernel, left_along, right_along):
-    """Return what a kernel of `product_kernel` computes, and what it should, of numbers with which both are exact."""
+    """Return the result of a kernel of `product_kernel`, and the expected one, for numbers with which both are exact."""
     x, y = (np.random.default_rng(0).integers(-9, 10, (2, 16, 16)) / 2).astype(np.float16)
     y[:, 8:] = 0
     z = np.full(16 * 8, np.nan, np.float32)

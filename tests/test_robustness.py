@@ -175,7 +175,7 @@ MAKERS = [
     "classify train lines.tsv -o new",
     "ngram train text.txt -o new",
     "ngram import tiny.arpa -o new",
-    "score -m text.model --cache 5 --save new",
+    "mix text.model --cache 5 -o new",
     "tokenize text.txt -o new",
     "tune text.txt -o new",
 ]
@@ -214,7 +214,7 @@ def test_what_another_process_has_made_in_the_meantime_is_kept(folder, monkeypat
         "train --resume text.model --epochs 9",
         "train text.txt -o text.model --overwrite",
         "ngram train text.txt -o text.model --overwrite",
-        "score -m other.model --cache 5 --save text.model --overwrite",
+        "mix other.model --cache 5 -o text.model --overwrite",
     ],
 )
 def test_a_model_that_is_being_trained_is_left_alone(folder, arguments):

@@ -189,12 +189,8 @@ def test_the_number_of_threads_does_not_change_results(monkeypatch):
         return [model.log_probabilities(contexts), model.losses(contexts, contexts[:, 0] % len(model.vocabulary))]
 
     expected = results(5)
-    before = numba.get_num_threads()
-    try:
-        numba.set_num_threads(1)
+    with launching.limit_threads(1):
         fewer = results(5)
-    finally:
-        numba.set_num_threads(before)
     monkeypatch.setattr(launching, "_threads_lost", True)
     for left, middle, right in zip(expected, fewer, results(5), strict=True):
         assert np.array_equal(left, middle)

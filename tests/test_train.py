@@ -257,7 +257,7 @@ def test_tokenised_text_has_its_settings(text):
     assert fflm("tokenize", text, "-o", "text.ids", folder=".").returncode == 0
     result = fflm("train", "text.ids", "--min-count", 1, "--vocabulary", "words.txt", folder=".")
     assert result.returncode == 2
-    assert "tokenised already: leave out --min-count, --vocabulary" in result.stderr
+    assert "tokenized already: leave out --min-count, --vocabulary" in result.stderr
 
 
 @pytest.mark.parametrize("options", [("--valid", "0"), ("--valid", "0", "--test", "10%")], ids=" ".join)

@@ -472,7 +472,7 @@ ERRORS = [
     ("--resume missing.tune", "missing.tune is no search"),
     ("--resume text.txt", "text.txt is no search"),
     ("--resume text.tune --rate 0.1 --search window=1..2", "leave out --search, --rate"),
-    ("text.ids --min-count 1", "tokenised already"),
+    ("text.ids --min-count 1", "tokenized already"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""What the backends of all devices do alike on the host."""
+"""What the backends of all devices share on the host."""
 
 import math
 import threading
@@ -11,36 +11,36 @@ from fflm.backend.protocol import Array, Dropout
 
 
 class Scratch(threading.local):
-    """Memory that a backend keeps between calls, by its name; each thread has its own.
+    """Memory that a backend keeps between calls, by name; each thread has its own.
 
     Parameters
     ----------
     empty
-        The backend's.
+        The backend's function of that name.
     """
 
     def __init__(self, empty: Callable[[tuple[int, ...], Any], Array]) -> None:
         self._empty = empty
         self._held: dict[str, Array] = {}
-        self._lent: dict[str, Array] = {}  # the parts of it that were asked for last, and mostly are again
+        self._lent: dict[str, Array] = {}  # the arrays of the last calls, which the next calls mostly want again
 
     def borrow(
         self, name: str, shape: tuple[int, ...], dtype: Any = np.float32, make: Callable[[int], Array] | None = None
     ) -> Array:
-        """Return a name's memory, as it was left; too little of it is made anew, uninitialised or by ``make(size)``."""
+        """Return the memory of a name, as it was left; if it is too little, new memory, uninitialized or from ``make(size)``."""
         lent = self._lent.get(name)
         if lent is not None and lent.shape == shape and lent.dtype == dtype:
             return lent
         size = math.prod(shape)
         held = self._held.get(name)
         if held is None or held.size < size or held.dtype != dtype:
-            held = lent = self._held[name] = self._lent[name] = None  # so that there need not be room for both
+            held = lent = self._held[name] = self._lent[name] = None  # so that both need not fit into memory
             held = self._held[name] = make(size) if make else self._empty((size,), dtype)
         lent = self._lent[name] = held[:size].reshape(shape)
         return lent
 
     def clear(self) -> None:
-        """Forget everything that the calling thread has."""
+        """Drop all memory of the calling thread."""
         self._held.clear()
         self._lent.clear()
 
@@ -51,7 +51,7 @@ def flat(*arrays: Array) -> list[Array]:
 
 
 def dropout_words(dropout: Dropout) -> list[np.uint32]:
-    """Return below what a random word drops an element, then layer, step and seed: of these two the low words come first."""
+    """Return the threshold below which a random word drops an element, the layer, and low and high word of step and seed."""
     numbers = [int(dropout.rate * 2**32), dropout.layer, dropout.step, dropout.step >> 32, dropout.seed, dropout.seed >> 32]
     return [np.uint32(number & 0xFFFFFFFF) for number in numbers]
 

@@ -1,4 +1,4 @@
-"""The choice of a device, and of the precision that it trains in."""
+"""The choice of a device, and of the precision of training."""
 
 from functools import cache
 from importlib.util import find_spec
@@ -12,12 +12,12 @@ _REMEDY = f"run {install('cuda13')}, with cuda12 if the driver is older than 580
 
 
 def choose_device(device: str) -> Literal["cpu", "cuda"]:
-    """Return the device that a name means: ``auto`` is a GPU if one works here, else the CPU.
+    """Return the device for a name: ``auto`` stands for a GPU if one can be used, else for the CPU.
 
     Raises
     ------
     FflmError
-        If there is no such device, or it is the GPU and none works.
+        If the name is unknown, or if it is ``cuda`` and no GPU can be used.
     """
     check("device", Device, device)
     if device == "cpu":
@@ -29,14 +29,23 @@ def choose_device(device: str) -> Literal["cpu", "cuda"]:
 
 
 def device_backend(device: str, precision: str = "fp32", threads: int | None = None) -> Backend:
-    """Return a backend of a device; those of the GPU are one of each precision, so that its scratch memory is there once.
+    """Return a backend for a device.
 
-    ``threads`` is of the CPU: as `CpuBackend` takes it.
+    For a GPU the same backend is returned each time for a precision, so that scratch memory exists only once.
+
+    Parameters
+    ----------
+    device
+        Name of the device, as `choose_device` takes it.
+    precision
+        ``fp32``, or on a GPU ``mixed``.
+    threads
+        Number of shares, for the CPU only, as `CpuBackend` takes it.
 
     Raises
     ------
     FflmError
-        As `choose_device`, or if it has no such precision.
+        If the device cannot be used, or does not have the precision.
     """
     chosen = choose_device(device)
     check_precision(precision, chosen)
@@ -48,7 +57,7 @@ def device_backend(device: str, precision: str = "fp32", threads: int | None = N
 
 
 def check_precision(precision: str, device: str) -> None:
-    """Raise an FflmError if there is no such precision, or not on this device."""
+    """Raise an FflmError if the precision is unknown, or if the device does not have it."""
     check("precision", Precision, precision)
     if precision == "mixed" and device != "cuda":
         raise FflmError("mixed precision needs the device cuda: on the CPU, train in fp32")
@@ -64,7 +73,7 @@ def _cuda_backend(mixed: bool) -> Backend:
 
 
 def describe_device(device: str) -> str:
-    """Return a device's name, with the GPU's model."""
+    """Return the name of a device; for a GPU with its model and compute capability."""
     if device == "cpu":
         return "cpu"
     gpu = _cuda().get_current_device()
@@ -74,7 +83,7 @@ def describe_device(device: str) -> str:
 
 @cache
 def why_no_gpu() -> str:
-    """Return why no GPU can be used, and the line that installs what is missing; nothing if one can."""
+    """Return why no GPU can be used, and the command that installs what is missing; an empty string if a GPU can be used."""
     if find_spec("numba_cuda") is None:
         return f"numba-cuda is missing: {_REMEDY}"
     if _cuda().is_available():
@@ -92,7 +101,7 @@ def _cuda() -> Any:
     """Return numba.cuda."""
     import numpy as np
 
-    if not hasattr(np, "row_stack"):  # numba-cuda 0.30 asks for it; NumPy 2.5, which only our extras keep out, has dropped it
+    if not hasattr(np, "row_stack"):  # numba-cuda 0.30 needs it; NumPy 2.5, which our extras exclude, has removed it
         np.row_stack = np.vstack
     from numba import cuda
 

@@ -1,7 +1,7 @@
-"""The scalar mathematics that every device shares, written once.
+"""The scalar mathematics that all devices share.
 
-Functions of numbers that any Numba target can compile into its kernels. Constants are cast to the type of the argument, because
-``1.0 - y`` would turn a float32 kernel into a float64 one.
+These are functions of numbers that any Numba target can compile into its kernels. Constants are cast to the type of the
+argument, because ``1.0 - y`` would turn a float32 kernel into a float64 one.
 """
 
 import math
@@ -31,7 +31,7 @@ def _as_float32(context, bits):  # type: ignore[no-untyped-def]
 
 
 def exp(x):  # type: ignore[no-untyped-def]
-    """Return e^x; in float32 a polynomial, because LLVM vectorises it and leaves ``math.exp`` a scalar call.
+    """Return e^x; in float32 a polynomial, because LLVM vectorizes it, whereas ``math.exp`` would stay a scalar call.
 
     2^k e^r with k = round(x / ln 2) and |r| <= ln 2 / 2, where e^r is the polynomial of Cephes' expf (S. Moshier): relative error
     below 2e-7. Arguments are clamped to where float32 can hold the result; NaN stays NaN.
@@ -63,7 +63,7 @@ def _exp(x):  # type: ignore[no-untyped-def]
 
 
 def log1p(x):  # type: ignore[no-untyped-def]
-    """Return log(1 + x) of x in [0, 1]; in float32 a polynomial, which vectorises.
+    """Return log(1 + x) of x in [0, 1]; in float32 a polynomial, which LLVM can vectorize.
 
     2 artanh(y) with y = x / (2 + x), at most 1/3, by its series: relative error below 2e-7.
     """

@@ -1,4 +1,4 @@
-"""The operations that a device must offer.
+"""The operations that every device implements.
 
 Letters in the shapes: B rows of a batch (predicted positions), n context words, K blocks of them, m embedding size, V vocabulary,
 I and O inputs and outputs of a layer, F features that reach the softmax. Inputs come first and outputs last; results go into
@@ -39,30 +39,30 @@ class Dropout:
 
 
 class Backend(Protocol):
-    """A device's kernels."""
+    """The operations of a device."""
 
     name: str
     softmax_bytes: int
-    """Memory that a softmax's B x V numbers may take; a larger batch goes through the network in equal parts."""
+    """Bytes that the B x V numbers of a softmax may take; a larger batch goes through the network in equal parts."""
 
     @property
     def full_precision(self) -> "Backend":
-        """What computes all but training: itself, or where that rounds to less than its arrays hold, one that does not."""
+        """The full-precision backend, for evaluation: this one, unless it computes in mixed precision."""
 
     def release(self) -> None:
-        """Let go of the memory that is kept between calls."""
+        """Free the memory that is kept between calls."""
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Return an array of the device, uninitialised."""
+        """Return an uninitialized array of the device."""
 
     def upload(self, array: Any) -> Array:
-        """Return an array as one of the device: itself where it is one."""
+        """Return a copy of a NumPy array on the device; an array of the device is returned as it is."""
 
     def download(self, array: Array) -> Any:
-        """Return an array of the device as a NumPy array: itself where that is the same."""
+        """Return an array of the device as a NumPy array; on the CPU it is the same array."""
 
     def copy(self, values: Array, copied: Array, *, source: int = 0, target: int = 0) -> None:
-        """Copy columns: those from number ``source`` on to those from number ``target`` on, as many as both have from there.
+        """Copy columns from number ``source`` on to columns from number ``target`` on, as many as both arrays have from there.
 
         values (B, I) -> copied (B, J).
         """
@@ -81,7 +81,7 @@ class Backend(Protocol):
         """
 
     def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
-        """Add each context word's gradient to its embedding's: the reverse of `gather`, in an order that is always the same.
+        """Add each context word's gradient to its embedding's: the reverse of `gather`, always in the same order.
 
         contexts (B, n), K sizes of blocks, d_inputs (B, K m) -> d_embeddings (V + 1, m), added to.
         """
@@ -93,7 +93,7 @@ class Backend(Protocol):
         """
 
     def mean_pool_backward(self, words: Array, d_pooled: Array, d_embeddings: Array) -> None:
-        """Go back through `mean_pool`, in an order that is always the same.
+        """Go back through `mean_pool`, always in the same order.
 
         words (B, L), d_pooled (B, m) -> d_embeddings (V + 1, m), added to.
         """
@@ -106,7 +106,7 @@ class Backend(Protocol):
         """
 
     def max_pool_backward(self, sources: Array, d_pooled: Array, d_embeddings: Array) -> None:
-        """Go back through `max_pool`, in an order that is always the same.
+        """Go back through `max_pool`, always in the same order.
 
         sources (B, m), d_pooled (B, m) -> d_embeddings (V + 1, m), added to.
         """
@@ -143,18 +143,18 @@ class Backend(Protocol):
     ) -> None:
         """Go back through `affine`.
 
-        inputs (B, I), weight (O, I), outputs (B, O), d_outputs (B, O; spoilt) -> d_weight (O, I) and d_bias (O,), by ``beta``,
-        and d_inputs (B, I), overwritten.
+        inputs (B, I), weight (O, I), outputs (B, O), d_outputs (B, O; overwritten) -> d_weight (O, I) and d_bias (O,), by
+        ``beta``, and d_inputs (B, I), overwritten.
         """
 
     def add(self, values: Array, total: Array) -> None:
         """Add ``values`` to ``total``, both (B, I)."""
 
     def normalize(self, values: Array, normalized: Array) -> None:
-        """Take from each row its mean and divide by its standard deviation: layer normalization (Ba et al. 2016, equation 4).
+        """Subtract the mean of each row, and divide by its standard deviation: layer normalization (Ba et al. 2016, equation 4).
 
-        Without gain and bias, which the layer that follows has (Xu et al. 2019 find them superfluous). The deviation is
-        sqrt(variance + `NORMALIZE_EPSILON`).
+        There is no gain and no bias, because the layer that follows has them (Xu et al. 2019 find them superfluous). The
+        deviation is sqrt(variance + `NORMALIZE_EPSILON`).
 
         values (B, I) -> normalized (B, I).
         """
@@ -168,7 +168,7 @@ class Backend(Protocol):
     def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
         """Compute -log softmax(features[row] weight^T + bias)[target], on the CPU without ever holding the B x V matrix.
 
-        Of many targets after the same context, the normalizer is computed once.
+        The normalizer is computed only once for all targets after the same context.
 
         features (B, F), weight (V, F), bias (V,), rows (T,) in [0, B), targets (T,) in [0, V) -> losses (T,), nats, not averaged.
         """
@@ -215,8 +215,8 @@ class Backend(Protocol):
         """Compute noise-contrastive estimation as an output layer: scores, losses, and all gradients.
 
         With s = features weight^T + bias a row's loss is softplus(-s_target) + sum over words of noise softplus(s): the target
-        is to be told from the noise (Mnih & Teh 2012, equation 8; noise shared by the rows as in Zoph et al. 2016). Who
-        calls takes log(k q(word)) from the bias. The gradients are those of ``scale`` times the sum over rows.
+        is to be told apart from the noise (Mnih & Teh 2012, equation 8; noise shared by the rows as in Zoph et al. 2016). The
+        caller has subtracted log(k q(word)) from the bias. The gradients are those of ``scale`` times the sum over rows.
 
         features (B, F), weight (V, F), bias (V,), targets (B,), noise (V,), how often each word was drawn -> losses (B,), nats;
         d_features (B, F), overwritten; d_weight (V, F) and d_bias (V,), by ``beta``.
@@ -238,15 +238,23 @@ class Backend(Protocol):
         """
 
     def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
-        """Compute what brings the norm of all gradients together down to a limit: min(1, limit / norm), NaN if one is not finite.
+        """Compute the factor that limits the norm of all gradients together: min(1, limit / norm), NaN if one is not finite.
 
         factor (1,), of the gradients' type.
         """
 
     def momentum_step(
-        self, weight: Array, gradient: Array, velocity: Array, *,
-        scale: Array, l2: float, rate: float, momentum: float, nesterov: bool,
-    ) -> None:  # fmt: skip
+        self,
+        weight: Array,
+        gradient: Array,
+        velocity: Array,
+        *,
+        scale: Array,
+        l2: float,
+        rate: float,
+        momentum: float,
+        nesterov: bool,
+    ) -> None:
         """Update ``weight`` and ``velocity`` by gradient descent with momentum.
 
         Here and below the gradient is g = scale gradient + l2 weight, with ``scale`` (1,), as `clip_factor` has computed it.
@@ -266,29 +274,59 @@ class Backend(Protocol):
         """Update ``weight`` and the sum of squares ``total`` by AdaGrad."""
 
     def rmsprop_step(
-        self, weight: Array, gradient: Array, mean: Array, *,
-        scale: Array, l2: float, rate: float, decay: float, epsilon: float,
-    ) -> None:  # fmt: skip
+        self,
+        weight: Array,
+        gradient: Array,
+        mean: Array,
+        *,
+        scale: Array,
+        l2: float,
+        rate: float,
+        decay: float,
+        epsilon: float,
+    ) -> None:
         """Update ``weight`` and the mean square ``mean`` by RMSProp."""
 
     def adam_step(
-        self, weight: Array, gradient: Array, first: Array, second: Array, *,
-        scale: Array, l2: float, shrink: float, rate: float, beta1: float, beta2: float, epsilon: float, step: int,
-    ) -> None:  # fmt: skip
+        self,
+        weight: Array,
+        gradient: Array,
+        first: Array,
+        second: Array,
+        *,
+        scale: Array,
+        l2: float,
+        shrink: float,
+        rate: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        step: int,
+    ) -> None:
         """Update ``weight`` and both moments by Adam's step number ``step`` (from 1).
 
         ``shrink`` is AdamW's decoupled decay: the weight is first multiplied by 1 - shrink (Loshchilov & Hutter 2019).
         """
 
     def adam_catch_up(
-        self, weight: Array, first: Array, second: Array, idle: Array, keeps: Array, *,
-        rate: float, beta1: float, beta2: float, epsilon: float, step: int,
-    ) -> None:  # fmt: skip
-        """Make the steps of Adam, up to number ``step``, in which rows had no gradient, all at once.
+        self,
+        weight: Array,
+        first: Array,
+        second: Array,
+        idle: Array,
+        keeps: Array,
+        *,
+        rate: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        step: int,
+    ) -> None:
+        """Let rows catch up on the steps of Adam, up to number ``step``, in which they had no gradient: lazy Adam updates.
 
         In k such steps the first moment m moves a weight by beta1 m + ... + beta1^k m, times the rate and over the root of the
-        second moment, which is taken for constant meanwhile: it falls by beta2 a step, far more slowly. ``keeps`` is the product
-        of the steps' 1 - shrink.
+        second moment, which is taken as constant: it falls by beta2 in a step, far more slowly. ``keeps`` is the product of
+        1 - shrink over the steps.
 
         weight, first, second (R, m), all changed; idle (R,), each row's k >= 0; keeps (R,).
         """

@@ -32,6 +32,7 @@ COMMANDS = {
     "generate": "Continue a prefix.",
     "next": "Show the distribution of the next word.",
     "score": "Measure perplexity, or score words, sentences and n-best lists.",
+    "mix": "Interpolate models, with tuned weights.",
     "vectors": "Export the word embeddings.",
     "neighbours": "Show the words nearest to a word.",
     "analogy": "Answer a is to b as c is to ...",
@@ -165,12 +166,20 @@ def _warnings_as_lines() -> Iterator[None]:
         yield
 
 
+_COMMANDS = {
+    "fflm.train": "fflm train",
+    "fflm.train_ngram": "fflm ngram train",
+    "fflm.train_classifier": "fflm classify train",
+    "fflm.mix": "fflm mix",
+}
+"""What commands call functions of Python."""
+
 _SPELLINGS = {"lexicons": "lexicon", "path": "output", "source": "vocabulary-source", "words": "vocabulary"}
 """Options that are not called as the arguments of Python's functions."""
 
 
 def _as_options(message: str) -> str:
-    """Return an error's text with options in place of the arguments that stand in backquotes, as `overwrite=True`."""
+    """Return a message with commands and options in place of functions and arguments in backquotes, as `overwrite=True`."""
 
     def option(found: re.Match[str]) -> str:
         name, value = _SPELLINGS.get(found["name"], found["name"].replace("_", "-")), found["value"]
@@ -178,6 +187,8 @@ def _as_options(message: str) -> str:
             return f"--no-{name}"
         return f"--{name}" if value in (None, "True") else f"--{name} {value}"
 
+    for function, command in _COMMANDS.items():
+        message = message.replace(f"`{function}`", f"`{command}`")
     return re.sub(r"`(?P<name>\w+)(?:=(?P<quote>'?)(?P<value>[\w-]+)(?P=quote))?`", option, message)
 
 

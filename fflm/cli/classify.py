@@ -9,6 +9,7 @@ import click
 
 from fflm.arguments import description, parameters
 from fflm.cli import progress
+from fflm.cli.loading import find_model, use_device
 from fflm.cli.options import (
     Command,
     HeadedCommand,
@@ -18,20 +19,17 @@ from fflm.cli.options import (
     encoding_option,
     errors_option,
     field_option,
-    find_model,
     given_options,
     held_out_options,
     json_option,
-    message_console,
     model_option,
     overwrite_option,
     quiet_option,
     save_every_option,
-    show_word,
     threads_option,
-    use_device,
 )
 from fflm.cli.progress import View, describe_resumed, resume_run, row_end, row_start
+from fflm.cli.report import message_console, show_word
 from fflm.cli.tables import Column, stdout_width, table
 
 if TYPE_CHECKING:

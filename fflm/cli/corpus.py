@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from fflm.cli.options import message_console
+from fflm.cli.report import message_console
 from fflm.cli.tables import stdout_width, table
 from fflm.text import catalogue
 

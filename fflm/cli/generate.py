@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from fflm.cli.options import device_option, json_option, load_model, model_option, prefix_options, quiet_option, read_prefix
+from fflm.cli.loading import load_model, read_prefix
+from fflm.cli.options import device_option, json_option, model_option, prefix_options, quiet_option
 
 _SAMPLING = ("temperature", "top_k", "top_p", "seed")
 _BEAMS = ("normalize",)

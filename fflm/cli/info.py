@@ -8,17 +8,9 @@ from typing import Any
 
 import click
 
-from fflm.cli.options import (
-    EVALUATIONS,
-    describe_perplexity,
-    describe_text,
-    find_model,
-    json_option,
-    model_option,
-    quiet_option,
-    show_training,
-    show_valid,
-)
+from fflm.cli.loading import find_model
+from fflm.cli.options import json_option, model_option, quiet_option
+from fflm.cli.report import EVALUATIONS, describe_perplexity, describe_text, show_training, show_valid
 from fflm.cli.tables import Column, printable, stdout_width, table
 from fflm.errors import FflmError
 
@@ -230,7 +222,7 @@ def _classifier_lines(path: Path, about: dict[str, Any]) -> list[str]:
 
 def _mixture_lines(path: Path, about: dict[str, Any]) -> list[str]:
     """Return what is known of a mixture as lines to read."""
-    from fflm.cli.score import describe_tuning
+    from fflm.cli.mix import describe_tuning
 
     lines = [f"mixture {path}, made {about['created']}", "", *describe_tuning(about["figures"]["tuning"]), *_text(about)]
     lines += ["", f"vocabulary: {about['vocabulary']['size']:,} ({about['vocabulary']['rule']})"]

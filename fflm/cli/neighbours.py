@@ -5,7 +5,9 @@ from pathlib import Path
 
 import click
 
-from fflm.cli.options import check_text, json_option, load_vectors, model_option, quiet_option, show_nearest, top_option
+from fflm.cli.loading import load_vectors
+from fflm.cli.options import check_text, json_option, model_option, quiet_option, top_option
+from fflm.cli.report import show_nearest
 
 
 @click.command()

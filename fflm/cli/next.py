@@ -5,16 +5,9 @@ from pathlib import Path
 
 import click
 
-from fflm.cli.options import (
-    device_option,
-    json_option,
-    load_model,
-    model_option,
-    prefix_options,
-    quiet_option,
-    read_prefix,
-    show_word,
-)
+from fflm.cli.loading import load_model, read_prefix
+from fflm.cli.options import device_option, json_option, model_option, prefix_options, quiet_option
+from fflm.cli.report import show_word
 
 
 @click.command()

@@ -6,20 +6,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from fflm.cli.loading import find_model
 from fflm.cli.options import (
-    describe_perplexity,
-    describe_text,
-    find_model,
     given_options,
     json_option,
-    message_console,
     model_option,
     overwrite_option,
     quiet_option,
     refuse_text_options,
     text_options,
-    tokenizing,
 )
+from fflm.cli.report import describe_perplexity, describe_text, message_console, tokenizing
 
 if TYPE_CHECKING:
     from fflm.models.ngram.model import NgramModel

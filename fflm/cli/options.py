@@ -1,29 +1,18 @@
-"""Options and conversions that several commands share."""
+"""Options that several commands share, and the checks of their values."""
 
 import contextlib
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from fflm.arguments import Device, Encoding, Errors, Precision, Processes, Threads, choices, description, parameters
-from fflm.cli.tables import Column, printable
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from fflm.models.folder import Kind
-    from fflm.models.generation import Prefix
-    from fflm.models.language_model import LanguageModel
-    from fflm.models.vectors import Vectors
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-Result = TypeVar("Result")
 
 HEADINGS = {
     "inputs": "Options",
@@ -174,29 +163,6 @@ class Sizes(click.ParamType[tuple[int, ...]]):
         return () if sizes == (0,) else sizes
 
 
-def message_console(quiet: bool) -> "Console":
-    """Return the console for messages on standard error; it spells control characters out, and knows no markup."""
-    from rich.console import Console
-
-    class Messages(Console):
-        def print(self, *objects: Any, **style: Any) -> None:
-            lines = ("\n".join(map(printable, each.split("\n"))) if isinstance(each, str) else each for each in objects)
-            super().print(*lines, **style)
-
-    return Messages(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True)
-
-
-def use_device(device: str, quiet: bool) -> Literal["cpu", "cuda"]:
-    """Return the device that ``--device`` means, after saying which GPU that is, or why it is none."""
-    from fflm.backend.devices import choose_device, describe_device, why_no_gpu
-
-    chosen = choose_device(device)
-    if device != "cpu" and not quiet:
-        reason = f" ({why_no_gpu()})" if chosen == "cpu" else ""
-        click.echo(f"device: {describe_device(chosen)}{reason}", err=True)
-    return chosen
-
-
 def given_options(context: click.Context) -> dict[str, str]:
     """Return the parameters that stood on the command line, and how the help calls them."""
     return {
@@ -210,11 +176,8 @@ def network_options(command: Command) -> Command:
     """Add the options that are the fields of `NetworkConfig`."""
     from fflm.network.config import NetworkConfig
 
-    names = (
-        "window", "averages", "embedding", "hidden", "activation", "residual", "direct", "tied", "bands", "dropout",
-        "embedding_dropout",
-    )  # fmt: skip
-    return add_options([_field_by_size(NetworkConfig, name) for name in names], command)
+    fields = parameters(NetworkConfig, "input", "numbers", "outputs", "output")
+    return add_options([_field_by_size(NetworkConfig, name) for name in fields], command)
 
 
 def training_options(command: Command) -> Command:
@@ -284,24 +247,12 @@ def held_out_options(valid: Any, default: str, test: Any) -> list[Callable[[Comm
 
 def refuse_text_options(inputs: Iterable[Path], given: dict[str, str]) -> None:
     """Refuse options on how to read text where the inputs have been read already; ``given`` is from `given_options`."""
-    from fflm.cli import tokenize
     from fflm.models.corpora import corpus_folder
 
-    of_tokenize = {param.name for param in tokenize.command.params} - {"inputs", "output", "overwrite", "quiet", "as_json"}
-    fixed = [name for key, name in given.items() if key in of_tokenize]
+    of_text = {param.name for param in click.command()(text_options(lambda: None)).params}
+    fixed = [name for key, name in given.items() if key in of_text]
     if fixed and corpus_folder(list(inputs)):
-        raise click.UsageError(f"the text is tokenised already: leave out {', '.join(fixed)}, or give them to `fflm tokenize`")
-
-
-@contextmanager
-def tokenizing(console: "Console") -> Iterator[Callable[[int], None]]:
-    """Show how much text was read; yield the function that counts it."""
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn("line"), TextColumn("reading text: {task.completed:,.0f} characters"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("reading", total=None)
-        yield lambda characters: progress.advance(task, characters)
+        raise click.UsageError(f"the text is tokenized already: leave out {', '.join(fixed)}, or give them to `fflm tokenize`")
 
 
 def prefix_options(command: Command) -> Command:
@@ -327,114 +278,3 @@ def check_text(context: click.Context, parameter: click.Parameter, value: str | 
         with contextlib.suppress(UnicodeError):
             return os.fsencode(value or "").decode()
         raise click.BadParameter("is not valid UTF-8: mend it, or set the locale to UTF-8") from None
-
-
-def read_prefix(model: "LanguageModel", prefix: str | None, prefix_file: Path | None, quiet: bool) -> "Prefix":
-    """Return the prefix that was given, after saying which of its words the model does not know."""
-    from fflm.models import generation
-    from fflm.text.reading import read_chunks
-
-    if prefix is not None and prefix_file is not None:
-        raise click.UsageError("give --prefix or --prefix-file, not both")
-    if prefix_file is not None:
-        prefix = "".join(read_chunks([prefix_file])).removesuffix("\n")
-    result = generation.read_prefix(model, prefix or "")
-    if result.unknown and not quiet:
-        click.echo(f"not in the vocabulary, read as <unk>: {' '.join(map(show_word, result.unknown))}", err=True)
-    return result
-
-
-def show_word(word: str) -> str:
-    """Return a word so that it can be seen in a column: quoted and escaped if it is or has white space or control characters."""
-    return word if word.isprintable() and not word.isspace() else repr(word)
-
-
-def show_nearest(found: Iterable[tuple[str, float]]) -> None:
-    """Print words and their cosines."""
-    for word, cosine in found:
-        click.echo(f"{cosine:8.4f}  {show_word(word)}")
-
-
-def find_model(path: Path | None, quiet: bool, use: Callable[[Path], Result], *kinds: "Kind") -> tuple[Path, Result]:
-    """Return the model that was named, or the latest in the current folder that can be used, and the result of ``use``.
-
-    A model that was not named is named on standard error; see `fflm.models.folder.latest_model` for the choice.
-    """
-    from fflm.models.folder import latest_model
-
-    if path is not None:
-        return path, use(path)
-    path, result = latest_model(Path(), use, *kinds)
-    if not quiet:
-        click.echo(f"model: {printable(str(path))}", err=True)
-    return path, result
-
-
-def load_model(path: Path | None, quiet: bool, device: str = "cpu") -> "tuple[Path, LanguageModel]":
-    """Load the model that was named, or the latest language model in the current folder, to predict on a device."""
-    from fflm.models.folder import LANGUAGE_MODELS
-    from fflm.models.load import load_language_model
-
-    chosen = use_device(device, quiet)
-    return find_model(path, quiet, lambda path: load_language_model(path, chosen), *LANGUAGE_MODELS)
-
-
-def load_vectors(path: Path | None, quiet: bool) -> "tuple[Path, Vectors]":
-    """Load the embeddings of the model that was named, or of the latest network in the current folder."""
-    from fflm.models.load import load_language_model
-
-    return find_model(path, quiet, lambda path: load_language_model(path).vectors, "network")
-
-
-def describe_perplexity(figures: Mapping[str, Any]) -> str:
-    """Return a perplexity in a line, with its evaluation conditions, from `fflm.models.scoring.Score.to_dict`'s result."""
-    return (
-        f"perplexity {_number(figures['perplexity'], ',.2f')} over {figures['tokens']:,} tokens, "
-        f"{_number(figures['unknown_share'], '.2%')} unknown, "
-        f"{_number(figures['bits_per_character'], '.3f')} bits per character; "
-        f"vocabulary {figures['vocabulary']:,} ({printable(figures['rule'])}); {printable(figures['policy'])}"
-    )
-
-
-EVALUATIONS = (
-    Column("epoch"),
-    Column("step", 9),
-    Column("train perplexity"),
-    Column("valid perplexity"),
-    Column("bits/char", optional=True),
-    Column("", 1),
-    Column("rate", 7, optional=True),
-)
-"""First columns of tables of evaluations; bits per character are those of the validation text, the unnamed one marks the best."""
-
-
-def show_training(loss: float | None) -> str:
-    """Return a loss in training, nats a word, as a perplexity for a table of `EVALUATIONS`; None if it was not exact."""
-    return "not exact" if loss is None else f"{math.exp(loss):,.2f}"
-
-
-def show_valid(valid: dict[str, Any] | None) -> tuple[str, str]:
-    """Return the cells of `EVALUATIONS` that are of validation text."""
-    return (_number(valid["perplexity"], ",.2f"), _number(valid["bits_per_character"], ".3f")) if valid else ("-", "-")
-
-
-def _number(value: float | None, form: str) -> str:
-    """Return a figure in a format; None stands for what is no finite number."""
-    return "-" if value is None else format(value, form)
-
-
-def describe_text(vocabulary: int, rule: str, policy: str, parts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Return in lines what perplexities on the parts of a corpus mean nothing without, to print once beside many of them.
-
-    Parameters
-    ----------
-    vocabulary, rule, policy
-        As `fflm.models.scoring.Score` has them.
-    parts
-        `fflm.text.corpus.Part.counts` of each.
-    """
-    lines = []
-    for name, part in parts.items():
-        unknown = part["unknown"] / part["tokens"]
-        lines.append(f"{name}: {part['tokens']:,} tokens, {unknown:.2%} unknown, {part['characters']:,} characters")
-    return [*lines, f"vocabulary: {vocabulary:,} ({printable(rule)})", f"ends: {printable(policy)}"]

@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
-from fflm.cli.options import describe_text, find_model, json_option, quiet_option
+from fflm.cli.loading import find_model
+from fflm.cli.options import json_option, quiet_option
+from fflm.cli.report import describe_text
 from fflm.errors import FflmError
 
 
@@ -89,7 +91,7 @@ def show_missing(characters: str, quiet: bool) -> None:
 
 
 def _draw_search(searches: tuple[Path, ...], output: Path) -> str:
-    from fflm.cli.options import describe_perplexity
+    from fflm.cli.report import describe_perplexity
     from fflm.plots import draw_trials
     from fflm.search.search import Search
     from fflm.search.space import Choices, logarithmic, show

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fflm.cli.options import use_device
+from fflm.cli.loading import use_device
 from fflm.cli.signals import interruption
 from fflm.cli.tables import Column, LiveTable
 

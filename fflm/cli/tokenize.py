@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from fflm.cli.options import json_option, message_console, overwrite_option, quiet_option, text_options, tokenizing
+from fflm.cli.options import json_option, overwrite_option, quiet_option, text_options
+from fflm.cli.report import message_console, tokenizing
 
 
 @click.command()

@@ -7,26 +7,28 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fflm.arguments import description
+from fflm.cli.loading import use_device
 from fflm.cli.options import (
-    EVALUATIONS,
     HeadedCommand,
-    describe_perplexity,
-    describe_text,
     given_options,
     json_option,
-    message_console,
     network_options,
     overwrite_option,
     quiet_option,
     refuse_text_options,
-    show_training,
-    show_valid,
     text_options,
-    tokenizing,
     training_options,
-    use_device,
 )
 from fflm.cli.progress import View, describe_resumed, resume_run, row_end, row_start, train
+from fflm.cli.report import (
+    EVALUATIONS,
+    describe_perplexity,
+    describe_text,
+    message_console,
+    show_training,
+    show_valid,
+    tokenizing,
+)
 from fflm.training.settings import Preset, Vectors
 
 if TYPE_CHECKING:

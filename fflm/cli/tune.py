@@ -10,23 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fflm.cli.loading import use_device
 from fflm.cli.options import (
     HeadedCommand,
     check_number,
-    describe_perplexity,
-    describe_text,
     given_options,
     json_option,
-    message_console,
     network_options,
     quiet_option,
     refuse_text_options,
     text_options,
-    tokenizing,
     training_options,
-    use_device,
 )
 from fflm.cli.progress import end_or_stop
+from fflm.cli.report import describe_perplexity, describe_text, message_console, tokenizing
 from fflm.cli.signals import interruption
 from fflm.cli.tables import Column, LiveTable, stdout_width, table
 from fflm.errors import FflmError, did_you_mean

@@ -7,7 +7,9 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from fflm.cli.options import json_option, load_vectors, model_option, overwrite_option, quiet_option, show_word
+from fflm.cli.loading import load_vectors
+from fflm.cli.options import json_option, model_option, overwrite_option, quiet_option
+from fflm.cli.report import show_word
 
 if TYPE_CHECKING:
     from fflm.models.vectors import Vectors

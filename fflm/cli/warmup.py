@@ -5,7 +5,8 @@ import time
 
 import click
 
-from fflm.cli.options import device_option, json_option, quiet_option, use_device
+from fflm.cli.loading import use_device
+from fflm.cli.options import device_option, json_option, quiet_option
 
 
 @click.command()

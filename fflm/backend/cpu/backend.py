@@ -12,20 +12,20 @@ from fflm.backend.cpu.launching import shares_of
 from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Array, Dropout, UnitLoss
 
 PRODUCTS = 1 / 32
-"""What a product of two of BLAS's numbers counts for among those that a kernel goes through."""
+"""How much a multiplication in BLAS counts as work, where a number that another kernel processes counts 1."""
 
 
 class CpuBackend:
     """The operations of `protocol.Backend` on NumPy arrays, large ones in shares for several threads.
 
-    Can be used from several threads at once. Each of them keeps the output layer's scratch memory between calls: B x V numbers of
-    the largest batch that it has seen.
+    A backend can be used from several threads at once. Each thread keeps scratch memory for the output layer between calls: B x V
+    numbers for the largest batch that it has seen.
 
     Parameters
     ----------
     threads
-        Shares that large work is cut into, on which results depend by rounding. No more threads are used than the calling thread
-        may by `numba.set_num_threads`. By default `launching.default_threads`.
+        Number of shares that large work is cut into; results depend on it by rounding. The number of threads that compute the
+        shares is limited by `numba.set_num_threads`. By default `launching.default_threads`.
     """
 
     name = "cpu"
@@ -38,6 +38,7 @@ class CpuBackend:
 
     @property
     def full_precision(self) -> "CpuBackend":
+        """The backend itself, which always computes in full precision."""
         return self
 
     def release(self) -> None:
@@ -159,10 +160,24 @@ class CpuBackend:
         products = self._borrow("products", (2, threads, *features.shape), features.dtype)
         kernels.softmax_tiles(features, weight, bias, tiles, *statistics, threads)
         kernels.output_gradients(
-            features, weight, bias, targets, weight_sum, number(smoothing), number(penalty), number(scale), beta,
-            tiles, *statistics, *products,
-            losses, d_features, d_weight, d_bias, threads,
-        )  # fmt: skip
+            features,
+            weight,
+            bias,
+            targets,
+            weight_sum,
+            number(smoothing),
+            number(penalty),
+            number(scale),
+            beta,
+            tiles,
+            *statistics,
+            *products,
+            losses,
+            d_features,
+            d_weight,
+            d_bias,
+            threads,
+        )
 
     def nce_gradients(
         self,
@@ -182,9 +197,21 @@ class CpuBackend:
         tiles = self._borrow("tiles", (threads, len(features), kernels.TILE), features.dtype)
         products = self._borrow("products", (2, threads, *features.shape), features.dtype)
         kernels.nce_gradients(
-            features, weight, bias, targets, noise, features.dtype.type(scale), beta,
-            tiles, *products, losses, d_features, d_weight, d_bias, threads,
-        )  # fmt: skip
+            features,
+            weight,
+            bias,
+            targets,
+            noise,
+            features.dtype.type(scale),
+            beta,
+            tiles,
+            *products,
+            losses,
+            d_features,
+            d_weight,
+            d_bias,
+            threads,
+        )
 
     def unit_losses(self, scores: Array, targets: Array, loss: UnitLoss, scale: float, losses: Array, d_scores: Array) -> None:
         threads = self._shares(scores.size)
@@ -205,9 +232,17 @@ class CpuBackend:
         factor[0] = (min(1.0, limit / norm) if norm else 1.0) if math.isfinite(norm) else math.nan
 
     def momentum_step(
-        self, weight: Array, gradient: Array, velocity: Array, *,
-        scale: Array, l2: float, rate: float, momentum: float, nesterov: bool,
-    ) -> None:  # fmt: skip
+        self,
+        weight: Array,
+        gradient: Array,
+        velocity: Array,
+        *,
+        scale: Array,
+        l2: float,
+        rate: float,
+        momentum: float,
+        nesterov: bool,
+    ) -> None:
         numbers = map(weight.dtype.type, (scale[0], l2, rate, momentum))
         threads = self._shares(weight.size)
         kernels.momentum_step(*flat(weight, gradient, velocity), *numbers, nesterov, threads)
@@ -228,26 +263,56 @@ class CpuBackend:
         kernels.adagrad_step(*flat(weight, gradient, total), *numbers, threads)
 
     def rmsprop_step(
-        self, weight: Array, gradient: Array, mean: Array, *,
-        scale: Array, l2: float, rate: float, decay: float, epsilon: float,
-    ) -> None:  # fmt: skip
+        self,
+        weight: Array,
+        gradient: Array,
+        mean: Array,
+        *,
+        scale: Array,
+        l2: float,
+        rate: float,
+        decay: float,
+        epsilon: float,
+    ) -> None:
         numbers = map(weight.dtype.type, (scale[0], l2, rate, decay, epsilon))
         threads = self._shares(weight.size)
         kernels.rmsprop_step(*flat(weight, gradient, mean), *numbers, threads)
 
     def adam_step(
-        self, weight: Array, gradient: Array, first: Array, second: Array, *,
-        scale: Array, l2: float, shrink: float, rate: float, beta1: float, beta2: float, epsilon: float, step: int,
-    ) -> None:  # fmt: skip
+        self,
+        weight: Array,
+        gradient: Array,
+        first: Array,
+        second: Array,
+        *,
+        scale: Array,
+        l2: float,
+        shrink: float,
+        rate: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        step: int,
+    ) -> None:
         corrections = adam_corrections(beta1, beta2, step)
         numbers = map(weight.dtype.type, (scale[0], l2, 1 - shrink, rate, beta1, beta2, epsilon, *corrections))
         threads = self._shares(weight.size)
         kernels.adam_step(*flat(weight, gradient, first, second), *numbers, threads)
 
     def adam_catch_up(
-        self, weight: Array, first: Array, second: Array, idle: Array, keeps: Array, *,
-        rate: float, beta1: float, beta2: float, epsilon: float, step: int,
-    ) -> None:  # fmt: skip
+        self,
+        weight: Array,
+        first: Array,
+        second: Array,
+        idle: Array,
+        keeps: Array,
+        *,
+        rate: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        step: int,
+    ) -> None:
         if step:
             numbers = map(weight.dtype.type, (rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
             threads = self._shares(2 * weight.size)

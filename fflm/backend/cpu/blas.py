@@ -27,10 +27,10 @@ _ROUTINES = {types.float32: "fflm_sgemm", types.float64: "fflm_dgemm"}
 
 
 def _bind() -> None:
-    """Make BLAS's routines known to LLVM.
+    """Make the routines of BLAS known to LLVM.
 
-    SciPy's module is loaded by itself, and left where Numba looks for it, too: the rest of its package, which neither of them
-    needs, takes as long to import as Numba.
+    SciPy's module is loaded alone, and registered where Numba looks for it: the rest of the package, which is not needed, takes
+    as long to import as Numba.
     """
     name = "scipy.linalg.cython_blas"
     spec = None if name in sys.modules else PathFinder.find_spec(name, [f"{path}/linalg" for path in scipy.__path__])
@@ -62,7 +62,7 @@ def gemm(context, a, b, c, transpose_a, transpose_b, beta):  # type: ignore[no-u
 
 
 def _call_gemm(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-    """Emit the call, in LLVM's terms: in Python, the same would take a quarter of a second to compile for every layout."""
+    """Emit the call as LLVM code; written in Python, it would take a quarter of a second to compile for every layout."""
     kinds, (transpose_a, transpose_b, beta) = signature.args[:3], arguments[3:]
     a, b, c = (context.make_array(kind)(context, builder, value) for kind, value in zip(kinds, arguments[:3], strict=True))
 
@@ -70,7 +70,7 @@ def _call_gemm(context, builder, signature, arguments):  # type: ignore[no-untyp
         return builder.bitcast(value, cgutils.voidptr_t)
 
     def number(value):  # type: ignore[no-untyped-def]
-        """Return the address of a number, which BLAS wants of every argument."""
+        """Return the address of a number, because BLAS takes all arguments by address."""
         return address(cgutils.alloca_once_value(builder, value))
 
     def size(value):  # type: ignore[no-untyped-def]
@@ -80,7 +80,7 @@ def _call_gemm(context, builder, signature, arguments):  # type: ignore[no-untyp
         return number(builder.select(transpose, ir.IntType(8)(ord("T")), ir.IntType(8)(ord("N"))))
 
     def step(array):  # type: ignore[no-untyped-def]
-        """Return the distance of two rows in elements, at least a row's length even where there is one row or none."""
+        """Return the distance between two rows in elements; at least the length of a row, even if there is at most one row."""
         elements = builder.sdiv(builder.extract_value(array.strides, 0), array.itemsize)
         length = cgutils.unpack_tuple(builder, array.shape)[1]
         least = builder.select(builder.icmp_signed(">", length, length.type(0)), length, length.type(1))
@@ -90,9 +90,20 @@ def _call_gemm(context, builder, signature, arguments):  # type: ignore[no-untyp
     (rows, columns), (first, second) = (cgutils.unpack_tuple(builder, array.shape) for array in (c, a))
     inner = builder.select(transpose_a, first, second)
     values = [
-        flag(transpose_b), flag(transpose_a), size(columns), size(rows), size(inner), number(beta.type(1)),
-        address(b.data), step(b), address(a.data), step(a), number(beta), address(c.data), step(c),
-    ]  # fmt: skip
+        flag(transpose_b),
+        flag(transpose_a),
+        size(columns),
+        size(rows),
+        size(inner),
+        number(beta.type(1)),
+        address(b.data),
+        step(b),
+        address(a.data),
+        step(a),
+        number(beta),
+        address(c.data),
+        step(c),
+    ]
     routine = ir.FunctionType(ir.VoidType(), [value.type for value in values])
     builder.call(cgutils.get_or_insert_function(builder.module, routine, _ROUTINES[kinds[2].dtype]), values)
     return context.get_dummy_value()
@@ -100,14 +111,14 @@ def _call_gemm(context, builder, signature, arguments):  # type: ignore[no-untyp
 
 @cache
 def _libraries() -> list[Any]:
-    """Return the controllers of SciPy's BLAS, or of every BLAS where it is not told by its folder which one that is."""
+    """Return the controllers of SciPy's BLAS, or of every BLAS if the folders do not tell which one is SciPy's."""
     libraries = [library for library in ThreadpoolController().lib_controllers if library.user_api == "blas"]
     return [library for library in libraries if "scipy.libs" in library.filepath] or libraries
 
 
 @dataclass(frozen=True)
 class _Setting:
-    """How many threads a library may use: what reads and sets the number, and whether each thread has its own number."""
+    """The number of threads of a library: functions that read and set it, and whether each thread has a number of its own."""
 
     get: Callable[[], int]
     set: Callable[[int], None]
@@ -131,17 +142,17 @@ def _settings() -> list[_Setting]:
 
 
 class _OneThread:
-    """A context in which BLAS keeps to one thread, so that it doesn't fight with the kernels' own threads. Not to be nested.
+    """A context in which BLAS uses one thread, so that it does not compete with the threads of kernels. It must not be nested.
 
-    How many threads BLAS may use is a setting of the whole process, unless it uses OpenMP. So the first thread to enter notes the
-    number, and the last one to leave restores it.
+    The number of threads of BLAS is a setting of the whole process, unless BLAS uses OpenMP. So the first thread that enters
+    saves the number, and the last thread that leaves restores it.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
         self._before: list[tuple[_Setting, int]] = []
-        self._own = threading.local()  # numbers that each thread has of its own
+        self._own = threading.local()  # the settings that are separate for each thread
 
     def __enter__(self) -> None:
         with self._lock:
@@ -158,7 +169,7 @@ class _OneThread:
                 _restore(self._before)
 
     def reset(self) -> None:
-        """Start anew in a forked process, where the other threads that were inside do not exist."""
+        """Reset the context in a forked process, in which the other threads that were inside do not exist."""
         self._lock = threading.Lock()
         if self._inside:
             _restore(self._before)
@@ -166,7 +177,7 @@ class _OneThread:
 
 
 def _limit(own: bool) -> list[tuple[_Setting, int]]:
-    """Let libraries use one thread; return the settings that were changed, and what they were."""
+    """Let libraries use one thread; return the settings that were changed, with their previous numbers."""
     before = []
     for setting in _settings():
         if setting.own == own and (threads := setting.get()) > 1:

@@ -1,7 +1,8 @@
-"""The CPU's kernels, in Numba.
+"""The kernels of the CPU backend, in Numba.
 
-How they are built: matrix products belong to BLAS; everything else is one pass over a row that LLVM vectorises. How they are
-launched, in shares, is said in `launching`. Shapes and letters are in `protocol`.
+Matrix products are left to BLAS; everything else is one pass over a row, which LLVM vectorizes. `launching` says how kernels are
+cut into shares, whose number is the last argument of each: ``threads``. `protocol` says what the kernels compute, and what the
+letters of the shapes mean.
 """
 
 import numpy as np
@@ -31,15 +32,15 @@ from fflm.backend.protocol import NORMALIZE_EPSILON
 from fflm.compiling import compiled
 
 TILE = 512
-"""Vocabulary entries per tile of the output layer: a tile of logits for a usual batch stays in a core's cache."""
+"""Vocabulary entries in a tile of the output layer: for a usual batch a tile of logits stays in the cache of a core."""
 
 FEW_ROWS = 8
 """Rows up to which BLAS, which copies the weights into an order of its own first, is slower than reading them once."""
 
 MASK = 2048
-"""Random words of a dropout mask that are made at a time."""
+"""Number of random words of a dropout mask that are drawn at a time."""
 
-# Put into the loops themselves: a call that returns several numbers keeps LLVM from vectorising the loop around it.
+# It is inlined into the loops, because a call that returns several numbers keeps LLVM from vectorizing the loop around it.
 philox_words = njit(inline="always")(philox)
 
 
@@ -47,7 +48,7 @@ philox_words = njit(inline="always")(philox)
 def portion(array, parts, part):
     """Return one of ``parts`` contiguous shares of an array.
 
-    A loop over all of it vectorises; one over ``range(low, high)`` does not, for its index could be negative for all LLVM knows.
+    LLVM vectorizes a loop over all of the share, but not one over ``range(low, high)``, whose index might be negative.
     """
     low, high = share(len(array), parts, part)
     return array[low:high]
@@ -66,6 +67,7 @@ def multiply(inputs, weight, outputs):
 
 @kernel()
 def gather(embeddings, contexts, borders, inputs, threads):
+    """Fill inputs (B, K m) from embeddings (V + 1, m), contexts (B, n) and borders (K + 1,), as `Backend.gather` says."""
     size = embeddings.shape[1]
     for t in prange(threads):
         low, high = share(contexts.shape[0], threads, t)
@@ -89,10 +91,11 @@ def gather(embeddings, contexts, borders, inputs, threads):
 
 @kernel()
 def scatter_add(contexts, borders, d_inputs, d_embeddings, threads):
+    """Add d_inputs (B, K m) to d_embeddings (V + 1, m) at the words of contexts (B, n), whose blocks have borders (K + 1,)."""
     size = d_embeddings.shape[1]
     for t in prange(threads):
-        # Each thread adds to its own words only, in the order of the batch. Frequent words have low ids, so the words are dealt
-        # out in turn.
+        # Each thread adds to its own words only, in the order of the batch. Frequent words have low ids, so the threads take
+        # words in turn.
         for i in range(contexts.shape[0]):
             for k in range(len(borders) - 1):
                 factor = d_inputs.dtype.type((borders[k + 1] - borders[k]) ** -0.5)
@@ -105,7 +108,7 @@ def scatter_add(contexts, borders, d_inputs, d_embeddings, threads):
 
 @njit
 def text_length(words):
-    """Return how many of the numbers of a row are words, which -1 may follow."""
+    """Return how many of the numbers of a row are words: all of them before the first -1."""
     length = 0
     while length < len(words) and words[length] >= 0:
         length += 1
@@ -114,6 +117,7 @@ def text_length(words):
 
 @kernel()
 def mean_pool(embeddings, words, pooled, threads):
+    """Fill pooled (B, m) with the mean of the embeddings (V + 1, m) of each row of words (B, L)."""
     for t in prange(threads):
         low, high = share(len(words), threads, t)
         for i in range(low, high):
@@ -130,6 +134,7 @@ def mean_pool(embeddings, words, pooled, threads):
 
 @kernel()
 def mean_pool_backward(words, d_pooled, d_embeddings, threads):
+    """Add d_pooled (B, m), over the number of words, to d_embeddings (V + 1, m) at the words (B, L)."""
     for t in prange(threads):  # a thread adds to its own words only, as in scatter_add
         for i in range(len(words)):
             d_row, length = d_pooled[i], text_length(words[i])
@@ -143,6 +148,7 @@ def mean_pool_backward(words, d_pooled, d_embeddings, threads):
 
 @kernel()
 def max_pool(embeddings, words, pooled, sources, threads):
+    """Fill pooled (B, m) with the largest numbers of embeddings (V + 1, m) among words (B, L), sources (B, m) with the words."""
     for t in prange(threads):
         low, high = share(len(words), threads, t)
         for i in range(low, high):
@@ -161,6 +167,7 @@ def max_pool(embeddings, words, pooled, sources, threads):
 
 @kernel()
 def max_pool_backward(sources, d_pooled, d_embeddings, threads):
+    """Add d_pooled (B, m) to d_embeddings (V + 1, m) at the words in sources (B, m)."""
     for t in prange(threads):
         for i in range(len(sources)):
             for j in range(d_pooled.shape[1]):
@@ -171,6 +178,7 @@ def max_pool_backward(sources, d_pooled, d_embeddings, threads):
 
 @kernel()
 def put_rows(values, rows, array, threads):
+    """Write values (R, m) to the rows (R,) of array (N, m)."""
     for t in prange(threads):
         low, high = share(len(rows), threads, t)
         for i in range(low, high):
@@ -180,7 +188,8 @@ def put_rows(values, rows, array, threads):
 
 @kernel()
 def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, seed_high, first, dropped, in_place, threads):
-    # The random words are made in pieces of MASK, four by four, which vectorises; `first` is the first element's place.
+    """Fill dropped (N,) with values (N,) times factor, or 0 where a random word is below the threshold."""
+    # The random words are drawn in pieces of MASK, four at a time, which vectorizes. `first` is the index of the first element.
     begin, end = first >> 2, (first + values.size + 3) >> 2
     for t in prange(threads):
         low, high = share(end - begin, threads, t)
@@ -194,7 +203,7 @@ def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, see
             shift = 4 * start - first
             below, above = max(0, shift), min(values.size, shift + 4 * blocks)
             chances, part, dropped_part = words[below - shift :], values[below:above], dropped[below:above]
-            # All of them at place i: words[i - shift] would not vectorise; nor do two arrays that are the same.
+            # All arrays are indexed by i: words[i - shift] would not vectorize. Nor would one array under two names.
             if in_place:
                 for i in range(len(dropped_part)):
                     dropped_part[i] = dropped_part[i] * factor if chances[i] >= threshold else values.dtype.type(0)
@@ -205,7 +214,7 @@ def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, see
 
 @njit
 def slope_row(code, outputs, d_row):
-    """Multiply a row of gradients by the slopes of an activation's outputs, as `activate_row` goes through its codes."""
+    """Multiply a row of gradients (O,) by the slopes of ``ACTIVATIONS[code]`` at its outputs (O,)."""
     if code == RELU:
         for j in range(len(d_row)):
             d_row[j] *= activation_slope(RELU, outputs[j])
@@ -219,6 +228,7 @@ def slope_row(code, outputs, d_row):
 
 @kernel(blas=True)
 def affine(inputs, weight, bias, code, outputs, threads):
+    """Fill outputs (B, O) with the activation of inputs (B, I) weight^T (O, I) + bias (O,)."""
     for t in prange(threads):
         low, high = share(outputs.shape[0], threads, t)
         multiply(inputs[low:high], weight, outputs[low:high])
@@ -230,7 +240,8 @@ def affine(inputs, weight, bias, code, outputs, threads):
 
 @kernel(blas=True)
 def affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_bias, d_inputs, threads):
-    # In forward this was y = f(x W^T + b), so with dz = dy * f'(z): dW = dz^T x, db = sum dz, dx = dz W.
+    """Go back through `affine`: outputs, d_outputs (B, O) -> d_weight (O, I) and d_bias (O,) by beta, d_inputs (B, I)."""
+    # Forward computed y = f(x W^T + b), so with dz = dy * f'(z): dW = dz^T x, db = sum dz, dx = dz W.
     for t in prange(threads):
         low, high = share(outputs.shape[0], threads, t)
         for i in range(low, high):
@@ -249,6 +260,7 @@ def affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_
 
 @kernel()
 def add(values, total, threads):
+    """Add values (B, I) to total (B, I)."""
     for t in prange(threads):
         low, high = share(values.shape[0], threads, t)
         for i in range(low, high):
@@ -272,6 +284,7 @@ def mean_and_scale(row):
 
 @kernel()
 def normalize(values, normalized, threads):
+    """Fill normalized (B, I) with the rows of values (B, I) less their means, over their deviations."""
     for t in prange(threads):
         low, high = share(values.shape[0], threads, t)
         for i in range(low, high):
@@ -282,7 +295,8 @@ def normalize(values, normalized, threads):
 
 @njit(fastmath=REORDER)
 def normalize_row_backward(row, d_normalized, d_row):
-    # In forward this was y = (x - mean) s, so dx = s (dy - mean(dy) - y mean(dy y)).
+    """Add to d_row (I,) the gradient of a row (I,), from the gradient of its normalized numbers (I,)."""
+    # Forward computed y = (x - mean) s, so dx = s (dy - mean(dy) - y mean(dy y)).
     mean, scale = mean_and_scale(row)
     number = row.dtype.type
     plain = weighted = number(0)
@@ -297,6 +311,7 @@ def normalize_row_backward(row, d_normalized, d_row):
 
 @kernel()
 def normalize_backward(values, d_normalized, d_values, threads):
+    """Add to d_values (B, I) the gradients of values (B, I), from d_normalized (B, I)."""
     for t in prange(threads):
         low, high = share(values.shape[0], threads, t)
         for i in range(low, high):
@@ -305,7 +320,7 @@ def normalize_backward(values, d_normalized, d_values, threads):
 
 @njit(fastmath={"nnan", "nsz"})
 def add_bias_and_max(row, bias, width):
-    """Add the bias to a row of logits and return its maximum (any number if one is NaN)."""
+    """Add the bias (V,) to a row of logits (V,) and return its maximum (any number if one is NaN)."""
     for j in range(width):
         row[j] += bias[j]
     highest = row[0]
@@ -365,6 +380,10 @@ def combine_tiles(highest, totals, row):
 
 @compiled()
 def combine_losses(features, weight, bias, rows, targets, highest, totals, normalizers, losses):
+    """Fill normalizers (B,) with each row's log-sum-exp, and losses (T,) of the targets (T,) after contexts rows (T,).
+
+    features (B, F), weight (V, F), bias (V,); highest and totals (tiles, B) are those of `softmax_tiles`.
+    """
     for i in range(len(normalizers)):
         normalizers[i] = combine_tiles(highest, totals, i)
     for i in range(len(targets)):
@@ -433,10 +452,31 @@ def tile_gradients(
 
 @kernel(blas=True)
 def output_gradients(
-    features, weight, bias, targets, weight_sum, smoothing, penalty, scale, beta,
-    tiles, highest, totals, products, partial,
-    losses, d_features, d_weight, d_bias, threads,
-):  # fmt: skip
+    features,
+    weight,
+    bias,
+    targets,
+    weight_sum,
+    smoothing,
+    penalty,
+    scale,
+    beta,
+    tiles,
+    highest,
+    totals,
+    products,
+    partial,
+    losses,
+    d_features,
+    d_weight,
+    d_bias,
+    threads,
+):
+    """Fill losses (B,) and the gradients of the output layer, from what `softmax_tiles` has computed.
+
+    features (B, F), weight (V, F), bias (V,), targets (B,), weight_sum (F,), tiles (tiles, B, TILE), highest, totals (tiles, B);
+    products and partial (threads, B, F) are scratch memory -> losses (B,), d_features (B, F), d_weight (V, F), d_bias (V,).
+    """
     count, rows = highest.shape
     words, size = weight.shape
     hit = scale * (1 - smoothing)
@@ -454,9 +494,21 @@ def output_gradients(
         for k in range(first, last):
             low, high = k * TILE, min((k + 1) * TILE, words)
             tile_gradients(
-                features, weight, targets, low, high, tiles[k], totals[k], hit, spread, beta,
-                products[t], partial[t], d_weight, d_bias,
-            )  # fmt: skip
+                features,
+                weight,
+                targets,
+                low,
+                high,
+                tiles[k],
+                totals[k],
+                hit,
+                spread,
+                beta,
+                products[t],
+                partial[t],
+                d_weight,
+                d_bias,
+            )
     for t in prange(threads):
         low, high = share(rows, threads, t)
         for i in range(low, high):
@@ -480,9 +532,27 @@ def noise_row(row, bias, noise, softplus, width):
 
 @kernel(blas=True)
 def nce_gradients(
-    features, weight, bias, targets, noise, scale, beta,
-    tiles, products, partial, losses, d_features, d_weight, d_bias, threads,
-):  # fmt: skip
+    features,
+    weight,
+    bias,
+    targets,
+    noise,
+    scale,
+    beta,
+    tiles,
+    products,
+    partial,
+    losses,
+    d_features,
+    d_weight,
+    d_bias,
+    threads,
+):
+    """Fill losses (B,) and the gradients of noise-contrastive estimation.
+
+    features (B, F), weight (V, F), bias (V,), targets (B,), noise (V,); tiles (threads, B, TILE), products and partial
+    (threads, B, F) are scratch memory -> losses (B,), d_features (B, F), d_weight (V, F), d_bias (V,).
+    """
     # With s the scores, a the draws of a word and t a row's target, ds = scale (a sigmoid(s) - [word = t] sigmoid(-s)).
     rows, size = features.shape
     words = weight.shape[0]
@@ -531,6 +601,7 @@ def nce_gradients(
 
 @kernel()
 def unit_losses(code, scores, targets, scale, losses, d_scores, threads):
+    """Fill losses (B,) and d_scores (B, O) of scores and targets (B, O), with the loss ``UNIT_LOSSES[code]``."""
     for t in prange(threads):
         low, high = share(len(scores), threads, t)
         for i in range(low, high):
@@ -559,6 +630,7 @@ def normalize_logits(row, bias, piece):
 
 @kernel(blas=True)
 def log_probabilities(features, weight, bias, results, threads):
+    """Fill results (B, V) with the log-probabilities of features (B, F), weight (V, F), bias (V,)."""
     words = weight.shape[0]
     for t in prange(threads):
         low, high = share(words, threads, t)
@@ -572,6 +644,7 @@ def log_probabilities(features, weight, bias, results, threads):
 
 @kernel(fastmath=REORDER)
 def sum_of_squares(values, totals, threads):
+    """Fill totals (threads,) with the sums of squares of the shares of values (N,)."""
     for t in prange(threads):
         part = portion(values, threads, t)
         total = 0.0
@@ -582,6 +655,7 @@ def sum_of_squares(values, totals, threads):
 
 @kernel()
 def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nesterov, threads):
+    """Update weight and velocity (N,) by `momentum_update` with gradient (N,)."""
     for t in prange(threads):
         w, g, v = portion(weight, threads, t), portion(gradient, threads, t), portion(velocity, threads, t)
         for i in range(len(w)):
@@ -590,6 +664,7 @@ def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nestero
 
 @kernel()
 def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon, threads):
+    """Update weight and total (N,) by `adagrad_update` with gradient (N,)."""
     for t in prange(threads):
         w, g, v = portion(weight, threads, t), portion(gradient, threads, t), portion(total, threads, t)
         for i in range(len(w)):
@@ -598,6 +673,7 @@ def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon, threads):
 
 @kernel()
 def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon, threads):
+    """Update weight and mean (N,) by `rmsprop_update` with gradient (N,)."""
     for t in prange(threads):
         w, g, v = portion(weight, threads, t), portion(gradient, threads, t), portion(mean, threads, t)
         for i in range(len(w)):
@@ -606,8 +682,22 @@ def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon, thread
 
 @kernel()
 def adam_step(
-    weight, gradient, first, second, scale, l2, keep, rate, beta1, beta2, epsilon, correction1, correction2, threads
-):  # fmt: skip
+    weight,
+    gradient,
+    first,
+    second,
+    scale,
+    l2,
+    keep,
+    rate,
+    beta1,
+    beta2,
+    epsilon,
+    correction1,
+    correction2,
+    threads,
+):
+    """Update weight and the moments first and second (N,) by `adam_update` with gradient (N,)."""
     for t in prange(threads):
         w, g = portion(weight, threads, t), portion(gradient, threads, t)
         m, v = portion(first, threads, t), portion(second, threads, t)
@@ -619,6 +709,7 @@ def adam_step(
 
 @kernel()
 def adam_catch_up(weight, first, second, idle, keeps, rate, beta1, beta2, epsilon, correction1, correction2, threads):
+    """Move weight, first and second (R, m) by the steps idle (R,) that rows have missed; keeps (R,) is their decay."""
     one = weight.dtype.type(1)
     for t in prange(threads):
         low, high = share(weight.shape[0], threads, t)

@@ -1,8 +1,8 @@
-"""How the CPU's kernels are launched: in shares, on Numba's threads or one after the other, with the same results.
+"""How the CPU's kernels are launched: in shares, which Numba's threads compute at once or one thread computes in turn.
 
-A kernel cuts its work into one contiguous share for each thread (``for t in prange(threads)``), so that nothing races and a
-result depends on the number of shares, never on which thread computes a share, or when. The last argument of each kernel is this
-number.
+A kernel cuts its work into one contiguous share for each thread (``for t in prange(threads)``). So no two threads race, and a
+result depends on the number of shares, but never on which thread computes a share, or when. The number of shares is the last
+argument of each kernel.
 """
 
 import os
@@ -21,34 +21,34 @@ from fflm.errors import FflmError
 from fflm.processors import usable_processors
 
 WORTH_WAKING = 2_000_000
-"""Numbers that a kernel must go through before it is cut into shares: to wake threads takes as long as some 200,000 do."""
+"""How many numbers a kernel must process before it is cut into shares: waking threads takes as long as some 200,000 numbers."""
 
-# Loops over `prange` run in parallel, and nothing else that Numba might find to.
+# Loops over `prange` run in parallel, and nothing else that Numba might choose to run in parallel.
 _AUTOMATIC = ("comprehension", "fusion", "inplace_binop", "numpy", "reduction", "setitem", "stencil")
 
 _launching = threading.Lock()
-"""Held while threads are at work: not all of Numba's threading layers allow two launches at a time, and one uses all cores."""
+"""Held while threads work, because not all of Numba's threading layers allow two launches at a time, and one uses all cores."""
 
 _threads_lost = False
-"""Whether this process was forked from one that had started Numba's threads, of which a child has none."""
+"""Whether this process was forked from one that had started Numba's threads: the child process does not have them."""
 
 
 KERNELS: "list[Kernel]" = []
-"""All that there are."""
+"""All kernels of the process."""
 
 
 class Kernel:
-    """A kernel in two forms: one that Numba's threads share, and one that computes the shares one after the other.
+    """A kernel in two forms: in one Numba's threads compute the shares, in the other the calling thread computes them in turn.
 
-    Where there is one share only, no thread is woken. In a forked process, which cannot use the threads of its parent, all shares
-    are computed by the calling thread. Each form is compiled when it is first used. The interpreter's lock is released.
+    If there is only one share, no thread is woken. In a forked process, which cannot use the threads of its parent, the calling
+    thread computes all shares. Each form is compiled when it is first used. Kernels release the interpreter's lock.
 
     Parameters
     ----------
     function
         The kernel in Python. Its last parameter is the number of shares.
     blas
-        Whether it calls BLAS, which then may not start threads of its own.
+        Whether it calls BLAS, which is then kept from starting threads of its own.
     options
         As `numba.njit` takes them.
     """
@@ -60,7 +60,7 @@ class Kernel:
         KERNELS.append(self)
 
     def __call__(self, *arguments: Any) -> None:
-        """Compute; the last argument is the number of shares."""
+        """Run the kernel; the last argument is the number of shares."""
         if self._blas:
             with ONE_THREAD:
                 self._launch(arguments)
@@ -87,7 +87,7 @@ def limit_threads(count: int) -> Iterator[None]:
     """
     try:
         before = int(get_num_threads())
-    except ValueError as error:  # no threading layer of the name that the user has given to Numba, or it isn't installed
+    except ValueError as error:  # the threading layer that the user has chosen does not exist or is not installed
         raise FflmError(f"Numba cannot start its threads: {error} (see the variable NUMBA_THREADING_LAYER)") from error
     if count >= before:
         yield
@@ -105,23 +105,24 @@ def kernel(*, blas: bool = False, **options: Any) -> Callable[[Callable[..., Non
 
 
 def shares_of(work: float, threads: int | None = None) -> int:
-    """Return into how many shares to cut some work: one for each of so many threads, or one if threads would not pay.
+    """Return into how many shares to cut some work: one for each thread, or only one if threads would not pay off.
 
     Parameters
     ----------
     work
-        Numbers that a kernel goes through.
+        How many numbers a kernel processes.
     threads
-        By default `default_threads`, whatever `numba.set_num_threads` says, so that results don't depend on that.
+        Number of threads. By default `default_threads`, whatever `numba.set_num_threads` has set, so that results do not depend
+        on it.
     """
     return 1 if work < WORTH_WAKING else threads or default_threads()
 
 
 @cache
 def default_threads() -> int:
-    """Return how many threads kernels use by default: as many as Numba has, but no more than this process may keep busy.
+    """Return how many threads kernels use by default: as many as Numba has, but at most the processors of this process.
 
-    The environment variable NUMBA_NUM_THREADS says otherwise.
+    The environment variable NUMBA_NUM_THREADS overrides this.
     """
     threads = int(numba.config.NUMBA_NUM_THREADS)
     return threads if "NUMBA_NUM_THREADS" in os.environ else min(threads, usable_processors())
@@ -129,7 +130,7 @@ def default_threads() -> int:
 
 @njit
 def share(count, parts, part):
-    """Return the bounds of one of ``parts`` contiguous shares of ``count`` things."""
+    """Return the bounds of number ``part`` of ``parts`` contiguous shares of ``count`` items."""
     return part * count // parts, (part + 1) * count // parts
 
 

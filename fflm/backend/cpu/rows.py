@@ -4,14 +4,14 @@ from numba import njit
 
 from fflm.backend.formulas import RELU, TANH, activate
 
-# LLVM vectorises a sum only if it may reorder it. NaN and infinity must survive to be noticed, so no more than that; and not in a
-# function that computes `exp`, whose argument reduction depends on the order.
 REORDER = {"reassoc", "contract", "nsz"}
+"""Lets LLVM reorder a sum, without which it could not vectorize it. LLVM is not allowed more, because NaN and infinity must
+survive to be noticed. Functions that compute `exp` do without this, because its argument reduction depends on the order."""
 
 
 @njit
 def clear(row):
-    """Set a row to 0: ``row[:] = 0`` takes Numba nearly a second to compile, wherever it stands."""
+    """Set a row to 0; ``row[:] = 0`` would take Numba nearly a second to compile, wherever it stands."""
     for j in range(len(row)):
         row[j] = 0
 
@@ -27,7 +27,7 @@ def inner_product(values, row):
 
 @njit
 def activate_row(code, row):
-    """Replace a row of pre-activations by the activation of that code. LLVM vectorises a loop only if it knows the code."""
+    """Replace a row of pre-activations (O,) by ``ACTIVATIONS[code]``. LLVM vectorizes a loop only if it knows the code."""
     if code == RELU:
         for j in range(len(row)):
             row[j] = activate(RELU, row[j])

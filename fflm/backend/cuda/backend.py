@@ -11,8 +11,8 @@ import numpy as np
 
 from fflm.backend.common import Scratch, adam_corrections, dropout_words, flat
 from fflm.backend.cuda import kernels
-from fflm.backend.cuda.kernels import BLOCK, SUMMED
-from fflm.backend.cuda.launching import launch_kernel
+from fflm.backend.cuda.kernels import SUMMED
+from fflm.backend.cuda.launching import BLOCK, launch_kernel
 from fflm.backend.cuda.memory import DeviceArray, PinnedCopies
 from fflm.backend.cuda.mixed import SLOPE, make_mixed_product, pairs_for, to_halves
 from fflm.backend.cuda.products import COLUMNS, FORMS, FOUR, ROWS, STORE
@@ -20,24 +20,23 @@ from fflm.backend.cuda.single import make_single_product
 from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Array, Dropout, UnitLoss
 
 PARTS = 1024
-"""Blocks of a sum over a whole array, at most."""
+"""Largest number of blocks that sum a whole array."""
 
 PRODUCTS = {form: make_single_product(form) for form in FORMS}
-"""The kernels of matrix products, by what they are for."""
+"""The kernels of matrix products in single precision, by their form."""
 
 MIXED_PRODUCTS = {form: make_mixed_product(form) for form in FORMS}
-"""Those of mixed precision."""
-
+"""The kernels of matrix products in mixed precision, by their form."""
 
 WAVE = 264
-"""Blocks of products that are at work together: two on each of an H200's 132 multiprocessors. Other GPUs get the same sums."""
+"""Blocks of a product that run at once: two on each of the 132 multiprocessors of an H200. Other GPUs compute the same sums."""
 
 SPAN = 128
-"""Of an inner dimension that is divided, the parts are multiples of this."""
+"""Where an inner dimension is divided, the parts are multiples of this."""
 
 
 def divide(blocks: int, inner: int) -> tuple[int, int]:
-    """Return into how many parts to divide a product's inner dimension, and how long they are, so that all of a GPU works."""
+    """Return into how many parts to divide the inner dimension of a product, and their length, so that the whole GPU is used."""
     parts = max(1, min(WAVE // max(1, blocks), inner // SPAN))
     span = SPAN * max(1, -(-inner // (parts * SPAN)))
     return max(1, -(-inner // span)), span
@@ -46,15 +45,15 @@ def divide(blocks: int, inner: int) -> tuple[int, int]:
 class CudaBackend:
     """The operations of `protocol.Backend` on a GPU's arrays (`memory.DeviceArray`), float32.
 
-    Can be used from several threads at once, whose work the GPU does one after the other. Each thread keeps scratch memory
-    between calls: B x V numbers of the largest batch that it has seen, (V + 1) x m integers, parts of products, and in mixed
-    precision the halves of operands.
+    A backend can be used from several threads at once; the GPU does their work one after the other. Each thread keeps scratch
+    memory between calls: B x V numbers for the largest batch that it has seen, (V + 1) x m integers, parts of products, and in
+    mixed precision the operands rounded to halves.
 
     Parameters
     ----------
     mixed
-        Whether matrix products take operands rounded to float16 and add in float32 (Micikevicius et al. 2018). Everything that
-        is kept between operations stays float32, but for the exponentials of a softmax.
+        Whether matrix products round their operands to float16 and add in float32 (Micikevicius et al. 2018). Everything that is
+        kept between operations stays float32, except the exponentials of a softmax.
     """
 
     name = "cuda"
@@ -63,25 +62,26 @@ class CudaBackend:
     def __init__(self, mixed: bool = False) -> None:
         self.mixed = mixed
         if mixed:
-            self.softmax_bytes = 2**31  # of float32, which are halves
+            self.softmax_bytes = 2**31  # counted as float32, but stored as halves
         self._scratch, self._copies = Scratch(self.empty), PinnedCopies()
         self._borrow = self._scratch.borrow
         self._one = self.upload(np.zeros(1, np.float32))
         self._one_matrix, self._one_id = self._one.reshape(1, 1), self.upload(np.zeros(1, np.int32))
         self._no_unit = self.upload(np.ones(2, np.float32))
-        self._zeros: list[Array] = []  # integers, shared by copies of this; none while they are used, or were left dirty
+        # Cleared integers, shared by copies of this backend; they are absent while in use, and after an error left them dirty.
+        self._zeros: list[Array] = []
 
     @property
     def full_precision(self) -> "CudaBackend":
-        """Itself in single precision, with the same scratch memory."""
+        """The backend in single precision, with the same scratch memory."""
         if not self.mixed:
             return self
-        exact = copy(self)
-        exact.mixed, exact.softmax_bytes = False, CudaBackend.softmax_bytes
-        return exact
+        single = copy(self)
+        single.mixed, single.softmax_bytes = False, CudaBackend.softmax_bytes
+        return single
 
     def _launch(self, kernel: Any, grid: int | tuple[int, ...], *arguments: Any) -> None:
-        """Launch a kernel with so many blocks; not at all with none, which a GPU refuses."""
+        """Launch a kernel with a grid of blocks; do nothing if the grid is empty, because a GPU refuses that."""
         blocks = grid if isinstance(grid, tuple) else (grid,)
         if all(blocks):
             self._run(kernel, blocks, arguments)
@@ -90,7 +90,7 @@ class CudaBackend:
         launch_kernel(kernel, blocks, arguments)
 
     def _each(self, kernel: Any, size: int, *arguments: Any) -> None:
-        """Launch a kernel with a thread for each of ``size`` things."""
+        """Launch a kernel with a thread for each of ``size`` numbers."""
         self._launch(kernel, -(-size // BLOCK), *arguments)
 
     def _product(
@@ -112,30 +112,43 @@ class CudaBackend:
         scale: float = 1.0,
         unit: Array = None,
     ) -> None:
-        """Launch a kernel of `kernels.make_product`, with stand-ins for what its form does not use.
+        """Compute a product c = op(a) op(b) of one of the `FORMS`; `products.make_product` describes the arguments.
 
-        Or of `make_mixed_product`, where ``a`` and ``b`` are of halves; only there ``scale`` and ``unit`` count.
+        In mixed precision a and b are operands of halves, ``scale`` is alpha, and ``unit`` is as in `mixed.make_mixed_product`;
+        in single precision both are ignored. Arguments that the form does not use are replaced by arrays of one number.
         """
         rows, columns = c.shape if statistics is None else (len(a), len(b))
         grid = -(-columns // COLUMNS), -(-rows // ROWS)
         parts, span = 1, inner
-        if FORMS[form][2] == STORE and bias is None:  # with one the kernel also sums op(a)'s rows
+        if FORMS[form][2] == STORE and bias is None:  # with a bias the kernel also sums the rows of op(a)
             parts, span = divide(grid[0] * grid[1], inner)
         sums = c if parts == 1 else self._borrow("parts of a product", (parts * rows, columns))
         highest, totals = statistics or (self._one_matrix, self._one_matrix)
         units = (c_float(scale), self._no_unit if unit is None else unit) if self.mixed else ()
         self._launch(
-            (MIXED_PRODUCTS if self.mixed else PRODUCTS)[form], (*grid, parts),
-            a, b, sums, c_uint32(inner), c_uint32(span), *units, c_float(beta if parts == 1 else 0),
-            self._one if bias is None else bias, c_int32(code), highest, totals,
-            self._one_matrix if factors is None else factors, self._one_id if targets is None else targets,
-            c_float(hit), c_float(spread),
-        )  # fmt: skip
+            (MIXED_PRODUCTS if self.mixed else PRODUCTS)[form],
+            (*grid, parts),
+            a,
+            b,
+            sums,
+            c_uint32(inner),
+            c_uint32(span),
+            *units,
+            c_float(beta if parts == 1 else 0),
+            self._one if bias is None else bias,
+            c_int32(code),
+            highest,
+            totals,
+            self._one_matrix if factors is None else factors,
+            self._one_id if targets is None else targets,
+            c_float(hit),
+            c_float(spread),
+        )
         if parts > 1:
             self._each(kernels.add_parts, c.size, sums.reshape(parts, -1), c_float(beta), *flat(c))
 
     def _operand(self, name: str, values: Array, unit: Array = None) -> Array:
-        """Return a matrix as products take it: itself, or times ``unit[0]`` as halves, in scratch memory of this name."""
+        """Return a matrix as an operand: itself, or in mixed precision halves of it times ``unit[0]``, in scratch memory."""
         if not self.mixed:
             return values
         shape = len(values), pairs_for(values.shape[1])
@@ -144,7 +157,7 @@ class CudaBackend:
         return halves
 
     def _unit(self, values: Array) -> Array:
-        """Return the power of two (2,) by which the largest of some gradients becomes about 2^14, and its inverse."""
+        """Return (2,) the power of two that brings the largest of some gradients to about 2^14, and its inverse."""
         if not self.mixed:
             return None
         scales = self._borrow("unit", (2,))
@@ -152,7 +165,7 @@ class CudaBackend:
         return scales
 
     def _choose_scales(self, values: Array, bits: int, scales: Array) -> None:
-        """Choose the power of two by which the largest of some numbers becomes about 2^bits, and its inverse: scales (2,)."""
+        """Fill scales (2,) with the power of two that brings the largest of some values to about 2^bits, and its inverse."""
         parts = min(PARTS, -(-values.size // BLOCK))
         largest = self._borrow("parts", (parts,))
         self._launch(kernels.largest_magnitudes, parts, *flat(values), largest)
@@ -192,18 +205,18 @@ class CudaBackend:
 
     @contextmanager
     def _sums(self, values: Array, total: Array) -> Iterator[tuple[Array, Array]]:
-        """Yield scales for values that are to be added to integers, and these, of total's shape; then add them to the total."""
+        """Yield scales (2,) for values, and integer sums of the shape of ``total``; on leaving, add the sums to the total."""
         scales = self._borrow("scales", (2,))
         try:
             zeros = self._zeros.pop()
         except IndexError:
             zeros = None
         if zeros is None or zeros.size < total.size:
-            zeros = None  # so that there need not be room for both
+            zeros = None  # so that both need not fit into memory
             zeros = self.empty((total.size,), np.int64)
             self.clear(zeros)
         sums = zeros[: total.size]
-        self._choose_scales(values, 40, scales)  # so that 2^22 of the largest fit into 63 bits
+        self._choose_scales(values, 40, scales)  # so that the sum of 2^22 of the largest fits into 63 bits
         yield scales, sums.reshape(total.shape)
         self._each(kernels.add_fixed_point, total.size, sums, scales, *flat(total))
         self._zeros.append(zeros)
@@ -223,7 +236,7 @@ class CudaBackend:
             self._launch(kernels.max_pool_backward, len(sources), sources, d_pooled, scales, sums)
 
     def _borders(self, blocks: tuple[int, ...]) -> Array:
-        """Return where blocks of these sizes begin and end (K + 1,), kept on the device."""
+        """Return where blocks of these sizes begin and end (K + 1,), as an array that is kept on the device."""
         borders = np.cumsum((0, *blocks)).astype(np.int32)
         return self._borrow(f"borders {blocks}", borders.shape, np.int32, lambda size: self.upload(borders))
 
@@ -269,7 +282,7 @@ class CudaBackend:
     def _products_backward(
         self, d_sums: Array, inputs: Array, weight: Array, beta: float, d_weight: Array, d_inputs: Array
     ) -> None:
-        """Go back through inputs weight^T, two operands."""
+        """Go back through inputs (B, I) weight^T (O, I): d_sums (B, O) -> d_weight (O, I) by beta, d_inputs (B, I)."""
         unit = self._unit(d_sums)
         slopes = self._operand("gradients", d_sums, unit)
         self._product("to weights", slopes, inputs, d_weight, len(inputs), beta=beta, unit=unit)
@@ -287,7 +300,7 @@ class CudaBackend:
     def _statistics(
         self, form: str, features: Array, weight: Array, bias: Array, size: int, exponentials: Array
     ) -> tuple[Array, Array]:
-        """Compute the logits' exponentials (B, V) of two operands, or none; return the tiles' maxima and sums (tiles, B)."""
+        """Compute the exponentials (B, V) of logits, if the form stores them; return maxima and sums of the tiles (tiles, B)."""
         shape = -(-len(weight) // COLUMNS), len(features)
         statistics = self._borrow("highest", shape), self._borrow("totals", shape)
         self._product(form, features, weight, exponentials, size, bias=bias, statistics=statistics)
@@ -322,15 +335,27 @@ class CudaBackend:
         else:
             exponentials = self._borrow("exponentials", (len(features), FOUR * -(-words // FOUR)))
         highest, totals = self._statistics("logits", *operands, bias, size, exponentials)
-        unit = SLOPE if self.mixed else scale  # what halves hold is not too small; the sums get the scale
+        unit = SLOPE if self.mixed else scale  # halves could not hold numbers as small as the scale, so it is applied to the sums
         self._launch(
-            kernels.finish_softmax, len(features),
-            features, weight, bias, targets, highest, totals, c_float(penalty), c_float(unit), losses,
-        )  # fmt: skip
+            kernels.finish_softmax,
+            len(features),
+            features,
+            weight,
+            bias,
+            targets,
+            highest,
+            totals,
+            c_float(penalty),
+            c_float(unit),
+            losses,
+        )
         slopes = {
-            "factors": totals, "targets": targets, "hit": unit * (1 - smoothing), "spread": unit * smoothing / words,
+            "factors": totals,
+            "targets": targets,
+            "hit": unit * (1 - smoothing),
+            "spread": unit * smoothing / words,
             "scale": scale / unit,
-        }  # fmt: skip
+        }
         self._product("slopes to inputs", exponentials, operands[1], d_features, words, **slopes)
         self._product("slopes to weights", exponentials, operands[0], d_weight, len(features), beta=beta, bias=d_bias, **slopes)
 
@@ -373,9 +398,17 @@ class CudaBackend:
         self._launch(kernels.clip_factor, 1, totals, c_float(limit), factor)
 
     def momentum_step(
-        self, weight: Array, gradient: Array, velocity: Array, *,
-        scale: Array, l2: float, rate: float, momentum: float, nesterov: bool,
-    ) -> None:  # fmt: skip
+        self,
+        weight: Array,
+        gradient: Array,
+        velocity: Array,
+        *,
+        scale: Array,
+        l2: float,
+        rate: float,
+        momentum: float,
+        nesterov: bool,
+    ) -> None:
         numbers = map(c_float, (l2, rate, momentum))
         self._each(kernels.momentum_step, weight.size, *flat(weight, gradient, velocity), scale, *numbers, c_bool(nesterov))
 
@@ -393,23 +426,53 @@ class CudaBackend:
         self._each(kernels.adagrad_step, weight.size, *flat(weight, gradient, total), scale, *map(c_float, (l2, rate, epsilon)))
 
     def rmsprop_step(
-        self, weight: Array, gradient: Array, mean: Array, *,
-        scale: Array, l2: float, rate: float, decay: float, epsilon: float,
-    ) -> None:  # fmt: skip
+        self,
+        weight: Array,
+        gradient: Array,
+        mean: Array,
+        *,
+        scale: Array,
+        l2: float,
+        rate: float,
+        decay: float,
+        epsilon: float,
+    ) -> None:
         numbers = map(c_float, (l2, rate, decay, epsilon))
         self._each(kernels.rmsprop_step, weight.size, *flat(weight, gradient, mean), scale, *numbers)
 
     def adam_step(
-        self, weight: Array, gradient: Array, first: Array, second: Array, *,
-        scale: Array, l2: float, shrink: float, rate: float, beta1: float, beta2: float, epsilon: float, step: int,
-    ) -> None:  # fmt: skip
+        self,
+        weight: Array,
+        gradient: Array,
+        first: Array,
+        second: Array,
+        *,
+        scale: Array,
+        l2: float,
+        shrink: float,
+        rate: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        step: int,
+    ) -> None:
         numbers = map(c_float, (l2, 1 - shrink, rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
         self._each(kernels.adam_step, weight.size, *flat(weight, gradient, first, second), scale, *numbers)
 
     def adam_catch_up(
-        self, weight: Array, first: Array, second: Array, idle: Array, keeps: Array, *,
-        rate: float, beta1: float, beta2: float, epsilon: float, step: int,
-    ) -> None:  # fmt: skip
+        self,
+        weight: Array,
+        first: Array,
+        second: Array,
+        idle: Array,
+        keeps: Array,
+        *,
+        rate: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        step: int,
+    ) -> None:
         if step:
             numbers = map(c_float, (rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
             self._launch(kernels.adam_catch_up, len(weight), weight, first, second, idle, keeps, *numbers)

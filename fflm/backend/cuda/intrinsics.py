@@ -1,4 +1,4 @@
-"""What tensor cores offer and numba.cuda has no name for: the only module with inline PTX.
+"""Instructions of tensor cores and vector accesses, for which numba.cuda has no names. No other module has inline PTX.
 
 Two halves (float16) are a pair, a uint32 whose low bits are the first. A matrix of halves is a uint32 array (rows, pairs), whose
 rows hold a multiple of four pairs, filled up with zeros, so that they can be read four at a time.
@@ -28,7 +28,7 @@ _SHARED = 3
 
 
 def _assemble(builder: Any, code: str, results: list[Any], arguments: Any, *, memory: bool = False) -> list[Any]:
-    """Insert an instruction with some results of one type; one that reads ``memory`` stays where it is."""
+    """Insert an instruction whose results have one type; one that reads ``memory`` is not moved."""
     letters = {_FLOAT: "f", _INT: "r"}
     constraints = [f"={letters[kind]}" for kind in results] + [letters[value.type] for value in arguments]
     kinds = [value.type for value in arguments]
@@ -39,13 +39,13 @@ def _assemble(builder: Any, code: str, results: list[Any], arguments: Any, *, me
 
 
 def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
-    """Return where an element of an array, seen flat, is."""
+    """Return the address of an element of an array, by its index in the flat array."""
     index = builder.zext(index, _LONG) if index.type.width < 64 else index
     return builder.gep(context.make_array(kind)(context, builder, value=array).data, [index])
 
 
 def _contiguous(array: Any) -> Any:
-    """Return the type of the numbers of an array that is contiguous; refuse another."""
+    """Return the LLVM type of the elements of an array; raise a TypingError if it is not contiguous."""
     if array.layout != "C":
         raise TypingError("an array that is read in fours must be contiguous")
     return _KINDS[array.dtype]
@@ -53,7 +53,7 @@ def _contiguous(array: Any) -> Any:
 
 @intrinsic
 def multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    """Return A B + C of a warp's fragments: A 4 and B 2 pairs, C and the result 4 float32."""
+    """Return A B + C for the fragments of a warp: 4 pairs of A, 2 pairs of B, 4 float32 of C and of the result."""
     pairs, floats = types.UniTuple(types.uint32, 4), types.UniTuple(types.float32, 4)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -81,8 +81,8 @@ def _fragment_loader(name: str, transposed: str) -> Any:
 fragments = _fragment_loader("fragments", "")
 """Load four matrices of 8 x 8 halves from shared memory, an array of pairs.
 
-Lane l says where row l % 8 of matrix l // 8 begins, as an index that four divides, and gets of each matrix the pair (g, 2t). The
-array begins at a multiple of 16 bytes, as also for `load_four` and `store_four`.
+Lane l passes the index at which row l % 8 of matrix l // 8 begins, a multiple of four, and receives the pair (g, 2t) of each
+matrix. The array must begin at a multiple of 16 bytes, as for `load_four` and `store_four`.
 """
 
 transposed_fragments = _fragment_loader("transposed_fragments", ".trans")
@@ -91,7 +91,7 @@ transposed_fragments = _fragment_loader("transposed_fragments", ".trans")
 
 @intrinsic
 def pair(typingctx: Any, first: Any, second: Any) -> Any:
-    """Round two float32 to a pair of halves, the nearest, ties to even; infinity from 65,520 on."""
+    """Return two float32 as a pair of halves, rounded to the nearest with ties to even; from 65,520 on they become infinity."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _assemble(builder, "cvt.rn.f16x2.f32 $0, $1, $2;", [_INT], [arguments[1], arguments[0]])[0]
@@ -114,9 +114,9 @@ def halves(typingctx: Any, pair: Any) -> Any:
 
 @intrinsic
 def load_four(typingctx: Any, array: Any, index: Any) -> Any:
-    """Read four numbers at once, from a contiguous array of uint32 or float32, seen flat; four divides the index.
+    """Return four consecutive numbers of a contiguous array of uint32 or float32, read at once from a flat index.
 
-    The array begins at a multiple of 16 bytes.
+    The index is a multiple of four, and the array begins at a multiple of 16 bytes.
     """
     kind = _contiguous(array)
 
@@ -130,7 +130,7 @@ def load_four(typingctx: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def store_four(typingctx: Any, array: Any, index: Any, numbers: Any) -> Any:
-    """Write four numbers at once, as `load_four` reads them."""
+    """Write four consecutive numbers at once, where `load_four` reads them."""
     kind = _contiguous(array)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -1,18 +1,18 @@
-"""The kernels of the CUDA backend, in numba.cuda: what `cpu` computes, with the formulas that both share.
+"""The kernels of the CUDA backend, in numba.cuda, but for the matrix products, which are in `products`.
 
-Indices are unsigned, because Numba lets a signed one count from the end, and constants are wrapped, because a bare one is a
-float64. Arrays are C-contiguous and begin at multiples of 16 bytes; numbers are float32, ids int32. A block has `BLOCK` threads,
-a power of two.
+They compute what the kernels of `cpu` compute, with the formulas that both share. Indices are unsigned, because Numba lets a
+signed one count from the end, and constants are wrapped, because a bare one is a float64. Arrays are C-contiguous and begin at
+multiples of 16 bytes; numbers are float32, ids int32. A block has `BLOCK` threads. `protocol` says what the letters of the shapes
+mean.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from numba import cuda, float32, int32, int64, uint32
-from numba.cuda.dispatcher import _Kernel
 from numba.cuda.extending import overload
 
+from fflm.backend.cuda.launching import BLOCK, kernel
 from fflm.backend.formulas import (
     SIGMOID,
     SOFTPLUS,
@@ -29,7 +29,6 @@ from fflm.backend.formulas import (
     unit_loss_slope,
 )
 from fflm.backend.protocol import NORMALIZE_EPSILON
-from fflm.compiling import KernelCache
 
 
 @overload(exp, target="cuda")
@@ -45,34 +44,8 @@ def _log1p(x):
 philox_words = cuda.jit(device=True)(philox)
 
 
-def kernel(name: str | None = None, **options: Any) -> Any:
-    """Return a decorator for a kernel, which is compiled once for a machine and then kept on disk.
-
-    Parameters
-    ----------
-    name
-        The kernel's name in the cache, as `KernelCache` takes it.
-    options
-        As `cuda.jit` takes them.
-    """
-
-    def decorate(function: Callable[..., None]) -> Any:
-        dispatcher = cuda.jit(**options)(function)
-        dispatcher._cache = KernelCache(function, name, _Kernel._reduce_states, _rebuild)
-        return dispatcher
-
-    return decorate
-
-
-def _rebuild(target_context: Any, fields: dict[str, Any]) -> Any:
-    return _Kernel._rebuild(**fields)
-
-
-BLOCK = 256
-"""Threads of a block."""
-
 SUMMED = 8
-"""Columns that a block sums: neighbouring numbers that are read together, and many rows at a time."""
+"""Columns that a block sums: neighboring numbers, which are read together, of many rows at a time."""
 
 ALL_LANES = 0xFFFFFFFF
 """The mask of a whole warp."""
@@ -93,7 +66,7 @@ def plus(x, y):
 def make_reduction(combine: Any, left: int) -> Any:
     """Return a function that combines the values of a block's threads: thread i gets that of the threads like i modulo ``left``.
 
-    By a tree, whose order is always the same; ``left`` is a power of two.
+    The values are combined in a tree, so that their order is always the same; ``left`` is a power of two.
     """
 
     @cuda.jit(device=True)
@@ -121,7 +94,7 @@ column_sum = make_reduction(plus, SUMMED)
 
 @kernel()
 def copy(values, source, copied, target):
-    """Copy a matrix's columns from number ``source`` on to another's from number ``target`` on: a block a row."""
+    """Copy columns of values (B, I) from ``source`` on to columns of copied (B, J) from ``target`` on: a block for each row."""
     row = uint32(cuda.blockIdx.x)
     columns = min(uint32(uint32(values.shape[1]) - source), uint32(uint32(copied.shape[1]) - target))
     for j in range(uint32(cuda.threadIdx.x), columns, uint32(BLOCK)):
@@ -130,6 +103,7 @@ def copy(values, source, copied, target):
 
 @kernel()
 def add(values, total):
+    """Add values (N,) to total (N,): a thread for each number."""
     i = cuda.grid(1)
     if i < total.size:
         total[uint32(i)] += values[uint32(i)]
@@ -137,7 +111,7 @@ def add(values, total):
 
 @kernel()
 def add_parts(parts, beta, total):
-    """Add up parts (P, N) in their order, to total (N,) by ``beta``."""
+    """Add parts (P, N) in their order to beta times total (N,): a thread for each number."""
     i = uint32(cuda.grid(1))
     if i < uint32(total.size):
         value = beta * total[i] if beta != float32(0) else float32(0)
@@ -148,7 +122,7 @@ def add_parts(parts, beta, total):
 
 @kernel()
 def multiply_slopes(code, outputs, d_outputs):
-    """Turn the gradient of a layer's outputs into that of its sums."""
+    """Multiply d_outputs (N,), gradients of outputs (N,), by the slopes of the activation: a thread for each number."""
     i = cuda.grid(1)
     if i < outputs.size:
         d_outputs[uint32(i)] *= activation_slope(code, outputs[uint32(i)])
@@ -156,7 +130,10 @@ def multiply_slopes(code, outputs, d_outputs):
 
 @kernel()
 def column_sums(values, beta, sums):
-    """Sum a matrix's rows: `SUMMED` columns a block, whose threads share the rows."""
+    """Add the sums of the columns of values (B, O) to beta times sums (O,).
+
+    A block sums `SUMMED` columns, and its threads share the rows.
+    """
     shared = cuda.shared.array(BLOCK, float32)
     thread = uint32(cuda.threadIdx.x)
     j = uint32(cuda.blockIdx.x) * uint32(SUMMED) + thread % uint32(SUMMED)
@@ -171,7 +148,7 @@ def column_sums(values, beta, sums):
 
 @kernel()
 def gather(embeddings, contexts, borders, inputs):
-    """A block a row of the batch (x) and block of its context (y)."""
+    """Fill inputs (B, K m) from embeddings (V + 1, m), contexts (B, n) and borders (K + 1,): blocks (B, K)."""
     row, k = uint32(cuda.blockIdx.x), uint32(cuda.blockIdx.y)
     size = uint32(embeddings.shape[1])
     first, last = uint32(borders[k]), uint32(borders[k + uint32(1)])
@@ -185,7 +162,7 @@ def gather(embeddings, contexts, borders, inputs):
 
 @kernel()
 def largest_magnitudes(values, largest):
-    """Find the largest magnitude in each block's part of an array; NaN if there is one."""
+    """Fill largest (blocks,) with the largest magnitude in each block's part of values (N,), or NaN if there is one."""
     shared = cuda.shared.array(BLOCK, float32)
     highest = float32(0)
     for i in range(uint32(cuda.grid(1)), uint32(values.size), uint32(cuda.gridsize(1))):
@@ -197,9 +174,9 @@ def largest_magnitudes(values, largest):
 
 @kernel()
 def fixed_point(largest, bits, scales):
-    """Choose the unit for numbers whose largest magnitudes are known, one a block; a single block.
+    """Choose a unit for numbers whose largest magnitudes (blocks of `largest_magnitudes`,) are known: a single block.
 
-    scales (2,)  out: a power of two by which the largest becomes 2^bits up to twice that; its inverse, NaN if one is not finite
+    scales (2,), out: a power of two by which the largest becomes 2^bits up to twice that; its inverse, NaN if one is not finite.
     """
     shared = cuda.shared.array(BLOCK, float32)
     thread = uint32(cuda.threadIdx.x)
@@ -216,7 +193,10 @@ def fixed_point(largest, bits, scales):
 
 @kernel()
 def scatter_add(contexts, borders, d_inputs, scales, sums):
-    """Add to sums of integers (V + 1, m), which are the same in every order; blocks as in `gather`."""
+    """Add d_inputs (B, K m) to sums (V + 1, m), integers, at the words of contexts (B, n): blocks (B, K).
+
+    borders (K + 1,), scales (2,). Sums of integers are the same in every order.
+    """
     row, k = uint32(cuda.blockIdx.x), uint32(cuda.blockIdx.y)
     size = uint32(sums.shape[1])
     first, last = uint32(borders[k]), uint32(borders[k + uint32(1)])
@@ -247,7 +227,7 @@ def fixed(value, scale):
 
 @kernel()
 def mean_pool(embeddings, words, pooled):
-    """A block a text."""
+    """Fill pooled (B, m) with the mean of the embeddings (V + 1, m) of each row of words (B, L): a block for each row."""
     row = uint32(cuda.blockIdx.x)
     length = text_length(words, row)
     factor = float32(1) / float32(max(length, uint32(1)))
@@ -260,7 +240,7 @@ def mean_pool(embeddings, words, pooled):
 
 @kernel()
 def mean_pool_backward(words, d_pooled, scales, sums):
-    """Add to sums of integers (V + 1, m), a block a text."""
+    """Add d_pooled (B, m), over the number of words, to sums (V + 1, m), integers, at the words (B, L): a block for each row."""
     row = uint32(cuda.blockIdx.x)
     length = text_length(words, row)
     factor = scales[0] / float32(max(length, uint32(1)))
@@ -272,7 +252,10 @@ def mean_pool_backward(words, d_pooled, scales, sums):
 
 @kernel()
 def max_pool(embeddings, words, pooled, sources):
-    """A block a text."""
+    """Fill pooled (B, m) with the largest numbers of embeddings (V + 1, m) among words (B, L): a block for each row.
+
+    sources (B, m), out: the words of the numbers, -1 where there is none.
+    """
     row = uint32(cuda.blockIdx.x)
     length = text_length(words, row)
     for j in range(uint32(cuda.threadIdx.x), uint32(pooled.shape[1]), uint32(BLOCK)):
@@ -287,7 +270,7 @@ def max_pool(embeddings, words, pooled, sources):
 
 @kernel()
 def max_pool_backward(sources, d_pooled, scales, sums):
-    """Add to sums of integers (V + 1, m), a block a text."""
+    """Add d_pooled (B, m) to sums (V + 1, m), integers, at the words in sources (B, m): a block for each row."""
     row = uint32(cuda.blockIdx.x)
     for j in range(uint32(cuda.threadIdx.x), uint32(sums.shape[1]), uint32(BLOCK)):
         if sources[row, j] >= int32(0):
@@ -296,7 +279,7 @@ def max_pool_backward(sources, d_pooled, scales, sums):
 
 @kernel()
 def add_fixed_point(sums, scales, total):
-    """Add sums of integers to numbers, and clear them for the next time."""
+    """Add sums (N,), integers in units of scales[1], to total (N,), and clear them: a thread for each number."""
     i = cuda.grid(1)
     if i < sums.size:
         total[uint32(i)] += float32(sums[uint32(i)]) * scales[1]
@@ -305,6 +288,7 @@ def add_fixed_point(sums, scales, total):
 
 @kernel()
 def put_rows(values, rows, array):
+    """Write values (R, m) to the rows (R,) of array (N, m): a block for each row."""
     row = uint32(cuda.blockIdx.x)
     for j in range(uint32(cuda.threadIdx.x), uint32(values.shape[1]), uint32(BLOCK)):
         array[uint32(rows[row]), j] = values[row, j]
@@ -312,7 +296,10 @@ def put_rows(values, rows, array):
 
 @kernel()
 def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, seed_high, first, dropped):
-    """Keep an element or not: a thread draws four random words, for the elements 4 i to 4 i + 3 of the whole batch."""
+    """Fill dropped (N,) with values (N,) times factor, or 0 where a random word is below the threshold.
+
+    A thread draws four random words, for the elements 4 i to 4 i + 3 of the whole batch.
+    """
     i = uint32(uint32(cuda.grid(1)) + (uint32(first) >> uint32(2)))
     words = philox_words(i, layer, step_low, step_high, seed_low, seed_high)
     for k in range(4):
@@ -324,7 +311,7 @@ def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, see
 
 @kernel()
 def normalize(values, normalized):
-    """A block a row."""
+    """Fill normalized (B, I) with the rows of values (B, I) less their means, over their deviations: a block for each row."""
     shared = cuda.shared.array(BLOCK, float32)
     row, count = uint32(cuda.blockIdx.x), uint32(values.shape[1])
     thread = uint32(cuda.threadIdx.x)
@@ -342,7 +329,7 @@ def normalize(values, normalized):
 
 @kernel()
 def normalize_backward(values, d_normalized, d_values):
-    """A block a row."""
+    """Add to d_values (B, I) the gradients of values (B, I), from d_normalized (B, I): a block for each row."""
     shared = cuda.shared.array(BLOCK, float32)
     row, count = uint32(cuda.blockIdx.x), uint32(values.shape[1])
     thread = uint32(cuda.threadIdx.x)
@@ -352,10 +339,10 @@ def normalize_backward(values, d_normalized, d_values):
     mean = block_sum(total, shared) / float32(count)
     total, plain, weighted = float32(0), float32(0), float32(0)
     for j in range(thread, count, uint32(BLOCK)):
-        centred = values[row, j] - mean
-        total += centred * centred
+        centered = values[row, j] - mean
+        total += centered * centered
         plain += d_normalized[row, j]
-        weighted += d_normalized[row, j] * centred
+        weighted += d_normalized[row, j] * centered
     scale = float32(1) / math.sqrt(block_sum(total, shared) / float32(count) + float32(NORMALIZE_EPSILON))
     plain = block_sum(plain, shared) / float32(count)
     weighted = block_sum(weighted, shared) * scale / float32(count)
@@ -389,7 +376,7 @@ def word_score(features, row, weight, word, bias, shared):
 
 @kernel()
 def normalize_rows(highest, totals, normalizers):
-    """Compute each row's log-sum-exp (B,) from the tiles' maxima and sums: a block a row."""
+    """Fill normalizers (B,) with each row's log-sum-exp, from highest and totals (tiles, B): a block for each row."""
     shared = cuda.shared.array(BLOCK, float32)
     row = uint32(cuda.blockIdx.x)
     top, total = combine_tiles(highest, totals, row, shared)
@@ -399,7 +386,10 @@ def normalize_rows(highest, totals, normalizers):
 
 @kernel()
 def output_losses(features, weight, bias, rows, targets, normalizers, losses):
-    """Compute log Z less the target's score: a block a target."""
+    """Fill losses (T,) with log Z less the score of the target: a block for each target.
+
+    features (B, F), weight (V, F), bias (V,), rows (T,), targets (T,), normalizers (B,).
+    """
     shared = cuda.shared.array(BLOCK, float32)
     i = uint32(cuda.blockIdx.x)
     row = uint32(rows[i])
@@ -410,9 +400,10 @@ def output_losses(features, weight, bias, rows, targets, normalizers, losses):
 
 @kernel()
 def finish_softmax(features, weight, bias, targets, highest, totals, penalty, scale, losses):
-    """Compute losses, and in place of the tiles' sums what makes exponentials the gradients of logits, but for the target.
+    """Fill losses (B,), and replace totals (tiles, B) by factors that make exponentials the first term of gradients of logits.
 
-    The latter from the maxima, not from log Z, whose rounding would be a factor of all of a row's probabilities. A block a row.
+    The factors are computed from the maxima and not from log Z, whose rounding would be a factor of all probabilities of a row. A
+    block for each row. features (B, F), weight (V, F), bias (V,), targets (B,), highest (tiles, B).
     """
     shared = cuda.shared.array(BLOCK, float32)
     row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
@@ -428,7 +419,10 @@ def finish_softmax(features, weight, bias, targets, highest, totals, penalty, sc
 
 @kernel()
 def nce_slopes(scores, bias, targets, noise, scale, losses):
-    """Turn scores (without bias) into the gradients of noise contrast, and compute the losses: a block a row."""
+    """Turn scores (B, V), without bias, into the gradients of noise contrast, and fill losses (B,): a block for each row.
+
+    bias (V,), targets (B,), noise (V,).
+    """
     shared = cuda.shared.array(BLOCK, float32)
     row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
     loss = float32(0)
@@ -447,7 +441,10 @@ def nce_slopes(scores, bias, targets, noise, scale, losses):
 
 @kernel()
 def unit_losses(code, scores, targets, scale, losses, d_scores):
-    """A block a row."""
+    """Fill losses (B,) and d_scores (B, O) of scores and targets (B, O), with the loss ``UNIT_LOSSES[code]``.
+
+    A block for each row.
+    """
     shared = cuda.shared.array(BLOCK, float32)
     row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
     total = float32(0)
@@ -461,7 +458,7 @@ def unit_losses(code, scores, targets, scale, losses, d_scores):
 
 @kernel()
 def normalize_logits(logits, bias):
-    """Turn scores (without bias) into log-probabilities: a block a row."""
+    """Turn logits (B, V), without bias (V,), into log-probabilities: a block for each row."""
     shared = cuda.shared.array(BLOCK, float32)
     row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
     top = float32(-math.inf)
@@ -478,7 +475,7 @@ def normalize_logits(logits, bias):
 
 @kernel()
 def sums_of_squares(values, totals):
-    """Sum the squares of each block's part of an array."""
+    """Fill totals (blocks,) with the sums of squares of each block's part of values (N,)."""
     shared = cuda.shared.array(BLOCK, float32)
     total = float32(0)
     for i in range(uint32(cuda.grid(1)), uint32(values.size), uint32(cuda.gridsize(1))):
@@ -490,7 +487,7 @@ def sums_of_squares(values, totals):
 
 @kernel()
 def clip_factor(totals, limit, factor):
-    """Compute the factor on gradients from the parts of their squares' sum: a single block."""
+    """Fill factor (1,) from totals (blocks of `sums_of_squares`,), parts of the sum of all squares: a single block."""
     shared = cuda.shared.array(BLOCK, float32)
     thread = uint32(cuda.threadIdx.x)
     total = float32(0)
@@ -506,6 +503,7 @@ def clip_factor(totals, limit, factor):
 
 @kernel()
 def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nesterov):
+    """Update weight and velocity (N,) by `momentum_update` with gradient (N,)."""
     i = uint32(cuda.grid(1))
     if i < uint32(weight.size):
         g = scale[0] * gradient[i] + l2 * weight[i]
@@ -514,6 +512,7 @@ def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nestero
 
 @kernel()
 def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon):
+    """Update weight and total (N,) by `adagrad_update` with gradient (N,)."""
     i = uint32(cuda.grid(1))
     if i < uint32(weight.size):
         g = scale[0] * gradient[i] + l2 * weight[i]
@@ -522,6 +521,7 @@ def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon):
 
 @kernel()
 def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon):
+    """Update weight and mean (N,) by `rmsprop_update` with gradient (N,)."""
     i = uint32(cuda.grid(1))
     if i < uint32(weight.size):
         g = scale[0] * gradient[i] + l2 * weight[i]
@@ -530,6 +530,7 @@ def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon):
 
 @kernel()
 def adam_step(weight, gradient, first, second, scale, l2, keep, rate, beta1, beta2, epsilon, correction1, correction2):
+    """Update weight and the moments first and second (N,) by `adam_update` with gradient (N,)."""
     i = uint32(cuda.grid(1))
     if i < uint32(weight.size):
         g = scale[0] * gradient[i] + l2 * weight[i]
@@ -540,7 +541,7 @@ def adam_step(weight, gradient, first, second, scale, l2, keep, rate, beta1, bet
 
 @kernel()
 def adam_catch_up(weight, first, second, idle, keeps, rate, beta1, beta2, epsilon, correction1, correction2):
-    """A block a row."""
+    """Move weight, first, second (R, m) by the steps idle (R,) that rows have missed, keeps (R,) their decay: a block a row."""
     row = uint32(cuda.blockIdx.x)
     steps = idle[row]
     if steps > float32(0):

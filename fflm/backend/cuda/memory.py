@@ -1,10 +1,10 @@
-"""Arrays in a GPU's memory, and how numbers come there, without host and GPU waiting for each other.
+"""Arrays in the memory of a GPU, and copies to and from it, without host and GPU waiting for each other.
 
-A step makes some sixty arrays, slices them, and drops them. numba.cuda's own take the host tens of microseconds each, which
-together is longer than a small step; ours know what a kernel is told of them when they are made. To give memory back to the
-driver makes the host wait until the GPU has done all its work; to keep it for the next array of about its size is safe, because
-what used it and what will use it run one after the other. The host also waits when it copies from ordinary memory, but not from
-memory that is pinned: that the system never moves.
+A step creates, slices and drops some sixty arrays. An array of numba.cuda takes the host tens of microseconds, which together is
+longer than a small step; the arrays of this module compute their launch arguments once, when they are created. If memory were
+given back to the driver, the host would have to wait until the GPU has done all its work. It is kept for the next array of about
+its size instead; this is safe, because the work on the old array and on the new one is done in order. The host would also have
+to wait when it copies from ordinary memory, but not from pinned memory, which the operating system never moves.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
 from fflm.errors import FflmError
 
 STREAM = 0
-"""All work is done in the default stream, in its order."""
+"""The default stream: all work is done in it, in order."""
 
 PINNED = 2**26
-"""Bytes on their way through pinned memory at most."""
+"""Largest number of bytes in pinned memory that are being copied."""
 
 _thread = threading.local()
 
@@ -63,13 +63,13 @@ if hasattr(os, "register_at_fork"):
 
 
 def size_class(size: int) -> int:
-    """Return how many bytes are taken for so many: rounded up to four binary digits, 256 at least."""
+    """Return the number of bytes that is allocated for ``size`` bytes: rounded up to four binary digits, at least 256."""
     unit = 1 << max(8, size.bit_length() - 4)
     return max(1, -(-size // unit)) * unit
 
 
 class Memory:
-    """Some of a GPU's memory, which goes back to its pool when nothing refers to it."""
+    """A piece of the memory of a GPU, which goes back to its pool when nothing refers to it."""
 
     __slots__ = ("_free", "address", "pointer")
 
@@ -81,7 +81,7 @@ class Memory:
 
 
 def _driver_memory(size: int) -> Any:
-    """Return so much memory from the driver, None if it has too little."""
+    """Return memory from the driver, or None if it has too little."""
     try:
         return driver.cuMemAlloc(size)
     except CudaAPIError as error:
@@ -91,18 +91,18 @@ def _driver_memory(size: int) -> Any:
 
 
 class Pool:
-    """The GPU's memory, that which was dropped kept by its size."""
+    """The memory of the GPU: pieces that were dropped are kept by their size, and used again."""
 
     def __init__(self) -> None:
         self._free: dict[int, list[Any]] = {}  # a list is never replaced, and its methods are atomic
 
     def take(self, size: int) -> Memory:
-        """Return memory of so many bytes, uninitialised.
+        """Return memory of ``size`` bytes, uninitialized.
 
         Raises
         ------
         MemoryError
-            If the GPU has no more, even after the pool was given back.
+            If the GPU has too little, even after all dropped pieces were given back.
         """
         taken = size_class(size)
         free = self._free.get(taken)
@@ -129,9 +129,9 @@ class Pool:
         return pointer
 
     def give_back(self) -> None:
-        """Give what was dropped back to the driver."""
+        """Give all dropped pieces back to the driver."""
         for free in list(self._free.values()):
-            with contextlib.suppress(IndexError):  # when all is given back; other threads may take some meanwhile
+            with contextlib.suppress(IndexError):  # raised when none is left; other threads may take some meanwhile
                 while True:
                     driver.cuMemFree(free.pop())
 
@@ -140,17 +140,17 @@ POOL = Pool()
 
 
 class DeviceArray:
-    """A C-contiguous array in a GPU's memory. Slices and reshapes share it.
+    """A C-contiguous array in the memory of a GPU. Slices and reshaped arrays share the memory.
 
     Attributes
     ----------
     shape, dtype, size
         As NumPy's.
     kind
-        Its dtype and dimensions, by which kernels are compiled.
+        Type and number of dimensions; kernels are compiled for each kind.
     words
-        What a kernel is told of it, numba.cuda's layout: two words that are not used, numbers, bytes of each, address, shape, and
-        strides in bytes.
+        The launch arguments, in the layout of numba.cuda: two words that are not used, number of elements, bytes of an element,
+        address, shape, and strides in bytes.
     """
 
     __slots__ = ("_flat", "_memory", "address", "dtype", "kind", "shape", "size", "words")
@@ -182,14 +182,14 @@ class DeviceArray:
     def __getitem__(self, rows: slice) -> "DeviceArray":
         start, stop, step = rows.indices(self.shape[0])
         if step != 1:
-            raise ValueError("a GPU's arrays have slices of consecutive rows alone")
+            raise ValueError("arrays of a GPU can only be sliced into consecutive rows")
         if (start, stop) == (0, self.shape[0]):
             return self
         row = self.words[-len(self.shape)]
         return DeviceArray((max(0, stop - start), *self.shape[1:]), self.dtype, self._memory, self.address + start * row)
 
     def clear(self) -> None:
-        """Set all numbers to 0, in the order of the GPU's work."""
+        """Set all numbers to 0, in order with the other work of the GPU."""
         use_gpu()
         if self.size:
             driver.cuMemsetD8Async(self.address, 0, self.nbytes, STREAM)
@@ -198,7 +198,7 @@ class DeviceArray:
         """Return the numbers in another shape, of one or two dimensions; one of them may be -1, as for NumPy."""
         if isinstance(shape[0], tuple):
             (shape,) = shape
-        if shape == (-1,):  # asked of every weight at every step
+        if shape == (-1,):  # every step asks this of every weight
             if len(self.shape) == 1:
                 return self
             if self._flat is None:
@@ -213,10 +213,10 @@ class DeviceArray:
 
 
 class PinnedCopies:
-    """Copies of arrays to the GPU, in the order of its work, for which the host does not wait.
+    """Copies of arrays to the GPU, in order with its other work; the host does not wait for them.
 
-    They go through pinned memory, which must not be used again before they are done. That the host knows of all copies that were
-    asked for before a result that it has seen. Several threads may copy at once.
+    They go through pinned memory, which must not be used again before the copies are done. The host knows that a copy is done
+    once it has received a result that was requested later. Several threads may copy at once.
     """
 
     def __init__(self) -> None:
@@ -225,7 +225,7 @@ class PinnedCopies:
         self._sent: list[Any] = []
 
     def send(self, array: Any, copied: DeviceArray) -> None:
-        """Copy a NumPy array to one of the GPU, of the same shape and type, both contiguous."""
+        """Copy a NumPy array to an array of the GPU with the same shape and type; both are contiguous."""
         if not array.size:
             return
         use_gpu()
@@ -246,11 +246,11 @@ class PinnedCopies:
             memory = cuda.pinned_array(taken, np.uint8)
         memory[: array.nbytes] = array.reshape(-1).view(np.uint8)
         driver.cuMemcpyHtoDAsync(copied.address, memory.ctypes.data, array.nbytes, STREAM)
-        with self._lock:  # after the copy was asked for: who sees it in the list may wait for it
+        with self._lock:  # only after the copy was requested, because a thread that finds it in the list may wait for it
             self._sent.append(memory)
 
     def receive(self, array: DeviceArray) -> Any:
-        """Return an array of the GPU as a NumPy array, after all that was asked for so far."""
+        """Return an array of the GPU as a NumPy array, once all work that was requested so far is done."""
         use_gpu()
         received = np.empty(array.shape, array.dtype)
         if array.size:
@@ -260,13 +260,13 @@ class PinnedCopies:
         return received
 
     def _take_sent(self) -> list[Any]:
-        """Return the memory of the copies so far; if its copies are never seen to be done, it is lost, but not used twice."""
+        """Return the memory of the copies so far; if the caller is interrupted, the memory is lost, but never used too early."""
         with self._lock:
             sent, self._sent = self._sent, []
         return sent
 
     def _give_back(self, sent: list[Any]) -> None:
-        """Let memory be used again, as all that was asked of the GPU before it was taken has been done."""
+        """Let memory be used again, after all work that was requested before it was taken is done."""
         with self._lock:
             for memory in sent:
                 self._free[len(memory)].append(memory)

@@ -14,7 +14,8 @@ from typing import Any
 from numba import cuda, float32, uint32, uint64
 
 from fflm.backend.cuda.intrinsics import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
-from fflm.backend.cuda.kernels import ALL_LANES, BLOCK, kernel, larger
+from fflm.backend.cuda.kernels import ALL_LANES, larger
+from fflm.backend.cuda.launching import BLOCK, kernel
 from fflm.backend.cuda.products import FOUR, OUTSIDE, ROWS, Arithmetic, is_inside, make_product
 
 DEPTH = 32
@@ -238,8 +239,8 @@ def row_exponentials(sums, i, h, statistics, place, c, stored, row, column):
 
     statistics (4 * ROWS,), the maxima of four warps, whose row begins at ``place``
     """
-    top = larger(larger(statistics[place], statistics[place + uint32(1)]),
-                 larger(statistics[place + uint32(2)], statistics[place + uint32(3)]))  # fmt: skip
+    first_two = larger(statistics[place], statistics[place + uint32(1)])
+    top = larger(first_two, larger(statistics[place + uint32(2)], statistics[place + uint32(3)]))
     total = float32(0)
     for j in range(4):
         first, second = math.exp(sums[i, j, 2 * h] - top), math.exp(sums[i, j, 2 * h + 1] - top)

@@ -15,7 +15,7 @@ from typing import Any
 
 from numba import cuda, float32, uint32
 
-from fflm.backend.cuda.kernels import BLOCK
+from fflm.backend.cuda.launching import BLOCK
 from fflm.backend.formulas import activate
 
 ROWS, COLUMNS = 128, 128
@@ -187,7 +187,7 @@ def make_product(arithmetic: Arithmetic, form: str) -> Any:
         steps = (stop - begin + uint32(depth - 1)) // uint32(depth)
         for step in range(steps + uint32(1)):  # reads one step, and multiplies the one before
             k0 = uint32(begin + uint32(step) * uint32(depth))
-            for q in range(reads):  # neighbouring threads read neighbouring pieces
+            for q in range(reads):  # neighboring threads read neighboring pieces
                 number = uint32(thread + uint32(q * BLOCK))
                 line, piece = locate_piece(number, left_pieces, left_along, row0, k0, width)
                 lefts[q, 0], lefts[q, 1], lefts[q, 2], lefts[q, 3] = read(a, line, piece)

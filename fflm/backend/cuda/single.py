@@ -11,7 +11,8 @@ from typing import Any
 from numba import cuda, float32, uint32, uint64
 
 from fflm.backend.cuda.intrinsics import load_four, store_four
-from fflm.backend.cuda.kernels import ALL_LANES, BLOCK, kernel, larger
+from fflm.backend.cuda.kernels import ALL_LANES, larger
+from fflm.backend.cuda.launching import BLOCK, kernel
 from fflm.backend.cuda.products import COLUMNS, FOUR, OUTSIDE, ROWS, Arithmetic, is_inside, make_product
 
 DEPTH = 8

@@ -27,7 +27,7 @@ from fflm.models.load import load_language_model
 from fflm.models.mixture.cache import UnigramCache, cache_name
 from fflm.models.scoring import Score
 
-REMEDY = "restore it from a copy, or tune again with `fflm score --mix`"
+REMEDY = "restore it from a copy, or tune again with `fflm.mix`"
 
 
 DEPTH, MODELS = 10, 100
@@ -125,13 +125,12 @@ class Mixture(LanguageModel):
         """
         path = to_path("path", path)
         check_free(path, overwrite)
+        self.check_apart(path)
         components: list[dict[str, Any]] = []
         for name, component in self.components.items():
             if isinstance(component, UnigramCache):
                 components.append({"cache": component.window})
                 continue
-            if Path(name).resolve() == path.resolve():
-                raise FflmError(f"{path} is a part of the mixture: choose another folder")
             components.append({"path": relate(Path(name), path), "fingerprint": fingerprint(Path(name))})
         first = Path(next(iter(self.components)))
         about: dict[str, Any] = {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
@@ -143,6 +142,12 @@ class Mixture(LanguageModel):
             kind = {"kind": "mixture", "mixture": {"components": components}}
             known = save_description(folder, kind, self.text, self.vocabulary, about)
             save_arrays(folder / WEIGHTS, {"weights": self.weights}, self.about["figures"], known)
+
+    def check_apart(self, path: Path) -> None:
+        """Raise an FflmError if a folder is that of a component, which the mixture must not replace."""
+        folders = [Path(name) for name, component in self.components.items() if not isinstance(component, UnigramCache)]
+        if path.resolve() in [folder.resolve() for folder in folders]:
+            raise FflmError(f"{path} is a part of the mixture: choose another folder")
 
     @classmethod
     @checked
@@ -194,7 +199,7 @@ class Comparison(Predictor):
     def __init__(self, mixture: Mixture, *, keep: bool = False) -> None:
         self.vocabulary = mixture.vocabulary
         self.text = mixture.text
-        self._mixture = mixture
+        self.mixture = mixture
         self._sums = np.zeros((2, len(mixture.components)))
         self._keep = keep
         self.kept: list[tuple[Floats, npt.NDArray[np.bool_]]] = []
@@ -202,20 +207,20 @@ class Comparison(Predictor):
     @property
     def window(self) -> int:
         """Context words [n]."""
-        return self._mixture.window
+        return self.mixture.window
 
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
-        return self._mixture.log_probabilities(contexts)
+        return self.mixture.log_probabilities(contexts)
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
-        losses = self._mixture.component_losses(contexts, targets)
+        losses = self.mixture.component_losses(contexts, targets)
         unknown = targets == self.vocabulary.unknown_id
         self._sums += losses.sum(axis=1), losses[:, unknown].sum(axis=1)
         if self._keep:
             self.kept.append((losses, unknown))
-        return mixed(losses, self._mixture.weights)
+        return mixed(losses, self.mixture.weights)
 
     def alone(self, score: Score) -> list[Score]:
         """Return each component's score of the text of which ``score`` is the mixture's."""
@@ -287,9 +292,9 @@ def _components(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _check_component(mixture: Path, place: Path, expected: str) -> None:
     if not (place / CONFIG).is_file():
-        raise FflmError(f"{place}, a part of {mixture}, is gone: put it back, or mix others with `fflm score --mix`")
+        raise FflmError(f"{place}, a part of {mixture}, is gone: put it back, or mix others with `fflm.mix`")
     if expected not in (fingerprint(place), _early_fingerprint(place)):
-        raise FflmError(f"{place} is not what it was when {mixture} was tuned: tune again with `fflm score --mix`")
+        raise FflmError(f"{place} is not what it was when {mixture} was tuned: tune again with `fflm.mix`")
 
 
 def _latest(contexts: npt.NDArray[np.int32], predictor: Predictor) -> npt.NDArray[np.int32]:

@@ -1,0 +1,91 @@
+"""`fflm mix`: a linear interpolation of models, with tuned weights."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from fflm.cli.loading import announce_stdin, use_device
+from fflm.cli.options import device_option, encoding_option, errors_option, json_option, overwrite_option, quiet_option
+from fflm.cli.report import describe_perplexity, echo_json
+from fflm.cli.tables import stdout_width, table
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MODEL...")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="The mixture.")
+@overwrite_option
+@click.option(
+    "--cache",
+    type=click.IntRange(1),
+    metavar="WORDS",
+    help="Mix in a unigram model of the last WORDS words of the text that is being scored; 2000 is a good choice.",
+)
+@click.option(
+    "--tune",
+    multiple=True,
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="TEXT",
+    help="Held-out text to tune the weights on; may be repeated. [default: the validation text of the first model]",
+)
+@encoding_option
+@errors_option
+@device_option
+@quiet_option
+@json_option
+def command(
+    models: tuple[Path, ...],
+    output: Path,
+    overwrite: bool,
+    device: str,
+    quiet: bool,
+    as_json: bool,
+    cache: int | None,
+    tune: tuple[Path, ...],
+    encoding: str,
+    errors: Literal["strict", "replace"],
+) -> None:
+    """Interpolate MODELs linearly: the probability of a word is the weighted sum of the models' probabilities.
+
+    The weights are those with which the mixture predicts held-out text best. The output shows them, and the perplexity of each
+    model alone and of the mixture on that text. The models must have the same vocabulary and read text in the same way, as those
+    that were trained on the same tokenized text.
+
+    The mixture is a folder that `score`, `next` and `generate` take like any other model; it refers to the folders of its models.
+    The cache sees what contexts show it: in a mixture of models that read sentences, the sentence alone.
+
+    \b
+    Example:
+      fflm mix stories.model stories.ngram --cache 2000 -o stories.mix
+      fflm score -m stories.mix --part valid
+    """
+    from fflm.models.creation import check_free
+    from fflm.models.mixture.train import combine, tune_weights
+
+    if len(models) == 1 and cache is None:
+        raise click.UsageError("there is nothing to mix: name two models or more, or give --cache")
+    check_free(output, overwrite)
+    mixture = combine(models, cache, use_device(device, quiet))
+    mixture.check_apart(output)
+    announce_stdin(tune, quiet)
+    mixture = tune_weights(mixture, tune, encoding, errors)
+    mixture.save(output, overwrite=overwrite)
+    if as_json:
+        echo_json({"model": str(output), **mixture.tuning})
+    else:
+        click.echo("\n".join([f"model {output}", *describe_tuning(mixture.tuning)]))
+
+
+def describe_components(figures: dict[str, Any]) -> list[str]:
+    """Return a table of how well a mixture and each of its components alone predict a text, as lines."""
+    rows = []
+    for row in [*figures["components"], {"name": "mixture", **figures}]:
+        weight = f"{row['weight']:.4f}" if "weight" in row else ""
+        values = [row[name] for name in ("perplexity", "perplexity_known", "bits_per_character")]
+        rows.append([row["name"], weight, *("-" if value is None else f"{value:,.4f}" for value in values)])
+    return table("lrrrr", ["", "weight", "perplexity", "of known words", "bits per character"], rows, stdout_width())
+
+
+def describe_tuning(figures: dict[str, Any]) -> list[str]:
+    """Return the result of tuning a mixture's weights, as lines."""
+    return [*describe_components(figures), f"tuned on {figures['source']}: {describe_perplexity(figures)}"]
