@@ -1,9 +1,14 @@
-"""The installed command, as a user runs it."""
+"""The command line, run in this process, or as a user runs it: as the installed command."""
 
+import contextlib
 import os
 import subprocess
 import sysconfig
 from pathlib import Path
+
+from click.testing import CliRunner
+
+from fflm.cli import main
 
 FFLM = str(Path(sysconfig.get_path("scripts")) / "fflm")
 
@@ -20,8 +25,21 @@ PERPLEXITY = (
 """How a perplexity is reported, with all that it means nothing without."""
 
 
-def fflm(*arguments, folder, environment=None, **options):
-    """Run the command in a folder, with more variables in its environment; return what it printed and its status."""
+def fflm(*arguments, folder, environment=None, input=None):
+    """Run a command line in this process, which takes no second to start; return what it printed and its status.
+
+    The result has the fields of what `installed_fflm` returns. Signals and file descriptors are those of pytest: a test of these needs
+    a process of its own.
+    """
+    with contextlib.chdir(folder):
+        result = CliRunner().invoke(main, [*map(str, arguments)], input=input, env=environment)
+    if not isinstance(result.exception, SystemExit | None):
+        raise result.exception
+    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
+
+
+def installed_fflm(*arguments, folder, environment=None, **options):
+    """Run the installed command in a folder, with more variables in its environment; return what it printed and its status."""
     path = f"{Path(FFLM).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, **(environment or {})}
     return subprocess.run(

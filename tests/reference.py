@@ -434,6 +434,9 @@ def network_outputs(parameters, contexts, case):
 
 def network_log_probabilities(parameters, contexts, case):
     """Return log p(word | context), or of classes, (B, V) without dropout."""
+    if len(softmaxes(case)) == 1:
+        projected = forward(parameters, contexts, case, 0, 0, training=False)[2]
+        return log_probabilities(projected, softmax_weight(parameters), parameters["output.bias"])
     words = np.arange(case["outputs"] or case["vocabulary"], dtype=np.int32)
     return -np.stack([network_losses(parameters, np.repeat(row[None], len(words), 0), words, case) for row in contexts])
 

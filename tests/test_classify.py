@@ -510,6 +510,7 @@ def test_paths_of_classifiers() -> None:
 # The commands
 
 
+@pytest.mark.slow
 def test_commands(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     trained = run("classify", "train", data / "train.tsv", "--test", "10%")

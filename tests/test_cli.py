@@ -16,7 +16,8 @@ from xml.etree import ElementTree
 import click
 import pytest
 from click.testing import CliRunner
-from command import FFLM, PERPLEXITY, SMALL, STORIES, fflm
+from command import FFLM, PERPLEXITY, SMALL, STORIES
+from command import installed_fflm as fflm
 from rich.cells import cell_len
 
 from fflm.cli import COMMANDS, main
@@ -306,6 +307,7 @@ def test_train_prints_results_on_stdout_and_the_rest_on_stderr(models):
     shutil.rmtree(models / "own.model")
 
 
+@pytest.mark.slow
 def test_perplexities_have_the_same_names_everywhere(models):
     scored = json.loads(fflm("score", "-m", "text.model", "--json", "text.txt", folder=models).stdout)
     trained = json.loads(fflm("train", "--resume", "text.model", "-q", "--json", folder=models).stdout)

@@ -12,7 +12,7 @@ import click
 import numba
 import numpy as np
 import pytest
-from command import fflm
+from command import installed_fflm as fflm
 from tiny import MODES, tiny_model
 
 import fflm as package
@@ -196,6 +196,7 @@ def test_only_what_is_compiled_now_is_announced(folder, caplog):
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_commands_say_that_they_compile(tmp_path):
     """Commands that only use a model, too; and not where they are told to be quiet."""
     model, path = tiny_model(MODES["line ends"]), tmp_path / "a.model"
@@ -225,6 +226,7 @@ def test_an_end_of_file_is_no_interruption(monkeypatch, capsys, cause):
     assert capsys.readouterr().err.strip() == message
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_after_warming_up(tmp_path):
     """Kernels know for which types they were compiled; a new process warms up and then uses whatever there is."""
     program = f"""

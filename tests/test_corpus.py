@@ -96,6 +96,7 @@ def test_equal_to_a_direct_computation(tmp_path_factory, lines, how, valid, test
     corpus.verify()
 
 
+@pytest.mark.slow
 def test_many_chunks_processes_and_blocks(tmp_path, monkeypatch):
     """Large texts pass through worker processes and many blocks, with the same result."""
     rng = np.random.default_rng(0)

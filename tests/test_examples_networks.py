@@ -14,6 +14,7 @@ from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("random_state", [1, 5])
 def test_the_iris_network_knows_the_six_flowers(random_state):
     features, classes, test_features, test_classes = iris.split()
@@ -153,6 +154,7 @@ def model():
     return sliding_window.train()
 
 
+@pytest.mark.slow
 def test_a_window_slides_over_the_sentence(model):
     contexts, targets = sliding_window.read(model, "The dog stood still.")
     words = [*model.vocabulary.words, "<s>"]

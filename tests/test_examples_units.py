@@ -61,6 +61,7 @@ def test_a_network_learns_xor(seed):
     np.testing.assert_allclose(perceptrons.learned(8, seed), XOR, atol=0.05)
 
 
+@pytest.mark.slow
 def test_perceptrons_are_printed_and_drawn(capsys, tmp_path):
     perceptrons.main(["--plot", str(tmp_path / "xor.png")])
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]

@@ -81,6 +81,7 @@ def test_the_distribution_is_the_network_s_and_sums_to_one(model, text):
     assert next_words(model, prefix, 2) == words[:2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

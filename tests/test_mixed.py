@@ -10,7 +10,7 @@ import devices
 import numpy as np
 import pytest
 import reference
-from command import fflm
+from command import installed_fflm as fflm
 from devices import gpu_backend
 from rounding import RoundingBackend
 from tiny import tiny_model

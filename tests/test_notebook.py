@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebooks" / "tour.ipynb"
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_shows_what_is_stored_in_it():
     """Texts and figures may be others on other machines; which cells show something may not."""
     stored = nbformat.read(NOTEBOOK, as_version=4)

@@ -99,6 +99,7 @@ PICTURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
 def test_nothing_is_cut_off_or_covered_and_axes_are_labelled(tmp_path, drawn, draw):
     assert draw(tmp_path / "picture.png") == ""

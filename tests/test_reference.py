@@ -91,6 +91,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_check_notices_a_mistake(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name, function, wrong = MISTAKES[mistake]
@@ -113,6 +114,7 @@ def test_check_notices_dropout_forgotten_on_the_way_back(name: str, monkeypatch:
         check(name, gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("array", ["embeddings", "hidden.0.weight", "hidden.0.bias", "output.weight", "output.bias"])
 def test_check_notices_one_coordinate(array: str) -> None:
     for place in (np.argmax, np.argmin):  # the largest, and the smallest that isn't zero

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from command import FFLM, SMALL, STORIES, fflm, snapshot
+from command import FFLM, SMALL, STORIES, snapshot
+from command import installed_fflm as fflm
 
 from fflm import files
 from fflm.cli import main

@@ -40,6 +40,7 @@ def test_a_sample_holds_targets_and_draws():
     assert not (len(sample.words) == len(other.words) and np.array_equal(sample.draws, other.draws))
 
 
+@pytest.mark.slow
 def test_words_are_drawn_as_often_as_is_said():
     sampler, rounds = Sampler(COUNTS, 6, SEED), 20_000
     shares = (COUNTS + 1) / (COUNTS + 1).sum()
@@ -147,6 +148,7 @@ def log_normalizers(trainer):
 FEW = {"loss": "sampled", "samples": 2, "batch_size": 2, "epochs": 1, "rate": 0.01}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [FEW, {"loss": "nce", "samples": 8}], ids=lambda fields: fields["loss"])
 def test_sampled_losses_learn_the_distribution(fields):
     """With enough capacity the best loss is the chain's entropy; taking no logs of chances off costs twice what is allowed."""
@@ -159,6 +161,7 @@ def test_sampled_losses_learn_the_distribution(fields):
         assert np.abs(log_normalizers(trainer)).max() < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["exact", "sampled"])
 def test_the_penalty_normalises(loss):
     settings = dataclasses.replace(SETTINGS, loss=loss, samples=4)

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from command import fflm
+from command import installed_fflm as fflm
 
 from fflm.backend.cpu import blas
 from fflm.backend.cpu.backend import CpuBackend

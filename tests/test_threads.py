@@ -144,6 +144,7 @@ def test_results_are_the_same_in_several_threads(tmp_path, monkeypatch, shares):
     stress(tmp_path)
 
 
+@pytest.mark.slow
 def test_results_are_the_same_in_several_threads_on_a_layer_that_allows_one_launch_at_a_time(tmp_path):
     program = f"""
 import pathlib, pytest, numba, test_threads

@@ -652,7 +652,10 @@ def whole(tmp_path_factory):
     return outcome(folder / "text.model")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), pytest.param(signal.SIGHUP, marks=pytest.mark.slow)],
+)
 def test_signals_save_and_say_how_to_go_on(text, whole, number):
     command = [FFLM, "train", text, *map(str, LONG)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -670,6 +673,7 @@ def test_signals_save_and_say_how_to_go_on(text, whole, number):
     assert outcome(Path("text.model")) == whole
 
 
+@pytest.mark.slow
 def test_signals_that_were_ignored_when_the_process_began_stay_ignored(text):
     """SIGHUP as `nohup` has it, and SIGINT, which a shell has its scripts' background jobs ignore."""
 
@@ -690,6 +694,7 @@ def test_signals_that_were_ignored_when_the_process_began_stay_ignored(text):
         assert process.communicate(timeout=60)[1].splitlines()[-1].startswith("stopped and saved; ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a terminal is made as Linux does it")
 def test_a_terminal_that_is_closed_saves(text):
     master, terminal = os.openpty()
@@ -807,6 +812,7 @@ def test_a_signal_before_the_run_leaves_nothing(text):
     assert [path.name for path in Path().iterdir()] == ["text.txt"]
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments(text, whole):
     generator = random.Random(5)
     start = ["train", str(text), *map(str, LONG), "--save-every", "0"]
@@ -859,6 +865,7 @@ for _ in run.events():
 """
 
 
+@pytest.mark.slow
 def test_kills_just_before_files_are_replaced(text):
     finish(begin([text], Path("whole.model"), **SETTINGS))
     deaths = 0

@@ -118,6 +118,7 @@ def test_the_same_seed_tries_the_same_and_another_something_else(text):
     assert [trial.values for trial in results[0][0]] != [trial.values for trial in results[2][0]]
 
 
+@pytest.mark.slow
 def test_the_guided_search_learns_from_the_trials_before(text):
     """After some random trials, guided ones are nearer to the best rates than random ones."""
     means = {}
@@ -150,6 +151,7 @@ def test_a_text_that_is_tokenised_already_is_referred_to(text):
 # Giving up
 
 
+@pytest.mark.slow
 def test_hopeless_trials_are_given_up_at_an_evaluation(text):
     space = {"rate": Choices(tuple(1e-5 * 2**i for i in range(12)))}
     evaluated = {}
@@ -194,6 +196,7 @@ def test_values_that_do_not_go_together_are_recorded_and_the_search_goes_on(text
 # Interruption
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "saved"), [("bayesian", False), ("grid", True)])
 def test_a_search_in_pieces_is_the_whole_search(text, sampler, saved):
     space = GRID if sampler == "grid" else SPACE
@@ -239,6 +242,7 @@ for _ in search.events():
 """
 
 
+@pytest.mark.slow
 def test_kills_just_before_files_change(text):
     whole = begin(
         [text], Path("whole.tune"), {"rate": Range(1e-4, 3e-2)}, embedding=6, hidden=(8,), batch_size=64, epochs=2, trials=8
@@ -261,6 +265,7 @@ def test_kills_just_before_files_change(text):
 LONG = [*SMALL, "--epochs", 30, "--patience", 0, "--trials", 3, "--search", "rate=0.001..0.01"]
 
 
+@pytest.mark.slow
 def test_signals_save_and_say_how_to_go_on_and_a_kill_does_no_harm(text):
     whole = fflm("tune", text, *LONG, "-o", "whole.tune", folder=".")
     assert whole.returncode == 0, whole.stderr
@@ -327,6 +332,7 @@ def test_a_search_whose_folder_is_moved_away_changes_nothing_in_another(text, la
     assert snapshot(Path("text.tune")) == before
 
 
+@pytest.mark.slow
 def test_more_trials(text):
     whole = begin([text], Path("whole.tune"), SPACE, trials=7, **TINY)
     finish(whole)
@@ -422,6 +428,7 @@ def test_a_terminal_shows_the_progress_of_a_search(text):
     assert "weight_decay" not in shown
 
 
+@pytest.mark.slow
 def test_time_is_limited(text):
     result = fflm("tune", text, *SMALL, "--epochs", 1, "--trials", 2, "--minutes", 1e-9, folder=".")
     assert result.returncode == 0
