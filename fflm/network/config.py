@@ -68,7 +68,7 @@ class NetworkConfig(Settings):
     residual: Annotated[
         bool,
         Meta(
-            description="Residual connections: add each hidden layer's normalized input to its output; all layers need the same size."
+            description="Residual connections: add each hidden layer's normalized input to its output; layers need equal sizes."
         ),
     ] = False
     direct: Annotated[bool, Meta(description="Also connect the embeddings directly to the output layer.")] = False

@@ -62,7 +62,7 @@ class TrainingSettings(Settings):
     schedule: Annotated[
         ScheduleName,
         Meta(
-            description="Learning rate schedule: inverse is Bengio's rate / (1 + decay t), plateau halves it when validation stalls."
+            description="Learning rate schedule; inverse is Bengio's rate / (1 + decay t), plateau halves if validation stalls."
         ),
     ] = "cosine"
     decay: Annotated[float, Meta(ge=0, description="Decay per example for the inverse schedule.")] = 1e-8
@@ -73,9 +73,7 @@ class TrainingSettings(Settings):
     ] = 0.0
     loss: Annotated[
         LossName,
-        Meta(
-            description="Training loss: exact softmax, sampled softmax, or noise-contrastive estimation; evaluation is always exact."
-        ),
+        Meta(description="Training loss: exact or sampled softmax, or noise-contrastive estimation; evaluation is always exact."),
     ] = "exact"
     samples: Annotated[Many, Meta(description="Words sampled per batch by sampled and nce.")] = 512
     exact_end: Annotated[Fraction, Meta(description="Share of the steps at the end that use the exact loss.")] = 0.0

@@ -17,9 +17,7 @@ from fflm.text.reading import LONGEST, files, read_chunks, uncompressed, whole_l
 
 Format: TypeAlias = Annotated[
     Literal["auto", "tab", "csv", "fasttext"],
-    Meta(
-        description="Format: tsv (label, tab, text per line), csv (named columns), fasttext (__label__ prefix), or auto to detect it."
-    ),
+    Meta(description="Format: tab (label, tab, text per line), csv (named columns), fasttext (__label__), or auto to detect it."),
 ]
 TextColumn: TypeAlias = Annotated[str, Meta(description="CSV column that holds the texts.")]
 LabelColumn: TypeAlias = Annotated[str, Meta(description="CSV column that holds the labels.")]

@@ -101,7 +101,7 @@ Test: TypeAlias = Annotated[HeldOut | None, Meta(description="Test texts, in the
 Vectors: TypeAlias = Annotated[
     PathLike | None,
     Meta(
-        description="Initial embeddings: a language model, or a text file of word2vec, GloVe or fastText vectors (may be compressed)."
+        description="Initial embeddings: a language model, or a text file of vectors (word2vec, GloVe, fastText; may be compressed)."
     ),
 ]
 Lexicons: TypeAlias = Annotated[
