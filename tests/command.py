@@ -28,8 +28,8 @@ PERPLEXITY = (
 def fflm(*arguments, folder, environment=None, input=None):
     """Run a command line in this process, which takes no second to start; return what it printed and its status.
 
-    The result has the fields of what `installed_fflm` returns. Signals and file descriptors are those of pytest: a test of these needs
-    a process of its own.
+    The result has the fields of what `installed_fflm` returns. Signals and file descriptors are those of pytest: a test of
+    these needs a process of its own.
     """
     with contextlib.chdir(folder):
         result = CliRunner().invoke(main, [*map(str, arguments)], input=input, env=environment)
