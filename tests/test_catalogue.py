@@ -1,4 +1,4 @@
-"""The catalogue of corpora, and fetching from a real server on loopback."""
+"""The catalogue of corpora, and downloads from a real server on the loopback interface."""
 
 import contextlib
 import dataclasses
@@ -29,14 +29,14 @@ from fflm.errors import FflmError
 from fflm.text import catalogue, downloading
 from fflm.text.catalogue import Download, Entry, fetch
 
-# More than one chunk of the transfer.
+# Longer than one chunk of the transfer.
 TEXT = b"".join(b"line %d of a text\n" % number for number in range(20_000))
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `bodies`; of the paths in `cut` only so many bytes, though it announces them all.
+    """Serves `bodies`. Of the paths in `cut` it sends only that many bytes, but announces all.
 
-    What is in `raw` is sent as it is; what is in `endless` as well, its second part again and again until nobody listens.
+    The responses in `raw` are sent unchanged. So are those in `endless`, whose second part is repeated until the client leaves.
     """
 
     daemon_threads = True
@@ -55,7 +55,7 @@ class Server(ThreadingHTTPServer):
         return f"{scheme}://127.0.0.1:{self.server_port}{path}"
 
     def handle_error(self, *_: object) -> None:
-        """Keep standard error clean when a client goes away."""
+        """Print nothing when a client closes the connection."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -64,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        """Send a body, its beginning, something odd, or 404."""
+        """Send a body, its beginning, an invalid response, or 404."""
         if self.path in self.server.raw:
             self.wfile.write(self.server.raw[self.path])
             return
@@ -90,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[: self.server.cut.get(self.path)])
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep standard error clean."""
+        """Print nothing."""
 
 
 @contextlib.contextmanager
@@ -114,9 +114,9 @@ def server() -> Iterator[Server]:
         yield running
 
 
-@functools.cache  # an archive made a second later has another checksum
+@functools.cache  # because an archive made a second later has another checksum
 def archive() -> bytes:
-    """Return a zip with two tagged texts out of order, a plain one, and members that would climb out."""
+    """Return a zip with two tagged texts out of order, a plain one, and members whose names lead out of the folder."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as writer:
         writer.writestr("b/c02", "\n\tThe/at end/nn ./.\n")
@@ -210,7 +210,7 @@ def test_tags_are_removed(server: Server, tmp_path: Path) -> None:
         ("/truncated", {}, "broke off"),
         ("/zip", {}, "announces another file"),
         ("/good", {"file": "", "unpack": {"text.txt": "plain"}}, "announces another file"),
-        ("/zip", {"file": "", "unpack": {"text.txt": "absent"}}, "is called absent"),
+        ("/zip", {"file": "", "unpack": {"text.txt": "absent"}}, "has no file absent"),
     ],
 )
 def test_failure_leaves_nothing(
@@ -230,7 +230,7 @@ def test_failure_leaves_nothing(
 
 
 def test_connection_refused(server: Server, tmp_path: Path) -> None:
-    with socket.socket() as taken:  # bound but not listening: nobody else gets the port, nobody answers
+    with socket.socket() as taken:  # bound but not listening, so that no other process gets the port and none answers
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/good"
         with pytest.raises(FflmError, match=r"127\.0\.0\.1:\d+ cannot be reached"):
@@ -260,7 +260,7 @@ CHUNKED = b"Transfer-Encoding: chunked"
         (answer(body=TEXT[:-1]), "broke off the transfer after"),
         (answer(body=TEXT + b"x"), "sends another file, of more than"),
         (answer(body=TEXT[:-1] + b"x"), "wrong checksum"),
-        (answer(b"Content-Encoding: gzip"), None),  # not decoded: the checksum decides
+        (answer(b"Content-Encoding: gzip"), None),  # not decoded, so that the checksum decides
         (answer(CHUNKED, body=b"%x\r\n%s\r\n0\r\n\r\n" % (len(TEXT), TEXT)), None),
         (answer(CHUNKED, body=b"%x\r\n%s\r\n0\r\n\r\n" % (len(TEXT) - 1, TEXT[1:])), "broke off"),
         (answer(CHUNKED, body=b"zz\r\nabc\r\n"), "broke off"),
@@ -395,7 +395,7 @@ def test_existing_target_is_kept(server: Server, tmp_path: Path) -> None:
     (tmp_path / "sample").mkdir()
     (tmp_path / "sample" / "mine").write_text("precious")
     before = tree(tmp_path)
-    with pytest.raises(FflmError, match="exists already"):
+    with pytest.raises(FflmError, match="already exists"):
         fetch(entry(TEXT, server.url("/good")), tmp_path)
     assert tree(tmp_path) == before
 

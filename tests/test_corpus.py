@@ -1,4 +1,4 @@
-"""Corpora on disk: equal to a direct computation in every mode, whole or absent, and checked when opened."""
+"""Corpora on disk: equal to a direct computation in every mode, complete or absent, and checked when opened."""
 
 import json
 import math
@@ -98,7 +98,7 @@ def test_equal_to_a_direct_computation(tmp_path_factory, lines, how, valid, test
 
 @pytest.mark.slow
 def test_many_chunks_processes_and_blocks(tmp_path, monkeypatch):
-    """Large texts go through worker processes and many blocks, and come out the same."""
+    """Large texts pass through worker processes and many blocks, with the same result."""
     rng = np.random.default_rng(0)
     words = np.array(["the", "cat", "sat", "猫", "well-known", ",", "\n", "\n\n"])
     path = tmp_path / "text"
@@ -268,7 +268,7 @@ def test_held_out_text_of_line_ends_only(tmp_path, valid):
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_left_of_a_failure_and_nothing_is_overwritten_unasked(text, tmp_path):
+def test_failures_leave_nothing_and_existing_folders_are_not_overwritten(text, tmp_path):
     (tmp_path / "bad").write_bytes(b"good\n\xff")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(FflmError, match="byte 5"):
@@ -342,7 +342,7 @@ def test_damaged_corpora(text, tmp_path, damage):
         Corpus.open(tmp_path / "out")
 
 
-def test_a_corpus_of_before_there_was_a_checksum_of_corpus_json_is_opened(text, tmp_path):
+def test_an_older_corpus_without_a_checksum_of_corpus_json_is_opened(text, tmp_path):
     before = tokenize(TextSource([text], STREAM, ALL_WORDS, None), tmp_path / "out")
     edited(lambda about: about.pop("sha256"))(tmp_path / "out")
     after = Corpus.open(tmp_path / "out")
@@ -389,18 +389,18 @@ def test_parse_held_out(value, held_out):
 
 
 @pytest.mark.parametrize("value", ["0%", "100%", "1.5", "nan", "-0.1", 1.0, -3, math.nan, 0.0])
-def test_nonsense_parts(value):
+def test_sizes_of_parts_out_of_range(value):
     with pytest.raises(FflmError, match="cannot hold out"):
         parse_held_out("valid", value)
 
 
 @pytest.mark.parametrize("value", [True, b"v.txt", {"a": 1}, "", ["v.txt", ""], [b"a", b"b"], object()])
-def test_what_is_no_part(value):
+def test_values_that_are_not_parts(value):
     with pytest.raises(FflmError, match="`valid` must be a path"):
         parse_held_out("valid", value)
 
 
 @pytest.mark.parametrize("wrong", [{"min_count": 0}, {"max_size": 2}])
-def test_nonsense_rules(wrong):
+def test_rules_out_of_range(wrong):
     with pytest.raises(FflmError, match="at least"):
         VocabularyRule(**wrong)

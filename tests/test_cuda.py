@@ -39,7 +39,7 @@ from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.text.holdout import Share
 from fflm.text.windows import Windows
-from fflm.training.checkpoints import load_checkpoint, save_checkpoint
+from fflm.training.checkpoints import Checkpoint
 from fflm.training.events import Step
 from fflm.training.examples import Rows
 from fflm.training.settings import TrainingSettings
@@ -258,10 +258,10 @@ def test_a_run_goes_on_from_its_checkpoint_on_either_device(tmp_path):
     first = trainer(gpu_backend())
     for _ in zip(range(3), first.run(), strict=False):
         pass
-    save_checkpoint(tmp_path / "checkpoint", first, "text")
+    Checkpoint(first.state_dict(), "text").save(tmp_path / "checkpoint")
     for backend in (gpu_backend(), CpuBackend()):
         again = trainer(backend)
-        load_checkpoint(tmp_path / "checkpoint", again, "text")
+        again.load_state_dict(Checkpoint.load(tmp_path / "checkpoint").state_dict)
         for name, array in weights(again).items():
             assert np.array_equal(array, weights(first)[name])
         for _ in again.run():

@@ -1,4 +1,4 @@
-"""Ids: those of a part come from their file only if they are right, those from Python are checked before a kernel sees them."""
+"""Ids: those of a corpus are verified before use, and those that a caller gives are checked before a kernel uses them."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.vocabulary import VocabularyRule
 from fflm.text.windows import Windows
 
-# In their file
+# Ids in the file of a part
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def corpus(tmp_path):
 
 
 def with_ids(corpus, change, name="train"):
-    """Change the ids in a file and open the corpus again."""
+    """Change the ids in a file, and open the corpus again."""
     path = corpus.path / f"{name}.npy"
     ids = np.load(path)
     change(ids)
@@ -45,7 +45,7 @@ def with_ids(corpus, change, name="train"):
 
 
 def with_sha256(corpus, ids):
-    """Write other ids, with the right checksum."""
+    """Write other ids, with the right checksum in corpus.json."""
     path = corpus.path / "corpus.json"
     np.save(corpus.path / "train.npy", ids)
     about = json.loads(path.read_text("utf-8"))
@@ -68,15 +68,19 @@ def test_slices(corpus):
         ids[::2]
 
 
-@pytest.mark.parametrize("use", [
+USES = [
     lambda corpus: corpus.parts["train"].ids[:1],
     lambda corpus: Windows(corpus.parts["train"].ids, 2, padding=1).batch(np.array([0])),
     lambda corpus: Windows(corpus.parts["train"].ids, 2, padding=1).counts(len(corpus.vocabulary)),
     lambda corpus: estimate_model(corpus, 2),
     lambda corpus: score_part(UnigramCache(3, corpus.vocabulary, corpus.settings), corpus.parts["train"]),
     lambda corpus: corpus.verify(),
-])  # fmt: skip
-def test_nobody_gets_damaged_ids(corpus, use):
+]
+"""Whatever uses ids."""
+
+
+@pytest.mark.parametrize("use", USES)
+def test_damaged_ids_are_refused_whatever_uses_them(corpus, use):
     words = len(corpus.vocabulary)
     use(corpus)
     ids = np.load(corpus.path / "train.npy")
@@ -151,7 +155,7 @@ def test_threads_and_pickled_copies_read_the_same(corpus, monkeypatch):
     assert all(map(np.array_equal, copy.batch(positions[0]), alone.batch(positions[0])))
 
 
-# From Python
+# Ids that a caller gives
 
 MODEL = tiny_model(MODES["line ends"])
 CACHE = UnigramCache(3, MODEL.vocabulary, MODEL.text)
@@ -189,7 +193,7 @@ NO_IDS = [
 
 
 @pytest.mark.parametrize(("ids", "message"), NO_IDS)
-def test_what_is_no_id(model, ids, message):
+def test_values_that_are_not_ids_are_refused(model, ids, message):
     contexts, targets = np.zeros((4, 3), np.int32), np.zeros(4, np.int32)
     with pytest.raises(FflmError, match=f"`contexts` must be .*{message}"):
         model.losses(np.array([ids] * 3).T, targets)
@@ -219,7 +223,7 @@ def test_ids_of_another_shape(model, wrong):
 
 @pytest.mark.parametrize("start", [-1, 5, 0.5, None])
 @pytest.mark.parametrize("scorer", [MODEL, FastScorer(MODEL)])
-def test_a_start_that_is_none(scorer, start):
+def test_a_start_that_is_not_an_id_is_refused(scorer, start):
     with pytest.raises(FflmError, match="`start` must be"):
         scorer.text_losses(np.zeros(4, np.int32), start)
 
@@ -235,7 +239,7 @@ def test_ids_of_all_types_and_layouts_are_the_same(model):
     assert model.each_losses([]) == []
 
 
-def test_a_network_refuses_words_that_it_has_not():
+def test_a_network_refuses_ids_outside_its_vocabulary():
     network, parameters = Network(MODEL.config, CpuBackend()), MODEL.parameters
     contexts, targets, losses = np.zeros((2, 3), np.int32), np.zeros(2, np.int32), np.empty(2, np.float32)
     for wrong in (V + 1, -1):

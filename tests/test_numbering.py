@@ -1,4 +1,4 @@
-"""Numbers of tokens and ids of long texts: the same as token by token, in every mode, however the text is cut."""
+"""Numbering and encoding of long texts: equal to those token by token, in every mode, however the text is cut."""
 
 from unittest import mock
 
@@ -15,7 +15,7 @@ from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END, Tokenizer
 from fflm.text.vocabulary import Vocabulary
 
-# Words that repeat, other whitespace inside of pieces, the symbols, and what UTF-8 cannot hold.
+# Repeated words, other white space within pieces, the symbols, and surrogates, which UTF-8 cannot encode.
 WORDS = ["the", "The", "cat", "cat,", "</s>", "<s>", "\t", "\r", "\x85", "\u2028", "\0", "\ud800", " ", " ", "\n"]
 LONG_TEXTS = st.lists(st.sampled_from(PIECES + WORDS) | st.text(max_size=4), max_size=40).map("".join) | TEXTS
 CHUNKS = st.lists(LONG_TEXTS, min_size=1, max_size=4)
@@ -23,7 +23,7 @@ CHUNKS = st.lists(LONG_TEXTS, min_size=1, max_size=4)
 
 @pytest.fixture(autouse=True)
 def long_text(monkeypatch):
-    """Use the kernels from the first character on."""
+    """Make numbering use the kernels from the first character on."""
     monkeypatch.setattr(numbering, "_SHORT", -1)
 
 
@@ -64,7 +64,7 @@ def test_encoder_gives_the_ids_of_the_text(chunks, settings, words, limit):
 @pytest.mark.parametrize("mode", ["space", "word"])
 @pytest.mark.parametrize("remembered", [1000, 1 << 24], ids=["forgetting", "remembering"])
 def test_many_distinct_pieces(mode, remembered, monkeypatch):
-    """Tables grow, chunks refer to pieces of chunks before, and what is too much is forgotten."""
+    """Tables grow, chunks refer to pieces of earlier chunks, and all is forgotten beyond the limit."""
     monkeypatch.setattr(numbering, "_PIECES", remembered)
     generator = np.random.default_rng(1)
     tokenizer, numbered = Tokenizer(mode), Numbering(Tokenizer(mode))

@@ -1,4 +1,4 @@
-"""Reading: nothing is lost between chunks, files never fuse, and every bad file is named."""
+"""Reading: nothing is lost between chunks, files are not joined on a line, and errors name the file."""
 
 import bz2
 import contextlib
@@ -63,7 +63,7 @@ def test_cuts_at_lines_then_words_then_graphemes(tmp_path):
 
 
 def test_long_lines_of_ready_made_tokens_are_cut_at_ascii_blanks(tmp_path):
-    """Other white space may be inside of a word; and what remains of a line must not look blank."""
+    """Other white space may be part of a word, and the rest of a line must not look blank."""
     path = tmp_path / "text"
     path.write_text("a 10\u00a0000 b c\u2028d\u200f\n cd ab \u200f\u200f\u200f\n", encoding="utf-8")
     chunks = list(read_chunks([path], size=8))
@@ -147,7 +147,7 @@ LINES = "".join(f"line {number} é\n" for number in range(50_000))
 @pytest.mark.parametrize("compress", COMPRESS.values(), ids=COMPRESS)
 @pytest.mark.parametrize("name", ["-", "text", "text.txt", "text.gz"])
 def test_compressed_text_of_any_name(tmp_path, monkeypatch, compress, name):
-    """Members may follow one another, as `cat` and parallel compressors put them together."""
+    """A file may have several members, as files made by `cat` and by parallel compressors have."""
     content = compress(LINES[:400_000].encode()) + compress(b"") + compress(LINES[400_000:].encode())
     path = tmp_path / name
     path.write_bytes(content)
@@ -169,7 +169,7 @@ def test_damaged_compressed_text(tmp_path, compress):
 
 
 def test_padding_between_streams(tmp_path):
-    """Xz files may be padded with zeros; pzstd puts frames that hold nothing before its own."""
+    """Xz files may be padded with zeros, and pzstd writes empty frames before the others."""
     skipped = b"\x50\x2a\x4d\x18\x03\0\0\0abc"
     for content in (
         lzma.compress(b"a\n") + bytes(8) + lzma.compress(b"b\n"),
@@ -186,7 +186,7 @@ def tar():
     return file.getvalue()
 
 
-def test_archives_are_no_text(tmp_path):
+def test_archives_are_not_text(tmp_path):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("text.txt", "text")
@@ -208,10 +208,10 @@ def test_archives_are_no_text(tmp_path):
         read(tmp_path / "text")
 
 
-def test_compression_that_this_python_lacks(tmp_path, monkeypatch):
+def test_compression_without_a_module_in_this_python(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lzma", None)
     (tmp_path / "text").write_bytes(lzma.compress(b"text"))
-    with pytest.raises(FflmError, match="text is compressed with xz, for which this Python lacks a module: decompress it first"):
+    with pytest.raises(FflmError, match="text is compressed with xz, which this Python has no module for: decompress it first"):
         read(tmp_path / "text")
 
 
@@ -226,7 +226,8 @@ def test_utf_16_without_a_byte_order_mark(tmp_path, encoding, order, errors):
     proper = f"utf-{encoding[-2:]}-{order}"
     path.write_bytes("猫 and dog\n".encode(proper))
     with pytest.raises(
-        FflmError, match=f"text has no byte-order mark, so say which order it has: `encoding='{proper}'`, most likely"
+        FflmError,
+        match=f"text has no byte-order mark, so give the order in which it is written: `encoding='{proper}'`, most likely",
     ):
         read(path, encoding=encoding, errors=errors)
     assert read(path, encoding=proper) == "猫 and dog\n"
@@ -239,8 +240,8 @@ ENCODINGS = sorted({module.name for module in pkgutil.iter_modules(encodings.__p
 
 
 @pytest.mark.parametrize("content", [b"\xff~{+2AA-x\x1b$B\\ud800\\p\n", bytes(range(1, 256))], ids=["escapes", "all bytes"])
-def test_every_encoding_of_python_gives_text_or_one_line(tmp_path, content):
-    """Those that are none do, those with half of a pair of surrogates, and those that notice the end of the text."""
+def test_every_encoding_of_python_gives_text_or_an_error_of_one_line(tmp_path, content):
+    """Notations that are not text encodings are among them, encodings of surrogates, and ones that check the end of the text."""
     (tmp_path / "text").write_bytes(content)
     given = set()
     for encoding in ENCODINGS:
@@ -253,9 +254,9 @@ def test_every_encoding_of_python_gives_text_or_one_line(tmp_path, content):
     assert given.isdisjoint({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "rot_13", "hex_codec", "undefined"})
 
 
-def test_half_of_a_pair_of_surrogates(tmp_path):
+def test_unpaired_surrogates(tmp_path):
     (tmp_path / "text").write_bytes(b"a +2AA-")
-    with pytest.raises(FflmError, match=r"text is not utf-7 .*half of a pair of surrogates.*`errors='replace'`"):
+    with pytest.raises(FflmError, match=r"text is not utf-7 .*an unpaired surrogate.*`errors='replace'`"):
         read(tmp_path / "text", encoding="utf-7")
     assert read(tmp_path / "text", encoding="utf-7", errors="replace") == "a \ufffd\n"
 

@@ -81,7 +81,7 @@ TEXTS = [
     (["x" * 300], "File name too long"),
     (["folder"], "no files in the folder"),
     (["short.gz"], "damaged or truncated gzip file"),
-    (["packed.zip"], "packed.zip is in the format zip, which is no text: unpack it first"),
+    (["packed.zip"], "packed.zip is in the format zip, which is not text: unpack it first"),
     (["utf16.txt", "--encoding", "utf-16"], "utf16.txt has no byte-order mark.*--encoding utf-16-le"),
     (["text.txt", "--encoding", "punycode"], "no encoding 'punycode'"),
     (["text.txt", "missing.txt"], "cannot read missing.txt"),

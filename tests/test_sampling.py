@@ -14,7 +14,7 @@ from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset
 from fflm.text.windows import Windows
-from fflm.training.checkpoints import load_checkpoint, save_checkpoint
+from fflm.training.checkpoints import Checkpoint
 from fflm.training.events import Evaluation, Finished, Step
 from fflm.training.lazy_adam import LazyAdam
 from fflm.training.sampling import Sampler
@@ -239,7 +239,7 @@ def test_rows_get_what_they_are_owed(tied):
         if step == 15:
             done = deferred.done
             deferred = LazyAdam(arrays[0], tuple(arrays[1:]), settings)
-            deferred.restore(done)
+            deferred.restore({f"done.{name}": rows for name, rows in done.items()})
     deferred.catch_up_all(backend, 0.1)
     for part, before, factor in zip(arrays, start, (kept, 0.9**20, 0.999**20), strict=True):
         for name, array in part.items():
@@ -292,9 +292,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(loss, tied, tmp_path):
     first.parameters.start_from(windows.counts(8))
     for _ in zip(first.run(), range(30), strict=False):
         pass
-    save_checkpoint(tmp_path / "c", first, "corpus")
+    Checkpoint(first.state_dict(), "corpus").save(tmp_path / "c")
     second = fresh(2)
-    load_checkpoint(tmp_path / "c", second, "corpus")
+    second.load_state_dict(Checkpoint.load(tmp_path / "c").state_dict)
     assert second.state.step > 0
     list(second.run())
     for left, right in zip(whole.parameters, second.parameters, strict=True):

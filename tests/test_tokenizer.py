@@ -24,7 +24,7 @@ TOKENIZERS = st.builds(
 
 
 def is_invisible(character):
-    """Whether rule WB4 of Unicode Standard Annex 29 ignores a character that does not show (U+200B separates words)."""
+    """Return whether rule WB4 of Unicode Standard Annex 29 ignores an invisible character (U+200B separates words)."""
     prepended = regex.match(r"\p{GCB=Prepend}", character)
     return unicodedata.category(character) == "Cf" and character != "\u200b" and not prepended
 
@@ -77,13 +77,13 @@ def test_word_mode_breaks_no_grapheme(text):
 
 @given(TEXTS)
 def test_whitespace_separates(text):
-    """No token depends on what stands beyond whitespace, so text may be cut there."""
+    """No token depends on the text beyond white space, so text may be cut there."""
     assert Tokenizer().tokens(text) == [token for piece in text.split() for token in Tokenizer().tokens(piece)]
 
 
 @given(TEXTS, TEXTS)
 def test_invisible_characters_do_not_move_boundaries(left, right):
-    """What stands after a word joiner is what would stand there without it, if a boundary is no matter of graphemes."""
+    """A word joiner does not change the tokens after it, unless a boundary depends on graphemes."""
     left, right = (
         regex.sub(r"[\p{M}\p{Cf}\p{GCB=Prepend}\p{RI}\p{Extended_Pictographic}]|``|''|[.…—-]{2,}", "a", each)
         for each in (left, right)
@@ -133,13 +133,13 @@ def test_ready_tokens_are_separated_by_ascii_blanks_only():
     assert Tokenizer("space").split(" ".join(words) + "\tx\r\ny") == [*words, "x", "\n", "y"]
 
 
-def test_graphemes_are_those_of_the_annex():
+def test_graphemes_follow_unicode_annex_29():
     text = "🇩🇪🇫🇷\u0301🇨e\u0301\u0600🇩🇪👩\u200d👧\r\n각क्षि\u00ad"
     assert Tokenizer("char").split(text) == regex.findall(r"\X", text)
 
 
-def test_runs_take_linear_time():
-    """A chunk of a text may be one long run of anything; quadratic time would be minutes here."""
+def test_long_runs_take_linear_time():
+    """A chunk of a text may be one long run of any characters; quadratic time would be minutes here."""
     runs = [
         "🇩🇪",
         "\u0301",
@@ -167,7 +167,7 @@ def test_runs_take_linear_time():
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
-def test_long_runs_of_marks_are_normalized_as_unicode_says(form):
+def test_long_runs_of_marks_are_normalized_correctly(form):
     text = "a" + "\u0301\u0323\u0345\u0344\u0f73\u3099\uff9e\u0903" * 20 + "b"
     assert Tokenizer(normalization=form).normalize(text) == unicodedata.normalize(form, text)
 
@@ -224,6 +224,6 @@ def test_detokenize_only_adds_spaces(text):
 
 
 @pytest.mark.parametrize("wrong", [{"mode": "words"}, {"normalization": "nfc"}])
-def test_nonsense_is_refused(wrong):
+def test_invalid_settings_are_refused(wrong):
     with pytest.raises(FflmError, match="must be one of"):
         Tokenizer(**wrong)

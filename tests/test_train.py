@@ -1,6 +1,7 @@
 """Training runs on real text: files, interruption and resumption, from Python and through the installed command."""
 
 import contextlib
+import dataclasses
 import fcntl
 import gzip
 import itertools
@@ -24,7 +25,7 @@ from command import FFLM, SMALL, STORIES, fflm, snapshot
 from rich.console import Console
 
 import fflm as library
-from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays, save_arrays
+from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays, meaning, save_arrays
 from fflm.backend.protocol import ACTIVATIONS
 from fflm.cli.progress import watch
 from fflm.cli.signals import interruption
@@ -54,6 +55,7 @@ from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.vocabulary import VocabularyRule
 from fflm.training import events as training_events
 from fflm.training import session
+from fflm.training.checkpoints import Checkpoint
 from fflm.training.events import Evaluation, RolledBack, Step
 from fflm.training.log import read_log
 
@@ -827,6 +829,15 @@ def test_kills_at_random_moments(text, whole):
     result = fflm("train", "--resume", "text.model", folder=".")
     assert result.returncode == 0, result.stderr
     assert outcome(Path("text.model")) == whole
+
+
+def test_a_checkpoint_of_other_data_is_refused(text):
+    finish(begin([text], Path("text.model"), **TINY))
+    path, about = Path("text.model") / CHECKPOINT, json.loads((Path("text.model") / CONFIG).read_text())
+    config = meaning(about, training=True)
+    dataclasses.replace(Checkpoint.load(path, config), corpus="other").save(path, config)
+    with pytest.raises(FflmError, match=r"text\.model was trained on other data: resume with that"):
+        TrainingSession.resume(Path("text.model"), epochs=4)
 
 
 KILLED = """

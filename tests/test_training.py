@@ -17,7 +17,7 @@ from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters, shapes
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
-from fflm.training.checkpoints import load_checkpoint, save_checkpoint
+from fflm.training.checkpoints import Checkpoint
 from fflm.training.events import DivergedError, Evaluation, Finished, Step
 from fflm.training.log import append_log, read_log, truncate_log
 from fflm.training.schedules import rate_at
@@ -311,9 +311,9 @@ def test_a_run_goes_on_from_any_event_bit_for_bit(settings, tmp_path):
         first = trainer(settings, train=NOISE, valid=CYCLE, config=config, dtype=np.float32)
         for _, _event in zip(range(stop), first.run(), strict=False):
             pass
-        save_checkpoint(tmp_path / "checkpoint", first, "data")
+        Checkpoint(first.state_dict(), "data").save(tmp_path / "checkpoint")
         second = trainer(settings, train=NOISE, valid=CYCLE, config=config, dtype=np.float32)
-        load_checkpoint(tmp_path / "checkpoint", second, "data")
+        second.load_state_dict(Checkpoint.load(tmp_path / "checkpoint").state_dict)
         rest = list(second.run())
         assert [known(event) for event in rest] == [known(event) for event in events[stop:]]
         found = [*second.parameters, *(array for moment in second.optimizer.moments for array in moment)]
@@ -325,17 +325,23 @@ def known(event):
     return {name: value for name, value in dataclasses.asdict(event).items() if name not in ("seconds", "words_per_second")}
 
 
-def test_a_checkpoint_of_other_data_is_refused(tmp_path):
-    save_checkpoint(tmp_path / "checkpoint", trainer(), "data")
-    with pytest.raises(FflmError, match="other data"):
-        load_checkpoint(tmp_path / "checkpoint", trainer(), "other")
-
-
-def test_a_checkpoint_of_another_network_is_refused(tmp_path):
-    save_checkpoint(tmp_path / "checkpoint", trainer(), "data")
+def test_a_state_dict_of_another_network_is_refused_and_changes_nothing():
     other = trainer(config=dataclasses.replace(CONFIG, hidden=(7,)))
+    before = [array.copy() for array in other.parameters]
     with pytest.raises(FflmError, match="not this network's"):
-        load_checkpoint(tmp_path / "checkpoint", other, "data")
+        other.load_state_dict(trainer().state_dict())
+    assert all(map(np.array_equal, other.parameters, before))
+
+
+def test_a_state_dict_that_lacks_an_array_or_names_a_batch_that_is_none_is_refused():
+    state_dict = trainer().state_dict()
+    state_dict["state"]["batch"] = 10**6
+    with pytest.raises(FflmError, match="no batch 1000000"):
+        trainer().load_state_dict(state_dict)
+    state_dict = trainer().state_dict()
+    del state_dict["arrays"]["parameters.embeddings"]
+    with pytest.raises(FflmError, match="lack 'embeddings'"):
+        trainer().load_state_dict(state_dict)
 
 
 def test_every_flipped_bit_and_every_truncation_is_noticed(tmp_path):

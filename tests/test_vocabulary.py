@@ -1,4 +1,4 @@
-"""The vocabulary's order, symbols and file."""
+"""The vocabulary: its order, its symbols and its file."""
 
 import bz2
 import hashlib

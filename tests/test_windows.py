@@ -1,4 +1,4 @@
-"""Windows against a naive loop, and the order of an epoch."""
+"""Windows, compared with a naive loop, and the order of an epoch."""
 
 import numpy as np
 import pytest

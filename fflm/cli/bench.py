@@ -13,41 +13,31 @@ from fflm.cli.options import Sizes, device_option_with, json_option, quiet_optio
 from fflm.cli.tables import Column, LiveTable, stdout_width
 
 if TYPE_CHECKING:
-    from fflm.bench import Timing
+    from fflm.bench import Size, Timing
 
 
 @click.command()
-@click.option("--vocabulary", type=Sizes(), default="1000,10000", show_default=True, help="Words, one or several numbers.")
-@click.option("--hidden", type=Sizes(), default="128", show_default=True, help="Hidden units.")
-@click.option("--batch-size", type=Sizes(), default="256", show_default=True, help="Words per update.")
+@click.option("--vocabulary", type=Sizes(), default="1000,10000", show_default=True, help="Vocabulary sizes, one or several.")
+@click.option("--hidden", type=Sizes(), default="128", show_default=True, help="Sizes of the hidden layer.")
+@click.option("--batch-size", type=Sizes(), default="256", show_default=True, help="Batch sizes.")
 @click.option("--embedding", type=click.IntRange(1), default=64, show_default=True, help="Size of the embeddings.")
 @click.option("--window", type=click.IntRange(1), default=5, show_default=True, help="Context words.")
-@click.option("--threads", type=click.IntRange(1), help="Of the CPU's kernels. [default: all cores]")
-@click.option("--seconds", type=click.FloatRange(0), default=0.1, show_default=True, help="A round, at least; there are five.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: all cores]")
+@click.option("--seconds", type=click.FloatRange(0), default=0.1, show_default=True, help="Minimum duration of each round.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Draw the training steps: .png, .svg or .pdf."
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Plot of the training steps: .png, .svg or .pdf."
 )
 @device_option_with("auto")
 @quiet_option
 @json_option
 def command(
-    vocabulary: tuple[int, ...],
-    hidden: tuple[int, ...],
-    batch_size: tuple[int, ...],
-    embedding: int,
-    window: int,
-    threads: int | None,
-    seconds: float,
-    output: Path | None,
-    device: str,
-    quiet: bool,
-    as_json: bool,
+    threads: int | None, seconds: float, output: Path | None, device: str, quiet: bool, as_json: bool, **sizes: Any
 ) -> None:
     """Time the operations of the network and whole training steps, for all combinations of the sizes.
 
-    The CPU's kernels beside those of a GPU if one works, after seeing that both compute the same; with --device cpu, those of the
-    CPU. The devices take turns in five rounds, and the median counts; --json has all rounds, the machine and the versions of the
-    libraries. GFLOP/s are billions of additions and multiplications in matrix products, float32.
+    By default, the CPU is compared with a GPU if one works, after a check that both compute the same. The devices take turns in
+    five rounds, and the result is the median; --json also prints all rounds, the machine and the versions of the libraries.
+    GFLOP/s are billions of additions and multiplications per second in matrix products, in float32.
 
     \b
     Example:
@@ -55,56 +45,75 @@ def command(
       fflm bench --batch-size 1024 -o bench.png
     """
     from fflm.backend.cpu.launching import default_threads
-    from fflm.backend.devices import choose_device, describe_device, device_backend, why_no_gpu
-    from fflm.bench import Size, machine, measure, versions
+    from fflm.backend.devices import device_backend
+    from fflm.bench import machine, measure, versions
     from fflm.errors import FflmError
     from fflm.plots import check_picture, draw_speeds
 
-    if min(*vocabulary, *hidden, *batch_size, 2) < 1 or not (vocabulary and hidden and batch_size):
-        raise click.UsageError("sizes are positive numbers, such as 1000,10000")
+    combinations = _sizes(**sizes)
     if output:
         check_picture(output)
     most = default_threads()
     if threads and threads > most:
         raise click.UsageError(f"there are {most} cores for {threads} threads: give --threads {most} or fewer")
-    devices = ["cpu", "cuda"] if choose_device(device) == "cuda" else ["cpu"]
     count = threads or most
-    names = {"cpu": f"cpu ({count} {'threads' if count > 1 else 'thread'})"} | {
-        name: describe_device(name) for name in devices[1:]
-    }
-    if not quiet:
-        reason = f"; no GPU: {why_no_gpu()}" if device == "auto" and len(devices) == 1 else ""
-        click.echo(f"devices: {', '.join(names.values())}{reason}", err=True)
-    sizes = [
-        Size(words, embedding, window, units, rows) for words, units, rows in itertools.product(vocabulary, hidden, batch_size)
-    ]
+    names = _device_names(device, count, quiet)
     timings: list[Timing] = []
-    table = LiveTable(_columns(devices), stdout_width())
+    table = LiveTable(_columns(list(names)), stdout_width())
     try:
-        for timing in measure(sizes, {name: device_backend(name, threads=count) for name in devices}, seconds):
+        for timing in measure(combinations, {name: device_backend(name, threads=count) for name in names}, seconds):
             timings.append(timing)
-            if timing.device == devices[-1] and not as_json:
-                _show(timings, devices, table)
+            if timing.device == list(names)[-1] and not as_json:
+                _show(timings, list(names), table)
     except MemoryError as error:
         raise FflmError("not enough memory: give a smaller --vocabulary, --hidden or --batch-size") from error
+    rows = [_row(timing) for timing in timings]
     if output:
-        draw_speeds([_row(timing) for timing in timings if timing.operation == "training step"], names, output)
+        draw_speeds([row for row in rows if row["operation"] == "training step"], names, output)
     if as_json:
-        result = {
-            "devices": names,
-            "machine": {**machine(), "threads": count},
-            "versions": versions(),
-            "timings": [_row(timing) for timing in timings],
-        }
-        click.echo(json.dumps(result))
+        about = {"machine": {**machine(), "threads": count}, "versions": versions()}
+        click.echo(json.dumps({"devices": names, **about, "timings": rows}))
+
+
+def _sizes(
+    vocabulary: Sequence[int], hidden: Sequence[int], batch_size: Sequence[int], embedding: int, window: int
+) -> "list[Size]":
+    """Return all combinations of the sizes."""
+    from fflm.bench import Size
+
+    if min(*vocabulary, *hidden, *batch_size, 2) < 1 or not (vocabulary and hidden and batch_size):
+        raise click.UsageError("sizes are positive numbers, such as 1000,10000")
+    return [
+        Size(words, embedding, window, units, rows) for words, units, rows in itertools.product(vocabulary, hidden, batch_size)
+    ]
+
+
+def _device_names(device: str, threads: int, quiet: bool) -> dict[str, str]:
+    """Return what the devices to time are called, and show it."""
+    from fflm.backend.devices import choose_device, describe_device, why_no_gpu
+
+    names: dict[str, str] = {"cpu": f"cpu ({threads} {'threads' if threads > 1 else 'thread'})"}
+    if choose_device(device) == "cuda":
+        names["cuda"] = describe_device("cuda")
+    if not quiet:
+        reason = f"; no GPU: {why_no_gpu()}" if device == "auto" and len(names) == 1 else ""
+        click.echo(f"devices: {', '.join(names.values())}{reason}", err=True)
+    return names
 
 
 def _row(timing: "Timing") -> dict[str, Any]:
     return {
-        **dataclasses.asdict(timing.size), "operation": timing.operation, "device": timing.device, "seconds": timing.seconds,
-        "fastest": min(timing.rounds), "slowest": max(timing.rounds), "rounds": timing.rounds, "calls_per_round": timing.calls,
-        "tokens_per_second": timing.tokens_per_second, "gflops": timing.gflops,
-    }  # fmt: skip
+        **dataclasses.asdict(timing.size),
+        "operation": timing.operation,
+        "device": timing.device,
+        "seconds": timing.seconds,
+        "fastest": min(timing.rounds),
+        "slowest": max(timing.rounds),
+        "rounds": timing.rounds,
+        "calls_per_round": timing.calls,
+        "tokens_per_second": timing.tokens_per_second,
+        "gflops": timing.gflops,
+    }
 
 
 def _columns(devices: Sequence[str]) -> list[Column]:

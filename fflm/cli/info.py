@@ -156,13 +156,11 @@ def _history(
     about: dict[str, Any], columns: Sequence[Column], epoch: int, losses: Callable[[dict[str, Any]], list[str]]
 ) -> list[str]:
     """Return as lines the evaluations of a network whose epochs have so many examples; ``losses`` returns cells of one."""
-    rows = [
-        [
-            f"{round(event['words'] / epoch, 2):g}", f"{event['step']:,}", *losses(event), "*" if event["best"] else "",
-            f"{event['rate']:.2g}", f"{event['seconds']:,.1f}",
-        ]
-        for event in about["history"]
-    ]  # fmt: skip
+    rows = []
+    for event in about["history"]:
+        start = [f"{round(event['words'] / epoch, 2):g}", f"{event['step']:,}"]
+        end = ["*" if event["best"] else "", f"{event['rate']:.2g}", f"{event['seconds']:,.1f}"]
+        rows.append([*start, *losses(event), *end])
     headings = [*(column.heading for column in columns), "seconds"]
     return ["", "history", *table("r" * len(headings), headings, rows, stdout_width(), indent="  ")]
 

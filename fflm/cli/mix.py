@@ -1,7 +1,7 @@
 """`fflm mix`: a linear interpolation of models, with tuned weights."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -41,9 +41,7 @@ def command(
     quiet: bool,
     as_json: bool,
     cache: int | None,
-    tune: tuple[Path, ...],
-    encoding: str,
-    errors: Literal["strict", "replace"],
+    **tuning: Any,
 ) -> None:
     """Interpolate MODELs linearly: the probability of a word is the weighted sum of the models' probabilities.
 
@@ -67,8 +65,8 @@ def command(
     check_free(output, overwrite)
     mixture = combine(models, cache, use_device(device, quiet))
     mixture.check_apart(output)
-    announce_stdin(tune, quiet)
-    mixture = tune_weights(mixture, tune, encoding, errors)
+    announce_stdin(tuning["tune"], quiet)
+    mixture = tune_weights(mixture, **tuning)
     mixture.save(output, overwrite=overwrite)
     if as_json:
         echo_json({"model": str(output), **mixture.tuning})

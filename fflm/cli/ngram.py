@@ -139,9 +139,8 @@ def import_(
     from fflm.models.ngram.arpa import import_arpa
     from fflm.text.tokenizer import Tokenizer
 
-    model = import_arpa(
-        file, output, tokenizer=Tokenizer(mode=tokenizer, lowercase=lowercase), mode=mode, overwrite=overwrite
-    )  # fmt: skip
+    words = Tokenizer(mode=tokenizer, lowercase=lowercase)
+    model = import_arpa(file, output, tokenizer=words, mode=mode, overwrite=overwrite)
     _report(model, output, as_json)
 
 

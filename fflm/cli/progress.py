@@ -143,10 +143,9 @@ def watch(run: "Session", console: "Console", view: View) -> bool:
         state = run.trainer.state
         if not state.finished:
             progress.console.print(table.head)
-        task = progress.add_task(
-            "", total=total * run.trainer.settings.epochs, completed=state.words,
-            epoch=state.epoch + 1, epochs=run.trainer.settings.epochs, speed=0.0, unit=view.unit, loss="",
-        )  # fmt: skip
+        epochs = run.trainer.settings.epochs
+        fields: dict[str, Any] = {"epoch": state.epoch + 1, "epochs": epochs, "speed": 0.0, "unit": view.unit, "loss": ""}
+        task = progress.add_task("", total=total * epochs, completed=state.words, **fields)
         shown = time.monotonic()
         for event in itertools.chain(first, events):
             stop = interrupted.come and not run.trainer.state.finished

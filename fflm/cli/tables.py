@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -64,10 +65,9 @@ def table(
         limit = max(limit, sum(least) + gap * (len(headings) - 1))
     layout = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="")
     for align, heading, minimum in zip(alignment, headings, least, strict=True):
-        layout.add_column(
-            Text(heading), justify="left" if align == "l" else "right", min_width=minimum, no_wrap=align == "r",
-            vertical="top", overflow="fold",
-        )  # fmt: skip
+        number = align == "r"
+        justify: Literal["left", "right"] = "right" if number else "left"
+        layout.add_column(Text(heading), justify=justify, min_width=minimum, no_wrap=number, vertical="top", overflow="fold")
     for row in rows:
         layout.add_row(*map(Text, row))
     console = Console(file=io.StringIO(), width=limit or sys.maxsize, color_system=None)

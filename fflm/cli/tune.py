@@ -194,10 +194,12 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
                 search.save()  # before anything is shown, for the terminal may be gone
             if isinstance(event, TrainingSession):
                 state, settings = event.trainer.state, event.trainer.settings
-                progress.reset(  # forgets the fields that it is not given
-                    task, total=len(event.trainer.train) * settings.epochs, completed=state.words,
-                    trial=len(ended) + 1, trials=search.limit,
-                )  # fmt: skip
+                total = len(event.trainer.train) * settings.epochs
+                counts: dict[str, Any] = {
+                    "trial": len(ended) + 1,
+                    "trials": search.limit,
+                }  # `reset` forgets the fields that it is not given
+                progress.reset(task, total=total, completed=state.words, **counts)
             elif isinstance(event, Trial):
                 ended.append(event)
                 progress.console.print(table.row(_row(event, search.best)))
@@ -224,10 +226,9 @@ def _row(trial: "Trial", best: "Trial | None") -> list[str]:
     from fflm.search.space import show
 
     perplexity = "-" if trial.perplexity is None else f"{trial.perplexity:,.2f}"
+    mark = "*" if trial == best else ""
     state = "" if trial.state == "complete" else trial.state
-    return [
-        str(trial.number), perplexity, "*" if trial == best else "", f"{trial.epochs:g}", *map(show, trial.values.values()), state
-    ]  # fmt: skip
+    return [str(trial.number), perplexity, mark, f"{trial.epochs:g}", *map(show, trial.values.values()), state]
 
 
 def _report(search: "Search", as_json: bool) -> None:
