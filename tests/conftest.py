@@ -27,7 +27,7 @@ settings.load_profile("fflm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the numerical tests run on another device: ``pytest --device ptx tests/test_backend.py tests/test_network.py``."""
+    """Let the numerical tests run on another device: ``pytest --device ptx tests/network/test_network.py``."""
     parser.addoption("--device", choices=("cpu", "ptx", "cuda"), default="cpu", help="ptx: the CUDA kernels, without a GPU")
     parser.addoption("--precision", choices=("fp32", "mixed"), default="fp32", help="mixed: as a GPU may train")
 

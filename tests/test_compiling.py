@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -127,13 +128,12 @@ def test_where_nothing_can_be_written_functions_are_compiled_each_time(tmp_path,
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no limit")
 def test_no_room_is_like_no_folder(folder):
     program = """
-import resource, sys
-sys.path[:0] = ["."]
+import resource
 from test_compiling import count_hits
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 print(count_hits(), count_hits())
 """
-    run = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
+    run = {"env": {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, "capture_output": True, "text": True, "check": True}
     result = subprocess.run([sys.executable, "-B", "-c", program], **run)
     assert result.stdout == "0 0\n"
     assert "File too large" in result.stderr
@@ -250,8 +250,7 @@ for optimizer in ("sgd", "adagrad", "rmsprop", "adam", "adamw"):
     fflm.train(folder / "corpus", folder / "a.model", overwrite=True, optimizer=optimizer, **test_threads.RUN)
 print(json.dumps(sorted(compiled() - before)))
 """
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent / "backend")])}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == []

@@ -3,8 +3,8 @@
 As SQLite's tests do it (https://sqlite.org/testing.html): the first call fails, then, in a new folder, the second, and so on to
 the last; and again with SIGTERM, and with SIGKILL. A message names the command, the kind of fault and the call, and
 ``FAULTS_AT=17 pytest tests/test_faults.py -k "train and kill"`` runs that one alone. To keep CI short, errors and SIGKILL are
-tried at about 60 calls of what trains (20 of searches), elsewhere, and with SIGTERM, at a third as many; ``FAULTS_EVERY=1`` tries
-all. Commands that take long are marked ``slow``.
+tried at about 60 calls of what trains (20 of searches), elsewhere, and with SIGTERM, at a third as many;
+``FAULTS_EVERY=1`` tries all. Commands that take long are marked ``slow``.
 """
 
 import contextlib

@@ -2,17 +2,19 @@
 
 import contextlib
 import os
+import shlex
 import subprocess
 import sysconfig
 from pathlib import Path
 
+import click
 from click.testing import CliRunner
 
 from fflm.cli import main
 
 FFLM = str(Path(sysconfig.get_path("scripts")) / "fflm")
 
-STORIES = (Path(__file__).parents[1] / "corpora" / "stories.txt").read_text(encoding="utf-8")[:3000]
+STORIES = (Path(__file__).parents[2] / "corpora" / "stories.txt").read_text(encoding="utf-8")[:3000]
 """A text on which a small network trains in a moment."""
 
 SMALL = ("--embedding", "6", "--hidden", "8", "--batch-size", "64", "--window", "3")
@@ -28,8 +30,8 @@ PERPLEXITY = (
 def fflm(*arguments, folder, environment=None, input=None):
     """Run a command line in this process, which takes no second to start; return what it printed and its status.
 
-    The result has the fields of what `installed_fflm` returns. Signals and file descriptors are those of pytest: a test of these
-    needs a process of its own.
+    The result has the fields of what `installed_fflm` returns. Signals and file descriptors are those of pytest: a test of
+    these needs a process of its own.
     """
     with contextlib.chdir(folder):
         result = CliRunner().invoke(main, [*map(str, arguments)], input=input, env=environment)
@@ -52,6 +54,15 @@ def installed_fflm(*arguments, folder, environment=None, **options):
         check=False,
         **options,
     )
+
+
+def parse(line):
+    """Parse a command line as the command would, without running it."""
+    _, *arguments = shlex.split(line)
+    command, context, name = main, click.Context(main, info_name="fflm"), "fflm"
+    while isinstance(command, click.Group):
+        name, command, arguments = command.resolve_command(context, arguments)
+    return command.make_context(name, arguments, parent=context)
 
 
 def snapshot(folder):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from click.testing import CliRunner
 from command import STORIES
-from test_cli import main
 
-ROOT = Path(__file__).parents[1]
+from fflm.cli import main
+
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = [(language, code.replace("\\\n", "")) for language, code in re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)]
 INSTALL, TEST = (code.strip() for language, code in BLOCKS if language == "sh")

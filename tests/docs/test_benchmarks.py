@@ -20,9 +20,11 @@ from tokenizing import chunks, repeated
 from training_step import bengio, default, judge
 
 from fflm.cli import main
-from fflm.models.creation import text_settings
 from fflm.text.holdout import Count
+from fflm.text.settings import TextSettings
 from fflm.text.tokenize import TextSource, tokenize
+from fflm.text.tokenizer import Tokenizer
+from fflm.text.vocabulary import VocabularyRule
 from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2
 from fflm.training.settings import TrainingSettings
 
@@ -39,7 +41,7 @@ def corpus(tmp_path_factory):
         ids.append((ids[-1] + 2 * ids[-2] + generator.integers(3)) % 6)
     text = [WORDS[each] for each in ids] + WORDS * 20
     (folder / "text").write_text(" ".join(text), encoding="utf-8")
-    settings, rule = text_settings({"tokenizer": "space", "line_ends": False, "min_count": 1, "source": "all"})
+    settings, rule = TextSettings(Tokenizer("space"), line_ends=False), VocabularyRule(1, source="all")
     return tokenize(TextSource([folder / "text"], settings, rule, Count(300), Count(200)), folder / "ids")
 
 

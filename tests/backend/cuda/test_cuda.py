@@ -178,6 +178,7 @@ for name in ("add", "layer", "logits", "mixed logits"):
     print(hash(code), len(kernel.stats.cache_hits))
 """
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONHASHSEED": "0"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     found = []
     for _ in range(2):
         result = subprocess.run(
@@ -185,7 +186,6 @@ for name in ("add", "layer", "logits", "mixed logits"):
             capture_output=True,
             text=True,
             check=True,
-            cwd=Path(__file__).parent,
             env=environment,
         )
         found.append([line.split() for line in result.stdout.splitlines()])
@@ -513,9 +513,7 @@ import sys
 from fflm.backend import devices
 print(devices.why_no_gpu())
 """
-    result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
-    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout == "\n" or result.stdout.startswith("no driver of an NVIDIA GPU works (")
 
 

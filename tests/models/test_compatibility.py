@@ -15,7 +15,7 @@ from fflm.models.neural.train import TrainingSession
 from fflm.search.search import Search
 from fflm.text.corpus import Corpus
 
-DATA = Path(__file__).parent / "data" / "version-1"
+DATA = Path(__file__).parents[1] / "data" / "version-1"
 SENTENCE = "The cat and the dog ran to the river.\n"
 CLOSE = {"rel": 1e-4}  # sums in another order, by another BLAS
 

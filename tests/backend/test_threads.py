@@ -153,10 +153,8 @@ with pytest.MonkeyPatch.context() as patch:
     test_threads.stress(pathlib.Path({str(tmp_path)!r}))
 print(numba.threading_layer())
 """
-    environment = {**os.environ, "NUMBA_THREADING_LAYER": "workqueue"}
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=Path(__file__).parent, env=environment, capture_output=True, text=True, check=False
-    )
+    environment = {**os.environ, "NUMBA_THREADING_LAYER": "workqueue", "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (0, "workqueue\n"), result.stderr
 
 

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import click
 import pytest
 from click.testing import CliRunner
-from command import FFLM, PERPLEXITY, SMALL, STORIES
+from command import FFLM, PERPLEXITY, SMALL, STORIES, parse
 from command import installed_fflm as fflm
 from rich.cells import cell_len
 
@@ -47,15 +47,6 @@ def commands(path=(), command=main):
         context = click.Context(command)
         for name in command.list_commands(context):
             yield from commands((*path, name), command.get_command(context, name))
-
-
-def parse(line):
-    """Parse a command line as the command would, without running it."""
-    _, *arguments = shlex.split(line)
-    command, context, name = main, click.Context(main, info_name="fflm"), "fflm"
-    while isinstance(command, click.Group):
-        name, command, arguments = command.resolve_command(context, arguments)
-    return command.make_context(name, arguments, parent=context)
 
 
 def invoke(*arguments):
@@ -189,7 +180,7 @@ from fflm.cli import main
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "error: interrupted\n")
 
 
-@pytest.mark.parametrize("launcher", [(str(Path(__file__).parents[1] / "cli.py"),), ("-m", "fflm")])
+@pytest.mark.parametrize("launcher", [(str(Path(__file__).parents[2] / "cli.py"),), ("-m", "fflm")])
 def test_launchers_are_the_command(launcher):
     result = subprocess.run([sys.executable, *launcher, "train", "--help"], capture_output=True, text=True, check=True)
     assert result.stdout == fflm("train", "--help", folder=".").stdout
@@ -245,7 +236,7 @@ def test_what_resembles_nothing_gets_none():
 
 def test_what_is_not_installed_is_named_with_a_line_that_installs_it():
     """Fflm is on no package index, so the line names a checkout; the extras are those of pyproject.toml."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     named = set()
     for source in [*(root / "fflm").rglob("*.py"), *root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("examples/*.md")]:

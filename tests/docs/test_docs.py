@@ -7,9 +7,11 @@ from pathlib import Path
 import click
 import pytest
 import report
-from test_cli import main, parse
+from command import parse
 
-ROOT = Path(__file__).parents[1]
+from fflm.cli import main
+
+ROOT = Path(__file__).parents[2]
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for folder in (".", "benchmarks", "corpora", "docs", "examples")

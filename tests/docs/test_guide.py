@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from test_cli import parse
+from command import parse
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GUIDE, TABLE = ((ROOT / page).read_text(encoding="utf-8") for page in ("docs/guide.md", "examples/README.md"))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = FENCE.findall(GUIDE)
