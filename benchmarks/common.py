@@ -21,10 +21,12 @@ import numba
 
 from fflm import bench as speed
 from fflm.files import write_json
-from fflm.models.creation import text_settings
 from fflm.text.corpus import Corpus
 from fflm.text.holdout import Count
+from fflm.text.settings import TextSettings
 from fflm.text.tokenize import TextSource, tokenize
+from fflm.text.tokenizer import Tokenizer
+from fflm.text.vocabulary import VocabularyRule
 
 ROOT = Path(__file__).resolve().parent.parent
 STORIES = ROOT / "corpora" / "stories.txt"
@@ -92,7 +94,7 @@ def brown(text: Path, folder: Path, valid: int = 200_000, test: int = 161_192) -
     more than 3 times in the whole corpus.
     """
     if not (folder / "corpus.json").is_file():
-        settings, rule = text_settings({"tokenizer": "space", "line_ends": False, "min_count": 4, "source": "all"})
+        settings, rule = TextSettings(Tokenizer("space"), line_ends=False), VocabularyRule(4, source="all")
         tokenize(TextSource([text], settings, rule, Count(valid), Count(test)), folder)
     return Corpus.open(folder)
 
@@ -103,7 +105,7 @@ def wikitext(source: Path, folder: Path) -> Corpus:
     One stream whose line ends are counted, with all the words of the training part.
     """
     if not (folder / "corpus.json").is_file():
-        settings, rule = text_settings({"tokenizer": "space", "min_count": 1})
+        settings, rule = TextSettings(Tokenizer("space")), VocabularyRule(1)
         tokenize(TextSource([source / "train.txt"], settings, rule, [source / "valid.txt"], [source / "test.txt"]), folder)
     return Corpus.open(folder)
 

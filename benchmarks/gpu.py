@@ -45,7 +45,7 @@ from fflm.training.schedules import rate_at
 from fflm.training.settings import TrainingSettings
 from fflm.training.trainer import Trainer
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 try:
     import torch
@@ -54,8 +54,13 @@ except ImportError:
     torch = None
 
 TESTS = {
-    "fp32": ("tests/test_backend.py", "tests/test_network.py", "tests/test_cuda.py", "tests/test_mixed.py"),
-    "mixed": ("tests/test_backend.py", "tests/test_network.py"),
+    "fp32": (
+        "tests/backend/test_backend.py",
+        "tests/network/test_network.py",
+        "tests/backend/cuda/test_cuda.py",
+        "tests/backend/cuda/test_mixed.py",
+    ),
+    "mixed": ("tests/backend/test_backend.py", "tests/network/test_network.py"),
 }
 STEPS = [(words, hidden, batch) for words in (50_000, 10_000, 250_000) for hidden in (256, 512, 1024) for batch in (8192, 1024)]
 """Vocabulary, hidden units and batch of the steps; the claim is about the first."""

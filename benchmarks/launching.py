@@ -3,8 +3,8 @@
 Small batches take a GPU less time than the host takes to launch their kernels, so this bounds their speed. Beside it the host's
 part of whole training steps (Bengio's network, dropout, AdamW, clipping): all that it does but wait.
 
-Needs numba-cuda, but no GPU: a fake driver (`tests/fake_cuda.py`) takes the launches and does nothing. The time of a real driver
-is left out.
+Needs numba-cuda, but no GPU: a fake driver (`fake_cuda.py` in tests/support) takes the launches and does nothing. The time of a
+real driver is left out.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from fflm.network.parameters import Parameters
 from fflm.training.settings import TrainingSettings
 from fflm.training.trainer import Trainer
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from fake_cuda import install_fake_driver
 

@@ -2,8 +2,9 @@
 
 On Brown, as Bengio et al. 2003 split it, the same network is trained with the same batches in float32, in mixed precision, and
 in float32 from other random weights, which shows by how much perplexities differ anyway. Mixed precision is of GPUs; here its
-products are computed by the CPU, with operands rounded where the GPU's kernels round them (`tests/rounding.py`, with which
-`tests/test_mixed.py` compares what the kernels were compiled to). So nothing is timed. Perplexities are of the validation text.
+products are computed by the CPU, with operands rounded where the GPU's kernels round them (`tests/support/rounding.py`, with
+which `tests/backend/cuda/test_mixed.py` compares what the kernels were compiled to). So nothing is timed. Perplexities are of the
+validation text.
 
 Verified: the text has as many tokens and words as published.
 """
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("brown", type=Path, help="brown.txt")
     parser.add_argument("--work", type=Path, default=Path("mixed.work"), help="keeps the text [default: %(default)s]")
     options = parse(parser)
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
     from rounding import RoundingBackend
 
     about = machine()

@@ -1,35 +1,34 @@
-"""The order in which an epoch goes through its examples."""
+"""The random order in which an epoch goes through its examples."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-BLOCK = 1 << 22  # positions shuffled at a time, 32 MiB
+BLOCK = 1 << 22  # number of positions that are shuffled at a time, 32 MiB
 
 
 def shuffled(count: int, batch_size: int, seed: int, epoch: int, start_batch: int = 0) -> Iterator[npt.NDArray[np.int64]]:
     """Yield the positions of an epoch in random order.
 
-    The order depends on ``seed`` and ``epoch`` alone. It is shuffled in blocks of ``BLOCK`` positions, the blocks
-    themselves being in random order, so that memory stays bounded however long the text is; batches run over the
-    borders of blocks.
+    The order depends on ``seed`` and ``epoch`` only. Positions are shuffled within blocks of ``BLOCK``, and the blocks come in
+    random order, so that memory stays bounded however long the text is. Batches may cross the borders of blocks.
 
     Parameters
     ----------
     count
-        Number of positions.
+        The number of positions.
     batch_size
-        Positions a batch; the last one of an epoch may be shorter.
+        The number of positions in a batch; the last batch of an epoch may be shorter.
     seed, epoch
-        Not negative.
+        The random seed and the number of the epoch, not negative.
     start_batch
-        Batches to skip; the others come as they would have come.
+        The number of batches to skip; the others are the same as without it.
 
     Yields
     ------
     numpy.ndarray
-        (batch_size,), int64.
+        The positions of a batch, (batch_size,), int64.
     """
     skip = start_batch * batch_size
     rest = np.empty(0, np.int64)
@@ -51,4 +50,5 @@ def shuffled(count: int, batch_size: int, seed: int, epoch: int, start_batch: in
 
 
 def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
+    """Return the random generator of a stream of an epoch: 0 orders the blocks, 1 + b the positions in block b."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch, stream))))

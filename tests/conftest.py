@@ -9,18 +9,25 @@ import numpy as np
 import pytest
 from command import STORIES
 from hypothesis import settings
+from threadpoolctl import ThreadpoolController
 
 from fflm.processors import usable_processors
 
 # Read by Numba when it is first imported. Two threads can be tested on one core.
 os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, usable_processors())))
 
+# The reference computes with NumPy, whose matrices are so small here that threads only get in the way of other processes. SciPy's
+# BLAS, which kernels call, keeps its own.
+for library in ThreadpoolController().lib_controllers:
+    if "numpy" in library.filepath:
+        library.set_num_threads(1)
+
 settings.register_profile("fflm", deadline=None)
 settings.load_profile("fflm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the numerical tests run on another device: ``pytest --device ptx tests/test_backend.py tests/test_network.py``."""
+    """Let the numerical tests run on another device: ``pytest --device ptx tests/network/test_network.py``."""
     parser.addoption("--device", choices=("cpu", "ptx", "cuda"), default="cpu", help="ptx: the CUDA kernels, without a GPU")
     parser.addoption("--precision", choices=("fp32", "mixed"), default="fp32", help="mixed: as a GPU may train")
 

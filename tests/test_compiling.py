@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import click
 import numba
 import numpy as np
 import pytest
-from command import fflm
+from command import installed_fflm as fflm
 from tiny import MODES, tiny_model
 
 import fflm as package
@@ -127,13 +128,12 @@ def test_where_nothing_can_be_written_functions_are_compiled_each_time(tmp_path,
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no limit")
 def test_no_room_is_like_no_folder(folder):
     program = """
-import resource, sys
-sys.path[:0] = ["."]
+import resource
 from test_compiling import count_hits
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 print(count_hits(), count_hits())
 """
-    run = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
+    run = {"env": {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, "capture_output": True, "text": True, "check": True}
     result = subprocess.run([sys.executable, "-B", "-c", program], **run)
     assert result.stdout == "0 0\n"
     assert "File too large" in result.stderr
@@ -196,6 +196,7 @@ def test_only_what_is_compiled_now_is_announced(folder, caplog):
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_commands_say_that_they_compile(tmp_path):
     """Commands that only use a model, too; and not where they are told to be quiet."""
     model, path = tiny_model(MODES["line ends"]), tmp_path / "a.model"
@@ -225,6 +226,7 @@ def test_an_end_of_file_is_no_interruption(monkeypatch, capsys, cause):
     assert capsys.readouterr().err.strip() == message
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_after_warming_up(tmp_path):
     """Kernels know for which types they were compiled; a new process warms up and then uses whatever there is."""
     program = f"""
@@ -232,15 +234,15 @@ import json, pathlib, sys
 import fflm, test_threads
 from fflm.backend.cpu.kernels import combine_losses
 from fflm.backend.cpu.launching import KERNELS
-from fflm.text.kernels import larger, number_pieces, tokens_of
+from fflm.text.kernels import expand_pieces, grow_table, number_pieces
 from fflm.warmup import warm_up
 
 folder = pathlib.Path({str(tmp_path)!r})
 list(warm_up())
 def compiled():
     forms = [form for kernel in KERNELS for form in (kernel.sequential, kernel.parallel)]
-    return {{f"{{form.py_func.__name__}}{{signature}}" for form in (*forms, combine_losses, larger, number_pieces, tokens_of)
-             for signature in form.signatures}}
+    forms += [combine_losses, expand_pieces, grow_table, number_pieces]
+    return {{f"{{form.py_func.__name__}}{{signature}}" for form in forms for signature in form.signatures}}
 before = compiled()
 for function in test_threads.operations(folder).values():
     function("The cat sat on the wall.")
@@ -248,8 +250,7 @@ for optimizer in ("sgd", "adagrad", "rmsprop", "adam", "adamw"):
     fflm.train(folder / "corpus", folder / "a.model", overwrite=True, optimizer=optimizer, **test_threads.RUN)
 print(json.dumps(sorted(compiled() - before)))
 """
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent / "backend")])}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == []

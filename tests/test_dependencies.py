@@ -80,7 +80,7 @@ def test_no_dependency_is_declared_in_vain() -> None:
 @pytest.mark.parametrize("folder", ["tests", "benchmarks", "examples"])
 def test_what_everything_else_imports_is_declared(folder: str) -> None:
     declared = names(PROJECT["dependencies"]) | names(EXTRAS["dev-cuda"])
-    own = {"fflm"} | {path.stem for each in ("tests", "benchmarks", "examples") for path in (ROOT / each).glob("*.py")}
+    own = {"fflm"} | {path.stem for each in ("tests", "benchmarks", "examples") for path in (ROOT / each).rglob("*.py")}
     wrong = {}
     for path in sorted((ROOT / folder).rglob("*.py")):
         modules = {module for module in undeclared(path, declared) if module.split(".")[0] not in own}

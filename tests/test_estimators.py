@@ -14,14 +14,23 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarn
 
 @parametrize_with_checks(
     [
-        FeedforwardClassifier(),
         FeedforwardClassifier((), output="sigmoid", validation=0.2),
-        FeedforwardClassifier((8,), "tanh", output="hinge"),
         FeedforwardRegressor(),
-        FeedforwardRegressor((30, 30), residual=True, output="absolute"),
     ]
 )
 def test_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    [
+        FeedforwardClassifier(),
+        FeedforwardClassifier((8,), "tanh", output="hinge"),
+        FeedforwardRegressor((30, 30), residual=True, output="absolute"),
+    ]
+)
+def test_scikit_learn_on_larger_networks(estimator, check):
     check(estimator)
 
 

@@ -3,7 +3,8 @@
 As SQLite's tests do it (https://sqlite.org/testing.html): the first call fails, then, in a new folder, the second, and so on to
 the last; and again with SIGTERM, and with SIGKILL. A message names the command, the kind of fault and the call, and
 ``FAULTS_AT=17 pytest tests/test_faults.py -k "train and kill"`` runs that one alone. To keep CI short, errors and SIGKILL are
-tried at every call of what trains, but for searches; elsewhere, and with SIGTERM, at every third; ``FAULTS_EVERY=1`` tries all.
+tried at about 60 calls of what trains (20 of searches), elsewhere, and with SIGTERM, at a third as many;
+``FAULTS_EVERY=1`` tries all. Commands that take long are marked ``slow``.
 """
 
 import contextlib
@@ -379,13 +380,18 @@ def report(problems):
     assert not problems, f"{len(problems)} problems:\n" + "\n".join(problems[:200])
 
 
+QUICK = {"tokenize --overwrite", "ngram import", "vectors", "corpus get", "kernels", "train --resume --epochs"}
+NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS]
+"""The commands, of which those that take long are tried only by CI."""
+
+
 @pytest.mark.parametrize("kind", ["fail", "terminate", "kill", "full", "short", "interrupt"])
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_lost(laboratory, name, kind):
     if COMMANDS[name].warns and kind in ("terminate", "kill"):
         pytest.skip("what a kill has left in the cache of kernels stays until fflm changes: nobody reads it")
     experiment = laboratory.experiment(name, COMMANDS[name])
-    every = len(experiment.outcome.calls) // (30 if name.startswith("tune") else 150) + 1  # SQLite makes hundreds
+    every = len(experiment.outcome.calls) // (20 if name.startswith("tune") else 60) + 1  # SQLite makes hundreds
     if not (COMMANDS[name].resume and kind in ("fail", "kill")):
         every *= 3
     calls = range(1, len(experiment.outcome.calls) + 1, int(os.environ.get("FAULTS_EVERY", every)))
@@ -438,7 +444,7 @@ def not_on_disk(calls, passing):
     yield from written | {f"names in {folder or 'the folder'}" for folder in named}
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_was_written_is_on_disk(laboratory, name):
     """A power cut after the end takes nothing back, and one before leaves no file without its content."""
     command = COMMANDS[name]

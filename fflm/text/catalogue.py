@@ -1,4 +1,4 @@
-"""Well-known public corpora and the project's own: what they are, and how to get them whole and verified."""
+"""The catalogue of corpora, public ones and the project's own: what they are, and how to fetch and verify them."""
 
 import contextlib
 import fnmatch
@@ -18,23 +18,23 @@ _CHUNK = 1 << 16  # bytes
 
 @dataclass(frozen=True)
 class Download:
-    """One file of a corpus, as it lies on a server.
+    """One file of a corpus on a server.
 
     Attributes
     ----------
     urls
-        Addresses of the same bytes, in the order in which they are tried.
+        The addresses of the file, in the order in which they are tried.
     sha256
-        Checksum of the downloaded file, 64 hexadecimal digits.
+        The checksum of the downloaded file, 64 hexadecimal digits.
     size
-        Bytes of the downloaded file.
+        The number of bytes of the downloaded file.
     file
-        Name under which the download itself is kept; empty if it is a zip archive.
+        The name under which the downloaded file is kept; empty if it is a zip archive.
     unpack
-        For a zip archive: name of each file to write -> pattern (as in `fnmatch`) of the archive's members
-        that it joins, in the order of their names. No name in the archive ever becomes a path.
+        For a zip archive: the name of each file to write -> a pattern (as in `fnmatch`) of the members of the archive that are
+        joined in it, in the order of their names. Names in the archive are never used as paths.
     tagged
-        Whether the members hold ``word/tag`` pairs, of which only the words are kept.
+        Whether the members consist of ``word/tag`` pairs, of which only the words are kept.
     """
 
     urls: tuple[str, ...]
@@ -52,17 +52,17 @@ class Entry:
     Attributes
     ----------
     name
-        What the user calls it, and the folder it is put in.
+        The name by which users ask for the corpus, and that of its folder.
     title, licence
-        What it is, and on which terms its text may be used.
+        A description of the corpus, and the license of its text.
     split
-        The convention by which published figures divide it into train, valid and test.
+        The split into train, valid and test on which published figures are based.
     train
-        The command that trains on it, ``{folder}`` standing for its folder.
+        The command that trains on the corpus, with ``{folder}`` in place of its folder.
     downloads
-        Where it comes from.
+        The files to download.
     bundled
-        Or the text in the folder `bundled` that it is; then there are no downloads.
+        The name of the corpus's text in the folder `bundled`, if there are no downloads.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Bytes to download, or of the bundled text.
+        """The number of bytes to download, or of the bundled text.
 
         Raises
         ------
@@ -89,7 +89,7 @@ class Entry:
 
 
 def bundled() -> Path:
-    """Return the folder of the catalogue and the bundled texts: in the package, or beside a checkout's."""
+    """Return the folder of the catalogue and the bundled texts: in the installed package, or beside the package in a checkout."""
     package = Path(__file__).parents[1]
     installed = package / "corpora"
     return installed if installed.is_dir() else package.parent / "corpora"
@@ -110,50 +110,51 @@ def entries() -> dict[str, Entry]:
 
 
 def find(name: str) -> Entry:
-    """Return the entry called ``name``.
+    """Return the entry with a name.
 
     Raises
     ------
     FflmError
-        If there is none.
+        If there is no such entry.
     """
     known = entries()
     if name not in known:
-        raise FflmError(f"no corpus is called {name!r}{did_you_mean(name, known)}: choose one of {', '.join(known)}")
+        raise FflmError(f"there is no corpus {name!r}{did_you_mean(name, known)}: choose one of {', '.join(known)}")
     return known[name]
 
 
 def fetch(entry: Entry, folder: Path, progress: Callable[[int], object] = lambda done: None) -> list[Path]:
-    """Put a corpus into the new folder ``folder / entry.name``: download, verify, unpack; or copy.
+    """Download, verify and unpack a corpus, or copy a bundled one, into the new folder ``folder / entry.name``.
 
-    All of it happens in a folder beside the target, which is locked meanwhile and removed at the end. What a killed process
-    has left there is removed by the next.
+    The work is done in a folder beside the target, which is locked during the work and removed at the end. Files that a killed
+    process has left there are removed by the next one.
 
     Parameters
     ----------
     entry
-        What to fetch.
+        The corpus to fetch.
     folder
-        Where to put it; made if it does not exist.
+        The folder in which the corpus's folder is made; it is created if it does not exist.
     progress
-        Called often with the number of bytes received so far, of ``entry.size``.
+        Called repeatedly with the number of bytes received so far, out of ``entry.size``.
 
     Returns
     -------
     list of Path
-        The corpus's files, sorted by name.
+        The files of the corpus, sorted by name.
 
     Raises
     ------
     FflmError
-        If the target exists, another process is fetching it, no address delivers the file with its checksum, or it cannot be
-        written.
+        If the target exists, another process is fetching it, no address delivers the file with its checksum, or the corpus
+        cannot be written.
     """
     target, part = folder / entry.name, folder / f".{entry.name}.part"
 
     def check() -> None:
+        """Raise an FflmError if the target exists."""
         if target.exists():
-            raise FflmError(f"{target} exists already: use it, remove it, or choose another folder")
+            raise FflmError(f"{target} already exists: use it, remove it, or choose another folder")
 
     check()
     with os_errors_as_fflm_error(f"write {target}"):
@@ -174,12 +175,13 @@ def fetch(entry: Entry, folder: Path, progress: Callable[[int], object] = lambda
                 finally:
                     shutil.rmtree(part, ignore_errors=True)
         finally:
-            with contextlib.suppress(OSError):  # it is gone, or another process is at work there
+            with contextlib.suppress(OSError):  # it is gone, or another process is using it
                 part.rmdir()
     return sorted(target.iterdir())
 
 
 def _entry(name: str, table: dict[str, Any]) -> Entry:
+    """Return an entry made of its table in the catalogue."""
     downloads = [Download(**{**each, "urls": tuple(each["urls"])}) for each in table.pop("downloads", [])]
     return Entry(name, **table, downloads=tuple(downloads))
 
@@ -204,13 +206,13 @@ def _fetch(source: Download, folder: Path, progress: Callable[[int], object], be
 
 
 def _unpack(path: Path, download: Download, folder: Path) -> None:
-    """Write the files of an archive, whose checksum is right: what it holds, and how much, is as good as the catalogue."""
+    """Write the files of an archive. Its checksum was verified, so its content and its size can be trusted like the catalogue."""
     try:
         with zipfile.ZipFile(path) as archive:
             for name, pattern in download.unpack.items():
                 members = fnmatch.filter(sorted(archive.namelist()), pattern)
                 if not members:
-                    raise FflmError(f"nothing in the archive of {download.urls[0]} is called {pattern}")
+                    raise FflmError(f"the archive of {download.urls[0]} has no file {pattern}")
                 with (folder / name).open("wb") as file:
                     for member in members:
                         with archive.open(member) as source:
@@ -218,12 +220,16 @@ def _unpack(path: Path, download: Download, folder: Path) -> None:
                                 file.writelines(_untagged(source))
                             else:
                                 shutil.copyfileobj(source, file, _CHUNK)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # the latter two: compression, encryption
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:  # for unsupported compression or encryption: the last two
         raise FflmError(f"the archive of {download.urls[0]} cannot be unpacked: {error}") from error
 
 
 def _untagged(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Keep the words of ``word/tag`` pairs: a sentence a line, a blank line after each text."""
+    """Yield the words of ``word/tag`` pairs: one sentence per line, and a blank line at the end."""
     for line in lines:
         words = [pair.rpartition(b"/")[0] for pair in line.split()]
         if words:

@@ -1,4 +1,4 @@
-"""Download a file whose size and checksum are known, from a server that is not trusted."""
+"""Download of a file whose size and checksum are known, from a server that is not trusted."""
 
 import contextlib
 import hashlib
@@ -16,36 +16,36 @@ from fflm.errors import FflmError
 if TYPE_CHECKING:
     import requests
 
-# `identity`, because the bytes on the wire are then those of the file.
+# With the encoding `identity`, the bytes that are transferred are those of the file.
 _HEADERS = {"User-Agent": "fflm", "Accept-Encoding": "identity"}
 _REDIRECTS = 5
-_CHUNK = 1 << 16  # bytes
+_CHUNK = 1 << 16  # number of bytes read at a time
 _SILENCE = 20.0  # seconds that a server may take to accept a connection, or to send something
-_GRACE = 20.0  # seconds after which a transfer must have been as fast as
-_SLOWEST = 10_000  # bytes a second, on average
+_GRACE = 20.0  # seconds after which the average speed of a transfer is checked
+_SLOWEST = 10_000  # bytes per second, the slowest average speed
 
 
 def download(url: str, path: Path, size: int, sha256: str, progress: Callable[[int], object]) -> None:
-    """Download a file, and accept it only if it is the one that is expected.
+    """Download a file, and check that it is the expected one.
 
     Parameters
     ----------
     url
-        Its address. From ``https`` no redirect leads to anything else.
+        The address of the file. An ``https`` address may be redirected to ``https`` only.
     path
-        Where to put it; an existing file is replaced. After an error the file is incomplete or wrong.
+        The file to write; an existing file is replaced. After an error the file is incomplete or wrong.
     size
-        Its bytes. No more are ever received.
+        The number of bytes of the file. No more than that are accepted.
     sha256
-        Its checksum, 64 hexadecimal digits.
+        The checksum of the file, 64 hexadecimal digits.
     progress
         Called with the number of bytes received so far.
 
     Raises
     ------
     FflmError
-        If the server cannot be reached, sends anything else than this file, or takes longer than ``20 + size / 10,000`` seconds.
-        The line quotes nothing that the server has sent, except for the address of a redirect, escaped and shortened.
+        If the server cannot be reached, sends anything but this file, or takes longer than ``20 + size / 10,000`` seconds.
+        The message quotes nothing that the server has sent, except the address of a redirect, escaped and shortened.
     OSError
         If the file cannot be written.
     """
@@ -57,9 +57,9 @@ def download(url: str, path: Path, size: int, sha256: str, progress: Callable[[i
         if announced is not None and announced != str(size):
             raise FflmError(f"{host} announces another file, not one of {size:,} bytes")
         while True:
-            with _clear_errors(host, watch, f"broke off the transfer after {watch.received:,} of {size:,} bytes"):
-                # What has arrived, at most a chunk; it is not decompressed. Unlike `read`, `read1` stays bounded whatever
-                # lengths a chunked transfer claims.
+            with _network_errors_as_fflm_error(host, watch, f"broke off the transfer after {watch.received:,} of {size:,} bytes"):
+                # Read the bytes that have arrived, at most a chunk, without decompression. Unlike `read`, `read1` stays
+                # bounded whatever lengths a chunked transfer claims.
                 data = response.raw.read1(_CHUNK, decode_content=False)
                 if not data and watch.received < size:
                     raise EOFError
@@ -76,16 +76,16 @@ def download(url: str, path: Path, size: int, sha256: str, progress: Callable[[i
 
 
 def _open(url: str, watch: "_Watch", stack: contextlib.ExitStack) -> "requests.Response":
-    """Send the request, follow redirects, and return an answer whose body has still to be read.
+    """Send the request, follow redirects, and return a response whose body has still to be read.
 
-    The library would follow them, too, but it reads the body of each redirect, whatever its length.
+    Requests can follow redirects itself, but it reads the body of each, whatever its length.
     """
     import requests
 
     who = host = urlsplit(url).netloc
     session = stack.enter_context(requests.Session())
     for _ in range(_REDIRECTS + 1):
-        with _clear_errors(who, watch, "gave no valid HTTP answer"):
+        with _network_errors_as_fflm_error(who, watch, "gave no valid HTTP answer"):
             adapter = stack.enter_context(contextlib.closing(_adapter(watch)))
             request = requests.Request("GET", url, _HEADERS).prepare()
             settings = session.merge_environment_settings(url, {}, stream=True, verify=None, cert=None)
@@ -104,7 +104,7 @@ def _open(url: str, watch: "_Watch", stack: contextlib.ExitStack) -> "requests.R
 
 
 def _status(code: int) -> str:
-    """Return a status with its standard phrase, not with the one that the server sent."""
+    """Return a status code with its standard phrase, not with the phrase that the server sent."""
     try:
         return f"{code} {HTTPStatus(code).phrase}"
     except ValueError:
@@ -112,8 +112,18 @@ def _status(code: int) -> str:
 
 
 @contextlib.contextmanager
-def _clear_errors(who: str, watch: "_Watch", otherwise: str) -> Iterator[None]:
-    """Turn whatever goes wrong with the network, or in the libraries when they read odd answers, into one line."""
+def _network_errors_as_fflm_error(who: str, watch: "_Watch", otherwise: str) -> Iterator[None]:
+    """Raise an FflmError instead of any error of the network, or of the libraries when they parse an invalid response.
+
+    Parameters
+    ----------
+    who
+        The name of the server, the subject of the message.
+    watch
+        The watch of the transfer.
+    otherwise
+        The predicate of the message if the error is of no known kind.
+    """
     from requests import exceptions
     from urllib3.exceptions import MaxRetryError, ReadTimeoutError
 
@@ -121,7 +131,7 @@ def _clear_errors(who: str, watch: "_Watch", otherwise: str) -> Iterator[None]:
         yield
     except FflmError:
         raise
-    # The libraries let through ValueError, UnicodeError and more, depending on what is wrong with an answer.
+    # Depending on how a response is invalid, the libraries raise ValueError, UnicodeError and others.
     except Exception as error:
         if watch.too_slow:
             problem = f"{who} is too slow: {watch.received:,} bytes in {watch.seconds:.0f} s"
@@ -139,21 +149,21 @@ def _clear_errors(who: str, watch: "_Watch", otherwise: str) -> Iterator[None]:
 class _Watch:
     """Watches a transfer in a thread, and ends its connections when it is too slow.
 
-    Timeouts do not suffice: they bound the time until something arrives, and a server can send a byte at a time, also of the
-    headers.
+    Timeouts do not suffice, because they bound only the time until the next bytes arrive, and a server can send single bytes,
+    even of the headers.
 
     Attributes
     ----------
     received
-        Bytes of the file so far.
+        The number of bytes of the file received so far.
     too_slow
-        Whether the connections were ended.
+        Whether the connections were ended because the transfer was too slow.
     """
 
     def __init__(self) -> None:
         self.received = 0
         self.too_slow = False
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         self._over = threading.Event()
         self._sockets: list[socket.socket] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -170,14 +180,15 @@ class _Watch:
 
     def add(self, connection: socket.socket) -> None:
         """Watch a connection."""
-        self._sockets.append(connection.dup())  # TLS takes the original over
+        self._sockets.append(connection.dup())  # a duplicate, because TLS takes over the original
 
     @property
     def seconds(self) -> float:
-        """How long the transfer has taken so far."""
-        return time.monotonic() - self._began
+        """The duration of the transfer so far."""
+        return time.monotonic() - self._started
 
     def _run(self) -> None:
+        """Check the speed every second until the transfer is over."""
         while not self._over.wait(min(1.0, _GRACE)):
             if self.seconds > _GRACE + self.received / _SLOWEST:
                 self.too_slow = True
@@ -187,7 +198,7 @@ class _Watch:
 
 
 def _adapter(watch: _Watch) -> "requests.adapters.HTTPAdapter":
-    """Return what makes the connections of a session, so that they are watched from the first byte on."""
+    """Return an adapter that makes the connections of a session, and has them watched from the first byte on."""
     import requests
 
     class Adapter(requests.adapters.HTTPAdapter):

@@ -1,4 +1,4 @@
-"""The text's kernels, in Numba: pieces of a text told apart by their bytes, and exchanged for the numbers of their tokens."""
+"""Numba kernels that number the pieces of a text between spaces, and replace pieces by the numbers of their tokens."""
 
 import numpy as np
 from numba import njit
@@ -8,9 +8,10 @@ from fflm.compiling import compiled
 SPACE, NEWLINE = 32, 10
 
 BEYOND = 8
-"""Bytes that `number_pieces` may read, but not heed, beyond the end of a text."""
+"""Number of bytes beyond the end of a text that `number_pieces` may read, but that do not affect its result."""
 
-# Constants are unsigned, as indices are: Numba lets a signed index count from the end, which costs more than all the rest.
+# Constants are unsigned, as indices are: a signed index may count from the end, and Numba's check for it would cost more than
+# the rest of the kernel.
 _ONE, _EIGHT, _TOP = np.uint64(1), np.uint64(8), np.uint64(56)
 _LONG = np.uint64(255) << _TOP
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd and irregular: 2^64 over the golden ratio
@@ -18,23 +19,25 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd and irregular: 2^64 over the gold
 
 @compiled()
 def number_pieces(text, begin, end, known, distinct, starts, keys, table, pieces):
-    """Cut a text at spaces and newlines and number its pieces, new ones as they come; a newline is the piece 0.
+    """Cut a text (N,) at spaces and newlines, and number its pieces (P,) in the order of their first occurrence; newline is 0.
 
-    text       (N,)     in, uint8, UTF-8, with `BEYOND` bytes more than are heeded
-    begin, end          in, what is heeded: text[begin:end]
-    known               in, how many pieces there are, the piece 0 included
-    distinct   (D,)     in and out, uint8, the pieces from 1 on, a newline after each; room for N + 1 more bytes
-    starts     (K + 1,) in and out, int64, where each begins in ``distinct``, and where the next one will; room for N / 2 + 1 more
-    keys       (S,)     in and out, uint64, an open-addressing table: the key of the piece in a slot, 0 if none; S a power of two
-    table      (S,)     in and out, int32, the piece in a slot
-    pieces     (P,)     out, int32, the numbers; room for N
+    text       (N,)     in, uint8, UTF-8, followed by `BEYOND` bytes that do not count
+    begin, end          in, the range to process: text[begin:end]
+    known               in, the number of distinct pieces so far, piece 0 included
+    distinct   (D,)     in and out, uint8, the bytes of the pieces from 1 on, a newline after each; room for N + 1 more bytes
+    starts     (K + 1,) in and out, int64, where each piece begins in ``distinct``, and where the next one will; room for
+                        N / 2 + 1 more
+    keys       (S,)     in and out, uint64, a hash table with open addressing: the key of the piece in each slot, 0 if the slot is
+                        free; S is a power of two
+    table      (S,)     in and out, int32, the number of the piece in each slot
+    pieces     (P,)     out, int32, the numbers of the text's pieces; room for N
 
-    Returns how many there are in ``pieces``, ``known``, and where the next call must begin, which is before ``end`` if more than
-    half the table is taken: then it must grow first.
+    Returns the number of ``pieces``, the new ``known``, and the position at which the next call must begin. That is before
+    ``end`` if more than half of the slots are taken: then `grow_table` must be called first.
     """
     blanks = np.empty(end - begin + 1, np.int32)
     found = np.uint64(0)
-    for place in range(begin, end):  # without a branch, which no processor could foresee
+    for place in range(begin, end):  # without a branch, because no processor could predict it
         blanks[found] = place
         found += np.uint64((text[np.uint64(place)] == SPACE) | (text[np.uint64(place)] == NEWLINE))
     blanks[found] = end
@@ -48,7 +51,7 @@ def number_pieces(text, begin, end, known, distinct, starts, keys, table, pieces
             key = _key(text, start, length)
             slot = _slot(key, last)
             while keys[slot] and not (
-                keys[slot] == key and (length < 8 or _same(text[start:place], distinct, starts, table[slot]))
+                keys[slot] == key and (length < 8 or _is_piece(text[start:place], distinct, starts, table[slot]))
             ):
                 slot = (slot + _ONE) & last
             if not keys[slot]:
@@ -71,8 +74,8 @@ def number_pieces(text, begin, end, known, distinct, starts, keys, table, pieces
 
 
 @compiled()
-def larger(keys, table):
-    """Return the keys and pieces of `number_pieces` in twice as many slots."""
+def grow_table(keys, table):
+    """Return the hash table of `number_pieces`, keys (S,) and table (S,), with twice as many slots, (2 S,) each."""
     new_keys, new_table = np.zeros(2 * len(keys), np.uint64), np.zeros(2 * len(table), np.int32)
     last = np.uint64(len(new_keys) - 1)
     for old in range(len(keys)):
@@ -86,7 +89,7 @@ def larger(keys, table):
 
 @njit
 def _key(text, start, length):
-    """Return what tells a piece from all others if it has fewer than 8 bytes, and from most others if not."""
+    """Return the key of text[start : start + length], uint64: unique if it has fewer than 8 bytes, otherwise a hash."""
     key = np.uint64(0)
     for k in range(_EIGHT):
         key |= np.uint64(text[np.uint64(start) + k]) << (_EIGHT * k)
@@ -99,14 +102,14 @@ def _key(text, start, length):
 
 @njit
 def _slot(key, last):
-    """Return where to look for a key first, of the slots 0 to ``last``."""
+    """Return the first of the slots 0 to ``last`` in which to look for a key."""
     key *= _FACTOR
     return (key ^ (key >> np.uint64(32))) & last
 
 
 @njit
-def _same(text, distinct, starts, piece):
-    """Whether a text is the same as a known piece."""
+def _is_piece(text, distinct, starts, piece):
+    """Return whether a text (L,) is a known piece, whose bytes are in ``distinct`` (D,) from ``starts`` (K + 1,)[piece] on."""
     begin = starts[piece]
     same, k = len(text) == starts[piece + 1] - begin - 1, 0
     while same and k < len(text):
@@ -116,11 +119,12 @@ def _same(text, distinct, starts, piece):
 
 
 @compiled()
-def tokens_of(pieces, starts, tokens):
-    """Exchange pieces for their tokens.
+def expand_pieces(pieces, starts, tokens):
+    """Replace each of the pieces (P,) by its tokens; return all of these, (N,).
 
-    pieces (P,); starts (K + 1,), where each piece's tokens begin in ``tokens``, and where the next one's will
-    -> (N,), of the type of ``tokens``.
+    pieces     (P,)     in, int32, the numbers of pieces
+    starts     (K + 1,) in, int64, where the tokens of each piece begin in ``tokens``, and where those of the next one will
+    tokens     (T,)     in, the tokens of all pieces; the result has its type
     """
     total = 0
     for piece in pieces:

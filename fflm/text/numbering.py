@@ -1,4 +1,4 @@
-"""Long texts as numbers: each distinct token is looked up once, not wherever it stands."""
+"""Numbering of the tokens of long texts, in which each distinct piece is tokenized and looked up only once."""
 
 import itertools
 from collections import defaultdict
@@ -12,22 +12,22 @@ from fflm.text.tokenizer import LINE_END, Tokenizer
 
 Numbers: TypeAlias = npt.NDArray[np.uint32]
 
-_SHORT = 1 << 20  # characters that are tokenised before the kernels would have been compiled or loaded
-_PIECES = 1 << 24  # bytes of distinct pieces that are remembered
+_SHORT = 1 << 20  # number of characters that are tokenized without the kernels, in less time than it takes to load these
+_PIECES = 1 << 24  # number of bytes of distinct pieces that are remembered
 
 
 class Numbering:
-    """Numbers the distinct tokens of a text as they come; ``LINE_END`` is 0.
+    """Numbers the distinct tokens of a text in the order of their first occurrence; `LINE_END` is 0.
 
-    The beginning of a text is tokenised as it is. The rest is cut into pieces at spaces and newlines, by a kernel, and only new
-    pieces are tokenised: in all modes but ``"char"`` no token depends on what stands beyond a space.
+    The beginning of a text is tokenized directly. A kernel cuts the rest into pieces at spaces and newlines, and only new pieces
+    are tokenized. This is exact in all modes but ``"char"``, because no token depends on text beyond a space.
 
     Parameters
     ----------
     tokenizer
         The rule that splits text into tokens.
     limit
-        How many distinct tokens are remembered before the numbering begins anew, or None.
+        The number of distinct tokens after which the numbering starts again from 0, or None for no limit.
     """
 
     _index: defaultdict[str, int]
@@ -36,11 +36,11 @@ class Numbering:
     def __init__(self, tokenizer: Tokenizer, limit: int | None = None) -> None:
         self.tokenizer = tokenizer
         self.limit = limit
-        self._seen = 0  # characters
+        self._seen = 0  # number of characters
         self._clear()
 
     def __len__(self) -> int:
-        """Return how many tokens have numbers."""
+        """Return the number of tokens that have numbers."""
         return len(self._index)
 
     def types(self, start: int = 0) -> list[str]:
@@ -48,18 +48,18 @@ class Numbering:
         return list(itertools.islice(reversed(self._index), len(self) - start))[::-1]
 
     def numbers(self, tokens: list[str]) -> Numbers:
-        """Return the numbers of tokens, (N,), which are new ones where they have none."""
+        """Return the numbers of tokens, (N,), uint32; a token without a number gets the next one."""
         return np.fromiter(map(self._index.__getitem__, tokens), np.uint32, len(tokens))
 
     def number(self, text: str) -> tuple[int, Numbers]:
-        """Tokenise a normalised text, or the next chunk of one.
+        """Tokenize a normalized text, or the next chunk of one.
 
         Returns
         -------
         start : int
-            The numbers from ``start`` on have been given anew; those below are as before.
+            The numbers from ``start`` on are new; those below are as before.
         numbers : numpy.ndarray
-            (N,), uint32, of the tokens of `Tokenizer.split`.
+            The numbers of the tokens of `Tokenizer.split`, (N,), uint32.
         """
         if self.limit is not None and len(self) > self.limit:
             self._clear()
@@ -73,11 +73,13 @@ class Numbering:
         return start, self._pieces.number(text, self._split)
 
     def _split(self, text: str) -> Numbers:
+        """Return the numbers of a text's tokens, (N,), without the kernels."""
         return self.numbers(self.tokenizer.split(text))
 
     def _clear(self) -> None:
+        """Forget all tokens and pieces."""
         self._index = defaultdict()
-        self._index.default_factory = self._index.__len__  # a token that is looked up has a number from then on
+        self._index.default_factory = self._index.__len__  # looking up a token without a number gives it the next one
         self._pieces = _Pieces()
 
 
@@ -94,12 +96,12 @@ class _Pieces:
 
     @property
     def size(self) -> int:
-        """Bytes of the pieces."""
+        """The number of bytes of the pieces."""
         return int(self.starts[self.known])
 
     def number(self, text: str, split: Callable[[str], Numbers]) -> Numbers:
-        """Return the numbers of a text's tokens, which ``split`` gives for the pieces that are new."""
-        from fflm.text.kernels import BEYOND, larger, number_pieces, tokens_of
+        """Return the numbers of a text's tokens, (N,), uint32; ``split`` tokenizes the pieces that are new."""
+        from fflm.text.kernels import BEYOND, expand_pieces, grow_table, number_pieces
 
         content = np.frombuffer(text.encode("utf-8", "surrogatepass") + bytes(BEYOND), np.uint8)
         pieces, end = np.empty(len(content), np.int32), len(content) - BEYOND
@@ -113,7 +115,7 @@ class _Pieces:
             count += found
             if place == end:
                 break
-            self.keys, self.table = larger(self.keys, self.table)
+            self.keys, self.table = grow_table(self.keys, self.table)
         if self.known > first:
             new = split(str(self.distinct[before : self.size].data, "utf-8", "surrogatepass"))
             ends = np.flatnonzero(new == 0)  # a newline follows every piece
@@ -123,12 +125,12 @@ class _Pieces:
             self.tokens[known : known + len(tokens)] = tokens
             self.token_starts = _with_room(self.token_starts, self.known + 1)
             self.token_starts[first + 1 : self.known + 1] = known + ends - np.arange(len(ends))
-        numbers: Numbers = tokens_of(pieces[:count], self.token_starts, self.tokens)
+        numbers: Numbers = expand_pieces(pieces[:count], self.token_starts, self.tokens)
         return numbers
 
 
 def _with_room(array: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    """Return an array that begins with the same values and has at least so many."""
+    """Return an array of at least ``size`` values that begins with those of ``array``, (N,)."""
     if len(array) >= size:
         return array
     return np.concatenate((array, np.empty(max(size, 2 * len(array)) - len(array), array.dtype)))

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
@@ -18,15 +19,16 @@ from fflm.errors import FflmError
 from fflm.files import COMPRESSIONS, os_errors_as_fflm_error
 from fflm.text.tokenizer import GRAPHEMES
 
-CHUNK = 1 << 18  # characters of a chunk, and bytes of a read
+CHUNK = 1 << 18
+"""The number of characters in a chunk, and of bytes in a read."""
 
 LONGEST = 1 << 24
-"""Characters, or bytes, of a line where lines are read whole."""
+"""The largest number of characters, or bytes, of a line where lines are read whole."""
 
-_LARGEST = 1 << 26  # bytes of a list of words, which is read whole
-_MOST_COMPRESSED = 200  # times that a file may grow when it is decompressed, after the first 64 MiB
+_LARGEST = 1 << 26  # the largest number of bytes of a list of words, which is read whole
+_MOST_COMPRESSED = 200  # the largest factor by which decompression may enlarge a file, after the first 64 MiB
 
-# The first bytes of files that are decompressed, and of others that are no text.
+# The first bytes of compressed files, which are decompressed, and of other files that are not text.
 _MAGIC = {
     "gzip": rb"\x1f\x8b\x08",
     "bzip2": rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)",
@@ -46,12 +48,12 @@ _KINDS = {kind: re.compile(magic) for kind, magic in (_MAGIC | _UNREADABLE).item
 
 _DECOMPRESSORS = {"bzip2": (".bz2", "BZ2Decompressor"), "xz": (".xz", "LZMADecompressor"), "zstd": (".zst", "ZstdDecompressor")}
 
-# Spaces and tabs separate words for every tokenizer, other white space for some.
+# Spaces and tabs separate words in every mode of the tokenizer, other white space only in some.
 _LAST_GAPS = [regex.compile(rf"(?r)(?<=[{blank}])(?=[^\s\p{{Cf}}])") for blank in (r" \t", r"\s")]
 _SURROGATE = regex.compile(r"[\ud800-\udfff]")
 _LAST_VISIBLE = regex.compile(r"(?r)[^\s\p{Cf}]")
 
-# Python takes these for encodings of text, but they are notations: of host names, and of strings in programs.
+# Python lists these as text encodings, but they are notations for host names and for strings in programs.
 _NOTATIONS = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape"})
 
 
@@ -61,50 +63,81 @@ def read_chunks(
     errors: Literal["strict", "replace"] = "strict",
     size: int = CHUNK,
 ) -> Iterator[str]:
-    """Read text piece by piece.
+    """Read text in chunks.
 
     Parameters
     ----------
     sources
-        Files, folders (all files below that are not hidden, in the order of their names) and ``"-"`` for standard
-        input. What is compressed with gzip, bzip2, xz or zstd is decompressed, whatever its name.
+        Files, folders (all files below them that are not hidden, in the order of their names) and ``"-"`` for standard
+        input. Files compressed with gzip, bzip2, xz or zstd are decompressed, whatever their names are.
     encoding
-        Name of the character encoding; a byte-order mark is removed.
+        The name of the character encoding. A byte-order mark is removed.
     errors
-        Whether undecodable bytes are an error or replaced by U+FFFD.
+        Whether bytes that cannot be decoded are an error (``"strict"``) or replaced by U+FFFD (``"replace"``).
     size
-        Characters that a chunk may have, besides a newline put at its end, and bytes read at a time.
+        The largest number of characters in a chunk, not counting a newline added at its end, and the bytes read at a time.
 
     Yields
     ------
     str
-        Text with a newline at the end of every line, also of a file's last one. A chunk ends where a line ends; a
+        Text with a newline at the end of every line, including the last line of a file. A chunk ends at the end of a line; a
         line that is longer than a chunk is cut between words or, if it has no spaces, between graphemes.
 
     Raises
     ------
     FflmError
-        If a file cannot be read, is binary or is not in the encoding.
+        If the encoding does not exist, or a file cannot be read, is binary or is not in the encoding.
     """
-    try:
-        holds_nul = b"\0" in "a".encode(encoding)
-        codec = codecs.lookup(encoding)
-        if codec.name in _NOTATIONS or codec.incrementaldecoder is None:
-            raise LookupError(codec.name)
-    except (LookupError, ValueError) as error:
-        raise FflmError(f"no encoding {encoding!r}: use a name such as utf-8, latin-1 or gb18030") from error
+    codec = _Codec.find(encoding, errors)
     for name, file in _open_all(sources):
-        decoder = io.IncrementalNewlineDecoder(codec.incrementaldecoder(errors), translate=True)
-        yield from _cut(_decode(name, file, decoder, encoding, holds_nul, errors, size), size)
+        yield from _cut(_decode(name, file, codec, size), size)
+
+
+@dataclass(frozen=True)
+class _Codec:
+    """A character encoding, and what to do with bytes that are not in it.
+
+    Attributes
+    ----------
+    encoding, errors
+        As `read_chunks` takes them.
+    decoder
+        Makes the decoder of a file.
+    holds_nul
+        Whether the encoding of text has NUL bytes.
+    """
+
+    encoding: str
+    errors: Literal["strict", "replace"]
+    decoder: Callable[[str], codecs.IncrementalDecoder]
+    holds_nul: bool
+
+    @classmethod
+    def find(cls, encoding: str, errors: Literal["strict", "replace"]) -> "_Codec":
+        """Return the codec of an encoding.
+
+        Raises
+        ------
+        FflmError
+            If there is none of this name that decodes text.
+        """
+        try:
+            holds_nul = b"\0" in "a".encode(encoding)
+            codec = codecs.lookup(encoding)
+            if codec.name in _NOTATIONS or codec.incrementaldecoder is None:
+                raise LookupError(codec.name)
+        except (LookupError, ValueError) as error:
+            raise FflmError(f"there is no encoding {encoding!r}: use a name such as utf-8, latin-1 or gb18030") from error
+        return cls(encoding, errors, codec.incrementaldecoder, holds_nul)
 
 
 def whole_lines(chunks: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of a text that comes in chunks, without their newlines; a line that was cut is joined again.
+    """Yield the lines of a text that comes in chunks, without their newlines; the pieces of a line that was cut are joined.
 
     Raises
     ------
     FflmError
-        If one has more than `LONGEST` characters.
+        If a line has more than `LONGEST` characters.
     """
     held: list[str] = []
     number, length = 1, 0
@@ -123,6 +156,7 @@ def whole_lines(chunks: Iterable[str]) -> Iterator[str]:
 
 
 def _open_all(sources: Sequence[str | Path]) -> Iterator[tuple[str, IO[bytes]]]:
+    """Open one file of the sources after another; yield its name and the file, decompressed."""
     for source in sources:
         if str(source) == "-":
             yield "standard input", _decompressed(sys.stdin.buffer, "standard input")
@@ -133,7 +167,7 @@ def _open_all(sources: Sequence[str | Path]) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a UTF-8 file, perhaps compressed, without their ends and without a byte-order mark.
+    """Return the lines of a UTF-8 file, which may be compressed, without their ends and without a byte-order mark.
 
     Raises
     ------
@@ -151,12 +185,12 @@ def read_lines(path: Path) -> list[str]:
 
 
 def byte_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file, perhaps compressed, without a byte-order mark.
+    """Yield the lines of a file, which may be compressed, without a byte-order mark.
 
     Raises
     ------
     FflmError
-        If it cannot be read, or a line has more than `LONGEST` bytes.
+        If the file cannot be read, or a line has more than `LONGEST` bytes.
     """
     with open_bytes(path) as file:
         for number in itertools.count(1):
@@ -169,18 +203,18 @@ def byte_lines(path: Path) -> Iterator[bytes]:
 
 
 def uncompressed(path: Path) -> Path:
-    """Return the name that a compressed file would have if it were not: ``a.csv`` for ``a.csv.gz``; others as they are."""
+    """Return the name of a file without the ending of its compression: ``a.csv`` for ``a.csv.gz`` and for ``a.csv``."""
     return path.with_suffix("") if path.suffix in COMPRESSIONS else path
 
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file to read its bytes, decompressed if they are compressed with gzip, bzip2, xz or zstd, whatever its name.
+    """Open a file to read its bytes, which are decompressed if they are in gzip, bzip2, xz or zstd, whatever its name is.
 
     Raises
     ------
     FflmError
-        If it cannot be read or is an archive; when it is read, too, if it turns out to be damaged.
+        If the file cannot be read or is an archive, or, while it is read, if it is damaged.
     """
     with os_errors_as_fflm_error(f"read {path}"):
         file = path.open("rb")
@@ -189,7 +223,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _decompressed(file: IO[bytes], name: str) -> IO[bytes]:
-    """Return what a file holds, as a file."""
+    """Return a file-like object with the content of a file, decompressed if it is compressed."""
     source = _Blocks(_raw_blocks(file, name))
     result = io.BufferedReader(source, CHUNK)
     kind = _kind(result.peek())
@@ -199,17 +233,17 @@ def _decompressed(file: IO[bytes], name: str) -> IO[bytes]:
         if (kind := _kind(result.peek())) in _MAGIC:
             raise FflmError(f"{name} is compressed twice: decompress it first")
     if kind:
-        raise FflmError(f"{name} is in the format {kind}, which is no text: unpack it first")
+        raise FflmError(f"{name} is in the format {kind}, which is not text: unpack it first")
     return result
 
 
 def _kind(head: bytes) -> str:
-    """Return the name in `_KINDS` of a file that begins so, or "" if it may be text."""
+    """Return the format, a key of ``_KINDS``, of a file that begins with these bytes, or "" if it may be text."""
     return next((kind for kind, magic in _KINDS.items() if magic.match(head)), "")
 
 
 class _Blocks(io.RawIOBase):
-    """Blocks of bytes, none of them empty, as a file, of which ``taken`` bytes have been read."""
+    """A file-like object that reads from blocks of bytes, none of them empty; ``taken`` is the number of bytes read so far."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks = blocks
@@ -217,9 +251,11 @@ class _Blocks(io.RawIOBase):
         self.taken = 0
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Copy bytes into a buffer; return how many, which is 0 at the end."""
         self._rest = self._rest or memoryview(next(self._blocks, b""))
         count = min(len(buffer), len(self._rest))
         buffer[:count], self._rest = self._rest[:count], self._rest[count:]
@@ -228,18 +264,18 @@ class _Blocks(io.RawIOBase):
 
 
 def _raw_blocks(file: IO[bytes], name: str) -> Iterator[bytes]:
-    """Yield the bytes of a file as they are, the first block long enough to recognise it."""
+    """Yield the bytes of a file unchanged, in blocks; the first one is long enough to recognize the format."""
     while True:
         with os_errors_as_fflm_error(f"read {name}"):
             block = file.read(CHUNK)
         if block:
             yield block
-        if len(block) < CHUNK:  # to ask again would let a terminal wait for another end of input
+        if len(block) < CHUNK:  # reading again would make a terminal wait for a second end of input
             return
 
 
 def _decompressed_blocks(file: IO[bytes], kind: str, name: str) -> Iterator[bytes]:
-    """Yield what a compressed file holds; its members, or frames, follow one another."""
+    """Yield the decompressed content of a file, in blocks: that of all its members, or frames, in order."""
     try:
         if kind == "gzip":
             member = import_module("gzip").GzipFile(fileobj=file)
@@ -248,15 +284,15 @@ def _decompressed_blocks(file: IO[bytes], kind: str, name: str) -> Iterator[byte
             ending, decompressor = _DECOMPRESSORS[kind]
             yield from _members(file, getattr(import_module(COMPRESSIONS[ending]), decompressor))
     except ImportError as error:
-        raise FflmError(f"{name} is compressed with {kind}, for which this Python lacks a module: decompress it first") from error
+        raise FflmError(f"{name} is compressed with {kind}, which this Python has no module for: decompress it first") from error
     except (FflmError, MemoryError):
         raise
-    except Exception as error:  # every module has its own
+    except Exception as error:  # each of the modules raises errors of its own
         raise FflmError(f"cannot read {name}: damaged or truncated {kind} file ({error}); fetch it again") from error
 
 
 def _bounded(blocks: Iterator[bytes], source: _Blocks, name: str) -> Iterator[bytes]:
-    """Yield decompressed blocks, unless they are far more than text gives: a small file may have been made to fill a memory."""
+    """Yield decompressed blocks, unless they are far larger than text gives: a small file may be made to exhaust memory."""
     size = 0
     for block in blocks:
         size += len(block)
@@ -269,14 +305,14 @@ def _bounded(blocks: Iterator[bytes], source: _Blocks, name: str) -> Iterator[by
 
 
 def _members(file: IO[bytes], new: Callable[[], Any]) -> Iterator[bytes]:
-    """Decompress the members of a file: `bz2.open` and `lzma.open` would take the first damaged one for the end of the file."""
+    """Decompress the members of a file; `bz2.open` and `lzma.open` would stop silently at the first damaged member."""
     decompressor, data = new(), file.read(CHUNK)
     while True:
         if block := decompressor.decompress(data, CHUNK):
             yield block
         data = b""
         if decompressor.eof:
-            data = decompressor.unused_data.lstrip(b"\0")  # which xz may put between streams
+            data = decompressor.unused_data.lstrip(b"\0")  # padding that xz may put between streams
             while not data:
                 if not (more := file.read(CHUNK)):
                     return
@@ -287,12 +323,12 @@ def _members(file: IO[bytes], new: Callable[[], Any]) -> Iterator[bytes]:
 
 
 def files(source: Path) -> Iterator[Path]:
-    """Yield a file itself, or the files of a folder as `read_chunks` reads them.
+    """Yield a file itself, or the files of a folder in the order in which `read_chunks` reads them.
 
     Raises
     ------
     FflmError
-        If the folder cannot be read, or has none.
+        If the folder cannot be read, or has no files.
     """
     count = 0
     with os_errors_as_fflm_error(f"read {source}"):
@@ -306,28 +342,24 @@ def files(source: Path) -> Iterator[Path]:
                 count += 1
                 yield path
     if count == 0:
-        raise FflmError(f"no files in the folder {source}: give a folder with text files")
+        raise FflmError(f"there are no files in the folder {source}: give a folder with text files")
 
 
 def _raise(error: OSError) -> NoReturn:
+    """Raise an error; `os.walk` would ignore it."""
     raise error
 
 
-def _decode(
-    name: str,
-    file: IO[bytes],
-    decoder: io.IncrementalNewlineDecoder,
-    encoding: str,
-    holds_nul: bool,
-    errors: Literal["strict", "replace"],
-    size: int,
-) -> Iterator[str]:
-    hint = "name the right `encoding`, or use `errors='replace'`"
+def _decode(name: str, file: IO[bytes], codec: _Codec, size: int) -> Iterator[str]:
+    """Yield the text of a file, whose ``name`` is for error messages, in pieces; every line end is a newline."""
+    decoder = io.IncrementalNewlineDecoder(codec.decoder(codec.errors), translate=True)
+    encoding = codec.encoding
+    hint = "give the right `encoding`, or use `errors='replace'`"
     read = 0
     while True:
         block = file.read(size)
         read += len(block)
-        if b"\0" in block and not holds_nul:
+        if b"\0" in block and not codec.holds_nul:
             form = "give a text file, or its `encoding` if it is UTF-16 or UTF-32"
             raise FflmError(f"{name} holds NUL bytes, so it is not {encoding} text: {form}")
         try:
@@ -335,17 +367,17 @@ def _decode(
         except UnicodeDecodeError as error:
             offset = read - len(error.object) + error.start
             raise FflmError(f"{name} is not {encoding} at byte {offset} ({error.reason}): {hint}") from error
-        except UnicodeError as error:  # of the codecs utf-16 and utf-32 only
+        except UnicodeError as error:  # only the codecs utf-16 and utf-32 raise it
             order = "be" if block[::2].count(0) > block[1::2].count(0) else "le"
             likely = f"{codecs.lookup(encoding).name}-{order}"
             raise FflmError(
-                f"{name} has no byte-order mark, so say which order it has: `encoding='{likely}'`, most likely"
+                f"{name} has no byte-order mark, so give the order in which it is written: `encoding='{likely}'`, most likely"
             ) from error
         try:
             piece.encode()
-        except UnicodeEncodeError as error:  # UTF-7 has surrogates that are not paired
-            if errors == "strict":
-                raise FflmError(f"{name} is not {encoding} (it has half of a pair of surrogates): {hint}") from error
+        except UnicodeEncodeError as error:  # UTF-7 can encode surrogates that are not paired
+            if codec.errors == "strict":
+                raise FflmError(f"{name} is not {encoding} (it has an unpaired surrogate): {hint}") from error
             piece = _SURROGATE.sub("\ufffd", piece)
         yield piece
         if not block:
@@ -353,6 +385,7 @@ def _decode(
 
 
 def _cut(pieces: Iterable[str], size: int) -> Iterator[str]:
+    """Cut the text of a file, which comes in pieces, into chunks of at most ``size`` characters, as `read_chunks` yields them."""
     held = ""
     first = True
     for piece in pieces:
@@ -369,7 +402,7 @@ def _cut(pieces: Iterable[str], size: int) -> Iterator[str]:
 
 
 def _inside_line(text: str) -> int:
-    """Where to cut a long line. What remains begins with a token, so that its end is never taken for a blank line."""
+    """Return where to cut a long line. The rest begins with a token, so that it is never read as a blank line."""
     for gaps in _LAST_GAPS:
         if gap := gaps.search(text):
             return int(gap.start())

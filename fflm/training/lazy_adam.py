@@ -1,5 +1,6 @@
 """What an optimizer does to rows that a step does not touch."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,14 +44,19 @@ class LazyAdam:
         self.done = {name: np.zeros((len(array), 2)) for name, array in parameters.items() if name in names}
         self._due = np.zeros(2)
 
-    def restore(self, done: dict[str, Array]) -> None:
-        """Go on from `done` as it was after a step, which has left some row with nothing to get.
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        """Continue from the arrays of a checkpoint: ``done.NAME`` for each name of `done`, as it was after a step.
+
+        At least one row had caught up then: the step's own.
 
         Raises
         ------
         FflmError
             If it is not of these parameters.
         """
+        if missing := [name for name in self.done if f"done.{name}" not in arrays]:
+            raise FflmError(f"the checkpoint is damaged: it lacks the steps of {', '.join(missing)}; train again")
+        done = {name: arrays[f"done.{name}"] for name in self.done}
         for name, rows in self.done.items():
             if done[name].shape != rows.shape or done[name].dtype != rows.dtype or not (done[name].min() >= 0):
                 raise FflmError(

@@ -16,7 +16,7 @@ from fflm.files import FolderLock, NewFolder, locked_folder, os_errors_as_fflm_e
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters, shapes
 from fflm.stored import read_json
-from fflm.training.checkpoints import Checkpoint, DeviceName, load_checkpoint, save_checkpoint, save_weights
+from fflm.training.checkpoints import Checkpoint, DeviceName, save_weights
 from fflm.training.events import DivergedError, Evaluation, Event, Finished, Losses, RolledBack, Step, Tested
 from fflm.training.examples import Examples
 from fflm.training.log import append_log, truncate_log
@@ -116,7 +116,7 @@ class Session(ABC):
         kill between the two, the next one to go on reports it.
         """
         self._know(about)
-        checkpoint.restore(self.trainer, self.fingerprint)
+        self._restore(checkpoint)
         settings, state = self.trainer.settings, self.trainer.state
         known = checkpoint.epochs
         if known is None:  # only config.json had it, which a kill may have left with a number that the run knows nothing of
@@ -137,6 +137,15 @@ class Session(ABC):
             write_json(self.folder / CONFIG, reported)
         remove_leftovers(self.folder)
         self._known = self._times()
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Give the trainer the state of a checkpoint, which must be of the same data."""
+        if checkpoint.corpus != self.fingerprint:
+            raise FflmError(f"{self.path} was trained on other data: resume with that, or train anew with `overwrite=True`")
+        try:
+            self.trainer.load_state_dict(checkpoint.state_dict)
+        except FflmError as error:
+            raise FflmError(f"{self.folder / CHECKPOINT} cannot be used: {error}") from error
 
     def _know(self, about: dict[str, Any]) -> None:
         """Take note of what the weights, and the checkpoint, have to know of config.json."""
@@ -238,7 +247,8 @@ class Session(ABC):
             self._save_weights({"step": state.step, "epoch": self._epochs(state.words)})
         with os_errors_as_fflm_error(f"write {self.folder / LOG}"):
             sync(self.folder / LOG)
-        save_checkpoint(self.folder / CHECKPOINT, self.trainer, self.fingerprint, self.device, self._settings)
+        checkpoint = Checkpoint(self.trainer.state_dict(), self.fingerprint, self.trainer.settings.epochs, self.device)
+        checkpoint.save(self.folder / CHECKPOINT, self._settings)
         self._saved = time.monotonic()
         if self._new and not self.published and (state.words or not self._new.replaces):
             self._new.publish()
@@ -287,7 +297,7 @@ class Session(ABC):
         divergences = self.trainer.state.divergences + 1
         if divergences > DIVERGENCES:
             raise FflmError(f"training does not converge: {error}; try a lower `rate`, or a smaller `clip`") from error
-        load_checkpoint(self.folder / CHECKPOINT, self.trainer, self.fingerprint, self._settings)
+        self._restore(Checkpoint.load(self.folder / CHECKPOINT, self._settings))
         state = self.trainer.state
         state.divergences = divergences
         state.rate_factor /= 2

@@ -3,8 +3,9 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypedDict
 
+import numpy.typing as npt
 from msgspec import Meta
 
 from fflm.arguments import Count
@@ -39,3 +40,14 @@ def state_from_dict(fields: dict[str, object]) -> State:
     """Make a state from ``dataclasses.asdict``'s result; unknown fields are ignored."""
     known = {field.name for field in dataclasses.fields(State)}
     return State(**{name: value for name, value in fields.items() if name in known})  # type: ignore[arg-type]
+
+
+class StateDict(TypedDict):
+    """Everything that a `fflm.training.trainer.Trainer` needs to continue, as plain values.
+
+    ``state`` holds the fields of `State`. ``arrays`` holds NumPy arrays by name: ``parameters.*``, a ``moment0.*`` for each
+    parameter and moment of the optimizer, and ``done.*``, (rows, 2) float64, of lazy Adam updates.
+    """
+
+    state: dict[str, Any]
+    arrays: dict[str, npt.NDArray[Any]]

@@ -1,5 +1,6 @@
 """The training loop: a generator of events."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset
 from fflm.shuffling import shuffled
+from fflm.stored import REMEDY
 from fflm.training.events import USELESS, DivergedError, Evaluation, Finished, Losses, Step
 from fflm.training.examples import Examples
 from fflm.training.lazy_adam import LazyAdam
@@ -21,7 +23,7 @@ from fflm.training.optimizers import Optimizer
 from fflm.training.sampling import Sampler
 from fflm.training.schedules import rate_at
 from fflm.training.settings import TrainingSettings
-from fflm.training.state import State
+from fflm.training.state import State, StateDict, state_from_dict
 
 EVALUATION_ROWS = 1024
 """Predicted words per evaluation batch."""
@@ -78,11 +80,11 @@ class Trainer:
         self.state = State()
         if settings.loss != "exact":
             self._sampler = Sampler(train.counts(network.config.vocabulary), settings.samples, settings.seed)
-        self.deferred: LazyAdam | None = None
+        self.lazy_adam: LazyAdam | None = None
         if settings.loss != "exact" or network.config.sparse:
             copies = 1 + len(self.optimizer.moments)
             if settings.optimizer in ("adam", "adamw") and not settings.frozen:
-                self.deferred = LazyAdam(self.parameters, self.optimizer.moments, settings)
+                self.lazy_adam = LazyAdam(self.parameters, self.optimizer.moments, settings)
             # takes none where it isn't used
             self._memory = [Parameters.zeros(network.config, dtype).mapped(network.backend.upload) for _ in range(copies)]
 
@@ -100,6 +102,52 @@ class Trainer:
     def steps(self) -> int:
         """Steps in all epochs."""
         return self.settings.epochs * self.batches
+
+    def state_dict(self) -> StateDict:
+        """Return everything that a trainer of the same network, data and settings needs to continue as this one would.
+
+        Call it between two events of `run`. The arrays may share memory with the trainer: store them before it goes on.
+        """
+        download = self.network.backend.download
+        arrays = {f"{part}.{name}": download(array) for part, whole in self._parts().items() for name, array in whole.items()}
+        if self.lazy_adam:
+            arrays |= {f"done.{name}": rows for name, rows in self.lazy_adam.done.items()}
+        return {"state": dataclasses.asdict(self.state), "arrays": arrays}
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Continue from a state; if it is refused, the trainer stays as it is.
+
+        Parameters
+        ----------
+        state_dict
+            From `state_dict` of a trainer of the same network, data and settings, perhaps on another device.
+
+        Raises
+        ------
+        FflmError
+            If the state or the arrays do not belong to such a trainer.
+        """
+        state, arrays = state_from_dict(state_dict["state"]), state_dict["arrays"]
+        if state.batch >= self.batches:
+            raise FflmError(f"the checkpoint is damaged (there is no batch {state.batch} in an epoch): {REMEDY}")
+        parts = {
+            part: Parameters.from_arrays(
+                self.network.config,
+                {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")},
+            )
+            for part in self._parts()
+        }
+        if self.lazy_adam:
+            self.lazy_adam.restore(arrays)
+        backend = self.network.backend
+        for part, whole in self._parts().items():
+            for array, saved in zip(whole, parts[part], strict=True):
+                backend.copy(backend.upload(saved).reshape(len(saved), -1), array.reshape(len(saved), -1))
+        self.state = state
+
+    def _parts(self) -> dict[str, Parameters]:
+        """Return the parameters and the optimizer's moments under the names that they have in a checkpoint."""
+        return {"parameters": self.parameters} | {f"moment{index}": moment for index, moment in enumerate(self.optimizer.moments)}
 
     def run(self) -> Iterator[Step | Evaluation | Finished]:
         """Train from the present state to the end, yielding events; stop consuming at any event, and the state is consistent.
@@ -153,10 +201,10 @@ class Trainer:
             wholes = zip((parameters, *moments), self._memory, strict=True)
             parameters, *parts = (subset.take(backend, whole, memory) for whole, memory in wholes)
             moments = tuple(parts)
-            if self.deferred:
-                self.deferred.catch_up(backend, (parameters, *moments), subset, rate)
-        elif self.deferred:
-            self.deferred.catch_up_all(backend, rate)
+            if self.lazy_adam:
+                self.lazy_adam.catch_up(backend, (parameters, *moments), subset, rate)
+        elif self.lazy_adam:
+            self.lazy_adam.catch_up_all(backend, rate)
         losses = backend.empty((len(batch.targets),), self.parameters.dtype)
         self.network.gradients(
             parameters, batch.contexts, batch.targets, gradients, losses,
@@ -170,8 +218,8 @@ class Trainer:
         if subset:
             for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
                 subset.put(backend, part, whole)
-        if self.deferred:
-            self.deferred.step(rate, subset)
+        if self.lazy_adam:
+            self.lazy_adam.step(rate, subset)
         return losses
 
     def _finish(self, batch: _Batch, losses: Array) -> float:
@@ -234,8 +282,8 @@ class Trainer:
     def _evaluate(self, rate: float) -> Evaluation:
         """Evaluate on the validation text and note whether it is the best so far."""
         state, settings = self.state, self.settings
-        if self.deferred:
-            self.deferred.catch_up_all(self.network.backend, rate)
+        if self.lazy_adam:
+            self.lazy_adam.catch_up_all(self.network.backend, rate)
         train_loss = state.loss_sum / state.loss_words
         valid = None if self.valid is None else sum_losses(self.network, self.parameters, self.valid)
         best = valid is None or valid.mean < state.best

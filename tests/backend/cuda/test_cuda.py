@@ -1,0 +1,526 @@
+"""The CUDA backend as a whole: it trains as the CPU does, and its kernels need no more of a GPU than they should."""
+
+import dataclasses
+import functools
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import sysconfig
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import devices
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from devices import gpu_backend
+from tiny import tiny_model
+
+pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
+
+from fflm.arrays import WEIGHTS, load_arrays
+from fflm.backend.cpu.backend import CpuBackend
+from fflm.backend.cuda import kernels as cuda_kernels
+from fflm.backend.cuda import launching as cuda_launching
+from fflm.backend.cuda import mixed as cuda_mixed
+from fflm.backend.cuda.backend import MIXED_PRODUCTS, PRODUCTS, SPAN, WAVE, CudaBackend, divide
+from fflm.backend.cuda.launching import signature
+from fflm.backend.protocol import Dropout
+from fflm.bench import Size, measure
+from fflm.cli import main
+from fflm.errors import FflmError
+from fflm.models.neural import train
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
+from fflm.text.holdout import Share
+from fflm.text.windows import Windows
+from fflm.training.checkpoints import Checkpoint
+from fflm.training.events import Step
+from fflm.training.examples import Rows
+from fflm.training.settings import TrainingSettings
+from fflm.training.trainer import Trainer
+
+CAPABILITIES = (8, 0), (9, 0, "a")
+
+REGISTERS = 128
+"""Largest number of registers of a thread: two blocks of 256 threads share the 65,536 of a multiprocessor."""
+
+
+ALL_PRODUCTS = PRODUCTS | {f"mixed {name}": product for name, product in MIXED_PRODUCTS.items()}
+
+
+class Recorder(CudaBackend):
+    """A backend that records what is launched, and computes nothing."""
+
+    def __init__(self, mixed):
+        self.launches = {}
+        super().__init__(mixed)
+
+    def _run(self, kernel, blocks, arguments):
+        name = next((name for name, product in ALL_PRODUCTS.items() if product is kernel), kernel.py_func.__name__)
+        self.launches[name] = kernel, signature(arguments)
+
+
+def launches(mixed):
+    """Return every kernel with the types of its arguments, by running every operation."""
+    gpu_backend()
+    backend = Recorder(mixed)
+
+    def ones(*shape, dtype=np.float32):
+        return backend.upload(np.ones(shape, dtype))
+
+    one, row, ids, two, few, factor = ones(2, 3), ones(3), ones(2, dtype=np.int32), ones(2), ones(2, 2), ones(1)
+    contexts, words, sources = ones(2, 2, dtype=np.int32), ones(2, 4, dtype=np.int32), ones(2, 3, dtype=np.int32)
+    backend.copy(one, one)
+    backend.gather(one, contexts, (1, 1), one)
+    backend.scatter_add(contexts, (1, 1), one, one)
+    backend.mean_pool(one, words, one)
+    backend.mean_pool_backward(words, one, one)
+    backend.max_pool(one, words, one, sources)
+    backend.max_pool_backward(sources, one, one)
+    backend.put_rows(one, ids, one)
+    backend.dropout(one, Dropout(0.5, 1, 2, 3), 0, one)
+    backend.affine(one, one, two, "tanh", few)
+    backend.affine_backward(one, one, few, "tanh", few, 0.0, one, two, one)
+    many, tall = ones(300, 3), ones(300, 2)
+    backend.affine_backward(many, one, tall, "tanh", tall, 0.0, one, two, many)
+    backend.add(one, one)
+    backend.normalize(one, one)
+    backend.normalize_backward(one, one, one)
+    backend.output_losses(one, one, two, ids, ids, two)
+    backend.output_gradients(one, one, two, ids, 0.0, 0.0, 1.0, 0.0, two, one, one, two)
+    backend.nce_gradients(one, one, two, ids, two, 1.0, 0.0, two, one, one, two)
+    backend.unit_losses(one, one, "sigmoid", 1.0, two, one)
+    backend.log_probabilities(one, one, two, few)
+    backend.clip_factor([one, row], 1.0, factor)
+    numbers = {"scale": factor, "l2": 0.0, "rate": 0.1}
+    backend.momentum_step(one, one, one, momentum=0.9, nesterov=True, **numbers)
+    backend.adagrad_step(one, one, one, epsilon=1e-3, **numbers)
+    backend.rmsprop_step(one, one, one, decay=0.9, epsilon=1e-3, **numbers)
+    adam = {"rate": 0.1, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3, "step": 3}
+    backend.adam_step(one, one, one, one, **{**numbers, **adam}, shrink=0.0)
+    backend.adam_catch_up(one, one, one, two, two, **adam)
+    return backend.launches
+
+
+LAUNCHES = launches(mixed=False) | launches(mixed=True)
+
+
+def test_every_kernel_is_known_here():
+    found = vars(cuda_kernels) | vars(cuda_mixed)
+    kernels = {name for name, value in found.items() if hasattr(value, "py_func") and not value.targetoptions.get("device")}
+    assert kernels | set(ALL_PRODUCTS) == set(LAUNCHES)
+
+
+def linked(code, capability):
+    """Return machine code and the log of the linker."""
+    from cuda.bindings import nvjitlink
+
+    options = [f"-arch=sm_{''.join(map(str, capability))}", "-lto", "-verbose", "-Xptxas=-v"]
+    handle = nvjitlink.create(len(options), options)
+    try:
+        nvjitlink.add_data(handle, nvjitlink.InputType.LTOIR, code, len(code), "kernel")
+        nvjitlink.complete(handle)
+        log, cubin = bytearray(nvjitlink.get_info_log_size(handle)), bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_info_log(handle, log)
+        nvjitlink.get_linked_cubin(handle, cubin)
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(cubin), log.decode()
+
+
+def instructions(cubin, folder):
+    """Count the instructions of machine code by their names, such as ``LDG.E``."""
+    tools = list(Path(sysconfig.get_path("purelib")).glob("nvidia/*/bin/nvdisasm"))
+    if not tools:
+        pytest.skip("nvdisasm is missing; pip install -e '.[dev-cuda]'")
+    path = folder / "kernel.cubin"
+    path.write_bytes(cubin)
+    text = subprocess.run([tools[0], "-c", path], capture_output=True, text=True, check=True).stdout
+    return Counter(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", text))
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda capability: "sm_" + "".join(map(str, capability)))
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_resources(name, capability, tmp_path):
+    """No stack, no spills, no local memory, no double precision, and no more registers than are claimed."""
+    code = bytes(devices.compiled(*LAUNCHES[name], capability, "ltoir"))
+    cubin, log = linked(code, capability)
+    found = instructions(cubin, tmp_path)
+    assert [int(number) for number in re.findall(r"(\d+) bytes stack frame", log)] == [0]
+    assert [int(number) for number in re.findall(r"(\d+) bytes spill", log)] == [0, 0]
+    assert max(int(number) for number in re.findall(r"Used (\d+) registers", log)) <= REGISTERS
+    assert sum(found.values()) > 10
+    assert not [each for each in found if re.match(r"LDL|STL|D(ADD|MUL|FMA|SETP|MNMX)|.*F64", each)]
+    if name in PRODUCTS:  # a step's 8 lines of 8 x 8 products, and what loads them
+        assert found["FFMA"] >= 8 * 8 * 8
+        assert found["LDS.128"] == 8 * 4
+    mixed = name.startswith("mixed ")  # tensor cores: a step's 2 x 4 x 4 products of fragments, and what loads them
+    assert sum(count for each, count in found.items() if each.startswith("HMMA.16816.F32")) == 32 * mixed
+    assert sum(count for each, count in found.items() if each.startswith("LDSM")) == 12 * mixed
+
+
+def test_kernels_are_compiled_once(tmp_path):
+    """The functions of products share their name, but the cache must not mistake one form for another."""
+    program = """
+import test_cuda
+from fake_cuda import install_fake_driver
+
+install_fake_driver().linked = True
+for name in ("add", "layer", "logits", "mixed logits"):
+    kernel, types = test_cuda.LAUNCHES[name]
+    code = kernel.compile(types)._codelibrary.get_cubin().code
+    print(hash(code), len(kernel.stats.cache_hits))
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONHASHSEED": "0"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    found = []
+    for _ in range(2):
+        result = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+        )
+        found.append([line.split() for line in result.stdout.splitlines()])
+    assert [hits for _, hits in found[0]] == ["0"] * 4
+    assert [hits for _, hits in found[1]] == ["1"] * 4
+    assert [code for code, _ in found[0]] == [code for code, _ in found[1]]
+    assert len({code for code, _ in found[0]}) == 4
+
+
+# Training
+
+NETWORK = NetworkConfig(vocabulary=150, window=2, averages=(3,), embedding=8, hidden=(12,), tied=False, dropout=0.2)
+SETTINGS = TrainingSettings(epochs=1, batch_size=24, rate=0.01)
+TEXT = np.random.default_rng(0).zipf(1.3, 40 * 24).clip(1, 150).astype(np.uint16) - np.uint16(1)
+RUNS = {
+    "default": ({}, {}),
+    "tied, direct": ({"tied": True, "direct": True, "averages": ()}, {"smoothing": 0.1, "self_normalise": 0.1}),
+    "residual": ({"residual": True, "hidden": (12, 12), "activation": "relu"}, {"optimizer": "rmsprop", "rate": 1e-3}),
+    "bands": ({"bands": (20, 60)}, {"optimizer": "adagrad"}),
+    "sampled": ({}, {"loss": "sampled", "samples": 30, "exact_end": 0.2}),
+    "nce": ({"hidden": ()}, {"loss": "nce", "samples": 30, "optimizer": "sgd", "momentum": 0.9, "rate": 0.5}),
+    "mean of words": ({"input": "mean", "averages": (), "outputs": 4, "embedding_dropout": 0.2}, {"optimizer": "adagrad"}),
+    "maximum of words": ({"input": "max", "averages": (), "outputs": 4, "hidden": ()}, {}),
+    "numbers": (
+        {"input": "numbers", "numbers": 5, "averages": (), "outputs": 2, "output": "sigmoid"},
+        {"optimizer": "sgd", "rate": 0.5},
+    ),
+}
+
+
+def steps(backend, changes, settings):
+    """Return losses and parameters after twenty steps."""
+    config = dataclasses.replace(NETWORK, **changes)
+    examples = Windows(TEXT, config.context, padding=config.vocabulary)
+    if config.input in ("mean", "max"):
+        texts = np.where(
+            np.arange(4) < np.arange(len(TEXT))[:, None] % 5, np.stack([np.roll(TEXT, k).astype(int) for k in range(4)], 1), -1
+        )
+        examples = Rows(texts.astype(np.int32), (TEXT % 4).astype(np.int32))
+    elif config.input == "numbers":
+        numbers = np.random.default_rng(0).normal(size=(len(TEXT), 5)).astype(np.float32)
+        examples = Rows(numbers, (numbers[:, :2] > 0).astype(np.float32))
+    parameters = Parameters.random(config, 1)
+    trainer = Trainer(Network(config, backend), parameters, examples, None, dataclasses.replace(SETTINGS, **settings))
+    losses = [event.loss for event, _ in zip(trainer.run(), range(20), strict=False) if isinstance(event, Step)]
+    return losses, {name: backend.download(array) for name, array in trainer.parameters.items()}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_twenty_steps_are_those_of_the_cpu(name):
+    losses, parameters = steps(CpuBackend(), *RUNS[name])
+    found_losses, found = steps(gpu_backend(), *RUNS[name])
+    assert len(losses) == 20
+    np.testing.assert_allclose(found_losses, losses, rtol=2e-5)
+    for key, array in parameters.items():
+        np.testing.assert_allclose(found[key], array, rtol=0, atol=2e-4 * np.abs(array).max())
+
+
+def test_a_run_goes_on_from_its_checkpoint_on_either_device(tmp_path):
+    config = dataclasses.replace(NETWORK, vocabulary=150, hidden=(6,))
+    settings = dataclasses.replace(SETTINGS, epochs=2, loss="sampled", samples=30)
+    windows = Windows(TEXT[:120], config.context, padding=config.vocabulary)
+
+    def trainer(backend):
+        return Trainer(Network(config, backend), Parameters.random(config, 1), windows, None, settings)
+
+    def weights(run):
+        return {name: run.network.backend.download(array) for name, array in run.parameters.items()}
+
+    first = trainer(gpu_backend())
+    for _ in zip(range(3), first.run(), strict=False):
+        pass
+    Checkpoint(first.state_dict(), "text").save(tmp_path / "checkpoint")
+    for backend in (gpu_backend(), CpuBackend()):
+        again = trainer(backend)
+        again.load_state_dict(Checkpoint.load(tmp_path / "checkpoint").state_dict)
+        for name, array in weights(again).items():
+            assert np.array_equal(array, weights(first)[name])
+        for _ in again.run():
+            pass
+        if backend.name == "cuda":
+            expected = weights(again)
+    for name, array in weights(again).items():
+        np.testing.assert_allclose(array, expected[name], rtol=0, atol=2e-4 * np.abs(array).max())
+
+
+def test_training_on_a_gpu_from_text_to_model(text, monkeypatch):
+    backends = {"cuda": gpu_backend(), "cpu": CpuBackend()}
+    monkeypatch.setattr(train, "choose_device", lambda device: device)
+    monkeypatch.setattr(train, "device_backend", lambda device, precision, threads: backends[device])
+    fields = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "test": Share(0.1)}
+    figures = {}
+    for device in backends:
+        run = train.begin([text], Path(f"{device}.model"), device=device, epochs=2, **fields)
+        assert {type(event).__name__ for event in run.events()} >= {"Step", "Evaluation", "Tested"}
+        figures[device] = run.figures
+        assert json.loads(Path(f"{device}.model/config.json").read_text())["device"] == device
+    for part in ("valid", "test"):
+        assert abs(figures["cuda"][part]["perplexity"] / figures["cpu"][part]["perplexity"] - 1) < 1e-4
+    run = train.TrainingSession.resume(Path("cuda.model"), epochs=3, device="cpu")
+    assert run.trainer.network.backend is backends["cpu"]
+    assert any(isinstance(event, Step) for event in run.events())
+    assert train.TrainingSession.resume(Path("cuda.model")).device == "cpu"
+
+
+@pytest.fixture
+def gpu_found(monkeypatch):
+    """Let the choice of a device find the GPU, also if it is the fake one."""
+    gpu_backend()
+    if devices.device != "cuda":
+        monkeypatch.setattr("fflm.backend.devices.why_no_gpu", lambda: "")
+
+
+SMALL_RUN = {"epochs": 2, "batch_size": 512, "embedding": 6, "hidden": (8,), "window": 3}
+
+
+@pytest.mark.skipif(devices.device == "cuda", reason="a GPU does not say what was launched")
+def test_a_model_predicts_the_same_on_either_device():
+    model, contexts = tiny_model(), np.random.default_rng(0).integers(0, 9, (40, 3)).astype(np.int32)
+    other = dataclasses.replace(model)
+    vars(other)["network"] = Network(model.config, gpu_backend())
+    targets = np.random.default_rng(1).integers(0, len(model.vocabulary), 40).astype(np.int32)
+    np.testing.assert_allclose(other.losses(contexts, targets), model.losses(contexts, targets), rtol=1e-5)
+    np.testing.assert_allclose(other.log_probabilities(contexts), model.log_probabilities(contexts), rtol=1e-5)
+
+
+def test_threads_share_a_gpu():
+    """Each thread has scratch memory of its own."""
+    model, generator = tiny_model(), np.random.default_rng(0)
+    network = Network(model.config, gpu_backend())
+    weights = model.parameters.mapped(network.backend.upload)
+    batches = [generator.integers(0, 9, (rows, 3)).astype(np.int32) for rows in (1, 3, 40)]
+
+    def results(contexts):
+        losses = network.backend.empty((len(contexts),), np.float32)
+        network.losses(weights, contexts, contexts[:, 0] % 8, losses)
+        return network.log_probabilities(weights, contexts).tobytes(), network.backend.download(losses).tobytes()
+
+    expected = [results(batch) for batch in batches]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(results, batches * 8))
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == expected * 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_is_told_that_it_cannot_use_the_gpu():
+    from fflm.backend.cuda.memory import use_gpu
+
+    gpu_backend()
+    use_gpu()
+    child = os.fork()
+    if not child:
+        try:
+            use_gpu()
+        except FflmError as error:
+            os._exit(7 if "spawn" in str(error) else 1)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    use_gpu()
+
+
+@pytest.mark.skipif(devices.device == "cuda", reason="a GPU does not say what waited")
+@pytest.mark.parametrize("mixed", [False, True], ids=["fp32", "mixed"])
+def test_a_step_waits_for_its_results_alone(monkeypatch, mixed):
+    from fake_cuda import install_fake_driver
+    from numba.cuda.cudadrv.driver import driver
+
+    calls = []
+
+    def noted(name, function):
+        return lambda *arguments: (calls.append(name), function(*arguments))[1]
+
+    backend, gpu = gpu_backend(mixed), install_fake_driver()
+    for name in ("cuCtxSynchronize", "cuMemAlloc", "cuMemFree", "cuMemHostAlloc", "cuMemcpyHtoD", "cuMemcpyDtoH"):
+        monkeypatch.setitem(vars(driver), name, noted(name, vars(driver)[name]))
+    monkeypatch.setattr(cuda_launching, "launch", noted("launch", gpu.launch))
+    windows = Windows(TEXT, NETWORK.context, padding=NETWORK.vocabulary)
+    training = Trainer(Network(NETWORK, backend), Parameters.random(NETWORK, 1), windows, None, SETTINGS).run()
+    for _ in range(3):
+        next(training)
+    calls.clear()
+    next(training)
+    launches = len(calls) - 2
+    assert calls == ["launch"] * launches + ["cuMemcpyDtoH"] * 2  # losses, and what is left of the gradient's norm
+    assert launches <= 40
+
+
+@pytest.mark.skipif(devices.device == "cuda", reason="a GPU's memory is what it is")
+@pytest.mark.parametrize("share", [0.7, 1.25])
+def test_a_batch_that_is_too_large_for_the_memory_goes_in_parts(monkeypatch, share):
+    """Memory may run out in the softmax or after it."""
+    from fake_cuda import install_fake_driver
+
+    from fflm.backend.cuda import memory as cuda_memory
+
+    config, rows = dataclasses.replace(NETWORK, vocabulary=1000), 100
+    generator = np.random.default_rng(0)
+    contexts = generator.integers(0, 1000, (rows, config.context), np.int32)
+    targets = generator.integers(0, 1000, rows, np.int32)
+    gpu = install_fake_driver()
+
+    def gradients(backend, capacity):
+        arrays = [Parameters.random(config, 1).mapped(backend.upload) for _ in range(2)]
+        losses, network = backend.empty((rows,), np.float32), Network(config, backend)
+        cuda_memory.POOL.give_back()
+        gpu.capacity = sum(gpu.held.values()) + capacity
+        network.gradients(arrays[0], contexts, targets, arrays[1], losses)
+        return network.rows_at_once(arrays[0], rows), [backend.download(array) for array in (*arrays[1], losses)]
+
+    monkeypatch.setattr(gpu, "capacity", gpu.capacity)
+    _, expected = gradients(CpuBackend(), 0)
+    gpu.capacity = 2**30
+    backend = gpu_backend()
+    at_once, found = gradients(backend, int(share * 4 * 1000 * rows))
+    assert at_once < rows
+    for array, right in zip(found, expected, strict=True):
+        np.testing.assert_allclose(array, right, rtol=0, atol=1e-5 * np.abs(right).max())
+    gpu.capacity = 2**30
+    backend.release()
+    with pytest.raises(MemoryError, match=r"of the GPU's .* use a smaller network or vocabulary \(batches go in parts"):
+        gradients(backend, 5000)
+
+
+def test_an_interruption_leaves_no_sums_behind(monkeypatch):
+    backend, contexts = gpu_backend(), np.zeros((2, 1), np.int32)
+
+    def summed():
+        contexts_there, values, total = map(backend.upload, (contexts, np.ones((2, 3), np.float32), np.zeros((4, 3), np.float32)))
+        backend.scatter_add(contexts_there, (1,), values, total)
+        return backend.download(total)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    expected = summed()
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "_each", interrupted)  # which adds sums to the total
+        with pytest.raises(KeyboardInterrupt):
+            summed()
+    assert np.array_equal(summed(), expected)
+
+
+def test_the_gpu_benchmark_compares_with_float64():
+    """Correct operations pass the comparison of the benchmark, and a wrong one does not."""
+    import gpu
+
+    backend = gpu_backend()
+    sizes = {"rows": 9, "words": 70, "size": 5, "width": 7}
+    assert gpu.operations(backend, **sizes)["wrong"] == []
+    assert gpu.operations(gpu_backend(mixed=True), "mixed", **sizes)["wrong"] == []
+    backend.log_probabilities = lambda features, weight, bias, logs: backend.clear(logs)
+    assert gpu.operations(backend, **sizes)["wrong"] == ["log-probabilities"]
+
+
+def test_the_gpu_benchmark_times_operations_and_steps(monkeypatch):
+    """The parts of the benchmark that need no PyTorch run, on small sizes and once."""
+    import gpu
+
+    monkeypatch.setattr(gpu, "torch", None)
+    monkeypatch.setattr("bengio.EMBEDDING", 8)
+    monkeypatch.setattr(gpu, "Size", lambda *_: Size(60, 4, 2, 5, 8))
+    monkeypatch.setattr(gpu, "measure", functools.partial(measure, seconds=0.0))
+    monkeypatch.setattr(gpu, "seconds", lambda run: (run(), 1.0)[1])
+    assert all(each["floor"] is None or each["floor"] >= 0 for each in gpu.kernels(gpu_backend(), ceiling=1e12))
+    row = gpu.whole_step(50, 16, 32)
+    assert row["seconds"] == {"fflm fp32": 1.0, "fflm mixed": 1.0}
+    assert all(size > 0 for size in row["bytes"].values())
+
+
+# Commands
+
+
+@pytest.fixture
+def commands(text, gpu_found):
+    """Return a function that runs a command where a GPU works, and returns what it printed."""
+
+    def command(line):
+        result = CliRunner().invoke(main, shlex.split(line), prog_name="fflm")
+        assert result.exit_code == 0, result.output
+        return result
+
+    return command
+
+
+def test_commands_do_the_same_on_either_device(commands):
+    small = "--embedding 6 --hidden 8 --batch-size 64 --window 3 --epochs 1"
+    trained = commands(f"train text.txt -o a.model --device auto {small}")
+    assert re.match(r"device: cuda \(.+, compute capability \d+\.\d\)\n", trained.stderr)
+    commands(f"train text.txt -o b.model --device cpu {small}")
+    perplexities = [load_arrays(Path(f"{name}.model") / WEIGHTS)[1]["valid"]["perplexity"] for name in "ab"]
+    assert abs(perplexities[0] / perplexities[1] - 1) < 1e-4
+    found = {}
+    for device in ("cpu", "cuda"):
+        options = f"-m a.model --device {device}"
+        words = json.loads(commands(f"next {options} --prefix 'the cat' --json").stdout)["words"]
+        text = commands(f"generate {options} --prefix 'the cat' --length 9 --seed 1").stdout
+        score = json.loads(commands(f"score {options} text.txt --json").stdout)["perplexity"]
+        found[device] = [word["probability"] for word in words], text, score
+    np.testing.assert_allclose(found["cuda"][0], found["cpu"][0], rtol=1e-5)
+    assert found["cuda"][1] == found["cpu"][1]
+    assert abs(found["cuda"][2] / found["cpu"][2] - 1) < 1e-5
+
+
+def test_bench_compares_both_devices(commands):
+    result = commands("bench --vocabulary 60 --hidden 5 --batch-size 8 --embedding 4 --window 2 --seconds 0 -o bench.svg")
+    assert re.match(r"devices: cpu \(\d+ threads?\), cuda \(.+\)\n", result.stderr)
+    head, *rows = (line.split() for line in result.stdout.splitlines()[1:])
+    assert head == ["cpu", "ms", "tokens/s", "GFLOP/s", "cuda", "ms", "tokens/s", "GFLOP/s", "times"]
+    assert len(rows) == 11
+    assert Path("bench.svg").stat().st_size > 1000
+
+
+# The choice of a device
+
+
+def test_the_reason_for_no_gpu_is_given():
+    program = """
+import sys
+from fflm.backend import devices
+print(devices.why_no_gpu())
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout == "\n" or result.stdout.startswith("no driver of an NVIDIA GPU works (")
+
+
+@pytest.mark.parametrize("inner", [0, 1, 127, 128, 300, 1000, 8192, 50_000])
+@pytest.mark.parametrize("blocks", [0, 1, 2, 16, 100, 128, 264, 5000])
+def test_an_inner_dimension_is_divided_without_empty_parts(blocks, inner):
+    parts, span = divide(blocks, inner)
+    assert (parts - 1) * span < max(1, inner) <= max(1, parts * span)
+    assert span % SPAN == 0
+    assert parts == 1 or blocks * parts <= WAVE

@@ -1,0 +1,191 @@
+"""Mixed precision: numbers that are halves are computed exactly, others with one rounding, and training is nearly the same."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import devices
+import numpy as np
+import pytest
+import reference
+from command import installed_fflm as fflm
+from devices import gpu_backend
+from rounding import RoundingBackend
+from tiny import tiny_model
+from tolerances import HALF_SLOPES, MIXED_STEPS, MIXED_WAY, SAME_ROUNDING, SINGLE_SOFTMAX, assert_close
+
+pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
+
+from ptx_interpreter import PtxError
+from test_cuda import NETWORK, RUNS, steps
+
+from fflm.backend.cpu.backend import CpuBackend
+from fflm.backend.cuda import backend as cuda_backend
+from fflm.backend.cuda import mixed as cuda_mixed
+from fflm.backend.cuda import products
+from fflm.errors import FflmError
+from fflm.models.neural import train
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
+
+MIXED = gpu_backend(mixed=True)
+
+
+def on_gpu(*arrays):
+    """Return arrays on the device."""
+    return [MIXED.upload(array) for array in arrays]
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "outputs"),
+    [(1, 1, 1), (3, 9, 2), (33, 31, 40), (150, 200, 137), (128, 64, 256), (300, 9, 260)],
+)
+def test_products_of_what_halves_hold_are_exact(rows, width, outputs):
+    generator = np.random.default_rng(0)
+    shapes = (rows, width), (outputs, width), (outputs,), (rows, outputs), (outputs, width), (rows, width)
+    inputs, weight, bias, d_outputs, before, noise = (generator.integers(-8, 9, shape).astype(np.float32) / 4 for shape in shapes)
+    d_outputs *= np.float32(2.0**-30)  # below the range of halves
+    before *= np.float32(2.0**-30)
+    x, w, b, d_y, d_w, d_x = on_gpu(inputs, weight, bias, d_outputs, before, noise)
+    y, d_b = on_gpu(np.full((rows, outputs), np.nan, np.float32), bias)
+    MIXED.affine(x, w, b, "identity", y)
+    assert np.array_equal(MIXED.download(y), inputs @ weight.T + bias)
+    MIXED.affine_backward(x, w, y, "identity", d_y, 1.0, d_w, d_b, d_x)
+    assert np.array_equal(MIXED.download(d_w), before + d_outputs.T @ inputs)
+    assert np.array_equal(MIXED.download(d_x), d_outputs @ weight)
+
+
+@pytest.mark.parametrize(("rows", "words", "size"), [(1, 1, 1), (3, 127, 7), (5, 129, 3), (140, 300, 130)])
+@pytest.mark.parametrize("scale", [2.0**-13, 1.0])
+def test_softmax_of_what_halves_hold(rows, words, size, scale):
+    """Losses are as good as in single precision; only exponentials, and the gradients from them, are rounded."""
+    generator = np.random.default_rng(0)
+    shapes = (rows, size), (words, size), (words,)
+    features, weight, bias = (generator.normal(size=shape).astype(np.float16).astype(np.float32) for shape in shapes)
+    weight /= 4
+    targets = generator.integers(0, words, rows, np.int32)
+    arrays = on_gpu(features, weight, bias, targets)
+    results = on_gpu(*(np.full(shape, np.nan, np.float32) for shape in ((rows,), *shapes)))
+    MIXED.output_gradients(*arrays, 0.1, 0.2, scale, 0.0, *results)
+    exact = *(each.astype(np.float64) for each in (features, weight, bias)), targets
+    assert_close(MIXED.download(results[0]), reference.output_losses(*exact), SINGLE_SOFTMAX, unit=1.0)
+    expected = reference.output_gradients(*exact, 0.1, 0.2, scale)
+    for found, wanted in zip(results[1:], expected, strict=True):
+        assert_close(MIXED.download(found), wanted, HALF_SLOPES, unit=scale)
+
+
+@pytest.mark.parametrize(("rows", "words", "size"), [(1, 1, 1), (3, 127, 7), (5, 129, 3), (140, 300, 130), (260, 140, 40)])
+def test_operations_round_where_they_say(rows, words, size):
+    """For any numbers the results are those of NumPy, which rounds in the same places."""
+    generator = np.random.default_rng(0)
+    shapes = (rows, size), (words, size), (words,), (rows, words)
+    features, weight, bias, d_outputs = (generator.normal(size=shape).astype(np.float32) for shape in shapes)
+    targets, noise = generator.integers(0, words, rows, np.int32), generator.poisson(2, words).astype(np.float32)
+    before = weight[::-1].copy(), bias[::-1].copy()
+
+    def results(backend):
+        x, w, b, t, k, d_y, d_w, d_b = map(backend.upload, (features, weight, bias, targets, noise, d_outputs * 1e-6, *before))
+        losses, d_x = backend.upload(np.zeros(rows, np.float32)), backend.upload(np.zeros_like(features))
+        y = backend.upload(np.zeros_like(d_outputs))
+        found = []
+
+        def note(*arrays, unit=0.0):
+            found.extend((backend.download(array).copy(), unit) for array in arrays)
+
+        backend.affine(x, w, b, "tanh", y)
+        note(y)
+        backend.affine_backward(x, w, y, "tanh", d_y, 1.0, d_w, d_b, d_x)
+        note(d_w, d_b, d_x)
+        backend.output_gradients(x, w, b, t, 0.1, 0.05, 1 / rows, 0.0, losses, d_x, d_w, d_b)
+        note(losses, d_x, d_w, d_b, unit=1 / rows)  # the gradient of a single word nearly cancels
+        backend.nce_gradients(x, w, b, t, k, 1 / rows, 1.0, losses, d_x, d_w, d_b)
+        note(losses, d_x, d_w, d_b)
+        return found
+
+    for (found, unit), (expected, _) in zip(results(MIXED), results(RoundingBackend()), strict=True):
+        assert_close(found, expected, SAME_ROUNDING, unit=unit)
+
+
+BUGS = {
+    "no barrier": ("            cuda.syncthreads()\n        rows, columns", "        rows, columns"),
+    "a single buffer": ("buffer = uint32(uint32(step) % uint32(2)", "buffer = uint32(uint32(step + 1) % uint32(2)"),
+    "another tile's factors": ("factors[piece // uint32(COLUMNS // width)", "factors[piece // uint32(2 * COLUMNS // width)"),
+    "no ends of lines": (" and place < uint32(matrix.shape[1])", ""),
+    "a sum of too few": ("for k in range(readers):", "for k in range(readers - 1):"),
+}
+"""What is replaced in the source of `products`, and by what."""
+
+
+def planted(source, path):
+    """Return a module of this source; the kernels of it that are kept on disk need a file and a name of their own."""
+    path.write_text(source, encoding="utf-8")
+    module = ModuleType(path.stem)
+    exec(compile(source, path, "exec"), vars(module))
+    return module
+
+
+@pytest.mark.skipif(devices.device == "cuda", reason="what a GPU does with them is undefined")
+@pytest.mark.parametrize("bug", BUGS)
+def test_planted_bugs_are_noticed(bug, tmp_path, monkeypatch):
+    source = Path(products.__file__).read_text(encoding="utf-8")
+    assert source.count(BUGS[bug][0]) == 1
+    monkeypatch.setitem(sys.modules, products.__name__, planted(source.replace(*BUGS[bug]), tmp_path / f"products, {bug}.py"))
+    mixed = planted(Path(cuda_mixed.__file__).read_text(encoding="utf-8"), tmp_path / f"mixed, {bug}.py")
+    kernels = {form: mixed.make_mixed_product(form) for form in products.FORMS}
+    monkeypatch.setattr(cuda_backend, "MIXED_PRODUCTS", kernels)
+
+    def check():
+        test_products_of_what_halves_hold_are_exact(33, 40, 7)
+        test_softmax_of_what_halves_hold(140, 300, 9, 1.0)
+
+    with pytest.raises((PtxError, AssertionError)):
+        check()
+
+
+@pytest.mark.parametrize("name", ["default", "tied, direct", "nce"])
+def test_twenty_steps_are_close(name):
+    """Losses are as close as rounded operands allow, and the weights have moved nearly the same way."""
+    losses, parameters = steps(CpuBackend(), *RUNS[name])
+    found_losses, found = steps(MIXED, *RUNS[name])
+    assert not np.array_equal(found_losses, losses)
+    np.testing.assert_allclose(found_losses, losses, rtol=MIXED_STEPS)
+    start = dict(Parameters.random(dataclasses.replace(NETWORK, **RUNS[name][0]), 1).items())
+    for key, array in parameters.items():
+        assert np.linalg.norm(found[key] - array) <= MIXED_WAY * np.linalg.norm(array - start[key]), key
+
+
+def test_training_from_text_to_model(text, monkeypatch):
+    backends = {"fp32": MIXED.full_precision, "mixed": MIXED}
+    monkeypatch.setattr(train, "choose_device", lambda device: device)
+    monkeypatch.setattr(train, "device_backend", lambda device, precision, threads: backends[precision])
+    fields = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "epochs": 1, "device": "cuda"}
+    perplexities = {}
+    for precision in backends:
+        run = train.begin([text], Path(f"{precision}.model"), precision=precision, **fields)
+        assert {type(event).__name__ for event in run.events()} >= {"Step", "Evaluation"}
+        perplexities[precision] = run.figures["valid"]["perplexity"]
+        assert json.loads(Path(f"{precision}.model/config.json").read_text())["precision"] == precision
+    assert 0 < abs(perplexities["mixed"] / perplexities["fp32"] - 1) < MIXED_STEPS
+    assert train.TrainingSession.resume(Path("mixed.model")).trainer.network.backend is backends["mixed"]
+    assert train.TrainingSession.resume(Path("mixed.model"), device="cpu").trainer.network.backend is backends["fp32"]
+
+
+def test_prediction_is_in_single_precision():
+    model, contexts = tiny_model(), np.random.default_rng(0).integers(0, 9, (40, 3)).astype(np.int32)
+    parameters = model.parameters.mapped(MIXED.upload)
+    exact, found = (
+        Network(model.config, backend).log_probabilities(parameters, contexts) for backend in (MIXED.full_precision, MIXED)
+    )
+    assert np.array_equal(exact, found)
+
+
+def test_mixed_precision_needs_a_gpu(text):
+    with pytest.raises(FflmError, match="mixed precision needs the device cuda"):
+        train.begin([text], Path("other.model"), precision="mixed")
+    with pytest.raises(FflmError, match="`precision` must be one of fp32, mixed, not 'half'"):
+        train.begin([text], Path("other.model"), precision="half")
+    assert not Path("other.model").exists()
+    result = fflm("train", text, "--precision", "mixed", "-o", "other.model", folder=Path())
+    assert (result.returncode, result.stderr) == (1, "error: mixed precision needs the device cuda: on the CPU, train in fp32\n")

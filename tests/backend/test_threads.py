@@ -1,0 +1,274 @@
+"""One process, several threads: the same bits as alone, on every threading layer; forked processes work, too."""
+
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from command import STORIES
+from numba.core.compiler_lock import global_compiler_lock
+from threadpoolctl import threadpool_info
+from tiny import MODES, tiny_model
+
+import fflm
+from fflm.backend.cpu import backend as cpu_backend
+from fflm.backend.cpu import launching
+from fflm.backend.cpu.backend import CpuBackend
+from fflm.backend.cpu.blas import ONE_THREAD
+from fflm.models.mixture.cache import UnigramCache
+from fflm.models.mixture.model import Mixture
+from fflm.models.neural import fast
+from fflm.models.neural.fast import FastScorer
+from fflm.models.ngram import estimate as ngram_estimate
+from fflm.models.ngram import model as ngram_model
+from fflm.models.ngram.train import estimate_model
+from fflm.network.feedforward import Network
+from fflm.text.corpus import Corpus
+from fflm.text.settings import TextSettings
+from fflm.text.tokenize import TextSource, tokenize
+from fflm.text.vocabulary import VocabularyRule
+
+THREADS = 8
+
+TEXTS = [" ".join(STORIES.split()[start : start + length]) for start, length in ((0, 3), (20, 40), (100, 9), (200, 150))]
+
+RUN = {"window": 2, "embedding": 4, "hidden": (6,), "averages": (), "epochs": 1, "batch_size": 64}
+
+
+def corpus(folder: Path) -> Corpus:
+    (folder / "text.txt").write_text(STORIES, encoding="utf-8")
+    return tokenize(TextSource([folder / "text.txt"], TextSettings(), VocabularyRule(), None), folder / "corpus")
+
+
+def pickled(model: Any) -> Any:
+    """Return a model as another process gets it, after it was used."""
+    if hasattr(model, "score") and not hasattr(model, "fit"):
+        model.score(TEXTS[0])
+    return pickle.loads(pickle.dumps(model))
+
+
+def operations(folder: Path, keep: Callable[[Any], Any] = lambda model: model) -> dict[str, Callable[[str], Any]]:
+    """Return what the library offers, as functions of a text whose results can be compared; models are shared.
+
+    Models go through ``keep`` first.
+    """
+    model = tiny_model(MODES["line ends"])
+    of_text = estimate_model(corpus(folder), 3)
+    cache = UnigramCache(5, model.vocabulary, model.text)
+    mixture = Mixture({"a": model, "b": tiny_model(MODES["line ends"], seed=2), "cache": cache}, [0.5, 0.3, 0.2])
+    labelled = "\n".join(f"{'ab'[row % 2]}\t{line}" for row, line in enumerate(STORIES.split("\n")[:40]) if line)
+    (folder / "lines.tsv").write_text(labelled, encoding="utf-8")
+    classifier = fflm.train_classifier(folder / "lines.tsv", folder / "lines.classifier", epochs=1, valid=None)
+    scorer = FastScorer(tiny_model(MODES["line ends"], seed=3))
+    features = np.random.default_rng(1).normal(size=(200, 5))
+    estimator = fflm.FeedforwardClassifier(hidden=(7,), epochs=2, random_state=1).fit(features, features[:, 0] > 0)
+    model, of_text, mixture, classifier, scorer, estimator = map(
+        keep, (model, of_text, mixture, classifier, scorer, estimator)
+    )  # fmt: skip
+    models = {"network": model, "n-gram": of_text, "mixture": mixture}
+    found: dict[str, Callable[[str], Any]] = {}
+    for name, each in models.items():
+        found |= {
+            f"score by {name}": lambda text, each=each: each.score(text).loss_sum,
+            f"next words by {name}": lambda text, each=each: fflm.models.generation.next_words(
+                each, fflm.models.generation.read_prefix(each, text), 5
+            ),
+            f"generate by {name}": lambda text, each=each: [
+                sample.ids
+                for sample in fflm.models.generation.sample(
+                    each, fflm.models.generation.read_prefix(each, text), samples=2, length=5, seed=len(text)
+                )
+            ],
+        }
+    return {
+        **found,
+        "perplexity": lambda text: model.perplexity(folder / "text.txt").loss_sum if len(text) < 50 else None,
+        "classifier": lambda text: classifier.predict_proba(text.split(" ")).tobytes(),
+        "fast scorer": lambda text: scorer.text_losses(scorer.text.encode_text(text, scorer.vocabulary)).tobytes(),
+        "estimator": lambda text: estimator.predict_proba(features[: len(text)]).tobytes(),
+        "fit an estimator": lambda text: (
+            estimator.__class__(hidden=3, epochs=1, random_state=len(text))
+            .fit(features[:50], features[:50, 0] > 0)
+            .predict_proba(features)
+            .tobytes()
+        ),
+    }
+
+
+def stress(folder: Path) -> None:
+    """Raise an AssertionError if a result differs in several threads from what it is in one, while another thread trains."""
+    work = [(name, function, text) for name, function in operations(folder).items() for text in TEXTS]
+    expected = [function(text) for _, function, text in work]
+    train = lambda name: fflm.train(folder / "corpus", folder / name, **RUN).parameters  # noqa: E731
+    alone = train("alone.model")
+    before = sys.getswitchinterval(), numba.get_num_threads(), blas_threads()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(THREADS + 1) as pool:
+            training = pool.submit(train, "beside.model")
+            results = [
+                pool.submit(lambda order=order: {place: work[place][1](work[place][2]) for place in order})
+                for order in np.random.default_rng(1).permuted(np.tile(np.arange(len(work)), (THREADS, 1)), axis=1).tolist()
+            ]
+            for result in results:
+                for place, value in result.result().items():
+                    assert value == expected[place], work[place]
+            assert all(map(np.array_equal, alone, training.result()))
+    finally:
+        sys.setswitchinterval(before[0])
+    assert (numba.get_num_threads(), blas_threads()) == before[1:]
+
+
+def blas_threads() -> list[int]:
+    return [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"]
+
+
+def cut(monkeypatch: pytest.MonkeyPatch, shares: int = 2) -> None:
+    """Have the work of all kernels cut into so many shares."""
+    for module in (cpu_backend, ngram_model, ngram_estimate, fast):
+        monkeypatch.setattr(module, "shares_of", lambda work, threads=None: shares)
+
+
+@pytest.mark.parametrize("shares", [1, 2])
+def test_results_are_the_same_in_several_threads(tmp_path, monkeypatch, shares):
+    cut(monkeypatch, shares)
+    stress(tmp_path)
+
+
+@pytest.mark.slow
+def test_results_are_the_same_in_several_threads_on_a_layer_that_allows_one_launch_at_a_time(tmp_path):
+    program = f"""
+import pathlib, pytest, numba, test_threads
+with pytest.MonkeyPatch.context() as patch:
+    test_threads.cut(patch)
+    test_threads.stress(pathlib.Path({str(tmp_path)!r}))
+print(numba.threading_layer())
+"""
+    environment = {**os.environ, "NUMBA_THREADING_LAYER": "workqueue", "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "workqueue\n"), result.stderr
+
+
+def test_blas_has_its_threads_again_when_the_last_thread_leaves():
+    before = blas_threads()
+    inside, leave = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with ONE_THREAD:
+            inside.set()
+            leave.wait()
+
+    with ONE_THREAD:
+        other = threading.Thread(target=stay)
+        other.start()
+        inside.wait()
+    during = blas_threads()
+    leave.set()
+    other.join()
+    assert 1 in during
+    assert blas_threads() == before
+
+
+def test_the_number_of_threads_does_not_change_results(monkeypatch):
+    """What decides is the number of shares, not how many threads compute them; sequential and parallel forms agree."""
+    monkeypatch.setattr(launching, "WORTH_WAKING", 0)
+    model, contexts = tiny_model(), np.random.default_rng(1).integers(0, 9, (300, 3), np.int32)
+
+    def results(threads: int) -> list[np.ndarray]:
+        vars(model)["network"] = Network(model.config, CpuBackend(threads))
+        return [model.log_probabilities(contexts), model.losses(contexts, contexts[:, 0] % len(model.vocabulary))]
+
+    expected = results(5)
+    with launching.limit_threads(1):
+        fewer = results(5)
+    monkeypatch.setattr(launching, "_threads_lost", True)
+    for left, middle, right in zip(expected, fewer, results(5), strict=True):
+        assert np.array_equal(left, middle)
+        assert np.array_equal(left, right)
+
+
+def test_the_first_use_may_be_in_several_threads_at_once():
+    expected = tiny_model().score(TEXTS[3]).loss_sum
+    model, start = tiny_model(), threading.Barrier(THREADS)
+
+    def score(_: int) -> float:
+        start.wait()
+        return model.score(TEXTS[3]).loss_sum
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        assert set(pool.map(score, range(THREADS))) == {expected}
+
+
+def test_models_that_were_used_can_be_pickled(tmp_path):
+    """As multiprocessing does to send them to spawned processes."""
+    for name, function in operations(tmp_path, keep=pickled).items():
+        assert function(TEXTS[1]) is not None or name == "perplexity", name
+
+
+@pytest.mark.parametrize("layer", ["tbb", "none"])
+def test_a_threading_layer_that_cannot_be_used_is_named(layer):
+    program = """
+import numpy as np, fflm
+from fflm.backend.cpu.launching import kernel
+from numba import prange
+@kernel()
+def fill(array, threads):
+    for t in prange(threads):
+        array[t] = 1
+try:
+    fill(np.zeros(2), 2)
+except fflm.FflmError as error:
+    print(error)
+"""
+    environment = {**os.environ, "NUMBA_THREADING_LAYER": layer, "NUMBA_THREADING_LAYER_PRIORITY": "omp tbb workqueue"}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert "NUMBA_THREADING_LAYER" in result.stdout or layer == "tbb"  # which may be installed
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_computes_the_same(tmp_path, monkeypatch):
+    cut(monkeypatch)  # so that the threads were started here
+    work = [(function, text) for function in operations(tmp_path).values() for text in TEXTS]
+    expected = [function(text) for function, text in work]
+    assert numba.threading_layer()
+    with ONE_THREAD:  # as when another thread computes meanwhile
+        context = multiprocessing.get_context("fork")
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=lambda: sender.send(([function(text) for function, text in work], blas_threads())))
+        child.start()
+    assert receiver.poll(60)
+    found, threads = receiver.recv()
+    child.join()
+    assert (found, child.exitcode, threads) == (expected, 0, blas_threads())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_process_is_forked_when_no_thread_compiles():
+    compiling, forking = threading.Event(), threading.Event()
+
+    def compile_for_long() -> None:
+        with global_compiler_lock:
+            compiling.set()
+            forking.wait()
+
+    other = threading.Thread(target=compile_for_long)
+    other.start()
+    compiling.wait()
+    threading.Timer(0.1, forking.set).start()
+    child = os.fork()
+    if not child:
+        with global_compiler_lock:  # a child without a free lock would wait for ever
+            os._exit(0)
+    other.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,0 +1,90 @@
+"""`fflm bench`: what it times, and that it times nothing that is wrong."""
+
+import importlib.metadata
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+from command import installed_fflm as fflm
+
+from fflm.backend.cpu import blas
+from fflm.backend.cpu.backend import CpuBackend
+from fflm.bench import ROUNDS, Size, measure
+from fflm.errors import FflmError
+
+SIZE = Size(vocabulary=70, embedding=3, window=2, hidden=5, batch=8)
+OPERATIONS = [
+    "gather", "dropout", "affine", "softmax losses", "softmax gradients", "affine backward", "scatter-add", "clip", "adamw",
+    "log-probabilities", "training step",
+]  # fmt: skip
+
+
+def test_all_operations_are_timed_on_all_devices():
+    timings = list(measure([SIZE], {"one": CpuBackend(), "other": CpuBackend()}, seconds=1e-4))
+    assert [(timing.operation, timing.device) for timing in timings] == [
+        (name, device) for name in OPERATIONS for device in ("one", "other")
+    ]
+    assert all(timing.seconds > 0 and timing.tokens_per_second == SIZE.batch / timing.seconds for timing in timings)
+    step = timings[-1]
+    assert step.products == 6 * 8 * 5 * (2 * 3 + 70)
+    assert step.gflops == step.products / step.seconds / 1e9
+    assert timings[0].gflops is None
+
+
+@pytest.mark.parametrize("operation", ["gather", "affine", "output_gradients", "clip_factor"])
+def test_devices_that_disagree_are_refused(operation):
+    class Wrong(CpuBackend):
+        """Computes one thing wrongly."""
+
+    def wrong(self, *arguments, **numbers):
+        getattr(CpuBackend, operation)(self, *arguments, **numbers)
+        arguments[-1].reshape(-1)[0] += 1  # the last argument is a result of each of these
+
+    setattr(Wrong, operation, wrong)
+    with pytest.raises(FflmError, match=r"one and other do not agree on .*; nothing was timed"):
+        list(measure([SIZE], {"one": CpuBackend(), "other": Wrong()}, seconds=1e-4))
+
+
+def test_command(tmp_path):
+    options = ["--vocabulary", "50,60", "--hidden", "4", "--batch-size", "8", "--threads", "1", "--seconds", "0"]
+    result = fflm("bench", *options, folder=tmp_path)
+    assert re.fullmatch(r"devices: cpu \(1 thread\)(; no GPU: .+|, cuda \(.+\))\n", result.stderr)
+    lines = result.stdout.splitlines()
+    assert lines[0] == "vocabulary 50, hidden 4, batch 8"
+    assert [line[2:20].rstrip() for line in lines[2 : 2 + len(OPERATIONS)]] == OPERATIONS
+    assert len(lines) == 2 * (2 + len(OPERATIONS))
+    found = json.loads(fflm("bench", *options, "--json", "-q", "--device", "cpu", "-o", "bench.svg", folder=tmp_path).stdout)
+    assert (tmp_path / "bench.svg").stat().st_size > 1000
+    assert found["devices"] == {"cpu": "cpu (1 thread)"}
+    assert len(found["timings"]) == 2 * len(OPERATIONS)
+    assert np.isclose(found["timings"][0]["tokens_per_second"], 8 / found["timings"][0]["seconds"])
+    for timing in found["timings"]:
+        assert len(timing["rounds"]) == ROUNDS
+        assert timing["fastest"] == min(timing["rounds"])
+        assert timing["slowest"] == max(timing["rounds"])
+        assert timing["seconds"] == sorted(timing["rounds"])[ROUNDS // 2]
+        assert timing["calls_per_round"] >= 1
+    assert found["machine"]["threads"] == 1
+    assert found["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert found["machine"]["processor"]
+    assert found["machine"]["blas"] == blas.description()
+    for name in ("numba", "llvmlite", "numpy", "scipy", "fflm"):
+        assert found["versions"][name] == importlib.metadata.version(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--hidden", "0"], "sizes are positive numbers"),
+        (["--vocabulary", "10,-1"], "sizes are positive numbers"),
+        (["--threads", "100000"], "give --threads"),
+        (["-o", "bench.gif"], "let its name end in .png, .svg or .pdf"),
+    ],
+)
+def test_errors(options, message, tmp_path):
+    result = fflm("bench", *options, folder=tmp_path)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1

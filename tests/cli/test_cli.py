@@ -1,0 +1,522 @@
+"""The command line: its help, its promises about output, and the commands that only report."""
+
+import contextlib
+import importlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from xml.etree import ElementTree
+
+import click
+import pytest
+from click.testing import CliRunner
+from command import FFLM, PERPLEXITY, SMALL, STORIES, parse
+from command import installed_fflm as fflm
+from rich.cells import cell_len
+
+from fflm.cli import COMMANDS, main
+from fflm.cli.report import message_console
+from fflm.cli.tables import Column, LiveTable, table
+from fflm.errors import install
+from fflm.text import catalogue
+
+try:
+    import pty
+except ImportError:  # no Unix
+    pty = None
+
+CONDITIONS = (
+    r"train: [\d,]+ tokens, OOV rate \d+\.\d\d%, [\d,]+ characters",
+    r"valid: [\d,]+ tokens, OOV rate \d+\.\d\d%, [\d,]+ characters",
+    r"vocabulary: [\d,]+ \(words seen at least 2 times in train\)",
+    r"line ends: predicted as </s>, contexts may cross lines",
+)
+"""What stands once beside a table of perplexities."""
+
+
+def commands(path=(), command=main):
+    """Yield every command and group, with the words that name it."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            yield from commands((*path, name), command.get_command(context, name))
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, list(map(str, arguments)), prog_name="fflm")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Make a folder with a finished model and an unfinished one without weights."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "text.txt").write_text(STORIES, encoding="utf-8")
+    options = ("text.txt", *SMALL, "--epochs", 3, "--test", "10%")
+    done = fflm("train", *options, folder=folder)
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(folder / "text.model", folder / "part.model")
+    (folder / "part.model" / "model.safetensors").unlink()
+    log = (folder / "part.model" / "log.jsonl").read_text().splitlines(keepends=True)
+    (folder / "part.model" / "log.jsonl").write_text(log[0])
+    return folder
+
+
+# Help
+
+
+@pytest.mark.parametrize("path", [path for path, _ in commands()], ids=lambda path: " ".join(("fflm", *path)))
+def test_every_command_has_help_with_an_example(path):
+    result = invoke(*path, "--help")
+    assert result.exit_code == 0
+    assert re.search(rf"Example:\n(.*\n)*? .*{' '.join(('fflm', *path))}", result.stdout)
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("path", [path for path, _ in commands()], ids=lambda path: " ".join(("fflm", *path)))
+def test_every_option_says_what_it_is_for(path):
+    command = dict(commands())[path]
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    assert [param.name for param in options if not param.help] == []
+
+
+def test_the_table_of_commands_is_that_of_the_modules():
+    listed = re.findall(r"^  (\w+) +(\S.*)$", invoke("--help").stdout.split("Commands:\n")[1], re.MULTILINE)
+    assert dict(listed) == COMMANDS
+    folder = Path(importlib.import_module("fflm.cli").__file__).parent
+    assert {path.stem for path in folder.glob("*.py")} - {
+        "__init__",
+        "options",
+        "loading",
+        "report",
+        "signals",
+        "tables",
+        "progress",
+    } == set(COMMANDS)
+
+
+def examples():
+    """Yield every command line in any help text."""
+    for _, command in commands():
+        for line in re.findall(r"(?<![`\w])fflm (?!-)[^|)>\n]+", command.help.split("Example:")[1]):
+            yield line.strip().strip("`")
+
+
+@pytest.mark.parametrize("line", sorted(set(examples())))
+def test_every_example_parses(line):
+    parse(line)
+
+
+@pytest.mark.parametrize("entry", catalogue.entries().values(), ids=lambda entry: entry.name)
+def test_every_train_line_of_the_catalogue_parses(entry):
+    context = parse(entry.train.format(folder="data"))
+    assert context.command is main.get_command(context, "train")
+    assert context.params["inputs"]
+
+
+def imported(*lines, folder="."):
+    """Run the command lines in one new process; return the packages and modules that this imports."""
+    program = f"""
+import shlex, sys
+from fflm.cli import main
+for line in {lines!r}:
+    try:
+        main(shlex.split(line))
+    except SystemExit as error:
+        assert not error.code, line
+print(*sys.modules, file=sys.stderr)
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    assert result.stdout
+    return set(result.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy(option):
+    loaded = imported(option)
+    assert "click" in loaded
+    assert loaded.isdisjoint({"numba", "numpy", "scipy", "rich", "regex", "safetensors", "matplotlib", "requests"})
+
+
+def test_no_help_waits_for_the_compiler():
+    loaded = imported(*(shlex.join((*path, "--help")) for path, _ in commands()))
+    assert "fflm.network.config" in loaded
+    assert loaded.isdisjoint({"numba", "scipy", "rich", "safetensors", "matplotlib", "requests", "optuna"})
+
+
+def test_looking_at_a_model_does_not_wait_for_the_compiler(models):
+    lines = ("info text.model", "info part.model", "neighbours -m text.model the", "vectors -m text.model",
+             "analogy -m text.model the the the", "tokenize text.txt -o ids --overwrite --json")  # fmt: skip
+    loaded = imported(*lines, folder=models)
+    assert "safetensors" in loaded
+    assert loaded.isdisjoint({"numba", "scipy"})
+
+
+def test_predicting_imports_no_more_than_it_needs(models):
+    loaded = imported("next -m text.model", folder=models)
+    assert "numba" in loaded
+    assert loaded.isdisjoint(
+        {"scipy.linalg", "numpy.f2py", "rich", "matplotlib", "fflm.models.ngram.model", "fflm.models.mixture.model"}
+    )
+
+
+def test_ctrl_c_is_answered_while_modules_are_read():
+    program = """
+import signal, sys
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "click":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from fflm.cli import main
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "error: interrupted\n")
+
+
+@pytest.mark.parametrize("launcher", [(str(Path(__file__).parents[2] / "cli.py"),), ("-m", "fflm")])
+def test_launchers_are_the_command(launcher):
+    result = subprocess.run([sys.executable, *launcher, "train", "--help"], capture_output=True, text=True, check=True)
+    assert result.stdout == fflm("train", "--help", folder=".").stdout
+    assert result.stdout.startswith("Usage: fflm train ")
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["trian x", "--verbose", "train --epoch 3 --nonsense", "train --rate fast x", "train", "train --resume x.model y.txt",
+     "train --resume x.model --vocabulary words.txt", "corpus fetch", "corpus get", "completion tcsh", "tokenize x.txt"],
+)  # fmt: skip
+def test_wrong_usage_is_one_line(line):
+    result = fflm(*line.split(), folder=".")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert re.fullmatch(r"error: .* \(`fflm( \w+)* --help` shows the usage\)\n", result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("tran x", "Did you mean 'train'?"),
+        ("neighbors cat", "Did you mean 'neighbours'?"),
+        ("clasify train x", "Did you mean 'classify'?"),
+        ("corpus gte brown", "Did you mean 'get'?"),
+        ("classify predcit", "Did you mean 'predict'?"),
+        ("ngram exprot", "Did you mean 'export'?"),
+        ("train x --epoch 3", "'--epochs'"),
+        ("train x --activation rleu", "did you mean 'relu'?"),
+        ("train x --optimizer adm", "did you mean 'adam'?"),
+        ("classify train x --schedule cosin", "did you mean 'cosine'?"),
+        ("train x --device gpu", "did you mean 'cuda'?"),
+        ("score --by words", "did you mean 'word'?"),
+        ("completion bsh", "did you mean 'bash'?"),
+        ("tune x --search activation=tahn|relu", "did you mean 'tanh'?"),
+        ("tune x --search drop_out=0..1", "did you mean 'dropout'?"),
+        ("corpus get wikitext2", "did you mean 'wikitext-2'?"),
+    ],
+)
+def test_what_is_misspelled_gets_a_suggestion(line, meant):
+    result = invoke(*line.split())
+    assert (result.exit_code in (1, 2), result.stdout, result.stderr.count("\n")) == (True, "", 1)
+    assert meant in result.stderr
+
+
+def test_what_resembles_nothing_gets_none():
+    for line in ("xyzzy", "train x --loss hinge", "corpus get novels"):
+        assert "id you mean" not in invoke(*line.split()).stderr
+
+
+def test_what_is_not_installed_is_named_with_a_line_that_installs_it():
+    """Fflm is on no package index, so the line names a checkout; the extras are those of pyproject.toml."""
+    root = Path(__file__).parents[2]
+    extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    named = set()
+    for source in [*(root / "fflm").rglob("*.py"), *root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("examples/*.md")]:
+        text = source.read_text(encoding="utf-8")
+        assert "fflm[" not in text, source
+        named |= set(re.findall(r"install\(['\"](\w+)['\"]\)", text)) | set(re.findall(r"'\.\[(\w+)\]'", text))
+    assert {"cuda13", "learn", "plot", "tune"} <= named <= set(extras)
+    assert install("plot") == "`pip install '.[plot]'` in a checkout of fflm"
+
+
+def test_options_are_called_by_the_names_that_were_typed():
+    assert "--vocabulary " in invoke("train", "--resume", "x.model", "--vocabulary", "words.txt").stderr
+
+
+def test_without_arguments_there_is_help():
+    for arguments in ((), ("corpus",)):
+        result = fflm(*arguments, folder=".")
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr.startswith("Usage: fflm")
+
+
+def test_a_reader_that_leaves_is_no_error():
+    result = subprocess.run(f"{FFLM} corpus list --json | head -c 1", shell=True, capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("[", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_output_that_cannot_be_written_is_one_line():
+    with open("/dev/full", "w") as full:  # noqa: PTH123 (a device)
+        result = subprocess.run([FFLM, "corpus", "list"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (1, "error: standard output: No space left on device\n")
+
+
+# Output
+
+
+def test_the_help_of_train_lists_every_option_under_a_heading():
+    text = invoke("train", "--help").stdout
+    assert re.findall(r"^(\w+):$", text, re.MULTILINE) == ["Options", "Network", "Training", "Text", "Messages"]
+    options = [param for param in dict(commands())["train",].params if isinstance(param, click.Option)]
+    assert [param.opts[-1] for param in options if param.opts[-1] not in text] == []
+
+
+def test_train_prints_results_on_stdout_and_the_rest_on_stderr(models):
+    result = fflm("train", "text.txt", *SMALL, "--epochs", 1, "-o", "own.model", folder=models)
+    assert re.fullmatch(rf"model own.model, from epoch 1\nvalid {PERPLEXITY}\n", result.stdout)
+    assert re.search(r"^epoch +step +train perplexity .*\n    1 +\d+ .* \*", result.stderr, re.MULTILINE)
+    for line in CONDITIONS:
+        assert re.search(f"^{line}$", result.stderr, re.MULTILINE)
+    assert max(map(len, result.stderr.splitlines())) < 80
+    assert "\n\n" not in result.stderr
+    result = fflm("train", "text.txt", *SMALL, "--epochs", 1, "-o", "own.model", "--overwrite", "-q", "--json", folder=models)
+    assert result.stderr == ""
+    figures = json.loads(result.stdout)
+    assert figures["model"] == "own.model"
+    resumed = fflm("train", "--resume", "own.model", "--epochs", 2, folder=models)
+    for line in CONDITIONS:
+        assert re.search(f"^{line}$", resumed.stderr, re.MULTILINE)
+    shutil.rmtree(models / "own.model")
+
+
+@pytest.mark.slow
+def test_perplexities_have_the_same_names_everywhere(models):
+    scored = json.loads(fflm("score", "-m", "text.model", "--json", "text.txt", folder=models).stdout)
+    trained = json.loads(fflm("train", "--resume", "text.model", "-q", "--json", folder=models).stdout)
+    about = json.loads(fflm("info", "text.model", "--json", folder=models).stdout)
+    *lines, last = fflm(
+        "score", "-m", "text.model", "--by", "sentence", "--json", folder=models, input="the\n"
+    ).stdout.splitlines()
+    hypothesis = json.loads(fflm("score", "-m", "text.model", "--nbest", "plain", "--json", folder=models, input="the\n").stdout)
+    assert trained["test"] == about["figures"]["test"]
+    assert trained["valid"] == about["figures"]["valid"] == about["history"][-1]["valid"]
+    assert scored.pop("model") == "text.model"
+    names = list(scored)
+    assert {"perplexity", "vocabulary", "rule", "unknown_share", "policy", "tokens", "bits_per_character"} < set(names)
+    assert list(trained["valid"]) == list(trained["test"]) == list(json.loads(last))[1:] == names
+    assert [list(json.loads(line)) for line in lines] == [["line", "text", *names]]
+    assert list(hypothesis) == ["text", *names]
+
+
+def test_tokenize_as_json(models):
+    result = fflm("tokenize", "text.txt", "-o", "text.ids", "--json", "--overwrite", folder=models)
+    about = json.loads(result.stdout)
+    assert about["parts"].keys() == {"train", "valid"}
+    assert about["vocabulary"]["size"] > 50
+
+
+def test_info(models):
+    result = fflm("info", "text.model", folder=models)
+    assert (result.returncode, result.stderr) == (0, "")
+    for line in (
+        r"finished: all 3 epochs done",
+        r"  embedding +6",
+        r"parameters: [\d,]+",
+        r"  hidden\.0\.weight +8 x 18 +144",
+        r"  tokenizer +word",
+        *CONDITIONS,
+        r"  optimizer +adamw",
+        r"      3 .*\d",
+        rf"  valid {PERPLEXITY}$",
+        rf"  test  {PERPLEXITY}$",
+        r"  numba +\d.*",
+    ):
+        assert re.search(f"^{line}", result.stdout, re.MULTILINE), line
+    assert fflm("info", folder=models).stdout == result.stdout  # the latest with weights
+
+
+def test_info_as_json(models):
+    about = json.loads(fflm("info", "text.model", "--json", folder=models).stdout)
+    assert [event["epoch"] for event in about["history"]] == [1, 2, 3]
+    arrays = about["parameters"]["arrays"].values()
+    assert about["parameters"]["count"] == sum(rows * (columns[0] if columns else 1) for rows, *columns in arrays)
+    assert about["parameters"]["bytes"]["model.safetensors"] == (models / "text.model" / "model.safetensors").stat().st_size
+    assert about["figures"]["test"]["perplexity"] > 1
+    assert about["training"]["epochs"] == 3
+
+
+def test_info_on_a_run_without_weights(models):
+    result = fflm("info", "part.model", folder=models)
+    assert result.returncode == 0
+    assert "unfinished: resume with `fflm train --resume part.model`" in result.stdout
+    assert "no weights to use" in result.stdout
+    assert json.loads(fflm("info", "part.model", "--json", folder=models).stdout)["figures"] is None
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_plot(models, ending):
+    pytest.importorskip("matplotlib")
+    result = fflm("plot", "text.model", "-o", f"curves.{ending}", folder=models)
+    assert (result.returncode, result.stdout) == (0, f"curves.{ending}\n"), result.stderr
+    content = (models / f"curves.{ending}").read_bytes()
+    assert content.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[ending])
+
+
+def test_plot_compares_models_and_names_everything(models):
+    pytest.importorskip("matplotlib")
+    shutil.copytree(models / "text.model", models / "copy.model", dirs_exist_ok=True)
+    result = fflm("plot", "text.model", "copy.model", "-o", "both.svg", "--json", folder=models)
+    assert json.loads(result.stdout) == {"plot": "both.svg", "models": ["text.model", "copy.model"]}
+    ElementTree.parse(models / "both.svg")
+    svg = (models / "both.svg").read_text()
+    words = re.findall(r"<!-- (.*?) -->", svg)  # what matplotlib draws as shapes, it names in a comment
+    for text in (
+        "perplexity (log scale)",
+        "learning rate",
+        "tokens trained on",
+        "training",
+        "validation",
+    ):
+        assert text in words
+    assert any(re.match(r"copy.model, best: [\d.]+, [\d.]+ bits per character, after ", word) for word in words)
+    for line in CONDITIONS:  # the same for both, so they are written once
+        assert len(re.findall(line, " ".join(words))) == 1
+    shutil.rmtree(models / "copy.model")
+
+
+def test_plot_refuses_what_it_cannot_draw(models):
+    pytest.importorskip("matplotlib")
+    for arguments, reason in (
+        (["part.model"], "was not evaluated yet"),
+        (["text.model", "-o", "curves.gif"], "end in .png, .svg or .pdf"),
+        (["text.model", "-o", "nowhere/curves.png"], "No such file or directory"),
+        (["nothing.model"], "is no model"),
+    ):
+        result = fflm("plot", *arguments, folder=models)
+        assert result.returncode == 1
+        assert re.fullmatch(r"error: .*\n", result.stderr)
+        assert reason in result.stderr
+
+
+def test_plot_without_matplotlib_says_what_to_install(models):
+    program = "import sys; sys.modules['matplotlib'] = None; from fflm.cli import main; main(['plot', 'text.model'])"
+    result = subprocess.run([sys.executable, "-c", program], cwd=models, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr == "error: plots need matplotlib: run `pip install '.[plot]'` in a checkout of fflm\n"
+
+
+# Tables
+
+
+def test_a_table_does_not_depend_on_the_terminal_if_it_is_written_elsewhere(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    narrow = invoke("corpus", "list").stdout
+    monkeypatch.delenv("COLUMNS")
+    assert invoke("corpus", "list").stdout == narrow
+    assert len(narrow.splitlines()) == 1 + len(catalogue.entries())
+
+
+@pytest.mark.skipif(pty is None, reason="needs a terminal")
+def test_a_table_fits_the_terminal():
+    parent, child = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "60"}
+    with subprocess.Popen([FFLM, "corpus", "list"], stdout=child, env=environment) as process:
+        os.close(child)
+        shown = b""
+        with contextlib.suppress(OSError):  # how the end is reported
+            while piece := os.read(parent, 65536):
+                shown += piece
+    os.close(parent)
+    assert process.returncode == 0
+    lines = shown.decode().splitlines()
+    assert len(lines) > 1 + len(catalogue.entries())
+    assert max(map(len, lines)) <= 60
+
+
+ROWS = [["1", "12,345", "1,029.53", "*", "0.003", "a name"], ["10", "123,450", "9.5", "", "1e-05", "动物与植物"]]
+HEADINGS = ["epoch", "step", "valid perplexity", "", "rate", "name or text"]
+
+
+def test_a_table_has_the_width_of_its_cells():
+    lines = table("rrrrrl", HEADINGS, ROWS, None)
+    assert lines == table("rrrrrl", HEADINGS, ROWS, 200)
+    assert lines == [
+        "epoch     step  valid perplexity      rate  name or text",
+        "    1   12,345          1,029.53  *  0.003  a name",
+        "   10  123,450               9.5     1e-05  动物与植物",
+    ]
+
+
+def test_where_a_table_does_not_fit_headings_and_texts_are_broken_but_no_number():
+    assert table("rrrrrl", HEADINGS, ROWS, 46) == [
+        "                                 name",
+        "                   valid         or",
+        "epoch    step perplexity    rate text",
+        "    1  12,345   1,029.53 * 0.003 a name",
+        "   10 123,450        9.5   1e-05 动物与植物",
+    ]
+    for width in range(1, 60):
+        lines = table("rrrrrl", HEADINGS, ROWS, width)
+        assert all(number in "\n".join(lines) for number in ("1,029.53", "123,450", "1e-05"))
+    long = [["a long name that has many words", "1"], ["另一个很长很长很长的名字", "2"]]
+    lines = table("lr", ["", "n"], long, 20, indent="  ")
+    assert max(map(cell_len, lines)) <= 20
+    assert "".join(lines).count("字") == 1
+
+
+def test_names_are_no_markup():
+    assert table("lr", ["[b]", ""], [["[red]x[/red] :cat:", "1"]], None)[1] == "[red]x[/red] :cat:  1"
+    console = message_console(quiet=False)
+    with console.capture() as capture:
+        console.print("classes: [spam], :cat:")
+    assert capture.get() == "classes: [spam], :cat:\n"
+
+
+def test_a_live_table_leaves_out_what_does_not_fit():
+    columns = [
+        Column("step", 6), Column("perplexity"), Column("bits", 5, optional=True), Column("", 1), Column("rate", 7, optional=True)
+    ]  # fmt: skip
+    cells = ["10", "59.19", "1.299", "*", "0.003"]
+    assert LiveTable(columns, None).head == "  step perplexity  bits      rate"
+    assert LiveTable(columns, 33).row(cells) == "    10      59.19 1.299 *   0.003"
+    assert LiveTable(columns, 32).row(cells) == "    10      59.19 1.299 *"
+    assert LiveTable(columns, 20).row(cells) == "    10      59.19 *"
+    assert LiveTable(columns, 5).row(cells) == "    10      59.19 *"
+
+
+# Completion
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell):
+    result = fflm("completion", shell, folder=".")
+    assert result.returncode == 0
+    assert f"_FFLM_COMPLETE={shell}_complete" in result.stdout
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("tr", ["train"]), ("train --opti", ["--optimizer"]), ("train --optimizer ada", ["adagrad", "adam", "adamw"])],
+)
+def test_bash_completes(typed, offered):
+    words = ["fflm", *typed.split()]
+    script = f"""
+source <("{FFLM}" completion bash)
+COMP_WORDS=({" ".join(words)})
+COMP_CWORD={len(words) - 1}
+_fflm_completion "{FFLM}"
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=dict(os.environ), check=True)
+    assert result.stdout.split() == offered
+    assert result.stderr == ""

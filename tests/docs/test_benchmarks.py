@@ -1,0 +1,198 @@
+"""What the benchmarks compute themselves: the trigram by deleted interpolation, weights of mixtures, large texts."""
+
+import dataclasses
+import itertools
+import math
+from collections import Counter
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+import start_up
+from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximisation, losses, mixed
+from exact import exact_gradients, exact_updates
+from ngram import PIECE, pieces
+from numba import njit
+from numba.core import event
+from reference import PLAIN, adam_step, batch, network_gradients, network_losses
+from scaling import exponent
+from tokenizing import chunks, repeated
+from training_step import bengio, default, judge
+
+from fflm.cli import main
+from fflm.text.holdout import Count
+from fflm.text.settings import TextSettings
+from fflm.text.tokenize import TextSource, tokenize
+from fflm.text.tokenizer import Tokenizer
+from fflm.text.vocabulary import VocabularyRule
+from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2
+from fflm.training.settings import TrainingSettings
+
+WORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Return a text in which a word depends on the two before; some words occur only in its last part."""
+    folder = tmp_path_factory.mktemp("corpus")
+    generator = np.random.default_rng(1)
+    ids = [0, 1]
+    for _ in range(2000):
+        ids.append((ids[-1] + 2 * ids[-2] + generator.integers(3)) % 6)
+    text = [WORDS[each] for each in ids] + WORDS * 20
+    (folder / "text").write_text(" ".join(text), encoding="utf-8")
+    settings, rule = TextSettings(Tokenizer("space"), line_ends=False), VocabularyRule(1, source="all")
+    return tokenize(TextSource([folder / "text"], settings, rule, Count(300), Count(200)), folder / "ids")
+
+
+def dictionary_losses(corpus, weights):
+    """Return the trigram's losses on the test text, by the formula and with dictionaries."""
+    ids, V = [corpus.vocabulary.start_id] * 2 + corpus.parts["train"].ids[:].tolist(), len(corpus.vocabulary)
+    grams, contexts = Counter(), Counter()
+    for place in range(2, len(ids)):
+        for length in range(3):
+            contexts[tuple(ids[place - length : place])] += 1
+            grams[tuple(ids[place - length : place + 1])] += 1
+    result = []
+    for context, target in zip(*examples(corpus, "test", 2), strict=True):
+        estimates = [1 / V]
+        for length in range(3):
+            shorter = tuple(context.tolist()[2 - length :])
+            seen = contexts[shorter]
+            estimates.append(grams[(*shorter, int(target))] / seen if seen else estimates[-1])
+        number = math.ceil(-math.log((1 + seen) / (len(ids) - 2)))
+        result.append(-math.log(sum(a * p for a, p in zip(weights[number], estimates, strict=True))))
+    return result
+
+
+def test_trigram_is_the_formula(corpus):
+    model = Trigram(corpus)
+    model.weights = np.random.default_rng(2).dirichlet(np.ones(4), len(model.weights))  # no two bins alike
+    np.testing.assert_allclose(losses(model, corpus)["test"], dictionary_losses(corpus, model.weights), rtol=1e-12)
+
+
+def test_trigram_sums_to_one_after_any_context(corpus):
+    model, V = Trigram(corpus), len(corpus.vocabulary)
+    for context in np.ndindex(V + 1, V + 1):
+        total = np.exp(-model.losses(np.tile(context, (V, 1)), np.arange(V))).sum()
+        assert total == pytest.approx(1, abs=1e-12)
+
+
+def test_trigram_learns_its_weights(corpus):
+    model = Trigram(corpus)
+    valid = losses(model, corpus)["valid"].mean()
+    model.weights = np.full_like(model.weights, 1 / 4)
+    assert valid < losses(model, corpus)["valid"].mean() - 0.1
+
+
+def test_expectation_maximisation_finds_the_likeliest_weight():
+    generator = np.random.default_rng(3)
+    first, second = generator.exponential(1, 500), generator.exponential(1.2, 500)
+    weight, other = expectation_maximisation(np.exp(-np.stack([first, second], axis=1)))
+    grid = np.linspace(0.001, 0.999, 999)
+    goals = [mixed(first, second, each).sum() - math.log(each) - math.log(1 - each) for each in grid]
+    assert weight == pytest.approx(grid[np.argmin(goals)], abs=2e-3)
+    assert weight + other == pytest.approx(1)
+
+
+def test_expectation_maximisation_needs_no_words():
+    np.testing.assert_array_equal(expectation_maximisation(np.empty((0, 4))), np.full(4, 1 / 4))
+
+
+def test_every_network_has_a_row_and_a_mixture():
+    assert set(MIXTURES.values()) == set(NETWORKS)
+    assert {*MIXTURES, *NETWORKS, "trigram", "KN3", "KN4", "KN5"} == set(PUBLISHED)
+
+
+def test_a_large_text_is_pieces_of_another():
+    source = np.arange(100_000)
+    steps = np.diff(pieces(source, 1_500_000).astype(int))
+    assert np.mean(steps == 1) == pytest.approx(1 - 1 / PIECE, abs=0.01)
+    assert len(np.unique(steps)) > 100_000
+
+
+@pytest.mark.parametrize("size", [bengio(7, 3, 5, 13), default(9)], ids=str)
+def test_the_step_is_verified_by_the_network_s_gradients(size):
+    config = dataclasses.replace(size.without_dropout().config, embedding=3, hidden=(5,))
+    case = {**PLAIN, **config.to_dict()}
+    weights, contexts, targets = batch(case)
+    expected = network_gradients(weights, contexts, targets, case)
+    loss, found = exact_gradients(config, weights, contexts, targets)
+    assert loss == pytest.approx(network_losses(weights, contexts, targets, case).mean(), rel=1e-12)
+    for name, gradient in expected.items():
+        np.testing.assert_allclose(found[name], gradient, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def test_the_verified_update_decays_and_clips():
+    generator = np.random.default_rng(4)
+    weights = {"matrix": generator.normal(size=(2, 3)), "bias": generator.normal(size=3)}
+    gradients = {"matrix": np.full((2, 3), 3.0), "bias": np.full(3, 4.0)}
+    settings = TrainingSettings()
+    found = exact_updates(settings, weights, gradients, 2)
+    norm = math.sqrt(6 * 3**2 + 3 * 4**2)
+    for name, decay in (("matrix", settings.weight_decay), ("bias", 0.0)):
+        weight, first, second = weights[name], 0.0, 0.0
+        for number in (1, 2):
+            weight, first, second = adam_step(
+                weight, gradients[name], first, second,
+                scale=settings.clip / norm, l2=0.0, shrink=settings.rate * decay, rate=settings.rate,
+                beta1=ADAM_BETA1, beta2=ADAM_BETA2, epsilon=settings.epsilon, step=number,
+            )  # fmt: skip
+        np.testing.assert_allclose(found[name], weight, rtol=1e-12)
+
+
+def test_an_exponent_is_that_of_a_power():
+    assert exponent([2, 8, 64], [3 * 2**0.7, 3 * 8**0.7, 3 * 64**0.7]) == pytest.approx(0.7)
+    assert exponent([1, 2], [5, 2.5]) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "memory", "missed"),
+    [
+        ([1.6, 2.0, 1.2], [1.1, 2.0], 0),
+        ([1.6, 1.4, 1.1], [1.1, 2.0], 1),  # the median
+        ([1.6, 2.0, 0.9], [1.1, 2.0], 1),  # one case
+        ([1.6, 2.0, 1.2], [1.1, 1.0], 1),
+    ],
+)
+def test_a_claim_is_judged_by_the_faster_eager_step(ratios, memory, missed):
+    steps = [
+        {"size": "a", "threads": threads, "contender": contender, "time_relative_to_fflm": {"median": factor * ratio}}
+        for threads, ratio in enumerate(ratios, 1)
+        for contender, factor in (("torch", 1.3), ("torch, fused Adam", 1.0), ("torch, compiled", 0.1))
+    ]
+    needed = {"fflm": 1.0, "torch": memory[0], "torch, compiled": memory[1]}
+    verdict = judge(steps, [{"size": "a", "contender": name, "bytes": 100 * each} for name, each in needed.items()])
+    assert (len(verdict["missed"]), verdict["passed"]) == (missed, not missed)
+
+
+def test_a_repeated_text_has_new_words():
+    text = "The cat sat .\nThe dog sat , too .\n"
+    assert list(repeated(text, 2)) == [text, "The dbu sat .\nThe eph sat , upp .\n"]
+
+
+def test_a_text_is_cut_at_line_ends(monkeypatch):
+    monkeypatch.setattr("tokenizing.CHUNK", 6)
+    assert list(chunks("ab\ncd\nefghi\n")) == ["ab\ncd\n", "efghi\n"]
+
+
+def test_the_time_to_compile_belongs_to_the_innermost_event(monkeypatch):
+    monkeypatch.setattr(start_up, "perf_counter", itertools.count().__next__)  # a clock that a look at it moves on
+    stopwatch = start_up.Stopwatch()
+    with ExitStack() as listening:
+        for kind in ("numba:compile", "numba:run_pass", "numba:llvm_lock"):
+            listening.enter_context(event.install_listener(kind, stopwatch))
+        with event.trigger_event("numba:compile", {"dispatcher": njit(exponent)}):
+            with event.trigger_event("numba:run_pass", {"name": "nopython_type_inference [parfor]"}):
+                pass
+            with (
+                event.trigger_event("numba:run_pass", {"name": "native_parfor_lowering [f]"}),
+                event.trigger_event("numba:llvm_lock"),
+            ):
+                pass
+    assert stopwatch.parts == {"cache, calls": 1, "other passes": 3, "types": 1, "parallel loops": 2, "LLVM": 1}
+    assert stopwatch.kernels == {"exponent": 7}
+
+
+def test_every_command_has_a_path():
+    assert {(), ("train",), ("ngram",), ("ngram", "train")} <= set(start_up.paths(main))

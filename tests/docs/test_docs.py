@@ -1,0 +1,87 @@
+"""Every page of the documentation: links lead to files, named files exist, commands parse, Python compiles."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+import report
+from command import parse
+
+from fflm.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for folder in (".", "benchmarks", "corpora", "docs", "examples")
+    for path in sorted((ROOT / folder).glob("*.md"))
+}
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = [(page, language, code) for page, text in PAGES.items() for language, code in FENCE.findall(text)]
+COMMANDS = sorted(
+    {
+        (page, command.strip())
+        for page, language, code in BLOCKS
+        if language in ("sh", "console", "")
+        for line in re.sub(r"\\\n", " ", code).splitlines()
+        if language != "console" or line.startswith("$ ")
+        for command in re.findall(r"(?:^(?:\$ )?|(?:&&|\|) )(fflm .*?)(?= &&| \||  #|$)", line)
+    }
+)
+MENTIONED = sorted(
+    {
+        (page, span.split(" | ")[-1])
+        for page, text in PAGES.items()
+        for span in re.findall(r"`([^`]+)`", FENCE.sub("", text))
+        if span.split(" | ")[-1].startswith("fflm ")
+    }
+)
+
+
+def test_there_are_pages_commands_and_links():
+    assert len(PAGES) > 20
+    assert len(COMMANDS) > 50
+    assert len(MENTIONED) > 20
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page):
+    targets = re.findall(r"\]\(([^)\s#]+)", FENCE.sub("", PAGES[page]))
+    assert [t for t in targets if "://" not in t and not (ROOT / page).parent.joinpath(t).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_are_named_exist(page):
+    paths = re.findall(r"(?<![\w/.])(?:benchmarks|corpora|docs|examples|fflm|tests)/[\w/.-]*\.\w+", PAGES[page])
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS)
+def test_commands_in_blocks_parse(page, line, tmp_path, monkeypatch):
+    """They are parsed in a folder that has the files that they name."""
+    monkeypatch.chdir(tmp_path)
+    for name in re.findall(r"[\w/.-]+\.(?:arpa|gz|tsv|txt)\b", line):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    parse(re.split(r" > | < ", line)[0].replace(" ...", ""))
+
+
+@pytest.mark.parametrize(("page", "line"), MENTIONED)
+def test_commands_in_sentences_have_the_options_that_are_named(page, line):
+    command, names = main, shlex.split(line)[1:]
+    while isinstance(command, click.Group) and names and re.fullmatch("[a-z]+", names[0]):
+        command, names = command.get_command(click.Context(command), names[0]), names[1:]
+        assert command is not None
+    known = {option for each in command.get_params(click.Context(command)) for option in (*each.opts, *each.secondary_opts)}
+    assert {name for name in names if re.fullmatch("--?[a-z].*", name)} <= known
+
+
+@pytest.mark.parametrize(("page", "code"), [(page, code) for page, language, code in BLOCKS if language == "python"])
+def test_python_compiles(page, code):
+    compile(code, page, "exec")
+
+
+def test_the_benchmarks_page_shows_the_recorded_results():
+    assert PAGES["docs/benchmarks.md"] == report.page(), "run `python benchmarks/report.py`"
+    assert report.TABLE.search(PAGES["README.md"])[0] == report.readme_table(), "run `python benchmarks/report.py`"

@@ -1,0 +1,54 @@
+"""The README is short, and everything in it runs; continuous integration runs the very line that it gives for the tests."""
+
+import re
+import shlex
+from pathlib import Path
+
+from click.testing import CliRunner
+from command import STORIES
+
+from fflm.cli import main
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = [(language, code.replace("\\\n", "")) for language, code in re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)]
+INSTALL, TEST = (code.strip() for language, code in BLOCKS if language == "sh")
+
+
+def test_it_is_short():
+    lines = README.splitlines()
+    assert len(lines) <= 150
+    assert [line for line in lines if len(line) > 120] == []
+
+
+def test_continuous_integration_runs_the_line_for_the_tests():
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert TEST in [line.strip() for line in lines]
+
+
+def test_every_command_and_example_runs(tmp_path, monkeypatch):
+    """On the beginning of the stories: the demonstration at the top by itself, then the rest in the order of the page."""
+    done: list[str] = []
+    for name, blocks in (("demonstration", BLOCKS[:1]), ("rest", BLOCKS[1:])):
+        (tmp_path / name / "corpora").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / name)
+        Path("corpora/stories.txt").write_text(STORIES, encoding="utf-8")
+        run_blocks(blocks, done)
+    assert len(done) > 5
+
+
+def run_blocks(blocks: list[tuple[str, str]], done: list[str]) -> None:
+    """Run the commands and the Python code of some blocks in the current folder; later ones use what earlier ones have made."""
+    for language, code in blocks:
+        if language == "python":
+            exec(compile(code, "README.md", "exec"), {})
+            continue
+        lines = [line[2:] for line in code.splitlines() if line.startswith("$ ")] if language == "console" else code.split(" && ")
+        for line in lines:
+            *echo, command = line.strip().split(" | ")
+            if not command.startswith("fflm "):
+                continue
+            text = shlex.split(echo[0])[1] + "\n" if echo else None
+            result = CliRunner().invoke(main, shlex.split(command)[1:], input=text)
+            assert result.exit_code == 0, (command, result.output)
+            done.append(command)

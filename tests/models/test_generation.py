@@ -1,0 +1,421 @@
+"""Generation: against probabilities computed by hand, and by enumerating all that can be generated."""
+
+import itertools
+import json
+import math
+import subprocess
+import warnings
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import MODES, Bigrams, tiny_model
+
+from fflm.cli import main
+from fflm.errors import FflmError
+from fflm.models.folder import save_config
+from fflm.models.generation import _nucleus, beam_search, largest, next_words, probabilities, read_prefix, render, sample
+from fflm.text.settings import TextSettings
+from fflm.text.tokenizer import LINE_END, Tokenizer
+from fflm.training.checkpoints import save_weights
+
+DRAWS = 4000
+FREQUENCY = 0.03  # four standard deviations of a frequency near 0.5 among 4000
+
+
+@pytest.fixture(params=MODES)
+def model(request):
+    return tiny_model(MODES[request.param])
+
+
+def padding(model):
+    """Return the id before the beginning, as the contract between text and network has it."""
+    return 1 if model.text.mode == "stream" and model.text.line_ends else len(model.vocabulary)
+
+
+def context_by_hand(model, ids):
+    """Return the context after ids, by the definition of the modes."""
+    if model.text.mode == "sentence" and 1 in ids:
+        ids = ids[len(ids) - ids[::-1].index(1) :]
+    padded = [padding(model)] * model.window + list(ids)
+    return np.array([padded[-model.window :]], np.int32)
+
+
+def distribution_by_hand(model, ids, temperature=1.0, top_k=None, top_p=None, unknown=False):
+    p = np.exp(model.log_probabilities(context_by_hand(model, ids))[0].astype(np.float64))
+    if not unknown:
+        p[0] = 0
+    p = (p / p.sum()) ** (1 / temperature)
+    p /= p.sum()
+    order = sorted(range(len(p)), key=lambda word: -p[word])[: top_k or len(p)]
+    if top_p:
+        total = sum(p[word] for word in order)
+        while sum(p[word] for word in order[:-1]) >= top_p * total:
+            order.pop()
+    kept = np.zeros_like(p)
+    kept[order] = p[order]
+    return kept / kept.sum()
+
+
+def log_probability_by_hand(model, prefix, ids):
+    before = list(prefix)
+    total = 0.0
+    for id_ in ids:
+        total += float(model.log_probabilities(context_by_hand(model, before))[0, id_])
+        before.append(id_)
+    return total
+
+
+@pytest.mark.parametrize("text", ["", "the", "the cat sat on", "cat .\nthe dog", "the cat\n"])
+def test_the_distribution_is_the_network_s_and_sums_to_one(model, text):
+    prefix = read_prefix(model, text)
+    found = probabilities(model, prefix)
+    assert found.dtype == np.float64
+    assert abs(found.sum() - 1) < 1e-12
+    np.testing.assert_allclose(found, np.exp(model.log_probabilities(context_by_hand(model, prefix.ids.tolist()))[0]), rtol=1e-5)
+    words = next_words(model, prefix, len(model.vocabulary) + 5)
+    assert {word for word, _ in words} == set(model.vocabulary.words)
+    assert [p for _, p in words] == sorted(found, reverse=True)
+    assert next_words(model, prefix, 2) == words[:2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.5},
+        {"temperature": 2.0, "unknown": True},
+        {"top_k": 3},
+        {"top_p": 0.6},
+        {"temperature": 1.5, "top_k": 4, "top_p": 0.8},
+    ],
+    ids=str,
+)
+def test_samples_follow_the_transformed_distribution(model, options):
+    prefix = read_prefix(model, "the cat")
+    drawn = sample(model, prefix, samples=DRAWS, length=1, seed=3, **options)
+    frequencies = np.bincount([each.ids[0] for each in drawn], minlength=len(model.vocabulary)) / DRAWS
+    expected = distribution_by_hand(model, prefix.ids.tolist(), **options)
+    assert np.abs(frequencies - expected).max() < FREQUENCY
+    assert not frequencies[expected == 0].any()
+
+
+def test_samples_of_several_words_follow_the_model():
+    model = tiny_model(MODES["sentence"], ("a", "b"))
+    drawn = sample(model, read_prefix(model, "a"), samples=DRAWS, length=3, seed=5)
+    for sequence in itertools.product(range(1, 4), repeat=2):
+        before, expected = [2 if model.vocabulary.words[2] == "a" else 3], 1.0
+        for id_ in sequence:
+            expected *= distribution_by_hand(model, before)[id_]
+            before.append(id_)
+        if sequence[0] != 1:  # a sentence's end ends the sample
+            assert abs(np.mean([each.ids[:2] == list(sequence) for each in drawn]) - expected) < FREQUENCY
+
+
+def test_a_sample_does_not_depend_on_the_others(model):
+    prefix = read_prefix(model, "the")
+    many = sample(model, prefix, samples=40, length=12, seed=7)
+    assert sample(model, prefix, samples=40, length=12, seed=7) == many
+    for count in (1, 17):
+        for alone, each in zip(sample(model, prefix, samples=count, length=12, seed=7), many, strict=False):
+            assert (alone.ids, alone.ended) == (each.ids, each.ended)
+            assert math.isclose(alone.log_probability, each.log_probability, rel_tol=1e-6)  # sums in another order
+    assert sample(model, prefix, samples=40, length=12, seed=8) != many
+    assert len({tuple(each.ids) for each in many}) > 20
+    assert sample(model, prefix, samples=20) != sample(model, prefix, samples=20)
+
+
+def test_without_temperature_the_likeliest_words_come(model):
+    prefix = read_prefix(model, "the dog")
+    [found] = sample(model, prefix, length=8, temperature=0, stop_at_end=False)
+    before = prefix.ids.tolist()
+    for id_ in found.ids:
+        assert id_ == distribution_by_hand(model, before).argmax()
+        before.append(id_)
+    assert [found] == sample(model, prefix, length=8, top_k=1, stop_at_end=False, seed=2)
+    [tiny] = sample(model, prefix, length=8, temperature=1e-308, stop_at_end=False, seed=2)
+    assert tiny == found
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_log_probabilities_are_the_model_s_across_sentence_ends(model, stop):
+    prefix = read_prefix(model, "cat sat")
+    for each in [
+        *sample(model, prefix, samples=20, length=15, seed=1, temperature=1.7, stop_at_end=stop),
+        *beam_search(model, prefix, beams=4, length=15, stop_at_end=stop),
+    ]:
+        assert math.isclose(
+            each.log_probability, log_probability_by_hand(model, prefix.ids.tolist(), each.ids), rel_tol=1e-5, abs_tol=1e-5
+        )
+        assert each.ended or len(each.ids) == 15
+        assert 0 not in each.ids
+        if not stop:
+            assert not each.ended
+
+
+def test_unknown_words_come_when_allowed(model):
+    prefix = read_prefix(model, "")
+    assert any(0 in each.ids for each in sample(model, prefix, samples=50, length=10, unknown=True, seed=1))
+    model.parameters.output_bias[0] = 50
+    assert all(0 not in each.ids for each in sample(model, prefix, samples=50, length=10, seed=1))
+    assert all(0 not in each.ids for each in beam_search(model, prefix, length=10))
+    assert beam_search(model, prefix, length=3, unknown=True)[0].ids == [0, 0, 0]
+
+
+def test_only_sentences_stop_by_default(model):
+    drawn = sample(model, read_prefix(model, "the"), samples=30, length=40, seed=1)
+    if model.text.mode == "sentence":
+        assert all(each.ids.count(1) == each.ended for each in drawn)
+        assert any(each.ended for each in drawn)
+    else:
+        assert all(len(each.ids) == 40 and not each.ended for each in drawn)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_wide_beam_finds_what_enumeration_finds(model, normalize):
+    model = tiny_model(model.text, ("a", "b", "."), dtype=np.float64)
+    prefix = read_prefix(model, "a b")
+    stop = 1 if model.vocabulary.ends else model.vocabulary.id(".")
+    expected = {}
+    for ids in itertools.product(range(1, len(model.vocabulary)), repeat=3):
+        cut = ids[: ids.index(stop) + 1] if stop in ids else ids
+        expected[cut] = log_probability_by_hand(model, prefix.ids.tolist(), cut)
+    found = beam_search(model, prefix, beams=1000, length=3, normalize=normalize, stop_at_end=True)
+    order = sorted(expected, key=lambda ids: -expected[ids] / (len(ids) if normalize else 1))
+    assert [tuple(each.ids) for each in found] == order
+    np.testing.assert_allclose([each.log_probability for each in found], [expected[ids] for ids in order], rtol=1e-9)
+    assert [each.ended for each in found] == [ids[-1] == stop for ids in order]
+
+
+def test_a_narrow_beam_keeps_the_best_after_each_word(model):
+    prefix = read_prefix(model, "the")
+    [only] = beam_search(model, prefix, beams=1, length=6, stop_at_end=False)
+    [greedy] = sample(model, prefix, length=6, temperature=0, stop_at_end=False)
+    assert only.ids == greedy.ids
+    found = beam_search(model, prefix, beams=3, length=2, stop_at_end=False)
+    firsts = sorted(range(1, len(model.vocabulary)), key=lambda id_: -log_probability_by_hand(model, prefix.ids.tolist(), [id_]))
+    pairs = itertools.product(firsts[:3], range(1, len(model.vocabulary)))
+    expected = sorted(pairs, key=lambda ids: -log_probability_by_hand(model, prefix.ids.tolist(), ids))[:3]
+    assert [tuple(each.ids) for each in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("said", ' "go!"'), ('said "', 'go!"'), ("we", " go!"), ("“ said", " “ go。” ’")],
+)
+def test_without_line_ends_a_sentence_ends_with_its_closing_quote(text, expected):
+    words = ["said", "we", "go", "!", "“", "”", "’", "。", '"', "end"]
+    table = {"said": {'"': 0.9}, '"': {"go": 0.9}, "we": {"go": 0.9}, "go": {"!": 0.9}, "!": {'"': 0.9}}
+    if "“" in text:
+        table = {"said": {"“": 0.9}, "“": {"go": 0.9}, "go": {"。": 0.9}, "。": {"”": 0.9}, "”": {"’": 0.9}, "’": {"”": 0.9}}
+    model = Bigrams(TextSettings(Tokenizer("space"), line_ends=False), words, table)
+    prefix = read_prefix(model, text)
+    [greedy] = sample(model, prefix, temperature=0, stop_at_end=True)
+    [beam] = beam_search(model, prefix, beams=1, stop_at_end=True)
+    assert greedy == beam
+    assert greedy.ended
+    assert model.vocabulary.decode(greedy.ids) == expected.replace('"', ' " ').replace("!", " !").replace("。", " 。 ").split()
+    assert math.isclose(greedy.log_probability, -model.losses(*windows_after(model, prefix, greedy)).sum())
+    [short] = sample(model, prefix, temperature=0, stop_at_end=True, length=len(greedy.ids) - greedy.ids.count(greedy.ids[-1]))
+    assert len(short.ids) < len(greedy.ids)
+
+
+def windows_after(model, prefix, continuation):
+    ids = np.append(prefix.ids, continuation.ids).astype(np.int32)
+    return ids[len(prefix.ids) - 1 : -1, None], ids[len(prefix.ids) :]
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix", "tokens", "expected"),
+    [
+        (MODES["line ends"], "The cat", ["sat", "."], "The cat sat."),
+        (MODES["line ends"], "The cat ", ["sat", "."], "The cat sat."),
+        (MODES["line ends"], "The  CAT", [",", "said", LINE_END, "the"], "The  CAT, said\nthe"),
+        (MODES["line ends"], "the cat.\n", ["the", "dog"], "the cat.\nthe dog"),
+        (MODES["no ends"], "the cat.\n", ["the", "dog"], "the cat.\nthe dog"),
+        (MODES["line ends"], "", ["the", "dog"], "the dog"),
+        (MODES["line ends"], 'he said "the cat', ['"', "and", '"', "dog"], 'he said "the cat" and "dog'),
+        (MODES["line ends"], 'he said, "', ["the", "dog", '"'], 'he said, "the dog"'),
+        (MODES["line ends"], "don't", ["go"], "don't go"),
+        (MODES["line ends"], "明月", ["光", "，", "疑"], "明月光，疑"),
+        (MODES["line ends"], "明月，", ["the", "cat"], "明月，the cat"),
+        (TextSettings(Tokenizer("char")), "the c", ["a", "t", " ", "s"], "the cat s"),
+        (TextSettings(Tokenizer("char")), "the ", [" ", "s"], "the  s"),
+        (TextSettings(Tokenizer("space")), "the cat", ["@-@", "like", "dog"], "the cat-like dog"),
+        (TextSettings(Tokenizer("space")), "the 10\u00a0", ["dog"], "the 10\u00a0 dog"),
+        (TextSettings(Tokenizer("space")), "the\t", ["10\u00a0000"], "the\t10\u00a0000"),
+        (MODES["line ends"], "the\u00a0", ["dog"], "the\u00a0dog"),
+        (MODES["line ends"], "the\u200f", ["dog"], "the\u200f dog"),
+        (TextSettings(Tokenizer(lowercase=True)), "The Zebra", ["sat"], "The Zebra sat"),
+    ],
+)
+def test_the_joint_between_prefix_and_continuation(text, prefix, tokens, expected):
+    model = tiny_model(text, ("the", "cat", *(token for token in tokens if token != LINE_END)))
+    start = read_prefix(model, prefix)
+    ids = model.vocabulary.encode(tokens).tolist()
+    assert 0 not in ids
+    [continuation] = sample(model, start, length=1, seed=1)
+    assert render(model, start, type(continuation)(ids, 0.0, False)) == expected
+    if model.vocabulary.ends:
+        assert render(model, start, type(continuation)([*ids, 1], 0.0, True)) == expected
+        assert render(model, start, type(continuation)([*ids, 1], 0.0, False)) == expected + "\n"
+
+
+def test_unknown_words_of_a_prefix_are_named():
+    model = tiny_model(TextSettings(Tokenizer("space", lowercase=True)))
+    prefix = read_prefix(model, "The Zebra sat </s> <unk> zebra Yak \n")
+    assert prefix.unknown == ["zebra", "</s>", "yak"]
+    assert prefix.ids.tolist()[-1] == 1
+    with pytest.warns(UserWarning, match="zebra"):
+        assert model.generate("The Zebra", seed=1)[0].startswith("The Zebra")
+    with pytest.warns(UserWarning, match="zebra"):
+        model.next_words("zebra")
+
+
+def test_a_model_generates_in_a_line(model):
+    with warnings.catch_warnings(action="error"):
+        texts = model.generate("the cat", samples=3, length=5, seed=1)
+    assert len(texts) == 3
+    assert all(text.startswith("the cat") for text in texts)
+    assert model.generate("the cat", samples=3, length=5, seed=1) == texts
+    assert model.generate("the cat", greedy=True) == model.generate("the cat", temperature=0)
+    assert len(model.generate("the", samples=2, beams=4, length=5)) == 2
+    assert abs(sum(p for _, p in model.next_words("the", top=100)) - 1) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"samples": 0}, {"length": 0}, {"temperature": -1.0}, {"temperature": math.nan}, {"temperature": math.inf},
+        {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}, {"beams": 0}, {"beams": 2, "length": 0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_nonsense_is_refused(model, options):
+    with pytest.raises(FflmError, match="must be"):
+        model.generate("the", **options)
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, -math.inf, 2.5]) | st.floats(-10, 10), min_size=1), st.integers(1, 30))
+def test_largest_is_the_head_of_a_stable_sort(values, count):
+    expected = sorted(range(len(values)), key=lambda index: -values[index])[:count]
+    assert largest(np.array(values), count).tolist() == expected
+
+
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("spread", [0, 1, 5])
+def test_a_nucleus_is_the_shortest_head_with_its_share(spread, top_p):
+    weights = np.exp(np.random.default_rng(1).normal(0, spread, 1000))
+    found = _nucleus(weights, top_p)
+    np.testing.assert_array_equal(found, largest(weights, len(found)))
+    assert weights[found].sum() >= top_p * weights.sum() * (1 - 1e-12)
+    assert weights[found[:-1]].sum() < top_p * weights.sum()
+
+
+# The command line
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Make a folder with a saved model in it."""
+    model = tiny_model(MODES["line ends"])
+    path = tmp_path / "tiny.model"
+    path.mkdir()
+    save_config(path, model.config, model.text, model.vocabulary, {})
+    save_weights(path, model.parameters, {})
+    return tmp_path
+
+
+def run(folder, *arguments, **options):
+    return CliRunner().invoke(main, [arguments[0], "--model", str(folder / "tiny.model"), *arguments[1:]], **options)
+
+
+def test_generate_writes_text_on_stdout_and_unknown_words_on_stderr(folder):
+    arguments = ["generate", "--prefix", "The zebra", "--seed", "1", "--length", "10"]
+    result = run(folder, *arguments)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("The zebra")
+    assert result.stderr == "not in the vocabulary, read as <unk>: The zebra\n"
+    quiet = run(folder, *arguments, "-q")
+    assert (quiet.stdout, quiet.stderr) == (result.stdout, "")
+    answer = json.loads(run(folder, *arguments, "--json").stdout)
+    assert answer["continuations"][0]["text"] + "\n" == result.stdout
+    assert (answer["prefix"], answer["unknown"], answer["seed"]) == ("The zebra", ["The", "zebra"], 1)
+
+
+def test_generate_tells_the_seed_that_it_chose(folder):
+    first = json.loads(run(folder, "generate", "--json", "-n", "3").stdout)
+    again = json.loads(run(folder, "generate", "--json", "-n", "3", "--seed", str(first["seed"])).stdout)
+    assert len(first["continuations"]) == 3
+    assert again == first
+    assert json.loads(run(folder, "generate", "--json").stdout) != first
+
+
+@pytest.mark.parametrize("source", ["file", "standard input"])
+def test_the_final_newline_of_a_prefix_file_does_not_count(folder, source):
+    expected = run(folder, "generate", "--prefix", "the cat\nthe", "--greedy").stdout
+    assert expected.startswith("the cat\nthe ")
+    for content in ("the cat\nthe", "the cat\nthe\n", "the cat\r\nthe\r\n"):
+        (folder / "prefix").write_bytes(content.encode())
+        file = "-" if source == "standard input" else str(folder / "prefix")
+        result = run(folder, "generate", "--prefix-file", file, "--greedy", input=content.encode())
+        assert result.stdout == expected
+
+
+def test_generate_searches(folder):
+    answer = json.loads(run(folder, "generate", "--beams", "4", "-n", "2", "--stop-at-end", "--normalize", "--json").stdout)
+    scores = [each["log_probability"] / len(each["tokens"]) for each in answer["continuations"]]
+    assert len(scores) == 2
+    assert scores == sorted(scores, reverse=True)
+    assert answer["seed"] is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--prefix", "a", "--prefix-file", "-"], ["--greedy", "--beams", "2"], ["--greedy", "--seed", "1"],
+        ["--beams", "2", "--temperature", "2"], ["--beams", "2", "-n", "3"], ["--normalize"], ["--top-p", "0"],
+        ["--top-k", "0"], ["--length", "-1"], ["--temperature", "-1"], ["--prefix", "\udce9"], ["--greedy", "-n", "2"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_generate_refuses_what_makes_no_sense(folder, arguments):
+    result = run(folder, "generate", *arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+
+
+def test_next_shows_a_distribution(folder):
+    answer = json.loads(run(folder, "next", "--prefix", "the cat", "--top", "100", "--json").stdout)
+    assert abs(sum(each["probability"] for each in answer["words"]) - 1) < 1e-6
+    assert {each["word"] for each in answer["words"]} >= {"<unk>", "</s>", "the"}
+    assert answer["others"] == 0
+    few = run(folder, "next", "--prefix", "the cat", "--top", "3").stdout.splitlines()
+    assert [line.split()[1] for line in few[:3]] == [each["word"] for each in answer["words"][:3]]
+    assert few[3].endswith("others)")
+    assert abs(sum(float(line.split()[0]) for line in few) - 1) < 1e-5
+
+
+def test_next_makes_white_space_visible(tmp_path):
+    model = tiny_model(TextSettings(Tokenizer("char")), (" ", "a"))
+    path = tmp_path / "tiny.model"
+    path.mkdir()
+    save_config(path, model.config, model.text, model.vocabulary, {})
+    save_weights(path, model.parameters, {})
+    words = {line[12:] for line in run(tmp_path, "next").stdout.splitlines()}
+    assert words == {"' '", "a", "<unk>", "</s>"}
+
+
+def test_the_installed_command_takes_the_latest_model(folder):
+    command = ["fflm", "generate", "--prefix", "the cat", "--seed", "3"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    assert result.stdout == run(folder, *command[1:]).stdout
+    assert result.stderr == "model: tiny.model\n"
+    lost = subprocess.run(command, cwd=folder / "tiny.model", capture_output=True, text=True, check=False)
+    assert lost.returncode == 1
+    assert lost.stdout == ""
+    assert lost.stderr.startswith("error: there is no model in this folder")

@@ -1,0 +1,533 @@
+"""Searches over settings: what is tried, kept, given up and recorded, and that interruptions change nothing of it."""
+
+import dataclasses
+import io
+import itertools
+import json
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner
+from command import FFLM, PERPLEXITY, SMALL, STORIES, fflm, snapshot
+from rich.console import Console
+
+import fflm as library
+from fflm.arrays import CHECKPOINT, WEIGHTS, load_arrays
+from fflm.cli import main
+from fflm.cli.tune import _watch
+from fflm.errors import FflmError
+from fflm.models.neural.train import TrainingSession
+from fflm.search import search as tune
+from fflm.search.search import STARTUP, TABLE, Search, begin, ranking
+from fflm.search.space import Choices, Range, show
+from fflm.text.holdout import Share
+from fflm.training.events import Evaluation, Step
+
+pytest.importorskip("optuna")
+
+TINY = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "epochs": 3, "test": Share(0.1)}
+SPACE = {
+    "rate": Range(1e-4, 3e-2),
+    "window": Range(1, 5),
+    "dropout": Range(0.0, 0.5),
+    "hidden": Choices(((), (8,), (8, 6))),
+    "tied": Choices((False, True)),
+}
+GRID = {"rate": Choices((1e-5, 0.01, 0.02)), "hidden": Choices(((), (8,), (8, 6)))}
+
+
+def finish(search):
+    return [event for event in search.events() if isinstance(event, tune.Trial)]
+
+
+def outcome(search):
+    """Return all that a search leaves behind, but times."""
+    trials = [dataclasses.replace(trial, seconds=0) for trial in search.trials]
+    weights, figures = load_arrays(search.folder(search.best) / WEIGHTS)
+    return trials, {name: array.tobytes() for name, array in weights.items()}, figures
+
+
+# What is tried, kept and recorded
+
+
+@pytest.mark.parametrize("sampler", ["bayesian", "random", "grid"])
+def test_a_search_tries_what_it_may_and_keeps_the_best(text, sampler):
+    space = GRID if sampler == "grid" else SPACE
+    search = begin([text], Path("text.tune"), space, sampler=sampler, trials=None if sampler == "grid" else 8, **TINY)
+    ended = finish(search)
+    trials = Search.open(Path("text.tune")).trials
+    assert trials == ended
+    assert [trial.number for trial in trials] == list(range(1, len(trials) + 1))
+    assert len(trials) == (9 if sampler == "grid" else 8)
+    for trial in trials:
+        assert trial.values.keys() == space.keys()
+        for name, value in trial.values.items():
+            part = space[name]
+            assert value in part.values if isinstance(part, Choices) else part.low <= value <= part.high
+            assert not isinstance(value, float) or float(f"{value:.3g}") == value
+    assert len({str(trial.values) for trial in trials}) == len(trials)
+    complete = [trial for trial in trials if trial.state == "complete"]
+    best = min(complete, key=lambda trial: trial.loss)
+    assert search.best == best == ranking(trials)[0]
+    assert sorted(path.name for path in search.path.iterdir()) == sorted(
+        ["corpus", "search.json", "study.db", TABLE, f"trial-{best.number}"]
+    )
+    model = library.load(search.folder(best))
+    assert model.about["figures"]["valid"]["loss"] == best.loss
+    config, settings = search.configure(best.values)
+    assert (model.config, model.about["training"]) == (config, settings.to_dict())
+    head, *rows = [line.split("\t") for line in (search.path / TABLE).read_text().splitlines()]
+    assert head == ["trial", "state", "perplexity", "loss", "epochs", "seconds", *space]
+    assert [int(row[0]) for row in rows] == [trial.number for trial in ranking(trials)]
+    assert rows[0][6:] == [show(value) for value in best.values.values()]
+    assert float(rows[0][2]) == pytest.approx(best.perplexity)
+
+
+def test_the_grid_is_all_combinations(text):
+    search = begin([text], Path("text.tune"), GRID, sampler="grid", **{**TINY, "epochs": 1})
+    trials = finish(search)
+    assert {trial.state for trial in trials} == {"complete"}  # after the only epoch there is nothing to give up any more
+    tried = {tuple(trial.values.values()) for trial in trials}
+    assert tried == set(itertools.product(*(part.values for part in GRID.values())))
+
+
+def test_there_are_no_more_trials_than_combinations(text):
+    search = begin([text], Path("text.tune"), {"window": Range(1, 3)}, sampler="random", **{**TINY, "epochs": 1})
+    assert sorted(trial.values["window"] for trial in finish(search)) == [1, 2, 3]
+
+
+def test_rates_are_searched_on_a_logarithmic_scale(text):
+    search = begin([text], Path("text.tune"), {"rate": Range(1e-6, 1e-2)}, sampler="random", trials=12, **{**TINY, "epochs": 1})
+    assert sum(trial.values["rate"] < 1e-4 for trial in finish(search)) in range(3, 10)
+
+
+def test_the_same_seed_tries_the_same_and_another_something_else(text):
+    results = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        search = begin([text], Path(f"{name}.tune"), SPACE, trials=3, seed=seed, **TINY)
+        finish(search)
+        results.append(outcome(search))
+    assert results[0] == results[1]
+    assert [trial.values for trial in results[0][0]] != [trial.values for trial in results[2][0]]
+
+
+@pytest.mark.slow
+def test_the_guided_search_learns_from_the_trials_before(text):
+    """After some random trials, guided ones are nearer to the best rates than random ones."""
+    means = {}
+    for sampler in ("bayesian", "random"):
+        space = {"rate": Range(1e-6, 3e-2)}
+        search = begin([text], Path(f"{sampler}.tune"), space, sampler=sampler, trials=12, **{**TINY, "epochs": 1})
+        losses = sorted(trial.loss for trial in finish(search)[STARTUP:])
+        means[sampler] = sum(losses) / len(losses)
+    assert means["bayesian"] < means["random"]
+
+
+def test_the_test_text_is_not_looked_at(text):
+    search = begin([text], Path("text.tune"), SPACE, trials=2, **TINY)
+    finish(search)
+    best = search.folder(search.best)
+    assert "test" in search.corpus.parts
+    assert "test" not in load_arrays(best / WEIGHTS)[1]
+    result = fflm("train", "--resume", best, "--json", folder=".")
+    assert json.loads(result.stdout)["test"]["perplexity"] > 1
+
+
+def test_a_text_that_is_tokenised_already_is_referred_to(text):
+    assert fflm("tokenize", text, "-o", "text.ids", folder=".").returncode == 0
+    search = begin([Path("text.ids")], Path("text.tune"), GRID, sampler="grid", trials=1, **TINY)
+    finish(search)
+    assert not (search.path / "corpus").exists()
+    assert search.corpus.path.resolve() == Path("text.ids").resolve()
+
+
+# Giving up
+
+
+@pytest.mark.slow
+def test_hopeless_trials_are_given_up_at_an_evaluation(text):
+    space = {"rate": Choices(tuple(1e-5 * 2**i for i in range(12)))}
+    evaluated = {}
+    search = begin([text], Path("text.tune"), space, sampler="grid", **TINY)
+    for event in search.events():
+        if isinstance(event, Evaluation):
+            evaluated.setdefault(search.run.path.name, []).append(event.valid_loss)
+    pruned = [trial for trial in search.trials if trial.state == "pruned"]
+    assert pruned
+    assert all(trial.number > STARTUP and trial.epochs < 3 for trial in pruned)
+    for trial in pruned:
+        losses = evaluated[f"trial-{trial.number}"]
+        others = [
+            evaluated[f"trial-{other.number}"][: len(losses)]
+            for other in search.trials[: trial.number - 1]
+            if other.state == "complete"
+        ]
+        median = sorted(min(other) for other in others)[len(others) // 2]
+        assert trial.loss == min(losses) > median * (1 - 1e-9)
+    whole = begin([text], Path("whole.tune"), space, sampler="grid", trials=7, prune=False, **TINY)
+    assert {(trial.state, trial.epochs) for trial in finish(whole)} == {("complete", 3.0)}
+
+
+def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(text):
+    space = {"rate": Choices((0.01, 1e9, 0.02))}
+    search = begin([text], Path("text.tune"), space, sampler="grid", optimizer="sgd", clip=0.0, **TINY)
+    trials = {trial.values["rate"]: trial for trial in finish(search)}
+    assert {rate: trial.state for rate, trial in trials.items()} == {0.01: "complete", 1e9: "diverged", 0.02: "complete"}
+    assert "does not converge" in trials[1e9].reason
+    assert not search.folder(trials[1e9]).exists()
+
+
+def test_values_that_do_not_go_together_are_recorded_and_the_search_goes_on(text):
+    space = {"hidden": Choices(((8,), (8, 6))), "residual": Choices((False, True))}
+    search = begin([text], Path("text.tune"), space, sampler="grid", **{**TINY, "epochs": 1})
+    refused = [trial for trial in finish(search) if trial.state == "refused"]
+    assert [trial.values for trial in refused] == [{"hidden": (8, 6), "residual": True}]
+    assert "must be of one size" in refused[0].reason
+    assert len(search.trials) == 4
+
+
+# Interruption
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sampler", "saved"), [("bayesian", False), ("grid", True)])
+def test_a_search_in_pieces_is_the_whole_search(text, sampler, saved):
+    space = GRID if sampler == "grid" else SPACE
+    trials = None if sampler == "grid" else 8
+    whole = begin([text], Path("whole.tune"), space, sampler=sampler, trials=trials, **TINY)
+    finish(whole)
+    assert any(trial.state == "pruned" for trial in whole.trials)
+    search = begin([text], Path("pieces.tune"), space, sampler=sampler, trials=trials, **TINY)
+    pieces = 0
+    while len([trial for trial in search.trials if trial.state != "running"]) < search.limit:
+        list(itertools.islice(search.events(), 17))
+        if saved:
+            search.save()  # else it goes back to the last evaluation, which Optuna knows already
+        search = Search.open(search.path)
+        pieces += 1
+    assert pieces > 8
+    assert finish(search) == []
+    assert outcome(search) == outcome(whole)
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from fflm.search.search import Search, begin
+from fflm.search.space import Range
+
+left = int(sys.argv[1])
+
+def die(event, arguments):
+    global left
+    if event in ("os.rename", "sqlite3.connect", "shutil.rmtree"):
+        left -= 1
+        if left == 0:
+            os._exit(9)
+
+path = Path("killed.tune")
+settings = dict(embedding=6, hidden=(8,), batch_size=64, epochs=2, trials=8)
+search = Search.open(path) if path.exists() else begin([Path("text.txt")], path, {"rate": Range(1e-4, 3e-2)}, **settings)
+search.save_seconds = 0
+sys.addaudithook(die)
+for _ in search.events():
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_kills_just_before_files_change(text):
+    whole = begin(
+        [text], Path("whole.tune"), {"rate": Range(1e-4, 3e-2)}, embedding=6, hidden=(8,), batch_size=64, epochs=2, trials=8
+    )
+    finish(whole)
+    deaths = 0
+    for left in (9, 33, 1, 58, 10_000):
+        result = subprocess.run(
+            [sys.executable, "-W", "error", "-c", KILLED, str(left)], capture_output=True, text=True, check=False
+        )
+        assert result.returncode in (0, 9), result.stderr
+        deaths += result.returncode == 9
+    assert (deaths, result.returncode) == (4, 0)
+    assert outcome(Search.open(Path("killed.tune"))) == outcome(whole)
+    assert sorted(path.name for path in Path("killed.tune").iterdir()) == sorted(
+        path.name for path in Path("whole.tune").iterdir()
+    )
+
+
+LONG = [*SMALL, "--epochs", 30, "--patience", 0, "--trials", 3, "--search", "rate=0.001..0.01"]
+
+
+@pytest.mark.slow
+def test_signals_save_and_say_how_to_go_on_and_a_kill_does_no_harm(text):
+    whole = fflm("tune", text, *LONG, "-o", "whole.tune", folder=".")
+    assert whole.returncode == 0, whole.stderr
+    command = [FFLM, "tune", text, *map(str, LONG), "--save-every", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not process.stderr.readline().startswith("    1"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (130, "")
+    assert stderr.splitlines()[-1] == "stopped and saved; resume with: fflm tune --resume text.tune"
+    command = [FFLM, "tune", "--resume", "text.tune", "--save-every", "0"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while not process.stderr.readline().startswith("    2"):
+            assert process.poll() is None
+        process.kill()
+    again = fflm("tune", "--resume", "text.tune", folder=".")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == whole.stdout.replace("whole.", "text.")
+    assert outcome(Search.open(Path("text.tune"))) == outcome(Search.open(Path("whole.tune")))
+
+
+def test_a_trial_goes_on_in_its_midst(text):
+    search = begin([text], Path("text.tune"), SPACE, trials=1, **TINY)
+    steps = [event.step for event in itertools.islice(search.events(), 9) if isinstance(event, Step)]
+    search.save()
+    assert load_arrays(search.folder(search.trials[0]) / CHECKPOINT)[1]["state"]["step"] == 8
+    assert steps[-1] == 8
+    assert [trial.state for trial in search.trials] == ["running"]
+    run, first, *_ = Search.open(search.path).events()
+    assert isinstance(run, TrainingSession)
+    assert first.step == 9
+
+
+def test_a_search_goes_on_once_at_a_time(text):
+    search = begin([text], Path("text.tune"), SPACE, trials=2, **{**TINY, "epochs": 1})
+    events = search.events()
+    next(events)
+    before = (search.path / tune.SEARCH).read_bytes()
+    for resume in (lambda: Search.resume(search.path, trials=9), lambda: next(Search.open(search.path).events())):
+        with pytest.raises(FflmError, match=r"this process is already training in text\.tune"):
+            resume()
+    result = CliRunner().invoke(main, ["tune", "--resume", "text.tune", "--trials", "9"])
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    with pytest.raises(FflmError, match="trial-1"):
+        TrainingSession.resume(search.folder(search.trials[0]))
+    assert (search.path / tune.SEARCH).read_bytes() == before
+    assert len(Search.open(search.path).trials) == 1
+    assert len([event for event in events if isinstance(event, tune.Trial)]) == 2
+
+
+@pytest.mark.parametrize(("last", "named"), [(TrainingSession, "trial-1"), (tune.Trial, r"text\.tune")])
+def test_a_search_whose_folder_is_moved_away_changes_nothing_in_another(text, last, named):
+    search = begin([text], Path("text.tune"), SPACE, trials=2, **{**TINY, "epochs": 1})
+    events = search.events()
+    while not isinstance(next(events), last):
+        pass
+    shutil.copytree("text.tune", "copy.tune")
+    Path("text.tune").rename("moved.tune")
+    Path("copy.tune").rename("text.tune")
+    before = snapshot(Path("text.tune"))
+    with pytest.raises(FflmError, match=f"{named} was moved, replaced or removed by somebody else"):
+        list(events)
+    assert snapshot(Path("text.tune")) == before
+
+
+@pytest.mark.slow
+def test_more_trials(text):
+    whole = begin([text], Path("whole.tune"), SPACE, trials=7, **TINY)
+    finish(whole)
+    search = begin([text], Path("text.tune"), SPACE, trials=3, **TINY)
+    finish(search)
+    search = Search.resume(search.path, trials=7)
+    assert len(finish(search)) == 4
+    assert outcome(search) == outcome(whole)
+    assert Search.open(search.path).limit == 7
+
+
+def test_other_data_is_refused(text):
+    assert fflm("tokenize", text, "-o", "text.ids", folder=".").returncode == 0
+    search = begin([Path("text.ids")], Path("text.tune"), SPACE, trials=2, **TINY)
+    list(itertools.islice(search.events(), 5))
+    text.write_text(STORIES[:2500], encoding="utf-8")
+    assert fflm("tokenize", text, "-o", "text.ids", "--overwrite", folder=".").returncode == 0
+    before = snapshot(search.path)
+    result = fflm("tune", "--resume", "text.tune", folder=".")
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: text.tune was begun on other data .*\n", result.stderr)
+    assert snapshot(search.path) == before
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Make a folder with a text and a search, and return it with what the command said."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "text.txt").write_text(STORIES, encoding="utf-8")
+    space = ["--search", "rate=0.0001..0.02", "--search", "hidden=8|0|8,6", "--search", "embedding-dropout=0..0.5"]
+    result = fflm(
+        "tune", "text.txt", *SMALL[:2], *SMALL[4:], "--epochs", 2, "--trials", 7, *space, "--test", "10%", folder=folder
+    )
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_rows_and_a_table_and_the_line_that_trains_the_best_again(made):
+    folder, result = made
+    head = r"trial +perplexity +epochs +rate +hidden +embedding_dropout\n"
+    assert re.search(head + r"    1 .*\n" + r"( +\d+ .*\n){6}$", result.stderr)
+    table, rest = result.stdout.split("model text.tune/trial-")
+    assert re.fullmatch(head + r"( +\d+ .*\n){7}", table)
+    perplexities = [float(line.split()[1]) for line in table.splitlines()[1:] if not line.endswith("pruned")]
+    assert perplexities == sorted(perplexities)
+    assert re.search(rf"^valid {PERPLEXITY}$", rest, re.MULTILINE)
+    (line,) = re.findall(r"^to train the best model again: (fflm train .*)$", rest, re.MULTILINE)
+    again = fflm(*shlex.split(line)[1:], "--json", "-q", folder=folder)
+    figures = json.loads(again.stdout)
+    assert figures["model"] == "text.model"
+    assert figures["valid"]["perplexity"] == Search.open(folder / "text.tune").best.perplexity
+    assert "--resume text.tune/trial-" in rest.splitlines()[-1]
+    shutil.rmtree(folder / "text.model")
+
+
+def test_a_search_that_is_done_is_shown_again_as_json_too(made):
+    folder, result = made
+    assert fflm("tune", "--resume", "text.tune", folder=folder).stdout == result.stdout
+    again = fflm("tune", "--resume", "text.tune", "-q", "--json", folder=folder)
+    assert again.stderr == ""
+    about = json.loads(again.stdout)
+    best = about["trials"][0]
+    assert about["model"] == f"text.tune/trial-{best['number']}"
+    assert about["valid"]["perplexity"] == best["perplexity"]
+    assert about["train"].startswith("fflm train text.tune/corpus -o text.model")
+    assert len(about["trials"]) == 7
+
+
+def test_the_plot_names_all_that_was_searched(made):
+    pytest.importorskip("matplotlib")
+    folder, _ = made
+    result = fflm("plot", "text.tune", "-o", "trials.svg", "--json", folder=folder)
+    assert json.loads(result.stdout) == {"plot": "trials.svg", "search": "text.tune"}
+    ElementTree.parse(folder / "trials.svg")
+    words = re.findall(r"<!-- (.*?) -->", (folder / "trials.svg").read_text())
+    for word in ("Search in text.tune", "trial", "best so far", "rate (log scale)", "hidden", "embedding dropout", "8,6"):
+        assert word in words
+    result = fflm("plot", "text.tune", "text.tune", folder=folder)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+
+
+def test_a_terminal_shows_the_progress_of_a_search(text):
+    """On a terminal that is too narrow, settings are left out of the rows of trials; the final table has all."""
+    search = begin([text], Path("text.tune"), {"rate": Range(1e-3, 1e-2), "weight_decay": Range(0.0, 0.1)}, trials=2, **TINY)
+    console = Console(file=io.StringIO(), force_terminal=True, width=40)
+    assert _watch(search, None, console)
+    shown = console.file.getvalue()
+    assert "trial 2/2" in shown
+    assert "trial perplexity   epochs    rate\n" in shown
+    assert "weight_decay" not in shown
+
+
+@pytest.mark.slow
+def test_time_is_limited(text):
+    result = fflm("tune", text, *SMALL, "--epochs", 1, "--trials", 2, "--minutes", 1e-9, folder=".")
+    assert result.returncode == 0
+    assert result.stderr.splitlines()[-1] == "the time is up, after 0 trials; resume with: fflm tune --resume text.tune"
+    assert "running" in result.stdout
+    pytest.importorskip("matplotlib")
+    assert "no complete trial yet" in fflm("plot", "text.tune", folder=".").stderr
+    result = fflm("tune", "--resume", "text.tune", folder=".")
+    assert (result.returncode, result.stdout.count("\n")) == (0, 6)
+
+
+def test_a_search_in_which_nothing_converges_is_an_error(text):
+    options = ("--search", "rate=1e8|1e9", "--optimizer", "sgd", "--clip", 0, "--epochs", 1)
+    result = fflm("tune", text, *SMALL, *options, folder=".")
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: no trial came to its end \(training does not converge.*", result.stderr.splitlines()[-1])
+
+
+ERRORS = [
+    ("text.txt --search speed=1|2", "cannot search 'speed' \\(did you mean 'seed'\\?\\): name one of window, "),
+    ("text.txt --search vocabulary=1|2", "cannot search 'vocabulary'"),
+    ("text.txt --search input=mean|max", "cannot search 'input'"),
+    ("text.txt --search frozen=yes|no", "cannot search 'frozen'"),
+    ("text.txt --search rate", "'' is not a valid float"),
+    ("text.txt --search rate=fast|slow", "'fast' is not a valid float"),
+    ("text.txt --search rate=0.01..0.001", "the range 0.01..0.001 is empty"),
+    ("text.txt --search rate=0.01..nan", "the range 0.01..nan is empty"),
+    ("text.txt --search rate=0..0.01", "--rate': 0.0 is not in the range x>0"),
+    ("text.txt --search window=2..3..4", "'2..3..4' is not a range of window"),
+    ("text.txt --search window=1.5..3", "'1.5' is not a valid integer"),
+    ("text.txt --search window=0..3", "--window': 0 is not in the range 1<=x<="),
+    ("text.txt --search window=3..300", "too few for a window of 300"),
+    ("text.txt --search hidden=8..16", "'8..16' is not a range of hidden: write LOW..HIGH for numbers, A|B|C for choices"),
+    ("text.txt --search activation=tanh|swish", "'swish' is not one of"),
+    ("text.txt --search rate=0.01", "nothing to choose from in 0.01"),
+    ("text.txt --search rate=0.01|0.01|0.02", "each once"),
+    ("text.txt --search rate=0.01|0.02 --search rate=0.03|0.04", "given twice"),
+    ("text.txt --search rate=0.01|0.02 --rate 0.1", "--rate: give one value, or --search for it"),
+    ("text.txt --search rate=0.001..0.01 --sampler grid", r"a grid needs choices: write rate as 0.001\|0.01"),
+    ("text.txt --sampler grid", "a grid needs choices"),
+    ("text.txt --valid 0", "give some with --valid"),
+    ("text.txt --trials 0", "0 is not in the range"),
+    ("text.txt --minutes nan", ""),
+    ("text.txt --dropout 2", "--dropout': 2.0 is not in the range 0<=x<1"),
+    ("text.txt -o text.txt", "text.txt exists"),
+    ("missing.txt", "cannot read missing.txt"),
+    ("", "give a text to train on, or --resume a search"),
+    ("--resume missing.tune", "missing.tune is not a search"),
+    ("--resume text.txt", "text.txt is not a search"),
+    ("--resume text.tune --rate 0.1 --search window=1..2", "leave out --search, --rate"),
+    ("text.ids --min-count 1", "tokenized already"),
+]
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("refusing")
+    (folder / "text.txt").write_text(STORIES, encoding="utf-8")
+    (folder / "text.ids").mkdir()
+    (folder / "text.ids" / "corpus.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize(("line", "reason"), ERRORS, ids=[line for line, _ in ERRORS])
+def test_errors_are_one_line_and_leave_nothing(refusing, monkeypatch, line, reason):
+    monkeypatch.chdir(refusing)
+    before = snapshot(refusing)
+    result = CliRunner().invoke(main, ["tune", *line.split()])
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert (result.exit_code in (1, 2), result.stdout) == (True, "")
+    assert re.fullmatch(r"error: [^\n]+\n", result.stderr), result.stderr
+    assert re.search(reason, result.stderr), result.stderr
+    assert snapshot(refusing) == before
+
+
+@pytest.mark.parametrize("name", ["search.json", "study.db"])
+def test_damaged_files_are_one_line(made, tmp_path, name):
+    folder, _ = made
+    shutil.copytree(folder / "text.tune", tmp_path / "text.tune")
+    (tmp_path / "text.tune" / name).write_text("{}" if name == "search.json" else "no database" * 1000)
+    result = fflm("tune", "--resume", "text.tune", folder=tmp_path)
+    assert result.returncode == 1
+    assert re.fullmatch(rf"error: text.tune/{name} .*restore it from a copy, or search anew\n", result.stderr), result.stderr
+
+
+def test_without_optuna_it_says_what_to_install(text):
+    program = "import sys; sys.modules['optuna'] = None; from fflm.cli import main; main(['tune', 'text.txt'])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr == "error: tuning needs optuna: run `pip install '.[tune]'` in a checkout of fflm\n"
+
+
+def test_a_space_makes_sense():
+    for wrong in (
+        lambda: Range(2, 2),
+        lambda: Range(3, 2),
+        lambda: Choices(()),
+        lambda: Choices((1,)),
+        lambda: Choices((1, 1, 2)),
+    ):
+        with pytest.raises(FflmError):
+            wrong()

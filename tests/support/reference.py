@@ -1,0 +1,576 @@
+"""A second, slow, readable implementation of the network's mathematics, to judge the kernels by.
+
+Written from the definitions (the papers, and the docstrings of `fflm.backend.protocol`) in the simplest form, in float64, holding
+B x V matrices freely. It imports NumPy alone and nothing of fflm, so that no mistake can be shared. Its own gradients are held
+against finite differences in `test_reference`.
+
+Letters: B rows, n context words, m embedding size, V vocabulary, I and O inputs and outputs of a layer, F features.
+"""
+
+import numpy as np
+
+ROWS = 13
+"""Rows of the batch that `batch` makes."""
+
+PLAIN = {
+    "vocabulary": 11,
+    "window": 2,
+    "averages": (),
+    "embedding": 3,
+    "hidden": (5,),
+    "activation": "tanh",
+    "residual": False,
+    "direct": False,
+    "tied": False,
+    "bands": (),
+    "dropout": 0.0,
+    "embedding_dropout": 0.0,
+    "smoothing": 0.0,
+    "penalty": 0.0,
+    "noise": False,
+    "input": "window",
+    "numbers": 0,
+    "outputs": None,
+    "output": "softmax",
+}
+
+OBJECTIVE = {"smoothing", "penalty", "noise"}
+"""The entries of a case that are no fields of the network's configuration."""
+
+CASES = {
+    **{name: {"activation": name} for name in ("tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus", "identity")},
+    "no hidden layer": {"hidden": ()},
+    "two square layers": {"hidden": (6, 6)},
+    "two relu layers": {"hidden": (4, 6), "activation": "relu"},
+    "direct": {"direct": True},
+    "direct without hidden": {"direct": True, "hidden": ()},
+    "direct, two layers": {"direct": True, "hidden": (5, 4)},
+    "tied as it is": {"tied": True, "hidden": (3,)},
+    "tied without hidden": {"tied": True, "hidden": (), "window": 1},
+    "tied, projected": {"tied": True},
+    "tied, projected inputs": {"tied": True, "hidden": ()},
+    "tied, direct": {"tied": True, "direct": True, "hidden": (5, 4)},
+    "dropout": {"dropout": 0.5},
+    "embedding dropout": {"embedding_dropout": 0.25},
+    "dropout without hidden": {"hidden": (), "dropout": 0.5, "embedding_dropout": 0.5},
+    "smoothing": {"smoothing": 0.1},
+    "smoothing, tied": {"smoothing": 0.3, "tied": True},
+    "penalty": {"penalty": 0.3},
+    "penalty, smoothing": {"penalty": 0.1, "smoothing": 0.2, "tied": True},
+    "noise": {"noise": True},
+    "noise, tied": {"noise": True, "tied": True, "direct": True},
+    "averages": {"averages": (1, 4)},
+    "averages, tied": {"averages": (3,), "tied": True, "window": 1, "embedding_dropout": 0.2},
+    "bands": {"bands": (4, 7), "hidden": (20,)},
+    "one band, direct, penalty": {"bands": (6,), "direct": True, "penalty": 0.2},
+    "bands without hidden, smoothing": {"bands": (1, 2, 5), "hidden": (), "smoothing": 0.1, "embedding_dropout": 0.2},
+    "a band beyond the vocabulary": {"bands": (3, 5000)},
+    "residual": {"residual": True, "hidden": (5, 5)},
+    "residual without hidden": {"residual": True, "hidden": ()},
+    "one residual layer": {"residual": True, "direct": True},
+    "three residual layers": {"residual": True, "hidden": (6, 6, 6)},
+    "a window's class": {"outputs": 4, "embedding_dropout": 0.2},
+    "mean": {"input": "mean", "outputs": 4},
+    "mean without hidden": {"input": "mean", "outputs": 1, "output": "sigmoid", "hidden": (), "embedding_dropout": 0.2},
+    "max": {"input": "max", "outputs": 3, "direct": True},
+    "max without hidden": {"input": "max", "outputs": 2, "hidden": (), "embedding_dropout": 0.2},
+    "numbers": {"input": "numbers", "numbers": 6, "outputs": 3, "smoothing": 0.1},
+    "numbers without hidden": {"input": "numbers", "numbers": 6, "outputs": 3, "hidden": (), "embedding_dropout": 0.2},
+    "one number": {"input": "numbers", "numbers": 1, "outputs": 1, "output": "sigmoid", "hidden": ()},
+    "sigmoid": {"input": "numbers", "numbers": 6, "outputs": 2, "output": "sigmoid", "dropout": 0.2},
+    "squared": {"input": "numbers", "numbers": 6, "outputs": 2, "output": "squared", "residual": True, "hidden": (5, 5)},
+    "absolute": {"input": "numbers", "numbers": 6, "outputs": 2, "output": "absolute"},
+    "hinge": {"input": "numbers", "numbers": 6, "outputs": 2, "output": "hinge", "direct": True},
+    "everything": {
+        "averages": (2, 3),
+        "hidden": (6, 6),
+        "activation": "softplus",
+        "residual": True,
+        "direct": True,
+        "tied": True,
+        "dropout": 0.3,
+        "embedding_dropout": 0.2,
+        "smoothing": 0.1,
+        "penalty": 0.1,
+    },
+}
+"""The networks that both checks go through: finite differences <-> reference, and reference <-> kernels."""
+
+CASES = {name: {**PLAIN, **changes} for name, changes in CASES.items()}
+
+
+# The operations
+
+
+def gather(embeddings, contexts, blocks):
+    """Return for each block of contexts (B, n) the sum of its embeddings over the root of their number, side by side (B, K m)."""
+    parts = np.split(embeddings[contexts], np.cumsum(blocks)[:-1], axis=1)
+    return np.hstack([part.sum(1) / np.sqrt(part.shape[1]) for part in parts])
+
+
+def scatter_add(contexts, blocks, d_inputs, d_embeddings):
+    """Return d_embeddings (V + 1, m) plus each context word's share of d_inputs (B, K m)."""
+    result = d_embeddings.copy()
+    for row, words in enumerate(contexts):
+        shares = np.repeat(d_inputs[row].reshape(len(blocks), -1), blocks, axis=0)
+        for word, share, size in zip(words, shares, np.repeat(blocks, blocks), strict=True):
+            result[word] += share / np.sqrt(size)
+    return result
+
+
+def mean_pool(embeddings, words):
+    """Return the mean of each text's embeddings (B, m), 0 without words: words (B, L), -1 after the end."""
+    return np.stack([embeddings[row[row >= 0]].mean(0) if row[0] >= 0 else 0 * embeddings[0] for row in words])
+
+
+def mean_pool_backward(words, d_pooled, d_embeddings):
+    """Return d_embeddings (V + 1, m) plus each word's share of d_pooled (B, m)."""
+    result = d_embeddings.copy()
+    for row, d_row in zip(words, d_pooled, strict=True):
+        for word in row[row >= 0]:
+            result[word] += d_row / (row >= 0).sum()
+    return result
+
+
+def max_pool(embeddings, words):
+    """Return the largest of each text's numbers in each dimension, and the words of which they are, both (B, m)."""
+    texts = [row[row >= 0] for row in words]
+    sources = np.stack(
+        [row[embeddings[row].argmax(0)] if len(row) else np.full(embeddings.shape[1], -1, words.dtype) for row in texts]
+    )
+    return np.where(sources >= 0, np.take_along_axis(embeddings, sources, 0), 0), sources
+
+
+def max_pool_backward(sources, d_pooled, d_embeddings):
+    """Return d_embeddings (V + 1, m) plus d_pooled (B, m) where it is from."""
+    result = d_embeddings.copy()
+    for (row, column), word in np.ndenumerate(sources):
+        if word >= 0:
+            result[word, column] += d_pooled[row, column]
+    return result
+
+
+def put_rows(values, rows, array):
+    """Return the array (N, m) with other rows."""
+    result = array.copy()
+    for row, value in zip(rows, values, strict=True):
+        result[row] = value
+    return result
+
+
+def normalize(values):
+    """Return values (B, I) minus their rows' means, over the rows' deviations (Ba et al. 2016)."""
+    return (values - values.mean(1, keepdims=True)) / np.sqrt(values.var(1, keepdims=True) + 1e-5)
+
+
+def normalize_backward(values, d_normalized):
+    """Return d_values (B, I): each row's gradient times its Jacobian, written out as a matrix."""
+    d_values = np.empty_like(values)
+    for row, (x, d) in enumerate(zip(values, d_normalized, strict=True)):
+        size, deviation = len(x), np.sqrt(x.var() + 1e-5)
+        centred = np.eye(size) - 1 / size
+        jacobian = centred / deviation - np.outer(x - x.mean(), x - x.mean()) @ centred / (size * deviation**3)
+        d_values[row] = d @ jacobian
+    return d_values
+
+
+def philox(counter, key):
+    """Return four arrays of random 32-bit words: Philox4x32-10 (Salmon et al. 2011), of arrays or numbers below 2^32."""
+    c0, c1, c2, c3 = (np.asarray(word, np.uint64) for word in counter)
+    k0, k1 = (np.asarray(word, np.uint64) for word in key)
+    for _ in range(10):
+        a, b = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = (b >> 32) ^ c1 ^ k0, b % 2**32, (a >> 32) ^ c3 ^ k1, a % 2**32
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return c0, c1, c2, c3
+
+
+def dropout(values, rate, seed, step, layer, row=0):
+    """Return values (B, I), the first of which is row number ``row``, with a share dropped and the others raised."""
+    rows, width = values.shape
+    place = np.arange(row * width, (row + rows) * width).reshape(rows, width)
+    words = philox((place // 4, layer, step % 2**32, step // 2**32), (seed % 2**32, seed // 2**32))
+    dropped = np.choose(place % 4, words) < rate * 2**32
+    return np.where(dropped, 0, values / (1 - rate))
+
+
+def activate(name, z):
+    """Return the activation of z."""
+    return {
+        "tanh": np.tanh(z),
+        "sigmoid": np.exp(-np.logaddexp(0, -z)),
+        "relu": np.maximum(z, 0),
+        "leaky_relu": np.where(z > 0, z, 0.01 * z),
+        "elu": np.where(z > 0, z, np.expm1(np.minimum(z, 0))),
+        "softplus": np.logaddexp(0, z),
+        "identity": z,
+    }[name]
+
+
+def slope(name, z):
+    """Return the activation's derivative at z (not, as the kernels do, from its output)."""
+    sigmoid = activate("sigmoid", z)
+    return {
+        "tanh": 1 - np.tanh(z) ** 2,
+        "sigmoid": sigmoid * activate("sigmoid", -z),
+        "relu": np.where(z > 0, 1.0, 0.0),
+        "leaky_relu": np.where(z > 0, 1.0, 0.01),
+        "elu": np.where(z > 0, 1.0, np.exp(np.minimum(z, 0))),
+        "softplus": sigmoid,
+        "identity": np.ones_like(z),
+    }[name]
+
+
+def affine(inputs, weight, bias, activation):
+    """Return activation(inputs weight^T + bias) (B, O)."""
+    return activate(activation, inputs @ weight.T + bias)
+
+
+def affine_backward(inputs, weight, bias, activation, d_outputs):
+    """Return d_weight (O, I), d_bias (O,), d_inputs (B, I)."""
+    dz = d_outputs * slope(activation, inputs @ weight.T + bias)
+    return dz.T @ inputs, dz.sum(0), dz @ weight
+
+
+def log_probabilities(features, weight, bias):
+    """Return log softmax(features weight^T + bias) (B, V)."""
+    scores = features @ weight.T + bias
+    scores = scores - scores.max(1, keepdims=True)
+    return scores - np.log(np.exp(scores).sum(1, keepdims=True))
+
+
+def output_losses(features, weight, bias, targets):
+    """Return -log p(target) (B,)."""
+    return -log_probabilities(features, weight, bias)[np.arange(len(targets)), targets]
+
+
+def smoothed_targets(targets, words, smoothing):
+    """Return the distributions (B, V) that are aimed at: Szegedy et al. 2016, section 7."""
+    return (1 - smoothing) * np.eye(words)[targets] + smoothing / words
+
+
+def log_normalizers(features, weight, bias):
+    """Return log Z (B,), Z the sum of the exponentials of the scores."""
+    return np.logaddexp.reduce(features @ weight.T + bias, axis=1)
+
+
+def output_gradients(features, weight, bias, targets, smoothing, penalty, scale):
+    """Return d_features (B, F), d_weight (V, F), d_bias (V,) of ``scale`` times the summed cross-entropy and penalty."""
+    probabilities = np.exp(log_probabilities(features, weight, bias))
+    d_scores = probabilities - smoothed_targets(targets, len(weight), smoothing)
+    d_scores += 2 * penalty * log_normalizers(features, weight, bias)[:, None] * probabilities
+    d_scores *= scale
+    return d_scores @ weight, d_scores.T @ features, d_scores.sum(0)
+
+
+def nce_losses(features, weight, bias, targets, noise):
+    """Return -log of the chance to tell the target and the noise apart (B,): Mnih & Teh 2012."""
+    scores = features @ weight.T + bias
+    true = np.logaddexp(0, -scores[np.arange(len(targets)), targets])
+    return true + (noise * np.logaddexp(0, scores)).sum(1)
+
+
+def nce_gradients(features, weight, bias, targets, noise, scale):
+    """Return d_features (B, F), d_weight (V, F), d_bias (V,) of ``scale`` times the sum of `nce_losses`."""
+    scores = features @ weight.T + bias
+    chance = activate("sigmoid", scores)  # that a word is no noise
+    d_scores = scale * (noise * chance - np.eye(len(weight))[targets] * (1 - chance))
+    return d_scores @ weight, d_scores.T @ features, d_scores.sum(0)
+
+
+def unit_losses(name, scores, targets):
+    """Return the loss of each unit (B, O): minus the log-likelihood of a coin, a squared or absolute error, a margin."""
+    return {
+        "sigmoid": targets * np.logaddexp(0, -scores) + (1 - targets) * np.logaddexp(0, scores),
+        "squared": (scores - targets) ** 2,
+        "absolute": np.abs(scores - targets),
+        "hinge": np.maximum(0, 1 - targets * scores),
+    }[name]
+
+
+def unit_slopes(name, scores, targets):
+    """Return the derivatives of `unit_losses` by the scores (B, O)."""
+    return {
+        "sigmoid": activate("sigmoid", scores) - targets,
+        "squared": 2 * (scores - targets),
+        "absolute": np.sign(scores - targets),
+        "hinge": np.where(targets * scores < 1, -targets, 0.0),
+    }[name]
+
+
+# The network
+
+
+def shapes(case):
+    """Return the shape of every parameter of a case."""
+    vocabulary, embedding = case["vocabulary"], case["embedding"]
+    inputs = {"window": len(blocks(case)) * embedding, "mean": embedding, "max": embedding, "numbers": case["numbers"]}
+    widths = [inputs[case["input"]], *case["hidden"]]
+    result = {"embeddings": (vocabulary + 1, embedding)} if case["input"] != "numbers" else {}
+    for layer, size in enumerate(case["hidden"]):
+        result[f"hidden.{layer}.weight"] = (size, widths[layer])
+        result[f"hidden.{layer}.bias"] = (size,)
+    features = widths[-1] + (widths[0] if case["direct"] and case["hidden"] else 0)
+    words, *bands = softmaxes(case)
+    if not case["tied"]:
+        result["output.weight"] = (words, features)
+    elif features != embedding:
+        result["projection"] = (embedding, features)
+    result["output.bias"] = (words,)
+    for band, size in enumerate(bands):
+        width = max(1, features // 4 ** (band + 1))
+        result[f"band.{band}.projection"] = (width, features)
+        result[f"band.{band}.weight"], result[f"band.{band}.bias"] = (size, width), (size,)
+    return result
+
+
+def softmaxes(case):
+    """Return the words of the softmax, or of the adaptive one the first words and bands, and each band's words."""
+    classes = case["outputs"] or case["vocabulary"]
+    borders = [*(first for first in case["bands"] if first < classes), classes]
+    return [borders[0] + len(borders) - 1, *np.diff(borders)]
+
+
+def blocks(case):
+    """Return the sizes of the blocks of a case's contexts, the oldest first."""
+    return [*case["averages"][::-1], *[1] * case["window"]]
+
+
+def batch(case, seed=0):
+    """Return random parameters, contexts (B, n) and targets (B,); among the words the padding, the first, and repeated ones.
+
+    Texts have 0 to 5 words, with -1 behind them; numbers are (B, I). The targets of single units are (B, O).
+    """
+    generator = np.random.default_rng(seed)
+    parameters = {name: generator.normal(0, 0.7, shape) for name, shape in shapes(case).items()}
+    texts = case["input"] in ("mean", "max")
+    classes = case["outputs"] or case["vocabulary"]
+    contexts = generator.integers(0, case["vocabulary"] + 1, (ROWS, 5 if texts else sum(blocks(case))), np.int32)
+    targets = generator.integers(0, classes, ROWS, np.int32)
+    contexts[0] = case["vocabulary"]
+    contexts[1] = 0
+    targets[:3] = 0, classes - 1, 0
+    if texts:
+        contexts[np.arange(5) >= generator.integers(1, 6, (ROWS, 1))] = -1
+        contexts[2] = -1
+    if case["input"] == "numbers":
+        contexts = generator.normal(size=(ROWS, case["numbers"]))
+    if case["output"] in ("sigmoid", "hinge"):
+        targets = generator.choice([0.0 if case["output"] == "sigmoid" else -1.0, 1.0], (ROWS, classes))
+    elif case["output"] != "softmax":
+        targets = generator.normal(size=(ROWS, classes))
+    return parameters, contexts, targets
+
+
+def read_inputs(parameters, contexts, case):
+    """Return what the first layer reads (B, I)."""
+    if case["input"] == "numbers":
+        return contexts
+    if case["input"] == "window":
+        return gather(parameters["embeddings"], contexts, blocks(case))
+    return (
+        mean_pool(parameters["embeddings"], contexts)
+        if case["input"] == "mean"
+        else max_pool(parameters["embeddings"], contexts)[0]
+    )
+
+
+def read_inputs_backward(parameters, contexts, case, d_inputs, d_embeddings):
+    """Return d_embeddings (V + 1, m) plus what d_inputs (B, I) gives to it."""
+    if case["input"] == "window":
+        return scatter_add(contexts, blocks(case), d_inputs, d_embeddings)
+    if case["input"] == "mean":
+        return mean_pool_backward(contexts, d_inputs, d_embeddings)
+    return max_pool_backward(max_pool(parameters["embeddings"], contexts)[1], d_inputs, d_embeddings)
+
+
+def forward(parameters, contexts, case, seed, step, *, training):
+    """Return the inputs and what each hidden layer leaves behind, the features, and what the softmax reads."""
+    rates = (case["embedding_dropout"], case["dropout"]) if training else (0, 0)
+    inputs = dropout(read_inputs(parameters, contexts, case), rates[0], seed, step, 0)
+    values = [inputs]
+    for layer in range(len(case["hidden"])):
+        residual = case["residual"] and layer > 0
+        read = normalize(values[-1]) if residual else values[-1]
+        output = affine(read, parameters[f"hidden.{layer}.weight"], parameters[f"hidden.{layer}.bias"], case["activation"])
+        output = dropout(output, rates[1], seed, step, layer + 1)
+        values.append(values[-1] + output if residual else output)
+    top = normalize(values[-1]) if case["residual"] and case["hidden"] else values[-1]
+    features = np.hstack([top, inputs]) if case["direct"] and case["hidden"] else top
+    projected = features @ parameters["projection"].T if "projection" in parameters else features
+    return values, features, projected
+
+
+def softmax_weight(parameters):
+    """Return (V, F): the output layer's own weights, or the embeddings of the words that it distinguishes, the first."""
+    if "output.weight" in parameters:
+        return parameters["output.weight"]
+    return parameters["embeddings"][: len(parameters["output.bias"])]
+
+
+def layers(parameters, projected, targets, case):
+    """Yield the softmaxes: features, weight, bias, targets, the rows whose targets are predicted by it, and its band or None."""
+    first = softmax_weight(parameters), parameters["output.bias"]
+    sizes = softmaxes(case)
+    borders = np.cumsum([sizes[0] - len(sizes) + 1, *sizes[1:]])
+    band = np.searchsorted(borders, targets, side="right")  # 0 for the first words
+    yield projected, *first, np.where(band == 0, targets, borders[0] + band - 1), np.arange(len(targets)), None
+    for number in range(len(sizes) - 1):
+        rows = np.flatnonzero(band == number + 1)
+        projection, weight, bias = (parameters[f"band.{number}.{part}"] for part in ("projection", "weight", "bias"))
+        yield projected[rows] @ projection.T, weight, bias, targets[rows] - borders[number], rows, number
+
+
+def unit_scores(parameters, features):
+    """Return the scores of single units (B, O)."""
+    return affine(features, parameters["output.weight"], parameters["output.bias"], "identity")
+
+
+def network_outputs(parameters, contexts, case):
+    """Return what a network with single units predicts (B, O)."""
+    features = forward(parameters, contexts, case, 0, 0, training=False)[2]
+    return activate("sigmoid" if case["output"] == "sigmoid" else "identity", unit_scores(parameters, features))
+
+
+def network_log_probabilities(parameters, contexts, case):
+    """Return log p(word | context), or of classes, (B, V) without dropout."""
+    if len(softmaxes(case)) == 1:
+        projected = forward(parameters, contexts, case, 0, 0, training=False)[2]
+        return log_probabilities(projected, softmax_weight(parameters), parameters["output.bias"])
+    words = np.arange(case["outputs"] or case["vocabulary"], dtype=np.int32)
+    return -np.stack([network_losses(parameters, np.repeat(row[None], len(words), 0), words, case) for row in contexts])
+
+
+def network_losses(parameters, contexts, targets, case, seed=0, step=0, *, training=False):
+    """Return -log p(target | context) (B,); in training by noise contrast, that loss."""
+    projected = forward(parameters, contexts, case, seed, step, training=training)[2]
+    if case["output"] != "softmax":
+        return unit_losses(case["output"], unit_scores(parameters, projected), targets).sum(1)
+    losses = np.zeros(len(targets))
+    for *layer, rows, _ in layers(parameters, projected, targets, case):
+        losses[rows] += nce_losses(*layer, noise(case)) if training and case["noise"] else output_losses(*layer)
+    return losses
+
+
+def objective(parameters, contexts, targets, case, seed=0, step=0):
+    """Return the number that training lowers, under dropout.
+
+    The batch's mean cross-entropy with the smoothed targets, with the penalty on normalizers; or the loss of noise contrast. An
+    adaptive softmax is several, each with a target.
+    """
+    projected = forward(parameters, contexts, case, seed, step, training=True)[2]
+    if case["output"] != "softmax":
+        return unit_losses(case["output"], unit_scores(parameters, projected), targets).sum() / len(targets)
+    total = 0
+    for features, weight, bias, places, _, _ in layers(parameters, projected, targets, case):
+        if case["noise"]:
+            total += nce_losses(features, weight, bias, places, noise(case)).sum()
+            continue
+        logs = log_probabilities(features, weight, bias)
+        total -= (smoothed_targets(places, len(weight), case["smoothing"]) * logs).sum()
+        total += (case["penalty"] * log_normalizers(features, weight, bias) ** 2).sum()
+    return total / len(targets)
+
+
+def noise(case):
+    """Return how often each word was drawn as noise (V,), as the network's tests have it: some never, some often."""
+    return np.arange(case["vocabulary"]) % 3.0
+
+
+def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
+    """Return the gradients of `objective` by every parameter's name."""
+    values, features, projected = forward(parameters, contexts, case, seed, step, training=True)
+    gradients = {name: np.zeros_like(array) for name, array in parameters.items()}
+    d_projected = np.zeros_like(projected)
+    if case["output"] != "softmax":
+        d_scores = unit_slopes(case["output"], unit_scores(parameters, projected), targets) / len(targets)
+        gradients["output.weight"], gradients["output.bias"] = d_scores.T @ projected, d_scores.sum(0)
+        d_projected = d_scores @ parameters["output.weight"]
+    softmaxes = layers(parameters, projected, targets, case) if case["output"] == "softmax" else ()
+    for read, weight, bias, places, rows, band in softmaxes:
+        if case["noise"]:
+            d_read, d_weight, d_bias = nce_gradients(read, weight, bias, places, noise(case), 1 / len(targets))
+        else:
+            d_read, d_weight, d_bias = output_gradients(
+                read, weight, bias, places, case["smoothing"], case["penalty"], 1 / len(targets)
+            )
+        if band is not None:
+            gradients[f"band.{band}.weight"], gradients[f"band.{band}.bias"] = d_weight, d_bias
+            gradients[f"band.{band}.projection"] = d_read.T @ projected[rows]
+            d_projected[rows] += d_read @ parameters[f"band.{band}.projection"]
+            continue
+        d_projected += d_read
+        gradients["output.bias"] = d_bias
+        if "output.weight" in parameters:
+            gradients["output.weight"] = d_weight
+        else:
+            gradients["embeddings"][: len(d_weight)] = d_weight
+    d_features = d_projected
+    if "projection" in parameters:
+        gradients["projection"] = d_projected.T @ features
+        d_features = d_projected @ parameters["projection"]
+    width = values[-1].shape[1]
+    d_values, d_inputs = d_features[:, :width], d_features[:, width:]
+    if case["residual"] and case["hidden"]:
+        d_values = normalize_backward(values[-1], d_values)
+    for layer in reversed(range(len(case["hidden"]))):
+        residual = case["residual"] and layer > 0
+        hidden = [parameters[f"hidden.{layer}.{name}"] for name in ("weight", "bias")]
+        read = normalize(values[layer]) if residual else values[layer]
+        d_output = dropout(d_values, case["dropout"], seed, step, layer + 1)
+        d_weight, d_bias, d_read = affine_backward(read, *hidden, case["activation"], d_output)
+        gradients[f"hidden.{layer}.weight"], gradients[f"hidden.{layer}.bias"] = d_weight, d_bias
+        d_values = d_values + normalize_backward(values[layer], d_read) if residual else d_read
+    if d_inputs.size:
+        d_values = d_values + d_inputs
+    d_values = dropout(d_values, case["embedding_dropout"], seed, step, 0)
+    if "embeddings" in gradients:
+        gradients["embeddings"] = read_inputs_backward(parameters, contexts, case, d_values, gradients["embeddings"])
+    return gradients
+
+
+# The updates: each returns the new weight and the new state; g is the gradient with its scale and the l2 penalty's share.
+
+
+def momentum_step(weight, gradient, velocity, *, scale, l2, rate, momentum, nesterov):
+    """Polyak's momentum, or Nesterov's in the form of Sutskever et al. 2013 with the look-ahead point as the weight."""
+    g = scale * gradient + l2 * weight
+    velocity = momentum * velocity + g
+    if nesterov:
+        return weight - rate * g - rate * momentum * velocity, velocity
+    return weight - rate * velocity, velocity
+
+
+def adagrad_step(weight, gradient, total, *, scale, l2, rate, epsilon):
+    """Duchi et al. 2011."""
+    g = scale * gradient + l2 * weight
+    total = total + g**2
+    return weight - rate * g / (np.sqrt(total) + epsilon), total
+
+
+def rmsprop_step(weight, gradient, mean, *, scale, l2, rate, decay, epsilon):
+    """Tieleman & Hinton 2012, lecture 6.5."""
+    g = scale * gradient + l2 * weight
+    mean = decay * mean + (1 - decay) * g**2
+    return weight - rate * g / (np.sqrt(mean) + epsilon), mean
+
+
+def adam_step(weight, gradient, first, second, *, scale, l2, shrink, rate, beta1, beta2, epsilon, step):
+    """Kingma & Ba 2015, algorithm 1; ``shrink`` is the decoupled decay of Loshchilov & Hutter 2019, algorithm 2."""
+    g = scale * gradient + l2 * weight
+    first = beta1 * first + (1 - beta1) * g
+    second = beta2 * second + (1 - beta2) * g**2
+    unbiased_first, unbiased_second = first / (1 - beta1**step), second / (1 - beta2**step)
+    return weight - shrink * weight - rate * unbiased_first / (np.sqrt(unbiased_second) + epsilon), first, second
+
+
+def adam_catch_up(weight, first, second, idle, keeps, *, rate, beta1, beta2, epsilon, step):
+    """Step by step: Adam without gradients, its second moment as it is for all steps of a row, and then fallen."""
+    weight, first, second = weight * keeps[:, None], first.copy(), second.copy()
+    for row, steps in enumerate(idle):
+        root = np.sqrt(second[row] / (1 - beta2**step)) + epsilon
+        for _ in range(int(steps)):
+            first[row] *= beta1
+            weight[row] -= rate * first[row] / (1 - beta1**step) / root
+            second[row] *= beta2
+    return weight, first, second

@@ -1,0 +1,171 @@
+"""Pictures: nothing is cut off or covered, axes are labelled, any name and any value can be drawn."""
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+import matplotlib
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
+
+from fflm import plots as plot
+from fflm.plots import draw_classifiers, draw_curves, draw_speeds, draw_trials
+
+CAPTION = "train: 74,235 tokens, 0.65% unknown; vocabulary: 1,501 (words seen at least 2 times in train); ends: predicted; " * 2
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Collect the figures that are drawn."""
+    figures = []
+    save = plot._save
+
+    def keep(figure, path):
+        figures.append(figure)
+        return save(figure, path)
+
+    monkeypatch.setattr(plot, "_save", keep)
+    return figures
+
+
+def log(losses, perplexities):
+    """Return the log of a run with these evaluations."""
+    evaluations = [
+        {
+            "event": "evaluation", "words": 1000 * number, "train_loss": loss, "rate": 0.1 / number,
+            "valid": perplexity and {"perplexity": perplexity, "bits_per_character": 1.2},
+        }
+        for number, (loss, perplexity) in enumerate(zip(losses, perplexities, strict=True), 1)
+    ]  # fmt: skip
+    return [{"event": "begun", "text": {"parts": {"train": {"tokens": 1000}}}}, *evaluations]
+
+
+def trials(count):
+    """Return random trials."""
+    generator = random.Random(1)
+    return [
+        {
+            "number": number,
+            "state": generator.choice(["complete", "complete", "pruned", "running"]) if number > 1 else "complete",
+            "perplexity": generator.choice([math.exp(generator.uniform(3, 6)), None, math.inf]) if number > 1 else 99.0,
+            "values": {"rate": 10 ** generator.uniform(-4, -2), "hidden": generator.choice(HIDDEN), "window": number % 7},
+        }
+        for number in range(1, count + 1)
+    ]
+
+
+HIDDEN = ("64", "128", "256,256", "512,256,128")
+SCALES = {"rate": "log", "hidden": HIDDEN, "window": "linear"}
+SPEEDS = [
+    {"vocabulary": words, "hidden": hidden, "batch": 64, "device": "cpu", "tokens_per_second": 1e8 / words / hidden}
+    for words in (1000, 10_000, 50_000)
+    for hidden in (64, 128)
+]
+CLASSIFIER = [
+    {"event": "begun", "texts": {"train": {"texts": 100}}},
+    *(
+        {
+            "event": "evaluation", "words": 100 * epoch, "train_loss": 1 / epoch,
+            "valid": {"loss": 0.5 + 0.1 / epoch, "accuracy": 0.9, "macro_f1": 0.8},
+        }
+        for epoch in (1, 2, 3)
+    ),
+]  # fmt: skip
+
+PICTURES = {
+    "a run": lambda path: draw_curves({"stories.model": log([5, 4, 3.5], [90.0, 45.0, 40.0])}, [CAPTION], path),
+    "runs": lambda path: draw_curves(
+        {f"{'long_' * number}name.model": log([6, 4, 3 + number / 9], [200.0, 45.0, 30.0 + number]) for number in range(20)},
+        [CAPTION] * 19 + ["other text"],
+        path,
+    ),
+    "an evaluation": lambda path: draw_curves({"a.model": log([4], [60.0])}, [CAPTION], path),
+    "no validation": lambda path: draw_curves({"a.model": log([5, 4], [None, None])}, [CAPTION], path),
+    "divergence": lambda path: draw_curves(
+        {"a.model": log([9, 800, math.nan, 4], [1e4, math.inf, math.nan, 80.0])}, [CAPTION], path
+    ),
+    "odd names": lambda path: draw_curves(
+        {name: log([5, 4], [90.0, 80.0]) for name in ("$x^_{", "_hidden", "a\nb", "\udce9")}, [CAPTION] * 4, path
+    ),
+    "classifiers": lambda path: draw_classifiers({"a.classifier": CLASSIFIER, "b.classifier": CLASSIFIER}, path),
+    "a classifier": lambda path: draw_classifiers({"a.classifier": CLASSIFIER}, path),
+    "a search": lambda path: draw_trials(f"{'deep/' * 30}stories.tune", trials(200), SCALES, CAPTION, path),
+    "a trial": lambda path: draw_trials("stories.tune", trials(1), {"rate": "log"}, CAPTION, path),
+    "speeds": lambda path: draw_speeds(SPEEDS, {"cpu": "cpu (2 threads)"}, path),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
+def test_nothing_is_cut_off_or_covered_and_axes_are_labelled(tmp_path, drawn, draw):
+    assert draw(tmp_path / "picture.png") == ""
+    [figure] = drawn
+    width, height = figure.get_size_inches()
+    everything = figure.get_tightbbox()
+    assert min(everything.min) > -0.01
+    assert (everything.max < (width + 0.01, height + 0.01)).all()
+    [legend] = figure.legends
+    box = legend.get_window_extent()
+    assert box.height < 0.3 * figure.bbox.height
+    for axes in figure.axes:
+        assert not box.overlaps(axes.bbox)
+        if axes.get_yscale() == "log" and axes.lines:
+            low, high = axes.get_ylim()
+            labels = [text.get_text() for value, text in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+                      if low <= value <= high]  # fmt: skip
+            assert 3 <= len(set(labels)) == len(labels) <= 10
+            for value, label in zip((value for value in axes.get_yticks() if low <= value <= high), labels, strict=True):
+                assert float(label.replace(",", "")) == pytest.approx(value)
+
+
+def test_what_is_not_finite_is_left_out(tmp_path, drawn):
+    PICTURES["divergence"](tmp_path / "picture.png")
+    upper = drawn[0].axes[0]
+    curves = [line.get_xydata().tolist() for line in upper.lines]
+    assert curves[0] == [[1000, math.exp(9)], [4000, math.exp(4)]]
+    assert curves[1] == [[1000, 1e4], [4000, 80]]
+    assert "best: 80.0" in drawn[0].legends[0].get_texts()[-1].get_text()
+
+
+def test_runs_are_told_apart_and_named_once(tmp_path, drawn):
+    names = [f"{number}.model" for number in range(9)]
+    draw_curves({name: log([5, 4], [90.0, 80.0]) for name in names}, ["the text"] * 9, tmp_path / "picture.png")
+    texts = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert texts == ["validation", "training", *(f"{name}, best: 80.0" for name in names)]
+    colours = {str(line.get_color()) for line in drawn[0].axes[0].lines}
+    assert len(colours) == 9
+    assert drawn[0].get_supxlabel() == f"{', '.join(names)}: the text"
+
+
+# Fonts
+
+
+def has(path, character):
+    return FT2Font(path).get_char_index(ord(character)) > 0
+
+
+DEFAULT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+OTHER = Path(matplotlib.get_data_path(), "fonts", "ttf", "STIXGeneral.ttf")
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_a_font_is_found_for_what_the_default_one_lacks(tmp_path, monkeypatch, drawn, ending):
+    lacking = next(
+        character for character in map(chr, range(0x2000, 0xE000)) if has(OTHER, character) and not has(DEFAULT, character)
+    )
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / "no font"), str(DEFAULT), str(OTHER)])
+    (tmp_path / "no font").write_bytes(b"nothing")
+    run = {f"{lacking}.model": log([5, 4], [90.0, 80.0])}
+    assert draw_curves(run, ["x"], tmp_path / f"picture.{ending}") == ""
+    assert str(OTHER) in drawn[0].legends[0].get_title().get_fontfamily()
+
+
+def test_characters_that_no_font_has_are_returned_and_drawn_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(DEFAULT)])
+    run = {"故事.model": log([5, 4], [90.0, 80.0])}
+    assert draw_curves(run, ["x"], tmp_path / "picture.svg") == "事故"
+    assert (tmp_path / "picture.svg").stat().st_size > 1000

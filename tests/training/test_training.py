@@ -1,0 +1,407 @@
+"""The training loop, its schedules and optimizers, on ids without text."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+from tolerances import FLOAT64, NETWORK, assert_close
+
+from fflm.arrays import load_arrays, save_arrays
+from fflm.backend.cpu.backend import CpuBackend
+from fflm.errors import FflmError
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters, shapes
+from fflm.text.vocabulary import Vocabulary
+from fflm.text.windows import Windows
+from fflm.training.checkpoints import Checkpoint
+from fflm.training.events import DivergedError, Evaluation, Finished, Step
+from fflm.training.log import append_log, read_log, truncate_log
+from fflm.training.schedules import rate_at
+from fflm.training.settings import TrainingSettings
+from fflm.training.trainer import Trainer, sum_losses
+
+CONFIG = NetworkConfig(
+    vocabulary=6,
+    window=2,
+    averages=(),
+    embedding=4,
+    hidden=(5,),
+    activation="tanh",
+    tied=False,
+    dropout=0.0,
+    embedding_dropout=0.0,
+)
+CYCLE = np.tile(np.arange(6, dtype=np.uint16), 20)
+"""A text that a network learns at once: each word follows from the one before."""
+
+NOISE = np.random.default_rng(0).integers(0, 6, 60).astype(np.uint16)
+"""A text in which there is nothing to learn."""
+
+PLAIN = TrainingSettings(
+    epochs=3, batch_size=16, optimizer="sgd", rate=0.5, schedule="constant", clip=0, weight_decay=0, patience=0
+)
+
+
+def windows(ids):
+    return Windows(ids, CONFIG.window, padding=CONFIG.vocabulary)
+
+
+def trainer(settings=PLAIN, *, train=CYCLE, valid=None, config=CONFIG, dtype=np.float64):
+    texts = windows(train), None if valid is None else windows(valid)
+    generator = np.random.default_rng(1)
+    arrays = {name: generator.normal(0, 0.7, shape).astype(dtype) for name, shape in shapes(config).items()}
+    return Trainer(Network(config, CpuBackend()), Parameters.from_arrays(config, arrays), *texts, settings)
+
+
+def changed(**fields):
+    return dataclasses.replace(PLAIN, **fields)
+
+
+def evaluations(events):
+    return [event for event in events if isinstance(event, Evaluation)]
+
+
+# Schedules
+
+
+def test_constant_and_plateau_do_not_depend_on_the_step():
+    for schedule in ("constant", "plateau"):
+        assert [rate_at(changed(schedule=schedule), step, 10) for step in (0, 9)] == [0.5, 0.5]
+
+
+def test_inverse_is_bengios_formula_in_examples():
+    settings = changed(schedule="inverse", rate=1e-3, decay=1e-8, batch_size=100)
+    assert rate_at(settings, 0, 10) == 1e-3
+    assert rate_at(settings, 10**6, 10**7) == pytest.approx(1e-3 / (1 + 1e-8 * 10**8))
+
+
+def test_cosine_rises_then_falls_to_nothing():
+    settings = changed(schedule="cosine", rate=2.0, warmup=0.2)
+    rates = [rate_at(settings, step, 100) for step in range(100)]
+    assert rates[:20] == pytest.approx([2.0 * (step + 1) / 20 for step in range(20)])
+    assert rates[19:] == pytest.approx([1 + math.cos(math.pi * step / 80) for step in range(81)])
+    assert rates[-1] == pytest.approx(0, abs=1e-15)
+
+
+def test_cosine_without_warmup_begins_at_the_top():
+    settings = changed(schedule="cosine", rate=2.0, warmup=0.0)
+    assert rate_at(settings, 0, 1000) == pytest.approx(2.0, rel=1e-5)
+    assert rate_at(settings, 0, 1) == pytest.approx(0, abs=1e-15)
+
+
+# The loop
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"optimizer": "sgd"},
+        {"optimizer": "sgd", "momentum": 0.9, "rate": 0.1},
+        {"optimizer": "sgd", "momentum": 0.9, "nesterov": True, "rate": 0.1},
+        {"optimizer": "adagrad", "rate": 0.2},
+        {"optimizer": "rmsprop", "rate": 0.02},
+        {"optimizer": "adam", "rate": 0.05},
+        {"optimizer": "adamw", "rate": 0.05, "weight_decay": 0.01},
+    ],
+    ids=lambda fields: "-".join(map(str, fields.values())),
+)
+def test_every_optimizer_learns(fields):
+    run = trainer(changed(epochs=10, **fields), valid=CYCLE)
+    before = sum_losses(run.network, run.parameters, run.train).mean
+    losses = [event.valid_loss for event in evaluations(run.run())]
+    assert before > 1.5
+    assert losses[-1] < 0.1 * before
+
+
+def test_events_count_steps_and_words():
+    events = list(trainer(changed(epochs=2, batch_size=50)).run())  # 120 words: batches of 50, 50 and 20
+    assert [type(event) for event in events] == [Step, Step, Evaluation, Step, Step, Evaluation, Finished]
+    assert [(event.step, event.epoch, event.words) for event in events[:2]] == [(1, 1, 50), (2, 1, 100)]
+    assert [(event.step, event.epoch, event.words) for event in evaluations(events)] == [(3, 1, 120), (6, 2, 240)]
+    assert events[-1] == Finished(6, "all 2 epochs done")
+
+
+def test_evaluates_every_so_many_steps_and_after_every_epoch():
+    events = trainer(changed(epochs=2, batch_size=30, evaluate_every=3)).run()  # 4 batches an epoch
+    assert [event.step for event in evaluations(events)] == [3, 4, 6, 8]
+
+
+def test_batch_gradient_descent_is_the_references():
+    case = {**reference.PLAIN, "vocabulary": 6, "window": 2, "embedding": 4, "hidden": (5,)}
+    run = trainer(changed(epochs=4, batch_size=len(CYCLE), rate=0.3))
+    parameters = {name: array.copy() for name, array in run.parameters.items()}
+    contexts, targets = run.train.batch(np.arange(len(CYCLE)))
+    for event in run.run():
+        if isinstance(event, Finished):
+            break
+        losses = reference.network_losses(parameters, contexts, targets, case)
+        assert event.train_loss == pytest.approx(losses.mean(), rel=1e-12)
+        gradients = reference.network_gradients(parameters, contexts, targets, case)
+        parameters = {name: array - 0.3 * gradients[name] for name, array in parameters.items()}
+        for name, array in run.parameters.items():
+            assert_close(array, parameters[name], NETWORK[FLOAT64], unit=1.0)
+
+
+def test_weights_decay_but_biases_do_not():
+    plain, decayed = (trainer(changed(epochs=1, batch_size=len(CYCLE), weight_decay=decay)) for decay in (0.0, 0.1))
+    start = {name: array.copy() for name, array in plain.parameters.items()}
+    for run in (plain, decayed):
+        list(run.run())
+    for name, without in plain.parameters.items():
+        expected = without - 0.5 * 0.1 * start[name] if without.ndim > 1 else without
+        np.testing.assert_allclose(dict(decayed.parameters.items())[name], expected, rtol=1e-12, atol=1e-15)
+
+
+def test_losses_are_averaged_over_words_not_over_batches():
+    run = trainer(changed(epochs=1, batch_size=50, rate=1e-12))  # so small a rate that the weights stay
+    contexts, targets = run.train.batch(np.arange(len(CYCLE)))
+    losses = np.empty(len(CYCLE))
+    run.network.losses(run.parameters, contexts, targets, losses)
+    (evaluation,) = evaluations(run.run())
+    assert evaluation.train_loss == pytest.approx(losses.mean(), rel=1e-9)
+    long = windows(np.tile(NOISE, 25))  # more than one batch of an evaluation, the last one shorter
+    contexts, targets = long.batch(np.arange(len(long)))
+    losses = np.empty(len(long))
+    run.network.losses(run.parameters, contexts, targets, losses)
+    found = sum_losses(run.network, run.parameters, long)
+    assert found.mean == pytest.approx(losses.mean(), rel=1e-12)
+    assert found.unknown == pytest.approx(
+        losses[targets == Vocabulary.from_counts({"a": 1}, ends=True).unknown_id].sum(), rel=1e-12
+    )
+
+
+def test_every_epoch_drops_other_units():
+    config = dataclasses.replace(CONFIG, dropout=0.5)
+    run = trainer(changed(batch_size=120, rate=1e-12), train=np.zeros(120, np.uint16), config=config)
+    run.train.padding = 0  # all examples are the same, so that only what is dropped can differ
+    losses = [event.train_loss for event in evaluations(run.run())]
+    assert len({round(loss, 6) for loss in losses}) == 3
+
+
+def test_clipping_limits_the_norm_of_the_whole_gradient():
+    limit = 0.01
+    run = trainer(changed(epochs=1, batch_size=len(CYCLE), rate=1.0, clip=limit))
+    before = [array.copy() for array in run.parameters]
+    list(run.run())
+    moved = math.sqrt(sum(((after - array) ** 2).sum() for array, after in zip(before, run.parameters, strict=True)))
+    assert moved == pytest.approx(limit, rel=1e-9)
+
+
+def test_a_gradient_within_the_limit_is_left_alone():
+    free, clipped = (trainer(changed(epochs=1, clip=clip)) for clip in (0, 1e6))
+    for run in (free, clipped):
+        list(run.run())
+    assert all(np.array_equal(a, b) for a, b in zip(free.parameters, clipped.parameters, strict=True))
+
+
+def test_plateau_halves_the_rate_after_an_evaluation_without_gain():
+    events = evaluations(trainer(changed(schedule="plateau", epochs=8, rate=2.0), train=NOISE, valid=CYCLE).run())
+    rate, rates = 2.0, []
+    for event in events:
+        rates.append(rate)
+        rate = rate if event.best else rate / 2
+    assert [event.rate for event in events] == rates
+    assert rates[-1] < 2.0
+
+
+def test_stops_early_after_patience():
+    events = list(trainer(changed(epochs=100, patience=2, rate=1.0), train=NOISE, valid=CYCLE).run())
+    best = [event.best for event in evaluations(events)]
+    assert best[-3:] == [True, False, False]
+    assert events[-1].reason == "no better for 2 evaluations"
+    valid = [event.valid_loss for event in evaluations(events)]
+    assert min(valid) == valid[-3]
+
+
+def test_without_validation_the_last_state_is_the_best():
+    assert all(event.best and event.valid_loss is None for event in evaluations(trainer().run()))
+
+
+def test_a_rate_beyond_all_measure_diverges():
+    with pytest.raises(DivergedError, match="nats a word at step"):
+        list(trainer(changed(rate=1e9)).run())
+
+
+def test_a_slow_explosion_is_noticed():
+    with pytest.raises(DivergedError, match="the loss has exploded to"):
+        list(trainer(changed(rate=15.0, epochs=50), train=NOISE).run())
+
+
+@pytest.mark.parametrize("exact_end", [0.0, 0.5])
+def test_noise_contrast_is_not_measured_by_log_v(exact_end):
+    """With 512 draws it costs 7.2 nats not to look at contexts, where log V is 1.8; the end of the run has the other measure."""
+    settings = changed(loss="nce", samples=512, epochs=40, rate=0.05, exact_end=exact_end)
+    run = trainer(settings, train=NOISE, valid=NOISE)
+    run.parameters.start_from(run.train.counts(6))
+    means = {}
+    for event in run.run():
+        if isinstance(event, Step):
+            means.setdefault(event.exact, []).append(run.state.loss_mean)
+    blind = math.log1p(512) + 512 * math.log1p(1 / 512)
+    assert means[False][-1] == pytest.approx(blind, rel=0.1)
+    assert blind > 2 * math.log(6) + 1
+    if exact_end:
+        assert means[True][0] == pytest.approx(math.log(6), rel=0.3)  # the average begins again
+    assert run.state.finished == "all 40 epochs done"
+
+
+@pytest.mark.parametrize("fields", [{}, {"optimizer": "adamw", "weight_decay": 0.2, "clip": 1.0}], ids=["sgd", "adamw"])
+def test_noise_contrast_that_diverges_is_noticed(fields):
+    with pytest.raises(DivergedError, match="at step"):
+        list(trainer(changed(loss="nce", samples=16, rate=1e3, epochs=50, **fields)).run())
+
+
+def test_a_slow_explosion_of_noise_contrast_is_noticed():
+    with pytest.raises(DivergedError, match=r"the loss has exploded to .* \(guessing blindly costs 3\.8\)"):
+        list(trainer(changed(loss="nce", samples=16, rate=8.0, epochs=200), train=NOISE).run())
+
+
+@pytest.mark.parametrize("clip", [0, 1])
+def test_weights_that_are_no_numbers_diverge(clip):
+    run = trainer(changed(clip=clip))
+    run.parameters.output_bias[0] = math.nan
+    with pytest.raises(DivergedError, match="at step 1"):
+        list(run.run())
+
+
+def test_validation_beyond_all_measure_diverges():
+    run = trainer(changed(epochs=1, batch_size=len(CYCLE), rate=1e9), valid=CYCLE)  # the only step ruins the weights
+    with pytest.raises(DivergedError, match="the weights are useless"):
+        list(run.run())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0), ("batch_size", 0), ("rate", 0.0), ("rate", -1.0), ("rate", math.nan), ("rate", math.inf),
+        ("clip", math.inf),
+        ("momentum", 1.0), ("momentum", math.nan),
+        ("weight_decay", -1.0), ("decay", math.nan), ("warmup", 1.0), ("clip", -1.0), ("clip", math.nan),
+        ("smoothing", 1.0), ("samples", 0), ("exact_end", 1.0), ("self_normalise", -0.1), ("loss", "hinge"), ("epsilon", 0.0),
+        ("patience", -1), ("evaluate_every", -1), ("seed", -1), ("seed", 2**63), ("optimizer", "lbfgs"),
+        ("schedule", "linear"),
+    ],
+)  # fmt: skip
+def test_nonsense_settings_are_refused(field, value):
+    with pytest.raises(FflmError, match=f"`{field}` must be .*, not {value}|`{field}` must be .*, not {value!r}"):
+        changed(**{field: value})
+
+
+# Checkpoints
+
+
+SCHEDULES = [
+    changed(optimizer="adamw", rate=0.01, schedule="cosine", clip=1.0, weight_decay=0.01, evaluate_every=3),
+    changed(optimizer="sgd", momentum=0.9, rate=0.1, schedule="plateau"),
+    changed(optimizer="adagrad", schedule="inverse", decay=1e-3),
+]
+
+
+@pytest.mark.parametrize("settings", SCHEDULES, ids=lambda settings: settings.optimizer)
+def test_a_run_goes_on_from_any_event_bit_for_bit(settings, tmp_path):
+    config = dataclasses.replace(CONFIG, dropout=0.3, embedding_dropout=0.2)
+    whole = trainer(settings, train=NOISE, valid=CYCLE, config=config, dtype=np.float32)
+    events = list(whole.run())
+    expected = [*whole.parameters, *(array for moment in whole.optimizer.moments for array in moment)]
+    for stop in range(1, len(events)):
+        first = trainer(settings, train=NOISE, valid=CYCLE, config=config, dtype=np.float32)
+        for _, _event in zip(range(stop), first.run(), strict=False):
+            pass
+        Checkpoint(first.state_dict(), "data").save(tmp_path / "checkpoint")
+        second = trainer(settings, train=NOISE, valid=CYCLE, config=config, dtype=np.float32)
+        second.load_state_dict(Checkpoint.load(tmp_path / "checkpoint").state_dict)
+        rest = list(second.run())
+        assert [known(event) for event in rest] == [known(event) for event in events[stop:]]
+        found = [*second.parameters, *(array for moment in second.optimizer.moments for array in moment)]
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def known(event):
+    """All of an event but times."""
+    return {name: value for name, value in dataclasses.asdict(event).items() if name not in ("seconds", "words_per_second")}
+
+
+def test_a_state_dict_of_another_network_is_refused_and_changes_nothing():
+    other = trainer(config=dataclasses.replace(CONFIG, hidden=(7,)))
+    before = [array.copy() for array in other.parameters]
+    with pytest.raises(FflmError, match="not this network's"):
+        other.load_state_dict(trainer().state_dict())
+    assert all(map(np.array_equal, other.parameters, before))
+
+
+def test_a_state_dict_that_lacks_an_array_or_names_a_batch_that_is_none_is_refused():
+    state_dict = trainer().state_dict()
+    state_dict["state"]["batch"] = 10**6
+    with pytest.raises(FflmError, match="no batch 1000000"):
+        trainer().load_state_dict(state_dict)
+    state_dict = trainer().state_dict()
+    del state_dict["arrays"]["parameters.embeddings"]
+    with pytest.raises(FflmError, match="lack 'embeddings'"):
+        trainer().load_state_dict(state_dict)
+
+
+def test_every_flipped_bit_and_every_truncation_is_noticed(tmp_path):
+    path = tmp_path / "arrays"
+    save_arrays(path, {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float64)}, {"answer": 42})
+    arrays, about = load_arrays(path)
+    assert about == {"answer": 42}
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        try:
+            found, said = load_arrays(path)
+        except FflmError:
+            continue
+        # A bit of the header that means nothing, such as an unknown key of the format's, may change.
+        assert said == about
+        assert found.keys() == arrays.keys()
+        assert all(np.array_equal(found[name], arrays[name]) for name in arrays)
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(FflmError, match="damaged"):
+            load_arrays(path)
+
+
+def test_arrays_that_are_no_floats_are_refused(tmp_path):
+    save_arrays(tmp_path / "arrays", {"a": np.arange(3)}, None)
+    with pytest.raises(FflmError, match="not float32 or float64"):
+        load_arrays(tmp_path / "arrays")
+
+
+# The log
+
+
+def test_log_forgets_what_came_after_the_checkpoint(tmp_path):
+    path = tmp_path / "log.jsonl"
+    append_log(path, "start", words=3)
+    length = append_log(path, "rolled back", loss=0.5)
+    append_log(path, "rolled back", loss=0.25)
+    assert length == len(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+    truncate_log(path, length)
+    assert read_log(path, {}) == [{"event": "start", "words": 3}, {"event": "rolled back", "loss": 0.5}]
+
+
+def test_a_log_is_never_lengthened(tmp_path):
+    path = tmp_path / "log.jsonl"
+    truncate_log(path, 100)
+    assert path.read_bytes() == b""
+
+
+def test_the_last_line_may_be_cut_off_but_no_other(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"event": "start"}\n{"event": "eval')
+    assert read_log(path, {}) == [{"event": "start"}]
+    path.write_text('{"event": "start"}\n' + "[" * 100_000)
+    assert read_log(path, {}) == [{"event": "start"}]
+    path.write_bytes(b'{"event": "st\xff\n{"event": "evaluation"}\n')
+    with pytest.raises(FflmError, match="line 1, is damaged"):
+        read_log(path, {})
+
+
+def test_a_log_that_is_not_there(tmp_path: Path):
+    with pytest.raises(FflmError, match="No such file"):
+        read_log(tmp_path / "log.jsonl", {})
