@@ -1,6 +1,7 @@
 """The command line: its help, its promises about output, and the commands that only report."""
 
 import contextlib
+import html
 import importlib
 import json
 import os
@@ -378,7 +379,7 @@ def test_plot_compares_models_and_names_everything(models):
     assert json.loads(result.stdout) == {"plot": "both.svg", "models": ["text.model", "copy.model"]}
     ElementTree.parse(models / "both.svg")
     svg = (models / "both.svg").read_text()
-    words = re.findall(r"<!-- (.*?) -->", svg)  # what matplotlib draws as shapes, it names in a comment
+    words = re.findall(r"<!-- (.*?) -->", html.unescape(svg))  # what matplotlib draws as shapes, it names in a comment
     for text in (
         "perplexity (log scale)",
         "learning rate",
