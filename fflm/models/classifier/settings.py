@@ -100,9 +100,7 @@ Valid: TypeAlias = Annotated[
 Test: TypeAlias = Annotated[HeldOut | None, Meta(description="Test texts, in the same forms.")]
 Vectors: TypeAlias = Annotated[
     PathLike | None,
-    Meta(
-        description="Initial embeddings: a language model, or a text file of vectors (word2vec, GloVe, fastText; may be compressed)."
-    ),
+    Meta(description="Initial embeddings: a language model, or a text file of word2vec, GloVe or fastText vectors."),
 ]
 Lexicons: TypeAlias = Annotated[
     Paths, Meta(description="Feature: number of words in each category of a lexicon; files with word, tab, category per line.")
