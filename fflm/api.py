@@ -33,7 +33,7 @@ def train(inputs: Paths, path: PathLike | None = None, **options: Any) -> Neural
     Parameters
     ----------
     inputs
-        Files and folders of text, one or several; or a folder made by ``fflm tokenize``, or that of another model.
+        Files and folders of text, one or several; or a folder made by `fflm.text.tokenize.tokenize`, or that of another model.
     path
         The folder of the model; by default ``INPUT.model`` in the current one.
 

@@ -15,7 +15,7 @@ from tiny import tiny_model
 
 import fflm
 from fflm.arguments import check, description, plain, to_paths
-from fflm.cli import _as_options
+from fflm.cli import _as_commands
 from fflm.cli import classify as classify_command
 from fflm.cli import train as train_command
 from fflm.models.classifier.settings import TextInput
@@ -395,10 +395,14 @@ def test_settings_are_stored_as_plain_numbers(here):
         ("`min_count` must be", "--min-count must be"),
         ("`words` or `lexicons`", "--vocabulary or --lexicon"),
         ("`fflm train --resume x` goes on", "`fflm train --resume x` goes on"),
+        ("train one with `fflm.train_ngram`", "train one with `fflm ngram train`"),
+        ("`fflm.train` and `self_normalise=0.1`", "`fflm train` and --self-normalise 0.1"),
+        ("`TrainingSession.resume('a b.model')` resumes it", "`fflm train --resume a b.model` resumes it"),
+        ("`fflm.load`", "`fflm.load`"),
     ],
 )
-def test_the_command_line_names_options(message, shown):
-    assert _as_options(message) == shown
+def test_the_command_line_names_options_and_commands(message, shown):
+    assert _as_commands(message) == shown
 
 
 # What is exported, and shown

@@ -33,7 +33,7 @@ def corpus_path(path: Path) -> Path:
     """
     reference = read_config(path).get("corpus")
     if reference is None:
-        raise FflmError(f"{path} is a model without a corpus: name a text, or a folder made by `fflm tokenize`")
+        raise FflmError(f"{path} is a model without a corpus: name a text, or a folder made by `fflm.text.tokenize.tokenize`")
     return find_corpus(path, reference)
 
 

@@ -159,7 +159,7 @@ class LanguageModel(Predictor):
         FflmError
             If the model has none.
         """
-        raise FflmError("only a network has word vectors: name one, made by `fflm train`")
+        raise FflmError("only a network has word vectors: train one with `fflm.train`")
 
     @checked
     def neighbours(self, word: str, top: Positive = 10) -> list[tuple[str, float]]:

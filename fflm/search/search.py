@@ -247,13 +247,13 @@ def begin(
 def _check_new(path: Path) -> None:
     """Raise an FflmError if there is anything at a path."""
     if path.exists():
-        raise FflmError(f"{path} exists: `fflm tune --resume {path}` goes on with it, -o names another")
+        raise FflmError(f"{path} exists: `Search.resume('{path}')` resumes it, or choose another folder")
 
 
 def _read_search(path: Path) -> dict[str, Any]:
     """Read the description of the search in a folder."""
     if not (path / SEARCH).is_file():
-        raise FflmError(f"{path} is no search: begin one with `fflm tune`, or name another folder")
+        raise FflmError(f"{path} is not a search: start one with `fflm.search.search.begin`, or name another folder")
     about: dict[str, Any] = read_json(path / SEARCH, Any, REMEDY)
     if isinstance(about, dict) and about.get("format") == FORMAT and about.get("version") != VERSION:
         raise FflmError(f"{path} is a search of another version of fflm: go on with that, or search anew")

@@ -20,7 +20,10 @@ Vectors: TypeAlias = Annotated[
 ]
 Preset: TypeAlias = Annotated[
     Literal["default", "quick"],
-    Meta(description="Defaults of the settings; quick is a small network that trains in seconds."),
+    Meta(
+        description="Defaults of the settings; quick is a small network that trains in seconds: window 5, averages 20, "
+        "embedding 64, hidden 128, dropout 0.1, embedding dropout 0.1, epochs 3, rate 0.004."
+    ),
 ]
 
 

@@ -32,10 +32,10 @@ except ImportError:  # no Unix
     pty = None
 
 CONDITIONS = (
-    r"train: [\d,]+ tokens, \d+\.\d\d% unknown, [\d,]+ characters",
-    r"valid: [\d,]+ tokens, \d+\.\d\d% unknown, [\d,]+ characters",
+    r"train: [\d,]+ tokens, OOV rate \d+\.\d\d%, [\d,]+ characters",
+    r"valid: [\d,]+ tokens, OOV rate \d+\.\d\d%, [\d,]+ characters",
     r"vocabulary: [\d,]+ \(words seen at least 2 times in train\)",
-    r"ends: line ends predicted, contexts cross them",
+    r"line ends: predicted as </s>, contexts may cross lines",
 )
 """What stands once beside a table of perplexities."""
 
@@ -357,7 +357,7 @@ def test_info_as_json(models):
 def test_info_on_a_run_without_weights(models):
     result = fflm("info", "part.model", folder=models)
     assert result.returncode == 0
-    assert "unfinished: go on with `fflm train --resume part.model`" in result.stdout
+    assert "unfinished: resume with `fflm train --resume part.model`" in result.stdout
     assert "no weights to use" in result.stdout
     assert json.loads(fflm("info", "part.model", "--json", folder=models).stdout)["figures"] is None
 

@@ -276,7 +276,7 @@ def test_signals_save_and_say_how_to_go_on_and_a_kill_does_no_harm(text):
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (130, "")
-    assert stderr.splitlines()[-1] == "stopped and saved; go on with: fflm tune --resume text.tune"
+    assert stderr.splitlines()[-1] == "stopped and saved; resume with: fflm tune --resume text.tune"
     command = [FFLM, "tune", "--resume", "text.tune", "--save-every", "0"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         while not process.stderr.readline().startswith("    2"):
@@ -382,7 +382,7 @@ def test_rows_and_a_table_and_the_line_that_trains_the_best_again(made):
     perplexities = [float(line.split()[1]) for line in table.splitlines()[1:] if not line.endswith("pruned")]
     assert perplexities == sorted(perplexities)
     assert re.search(rf"^valid {PERPLEXITY}$", rest, re.MULTILINE)
-    (line,) = re.findall(r"^again: (fflm train .*)$", rest, re.MULTILINE)
+    (line,) = re.findall(r"^to train the best model again: (fflm train .*)$", rest, re.MULTILINE)
     again = fflm(*shlex.split(line)[1:], "--json", "-q", folder=folder)
     figures = json.loads(again.stdout)
     assert figures["model"] == "text.model"
@@ -432,7 +432,7 @@ def test_a_terminal_shows_the_progress_of_a_search(text):
 def test_time_is_limited(text):
     result = fflm("tune", text, *SMALL, "--epochs", 1, "--trials", 2, "--minutes", 1e-9, folder=".")
     assert result.returncode == 0
-    assert result.stderr.splitlines()[-1] == "the time is over, after 0 trials; go on with: fflm tune --resume text.tune"
+    assert result.stderr.splitlines()[-1] == "the time is up, after 0 trials; resume with: fflm tune --resume text.tune"
     assert "running" in result.stdout
     pytest.importorskip("matplotlib")
     assert "no complete trial yet" in fflm("plot", "text.tune", folder=".").stderr
@@ -457,11 +457,11 @@ ERRORS = [
     ("text.txt --search rate=0.01..0.001", "the range 0.01..0.001 is empty"),
     ("text.txt --search rate=0.01..nan", "the range 0.01..nan is empty"),
     ("text.txt --search rate=0..0.01", "--rate': 0.0 is not in the range x>0"),
-    ("text.txt --search window=2..3..4", "'2..3..4' is no range of window"),
+    ("text.txt --search window=2..3..4", "'2..3..4' is not a range of window"),
     ("text.txt --search window=1.5..3", "'1.5' is not a valid integer"),
     ("text.txt --search window=0..3", "--window': 0 is not in the range 1<=x<="),
     ("text.txt --search window=3..300", "too few for a window of 300"),
-    ("text.txt --search hidden=8..16", "'8..16' is no range of hidden: write LOW..HIGH for numbers, A|B|C for choices"),
+    ("text.txt --search hidden=8..16", "'8..16' is not a range of hidden: write LOW..HIGH for numbers, A|B|C for choices"),
     ("text.txt --search activation=tanh|swish", "'swish' is not one of"),
     ("text.txt --search rate=0.01", "nothing to choose from in 0.01"),
     ("text.txt --search rate=0.01|0.01|0.02", "each once"),
@@ -476,8 +476,8 @@ ERRORS = [
     ("text.txt -o text.txt", "text.txt exists"),
     ("missing.txt", "cannot read missing.txt"),
     ("", "give a text to train on, or --resume a search"),
-    ("--resume missing.tune", "missing.tune is no search"),
-    ("--resume text.txt", "text.txt is no search"),
+    ("--resume missing.tune", "missing.tune is not a search"),
+    ("--resume text.txt", "text.txt is not a search"),
     ("--resume text.tune --rate 0.1 --search window=1..2", "leave out --search, --rate"),
     ("text.ids --min-count 1", "tokenized already"),
 ]

@@ -200,5 +200,5 @@ def fast_scorer(model: LanguageModel) -> FastScorer:
         If it is no network, or not of the shape that can be fast.
     """
     if not isinstance(model, NeuralModel):
-        raise FflmError("only a network can score fast: name one, made by `fflm train --self-normalise 0.1`")
+        raise FflmError("only a network can score fast: train one with `fflm.train` and `self_normalise=0.1`")
     return FastScorer(model)

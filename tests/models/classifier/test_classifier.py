@@ -521,7 +521,7 @@ def test_commands(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     evaluated = run("classify", "eval", data / "new.tsv")
     assert "accuracy 100.00%" in evaluated.stdout
-    assert "confusion: a row a class" in evaluated.stdout
+    assert "confusion matrix: rows are true classes" in evaluated.stdout
     figures = json.loads(run("classify", "eval", data / "new.tsv", "--json").stdout)
     assert figures["examples"] == 200
     assert sum(map(sum, figures["confusion"])) == 200
@@ -534,7 +534,7 @@ def test_commands(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [json.loads(line)["label"] for line in lines] == ["good", "bad"]
 
     shown = run("info", "train.classifier").stdout
-    assert "classifier train.classifier, begun" in shown
+    assert "classifier train.classifier, started" in shown
     assert "classes, texts of the training set" in shown
     assert json.loads(run("info", "train.classifier", "--json").stdout)["labels"] == ["bad", "good"]
     assert run("plot", "train.classifier", "-o", "c.png").stdout == "c.png\n"
@@ -581,7 +581,7 @@ def test_wrong_use(data: Path, tmp_path: Path, arguments: tuple, message: str) -
 def test_an_existing_folder_is_kept(data: Path, tmp_path: Path) -> None:
     begin([data / "train.tsv"], tmp_path / "m", epochs=1)
     before = (tmp_path / "m" / CHECKPOINT).stat().st_mtime_ns
-    with pytest.raises(FflmError, match="exists: `fflm classify train --resume"):
+    with pytest.raises(FflmError, match=r"exists: `ClassifierSession\.resume"):
         begin([data / "train.tsv"], tmp_path / "m")
     assert (tmp_path / "m" / CHECKPOINT).stat().st_mtime_ns == before
 

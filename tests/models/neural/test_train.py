@@ -249,7 +249,7 @@ def test_a_model_lends_its_text_and_its_words(text):
     run = begin([Path("text.model")], Path("other.model"), **TINY, seed=2)
     assert run.corpus.path.resolve() == Path("text.model/corpus").resolve()
     assert run.corpus.fingerprint == library.load("text.model").about["corpus"]["fingerprint"]
-    with pytest.raises(FflmError, match=r"fflm train --resume text\.model"):
+    with pytest.raises(FflmError, match=r"TrainingSession\.resume\('text\.model'\)"):
         begin([Path("text.model")], Path("text.model"), **TINY)
     result = fflm("train", "text.model", "-o", "third.model", "--min-count", 1, folder=".")
     assert "leave out --min-count" in result.stderr
@@ -400,7 +400,7 @@ def test_a_kill_between_two_renames_is_put_right_by_whoever_comes_next(text):
     assert snapshot(Path("text.model")).keys() == before.keys()
     (Path(".text.model.abcdefgh.tmp") / "new").mkdir(parents=True)
     Path("text.model").rename(".text.model.abcdefgh.tmp/old")
-    with pytest.raises(FflmError, match="exists: `fflm train --resume"):
+    with pytest.raises(FflmError, match=r"exists: `TrainingSession\.resume"):
         begin([text], Path("text.model"), **TINY)
 
 
@@ -439,7 +439,7 @@ def test_two_trainings_of_one_folder(text, overwrite):
             events.append(started[0].events())
             next(events[0])
 
-    with pytest.raises(FflmError, match=r"discarded.*(exists: `fflm train --resume|already training in)"):
+    with pytest.raises(FflmError, match=r"discarded.*(exists: `TrainingSession\.resume|already training in)"):
         begin([text], Path("text.model"), **{**TINY, "embedding": 9}, overwrite=overwrite, progress=start_the_other)
     refused = []
 
@@ -552,7 +552,7 @@ def test_the_latest_model_is_the_one_whose_weights_are(text):
     assert latest_model(Path(), str, "network") == (Path("a.model"), "a.model")
     os.utime("b.model/model.safetensors")
     assert latest_model(Path(), str, "network") == (Path("b.model"), "b.model")
-    with pytest.raises(FflmError, match=r"before the first evaluation: go on with `fflm train --resume unfinished\.model`"):
+    with pytest.raises(FflmError, match=r"before the first evaluation: resume it with .*resume\('unfinished\.model'\)`"):
         library.load("unfinished.model")
 
 
@@ -665,7 +665,7 @@ def test_signals_save_and_say_how_to_go_on(text, whole, number):
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (130, "")
-    assert stderr.splitlines()[-1] == "stopped and saved; go on with: fflm train --resume text.model"
+    assert stderr.splitlines()[-1] == "stopped and saved; resume with: fflm train --resume text.model"
     assert "Traceback" not in stderr
     assert 0 < load_arrays(Path("text.model") / CHECKPOINT)[1]["state"]["epoch"] < 150
     result = fflm("train", "--resume", "text.model", folder=".")
