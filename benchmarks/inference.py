@@ -44,7 +44,7 @@ ROWS, BATCHES = 1024, 8
 LENGTH, SAMPLES, BEAMS = 10, (1, 64), 5
 HYPOTHESES, WORDS, EDITS = 100, 25, 3
 CLAIMED = {"score": 1.5, "sample 64": 1.0}  # the least of PyTorch's time relative to ours
-TOLERANCE = 1e-4  # nats a word, of both in single precision
+TOLERANCE = 1e-4  # nats per word, of both in single precision
 
 
 def build(vocabulary: int, averages: tuple[int, ...] = default_averages(10**6)) -> NeuralModel:

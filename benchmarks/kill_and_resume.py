@@ -93,7 +93,7 @@ def main() -> None:
         different = differences(killed, whole)
         left = len(list(killed.rglob("*.tmp")))
     resumed = sum(row["step_saved"] > 0 for row in rows)
-    print(f"\n{kills} kills, {resumed} of them after training had begun; {left} temporary files left at the end")
+    print(f"\n{kills} kills, {resumed} of them after training had started; {left} temporary files left at the end")
     print(f"DIFFERENT: {', '.join(different)}" if different else "weights, moments and figures are equal, bit for bit")
     record(
         "kill_and_resume", options.quick, about,

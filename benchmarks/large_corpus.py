@@ -1,4 +1,4 @@
-"""Claim: a corpus of 50 million tokens is tokenised and trained on with less than 1 GB of memory beyond the parameters.
+"""Claim: a corpus of 50 million tokens is tokenized and trained on with less than 1 GB of memory beyond the parameters.
 
 Makes a text of that size by repeating one, runs `fflm tokenize` and then `fflm train` for some seconds, and watches the resident
 memory of the process and of its children (Linux only). Parameters, gradients and moments are subtracted from the training's.

@@ -58,7 +58,7 @@ def main() -> None:
                 perplexities[name].append(math.exp(event.valid.mean))
                 print(f"{name:24} epoch {event.epoch}: {perplexities[name][-1]:.2f}", flush=True)
             if isinstance(event, Step) and event.step % 100 == 0:
-                print(f"{name:24} step {event.step:,} of {trainer.steps:,}, {event.loss:.3f} nats a word", flush=True)
+                print(f"{name:24} step {event.step:,} of {trainer.steps:,}, {event.loss:.3f} nats per word", flush=True)
             if options.quick and event.step == 10:
                 break
     if options.quick:

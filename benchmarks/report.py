@@ -276,7 +276,7 @@ One training step with 100,000 words in the vocabulary (window 4, m 128, h 256, 
 def scoring() -> str:
     """Fast and exact scoring, and generation."""
     result, inference = read("scoring"), read("inference")
-    rates, normalisers = result["rates"], result["normalisers"]
+    rates, normalizers = result["rates"], result["normalizers"]
     score = result["perplexities"]["Kneser-Ney, order 5"]
     factors = {name: f"{each['faster_than_kenlm']['median']:.2f}" for name, each in rates.items() if "faster_than_kenlm" in each}
     speed = [[name, f"{each['tokens_per_second']['median'] / 1e6:.1f}", factors.get(name, "")] for name, each in rates.items()]
@@ -306,8 +306,8 @@ line by line from Python.
 The factor to KenLM depends on the machine; see the note at the top of this page.
 
 Test perplexities of the same models on Brown, one sentence per line ({count(score["tokens"])} tokens, {score["unknown_share"]:.2%} out of
-vocabulary, vocabulary {count(score["vocabulary"])}, {score["rule"]}; {score["policy"]}). The last row is what the unnormalised scores add up
-to: log Z is not exactly zero (mean of |log Z| {normalisers["mean_absolute"]:.2f}, largest {normalisers["worst"]:.1f}), so this row is not a perplexity.
+vocabulary, vocabulary {count(score["vocabulary"])}, {score["rule"]}; {score["policy"]}). The last row is what the unnormalized scores add up
+to: log Z is not exactly zero (mean of |log Z| {normalizers["mean_absolute"]:.2f}, largest {normalizers["worst"]:.1f}), so this row is not a perplexity.
 
 {table(["model", "perplexity", "bits per character"], quality)}
 

@@ -168,10 +168,10 @@ def first_step(folder: Path, cache: str = "full") -> float:
         command, cwd=folder, env=environment(folder, cache), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr
-        begun = any(re.match("epoch", line) for line in process.stderr)  # the head of the table stands where training begins
+        started = any(re.match("epoch", line) for line in process.stderr)  # the head of the table stands where training begins
         seconds = perf_counter() - started
         process.kill()
-    if not begun:
+    if not started:
         sys.exit("fflm train failed")
     return seconds
 

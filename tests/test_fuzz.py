@@ -39,7 +39,7 @@ from fflm.errors import FflmError, FflmWarning
 from fflm.models.classifier import model as classify_model
 from fflm.models.classifier import train as classify
 from fflm.models.classifier.features import read_lexicon
-from fflm.models.classifier.reading import read_labelled
+from fflm.models.classifier.reading import read_labeled
 from fflm.models.mixture.train import mix
 from fflm.models.neural import train
 from fflm.models.ngram.arpa import read_arpa, write_arpa
@@ -268,9 +268,9 @@ LISTS = {
     "lexicon": Reader(lambda path: read_lexicon([path]), b"good\tpraise\nbad\tblame\nnone\n"),
     "vectors": Reader(_vectors, VECTORS, known=(b"5 3000000\nthe 1 2 3\n", b"3000000000 3000000000\n", b"the " * 100_000)),
     "vectors with a header": Reader(_vectors, b"4 3\n" + VECTORS),
-    "tab": Reader(lambda path: read_labelled([path]), LABELLED),
-    "csv": Reader(lambda path: read_labelled([path]), LABELLED_CSV, "file.csv"),
-    "fasttext": Reader(lambda path: read_labelled([path]), LABELLED_FASTTEXT),
+    "tab": Reader(lambda path: read_labeled([path]), LABELLED),
+    "csv": Reader(lambda path: read_labeled([path]), LABELLED_CSV, "file.csv"),
+    "fasttext": Reader(lambda path: read_labeled([path]), LABELLED_FASTTEXT),
     "n-best list": Reader(lambda path: _hypotheses(path, moses=True), NBEST),
     "hypotheses": Reader(lambda path: _hypotheses(path, moses=False), NBEST),
 }
@@ -320,7 +320,7 @@ def test_text_that_is_compressed_well_is_read(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Return a small tokenised text."""
+    """Return a small tokenized text."""
     folder = tmp_path_factory.mktemp("fuzz")
     (folder / "text.txt").write_text(STORIES[:1500], encoding="utf-8")
     return tokenize(TextSource([folder / "text.txt"], TextSettings(), VocabularyRule(), "20%"), folder / "corpus")

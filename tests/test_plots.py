@@ -1,4 +1,4 @@
-"""Pictures: nothing is cut off or covered, axes are labelled, any name and any value can be drawn."""
+"""Pictures: nothing is cut off or covered, axes are labeled, any name and any value can be drawn."""
 
 import math
 import random
@@ -41,7 +41,7 @@ def log(losses, perplexities):
         }
         for number, (loss, perplexity) in enumerate(zip(losses, perplexities, strict=True), 1)
     ]  # fmt: skip
-    return [{"event": "begun", "text": {"parts": {"train": {"tokens": 1000}}}}, *evaluations]
+    return [{"event": "started", "text": {"parts": {"train": {"tokens": 1000}}}}, *evaluations]
 
 
 def trials(count):
@@ -66,7 +66,7 @@ SPEEDS = [
     for hidden in (64, 128)
 ]
 CLASSIFIER = [
-    {"event": "begun", "texts": {"train": {"texts": 100}}},
+    {"event": "started", "texts": {"train": {"texts": 100}}},
     *(
         {
             "event": "evaluation", "words": 100 * epoch, "train_loss": 1 / epoch,

@@ -321,11 +321,11 @@ def evaluate(
     """
     import dataclasses
 
-    from fflm.models.classifier.reading import read_labelled
+    from fflm.models.classifier.reading import read_labeled
 
     path, classifier = _load(model_path, device, quiet)
-    labelled = read_labelled(inputs, **reading)
-    report, wrong = classifier.evaluate(labelled.texts, labelled.labels)
+    labeled = read_labeled(inputs, **reading)
+    report, wrong = classifier.evaluate(labeled.texts, labeled.labels)
     if as_json:
         shown = [dataclasses.asdict(mistake) for mistake in wrong[:mistakes]]
         click.echo(json.dumps({"model": str(path), **report.to_dict(), "mistakes": shown}, ensure_ascii=False))

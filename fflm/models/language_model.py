@@ -135,7 +135,7 @@ class LanguageModel(Predictor):
         Raises
         ------
         FflmError
-            If there is no word in it.
+            If there is not a word in it.
         """
         return scoring.score(self, text)
 
@@ -146,7 +146,7 @@ class LanguageModel(Predictor):
         Raises
         ------
         FflmError
-            If one cannot be read, or there is no word in them.
+            If one cannot be read, or there is not a word in them.
         """
         return scoring.score_files(self, to_paths("paths", paths), encoding)
 

@@ -41,7 +41,7 @@ class Score:
     unknown, ends
         How many of them are ``<unk>``, and ``</s>``.
     characters
-        Of the normalised text, newlines included.
+        Of the normalized text, newlines included.
     loss_sum, unknown_loss_sum
         -log p summed over all tokens, and over those that are ``<unk>``; nats.
     """
@@ -325,7 +325,7 @@ def _parse(line: str, number: int, moses: bool) -> list[str]:
         return []
     if len(fields) < 2:
         raise FflmError(
-            f"line {number} of the n-best list is not `id ||| hypothesis ||| ...`: mend it, or score it as a plain list"
+            f"line {number} of the n-best list is not `id ||| hypothesis ||| ...`: fix it, or score it as a plain list"
         )
     return fields
 

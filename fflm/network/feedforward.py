@@ -92,7 +92,7 @@ class Network:
             If contexts or targets are not what the network has.
         MemoryError
             If there is not enough for a single row. Where there is too little for the rows that `rows_at_once` says, the batch is
-            begun again with half of them, and so are this network's batches from then on.
+            started again with half of them, and so are this network's batches from then on.
         """
         backend, batch = self.backend, len(targets)
         if self.config.output == "softmax":

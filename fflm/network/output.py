@@ -23,7 +23,7 @@ class Objective:
     smoothing
         Share of the target's probability that is spread over the vocabulary; over each band by itself.
     penalty
-        Strength of (log Z)^2, which teaches the softmax to do without its normaliser Z (Devlin et al. 2014).
+        Strength of (log Z)^2, which teaches the softmax to do without its normalizer Z (Devlin et al. 2014).
     noise
         None for the cross-entropy of a softmax; or (V,) how often each word was drawn as noise, for noise-contrastive estimation,
         which knows neither smoothing nor penalty. `Backend.output_gradients` and `Backend.nce_gradients` have the formulas.

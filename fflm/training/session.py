@@ -141,7 +141,7 @@ class Session(ABC):
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Give the trainer the state of a checkpoint, which must be of the same data."""
         if checkpoint.corpus != self.fingerprint:
-            raise FflmError(f"{self.path} was trained on other data: resume with that, or train anew with `overwrite=True`")
+            raise FflmError(f"{self.path} was trained on other data: resume with that, or train again with `overwrite=True`")
         try:
             self.trainer.load_state_dict(checkpoint.state_dict)
         except FflmError as error:

@@ -399,7 +399,7 @@ def test_plot_refuses_what_it_cannot_draw(models):
         (["part.model"], "was not evaluated yet"),
         (["text.model", "-o", "curves.gif"], "end in .png, .svg or .pdf"),
         (["text.model", "-o", "nowhere/curves.png"], "No such file or directory"),
-        (["nothing.model"], "is no model"),
+        (["nothing.model"], "is not a model"),
     ):
         result = fflm("plot", *arguments, folder=models)
         assert result.returncode == 1

@@ -146,9 +146,9 @@ def test_nonsense_options_are_refused_before_the_text_is_read(folder):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ("train text.txt -o text.txt", "text.txt exists and is no model"),
-        ("train text.txt -o text.txt --overwrite", "text.txt exists and is no model"),
-        ("train text.txt -o folder", "folder exists and is no model"),
+        ("train text.txt -o text.txt", "text.txt exists and is not a model"),
+        ("train text.txt -o text.txt --overwrite", "text.txt exists and is not a model"),
+        ("train text.txt -o folder", "folder exists and is not a model"),
         ("train text.txt -o text.txt/new.model", "cannot write text.txt"),
         ("train text.txt -o /proc/new.model", "cannot write /proc/new.model"),
         ("train text.txt", "text.model exists: `fflm train --resume text.model`"),
@@ -157,14 +157,14 @@ def test_nonsense_options_are_refused_before_the_text_is_read(folder):
         ("tokenize text.txt -o folder --overwrite", "folder exists and is not a tokenized corpus"),
         ("tokenize text.txt -o text.txt/ids", "cannot write text.txt"),
         ("tokenize empty.txt -o text.ids --overwrite", "there are no words in empty.txt"),
-        ("train --resume missing.model", "missing.model is no model"),
-        ("train --resume text.txt", "text.txt is no model"),
-        ("train --resume folder", "folder is no model"),
+        ("train --resume missing.model", "missing.model is not a model"),
+        ("train --resume text.txt", "text.txt is not a model"),
+        ("train --resume folder", "folder is not a model"),
         ("train --resume text.model --epochs 0", "0 is not in the range 1<=x<=1000000"),
-        ("info missing.model", "missing.model is no model"),
-        ("info text.txt", "text.txt is no model"),
-        ("info text.ids", "text.ids is no model"),
-        ("plot text.txt", "text.txt is no model"),
+        ("info missing.model", "missing.model is not a model"),
+        ("info text.txt", "text.txt is not a model"),
+        ("info text.ids", "text.ids is not a model"),
+        ("plot text.txt", "text.txt is not a model"),
     ],
 )
 def test_folders(folder, arguments, reason):
@@ -229,7 +229,7 @@ def test_a_model_that_is_being_trained_is_left_alone(folder, arguments):
 def test_there_is_no_model_here(folder):
     shutil.rmtree("text.model")
     for command in ("info", "plot"):
-        assert "there is no model in this folder" in refused(folder, command)
+        assert "there is not a model in this folder" in refused(folder, command)
 
 
 @pytest.mark.parametrize("limit", [300, 4000, 8000])

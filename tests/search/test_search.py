@@ -353,7 +353,7 @@ def test_other_data_is_refused(text):
     before = snapshot(search.path)
     result = fflm("tune", "--resume", "text.tune", folder=".")
     assert result.returncode == 1
-    assert re.fullmatch(r"error: text.tune was begun on other data .*\n", result.stderr)
+    assert re.fullmatch(r"error: text.tune was started on other data .*\n", result.stderr)
     assert snapshot(search.path) == before
 
 
@@ -511,7 +511,9 @@ def test_damaged_files_are_one_line(made, tmp_path, name):
     (tmp_path / "text.tune" / name).write_text("{}" if name == "search.json" else "no database" * 1000)
     result = fflm("tune", "--resume", "text.tune", folder=tmp_path)
     assert result.returncode == 1
-    assert re.fullmatch(rf"error: text.tune/{name} .*restore it from a copy, or search anew\n", result.stderr), result.stderr
+    assert re.fullmatch(rf"error: text.tune/{name} .*restore it from a copy, or start a new search\n", result.stderr), (
+        result.stderr
+    )
 
 
 def test_without_optuna_it_says_what_to_install(text):

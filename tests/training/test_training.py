@@ -222,7 +222,7 @@ def test_without_validation_the_last_state_is_the_best():
 
 
 def test_a_rate_beyond_all_measure_diverges():
-    with pytest.raises(DivergedError, match="nats a word at step"):
+    with pytest.raises(DivergedError, match="nats per word at step"):
         list(trainer(changed(rate=1e9)).run())
 
 

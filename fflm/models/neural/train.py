@@ -91,7 +91,7 @@ def begin(
     preset: Preset = "default",
     **fields: Any,
 ) -> "TrainingSession":
-    """Begin a training run: tokenise the text unless that was done, and set up network and folder.
+    """Begin a training run: tokenize the text unless that was done, and set up network and folder.
 
     Parameters
     ----------
@@ -300,7 +300,7 @@ class TrainingSession(Session):
             if not is_described(corpus, about["corpus"]):
                 reason = _difference(path, corpus, about)
                 raise FflmError(
-                    f"{path} was trained on other data ({reason}): resume with that, or train anew with `overwrite=True`"
+                    f"{path} was trained on other data ({reason}): resume with that, or train again with `overwrite=True`"
                 )
             if config.vocabulary != len(corpus.vocabulary) or corpus.settings.to_dict() != about["text"]:
                 raise FflmError(f"{path / CONFIG} is damaged (it does not fit the text): {REMEDY}")

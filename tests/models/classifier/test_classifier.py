@@ -23,7 +23,7 @@ from fflm.cli import main
 from fflm.files import LOCK
 from fflm.models.classifier.features import Reader, Texts, count_words, read_lexicon
 from fflm.models.classifier.metrics import Report
-from fflm.models.classifier.reading import read_labelled
+from fflm.models.classifier.reading import read_labeled
 from fflm.models.classifier.settings import TextInput
 from fflm.models.classifier.train import ClassifierSession, begin
 from fflm.models.creation import default_path
@@ -73,13 +73,13 @@ def test_formats_say_the_same(tmp_path: Path) -> None:
         writer.writerows([("id", "body", "class"), *((row, text, label) for row, (label, text) in enumerate(ROWS))])
     expected = [label for label, _ in ROWS], [text for _, text in ROWS]
     for name, options in (("a.tsv", {}), ("a.ft", {}), ("a.csv", {"text_column": "body", "label_column": "class"})):
-        found = read_labelled([tmp_path / name], **options)
+        found = read_labeled([tmp_path / name], **options)
         assert (found.labels, found.texts) == expected
 
 
 def test_a_field_of_csv_may_have_newlines_and_become_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('label,text\na,"one\ntwo\n\nthree"\nb,four\n')
-    found = read_labelled([tmp_path / "a.csv"])
+    found = read_labeled([tmp_path / "a.csv"])
     assert found.texts == ["one two three", "four"]
 
 
@@ -93,7 +93,7 @@ def test_a_field_of_csv_may_have_newlines_and_become_one_line(tmp_path: Path) ->
 )
 def test_labels_have_single_spaces_only(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_bytes(content.encode())
-    found = read_labelled([tmp_path / name])
+    found = read_labeled([tmp_path / name])
     assert found.labels == ["good film"] * 3
     assert [text.strip() for text in found.texts] == ["x", "y", "z"]
 
@@ -105,17 +105,17 @@ def test_each_file_of_a_folder_has_a_format_of_its_own(tmp_path: Path) -> None:
         (folder / name).write_text("text,label\none,a\n")
     (folder / "3.txt").write_text("__label__b two\n__label__c\tthree\n")
     write(folder / "4.tsv", [("d", "four")])
-    found = read_labelled([folder])
+    found = read_labeled([folder])
     assert list(zip(found.labels, found.texts, strict=True)) == [("a", "one")] * 2 + [("b", "two"), ("c", "three"), ("d", "four")]
     (folder / "4.tsv").write_text("d\tfour\nfive\n")
     with pytest.raises(FflmError, match=r"4\.tsv, line 2 has no tab"):
-        read_labelled([folder])
+        read_labeled([folder])
 
 
 def test_a_long_line_is_one_text(tmp_path: Path) -> None:
     text = "word " * 200_000 + "end"
     write(tmp_path / "a.tsv", [("a", text), ("b", "short")])
-    assert read_labelled([tmp_path / "a.tsv"]).texts == [text, "short"]
+    assert read_labeled([tmp_path / "a.tsv"]).texts == [text, "short"]
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_a_long_line_is_one_text(tmp_path: Path) -> None:
         ("\u3000\x0b\tx\n", {}, "line 1 has an empty label"),
         ('label,text\n"\n",x\n', {"format": "csv"}, "line 3 has an empty label"),
         ("__label__\u00a0 x\n", {}, "line 1 has an empty label"),
-        ("\n\n", {}, "there is no labelled text in"),
-        ("", {}, "there is no labelled text in"),
+        ("\n\n", {}, "there is no labeled text in"),
+        ("", {}, "there is no labeled text in"),
         ("__label__a x\ny\n", {}, "line 2 does not begin with __label__"),
         ("__label__a __label__b x\n", {}, "line 1 has several labels"),
         ("label,body\na,x\n", {"format": "csv"}, "no column 'text', but label, body: name one with `text_column`"),
         ("label;text\na;x\n", {"format": "csv"}, "only the column 'label;text': separate its columns by commas"),
         ("label,text\na\n", {"format": "csv"}, "line 2 has too few columns"),
-        ('label,text\na,"x\n', {"format": "csv"}, "is no CSV"),
+        ('label,text\na,"x\n', {"format": "csv"}, "is not CSV"),
         ("a\tx\n", {"format": "xml"}, "`format` must be one of auto, csv, fasttext, tab, not 'xml'"),
         ("label,text\na,x,y\n", {"format": "csv"}, "line 2 has too many columns: quote a text that holds commas"),
         ("label,text,text\na,x,y\n", {"format": "csv"}, "several columns 'text'"),
@@ -142,7 +142,7 @@ def test_a_long_line_is_one_text(tmp_path: Path) -> None:
 def test_what_cannot_be_read(tmp_path: Path, content: str, options: dict, message: str) -> None:
     (tmp_path / "a.txt").write_text(content)
     with pytest.raises(FflmError, match=message) as caught:
-        read_labelled([tmp_path / "a.txt"], **options)
+        read_labeled([tmp_path / "a.txt"], **options)
     assert "\n" not in str(caught.value)
 
 
@@ -304,7 +304,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_every_input_learns_what_tells_the_classes_apart(data: Path, tmp_path: Path, options: dict) -> None:
     classifier = fflm.train_classifier(data / "train.tsv", tmp_path / "m", **options)
-    new = read_labelled([data / "new.tsv"])
+    new = read_labeled([data / "new.tsv"])
     report, mistakes = classifier.evaluate(new.texts, new.labels)
     assert report.accuracy >= (0.85 if options.get("input") == "window" else 0.99)
     assert len(mistakes) == report.examples - np.trace(report.confusion)
@@ -546,11 +546,11 @@ def test_commands(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_language_models_and_classifiers_are_told_apart(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     fflm.train_classifier(data / "train.tsv", epochs=1)
-    assert "there is no model in this folder" in run("generate", status=1).stderr
+    assert "there is not a model in this folder" in run("generate", status=1).stderr
     assert "is a text classifier, not a language model" in run("next", "-m", "train.classifier", status=1).stderr
     (tmp_path / "t.txt").write_text("one two three four\n" * 50)
     fflm.train("t.txt", epochs=1, window=2, hidden=(4,), embedding=4)
-    assert "t.model is no text classifier" in run("classify", "predict", "-m", "t.model", status=1).stderr
+    assert "t.model is not a text classifier" in run("classify", "predict", "-m", "t.model", status=1).stderr
     assert run("classify", "predict", input="great").stdout
     assert "draw them one after the other" in run("plot", "t.model", "train.classifier", status=2).stderr
 
@@ -558,7 +558,7 @@ def test_language_models_and_classifiers_are_told_apart(data: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "give labelled text to train on, or --resume a classifier"),
+        ((), "give labeled text to train on, or --resume a classifier"),
         (("missing.tsv",), "cannot read missing.tsv"),
         (("{data}", "--counts", "5"), "give --input features"),
         (("{data}", "--resume", "x", "--rate", "1"), "leave out INPUTS, --rate"),

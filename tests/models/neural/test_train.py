@@ -804,7 +804,7 @@ def test_a_second_signal_does_not_wait(text):
 
 def test_a_signal_before_the_run_leaves_nothing(text):
     with subprocess.Popen([FFLM, "train", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        process.stdin.write("some words\n" * 100_000)  # it reads, so it has begun
+        process.stdin.write("some words\n" * 100_000)  # it reads, so it has started
         process.stdin.flush()
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=60)
@@ -909,7 +909,7 @@ def test_divergence_in_the_end_gives_up(text):
 
 @pytest.fixture
 def stopped(text):
-    """Begin a run on a tokenised folder and stop it after some events."""
+    """Begin a run on a tokenized folder and stop it after some events."""
     assert fflm("tokenize", text, "-o", "text.ids", folder=".").returncode == 0
     run = begin([Path("text.ids")], Path("text.model"), **TINY)
     list(itertools.islice(run.events(), 15))
@@ -1005,7 +1005,7 @@ def test_a_damaged_or_missing_checkpoint(stopped):
     with pytest.raises(FflmError, match="damaged"):
         TrainingSession.resume(stopped)
     path.unlink()
-    with pytest.raises(FflmError, match="to resume from: train anew with `overwrite=True`"):
+    with pytest.raises(FflmError, match="to resume from: train again with `overwrite=True`"):
         TrainingSession.resume(stopped)
 
 
