@@ -62,20 +62,23 @@ Errors: TypeAlias = Annotated[
     Literal["strict", "replace"], Meta(description="Refuse bytes that cannot be decoded, or replace them.")
 ]
 Workers: TypeAlias = Annotated[int, Meta(ge=1, le=4096)]
-Processes: TypeAlias = Annotated[Workers | None, Meta(description="Worker processes of the tokenizer; by default one a core.")]
-Threads: TypeAlias = Annotated[Workers | None, Meta(description="Threads of the kernels; by default one a core.")]
+Processes: TypeAlias = Annotated[
+    Workers | None, Meta(description="Number of worker processes for tokenization; by default one per core.")
+]
+Threads: TypeAlias = Annotated[Workers | None, Meta(description="Number of threads; by default one per core.")]
 Device: TypeAlias = Annotated[
     Literal["cpu", "cuda", "auto"],
-    Meta(description="What computes: the processor, an NVIDIA GPU, or auto: the GPU if one works."),
+    Meta(description="Device: cpu, cuda (an NVIDIA GPU), or auto for the GPU if one works."),
 ]
 Precision: TypeAlias = Annotated[
     Literal["fp32", "mixed"],
-    Meta(description="Precision of training: mixed rounds what a GPU multiplies to 16 bits, and adds in 32."),
+    Meta(description="Precision of training: mixed multiplies 16-bit numbers on the GPU and accumulates in 32 bits."),
 ]
 Progress: TypeAlias = Annotated[
-    Callable[[int], None] | None, Meta(description="Is called with the number of characters of each piece of text that was read.")
+    Callable[[int], None] | None,
+    Meta(description="Function that is called with the number of characters of each piece of text read."),
 ]
-Overwrite: TypeAlias = Annotated[bool, Meta(description="Replace what exists.")]
+Overwrite: TypeAlias = Annotated[bool, Meta(description="Replace existing output.")]
 Seed: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 _REPR = reprlib.Repr()

@@ -23,6 +23,7 @@ from fflm.files import check_regular, open_regular
 from fflm.models.classifier.train import ClassifierSession
 from fflm.models.mixture.cache import UnigramCache
 from fflm.models.mixture.model import fingerprint
+from fflm.models.mixture.train import mix
 from fflm.models.neural.train import TrainingSession
 from fflm.network.config import NetworkConfig
 from fflm.stored import from_json
@@ -46,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "lines.tsv").write_text(labelled, encoding="utf-8")
     fflm.train(folder / "text.txt", folder / "net.model", window=2, tied=False, **SMALL)
     fflm.train_ngram(folder / "net.model", folder / "n.ngram", order=2)
-    mixture = fflm.models.mixture.train.mix([folder / "net.model", folder / "n.ngram"], cache=5)
+    mixture = mix([folder / "net.model", folder / "n.ngram"], cache=5)
     mixture.save(folder / "m.mix")
     features = {"input": "features", "counts": 3, "lexicons": (), "log_length": True, "balanced": True}
     fflm.train_classifier(folder / "lines.tsv", folder / "words.classifier", **{**SMALL, "hidden": ()})

@@ -37,7 +37,7 @@ quiet_option = click.option(
 )
 
 
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what exists.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing output.")
 model_option = click.option(
     "-m",
     "--model",

@@ -51,41 +51,45 @@ class NetworkConfig(Settings):
     scores whose signs are those of the targets, -1 or 1.
     """
 
-    vocabulary: Annotated[Words, Meta(description="Words of the input; of a language model also those that it predicts.")]
-    window: Annotated[Size, Meta(description="Context words that are seen one by one (Bengio's n - 1).")] = 8
-    embedding: Annotated[Size, Meta(description="Size of the embeddings.")] = 128
+    vocabulary: Annotated[Words, Meta(description="Vocabulary size of the input, and of the output of a language model.")]
+    window: Annotated[Size, Meta(description="Number of context words whose embeddings are concatenated (Bengio's n - 1).")] = 8
+    embedding: Annotated[Size, Meta(description="Embedding dimension.")] = 128
     hidden: Annotated[tuple[Size, ...], Meta(max_length=LAYERS, description="Sizes of the hidden layers, such as 256,128.")] = (
         512,
     )
-    activation: Annotated[Activation, Meta(description="Activation of the hidden layers.")] = "relu"
+    activation: Annotated[Activation, Meta(description="Activation function of the hidden layers.")] = "relu"
     averages: Annotated[
         tuple[Size, ...],
         Meta(
-            max_length=BLOCKS, description="Sizes of blocks of words before the window, such as 10,30, each seen as its average."
+            max_length=BLOCKS,
+            description="Sizes of word blocks before the window, such as 10,30; the network sees the average embedding of each.",
         ),
     ] = ()
     residual: Annotated[
-        bool, Meta(description="Add to each hidden layer's output its normalised input; the layers need equal sizes.")
+        bool,
+        Meta(
+            description="Residual connections: add each hidden layer's normalized input to its output; layers need equal sizes."
+        ),
     ] = False
-    direct: Annotated[bool, Meta(description="Connect the embeddings directly with the output, too.")] = False
-    tied: Annotated[bool, Meta(description="Use the embeddings as output weights.")] = True
+    direct: Annotated[bool, Meta(description="Also connect the embeddings directly to the output layer.")] = False
+    tied: Annotated[bool, Meta(description="Tie the output weights to the embeddings.")] = True
     bands: Annotated[
         tuple[Annotated[int, Meta(ge=1, le=WORDS)], ...],
         Meta(
             max_length=BLOCKS,
-            description="Adaptive softmax: first words of the bands of rarer words, such as 2000,10000; not with tied weights.",
+            description="Adaptive softmax: cutoffs between frequency bands, such as 2000,10000; not with tied weights.",
         ),
     ] = ()
-    dropout: Annotated[Fraction, Meta(description="Share of the hidden layers' outputs that is dropped in training.")] = 0.4
-    embedding_dropout: Annotated[Fraction, Meta(description="Share of the network's inputs that is dropped in training.")] = 0.2
-    input: Annotated[Input, Meta(description="What the first layer reads.")] = "window"
+    dropout: Annotated[Fraction, Meta(description="Dropout probability of the hidden layers.")] = 0.4
+    embedding_dropout: Annotated[Fraction, Meta(description="Dropout probability of the input.")] = 0.2
+    input: Annotated[Input, Meta(description="Type of the input layer.")] = "window"
     numbers: Annotated[
-        int, Meta(ge=0, le=10_000_000), Meta(description="Numbers that an example has, if the input is numbers.")
+        int, Meta(ge=0, le=10_000_000), Meta(description="Number of features per example, if the input is numbers.")
     ] = 0
     outputs: Annotated[
-        Many | None, Meta(description="Units of the output layer; null for a language model, which has one a word.")
+        Many | None, Meta(description="Number of output units; null for a language model, which has one per word.")
     ] = None
-    output: Annotated[Output, Meta(description="What the outputs are, and the loss that goes with it.")] = "softmax"
+    output: Annotated[Output, Meta(description="Type of the output layer, which determines the loss.")] = "softmax"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,11 +15,12 @@ AUTOMATIC = ("averages", "batch_size", "epochs", "loss")
 """Settings of a language model that are chosen by the size of the text if they are None, or not given."""
 
 Vectors: TypeAlias = Annotated[
-    PathLike | None, Meta(description="Text file of word2vec, GloVe or fastText vectors (also compressed).")
+    PathLike | None,
+    Meta(description="Initial embeddings: a text file of word2vec, GloVe or fastText vectors (may be compressed)."),
 ]
 Preset: TypeAlias = Annotated[
     Literal["default", "quick"],
-    Meta(description="What the settings of network and training are if they are not given; quick is a small network."),
+    Meta(description="Defaults of the settings; quick is a small network that trains in seconds."),
 ]
 
 
@@ -48,43 +49,43 @@ class TrainingSettings(Settings):
     ``self_normalise``: Devlin et al. 2014; not with ``nce``, which normalises by itself.
     """
 
-    epochs: Annotated[Size, Meta(description="Passes over the training data, at most.")] = 6
-    batch_size: Annotated[int, Meta(ge=1, le=2**31 - 1, description="Predicted words, or other examples, per update.")] = 256
-    optimizer: Annotated[OptimizerName, Meta(description="Update rule.")] = "adamw"
-    rate: Annotated[float, Meta(gt=0, description="Learning rate, at its peak.")] = 3e-3
-    momentum: Annotated[Fraction, Meta(description="Momentum of sgd.")] = 0.0
-    nesterov: Annotated[bool, Meta(description="Use Nesterov's momentum.")] = False
+    epochs: Annotated[Size, Meta(description="Maximum number of passes over the training data.")] = 6
+    batch_size: Annotated[int, Meta(ge=1, le=2**31 - 1, description="Predicted words (or other examples) per update.")] = 256
+    optimizer: Annotated[OptimizerName, Meta(description="Optimizer.")] = "adamw"
+    rate: Annotated[float, Meta(gt=0, description="Peak learning rate.")] = 3e-3
+    momentum: Annotated[Fraction, Meta(description="Momentum for sgd.")] = 0.0
+    nesterov: Annotated[bool, Meta(description="Use Nesterov momentum.")] = False
     epsilon: Annotated[
-        float, Meta(gt=0, description="What adam, adamw, rmsprop and adagrad add to the root that they divide by.")
+        float, Meta(gt=0, description="Constant added to the denominator by adam, adamw, rmsprop and adagrad.")
     ] = 1e-5
-    weight_decay: Annotated[float, Meta(ge=0, description="Strength of the pull of weights, not of biases, towards zero.")] = 0.2
+    weight_decay: Annotated[float, Meta(ge=0, description="Weight decay; biases are not decayed.")] = 0.2
     schedule: Annotated[
         ScheduleName,
         Meta(
-            description="How the rate changes: inverse is Bengio's rate / (1 + decay t), plateau halves it if validation stalls."
+            description="Learning rate schedule; inverse is Bengio's rate / (1 + decay t), plateau halves if validation stalls."
         ),
     ] = "cosine"
-    decay: Annotated[float, Meta(ge=0, description="Decay per example of the schedule inverse.")] = 1e-8
-    warmup: Annotated[Fraction, Meta(description="Share of all steps over which cosine first rises.")] = 0.05
-    clip: Annotated[float, Meta(ge=0, description="Largest norm of the gradient; 0 for no limit.")] = 1.0
-    smoothing: Annotated[Fraction, Meta(description="Label smoothing: share of the target's probability that is spread.")] = 0.0
+    decay: Annotated[float, Meta(ge=0, description="Decay per example for the inverse schedule.")] = 1e-8
+    warmup: Annotated[Fraction, Meta(description="Share of all steps used for the warm-up of the cosine schedule.")] = 0.05
+    clip: Annotated[float, Meta(ge=0, description="Maximum norm of the gradient; 0 for no clipping.")] = 1.0
+    smoothing: Annotated[
+        Fraction, Meta(description="Label smoothing: share of the target's probability that is spread over all words.")
+    ] = 0.0
     loss: Annotated[
         LossName,
-        Meta(
-            description="Over all words, over a sample of them, or by noise-contrastive estimation; evaluation is always exact."
-        ),
+        Meta(description="Training loss: exact or sampled softmax, or noise-contrastive estimation; evaluation is always exact."),
     ] = "exact"
-    samples: Annotated[Many, Meta(description="Words drawn per batch by sampled and nce.")] = 512
-    exact_end: Annotated[Fraction, Meta(description="Share of the steps, the last ones, that are exact all the same.")] = 0.0
+    samples: Annotated[Many, Meta(description="Words sampled per batch by sampled and nce.")] = 512
+    exact_end: Annotated[Fraction, Meta(description="Share of the steps at the end that use the exact loss.")] = 0.0
     self_normalise: Annotated[
-        float, Meta(ge=0, description="Strength of the penalty on (log Z)^2, for scoring without the normaliser Z.")
+        float, Meta(ge=0, description="Strength of the penalty on (log Z)^2, for fast scoring without the normalizer Z.")
     ] = 0.0
     patience: Annotated[
         Natural, Meta(description="Evaluations without improvement before training stops; 0 to never stop early.")
     ] = 3
-    evaluate_every: Annotated[Natural, Meta(description="Steps between evaluations; 0 for once an epoch.")] = 0
-    frozen: Annotated[bool, Meta(description="Leave embeddings that were given as they are.")] = False
-    seed: Annotated[Seed, Meta(description="Seed of initial weights, order of examples, dropout and samples.")] = 1
+    evaluate_every: Annotated[Natural, Meta(description="Steps between evaluations; 0 for once per epoch.")] = 0
+    frozen: Annotated[bool, Meta(description="Do not train the given embeddings.")] = False
+    seed: Annotated[Seed, Meta(description="Random seed for initial weights, order of examples, dropout and samples.")] = 1
 
     @property
     def decoupled(self) -> bool:

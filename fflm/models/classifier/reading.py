@@ -17,12 +17,10 @@ from fflm.text.reading import LONGEST, files, read_chunks, uncompressed, whole_l
 
 Format: TypeAlias = Annotated[
     Literal["auto", "tab", "csv", "fasttext"],
-    Meta(
-        description="A label, a tab and a text a line; CSV with named columns; fastText's __label__; or what the file looks like."
-    ),
+    Meta(description="Format: tab (label, tab, text per line), csv (named columns), fasttext (__label__), or auto to detect it."),
 ]
-TextColumn: TypeAlias = Annotated[str, Meta(description="Column of the texts in CSV.")]
-LabelColumn: TypeAlias = Annotated[str, Meta(description="Column of the labels in CSV.")]
+TextColumn: TypeAlias = Annotated[str, Meta(description="CSV column that holds the texts.")]
+LabelColumn: TypeAlias = Annotated[str, Meta(description="CSV column that holds the labels.")]
 
 PREFIX = "__label__"
 """What fastText's labels begin with."""

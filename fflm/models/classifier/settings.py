@@ -40,24 +40,24 @@ class TextInput(Settings):
 
     input: Annotated[
         InputName,
-        Meta(description="What the network reads: the mean or maximum of the words' embeddings, a window of words, or features."),
+        Meta(description="Input of the network: mean or maximum of the word embeddings, a window of words, or features."),
     ] = "mean"
     tokenizer: Annotated[Tokenizer, Meta(description="The rule that splits text into tokens.")] = field(default_factory=Tokenizer)
     length: Annotated[
         Size | None,
-        Meta(description="Words of a text that are read, from its beginning; by default all, of a window 50."),
+        Meta(description="Number of words read from the start of each text; by default all, or 50 for a window."),
     ] = None
-    bigrams: Annotated[bool, Meta(description="Let two words that follow each other be a word, too.")] = False
+    bigrams: Annotated[bool, Meta(description="Also use pairs of adjacent words as words.")] = False
     counts: Annotated[
         Annotated[int, Meta(ge=0, le=1_000_000)],
-        Meta(description="Feature: how often each of the so many most frequent words occurs; 0 for none."),
+        Meta(description="Feature: counts of the N most frequent words; 0 for none."),
     ] = 0
     lexicon: Annotated[
         Mapping[str, Sequence[str]],
-        Meta(max_length=CATEGORIES, description="Feature: how many of a text's words are in each category."),
+        Meta(max_length=CATEGORIES, description="Feature: number of the text's words in each category."),
     ] = field(default_factory=dict)
-    present: Annotated[tuple[str, ...], Meta(max_length=CATEGORIES, description="Feature: whether a word occurs.")] = ()
-    log_length: Annotated[bool, Meta(description="Feature: the logarithm of one more than the number of words.")] = False
+    present: Annotated[tuple[str, ...], Meta(max_length=CATEGORIES, description="Feature: whether this word occurs.")] = ()
+    log_length: Annotated[bool, Meta(description="Feature: log(1 + number of words).")] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,16 +93,18 @@ DEFAULTS: dict[str, Any] = {
 
 Valid: TypeAlias = Annotated[
     HeldOut | None,
-    Meta(description="Validation texts: files, or what to draw at random: a share (10%), a number of texts, or 0 for none."),
+    Meta(
+        description="Validation texts: files, or the amount to draw at random: a share (10%), a number of texts, or 0 for none."
+    ),
 ]
-Test: TypeAlias = Annotated[HeldOut | None, Meta(description="Test texts, likewise.")]
+Test: TypeAlias = Annotated[HeldOut | None, Meta(description="Test texts, in the same forms.")]
 Vectors: TypeAlias = Annotated[
     PathLike | None,
-    Meta(description="Language model, or a text file of word2vec, GloVe or fastText (also compressed), to start from."),
+    Meta(description="Initial embeddings: a language model, or a text file of word2vec, GloVe or fastText vectors."),
 ]
 Lexicons: TypeAlias = Annotated[
-    Paths, Meta(description="Feature: how many words of each category; files with a word, a tab and its category a line.")
+    Paths, Meta(description="Feature: number of words in each category of a lexicon; files with word, tab, category per line.")
 ]
 Balanced: TypeAlias = Annotated[
-    bool, Meta(description="Predict as if all classes were equally frequent, whatever they are in the text.")
+    bool, Meta(description="Predict as if all classes were equally frequent, whatever their frequencies in training.")
 ]

@@ -28,7 +28,7 @@ ORDER = 5
 """Of a model, by default."""
 
 
-Order: TypeAlias = Annotated[int, Meta(ge=1, le=LARGEST_ORDER, description="Length of the longest n-grams.")]
+Order: TypeAlias = Annotated[int, Meta(ge=1, le=LARGEST_ORDER, description="Order: length of the longest n-grams.")]
 
 
 @checked
