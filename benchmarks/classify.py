@@ -112,9 +112,15 @@ def corpora(brown: Path, wikitext: Path) -> dict[str, list[tuple[str, str]]]:
 def ours(folder: Path, bigrams: bool) -> Callable[[list[str]], list[str]]:
     """Train, and return what predicts."""
     classifier = fflm.train_classifier(
-        folder / "train.tsv", folder / "ours", overwrite=True, valid=None, tokenizer="space", epochs=EPOCHS, threads=THREADS,
+        folder / "train.tsv",
+        folder / "ours",
+        overwrite=True,
+        valid=None,
+        tokenizer="space",
+        epochs=EPOCHS,
+        threads=THREADS,
         bigrams=bigrams,
-    )  # fmt: skip
+    )
     return classifier.predict
 
 

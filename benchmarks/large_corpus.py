@@ -123,11 +123,21 @@ def main() -> None:
     passed = tokenize["together"] < LIMIT and beyond < LIMIT
     print(f"{'both' if passed else 'NOT both'} below {LIMIT / 1e6:.0f} MB")
     record(
-        "large_corpus", options.quick, about,
-        tokens=tokens, bytes=size, vocabulary=len(corpus.vocabulary), tokenize=tokenize, train=train,
-        parameters_gradients_moments=network, train_beyond_them=beyond, train_tokens=state["words"],
-        train_tokens_per_second=rate, limit=LIMIT, passed=passed,
-    )  # fmt: skip
+        "large_corpus",
+        options.quick,
+        about,
+        tokens=tokens,
+        bytes=size,
+        vocabulary=len(corpus.vocabulary),
+        tokenize=tokenize,
+        train=train,
+        parameters_gradients_moments=network,
+        train_beyond_them=beyond,
+        train_tokens=state["words"],
+        train_tokens_per_second=rate,
+        limit=LIMIT,
+        passed=passed,
+    )
     sys.exit(not passed)
 
 

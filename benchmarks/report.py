@@ -352,13 +352,15 @@ def classification() -> str:
     for data in result["results"]:
         for bigrams in (False, True):
             rows = {each["contender"]: each for each in data["results"] if each["bigrams"] == bigrams}
-            body.append([
-                f"{data['data']}, {'bigrams' if bigrams else 'words'}",
-                pair(rows, "accuracy", lambda value: f"{value:.1%}"),
-                pair(rows, "macro_f1", lambda value: f"{value:.3f}"),
-                pair(rows, "train_seconds", lambda value: f"{value:.1f} s"),
-                pair(rows, "texts_per_second", count),
-            ])  # fmt: skip
+            body.append(
+                [
+                    f"{data['data']}, {'bigrams' if bigrams else 'words'}",
+                    pair(rows, "accuracy", lambda value: f"{value:.1%}"),
+                    pair(rows, "macro_f1", lambda value: f"{value:.3f}"),
+                    pair(rows, "train_seconds", lambda value: f"{value:.1f} s"),
+                    pair(rows, "texts_per_second", count),
+                ]
+            )
     docstrings, sentences = result["results"]
     return f"""\
 ## Text classification
@@ -383,11 +385,13 @@ def resources() -> str:
         [
             names.get(name, name),
             f"{count(each['values'][0])} to {count(each['values'][-1])}",
-            f"{milliseconds(each['seconds'][0]['median'])} to {milliseconds(each['seconds'][-1]['median'])}", f"{each['exponents']['time']:.2f}",
-            f"{megabytes(each['bytes'][0])} to {megabytes(each['bytes'][-1])}", f"{each['exponents']['memory']:.2f}",
+            f"{milliseconds(each['seconds'][0]['median'])} to {milliseconds(each['seconds'][-1]['median'])}",
+            f"{each['exponents']['time']:.2f}",
+            f"{megabytes(each['bytes'][0])} to {megabytes(each['bytes'][-1])}",
+            f"{each['exponents']['memory']:.2f}",
         ]
         for name, each in scaling["results"].items()
-    ]  # fmt: skip
+    ]
     one, two = (each["median"] for each in scaling["results"]["threads"]["seconds"])
     return f"""\
 ## Start-up
@@ -450,8 +454,18 @@ time of the driver itself is not included.
 def page() -> str:
     """Return docs/benchmarks.md."""
     sections = (
-        introduction, quality, bengio, ngrams, training_step, sampled, scoring, tokenizing, classification, resources, robustness,
-    )  # fmt: skip
+        introduction,
+        quality,
+        bengio,
+        ngrams,
+        training_step,
+        sampled,
+        scoring,
+        tokenizing,
+        classification,
+        resources,
+        robustness,
+    )
     return "\n\n".join(section() for section in sections) + "\n"
 
 

@@ -73,9 +73,12 @@ def normalizers(model: NeuralModel, scorer: FastScorer, ids: np.ndarray) -> dict
     if not off < ROUNDED:
         sys.exit(f"fast scores are off by {off:.2g} nats: nothing was timed")
     return {
-        "contexts": len(logs), "mean": float(logs.mean()), "mean_absolute": float(np.abs(logs).mean()),
-        "worst": float(np.abs(logs).max()), "deviation": float(logs.std()),
-    }  # fmt: skip
+        "contexts": len(logs),
+        "mean": float(logs.mean()),
+        "mean_absolute": float(np.abs(logs).mean()),
+        "worst": float(np.abs(logs).max()),
+        "deviation": float(logs.std()),
+    }
 
 
 def check_kenlm(other: Any, ngram: Path, lines: list[str]) -> None:
@@ -112,8 +115,10 @@ def main() -> None:
     }
     for name, figures in perplexities.items():
         print(f"{name:30} test perplexity {figures['perplexity']:.2f}, {figures['bits_per_character']:.3f} bits per character")
-    print(f"log Z in {logs['contexts']:,} contexts: mean {logs['mean']:+.4f}, mean |log Z| {logs['mean_absolute']:.4f}, "
-          f"worst {logs['worst']:.3f}; tables of {scorer.memory / 1e6:.0f} MB")  # fmt: skip
+    print(
+        f"log Z in {logs['contexts']:,} contexts: mean {logs['mean']:+.4f}, mean |log Z| {logs['mean_absolute']:.4f}, "
+        f"worst {logs['worst']:.3f}; tables of {scorer.memory / 1e6:.0f} MB"
+    )
 
     lines = [line for line in options.brown.read_text(encoding="utf-8").splitlines() if line]
     copies = max(1, round((200_000 if options.quick else TOKENS) / (test.tokens + sum(p.tokens for p in corpus.parts.values()))))
@@ -155,9 +160,17 @@ def main() -> None:
         missed.append("perplexity")
     print(f"NOT as claimed: {', '.join(missed)}" if missed else "all as claimed")
     record(
-        "scoring", options.quick or not kenlm, about, passed=not missed, penalty=PENALTY, perplexities=perplexities,
-        normalizers=logs, table_bytes=scorer.memory, rates=rows, tokens=len(ids),
-    )  # fmt: skip
+        "scoring",
+        options.quick or not kenlm,
+        about,
+        passed=not missed,
+        penalty=PENALTY,
+        perplexities=perplexities,
+        normalizers=logs,
+        table_bytes=scorer.memory,
+        rates=rows,
+        tokens=len(ids),
+    )
     sys.exit(bool(missed) and not options.quick)
 
 

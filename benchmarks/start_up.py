@@ -107,10 +107,16 @@ def main() -> None:
         print(f"{name} takes {median:.2f} s, {'' if median < limit else 'NOT '}under {limit:g} s")
     passed = all(median < limit for median, limit in figures.values())
     record(
-        "start_up", options.quick, about,
-        seconds=seconds, generate_relative_to_floor=ratio, generate_with_empty_cache=generate,
-        first_step=first_steps, compiling=parts, passed=passed,
-    )  # fmt: skip
+        "start_up",
+        options.quick,
+        about,
+        seconds=seconds,
+        generate_relative_to_floor=ratio,
+        generate_with_empty_cache=generate,
+        first_step=first_steps,
+        compiling=parts,
+        passed=passed,
+    )
     sys.exit(not passed)
 
 
@@ -148,7 +154,7 @@ def run(command: list[str], folder: Path, cache: str = "full") -> str:
     """Run a command in a folder and return what it prints."""
     return subprocess.run(
         command, cwd=folder, env=environment(folder, cache), stdout=subprocess.PIPE, text=True, check=True
-    ).stdout  # fmt: skip
+    ).stdout
 
 
 def timed(command: list[str], folder: Path, cache: str) -> float:

@@ -140,9 +140,15 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
             check(name, annotation, getattr(self, name)) for name, annotation in wanted.items()
         )
         self.config_ = NetworkConfig.feedforward(
-            numbers.shape[1], self.hidden, outputs, activation=self.activation, residual=self.residual, dropout=self.dropout,
-            embedding_dropout=input_dropout, output=output,
-        )  # fmt: skip
+            numbers.shape[1],
+            self.hidden,
+            outputs,
+            activation=self.activation,
+            residual=self.residual,
+            dropout=self.dropout,
+            embedding_dropout=input_dropout,
+            output=output,
+        )
         parts = [(numbers, targets)]
         if validation:
             chosen = train_test_split(np.arange(len(numbers)), test_size=validation, stratify=strata, random_state=seed)
@@ -150,11 +156,18 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
         self.scale_ = Scale.of([parts[0][0]]) if normalize else None
         train, *valid = (Rows(self._scaled(rows), wanted) for rows, wanted in parts)
         settings = TrainingSettings(
-            epochs=self.epochs, patience=self.patience,
+            epochs=self.epochs,
+            patience=self.patience,
             batch_size=len(train) if batch_size is None else min(batch_size, len(train)),
-            optimizer=self.optimizer, rate=self.rate, momentum=self.momentum, nesterov=self.nesterov,
-            weight_decay=self.weight_decay, schedule=self.schedule, clip=self.clip, seed=seed,
-        )  # fmt: skip
+            optimizer=self.optimizer,
+            rate=self.rate,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            clip=self.clip,
+            seed=seed,
+        )
         network = Network(self.config_, device_backend("cpu"))
         parameters = Parameters.random(self.config_, seed, np.float64)
         self.parameters_, self.evaluations_ = train_in_memory(

@@ -412,9 +412,15 @@ def _outside(figure: Any, title: str, handles: Sequence[Any], labels: Sequence[s
     """Put a legend and the title above all axes."""
     places = [str(place) for place in range(len(labels))]
     legend = figure.legend(
-        handles, places, loc="outside upper center", ncols=columns, frameon=False, fontsize="small", title=title,
+        handles,
+        places,
+        loc="outside upper center",
+        ncols=columns,
+        frameon=False,
+        fontsize="small",
+        title=title,
         title_fontsize="large",
-    )  # fmt: skip
+    )
     for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_text(label)  # of which `legend` would leave out those that begin with _
 

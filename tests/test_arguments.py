@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
         fflm.train_classifier("labeled.tsv", epochs=1, embedding=4, valid=0.2)
         fflm.train_classifier(
             "labeled.tsv", "features.classifier", epochs=1, input="features", present="good", counts=3, valid=None
-        )  # fmt: skip
+        )
     return folder
 
 
@@ -112,14 +112,35 @@ def test_what_is_meant_is_taken(annotation, value, expected):
 @pytest.mark.parametrize(
     ("annotation", "value"),
     [
-        (int, 4.0), (int, True), (int, "4"), (int, None), (int, [4]), (int, np.float64(4)),
-        (float, NAN), (float, math.inf), (float, "1"), (float, True),
-        (bool, 1), (bool, "yes"), (bool, None), (str, b"a"), (str, 1), (str, Path("a")),
-        (tuple[int, ...], "4"), (tuple[int, ...], [4.0]), (tuple[int, ...], {4}), (tuple[int, ...], None),
-        (tuple[int, ...], np.ones((2, 2), int)), (Path, b"a"), (Path, 3), (Path, ""), (list[str], "abc"), (list[str], {"a": 1}),
+        (int, 4.0),
+        (int, True),
+        (int, "4"),
+        (int, None),
+        (int, [4]),
+        (int, np.float64(4)),
+        (float, NAN),
+        (float, math.inf),
+        (float, "1"),
+        (float, True),
+        (bool, 1),
+        (bool, "yes"),
+        (bool, None),
+        (str, b"a"),
+        (str, 1),
+        (str, Path("a")),
+        (tuple[int, ...], "4"),
+        (tuple[int, ...], [4.0]),
+        (tuple[int, ...], {4}),
+        (tuple[int, ...], None),
+        (tuple[int, ...], np.ones((2, 2), int)),
+        (Path, b"a"),
+        (Path, 3),
+        (Path, ""),
+        (list[str], "abc"),
+        (list[str], {"a": 1}),
     ],
     ids=repr,
-)  # fmt: skip
+)
 def test_what_is_something_else_is_refused(annotation, value):
     refused("x", lambda: check("x", annotation, value))
 
@@ -239,15 +260,46 @@ def test_texts_and_labels_that_do_not_fit_together(here):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("hidden", 0), ("hidden", "4"), ("hidden", 4.0), ("hidden", None), ("averages", "x"), ("epochs", True), ("epochs", 1.0),
-        ("rate", math.inf), ("dropout", 1), ("seed", -1), ("threads", 0), ("device", "gpu"), ("precision", "fp16"),
-        ("preset", "fast"), ("vectors", 3), ("vectors", ""), ("words", 3), ("words", ["the", "cat"]), ("source", "x"),
-        ("min_count", 0), ("max_size", 2), ("tokenizer", "words"), ("tokenizer", None), ("mode", "x"), ("line_ends", 1),
-        ("encoding", None), ("errors", "ignore"), ("processes", 0), ("progress", 3), ("overwrite", "yes"), ("optimizer", None),
-        ("valid", True), ("valid", b"x"), ("valid", ""), ("test", {"a": 1}), ("valid", ["a cat sat", "on a mat"]), ("path", 3),
+        ("hidden", 0),
+        ("hidden", "4"),
+        ("hidden", 4.0),
+        ("hidden", None),
+        ("averages", "x"),
+        ("epochs", True),
+        ("epochs", 1.0),
+        ("rate", math.inf),
+        ("dropout", 1),
+        ("seed", -1),
+        ("threads", 0),
+        ("device", "gpu"),
+        ("precision", "fp16"),
+        ("preset", "fast"),
+        ("vectors", 3),
+        ("vectors", ""),
+        ("words", 3),
+        ("words", ["the", "cat"]),
+        ("source", "x"),
+        ("min_count", 0),
+        ("max_size", 2),
+        ("tokenizer", "words"),
+        ("tokenizer", None),
+        ("mode", "x"),
+        ("line_ends", 1),
+        ("encoding", None),
+        ("errors", "ignore"),
+        ("processes", 0),
+        ("progress", 3),
+        ("overwrite", "yes"),
+        ("optimizer", None),
+        ("valid", True),
+        ("valid", b"x"),
+        ("valid", ""),
+        ("test", {"a": 1}),
+        ("valid", ["a cat sat", "on a mat"]),
+        ("path", 3),
     ],
     ids=repr,
-)  # fmt: skip
+)
 def test_training_refuses(here, name, value):
     before = sorted(here.iterdir())
     refused(name, lambda: fflm.train("text.txt", **{"path": "new.model", name: value}))
@@ -430,10 +482,16 @@ def test_a_repr_is_one_short_line(here):
     models = [fflm.load(name) for name in ("net.model", "text.ngram", "both.mix")]
     network, corpus = models[0], Corpus.open("net.model/corpus")
     for each in (
-        *models, *map(fflm.TextClassifier.load, ("labeled.classifier", "features.classifier")), network.vocabulary,
-        network.parameters, network.vectors, network.score("the cat"), corpus, corpus.parts["train"],
+        *models,
+        *map(fflm.TextClassifier.load, ("labeled.classifier", "features.classifier")),
+        network.vocabulary,
+        network.parameters,
+        network.vectors,
+        network.score("the cat"),
+        corpus,
+        corpus.parts["train"],
         Windows(np.zeros(9), 2, padding=0),
-    ):  # fmt: skip
+    ):
         assert "\n" not in repr(each)
         assert len(repr(each)) < 200
         assert repr(each).startswith(type(each).__name__)

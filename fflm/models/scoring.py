@@ -108,9 +108,21 @@ class Score:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values, None for what is not a finite number."""
         names = (
-            "perplexity", "perplexity_known", "loss", "log_probability", "log10_probability", "bits_per_character", "tokens",
-            "ends", "unknown", "unknown_share", "characters", "vocabulary", "rule", "policy",
-        )  # fmt: skip
+            "perplexity",
+            "perplexity_known",
+            "loss",
+            "log_probability",
+            "log10_probability",
+            "bits_per_character",
+            "tokens",
+            "ends",
+            "unknown",
+            "unknown_share",
+            "characters",
+            "vocabulary",
+            "rule",
+            "policy",
+        )
         values = {name: getattr(self, name) for name in names}
         return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
 
@@ -190,9 +202,16 @@ def score_part(model: TextScorer, part: Part) -> Score:
 def part_score(part: Part, vocabulary: Vocabulary, text: TextSettings, loss_sum: float, unknown_loss_sum: float) -> Score:
     """Return the score of a part of a corpus over which -log p was summed, and over the unknown words in it; nats."""
     return Score(
-        len(vocabulary), vocabulary.rule, text.policy,
-        part.tokens, part.unknown, part.ends, part.characters, loss_sum, unknown_loss_sum,
-    )  # fmt: skip
+        len(vocabulary),
+        vocabulary.rule,
+        text.policy,
+        part.tokens,
+        part.unknown,
+        part.ends,
+        part.characters,
+        loss_sum,
+        unknown_loss_sum,
+    )
 
 
 def scored_lines(model: TextScorer, chunks: Iterable[str]) -> Iterator[ScoredLine]:

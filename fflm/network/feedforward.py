@@ -246,9 +246,16 @@ class Network:
                 backend.dropout(d_output, dropout, row, d_output)
             d_below = backend.empty(forward.reads[layer - 1].shape, d_output.dtype)
             backend.affine_backward(
-                forward.reads[layer - 1], parameters.hidden_weights[layer - 1], forward.outputs[layer - 1], config.activation,
-                d_output, beta, gradients.hidden_weights[layer - 1], gradients.hidden_biases[layer - 1], d_below,
-            )  # fmt: skip
+                forward.reads[layer - 1],
+                parameters.hidden_weights[layer - 1],
+                forward.outputs[layer - 1],
+                config.activation,
+                d_output,
+                beta,
+                gradients.hidden_weights[layer - 1],
+                gradients.hidden_biases[layer - 1],
+                d_below,
+            )
             if self._residual(layer):
                 backend.normalize_backward(forward.values[layer - 1], d_below, d_values)
             else:

@@ -83,9 +83,17 @@ class LazyAdam:
             steps, decay = (self._due - done[rows[name]]).T.astype(weights[name].dtype)
             keeps = np.exp(-decay) if weights[name].ndim > 1 else np.ones_like(decay)  # biases do not decay
             backend.adam_catch_up(
-                weight, moment1, moment2, backend.upload(np.ascontiguousarray(steps)), backend.upload(keeps),
-                rate=rate, beta1=ADAM_BETA1, beta2=ADAM_BETA2, epsilon=self._settings.epsilon, step=int(self._due[0]),
-            )  # fmt: skip
+                weight,
+                moment1,
+                moment2,
+                backend.upload(np.ascontiguousarray(steps)),
+                backend.upload(keeps),
+                rate=rate,
+                beta1=ADAM_BETA1,
+                beta2=ADAM_BETA2,
+                epsilon=self._settings.epsilon,
+                step=int(self._due[0]),
+            )
 
     def step(self, rate: float, subset: Subset | None) -> None:
         """Take note of a step at a learning rate with the rows of a subset, or with all, that had nothing to get."""

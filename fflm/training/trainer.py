@@ -207,9 +207,15 @@ class Trainer:
             self.lazy_adam.catch_up_all(backend, rate)
         losses = backend.empty((len(batch.targets),), self.parameters.dtype)
         self.network.gradients(
-            parameters, batch.contexts, batch.targets, gradients, losses,
-            objective=batch.objective, seed=settings.seed, step=step,
-        )  # fmt: skip
+            parameters,
+            batch.contexts,
+            batch.targets,
+            gradients,
+            losses,
+            objective=batch.objective,
+            seed=settings.seed,
+            step=step,
+        )
         if settings.frozen:
             backend.clear(gradients.embeddings)
         if settings.clip:

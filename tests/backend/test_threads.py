@@ -71,9 +71,7 @@ def operations(folder: Path, keep: Callable[[Any], Any] = lambda model: model) -
     scorer = FastScorer(tiny_model(MODES["line ends"], seed=3))
     features = np.random.default_rng(1).normal(size=(200, 5))
     estimator = fflm.FeedforwardClassifier(hidden=(7,), epochs=2, random_state=1).fit(features, features[:, 0] > 0)
-    model, of_text, mixture, classifier, scorer, estimator = map(
-        keep, (model, of_text, mixture, classifier, scorer, estimator)
-    )  # fmt: skip
+    model, of_text, mixture, classifier, scorer, estimator = map(keep, (model, of_text, mixture, classifier, scorer, estimator))
     models = {"network": model, "n-gram": of_text, "mixture": mixture}
     found: dict[str, Callable[[str], Any]] = {}
     for name, each in models.items():

@@ -36,9 +36,16 @@ def evaluated(path):
     text = {"vocabulary": 8, "rule": "all words", "policy": "line ends predicted", "parts": {"train": part}}
     started = {"event": "start", "text": text}
     evaluation = {
-        "event": "evaluation", "step": 1, "words": 100, "train_loss": 2.0, "exact": True, "valid": None, "best": True,
-        "rate": 0.1, "seconds": 1.0,
-    }  # fmt: skip
+        "event": "evaluation",
+        "step": 1,
+        "words": 100,
+        "train_loss": 2.0,
+        "exact": True,
+        "valid": None,
+        "best": True,
+        "rate": 0.1,
+        "seconds": 1.0,
+    }
     (path / LOG).write_text(f"{json.dumps(started)}\n{json.dumps(evaluation)}\n")
 
 

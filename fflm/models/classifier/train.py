@@ -146,13 +146,26 @@ def begin(
         if "epochs" in automatic:
             settings = dataclasses.replace(settings, epochs=default_epochs(len(train)))
         config = NetworkConfig(
-            vocabulary=len(vocabulary), window=input.window, tied=False, outputs=len(labels), numbers=reader.width,
-            input="numbers" if input.input == "features" else input.input, **shape,
-        )  # fmt: skip
+            vocabulary=len(vocabulary),
+            window=input.window,
+            tied=False,
+            outputs=len(labels),
+            numbers=reader.width,
+            input="numbers" if input.input == "features" else input.input,
+            **shape,
+        )
         return ClassifierSession.start(
-            new, examples, config, settings, labels, reader,
-            balanced=balanced, threads=threads, device=device, embeddings=embeddings,
-        )  # fmt: skip
+            new,
+            examples,
+            config,
+            settings,
+            labels,
+            reader,
+            balanced=balanced,
+            threads=threads,
+            device=device,
+            embeddings=embeddings,
+        )
 
 
 AUTOMATIC = ("batch_size", "epochs")

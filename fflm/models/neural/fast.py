@@ -166,11 +166,22 @@ class FastScorer:
         windows = model.windows(ids)
         losses = np.empty(len(ids) - start, np.float32)
         score_words(
-            ids, start, windows.padding, -1 if windows.sentence_end is None else windows.sentence_end, self._borders,
-            self._tables, self._begun, self._units, self._average_units, model.parameters.hidden_biases[0],
-            ACTIVATIONS.index(model.config.activation), self._output_units, model.parameters.output_bias, losses,
+            ids,
+            start,
+            windows.padding,
+            -1 if windows.sentence_end is None else windows.sentence_end,
+            self._borders,
+            self._tables,
+            self._begun,
+            self._units,
+            self._average_units,
+            model.parameters.hidden_biases[0],
+            ACTIVATIONS.index(model.config.activation),
+            self._output_units,
+            model.parameters.output_bias,
+            losses,
             shares_of(losses.size * self._tables[0].size),
-        )  # fmt: skip
+        )
         with _NOTING:
             stride = max(CHECKED, len(losses) // 100) if self._noted < 100 else 1000 * CHECKED
             positions = np.arange(start + self._unnoted, len(ids), stride)

@@ -45,9 +45,22 @@ def subtract(row, total):
 
 @kernel()
 def score_words(
-    ids, start, padding, end, borders, tables, started, units, average_units, bias, code, output_units, output_bias, losses,
-    threads
-):  # fmt: skip
+    ids,
+    start,
+    padding,
+    end,
+    borders,
+    tables,
+    started,
+    units,
+    average_units,
+    bias,
+    code,
+    output_units,
+    output_bias,
+    losses,
+    threads,
+):
     """Score a text; a context's word is ``padding`` before the text and, if ``end`` is a word, up to the last one before it."""
     averages, window, size = len(borders) - 1, len(started), len(bias)
     context = borders[-1] + window

@@ -48,10 +48,16 @@ from fflm.training.trainer import Trainer
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "quick": {
-        "window": 5, "averages": (20,), "embedding": 64, "hidden": (128,), "dropout": 0.1, "embedding_dropout": 0.1,
-        "epochs": 3, "rate": 4e-3,
+        "window": 5,
+        "averages": (20,),
+        "embedding": 64,
+        "hidden": (128,),
+        "dropout": 0.1,
+        "embedding_dropout": 0.1,
+        "epochs": 3,
+        "rate": 4e-3,
     },
-}  # fmt: skip
+}
 """Settings that belong together: what else than the defaults of `NetworkConfig` and `TrainingSettings` each consists of."""
 
 

@@ -447,8 +447,16 @@ def test_refusals_are_one_line_and_leave_nothing(broken, invoke, line, reason):
     assert sorted(path.name for path in broken.iterdir()) == before
 
 
-@pytest.mark.parametrize("line", ["neighbours the -m text.mix", "vectors -m text.mix", "plot text.mix", "train --resume text.mix",
-                                  "ngram export -m text.mix -o text.arpa"])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        "neighbours the -m text.mix",
+        "vectors -m text.mix",
+        "plot text.mix",
+        "train --resume text.mix",
+        "ngram export -m text.mix -o text.arpa",
+    ],
+)
 def test_what_needs_another_kind_refuses_in_one_line(invoke, line):
     result = invoke(line)
     assert result.exit_code == 1

@@ -135,17 +135,38 @@ def test_the_same_seed_gives_the_same_model_and_another_another(text):
         *({"activation": name} for name in ACTIVATIONS),
         *({"optimizer": name} for name in ("sgd", "adagrad", "rmsprop", "adam", "adamw")),
         *({"schedule": name} for name in ("constant", "inverse", "plateau", "cosine")),
-        {"optimizer": "sgd", "momentum": 0.9, "nesterov": True}, {"hidden": ()}, {"hidden": (8, 4)}, {"direct": True},
-        {"tied": False}, {"averages": ()}, {"averages": (2, 5)}, {"residual": True, "hidden": (8, 8)},
-        {"smoothing": 0.1}, {"self_normalise": 0.1}, {"loss": "sampled", "samples": 9}, {"loss": "nce", "samples": 50},
+        {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+        {"hidden": ()},
+        {"hidden": (8, 4)},
+        {"direct": True},
+        {"tied": False},
+        {"averages": ()},
+        {"averages": (2, 5)},
+        {"residual": True, "hidden": (8, 8)},
+        {"smoothing": 0.1},
+        {"self_normalise": 0.1},
+        {"loss": "sampled", "samples": 9},
+        {"loss": "nce", "samples": 50},
         {"loss": "sampled", "tied": False, "exact_end": 0.0},
-        {"bands": (5, 9), "tied": False}, {"bands": (7,), "tied": False, "averages": (), "direct": True, "optimizer": "sgd"},
-        {"dropout": 0.0}, {"batch_size": None}, {"clip": 0}, {"evaluate_every": 3},
-        {"mode": "sentence"}, {"line_ends": False}, {"tokenizer": "char"}, {"tokenizer": "space", "lowercase": True},
-        {"min_count": 1}, {"max_size": 10}, {"source": "all"}, {"valid": Count(50)}, {"valid": ["text.txt"]}, {"threads": 1},
+        {"bands": (5, 9), "tied": False},
+        {"bands": (7,), "tied": False, "averages": (), "direct": True, "optimizer": "sgd"},
+        {"dropout": 0.0},
+        {"batch_size": None},
+        {"clip": 0},
+        {"evaluate_every": 3},
+        {"mode": "sentence"},
+        {"line_ends": False},
+        {"tokenizer": "char"},
+        {"tokenizer": "space", "lowercase": True},
+        {"min_count": 1},
+        {"max_size": 10},
+        {"source": "all"},
+        {"valid": Count(50)},
+        {"valid": ["text.txt"]},
+        {"threads": 1},
     ],
     ids=lambda fields: ",".join(f"{name}={value}" for name, value in fields.items()),
-)  # fmt: skip
+)
 def test_every_choice_trains(text, fields):
     finish(begin([text], Path("text.model"), **{**TINY, "epochs": 1, **fields}))
     model = library.load("text.model")
@@ -700,9 +721,13 @@ def test_a_terminal_that_is_closed_saves(text):
     master, terminal = os.openpty()
     command = [FFLM, "train", text, *map(str, LONG), "-q"]
     with subprocess.Popen(
-        command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+        command,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    ) as process:  # fmt: skip
+    ) as process:
         os.close(terminal)
         while not Path("text.model", WEIGHTS).exists():
             assert process.poll() is None

@@ -328,9 +328,28 @@ def test_the_only_order_may_have_back_off_weights_of_zero(tmp_path):
 
 
 LITERAL = [
-    "10\u00a0000", "\u3000", "a\u2028b", "ca\x0bt", "\x0c", "a\x1cb", "a\x85b", "\\", "\\u0020", "a\\u0020b", "\\data\\",
-    "\\end\\", "\\2-grams:", "#", "ngram", "-0.5", "<UNK>", "<Unk>", "<S>", "\ufeff", "e\u0301",
-]  # fmt: skip
+    "10\u00a0000",
+    "\u3000",
+    "a\u2028b",
+    "ca\x0bt",
+    "\x0c",
+    "a\x1cb",
+    "a\x85b",
+    "\\",
+    "\\u0020",
+    "a\\u0020b",
+    "\\data\\",
+    "\\end\\",
+    "\\2-grams:",
+    "#",
+    "ngram",
+    "-0.5",
+    "<UNK>",
+    "<Unk>",
+    "<S>",
+    "\ufeff",
+    "e\u0301",
+]
 
 
 @pytest.mark.parametrize("blank", [[], ["new york", " ", "\t", "\r"]], ids=["", "blanks"])
