@@ -27,7 +27,7 @@ from common import FFLM, STORIES, in_turns, machine, parse, quartiles, record
 from numba.core import event
 
 from fflm.cli import main as fflm
-from fflm.models.neural.train import begin
+from fflm.models.neural.train import start_session
 
 HELP_SECONDS, COMPILE_SECONDS = 0.3, 15.0
 
@@ -223,7 +223,7 @@ def _name(event: event.Event) -> tuple[str, str | None]:
 
 def compiling() -> dict[str, dict[str, float]]:
     """Make a training's first step with an empty cache; return the seconds of each part of the work, and of each kernel."""
-    training = begin([STORIES], Path("parts.model"))
+    training = start_session([STORIES], Path("parts.model"))
     stopwatch = Stopwatch()
     for kind in ("numba:compile", "numba:run_pass", "numba:llvm_lock"):
         event.register(kind, stopwatch)

@@ -47,7 +47,7 @@ def train(inputs: Paths, path: PathLike | None = None, **options: Any) -> Neural
     ``averages``, ``batch_size``, ``epochs`` and ``loss`` are chosen by the size of the text if they are None. One value stands
     for a list of one, as in ``hidden=100``.
     """
-    run = neural_train.begin(inputs, path, **options)
+    run = neural_train.start_session(inputs, path, **options)
     run.finish()
     return NeuralModel.load(run.path, run.device)
 
@@ -91,6 +91,6 @@ def train_classifier(inputs: Paths, path: PathLike | None = None, **options: Any
     -----
     ``batch_size`` and ``epochs`` are chosen by the number of texts if they are None.
     """
-    run = classifier_train.begin(inputs, path, **options)
+    run = classifier_train.start_session(inputs, path, **options)
     run.finish()
     return TextClassifier.load(run.path, run.device)

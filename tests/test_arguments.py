@@ -22,7 +22,7 @@ from fflm.models.classifier.settings import TextInput
 from fflm.models.classifier.train import OPTIONS as CLASSIFY_OPTIONS
 from fflm.models.mixture.cache import UnigramCache
 from fflm.models.mixture.model import Mixture
-from fflm.models.neural.train import OPTIONS, begin
+from fflm.models.neural.train import OPTIONS, start_session
 from fflm.network.config import NetworkConfig
 from fflm.schema import config_schema
 from fflm.text.corpus import Corpus
@@ -341,7 +341,7 @@ def test_unknown_settings_are_named_with_the_one_that_is_meant():
 def test_one_path_stands_for_several(here):
     Path("words.txt").write_text("the\ncat\nand\n", encoding="utf-8")
     Path("some.vec").write_text("1 4\nthe 1 2 3 4\n", encoding="utf-8")
-    run = begin("text.txt", "paths.model", valid="./text.txt", test=0.1, words="words.txt", vectors="some.vec", **SMALL)
+    run = start_session("text.txt", "paths.model", valid="./text.txt", test=0.1, words="words.txt", vectors="some.vec", **SMALL)
     assert run.vectors == 1
     assert set(run.corpus.vocabulary.words) == {"<unk>", "</s>", "the", "cat", "and"}
     assert {"train", "valid", "test"} == set(run.corpus.parts)

@@ -471,13 +471,13 @@ def models(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     (folder / "text.tsv").write_text("".join(f"{'ab'[row % 2]}\t{line}\n" for row, line in enumerate(LINES)), encoding="utf-8")
     tiny = {"embedding": 4, "hidden": (4,), "epochs": 1, "batch_size": 64, "threads": 1}
-    for _ in train.begin([corpus.path], folder / "net.model", window=2, **tiny).events():
+    for _ in train.start_session([corpus.path], folder / "net.model", window=2, **tiny).events():
         pass
     train_ngram_model([corpus.path], folder / "gram.ngram", 2)
     mix([folder / "net.model", folder / "gram.ngram"], cache=5).save(folder / "mix.mix")
-    for _ in classify.begin([folder / "text.tsv"], folder / "text.classifier", **tiny).events():
+    for _ in classify.start_session([folder / "text.tsv"], folder / "text.classifier", **tiny).events():
         pass
-    search = search_module.begin(
+    search = search_module.start_search(
         [corpus.path], folder / "search.tune", {"rate": space.Range(1e-4, 1e-2)}, trials=1, window=2, **tiny
     )
     for _ in search.events():

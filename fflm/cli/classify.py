@@ -198,12 +198,12 @@ def train(
 def _begin(
     inputs: tuple[Path, ...], output: Path | None, given: dict[str, str], options: dict[str, Any], console: "Console"
 ) -> "ClassifierSession":
-    from fflm.models.classifier.train import begin
+    from fflm.models.classifier.train import start_session
 
     if options["vectors"] and "embedding" in given:
         raise click.UsageError("--vectors sets the size of the embeddings: leave out --embedding")
     options["device"] = use_device(options["device"], console.quiet)
-    run = begin(inputs, output, **options)
+    run = start_session(inputs, output, **options)
     for name, part in run.examples.items():
         console.print(f"{name}: {len(part):,} texts, {len(part.ids):,} words")
     console.print(f"classes: {', '.join(run.labels[:20])}{' ...' if len(run.labels) > 20 else ''}")

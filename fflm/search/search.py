@@ -170,7 +170,7 @@ def ranking(trials: Sequence[Trial]) -> list[Trial]:
 
 
 @checked
-def begin(
+def start_search(
     inputs: Paths,
     path: PathLike | None,
     space: Space,
@@ -253,7 +253,7 @@ def _check_new(path: Path) -> None:
 def _read_search(path: Path) -> dict[str, Any]:
     """Read the description of the search in a folder."""
     if not (path / SEARCH).is_file():
-        raise FflmError(f"{path} is not a search: start one with `fflm.search.search.begin`, or name another folder")
+        raise FflmError(f"{path} is not a search: start one with `fflm.search.search.start_search`, or name another folder")
     about: dict[str, Any] = read_json(path / SEARCH, Any, REMEDY)
     if isinstance(about, dict) and about.get("format") == FORMAT and about.get("version") != VERSION:
         raise FflmError(f"{path} is a search of another version of fflm: go on with that, or start a new search")
@@ -262,7 +262,7 @@ def _read_search(path: Path) -> dict[str, Any]:
 
 
 class Search:
-    """A search and its folder. Made by `begin`, `resume` or `open`; consume `events`.
+    """A search and its folder. Made by `start_search`, `resume` or `open`; consume `events`.
 
     Attributes
     ----------

@@ -67,7 +67,7 @@ def default_batch_size(examples: int) -> int:
 
 
 @checked
-def begin(
+def start_session(
     inputs: Paths,
     path: PathLike | None = None,
     *,
@@ -180,9 +180,9 @@ OPTIONS = {
     **parameters(Tokenizer, "mode"),
     **parameters(NetworkConfig, *NO_NETWORK),
     **parameters(TrainingSettings, *NO_TRAINING),
-    **parameters(begin, "path"),
+    **parameters(start_session, "path"),
 }
-"""What `begin` takes."""
+"""What `start_session` takes."""
 for _name, _default in (DEFAULTS | dict.fromkeys(AUTOMATIC)).items():
     OPTIONS[_name] = OPTIONS[_name].replace(default=_default)
 

@@ -83,7 +83,7 @@ def default_epochs(words: int) -> int:
 
 
 @checked
-def begin(
+def start_session(
     inputs: Paths,
     path: PathLike | None = None,
     *,
@@ -134,9 +134,9 @@ OPTIONS = {
     **parameters(NetworkConfig, "input", "numbers", "outputs", "output"),
     **parameters(TrainingSettings),
     **TEXT_OPTIONS,
-    **parameters(begin, "path"),
+    **parameters(start_session, "path"),
 }
-"""What `begin` takes."""
+"""What `start_session` takes."""
 for _name in AUTOMATIC:
     OPTIONS[_name] = OPTIONS[_name].replace(annotation=OPTIONS[_name].annotation | None, default=None)
 

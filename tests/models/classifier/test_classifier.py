@@ -25,7 +25,7 @@ from fflm.models.classifier.features import Reader, Texts, count_words, read_lex
 from fflm.models.classifier.metrics import Report
 from fflm.models.classifier.reading import read_labeled
 from fflm.models.classifier.settings import TextInput
-from fflm.models.classifier.train import ClassifierSession, begin
+from fflm.models.classifier.train import ClassifierSession, start_session
 from fflm.models.creation import default_path
 from fflm.text.holdout import Count, Share
 from fflm.text.tokenizer import Tokenizer
@@ -362,7 +362,7 @@ def test_texts_without_words(tmp_path: Path, input: str) -> None:
 
 def test_held_out_texts_are_of_each_class_in_proportion(tmp_path: Path) -> None:
     rows = [(label, f"{label} {number}") for label, count in (("a", 300), ("b", 100), ("c", 20)) for number in range(count)]
-    run_ = begin([write(tmp_path / "a.tsv", rows)], tmp_path / "m", valid=Share(0.1), test=Count(105))
+    run_ = start_session([write(tmp_path / "a.tsv", rows)], tmp_path / "m", valid=Share(0.1), test=Count(105))
     counts = {name: part.counts(3).tolist() for name, part in run_.examples.items()}
     assert sum(map(np.array, counts.values())).tolist() == [300, 100, 20]
     assert np.abs(np.array(counts["valid"]) - [30, 10, 2]).max() <= 1
@@ -402,10 +402,10 @@ def test_balanced_predictions_find_the_rare_class(tmp_path: Path) -> None:
 
 def test_a_resumed_run_is_the_run_that_was_never_interrupted(data: Path, tmp_path: Path) -> None:
     for options in ({}, {"optimizer": "adamw", "rate": 0.01, "hidden": (8,), "dropout": 0.2}):
-        whole = begin([data / "train.tsv"], tmp_path / "whole", overwrite=True, epochs=4, **options)
+        whole = start_session([data / "train.tsv"], tmp_path / "whole", overwrite=True, epochs=4, **options)
         for _ in whole.events():
             pass
-        broken = begin([data / "train.tsv"], tmp_path / "broken", overwrite=True, epochs=4, **options)
+        broken = start_session([data / "train.tsv"], tmp_path / "broken", overwrite=True, epochs=4, **options)
         stops = iter((3, 40, 2, 60))
         finished = False
         while not finished:
@@ -425,7 +425,7 @@ def test_a_resumed_run_is_the_run_that_was_never_interrupted(data: Path, tmp_pat
 
 
 def test_a_finished_run_goes_on_for_more_epochs(data: Path, tmp_path: Path) -> None:
-    run_ = begin([data / "train.tsv"], tmp_path / "m", epochs=2, patience=0)
+    run_ = start_session([data / "train.tsv"], tmp_path / "m", epochs=2, patience=0)
     for _ in run_.events():
         pass
     again = ClassifierSession.resume(tmp_path / "m", epochs=3)
@@ -447,7 +447,7 @@ def test_vectors_are_taken_and_may_be_frozen(data: Path, tmp_path: Path) -> None
     text = tmp_path / "text.txt"
     text.write_text("the film was great\nthe plot was dull\n" * 60)
     model = fflm.train(text, tmp_path / "lm", embedding=6, hidden=(8,), window=2, epochs=1)
-    run_ = begin([data / "train.tsv"], tmp_path / "m3", vectors=tmp_path / "lm")
+    run_ = start_session([data / "train.tsv"], tmp_path / "m3", vectors=tmp_path / "lm")
     for word in ("film", "great"):
         row = run_.trainer.parameters.embeddings[run_.reader.vocabulary.id(word)]
         assert np.array_equal(row, model.parameters.embeddings[model.vocabulary.id(word)])
@@ -475,21 +475,21 @@ def test_vectors_are_taken_and_may_be_frozen(data: Path, tmp_path: Path) -> None
 def test_what_cannot_be_trained(tmp_path: Path, rows: list, options: dict, message: str) -> None:
     write(tmp_path / "a.tsv", rows)
     with pytest.raises(FflmError, match=message):
-        begin([tmp_path / "a.tsv"], tmp_path / "m", **options)
+        start_session([tmp_path / "a.tsv"], tmp_path / "m", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tsv"]
 
 
 def test_the_only_text_of_a_class_stays_for_training(tmp_path: Path) -> None:
     rows = [("a", f"x{number}") for number in range(9)] + [("b", "y")]
     for seed in range(1, 9):
-        run_ = begin([write(tmp_path / "a.tsv", rows)], tmp_path / f"m{seed}", valid=Share(0.5), seed=seed)
+        run_ = start_session([write(tmp_path / "a.tsv", rows)], tmp_path / f"m{seed}", valid=Share(0.5), seed=seed)
         assert run_.examples["train"].counts(2)[1] == 1
 
 
 def test_a_label_that_training_lacks(data: Path, tmp_path: Path) -> None:
     valid = write(tmp_path / "v.tsv", [("ugly", "x")])
     with pytest.raises(FflmError, match="the label 'ugly' is in the valid text, but not in that for training"):
-        begin([data / "train.tsv"], tmp_path / "m", valid=(valid,))
+        start_session([data / "train.tsv"], tmp_path / "m", valid=(valid,))
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS, "vocabulary.tsv"])
@@ -579,17 +579,17 @@ def test_wrong_use(data: Path, tmp_path: Path, arguments: tuple, message: str) -
 
 
 def test_an_existing_folder_is_kept(data: Path, tmp_path: Path) -> None:
-    begin([data / "train.tsv"], tmp_path / "m", epochs=1)
+    start_session([data / "train.tsv"], tmp_path / "m", epochs=1)
     before = (tmp_path / "m" / CHECKPOINT).stat().st_mtime_ns
     with pytest.raises(FflmError, match=r"exists: `ClassifierSession\.resume"):
-        begin([data / "train.tsv"], tmp_path / "m")
+        start_session([data / "train.tsv"], tmp_path / "m")
     assert (tmp_path / "m" / CHECKPOINT).stat().st_mtime_ns == before
 
 
 def test_a_classifier_stays_until_the_one_that_replaces_it_has_weights(data: Path, tmp_path: Path) -> None:
-    begin([data / "train.tsv"], tmp_path / "m", epochs=1).finish()
+    start_session([data / "train.tsv"], tmp_path / "m", epochs=1).finish()
     before = snapshot(tmp_path / "m")
-    run_ = begin([data / "train.tsv"], tmp_path / "m", overwrite=True, epochs=2)
+    run_ = start_session([data / "train.tsv"], tmp_path / "m", overwrite=True, epochs=2)
     next(run_.events())
     assert {name: content for name, content in snapshot(tmp_path / "m").items() if name != LOCK} == before
     run_.finish()
@@ -598,10 +598,10 @@ def test_a_classifier_stays_until_the_one_that_replaces_it_has_weights(data: Pat
 
 
 def test_two_trainings_in_one_folder(data: Path, tmp_path: Path) -> None:
-    first = begin([data / "train.tsv"], tmp_path / "m", epochs=1).events()
+    first = start_session([data / "train.tsv"], tmp_path / "m", epochs=1).events()
     next(first)
     for second in (
-        lambda: begin([data / "train.tsv"], tmp_path / "m", overwrite=True),
+        lambda: start_session([data / "train.tsv"], tmp_path / "m", overwrite=True),
         lambda: ClassifierSession.resume(tmp_path / "m"),
     ):
         with pytest.raises(FflmError, match="is already training in"):
