@@ -262,7 +262,7 @@ class ClassifierSession(Session):
         }
         save_arrays(run.folder / EXAMPLES, arrays, list(examples))
         save_description(run.folder, config, labels, reader, shares, about)
-        run._begin(texts=texts)
+        run._write_first_files(texts=texts)
         return run
 
     @classmethod
@@ -284,7 +284,7 @@ class ClassifierSession(Session):
             settings = TrainingSettings.from_dict(about["training"])
             used = device or checkpoint.device or about.get("device", "cpu")
             run = cls(path, examples, config, settings, labels, reader, shares, about["threads"], used)
-            run._continue(checkpoint, about, epochs)
+            run._restore_from(checkpoint, about, epochs)
             return run
 
     def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:

@@ -274,7 +274,7 @@ class TrainingSession(Session):
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         save_config(run.folder, config, corpus.settings, corpus.vocabulary, about)
-        run._begin(text=corpus.conditions)
+        run._write_first_files(text=corpus.conditions)
         return run
 
     @classmethod
@@ -316,7 +316,7 @@ class TrainingSession(Session):
             precision = about.get("precision", "fp32") if used == "cuda" else "fp32"
             run = cls(path, corpus, config, settings, about["threads"], used, precision)
             run.vectors = about.get("vectors", 0)
-            run._continue(checkpoint, about, epochs)
+            run._restore_from(checkpoint, about, epochs)
             return run
 
     def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:
