@@ -46,6 +46,18 @@ def pytest_configure(config: pytest.Config) -> None:
         launching._threads_lost = True
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave kernels in double precision on several threads to CI: how they share their work depends on no type.
+
+    They take a quarter of the time for compiling.
+    """
+    for item in items:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if (parameters.get("dtype"), parameters.get("threads")) == ("float64", 2):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in an empty folder with a text to train on."""

@@ -76,7 +76,7 @@ class Command:
     program
         A command line of fflm, or Python code.
     before
-        Programs that make what it needs, in a folder with texts and tokenised texts.
+        Programs that make what it needs, in a folder with texts and tokenized texts.
     outputs
         What it writes, in the folder it runs in.
     resume

@@ -173,7 +173,7 @@ _FUNCTIONS = {
     "fflm.train_classifier": "fflm classify train",
     "fflm.mix": "fflm mix",
     "fflm.TextClassifier": "fflm classify",
-    "fflm.search.search.begin": "fflm tune",
+    "fflm.search.search.start_search": "fflm tune",
     "fflm.text.tokenize.tokenize": "fflm tokenize",
     "TrainingSession.resume": "fflm train --resume",
     "ClassifierSession.resume": "fflm classify train --resume",

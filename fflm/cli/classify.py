@@ -198,12 +198,12 @@ def train(
 def _begin(
     inputs: tuple[Path, ...], output: Path | None, given: dict[str, str], options: dict[str, Any], console: "Console"
 ) -> "ClassifierSession":
-    from fflm.models.classifier.train import begin
+    from fflm.models.classifier.train import start_session
 
     if options["vectors"] and "embedding" in given:
         raise click.UsageError("--vectors sets the size of the embeddings: leave out --embedding")
     options["device"] = use_device(options["device"], console.quiet)
-    run = begin(inputs, output, **options)
+    run = start_session(inputs, output, **options)
     for name, part in run.examples.items():
         console.print(f"{name}: {len(part):,} texts, {len(part.ids):,} words")
     console.print(f"classes: {', '.join(run.labels[:20])}{' ...' if len(run.labels) > 20 else ''}")
@@ -321,11 +321,11 @@ def evaluate(
     """
     import dataclasses
 
-    from fflm.models.classifier.reading import read_labelled
+    from fflm.models.classifier.reading import read_labeled
 
     path, classifier = _load(model_path, device, quiet)
-    labelled = read_labelled(inputs, **reading)
-    report, wrong = classifier.evaluate(labelled.texts, labelled.labels)
+    labeled = read_labeled(inputs, **reading)
+    report, wrong = classifier.evaluate(labeled.texts, labeled.labels)
     if as_json:
         shown = [dataclasses.asdict(mistake) for mistake in wrong[:mistakes]]
         click.echo(json.dumps({"model": str(path), **report.to_dict(), "mistakes": shown}, ensure_ascii=False))

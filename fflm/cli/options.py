@@ -275,4 +275,4 @@ def check_text(context: click.Context, parameter: click.Parameter, value: str | 
     except UnicodeEncodeError:
         with contextlib.suppress(UnicodeError):
             return os.fsencode(value or "").decode()
-        raise click.BadParameter("is not valid UTF-8: mend it, or set the locale to UTF-8") from None
+        raise click.BadParameter("is not valid UTF-8: fix it, or set the locale to UTF-8") from None

@@ -17,7 +17,7 @@ from fflm.errors import FflmError
 
 if TYPE_CHECKING:
     from fflm.models.base import TextScorer
-    from fflm.models.neural.fast import Normalisers
+    from fflm.models.neural.fast import Normalizers
     from fflm.models.scoring import Score, ScoredLine
     from fflm.text.corpus import Part
 
@@ -228,8 +228,8 @@ def _figures(scorer: "TextScorer", score: "Score") -> dict[str, Any]:
         figures = scorer.mixture.compared(figures, [each.to_dict() for each in scorer.alone(score)])
         figures["tuning"] = scorer.mixture.tuning
     if isinstance(scorer, FastScorer):
-        figures["normalisers"] = scorer.normalisers.to_dict()
-        figures["perplexity_normalised"] = scorer.normalisers.perplexity(score.loss)
+        figures["normalizers"] = scorer.normalizers.to_dict()
+        figures["perplexity_normalized"] = scorer.normalizers.perplexity(score.loss)
     return figures
 
 
@@ -255,16 +255,16 @@ def _summary(scorer: "TextScorer", score: "Score", request: Request) -> list[str
     }
     rows |= dict([describe_policy(score.policy)])
     if isinstance(scorer, FastScorer):
-        rows |= describe_normalisers(scorer.normalisers, score.loss)
+        rows |= describe_normalizers(scorer.normalizers, score.loss)
     return lines + [f"{name:20}{value}" for name, value in rows.items()]
 
 
-def describe_normalisers(normalisers: "Normalisers", loss: float) -> dict[str, str]:
-    """Return by names how far fast scores are from probabilities, whose ``loss``, nats a token, would be another with Z."""
+def describe_normalizers(normalizers: "Normalizers", loss: float) -> dict[str, str]:
+    """Return by names how far fast scores are from probabilities, whose ``loss``, nats per token, would be another with Z."""
     return {
-        "normalizers": f"taken for 1 above; in {normalisers.contexts:,} contexts |log Z| is "
-        f"{normalisers.mean_absolute:.4f} on average, {normalisers.worst:.4f} at worst, log Z {normalisers.mean:+.4f}",
-        "  with them": f"perplexity about {normalisers.perplexity(loss):,.1f}",
+        "normalizers": f"taken for 1 above; in {normalizers.contexts:,} contexts |log Z| is "
+        f"{normalizers.mean_absolute:.4f} on average, {normalizers.worst:.4f} at worst, log Z {normalizers.mean:+.4f}",
+        "  with them": f"perplexity about {normalizers.perplexity(loss):,.1f}",
     }
 
 

@@ -105,12 +105,12 @@ def command(
 def _begin(
     inputs: tuple[Path, ...], output: Path | None, given: dict[str, str], options: dict[str, Any], console: "Console"
 ) -> "TrainingSession":
-    from fflm.models.neural.train import begin
+    from fflm.models.neural.train import start_session
 
     refuse_text_options(inputs, given)
     options["device"] = use_device(options["device"], console.quiet)
     with tokenizing(console) as progress:
-        run = begin(inputs, output, progress=progress, **options)
+        run = start_session(inputs, output, progress=progress, **options)
     console.print("\n".join(describe_text(**run.corpus.conditions)))
     settings = run.trainer.settings
     sampled = "" if settings.loss == "exact" else f"; loss: {settings.loss}, {settings.samples:,} words sampled per batch"

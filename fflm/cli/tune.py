@@ -122,7 +122,7 @@ def _begin(
     options: dict[str, Any],
     console: "Console",
 ) -> "Search":
-    from fflm.search.search import begin
+    from fflm.search.search import start_search
     from fflm.search.space import DEFAULT_SPACE
 
     refuse_text_options(inputs, given)
@@ -133,7 +133,7 @@ def _begin(
     options["device"] = use_device(options["device"], console.quiet)
     prune = not options.pop("no_prune")
     with tokenizing(console) as progress:
-        search = begin(inputs, output, space, prune=prune, progress=progress, **options)
+        search = start_search(inputs, output, space, prune=prune, progress=progress, **options)
     console.print("\n".join(describe_text(**search.corpus.conditions)))
     return search
 

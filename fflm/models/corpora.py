@@ -13,7 +13,7 @@ from fflm.text.corpus import Corpus
 
 
 def corpus_folder(inputs: Sequence[Path]) -> Path | None:
-    """Return the tokenised corpus that the inputs name, as a folder of its own or as a model's, or None if they are text."""
+    """Return the tokenized corpus that the inputs name, as a folder of its own or as a model's, or None if they are text."""
     if len(inputs) != 1:
         return None
     folder = inputs[0]

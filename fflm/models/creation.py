@@ -84,7 +84,7 @@ def check_free(path: Path, overwrite: bool) -> None:
     """Raise an FflmError if a model cannot be put at a path, because something is there that may not be replaced."""
     restore(path)
     if path.exists() and not (path / CONFIG).is_file():
-        raise FflmError(f"{path} exists and is no model: choose another folder")
+        raise FflmError(f"{path} exists and is not a model: choose another folder")
     if path.exists() and not overwrite:
         call = resume_call(path, read_config(path).get("kind"))
         resume = f"{call} resumes its training, " if (path / CHECKPOINT).is_file() else ""

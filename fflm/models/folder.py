@@ -96,14 +96,14 @@ def read_config(path: Path, kind: Kind | None = None, of: Any = None) -> dict[st
     Raises
     ------
     FflmError
-        If the folder is no model, of a later version, of another kind than the one that is asked for, or damaged.
+        If the folder is not a model, of a later version, of another kind than the one that is asked for, or damaged.
     """
     restore(path)
     if not (path / CONFIG).is_file():
-        raise FflmError(f"{path} is no model: train one with `{train_function(kind)}`, or name another folder")
+        raise FflmError(f"{path} is not a model: train one with `{train_function(kind)}`, or name another folder")
     about: dict[str, Any] = read_json(path / CONFIG, Any)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise FflmError(f"{path} is no fflm model: its {CONFIG} is something else's")
+        raise FflmError(f"{path} is not an fflm model: its {CONFIG} is something else's")
     if about.get("version") != VERSION:
         raise FflmError(f"{path} is of version {about.get('version')}, this fflm reads {VERSION}: update fflm, or train again")
     if kind not in (None, about.get("kind", "network")):
@@ -119,11 +119,11 @@ def read_run(path: Path, kind: Kind, of: Any = None) -> dict[str, Any]:
     Raises
     ------
     FflmError
-        As `read_config`, or if there is no checkpoint.
+        As `read_config`, or if there is not a checkpoint.
     """
     about = read_config(path, kind, of)
     if not (path / CHECKPOINT).is_file():
-        raise FflmError(f"{path} has no {CHECKPOINT} to resume from: train anew with `overwrite=True`")
+        raise FflmError(f"{path} has no {CHECKPOINT} to resume from: train again with `overwrite=True`")
     require(path, about, "training", "threads", "texts" if kind == "classifier" else "corpus")
     return about
 

@@ -49,7 +49,7 @@ class TrainingSettings(Settings):
     ``loss``: ``exact`` is cross-entropy over the whole vocabulary; ``sampled`` is over the batch's targets and a sample, each
     score less the log of the word's chance to be among them (Bengio & Senécal 2008; Jean et al. 2015, section 3.2); ``nce`` is
     noise-contrastive estimation (Mnih & Teh 2012). The cost of the latter two does not grow with the vocabulary.
-    ``self_normalise``: Devlin et al. 2014; not with ``nce``, which normalises by itself.
+    ``self_normalise``: Devlin et al. 2014; not with ``nce``, which normalizes by itself.
     """
 
     epochs: Annotated[Size, Meta(description="Maximum number of passes over the training data.")] = 6

@@ -152,8 +152,14 @@ def test_no_help_waits_for_the_compiler():
 
 
 def test_looking_at_a_model_does_not_wait_for_the_compiler(models):
-    lines = ("info text.model", "info part.model", "neighbours -m text.model the", "vectors -m text.model",
-             "analogy -m text.model the the the", "tokenize text.txt -o ids --overwrite --json")  # fmt: skip
+    lines = (
+        "info text.model",
+        "info part.model",
+        "neighbours -m text.model the",
+        "vectors -m text.model",
+        "analogy -m text.model the the the",
+        "tokenize text.txt -o ids --overwrite --json",
+    )
     loaded = imported(*lines, folder=models)
     assert "safetensors" in loaded
     assert loaded.isdisjoint({"numba", "scipy"})
@@ -193,9 +199,20 @@ def test_launchers_are_the_command(launcher):
 
 @pytest.mark.parametrize(
     "line",
-    ["trian x", "--verbose", "train --epoch 3 --nonsense", "train --rate fast x", "train", "train --resume x.model y.txt",
-     "train --resume x.model --vocabulary words.txt", "corpus fetch", "corpus get", "completion tcsh", "tokenize x.txt"],
-)  # fmt: skip
+    [
+        "trian x",
+        "--verbose",
+        "train --epoch 3 --nonsense",
+        "train --rate fast x",
+        "train",
+        "train --resume x.model y.txt",
+        "train --resume x.model --vocabulary words.txt",
+        "corpus fetch",
+        "corpus get",
+        "completion tcsh",
+        "tokenize x.txt",
+    ],
+)
 def test_wrong_usage_is_one_line(line):
     result = fflm(*line.split(), folder=".")
     assert result.returncode == 2
@@ -400,7 +417,7 @@ def test_plot_refuses_what_it_cannot_draw(models):
         (["part.model"], "was not evaluated yet"),
         (["text.model", "-o", "curves.gif"], "end in .png, .svg or .pdf"),
         (["text.model", "-o", "nowhere/curves.png"], "No such file or directory"),
-        (["nothing.model"], "is no model"),
+        (["nothing.model"], "is not a model"),
     ):
         result = fflm("plot", *arguments, folder=models)
         assert result.returncode == 1
@@ -484,8 +501,12 @@ def test_names_are_no_markup():
 
 def test_a_live_table_leaves_out_what_does_not_fit():
     columns = [
-        Column("step", 6), Column("perplexity"), Column("bits", 5, optional=True), Column("", 1), Column("rate", 7, optional=True)
-    ]  # fmt: skip
+        Column("step", 6),
+        Column("perplexity"),
+        Column("bits", 5, optional=True),
+        Column("", 1),
+        Column("rate", 7, optional=True),
+    ]
     cells = ["10", "59.19", "1.299", "*", "0.003"]
     assert LiveTable(columns, None).head == "  step perplexity  bits      rate"
     assert LiveTable(columns, 33).row(cells) == "    10      59.19 1.299 *   0.003"

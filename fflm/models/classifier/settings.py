@@ -86,9 +86,15 @@ class TextInput(Settings):
 
 
 DEFAULTS: dict[str, Any] = {
-    "embedding": 64, "hidden": (), "dropout": 0.0, "embedding_dropout": 0.2, "optimizer": "adagrad", "rate": 0.05,
-    "weight_decay": 0.0, "clip": 0.0,
-}  # fmt: skip
+    "embedding": 64,
+    "hidden": (),
+    "dropout": 0.0,
+    "embedding_dropout": 0.2,
+    "optimizer": "adagrad",
+    "rate": 0.05,
+    "weight_decay": 0.0,
+    "clip": 0.0,
+}
 """What is another default than that of `NetworkConfig` and `TrainingSettings`."""
 
 Valid: TypeAlias = Annotated[
@@ -100,9 +106,7 @@ Valid: TypeAlias = Annotated[
 Test: TypeAlias = Annotated[HeldOut | None, Meta(description="Test texts, in the same forms.")]
 Vectors: TypeAlias = Annotated[
     PathLike | None,
-    Meta(
-        description="Initial embeddings: a language model, or a text file of vectors (word2vec, GloVe, fastText; may be compressed)."
-    ),
+    Meta(description="Initial embeddings: a language model, or a text file of word2vec, GloVe or fastText vectors."),
 ]
 Lexicons: TypeAlias = Annotated[
     Paths, Meta(description="Feature: number of words in each category of a lexicon; files with word, tab, category per line.")
