@@ -35,7 +35,7 @@ def load(path: PathLike, device: Device = "cpu") -> "LanguageModel | TextClassif
     path
         The model's folder.
     device
-        What computes the predictions of the networks in it.
+        The device that computes the predictions of networks.
 
     Raises
     ------

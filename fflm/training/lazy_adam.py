@@ -24,7 +24,7 @@ class LazyAdam:
     Parameters
     ----------
     parameters, moments
-        Of the network; both moments.
+        Parameters of the network, and both moments of the optimizer.
     settings
         Of Adam or AdamW.
 
@@ -56,11 +56,11 @@ class LazyAdam:
         """
         if missing := [name for name in self.done if f"done.{name}" not in arrays]:
             raise FflmError(f"the checkpoint is damaged: it lacks the steps of {', '.join(missing)}; train again")
-        done = {name: arrays[f"done.{name}"] for name in self.done}
+        done = {name: arrays[f"done.{name}"].copy() for name in self.done}  # the other trainer may go on
         for name, rows in self.done.items():
             if done[name].shape != rows.shape or done[name].dtype != rows.dtype or not (done[name].min() >= 0):
                 raise FflmError(
-                    f"the checkpoint is damaged (its steps of {name} are none): restore it from a copy, or train again"
+                    f"the checkpoint is damaged (invalid step counts of {name}): restore it from a copy, or train again"
                 )
         self.done = done
         self._due = np.max([rows.max(axis=0) for rows in done.values()], axis=0)

@@ -44,13 +44,13 @@ class Session(ABC):
     trainer
         The run itself.
     fingerprint
-        Of the data.
+        Fingerprint of the data.
     test
         What the best weights are evaluated on at the end, if anything.
     threads
-        Of the kernels: a run's results depend on their number, so it is kept when it is resumed.
+        Number of CPU threads. The results of a run depend on it, so a resumed run keeps it.
     device
-        What trains: ``cpu`` or ``cuda``.
+        The device that trains: ``cpu`` or ``cuda``.
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ class Session(ABC):
         self._known = self._times()
 
     def _restore_from(self, checkpoint: Checkpoint, about: dict[str, Any], epochs: int | None) -> None:
-        """Go on from a checkpoint, with a new number of epochs if one is given; ``about`` is the folder's config.json.
+        """Continue from a checkpoint, with a new number of epochs if one is given; ``about`` is the folder's config.json.
 
         The folder is locked. What changes is written to the checkpoint at once, and reported in config.json afterwards: after a
         kill between the two, the next one to go on reports it.

@@ -283,6 +283,25 @@ def test_all_rows_decay(shape, exact_end):
     assert seen
 
 
+def test_a_state_dict_that_was_loaded_shares_nothing_with_its_trainer():
+    """A second trainer continues from the first one's state in memory, while the first one goes on."""
+    settings = dataclasses.replace(SETTINGS, epochs=1, batch_size=5, loss="sampled", samples=1, optimizer="adamw")
+    windows = Windows(TEXT, 1, padding=8)
+    config = trained(settings)[0].network.config
+
+    def trainer(seed):
+        return Trainer(Network(config, CpuBackend()), Parameters.random(config, seed, np.float64), windows, windows, settings)
+
+    first, second = trainer(1), trainer(2)
+    for _ in zip(first.run(), range(30), strict=False):
+        pass
+    second.load_state_dict(first.state_dict())
+    runs = first.run(), second.run()
+    for one, other in zip(*runs, strict=True):
+        assert (one.step, getattr(one, "loss", None)) == (other.step, getattr(other, "loss", None))
+    assert all(map(np.array_equal, first.parameters, second.parameters))
+
+
 @pytest.mark.parametrize("loss", ["sampled", "nce"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_resumed_run_is_the_uninterrupted_one(loss, tied, tmp_path):

@@ -125,7 +125,7 @@ class TextClassifier(TrainedNetwork):
     about
         What else is known of it: its training and figures, versions.
     device
-        What computes its predictions.
+        The device that computes its predictions.
     """
 
     labels: tuple[str, ...]

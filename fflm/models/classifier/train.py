@@ -88,7 +88,7 @@ def start_session(
     balanced: Balanced = False,
     **fields: Any,
 ) -> "ClassifierSession":
-    """Begin to train a classifier: read the text, and set up network and folder.
+    """Start to train a classifier: read the text, and set up network and folder.
 
     Parameters
     ----------
@@ -243,7 +243,7 @@ class ClassifierSession(Session):
         device: str = "cpu",
         embeddings: npt.NDArray[np.float32] | None = None,
     ) -> Self:
-        """Begin a run in a new folder, which is published at once, or when there are weights if it replaces a model."""
+        """Start a run in a new folder, which is published at once, or when there are weights if it replaces a model."""
         counts = examples["train"].counts(config.classes)
         shares = counts / counts.sum() if balanced else None
         threads = threads or default_threads()
@@ -267,7 +267,7 @@ class ClassifierSession(Session):
 
     @classmethod
     def resume(cls, path: Path, *, epochs: int | None = None, device: str | None = None) -> Self:
-        """Go on with the run in a folder, as if it had never been interrupted.
+        """Resume the run in a folder, as if it had never been interrupted.
 
         With a new number of epochs, or on another device, if given.
 
@@ -316,7 +316,7 @@ def _read_examples(path: Path, reader: Reader, classes: int) -> dict[str, Texts]
             and _all_below(ids, len(reader.vocabulary))
             and _all_below(labels, classes)
         ):
-            raise FflmError(f"{path} is damaged (its {name} texts are none of this classifier): {REMEDY}")
+            raise FflmError(f"{path} is damaged (its {name} texts do not belong to this classifier): {REMEDY}")
         examples[name] = Texts(reader, ids, starts, labels)
     if "train" not in examples:
         raise FflmError(f"{path} is damaged (it has no texts to train on): {REMEDY}")

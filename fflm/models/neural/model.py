@@ -38,7 +38,7 @@ class NeuralModel(TrainedNetwork, LanguageModel):
     about
         What else is known of it: the corpus, the settings and the figures of its training, versions.
     device
-        What computes its predictions.
+        The device that computes its predictions.
     """
 
     _together: ClassVar[int] = 16 * ROWS  # for equal ones cost nothing

@@ -97,7 +97,7 @@ def start_session(
     preset: Preset = "default",
     **fields: Any,
 ) -> "TrainingSession":
-    """Begin a training run: tokenize the text unless that was done, and set up network and folder.
+    """Start a training run: tokenize the text unless that was done, and set up network and folder.
 
     Parameters
     ----------
@@ -238,7 +238,7 @@ class TrainingSession(Session):
         precision: str = "fp32",
         embeddings: np.ndarray | None = None,
     ) -> Self:
-        """Begin a run in a new folder, which is published at once, or when there are weights if it replaces a model.
+        """Start a run in a new folder, which is published at once, or when there are weights if it replaces a model.
 
         Parameters
         ----------
@@ -249,7 +249,7 @@ class TrainingSession(Session):
         config, settings
             The network and its training.
         threads
-            Of the kernels; by default all cores.
+            Number of CPU threads; by default one per core.
         device
             ``cpu``, ``cuda`` or ``auto``.
         precision
@@ -279,7 +279,7 @@ class TrainingSession(Session):
 
     @classmethod
     def resume(cls, path: Path, corpus: Corpus | None = None, *, epochs: int | None = None, device: str | None = None) -> Self:
-        """Go on with the run in a folder, as if it had never been interrupted.
+        """Resume the run in a folder, as if it had never been interrupted.
 
         Parameters
         ----------
@@ -290,7 +290,7 @@ class TrainingSession(Session):
         epochs
             A new number of epochs.
         device
-            What trains from now on, if not the device that did; the other one's results differ by rounding. What was in mixed
+            The device to continue on, if not the one that trained so far; the other one's results differ by rounding. What was in mixed
             precision on the GPU goes on in float32 on the CPU.
 
         Raises
@@ -324,7 +324,7 @@ class TrainingSession(Session):
         return self.score(name, losses).to_dict()
 
     def score(self, name: str, losses: Losses) -> Score:
-        """Return the losses on a part of the corpus as a perplexity, with all that it means nothing without."""
+        """Return the losses on a part of the corpus as a perplexity, with its evaluation conditions."""
         corpus = self.corpus
         return part_score(corpus.parts[name], corpus.vocabulary, corpus.settings, losses.total, losses.unknown)
 
