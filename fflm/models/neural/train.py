@@ -290,8 +290,8 @@ class TrainingSession(Session):
         epochs
             A new number of epochs.
         device
-            The device to continue on, if not the one that trained so far; the other one's results differ by rounding. What was in mixed
-            precision on the GPU goes on in float32 on the CPU.
+            The device to continue on, if not the one that trained so far. Results differ by rounding. A run in mixed precision on
+            the GPU continues in float32 on the CPU.
 
         Raises
         ------
