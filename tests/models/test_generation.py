@@ -435,4 +435,4 @@ def test_the_installed_command_takes_the_latest_model(folder):
     lost = subprocess.run(command, cwd=folder / "tiny.model", capture_output=True, text=True, check=False)
     assert lost.returncode == 1
     assert lost.stdout == ""
-    assert lost.stderr.startswith("error: there is not a model in this folder")
+    assert lost.stderr.startswith("error: there is no model in this folder")
