@@ -33,7 +33,7 @@ ROWS = 1024  # predictions at a time
 
 
 class TrainedNetwork:
-    """A network with its weights, both on their device from when they are first used: who only looks waits for no compiler."""
+    """A network and its weights. Both are created on their device when they are first used: inspecting a model compiles nothing."""
 
     config: NetworkConfig
     parameters: Parameters
