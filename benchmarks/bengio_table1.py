@@ -193,9 +193,14 @@ def train(name: str, path: Path, corpus: Corpus, settings: TrainingSettings) -> 
             print(f"{name}: {event.cause}", file=sys.stderr)
     state = run.trainer.state
     about = {
-        "network": config.to_dict(), "training": settings.to_dict(), "threads": run.threads, "epochs": state.epoch,
-        "best_epoch": run.figures["epoch"], "minutes": state.seconds / 60, "tokens_per_second": state.words / state.seconds,
-    }  # fmt: skip
+        "network": config.to_dict(),
+        "training": settings.to_dict(),
+        "threads": run.threads,
+        "epochs": state.epoch,
+        "best_epoch": run.figures["epoch"],
+        "minutes": state.seconds / 60,
+        "tokens_per_second": state.words / state.seconds,
+    }
     return network_losses(run, corpus), about
 
 

@@ -8,7 +8,7 @@ Two data sets, neither of them part of the repository:
 
 Both classifiers split at white space, take all words (no fewest count, no held-out text), go through the texts five times, on two
 threads, with words alone and with bigrams, and are otherwise as they come: 64 dimensions here, 100 there. They take turns; time
-is from the file of labelled text to a model that predicts, the compiled kernels being in their cache; and from the texts of the
+is from the file of labeled text to a model that predicts, the compiled kernels being in their cache; and from the texts of the
 test to labels. fastText's threads race, its figures differ from run to run: medians are compared.
 """
 
@@ -29,7 +29,7 @@ from common import machine, parse, quartiles, record
 
 import fflm
 from fflm.models.classifier.metrics import Report
-from fflm.models.classifier.reading import Labelled, read_labelled
+from fflm.models.classifier.reading import Labeled, read_labeled
 
 try:
     import fasttext
@@ -112,9 +112,15 @@ def corpora(brown: Path, wikitext: Path) -> dict[str, list[tuple[str, str]]]:
 def ours(folder: Path, bigrams: bool) -> Callable[[list[str]], list[str]]:
     """Train, and return what predicts."""
     classifier = fflm.train_classifier(
-        folder / "train.tsv", folder / "ours", overwrite=True, valid=None, tokenizer="space", epochs=EPOCHS, threads=THREADS,
+        folder / "train.tsv",
+        folder / "ours",
+        overwrite=True,
+        valid=None,
+        tokenizer="space",
+        epochs=EPOCHS,
+        threads=THREADS,
         bigrams=bigrams,
-    )  # fmt: skip
+    )
     return classifier.predict
 
 
@@ -135,8 +141,8 @@ def compare(name: str, parts: dict[str, list[tuple[str, str]]], rounds: int) -> 
         (folder / "train.tsv").write_text("".join(f"{label}\t{text}\n" for label, text in rows))
         (folder / "train.fasttext").write_text("".join(f"__label__{label} {text}\n" for label, text in rows))
         (folder / "test.tsv").write_text("".join(f"{label}\t{text}\n" for label, text in parts["test"]))
-        test = read_labelled([folder / "test.tsv"])
-        assert len(read_labelled([folder / "train.fasttext"])) == len(rows)
+        test = read_labeled([folder / "test.tsv"])
+        assert len(read_labeled([folder / "train.fasttext"])) == len(rows)
         counts = Counter(label for label, _ in rows)
         print(
             f"{name}: {len(rows):,} texts to train, {len(test):,} to test, " + ", ".join(f"{k} {v:,}" for k, v in counts.items())
@@ -170,7 +176,7 @@ def compare(name: str, parts: dict[str, list[tuple[str, str]]], rounds: int) -> 
 
 
 def measure(
-    train: Callable[[Path, bool], Callable[[list[str]], list[str]]], folder: Path, bigrams: bool, test: Labelled
+    train: Callable[[Path, bool], Callable[[list[str]], list[str]]], folder: Path, bigrams: bool, test: Labeled
 ) -> dict[str, float]:
     """Train and test once."""
     started = time.perf_counter()

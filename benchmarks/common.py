@@ -88,7 +88,7 @@ def record(name: str, quick: bool, about: Mapping[str, Any], **result: Any) -> N
 
 
 def brown(text: Path, folder: Path, valid: int = 200_000, test: int = 161_192) -> Corpus:
-    """Return Brown as Bengio et al. 2003 read it, tokenised in a folder, or from there if that was done.
+    """Return Brown as Bengio et al. 2003 read it, tokenized in a folder, or from there if that was done.
 
     800,000 tokens to train, 200,000 and the remaining 161,192 held out, one stream without line ends, the words that are seen
     more than 3 times in the whole corpus.
@@ -100,7 +100,7 @@ def brown(text: Path, folder: Path, valid: int = 200_000, test: int = 161_192) -
 
 
 def wikitext(source: Path, folder: Path) -> Corpus:
-    """Return WikiText-2 as published, tokenised in a folder, or from there if that was done.
+    """Return WikiText-2 as published, tokenized in a folder, or from there if that was done.
 
     One stream whose line ends are counted, with all the words of the training part.
     """

@@ -39,9 +39,13 @@ def exact_gradients(
     if config.tied:
         d_embeddings[:-1] += d_output
     gradients = {
-        "embeddings": d_embeddings, "hidden.0.weight": d_hidden.T @ x, "hidden.0.bias": d_hidden.sum(0),
-        "projection": d_projected.T @ y, "output.weight": d_output, "output.bias": p.sum(0),
-    }  # fmt: skip
+        "embeddings": d_embeddings,
+        "hidden.0.weight": d_hidden.T @ x,
+        "hidden.0.bias": d_hidden.sum(0),
+        "projection": d_projected.T @ y,
+        "output.weight": d_output,
+        "output.bias": p.sum(0),
+    }
     return loss, {name: gradients[name] for name in weights}
 
 

@@ -44,7 +44,7 @@ ROWS, BATCHES = 1024, 8
 LENGTH, SAMPLES, BEAMS = 10, (1, 64), 5
 HYPOTHESES, WORDS, EDITS = 100, 25, 3
 CLAIMED = {"score": 1.5, "sample 64": 1.0}  # the least of PyTorch's time relative to ours
-TOLERANCE = 1e-4  # nats a word, of both in single precision
+TOLERANCE = 1e-4  # nats per word, of both in single precision
 
 
 def build(vocabulary: int, averages: tuple[int, ...] = default_averages(10**6)) -> NeuralModel:
@@ -183,10 +183,14 @@ def measure(model: NeuralModel, threads: list[int], rounds: int) -> list[dict[st
             figures = {name: quartiles([words / each for each in seconds]) for name, seconds in times.items()}
             rows.append(
                 {
-                    "vocabulary": model.config.vocabulary, "threads": count, "task": task, "words": words,
-                    "words_per_second": figures, "torch_time_relative_to_fflm": ratio,
+                    "vocabulary": model.config.vocabulary,
+                    "threads": count,
+                    "task": task,
+                    "words": words,
+                    "words_per_second": figures,
+                    "torch_time_relative_to_fflm": ratio,
                 }
-            )  # fmt: skip
+            )
             shown = ", ".join(f"{name} {each['median']:,.0f}" for name, each in figures.items())
             print(
                 f"  {count} thread{'s' * (count > 1)}  {task:13}  words a second: {shown}; PyTorch's time is "
@@ -238,9 +242,14 @@ def measure_lists(model: NeuralModel) -> dict[str, Any]:
         f"{repeated:.1%} of {len(contexts):,} contexts have occurred before: {ratio:.2f} times as fast as all of them"
     )
     return {
-        "vocabulary": model.config.vocabulary, "context": model.window, "hypotheses": HYPOTHESES, "predictions": len(contexts),
-        "repeated_share": repeated, "hypotheses_per_second": rate, "faster_than_each_context": ratio,
-    }  # fmt: skip
+        "vocabulary": model.config.vocabulary,
+        "context": model.window,
+        "hypotheses": HYPOTHESES,
+        "predictions": len(contexts),
+        "repeated_share": repeated,
+        "hypotheses_per_second": rate,
+        "faster_than_each_context": ratio,
+    }
 
 
 def main() -> None:
@@ -261,9 +270,15 @@ def main() -> None:
     ]
     print(f"\nNOT as claimed: {'; '.join(missed)}" if missed else "\nall as claimed")
     record(
-        "inference", options.quick, about,
-        steps=steps, lists=lists, claimed=CLAIMED, missed=missed, passed=not missed,
-    )  # fmt: skip
+        "inference",
+        options.quick,
+        about,
+        steps=steps,
+        lists=lists,
+        claimed=CLAIMED,
+        missed=missed,
+        passed=not missed,
+    )
     sys.exit(bool(missed))
 
 

@@ -93,13 +93,20 @@ def main() -> None:
         different = differences(killed, whole)
         left = len(list(killed.rglob("*.tmp")))
     resumed = sum(row["step_saved"] > 0 for row in rows)
-    print(f"\n{kills} kills, {resumed} of them after training had begun; {left} temporary files left at the end")
+    print(f"\n{kills} kills, {resumed} of them after training had started; {left} temporary files left at the end")
     print(f"DIFFERENT: {', '.join(different)}" if different else "weights, moments and figures are equal, bit for bit")
     record(
-        "kill_and_resume", options.quick, about,
-        settings=SETTINGS, epochs=epochs, save_seconds=float(SAVE_SECONDS), steps=steps, seconds=seconds,
-        kills=rows, different=different,
-    )  # fmt: skip
+        "kill_and_resume",
+        options.quick,
+        about,
+        settings=SETTINGS,
+        epochs=epochs,
+        save_seconds=float(SAVE_SECONDS),
+        steps=steps,
+        seconds=seconds,
+        kills=rows,
+        different=different,
+    )
     sys.exit(bool(different))
 
 

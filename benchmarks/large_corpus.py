@@ -1,4 +1,4 @@
-"""Claim: a corpus of 50 million tokens is tokenised and trained on with less than 1 GB of memory beyond the parameters.
+"""Claim: a corpus of 50 million tokens is tokenized and trained on with less than 1 GB of memory beyond the parameters.
 
 Makes a text of that size by repeating one, runs `fflm tokenize` and then `fflm train` for some seconds, and watches the resident
 memory of the process and of its children (Linux only). Parameters, gradients and moments are subtracted from the training's.
@@ -123,11 +123,21 @@ def main() -> None:
     passed = tokenize["together"] < LIMIT and beyond < LIMIT
     print(f"{'both' if passed else 'NOT both'} below {LIMIT / 1e6:.0f} MB")
     record(
-        "large_corpus", options.quick, about,
-        tokens=tokens, bytes=size, vocabulary=len(corpus.vocabulary), tokenize=tokenize, train=train,
-        parameters_gradients_moments=network, train_beyond_them=beyond, train_tokens=state["words"],
-        train_tokens_per_second=rate, limit=LIMIT, passed=passed,
-    )  # fmt: skip
+        "large_corpus",
+        options.quick,
+        about,
+        tokens=tokens,
+        bytes=size,
+        vocabulary=len(corpus.vocabulary),
+        tokenize=tokenize,
+        train=train,
+        parameters_gradients_moments=network,
+        train_beyond_them=beyond,
+        train_tokens=state["words"],
+        train_tokens_per_second=rate,
+        limit=LIMIT,
+        passed=passed,
+    )
     sys.exit(not passed)
 
 

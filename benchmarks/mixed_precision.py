@@ -58,7 +58,7 @@ def main() -> None:
                 perplexities[name].append(math.exp(event.valid.mean))
                 print(f"{name:24} epoch {event.epoch}: {perplexities[name][-1]:.2f}", flush=True)
             if isinstance(event, Step) and event.step % 100 == 0:
-                print(f"{name:24} step {event.step:,} of {trainer.steps:,}, {event.loss:.3f} nats a word", flush=True)
+                print(f"{name:24} step {event.step:,} of {trainer.steps:,}, {event.loss:.3f} nats per word", flush=True)
             if options.quick and event.step == 10:
                 break
     if options.quick:
@@ -67,9 +67,14 @@ def main() -> None:
     best: dict[str, Any] = {name: min(each) for name, each in perplexities.items()}
     ratio = best["mixed"] / best["float32"]
     record(
-        "mixed_precision", options.quick, about,
-        network=config.to_dict(), training=settings.to_dict(), perplexities=perplexities, ratio=ratio,
-    )  # fmt: skip
+        "mixed_precision",
+        options.quick,
+        about,
+        network=config.to_dict(),
+        training=settings.to_dict(),
+        perplexities=perplexities,
+        ratio=ratio,
+    )
     print(", ".join(f"{name} {value:.2f}" for name, value in best.items()) + f": mixed is {ratio:.4f} times float32")
     sys.exit(0 if ratio <= DEMANDED else f"more than {DEMANDED}")
 

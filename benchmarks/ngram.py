@@ -125,10 +125,14 @@ def main() -> None:
     ]
     print(f"NOT as expected: {', '.join(wrong)}" if wrong else "all as expected")
     record(
-        "ngram", options.quick, about,
-        results=results, tolerance=TOLERANCE, passed=not wrong,
+        "ngram",
+        options.quick,
+        about,
+        results=results,
+        tolerance=TOLERANCE,
+        passed=not wrong,
         expected=[{"corpus": name, "order": order, **parts} for (name, order), parts in EXPECTED.items()],
-    )  # fmt: skip
+    )
     sys.exit(bool(wrong))
 
 

@@ -107,11 +107,11 @@ def main() -> None:
     about = machine()
     sources = {"Brown": (brown, options.brown), "WikiText-2": (wikitext, options.wikitext)}
     results = {}
-    for name, (tokenised, source) in sources.items():
+    for name, (tokenized, source) in sources.items():
         if source:
             folder = options.work / ("quick" if options.quick else "full") / name
             folder.mkdir(parents=True, exist_ok=True)
-            corpus = tokenised(source, folder / "corpus")
+            corpus = tokenized(source, folder / "corpus")
             check_sizes(name, corpus)
             results[name] = measure(name, corpus, folder, quick=options.quick)
     missed = [

@@ -276,7 +276,7 @@ One training step with 100,000 words in the vocabulary (window 4, m 128, h 256, 
 def scoring() -> str:
     """Fast and exact scoring, and generation."""
     result, inference = read("scoring"), read("inference")
-    rates, normalisers = result["rates"], result["normalisers"]
+    rates, normalizers = result["rates"], result["normalizers"]
     score = result["perplexities"]["Kneser-Ney, order 5"]
     factors = {name: f"{each['faster_than_kenlm']['median']:.2f}" for name, each in rates.items() if "faster_than_kenlm" in each}
     speed = [[name, f"{each['tokens_per_second']['median'] / 1e6:.1f}", factors.get(name, "")] for name, each in rates.items()]
@@ -306,8 +306,8 @@ line by line from Python.
 The factor to KenLM depends on the machine; see the note at the top of this page.
 
 Test perplexities of the same models on Brown, one sentence per line ({count(score["tokens"])} tokens, {score["unknown_share"]:.2%} out of
-vocabulary, vocabulary {count(score["vocabulary"])}, {score["rule"]}; {score["policy"]}). The last row is what the unnormalised scores add up
-to: log Z is not exactly zero (mean of |log Z| {normalisers["mean_absolute"]:.2f}, largest {normalisers["worst"]:.1f}), so this row is not a perplexity.
+vocabulary, vocabulary {count(score["vocabulary"])}, {score["rule"]}; {score["policy"]}). The last row is what the unnormalized scores add up
+to: log Z is not exactly zero (mean of |log Z| {normalizers["mean_absolute"]:.2f}, largest {normalizers["worst"]:.1f}), so this row is not a perplexity.
 
 {table(["model", "perplexity", "bits per character"], quality)}
 
@@ -352,13 +352,15 @@ def classification() -> str:
     for data in result["results"]:
         for bigrams in (False, True):
             rows = {each["contender"]: each for each in data["results"] if each["bigrams"] == bigrams}
-            body.append([
-                f"{data['data']}, {'bigrams' if bigrams else 'words'}",
-                pair(rows, "accuracy", lambda value: f"{value:.1%}"),
-                pair(rows, "macro_f1", lambda value: f"{value:.3f}"),
-                pair(rows, "train_seconds", lambda value: f"{value:.1f} s"),
-                pair(rows, "texts_per_second", count),
-            ])  # fmt: skip
+            body.append(
+                [
+                    f"{data['data']}, {'bigrams' if bigrams else 'words'}",
+                    pair(rows, "accuracy", lambda value: f"{value:.1%}"),
+                    pair(rows, "macro_f1", lambda value: f"{value:.3f}"),
+                    pair(rows, "train_seconds", lambda value: f"{value:.1f} s"),
+                    pair(rows, "texts_per_second", count),
+                ]
+            )
     docstrings, sentences = result["results"]
     return f"""\
 ## Text classification
@@ -383,11 +385,13 @@ def resources() -> str:
         [
             names.get(name, name),
             f"{count(each['values'][0])} to {count(each['values'][-1])}",
-            f"{milliseconds(each['seconds'][0]['median'])} to {milliseconds(each['seconds'][-1]['median'])}", f"{each['exponents']['time']:.2f}",
-            f"{megabytes(each['bytes'][0])} to {megabytes(each['bytes'][-1])}", f"{each['exponents']['memory']:.2f}",
+            f"{milliseconds(each['seconds'][0]['median'])} to {milliseconds(each['seconds'][-1]['median'])}",
+            f"{each['exponents']['time']:.2f}",
+            f"{megabytes(each['bytes'][0])} to {megabytes(each['bytes'][-1])}",
+            f"{each['exponents']['memory']:.2f}",
         ]
         for name, each in scaling["results"].items()
-    ]  # fmt: skip
+    ]
     one, two = (each["median"] for each in scaling["results"]["threads"]["seconds"])
     return f"""\
 ## Start-up
@@ -450,8 +454,18 @@ time of the driver itself is not included.
 def page() -> str:
     """Return docs/benchmarks.md."""
     sections = (
-        introduction, quality, bengio, ngrams, training_step, sampled, scoring, tokenizing, classification, resources, robustness,
-    )  # fmt: skip
+        introduction,
+        quality,
+        bengio,
+        ngrams,
+        training_step,
+        sampled,
+        scoring,
+        tokenizing,
+        classification,
+        resources,
+        robustness,
+    )
     return "\n\n".join(section() for section in sections) + "\n"
 
 

@@ -118,10 +118,10 @@ def main() -> None:
     about = machine()
     missed: list[str] = []
     results = {}
-    for name, (tokenised, source) in {"Brown": (brown, options.brown), "WikiText-2": (wikitext, options.wikitext)}.items():
+    for name, (tokenized, source) in {"Brown": (brown, options.brown), "WikiText-2": (wikitext, options.wikitext)}.items():
         if source:
             options.work.mkdir(parents=True, exist_ok=True)
-            corpus = tokenised(source, options.work / name)
+            corpus = tokenized(source, options.work / name)
             check_sizes(name, corpus)
             result = results[name] = compare(name, corpus, options.preset, {"epochs": 1} if options.quick else {})
             sampled = result["losses"]["sampled"]

@@ -70,8 +70,14 @@ VALUES = {
     "corpus": (100_000, 1_000_000, 10_000_000, 100_000_000),
     "threads": tuple(2**power for power in range(MIDDLE.threads.bit_length())),
 }
-NAMES = {"vocabulary": "words of the vocabulary", "hidden": "hidden units", "window": "words of the window",
-         "batch": "words of a batch", "corpus": "tokens of the corpus", "threads": "threads"}  # fmt: skip
+NAMES = {
+    "vocabulary": "words of the vocabulary",
+    "hidden": "hidden units",
+    "window": "words of the window",
+    "batch": "words of a batch",
+    "corpus": "tokens of the corpus",
+    "threads": "threads",
+}
 
 
 def corpus(point: Point, folder: Path) -> Path:
@@ -182,8 +188,12 @@ def main() -> None:
         exponents = {"time": exponent(values, [each["median"] for each in seconds]), "memory": exponent(values, needed)}
         claimed = {kind: LARGEST.get((kind, variable), largest) for kind, largest in PROPORTIONAL.items()}
         results[variable] = {
-            "values": values, "seconds": seconds, "bytes": needed, "exponents": exponents, "claimed": claimed,
-        }  # fmt: skip
+            "values": values,
+            "seconds": seconds,
+            "bytes": needed,
+            "exponents": exponents,
+            "claimed": claimed,
+        }
         print(f"\n{NAMES[variable]}: exponent of the time {exponents['time']:.2f}, of the memory {exponents['memory']:.2f}")
         for value, figures, size in zip(values, seconds, needed, strict=True):
             print(
@@ -197,9 +207,15 @@ def main() -> None:
     if path := options.plot or (None if options.quick else ROOT / "benchmarks" / "results" / "scaling.png"):
         draw(results, path)
     record(
-        "scaling", options.quick, about,
-        middle=dataclasses.asdict(MIDDLE), network=MIDDLE.config.to_dict(), results=results, missed=missed, passed=not missed,
-    )  # fmt: skip
+        "scaling",
+        options.quick,
+        about,
+        middle=dataclasses.asdict(MIDDLE),
+        network=MIDDLE.config.to_dict(),
+        results=results,
+        missed=missed,
+        passed=not missed,
+    )
     sys.exit(bool(missed))
 
 

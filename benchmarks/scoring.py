@@ -1,9 +1,9 @@
 """Claim: fast scoring is as fast as an n-gram model's and has a lower perplexity.
 
-On Brown, a sentence a line, split at spaces: a network of the preset quick, trained with the penalty on normalisers, scores at
+On Brown, a sentence a line, split at spaces: a network of the preset quick, trained with the penalty on normalizers, scores at
 least 2 million tokens a second from ids, and from text at least as many as KenLM (its probing model of order 5, asked line by
 line from Python, the way its users do), both on one core; and its perplexity is lower than that of the 5-gram model. Also
-measured: what the penalty, and doing without the normalisers, cost in perplexity, against the same network trained without; and
+measured: what the penalty, and doing without the normalizers, cost in perplexity, against the same network trained without; and
 |log Z|.
 
 Verified first: KenLM gives lines the probability that fflm's own n-gram model gives them, from which its ARPA file is; every fast
@@ -44,10 +44,10 @@ def models(text: Path, work: Path, *, quick: bool) -> dict[str, Path]:
     held_out = ["--valid", 20_000, "--test", 20_000] if quick else ["--valid", 200_000, "--test", 161_192]
     if not corpus.is_dir():
         run_json("tokenize", text, "-o", corpus, "--tokenizer", "space", "--mode", "sentence", *held_out)
-    folders = {name: work / f"{name}.model" for name in ("ngram", "plain", "normalised")}
+    folders = {name: work / f"{name}.model" for name in ("ngram", "plain", "normalized")}
     if not folders["ngram"].is_dir():
         run_json("ngram", "train", corpus, "-o", folders["ngram"], "--arpa", work / "ngram.arpa")
-    for name, penalty in (("plain", 0.0), ("normalised", PENALTY)):
+    for name, penalty in (("plain", 0.0), ("normalized", PENALTY)):
         if not (folders[name] / "log.jsonl").is_file() or '"finished"' not in (folders[name] / "log.jsonl").read_text():
             epochs = ["--epochs", 1] if quick else []
             run_json(
@@ -56,7 +56,7 @@ def models(text: Path, work: Path, *, quick: bool) -> dict[str, Path]:
     return folders
 
 
-def normalisers(model: NeuralModel, scorer: FastScorer, ids: np.ndarray) -> dict[str, float]:
+def normalizers(model: NeuralModel, scorer: FastScorer, ids: np.ndarray) -> dict[str, float]:
     """Return what is known of log Z in all contexts of a text, after checking that it explains the fast scores."""
     logs = model.text_losses(ids) - scorer.text_losses(ids)
     contexts, _ = model.windows(ids).batch(np.arange(0, len(ids), max(1, len(ids) // 500)))
@@ -73,9 +73,12 @@ def normalisers(model: NeuralModel, scorer: FastScorer, ids: np.ndarray) -> dict
     if not off < ROUNDED:
         sys.exit(f"fast scores are off by {off:.2g} nats: nothing was timed")
     return {
-        "contexts": len(logs), "mean": float(logs.mean()), "mean_absolute": float(np.abs(logs).mean()),
-        "worst": float(np.abs(logs).max()), "deviation": float(logs.std()),
-    }  # fmt: skip
+        "contexts": len(logs),
+        "mean": float(logs.mean()),
+        "mean_absolute": float(np.abs(logs).mean()),
+        "worst": float(np.abs(logs).max()),
+        "deviation": float(logs.std()),
+    }
 
 
 def check_kenlm(other: Any, ngram: Path, lines: list[str]) -> None:
@@ -100,20 +103,22 @@ def main() -> None:
     numba.set_num_threads(1)
     corpus = Corpus.open(work / "corpus")
     test = corpus.parts["test"]
-    plain, normalised, ngram = (load(folders[name]) for name in ("plain", "normalised", "ngram"))
-    assert isinstance(normalised, NeuralModel)
-    scorer = FastScorer(normalised)
-    logs = normalisers(normalised, scorer, test.ids.astype(np.int32))
+    plain, normalized, ngram = (load(folders[name]) for name in ("plain", "normalized", "ngram"))
+    assert isinstance(normalized, NeuralModel)
+    scorer = FastScorer(normalized)
+    logs = normalizers(normalized, scorer, test.ids.astype(np.int32))
     perplexities = {
         "Kneser-Ney, order 5": score_part(ngram, test).to_dict(),
         "network without penalty": score_part(plain, test).to_dict(),
-        "network with penalty, exact": score_part(normalised, test).to_dict(),
+        "network with penalty, exact": score_part(normalized, test).to_dict(),
         "network with penalty, fast": score_part(scorer, test).to_dict(),
     }
     for name, figures in perplexities.items():
         print(f"{name:30} test perplexity {figures['perplexity']:.2f}, {figures['bits_per_character']:.3f} bits per character")
-    print(f"log Z in {logs['contexts']:,} contexts: mean {logs['mean']:+.4f}, mean |log Z| {logs['mean_absolute']:.4f}, "
-          f"worst {logs['worst']:.3f}; tables of {scorer.memory / 1e6:.0f} MB")  # fmt: skip
+    print(
+        f"log Z in {logs['contexts']:,} contexts: mean {logs['mean']:+.4f}, mean |log Z| {logs['mean_absolute']:.4f}, "
+        f"worst {logs['worst']:.3f}; tables of {scorer.memory / 1e6:.0f} MB"
+    )
 
     lines = [line for line in options.brown.read_text(encoding="utf-8").splitlines() if line]
     copies = max(1, round((200_000 if options.quick else TOKENS) / (test.tokens + sum(p.tokens for p in corpus.parts.values()))))
@@ -155,9 +160,17 @@ def main() -> None:
         missed.append("perplexity")
     print(f"NOT as claimed: {', '.join(missed)}" if missed else "all as claimed")
     record(
-        "scoring", options.quick or not kenlm, about, passed=not missed, penalty=PENALTY, perplexities=perplexities,
-        normalisers=logs, table_bytes=scorer.memory, rates=rows, tokens=len(ids),
-    )  # fmt: skip
+        "scoring",
+        options.quick or not kenlm,
+        about,
+        passed=not missed,
+        penalty=PENALTY,
+        perplexities=perplexities,
+        normalizers=logs,
+        table_bytes=scorer.memory,
+        rates=rows,
+        tokens=len(ids),
+    )
     sys.exit(bool(missed) and not options.quick)
 
 

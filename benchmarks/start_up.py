@@ -27,7 +27,7 @@ from common import FFLM, STORIES, in_turns, machine, parse, quartiles, record
 from numba.core import event
 
 from fflm.cli import main as fflm
-from fflm.models.neural.train import begin
+from fflm.models.neural.train import start_session
 
 HELP_SECONDS, COMPILE_SECONDS = 0.3, 15.0
 
@@ -107,10 +107,16 @@ def main() -> None:
         print(f"{name} takes {median:.2f} s, {'' if median < limit else 'NOT '}under {limit:g} s")
     passed = all(median < limit for median, limit in figures.values())
     record(
-        "start_up", options.quick, about,
-        seconds=seconds, generate_relative_to_floor=ratio, generate_with_empty_cache=generate,
-        first_step=first_steps, compiling=parts, passed=passed,
-    )  # fmt: skip
+        "start_up",
+        options.quick,
+        about,
+        seconds=seconds,
+        generate_relative_to_floor=ratio,
+        generate_with_empty_cache=generate,
+        first_step=first_steps,
+        compiling=parts,
+        passed=passed,
+    )
     sys.exit(not passed)
 
 
@@ -148,7 +154,7 @@ def run(command: list[str], folder: Path, cache: str = "full") -> str:
     """Run a command in a folder and return what it prints."""
     return subprocess.run(
         command, cwd=folder, env=environment(folder, cache), stdout=subprocess.PIPE, text=True, check=True
-    ).stdout  # fmt: skip
+    ).stdout
 
 
 def timed(command: list[str], folder: Path, cache: str) -> float:
@@ -168,10 +174,10 @@ def first_step(folder: Path, cache: str = "full") -> float:
         command, cwd=folder, env=environment(folder, cache), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr
-        begun = any(re.match("epoch", line) for line in process.stderr)  # the head of the table stands where training begins
+        started = any(re.match("epoch", line) for line in process.stderr)  # the head of the table stands where training begins
         seconds = perf_counter() - started
         process.kill()
-    if not begun:
+    if not started:
         sys.exit("fflm train failed")
     return seconds
 
@@ -217,7 +223,7 @@ def _name(event: event.Event) -> tuple[str, str | None]:
 
 def compiling() -> dict[str, dict[str, float]]:
     """Make a training's first step with an empty cache; return the seconds of each part of the work, and of each kernel."""
-    training = begin([STORIES], Path("parts.model"))
+    training = start_session([STORIES], Path("parts.model"))
     stopwatch = Stopwatch()
     for kind in ("numba:compile", "numba:run_pass", "numba:llvm_lock"):
         event.register(kind, stopwatch)

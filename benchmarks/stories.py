@@ -58,9 +58,15 @@ def main() -> None:
     passed = total < LIMIT_SECONDS
     print(f"{'under' if passed else 'NOT under'} two minutes")
     record(
-        "stories", options.quick, about,
-        seconds=total, parts=parts, figures=figures, continuations=continuations, passed=passed,
-    )  # fmt: skip
+        "stories",
+        options.quick,
+        about,
+        seconds=total,
+        parts=parts,
+        figures=figures,
+        continuations=continuations,
+        passed=passed,
+    )
     sys.exit(not passed)
 
 

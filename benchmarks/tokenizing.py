@@ -135,10 +135,11 @@ def compare(name: str, steps: Mapping[str, Callable[[], Any]], tokens: int, roun
     turns = in_turns(steps, rounds)
     ours, *others = steps
     result = {
-        "name": name, "tokens": tokens,
+        "name": name,
+        "tokens": tokens,
         "nanoseconds": {each: quartiles([seconds / tokens * 1e9 for seconds in times]) for each, times in turns.items()},
         "ratios": {each: quartiles([b / a for a, b in zip(turns[ours], turns[each], strict=True)]) for each in others},
-    }  # fmt: skip
+    }
     print(f"{name}, {tokens:,} tokens, nanoseconds a token (quartiles), time relative to ours")
     for each, figures in result["nanoseconds"].items():
         ratio = f"{result['ratios'][each]['median']:6.2f}" if each in others else ""

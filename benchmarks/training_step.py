@@ -102,9 +102,7 @@ class Size:
 
 def bengio(vocabulary: int, embedding: int, hidden: int, batch: int) -> Size:
     """Return the network of Bengio et al. 2003, without direct connections, by its V, m, h and B."""
-    config = NetworkConfig(
-        vocabulary, 4, embedding, (hidden,), "tanh", tied=False, dropout=0.2, embedding_dropout=0.0
-    )  # fmt: skip
+    config = NetworkConfig(vocabulary, 4, embedding, (hidden,), "tanh", tied=False, dropout=0.2, embedding_dropout=0.0)
     return Size(config, TrainingSettings(batch_size=batch, optimizer="adam", rate=1e-3, weight_decay=0.0, clip=0.0))
 
 
@@ -149,9 +147,14 @@ class Fflm:
         if self.settings.clip:
             backend.clip_factor(self._gradients, self.settings.clip, self._scale)
         self.optimizer.update(
-            backend, self._weights, self._gradients, self.optimizer.moments,
-            scale=self._scale, rate=self.settings.rate, step=self.updates,
-        )  # fmt: skip
+            backend,
+            self._weights,
+            self._gradients,
+            self.optimizer.moments,
+            scale=self._scale,
+            rate=self.settings.rate,
+            step=self.updates,
+        )
 
 
 class Torch:
@@ -309,11 +312,16 @@ def time_steps(size: Size, start: Parameters, names: list[str], threads: int, ra
         share = size.flops / figures["median"] / rate
         rows.append(
             {
-                "size": str(size), "threads": threads, "contender": name, "seconds": figures, "first_step_seconds": first[name],
-                "words_per_second": size.settings.batch_size / figures["median"], "share_of_product_rate": share,
+                "size": str(size),
+                "threads": threads,
+                "contender": name,
+                "seconds": figures,
+                "first_step_seconds": first[name],
+                "words_per_second": size.settings.batch_size / figures["median"],
+                "share_of_product_rate": share,
                 "time_relative_to_fflm": ratio,
             }
-        )  # fmt: skip
+        )
         compiled = f"; compiled in {first[name]:.0f} s" if name == "torch, compiled" else ""
         print(
             f"  {_threads(threads):9}  {name:17}  {1000 * figures['median']:8.2f} ms "
@@ -354,9 +362,13 @@ def judge(steps: list[dict[str, Any]], memory: list[dict[str, Any]]) -> dict[str
     )
     print(f"NOT as claimed: {'; '.join(missed)}" if missed else "all as claimed")
     return {
-        "median_time_ratio": median, "time_ratios": eager, "memory_ratios": bytes_ratios, "passed": not missed, "missed": missed,
+        "median_time_ratio": median,
+        "time_ratios": eager,
+        "memory_ratios": bytes_ratios,
+        "passed": not missed,
+        "missed": missed,
         "claimed": {"median_time_ratio": SPEED, "least_time_ratio": NEVER_BELOW, "memory_ratio_above": 1.0},
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -392,9 +404,16 @@ def main() -> None:
             memory += measure_memory(size, names)
     verdict = judge(steps, memory) if torch else {"passed": None}
     record(
-        "training_step", options.quick, about, product_rates=rates, steps=steps, memory=memory, failures=failures,
-        sizes={str(size): {"network": size.config.to_dict(), "training": size.settings.to_dict()} for size in sizes}, **verdict,
-    )  # fmt: skip
+        "training_step",
+        options.quick,
+        about,
+        product_rates=rates,
+        steps=steps,
+        memory=memory,
+        failures=failures,
+        sizes={str(size): {"network": size.config.to_dict(), "training": size.settings.to_dict()} for size in sizes},
+        **verdict,
+    )
     sys.exit(verdict["passed"] is False)
 
 

@@ -27,8 +27,13 @@ from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.protocol import Activation
 
 NAMES: dict[Activation, str] = {
-    "sigmoid": "sigmoid", "tanh": "tanh", "relu": "ReLU", "leaky_relu": "leaky ReLU", "elu": "ELU", "softplus": "softplus",
-}  # fmt: skip
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+    "relu": "ReLU",
+    "leaky_relu": "leaky ReLU",
+    "elu": "ELU",
+    "softplus": "softplus",
+}
 
 
 def activation(name: Activation, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -43,11 +43,31 @@ NETWORK = {
 # Column and row of each node in the picture.
 SMALL_PLACES = {"a": (0, 0), "b": (0, 1), "c": (0, 2), "d": (1, 1), "e": (2, 0.5), "L": (3, 1)}
 NETWORK_PLACES = {
-    "w11": (0, 0.5), "x1": (0, 1.5), "w21": (0, 2.5), "w12": (0, 3.5), "x2": (0, 4.5), "w22": (0, 5.5),
-    "b1": (1.2, 0), "p11": (1.2, 1), "p21": (1.2, 2), "p12": (1.2, 4), "p22": (1.2, 5), "b2": (1.2, 6),
-    "z1": (2.4, 1), "z2": (2.4, 5), "u1": (3.4, 0), "h1": (3.4, 1), "h2": (3.4, 5), "u2": (3.4, 6),
-    "q1": (4.5, 1), "c": (4.5, 3), "q2": (4.5, 5), "z": (5.5, 3), "yhat": (6.5, 3), "L": (7.5, 3),
-}  # fmt: skip
+    "w11": (0, 0.5),
+    "x1": (0, 1.5),
+    "w21": (0, 2.5),
+    "w12": (0, 3.5),
+    "x2": (0, 4.5),
+    "w22": (0, 5.5),
+    "b1": (1.2, 0),
+    "p11": (1.2, 1),
+    "p21": (1.2, 2),
+    "p12": (1.2, 4),
+    "p22": (1.2, 5),
+    "b2": (1.2, 6),
+    "z1": (2.4, 1),
+    "z2": (2.4, 5),
+    "u1": (3.4, 0),
+    "h1": (3.4, 1),
+    "h2": (3.4, 5),
+    "u2": (3.4, 6),
+    "q1": (4.5, 1),
+    "c": (4.5, 3),
+    "q2": (4.5, 5),
+    "z": (5.5, 3),
+    "yhat": (6.5, 3),
+    "L": (7.5, 3),
+}
 
 
 @dataclass(eq=False)
@@ -182,9 +202,18 @@ def draw(axes: Any, loss: Node, places: dict[str, tuple[float, float]]) -> None:
         for number, side, colour, style in ((value, 1, "#00558C", "normal"), (gradient, -1, "#B34700", "italic")):
             away = -8 * side * math.sin(angle), 8 * side * math.cos(angle)  # points
             axes.annotate(
-                f"{number:.3g}".replace("-", "\N{MINUS SIGN}"), place, away, textcoords="offset points", ha="center", va="center",
-                rotation_mode="anchor", rotation=math.degrees(angle), color=colour, style=style, fontsize=10,
-            )  # fmt: skip
+                f"{number:.3g}".replace("-", "\N{MINUS SIGN}"),
+                place,
+                away,
+                textcoords="offset points",
+                ha="center",
+                va="center",
+                rotation_mode="anchor",
+                rotation=math.degrees(angle),
+                color=colour,
+                style=style,
+                fontsize=10,
+            )
 
     for node in topological_order(loss):
         x, y = at[node.name]

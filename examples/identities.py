@@ -92,9 +92,13 @@ def collapse(seed: int = 3) -> dict[str, np.ndarray]:
     W1, b1, W2, b2, W3, b3 = draw(size=(5, 4)), draw(size=5), draw(size=(6, 5)), draw(size=6), draw(size=(2, 6)), draw(size=2)
 
     three = {
-        "hidden.0.weight": W1, "hidden.0.bias": b1, "hidden.1.weight": W2, "hidden.1.bias": b2,
-        "output.weight": W3, "output.bias": b3,
-    }  # fmt: skip
+        "hidden.0.weight": W1,
+        "hidden.0.bias": b1,
+        "hidden.1.weight": W2,
+        "hidden.1.bias": b2,
+        "output.weight": W3,
+        "output.bias": b3,
+    }
     one = {"output.weight": W3 @ W2 @ W1, "output.bias": W3 @ (W2 @ b1 + b2) + b3}
     linear = NetworkConfig.feedforward(4, (5, 6), 2, activation="identity", output="squared")  # the outputs are numbers
     single = NetworkConfig.feedforward(4, (), 2, output="squared")

@@ -40,7 +40,7 @@ def split() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 def train(features: np.ndarray, classes: np.ndarray, random_state: int = 0) -> FeedforwardClassifier:
     """Return the trained network; without weight decay nothing keeps the weights small and the probabilities from 0 and 1."""
     model = FeedforwardClassifier(
-        (6,), "sigmoid", normalise=False, epochs=1000, batch_size=16, rate=0.05, weight_decay=0, random_state=random_state
+        (6,), "sigmoid", normalize=False, epochs=1000, batch_size=16, rate=0.05, weight_decay=0, random_state=random_state
     )
     return model.fit(features, classes)
 

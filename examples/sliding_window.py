@@ -35,9 +35,20 @@ def train() -> fflm.NeuralModel:
     """Return a small network, trained on the stories: embeddings of 16 numbers, 32 hidden units."""
     with tempfile.TemporaryDirectory() as folder:
         return fflm.train(
-            STORIES, Path(folder) / "model", mode="sentence", window=WINDOW, averages=(), embedding=16, hidden=(32,),
-            activation="tanh", tied=False, dropout=0.0, embedding_dropout=0.0, epochs=3, rate=0.01,
-        )  # fmt: skip
+            STORIES,
+            Path(folder) / "model",
+            mode="sentence",
+            window=WINDOW,
+            averages=(),
+            embedding=16,
+            hidden=(32,),
+            activation="tanh",
+            tied=False,
+            dropout=0.0,
+            embedding_dropout=0.0,
+            epochs=3,
+            rate=0.01,
+        )
 
 
 def in_float64(model: fflm.NeuralModel) -> Parameters:

@@ -21,7 +21,7 @@ def load(path: PathLike, device: Device = "cpu") -> LanguageModel | TextClassifi
     Raises
     ------
     FflmError
-        If it is no model, incomplete or damaged, or the device cannot be used.
+        If it is not a model, incomplete or damaged, or the device cannot be used.
     """
     return load_model(path, choose_device(device))
 
@@ -33,7 +33,7 @@ def train(inputs: Paths, path: PathLike | None = None, **options: Any) -> Neural
     Parameters
     ----------
     inputs
-        Files and folders of text, one or several; or a folder made by ``fflm tokenize``, or that of another model.
+        Files and folders of text, one or several; or a folder made by `fflm.text.tokenize.tokenize`, or that of another model.
     path
         The folder of the model; by default ``INPUT.model`` in the current one.
 
@@ -47,7 +47,7 @@ def train(inputs: Paths, path: PathLike | None = None, **options: Any) -> Neural
     ``averages``, ``batch_size``, ``epochs`` and ``loss`` are chosen by the size of the text if they are None. One value stands
     for a list of one, as in ``hidden=100``.
     """
-    run = neural_train.begin(inputs, path, **options)
+    run = neural_train.start_session(inputs, path, **options)
     run.finish()
     return NeuralModel.load(run.path, run.device)
 
@@ -73,12 +73,12 @@ def train_ngram(inputs: Paths, path: PathLike | None = None, **options: Any) -> 
 
 @with_options(classifier_train.OPTIONS)
 def train_classifier(inputs: Paths, path: PathLike | None = None, **options: Any) -> TextClassifier:
-    """Train a text classifier on labelled text and return the best one.
+    """Train a text classifier on labeled text and return the best one.
 
     Parameters
     ----------
     inputs
-        A file of labelled text, compressed or not, a folder, or several of them.
+        A file of labeled text, compressed or not, a folder, or several of them.
     path
         The folder of the classifier; by default ``INPUT.classifier`` in the current one.
 
@@ -91,6 +91,6 @@ def train_classifier(inputs: Paths, path: PathLike | None = None, **options: Any
     -----
     ``batch_size`` and ``epochs`` are chosen by the number of texts if they are None.
     """
-    run = classifier_train.begin(inputs, path, **options)
+    run = classifier_train.start_session(inputs, path, **options)
     run.finish()
     return TextClassifier.load(run.path, run.device)

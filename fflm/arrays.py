@@ -86,8 +86,8 @@ def load_arrays(
     Raises
     ------
     FflmError
-        If the file is missing, unreadable, truncated, changed, has other types, or is no such file at all; or if config.json was
-        changed.
+        If the file is missing, unreadable, truncated, changed, has other types, or is not such a file; or if config.json
+        was changed.
     """
     with _opened(path) as file:
         metadata = file.metadata() or {}
@@ -127,7 +127,7 @@ def _opened(path: Path) -> Iterator[Any]:
             with safetensors.safe_open(path, framework="numpy") as file:
                 yield file
         except (safetensors.SafetensorError, KeyError, ValueError, TypeError, OverflowError) as error:
-            raise FflmError(f"{path} is damaged or no fflm file ({error}): {REMEDY}") from error
+            raise FflmError(f"{path} is damaged or not an fflm file ({error}): {REMEDY}") from error
 
 
 def _crc32(arrays: Mapping[str, npt.NDArray[Any]], header: str) -> int:

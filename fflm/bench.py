@@ -219,21 +219,19 @@ def _operations(size: Size, backend: Backend) -> dict[str, _Task]:
         "softmax losses": task(whole, lambda: backend.output_losses(hidden, *output, each, targets, losses), losses),
         "softmax gradients": task(
             3 * whole,
-            lambda: backend.output_gradients(
-                hidden, *output, targets, 0.0, 0.0, 1 / rows, 0.0, losses, d_hidden, *d_output
-            ),
-            losses, d_hidden, *d_output,
+            lambda: backend.output_gradients(hidden, *output, targets, 0.0, 0.0, 1 / rows, 0.0, losses, d_hidden, *d_output),
+            losses,
+            d_hidden,
+            *d_output,
         ),
         "affine backward": task(2 * one_layer, affine_backward, *d_layer, d_x),
         "scatter-add": task(0, lambda: backend.scatter_add(contexts, blocks, d_x, embeddings), embeddings),
         "clip": task(0, lambda: backend.clip_factor((*d_output, *d_layer), 1.0, factor), factor),
-        "adamw": task(
-            0, lambda: backend.adam_step(output[0], d_output[0], *moments, scale=factor, **adam), output[0], *moments
-        ),
+        "adamw": task(0, lambda: backend.adam_step(output[0], d_output[0], *moments, scale=factor, **adam), output[0], *moments),
         "log-probabilities": task(
             whole, lambda: backend.log_probabilities(hidden, *output, logs), logs := backend.empty((rows, words), dtype)
         ),
-    }  # fmt: skip
+    }
 
 
 class _RandomText:

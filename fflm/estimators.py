@@ -52,7 +52,7 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
         outliers.
     residual
         Whether hidden layers after the first add to what they read, as for `fflm.network.config.NetworkConfig`.
-    normalise
+    normalize
         Whether the features are brought to mean 0 and deviation 1, those of the training set.
     dropout, input_dropout
         Share of the hidden layers' outputs, and of the features, that is dropped in training.
@@ -72,7 +72,7 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
     evaluations_
         The losses of every epoch (`fflm.training.events.Evaluation`).
     scale_
-        The mean and the deviation of the features, None unless they are normalised.
+        The mean and the deviation of the features, None unless they are normalized.
     n_features_in_, feature_names_in_
         As everywhere in scikit-learn.
     """
@@ -84,7 +84,7 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
         *,
         output: Output | None = None,
         residual: bool = False,
-        normalise: bool = True,
+        normalize: bool = True,
         dropout: float = 0.0,
         input_dropout: float = 0.0,
         epochs: int = 200,
@@ -104,7 +104,7 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
         self.activation = activation
         self.output = output
         self.residual = residual
-        self.normalise = normalise
+        self.normalize = normalize
         self.dropout = dropout
         self.input_dropout = input_dropout
         self.epochs = epochs
@@ -135,26 +135,39 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
     ) -> None:
         """Train on features (N, I) and what the network is to put out, ``strata`` (N,) in proportion in the validation set."""
         seed = int(check_random_state(self.random_state).randint(2**31))
-        wanted = {"normalise": bool, "input_dropout": Fraction, "validation": Fraction, "batch_size": Positive | None}
-        normalise, input_dropout, validation, batch_size = (
+        wanted = {"normalize": bool, "input_dropout": Fraction, "validation": Fraction, "batch_size": Positive | None}
+        normalize, input_dropout, validation, batch_size = (
             check(name, annotation, getattr(self, name)) for name, annotation in wanted.items()
         )
         self.config_ = NetworkConfig.feedforward(
-            numbers.shape[1], self.hidden, outputs, activation=self.activation, residual=self.residual, dropout=self.dropout,
-            embedding_dropout=input_dropout, output=output,
-        )  # fmt: skip
+            numbers.shape[1],
+            self.hidden,
+            outputs,
+            activation=self.activation,
+            residual=self.residual,
+            dropout=self.dropout,
+            embedding_dropout=input_dropout,
+            output=output,
+        )
         parts = [(numbers, targets)]
         if validation:
             chosen = train_test_split(np.arange(len(numbers)), test_size=validation, stratify=strata, random_state=seed)
             parts = [(numbers[rows], targets[rows]) for rows in chosen]
-        self.scale_ = Scale.of([parts[0][0]]) if normalise else None
+        self.scale_ = Scale.of([parts[0][0]]) if normalize else None
         train, *valid = (Rows(self._scaled(rows), wanted) for rows, wanted in parts)
         settings = TrainingSettings(
-            epochs=self.epochs, patience=self.patience,
+            epochs=self.epochs,
+            patience=self.patience,
             batch_size=len(train) if batch_size is None else min(batch_size, len(train)),
-            optimizer=self.optimizer, rate=self.rate, momentum=self.momentum, nesterov=self.nesterov,
-            weight_decay=self.weight_decay, schedule=self.schedule, clip=self.clip, seed=seed,
-        )  # fmt: skip
+            optimizer=self.optimizer,
+            rate=self.rate,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            clip=self.clip,
+            seed=seed,
+        )
         network = Network(self.config_, device_backend("cpu"))
         parameters = Parameters.random(self.config_, seed, np.float64)
         self.parameters_, self.evaluations_ = train_in_memory(

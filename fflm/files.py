@@ -83,7 +83,7 @@ def open_regular(path: Path) -> BufferedReader: ...
 @overload
 def open_regular(path: Path, mode: Literal["ab"]) -> BufferedWriter: ...
 def open_regular(path: Path, mode: Literal["rb", "ab"] = "rb") -> BufferedReader | BufferedWriter:
-    """Open a file in a folder that may be a stranger's: one that is no regular file is refused, and never waited for.
+    """Open a file in a folder that may be a stranger's: one that is not a regular file is refused, and never waited for.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def open_regular(path: Path, mode: Literal["rb", "ab"] = "rb") -> BufferedReader
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             return file  # type: ignore[return-value]
         file.close()
-    raise FflmError(f"{path} is no regular file: restore it from a copy")
+    raise FflmError(f"{path} is not a regular file: restore it from a copy")
 
 
 def check_regular(path: Path) -> None:

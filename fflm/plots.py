@@ -132,7 +132,7 @@ def draw_classifiers(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path
         labels[name] = colour, label
     styles = {"validation, accuracy": "-", "training": "--", "macro F1": ":"}
     _legend(figure, f"Training of {_title(runs, 'classifiers')}", labels, styles)
-    upper.set_ylabel("loss, nats a text")
+    upper.set_ylabel("loss, nats per text")
     upper.set_ylim(bottom=0)
     lower.set_ylabel("on the validation texts")
     lower.set_xlabel("epochs")
@@ -379,7 +379,7 @@ def _plot(axes: Any, x: Sequence[float], y: Sequence[float], **style: Any) -> No
 
 
 def _logarithmic(axis: Any, most: int = 7) -> None:
-    """Give an axis, whose data are drawn, a logarithmic scale and about so many labelled ticks at round numbers."""
+    """Give an axis, whose data are drawn, a logarithmic scale and about so many labeled ticks at round numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
@@ -412,9 +412,15 @@ def _outside(figure: Any, title: str, handles: Sequence[Any], labels: Sequence[s
     """Put a legend and the title above all axes."""
     places = [str(place) for place in range(len(labels))]
     legend = figure.legend(
-        handles, places, loc="outside upper center", ncols=columns, frameon=False, fontsize="small", title=title,
+        handles,
+        places,
+        loc="outside upper center",
+        ncols=columns,
+        frameon=False,
+        fontsize="small",
+        title=title,
         title_fontsize="large",
-    )  # fmt: skip
+    )
     for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_text(label)  # of which `legend` would leave out those that begin with _
 

@@ -35,7 +35,7 @@ def read_whole(path: Path, remedy: str = REMEDY) -> bytes:
     Raises
     ------
     FflmError
-        If it cannot be read, is no regular file, or has more than `LARGEST` bytes.
+        If it cannot be read, is not a regular file, or has more than `LARGEST` bytes.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -91,5 +91,5 @@ def check_json(value: Any, of: Any, source: str, remedy: str = REMEDY) -> None:
 
 def _constant(name: str) -> float:
     if name == "NaN":
-        raise ValueError("NaN is no number")
+        raise ValueError("NaN is not a number")
     return float(name)

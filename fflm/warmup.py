@@ -127,7 +127,7 @@ def _estimators() -> None:
     for output, optimizer in zip(get_args(Output), get_args(OptimizerName), strict=True):
         config = NetworkConfig.feedforward(
             3, (2, 2), 2, output=output, residual=optimizer == "sgd", dropout=0.1, embedding_dropout=0.1
-        )  # fmt: skip
+        )
         targets = np.arange(40, dtype=np.int32) % 2 if output == "softmax" else np.sign(numbers[:, :2])
         settings = TrainingSettings(epochs=1, batch_size=32, optimizer=optimizer, weight_decay=0.1)
         examples, network = Rows(numbers, targets), Network(config, device_backend("cpu"))

@@ -15,14 +15,14 @@ from tiny import tiny_model
 
 import fflm
 from fflm.arguments import check, description, plain, to_paths
-from fflm.cli import _as_options
+from fflm.cli import _as_commands
 from fflm.cli import classify as classify_command
 from fflm.cli import train as train_command
 from fflm.models.classifier.settings import TextInput
 from fflm.models.classifier.train import OPTIONS as CLASSIFY_OPTIONS
 from fflm.models.mixture.cache import UnigramCache
 from fflm.models.mixture.model import Mixture
-from fflm.models.neural.train import OPTIONS, begin
+from fflm.models.neural.train import OPTIONS, start_session
 from fflm.network.config import NetworkConfig
 from fflm.schema import config_schema
 from fflm.text.corpus import Corpus
@@ -38,19 +38,19 @@ SMALL = {"epochs": 1, "embedding": 4, "hidden": 4, "window": 3, "overwrite": Tru
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Return a folder with a text, labelled texts, and a small model of each kind, trained from Python."""
+    """Return a folder with a text, labeled texts, and a small model of each kind, trained from Python."""
     folder = tmp_path_factory.mktemp("arguments")
     (folder / "text.txt").write_text(STORIES, encoding="utf-8")
-    (folder / "labelled.tsv").write_text("up\tone good day\ndown\ta bad night\n" * 20, encoding="utf-8")
+    (folder / "labeled.tsv").write_text("up\tone good day\ndown\ta bad night\n" * 20, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         fflm.train("text.txt", "net.model", **{**SMALL, "hidden": np.array([4]), "rate": np.float32(0.01), "seed": np.int64(3)})
         fflm.train_ngram("text.txt", order=np.int64(2))
         fflm.mix(["net.model", "text.ngram"], cache=5, tune="text.txt").save("both.mix")
-        fflm.train_classifier("labelled.tsv", epochs=1, embedding=4, valid=0.2)
+        fflm.train_classifier("labeled.tsv", epochs=1, embedding=4, valid=0.2)
         fflm.train_classifier(
-            "labelled.tsv", "features.classifier", epochs=1, input="features", present="good", counts=3, valid=None
-        )  # fmt: skip
+            "labeled.tsv", "features.classifier", epochs=1, input="features", present="good", counts=3, valid=None
+        )
     return folder
 
 
@@ -112,14 +112,35 @@ def test_what_is_meant_is_taken(annotation, value, expected):
 @pytest.mark.parametrize(
     ("annotation", "value"),
     [
-        (int, 4.0), (int, True), (int, "4"), (int, None), (int, [4]), (int, np.float64(4)),
-        (float, NAN), (float, math.inf), (float, "1"), (float, True),
-        (bool, 1), (bool, "yes"), (bool, None), (str, b"a"), (str, 1), (str, Path("a")),
-        (tuple[int, ...], "4"), (tuple[int, ...], [4.0]), (tuple[int, ...], {4}), (tuple[int, ...], None),
-        (tuple[int, ...], np.ones((2, 2), int)), (Path, b"a"), (Path, 3), (Path, ""), (list[str], "abc"), (list[str], {"a": 1}),
+        (int, 4.0),
+        (int, True),
+        (int, "4"),
+        (int, None),
+        (int, [4]),
+        (int, np.float64(4)),
+        (float, NAN),
+        (float, math.inf),
+        (float, "1"),
+        (float, True),
+        (bool, 1),
+        (bool, "yes"),
+        (bool, None),
+        (str, b"a"),
+        (str, 1),
+        (str, Path("a")),
+        (tuple[int, ...], "4"),
+        (tuple[int, ...], [4.0]),
+        (tuple[int, ...], {4}),
+        (tuple[int, ...], None),
+        (tuple[int, ...], np.ones((2, 2), int)),
+        (Path, b"a"),
+        (Path, 3),
+        (Path, ""),
+        (list[str], "abc"),
+        (list[str], {"a": 1}),
     ],
     ids=repr,
-)  # fmt: skip
+)
 def test_what_is_something_else_is_refused(annotation, value):
     refused("x", lambda: check("x", annotation, value))
 
@@ -204,7 +225,7 @@ def test_what_is_no_folder_is_not_loaded(load, tmp_path):
     for path in (None, "", 3, b"x", ["x"], "\0", "x" * 5000):
         refused("path", lambda path=path: load(path))
     refused("device", lambda: load(tmp_path, "gpu"))
-    with pytest.raises(fflm.FflmError, match="is no model"):
+    with pytest.raises(fflm.FflmError, match="is not a model"):
         load(tmp_path)
 
 
@@ -213,7 +234,7 @@ def test_what_is_no_folder_is_not_loaded(load, tmp_path):
 
 @pytest.mark.parametrize("method", ["predict", "predict_proba"])
 def test_a_text_is_not_taken_for_a_list_of_letters(here, method):
-    classifier = fflm.TextClassifier.load("labelled.classifier")
+    classifier = fflm.TextClassifier.load("labeled.classifier")
     wrong = ("one text", b"x", None, 3, ["a", None], ["a", NAN], ["a", b"b"], [["a"]], {"a": 1}, {"a"}, Table(), [Path("x")])
     for texts in wrong:
         refused("texts", lambda texts=texts: getattr(classifier, method)(texts))
@@ -225,7 +246,7 @@ def test_a_text_is_not_taken_for_a_list_of_letters(here, method):
 
 
 def test_texts_and_labels_that_do_not_fit_together(here):
-    classifier = fflm.TextClassifier.load("labelled.classifier")
+    classifier = fflm.TextClassifier.load("labeled.classifier")
     refused("texts", lambda: classifier.evaluate("one", ["up"]))
     refused("labels", lambda: classifier.evaluate(["one", "two"], "up"))
     for texts, labels in ((["one"], ["up", "down"]), ([], [])):
@@ -239,15 +260,46 @@ def test_texts_and_labels_that_do_not_fit_together(here):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("hidden", 0), ("hidden", "4"), ("hidden", 4.0), ("hidden", None), ("averages", "x"), ("epochs", True), ("epochs", 1.0),
-        ("rate", math.inf), ("dropout", 1), ("seed", -1), ("threads", 0), ("device", "gpu"), ("precision", "fp16"),
-        ("preset", "fast"), ("vectors", 3), ("vectors", ""), ("words", 3), ("words", ["the", "cat"]), ("source", "x"),
-        ("min_count", 0), ("max_size", 2), ("tokenizer", "words"), ("tokenizer", None), ("mode", "x"), ("line_ends", 1),
-        ("encoding", None), ("errors", "ignore"), ("processes", 0), ("progress", 3), ("overwrite", "yes"), ("optimizer", None),
-        ("valid", True), ("valid", b"x"), ("valid", ""), ("test", {"a": 1}), ("valid", ["a cat sat", "on a mat"]), ("path", 3),
+        ("hidden", 0),
+        ("hidden", "4"),
+        ("hidden", 4.0),
+        ("hidden", None),
+        ("averages", "x"),
+        ("epochs", True),
+        ("epochs", 1.0),
+        ("rate", math.inf),
+        ("dropout", 1),
+        ("seed", -1),
+        ("threads", 0),
+        ("device", "gpu"),
+        ("precision", "fp16"),
+        ("preset", "fast"),
+        ("vectors", 3),
+        ("vectors", ""),
+        ("words", 3),
+        ("words", ["the", "cat"]),
+        ("source", "x"),
+        ("min_count", 0),
+        ("max_size", 2),
+        ("tokenizer", "words"),
+        ("tokenizer", None),
+        ("mode", "x"),
+        ("line_ends", 1),
+        ("encoding", None),
+        ("errors", "ignore"),
+        ("processes", 0),
+        ("progress", 3),
+        ("overwrite", "yes"),
+        ("optimizer", None),
+        ("valid", True),
+        ("valid", b"x"),
+        ("valid", ""),
+        ("test", {"a": 1}),
+        ("valid", ["a cat sat", "on a mat"]),
+        ("path", 3),
     ],
     ids=repr,
-)  # fmt: skip
+)
 def test_training_refuses(here, name, value):
     before = sorted(here.iterdir())
     refused(name, lambda: fflm.train("text.txt", **{"path": "new.model", name: value}))
@@ -275,7 +327,7 @@ def test_inputs_are_paths(here, train):
 
 def test_what_classifier_training_refuses(here):
     for name, value in {"lexicons": 3, "present": 3, "vectors": 3, "counts": -1, "text_column": 3, "max_size": 2}.items():
-        refused(name, lambda name=name, value=value: fflm.train_classifier("labelled.tsv", "new.classifier", **{name: value}))
+        refused(name, lambda name=name, value=value: fflm.train_classifier("labeled.tsv", "new.classifier", **{name: value}))
 
 
 def test_unknown_settings_are_named_with_the_one_that_is_meant():
@@ -289,7 +341,7 @@ def test_unknown_settings_are_named_with_the_one_that_is_meant():
 def test_one_path_stands_for_several(here):
     Path("words.txt").write_text("the\ncat\nand\n", encoding="utf-8")
     Path("some.vec").write_text("1 4\nthe 1 2 3 4\n", encoding="utf-8")
-    run = begin("text.txt", "paths.model", valid="./text.txt", test=0.1, words="words.txt", vectors="some.vec", **SMALL)
+    run = start_session("text.txt", "paths.model", valid="./text.txt", test=0.1, words="words.txt", vectors="some.vec", **SMALL)
     assert run.vectors == 1
     assert set(run.corpus.vocabulary.words) == {"<unk>", "</s>", "the", "cat", "and"}
     assert {"train", "valid", "test"} == set(run.corpus.parts)
@@ -358,7 +410,7 @@ def test_the_schema_is_current_and_fits_every_kind_of_model(here):
     assert schema == json.loads(json.dumps(config_schema())), "run: python -m fflm.schema > docs/config.schema.json"
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
-    models = ("net.model", "text.ngram", "both.mix", "labelled.classifier", "features.classifier")
+    models = ("net.model", "text.ngram", "both.mix", "labeled.classifier", "features.classifier")
     for about in (json.loads(Path(name, "config.json").read_text(encoding="utf-8")) for name in models):
         validator.validate(about)
         assert not validator.is_valid({**about, "format": "another"})
@@ -395,10 +447,14 @@ def test_settings_are_stored_as_plain_numbers(here):
         ("`min_count` must be", "--min-count must be"),
         ("`words` or `lexicons`", "--vocabulary or --lexicon"),
         ("`fflm train --resume x` goes on", "`fflm train --resume x` goes on"),
+        ("train one with `fflm.train_ngram`", "train one with `fflm ngram train`"),
+        ("`fflm.train` and `self_normalise=0.1`", "`fflm train` and --self-normalise 0.1"),
+        ("`TrainingSession.resume('a b.model')` resumes it", "`fflm train --resume a b.model` resumes it"),
+        ("`fflm.load`", "`fflm.load`"),
     ],
 )
-def test_the_command_line_names_options(message, shown):
-    assert _as_options(message) == shown
+def test_the_command_line_names_options_and_commands(message, shown):
+    assert _as_commands(message) == shown
 
 
 # What is exported, and shown
@@ -426,10 +482,16 @@ def test_a_repr_is_one_short_line(here):
     models = [fflm.load(name) for name in ("net.model", "text.ngram", "both.mix")]
     network, corpus = models[0], Corpus.open("net.model/corpus")
     for each in (
-        *models, *map(fflm.TextClassifier.load, ("labelled.classifier", "features.classifier")), network.vocabulary,
-        network.parameters, network.vectors, network.score("the cat"), corpus, corpus.parts["train"],
+        *models,
+        *map(fflm.TextClassifier.load, ("labeled.classifier", "features.classifier")),
+        network.vocabulary,
+        network.parameters,
+        network.vectors,
+        network.score("the cat"),
+        corpus,
+        corpus.parts["train"],
         Windows(np.zeros(9), 2, padding=0),
-    ):  # fmt: skip
+    ):
         assert "\n" not in repr(each)
         assert len(repr(each)) < 200
         assert repr(each).startswith(type(each).__name__)

@@ -27,15 +27,15 @@ STANDARD = sys.stdlib_module_names | {"compression"}  # which is new in Python 3
 
 
 def names(requirements: Iterable[str]) -> set[str]:
-    """Return the normalised names of distributions; those of fflm's extras in place of ``fflm[...]``."""
+    """Return the normalized names of distributions; those of fflm's extras in place of ``fflm[...]``."""
     found = set()
     for requirement in requirements:
         name, extras = re.match(r"([\w.-]+)(?:\[([\w,-]+)\])?", requirement).groups()
-        found |= names(each for extra in extras.split(",") for each in EXTRAS[extra]) if name == "fflm" else {normalise(name)}
+        found |= names(each for extra in extras.split(",") for each in EXTRAS[extra]) if name == "fflm" else {normalize(name)}
     return found
 
 
-def normalise(name: str) -> str:
+def normalize(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -55,7 +55,7 @@ def undeclared(path: Path, declared: set[str]) -> set[str]:
 
     def distributions(module: str) -> set[str]:  # where none is installed, it is taken to be called like the module
         top = module.split(".")[0]
-        return {normalise(name) for name in DISTRIBUTIONS.get(top, [top, module])}
+        return {normalize(name) for name in DISTRIBUTIONS.get(top, [top, module])}
 
     return {module for module in imported(path) if distributions(module).isdisjoint(declared)}
 
@@ -73,7 +73,7 @@ def test_what_the_package_imports_is_declared() -> None:
 
 def test_no_dependency_is_declared_in_vain() -> None:
     modules = {module.split(".")[0] for path in (ROOT / "fflm").rglob("*.py") for module in imported(path)}
-    used = {normalise(name) for module in modules for name in DISTRIBUTIONS.get(module, [module])}
+    used = {normalize(name) for module in modules for name in DISTRIBUTIONS.get(module, [module])}
     assert names(PROJECT["dependencies"]) - used <= {"backports-zstd"}  # which is imported by a name in a table
 
 

@@ -157,7 +157,7 @@ def test_the_size_of_the_only_hidden_layer():
         ({"dropout": "x"}, "`dropout` must be a number of at least 0 and below 1, not 'x'"),
         ({"input_dropout": 2}, "`input_dropout` must be"),
         ({"validation": 1.0}, "`validation` must be"),
-        ({"normalise": "no"}, "`normalise` must be True or False"),
+        ({"normalize": "no"}, "`normalize` must be True or False"),
         ({"rate": -1.0}, "`rate` must be a number above 0, not -1.0"),
         ({"rate": 1e300, "optimizer": "sgd", "clip": 0.0}, "training does not converge"),
     ],

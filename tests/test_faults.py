@@ -76,7 +76,7 @@ class Command:
     program
         A command line of fflm, or Python code.
     before
-        Programs that make what it needs, in a folder with texts and tokenised texts.
+        Programs that make what it needs, in a folder with texts and tokenized texts.
     outputs
         What it writes, in the folder it runs in.
     resume
@@ -306,7 +306,7 @@ class Experiment:
                 yield f"it said {outcome.stdout!r} and {outcome.stderr!r}"
         elif kind == "terminate":
             if outcome.status != 130 or not re.fullmatch(
-                r"\n?(error: interrupted|stopped and saved; go on with: .*|stopped before .*)\n", outcome.stderr
+                r"\n?(error: interrupted|stopped and saved; resume with: .*|stopped before .*)\n", outcome.stderr
             ):
                 yield f"status {outcome.status}: {outcome.stderr}"
         elif kind in ("short", "interrupt") or outcome.status != 1 or not error:

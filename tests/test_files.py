@@ -519,10 +519,10 @@ def test_what_was_written_to_an_open_file_before_is_kept(tmp_path, name):
         f"from pathlib import Path\nfrom fflm.files import replacing\n"
         f"with replacing(Path({name!r}), overwrite=False) as temporary: temporary.write_text('more')"
     )
-    (tmp_path / "log").write_text("begun, ")
+    (tmp_path / "log").write_text("started, ")
     with (tmp_path / "log").open("a") as log:
         subprocess.run([sys.executable, "-c", program], cwd=tmp_path, stdout=log, check=True)
-    assert (tmp_path / "log").read_text() == "begun, more"
+    assert (tmp_path / "log").read_text() == "started, more"
     assert (tmp_path / "link").is_symlink()
 
 

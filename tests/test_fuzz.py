@@ -39,7 +39,7 @@ from fflm.errors import FflmError, FflmWarning
 from fflm.models.classifier import model as classify_model
 from fflm.models.classifier import train as classify
 from fflm.models.classifier.features import read_lexicon
-from fflm.models.classifier.reading import read_labelled
+from fflm.models.classifier.reading import read_labeled
 from fflm.models.mixture.train import mix
 from fflm.models.neural import train
 from fflm.models.ngram.arpa import read_arpa, write_arpa
@@ -79,14 +79,57 @@ NUMBERS = [
     b"1.5",
 ]
 PIECES = [
-    b"\0", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xff\xfe", b"\n", b"\r", b"\r\n", b"\t", b" ", b'"', b",", b"\\u000a",
-    b"\\", b"\xe2\x80\xa8", b"<unk>", b"<s>", b"</s>", b"|||", b"__label__", b"\x1f\x8b\x08", b"BZh9", b"PK\x03\x04",
-    b"\x1b[2J", b"x" * 3000, b"[" * 3000, "猫\u0301\u200b".encode(),
-]  # fmt: skip
+    b"\0",
+    b"\xff",
+    b"\xed\xa0\x80",
+    b"\xef\xbb\xbf",
+    b"\xff\xfe",
+    b"\n",
+    b"\r",
+    b"\r\n",
+    b"\t",
+    b" ",
+    b'"',
+    b",",
+    b"\\u000a",
+    b"\\",
+    b"\xe2\x80\xa8",
+    b"<unk>",
+    b"<s>",
+    b"</s>",
+    b"|||",
+    b"__label__",
+    b"\x1f\x8b\x08",
+    b"BZh9",
+    b"PK\x03\x04",
+    b"\x1b[2J",
+    b"x" * 3000,
+    b"[" * 3000,
+    "猫\u0301\u200b".encode(),
+]
 VALUES = [
-    None, True, -1, 0, 1.5, 2**63, 10**30, 1e308, "", "猫", "\0", "../..", "\ud800", [], [[]], {}, {"": 0}, [0] * 300, "9" * 400,
-    float("nan"), float("inf"),
-]  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    2**63,
+    10**30,
+    1e308,
+    "",
+    "猫",
+    "\0",
+    "../..",
+    "\ud800",
+    [],
+    [[]],
+    {},
+    {"": 0},
+    [0] * 300,
+    "9" * 400,
+    float("nan"),
+    float("inf"),
+]
 
 
 @st.composite
@@ -268,9 +311,9 @@ LISTS = {
     "lexicon": Reader(lambda path: read_lexicon([path]), b"good\tpraise\nbad\tblame\nnone\n"),
     "vectors": Reader(_vectors, VECTORS, known=(b"5 3000000\nthe 1 2 3\n", b"3000000000 3000000000\n", b"the " * 100_000)),
     "vectors with a header": Reader(_vectors, b"4 3\n" + VECTORS),
-    "tab": Reader(lambda path: read_labelled([path]), LABELLED),
-    "csv": Reader(lambda path: read_labelled([path]), LABELLED_CSV, "file.csv"),
-    "fasttext": Reader(lambda path: read_labelled([path]), LABELLED_FASTTEXT),
+    "tab": Reader(lambda path: read_labeled([path]), LABELLED),
+    "csv": Reader(lambda path: read_labeled([path]), LABELLED_CSV, "file.csv"),
+    "fasttext": Reader(lambda path: read_labeled([path]), LABELLED_FASTTEXT),
     "n-best list": Reader(lambda path: _hypotheses(path, moses=True), NBEST),
     "hypotheses": Reader(lambda path: _hypotheses(path, moses=False), NBEST),
 }
@@ -320,7 +363,7 @@ def test_text_that_is_compressed_well_is_read(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Return a small tokenised text."""
+    """Return a small tokenized text."""
     folder = tmp_path_factory.mktemp("fuzz")
     (folder / "text.txt").write_text(STORIES[:1500], encoding="utf-8")
     return tokenize(TextSource([folder / "text.txt"], TextSettings(), VocabularyRule(), "20%"), folder / "corpus")
@@ -428,13 +471,13 @@ def models(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     (folder / "text.tsv").write_text("".join(f"{'ab'[row % 2]}\t{line}\n" for row, line in enumerate(LINES)), encoding="utf-8")
     tiny = {"embedding": 4, "hidden": (4,), "epochs": 1, "batch_size": 64, "threads": 1}
-    for _ in train.begin([corpus.path], folder / "net.model", window=2, **tiny).events():
+    for _ in train.start_session([corpus.path], folder / "net.model", window=2, **tiny).events():
         pass
     train_ngram_model([corpus.path], folder / "gram.ngram", 2)
     mix([folder / "net.model", folder / "gram.ngram"], cache=5).save(folder / "mix.mix")
-    for _ in classify.begin([folder / "text.tsv"], folder / "text.classifier", **tiny).events():
+    for _ in classify.start_session([folder / "text.tsv"], folder / "text.classifier", **tiny).events():
         pass
-    search = search_module.begin(
+    search = search_module.start_search(
         [corpus.path], folder / "search.tune", {"rate": space.Range(1e-4, 1e-2)}, trials=1, window=2, **tiny
     )
     for _ in search.events():

@@ -1,4 +1,4 @@
-"""Pictures: nothing is cut off or covered, axes are labelled, any name and any value can be drawn."""
+"""Pictures: nothing is cut off or covered, axes are labeled, any name and any value can be drawn."""
 
 import math
 import random
@@ -36,12 +36,15 @@ def log(losses, perplexities):
     """Return the log of a run with these evaluations."""
     evaluations = [
         {
-            "event": "evaluation", "words": 1000 * number, "train_loss": loss, "rate": 0.1 / number,
+            "event": "evaluation",
+            "words": 1000 * number,
+            "train_loss": loss,
+            "rate": 0.1 / number,
             "valid": perplexity and {"perplexity": perplexity, "bits_per_character": 1.2},
         }
         for number, (loss, perplexity) in enumerate(zip(losses, perplexities, strict=True), 1)
-    ]  # fmt: skip
-    return [{"event": "begun", "text": {"parts": {"train": {"tokens": 1000}}}}, *evaluations]
+    ]
+    return [{"event": "started", "text": {"parts": {"train": {"tokens": 1000}}}}, *evaluations]
 
 
 def trials(count):
@@ -66,15 +69,17 @@ SPEEDS = [
     for hidden in (64, 128)
 ]
 CLASSIFIER = [
-    {"event": "begun", "texts": {"train": {"texts": 100}}},
+    {"event": "started", "texts": {"train": {"texts": 100}}},
     *(
         {
-            "event": "evaluation", "words": 100 * epoch, "train_loss": 1 / epoch,
+            "event": "evaluation",
+            "words": 100 * epoch,
+            "train_loss": 1 / epoch,
             "valid": {"loss": 0.5 + 0.1 / epoch, "accuracy": 0.9, "macro_f1": 0.8},
         }
         for epoch in (1, 2, 3)
     ),
-]  # fmt: skip
+]
 
 PICTURES = {
     "a run": lambda path: draw_curves({"stories.model": log([5, 4, 3.5], [90.0, 45.0, 40.0])}, [CAPTION], path),
@@ -115,8 +120,11 @@ def test_nothing_is_cut_off_or_covered_and_axes_are_labelled(tmp_path, drawn, dr
         assert not box.overlaps(axes.bbox)
         if axes.get_yscale() == "log" and axes.lines:
             low, high = axes.get_ylim()
-            labels = [text.get_text() for value, text in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
-                      if low <= value <= high]  # fmt: skip
+            labels = [
+                text.get_text()
+                for value, text in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+                if low <= value <= high
+            ]
             assert 3 <= len(set(labels)) == len(labels) <= 10
             for value, label in zip((value for value in axes.get_yticks() if low <= value <= high), labels, strict=True):
                 assert float(label.replace(",", "")) == pytest.approx(value)

@@ -43,8 +43,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a small model of each kind."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "text.txt").write_text(TEXT, encoding="utf-8")
-    labelled = "".join(f"{'long' if len(line) > 60 else 'short'}\t{line}\n" for line in TEXT.splitlines() if line.strip())
-    (folder / "lines.tsv").write_text(labelled, encoding="utf-8")
+    labeled = "".join(f"{'long' if len(line) > 60 else 'short'}\t{line}\n" for line in TEXT.splitlines() if line.strip())
+    (folder / "lines.tsv").write_text(labeled, encoding="utf-8")
     fflm.train(folder / "text.txt", folder / "net.model", window=2, tied=False, **SMALL)
     fflm.train_ngram(folder / "net.model", folder / "n.ngram", order=2)
     mixture = mix([folder / "net.model", folder / "n.ngram"], cache=5)
@@ -341,7 +341,7 @@ def test_a_log_that_is_a_link_leads_nowhere(models: Path, tmp_path: Path) -> Non
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
-        with pytest.raises(FflmError, match=r"no regular file|Is a directory"):
+        with pytest.raises(FflmError, match=r"not a regular file|Is a directory"):
             check_regular(path)
     with pytest.raises(FflmError, match="cannot write"):
         open_regular(tmp_path / "pipe", "ab")
@@ -364,7 +364,7 @@ class _Example(TypedDict):
         ('{"network": {"vocabulary": 5}}', "missing required field name"),
         ('{"network": {"vocabulary": 5, "window": 0}, "name": ""}', r"at \$\.network\.window: expected int >= 1"),
         ('{"network": {"vocabulary": 5, "window": 8e8}, "name": ""}', r"\$\.network\.window"),
-        ('{"network": {"vocabulary": 5, "dropout": NaN}, "name": ""}', "NaN is no number"),
+        ('{"network": {"vocabulary": 5, "dropout": NaN}, "name": ""}', "NaN is not a number"),
         ('{"network": {"vocabulary": 5, "dropout": 1e999}, "name": ""}', "not valid JSON"),
         ('{"network": {"vocabulary": 5, "bands": [3]}, "name": ""}', "leave out bands"),
         ('{"network": {"vocabulary": 5, "gates": 1}, "name": ""}', "unknown setting 'gates'"),

@@ -24,24 +24,24 @@ except KeyboardInterrupt:  # most of the time before `main` runs passes here
     sys.exit(130)
 
 COMMANDS = {
-    "train": "Train a model on text.",
-    "tune": "Search for good settings.",
+    "train": "Train a neural language model on text.",
+    "tune": "Search for good training settings.",
     "ngram": "Train n-gram models; read and write ARPA files.",
-    "classify": "Train text classifiers, predict labels, evaluate.",
-    "tokenize": "Turn text into word ids on disk, to train on later.",
-    "generate": "Continue a prefix.",
+    "classify": "Train and evaluate text classifiers, predict labels.",
+    "tokenize": "Tokenize text into word ids on disk, to train on later.",
+    "generate": "Generate text from a prefix.",
     "next": "Show the distribution of the next word.",
     "score": "Measure perplexity, or score words, sentences and n-best lists.",
     "mix": "Interpolate models, with tuned weights.",
     "vectors": "Export the word embeddings.",
     "neighbours": "Show the words nearest to a word.",
-    "analogy": "Answer a is to b as c is to ...",
-    "info": "Show what a model is and how it was trained.",
-    "plot": "Draw the training curves, or the trials of a search.",
-    "bench": "Time the kernels of this machine's devices.",
-    "warmup": "Compile all kernels now, such as for an image.",
-    "corpus": "List and fetch well-known corpora.",
-    "completion": "Print the shell's completion script.",
+    "analogy": "Answer: A is to B as C is to ...?",
+    "info": "Show a model's configuration, training and figures.",
+    "plot": "Plot training curves, or the trials of a search.",
+    "bench": "Benchmark this machine's CPU and GPU.",
+    "warmup": "Compile all kernels now, for example for a container image.",
+    "corpus": "List and download well-known corpora.",
+    "completion": "Print a completion script for a shell.",
 }
 
 
@@ -91,7 +91,8 @@ class _Group(click.Group):
             else:
                 status = _fail("interrupted", 130)
         except FflmError as error:
-            status = _fail(_as_options(str(error)), 1)
+            broken_pipe = isinstance(error.__cause__, BrokenPipeError)  # as by `-o /dev/stdout | head`
+            status = 1 if broken_pipe else _fail(_as_commands(str(error)), 1)
         except MemoryError as error:
             status = _fail(f"not enough memory: {error or 'use a smaller model or less text'}", 1)
         except OSError as error:
@@ -157,7 +158,7 @@ def _warnings_as_lines() -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, FflmWarning):
-                _say(f"warning: {_as_options(str(message))}")
+                _say(f"warning: {_as_commands(str(message))}")
             else:
                 as_ever(message, category, *where, **more)
 
@@ -166,30 +167,44 @@ def _warnings_as_lines() -> Iterator[None]:
         yield
 
 
-_COMMANDS = {
+_FUNCTIONS = {
     "fflm.train": "fflm train",
     "fflm.train_ngram": "fflm ngram train",
     "fflm.train_classifier": "fflm classify train",
     "fflm.mix": "fflm mix",
+    "fflm.TextClassifier": "fflm classify",
+    "fflm.search.search.start_search": "fflm tune",
+    "fflm.text.tokenize.tokenize": "fflm tokenize",
+    "TrainingSession.resume": "fflm train --resume",
+    "ClassifierSession.resume": "fflm classify train --resume",
+    "Search.resume": "fflm tune --resume",
 }
-"""What commands call functions of Python."""
+"""Functions and classes that messages of the library name, and the commands that do the same."""
 
-_SPELLINGS = {"lexicons": "lexicon", "path": "output", "source": "vocabulary-source", "words": "vocabulary"}
-"""Options that are not called as the arguments of Python's functions."""
+_OPTIONS = {"lexicons": "lexicon", "path": "output", "source": "vocabulary-source", "words": "vocabulary"}
+"""Arguments of functions whose option has another name."""
 
 
-def _as_options(message: str) -> str:
-    """Return a message with commands and options in place of functions and arguments in backquotes, as `overwrite=True`."""
+def _as_commands(message: str) -> str:
+    """Return a message of the library in the terms of the command line.
+
+    What stands in backquotes is translated: an argument as `overwrite=True` into an option, a function as `fflm.mix` or a call
+    as `Search.resume('x.tune')` into a command.
+    """
+    names = "|".join(map(re.escape, _FUNCTIONS))
+    message = re.sub(
+        rf"`(?P<name>{names})(?:\('(?P<path>.*?)'\))?`",
+        lambda found: f"`{' '.join(filter(None, (_FUNCTIONS[found['name']], found['path'])))}`",
+        message,
+    )
 
     def option(found: re.Match[str]) -> str:
-        name, value = _SPELLINGS.get(found["name"], found["name"].replace("_", "-")), found["value"]
+        name, value = _OPTIONS.get(found["name"], found["name"].replace("_", "-")), found["value"]
         if value == "False":
             return f"--no-{name}"
         return f"--{name}" if value in (None, "True") else f"--{name} {value}"
 
-    for function, command in _COMMANDS.items():
-        message = message.replace(f"`{function}`", f"`{command}`")
-    return re.sub(r"`(?P<name>\w+)(?:=(?P<quote>'?)(?P<value>[\w-]+)(?P=quote))?`", option, message)
+    return re.sub(r"`(?P<name>\w+)(?:=(?P<quote>'?)(?P<value>[\w.-]+)(?P=quote))?`", option, message)
 
 
 def _fail(message: str, status: int) -> int:
@@ -213,4 +228,11 @@ def main() -> None:
     Example:
       fflm train corpora/stories.txt
       fflm generate --prefix "The cat"
+
+    \b
+    Exit status:
+      0    success
+      1    an error, explained by one line on standard error
+      2    wrong usage
+      130  interrupted by Ctrl-C or a signal
     """

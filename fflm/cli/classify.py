@@ -9,7 +9,7 @@ import click
 
 from fflm.arguments import description, parameters
 from fflm.cli import progress
-from fflm.cli.loading import find_model, use_device
+from fflm.cli.loading import announce_stdin, find_model, use_device
 from fflm.cli.options import (
     Command,
     HeadedCommand,
@@ -59,7 +59,7 @@ CLASSES = 12
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Train text classifiers on labelled text, predict labels, and measure how right they are.
+    """Train text classifiers on labeled text, predict labels, and evaluate the predictions.
 
     \b
     Example:
@@ -70,7 +70,7 @@ def command() -> None:
 
 
 def _reading_options(command: Command) -> Command:
-    """Add the options that say how labelled text is read."""
+    """Add the options that say how labeled text is read."""
     from fflm.models.classifier.reading import Format, LabelColumn, TextColumn
 
     options = [
@@ -155,7 +155,7 @@ def _network_options(command: Command) -> Command:
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="[default: INPUT.classifier]")
 @overwrite_option
-@click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Go on with the run of this classifier.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Resume training of this classifier.")
 @_reading_options
 @_input_options
 @_network_options
@@ -173,9 +173,10 @@ def train(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a classifier on INPUTS, labelled text: files (also compressed), folders, or - for standard input.
+    """Train a classifier on INPUTS, labeled text: files (also compressed), folders, or - for standard input.
 
-    The classifier is a folder. Progress goes to standard error; Ctrl-C saves, and --resume goes on as if nothing had happened.
+    The classifier is a folder. Progress goes to standard error; Ctrl-C saves, and --resume continues with
+    the same result as without an interruption.
 
     \b
     Example:
@@ -190,26 +191,26 @@ def train(
     elif inputs:
         run = _begin(inputs, output, given, options, console)
     else:
-        raise click.UsageError("give labelled text to train on, or --resume a classifier")
+        raise click.UsageError("give labeled text to train on, or --resume a classifier")
     progress.train(context, run, console, VIEW, save_every, as_json)
 
 
 def _begin(
     inputs: tuple[Path, ...], output: Path | None, given: dict[str, str], options: dict[str, Any], console: "Console"
 ) -> "ClassifierSession":
-    from fflm.models.classifier.train import begin
+    from fflm.models.classifier.train import start_session
 
     if options["vectors"] and "embedding" in given:
-        raise click.UsageError("--vectors have a size of their own: leave out --embedding")
+        raise click.UsageError("--vectors sets the size of the embeddings: leave out --embedding")
     options["device"] = use_device(options["device"], console.quiet)
-    run = begin(inputs, output, **options)
+    run = start_session(inputs, output, **options)
     for name, part in run.examples.items():
         console.print(f"{name}: {len(part):,} texts, {len(part.ids):,} words")
     console.print(f"classes: {', '.join(run.labels[:20])}{' ...' if len(run.labels) > 20 else ''}")
     console.print(f"vocabulary: {len(run.reader.vocabulary):,} ({run.reader.vocabulary.rule})")
     settings, trainer = run.trainer.settings, run.trainer
     console.print(
-        f"network: {trainer.parameters.count:,} parameters, batches of {settings.batch_size}, {trainer.batches:,} an epoch"
+        f"network: {trainer.parameters.count:,} parameters, batches of {settings.batch_size}, {trainer.batches:,} per epoch"
     )
     return run
 
@@ -239,7 +240,7 @@ def describe(figures: dict[str, Any]) -> str:
     """Return the figures of `fflm.models.classifier.metrics.Report.to_dict` in a line."""
     return (
         f"accuracy {figures['accuracy']:.2%}, macro F1 {figures['macro_f1']:.4f}, "
-        f"loss {figures['loss']:.4f} nats a text, over {figures['examples']:,} texts"
+        f"loss {figures['loss']:.4f} nats per text, over {figures['examples']:,} texts"
     )
 
 
@@ -249,7 +250,13 @@ VIEW = View("classifier", "fflm classify train", EVALUATIONS, "texts/s", _row, _
 @command.command()
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
 @model_option
-@click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Labels to show of each text, the likeliest.")
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Number of labels for each text.",
+)
 @encoding_option
 @errors_option
 @device_option
@@ -265,20 +272,22 @@ def predict(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Predict the label of each line of INPUTS, which are files (also compressed) or folders; or of standard input.
+    """Predict the label of each line of INPUTS: files (also compressed), folders, or standard input.
 
-    A line of the result is a label, a tab, its probability, and so on for --top; with --json an object.
+    Each output line has a label, a tab, its probability, and more of these with --top; with --json it is an object.
 
     \b
     Example:
-      fflm classify predict unlabelled.txt
+      fflm classify predict unlabeled.txt
       echo "what a lovely film" | fflm classify predict --top 3
     """
     from fflm.models.classifier.model import batches
     from fflm.models.classifier.reading import read_texts
 
+    inputs = inputs or (Path("-"),)
     _, classifier = _load(model_path, device, quiet)
-    for texts in batches(read_texts(inputs or (Path("-"),), encoding, errors)):
+    announce_stdin(inputs, quiet)
+    for texts in batches(read_texts(inputs, encoding, errors)):
         for row in classifier.predict_proba(texts):
             best = [(classifier.labels[place], float(row[place])) for place in (-row).argsort(kind="stable")[:top]]
             if as_json:
@@ -291,7 +300,13 @@ def predict(
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
 @model_option
 @_reading_options
-@click.option("--mistakes", type=click.IntRange(0), default=5, show_default=True, help="The most confident so many are shown.")
+@click.option(
+    "--mistakes",
+    type=click.IntRange(0),
+    default=5,
+    show_default=True,
+    help="Number of mistakes to show.",
+)
 @device_option
 @quiet_option
 @json_option
@@ -306,11 +321,11 @@ def evaluate(
     """
     import dataclasses
 
-    from fflm.models.classifier.reading import read_labelled
+    from fflm.models.classifier.reading import read_labeled
 
     path, classifier = _load(model_path, device, quiet)
-    labelled = read_labelled(inputs, **reading)
-    report, wrong = classifier.evaluate(labelled.texts, labelled.labels)
+    labeled = read_labeled(inputs, **reading)
+    report, wrong = classifier.evaluate(labeled.texts, labeled.labels)
     if as_json:
         shown = [dataclasses.asdict(mistake) for mistake in wrong[:mistakes]]
         click.echo(json.dumps({"model": str(path), **report.to_dict(), "mistakes": shown}, ensure_ascii=False))
@@ -334,9 +349,9 @@ def _report(report: "Report") -> list[str]:
     lines = [describe(report.to_dict()), ""]
     lines += table("lrrrr", ["", "precision", "recall", "F1", "texts"], rows, width)
     if len(labels) > CLASSES:
-        return [*lines, "", f"confusion of {len(labels)} classes: with --json"]
+        return [*lines, "", f"confusion matrix of {len(labels)} classes: see --json"]
     rows = [[label, *(f"{count:,}" for count in row)] for label, row in zip(labels, report.confusion.tolist(), strict=True)]
-    lines += ["", "confusion: a row a class, a column what it was taken for"]
+    lines += ["", "confusion matrix: rows are true classes, columns are predicted classes"]
     return lines + table("l" + "r" * len(labels), ["", *labels], rows, width)
 
 
@@ -349,5 +364,5 @@ def _mistakes(mistakes: "list[Mistake]") -> list[str]:
     for mistake in mistakes:
         text = single_spaced(mistake.text)
         text = text if len(text) <= 200 else f"{text[:200]}..."
-        lines.append(f"{mistake.probability:.4f} {mistake.predicted}, but {mistake.truth}: {text}")
+        lines.append(f"{mistake.probability:.4f} {mistake.predicted}, true class {mistake.truth}: {text}")
     return lines

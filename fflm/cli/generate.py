@@ -17,28 +17,31 @@ _BEAMS = ("normalize",)
 @click.command()
 @model_option
 @prefix_options
-@click.option("-n", "--samples", type=click.IntRange(1), default=1, show_default=True, help="Continuations to write.")
-@click.option("--length", type=click.IntRange(1), default=100, show_default=True, help="Tokens that each may have.")
+@click.option("-n", "--samples", type=click.IntRange(1), default=1, show_default=True, help="Number of continuations.")
+@click.option("--length", type=click.IntRange(1), default=100, show_default=True, help="Most tokens of a continuation.")
 @click.option(
     "--temperature",
     type=click.FloatRange(0),
     default=1.0,
     show_default=True,
-    help="Less than 1 draws likelier words, more than 1 bolder ones; 0 is --greedy.",
+    help="Below 1 favors probable words, above 1 improbable ones; 0 is --greedy.",
 )
-@click.option("--top-k", type=click.IntRange(1), help="Draw from the so many likeliest words only.")
+@click.option("--top-k", type=click.IntRange(1), metavar="K", help="Draw from the K most probable words only.")
 @click.option(
     "--top-p",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Draw from the fewest words that have this probability together (nucleus).",
+    metavar="P",
+    help="Draw from the fewest words whose probabilities sum to at least P (nucleus sampling).",
 )
-@click.option("--seed", type=click.IntRange(0), help="The same seed draws the same text. [default: another each time]")
-@click.option("--greedy", is_flag=True, help="Take the likeliest word always.")
-@click.option("--beams", type=click.IntRange(1), help="Search for the likeliest text, keeping so many hypotheses.")
-@click.option("--normalize", is_flag=True, help="Order the hypotheses by log-probability per token.")
-@click.option("--unknown", is_flag=True, help="Allow <unk>.")
+@click.option("--seed", type=click.IntRange(0), help="Random seed. [default: a new one each time]")
+@click.option("--greedy", is_flag=True, help="Always take the most probable word.")
+@click.option("--beams", type=click.IntRange(1), metavar="N", help="Beam search with N beams, for the most probable text.")
+@click.option("--normalize", is_flag=True, help="Rank the beams by log-probability per token.")
+@click.option("--unknown", is_flag=True, help="Allow <unk>, the unknown word, in the text.")
 @click.option(
-    "--stop-at-end/--no-stop-at-end", default=None, help="Stop at the end of a sentence. [default: if the model reads sentences]"
+    "--stop-at-end/--no-stop-at-end",
+    default=None,
+    help="Stop at the end of a sentence. [default: as the model reads text]",
 )
 @device_option
 @quiet_option
@@ -60,8 +63,9 @@ def command(
 ) -> None:
     """Continue a prefix, and write it with its continuation.
 
-    The text is drawn from the model's distribution, or the likeliest is searched for with --greedy or --beams. A model that reads
-    sentences writes one, to its end; others write on. Texts of which one has several lines are kept apart by an empty line.
+    The text is sampled from the model's distribution; --greedy and --beams search for the most probable text instead. A model
+    that reads sentences stops at the end of one; others continue. Several texts are separated by an empty line if one of them
+    has more than one line.
 
     \b
     Example:

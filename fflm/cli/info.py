@@ -167,14 +167,12 @@ def _history(
 
 def _network(path: Path, about: dict[str, Any]) -> list[str]:
     """Return as lines how a training run stands, and what network it trains."""
-    from fflm.models.folder import train_command
-
     network = {
         name: value for name, value in about["network"].items() if name not in UNUSED[about["network"].get("input", "window")]
     }
-    resume = f"{train_command(about.get('kind'))} --resume {path}"
-    finished = f"finished: {about['finished']}" if about["finished"] else f"unfinished: go on with `{resume}`"
-    lines = [f"{about.get('kind', 'model')} {path}, begun {about['created']}", finished, "", "network", *_pairs(network)]
+    command = "fflm classify train" if about.get("kind") == "classifier" else "fflm train"
+    finished = f"finished: {about['finished']}" if about["finished"] else f"unfinished: resume with `{command} --resume {path}`"
+    lines = [f"{about.get('kind', 'model')} {path}, started {about['created']}", finished, "", "network", *_pairs(network)]
     lines += ["", f"parameters: {about['parameters']['count']:,}"]
     for name, shape in about["parameters"]["arrays"].items():
         lines.append(f"  {name:18} {' x '.join(f'{n:,}' for n in shape):>18} {math.prod(shape):>14,}")
@@ -189,7 +187,7 @@ def _training(about: dict[str, Any]) -> list[str]:
 
 def _best(about: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> list[str]:
     """Return as lines the figures of the best weights, and what computed them."""
-    lines = ["  not evaluated yet: there are no weights to use, only a checkpoint to go on from"]
+    lines = ["  not evaluated yet: there are no weights to use, only a checkpoint to resume from"]
     if about["figures"] is not None:
         epoch = about["figures"].get("epoch")
         lines = ["", "best weights" if epoch is None else f"best weights, from epoch {epoch:g}"]
@@ -222,7 +220,7 @@ def _mixture_lines(path: Path, about: dict[str, Any]) -> list[str]:
     """Return what is known of a mixture as lines to read."""
     from fflm.cli.mix import describe_tuning
 
-    lines = [f"mixture {path}, made {about['created']}", "", *describe_tuning(about["figures"]["tuning"]), *_text(about)]
+    lines = [f"mixture {path}, created {about['created']}", "", *describe_tuning(about["figures"]["tuning"]), *_text(about)]
     lines += ["", f"vocabulary: {about['vocabulary']['size']:,} ({about['vocabulary']['rule']})"]
     return [*lines, "", "versions", *_pairs(about["versions"])]
 
@@ -232,7 +230,7 @@ def _ngram_lines(path: Path, about: dict[str, Any]) -> list[str]:
     from fflm.cli.ngram import describe
 
     source = about["ngram"].get("source")
-    lines = [f"n-gram model {path}, made {about['created']}{f' from {source}' if source else ''}", "", *describe(about)]
+    lines = [f"n-gram model {path}, created {about['created']}{f' from {source}' if source else ''}", "", *describe(about)]
     lines += ["", f"parameters: {about['parameters']['count']:,}", *_sizes(about), *_text(about)]
     return [*lines, "", "versions", *_pairs(about["versions"])]
 

@@ -13,14 +13,14 @@ from fflm.cli.report import show_word
 @click.command()
 @model_option
 @prefix_options
-@click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="The so many likeliest words.")
+@click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="Number of words to show.")
 @device_option
 @quiet_option
 @json_option
 def command(
     model_path: Path | None, prefix: str | None, prefix_file: Path | None, top: int, device: str, quiet: bool, as_json: bool
 ) -> None:
-    """Show the likeliest words after a prefix, with their probabilities, which sum to one over the whole vocabulary.
+    """Show the most probable words after a prefix, with their probabilities, which sum to one over the vocabulary.
 
     <unk> is any word that the model does not know, </s> the end of a line or sentence.
 

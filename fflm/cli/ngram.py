@@ -41,7 +41,7 @@ def command() -> None:
 @_output
 @overwrite_option
 @click.option("--order", type=click.IntRange(1, 20), default=5, show_default=True, help="Length of the longest n-grams.")
-@click.option("--arpa", type=click.Path(path_type=Path), metavar="FILE", help="Write the model in the ARPA format, too.")
+@click.option("--arpa", type=click.Path(path_type=Path), metavar="FILE", help="Also write the model in the ARPA format.")
 @text_options
 @quiet_option
 @json_option
@@ -60,7 +60,7 @@ def train(
 ) -> None:
     """Train a model on INPUTS: files (also compressed), folders, - for standard input, a folder of `fflm tokenize`, or a model.
 
-    A model that was trained before, such as a network, lends its text and its vocabulary, so that the two can be compared.
+    Given another model, such as a network, train on that model's text with its vocabulary, so that the two can be compared.
 
     \b
     Example:
@@ -112,9 +112,9 @@ def export(model_path: Path | None, output: Path, overwrite: bool, quiet: bool) 
     type=click.Choice(["word", "char", "space"]),
     default="space",
     show_default=True,
-    help="How text becomes the words of the file.",
+    help="How text is split into the words of the file.",
 )
-@click.option("--lowercase", is_flag=True, help="Lower-case text, as the words of the file are.")
+@click.option("--lowercase", is_flag=True, help="Convert text to lower case, because the words of the file are in lower case.")
 @click.option(
     "--mode",
     type=click.Choice(["stream", "sentence"]),

@@ -32,9 +32,7 @@ def _silence_log(context: click.Context, parameter: click.Parameter, value: bool
     return value
 
 
-quiet_option = click.option(
-    "-q", "--quiet", is_flag=True, callback=_silence_log, help="Say nothing but results, warnings and errors."
-)
+quiet_option = click.option("-q", "--quiet", is_flag=True, callback=_silence_log, help="Print only results, warnings and errors.")
 
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing output.")
@@ -44,7 +42,7 @@ model_option = click.option(
     "model_path",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="The model. [default: the latest in this folder that can be used]",
+    help="The model. [default: the latest usable model in this folder]",
 )
 
 
@@ -63,7 +61,7 @@ save_every_option = click.option(
     callback=check_number,
     help="Seconds between checkpoints.",
 )
-top_option = click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="The so many nearest words.")
+top_option = click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Number of words to show.")
 
 
 def field_option(of: type, field: str, **attributes: Any) -> Callable[[Command], Command]:
@@ -159,7 +157,7 @@ class Sizes(click.ParamType[tuple[int, ...]]):
         try:
             sizes = tuple(int(size) for size in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is no list of sizes: write 100, or 256,128 for two layers, or 0 for none", param, ctx)
+            self.fail(f"{value!r} is not a list of sizes: write 100, or 256,128 for two layers, or 0 for none", param, ctx)
         return () if sizes == (0,) else sizes
 
 
@@ -258,12 +256,12 @@ def refuse_text_options(inputs: Iterable[Path], given: dict[str, str]) -> None:
 def prefix_options(command: Command) -> Command:
     """Add the options that give the text to be continued; `read_prefix` takes their values."""
     options = [
-        click.option("--prefix", metavar="TEXT", callback=check_text, help="The text to continue. [default: none, a beginning]"),
+        click.option("--prefix", metavar="TEXT", callback=check_text, help="The text to continue. [default: none]"),
         click.option(
             "--prefix-file",
             type=click.Path(path_type=Path, allow_dash=True),
             metavar="FILE",
-            help="Or a file that holds it, - for standard input; the newline at its end does not count.",
+            help="A file with the text to continue, - for standard input; a newline at its end is ignored.",
         ),
     ]
     return add_options(options, command)
@@ -277,4 +275,4 @@ def check_text(context: click.Context, parameter: click.Parameter, value: str | 
     except UnicodeEncodeError:
         with contextlib.suppress(UnicodeError):
             return os.fsencode(value or "").decode()
-        raise click.BadParameter("is not valid UTF-8: mend it, or set the locale to UTF-8") from None
+        raise click.BadParameter("is not valid UTF-8: fix it, or set the locale to UTF-8") from None

@@ -21,7 +21,7 @@ from fflm.errors import FflmError
     default=Path("curves.png"),
     show_default=True,
     metavar="FILE",
-    help="The picture: .png, .svg or .pdf. It replaces one that exists.",
+    help="The plot: .png, .svg or .pdf. An existing file is replaced.",
 )
 @click.option(
     "-m",
@@ -30,7 +30,7 @@ from fflm.errors import FflmError
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="A model, as MODELS; may be repeated. [default: the latest in this folder that was evaluated]",
+    help="A model, as MODELS; may be repeated. [default: the latest evaluated model in this folder]",
 )
 @quiet_option
 @json_option

@@ -62,7 +62,7 @@ class View:
 def resume_run(
     resume: Callable[..., AnySession], path: Path, given: Mapping[str, str], options: Mapping[str, Any], quiet: bool
 ) -> AnySession:
-    """Go on with the run in a folder by a class's ``resume``, after refusing what a resumed run cannot change.
+    """Resume the training in a folder by a class's ``resume``, after refusing what a resumed run cannot change.
 
     ``given`` is from `given_options`.
     """
@@ -82,7 +82,7 @@ def describe_resumed(run: "Session") -> str:
 
 
 def end_or_stop(context: click.Context, work: Callable[[], bool], stopped: Callable[[], str]) -> None:
-    """Do work, which returns whether it came to its end; leave with a line that says how to go on if it did not."""
+    """Do work, which returns whether it came to its end; leave with a line that says how to resume if it did not."""
     try:
         ended = work()
     except KeyboardInterrupt:  # before the first step, or again before it could be saved: the last checkpoint serves
@@ -93,11 +93,11 @@ def end_or_stop(context: click.Context, work: Callable[[], bool], stopped: Calla
 
 
 def train(context: click.Context, run: "Session", console: "Console", view: View, save_every: float, as_json: bool) -> None:
-    """Train to the end and show the figures, or leave with the line that goes on, after an interruption."""
+    """Train to the end and show the figures, or leave with a line that says how to resume, after an interruption."""
 
     def stopped() -> str:
         if run.published:
-            return f"stopped and saved; go on with: {view.command} --resume {run.path}"
+            return f"stopped and saved; resume with: {view.command} --resume {run.path}"
         return f"stopped before there were new weights; {run.path} is as it was"
 
     run.save_seconds = save_every

@@ -57,9 +57,9 @@ def describe_perplexity(figures: Mapping[str, Any]) -> str:
     """Return a perplexity in a line, with its evaluation conditions, from `fflm.models.scoring.Score.to_dict`'s result."""
     return (
         f"perplexity {_number(figures['perplexity'], ',.2f')} over {figures['tokens']:,} tokens, "
-        f"{_number(figures['unknown_share'], '.2%')} unknown, "
+        f"OOV rate {_number(figures['unknown_share'], '.2%')}, "
         f"{_number(figures['bits_per_character'], '.3f')} bits per character; "
-        f"vocabulary {figures['vocabulary']:,} ({printable(figures['rule'])}); {printable(figures['policy'])}"
+        f"vocabulary {figures['vocabulary']:,} ({printable(figures['rule'])}); {' '.join(describe_policy(figures['policy']))}"
     )
 
 
@@ -76,8 +76,8 @@ EVALUATIONS = (
 
 
 def show_training(loss: float | None) -> str:
-    """Return a loss in training, nats a word, as a perplexity for a table of `EVALUATIONS`; None if it was not exact."""
-    return "not exact" if loss is None else f"{math.exp(loss):,.2f}"
+    """Return a training loss, nats per word, as a perplexity for a table of `EVALUATIONS`; None stands for a sampled loss."""
+    return "-" if loss is None else f"{math.exp(loss):,.2f}"
 
 
 def show_valid(valid: dict[str, Any] | None) -> tuple[str, str]:
@@ -91,7 +91,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def describe_text(vocabulary: int, rule: str, policy: str, parts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Return in lines what perplexities on the parts of a corpus mean nothing without, to print once beside many of them.
+    """Return the evaluation conditions of perplexities on the parts of a corpus as lines, to print once beside many of them.
 
     Parameters
     ----------
@@ -103,5 +103,17 @@ def describe_text(vocabulary: int, rule: str, policy: str, parts: Mapping[str, M
     lines = []
     for name, part in parts.items():
         unknown = part["unknown"] / part["tokens"]
-        lines.append(f"{name}: {part['tokens']:,} tokens, {unknown:.2%} unknown, {part['characters']:,} characters")
-    return [*lines, f"vocabulary: {vocabulary:,} ({printable(rule)})", f"ends: {printable(policy)}"]
+        lines.append(f"{name}: {part['tokens']:,} tokens, OOV rate {unknown:.2%}, {part['characters']:,} characters")
+    return [*lines, f"vocabulary: {vocabulary:,} ({printable(rule)})", ": ".join(describe_policy(policy))]
+
+
+_POLICIES = {
+    "line ends predicted, contexts cross them": ("line ends", "predicted as </s>, contexts may cross lines"),
+    "line ends not predicted": ("line ends", "not predicted"),
+    "sentence ends predicted, no context crosses them": ("sentence ends", "predicted as </s>, contexts stay in a sentence"),
+}
+
+
+def describe_policy(policy: str) -> tuple[str, str]:
+    """Return a heading and a value for `fflm.text.settings.TextSettings.policy`, whose phrases files hold."""
+    return _POLICIES.get(policy, ("ends", printable(policy)))

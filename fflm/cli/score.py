@@ -11,13 +11,13 @@ import click
 from fflm.cli.loading import announce_stdin, find_model, use_device
 from fflm.cli.mix import describe_components
 from fflm.cli.options import device_option, encoding_option, errors_option, json_option, model_option, quiet_option
-from fflm.cli.report import echo_json, show_word
+from fflm.cli.report import describe_policy, echo_json, show_word
 from fflm.cli.tables import printable
 from fflm.errors import FflmError
 
 if TYPE_CHECKING:
     from fflm.models.base import TextScorer
-    from fflm.models.neural.fast import Normalisers
+    from fflm.models.neural.fast import Normalizers
     from fflm.models.scoring import Score, ScoredLine
     from fflm.text.corpus import Part
 
@@ -189,7 +189,7 @@ def _adding(lines: "Iterator[ScoredLine]", totals: "list[Score]") -> "Iterator[S
 
 def _show_sentences(sentences: "Iterator[tuple[str, Score]]", request: Request) -> None:
     if not request.as_json:
-        click.echo(f"{'log p':>12} {'tokens':>7} {'unknown':>7} {'perplexity':>12}  text")
+        click.echo(f"{'log p':>12} {'tokens':>7} {'OOV':>7} {'perplexity':>12}  text")
     for number, (text, score) in enumerate(sentences, 1):
         if request.as_json:
             echo_json({"line": number, "text": text, **score.to_dict()})
@@ -215,7 +215,7 @@ def _show_words(scorer: "TextScorer", lines: "Iterator[ScoredLine]", request: Re
                 place = {"line": number, "position": position}
                 echo_json({**place, "word": word, "type": kind, "unknown": kind == "unknown", **logs})
             else:
-                click.echo(f"{-loss / request.unit:12.4f}  {show_word(word)}{' (unknown)' if kind == 'unknown' else ''}")
+                click.echo(f"{-loss / request.unit:12.4f}  {show_word(word)}{' (OOV)' if kind == 'unknown' else ''}")
 
 
 def _figures(scorer: "TextScorer", score: "Score") -> dict[str, Any]:
@@ -228,8 +228,8 @@ def _figures(scorer: "TextScorer", score: "Score") -> dict[str, Any]:
         figures = scorer.mixture.compared(figures, [each.to_dict() for each in scorer.alone(score)])
         figures["tuning"] = scorer.mixture.tuning
     if isinstance(scorer, FastScorer):
-        figures["normalisers"] = scorer.normalisers.to_dict()
-        figures["perplexity_normalised"] = scorer.normalisers.perplexity(score.loss)
+        figures["normalizers"] = scorer.normalizers.to_dict()
+        figures["perplexity_normalized"] = scorer.normalizers.perplexity(score.loss)
     return figures
 
 
@@ -246,25 +246,25 @@ def _summary(scorer: "TextScorer", score: "Score", request: Request) -> list[str
         "perplexity": f"{score.perplexity:,.4f}",
         "  of known words": f"{score.perplexity_known:,.4f}",
         "log-probability": f"{score.log_probability / request.unit:,.4f} "
-        f"(base {request.log_base}; {-score.loss / request.unit:.4f} a token)",
+        f"(base {request.log_base}; {-score.loss / request.unit:.4f} per token)",
         "bits per character": f"{score.bits_per_character:.4f}",
         "tokens": f"{score.tokens:,} (ends: {score.ends:,})",
-        "unknown": f"{score.unknown:,} ({score.unknown_share:.2%})",
+        "OOV rate": f"{score.unknown_share:.2%} ({score.unknown:,} tokens)",
         "characters": f"{score.characters:,}",
         "vocabulary": f"{score.vocabulary:,} ({printable(score.rule)})",
-        "ends": score.policy,
     }
+    rows |= dict([describe_policy(score.policy)])
     if isinstance(scorer, FastScorer):
-        rows |= describe_normalisers(scorer.normalisers, score.loss)
+        rows |= describe_normalizers(scorer.normalizers, score.loss)
     return lines + [f"{name:20}{value}" for name, value in rows.items()]
 
 
-def describe_normalisers(normalisers: "Normalisers", loss: float) -> dict[str, str]:
-    """Return by names how far fast scores are from probabilities, whose ``loss``, nats a token, would be another with Z."""
+def describe_normalizers(normalizers: "Normalizers", loss: float) -> dict[str, str]:
+    """Return by names how far fast scores are from probabilities, whose ``loss``, nats per token, would be another with Z."""
     return {
-        "normalizers": f"taken for 1 above; in {normalisers.contexts:,} contexts |log Z| is "
-        f"{normalisers.mean_absolute:.4f} in the mean, {normalisers.worst:.4f} at worst, log Z {normalisers.mean:+.4f}",
-        "  with them": f"perplexity about {normalisers.perplexity(loss):,.1f}",
+        "normalizers": f"taken for 1 above; in {normalizers.contexts:,} contexts |log Z| is "
+        f"{normalizers.mean_absolute:.4f} on average, {normalizers.worst:.4f} at worst, log Z {normalizers.mean:+.4f}",
+        "  with them": f"perplexity about {normalizers.perplexity(loss):,.1f}",
     }
 
 

@@ -12,13 +12,13 @@ from fflm.cli.report import message_console, tokenizing
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="Where to put the ids.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="The tokenized corpus.")
 @overwrite_option
 @text_options
 @quiet_option
 @json_option
 def command(inputs: tuple[Path, ...], output: Path, overwrite: bool, quiet: bool, as_json: bool, **options: Any) -> None:
-    """Turn INPUTS (files, also compressed, folders, - for standard input) into word ids on disk, to train on again and again.
+    """Tokenize INPUTS (files, also compressed, folders, - for standard input) once, into word ids on disk to train on.
 
     \b
     Example:
@@ -40,5 +40,5 @@ def command(inputs: tuple[Path, ...], output: Path, overwrite: bool, quiet: bool
     click.echo(f"{output}: vocabulary {len(corpus.vocabulary):,} ({corpus.vocabulary.rule})")
     for name, part in corpus.parts.items():
         click.echo(
-            f"{name:5} {part.tokens:>12,} tokens, {part.unknown / part.tokens:.2%} unknown, {part.characters:,} characters"
+            f"{name:5} {part.tokens:>12,} tokens, OOV rate {part.unknown / part.tokens:.2%}, {part.characters:,} characters"
         )

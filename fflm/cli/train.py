@@ -51,7 +51,7 @@ def _use_preset(context: click.Context, parameter: click.Parameter, value: str) 
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="The model. [default: INPUT.model]")
 @overwrite_option
-@click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Go on with the run of this model.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Resume training of this model.")
 @click.option(
     "--preset",
     type=click.Choice(["default", "quick"]),
@@ -82,8 +82,9 @@ def command(
 ) -> None:
     """Train a model on INPUTS: files (also compressed), folders, - for standard input, a folder of `fflm tokenize`, or a model.
 
-    Another model lends its text and its vocabulary, so that the two can be compared. The model is a folder. Progress goes to
-    standard error; Ctrl-C saves, and --resume goes on as if nothing had happened.
+    Given another model, train on that model's text with its vocabulary, so that the two can be compared. The model is a folder.
+    Progress goes to standard error: a row for each evaluation, and, if that is not a terminal, a row without validation figures
+    each minute. Ctrl-C saves, and --resume continues with the same result as without an interruption.
 
     \b
     Example:
@@ -104,18 +105,18 @@ def command(
 def _begin(
     inputs: tuple[Path, ...], output: Path | None, given: dict[str, str], options: dict[str, Any], console: "Console"
 ) -> "TrainingSession":
-    from fflm.models.neural.train import begin
+    from fflm.models.neural.train import start_session
 
     refuse_text_options(inputs, given)
     options["device"] = use_device(options["device"], console.quiet)
     with tokenizing(console) as progress:
-        run = begin(inputs, output, progress=progress, **options)
+        run = start_session(inputs, output, progress=progress, **options)
     console.print("\n".join(describe_text(**run.corpus.conditions)))
     settings = run.trainer.settings
-    sampled = "" if settings.loss == "exact" else f"; loss: {settings.loss}, {settings.samples:,} words drawn a batch"
+    sampled = "" if settings.loss == "exact" else f"; loss: {settings.loss}, {settings.samples:,} words sampled per batch"
     console.print(
         f"network: {run.trainer.parameters.count:,} parameters, "
-        f"batches of {settings.batch_size}, {run.trainer.batches:,} an epoch{sampled}"
+        f"batches of {settings.batch_size}, {run.trainer.batches:,} per epoch{sampled}"
     )
     if options["vectors"]:
         console.print(f"vectors: {run.vectors:,} words start from {options['vectors']}")

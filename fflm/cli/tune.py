@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 @click.command(cls=HeadedCommand)
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="The search. [default: INPUT.tune]")
-@click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Go on with this search.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Resume this search.")
 @click.option(
     "--search",
     multiple=True,
     metavar="NAME=VALUES",
-    help="Search over an option below: a range, rate=0.001..0.01, or choices, 'hidden=256|512,512'. May be given again. "
+    help="Search over an option below: a range, rate=0.001..0.01, or choices, 'hidden=256|512,512'. May be repeated. "
     "[default: rate, dropout, embedding-dropout and weight-decay]",
 )
 @click.option(
@@ -51,16 +51,16 @@ if TYPE_CHECKING:
     type=click.Choice(["bayesian", "random", "grid"]),
     default="bayesian",
     show_default=True,
-    help="How settings are found: guided by the trials before, at random, or all combinations of choices.",
+    help="How settings are chosen: guided by earlier trials, at random, or all combinations of choices.",
 )
-@click.option("--trials", type=click.IntRange(1), help="How many settings to try. [default: 20; of a grid, all]")
+@click.option("--trials", type=click.IntRange(1), help="Number of settings to try. [default: 20; all of a grid]")
 @click.option(
     "--minutes",
     type=click.FloatRange(0, min_open=True),
     callback=check_number,
-    help="Stop after so long, to go on with --resume.",
+    help="Stop after this many minutes; --resume continues.",
 )
-@click.option("--no-prune", is_flag=True, help="Train hopeless trials, too, to their end.")
+@click.option("--no-prune", is_flag=True, help="Train all trials to their end.")
 @network_options
 @training_options
 @text_options
@@ -79,11 +79,12 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Search for the settings that predict the validation text of INPUTS best; the test text is not looked at.
+    """Search for the settings that predict the validation text of INPUTS best. The test text is not used.
 
-    A trial trains a network, as `fflm train` does with the same options. At each evaluation it is given up if it is worse than
-    the median of the others. The search is a folder with a table of the trials and the model of the best. Ctrl-C saves, and
-    --resume goes on as if nothing had happened. Needs Optuna: `pip install '.[tune]'` in a checkout of fflm.
+    A trial trains a network, as `fflm train` does with the same options. It is stopped early (pruned) if it is worse than the
+    median of the others at an evaluation. The search is a folder with a table of the trials and the model of the best. Ctrl-C
+    saves, and --resume continues with the same result as without an interruption. Needs Optuna: `pip install '.[tune]'` in a
+    checkout of fflm.
 
     \b
     Example:
@@ -108,7 +109,7 @@ def command(
     else:
         raise click.UsageError("give a text to train on, or --resume a search")
     search.save_seconds = save_every
-    stopped = f"stopped and saved; go on with: fflm tune --resume {search.path}"
+    stopped = f"stopped and saved; resume with: fflm tune --resume {search.path}"
     end_or_stop(context, lambda: _watch(search, minutes, console), lambda: stopped)
     _report(search, as_json)
 
@@ -121,7 +122,7 @@ def _begin(
     options: dict[str, Any],
     console: "Console",
 ) -> "Search":
-    from fflm.search.search import begin
+    from fflm.search.search import start_search
     from fflm.search.space import DEFAULT_SPACE
 
     refuse_text_options(inputs, given)
@@ -132,7 +133,7 @@ def _begin(
     options["device"] = use_device(options["device"], console.quiet)
     prune = not options.pop("no_prune")
     with tokenizing(console) as progress:
-        search = begin(inputs, output, space, prune=prune, progress=progress, **options)
+        search = start_search(inputs, output, space, prune=prune, progress=progress, **options)
     console.print("\n".join(describe_text(**search.corpus.conditions)))
     return search
 
@@ -159,7 +160,7 @@ def _read_space(context: click.Context, specifications: Sequence[str]) -> "Space
         elif len(values) == 2 and all(type(value) in (int, float) for value in values):
             space[name] = Range(*values)
         else:
-            raise click.UsageError(f"{text!r} is no range of {name}: write LOW..HIGH for numbers, A|B|C for choices")
+            raise click.UsageError(f"{text!r} is not a range of {name}: write LOW..HIGH for numbers, A|B|C for choices")
     return space
 
 
@@ -210,7 +211,7 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
                 return False
             if deadline and time.monotonic() > deadline and len(ended) < search.limit:
                 search.save()
-                console.print(f"the time is over, after {len(ended)} trials; go on with: fflm tune --resume {search.path}")
+                console.print(f"the time is up, after {len(ended)} trials; resume with: fflm tune --resume {search.path}")
                 break
     return True
 
@@ -261,7 +262,7 @@ def _report(search: "Search", as_json: bool) -> None:
     if best:
         click.echo(f"model {model}")
         click.echo(f"valid {describe_perplexity(figures)}")
-        click.echo(f"again: {again}")
+        click.echo(f"to train the best model again: {again}")
         if "test" in search.corpus.parts:
             click.echo(f"on the test text, once you have chosen: fflm train --resume {shlex.quote(str(model))}")
 

@@ -134,7 +134,7 @@ def check_text(ids: npt.NDArray[Any], start: int, vocabulary: Vocabulary) -> npt
     Raises
     ------
     FflmError
-        If they are no ids of the vocabulary's words, or the text has no such place.
+        If they are not ids of the vocabulary's words, or the text has no such place.
     """
     ids = check_ids("ids", ids, len(vocabulary))
     if check("start", Natural, start) > len(ids):

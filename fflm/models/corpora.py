@@ -13,7 +13,7 @@ from fflm.text.corpus import Corpus
 
 
 def corpus_folder(inputs: Sequence[Path]) -> Path | None:
-    """Return the tokenised corpus that the inputs name, as a folder of its own or as a model's, or None if they are text."""
+    """Return the tokenized corpus that the inputs name, as a folder of its own or as a model's, or None if they are text."""
     if len(inputs) != 1:
         return None
     folder = inputs[0]
@@ -33,7 +33,7 @@ def corpus_path(path: Path) -> Path:
     """
     reference = read_config(path).get("corpus")
     if reference is None:
-        raise FflmError(f"{path} is a model without a corpus: name a text, or a folder made by `fflm tokenize`")
+        raise FflmError(f"{path} is a model without a corpus: name a text, or a folder made by `fflm.text.tokenize.tokenize`")
     return find_corpus(path, reference)
 
 

@@ -96,14 +96,14 @@ def read_config(path: Path, kind: Kind | None = None, of: Any = None) -> dict[st
     Raises
     ------
     FflmError
-        If the folder is no model, of a later version, of another kind than the one that is asked for, or damaged.
+        If the folder is not a model, of a later version, of another kind than the one that is asked for, or damaged.
     """
     restore(path)
     if not (path / CONFIG).is_file():
-        raise FflmError(f"{path} is no model: train one with `{train_command(kind)}`, or name another folder")
+        raise FflmError(f"{path} is not a model: train one with `{train_function(kind)}`, or name another folder")
     about: dict[str, Any] = read_json(path / CONFIG, Any)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise FflmError(f"{path} is no fflm model: its {CONFIG} is something else's")
+        raise FflmError(f"{path} is not an fflm model: its {CONFIG} is something else's")
     if about.get("version") != VERSION:
         raise FflmError(f"{path} is of version {about.get('version')}, this fflm reads {VERSION}: update fflm, or train again")
     if kind not in (None, about.get("kind", "network")):
@@ -119,11 +119,11 @@ def read_run(path: Path, kind: Kind, of: Any = None) -> dict[str, Any]:
     Raises
     ------
     FflmError
-        As `read_config`, or if there is no checkpoint.
+        As `read_config`, or if there is not a checkpoint.
     """
     about = read_config(path, kind, of)
     if not (path / CHECKPOINT).is_file():
-        raise FflmError(f"{path} has no {CHECKPOINT} to resume from: train anew with `overwrite=True`")
+        raise FflmError(f"{path} has no {CHECKPOINT} to resume from: train again with `overwrite=True`")
     require(path, about, "training", "threads", "texts" if kind == "classifier" else "corpus")
     return about
 
@@ -190,11 +190,11 @@ def latest_model(folder: Path, use: Callable[[Path], Result], *kinds: Kind) -> t
     name = KINDS[kind] if kind else "model"
     if problem:
         raise FflmError(f"no {name} in this folder can be used: {problem}") from problem
-    raise FflmError(f"there is no {name} in this folder: train one with `{train_command(kind)}`, or name one with `model`")
+    raise FflmError(f"there is no {name} in this folder: train one with `{train_function(kind)}`, or name one with `model`")
 
 
 def load_weights(path: Path, about: Mapping[str, Any], of: Any) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-    """Return the best weights in a folder of `fflm train` or `fflm classify train`, and their figures.
+    """Return the best weights in the folder of a network or classifier, and their figures.
 
     Parameters
     ----------
@@ -211,16 +211,20 @@ def load_weights(path: Path, about: Mapping[str, Any], of: Any) -> tuple[dict[st
         If there are none yet, they are damaged, or config.json was changed.
     """
     if not (path / WEIGHTS).is_file():
-        hint = (
-            f"go on with `{train_command(about.get('kind'))} --resume {path}`" if (path / CHECKPOINT).is_file() else "train again"
-        )
+        hint = f"resume it with {resume_call(path, about.get('kind'))}" if (path / CHECKPOINT).is_file() else "train again"
         raise FflmError(f"{path} has no {WEIGHTS} yet, its training was stopped before the first evaluation: {hint}")
     return load_arrays(path / WEIGHTS, of=of, config=meaning(about))
 
 
-def train_command(kind: str | None) -> str:
-    """Return the command that trains a model of this kind."""
-    return {"classifier": "fflm classify train", "ngram": "fflm ngram train"}.get(kind or "", "fflm train")
+def train_function(kind: str | None) -> str:
+    """Return the name of the function that trains a model of this kind."""
+    return {"classifier": "fflm.train_classifier", "ngram": "fflm.train_ngram"}.get(kind or "", "fflm.train")
+
+
+def resume_call(path: Path, kind: str | None) -> str:
+    """Return the call that resumes the training of the model in a folder, in backquotes."""
+    session = "ClassifierSession" if kind == "classifier" else "TrainingSession"
+    return f"`{session}.resume('{path}')`"
 
 
 def versions() -> dict[str, str]:

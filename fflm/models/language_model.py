@@ -109,14 +109,22 @@ class LanguageModel(Predictor):
         """
         start = self._read_prefix(prefix)
         if beams is not None:
-            found = generation.beam_search(
-                self, start, beams=beams, length=length, unknown=unknown, stop_at_end=stop_at_end
-            )[:samples]  # fmt: skip
+            found = generation.beam_search(self, start, beams=beams, length=length, unknown=unknown, stop_at_end=stop_at_end)[
+                :samples
+            ]
         else:
             found = generation.sample(
-                self, start, samples=samples, length=length, temperature=0.0 if greedy else temperature,
-                top_k=top_k, top_p=top_p, seed=seed, unknown=unknown, stop_at_end=stop_at_end,
-            )  # fmt: skip
+                self,
+                start,
+                samples=samples,
+                length=length,
+                temperature=0.0 if greedy else temperature,
+                top_k=top_k,
+                top_p=top_p,
+                seed=seed,
+                unknown=unknown,
+                stop_at_end=stop_at_end,
+            )
         return [generation.render(self, start, each) for each in found]
 
     @checked
@@ -135,7 +143,7 @@ class LanguageModel(Predictor):
         Raises
         ------
         FflmError
-            If there is no word in it.
+            If there is not a word in it.
         """
         return scoring.score(self, text)
 
@@ -146,7 +154,7 @@ class LanguageModel(Predictor):
         Raises
         ------
         FflmError
-            If one cannot be read, or there is no word in them.
+            If one cannot be read, or there is not a word in them.
         """
         return scoring.score_files(self, to_paths("paths", paths), encoding)
 
@@ -159,7 +167,7 @@ class LanguageModel(Predictor):
         FflmError
             If the model has none.
         """
-        raise FflmError("only a network has word vectors: name one, made by `fflm train`")
+        raise FflmError("only a network has word vectors: train one with `fflm.train`")
 
     @checked
     def neighbours(self, word: str, top: Positive = 10) -> list[tuple[str, float]]:

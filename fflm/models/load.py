@@ -61,7 +61,7 @@ def load_language_model(path: PathLike, device: Device = "cpu") -> LanguageModel
     with reading_folder(path):
         class_ = _class_of(path)
         if not issubclass(class_, LanguageModel):
-            raise FflmError(f"{path} is a text classifier, not a language model: use it with `fflm classify`, or `fflm.load`")
+            raise FflmError(f"{path} is a text classifier, not a language model: use it with `fflm.TextClassifier`")
         model: LanguageModel = class_.load(path, device)
     return model
 

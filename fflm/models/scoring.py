@@ -41,7 +41,7 @@ class Score:
     unknown, ends
         How many of them are ``<unk>``, and ``</s>``.
     characters
-        Of the normalised text, newlines included.
+        Of the normalized text, newlines included.
     loss_sum, unknown_loss_sum
         -log p summed over all tokens, and over those that are ``<unk>``; nats.
     """
@@ -108,9 +108,21 @@ class Score:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values, None for what is not a finite number."""
         names = (
-            "perplexity", "perplexity_known", "loss", "log_probability", "log10_probability", "bits_per_character", "tokens",
-            "ends", "unknown", "unknown_share", "characters", "vocabulary", "rule", "policy",
-        )  # fmt: skip
+            "perplexity",
+            "perplexity_known",
+            "loss",
+            "log_probability",
+            "log10_probability",
+            "bits_per_character",
+            "tokens",
+            "ends",
+            "unknown",
+            "unknown_share",
+            "characters",
+            "vocabulary",
+            "rule",
+            "policy",
+        )
         values = {name: getattr(self, name) for name in names}
         return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
 
@@ -190,9 +202,16 @@ def score_part(model: TextScorer, part: Part) -> Score:
 def part_score(part: Part, vocabulary: Vocabulary, text: TextSettings, loss_sum: float, unknown_loss_sum: float) -> Score:
     """Return the score of a part of a corpus over which -log p was summed, and over the unknown words in it; nats."""
     return Score(
-        len(vocabulary), vocabulary.rule, text.policy,
-        part.tokens, part.unknown, part.ends, part.characters, loss_sum, unknown_loss_sum,
-    )  # fmt: skip
+        len(vocabulary),
+        vocabulary.rule,
+        text.policy,
+        part.tokens,
+        part.unknown,
+        part.ends,
+        part.characters,
+        loss_sum,
+        unknown_loss_sum,
+    )
 
 
 def scored_lines(model: TextScorer, chunks: Iterable[str]) -> Iterator[ScoredLine]:
@@ -325,7 +344,7 @@ def _parse(line: str, number: int, moses: bool) -> list[str]:
         return []
     if len(fields) < 2:
         raise FflmError(
-            f"line {number} of the n-best list is not `id ||| hypothesis ||| ...`: mend it, or score it as a plain list"
+            f"line {number} of the n-best list is not `id ||| hypothesis ||| ...`: fix it, or score it as a plain list"
         )
     return fields
 

@@ -33,7 +33,7 @@ class Vectors:
     Attributes
     ----------
     vocabulary, tokenizer
-        Words and ids; how words were normalised.
+        Words and ids; how words were normalized.
     array
         (V + 1, m), the last row that of ``<s>``.
     """

@@ -92,7 +92,7 @@ class Network:
             If contexts or targets are not what the network has.
         MemoryError
             If there is not enough for a single row. Where there is too little for the rows that `rows_at_once` says, the batch is
-            begun again with half of them, and so are this network's batches from then on.
+            started again with half of them, and so are this network's batches from then on.
         """
         backend, batch = self.backend, len(targets)
         if self.config.output == "softmax":
@@ -246,9 +246,16 @@ class Network:
                 backend.dropout(d_output, dropout, row, d_output)
             d_below = backend.empty(forward.reads[layer - 1].shape, d_output.dtype)
             backend.affine_backward(
-                forward.reads[layer - 1], parameters.hidden_weights[layer - 1], forward.outputs[layer - 1], config.activation,
-                d_output, beta, gradients.hidden_weights[layer - 1], gradients.hidden_biases[layer - 1], d_below,
-            )  # fmt: skip
+                forward.reads[layer - 1],
+                parameters.hidden_weights[layer - 1],
+                forward.outputs[layer - 1],
+                config.activation,
+                d_output,
+                beta,
+                gradients.hidden_weights[layer - 1],
+                gradients.hidden_biases[layer - 1],
+                d_below,
+            )
             if self._residual(layer):
                 backend.normalize_backward(forward.values[layer - 1], d_below, d_values)
             else:

@@ -23,7 +23,7 @@ class Objective:
     smoothing
         Share of the target's probability that is spread over the vocabulary; over each band by itself.
     penalty
-        Strength of (log Z)^2, which teaches the softmax to do without its normaliser Z (Devlin et al. 2014).
+        Strength of (log Z)^2, which teaches the softmax to do without its normalizer Z (Devlin et al. 2014).
     noise
         None for the cross-entropy of a softmax; or (V,) how often each word was drawn as noise, for noise-contrastive estimation,
         which knows neither smoothing nor penalty. `Backend.output_gradients` and `Backend.nce_gradients` have the formulas.
@@ -114,9 +114,19 @@ def output_gradients(
             continue
         own, d_inputs = backend.empty((len(found), 1), losses.dtype), backend.empty(inputs.shape, inputs.dtype)
         backend.output_gradients(
-            inputs, band.weight, band.bias, places, objective.smoothing, objective.penalty, scale, 1.0,
-            own.reshape(-1), d_inputs, d_band.weight, d_band.bias,
-        )  # fmt: skip
+            inputs,
+            band.weight,
+            band.bias,
+            places,
+            objective.smoothing,
+            objective.penalty,
+            scale,
+            1.0,
+            own.reshape(-1),
+            d_inputs,
+            d_band.weight,
+            d_band.bias,
+        )
         rows = backend.upload(found[:, None])
         backend.scatter_add(rows, (1,), own, losses.reshape(-1, 1))
         d_read = project_backward(backend, band.projection, read, inputs, d_inputs, 1.0, d_band.projection)
@@ -169,9 +179,16 @@ def unit_gradients(
     d_scores = backend.empty(scores.shape, scores.dtype)
     backend.unit_losses(scores, backend.upload(targets), loss, scale, losses, d_scores)
     backend.affine_backward(
-        features, parameters.output_weight, scores, "identity", d_scores, beta,
-        gradients.output_weight, gradients.output_bias, d_features,
-    )  # fmt: skip
+        features,
+        parameters.output_weight,
+        scores,
+        "identity",
+        d_scores,
+        beta,
+        gradients.output_weight,
+        gradients.output_bias,
+        d_features,
+    )
 
 
 def _first_targets(parameters: Parameters, targets: Array) -> Array:

@@ -28,7 +28,7 @@ class Subset:
         """Take all words of contexts (B, n) and ``outputs`` (R,), which ascend and hold all targets (B,)."""
         places = np.zeros(config.vocabulary + 2, np.int32)
         places[contexts] = 1
-        places[-1] = 0  # -1, what follows the end of a text, is no word and stays what it is
+        places[-1] = 0  # -1, what follows the end of a text, is not a word and stays what it is
         if config.tied:
             places[outputs] = 0
         inputs = np.flatnonzero(places).astype(np.int32)

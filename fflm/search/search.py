@@ -78,7 +78,7 @@ FORMAT, VERSION = "fflm search", 1
 SEARCH, STUDY, TABLE = "search.json", "study.db", "trials.tsv"
 
 
-REMEDY = "restore it from a copy, or search anew"
+REMEDY = "restore it from a copy, or start a new search"
 
 
 State = Literal["complete", "pruned", "diverged", "refused", "running"]
@@ -110,7 +110,7 @@ class Trial:
         ``complete``; ``pruned``, given up because it was worse than the median of others at the same place; ``diverged``;
         ``refused``, because its values do not go together; ``running``, also while it is interrupted.
     loss
-        On the validation text, nats a word: the lowest of all evaluations; None if there was none.
+        On the validation text, nats per word: the lowest of all evaluations; None if there was none.
     epochs, seconds
         Trained for.
     reason
@@ -170,7 +170,7 @@ def ranking(trials: Sequence[Trial]) -> list[Trial]:
 
 
 @checked
-def begin(
+def start_search(
     inputs: Paths,
     path: PathLike | None,
     space: Space,
@@ -185,7 +185,7 @@ def begin(
     precision: Precision = "fp32",
     **fields: Any,
 ) -> "Search":
-    """Begin a search: tokenise the text, once for all trials, unless that was done, and set up the folder.
+    """Begin a search: tokenize the text, once for all trials, unless that was done, and set up the folder.
 
     Parameters
     ----------
@@ -247,22 +247,22 @@ def begin(
 def _check_new(path: Path) -> None:
     """Raise an FflmError if there is anything at a path."""
     if path.exists():
-        raise FflmError(f"{path} exists: `fflm tune --resume {path}` goes on with it, -o names another")
+        raise FflmError(f"{path} exists: `Search.resume('{path}')` resumes it, or choose another folder")
 
 
 def _read_search(path: Path) -> dict[str, Any]:
     """Read the description of the search in a folder."""
     if not (path / SEARCH).is_file():
-        raise FflmError(f"{path} is no search: begin one with `fflm tune`, or name another folder")
+        raise FflmError(f"{path} is not a search: start one with `fflm.search.search.start_search`, or name another folder")
     about: dict[str, Any] = read_json(path / SEARCH, Any, REMEDY)
     if isinstance(about, dict) and about.get("format") == FORMAT and about.get("version") != VERSION:
-        raise FflmError(f"{path} is a search of another version of fflm: go on with that, or search anew")
+        raise FflmError(f"{path} is a search of another version of fflm: go on with that, or start a new search")
     check_json(about, SearchFile, str(path / SEARCH), REMEDY)
     return about
 
 
 class Search:
-    """A search and its folder. Made by `begin`, `resume` or `open`; consume `events`.
+    """A search and its folder. Made by `start_search`, `resume` or `open`; consume `events`.
 
     Attributes
     ----------
@@ -321,7 +321,7 @@ class Search:
         about = _read_search(path)
         corpus = Corpus.open(find_corpus(path, about["corpus"]))
         if not is_described(corpus, about["corpus"]):
-            raise FflmError(f"{path} was begun on other data than {corpus.path} holds now: restore that, or search anew")
+            raise FflmError(f"{path} was started on other data than {corpus.path} holds now: restore that, or start a new search")
         return cls(path, corpus, about)
 
     @classmethod
@@ -357,7 +357,7 @@ class Search:
             except (LookupError, TypeError, ValueError, AttributeError) as error:
                 raise FflmError(f"{self.path / STUDY} is damaged ({error}): {REMEDY}") from error
         if any(frozen.distributions != self._distributions for frozen in history):
-            raise FflmError(f"{self.path / SEARCH} was changed after the search had begun: {REMEDY}")
+            raise FflmError(f"{self.path / SEARCH} was changed after the search had started: {REMEDY}")
         return history
 
     @property
@@ -458,7 +458,9 @@ class Search:
             yield
         except (SQLAlchemyError, _optuna().exceptions.OptunaError) as error:
             cause = error.__cause__ or error
-            raise FflmError(f"{self.path / STUDY} cannot be used ({cause}): restore it from a copy, or search anew") from error
+            raise FflmError(
+                f"{self.path / STUDY} cannot be used ({cause}): restore it from a copy, or start a new search"
+            ) from error
 
     def _next(self) -> Any:
         """Return the trial that was interrupted, or a new one, or None when all are done; one of Optuna's."""

@@ -36,7 +36,7 @@ def check_shapes(path: Path, config: NetworkConfig) -> None:
     Raises
     ------
     FflmError
-        If the file is no checkpoint of such a network.
+        If the file is not a checkpoint of such a network.
     """
     found = array_shapes(path)
     for name, shape in shapes(config).items():

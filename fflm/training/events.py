@@ -23,7 +23,7 @@ class Losses:
 
 @dataclass(frozen=True)
 class Step:
-    """An update was made. ``loss``: nats a word in this batch, if it was ``exact``; ``words``: of this epoch, done so far."""
+    """An update was made. ``loss``: nats per word in this batch, if it was ``exact``; ``words``: of this epoch, done so far."""
 
     step: int
     epoch: int
@@ -37,7 +37,7 @@ class Step:
 class Evaluation:
     """The network was evaluated: ``words`` so far, ``valid`` None without validation text.
 
-    ``train_loss``, nats a word, is the mean since the last evaluation, of a network that learns and drops units meanwhile; only
+    ``train_loss``, nats per word, is the mean since the last evaluation, of a network that learns and drops units meanwhile; only
     where all of it is ``exact`` can it be compared with other losses.
     """
 

@@ -1,4 +1,4 @@
-"""What an optimizer does to rows that a step does not touch."""
+"""Lazy Adam updates: rows that a step does not touch are updated when they are next used."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +14,12 @@ from fflm.training.settings import TrainingSettings
 
 
 class LazyAdam:
-    """Adam's steps for the arrays that have a row a word, where steps touch the rows of a few words only.
+    """Adam updates for arrays with one row per word, where each step has gradients for the rows of a few words only.
 
-    Adam moves all rows in every step, those without a gradient by their first moment, and AdamW shrinks them, too. Rows that a
-    step does not touch are owed that, and get it when they are touched, or all at once when the network is to be used. Without
-    the movement rare words would learn a tenth of what they learn in the steps of a full softmax, and without the decay
-    they would not forget: both cost several percent of perplexity.
+    Adam changes all rows in every step: rows without a gradient still move along their first moment, and AdamW decays them. Lazy
+    updates skip these rows and catch up later, when a step uses the row, or for all rows at once before the network is evaluated.
+    Leaving the skipped updates out would be wrong: without the moments, rare words would learn a tenth of what they learn with a
+    full softmax, and without weight decay they would not be regularized. Both cost several percent of perplexity.
 
     Parameters
     ----------
@@ -31,15 +31,15 @@ class LazyAdam:
     Attributes
     ----------
     done
-        For each such array by its name, (rows, 2) float64: how many steps a row has made, minus the log of the factor by which
-        they have shrunk it.
+        For each such array by name, (rows, 2) float64: the number of steps that a row has made, and the negative logarithm of the
+        factor by which weight decay has shrunk it in them.
     """
 
     def __init__(self, parameters: Parameters, moments: tuple[Parameters, ...], settings: TrainingSettings) -> None:
         self._settings = settings
         self._wholes = parameters, *moments
         names = {"embeddings"}
-        if settings.loss != "exact":  # else every step touches whole what predicts first
+        if settings.loss != "exact":  # with the exact loss, every step uses all rows of the output layer
             names |= {"output.weight", "output.bias"}
         self.done = {name: np.zeros((len(array), 2)) for name, array in parameters.items() if name in names}
         self._due = np.zeros(2)
@@ -66,31 +66,39 @@ class LazyAdam:
         self._due = np.max([rows.max(axis=0) for rows in done.values()], axis=0)
 
     def catch_up(self, backend: Backend, parts: tuple[Parameters, ...], subset: Subset, rate: float) -> None:
-        """Let the rows of a subset, whose weights and moments ``parts`` holds, get what they are owed, at a learning rate."""
-        self._settle(backend, parts, {name: subset.rows[name] for name in self.done}, rate)
+        """Make the skipped updates of the rows of a subset, whose weights and moments ``parts`` holds, at a learning rate."""
+        self._catch_up(backend, parts, {name: subset.rows[name] for name in self.done}, rate)
 
     def catch_up_all(self, backend: Backend, rate: float) -> None:
-        """Let all rows get what they are owed, at a learning rate."""
+        """Make the skipped updates of all rows, at a learning rate."""
         if any((rows != self._due).any() for rows in self.done.values()):
-            self._settle(backend, self._wholes, dict.fromkeys(self.done, slice(None)), rate)
+            self._catch_up(backend, self._wholes, dict.fromkeys(self.done, slice(None)), rate)
             for rows in self.done.values():
                 rows[:] = self._due
 
-    def _settle(self, backend: Backend, parts: tuple[Parameters, ...], rows: dict[str, Any], rate: float) -> None:
+    def _catch_up(self, backend: Backend, parts: tuple[Parameters, ...], rows: dict[str, Any], rate: float) -> None:
         weights, first, second = (dict(part.items()) for part in parts)
         for name, done in self.done.items():
             weight, moment1, moment2 = (each[name].reshape(len(each[name]), -1) for each in (weights, first, second))
             steps, decay = (self._due - done[rows[name]]).T.astype(weights[name].dtype)
             keeps = np.exp(-decay) if weights[name].ndim > 1 else np.ones_like(decay)  # biases do not decay
             backend.adam_catch_up(
-                weight, moment1, moment2, backend.upload(np.ascontiguousarray(steps)), backend.upload(keeps),
-                rate=rate, beta1=ADAM_BETA1, beta2=ADAM_BETA2, epsilon=self._settings.epsilon, step=int(self._due[0]),
-            )  # fmt: skip
+                weight,
+                moment1,
+                moment2,
+                backend.upload(np.ascontiguousarray(steps)),
+                backend.upload(keeps),
+                rate=rate,
+                beta1=ADAM_BETA1,
+                beta2=ADAM_BETA2,
+                epsilon=self._settings.epsilon,
+                step=int(self._due[0]),
+            )
 
     def step(self, rate: float, subset: Subset | None) -> None:
-        """Take note of a step at a learning rate with the rows of a subset, or with all, that had nothing to get."""
+        """Record a step at a learning rate, made with the rows of a subset (None for all), which had caught up before."""
         shrink = rate * self._settings.weight_decay if self._settings.decoupled else 0.0
-        with np.errstate(divide="ignore", invalid="ignore"):  # a rate this large makes the weights NaN, which the loop reports
+        with np.errstate(divide="ignore", invalid="ignore"):  # such a large rate makes the weights NaN, which the trainer reports
             self._due += 1, -np.log1p(-shrink)
         for name, done in self.done.items():
             done[slice(None) if subset is None else subset.rows[name]] = self._due

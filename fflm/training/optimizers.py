@@ -76,9 +76,15 @@ class Optimizer:
         if name == "sgd":
             velocity = moments[0] if moments else gradient  # without momentum the gradient's memory serves, as scratch
             backend.momentum_step(
-                weight, gradient, velocity,
-                scale=scale, l2=decay, rate=rate, momentum=self.settings.momentum, nesterov=self.settings.nesterov,
-            )  # fmt: skip
+                weight,
+                gradient,
+                velocity,
+                scale=scale,
+                l2=decay,
+                rate=rate,
+                momentum=self.settings.momentum,
+                nesterov=self.settings.nesterov,
+            )
         elif name == "adagrad":
             backend.adagrad_step(weight, gradient, moments[0], scale=scale, l2=decay, rate=rate, epsilon=self.settings.epsilon)
         elif name == "rmsprop":
@@ -88,7 +94,16 @@ class Optimizer:
         else:
             decoupled = name == "adamw"
             backend.adam_step(
-                weight, gradient, moments[0], moments[1],
-                scale=scale, l2=0.0 if decoupled else decay, shrink=rate * decay if decoupled else 0.0,
-                rate=rate, beta1=ADAM_BETA1, beta2=ADAM_BETA2, epsilon=self.settings.epsilon, step=step,
-            )  # fmt: skip
+                weight,
+                gradient,
+                moments[0],
+                moments[1],
+                scale=scale,
+                l2=0.0 if decoupled else decay,
+                shrink=rate * decay if decoupled else 0.0,
+                rate=rate,
+                beta1=ADAM_BETA1,
+                beta2=ADAM_BETA2,
+                epsilon=self.settings.epsilon,
+                step=step,
+            )

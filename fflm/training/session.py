@@ -102,20 +102,20 @@ class Session(ABC):
         if self._new:
             self._new.discard()
 
-    def _begin(self, **fields: Any) -> None:
+    def _write_first_files(self, **fields: Any) -> None:
         """Write the first line of the log and the first checkpoint, into a new folder that has nothing but a config.json."""
-        self._know(read_json(self.folder / CONFIG, dict[str, Any]))
+        self._set_meanings(read_json(self.folder / CONFIG, dict[str, Any]))
         self._write("start", parameters=self.trainer.parameters.count, **fields)
         self._save()
         self._known = self._times()
 
-    def _continue(self, checkpoint: Checkpoint, about: dict[str, Any], epochs: int | None) -> None:
+    def _restore_from(self, checkpoint: Checkpoint, about: dict[str, Any], epochs: int | None) -> None:
         """Go on from a checkpoint, with a new number of epochs if one is given; ``about`` is the folder's config.json.
 
         The folder is locked. What changes is written to the checkpoint at once, and reported in config.json afterwards: after a
         kill between the two, the next one to go on reports it.
         """
-        self._know(about)
+        self._set_meanings(about)
         self._restore(checkpoint)
         settings, state = self.trainer.settings, self.trainer.state
         known = checkpoint.epochs
@@ -141,13 +141,13 @@ class Session(ABC):
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Give the trainer the state of a checkpoint, which must be of the same data."""
         if checkpoint.corpus != self.fingerprint:
-            raise FflmError(f"{self.path} was trained on other data: resume with that, or train anew with `overwrite=True`")
+            raise FflmError(f"{self.path} was trained on other data: resume with that, or train again with `overwrite=True`")
         try:
             self.trainer.load_state_dict(checkpoint.state_dict)
         except FflmError as error:
             raise FflmError(f"{self.folder / CHECKPOINT} cannot be used: {error}") from error
 
-    def _know(self, about: dict[str, Any]) -> None:
+    def _set_meanings(self, about: dict[str, Any]) -> None:
         """Take note of what the weights, and the checkpoint, have to know of config.json."""
         self._config, self._settings = meaning(about), meaning(about, training=True)
 
@@ -172,7 +172,7 @@ class Session(ABC):
                 while True:
                     try:
                         for event in self.trainer.run():
-                            self._keep(event)
+                            self._record(event)
                             yield event
                         if self._test is not None:
                             yield self._evaluate_test(self._test)
@@ -261,7 +261,7 @@ class Session(ABC):
     def _write(self, event: str, **fields: Any) -> None:
         self.trainer.state.log_bytes = append_log(self.folder / LOG, event, **fields)
 
-    def _keep(self, event: Step | Evaluation | Finished) -> None:
+    def _record(self, event: Step | Evaluation | Finished) -> None:
         """Log an event, and save what is due."""
         if isinstance(event, Evaluation | Finished):
             self._lock.check()

@@ -28,7 +28,7 @@ class State:
     mean_exact: bool = True  # whether that is the exact loss; where another loss begins, the average begins again
     mean_steps: Count = 0  # batches since then
     rate_factor: Annotated[float, Meta(gt=0, le=1)] = 1.0  # halved on plateaus and after divergence
-    best: float = math.inf  # lowest validation loss, nats a word
+    best: float = math.inf  # lowest validation loss, nats per word
     bad: Count = 0  # evaluations since then
     divergences: Count = 0
     seconds: Annotated[float, Meta(ge=0, le=1e300)] = 0.0  # spent training so far

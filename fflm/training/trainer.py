@@ -73,7 +73,7 @@ class Trainer:
         self.settings = settings
         dtype = parameters.dtype
         if network.config.output != "softmax" and (settings.loss, settings.smoothing, settings.self_normalise) != ("exact", 0, 0):
-            raise FflmError("a sampled loss, smoothing and self-normalisation are of a softmax: leave them out")
+            raise FflmError("a sampled loss, smoothing and self-normalization are of a softmax: leave them out")
         self.optimizer = Optimizer(settings, network.config, dtype, network.backend)
         self.gradients = Parameters.zeros(network.config, dtype).mapped(network.backend.upload)
         self._scale = network.backend.upload(np.ones(1, dtype))
@@ -207,9 +207,15 @@ class Trainer:
             self.lazy_adam.catch_up_all(backend, rate)
         losses = backend.empty((len(batch.targets),), self.parameters.dtype)
         self.network.gradients(
-            parameters, batch.contexts, batch.targets, gradients, losses,
-            objective=batch.objective, seed=settings.seed, step=step,
-        )  # fmt: skip
+            parameters,
+            batch.contexts,
+            batch.targets,
+            gradients,
+            losses,
+            objective=batch.objective,
+            seed=settings.seed,
+            step=step,
+        )
         if settings.frozen:
             backend.clear(gradients.embeddings)
         if settings.clip:
@@ -253,7 +259,7 @@ class Trainer:
         state, step, config = self.state, self.state.step + 1, self.network.config
         decisions, blind = self._yardstick(exact)
         if not loss < USELESS * decisions:
-            unit = " nats a word" if config.outputs is None and decisions == 1 else ""
+            unit = " nats per word" if config.outputs is None and decisions == 1 else ""
             raise DivergedError(f"the loss is {loss:.3g}{unit} at step {step}")
         if exact != state.mean_exact:
             state.mean_exact, state.mean_steps = exact, 0
@@ -307,7 +313,7 @@ def sum_losses(network: Network, parameters: Parameters, examples: Examples) -> 
     Raises
     ------
     DivergedError
-        If it is no number, or beyond all measure.
+        If it is not a number, or beyond all measure.
     """
     total = unknown = 0.0
     rows = network.config.rows(EVALUATION_ROWS)
@@ -321,5 +327,5 @@ def sum_losses(network: Network, parameters: Parameters, examples: Examples) -> 
             unknown += float(losses[targets == UNKNOWN].sum(dtype=np.float64))
     result = Losses(len(examples), total, unknown)
     if not result.mean < (USELESS if network.config.output == "softmax" else math.inf):
-        raise DivergedError(f"the weights are useless, they give a text {result.mean:.3g} nats a word")
+        raise DivergedError(f"the weights are useless, they give a text {result.mean:.3g} nats per word")
     return result

@@ -65,15 +65,13 @@ def operations(folder: Path, keep: Callable[[Any], Any] = lambda model: model) -
     of_text = estimate_model(corpus(folder), 3)
     cache = UnigramCache(5, model.vocabulary, model.text)
     mixture = Mixture({"a": model, "b": tiny_model(MODES["line ends"], seed=2), "cache": cache}, [0.5, 0.3, 0.2])
-    labelled = "\n".join(f"{'ab'[row % 2]}\t{line}" for row, line in enumerate(STORIES.split("\n")[:40]) if line)
-    (folder / "lines.tsv").write_text(labelled, encoding="utf-8")
+    labeled = "\n".join(f"{'ab'[row % 2]}\t{line}" for row, line in enumerate(STORIES.split("\n")[:40]) if line)
+    (folder / "lines.tsv").write_text(labeled, encoding="utf-8")
     classifier = fflm.train_classifier(folder / "lines.tsv", folder / "lines.classifier", epochs=1, valid=None)
     scorer = FastScorer(tiny_model(MODES["line ends"], seed=3))
     features = np.random.default_rng(1).normal(size=(200, 5))
     estimator = fflm.FeedforwardClassifier(hidden=(7,), epochs=2, random_state=1).fit(features, features[:, 0] > 0)
-    model, of_text, mixture, classifier, scorer, estimator = map(
-        keep, (model, of_text, mixture, classifier, scorer, estimator)
-    )  # fmt: skip
+    model, of_text, mixture, classifier, scorer, estimator = map(keep, (model, of_text, mixture, classifier, scorer, estimator))
     models = {"network": model, "n-gram": of_text, "mixture": mixture}
     found: dict[str, Callable[[str], Any]] = {}
     for name, each in models.items():

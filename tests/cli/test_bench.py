@@ -16,9 +16,18 @@ from fflm.errors import FflmError
 
 SIZE = Size(vocabulary=70, embedding=3, window=2, hidden=5, batch=8)
 OPERATIONS = [
-    "gather", "dropout", "affine", "softmax losses", "softmax gradients", "affine backward", "scatter-add", "clip", "adamw",
-    "log-probabilities", "training step",
-]  # fmt: skip
+    "gather",
+    "dropout",
+    "affine",
+    "softmax losses",
+    "softmax gradients",
+    "affine backward",
+    "scatter-add",
+    "clip",
+    "adamw",
+    "log-probabilities",
+    "training step",
+]
 
 
 def test_all_operations_are_timed_on_all_devices():

@@ -1,6 +1,7 @@
 """The command line: its help, its promises about output, and the commands that only report."""
 
 import contextlib
+import html
 import importlib
 import json
 import os
@@ -32,10 +33,10 @@ except ImportError:  # no Unix
     pty = None
 
 CONDITIONS = (
-    r"train: [\d,]+ tokens, \d+\.\d\d% unknown, [\d,]+ characters",
-    r"valid: [\d,]+ tokens, \d+\.\d\d% unknown, [\d,]+ characters",
+    r"train: [\d,]+ tokens, OOV rate \d+\.\d\d%, [\d,]+ characters",
+    r"valid: [\d,]+ tokens, OOV rate \d+\.\d\d%, [\d,]+ characters",
     r"vocabulary: [\d,]+ \(words seen at least 2 times in train\)",
-    r"ends: line ends predicted, contexts cross them",
+    r"line ends: predicted as </s>, contexts may cross lines",
 )
 """What stands once beside a table of perplexities."""
 
@@ -151,8 +152,14 @@ def test_no_help_waits_for_the_compiler():
 
 
 def test_looking_at_a_model_does_not_wait_for_the_compiler(models):
-    lines = ("info text.model", "info part.model", "neighbours -m text.model the", "vectors -m text.model",
-             "analogy -m text.model the the the", "tokenize text.txt -o ids --overwrite --json")  # fmt: skip
+    lines = (
+        "info text.model",
+        "info part.model",
+        "neighbours -m text.model the",
+        "vectors -m text.model",
+        "analogy -m text.model the the the",
+        "tokenize text.txt -o ids --overwrite --json",
+    )
     loaded = imported(*lines, folder=models)
     assert "safetensors" in loaded
     assert loaded.isdisjoint({"numba", "scipy"})
@@ -192,9 +199,20 @@ def test_launchers_are_the_command(launcher):
 
 @pytest.mark.parametrize(
     "line",
-    ["trian x", "--verbose", "train --epoch 3 --nonsense", "train --rate fast x", "train", "train --resume x.model y.txt",
-     "train --resume x.model --vocabulary words.txt", "corpus fetch", "corpus get", "completion tcsh", "tokenize x.txt"],
-)  # fmt: skip
+    [
+        "trian x",
+        "--verbose",
+        "train --epoch 3 --nonsense",
+        "train --rate fast x",
+        "train",
+        "train --resume x.model y.txt",
+        "train --resume x.model --vocabulary words.txt",
+        "corpus fetch",
+        "corpus get",
+        "completion tcsh",
+        "tokenize x.txt",
+    ],
+)
 def test_wrong_usage_is_one_line(line):
     result = fflm(*line.split(), folder=".")
     assert result.returncode == 2
@@ -357,7 +375,7 @@ def test_info_as_json(models):
 def test_info_on_a_run_without_weights(models):
     result = fflm("info", "part.model", folder=models)
     assert result.returncode == 0
-    assert "unfinished: go on with `fflm train --resume part.model`" in result.stdout
+    assert "unfinished: resume with `fflm train --resume part.model`" in result.stdout
     assert "no weights to use" in result.stdout
     assert json.loads(fflm("info", "part.model", "--json", folder=models).stdout)["figures"] is None
 
@@ -378,7 +396,7 @@ def test_plot_compares_models_and_names_everything(models):
     assert json.loads(result.stdout) == {"plot": "both.svg", "models": ["text.model", "copy.model"]}
     ElementTree.parse(models / "both.svg")
     svg = (models / "both.svg").read_text()
-    words = re.findall(r"<!-- (.*?) -->", svg)  # what matplotlib draws as shapes, it names in a comment
+    words = re.findall(r"<!-- (.*?) -->", html.unescape(svg))  # what matplotlib draws as shapes, it names in a comment
     for text in (
         "perplexity (log scale)",
         "learning rate",
@@ -399,7 +417,7 @@ def test_plot_refuses_what_it_cannot_draw(models):
         (["part.model"], "was not evaluated yet"),
         (["text.model", "-o", "curves.gif"], "end in .png, .svg or .pdf"),
         (["text.model", "-o", "nowhere/curves.png"], "No such file or directory"),
-        (["nothing.model"], "is no model"),
+        (["nothing.model"], "is not a model"),
     ):
         result = fflm("plot", *arguments, folder=models)
         assert result.returncode == 1
@@ -483,8 +501,12 @@ def test_names_are_no_markup():
 
 def test_a_live_table_leaves_out_what_does_not_fit():
     columns = [
-        Column("step", 6), Column("perplexity"), Column("bits", 5, optional=True), Column("", 1), Column("rate", 7, optional=True)
-    ]  # fmt: skip
+        Column("step", 6),
+        Column("perplexity"),
+        Column("bits", 5, optional=True),
+        Column("", 1),
+        Column("rate", 7, optional=True),
+    ]
     cells = ["10", "59.19", "1.299", "*", "0.003"]
     assert LiveTable(columns, None).head == "  step perplexity  bits      rate"
     assert LiveTable(columns, 33).row(cells) == "    10      59.19 1.299 *   0.003"

@@ -118,17 +118,65 @@ def test_standard_input_that_is_empty(folder):
 # Options
 
 OPTIONS = [
-    "--rate 0", "--rate -1", "--rate nan", "--rate inf", "--rate fast", "--dropout -0.1", "--dropout 1", "--dropout nan",
-    "--embedding-dropout 1.5", "--hidden -3", "--hidden 8,0", "--hidden eight", "--hidden 8,,8", "--hidden nan", "--epochs 0",
-    "--epochs -2", "--epochs 1.5", "--epochs nan", "--window 0", "--window -1", "--embedding 0", "--batch-size 0", "--momentum 1",
-    "--momentum nan", "--weight-decay -1", "--weight-decay nan", "--weight-decay inf", "--decay -1", "--decay nan", "--warmup 2",
-    "--warmup nan", "--clip -1", "--clip nan", "--smoothing 1", "--smoothing nan", "--patience -1", "--evaluate-every -1",
-    "--clip inf", "--seed -1", "--seed 99999999999999999999", "--threads 0", "--threads -1", "--save-every -1",
+    "--rate 0",
+    "--rate -1",
+    "--rate nan",
+    "--rate inf",
+    "--rate fast",
+    "--dropout -0.1",
+    "--dropout 1",
+    "--dropout nan",
+    "--embedding-dropout 1.5",
+    "--hidden -3",
+    "--hidden 8,0",
+    "--hidden eight",
+    "--hidden 8,,8",
+    "--hidden nan",
+    "--epochs 0",
+    "--epochs -2",
+    "--epochs 1.5",
+    "--epochs nan",
+    "--window 0",
+    "--window -1",
+    "--embedding 0",
+    "--batch-size 0",
+    "--momentum 1",
+    "--momentum nan",
+    "--weight-decay -1",
+    "--weight-decay nan",
+    "--weight-decay inf",
+    "--decay -1",
+    "--decay nan",
+    "--warmup 2",
+    "--warmup nan",
+    "--clip -1",
+    "--clip nan",
+    "--smoothing 1",
+    "--smoothing nan",
+    "--patience -1",
+    "--evaluate-every -1",
+    "--clip inf",
+    "--seed -1",
+    "--seed 99999999999999999999",
+    "--threads 0",
+    "--threads -1",
+    "--save-every -1",
     "--save-every nan",
-    "--activation swish", "--optimizer lbfgs", "--schedule linear", "--tokenizer bytes", "--mode verse", "--min-count 0",
-    "--max-size 1", "--processes 0", "--embedding 100000000000", "--hidden 10000000000000", "--hidden 100000000000000000000000",
-    "--vectors missing.txt", "--vectors binary.txt", "--vectors text.txt",
-]  # fmt: skip
+    "--activation swish",
+    "--optimizer lbfgs",
+    "--schedule linear",
+    "--tokenizer bytes",
+    "--mode verse",
+    "--min-count 0",
+    "--max-size 1",
+    "--processes 0",
+    "--embedding 100000000000",
+    "--hidden 10000000000000",
+    "--hidden 100000000000000000000000",
+    "--vectors missing.txt",
+    "--vectors binary.txt",
+    "--vectors text.txt",
+]
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -146,9 +194,9 @@ def test_nonsense_options_are_refused_before_the_text_is_read(folder):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ("train text.txt -o text.txt", "text.txt exists and is no model"),
-        ("train text.txt -o text.txt --overwrite", "text.txt exists and is no model"),
-        ("train text.txt -o folder", "folder exists and is no model"),
+        ("train text.txt -o text.txt", "text.txt exists and is not a model"),
+        ("train text.txt -o text.txt --overwrite", "text.txt exists and is not a model"),
+        ("train text.txt -o folder", "folder exists and is not a model"),
         ("train text.txt -o text.txt/new.model", "cannot write text.txt"),
         ("train text.txt -o /proc/new.model", "cannot write /proc/new.model"),
         ("train text.txt", "text.model exists: `fflm train --resume text.model`"),
@@ -157,14 +205,14 @@ def test_nonsense_options_are_refused_before_the_text_is_read(folder):
         ("tokenize text.txt -o folder --overwrite", "folder exists and is not a tokenized corpus"),
         ("tokenize text.txt -o text.txt/ids", "cannot write text.txt"),
         ("tokenize empty.txt -o text.ids --overwrite", "there are no words in empty.txt"),
-        ("train --resume missing.model", "missing.model is no model"),
-        ("train --resume text.txt", "text.txt is no model"),
-        ("train --resume folder", "folder is no model"),
+        ("train --resume missing.model", "missing.model is not a model"),
+        ("train --resume text.txt", "text.txt is not a model"),
+        ("train --resume folder", "folder is not a model"),
         ("train --resume text.model --epochs 0", "0 is not in the range 1<=x<=1000000"),
-        ("info missing.model", "missing.model is no model"),
-        ("info text.txt", "text.txt is no model"),
-        ("info text.ids", "text.ids is no model"),
-        ("plot text.txt", "text.txt is no model"),
+        ("info missing.model", "missing.model is not a model"),
+        ("info text.txt", "text.txt is not a model"),
+        ("info text.ids", "text.ids is not a model"),
+        ("plot text.txt", "text.txt is not a model"),
     ],
 )
 def test_folders(folder, arguments, reason):
@@ -229,7 +277,7 @@ def test_a_model_that_is_being_trained_is_left_alone(folder, arguments):
 def test_there_is_no_model_here(folder):
     shutil.rmtree("text.model")
     for command in ("info", "plot"):
-        assert "there is no model in this folder" in refused(folder, command)
+        assert "there is not a model in this folder" in refused(folder, command)
 
 
 @pytest.mark.slow

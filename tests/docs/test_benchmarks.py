@@ -134,10 +134,19 @@ def test_the_verified_update_decays_and_clips():
         weight, first, second = weights[name], 0.0, 0.0
         for number in (1, 2):
             weight, first, second = adam_step(
-                weight, gradients[name], first, second,
-                scale=settings.clip / norm, l2=0.0, shrink=settings.rate * decay, rate=settings.rate,
-                beta1=ADAM_BETA1, beta2=ADAM_BETA2, epsilon=settings.epsilon, step=number,
-            )  # fmt: skip
+                weight,
+                gradients[name],
+                first,
+                second,
+                scale=settings.clip / norm,
+                l2=0.0,
+                shrink=settings.rate * decay,
+                rate=settings.rate,
+                beta1=ADAM_BETA1,
+                beta2=ADAM_BETA2,
+                epsilon=settings.epsilon,
+                step=number,
+            )
         np.testing.assert_allclose(found[name], weight, rtol=1e-12)
 
 

@@ -34,12 +34,19 @@ def evaluated(path):
     """Give a network a log with an evaluation."""
     part = {"tokens": 100, "unknown": 1, "ends": 10, "characters": 400}
     text = {"vocabulary": 8, "rule": "all words", "policy": "line ends predicted", "parts": {"train": part}}
-    begun = {"event": "start", "text": text}
+    started = {"event": "start", "text": text}
     evaluation = {
-        "event": "evaluation", "step": 1, "words": 100, "train_loss": 2.0, "exact": True, "valid": None, "best": True,
-        "rate": 0.1, "seconds": 1.0,
-    }  # fmt: skip
-    (path / LOG).write_text(f"{json.dumps(begun)}\n{json.dumps(evaluation)}\n")
+        "event": "evaluation",
+        "step": 1,
+        "words": 100,
+        "train_loss": 2.0,
+        "exact": True,
+        "valid": None,
+        "best": True,
+        "rate": 0.1,
+        "seconds": 1.0,
+    }
+    (path / LOG).write_text(f"{json.dumps(started)}\n{json.dumps(evaluation)}\n")
 
 
 def age(path, hours):

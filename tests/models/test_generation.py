@@ -289,11 +289,19 @@ def test_a_model_generates_in_a_line(model):
 @pytest.mark.parametrize(
     "options",
     [
-        {"samples": 0}, {"length": 0}, {"temperature": -1.0}, {"temperature": math.nan}, {"temperature": math.inf},
-        {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}, {"beams": 0}, {"beams": 2, "length": 0},
+        {"samples": 0},
+        {"length": 0},
+        {"temperature": -1.0},
+        {"temperature": math.nan},
+        {"temperature": math.inf},
+        {"top_k": 0},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"beams": 0},
+        {"beams": 2, "length": 0},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_nonsense_is_refused(model, options):
     with pytest.raises(FflmError, match="must be"):
         model.generate("the", **options)
@@ -376,12 +384,21 @@ def test_generate_searches(folder):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--prefix", "a", "--prefix-file", "-"], ["--greedy", "--beams", "2"], ["--greedy", "--seed", "1"],
-        ["--beams", "2", "--temperature", "2"], ["--beams", "2", "-n", "3"], ["--normalize"], ["--top-p", "0"],
-        ["--top-k", "0"], ["--length", "-1"], ["--temperature", "-1"], ["--prefix", "\udce9"], ["--greedy", "-n", "2"],
+        ["--prefix", "a", "--prefix-file", "-"],
+        ["--greedy", "--beams", "2"],
+        ["--greedy", "--seed", "1"],
+        ["--beams", "2", "--temperature", "2"],
+        ["--beams", "2", "-n", "3"],
+        ["--normalize"],
+        ["--top-p", "0"],
+        ["--top-k", "0"],
+        ["--length", "-1"],
+        ["--temperature", "-1"],
+        ["--prefix", "\udce9"],
+        ["--greedy", "-n", "2"],
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_generate_refuses_what_makes_no_sense(folder, arguments):
     result = run(folder, "generate", *arguments)
     assert result.exit_code == 2
@@ -418,4 +435,4 @@ def test_the_installed_command_takes_the_latest_model(folder):
     lost = subprocess.run(command, cwd=folder / "tiny.model", capture_output=True, text=True, check=False)
     assert lost.returncode == 1
     assert lost.stdout == ""
-    assert lost.stderr.startswith("error: there is no model in this folder")
+    assert lost.stderr.startswith("error: there is not a model in this folder")

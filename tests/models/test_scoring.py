@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tiny import MODES, tiny_model
 
 from fflm.cli import main
+from fflm.cli.report import describe_policy
 from fflm.errors import FflmError
 from fflm.models.folder import save_config
 from fflm.models.scoring import score, score_chunks, score_hypotheses, scored_lines, sentences, with_feature
@@ -264,7 +265,8 @@ def test_the_summary_of_files_and_of_standard_input(saved, tmp_path):
     ):
         assert piece in text
     assert model.vocabulary.rule in text
-    assert standard["policy"] in text
+    heading, conditions = describe_policy(standard["policy"])
+    assert f"\n{heading:20}{conditions}\n" in text
 
 
 def test_words_and_sentences_sum_up_to_the_summary(saved):
@@ -286,7 +288,7 @@ def test_words_and_sentences_sum_up_to_the_summary(saved):
         assert [each["word"] for each in own if each["type"] != "end"] == line.split()
     shown = run(path, "--by", "word", input=TEXT).stdout.splitlines()
     assert [float(line.split()[0]) for line in shown[: len(words)]] == [round(each["log_probability"], 4) for each in words]
-    assert shown[5].endswith("zebra (unknown)")
+    assert shown[5].endswith("zebra (OOV)")
     tens = run(path, "--by", "sentence", "--log-base", "10", input=TEXT).stdout.splitlines()
     assert float(tens[1].split()[0]) == round(lines[0]["log10_probability"], 4)
     assert [float(line.split()[0]) for line in tens[1:5]] == [

@@ -25,7 +25,7 @@ from fflm.cli.tune import _watch
 from fflm.errors import FflmError
 from fflm.models.neural.train import TrainingSession
 from fflm.search import search as tune
-from fflm.search.search import STARTUP, TABLE, Search, begin, ranking
+from fflm.search.search import STARTUP, TABLE, Search, ranking, start_search
 from fflm.search.space import Choices, Range, show
 from fflm.text.holdout import Share
 from fflm.training.events import Evaluation, Step
@@ -60,7 +60,7 @@ def outcome(search):
 @pytest.mark.parametrize("sampler", ["bayesian", pytest.param("random", marks=pytest.mark.slow), "grid"])
 def test_a_search_tries_what_it_may_and_keeps_the_best(text, sampler):
     space = GRID if sampler == "grid" else SPACE
-    search = begin([text], Path("text.tune"), space, sampler=sampler, trials=None if sampler == "grid" else 8, **TINY)
+    search = start_search([text], Path("text.tune"), space, sampler=sampler, trials=None if sampler == "grid" else 8, **TINY)
     ended = finish(search)
     trials = Search.open(Path("text.tune")).trials
     assert trials == ended
@@ -91,7 +91,7 @@ def test_a_search_tries_what_it_may_and_keeps_the_best(text, sampler):
 
 
 def test_the_grid_is_all_combinations(text):
-    search = begin([text], Path("text.tune"), GRID, sampler="grid", **{**TINY, "epochs": 1})
+    search = start_search([text], Path("text.tune"), GRID, sampler="grid", **{**TINY, "epochs": 1})
     trials = finish(search)
     assert {trial.state for trial in trials} == {"complete"}  # after the only epoch there is nothing to give up any more
     tried = {tuple(trial.values.values()) for trial in trials}
@@ -99,19 +99,21 @@ def test_the_grid_is_all_combinations(text):
 
 
 def test_there_are_no_more_trials_than_combinations(text):
-    search = begin([text], Path("text.tune"), {"window": Range(1, 3)}, sampler="random", **{**TINY, "epochs": 1})
+    search = start_search([text], Path("text.tune"), {"window": Range(1, 3)}, sampler="random", **{**TINY, "epochs": 1})
     assert sorted(trial.values["window"] for trial in finish(search)) == [1, 2, 3]
 
 
 def test_rates_are_searched_on_a_logarithmic_scale(text):
-    search = begin([text], Path("text.tune"), {"rate": Range(1e-6, 1e-2)}, sampler="random", trials=12, **{**TINY, "epochs": 1})
+    search = start_search(
+        [text], Path("text.tune"), {"rate": Range(1e-6, 1e-2)}, sampler="random", trials=12, **{**TINY, "epochs": 1}
+    )
     assert sum(trial.values["rate"] < 1e-4 for trial in finish(search)) in range(3, 10)
 
 
 def test_the_same_seed_tries_the_same_and_another_something_else(text):
     results = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        search = begin([text], Path(f"{name}.tune"), SPACE, trials=3, seed=seed, **TINY)
+        search = start_search([text], Path(f"{name}.tune"), SPACE, trials=3, seed=seed, **TINY)
         finish(search)
         results.append(outcome(search))
     assert results[0] == results[1]
@@ -124,14 +126,14 @@ def test_the_guided_search_learns_from_the_trials_before(text):
     means = {}
     for sampler in ("bayesian", "random"):
         space = {"rate": Range(1e-6, 3e-2)}
-        search = begin([text], Path(f"{sampler}.tune"), space, sampler=sampler, trials=12, **{**TINY, "epochs": 1})
+        search = start_search([text], Path(f"{sampler}.tune"), space, sampler=sampler, trials=12, **{**TINY, "epochs": 1})
         losses = sorted(trial.loss for trial in finish(search)[STARTUP:])
         means[sampler] = sum(losses) / len(losses)
     assert means["bayesian"] < means["random"]
 
 
 def test_the_test_text_is_not_looked_at(text):
-    search = begin([text], Path("text.tune"), SPACE, trials=2, **TINY)
+    search = start_search([text], Path("text.tune"), SPACE, trials=2, **TINY)
     finish(search)
     best = search.folder(search.best)
     assert "test" in search.corpus.parts
@@ -142,7 +144,7 @@ def test_the_test_text_is_not_looked_at(text):
 
 def test_a_text_that_is_tokenised_already_is_referred_to(text):
     assert fflm("tokenize", text, "-o", "text.ids", folder=".").returncode == 0
-    search = begin([Path("text.ids")], Path("text.tune"), GRID, sampler="grid", trials=1, **TINY)
+    search = start_search([Path("text.ids")], Path("text.tune"), GRID, sampler="grid", trials=1, **TINY)
     finish(search)
     assert not (search.path / "corpus").exists()
     assert search.corpus.path.resolve() == Path("text.ids").resolve()
@@ -155,7 +157,7 @@ def test_a_text_that_is_tokenised_already_is_referred_to(text):
 def test_hopeless_trials_are_given_up_at_an_evaluation(text):
     space = {"rate": Choices(tuple(1e-5 * 2**i for i in range(12)))}
     evaluated = {}
-    search = begin([text], Path("text.tune"), space, sampler="grid", **TINY)
+    search = start_search([text], Path("text.tune"), space, sampler="grid", **TINY)
     for event in search.events():
         if isinstance(event, Evaluation):
             evaluated.setdefault(search.run.path.name, []).append(event.valid_loss)
@@ -171,13 +173,13 @@ def test_hopeless_trials_are_given_up_at_an_evaluation(text):
         ]
         median = sorted(min(other) for other in others)[len(others) // 2]
         assert trial.loss == min(losses) > median * (1 - 1e-9)
-    whole = begin([text], Path("whole.tune"), space, sampler="grid", trials=7, prune=False, **TINY)
+    whole = start_search([text], Path("whole.tune"), space, sampler="grid", trials=7, prune=False, **TINY)
     assert {(trial.state, trial.epochs) for trial in finish(whole)} == {("complete", 3.0)}
 
 
 def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(text):
     space = {"rate": Choices((0.01, 1e9, 0.02))}
-    search = begin([text], Path("text.tune"), space, sampler="grid", optimizer="sgd", clip=0.0, **TINY)
+    search = start_search([text], Path("text.tune"), space, sampler="grid", optimizer="sgd", clip=0.0, **TINY)
     trials = {trial.values["rate"]: trial for trial in finish(search)}
     assert {rate: trial.state for rate, trial in trials.items()} == {0.01: "complete", 1e9: "diverged", 0.02: "complete"}
     assert "does not converge" in trials[1e9].reason
@@ -186,7 +188,7 @@ def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(text):
 
 def test_values_that_do_not_go_together_are_recorded_and_the_search_goes_on(text):
     space = {"hidden": Choices(((8,), (8, 6))), "residual": Choices((False, True))}
-    search = begin([text], Path("text.tune"), space, sampler="grid", **{**TINY, "epochs": 1})
+    search = start_search([text], Path("text.tune"), space, sampler="grid", **{**TINY, "epochs": 1})
     refused = [trial for trial in finish(search) if trial.state == "refused"]
     assert [trial.values for trial in refused] == [{"hidden": (8, 6), "residual": True}]
     assert "must be of one size" in refused[0].reason
@@ -201,10 +203,10 @@ def test_values_that_do_not_go_together_are_recorded_and_the_search_goes_on(text
 def test_a_search_in_pieces_is_the_whole_search(text, sampler, saved):
     space = GRID if sampler == "grid" else SPACE
     trials = None if sampler == "grid" else 8
-    whole = begin([text], Path("whole.tune"), space, sampler=sampler, trials=trials, **TINY)
+    whole = start_search([text], Path("whole.tune"), space, sampler=sampler, trials=trials, **TINY)
     finish(whole)
     assert any(trial.state == "pruned" for trial in whole.trials)
-    search = begin([text], Path("pieces.tune"), space, sampler=sampler, trials=trials, **TINY)
+    search = start_search([text], Path("pieces.tune"), space, sampler=sampler, trials=trials, **TINY)
     pieces = 0
     while len([trial for trial in search.trials if trial.state != "running"]) < search.limit:
         list(itertools.islice(search.events(), 17))
@@ -220,7 +222,7 @@ def test_a_search_in_pieces_is_the_whole_search(text, sampler, saved):
 KILLED = """
 import os, sys
 from pathlib import Path
-from fflm.search.search import Search, begin
+from fflm.search.search import Search, start_search
 from fflm.search.space import Range
 
 left = int(sys.argv[1])
@@ -234,7 +236,7 @@ def die(event, arguments):
 
 path = Path("killed.tune")
 settings = dict(embedding=6, hidden=(8,), batch_size=64, epochs=2, trials=8)
-search = Search.open(path) if path.exists() else begin([Path("text.txt")], path, {"rate": Range(1e-4, 3e-2)}, **settings)
+search = Search.open(path) if path.exists() else start_search([Path("text.txt")], path, {"rate": Range(1e-4, 3e-2)}, **settings)
 search.save_seconds = 0
 sys.addaudithook(die)
 for _ in search.events():
@@ -244,7 +246,7 @@ for _ in search.events():
 
 @pytest.mark.slow
 def test_kills_just_before_files_change(text):
-    whole = begin(
+    whole = start_search(
         [text], Path("whole.tune"), {"rate": Range(1e-4, 3e-2)}, embedding=6, hidden=(8,), batch_size=64, epochs=2, trials=8
     )
     finish(whole)
@@ -276,7 +278,7 @@ def test_signals_save_and_say_how_to_go_on_and_a_kill_does_no_harm(text):
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (130, "")
-    assert stderr.splitlines()[-1] == "stopped and saved; go on with: fflm tune --resume text.tune"
+    assert stderr.splitlines()[-1] == "stopped and saved; resume with: fflm tune --resume text.tune"
     command = [FFLM, "tune", "--resume", "text.tune", "--save-every", "0"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         while not process.stderr.readline().startswith("    2"):
@@ -289,7 +291,7 @@ def test_signals_save_and_say_how_to_go_on_and_a_kill_does_no_harm(text):
 
 
 def test_a_trial_goes_on_in_its_midst(text):
-    search = begin([text], Path("text.tune"), SPACE, trials=1, **TINY)
+    search = start_search([text], Path("text.tune"), SPACE, trials=1, **TINY)
     steps = [event.step for event in itertools.islice(search.events(), 9) if isinstance(event, Step)]
     search.save()
     assert load_arrays(search.folder(search.trials[0]) / CHECKPOINT)[1]["state"]["step"] == 8
@@ -301,7 +303,7 @@ def test_a_trial_goes_on_in_its_midst(text):
 
 
 def test_a_search_goes_on_once_at_a_time(text):
-    search = begin([text], Path("text.tune"), SPACE, trials=2, **{**TINY, "epochs": 1})
+    search = start_search([text], Path("text.tune"), SPACE, trials=2, **{**TINY, "epochs": 1})
     events = search.events()
     next(events)
     before = (search.path / tune.SEARCH).read_bytes()
@@ -319,7 +321,7 @@ def test_a_search_goes_on_once_at_a_time(text):
 
 @pytest.mark.parametrize(("last", "named"), [(TrainingSession, "trial-1"), (tune.Trial, r"text\.tune")])
 def test_a_search_whose_folder_is_moved_away_changes_nothing_in_another(text, last, named):
-    search = begin([text], Path("text.tune"), SPACE, trials=2, **{**TINY, "epochs": 1})
+    search = start_search([text], Path("text.tune"), SPACE, trials=2, **{**TINY, "epochs": 1})
     events = search.events()
     while not isinstance(next(events), last):
         pass
@@ -334,9 +336,9 @@ def test_a_search_whose_folder_is_moved_away_changes_nothing_in_another(text, la
 
 @pytest.mark.slow
 def test_more_trials(text):
-    whole = begin([text], Path("whole.tune"), SPACE, trials=7, **TINY)
+    whole = start_search([text], Path("whole.tune"), SPACE, trials=7, **TINY)
     finish(whole)
-    search = begin([text], Path("text.tune"), SPACE, trials=3, **TINY)
+    search = start_search([text], Path("text.tune"), SPACE, trials=3, **TINY)
     finish(search)
     search = Search.resume(search.path, trials=7)
     assert len(finish(search)) == 4
@@ -346,14 +348,14 @@ def test_more_trials(text):
 
 def test_other_data_is_refused(text):
     assert fflm("tokenize", text, "-o", "text.ids", folder=".").returncode == 0
-    search = begin([Path("text.ids")], Path("text.tune"), SPACE, trials=2, **TINY)
+    search = start_search([Path("text.ids")], Path("text.tune"), SPACE, trials=2, **TINY)
     list(itertools.islice(search.events(), 5))
     text.write_text(STORIES[:2500], encoding="utf-8")
     assert fflm("tokenize", text, "-o", "text.ids", "--overwrite", folder=".").returncode == 0
     before = snapshot(search.path)
     result = fflm("tune", "--resume", "text.tune", folder=".")
     assert result.returncode == 1
-    assert re.fullmatch(r"error: text.tune was begun on other data .*\n", result.stderr)
+    assert re.fullmatch(r"error: text.tune was started on other data .*\n", result.stderr)
     assert snapshot(search.path) == before
 
 
@@ -382,7 +384,7 @@ def test_rows_and_a_table_and_the_line_that_trains_the_best_again(made):
     perplexities = [float(line.split()[1]) for line in table.splitlines()[1:] if not line.endswith("pruned")]
     assert perplexities == sorted(perplexities)
     assert re.search(rf"^valid {PERPLEXITY}$", rest, re.MULTILINE)
-    (line,) = re.findall(r"^again: (fflm train .*)$", rest, re.MULTILINE)
+    (line,) = re.findall(r"^to train the best model again: (fflm train .*)$", rest, re.MULTILINE)
     again = fflm(*shlex.split(line)[1:], "--json", "-q", folder=folder)
     figures = json.loads(again.stdout)
     assert figures["model"] == "text.model"
@@ -419,7 +421,9 @@ def test_the_plot_names_all_that_was_searched(made):
 
 def test_a_terminal_shows_the_progress_of_a_search(text):
     """On a terminal that is too narrow, settings are left out of the rows of trials; the final table has all."""
-    search = begin([text], Path("text.tune"), {"rate": Range(1e-3, 1e-2), "weight_decay": Range(0.0, 0.1)}, trials=2, **TINY)
+    search = start_search(
+        [text], Path("text.tune"), {"rate": Range(1e-3, 1e-2), "weight_decay": Range(0.0, 0.1)}, trials=2, **TINY
+    )
     console = Console(file=io.StringIO(), force_terminal=True, width=40)
     assert _watch(search, None, console)
     shown = console.file.getvalue()
@@ -432,7 +436,7 @@ def test_a_terminal_shows_the_progress_of_a_search(text):
 def test_time_is_limited(text):
     result = fflm("tune", text, *SMALL, "--epochs", 1, "--trials", 2, "--minutes", 1e-9, folder=".")
     assert result.returncode == 0
-    assert result.stderr.splitlines()[-1] == "the time is over, after 0 trials; go on with: fflm tune --resume text.tune"
+    assert result.stderr.splitlines()[-1] == "the time is up, after 0 trials; resume with: fflm tune --resume text.tune"
     assert "running" in result.stdout
     pytest.importorskip("matplotlib")
     assert "no complete trial yet" in fflm("plot", "text.tune", folder=".").stderr
@@ -457,11 +461,11 @@ ERRORS = [
     ("text.txt --search rate=0.01..0.001", "the range 0.01..0.001 is empty"),
     ("text.txt --search rate=0.01..nan", "the range 0.01..nan is empty"),
     ("text.txt --search rate=0..0.01", "--rate': 0.0 is not in the range x>0"),
-    ("text.txt --search window=2..3..4", "'2..3..4' is no range of window"),
+    ("text.txt --search window=2..3..4", "'2..3..4' is not a range of window"),
     ("text.txt --search window=1.5..3", "'1.5' is not a valid integer"),
     ("text.txt --search window=0..3", "--window': 0 is not in the range 1<=x<="),
     ("text.txt --search window=3..300", "too few for a window of 300"),
-    ("text.txt --search hidden=8..16", "'8..16' is no range of hidden: write LOW..HIGH for numbers, A|B|C for choices"),
+    ("text.txt --search hidden=8..16", "'8..16' is not a range of hidden: write LOW..HIGH for numbers, A|B|C for choices"),
     ("text.txt --search activation=tanh|swish", "'swish' is not one of"),
     ("text.txt --search rate=0.01", "nothing to choose from in 0.01"),
     ("text.txt --search rate=0.01|0.01|0.02", "each once"),
@@ -476,8 +480,8 @@ ERRORS = [
     ("text.txt -o text.txt", "text.txt exists"),
     ("missing.txt", "cannot read missing.txt"),
     ("", "give a text to train on, or --resume a search"),
-    ("--resume missing.tune", "missing.tune is no search"),
-    ("--resume text.txt", "text.txt is no search"),
+    ("--resume missing.tune", "missing.tune is not a search"),
+    ("--resume text.txt", "text.txt is not a search"),
     ("--resume text.tune --rate 0.1 --search window=1..2", "leave out --search, --rate"),
     ("text.ids --min-count 1", "tokenized already"),
 ]
@@ -511,7 +515,9 @@ def test_damaged_files_are_one_line(made, tmp_path, name):
     (tmp_path / "text.tune" / name).write_text("{}" if name == "search.json" else "no database" * 1000)
     result = fflm("tune", "--resume", "text.tune", folder=tmp_path)
     assert result.returncode == 1
-    assert re.fullmatch(rf"error: text.tune/{name} .*restore it from a copy, or search anew\n", result.stderr), result.stderr
+    assert re.fullmatch(rf"error: text.tune/{name} .*restore it from a copy, or start a new search\n", result.stderr), (
+        result.stderr
+    )
 
 
 def test_without_optuna_it_says_what_to_install(text):

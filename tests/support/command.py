@@ -21,8 +21,8 @@ SMALL = ("--embedding", "6", "--hidden", "8", "--batch-size", "64", "--window", 
 """Options of such a network."""
 
 PERPLEXITY = (
-    r"perplexity [\d.,]+ over [\d,]+ tokens, [\d.]+% unknown, \d+\.\d{3} bits per character; "
-    r"vocabulary [\d,]+ \(words seen at least \d+ times in train\); line ends predicted, contexts cross them"
+    r"perplexity [\d.,]+ over [\d,]+ tokens, OOV rate [\d.]+%, \d+\.\d{3} bits per character; "
+    r"vocabulary [\d,]+ \(words seen at least \d+ times in train\); line ends predicted as </s>, contexts may cross lines"
 )
 """How a perplexity is reported, with all that it means nothing without."""
 

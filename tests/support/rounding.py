@@ -46,9 +46,17 @@ class RoundingBackend(CpuBackend):
         super().affine(rounded(inputs), rounded(weight), bias, activation, outputs)
 
     def affine_backward(
-        self, inputs: Array, weight: Array, outputs: Array, activation: Activation, d_outputs: Array, beta: float,
-        d_weight: Array, d_bias: Array, d_inputs: Array,
-    ) -> None:  # fmt: skip
+        self,
+        inputs: Array,
+        weight: Array,
+        outputs: Array,
+        activation: Activation,
+        d_outputs: Array,
+        beta: float,
+        d_weight: Array,
+        d_bias: Array,
+        d_inputs: Array,
+    ) -> None:
         of_weight = d_weight.copy()
         super().affine_backward(inputs, weight, outputs, activation, d_outputs, beta, of_weight, d_bias, d_inputs)
         # which has left the gradients of the sums in d_outputs
@@ -62,9 +70,20 @@ class RoundingBackend(CpuBackend):
         d_inputs[...] = slopes @ weight
 
     def output_gradients(
-        self, features: Array, weight: Array, bias: Array, targets: Array, smoothing: float, penalty: float, scale: float,
-        beta: float, losses: Array, d_features: Array, d_weight: Array, d_bias: Array,
-    ) -> None:  # fmt: skip
+        self,
+        features: Array,
+        weight: Array,
+        bias: Array,
+        targets: Array,
+        smoothing: float,
+        penalty: float,
+        scale: float,
+        beta: float,
+        losses: Array,
+        d_features: Array,
+        d_weight: Array,
+        d_bias: Array,
+    ) -> None:
         rows, words, tiles = len(features), len(weight), -(-len(weight) // TILE)
         inputs, rounded_weight = rounded(features), rounded(weight)
         logits = np.full((rows, tiles * TILE), -np.inf, np.float32)
@@ -87,9 +106,19 @@ class RoundingBackend(CpuBackend):
         d_features[...] = unit * (slopes @ rounded_weight)
 
     def nce_gradients(
-        self, features: Array, weight: Array, bias: Array, targets: Array, noise: Array, scale: float, beta: float,
-        losses: Array, d_features: Array, d_weight: Array, d_bias: Array,
-    ) -> None:  # fmt: skip
+        self,
+        features: Array,
+        weight: Array,
+        bias: Array,
+        targets: Array,
+        noise: Array,
+        scale: float,
+        beta: float,
+        losses: Array,
+        d_features: Array,
+        d_weight: Array,
+        d_bias: Array,
+    ) -> None:
         inputs, rounded_weight = rounded(features), rounded(weight)
         scores = inputs @ rounded_weight.T + bias
         slopes: Any = noise / (1 + np.exp(-scores))

@@ -33,7 +33,7 @@ def tiny_model(text=MODES["sentence"], words=WORDS, *, window=3, seed=1, dtype=n
 
 
 class Bigrams(Predictor):
-    """A predictor that is no network: p(word | last word) from a table of probabilities, the others rare."""
+    """A predictor that is not a network: p(word | last word) from a table of probabilities, the others rare."""
 
     window = 1
 

@@ -254,9 +254,17 @@ def test_all_rows_decay(shape, exact_end):
     text = TEXT[TEXT < 6]  # so that the embeddings of two words and the padding are never seen
     loss = "exact" if "bands" in shape else "sampled"
     settings = dataclasses.replace(
-        SETTINGS, epochs=1, optimizer="adamw", weight_decay=0.3, schedule="cosine", evaluate_every=100, loss=loss, samples=1,
-        batch_size=8, exact_end=exact_end,
-    )  # fmt: skip
+        SETTINGS,
+        epochs=1,
+        optimizer="adamw",
+        weight_decay=0.3,
+        schedule="cosine",
+        evaluate_every=100,
+        loss=loss,
+        samples=1,
+        batch_size=8,
+        exact_end=exact_end,
+    )
     config = dataclasses.replace(CONFIG, vocabulary=50, **shape)
     windows = Windows(text, 1, padding=50)
     trainer = Trainer(Network(config, CpuBackend()), Parameters.random(config, 1, np.float64), windows, windows, settings)

@@ -18,7 +18,7 @@ class Report:
     confusion
         (C, C) how many texts of the class of the row were taken for that of the column.
     loss
-        Mean cross-entropy, nats a text.
+        Mean cross-entropy, nats per text.
     """
 
     labels: tuple[str, ...]

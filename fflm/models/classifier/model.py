@@ -44,7 +44,7 @@ class PartFile(TypedDict):
 
 
 class TextsFile(TypedDict, total=False):
-    """The parts of the labelled text."""
+    """The parts of the labeled text."""
 
     train: Required[PartFile]
     valid: PartFile
@@ -82,7 +82,7 @@ class ClassifierFigures(TypedDict, total=False):
 
 
 class Start(TypedDict):
-    """The first event of a run on labelled text."""
+    """The first event of a run on labeled text."""
 
     texts: TextsFile
 
@@ -177,7 +177,7 @@ class TextClassifier(TrainedNetwork):
         labels = list(map(single_spaced, labels))
         if unknown := sorted(set(labels).difference(places)):
             raise FflmError(
-                f"the classifier does not know the label {unknown[0]!r}, only {', '.join(self.labels[:20])}: mend the labels"
+                f"the classifier does not know the label {unknown[0]!r}, only {', '.join(self.labels[:20])}: fix the labels"
             )
         truth = np.array([places[label] for label in labels], np.int32)
         chances = self.predict_proba(texts)
@@ -198,7 +198,7 @@ class TextClassifier(TrainedNetwork):
         Raises
         ------
         FflmError
-            If it is no classifier, of a later version, incomplete or damaged.
+            If it is not a classifier, of a later version, incomplete or damaged.
         """
         path = to_path("path", path)
         with reading_folder(path):

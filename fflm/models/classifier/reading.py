@@ -1,4 +1,4 @@
-"""Labelled text: a label and a text a line, in one of three formats."""
+"""Labeled text: a label and a text a line, in one of three formats."""
 
 import csv
 import re
@@ -27,7 +27,7 @@ PREFIX = "__label__"
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """Texts, none of which has a line end, and the label of each, in which single spaces are the only white space."""
 
     texts: list[str]
@@ -43,7 +43,7 @@ class Labelled:
 
 
 @checked
-def read_labelled(
+def read_labeled(
     sources: Sequence[str | Path],
     format: Format = "auto",
     *,
@@ -51,8 +51,8 @@ def read_labelled(
     label_column: LabelColumn = "label",
     encoding: Encoding = "utf-8",
     errors: Errors = "strict",
-) -> Labelled:
-    """Read labelled texts.
+) -> Labeled:
+    """Read labeled texts.
 
     Parameters
     ----------
@@ -86,8 +86,8 @@ def read_labelled(
             labels.append(label)
             texts.append(single_line(text))
     if not texts:
-        raise FflmError(f"there is no labelled text in {', '.join(map(str, sources))}: give lines with a label, a tab and a text")
-    return Labelled(texts, labels)
+        raise FflmError(f"there is no labeled text in {', '.join(map(str, sources))}: give lines with a label, a tab and a text")
+    return Labeled(texts, labels)
 
 
 def read_texts(sources: Sequence[str | Path], encoding: str, errors: Literal["strict", "replace"]) -> Iterator[str]:
@@ -120,7 +120,7 @@ def _read_lines(lines: Iterable[str], source: str, format: Format) -> Iterator[t
         if format == "fasttext":
             label, text = [*re.split(r"\s+", line.lstrip(string.whitespace), maxsplit=1, flags=re.ASCII), ""][:2]
             if not label.startswith(PREFIX):
-                raise FflmError(f"{source}, line {number} does not begin with {PREFIX}: mend it, or give another `format`")
+                raise FflmError(f"{source}, line {number} does not begin with {PREFIX}: fix it, or give another `format`")
             if text.startswith(PREFIX):
                 raise FflmError(f"{source}, line {number} has several labels: give each text one")
             label, text = label.removeprefix(PREFIX), text.strip("\n")
@@ -147,10 +147,10 @@ def _read_csv(lines: Iterable[str], source: str, text_column: str, label_column:
             if None in row:
                 raise FflmError(f"{source}, line {reader.line_num} has too many columns: quote a text that holds commas")
             if row[label_column] is None or row[text_column] is None:
-                raise FflmError(f"{source}, line {reader.line_num} has too few columns: mend it")
+                raise FflmError(f"{source}, line {reader.line_num} has too few columns: fix it")
             yield _label(row[label_column], f"{source}, line {reader.line_num}"), row[text_column]
     except csv.Error as error:
-        raise FflmError(f"{source}, line {reader.line_num + 1} is no CSV ({error}): mend it, or give another `format`") from error
+        raise FflmError(f"{source}, line {reader.line_num + 1} is not CSV ({error}): fix it, or give another `format`") from error
 
 
 def _label(label: str, place: str) -> str:

@@ -86,9 +86,15 @@ class TextInput(Settings):
 
 
 DEFAULTS: dict[str, Any] = {
-    "embedding": 64, "hidden": (), "dropout": 0.0, "embedding_dropout": 0.2, "optimizer": "adagrad", "rate": 0.05,
-    "weight_decay": 0.0, "clip": 0.0,
-}  # fmt: skip
+    "embedding": 64,
+    "hidden": (),
+    "dropout": 0.0,
+    "embedding_dropout": 0.2,
+    "optimizer": "adagrad",
+    "rate": 0.05,
+    "weight_decay": 0.0,
+    "clip": 0.0,
+}
 """What is another default than that of `NetworkConfig` and `TrainingSettings`."""
 
 Valid: TypeAlias = Annotated[

@@ -32,7 +32,7 @@ from fflm.files import NewFolder, os_errors_as_fflm_error
 from fflm.models.classifier.features import Reader, Texts, count_words, read_lexicon
 from fflm.models.classifier.metrics import Report
 from fflm.models.classifier.model import ClassifierFile, probabilities, read_description, save_description
-from fflm.models.classifier.reading import Format, LabelColumn, Labelled, TextColumn, read_labelled
+from fflm.models.classifier.reading import Format, LabelColumn, Labeled, TextColumn, read_labeled
 from fflm.models.classifier.settings import DEFAULTS, MAX_WORDS, Balanced, Lexicons, Test, TextInput, Valid, Vectors
 from fflm.models.creation import TEXT_OPTIONS, check_free, default_path, pop_fields, pop_tokenizer
 from fflm.models.folder import opening_run
@@ -67,7 +67,7 @@ def default_batch_size(examples: int) -> int:
 
 
 @checked
-def begin(
+def start_session(
     inputs: Paths,
     path: PathLike | None = None,
     *,
@@ -93,7 +93,7 @@ def begin(
     Parameters
     ----------
     inputs
-        As `fflm.models.classifier.reading.read_labelled` takes them.
+        As `fflm.models.classifier.reading.read_labeled` takes them.
     path
         The classifier's folder; by default ``reviews.classifier`` for ``reviews.tsv``.
     overwrite, ..., fields
@@ -146,13 +146,26 @@ def begin(
         if "epochs" in automatic:
             settings = dataclasses.replace(settings, epochs=default_epochs(len(train)))
         config = NetworkConfig(
-            vocabulary=len(vocabulary), window=input.window, tied=False, outputs=len(labels), numbers=reader.width,
-            input="numbers" if input.input == "features" else input.input, **shape,
-        )  # fmt: skip
+            vocabulary=len(vocabulary),
+            window=input.window,
+            tied=False,
+            outputs=len(labels),
+            numbers=reader.width,
+            input="numbers" if input.input == "features" else input.input,
+            **shape,
+        )
         return ClassifierSession.start(
-            new, examples, config, settings, labels, reader,
-            balanced=balanced, threads=threads, device=device, embeddings=embeddings,
-        )  # fmt: skip
+            new,
+            examples,
+            config,
+            settings,
+            labels,
+            reader,
+            balanced=balanced,
+            threads=threads,
+            device=device,
+            embeddings=embeddings,
+        )
 
 
 AUTOMATIC = ("batch_size", "epochs")
@@ -167,15 +180,15 @@ OPTIONS = {
     **parameters(Tokenizer, "mode"),
     **parameters(NetworkConfig, *NO_NETWORK),
     **parameters(TrainingSettings, *NO_TRAINING),
-    **parameters(begin, "path"),
+    **parameters(start_session, "path"),
 }
-"""What `begin` takes."""
+"""What `start_session` takes."""
 for _name, _default in (DEFAULTS | dict.fromkeys(AUTOMATIC)).items():
     OPTIONS[_name] = OPTIONS[_name].replace(default=_default)
 
 
 class ClassifierSession(Session):
-    """A run on labelled text. Made by `start` or `resume`.
+    """A run on labeled text. Made by `start` or `resume`.
 
     Attributes
     ----------
@@ -249,7 +262,7 @@ class ClassifierSession(Session):
         }
         save_arrays(run.folder / EXAMPLES, arrays, list(examples))
         save_description(run.folder, config, labels, reader, shares, about)
-        run._begin(texts=texts)
+        run._write_first_files(texts=texts)
         return run
 
     @classmethod
@@ -271,7 +284,7 @@ class ClassifierSession(Session):
             settings = TrainingSettings.from_dict(about["training"])
             used = device or checkpoint.device or about.get("device", "cpu")
             run = cls(path, examples, config, settings, labels, reader, shares, about["threads"], used)
-            run._continue(checkpoint, about, epochs)
+            run._restore_from(checkpoint, about, epochs)
             return run
 
     def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:
@@ -287,7 +300,7 @@ def _read_examples(path: Path, reader: Reader, classes: int) -> dict[str, Texts]
     Raises
     ------
     FflmError
-        If they are damaged: a word that is not in the vocabulary, a label that is no class, texts that do not follow each other.
+        If they are damaged: a word outside the vocabulary, a label that is not a class, texts that do not follow each other.
     """
     arrays, names = load_arrays(path, (np.int32, np.int64), list[Literal["train", "valid", "test"]])
     examples = {}
@@ -316,9 +329,9 @@ def _all_below(numbers: npt.NDArray[np.int32], limit: int) -> bool:
 
 def _parts(
     inputs: Sequence[Path], held_out: Mapping[str, Share | Count | tuple[Path, ...] | None], seed: int, reading: dict[str, Any]
-) -> dict[str, Labelled]:
+) -> dict[str, Labeled]:
     """Read the parts; those that are no files of their own are drawn at random, of each class in proportion."""
-    everything = read_labelled(inputs, **reading)
+    everything = read_labeled(inputs, **reading)
     generator = np.random.default_rng(seed)
     classes, places = np.unique(everything.labels, return_inverse=True)
     # in random order, and evenly: a text's rank is its place among those of its class, over their number
@@ -334,7 +347,7 @@ def _parts(
         if part is None:
             continue
         if not isinstance(part, Share | Count):
-            parts[name] = read_labelled(part, **reading)
+            parts[name] = read_labeled(part, **reading)
             continue
         count = round(part.value * len(everything)) if isinstance(part, Share) else part.tokens
         if not 0 < count < len(order):
@@ -346,7 +359,7 @@ def _parts(
     return {"train": everything.take(np.sort(order)), **parts}
 
 
-def _encode(part: Labelled, labels: Sequence[str], reader: Reader, name: str) -> Texts:
+def _encode(part: Labeled, labels: Sequence[str], reader: Reader, name: str) -> Texts:
     places = {label: place for place, label in enumerate(labels)}
     if unknown := sorted(set(part.labels).difference(places)):
         raise FflmError(

@@ -75,7 +75,7 @@ class Mixture(LanguageModel):
                 ("reads text in another way", other.text == model.text),
             ):
                 if not same:
-                    raise FflmError(f"{name} {what} than {first}: mix models that were trained on one tokenised text")
+                    raise FflmError(f"{name} {what} than {first}: mix models that were trained on one tokenized text")
 
     def _details(self) -> list[str]:
         return [f"{name} {weight:.4f}" for name, weight in zip(self.components, self.weights, strict=True)]
@@ -157,7 +157,7 @@ class Mixture(LanguageModel):
         Raises
         ------
         FflmError
-            If it is no mixture, of a later version, incomplete or damaged; if a model is gone or is not the one that it was.
+            If it is not a mixture, of a later version, incomplete or damaged; if a model is gone or is not the one that it was.
         """
         path = to_path("path", path)
         _check_parts(path)
@@ -240,7 +240,7 @@ def fingerprint(path: Path) -> str:
     Raises
     ------
     FflmError
-        If it is no model, or cannot be read.
+        If it is not a model, or cannot be read.
     """
     return _fingerprint(path, meaning(read_config(path)))
 

@@ -19,7 +19,7 @@ from fflm.text.corpus import Part
 Floats = npt.NDArray[np.float64]
 
 GAP = 1e-9
-"""Tuned weights are so near to the best ones: nats a word."""
+"""Tuned weights are so near to the best ones: nats per word."""
 
 
 @checked
@@ -132,7 +132,7 @@ def estimate_weights(losses: Floats) -> Floats:
     Returns
     -------
     numpy.ndarray
-        (K,), summing to one, within `GAP` nats a word of the best.
+        (K,), summing to one, within `GAP` nats per word of the best.
     """
     least = losses.min(axis=0)
     possible = np.isfinite(least)

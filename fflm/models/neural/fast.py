@@ -1,4 +1,4 @@
-"""Scores at the speed of an n-gram model: of words, from tables, without the softmax's normaliser."""
+"""Scores at the speed of an n-gram model: of words, from tables, without the softmax's normalizer."""
 
 import math
 import threading
@@ -21,15 +21,15 @@ LARGEST = 32000
 """The largest sum of 16-bit integers, but for their rounding."""
 
 CHECKED = 20
-"""One of so many words is scored exactly, too, so that normalisers are known; after a hundred far fewer, for it takes time."""
+"""One of so many words is scored exactly, too, so that normalizers are known; after a hundred far fewer, for it takes time."""
 
 _NOTING = threading.Lock()
-"""Held while a scorer changes what it knows of normalisers."""
+"""Held while a scorer changes what it knows of normalizers."""
 
 
 @dataclass(frozen=True)
-class Normalisers:
-    """What the normalisers were that fast scoring took for 1. Those of two texts can be added.
+class Normalizers:
+    """What the normalizers were that fast scoring took for 1. Those of two texts can be added.
 
     Attributes
     ----------
@@ -46,9 +46,9 @@ class Normalisers:
     absolute: float = 0.0
     worst: float = 0.0
 
-    def __add__(self, other: "Normalisers") -> "Normalisers":
+    def __add__(self, other: "Normalizers") -> "Normalizers":
         """Return those of both texts."""
-        return Normalisers(
+        return Normalizers(
             self.contexts + other.contexts,
             self.total + other.total,
             self.absolute + other.absolute,
@@ -66,7 +66,7 @@ class Normalisers:
         return self.absolute / self.contexts if self.contexts else math.nan
 
     def perplexity(self, loss: float) -> float:
-        """Return about what perplexity a text has whose words' unnormalised loss is known, nats a token."""
+        """Return about what perplexity a text has whose words' unnormalized loss is known, nats per token."""
         return math.exp(loss + self.mean)
 
     def to_dict(self) -> dict[str, float]:
@@ -76,7 +76,7 @@ class Normalisers:
 
 
 class FastScorer:
-    """Scores the words of a text by a network with one hidden layer, taking the softmax's normaliser for 1.
+    """Scores the words of a text by a network with one hidden layer, taking the softmax's normalizer for 1.
 
     The hidden layer's weighted sums are read from a table, which has for each word and each place of a context what the word
     contributes from there (Devlin et al. 2014, section 4.2), as 16-bit integers with a unit a hidden unit. A word's row, which
@@ -104,7 +104,7 @@ class FastScorer:
             )
         self.model = model
         self.vocabulary, self.text, self.window = model.vocabulary, model.text, model.window
-        self._normalisers = Normalisers()
+        self._normalisers = Normalizers()
         self._unnoted = 0  # words before the next one that is to be scored exactly
         self._noted = 0  # words that are, now or later, those of which these are kept:
         self._pending: list[tuple[npt.NDArray[Any], ...]] = []  # contexts, words and losses
@@ -136,18 +136,18 @@ class FastScorer:
         return self._tables.nbytes
 
     @property
-    def normalisers(self) -> Normalisers:
+    def normalizers(self) -> Normalizers:
         """Those of one of `CHECKED` words of all texts that were scored, and from the hundredth on of one of 1000 `CHECKED`."""
         with _NOTING:
             if self._pending:
                 contexts, words, losses = map(np.concatenate, zip(*self._pending, strict=True))
                 logs = self.model.losses(contexts, words).astype(np.float64) - losses
-                known = Normalisers(len(logs), float(logs.sum()), float(np.abs(logs).sum()), float(np.abs(logs).max()))
+                known = Normalizers(len(logs), float(logs.sum()), float(np.abs(logs).sum()), float(np.abs(logs).max()))
                 self._normalisers, self._pending = self._normalisers + known, []
             return self._normalisers
 
     def text_losses(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
-        """Return -log of each word's unnormalised probability, nats, and take notes of some normalisers.
+        """Return -log of each word's unnormalized probability, nats, and take notes of some normalizers.
 
         Parameters
         ----------
@@ -166,11 +166,22 @@ class FastScorer:
         windows = model.windows(ids)
         losses = np.empty(len(ids) - start, np.float32)
         score_words(
-            ids, start, windows.padding, -1 if windows.sentence_end is None else windows.sentence_end, self._borders,
-            self._tables, self._begun, self._units, self._average_units, model.parameters.hidden_biases[0],
-            ACTIVATIONS.index(model.config.activation), self._output_units, model.parameters.output_bias, losses,
+            ids,
+            start,
+            windows.padding,
+            -1 if windows.sentence_end is None else windows.sentence_end,
+            self._borders,
+            self._tables,
+            self._begun,
+            self._units,
+            self._average_units,
+            model.parameters.hidden_biases[0],
+            ACTIVATIONS.index(model.config.activation),
+            self._output_units,
+            model.parameters.output_bias,
+            losses,
             shares_of(losses.size * self._tables[0].size),
-        )  # fmt: skip
+        )
         with _NOTING:
             stride = max(CHECKED, len(losses) // 100) if self._noted < 100 else 1000 * CHECKED
             positions = np.arange(start + self._unnoted, len(ids), stride)
@@ -197,8 +208,8 @@ def fast_scorer(model: LanguageModel) -> FastScorer:
     Raises
     ------
     FflmError
-        If it is no network, or not of the shape that can be fast.
+        If it is not a network, or not of the shape that can be fast.
     """
     if not isinstance(model, NeuralModel):
-        raise FflmError("only a network can score fast: name one, made by `fflm train --self-normalise 0.1`")
+        raise FflmError("only a network can score fast: train one with `fflm.train` and `self_normalise=0.1`")
     return FastScorer(model)

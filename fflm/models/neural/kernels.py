@@ -45,26 +45,39 @@ def subtract(row, total):
 
 @kernel()
 def score_words(
-    ids, start, padding, end, borders, tables, begun, units, average_units, bias, code, output_units, output_bias, losses,
-    threads
-):  # fmt: skip
+    ids,
+    start,
+    padding,
+    end,
+    borders,
+    tables,
+    started,
+    units,
+    average_units,
+    bias,
+    code,
+    output_units,
+    output_bias,
+    losses,
+    threads,
+):
     """Score a text; a context's word is ``padding`` before the text and, if ``end`` is a word, up to the last one before it."""
-    averages, window, size = len(borders) - 1, len(begun), len(bias)
+    averages, window, size = len(borders) - 1, len(started), len(bias)
     context = borders[-1] + window
     for t in prange(threads):
         low, high = share(len(losses), threads, t)
         low, high = start + low, start + high
         # What the words before a place contribute to it: those of its window, a row of `sums` for each of the places next
         # (`place` is the row of the present one, after the last row comes the first), and those of the averages together.
-        sums, total, hidden = np.empty_like(begun), np.empty(size, np.int32), np.empty(size, bias.dtype)
+        sums, total, hidden = np.empty_like(started), np.empty(size, np.int32), np.empty(size, bias.dtype)
         first = max(0, low - context)  # of the words that a context may see
         begins = True
         place = 0
         for i in range(first, high):
             if begins:
                 for j in range(size):
-                    for d in range(window):  # `sums[:] = begun` takes seconds to compile
-                        sums[d, j] = begun[d, j]
+                    for d in range(window):  # `sums[:] = started` takes seconds to compile
+                        sums[d, j] = started[d, j]
                     total[j] = 0
                     for k in range(averages):
                         total[j] += (borders[k + 1] - borders[k]) * tables[padding, k, j]

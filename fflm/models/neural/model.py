@@ -94,7 +94,7 @@ class NeuralModel(TrainedNetwork, LanguageModel):
         Raises
         ------
         FflmError
-            If it is no model, of a later version, incomplete or damaged.
+            If it is not a model, of a later version, incomplete or damaged.
         """
         path = to_path("path", path)
         about = read_config(path, "network")

@@ -48,10 +48,16 @@ from fflm.training.trainer import Trainer
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "quick": {
-        "window": 5, "averages": (20,), "embedding": 64, "hidden": (128,), "dropout": 0.1, "embedding_dropout": 0.1,
-        "epochs": 3, "rate": 4e-3,
+        "window": 5,
+        "averages": (20,),
+        "embedding": 64,
+        "hidden": (128,),
+        "dropout": 0.1,
+        "embedding_dropout": 0.1,
+        "epochs": 3,
+        "rate": 4e-3,
     },
-}  # fmt: skip
+}
 """Settings that belong together: what else than the defaults of `NetworkConfig` and `TrainingSettings` each consists of."""
 
 
@@ -77,7 +83,7 @@ def default_epochs(words: int) -> int:
 
 
 @checked
-def begin(
+def start_session(
     inputs: Paths,
     path: PathLike | None = None,
     *,
@@ -91,7 +97,7 @@ def begin(
     preset: Preset = "default",
     **fields: Any,
 ) -> "TrainingSession":
-    """Begin a training run: tokenise the text unless that was done, and set up network and folder.
+    """Begin a training run: tokenize the text unless that was done, and set up network and folder.
 
     Parameters
     ----------
@@ -128,9 +134,9 @@ OPTIONS = {
     **parameters(NetworkConfig, "input", "numbers", "outputs", "output"),
     **parameters(TrainingSettings),
     **TEXT_OPTIONS,
-    **parameters(begin, "path"),
+    **parameters(start_session, "path"),
 }
-"""What `begin` takes."""
+"""What `start_session` takes."""
 for _name in AUTOMATIC:
     OPTIONS[_name] = OPTIONS[_name].replace(annotation=OPTIONS[_name].annotation | None, default=None)
 
@@ -268,7 +274,7 @@ class TrainingSession(Session):
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         save_config(run.folder, config, corpus.settings, corpus.vocabulary, about)
-        run._begin(text=corpus.conditions)
+        run._write_first_files(text=corpus.conditions)
         return run
 
     @classmethod
@@ -300,7 +306,7 @@ class TrainingSession(Session):
             if not is_described(corpus, about["corpus"]):
                 reason = _difference(path, corpus, about)
                 raise FflmError(
-                    f"{path} was trained on other data ({reason}): resume with that, or train anew with `overwrite=True`"
+                    f"{path} was trained on other data ({reason}): resume with that, or train again with `overwrite=True`"
                 )
             if config.vocabulary != len(corpus.vocabulary) or corpus.settings.to_dict() != about["text"]:
                 raise FflmError(f"{path / CONFIG} is damaged (it does not fit the text): {REMEDY}")
@@ -310,7 +316,7 @@ class TrainingSession(Session):
             precision = about.get("precision", "fp32") if used == "cuda" else "fp32"
             run = cls(path, corpus, config, settings, about["threads"], used, precision)
             run.vectors = about.get("vectors", 0)
-            run._continue(checkpoint, about, epochs)
+            run._restore_from(checkpoint, about, epochs)
             return run
 
     def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:

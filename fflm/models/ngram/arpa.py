@@ -137,7 +137,7 @@ def read_arpa(source: Path, *, tokenizer: Tokenizer | None = None, mode: TextMod
     words = reader.vocabulary_words
     ends = len(words) > 1 and words[1] == END
     if mode == "sentence" and not ends:
-        raise FflmError(f"{source} has no {END}, so it is no model of sentences: leave out `mode`")
+        raise FflmError(f"{source} has no {END}, so it is not a model of sentences: leave out `mode`")
     settings = TextSettings(tokenizer or Tokenizer(mode="space"), mode or ("sentence" if ends else "stream"), line_ends=ends)
     vocabulary = Vocabulary(words, [0] * len(words), ends=ends, rule=f"words of {source.name}")
     tables = _assemble(reader)
@@ -184,7 +184,9 @@ class _Reader:
                 break
             self._escaped = self._escaped or line == _ESCAPED.encode()
         else:
-            raise FflmError(f"{self._path} has no line \\data\\, so it is no ARPA file: give an n-gram model in the ARPA format")
+            raise FflmError(
+                f"{self._path} has no line \\data\\, so it is not an ARPA file: give an n-gram model in the ARPA format"
+            )
         sizes: list[int] = []
         while (line := self._next("\\1-grams:")).startswith(b"ngram "):
             found = _SIZE.fullmatch(line)
@@ -213,7 +215,9 @@ class _Reader:
     def _next(self, expected: str) -> bytes:
         line = next(self._lines, None)
         if line is None:
-            raise FflmError(f"{self._path} ends where {expected} should come: it is incomplete or no ARPA file, fetch it again")
+            raise FflmError(
+                f"{self._path} ends where {expected} should come: it is incomplete or not an ARPA file, fetch it again"
+            )
         return line
 
     def _fail(self, reason: str) -> NoReturn:

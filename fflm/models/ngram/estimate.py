@@ -94,9 +94,16 @@ def estimate(ids: Integers, vocabulary: Vocabulary, settings: TextSettings, orde
         keys[k] = keys[k][:0]
         probabilities, back_off = np.empty(len(words)), np.empty(len(parents[k]))
         kernels.interpolate(
-            first, words, counts[k], parents[k], *lower, np.array([0.0, *found_discounts]), probabilities, back_off,
+            first,
+            words,
+            counts[k],
+            parents[k],
+            *lower,
+            np.array([0.0, *found_discounts]),
+            probabilities,
+            back_off,
             shares_of(len(words) * kernels.LOOK_UP),
-        )  # fmt: skip
+        )
         starts.append(first[:-1] + grams)
         grams += len(words)
         targets.append(words)

@@ -175,7 +175,7 @@ class NgramModel(LanguageModel):
         Raises
         ------
         FflmError
-            If it is no n-gram model, of a later version, incomplete or damaged.
+            If it is not an n-gram model, of a later version, incomplete or damaged.
         """
         path = to_path("path", path)
         about = read_config(path, "ngram")

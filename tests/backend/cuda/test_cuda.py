@@ -279,7 +279,7 @@ def test_training_on_a_gpu_from_text_to_model(text, monkeypatch):
     fields = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "test": Share(0.1)}
     figures = {}
     for device in backends:
-        run = train.begin([text], Path(f"{device}.model"), device=device, epochs=2, **fields)
+        run = train.start_session([text], Path(f"{device}.model"), device=device, epochs=2, **fields)
         assert {type(event).__name__ for event in run.events()} >= {"Step", "Evaluation", "Tested"}
         figures[device] = run.figures
         assert json.loads(Path(f"{device}.model/config.json").read_text())["device"] == device

@@ -163,7 +163,7 @@ def test_training_from_text_to_model(text, monkeypatch):
     fields = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "epochs": 1, "device": "cuda"}
     perplexities = {}
     for precision in backends:
-        run = train.begin([text], Path(f"{precision}.model"), precision=precision, **fields)
+        run = train.start_session([text], Path(f"{precision}.model"), precision=precision, **fields)
         assert {type(event).__name__ for event in run.events()} >= {"Step", "Evaluation"}
         perplexities[precision] = run.figures["valid"]["perplexity"]
         assert json.loads(Path(f"{precision}.model/config.json").read_text())["precision"] == precision
@@ -183,9 +183,9 @@ def test_prediction_is_in_single_precision():
 
 def test_mixed_precision_needs_a_gpu(text):
     with pytest.raises(FflmError, match="mixed precision needs the device cuda"):
-        train.begin([text], Path("other.model"), precision="mixed")
+        train.start_session([text], Path("other.model"), precision="mixed")
     with pytest.raises(FflmError, match="`precision` must be one of fp32, mixed, not 'half'"):
-        train.begin([text], Path("other.model"), precision="half")
+        train.start_session([text], Path("other.model"), precision="half")
     assert not Path("other.model").exists()
     result = fflm("train", text, "--precision", "mixed", "-o", "other.model", folder=Path())
     assert (result.returncode, result.stderr) == (1, "error: mixed precision needs the device cuda: on the CPU, train in fp32\n")

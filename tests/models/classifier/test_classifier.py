@@ -23,9 +23,9 @@ from fflm.cli import main
 from fflm.files import LOCK
 from fflm.models.classifier.features import Reader, Texts, count_words, read_lexicon
 from fflm.models.classifier.metrics import Report
-from fflm.models.classifier.reading import read_labelled
+from fflm.models.classifier.reading import read_labeled
 from fflm.models.classifier.settings import TextInput
-from fflm.models.classifier.train import ClassifierSession, begin
+from fflm.models.classifier.train import ClassifierSession, start_session
 from fflm.models.creation import default_path
 from fflm.text.holdout import Count, Share
 from fflm.text.tokenizer import Tokenizer
@@ -73,13 +73,13 @@ def test_formats_say_the_same(tmp_path: Path) -> None:
         writer.writerows([("id", "body", "class"), *((row, text, label) for row, (label, text) in enumerate(ROWS))])
     expected = [label for label, _ in ROWS], [text for _, text in ROWS]
     for name, options in (("a.tsv", {}), ("a.ft", {}), ("a.csv", {"text_column": "body", "label_column": "class"})):
-        found = read_labelled([tmp_path / name], **options)
+        found = read_labeled([tmp_path / name], **options)
         assert (found.labels, found.texts) == expected
 
 
 def test_a_field_of_csv_may_have_newlines_and_become_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('label,text\na,"one\ntwo\n\nthree"\nb,four\n')
-    found = read_labelled([tmp_path / "a.csv"])
+    found = read_labeled([tmp_path / "a.csv"])
     assert found.texts == ["one two three", "four"]
 
 
@@ -93,7 +93,7 @@ def test_a_field_of_csv_may_have_newlines_and_become_one_line(tmp_path: Path) ->
 )
 def test_labels_have_single_spaces_only(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_bytes(content.encode())
-    found = read_labelled([tmp_path / name])
+    found = read_labeled([tmp_path / name])
     assert found.labels == ["good film"] * 3
     assert [text.strip() for text in found.texts] == ["x", "y", "z"]
 
@@ -105,17 +105,17 @@ def test_each_file_of_a_folder_has_a_format_of_its_own(tmp_path: Path) -> None:
         (folder / name).write_text("text,label\none,a\n")
     (folder / "3.txt").write_text("__label__b two\n__label__c\tthree\n")
     write(folder / "4.tsv", [("d", "four")])
-    found = read_labelled([folder])
+    found = read_labeled([folder])
     assert list(zip(found.labels, found.texts, strict=True)) == [("a", "one")] * 2 + [("b", "two"), ("c", "three"), ("d", "four")]
     (folder / "4.tsv").write_text("d\tfour\nfive\n")
     with pytest.raises(FflmError, match=r"4\.tsv, line 2 has no tab"):
-        read_labelled([folder])
+        read_labeled([folder])
 
 
 def test_a_long_line_is_one_text(tmp_path: Path) -> None:
     text = "word " * 200_000 + "end"
     write(tmp_path / "a.tsv", [("a", text), ("b", "short")])
-    assert read_labelled([tmp_path / "a.tsv"]).texts == [text, "short"]
+    assert read_labeled([tmp_path / "a.tsv"]).texts == [text, "short"]
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_a_long_line_is_one_text(tmp_path: Path) -> None:
         ("\u3000\x0b\tx\n", {}, "line 1 has an empty label"),
         ('label,text\n"\n",x\n', {"format": "csv"}, "line 3 has an empty label"),
         ("__label__\u00a0 x\n", {}, "line 1 has an empty label"),
-        ("\n\n", {}, "there is no labelled text in"),
-        ("", {}, "there is no labelled text in"),
+        ("\n\n", {}, "there is no labeled text in"),
+        ("", {}, "there is no labeled text in"),
         ("__label__a x\ny\n", {}, "line 2 does not begin with __label__"),
         ("__label__a __label__b x\n", {}, "line 1 has several labels"),
         ("label,body\na,x\n", {"format": "csv"}, "no column 'text', but label, body: name one with `text_column`"),
         ("label;text\na;x\n", {"format": "csv"}, "only the column 'label;text': separate its columns by commas"),
         ("label,text\na\n", {"format": "csv"}, "line 2 has too few columns"),
-        ('label,text\na,"x\n', {"format": "csv"}, "is no CSV"),
+        ('label,text\na,"x\n', {"format": "csv"}, "is not CSV"),
         ("a\tx\n", {"format": "xml"}, "`format` must be one of auto, csv, fasttext, tab, not 'xml'"),
         ("label,text\na,x,y\n", {"format": "csv"}, "line 2 has too many columns: quote a text that holds commas"),
         ("label,text,text\na,x,y\n", {"format": "csv"}, "several columns 'text'"),
@@ -142,7 +142,7 @@ def test_a_long_line_is_one_text(tmp_path: Path) -> None:
 def test_what_cannot_be_read(tmp_path: Path, content: str, options: dict, message: str) -> None:
     (tmp_path / "a.txt").write_text(content)
     with pytest.raises(FflmError, match=message) as caught:
-        read_labelled([tmp_path / "a.txt"], **options)
+        read_labeled([tmp_path / "a.txt"], **options)
     assert "\n" not in str(caught.value)
 
 
@@ -304,7 +304,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_every_input_learns_what_tells_the_classes_apart(data: Path, tmp_path: Path, options: dict) -> None:
     classifier = fflm.train_classifier(data / "train.tsv", tmp_path / "m", **options)
-    new = read_labelled([data / "new.tsv"])
+    new = read_labeled([data / "new.tsv"])
     report, mistakes = classifier.evaluate(new.texts, new.labels)
     assert report.accuracy >= (0.85 if options.get("input") == "window" else 0.99)
     assert len(mistakes) == report.examples - np.trace(report.confusion)
@@ -362,7 +362,7 @@ def test_texts_without_words(tmp_path: Path, input: str) -> None:
 
 def test_held_out_texts_are_of_each_class_in_proportion(tmp_path: Path) -> None:
     rows = [(label, f"{label} {number}") for label, count in (("a", 300), ("b", 100), ("c", 20)) for number in range(count)]
-    run_ = begin([write(tmp_path / "a.tsv", rows)], tmp_path / "m", valid=Share(0.1), test=Count(105))
+    run_ = start_session([write(tmp_path / "a.tsv", rows)], tmp_path / "m", valid=Share(0.1), test=Count(105))
     counts = {name: part.counts(3).tolist() for name, part in run_.examples.items()}
     assert sum(map(np.array, counts.values())).tolist() == [300, 100, 20]
     assert np.abs(np.array(counts["valid"]) - [30, 10, 2]).max() <= 1
@@ -402,10 +402,10 @@ def test_balanced_predictions_find_the_rare_class(tmp_path: Path) -> None:
 
 def test_a_resumed_run_is_the_run_that_was_never_interrupted(data: Path, tmp_path: Path) -> None:
     for options in ({}, {"optimizer": "adamw", "rate": 0.01, "hidden": (8,), "dropout": 0.2}):
-        whole = begin([data / "train.tsv"], tmp_path / "whole", overwrite=True, epochs=4, **options)
+        whole = start_session([data / "train.tsv"], tmp_path / "whole", overwrite=True, epochs=4, **options)
         for _ in whole.events():
             pass
-        broken = begin([data / "train.tsv"], tmp_path / "broken", overwrite=True, epochs=4, **options)
+        broken = start_session([data / "train.tsv"], tmp_path / "broken", overwrite=True, epochs=4, **options)
         stops = iter((3, 40, 2, 60))
         finished = False
         while not finished:
@@ -425,7 +425,7 @@ def test_a_resumed_run_is_the_run_that_was_never_interrupted(data: Path, tmp_pat
 
 
 def test_a_finished_run_goes_on_for_more_epochs(data: Path, tmp_path: Path) -> None:
-    run_ = begin([data / "train.tsv"], tmp_path / "m", epochs=2, patience=0)
+    run_ = start_session([data / "train.tsv"], tmp_path / "m", epochs=2, patience=0)
     for _ in run_.events():
         pass
     again = ClassifierSession.resume(tmp_path / "m", epochs=3)
@@ -447,7 +447,7 @@ def test_vectors_are_taken_and_may_be_frozen(data: Path, tmp_path: Path) -> None
     text = tmp_path / "text.txt"
     text.write_text("the film was great\nthe plot was dull\n" * 60)
     model = fflm.train(text, tmp_path / "lm", embedding=6, hidden=(8,), window=2, epochs=1)
-    run_ = begin([data / "train.tsv"], tmp_path / "m3", vectors=tmp_path / "lm")
+    run_ = start_session([data / "train.tsv"], tmp_path / "m3", vectors=tmp_path / "lm")
     for word in ("film", "great"):
         row = run_.trainer.parameters.embeddings[run_.reader.vocabulary.id(word)]
         assert np.array_equal(row, model.parameters.embeddings[model.vocabulary.id(word)])
@@ -475,21 +475,21 @@ def test_vectors_are_taken_and_may_be_frozen(data: Path, tmp_path: Path) -> None
 def test_what_cannot_be_trained(tmp_path: Path, rows: list, options: dict, message: str) -> None:
     write(tmp_path / "a.tsv", rows)
     with pytest.raises(FflmError, match=message):
-        begin([tmp_path / "a.tsv"], tmp_path / "m", **options)
+        start_session([tmp_path / "a.tsv"], tmp_path / "m", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tsv"]
 
 
 def test_the_only_text_of_a_class_stays_for_training(tmp_path: Path) -> None:
     rows = [("a", f"x{number}") for number in range(9)] + [("b", "y")]
     for seed in range(1, 9):
-        run_ = begin([write(tmp_path / "a.tsv", rows)], tmp_path / f"m{seed}", valid=Share(0.5), seed=seed)
+        run_ = start_session([write(tmp_path / "a.tsv", rows)], tmp_path / f"m{seed}", valid=Share(0.5), seed=seed)
         assert run_.examples["train"].counts(2)[1] == 1
 
 
 def test_a_label_that_training_lacks(data: Path, tmp_path: Path) -> None:
     valid = write(tmp_path / "v.tsv", [("ugly", "x")])
     with pytest.raises(FflmError, match="the label 'ugly' is in the valid text, but not in that for training"):
-        begin([data / "train.tsv"], tmp_path / "m", valid=(valid,))
+        start_session([data / "train.tsv"], tmp_path / "m", valid=(valid,))
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS, "vocabulary.tsv"])
@@ -521,7 +521,7 @@ def test_commands(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     evaluated = run("classify", "eval", data / "new.tsv")
     assert "accuracy 100.00%" in evaluated.stdout
-    assert "confusion: a row a class" in evaluated.stdout
+    assert "confusion matrix: rows are true classes" in evaluated.stdout
     figures = json.loads(run("classify", "eval", data / "new.tsv", "--json").stdout)
     assert figures["examples"] == 200
     assert sum(map(sum, figures["confusion"])) == 200
@@ -534,7 +534,7 @@ def test_commands(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [json.loads(line)["label"] for line in lines] == ["good", "bad"]
 
     shown = run("info", "train.classifier").stdout
-    assert "classifier train.classifier, begun" in shown
+    assert "classifier train.classifier, started" in shown
     assert "classes, texts of the training set" in shown
     assert json.loads(run("info", "train.classifier", "--json").stdout)["labels"] == ["bad", "good"]
     assert run("plot", "train.classifier", "-o", "c.png").stdout == "c.png\n"
@@ -546,11 +546,11 @@ def test_commands(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_language_models_and_classifiers_are_told_apart(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     fflm.train_classifier(data / "train.tsv", epochs=1)
-    assert "there is no model in this folder" in run("generate", status=1).stderr
+    assert "there is not a model in this folder" in run("generate", status=1).stderr
     assert "is a text classifier, not a language model" in run("next", "-m", "train.classifier", status=1).stderr
     (tmp_path / "t.txt").write_text("one two three four\n" * 50)
     fflm.train("t.txt", epochs=1, window=2, hidden=(4,), embedding=4)
-    assert "t.model is no text classifier" in run("classify", "predict", "-m", "t.model", status=1).stderr
+    assert "t.model is not a text classifier" in run("classify", "predict", "-m", "t.model", status=1).stderr
     assert run("classify", "predict", input="great").stdout
     assert "draw them one after the other" in run("plot", "t.model", "train.classifier", status=2).stderr
 
@@ -558,7 +558,7 @@ def test_language_models_and_classifiers_are_told_apart(data: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "give labelled text to train on, or --resume a classifier"),
+        ((), "give labeled text to train on, or --resume a classifier"),
         (("missing.tsv",), "cannot read missing.tsv"),
         (("{data}", "--counts", "5"), "give --input features"),
         (("{data}", "--resume", "x", "--rate", "1"), "leave out INPUTS, --rate"),
@@ -579,17 +579,17 @@ def test_wrong_use(data: Path, tmp_path: Path, arguments: tuple, message: str) -
 
 
 def test_an_existing_folder_is_kept(data: Path, tmp_path: Path) -> None:
-    begin([data / "train.tsv"], tmp_path / "m", epochs=1)
+    start_session([data / "train.tsv"], tmp_path / "m", epochs=1)
     before = (tmp_path / "m" / CHECKPOINT).stat().st_mtime_ns
-    with pytest.raises(FflmError, match="exists: `fflm classify train --resume"):
-        begin([data / "train.tsv"], tmp_path / "m")
+    with pytest.raises(FflmError, match=r"exists: `ClassifierSession\.resume"):
+        start_session([data / "train.tsv"], tmp_path / "m")
     assert (tmp_path / "m" / CHECKPOINT).stat().st_mtime_ns == before
 
 
 def test_a_classifier_stays_until_the_one_that_replaces_it_has_weights(data: Path, tmp_path: Path) -> None:
-    begin([data / "train.tsv"], tmp_path / "m", epochs=1).finish()
+    start_session([data / "train.tsv"], tmp_path / "m", epochs=1).finish()
     before = snapshot(tmp_path / "m")
-    run_ = begin([data / "train.tsv"], tmp_path / "m", overwrite=True, epochs=2)
+    run_ = start_session([data / "train.tsv"], tmp_path / "m", overwrite=True, epochs=2)
     next(run_.events())
     assert {name: content for name, content in snapshot(tmp_path / "m").items() if name != LOCK} == before
     run_.finish()
@@ -598,10 +598,10 @@ def test_a_classifier_stays_until_the_one_that_replaces_it_has_weights(data: Pat
 
 
 def test_two_trainings_in_one_folder(data: Path, tmp_path: Path) -> None:
-    first = begin([data / "train.tsv"], tmp_path / "m", epochs=1).events()
+    first = start_session([data / "train.tsv"], tmp_path / "m", epochs=1).events()
     next(first)
     for second in (
-        lambda: begin([data / "train.tsv"], tmp_path / "m", overwrite=True),
+        lambda: start_session([data / "train.tsv"], tmp_path / "m", overwrite=True),
         lambda: ClassifierSession.resume(tmp_path / "m"),
     ):
         with pytest.raises(FflmError, match="is already training in"):

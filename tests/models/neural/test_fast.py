@@ -1,4 +1,4 @@
-"""Fast scoring: against the reference's scores without normaliser, in all modes, however the text is cut."""
+"""Fast scoring: against the reference's scores without normalizer, in all modes, however the text is cut."""
 
 import json
 
@@ -83,7 +83,7 @@ def test_normalisers_are_those_of_the_words_that_are_checked(monkeypatch):
     scorer.text_losses(ids, 20)
     whole = model.text_losses(ids) - expected_losses(model, ids)
     logs = np.concatenate([whole[::7], whole[26::7]])
-    found = scorer.normalisers
+    found = scorer.normalizers
     assert found.contexts == len(logs)
     expected = [logs.mean(), np.abs(logs).mean(), np.abs(logs).max()]
     np.testing.assert_allclose([found.mean, found.mean_absolute, found.worst], expected, rtol=0, atol=QUANTISED)
@@ -124,11 +124,11 @@ def test_the_command(folder):
     scorer = FastScorer(NeuralModel.load(folder / "m.model"))
     expected = score_files(scorer, [path])
     assert found["perplexity"] == pytest.approx(expected.perplexity)
-    assert found["normalisers"] == pytest.approx(scorer.normalisers.to_dict())
+    assert found["normalizers"] == pytest.approx(scorer.normalizers.to_dict())
     with_them = score_files(NeuralModel.load(folder / "m.model"), [path]).perplexity
-    assert found["perplexity_normalised"] == pytest.approx(with_them, rel=0.1)  # estimated from one context in twenty
+    assert found["perplexity_normalized"] == pytest.approx(with_them, rel=0.1)  # estimated from one context in twenty
     assert abs(found["perplexity"] / with_them - 1) > 0.2
-    assert f"perplexity about {found['perplexity_normalised']:.1f}" in run(path)
+    assert f"perplexity about {found['perplexity_normalized']:.1f}" in run(path)
     by_word = run(path, "--by", "word").splitlines()
     assert len([line for line in by_word if line.endswith("</s>")]) == 40
 

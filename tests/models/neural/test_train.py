@@ -40,12 +40,12 @@ from fflm.models.neural.model import NeuralModel
 from fflm.models.neural.train import (
     PRESETS,
     TrainingSession,
-    begin,
     default_averages,
     default_batch_size,
     default_epochs,
     default_loss,
     default_path,
+    start_session,
 )
 from fflm.models.scoring import score_part
 from fflm.text.corpus import Corpus
@@ -82,7 +82,7 @@ def outcome(path):
 
 
 def test_a_run_leaves_a_model_with_its_figures(text):
-    run = begin([text], Path("text.model"), **SETTINGS)
+    run = start_session([text], Path("text.model"), **SETTINGS)
     events = finish(run)
     assert {path.name for path in run.path.iterdir()} == {CONFIG, WEIGHTS, VOCABULARY, LOG, CHECKPOINT, "corpus"}
     evaluations = [event for event in events if isinstance(event, Evaluation)]
@@ -123,7 +123,7 @@ def test_from_python_in_two_lines(text):
 def test_the_same_seed_gives_the_same_model_and_another_another(text):
     results = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        finish(begin([text], Path(f"{name}.model"), **SETTINGS, seed=seed))
+        finish(start_session([text], Path(f"{name}.model"), **SETTINGS, seed=seed))
         results.append(outcome(Path(f"{name}.model")))
     assert results[0] == results[1]
     assert results[0][0] != results[2][0]
@@ -135,19 +135,40 @@ def test_the_same_seed_gives_the_same_model_and_another_another(text):
         *({"activation": name} for name in ACTIVATIONS),
         *({"optimizer": name} for name in ("sgd", "adagrad", "rmsprop", "adam", "adamw")),
         *({"schedule": name} for name in ("constant", "inverse", "plateau", "cosine")),
-        {"optimizer": "sgd", "momentum": 0.9, "nesterov": True}, {"hidden": ()}, {"hidden": (8, 4)}, {"direct": True},
-        {"tied": False}, {"averages": ()}, {"averages": (2, 5)}, {"residual": True, "hidden": (8, 8)},
-        {"smoothing": 0.1}, {"self_normalise": 0.1}, {"loss": "sampled", "samples": 9}, {"loss": "nce", "samples": 50},
+        {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+        {"hidden": ()},
+        {"hidden": (8, 4)},
+        {"direct": True},
+        {"tied": False},
+        {"averages": ()},
+        {"averages": (2, 5)},
+        {"residual": True, "hidden": (8, 8)},
+        {"smoothing": 0.1},
+        {"self_normalise": 0.1},
+        {"loss": "sampled", "samples": 9},
+        {"loss": "nce", "samples": 50},
         {"loss": "sampled", "tied": False, "exact_end": 0.0},
-        {"bands": (5, 9), "tied": False}, {"bands": (7,), "tied": False, "averages": (), "direct": True, "optimizer": "sgd"},
-        {"dropout": 0.0}, {"batch_size": None}, {"clip": 0}, {"evaluate_every": 3},
-        {"mode": "sentence"}, {"line_ends": False}, {"tokenizer": "char"}, {"tokenizer": "space", "lowercase": True},
-        {"min_count": 1}, {"max_size": 10}, {"source": "all"}, {"valid": Count(50)}, {"valid": ["text.txt"]}, {"threads": 1},
+        {"bands": (5, 9), "tied": False},
+        {"bands": (7,), "tied": False, "averages": (), "direct": True, "optimizer": "sgd"},
+        {"dropout": 0.0},
+        {"batch_size": None},
+        {"clip": 0},
+        {"evaluate_every": 3},
+        {"mode": "sentence"},
+        {"line_ends": False},
+        {"tokenizer": "char"},
+        {"tokenizer": "space", "lowercase": True},
+        {"min_count": 1},
+        {"max_size": 10},
+        {"source": "all"},
+        {"valid": Count(50)},
+        {"valid": ["text.txt"]},
+        {"threads": 1},
     ],
     ids=lambda fields: ",".join(f"{name}={value}" for name, value in fields.items()),
-)  # fmt: skip
+)
 def test_every_choice_trains(text, fields):
-    finish(begin([text], Path("text.model"), **{**TINY, "epochs": 1, **fields}))
+    finish(start_session([text], Path("text.model"), **{**TINY, "epochs": 1, **fields}))
     model = library.load("text.model")
     assert all(np.isfinite(array).all() for array in model.parameters)
     assert model.about["figures"]["valid"]["loss"] < 1.3 * np.log(len(model.vocabulary))
@@ -155,12 +176,12 @@ def test_every_choice_trains(text, fields):
 
 def test_an_adaptive_softmax_is_trained_exactly(text):
     with pytest.raises(FflmError, match="leave out `bands`"):
-        begin([text], Path("text.model"), **TINY, bands=(5,), tied=False, loss="sampled")
+        start_session([text], Path("text.model"), **TINY, bands=(5,), tied=False, loss="sampled")
 
 
 def test_the_first_step_of_batch_size_one_to_the_whole_text(text):
     for size, steps in ((1, None), (10**6, 1)):
-        run = begin([text], Path("text.model"), overwrite=True, **{**TINY, "batch_size": size, "epochs": 1})
+        run = start_session([text], Path("text.model"), overwrite=True, **{**TINY, "batch_size": size, "epochs": 1})
         assert run.trainer.batches == (steps or len(run.trainer.train))
         finish(run)
 
@@ -177,14 +198,14 @@ def test_epochs_are_chosen_by_the_size_of_the_text(text):
     assert epochs == sorted(epochs, reverse=True)
     assert epochs[-1] >= 1
     fields = {name: value for name, value in TINY.items() if name not in ("epochs", "batch_size")}
-    chosen = begin([text], Path("chosen.model"), **fields).trainer.settings
+    chosen = start_session([text], Path("chosen.model"), **fields).trainer.settings
     assert (chosen.epochs, chosen.batch_size) == (epochs[0], 64)
 
 
 def test_a_large_vocabulary_is_sampled(text):
     assert [default_loss(words) for words in (10, 3000, 18_000)] == ["exact", "exact", "sampled"]
     for given, wanted in ((None, "exact"), ("nce", "nce")):
-        run = begin([text], Path("text.model"), overwrite=True, loss=given, **TINY)
+        run = start_session([text], Path("text.model"), overwrite=True, loss=given, **TINY)
         assert run.trainer.settings.loss == wanted
 
 
@@ -192,13 +213,13 @@ def test_large_texts_are_seen_farther_back(text):
     assert default_averages(10**5) == ()
     assert default_averages(10**6) > ()
     for given, wanted in ((None, ()), ((2, 5), (2, 5))):
-        run = begin([text], Path("text.model"), overwrite=True, averages=given, **TINY)
+        run = start_session([text], Path("text.model"), overwrite=True, averages=given, **TINY)
         assert run.trainer.network.config.averages == wanted
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets(preset, text):
-    run = begin([text], Path("own.model"), preset=preset, hidden=(7,))
+    run = start_session([text], Path("own.model"), preset=preset, hidden=(7,))
     wanted = {"hidden": (7,), **{name: value for name, value in PRESETS[preset].items() if name != "hidden"}}
     found = vars(run.trainer.network.config) | vars(run.trainer.settings)
     assert {name: found[name] for name in wanted} == wanted
@@ -211,7 +232,7 @@ def test_presets(preset, text):
 
 def test_unknown_preset(text):
     with pytest.raises(FflmError, match="`preset` must be one of default, quick, not 'fast'"):
-        begin([text], Path("own.model"), preset="fast")
+        start_session([text], Path("own.model"), preset="fast")
 
 
 def test_models_are_named_after_their_text():
@@ -245,12 +266,12 @@ def test_sources_of_text(text):
 
 
 def test_a_model_lends_its_text_and_its_words(text):
-    finish(begin([text], Path("text.model"), **TINY, min_count=3))
-    run = begin([Path("text.model")], Path("other.model"), **TINY, seed=2)
+    finish(start_session([text], Path("text.model"), **TINY, min_count=3))
+    run = start_session([Path("text.model")], Path("other.model"), **TINY, seed=2)
     assert run.corpus.path.resolve() == Path("text.model/corpus").resolve()
     assert run.corpus.fingerprint == library.load("text.model").about["corpus"]["fingerprint"]
-    with pytest.raises(FflmError, match=r"fflm train --resume text\.model"):
-        begin([Path("text.model")], Path("text.model"), **TINY)
+    with pytest.raises(FflmError, match=r"TrainingSession\.resume\('text\.model'\)"):
+        start_session([Path("text.model")], Path("text.model"), **TINY)
     result = fflm("train", "text.model", "-o", "third.model", "--min-count", 1, folder=".")
     assert "leave out --min-count" in result.stderr
 
@@ -275,7 +296,7 @@ def test_without_validation(text, options):
 
 
 def test_a_run_stopped_in_its_first_epoch_leaves_a_model_to_use(text):
-    run = begin([text], Path("text.model"), epochs=1, embedding=6, hidden=(8,), window=3, batch_size=64)
+    run = start_session([text], Path("text.model"), epochs=1, embedding=6, hidden=(8,), window=3, batch_size=64)
     event = next(run.events())
     run.save()
     assert isinstance(event, Step)
@@ -302,15 +323,15 @@ def test_a_model_is_replaced_only_if_asked(text):
 
 
 def test_the_old_model_stays_until_the_new_one_has_weights(text):
-    finish(begin([text], Path("text.model"), **TINY))
+    finish(start_session([text], Path("text.model"), **TINY))
     before, place = outcome(Path("text.model")), Path("text.model").stat().st_ino
-    run = begin([text], Path("text.model"), overwrite=True, **TINY, seed=2)
+    run = start_session([text], Path("text.model"), overwrite=True, **TINY, seed=2)
     run.save()  # there is nothing to be used yet
     assert not run.published
     assert run.path == Path("text.model")
     assert outcome(run.path) == before
     with pytest.raises(FflmError, match=r"already training in text\.model"):
-        begin([text], Path("text.model"), overwrite=True, **TINY)
+        start_session([text], Path("text.model"), overwrite=True, **TINY)
     events = run.events()
     next(events)
     assert (run.published, outcome(run.path)) == (False, before)
@@ -320,15 +341,15 @@ def test_the_old_model_stays_until_the_new_one_has_weights(text):
     list(events)
     assert Path("text.model").stat().st_ino != place
     assert sorted(path.name for path in Path().iterdir()) == ["text.model", "text.txt"]
-    finish(begin([text], Path("alone.model"), **TINY, seed=2))
+    finish(start_session([text], Path("alone.model"), **TINY, seed=2))
     assert outcome(Path("text.model")) == outcome(Path("alone.model"))
     assert {path.name for path in Path("text.model").iterdir()} == {path.name for path in Path("alone.model").iterdir()}
 
 
 @pytest.mark.parametrize("reason", ["an evaluation", "time"])
 def test_the_first_weights_of_whatever_kind_replace_the_old_model(text, reason):
-    finish(begin([text], Path("text.model"), **TINY))
-    run = begin([text], Path("text.model"), overwrite=True, **TINY)
+    finish(start_session([text], Path("text.model"), **TINY))
+    run = start_session([text], Path("text.model"), overwrite=True, **TINY)
     run.save_seconds = 0 if reason == "time" else 600
     event = next(event for event in run.events() if run.published)
     assert isinstance(event, Step if reason == "time" else Evaluation)
@@ -367,25 +388,25 @@ def interrupt(run):
     ids=["diverges", "full disk", "interrupted", "refused"],
 )
 def test_a_run_that_fails_leaves_the_model_that_it_was_to_replace(text, options, train, reason):
-    finish(begin([text], Path("text.model"), **TINY))
+    finish(start_session([text], Path("text.model"), **TINY))
     before, runs = snapshot(Path()), []  # which would be discarded if nobody had them any more
     with pytest.raises((FflmError, KeyboardInterrupt), match=reason):  # noqa: PT012
-        runs.append(begin([text], Path("text.model"), overwrite=True, **{**TINY, **options}))
+        runs.append(start_session([text], Path("text.model"), overwrite=True, **{**TINY, **options}))
         train(runs[0])
     assert snapshot(Path()) == before
 
 
 def test_a_kill_between_two_renames_is_put_right_by_whoever_comes_next(text):
     """Where folders cannot exchange their names, that leaves the old one and the new one beside the place."""
-    finish(begin([text], Path("text.model"), **TINY))
+    finish(start_session([text], Path("text.model"), **TINY))
     assert fflm("tokenize", text, "-o", "text.ids", folder=".").returncode == 0
     uses = {
-        "text.ids": [lambda: Corpus.open("text.ids"), lambda: begin([Path("text.ids")], Path("other.model"), **TINY)],
+        "text.ids": [lambda: Corpus.open("text.ids"), lambda: start_session([Path("text.ids")], Path("other.model"), **TINY)],
         "text.model": [
             lambda: library.load("text.model"),
             lambda: latest_model(Path(), str, "network"),
             lambda: TrainingSession.resume(Path("text.model")),
-            lambda: begin([text], Path("text.model"), overwrite=True, **TINY).finish(),
+            lambda: start_session([text], Path("text.model"), overwrite=True, **TINY).finish(),
         ],
     }
     before = snapshot(Path("text.model"))
@@ -400,28 +421,28 @@ def test_a_kill_between_two_renames_is_put_right_by_whoever_comes_next(text):
     assert snapshot(Path("text.model")).keys() == before.keys()
     (Path(".text.model.abcdefgh.tmp") / "new").mkdir(parents=True)
     Path("text.model").rename(".text.model.abcdefgh.tmp/old")
-    with pytest.raises(FflmError, match="exists: `fflm train --resume"):
-        begin([text], Path("text.model"), **TINY)
+    with pytest.raises(FflmError, match=r"exists: `TrainingSession\.resume"):
+        start_session([text], Path("text.model"), **TINY)
 
 
 def test_a_model_is_not_replaced_by_one_from_its_own_corpus(text):
-    finish(begin([text], Path("text.model"), **TINY))
+    finish(start_session([text], Path("text.model"), **TINY))
     before = outcome(Path("text.model"))
     with pytest.raises(FflmError, match="lies in text"):
-        begin([Path("text.model/corpus")], Path("text.model"), overwrite=True, **TINY)
+        start_session([Path("text.model/corpus")], Path("text.model"), overwrite=True, **TINY)
     assert outcome(Path("text.model")) == before
 
 
 def test_a_folder_is_not_replaced_if_something_else_lies_in_it(text):
-    finish(begin([text], Path("text.model"), **TINY))
+    finish(start_session([text], Path("text.model"), **TINY))
     for place in (Path("text.model/other.model"), Path("text.model/corpus/notes.txt")):
         place.touch()
         with pytest.raises(FflmError, match=rf"^{place} would be lost if text\.model were replaced"):
-            begin([text], Path("text.model"), overwrite=True, **TINY)
+            start_session([text], Path("text.model"), overwrite=True, **TINY)
         place.unlink()
     Path("text.model/.hidden").mkdir()
     Path("text.model/.hidden/file").touch()
-    begin([text], Path("text.model"), overwrite=True, **TINY).discard()
+    start_session([text], Path("text.model"), overwrite=True, **TINY).discard()
     tokenize(TextSource([text], TextSettings(), VocabularyRule(), "5%", None), "text.ids")
     Path("text.ids/text.model").mkdir()
     with pytest.raises(FflmError, match=r"^text\.ids/text\.model would be lost"):
@@ -435,12 +456,12 @@ def test_two_trainings_of_one_folder(text, overwrite):
 
     def start_the_other(characters):
         if not started:
-            started.append(begin([text], Path("text.model"), **TINY, seed=2))
+            started.append(start_session([text], Path("text.model"), **TINY, seed=2))
             events.append(started[0].events())
             next(events[0])
 
-    with pytest.raises(FflmError, match=r"discarded.*(exists: `fflm train --resume|already training in)"):
-        begin([text], Path("text.model"), **{**TINY, "embedding": 9}, overwrite=overwrite, progress=start_the_other)
+    with pytest.raises(FflmError, match=r"discarded.*(exists: `TrainingSession\.resume|already training in)"):
+        start_session([text], Path("text.model"), **{**TINY, "embedding": 9}, overwrite=overwrite, progress=start_the_other)
     refused = []
 
     def train():
@@ -457,14 +478,14 @@ def test_two_trainings_of_one_folder(text, overwrite):
         TrainingSession.resume(Path("text.model"), epochs=50)
     for _ in events[0]:
         pass
-    finish(begin([text], Path("alone.model"), **TINY, seed=2))
+    finish(start_session([text], Path("alone.model"), **TINY, seed=2))
     assert outcome(Path("text.model")) == outcome(Path("alone.model"))
     assert {path.name for path in Path("text.model").iterdir()} == {path.name for path in Path("alone.model").iterdir()}
     assert sorted(path.name for path in Path().iterdir()) == ["alone.model", "text.model", "text.txt"]
 
 
 def test_a_run_is_not_gone_on_with_where_another_has_been(text):
-    run = begin([text], Path("text.model"), **SETTINGS)
+    run = start_session([text], Path("text.model"), **SETTINGS)
     list(itertools.islice(run.events(), 15))
     run.save()
     finish(TrainingSession.resume(run.path))
@@ -472,21 +493,21 @@ def test_a_run_is_not_gone_on_with_where_another_has_been(text):
     for use in (run.save, lambda: next(run.events())):
         with pytest.raises(FflmError, match=r"text\.model has been changed by another run"):
             use()
-    begin([text], run.path, **SETTINGS, seed=2, overwrite=True)
+    start_session([text], run.path, **SETTINGS, seed=2, overwrite=True)
     with pytest.raises(FflmError, match=r"text\.model has been changed by another run"):
         run.save()
-    finish(begin([text], run.path, **SETTINGS, overwrite=True))
+    finish(start_session([text], run.path, **SETTINGS, overwrite=True))
     assert outcome(run.path) == before
 
 
 @pytest.mark.parametrize("fate", ["moved", "removed", "replaced"])
 def test_a_run_whose_folder_is_moved_away_writes_nothing_into_another(text, fate):
-    run = begin([text], Path("text.model"), **TINY, seed=2)
+    run = start_session([text], Path("text.model"), **TINY, seed=2)
     events = run.events()
     next(events)
     shutil.rmtree("text.model") if fate == "removed" else Path("text.model").rename("old.model")
     if fate == "replaced":
-        finish(begin([text], Path("text.model"), **{**TINY, "embedding": 9}))
+        finish(start_session([text], Path("text.model"), **{**TINY, "embedding": 9}))
     before = snapshot(Path())
     for use in (run.save, lambda: list(events)):
         with pytest.raises(FflmError, match=r"text\.model was moved, replaced or removed by somebody else"):
@@ -497,25 +518,25 @@ def test_a_run_whose_folder_is_moved_away_writes_nothing_into_another(text, fate
         return
     assert {name: content for name, content in before.items() if not name.endswith(LOCK)} == snapshot(Path())
     finish(TrainingSession.resume(Path("old.model")))
-    finish(begin([text], Path("alone.model"), **TINY, seed=2))
+    finish(start_session([text], Path("alone.model"), **TINY, seed=2))
     assert outcome(Path("old.model")) == outcome(Path("alone.model"))
 
 
 def test_a_damaged_corpus_replaces_no_model(text):
-    finish(begin([text], Path("text.model"), **TINY))
+    finish(start_session([text], Path("text.model"), **TINY))
     shutil.copytree("text.model/corpus", "text.ids")
     content = bytearray(Path("text.ids/train.npy").read_bytes())
     content[-2] ^= 1
     Path("text.ids/train.npy").write_bytes(content)
     before = outcome(Path("text.model"))
     with pytest.raises(FflmError, match="wrong sha256"):
-        begin([Path("text.ids")], Path("text.model"), overwrite=True, **TINY)
+        start_session([Path("text.ids")], Path("text.model"), overwrite=True, **TINY)
     assert outcome(Path("text.model")) == before
 
 
 def test_a_model_that_is_replaced_while_it_is_loaded(text, monkeypatch):
     for name in ("text", "other"):
-        finish(begin([text], Path(f"{name}.model"), **{**TINY, "epochs": 1, "seed": len(name)}))
+        finish(start_session([text], Path(f"{name}.model"), **{**TINY, "epochs": 1, "seed": len(name)}))
     real = neural_model.load_weights
 
     def load_weights(*arguments):
@@ -530,7 +551,7 @@ def test_a_model_that_is_replaced_while_it_is_loaded(text, monkeypatch):
 
 def test_the_latest_model_is_found_while_another_is_replaced(text, monkeypatch):
     for name in ("a", "b"):
-        finish(begin([text], Path(f"{name}.model"), **{**TINY, "epochs": 1}))
+        finish(start_session([text], Path(f"{name}.model"), **{**TINY, "epochs": 1}))
     real, seen = Path.stat, []
 
     def stat(self, **options):
@@ -547,12 +568,12 @@ def test_the_latest_model_is_found_while_another_is_replaced(text, monkeypatch):
 
 def test_the_latest_model_is_the_one_whose_weights_are(text):
     for name in ("b", "a"):
-        finish(begin([text], Path(f"{name}.model"), **{**TINY, "epochs": 1}))
-    begin([text], Path("unfinished.model"), **TINY)
+        finish(start_session([text], Path(f"{name}.model"), **{**TINY, "epochs": 1}))
+    start_session([text], Path("unfinished.model"), **TINY)
     assert latest_model(Path(), str, "network") == (Path("a.model"), "a.model")
     os.utime("b.model/model.safetensors")
     assert latest_model(Path(), str, "network") == (Path("b.model"), "b.model")
-    with pytest.raises(FflmError, match=r"before the first evaluation: go on with `fflm train --resume unfinished\.model`"):
+    with pytest.raises(FflmError, match=r"before the first evaluation: resume it with .*resume\('unfinished\.model'\)`"):
         library.load("unfinished.model")
 
 
@@ -561,8 +582,8 @@ def test_the_latest_model_is_the_one_whose_weights_are(text):
 
 @pytest.mark.parametrize("pace", [1, 5, 12])
 def test_a_run_in_pieces_is_the_whole_run(text, pace):
-    finish(begin([text], Path("whole.model"), **SETTINGS))
-    run = begin([text], Path("pieces.model"), **SETTINGS)
+    finish(start_session([text], Path("whole.model"), **SETTINGS))
+    run = start_session([text], Path("pieces.model"), **SETTINGS)
     pieces = 0
     while not run.trainer.state.finished:
         list(itertools.islice(run.events(), pace))
@@ -575,7 +596,7 @@ def test_a_run_in_pieces_is_the_whole_run(text, pace):
 
 
 def test_a_finished_run_stays_as_it_is(text):
-    finish(begin([text], Path("text.model"), **SETTINGS))
+    finish(start_session([text], Path("text.model"), **SETTINGS))
     before = outcome(Path("text.model"))
     finish(TrainingSession.resume(Path("text.model")))
     assert outcome(Path("text.model")) == before
@@ -583,8 +604,8 @@ def test_a_finished_run_stays_as_it_is(text):
 
 def test_more_epochs(text):
     settings = {**SETTINGS, "schedule": "constant"}
-    finish(begin([text], Path("whole.model"), **{**settings, "epochs": 5}))
-    run = begin([text], Path("text.model"), **{**settings, "epochs": 2})
+    finish(start_session([text], Path("whole.model"), **{**settings, "epochs": 5}))
+    run = start_session([text], Path("text.model"), **{**settings, "epochs": 2})
     finish(run)
     with pytest.raises(FflmError, match="2 epochs are done already"):
         TrainingSession.resume(run.path, epochs=1)
@@ -597,8 +618,8 @@ def test_more_epochs(text):
 @pytest.mark.parametrize("written", ["the checkpoint", "the checkpoint and config.json"])
 def test_more_epochs_are_not_lost_by_a_kill(text, monkeypatch, written):
     settings = {**SETTINGS, "schedule": "constant"}
-    finish(begin([text], Path("whole.model"), **{**settings, "epochs": 5}))
-    finish(begin([text], Path("text.model"), **{**settings, "epochs": 2}))
+    finish(start_session([text], Path("whole.model"), **{**settings, "epochs": 5}))
+    finish(start_session([text], Path("text.model"), **{**settings, "epochs": 2}))
     with monkeypatch.context() as patch:
         stage = "write_json" if written == "the checkpoint" else "remove_leftovers"  # what comes next
 
@@ -617,8 +638,8 @@ def test_more_epochs_are_not_lost_by_a_kill(text, monkeypatch, written):
 def test_a_run_of_an_early_version_goes_on_though_only_its_configuration_has_the_new_epochs(text, again):
     """Its checkpoint says neither how many epochs there are to be nor on what device, and it was killed before the next one."""
     settings = {**SETTINGS, "schedule": "constant"}
-    finish(begin([text], Path("whole.model"), **{**settings, "epochs": 5}))
-    finish(begin([text], Path("text.model"), **{**settings, "epochs": 2}))
+    finish(start_session([text], Path("whole.model"), **{**settings, "epochs": 5}))
+    finish(start_session([text], Path("text.model"), **{**settings, "epochs": 2}))
     arrays, about = load_arrays(Path("text.model") / CHECKPOINT)
     save_arrays(Path("text.model") / CHECKPOINT, arrays, {name: about[name] for name in ("state", "corpus")})
     before = (Path("text.model") / CHECKPOINT).read_bytes()
@@ -631,7 +652,7 @@ def test_a_run_of_an_early_version_goes_on_though_only_its_configuration_has_the
 
 
 def test_more_epochs_after_an_early_stop(text):
-    run = begin([text], Path("text.model"), **{**TINY, "epochs": 50, "patience": 2, "rate": 0.1, "schedule": "constant"})
+    run = start_session([text], Path("text.model"), **{**TINY, "epochs": 50, "patience": 2, "rate": 0.1, "schedule": "constant"})
     finish(run)
     stopped = run.trainer.state.epoch
     assert "no better for 2 evaluations" in run.trainer.state.finished
@@ -665,7 +686,7 @@ def test_signals_save_and_say_how_to_go_on(text, whole, number):
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (130, "")
-    assert stderr.splitlines()[-1] == "stopped and saved; go on with: fflm train --resume text.model"
+    assert stderr.splitlines()[-1] == "stopped and saved; resume with: fflm train --resume text.model"
     assert "Traceback" not in stderr
     assert 0 < load_arrays(Path("text.model") / CHECKPOINT)[1]["state"]["epoch"] < 150
     result = fflm("train", "--resume", "text.model", folder=".")
@@ -700,9 +721,13 @@ def test_a_terminal_that_is_closed_saves(text):
     master, terminal = os.openpty()
     command = [FFLM, "train", text, *map(str, LONG), "-q"]
     with subprocess.Popen(
-        command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+        command,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    ) as process:  # fmt: skip
+    ) as process:
         os.close(terminal)
         while not Path("text.model", WEIGHTS).exists():
             assert process.poll() is None
@@ -758,13 +783,13 @@ class Deaf(TrainingSession):
 
 
 def test_a_signal_before_the_first_step_is_not_lost(text):
-    begin([text], Path("text.model"), **TINY)
+    start_session([text], Path("text.model"), **TINY)
     assert not watch(Deaf.resume(Path("text.model")), Console(quiet=True), VIEW)
     assert load_arrays(Path("text.model") / CHECKPOINT)[1]["state"]["step"] == 1
 
 
 def test_a_signal_before_the_run_is_not_lost(text):
-    begin([text], Path("text.model"), **TINY)
+    start_session([text], Path("text.model"), **TINY)
     with interruption():
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
@@ -787,14 +812,14 @@ class Signalled(TrainingSession):
 
 
 def test_a_signal_is_heeded_at_once(text):
-    begin([text], Path("text.model"), **TINY)
+    start_session([text], Path("text.model"), **TINY)
     assert not watch(Signalled.resume(Path("text.model")), Console(quiet=True), VIEW)
     assert load_arrays(Path("text.model") / CHECKPOINT)[1]["state"]["step"] == 5
 
 
 def test_a_second_signal_does_not_wait(text):
     before = signal.getsignal(signal.SIGINT)
-    begin([text], Path("text.model"), **TINY)
+    start_session([text], Path("text.model"), **TINY)
     run = Signalled.resume(Path("text.model"))
     run.signals = 2
     with pytest.raises(KeyboardInterrupt):
@@ -804,7 +829,7 @@ def test_a_second_signal_does_not_wait(text):
 
 def test_a_signal_before_the_run_leaves_nothing(text):
     with subprocess.Popen([FFLM, "train", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        process.stdin.write("some words\n" * 100_000)  # it reads, so it has begun
+        process.stdin.write("some words\n" * 100_000)  # it reads, so it has started
         process.stdin.flush()
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=60)
@@ -832,7 +857,7 @@ def test_kills_at_random_moments(text, whole):
 
 
 def test_a_checkpoint_of_other_data_is_refused(text):
-    finish(begin([text], Path("text.model"), **TINY))
+    finish(start_session([text], Path("text.model"), **TINY))
     path, about = Path("text.model") / CHECKPOINT, json.loads((Path("text.model") / CONFIG).read_text())
     config = meaning(about, training=True)
     dataclasses.replace(Checkpoint.load(path, config), corpus="other").save(path, config)
@@ -843,7 +868,7 @@ def test_a_checkpoint_of_other_data_is_refused(text):
 KILLED = """
 import os, sys
 from pathlib import Path
-from fflm.models.neural.train import TrainingSession, begin
+from fflm.models.neural.train import TrainingSession, start_session
 from fflm.text.holdout import Share
 
 left = int(sys.argv[1])
@@ -858,7 +883,7 @@ def die_at_a_rename(event, arguments):
 sys.addaudithook(die_at_a_rename)
 path = Path("text.model")
 settings = dict(embedding=6, hidden=(8,), batch_size=64, window=3, epochs=3, rate=0.02, test=Share(0.1), embedding_dropout=0.1)
-run = TrainingSession.resume(path) if path.exists() else begin([Path("text.txt")], path, **settings)
+run = TrainingSession.resume(path) if path.exists() else start_session([Path("text.txt")], path, **settings)
 run.save_seconds = 0
 for _ in run.events():
     pass
@@ -867,7 +892,7 @@ for _ in run.events():
 
 @pytest.mark.slow
 def test_kills_just_before_files_are_replaced(text):
-    finish(begin([text], Path("whole.model"), **SETTINGS))
+    finish(start_session([text], Path("whole.model"), **SETTINGS))
     deaths = 0
     for left in (1, 3, 6, 2, 9, 4, 100):
         result = subprocess.run([sys.executable, "-c", KILLED, str(left)], capture_output=True, text=True, check=False)
@@ -879,7 +904,7 @@ def test_kills_just_before_files_are_replaced(text):
 
 
 def test_divergence_goes_back_with_half_the_rate(text):
-    run = begin([text], Path("text.model"), **{**TINY, "schedule": "constant", "patience": 0})
+    run = start_session([text], Path("text.model"), **{**TINY, "schedule": "constant", "patience": 0})
     back = []
     for event in run.events():
         if isinstance(event, Evaluation) and len(back) < 2:
@@ -909,9 +934,9 @@ def test_divergence_in_the_end_gives_up(text):
 
 @pytest.fixture
 def stopped(text):
-    """Begin a run on a tokenised folder and stop it after some events."""
+    """Begin a run on a tokenized folder and stop it after some events."""
     assert fflm("tokenize", text, "-o", "text.ids", folder=".").returncode == 0
-    run = begin([Path("text.ids")], Path("text.model"), **TINY)
+    run = start_session([Path("text.ids")], Path("text.model"), **TINY)
     list(itertools.islice(run.events(), 15))
     run.save()
     return run.path
@@ -1005,7 +1030,7 @@ def test_a_damaged_or_missing_checkpoint(stopped):
     with pytest.raises(FflmError, match="damaged"):
         TrainingSession.resume(stopped)
     path.unlink()
-    with pytest.raises(FflmError, match="to resume from: train anew with `overwrite=True`"):
+    with pytest.raises(FflmError, match="to resume from: train again with `overwrite=True`"):
         TrainingSession.resume(stopped)
 
 

@@ -328,9 +328,28 @@ def test_the_only_order_may_have_back_off_weights_of_zero(tmp_path):
 
 
 LITERAL = [
-    "10\u00a0000", "\u3000", "a\u2028b", "ca\x0bt", "\x0c", "a\x1cb", "a\x85b", "\\", "\\u0020", "a\\u0020b", "\\data\\",
-    "\\end\\", "\\2-grams:", "#", "ngram", "-0.5", "<UNK>", "<Unk>", "<S>", "\ufeff", "e\u0301",
-]  # fmt: skip
+    "10\u00a0000",
+    "\u3000",
+    "a\u2028b",
+    "ca\x0bt",
+    "\x0c",
+    "a\x1cb",
+    "a\x85b",
+    "\\",
+    "\\u0020",
+    "a\\u0020b",
+    "\\data\\",
+    "\\end\\",
+    "\\2-grams:",
+    "#",
+    "ngram",
+    "-0.5",
+    "<UNK>",
+    "<Unk>",
+    "<S>",
+    "\ufeff",
+    "e\u0301",
+]
 
 
 @pytest.mark.parametrize("blank", [[], ["new york", " ", "\t", "\r"]], ids=["", "blanks"])
@@ -389,8 +408,8 @@ def test_a_damaged_file_is_refused_with_its_line(old, new, line, reason, tmp_pat
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("", r"bad\.arpa has no line \\data\\, so it is no ARPA file"),
-        (HAND.replace("\\data\\", "hello"), r"has no line \\data\\, so it is no ARPA file"),
+        ("", r"bad\.arpa has no line \\data\\, so it is not an ARPA file"),
+        (HAND.replace("\\data\\", "hello"), r"has no line \\data\\, so it is not an ARPA file"),
         (HAND[:100], "incomplete|comes after|ends where"),
         (HAND.replace("\\end\\\n", ""), "ends where"),
         (HAND.replace("cat </s>", "cat sat"), "twice"),
@@ -461,9 +480,9 @@ def test_a_trained_model_is_one_like_any_other(trained, invoke):
 def test_what_needs_a_network_refuses_in_one_line(line, trained, invoke):
     result = invoke(f"{line} text.ngram" if line[0] in "pt" else f"{line} -m text.ngram")
     assert result.exit_code == 1
-    assert re.fullmatch(r"error: only a network has word vectors.*\n|error: text.ngram is no network.*\n", result.stderr)
+    assert re.fullmatch(r"error: only a network has word vectors.*\n|error: text.ngram is not a network.*\n", result.stderr)
     assert invoke("ngram export -m tiny.model -o tiny.arpa").exit_code == 1
-    with pytest.raises(FflmError, match="is no n-gram model"):
+    with pytest.raises(FflmError, match="is not an n-gram model"):
         NgramModel.load("tiny.model")
 
 
@@ -493,7 +512,7 @@ def test_export_and_import(trained, invoke):
 def test_existing_folders_are_not_replaced_unasked(trained, invoke):
     assert "--overwrite" in invoke("ngram train text.txt -o text.ngram").stderr
     Path("mine").mkdir(exist_ok=True)
-    assert "is no model" in invoke("ngram train text.txt -o mine --overwrite").stderr
+    assert "is not a model" in invoke("ngram train text.txt -o mine --overwrite").stderr
 
 
 def test_damaged_tables_are_refused(tmp_path):
