@@ -283,7 +283,7 @@ def test_all_rows_decay(shape, exact_end):
     assert seen
 
 
-@pytest.mark.parametrize("loss", ["sampled", "nce"])
+@pytest.mark.parametrize("loss", ["sampled", pytest.param("nce", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_resumed_run_is_the_uninterrupted_one(loss, tied, tmp_path):
     settings = dataclasses.replace(
