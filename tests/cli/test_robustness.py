@@ -280,6 +280,7 @@ def test_there_is_no_model_here(folder):
         assert "there is no model in this folder" in refused(folder, command)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [300, 4000, 8000])
 def test_a_full_disk(folder, limit):
     """A process that may not write files of more than so many bytes meets the errors of a disk that is full."""
@@ -295,6 +296,7 @@ def test_a_full_disk(folder, limit):
     assert snapshot(folder) == before
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_in_a_run(folder):
     """The log grows beyond what may be written; the checkpoint before that is good."""
 
