@@ -33,7 +33,7 @@ ROWS = 1024  # predictions at a time
 
 
 class TrainedNetwork:
-    """A network and its weights. Both are created on their device when they are first used: inspecting a model compiles nothing."""
+    """A network and its weights, created on their device when they are first used, so that inspecting a model compiles nothing."""
 
     config: NetworkConfig
     parameters: Parameters
