@@ -33,7 +33,7 @@ ROWS = 1024  # predictions at a time
 
 
 class TrainedNetwork:
-    """A network and its weights, created on their device when they are first used, so that inspecting a model compiles nothing."""
+    """A network and its weights, created on their device when first used, so that inspecting a model compiles nothing."""
 
     config: NetworkConfig
     parameters: Parameters
