@@ -19,10 +19,8 @@ from fflm.stored import REMEDY, from_json
 
 CONFIG, WEIGHTS, LOG, CHECKPOINT = "config.json", "model.safetensors", "log.jsonl", "checkpoint.safetensors"
 
-
 EXAMPLES = "examples.safetensors"
 """Files of a model's folder; the last one holds the texts of a classifier, as ids."""
-
 
 MEANING = ("kind", "network", "text", "vocabulary", "ngram", "mixture", "labels", "shares", "input", "scale")
 """What in a config.json gives the weights their meaning."""

@@ -537,7 +537,7 @@ class FolderLock:
     folder
         Where the folder is; whoever renames it says so here.
     descriptor
-        Of the folder; -1 where the system has no locks.
+        File descriptor of the folder; -1 where the system has no locks.
     """
 
     folder: Path

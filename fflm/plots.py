@@ -156,7 +156,7 @@ def draw_trials(
     scales
         Of each setting that was searched: ``"log"``, ``"linear"``, or its choices.
     caption
-        What perplexities mean nothing without.
+        The evaluation conditions of the perplexities.
     path
         The picture, in the format that its ending names: .png, .svg or .pdf.
 

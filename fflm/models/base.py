@@ -8,12 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from fflm.arguments import (
-    Device,
-    Natural,
-    check,
-    check_ids,
-)
+from fflm.arguments import Device, Natural, check, check_ids
 from fflm.backend.devices import device_backend
 from fflm.errors import FflmError
 from fflm.network.config import CELLS, NetworkConfig
@@ -25,9 +20,7 @@ from fflm.text.windows import Windows
 
 Temperature: TypeAlias = Annotated[float, Meta(ge=0)]
 
-
 TopP: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
-
 
 ROWS = 1024  # predictions at a time
 

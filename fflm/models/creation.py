@@ -28,9 +28,8 @@ TEXT_OPTIONS = {
 }
 """The options that `text_source` takes."""
 
-
 FILES = (CONFIG, VOCABULARY, WEIGHTS, CHECKPOINT, LOG, EXAMPLES, CORPUS, *(f"{CORPUS}/{name}" for name in CORPUS_FILES))
-"""Of the folder of a model of any kind."""
+"""Files that the folder of a model, of any kind, may contain."""
 
 
 @contextlib.contextmanager
@@ -100,12 +99,12 @@ def text_source(inputs: tuple[Path, ...], fields: dict[str, Any]) -> TextSource:
 
 
 def pop_tokenizer(fields: dict[str, Any]) -> Tokenizer:
-    """Take a tokenizer out of ``fields``, in which its ``mode`` is called ``tokenizer``."""
+    """Remove the fields of a tokenizer from ``fields``, where its ``mode`` is called ``tokenizer``; return the tokenizer."""
     check("tokenizer", TEXT_OPTIONS["tokenizer"].annotation, fields.get("tokenizer", Tokenizer.mode))
     return Tokenizer(mode=fields.pop("tokenizer", Tokenizer.mode), **pop_fields(fields, Tokenizer, "mode"))
 
 
 def pop_fields(fields: dict[str, Any], of: type, *but: str) -> dict[str, Any]:
-    """Take those out of ``fields`` that a dataclass has, but some."""
+    """Remove the fields of a dataclass from ``fields`` and return them; those named in ``but`` stay."""
     names = {field.name for field in dataclasses.fields(of)}.difference(but)
     return {name: fields.pop(name) for name in names.intersection(fields)}

@@ -94,7 +94,7 @@ class NgramFile(Common, total=False):
 
 
 class Component(TypedDict, total=False):
-    """A component of a mixture: a model in a folder, or a cache of so many words."""
+    """A component of a mixture: a model in a folder, or a cache with its number of words."""
 
     path: Name
     fingerprint: str

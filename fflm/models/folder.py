@@ -22,18 +22,13 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "fflm model", 1
 
-
 VOCABULARY, CORPUS = "vocabulary.tsv", "corpus"
-
 
 Kind = Literal["network", "ngram", "mixture", "classifier"]
 
-
 KINDS: dict[Kind, str] = {"network": "network", "ngram": "n-gram model", "mixture": "mixture", "classifier": "text classifier"}
 
-
 LANGUAGE_MODELS: tuple[Kind, ...] = ("network", "ngram", "mixture")
-
 
 Result = TypeVar("Result")
 

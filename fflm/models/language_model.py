@@ -88,7 +88,7 @@ class LanguageModel(Predictor):
         greedy
             Take the likeliest word always.
         beams
-            Search for the likeliest continuations, keeping so many, instead of drawing them.
+            Number of beams of a beam search for the most probable continuations, instead of sampling.
         length, temperature, top_k, top_p, seed, unknown, stop_at_end
             As for `fflm.models.generation.sample`; the seed, the temperature and what follows it do not matter to beam search.
 

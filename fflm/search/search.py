@@ -74,23 +74,17 @@ from fflm.training.settings import TrainingSettings
 
 FORMAT, VERSION = "fflm search", 1
 
-
 SEARCH, STUDY, TABLE = "search.json", "study.db", "trials.tsv"
-
 
 REMEDY = "restore it from a copy, or start a new search"
 
-
 State = Literal["complete", "pruned", "diverged", "refused", "running"]
-
 
 TRIALS = 20
 """Trials of a search if nobody says how many, but for a grid, which is tried whole."""
 
-
 STARTUP = 5
 """So many trials are drawn at random before a model guides them, and must be complete before others are pruned."""
-
 
 ATTEMPTS = 100
 """How often another proposal is asked for in place of one that was tried before."""

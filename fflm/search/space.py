@@ -14,10 +14,8 @@ from fflm.training.settings import TrainingSettings
 
 SamplerName = Literal["bayesian", "random", "grid"]
 
-
 LOGARITHMIC = ("rate", "weight_decay", "decay")
 """Settings whose ranges are searched on a logarithmic scale, unless they begin at 0."""
-
 
 DIGITS = 3
 """Significant digits of the numbers that are tried, so that a table can show them whole."""
@@ -60,7 +58,6 @@ class Choices:
 
 Space: TypeAlias = Mapping[str, Range | Choices]
 """What is searched: fields of `NetworkConfig` and `TrainingSettings`."""
-
 
 DEFAULT_SPACE: Space = {
     "rate": Range(5e-4, 1e-2),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 USELESS = 700.0
-"""Nats that no decision costs by mistake: a word at this loss has a perplexity that is hardly a number any more."""
+"""Loss in nats per decision from which training counts as diverged: exp(USELESS) hardly fits into a float64."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Losses:
 
     @property
     def mean(self) -> float:
-        """Nats a word: averaged over words, never over batches."""
+        """Mean loss, nats per word: averaged over words, never over batches."""
         return self.total / self.words
 
 
@@ -54,7 +54,7 @@ class Evaluation:
 
     @property
     def valid_loss(self) -> float | None:
-        """Nats a word of validation text, None without it."""
+        """Mean loss on the validation text, nats per word; None without it."""
         return None if self.valid is None else self.valid.mean
 
 

@@ -82,7 +82,7 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def counts(self, words: int) -> Array:
-        """Return how often each of so many words occurs, (words,)."""
+        """Return the number of occurrences of each word, (words,)."""
 
     def batch(self, positions: Array) -> tuple[Array, Array]:
         """Return contexts (B, n) and targets (B,), int32, of positions (B,); or what else `Network.gradients` takes."""

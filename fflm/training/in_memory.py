@@ -14,7 +14,7 @@ def train_in_memory(trainer: Trainer) -> tuple[Parameters, list[Evaluation]]:
     parameters
         The best weights, NumPy arrays: those with the lowest validation loss, or the last where there is nothing to validate on.
     evaluations
-        All of them, one an epoch.
+        All evaluations, one per epoch.
 
     Raises
     ------

@@ -52,7 +52,7 @@ def append_log(path: Path, event: str, **fields: Any) -> int:
 
 
 def truncate_log(path: Path, length: int) -> None:
-    """Keep so many bytes of a log: a resumed run forgets what was logged after its checkpoint, for it happens again.
+    """Cut a log to ``length`` bytes: a resumed run drops what was logged after its checkpoint, because it will be logged again.
 
     Raises
     ------

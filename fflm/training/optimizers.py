@@ -19,7 +19,7 @@ class Optimizer:
     settings
         Name the rule and its constants.
     config, dtype, backend
-        Of the network.
+        Shape, number type and device of the network.
     """
 
     def __init__(self, settings: TrainingSettings, config: NetworkConfig, dtype: type, backend: Backend) -> None:

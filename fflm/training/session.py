@@ -23,12 +23,10 @@ from fflm.training.log import append_log, truncate_log
 from fflm.training.trainer import Trainer, sum_losses
 
 DIVERGENCES = 5
-"""How often a run goes back to its checkpoint with half the rate before it gives up."""
-
+"""Maximum number of times that a run returns to its checkpoint with half the learning rate."""
 
 PARAMETERS = 2**36
-"""No network is larger."""
-
+"""Maximum number of parameters of a network."""
 
 SAVE_SECONDS = 60.0
 """Time between checkpoints, besides those at evaluations."""
@@ -148,7 +146,7 @@ class Session(ABC):
             raise FflmError(f"{self.folder / CHECKPOINT} cannot be used: {error}") from error
 
     def _set_meanings(self, about: dict[str, Any]) -> None:
-        """Take note of what the weights, and the checkpoint, have to know of config.json."""
+        """Compute the hashes of config.json that are stored with the weights and with the checkpoint."""
         self._config, self._settings = meaning(about), meaning(about, training=True)
 
     @property

@@ -28,10 +28,8 @@ from fflm.training.state import State, StateDict, state_from_dict
 EVALUATION_ROWS = 1024
 """Predicted words per evaluation batch."""
 
-
 UNKNOWN = 0
 """The id of all words outside the vocabulary."""
-
 
 MEAN_STEPS = 100
 """Batches over which `State.loss_mean` averages, and before which nothing is concluded from it."""
@@ -60,7 +58,7 @@ class Trainer:
     train, valid
         The texts; without ``valid`` nothing stops early and the last state is the best.
     settings
-        What to do.
+        The settings of the run.
     """
 
     def __init__(
@@ -85,7 +83,7 @@ class Trainer:
             copies = 1 + len(self.optimizer.moments)
             if settings.optimizer in ("adam", "adamw") and not settings.frozen:
                 self.lazy_adam = LazyAdam(self.parameters, self.optimizer.moments, settings)
-            # takes none where it isn't used
+            # The operating system provides this memory only where it is used.
             self._memory = [Parameters.zeros(network.config, dtype).mapped(network.backend.upload) for _ in range(copies)]
 
     @property

@@ -24,7 +24,7 @@ PERPLEXITY = (
     r"perplexity [\d.,]+ over [\d,]+ tokens, OOV rate [\d.]+%, \d+\.\d{3} bits per character; "
     r"vocabulary [\d,]+ \(words seen at least \d+ times in train\); line ends predicted as </s>, contexts may cross lines"
 )
-"""How a perplexity is reported, with all that it means nothing without."""
+"""How a perplexity is reported, with its evaluation conditions."""
 
 
 def fflm(*arguments, folder, environment=None, input=None):

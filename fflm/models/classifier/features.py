@@ -84,7 +84,7 @@ class Texts:
         return self.reader.rows(self.ids, self.starts[positions], self.starts[positions + 1]), self.labels[positions]
 
     def in_order(self, size: int = 256) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int32]]]:
-        """Yield `batch` of all texts, so many at a time."""
+        """Yield `batch` of all texts, in batches of ``size``."""
         for low in range(0, len(self), size):
             yield self.batch(np.arange(low, min(low + size, len(self))))
 

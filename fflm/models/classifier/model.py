@@ -283,7 +283,7 @@ def read_description(
 
 
 def batches(texts: Iterator[str], size: int = 1024) -> Iterator[list[str]]:
-    """Yield texts, so many at a time."""
+    """Yield texts in batches of ``size``."""
     batch: list[str] = []
     for text in texts:
         batch.append(text)

@@ -57,12 +57,12 @@ START = 0.1
 
 
 def default_epochs(examples: int) -> int:
-    """Return how many passes over so many texts are worth their time."""
+    """Return a default number of epochs for a number of texts."""
     return next((epochs for epochs, most in ((50, 2_000), (20, 20_000), (5, 2_000_000)) if examples <= most), 2)
 
 
 def default_batch_size(examples: int) -> int:
-    """Return a batch size for so many texts: at least a hundred updates an epoch."""
+    """Return a default batch size for a number of texts: at least a hundred updates per epoch."""
     return next((size for size in (256, 128, 64, 32) if examples >= 100 * size), 16)
 
 

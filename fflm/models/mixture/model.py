@@ -29,10 +29,8 @@ from fflm.models.scoring import Score
 
 REMEDY = "restore it from a copy, or tune again with `fflm.mix`"
 
-
 DEPTH, MODELS = 10, 100
 """Mixtures within each other, and models in all of them together, at most."""
-
 
 Floats = npt.NDArray[np.float64]
 

@@ -21,7 +21,7 @@ LARGEST = 32000
 """The largest sum of 16-bit integers, but for their rounding."""
 
 CHECKED = 20
-"""One of so many words is scored exactly, too, so that normalizers are known; after a hundred far fewer, for it takes time."""
+"""One word in this number is also scored exactly, to estimate the normalizers; after a hundred, far fewer, to save time."""
 
 _NOTING = threading.Lock()
 """Held while a scorer changes what it knows of normalizers."""

@@ -58,7 +58,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rate": 4e-3,
     },
 }
-"""Settings that belong together: what else than the defaults of `NetworkConfig` and `TrainingSettings` each consists of."""
+"""The settings of each preset that differ from the defaults of `NetworkConfig` and `TrainingSettings`."""
 
 
 def default_batch_size(words: int, vocabulary: int) -> int:
@@ -195,7 +195,7 @@ class TrainingSession(Session):
     vectors
         Words whose embeddings were given to start from.
     precision
-        In which it trains.
+        Precision of training: ``fp32`` or ``mixed``.
     """
 
     def __init__(

@@ -26,9 +26,7 @@ from fflm.text.vocabulary import Vocabulary
 ROUNDING = 1e-5
 """Logarithms of probabilities may be so much above 0."""
 
-
 Integers = npt.NDArray[np.integer[Any]]
-
 
 Floats = npt.NDArray[np.floating[Any]]
 

@@ -25,8 +25,7 @@ from fflm.models.scoring import score_part
 from fflm.text.corpus import Corpus
 
 ORDER = 5
-"""Of a model, by default."""
-
+"""Default order of a model."""
 
 Order: TypeAlias = Annotated[int, Meta(ge=1, le=LARGEST_ORDER, description="Order: length of the longest n-grams.")]
 
