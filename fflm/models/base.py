@@ -34,7 +34,7 @@ ROWS = 1024
 
 
 class TrainedNetwork:
-    """A network with its weights; both are put on the device when they are first used, so inspecting a model compiles nothing."""
+    """A network and its weights, created on their device when first used, so that inspecting a model compiles nothing."""
 
     config: NetworkConfig
     parameters: Parameters

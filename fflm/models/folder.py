@@ -98,7 +98,7 @@ def read_config(path: Path, kind: Kind | None = None, of: Any = None) -> dict[st
     if about.get("version") != VERSION:
         raise FflmError(f"{path} is of version {about.get('version')}, this fflm reads {VERSION}: update fflm, or train again")
     if kind not in (None, about.get("kind", "network")):
-        raise FflmError(f"{path} is no {KINDS[kind]}: name another folder")
+        raise FflmError(f"{path} is not {'an' if kind == 'ngram' else 'a'} {KINDS[kind]}: name another folder")
     of = of or description.LANGUAGE_MODELS.get(str(about.get("kind", "network")), description.Other)
     check_json(about, of, str(path / CONFIG))
     return about

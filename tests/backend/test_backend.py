@@ -361,6 +361,7 @@ def test_output_layer(
     compare_output_layer(output_layer(np.random.default_rng(0), *sizes, dtype), smoothing, penalty, 1 / sizes[0], beta)
 
 
+@pytest.mark.slow
 @settings(max_examples=50 if device == "cpu" else 10)
 @given(
     rows=st.integers(1, 20),

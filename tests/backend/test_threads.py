@@ -136,6 +136,7 @@ def cut(monkeypatch: pytest.MonkeyPatch, shares: int = 2) -> None:
         monkeypatch.setattr(module, "shares_of", lambda work, threads=None: shares)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shares", [1, 2])
 def test_results_are_the_same_in_several_threads(tmp_path, monkeypatch, shares):
     cut(monkeypatch, shares)

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from command import installed_fflm as fflm
+from command import fflm
 
 from fflm.backend.cpu import blas
 from fflm.backend.cpu.backend import CpuBackend
@@ -56,6 +56,7 @@ def test_devices_that_disagree_are_refused(operation):
         list(measure([SIZE], {"one": CpuBackend(), "other": Wrong()}, seconds=1e-4))
 
 
+@pytest.mark.slow
 def test_command(tmp_path):
     options = ["--vocabulary", "50,60", "--hidden", "4", "--batch-size", "8", "--threads", "1", "--seconds", "0"]
     result = fflm("bench", *options, folder=tmp_path)

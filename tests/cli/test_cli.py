@@ -17,8 +17,7 @@ from xml.etree import ElementTree
 import click
 import pytest
 from click.testing import CliRunner
-from command import FFLM, PERPLEXITY, SMALL, STORIES, parse
-from command import installed_fflm as fflm
+from command import FFLM, PERPLEXITY, SMALL, STORIES, fflm, installed_fflm, parse
 from rich.cells import cell_len
 
 from fflm.cli import COMMANDS, main
@@ -190,7 +189,7 @@ from fflm.cli import main
 @pytest.mark.parametrize("launcher", [(str(Path(__file__).parents[2] / "cli.py"),), ("-m", "fflm")])
 def test_launchers_are_the_command(launcher):
     result = subprocess.run([sys.executable, *launcher, "train", "--help"], capture_output=True, text=True, check=True)
-    assert result.stdout == fflm("train", "--help", folder=".").stdout
+    assert result.stdout == installed_fflm("train", "--help", folder=".").stdout
     assert result.stdout.startswith("Usage: fflm train ")
 
 

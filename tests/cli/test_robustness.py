@@ -277,9 +277,10 @@ def test_a_model_that_is_being_trained_is_left_alone(folder, arguments):
 def test_there_is_no_model_here(folder):
     shutil.rmtree("text.model")
     for command in ("info", "plot"):
-        assert "there is not a model in this folder" in refused(folder, command)
+        assert "there is no model in this folder" in refused(folder, command)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [300, 4000, 8000])
 def test_a_full_disk(folder, limit):
     """A process that may not write files of more than so many bytes meets the errors of a disk that is full."""
@@ -295,6 +296,7 @@ def test_a_full_disk(folder, limit):
     assert snapshot(folder) == before
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_in_a_run(folder):
     """The log grows beyond what may be written; the checkpoint before that is good."""
 
@@ -366,8 +368,8 @@ CONFIGS = {
     "emptied": (lambda content: b"", "not valid JSON"),
     "cut": (lambda content: content[:-30], "not valid JSON"),
     "not UTF-8": (lambda content: b"\xff" + content, "not valid JSON"),
-    "a list": (lambda content: b"[]", "no fflm model"),
-    "something else's": (lambda content: b'{"architectures": []}', "no fflm model"),
+    "a list": (lambda content: b"[]", "not an fflm model"),
+    "something else's": (lambda content: b'{"architectures": []}', "not an fflm model"),
     "of a later version": (with_fields(version=99), "is of version 99, this fflm reads 1: update fflm"),
     "without network": (with_fields(network=None), "damaged"),
     "with a network that is a list": (with_fields(network=[]), "damaged"),

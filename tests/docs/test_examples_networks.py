@@ -34,6 +34,7 @@ def test_a_confusion_matrix_has_a_row_for_each_class():
     assert found.tolist() == [[1, 0, 1], [0, 1, 0], [0, 2, 1]]
 
 
+@pytest.mark.slow
 def test_iris_prints_its_tables(capsys):
     iris.main()
     printed = capsys.readouterr().out
@@ -168,6 +169,7 @@ def test_a_window_slides_over_the_sentence(model):
     ]
 
 
+@pytest.mark.slow
 def test_the_stages_lead_to_the_library_s_probabilities(model):
     contexts, targets = sliding_window.read(model, sliding_window.SENTENCE)
     stages = [sliding_window.stages(sliding_window.in_float64(model), context) for context in contexts]

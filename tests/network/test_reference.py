@@ -22,7 +22,10 @@ def gradients_of(name: str) -> dict[str, np.ndarray]:
     return reference.network_gradients(*reference.batch(CASES[name]), CASES[name], SEED, STEP)
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = {"tanh", "everything", "averages", "noise", "tied, direct", "one band, direct, penalty"}
+
+
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES])
 def test_gradients(name: str) -> None:
     check(name, gradients_of(name))
 

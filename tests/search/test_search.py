@@ -57,7 +57,7 @@ def outcome(search):
 # What is tried, kept and recorded
 
 
-@pytest.mark.parametrize("sampler", ["bayesian", "random", "grid"])
+@pytest.mark.parametrize("sampler", ["bayesian", pytest.param("random", marks=pytest.mark.slow), "grid"])
 def test_a_search_tries_what_it_may_and_keeps_the_best(text, sampler):
     space = GRID if sampler == "grid" else SPACE
     search = start_search([text], Path("text.tune"), space, sampler=sampler, trials=None if sampler == "grid" else 8, **TINY)

@@ -302,7 +302,7 @@ def test_a_state_dict_that_was_loaded_shares_nothing_with_its_trainer():
     assert all(map(np.array_equal, first.parameters, second.parameters))
 
 
-@pytest.mark.parametrize("loss", ["sampled", "nce"])
+@pytest.mark.parametrize("loss", ["sampled", pytest.param("nce", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_resumed_run_is_the_uninterrupted_one(loss, tied, tmp_path):
     settings = dataclasses.replace(

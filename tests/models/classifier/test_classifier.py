@@ -346,7 +346,7 @@ def test_a_label_and_a_text_for_every_line(tmp_path: Path, monkeypatch: pytest.M
 
     Path("wrong.csv").write_bytes('label,text\n"bad\nfilm","great\n\n\tgreat\u2028great"\n'.encode())
     shown = invoke(main, ["classify", "eval", "-m", "c", "wrong.csv"]).stdout
-    assert shown.splitlines()[-1].endswith("good film, but bad film: great great great")
+    assert shown.splitlines()[-1].endswith("good film, true class bad film: great great great")
     _, mistakes = classifier.evaluate(["great\r\ngreat"], ["bad\n film"])
     assert [mistake.truth for mistake in mistakes] == ["bad film"]
 
@@ -546,7 +546,7 @@ def test_commands(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_language_models_and_classifiers_are_told_apart(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     fflm.train_classifier(data / "train.tsv", epochs=1)
-    assert "there is not a model in this folder" in run("generate", status=1).stderr
+    assert "there is no model in this folder" in run("generate", status=1).stderr
     assert "is a text classifier, not a language model" in run("next", "-m", "train.classifier", status=1).stderr
     (tmp_path / "t.txt").write_text("one two three four\n" * 50)
     fflm.train("t.txt", epochs=1, window=2, hidden=(4,), embedding=4)
