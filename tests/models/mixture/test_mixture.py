@@ -463,4 +463,4 @@ def test_refusals_are_one_line_and_leave_nothing(broken, invoke, line, reason):
 def test_what_needs_another_kind_refuses_in_one_line(invoke, line):
     result = invoke(line)
     assert result.exit_code == 1
-    assert re.fullmatch(r"error: (only .*|text.mix is no (network|n-gram model).*)\n", result.stderr)
+    assert re.fullmatch(r"error: (only .*|text.mix is not (a network|an n-gram model).*)\n", result.stderr)
