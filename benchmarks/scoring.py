@@ -58,7 +58,7 @@ def models(text: Path, work: Path, *, quick: bool) -> dict[str, Path]:
 
 def normalizers(model: NeuralModel, scorer: FastScorer, ids: np.ndarray) -> dict[str, float]:
     """Return what is known of log Z in all contexts of a text, after checking that it explains the fast scores."""
-    logs = model.text_losses(ids) - scorer.text_losses(ids)
+    logs = model.losses_of_text(ids) - scorer.losses_of_text(ids)
     contexts, _ = model.windows(ids).batch(np.arange(0, len(ids), max(1, len(ids) // 500)))
     hidden = np.empty((len(contexts), model.config.hidden[0]), np.float32)
     inputs = np.empty((len(contexts), model.config.inputs), np.float32)
@@ -126,7 +126,7 @@ def main() -> None:
     text.write_text("\n".join(lines * copies) + "\n", encoding="utf-8")
     ids = np.concatenate([part.ids for part in corpus.parts.values()] * copies).astype(np.int32)
     steps: dict[str, Callable[[], Any]] = {
-        "fflm, from ids": lambda: scorer.text_losses(ids),
+        "fflm, from ids": lambda: scorer.losses_of_text(ids),
         "fflm, from text": lambda: score_files(scorer, [text]),
     }
     if kenlm:

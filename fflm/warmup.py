@@ -118,7 +118,7 @@ def _scorers(folder: Path) -> None:
     ngram.next_words("The cat", 3)
     write_arpa(ngram, folder / "text.arpa")
     scorer = FastScorer(api.train(folder / "text.txt", folder / "text.model", overwrite=True, **_SMALL))
-    scorer.text_losses(scorer.text.encode_text(_TEXT, scorer.vocabulary))
+    scorer.losses_of_text(scorer.text.encode_text(_TEXT, scorer.vocabulary))
 
 
 def _estimators() -> None:

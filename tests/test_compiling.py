@@ -20,7 +20,7 @@ import fflm as package
 from fflm import compiling
 from fflm.cli import main
 from fflm.compiling import compiled, source_hash
-from fflm.models.folder import save_config
+from fflm.models.neural.model import save_config
 from fflm.training.checkpoints import save_weights
 
 SOURCES = Path(package.__file__).parent

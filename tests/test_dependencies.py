@@ -16,7 +16,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 FEATURES = {
     "fflm/backend/cuda/*.py": ("cuda12", "cuda13"),
     "fflm/estimators.py": ("learn",),
-    "fflm/search/search.py": ("tune",),
+    "fflm/search/study.py": ("tune",),
     "fflm/plots.py": ("plot",),
 }
 """The only files that import what the extras install."""

@@ -387,7 +387,7 @@ def test_arpa(corpus, tmp_path):
         path.write_bytes(changed_content)
         found = read_arpa(path)
         ids = found.text.encode_text("the cat and the dog sat\n", found.vocabulary)
-        assert len(found.text_losses(ids)) == len(ids)
+        assert len(found.losses_of_text(ids)) == len(ids)
         found.log_probabilities(np.zeros((1, found.window), np.int32))
 
     fuzz(content, read, 600, ARPA)

@@ -303,8 +303,8 @@ def test_a_cache_as_large_as_it_may_be_takes_little_memory(models: Path) -> None
     small = UnigramCache(1000, model.vocabulary, model.text)
     assert cache._rows(1024) == 67
     ids = model.text.encode_text("The cat sat. The cat ran.\n" * 20, model.vocabulary)
-    assert np.concatenate(small.each_losses([ids, ids[:0], ids[:7]])).shape == (len(ids) + 7,)
-    assert small.each_losses([ids])[0] == pytest.approx(small.text_losses(ids))
+    assert np.concatenate(small.losses_of_texts([ids, ids[:0], ids[:7]])).shape == (len(ids) + 7,)
+    assert small.losses_of_texts([ids])[0] == pytest.approx(small.losses_of_text(ids))
 
 
 # Files that are no files

@@ -134,15 +134,15 @@ def _load(path: Path | None, request: Request) -> "tuple[Path, TextScorer, Part 
     """Return the model's folder, what scores by it, and the part of its text to score, None for the inputs."""
     from fflm.models.folder import LANGUAGE_MODELS
     from fflm.models.load import load_language_model
-    from fflm.models.mixture.model import Comparison, Mixture
-    from fflm.models.neural.fast import FastScorer, fast_scorer
+    from fflm.models.mixture.model import ComponentScorer, Mixture
+    from fflm.models.neural.fast import FastScorer, make_fast_scorer
 
     device = use_device(request.device, request.quiet)
 
     def use(path: Path) -> "tuple[TextScorer, Part | None]":
         model = load_language_model(path, device)
-        scorer: TextScorer = Comparison(model) if isinstance(model, Mixture) else model
-        return fast_scorer(model) if request.fast else scorer, _part(path, request.part) if request.part else None
+        scorer: TextScorer = ComponentScorer(model) if isinstance(model, Mixture) else model
+        return make_fast_scorer(model) if request.fast else scorer, _part(path, request.part) if request.part else None
 
     kinds = ("network",) if request.fast else LANGUAGE_MODELS
     path, (scorer, part) = find_model(path, request.quiet, use, *kinds)
@@ -220,12 +220,12 @@ def _show_words(scorer: "TextScorer", lines: "Iterator[ScoredLine]", request: Re
 
 def _figures(scorer: "TextScorer", score: "Score") -> dict[str, Any]:
     """Return the summary as JSON values: of a mixture also each model alone, of fast scores also what was left out."""
-    from fflm.models.mixture.model import Comparison
+    from fflm.models.mixture.model import ComponentScorer
     from fflm.models.neural.fast import FastScorer
 
     figures: dict[str, Any] = score.to_dict()
-    if isinstance(scorer, Comparison):
-        figures = scorer.mixture.compared(figures, [each.to_dict() for each in scorer.alone(score)])
+    if isinstance(scorer, ComponentScorer):
+        figures = scorer.mixture.compared(figures, [each.to_dict() for each in scorer.component_scores(score)])
         figures["tuning"] = scorer.mixture.tuning
     if isinstance(scorer, FastScorer):
         figures["normalizers"] = scorer.normalizers.to_dict()
@@ -235,11 +235,11 @@ def _figures(scorer: "TextScorer", score: "Score") -> dict[str, Any]:
 
 def _summary(scorer: "TextScorer", score: "Score", request: Request) -> list[str]:
     """Return the summary as lines to read."""
-    from fflm.models.mixture.model import Comparison
+    from fflm.models.mixture.model import ComponentScorer
     from fflm.models.neural.fast import FastScorer
 
     lines = []
-    if isinstance(scorer, Comparison):
+    if isinstance(scorer, ComponentScorer):
         source = scorer.mixture.tuning["source"]
         lines += [*describe_components(_figures(scorer, score)), f"weights tuned on {source}", ""]
     rows = {
@@ -249,7 +249,7 @@ def _summary(scorer: "TextScorer", score: "Score", request: Request) -> list[str
         f"(base {request.log_base}; {-score.loss / request.unit:.4f} per token)",
         "bits per character": f"{score.bits_per_character:.4f}",
         "tokens": f"{score.tokens:,} (ends: {score.ends:,})",
-        "OOV rate": f"{score.unknown_share:.2%} ({score.unknown:,} tokens)",
+        "OOV rate": f"{score.oov_rate:.2%} ({score.unknown:,} tokens)",
         "characters": f"{score.characters:,}",
         "vocabulary": f"{score.vocabulary:,} ({printable(score.rule)})",
     }

@@ -31,8 +31,9 @@ from fflm.errors import FflmError, did_you_mean
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fflm.search.search import Search, Trial
+    from fflm.search.search import Search
     from fflm.search.space import Space
+    from fflm.search.study import Trial
 
 
 @click.command(cls=HeadedCommand)
@@ -169,7 +170,7 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
     from rich.progress import BarColumn, Progress, TextColumn
 
     from fflm.models.neural.train import TrainingSession
-    from fflm.search.search import Trial
+    from fflm.search.study import Trial
     from fflm.training.events import Step
 
     deadline = time.monotonic() + 60 * minutes if minutes else None
@@ -234,7 +235,7 @@ def _row(trial: "Trial", best: "Trial | None") -> list[str]:
 
 def _report(search: "Search", as_json: bool) -> None:
     """Print all trials, the best first, with all that a perplexity means nothing without, and how to train the best again."""
-    from fflm.search.search import ranking
+    from fflm.search.study import ranking
 
     trials, best = ranking(search.trials), search.best
     if best is None and len(trials) == search.limit and all(trial.state != "running" for trial in trials):

@@ -1,4 +1,4 @@
-"""What models offer: the contracts of text scorers and predictors, and a network with its weights on a device."""
+"""The interfaces of text scorers and predictors, and a network with its weights on a device."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -22,7 +22,9 @@ Temperature: TypeAlias = Annotated[float, Meta(ge=0)]
 
 TopP: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
 
-ROWS = 1024  # predictions at a time
+
+ROWS = 1024
+"""Number of predictions at a time."""
 
 
 class TrainedNetwork:
@@ -43,7 +45,7 @@ class TrainedNetwork:
         return self.parameters.mapped(self.network.backend.upload)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled: all but what belongs to this process and its device."""
+        """Return what is pickled: everything except what belongs to this process and its device."""
         return {name: value for name, value in vars(self).items() if name not in ("network", "_weights")}
 
 
@@ -57,20 +59,20 @@ class TextScorer(Protocol):
     def window(self) -> int:
         """Context words [n]."""
 
-    def text_losses(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
-        """Return -log p of the words of a text (N,) from the one at ``start`` on, (N - start,), nats; the others are context."""
+    def losses_of_text(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
+        """Return -log p of the words of a text (N,) from the one at ``start`` on, (N - start,), nats; the rest is context."""
 
-    def each_losses(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
-        """Return `text_losses` of many texts, each by itself."""
+    def losses_of_texts(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
+        """Return `losses_of_text` of each text separately."""
 
 
 class Predictor(TextScorer, Protocol):
-    """Anything that predicts the next word from a window of words: what generation and scoring need of a model.
+    """Anything that predicts the next word from a window of words, which is what generation and scoring need.
 
     Letters: B contexts, n context words, V vocabulary.
     """
 
-    _together: ClassVar[int] = ROWS  # contexts of many texts that are given to `losses` at a time
+    _batch_rows: ClassVar[int] = ROWS  # number of contexts, of several texts, that `losses` is given at a time
 
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
@@ -85,7 +87,7 @@ class Predictor(TextScorer, Protocol):
     def _check_examples(
         self, contexts: npt.NDArray[Any], targets: npt.NDArray[Any]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Return contexts (B, n) and the words that follow them (B,), likewise."""
+        """Return contexts (B, n) and the words that follow them (B,) as `check_ids` does."""
         contexts = self._check_contexts(contexts)
         return contexts, check_ids("targets", targets, len(self.vocabulary), (len(contexts),))
 
@@ -93,19 +95,19 @@ class Predictor(TextScorer, Protocol):
         """Return the examples of a text given as ids (N,)."""
         return Windows.of(ids, self.vocabulary, self.text, self.window)
 
-    def text_losses(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
-        """Return -log p of the words of a text (N,) from the one at ``start`` on, (N - start,), nats; the others are context."""
+    def losses_of_text(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
+        """Return -log p of the words of a text (N,) from the one at ``start`` on, (N - start,), nats; the rest is context."""
         ids = check_text(ids, start, self.vocabulary)
         windows, rows = self.windows(ids), self._rows(ROWS)
         pieces = range(start, len(ids), rows)
         losses = [self.losses(*windows.batch(np.arange(low, min(low + rows, len(ids))))) for low in pieces]
         return np.concatenate([np.empty(0), *losses])
 
-    def each_losses(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
-        """Return `text_losses` of many texts, each by itself."""
+    def losses_of_texts(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
+        """Return `losses_of_text` of each text separately."""
         texts = [check_text(ids, 0, self.vocabulary) for ids in texts]
         ends = np.cumsum([0, *map(len, texts)])
-        rows = self._rows(self._together)
+        rows = self._rows(self._batch_rows)
         losses: list[npt.NDArray[np.floating]] = [np.empty(0)]
         for low in range(0, int(ends[-1]), rows):
             high = min(low + rows, int(ends[-1]))
@@ -122,12 +124,12 @@ class Predictor(TextScorer, Protocol):
 
 
 def check_text(ids: npt.NDArray[Any], start: int, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
-    """Return the ids of a text (N,) of which a caller wants the words from ``start`` on scored, as `check_ids` does.
+    """Return the ids of a text (N,) as `check_ids` does, and check ``start``, the index of the first word to score.
 
     Raises
     ------
     FflmError
-        If they are not ids of the vocabulary's words, or the text has no such place.
+        If they are not ids of the vocabulary's words, or the index is not in the text.
     """
     ids = check_ids("ids", ids, len(vocabulary))
     if check("start", Natural, start) > len(ids):

@@ -4,7 +4,7 @@ import contextlib
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy.typing as npt
 
@@ -12,13 +12,9 @@ from fflm.arrays import CHECKPOINT, CONFIG, WEIGHTS, load_arrays, meaning
 from fflm.errors import FflmError
 from fflm.files import locked_folder, os_errors_as_fflm_error, restore, restore_all, write_json
 from fflm.models import description
-from fflm.network.config import NetworkConfig
 from fflm.stored import REMEDY, check_json, read_json
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT, VERSION = "fflm model", 1
 
@@ -45,11 +41,6 @@ def read_text(path: Path, about: Mapping[str, Any]) -> tuple[TextSettings, Vocab
     if vocabulary.ends != text.ends:
         raise FflmError(f"{path} is damaged: its {VOCABULARY} does not fit its {CONFIG}; restore it, or train again")
     return text, vocabulary
-
-
-def save_config(path: Path, config: NetworkConfig, text: TextSettings, vocabulary: Vocabulary, about: Mapping[str, Any]) -> None:
-    """Write the parts of a network's folder that training does not change: configuration and vocabulary."""
-    save_description(path, {"network": config.to_dict()}, text, vocabulary, about)
 
 
 def save_description(
@@ -223,7 +214,7 @@ def resume_call(path: Path, kind: str | None) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes: Python, fflm, and the libraries beneath."""
+    """Return the versions of Python, fflm, and the libraries that compute."""
     from importlib.metadata import version
 
     return {"python": platform.python_version(), **{name: version(name) for name in ("fflm", "numba", "numpy")}}

@@ -1,4 +1,4 @@
-"""What all kinds of language models can do."""
+"""The abstract language model, with the methods that all kinds share."""
 
 import warnings
 from abc import abstractmethod
@@ -26,14 +26,14 @@ from fflm.models.vectors import Vectors
 
 
 class LanguageModel(Predictor):
-    """A language model of any kind, with its vocabulary and its way of reading text.
+    """A language model of any kind, with its vocabulary and the settings with which it reads text.
 
     Attributes
     ----------
     vocabulary, text
-        Words and ids; how text becomes words.
+        The words and their ids; how text is tokenized.
     about
-        What else is known of it: the corpus, the figures of its training, versions.
+        The rest of its metadata: the corpus, the figures of its training, versions.
     """
 
     about: dict[str, Any]
@@ -82,15 +82,15 @@ class LanguageModel(Predictor):
         Parameters
         ----------
         prefix
-            The text; empty, it is a beginning.
+            The text to continue; if it is empty, a new text is generated.
         samples
-            Continuations to return: of beam search the best ones, at most ``beams``.
+            Number of continuations to return; of beam search the best ones, at most ``beams``.
         greedy
-            Take the likeliest word always.
+            Always take the likeliest word.
         beams
             Number of beams of a beam search for the most probable continuations, instead of sampling.
         length, temperature, top_k, top_p, seed, unknown, stop_at_end
-            As for `fflm.models.generation.sample`; the seed, the temperature and what follows it do not matter to beam search.
+            As for `fflm.models.generation.sample`; beam search ignores ``temperature``, ``top_k``, ``top_p`` and ``seed``.
 
         Returns
         -------
@@ -149,7 +149,7 @@ class LanguageModel(Predictor):
 
     @checked
     def perplexity(self, *paths: PathLike, encoding: Encoding = "utf-8") -> Score:
-        """Return the perplexity, and all that belongs to it, of files and folders as one text, in bounded memory.
+        """Return the perplexity, with its evaluation conditions, of files and folders as one text, in bounded memory.
 
         Raises
         ------

@@ -20,28 +20,28 @@ from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import ASCII_BLANKS, LINE_END
 from fflm.text.vocabulary import Vocabulary
 
-_BLOCK = 1 << 16  # words of a corpus at a time
-_HYPOTHESES = 256  # of an n-best list, at a time
+_BLOCK = 1 << 16  # number of words of a corpus that are scored at a time
+_HYPOTHESES = 256  # number of lines of an n-best list that are scored at a time
 
 Losses = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, repr=False)
 class Score:
-    """How well a model predicts a text, with all that a perplexity means nothing without. Scores of one model can be added.
+    """How well a model predicts a text, with the evaluation conditions. Scores of one model can be added.
 
     Attributes
     ----------
     vocabulary, rule
-        Words that can be predicted [V], and how they were chosen.
+        Number of words that can be predicted [V], and how they were chosen.
     policy
-        Which ends are predicted, as a phrase to read.
+        Which ends are predicted, in words.
     tokens
-        Words predicted, ends included; all averages are over them.
+        Number of predicted words, ends included; all averages are over them.
     unknown, ends
-        How many of them are ``<unk>``, and ``</s>``.
+        Number of these that are ``<unk>``, and ``</s>``.
     characters
-        Of the normalized text, newlines included.
+        Number of characters of the normalized text, newlines included.
     loss_sum, unknown_loss_sum
         -log p summed over all tokens, and over those that are ``<unk>``; nats.
     """
@@ -58,18 +58,18 @@ class Score:
 
     def __repr__(self) -> str:
         return (
-            f"Score(perplexity {self.perplexity:.4f}, {self.tokens:,} tokens, {self.unknown_share:.2%} unknown, "
+            f"Score(perplexity {self.perplexity:.4f}, {self.tokens:,} tokens, {self.oov_rate:.2%} OOV, "
             f"{self.bits_per_character:.4f} bits per character)"
         )
 
     @property
     def log_probability(self) -> float:
-        """Of the whole text, nats; 0 if it has no tokens."""
+        """Log-probability of the whole text, nats; 0 if it has no tokens."""
         return 0.0 - self.loss_sum
 
     @property
     def log10_probability(self) -> float:
-        """Of the whole text, to base 10."""
+        """Log-probability of the whole text to base 10."""
         return self.log_probability / math.log(10)
 
     @property
@@ -79,23 +79,23 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """Of all tokens."""
+        """Perplexity of all tokens; NaN if there are none."""
         return _exp(self.loss)
 
     @property
     def perplexity_known(self) -> float:
-        """Of the tokens that are in the vocabulary; NaN if there are none."""
+        """Perplexity of the tokens that are in the vocabulary; NaN if there are none."""
         known = self.tokens - self.unknown
         return _exp((self.loss_sum - self.unknown_loss_sum) / known) if known else math.nan
 
     @property
     def bits_per_character(self) -> float:
-        """Of all tokens, over all characters."""
+        """Bits of all tokens per character; NaN if there are no characters."""
         return self.loss_sum / math.log(2) / self.characters if self.characters else math.nan
 
     @property
-    def unknown_share(self) -> float:
-        """Share of the tokens that are ``<unk>``, in [0, 1]."""
+    def oov_rate(self) -> float:
+        """Out-of-vocabulary rate: the share of the tokens that are ``<unk>``, in [0, 1]; NaN if there are no tokens."""
         return self.unknown / self.tokens if self.tokens else math.nan
 
     def __add__(self, other: "Score") -> "Score":
@@ -106,7 +106,7 @@ class Score:
         return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON values, None for what is not a finite number."""
+        """Return all figures as JSON values; numbers that are not finite are None."""
         names = (
             "perplexity",
             "perplexity_known",
@@ -117,13 +117,14 @@ class Score:
             "tokens",
             "ends",
             "unknown",
-            "unknown_share",
+            "oov_rate",
             "characters",
             "vocabulary",
             "rule",
             "policy",
         )
-        values = {name: getattr(self, name) for name in names}
+        keys = {"oov_rate": "unknown_share"}  # as the files of version 0.1.0 call it
+        values = {keys.get(name, name): getattr(self, name) for name in names}
         return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
 
 
@@ -134,15 +135,15 @@ class ScoredLine:
     Attributes
     ----------
     number
-        Of the line, from 1.
+        Number of the line, from 1.
     text
-        Normalised, with its newline if it is there.
+        The normalized text, with its newline if there is one.
     tokens, ids
         Its tokens, and their ids (N,).
     losses
-        (N,) -log p of each, nats.
+        (N,) -log p of each token, nats.
     score
-        The same as figures.
+        The score of the line.
     """
 
     number: int
@@ -193,7 +194,7 @@ def score_part(model: TextScorer, part: Part) -> Score:
     for low in range(0, part.tokens, _BLOCK):
         before = min(low, model.window)
         ids = part.ids[low - before : low + _BLOCK].astype(np.int32)
-        losses = model.text_losses(ids, before).astype(np.float64)
+        losses = model.losses_of_text(ids, before).astype(np.float64)
         loss_sum += float(losses.sum())
         unknown_loss_sum += float(losses[ids[before:] == model.vocabulary.unknown_id].sum())
     return part_score(part, model.vocabulary, model.text, loss_sum, unknown_loss_sum)
@@ -245,7 +246,7 @@ def score_chunks(model: TextScorer, chunks: Iterable[str]) -> Score:
         If there is no token in it.
     """
     encoder, reader = Encoder(model.text, model.vocabulary), _Reader(model)
-    result = _nothing(model)
+    result = _empty_score(model)
     for chunk in chunks:
         ids, characters = encoder.encode(chunk)
         result += _score(model, characters, ids, reader.losses(ids))
@@ -254,7 +255,7 @@ def score_chunks(model: TextScorer, chunks: Iterable[str]) -> Score:
 
 
 class _Reader:
-    """What was read of a text, as far as later words see it."""
+    """Scores the words of a text that comes in chunks, and keeps the context of the next chunk."""
 
     def __init__(self, model: TextScorer) -> None:
         self._model = model
@@ -267,7 +268,7 @@ class _Reader:
         together = np.concatenate([self._before, ids])
         self._before = together[max(0, len(together) - window) :]
         self._empty = self._empty and not len(ids)
-        return self._model.text_losses(together, before).astype(np.float64, copy=False)
+        return self._model.losses_of_text(together, before).astype(np.float64, copy=False)
 
     def check(self) -> None:
         """Raise an FflmError if there was nothing to read."""
@@ -298,9 +299,9 @@ def score_hypotheses(model: TextScorer, chunks: Iterable[str], *, moses: bool = 
     Parameters
     ----------
     model
-        What predicts.
+        The model that scores.
     chunks
-        The list; a last line without a newline is like all others.
+        The n-best list; its last line may lack a newline.
     moses
         Whether a line is ``id ||| hypothesis ||| features ||| score``; else it is a hypothesis.
 
@@ -324,7 +325,7 @@ def score_hypotheses(model: TextScorer, chunks: Iterable[str], *, moses: bool = 
             model.vocabulary.encode((model.text.tokens(text) + [LINE_END] * model.text.ends) if fields else [])
             for text, fields in zip(texts, parsed, strict=True)
         ]
-        for fields, text, own, losses in zip(parsed, texts, ids, model.each_losses(ids), strict=True):
+        for fields, text, own, losses in zip(parsed, texts, ids, model.losses_of_texts(ids), strict=True):
             yield Hypothesis(fields, text, _score(model, len(text), own, losses))
 
 
@@ -352,7 +353,7 @@ def _parse(line: str, number: int, moses: bool) -> list[str]:
 def _score(model: TextScorer, characters: int, ids: npt.NDArray[np.int32], losses: npt.NDArray[np.floating]) -> Score:
     unknown = ids == model.vocabulary.unknown_id
     return replace(
-        _nothing(model),
+        _empty_score(model),
         tokens=len(ids),
         unknown=int(unknown.sum()),
         ends=int((ids == model.vocabulary.end_id).sum()) if model.vocabulary.ends else 0,
@@ -362,8 +363,8 @@ def _score(model: TextScorer, characters: int, ids: npt.NDArray[np.int32], losse
     )
 
 
-def _nothing(model: TextScorer) -> Score:
-    """Return the score of no text."""
+def _empty_score(model: TextScorer) -> Score:
+    """Return the score of an empty text, to which others can be added."""
     return Score(len(model.vocabulary), model.vocabulary.rule, model.text.policy)
 
 

@@ -91,7 +91,7 @@ def operations(folder: Path, keep: Callable[[Any], Any] = lambda model: model) -
         **found,
         "perplexity": lambda text: model.perplexity(folder / "text.txt").loss_sum if len(text) < 50 else None,
         "classifier": lambda text: classifier.predict_proba(text.split(" ")).tobytes(),
-        "fast scorer": lambda text: scorer.text_losses(scorer.text.encode_text(text, scorer.vocabulary)).tobytes(),
+        "fast scorer": lambda text: scorer.losses_of_text(scorer.text.encode_text(text, scorer.vocabulary)).tobytes(),
         "estimator": lambda text: estimator.predict_proba(features[: len(text)]).tobytes(),
         "fit an estimator": lambda text: (
             estimator.__class__(hidden=3, epochs=1, random_state=len(text))

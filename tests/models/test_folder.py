@@ -13,9 +13,10 @@ import fflm
 from fflm.arrays import CONFIG, LOG, WEIGHTS
 from fflm.cli import main
 from fflm.errors import FflmError
-from fflm.models.folder import LANGUAGE_MODELS, VOCABULARY, latest_model, save_config
+from fflm.models.folder import LANGUAGE_MODELS, VOCABULARY, latest_model
 from fflm.models.load import load_language_model as load
 from fflm.models.mixture.train import mix
+from fflm.models.neural.model import save_config
 from fflm.models.ngram.arpa import import_arpa
 from fflm.training.checkpoints import save_weights
 

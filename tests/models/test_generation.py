@@ -15,8 +15,8 @@ from tiny import MODES, Bigrams, tiny_model
 
 from fflm.cli import main
 from fflm.errors import FflmError
-from fflm.models.folder import save_config
 from fflm.models.generation import _nucleus, beam_search, largest, next_words, probabilities, read_prefix, render, sample
+from fflm.models.neural.model import save_config
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END, Tokenizer
 from fflm.training.checkpoints import save_weights

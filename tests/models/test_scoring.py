@@ -15,7 +15,7 @@ from tiny import MODES, tiny_model
 from fflm.cli import main
 from fflm.cli.report import describe_policy
 from fflm.errors import FflmError
-from fflm.models.folder import save_config
+from fflm.models.neural.model import save_config
 from fflm.models.scoring import score, score_chunks, score_hypotheses, scored_lines, sentences, with_feature
 from fflm.text.reading import read_chunks
 from fflm.text.settings import TextSettings
@@ -66,7 +66,7 @@ def test_the_score_is_the_sum_over_the_words(model):
     assert math.isclose(result.perplexity, math.exp(whole / len(expected)), **CLOSE)
     assert math.isclose(result.perplexity_known, math.exp(sum(known) / len(known)), **CLOSE)
     assert math.isclose(result.bits_per_character, whole / math.log(2) / len(TEXT), **CLOSE)
-    assert math.isclose(result.unknown_share, 2 / len(expected), **CLOSE)
+    assert math.isclose(result.oov_rate, 2 / len(expected), **CLOSE)
     assert (result.vocabulary, result.rule) == (len(model.vocabulary), "words in train")
     assert score(model, TEXT.removesuffix("\n")) == result
     assert model.score(TEXT) == result

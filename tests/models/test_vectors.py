@@ -17,7 +17,7 @@ from tiny import MODES, tiny_model
 from fflm.cli import main
 from fflm.errors import FflmError, FflmWarning
 from fflm.files import writing_text
-from fflm.models.folder import save_config
+from fflm.models.neural.model import save_config
 from fflm.models.vectors import read_vectors, vector_size
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import Tokenizer

@@ -24,9 +24,9 @@ from fflm.cli import main
 from fflm.cli.tune import _watch
 from fflm.errors import FflmError
 from fflm.models.neural.train import TrainingSession
-from fflm.search import search as tune
-from fflm.search.search import STARTUP, TABLE, Search, ranking, start_search
+from fflm.search.search import TABLE, Search, start_search
 from fflm.search.space import Choices, Range, show
+from fflm.search.study import SEARCH, STARTUP, Trial, ranking
 from fflm.text.holdout import Share
 from fflm.training.events import Evaluation, Step
 
@@ -44,7 +44,7 @@ GRID = {"rate": Choices((1e-5, 0.01, 0.02)), "hidden": Choices(((), (8,), (8, 6)
 
 
 def finish(search):
-    return [event for event in search.events() if isinstance(event, tune.Trial)]
+    return [event for event in search.events() if isinstance(event, Trial)]
 
 
 def outcome(search):
@@ -306,7 +306,7 @@ def test_a_search_goes_on_once_at_a_time(text):
     search = start_search([text], Path("text.tune"), SPACE, trials=2, **{**TINY, "epochs": 1})
     events = search.events()
     next(events)
-    before = (search.path / tune.SEARCH).read_bytes()
+    before = (search.path / SEARCH).read_bytes()
     for resume in (lambda: Search.resume(search.path, trials=9), lambda: next(Search.open(search.path).events())):
         with pytest.raises(FflmError, match=r"this process is already training in text\.tune"):
             resume()
@@ -314,12 +314,12 @@ def test_a_search_goes_on_once_at_a_time(text):
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
     with pytest.raises(FflmError, match="trial-1"):
         TrainingSession.resume(search.folder(search.trials[0]))
-    assert (search.path / tune.SEARCH).read_bytes() == before
+    assert (search.path / SEARCH).read_bytes() == before
     assert len(Search.open(search.path).trials) == 1
-    assert len([event for event in events if isinstance(event, tune.Trial)]) == 2
+    assert len([event for event in events if isinstance(event, Trial)]) == 2
 
 
-@pytest.mark.parametrize(("last", "named"), [(TrainingSession, "trial-1"), (tune.Trial, r"text\.tune")])
+@pytest.mark.parametrize(("last", "named"), [(TrainingSession, "trial-1"), (Trial, r"text\.tune")])
 def test_a_search_whose_folder_is_moved_away_changes_nothing_in_another(text, last, named):
     search = start_search([text], Path("text.tune"), SPACE, trials=2, **{**TINY, "epochs": 1})
     events = search.events()

@@ -202,11 +202,11 @@ def test_values_that_are_not_ids_are_refused(model, ids, message):
     with pytest.raises(FflmError, match=f"`targets` must be .*{message}"):
         model.losses(contexts, ids)
     with pytest.raises(FflmError, match=f"`ids` must be .*{message}"):
-        model.text_losses(ids)
+        model.losses_of_text(ids)
     with pytest.raises(FflmError, match=f"`ids` must be .*{message}"):
-        model.each_losses([targets, ids])
+        model.losses_of_texts([targets, ids])
     with pytest.raises(FflmError, match=f"`ids` must be .*{message}"):
-        FastScorer(MODEL).text_losses(ids)
+        FastScorer(MODEL).losses_of_text(ids)
     with pytest.raises(FflmError, match=f"`ids` must be .*{message}"):
         MODEL.vocabulary.decode(ids)
 
@@ -225,7 +225,7 @@ def test_ids_of_another_shape(model, wrong):
 @pytest.mark.parametrize("scorer", [MODEL, FastScorer(MODEL)])
 def test_a_start_that_is_not_an_id_is_refused(scorer, start):
     with pytest.raises(FflmError, match="`start` must be"):
-        scorer.text_losses(np.zeros(4, np.int32), start)
+        scorer.losses_of_text(np.zeros(4, np.int32), start)
 
 
 def test_ids_of_all_types_and_layouts_are_the_same(model):
@@ -235,8 +235,8 @@ def test_ids_of_all_types_and_layouts_are_the_same(model):
     for type_ in (np.uint8, np.int64, np.uint64, ">i4"):
         assert np.array_equal(model.losses(contexts.astype(type_), targets.astype(type_)), expected)
     assert np.array_equal(model.losses(contexts.tolist(), targets.tolist()), expected)
-    assert model.losses(contexts[:0], targets[:0]).shape == model.text_losses([]).shape == (0,)
-    assert model.each_losses([]) == []
+    assert model.losses(contexts[:0], targets[:0]).shape == model.losses_of_text([]).shape == (0,)
+    assert model.losses_of_texts([]) == []
 
 
 def test_a_network_refuses_ids_outside_its_vocabulary():

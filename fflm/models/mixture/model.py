@@ -89,17 +89,17 @@ class Mixture(LanguageModel):
         result = np.full((len(contexts), len(self.vocabulary)), -np.inf)
         for component, weight in zip(self.components.values(), self.weights, strict=True):
             if weight:
-                np.logaddexp(result, math.log(weight) + component.log_probabilities(_latest(contexts, component)), out=result)
+                np.logaddexp(result, math.log(weight) + component.log_probabilities(_visible(contexts, component)), out=result)
         return result
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
-        return mixed(self.component_losses(contexts, targets), self.weights)
+        return interpolate_losses(self.component_losses(contexts, targets), self.weights)
 
     def component_losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
         """Return -log p(target | context) of each component alone: contexts (B, n), targets (B,) -> (K, B), nats."""
         contexts, targets = self._check_examples(contexts, targets)
-        return np.stack([each.losses(_latest(contexts, each), targets).astype(float) for each in self.components.values()])
+        return np.stack([each.losses(_visible(contexts, each), targets).astype(float) for each in self.components.values()])
 
     @property
     def tuning(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Mixture(LanguageModel):
 
     @checked
     def save(self, path: PathLike, *, overwrite: Overwrite = False) -> None:
-        """Make a folder that holds weights and vocabulary, and refers to the folders of the components.
+        """Write a folder that holds weights and vocabulary, and refers to the folders of the components.
 
         Raises
         ------
@@ -150,7 +150,7 @@ class Mixture(LanguageModel):
     @classmethod
     @checked
     def load(cls, path: PathLike, device: Device = "cpu") -> Self:
-        """Read a mixture's folder, and the models it refers to, to predict on a device.
+        """Load a mixture's folder, and the models to which it refers, to predict on a device.
 
         Raises
         ------
@@ -178,13 +178,13 @@ class Mixture(LanguageModel):
         return cls(components, weights, {**about, "figures": figures})
 
 
-class Comparison(Predictor):
-    """A mixture as a predictor that notes, of all that it scores, how well each component predicts it alone.
+class ComponentScorer(Predictor):
+    """A mixture as a predictor that also records how well each component alone predicts what it scores.
 
     Parameters
     ----------
     mixture
-        What predicts.
+        The mixture.
     keep
         Whether to keep the losses of all words, and not only their sums.
 
@@ -218,22 +218,22 @@ class Comparison(Predictor):
         self._sums += losses.sum(axis=1), losses[:, unknown].sum(axis=1)
         if self._keep:
             self.kept.append((losses, unknown))
-        return mixed(losses, self.mixture.weights)
+        return interpolate_losses(losses, self.mixture.weights)
 
-    def alone(self, score: Score) -> list[Score]:
-        """Return each component's score of the text of which ``score`` is the mixture's."""
+    def component_scores(self, score: Score) -> list[Score]:
+        """Return the score (K,) of each component alone, given the mixture's score of the same text."""
         return [replace(score, loss_sum=all_, unknown_loss_sum=unknown) for all_, unknown in self._sums.T.tolist()]
 
 
-def mixed(losses: Floats, weights: Floats) -> Floats:
-    """Return the losses (B,) of a mixture with weights (K,), of those of its components (K, B); nats."""
+def interpolate_losses(losses: Floats, weights: Floats) -> Floats:
+    """Return the losses (B,) of a mixture, given its weights (K,) and the losses of its components (K, B); nats."""
     with np.errstate(divide="ignore"):
         result: Floats = -np.logaddexp.reduce(np.log(weights)[:, None] - losses, axis=0)
     return result
 
 
 def fingerprint(path: Path) -> str:
-    """Return a sha256 that tells a model's folder from what it was before it was trained again: of weights, words and settings.
+    """Return the SHA-256 of a model's weights, words and settings, which changes when the model is trained again.
 
     Raises
     ------
@@ -295,6 +295,6 @@ def _check_component(mixture: Path, place: Path, expected: str) -> None:
         raise FflmError(f"{place} is not what it was when {mixture} was tuned: tune again with `fflm.mix`")
 
 
-def _latest(contexts: npt.NDArray[np.int32], predictor: Predictor) -> npt.NDArray[np.int32]:
-    """Return what a predictor can see of contexts (B, n): their last columns."""
+def _visible(contexts: npt.NDArray[np.int32], predictor: Predictor) -> npt.NDArray[np.int32]:
+    """Return the last columns of contexts (B, n), those in a predictor's window."""
     return contexts[:, contexts.shape[1] - predictor.window :]

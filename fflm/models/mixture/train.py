@@ -12,14 +12,14 @@ from fflm.models.base import Predictor
 from fflm.models.corpora import trained_corpus
 from fflm.models.load import load_language_model
 from fflm.models.mixture.cache import UnigramCache, cache_name
-from fflm.models.mixture.model import Comparison, Mixture, mixed
+from fflm.models.mixture.model import ComponentScorer, Mixture, interpolate_losses
 from fflm.models.scoring import score_files, score_part
 from fflm.text.corpus import Part
 
 Floats = npt.NDArray[np.float64]
 
 GAP = 1e-9
-"""Tuned weights are so near to the best ones: nats per word."""
+"""Largest difference in loss between tuned and optimal weights, nats per word."""
 
 
 @checked
@@ -46,7 +46,7 @@ def combine(paths: Paths, cache: int | None = None, device: Device = "cpu") -> M
     cache
         Size of a cache to mix in, in words; None for no cache.
     device
-        What computes the networks' predictions.
+        The device that computes the networks' predictions.
 
     Raises
     ------
@@ -79,9 +79,9 @@ def tune_weights(mixture: Mixture, tune: Paths = (), encoding: Encoding = "utf-8
     Raises
     ------
     FflmError
-        If the text cannot be read or is of no use.
+        If the text cannot be read, or none of its words is in the vocabulary.
     """
-    comparison = Comparison(mixture, keep=True)
+    comparison = ComponentScorer(mixture, keep=True)
     if tune:
         texts = to_paths("tune", tune)
         source = ", ".join(map(str, texts))
@@ -94,9 +94,9 @@ def tune_weights(mixture: Mixture, tune: Paths = (), encoding: Encoding = "utf-8
         score = score_part(comparison, validation_part(Path(first)))
     losses, unknown = (np.concatenate(arrays, axis=-1) for arrays in zip(*comparison.kept, strict=True))
     weights = estimate_weights(losses)
-    together = mixed(losses, weights)
+    together = interpolate_losses(losses, weights)
     score = replace(score, loss_sum=float(together.sum()), unknown_loss_sum=float(together[unknown].sum()))
-    alone = [each.to_dict() for each in comparison.alone(score)]
+    alone = [each.to_dict() for each in comparison.component_scores(score)]
     about = {"figures": {"tuning": {"source": source, **score.to_dict(), "components": alone}}}
     return Mixture(mixture.components, weights, about)
 
@@ -116,7 +116,7 @@ def validation_part(path: Path) -> Part:
 
 
 def estimate_weights(losses: Floats) -> Floats:
-    """Return the weights with which a mixture predicts a text best, by expectation maximisation.
+    """Return the weights with which a mixture predicts a text best, by expectation maximization.
 
     A step multiplies each weight by the mean of p_k / p over the words, p being the mixture's probability. The likelihood never
     falls, and because it is concave, the largest of these means less one bounds what is still to be gained. Of components that

@@ -17,24 +17,24 @@ from fflm.models.language_model import LanguageModel
 from fflm.models.neural.kernels import score_words
 from fflm.models.neural.model import NeuralModel
 
-LARGEST = 32000
-"""The largest sum of 16-bit integers, but for their rounding."""
+INTEGER_LIMIT = 32000
+"""The largest sum of 16-bit integers before they are rounded, less than 2**15 so that rounding cannot overflow."""
 
-CHECKED = 20
-"""One word in this number is also scored exactly, to estimate the normalizers; after a hundred, far fewer, to save time."""
+NORMALIZER_INTERVAL = 20
+"""Of every 20 words one is also scored exactly, to know its normalizer; after the first hundred one of 20,000, to save time."""
 
-_NOTING = threading.Lock()
-"""Held while a scorer changes what it knows of normalizers."""
+_SAMPLING = threading.Lock()
+"""Held while a scorer updates its sample of normalizers."""
 
 
 @dataclass(frozen=True)
 class Normalizers:
-    """What the normalizers were that fast scoring took for 1. Those of two texts can be added.
+    """Statistics of the softmax normalizers Z that fast scoring assumes to be 1. Those of two texts can be added.
 
     Attributes
     ----------
     contexts
-        How many are known.
+        Number of contexts whose normalizer was computed.
     total, absolute
         Sums of log Z and of |log Z|, nats.
     worst
@@ -47,7 +47,7 @@ class Normalizers:
     worst: float = 0.0
 
     def __add__(self, other: "Normalizers") -> "Normalizers":
-        """Return those of both texts."""
+        """Return the statistics of both texts together."""
         return Normalizers(
             self.contexts + other.contexts,
             self.total + other.total,
@@ -57,16 +57,16 @@ class Normalizers:
 
     @property
     def mean(self) -> float:
-        """Of log Z, nats; NaN of none."""
+        """Mean of log Z, nats; NaN if no context is known."""
         return self.total / self.contexts if self.contexts else math.nan
 
     @property
     def mean_absolute(self) -> float:
-        """Of |log Z|, nats; NaN of none."""
+        """Mean of |log Z|, nats; NaN if no context is known."""
         return self.absolute / self.contexts if self.contexts else math.nan
 
     def perplexity(self, loss: float) -> float:
-        """Return about what perplexity a text has whose words' unnormalized loss is known, nats per token."""
+        """Return an estimate of the perplexity of a text from the unnormalized loss of its words, nats per token."""
         return math.exp(loss + self.mean)
 
     def to_dict(self) -> dict[str, float]:
@@ -76,14 +76,15 @@ class Normalizers:
 
 
 class FastScorer:
-    """Scores the words of a text by a network with one hidden layer, taking the softmax's normalizer for 1.
+    """Scores the words of a text by a network with one hidden layer, assuming that the softmax's normalizer is 1.
 
     The hidden layer's weighted sums are read from a table, which has for each word and each place of a context what the word
     contributes from there (Devlin et al. 2014, section 4.2), as 16-bit integers with a unit a hidden unit. A word's row, which
     also has its output weights, is read once, when the word comes, and added to the sums of all places that will see it. Sums
     of integers are exact, so those over the words of an average are kept from one word of the text to the next.
 
-    How far it is from probabilities depends on the model, which must have been trained with ``self_normalise`` or by ``nce``.
+    How close the scores are to log-probabilities depends on the model, which must have been trained with ``self_normalise`` or
+    with the loss ``nce``.
 
     Parameters
     ----------
@@ -104,19 +105,19 @@ class FastScorer:
             )
         self.model = model
         self.vocabulary, self.text, self.window = model.vocabulary, model.text, model.window
-        self._normalisers = Normalizers()
-        self._unnoted = 0  # words before the next one that is to be scored exactly
-        self._noted = 0  # words that are, now or later, those of which these are kept:
-        self._pending: list[tuple[npt.NDArray[Any], ...]] = []  # contexts, words and losses
+        self._normalizers = Normalizers()
+        self._until_sample = 0  # words before the next one that is scored exactly
+        self._sampled = 0  # words that were chosen to be scored exactly
+        self._pending: list[tuple[npt.NDArray[Any], ...]] = []  # of those not yet scored exactly: contexts, words, losses
         outputs = parameters.softmax_weight
         if parameters.projection is not None:
             outputs = outputs @ parameters.projection
         embeddings, averages = parameters.embeddings, len(config.averages)
         blocks = np.split(parameters.hidden_weights[0], len(config.blocks), axis=1)
         blocks = [block.T * block.dtype.type(size**-0.5) for block, size in zip(blocks, config.blocks, strict=True)]
-        # Each product is made twice, here and for the table, for together they would take twice the memory that the table does.
+        # Each product is computed twice, here and for the table: to keep all of them would take twice the memory of the table.
         largest = np.array([np.abs(embeddings @ block).max(axis=0) for block in blocks])
-        # Sums over the words of a window have 16 bits, too, and sums over averages 32.
+        # Sums over the words of a window also have 16 bits, and sums over the words of averages have 32.
         self._units = _units(largest[averages:].sum(axis=0))
         self._average_units = _units(largest[:averages].max(axis=0, initial=0))
         self._output_units = _units(np.abs(outputs).max(axis=0))
@@ -128,33 +129,33 @@ class FastScorer:
         self._borders = np.cumsum((0, *config.blocks[:averages]))
         # What padding contributes to the first places of a text: all of a window's words, and one fewer from each to the next.
         padding = self._tables[model.windows(np.empty(0, np.int32)).padding, averages:-1]
-        self._begun = np.ascontiguousarray(padding.cumsum(axis=0, dtype=np.int16)[::-1])
+        self._padding_sums = np.ascontiguousarray(padding.cumsum(axis=0, dtype=np.int16)[::-1])
 
     @property
     def memory(self) -> int:
-        """Of the table, bytes."""
+        """Memory of the table, bytes."""
         return self._tables.nbytes
 
     @property
     def normalizers(self) -> Normalizers:
-        """Those of one of `CHECKED` words of all texts that were scored, and from the hundredth on of one of 1000 `CHECKED`."""
-        with _NOTING:
+        """Statistics of the normalizers of the words that were also scored exactly: see `NORMALIZER_INTERVAL`."""
+        with _SAMPLING:
             if self._pending:
                 contexts, words, losses = map(np.concatenate, zip(*self._pending, strict=True))
                 logs = self.model.losses(contexts, words).astype(np.float64) - losses
                 known = Normalizers(len(logs), float(logs.sum()), float(np.abs(logs).sum()), float(np.abs(logs).max()))
-                self._normalisers, self._pending = self._normalisers + known, []
-            return self._normalisers
+                self._normalizers, self._pending = self._normalizers + known, []
+            return self._normalizers
 
-    def text_losses(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
-        """Return -log of each word's unnormalized probability, nats, and take notes of some normalizers.
+    def losses_of_text(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
+        """Return -log of each word's unnormalized probability, nats, and choose some words to compute their normalizers.
 
         Parameters
         ----------
         ids
-            (N,) int32, a text as the model's corpus holds it.
+            (N,) int32, the ids of a text.
         start
-            The first word to score; those before it are its context.
+            Index of the first word to score; the words before it are only context.
 
         Returns
         -------
@@ -172,7 +173,7 @@ class FastScorer:
             -1 if windows.sentence_end is None else windows.sentence_end,
             self._borders,
             self._tables,
-            self._begun,
+            self._padding_sums,
             self._units,
             self._average_units,
             model.parameters.hidden_biases[0],
@@ -182,33 +183,33 @@ class FastScorer:
             losses,
             shares_of(losses.size * self._tables[0].size),
         )
-        with _NOTING:
-            stride = max(CHECKED, len(losses) // 100) if self._noted < 100 else 1000 * CHECKED
-            positions = np.arange(start + self._unnoted, len(ids), stride)
-            self._unnoted += len(positions) * stride - len(losses)
+        with _SAMPLING:
+            stride = max(NORMALIZER_INTERVAL, len(losses) // 100) if self._sampled < 100 else 1000 * NORMALIZER_INTERVAL
+            positions = np.arange(start + self._until_sample, len(ids), stride)
+            self._until_sample += len(positions) * stride - len(losses)
             if len(positions):
-                self._noted += len(positions)
+                self._sampled += len(positions)
                 self._pending.append((*windows.batch(positions), losses[positions - start]))
         return losses
 
-    def each_losses(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
-        """Return `text_losses` of many texts, each by itself."""
-        return [self.text_losses(ids) for ids in texts]
+    def losses_of_texts(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
+        """Return `losses_of_text` of each text separately."""
+        return [self.losses_of_text(ids) for ids in texts]
 
 
 def _units(largest: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Return the units (H,) in which numbers up to the largest (H,) are integers up to `LARGEST`."""
-    units: npt.NDArray[np.floating] = np.maximum(largest, np.finfo(np.float32).tiny) / LARGEST
+    """Return the units (H,), which turn numbers up to the largest (H,) into integers up to `INTEGER_LIMIT`."""
+    units: npt.NDArray[np.floating] = np.maximum(largest, np.finfo(np.float32).tiny) / INTEGER_LIMIT
     return units
 
 
-def fast_scorer(model: LanguageModel) -> FastScorer:
+def make_fast_scorer(model: LanguageModel) -> FastScorer:
     """Return the fast scorer of a model.
 
     Raises
     ------
     FflmError
-        If it is not a network, or not of the shape that can be fast.
+        If the model is not a network, or has a shape that `FastScorer` does not support.
     """
     if not isinstance(model, NeuralModel):
         raise FflmError("only a network can score fast: train one with `fflm.train` and `self_normalise=0.1`")

@@ -1,6 +1,8 @@
 """The neural language model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -16,7 +18,7 @@ from fflm.arrays import CONFIG, WEIGHTS
 from fflm.errors import FflmError
 from fflm.models import description
 from fflm.models.base import ROWS, TrainedNetwork
-from fflm.models.folder import VOCABULARY, load_weights, read_config, read_text
+from fflm.models.folder import VOCABULARY, load_weights, read_config, read_text, save_description
 from fflm.models.language_model import LanguageModel
 from fflm.models.vectors import Vectors
 from fflm.network.config import NetworkConfig
@@ -27,21 +29,21 @@ from fflm.text.vocabulary import Vocabulary
 
 @dataclass(repr=False)
 class NeuralModel(TrainedNetwork, LanguageModel):
-    """A trained network with its vocabulary and its way of reading text.
+    """A trained network with its vocabulary and the settings with which it reads text.
 
     Attributes
     ----------
     config, parameters
         The network's shape and weights.
     vocabulary, text
-        Words and ids; how text becomes words.
+        The words and their ids; how text is tokenized.
     about
-        What else is known of it: the corpus, the settings and the figures of its training, versions.
+        The rest of its metadata: the corpus, the settings and the figures of its training, versions.
     device
         The device that computes its predictions.
     """
 
-    _together: ClassVar[int] = 16 * ROWS  # for equal ones cost nothing
+    _batch_rows: ClassVar[int] = 16 * ROWS  # more than of other models, because equal contexts are computed once
 
     config: NetworkConfig
     parameters: Parameters
@@ -65,10 +67,10 @@ class NeuralModel(TrainedNetwork, LanguageModel):
         return result
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
-        """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats. Equal contexts are looked at once."""
+        """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats. Equal contexts are computed once."""
         contexts, targets = self._check_examples(contexts, targets)
         whole = contexts.view(f"V{contexts.shape[1] * contexts.itemsize}")[:, 0].tolist()
-        numbers: dict[bytes, int] = {}  # of the distinct contexts: to sort these would take several times as long
+        numbers: dict[bytes, int] = {}  # indices of the distinct contexts; sorting these would take several times as long
         rows = np.array([numbers.setdefault(each, len(numbers)) for each in whole], np.int32)
         first = np.unique(rows, return_index=True)[1]
         order = np.argsort(rows, kind="stable")
@@ -89,12 +91,12 @@ class NeuralModel(TrainedNetwork, LanguageModel):
     @classmethod
     @checked
     def load(cls, path: PathLike, device: Device = "cpu") -> Self:
-        """Read a model's folder, to predict on a device.
+        """Load a model's folder, to predict on a device.
 
         Raises
         ------
         FflmError
-            If it is not a model, of a later version, incomplete or damaged.
+            If the folder is not a model, or is of a later version, incomplete or damaged.
         """
         path = to_path("path", path)
         about = read_config(path, "network")
@@ -105,3 +107,8 @@ class NeuralModel(TrainedNetwork, LanguageModel):
             raise FflmError(f"{path} is damaged: its {VOCABULARY} does not fit its {CONFIG}; restore it, or train again")
         parameters = Parameters.from_arrays(config, arrays, f"the weights in {path / WEIGHTS}")
         return cls(config, parameters, vocabulary, text, {**about, "figures": figures}, device)
+
+
+def save_config(path: Path, config: NetworkConfig, text: TextSettings, vocabulary: Vocabulary, about: Mapping[str, Any]) -> None:
+    """Write the files in a network's folder that training does not change: config.json and the vocabulary."""
+    save_description(path, {"network": config.to_dict()}, text, vocabulary, about)

@@ -1,4 +1,4 @@
-"""A training run in a model's folder: from text to a model, saved as it goes, resumed where it stopped."""
+"""Training a neural language model: a session in the model's folder, which saves checkpoints and can be resumed."""
 
 import dataclasses
 import time
@@ -30,7 +30,8 @@ from fflm.errors import FflmError
 from fflm.files import NewFolder
 from fflm.models.corpora import describe_corpus, find_corpus, is_described
 from fflm.models.creation import TEXT_OPTIONS, check_free, default_path, new_model, pop_fields, text_source
-from fflm.models.folder import opening_run, save_config
+from fflm.models.folder import opening_run
+from fflm.models.neural.model import save_config
 from fflm.models.scoring import Score, part_score
 from fflm.models.vectors import read_vectors
 from fflm.network.config import NetworkConfig
@@ -186,7 +187,7 @@ def check_length(corpus: Corpus, config: NetworkConfig) -> None:
 
 
 class TrainingSession(Session):
-    """A run on text. Made by `start` or `resume`.
+    """The training session of a network on text. Create it with `start` or `resume`.
 
     Attributes
     ----------

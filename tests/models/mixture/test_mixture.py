@@ -19,11 +19,11 @@ import fflm
 from fflm.arrays import CONFIG, WEIGHTS
 from fflm.cli import main
 from fflm.errors import FflmError
-from fflm.models.folder import save_config
 from fflm.models.mixture import train as mixture_train
 from fflm.models.mixture.cache import UnigramCache
-from fflm.models.mixture.model import Comparison, Mixture, mixed
+from fflm.models.mixture.model import ComponentScorer, Mixture, interpolate_losses
 from fflm.models.mixture.train import GAP, estimate_weights, mix
+from fflm.models.neural.model import save_config
 from fflm.models.scoring import score
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import save_weights
@@ -49,18 +49,21 @@ def test_no_weights_are_better(seed, components):
     weights = estimate_weights(losses)
     assert weights.min() >= 0
     assert math.isclose(weights.sum(), 1, rel_tol=1e-12)
-    found = mixed(losses, weights).mean()
+    found = interpolate_losses(losses, weights).mean()
     others = np.random.default_rng(seed).dirichlet(np.ones(components), 200)
-    assert all(found <= mixed(losses, other).mean() + 2 * GAP for other in [*others, *np.eye(components)])
+    assert all(found <= interpolate_losses(losses, other).mean() + 2 * GAP for other in [*others, *np.eye(components)])
 
 
 @given(seeds)
 def test_two_weights_are_those_of_a_search_along_a_line(seed):
     losses = random_losses(seed, 2)
     result = minimize_scalar(
-        lambda x: mixed(losses, np.array([x, 1 - x])).mean(), bounds=(0, 1), method="bounded", options={"xatol": 1e-7}
+        lambda x: interpolate_losses(losses, np.array([x, 1 - x])).mean(),
+        bounds=(0, 1),
+        method="bounded",
+        options={"xatol": 1e-7},
     )
-    assert math.isclose(mixed(losses, estimate_weights(losses)).mean(), result.fun, rel_tol=0, abs_tol=1e-7)
+    assert math.isclose(interpolate_losses(losses, estimate_weights(losses)).mean(), result.fun, rel_tol=0, abs_tol=1e-7)
 
 
 def test_words_impossible_to_some_or_all_components():
@@ -76,7 +79,7 @@ def test_the_weights_of_components_that_are_almost_equal_take_few_steps(monkeypa
     losses = np.stack([np.ones(500), 1 - np.log(ratios)])
     steps, real = [], mixture_train._gains
     monkeypatch.setattr(mixture_train, "_gains", lambda *given: steps.append(1) or real(*given))
-    assert mixed(losses, estimate_weights(losses)).mean() == pytest.approx(1, abs=GAP)
+    assert interpolate_losses(losses, estimate_weights(losses)).mean() == pytest.approx(1, abs=GAP)
     assert len(steps) < 200  # 300,000 without extrapolation
 
 
@@ -154,10 +157,10 @@ def test_a_weight_of_one_is_that_component(mixture):
 
 
 def test_a_comparison_scores_every_component_alone(mixture):
-    comparison = Comparison(mixture)
+    comparison = ComponentScorer(mixture)
     together = score(comparison, TEXT)
     assert together == score(mixture, TEXT)
-    for component, alone in zip(mixture.components.values(), comparison.alone(together), strict=True):
+    for component, alone in zip(mixture.components.values(), comparison.component_scores(together), strict=True):
         expected = score(component, TEXT)
         assert math.isclose(alone.loss_sum, expected.loss_sum, rel_tol=1e-12)
         assert math.isclose(alone.unknown_loss_sum, expected.unknown_loss_sum, rel_tol=1e-12)

@@ -10,10 +10,9 @@ from tiny import MODES, tiny_model
 
 from fflm.cli import main
 from fflm.errors import FflmError
-from fflm.models.folder import save_config
 from fflm.models.neural import fast
-from fflm.models.neural.fast import FastScorer, fast_scorer
-from fflm.models.neural.model import NeuralModel
+from fflm.models.neural.fast import FastScorer, make_fast_scorer
+from fflm.models.neural.model import NeuralModel, save_config
 from fflm.models.scoring import score_files, score_hypotheses
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
@@ -60,28 +59,28 @@ def test_scores_are_the_references(name, mode, threads):
     ids = np.random.default_rng(0).integers(0, len(model.vocabulary), 70, np.int32)  # the ends, id 1, are among them
     expected = expected_losses(model, ids)
     scorer = FastScorer(model)
-    np.testing.assert_allclose(scorer.text_losses(ids), expected, rtol=0, atol=QUANTISED)
+    np.testing.assert_allclose(scorer.losses_of_text(ids), expected, rtol=0, atol=QUANTISED)
     for cut in (1, 5, 23, 69, 70):  # the rest, after enough context
         before = max(0, cut - model.window)
-        found = scorer.text_losses(ids[before:], cut - before)
+        found = scorer.losses_of_text(ids[before:], cut - before)
         np.testing.assert_allclose(found, expected[cut:], rtol=0, atol=QUANTISED)
-    assert len(scorer.text_losses(ids[:0])) == 0
+    assert len(scorer.losses_of_text(ids[:0])) == 0
 
 
 def test_sums_over_averages_do_not_drift():
     model = model_of({"averages": (5, 40)}, MODES["sentence"])
     ids = np.random.default_rng(0).integers(1, len(model.vocabulary), 20_000, np.int32)
-    np.testing.assert_allclose(FastScorer(model).text_losses(ids), expected_losses(model, ids), rtol=0, atol=2 * QUANTISED)
+    np.testing.assert_allclose(FastScorer(model).losses_of_text(ids), expected_losses(model, ids), rtol=0, atol=2 * QUANTISED)
 
 
 def test_normalisers_are_those_of_the_words_that_are_checked(monkeypatch):
-    monkeypatch.setattr(fast, "CHECKED", 7)
+    monkeypatch.setattr(fast, "NORMALIZER_INTERVAL", 7)
     model = model_of({}, MODES["line ends"])
     ids = np.random.default_rng(0).integers(0, len(model.vocabulary), 50, np.int32)
     scorer = FastScorer(model)
-    scorer.text_losses(ids)
-    scorer.text_losses(ids, 20)
-    whole = model.text_losses(ids) - expected_losses(model, ids)
+    scorer.losses_of_text(ids)
+    scorer.losses_of_text(ids, 20)
+    whole = model.losses_of_text(ids) - expected_losses(model, ids)
     logs = np.concatenate([whole[::7], whole[26::7]])
     found = scorer.normalizers
     assert found.contexts == len(logs)
@@ -100,7 +99,7 @@ def test_other_shapes_are_refused(shape):
 
 def test_other_models_are_refused():
     with pytest.raises(FflmError, match="only a network"):
-        fast_scorer(object())
+        make_fast_scorer(object())
 
 
 @pytest.fixture

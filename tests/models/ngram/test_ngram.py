@@ -20,8 +20,8 @@ import fflm
 from fflm.arrays import WEIGHTS
 from fflm.cli import main
 from fflm.errors import FflmError
-from fflm.models.folder import save_config
 from fflm.models.load import load_language_model as load
+from fflm.models.neural.model import save_config
 from fflm.models.ngram.arpa import import_arpa, read_arpa, write_arpa
 from fflm.models.ngram.estimate import estimate, estimate_discounts
 from fflm.models.ngram.model import NgramModel
