@@ -84,7 +84,7 @@ def warm_up(device: Device = "cpu") -> Iterator[str]:
     for kernel in KERNELS:
         for signature in kernel.sequential.signatures:
             kernel.parallel.compile(signature)
-    if reason := compiling.why_not_kept():
+    if reason := compiling.cache_failure():
         raise FflmError(reason)
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fflm.arguments import Positive, check, checked
 from fflm.errors import FflmError, FflmWarning
-from fflm.models.generation import largest
+from fflm.models.generation import top_indices
 from fflm.text.reading import byte_lines
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import END, START, UNKNOWN, Vocabulary
@@ -121,7 +121,7 @@ class Vectors:
         candidates = np.flatnonzero(words)
         if not candidates.size:
             return []
-        found = candidates[largest(cosines[candidates], top)]
+        found = candidates[top_indices(cosines[candidates], top)]
         return [(self.vocabulary.words[id_], float(cosines[id_])) for id_ in found]
 
 

@@ -84,7 +84,7 @@ def _write_lines(
 ) -> None:
     """Write n-grams (B, k) with their logarithms (B,) and, where longer ones begin with them, their back-off weights."""
     nodes = np.empty(len(words), np.int64)
-    kernels.find_contexts(tables.children, tables.words, words, nodes, shares_of(words.size * kernels.LOOK_UP))
+    kernels.find_contexts(tables.children, tables.words, words, nodes, shares_of(words.size * kernels.LOOKUP_COST))
     back_offs = tables.back_offs[nodes].astype(np.float64) / math.log(10)
     for row, value, node, back_off in zip(names[words].tolist(), values.tolist(), nodes, back_offs.tolist(), strict=True):
         file.write(f"{value:.9g}\t{' '.join(row)}{f'{chr(9)}{back_off:.9g}' if node >= 0 else ''}\n")

@@ -102,7 +102,7 @@ def _find_contexts(
     lengths = kernels.context_lengths(text, vocabulary.start_id, longest)
     places = _sorted(text, lengths, places, longest, V + 1)
     shared = np.empty(len(places), np.uint8)
-    kernels.shared_words(text, lengths, places, shared, shares_of(len(places) * kernels.LOOK_UP))
+    kernels.shared_words(text, lengths, places, shared, shares_of(len(places) * kernels.LOOKUP_COST))
     lengths = lengths[places]
 
     contexts = _Contexts([np.zeros(1, np.uint32)], [np.empty(0, np.uint32)])
@@ -155,7 +155,7 @@ def _interpolate(contexts: _Contexts, counts: list[_Counts], discounts: list[lis
         words = (keys % V).astype(np.uint32)
         del keys
         probabilities, back_off = np.empty(len(words)), np.empty(len(parents))
-        shares = shares_of(len(words) * kernels.LOOK_UP)
+        shares = shares_of(len(words) * kernels.LOOKUP_COST)
         kernels.interpolate(first, words, own, parents, *lower, np.array([0.0, *values]), probabilities, back_off, shares)
         starts.append(first[:-1] + ngrams)
         ngrams += len(words)

@@ -154,7 +154,7 @@ class NgramModel(LanguageModel):
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
         contexts, targets = self._check_examples(contexts, targets)
         losses = np.empty(len(targets), np.float32)
-        shares = shares_of(contexts.size * kernels.LOOK_UP)
+        shares = shares_of(contexts.size * kernels.LOOKUP_COST)
         kernels.ngram_losses(*self.tables.arrays().values(), contexts, targets, losses, shares)
         return losses
 
