@@ -303,7 +303,7 @@ def test_blank_lines_have_rows_even_where_there_is_nothing_to_score(tmp_path):
     save_weights(tmp_path, model.parameters, {})
     result = run(tmp_path, "--by", "sentence", "--json", input=" \n\n")
     assert [(row["line"], row["tokens"]) for row in map(json.loads, result.stdout.splitlines())] == [(1, 0), (2, 0)]
-    assert (result.exit_code, result.stderr.count("error: there are no words in the text")) == (1, 1)
+    assert (result.exit_code, result.stderr.count("error: the text contains no words")) == (1, 1)
 
 
 def test_positions_go_on_where_a_long_line_is_cut(saved, tmp_path):
