@@ -428,7 +428,7 @@ def test_a_kill_between_two_renames_is_put_right_by_whoever_comes_next(text):
 def test_a_model_is_not_replaced_by_one_from_its_own_corpus(text):
     finish(start_session([text], Path("text.model"), **TINY))
     before = outcome(Path("text.model"))
-    with pytest.raises(FflmError, match="lies in text"):
+    with pytest.raises(FflmError, match="is in text"):
         start_session([Path("text.model/corpus")], Path("text.model"), overwrite=True, **TINY)
     assert outcome(Path("text.model")) == before
 
