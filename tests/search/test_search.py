@@ -329,7 +329,7 @@ def test_a_search_whose_folder_is_moved_away_changes_nothing_in_another(text, la
     Path("text.tune").rename("moved.tune")
     Path("copy.tune").rename("text.tune")
     before = snapshot(Path("text.tune"))
-    with pytest.raises(FflmError, match=f"{named} was moved, replaced or removed by somebody else"):
+    with pytest.raises(FflmError, match=f"{named} was moved, replaced or removed by another process"):
         list(events)
     assert snapshot(Path("text.tune")) == before
 

@@ -510,7 +510,7 @@ def test_a_run_whose_folder_is_moved_away_writes_nothing_into_another(text, fate
         finish(start_session([text], Path("text.model"), **{**TINY, "embedding": 9}))
     before = snapshot(Path())
     for use in (run.save, lambda: list(events)):
-        with pytest.raises(FflmError, match=r"text\.model was moved, replaced or removed by somebody else"):
+        with pytest.raises(FflmError, match=r"text\.model was moved, replaced or removed by another process"):
             use()
     with pytest.raises(FflmError, match="has been changed by another run" if fate == "replaced" else "cannot write"):
         run.save()
