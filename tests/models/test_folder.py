@@ -99,7 +99,7 @@ USES = {
     "neighbours cat": "new.model",
     "analogy cat dog the": "new.model",
     "info": "both.mix",
-    "plot -o curves.svg": "new.classifier",
+    "plot -o curves.svg --overwrite": "new.classifier",
     "classify predict held.txt": "new.classifier",
     "classify eval texts.tsv": "new.classifier",
     "ngram export -o out.arpa --overwrite": "words.ngram",
@@ -134,7 +134,7 @@ def test_a_model_is_given_by_its_place_or_by_an_option(folder):
     pytest.importorskip("matplotlib")
     (folder / "more.model").exists() or shutil.copytree("new.model", "more.model")
     age(folder / "more.model", 100)
-    result = run("plot -m new.model -m more.model -o curves.svg --json")
+    result = run("plot -m new.model -m more.model -o both.svg --json")
     assert json.loads(result.stdout)["models"] == ["new.model", "more.model"]
 
 
