@@ -444,7 +444,7 @@ def replacing_folder(path: Path, check: Callable[[], None] = lambda: None, doing
 
 
 def put_folder(folder: Path, path: Path, check: Callable[[], None]) -> None:
-    """Sync a folder to disk and rename it to ``path``; a folder there is moved to the new one's old path, or to ``old`` beside it.
+    """Sync a folder and rename it to ``path``; a folder there is moved to the new one's old path, or to ``old`` beside it.
 
     ``check`` is called immediately before the rename, and raises an FflmError if what is at ``path`` must not be replaced.
     """

@@ -320,7 +320,7 @@ def test_inputs_are_paths(here, train):
         ["text.txt", None],
     ):
         refused("inputs", lambda inputs=inputs: train(inputs))
-    with pytest.raises(fflm.FflmError, match=r"there is no file 'the cat sat'.*write a text to a file"):
+    with pytest.raises(fflm.FflmError, match=r"there is no file 'the cat sat'.*to pass a text, write it to a file"):
         train(["the cat sat", "on the mat"])
     assert to_paths("inputs", Path("text.txt")) == to_paths("inputs", iter(["text.txt"])) == (Path("text.txt"),)
 
