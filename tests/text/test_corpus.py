@@ -1,4 +1,4 @@
-"""Tokenized corpora equal a direct computation in every mode, are written completely or not at all, and are checked on opening."""
+"""Tokenized corpora equal a direct computation in every mode, are complete or absent, and are checked when they are opened."""
 
 import json
 import math
