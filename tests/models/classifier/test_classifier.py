@@ -543,9 +543,7 @@ def test_classify_commands_train_eval_predict_info_and_plot(data: Path, tmp_path
     assert json.loads(again.stdout)["test"]["accuracy"] == 1
 
 
-def test_commands_distinguish_language_models_from_classifiers(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_language_models_and_classifiers_are_distinguished(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     fflm.train_classifier(data / "train.tsv", epochs=1)
     assert "there is no model in this folder" in run("generate", status=1).stderr
