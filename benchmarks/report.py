@@ -1,19 +1,42 @@
-"""Writes docs/benchmarks.md and the table of results in README.md from the files in results/. Measures nothing.
+"""Writes docs/benchmarks.md and the tables of results in README.md and README.zh.md from the files in results/.
 
-`python benchmarks/report.py` after a benchmark has recorded new results; a test checks that this was done.
+Nothing is measured here. Run `python benchmarks/report.py` after a benchmark has recorded new results; a test checks that the
+pages are up to date.
 """
 
 import json
 import re
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
+PAGE = ROOT / "docs" / "benchmarks.md"
 TABLE = re.compile(r"(?<=<!-- results -->\n).*?(?=\n<!-- /results -->)", re.DOTALL)
-"""The table in the README, which has comments before and after it."""
+"""The table in a README, which has comments before and after it."""
+WIDTH = 120
+"""The longest line of prose in characters."""
+README_WORDS = {
+    "README.md": {
+        "perplexity": "test perplexity",
+        "minutes": "minutes",
+        "Kneser-Ney": "interpolated modified Kneser-Ney, order 5",
+        "quick": "`fflm train --preset quick`",
+        "default": "`fflm train`",
+        "default + Kneser-Ney + cache": "`fflm train`, mixed with Kneser-Ney and a cache",
+    },
+    "README.zh.md": {
+        "perplexity": "测试集困惑度",
+        "minutes": "训练时间（分钟）",
+        "Kneser-Ney": "插值修正 Kneser-Ney，5 阶",
+        "quick": "`fflm train --preset quick`",
+        "default": "`fflm train`",
+        "default + Kneser-Ney + cache": "`fflm train`，与 Kneser-Ney 和缓存模型混合",
+    },
+}
+"""What the table in each README says: the heads of its columns, and the names of its rows by their names in the results."""
 
 Result = dict[str, Any]
 
@@ -451,6 +474,13 @@ time of the driver itself is not included.
 {source("launching")}"""
 
 
+def wrap(paragraph: str) -> str:
+    """Return a paragraph in lines of at most `WIDTH` characters; headings, tables, lists and comments stay as they are."""
+    if paragraph.startswith(("#", "|", "- ", "!", "<!--")):
+        return paragraph
+    return textwrap.fill(paragraph, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
 def page() -> str:
     """Return docs/benchmarks.md."""
     sections = (
@@ -466,31 +496,27 @@ def page() -> str:
         resources,
         robustness,
     )
-    return "\n\n".join(section() for section in sections) + "\n"
+    return "\n\n".join(wrap(paragraph) for section in sections for paragraph in section().split("\n\n")) + "\n"
 
 
-def readme_table() -> str:
-    """Return the README's table."""
-    results = read("recipe")["results"]
-    names = {
-        "Kneser-Ney": "interpolated modified Kneser-Ney, order 5",
-        "quick": "`fflm train --preset quick`",
-        "default": "`fflm train`",
-        "default + Kneser-Ney + cache": "`fflm train`, mixed with Kneser-Ney and a cache",
-    }
+def readme_table(readme: str) -> str:
+    """Return the table of one README, in its language."""
+    words, results = README_WORDS[readme], read("recipe")["results"]
     body = []
-    for row, name in names.items():
-        cells = [name]
+    for row in list(words)[2:]:
+        cells = [words[row]]
         for result in results.values():
             course = result["courses"].get(row)
             cells += [f"{result['rows'][row]['test']['perplexity']:.1f}", f"{course[-1]['minutes']:.1f}" if course else ""]
         body.append(cells)
-    return table(["test perplexity", *(each for name in results for each in (name, "minutes"))], body)
+    return table([words["perplexity"], *(each for name in results for each in (name, words["minutes"]))], body)
 
 
 def main() -> None:
     PAGE.write_text(page(), encoding="utf-8")
-    README.write_text(TABLE.sub(lambda _: readme_table(), README.read_text(encoding="utf-8")), encoding="utf-8")
+    for readme in README_WORDS:
+        text = (ROOT / readme).read_text(encoding="utf-8")
+        (ROOT / readme).write_text(TABLE.sub(lambda _, readme=readme: readme_table(readme), text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -84,4 +84,8 @@ def test_python_compiles(page, code):
 
 def test_the_benchmarks_page_shows_the_recorded_results():
     assert PAGES["docs/benchmarks.md"] == report.page(), "run `python benchmarks/report.py`"
-    assert report.TABLE.search(PAGES["README.md"])[0] == report.readme_table(), "run `python benchmarks/report.py`"
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
+def test_each_readme_shows_the_recorded_results(readme):
+    assert report.TABLE.search(PAGES[readme])[0] == report.readme_table(readme), "run `python benchmarks/report.py`"
