@@ -1,7 +1,7 @@
 """Forward and backward through the network, once, for every backend.
 
-Letters: B rows, n context words in K blocks, m embedding size, V vocabulary, F features at the softmax; ``d_x`` is the gradient
-of ``x``.
+Letters: B rows, n context words in K blocks, m embedding size, V vocabulary, H hidden outputs that enter the output layer;
+``d_x`` is the gradient of ``x``.
 """
 
 import math
@@ -25,8 +25,8 @@ class _Pass:
     values: list[Array]  # what the first layer reads (B, I) after dropout, then what each hidden layer leaves behind (B, h)
     reads: list[Array]  # what each hidden layer reads: the values before it, normalized if it is residual
     outputs: list[Array]  # (B, h) what each hidden layer computes from it, before dropout and sum
-    features: Array  # (B, hidden + direct) what is offered to the softmax
-    softmax_inputs: Array  # (B, F) the same, projected where the softmax is tied
+    hidden: Array  # (B, hidden + direct) what is offered to the softmax
+    softmax_inputs: Array  # (B, H) the same, projected where the softmax is tied
 
 
 class Network:
@@ -192,16 +192,16 @@ class Network:
                 backend.add(output, total)
                 output = total
             values.append(output)
-        features = self._normalized(values[-1]) if config.residual and config.hidden else values[-1]
+        hidden = self._normalized(values[-1]) if config.residual and config.hidden else values[-1]
         if config.direct and config.hidden:
             together = backend.empty((rows, config.hidden[-1] + config.inputs), dtype)
-            backend.copy(features, together)
+            backend.copy(hidden, together)
             backend.copy(inputs, together, target=config.hidden[-1])
-            features = together
-        softmax_inputs = features
+            hidden = together
+        softmax_inputs = hidden
         if parameters.projection is not None:
-            softmax_inputs = project(backend, parameters.projection, features)
-        return _Pass(sources, values, reads, outputs, features, softmax_inputs)
+            softmax_inputs = project(backend, parameters.projection, hidden)
+        return _Pass(sources, values, reads, outputs, hidden, softmax_inputs)
 
     def _part_gradients(
         self,
@@ -230,7 +230,7 @@ class Network:
             output.unit_gradients(backend, parameters, config.output, *ends, 1 / batch, beta, losses, d_values, gradients)
         if parameters.projection is not None:
             d_values = project_backward(
-                backend, parameters.projection, forward.features, forward.softmax_inputs, d_values, beta, gradients.projection
+                backend, parameters.projection, forward.hidden, forward.softmax_inputs, d_values, beta, gradients.projection
             )
         d_direct = None
         if config.direct and config.hidden:
