@@ -6,7 +6,7 @@ the large bands, and a band of rare words reads few numbers. Letters: B rows, H 
 bands.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,14 +88,13 @@ def output_gradients(
     scale: float,
     beta: float,
     losses: Array,
-    d_hidden: Array,
     gradients: Parameters,
-) -> None:
-    """Compute losses (B,), d_hidden (B, H), both overwritten, and the output layer's gradients, by ``beta``.
+) -> Array:
+    """Return d_hidden (B, H); compute losses (B,), overwritten, and the output layer's gradients, by ``beta``.
 
     All are of ``scale`` times the sum over rows of the objective; the losses lack smoothing and penalty.
     """
-    bias = parameters.output_bias
+    bias, d_hidden = parameters.output_bias, backend.empty(hidden.shape, hidden.dtype)
     if objective.offsets is not None:
         bias = backend.upload(-objective.offsets)
         backend.add(parameters.output_bias.reshape(1, -1), bias.reshape(1, -1))
@@ -103,35 +102,34 @@ def output_gradients(
     results = losses, d_hidden, gradients.softmax_weight, gradients.output_bias
     if objective.noise is not None:
         backend.nce_gradients(*layer, backend.upload(objective.noise), scale, beta, *results)
-        return
+        return d_hidden
     backend.output_gradients(*layer, objective.smoothing, objective.penalty, scale, beta, *results)
     if beta == 0:
-        for band in gradients.bands:  # the batch may have no word of it
-            for array in (band.projection, band.weight, band.bias):
+        for d_band in gradients.bands:  # the batch may have no word of it
+            for array in (d_band.projection, d_band.weight, d_band.bias):
                 backend.clear(array)
     bands = _found_in_bands(backend, parameters, hidden, each_row(hidden), targets)
-    for (band, found, read, inputs, places), d_band in zip(bands, gradients.bands, strict=True):
-        if not len(found):
-            continue
-        own, d_inputs = backend.empty((len(found), 1), losses.dtype), backend.empty(inputs.shape, inputs.dtype)
-        backend.output_gradients(
-            inputs,
-            band.weight,
-            band.bias,
-            places,
-            objective.smoothing,
-            objective.penalty,
-            scale,
-            1.0,
-            own.reshape(-1),
-            d_inputs,
-            d_band.weight,
-            d_band.bias,
-        )
-        rows = backend.upload(found[:, None])
-        backend.scatter_add(rows, (1,), own, losses.reshape(-1, 1))
-        d_read = project_backward(backend, band.projection, read, inputs, d_inputs, 1.0, d_band.projection)
-        backend.scatter_add(rows, (1,), d_read, d_hidden)
+    for (band, found, *layer_of_band), d_band in zip(bands, gradients.bands, strict=True):
+        if len(found):
+            own, d_read = _band_gradients(backend, band, layer_of_band, objective, scale, d_band)
+            rows = backend.upload(found[:, None])
+            backend.scatter_add(rows, (1,), own, losses.reshape(-1, 1))
+            backend.scatter_add(rows, (1,), d_read, d_hidden)
+    return d_hidden
+
+
+def _band_gradients(
+    backend: Backend, band: Band, layer: Sequence[Array], objective: Objective, scale: float, d_band: Band
+) -> tuple[Array, Array]:
+    """Return the losses (R, 1) of a band's words and the gradients (R, H) of the hidden outputs, and add to d_band.
+
+    ``layer`` are the hidden outputs (R, H), their projections (R, H_band), and the places of the targets in the band (R,).
+    """
+    hidden, inputs, places = layer
+    losses, d_inputs = backend.empty((len(hidden), 1), hidden.dtype), backend.empty(inputs.shape, inputs.dtype)
+    results = losses.reshape(-1), d_inputs, d_band.weight, d_band.bias
+    backend.output_gradients(inputs, band.weight, band.bias, places, objective.smoothing, objective.penalty, scale, 1.0, *results)
+    return losses, project_backward(backend, band.projection, hidden, inputs, d_inputs, 1.0, d_band.projection)
 
 
 def log_probabilities(backend: Backend, parameters: Parameters, hidden: Array) -> Array:
@@ -166,30 +164,21 @@ def unit_losses(backend: Backend, parameters: Parameters, loss: UnitLoss, hidden
 def unit_gradients(
     backend: Backend,
     parameters: Parameters,
-    loss: UnitLoss,
     hidden: Array,
     targets: Array,
+    loss: UnitLoss,
     scale: float,
     beta: float,
     losses: Array,
-    d_hidden: Array,
     gradients: Parameters,
-) -> None:
+) -> Array:
     """Compute as `output_gradients` does, for units that stand by themselves: targets (B, O)."""
     scores = units(backend, parameters, "identity", hidden)
-    d_scores = backend.empty(scores.shape, scores.dtype)
+    d_scores, d_hidden = backend.empty(scores.shape, scores.dtype), backend.empty(hidden.shape, hidden.dtype)
     backend.unit_losses(scores, backend.upload(targets), loss, scale, losses, d_scores)
-    backend.affine_backward(
-        hidden,
-        parameters.output_weight,
-        scores,
-        "identity",
-        d_scores,
-        beta,
-        gradients.output_weight,
-        gradients.output_bias,
-        d_hidden,
-    )
+    results = gradients.output_weight, gradients.output_bias, d_hidden
+    backend.affine_backward(hidden, parameters.output_weight, scores, "identity", d_scores, beta, *results)
+    return d_hidden
 
 
 def _first_targets(parameters: Parameters, targets: Array) -> Array:

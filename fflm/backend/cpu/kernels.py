@@ -450,6 +450,30 @@ def tile_gradients(
                 d_weight[word, j] -= hidden_sum[j]
 
 
+@njit
+def finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scale, losses):
+    """Fill losses (B,), and replace totals (tiles, B) by factors that make exponentials the first term of gradients of logits.
+
+    hidden (B, H), weight (V, H), bias (V,), targets (B,); highest and totals (tiles, B) are those of `softmax_tiles`.
+    """
+    for i in range(len(targets)):
+        normalizer = combine_tiles(highest, totals, i)
+        losses[i] = normalizer - bias[targets[i]] - inner_product(hidden[i], weight[targets[i]])
+        slope = scale * (1 + 2 * penalty * normalizer)
+        for k in range(len(totals)):
+            totals[k, i] = slope * np.exp(highest[k, i] - normalizer)
+
+
+@njit
+def sum_of_shares(partial, i, j):
+    """Return number (i, j) of the sum of partial (threads, B, H), always added in the same order."""
+    total = partial[0, i, j]
+    for other in range(1, len(partial)):
+        total += partial[other, i, j]
+    return total
+
+
+# A kernel's arguments are arrays and numbers, however many, because Numba compiles a loop over `prange` for nothing else.
 @kernel(blas=True)
 def output_gradients(
     hidden,
@@ -481,12 +505,7 @@ def output_gradients(
     words, size = weight.shape
     hit = scale * (1 - smoothing)
     spread = scale * smoothing / words
-    for i in range(rows):
-        normalizer = combine_tiles(highest, totals, i)
-        losses[i] = normalizer - bias[targets[i]] - inner_product(hidden[i], weight[targets[i]])
-        slope = scale * (1 + 2 * penalty * normalizer)
-        for k in range(count):
-            totals[k, i] = slope * np.exp(highest[k, i] - normalizer)
+    finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scale, losses)
     for t in prange(threads):
         first, last = share(count, threads, t)
         for i in range(rows):
@@ -513,10 +532,7 @@ def output_gradients(
         low, high = share(rows, threads, t)
         for i in range(low, high):
             for j in range(size):
-                total = partial[0, i, j]
-                for other in range(1, threads):
-                    total += partial[other, i, j]
-                d_hidden[i, j] = total - hit * weight[targets[i], j] - spread * weight_sum[j]
+                d_hidden[i, j] = sum_of_shares(partial, i, j) - hit * weight[targets[i], j] - spread * weight_sum[j]
 
 
 @njit(fastmath={"contract"})
@@ -528,6 +544,28 @@ def noise_row(row, bias, noise, softplus, width):
         e = exp(-abs(s))
         row[j] = noise[j] * (one if s > 0 else e) / (one + e)
         softplus[j] = noise[j] * ((s if s > 0 else row.dtype.type(0)) + log1p(e))
+
+
+@njit
+def noise_tile(tile, bias, targets, noise, low, scale, losses, d_bias):
+    """Turn a tile of scores (B, TILE), without bias, into the gradients of noise contrast, and add these to d_bias (W,).
+
+    bias and noise (W,) are those of the tile's words, of which ``low`` is the first, targets (B,) -> losses (B,), added to.
+    """
+    # With s the scores, a the draws of a word and t a row's target, ds = scale (a sigmoid(s) - [word = t] sigmoid(-s)).
+    width = len(bias)
+    softplus = np.empty(width, bias.dtype)
+    for i in range(len(targets)):
+        place = targets[i] - low
+        s = tile[i, place] + bias[place] if 0 <= place < width else bias.dtype.type(0)
+        noise_row(tile[i], bias, noise, softplus, width)
+        losses[i] += sum_row(softplus, width)
+        if 0 <= place < width:
+            tile[i, place] -= activate(SIGMOID, -s)
+            losses[i] += activate(SOFTPLUS, -s)
+        for j in range(width):
+            tile[i, j] *= scale
+            d_bias[j] += tile[i, j]
 
 
 @kernel(blas=True)
@@ -553,13 +591,11 @@ def nce_gradients(
     hidden (B, H), weight (V, H), bias (V,), targets (B,), noise (V,); tiles (threads, B, TILE), products and partial
     (threads, B, H) are scratch memory -> losses (B,), d_hidden (B, H), d_weight (V, H), d_bias (V,).
     """
-    # With s the scores, a the draws of a word and t a row's target, ds = scale (a sigmoid(s) - [word = t] sigmoid(-s)).
     rows, size = hidden.shape
     words = weight.shape[0]
     summed = np.zeros((threads, rows))
     for t in prange(threads):
         tile, product = tiles[t], products[t]
-        softplus = np.empty(TILE, weight.dtype)
         for i in range(rows):
             clear(partial[t, i])
         first, last = share((words + TILE - 1) // TILE, threads, t)
@@ -569,17 +605,7 @@ def nce_gradients(
             gemm(hidden, weight[low:high], tile[:, :width], False, True, 0.0)
             if beta == 0:
                 clear(d_bias[low:high])
-            for i in range(rows):
-                place = targets[i] - low
-                s = tile[i, place] + bias[low + place] if 0 <= place < width else weight.dtype.type(0)
-                noise_row(tile[i], bias[low:high], noise[low:high], softplus, width)
-                summed[t, i] += sum_row(softplus, width)
-                if 0 <= place < width:
-                    tile[i, place] -= activate(SIGMOID, -s)
-                    summed[t, i] += activate(SOFTPLUS, -s)
-                for j in range(width):
-                    tile[i, j] *= scale
-                    d_bias[low + j] += tile[i, j]
+            noise_tile(tile, bias[low:high], targets, noise[low:high], low, scale, summed[t], d_bias[low:high])
             gemm(tile[:, :width], weight[low:high], product, False, False, 0.0)
             for i in range(rows):
                 for j in range(size):
@@ -593,10 +619,7 @@ def nce_gradients(
                 loss += summed[other, i]
             losses[i] = loss
             for j in range(size):
-                total = partial[0, i, j]
-                for other in range(1, threads):
-                    total += partial[other, i, j]
-                d_hidden[i, j] = total
+                d_hidden[i, j] = sum_of_shares(partial, i, j)
 
 
 @kernel()

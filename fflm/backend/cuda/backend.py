@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from copy import copy
 from ctypes import c_bool, c_float, c_int32, c_uint32
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,25 @@ WAVE = 264
 
 SPAN = 128
 """Where an inner dimension is divided, the parts are multiples of this."""
+
+
+class Slopes(NamedTuple):
+    """What turns exponentials of logits (B, V) into gradients of logits: an exponential times its factor, less two numbers.
+
+    Attributes
+    ----------
+    factors
+        (tiles, B), of each row in each tile.
+    targets
+        (B,), at which ``hit`` is subtracted.
+    hit, spread
+        What is subtracted at the target, and everywhere.
+    """
+
+    factors: Array
+    targets: Array
+    hit: float
+    spread: float
 
 
 def divide(blocks: int, inner: int) -> tuple[int, int]:
@@ -105,14 +124,11 @@ class CudaBackend:
         bias: Array = None,
         code: int = 0,
         statistics: tuple[Array, Array] | None = None,
-        factors: Array = None,
-        targets: Array = None,
-        hit: float = 0.0,
-        spread: float = 0.0,
+        slopes: Slopes | None = None,
         scale: float = 1.0,
         unit: Array = None,
     ) -> None:
-        """Compute a product c = op(a) op(b) of one of the `FORMS`; `products.make_product` describes the arguments.
+        """Compute a product c = op(a) op(b) of one of the `FORMS`; `products` describes the arguments.
 
         In mixed precision a and b are operands of halves, ``scale`` is alpha, and ``unit`` is as in `mixed.make_mixed_product`;
         in single precision both are ignored. Arguments that the form does not use are replaced by arrays of one number.
@@ -124,6 +140,7 @@ class CudaBackend:
             parts, span = divide(grid[0] * grid[1], inner)
         sums = c if parts == 1 else self._borrow("parts of a product", (parts * rows, columns))
         highest, totals = statistics or (self._one_matrix, self._one_matrix)
+        slopes = slopes or Slopes(self._one_matrix, self._one_id, 0.0, 0.0)
         units = (c_float(scale), self._no_unit if unit is None else unit) if self.mixed else ()
         self._launch(
             (MIXED_PRODUCTS if self.mixed else PRODUCTS)[form],
@@ -139,10 +156,10 @@ class CudaBackend:
             c_int32(code),
             highest,
             totals,
-            self._one_matrix if factors is None else factors,
-            self._one_id if targets is None else targets,
-            c_float(hit),
-            c_float(spread),
+            slopes.factors,
+            slopes.targets,
+            c_float(slopes.hit),
+            c_float(slopes.spread),
         )
         if parts > 1:
             self._each(kernels.add_parts, c.size, sums.reshape(parts, -1), c_float(beta), *flat(c))
@@ -349,15 +366,20 @@ class CudaBackend:
             c_float(unit),
             losses,
         )
-        slopes = {
-            "factors": totals,
-            "targets": targets,
-            "hit": unit * (1 - smoothing),
-            "spread": unit * smoothing / words,
-            "scale": scale / unit,
-        }
-        self._product("slopes to inputs", exponentials, operands[1], d_hidden, words, **slopes)
-        self._product("slopes to weights", exponentials, operands[0], d_weight, len(hidden), beta=beta, bias=d_bias, **slopes)
+        slopes = Slopes(totals, targets, unit * (1 - smoothing), unit * smoothing / words)
+        share = scale / unit
+        self._product("slopes to inputs", exponentials, operands[1], d_hidden, words, slopes=slopes, scale=share)
+        self._product(
+            "slopes to weights",
+            exponentials,
+            operands[0],
+            d_weight,
+            len(hidden),
+            beta=beta,
+            bias=d_bias,
+            slopes=slopes,
+            scale=share,
+        )
 
     def nce_gradients(
         self,
