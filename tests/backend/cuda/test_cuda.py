@@ -442,7 +442,7 @@ def test_gpu_benchmark_compares_operations_with_float64():
     sizes = {"rows": 9, "words": 70, "size": 5, "width": 7}
     assert gpu.operations(backend, **sizes)["wrong"] == []
     assert gpu.operations(gpu_backend(mixed=True), "mixed", **sizes)["wrong"] == []
-    backend.log_probabilities = lambda features, weight, bias, logs: backend.clear(logs)
+    backend.log_probabilities = lambda hidden, weight, bias, logs: backend.clear(logs)
     assert gpu.operations(backend, **sizes)["wrong"] == ["log-probabilities"]
 
 
