@@ -21,6 +21,7 @@ pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 from ptx_interpreter import PtxError
 from test_cuda import NETWORK, RUNS, train_twenty_steps
 
+from fflm.backend import devices as backend_devices
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.cuda import backend as cuda_backend
 from fflm.backend.cuda import mixed as cuda_mixed
@@ -160,8 +161,8 @@ def test_twenty_mixed_steps_are_close_to_single_precision(name):
 
 def test_mixed_precision_training_session(text, monkeypatch):
     backends = {"fp32": MIXED.full_precision, "mixed": MIXED}
-    monkeypatch.setattr(train, "choose_device", lambda device: device)
-    monkeypatch.setattr(train, "device_backend", lambda device, precision, threads: backends[precision])
+    monkeypatch.setattr(backend_devices, "choose_device", lambda device: device)
+    monkeypatch.setattr(backend_devices, "device_backend", lambda device, precision, threads: backends[precision])
     fields = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "epochs": 1, "device": "cuda"}
     perplexities = {}
     for precision in backends:
