@@ -170,6 +170,31 @@ def given_options(context: click.Context) -> dict[str, str]:
     }
 
 
+def _use_preset(context: click.Context, parameter: click.Parameter, value: str) -> None:
+    """Make the settings of a preset the defaults of all options that are processed after this one."""
+    if value != "default":
+        from fflm.models.neural.train import PRESETS
+
+        context.default_map = PRESETS[value]
+
+
+def preset_option(command: Command) -> Command:
+    """Add the option ``--preset``, which changes the defaults of the other options."""
+    from fflm.training.settings import Preset
+
+    option = click.option(
+        "--preset",
+        type=click.Choice(choices(Preset)),
+        default="default",
+        show_default=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_use_preset,
+        help=description(Preset),
+    )
+    return option(command)
+
+
 def network_options(command: Command) -> Command:
     """Add the options that are the fields of `NetworkConfig`."""
     from fflm.network.config import NetworkConfig

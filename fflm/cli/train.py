@@ -14,6 +14,7 @@ from fflm.cli.options import (
     json_option,
     network_options,
     overwrite_option,
+    preset_option,
     quiet_option,
     refuse_text_options,
     text_options,
@@ -29,7 +30,7 @@ from fflm.cli.report import (
     show_valid,
     tokenizing,
 )
-from fflm.training.settings import Preset, Vectors
+from fflm.training.settings import Vectors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,29 +40,12 @@ if TYPE_CHECKING:
     from fflm.training.session import Session
 
 
-def _use_preset(context: click.Context, parameter: click.Parameter, value: str) -> None:
-    """Make a preset's settings the defaults of the options that are read after this one."""
-    if value != "default":
-        from fflm.models.neural.train import PRESETS
-
-        context.default_map = PRESETS[value]
-
-
 @click.command(cls=HeadedCommand)
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="The model. [default: INPUT.model]")
 @overwrite_option
 @click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Resume training of this model.")
-@click.option(
-    "--preset",
-    type=click.Choice(["default", "quick"]),
-    default="default",
-    show_default=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_use_preset,
-    help=description(Preset),
-)
+@preset_option
 @network_options
 @click.option("--vectors", type=click.Path(path_type=Path), metavar="FILE", help=description(Vectors))
 @training_options

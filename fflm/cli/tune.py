@@ -17,6 +17,7 @@ from fflm.cli.options import (
     given_options,
     json_option,
     network_options,
+    preset_option,
     quiet_option,
     refuse_text_options,
     text_options,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     help="Stop after this many minutes; --resume continues.",
 )
 @click.option("--no-prune", is_flag=True, help="Train all trials to their end.")
+@preset_option
 @network_options
 @training_options
 @text_options
@@ -150,7 +152,7 @@ def _read_space(context: click.Context, specifications: Sequence[str]) -> "Space
         name = name.strip().removeprefix("--").replace("-", "_")
         if name not in searchable():
             raise click.UsageError(
-                f"cannot search {name!r}{did_you_mean(name, searchable())}: name one of {', '.join(searchable())}"
+                f"cannot search over {name!r}{did_you_mean(name, searchable())}: choose from {', '.join(searchable())}"
             )
         if name in space:
             raise click.UsageError(f"--search {name} is given twice: put all its values into one")
