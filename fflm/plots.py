@@ -183,21 +183,10 @@ def draw_trials(
     grid = figure.add_gridspec(1 + rows, columns, height_ratios=(1.4, *[1] * rows))
     upper = figure.add_subplot(grid[0, :])
     panels = [figure.add_subplot(grid[1 + i // columns, i % columns], sharey=upper) for i in range(len(scales))]
-    best = min(complete, key=lambda trial: trial["perplexity"])
-    others = [trial for trial in drawn if trial["state"] != "complete"]
-    for axes, setting in zip((upper, *panels), (None, *scales), strict=True):
-        for group, style, label in (
-            (complete, {"marker": "o", "color": COLOURS[0], "alpha": 0.8}, "complete"),
-            (others, {"marker": "x", "color": COLOURS[1], "alpha": 0.8}, "incomplete"),
-            (
-                [best],
-                {"marker": "*", "color": COLOURS[2], "s": 200, "edgecolor": "white"},
-                f"best: trial {best['number']}, {best['perplexity']:,.1f}",
-            ),
-        ):
-            x = [trial["number"] if setting is None else _place(trial["values"][setting], scales[setting]) for trial in group]
-            y = [trial["perplexity"] for trial in group]
-            axes.scatter(x, y, **{"s": 25, "zorder": 3, "label": label, **style})
+    _scatter_trials(upper, drawn, [trial["number"] for trial in drawn])
+    for axes, (setting, scale) in zip(panels, scales.items(), strict=True):
+        _scatter_trials(axes, drawn, [_place(trial["values"][setting], scale) for trial in drawn])
+        _label_setting(axes, setting, scale, columns)
     steps = [min(trial["perplexity"] for trial in complete[: i + 1]) for i in range(len(complete))]
     numbers = [trial["number"] for trial in complete]
     upper.step([*numbers, trials[-1]["number"]], [*steps, steps[-1]], where="post", color=COLOURS[2], label="best so far")
@@ -208,19 +197,44 @@ def draw_trials(
     upper.xaxis.set_major_locator(MaxNLocator(integer=True))
     upper.set_xlim(0.5, trials[-1]["number"] + 0.5)
     upper.set_xlabel("trial")
-    for axes, (setting, scale) in zip(panels, scales.items(), strict=True):
-        axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())
-        axes.set_xlabel(setting.replace("_", " ") + (" (log scale)" if scale == "log" else ""))
-        if scale == "log":
-            _logarithmic(axes.xaxis, most=4)
-        elif isinstance(scale, str):
-            axes.xaxis.set_major_locator(MaxNLocator(5))
-        else:
-            crowded = len(scale) * max(map(len, scale)) > 66 // columns
-            axes.set_xticks(range(len(scale)), scale, rotation=40 * crowded, ha="right" if crowded else "center")
-            axes.set_xlim(-0.5, len(scale) - 0.5)
     figure.supxlabel(footer, fontsize="x-small")
     return _save(figure, path)
+
+
+def _scatter_trials(axes: Any, trials: Sequence[Mapping[str, Any]], places: Sequence[Any]) -> None:
+    """Mark the perplexity of each trial over its place on the horizontal axis, with a mark of its own for the best."""
+    complete = [trial["state"] == "complete" for trial in trials]
+    perplexities = [trial["perplexity"] for trial in trials]
+    best = min((i for i in range(len(trials)) if complete[i]), key=lambda i: perplexities[i])
+    groups: tuple[tuple[list[int], dict[str, Any], str], ...] = (
+        ([i for i in range(len(trials)) if complete[i]], {"marker": "o", "color": COLOURS[0], "alpha": 0.8}, "complete"),
+        ([i for i in range(len(trials)) if not complete[i]], {"marker": "x", "color": COLOURS[1], "alpha": 0.8}, "incomplete"),
+        (
+            [best],
+            {"marker": "*", "color": COLOURS[2], "s": 200, "edgecolor": "white"},
+            f"best: trial {trials[best]['number']}, {perplexities[best]:,.1f}",
+        ),
+    )
+    for group, style, label in groups:
+        axes.scatter(
+            [places[i] for i in group], [perplexities[i] for i in group], **{"s": 25, "zorder": 3, "label": label, **style}
+        )
+
+
+def _label_setting(axes: Any, setting: str, scale: str | Sequence[str], columns: int) -> None:
+    """Label the horizontal axis of the panel of a setting, in a grid with this number of columns."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())
+    axes.set_xlabel(setting.replace("_", " ") + (" (log scale)" if scale == "log" else ""))
+    if scale == "log":
+        _logarithmic(axes.xaxis, most=4)
+    elif isinstance(scale, str):
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    else:
+        crowded = len(scale) * max(map(len, scale)) > 66 // columns
+        axes.set_xticks(range(len(scale)), scale, rotation=40 * crowded, ha="right" if crowded else "center")
+        axes.set_xlim(-0.5, len(scale) - 0.5)
 
 
 def draw_speeds(rows: Sequence[Mapping[str, Any]], devices: Mapping[str, str], path: Path) -> str:

@@ -330,6 +330,16 @@ def test_what_classifier_training_refuses(here):
         refused(name, lambda name=name, value=value: fflm.train_classifier("labeled.tsv", "new.classifier", **{name: value}))
 
 
+def test_what_resuming_and_showing_progress_refuse(here):
+    refused("epochs", lambda: fflm.resume("net.model", epochs=0))
+    refused("device", lambda: fflm.resume("net.model", device="tpu"))
+    refused("path", lambda: fflm.resume(3))
+    for name, value in {"verbose": 2, "callback": "print"}.items():
+        refused(name, lambda name=name, value=value: fflm.resume("net.model", **{name: value}))
+        refused(name, lambda name=name, value=value: fflm.train("text.txt", "new.model", **{name: value}))
+        refused(name, lambda name=name, value=value: fflm.train_classifier("labeled.tsv", "new.classifier", **{name: value}))
+
+
 def test_unknown_settings_are_named_with_the_one_that_is_meant():
     for train in (fflm.train, fflm.train_classifier):
         with pytest.raises(fflm.FflmError, match="unknown setting 'hiden': did you mean 'hidden'"):
@@ -449,7 +459,7 @@ def test_settings_are_stored_as_plain_numbers(here):
         ("`fflm train --resume x` goes on", "`fflm train --resume x` goes on"),
         ("train one with `fflm.train_ngram`", "train one with `fflm ngram train`"),
         ("`fflm.train` and `self_normalise=0.1`", "`fflm train` and --self-normalise 0.1"),
-        ("`TrainingSession.resume('a b.model')` resumes it", "`fflm train --resume a b.model` resumes it"),
+        ("`fflm.resume('a b.model')` resumes it", "`fflm train --resume a b.model` resumes it"),
         ("`fflm.load`", "`fflm.load`"),
     ],
 )
@@ -466,6 +476,7 @@ def test_exports():
         "train_ngram",
         "mix",
         "load",
+        "resume",
         "LanguageModel",
         "NgramModel",
         "Mixture",
