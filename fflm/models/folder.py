@@ -209,7 +209,7 @@ def latest_model(folder: Path, use: Callable[[Path], Result], *kinds: Kind) -> t
 def load_weights(path: Path, about: Mapping[str, Any], of: Any) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """Return the best weights in the folder of a network or classifier, and their figures.
 
-    An FflmWarning says so if training was interrupted before its first evaluation, so that the weights are hardly trained.
+    An FflmWarning says so if they were saved before the first evaluation, so that they are hardly trained.
 
     Parameters
     ----------
@@ -230,8 +230,8 @@ def load_weights(path: Path, about: Mapping[str, Any], of: Any) -> tuple[dict[st
         raise FflmError(f"{path} has no {WEIGHTS} yet, its training was stopped before the first evaluation: {hint}")
     arrays, figures = load_arrays(path / WEIGHTS, of=of, config=meaning(about))
     if "step" in figures and "train_loss" not in figures:
-        reason = f"{path} is hardly trained, its training was interrupted before the first evaluation"
-        warnings.warn(FflmWarning(f"{reason}: resume it with `fflm.resume('{path}')`"), stacklevel=2)
+        reason = f"{path} is hardly trained, it was saved before its first evaluation"
+        warnings.warn(FflmWarning(f"{reason}: resume its training with `fflm.resume('{path}')`"), stacklevel=2)
     return arrays, figures
 
 

@@ -438,7 +438,7 @@ def test_classifier_training_interrupted_in_python_resumes_with_same_result(
     whole = fflm.train_classifier(data / "train.tsv", tmp_path / "whole", epochs=2)
     with pytest.raises(KeyboardInterrupt, match=r"stopped and saved: `fflm\.resume\('.*m'\)` resumes training"):
         fflm.train_classifier(data / "train.tsv", tmp_path / "m", epochs=2, callback=interrupt)
-    with pytest.warns(FflmWarning, match="m is hardly trained, its training was interrupted before the first evaluation"):
+    with pytest.warns(FflmWarning, match="m is hardly trained, it was saved before its first evaluation"):
         fflm.load(tmp_path / "m")
     message = f"`fflm.resume('{tmp_path / 'm'}')` resumes it"
     assert _as_commands(message) == f"`fflm classify train --resume {tmp_path / 'm'}` resumes it"
