@@ -580,7 +580,7 @@ def test_language_models_and_classifiers_are_distinguished(data: Path, tmp_path:
     fflm.train("t.txt", epochs=1, window=2, hidden=(4,), embedding=4)
     assert "t.model is not a text classifier" in run("classify", "predict", "-m", "t.model", status=1).stderr
     assert run("classify", "predict", input="great").stdout
-    assert "draw them one after the other" in run("plot", "t.model", "train.classifier", status=2).stderr
+    assert "plot them separately" in run("plot", "t.model", "train.classifier", status=2).stderr
 
 
 @pytest.mark.parametrize(
