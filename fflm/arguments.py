@@ -95,7 +95,7 @@ def check(name: str, annotation: Any, value: Any) -> Any:
     """
     own = plain(value)
     several = isinstance(own, list)
-    if not isinstance(own, list | NoneType) and _is_tuple(annotation):
+    if not isinstance(own, list | NoneType) and is_tuple(annotation):
         own = [own]
     try:
         if isinstance(own, set | frozenset):  # msgspec would make lists of them, in no order
@@ -354,7 +354,7 @@ def _custom(wanted: type, value: Any) -> Any:
     raise ValueError
 
 
-def _is_tuple(annotation: Any) -> bool:
+def is_tuple(annotation: Any) -> bool:
     """Whether an annotation is a tuple, or that or None."""
     bare = _bare(annotation)
     return any(get_origin(each) is tuple for each in (bare, *map(_bare, get_args(bare))))
