@@ -185,7 +185,7 @@ def test_the_l2_penalty_beside_the_decay_of_adamw_is_that_of_logistic_regression
     model = FeedforwardClassifier((), **adamw, l2=1 / (10.0 * len(features)), batch_size=None, epochs=3000).fit(features, classes)
     scaled = Scale.of([features]).apply(features)
     theirs = LogisticRegression(C=10.0, tol=1e-10, max_iter=10_000).fit(scaled, classes)
-    np.testing.assert_allclose(model.predict_proba(features), theirs.predict_proba(scaled), atol=1e-4)
+    np.testing.assert_allclose(model.predict_proba(features), theirs.predict_proba(scaled), atol=1e-3)
 
 
 def test_initial_weights():
