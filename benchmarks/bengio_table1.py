@@ -1,14 +1,17 @@
-"""Claim: Table 1 of Bengio et al. 2003 on Brown, published beside measured; MLP9 is at least 10% below Kneser-Ney of order 5.
+"""Claim: MLP9 of table 1 of Bengio et al. (2003) has a test perplexity at least 10% below Kneser-Ney of order 5.
 
-Trains his networks (the odd ones), averages each half and half with the trigram by deleted interpolation (the even ones), and
-estimates that trigram and Kneser-Ney's n-grams, all on his split of the corpus: 800,000 tokens, 200,000, and the rest, one stream
-without line ends, the words seen more than 3 times in the whole corpus. His edition of Brown has 181,041 tokens in the last part
-and his vocabulary 16,383 words, ours 161,192 and 17,905, so perplexities are not comparable, but ratios to Kneser-Ney's are. His
-Kneser-Ney backs off, ours is interpolated with modified discounts. He trained by stochastic gradient descent over the whole
-vocabulary, we by AdamW over samples of it; perplexities are exact. Verified: the trigram's distributions sum to one, and each
-network's perplexity is the one found in training.
+The script reproduces table 1 on Brown. It trains the paper's networks (the odd ones), averages each half and half with the
+paper's trigram model by deleted interpolation (the even ones), and estimates that trigram and Kneser-Ney models. All use the
+paper's split of the corpus: 800,000 tokens, 200,000 tokens and the rest, as one stream without line ends; the vocabulary has
+the words that occur more than 3 times in the whole corpus.
 
-WORK keeps everything that takes time. The same command goes on where it was stopped.
+The paper's edition of Brown has 181,041 tokens in the last part and a vocabulary of 16,383 words; here they are 161,192 and
+17,905. Therefore perplexities are not comparable, but their ratios to Kneser-Ney's are. The paper's Kneser-Ney backs off;
+fflm's is interpolated with modified discounts. The paper trained with stochastic gradient descent on the full softmax, and
+fflm trains with AdamW on a sampled softmax; all perplexities are exact. The script verifies that the trigram's distributions
+sum to one, and that each network's perplexity is the one found in training.
+
+The folder WORK keeps all results that take time. An interrupted run continues when the same command is run again.
 """
 
 import argparse
@@ -26,7 +29,7 @@ from common import brown, machine, parse, record
 from fflm.arrays import CHECKPOINT
 from fflm.errors import FflmError
 from fflm.files import NewFolder, replacing
-from fflm.models.mixture.model import mixed as mixture_losses
+from fflm.models.mixture.model import interpolate_losses
 from fflm.models.neural.model import NeuralModel
 from fflm.models.neural.train import TrainingSession
 from fflm.models.ngram.train import estimate_model
@@ -151,7 +154,7 @@ def expectation_maximisation(estimates: Floats) -> Floats:
 
 def mixed(first: Floats, second: Floats, weight: float) -> Floats:
     """Return the losses of the mixture of two models, given theirs and the weight of the first."""
-    return mixture_losses(np.stack([first, second]), np.array([weight, 1 - weight]))
+    return interpolate_losses(np.stack([first, second]), np.array([weight, 1 - weight]))
 
 
 def losses(model: Any, corpus: Corpus) -> dict[str, Floats]:

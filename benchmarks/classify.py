@@ -1,15 +1,16 @@
-"""Claim: a text classifier is at least as right as fastText's, trained on the same words; beside that, how long both take.
+"""Claim: a text classifier is at least as accurate as fastText's, trained on the same words.
 
-Two data sets, neither of them part of the repository:
+The script also measures how long both take. There are two data sets, neither of them part of the repository:
 
-- paragraphs of the docstrings of packages that are installed here, and the package that each is from. A package's files are for
-  training or for the test, so that what is tested stands in files that were not seen.
-- given brown.txt and wikitext-2, sentences of Brown and of WikiText-2, and which of the two each is from.
+- The texts are paragraphs of the docstrings of installed packages, and the class is the package. Each file of a package is
+  used either for training or for the test, so that the test texts are from files that were not seen in training.
+- Given brown.txt and wikitext-2, the texts are sentences of Brown and of WikiText-2, and the class is the corpus.
 
-Both classifiers split at white space, take all words (no fewest count, no held-out text), go through the texts five times, on two
-threads, with words alone and with bigrams, and are otherwise as they come: 64 dimensions here, 100 there. They take turns; time
-is from the file of labeled text to a model that predicts, the compiled kernels being in their cache; and from the texts of the
-test to labels. fastText's threads race, its figures differ from run to run: medians are compared.
+Both classifiers split at white space, use all words (no minimum count, no held-out text), make five passes over the texts on
+two threads, with words alone and with bigrams, and otherwise have their default settings: 64 dimensions in fflm, 100 in
+fastText. They take turns. The training time is from the file of labeled text to a model that predicts, with fflm's compiled
+kernels in their cache; the prediction time is from the test texts to labels. fastText's threads race, so its figures differ
+from run to run, and medians are compared.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine, timing in turns, the command, and where results go."""
+"""What the benchmarks share: a description of the machine, timing in turns, running commands, and recording results."""
 
 import argparse
 import gc

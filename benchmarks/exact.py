@@ -1,4 +1,4 @@
-"""The network in float64 NumPy, and how far from it may be what is timed."""
+"""The network in float64 NumPy, and the tolerances for the results of the programs that are timed."""
 
 import math
 import sys

@@ -1,14 +1,23 @@
-"""Claim: on a GPU, a training step in float32 is no slower than an eager step of PyTorch, and needs a fraction of its memory.
+"""Claim: on a GPU, a training step in float32 is no slower than PyTorch's eager step and needs a fraction of its memory.
 
-A mixed one is at least twice as fast as PyTorch's compiled one in bfloat16 (50,000 words, 256 hidden units, batches of 8,192).
+A step in mixed precision is at least twice as fast as PyTorch's compiled step in bfloat16 (50,000 words, 256 hidden units,
+batches of 8,192).
 
-One run does it all and writes one file: every operation against float64 on fresh random numbers; the machine's ceilings, a copy
-on the device and a large matrix product; what a launch takes the host; the time of each operation beside its floor; whole steps
-of Bengio's network (dropout, AdamW, clipping), in float32 and in mixed precision, beside PyTorch's same network on the same
-batches, in float32, TF32 and bfloat16, eager and compiled; with texts, training to the same perplexity; the numerical tests on
-the device. A part that fails is recorded with its error; others go on. Stopped, the same command goes on.
+One run measures everything and writes one file:
 
-Needs a GPU and numba-cuda; PyTorch, pytest and hypothesis to compare and to test.
+- every operation, compared with float64 on fresh random numbers;
+- the limits of the machine: a copy on the device and a large matrix product;
+- the host's time per launch;
+- the time of each operation, beside the time that its matrix products take at the limit;
+- whole steps of Bengio's network (dropout, AdamW, clipping) in float32 and in mixed precision, beside PyTorch's steps of the
+  same network on the same batches, in float32, TF32 and bfloat16, eager and compiled;
+- if texts are given, training to the same perplexity;
+- the numerical tests on the device.
+
+If a part fails, its error is recorded and the other parts continue. An interrupted run continues when the same command is
+run again.
+
+The script needs a GPU and numba-cuda. The comparison needs PyTorch, and the tests need pytest and hypothesis.
 """
 
 import argparse

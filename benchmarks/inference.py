@@ -1,12 +1,13 @@
 """Claim: a text is scored at least 1.5 times as fast as by PyTorch, and 64 continuations are sampled at least as fast.
 
-The default network with random weights, word frequencies as in text, at two vocabularies and one and two threads, against PyTorch
-run eagerly in inference mode: scoring from ids to -log p, 1024 at a time, against log_softmax and gather; sampling against
-a loop around torch.multinomial. Measured beside these, without a claim: one continuation at a time, and beam search of width 5
-against a loop around topk; and n-best lists of 100 variants of a sentence, how many of whose contexts have occurred before.
+The default network with random weights, and with word frequencies as in text, is compared with PyTorch in eager inference
+mode, at two vocabularies and with one and two threads. Scoring goes from ids to -log p, 1024 at a time, and is compared with
+log_softmax and gather; sampling is compared with a loop around torch.multinomial. These are measured without a claim: one
+continuation at a time, beam search of width 5 compared with a loop around topk, and n-best lists of 100 variants of a
+sentence, with the share of contexts that repeat.
 
-Verified first: equal losses of a text, equal likeliest continuations, equal log-probabilities of what was sampled, equal
-hypotheses of the beams. Needs PyTorch.
+The script first verifies that both programs compute equal losses of a text, equal most likely continuations, equal
+log-probabilities of the samples, and equal hypotheses of the beam search. It needs PyTorch.
 """
 
 import argparse

@@ -1,7 +1,8 @@
-"""Claim: a training run that is killed at any moment and resumed ends with exactly the weights of an uninterrupted one.
+"""Claim: a training run that is killed at any moment and resumed ends with exactly the weights of an uninterrupted run.
 
-Trains on the stories once without interruption, then again with 20 kills (SIGKILL) at random moments, the start of the program
-included, resuming after each. Compared bit for bit: the weights, the best so far, the moments of the optimizer, the figures.
+The script trains on the stories once without interruption. Then it trains again with 20 kills (SIGKILL) at random moments,
+which may be before training has started, and resumes after each. The weights, the best weights so far, the moments of the
+optimizer and the figures are compared bit for bit.
 """
 
 import argparse

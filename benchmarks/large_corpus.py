@@ -1,8 +1,8 @@
-"""Claim: a corpus of 50 million tokens is tokenized and trained on with less than 1 GB of memory beyond the parameters.
+"""Claim: 50 million tokens are tokenized and trained on with less than 1 GB of memory in addition to the parameters.
 
-Makes a text of that size by repeating one, runs `fflm tokenize` and then `fflm train` for some seconds, and watches the resident
-memory of the process and of its children (Linux only). Parameters, gradients and moments are subtracted from the training's.
-Verified: the ids on disk are those of the text, repeated.
+The script makes a text of that size by repeating one, runs `fflm tokenize` and then `fflm train` for some time, and measures
+the resident memory of the process and of its children (Linux only). Parameters, gradients and moments are subtracted from
+the memory of the training. The script verifies that the ids on disk are those of the repeated text.
 """
 
 import argparse

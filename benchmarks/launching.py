@@ -1,10 +1,11 @@
-"""Claim: what the host does before the driver launches a kernel takes a fifth of what it takes in numba.cuda's own way, or less.
+"""Claim: the host's work before the driver launches a kernel takes at most a fifth of the time of numba.cuda's own launch.
 
-Small batches take a GPU less time than the host takes to launch their kernels, so this bounds their speed. Beside it the host's
-part of whole training steps (Bengio's network, dropout, AdamW, clipping): all that it does but wait.
+With small batches, a GPU needs less time than the host takes to launch the kernels, so this work limits the speed. The
+script also measures the host's part of whole training steps of Bengio's network (dropout, AdamW, clipping), which is
+everything but waiting.
 
-Needs numba-cuda, but no GPU: a fake driver (`fake_cuda.py` in tests/support) takes the launches and does nothing. The time of a
-real driver is left out.
+It needs numba-cuda, but no GPU: a fake driver (`fake_cuda.py` in tests/support) accepts the launches and does nothing. The
+time of a real driver is not included.
 """
 
 import argparse

@@ -1,12 +1,12 @@
 """Claim: training in mixed precision reaches the perplexity of float32, within 0.5%.
 
-On Brown, as Bengio et al. 2003 split it, the same network is trained with the same batches in float32, in mixed precision, and
-in float32 from other random weights, which shows by how much perplexities differ anyway. Mixed precision is of GPUs; here its
-products are computed by the CPU, with operands rounded where the GPU's kernels round them (`tests/support/rounding.py`, with
-which `tests/backend/cuda/test_mixed.py` compares what the kernels were compiled to). So nothing is timed. Perplexities are of the
-validation text.
+On Brown, split as in Bengio et al. (2003), the same network is trained with the same batches in float32, in mixed precision,
+and in float32 from other random weights, which shows how much perplexities differ by chance. Mixed precision only exists on
+GPUs; here the CPU computes its products, with operands rounded where the GPU kernels round them
+(`tests/support/rounding.py`; `tests/backend/cuda/test_mixed.py` compares it with the compiled kernels). Therefore nothing is
+timed. The perplexities are those of the validation text.
 
-Verified: the text has as many tokens and words as published.
+The script verifies that the text has as many tokens and words as published.
 """
 
 import argparse

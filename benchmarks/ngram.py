@@ -1,12 +1,13 @@
 """Claim: the n-gram model has the perplexities of interpolated modified Kneser-Ney on Brown and WikiText-2.
 
-Brown as Bengio et al. 2003 read it, orders 3 to 5; WikiText-2 as published, order 5, a stream whose line ends are counted, with
-all the words of its training part. Verified: the parts have as many tokens as published, and the probabilities of all words sum
-to one after contexts of each text.
+Brown is read as in Bengio et al. (2003), with orders 3 to 5. WikiText-2 is read as published, with order 5, as a stream
+whose line ends are counted, with all the words of its training part. The script verifies that the parts have as many tokens
+as published, and that the probabilities of all words sum to one after contexts of each text.
 
-With --large also, in a file of its own: time and peak memory of estimating a model of order 5 on 100 million words, random pieces
-of WikiText-2 of 3 words on average. Such a text has about as many distinct n-grams as a natural one of its length, and on their
-number time and memory depend. It takes some 15 GB (Linux only).
+With --large, the script also measures the time and the peak memory of estimating a model of order 5 on 100 million words,
+and records them in a file of their own. The words are random pieces of WikiText-2 of 3 words on average. Such a text has
+about as many distinct n-grams as a natural text of its length, and time and memory depend on their number. This needs about
+15 GB (Linux only).
 """
 
 import argparse

@@ -1,12 +1,13 @@
-"""Claim: the network that `fflm train` trains by default has, alone and mixed, the perplexities demanded below.
+"""Claim: the network that `fflm train` trains by default reaches the perplexities in `DEMANDED`, alone and in mixtures.
 
-On Brown, as Bengio et al. 2003 split it, and on WikiText-2 as published, a stream whose line ends are counted: the default and
-the preset "quick", beside Kneser-Ney of order 5, and their mixtures with it and with a cache of the latest words. All choices are
-made on the validation text: best epoch, weights of mixtures. A cache learns from the text that is scored, up to the word before.
-Verified: the parts have as many tokens as published.
+The script trains the default network and the preset "quick" on Brown, split as in Bengio et al. (2003), and on WikiText-2 as
+published (a stream whose line ends are counted). It compares them with Kneser-Ney of order 5, and measures their mixtures
+with it and with a cache of the last words. All choices are made on the validation text: the best epoch and the weights of
+mixtures. A cache learns from the text that is scored, up to the previous word. The script verifies that the parts have as
+many tokens as published.
 
-Draws the validation perplexity over the minutes of training, too. WORK keeps everything that takes time; the same command goes on
-where it was stopped.
+It also draws the validation perplexity over the minutes of training. The folder WORK keeps all results that take time. An
+interrupted run continues when the same command is run again.
 """
 
 import argparse

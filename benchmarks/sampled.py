@@ -1,11 +1,12 @@
-"""Claim: a loss over a sample of the vocabulary reaches the perplexity of the exact one, within 1%, in a third of its time.
+"""Claim: a sampled loss reaches the perplexity of the exact loss, within 1%, in a third of its time.
 
-On Brown, as Bengio et al. 2003 split it, and on WikiText-2 as published, the same network is trained three times: with the exact
-loss, with a sampled softmax, and by noise-contrastive estimation whose last steps are exact. The three take turns of a few steps,
-so that whatever else the machine does meets all of them, and their minutes are those of their own steps and evaluations. The
-perplexities are exact, on the validation text; each run's best epoch counts. What a step costs is in `sampled_step.py`.
+On Brown, split as in Bengio et al. (2003), and on WikiText-2 as published, the same network is trained three times: with the
+exact loss, with a sampled softmax, and by noise-contrastive estimation whose last steps are exact. The three runs take turns
+of a few steps, so that other load on the machine affects all of them; the minutes of a run are those of its own steps and
+evaluations. The perplexities are exact, on the validation text, and the best epoch of each run counts. `sampled_step.py`
+measures single steps.
 
-Verified: the texts have as many tokens and words as published.
+The script verifies that the texts have as many tokens and words as published.
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""Claim: with 100,000 words in the vocabulary a training step with a sampled loss is at least 10 times faster than an exact one.
+"""Claim: with 100,000 words, a training step with a sampled softmax is at least 10 times as fast as an exact one.
 
-A step goes from the embeddings to the update: window 4, m 128, h 256, batch 512, dropout 0.2, Adam, word frequencies as in text.
-The sampled softmax, noise-contrastive estimation and the adaptive softmax take turns with the exact loss.
+A step goes from the embeddings to the update: window 4, m 128, h 256, batch 512, dropout 0.2, Adam, word frequencies as in
+text. The sampled softmax, noise-contrastive estimation and the adaptive softmax take turns with the exact loss.
 
-Verified first: with all words in the sample the sampled softmax has the loss and the gradients of the exact one.
+The script first verifies that a sampled softmax with all words in the sample has the loss and the gradients of the exact
+one.
 """
 
 import argparse

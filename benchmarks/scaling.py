@@ -1,12 +1,13 @@
-"""Claim: a training step's time and memory grow at most in proportion to whatever grows, and hardly with the corpus.
+"""Claim: a training step's time and memory grow at most in proportion to each size, and hardly with the corpus.
 
-From a middle point, the default network, one thing at a time: words of the vocabulary, hidden units, words of the window, batch,
-tokens of the corpus (memory-mapped, word frequencies as in text), threads. A step goes from the ids on disk to the update, with
-the exact softmax; its memory is what a process needs at its peak beyond what it had before there was a network, mapped pages of
-the corpus included. All points take turns. The exponents are least squares in logarithms, over the range that is printed with
-them; those of the time may be up to 1.1, of the corpus 0.1, of threads -0.75; those of memory 1.
+Starting from the default network, one value changes at a time: the number of words in the vocabulary, the hidden units, the
+words of the window, the batch, the tokens of the corpus (memory-mapped, word frequencies as in text), or the threads. A step
+goes from the ids on disk to the update, with the exact softmax. Its memory is the peak of the process minus its memory
+before there was a network, and includes mapped pages of the corpus. All points take turns. The exponents are least-squares
+fits in logarithms, over the range that is printed with them. The exponents of the time may be up to 1.1, that of the corpus
+0.1, that of threads -0.75; those of memory may be up to 1.
 
-Verified first: at every point the loss and all gradients, without dropout, against a float64 network.
+The script first verifies, at every point, the loss and all gradients without dropout against a float64 network.
 """
 
 import argparse

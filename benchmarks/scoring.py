@@ -1,13 +1,14 @@
-"""Claim: fast scoring is as fast as an n-gram model's and has a lower perplexity.
+"""Claim: fast scoring is as fast as that of an n-gram model and has a lower perplexity.
 
-On Brown, a sentence a line, split at spaces: a network of the preset quick, trained with the penalty on normalizers, scores at
-least 2 million tokens a second from ids, and from text at least as many as KenLM (its probing model of order 5, asked line by
-line from Python, the way its users do), both on one core; and its perplexity is lower than that of the 5-gram model. Also
-measured: what the penalty, and doing without the normalizers, cost in perplexity, against the same network trained without; and
-|log Z|.
+The text is Brown, one sentence per line, split at spaces. A network of the preset quick is trained with the penalty on log
+Z. On one core, it scores at least 2 million tokens per second from ids, and from text at least as many as KenLM (its probing
+model of order 5, called line by line from Python, as its users do). Its perplexity is lower than that of the 5-gram model.
+The script also measures what the penalty and the missing normalizers cost in perplexity, compared with the same network
+trained without the penalty, and |log Z|.
 
-Verified first: KenLM gives lines the probability that fflm's own n-gram model gives them, from which its ARPA file is; every fast
-score is the exact one plus the context's log Z, to within rounding. Needs `pip install kenlm` to compare. WORK keeps the models.
+The script first verifies that KenLM and fflm's n-gram model, from which the ARPA file was made, give lines the same
+probability, and that every fast score is the exact one plus the context's log Z, to within rounding. The comparison needs
+`pip install kenlm`. The folder WORK keeps the models.
 """
 
 import argparse

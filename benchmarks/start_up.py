@@ -1,9 +1,10 @@
-"""Claim: the help of every command appears in less than 0.3 s, and a first training compiles its kernels in less than 15 s.
+"""Claim: the help of every command appears in less than 0.3 s, and a first training compiles for less than 15 s.
 
-Starts new processes in turns, as a user would, with the kernels in the cache and without: every ``--help``, and the commands that
-use a model, beside Python itself, ``import numba``, that with reading a model, and that with a first kernel, which Numba prepares
-for at length. A training is timed from its start to its first step; what is compiled is the difference between an empty cache and
-a full one. Then says what dominates.
+The script starts new processes in turns, as a user would, with and without kernels in the cache: every
+``--help``, and the commands that use a model. It compares them with Python itself, with ``import numba``, with that and
+reading a model, and with that and a first kernel, which takes Numba long to prepare. A training is timed from its start to
+its first step; the time of compiling is the difference between an empty cache and a full one. At the end the script says
+what takes most of the time.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Claim: the bundled stories train in under two minutes on two cores, compiling included.
+"""Claim: training on the bundled stories takes less than two minutes on two cores, including compiling.
 
-Runs the first example of the README as a new user would, with an empty cache of compiled kernels, then continues a few prefixes
-with the model for the reader to judge. Nothing but the time is judged here.
+The script runs the first example of the README as a new user would, with an empty cache of compiled kernels. Then it
+continues a few prefixes with the model, for the reader to judge; only the time is checked.
 """
 
 import argparse

@@ -1,15 +1,16 @@
-"""Claim: text becomes ids at least as fast as in Hugging Face tokenizers' word-level pipeline, which splits it the same way.
+"""Claim: tokenizing is at least as fast as the word-level pipeline of Hugging Face tokenizers with the same rule.
 
-The text is Brown, repeated. In every repetition the pieces between spaces that Brown has once are spelled with other letters, so
-that new words never cease to come, as in a natural text. It is split at spaces as it is, and by words after its tokens were
-joined as they stand in running text. Theirs has WhitespaceSplit, or Split by a pattern; lines come in batches of 1,000 to
-encode_batch_fast, which gives no offsets; a template adds the lines' ends.
+The text is Brown, repeated. In every repetition, the pieces between spaces that occur once in Brown are spelled with other
+letters, so that new words keep appearing, as in a natural text. The text is split at spaces as it is, and into words after
+its tokens were joined as in running text. Hugging Face tokenizers uses WhitespaceSplit, or Split with a pattern; it gets
+lines in batches of 1,000 through encode_batch_fast, which gives no offsets, and a template adds the line ends.
 
-Two comparisons, in turns, each verified first: vocabularies and ids are equal.
+There are two comparisons, in turns. Each is verified first: vocabularies and ids are equal.
 
-- In memory, one core: a text, and the vocabulary, to an array of ids. Theirs gets the lines already cut.
-- End to end, two cores: a file of text to a file of ids. Ours is `fflm.text.tokenize.tokenize`, which makes the vocabulary, too;
-  theirs has the vocabulary, and making it by WordLevelTrainer is timed beside that.
+- In memory, on one core, from a text and the vocabulary to an array of ids. Hugging Face tokenizers gets the lines already
+  cut.
+- End to end, on two cores, from a file of text to a file of ids. fflm runs `fflm.text.tokenize.tokenize`, which also makes
+  the vocabulary; Hugging Face tokenizers has the vocabulary, and making it by WordLevelTrainer is timed separately.
 """
 
 import argparse

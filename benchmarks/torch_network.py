@@ -1,4 +1,4 @@
-"""The networks of this project in PyTorch, as one writes them there for speed: what the benchmarks compare with."""
+"""fflm's networks in PyTorch, written for speed, for the comparisons of the benchmarks."""
 
 from typing import Self
 

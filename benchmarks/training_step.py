@@ -1,17 +1,17 @@
-"""Claim: a training step is at least 1.5 times as fast as PyTorch's, and needs less memory.
+"""Claim: PyTorch's training step takes at least 1.5 times as long as fflm's, and needs more memory.
 
-The speed is the median over all sizes and numbers of threads, against the faster of PyTorch's usual and its fused Adam, run
-eagerly; at none of them is PyTorch faster. The speed of its compiled step (torch.compile, its default mode, fused Adam) is
-measured beside them. The memory is less at every size, than that of the compiled step, too: what a process needs at its peak,
-beyond what it had before there was a network. Needs PyTorch to compare.
+The speed is the median over all sizes and numbers of threads, compared with the faster of PyTorch's usual and its fused
+Adam, run eagerly; at no size is PyTorch faster. The speed of its compiled step (torch.compile in the default mode, with
+fused Adam) is also measured. fflm's step needs less memory at every size, also less than the compiled step. Memory is the
+peak of a process minus its memory before there was a network. The comparison needs PyTorch.
 
-A step goes from the embeddings to the update, in float32, with word frequencies as in text. The first sizes are Bengio's network,
-with dropout 0.2 and Adam, no clipping; the last two are what `fflm train` trains by default: averages, tied embeddings, rectified
-units, dropout, AdamW, clipping.
+A step goes from the embeddings to the update, in float32, with word frequencies as in text. The first sizes are Bengio's
+network with dropout 0.2 and Adam, without clipping. The last two are what `fflm train` trains by default: averages, tied
+embeddings, rectified units, dropout, AdamW, clipping.
 
-Verified first, at every size and without dropout, whose masks differ: the loss and all gradients, then two updates, of all
-against a float64 NumPy network. The script stops when they differ. Also printed: which share of the machine's
-matrix-product rate a step reaches.
+At every size, the script first verifies the loss and all gradients, and then two updates, of all programs against a float64
+NumPy network. This is done without dropout, because the programs draw different masks. The script stops if they differ. It
+also prints which share of the machine's matrix-product rate a step reaches.
 """
 
 import argparse
