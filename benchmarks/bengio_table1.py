@@ -198,7 +198,7 @@ def train(name: str, path: Path, corpus: Corpus, settings: TrainingSettings) -> 
     about = {
         "network": config.to_dict(),
         "training": settings.to_dict(),
-        "threads": run.threads,
+        "threads": run.compute.threads,
         "epochs": state.epoch,
         "best_epoch": run.figures["epoch"],
         "minutes": state.seconds / 60,

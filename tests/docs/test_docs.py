@@ -49,20 +49,20 @@ CODE = "\n".join(
 )
 
 
-def test_there_are_pages_commands_and_links():
+def test_pages_and_commands_are_found():
     assert len(PAGES) > 20
     assert len(COMMANDS) > 50
     assert len(MENTIONED) > 20
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_to_files(page):
+def test_links_of_pages_lead_to_files(page):
     targets = re.findall(r"\]\(([^)\s#]+)", FENCE.sub("", PAGES[page]))
     assert [t for t in targets if "://" not in t and not (ROOT / page).parent.joinpath(t).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_files_that_are_named_exist(page):
+def test_files_named_in_pages_exist(page):
     paths = re.findall(r"(?<![\w/.])(?:benchmarks|corpora|docs|examples|fflm|tests)/[\w/.-]*\.\w+", PAGES[page])
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
@@ -91,8 +91,8 @@ def test_the_layout_has_every_module_and_package():
 
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS)
-def test_commands_in_blocks_parse(page, line, tmp_path, monkeypatch):
-    """They are parsed in a folder that has the files that they name."""
+def test_commands_in_code_blocks_parse(page, line, tmp_path, monkeypatch):
+    """Commands are parsed in a folder with the files that they name."""
     monkeypatch.chdir(tmp_path)
     for name in re.findall(r"[\w/.-]+\.(?:arpa|gz|tsv|txt)\b", line):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def test_commands_in_blocks_parse(page, line, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("page", "line"), MENTIONED)
-def test_commands_in_sentences_have_the_options_that_are_named(page, line):
+def test_options_named_in_sentences_exist(page, line):
     command, names = main, shlex.split(line)[1:]
     while isinstance(command, click.Group) and names and re.fullmatch("[a-z]+", names[0]):
         command, names = command.get_command(click.Context(command), names[0]), names[1:]
@@ -111,11 +111,11 @@ def test_commands_in_sentences_have_the_options_that_are_named(page, line):
 
 
 @pytest.mark.parametrize(("page", "code"), [(page, code) for page, language, code in BLOCKS if language == "python"])
-def test_python_compiles(page, code):
+def test_python_code_of_pages_compiles(page, code):
     compile(code, page, "exec")
 
 
-def test_the_benchmarks_page_shows_the_recorded_results():
+def test_benchmarks_page_equals_recorded_results():
     assert PAGES["docs/benchmarks.md"] == report.page(), "run `python benchmarks/report.py`"
 
 
