@@ -263,7 +263,7 @@ def measure(names: list[str], work: Path, corpus: Corpus, settings: TrainingSett
 
 def figures(each: Floats, corpus: Corpus, part: str) -> dict[str, Any]:
     """Return a perplexity with its conditions, given the loss of each token."""
-    unknown = corpus.parts[part].ids == corpus.vocabulary.unknown_id
+    unknown = corpus.parts[part].ids[:] == corpus.vocabulary.unknown_id
     sums = float(each.sum()), float(each[unknown].sum())
     return part_score(corpus.parts[part], corpus.vocabulary, corpus.settings, *sums).to_dict()
 

@@ -69,7 +69,7 @@ def measure(name: str, order: int, corpus: Corpus) -> dict[str, Any]:
 def measure_large(folder: Path, tokens: int) -> dict[str, Any]:
     """Estimate a model on pieces of a corpus; return the time in seconds and the peak memory of this process in bytes."""
     corpus = Corpus.open(folder)
-    source = corpus.parts["train"].ids
+    source = corpus.parts["train"].ids[:]
     estimate(source[:1000], corpus.vocabulary, corpus.settings, ORDER)  # compiles the kernels
     ids = pieces(source, tokens)
     started = time.monotonic()

@@ -21,6 +21,7 @@ from common import ROOT, brown, check_sizes, machine, parse, record, run_json, w
 from fflm.arrays import CHECKPOINT, LOG
 from fflm.cli.report import describe_perplexity
 from fflm.errors import FflmError
+from fflm.models.description import EVENTS
 from fflm.models.load import load_language_model as load
 from fflm.models.mixture.train import mix
 from fflm.models.scoring import score_part
@@ -49,7 +50,7 @@ def trained(corpus: Corpus, folder: Path, preset: str, *, quick: bool) -> Path:
 
 def course(path: Path) -> list[dict[str, float]]:
     """Return minutes of training and validation perplexity at each evaluation of a model's training."""
-    evaluations = [event for event in read_log(path / LOG) if event["event"] == "evaluation"]
+    evaluations = [event for event in read_log(path / LOG, EVENTS) if event["event"] == "evaluation"]
     return [{"minutes": event["seconds"] / 60, "perplexity": event["valid"]["perplexity"]} for event in evaluations]
 
 

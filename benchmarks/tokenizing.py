@@ -160,7 +160,7 @@ def measure(mode: str, brown: str, tokens: int, rounds: int, folder: Path) -> li
     lines = text.splitlines()
 
     corpus = our_file(settings, file, ids)
-    vocabulary, expected = corpus.vocabulary, corpus.parts["train"].ids
+    vocabulary, expected = corpus.vocabulary, corpus.parts["train"].ids[:]
     tokenizer = theirs(mode, vocabulary)
     parallel(True)
     their_file(tokenizer, file, arrays)
