@@ -58,7 +58,7 @@ def machine() -> dict[str, Any]:
     """
     load = os.getloadavg()[0]
     if load > 0.3:
-        print(f"warning: the machine is busy (load {load:.1f}), figures will be too low", file=sys.stderr)
+        print(f"warning: the machine is busy (load {load:.1f}), speeds will be too low", file=sys.stderr)
     return {
         **speed.machine(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
@@ -121,7 +121,7 @@ def check_sizes(name: str, corpus: Corpus) -> None:
     """Exit unless a corpus has the `SIZES` that it should have."""
     found = len(corpus.vocabulary), {part: each.tokens for part, each in corpus.parts.items()}
     if found != SIZES[name]:
-        sys.exit(f"{name} should have {SIZES[name]} words and tokens, not {found}: fetch it with `fflm corpus get`")
+        sys.exit(f"{name} should have {SIZES[name]} words and tokens, not {found}: download it with `fflm corpus get`")
 
 
 def in_turns(steps: Mapping[Any, Callable[[], Any]], rounds: int, turn_seconds: float = 0.3) -> dict[Any, list[float]]:

@@ -166,12 +166,12 @@ def operations(backend: Backend, precision: str = "fp32") -> dict[str, Any]:
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """Return the median time of a call that waits for its results."""
+    """Return the median time in seconds of a function that waits for its results."""
     return statistics.median(in_turns({"run": run}, rounds=5, turn_seconds=0.1)["run"])
 
 
 def ceilings() -> dict[str, float]:
-    """Measure PyTorch's copies on the device, in bytes read and written a second, and matrix products, in operations a second."""
+    """Measure PyTorch's copies on the device (bytes read and written per second) and matrix products (operations per second)."""
     source = torch.ones(2**28, device="cuda")
     target = torch.empty_like(source)
     found = {"copy": 2 * source.nbytes / seconds(lambda: (target.copy_(source), torch.cuda.synchronize()))}
@@ -193,7 +193,7 @@ def launches() -> dict[str, dict[str, float]]:
 
 
 def kernels(backend: Backend, ceiling: float | None) -> list[dict[str, Any]]:
-    """Time each operation, beside the time that its matrix products would take at the ceiling of their precision."""
+    """Time each operation, and compute the time that its matrix products would take at the limit for their precision."""
     rows = []
     for timing in measure(
         [Size(50_000, EMBEDDING, WINDOW, 256, 8192), Size(10_000, EMBEDDING, WINDOW, 256, 1024)], {"cuda": backend}
@@ -245,7 +245,7 @@ def torch_step(
 
 
 def whole_step(words: int, hidden: int, batch: int) -> dict[str, Any]:
-    """Time whole steps of fflm and PyTorch, and measure their memory: for fflm all that the driver gives, scratch and pool."""
+    """Time whole steps of fflm and PyTorch, and measure their memory; fflm's includes scratch memory and the pool."""
     from numba.cuda.cudadrv.driver import driver
 
     from fflm.backend.cuda.backend import CudaBackend
@@ -259,7 +259,7 @@ def whole_step(words: int, hidden: int, batch: int) -> dict[str, Any]:
     for precision in TOLERANCES:
         POOL.give_back()
         free, _ = driver.cuMemGetInfo()
-        network = Network(config, CudaBackend(precision == "mixed"))  # a new backend, without the scratch memory of others
+        network = Network(config, CudaBackend(precision == "mixed"))  # a new backend, which has no scratch memory yet
         events = Trainer(network, Parameters.random(config, 1), windows, None, settings).run()
         row["seconds"][f"fflm {precision}"] = seconds(lambda events=events: next(events))
         row["bytes"][f"fflm {precision}"] = free - driver.cuMemGetInfo()[0]
@@ -323,16 +323,16 @@ def training(backends: dict[str, Backend], corpus: Corpus) -> dict[str, Any]:
 
 
 def sources() -> str:
-    """Return a hash of the code that is measured; results are kept under it."""
+    """Return a hash of the code that is measured. It is part of the name of the file of results."""
     files = sorted([Path(__file__), *(ROOT / "fflm").rglob("*.py")])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--brown", type=Path, help="brown.txt, to train on")
-    parser.add_argument("--wikitext", type=Path, help="WikiText-2's folder, to train on")
-    parser.add_argument("--work", type=Path, default=Path("gpu.work"), help="keeps texts and results [default: %(default)s]")
+    parser.add_argument("--brown", type=Path, help="brown.txt, for training")
+    parser.add_argument("--wikitext", type=Path, help="the folder of WikiText-2, for training")
+    parser.add_argument("--work", type=Path, default=Path("gpu.work"), help="folder for texts and results [default: %(default)s]")
     parser.add_argument("--skip", nargs="*", default=[], help="parts to leave out: tests, kernels, step, training, ...")
     options = parse(parser)
     if reason := why_no_gpu():

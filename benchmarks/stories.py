@@ -42,7 +42,7 @@ def main() -> None:
         total = time.monotonic() - started
         if process.returncode:
             sys.exit("fflm train failed")
-        reading, compiled = moments["network"], moments["epoch"]  # the head of the table stands where training begins
+        reading, compiled = moments["network"], moments["epoch"]  # the table's head is printed when training starts
         parts = {"start_and_reading": reading, "compiling": compiled - reading, "training": total - compiled}
         listed = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f} s" for name, seconds in parts.items())
         print(f"\n{total:.1f} s in all: {listed}")
