@@ -140,12 +140,12 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     panels = figure.subplots(2, 3, sharey=True)
     for axes, (variable, result) in zip(panels.flat, results.items(), strict=True):
-        for colour, marker, kind, unit, values in (
+        for color, marker, kind, unit, values in (
             (COLOURS[0], "o", "time", "ms", [1e3 * each["median"] for each in result["seconds"]]),
             (COLOURS[1], "s", "memory", "MB", [each / 1e6 for each in result["bytes"]]),
         ):
             label = f"{unit}, exponent {result['exponents'][kind]:.2f}"
-            axes.plot(result["values"], values, marker=marker, ms=4, color=colour, label=label)
+            axes.plot(result["values"], values, marker=marker, ms=4, color=color, label=label)
         axes.axvline(getattr(MIDDLE, variable), color="gray", ls=":", lw=1)
         axes.set_xscale("log")
         axes.set_yscale("log")
