@@ -1,4 +1,4 @@
-"""Pictures: nothing is cut off or covered, axes are labeled, any name and any value can be drawn."""
+"""Plots: nothing is cut off or covered, axes are labeled, and any names and values can be drawn."""
 
 import math
 import random
@@ -19,8 +19,8 @@ CAPTION = "train: 74,235 tokens, 0.65% unknown; vocabulary: 1,501 (words seen at
 
 
 @pytest.fixture
-def drawn(monkeypatch):
-    """Collect the figures that are drawn."""
+def saved_figures(monkeypatch):
+    """Return a list to which every figure is added that is saved."""
     figures = []
     save = plot._save
 
@@ -32,8 +32,8 @@ def drawn(monkeypatch):
     return figures
 
 
-def log(losses, perplexities):
-    """Return the log of a run with these evaluations."""
+def events(losses, perplexities):
+    """Return the log of a training session with an evaluation for each pair of loss and perplexity."""
     evaluations = [
         {
             "event": "evaluation",
@@ -47,8 +47,8 @@ def log(losses, perplexities):
     return [{"event": "started", "text": {"parts": {"train": {"tokens": 1000}}}}, *evaluations]
 
 
-def trials(count):
-    """Return random trials."""
+def random_trials(count):
+    """Return trials of a search with random values."""
     generator = random.Random(1)
     return [
         {
@@ -82,33 +82,33 @@ CLASSIFIER = [
 ]
 
 PICTURES = {
-    "a run": lambda path: draw_curves({"stories.model": log([5, 4, 3.5], [90.0, 45.0, 40.0])}, [CAPTION], path),
+    "a run": lambda path: draw_curves({"stories.model": events([5, 4, 3.5], [90.0, 45.0, 40.0])}, [CAPTION], path),
     "runs": lambda path: draw_curves(
-        {f"{'long_' * number}name.model": log([6, 4, 3 + number / 9], [200.0, 45.0, 30.0 + number]) for number in range(20)},
+        {f"{'long_' * number}name.model": events([6, 4, 3 + number / 9], [200.0, 45.0, 30.0 + number]) for number in range(20)},
         [CAPTION] * 19 + ["other text"],
         path,
     ),
-    "an evaluation": lambda path: draw_curves({"a.model": log([4], [60.0])}, [CAPTION], path),
-    "no validation": lambda path: draw_curves({"a.model": log([5, 4], [None, None])}, [CAPTION], path),
+    "an evaluation": lambda path: draw_curves({"a.model": events([4], [60.0])}, [CAPTION], path),
+    "no validation": lambda path: draw_curves({"a.model": events([5, 4], [None, None])}, [CAPTION], path),
     "divergence": lambda path: draw_curves(
-        {"a.model": log([9, 800, math.nan, 4], [1e4, math.inf, math.nan, 80.0])}, [CAPTION], path
+        {"a.model": events([9, 800, math.nan, 4], [1e4, math.inf, math.nan, 80.0])}, [CAPTION], path
     ),
     "odd names": lambda path: draw_curves(
-        {name: log([5, 4], [90.0, 80.0]) for name in ("$x^_{", "_hidden", "a\nb", "\udce9")}, [CAPTION] * 4, path
+        {name: events([5, 4], [90.0, 80.0]) for name in ("$x^_{", "_hidden", "a\nb", "\udce9")}, [CAPTION] * 4, path
     ),
     "classifiers": lambda path: draw_classifiers({"a.classifier": CLASSIFIER, "b.classifier": CLASSIFIER}, path),
     "a classifier": lambda path: draw_classifiers({"a.classifier": CLASSIFIER}, path),
-    "a search": lambda path: draw_trials(f"{'deep/' * 30}stories.tune", trials(200), SCALES, CAPTION, path),
-    "a trial": lambda path: draw_trials("stories.tune", trials(1), {"rate": "log"}, CAPTION, path),
+    "a search": lambda path: draw_trials(f"{'deep/' * 30}stories.tune", random_trials(200), SCALES, CAPTION, path),
+    "a trial": lambda path: draw_trials("stories.tune", random_trials(1), {"rate": "log"}, CAPTION, path),
     "speeds": lambda path: draw_speeds(SPEEDS, {"cpu": "cpu (2 threads)"}, path),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
-def test_nothing_is_cut_off_or_covered_and_axes_are_labelled(tmp_path, drawn, draw):
+def test_legend_and_axes_do_not_overlap_and_are_labeled(tmp_path, saved_figures, draw):
     assert draw(tmp_path / "picture.png") == ""
-    [figure] = drawn
+    [figure] = saved_figures
     width, height = figure.get_size_inches()
     everything = figure.get_tightbbox()
     assert min(everything.min) > -0.01
@@ -130,29 +130,29 @@ def test_nothing_is_cut_off_or_covered_and_axes_are_labelled(tmp_path, drawn, dr
                 assert float(label.replace(",", "")) == pytest.approx(value)
 
 
-def test_what_is_not_finite_is_left_out(tmp_path, drawn):
+def test_values_that_are_not_finite_are_left_out(tmp_path, saved_figures):
     PICTURES["divergence"](tmp_path / "picture.png")
-    upper = drawn[0].axes[0]
+    upper = saved_figures[0].axes[0]
     curves = [line.get_xydata().tolist() for line in upper.lines]
     assert curves[0] == [[1000, math.exp(9)], [4000, math.exp(4)]]
     assert curves[1] == [[1000, 1e4], [4000, 80]]
-    assert "best: 80.0" in drawn[0].legends[0].get_texts()[-1].get_text()
+    assert "best: 80.0" in saved_figures[0].legends[0].get_texts()[-1].get_text()
 
 
-def test_runs_are_told_apart_and_named_once(tmp_path, drawn):
+def test_several_models_have_own_colors_and_one_name(tmp_path, saved_figures):
     names = [f"{number}.model" for number in range(9)]
-    draw_curves({name: log([5, 4], [90.0, 80.0]) for name in names}, ["the text"] * 9, tmp_path / "picture.png")
-    texts = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    draw_curves({name: events([5, 4], [90.0, 80.0]) for name in names}, ["the text"] * 9, tmp_path / "picture.png")
+    texts = [text.get_text() for text in saved_figures[0].legends[0].get_texts()]
     assert texts == ["validation", "training", *(f"{name}, best: 80.0" for name in names)]
-    colours = {str(line.get_color()) for line in drawn[0].axes[0].lines}
-    assert len(colours) == 9
-    assert drawn[0].get_supxlabel() == f"{', '.join(names)}: the text"
+    colors = {str(line.get_color()) for line in saved_figures[0].axes[0].lines}
+    assert len(colors) == 9
+    assert saved_figures[0].get_supxlabel() == f"{', '.join(names)}: the text"
 
 
-# Fonts
+# Fonts.
 
 
-def has(path, character):
+def has_glyph(path, character):
     return FT2Font(path).get_char_index(ord(character)) > 0
 
 
@@ -161,19 +161,21 @@ OTHER = Path(matplotlib.get_data_path(), "fonts", "ttf", "STIXGeneral.ttf")
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
-def test_a_font_is_found_for_what_the_default_one_lacks(tmp_path, monkeypatch, drawn, ending):
+def test_font_is_found_for_characters_missing_in_default_font(tmp_path, monkeypatch, saved_figures, ending):
     lacking = next(
-        character for character in map(chr, range(0x2000, 0xE000)) if has(OTHER, character) and not has(DEFAULT, character)
+        character
+        for character in map(chr, range(0x2000, 0xE000))
+        if has_glyph(OTHER, character) and not has_glyph(DEFAULT, character)
     )
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / "no font"), str(DEFAULT), str(OTHER)])
     (tmp_path / "no font").write_bytes(b"nothing")
-    run = {f"{lacking}.model": log([5, 4], [90.0, 80.0])}
+    run = {f"{lacking}.model": events([5, 4], [90.0, 80.0])}
     assert draw_curves(run, ["x"], tmp_path / f"picture.{ending}") == ""
-    assert str(OTHER) in drawn[0].legends[0].get_title().get_fontfamily()
+    assert str(OTHER) in saved_figures[0].legends[0].get_title().get_fontfamily()
 
 
-def test_characters_that_no_font_has_are_returned_and_drawn_all_the_same(tmp_path, monkeypatch):
+def test_characters_missing_in_all_fonts_are_returned(tmp_path, monkeypatch):
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(DEFAULT)])
-    run = {"故事.model": log([5, 4], [90.0, 80.0])}
+    run = {"故事.model": events([5, 4], [90.0, 80.0])}
     assert draw_curves(run, ["x"], tmp_path / "picture.svg") == "事故"
     assert (tmp_path / "picture.svg").stat().st_size > 1000
