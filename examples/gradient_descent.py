@@ -8,10 +8,10 @@ So h becomes smaller if h'(x0) (x - x0) is negative, which a short step against 
 
     x <- x - eta h'(x)        h'(x0) (x - x0) = -eta h'(x0)^2 <= 0
 
-to the right where the curve falls and to the left where it rises, until h'(x) = 0. This holds as long as the step is so short that
-the other terms of the series do not matter. The curve here is h(x) = (x - 2)^2 / 2 + 1, whose derivative is x - 2: a step multiplies
-the distance from the minimum by 1 - eta. With eta = 0.05 it shrinks slowly, with 0.5 fast, with 1.9 x jumps from side to side, and
-from eta = 2 on it never arrives.
+to the right where the curve falls and to the left where it rises, until h'(x) = 0. This holds as long as the step is so short
+that the other terms of the series do not matter. The curve here is h(x) = (x - 2)^2 / 2 + 1, whose derivative is x - 2: a step
+multiplies the distance from the minimum by 1 - eta. With eta = 0.05 it shrinks slowly, with 0.5 fast, with 1.9 x jumps from
+side to side, and from eta = 2 on it never arrives.
 
 The same rule fits y = a x + b to three points. A linear unit of the library computes the gradient of the mean squared error,
 

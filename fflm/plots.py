@@ -326,7 +326,7 @@ def draw_network(
         layers = [*layers[: LAYERS - 4], gap, *layers[-3:]]
     rows = max(len(layer.places) for layer in layers) + 1  # one for +1
     width, low = COLUMN * (len(layers) - 1), -rows / 2
-    figure = _figure(path, 0.55 * (width + 5), 0.55 * (rows + 2.5))
+    figure = _figure(path, 0.55 * (width + 5), 0.55 * (rows + 2.5 + 2 * config.direct))
     axes = figure.subplots()
     axes.set_axis_off()
     for place, layer in enumerate(layers):
@@ -345,8 +345,8 @@ def draw_network(
 
         handles = [Line2D([], [], color=color, linewidth=2) for color in COLOURS[:2]]
         names = ("positive weight", "negative weight")
-        figure.legend(handles, names, loc="lower center", ncols=2, frameon=False, fontsize="small")
-    axes.set(aspect="equal", xlim=(-2.5, width + 2.5), ylim=(low - 1.1, rows / 2 + 1))
+        figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    axes.set(aspect="equal", xlim=(-2.5, width + 2.5), ylim=(low - 0.6, rows / 2 + 1))
     return _save(figure, path)
 
 
