@@ -1,4 +1,4 @@
-"""The estimators: scikit-learn's own checks, closed forms, and what is said of a bad argument."""
+"""The estimators pass scikit-learn's checks, equal its linear models, and refuse invalid arguments."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarn
         FeedforwardRegressor(),
     ]
 )
-def test_scikit_learn(estimator, check):
+def test_estimators_pass_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
@@ -30,25 +30,25 @@ def test_scikit_learn(estimator, check):
         FeedforwardRegressor((30, 30), residual=True, output="absolute"),
     ]
 )
-def test_scikit_learn_on_larger_networks(estimator, check):
+def test_larger_estimators_pass_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
 PLAIN = {"optimizer": "sgd", "momentum": 0.9, "schedule": "constant", "clip": 0.0, "weight_decay": 0.0, "random_state": 0}
 
 
-def test_no_hidden_layer_is_multinomial_logistic_regression():
+def test_classifier_without_hidden_layer_equals_logistic_regression():
     features, classes = load_iris(return_X_y=True)
     scaled = Scale.of([features]).apply(features)
     theirs = LogisticRegression(C=10.0, tol=1e-10, max_iter=10_000).fit(scaled, classes)
-    decay = 1 / (10.0 * len(features))  # 1/2 |w|^2 to C times the sum of losses
+    decay = 1 / (10.0 * len(features))  # scikit-learn minimizes 1/2 |w|^2 plus C times the sum of losses
     ours = FeedforwardClassifier((), **{**PLAIN, "weight_decay": decay}, rate=0.5, batch_size=None, epochs=3000)
     ours.fit(features, classes)
     np.testing.assert_allclose(ours.predict_proba(features), theirs.predict_proba(scaled), atol=1e-5)
     np.testing.assert_allclose(ours.parameters_.output_weight, theirs.coef_, atol=1e-4)
 
 
-def test_one_sigmoid_is_logistic_regression():
+def test_classifier_with_one_sigmoid_equals_binary_logistic_regression():
     features, classes = load_iris(return_X_y=True)
     classes = np.array(["other", "versicolor"])[(classes == 1).astype(int)]
     scaled = Scale.of([features]).apply(features)
@@ -61,13 +61,13 @@ def test_one_sigmoid_is_logistic_regression():
     assert (ours.predict(features) == theirs.predict(scaled)).all()
 
 
-def test_no_hidden_layer_is_linear_regression():
+def test_regressor_without_hidden_layer_equals_linear_regression():
     features, wanted = load_diabetes(return_X_y=True)
     ours = FeedforwardRegressor((), **PLAIN, rate=0.05, batch_size=None, epochs=4000).fit(features, wanted)
     np.testing.assert_allclose(ours.predict(features), LinearRegression().fit(features, wanted).predict(features), rtol=1e-3)
 
 
-def test_the_absolute_error_finds_the_median():
+def test_absolute_error_predicts_median():
     wanted = np.array([1.0] * 7 + [100.0] * 4)
     features = np.zeros((11, 1))
     settings = {**PLAIN, "schedule": "cosine"}
@@ -79,14 +79,14 @@ def test_the_absolute_error_finds_the_median():
 
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus"])
 @pytest.mark.parametrize("output", ["softmax", "sigmoid", "hinge"])
-def test_iris(activation, output):
+def test_accuracy_on_iris_with_every_activation_and_output(activation, output):
     features, classes = load_iris(return_X_y=True)
     model = FeedforwardClassifier((6,), activation, output=output, random_state=1).fit(features[::2], classes[::2])
     assert model.score(features[1::2], classes[1::2]) >= 0.92
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, None])
-def test_stochastic_mini_batch_and_batch_descent(batch_size):
+def test_batch_size_determines_number_of_steps(batch_size):
     features, classes = load_iris(return_X_y=True)
     model = FeedforwardClassifier((), optimizer="sgd", rate=0.1, batch_size=batch_size, epochs=30, random_state=0)
     model.fit(features, classes)
@@ -96,16 +96,19 @@ def test_stochastic_mini_batch_and_batch_descent(batch_size):
     assert losses[-1] < losses[0]
 
 
-def test_early_stopping_keeps_the_best_weights():
+def test_early_stopping_after_patience_keeps_best_weights():
     generator = np.random.default_rng(0)
-    features, classes = generator.normal(size=(60, 20)), generator.integers(0, 2, 60)  # noise: there is nothing to learn
+    features, classes = (
+        generator.normal(size=(60, 20)),
+        generator.integers(0, 2, 60),
+    )  # random classes cannot be learned
     model = FeedforwardClassifier((50,), validation=0.3, patience=5, random_state=0).fit(features, classes)
     losses = [event.valid_loss for event in model.evaluations_]
     assert len(losses) < 200
     assert len(losses) == np.argmin(losses) + 6
 
 
-def test_features_are_brought_to_a_scale_and_back():
+def test_scale_standardizes_features_and_undoes_it():
     generator = np.random.default_rng(0)
     numbers = np.hstack([generator.normal(1e6, 3, (50, 2)), np.full((50, 1), 0.1), np.zeros((50, 1))])
     scale = Scale.of([numbers[:7], numbers[7:30], numbers[30:]])
@@ -116,7 +119,7 @@ def test_features_are_brought_to_a_scale_and_back():
     np.testing.assert_allclose(scale.undo(scaled), numbers)
 
 
-def test_several_numbers_are_predicted_together():
+def test_regressor_predicts_several_targets():
     features = np.random.default_rng(0).normal(size=(80, 3))
     wanted = np.stack([features.sum(1), features[:, 0] - 7], 1)
     model = FeedforwardRegressor((), random_state=0).fit(features, wanted)
@@ -124,7 +127,7 @@ def test_several_numbers_are_predicted_together():
     assert model.score(features, wanted) > 0.99
 
 
-def test_hinge_has_scores_and_no_probabilities():
+def test_hinge_classifier_has_decision_function_and_no_probabilities():
     features, classes = load_iris(return_X_y=True)
     model = FeedforwardClassifier(output="hinge", epochs=3, random_state=0)
     assert not hasattr(model, "predict_proba")
@@ -132,12 +135,12 @@ def test_hinge_has_scores_and_no_probabilities():
     assert (model.predict(features) == scores.argmax(1)).all()
     two = model.fit(features[:100], classes[:100])
     assert (two.predict(features[:100]) == (two.decision_function(features[:100]) > 0)).all()
-    two.set_params(output="softmax")  # it is as it was fitted
+    two.set_params(output="softmax")  # the fitted model does not change
     assert not hasattr(two, "predict_proba")
     assert not hasattr(FeedforwardClassifier(), "decision_function")
 
 
-def test_the_size_of_the_only_hidden_layer():
+def test_hidden_may_be_one_integer():
     features, classes = load_iris(return_X_y=True)
     assert FeedforwardClassifier(np.int64(7), epochs=1).fit(features, classes).config_.hidden == (7,)
 
@@ -162,7 +165,7 @@ def test_the_size_of_the_only_hidden_layer():
         ({"rate": 1e300, "optimizer": "sgd", "clip": 0.0}, "training does not converge"),
     ],
 )
-def test_bad_arguments(change, message):
+def test_invalid_estimator_arguments_are_refused(change, message):
     features, classes = load_iris(return_X_y=True)
     model = FeedforwardClassifier(**change)
     with np.errstate(all="ignore"), pytest.raises((FflmError, ValueError), match=message):

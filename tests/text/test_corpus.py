@@ -1,4 +1,4 @@
-"""Corpora on disk: equal to a direct computation in every mode, complete or absent, and checked when opened."""
+"""Tokenized corpora equal a direct computation in every mode, are complete or absent, and are checked when they are opened."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def tokens_of(corpus, part="train"):
     return corpus.vocabulary.decode(corpus.parts[part].ids[:])
 
 
-def test_modes(text, tmp_path):
+def test_tokenize_in_each_mode(text, tmp_path):
     flat = ["the", "cat", "sat", "the", "dog", "<unk>", "<unk>", "ran", "a", "cat", "and", "the", "dog"]
     settings = {
         name: TextSettings(Tokenizer("space"), mode, ends)
@@ -63,7 +63,7 @@ def test_modes(text, tmp_path):
     test=st.none() | st.sampled_from([1, 2, 7]).map(Count),  # the last sentence has 7 tokens
     source=st.sampled_from(["train", "all"]),
 )
-def test_equal_to_a_direct_computation(tmp_path_factory, lines, how, valid, test, source):
+def test_tokenize_equals_direct_computation(tmp_path_factory, lines, how, valid, test, source):
     folder = tmp_path_factory.mktemp("corpus")
     content = "".join(f"{line}\n" for line in [*lines, "a b c a b", "a b c d e f"])
     (folder / "text").write_text(content, encoding="utf-8")
@@ -97,8 +97,8 @@ def test_equal_to_a_direct_computation(tmp_path_factory, lines, how, valid, test
 
 
 @pytest.mark.slow
-def test_many_chunks_processes_and_blocks(tmp_path, monkeypatch):
-    """Large texts pass through worker processes and many blocks, with the same result."""
+def test_tokenize_with_worker_processes_gives_same_corpus(tmp_path, monkeypatch):
+    """A text of many chunks and blocks gives the same corpus with one process and with two."""
     rng = np.random.default_rng(0)
     words = np.array(["the", "cat", "sat", "猫", "well-known", ",", "\n", "\n\n"])
     path = tmp_path / "text"
@@ -116,7 +116,7 @@ def test_many_chunks_processes_and_blocks(tmp_path, monkeypatch):
     two.verify()
 
 
-KILLED = """
+SCRIPT_THAT_WAITS = """
 import sys, time
 from pathlib import Path
 from fflm.text import tokenize as module
@@ -134,16 +134,16 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+def test_worker_processes_end_when_parent_is_killed(tmp_path):
     (tmp_path / "text").write_text("the cat sat on the mat .\n" * 100_000)
-    program = [sys.executable, "-c", KILLED, tmp_path / "text", tmp_path / "ids"]
+    program = [sys.executable, "-c", SCRIPT_THAT_WAITS, tmp_path / "text", tmp_path / "ids"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"working\n"
         process.kill()
-        process.communicate(timeout=60)  # the output ends when the last process ends that has inherited it
+        process.communicate(timeout=60)  # the pipe closes when the last process that inherited it has ended
 
 
-def test_parts_from_files(text, tmp_path):
+def test_valid_part_from_file_and_test_part_by_size(text, tmp_path):
     (tmp_path / "valid").write_text("the bird sat", encoding="utf-8")
     corpus = tokenize(TextSource([text], STREAM, ALL_WORDS, [tmp_path / "valid"], Count(6)), tmp_path / "out")
     assert list(corpus.parts) == ["train", "valid", "test"]
@@ -155,14 +155,14 @@ def test_parts_from_files(text, tmp_path):
 
 
 @pytest.mark.parametrize(("count", "held_out"), [(6, 6), (7, 6), (11, 6), (12, 12), (13, 12)])
-def test_parts_of_sentences_begin_after_an_end(text, tmp_path, count, held_out):
+def test_held_out_parts_start_at_sentence_boundary(text, tmp_path, count, held_out):
     corpus = tokenize(
         TextSource([text], TextSettings(Tokenizer("space"), "sentence"), ALL_WORDS, None, Count(count)), tmp_path / "out"
     )
     assert corpus.parts["test"].tokens == held_out
 
 
-def test_given_words(text, tmp_path):
+def test_vocabulary_from_word_list(text, tmp_path):
     (tmp_path / "words").write_text("CAT\nbird\n", encoding="utf-8")
     rule = VocabularyRule(words=tmp_path / "words")
     corpus = tokenize(TextSource([text], TextSettings(Tokenizer(lowercase=True), line_ends=False), rule, None), tmp_path / "out")
@@ -170,7 +170,7 @@ def test_given_words(text, tmp_path):
     assert corpus.parts["train"].ids[:4].tolist() == [0, 1, 0, 0]
 
 
-def test_large_vocabularies_need_wider_ids(tmp_path):
+def test_ids_are_uint32_when_vocabulary_exceeds_uint16(tmp_path):
     path = tmp_path / "text"
     for words, dtype in ((65_534, np.uint16), (65_535, np.uint32)):
         path.write_text(" ".join(map(str, range(words))), encoding="utf-8")
@@ -183,7 +183,7 @@ def test_large_vocabularies_need_wider_ids(tmp_path):
         assert sorted(corpus.parts["train"].ids[:].tolist()) == list(range(1, words + 1))
 
 
-def test_a_prefix_has_no_end_and_a_text_has_one(text, tmp_path):
+def test_encode_text_ends_sentence_only_at_line_end(text, tmp_path):
     corpus = tokenize(TextSource([text], SENTENCES, ALL_WORDS, None), tmp_path / "out")
     assert corpus.vocabulary.decode(SENTENCES.encode_text("\n the dog\n\n\na cat", corpus.vocabulary)) == [
         "the",
@@ -195,7 +195,7 @@ def test_a_prefix_has_no_end_and_a_text_has_one(text, tmp_path):
     assert corpus.vocabulary.decode(SENTENCES.encode_text("a cat\n", corpus.vocabulary)) == ["a", "cat", "\n"]
 
 
-def test_settings_round_trip(text, tmp_path):
+def test_text_settings_round_trip_through_json(text, tmp_path):
     how = TextSettings(Tokenizer("char", True, "NFKC"), "sentence")
     assert TextSettings.from_dict(json.loads(json.dumps(how.to_dict()))) == how
     assert tokenize(TextSource([text], how, ALL_WORDS, None), tmp_path / "out").settings == how
@@ -204,7 +204,7 @@ def test_settings_round_trip(text, tmp_path):
             TextSettings.from_dict(damaged)
 
 
-def test_fingerprints_tell_corpora_apart(text, tmp_path):
+def test_fingerprint_differs_between_corpora(text, tmp_path):
     made = [
         tokenize(TextSource([text], STREAM, ALL_WORDS, None), tmp_path / "0"),
         tokenize(TextSource([text], STREAM, VocabularyRule(2), None), tmp_path / "1"),
@@ -225,7 +225,7 @@ def test_fingerprints_tell_corpora_apart(text, tmp_path):
         ("one two three", Count(1000), "take all"),
     ],
 )
-def test_texts_that_are_too_short(tmp_path, content, valid, message):
+def test_text_too_short_for_held_out_part_is_refused(tmp_path, content, valid, message):
     (tmp_path / "text").write_text(content, encoding="utf-8")
     with pytest.raises(FflmError, match=message):
         tokenize(TextSource([tmp_path / "text"], FLAT, ALL_WORDS, valid), tmp_path / "out")
@@ -244,7 +244,7 @@ def test_texts_that_are_too_short(tmp_path, content, valid, message):
     ],
 )
 @pytest.mark.parametrize("mode", ["stream", "sentence"])
-def test_texts_without_words(tmp_path, content, rule, message, mode):
+def test_text_without_known_words_is_refused(tmp_path, content, rule, message, mode):
     (tmp_path / "text").write_text(content, encoding="utf-8")
     (tmp_path / "words").write_text("cat\ndog\n")
     rule = VocabularyRule(words=tmp_path / "words") if rule == "words" else rule
@@ -257,7 +257,7 @@ def test_texts_without_words(tmp_path, content, rule, message, mode):
 
 
 @pytest.mark.parametrize("valid", [Count(50), "files"])
-def test_held_out_text_of_line_ends_only(tmp_path, valid):
+def test_held_out_part_without_words_is_refused(tmp_path, valid):
     (tmp_path / "text").write_text("a b\n" * 100 + "\n" * 100)
     (tmp_path / "blank").write_text("\n" * 100)
     with pytest.raises(FflmError, match="the valid text has only line ends, no words: hold out more, or give another text"):
@@ -268,7 +268,7 @@ def test_held_out_text_of_line_ends_only(tmp_path, valid):
     assert not (tmp_path / "out").exists()
 
 
-def test_failures_leave_nothing_and_existing_folders_are_not_overwritten(text, tmp_path):
+def test_failed_tokenize_leaves_no_files_and_keeps_existing_folders(text, tmp_path):
     (tmp_path / "bad").write_bytes(b"good\n\xff")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(FflmError, match="byte 5"):
@@ -290,7 +290,7 @@ def test_failures_leave_nothing_and_existing_folders_are_not_overwritten(text, t
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "out", tmp_path / "photos"])
 
 
-def edited(change):
+def edit_corpus_json(change):
     def damage(folder):
         about = json.loads((folder / "corpus.json").read_text("utf-8"))
         change(about)
@@ -299,18 +299,18 @@ def edited(change):
     return damage
 
 
-def truncated(name, size):
+def truncate_file(name, size):
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        truncated("train.npy", -1),
-        truncated("train.npy", 60),
-        truncated("train.npy", 0),
-        truncated("vocabulary.tsv", -3),
-        truncated("corpus.json", 30),
+        truncate_file("train.npy", -1),
+        truncate_file("train.npy", 60),
+        truncate_file("train.npy", 0),
+        truncate_file("vocabulary.tsv", -3),
+        truncate_file("corpus.json", 30),
         lambda folder: (folder / "train.npy").unlink(),
         lambda folder: (folder / "vocabulary.tsv").unlink(),
         lambda folder: (folder / "corpus.json").unlink(),
@@ -319,38 +319,38 @@ def truncated(name, size):
         lambda folder: np.save(folder / "train.npy", np.zeros(17, np.int64)),
         lambda folder: np.save(folder / "train.npy", np.zeros((17, 1), np.uint16)),
         lambda folder: np.save(folder / "train.npy", np.array([{}] * 17), allow_pickle=True),
-        edited(lambda about: about.update(format="something else")),
-        edited(lambda about: about.update(version=2)),
-        edited(lambda about: about.update(parts={})),
-        edited(lambda about: about["parts"]["train"].update(tokens=16)),
-        edited(lambda about: about["parts"]["train"].pop("sha256")),
-        edited(lambda about: about["parts"]["train"].update(characters=99)),
-        edited(lambda about: about["parts"]["train"].update(characters=-1)),
-        edited(lambda about: about["parts"]["train"].update(tokens=10**18)),
-        edited(lambda about: about["vocabulary"].update(rule="others")),
-        edited(lambda about: about.update(sha256="")),
-        edited(lambda about: about["vocabulary"].update(size=3)),
-        edited(lambda about: about["vocabulary"].update(ends=False)),
-        edited(lambda about: about["settings"].update(line_ends=False)),
-        edited(lambda about: about.pop("settings")),
+        edit_corpus_json(lambda about: about.update(format="something else")),
+        edit_corpus_json(lambda about: about.update(version=2)),
+        edit_corpus_json(lambda about: about.update(parts={})),
+        edit_corpus_json(lambda about: about["parts"]["train"].update(tokens=16)),
+        edit_corpus_json(lambda about: about["parts"]["train"].pop("sha256")),
+        edit_corpus_json(lambda about: about["parts"]["train"].update(characters=99)),
+        edit_corpus_json(lambda about: about["parts"]["train"].update(characters=-1)),
+        edit_corpus_json(lambda about: about["parts"]["train"].update(tokens=10**18)),
+        edit_corpus_json(lambda about: about["vocabulary"].update(rule="others")),
+        edit_corpus_json(lambda about: about.update(sha256="")),
+        edit_corpus_json(lambda about: about["vocabulary"].update(size=3)),
+        edit_corpus_json(lambda about: about["vocabulary"].update(ends=False)),
+        edit_corpus_json(lambda about: about["settings"].update(line_ends=False)),
+        edit_corpus_json(lambda about: about.pop("settings")),
     ],
 )
-def test_damaged_corpora(text, tmp_path, damage):
+def test_open_refuses_damaged_corpus(text, tmp_path, damage):
     tokenize(TextSource([text], TextSettings(Tokenizer("space")), ALL_WORDS, None), tmp_path / "out")
     damage(tmp_path / "out")
     with pytest.raises(FflmError, match=r"damaged|not a tokenized corpus|cannot read|version"):
         Corpus.open(tmp_path / "out")
 
 
-def test_an_older_corpus_without_a_checksum_of_corpus_json_is_opened(text, tmp_path):
+def test_corpus_without_checksum_of_corpus_json_opens(text, tmp_path):
     before = tokenize(TextSource([text], STREAM, ALL_WORDS, None), tmp_path / "out")
-    edited(lambda about: about.pop("sha256"))(tmp_path / "out")
+    edit_corpus_json(lambda about: about.pop("sha256"))(tmp_path / "out")
     after = Corpus.open(tmp_path / "out")
     assert after.fingerprint == before.fingerprint
     assert after.conditions == before.conditions
 
 
-def test_verify_finds_changed_ids(text, tmp_path):
+def test_verify_detects_changed_ids(text, tmp_path):
     tokenize(TextSource([text], STREAM, ALL_WORDS, Count(3)), tmp_path / "out")
     ids = np.load(tmp_path / "out" / "valid.npy")
     ids[1] += 1
@@ -384,23 +384,23 @@ def test_verify_finds_changed_ids(text, tmp_path):
         ((Path("5"), "v.txt"), (Path("5"), Path("v.txt"))),
     ],
 )
-def test_parse_held_out(value, held_out):
+def test_parse_held_out_accepts_sizes_and_paths(value, held_out):
     assert parse_held_out("valid", value) == held_out
 
 
 @pytest.mark.parametrize("value", ["0%", "100%", "1.5", "nan", "-0.1", 1.0, -3, math.nan, 0.0])
-def test_sizes_of_parts_out_of_range(value):
+def test_parse_held_out_refuses_size_out_of_range(value):
     with pytest.raises(FflmError, match="cannot hold out"):
         parse_held_out("valid", value)
 
 
 @pytest.mark.parametrize("value", [True, b"v.txt", {"a": 1}, "", ["v.txt", ""], [b"a", b"b"], object()])
-def test_values_that_are_not_parts(value):
+def test_parse_held_out_refuses_other_types(value):
     with pytest.raises(FflmError, match="`valid` must be a path"):
         parse_held_out("valid", value)
 
 
 @pytest.mark.parametrize("wrong", [{"min_count": 0}, {"max_size": 2}])
-def test_rules_out_of_range(wrong):
+def test_vocabulary_rule_refuses_value_out_of_range(wrong):
     with pytest.raises(FflmError, match="at least"):
         VocabularyRule(**wrong)
