@@ -1,24 +1,25 @@
-"""The PTX interpreter, compiled by Numba: it executes the table of instructions that `ptx_encoder` makes of a kernel.
+"""The PTX interpreter, compiled by Numba: it executes the instructions of a kernel, which `ptx_encoder` has put into a table.
 
-Execution
+How it executes
     The blocks of a launch run one after the other, the threads of a block in turn. `advance` runs one thread until it reaches a
     barrier, an instruction of its whole warp (`EXCHANGE` and what follows it in the list) or its end. `run_blocks` calls
     `together` once all threads of a warp wait at the same such instruction, and passes a barrier once all threads of the block
     do. A register is an int64, of which an instruction writes at least as many bits as its type has; `number` cuts out those that
     an instruction reads. A float32 is the lower half of a register. A predicate has all its bits equal: 0 is false, -1 is true.
 
-Checks
-    `check` checks the alignment and the bounds of each access to global or shared memory, and `watch` detects races. `run_blocks`
-    detects barriers and instructions of a warp that only some threads reach. The first fault ends the launch; `ERRORS` names it.
+What it checks
+    `check` looks at each access to global or shared memory: its alignment, its bounds, and races by `watch`.
+    Barriers that only some threads reach are found by `run_blocks`, instructions of a warp that only some reach as well. The
+    first fault ends the launch; `ERRORS` names it.
 
-Table
-    Each instruction is a row of `WIDTH` numbers: the operation, the register of its guard (or -1), whether the guard is negated,
-    the kind of its numbers (an index into `KINDS`), and its operands: numbers of registers, or constants. Constants of the source
-    are registers, too.
+The table
+    Each instruction is `WIDTH` numbers: what it does, the register of its guard (or -1), whether the guard is negated, the kind
+    of its numbers (an index into `KINDS`), and its operands: numbers of registers, or constants. Constants of the source are
+    registers, too.
 
-Adding an instruction
-    Add its name to the list below, before `EXCHANGE` if a thread executes it alone; implement it in `advance` or `together`;
-    map the PTX to it in ``ptx_encoder.FLOATS`` or ``ptx_encoder.INTEGERS`` or, if its operands are of other forms,
+How to add an instruction
+    Add its name to the list below, before `EXCHANGE` if a thread executes it alone; add what it does to `advance` or
+    `together`; map the PTX to it in ``ptx_encoder.FLOATS`` or ``ptx_encoder.INTEGERS`` or, if its operands are of other forms,
     in ``Encoder._operation``. Test it against NumPy in ``test_ptx_interpreter.py``.
 """
 
@@ -87,23 +88,23 @@ from numba import njit
     MMA,
     LDMATRIX,
 ) = range(58)
-"""Operations of instructions."""
+"""What instructions do."""
 
 KINDS = ("u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f32")
-"""Types of numbers; an index is the code of a type."""
+"""Types of numbers, by their codes."""
 
 U64, S32, S64, F32 = (KINDS.index(kind) for kind in ("u64", "s32", "s64", "f32"))
 
 RELATIONS = ("eq", "ne", "lt", "le", "gt", "ge", "nan", "num")
-"""Relations in comparisons; an index is the code of a relation. For floats, ``u`` (true for NaN) adds `UNORDERED`."""
+"""Relations in comparisons, by their codes; for floats ``u`` (true if one is NaN) adds `UNORDERED`."""
 
 UNORDERED = len(RELATIONS)
 
 ROUNDINGS = ("", "rni", "rzi", "rmi", "rpi")
-"""Modes of rounding to integers; an index is the code of a mode."""
+"""Ways of rounding to integers, by their codes."""
 
 WIDTH = 18
-"""Number of columns of the table; operands start at the fifth."""
+"""Columns of the table; operands begin with the fifth."""
 
 ERRORS = (
     "",
@@ -116,7 +117,7 @@ ERRORS = (
     "only some threads of a warp",
     "unknown: parts of a warp",
 )
-"""Faults of kernels; an index is the code of a fault, 0 for none."""
+"""What a kernel must not do, by its number; 0 for nothing."""
 
 (
     NO_ERROR,
@@ -131,28 +132,28 @@ ERRORS = (
 ) = range(len(ERRORS))
 
 WARP = 32
-"""Number of threads of a warp."""
+"""Threads of a warp."""
 
 BLOCKS = 2**32
-"""Limit of the blocks of a launch; the last two numbers stand for several readers of a word, and for any atomic additions."""
+"""No launch has more blocks; the last numbers stand for several that read a word, and for any that add to it."""
 
 SEVERAL, ADDED = BLOCKS - 2, BLOCKS - 1
 
 THREADS = 2**12
-"""Limit of the threads of a block; the last number stands for several readers of a word."""
+"""No block has more threads; the last number stands for several that read a word."""
 
 RUNNING, AT_BARRIER, IN_WARP, DONE = range(4)
-"""States of a thread: it runs, waits for its block, waits for its warp, or has ended."""
+"""What a thread does: it waits for its block, or its warp."""
 
 READ, WRITE, ATOMIC = range(3)
-"""Kinds of access to memory."""
+"""Accesses to memory."""
 
 HALVES_OF_BITS = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
-"""The value of the float16 with these bits, by index."""
+"""The number that is the half with these bits."""
 
 
 class PtxError(Exception):
-    """A fault of a kernel, or an instruction that the interpreter does not know."""
+    """The kernel did what it must not, or the interpreter does not know one of its instructions."""
 
 
 compiled = njit(cache=True, nogil=True, error_model="numpy")
@@ -160,7 +161,7 @@ compiled = njit(cache=True, nogil=True, error_model="numpy")
 
 @compiled
 def number(kind, bits):
-    """Return the integer of a kind in the lower bits of a register."""
+    """Return an integer of some kind that is in the lower bits of a register."""
     if kind == 2:
         return bits & 0xFFFFFFFF
     if kind == 6:
@@ -178,13 +179,13 @@ def number(kind, bits):
 
 @compiled
 def is_less(kind, x, y):
-    """Return whether an integer is less than another one of the same kind."""
+    """Return whether one integer of some kind is less than another."""
     return np.uint64(x) < np.uint64(y) if kind == U64 else x < y
 
 
 @compiled
 def half_of(bits):
-    """Return the bits of a float32 rounded to float16, with ties to even."""
+    """Return the bits of the half that is nearest to a float with these bits, of two the even one."""
     sign, size = (bits >> 16) & 0x8000, bits & 0x7FFFFFFF
     if size > 0x7F800000:
         return sign | 0x7E00
@@ -204,7 +205,7 @@ def half_of(bits):
 
 @compiled
 def quotient(kind, x, y):
-    """Return the quotient of two integers, rounded towards zero; a divisor of 0 counts as 1."""
+    """Return the quotient of two integers, towards zero; of a division by zero, by one."""
     if y == 0:
         return x
     if kind == U64:
@@ -217,7 +218,7 @@ def quotient(kind, x, y):
 
 @compiled
 def compared(relation, less, equal):
-    """Return the result of a comparison of two numbers that are not NaN."""
+    """Return what a comparison says of two numbers that are in order."""
     if relation == 0:
         return equal
     if relation == 1:
@@ -249,7 +250,7 @@ def to_integer(x, rounding):
 
 @compiled
 def bounded(kind, x):
-    """Return a float as an integer of a kind, limited to its range; NaN is 0."""
+    """Return a float as an integer of some kind, or the nearest that there is; NaN is 0."""
     if x != x:
         return np.int64(0)
     bits = 8 << (kind & 3)
@@ -267,7 +268,7 @@ def bounded(kind, x):
 
 @compiled
 def meets(user, turn, word, own, own_turn, launch):
-    """Return whether other blocks of the launch, or other threads since the last barrier, have accessed a word."""
+    """Return whether others of this launch have used a word: other blocks, or other threads since the last barrier."""
     used, before = user[word], turn[word]
     others = before != own_turn and before // THREADS == own_turn // THREADS and own != launch + ADDED
     return used >= launch and (used != own or others)
@@ -275,7 +276,7 @@ def meets(user, turn, word, own, own_turn, launch):
 
 @compiled
 def watch(word, access, own, own_turn, launch, notes):
-    """Record an access to a word of global or shared memory; return whether it is a race."""
+    """Take note of who uses a word of global or shared memory; return whether that is a race."""
     writer, reader, writer_turn, reader_turn = notes
     if access == ATOMIC:
         own = launch + ADDED
@@ -291,7 +292,7 @@ def watch(word, access, own, own_turn, launch, notes):
 
 @compiled
 def check(address, size, access, in_shared, own, turn, launch, known, notes, shared_bytes, shared_notes):
-    """Check and record an access to ``size`` bytes; return the code of the fault."""
+    """Return what is wrong with the use of so many bytes; take note of it."""
     if address % size:
         return MISALIGNED
     if in_shared and (address < 0 or address + size > shared_bytes):
@@ -306,7 +307,7 @@ def check(address, size, access, in_shared, own, turn, launch, known, notes, sha
 
 @compiled
 def advance(code, place, registers, base, own, turn, launch, memory, known, notes, shared, shared_bytes, shared_notes):
-    """Run a thread until it stops; return the place, the new state, and the code of a fault."""
+    """Let a thread go on to where it stops; return where, what it does there, and what was wrong."""
     r, f = registers, registers.view(np.float32)
     while True:
         at = place * WIDTH
@@ -341,7 +342,7 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
                     bytes_.view(np.uint32)[address // 4] += np.uint32(r[i] & 0xFFFFFFFF)
                 else:
                     bytes_.view(np.int64)[address // 8] += r[i]
-                if code[at + 9] >= 0:  # the previous value must not be used, because the order is unknown
+                if code[at + 9] >= 0:  # nobody may use what it was before: the order is not known
                     r[base + code[at + 9]] = -1
             else:
                 for k in range(count):
@@ -364,7 +365,7 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
                         bytes_.view(np.uint16)[address // 2 + k] = np.uint16(r[i] & 0xFFFF)
                     else:
                         bytes_[address + k] = np.uint8(r[i] & 0xFF)
-        elif op in (FMA, FMA_DOWN):  # double precision rounds once, except in rare ties
+        elif op in (FMA, FMA_DOWN):  # rounded once, which double precision does but in rare ties
             exact = np.float64(f[2 * a]) * np.float64(f[2 * b]) + np.float64(f[2 * c])
             f[2 * d] = np.float32(exact)
             if op == FMA_DOWN and np.float64(f[2 * d]) > exact:
@@ -382,7 +383,7 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
             r[d] = r[a] * r[b]
         elif op == MULTIPLY_WIDE:
             r[d] = number(kind, r[a]) * number(kind, r[b])
-        elif op == MULTIPLY_HIGH:  # of 32-bit factors
+        elif op == MULTIPLY_HIGH:  # of 32 bits
             r[d] = (number(kind, r[a]) * number(kind, r[b])) >> 32
         elif op == MULTIPLY_ADD:
             r[d] = r[a] * r[b] + r[c]
@@ -466,7 +467,7 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
             f[2 * d] = np.float32(math.tanh(np.float64(f[2 * a])))
         elif op == F_ROUND:
             f[2 * d] = np.float32(to_integer(np.float64(f[2 * a]), code[at + 6]))
-            if code[at + 7]:  # saturate to [0, 1]
+            if code[at + 7]:  # to between 0 and 1
                 f[2 * d] = min(max(f[2 * d], np.float32(0)), np.float32(1)) if f[2 * d] == f[2 * d] else np.float32(0)
         elif op == F_TO_INTEGER:
             r[d] = bounded(kind, to_integer(np.float64(f[2 * a]), code[at + 6]))
@@ -475,9 +476,9 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
             f[2 * d] = np.float32(np.uint64(x)) if kind == U64 else np.float32(x)
         elif op == F_FROM_HALF:
             f[2 * d] = HALVES_OF_BITS[r[a] & 0xFFFF]
-        elif op == HALVES:  # the first operand goes into the upper bits
+        elif op == HALVES:  # the first goes into the upper bits
             r[d] = (half_of(r[a] & 0xFFFFFFFF) << 16) | half_of(r[b] & 0xFFFFFFFF)
-        elif op == SPLIT:  # the kind is that of a part; an unused part has the register "_"
+        elif op == SPLIT:  # the kind is that of a piece; a piece that nobody uses has the register "_"
             whole = r[base + code[at + 6]]
             r[d] = number(kind, whole)
             r[a] = number(kind, whole >> (np.int64(8) << (kind & 3)))
@@ -490,7 +491,7 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
 def together(
     code, place, registers, size, first, own, barriers, launch, memory, known, notes, shared, shared_bytes, shared_notes
 ):
-    """Execute an instruction of the warp that starts at thread ``first``; return the code of a fault."""
+    """Do what a warp does together, whose first thread this is; return what was wrong."""
     r, f = registers, registers.view(np.float32)
     at = place * WIDTH
     op = code[at]
@@ -542,7 +543,7 @@ def together(
     for lane in range(WARP):
         group, member = lane // 4, lane % 4 * 2
         for q in range(2):
-            for k in range(4):  # each part of a fragment has 8 x 8 elements
+            for k in range(4):  # parts of a fragment with 8 x 8 elements each
                 bits = r[bases[lane] + code[at + 8 + k]] >> (16 * q)
                 left[8 * (k % 2) + group, 8 * (k // 2) + member + q] = HALVES_OF_BITS[bits & 0xFFFF]
             for k in range(2):
@@ -565,26 +566,26 @@ def run_blocks(code, template, special, grid, threads, memory, known, notes, lau
     Parameters
     ----------
     code
-        The table of instructions, flattened.
+        The table of instructions, all in a row.
     template
-        The initial registers of a thread.
+        Registers of a thread at the beginning.
     special
-        The registers of the number of a thread in its block and in its warp, and of a block along three axes.
+        Which registers have a thread's number and that in its warp, and a block's along three axes.
     grid
-        The numbers of blocks along three axes.
+        Blocks along the three axes.
     threads
-        The number of threads of a block.
+        Threads of a block.
     memory, known, notes
-        The attributes of `ptx_memory.Memory`.
+        As `ptx_memory.Memory` has them.
     launch
         The number of the launch, a multiple of `BLOCKS`.
     shared_bytes
-        The size of the shared memory of a block in bytes.
+        Bytes of a block's shared memory.
 
     Returns
     -------
     error, place
-        The code of a fault in `ERRORS`, and the number of its instruction.
+        What was wrong, one of `ERRORS`, and with which instruction.
     """
     size = len(template)
     registers = np.empty(threads * size, np.int64)
@@ -600,8 +601,8 @@ def run_blocks(code, template, special, grid, threads, memory, known, notes, lau
             registers[base + special[2]] = block % grid[0]
             registers[base + special[3]] = block // grid[0] % grid[1]
             registers[base + special[4]] = block // grid[0] // grid[1]
-        shared.view(np.uint16)[:] = 0x7FFF  # NaN
-        shared_notes[0][:], shared_notes[1][:] = 0, 0  # each block has shared memory of its own
+        shared.view(np.uint16)[:] = 0x7FFF  # not a number
+        shared_notes[0][:], shared_notes[1][:] = 0, 0  # another block has shared memory of its own
         places[:], states[:] = 0, RUNNING
         barriers, own = 0, launch + block
         while True:
