@@ -30,8 +30,8 @@ SOURCES = Path(package.__file__).parent
 def cache_folder(tmp_path, monkeypatch):
     """Use an empty cache, and return its folder."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(compiling, "_said", set())
-    monkeypatch.setattr(compiling, "_not_kept", [])
+    monkeypatch.setattr(compiling, "_logged", set())
+    monkeypatch.setattr(compiling, "_write_failures", [])
     return tmp_path / f"fflm-{source_hash()}"
 
 
@@ -122,7 +122,7 @@ def test_unwritable_cache_folder_compiles_each_time_with_warning(tmp_path, monke
         assert [count_hits() for _ in range(3)] == [0, 0, 0]
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]  # each is logged once
     assert "NUMBA_CACHE_DIR" in caplog.records[1].getMessage()
-    assert compiling.why_not_kept() == caplog.records[1].getMessage()
+    assert compiling.cache_failure() == caplog.records[1].getMessage()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
@@ -188,8 +188,8 @@ def test_compiling_is_logged_only_when_cache_is_empty(cache_folder, caplog):
     with caplog.at_level(logging.INFO, "fflm"):
         count_hits()
         count_hits(argument=1.5)
-    assert [record.getMessage() for record in caplog.records] == ["compiling the kernels, once for this machine ..."]
-    compiling._said.clear()
+    assert [record.getMessage() for record in caplog.records] == ["compiling the kernels (once per machine) ..."]
+    compiling._logged.clear()
     caplog.clear()
     with caplog.at_level(logging.INFO, "fflm"):
         count_hits()
@@ -205,7 +205,7 @@ def test_commands_report_compiling_unless_quiet(tmp_path):
     save_weights(path, model.parameters, {})
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     run = functools.partial(fflm, "next", "-m", "a.model", "--top", "1", folder=tmp_path, environment=environment)
-    assert run().stderr == "compiling the kernels, once for this machine ...\n"
+    assert run().stderr == "compiling the kernels (once per machine) ...\n"
     assert run().stderr == ""
     for file in (tmp_path / "cache").glob("*/backend.cpu.kernels.gather-*"):
         file.unlink()

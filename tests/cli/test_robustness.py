@@ -450,7 +450,7 @@ def test_resume_refuses_damaged_corpus(folder, name, change):
 def test_closed_standard_input_is_refused(folder):
     result = subprocess.run([FFLM, "score", "-m", "text.model"], preexec_fn=lambda: os.close(0), capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "error: there are no words in the text: give a text that is not empty or blank\n"
+    assert result.stderr == "error: the text contains no words: give a text that is not empty or blank\n"
 
 
 @pytest.mark.parametrize("closed", [1, 2])

@@ -15,7 +15,7 @@ from tiny import MODES, Bigrams, tiny_model
 
 from fflm.cli import main
 from fflm.errors import FflmError
-from fflm.models.generation import _nucleus, beam_search, largest, next_words, probabilities, read_prefix, render, sample
+from fflm.models.generation import _nucleus, beam_search, next_words, probabilities, read_prefix, render, sample, top_indices
 from fflm.models.neural.model import save_config
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END, Tokenizer
@@ -310,7 +310,7 @@ def test_generate_refuses_invalid_options(model, options):
 @given(st.lists(st.sampled_from([0.0, 1.0, -math.inf, 2.5]) | st.floats(-10, 10), min_size=1), st.integers(1, 30))
 def test_largest_equals_stable_sort(values, count):
     expected = sorted(range(len(values)), key=lambda index: -values[index])[:count]
-    assert largest(np.array(values), count).tolist() == expected
+    assert top_indices(np.array(values), count).tolist() == expected
 
 
 @pytest.mark.parametrize("top_p", [0.01, 0.5, 0.9, 1.0])
@@ -318,7 +318,7 @@ def test_largest_equals_stable_sort(values, count):
 def test_nucleus_is_smallest_set_with_probability_top_p(spread, top_p):
     weights = np.exp(np.random.default_rng(1).normal(0, spread, 1000))
     found = _nucleus(weights, top_p)
-    np.testing.assert_array_equal(found, largest(weights, len(found)))
+    np.testing.assert_array_equal(found, top_indices(weights, len(found)))
     assert weights[found].sum() >= top_p * weights.sum() * (1 - 1e-12)
     assert weights[found[:-1]].sum() < top_p * weights.sum()
 

@@ -303,7 +303,7 @@ def test_blank_lines_have_rows_in_scores_by_sentence(tmp_path):
     save_weights(tmp_path, model.parameters, {})
     result = run(tmp_path, "--by", "sentence", "--json", input=" \n\n")
     assert [(row["line"], row["tokens"]) for row in map(json.loads, result.stdout.splitlines())] == [(1, 0), (2, 0)]
-    assert (result.exit_code, result.stderr.count("error: there are no words in the text")) == (1, 1)
+    assert (result.exit_code, result.stderr.count("error: the text contains no words")) == (1, 1)
 
 
 def test_word_positions_continue_across_chunks(saved_model, tmp_path):

@@ -104,7 +104,7 @@ GOOD = b"cat 1 2 3 4\ndog 5 6 7 8\n"
         (b"sat 1 2 3", "has 3 numbers, not 4"),
         (b"1 2 3 4", "has 3 numbers, not 4"),
         (b" 1 2 3 4", "has 3 numbers, not 4"),
-        (b"sat 1 2 x 4", "has something else than numbers"),
+        (b"sat 1 2 x 4", "has a field that is not a number"),
         (b"sat 1 2 nan 4", "has a number that is not finite"),
         (b"sat 1 2 -inf 4", "has a number that is not finite"),
         (b"sat 1 2 1e39 4", "has a number that is not finite"),
@@ -134,11 +134,11 @@ def test_invalid_line_of_vectors_is_skipped_with_warning(model, tmp_path, line, 
         np.testing.assert_array_equal(read[row], expected.get(word, [np.nan] * 4))
 
 
-@pytest.mark.parametrize("announced", ["1 vectors of 4", "3 vectors of 4", "2 vectors of 5"])
+@pytest.mark.parametrize("announced", ["1 vectors of size 4", "3 vectors of size 4", "2 vectors of size 5"])
 def test_wrong_header_of_vectors_gives_warning(model, tmp_path, announced):
-    (tmp_path / "v").write_bytes(announced.replace("vectors of ", "").encode() + b"\n" + GOOD + b"\n")
+    (tmp_path / "v").write_bytes(announced.replace("vectors of size ", "").encode() + b"\n" + GOOD + b"\n")
     assert vector_size(tmp_path / "v") == 4
-    message = f"1 line was skipped .*; the first line announces {announced} numbers, but there are 2 of 4"
+    message = f"1 line was skipped .*; the first line announces {announced}, but there are 2 of size 4"
     with pytest.warns(FflmWarning, match=message):
         assert np.isfinite(read_vectors(tmp_path / "v", model.vocabulary, 4)).all(axis=1).sum() == 2
 
@@ -155,9 +155,12 @@ BINARY = b"2 4\n" + b"".join(word + b" " + np.arange(4, dtype="<f4").tobytes() +
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"cat 1 2 3\n", "has vectors of 3 numbers, not 4: set the embedding size to 3"),
-        (b"2 3\ncat 1 2 3\ndog 1 2 3\n. . 1 2 3\n", "has vectors of 3 numbers, not 4: set the embedding size to 3"),
-        (b"cat 1 2 3 x\ndog 1 2 3 x\nsat 1 2 3 4", r"holds no vector in 2 of 3 lines \(line 1 has something else than numbers\)"),
+        (b"cat 1 2 3\n", "has vectors of size 3, not 4: give `embedding=3`"),
+        (b"2 3\ncat 1 2 3\ndog 1 2 3\n. . 1 2 3\n", "has vectors of size 3, not 4: give `embedding=3`"),
+        (
+            b"cat 1 2 3 x\ndog 1 2 3 x\nsat 1 2 3 4",
+            r"2 of 3 lines of .* are not vectors \(line 1 has a field that is not a number\)",
+        ),
         (b"1 4\nzebra 1 2 3 4\n", "none of the vocabulary's words"),
         (b"1 4\n<unk> 1 2 3 4\n", "none of the vocabulary's words"),
         (b"", "has no vectors: give a text file of vectors"),
@@ -165,7 +168,7 @@ BINARY = b"2 4\n" + b"".join(word + b" " + np.arange(4, dtype="<f4").tobytes() +
         (b"2 4\n", "has no vectors: give a text file of vectors"),
         (b"the cat sat on the mat .\n" * 2000, "has no vectors: give a text file of vectors"),
         (BINARY, r"has no vectors: .* \(not its binary format\)"),
-        (b"9" * 5000 + b" 4\n", "has vectors of 1 numbers"),
+        (b"9" * 5000 + b" 4\n", "has vectors of size 1, not 4"),
         ("1 4\ncat 1 2 3 4\n".encode("utf-16"), "has no vectors"),
     ],
     ids=lambda value: str(value)[:30],

@@ -329,7 +329,7 @@ def test_search_whose_folder_was_moved_writes_nothing(text, last, named):
     Path("text.tune").rename("moved.tune")
     Path("copy.tune").rename("text.tune")
     before = snapshot(Path("text.tune"))
-    with pytest.raises(FflmError, match=f"{named} was moved, replaced or removed by somebody else"):
+    with pytest.raises(FflmError, match=f"{named} was moved, replaced or removed by another process"):
         list(events)
     assert snapshot(Path("text.tune")) == before
 

@@ -246,7 +246,7 @@ def test_changed_or_missing_component_is_refused(models, seed):
     shutil.rmtree("two.model")
     if seed:
         save_tiny(Path("two.model"), seed=seed)
-    with pytest.raises(FflmError, match="two.model is not what it was.*tune again" if seed else "two.model.* is gone"):
+    with pytest.raises(FflmError, match="two.model has changed.*tune again" if seed else "two.model.* is missing"):
         fflm.load("m.mix")
 
 
@@ -413,8 +413,8 @@ REFUSED = [
     ("mix other.model --cache 5 -o new.mix", "other.model is a model without a corpus"),
     ("score -m half.model --part test", "without a test part"),
     ("mix half.model --cache 5 -o new.mix", "without a validation part: .*--tune"),
-    ("score -m lost.model --part test", "is gone: name a text"),
-    ("score -m changed.model --part test", "is not what it was when changed.model was trained"),
+    ("score -m lost.model --part test", "is missing: give a text"),
+    ("score -m changed.model --part test", "has changed since changed.model was trained"),
 ]
 
 

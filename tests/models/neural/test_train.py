@@ -428,7 +428,7 @@ def test_next_use_recovers_from_kill_between_renames(text):
 def test_model_is_not_replaced_by_one_from_its_own_corpus(text):
     finish(start_session([text], Path("text.model"), **TINY))
     before = training_result(Path("text.model"))
-    with pytest.raises(FflmError, match="lies in text"):
+    with pytest.raises(FflmError, match="is in text"):
         start_session([Path("text.model/corpus")], Path("text.model"), overwrite=True, **TINY)
     assert training_result(Path("text.model")) == before
 
@@ -510,7 +510,7 @@ def test_session_whose_folder_was_moved_writes_nothing(text, fate):
         finish(start_session([text], Path("text.model"), **{**TINY, "embedding": 9}))
     before = snapshot(Path())
     for use in (run.save, lambda: list(events)):
-        with pytest.raises(FflmError, match=r"text\.model was moved, replaced or removed by somebody else"):
+        with pytest.raises(FflmError, match=r"text\.model was moved, replaced or removed by another process"):
             use()
     with pytest.raises(FflmError, match="has been changed by another run" if fate == "replaced" else "cannot write"):
         run.save()

@@ -184,10 +184,10 @@ def test_same_text_gives_same_tables():
     ("seen", "expected", "note"),
     [
         ([100, 50, 30, 20], [0.5, 1.1, 1.6666667], ""),
-        ([10, 5, 0, 0], [0.5] * 3, "order 2: 10, 5, 0, 0 n-grams .* took the single discount 0.500"),
-        ([10, 1, 9, 0], [0.8333333] * 3, "took the single discount"),  # the second discount would be negative
-        ([0, 5, 5, 5], [0.5, 1, 1.5], "order 2: .* took 0.5, 1, 1.5"),
-        ([5, 0, 5, 5], [0.5, 1, 1.5], "took 0.5, 1, 1.5"),
+        ([10, 5, 0, 0], [0.5] * 3, "order 2: .* 10, 5, 0, 0 n-grams .* used the single discount 0.500"),
+        ([10, 1, 9, 0], [0.8333333] * 3, "used the single discount"),  # the second discount would be negative
+        ([0, 5, 5, 5], [0.5, 1, 1.5], "order 2: .* used 0.5, 1, 1.5"),
+        ([5, 0, 5, 5], [0.5, 1, 1.5], "used 0.5, 1, 1.5"),
     ],
 )
 def test_estimate_discounts_with_fallbacks(seen, expected, note):
@@ -389,16 +389,16 @@ def test_compressed_arpa_without_suffixes_and_unknown(tmp_path):
     ("old", "new", "line", "reason"),
     [
         ("ngram 2=4", "ngram 3=4", 3, "is not `ngram 2=NUMBER`"),
-        ("ngram 1=5", "ngram 1=6", 13, "comes after 5 1-grams, not 6"),
+        ("ngram 1=5", "ngram 1=6", 13, "follows 5 1-grams, but the header announces 6"),
         ("\\2-grams:", "\\4-grams:", 13, "is not \\\\2-grams:"),
-        ("cat sat\t0.05", "cat dog\t0.05", 15, "has the word 'dog', which is none of the 1-grams"),
-        ("-0.7\tcat </s>", "-0.7\tcat", 16, "is not a logarithm, 2 words"),
-        ("-0.7\tcat </s>", "x\tcat </s>", 16, "has something else than the logarithm"),
-        ("-0.7\tcat </s>", "0.7\tcat </s>", 16, "has something else than the logarithm"),
-        ("-0.7\tcat </s>", "nan\tcat </s>", 16, "has something else than the logarithm"),
+        ("cat sat\t0.05", "cat dog\t0.05", 15, "has the word 'dog', which is not among the 1-grams"),
+        ("-0.7\tcat </s>", "-0.7\tcat", 16, "is not a log-probability and 2 words"),
+        ("-0.7\tcat </s>", "x\tcat </s>", 16, "has a log-probability or back-off weight that is not a number"),
+        ("-0.7\tcat </s>", "0.7\tcat </s>", 16, "has a log-probability above 0"),
+        ("-0.7\tcat </s>", "nan\tcat </s>", 16, "has a log-probability above 0, or a number that is not finite"),
         ("\tsat\t-0.1", "\tcat\t-0.1", 11, "repeats a word"),
-        ("<s> cat sat", "<s> cat sat -0.1", 20, "has a back-off weight, which n-grams of the highest order have no use for"),
-        ("<s> cat sat", "<s> cat sat x", 20, "has something else than the logarithm"),
+        ("<s> cat sat", "<s> cat sat -0.1", 20, "has a back-off weight, but n-grams of the highest order have none"),
+        ("<s> cat sat", "<s> cat sat x", 20, "has a log-probability or back-off weight that is not a number"),
     ],
 )
 def test_damaged_arpa_line_is_refused(old, new, line, reason, tmp_path):
@@ -412,8 +412,8 @@ def test_damaged_arpa_line_is_refused(old, new, line, reason, tmp_path):
     [
         ("", r"bad\.arpa has no line \\data\\, so it is not an ARPA file"),
         (HAND.replace("\\data\\", "hello"), r"has no line \\data\\, so it is not an ARPA file"),
-        (HAND[:100], "incomplete|comes after|ends where"),
-        (HAND.replace("\\end\\\n", ""), "ends where"),
+        (HAND[:100], "incomplete|follows|ends before"),
+        (HAND.replace("\\end\\\n", ""), "ends before"),
         (HAND.replace("cat </s>", "cat sat"), "twice"),
     ],
 )
@@ -496,7 +496,7 @@ def test_ngram_train_on_corpus_or_model_uses_its_vocabulary(trained_model, invok
         other = fflm.load("other.ngram")
         assert all(np.array_equal(array, other.tables.arrays()[name]) for name, array in first.tables.arrays().items())
     assert "--mode" in invoke("ngram train text.ngram -o other.ngram --mode sentence --overwrite").stderr
-    assert "lies in" in invoke("ngram train text.ngram -o text.ngram --overwrite").stderr
+    assert "corpus is in text.ngram" in invoke("ngram train text.ngram -o text.ngram --overwrite").stderr
     assert "without a corpus" in invoke("ngram train tiny.model -o other.ngram --overwrite").stderr
 
 
