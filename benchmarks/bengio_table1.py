@@ -26,7 +26,7 @@ from common import brown, machine, parse, record
 from fflm.arrays import CHECKPOINT
 from fflm.errors import FflmError
 from fflm.files import NewFolder, replacing
-from fflm.models.mixture.model import mixed as mixture_losses
+from fflm.models.mixture.model import interpolate_losses
 from fflm.models.neural.model import NeuralModel
 from fflm.models.neural.train import TrainingSession
 from fflm.models.ngram.train import estimate_model
@@ -151,7 +151,7 @@ def expectation_maximisation(estimates: Floats) -> Floats:
 
 def mixed(first: Floats, second: Floats, weight: float) -> Floats:
     """Return the losses of the mixture of two models, given theirs and the weight of the first."""
-    return mixture_losses(np.stack([first, second]), np.array([weight, 1 - weight]))
+    return interpolate_losses(np.stack([first, second]), np.array([weight, 1 - weight]))
 
 
 def losses(model: Any, corpus: Corpus) -> dict[str, Floats]:
@@ -195,7 +195,7 @@ def train(name: str, path: Path, corpus: Corpus, settings: TrainingSettings) -> 
     about = {
         "network": config.to_dict(),
         "training": settings.to_dict(),
-        "threads": run.threads,
+        "threads": run.compute.threads,
         "epochs": state.epoch,
         "best_epoch": run.figures["epoch"],
         "minutes": state.seconds / 60,

@@ -147,7 +147,6 @@ class Fflm:
         if self.settings.clip:
             backend.clip_factor(self._gradients, self.settings.clip, self._scale)
         self.optimizer.update(
-            backend,
             self._weights,
             self._gradients,
             self.optimizer.moments,

@@ -49,7 +49,7 @@ def train(inputs: Paths, path: PathLike | None = None, **options: Any) -> Neural
     """
     run = neural_train.start_session(inputs, path, **options)
     run.finish()
-    return NeuralModel.load(run.path, run.device)
+    return NeuralModel.load(run.path, run.compute.device)
 
 
 @with_options(ngram_train.OPTIONS)
@@ -93,4 +93,4 @@ def train_classifier(inputs: Paths, path: PathLike | None = None, **options: Any
     """
     run = classifier_train.start_session(inputs, path, **options)
     run.finish()
-    return TextClassifier.load(run.path, run.device)
+    return TextClassifier.load(run.path, run.compute.device)

@@ -1,8 +1,9 @@
 """The operations that every device implements.
 
 Letters in the shapes: B rows of a batch (predicted positions), n context words, K blocks of them, m embedding size, V vocabulary,
-I and O inputs and outputs of a layer, F features that reach the softmax. Inputs come first and outputs last; results go into
-given arrays, which are either overwritten (``beta`` 0) or added to (``beta`` 1). Arrays are float32 or float64, ids are int32.
+I and O inputs and outputs of a layer, H hidden outputs that enter the output layer. Inputs come first and outputs last; results
+go into given arrays, which are either overwritten (``beta`` 0) or added to (``beta`` 1). Arrays are float32 or
+float64, ids are int32.
 """
 
 from collections.abc import Iterable
@@ -165,17 +166,17 @@ class Backend(Protocol):
         values (B, I), d_normalized (B, I) -> d_values (B, I), added to.
         """
 
-    def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
-        """Compute -log softmax(features[row] weight^T + bias)[target], on the CPU without ever holding the B x V matrix.
+    def output_losses(self, hidden: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
+        """Compute -log softmax(hidden[row] weight^T + bias)[target], on the CPU without ever holding the B x V matrix.
 
         The normalizer is computed only once for all targets after the same context.
 
-        features (B, F), weight (V, F), bias (V,), rows (T,) in [0, B), targets (T,) in [0, V) -> losses (T,), nats, not averaged.
+        hidden (B, H), weight (V, H), bias (V,), rows (T,) in [0, B), targets (T,) in [0, V) -> losses (T,), nats, not averaged.
         """
 
     def output_gradients(
         self,
-        features: Array,
+        hidden: Array,
         weight: Array,
         bias: Array,
         targets: Array,
@@ -184,7 +185,7 @@ class Backend(Protocol):
         scale: float,
         beta: float,
         losses: Array,
-        d_features: Array,
+        d_hidden: Array,
         d_weight: Array,
         d_bias: Array,
     ) -> None:
@@ -194,13 +195,13 @@ class Backend(Protocol):
         (1 - smoothing) onehot + smoothing / V (Szegedy et al. 2016, section 7), plus penalty (log Z)^2, where Z is the sum
         of the exponentials (Devlin et al. 2014, section 2.4); the losses are plain -log p(target).
 
-        features (B, F), weight (V, F), bias (V,), targets (B,) -> losses (B,), nats; d_features (B, F), overwritten;
-        d_weight (V, F) and d_bias (V,), by ``beta``.
+        hidden (B, H), weight (V, H), bias (V,), targets (B,) -> losses (B,), nats; d_hidden (B, H), overwritten;
+        d_weight (V, H) and d_bias (V,), by ``beta``.
         """
 
     def nce_gradients(
         self,
-        features: Array,
+        hidden: Array,
         weight: Array,
         bias: Array,
         targets: Array,
@@ -208,18 +209,18 @@ class Backend(Protocol):
         scale: float,
         beta: float,
         losses: Array,
-        d_features: Array,
+        d_hidden: Array,
         d_weight: Array,
         d_bias: Array,
     ) -> None:
         """Compute noise-contrastive estimation as an output layer: scores, losses, and all gradients.
 
-        With s = features weight^T + bias a row's loss is softplus(-s_target) + sum over words of noise softplus(s): the target
+        With s = hidden weight^T + bias a row's loss is softplus(-s_target) + sum over words of noise softplus(s): the target
         is to be told apart from the noise (Mnih & Teh 2012, equation 8; noise shared by the rows as in Zoph et al. 2016). The
         caller has subtracted log(k q(word)) from the bias. The gradients are those of ``scale`` times the sum over rows.
 
-        features (B, F), weight (V, F), bias (V,), targets (B,), noise (V,), how often each word was drawn -> losses (B,), nats;
-        d_features (B, F), overwritten; d_weight (V, F) and d_bias (V,), by ``beta``.
+        hidden (B, H), weight (V, H), bias (V,), targets (B,), noise (V,), how often each word was drawn -> losses (B,), nats;
+        d_hidden (B, H), overwritten; d_weight (V, H) and d_bias (V,), by ``beta``.
         """
 
     def unit_losses(self, scores: Array, targets: Array, loss: UnitLoss, scale: float, losses: Array, d_scores: Array) -> None:
@@ -231,10 +232,10 @@ class Backend(Protocol):
         scores (B, O), targets (B, O) -> losses (B,), summed over units, and d_scores (B, O), ``scale`` times the derivatives.
         """
 
-    def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
-        """Compute log softmax(features weight^T + bias) in full.
+    def log_probabilities(self, hidden: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
+        """Compute log softmax(hidden weight^T + bias) in full.
 
-        features (B, F), weight (V, F), bias (V,) -> log_probabilities (B, V), nats.
+        hidden (B, H), weight (V, H), bias (V,) -> log_probabilities (B, V), nats.
         """
 
     def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:

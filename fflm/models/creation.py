@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fflm.arguments import Paths, Processes, Progress, check, parameters, to_paths
+from fflm.arguments import PathLike, Paths, Processes, Progress, check, parameters, to_path, to_paths
 from fflm.arrays import CHECKPOINT, CONFIG, EXAMPLES, LOG, WEIGHTS
 from fflm.errors import FflmError
 from fflm.files import NewFolder, check_own, os_errors_as_fflm_error, restore
@@ -72,12 +72,14 @@ def new_model(
         yield new, corpus
 
 
-def default_path(inputs: Paths, kind: str = "model") -> Path:
-    """Return the default folder of a model that is trained on some inputs: ``stories.model`` for ``corpora/stories.txt``."""
-    first = to_paths("inputs", inputs)[0]
+def model_path(path: PathLike | None, inputs: tuple[Path, ...], suffix: str = "model") -> Path:
+    """Return the folder of a new model: the path that is given, or by default ``stories.model`` for ``corpora/stories.txt``."""
+    if path is not None:
+        return to_path("path", path)
+    first = inputs[0]
     with os_errors_as_fflm_error(f"read {first}"):
         name = "stdin" if str(first) == "-" else first.resolve().name
-    return Path(f"{name.split('.')[0] or name}.{kind}")
+    return Path(f"{name.split('.')[0] or name}.{suffix}")
 
 
 def check_free(path: Path, overwrite: bool) -> None:
@@ -95,11 +97,12 @@ def check_free(path: Path, overwrite: bool) -> None:
     check_own(path, FILES)
 
 
-def text_source(inputs: tuple[Path, ...], fields: dict[str, Any]) -> TextSource:
+def text_source(inputs: Paths, fields: dict[str, Any]) -> TextSource:
     """Return the source for some inputs; the settings listed in `TEXT_OPTIONS` are removed from ``fields``."""
+    paths = to_paths("inputs", inputs)
     settings = TextSettings(pop_tokenizer(fields), **pop_fields(fields, TextSettings, "tokenizer"))
     rule = VocabularyRule(**pop_fields(fields, VocabularyRule))
-    return TextSource(inputs, settings, rule, **pop_fields(fields, TextSource, "inputs", "settings", "rule"))
+    return TextSource(paths, settings, rule, **pop_fields(fields, TextSource, "inputs", "settings", "rule"))
 
 
 def pop_tokenizer(fields: dict[str, Any]) -> Tokenizer:

@@ -140,7 +140,7 @@ class NetworkConfig(Settings):
         return max(1, min(most, CELLS // (self.context + self.inputs + sum(self.hidden))))
 
     @property
-    def features(self) -> int:
+    def hidden_width(self) -> int:
         """Width of what the hidden layers, and the direct connections if any, offer to the softmax."""
         if not self.hidden:
             return self.inputs
@@ -158,8 +158,8 @@ class NetworkConfig(Settings):
 
     @property
     def projected(self) -> bool:
-        """Whether a linear projection leads from the features to the tied softmax."""
-        return self.tied and self.features != self.embedding
+        """Whether a linear projection leads from the hidden outputs to the tied softmax."""
+        return self.tied and self.hidden_width != self.embedding
 
     @classmethod
     def feedforward(cls, numbers: int, hidden: Sequence[int] | int, outputs: int, **fields: Any) -> Self:

@@ -18,19 +18,19 @@ EMBEDDING_SCALE = 0.1
 
 
 BAND_SHRINKAGE = 4
-"""Each band of an adaptive softmax reads so many times fewer features than the one before (Grave et al. 2017, section 4.3)."""
+"""Each band of an adaptive softmax reads so many times fewer numbers than the one before (Grave et al. 2017, section 4.3)."""
 
 
 @dataclass(frozen=True)
 class Band:
-    """The arrays of a frequency band of N words that reads F_band features: an adaptive softmax after the first.
+    """The arrays of a frequency band of N words, which reads H_band numbers, a projection of the hidden outputs.
 
     Attributes
     ----------
     projection
-        (F_band, F).
+        (H_band, H).
     weight, bias
-        (N, F_band), (N,).
+        (N, H_band), (N,).
     """
 
     projection: Array
@@ -40,7 +40,7 @@ class Band:
 
 @dataclass(frozen=True, repr=False)
 class Parameters:
-    """The arrays of a network; V words, n context words, m embedding size, F features (Bengio's letters in brackets).
+    """The arrays of a network; V words, n context words, m embedding size, H hidden outputs (Bengio's letters in brackets).
 
     Attributes
     ----------
@@ -49,9 +49,9 @@ class Parameters:
     hidden_weights, hidden_biases
         Of each hidden layer (outputs, inputs) [H] and (outputs,) [d].
     projection
-        (m, F) where the configuration says so, else None.
+        (m, H) where the configuration says so, else None.
     output_weight
-        (V, F) [U, with W beside it where there are direct connections]; None where it is tied to the embeddings.
+        (V, H) [U, with W beside it where there are direct connections]; None where it is tied to the embeddings.
     output_bias
         (V,) [b], or a number a class. Of an adaptive softmax, the weight and bias of the first words and the bands.
     bands
@@ -88,7 +88,7 @@ class Parameters:
 
     @property
     def softmax_weight(self) -> Array:
-        """The softmax's weights (V, F): its own, or the embeddings of the words that it distinguishes, which come first."""
+        """The softmax's weights (V, H): its own, or the embeddings of the words that it distinguishes, which come first."""
         return self.embeddings[: len(self.output_bias)] if self.output_weight is None else self.output_weight
 
     def items(self) -> Iterator[tuple[str, Array]]:
@@ -232,14 +232,14 @@ def shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
         result[f"hidden.{index}.bias"] = (size,)
         inputs = size
     if config.projected:
-        result["projection"] = (config.embedding, config.features)
+        result["projection"] = (config.embedding, config.hidden_width)
     first, *bands = config.softmaxes
     if not config.tied:
-        result["output.weight"] = (first, config.features)
+        result["output.weight"] = (first, config.hidden_width)
     result["output.bias"] = (first,)
     for index, size in enumerate(bands):
-        width = max(1, config.features // BAND_SHRINKAGE ** (index + 1))
-        result[f"band.{index}.projection"] = (width, config.features)
+        width = max(1, config.hidden_width // BAND_SHRINKAGE ** (index + 1))
+        result[f"band.{index}.projection"] = (width, config.hidden_width)
         result[f"band.{index}.weight"] = (size, width)
         result[f"band.{index}.bias"] = (size,)
     return result

@@ -26,7 +26,7 @@ TILE = tile()
 BACKEND = backend_under_test()
 """One backend is shared by all tests, so that its scratch memory holds the results of earlier ones."""
 
-# (rows, words, features): they are 1; they are below, at and above the size of a tile, or no multiple of it; there are fewer rows
+# (rows, words, hidden): they are 1; they are below, at and above the size of a tile, or no multiple of it; there are fewer rows
 # or tiles than threads; an inner dimension has several parts.
 OUTPUT_SIZES = [
     (1, 1, 1),
@@ -315,39 +315,39 @@ def test_normalize_propagates_nan(dtype: np.dtype) -> None:
 
 
 def output_layer(generator: np.random.Generator, rows: int, words: int, size: int, dtype: np.dtype) -> list[np.ndarray]:
-    """Return features, weight and bias, which give scores up to about 10, and targets, some of them at the edges of tiles."""
+    """Return hidden, weight and bias, which give scores up to about 10, and targets, some of them at the edges of tiles."""
     targets = generator.integers(0, words, rows, np.int32)
     edges = np.array([words - 1, 0, TILE - 1, TILE], np.int32)[:rows]
     targets[: len(edges)] = np.minimum(edges, words - 1)
-    features, weight = normal(generator, rows, size, dtype=dtype), normal(generator, words, size, dtype=dtype)
-    return [features, weight, normal(generator, words, dtype=dtype), targets]
+    hidden, weight = normal(generator, rows, size, dtype=dtype), normal(generator, words, size, dtype=dtype)
+    return [hidden, weight, normal(generator, words, dtype=dtype), targets]
 
 
 def check_output_layer(layer: list[np.ndarray], smoothing: float, penalty: float, scale: float, beta: float) -> None:
     """Compare the losses, log-probabilities and gradients of an output layer with the reference."""
-    features, weight, bias, targets = layer
-    dtype, generator = features.dtype, np.random.default_rng(1)
-    exact = (*as_float64(features, weight, bias), targets)
+    hidden, weight, bias, targets = layer
+    dtype, generator = hidden.dtype, np.random.default_rng(1)
+    exact = (*as_float64(hidden, weight, bias), targets)
     expected_losses = reference.output_losses(*exact)
     losses = np.full(len(targets), np.nan, dtype)
-    BACKEND.output_losses(features, weight, bias, np.arange(len(targets), dtype=np.int32), targets, losses)
+    BACKEND.output_losses(hidden, weight, bias, np.arange(len(targets), dtype=np.int32), targets, losses)
     assert_close(losses, expected_losses, SOFTMAX[dtype], unit=1.0)
-    rows, many = generator.integers(0, len(features), 37, np.int32), generator.integers(0, len(weight), 37, np.int32)
+    rows, many = generator.integers(0, len(hidden), 37, np.int32), generator.integers(0, len(weight), 37, np.int32)
     found = np.full(37, np.nan, dtype)
-    BACKEND.output_losses(features, weight, bias, rows, many, found)
+    BACKEND.output_losses(hidden, weight, bias, rows, many, found)
     assert_close(found, reference.output_losses(exact[0][rows], *exact[1:3], many), SOFTMAX[dtype], unit=1.0)
 
     logs = np.full((len(targets), len(weight)), np.nan, dtype)
-    BACKEND.log_probabilities(features, weight, bias, logs)
+    BACKEND.log_probabilities(hidden, weight, bias, logs)
     assert_close(logs, reference.log_probabilities(*exact[:3]), SOFTMAX[dtype], unit=1.0)
 
     expected = reference.output_gradients(*exact, smoothing, penalty, scale)
-    losses, d_features = np.full_like(losses, np.nan), np.full_like(features, np.nan)
+    losses, d_hidden = np.full_like(losses, np.nan), np.full_like(hidden, np.nan)
     d_weight, d_bias = previous_contents(weight, beta, generator), previous_contents(bias, beta, generator)
     before = as_float64(d_weight, d_bias) if beta else (0, 0)
-    BACKEND.output_gradients(*layer, smoothing, penalty, scale, beta, losses, d_features, d_weight, d_bias)
+    BACKEND.output_gradients(*layer, smoothing, penalty, scale, beta, losses, d_hidden, d_weight, d_bias)
     assert_close(losses, expected_losses, SOFTMAX[dtype], unit=1.0)
-    assert_close(d_features, expected[0], SOFTMAX[dtype], unit=scale)
+    assert_close(d_hidden, expected[0], SOFTMAX[dtype], unit=scale)
     assert_close(d_weight, before[0] + expected[1], SOFTMAX[dtype], unit=scale)
     assert_close(d_bias, before[1] + expected[2], SOFTMAX[dtype], unit=scale)
 
@@ -396,24 +396,24 @@ def test_output_layer_of_any_size(
 def test_large_scores_do_not_overflow(size: float, words: int, dtype: np.dtype, threads: int) -> None:
     weight = np.full((words, 1), -1, dtype)
     weight[words // 2 :] = 1  # so that all scores of some tiles are far below those of the others
-    features, bias = np.array([[size], [-size], [size], [-size]], dtype), np.zeros(words, dtype)
-    check_output_layer([features, weight, bias, np.array([0, 0, words - 1, words - 1], np.int32)], 0.0, 0.0, 1.0, 0.0)
+    hidden, bias = np.array([[size], [-size], [size], [-size]], dtype), np.zeros(words, dtype)
+    check_output_layer([hidden, weight, bias, np.array([0, 0, words - 1, words - 1], np.int32)], 0.0, 0.0, 1.0, 0.0)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
-@pytest.mark.parametrize("place", ["features", "weight", "bias"])
+@pytest.mark.parametrize("place", ["hidden", "weight", "bias"])
 def test_output_layer_propagates_nan_and_infinity(place: str, wrong: float, dtype: np.dtype, threads: int) -> None:
     rows, words = 9, 2 * TILE + 6
-    features, weight, bias, targets = output_layer(np.random.default_rng(0), rows, words, 5, dtype)
-    spoilt = {"features": features[6:7], "weight": weight[TILE + 1 : TILE + 2], "bias": bias[words - 1 :]}[place]
+    hidden, weight, bias, targets = output_layer(np.random.default_rng(0), rows, words, 5, dtype)
+    spoilt = {"hidden": hidden[6:7], "weight": weight[TILE + 1 : TILE + 2], "bias": bias[words - 1 :]}[place]
     spoilt[...] = wrong
-    bad = np.arange(rows) == 6 if place == "features" else np.ones(rows, bool)
+    bad = np.arange(rows) == 6 if place == "hidden" else np.ones(rows, bool)
     if place == "weight" and wrong == np.inf:
-        bad = (features > 0).any(1)  # for the others the word has probability 0
+        bad = (hidden > 0).any(1)  # for the others the word has probability 0
     losses, logs = np.zeros((2, rows), dtype), np.zeros((rows, words), dtype)
-    BACKEND.output_losses(features, weight, bias, np.arange(rows, dtype=np.int32), targets, losses[0])
+    BACKEND.output_losses(hidden, weight, bias, np.arange(rows, dtype=np.int32), targets, losses[0])
     BACKEND.output_gradients(
-        features,
+        hidden,
         weight,
         bias,
         targets,
@@ -422,11 +422,11 @@ def test_output_layer_propagates_nan_and_infinity(place: str, wrong: float, dtyp
         1.0,
         0.0,
         losses[1],
-        np.empty_like(features),
+        np.empty_like(hidden),
         np.empty_like(weight),
         np.empty_like(bias),
     )
-    BACKEND.log_probabilities(features, weight, bias, logs)
+    BACKEND.log_probabilities(hidden, weight, bias, logs)
     assert np.array_equal(np.isfinite(losses), [~bad, ~bad])
     assert np.array_equal(np.isnan(logs).any(1), bad)
 
@@ -436,16 +436,16 @@ def test_output_layer_propagates_nan_and_infinity(place: str, wrong: float, dtyp
 def test_nce_gradients(sizes: tuple[int, int, int], beta: float, dtype: np.dtype, threads: int) -> None:
     generator, scale = np.random.default_rng(0), 1 / sizes[0]
     layer = output_layer(generator, *sizes, dtype)
-    features, weight, bias, _ = layer
+    hidden, weight, bias, _ = layer
     noise = generator.integers(0, 3, len(weight)).astype(dtype)
     exact = [*as_float64(*layer[:3]), layer[3], noise.astype(np.float64)]
     expected = reference.nce_gradients(*exact, scale)
-    losses, d_features = np.full(len(features), np.nan, dtype), np.full_like(features, np.nan)
+    losses, d_hidden = np.full(len(hidden), np.nan, dtype), np.full_like(hidden, np.nan)
     d_weight, d_bias = previous_contents(weight, beta, generator), previous_contents(bias, beta, generator)
     before = as_float64(d_weight, d_bias) if beta else (0, 0)
-    BACKEND.nce_gradients(*layer, noise, scale, beta, losses, d_features, d_weight, d_bias)
+    BACKEND.nce_gradients(*layer, noise, scale, beta, losses, d_hidden, d_weight, d_bias)
     assert_close(losses, reference.nce_losses(*exact), SOFTMAX[dtype], unit=1.0)
-    assert_close(d_features, expected[0], SOFTMAX[dtype], unit=scale)
+    assert_close(d_hidden, expected[0], SOFTMAX[dtype], unit=scale)
     assert_close(d_weight, before[0] + expected[1], SOFTMAX[dtype], unit=scale)
     assert_close(d_bias, before[1] + expected[2], SOFTMAX[dtype], unit=scale)
 

@@ -193,7 +193,7 @@ def test_parameter_names_and_shapes(name: str) -> None:
     assert [id(array) for array in parameters] == [id(array) for _, array in parameters.items()]
     assert parameters.count == sum(np.prod(shape) for shape in reference.shapes(case).values())
     assert np.shares_memory(parameters.softmax_weight, parameters.embeddings if case["tied"] else parameters.output_weight)
-    width = network.config.embedding if case["tied"] else network.config.features
+    width = network.config.embedding if case["tied"] else network.config.hidden_width
     assert parameters.softmax_weight.shape == (reference.softmaxes(case)[0], width)
     assert parameters.words == network.config.classes
 

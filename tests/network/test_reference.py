@@ -68,12 +68,12 @@ MISTAKES = {
     "gradient of direct connections missing": (
         "direct",
         "output_gradients",
-        changed_output(lambda d_features, *others: (np.hstack([d_features[:, :5], 0 * d_features[:, 5:]]), *others)),
+        changed_output(lambda d_hidden, *others: (np.hstack([d_hidden[:, :5], 0 * d_hidden[:, 5:]]), *others)),
     ),
     "gradient of tied softmax missing": (
         "tied, projected",
         "output_gradients",
-        changed_output(lambda d_features, d_weight, d_bias: (d_features, 0 * d_weight, d_bias)),
+        changed_output(lambda d_hidden, d_weight, d_bias: (d_hidden, 0 * d_weight, d_bias)),
     ),
     "gradient of contexts missing": (
         "tied, projected",
@@ -88,7 +88,7 @@ MISTAKES = {
         lambda values, d: d / np.sqrt(values.var(1, keepdims=True) + 1e-5),
     ),
     "residual sum missing": ("residual", "normalize_backward", lambda values, d: np.zeros_like(d)),
-    "penalty missing": ("penalty", "log_normalizers", lambda features, weight, bias: np.zeros(len(features))),
+    "penalty missing": ("penalty", "log_normalizers", lambda hidden, weight, bias: np.zeros(len(hidden))),
     "noise counted once": ("noise", "noise", lambda case: np.ones(case["vocabulary"])),
     "smoothing missing": ("smoothing", "smoothed_targets", lambda targets, words, smoothing: np.eye(words)[targets]),
 }

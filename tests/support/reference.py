@@ -4,7 +4,7 @@ It follows the definitions (in the papers, and in the docstrings of `fflm.backen
 It imports only NumPy and nothing of fflm, so that no mistake is shared. `test_reference` compares its gradients with finite
 differences.
 
-Letters: B rows, n context words, m embedding size, V vocabulary, I and O inputs and outputs of a layer, F features.
+Letters: B rows, n context words, m embedding size, V vocabulary, I and O inputs and outputs of a layer, H hidden outputs.
 """
 
 import numpy as np
@@ -232,16 +232,16 @@ def affine_backward(inputs, weight, bias, activation, d_outputs):
     return dz.T @ inputs, dz.sum(0), dz @ weight
 
 
-def log_probabilities(features, weight, bias):
-    """Return log softmax(features weight^T + bias) (B, V)."""
-    scores = features @ weight.T + bias
+def log_probabilities(hidden, weight, bias):
+    """Return log softmax(hidden weight^T + bias) (B, V)."""
+    scores = hidden @ weight.T + bias
     scores = scores - scores.max(1, keepdims=True)
     return scores - np.log(np.exp(scores).sum(1, keepdims=True))
 
 
-def output_losses(features, weight, bias, targets):
+def output_losses(hidden, weight, bias, targets):
     """Return -log p(target) (B,)."""
-    return -log_probabilities(features, weight, bias)[np.arange(len(targets)), targets]
+    return -log_probabilities(hidden, weight, bias)[np.arange(len(targets)), targets]
 
 
 def smoothed_targets(targets, words, smoothing):
@@ -249,33 +249,33 @@ def smoothed_targets(targets, words, smoothing):
     return (1 - smoothing) * np.eye(words)[targets] + smoothing / words
 
 
-def log_normalizers(features, weight, bias):
+def log_normalizers(hidden, weight, bias):
     """Return the logarithms (B,) of the sums of the exponentials of the scores."""
-    return np.logaddexp.reduce(features @ weight.T + bias, axis=1)
+    return np.logaddexp.reduce(hidden @ weight.T + bias, axis=1)
 
 
-def output_gradients(features, weight, bias, targets, smoothing, penalty, scale):
-    """Return d_features (B, F), d_weight (V, F), d_bias (V,) of ``scale`` times the sum of cross-entropy and penalty."""
-    probabilities = np.exp(log_probabilities(features, weight, bias))
+def output_gradients(hidden, weight, bias, targets, smoothing, penalty, scale):
+    """Return d_hidden (B, F), d_weight (V, H), d_bias (V,) of ``scale`` times the sum of cross-entropy and penalty."""
+    probabilities = np.exp(log_probabilities(hidden, weight, bias))
     d_scores = probabilities - smoothed_targets(targets, len(weight), smoothing)
-    d_scores += 2 * penalty * log_normalizers(features, weight, bias)[:, None] * probabilities
+    d_scores += 2 * penalty * log_normalizers(hidden, weight, bias)[:, None] * probabilities
     d_scores *= scale
-    return d_scores @ weight, d_scores.T @ features, d_scores.sum(0)
+    return d_scores @ weight, d_scores.T @ hidden, d_scores.sum(0)
 
 
-def nce_losses(features, weight, bias, targets, noise):
+def nce_losses(hidden, weight, bias, targets, noise):
     """Return the negative log-probability of distinguishing the target from the noise (B,): Mnih & Teh 2012."""
-    scores = features @ weight.T + bias
+    scores = hidden @ weight.T + bias
     true = np.logaddexp(0, -scores[np.arange(len(targets)), targets])
     return true + (noise * np.logaddexp(0, scores)).sum(1)
 
 
-def nce_gradients(features, weight, bias, targets, noise, scale):
-    """Return d_features (B, F), d_weight (V, F), d_bias (V,) of ``scale`` times the sum of `nce_losses`."""
-    scores = features @ weight.T + bias
+def nce_gradients(hidden, weight, bias, targets, noise, scale):
+    """Return d_hidden (B, F), d_weight (V, H), d_bias (V,) of ``scale`` times the sum of `nce_losses`."""
+    scores = hidden @ weight.T + bias
     chance = activate("sigmoid", scores)  # the probability that a word is not noise
     d_scores = scale * (noise * chance - np.eye(len(weight))[targets] * (1 - chance))
-    return d_scores @ weight, d_scores.T @ features, d_scores.sum(0)
+    return d_scores @ weight, d_scores.T @ hidden, d_scores.sum(0)
 
 
 def unit_losses(name, scores, targets):
@@ -310,16 +310,16 @@ def shapes(case):
     for layer, size in enumerate(case["hidden"]):
         result[f"hidden.{layer}.weight"] = (size, widths[layer])
         result[f"hidden.{layer}.bias"] = (size,)
-    features = widths[-1] + (widths[0] if case["direct"] and case["hidden"] else 0)
+    hidden = widths[-1] + (widths[0] if case["direct"] and case["hidden"] else 0)
     words, *bands = softmaxes(case)
     if not case["tied"]:
-        result["output.weight"] = (words, features)
-    elif features != embedding:
-        result["projection"] = (embedding, features)
+        result["output.weight"] = (words, hidden)
+    elif hidden != embedding:
+        result["projection"] = (embedding, hidden)
     result["output.bias"] = (words,)
     for band, size in enumerate(bands):
-        width = max(1, features // 4 ** (band + 1))
-        result[f"band.{band}.projection"] = (width, features)
+        width = max(1, hidden // 4 ** (band + 1))
+        result[f"band.{band}.projection"] = (width, hidden)
         result[f"band.{band}.weight"], result[f"band.{band}.bias"] = (size, width), (size,)
     return result
 
@@ -385,7 +385,7 @@ def read_inputs_backward(parameters, contexts, case, d_inputs, d_embeddings):
 
 
 def forward(parameters, contexts, case, seed, step, *, training):
-    """Return a list of the inputs and the outputs of each hidden layer, the features, and the inputs of the softmax."""
+    """Return a list of the inputs and the outputs of each hidden layer, the hidden, and the inputs of the softmax."""
     rates = (case["embedding_dropout"], case["dropout"]) if training else (0, 0)
     inputs = dropout(read_inputs(parameters, contexts, case), rates[0], seed, step, 0)
     values = [inputs]
@@ -396,20 +396,20 @@ def forward(parameters, contexts, case, seed, step, *, training):
         output = dropout(output, rates[1], seed, step, layer + 1)
         values.append(values[-1] + output if residual else output)
     top = normalize(values[-1]) if case["residual"] and case["hidden"] else values[-1]
-    features = np.hstack([top, inputs]) if case["direct"] and case["hidden"] else top
-    projected = features @ parameters["projection"].T if "projection" in parameters else features
-    return values, features, projected
+    hidden = np.hstack([top, inputs]) if case["direct"] and case["hidden"] else top
+    projected = hidden @ parameters["projection"].T if "projection" in parameters else hidden
+    return values, hidden, projected
 
 
 def softmax_weight(parameters):
-    """Return the weights of the output layer (V, F), which are the embeddings of its words if they are tied."""
+    """Return the weights of the output layer (V, H), which are the embeddings of its words if they are tied."""
     if "output.weight" in parameters:
         return parameters["output.weight"]
     return parameters["embeddings"][: len(parameters["output.bias"])]
 
 
 def layers(parameters, projected, targets, case):
-    """Yield for each softmax its features, weight, bias and targets, the rows whose targets it predicts, and its band or None."""
+    """Yield for each softmax its hidden, weight, bias and targets, the rows whose targets it predicts, and its band or None."""
     first = softmax_weight(parameters), parameters["output.bias"]
     sizes = softmaxes(case)
     borders = np.cumsum([sizes[0] - len(sizes) + 1, *sizes[1:]])
@@ -421,15 +421,15 @@ def layers(parameters, projected, targets, case):
         yield projected[rows] @ projection.T, weight, bias, targets[rows] - borders[number], rows, number
 
 
-def unit_scores(parameters, features):
+def unit_scores(parameters, hidden):
     """Return the scores of single units (B, O)."""
-    return affine(features, parameters["output.weight"], parameters["output.bias"], "identity")
+    return affine(hidden, parameters["output.weight"], parameters["output.bias"], "identity")
 
 
 def network_outputs(parameters, contexts, case):
     """Return the predictions of a network with single output units (B, O)."""
-    features = forward(parameters, contexts, case, 0, 0, training=False)[2]
-    return activate("sigmoid" if case["output"] == "sigmoid" else "identity", unit_scores(parameters, features))
+    hidden = forward(parameters, contexts, case, 0, 0, training=False)[2]
+    return activate("sigmoid" if case["output"] == "sigmoid" else "identity", unit_scores(parameters, hidden))
 
 
 def network_log_probabilities(parameters, contexts, case):
@@ -462,13 +462,13 @@ def objective(parameters, contexts, targets, case, seed=0, step=0):
     if case["output"] != "softmax":
         return unit_losses(case["output"], unit_scores(parameters, projected), targets).sum() / len(targets)
     total = 0
-    for features, weight, bias, places, _, _ in layers(parameters, projected, targets, case):
+    for hidden, weight, bias, places, _, _ in layers(parameters, projected, targets, case):
         if case["noise"]:
-            total += nce_losses(features, weight, bias, places, noise(case)).sum()
+            total += nce_losses(hidden, weight, bias, places, noise(case)).sum()
             continue
-        logs = log_probabilities(features, weight, bias)
+        logs = log_probabilities(hidden, weight, bias)
         total -= (smoothed_targets(places, len(weight), case["smoothing"]) * logs).sum()
-        total += (case["penalty"] * log_normalizers(features, weight, bias) ** 2).sum()
+        total += (case["penalty"] * log_normalizers(hidden, weight, bias) ** 2).sum()
     return total / len(targets)
 
 
@@ -479,7 +479,7 @@ def noise(case):
 
 def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
     """Return the gradients of `objective` by the names of parameters."""
-    values, features, projected = forward(parameters, contexts, case, seed, step, training=True)
+    values, hidden, projected = forward(parameters, contexts, case, seed, step, training=True)
     gradients = {name: np.zeros_like(array) for name, array in parameters.items()}
     d_projected = np.zeros_like(projected)
     if case["output"] != "softmax":
@@ -505,20 +505,20 @@ def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
             gradients["output.weight"] = d_weight
         else:
             gradients["embeddings"][: len(d_weight)] = d_weight
-    d_features = d_projected
+    d_hidden = d_projected
     if "projection" in parameters:
-        gradients["projection"] = d_projected.T @ features
-        d_features = d_projected @ parameters["projection"]
+        gradients["projection"] = d_projected.T @ hidden
+        d_hidden = d_projected @ parameters["projection"]
     width = values[-1].shape[1]
-    d_values, d_inputs = d_features[:, :width], d_features[:, width:]
+    d_values, d_inputs = d_hidden[:, :width], d_hidden[:, width:]
     if case["residual"] and case["hidden"]:
         d_values = normalize_backward(values[-1], d_values)
     for layer in reversed(range(len(case["hidden"]))):
         residual = case["residual"] and layer > 0
-        hidden = [parameters[f"hidden.{layer}.{name}"] for name in ("weight", "bias")]
+        layer_parameters = [parameters[f"hidden.{layer}.{name}"] for name in ("weight", "bias")]
         read = normalize(values[layer]) if residual else values[layer]
         d_output = dropout(d_values, case["dropout"], seed, step, layer + 1)
-        d_weight, d_bias, d_read = affine_backward(read, *hidden, case["activation"], d_output)
+        d_weight, d_bias, d_read = affine_backward(read, *layer_parameters, case["activation"], d_output)
         gradients[f"hidden.{layer}.weight"], gradients[f"hidden.{layer}.bias"] = d_weight, d_bias
         d_values = d_values + normalize_backward(values[layer], d_read) if residual else d_read
     if d_inputs.size:

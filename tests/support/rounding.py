@@ -71,7 +71,7 @@ class RoundingBackend(CpuBackend):
 
     def output_gradients(
         self,
-        features: Array,
+        hidden: Array,
         weight: Array,
         bias: Array,
         targets: Array,
@@ -80,12 +80,12 @@ class RoundingBackend(CpuBackend):
         scale: float,
         beta: float,
         losses: Array,
-        d_features: Array,
+        d_hidden: Array,
         d_weight: Array,
         d_bias: Array,
     ) -> None:
-        rows, words, tiles = len(features), len(weight), -(-len(weight) // TILE)
-        inputs, rounded_weight = rounded(features), rounded(weight)
+        rows, words, tiles = len(hidden), len(weight), -(-len(weight) // TILE)
+        inputs, rounded_weight = rounded(hidden), rounded(weight)
         logits = np.full((rows, tiles * TILE), -np.inf, np.float32)
         np.add(inputs @ rounded_weight.T, bias, out=logits[:, :words])
         logits = logits.reshape(rows, tiles, TILE)
@@ -98,16 +98,16 @@ class RoundingBackend(CpuBackend):
         slopes = (rounded(slopes) * factors).reshape(rows, -1)[:, :words]
         slopes -= SLOPE * np.float32(smoothing / words)
         slopes[np.arange(rows), targets] -= SLOPE * np.float32(1 - smoothing)
-        losses[...] = normalizers[:, 0, 0] - bias[targets] - (features * weight[targets]).sum(1)
+        losses[...] = normalizers[:, 0, 0] - bias[targets] - (hidden * weight[targets]).sum(1)
         unit = np.float32(scale) / SLOPE
         d_bias[...] = unit * slopes.sum(0) + (d_bias if beta else 0)
         slopes = rounded(slopes)
         d_weight[...] = unit * (slopes.T @ inputs) + (d_weight if beta else 0)
-        d_features[...] = unit * (slopes @ rounded_weight)
+        d_hidden[...] = unit * (slopes @ rounded_weight)
 
     def nce_gradients(
         self,
-        features: Array,
+        hidden: Array,
         weight: Array,
         bias: Array,
         targets: Array,
@@ -115,11 +115,11 @@ class RoundingBackend(CpuBackend):
         scale: float,
         beta: float,
         losses: Array,
-        d_features: Array,
+        d_hidden: Array,
         d_weight: Array,
         d_bias: Array,
     ) -> None:
-        inputs, rounded_weight = rounded(features), rounded(weight)
+        inputs, rounded_weight = rounded(hidden), rounded(weight)
         scores = inputs @ rounded_weight.T + bias
         slopes: Any = noise / (1 + np.exp(-scores))
         at_target = np.arange(len(targets)), targets
@@ -127,4 +127,4 @@ class RoundingBackend(CpuBackend):
         slopes *= np.float32(scale)
         losses[...] = (noise * np.logaddexp(0, scores)).sum(1) + np.logaddexp(0, -scores[at_target])
         d_bias[...] = slopes.sum(0) + (d_bias if beta else 0)
-        self._products_backward(slopes.astype(np.float32), inputs, rounded_weight, beta, d_weight, d_features)
+        self._products_backward(slopes.astype(np.float32), inputs, rounded_weight, beta, d_weight, d_hidden)

@@ -141,8 +141,8 @@ def log_normalizers(trainer):
     contexts = np.arange(8, dtype=np.int32)[:, None]
     arrays = dict(trainer.parameters.items())
     case = {**reference.PLAIN, **trainer.network.config.to_dict()}
-    features = reference.forward(arrays, contexts, case, 0, 0, training=False)[2]
-    return reference.log_normalizers(features, arrays["output.weight"], arrays["output.bias"])
+    hidden = reference.forward(arrays, contexts, case, 0, 0, training=False)[2]
+    return reference.log_normalizers(hidden, arrays["output.weight"], arrays["output.bias"])
 
 
 FEW = {"loss": "sampled", "samples": 2, "batch_size": 2, "epochs": 1, "rate": 0.01}

@@ -128,18 +128,18 @@ class CpuBackend:
         threads = self._shares(2 * values.size)
         kernels.normalize_backward(values, d_normalized, d_values, threads)
 
-    def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
-        contexts, count = len(features), -(-len(weight) // kernels.TILE)
-        statistics = self._borrow("statistics", (2, count, contexts), features.dtype)
-        normalizers = self._borrow("normalizers", (contexts,), features.dtype)
-        threads = self._shares(len(weight) * features.size * PRODUCTS)
-        tiles = self._borrow("tiles", (threads, contexts, kernels.TILE), features.dtype)
-        kernels.softmax_tiles(features, weight, bias, tiles, *statistics, threads)
-        kernels.combine_losses(features, weight, bias, rows, targets, *statistics, normalizers, losses)
+    def output_losses(self, hidden: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
+        contexts, count = len(hidden), -(-len(weight) // kernels.TILE)
+        statistics = self._borrow("statistics", (2, count, contexts), hidden.dtype)
+        normalizers = self._borrow("normalizers", (contexts,), hidden.dtype)
+        threads = self._shares(len(weight) * hidden.size * PRODUCTS)
+        tiles = self._borrow("tiles", (threads, contexts, kernels.TILE), hidden.dtype)
+        kernels.softmax_tiles(hidden, weight, bias, tiles, *statistics, threads)
+        kernels.combine_losses(hidden, weight, bias, rows, targets, *statistics, normalizers, losses)
 
     def output_gradients(
         self,
-        features: Array,
+        hidden: Array,
         weight: Array,
         bias: Array,
         targets: Array,
@@ -148,19 +148,19 @@ class CpuBackend:
         scale: float,
         beta: float,
         losses: Array,
-        d_features: Array,
+        d_hidden: Array,
         d_weight: Array,
         d_bias: Array,
     ) -> None:
-        rows, count, number = len(features), -(-len(weight) // kernels.TILE), features.dtype.type
-        statistics = self._borrow("statistics", (2, count, rows), features.dtype)
-        tiles = self._borrow("tiles", (count, rows, kernels.TILE), features.dtype)
+        rows, count, number = len(hidden), -(-len(weight) // kernels.TILE), hidden.dtype.type
+        statistics = self._borrow("statistics", (2, count, rows), hidden.dtype)
+        tiles = self._borrow("tiles", (count, rows, kernels.TILE), hidden.dtype)
         weight_sum = weight.sum(0) if smoothing else np.zeros(weight.shape[1], weight.dtype)
-        threads = self._shares(3 * len(weight) * features.size * PRODUCTS)
-        products = self._borrow("products", (2, threads, *features.shape), features.dtype)
-        kernels.softmax_tiles(features, weight, bias, tiles, *statistics, threads)
+        threads = self._shares(3 * len(weight) * hidden.size * PRODUCTS)
+        products = self._borrow("products", (2, threads, *hidden.shape), hidden.dtype)
+        kernels.softmax_tiles(hidden, weight, bias, tiles, *statistics, threads)
         kernels.output_gradients(
-            features,
+            hidden,
             weight,
             bias,
             targets,
@@ -173,7 +173,7 @@ class CpuBackend:
             *statistics,
             *products,
             losses,
-            d_features,
+            d_hidden,
             d_weight,
             d_bias,
             threads,
@@ -181,7 +181,7 @@ class CpuBackend:
 
     def nce_gradients(
         self,
-        features: Array,
+        hidden: Array,
         weight: Array,
         bias: Array,
         targets: Array,
@@ -189,25 +189,25 @@ class CpuBackend:
         scale: float,
         beta: float,
         losses: Array,
-        d_features: Array,
+        d_hidden: Array,
         d_weight: Array,
         d_bias: Array,
     ) -> None:
-        threads = self._shares(3 * len(weight) * features.size * PRODUCTS)
-        tiles = self._borrow("tiles", (threads, len(features), kernels.TILE), features.dtype)
-        products = self._borrow("products", (2, threads, *features.shape), features.dtype)
+        threads = self._shares(3 * len(weight) * hidden.size * PRODUCTS)
+        tiles = self._borrow("tiles", (threads, len(hidden), kernels.TILE), hidden.dtype)
+        products = self._borrow("products", (2, threads, *hidden.shape), hidden.dtype)
         kernels.nce_gradients(
-            features,
+            hidden,
             weight,
             bias,
             targets,
             noise,
-            features.dtype.type(scale),
+            hidden.dtype.type(scale),
             beta,
             tiles,
             *products,
             losses,
-            d_features,
+            d_hidden,
             d_weight,
             d_bias,
             threads,
@@ -217,9 +217,9 @@ class CpuBackend:
         threads = self._shares(scores.size)
         kernels.unit_losses(UNIT_LOSSES.index(loss), scores, targets, scores.dtype.type(scale), losses, d_scores, threads)
 
-    def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
-        threads = self._shares(len(weight) * features.size * PRODUCTS)
-        kernels.log_probabilities(features, weight, bias, log_probabilities, threads)
+    def log_probabilities(self, hidden: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
+        threads = self._shares(len(weight) * hidden.size * PRODUCTS)
+        kernels.log_probabilities(hidden, weight, bias, log_probabilities, threads)
 
     def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
         total = 0.0

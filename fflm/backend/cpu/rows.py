@@ -18,7 +18,7 @@ def clear(row):
 
 @njit(fastmath=REORDER)
 def inner_product(values, row):
-    """Return the inner product of numbers (F,) and a row (F,), which may be one of integers, in the numbers' precision."""
+    """Return the inner product of numbers (H,) and a row (H,), which may be one of integers, in the numbers' precision."""
     total = values.dtype.type(0)
     for j in range(len(values)):
         total += values[j] * values.dtype.type(row[j])

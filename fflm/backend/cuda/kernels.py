@@ -366,11 +366,11 @@ def combine_tiles(highest, totals, row, shared):
 
 
 @cuda.jit(device=True)
-def word_score(features, row, weight, word, bias, shared):
-    """Return a word's score after a row of features."""
+def word_score(hidden, row, weight, word, bias, shared):
+    """Return a word's score after a row of hidden outputs."""
     score = float32(0)
-    for j in range(uint32(cuda.threadIdx.x), uint32(features.shape[1]), uint32(BLOCK)):
-        score += features[row, j] * weight[word, j]
+    for j in range(uint32(cuda.threadIdx.x), uint32(hidden.shape[1]), uint32(BLOCK)):
+        score += hidden[row, j] * weight[word, j]
     return block_sum(score, shared) + bias[word]
 
 
@@ -385,31 +385,31 @@ def normalize_rows(highest, totals, normalizers):
 
 
 @kernel()
-def output_losses(features, weight, bias, rows, targets, normalizers, losses):
+def output_losses(hidden, weight, bias, rows, targets, normalizers, losses):
     """Fill losses (T,) with log Z less the score of the target: a block for each target.
 
-    features (B, F), weight (V, F), bias (V,), rows (T,), targets (T,), normalizers (B,).
+    hidden (B, H), weight (V, H), bias (V,), rows (T,), targets (T,), normalizers (B,).
     """
     shared = cuda.shared.array(BLOCK, float32)
     i = uint32(cuda.blockIdx.x)
     row = uint32(rows[i])
-    score = word_score(features, row, weight, uint32(targets[i]), bias, shared)
+    score = word_score(hidden, row, weight, uint32(targets[i]), bias, shared)
     if cuda.threadIdx.x == 0:
         losses[i] = normalizers[row] - score
 
 
 @kernel()
-def finish_softmax(features, weight, bias, targets, highest, totals, penalty, scale, losses):
+def finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scale, losses):
     """Fill losses (B,), and replace totals (tiles, B) by factors that make exponentials the first term of gradients of logits.
 
     The factors are computed from the maxima and not from log Z, whose rounding would be a factor of all probabilities of a row. A
-    block for each row. features (B, F), weight (V, F), bias (V,), targets (B,), highest (tiles, B).
+    block for each row. hidden (B, H), weight (V, H), bias (V,), targets (B,), highest (tiles, B).
     """
     shared = cuda.shared.array(BLOCK, float32)
     row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
     top, total = combine_tiles(highest, totals, row, shared)
     normalizer = top + math.log(total)
-    score = word_score(features, row, weight, uint32(targets[row]), bias, shared)
+    score = word_score(hidden, row, weight, uint32(targets[row]), bias, shared)
     if thread == uint32(0):
         losses[row] = normalizer - score
     slope = scale * (float32(1) + float32(2) * penalty * normalizer)

@@ -305,7 +305,7 @@ MIXED = Arithmetic(
 
 
 def make_mixed_product(form: str) -> Any:
-    """Return the kernel of products of a form in mixed precision; its parameters are those of `products.make_product`.
+    """Return the kernel of products of a form in mixed precision; `products` describes its parameters.
 
     ``unit`` (2,) is additional: its second number is another factor on op(a) op(b), which is known on the device only.
     """

@@ -258,7 +258,7 @@ SINGLE = Arithmetic(
 
 
 def make_single_product(form: str) -> Any:
-    """Return the kernel of products of a form in single precision; its parameters are those of `products.make_product`."""
+    """Return the kernel of products of a form in single precision; `products` describes its parameters."""
     compute = make_product(SINGLE, form)
 
     @kernel(form, launch_bounds=(BLOCK, 2))

@@ -23,6 +23,7 @@ from tiny import tiny_model
 pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
 from fflm.arrays import WEIGHTS, load_arrays
+from fflm.backend import devices as backend_devices
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.cuda import kernels as cuda_kernels
 from fflm.backend.cuda import launching as cuda_launching
@@ -274,8 +275,8 @@ def test_training_resumes_from_checkpoint_on_either_device(tmp_path):
 
 def test_training_session_on_gpu_gives_same_perplexity_as_on_cpu(text, monkeypatch):
     backends = {"cuda": gpu_backend(), "cpu": CpuBackend()}
-    monkeypatch.setattr(train, "choose_device", lambda device: device)
-    monkeypatch.setattr(train, "device_backend", lambda device, precision, threads: backends[device])
+    monkeypatch.setattr(backend_devices, "choose_device", lambda device: device)
+    monkeypatch.setattr(backend_devices, "device_backend", lambda device, precision, threads: backends[device])
     fields = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "test": Share(0.1)}
     figures = {}
     for device in backends:
@@ -288,7 +289,7 @@ def test_training_session_on_gpu_gives_same_perplexity_as_on_cpu(text, monkeypat
     run = train.TrainingSession.resume(Path("cuda.model"), epochs=3, device="cpu")
     assert run.trainer.network.backend is backends["cpu"]
     assert any(isinstance(event, Step) for event in run.events())
-    assert train.TrainingSession.resume(Path("cuda.model")).device == "cpu"
+    assert train.TrainingSession.resume(Path("cuda.model")).compute.device == "cpu"
 
 
 @pytest.fixture
@@ -442,7 +443,7 @@ def test_gpu_benchmark_compares_operations_with_float64():
     sizes = {"rows": 9, "words": 70, "size": 5, "width": 7}
     assert gpu.operations(backend, **sizes)["wrong"] == []
     assert gpu.operations(gpu_backend(mixed=True), "mixed", **sizes)["wrong"] == []
-    backend.log_probabilities = lambda features, weight, bias, logs: backend.clear(logs)
+    backend.log_probabilities = lambda hidden, weight, bias, logs: backend.clear(logs)
     assert gpu.operations(backend, **sizes)["wrong"] == ["log-probabilities"]
 
 

@@ -21,6 +21,7 @@ pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 from ptx_interpreter import PtxError
 from test_cuda import NETWORK, RUNS, train_twenty_steps
 
+from fflm.backend import devices as backend_devices
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.cuda import backend as cuda_backend
 from fflm.backend.cuda import mixed as cuda_mixed
@@ -63,13 +64,13 @@ def test_softmax_of_float16_values_is_accurate(rows, words, size, scale):
     """Losses are as accurate as in single precision; only exponentials and the gradients from them are rounded to float16."""
     generator = np.random.default_rng(0)
     shapes = (rows, size), (words, size), (words,)
-    features, weight, bias = (generator.normal(size=shape).astype(np.float16).astype(np.float32) for shape in shapes)
+    hidden, weight, bias = (generator.normal(size=shape).astype(np.float16).astype(np.float32) for shape in shapes)
     weight /= 4
     targets = generator.integers(0, words, rows, np.int32)
-    arrays = on_gpu(features, weight, bias, targets)
+    arrays = on_gpu(hidden, weight, bias, targets)
     results = on_gpu(*(np.full(shape, np.nan, np.float32) for shape in ((rows,), *shapes)))
     MIXED.output_gradients(*arrays, 0.1, 0.2, scale, 0.0, *results)
-    exact = *(each.astype(np.float64) for each in (features, weight, bias)), targets
+    exact = *(each.astype(np.float64) for each in (hidden, weight, bias)), targets
     assert_close(MIXED.download(results[0]), reference.output_losses(*exact), SINGLE_SOFTMAX, unit=1.0)
     expected = reference.output_gradients(*exact, 0.1, 0.2, scale)
     for found, wanted in zip(results[1:], expected, strict=True):
@@ -81,13 +82,13 @@ def test_mixed_operations_round_in_same_places_as_numpy(rows, words, size):
     """For any float32 values the results equal those of NumPy with rounding in the same places."""
     generator = np.random.default_rng(0)
     shapes = (rows, size), (words, size), (words,), (rows, words)
-    features, weight, bias, d_outputs = (generator.normal(size=shape).astype(np.float32) for shape in shapes)
+    hidden, weight, bias, d_outputs = (generator.normal(size=shape).astype(np.float32) for shape in shapes)
     targets, noise = generator.integers(0, words, rows, np.int32), generator.poisson(2, words).astype(np.float32)
     before = weight[::-1].copy(), bias[::-1].copy()
 
     def results(backend):
-        x, w, b, t, k, d_y, d_w, d_b = map(backend.upload, (features, weight, bias, targets, noise, d_outputs * 1e-6, *before))
-        losses, d_x = backend.upload(np.zeros(rows, np.float32)), backend.upload(np.zeros_like(features))
+        x, w, b, t, k, d_y, d_w, d_b = map(backend.upload, (hidden, weight, bias, targets, noise, d_outputs * 1e-6, *before))
+        losses, d_x = backend.upload(np.zeros(rows, np.float32)), backend.upload(np.zeros_like(hidden))
         y = backend.upload(np.zeros_like(d_outputs))
         found = []
 
@@ -160,8 +161,8 @@ def test_twenty_mixed_steps_are_close_to_single_precision(name):
 
 def test_mixed_precision_training_session(text, monkeypatch):
     backends = {"fp32": MIXED.full_precision, "mixed": MIXED}
-    monkeypatch.setattr(train, "choose_device", lambda device: device)
-    monkeypatch.setattr(train, "device_backend", lambda device, precision, threads: backends[precision])
+    monkeypatch.setattr(backend_devices, "choose_device", lambda device: device)
+    monkeypatch.setattr(backend_devices, "device_backend", lambda device, precision, threads: backends[precision])
     fields = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "epochs": 1, "device": "cuda"}
     perplexities = {}
     for precision in backends:

@@ -26,7 +26,7 @@ from fflm.models.classifier.metrics import Report
 from fflm.models.classifier.reading import read_labeled
 from fflm.models.classifier.settings import TextInput
 from fflm.models.classifier.train import ClassifierSession, start_session
-from fflm.models.creation import default_path
+from fflm.models.creation import model_path
 from fflm.text.holdout import Count, Share
 from fflm.text.tokenizer import Tokenizer
 from fflm.training.events import Evaluation, Step
@@ -363,13 +363,13 @@ def test_classifier_accepts_texts_without_words(tmp_path: Path, input: str) -> N
 def test_held_out_texts_are_stratified_by_class(tmp_path: Path) -> None:
     rows = [(label, f"{label} {number}") for label, count in (("a", 300), ("b", 100), ("c", 20)) for number in range(count)]
     run_ = start_session([write_tsv(tmp_path / "a.tsv", rows)], tmp_path / "m", valid=Share(0.1), test=Count(105))
-    counts = {name: part.counts(3).tolist() for name, part in run_.examples.items()}
+    counts = {name: part.counts(3).tolist() for name, part in run_.data.examples.items()}
     assert sum(map(np.array, counts.values())).tolist() == [300, 100, 20]
     assert np.abs(np.array(counts["valid"]) - [30, 10, 2]).max() <= 1
     assert np.abs(np.array(counts["test"]) - [75, 25, 5]).max() <= 1
     decoded = [
-        " ".join(run_.reader.vocabulary.decode(part.ids[part.starts[row] : part.starts[row + 1]]))
-        for name, part in run_.examples.items()
+        " ".join(run_.data.reader.vocabulary.decode(part.ids[part.starts[row] : part.starts[row + 1]]))
+        for name, part in run_.data.examples.items()
         for row in range(len(part))
         if name == "train"
     ]
@@ -449,7 +449,7 @@ def test_pretrained_vectors_initialize_embeddings_and_can_be_frozen(data: Path, 
     model = fflm.train(text, tmp_path / "lm", embedding=6, hidden=(8,), window=2, epochs=1)
     run_ = start_session([data / "train.tsv"], tmp_path / "m3", vectors=tmp_path / "lm")
     for word in ("film", "great"):
-        row = run_.trainer.parameters.embeddings[run_.reader.vocabulary.id(word)]
+        row = run_.trainer.parameters.embeddings[run_.data.reader.vocabulary.id(word)]
         assert np.array_equal(row, model.parameters.embeddings[model.vocabulary.id(word)])
 
 
@@ -483,7 +483,7 @@ def test_only_text_of_class_is_not_held_out(tmp_path: Path) -> None:
     rows = [("a", f"x{number}") for number in range(9)] + [("b", "y")]
     for seed in range(1, 9):
         run_ = start_session([write_tsv(tmp_path / "a.tsv", rows)], tmp_path / f"m{seed}", valid=Share(0.5), seed=seed)
-        assert run_.examples["train"].counts(2)[1] == 1
+        assert run_.data.examples["train"].counts(2)[1] == 1
 
 
 def test_validation_label_missing_from_training_is_refused(data: Path, tmp_path: Path) -> None:
@@ -503,8 +503,8 @@ def test_damaged_files_of_classifier_are_refused(data: Path, tmp_path: Path, nam
 
 
 def test_default_path_of_classifier() -> None:
-    assert default_path(["x/reviews.tsv.gz"], "classifier") == Path("reviews.classifier")
-    assert default_path(["-"], "classifier") == Path("stdin.classifier")
+    assert model_path(None, (Path("x/reviews.tsv.gz"),), "classifier") == Path("reviews.classifier")
+    assert model_path(None, (Path("-"),), "classifier") == Path("stdin.classifier")
 
 
 # The commands.

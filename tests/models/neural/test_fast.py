@@ -48,8 +48,8 @@ def expected_losses(model, ids):
     case = {**reference.PLAIN, **model.config.to_dict()}
     arrays = {name: array.astype(np.float64) for name, array in model.parameters.items()}
     contexts, targets = model.windows(ids).batch(np.arange(len(ids)))
-    features = reference.forward(arrays, contexts, case, 0, 0, training=False)[2]
-    return -(features * reference.softmax_weight(arrays)[targets]).sum(1) - arrays["output.bias"][targets]
+    hidden = reference.forward(arrays, contexts, case, 0, 0, training=False)[2]
+    return -(hidden * reference.softmax_weight(arrays)[targets]).sum(1) - arrays["output.bias"][targets]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -33,6 +33,7 @@ from fflm.cli.train import VIEW
 from fflm.errors import FflmError
 from fflm.files import LOCK, write_json
 from fflm.models.corpora import trained_corpus
+from fflm.models.creation import model_path
 from fflm.models.description import EVENTS
 from fflm.models.folder import VOCABULARY, latest_model
 from fflm.models.neural import model as neural_model
@@ -44,7 +45,6 @@ from fflm.models.neural.train import (
     default_batch_size,
     default_epochs,
     default_loss,
-    default_path,
     start_session,
 )
 from fflm.models.scoring import score_part
@@ -236,9 +236,9 @@ def test_unknown_preset_is_refused(text):
 
 
 def test_default_path_is_named_after_text():
-    assert default_path(["corpora/stories.txt", "x"]) == Path("stories.model")
-    assert default_path(["-"]) == Path("stdin.model")
-    assert default_path(["a/.hidden"]) == Path(".hidden.model")
+    assert model_path(None, (Path("corpora/stories.txt"), Path("x"))) == Path("stories.model")
+    assert model_path(None, (Path("-"),)) == Path("stdin.model")
+    assert model_path(None, (Path("a/.hidden"),)) == Path(".hidden.model")
 
 
 # With the command.
