@@ -26,7 +26,7 @@ def command() -> None:
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print everything the catalogue says, as JSON.")
 def list_corpora(as_json: bool) -> None:
-    """Show the corpora, their sizes to download and their licences.
+    """Show the corpora, their sizes to download and their licenses.
 
     \b
     Example:
@@ -37,8 +37,8 @@ def list_corpora(as_json: bool) -> None:
         known = [{**dataclasses.asdict(entry), "size": entry.size} for entry in entries]
         click.echo(json.dumps(known, ensure_ascii=False, indent=2))
         return
-    rows = [[entry.name, f"{entry.size / 1e6:.1f} MB", entry.licence, entry.title] for entry in entries]
-    click.echo("\n".join(table("lrll", ["NAME", "SIZE", "LICENCE", "TITLE"], rows, stdout_width())))
+    rows = [[entry.name, f"{entry.size / 1e6:.1f} MB", entry.license, entry.title] for entry in entries]
+    click.echo("\n".join(table("lrll", ["NAME", "SIZE", "LICENSE", "TITLE"], rows, stdout_width())))
 
 
 def _names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -81,11 +81,11 @@ def get(name: str, folder: Path, as_json: bool) -> None:
             "name": name,
             "folder": str(folder / name),
             "files": [str(file) for file in files],
-            "licence": entry.licence,
+            "license": entry.license,
             "split": entry.split,
             "train": train,
         }
         click.echo(json.dumps(result, ensure_ascii=False, indent=2))
     else:
         click.echo("\n".join(map(str, files)))
-        click.echo(f"licence: {entry.licence}\nsplit:   {entry.split}\ntrain:   {train}", err=True)
+        click.echo(f"license: {entry.license}\nsplit:   {entry.split}\ntrain:   {train}", err=True)
