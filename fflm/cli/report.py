@@ -72,7 +72,7 @@ EVALUATIONS = (
     Column("", 1),
     Column("rate", 7, optional=True),
 )
-"""The first columns of a table of evaluations: bits/char are of the validation text; the column without heading marks the best."""
+"""The first columns of a table of evaluations; bits/char are of the validation text, and the unnamed column marks the best."""
 
 
 def show_training(loss: float | None) -> str:
