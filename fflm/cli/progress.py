@@ -162,7 +162,7 @@ class _Display:
 
     def show(self, run: "Session", event: "Event") -> None:
         """Display an event of the session."""
-        progress = self._progress = self._progress or self._begin()
+        progress = self._progress = self._progress or self._start()
         _show(event, run, self._view, self._table, progress, self._task)
         if progress.disable and time.monotonic() - self._shown > LOG_SECONDS:
             state = run.trainer.state
@@ -170,7 +170,7 @@ class _Display:
             self._console.print(self._table.row(row))
             self._shown = time.monotonic()
 
-    def _begin(self) -> "Progress":
+    def _start(self) -> "Progress":
         """Start the progress bar, and print the head of the table."""
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

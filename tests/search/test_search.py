@@ -464,7 +464,7 @@ def test_search_without_converging_trial_is_an_error(text):
     options = ("--search", "rate=1e8|1e9", "--optimizer", "sgd", "--clip", 0, "--epochs", 1)
     result = fflm("tune", text, *SMALL, *options, folder=".")
     assert result.returncode == 1
-    assert re.fullmatch(r"error: no trial came to its end \(training does not converge.*", result.stderr.splitlines()[-1])
+    assert re.fullmatch(r"error: no trial was completed \(training does not converge.*", result.stderr.splitlines()[-1])
 
 
 ERRORS = [
