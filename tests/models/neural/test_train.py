@@ -27,6 +27,7 @@ from command import FFLM, SMALL, STORIES, fflm, snapshot
 from rich.console import Console
 
 import fflm as library
+from fflm import progress
 from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays, meaning, save_arrays
 from fflm.backend.protocol import ACTIVATIONS
 from fflm.cli.progress import watch
@@ -56,7 +57,7 @@ from fflm.text.settings import TextSettings
 from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.vocabulary import VocabularyRule
 from fflm.training import events as training_events
-from fflm.training import progress, session
+from fflm.training import session
 from fflm.training.checkpoints import Checkpoint
 from fflm.training.events import Evaluation, RolledBack, Step
 from fflm.training.log import read_log
