@@ -15,12 +15,18 @@ from fflm.training.examples import Scale
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 
 
+def failures(estimator):
+    """Return the check that gives negative targets to an estimator whose tags say that it takes none."""
+    return {"check_regressor_multioutput": "negative targets"} if estimator.output == "poisson" else {}
+
+
 @parametrize_with_checks(
     [
         FeedforwardClassifier((), output="sigmoid", validation=0.2),
         FeedforwardRegressor(),
         FeedforwardRegressor((), output="poisson"),
-    ]
+    ],
+    expected_failed_checks=failures,
 )
 def test_estimators_pass_scikit_learn_checks(estimator, check):
     check(estimator)
