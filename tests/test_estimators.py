@@ -218,10 +218,20 @@ def test_equal_weights_stay_equal():
     assert np.abs(first - first[:, :1]).max() > 0.1
 
 
-@pytest.mark.parametrize("given", [{"coefs_init": [np.zeros((6, 4)), 0.1]}, {"coefs_init": [0.1]}, {"intercepts_init": ["a", 0]}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"coefs_init": [np.zeros((6, 4)), 0.1]},
+        {"coefs_init": [0.1]},
+        {"coefs_init": [np.zeros(6), 0]},
+        {"intercepts_init": ["a", 0]},
+    ],
+)
 def test_initial_weights_of_other_shapes(given):
     features, classes = load_iris(return_X_y=True)
-    with pytest.raises(ValueError, match=r"must be arrays of the shapes \((4, 6\), \(6, 3|6,\), \(3,)\), one for each layer"):
+    with pytest.raises(
+        ValueError, match=r"must be arrays of the shapes \((4, 6\), \(6, 3|6,\), \(3,)\), one for each layer, or numbers"
+    ):
         FeedforwardClassifier((6,), epochs=1).fit(features, classes, **given)
 
 
