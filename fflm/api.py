@@ -121,7 +121,7 @@ def _finish(session: Session, verbose: bool, callback: Callback | None) -> None:
         ended = session.finish(*callbacks)
     if not ended or interrupted.come:
         if not session.published:
-            raise KeyboardInterrupt(f"stopped before there were new weights: {session.path} is as it was")
+            raise KeyboardInterrupt(f"stopped before there were new weights: {session.path} is unchanged")
         raise KeyboardInterrupt(f"stopped and saved: `fflm.resume('{session.path}')` resumes training")
 
 

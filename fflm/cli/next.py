@@ -1,13 +1,12 @@
-"""`fflm next`: the distribution of the next word."""
+"""`fflm next`: the probability distribution of the next word."""
 
-import json
 from pathlib import Path
 
 import click
 
 from fflm.cli.loading import load_model, read_prefix
 from fflm.cli.options import device_option, json_option, model_option, prefix_options, quiet_option
-from fflm.cli.report import show_word
+from fflm.cli.report import echo_json, show_word
 
 
 @click.command()
@@ -22,7 +21,7 @@ def command(
 ) -> None:
     """Show the most probable words after a prefix, with their probabilities, which sum to one over the vocabulary.
 
-    <unk> is any word that the model does not know, </s> the end of a line or sentence.
+    <unk> stands for all words that are not in the vocabulary, </s> for the end of a line or sentence.
 
     \b
     Example:
@@ -44,7 +43,7 @@ def command(
             "words": table,
             "others": others,
         }
-        click.echo(json.dumps(result, ensure_ascii=False))
+        echo_json(result)
         return
     for word, probability in words:
         click.echo(f"{probability:10.6f}  {show_word(word)}")

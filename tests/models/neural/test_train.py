@@ -780,7 +780,7 @@ def test_interruption_before_first_evaluation_keeps_old_model(text, steps):
     command = [sys.executable, "-c", SIGNAL_AFTER_STEPS, str(steps), "train", str(text), *SMALL, "--overwrite"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 130
-    assert result.stderr.splitlines()[-1] == "stopped before there were new weights; text.model is as it was"
+    assert result.stderr.splitlines()[-1] == "stopped before there were new weights; text.model is unchanged"
     assert snapshot(Path()) == before
 
 
@@ -874,7 +874,7 @@ def test_training_interrupted_in_python_resumes_with_same_result(text):
 def test_ctrl_c_in_python_before_first_evaluation_keeps_old_model(text):
     library.train(text, "text.model", **TINY)
     before = snapshot(Path())
-    with pytest.raises(KeyboardInterrupt, match=r"text\.model is as it was"):
+    with pytest.raises(KeyboardInterrupt, match=r"text\.model is unchanged"):
         library.train(text, "text.model", overwrite=True, callback=CtrlC(2), **{**TINY, "seed": 2})
     assert snapshot(Path()) == before
 
