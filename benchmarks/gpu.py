@@ -67,11 +67,11 @@ except ImportError:
 TESTS = {
     "fp32": (
         "tests/backend/test_backend.py",
-        "tests/network/test_network.py",
+        "tests/network/test_feedforward.py",
         "tests/backend/cuda/test_cuda.py",
         "tests/backend/cuda/test_mixed.py",
     ),
-    "mixed": ("tests/backend/test_backend.py", "tests/network/test_network.py"),
+    "mixed": ("tests/backend/test_backend.py", "tests/network/test_feedforward.py"),
 }
 STEPS = [(words, hidden, batch) for words in (50_000, 10_000, 250_000) for hidden in (256, 512, 1024) for batch in (8192, 1024)]
 """Vocabulary, hidden units and batch of the steps; the claim is about the first."""

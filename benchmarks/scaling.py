@@ -30,7 +30,7 @@ from fflm.models.neural.train import default_averages
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
-from fflm.plots import COLOURS
+from fflm.plots import COLORS
 from fflm.shuffling import shuffled
 from fflm.text.windows import Windows
 from fflm.training.settings import TrainingSettings
@@ -141,8 +141,8 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
     panels = figure.subplots(2, 3, sharey=True)
     for axes, (variable, result) in zip(panels.flat, results.items(), strict=True):
         for color, marker, kind, unit, values in (
-            (COLOURS[0], "o", "time", "ms", [1e3 * each["median"] for each in result["seconds"]]),
-            (COLOURS[1], "s", "memory", "MB", [each / 1e6 for each in result["bytes"]]),
+            (COLORS[0], "o", "time", "ms", [1e3 * each["median"] for each in result["seconds"]]),
+            (COLORS[1], "s", "memory", "MB", [each / 1e6 for each in result["bytes"]]),
         ):
             label = f"{unit}, exponent {result['exponents'][kind]:.2f}"
             axes.plot(result["values"], values, marker=marker, ms=4, color=color, label=label)

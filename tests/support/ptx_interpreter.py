@@ -2,14 +2,16 @@
 
 Execution
     The blocks of a launch run one after the other, the threads of a block in turn. `advance` runs one thread until it reaches a
-    barrier, an instruction of its whole warp (`EXCHANGE` and what follows it in the list) or its end. `run_blocks` calls
-    `together` once all threads of a warp wait at the same such instruction, and passes a barrier once all threads of the block
-    do. A register is an int64, of which an instruction writes at least as many bits as its type has; `number` cuts out those that
-    an instruction reads. A float32 is the lower half of a register. A predicate has all its bits equal: 0 is false, -1 is true.
+    barrier, an instruction of its whole warp (`EXCHANGE` and what follows it in the list) or its end. `run_warp` calls
+    `together` once all threads of a warp wait at the same such instruction, and `execute` passes a barrier once all threads of
+    the block do. A register is an int64, of which an instruction writes at least as many bits as its type has; `number` cuts
+    out those that an instruction reads. A float32 is the lower half of a register. A predicate has all its bits equal: 0 is
+    false, -1 is true.
 
 Checks
-    `check` checks the alignment and the bounds of each access to global or shared memory, and `watch` detects races. `run_blocks`
-    detects barriers and instructions of a warp that only some threads reach. The first fault ends the launch; `ERRORS` names it.
+    `check` checks the alignment and the bounds of each access to global or shared memory, and `watch` detects races. `execute`
+    detects barriers that only some threads reach, `run_warp` such instructions of a warp. The first fault ends the launch;
+    `ERRORS` names it.
 
 Table
     Each instruction is a row of `WIDTH` numbers: the operation, the register of its guard (or -1), whether the guard is negated,
@@ -161,19 +163,10 @@ compiled = njit(cache=True, nogil=True, error_model="numpy")
 @compiled
 def number(kind, bits):
     """Return the integer of a kind in the lower bits of a register."""
-    if kind == 2:
-        return bits & 0xFFFFFFFF
-    if kind == 6:
-        return (bits << 32) >> 32
-    if kind == 3 or kind == 7:
-        return bits
-    if kind == 1:
-        return bits & 0xFFFF
-    if kind == 5:
-        return (bits << 48) >> 48
-    if kind == 0:
-        return bits & 0xFF
-    return (bits << 56) >> 56
+    unused = 64 - (8 << (kind & 3))
+    if kind >= 4:
+        return (bits << unused) >> unused
+    return np.int64(np.uint64(bits << unused) >> np.uint64(unused))
 
 
 @compiled
@@ -305,9 +298,43 @@ def check(address, size, access, in_shared, own, turn, launch, known, notes, sha
 
 
 @compiled
+def load(views, size, address):
+    """Return the number in ``size`` bytes at an address, in the lower bits of a register."""
+    if size == 4:
+        return np.int64(views[2][address // 4])
+    if size == 8:
+        return views[3][address // 8]
+    return np.int64(views[1][address // 2] if size == 2 else views[0][address])
+
+
+@compiled
+def store(views, size, address, bits):
+    """Write the lower ``size`` bytes of a register to an address."""
+    if size == 4:
+        views[2][address // 4] = np.uint32(bits & 0xFFFFFFFF)
+    elif size == 8:
+        views[3][address // 8] = bits
+    elif size == 2:
+        views[1][address // 2] = np.uint16(bits & 0xFFFF)
+    else:
+        views[0][address] = np.uint8(bits & 0xFF)
+
+
+@compiled
+def add(views, kind, address, integer, real):
+    """Add to the number at an address: ``real`` if the kind is `F32`, else ``integer``."""
+    if kind == F32:
+        views[4][address // 4] += real
+    elif kind & 3 == 2:
+        views[2][address // 4] += np.uint32(integer & 0xFFFFFFFF)
+    else:
+        views[3][address // 8] += integer
+
+
+@compiled
 def advance(code, place, registers, base, own, turn, launch, memory, known, notes, shared, shared_bytes, shared_notes):
     """Run a thread until it stops; return the place, the new state, and the code of a fault."""
-    r, f = registers, registers.view(np.float32)
+    r, f = registers
     while True:
         at = place * WIDTH
         op, guard = code[at], code[at + 1]
@@ -332,38 +359,19 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
             error = check(address, count * size, access, in_shared, own, turn, launch, known, notes, shared_bytes, shared_notes)
             if error:
                 return place, RUNNING, error
-            bytes_ = shared if in_shared else memory
             if op == ATOMIC_ADD:
                 i = base + code[at + 8]
-                if kind == F32:
-                    bytes_.view(np.float32)[address // 4] += f[2 * i]
-                elif size == 4:
-                    bytes_.view(np.uint32)[address // 4] += np.uint32(r[i] & 0xFFFFFFFF)
-                else:
-                    bytes_.view(np.int64)[address // 8] += r[i]
+                add(shared if in_shared else memory, kind, address, r[i], f[2 * i])
                 if code[at + 9] >= 0:  # the previous value must not be used, because the order is unknown
                     r[base + code[at + 9]] = -1
             else:
                 for k in range(count):
                     i = base + code[at + 8 + k]
                     if op == LOAD:
-                        if size == 4:
-                            bits = np.int64(bytes_.view(np.uint32)[address // 4 + k])
-                        elif size == 8:
-                            bits = bytes_.view(np.int64)[address // 8 + k]
-                        elif size == 2:
-                            bits = np.int64(bytes_.view(np.uint16)[address // 2 + k])
-                        else:
-                            bits = np.int64(bytes_[address + k])
+                        bits = load(shared if in_shared else memory, size, address + k * size)
                         r[i] = bits if kind == F32 else number(kind, bits)
-                    elif size == 4:
-                        bytes_.view(np.uint32)[address // 4 + k] = np.uint32(r[i] & 0xFFFFFFFF)
-                    elif size == 8:
-                        bytes_.view(np.int64)[address // 8 + k] = r[i]
-                    elif size == 2:
-                        bytes_.view(np.uint16)[address // 2 + k] = np.uint16(r[i] & 0xFFFF)
                     else:
-                        bytes_[address + k] = np.uint8(r[i] & 0xFF)
+                        store(shared if in_shared else memory, size, address + k * size, r[i])
         elif op in (FMA, FMA_DOWN):  # double precision rounds once, except in rare ties
             exact = np.float64(f[2 * a]) * np.float64(f[2 * b]) + np.float64(f[2 * c])
             f[2 * d] = np.float32(exact)
@@ -491,10 +499,12 @@ def together(
     code, place, registers, size, first, own, barriers, launch, memory, known, notes, shared, shared_bytes, shared_notes
 ):
     """Execute an instruction of the warp that starts at thread ``first``; return the code of a fault."""
-    r, f = registers, registers.view(np.float32)
+    r, f = registers
     at = place * WIDTH
     op = code[at]
-    bases = (first + np.arange(WARP)) * size
+    bases = np.empty(WARP, np.int64)
+    for lane in range(WARP):
+        bases[lane] = (first + lane) * size
     if op == EXCHANGE:
         values = np.empty(WARP, np.int64)
         for lane in range(WARP):
@@ -510,7 +520,7 @@ def together(
             r[base + code[at + 5]] = -1
         return NO_ERROR
     if op == LDMATRIX:  # lane l has the address of row l % 8 of matrix l // 8
-        halves, rows = shared.view(np.uint16), np.empty(WARP, np.int64)
+        halves, rows = shared[1], np.empty(WARP, np.int64)
         for lane in range(WARP):
             rows[lane] = r[bases[lane] + code[at + 8]] + code[at + 9]
             error = check(
@@ -559,6 +569,115 @@ def together(
 
 
 @compiled
+def run_warp(
+    code, places, states, registers, size, first, own, barriers, launch, memory, known, notes, shared, shared_bytes, shared_notes
+):
+    """Run the warp that starts at thread ``first`` to a barrier or its end; return the code of a fault, and its instruction."""
+    last = min(first + WARP, len(places))
+    while True:
+        waiting, waiting_elsewhere, place = 0, False, places[first]
+        for thread in range(first, last):
+            if states[thread] == RUNNING:
+                places[thread], states[thread], error = advance(
+                    code,
+                    places[thread],
+                    registers,
+                    thread * size,
+                    own,
+                    barriers * THREADS + thread,
+                    launch,
+                    memory,
+                    known,
+                    notes,
+                    shared,
+                    shared_bytes,
+                    shared_notes,
+                )
+                if error:
+                    return error, places[thread]
+            if states[thread] == IN_WARP:
+                waiting += 1
+                place = places[thread]
+        if not waiting:
+            return NO_ERROR, 0
+        for thread in range(first, last):
+            waiting_elsewhere |= places[thread] != place
+        if waiting < WARP or waiting_elsewhere:
+            return WARP_OF_SOME, place
+        error = together(
+            code, place, registers, size, first, own, barriers, launch, memory, known, notes, shared, shared_bytes, shared_notes
+        )
+        if error:
+            return error, place
+        for thread in range(first, last):
+            places[thread], states[thread] = place + 1, RUNNING
+
+
+@compiled
+def execute(code, template, special, grid, registers, places, memory, known, notes, launch, shared, shared_bytes, shared_notes):
+    """Run all blocks of a launch, as `run_blocks` does; memory is given as its `views`, registers as int64 and as float32."""
+    size, threads, states = len(template), len(places), np.empty_like(places)
+    for block in range(grid[0] * grid[1] * grid[2]):
+        r = registers[0]
+        for thread in range(threads):
+            base = thread * size
+            for number_of_register in range(size):
+                r[base + number_of_register] = template[number_of_register]
+            r[base + special[0]], r[base + special[1]] = thread, thread % WARP
+            r[base + special[2]] = block % grid[0]
+            r[base + special[3]] = block // grid[0] % grid[1]
+            r[base + special[4]] = block // grid[0] // grid[1]
+            places[thread], states[thread] = 0, RUNNING
+        shared[1].fill(0x7FFF)  # NaN
+        for array in shared_notes:  # each block has shared memory of its own
+            array.fill(0)
+        barriers, own = np.int64(0), launch + block  # Numba would compile what is called with a literal 0 once more
+        while True:
+            for first in range(0, threads, WARP):
+                error, place = run_warp(
+                    code,
+                    places,
+                    states,
+                    registers,
+                    size,
+                    first,
+                    own,
+                    barriers,
+                    launch,
+                    memory,
+                    known,
+                    notes,
+                    shared,
+                    shared_bytes,
+                    shared_notes,
+                )
+                if error:
+                    return error, place
+            done, waiting, elsewhere = 0, places[0], False
+            for thread in range(threads - 1, -1, -1):
+                if states[thread] == DONE:
+                    done += 1
+                else:
+                    waiting = places[thread]
+                elsewhere |= places[thread] != places[0]
+            if done == threads:
+                break
+            if done or elsewhere:
+                return BARRIER_OF_SOME, waiting
+            for thread in range(threads):
+                places[thread], states[thread] = waiting + 1, RUNNING
+            barriers += 1
+    return NO_ERROR, 0
+
+
+def views(memory):
+    """Return memory as integers of 1, 2, 4 and 8 bytes, and as floats.
+
+    Views are made here because Numba takes seconds to compile the making of one.
+    """
+    return tuple(memory.view(kind) for kind in (np.uint8, np.uint16, np.uint32, np.int64, np.float32))
+
+
 def run_blocks(code, template, special, grid, threads, memory, known, notes, launch, shared_bytes):
     """Run all blocks of a launch, one after the other.
 
@@ -586,83 +705,20 @@ def run_blocks(code, template, special, grid, threads, memory, known, notes, lau
     error, place
         The code of a fault in `ERRORS`, and the number of its instruction.
     """
-    size = len(template)
-    registers = np.empty(threads * size, np.int64)
-    shared = np.empty((shared_bytes + 15) // 8 * 8, np.uint8)
-    words = len(shared) // 4
-    shared_notes = np.zeros(words, np.int64), np.zeros(words, np.int64), np.zeros(words, np.int64), np.zeros(words, np.int64)
-    places, states = np.empty(threads, np.int64), np.empty(threads, np.int64)
-    for block in range(grid[0] * grid[1] * grid[2]):
-        for thread in range(threads):
-            base = thread * size
-            registers[base : base + size] = template
-            registers[base + special[0]], registers[base + special[1]] = thread, thread % WARP
-            registers[base + special[2]] = block % grid[0]
-            registers[base + special[3]] = block // grid[0] % grid[1]
-            registers[base + special[4]] = block // grid[0] // grid[1]
-        shared.view(np.uint16)[:] = 0x7FFF  # NaN
-        shared_notes[0][:], shared_notes[1][:] = 0, 0  # each block has shared memory of its own
-        places[:], states[:] = 0, RUNNING
-        barriers, own = 0, launch + block
-        while True:
-            for first in range(0, threads, WARP):
-                last = min(first + WARP, threads)
-                while True:
-                    waiting, waiting_elsewhere = 0, False
-                    for thread in range(first, last):
-                        if states[thread] == RUNNING:
-                            places[thread], states[thread], error = advance(
-                                code,
-                                places[thread],
-                                registers,
-                                thread * size,
-                                own,
-                                barriers * THREADS + thread,
-                                launch,
-                                memory,
-                                known,
-                                notes,
-                                shared,
-                                shared_bytes,
-                                shared_notes,
-                            )
-                            if error:
-                                return error, places[thread]
-                        if states[thread] == IN_WARP:
-                            waiting += 1
-                            place = places[thread]
-                    if not waiting:
-                        break
-                    for thread in range(first, last):
-                        waiting_elsewhere |= places[thread] != place
-                    if waiting < WARP or waiting_elsewhere:
-                        return WARP_OF_SOME, place
-                    error = together(
-                        code,
-                        place,
-                        registers,
-                        size,
-                        first,
-                        own,
-                        barriers,
-                        launch,
-                        memory,
-                        known,
-                        notes,
-                        shared,
-                        shared_bytes,
-                        shared_notes,
-                    )
-                    if error:
-                        return error, place
-                    places[first:last] = place + 1
-                    states[first:last] = RUNNING
-            done = (states == DONE).sum()
-            if done == threads:
-                break
-            if done or (places != places[0]).any():
-                return BARRIER_OF_SOME, places[states != DONE][0]
-            places += 1
-            states[:] = RUNNING
-            barriers += 1
-    return NO_ERROR, 0
+    registers, shared = np.empty(threads * len(template), np.int64), np.empty((shared_bytes + 15) // 8, np.int64)
+    shared_notes = tuple(np.zeros(2 * len(shared), np.int64) for _ in notes)
+    return execute(
+        code,
+        template,
+        special,
+        grid,
+        (registers, registers.view(np.float32)),
+        np.empty(threads, np.int64),
+        views(memory),
+        known,
+        notes,
+        launch,
+        views(shared),
+        shared_bytes,
+        shared_notes,
+    )
