@@ -1,10 +1,6 @@
 """Every backend operation is compared with the reference, for all dtypes, odd sizes, numbers of threads, NaN and infinity."""
 
 import inspect
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -14,9 +10,8 @@ import reference
 from devices import NumpyBackend, backend_under_test, device, precision, tile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import ACTIVATION, EXP_FLOAT32, FLOAT32, NORMALIZE, PRODUCT, SOFTMAX, UPDATE, assert_close
+from tolerances import ACTIVATION, FLOAT32, NORMALIZE, PRODUCT, SOFTMAX, UPDATE, assert_close
 
-from fflm.backend import formulas
 from fflm.backend.cpu import backend as cpu_backend
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, ActivationFunction, Backend, Dropout, UnitLoss
@@ -38,27 +33,6 @@ OUTPUT_SIZES = [
     (33, 3 * TILE + 7, 10),
 ]
 LAYER_SIZES = [(1, 1, 1), (1, 7, 3), (3, 5, 2), (2, 1, 9), (17, 33, 70), (300, 5, 6)]
-
-
-@pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "passive"), ("NUMBA_OPT", "2")])
-def test_environment_variables_are_set_before_numba_is_imported(name: str, value: str) -> None:
-    program = f"import os, sys; import fflm.network.config; print(os.environ[{name!r}], 'numba' in sys.modules)"
-    for own in ({}, {name: "1"}):  # a value that the user has set stays
-        environment = {key: other for key, other in os.environ.items() if key != name} | own
-        result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-        assert result.stdout == f"{own.get(name, value)} False\n"
-
-
-def test_scipy_linalg_works_after_blas_was_loaded_alone() -> None:
-    program = """
-import sys
-import fflm.backend.cpu.blas
-assert "scipy.linalg" not in sys.modules
-import scipy.linalg
-from scipy.linalg import cython_blas
-assert scipy.linalg.inv([[2.0]]) == [[0.5]] and cython_blas.__pyx_capi__["sgemm"]
-"""
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
 
 def normal(generator: np.random.Generator, *shape: int, dtype: np.dtype, size: float = 1.0) -> np.ndarray:
@@ -193,7 +167,8 @@ FUNCTIONS = (*ACTIVATIONS, ("leaky_relu", 0.2), ("leaky_relu", 0.0), ("elu", 0.3
 
 @pytest.mark.parametrize("activation", FUNCTIONS, ids=str)
 def test_activations(activation: ActivationFunction, dtype: np.dtype) -> None:
-    z = np.concatenate([np.linspace(-30, 30, 3001), [-1e4, -1e2, -90, -1e-3, -1e-7, 1e-7, 1e-3, 90, 1e2, 1e4]])
+    points = 3001 if device != "ptx" else 301  # the PTX interpreter computes a whole tile of columns for this one
+    z = np.concatenate([np.linspace(-30, 30, points), [-1e4, -1e2, -90, -1e-3, -1e-7, 1e-7, 1e-3, 90, 1e2, 1e4]])
     z = z.astype(dtype)[:, None]
     outputs, one, nothing = np.empty_like(z), np.ones((1, 1), dtype), np.zeros(1, dtype)
     BACKEND.affine(z, one, nothing, activation, outputs)
@@ -649,42 +624,6 @@ def operations(backend: Backend, dtype: np.dtype) -> list[Any]:
 
 def test_repeated_operations_give_same_bits(dtype: np.dtype, threads: int) -> None:
     first = operations(backend_under_test(), dtype)
-    for _ in range(5):
+    for _ in range(5 if device != "ptx" else 1):  # the PTX interpreter runs threads in a fixed order
         for left, right in zip(first, operations(BACKEND, dtype), strict=True):
             assert np.array_equal(left, right)
-
-
-# Formulas.
-
-
-@pytest.fixture(scope="module")
-def exponential() -> Callable[[np.ndarray], np.ndarray]:
-    @numba.njit
-    def exponential(x):
-        results = np.empty_like(x)
-        for i in range(len(x)):
-            results[i] = formulas.exp(x[i])
-        return results
-
-    return exponential
-
-
-def test_exp_float32(exponential: Callable[[np.ndarray], np.ndarray]) -> None:
-    tiny = np.geomspace(1e-45, 1, 1000)
-    halves = np.arange(-250, 252) * (np.log(2) / 2)  # where the reduction of the argument changes to the next integer
-    x = np.concatenate([np.linspace(-87, 88, 2_000_001), -tiny, tiny, halves, halves + 1e-5, halves - 1e-5]).astype(FLOAT32)
-    x = x[(x >= -87) & (x <= 88)]
-    expected = np.exp(x.astype(np.float64))
-    assert (np.abs(exponential(x) - expected) <= EXP_FLOAT32 * expected).all()
-
-
-def test_exp_float32_outside_its_range(exponential: Callable[[np.ndarray], np.ndarray]) -> None:
-    low, high = exponential(np.array([-87, 88], FLOAT32))
-    beyond = exponential(np.array([-87.5, -104, -1e30, -np.inf, 88.5, 104, 1e30, np.inf], FLOAT32))
-    assert np.array_equal(beyond, [low] * 4 + [high] * 4)
-    assert np.isnan(exponential(np.array([np.nan], FLOAT32))).all()
-
-
-def test_exp_float64(exponential: Callable[[np.ndarray], np.ndarray]) -> None:
-    x = np.linspace(-700, 700, 100_001)
-    np.testing.assert_allclose(exponential(x), np.exp(x), rtol=1e-15)
