@@ -27,7 +27,7 @@ settings.load_profile("fflm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add options that choose the device of numerical tests: ``pytest --device ptx tests/network/test_network.py``."""
+    """Add options that choose the device of numerical tests: ``pytest --device ptx tests/network/test_feedforward.py``."""
     parser.addoption("--device", choices=("cpu", "ptx", "cuda"), default="cpu", help="ptx: the CUDA kernels, without a GPU")
     parser.addoption("--precision", choices=("fp32", "mixed"), default="fp32", help="mixed: as a GPU may train")
 

@@ -7,7 +7,7 @@ import numba
 import numpy as np
 import pytest
 import reference
-from devices import NumpyBackend, backend_under_test, device, precision, tile
+from devices import NumpyBackend, backend_under_test, device, mixed, precision, tile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import ACTIVATION, FLOAT32, NORMALIZE, PRODUCT, SOFTMAX, UPDATE, assert_close
@@ -33,6 +33,9 @@ OUTPUT_SIZES = [
     (33, 3 * TILE + 7, 10),
 ]
 LAYER_SIZES = [(1, 1, 1), (1, 7, 3), (3, 5, 2), (2, 1, 9), (17, 33, 70), (300, 5, 6)]
+
+same_kernels_in_fp32 = pytest.mark.skipif(mixed, reason="--precision fp32 tests the same kernels")
+"""Marks tests of operations that are not matrix products."""
 
 
 def normal(generator: np.random.Generator, *shape: int, dtype: np.dtype, size: float = 1.0) -> np.ndarray:
@@ -66,6 +69,7 @@ def test_backend_has_signatures_of_protocol() -> None:
 # Embeddings.
 
 
+@same_kernels_in_fp32
 @pytest.mark.parametrize("blocks", [(1,), (1, 1, 1), (2,), (3, 1, 2, 1)], ids=str)
 @pytest.mark.parametrize(("rows", "words", "size"), [(1, 1, 1), (1, 4, 5), (2, 3, 1), (33, 50, 7)])
 def test_gather_and_scatter_add(rows: int, words: int, size: int, blocks: tuple[int, ...], dtype: np.dtype, threads: int) -> None:
@@ -94,6 +98,7 @@ def random_texts(generator: np.random.Generator, rows: int, longest: int, words:
     return result
 
 
+@same_kernels_in_fp32
 @pytest.mark.parametrize(
     ("rows", "longest", "words", "size"), [(1, 1, 1, 1), (1, 4, 5, 3), (2, 1, 3, 1), (33, 9, 20, 7), (70, 3, 2, 300)]
 )
@@ -121,6 +126,7 @@ def test_mean_pool_and_max_pool(rows: int, longest: int, words: int, size: int, 
     assert_close(d_embeddings, expected, PRODUCT[dtype])
 
 
+@same_kernels_in_fp32
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_pools_propagate_nan(place: int, dtype: np.dtype) -> None:
     embeddings, text = np.arange(12, dtype=dtype).reshape(4, 3), np.array([[0, 1, 2], [3, 3, -1]], np.int32)
@@ -131,6 +137,7 @@ def test_pools_propagate_nan(place: int, dtype: np.dtype) -> None:
         assert np.array_equal(np.isnan(pooled), [[False, True, False], [False] * 3])
 
 
+@same_kernels_in_fp32
 def test_put_rows(dtype: np.dtype, threads: int) -> None:
     generator = np.random.default_rng(0)
     array, values = normal(generator, 50, 7, dtype=dtype), normal(generator, 33, 7, dtype=dtype)
@@ -143,6 +150,7 @@ def test_put_rows(dtype: np.dtype, threads: int) -> None:
 # Dropout.
 
 
+@same_kernels_in_fp32
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 6), (3, 5), (33, 31), (70, 129)])
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.97])
 def test_dropout(rows: int, width: int, rate: float, dtype: np.dtype, threads: int) -> None:
@@ -230,6 +238,7 @@ def test_affine_propagates_nan(activation: Activation, dtype: np.dtype) -> None:
 # Sums and normalization.
 
 
+@same_kernels_in_fp32
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 6), (3, 5), (33, 70)])
 def test_add(rows: int, width: int, dtype: np.dtype, threads: int) -> None:
     values, total = normal(np.random.default_rng(0), 2, rows, width, dtype=dtype)
@@ -238,6 +247,7 @@ def test_add(rows: int, width: int, dtype: np.dtype, threads: int) -> None:
     assert np.array_equal(total, expected)
 
 
+@same_kernels_in_fp32
 @pytest.mark.parametrize("rows", [1, 33])
 @pytest.mark.parametrize(("wide", "narrow", "first"), [(1, 1, 0), (5, 2, 0), (5, 2, 3), (300, 270, 17)])
 def test_copy(rows: int, wide: int, narrow: int, first: int, dtype: np.dtype, threads: int) -> None:
@@ -254,6 +264,7 @@ def test_copy(rows: int, wide: int, narrow: int, first: int, dtype: np.dtype, th
     assert np.array_equal(rest[1], values[:, narrow // 2 :])
 
 
+@same_kernels_in_fp32
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 2), (3, 5), (33, 70)])
 @pytest.mark.parametrize("mean", [0.0, 30.0])
 def test_normalize(rows: int, width: int, mean: float, dtype: np.dtype, threads: int) -> None:
@@ -269,6 +280,7 @@ def test_normalize(rows: int, width: int, mean: float, dtype: np.dtype, threads:
     assert_close(d_values, expected, NORMALIZE[dtype], unit=1.0)
 
 
+@same_kernels_in_fp32
 def test_normalize_constant_rows(dtype: np.dtype) -> None:
     values, d_values = np.full((2, 5), 3, dtype), np.zeros((2, 5), dtype)
     normalized = np.empty_like(values)
@@ -278,6 +290,7 @@ def test_normalize_constant_rows(dtype: np.dtype) -> None:
     assert not d_values.any()
 
 
+@same_kernels_in_fp32
 def test_normalize_propagates_nan(dtype: np.dtype) -> None:
     values = np.arange(45, dtype=dtype).reshape(9, 5) ** 2
     values[4, 2] = np.nan
@@ -428,6 +441,7 @@ def test_nce_gradients(sizes: tuple[int, int, int], beta: float, dtype: np.dtype
     assert_close(d_bias, before[1] + expected[2], SOFTMAX[dtype], unit=scale)
 
 
+@same_kernels_in_fp32
 @pytest.mark.parametrize("loss", UNIT_LOSSES)
 @pytest.mark.parametrize(("rows", "units"), [(1, 1), (1, 5), (33, 3), (3, 300)])
 def test_unit_losses(rows: int, units: int, loss: UnitLoss, dtype: np.dtype, threads: int) -> None:
@@ -446,6 +460,7 @@ def test_unit_losses(rows: int, units: int, loss: UnitLoss, dtype: np.dtype, thr
     assert_close(d_scores, 0.25 * reference.unit_slopes(loss, *exact), PRODUCT[dtype], unit=1.0)
 
 
+@same_kernels_in_fp32
 @pytest.mark.parametrize("loss", [loss for loss in UNIT_LOSSES if loss not in ("exponential", "poisson")])
 @pytest.mark.parametrize("score", [-1e4, -100.0, 100.0, 1e4])
 def test_unit_losses_of_large_scores(score: float, loss: UnitLoss, dtype: np.dtype) -> None:
@@ -456,6 +471,7 @@ def test_unit_losses_of_large_scores(score: float, loss: UnitLoss, dtype: np.dty
     assert_close(d_scores, reference.unit_slopes(loss, *as_float64(scores, targets)), PRODUCT[dtype], unit=1.0)
 
 
+@same_kernels_in_fp32
 @pytest.mark.parametrize(("loss", "target"), [("exponential", -1), ("exponential", 1), ("poisson", 0), ("poisson", 3)])
 @pytest.mark.parametrize("score", [-1e4, -100.0, 100.0, 1e4])
 def test_exponentials_of_large_scores(score: float, loss: UnitLoss, target: int, dtype: np.dtype) -> None:
@@ -474,6 +490,7 @@ def test_exponentials_of_large_scores(score: float, loss: UnitLoss, target: int,
             assert_close(found, wanted, 10 * PRODUCT[dtype], unit=1.0)
 
 
+@same_kernels_in_fp32
 @pytest.mark.parametrize("loss", UNIT_LOSSES)
 def test_unit_losses_propagate_nan(loss: UnitLoss, dtype: np.dtype) -> None:
     scores = np.array([[1, 2], [np.nan, 1]], dtype)
@@ -486,6 +503,7 @@ def test_unit_losses_propagate_nan(loss: UnitLoss, dtype: np.dtype) -> None:
 # The norm of gradients, and updates of weights.
 
 
+@same_kernels_in_fp32
 @pytest.mark.parametrize("shapes", [[(1,)], [(3,), (1,)], [(7, 5), (1000, 101), (300,)]], ids=str)
 @pytest.mark.parametrize("limit", [1e-3, 1.0, 1e3])
 def test_clip_factor(shapes: list[tuple[int, ...]], limit: float, dtype: np.dtype, threads: int) -> None:
@@ -502,6 +520,7 @@ def test_clip_factor(shapes: list[tuple[int, ...]], limit: float, dtype: np.dtyp
     assert factor[0] == 1
 
 
+@same_kernels_in_fp32
 @pytest.mark.parametrize("shape", [(1,), (7, 5), (64, 33)], ids=str)
 def test_add_penalty(shape: tuple[int, ...], dtype: np.dtype, threads: int) -> None:
     weight, gradient = normal(np.random.default_rng(0), 2, *shape, dtype=dtype)
@@ -528,6 +547,7 @@ UPDATES = {
 }
 
 
+@same_kernels_in_fp32
 @pytest.mark.parametrize("update", UPDATES)
 @pytest.mark.parametrize("shape", [(1,), (3,), (7, 5), (64, 33)], ids=str)
 def test_optimizer_steps(update: str, shape: tuple[int, ...], dtype: np.dtype, threads: int) -> None:
@@ -550,6 +570,7 @@ def test_optimizer_steps(update: str, shape: tuple[int, ...], dtype: np.dtype, t
 IDLE = {"rate": 0.1, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-3}
 
 
+@same_kernels_in_fp32
 def test_adam_catch_up(dtype: np.dtype, threads: int) -> None:
     generator = np.random.default_rng(0)
     arrays = [normal(generator, 33, 7, dtype=dtype) for _ in range(3)]
@@ -565,6 +586,7 @@ def test_adam_catch_up(dtype: np.dtype, threads: int) -> None:
     assert all(np.array_equal(array, before) for array, before in zip(arrays, unchanged, strict=True))
 
 
+@same_kernels_in_fp32
 def test_adam_catch_up_approximates_steps_without_gradient() -> None:
     """The approximation is good because first moments decay before second moments have changed much."""
     generator = np.random.default_rng(0)

@@ -525,15 +525,3 @@ def test_tune_without_optuna_names_install_command(text):
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr == "error: tuning needs optuna: run `pip install '.[tune]'` in a checkout of fflm\n"
-
-
-def test_invalid_search_space_is_refused():
-    for wrong in (
-        lambda: Range(2, 2),
-        lambda: Range(3, 2),
-        lambda: Choices(()),
-        lambda: Choices((1,)),
-        lambda: Choices((1, 1, 2)),
-    ):
-        with pytest.raises(FflmError):
-            wrong()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fflm.errors import FflmError
 from fflm.text.tokenizer import LINE_END
-from fflm.text.vocabulary import END, START, UNKNOWN, Vocabulary, read_words
+from fflm.text.vocabulary import END, START, UNKNOWN, Vocabulary, VocabularyRule, read_words
 
 COUNTS = {"b": 5, "a": 5, "猫": 7, "rare": 1, LINE_END: 4, UNKNOWN: 2, START: 3, END: 6}
 WORDS = st.text(min_size=1).filter(lambda word: word != LINE_END)
@@ -132,3 +132,9 @@ def test_incomplete_vocabulary_description_is_refused(tmp_path):
     vocabulary.save(tmp_path / "vocabulary.tsv")
     with pytest.raises(FflmError, match="damaged"):
         Vocabulary.load(tmp_path / "vocabulary.tsv", {"size": len(vocabulary)})
+
+
+@pytest.mark.parametrize("wrong", [{"min_count": 0}, {"max_size": 2}])
+def test_vocabulary_rule_refuses_value_out_of_range(wrong):
+    with pytest.raises(FflmError, match="at least"):
+        VocabularyRule(**wrong)

@@ -1,27 +1,23 @@
-"""Sampled losses: the sample, the subset of the network that it touches, and training with them."""
+"""Sampled losses: the sample, and training with them."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 import reference
-from tolerances import NETWORK, SOFTMAX, assert_close
 
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
-from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
-from fflm.network.subset import Subset
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import Checkpoint
 from fflm.training.events import Evaluation, Finished, Step
-from fflm.training.lazy_adam import LazyAdam
 from fflm.training.sampling import Sampler
 from fflm.training.settings import TrainingSettings
 from fflm.training.trainer import Trainer
 
-SEED, STEP = 3, 11
+SEED = 3
 COUNTS = np.array([50, 30, 0, 10, 5, 3, 1, 1])
 
 
@@ -56,55 +52,6 @@ def test_words_are_drawn_with_stated_probabilities():
     np.testing.assert_allclose(whole.log_draws, np.log(6 * shares))
     four = sampler.draw(np.zeros(4, np.int32), 0)
     np.testing.assert_allclose(seen[four.words] / rounds, np.exp(four.log_chances), atol=0.02)
-
-
-# The subset of a network.
-
-
-@pytest.mark.parametrize("name", ["tanh", "tied, projected", "tied, direct", "averages", "everything", "noise", "noise, tied"])
-def test_subset_gradients_equal_those_of_smaller_network(name, dtype, threads):
-    case = reference.CASES[name]
-    arrays, contexts, targets = reference.batch(case)
-    arrays = {key: array.astype(dtype) for key, array in arrays.items()}
-    config = NetworkConfig(**{field: value for field, value in case.items() if field not in reference.OBJECTIVE})
-    whole, network = Parameters.from_arrays(config, arrays), Network(config, CpuBackend())
-    words = np.union1d(targets, [1, 4]).astype(np.int32)
-    assert len(words) < case["vocabulary"]
-    subset = Subset(config, contexts, targets, words)
-    part = subset.take(network.backend, whole, Parameters.zeros(config, dtype))
-    gradients = subset.frame(Parameters.zeros(config, dtype), Parameters.zeros(config, dtype))
-    for array in gradients:
-        array[...] = np.nan
-    offsets = np.linspace(-1, 1, len(words)).astype(dtype)
-    smaller = {**case, "vocabulary": len(words)}
-    noise = reference.noise(smaller).astype(dtype) if case["noise"] else None
-    objective = Objective(case["smoothing"], case["penalty"], noise, offsets)
-    losses = np.empty(len(targets), dtype)
-    network.gradients(part, subset.contexts, subset.targets, gradients, losses, objective=objective, seed=SEED, step=STEP)
-
-    exact = {key: array.astype(np.float64) for key, array in arrays.items()}
-    # The embeddings of the reference are those of the words in the softmax, then all others, the padding among them.
-    places = np.concatenate([words, np.setdiff1d(np.arange(case["vocabulary"] + 1), words)])
-    exact["embeddings"] = exact["embeddings"][places]
-    exact["output.bias"] = exact["output.bias"][words] - offsets
-    if "output.weight" in exact:
-        exact["output.weight"] = exact["output.weight"][words]
-    number = np.argsort(places)
-    expected = reference.network_gradients(exact, number[contexts], np.searchsorted(words, targets), smaller, SEED, STEP)
-    expected["embeddings"] = expected["embeddings"][number][subset.inputs]
-    for key, gradient in gradients.items():
-        assert_close(gradient, expected[key], NETWORK[dtype])
-
-    for array in part:
-        array += 1
-    before = {key: array.copy() for key, array in whole.items()}
-    subset.put(network.backend, part, whole)
-    for key, rows in (("embeddings", subset.inputs), ("output.bias", words), ("output.weight", words)):
-        if key in before:
-            others = np.setdiff1d(np.arange(len(before[key])), rows)
-            now = dict(whole.items())[key]
-            assert_close(now[rows], before[key][rows].astype(np.float64) + 1, SOFTMAX[dtype])
-            assert np.array_equal(now[others], before[key][others])
 
 
 # Training.
@@ -201,50 +148,6 @@ def test_exact_end_trains_last_steps_with_exact_softmax():
     evaluations = [event for event in events if isinstance(event, Evaluation)]
     begins = [0, *(event.step for event in evaluations[:-1])]
     assert [event.exact for event in evaluations] == [step >= 0.75 * trainer.steps for step in begins]
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_lazy_adam_catches_up_on_decay_and_moments(tied):
-    """Whenever rows are touched, their weights and moments have decayed in all steps in the end."""
-    config = dataclasses.replace(CONFIG, vocabulary=30, tied=tied)
-    arrays = [Parameters.random(config, 1, np.float64), *(Parameters.zeros(config, np.float64) for _ in range(2))]
-    for name, array in arrays[2].items():  # so large that the first moment does not move the weights
-        array[...] = 1e30 if name == "embeddings" else 1e28
-    for array in arrays[1]:
-        array[...] = 1
-    memory = [Parameters.zeros(config, np.float64) for _ in arrays]
-    start = [{name: array.copy() for name, array in part.items()} for part in arrays]
-    settings = dataclasses.replace(SETTINGS, optimizer="adamw", weight_decay=0.5, loss="sampled")
-    backend, lazy, kept = Network(config, CpuBackend()).backend, LazyAdam(arrays[0], tuple(arrays[1:]), settings), 1.0
-    generator = np.random.default_rng(0)
-    for step in range(20):
-        rate = generator.uniform(0, 0.4)
-        kept *= 1 - rate * 0.5
-        if step == 12:  # this step touches all rows
-            lazy.catch_up_all(backend, rate)
-            parts, subset = tuple(arrays), None
-        else:
-            targets = generator.integers(0, 30, 3, np.int32)
-            subset = Subset(config, generator.integers(0, 31, (3, 1), np.int32), targets, np.unique(targets))
-            parts = tuple(subset.take(backend, array, own) for array, own in zip(arrays, memory, strict=True))
-            lazy.catch_up(backend, parts, subset, rate)
-        for factor, part in zip((1 - rate * 0.5, 0.9, 0.999), parts, strict=True):
-            for name, array in part.items():
-                if part is not parts[0] or not name.endswith("bias"):
-                    array *= factor
-        if subset:
-            for part, array in zip(parts, arrays, strict=True):
-                subset.put(backend, part, array)
-        lazy.step(rate, subset)
-        if step == 15:
-            done = lazy.done
-            lazy = LazyAdam(arrays[0], tuple(arrays[1:]), settings)
-            lazy.restore({f"done.{name}": rows for name, rows in done.items()})
-    lazy.catch_up_all(backend, 0.1)
-    for part, before, factor in zip(arrays, start, (kept, 0.9**20, 0.999**20), strict=True):
-        for name, array in part.items():
-            expected = before[name] * (1 if part is arrays[0] and name.endswith("bias") else factor)
-            np.testing.assert_allclose(array, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("exact_end", [0.0, 0.3])

@@ -1,15 +1,13 @@
-"""The training loop, its schedules, optimizers, checkpoints and log, on ids without a text."""
+"""The training loop, its optimizers, divergence and checkpoints, on ids without a text."""
 
 import dataclasses
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import reference
 from tolerances import FLOAT64, NETWORK, assert_close
 
-from fflm.arrays import load_arrays, save_arrays
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.errors import FflmError
 from fflm.network.config import NetworkConfig
@@ -19,8 +17,6 @@ from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import Checkpoint
 from fflm.training.events import DivergedError, Evaluation, Finished, Step
-from fflm.training.log import append_log, read_log, truncate_log
-from fflm.training.schedules import rate_at
 from fflm.training.settings import TrainingSettings
 from fflm.training.trainer import Trainer, sum_losses
 
@@ -63,37 +59,6 @@ def plain_settings(**fields):
 
 def evaluations(events):
     return [event for event in events if isinstance(event, Evaluation)]
-
-
-# Schedules.
-
-
-def test_constant_and_plateau_rates_do_not_depend_on_step():
-    for schedule in ("constant", "plateau"):
-        assert [rate_at(plain_settings(schedule=schedule), step, 10) for step in (0, 9)] == [0.5, 0.5]
-
-
-def test_inverse_schedule_equals_formula_of_bengio():
-    settings = plain_settings(schedule="inverse", rate=1e-3, decay=1e-8, batch_size=100)
-    assert rate_at(settings, 0, 10) == 1e-3
-    assert rate_at(settings, 10**6, 10**7) == pytest.approx(1e-3 / (1 + 1e-8 * 10**8))
-
-
-def test_cosine_schedule_warms_up_then_falls_to_zero():
-    settings = plain_settings(schedule="cosine", rate=2.0, warmup=0.2)
-    rates = [rate_at(settings, step, 100) for step in range(100)]
-    assert rates[:20] == pytest.approx([2.0 * (step + 1) / 20 for step in range(20)])
-    assert rates[19:] == pytest.approx([1 + math.cos(math.pi * step / 80) for step in range(81)])
-    assert rates[-1] == pytest.approx(0, abs=1e-15)
-
-
-def test_cosine_schedule_without_warmup_starts_at_full_rate():
-    settings = plain_settings(schedule="cosine", rate=2.0, warmup=0.0)
-    assert rate_at(settings, 0, 1000) == pytest.approx(2.0, rel=1e-5)
-    assert rate_at(settings, 0, 1) == pytest.approx(0, abs=1e-15)
-
-
-# The training loop.
 
 
 @pytest.mark.parametrize(
@@ -363,66 +328,3 @@ def test_damaged_state_dict_is_refused():
     del state_dict["arrays"]["parameters.embeddings"]
     with pytest.raises(FflmError, match="lack 'embeddings'"):
         trainer().load_state_dict(state_dict)
-
-
-def test_flipped_bits_and_truncation_of_arrays_are_detected(tmp_path):
-    path = tmp_path / "arrays"
-    save_arrays(path, {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float64)}, {"answer": 42})
-    arrays, about = load_arrays(path)
-    assert about == {"answer": 42}
-    content = path.read_bytes()
-    for place in range(len(content)):
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
-        try:
-            found, said = load_arrays(path)
-        except FflmError:
-            continue
-        # A bit of the header without a meaning, such as one in an unknown key of the format, may change.
-        assert said == about
-        assert found.keys() == arrays.keys()
-        assert all(np.array_equal(found[name], arrays[name]) for name in arrays)
-    for length in range(len(content)):
-        path.write_bytes(content[:length])
-        with pytest.raises(FflmError, match="damaged"):
-            load_arrays(path)
-
-
-def test_arrays_of_integers_are_refused(tmp_path):
-    save_arrays(tmp_path / "arrays", {"a": np.arange(3)}, None)
-    with pytest.raises(FflmError, match="not float32 or float64"):
-        load_arrays(tmp_path / "arrays")
-
-
-# The log.
-
-
-def test_truncate_log_removes_later_events(tmp_path):
-    path = tmp_path / "log.jsonl"
-    append_log(path, "start", words=3)
-    length = append_log(path, "rolled back", loss=0.5)
-    append_log(path, "rolled back", loss=0.25)
-    assert length == len(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
-    truncate_log(path, length)
-    assert read_log(path, {}) == [{"event": "start", "words": 3}, {"event": "rolled back", "loss": 0.5}]
-
-
-def test_truncate_log_does_not_lengthen_file(tmp_path):
-    path = tmp_path / "log.jsonl"
-    truncate_log(path, 100)
-    assert path.read_bytes() == b""
-
-
-def test_read_log_ignores_only_incomplete_last_line(tmp_path):
-    path = tmp_path / "log.jsonl"
-    path.write_text('{"event": "start"}\n{"event": "eval')
-    assert read_log(path, {}) == [{"event": "start"}]
-    path.write_text('{"event": "start"}\n' + "[" * 100_000)
-    assert read_log(path, {}) == [{"event": "start"}]
-    path.write_bytes(b'{"event": "st\xff\n{"event": "evaluation"}\n')
-    with pytest.raises(FflmError, match="line 1, is damaged"):
-        read_log(path, {})
-
-
-def test_read_log_without_file_is_refused(tmp_path: Path):
-    with pytest.raises(FflmError, match="No such file"):
-        read_log(tmp_path / "log.jsonl", {})

@@ -1,4 +1,4 @@
-"""The whole network is compared with the reference; its parameters and its configuration are checked."""
+"""The whole network is compared with the reference: losses, gradients, predictions, and batches in parts."""
 
 import json
 from typing import Any
@@ -10,8 +10,6 @@ from devices import backend_under_test, device, precision, tile
 from reference import CASES
 from tolerances import NETWORK, PRODUCT, SOFTMAX, assert_close
 
-from fflm.backend.cpu.backend import CpuBackend
-from fflm.errors import FflmError
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.output import Objective
@@ -175,17 +173,6 @@ def test_contexts_of_wrong_length_are_refused(words: int) -> None:
         network.predict(parameters, np.resize(contexts, (13, words)))
 
 
-# Parameters.
-
-BENGIO = NetworkConfig(vocabulary=17_964, window=4, averages=(), embedding=30, hidden=(100,), direct=True, tied=False)
-
-
-def test_parameter_count_equals_formula_of_bengio() -> None:
-    """Section 2 of the paper counts |V| (1 + n m + h) + h (1 + (n - 1) m) for n - 1 context words; `<s>` adds m more here."""
-    expected = 17_964 * (1 + 5 * 30 + 100) + 100 * (1 + 4 * 30)
-    assert Parameters.zeros(BENGIO).count == expected + 30
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_parameter_names_and_shapes(name: str) -> None:
     case, network, parameters, *_ = prepare(name, np.dtype(np.float32))
@@ -198,98 +185,7 @@ def test_parameter_names_and_shapes(name: str) -> None:
     assert parameters.words == network.config.classes
 
 
-def test_missing_or_misshapen_parameters_are_refused() -> None:
-    config = NetworkConfig(10, 2, 3, (5, 4), tied=True)
-    arrays = dict(Parameters.zeros(config).items())
-    for name, array in arrays.items():
-        with pytest.raises(FflmError, match=rf"lack '{name}'"):
-            Parameters.from_arrays(config, {key: other for key, other in arrays.items() if key != name})
-        with pytest.raises(FflmError, match=rf"'{name}' has the shape \(1,.*not \({array.shape[0]},"):
-            Parameters.from_arrays(config, {**arrays, name: array[None]})
-
-
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
-@pytest.mark.parametrize("tied", [False, True])
-def test_random_parameters_have_expected_variances(activation: str, tied: bool, dtype: np.dtype) -> None:
-    config = NetworkConfig(2000, 4, 50, (300, 200), activation, averages=(), direct=True, tied=tied)
-    parameters = dict(Parameters.random(config, 1, dtype).items())
-    gain = 2 if activation == "relu" else 1
-    variances = {
-        "embeddings": 0.1**2,
-        "hidden.0.weight": gain / (4 * 50),
-        "hidden.1.weight": gain / 300,
-        "projection": 1 / (200 + 4 * 50),
-        "output.weight": 0.1**2 / (200 + 4 * 50),
-    }
-    for name, array in parameters.items():
-        assert array.dtype == dtype
-        if name.endswith("bias"):
-            assert not array.any()
-            continue
-        deviation = variances[name] ** 0.5
-        assert abs(array.mean()) < 5 * deviation / array.size**0.5
-        assert abs(array.std() / deviation - 1) < 0.02
-        assert 0.99 < np.abs(array).max() / (3**0.5 * deviation) < 1 + 1e-6
-    again, other = (Parameters.random(config, seed, dtype) for seed in (1, 2))
-    assert all(np.array_equal(array, parameters[name]) for name, array in again.items())
-    assert not np.array_equal(other.embeddings, again.embeddings)
-
-
-# Configuration.
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"vocabulary": 0}, "`vocabulary` must be an integer of at least 1, not 0"),
-        ({"window": 0}, "`window` must be an integer from 1 to 1,000,000, not 0"),
-        ({"embedding": -1}, "`embedding` must be an integer from 1 to 1,000,000, not -1"),
-        ({"hidden": (5, 0)}, "`hidden` must be a list of at most 1,000 integers from 1 to 1,000,000; item 1 is 0"),
-        ({"averages": (3, -1)}, "`averages` must be a list of at most 100 integers from 1 to 1,000,000; item 1 is -1"),
-        ({"residual": True, "hidden": (5, 6)}, r"must be of one size, not \(5, 6\)"),
-        ({"activation": "tahn"}, "`activation` must be one of .*sigmoid.*, not 'tahn'"),
-        ({"dropout": 1.0}, r"`dropout` must be a number of at least 0 and below 1, not 1\.0"),
-        ({"dropout": -0.1}, r"below 1, not -0\.1"),
-        ({"embedding_dropout": 1.5}, r"`embedding_dropout` must be .*, not 1\.5"),
-        ({"embedding_dropout": float("nan")}, "`embedding_dropout` must be .*, not nan"),
-        ({"input": "numers"}, "`input` must be one of max, mean, numbers, window, not 'numers'"),
-        ({"output": "softmin"}, "`output` must be one of .*softmax.*, not 'softmin'"),
-        ({"input": "numbers", "tied": False, "outputs": 2}, "`numbers` must be an integer of at least 1, not 0"),
-        ({"outputs": 0, "tied": False}, "`outputs` must be an integer from 1 to 10,000,000 or None, not 0"),
-        ({"outputs": 2}, "tied is for language models only"),
-        ({"outputs": 2, "tied": False, "averages": (3,)}, "averages is for language models only"),
-        ({"input": "mean"}, "give the number of outputs"),
-        ({"output": "sigmoid"}, "give the number of outputs"),
-    ],
-)
-def test_invalid_network_config_is_refused(change: dict, message: str) -> None:
-    fields = {"vocabulary": 10, "window": 2, "embedding": 3, **change}
-    with pytest.raises(FflmError, match=message) as caught:
-        NetworkConfig(**fields)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_network_config_round_trip_through_json(name: str) -> None:
     config = prepare(name, np.dtype(np.float32))[1].config
     assert NetworkConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-
-
-@pytest.mark.parametrize("bands", [(), (3, 5)])
-def test_start_from_sets_biases_to_word_frequencies(bands: tuple[int, ...]) -> None:
-    config = NetworkConfig(8, 2, 3, tied=False, averages=(), bands=bands)
-    parameters, counts = Parameters.zeros(config, np.float64), np.array([50, 30, 0, 10, 5, 3, 1, 1])
-    parameters.start_from(counts)
-    logs = Network(config, CpuBackend()).log_probabilities(parameters, np.zeros((1, 2), np.int32))
-    np.testing.assert_allclose(np.exp(logs[0]), (counts + 1) / (counts + 1).sum())
-
-
-@pytest.mark.parametrize("bands", [(0,), (5, 3), (4, 4)])
-def test_bands_must_ascend(bands: tuple[int, ...]) -> None:
-    with pytest.raises(FflmError, match=r"must ascend|must be a list"):
-        NetworkConfig(10, 2, 3, tied=False, bands=bands)
-
-
-def test_bands_have_weights_of_their_own() -> None:
-    with pytest.raises(FflmError, match="`tied=False`"):
-        NetworkConfig(10, 2, 3, tied=True, bands=(4,))
