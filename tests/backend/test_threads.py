@@ -1,4 +1,7 @@
-"""Several threads of a process get the same bits as one, with every threading layer, and so do forked processes."""
+"""Several threads of a process get the same bits as one, with every threading layer, and so do forked processes.
+
+Numba and BLAS, whose threads these are, are loaded in the right way.
+"""
 
 import multiprocessing
 import os
