@@ -90,9 +90,9 @@ def draw(path: Path) -> None:
     for axes, points, values in ((left, INPUTS, outputs), (right, hidden(INPUTS), scores)):
         axes.contourf(ticks, ticks, values, levels=[0.5, np.inf], colors=[SHADE])
         axes.contour(ticks, ticks, values, levels=[0.5], colors="black", linewidths=1.5)
-        for wanted, marker, colour, face, height in ((1, "o", BLUE, BLUE, -22), (0, "s", RED, "white", 12)):
+        for wanted, marker, color, face, height in ((1, "o", BLUE, BLUE, -22), (0, "s", RED, "white", 12)):
             chosen = points[TARGETS["XOR"] == wanted]
-            axes.plot(*chosen.T, marker, ms=11, mfc=face, mec=colour, mew=2.5, label=f"XOR = {wanted}")
+            axes.plot(*chosen.T, marker, ms=11, mfc=face, mec=color, mew=2.5, label=f"XOR = {wanted}")
             for point in np.unique(chosen, axis=0):
                 names = [f"[{x1:.0f} {x2:.0f}]" for x1, x2 in INPUTS[(points == point).all(1)]]
                 axes.annotate(" and ".join(names), point, (0, height), textcoords="offset points", ha="center")

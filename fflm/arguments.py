@@ -96,7 +96,7 @@ def check(name: str, annotation: Any, value: Any) -> Any:
     """
     given = plain(value)
     is_list = isinstance(given, list)
-    if not isinstance(given, list | NoneType) and _is_tuple(annotation):
+    if not isinstance(given, list | NoneType) and is_tuple(annotation):
         given = [given]
     try:
         if isinstance(given, set | frozenset):  # msgspec would convert them to lists, in arbitrary order
@@ -363,7 +363,7 @@ def _convert_custom(type_: type, value: Any) -> Any:
     raise ValueError
 
 
-def _is_tuple(annotation: Any) -> bool:
+def is_tuple(annotation: Any) -> bool:
     """Return whether an annotation is a tuple, or a union with a tuple."""
     bare = _bare(annotation)
     return any(get_origin(each) is tuple for each in (bare, *map(_bare, get_args(bare))))

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from fflm.training.trainer import Trainer
 _TEXT = "The cat sat on the wall. The dog sat on the mat.\n" * 40
 """The text that language models are trained on."""
 
-_SMALL = {"window": 2, "embedding": 2, "hidden": (2,), "epochs": 1, "batch_size": 64, "averages": ()}
+_SMALL: dict[str, Any] = {"window": 2, "embedding": 2, "hidden": (2,), "epochs": 1, "batch_size": 64, "averages": ()}
 """Settings of all language models, which train in no time."""
 
 _NETWORKS = (

@@ -335,6 +335,18 @@ def test_train_classifier_refuses_invalid_settings(in_folder):
         )
 
 
+def test_resume_and_progress_options_refuse_invalid_values(in_folder):
+    check_refused("epochs", lambda: fflm.resume("net.model", epochs=0))
+    check_refused("device", lambda: fflm.resume("net.model", device="tpu"))
+    check_refused("path", lambda: fflm.resume(3))
+    for name, value in {"verbose": 2, "callback": "print"}.items():
+        check_refused(name, lambda name=name, value=value: fflm.resume("net.model", **{name: value}))
+        check_refused(name, lambda name=name, value=value: fflm.train("text.txt", "new.model", **{name: value}))
+        check_refused(
+            name, lambda name=name, value=value: fflm.train_classifier("labeled.tsv", "new.classifier", **{name: value})
+        )
+
+
 def test_unknown_setting_gets_suggestion():
     for train in (fflm.train, fflm.train_classifier):
         with pytest.raises(fflm.FflmError, match="unknown setting 'hiden': did you mean 'hidden'"):
@@ -454,7 +466,7 @@ def test_numpy_settings_are_stored_as_plain_numbers(in_folder):
         ("`fflm train --resume x` goes on", "`fflm train --resume x` goes on"),
         ("train one with `fflm.train_ngram`", "train one with `fflm ngram train`"),
         ("`fflm.train` and `self_normalise=0.1`", "`fflm train` and --self-normalise 0.1"),
-        ("`TrainingSession.resume('a b.model')` resumes it", "`fflm train --resume a b.model` resumes it"),
+        ("`fflm.resume('a b.model')` resumes it", "`fflm train --resume a b.model` resumes it"),
         ("`fflm.load`", "`fflm.load`"),
     ],
 )
@@ -471,6 +483,7 @@ def test_package_exports_public_names():
         "train_ngram",
         "mix",
         "load",
+        "resume",
         "LanguageModel",
         "NgramModel",
         "Mixture",

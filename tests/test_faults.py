@@ -152,9 +152,7 @@ COMMANDS = {
         (OLD.replace("new", "one.model"), 'open("new.txt", "w").write("old\\n")\n'),
         ("new.txt",),
     ),
-    "plot": Command(
-        "plot -q one.model -o new.png", (OLD.replace("new", "one.model"),), ("new.png",), again="plot -q one.model -o new.png"
-    ),
+    "plot": Command("plot -q one.model -o new.png", (OLD.replace("new", "one.model"),), ("new.png",)),
     "corpus get": Command("corpus get stories", outputs=("stories",), again=GET_AGAIN),
     "kernels": Command(COMPILE, resume="same", warns=True),
 }

@@ -24,9 +24,9 @@ def saved_figures(monkeypatch):
     figures = []
     save = plot._save
 
-    def keep(figure, path):
+    def keep(figure, *arguments):
         figures.append(figure)
-        return save(figure, path)
+        return save(figure, *arguments)
 
     monkeypatch.setattr(plot, "_save", keep)
     return figures

@@ -16,9 +16,23 @@ Array: TypeAlias = Any
 Activation = Literal["tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus", "identity"]
 ACTIVATIONS: tuple[Activation, ...] = ("tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus", "identity")
 
+NEGATIVE_SLOPES: dict[Activation, float] = {"leaky_relu": 0.01, "elu": 1.0}
+"""The usual factor gamma of these activations, which is their slope (just) below 0."""
 
-UnitLoss = Literal["sigmoid", "squared", "absolute", "hinge"]
-UNIT_LOSSES: tuple[UnitLoss, ...] = ("sigmoid", "squared", "absolute", "hinge")
+ActivationFunction: TypeAlias = Activation | tuple[Activation, float]
+"""An activation with its usual slope below 0, or with another one."""
+
+UnitLoss = Literal["sigmoid", "squared", "absolute", "hinge", "exponential", "poisson", "sigmoid_squared", "sigmoid_absolute"]
+UNIT_LOSSES: tuple[UnitLoss, ...] = (
+    "sigmoid",
+    "squared",
+    "absolute",
+    "hinge",
+    "exponential",
+    "poisson",
+    "sigmoid_squared",
+    "sigmoid_absolute",
+)
 
 NORMALIZE_EPSILON = 1e-5
 """Added to the variance by `Backend.normalize`, so that a constant row becomes zero."""
@@ -124,7 +138,7 @@ class Backend(Protocol):
         values (B, I), whose first row is row number ``row`` of the batch -> dropped (B, I), which may be ``values``.
         """
 
-    def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
+    def affine(self, inputs: Array, weight: Array, bias: Array, activation: ActivationFunction, outputs: Array) -> None:
         """Compute a layer: outputs = activation(inputs weight^T + bias).
 
         inputs (B, I), weight (O, I), bias (O,) -> outputs (B, O).
@@ -135,7 +149,7 @@ class Backend(Protocol):
         inputs: Array,
         weight: Array,
         outputs: Array,
-        activation: Activation,
+        activation: ActivationFunction,
         d_outputs: Array,
         beta: float,
         d_weight: Array,
@@ -227,7 +241,11 @@ class Backend(Protocol):
         """Compute the losses of single output units, and their gradients.
 
         With z a score and y its target, ``sigmoid`` is the binary cross-entropy log(1 + e^z) - y z of the probability sigmoid(z),
-        whose derivative is sigmoid(z) - y; ``squared`` is (z - y)^2; ``absolute`` is |z - y|; ``hinge`` is max(0, 1 - y z).
+        whose derivative is sigmoid(z) - y; ``squared`` is (z - y)^2; ``absolute`` is |z - y|; ``hinge`` is max(0, 1 - y z);
+        ``exponential`` is e^(-y z) (Freund & Schapire 1997). ``poisson`` is e^z - y z, minus the log-likelihood of a count y with
+        the mean e^z, but for log y!, which no weight changes; its derivative is e^z - y. ``sigmoid_squared`` and
+        ``sigmoid_absolute`` are (s - y)^2 and |s - y| of s = sigmoid(z); the chain rule gives their derivatives s'(z) = s (1 - s)
+        as a factor.
 
         scores (B, O), targets (B, O) -> losses (B,), summed over units, and d_scores (B, O), ``scale`` times the derivatives.
         """
@@ -242,6 +260,12 @@ class Backend(Protocol):
         """Compute the factor that limits the norm of all gradients together: min(1, limit / norm), NaN if one is not finite.
 
         factor (1,), of the gradients' type.
+        """
+
+    def add_penalty(self, weight: Array, gradient: Array, l1: float, l2: float) -> None:
+        """Add to a gradient that of the penalty l1 |w| + l2 w^2 / 2, summed over the numbers of a weight.
+
+        That is l1 sign(w) + l2 w, where sign(0) is 0. weight, gradient of any shape, the same.
         """
 
     def momentum_step(

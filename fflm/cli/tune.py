@@ -24,9 +24,9 @@ from fflm.cli.options import (
 )
 from fflm.cli.progress import end_or_stop
 from fflm.cli.report import describe_perplexity, describe_text, message_console, tokenizing
-from fflm.cli.signals import interruption
 from fflm.cli.tables import Column, LiveTable, stdout_width, table
 from fflm.errors import FflmError, did_you_mean
+from fflm.signals import interruption
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,7 +9,7 @@ from fflm.arrays import CONFIG
 from fflm.errors import FflmError
 from fflm.files import os_errors_as_fflm_error, restore
 from fflm.models.folder import CORPUS, read_config
-from fflm.text.corpus import Corpus
+from fflm.text.corpus import Corpus, Part
 
 
 def corpus_folder(inputs: Sequence[Path]) -> Path | None:
@@ -86,6 +86,29 @@ def trained_corpus(path: Path) -> Corpus:
     if not is_described(corpus, read_config(path)["corpus"]):
         raise FflmError(f"{place} has changed since {path} was trained on it: give a text instead")
     return corpus
+
+
+def trained_part(path: Path, name: str, remedy: str) -> Part:
+    """Return a part of the corpus that a model was trained on; for a mixture, its first model.
+
+    Parameters
+    ----------
+    path
+        The model's folder.
+    name
+        ``train``, ``valid`` or ``test``.
+    remedy
+        What the user should do if there is no such part.
+
+    Raises
+    ------
+    FflmError
+        As `trained_corpus`, or if there is no such part.
+    """
+    parts = trained_corpus(path).parts
+    if name not in parts:
+        raise FflmError(f"{path} was trained without a {'validation' if name == 'valid' else name} part: {remedy}")
+    return parts[name]
 
 
 def describe_corpus(corpus: Corpus, path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from fflm.arrays import CHECKPOINT, CONFIG, EXAMPLES, LOG, WEIGHTS
 from fflm.errors import FflmError
 from fflm.files import NewFolder, check_own, os_errors_as_fflm_error, restore
 from fflm.models.corpora import corpus_folder
-from fflm.models.folder import CORPUS, VOCABULARY, read_config, resume_call
+from fflm.models.folder import CORPUS, VOCABULARY, read_config
 from fflm.text.corpus import FILES as CORPUS_FILES
 from fflm.text.corpus import Corpus
 from fflm.text.settings import TextSettings
@@ -91,8 +91,8 @@ def check_free(path: Path, overwrite: bool) -> None:
     if path.exists() and not (path / CONFIG).is_file():
         raise FflmError(f"{path} exists and is not a model: choose another folder")
     if path.exists() and not overwrite:
-        call = resume_call(path, read_config(path).get("kind"))
-        resume = f"{call} resumes its training, " if (path / CHECKPOINT).is_file() else ""
+        read_config(path)  # what is not a model cannot be replaced by one
+        resume = f"`fflm.resume('{path}')` resumes its training, " if (path / CHECKPOINT).is_file() else ""
         raise FflmError(f"{path} exists: {resume}`overwrite=True` replaces it, or choose another folder")
     check_own(path, FILES)
 

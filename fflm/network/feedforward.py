@@ -150,8 +150,9 @@ class Network:
         if self.config.output == "softmax":
             return np.exp(self.log_probabilities(parameters, contexts))
         forward = self._forward(parameters, self.backend.upload(contexts))
-        activation: Activation = "sigmoid" if self.config.output == "sigmoid" else "identity"
-        return self.backend.download(output.units(self.backend.full_precision, parameters, activation, forward.softmax_inputs))
+        activation: Activation = "sigmoid" if self.config.output.startswith("sigmoid") else "identity"
+        units = output.units(self.backend.full_precision, parameters, activation, forward.softmax_inputs)
+        return np.exp(self.backend.download(units)) if self.config.output == "poisson" else self.backend.download(units)
 
     def _dropout(self, layer: int, masks: _Masks) -> Dropout | None:
         """Return the dropout of layer 0 (the input) or of a hidden layer; None where nothing is dropped."""
@@ -187,7 +188,7 @@ class Network:
         for layer, (weight, bias) in enumerate(zip(parameters.hidden_weights, parameters.hidden_biases, strict=True), 1):
             reads.append(self._normalized(values[-1]) if self._residual(layer) else values[-1])
             output = backend.empty((len(contexts), len(bias)), parameters.dtype)
-            backend.affine(reads[-1], weight, bias, config.activation, output)
+            backend.affine(reads[-1], weight, bias, config.activation_of(layer), output)
             outputs.append(output)
             if masks and (dropout := self._dropout(layer, masks)):
                 output = backend.empty(output.shape, output.dtype)
@@ -269,7 +270,7 @@ class Network:
                 forward.reads[layer - 1],
                 parameters.hidden_weights[layer - 1],
                 forward.outputs[layer - 1],
-                config.activation,
+                config.activation_of(layer),
                 d_output,
                 beta,
                 gradients.hidden_weights[layer - 1],

@@ -136,11 +136,8 @@ def start_search(
     refuse_unknown(fields, OPTIONS)
     check_space(space, sampler, shape, settings)
     with new_model(source, place, lambda: _check_new(place), processes=processes, progress=progress) as (new, corpus):
-        if "valid" not in corpus.parts:
-            raise FflmError("without validation text nothing tells a good setting from a bad one: give some with `valid`")
         config, settings = resolve_settings(shape, settings, automatic, corpus)
-        for values in ({}, *extreme_values(space)):
-            check_length(corpus, with_values(config, settings, values)[0])
+        _check_corpus(corpus, config, settings, space)
         about = {
             "format": FORMAT,
             "version": VERSION,
@@ -163,6 +160,14 @@ def _check_new(path: Path) -> None:
     """Raise an FflmError if there is anything at a path."""
     if path.exists():
         raise FflmError(f"{path} exists: `Search.resume('{path}')` resumes it, or choose another folder")
+
+
+def _check_corpus(corpus: Corpus, config: NetworkConfig, settings: TrainingSettings, space: Space) -> None:
+    """Raise an FflmError if a corpus has no validation text, or one too short for a network of the space."""
+    if "valid" not in corpus.parts:
+        raise FflmError("without validation text nothing tells a good setting from a bad one: give some with `valid`")
+    for values in ({}, *extreme_values(space)):
+        check_length(corpus, with_values(config, settings, values)[0])
 
 
 def _read_search(path: Path) -> dict[str, Any]:

@@ -28,6 +28,15 @@ class Optimizer:
         count = {"sgd": 1 if settings.momentum else 0, "adam": 2, "adamw": 2}.get(settings.optimizer, 1)
         self.moments = tuple(Parameters.zeros(config, dtype).mapped(backend.upload) for _ in range(count))
 
+    def add_penalties(self, parameters: Parameters, gradients: Parameters) -> None:
+        """Add the gradients of the penalties on weights, but not on biases, to those of the loss."""
+        l1, l2 = self.settings.l1, self.settings.l2
+        if not (l1 or l2):
+            return
+        for (name, weight), gradient in zip(parameters.items(), gradients, strict=True):
+            if weight.ndim > 1 and not (self.settings.frozen and name == "embeddings"):
+                self._backend.add_penalty(weight, gradient, l1, l2)
+
     def update(
         self,
         parameters: Parameters,

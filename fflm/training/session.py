@@ -6,9 +6,9 @@ import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from fflm.files import FolderLock, NewFolder, locked_folder, os_errors_as_fflm_e
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters, shapes
+from fflm.signals import ctrl_c
 from fflm.stored import read_json
 from fflm.training.checkpoints import Checkpoint, check_shapes, save_weights
 from fflm.training.events import DivergedError, Evaluation, Event, Finished, Losses, RolledBack, Step, Tested
@@ -37,6 +38,10 @@ PARAMETERS = 2**36
 
 SAVE_SECONDS = 60.0
 """Time between checkpoints, besides those at evaluations."""
+
+
+Callback: TypeAlias = Callable[["Session", Event], None]
+"""A function that is called with the session and each of its events."""
 
 
 class Session(ABC):
@@ -66,6 +71,9 @@ class Session(ABC):
     valid
         The figures of the latest evaluation, on the validation part.
     """
+
+    headlines: ClassVar[tuple[str, ...]]
+    """The most important of the figures that `measure` returns."""
 
     embedding_scale: ClassVar[float] = 1.0
     """What random embeddings are multiplied by before training."""
@@ -142,22 +150,31 @@ class Session(ABC):
         return session
 
     @classmethod
-    def _resume(cls, path: Path, data: Any, about: dict[str, Any], epochs: int | None, device: Device | None) -> Self:
+    @abstractmethod
+    def resume(cls, path: Path, *, epochs: int | None = None, device: Device | None = None) -> Self:
         """Resume the run in a folder, as if it had never been interrupted.
 
         Parameters
         ----------
         path
-            The model's folder, which is locked.
-        data
-            The data that the run started with.
-        about
-            The folder's config.json.
+            The model's folder.
         epochs
-            A new number of epochs, or None.
+            A new number of epochs.
         device
-            The device to continue on, or None for the one that trained so far. Results differ by rounding. A run in mixed
-            precision on the GPU continues in float32 on the CPU.
+            The device to continue on, if not the one that trained so far. Results differ by rounding. A run in mixed precision on
+            the GPU continues in float32 on the CPU.
+
+        Raises
+        ------
+        FflmError
+            If there is no such run, it is going on elsewhere, its files are damaged, or the data is not what it began with.
+        """
+
+    @classmethod
+    def _resume(cls, path: Path, data: Any, about: dict[str, Any], epochs: int | None, device: Device | None) -> Self:
+        """Resume the run in a folder, which is locked, with the data that it started with; ``about`` is its config.json.
+
+        ``epochs`` and ``device`` are those of `resume`.
 
         Raises
         ------
@@ -289,17 +306,42 @@ class Session(ABC):
             self.discard()
             raise
 
-    def finish(self) -> None:
-        """Train to the end. A run that is interrupted before it is published is discarded.
+    def finish(self, *callbacks: Callback) -> bool:
+        """Train to the end, or until Ctrl-C, which ends training after the current step and saves.
+
+        A run that is interrupted before it is published is discarded.
+
+        Parameters
+        ----------
+        *callbacks
+            Functions that are called with the session and each event.
+
+        Returns
+        -------
+        bool
+            Whether training came to its end.
 
         Raises
         ------
         FflmError
             As `events`.
+        KeyboardInterrupt
+            If Ctrl-C comes before the first step, or a second time. The last checkpoint is where training resumes.
         """
         try:
-            for _ in self.events():
-                pass
+            with ctrl_c() as interrupted:
+                if interrupted.come:
+                    raise KeyboardInterrupt
+                for event in self.events():
+                    interrupted.patient = True  # from the first step on, because kernels may have to be compiled before it
+                    stop = interrupted.come and not self.trainer.state.finished
+                    if stop and self.published:  # a model that has not been evaluated must not replace a trained one
+                        self.save()  # before anything is shown, because the terminal may be closed
+                    for callback in callbacks:
+                        callback(self, event)
+                    if stop:
+                        return False
+            return True
         finally:
             self.discard()
 

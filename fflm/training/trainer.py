@@ -216,6 +216,7 @@ class Trainer:
         )
         if settings.frozen:
             backend.clear(gradients.embeddings)
+        self.optimizer.add_penalties(parameters, gradients)
         if settings.clip:
             backend.clip_factor(gradients, settings.clip, self._scale)
         self.optimizer.update(parameters, gradients, moments, scale=self._scale, rate=rate, step=step + 1)

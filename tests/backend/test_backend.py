@@ -19,7 +19,7 @@ from tolerances import ACTIVATION, EXP_FLOAT32, FLOAT32, NORMALIZE, PRODUCT, SOF
 from fflm.backend import formulas
 from fflm.backend.cpu import backend as cpu_backend
 from fflm.backend.cpu.backend import CpuBackend
-from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Backend, Dropout, UnitLoss
+from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, ActivationFunction, Backend, Dropout, UnitLoss
 
 TILE = tile()
 
@@ -188,8 +188,11 @@ def test_dropout(rows: int, width: int, rate: float, dtype: np.dtype, threads: i
 # Layers.
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_activations(activation: Activation, dtype: np.dtype) -> None:
+FUNCTIONS = (*ACTIVATIONS, ("leaky_relu", 0.2), ("leaky_relu", 0.0), ("elu", 0.3), ("tanh", 0.3))
+
+
+@pytest.mark.parametrize("activation", FUNCTIONS, ids=str)
+def test_activations(activation: ActivationFunction, dtype: np.dtype) -> None:
     z = np.concatenate([np.linspace(-30, 30, 3001), [-1e4, -1e2, -90, -1e-3, -1e-7, 1e-7, 1e-3, 90, 1e2, 1e4]])
     z = z.astype(dtype)[:, None]
     outputs, one, nothing = np.empty_like(z), np.ones((1, 1), dtype), np.zeros(1, dtype)
@@ -202,9 +205,9 @@ def test_activations(activation: Activation, dtype: np.dtype) -> None:
     assert_close(slopes, reference.slope(activation, z.astype(np.float64)), 2 * ACTIVATION[dtype])
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", FUNCTIONS, ids=str)
 @pytest.mark.parametrize("sizes", LAYER_SIZES, ids=str)
-def test_affine(sizes: tuple[int, int, int], activation: Activation, dtype: np.dtype, threads: int) -> None:
+def test_affine(sizes: tuple[int, int, int], activation: ActivationFunction, dtype: np.dtype, threads: int) -> None:
     rows, width, outputs_width = sizes
     generator = np.random.default_rng(0)
     inputs, weight = normal(generator, rows, width, dtype=dtype), normal(generator, outputs_width, width, dtype=dtype)
@@ -456,9 +459,11 @@ def test_unit_losses(rows: int, units: int, loss: UnitLoss, dtype: np.dtype, thr
     generator = np.random.default_rng(0)
     scores = normal(generator, rows, units, dtype=dtype, size=4.0)
     targets = normal(generator, rows, units, dtype=dtype)
-    if loss in ("sigmoid", "hinge"):
+    if loss in ("sigmoid", "hinge", "exponential"):
         targets = np.where(targets > 0, 1, 0 if loss == "sigmoid" else -1).astype(dtype)
     scores[-1, -1] = targets[-1, -1]  # where the absolute error and the hinge have a kink
+    if loss == "sigmoid_absolute":
+        scores[-1, -1], targets[-1, -1] = 0, 0.5
     losses, d_scores = np.full(rows, np.nan, dtype), np.full_like(scores, np.nan)
     BACKEND.unit_losses(scores, targets, loss, 0.25, losses, d_scores)
     exact = as_float64(scores, targets)
@@ -466,14 +471,32 @@ def test_unit_losses(rows: int, units: int, loss: UnitLoss, dtype: np.dtype, thr
     assert_close(d_scores, 0.25 * reference.unit_slopes(loss, *exact), PRODUCT[dtype], unit=1.0)
 
 
-@pytest.mark.parametrize("loss", UNIT_LOSSES)
+@pytest.mark.parametrize("loss", [loss for loss in UNIT_LOSSES if loss not in ("exponential", "poisson")])
 @pytest.mark.parametrize("score", [-1e4, -100.0, 100.0, 1e4])
 def test_unit_losses_of_large_scores(score: float, loss: UnitLoss, dtype: np.dtype) -> None:
-    scores, targets = np.full((2, 1), score, dtype), np.array([[0 if loss == "sigmoid" else -1], [1]], dtype)
+    scores, targets = np.full((2, 1), score, dtype), np.array([[0 if loss.startswith("sigmoid") else -1], [1]], dtype)
     losses, d_scores = np.zeros(2, dtype), np.zeros_like(scores)
     BACKEND.unit_losses(scores, targets, loss, 1.0, losses, d_scores)
     assert_close(losses, reference.unit_losses(loss, *as_float64(scores, targets))[:, 0], PRODUCT[dtype])
     assert_close(d_scores, reference.unit_slopes(loss, *as_float64(scores, targets)), PRODUCT[dtype], unit=1.0)
+
+
+@pytest.mark.parametrize(("loss", "target"), [("exponential", -1), ("exponential", 1), ("poisson", 0), ("poisson", 3)])
+@pytest.mark.parametrize("score", [-1e4, -100.0, 100.0, 1e4])
+def test_exponentials_of_large_scores(score: float, loss: UnitLoss, target: int, dtype: np.dtype) -> None:
+    """They are right, or where the number type cannot hold them infinite or the largest exponential: never NaN."""
+    scores, targets = np.full((1, 1), score, dtype), np.full((1, 1), target, dtype)
+    losses, d_scores = np.zeros(1, dtype), np.zeros_like(scores)
+    BACKEND.unit_losses(scores, targets, loss, 1.0, losses, d_scores)
+    expected = reference.unit_losses(loss, *as_float64(scores, targets))[0, 0]
+    slope = reference.unit_slopes(loss, *as_float64(scores, targets))[0, 0]
+    beyond = 1e38 if dtype == FLOAT32 else np.inf
+    for found, wanted in ((losses[0], expected), (d_scores[0, 0], slope)):
+        if abs(wanted) >= beyond:
+            assert abs(found) >= 1e38
+            assert np.sign(found) == np.sign(wanted)
+        else:
+            assert_close(found, wanted, 10 * PRODUCT[dtype], unit=1.0)
 
 
 @pytest.mark.parametrize("loss", UNIT_LOSSES)
@@ -502,6 +525,20 @@ def test_clip_factor(shapes: list[tuple[int, ...]], limit: float, dtype: np.dtyp
         assert np.isnan(factor[0])
     BACKEND.clip_factor([np.zeros(5, dtype)], limit, factor)
     assert factor[0] == 1
+
+
+@pytest.mark.parametrize("shape", [(1,), (7, 5), (64, 33)], ids=str)
+def test_add_penalty(shape: tuple[int, ...], dtype: np.dtype, threads: int) -> None:
+    weight, gradient = normal(np.random.default_rng(0), 2, *shape, dtype=dtype)
+    weight.flat[-1] = 0  # where |w| has no derivative
+    expected = reference.add_penalty(*as_float64(weight, gradient), 0.3, 0.2)
+    unchanged = weight.copy()
+    BACKEND.add_penalty(weight, gradient, 0.3, 0.2)
+    assert_close(gradient, expected, PRODUCT[dtype])
+    assert np.array_equal(weight, unchanged)
+    weight.flat[0] = np.nan
+    BACKEND.add_penalty(weight, gradient, 0.3, 0.0)
+    assert np.isnan(gradient.flat[0])
 
 
 COMMON = {"scale": 0.5, "l2": 0.01, "rate": 0.1}
@@ -602,6 +639,7 @@ def operations(backend: Backend, dtype: np.dtype) -> list[Any]:
     backend.max_pool_backward(sources, pooled[1], gradients[0])
     backend.unit_losses(pooled[0], pooled[1], "squared", 0.1, losses[1], pooled[0].copy())
     factor = np.empty(1, dtype)
+    backend.add_penalty(embeddings, gradients[0], 0.01, 0.02)
     backend.clip_factor(gradients, 1.0, factor)
     for operation, states, numbers in UPDATES.values():
         counted = {**numbers, "scale": factor, **({"step": 3} if operation == "adam_step" else {})}

@@ -233,22 +233,41 @@ except fflm.FflmError as error:
     assert "NUMBA_THREADING_LAYER" in result.stdout or layer == "tbb"  # because TBB may be installed
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_forked_process_gives_same_results(tmp_path, monkeypatch):
-    set_shares(monkeypatch)  # so that this process starts threads
-    work = [(function, text) for function in operations(tmp_path).values() for text in TEXTS]
-    expected = [function(text) for function, text in work]
-    assert numba.threading_layer()
+def in_forked_process(function: Callable[[], Any]) -> tuple[Any, list[int], int | None]:
+    """Return the result of a function in a forked process, the threads of BLAS there, and the exit status."""
+    assert numba.threading_layer()  # the threads were started here
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
     with ONE_THREAD:  # as if another thread were computing
-        context = multiprocessing.get_context("fork")
-        receiver, sender = context.Pipe(duplex=False)
-        child = context.Process(target=lambda: sender.send(([function(text) for function, text in work], blas_threads())))
+        child = context.Process(target=lambda: sender.send((function(), blas_threads())))
         child.start()
     assert receiver.poll(60)
     found, threads = receiver.recv()
     child.join()
-    assert (found, child.exitcode, threads) == (expected, 0, blas_threads())
+    return found, threads, child.exitcode
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_process_predicts_the_same(monkeypatch):
+    set_shares(monkeypatch)
+    model, contexts = tiny_model(), np.random.default_rng(1).integers(0, 9, (30, 3), np.int32)
+
+    def predict() -> bytes:
+        return model.log_probabilities(contexts).tobytes()
+
+    expected = predict()
+    assert in_forked_process(predict) == (expected, blas_threads(), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_process_gives_same_results(tmp_path, monkeypatch):
+    set_shares(monkeypatch)
+    work = [(function, text) for function in operations(tmp_path).values() for text in TEXTS]
+    expected = [function(text) for function, text in work]
+    assert in_forked_process(lambda: [function(text) for function, text in work]) == (expected, blas_threads(), 0)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")

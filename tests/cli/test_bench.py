@@ -90,11 +90,14 @@ def test_bench_command_output(tmp_path):
         (["--hidden", "0"], "sizes are positive numbers"),
         (["--vocabulary", "10,-1"], "sizes are positive numbers"),
         (["--threads", "100000"], "give --threads"),
-        (["-o", "bench.gif"], "let its name end in .png, .svg or .pdf"),
+        (["-o", "bench.gif"], "choose a name that ends in .png, .svg or .pdf"),
+        (["-o", "old.png"], "old.png exists: choose another file, or replace it with"),
     ],
 )
 def test_bench_refuses_invalid_options(options, message, tmp_path):
+    (tmp_path / "old.png").write_text("old")
     result = fflm("bench", *options, folder=tmp_path)
     assert result.returncode != 0
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+    assert (tmp_path / "old.png").read_text() == "old"

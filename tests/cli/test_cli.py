@@ -413,10 +413,10 @@ def test_plot_of_several_models_labels_everything(models):
 def test_plot_refuses_invalid_arguments(models):
     pytest.importorskip("matplotlib")
     for arguments, reason in (
-        (["part.model"], "was not evaluated yet"),
-        (["text.model", "-o", "curves.gif"], "end in .png, .svg or .pdf"),
+        (["part.model", "-o", "part.png"], "has not been evaluated yet"),
+        (["text.model", "-o", "curves.gif"], "ends in .png, .svg or .pdf"),
         (["text.model", "-o", "nowhere/curves.png"], "No such file or directory"),
-        (["nothing.model"], "is not a model"),
+        (["nothing.model", "-o", "nothing.png"], "is not a model"),
     ):
         result = fflm("plot", *arguments, folder=models)
         assert result.returncode == 1
@@ -424,8 +424,21 @@ def test_plot_refuses_invalid_arguments(models):
         assert reason in result.stderr
 
 
+def test_plot_replaces_existing_file_only_with_overwrite(models):
+    pytest.importorskip("matplotlib")
+    (models / "old.svg").write_text("old")
+    result = fflm("plot", "text.model", "-o", "old.svg", folder=models)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "error: old.svg exists: choose another file, or replace it with --overwrite\n"
+    assert (models / "old.svg").read_text() == "old"
+    assert fflm("plot", "text.model", "-o", "old.svg", "--overwrite", folder=models).returncode == 0
+    assert (models / "old.svg").read_text().startswith("<?xml")
+
+
 def test_plot_without_matplotlib_names_install_command(models):
-    program = "import sys; sys.modules['matplotlib'] = None; from fflm.cli import main; main(['plot', 'text.model'])"
+    program = (
+        "import sys; sys.modules['matplotlib'] = None; from fflm.cli import main; main(['plot', 'text.model', '-o', 'none.png'])"
+    )
     result = subprocess.run([sys.executable, "-c", program], cwd=models, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr == "error: plots need matplotlib: run `pip install '.[plot]'` in a checkout of fflm\n"

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 import start_up
-from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximisation, losses, mixed
+from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximization, losses, mixed
 from exact import exact_gradients, exact_updates
 from ngram import PIECE, pieces
 from numba import njit
@@ -85,18 +85,18 @@ def test_trigram_learns_its_weights(corpus):
     assert valid < losses(model, corpus)["valid"].mean() - 0.1
 
 
-def test_expectation_maximisation_finds_most_likely_weight():
+def test_expectation_maximization_finds_most_likely_weight():
     generator = np.random.default_rng(3)
     first, second = generator.exponential(1, 500), generator.exponential(1.2, 500)
-    weight, other = expectation_maximisation(np.exp(-np.stack([first, second], axis=1)))
+    weight, other = expectation_maximization(np.exp(-np.stack([first, second], axis=1)))
     grid = np.linspace(0.001, 0.999, 999)
     goals = [mixed(first, second, each).sum() - math.log(each) - math.log(1 - each) for each in grid]
     assert weight == pytest.approx(grid[np.argmin(goals)], abs=2e-3)
     assert weight + other == pytest.approx(1)
 
 
-def test_expectation_maximisation_without_words_gives_equal_weights():
-    np.testing.assert_array_equal(expectation_maximisation(np.empty((0, 4))), np.full(4, 1 / 4))
+def test_expectation_maximization_without_words_gives_equal_weights():
+    np.testing.assert_array_equal(expectation_maximization(np.empty((0, 4))), np.full(4, 1 / 4))
 
 
 def test_every_network_has_published_row_and_mixture():

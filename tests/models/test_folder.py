@@ -99,7 +99,7 @@ USES = {
     "neighbours cat": "new.model",
     "analogy cat dog the": "new.model",
     "info": "both.mix",
-    "plot -o curves.svg": "new.classifier",
+    "plot -o curves.svg --overwrite": "new.classifier",
     "classify predict held.txt": "new.classifier",
     "classify eval texts.tsv": "new.classifier",
     "ngram export -o out.arpa --overwrite": "words.ngram",
@@ -134,7 +134,7 @@ def test_model_is_given_as_argument_or_option(folder):
     pytest.importorskip("matplotlib")
     (folder / "more.model").exists() or shutil.copytree("new.model", "more.model")
     set_age(folder / "more.model", 100)
-    result = run("plot -m new.model -m more.model -o curves.svg --json")
+    result = run("plot -m new.model -m more.model -o both.svg --json")
     assert json.loads(result.stdout)["models"] == ["new.model", "more.model"]
 
 

@@ -19,6 +19,7 @@ PLAIN = {
     "embedding": 3,
     "hidden": (5,),
     "activation": "tanh",
+    "negative_slope": None,
     "residual": False,
     "direct": False,
     "tied": False,
@@ -42,6 +43,8 @@ CASES = {
     "no hidden layer": {"hidden": ()},
     "two square layers": {"hidden": (6, 6)},
     "two relu layers": {"hidden": (4, 6), "activation": "relu"},
+    "an activation for each layer": {"hidden": (5, 4, 6), "activation": ("relu", "tanh", "elu"), "negative_slope": 0.3},
+    "a slope of leaky ReLU": {"activation": "leaky_relu", "negative_slope": 0.2},
     "direct": {"direct": True},
     "direct without hidden": {"direct": True, "hidden": ()},
     "direct, two layers": {"direct": True, "hidden": (5, 4)},
@@ -81,6 +84,10 @@ CASES = {
     "squared": {"input": "numbers", "numbers": 6, "outputs": 2, "output": "squared", "residual": True, "hidden": (5, 5)},
     "absolute": {"input": "numbers", "numbers": 6, "outputs": 2, "output": "absolute"},
     "hinge": {"input": "numbers", "numbers": 6, "outputs": 2, "output": "hinge", "direct": True},
+    **{
+        name: {"input": "numbers", "numbers": 6, "outputs": 2, "output": name}
+        for name in ("exponential", "poisson", "sigmoid_squared", "sigmoid_absolute")
+    },
     "everything": {
         "averages": (2, 3),
         "hidden": (6, 6),
@@ -194,28 +201,40 @@ def dropout(values, rate, seed, step, layer, row=0):
     return np.where(dropped, 0, values / (1 - rate))
 
 
-def activate(name, z):
-    """Return the activation of z by its name."""
+SLOPES = {"leaky_relu": 0.01, "elu": 1.0}
+"""The usual gamma of these activations."""
+
+
+def named(activation):
+    """Return the name of an activation, which may be given with its gamma, and gamma."""
+    name, gamma = (activation, None) if isinstance(activation, str) else activation
+    return name, SLOPES.get(name, np.nan) if gamma is None else gamma
+
+
+def activate(activation, z):
+    """Return the activation of z."""
+    name, gamma = named(activation)
     return {
         "tanh": np.tanh(z),
         "sigmoid": np.exp(-np.logaddexp(0, -z)),
         "relu": np.maximum(z, 0),
-        "leaky_relu": np.where(z > 0, z, 0.01 * z),
-        "elu": np.where(z > 0, z, np.expm1(np.minimum(z, 0))),
+        "leaky_relu": np.where(z > 0, z, gamma * z),
+        "elu": np.where(z > 0, z, gamma * np.expm1(np.minimum(z, 0))),
         "softplus": np.logaddexp(0, z),
         "identity": z,
     }[name]
 
 
-def slope(name, z):
-    """Return the derivative of the activation at z, not from its output as in the kernels."""
+def slope(activation, z):
+    """Return the activation's derivative at z, not from its output as in the kernels."""
+    name, gamma = named(activation)
     sigmoid = activate("sigmoid", z)
     return {
         "tanh": 1 - np.tanh(z) ** 2,
         "sigmoid": sigmoid * activate("sigmoid", -z),
         "relu": np.where(z > 0, 1.0, 0.0),
-        "leaky_relu": np.where(z > 0, 1.0, 0.01),
-        "elu": np.where(z > 0, 1.0, np.exp(np.minimum(z, 0))),
+        "leaky_relu": np.where(z > 0, 1.0, gamma),
+        "elu": np.where(z > 0, 1.0, gamma * np.exp(np.minimum(z, 0))),
         "softplus": sigmoid,
         "identity": np.ones_like(z),
     }[name]
@@ -278,23 +297,37 @@ def nce_gradients(hidden, weight, bias, targets, noise, scale):
     return d_scores @ weight, d_scores.T @ hidden, d_scores.sum(0)
 
 
+@np.errstate(over="ignore")
 def unit_losses(name, scores, targets):
-    """Return the loss of each unit (B, O): binary cross-entropy, squared error, absolute error or hinge loss."""
+    """Return the loss of each unit (B, O), by its definition; the Poisson loss lacks log y!."""
+    probabilities = activate("sigmoid", scores)
+    exponential, mean = np.exp(-targets * scores), np.exp(scores)  # infinite of very large scores
     return {
         "sigmoid": targets * np.logaddexp(0, -scores) + (1 - targets) * np.logaddexp(0, scores),
         "squared": (scores - targets) ** 2,
         "absolute": np.abs(scores - targets),
         "hinge": np.maximum(0, 1 - targets * scores),
+        "exponential": exponential,
+        "poisson": mean - targets * scores,
+        "sigmoid_squared": (probabilities - targets) ** 2,
+        "sigmoid_absolute": np.abs(probabilities - targets),
     }[name]
 
 
+@np.errstate(over="ignore")
 def unit_slopes(name, scores, targets):
     """Return the derivatives of `unit_losses` by the scores (B, O)."""
+    probabilities = activate("sigmoid", scores)
+    exponential, mean = np.exp(-targets * scores), np.exp(scores)  # infinite of very large scores
     return {
-        "sigmoid": activate("sigmoid", scores) - targets,
+        "sigmoid": probabilities - targets,
         "squared": 2 * (scores - targets),
         "absolute": np.sign(scores - targets),
         "hinge": np.where(targets * scores < 1, -targets, 0.0),
+        "exponential": -targets * exponential,
+        "poisson": mean - targets,
+        "sigmoid_squared": 2 * (probabilities - targets) * slope("sigmoid", scores),
+        "sigmoid_absolute": np.sign(probabilities - targets) * slope("sigmoid", scores),
     }[name]
 
 
@@ -331,6 +364,12 @@ def softmaxes(case):
     return [borders[0] + len(borders) - 1, *np.diff(borders)]
 
 
+def activation_of(case, layer):
+    """Return the activation of a hidden layer, from 0, with the case's gamma if it has one."""
+    name = case["activation"] if isinstance(case["activation"], str) else case["activation"][layer]
+    return name if case["negative_slope"] is None else (name, case["negative_slope"])
+
+
 def blocks(case):
     """Return the sizes of the blocks of a case's contexts, starting with the most distant words."""
     return [*case["averages"][::-1], *[1] * case["window"]]
@@ -355,8 +394,12 @@ def batch(case, seed=0):
         contexts[2] = -1
     if case["input"] == "numbers":
         contexts = generator.normal(size=(ROWS, case["numbers"]))
-    if case["output"] in ("sigmoid", "hinge"):
-        targets = generator.choice([0.0 if case["output"] == "sigmoid" else -1.0, 1.0], (ROWS, classes))
+    if case["output"] in ("hinge", "exponential"):
+        targets = generator.choice([-1.0, 1.0], (ROWS, classes))
+    elif case["output"].startswith("sigmoid"):
+        targets = generator.choice([0.0, 1.0], (ROWS, classes))
+    elif case["output"] == "poisson":
+        targets = generator.poisson(2, (ROWS, classes)).astype(np.float64)
     elif case["output"] != "softmax":
         targets = generator.normal(size=(ROWS, classes))
     return parameters, contexts, targets
@@ -392,7 +435,8 @@ def forward(parameters, contexts, case, seed, step, *, training):
     for layer in range(len(case["hidden"])):
         residual = case["residual"] and layer > 0
         read = normalize(values[-1]) if residual else values[-1]
-        output = affine(read, parameters[f"hidden.{layer}.weight"], parameters[f"hidden.{layer}.bias"], case["activation"])
+        layer_parameters = [parameters[f"hidden.{layer}.{name}"] for name in ("weight", "bias")]
+        output = affine(read, *layer_parameters, activation_of(case, layer))
         output = dropout(output, rates[1], seed, step, layer + 1)
         values.append(values[-1] + output if residual else output)
     top = normalize(values[-1]) if case["residual"] and case["hidden"] else values[-1]
@@ -429,7 +473,9 @@ def unit_scores(parameters, hidden):
 def network_outputs(parameters, contexts, case):
     """Return the predictions of a network with single output units (B, O)."""
     hidden = forward(parameters, contexts, case, 0, 0, training=False)[2]
-    return activate("sigmoid" if case["output"] == "sigmoid" else "identity", unit_scores(parameters, hidden))
+    if case["output"] == "poisson":
+        return np.exp(unit_scores(parameters, hidden))
+    return activate("sigmoid" if case["output"].startswith("sigmoid") else "identity", unit_scores(parameters, hidden))
 
 
 def network_log_probabilities(parameters, contexts, case):
@@ -518,7 +564,7 @@ def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
         layer_parameters = [parameters[f"hidden.{layer}.{name}"] for name in ("weight", "bias")]
         read = normalize(values[layer]) if residual else values[layer]
         d_output = dropout(d_values, case["dropout"], seed, step, layer + 1)
-        d_weight, d_bias, d_read = affine_backward(read, *layer_parameters, case["activation"], d_output)
+        d_weight, d_bias, d_read = affine_backward(read, *layer_parameters, activation_of(case, layer), d_output)
         gradients[f"hidden.{layer}.weight"], gradients[f"hidden.{layer}.bias"] = d_weight, d_bias
         d_values = d_values + normalize_backward(values[layer], d_read) if residual else d_read
     if d_inputs.size:
@@ -527,6 +573,11 @@ def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
     if "embeddings" in gradients:
         gradients["embeddings"] = read_inputs_backward(parameters, contexts, case, d_values, gradients["embeddings"])
     return gradients
+
+
+def add_penalty(weight, gradient, l1, l2):
+    """Return a gradient plus that of l1 |w| + l2 w^2 / 2."""
+    return gradient + l1 * np.sign(weight) + l2 * weight
 
 
 # The optimizer steps: each returns the new weight and the new state; g is the scaled gradient plus that of the l2 penalty.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fflm.backend.cpu.backend import CpuBackend
-from fflm.backend.protocol import Activation, Array
+from fflm.backend.protocol import ActivationFunction, Array
 
 TILE = 128
 """Number of words whose exponentials share a scale."""
@@ -42,7 +42,7 @@ class RoundingBackend(CpuBackend):
         """Return the CPU backend, which does not round to float16."""
         return CpuBackend()
 
-    def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
+    def affine(self, inputs: Array, weight: Array, bias: Array, activation: ActivationFunction, outputs: Array) -> None:
         super().affine(rounded(inputs), rounded(weight), bias, activation, outputs)
 
     def affine_backward(
@@ -50,7 +50,7 @@ class RoundingBackend(CpuBackend):
         inputs: Array,
         weight: Array,
         outputs: Array,
-        activation: Activation,
+        activation: ActivationFunction,
         d_outputs: Array,
         beta: float,
         d_weight: Array,

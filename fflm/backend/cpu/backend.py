@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fflm.backend.common import Scratch, adam_corrections, dropout_words, flat
+from fflm.backend.common import Scratch, activation_code, adam_corrections, dropout_words, flat
 from fflm.backend.cpu import kernels
 from fflm.backend.cpu.launching import shares_of
-from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Array, Dropout, UnitLoss
+from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, UnitLoss
 
 PRODUCTS = 1 / 32
 """How much a multiplication in BLAS counts as work, where a number that another kernel processes counts 1."""
@@ -96,25 +96,27 @@ class CpuBackend:
         threads = self._shares(values.size)
         kernels.dropout(*flat(values), factor, *words, first, *flat(dropped), values is dropped, threads)
 
-    def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
+    def affine(self, inputs: Array, weight: Array, bias: Array, activation: ActivationFunction, outputs: Array) -> None:
+        code, gamma = activation_code(activation)
         threads = self._shares(outputs.size * inputs.shape[1] * PRODUCTS)
-        kernels.affine(inputs, weight, bias, ACTIVATIONS.index(activation), outputs, threads)
+        kernels.affine(inputs, weight, bias, code, inputs.dtype.type(gamma), outputs, threads)
 
     def affine_backward(
         self,
         inputs: Array,
         weight: Array,
         outputs: Array,
-        activation: Activation,
+        activation: ActivationFunction,
         d_outputs: Array,
         beta: float,
         d_weight: Array,
         d_bias: Array,
         d_inputs: Array,
     ) -> None:
-        code = ACTIVATIONS.index(activation)
+        code, gamma = activation_code(activation)
+        slopes = code, inputs.dtype.type(gamma)
         threads = self._shares(2 * outputs.size * inputs.shape[1] * PRODUCTS)
-        kernels.affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_bias, d_inputs, threads)
+        kernels.affine_backward(inputs, weight, outputs, *slopes, d_outputs, beta, d_weight, d_bias, d_inputs, threads)
 
     def add(self, values: Array, total: Array) -> None:
         threads = self._shares(values.size)
@@ -230,6 +232,10 @@ class CpuBackend:
             total += float(totals.sum())
         norm = math.sqrt(total)
         factor[0] = (min(1.0, limit / norm) if norm else 1.0) if math.isfinite(norm) else math.nan
+
+    def add_penalty(self, weight: Array, gradient: Array, l1: float, l2: float) -> None:
+        threads = self._shares(weight.size)
+        kernels.add_penalty(*flat(weight, gradient), *map(weight.dtype.type, (l1, l2)), threads)
 
     def momentum_step(
         self,

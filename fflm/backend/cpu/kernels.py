@@ -13,18 +13,18 @@ from fflm.backend.cpu.launching import kernel, share
 from fflm.backend.cpu.rows import REORDER, activate_row, clear, inner_product
 from fflm.backend.formulas import (
     RELU,
-    SIGMOID,
-    SOFTPLUS,
     TANH,
-    activate,
     activation_slope,
     adagrad_update,
     adam_update,
     exp,
     log1p,
     momentum_update,
+    penalty_slope,
     philox,
     rmsprop_update,
+    sigmoid,
+    softplus,
     unit_loss,
     unit_loss_slope,
 )
@@ -213,21 +213,21 @@ def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, see
 
 
 @njit
-def slope_row(code, outputs, d_row):
+def slope_row(code, gamma, outputs, d_row):
     """Multiply a row of gradients (O,) by the slopes of ``ACTIVATIONS[code]`` at its outputs (O,)."""
     if code == RELU:
         for j in range(len(d_row)):
-            d_row[j] *= activation_slope(RELU, outputs[j])
+            d_row[j] *= activation_slope(RELU, gamma, outputs[j])
     elif code == TANH:
         for j in range(len(d_row)):
-            d_row[j] *= activation_slope(TANH, outputs[j])
+            d_row[j] *= activation_slope(TANH, gamma, outputs[j])
     else:
         for j in range(len(d_row)):
-            d_row[j] *= activation_slope(code, outputs[j])
+            d_row[j] *= activation_slope(code, gamma, outputs[j])
 
 
 @kernel(blas=True)
-def affine(inputs, weight, bias, code, outputs, threads):
+def affine(inputs, weight, bias, code, gamma, outputs, threads):
     """Fill outputs (B, O) with the activation of inputs (B, I) weight^T (O, I) + bias (O,)."""
     for t in prange(threads):
         low, high = share(outputs.shape[0], threads, t)
@@ -235,17 +235,17 @@ def affine(inputs, weight, bias, code, outputs, threads):
         for i in range(low, high):
             for j in range(outputs.shape[1]):
                 outputs[i, j] += bias[j]
-            activate_row(code, outputs[i])
+            activate_row(code, gamma, outputs[i])
 
 
 @kernel(blas=True)
-def affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_bias, d_inputs, threads):
+def affine_backward(inputs, weight, outputs, code, gamma, d_outputs, beta, d_weight, d_bias, d_inputs, threads):
     """Go back through `affine`: outputs, d_outputs (B, O) -> d_weight (O, I) and d_bias (O,) by beta, d_inputs (B, I)."""
     # Forward computed y = f(x W^T + b), so with dz = dy * f'(z): dW = dz^T x, db = sum dz, dx = dz W.
     for t in prange(threads):
         low, high = share(outputs.shape[0], threads, t)
         for i in range(low, high):
-            slope_row(code, outputs[i], d_outputs[i])
+            slope_row(code, gamma, outputs[i], d_outputs[i])
         gemm(d_outputs[low:high], weight, d_inputs[low:high], False, False, 0.0)
     for t in prange(threads):
         low, high = share(outputs.shape[1], threads, t)
@@ -536,14 +536,14 @@ def output_gradients(
 
 
 @njit(fastmath={"contract"})
-def noise_row(row, bias, noise, softplus, width):
-    """Replace a row of products by noise sigmoid(s), s being product + bias, and fill ``softplus`` with noise log(1 + e^s)."""
+def noise_row(row, bias, noise, losses, width):
+    """Replace a row of products by noise sigmoid(s), s being product + bias, and fill ``losses`` with noise log(1 + e^s)."""
     one = row.dtype.type(1)
     for j in range(width):
         s = row[j] + bias[j]
         e = exp(-abs(s))
         row[j] = noise[j] * (one if s > 0 else e) / (one + e)
-        softplus[j] = noise[j] * ((s if s > 0 else row.dtype.type(0)) + log1p(e))
+        losses[j] = noise[j] * ((s if s > 0 else row.dtype.type(0)) + log1p(e))
 
 
 @njit
@@ -554,15 +554,15 @@ def noise_tile(tile, bias, targets, noise, low, scale, losses, d_bias):
     """
     # With s the scores, a the draws of a word and t a row's target, ds = scale (a sigmoid(s) - [word = t] sigmoid(-s)).
     width = len(bias)
-    softplus = np.empty(width, bias.dtype)
+    own = np.empty(width, bias.dtype)
     for i in range(len(targets)):
         place = targets[i] - low
         s = tile[i, place] + bias[place] if 0 <= place < width else bias.dtype.type(0)
-        noise_row(tile[i], bias, noise, softplus, width)
-        losses[i] += sum_row(softplus, width)
+        noise_row(tile[i], bias, noise, own, width)
+        losses[i] += sum_row(own, width)
         if 0 <= place < width:
-            tile[i, place] -= activate(SIGMOID, -s)
-            losses[i] += activate(SOFTPLUS, -s)
+            tile[i, place] -= sigmoid(-s)
+            losses[i] += softplus(-s)
         for j in range(width):
             tile[i, j] *= scale
             d_bias[j] += tile[i, j]
@@ -674,6 +674,15 @@ def sum_of_squares(values, totals, threads):
         for i in range(len(part)):
             total += part[i] * part[i]
         totals[t] = total
+
+
+@kernel()
+def add_penalty(weight, gradient, l1, l2, threads):
+    """Add `penalty_slope` of weight (N,) to gradient (N,)."""
+    for t in prange(threads):
+        w, g = portion(weight, threads, t), portion(gradient, threads, t)
+        for i in range(len(w)):
+            g[i] += penalty_slope(w[i], l1, l2)
 
 
 @kernel()

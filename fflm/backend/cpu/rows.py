@@ -26,14 +26,14 @@ def inner_product(values, row):
 
 
 @njit
-def activate_row(code, row):
+def activate_row(code, gamma, row):
     """Replace a row of pre-activations (O,) by ``ACTIVATIONS[code]``. LLVM vectorizes a loop only if it knows the code."""
     if code == RELU:
         for j in range(len(row)):
-            row[j] = activate(RELU, row[j])
+            row[j] = activate(RELU, gamma, row[j])
     elif code == TANH:
         for j in range(len(row)):
-            row[j] = activate(TANH, row[j])
+            row[j] = activate(TANH, gamma, row[j])
     else:
         for j in range(len(row)):
-            row[j] = activate(code, row[j])
+            row[j] = activate(code, gamma, row[j])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fflm.backend.common import Scratch, adam_corrections, dropout_words, flat
+from fflm.backend.common import Scratch, activation_code, adam_corrections, dropout_words, flat
 from fflm.backend.cuda import kernels
 from fflm.backend.cuda.kernels import SUMMED
 from fflm.backend.cuda.launching import BLOCK, launch_kernel
@@ -17,7 +17,7 @@ from fflm.backend.cuda.memory import DeviceArray, PinnedCopies
 from fflm.backend.cuda.mixed import SLOPE, make_mixed_product, pairs_for, to_halves
 from fflm.backend.cuda.products import COLUMNS, FORMS, FOUR, ROWS, STORE
 from fflm.backend.cuda.single import make_single_product
-from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Array, Dropout, UnitLoss
+from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, UnitLoss
 
 PARTS = 1024
 """Largest number of blocks that sum a whole array."""
@@ -122,7 +122,7 @@ class CudaBackend:
         *,
         beta: float = 0.0,
         bias: Array = None,
-        code: int = 0,
+        activation: ActivationFunction = "identity",
         statistics: tuple[Array, Array] | None = None,
         slopes: Slopes | None = None,
         scale: float = 1.0,
@@ -140,6 +140,7 @@ class CudaBackend:
             parts, span = divide(grid[0] * grid[1], inner)
         sums = c if parts == 1 else self._borrow("parts of a product", (parts * rows, columns))
         highest, totals = statistics or (self._one_matrix, self._one_matrix)
+        code, gamma = activation_code(activation)
         slopes = slopes or Slopes(self._one_matrix, self._one_id, 0.0, 0.0)
         units = (c_float(scale), self._no_unit if unit is None else unit) if self.mixed else ()
         self._launch(
@@ -154,6 +155,7 @@ class CudaBackend:
             c_float(beta if parts == 1 else 0),
             self._one if bias is None else bias,
             c_int32(code),
+            c_float(gamma),
             highest,
             totals,
             slopes.factors,
@@ -274,16 +276,16 @@ class CudaBackend:
             dropped,
         )
 
-    def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
+    def affine(self, inputs: Array, weight: Array, bias: Array, activation: ActivationFunction, outputs: Array) -> None:
         a, b = self._operand("inputs", inputs), self._operand("weight", weight)
-        self._product("layer", a, b, outputs, inputs.shape[1], bias=bias, code=ACTIVATIONS.index(activation))
+        self._product("layer", a, b, outputs, inputs.shape[1], bias=bias, activation=activation)
 
     def affine_backward(
         self,
         inputs: Array,
         weight: Array,
         outputs: Array,
-        activation: Activation,
+        activation: ActivationFunction,
         d_outputs: Array,
         beta: float,
         d_weight: Array,
@@ -291,7 +293,8 @@ class CudaBackend:
         d_inputs: Array,
     ) -> None:
         if activation != "identity":
-            self._each(kernels.multiply_slopes, outputs.size, c_int32(ACTIVATIONS.index(activation)), *flat(outputs, d_outputs))
+            code, gamma = activation_code(activation)
+            self._each(kernels.multiply_slopes, outputs.size, c_int32(code), c_float(gamma), *flat(outputs, d_outputs))
         self._launch(kernels.column_sums, -(-d_outputs.shape[1] // SUMMED), d_outputs, c_float(beta), d_bias)
         operands = self._operand("inputs", inputs), self._operand("weight", weight)
         self._products_backward(d_outputs, *operands, beta, d_weight, d_inputs)
@@ -418,6 +421,9 @@ class CudaBackend:
         for array, count, end in zip(arrays, parts, accumulate(parts), strict=True):
             self._launch(kernels.sums_of_squares, count, array, totals[end - count : end])
         self._launch(kernels.clip_factor, 1, totals, c_float(limit), factor)
+
+    def add_penalty(self, weight: Array, gradient: Array, l1: float, l2: float) -> None:
+        self._each(kernels.add_penalty, weight.size, *flat(weight, gradient), c_float(l1), c_float(l2))
 
     def momentum_step(
         self,

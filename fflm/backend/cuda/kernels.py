@@ -14,17 +14,17 @@ from numba.cuda.extending import overload
 
 from fflm.backend.cuda.launching import BLOCK, kernel
 from fflm.backend.formulas import (
-    SIGMOID,
-    SOFTPLUS,
-    activate,
     activation_slope,
     adagrad_update,
     adam_update,
     exp,
     log1p,
     momentum_update,
+    penalty_slope,
     philox,
     rmsprop_update,
+    sigmoid,
+    softplus,
     unit_loss,
     unit_loss_slope,
 )
@@ -121,11 +121,11 @@ def add_parts(parts, beta, total):
 
 
 @kernel()
-def multiply_slopes(code, outputs, d_outputs):
+def multiply_slopes(code, gamma, outputs, d_outputs):
     """Multiply d_outputs (N,), gradients of outputs (N,), by the slopes of the activation: a thread for each number."""
     i = cuda.grid(1)
     if i < outputs.size:
-        d_outputs[uint32(i)] *= activation_slope(code, outputs[uint32(i)])
+        d_outputs[uint32(i)] *= activation_slope(code, gamma, outputs[uint32(i)])
 
 
 @kernel()
@@ -428,11 +428,11 @@ def nce_slopes(scores, bias, targets, noise, scale, losses):
     loss = float32(0)
     for j in range(thread, uint32(scores.shape[1]), uint32(BLOCK)):
         score = scores[row, j] + bias[j]
-        slope = noise[j] * activate(SIGMOID, score)
-        loss += noise[j] * activate(SOFTPLUS, score)
+        slope = noise[j] * sigmoid(score)
+        loss += noise[j] * softplus(score)
         if j == uint32(targets[row]):
-            slope -= activate(SIGMOID, -score)
-            loss += activate(SOFTPLUS, -score)
+            slope -= sigmoid(-score)
+            loss += softplus(-score)
         scores[row, j] = slope * scale
     loss = block_sum(loss, shared)
     if thread == uint32(0):
@@ -499,6 +499,14 @@ def clip_factor(totals, limit, factor):
         factor[0] = limit / norm if norm > limit else float32(1)
         if not norm <= float32(3.4e38):
             factor[0] = float32(math.nan)
+
+
+@kernel()
+def add_penalty(weight, gradient, l1, l2):
+    """Add `penalty_slope` of weight (N,) to gradient (N,): a thread for each number."""
+    i = uint32(cuda.grid(1))
+    if i < uint32(weight.size):
+        gradient[i] += penalty_slope(weight[i], l1, l2)
 
 
 @kernel()

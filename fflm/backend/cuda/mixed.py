@@ -312,8 +312,8 @@ def make_mixed_product(form: str) -> Any:
     compute = make_product(MIXED, form)
 
     @kernel(form, launch_bounds=(BLOCK, 2))
-    def product(a, b, c, inner, span, alpha, unit, beta, bias, code, highest, totals, factors, targets, hit, spread):
+    def product(a, b, c, inner, span, alpha, unit, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread):
         alpha *= unit[1]
-        compute(a, b, c, inner, span, alpha, beta, bias, code, highest, totals, factors, targets, hit, spread)
+        compute(a, b, c, inner, span, alpha, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread)
 
     return product

@@ -25,8 +25,8 @@ beta
     Factor on what was there before.
 bias
     In: (N,), but not for STORE. Out for SLOPES_TRANSPOSED: (M,) the sums of op(a)'s rows.
-code
-    For ACTIVATE: the activation function.
+code, gamma
+    For ACTIVATE: the activation function, and its slope below 0 where that is a parameter.
 highest, totals
     Out for SOFTMAX and STATISTICS: (tiles, M) the maximum of each row of a tile, and the sum of its exponentials.
 factors, targets, hit, spread
@@ -233,14 +233,14 @@ def make_activation(arithmetic: Arithmetic) -> Any:
     store_with_bias, offset = arithmetic.store_with_bias, arithmetic.offset
 
     @cuda.jit(device=True, forceinline=True)
-    def store_activated(sums, c, bias, code, rows, columns, row, column):
+    def store_activated(sums, c, bias, code, gamma, rows, columns, row, column):
         """Store activation(sums + bias (N,)) of a thread, whose numbers begin at row and column, in c (M, N)."""
         store_with_bias(sums, c, bias, rows, row, column)
         for number in range(ROWS * COLUMNS // BLOCK):  # in a loop of its own, for all activations unrolled are too much code
             down, right_of = offset(uint32(number))
             y, x = uint32(row + down), uint32(column + right_of)
             if y < rows and x < columns:
-                c[y, x] = activate(code, c[y, x])
+                c[y, x] = activate(code, gamma, c[y, x])
 
     return store_activated
 
@@ -259,7 +259,7 @@ def make_product(arithmetic: Arithmetic, form: str) -> Any:
     store, store_softmax = arithmetic.store, arithmetic.store_softmax
 
     @cuda.jit(device=True, forceinline=True)
-    def product(a, b, c, inner, span, alpha, beta, bias, code, highest, totals, factors, targets, hit, spread):
+    def product(a, b, c, inner, span, alpha, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread):
         shared = cuda.shared.array(shared_words, word, alignment=16)
         statistics = cuda.shared.array(statistics_size, float32)
         sums = cuda.local.array(sums_shape, float32)
@@ -292,7 +292,7 @@ def make_product(arithmetic: Arithmetic, form: str) -> Any:
         if end == STORE:
             store(sums, c, rows, row, column, alpha, beta)
         if end == ACTIVATE:
-            store_activated(sums, c, bias, code, rows, columns, row, column)
+            store_activated(sums, c, bias, code, gamma, rows, columns, row, column)
         if end in (SOFTMAX, STATISTICS):
             store_softmax(sums, statistics, bias, c, end == SOFTMAX, highest, totals, row0, row, column)
 

@@ -262,7 +262,7 @@ def make_single_product(form: str) -> Any:
     compute = make_product(SINGLE, form)
 
     @kernel(form, launch_bounds=(BLOCK, 2))
-    def product(a, b, c, inner, span, beta, bias, code, highest, totals, factors, targets, hit, spread):
-        compute(a, b, c, inner, span, float32(1), beta, bias, code, highest, totals, factors, targets, hit, spread)
+    def product(a, b, c, inner, span, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread):
+        compute(a, b, c, inner, span, float32(1), beta, bias, code, gamma, highest, totals, factors, targets, hit, spread)
 
     return product

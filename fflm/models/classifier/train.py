@@ -159,19 +159,12 @@ class ClassifierSession(Session):
     """The training session of a text classifier. Create it with `start_session`, `start` or `resume`."""
 
     data: ClassifierData
+    headlines = ("loss", "accuracy", "macro_f1")
     embedding_scale = 0.1  # a word that was not seen in training should say nothing
 
     @classmethod
     def resume(cls, path: Path, *, epochs: int | None = None, device: Device | None = None) -> Self:
-        """Resume the run in a folder, as if it had never been interrupted.
-
-        With a new number of epochs, or on another device, if given.
-
-        Raises
-        ------
-        FflmError
-            If there is no such run, it is going on elsewhere, or its files are damaged.
-        """
+        """Resume the run in a folder, as `Session.resume` says."""
         with opening_run(path, "classifier", ClassifierFile) as about:
             return cls._resume(path, ClassifierData.load(path, about), about, epochs, device)
 

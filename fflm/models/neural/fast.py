@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fflm.backend.common import activation_code
 from fflm.backend.cpu.launching import shares_of
-from fflm.backend.protocol import ACTIVATIONS
 from fflm.errors import FflmError
 from fflm.models.base import check_text
 from fflm.models.language_model import LanguageModel
@@ -166,6 +166,7 @@ class FastScorer:
         ids = check_text(ids, start, self.vocabulary)
         windows = model.windows(ids)
         losses = np.empty(len(ids) - start, np.float32)
+        code, gamma = activation_code(model.config.activation_of(1))
         score_words(
             ids,
             start,
@@ -177,7 +178,8 @@ class FastScorer:
             self._units,
             self._average_units,
             model.parameters.hidden_biases[0],
-            ACTIVATIONS.index(model.config.activation),
+            code,
+            np.float32(gamma),
             self._output_units,
             model.parameters.output_bias,
             losses,

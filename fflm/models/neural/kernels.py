@@ -56,6 +56,7 @@ def score_words(
     average_units,
     bias,
     code,
+    gamma,
     output_units,
     output_bias,
     losses,
@@ -90,7 +91,7 @@ def score_words(
                 for j in range(size):
                     window_sum, average_sum = bias.dtype.type(sums[place, j]), bias.dtype.type(total[j])
                     hidden[j] = window_sum * units[j] + average_sum * average_units[j] + bias[j]
-                activate_row(code, hidden)
+                activate_row(code, gamma, hidden)
                 for j in range(size):
                     hidden[j] *= output_units[j]
                 losses[i - start] = -inner_product(hidden, word[-1]) - output_bias[ids[i]]

@@ -176,6 +176,7 @@ class TrainingSession(Session):
     """The training session of a network on text. Create it with `start_session`, `start` or `resume`."""
 
     data: Corpus
+    headlines = ("loss", "perplexity")
 
     @property
     def corpus(self) -> Corpus:
@@ -184,25 +185,7 @@ class TrainingSession(Session):
 
     @classmethod
     def resume(cls, path: Path, corpus: Corpus | None = None, *, epochs: int | None = None, device: Device | None = None) -> Self:
-        """Resume the run in a folder, as if it had never been interrupted.
-
-        Parameters
-        ----------
-        path
-            The model's folder.
-        corpus
-            The data, if not the very folder that the run began with; must be the same.
-        epochs
-            A new number of epochs.
-        device
-            The device to continue on, if not the one that trained so far. Results differ by rounding. A run in mixed precision on
-            the GPU continues in float32 on the CPU.
-
-        Raises
-        ------
-        FflmError
-            If there is no such run, it is going on elsewhere, its files are damaged, or the data is not what it began with.
-        """
+        """Resume the run in a folder, as `Session.resume` says; ``corpus`` is the same data, if it now lies elsewhere."""
         with opening_run(path, "network") as about:
             if corpus is None:
                 corpus = Corpus.open(find_corpus(path, about["corpus"]))

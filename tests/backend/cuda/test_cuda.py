@@ -98,6 +98,7 @@ def recorded_launches(mixed):
     backend.nce_gradients(one, one, two, ids, two, 1.0, 0.0, two, one, one, two)
     backend.unit_losses(one, one, "sigmoid", 1.0, two, one)
     backend.log_probabilities(one, one, two, few)
+    backend.add_penalty(one, one, 0.1, 0.1)
     backend.clip_factor([one, row], 1.0, factor)
     numbers = {"scale": factor, "l2": 0.0, "rate": 0.1}
     backend.momentum_step(one, one, one, momentum=0.9, nesterov=True, **numbers)

@@ -3,6 +3,8 @@
 import csv
 import gzip
 import json
+import re
+import signal
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -19,7 +21,8 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 import fflm
 from fflm import FflmError, TextClassifier
 from fflm.arrays import CHECKPOINT, CONFIG, WEIGHTS, load_arrays
-from fflm.cli import main
+from fflm.cli import _as_commands, main
+from fflm.errors import FflmWarning
 from fflm.files import LOCK
 from fflm.models.classifier.features import Reader, Texts, count_words, read_lexicon
 from fflm.models.classifier.metrics import Report
@@ -29,8 +32,9 @@ from fflm.models.classifier.train import ClassifierSession, start_session
 from fflm.models.creation import model_path
 from fflm.text.holdout import Count, Share
 from fflm.text.tokenizer import Tokenizer
-from fflm.training.events import Evaluation, Step
+from fflm.training.events import Evaluation, Event, Step
 from fflm.training.examples import Scale
+from fflm.training.session import Session
 
 
 def run(*arguments: object, status: int = 0, **options: str) -> subprocess.CompletedProcess[str]:
@@ -424,6 +428,30 @@ def test_resumed_classifier_training_equals_uninterrupted(data: Path, tmp_path: 
         assert broken.figures == whole.figures
 
 
+def test_classifier_training_interrupted_in_python_resumes_with_same_result(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(session: Session, event: Event) -> None:
+        if isinstance(event, Step) and event.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    whole = fflm.train_classifier(data / "train.tsv", tmp_path / "whole", epochs=2)
+    with pytest.raises(KeyboardInterrupt, match=r"stopped and saved: `fflm\.resume\('.*m'\)` resumes training"):
+        fflm.train_classifier(data / "train.tsv", tmp_path / "m", epochs=2, callback=interrupt)
+    with pytest.warns(FflmWarning, match="m is hardly trained, it was saved before its first evaluation"):
+        fflm.load(tmp_path / "m")
+    message = f"`fflm.resume('{tmp_path / 'm'}')` resumes it"
+    assert _as_commands(message) == f"`fflm classify train --resume {tmp_path / 'm'}` resumes it"
+    resumed = fflm.resume(tmp_path / "m", verbose=True)
+    assert re.search(
+        r"^epoch 2/2, .*; valid: loss .*, accuracy .*, macro f1 .* examples/s$", capsys.readouterr().out, re.MULTILINE
+    )
+    assert isinstance(resumed, TextClassifier)
+    assert resumed.about["figures"] == whole.about["figures"]
+    for name, array in whole.parameters.items():
+        assert np.array_equal(dict(resumed.parameters.items())[name], array)
+
+
 def test_finished_classifier_training_resumes_for_more_epochs(data: Path, tmp_path: Path) -> None:
     run_ = start_session([data / "train.tsv"], tmp_path / "m", epochs=2, patience=0)
     for _ in run_.events():
@@ -552,7 +580,7 @@ def test_language_models_and_classifiers_are_distinguished(data: Path, tmp_path:
     fflm.train("t.txt", epochs=1, window=2, hidden=(4,), embedding=4)
     assert "t.model is not a text classifier" in run("classify", "predict", "-m", "t.model", status=1).stderr
     assert run("classify", "predict", input="great").stdout
-    assert "draw them one after the other" in run("plot", "t.model", "train.classifier", status=2).stderr
+    assert "plot them separately" in run("plot", "t.model", "train.classifier", status=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -581,7 +609,7 @@ def test_classify_train_refuses_invalid_arguments(data: Path, tmp_path: Path, ar
 def test_existing_classifier_is_not_overwritten(data: Path, tmp_path: Path) -> None:
     start_session([data / "train.tsv"], tmp_path / "m", epochs=1)
     before = (tmp_path / "m" / CHECKPOINT).stat().st_mtime_ns
-    with pytest.raises(FflmError, match=r"exists: `ClassifierSession\.resume"):
+    with pytest.raises(FflmError, match=r"exists: `fflm\.resume"):
         start_session([data / "train.tsv"], tmp_path / "m")
     assert (tmp_path / "m" / CHECKPOINT).stat().st_mtime_ns == before
 

@@ -17,6 +17,8 @@ import sys
 import termios
 import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +30,8 @@ import fflm as library
 from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays, meaning, save_arrays
 from fflm.backend.protocol import ACTIVATIONS
 from fflm.cli.progress import watch
-from fflm.cli.signals import interruption
 from fflm.cli.train import VIEW
-from fflm.errors import FflmError
+from fflm.errors import FflmError, FflmWarning
 from fflm.files import LOCK, write_json
 from fflm.models.corpora import trained_corpus
 from fflm.models.creation import model_path
@@ -48,13 +49,14 @@ from fflm.models.neural.train import (
     start_session,
 )
 from fflm.models.scoring import score_part
+from fflm.signals import interruption
 from fflm.text.corpus import Corpus
 from fflm.text.holdout import Count, Share
 from fflm.text.settings import TextSettings
 from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.vocabulary import VocabularyRule
 from fflm.training import events as training_events
-from fflm.training import session
+from fflm.training import progress, session
 from fflm.training.checkpoints import Checkpoint
 from fflm.training.events import Evaluation, RolledBack, Step
 from fflm.training.log import read_log
@@ -270,7 +272,7 @@ def test_training_on_a_model_uses_its_corpus(text):
     run = start_session([Path("text.model")], Path("other.model"), **TINY, seed=2)
     assert run.corpus.path.resolve() == Path("text.model/corpus").resolve()
     assert run.corpus.fingerprint == library.load("text.model").about["corpus"]["fingerprint"]
-    with pytest.raises(FflmError, match=r"TrainingSession\.resume\('text\.model'\)"):
+    with pytest.raises(FflmError, match=r"fflm\.resume\('text\.model'\)"):
         start_session([Path("text.model")], Path("text.model"), **TINY)
     result = fflm("train", "text.model", "-o", "third.model", "--min-count", 1, folder=".")
     assert "leave out --min-count" in result.stderr
@@ -300,10 +302,16 @@ def test_training_stopped_in_first_epoch_saves_usable_model(text):
     event = next(run.events())
     run.save()
     assert isinstance(event, Step)
-    model = library.load("text.model")
+    with pytest.warns(
+        FflmWarning, match=r"text\.model is hardly trained, .*: resume its training with `fflm\.resume\('text\.model'\)`"
+    ):
+        model = library.load("text.model")
     assert model.about["figures"].keys() == {"step", "epoch"}
     assert 0 < model.about["figures"]["epoch"] < 1
-    assert fflm("info", folder=".").returncode == 0
+    shown = fflm("generate", "--length", 2, folder=".")
+    assert shown.returncode == 0
+    assert shown.stderr.count("warning: text.model is hardly trained") == 1
+    assert "resume its training with `fflm train --resume text.model`\n" in shown.stderr
     for _ in run.events():
         pass
     assert "valid" in library.load("text.model").about["figures"]
@@ -337,7 +345,9 @@ def test_old_model_is_kept_until_new_one_has_weights(text):
     assert (run.published, training_result(run.path)) == (False, before)
     run.save()
     assert run.published
-    assert library.load("text.model").about["figures"] == {"step": 1, "epoch": pytest.approx(0.1, abs=0.09)}
+    with pytest.warns(FflmWarning, match="hardly trained"):
+        model = library.load("text.model")
+    assert model.about["figures"] == {"step": 1, "epoch": pytest.approx(0.1, abs=0.09)}
     list(events)
     assert Path("text.model").stat().st_ino != place
     assert sorted(path.name for path in Path().iterdir()) == ["text.model", "text.txt"]
@@ -346,6 +356,7 @@ def test_old_model_is_kept_until_new_one_has_weights(text):
     assert {path.name for path in Path("text.model").iterdir()} == {path.name for path in Path("alone.model").iterdir()}
 
 
+@pytest.mark.filterwarnings("ignore:text.model is hardly trained:fflm.errors.FflmWarning")
 @pytest.mark.parametrize("reason", ["an evaluation", "time"])
 def test_first_saved_weights_replace_old_model(text, reason):
     finish(start_session([text], Path("text.model"), **TINY))
@@ -421,7 +432,7 @@ def test_next_use_recovers_from_kill_between_renames(text):
     assert snapshot(Path("text.model")).keys() == before.keys()
     (Path(".text.model.abcdefgh.tmp") / "new").mkdir(parents=True)
     Path("text.model").rename(".text.model.abcdefgh.tmp/old")
-    with pytest.raises(FflmError, match=r"exists: `TrainingSession\.resume"):
+    with pytest.raises(FflmError, match=r"exists: `fflm\.resume"):
         start_session([text], Path("text.model"), **TINY)
 
 
@@ -460,7 +471,7 @@ def test_concurrent_training_in_same_folder_is_refused(text, overwrite):
             events.append(started[0].events())
             next(events[0])
 
-    with pytest.raises(FflmError, match=r"discarded.*(exists: `TrainingSession\.resume|already training in)"):
+    with pytest.raises(FflmError, match=r"discarded.*(exists: `fflm\.resume|already training in)"):
         start_session([text], Path("text.model"), **{**TINY, "embedding": 9}, overwrite=overwrite, progress=start_the_other)
     refused = []
 
@@ -825,6 +836,97 @@ def test_second_signal_stops_without_saving(text):
     with pytest.raises(KeyboardInterrupt):
         watch(run, Console(quiet=True), VIEW)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+class CtrlC:
+    """A callback that gets Ctrl-C at a step, and counts the kinds of events."""
+
+    def __init__(self, step):
+        self.step, self.events = step, Counter()
+
+    def __call__(self, session, event):
+        """Count the event, and raise the signal if it is time."""
+        self.events[type(event).__name__] += 1
+        if isinstance(event, Step) and event.step == self.step:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_training_interrupted_in_python_resumes_with_same_result(text):
+    whole = CtrlC(None)
+    library.train(text, "whole.model", callback=whole, **SETTINGS)
+    before = signal.getsignal(signal.SIGINT)
+    interrupted = CtrlC(5)
+    with pytest.raises(KeyboardInterrupt, match=r"stopped and saved: `fflm\.resume\('text\.model'\)` resumes training"):
+        library.train(text, "text.model", callback=interrupted, **SETTINGS)
+    assert signal.getsignal(signal.SIGINT) is before
+    resumed, last = CtrlC(whole.events["Step"] // 2), CtrlC(None)
+    with pytest.raises(KeyboardInterrupt):
+        library.resume("text.model", callback=resumed)
+    model = library.resume("text.model", callback=last)
+    assert model.about["figures"]["valid"] == library.load("whole.model").about["figures"]["valid"]
+    assert training_result(Path("text.model")) == training_result(Path("whole.model"))
+    assert interrupted.events == {"Step": 6}
+    assert interrupted.events["Step"] + resumed.events["Step"] + last.events["Step"] == whole.events["Step"]
+    assert last.events["Tested"] == whole.events["Tested"] == 1
+
+
+def test_ctrl_c_in_python_before_first_evaluation_keeps_old_model(text):
+    library.train(text, "text.model", **TINY)
+    before = snapshot(Path())
+    with pytest.raises(KeyboardInterrupt, match=r"text\.model is as it was"):
+        library.train(text, "text.model", overwrite=True, callback=CtrlC(2), **{**TINY, "seed": 2})
+    assert snapshot(Path()) == before
+
+
+def test_own_handler_of_ctrl_c_stays_in_place_during_training(text):
+    seen = []
+    own = lambda *_: seen.append(signal.getsignal(signal.SIGINT))  # noqa: E731
+    before = signal.signal(signal.SIGINT, own)
+    try:
+        library.train(text, "text.model", callback=CtrlC(2), **TINY)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [own]
+
+
+def test_training_in_another_thread(text):
+    with ThreadPoolExecutor(1) as pool:
+        model = pool.submit(library.train, text, "text.model", **TINY).result()
+    assert training_result(Path("text.model"))[1]["step"] == model.about["figures"]["step"]
+
+
+def test_resume_in_python_with_more_epochs(text):
+    library.train(text, "text.model", **{**TINY, "epochs": 1, "patience": 0})
+    assert library.resume("text.model", epochs=2).about["training"]["epochs"] == 2
+    assert json.loads(Path("text.model", CONFIG).read_text())["training"]["epochs"] == 2
+
+
+def test_verbose_training_prints_each_evaluation(text, capsys):
+    library.train(text, "text.model", verbose=True, **SETTINGS)
+    lines = capsys.readouterr().out.splitlines()
+    number = r"[\d,.]+"
+    evaluation = rf"train loss {number}; valid: loss {number}, perplexity {number}( \(best so far\))?; {number} examples/s"
+    for epoch, line in enumerate(lines[:3], 1):
+        assert re.fullmatch(rf"epoch {epoch}/3, step {number}: {evaluation}", line)
+    figures = library.load("text.model").about["figures"]
+    assert f"perplexity {figures['valid']['perplexity']:,.4f} (best so far)" in "".join(lines)
+    assert re.fullmatch(rf"finished at step {number}: all 3 epochs done", lines[3])
+    assert lines[4:] == [f"test: loss {figures['test']['loss']:.4f}, perplexity {figures['test']['perplexity']:,.4f}"]
+
+
+def test_verbose_training_prints_between_evaluations(text, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS", 0)
+    library.train(text, "text.model", verbose=True, **{**TINY, "epochs": 1})
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"epoch 1/1, step 1: train loss [\d.]+; [\d,]+ examples/s", lines[0])
+
+
+def test_resume_refuses_other_kinds_of_models(text):
+    library.train_ngram(text, "text.ngram", order=2)
+    with pytest.raises(FflmError, match=r"text\.ngram is not a network or a text classifier: only their training can be resumed"):
+        library.resume("text.ngram")
+    with pytest.raises(FflmError, match=r"none\.model is not a model"):
+        library.resume("none.model")
 
 
 def test_signal_while_text_is_read_leaves_no_files(text):
