@@ -318,7 +318,7 @@ def test_normalize_propagates_nan(dtype: np.dtype) -> None:
 
 
 def output_layer(generator: np.random.Generator, rows: int, words: int, size: int, dtype: np.dtype) -> list[np.ndarray]:
-    """Return hidden outputs, weight and bias, which give scores up to about 10, and targets, some of them at the edges of tiles."""
+    """Return hidden outputs, weight and bias with scores up to about 10, and targets, some of them at the edges of tiles."""
     targets = generator.integers(0, words, rows, np.int32)
     edges = np.array([words - 1, 0, TILE - 1, TILE], np.int32)[:rows]
     targets[: len(edges)] = np.minimum(edges, words - 1)
