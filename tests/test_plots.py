@@ -9,11 +9,14 @@ import pytest
 pytest.importorskip("matplotlib")
 
 import matplotlib
+import numpy as np
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
 from fflm import plots as plot
-from fflm.plots import draw_classifiers, draw_curves, draw_speeds, draw_trials
+from fflm.network.config import NetworkConfig
+from fflm.network.parameters import Parameters
+from fflm.plots import COLORS, draw_classifiers, draw_curves, draw_network, draw_speeds, draw_trials
 
 CAPTION = "train: 74,235 tokens, 0.65% unknown; vocabulary: 1,501 (words seen at least 2 times in train); ends: predicted; " * 2
 
@@ -81,7 +84,22 @@ CLASSIFIER = [
     ),
 ]
 
+NETWORKS = {
+    "iris": NetworkConfig.feedforward(4, (6,), 3, activation="sigmoid"),
+    "no hidden layer": NetworkConfig.feedforward(2, (), 1, output="sigmoid"),
+    "direct": NetworkConfig(1501, window=3, averages=(10,), embedding=16, hidden=(32,), direct=True, tied=False),
+    "tied": NetworkConfig(1501, window=12, embedding=16, hidden=(32,)),
+    "adaptive": NetworkConfig(1501, window=2, embedding=16, hidden=(32, 16), tied=False, bands=(100, 1000)),
+    "pooled": NetworkConfig(50, embedding=8, hidden=(4,), input="mean", outputs=2, tied=False),
+    "deep": NetworkConfig.feedforward(64, (64,) * 40, 10, residual=True),
+}
+
+
 PICTURES = {
+    **{
+        f"network, {name}": lambda path, config=config: draw_network(config, path, Parameters.random(config, 1))
+        for name, config in NETWORKS.items()
+    },
     "a run": lambda path: draw_curves({"stories.model": events([5, 4, 3.5], [90.0, 45.0, 40.0])}, [CAPTION], path),
     "runs": lambda path: draw_curves(
         {f"{'long_' * number}name.model": events([6, 4, 3 + number / 9], [200.0, 45.0, 30.0 + number]) for number in range(20)},
@@ -149,7 +167,57 @@ def test_several_models_have_own_colors_and_one_name(tmp_path, saved_figures):
     assert saved_figures[0].get_supxlabel() == f"{', '.join(names)}: the text"
 
 
-# Fonts.
+@pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS)
+def test_every_layer_of_a_network_has_its_column(tmp_path, saved_figures, config):
+    draw_network(config, tmp_path / "picture.svg")
+    titles = [text.get_text() for text in saved_figures[0].axes[0].texts if "\n" in text.get_text()]
+    expected = [f"hidden layer {number + 1}" for number in range(len(config.hidden))]
+    if len(config.hidden) == 1:
+        expected = ["hidden layer"]
+    if len(expected) > 6:
+        expected = [*expected[:3], "35 more", *expected[-2:]]
+    expected += ["projection"] * config.projected
+    assert [title.split("\n")[0] for title in titles[1:-1]] == expected
+    assert titles[-1].startswith("output layer\n")
+    assert "1 unit, " in titles[-1] or f"{config.classes:,} units, " in titles[-1]
+    assert {line.get_color() for line in saved_figures[0].axes[0].lines} <= {"silver", "black"}
+
+
+def test_weights_are_drawn_by_sign_and_size_and_written(tmp_path, saved_figures):
+    config = NetworkConfig.feedforward(2, (2,), 1, output="squared")
+    arrays = {
+        "hidden.0.weight": np.array([[1.0, -4.0], [2.0, 0.0]]),
+        "hidden.0.bias": np.array([0.0, -1.5]),
+        "output.weight": np.array([[1.0, -2.0]]),
+        "output.bias": np.array([0.25]),
+    }
+    draw_network(
+        config, tmp_path / "picture.png", Parameters.from_arrays(config, arrays), inputs=("age", "size"), outputs=("price",)
+    )
+    axes = saved_figures[0].axes[0]
+    texts = [text.get_text() for text in axes.texts]
+    assert sorted(text for text in texts if text.replace(".", "").lstrip("-").isdigit()) == sorted(
+        ["1", "-4", "2", "0", "0", "-1.5", "1", "-2", "0.25"]
+    )
+    assert {"age", "size", "price", "x₁", "x₂", "h₁", "h₂", "y₁", "+1"} <= {*texts}
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 2]
+    places = {(*line.get_xdata(), *line.get_ydata()): (line.get_color(), line.get_linewidth()) for line in lines}
+    assert len(places) == 9
+    assert places[0, 4, 0.5, 0.5][0] == places[0, 4, 0.5, -0.5][0] == COLORS[0]
+    assert places[0, 4, -0.5, 0.5] == (COLORS[1], pytest.approx(3.0))
+    assert places[0, 4, -0.5, -0.5][0] == "silver"
+    assert places[0, 4, 0.5, 0.5][1] < places[0, 4, 0.5, -0.5][1] < 3
+
+
+def test_of_large_layers_the_first_units_and_the_last_one_are_drawn(tmp_path, saved_figures):
+    draw_network(NetworkConfig.feedforward(64, (), 9), tmp_path / "picture.png")
+    texts = [text.get_text() for text in saved_figures[0].axes[0].texts]
+    assert [text for text in texts if text[0] == "x"] == ["x₁", "x₂", "x₃", "x₄", "x₅", "x₆₄"]
+    assert [text for text in texts if text[0] == "y"] == ["y₁", "y₂", "y₃", "y₄", "y₅", "y₉"]
+    assert texts.count("⋮") == 2
+
+
+# Fonts
 
 
 def has_glyph(path, character):

@@ -2,6 +2,10 @@
 
 import closed_form
 import computation_graph
+import gaussian_classes
+import iris_weights
+import mcculloch_pitts
+import network_drawing
 import numpy as np
 import perceptrons
 import pytest
@@ -162,3 +166,68 @@ def test_computation_graph_output_and_plot(capsys, tmp_path):
     np.testing.assert_allclose(by_the_graph, by_the_library, rtol=0, atol=2e-10)
     assert by_the_graph[0] == pytest.approx(0.4740769842, abs=1e-9)  # -log sigmoid(0.5)
     assert (tmp_path / "graphs.png").read_bytes().startswith(PNG)
+
+
+def test_the_lecture_s_iris_network_has_one_misprint():
+    found = iris_weights.probabilities()
+    far = np.abs(found - iris_weights.PRINTED) >= 1e-6
+    assert np.argwhere(far).tolist() == [[0, 0]]
+    assert found[0, 0] == pytest.approx(0.9999984144, abs=1e-10)
+    assert iris_weights.PRINTED[0].sum() == pytest.approx(0.999986, abs=5e-7)
+    np.testing.assert_allclose(iris_weights.PRINTED[1:].sum(1), 1, atol=1e-6)
+    assert found.argmax(1).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_the_lecture_s_iris_network_is_printed_and_drawn(capsys, tmp_path):
+    iris_weights.main(["--plot", str(tmp_path / "iris.svg")])
+    printed = capsys.readouterr().out
+    assert "17 of 18 printed numbers agree to 1e-06" in printed
+    assert printed.count("<- a misprint") == 1
+    assert "<svg" in (tmp_path / "iris.svg").read_text(encoding="utf-8")
+
+
+def test_a_softmax_layer_is_the_posterior_of_gaussian_classes():
+    x, _ = gaussian_classes.sample(500, seed=3)
+    posterior = gaussian_classes.bayes(x)
+    np.testing.assert_allclose(posterior.sum(1), 1, rtol=1e-12)
+    np.testing.assert_allclose(gaussian_classes.predict(gaussian_classes.layer(), x), posterior, atol=1e-14)
+
+
+@pytest.mark.slow
+def test_learned_weights_come_to_the_formulas(capsys, tmp_path):
+    exact = gaussian_classes.differences(gaussian_classes.layer())
+    errors = [np.abs(gaussian_classes.differences(gaussian_classes.learn(count)) - exact).max() for count in (200, 20_000)]
+    assert errors[1] < 0.2 < errors[0]
+    gaussian_classes.main(["--plot", str(tmp_path / "classes.png")])
+    assert "largest difference over 1,000 points" in capsys.readouterr().out
+    assert (tmp_path / "classes.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs"),
+    [("x1 AND x2", [0, 0, 0, 1]), ("x1 OR x2", [0, 1, 1, 1]), ("NOT x1", [1, 1, 0, 0]), ("x1 AND NOT x2", [0, 0, 1, 0])],
+)
+def test_mcculloch_pitts_neurons(name, outputs):
+    neuron = mcculloch_pitts.NEURONS[name]
+    assert [neuron.fires(row) for row in mcculloch_pitts.rows(2)] == outputs
+    assert perceptrons.perceptron(*neuron.as_perceptron(2), np.array(mcculloch_pitts.rows(2))).tolist() == outputs
+
+
+def test_an_inhibitory_input_outweighs_all_others():
+    neuron = mcculloch_pitts.Neuron((0, 1), (2,), 1)
+    assert [neuron.fires(inputs) for inputs in ([1, 1, 0], [1, 1, 1], [0, 0, 0])] == [1, 0, 0]
+
+
+def test_mcculloch_pitts_networks_compute_every_function(capsys):
+    assert mcculloch_pitts.compute(XOR, 2) == XOR
+    mcculloch_pitts.main()
+    printed = capsys.readouterr().out
+    assert printed.count("the same in all 4 rows: True") == 4
+    assert [line.split()[:3] for line in printed.splitlines()[-3:]] == [[n, "of", n] for n in ("4", "16", "256")]
+
+
+@pytest.mark.parametrize("name", network_drawing.NAMES)
+def test_networks_are_drawn(name, capsys, tmp_path):
+    network_drawing.main([name, "--plot", str(tmp_path / "network.svg")])
+    assert "parameters\n" in capsys.readouterr().out
+    assert "<svg" in (tmp_path / "network.svg").read_text(encoding="utf-8")

@@ -17,10 +17,12 @@ PYTHON = [code for language, code in BLOCKS if language == "python"]
 RUN = re.compile(r"^\$ python examples/(\w+)\.py$", re.MULTILINE)
 
 
-def test_examples_are_in_guide_and_table_in_same_order():
-    scripts = RUN.findall(CONSOLE)
+def test_table_has_every_example_and_guide_keeps_its_order():
+    scripts = re.findall(r"^\| \[(\w+)\.py\]\(\1\.py\) \|.*`python examples/\1\.py\b", TABLE, re.MULTILINE)
     assert sorted(scripts) == sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
-    assert re.findall(r"^\| \[(\w+)\.py\]\(\1\.py\) \|.*`python examples/\1\.py\b", TABLE, re.MULTILINE) == scripts
+    in_the_guide = RUN.findall(CONSOLE)
+    assert len(in_the_guide) >= 9
+    assert in_the_guide == [script for script in scripts if script in in_the_guide]
 
 
 def test_figures_of_guide_have_their_command():
