@@ -306,7 +306,7 @@ def test_normalize_propagates_nan(dtype: np.dtype) -> None:
 
 
 def output_layer(generator: np.random.Generator, rows: int, words: int, size: int, dtype: np.dtype) -> list[np.ndarray]:
-    """Return hidden, weight and bias, which give scores up to about 10, and targets, some of them at the edges of tiles."""
+    """Return hidden outputs, weight and bias with scores up to about 10, and targets, some of them at the edges of tiles."""
     targets = generator.integers(0, words, rows, np.int32)
     edges = np.array([words - 1, 0, TILE - 1, TILE], np.int32)[:rows]
     targets[: len(edges)] = np.minimum(edges, words - 1)
@@ -475,7 +475,7 @@ def test_unit_losses_of_large_scores(score: float, loss: UnitLoss, dtype: np.dty
 @pytest.mark.parametrize(("loss", "target"), [("exponential", -1), ("exponential", 1), ("poisson", 0), ("poisson", 3)])
 @pytest.mark.parametrize("score", [-1e4, -100.0, 100.0, 1e4])
 def test_exponentials_of_large_scores(score: float, loss: UnitLoss, target: int, dtype: np.dtype) -> None:
-    """They are right, or where the number type cannot hold them infinite or the largest exponential: never NaN."""
+    """Results are exact, or infinite or the largest exponential if the dtype cannot hold them, but never NaN."""
     scores, targets = np.full((1, 1), score, dtype), np.full((1, 1), target, dtype)
     losses, d_scores = np.zeros(1, dtype), np.zeros_like(scores)
     BACKEND.unit_losses(scores, targets, loss, 1.0, losses, d_scores)

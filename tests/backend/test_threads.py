@@ -273,7 +273,7 @@ def in_forked_process(function: Callable[[], Any]) -> tuple[Any, list[int], int 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_forked_process_predicts_the_same(monkeypatch):
+def test_forked_process_gives_same_predictions(monkeypatch):
     set_shares(monkeypatch)
     model, contexts = tiny_model(), np.random.default_rng(1).integers(0, 9, (30, 3), np.int32)
 

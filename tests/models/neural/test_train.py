@@ -890,7 +890,7 @@ def test_own_handler_of_ctrl_c_stays_in_place_during_training(text):
     assert seen == [own]
 
 
-def test_training_in_another_thread(text):
+def test_training_works_in_another_thread(text):
     with ThreadPoolExecutor(1) as pool:
         model = pool.submit(library.train, text, "text.model", **TINY).result()
     assert training_result(Path("text.model"))[1]["step"] == model.about["figures"]["step"]
