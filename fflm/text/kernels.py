@@ -1,11 +1,11 @@
-"""Numba kernels that number the pieces of a text between spaces, and replace pieces by the numbers of their tokens."""
+"""Numba kernels that number the pieces of a text between spaces, and replace pieces by the numbers or ids of their tokens."""
 
 import numpy as np
 from numba import njit
 
 from fflm.compiling import compiled
 
-SPACE, NEWLINE = 32, 10
+SPACE, TAB, NEWLINE = 32, 9, 10
 
 BEYOND = 8
 """Number of bytes beyond the end of a text that `number_pieces` may read, but that do not affect its result."""
@@ -136,3 +136,85 @@ def expand_pieces(pieces, starts, tokens):
             result[count] = tokens[i]
             count += 1
     return result
+
+
+NO_ENDS, LINE_ENDS, SENTENCE_ENDS = 0, 1, 2
+"""Which line ends are words: none, each, or each that ends a sentence, which is a line that is not blank."""
+
+
+@compiled()
+def encode_lines(text, borders, distinct, starts, keys, table, token_starts, tokens, ends, only_known):
+    """Encode L lines, each as a text of its own that ends with a line end; a line without words is an empty sentence.
+
+    text       (N,)     in, uint8, UTF-8, followed by `BEYOND` bytes that do not count
+    borders    (L + 1,) in, int64, where each line begins in ``text``; one byte after it, which is not read, the next begins
+    distinct, starts, keys, table   in, the pieces, as `number_pieces` makes them
+    token_starts (K + 1,), tokens (T,)  in, as for `expand_pieces`: the tokens of each piece, as ids + 1, 0 for a line end
+    ends                in, `NO_ENDS`, `LINE_ENDS` or `SENTENCE_ENDS`
+    only_known          in, whether all pieces that are words are known, so that any other is the word 0
+
+    Returns the ids of all lines, (M,), int32, where each line begins in them, (L + 1,), int64, and whether all pieces are known;
+    if not, ids and borders mean nothing.
+    """
+    pieces = np.empty(len(text) + len(borders), np.int32)  # -1: a piece that is the word 0
+    pieces_before = np.empty(len(borders), np.int64)
+    last = np.uint64(len(table) - 1)
+    count, room = np.uint64(0), 0
+    for line in range(len(borders) - 1):
+        pieces_before[line] = count
+        start, line_end = borders[line], borders[line + 1] - 1
+        for place in range(start, line_end + 1):
+            byte = text[np.uint64(place)] if place < line_end else NEWLINE
+            if byte != SPACE and byte != TAB and byte != NEWLINE:
+                continue
+            if place > start:
+                piece = _find_piece(text, start, place, distinct, starts, keys, table, last)
+                if piece < 0 and not only_known:
+                    return np.empty(0, np.int32), pieces_before, False
+                pieces[count] = piece
+                room += token_starts[piece + 1] - token_starts[piece] if piece >= 0 else 1
+                count += _ONE
+            start = place + 1
+            if byte == NEWLINE and (place < line_end or place == borders[line] or text[np.uint64(place - 1)] != NEWLINE):
+                pieces[count] = 0
+                room += 1
+                count += _ONE
+    pieces_before[-1] = count
+    ids, borders = np.empty(room, np.int32), np.empty(len(borders), np.int64)
+    count = np.uint64(0)
+    for line in range(len(borders) - 1):
+        borders[line] = count
+        ended = ends == SENTENCE_ENDS
+        for i in range(pieces_before[line], pieces_before[line + 1]):
+            piece = pieces[np.uint64(i)]
+            if piece == 0:
+                if not ended and ends != NO_ENDS:
+                    ids[count] = 1
+                    count += _ONE
+                ended = ends == SENTENCE_ENDS
+            elif piece < 0:
+                ids[count] = 0
+                count += _ONE
+                ended = False
+            else:
+                for k in range(token_starts[piece], token_starts[piece + 1]):
+                    ids[count] = tokens[k] - 1
+                    count += _ONE
+                    ended = False
+        if ends == SENTENCE_ENDS and np.int64(count) == borders[line]:
+            ids[count] = 1
+            count += _ONE
+    borders[-1] = count
+    return ids[:count], borders, True
+
+
+@njit
+def _find_piece(text, start, end, distinct, starts, keys, table, last):
+    """Return the number of the piece text[start:end] in the table of `number_pieces`, -1 if it is not there."""
+    key = _key(text, start, end - start)
+    slot = _slot(key, last)
+    while keys[slot] and not (
+        keys[slot] == key and (end - start < 8 or _is_piece(text[start:end], distinct, starts, table[slot]))
+    ):
+        slot = (slot + _ONE) & last
+    return table[slot] if keys[slot] else np.int32(-1)

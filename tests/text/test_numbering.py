@@ -65,7 +65,7 @@ def test_encoder_gives_the_ids_of_the_text(chunks, settings, words, limit):
 @pytest.mark.parametrize("remembered", [1000, 1 << 24], ids=["forgetting", "remembering"])
 def test_many_distinct_pieces(mode, remembered, monkeypatch):
     """Tables grow, chunks refer to pieces of earlier chunks, and all is forgotten beyond the limit."""
-    monkeypatch.setattr(numbering, "_PIECES", remembered)
+    monkeypatch.setattr(numbering, "MAX_BYTES", remembered)
     generator = np.random.default_rng(1)
     tokenizer, numbered = Tokenizer(mode), Numbering(Tokenizer(mode))
     distinct = set()

@@ -22,7 +22,7 @@ from fflm.text.settings import TextMode, TextSettings
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import END, START, UNKNOWN, Vocabulary, escape, unescape
 
-ZERO = -99.0
+ZERO = NgramModel.start_log10
 """Logarithm of the probability 0, to base 10: that of ``<s>``, which is never predicted; SRILM's."""
 
 MISSING_UNKNOWN = -100.0
@@ -150,7 +150,10 @@ def read_arpa(source: Path, *, tokenizer: Tokenizer | None = None, mode: TextMod
             "source": source.name,
         }
     }
-    return NgramModel(tables, vocabulary, settings, about)
+    model = NgramModel(tables, vocabulary, settings, about)
+    for value in reader.values[0][reader.grams[0][:, 0] == vocabulary.start_id]:
+        model.start_log10 = float(value)
+    return model
 
 
 class _Reader:
