@@ -142,70 +142,67 @@ NO_ENDS, LINE_ENDS, SENTENCE_ENDS = 0, 1, 2
 """Which line ends are words: none, each, or each that ends a sentence, which is a line that is not blank."""
 
 
+SEPARATOR = 255
+"""The byte between the lines of `encode_lines`; UTF-8 does not have it."""
+
+
 @compiled()
-def encode_lines(text, borders, distinct, starts, keys, table, token_starts, tokens, ends, only_known):
+def encode_lines(text, distinct, starts, keys, table, token_starts, tokens, ends, unknown):
     """Encode L lines, each as a text of its own that ends with a line end; a line without words is an empty sentence.
 
-    text       (N,)     in, uint8, UTF-8, followed by `BEYOND` bytes that do not count
-    borders    (L + 1,) in, int64, where each line begins in ``text``; one byte after it, which is not read, the next begins
-    distinct, starts, keys, table   in, the pieces, as `number_pieces` makes them
+    text       (N,)     in, bytes, UTF-8 with a `SEPARATOR` after each line but the last, followed by `BEYOND` bytes that do not
+                        count
+    distinct, starts, keys, table       in, the pieces, as `number_pieces` makes them
     token_starts (K + 1,), tokens (T,)  in, as for `expand_pieces`: the tokens of each piece, as ids + 1, 0 for a line end
     ends                in, `NO_ENDS`, `LINE_ENDS` or `SENTENCE_ENDS`
-    only_known          in, whether all pieces that are words are known, so that any other is the word 0
+    unknown             in, the piece as which those that are not known are read, -1 if none
 
     Returns the ids of all lines, (M,), int32, where each line begins in them, (L + 1,), int64, and whether all pieces are known;
     if not, ids and borders mean nothing.
     """
-    pieces = np.empty(len(text) + len(borders), np.int32)  # -1: a piece that is the word 0
-    pieces_before = np.empty(len(borders), np.int64)
-    last = np.uint64(len(table) - 1)
-    count, room = np.uint64(0), 0
-    for line in range(len(borders) - 1):
-        pieces_before[line] = count
-        start, line_end = borders[line], borders[line + 1] - 1
-        for place in range(start, line_end + 1):
-            byte = text[np.uint64(place)] if place < line_end else NEWLINE
-            if byte != SPACE and byte != TAB and byte != NEWLINE:
-                continue
-            if place > start:
-                piece = _find_piece(text, start, place, distinct, starts, keys, table, last)
-                if piece < 0 and not only_known:
-                    return np.empty(0, np.int32), pieces_before, False
-                pieces[count] = piece
-                room += token_starts[piece + 1] - token_starts[piece] if piece >= 0 else 1
-                count += _ONE
-            start = place + 1
-            if byte == NEWLINE and (place < line_end or place == borders[line] or text[np.uint64(place - 1)] != NEWLINE):
-                pieces[count] = 0
-                room += 1
-                count += _ONE
-    pieces_before[-1] = count
-    ids, borders = np.empty(room, np.int32), np.empty(len(borders), np.int64)
-    count = np.uint64(0)
-    for line in range(len(borders) - 1):
-        borders[line] = count
-        ended = ends == SENTENCE_ENDS
-        for i in range(pieces_before[line], pieces_before[line + 1]):
-            piece = pieces[np.uint64(i)]
-            if piece == 0:
-                if not ended and ends != NO_ENDS:
-                    ids[count] = 1
-                    count += _ONE
-                ended = ends == SENTENCE_ENDS
-            elif piece < 0:
-                ids[count] = 0
-                count += _ONE
-                ended = False
-            else:
-                for k in range(token_starts[piece], token_starts[piece + 1]):
-                    ids[count] = tokens[k] - 1
-                    count += _ONE
-                    ended = False
-        if ends == SENTENCE_ENDS and np.int64(count) == borders[line]:
+    end, lines = len(text) - BEYOND, 1
+    for place in range(end):
+        lines += text[np.uint64(place)] == SEPARATOR
+    ids, borders = np.empty(end + 2, np.int32), np.zeros(lines + 1, np.int64)
+    last, count, line, start = np.uint64(len(table) - 1), 0, 0, 0
+    ended, newline = ends != LINE_ENDS, False  # whether no end may come here; whether the blank before was a newline
+    for place in range(end + 1):
+        byte = np.uint8(text[np.uint64(place)]) if place < end else np.uint8(SEPARATOR)
+        if byte != SPACE and byte != TAB and byte != NEWLINE and byte != SEPARATOR:
+            continue
+        if place > start:
+            piece = _find_piece(text, start, place, distinct, starts, keys, table, last)
+            piece = unknown if piece < 0 else piece
+            if piece < 0:
+                return ids[:0], borders, False
+            first, after = token_starts[piece], token_starts[piece + 1]
+            if count + after - first + end - place + 1 > len(ids):  # more tokens than bytes, as some normalizations have it
+                ids = _with_room(ids, count, 2 * (count + after - first + end - place + 1))
+            for k in range(first, after):
+                ids[count] = tokens[k] - 1
+                count += 1
+                ended = ends == NO_ENDS
+        if not ended and (byte == NEWLINE or (byte == SEPARATOR and not (newline and place == start))):
             ids[count] = 1
-            count += _ONE
-    borders[-1] = count
+            count += 1
+            ended = ends != LINE_ENDS
+        start, newline = place + 1, byte == NEWLINE
+        if byte == SEPARATOR:
+            if ends == SENTENCE_ENDS and count == borders[line]:
+                ids[count] = 1
+                count += 1
+            line += 1
+            borders[line] = count
+            ended = ends != LINE_ENDS
     return ids[:count], borders, True
+
+
+@njit
+def _with_room(ids, count, size):
+    """Return an array of ids (size,) that begins with the first ``count`` of ids (N,)."""
+    result = np.empty(size, ids.dtype)
+    result[:count] = ids[:count]
+    return result
 
 
 @njit

@@ -1,9 +1,9 @@
 """Encoding of single lines, in microseconds each: for programs that ask for the score of one line after another."""
 
 import copy
-import itertools
 import threading
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fflm.text.numbering import MAX_BYTES, Numbers, Pieces
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END
-from fflm.text.vocabulary import Vocabulary
+from fflm.text.vocabulary import UNKNOWN, Vocabulary
 
 EncodedLines = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
 
@@ -34,9 +34,6 @@ class LineEncoder:
     def __init__(self, settings: TextSettings, vocabulary: Vocabulary) -> None:
         self.settings = settings
         self.vocabulary = vocabulary
-        tokenizer = settings.tokenizer
-        # Of words as they stand in the text, the table holds all that are not <unk> from the start.
-        self._as_they_stand = tokenizer.mode == "space" and not tokenizer.lowercase and tokenizer.normalization is None
         self._words: Pieces | None = None  # the table with the vocabulary's words alone
         self._own = threading.local()
 
@@ -56,49 +53,58 @@ class LineEncoder:
         borders : numpy.ndarray
             Where each line begins in them, and where the last ends, (L + 1,), int64.
         """
+        if not lines:
+            return np.empty(0, np.int32), np.zeros(1, np.int64)
         if self.settings.tokenizer.mode == "char":
             return self._encode_characters([_with_newlines(line) for line in lines])
-        contents = [line.encode("utf-8", "surrogatepass") for line in lines]
-        content = b"\n".join(contents)
-        if b"\r" in content:
-            return self.encode([_with_newlines(line) for line in lines])
-        from fflm.text.kernels import BEYOND, LINE_ENDS, NO_ENDS, SENTENCE_ENDS, encode_lines
+        from fflm.text.kernels import encode_lines
 
-        settings = self.settings
-        ends = SENTENCE_ENDS if settings.mode == "sentence" else LINE_ENDS if settings.line_ends else NO_ENDS
-        borders = np.fromiter(itertools.accumulate((len(each) + 1 for each in contents), initial=0), np.int64, len(lines) + 1)
-        text = np.frombuffer(content + bytes(BEYOND), np.uint8)
+        text = self._joined(lines)
         while True:
-            known = self._table()
-            ids, places, complete = encode_lines(
-                text,
-                borders,
-                known.distinct,
-                known.starts,
-                known.keys,
-                known.table,
-                known.token_starts,
-                known.tokens,
-                ends,
-                self._as_they_stand,
-            )
+            ids, borders, complete = encode_lines(text, *self._known())
             if complete:
-                return ids, places
-            if known.size > self._words.size + MAX_BYTES:
-                known = self._own.table = copy.deepcopy(self._words)
-            known.number(content.decode("utf-8", "surrogatepass").replace("\t", " "), self._split)
+                return ids, borders
+            self._learn(lines)
 
-    def _table(self) -> Pieces:
-        """Return the table of the calling thread."""
+    @cached_property
+    def _after(self) -> bytes:
+        """What follows the lines in the text that a kernel is given."""
+        from fflm.text.kernels import BEYOND
+
+        return bytes(BEYOND)
+
+    def _joined(self, lines: Sequence[str]) -> bytes:
+        text = b"\xff".join([line.encode("utf-8", "surrogatepass") for line in lines]) + self._after
+        return self._joined(list(map(_with_newlines, lines))) if b"\r" in text else text
+
+    def _known(self) -> tuple[Any, ...]:
+        """Return what the kernel is given besides a text: the table of the calling thread, and how it is read."""
         try:
-            table: Pieces = self._own.table
+            known: tuple[Any, ...] = self._own.known
         except AttributeError:
             if self._words is None:  # several threads may make it at once, which costs time and nothing else
                 words = Pieces()
-                words.number("\n".join(self.vocabulary.words[1 + self.vocabulary.ends :]), self._split)
+                words.number("\n".join([UNKNOWN, *self.vocabulary.words[1 + self.vocabulary.ends :]]), self._split)
                 self._words = words
-            table = self._own.table = copy.deepcopy(self._words)
-        return table
+            self._own.pieces = copy.deepcopy(self._words)
+            known = self._own.known = self._arguments(self._own.pieces)
+        return known
+
+    def _learn(self, lines: Sequence[str]) -> None:
+        """Add the pieces of lines to the table of the calling thread."""
+        if self._own.pieces.size > self._words.size + MAX_BYTES:
+            self._own.pieces = copy.deepcopy(self._words)
+        self._own.pieces.number("\n".join(map(_with_newlines, lines)).replace("\t", " "), self._split)
+        self._own.known = self._arguments(self._own.pieces)
+
+    def _arguments(self, pieces: Pieces) -> tuple[Any, ...]:
+        from fflm.text.kernels import LINE_ENDS, NO_ENDS, SENTENCE_ENDS
+
+        settings, tokenizer = self.settings, self.settings.tokenizer
+        ends = SENTENCE_ENDS if settings.mode == "sentence" else LINE_ENDS if settings.line_ends else NO_ENDS
+        # Of words as they stand in the text, the table holds all that are not <unk> from the start; <unk> is its first piece.
+        as_they_stand = tokenizer.mode == "space" and not tokenizer.lowercase and tokenizer.normalization is None
+        return (*pieces.arrays, ends, 1 if as_they_stand else -1)
 
     def _split(self, text: str) -> Numbers:
         """Return the tokens of pieces, a line each, as their ids + 1, (N,); 0 is the line end."""

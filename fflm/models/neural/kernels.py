@@ -59,9 +59,10 @@ def score_range(
     place = 0
     for i in range(first, high):
         if begins:
-            for j in range(size):
-                for d in range(window):  # `sums[:] = started` takes seconds to compile
+            for d in range(window):  # `sums[:] = started` takes seconds to compile
+                for j in range(size):
                     sums[d, j] = started[d, j]
+            for j in range(size):
                 total[j] = 0
                 for k in range(averages):
                     total[j] += (borders[k + 1] - borders[k]) * tables[padding, k, j]
