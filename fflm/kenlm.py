@@ -1,9 +1,9 @@
 """KenLM's Python module on models of fflm, to be used in its place: ``import fflm.kenlm as kenlm``.
 
-It has the names of the package ``kenlm``, with the same arguments and results: log-probabilities are to base 10, sentences are cut
-into words at ASCII white space. A model is an ARPA file, or the folder of a language model that reads a sentence a line. Of ARPA
-files and n-gram models, all numbers are those of KenLM (Heafield 2011). A network with the tables of fast scoring answers from
-these if it was trained to be normalized by itself, exactly otherwise. What is a word here may be several tokens to the model's
+It has the names of the package ``kenlm``, with the same arguments and results: log-probabilities are to base 10, and sentences
+are cut into words at ASCII white space. A model is an ARPA file, or the folder of a language model that was trained on a sentence
+per line. For ARPA files and n-gram models, all numbers are those of KenLM (Heafield 2011). A network trained to normalize itself
+answers from the tables of fast scoring; other networks compute their softmax. A word may be several tokens to the model's
 tokenizer, such as ``wall.``: then its probability is the product of theirs.
 """
 
@@ -31,6 +31,7 @@ from fflm.models.load import load_language_model
 from fflm.models.mixture.model import fingerprint
 from fflm.models.neural.fast import FastScorer, is_self_normalized
 from fflm.models.neural.kernels import score_after
+from fflm.models.neural.model import NeuralModel
 from fflm.models.ngram.arpa import ZERO, read_arpa
 from fflm.models.ngram.kernels import ngram_score_after
 from fflm.models.ngram.model import NgramModel
@@ -146,7 +147,8 @@ class Model:
         return f"<Model from {os.path.basename(os.fsdecode(self.path))}>"  # noqa: PTH119, as KenLM writes it
 
     def __contains__(self, word: str | bytes) -> bool:
-        return 0 not in self._ids[_text(word)]
+        ids = self._ids[_text(word)]
+        return bool(ids) and 0 not in ids
 
     @property
     def order(self) -> int:
@@ -169,12 +171,10 @@ class Model:
         words = len(_WORDS.findall(_text(sentence))) + 1
         return float(10.0 ** (-self.score(sentence) / words))
 
-    def full_scores(
-        self, sentence: str | bytes, bos: bool = True, eos: bool = True
-    ) -> Iterator[tuple[float, int, bool]]:
+    def full_scores(self, sentence: str | bytes, bos: bool = True, eos: bool = True) -> Iterator[tuple[float, int, bool]]:
         """Yield log10 p of each word, the length of the n-gram it was found in, and whether it is unknown."""
         for each in self._walk(_text(sentence), bos, eos):
-            yield tuple(each)
+            yield each.log_prob, each.ngram_length, each.oov
 
     def BeginSentenceWrite(self, state: State) -> None:  # noqa: N802
         """Write the state at the beginning of a sentence."""
@@ -261,7 +261,10 @@ class _States:
     null: Ids
 
     def after(self, state: Ids, word: int, out: Ids) -> tuple[float, int]:
-        """Return -log p of a word after a state, nats, and the length of the n-gram; write the state after it, perhaps in place."""
+        """Return -log p of a word after a state, nats, and the length of the n-gram.
+
+        The state after it is written to ``out``, which may be ``state``.
+        """
         raise NotImplementedError
 
 
@@ -279,11 +282,11 @@ class _NgramStates(_States):
         return result
 
 
-class _NetworkStates(_States):
-    """Of any model that has a fixed number of context words, the newest first in a state."""
+class _ContextStates(_States):
+    """The states of a model that always sees the same number of words: these, the newest first."""
 
-    def __init__(self, model: LineScorer) -> None:
-        self.model = model
+    def __init__(self, model: _LanguageModel) -> None:
+        self.model, self._predictor = model, model
         self._padding, self._end = model.vocabulary.start_id, model.vocabulary.end_id
         self.begin = self.null = np.full(model.window, self._padding, np.int32)
 
@@ -298,16 +301,21 @@ class _NetworkStates(_States):
 
     def _loss(self, state: Ids, word: int) -> float:
         contexts = np.ascontiguousarray(state[None, ::-1])
-        return float(self.model.losses(contexts, np.array([word], np.int32))[0])
+        return float(self._predictor.losses(contexts, np.array([word], np.int32))[0])
 
 
-class _FastStates(_NetworkStates):
-    model: FastScorer
+class _FastStates(_ContextStates):
+    """The same of a network whose scores are read from tables."""
+
+    def __init__(self, model: NeuralModel) -> None:
+        super().__init__(model)
+        scorer = FastScorer(model)
+        self.model, self._arguments, self._length = scorer, scorer.arguments, model.window + 1
 
     def after(self, state: Ids, word: int, out: Ids) -> tuple[float, int]:
         if word == self._padding:
             return super().after(state, word, out)
-        return score_after(state if len(state) else self.null, word, out, *self.model.arguments), self.model.window + 1
+        return score_after(state if len(state) else self.null, word, out, *self._arguments), self._length
 
 
 def _load(path: Path, exact: bool) -> _States:
@@ -323,9 +331,9 @@ def _load(path: Path, exact: bool) -> _States:
         raise FflmError(f"{path} reads a stream, not sentences: train it with `mode='sentence'`, or give an ARPA file with {END}")
     if isinstance(model, NgramModel):
         return _NgramStates(model)
-    if not exact and is_self_normalized(model):
-        return _FastStates(FastScorer(model))
-    return _NetworkStates(model)
+    if isinstance(model, NeuralModel) and is_self_normalized(model) and not exact:
+        return _FastStates(model)
+    return _ContextStates(model)
 
 
 def _fingerprint(path: Path) -> str:

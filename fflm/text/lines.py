@@ -92,8 +92,9 @@ class LineEncoder:
 
     def _learn(self, lines: Sequence[str]) -> None:
         """Add the pieces of lines to the table of the calling thread."""
-        if self._own.pieces.size > self._words.size + MAX_BYTES:
-            self._own.pieces = copy.deepcopy(self._words)
+        if self._own.pieces.size > MAX_BYTES:
+            self._own.pieces = Pieces()
+            self._own.pieces.number(UNKNOWN, self._split)
         self._own.pieces.number("\n".join(map(_with_newlines, lines)).replace("\t", " "), self._split)
         self._own.known = self._arguments(self._own.pieces)
 

@@ -215,12 +215,10 @@ def _units(largest: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     return units
 
 
-def is_self_normalized(model: LanguageModel) -> bool:
-    """Return whether a model was trained so that its softmax's normalizers are about 1, and has a shape with tables."""
+def is_self_normalized(model: NeuralModel) -> bool:
+    """Return whether a network was trained so that its softmax's normalizers are about 1, and has a shape with tables."""
     training = model.about.get("training", {})
-    if not isinstance(model, NeuralModel) or not (training.get("self_normalise") or training.get("loss") == "nce"):
-        return False
-    return has_tables(model)
+    return bool(training.get("self_normalise") or training.get("loss") == "nce") and has_tables(model)
 
 
 def has_tables(model: NeuralModel) -> bool:

@@ -46,7 +46,22 @@ def subtract(row, total):
 
 @njit
 def score_range(
-    ids, start, low, high, padding, end, borders, tables, started, units, average_units, bias, code, output_units, output_bias, losses
+    ids,
+    start,
+    low,
+    high,
+    padding,
+    end,
+    borders,
+    tables,
+    started,
+    units,
+    average_units,
+    bias,
+    code,
+    output_units,
+    output_bias,
+    losses,
 ):
     """Score the words ``low`` to ``high`` of a text (N,), as `score_words` does: losses (N - start,)."""
     averages, window, size = len(borders) - 1, len(started), len(bias)
