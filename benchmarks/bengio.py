@@ -1,4 +1,4 @@
-"""The network of Bengio et al. (2003) on random text, whose steps several benchmarks time."""
+"""The network of Bengio et al. (2003) on random text; several benchmarks time its training steps."""
 
 import numpy as np
 

@@ -1,14 +1,17 @@
-"""Claim: Table 1 of Bengio et al. 2003 on Brown, published beside measured; MLP9 is at least 10% below Kneser-Ney of order 5.
+"""Claim: MLP9 of table 1 of Bengio et al. (2003) has a test perplexity at least 10% below Kneser-Ney of order 5.
 
-Trains his networks (the odd ones), averages each half and half with the trigram by deleted interpolation (the even ones), and
-estimates that trigram and Kneser-Ney's n-grams, all on his split of the corpus: 800,000 tokens, 200,000, and the rest, one stream
-without line ends, the words seen more than 3 times in the whole corpus. His edition of Brown has 181,041 tokens in the last part
-and his vocabulary 16,383 words, ours 161,192 and 17,905, so perplexities are not comparable, but ratios to Kneser-Ney's are. His
-Kneser-Ney backs off, ours is interpolated with modified discounts. He trained by stochastic gradient descent over the whole
-vocabulary, we by AdamW over samples of it; perplexities are exact. Verified: the trigram's distributions sum to one, and each
-network's perplexity is the one found in training.
+The script reproduces table 1 on Brown. It trains the paper's networks (the odd ones), averages each half and half with the
+paper's trigram model by deleted interpolation (the even ones), and estimates that trigram and Kneser-Ney models. All use the
+paper's split of the corpus: 800,000 tokens, 200,000 tokens and the rest, as one stream without line ends; the vocabulary has
+the words that occur more than 3 times in the whole corpus.
 
-WORK keeps everything that takes time. The same command goes on where it was stopped.
+The paper's edition of Brown has 181,041 tokens in the last part and a vocabulary of 16,383 words; here they are 161,192 and
+17,905. Therefore perplexities are not comparable, but their ratios to Kneser-Ney's are. The paper's Kneser-Ney backs off;
+fflm's is interpolated with modified discounts. The paper trained with stochastic gradient descent on the full softmax, and
+fflm trains with AdamW on a sampled softmax; all perplexities are exact. The script verifies that the trigram's distributions
+sum to one, and that each network's perplexity is the one found in training.
+
+The folder WORK keeps all results that take time. An interrupted run continues when the same command is run again.
 """
 
 import argparse
@@ -26,7 +29,7 @@ from common import brown, machine, parse, record
 from fflm.arrays import CHECKPOINT
 from fflm.errors import FflmError
 from fflm.files import NewFolder, replacing
-from fflm.models.mixture.model import mixed as mixture_losses
+from fflm.models.mixture.model import interpolate_losses
 from fflm.models.neural.model import NeuralModel
 from fflm.models.neural.train import TrainingSession
 from fflm.models.ngram.train import estimate_model
@@ -37,7 +40,7 @@ from fflm.text.windows import Windows
 from fflm.training.events import Evaluation, RolledBack
 from fflm.training.settings import TrainingSettings
 
-PUBLISHED = {  # perplexities in training, on the validation and on the test text
+PUBLISHED = {  # perplexities on the training, the validation and the test text
     "MLP1": (182, 284, 268),
     "MLP2": (None, 275, 257),
     "MLP3": (201, 327, 310),
@@ -56,7 +59,8 @@ PUBLISHED = {  # perplexities in training, on the validation and on the test tex
 MIXTURES = {f"MLP{number + 1}": f"MLP{number}" for number in (1, 3, 5, 7, 9)}
 """Each mixture's network."""
 
-# Chosen by the validation text: MLP9's dropout and training, and for direct connections MLP5's dropout with 4,000 words only.
+# These were chosen on the validation text: dropout and training settings with MLP9, and the dropout with direct connections with
+# MLP5 and a vocabulary of 4,000 words only.
 NETWORKS: dict[str, dict[str, Any]] = {
     "MLP1": {"window": 4, "hidden": (50,), "embedding": 60, "direct": True, "dropout": 0.1},
     "MLP3": {"window": 4, "hidden": (), "embedding": 60, "direct": True, "dropout": 0.1},
@@ -77,11 +81,11 @@ Integers = npt.NDArray[np.integer[Any]]
 
 
 class Trigram:
-    """The trigram by deleted interpolation of Bengio et al. 2003, section 4.1 (Jelinek and Mercer 1980).
+    """The trigram model by deleted interpolation of Bengio et al. (2003), section 4.1 (Jelinek and Mercer 1980).
 
-    p(w | u, v) = a0 / V + a1 p(w) + a2 p(w | v) + a3 p(w | u, v), of relative frequencies in the training text; the weights
-    depend on how often (u, v) was seen there, in bins, and are estimated on the validation text. After contexts that were never
-    seen, a relative frequency is that of the shorter context, so that distributions sum to one.
+    p(w | u, v) = a0 / V + a1 p(w) + a2 p(w | v) + a3 p(w | u, v), where the terms are relative frequencies in the training
+    text. The weights depend on the count of (u, v) in it, in bins, and are estimated on the validation text. For a context that
+    was not seen, the relative frequency of the shorter context is used, so that distributions sum to one.
     """
 
     window = 2
@@ -94,7 +98,7 @@ class Trigram:
         self.contexts = [np.unique(each, return_counts=True) for each in numbers]
         self.grams = [np.unique(each * self.V + targets, return_counts=True) for each in numbers]
         estimates, bins = self._estimates(*examples(corpus, "valid", self.window))
-        self.weights = np.stack([expectation_maximisation(estimates[bins == number]) for number in range(self._bin(0) + 1)])
+        self.weights = np.stack([expectation_maximization(estimates[bins == number]) for number in range(self._bin(0) + 1)])
 
     def losses(self, contexts: Integers, targets: Integers) -> Floats:
         """Return -log p(target | context): contexts (B, 2), targets (B,) -> (B,), nats."""
@@ -115,7 +119,7 @@ class Trigram:
         return np.ceil(-np.log((1 + seen) / self.tokens)).astype(int)
 
     def _numbers(self, contexts: Integers, length: int) -> npt.NDArray[np.int64]:
-        """Return the last ``length`` words of each context as one number; a word has V + 1 values, with ``<s>``."""
+        """Return the last ``length`` words of each context as one number. A word has V + 1 values, including ``<s>``."""
         numbers = np.zeros(len(contexts), np.int64)
         for column in range(self.window - length, self.window):
             numbers = numbers * (self.V + 1) + contexts[:, column]
@@ -129,16 +133,16 @@ def examples(corpus: Corpus, part: str, window: int) -> tuple[npt.NDArray[np.int
 
 
 def look_up(table: tuple[Integers, Integers], numbers: Integers) -> Integers:
-    """Return the count of each number, given the distinct ones, ascending, and their counts."""
+    """Return the count of each number, given the distinct numbers in ascending order and their counts."""
     distinct, counts = table
     places = np.minimum(np.searchsorted(distinct, numbers), len(distinct) - 1)
     return np.where(distinct[places] == numbers, counts[places], 0)
 
 
-def expectation_maximisation(estimates: Floats) -> Floats:
-    """Return weights (K,) of a linear mixture that make a text likely, given its K estimates of each word, (N, K).
+def expectation_maximization(estimates: Floats) -> Floats:
+    """Return the weights (K,) of a linear mixture that make a text likely, given K estimates of each of its words, (N, K).
 
-    Each component counts as if it had explained one word more, so that none gets a weight of zero from few words.
+    Each component gets a pseudo-count of one word, so that no weight becomes zero on a short text.
     """
     words, components = estimates.shape
     weights = np.full(components, 1 / components)
@@ -151,7 +155,7 @@ def expectation_maximisation(estimates: Floats) -> Floats:
 
 def mixed(first: Floats, second: Floats, weight: float) -> Floats:
     """Return the losses of the mixture of two models, given theirs and the weight of the first."""
-    return mixture_losses(np.stack([first, second]), np.array([weight, 1 - weight]))
+    return interpolate_losses(np.stack([first, second]), np.array([weight, 1 - weight]))
 
 
 def losses(model: Any, corpus: Corpus) -> dict[str, Floats]:
@@ -174,7 +178,7 @@ def check_sums(model: Trigram, corpus: Corpus) -> None:
 
 
 def train(name: str, path: Path, corpus: Corpus, settings: TrainingSettings) -> tuple[dict[str, Floats], dict[str, Any]]:
-    """Train a network, or go on where it was stopped; return its losses, and what is to be known of the training."""
+    """Train a network, or resume its training; return its losses and figures of the training."""
     config = NetworkConfig(len(corpus.vocabulary), **NETWORKS[name], **HIS, embedding_dropout=0.1)
     if not (path / CHECKPOINT).is_file():
         with NewFolder(path) as new:
@@ -195,7 +199,7 @@ def train(name: str, path: Path, corpus: Corpus, settings: TrainingSettings) -> 
     about = {
         "network": config.to_dict(),
         "training": settings.to_dict(),
-        "threads": run.threads,
+        "threads": run.compute.threads,
         "epochs": state.epoch,
         "best_epoch": run.figures["epoch"],
         "minutes": state.seconds / 60,
@@ -205,7 +209,7 @@ def train(name: str, path: Path, corpus: Corpus, settings: TrainingSettings) -> 
 
 
 def network_losses(run: TrainingSession, corpus: Corpus) -> dict[str, Floats]:
-    """Return the losses of a finished run's best weights; they are kept beside them."""
+    """Return the losses of a finished run's best weights. They are stored in the same folder."""
     path = run.path / "losses.npz"
     if not path.is_file():
         found = losses(NeuralModel.load(run.path), corpus)
@@ -220,7 +224,7 @@ def network_losses(run: TrainingSession, corpus: Corpus) -> dict[str, Floats]:
 
 
 def wanted(only: str) -> list[str]:
-    """Return the rows of the table that were asked for."""
+    """Return the names of the rows that the user has selected."""
     names = only.split(",") if only else list(PUBLISHED)
     if unknown := [name for name in names if name not in PUBLISHED]:
         sys.exit(f"no row {', '.join(unknown)}: choose from {', '.join(PUBLISHED)}")
@@ -228,11 +232,11 @@ def wanted(only: str) -> list[str]:
 
 
 def measure(names: list[str], work: Path, corpus: Corpus, settings: TrainingSettings) -> dict[str, dict[str, Any]]:
-    """Return the rows of the table: ``figures`` of each part, and what else is to be known of each model."""
+    """Return the rows of the table: for each model the ``figures`` of each part, and figures of its training."""
     found = {}
     rows: dict[str, dict[str, Any]] = {}
     for order in (3, 4, 5):
-        if f"KN{order}" in names or order == 5:  # whose perplexity the others are related to
+        if f"KN{order}" in names or order == 5:  # the other perplexities are divided by that of this model
             found[f"KN{order}"] = losses(estimate_model(corpus, order), corpus)
     trigram = Trigram(corpus)
     check_sums(trigram, corpus)
@@ -245,7 +249,7 @@ def measure(names: list[str], work: Path, corpus: Corpus, settings: TrainingSett
         if average in names:
             parts = {part: (found[network][part], found["trigram"][part]) for part in corpus.parts}
             found[average] = {part: mixed(*pair, 0.5) for part, pair in parts.items()}
-            weight = float(expectation_maximisation(np.exp(-np.stack(parts["valid"], axis=1)))[0])
+            weight = float(expectation_maximization(np.exp(-np.stack(parts["valid"], axis=1)))[0])
             tuned = {part: figures(mixed(*pair, weight), corpus, part) for part, pair in parts.items()}
             rows[average] = {"tuned_weight": weight, "tuned_figures": tuned}
     kneser_ney = found["KN5"]
@@ -259,8 +263,8 @@ def measure(names: list[str], work: Path, corpus: Corpus, settings: TrainingSett
 
 
 def figures(each: Floats, corpus: Corpus, part: str) -> dict[str, Any]:
-    """Return a perplexity with its conditions, given the loss of each token."""
-    unknown = corpus.parts[part].ids == corpus.vocabulary.unknown_id
+    """Return a perplexity with its evaluation conditions, given the loss of each token."""
+    unknown = corpus.parts[part].ids[:] == corpus.vocabulary.unknown_id
     sums = float(each.sum()), float(each[unknown].sum())
     return part_score(corpus.parts[part], corpus.vocabulary, corpus.settings, *sums).to_dict()
 
@@ -292,8 +296,10 @@ def show(rows: Mapping[str, dict[str, Any]], corpus: Corpus) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("brown", type=Path, help="the Brown corpus, as `fflm corpus get brown` makes it")
-    parser.add_argument("--work", type=Path, default=Path("bengio_table1.work"), help="keeps the networks [default: %(default)s]")
-    parser.add_argument("--only", default="", metavar="MLP5,KN3", help="make only these rows, and record nothing")
+    parser.add_argument(
+        "--work", type=Path, default=Path("bengio_table1.work"), help="folder of the networks [default: %(default)s]"
+    )
+    parser.add_argument("--only", default="", metavar="MLP5,KN3", help="measure only these rows, and do not record the results")
     options = parse(parser)
     names, settings = wanted(options.only), TRAINING
     about = machine()
@@ -308,11 +314,11 @@ def main() -> None:
         else:
             corpus = brown(options.brown, work / "corpus")
             if corpus.parts["train"].tokens != 800_000:
-                sys.exit(f"{corpus.path} is not Brown: remove it, and give the file that `fflm corpus get brown` makes")
+                sys.exit(f"{corpus.path} is not Brown: remove it, and use the file that `fflm corpus get brown` makes")
         rows = measure(names, work, corpus, settings)
     show(rows, corpus)
     if options.only:
-        print("not all rows: not recorded")
+        print("only some rows were measured: not recorded")
         return
     ratio = rows["MLP9"]["test_ratio"]
     passed = ratio <= DEMANDED
@@ -327,4 +333,4 @@ if __name__ == "__main__":
     except FflmError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped: the same command goes on from the last checkpoint, at most a minute old")
+        sys.exit("interrupted: run the same command again to continue from the last checkpoint, which is at most a minute old")

@@ -1,15 +1,16 @@
-"""Claim: a text classifier is at least as right as fastText's, trained on the same words; beside that, how long both take.
+"""Claim: a text classifier is at least as accurate as fastText's, trained on the same words.
 
-Two data sets, neither of them part of the repository:
+The script also measures how long both take. There are two data sets, neither of them part of the repository:
 
-- paragraphs of the docstrings of packages that are installed here, and the package that each is from. A package's files are for
-  training or for the test, so that what is tested stands in files that were not seen.
-- given brown.txt and wikitext-2, sentences of Brown and of WikiText-2, and which of the two each is from.
+- The texts are paragraphs of the docstrings of installed packages, and the class is the package. Each file of a package is
+  used either for training or for the test, so that the test texts are from files that were not seen in training.
+- Given brown.txt and wikitext-2, the texts are sentences of Brown and of WikiText-2, and the class is the corpus.
 
-Both classifiers split at white space, take all words (no fewest count, no held-out text), go through the texts five times, on two
-threads, with words alone and with bigrams, and are otherwise as they come: 64 dimensions here, 100 there. They take turns; time
-is from the file of labeled text to a model that predicts, the compiled kernels being in their cache; and from the texts of the
-test to labels. fastText's threads race, its figures differ from run to run: medians are compared.
+Both classifiers split at white space, use all words (no minimum count, no held-out text), make five passes over the texts on
+two threads, with words alone and with bigrams, and otherwise have their default settings: 64 dimensions in fflm, 100 in
+fastText. They take turns. The training time is from the file of labeled text to a model that predicts, with fflm's compiled
+kernels in their cache; the prediction time is from the test texts to labels. fastText's threads race, so its figures differ
+from run to run, and medians are compared.
 """
 
 import argparse
@@ -50,7 +51,7 @@ EPOCHS, THREADS, ROUNDS = 5, 2, 3
 
 
 def docstrings(package: str) -> Iterator[tuple[str, str]]:
-    """Yield the paragraphs of a package's docstrings, each with the file it stands in."""
+    """Yield the paragraphs of a package's docstrings, each with its file."""
     found = find_spec(package)
     for folder in (found.submodule_search_locations or ()) if found else ():
         for path in sorted(Path(folder).rglob("*.py")):
@@ -68,7 +69,7 @@ def docstrings(package: str) -> Iterator[tuple[str, str]]:
 
 
 def packages() -> dict[str, list[tuple[str, str]]]:
-    """Return labels and paragraphs, of every fifth file for the test; a paragraph that repeats is taken once."""
+    """Return labels and paragraphs; every fifth file is for the test. Duplicate paragraphs are removed."""
     parts: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}
     seen: set[str] = set()
     for package in PACKAGES:
@@ -81,7 +82,7 @@ def packages() -> dict[str, list[tuple[str, str]]]:
 
 
 def _by_file(pairs: Iterator[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
-    """Yield files and their paragraphs, in a random order of the files."""
+    """Yield the files in random order, with their paragraphs."""
     files: dict[str, list[str]] = {}
     for file, paragraph in pairs:
         files.setdefault(file, []).append(paragraph)
@@ -91,7 +92,10 @@ def _by_file(pairs: Iterator[tuple[str, str]]) -> Iterator[tuple[str, list[str]]
 
 
 def corpora(brown: Path, wikitext: Path) -> dict[str, list[tuple[str, str]]]:
-    """Return labels and sentences, every fifth for the test. What only the edition tells is made alike: quotes, <unk>, @-@."""
+    """Return labels and sentences; every fifth sentence is for the test.
+
+    Marks that would reveal the corpus are unified: quotes, <unk>, @-@.
+    """
     sentences = {
         "brown": [line.replace("``", '"').replace("''", '"') for line in brown.read_text().splitlines()],
         "wikitext": [
@@ -110,7 +114,7 @@ def corpora(brown: Path, wikitext: Path) -> dict[str, list[tuple[str, str]]]:
 
 
 def ours(folder: Path, bigrams: bool) -> Callable[[list[str]], list[str]]:
-    """Train, and return what predicts."""
+    """Train fflm's classifier and return its function for predictions."""
     classifier = fflm.train_classifier(
         folder / "train.tsv",
         folder / "ours",
@@ -125,7 +129,7 @@ def ours(folder: Path, bigrams: bool) -> Callable[[list[str]], list[str]]:
 
 
 def theirs(folder: Path, bigrams: bool) -> Callable[[list[str]], list[str]]:
-    """Train fastText's, and return what predicts."""
+    """Train fastText's classifier and return its function for predictions."""
     model = fasttext.train_supervised(
         str(folder / "train.fasttext"), epoch=EPOCHS, thread=THREADS, wordNgrams=2 if bigrams else 1, verbose=0
     )
@@ -133,7 +137,7 @@ def theirs(folder: Path, bigrams: bool) -> Callable[[list[str]], list[str]]:
 
 
 def compare(name: str, parts: dict[str, list[tuple[str, str]]], rounds: int) -> dict[str, Any]:
-    """Train and test both on a data set, in turns."""
+    """Train and test both classifiers on a data set, in turns."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         order = np.random.default_rng(0).permutation(len(parts["train"]))
@@ -151,7 +155,7 @@ def compare(name: str, parts: dict[str, list[tuple[str, str]]], rounds: int) -> 
         if fasttext:
             contenders["fastText"] = theirs
         runs: dict[tuple[str, bool], list[dict[str, float]]] = {}
-        for turn in range(rounds + 1):  # the first, in which kernels are compiled or loaded, does not count
+        for turn in range(rounds + 1):  # the first round is not counted, because kernels are compiled or loaded in it
             for bigrams in (False, True):
                 for contender, train in contenders.items():
                     figures = measure(train, folder, bigrams, test)
@@ -165,7 +169,7 @@ def compare(name: str, parts: dict[str, list[tuple[str, str]]], rounds: int) -> 
         print(
             f"  {row['contender']:9} {'bigrams' if row['bigrams'] else 'words':8} accuracy {row['accuracy']['median']:.4f}, "
             f"macro F1 {row['macro_f1']['median']:.4f}, trained in {row['train_seconds']['median']:.2f} s, "
-            f"{row['texts_per_second']['median']:,.0f} texts a second predicted"
+            f"{row['texts_per_second']['median']:,.0f} texts predicted per second"
         )
     return {
         "data": name,
@@ -178,11 +182,11 @@ def compare(name: str, parts: dict[str, list[tuple[str, str]]], rounds: int) -> 
 def measure(
     train: Callable[[Path, bool], Callable[[list[str]], list[str]]], folder: Path, bigrams: bool, test: Labeled
 ) -> dict[str, float]:
-    """Train and test once."""
+    """Train and test one classifier once."""
     started = time.perf_counter()
     predict = train(folder, bigrams)
     trained = time.perf_counter()
-    predict(test.texts[:1])  # loads what is to be loaded
+    predict(test.texts[:1])  # the first prediction also loads code and is not timed
     asked = time.perf_counter()
     predicted = predict(test.texts)
     answered = time.perf_counter()
@@ -200,10 +204,16 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("texts", nargs="*", type=Path, metavar="brown.txt wikitext-2", help="the second data set")
+    parser.add_argument(
+        "texts",
+        nargs="*",
+        type=Path,
+        metavar="brown.txt wikitext-2",
+        help="the second data set",
+    )
     options = parse(parser)
     if len(options.texts) not in (0, 2):
-        parser.error("give brown.txt and the folder wikitext-2, or nothing")
+        parser.error("give both brown.txt and the folder wikitext-2, or neither")
     about = machine()
     data = {"docstrings": packages()}
     if options.texts:
@@ -241,9 +251,9 @@ def main() -> None:
         passed=not missed,
     )
     if not fasttext:
-        print("not compared: pip install fasttext-wheel")
+        print("fastText is not installed (pip install fasttext-wheel): no comparison")
     if missed and not options.quick:
-        sys.exit(f"less than is demanded: {'; '.join(missed)}")
+        sys.exit(f"The claim does NOT hold: {'; '.join(missed)}")
 
 
 if __name__ == "__main__":

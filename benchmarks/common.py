@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine, timing in turns, the command, and where results go."""
+"""What the benchmarks share: a description of the machine, timing in turns, running commands, and recording results."""
 
 import argparse
 import gc
@@ -31,32 +31,34 @@ from fflm.text.vocabulary import VocabularyRule
 ROOT = Path(__file__).resolve().parent.parent
 STORIES = ROOT / "corpora" / "stories.txt"
 FFLM = [sys.executable, str(ROOT / "cli.py")]
-"""The command ``fflm``, of this checkout and this Python."""
+"""The command ``fflm`` of this checkout, run by this Python."""
 
-
-SIZES = {  # words in the vocabulary, tokens of each part
+SIZES = {  # number of words in the vocabulary, and of tokens in each part
     "Brown": (17_905, {"train": 800_000, "valid": 200_000, "test": 161_192}),
     "WikiText-2": (33_278, {"train": 2_088_628, "valid": 217_646, "test": 245_569}),
 }
 
 MEMORY_STEPS = 4
-"""Steps in which memory is measured: from the second on everything is there."""
+"""The number of steps in which memory is measured; from the second step on, all memory is allocated."""
 
 TUNING = ("MALLOC_", "MKL_", "NUMBA_OPT", "OMP_", "OPENBLAS_")
-"""Beginnings of the environment variables that change how fast the same code is."""
+"""Prefixes of the environment variables that change how fast the same code runs."""
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line, to which ``--quick`` is added."""
-    parser.add_argument("--quick", action="store_true", help="only see whether it works: a small run that is not recorded")
+    """Add the option ``--quick`` and parse the command line."""
+    parser.add_argument("--quick", action="store_true", help="only test whether the script works; the result is not recorded")
     return parser.parse_args()
 
 
 def machine() -> dict[str, Any]:
-    """Return what a figure depends on besides the code. Call it first: it notes how busy the machine is."""
+    """Describe the machine, the libraries and the settings that a figure depends on.
+
+    Call this first, because it also records how busy the machine is.
+    """
     load = os.getloadavg()[0]
     if load > 0.3:
-        print(f"warning: the machine is busy (load {load:.1f}), figures will be too low", file=sys.stderr)
+        print(f"warning: the machine is busy (load {load:.1f}), speeds will be too low", file=sys.stderr)
     return {
         **speed.machine(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
@@ -87,11 +89,16 @@ def record(name: str, quick: bool, about: Mapping[str, Any], **result: Any) -> N
     print(f"recorded in {path.relative_to(ROOT)}")
 
 
-def brown(text: Path, folder: Path, valid: int = 200_000, test: int = 161_192) -> Corpus:
-    """Return Brown as Bengio et al. 2003 read it, tokenized in a folder, or from there if that was done.
+def show_verdict(missed: list[str]) -> None:
+    """Print whether a claim holds, given the parts of it that do not."""
+    print(f"The claim does NOT hold: {'; '.join(missed)}" if missed else "The claim holds.")
 
-    800,000 tokens to train, 200,000 and the remaining 161,192 held out, one stream without line ends, the words that are seen
-    more than 3 times in the whole corpus.
+
+def brown(text: Path, folder: Path, valid: int = 200_000, test: int = 161_192) -> Corpus:
+    """Return Brown as Bengio et al. (2003) read it; it is tokenized into a folder, unless the folder has it already.
+
+    800,000 tokens are for training, 200,000 for validation and the remaining 161,192 for the test. The text is one stream without
+    line ends, and the vocabulary has the words that occur more than 3 times in the whole corpus.
     """
     if not (folder / "corpus.json").is_file():
         settings, rule = TextSettings(Tokenizer("space"), line_ends=False), VocabularyRule(4, source="all")
@@ -100,9 +107,9 @@ def brown(text: Path, folder: Path, valid: int = 200_000, test: int = 161_192) -
 
 
 def wikitext(source: Path, folder: Path) -> Corpus:
-    """Return WikiText-2 as published, tokenized in a folder, or from there if that was done.
+    """Return WikiText-2 as published; it is tokenized into a folder, unless the folder has it already.
 
-    One stream whose line ends are counted, with all the words of the training part.
+    The text is one stream whose line ends are counted, and the vocabulary has all words of the training part.
     """
     if not (folder / "corpus.json").is_file():
         settings, rule = TextSettings(Tokenizer("space")), VocabularyRule(1)
@@ -111,33 +118,33 @@ def wikitext(source: Path, folder: Path) -> Corpus:
 
 
 def check_sizes(name: str, corpus: Corpus) -> None:
-    """Exit if a corpus has not the `SIZES` that it should have."""
+    """Exit unless a corpus has the `SIZES` that it should have."""
     found = len(corpus.vocabulary), {part: each.tokens for part, each in corpus.parts.items()}
     if found != SIZES[name]:
-        sys.exit(f"{name} should have {SIZES[name]} words and tokens, not {found}: fetch it with `fflm corpus get`")
+        sys.exit(f"{name} should have {SIZES[name]} words and tokens, not {found}: download it with `fflm corpus get`")
 
 
 def in_turns(steps: Mapping[Any, Callable[[], Any]], rounds: int, turn_seconds: float = 0.3) -> dict[Any, list[float]]:
-    """Time several ways of doing the same in turns, so that whatever else the machine does meets all of them.
+    """Time several functions in turns, so that other load on the machine affects all of them.
 
     Parameters
     ----------
     steps
-        The contenders, by their names.
+        The functions, by their names.
     rounds
-        Turns of each, in a new random order every round.
+        The number of turns of each function. The order is random in every round.
     turn_seconds
-        How long a turn takes at least.
+        The minimum duration of a turn.
 
     Returns
     -------
     dict
-        Seconds a step in each turn, of each contender.
+        For each function, the seconds per call in each turn.
     """
     times: dict[Any, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name in random.sample(list(steps), len(steps)):
-            time.sleep(0.05)  # threads of the contender before spin for a while before they sleep
+            time.sleep(0.05)  # the threads of the previous function spin for a while before they sleep
             steps[name]()
             count, started = 0, time.perf_counter()
             while (elapsed := time.perf_counter() - started) < turn_seconds or not count:
@@ -148,13 +155,13 @@ def in_turns(steps: Mapping[Any, Callable[[], Any]], rounds: int, turn_seconds: 
 
 
 def quartiles(values: list[float]) -> dict[str, float]:
-    """Return the median and the two quartiles around it."""
+    """Return the median and the lower and upper quartile."""
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return {"median": median, "low": low, "high": high}
 
 
 def resident(process: int | str = "self") -> tuple[int, int]:
-    """Return the resident memory of a process, now and at its peak, in bytes (Linux only)."""
+    """Return the current and the peak resident memory of a process, in bytes (Linux only)."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
     now, peak = (int(status[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
     return now, peak
@@ -166,17 +173,17 @@ def memory_of(prepare: Callable[..., Callable[[], Any]], small: tuple[Any, ...],
     Parameters
     ----------
     prepare
-        Returns a step, when called with some arguments.
+        A function that returns a step.
     small
-        Arguments of a step that only loads and compiles what both need.
+        The arguments with which ``prepare`` returns a small step, which only loads and compiles what the large one needs.
     large
-        Arguments of the step that is measured.
+        The arguments with which ``prepare`` returns the step that is measured.
 
     Returns
     -------
     int
-        Bytes: the largest resident memory in `MEMORY_STEPS` steps, less that before ``prepare(*large)``. The first of them is
-        not counted, in which more may be compiled.
+        The peak of the resident memory in `MEMORY_STEPS` steps minus the resident memory before ``prepare(*large)``, in bytes.
+        The first step is not counted, because more may be compiled in it.
     """
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(_memory, prepare, small, large).result()
@@ -188,14 +195,14 @@ def _memory(prepare: Callable[..., Callable[[], Any]], small: tuple[Any, ...], l
     before, _ = resident()
     step = prepare(*large)
     step()
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     for _ in range(MEMORY_STEPS - 1):
         step()
     return resident()[1] - before
 
 
 def run_json(*arguments: str | Path) -> Any:
-    """Run ``fflm ... --json``, its progress shown, and return what it prints."""
+    """Run ``fflm ... --json``, show its progress, and return its result."""
     process = subprocess.run([*FFLM, *map(str, arguments), "--json"], stdout=subprocess.PIPE)
     if process.returncode:
         sys.exit(f"fflm {arguments[0]} failed")

@@ -1,4 +1,4 @@
-"""The network in float64 NumPy, and how far from it may be what is timed."""
+"""The network in float64 NumPy, and the tolerances for the results of the programs that are timed."""
 
 import math
 import sys
@@ -9,14 +9,14 @@ from fflm.network.config import NetworkConfig
 from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2
 from fflm.training.settings import TrainingSettings
 
-LOSS_TOLERANCE = 1e-5  # relative
-GRADIENT_TOLERANCE = 1e-4  # of the array's largest gradient: a frequent word's is a sum of 20,000, one after another
+LOSS_TOLERANCE = 1e-5  # largest relative error of the loss
+GRADIENT_TOLERANCE = 1e-4  # relative to the array's largest gradient; a frequent word's is a sequential sum of 20,000 numbers
 
 
 def exact_gradients(
     config: NetworkConfig, weights: dict[str, np.ndarray], contexts: np.ndarray, targets: np.ndarray
 ) -> tuple[float, dict[str, np.ndarray]]:
-    """Return the loss and all gradients without dropout, in the precision of the weights; Bengio's letters."""
+    """Return the loss and all gradients, without dropout, in the precision of the weights. The names are those of the paper."""
     C, H, d, b = (weights[name] for name in ("embeddings", "hidden.0.weight", "hidden.0.bias", "output.bias"))
     P = weights.get("projection", np.eye(config.hidden[0]))
     U = C[:-1] if config.tied else weights["output.weight"]
@@ -74,7 +74,7 @@ def exact_updates(
 def demand_gradients(
     loss: float, gradients: dict[str, np.ndarray], exact: tuple[float, dict[str, np.ndarray]], what: str
 ) -> None:
-    """Exit unless a loss and gradients are nearly the exact ones."""
+    """Exit unless a loss and gradients are within the tolerances of the exact ones."""
     exact_loss, expected = exact
     demand(loss, exact_loss, LOSS_TOLERANCE * exact_loss, f"{what}: the loss")
     for name, gradient in expected.items():
@@ -85,4 +85,4 @@ def demand(actual: np.ndarray | float, expected: np.ndarray | float, tolerance: 
     """Exit unless numbers are within a tolerance of the expected ones."""
     off = np.abs(actual - expected).max()
     if not off <= tolerance:
-        sys.exit(f"{what} is off by {off:.2g}, allowed is {tolerance:.2g}: nothing was timed")
+        sys.exit(f"{what} has an error of {off:.2g}, more than {tolerance:.2g}: nothing was timed")

@@ -1,14 +1,23 @@
-"""Claim: on a GPU, a training step in float32 is no slower than an eager step of PyTorch, and needs a fraction of its memory.
+"""Claim: on a GPU, a training step in float32 is no slower than PyTorch's eager step and needs a fraction of its memory.
 
-A mixed one is at least twice as fast as PyTorch's compiled one in bfloat16 (50,000 words, 256 hidden units, batches of 8,192).
+A step in mixed precision is at least twice as fast as PyTorch's compiled step in bfloat16 (50,000 words, 256 hidden units,
+batches of 8,192).
 
-One run does it all and writes one file: every operation against float64 on fresh random numbers; the machine's ceilings, a copy
-on the device and a large matrix product; what a launch takes the host; the time of each operation beside its floor; whole steps
-of Bengio's network (dropout, AdamW, clipping), in float32 and in mixed precision, beside PyTorch's same network on the same
-batches, in float32, TF32 and bfloat16, eager and compiled; with texts, training to the same perplexity; the numerical tests on
-the device. A part that fails is recorded with its error; others go on. Stopped, the same command goes on.
+One run measures everything and writes one file:
 
-Needs a GPU and numba-cuda; PyTorch, pytest and hypothesis to compare and to test.
+- every operation, compared with float64 on fresh random numbers;
+- the limits of the machine: a copy on the device and a large matrix product;
+- the host's time per launch;
+- the time of each operation, beside the time that its matrix products take at the limit;
+- whole steps of Bengio's network (dropout, AdamW, clipping) in float32 and in mixed precision, beside PyTorch's steps of the
+  same network on the same batches, in float32, TF32 and bfloat16, eager and compiled;
+- if texts are given, training to the same perplexity;
+- the numerical tests on the device.
+
+If a part fails, its error is recorded and the other parts continue. An interrupted run continues when the same command is
+run again.
+
+The script needs a GPU and numba-cuda. The comparison needs PyTorch, and the tests need pytest and hypothesis.
 """
 
 import argparse
@@ -47,6 +56,8 @@ from fflm.training.trainer import Trainer
 
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
+import reference
+
 try:
     import torch
     from torch_network import TorchNetwork
@@ -56,11 +67,11 @@ except ImportError:
 TESTS = {
     "fp32": (
         "tests/backend/test_backend.py",
-        "tests/network/test_network.py",
+        "tests/network/test_feedforward.py",
         "tests/backend/cuda/test_cuda.py",
         "tests/backend/cuda/test_mixed.py",
     ),
-    "mixed": ("tests/backend/test_backend.py", "tests/network/test_network.py"),
+    "mixed": ("tests/backend/test_backend.py", "tests/network/test_feedforward.py"),
 }
 STEPS = [(words, hidden, batch) for words in (50_000, 10_000, 250_000) for hidden in (256, 512, 1024) for batch in (8192, 1024)]
 """Vocabulary, hidden units and batch of the steps; the claim is about the first."""
@@ -81,66 +92,86 @@ def tests(precision: str) -> dict[str, Any]:
     return {"passed": result.returncode == 0, "summary": lines[-1:], "failed": failed, "seconds": time.perf_counter() - started}
 
 
-def operations(
-    backend: Backend, precision: str = "fp32", rows: int = 700, words: int = 5003, size: int = 190, width: int = 330
-) -> dict[str, Any]:
-    """Compare the operations of a step with float64 on random numbers that no run has seen before."""
-    import reference
+class Comparison:
+    """Compares the operations of a backend with float64, on random numbers that no earlier run has used.
 
-    seed = time.time_ns() % 2**32
-    generator = np.random.default_rng(seed)
-    off: dict[str, float] = {}
+    ``off`` has the largest error of each result, relative to the largest expected number.
+    """
 
-    def numbers(*shape: int, scale: float = 1.0) -> tuple[Any, np.ndarray]:
-        array = (scale * generator.standard_normal(shape)).astype(np.float32)
-        return backend.upload(array), array.astype(np.float64)
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.seed = time.time_ns() % 2**32
+        self.generator = np.random.default_rng(self.seed)
+        self.off: dict[str, float] = {}
 
-    def compare(name: str, found: Any, expected: np.ndarray) -> None:
-        off[name] = float(np.abs(backend.download(found) - expected).max() / np.abs(expected).max())
+    def numbers(self, *shape: int, scale: float = 1.0) -> tuple[Any, np.ndarray]:
+        """Return random numbers as an array of the device and in float64."""
+        array = (scale * self.generator.standard_normal(shape)).astype(np.float32)
+        return self.backend.upload(array), array.astype(np.float64)
 
-    (x, x64), (w, w64), (b, b64) = numbers(rows, width), numbers(size, width, scale=width**-0.5), numbers(size)
-    y = backend.empty((rows, size), np.float32)
-    backend.affine(x, w, b, "tanh", y)
-    compare("affine", y, reference.affine(x64, w64, b64, "tanh"))
-    (d_y, d_y64), (d_w, _), (d_b, _), (d_x, _) = numbers(rows, size), numbers(size, width), numbers(size), numbers(rows, width)
-    backend.affine_backward(x, w, y, "tanh", d_y, 0.0, d_w, d_b, d_x)
-    for name, found, expected in zip(
-        ("weight", "bias", "inputs"), (d_w, d_b, d_x), reference.affine_backward(x64, w64, b64, "tanh", d_y64), strict=True
-    ):
-        compare(f"affine backward, {name}", found, expected)
-    (u, u64), (c, c64), (f, f64) = numbers(words, size, scale=0.3), numbers(words), numbers(rows, size)
-    targets = generator.integers(0, words, rows, np.int32)
-    losses, d_f = backend.empty((rows,), np.float32), backend.empty((rows, size), np.float32)
-    d_u, d_c = backend.empty((words, size), np.float32), backend.empty((words,), np.float32)
-    backend.output_gradients(f, u, c, backend.upload(targets), 0.1, 0.05, 1 / rows, 0.0, losses, d_f, d_u, d_c)
-    compare("softmax losses", losses, reference.output_losses(f64, u64, c64, targets))
-    expected = reference.output_gradients(f64, u64, c64, targets, 0.1, 0.05, 1 / rows)
-    for name, found, right in zip(("features", "weight", "bias"), (d_f, d_u, d_c), expected, strict=True):
-        compare(f"softmax gradients, {name}", found, right)
-    logs = backend.empty((rows, words), np.float32)
-    backend.log_probabilities(f, u, c, logs)
-    compare("log-probabilities", logs, reference.log_probabilities(f64, u64, c64))
-    contexts = generator.integers(0, words, (rows, 9), np.int32)
-    blocks = (5, 1, 1, 1, 1)
-    (e, e64), (d_i, d_i64), (d_e, d_e64) = numbers(words, size), numbers(rows, 5 * size), numbers(words, size)
-    gathered = backend.empty((rows, 5 * size), np.float32)
-    backend.gather(e, backend.upload(contexts), blocks, gathered)
-    compare("gather", gathered, reference.gather(e64, contexts, blocks))
-    backend.scatter_add(backend.upload(contexts), blocks, d_i, d_e)
-    compare("scatter-add", d_e, reference.scatter_add(contexts, blocks, d_i64, d_e64))
-    wrong = [name for name, each in off.items() if not each < TOLERANCES[precision]]
-    for name, each in off.items():
+    def compare(self, name: str, found: Any, expected: np.ndarray) -> None:
+        """Note how far a result is from the expected one."""
+        self.off[name] = float(np.abs(self.backend.download(found) - expected).max() / np.abs(expected).max())
+
+    def layer(self, rows: int, size: int, width: int) -> None:
+        """Compare a layer of ``size`` units with ``width`` inputs, forward and backward."""
+        (x, x64), (w, w64), (b, b64) = self.numbers(rows, width), self.numbers(size, width, scale=width**-0.5), self.numbers(size)
+        y = self.backend.empty((rows, size), np.float32)
+        self.backend.affine(x, w, b, "tanh", y)
+        self.compare("affine", y, reference.affine(x64, w64, b64, "tanh"))
+        d_y, d_y64 = self.numbers(rows, size)
+        (d_w, _), (d_b, _), (d_x, _) = self.numbers(size, width), self.numbers(size), self.numbers(rows, width)
+        self.backend.affine_backward(x, w, y, "tanh", d_y, 0.0, d_w, d_b, d_x)
+        expected = reference.affine_backward(x64, w64, b64, "tanh", d_y64)
+        for name, found, right in zip(("weight", "bias", "inputs"), (d_w, d_b, d_x), expected, strict=True):
+            self.compare(f"affine backward, {name}", found, right)
+
+    def softmax(self, rows: int, words: int, size: int) -> None:
+        """Compare losses, gradients and log-probabilities of the softmax."""
+        backend = self.backend
+        (u, u64), (c, c64), (f, f64) = self.numbers(words, size, scale=0.3), self.numbers(words), self.numbers(rows, size)
+        targets = self.generator.integers(0, words, rows, np.int32)
+        losses, d_f = backend.empty((rows,), np.float32), backend.empty((rows, size), np.float32)
+        d_u, d_c = backend.empty((words, size), np.float32), backend.empty((words,), np.float32)
+        backend.output_gradients(f, u, c, backend.upload(targets), 0.1, 0.05, 1 / rows, 0.0, losses, d_f, d_u, d_c)
+        self.compare("softmax losses", losses, reference.output_losses(f64, u64, c64, targets))
+        expected = reference.output_gradients(f64, u64, c64, targets, 0.1, 0.05, 1 / rows)
+        for name, found, right in zip(("features", "weight", "bias"), (d_f, d_u, d_c), expected, strict=True):
+            self.compare(f"softmax gradients, {name}", found, right)
+        logs = backend.empty((rows, words), np.float32)
+        backend.log_probabilities(f, u, c, logs)
+        self.compare("log-probabilities", logs, reference.log_probabilities(f64, u64, c64))
+
+    def embeddings(self, rows: int, words: int, size: int) -> None:
+        """Compare gathering and scattering embeddings, with a block of several words and blocks of one."""
+        contexts, blocks = self.generator.integers(0, words, (rows, 9), np.int32), (5, 1, 1, 1, 1)
+        (e, e64), (d_i, d_i64), (d_e, d_e64) = self.numbers(words, size), self.numbers(rows, 5 * size), self.numbers(words, size)
+        gathered = self.backend.empty((rows, 5 * size), np.float32)
+        self.backend.gather(e, self.backend.upload(contexts), blocks, gathered)
+        self.compare("gather", gathered, reference.gather(e64, contexts, blocks))
+        self.backend.scatter_add(self.backend.upload(contexts), blocks, d_i, d_e)
+        self.compare("scatter-add", d_e, reference.scatter_add(contexts, blocks, d_i64, d_e64))
+
+
+def operations(backend: Backend, precision: str = "fp32") -> dict[str, Any]:
+    """Compare the operations of a step with float64."""
+    comparison = Comparison(backend)
+    comparison.layer(rows=700, size=190, width=330)
+    comparison.softmax(rows=700, words=5003, size=190)
+    comparison.embeddings(rows=700, words=5003, size=190)
+    wrong = [name for name, each in comparison.off.items() if not each < TOLERANCES[precision]]
+    for name, each in comparison.off.items():
         print(f"  {name:28} off by {each:.1e}{'  WRONG' if name in wrong else ''}")
-    return {"seed": seed, "off": off, "wrong": wrong}
+    return {"seed": comparison.seed, "off": comparison.off, "wrong": wrong}
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """Return the median time of a call that waits for its results."""
+    """Return the median time in seconds of a function that waits for its results."""
     return statistics.median(in_turns({"run": run}, rounds=5, turn_seconds=0.1)["run"])
 
 
 def ceilings() -> dict[str, float]:
-    """Measure PyTorch's copies on the device, in bytes read and written a second, and matrix products, in operations a second."""
+    """Measure PyTorch's copies on the device (bytes read and written per second) and matrix products (operations per second)."""
     source = torch.ones(2**28, device="cuda")
     target = torch.empty_like(source)
     found = {"copy": 2 * source.nbytes / seconds(lambda: (target.copy_(source), torch.cuda.synchronize()))}
@@ -162,7 +193,7 @@ def launches() -> dict[str, dict[str, float]]:
 
 
 def kernels(backend: Backend, ceiling: float | None) -> list[dict[str, Any]]:
-    """Time each operation, beside the time that its matrix products would take at the ceiling of their precision."""
+    """Time each operation, and compute the time that its matrix products would take at the limit for their precision."""
     rows = []
     for timing in measure(
         [Size(50_000, EMBEDDING, WINDOW, 256, 8192), Size(10_000, EMBEDDING, WINDOW, 256, 1024)], {"cuda": backend}
@@ -214,7 +245,7 @@ def torch_step(
 
 
 def whole_step(words: int, hidden: int, batch: int) -> dict[str, Any]:
-    """Time whole steps of fflm and PyTorch, and measure their memory: for fflm all that the driver gives, scratch and pool."""
+    """Time whole steps of fflm and PyTorch, and measure their memory; fflm's includes scratch memory and the pool."""
     from numba.cuda.cudadrv.driver import driver
 
     from fflm.backend.cuda.backend import CudaBackend
@@ -228,7 +259,7 @@ def whole_step(words: int, hidden: int, batch: int) -> dict[str, Any]:
     for precision in TOLERANCES:
         POOL.give_back()
         free, _ = driver.cuMemGetInfo()
-        network = Network(config, CudaBackend(precision == "mixed"))  # a new backend, without the scratch memory of others
+        network = Network(config, CudaBackend(precision == "mixed"))  # a new backend, which has no scratch memory yet
         events = Trainer(network, Parameters.random(config, 1), windows, None, settings).run()
         row["seconds"][f"fflm {precision}"] = seconds(lambda events=events: next(events))
         row["bytes"][f"fflm {precision}"] = free - driver.cuMemGetInfo()[0]
@@ -292,16 +323,16 @@ def training(backends: dict[str, Backend], corpus: Corpus) -> dict[str, Any]:
 
 
 def sources() -> str:
-    """Return a hash of the code that is measured; results are kept under it."""
+    """Return a hash of the code that is measured. It is part of the name of the file of results."""
     files = sorted([Path(__file__), *(ROOT / "fflm").rglob("*.py")])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--brown", type=Path, help="brown.txt, to train on")
-    parser.add_argument("--wikitext", type=Path, help="WikiText-2's folder, to train on")
-    parser.add_argument("--work", type=Path, default=Path("gpu.work"), help="keeps texts and results [default: %(default)s]")
+    parser.add_argument("--brown", type=Path, help="brown.txt, for training")
+    parser.add_argument("--wikitext", type=Path, help="the folder of WikiText-2, for training")
+    parser.add_argument("--work", type=Path, default=Path("gpu.work"), help="folder for texts and results [default: %(default)s]")
     parser.add_argument("--skip", nargs="*", default=[], help="parts to leave out: tests, kernels, step, training, ...")
     options = parse(parser)
     if reason := why_no_gpu():

@@ -1,12 +1,13 @@
 """Claim: a text is scored at least 1.5 times as fast as by PyTorch, and 64 continuations are sampled at least as fast.
 
-The default network with random weights, word frequencies as in text, at two vocabularies and one and two threads, against PyTorch
-run eagerly in inference mode: scoring from ids to -log p, 1024 at a time, against log_softmax and gather; sampling against
-a loop around torch.multinomial. Measured beside these, without a claim: one continuation at a time, and beam search of width 5
-against a loop around topk; and n-best lists of 100 variants of a sentence, how many of whose contexts have occurred before.
+The default network with random weights, and with word frequencies as in text, is compared with PyTorch in eager inference
+mode, at two vocabularies and with one and two threads. Scoring goes from ids to -log p, 1024 at a time, and is compared with
+log_softmax and gather; sampling is compared with a loop around torch.multinomial. These are measured without a claim: one
+continuation at a time, beam search of width 5 compared with a loop around topk, and n-best lists of 100 variants of a
+sentence, with the share of contexts that repeat.
 
-Verified first: equal losses of a text, equal likeliest continuations, equal log-probabilities of what was sampled, equal
-hypotheses of the beams. Needs PyTorch.
+The script first verifies that both programs compute equal losses of a text, equal most likely continuations, equal
+log-probabilities of the samples, and equal hypotheses of the beam search. It needs PyTorch.
 """
 
 import argparse
@@ -17,13 +18,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-try:  # before fflm, which asks OpenMP for waiting threads that sleep: PyTorch's are to wait in their own way
+try:  # before fflm, which sets OpenMP's waiting threads to sleep: PyTorch keeps its default
     import torch
 except ImportError:
-    sys.exit("there is nothing to compare with: pip install torch")
+    sys.exit("PyTorch is needed for the comparison: pip install torch")
 
 import numpy as np
-from common import in_turns, machine, parse, quartiles, record
+from common import in_turns, machine, parse, quartiles, record, show_verdict
 from torch.nn import functional
 from torch_network import TorchNetwork
 
@@ -43,12 +44,12 @@ VOCABULARIES = 18_000, 33_000
 ROWS, BATCHES = 1024, 8
 LENGTH, SAMPLES, BEAMS = 10, (1, 64), 5
 HYPOTHESES, WORDS, EDITS = 100, 25, 3
-CLAIMED = {"score": 1.5, "sample 64": 1.0}  # the least of PyTorch's time relative to ours
-TOLERANCE = 1e-4  # nats per word, of both in single precision
+CLAIMED = {"score": 1.5, "sample 64": 1.0}  # the smallest ratio of PyTorch's time to fflm's
+TOLERANCE = 1e-4  # the largest difference of losses in nats per word; both programs use single precision
 
 
 def build(vocabulary: int, averages: tuple[int, ...] = default_averages(10**6)) -> NeuralModel:
-    """Return a model with random weights, whose words are as frequent as in text (Zipf)."""
+    """Return a model with random weights. Its word frequencies follow Zipf's law."""
     config = NetworkConfig(vocabulary, averages=averages)
     parameters = Parameters.random(config, seed=1)
     parameters.output_bias[:] = -np.log(np.arange(1, vocabulary + 1))
@@ -57,14 +58,14 @@ def build(vocabulary: int, averages: tuple[int, ...] = default_averages(10**6)) 
 
 
 def text(model: NeuralModel, words: int, seed: int) -> np.ndarray:
-    """Return ids (words,) of words of the model's vocabulary, symbols not among them."""
+    """Return ids (words,) of random words of the model's vocabulary, without special words."""
     shares = 1 / np.arange(3, model.config.vocabulary + 1)
     ids = np.random.default_rng(seed).choice(len(shares), words, p=shares / shares.sum()) + 2
     return ids.astype(np.int32)
 
 
 class Fflm:
-    """Scoring and generating with this project."""
+    """Scoring and generation with fflm."""
 
     def __init__(self, model: NeuralModel, ids: np.ndarray, prefix: Prefix) -> None:
         self.model, self.prefix = model, prefix
@@ -85,7 +86,7 @@ class Fflm:
 
 
 class Torch:
-    """The same in PyTorch."""
+    """Scoring and generation with PyTorch."""
 
     def __init__(self, model: NeuralModel, ids: np.ndarray, prefix: Prefix) -> None:
         self.network = TorchNetwork(model.config, model.parameters)
@@ -138,7 +139,7 @@ class Torch:
 
 
 def verify(model: NeuralModel, ours: Fflm, theirs: Torch) -> None:
-    """Stop unless both compute the same."""
+    """Exit unless both programs compute the same."""
     for low in range(0, BATCHES * ROWS, ROWS):
         off = np.abs(ours.losses(low) - theirs.losses(low)).max()
         _demand(off <= TOLERANCE, f"the losses differ by {off:.2g}")
@@ -155,7 +156,7 @@ def _demand(holds: bool, otherwise: str) -> None:
 
 
 def tasks(contender: Fflm | Torch) -> dict[str, tuple[Callable[[], Any], int]]:
-    """Return what is timed by its name, with the words that it predicts or generates."""
+    """Return the tasks by name: a function, and the number of words that it predicts or generates."""
     lows = itertools.cycle(range(0, BATCHES * ROWS, ROWS))
     samplings = {f"sample {count}": (functools.partial(contender.sample, count), count * LENGTH) for count in SAMPLES}
     return {
@@ -166,7 +167,7 @@ def tasks(contender: Fflm | Torch) -> dict[str, tuple[Callable[[], Any], int]]:
 
 
 def measure(model: NeuralModel, threads: list[int], rounds: int) -> list[dict[str, Any]]:
-    """Verify, then time all tasks with both contenders in turns."""
+    """Verify both programs, then time all tasks with both in turns."""
     ids = text(model, model.window + BATCHES * ROWS, seed=1)
     prefix = read_prefix(model, " ".join(model.vocabulary.decode(text(model, 20, seed=2))))
     contenders = {"fflm": Fflm(model, ids, prefix), "torch": Torch(model, ids, prefix)}
@@ -193,14 +194,14 @@ def measure(model: NeuralModel, threads: list[int], rounds: int) -> list[dict[st
             )
             shown = ", ".join(f"{name} {each['median']:,.0f}" for name, each in figures.items())
             print(
-                f"  {count} thread{'s' * (count > 1)}  {task:13}  words a second: {shown}; PyTorch's time is "
+                f"  {count} thread{'s' * (count > 1)}  {task:13}  words per second: {shown}; PyTorch's time is "
                 f"{ratio['median']:.2f} times fflm's ({ratio['low']:.2f} to {ratio['high']:.2f})"
             )
     return rows
 
 
 def variants(model: NeuralModel) -> list[list[int]]:
-    """Return a sentence with up to `EDITS` words replaced, left out or put in, in `HYPOTHESES` ways."""
+    """Return `HYPOTHESES` variants of a sentence, with up to `EDITS` words replaced, deleted or inserted."""
     generator = np.random.default_rng(3)
     sentence = text(model, WORDS, seed=4).tolist()
     result = [sentence]
@@ -214,7 +215,7 @@ def variants(model: NeuralModel) -> list[list[int]]:
 
 
 def measure_lists(model: NeuralModel) -> dict[str, Any]:
-    """Score an n-best list, and count how many of its contexts have occurred before in it."""
+    """Time the scoring of an n-best list, and count how many of its contexts repeat."""
     hypotheses = variants(model)
     lines = "".join(f"{' '.join(model.vocabulary.decode(each))}\n" for each in hypotheses)
     whole = [np.array([*each, model.vocabulary.end_id], np.int32) for each in hypotheses]
@@ -222,7 +223,7 @@ def measure_lists(model: NeuralModel) -> dict[str, Any]:
     targets = np.concatenate(whole)
 
     def each_context() -> np.ndarray:
-        """Return the losses (N,), every context looked at, repeated or not."""
+        """Return the losses (N,), computing repeated contexts again."""
         losses = np.empty(len(targets), np.float32)
         for low in range(0, len(targets), ROWS):
             piece = slice(low, low + ROWS)
@@ -238,8 +239,8 @@ def measure_lists(model: NeuralModel) -> dict[str, Any]:
     rate = HYPOTHESES / statistics.median(times["list"])
     ratio = statistics.median(each / own for each, own in zip(times["each"], times["list"], strict=True))
     print(
-        f"  n-best list, {model.window} words of context: {rate:,.0f} hypotheses a second, "
-        f"{repeated:.1%} of {len(contexts):,} contexts have occurred before: {ratio:.2f} times as fast as all of them"
+        f"  n-best list, {model.window} words of context: {rate:,.0f} hypotheses per second, "
+        f"{repeated:.1%} of {len(contexts):,} contexts repeat: {ratio:.2f} times as fast as computing all of them"
     )
     return {
         "vocabulary": model.config.vocabulary,
@@ -254,7 +255,7 @@ def measure_lists(model: NeuralModel) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each contender")
+    parser.add_argument("--rounds", type=int, default=15, help="number of turns of each program")
     options = parse(parser)
     about = machine()
     threads = [count for count in (1, 2) if count <= about["cores"]]
@@ -268,7 +269,7 @@ def main() -> None:
         for row in steps
         if row["task"] in CLAIMED and not (ratio := row["torch_time_relative_to_fflm"]["median"]) >= CLAIMED[row["task"]]
     ]
-    print(f"\nNOT as claimed: {'; '.join(missed)}" if missed else "\nall as claimed")
+    show_verdict(missed)
     record(
         "inference",
         options.quick,

@@ -1,7 +1,8 @@
-"""Claim: a training run that is killed at any moment and resumed ends with exactly the weights of an uninterrupted one.
+"""Claim: a training run that is killed at any moment and resumed ends with exactly the weights of an uninterrupted run.
 
-Trains on the stories once without interruption, then again with 20 kills (SIGKILL) at random moments, the start of the program
-included, resuming after each. Compared bit for bit: the weights, the best so far, the moments of the optimizer, the figures.
+The script trains on the stories once without interruption. Then it trains again with 20 kills (SIGKILL) at random moments,
+which may be before training has started, and resumes after each. The weights, the best weights so far, the moments of the
+optimizer and the figures are compared bit for bit.
 """
 
 import argparse
@@ -10,8 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from common import FFLM, STORIES, machine, parse, record
@@ -23,7 +25,7 @@ SAVE_SECONDS = "0.2"
 
 
 def start(model: Path, epochs: int) -> subprocess.Popen[bytes]:
-    """Begin the run, or go on with it if there is anything to go on with."""
+    """Start the run, or resume it if it has a checkpoint."""
     new = [STORIES, "-o", model, *SETTINGS, "--epochs", epochs]
     what = ["--resume", model] if (model / CHECKPOINT).exists() else new
     command = [*FFLM, "train", *map(str, what), "--quiet", "--save-every", SAVE_SECONDS]
@@ -31,12 +33,12 @@ def start(model: Path, epochs: int) -> subprocess.Popen[bytes]:
 
 
 def state(model: Path) -> dict[str, Any]:
-    """Return where the run stands according to its checkpoint."""
+    """Return the state of training in the run's checkpoint."""
     return load_arrays(model / CHECKPOINT)[1]["state"] if (model / CHECKPOINT).exists() else {"step": 0}
 
 
 def differences(model: Path, other: Path) -> list[str]:
-    """Name what differs between two models."""
+    """Return what differs between two models."""
     found = []
     for file in (WEIGHTS, CHECKPOINT):
         (arrays, about), (others, other_about) = load_arrays(model / file), load_arrays(other / file)
@@ -48,11 +50,71 @@ def differences(model: Path, other: Path) -> list[str]:
     return found
 
 
+class Course(NamedTuple):
+    """The course of an uninterrupted run: the seconds until its first step, those in all, and the number of its steps."""
+
+    before: float
+    seconds: float
+    steps: int
+
+
+def uninterrupted(model: Path, epochs: int) -> Course:
+    """Train without interruption."""
+    started = time.monotonic()
+    process = start(model, epochs)
+    while process.poll() is None and not state(model)["step"]:
+        time.sleep(0.01)
+    before = time.monotonic() - started
+    if process.wait():
+        sys.exit("the uninterrupted run failed")
+    return Course(before, time.monotonic() - started, state(model)["step"])
+
+
+def kill_after(model: Path, epochs: int, seconds: float) -> list[str]:
+    """Start or resume a run and kill it after some seconds; return the names of the temporary files that it leaves."""
+    process = start(model, epochs)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    else:
+        sys.exit(f"the run ended by itself (exit status {process.returncode}): more --epochs give more time")
+    return sorted(path.name for path in model.rglob("*.tmp"))
+
+
+def killed_repeatedly(model: Path, epochs: int, course: Course, waits: Sequence[float]) -> list[dict[str, Any]]:
+    """Train with kills, then without until the end; return what was found after each kill.
+
+    Parameters
+    ----------
+    model, epochs
+        The folder of the run, and the number of its epochs.
+    course
+        That of an uninterrupted run.
+    waits
+        For each kill, a random number from 0 to 1: how long to wait for it, relative to the longest wait.
+    """
+    rows: list[dict[str, Any]] = []
+    for kill, wait in enumerate(waits):
+        if state(model).get("finished"):
+            sys.exit(f"the run has ended after {kill} kills: more --epochs give more time")
+        # The remaining time is divided by the number of kills to come and one more. The wait is up to 1.5 times this share.
+        rest = (course.seconds - course.before) * (1 - state(model)["step"] / course.steps)
+        seconds = wait * (course.before + 1.5 * rest / (len(waits) - kill + 1))
+        left = kill_after(model, epochs, seconds)
+        rows.append({"seconds": seconds, "step_saved": state(model)["step"], "left_over": len(left)})
+        print(f"{kill + 1:4}  {seconds:8.2f}  {rows[-1]['step_saved']:10,}  {', '.join(left)}")
+    if start(model, epochs).wait():
+        sys.exit("the last resumed run failed")
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=1, help="of the moments")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills [default: %(default)s]")
+    parser.add_argument("--epochs", type=int, default=30, help="number of epochs [default: %(default)s]")
+    parser.add_argument("--seed", type=int, default=1, help="random seed of the moments [default: %(default)s]")
     options = parse(parser)
     kills, epochs = (4, 5) if options.quick else (options.kills, options.epochs)
     about = machine()
@@ -61,35 +123,10 @@ def main() -> None:
         whole, killed = Path(folder) / "whole.model", Path(folder) / "killed.model"
         if start(Path(folder) / "first.model", 1).wait():  # compiles the kernels
             sys.exit("training failed")
-        started = time.monotonic()
-        process = start(whole, epochs)
-        while process.poll() is None and not state(whole)["step"]:
-            time.sleep(0.01)
-        before = time.monotonic() - started
-        if process.wait():
-            sys.exit("the uninterrupted run failed")
-        seconds, steps = time.monotonic() - started, state(whole)["step"]
-        print(f"uninterrupted: {steps:,} steps in {seconds:.1f} s\n\nkill  after, s  step saved  files left over")
-        rows = []
-        for kill in range(kills):
-            if state(killed).get("finished"):
-                sys.exit(f"the run has ended after {kill} kills: more --epochs give more time")
-            # At most twice what leaves as much for each kill to come and for the end, less a quarter.
-            rest = (seconds - before) * (1 - state(killed)["step"] / steps)
-            wait = moments.uniform(0, before + 1.5 * rest / (kills - kill + 1))
-            process = start(killed, epochs)
-            try:
-                process.wait(wait)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            else:
-                sys.exit(f"the run ended by itself after {kill} kills (code {process.returncode}): more --epochs give more time")
-            left = sorted(path.name for path in killed.rglob("*.tmp"))
-            rows.append({"seconds": wait, "step_saved": state(killed)["step"], "left_over": len(left)})
-            print(f"{kill + 1:4}  {wait:8.2f}  {rows[-1]['step_saved']:10,}  {', '.join(left)}")
-        if start(killed, epochs).wait():
-            sys.exit("the last resumed run failed")
+        course = uninterrupted(whole, epochs)
+        print(f"uninterrupted: {course.steps:,} steps in {course.seconds:.1f} s")
+        print("\nkill  after, s  step saved  files left over")
+        rows = killed_repeatedly(killed, epochs, course, [moments.random() for _ in range(kills)])
         different = differences(killed, whole)
         left = len(list(killed.rglob("*.tmp")))
     resumed = sum(row["step_saved"] > 0 for row in rows)
@@ -102,8 +139,8 @@ def main() -> None:
         settings=SETTINGS,
         epochs=epochs,
         save_seconds=float(SAVE_SECONDS),
-        steps=steps,
-        seconds=seconds,
+        steps=course.steps,
+        seconds=course.seconds,
         kills=rows,
         different=different,
     )

@@ -1,12 +1,12 @@
 """Claim: training in mixed precision reaches the perplexity of float32, within 0.5%.
 
-On Brown, as Bengio et al. 2003 split it, the same network is trained with the same batches in float32, in mixed precision, and
-in float32 from other random weights, which shows by how much perplexities differ anyway. Mixed precision is of GPUs; here its
-products are computed by the CPU, with operands rounded where the GPU's kernels round them (`tests/support/rounding.py`, with
-which `tests/backend/cuda/test_mixed.py` compares what the kernels were compiled to). So nothing is timed. Perplexities are of the
-validation text.
+On Brown, split as in Bengio et al. (2003), the same network is trained with the same batches in float32, in mixed precision,
+and in float32 from other random weights, which shows how much perplexities differ by chance. Mixed precision only exists on
+GPUs; here the CPU computes its products, with operands rounded where the GPU kernels round them
+(`tests/support/rounding.py`; `tests/backend/cuda/test_mixed.py` compares it with the compiled kernels). Therefore nothing is
+timed. The perplexities are those of the validation text.
 
-Verified: the text has as many tokens and words as published.
+The script verifies that the text has as many tokens and words as published.
 """
 
 import argparse
@@ -32,7 +32,7 @@ DEMANDED = 1.005
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("brown", type=Path, help="brown.txt")
-    parser.add_argument("--work", type=Path, default=Path("mixed.work"), help="keeps the text [default: %(default)s]")
+    parser.add_argument("--work", type=Path, default=Path("mixed.work"), help="folder for the text [default: %(default)s]")
     options = parse(parser)
     sys.path.insert(0, str(ROOT / "tests" / "support"))
     from rounding import RoundingBackend
@@ -76,7 +76,7 @@ def main() -> None:
         ratio=ratio,
     )
     print(", ".join(f"{name} {value:.2f}" for name, value in best.items()) + f": mixed is {ratio:.4f} times float32")
-    sys.exit(0 if ratio <= DEMANDED else f"more than {DEMANDED}")
+    sys.exit(0 if ratio <= DEMANDED else f"The claim does NOT hold: the ratio is more than {DEMANDED}")
 
 
 if __name__ == "__main__":

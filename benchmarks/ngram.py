@@ -1,12 +1,13 @@
 """Claim: the n-gram model has the perplexities of interpolated modified Kneser-Ney on Brown and WikiText-2.
 
-Brown as Bengio et al. 2003 read it, orders 3 to 5; WikiText-2 as published, order 5, a stream whose line ends are counted, with
-all the words of its training part. Verified: the parts have as many tokens as published, and the probabilities of all words sum
-to one after contexts of each text.
+Brown is read as in Bengio et al. (2003), with orders 3 to 5. WikiText-2 is read as published, with order 5, as a stream
+whose line ends are counted, with all the words of its training part. The script verifies that the parts have as many tokens
+as published, and that the probabilities of all words sum to one after contexts of each text.
 
-With --large also, in a file of its own: time and peak memory of estimating a model of order 5 on 100 million words, random pieces
-of WikiText-2 of 3 words on average. Such a text has about as many distinct n-grams as a natural one of its length, and on their
-number time and memory depend. It takes some 15 GB (Linux only).
+With --large, the script also measures the time and the peak memory of estimating a model of order 5 on 100 million words,
+and records them in a file of their own. The words are random pieces of WikiText-2 of 3 words on average. Such a text has
+about as many distinct n-grams as a natural text of its length, and time and memory depend on their number. This needs about
+15 GB (Linux only).
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import brown, check_sizes, machine, parse, record, wikitext
+from common import brown, check_sizes, machine, parse, record, show_verdict, wikitext
 
 from fflm.cli.report import describe_perplexity
 from fflm.errors import FflmError
@@ -30,7 +31,7 @@ from fflm.models.ngram.train import ORDER, estimate_model
 from fflm.models.scoring import score_part
 from fflm.text.corpus import Corpus
 
-EXPECTED = {  # test perplexity, and on WikiText-2 the validation text's
+EXPECTED = {  # test perplexity, and on WikiText-2 also the validation perplexity
     ("Brown", 3): {"test": 332.6},
     ("Brown", 4): {"test": 330.4},
     ("Brown", 5): {"test": 329.8},
@@ -52,7 +53,7 @@ def check_sums(model: NgramModel, corpus: Corpus) -> None:
 
 
 def measure(name: str, order: int, corpus: Corpus) -> dict[str, Any]:
-    """Train and score a model, and show how well it predicts."""
+    """Train a model, score it and print its perplexities."""
     started = time.monotonic()
     model = estimate_model(corpus, order)
     seconds = time.monotonic() - started
@@ -68,7 +69,7 @@ def measure(name: str, order: int, corpus: Corpus) -> dict[str, Any]:
 def measure_large(folder: Path, tokens: int) -> dict[str, Any]:
     """Estimate a model on pieces of a corpus; return the time in seconds and the peak memory of this process in bytes."""
     corpus = Corpus.open(folder)
-    source = corpus.parts["train"].ids
+    source = corpus.parts["train"].ids[:]
     estimate(source[:1000], corpus.vocabulary, corpus.settings, ORDER)  # compiles the kernels
     ids = pieces(source, tokens)
     started = time.monotonic()
@@ -95,7 +96,7 @@ def main() -> None:
     parser.add_argument("brown", type=Path, help="brown.txt, as `fflm corpus get brown` makes it")
     parser.add_argument("wikitext", type=Path, help="the folder that `fflm corpus get wikitext-2` makes")
     parser.add_argument("--large", action="store_true", help="also measure time and memory on a large text")
-    parser.add_argument("--tokens", type=int, default=100_000_000, help="of the large text [default: %(default)s]")
+    parser.add_argument("--tokens", type=int, default=100_000_000, help="length of the large text [default: %(default)s]")
     options = parse(parser)
     about = machine()
     with tempfile.TemporaryDirectory() as name:
@@ -108,13 +109,13 @@ def main() -> None:
         estimate_model(corpora["Brown"], 2)  # compiles the kernels
         results = [measure(*each, corpora[each[0]]) for each in EXPECTED]
         if options.large:
-            with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # whose memory is its own
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # so that its peak memory is that of the estimation
                 large = pool.submit(
                     measure_large, corpora["WikiText-2"].path, 10**6 if options.quick else options.tokens
                 ).result()
             print(
                 f"{large['tokens']:,} words, order {ORDER}: {large['seconds']:.1f} s, {sum(large['counts']):,} n-grams, "
-                f"peak memory {large['memory'] / 1e9:.2f} GB, {large['memory'] / sum(large['counts']):.0f} bytes an n-gram"
+                f"peak memory {large['memory'] / 1e9:.2f} GB, {large['memory'] / sum(large['counts']):.0f} bytes per n-gram"
             )
             record("ngram_large", options.quick, about, **large)
     wrong = [
@@ -123,7 +124,7 @@ def main() -> None:
         for part, expected in EXPECTED[result["corpus"], result["order"]].items()
         if abs(result["figures"][part]["perplexity"] / expected - 1) > TOLERANCE
     ]
-    print(f"NOT as expected: {', '.join(wrong)}" if wrong else "all as expected")
+    show_verdict(wrong)
     record(
         "ngram",
         options.quick,

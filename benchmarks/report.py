@@ -1,19 +1,42 @@
-"""Writes docs/benchmarks.md and the table of results in README.md from the files in results/. Measures nothing.
+"""Writes docs/benchmarks.md and the tables of results in README.md and README.zh.md from the files in results/.
 
-`python benchmarks/report.py` after a benchmark has recorded new results; a test checks that this was done.
+Nothing is measured here. Run `python benchmarks/report.py` after a benchmark has recorded new results; a test checks that the
+pages are up to date.
 """
 
 import json
 import re
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
+PAGE = ROOT / "docs" / "benchmarks.md"
 TABLE = re.compile(r"(?<=<!-- results -->\n).*?(?=\n<!-- /results -->)", re.DOTALL)
-"""The table in the README, which has comments before and after it."""
+"""The table in a README, which has comments before and after it."""
+WIDTH = 120
+"""The longest line of prose in characters."""
+README_WORDS = {
+    "README.md": {
+        "perplexity": "test perplexity",
+        "minutes": "minutes",
+        "Kneser-Ney": "interpolated modified Kneser-Ney, order 5",
+        "quick": "`fflm train --preset quick`",
+        "default": "`fflm train`",
+        "default + Kneser-Ney + cache": "`fflm train`, mixed with Kneser-Ney and a cache",
+    },
+    "README.zh.md": {
+        "perplexity": "测试集困惑度",
+        "minutes": "训练时间（分钟）",
+        "Kneser-Ney": "插值修正 Kneser-Ney，5 阶",
+        "quick": "`fflm train --preset quick`",
+        "default": "`fflm train`",
+        "default + Kneser-Ney + cache": "`fflm train`，与 Kneser-Ney 和缓存模型混合",
+    },
+}
+"""What the table in each README says: the heads of its columns, and the names of its rows by their names in the results."""
 
 Result = dict[str, Any]
 
@@ -40,7 +63,7 @@ def source(name: str, script: str = "") -> str:
     return (
         f"Measured by [{script}](../{script}) on {result['date']}; all numbers are in "
         f"[results/{name}.json](../benchmarks/results/{name}.json).{busy}"
-        + ("" if passed else " **A target was missed**, see below.")
+        + ("" if passed else " **A target was missed**, see above.")
     )
 
 
@@ -50,7 +73,7 @@ def count(number: float) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """Return a time."""
+    """Return a time, given in seconds."""
     return f"{seconds * 1e3:,.0f} ms"
 
 
@@ -80,7 +103,7 @@ compiled step took 1.3 to 1.4 times as long, and fast scoring from text reached 
 
 
 def introduction() -> str:
-    """Describe the machine."""
+    """Write the introduction: the machine, and what was not measured."""
     machine, rates = read("training_step")["machine"], read("training_step")["product_rates"]["1"]
     kenlm = read("scoring")["rates"]["fflm, from text"]["faster_than_kenlm"]["median"]
     notes = MACHINE_NOTES.format(ours=count(rates["fflm"] / 1e9), theirs=count(rates["torch"] / 1e9), kenlm=kenlm)
@@ -90,7 +113,7 @@ def introduction() -> str:
 <!-- This page is generated: edit benchmarks/report.py instead, and run it. -->
 
 Every number on this page was measured by a script in [benchmarks/](../benchmarks/README.md). Each script first verifies that
-what it times computes the right result. Contenders take turns, and times are medians over the rounds.
+what it times computes the right result. The programs that are compared take turns, and times are medians over the rounds.
 
 **Machine.** {machine["processor"]} (a virtual machine), {machine["cores"]} cores, {machine["memory_gb"]:.0f} GB of memory,
 {machine["system"]}, Python {machine["python"]}, Numba {machine["numba"]}, NumPy {machine["numpy"]}, {machine["blas"]},
@@ -101,7 +124,7 @@ PyTorch {machine["torch"]}. Most runs were made while other programs used the ma
 **What was not measured.**
 
 - Nothing was measured on a GPU. The CUDA kernels have never run on one ([GPU](gpu.md)).
-- No other processors and no more than two cores, except as said above.
+- Other processors and more than two cores were not measured, except as said above.
 - `benchmarks/sampled.py` was run with the preset `quick` only, not with the default network.
 - The perplexities of the first two sections were measured before a correction of Adam for the rows that a sampled step
   leaves out. With the correction, the preset `quick` goes from 171.0 to 166.4 on the validation text of WikiText-2.
@@ -109,7 +132,7 @@ PyTorch {machine["torch"]}. Most runs were made while other programs used the ma
 
 
 def quality() -> str:
-    """Perplexities of the default network."""
+    """Write the section on the perplexities of the default network."""
     result = read("recipe")["results"]
     names = list(result)
     tests = {row: [result[name]["rows"][row]["test"] for name in names] for row in result[names[0]]["rows"]}
@@ -126,8 +149,8 @@ def quality() -> str:
     return f"""\
 ## Perplexity
 
-Test perplexities of the default network, of the preset `quick` and of mixtures, compared with interpolated modified
-Kneser-Ney of order 5. The cache holds the last 2,000 words of the text that is being scored. Mixture weights, the best epoch
+The table compares the test perplexities of the default network, of the preset `quick` and of mixtures with that of
+interpolated modified Kneser-Ney of order 5. The cache holds the last 2,000 words of the text that is being scored. Mixture weights, the best epoch
 and the form of the cache were chosen on validation text; the network's settings were chosen on the validation text of
 Brown. Nothing was chosen on a test text. Brown is split as Bengio et al. (2003) did, as one stream; WikiText-2 is as published.
 
@@ -144,13 +167,13 @@ A perplexity can only be compared with another one that was measured under the s
         )
     }
 
-Best validation perplexity over the time of training on two cores ({courses}):
+The plot shows the validation perplexity over the time of training on two cores. The lowest were: {courses}.
 
 ![validation perplexity over minutes of training](../benchmarks/results/recipe.png)"""
 
 
 def bengio() -> str:
-    """Table 1 of the paper."""
+    """Write the section on table 1 of the paper."""
     rows = read("bengio_table1")["rows"]
     body = []
     for name, row in rows.items():
@@ -164,23 +187,24 @@ def bengio() -> str:
     return f"""\
 ## Table 1 of Bengio et al. (2003)
 
-Perplexities on Brown, published and measured: the paper's five networks (odd numbers), each of them averaged half and half
-with the paper's trigram model by deleted interpolation (even numbers), and Kneser-Ney.
+The table has the published and the measured perplexities on Brown: those of the paper's five networks (MLP with an odd
+number), of each network averaged half and half with the paper's trigram model (deleted interpolation; MLP with an even number),
+and of Kneser-Ney.
 
 {source("bengio_table1")}
 
 The paper's edition of Brown has 181,041 tokens in its test part and a vocabulary of 16,383 words; here they are
 {count(test["tokens"])} and {count(test["vocabulary"])} ({test["rule"]}). Therefore compare the ratios to Kneser-Ney of order 5, not the
-perplexities. In the training part {train["unknown_share"]:.2%} of the tokens are out of vocabulary, in the test part
-{test["unknown_share"]:.2%}; {test["policy"]}. The paper trained with stochastic gradient descent on the full softmax; these
-networks were trained with AdamW on a sampled softmax, {minutes:.0f} minutes on one core for all five. MLP9 has {best:.3f} bits per
+perplexities. The OOV rate is {train["unknown_share"]:.2%} in the training part and {test["unknown_share"]:.2%} in the test
+part; ends: {test["policy"]}. The paper trained with stochastic gradient descent on the full softmax; these
+networks were trained with AdamW on a sampled softmax, which took {minutes:.0f} minutes on one core for all five. MLP9 has {best:.3f} bits per
 character on the test text, Kneser-Ney of order 5 has {ngram:.3f}.
 
 {table(head, body)}"""
 
 
 def ngrams() -> str:
-    """Perplexities of n-gram models."""
+    """Write the section on n-gram models."""
     body = []
     for each, expected in zip(read("ngram")["results"], read("ngram")["expected"], strict=True):
         test = each["figures"]["test"]["perplexity"]
@@ -188,8 +212,8 @@ def ngrams() -> str:
     return f"""\
 ## N-gram models
 
-Test perplexities of interpolated modified Kneser-Ney, under the conditions of the first table, beside the known values, and the
-time of estimation.
+The table has the test perplexities of interpolated modified Kneser-Ney under the conditions of the first table, the values
+that were expected, and the time that the estimation took.
 
 {source("ngram")}
 
@@ -197,7 +221,7 @@ time of estimation.
 
 
 def training_step() -> str:
-    """Time and memory of a step with the exact loss."""
+    """Write the section on time and memory of a step with the exact loss."""
     result = read("training_step")
     cells = {(each["size"], each["threads"], each["contender"]): each for each in result["steps"]}
     memory = {(each["size"], each["contender"]): each["bytes"] for each in result["memory"]}
@@ -223,10 +247,10 @@ def training_step() -> str:
     return f"""\
 ## Training step
 
-One step on the exact loss: forward, backward, dropout and Adam, with 1 and 2 threads, compared with PyTorch
-{result["machine"]["torch"]} on the same batches. V is the vocabulary, m the embedding size, h the number of hidden units and B the
-batch size. The columns of PyTorch say how many times as long its step takes. The third column is the share of the
-machine's matrix-product rate that fflm's step reaches.
+One step with the exact loss (forward, backward, dropout and Adam) is compared with PyTorch {result["machine"]["torch"]} on
+the same batches, with 1 and 2 threads. V is the vocabulary, m the embedding size, h the number of hidden units and B the
+batch size. The columns of PyTorch say how many times as long its step takes as fflm's. The third column is the share of the machine's
+matrix-product rate that fflm's step reaches.
 
 {source("training_step")}
 
@@ -238,7 +262,7 @@ machines at the top of this page: with equally fast BLAS libraries, the factors 
 
 
 def sampled() -> str:
-    """Losses over samples."""
+    """Write the section on sampled losses."""
     texts, steps = read("sampled_quick")["texts"], read("sampled_step")["steps"]
     losses = list(texts["Brown"]["losses"])
     relative = {name: text["losses"]["sampled"]["time_relative_to_exact"] for name, text in texts.items()}
@@ -258,7 +282,7 @@ def sampled() -> str:
     return f"""\
 ## Sampled losses
 
-Validation perplexity and minutes of training, evaluations included, with the preset `quick`. "nce, then exact" uses the exact
+The table has the validation perplexity with the preset `quick` and the minutes of training, evaluations included. "nce, then exact" uses the exact
 loss for the last tenth of the steps. The sampled softmax takes {relative["Brown"]:.2f} of the time of the exact loss on Brown and
 {relative["WikiText-2"]:.2f} on WikiText-2, and reaches a lower perplexity on both.
 
@@ -266,7 +290,8 @@ loss for the last tenth of the steps. The sampled softmax takes {relative["Brown
 
 {table(["loss", *(each for name in texts for each in (name, "minutes"))], training)}
 
-One training step with 100,000 words in the vocabulary (window 4, m 128, h 256, batch 512, Adam), with 1 and 2 threads:
+The next table is about one training step with 100,000 words in the vocabulary (window 4, m 128, h 256, batch 512, Adam), with
+1 and 2 threads.
 
 {source("sampled_step")}
 
@@ -274,7 +299,7 @@ One training step with 100,000 words in the vocabulary (window 4, m 128, h 256, 
 
 
 def scoring() -> str:
-    """Fast and exact scoring, and generation."""
+    """Write the section on fast and exact scoring, and on generation."""
     result, inference = read("scoring"), read("inference")
     rates, normalizers = result["rates"], result["normalizers"]
     score = result["perplexities"]["Kneser-Ney, order 5"]
@@ -296,35 +321,37 @@ def scoring() -> str:
     return f"""\
 ## Scoring and generation
 
-**Fast scoring** (`fflm score --fast`) on one core, in million tokens per second, compared with KenLM's probing model of order 5, called
-line by line from Python.
+**Fast scoring** (`fflm score --fast`) on one core is compared with KenLM's probing model of order 5, which is called line by
+line from Python.
 
 {source("scoring")}
 
 {table(["", "million tokens per second", "relative to KenLM"], speed)}
 
-The factor to KenLM depends on the machine; see the note at the top of this page.
+How fflm compares with KenLM depends on the machine; see the note at the top of this page.
 
-Test perplexities of the same models on Brown, one sentence per line ({count(score["tokens"])} tokens, {score["unknown_share"]:.2%} out of
-vocabulary, vocabulary {count(score["vocabulary"])}, {score["rule"]}; {score["policy"]}). The last row is what the unnormalized scores add up
-to: log Z is not exactly zero (mean of |log Z| {normalizers["mean_absolute"]:.2f}, largest {normalizers["worst"]:.1f}), so this row is not a perplexity.
+The next table has the test perplexities of the same models on Brown, one sentence per line ({count(score["tokens"])} tokens, OOV
+rate {score["unknown_share"]:.2%}, vocabulary {count(score["vocabulary"])}, {score["rule"]}; {score["policy"]}). The last row is
+computed from unnormalized scores: log Z is not exactly zero (the mean of |log Z| is {normalizers["mean_absolute"]:.2f}, the largest
+{normalizers["worst"]:.1f}), so this row is not a perplexity.
 
 {table(["model", "perplexity", "bits per character"], quality)}
 
-**Exact scoring and generation** in words per second with 1 and 2 threads (the default network, V 18,000), and how many times as
-long the same network takes in PyTorch:
+**Exact scoring and generation** with the default network (V 18,000) were measured in words per second, with 1 and 2 threads.
+The last column says how many times as long the same network takes in PyTorch.
 
 {source("inference")}
 
 {table(["task", "fflm", "PyTorch's time"], exact)}
 
-Contexts that repeat within an n-best list are computed once. {long["hypotheses"]} variants of a sentence are scored
-{long["faster_than_each_context"]:.1f} times as fast as without this with {long["context"]} words of context, of which {long["repeated_share"]:.0%} repeat, and
-{short["faster_than_each_context"]:.1f} times as fast with {short["context"]} words ({short["repeated_share"]:.0%})."""
+Contexts that repeat within an n-best list are computed once. For {long["hypotheses"]} variants of a sentence this makes scoring
+{long["faster_than_each_context"]:.1f} times as fast with {long["context"]} words of context, where {long["repeated_share"]:.0%} of
+the contexts repeat, and {short["faster_than_each_context"]:.1f} times as fast with {short["context"]} words
+({short["repeated_share"]:.0%})."""
 
 
 def tokenizing() -> str:
-    """From text to ids."""
+    """Write the section on tokenizing."""
     body = [
         [each["name"], f"{each['nanoseconds']['fflm']['median']:.0f}", f"{each['ratios']['tokenizers']['median']:.1f}"]
         for each in read("tokenizing")["results"]
@@ -332,9 +359,9 @@ def tokenizing() -> str:
     return f"""\
 ## Tokenizing
 
-Nanoseconds per token, compared with the word-level pipeline of Hugging Face tokenizers with the same splitting rule and equal ids,
-on Brown repeated with new words. "End to end" is from a text file to ids on disk; fflm's time includes building the
-vocabulary, the other one does not.
+The table has fflm's nanoseconds per token, and how many times as long the word-level pipeline of Hugging Face tokenizers takes
+with the same splitting rule and equal ids. The text is Brown, repeated with new words. "End to end" is from a text file to ids on
+disk; fflm's time includes building the vocabulary, the other one does not.
 
 {source("tokenizing")}
 
@@ -342,7 +369,7 @@ vocabulary, the other one does not.
 
 
 def classification() -> str:
-    """Text classifiers beside fastText."""
+    """Write the section on text classifiers and fastText."""
     result = read("classify")
 
     def pair(rows: dict[str, Result], name: str, show: Callable[[float], str]) -> str:
@@ -365,9 +392,10 @@ def classification() -> str:
     return f"""\
 ## Text classification
 
-Compared with fastText on the same words: {result["epochs"]} epochs, {result["threads"]} threads. Each cell is fflm, fastText. The tasks are: which of
-{len(docstrings["classes"])} packages is a docstring's paragraph from ({count(docstrings["texts"]["train"])} training texts, from other files than the test texts), and is a sentence from
-Brown or WikiText-2 ({count(sentences["texts"]["train"])} training texts). fflm has the higher accuracy and F1, and **takes longer to train**; with bigrams
+The classifiers are compared with fastText on the same words, with {result["epochs"]} epochs and {result["threads"]} threads. Each
+cell has first fflm's value, then fastText's. One task is to find which of {len(docstrings["classes"])} packages a docstring's
+paragraph is from ({count(docstrings["texts"]["train"])} training texts, from other files than the test texts); the other is to
+find whether a sentence is from Brown or WikiText-2 ({count(sentences["texts"]["train"])} training texts). fflm has the higher accuracy and F1, and **takes longer to train**; with bigrams
 it also predicts more slowly.
 
 {source("classify")}
@@ -376,7 +404,7 @@ it also predicts more slowly.
 
 
 def resources() -> str:
-    """Start-up, large texts, scaling."""
+    """Write the sections on start-up, large text and scaling."""
     start, large, scaling = read("start_up"), read("large_corpus"), read("scaling")
     seconds = {name: each["median"] for name, each in start["seconds"].items()}
     helps = max(value for name, value in seconds.items() if name.endswith("--help"))
@@ -396,24 +424,27 @@ def resources() -> str:
     return f"""\
 ## Start-up
 
-`fflm --help` takes {seconds["fflm --help"]:.2f} s, and the help of every command takes at most {helps:.2f} s. `fflm generate` takes {seconds["fflm generate"]:.2f} s once its
-kernels are cached, of which `import numba` and reading the model take {seconds["import numba, read the model"]:.2f} s. A first training compiles for
-{start["first_step"]["compiling"]["median"]:.1f} s, once per machine.
+`fflm --help` takes {seconds["fflm --help"]:.2f} s, and the help of every command takes at most {helps:.2f} s. `fflm generate`
+takes {seconds["fflm generate"]:.2f} s once its kernels are cached, of which `import numba` and reading the model take
+{seconds["import numba, read the model"]:.2f} s. The first training on a machine compiles its kernels, which takes
+{start["first_step"]["compiling"]["median"]:.1f} s.
 
 {source("start_up")}
 
 ## Large text
 
-{count(large["tokens"] / 1e6)} million tokens are tokenized in {large["tokenize"]["seconds"]:.1f} s, with {megabytes(large["tokenize"]["together"])} MB in {1 + large["tokenize"]["children"]} processes together. The default network trains on them
-with {megabytes(large["train_beyond_them"])} MB of memory beyond parameters, gradients and optimizer state.
+{count(large["tokens"] / 1e6)} million tokens are tokenized in {large["tokenize"]["seconds"]:.1f} s, with
+{megabytes(large["tokenize"]["together"])} MB in {1 + large["tokenize"]["children"]} processes together. The default network trains
+on them with {megabytes(large["train_beyond_them"])} MB of memory in addition to parameters, gradients and optimizer state.
 
 {source("large_corpus")}
 
 ## Scaling
 
-Time and memory of a training step of the default network (exact loss, V {count(scaling["middle"]["vocabulary"])}, batch {scaling["middle"]["batch"]}) when one size changes. The exponent
-says with which power of the size the time or the memory (in MB) grows. Two threads make a step {one / two:.2f} times as fast as one,
-**less than the target of the script** ({"; ".join(scaling["missed"])}).
+The table says how the time and the memory (in MB) of a training step of the default network change when one size changes (exact
+loss, V {count(scaling["middle"]["vocabulary"])}, batch {scaling["middle"]["batch"]}). The exponent is the power of the size with
+which they grow. Two threads make a step {one / two:.2f} times as fast as one, **less than the target of the script**
+({"; ".join(scaling["missed"])}).
 
 {source("scaling")}
 
@@ -423,21 +454,21 @@ says with which power of the size the time or the memory (in MB) grows. Two thre
 
 
 def robustness() -> str:
-    """Kills, precision and the GPU's host side."""
+    """Write the sections on interruption, mixed precision and the GPU."""
     kills, mixed, launching = read("kill_and_resume"), read("mixed_precision"), read("launching")
     last = {name: each[-1] for name, each in mixed["perplexities"].items()}
     steps = {name: each["seconds"] * 1e3 for name, each in launching["steps"].items()}
     return f"""\
 ## Interruption
 
-After {len(kills["kills"])} kills (SIGKILL) at random moments, each followed by a resume, weights, optimizer state and figures are bit for bit equal to
-those of an uninterrupted run.
+A training run was killed (SIGKILL) {len(kills["kills"])} times at random moments and resumed each time. Its weights, optimizer
+state and figures are bit for bit equal to those of an uninterrupted run.
 
 {source("kill_and_resume")}
 
 ## Mixed precision
 
-Emulated on the CPU, with the same rounding as in the CUDA kernels. After {mixed["training"]["epochs"]} epochs on Brown the validation perplexity is
+Mixed precision was emulated on the CPU, with the same rounding as in the CUDA kernels. After {mixed["training"]["epochs"]} epochs on Brown the validation perplexity is
 {last["mixed"]:.1f} in mixed precision and {last["float32"]:.1f} in float32; with another random seed it is {last["float32, other weights"]:.1f} in float32.
 
 {source("mixed_precision")}
@@ -445,10 +476,17 @@ Emulated on the CPU, with the same rounding as in the CUDA kernels. After {mixed
 ## GPU
 
 **Nothing has run on a GPU.** What could be measured without one is the time that the host needs before the driver launches
-kernels: {steps["exact loss, float32"]:.1f} ms for a step with the exact loss, {steps["exact loss, mixed"]:.1f} ms in mixed precision, {steps["sampled loss, float32"]:.1f} ms with a sampled loss. The
-time of the driver itself is not included.
+kernels: {steps["exact loss, float32"]:.1f} ms for a step with the exact loss, {steps["exact loss, mixed"]:.1f} ms in mixed
+precision, and {steps["sampled loss, float32"]:.1f} ms with a sampled loss. The time of the driver itself is not included.
 
 {source("launching")}"""
+
+
+def wrap(paragraph: str) -> str:
+    """Return a paragraph in lines of at most `WIDTH` characters; headings, tables, lists and comments stay as they are."""
+    if paragraph.startswith(("#", "|", "- ", "!", "<!--")):
+        return paragraph
+    return textwrap.fill(paragraph, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def page() -> str:
@@ -466,31 +504,27 @@ def page() -> str:
         resources,
         robustness,
     )
-    return "\n\n".join(section() for section in sections) + "\n"
+    return "\n\n".join(wrap(paragraph) for section in sections for paragraph in section().split("\n\n")) + "\n"
 
 
-def readme_table() -> str:
-    """Return the README's table."""
-    results = read("recipe")["results"]
-    names = {
-        "Kneser-Ney": "interpolated modified Kneser-Ney, order 5",
-        "quick": "`fflm train --preset quick`",
-        "default": "`fflm train`",
-        "default + Kneser-Ney + cache": "`fflm train`, mixed with Kneser-Ney and a cache",
-    }
+def readme_table(readme: str) -> str:
+    """Return the table of one README, in its language."""
+    words, results = README_WORDS[readme], read("recipe")["results"]
     body = []
-    for row, name in names.items():
-        cells = [name]
+    for row in list(words)[2:]:
+        cells = [words[row]]
         for result in results.values():
             course = result["courses"].get(row)
             cells += [f"{result['rows'][row]['test']['perplexity']:.1f}", f"{course[-1]['minutes']:.1f}" if course else ""]
         body.append(cells)
-    return table(["test perplexity", *(each for name in results for each in (name, "minutes"))], body)
+    return table([words["perplexity"], *(each for name in results for each in (name, words["minutes"]))], body)
 
 
 def main() -> None:
     PAGE.write_text(page(), encoding="utf-8")
-    README.write_text(TABLE.sub(lambda _: readme_table(), README.read_text(encoding="utf-8")), encoding="utf-8")
+    for readme in README_WORDS:
+        text = (ROOT / readme).read_text(encoding="utf-8")
+        (ROOT / readme).write_text(TABLE.sub(lambda _, readme=readme: readme_table(readme), text), encoding="utf-8")
 
 
 if __name__ == "__main__":

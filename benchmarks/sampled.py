@@ -1,11 +1,12 @@
-"""Claim: a loss over a sample of the vocabulary reaches the perplexity of the exact one, within 1%, in a third of its time.
+"""Claim: a sampled loss reaches the perplexity of the exact loss, within 1%, in a third of its time.
 
-On Brown, as Bengio et al. 2003 split it, and on WikiText-2 as published, the same network is trained three times: with the exact
-loss, with a sampled softmax, and by noise-contrastive estimation whose last steps are exact. The three take turns of a few steps,
-so that whatever else the machine does meets all of them, and their minutes are those of their own steps and evaluations. The
-perplexities are exact, on the validation text; each run's best epoch counts. What a step costs is in `sampled_step.py`.
+On Brown, split as in Bengio et al. (2003), and on WikiText-2 as published, the same network is trained three times: with the
+exact loss, with a sampled softmax, and by noise-contrastive estimation whose last steps are exact. The three runs take turns
+of a few steps, so that other load on the machine affects all of them; the minutes of a run are those of its own steps and
+evaluations. The perplexities are exact, on the validation text, and the best epoch of each run counts. `sampled_step.py`
+measures single steps.
 
-Verified: the texts have as many tokens and words as published.
+The script verifies that the texts have as many tokens and words as published.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from common import brown, check_sizes, machine, parse, record, wikitext
+from common import brown, check_sizes, machine, parse, record, show_verdict, wikitext
 
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.models.neural.train import PRESETS, network_settings, resolve_settings
@@ -36,13 +37,13 @@ LOSSES: dict[str, dict[str, Any]] = {
     "sampled": {"loss": "sampled"},
     "nce, then exact": {"loss": "nce", "exact_end": 0.1},
 }
-TURN = 50  # steps
+TURN = 50  # number of steps
 DEMANDED = {"perplexity": 1.01, "time": 1 / 3}
 """The largest ratios, sampled to exact."""
 
 
 def trainer(config: NetworkConfig, settings: TrainingSettings, train: Windows, valid: Windows | None) -> Trainer:
-    """Return a run that starts as `fflm train` starts it."""
+    """Return a trainer with the initial weights and settings of `fflm train`."""
     parameters = Parameters.random(config, settings.seed)
     parameters.start_from(train.counts(config.vocabulary))
     network = Network(config, CpuBackend(numba.get_num_threads()))
@@ -50,7 +51,7 @@ def trainer(config: NetworkConfig, settings: TrainingSettings, train: Windows, v
 
 
 def turn(run: Trainer, events: Iterator[Any], courses: list[dict[str, float]], seconds: list[float]) -> bool:
-    """Make some steps, noting evaluations and the time; return whether there are more."""
+    """Make some steps and record evaluations and time; return whether there are more steps."""
     for _ in range(TURN):
         started = time.perf_counter()
         event = next(events, None)
@@ -113,7 +114,7 @@ def main() -> None:
     parser.add_argument("brown", type=Path, help="brown.txt, as `fflm corpus get brown` makes it")
     parser.add_argument("wikitext", type=Path, nargs="?", help="the folder that `fflm corpus get wikitext-2` makes")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="default", help="the network [default: %(default)s]")
-    parser.add_argument("--work", type=Path, default=Path("sampled.work"), help="keeps the texts [default: %(default)s]")
+    parser.add_argument("--work", type=Path, default=Path("sampled.work"), help="folder for the texts [default: %(default)s]")
     options = parse(parser)
     about = machine()
     missed: list[str] = []
@@ -126,7 +127,7 @@ def main() -> None:
             result = results[name] = compare(name, corpus, options.preset, {"epochs": 1} if options.quick else {})
             sampled = result["losses"]["sampled"]
             missed += [f"{name}, {of}" for of in ("perplexity", "time") if sampled[f"{of}_relative_to_exact"] > DEMANDED[of]]
-    print(f"NOT as demanded: {'; '.join(missed)}" if missed else "all as demanded")
+    show_verdict(missed)
     partial = options.quick or len(results) < 2
     record(f"sampled_{options.preset}", partial, about, demanded=DEMANDED, passed=not missed, texts=results)
     sys.exit(bool(missed) and not options.quick)

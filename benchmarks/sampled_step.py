@@ -1,9 +1,10 @@
-"""Claim: with 100,000 words in the vocabulary a training step with a sampled loss is at least 10 times faster than an exact one.
+"""Claim: with 100,000 words, a training step with a sampled softmax is at least 10 times as fast as an exact one.
 
-A step goes from the embeddings to the update: window 4, m 128, h 256, batch 512, dropout 0.2, Adam, word frequencies as in text.
-The sampled softmax, noise-contrastive estimation and the adaptive softmax take turns with the exact loss.
+A step goes from the embeddings to the update: window 4, m 128, h 256, batch 512, dropout 0.2, Adam, word frequencies as in
+text. The sampled softmax, noise-contrastive estimation and the adaptive softmax take turns with the exact loss.
 
-Verified first: with all words in the sample the sampled softmax has the loss and the gradients of the exact one.
+The script first verifies that a sampled softmax with all words in the sample has the loss and the gradients of the exact
+one.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import Any
 import numba
 import numpy as np
 from bengio import bengio_network, random_text
-from common import in_turns, machine, parse, quartiles, record
+from common import in_turns, machine, parse, quartiles, record, show_verdict
 from sampled import trainer
 
 from fflm.backend.cpu.backend import CpuBackend
@@ -27,7 +28,7 @@ from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset
 from fflm.training.settings import TrainingSettings
 
-LOSSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of the network, and of its training
+LOSSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of the network, and of its training settings
     "exact": ({}, {}),
     "sampled": ({}, {"loss": "sampled"}),
     "nce": ({}, {"loss": "nce"}),
@@ -38,7 +39,7 @@ DEMANDED = 10.0
 
 
 def verify() -> None:
-    """Stop unless a sampled softmax over all words has the loss and the gradients of the exact one."""
+    """Exit unless a sampled softmax over all words has the loss and the gradients of the exact one."""
     config = NetworkConfig(500, 3, 8, (16,), averages=(), tied=False)
     network, generator = Network(config, CpuBackend()), np.random.default_rng(0)
     parameters = Parameters.random(config, 1, np.float64)
@@ -58,7 +59,7 @@ def verify() -> None:
 
 
 def steps(rounds: int) -> dict[str, Any]:
-    """Time a step of each loss with a large vocabulary, whose words are as frequent as in text (Zipf)."""
+    """Time a step of each loss with a large vocabulary. Word frequencies follow Zipf's law."""
     windows, config = random_text(WORDS, 2_000_000, seed=0), bengio_network(WORDS)
     settings = TrainingSettings(epochs=1000, batch_size=BATCH, optimizer="adam", weight_decay=0.0, clip=0.0, rate=1e-3)
     rows = {}
@@ -73,8 +74,8 @@ def steps(rounds: int) -> dict[str, Any]:
             ratio = quartiles([exact / own for exact, own in zip(times["exact"], seconds, strict=True)])
             rows[f"{loss}, {threads} threads"] = {"seconds": quartiles(seconds), "faster_than_exact": ratio}
             print(
-                f"  V = {WORDS:,}, {threads} threads: {loss:8} {1000 * quartiles(seconds)['median']:7.1f} ms a step, "
-                f"{ratio['median']:.1f} times faster than exact ({ratio['low']:.1f} to {ratio['high']:.1f})"
+                f"  V = {WORDS:,}, {threads} threads: {loss:8} {1000 * quartiles(seconds)['median']:7.1f} ms per step, "
+                f"{ratio['median']:.1f} times as fast as exact ({ratio['low']:.1f} to {ratio['high']:.1f})"
             )
     return rows
 
@@ -86,7 +87,7 @@ def main() -> None:
     verify()
     rows = steps(3 if options.quick else 15)
     missed = [name for name, row in rows.items() if row["faster_than_exact"]["median"] < DEMANDED and "sampled" in name]
-    print(f"NOT as demanded: {'; '.join(missed)}" if missed else "all as demanded")
+    show_verdict(missed)
     record("sampled_step", options.quick, about, demanded=DEMANDED, passed=not missed, steps=rows)
     sys.exit(bool(missed) and not options.quick)
 

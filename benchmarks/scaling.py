@@ -1,12 +1,13 @@
-"""Claim: a training step's time and memory grow at most in proportion to whatever grows, and hardly with the corpus.
+"""Claim: a training step's time and memory grow at most in proportion to each size, and hardly with the corpus.
 
-From a middle point, the default network, one thing at a time: words of the vocabulary, hidden units, words of the window, batch,
-tokens of the corpus (memory-mapped, word frequencies as in text), threads. A step goes from the ids on disk to the update, with
-the exact softmax; its memory is what a process needs at its peak beyond what it had before there was a network, mapped pages of
-the corpus included. All points take turns. The exponents are least squares in logarithms, over the range that is printed with
-them; those of the time may be up to 1.1, of the corpus 0.1, of threads -0.75; those of memory 1.
+Starting from the default network, one value changes at a time: the number of words in the vocabulary, the hidden units, the
+words of the window, the batch, the tokens of the corpus (memory-mapped, word frequencies as in text), or the threads. A step
+goes from the ids on disk to the update, with the exact softmax. Its memory is the peak of the process minus its memory
+before there was a network, and includes mapped pages of the corpus. All points take turns. The exponents are least-squares
+fits in logarithms, over the range that is printed with them. The exponents of the time may be up to 1.1, that of the corpus
+0.1, that of threads -0.75; those of memory may be up to 1.
 
-Verified first: at every point the loss and all gradients, without dropout, against a float64 network.
+The script first verifies, at every point, the loss and all gradients without dropout against a float64 network.
 """
 
 import argparse
@@ -14,14 +15,14 @@ import dataclasses
 import math
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
-from common import ROOT, in_turns, machine, memory_of, parse, quartiles, record
+from common import ROOT, in_turns, machine, memory_of, parse, quartiles, record, show_verdict
 from exact import demand_gradients, exact_gradients
 
 from fflm.backend.cpu.backend import CpuBackend
@@ -29,19 +30,19 @@ from fflm.models.neural.train import default_averages
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
-from fflm.plots import COLOURS
+from fflm.plots import COLORS
 from fflm.shuffling import shuffled
 from fflm.text.windows import Windows
 from fflm.training.settings import TrainingSettings
 from fflm.training.trainer import Trainer
 
-PROPORTIONAL = {"time": 1.1, "memory": 1.0}  # the largest exponents
-LARGEST = {("time", "corpus"): 0.1, ("time", "threads"): -0.75}  # where they are less
+PROPORTIONAL = {"time": 1.1, "memory": 1.0}  # the largest exponents allowed
+LARGEST = {("time", "corpus"): 0.1, ("time", "threads"): -0.75}  # exceptions, which are smaller
 
 
 @dataclass(frozen=True)
 class Point:
-    """What a step is measured with: V, h, words of the window, B, tokens, threads."""
+    """The sizes with which a step is measured: V, h, words of the window, B, tokens, threads."""
 
     vocabulary: int = 20_000
     hidden: int = 512
@@ -81,7 +82,7 @@ NAMES = {
 
 
 def corpus(point: Point, folder: Path) -> Path:
-    """Return a file of ids (tokens,), whose probabilities fall with their rank; made if it is not there yet."""
+    """Return a file of ids (tokens,), whose probabilities fall with their rank. Create it if it does not exist."""
     path = folder / f"{point.vocabulary}-{point.corpus}.npy"
     if not path.is_file():
         shares = 1 / np.arange(1, point.vocabulary + 1)
@@ -111,7 +112,10 @@ def step(point: Point, folder: Path) -> Callable[[], Any]:
 
 
 def verify(point: Point, folder: Path) -> None:
-    """Stop unless loss and gradients of a batch are those of a float64 network, without dropout, whose masks it has not."""
+    """Exit unless loss and gradients of a batch are those of a float64 network.
+
+    This is done without dropout, because the float64 network does not draw the same masks.
+    """
     run, config = trainer(point, folder), dataclasses.replace(point.config, dropout=0.0, embedding_dropout=0.0)
     contexts, targets = run.train.batch(next(shuffled(len(run.train), point.batch, 1, 0)))
     losses = np.empty(len(targets), np.float32)
@@ -121,8 +125,8 @@ def verify(point: Point, folder: Path) -> None:
     demand_gradients(losses.mean(dtype=np.float64), dict(run.gradients.items()), exact, str(point))
 
 
-def exponent(values: list[int], measured: list[float]) -> float:
-    """Return the exponent of the power that fits best, least squares in logarithms; NaN for one value."""
+def exponent(values: Sequence[int], measured: Sequence[float]) -> float:
+    """Return the exponent of the power that fits best (least squares in logarithms), or NaN for a single value."""
     if len(values) < 2:
         return math.nan
     return float(np.polyfit(np.log(values), np.log(measured), 1)[0])
@@ -136,12 +140,12 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     panels = figure.subplots(2, 3, sharey=True)
     for axes, (variable, result) in zip(panels.flat, results.items(), strict=True):
-        for colour, marker, kind, unit, values in (
-            (COLOURS[0], "o", "time", "ms", [1e3 * each["median"] for each in result["seconds"]]),
-            (COLOURS[1], "s", "memory", "MB", [each / 1e6 for each in result["bytes"]]),
+        for color, marker, kind, unit, values in (
+            (COLORS[0], "o", "time", "ms", [1e3 * each["median"] for each in result["seconds"]]),
+            (COLORS[1], "s", "memory", "MB", [each / 1e6 for each in result["bytes"]]),
         ):
             label = f"{unit}, exponent {result['exponents'][kind]:.2f}"
-            axes.plot(result["values"], values, marker=marker, ms=4, color=colour, label=label)
+            axes.plot(result["values"], values, marker=marker, ms=4, color=color, label=label)
         axes.axvline(getattr(MIDDLE, variable), color="gray", ls=":", lw=1)
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -166,10 +170,40 @@ def _short(value: int) -> str:
     return str(value)
 
 
+def growth(variable: str, values: tuple[int, ...], times: dict[Point, list[float]], memory: dict[Point, int]) -> dict[str, Any]:
+    """Return the time and memory of a step at each value of a variable, their exponents, and the largest exponents allowed.
+
+    Parameters
+    ----------
+    variable, values
+        Name of the value of `MIDDLE` that changes, and the values that it takes.
+    times, memory
+        For each point, the seconds per step in each turn, and the bytes that a step needs.
+    """
+    points = [MIDDLE.changed(variable, value) for value in values]
+    seconds, needed = [quartiles(times[point]) for point in points], [memory[point] for point in points]
+    return {
+        "values": values,
+        "seconds": seconds,
+        "bytes": needed,
+        "exponents": {"time": exponent(values, [each["median"] for each in seconds]), "memory": exponent(values, needed)},
+        "claimed": {kind: LARGEST.get((kind, variable), largest) for kind, largest in PROPORTIONAL.items()},
+    }
+
+
+def show(variable: str, result: dict[str, Any]) -> None:
+    """Print the time and memory of a step at each value of a variable, and their exponents."""
+    exponents = result["exponents"]
+    print(f"\n{NAMES[variable]}: exponent of the time {exponents['time']:.2f}, of the memory {exponents['memory']:.2f}")
+    for value, figures, size in zip(result["values"], result["seconds"], result["bytes"], strict=True):
+        low, median, high = (1e3 * figures[name] for name in ("low", "median", "high"))
+        print(f"  {value:11,}  {median:8.2f} ms ({low:.2f} to {high:.2f})  {size / 1e6:6.0f} MB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each point")
-    parser.add_argument("--plot", type=Path, help="where the plot goes [default: results/scaling.png, none of a quick run]")
+    parser.add_argument("--rounds", type=int, default=15, help="number of turns of each point")
+    parser.add_argument("--plot", type=Path, help="the file of the plot [default: results/scaling.png, none for a quick run]")
     options = parse(parser)
     about = machine()
     chosen = {name: values[:2] if options.quick else values for name, values in VALUES.items()}
@@ -181,29 +215,17 @@ def main() -> None:
         print(f"{len(points)} points verified")
         times = in_turns({point: step(point, folder) for point in points}, 3 if options.quick else options.rounds)
         memory = {point: memory_of(step, (SMALL, folder), (point, folder)) for point in points}
-    results, missed = {}, []
-    for variable, values in chosen.items():
-        own = [MIDDLE.changed(variable, value) for value in values]
-        seconds, needed = [quartiles(times[point]) for point in own], [memory[point] for point in own]
-        exponents = {"time": exponent(values, [each["median"] for each in seconds]), "memory": exponent(values, needed)}
-        claimed = {kind: LARGEST.get((kind, variable), largest) for kind, largest in PROPORTIONAL.items()}
-        results[variable] = {
-            "values": values,
-            "seconds": seconds,
-            "bytes": needed,
-            "exponents": exponents,
-            "claimed": claimed,
-        }
-        print(f"\n{NAMES[variable]}: exponent of the time {exponents['time']:.2f}, of the memory {exponents['memory']:.2f}")
-        for value, figures, size in zip(values, seconds, needed, strict=True):
-            print(
-                f"  {value:11,}  {1e3 * figures['median']:8.2f} ms ({1e3 * figures['low']:.2f} to {1e3 * figures['high']:.2f})"
-                f"  {size / 1e6:6.0f} MB"
-            )
-        for kind, found in exponents.items():
-            if found > claimed[kind]:
-                missed.append(f"{kind}, {NAMES[variable]}: {found:.2f} instead of {claimed[kind]:g}")
-    print(f"\nNOT as claimed: {'; '.join(missed)}" if missed else "\nall as claimed")
+    results = {variable: growth(variable, values, times, memory) for variable, values in chosen.items()}
+    for variable, result in results.items():
+        show(variable, result)
+    missed = [
+        f"{kind}, {NAMES[variable]}: {found:.2f} instead of {result['claimed'][kind]:g}"
+        for variable, result in results.items()
+        for kind, found in result["exponents"].items()
+        if found > result["claimed"][kind]
+    ]
+    print()
+    show_verdict(missed)
     if path := options.plot or (None if options.quick else ROOT / "benchmarks" / "results" / "scaling.png"):
         draw(results, path)
     record(

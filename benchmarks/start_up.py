@@ -1,9 +1,10 @@
-"""Claim: the help of every command appears in less than 0.3 s, and a first training compiles its kernels in less than 15 s.
+"""Claim: the help of every command appears in less than 0.3 s, and a first training compiles for less than 15 s.
 
-Starts new processes in turns, as a user would, with the kernels in the cache and without: every ``--help``, and the commands that
-use a model, beside Python itself, ``import numba``, that with reading a model, and that with a first kernel, which Numba prepares
-for at length. A training is timed from its start to its first step; what is compiled is the difference between an empty cache and
-a full one. Then says what dominates.
+The script starts new processes in turns, as a user would, with and without kernels in the cache: every
+``--help``, and the commands that use a model. It compares them with Python itself, with ``import numba``, with that and
+reading a model, and with that and a first kernel, which takes Numba long to prepare. A training is timed from its start to
+its first step; the time of compiling is the difference between an empty cache and a full one. At the end the script says
+what takes most of the time.
 """
 
 import argparse
@@ -69,65 +70,66 @@ def main() -> None:
         return
     about = machine()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "kernel.py").write_text(KERNEL, encoding="utf-8")
-        (folder / "text.txt").write_text("The cat sat on the wall.\n", encoding="utf-8")
-        run(
-            [*FFLM, "train", str(STORIES), "--epochs", "1", "--preset", "quick", "-q"], folder
-        )  # makes the model, fills the cache
-        first_step(folder)
-        turns = in_turns(contenders(folder), 3 if options.quick else 15, turn_seconds=0)
-        first: dict[str, list[float]] = {"empty": [], "full": []}
-        for turn in range(2 if options.quick else 5):
-            for kind in ("empty", "full") if turn % 2 else ("full", "empty"):
-                first[kind].append(first_step(folder, kind))
-        first["compiling"] = [empty - full for empty, full in zip(first["empty"], first["full"], strict=True)]
-        shutil.rmtree(folder / "empty")
-        generate = timed([*FFLM, *COMMANDS["fflm generate"]], folder, "empty")
-        parts = json.loads(run([sys.executable, __file__, "--parts"], folder, "parts"))
-
-    seconds = {name: quartiles(times) for name, times in turns.items()}
-    first_steps = {name: quartiles(times) for name, times in first.items()}
-    print("seconds from start to end")
-    show(seconds)
-    ratio = statistics.median(a / b for a, b in zip(turns["fflm generate"], turns[FLOOR], strict=True))
-    print(f"fflm generate takes {ratio:.2f} times as long as to {FLOOR}; without kernels in the cache {generate:.1f} s\n")
-    print("fflm train, seconds to its first step")
-    show(first_steps)
-    print("compiling, by part and by kernel (one run, slowed by being watched)")
-    for name, figure in (part for kind in parts.values() for part in kind.items()):
-        print(f"  {name:55} {figure:7.2f}")
-    slowest = max((name for name in seconds if name.endswith("--help")), key=lambda name: seconds[name]["median"])
+        result = measure(Path(name), quick=options.quick)
+    show(result)
+    helps = [each["median"] for name, each in result["seconds"].items() if name.endswith("--help")]
     figures = {
-        slowest: (seconds[slowest]["median"], HELP_SECONDS),
-        "compiling": (first_steps["compiling"]["median"], COMPILE_SECONDS),
+        "the slowest help": (max(helps), HELP_SECONDS),
+        "compiling": (result["first_step"]["compiling"]["median"], COMPILE_SECONDS),
     }
     print()
     for name, (median, limit) in figures.items():
         print(f"{name} takes {median:.2f} s, {'' if median < limit else 'NOT '}under {limit:g} s")
     passed = all(median < limit for median, limit in figures.values())
-    record(
-        "start_up",
-        options.quick,
-        about,
-        seconds=seconds,
-        generate_relative_to_floor=ratio,
-        generate_with_empty_cache=generate,
-        first_step=first_steps,
-        compiling=parts,
-        passed=passed,
-    )
+    record("start_up", options.quick, about, **result, passed=passed)
     sys.exit(not passed)
 
 
-def show(rows: dict[str, dict[str, float]]) -> None:
+def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
+    """Time all programs in a folder; return quartiles in seconds, and the parts of the time of compiling."""
+    (folder / "kernel.py").write_text(KERNEL, encoding="utf-8")
+    (folder / "text.txt").write_text("The cat sat on the wall.\n", encoding="utf-8")
+    # This trains the model that the commands use, and fills the cache.
+    run([*FFLM, "train", str(STORIES), "--epochs", "1", "--preset", "quick", "-q"], folder)
+    first_step(folder)
+    turns = in_turns(contenders(folder), 3 if quick else 15, turn_seconds=0)
+    ratio = statistics.median(a / b for a, b in zip(turns["fflm generate"], turns[FLOOR], strict=True))
+    first: dict[str, list[float]] = {"empty": [], "full": []}
+    for turn in range(2 if quick else 5):
+        for kind in ("empty", "full") if turn % 2 else ("full", "empty"):
+            first[kind].append(first_step(folder, kind))
+    first["compiling"] = [empty - full for empty, full in zip(first["empty"], first["full"], strict=True)]
+    shutil.rmtree(folder / "empty")
+    return {
+        "seconds": {name: quartiles(times) for name, times in turns.items()},
+        "generate_relative_to_floor": ratio,
+        "generate_with_empty_cache": timed([*FFLM, *COMMANDS["fflm generate"]], folder, "empty"),
+        "first_step": {name: quartiles(times) for name, times in first.items()},
+        "compiling": json.loads(run([sys.executable, __file__, "--parts"], folder, "parts")),
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print what was measured."""
+    print("seconds from start to end")
+    show_rows(result["seconds"])
+    print(f"fflm generate takes {result['generate_relative_to_floor']:.2f} times as long as to {FLOOR},")
+    print(f"and {result['generate_with_empty_cache']:.1f} s without kernels in the cache\n")
+    print("fflm train, seconds to its first step")
+    show_rows(result["first_step"])
+    print("seconds of compiling, by part and by kernel (in one run, which the measurement slows down)")
+    for name, figure in (part for kind in result["compiling"].values() for part in kind.items()):
+        print(f"  {name:55} {figure:7.2f}")
+
+
+def show_rows(rows: dict[str, dict[str, float]]) -> None:
     """Print medians and quartiles."""
     for name, figures in rows.items():
         print(f"  {name:55} {figures['median']:7.3f} ({figures['low']:.3f} to {figures['high']:.3f})")
 
 
 def contenders(folder: Path) -> dict[str, Any]:
-    """Return what is timed with a full cache: functions that start a process and wait for its end."""
+    """Return the functions that are timed with a full cache; each starts a process and waits for its end."""
     programs = {name: [sys.executable, "-c", program] for name, program in PROGRAMS.items()}
     commands = {name: [*FFLM, *arguments] for name, arguments in COMMANDS.items()}
     helps = {" ".join(("fflm", *path, "--help")): [*FFLM, *path, "--help"] for path in paths(fflm)}
@@ -135,7 +137,7 @@ def contenders(folder: Path) -> dict[str, Any]:
 
 
 def paths(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the words that name a command, and those of all below it."""
+    """Yield the names of a command and of all its subcommands, each as the words after ``fflm``."""
     yield path
     if isinstance(command, click.Group):
         context = click.Context(command)
@@ -146,7 +148,7 @@ def paths(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[
 
 
 def environment(folder: Path, cache: str) -> dict[str, str]:
-    """Return the environment of a process that keeps its kernels in ``folder / cache``, and finds our fflm."""
+    """Return the environment of a process that keeps its kernels in ``folder / cache`` and imports this fflm."""
     return {**os.environ, "NUMBA_CACHE_DIR": str(folder / cache), "PYTHONPATH": str(Path(FFLM[-1]).parent)}
 
 
@@ -165,7 +167,7 @@ def timed(command: list[str], folder: Path, cache: str) -> float:
 
 
 def first_step(folder: Path, cache: str = "full") -> float:
-    """Begin a training and return the seconds until it makes its first step; ``"empty"`` caches are emptied before."""
+    """Start a training and return the seconds until its first step. The cache ``"empty"`` is deleted before."""
     if cache == "empty":
         shutil.rmtree(folder / cache, ignore_errors=True)
     command = [*FFLM, "train", str(STORIES), "-o", "first.model", "--overwrite"]
@@ -174,7 +176,7 @@ def first_step(folder: Path, cache: str = "full") -> float:
         command, cwd=folder, env=environment(folder, cache), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr
-        started = any(re.match("epoch", line) for line in process.stderr)  # the head of the table stands where training begins
+        started = any(re.match("epoch", line) for line in process.stderr)  # the table's head is printed when training starts
         seconds = perf_counter() - started
         process.kill()
     if not started:
@@ -183,7 +185,7 @@ def first_step(folder: Path, cache: str = "full") -> float:
 
 
 class Stopwatch(event.Listener):
-    """Adds up the seconds in which each of Numba's events was the innermost one."""
+    """Sums the seconds in which each of Numba's events was the innermost one."""
 
     def __init__(self) -> None:
         self.parts: Counter[str] = Counter()
@@ -192,12 +194,12 @@ class Stopwatch(event.Listener):
         self._since = perf_counter()
 
     def on_start(self, event: event.Event) -> None:
-        """Name what begins."""
+        """Note that an event has started."""
         self._add()
         self._open.append(_name(event))
 
     def on_end(self, event: event.Event | None) -> None:
-        """Go back to what is around it."""
+        """Note that the innermost event has ended."""
         self._add()
         if event:
             self._open.pop()
@@ -222,7 +224,7 @@ def _name(event: event.Event) -> tuple[str, str | None]:
 
 
 def compiling() -> dict[str, dict[str, float]]:
-    """Make a training's first step with an empty cache; return the seconds of each part of the work, and of each kernel."""
+    """Make a training's first step with an empty cache; return the seconds of each part of compiling, and of each kernel."""
     training = start_session([STORIES], Path("parts.model"))
     stopwatch = Stopwatch()
     for kind in ("numba:compile", "numba:run_pass", "numba:llvm_lock"):

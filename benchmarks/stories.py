@@ -1,7 +1,7 @@
-"""Claim: the bundled stories train in under two minutes on two cores, compiling included.
+"""Claim: training on the bundled stories takes less than two minutes on two cores, including compiling.
 
-Runs the first example of the README as a new user would, with an empty cache of compiled kernels, then continues a few prefixes
-with the model for the reader to judge. Nothing but the time is judged here.
+The script runs the first example of the README as a new user would, with an empty cache of compiled kernels. Then it
+continues a few prefixes with the model, for the reader to judge; only the time is checked.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
         total = time.monotonic() - started
         if process.returncode:
             sys.exit("fflm train failed")
-        reading, compiled = moments["network"], moments["epoch"]  # the head of the table stands where training begins
+        reading, compiled = moments["network"], moments["epoch"]  # the table's head is printed when training starts
         parts = {"start_and_reading": reading, "compiling": compiled - reading, "training": total - compiled}
         listed = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f} s" for name, seconds in parts.items())
         print(f"\n{total:.1f} s in all: {listed}")

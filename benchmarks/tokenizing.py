@@ -1,15 +1,16 @@
-"""Claim: text becomes ids at least as fast as in Hugging Face tokenizers' word-level pipeline, which splits it the same way.
+"""Claim: tokenizing is at least as fast as the word-level pipeline of Hugging Face tokenizers with the same rule.
 
-The text is Brown, repeated. In every repetition the pieces between spaces that Brown has once are spelled with other letters, so
-that new words never cease to come, as in a natural text. It is split at spaces as it is, and by words after its tokens were
-joined as they stand in running text. Theirs has WhitespaceSplit, or Split by a pattern; lines come in batches of 1,000 to
-encode_batch_fast, which gives no offsets; a template adds the lines' ends.
+The text is Brown, repeated. In every repetition, the pieces between spaces that occur once in Brown are spelled with other
+letters, so that new words keep appearing, as in a natural text. The text is split at spaces as it is, and into words after
+its tokens were joined as in running text. Hugging Face tokenizers uses WhitespaceSplit, or Split with a pattern; it gets
+lines in batches of 1,000 through encode_batch_fast, which gives no offsets, and a template adds the line ends.
 
-Two comparisons, in turns, each verified first: vocabularies and ids are equal.
+There are two comparisons, in turns. Each is verified first: vocabularies and ids are equal.
 
-- In memory, one core: a text, and the vocabulary, to an array of ids. Theirs gets the lines already cut.
-- End to end, two cores: a file of text to a file of ids. Ours is `fflm.text.tokenize.tokenize`, which makes the vocabulary, too;
-  theirs has the vocabulary, and making it by WordLevelTrainer is timed beside that.
+- In memory, on one core, from a text and the vocabulary to an array of ids. Hugging Face tokenizers gets the lines already
+  cut.
+- End to end, on two cores, from a file of text to a file of ids. fflm runs `fflm.text.tokenize.tokenize`, which also makes
+  the vocabulary; Hugging Face tokenizers has the vocabulary, and making it by WordLevelTrainer is timed separately.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import in_turns, machine, parse, quartiles, record
+from common import in_turns, machine, parse, quartiles, record, show_verdict
 
 from fflm.text.corpus import Corpus
 from fflm.text.encoder import Encoder
@@ -44,21 +45,21 @@ except ImportError:
 
 CORES = 2
 MIN_COUNT = 2
-BATCH = 1_000  # lines
-WORDS = (  # what Tokenizer's pattern does in this text
+BATCH = 1_000  # lines per batch
+WORDS = (  # has the same effect as Tokenizer's pattern in this text
     r"[\p{L}\p{N}]+(?:['’‐‑-][\p{L}\p{N}]+|(?<=\p{Nd})[.,:](?=\p{Nd})[\p{L}\p{N}]+)*"
     r"|\.{2,}|-{2,}|…+|—+|``|''|\S"
 )
 
 
 def running_text(text: str) -> str:
-    """Return a text of tokens between spaces as it would stand in a book."""
+    """Join the tokens of a text, which are separated by spaces, as in a printed text."""
     tokenizer = Tokenizer("space")
     return tokenizer.detokenize(tokenizer.split(text))
 
 
 def repeated(text: str, times: int) -> Iterator[str]:
-    """Yield a text repeatedly, the pieces that it has once with their letters moved one on in the alphabet each time."""
+    """Yield a text repeatedly. In each repetition, the letters of its unique pieces are shifted by one in the alphabet."""
     lines = [line.split(" ") for line in text.splitlines()]
     counts = Counter(itertools.chain.from_iterable(lines))
     lower, upper = string.ascii_lowercase, string.ascii_uppercase
@@ -72,7 +73,7 @@ def repeated(text: str, times: int) -> Iterator[str]:
 
 
 def theirs(mode: str, vocabulary: Vocabulary | None = None) -> "tokenizers.Tokenizer":
-    """Return their tokenizer for a mode, without a vocabulary or with one."""
+    """Return the tokenizer of Hugging Face tokenizers for a mode, with or without a vocabulary."""
     ids = {} if vocabulary is None else {word: id_ for id_, word in enumerate(vocabulary.words)}
     tokenizer = tokenizers.Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     if mode == "space":
@@ -99,7 +100,7 @@ def their_file(tokenizer: "tokenizers.Tokenizer", file: Path, out: Path) -> None
 
 
 def their_vocabulary(mode: str, file: Path) -> set[str]:
-    """Return the words that their trainer finds in a file."""
+    """Return the words that the trainer of Hugging Face tokenizers finds in a file."""
     tokenizer = theirs(mode)
     tokenizer.train([str(file)], trainers.WordLevelTrainer(vocab_size=10**9, min_frequency=MIN_COUNT, show_progress=False))
     return set(tokenizer.get_vocab())
@@ -112,7 +113,7 @@ def our_ids(settings: TextSettings, vocabulary: Vocabulary, text: str) -> np.nda
 
 
 def chunks(text: str) -> Iterator[str]:
-    """Cut a text at line ends, into pieces as large as those that `read_chunks` gives."""
+    """Cut a text at line ends, into pieces of the size that `read_chunks` yields."""
     start = 0
     while start < len(text):
         stop = text.rfind("\n", start, start + CHUNK) + 1
@@ -126,12 +127,12 @@ def our_file(settings: TextSettings, file: Path, out: Path) -> Corpus:
 
 
 def parallel(wanted: bool) -> None:
-    """Say whether theirs may use threads from now on."""
+    """Set whether Hugging Face tokenizers may use threads."""
     os.environ["TOKENIZERS_PARALLELISM"] = str(wanted).lower()
 
 
 def compare(name: str, steps: Mapping[str, Callable[[], Any]], tokens: int, rounds: int) -> dict[str, Any]:
-    """Time ways of doing the same, the first of them ours, and show nanoseconds a token."""
+    """Time several programs, of which fflm is the first, and print nanoseconds per token."""
     turns = in_turns(steps, rounds)
     ours, *others = steps
     result = {
@@ -140,7 +141,7 @@ def compare(name: str, steps: Mapping[str, Callable[[], Any]], tokens: int, roun
         "nanoseconds": {each: quartiles([seconds / tokens * 1e9 for seconds in times]) for each, times in turns.items()},
         "ratios": {each: quartiles([b / a for a, b in zip(turns[ours], turns[each], strict=True)]) for each in others},
     }
-    print(f"{name}, {tokens:,} tokens, nanoseconds a token (quartiles), time relative to ours")
+    print(f"{name}, {tokens:,} tokens, nanoseconds per token (quartiles), time relative to fflm")
     for each, figures in result["nanoseconds"].items():
         ratio = f"{result['ratios'][each]['median']:6.2f}" if each in others else ""
         print(f"  {each:22} {figures['median']:6.0f} ({figures['low']:.0f} to {figures['high']:.0f}) {ratio}")
@@ -148,7 +149,7 @@ def compare(name: str, steps: Mapping[str, Callable[[], Any]], tokens: int, roun
 
 
 def measure(mode: str, brown: str, tokens: int, rounds: int, folder: Path) -> list[dict[str, Any]]:
-    """Verify and compare in a mode."""
+    """Verify and compare the programs in one mode."""
     settings = TextSettings(Tokenizer(mode))
     once = len(settings.tokens(brown))
     times = math.ceil(tokens / once)
@@ -159,7 +160,7 @@ def measure(mode: str, brown: str, tokens: int, rounds: int, folder: Path) -> li
     lines = text.splitlines()
 
     corpus = our_file(settings, file, ids)
-    vocabulary, expected = corpus.vocabulary, corpus.parts["train"].ids
+    vocabulary, expected = corpus.vocabulary, corpus.parts["train"].ids[:]
     tokenizer = theirs(mode, vocabulary)
     parallel(True)
     their_file(tokenizer, file, arrays)
@@ -190,11 +191,11 @@ def measure(mode: str, brown: str, tokens: int, rounds: int, folder: Path) -> li
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("brown", type=Path, help="brown.txt, as `fflm corpus get brown` makes it")
-    parser.add_argument("--tokens", type=int, default=20_000_000, help="of the text [default: %(default)s]")
+    parser.add_argument("--tokens", type=int, default=20_000_000, help="length of the text in tokens [default: %(default)s]")
     parser.add_argument("--rounds", type=int, default=5)
     options = parse(parser)
     if tokenizers is None:
-        sys.exit("there is nothing to compare with: pip install tokenizers")
+        sys.exit("Hugging Face tokenizers is needed for the comparison: pip install tokenizers")
     tokens, rounds = (1_000_000, 2) if options.quick else (options.tokens, options.rounds)
     os.environ["RAYON_NUM_THREADS"] = str(CORES)
     about = machine() | {"tokenizers": version("tokenizers")}
@@ -206,7 +207,7 @@ def main() -> None:
             for result in measure(mode, text, tokens, rounds, Path(name))
         ]
     slower = [result["name"] for result in results if result["ratios"]["tokenizers"]["median"] < 1]
-    print(f"NOT as fast: {'; '.join(slower)}" if slower else "at least as fast in all")
+    show_verdict(slower)
     record("tokenizing", options.quick, about, results=results, passed=not slower)
     sys.exit(bool(slower))
 

@@ -1,4 +1,4 @@
-"""The networks of this project in PyTorch, as one writes them there for speed: what the benchmarks compare with."""
+"""fflm's networks in PyTorch, written for speed, for the comparisons of the benchmarks."""
 
 from typing import Self
 
@@ -18,7 +18,7 @@ class TorchNetwork:
     config
         The shape.
     start
-        Its weights, which are copied; ``weights`` has PyTorch's by the same names.
+        Its initial weights, which are copied. The attribute ``weights`` has PyTorch's tensors by the same names.
     """
 
     def __init__(self, config: NetworkConfig, start: Parameters) -> None:
@@ -36,7 +36,7 @@ class TorchNetwork:
         return self
 
     def logits(self, contexts: torch.Tensor, *, training: bool = False) -> torch.Tensor:
-        """Return what the softmax is made of, (B, V), for contexts (B, n) int32; with dropout in training."""
+        """Return the logits (B, V) for contexts (B, n) int32, with dropout in training."""
         values = functional.dropout(self._gather(contexts), self.config.embedding_dropout, training)
         for layer in range(len(self.config.hidden)):
             weight, bias = self.weights[f"hidden.{layer}.weight"], self.weights[f"hidden.{layer}.bias"]
@@ -48,9 +48,9 @@ class TorchNetwork:
         return functional.linear(values, weight, self.weights["output.bias"])
 
     def _gather(self, contexts: torch.Tensor) -> torch.Tensor:
-        """Return the embeddings, and averages of embeddings, side by side (B, K m).
+        """Return the embeddings and averages of embeddings, concatenated (B, K m).
 
-        One bag of words for each block, those of one word among them, all in one call: the fastest of the ways that were tried.
+        One call computes all blocks, including those of one word, as bags of words. This was the fastest of the variants tried.
         """
         embeddings = self.weights["embeddings"]
         if not self.config.averages:

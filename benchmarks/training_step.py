@@ -1,17 +1,17 @@
-"""Claim: a training step is at least 1.5 times as fast as PyTorch's, and needs less memory.
+"""Claim: PyTorch's training step takes at least 1.5 times as long as fflm's, and needs more memory.
 
-The speed is the median over all sizes and numbers of threads, against the faster of PyTorch's usual and its fused Adam, run
-eagerly; at none of them is PyTorch faster. The speed of its compiled step (torch.compile, its default mode, fused Adam) is
-measured beside them. The memory is less at every size, than that of the compiled step, too: what a process needs at its peak,
-beyond what it had before there was a network. Needs PyTorch to compare.
+The speed is the median over all sizes and numbers of threads, compared with the faster of PyTorch's usual and its fused
+Adam, run eagerly; at no size is PyTorch faster. The speed of its compiled step (torch.compile in the default mode, with
+fused Adam) is also measured. fflm's step needs less memory at every size, also less than the compiled step. Memory is the
+peak of a process minus its memory before there was a network. The comparison needs PyTorch.
 
-A step goes from the embeddings to the update, in float32, with word frequencies as in text. The first sizes are Bengio's network,
-with dropout 0.2 and Adam, no clipping; the last two are what `fflm train` trains by default: averages, tied embeddings, rectified
-units, dropout, AdamW, clipping.
+A step goes from the embeddings to the update, in float32, with word frequencies as in text. The first sizes are Bengio's
+network with dropout 0.2 and Adam, without clipping. The last two are what `fflm train` trains by default: averages, tied
+embeddings, rectified units, dropout, AdamW, clipping.
 
-Verified first, at every size and without dropout, whose masks differ: the loss and all gradients, then two updates, of all
-against a float64 NumPy network. The script stops when they differ. Also printed: which share of the machine's
-matrix-product rate a step reaches.
+At every size, the script first verifies the loss and all gradients, and then two updates, of all programs against a float64
+NumPy network. This is done without dropout, because the programs draw different masks. The script stops if they differ. It
+also prints which share of the machine's matrix-product rate a step reaches.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-try:  # before fflm, which asks OpenMP for waiting threads that sleep: PyTorch's are to wait in their own way
+try:  # before fflm, which sets OpenMP's waiting threads to sleep: PyTorch keeps its default
     import torch
 except ImportError:
     torch = None
@@ -36,7 +36,7 @@ except ImportError:
 import numba
 import numpy as np
 import scipy.linalg.blas
-from common import in_turns, machine, memory_of, parse, quartiles, record
+from common import in_turns, machine, memory_of, parse, quartiles, record, show_verdict
 from exact import demand, demand_gradients, exact_gradients, exact_updates
 from threadpoolctl import threadpool_limits
 
@@ -48,9 +48,9 @@ from fflm.network.parameters import Parameters
 from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2, Optimizer
 from fflm.training.settings import TrainingSettings
 
-SPEED, NEVER_BELOW = 1.5, 1.0  # PyTorch's time relative to ours: the median, and the least
-GRADIENT_FACTOR = 100.0  # before the updates are verified, so that clipping is, too
-UPDATE_TOLERANCE = 2e-3  # of the rate: a weight near 2 is rounded to 1e-7
+SPEED, NEVER_BELOW = 1.5, 1.0  # the smallest ratio of PyTorch's time to fflm's: the median, and for each size
+GRADIENT_FACTOR = 100.0  # the gradients are scaled before the updates are verified, so that clipping is verified, too
+UPDATE_TOLERANCE = 2e-3  # relative to the learning rate: a weight near 2 is rounded to 1e-7
 
 Examples = tuple[np.ndarray, np.ndarray]
 
@@ -69,7 +69,7 @@ class Size:
 
     @property
     def flops(self) -> int:
-        """Operations of the matrix products: each forward, to its weights and to its inputs."""
+        """The operations of the matrix products: forward, gradient of the weights, gradient of the inputs."""
         config = self.config
         products = config.inputs * config.hidden[0] + config.vocabulary * (config.embedding if config.tied else config.hidden[0])
         if config.projected:
@@ -77,7 +77,7 @@ class Size:
         return 6 * self.settings.batch_size * products
 
     def start(self) -> Parameters:
-        """Return random weights; the biases are not zero, so that what is done with them is verified, too."""
+        """Return random weights. The biases are not zero, so that their use is verified, too."""
         result, generator = Parameters.random(self.config, seed=1), np.random.default_rng(1)
         for array in result:
             if array.ndim == 1:
@@ -92,22 +92,22 @@ class Size:
         return np.ascontiguousarray(words[:, :-1]), np.ascontiguousarray(words[:, -1])
 
     def without_dropout(self) -> "Size":
-        """Return the size with a network whose steps can be compared."""
+        """Return the size without dropout, so that all programs compute the same step."""
         return dataclasses.replace(self, config=dataclasses.replace(self.config, dropout=0.0, embedding_dropout=0.0))
 
     def small(self) -> "Size":
-        """Return a size of next to no memory that runs the same code."""
+        """Return a size that needs hardly any memory and runs the same code."""
         return Size(dataclasses.replace(self.config, vocabulary=100), dataclasses.replace(self.settings, batch_size=8))
 
 
 def bengio(vocabulary: int, embedding: int, hidden: int, batch: int) -> Size:
-    """Return the network of Bengio et al. 2003, without direct connections, by its V, m, h and B."""
+    """Return the network of Bengio et al. (2003), without direct connections, for some V, m, h and B."""
     config = NetworkConfig(vocabulary, 4, embedding, (hidden,), "tanh", tied=False, dropout=0.2, embedding_dropout=0.0)
     return Size(config, TrainingSettings(batch_size=batch, optimizer="adam", rate=1e-3, weight_decay=0.0, clip=0.0))
 
 
 def default(vocabulary: int) -> Size:
-    """Return what is trained by default on a text of a million words with so many different ones."""
+    """Return the default network for a text of a million words with a vocabulary of some size."""
     return Size(NetworkConfig(vocabulary, averages=default_averages(10**6)), TrainingSettings(batch_size=512))
 
 
@@ -123,7 +123,7 @@ SIZES = (
 
 
 class Fflm:
-    """The network of this project. ``weights`` and ``gradients`` are its arrays by name."""
+    """fflm's step. ``weights`` and ``gradients`` are its arrays by name."""
 
     def __init__(self, size: Size, start: Parameters) -> None:
         self.settings = size.settings
@@ -147,7 +147,6 @@ class Fflm:
         if self.settings.clip:
             backend.clip_factor(self._gradients, self.settings.clip, self._scale)
         self.optimizer.update(
-            backend,
             self._weights,
             self._gradients,
             self.optimizer.moments,
@@ -158,7 +157,7 @@ class Fflm:
 
 
 class Torch:
-    """The same in PyTorch, eagerly."""
+    """PyTorch's eager step."""
 
     fused = False
 
@@ -175,7 +174,7 @@ class Torch:
 
     @property
     def gradients(self) -> dict[str, np.ndarray]:
-        """The gradients by the names of the weights."""
+        """The gradients, by the names of the weights."""
         return {name: weight.grad.numpy() for name, weight in self.network.weights.items()}
 
     def loss(self, contexts: np.ndarray, targets: np.ndarray) -> float:
@@ -197,17 +196,17 @@ class Torch:
 
 
 class TorchFused(Torch):
-    """The same, with the update in one kernel."""
+    """PyTorch's eager step with the fused Adam."""
 
     fused = True
 
 
 class TorchCompiled(TorchFused):
-    """The same, with compiled passes forward and back."""
+    """PyTorch's step with compiled forward and backward passes."""
 
     def __init__(self, size: Size, start: Parameters) -> None:
         super().__init__(size, start)
-        torch.compiler.reset()  # what was compiled before counts towards a limit
+        torch.compiler.reset()  # earlier compilations count towards a limit
         self.forward = torch.compile(self.forward)
 
 
@@ -217,12 +216,12 @@ Contender = Fflm | Torch
 
 
 def verify(size: Size, start: Parameters, contexts: np.ndarray, targets: np.ndarray) -> dict[str, str]:
-    """Stop unless loss, gradients and updates of all contenders are those of the float64 network.
+    """Exit unless loss, gradients and updates of all programs are those of the float64 network.
 
     Returns
     -------
     dict
-        Why a contender cannot be compiled, by its name, of those for which that is so.
+        For each program that cannot be compiled, the reason.
     """
     size = size.without_dropout()
     weights = {name: array.astype(np.float64) for name, array in start.items()}
@@ -234,7 +233,7 @@ def verify(size: Size, start: Parameters, contexts: np.ndarray, targets: np.ndar
         network = build(size, start)
         try:
             loss = network.loss(contexts, targets)
-        except Exception as error:  # whatever the compiler raises
+        except Exception as error:  # the compiler may raise any exception
             if contender != "torch, compiled":
                 raise
             failures[contender] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
@@ -252,21 +251,21 @@ def verify(size: Size, start: Parameters, contexts: np.ndarray, targets: np.ndar
 
 
 def step(network: Contender, examples: Iterator[Examples]) -> None:
-    """Make the step that is timed."""
+    """Make one training step, which is timed."""
     network.loss(*next(examples))
     network.update()
 
 
 def prepared(contender: str, size: Size) -> Callable[[], None]:
-    """Return the step of a contender whose memory is measured."""
+    """Return the step of a program whose memory is measured."""
     examples = itertools.cycle([size.examples(np.random.default_rng(1))])
     return functools.partial(step, CONTENDERS[contender](size, Parameters.zeros(size.config)), examples)
 
 
 def product_rates(threads: int, repeats: int) -> dict[str, float]:
-    """Return the fastest single-precision matrix product found with each library's BLAS, in operations a second.
+    """Return the fastest single-precision matrix product found with each library's BLAS, in operations per second.
 
-    How far the two are apart says how much of a step's time is the choice of the BLAS and not of the kernels.
+    The ratio of the two shows how much of the difference in a step's time is due to the BLAS and not to the kernels.
     """
     generator = np.random.default_rng(0)
     best = {"fflm": 0.0, "torch": 0.0} if torch else {"fflm": 0.0}
@@ -294,7 +293,7 @@ def set_threads(threads: int) -> None:
 
 
 def time_steps(size: Size, start: Parameters, names: list[str], threads: int, rate: float, rounds: int) -> list[dict[str, Any]]:
-    """Time the steps of contenders in turns; ``rate`` is that of matrix products, operations a second."""
+    """Time the steps of all programs in turns; ``rate`` is that of matrix products, in operations per second."""
     generator = np.random.default_rng(1)
     examples = [size.examples(generator) for _ in range(8)]
     set_threads(threads)
@@ -332,7 +331,7 @@ def time_steps(size: Size, start: Parameters, names: list[str], threads: int, ra
 
 
 def measure_memory(size: Size, names: list[str]) -> list[dict[str, Any]]:
-    """Measure what the steps of contenders need beyond the memory of a process that has run some small ones."""
+    """Measure the memory of each program's steps, beyond that of a process that has run some small steps."""
     rows = []
     for name in names:
         memory = memory_of(prepared, (name, size.small()), (name, size))
@@ -342,8 +341,8 @@ def measure_memory(size: Size, names: list[str]) -> list[dict[str, Any]]:
 
 
 def judge(steps: list[dict[str, Any]], memory: list[dict[str, Any]]) -> dict[str, Any]:
-    """Say whether the claim holds, and where not."""
-    eager: dict[str, float] = {}  # the faster of the two
+    """Return whether the claim holds, and the parts of it that do not."""
+    eager: dict[str, float] = {}  # the faster of the two eager variants
     for row in steps:
         if row["contender"] in EAGER:
             case, ratio = f"{row['size']}, {_threads(row['threads'])}", row["time_relative_to_fflm"]["median"]
@@ -360,7 +359,7 @@ def judge(steps: list[dict[str, Any]], memory: list[dict[str, Any]]) -> dict[str
         f"\nrelative to fflm's, PyTorch's time is {median:.2f} in the median and {min(eager.values()):.2f} at the least, "
         f"its memory {min(bytes_ratios.values()):.2f} at the least"
     )
-    print(f"NOT as claimed: {'; '.join(missed)}" if missed else "all as claimed")
+    show_verdict(missed)
     return {
         "median_time_ratio": median,
         "time_ratios": eager,
@@ -373,24 +372,26 @@ def judge(steps: list[dict[str, Any]], memory: list[dict[str, Any]]) -> dict[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", choices=range(1, len(SIZES) + 1), help="only these, by number")
-    parser.add_argument("--threads", type=int, nargs="+", help="default: 1 and 2")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each contender")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", choices=range(1, len(SIZES) + 1), help="numbers of the sizes [default: all]"
+    )
+    parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads [default: 1 and 2]")
+    parser.add_argument("--rounds", type=int, default=15, help="number of turns of each program")
     options = parse(parser)
     rounds = 3 if options.quick else options.rounds
     sizes = [SIZES[number - 1] for number in options.sizes or ((1, 6) if options.quick else range(1, len(SIZES) + 1))]
     about = machine()
     if not torch:
-        print("torch is not installed: no comparison")
+        print("PyTorch is not installed: no comparison")
     rates = {}
     for threads in options.threads or [t for t in (1, 2) if t <= about["cores"]]:
         set_threads(threads)
         rates[threads] = product_rates(threads, 5 if options.quick else 20)
         shown = ", ".join(f"{rate / 1e9:.0f} ({name}'s BLAS)" for name, rate in rates[threads].items())
-        print(f"matrix products, {_threads(threads)}, billion operations a second: {shown}")
+        print(f"matrix products, {_threads(threads)}, billion operations per second: {shown}")
     steps, memory, failures = [], [], {}
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # so that nothing was compiled before
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # an empty cache, in which nothing has been compiled
         for size in sizes:
             start = size.start()
             failed = verify(size, start, *size.examples(np.random.default_rng(2)))

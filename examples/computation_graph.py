@@ -199,7 +199,7 @@ def draw(axes: Any, loss: Node, places: dict[str, tuple[float, float]]) -> None:
         angle = math.atan2(y1 - y0, x1 - x0)
         share = 0.5 if abs(y1 - y0) < 2 else 0.6  # of the way: long arrows cross before
         place = x0 + share * (x1 - x0), y0 + share * (y1 - y0)
-        for number, side, colour, style in ((value, 1, "#00558C", "normal"), (gradient, -1, "#B34700", "italic")):
+        for number, side, color, style in ((value, 1, "#00558C", "normal"), (gradient, -1, "#B34700", "italic")):
             away = -8 * side * math.sin(angle), 8 * side * math.cos(angle)  # points
             axes.annotate(
                 f"{number:.3g}".replace("-", "\N{MINUS SIGN}"),
@@ -210,7 +210,7 @@ def draw(axes: Any, loss: Node, places: dict[str, tuple[float, float]]) -> None:
                 va="center",
                 rotation_mode="anchor",
                 rotation=math.degrees(angle),
-                color=colour,
+                color=color,
                 style=style,
                 fontsize=10,
             )

@@ -31,6 +31,7 @@ from fflm.network.parameters import Parameters
 INPUTS = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 TARGETS = {"AND": np.array([0, 0, 0, 1]), "OR": np.array([0, 1, 1, 1]), "XOR": np.array([0, 1, 1, 0])}
 PERCEPTRONS = {"AND": (np.array([1.0, 1.0]), -1.0), "OR": (np.array([1.0, 1.0]), 0.0)}
+BORDERS = {"AND": 1.5, "OR": 0.5}  # x1 + x2 on the lines that are drawn; those of PERCEPTRONS go through inputs
 BLUE, RED, SHADE = "#0072B2", "#D55E00", "#d6e6f2"
 
 
@@ -76,38 +77,47 @@ def learned(units: int, seed: int) -> np.ndarray:
 
 
 def draw(path: Path) -> None:
-    """Draw where y > 1/2 among the inputs, and among their hidden representations."""
+    """Draw where AND, OR and XOR are 1 among the inputs, and where y > 1/2 among the hidden representations of XOR."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     network, parameters = xor_network()
-    figure = Figure(figsize=(10, 5), dpi=150, layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(2, 3))
+    figure = Figure(figsize=(14, 4.2), dpi=150, layout="constrained")
+    panels = dict(zip(("AND", "OR", "XOR", "hidden"), figure.subplots(1, 4, width_ratios=(2, 2, 2, 3)), strict=True))
     ticks = np.linspace(-0.5, 2.5, 301)
     grid = np.stack(np.meshgrid(ticks, ticks), -1)
-    outputs = network.predict(parameters, grid.reshape(-1, 2)).reshape(grid.shape[:2])
-    scores = grid @ parameters.output_weight[0] + parameters.output_bias[0]  # y = u . h + b
-    for axes, points, values in ((left, INPUTS, outputs), (right, hidden(INPUTS), scores)):
-        axes.contourf(ticks, ticks, values, levels=[0.5, np.inf], colors=[SHADE])
-        axes.contour(ticks, ticks, values, levels=[0.5], colors="black", linewidths=1.5)
-        for wanted, marker, colour, face, height in ((1, "o", BLUE, BLUE, -22), (0, "s", RED, "white", 12)):
-            chosen = points[TARGETS["XOR"] == wanted]
-            axes.plot(*chosen.T, marker, ms=11, mfc=face, mec=colour, mew=2.5, label=f"XOR = {wanted}")
+    values = {name: grid.sum(-1) - border for name, border in BORDERS.items()}
+    values["XOR"] = network.predict(parameters, grid.reshape(-1, 2)).reshape(grid.shape[:2]) - 0.5
+    values["hidden"] = grid @ parameters.output_weight[0] + parameters.output_bias[0] - 0.5  # y = u . h + b
+    for panel, axes in panels.items():
+        name, points = ("XOR", hidden(INPUTS)) if panel == "hidden" else (panel, INPUTS)
+        axes.contourf(ticks, ticks, values[panel], levels=[0, np.inf], colors=[SHADE])
+        axes.contour(ticks, ticks, values[panel], levels=[0], colors="black", linewidths=1.5)
+        for wanted, marker, color, face, height in ((1, "o", BLUE, BLUE, -22), (0, "s", RED, "white", 12)):
+            chosen = points[TARGETS[name] == wanted]
+            axes.plot(*chosen.T, marker, ms=11, mfc=face, mec=color, mew=2.5, label=f"y = {wanted}")
             for point in np.unique(chosen, axis=0):
                 names = [f"[{x1:.0f} {x2:.0f}]" for x1, x2 in INPUTS[(points == point).all(1)]]
                 axes.annotate(" and ".join(names), point, (0, height), textcoords="offset points", ha="center")
-        axes.set(aspect="equal", ylim=(-0.5, 1.5), xticks=(0, 1, 2), yticks=(0, 1))
+        axes.set(aspect="equal", xticks=(0, 1), yticks=(0, 1), xlim=(-0.5, 1.5), ylim=(-0.5, 1.5), xlabel="$x_1$", ylabel="$x_2$")
         axes.spines[["top", "right"]].set_visible(False)
-    left.set(title="input space: no line separates them", xlabel="$x_1$", ylabel="$x_2$", xlim=(-0.5, 1.5))
-    right.set(title="hidden space: the line $h_1 - 2 h_2 = 1/2$ does", xlabel="$h_1$", ylabel="$h_2$", xlim=(-0.5, 2.5))
-    handles = [*left.get_legend_handles_labels()[0], Patch(fc=SHADE, ec="black", label="the network's output $y > 1/2$")]
+    panels["AND"].set(title="AND: the line $x_1 + x_2 = 3/2$")
+    panels["OR"].set(title="OR: the line $x_1 + x_2 = 1/2$")
+    panels["XOR"].set(title="XOR: no single line")
+    panels["hidden"].set(
+        title="XOR, hidden space: $h_1 - 2 h_2 = 1/2$", xlabel="$h_1$", ylabel="$h_2$", xticks=(0, 1, 2), xlim=(-0.5, 2.5)
+    )
+    handles = [
+        *panels["AND"].get_legend_handles_labels()[0],
+        Patch(fc=SHADE, ec="black", label="the output is 1, or more than 1/2"),
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path)
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="AND, OR and XOR.")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the input space and the hidden space")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the input spaces and the hidden space")
     options = parser.parse_args(arguments)
 
     for name, (w, b) in PERCEPTRONS.items():

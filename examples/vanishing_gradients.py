@@ -71,11 +71,11 @@ def draw(norms: dict[tuple[Activation, bool, int], np.ndarray], path: Path) -> N
     left.plot(np.arange(1, DEPTHS[-1] + 1), most, color="black", ls=":", label="1/4 a layer")
     styles = {"sigmoid": ("#0072B2", "o"), "tanh": ("#E69F00", "s"), "relu": ("#D55E00", "^")}
     for residual, line, face in ((False, "-", None), (True, "--", "white")):
-        for activation, (colour, marker) in styles.items():
+        for activation, (color, marker) in styles.items():
             label = ACTIVATIONS[activation] + (", residual" if residual else "")
             found = norms[activation, residual, DEPTHS[-1]]
             layers = np.arange(1, len(found) + 1)
-            right.plot(layers, found, line, color=colour, marker=marker, ms=5, mfc=face or colour, label=label)
+            right.plot(layers, found, line, color=color, marker=marker, ms=5, mfc=face or color, label=label)
     left.set(title="sigmoid networks of several depths", ylabel="norm of $dL/dz_l$ (log scale)")
     right.set(title=f"networks of {DEPTHS[-1]} layers")
     for axes in (left, right):

@@ -16,7 +16,7 @@ from fflm.errors import FflmError
 
 TYPE_CHECKING = False  # type checkers take it for true, as they do typing's, whose import takes long
 if TYPE_CHECKING:
-    from fflm.api import load, train, train_classifier, train_ngram
+    from fflm.api import load, resume, train, train_classifier, train_ngram
     from fflm.estimators import FeedforwardClassifier, FeedforwardRegressor
     from fflm.models.classifier.model import TextClassifier
     from fflm.models.language_model import LanguageModel
@@ -46,6 +46,7 @@ __all__ = [
     "__version__",
     "load",
     "mix",
+    "resume",
     "train",
     "train_classifier",
     "train_ngram",
@@ -64,6 +65,7 @@ _LAZY = {
     "TextClassifier": "fflm.models.classifier.model",
     "load": "fflm.api",
     "mix": "fflm.models.mixture.train",
+    "resume": "fflm.api",
     "train": "fflm.api",
     "train_classifier": "fflm.api",
     "train_ngram": "fflm.api",

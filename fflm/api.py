@@ -1,17 +1,26 @@
 """The library in a few functions: train and load models. What they can do are their methods."""
 
+import contextlib
 from typing import Any
 
-from fflm.arguments import Device, PathLike, Paths, checked, with_options
+from fflm.arguments import Device, PathLike, Paths, Size, checked, to_path, with_options
 from fflm.backend.devices import choose_device
+from fflm.errors import FflmError
 from fflm.models.classifier import train as classifier_train
 from fflm.models.classifier.model import TextClassifier
+from fflm.models.folder import read_config
 from fflm.models.language_model import LanguageModel
 from fflm.models.load import load as load_model
 from fflm.models.neural import train as neural_train
 from fflm.models.neural.model import NeuralModel
 from fflm.models.ngram import train as ngram_train
 from fflm.models.ngram.model import NgramModel
+from fflm.signals import ctrl_c
+from fflm.training.progress import ProgressPrinter
+from fflm.training.session import Callback, Session
+
+SESSIONS: dict[str, type[Session]] = {"network": neural_train.TrainingSession, "classifier": classifier_train.ClassifierSession}
+"""The sessions that can be resumed, by the kind of model."""
 
 
 @checked
@@ -27,7 +36,10 @@ def load(path: PathLike, device: Device = "cpu") -> LanguageModel | TextClassifi
 
 
 @with_options(neural_train.OPTIONS)
-def train(inputs: Paths, path: PathLike | None = None, **options: Any) -> NeuralModel:
+@checked
+def train(
+    inputs: Paths, path: PathLike | None = None, *, verbose: bool = False, callback: Callback | None = None, **options: Any
+) -> NeuralModel:
     """Train a neural language model on text and return the best one.
 
     Parameters
@@ -36,20 +48,81 @@ def train(inputs: Paths, path: PathLike | None = None, **options: Any) -> Neural
         Files and folders of text, one or several; or a folder made by `fflm.text.tokenize.tokenize`, or that of another model.
     path
         The folder of the model; by default ``INPUT.model`` in the current one.
+    verbose
+        Whether to print a line for each evaluation, and one per minute between evaluations.
+    callback
+        A function that is called with the session (`fflm.training.session.Session`) and each event of it, such as a
+        `fflm.training.events.Step` or an `fflm.training.events.Evaluation`.
 
     Raises
     ------
     FflmError
         If anything is wrong with text, options or folder, or training does not converge.
+    KeyboardInterrupt
+        After Ctrl-C, which saves; `resume` continues. A model that is to be replaced is kept until the new one is evaluated.
 
     Notes
     -----
     ``averages``, ``batch_size``, ``epochs`` and ``loss`` are chosen by the size of the text if they are None. One value stands
     for a list of one, as in ``hidden=100``.
     """
-    run = neural_train.start_session(inputs, path, **options)
-    run.finish()
-    return NeuralModel.load(run.path, run.device)
+    session = neural_train.start_session(inputs, path, **options)
+    _finish(session, verbose, callback)
+    return NeuralModel.load(session.path, session.compute.device)
+
+
+@checked
+def resume(
+    path: PathLike,
+    *,
+    epochs: Size | None = None,
+    device: Device | None = None,
+    verbose: bool = False,
+    callback: Callback | None = None,
+) -> NeuralModel | TextClassifier:
+    """Resume the training of a neural language model or text classifier and return the best one.
+
+    The result is bit for bit that of training that was never interrupted, on the same machine with the same libraries.
+
+    Parameters
+    ----------
+    path
+        The folder of the model.
+    epochs
+        A new number of epochs, to train for longer.
+    device
+        The device to continue on, if not the one that trained so far. Results differ by rounding.
+    verbose, callback
+        As `train` takes them.
+
+    Raises
+    ------
+    FflmError
+        If there is no such model, its files are damaged, its training runs in another process, or the data has changed.
+    KeyboardInterrupt
+        After Ctrl-C, as `train`.
+    """
+    path = to_path("path", path)
+    kind = read_config(path).get("kind", "network")
+    if kind not in SESSIONS:
+        raise FflmError(f"{path} is not a network or a text classifier: only their training can be resumed")
+    session = SESSIONS[kind].resume(path, epochs=epochs, device=device)
+    _finish(session, verbose, callback)
+    model = load_model(session.path, session.compute.device)
+    assert isinstance(model, NeuralModel | TextClassifier)
+    return model
+
+
+def _finish(session: Session, verbose: bool, callback: Callback | None) -> None:
+    """Train to the end; raise a KeyboardInterrupt that says how to resume if Ctrl-C comes."""
+    callbacks: list[Callback] = [*([ProgressPrinter()] if verbose else []), *([callback] if callback else [])]
+    ended = False
+    with ctrl_c() as interrupted, contextlib.suppress(KeyboardInterrupt):
+        ended = session.finish(*callbacks)
+    if not ended or interrupted.come:
+        if not session.published:
+            raise KeyboardInterrupt(f"stopped before there were new weights: {session.path} is as it was")
+        raise KeyboardInterrupt(f"stopped and saved: `fflm.resume('{session.path}')` resumes training")
 
 
 @with_options(ngram_train.OPTIONS)
@@ -72,7 +145,10 @@ def train_ngram(inputs: Paths, path: PathLike | None = None, **options: Any) -> 
 
 
 @with_options(classifier_train.OPTIONS)
-def train_classifier(inputs: Paths, path: PathLike | None = None, **options: Any) -> TextClassifier:
+@checked
+def train_classifier(
+    inputs: Paths, path: PathLike | None = None, *, verbose: bool = False, callback: Callback | None = None, **options: Any
+) -> TextClassifier:
     """Train a text classifier on labeled text and return the best one.
 
     Parameters
@@ -81,16 +157,20 @@ def train_classifier(inputs: Paths, path: PathLike | None = None, **options: Any
         A file of labeled text, compressed or not, a folder, or several of them.
     path
         The folder of the classifier; by default ``INPUT.classifier`` in the current one.
+    verbose, callback
+        As `train` takes them.
 
     Raises
     ------
     FflmError
         If anything is wrong with text, options or folder, or training does not converge.
+    KeyboardInterrupt
+        After Ctrl-C, as `train`.
 
     Notes
     -----
     ``batch_size`` and ``epochs`` are chosen by the number of texts if they are None.
     """
-    run = classifier_train.start_session(inputs, path, **options)
-    run.finish()
-    return TextClassifier.load(run.path, run.device)
+    session = classifier_train.start_session(inputs, path, **options)
+    _finish(session, verbose, callback)
+    return TextClassifier.load(session.path, session.compute.device)

@@ -1,8 +1,9 @@
-"""Arguments and settings: checked against their annotations (by msgspec), from which help texts and documentation come, too.
+"""Validation of arguments and settings against their annotations, by msgspec.
 
-An annotation such as ``Annotated[int, Meta(ge=1, description="...")]`` says type, range and meaning once. NumPy's numbers and
-arrays are taken for Python's, one value for a tuple of one (``hidden=4``), any iterable but a str for a sequence. Numbers are
-never made of strings, integers never of floats or bools.
+An annotation such as ``Annotated[int, Meta(ge=1, description="...")]`` defines the type, the range and the description of a
+parameter, from which validation, help texts and documentation are generated. Numbers and arrays of NumPy are accepted in place of
+Python's, a single value in place of a tuple of one (``hidden=4``), and any iterable except for strings in place of a sequence.
+Strings are not converted to numbers, and floats and bools are not converted to integers.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ from msgspec import Meta
 from fflm.errors import FflmError, nearest
 from fflm.files import os_errors_as_fflm_error
 
-if TYPE_CHECKING:  # its import takes longer than a help text may
+if TYPE_CHECKING:  # importing NumPy takes longer than printing a help text
     import numpy as np
     import numpy.typing as npt
 
@@ -51,12 +52,12 @@ Positive: TypeAlias = Annotated[int, Meta(ge=1)]
 Natural: TypeAlias = Annotated[int, Meta(ge=0)]
 Fraction: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
 
-# Numbers that memory or time depend on: none that makes sense is refused, one by mistake or malice is.
+# Numbers on which memory or time depend. The limits admit every sensible number, but not those given by mistake or with malice.
 Size: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
 Many: TypeAlias = Annotated[int, Meta(ge=1, le=10_000_000)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
 
-# What several functions take.
+# Parameters of several functions.
 Encoding: TypeAlias = Annotated[str, Meta(description="Character encoding of the text.")]
 Errors: TypeAlias = Annotated[
     Literal["strict", "replace"], Meta(description="Refuse bytes that cannot be decoded, or replace them.")
@@ -82,39 +83,39 @@ Overwrite: TypeAlias = Annotated[bool, Meta(description="Replace existing output
 Seed: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 _REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 60
+_REPR.maxstring = _REPR.maxother = 60  # characters
 
 
 def check(name: str, annotation: Any, value: Any) -> Any:
-    """Return an argument as its annotation wants it.
+    """Return an argument, converted to the type of its annotation.
 
     Raises
     ------
     FflmError
-        If it cannot be: one line with its name, what is expected, and what was given.
+        If the argument is not valid: one line with its name, the expected value, and the given value.
     """
-    own = plain(value)
-    several = isinstance(own, list)
-    if not isinstance(own, list | NoneType) and _is_tuple(annotation):
-        own = [own]
+    given = plain(value)
+    is_list = isinstance(given, list)
+    if not isinstance(given, list | NoneType) and is_tuple(annotation):
+        given = [given]
     try:
-        if isinstance(own, set | frozenset):  # msgspec would make lists of them, in no order
+        if isinstance(given, set | frozenset):  # msgspec would convert them to lists, in arbitrary order
             raise msgspec.ValidationError
-        result = msgspec.convert(own, annotation, dec_hook=_custom)
+        result = msgspec.convert(given, annotation, dec_hook=_convert_custom)
         if isinstance(result, float) and not math.isfinite(result):
             raise msgspec.ValidationError
     except msgspec.ValidationError as error:
-        wanted = describe(annotation)
+        expected = describe(annotation)
         place = re.search(r"\$\[(\d+)\]", str(error))
-        if several and place:
-            raise FflmError(f"`{name}` must be {wanted}; item {place[1]} is {show(own[int(place[1])])}") from None
-        hint = ": put it into a list" if isinstance(value, str) and wanted.startswith("a list of strings") else ""
-        raise FflmError(f"`{name}` must be {wanted}, not {show(value)}{hint}") from None
+        if is_list and place:
+            raise FflmError(f"`{name}` must be {expected}; item {place[1]} is {show(given[int(place[1])])}") from None
+        hint = ": put it into a list" if isinstance(value, str) and expected.startswith("a list of strings") else ""
+        raise FflmError(f"`{name}` must be {expected}, not {show(value)}{hint}") from None
     return result
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a public function check its arguments, but for paths, which it converts itself (`to_path`, `to_paths`)."""
+    """Decorate a function so that it checks its arguments, except for paths, which it converts itself (`to_path`, `to_paths`)."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -131,6 +132,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 @functools.cache
 def _checkable(parameter: inspect.Parameter) -> bool:
+    """Return whether msgspec can check the argument of a parameter."""
     from msgspec.inspect import type_info
 
     annotation, kind = parameter.annotation, parameter.kind
@@ -147,7 +149,13 @@ def _checkable(parameter: inspect.Parameter) -> bool:
 
 @dataclass(frozen=True)
 class Settings:
-    """Base of dataclasses whose fields are checked, and stored as JSON."""
+    """Base class of dataclasses whose fields are checked when they are created, and can be stored as JSON.
+
+    Raises
+    ------
+    FflmError
+        If a field is not valid.
+    """
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -160,27 +168,27 @@ class Settings:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Make settings from `to_dict`'s result.
+        """Return the settings whose `to_dict` is ``fields``.
 
         Raises
         ------
         FflmError
-            If it is none; one that `fflm.stored.read_json` has checked is one.
+            If the fields are not valid. Values from `fflm.stored.read_json` have been validated before.
         """
         result: Self = convert(fields, cls)
         return result
 
 
 def convert(value: Any, of: Any) -> Any:
-    """Return JSON values as a type that msgspec knows, such as a TypedDict, perhaps with `Settings` in it.
+    """Return a JSON value converted to a type that msgspec supports, such as a TypedDict, which may contain `Settings`.
 
-    Objects may have more fields than a TypedDict names, which a newer version may have written; but not than `Settings` have, for
-    to leave out a setting would change results.
+    Objects may have more fields than a TypedDict, because a newer version of fflm may have written them. But they must not have
+    more fields than `Settings`, because ignoring a setting would change results.
 
     Raises
     ------
     FflmError
-        If they are not of the type: one line with the place, and what is expected there.
+        If the value is not valid for the type: one line with the position in the value, and the expected value.
     """
     try:
         result = msgspec.convert(value, of)
@@ -192,7 +200,7 @@ def convert(value: Any, of: Any) -> Any:
 
 
 def _refuse_fields(given: Any, result: Any) -> None:
-    """Raise an FflmError if settings, wherever they are in a result, were given more fields than they have."""
+    """Raise an FflmError if ``given``, a JSON value, has more fields than the `Settings` in ``result``, its converted value."""
     values = vars(result) if isinstance(result, Settings) else result
     if not isinstance(values, dict):
         return
@@ -204,7 +212,7 @@ def _refuse_fields(given: Any, result: Any) -> None:
 
 
 def parameters(of: Any, *but: str) -> dict[str, inspect.Parameter]:
-    """Return the options that a dataclass or a function has, but some: keyword parameters by their names."""
+    """Return the optional parameters of a dataclass or a function by name, as keyword parameters, except for those in ``but``."""
     own = inspect.signature(of).parameters.values()
     return {
         each.name: each.replace(kind=each.KEYWORD_ONLY) for each in own if each.name not in but and each.default is not each.empty
@@ -212,13 +220,13 @@ def parameters(of: Any, *but: str) -> dict[str, inspect.Parameter]:
 
 
 def description(annotation: Any) -> str:
-    """Return what an annotation says of its parameter."""
+    """Return the description in an annotation; empty if it has none."""
     found = (each.description for each in _metadata(annotation) if isinstance(each, Meta) and each.description)
     return next(found, "")
 
 
 def describe(annotation: Any) -> str:
-    """Return what an annotation allows, in words."""
+    """Return a phrase for the values that an annotation allows, such as ``an integer of at least 1``."""
     from msgspec.inspect import type_info
 
     try:
@@ -229,14 +237,14 @@ def describe(annotation: Any) -> str:
 
 
 def choices(annotation: Any) -> tuple[str, ...]:
-    """Return the values of an annotation that is a Literal, or None."""
+    """Return the values of an annotation that is a Literal, or a union of a Literal and other types."""
     bare = _bare(annotation)
     parts = [bare] if get_origin(bare) is Literal else map(_bare, get_args(bare))
     return next(get_args(part) for part in parts if get_origin(part) is Literal)
 
 
 def with_options(options: Mapping[str, inspect.Parameter]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Give a function with ``**options`` a signature and a documentation that list them."""
+    """Return a decorator that lists the parameters for which ``**options`` stands in a function's signature and docstring."""
     types = get_type_hints(SimpleNamespace(__annotations__={name: each.annotation for name, each in options.items()}))
 
     def add(function: Callable[P, R]) -> Callable[P, R]:
@@ -255,23 +263,24 @@ def with_options(options: Mapping[str, inspect.Parameter]) -> Callable[[Callable
 
 
 def refuse_unknown(names: Collection[str], known: Iterable[str]) -> None:
-    """Raise an FflmError if there are names of settings left that nobody knows, with the one that may have been meant."""
+    """Raise an FflmError if there are names of settings, which are all unknown; it suggests the most similar known name."""
     for name in names:
         meant = nearest(name, known)
         raise FflmError(f"unknown setting {name!r}: " + (f"did you mean {meant!r}?" if meant else "leave it out"))
 
 
 def to_path(name: str, value: object) -> Path:
-    """Return a path; raise an FflmError if it is none."""
+    """Return the path that an argument names; raise an FflmError if it is not a path."""
     path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(path, str) or not path or "\0" in path or not _encodable(path):
         raise FflmError(f"`{name}` must be a path, not {show(value)}")
-    with os_errors_as_fflm_error(f"use {show(path)}, `{name}` must be a path"):  # such as a whole text, too long for a name
+    with os_errors_as_fflm_error(f"use {show(path)}, `{name}` must be a path"):  # a whole text is too long for a file name
         Path(path).exists()
     return Path(path)
 
 
 def _encodable(path: str) -> bool:
+    """Return whether a path can be passed to the operating system."""
     try:
         os.fsencode(path)
     except UnicodeEncodeError:
@@ -280,45 +289,45 @@ def _encodable(path: str) -> bool:
 
 
 def to_paths(name: str, values: object) -> tuple[Path, ...]:
-    """Return one or several paths; raise an FflmError if they are none, or a text."""
+    """Return the paths that an argument names, one or several; raise an FflmError if there are none, or one is a text."""
     several = values if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping) else [values]
     paths = tuple(to_path(name, value) for value in several)
     if not paths:
         raise FflmError(f"`{name}` is empty: give at least one path")
     for path in paths:
         if len(str(path).split()) > 1 and not path.exists():
-            raise FflmError(f"there is no file {show(str(path))}: `{name}` must be paths; write a text to a file to give it")
+            raise FflmError(f"there is no file {show(str(path))}: `{name}` must be paths; to pass a text, write it to a file")
     return paths
 
 
 def check_ids(name: str, value: Any, limit: int, shape: tuple[int | None, ...] = (None,)) -> "npt.NDArray[np.int32]":
-    """Return ids that a caller gives as an array that kernels may use as indices: contiguous, int32, in range.
+    """Return an argument of ids as an array that kernels can use as indices: contiguous, int32, in range.
 
     Parameters
     ----------
     name, value
-        Of the argument: an array of integers of any type, or what NumPy makes one of.
+        The name of the argument, and its value: an array of integers of any dtype, or anything that NumPy converts to one.
     limit
-        Ids lie in [0, limit).
+        The ids must be in [0, limit).
     shape
-        The length of each dimension, None for any.
+        The required length of each dimension; None for any length.
 
     Raises
     ------
     FflmError
-        If they have another shape, are no integers, or are out of range.
+        If the array has another shape, does not contain integers, or contains integers out of range.
     """
     import numpy as np
 
     try:
         ids = np.asarray(value)
-    except (ValueError, TypeError):  # rows of different lengths
+    except (ValueError, TypeError):  # for example, rows of different lengths
         ids = np.asarray(None)
-    wanted = f"({', '.join('N' if length is None else str(length) for length in shape)}{',' * (len(shape) == 1)})"
+    expected = f"({', '.join('N' if length is None else str(length) for length in shape)}{',' * (len(shape) == 1)})"
     if ids.ndim != len(shape) or any(length not in (None, found) for length, found in zip(shape, ids.shape, strict=True)):
-        raise FflmError(f"`{name}` must be an array of ids of the shape {wanted}, not {ids.shape or show(value)}")
+        raise FflmError(f"`{name}` must be an array of ids of the shape {expected}, not {ids.shape or show(value)}")
     if ids.size and ids.dtype.kind not in "iu":
-        raise FflmError(f"`{name}` must be ids, which are integers, not {ids.dtype}")
+        raise FflmError(f"`{name}` must be an array of integers, not of {ids.dtype}")
     if ids.size and (ids.min() < 0 or ids.max() >= limit):
         wrong = ids.min() if ids.min() < 0 else ids.max()
         raise FflmError(f"`{name}` must be ids from 0 to {limit - 1:,}, not {wrong:,}")
@@ -326,12 +335,12 @@ def check_ids(name: str, value: Any, limit: int, shape: tuple[int | None, ...] =
 
 
 def show(value: Any) -> str:
-    """Return a value in a few words."""
+    """Return an abbreviated `repr` of a value, on one line."""
     return " ".join(_REPR.repr(value).split())
 
 
 def plain(value: Any) -> Any:
-    """Return values of NumPy, pandas and subclasses as Python's own, and as a list what stands for a sequence."""
+    """Return a value of NumPy, pandas or a subclass as one of a built-in type, and any other iterable as a list."""
     if hasattr(value, "to_numpy"):
         value = value.to_numpy()
     if hasattr(value, "tolist"):
@@ -345,33 +354,34 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _custom(wanted: type, value: Any) -> Any:
-    """Convert what msgspec does not know."""
-    if wanted is Path and isinstance(value, str | os.PathLike) and os.fspath(value):
+def _convert_custom(type_: type, value: Any) -> Any:
+    """Convert a value to a type that msgspec does not support."""
+    if type_ is Path and isinstance(value, str | os.PathLike) and os.fspath(value):
         return Path(value)
-    if isinstance(value, get_origin(wanted) or wanted):  # such as Callable[[int], None]
+    if isinstance(value, get_origin(type_) or type_):  # the origin of Callable[[int], None] is Callable
         return value
     raise ValueError
 
 
-def _is_tuple(annotation: Any) -> bool:
-    """Whether an annotation is a tuple, or that or None."""
+def is_tuple(annotation: Any) -> bool:
+    """Return whether an annotation is a tuple, or a union with a tuple."""
     bare = _bare(annotation)
     return any(get_origin(each) is tuple for each in (bare, *map(_bare, get_args(bare))))
 
 
 def _bare(annotation: Any) -> Any:
+    """Return an annotation without its metadata."""
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def _metadata(annotation: Any) -> list[Any]:
-    """Return the metadata of an annotation, and of what it is made of."""
+    """Return the metadata of an annotation and of its parts."""
     own = annotation.__metadata__ if get_origin(annotation) is Annotated else ()
     return [*own, *(each for part in get_args(_bare(annotation)) for each in _metadata(part))]
 
 
 def _describe(info: Any, *, several: bool = False) -> str:
-    """Say what a type is, in words."""
+    """Return a phrase for a type, in the plural if ``several``."""
     from msgspec import inspect as types
 
     def noun(one: str, many: str) -> str:

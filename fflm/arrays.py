@@ -1,4 +1,4 @@
-"""Named arrays on disk: safetensors files, read without executing anything, with a JSON value and a checksum in their header."""
+"""Named arrays on disk: safetensors files, with a JSON value and a checksum in their metadata."""
 
 import hashlib
 import json
@@ -18,25 +18,32 @@ from fflm.files import check_regular, os_errors_as_fflm_error, replacing
 from fflm.stored import REMEDY, from_json
 
 CONFIG, WEIGHTS, LOG, CHECKPOINT = "config.json", "model.safetensors", "log.jsonl", "checkpoint.safetensors"
+"""Names of files in the folder of a model."""
 
 EXAMPLES = "examples.safetensors"
-"""Files of a model's folder; the last one holds the texts of a classifier, as ids."""
+"""Name of the file in the folder of a classifier that contains its texts as ids."""
 
 MEANING = ("kind", "network", "text", "vocabulary", "ngram", "mixture", "labels", "shares", "input", "scale")
-"""What in a config.json gives the weights their meaning."""
+"""The keys of config.json on which the interpretation of the weights depends."""
 
 
 def meaning(about: Mapping[str, Any], *, training: bool = False) -> str:
-    """Return a sha256 of what in a config.json gives the weights their meaning, which they know it by.
+    """Return a hash of the parts of a config.json on which the interpretation of the weights depends.
 
-    Where the models of a mixture lie does not matter.
+    The hash is stored with the weights, so that a config.json that was changed or belongs to other weights is detected. It does
+    not depend on the paths of a mixture's components.
 
     Parameters
     ----------
     about
         The content of config.json.
     training
-        Whether what further training depends on belongs to it, too, but for the number of epochs, which may be changed.
+        Whether to include the settings of training, for a checkpoint, except for the number of epochs, which may be changed.
+
+    Returns
+    -------
+    str
+        SHA-256 in hexadecimal digits.
     """
     own = {name: about[name] for name in MEANING if name in about}
     if "mixture" in own:
@@ -48,7 +55,18 @@ def meaning(about: Mapping[str, Any], *, training: bool = False) -> str:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], about: Any, config: str = "") -> None:
-    """Write named arrays and a JSON value, whole or not at all, with the `meaning` of the config.json beside them, if any.
+    """Write named arrays and a JSON value atomically to a safetensors file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    arrays
+        The arrays by name.
+    about
+        The JSON value, which may contain infinite numbers.
+    config
+        The `meaning` of the config.json beside the file, if there is one.
 
     Raises
     ------
@@ -61,51 +79,58 @@ def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], about: Any, 
             metadata = {"fflm": header, "crc32": str(_crc32(arrays, header + config))}
             metadata |= {"config": config} if config else {}
             safetensors.numpy.save_file(dict(arrays), temporary, metadata=metadata)
-        except safetensors.SafetensorError as error:  # how it reports a full disk
+        except safetensors.SafetensorError as error:  # a full disk, for example
             raise OSError(str(error)) from error
 
 
 def load_arrays(
     path: Path, types: Sequence[type[np.generic]] = (np.float32, np.float64), of: Any = Any, config: str = ""
 ) -> tuple[dict[str, npt.NDArray[Any]], Any]:
-    """Read what `save_arrays` wrote.
+    """Read a file that `save_arrays` wrote.
 
     Parameters
     ----------
     path
         The file.
     types
-        Of the arrays.
+        The dtypes that the arrays may have.
     of
-        Type of the JSON value, as `fflm.arguments.convert` takes it; its numbers may be infinite.
+        Type of the JSON value, as for `fflm.arguments.convert`; its numbers may be infinite.
     config
-        The `meaning` of the config.json beside the file, which the arrays are to belong to. Files of early versions do not say.
+        The `meaning` of the config.json beside the file. It is compared with the one in the file; files of early versions have
+        none.
+
+    Returns
+    -------
+    arrays : dict
+        The arrays by name.
+    about
+        The JSON value.
 
     Raises
     ------
     FflmError
-        If the file is missing, unreadable, truncated, changed, has other types, or is not such a file; or if config.json
-        was changed.
+        If the file is missing, unreadable, truncated, changed, has other dtypes, or is not such a file; or if config.json was
+        changed.
     """
     with _opened(path) as file:
         metadata = file.metadata() or {}
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        known = metadata.get("config", "")
-        if metadata["crc32"] != str(_crc32(arrays, metadata["fflm"] + known)):
+        stored = metadata.get("config", "")
+        if metadata["crc32"] != str(_crc32(arrays, metadata["fflm"] + stored)):
             raise ValueError("wrong checksum")
     about = from_json(metadata["fflm"], of, str(path), infinite=True)
-    if known and config and known != config:
+    if stored and config and stored != config:
         raise FflmError(f"{path.parent / CONFIG} was changed after {path.name} was written: {REMEDY}")
     for name, array in arrays.items():
         if array.dtype not in types:
-            raise FflmError(
-                f"{path} is damaged: {name!r} holds {array.dtype}, not {' or '.join(type_.__name__ for type_ in types)}"
-            )
+            expected = " or ".join(type_.__name__ for type_ in types)
+            raise FflmError(f"{path} is damaged: {name!r} has the type {array.dtype}, not {expected}")
     return arrays, about
 
 
 def array_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the arrays in a file by their names, without reading the arrays.
+    """Return the shapes of the arrays in a file by name, without reading the arrays.
 
     Raises
     ------
@@ -118,7 +143,7 @@ def array_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open a safetensors file; whatever is wrong with it, or with what the block finds there, becomes one line."""
+    """Open a safetensors file inside the block; errors in it, or of the block that reads it, are raised as an FflmError."""
     check_regular(path)
     with os_errors_as_fflm_error(f"read {path}"):
         try:
@@ -129,7 +154,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _crc32(arrays: Mapping[str, npt.NDArray[Any]], header: str) -> int:
-    """Return a checksum of all that a file holds."""
+    """Return the CRC-32 of the header and of the names and bytes of the arrays."""
     checksum = zlib.crc32(header.encode())
     for name in sorted(arrays):
         checksum = zlib.crc32(np.ascontiguousarray(arrays[name]).data, zlib.crc32(name.encode(), checksum))

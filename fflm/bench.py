@@ -1,4 +1,4 @@
-"""How fast operations and whole training steps are, on the devices of a machine, after seeing that these agree."""
+"""Benchmarks of single operations and of whole training steps on the devices of a machine, which must agree on the results."""
 
 import contextlib
 import importlib.metadata
@@ -23,15 +23,29 @@ from fflm.training.settings import TrainingSettings
 from fflm.training.trainer import Trainer
 
 ROUNDS = 5
-"""How often each thing is timed; its median counts. Devices take turns."""
+"""Number of rounds in which each operation is timed; devices take turns, and the result is the median."""
 
-AGREE = 1e-3
-"""How far two devices' results may be apart, in units of the largest number: float32, and sums of up to V products."""
+TOLERANCE = 1e-3
+"""Maximum difference between the results of two devices, relative to the largest number: float32, with sums of V products."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of what is timed: V words, m numbers of an embedding, n context words, h hidden units, B rows of a batch."""
+    """The size of a network and of a batch.
+
+    Attributes
+    ----------
+    vocabulary
+        Number of words [V].
+    embedding
+        Embedding dimension [m].
+    window
+        Number of context words [n].
+    hidden
+        Number of hidden units [h].
+    batch
+        Number of examples in a batch [B].
+    """
 
     vocabulary: int
     embedding: int
@@ -42,18 +56,18 @@ class Size:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long one device takes for one operation.
+    """The time that an operation takes on a device.
 
     Attributes
     ----------
     size, operation, device
-        What was timed.
+        The size, the name of the operation, and the device.
     rounds
-        Seconds a call in each round, the mean of its calls; a call handles a batch.
+        Mean seconds per call in each round; a call processes a batch.
     calls
-        In each round.
+        Number of calls in each round.
     products
-        Additions and multiplications of matrix products in a call, 0 where there is none.
+        Number of floating-point operations in the matrix products of a call; 0 if there are none.
     """
 
     size: Size
@@ -65,23 +79,33 @@ class Timing:
 
     @property
     def seconds(self) -> float:
-        """Seconds a call, the median of the rounds."""
+        """Seconds per call, the median of the rounds."""
         return statistics.median(self.rounds)
 
     @property
     def tokens_per_second(self) -> float:
-        """Predicted positions a second."""
+        """Number of predicted words per second."""
         return self.size.batch / self.seconds
 
     @property
     def gflops(self) -> float | None:
-        """Billions of operations of matrix products a second, None where there is none."""
+        """Billions of floating-point operations in matrix products per second; None if there are none."""
         return self.products / self.seconds / 1e9 if self.products else None
 
 
 @dataclass(frozen=True)
 class _Task:
-    """Something to time on a device: ``run`` computes ``results``."""
+    """An operation to time on a device.
+
+    Attributes
+    ----------
+    products
+        As for `Timing`.
+    run
+        Starts the operation.
+    results
+        Waits for the operation, and returns its results.
+    """
 
     products: int
     run: Callable[[], Any]
@@ -89,13 +113,14 @@ class _Task:
 
 
 def machine() -> dict[str, Any]:
-    """Return what a timing depends on besides the code and the versions of libraries.
+    """Return a description of the machine: everything besides the code and the versions of libraries on which timings depend.
 
-    ``cores`` are the logical ones that this process may use; ``physical_cores``, those of the machine, is None if not known.
+    ``cores`` is the number of logical cores that this process may use; ``physical_cores``, the number of cores of the machine, is
+    None if it is unknown.
     """
     from fflm.backend.cpu import blas
 
-    cpuinfo = Path("/proc/cpuinfo")  # of Linux, where platform.processor() is empty
+    cpuinfo = Path("/proc/cpuinfo")  # on Linux, platform.processor() is empty
     text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""
     name = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
     physical = set(re.findall(r"^physical id\s*: (\d+)$.*?^core id\s*: (\d+)$", text, re.MULTILINE | re.DOTALL))
@@ -109,7 +134,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, fflm and the libraries that its speed depends on, as far as they are installed."""
+    """Return the versions of Python, of fflm, and of the installed libraries on which its speed depends."""
     installed = {"python": platform.python_version()}
     for name in ("fflm", "numba", "llvmlite", "numpy", "scipy", "numba-cuda", "cuda-core"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -118,21 +143,26 @@ def versions() -> dict[str, str]:
 
 
 def measure(sizes: list[Size], backends: Mapping[str, Backend], seconds: float = 0.1) -> Iterator[Timing]:
-    """Time every operation and the whole training step (dropout, clipping and AdamW, as by default) for each size.
+    """Time every operation and the whole training step (with dropout, clipping and AdamW, as by default) for each size.
 
     Parameters
     ----------
     sizes
-        What to time.
+        The sizes.
     backends
-        The devices, by their names.
+        The backends by the names of their devices.
     seconds
-        How long, at least, one of the `ROUNDS` takes.
+        Minimum duration of each of the `ROUNDS`, seconds.
+
+    Yields
+    ------
+    Timing
+        The timing of each operation on each device, in turn.
 
     Raises
     ------
     FflmError
-        If two devices do not compute the same.
+        If the results of two devices differ.
     """
     for size in sizes:
         tasks = {device: _operations(size, backend) | _step(size, backend) for device, backend in backends.items()}
@@ -149,6 +179,7 @@ def measure(sizes: list[Size], backends: Mapping[str, Backend], seconds: float =
 
 
 def _verify(size: Size, name: str, tasks: Mapping[str, _Task]) -> None:
+    """Raise an FflmError if the devices do not agree on the results of an operation."""
     results = {}
     for device, task in tasks.items():
         task.run()
@@ -156,13 +187,15 @@ def _verify(size: Size, name: str, tasks: Mapping[str, _Task]) -> None:
     (one, expected), *others = results.items()
     for other, found in others:
         for left, right in zip(expected, found, strict=True):
-            off = np.abs(left - right).max() / max(np.abs(left).max(), 1e-30)
-            if not off <= AGREE:
-                raise FflmError(f"{one} and {other} do not agree on {name}, {size}: off by {off:.1e}; nothing was timed")
+            error = np.abs(left - right).max() / max(np.abs(left).max(), 1e-30)
+            if not error <= TOLERANCE:
+                raise FflmError(
+                    f"{one} and {other} do not agree on {name}, {size}: the relative error is {error:.1e}; nothing was timed"
+                )
 
 
 def _repeats(task: _Task, seconds: float) -> int:
-    """Return how many calls take so many seconds, after a first one in which kernels may be compiled."""
+    """Return the number of calls that take a number of seconds, after a first call in which kernels may be compiled."""
     _time(task, 1)
     repeats = 1
     while (taken := _time(task, repeats)) < seconds:
@@ -171,7 +204,7 @@ def _repeats(task: _Task, seconds: float) -> int:
 
 
 def _time(task: _Task, repeats: int) -> float:
-    """Return the seconds for some calls, until their results are there."""
+    """Return the seconds that a number of calls take until their results are available."""
     started = time.perf_counter()
     for _ in range(repeats):
         task.run()
@@ -180,43 +213,43 @@ def _time(task: _Task, repeats: int) -> float:
 
 
 def _operations(size: Size, backend: Backend) -> dict[str, _Task]:
-    """Return each operation of a training step and of evaluation on random numbers, the same on every device."""
+    """Return the operations of a training step and of evaluation by name, on random numbers that are the same on all devices."""
     generator, dtype = np.random.default_rng(0), np.float32
     rows, words, inputs = size.batch, size.vocabulary, size.window * size.embedding
 
-    def numbers(*shape: int, scale: float = 1.0) -> Array:
+    def normal(*shape: int, scale: float = 1.0) -> Array:
         return backend.upload((scale * generator.standard_normal(shape)).astype(dtype))
 
     blocks = (1,) * size.window
     contexts = backend.upload(generator.integers(0, words, (rows, size.window), np.int32))
     targets = backend.upload(generator.integers(0, words, rows, np.int32))
-    each = backend.upload(np.arange(rows, dtype=np.int32))
-    embeddings, x, d_x = numbers(words + 1, size.embedding), numbers(rows, inputs), numbers(rows, inputs)
-    layer = numbers(size.hidden, inputs, scale=inputs**-0.5), numbers(size.hidden)
-    d_layer = numbers(size.hidden, inputs), numbers(size.hidden)
-    hidden, d_hidden = numbers(rows, size.hidden), numbers(rows, size.hidden)
-    output = numbers(words, size.hidden, scale=size.hidden**-0.5), numbers(words)
-    d_output, moments = (numbers(words, size.hidden), numbers(words)), (numbers(words, size.hidden), numbers(words, size.hidden))
-    losses, factor = numbers(rows), backend.upload(np.ones(1, dtype))
-    spoilt = backend.empty((rows, size.hidden), dtype)  # `affine_backward` spoils its gradients
-    backend.clear(moments[1])  # squares
+    all_rows = backend.upload(np.arange(rows, dtype=np.int32))
+    embeddings, x, d_x = normal(words + 1, size.embedding), normal(rows, inputs), normal(rows, inputs)
+    layer = normal(size.hidden, inputs, scale=inputs**-0.5), normal(size.hidden)
+    d_layer = normal(size.hidden, inputs), normal(size.hidden)
+    hidden, d_hidden = normal(rows, size.hidden), normal(rows, size.hidden)
+    output = normal(words, size.hidden, scale=size.hidden**-0.5), normal(words)
+    d_output, moments = (normal(words, size.hidden), normal(words)), (normal(words, size.hidden), normal(words, size.hidden))
+    losses, factor = normal(rows), backend.upload(np.ones(1, dtype))
+    gradient = backend.empty((rows, size.hidden), dtype)  # a copy of d_hidden, which `affine_backward` overwrites
+    backend.clear(moments[1])  # the second moments must not be negative
     dropped = backend.empty((rows, inputs), dtype)
     adam: dict[str, Any] = {"l2": 0.0, "shrink": 0.0, "rate": 1e-9, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-5, "step": 1}
 
     def task(products: int, run: Callable[[], Any], *results: Array) -> _Task:
-        few = [array.reshape(-1)[:4096] for array in results]  # enough to verify, and quickly copied
-        return _Task(products, run, lambda: [np.asarray(backend.download(array)) for array in few])
+        starts = [array.reshape(-1)[:4096] for array in results]  # enough to verify, and fast to copy
+        return _Task(products, run, lambda: [np.asarray(backend.download(array)) for array in starts])
 
     def affine_backward() -> None:
-        backend.copy(d_hidden, spoilt)
-        backend.affine_backward(x, layer[0], hidden, "tanh", spoilt, 0.0, *d_layer, d_x)
+        backend.copy(d_hidden, gradient)
+        backend.affine_backward(x, layer[0], hidden, "tanh", gradient, 0.0, *d_layer, d_x)
 
     one_layer, whole = 2 * rows * inputs * size.hidden, 2 * rows * size.hidden * words
     return {
         "gather": task(0, lambda: backend.gather(embeddings, contexts, blocks, x), x),
         "dropout": task(0, lambda: backend.dropout(x, Dropout(0.1, 1, 1, 0), 0, dropped), dropped),
         "affine": task(one_layer, lambda: backend.affine(x, *layer, "tanh", hidden), hidden),
-        "softmax losses": task(whole, lambda: backend.output_losses(hidden, *output, each, targets, losses), losses),
+        "softmax losses": task(whole, lambda: backend.output_losses(hidden, *output, all_rows, targets, losses), losses),
         "softmax gradients": task(
             3 * whole,
             lambda: backend.output_gradients(hidden, *output, targets, 0.0, 0.0, 1 / rows, 0.0, losses, d_hidden, *d_output),
@@ -235,7 +268,7 @@ def _operations(size: Size, backend: Backend) -> dict[str, _Task]:
 
 
 class _RandomText:
-    """Examples of random words, the frequent ones as frequent as in a text (Zipf)."""
+    """Examples of random words, whose frequencies are as in a text: inversely proportional to their ranks (Zipf's law)."""
 
     def __init__(self, size: Size) -> None:
         generator = np.random.default_rng(0)
@@ -255,7 +288,7 @@ class _RandomText:
 
 
 def _step(size: Size, backend: Backend) -> dict[str, _Task]:
-    """Return a whole training step, from a batch's positions to the updated parameters."""
+    """Return a whole training step, from the positions of a batch to the updated parameters."""
     config = NetworkConfig(
         size.vocabulary, size.window, size.embedding, (size.hidden,), averages=(), tied=False, dropout=0.3, embedding_dropout=0.1
     )

@@ -1,4 +1,4 @@
-"""A clock that stands still while the calling thread waits for the compiler, by which the speed of training is measured."""
+"""A clock for the speed of training, which excludes the time that the calling thread spends compiling kernels."""
 
 import threading
 import time
@@ -7,10 +7,10 @@ _thread = threading.local()
 
 
 def running_time() -> float:
-    """Return the time of the clock, in seconds; only differences mean something."""
-    return time.perf_counter() - float(getattr(_thread, "stopped", 0.0))
+    """Return the time of the calling thread's clock in seconds; only differences between two calls are meaningful."""
+    return time.perf_counter() - float(getattr(_thread, "excluded", 0.0))
 
 
-def stand_still(seconds: float) -> None:
-    """Let the calling thread's clock have stood still for so many seconds."""
-    _thread.stopped = getattr(_thread, "stopped", 0.0) + seconds
+def exclude_time(seconds: float) -> None:
+    """Exclude a number of seconds, which have passed, from the calling thread's clock."""
+    _thread.excluded = getattr(_thread, "excluded", 0.0) + seconds

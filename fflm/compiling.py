@@ -1,8 +1,8 @@
-"""How kernels are compiled, and the cache on disk that keeps them: Numba's, made safe for installations that it is not made for.
+"""Compilation of kernels with Numba, and the cache on disk that stores the compiled kernels.
 
-Numba's own cache fails where no folder can be written, and for good once one of its files is damaged; it also doesn't notice a
-change in a file that a kernel's helpers come from. Here every problem with a cached file means that the kernel is compiled again,
-and the name of the folder contains a hash of all sources that kernels are made of.
+Numba's own cache raises an error where no folder is writable, and does not recover once one of its files is damaged. It also does
+not notice a change in a file from which a kernel calls functions. The cache of this module compiles a kernel again whatever the
+problem with its file is, and the name of the cache's folder contains a hash of all source files of kernels.
 """
 
 import hashlib
@@ -26,26 +26,26 @@ from numba.core.compiler import CompileResult
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.serialize import dumps
 
-from fflm.clock import stand_still
+from fflm.clock import exclude_time
 
 _log = logging.getLogger("fflm.compiling")
-_said: set[str] = set()
-_not_kept: list[str] = []  # messages on kernels that could not be written
+_logged: set[str] = set()  # messages that this process has logged
+_write_failures: list[str] = []  # messages about kernels that could not be written to the cache
 
-_IN_TREE = Path(__file__).parent / "__pycache__"
+_PYCACHE = Path(__file__).parent / "__pycache__"
 
-_DIGEST = hashlib.sha256().digest_size
+_DIGEST_SIZE = hashlib.sha256().digest_size  # bytes
 
 
 def compiled(name: str | None = None, **options: Any) -> Any:
-    """Return a decorator for a function that Numba compiles without the interpreter's lock, and that is cached on disk.
+    """Return a decorator that compiles a function with Numba and caches it on disk; compiled, it releases the GIL.
 
     Parameters
     ----------
     name
-        The function's name in the cache, if it differs from its own.
+        The name of the function in the cache; by default its Python name.
     options
-        As `numba.njit` takes them. Division by zero is not checked.
+        The options of `numba.njit`. Division by zero is not checked.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -57,32 +57,34 @@ def compiled(name: str | None = None, **options: Any) -> Any:
 
 
 def _reduce(result: Any) -> Any:
+    """Return the content of Numba's compile result as a value that can be pickled."""
     if result.library.has_dynamic_globals:
-        raise ValueError(f"{result.fndesc.qualname} holds an address of this process: it cannot be kept on disk")
+        raise ValueError(f"{result.fndesc.qualname} contains an address of this process, so it cannot be cached on disk")
     return result._reduce()
 
 
 def _rebuild(target_context: Any, fields: Any) -> Any:
+    """Return Numba's compile result, given what `_reduce` returned."""
     return CompileResult._rebuild(target_context, *fields)
 
 
 class KernelCache(_Cache):  # type: ignore[misc]
     """The cache of one function: a file for each combination of argument types, processor and settings of Numba.
 
-    A file is the SHA-256 of its content and the content, a pickle as Numba makes it. A file that is missing, damaged or cannot be
-    read makes the function be compiled; a file that cannot be written is done without.
+    A file contains the SHA-256 digest of a pickle made by Numba, followed by that pickle. If a file is missing, damaged or not
+    readable, the function is compiled again. If a file cannot be written, a warning is logged and the function is used uncached.
 
     Parameters
     ----------
     function
         The Python function.
     name
-        Its name in the cache; by default its own. Functions that differ only by the compiled functions in their closures need
-        different names.
+        The name of the function in the cache; by default its Python name. Functions that differ only by the compiled functions in
+        their closures need different names.
     reduce
-        Returns what is to be pickled of a compilation's result.
+        Returns the part of a compile result that is pickled.
     rebuild
-        Returns the result again, from a target context and what `reduce` has returned.
+        Returns the compile result, given a target context and what `reduce` returned.
     """
 
     def __init__(
@@ -100,28 +102,28 @@ class KernelCache(_Cache):  # type: ignore[misc]
 
     @property
     def cache_path(self) -> str:
-        """The first folder that is searched."""
+        """The folder that is searched first."""
         return str(cache_folders()[0])
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return the result for a signature, or None if it must be compiled, after saying so."""
+        """Return the cached result for a signature, or None, after logging a message, if the function must be compiled."""
         target_context.refresh()
         file = self._file(sig, target_context.codegen())
         for folder in cache_folders():
             try:
                 content = (folder / file).read_bytes()
-                if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+                if hashlib.sha256(content[_DIGEST_SIZE:]).digest() != content[:_DIGEST_SIZE]:
                     continue
-                return self._rebuild(target_context, pickle.loads(content[_DIGEST:]))
+                return self._rebuild(target_context, pickle.loads(content[_DIGEST_SIZE:]))
             except Exception:
                 continue
-        _say(logging.INFO, "compiling the kernels, once for this machine ...")
+        _log_once(logging.INFO, "compiling the kernels (once per machine) ...")
         self._started = time.perf_counter()
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep a result that was compiled, in the first folder that can be written."""
-        stand_still(time.perf_counter() - self._started)
+        """Write a compile result to the first folder that is writable."""
+        exclude_time(time.perf_counter() - self._started)
         content = dumps(self._reduce(data))
         file = self._file(sig, data.codegen)
         for folder in cache_folders():
@@ -130,17 +132,17 @@ class KernelCache(_Cache):  # type: ignore[misc]
                 return
             except OSError as error:
                 reason = f"{folder}: {error.strerror}"
-        _not_kept.append(
-            f"compiled kernels cannot be kept ({reason}), so every start compiles them again: "
-            "set the environment variable NUMBA_CACHE_DIR to a folder that can be written"
+        _write_failures.append(
+            f"compiled kernels cannot be cached ({reason}), so they are compiled again in every process: "
+            "set the environment variable NUMBA_CACHE_DIR to a writable folder"
         )
-        _say(logging.WARNING, _not_kept[0])
+        _log_once(logging.WARNING, _write_failures[0])
 
     def _file(self, sig: Any, codegen: Any) -> str:
-        """Return the name of the file for a signature and what it is compiled for."""
+        """Return the name of the cache file for a signature and a target."""
         cells = [cell.cell_contents for cell in self._function.__closure__ or ()]
         cells = [cell for cell in cells if not hasattr(cell, "py_func")]  # the pickle of a compiled function differs each time
-        settings = bool(config.BOUNDSCHECK), int(config.OPT)  # of Numba, which the same sources are compiled with
+        settings = bool(config.BOUNDSCHECK), int(config.OPT)  # settings of Numba that change the compiled code
         key = (str(sig), codegen.magic_tuple(), settings, self._function.__code__.co_code, dumps(cells) if cells else b"")
         return f"{self._name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.nbc"
 
@@ -151,15 +153,15 @@ class KernelCache(_Cache):  # type: ignore[misc]
         """Do nothing: the cache is always enabled."""
 
     def flush(self) -> None:
-        """Forget nothing: files are replaced when they are found to be damaged."""
+        """Do nothing: a damaged file is replaced when it is read."""
 
 
 def _write(folder: Path, file: str, content: bytes) -> None:
-    """Write a file, whole or not at all, into a folder that is made if it doesn't exist."""
+    """Write a file atomically into a folder, which is created if it does not exist."""
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        if folder.parent == _IN_TREE:  # which holds one state of the sources; those before are of no use any more
-            for other in set(_IN_TREE.glob("fflm-*")) - {folder}:
+        if folder.parent == _PYCACHE:  # the other caches there belong to earlier versions of the sources
+            for other in set(_PYCACHE.glob("fflm-*")) - {folder}:
                 shutil.rmtree(other, ignore_errors=True)
     handle, temporary = tempfile.mkstemp(suffix=".tmp", dir=folder)
     try:
@@ -172,22 +174,23 @@ def _write(folder: Path, file: str, content: bytes) -> None:
 
 
 def cache_folders() -> list[Path]:
-    """Return the folders that are searched for compiled kernels, in this order; they are kept in the first that can be written.
+    """Return the folders that are searched for compiled kernels, in order; new ones are written to the first that is writable.
 
-    That is the environment variable NUMBA_CACHE_DIR, if it is set; else the installation itself, so that an image can be built
-    with its kernels compiled and be used read-only, and the user's folder for caches.
+    If the environment variable NUMBA_CACHE_DIR is set, it names the only folder. By default, the folders are ``__pycache__`` in
+    the installed package, so that a container image can be built with compiled kernels and used read-only, and the user's cache
+    folder.
     """
     name = f"fflm-{source_hash()}"
     if chosen := os.environ.get("NUMBA_CACHE_DIR") or config.CACHE_DIR:
         return [Path(chosen, name)]
     from platformdirs import user_cache_path
 
-    return [_IN_TREE / name, user_cache_path("fflm", appauthor=False) / name]
+    return [_PYCACHE / name, user_cache_path("fflm", appauthor=False) / name]
 
 
 @cache
 def source_hash() -> str:
-    """Return a hash of all sources that kernels are compiled from, and of the versions of what compiles them."""
+    """Return a hash of all source files of kernels and of the versions of Python and Numba: 16 hexadecimal digits."""
     package = Path(__file__).parent
     sources = sorted({Path(__file__), *package.glob("backend/**/*.py"), *package.glob("**/*kernels.py")})
     digest = hashlib.sha256(f"{platform.python_version()} {numba.__version__}".encode())
@@ -196,12 +199,12 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def why_not_kept() -> str:
-    """Return a message that says why a kernel that this process has compiled could not be kept; nothing if all were."""
-    return _not_kept[0] if _not_kept else ""
+def cache_failure() -> str:
+    """Return a message that says why a kernel compiled by this process could not be cached; empty if all were cached."""
+    return _write_failures[0] if _write_failures else ""
 
 
-if hasattr(os, "register_at_fork"):  # a process forked while another thread compiles could never compile anything itself
+if hasattr(os, "register_at_fork"):  # a child forked while another thread compiles would otherwise wait for the lock forever
     os.register_at_fork(
         before=global_compiler_lock.acquire,
         after_in_parent=global_compiler_lock.release,
@@ -209,8 +212,8 @@ if hasattr(os, "register_at_fork"):  # a process forked while another thread com
     )
 
 
-def _say(level: int, message: str) -> None:
-    """Log a message, once for a process and kind."""
-    if message not in _said:
-        _said.add(message)
+def _log_once(level: int, message: str) -> None:
+    """Log a message unless this process has already logged it."""
+    if message not in _logged:
+        _logged.add(message)
         _log.log(level, message)

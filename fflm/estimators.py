@@ -7,7 +7,7 @@ model.predict_proba(X_new)
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from fflm.errors import FflmError, install
 
 try:
+    from scipy.special import gammaln, xlogy
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.model_selection import train_test_split
     from sklearn.utils import check_random_state
@@ -35,6 +36,9 @@ from fflm.training.in_memory import train_in_memory
 from fflm.training.settings import OptimizerName, ScheduleName, TrainingSettings
 from fflm.training.trainer import Trainer
 
+Layers: TypeAlias = Sequence[npt.ArrayLike]
+"""An array for each layer, or a number for all of its weights."""
+
 
 class Feedforward(BaseEstimator):  # type: ignore[misc]
     """What both estimators do, in double precision.
@@ -44,20 +48,26 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
     hidden
         Sizes of the hidden layers, or that of the only one; none for linear and logistic regression.
     activation
-        Of the hidden layers.
+        Of the hidden layers: one for all, or one for each.
     output
         What the outputs are, and with that the loss. Of a classifier ``softmax``, the default, whose probabilities add up to one;
-        ``sigmoid``, a unit for each class by itself, or one for two; ``hinge``, the same with scores whose signs are learned,
-        and no probabilities. Of a regressor ``squared``, the default, for means; ``absolute`` for medians, which do not follow
-        outliers.
+        ``sigmoid``, a unit for each class by itself, or one for two; ``hinge`` and ``exponential``, the same with scores whose
+        signs are learned, and no probabilities. Of a regressor ``squared``, the default, for means; ``absolute`` for medians,
+        which do not follow outliers; ``poisson`` for means of counts, or of other numbers of at least 0, which are e^z. Of both
+        ``sigmoid_squared`` and ``sigmoid_absolute``, the error of a sigmoid's output; a regressor's targets are then from 0 to 1.
+    negative_slope
+        Of ``leaky_relu`` and ``elu``, as for `fflm.network.config.NetworkConfig`.
     residual
         Whether hidden layers after the first add to what they read, as for `fflm.network.config.NetworkConfig`.
     normalize
         Whether the features are brought to mean 0 and deviation 1, those of the training set.
     dropout, input_dropout
         Share of the hidden layers' outputs, and of the features, that is dropped in training.
-    epochs, batch_size, optimizer, rate, momentum, nesterov, weight_decay, schedule, clip
+    epochs, batch_size, optimizer, rate, momentum, nesterov, weight_decay, l1, l2, schedule, clip
         As for `fflm.training.settings.TrainingSettings`. A batch size of 1 is stochastic, None batch gradient descent.
+    random_biases
+        Whether the biases of hidden layers start at random, as the weights do, and not at 0. Then units differ from the start in
+        where they bend. From inputs that are symmetric around 0, units with the bias 0 learn little about an odd function.
     validation
         Share of the examples that is kept from training, to stop early and keep the best weights; 0 for none.
     patience
@@ -71,6 +81,8 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
         The network (`NetworkConfig`) and its weights (`Parameters`).
     evaluations_
         The losses of every epoch (`fflm.training.events.Evaluation`).
+    coefs_, intercepts_
+        The same weights as lists of a layer's weights (inputs, outputs) and biases, as those of scikit-learn's networks.
     scale_
         The mean and the deviation of the features, None unless they are normalized.
     n_features_in_, feature_names_in_
@@ -80,9 +92,10 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         hidden: Sequence[int] | int = (100,),
-        activation: Activation = "relu",
+        activation: Activation | Sequence[Activation] = "relu",
         *,
         output: Output | None = None,
+        negative_slope: float | None = None,
         residual: bool = False,
         normalize: bool = True,
         dropout: float = 0.0,
@@ -94,6 +107,9 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float = 1e-3,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        random_biases: bool = False,
         schedule: ScheduleName = "cosine",
         clip: float = 1.0,
         validation: float = 0.0,
@@ -103,6 +119,7 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
         self.hidden = hidden
         self.activation = activation
         self.output = output
+        self.negative_slope = negative_slope
         self.residual = residual
         self.normalize = normalize
         self.dropout = dropout
@@ -114,6 +131,9 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
         self.momentum = momentum
         self.nesterov = nesterov
         self.weight_decay = weight_decay
+        self.l1 = l1
+        self.l2 = l2
+        self.random_biases = random_biases
         self.schedule = schedule
         self.clip = clip
         self.validation = validation
@@ -125,36 +145,49 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
         output: Output = check("output", Literal[choices] | None, self.output) or choices[0]  # type: ignore[valid-type]
         return output
 
-    def _train(
-        self,
-        numbers: npt.NDArray[Any],
-        targets: npt.NDArray[Any],
-        outputs: int,
-        output: Output,
-        strata: npt.NDArray[Any] | None,
-    ) -> None:
-        """Train on features (N, I) and what the network is to put out, ``strata`` (N,) in proportion in the validation set."""
-        seed = int(check_random_state(self.random_state).randint(2**31))
-        wanted = {"normalize": bool, "input_dropout": Fraction, "validation": Fraction, "batch_size": Positive | None}
-        normalize, input_dropout, validation, batch_size = (
-            check(name, annotation, getattr(self, name)) for name, annotation in wanted.items()
-        )
-        self.config_ = NetworkConfig.feedforward(
-            numbers.shape[1],
+    def _network(self, inputs: int, outputs: int, output: Output) -> NetworkConfig:
+        """Return the network between inputs and outputs."""
+        return NetworkConfig.feedforward(
+            inputs,
             self.hidden,
             outputs,
             activation=self.activation,
+            negative_slope=self.negative_slope,
             residual=self.residual,
             dropout=self.dropout,
-            embedding_dropout=input_dropout,
+            embedding_dropout=check("input_dropout", Fraction, self.input_dropout),
             output=output,
         )
-        parts = [(numbers, targets)]
+
+    def _start(self, seed: int, coefs: Layers | None, intercepts: Layers | None) -> Parameters:
+        """Return the weights that training starts from: random ones, but where some are given."""
+        biases = check("random_biases", bool, self.random_biases)
+        parameters = Parameters.random(self.config_, seed, np.float64, random_biases=biases)
+        for name, given, arrays in (
+            ("coefs_init", coefs, [weight.T for weight in parameters.layer_weights]),
+            ("intercepts_init", intercepts, parameters.layer_biases),
+        ):
+            if given is None:
+                continue
+            try:
+                for array, values in zip(arrays, given, strict=True):
+                    array[...] = values
+            except (TypeError, ValueError):
+                shapes = ", ".join(str(array.shape) for array in arrays)
+                raise ValueError(f"`{name}` must be arrays of the shapes {shapes}, one for each layer") from None
+        return parameters
+
+    def _train(self, rows: Rows, strata: npt.NDArray[Any] | None, coefs: Layers | None, intercepts: Layers | None) -> None:
+        """Train ``config_`` on features and targets, with ``strata`` (N,) in proportion in the validation set."""
+        seed = int(check_random_state(self.random_state).randint(2**31))
+        wanted = {"normalize": bool, "validation": Fraction, "batch_size": Positive | None}
+        normalize, validation, batch_size = (check(name, annotation, getattr(self, name)) for name, annotation in wanted.items())
+        parts = [(rows.inputs, rows.targets)]
         if validation:
-            chosen = train_test_split(np.arange(len(numbers)), test_size=validation, stratify=strata, random_state=seed)
-            parts = [(numbers[rows], targets[rows]) for rows in chosen]
+            chosen = train_test_split(np.arange(len(rows)), test_size=validation, stratify=strata, random_state=seed)
+            parts = [rows.batch(places) for places in chosen]
         self.scale_ = Scale.of([parts[0][0]]) if normalize else None
-        train, *valid = (Rows(self._scaled(rows), wanted) for rows, wanted in parts)
+        train, *valid = (Rows(self._scaled(numbers), targets) for numbers, targets in parts)
         settings = TrainingSettings(
             epochs=self.epochs,
             patience=self.patience,
@@ -164,15 +197,26 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
             momentum=self.momentum,
             nesterov=self.nesterov,
             weight_decay=self.weight_decay,
+            l1=self.l1,
+            l2=self.l2,
             schedule=self.schedule,
             clip=self.clip,
             seed=seed,
         )
-        network = Network(self.config_, device_backend("cpu"))
-        parameters = Parameters.random(self.config_, seed, np.float64)
+        network, parameters = Network(self.config_, device_backend("cpu")), self._start(seed, coefs, intercepts)
         self.parameters_, self.evaluations_ = train_in_memory(
             Trainer(network, parameters, train, valid[0] if valid else None, settings)
         )
+
+    @property
+    def coefs_(self) -> list[npt.NDArray[np.float64]]:
+        """The weights of each layer, (inputs, outputs)."""
+        return [weight.T for weight in self.parameters_.layer_weights]
+
+    @property
+    def intercepts_(self) -> list[npt.NDArray[np.float64]]:
+        """The biases of each layer, (outputs,)."""
+        return list(self.parameters_.layer_biases)
 
     def _scaled(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return np.ascontiguousarray(numbers) if self.scale_ is None else self.scale_.apply(numbers)
@@ -189,30 +233,60 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
 class FeedforwardClassifier(ClassifierMixin, Feedforward):  # type: ignore[misc]
     """A feedforward network that tells classes apart; parameters and attributes are those of `Feedforward`, and ``classes_``."""
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Learn from features X (N, I) and classes y (N,)."""
+    def fit(self, X: Any, y: Any, *, coefs_init: Layers | None = None, intercepts_init: Layers | None = None) -> Self:
+        """Learn from features X (N, I) and classes y (N,).
+
+        Parameters
+        ----------
+        X, y
+            The examples.
+        coefs_init, intercepts_init
+            The weights and biases to start from, shaped as ``coefs_`` and ``intercepts_``, or a number for all of a layer; by
+            default random weights, and biases as ``random_biases`` says. They are for the features as the network reads them,
+            normalized unless ``normalize`` is False.
+        """
         numbers, labels = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(labels)
         self.classes_, places = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError("Classifier can't train when only one class is present.")
-        output = self._output("softmax", "sigmoid", "hinge")
-        if output == "softmax":
-            self._train(numbers, places.astype(np.int32), len(self.classes_), output, places)
-            return self
-        ones = places[:, None] == (np.arange(len(self.classes_)) if len(self.classes_) > 2 else 1)
-        targets = np.where(ones, 1, 0 if output == "sigmoid" else -1).astype(np.float64)
-        self._train(numbers, targets, targets.shape[1], output, places)
+        output = self._output("softmax", "sigmoid", "hinge", "exponential", "sigmoid_squared", "sigmoid_absolute")
+        units = 1 if len(self.classes_) == 2 and output != "softmax" else len(self.classes_)
+        self.config_ = self._network(numbers.shape[1], units, output)
+        self._train(Rows(numbers, self._targets(places)), places, coefs_init, intercepts_init)
         return self
+
+    def _targets(self, places: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+        """Return what the network is to put out for classes (N,), which are places in ``classes_``."""
+        config = self.config_
+        if config.output == "softmax":
+            return places.astype(np.int32)
+        ones = places[:, None] == (np.arange(config.classes) if config.classes > 1 else 1)
+        return np.where(ones, 1, -1 if _has_margins(self) else 0).astype(np.float64)
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
         """Return the likeliest classes (N,)."""
         outputs = self._outputs(X)
         places = outputs.argmax(1)
         if outputs.shape[1] == 1:
-            places = (outputs[:, 0] > (0.5 if self.config_.output == "sigmoid" else 0)).astype(int)
+            places = (outputs[:, 0] > (0 if _has_margins(self) else 0.5)).astype(int)
         labels: npt.NDArray[Any] = self.classes_[places]
         return labels
+
+    def loss(self, X: Any, y: Any) -> float:
+        """Return the mean loss of examples, that which training lowers: of features X (N, I) and classes y (N,)."""
+        check_is_fitted(self)
+        numbers, labels = validate_data(self, X, y, reset=False, dtype=np.float64)
+        if unknown := set(np.unique(labels)) - set(self.classes_):
+            raise ValueError(f"The classifier has not seen the classes {sorted(unknown)}.")
+        losses = np.empty(len(numbers))
+        targets = self._targets(np.searchsorted(self.classes_, labels))
+        Network(self.config_, device_backend("cpu")).losses(self.parameters_, self._scaled(numbers), targets, losses)
+        return float(losses.mean())
+
+    def zero_one_loss(self, X: Any, y: Any) -> float:
+        """Return the share of examples that get a wrong class, which is 1 less the accuracy that ``score`` returns."""
+        return 1.0 - float(self.score(X, y))
 
     @available_if(lambda self: not _has_margins(self))  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
@@ -225,36 +299,50 @@ class FeedforwardClassifier(ClassifierMixin, Feedforward):  # type: ignore[misc]
 
     @available_if(lambda self: _has_margins(self))  # type: ignore[untyped-decorator]
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
-        """Return the scores of ``hinge``, (N, C), or (N,) of the second of two classes; those above 0 are of the class."""
+        """Return the scores of `MARGINS`, (N, C), or (N,) of the second of two classes; those above 0 are of the class."""
         outputs = self._outputs(X)
         return outputs.reshape(-1) if outputs.shape[1] == 1 else outputs
 
 
+MARGINS = "hinge", "exponential"
+"""Outputs of a classifier that are scores and no probabilities."""
+
+
 def _has_margins(classifier: FeedforwardClassifier) -> bool:
     """Whether a classifier, as it was fitted or is to be, has scores and no probabilities."""
-    output = classifier.config_.output if hasattr(classifier, "config_") else classifier.output
-    return bool(output == "hinge")
+    return (classifier.config_.output if hasattr(classifier, "config_") else classifier.output) in MARGINS
 
 
 class FeedforwardRegressor(RegressorMixin, Feedforward):  # type: ignore[misc]
-    """A feedforward network that predicts numbers; parameters and attributes are those of `Feedforward`.
+    """A feedforward network that predicts numbers; parameters and attributes are those of `Feedforward`, and ``target_scale_``.
 
-    The targets are brought to mean 0 and deviation 1 for training.
+    For training, the targets are brought to mean 0 and deviation 1; those of ``poisson`` to mean 1, and those of a sigmoid stay
+    as they are.
     """
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
+        tags.target_tags.positive_only = self.output == "poisson"
         return tags
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Learn from features X (N, I) and numbers y, (N,) or (N, O)."""
+    def fit(self, X: Any, y: Any, *, coefs_init: Layers | None = None, intercepts_init: Layers | None = None) -> Self:
+        """Learn from features X (N, I) and numbers y, (N,) or (N, O).
+
+        Parameters
+        ----------
+        X, y
+            The examples.
+        coefs_init, intercepts_init
+            As for `FeedforwardClassifier.fit`.
+        """
         numbers, targets = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
-        output = self._output("squared", "absolute")
+        output = self._output("squared", "absolute", "poisson", "sigmoid_squared", "sigmoid_absolute")
         columns = targets.reshape(len(targets), -1).astype(np.float64)
-        self.target_scale_ = Scale.of([columns])
+        self.target_scale_ = _target_scale(output, columns)
         self._flat = targets.ndim == 1
-        self._train(numbers, self.target_scale_.apply(columns), columns.shape[1], output, None)
+        self.config_ = self._network(numbers.shape[1], columns.shape[1], output)
+        self._train(Rows(numbers, self.target_scale_.apply(columns)), None, coefs_init, intercepts_init)
         return self
 
     def predict(self, X: Any) -> npt.NDArray[np.float64]:
@@ -262,3 +350,33 @@ class FeedforwardRegressor(RegressorMixin, Feedforward):  # type: ignore[misc]
         outputs = self._outputs(X)
         numbers: npt.NDArray[np.float64] = self.target_scale_.undo(outputs)
         return numbers.reshape(-1) if self._flat else numbers
+
+    def loss(self, X: Any, y: Any) -> float:
+        """Return the mean loss of examples, summed over outputs: of features X (N, I) and numbers y, (N,) or (N, O).
+
+        It is that of ``output``, in the units of y; of ``poisson`` minus the log-likelihood, log y! included.
+        """
+        predicted = self.predict(X)
+        targets = np.asarray(y, np.float64).reshape(predicted.shape)
+        if self.config_.output == "poisson":
+            losses = predicted - xlogy(targets, predicted) + gammaln(targets + 1)
+        elif self.config_.output in ("squared", "sigmoid_squared"):
+            losses = (predicted - targets) ** 2
+        else:
+            losses = np.abs(predicted - targets)
+        return float(losses.sum() / len(losses))
+
+
+def _target_scale(output: Output, targets: npt.NDArray[np.float64]) -> Scale:
+    """Return the scale in which targets (N, O) are learned, after checking that the output can be what they are."""
+    outputs = targets.shape[1]
+    if output == "poisson":
+        if targets.min() < 0:
+            raise ValueError("`output='poisson'` needs targets of at least 0.")
+        mean = targets.mean(0)
+        return Scale(np.zeros(outputs), np.where(mean > 0, mean, 1.0))
+    if output.startswith("sigmoid"):
+        if targets.min() < 0 or targets.max() > 1:
+            raise ValueError(f"`output={output!r}` needs targets from 0 to 1.")
+        return Scale(np.zeros(outputs), np.ones(outputs))
+    return Scale.of([targets])

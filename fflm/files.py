@@ -1,6 +1,7 @@
-"""Files and folders that are whole or absent, and on disk: everything is written under a temporary name, then renamed.
+"""Atomic writes of files and folders: their content is written under a temporary name, synced to disk, and then renamed.
 
-A folder in which a process writes for longer is locked by it. What a killed process leaves is put right by the next one.
+A process locks the folders in which it writes for a longer time. What a killed process leaves behind is cleaned up by the next
+process that works in the same place.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
-"""The file in a locked folder."""
+"""Name of the lock file in a locked folder."""
 
 COMPRESSIONS = {
     ".gz": "gzip",
@@ -37,22 +38,22 @@ COMPRESSIONS = {
     ".xz": "lzma",
     ".zst": "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd",
 }
-"""The modules that compress files of such names."""
+"""The modules that compress files, by the suffix of the file's name."""
 
 
 @contextlib.contextmanager
 def os_errors_as_fflm_error(action: str) -> Iterator[None]:
-    """Turn an operating-system error inside the block into one line: no permission, disk full, no such folder, no such name.
+    """Raise operating-system errors inside the block, such as a full disk or a missing folder, as an FflmError of one line.
 
     Parameters
     ----------
     action
-        What was attempted, for the message, such as ``"write stories.model"``.
+        The action of the block, for the message "cannot ...", such as ``"write stories.model"``.
 
     Raises
     ------
     FflmError
-        In place of any OSError, and of what Python raises for names that no file can have.
+        In place of an OSError, or of the ValueError that Python raises for invalid file names.
     """
     try:
         yield
@@ -65,14 +66,14 @@ def os_errors_as_fflm_error(action: str) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Make the content of a file, or the names in a folder, reach the disk, so that not even a power cut takes them back."""
+    """Flush the content of a file, or the names in a folder, to disk, so that it survives a power failure."""
     if fcntl is None and path.is_dir():  # Windows does not open folders
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK if fcntl else os.O_RDWR)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # as of folders on some file systems
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot sync folders
             raise
     finally:
         os.close(descriptor)
@@ -83,19 +84,19 @@ def open_regular(path: Path) -> BufferedReader: ...
 @overload
 def open_regular(path: Path, mode: Literal["ab"]) -> BufferedWriter: ...
 def open_regular(path: Path, mode: Literal["rb", "ab"] = "rb") -> BufferedReader | BufferedWriter:
-    """Open a file in a folder that may be a stranger's: one that is not a regular file is refused, and never waited for.
+    """Open a regular file in a folder that is not trusted; opening a FIFO or a device could block or have side effects.
 
     Raises
     ------
     FflmError
-        If it is a FIFO, a device, a socket or a folder, or cannot be opened; to write, also if it is a symbolic link, which
-        might lead to a file outside of the folder.
+        If the path is a FIFO, a device, a socket or a folder, or cannot be opened; for writing, also if it is a symbolic link,
+        which might lead to a file outside the folder.
     """
-    own = getattr(os, "O_NONBLOCK", 0) | (getattr(os, "O_NOFOLLOW", 0) if mode == "ab" else 0)
+    extra = getattr(os, "O_NONBLOCK", 0) | (getattr(os, "O_NOFOLLOW", 0) if mode == "ab" else 0)
     with os_errors_as_fflm_error(f"{'read' if mode == 'rb' else 'write'} {path}"):
         if mode == "ab" and path.is_symlink():
             raise FflmError(f"{path} is a symbolic link: replace it with the file itself")
-        file = open(path, mode, opener=lambda name, flags: os.open(name, flags | own, 0o666))  # noqa: SIM115
+        file = open(path, mode, opener=lambda name, flags: os.open(name, flags | extra, 0o666))  # noqa: SIM115
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             return file  # type: ignore[return-value]
         file.close()
@@ -103,44 +104,44 @@ def open_regular(path: Path, mode: Literal["rb", "ab"] = "rb") -> BufferedReader
 
 
 def check_regular(path: Path) -> None:
-    """Raise an FflmError as `open_regular` does: for what a library is to open by its name."""
+    """Raise an FflmError if a path is not a regular file, before a library opens it by name; see `open_regular`."""
     open_regular(path).close()
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, overwrite: bool = True, follow: bool = True) -> Iterator[Path]:
-    """Yield a temporary path for the content of ``path``, which is put there, whole and on disk, when the block succeeds.
+    """Write a file atomically: yield a temporary path, which is synced and renamed to ``path`` when the block succeeds.
 
-    A kill or a power cut at any moment leaves either the old file or the new one.
+    If the process is killed or the power fails at any moment, there is either the old file or the new one.
 
     Parameters
     ----------
     path
         The file.
     overwrite
-        Whether to replace a file that exists.
+        Whether to replace an existing file.
     follow
-        Whether ``path`` is what a user has named: not a link is then replaced, but its target, and a device, a pipe or
-        ``/dev/stdout`` is written to. If false, whatever is at ``path`` is replaced by a file: in the folder of a model, which
-        may come from a stranger, nothing leads elsewhere.
+        Whether to follow ``path`` where the user has chosen it: the target of a link is replaced rather than the link, and a
+        device, a pipe or ``/dev/stdout`` is written to. If false, whatever is at ``path`` is replaced by a file, because links in
+        the folder of a model are not trusted.
 
     Raises
     ------
     FflmError
-        If the file cannot be written (no permission, no space left, no such folder, or there is a folder), or if it exists,
-        perhaps only since the block began, and ``overwrite`` is false.
+        If the file cannot be written (no permission, no space left, no such folder, or a folder at ``path``), or if
+        ``overwrite`` is false and the file existed before the block or exists after it.
     """
     check_file(path, overwrite)
-    through = follow and _only_written_to(path)
-    place = _resolved(path) if follow else path
+    through = follow and _is_stream(path)
+    place = _follow_link(path) if follow else path
     with (
         os_errors_as_fflm_error(f"write {path}"),
-        _workplace(Path(tempfile.gettempdir(), f"fflm-{path.name}") if through else place) as temporary,
+        _temporary_folder(Path(tempfile.gettempdir(), f"fflm-{path.name}") if through else place) as temporary,
     ):
         temporary.touch()
         yield temporary
         if through:
-            with temporary.open("rb") as source, _open_through(path) as target:
+            with temporary.open("rb") as source, _open_stream(path) as target:
                 shutil.copyfileobj(source, target)
             return
         sync(temporary)
@@ -148,40 +149,40 @@ def replacing(path: Path, *, overwrite: bool = True, follow: bool = True) -> Ite
         if overwrite:
             temporary.replace(place)
         else:
-            _add_file(temporary, place)
+            _rename_new(temporary, place)
         sync(place.parent)
 
 
 def check_file(path: Path, overwrite: bool) -> None:
-    """Raise an FflmError if a file cannot be written: there is a folder, or a file that may not be replaced."""
+    """Raise an FflmError if a file cannot be written because there is a folder, or a file and ``overwrite`` is false."""
     with os_errors_as_fflm_error(f"write {path}"):
         if path.is_dir():
             raise FflmError(f"{path} is a folder: name a file")
-        if path.exists() and not overwrite and not _only_written_to(path):
+        if path.exists() and not overwrite and not _is_stream(path):
             raise FflmError(f"{path} exists: choose another file, or replace it with `overwrite=True`")
 
 
-def _only_written_to(path: Path) -> bool:
-    """Return whether what is at a path cannot be replaced by a file: a device, a pipe, or one of this process's open files."""
+def _is_stream(path: Path) -> bool:
+    """Return whether a path must be written to rather than replaced: a device, a pipe, a socket, or an open file."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
         return False
-    return _open_file(path) is not None or stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+    return _own_descriptor(path) is not None or stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
-def _open_through(path: Path) -> IO[bytes]:
-    """Open what is only written to. One of this process's open files is not opened anew, which would empty it."""
-    descriptor = _open_file(path)
+def _open_stream(path: Path) -> IO[bytes]:
+    """Open a stream (see `_is_stream`). The descriptor of an open file is duplicated, because opening would truncate it."""
+    descriptor = _own_descriptor(path)
     return path.open("wb") if descriptor is None else os.fdopen(os.dup(descriptor), "wb")
 
 
-def _open_file(path: Path) -> int | None:
-    """Return the descriptor that a path such as ``/dev/stdout`` or ``/dev/fd/1`` stands for, directly or by way of links."""
-    own = {"/dev/fd", "/proc/self/fd", f"/proc/{os.getpid()}/fd"}
-    for _ in range(40):  # as many links as Linux follows
+def _own_descriptor(path: Path) -> int | None:
+    """Return the file descriptor that a path such as ``/dev/stdout`` or ``/dev/fd/1`` refers to, or None; links are followed."""
+    folders = {"/dev/fd", "/proc/self/fd", f"/proc/{os.getpid()}/fd"}
+    for _ in range(40):  # Linux follows at most 40 links
         folder = os.path.realpath(path.parent)
-        if folder in own and path.name.isdecimal():
+        if folder in folders and path.name.isdecimal():
             return int(path.name)
         if not path.is_symlink():
             return None
@@ -189,29 +190,30 @@ def _open_file(path: Path) -> int | None:
     return None
 
 
-def _resolved(path: Path) -> Path:
-    """Return what a link leads to, and any other path as it is."""
+def _follow_link(path: Path) -> Path:
+    """Return the target of a link; any other path is returned unchanged."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
-def _add_file(temporary: Path, path: Path) -> None:
-    """Give a file a name that no other file has."""
-    with contextlib.suppress(OSError):  # unlike a rename, a link never replaces a file, but not every file system has links
+def _rename_new(temporary: Path, path: Path) -> None:
+    """Rename a file to a path at which there must not be a file."""
+    with contextlib.suppress(OSError):  # unlike a rename, a hard link never replaces a file, but some file systems have no links
         os.link(temporary, path)
         return
     check_file(path, overwrite=False)
     temporary.replace(path)
 
 
-_WORKPLACE = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.tmp", re.DOTALL)
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.tmp", re.DOTALL)
 
 
 @contextlib.contextmanager
-def _workplace(place: Path) -> Iterator[Path]:
-    """Yield a path at which to make the file or folder that is to be at ``place``; afterwards what is left there is removed.
+def _temporary_folder(place: Path) -> Iterator[Path]:
+    """Yield a path at which to create the file or folder that will be moved to ``place``.
 
-    It lies in a folder with a temporary name, on the same file system. This process holds that folder locked meanwhile: one that
-    nobody has locked is what a killed process has left, and the next that makes something for the same place removes it.
+    The path is in a folder with a temporary name beside ``place``, which is removed at the end of the block. This process keeps
+    the folder locked until then, so that an unlocked folder can be recognized as the leftover of a killed process. Leftovers for
+    the same place are removed first.
     """
     for leftover in _leftovers(place.parent, place.name):
         _remove(leftover)
@@ -219,60 +221,68 @@ def _workplace(place: Path) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         while True:
             folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".tmp", dir=place.parent))
-            descriptor = _lock_leftover(folder, wait=True)
+            descriptor = _try_lock(folder, wait=True)
             if descriptor is not None:
                 stack.callback(os.close, descriptor)
-            if folder.exists():  # nobody has taken it for a leftover before it was locked
+            if folder.exists():  # otherwise another process removed it as a leftover before it was locked
                 break
         try:
             yield folder / "new"
         finally:
-            if os.getpid() == process:  # and not one that was forked inside the block
+            if os.getpid() == process:  # a process that was forked inside the block must not remove the folder
                 _remove(folder)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes have left of what they were making in a folder, and beside it, of the folder itself."""
+    """Remove leftovers of killed processes in a folder, and those beside it that were to become the folder."""
     place = folder.resolve()
     for leftover in itertools.chain(_leftovers(place, None), _leftovers(place.parent, place.name)):
         _remove(leftover)
 
 
 def restore(path: Path) -> None:
-    """Bring back a folder that is not there because a process was killed between the two renames that replace it.
+    """Restore a folder that is missing because a process was killed between the two renames that replace a folder.
 
-    Whoever reads or replaces folders calls this before looking at one. Where folders exchange their names, it has nothing to do.
+    This is called before a folder is read or replaced. It has no effect where folders are exchanged in a single step.
     """
-    with contextlib.suppress(OSError):  # whoever may only read finds no folder
+    with contextlib.suppress(OSError):  # without permission to write, the folder stays missing
         if not path.exists():
-            place = _resolved(path)
+            place = _follow_link(path)
             for leftover in _leftovers(place.parent, place.name):
-                _bring_back(leftover)
+                _restore_leftover(leftover)
 
 
 def restore_all(parent: Path) -> None:
-    """Do what `restore` does for all folders in another one."""
+    """Restore all missing folders in a parent folder, as `restore` does."""
     with contextlib.suppress(OSError):
         for leftover in _leftovers(parent, None):
-            _bring_back(leftover)
+            _restore_leftover(leftover)
 
 
 def _leftovers(folder: Path, name: str | None) -> Iterator[Path]:
-    """Yield the workplaces that nobody has locked, each locked meanwhile; none where there are no locks."""
+    """Yield the leftovers of killed processes in a folder, each locked while it is processed; none if locks are not supported.
+
+    Parameters
+    ----------
+    folder
+        The folder to search.
+    name
+        The name of the file or folder that was to be written; None for all.
+    """
     paths: list[Path] = []
     with contextlib.suppress(OSError):
         paths += folder.iterdir()
     for path in paths:
-        found = _WORKPLACE.fullmatch(path.name)
-        if found and name in (None, found["name"]) and (descriptor := _lock_leftover(path)) is not None:
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and name in (None, found["name"]) and (descriptor := _try_lock(path)) is not None:
             try:
                 yield path
             finally:
                 os.close(descriptor)
 
 
-def _lock_leftover(path: Path, wait: bool = False) -> int | None:
-    """Lock a file or folder itself, and return the descriptor that holds the lock; None if that cannot be, or it is gone."""
+def _try_lock(path: Path, wait: bool = False) -> int | None:
+    """Lock a file or folder, and return the file descriptor that holds the lock, or None if it is locked or does not exist."""
     if fcntl is None:
         return None
     try:
@@ -287,62 +297,63 @@ def _lock_leftover(path: Path, wait: bool = False) -> int | None:
     return None
 
 
-def _remove(workplace: Path) -> None:
-    """Remove a workplace, but not a folder that is to have its name back."""
+def _remove(temporary: Path) -> None:
+    """Remove a temporary folder after restoring the folder that it was to replace, if that is missing."""
     with contextlib.suppress(OSError):
-        _bring_back(workplace)
-        if workplace.is_dir():
-            shutil.rmtree(workplace, ignore_errors=True)
-        else:  # earlier versions made files without a folder around them
-            workplace.unlink()
+        _restore_leftover(temporary)
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:  # early versions of fflm wrote temporary files without a folder around them
+            temporary.unlink()
 
 
-def _bring_back(workplace: Path) -> None:
-    """Give a folder its name again if it was moved into a workplace to be replaced, and nothing has taken its place."""
-    found = _WORKPLACE.fullmatch(workplace.name)
+def _restore_leftover(temporary: Path) -> None:
+    """Move a folder back if it was moved into a temporary folder to be replaced, and nothing has taken its place."""
+    found = _TEMPORARY.fullmatch(temporary.name)
     assert found
-    old, place = workplace / "old", workplace.with_name(found["name"])
-    if old.exists() and (workplace / "new").exists() and not os.path.lexists(place):
+    old, place = temporary / "old", temporary.with_name(found["name"])
+    if old.exists() and (temporary / "new").exists() and not os.path.lexists(place):
         old.rename(place)
         sync(place.parent)
 
 
 class NewFolder:
-    """A folder that is being made under a temporary name, until it is published or discarded.
+    """A new folder under a temporary name, which is renamed when it is published, or removed when it is discarded.
 
-    It is discarded if its ``with`` block fails, when nobody has it any more, and at exit. A folder that it is to replace is
-    locked from the beginning, stays as it is until then, and is replaced in a single step.
+    It is discarded if its ``with`` block raises an exception, when the object is garbage-collected, and at exit. An existing
+    folder at ``path`` is locked from the start, remains unchanged until the new folder is published, and is replaced in a single
+    step.
 
     Parameters
     ----------
     path
-        Where it is to be; if that is a link to a folder, that folder is replaced.
+        The path of the folder when it is published. If this is a link to a folder, the target of the link is replaced.
     check
-        Raises an FflmError if there must not be a new folder at ``path``, because of what is there already. It is called when
-        the work begins and when it is done, for another process may have made or changed the folder meanwhile.
+        A function that raises an FflmError if what is at ``path`` must not be replaced. It is called at the start and again
+        before the folder is published, because another process may have created or changed a folder there.
     doing
-        As `locked_folder` takes it.
+        As for `locked_folder`.
 
     Attributes
     ----------
     path
-        Where it is to be.
+        The path of the folder when it is published.
     folder
-        Where it is now.
+        The current path of the folder.
     replaces
-        Whether there was a folder when the work began.
+        Whether there was a folder at ``path`` at the start.
 
     Raises
     ------
     FflmError
-        If ``check`` says so, if a folder that is to be replaced is locked, or if the folder cannot be written (no permission, no
-        space left). What was at ``path`` is then as it was.
+        If ``check`` raises it, an existing folder is locked, or the folder cannot be written (no permission, no space left).
+        What was at ``path`` is unchanged.
     """
 
     def __init__(self, path: Path, check: Callable[[], None] = lambda: None, doing: str = "training in") -> None:
         self.path = path
         self._check, self._doing = check, doing
-        self._place = _resolved(path)
+        self._place = _follow_link(path)
         self._lock: FolderLock | None = None
         self._held = contextlib.ExitStack()
         restore(path)
@@ -352,7 +363,7 @@ class NewFolder:
             with os_errors_as_fflm_error(f"write {path}"):
                 self._lock_place()
                 self.replaces = self._lock is not None
-                self.folder = self._held.enter_context(_workplace(self._place))
+                self.folder = self._held.enter_context(_temporary_folder(self._place))
                 self.folder.mkdir()
         except BaseException:
             self.discard()
@@ -367,16 +378,16 @@ class NewFolder:
 
     @property
     def published(self) -> bool:
-        """Whether it is where it is to be."""
+        """Whether the folder has been published."""
         return self.folder == self.path
 
     def publish(self) -> None:
-        """Put the folder in its place, whole and on disk, and remove the one that it replaces.
+        """Sync the folder to disk, rename it to ``path``, and remove the folder that it replaces.
 
         Raises
         ------
         FflmError
-            If that cannot be done, or ``check`` says so.
+            If ``check`` raises it, the folder at ``path`` was moved or replaced, or the folder cannot be renamed.
         """
         with os_errors_as_fflm_error(f"write {self.path}"):
             try:
@@ -388,11 +399,11 @@ class NewFolder:
         self.discard()
 
     def discard(self) -> None:
-        """Remove what is under a temporary name, and release the lock."""
+        """Remove the temporary folder, and release the lock."""
         self._discard()
 
     def _lock_place(self) -> None:
-        """Lock the folder that is to be replaced, if there is one."""
+        """Lock the folder that will be replaced, if there is one, or check that it is still locked."""
         if not self._place.exists():
             return
         if self._lock:
@@ -402,19 +413,19 @@ class NewFolder:
 
 
 def check_own(folder: Path, own: Collection[str]) -> None:
-    """Make sure that nothing but what can be made anew goes with a folder that is to be replaced.
+    """Check that a folder, which will be replaced, contains no files of the user.
 
     Parameters
     ----------
     folder
-        The folder, if there is one.
+        The folder, which need not exist.
     own
-        What may be in it, as paths in it with ``/``. Hidden files may be there, too.
+        The files and folders that may be replaced, as paths relative to the folder, with ``/``. Hidden files may be, too.
 
     Raises
     ------
     FflmError
-        If there is something else.
+        If the folder contains anything else.
     """
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -426,14 +437,17 @@ def check_own(folder: Path, own: Collection[str]) -> None:
 
 @contextlib.contextmanager
 def replacing_folder(path: Path, check: Callable[[], None] = lambda: None, doing: str = "training in") -> Iterator[Path]:
-    """Yield a temporary folder that takes the place of ``path`` when the block succeeds, and else is removed: a `NewFolder`."""
+    """Yield a new folder that is renamed to ``path`` when the block succeeds, and removed otherwise; see `NewFolder`."""
     with NewFolder(path, check, doing) as new, os_errors_as_fflm_error(f"write {path}"):
         yield new.folder
         new.publish()
 
 
 def put_folder(folder: Path, path: Path, check: Callable[[], None]) -> None:
-    """Move a folder to its place, on disk; one that was there is left where the new one was, or beside that as ``old``."""
+    """Sync a folder and rename it to ``path``; a folder there is moved to the new one's old path, or to ``old`` beside it.
+
+    ``check`` is called immediately before the rename, and raises an FflmError if what is at ``path`` must not be replaced.
+    """
     for parent, _, names in os.walk(folder):
         for name in names:
             sync(Path(parent, name))
@@ -442,18 +456,20 @@ def put_folder(folder: Path, path: Path, check: Callable[[], None]) -> None:
     check()
     if not replaced:
         try:
-            folder.rename(path)  # fails if a folder, or a file, has come into being since it was looked for
+            folder.rename(path)  # fails if a file, or a folder with files, was created there in the meantime
         except OSError:
             check()
             raise
     elif not _exchange(folder, path):
-        path.replace(folder.with_name("old"))  # whatever happens before the next step, `_bring_back` undoes it
+        path.replace(
+            folder.with_name("old")
+        )  # if the process is killed before the next step, `_restore_leftover` undoes this one
         folder.replace(path)
     sync(path.parent)
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders exchange their names in a single step, and return whether that was possible: Linux can, not everywhere."""
+    """Exchange two folders in a single step, and return whether this succeeded: only Linux can, and not on all file systems."""
     import ctypes
 
     try:
@@ -466,12 +482,12 @@ def _exchange(one: Path, other: Path) -> bool:
 
 @contextlib.contextmanager
 def reading_folder(path: Path) -> Iterator[None]:
-    """Make sure that the files that a block reads belong together, though another process may replace their folder.
+    """Detect that another process replaced a folder while the block read it, so that its files may not belong together.
 
     Raises
     ------
     FflmError
-        If the folder was replaced while the block read, whether or not that led to an error.
+        If the folder was replaced, whether or not the block raised an FflmError.
     """
     restore(path)
     before = _identity(path)
@@ -487,7 +503,7 @@ def reading_folder(path: Path) -> Iterator[None]:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file or folder from any other, whatever its name; None if it does not exist."""
+    """Return the device and inode numbers of a file or folder, which a rename does not change; None if it does not exist."""
     try:
         about = path.stat()
     except OSError:
@@ -497,24 +513,25 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 @contextlib.contextmanager
 def locked_folder(folder: Path, doing: str = "training in") -> Iterator["FolderLock"]:
-    """Lock a folder inside the block: any other process or thread that tries to lock it is refused.
+    """Lock a folder inside the block, so that no other process or thread can lock it.
 
-    The lock is advisory: `flock` on a file in the folder, which is removed afterwards. Nobody is kept from reading. The lock
-    stays with the folder when that is renamed, and ends with the process, even one that is killed: a file that such a process
-    leaves behind locks nothing. A forked process has no part in it. Where the system or the file system has no such locks,
-    nobody is kept out.
+    The lock is advisory: `flock` on a file in the folder, which is removed at the end. It does not prevent other processes from
+    reading. The lock remains on the folder when the folder is renamed, and ends with the process even if it is killed; a lock
+    file that such a process leaves behind has no effect. A forked process does not hold the lock. If the operating system or the
+    file system does not support such locks, nothing is locked.
 
     Parameters
     ----------
     folder
         The folder.
     doing
-        What the error says that the other process is doing, such as ``training in`` the folder.
+        What the process does in the folder, such as ``training in``, for the error of another one: "another process is training
+        in FOLDER".
 
     Yields
     ------
     FolderLock
-        Tells whether the folder is still at its path.
+        The lock, which can check that the folder is still at its path.
 
     Raises
     ------
@@ -530,38 +547,35 @@ def locked_folder(folder: Path, doing: str = "training in") -> Iterator["FolderL
 
 @dataclass
 class FolderLock:
-    """A lock on a folder: from `locked_folder`.
+    """A lock on a folder, made by `locked_folder`.
 
     Attributes
     ----------
     folder
-        Where the folder is; whoever renames it says so here.
+        The path of the folder; code that renames the folder must update it.
     descriptor
-        File descriptor of the folder; -1 where the system has no locks.
+        File descriptor of the folder; -1 if the operating system has no locks.
     """
 
     folder: Path
     descriptor: int
 
     def check(self) -> None:
-        """Raise an FflmError if the folder is not at its path any more: somebody has moved, replaced or removed it.
-
-        Another one that may be there is not locked.
-        """
+        """Raise an FflmError if the folder was moved, replaced or removed, so that the lock no longer applies to its path."""
         if self.descriptor >= 0 and not _is_at(self.descriptor, self.folder):
-            raise FflmError(f"{self.folder} was moved, replaced or removed by somebody else: nothing more is written there")
+            raise FflmError(f"{self.folder} was moved, replaced or removed by another process: nothing more is written there")
 
 
 def _lock(folder: Path, doing: str, stack: contextlib.ExitStack) -> int | None:
-    """Lock a folder until the stack is closed, and return its descriptor; None if it is no longer the one that is there.
+    """Lock a folder until the stack is closed, and return its descriptor; None if another process has replaced the folder.
 
-    Where the system has no locks, the descriptor is -1.
+    If the operating system has no locks, the descriptor is -1.
     """
     if fcntl is None:
         return -1
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     stack.callback(os.close, directory)
-    # Whoever gave us the folder must not have us write elsewhere, or wait for a pipe.
+    # The folder is not trusted: a lock file that is a link must not be followed, and one that is a FIFO must not block.
     file = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=directory)
     stack.callback(os.close, file)
     own = f"{os.getpid()} on {os.uname().nodename}"
@@ -576,26 +590,26 @@ def _lock(folder: Path, doing: str, stack: contextlib.ExitStack) -> int | None:
     except OSError:  # no locks on this file system
         pass
     stack.callback(_unlock, directory, file, os.getpid())
-    # Who held the lock before us may have removed the file, or replaced the folder, after we had opened it.
+    # The previous holder of the lock may have removed the file, or replaced the folder, after this process had opened it.
     if not (_is_at(file, LOCK, directory) and _is_at(directory, folder)):
         return None
-    with contextlib.suppress(OSError):  # on a full disk nobody is told who we are
+    with contextlib.suppress(OSError):  # on a full disk, the lock file stays empty, and the error of another process says less
         os.ftruncate(file, 0)
         os.pwrite(file, own.encode(), 0)
     return directory
 
 
 def _unlock(directory: int, file: int, process: int) -> None:
-    """Remove the locked file: others then lock another one, even if a forked process keeps this one open."""
-    if process != os.getpid():  # forked inside the block, and the lock is the parent's
+    """Remove the lock file, so that other processes can lock a new one even if a forked process keeps this one open."""
+    if process != os.getpid():  # this process was forked inside the block, and its parent holds the lock
         return
-    with contextlib.suppress(OSError):  # the folder may be gone
+    with contextlib.suppress(OSError):  # the folder may have been removed
         if _is_at(file, LOCK, directory):
             os.unlink(LOCK, dir_fd=directory)
 
 
 def _is_at(descriptor: int, path: str | Path, directory: int | None = None) -> bool:
-    """Return whether an open file or folder is what a path leads to."""
+    """Return whether a path, relative to the open ``directory`` if given, refers to an open file or folder."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path, dir_fd=directory))
     except FileNotFoundError:
@@ -604,36 +618,37 @@ def _is_at(descriptor: int, path: str | Path, directory: int | None = None) -> b
 
 @contextlib.contextmanager
 def writing_text(path: Path, *, overwrite: bool = True) -> Iterator[IO[str]]:
-    """Yield a file for text in UTF-8, compressed if its name ends in .gz, .bz2, .xz or .zst, which appears whole or not at all.
+    """Yield a text file in UTF-8 that is written atomically, compressed if its name ends in .gz, .bz2, .xz or .zst.
 
     Raises
     ------
     FflmError
-        If it cannot be written, or exists and ``overwrite`` is false.
+        If the file cannot be written, or exists and ``overwrite`` is false.
     """
     try:
         open_text = import_module(COMPRESSIONS[path.suffix]).open if path.suffix in COMPRESSIONS else open
     except ImportError as error:
-        raise FflmError(f"cannot write {path}: this Python lacks a module that compresses so; choose another ending") from error
+        raise FflmError(f"cannot write {path}: this Python cannot compress {path.suffix} files; choose another suffix") from error
     with replacing(path, overwrite=overwrite) as temporary, open_text(temporary, "wt", encoding="utf-8", newline="\n") as file:
         yield file
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""Write ``text`` as UTF-8, whole or not at all.
+    r"""Write a text file atomically, in UTF-8.
 
-    Surrogates that are not paired, which stand for the bytes of file names that are not UTF-8, become ``\uXXXX``, as in JSON.
+    Unpaired surrogates, which stand for bytes of file names that are not UTF-8, are written as ``\uXXXX``, as in JSON.
     """
     with replacing(path, follow=False) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, whole or not at all."""
+    """Write a value atomically as an indented JSON file."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def _umask() -> int:
+    """Return the file mode creation mask of the process."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,78 +1,110 @@
-"""Training curves, drawn from logs, and the trials of a search. Needs matplotlib, which only those install who draw."""
+"""Plots of training curves, searches, benchmarks and networks. They need matplotlib, an optional dependency."""
 
+import itertools
 import math
 import textwrap
 import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from fflm.backend.protocol import Array
 from fflm.errors import FflmError, install
 from fflm.files import replacing
+from fflm.network.config import NetworkConfig
+from fflm.network.parameters import Parameters
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Told apart by the colour-blind, too (Okabe and Ito 2008)."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Colors that color-blind people can distinguish, too (Okabe and Ito 2008, https://jfly.uni-koeln.de/color)."""
 
 STAR: dict[str, Any] = {"marker": "*", "markersize": 16, "markeredgecolor": "white", "linestyle": "", "zorder": 3}
-"""What marks the best."""
+"""Style of the marker of the best evaluation."""
 
 CAPTION = 150
-"""Characters a line of the captions."""
+"""Maximum number of characters in a line of the captions."""
 
 NAME = 50
-"""Characters of a name in a title or a legend; longer ones are shortened."""
+"""Maximum number of characters of a name in a title or a legend; longer names are shortened."""
 
 UNMEASURED = "no validation"
-"""What is known of a run without validation."""
+"""The label of a run that was never validated."""
 
 LARGEST = 1e100
-"""Larger values, as of a run that diverges, and NaN are not drawn."""
+"""Values above this one, as in a run that diverges, and NaN are not drawn."""
 
 LINE = 0.2
-"""Height of a line of small text, in inches."""
+"""Height of a line of small text, inches."""
 
 MANY = 6
-"""Runs, at most, of which each has a line of the legend for itself."""
+"""Maximum number of runs that have a line of the legend each."""
 
 PANELS = 3
-"""Panels beside each other in the picture of a search."""
+"""Maximum number of panels beside each other in the plot of a search."""
+
+CHARACTERS = 66
+"""Number of characters of tick labels that fit below the panels beside each other."""
+
+UNITS = 8
+"""Units of a layer that are drawn, at most; of a larger layer, the first ones and the last one are."""
+
+LAYERS = 8
+"""Layers that are drawn, at most; of a deeper network, the first and the last ones are."""
+
+LABELED = 12
+"""Connections between two layers, at most, that have their weights written on them."""
+
+COLUMN = 4.0
+"""Distance between two layers in the drawing of a network, where that between two units is 1."""
+
+BOX = {"boxstyle": "round", "facecolor": "white", "edgecolor": "black"}
+LABEL = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
+"""The boxes around a vector of words, and behind a weight that is written on its line."""
+
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
-def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], captions: Sequence[str], path: Path) -> str:
-    """Draw perplexity and learning rate of one or several runs over the words that they were trained on.
+def draw_curves(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], captions: Sequence[str], path: Path, *, overwrite: bool = True
+) -> str:
+    """Draw the perplexity and the learning rate of one or several training runs over the number of words trained on.
 
     Parameters
     ----------
     runs
-        The log of each run, as `fflm.training.log.read_log` gives it, by the run's name.
+        The log of each run, from `fflm.training.log.read_log`, by the name of the run.
     captions
-        What perplexities mean nothing without, for each run; written below the curves.
+        The evaluation conditions of the perplexities of each run, which are printed below the curves.
     path
-        The picture, in the format that its ending names: .png, .svg or .pdf.
+        The file of the plot, whose suffix determines the format: .png, .svg or .pdf.
+    overwrite
+        Whether to replace an existing file.
 
     Returns
     -------
     str
-        Characters that no installed font has; they are drawn as boxes.
+        The characters that no installed font contains; they are drawn as boxes.
 
     Raises
     ------
     FflmError
-        If matplotlib is missing, a run was never evaluated, or the picture cannot be written.
+        If matplotlib is missing, a run was never evaluated, or the plot cannot be written.
     """
-    lines: dict[str, list[str]] = {}  # of a caption: the runs that it belongs to
+    names_by_caption: dict[str, list[str]] = {}
     for name, caption in zip(runs, captions, strict=True):
-        lines.setdefault(caption, []).append(name)
-    footer = _wrapped(f"{', '.join(names)}: {caption}" for caption, names in lines.items())
+        names_by_caption.setdefault(caption, []).append(name)
+    footer = _wrapped(f"{', '.join(names)}: {caption}" for caption, names in names_by_caption.items())
     figure = _figure(path, 8, 5.3 + _height(runs, footer))
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     best = {}
-    for (name, log), colour in zip(runs.items(), _colours(len(runs)), strict=True):
-        best[name] = colour, _draw_run(upper, lower, name, log, colour)
+    for (name, log), color in zip(runs.items(), _colors(len(runs)), strict=True):
+        best[name] = color, _draw_run(upper, lower, name, log, color)
     upper.set_ylabel("perplexity (log scale)")
     _logarithmic(upper.yaxis)
     _legend(figure, f"Training of {_title(runs, 'models')}", best, {"validation": "-", "training": "--"})
@@ -87,37 +119,37 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], captions: Seque
         epochs = upper.secondary_xaxis("top", functions=(lambda x: x / tokens, lambda x: x * tokens))
         epochs.xaxis.set_major_locator(MaxNLocator(integer=True))
         epochs.set_xlabel("epochs")
-    return _save(figure, path)
+    return _save(figure, path, overwrite)
 
 
-def draw_classifiers(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> str:
-    """Draw loss, accuracy and macro F1 of the training of classifiers over epochs.
+def draw_classifiers(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *, overwrite: bool = True) -> str:
+    """Draw the loss, accuracy and macro F1 of one or several training runs of classifiers over epochs.
 
     Parameters
     ----------
-    runs, path
+    runs, path, overwrite
         As for `draw_curves`.
 
     Returns
     -------
     str
-        As of `draw_curves`.
+        As for `draw_curves`.
 
     Raises
     ------
     FflmError
-        If matplotlib is missing, a run was never evaluated, or the picture cannot be written.
+        If matplotlib is missing, a run was never evaluated, or the plot cannot be written.
     """
     figure = _figure(path, 8, 5.5 + _height(runs))
     from matplotlib.ticker import MaxNLocator
 
     upper, lower = figure.subplots(2, 1, sharex=True)
     labels = {}
-    for (name, log), colour in zip(runs.items(), _colours(len(runs)), strict=True):
+    for (name, log), color in zip(runs.items(), _colors(len(runs)), strict=True):
         evaluations = _evaluations(name, log)
         texts = log[0]["texts"]["train"]["texts"]
         epochs = [event["words"] / texts for event in evaluations]
-        _plot(upper, epochs, [event["train_loss"] for event in evaluations], color=colour, linestyle="--", linewidth=1)
+        _plot(upper, epochs, [event["train_loss"] for event in evaluations], color=color, linestyle="--", linewidth=1)
         measured = [event for event in evaluations if event["valid"] and event["valid"]["loss"] < LARGEST]
         label = UNMEASURED
         if measured:
@@ -125,11 +157,11 @@ def draw_classifiers(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path
             best = min(range(len(valid)), key=lambda place: valid[place]["loss"])
             for axes, key, style in ((upper, "loss", "-"), (lower, "accuracy", "-"), (lower, "macro_f1", ":")):
                 values = [figures[key] for figures in valid]
-                _plot(axes, x, values, color=colour, linestyle=style)
+                _plot(axes, x, values, color=color, linestyle=style)
                 if key != "macro_f1":
-                    axes.plot(x[best], values[best], color=colour, **STAR)
+                    axes.plot(x[best], values[best], color=color, **STAR)
             label = f"loss {valid[best]['loss']:.4f}, accuracy {valid[best]['accuracy']:.2%}, after {_epochs(x[best])}"
-        labels[name] = colour, label
+        labels[name] = color, label
     styles = {"validation, accuracy": "-", "training": "--", "macro F1": ":"}
     _legend(figure, f"Training of {_title(runs, 'classifiers')}", labels, styles)
     upper.set_ylabel("loss, nats per text")
@@ -138,37 +170,43 @@ def draw_classifiers(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path
     lower.set_xlabel("epochs")
     lower.set_xlim(left=0)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _save(figure, path)
+    return _save(figure, path, overwrite)
 
 
 def draw_trials(
-    name: str, trials: Sequence[Mapping[str, Any]], scales: Mapping[str, str | Sequence[str]], caption: str, path: Path
+    name: str,
+    trials: Sequence[Mapping[str, Any]],
+    scales: Mapping[str, str | Sequence[str]],
+    caption: str,
+    path: Path,
+    *,
+    overwrite: bool = True,
 ) -> str:
-    """Draw the validation perplexity of the trials of a search, in their order and over each setting that was searched.
+    """Draw the validation perplexities of the trials of a search, in their order and over each setting that is searched.
 
     Parameters
     ----------
     name
-        Of the search.
+        Name of the search.
     trials
-        Their ``number``, ``state`` ("complete" or otherwise), ``perplexity`` or None, and ``values``, by the setting's name, as
-        numbers or as one of the choices.
+        For each trial ``number``, ``state`` ("complete" or another one), ``perplexity`` or None, and ``values``: the value of
+        each setting by name, a number or one of the choices.
     scales
-        Of each setting that was searched: ``"log"``, ``"linear"``, or its choices.
+        For each setting that is searched, ``"log"``, ``"linear"``, or its choices.
     caption
         The evaluation conditions of the perplexities.
-    path
-        The picture, in the format that its ending names: .png, .svg or .pdf.
+    path, overwrite
+        As for `draw_curves`.
 
     Returns
     -------
     str
-        As of `draw_curves`.
+        As for `draw_curves`.
 
     Raises
     ------
     FflmError
-        If matplotlib is missing, there is no trial to draw, or the picture cannot be written.
+        If matplotlib is missing, no trial is complete, or the plot cannot be written.
     """
     drawn = [trial for trial in trials if trial["perplexity"] is not None and trial["perplexity"] < LARGEST]
     complete = [trial for trial in drawn if trial["state"] == "complete"]
@@ -178,62 +216,132 @@ def draw_trials(
     columns = -(-len(scales) // rows)
     footer = _wrapped([caption])
     figure = _figure(path, 8, 3 + 2.2 * rows + _height({}, footer))
-    from matplotlib.ticker import MaxNLocator
-
     grid = figure.add_gridspec(1 + rows, columns, height_ratios=(1.4, *[1] * rows))
     upper = figure.add_subplot(grid[0, :])
     panels = [figure.add_subplot(grid[1 + i // columns, i % columns], sharey=upper) for i in range(len(scales))]
-    best = min(complete, key=lambda trial: trial["perplexity"])
-    others = [trial for trial in drawn if trial["state"] != "complete"]
-    for axes, setting in zip((upper, *panels), (None, *scales), strict=True):
-        for group, style, label in (
-            (complete, {"marker": "o", "color": COLOURS[0], "alpha": 0.8}, "complete"),
-            (others, {"marker": "x", "color": COLOURS[1], "alpha": 0.8}, "incomplete"),
-            (
-                [best],
-                {"marker": "*", "color": COLOURS[2], "s": 200, "edgecolor": "white"},
-                f"best: trial {best['number']}, {best['perplexity']:,.1f}",
-            ),
-        ):
-            x = [trial["number"] if setting is None else _place(trial["values"][setting], scales[setting]) for trial in group]
-            y = [trial["perplexity"] for trial in group]
-            axes.scatter(x, y, **{"s": 25, "zorder": 3, "label": label, **style})
-    steps = [min(trial["perplexity"] for trial in complete[: i + 1]) for i in range(len(complete))]
-    numbers = [trial["number"] for trial in complete]
-    upper.step([*numbers, trials[-1]["number"]], [*steps, steps[-1]], where="post", color=COLOURS[2], label="best so far")
+    _scatter(upper, drawn, [trial["number"] for trial in drawn])
+    for axes, (setting, scale) in zip(panels, scales.items(), strict=True):
+        values = [trial["values"][setting] for trial in drawn]
+        _scatter(axes, drawn, values if isinstance(scale, str) else [scale.index(value) for value in values])
+    _draw_progress(upper, complete, trials[-1]["number"])
     handles, labels = upper.get_legend_handles_labels()
     _outside(figure, f"Search in {_short(name)}", handles, labels, columns=4)
-    upper.set_ylabel("validation perplexity\n(log scale)")
-    _logarithmic(upper.yaxis)
-    upper.xaxis.set_major_locator(MaxNLocator(integer=True))
-    upper.set_xlim(0.5, trials[-1]["number"] + 0.5)
-    upper.set_xlabel("trial")
     for axes, (setting, scale) in zip(panels, scales.items(), strict=True):
         axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())
         axes.set_xlabel(setting.replace("_", " ") + (" (log scale)" if scale == "log" else ""))
-        if scale == "log":
-            _logarithmic(axes.xaxis, most=4)
-        elif isinstance(scale, str):
-            axes.xaxis.set_major_locator(MaxNLocator(5))
-        else:
-            crowded = len(scale) * max(map(len, scale)) > 66 // columns
-            axes.set_xticks(range(len(scale)), scale, rotation=40 * crowded, ha="right" if crowded else "center")
-            axes.set_xlim(-0.5, len(scale) - 0.5)
+        _scale(axes, scale, columns)
     figure.supxlabel(footer, fontsize="x-small")
-    return _save(figure, path)
+    return _save(figure, path, overwrite)
 
 
-def draw_speeds(rows: Sequence[Mapping[str, Any]], devices: Mapping[str, str], path: Path) -> str:
-    """Draw tokens a second over the size of the vocabulary, a line for each device, hidden size and batch size.
+def _scatter(axes: Any, trials: Sequence[Mapping[str, Any]], x: Sequence[float]) -> None:
+    """Draw the perplexities of trials over numbers x (N,), with a marker each for complete, incomplete and the best trials."""
+    complete = [i for i, trial in enumerate(trials) if trial["state"] == "complete"]
+    incomplete = [i for i, trial in enumerate(trials) if trial["state"] != "complete"]
+    best = min(complete, key=lambda i: trials[i]["perplexity"])
+    label = f"best: trial {trials[best]['number']}, {trials[best]['perplexity']:,.1f}"
+    groups: list[tuple[list[int], dict[str, Any]]] = [
+        (complete, {"marker": "o", "color": COLORS[0], "alpha": 0.8, "label": "complete"}),
+        (incomplete, {"marker": "x", "color": COLORS[1], "alpha": 0.8, "label": "incomplete"}),
+        ([best], {"marker": "*", "color": COLORS[2], "s": 200, "edgecolor": "white", "label": label}),
+    ]
+    for group, style in groups:
+        axes.scatter([x[i] for i in group], [trials[i]["perplexity"] for i in group], **{"s": 25, "zorder": 3, **style})
+
+
+def _draw_progress(axes: Any, complete: Sequence[Mapping[str, Any]], last: int) -> None:
+    """Draw the best perplexity so far over the numbers of the complete trials up to the ``last`` trial, and label the axes."""
+    from matplotlib.ticker import MaxNLocator
+
+    best = list(itertools.accumulate((trial["perplexity"] for trial in complete), min))
+    numbers = [trial["number"] for trial in complete]
+    axes.step([*numbers, last], [*best, best[-1]], where="post", color=COLORS[2], label="best so far")
+    axes.set_ylabel("validation perplexity\n(log scale)")
+    _logarithmic(axes.yaxis)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(0.5, last + 0.5)
+    axes.set_xlabel("trial")
+
+
+def _scale(axes: Any, scale: str | Sequence[str], columns: int) -> None:
+    """Set the scale of the x-axis of a panel, one of ``columns`` beside each other: "log", "linear", or choices as labels."""
+    from matplotlib.ticker import MaxNLocator
+
+    if scale == "log":
+        _logarithmic(axes.xaxis, most=4)
+    elif isinstance(scale, str):
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    else:
+        crowded = len(scale) * max(map(len, scale)) > CHARACTERS // columns
+        axes.set_xticks(range(len(scale)), scale, rotation=40 * crowded, ha="right" if crowded else "center")
+        axes.set_xlim(-0.5, len(scale) - 0.5)
+
+
+def draw_speeds(rows: Sequence[Mapping[str, Any]], devices: Mapping[str, str], path: Path, *, overwrite: bool = True) -> str:
+    """Draw tokens per second over the size of the vocabulary, with a line for each device, hidden size and batch size.
 
     Parameters
     ----------
     rows
         ``vocabulary``, ``hidden``, ``batch``, ``device`` and ``tokens_per_second`` of each measurement.
     devices
-        What each device is called.
+        The description of each device.
+    path, overwrite
+        As for `draw_curves`.
+
+    Returns
+    -------
+    str
+        As for `draw_curves`.
+
+    Raises
+    ------
+    FflmError
+        If matplotlib is missing, or the plot cannot be written.
+    """
+    shapes = sorted({(row["hidden"], row["batch"]) for row in rows})
+    figure = _figure(path, 8, 5 + LINE * len(shapes) * len(devices))
+    axes = figure.subplots()
+    for style, (device, name) in zip(("-o", "--s"), devices.items(), strict=False):
+        for (hidden, batch), color in zip(shapes, _colors(len(shapes)), strict=True):
+            own = [row for row in rows if (row["device"], row["hidden"], row["batch"]) == (device, hidden, batch)]
+            places = [row["vocabulary"] for row in own], [row["tokens_per_second"] for row in own]
+            axes.plot(*places, style, color=color, label=f"{name}, hidden {hidden:,}, batch {batch:,}")
+    _outside(figure, "Training steps", *axes.get_legend_handles_labels())
+    axes.set_xlabel("vocabulary size (log scale)")
+    axes.set_ylabel("tokens per second (log scale)")
+    _logarithmic(axes.xaxis)
+    _logarithmic(axes.yaxis)
+    return _save(figure, path, overwrite)
+
+
+def draw_network(
+    config: NetworkConfig,
+    path: Path,
+    parameters: Parameters | None = None,
+    *,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    overwrite: bool = True,
+) -> str:
+    """Draw a network: its layers, their units, and a line for each weight.
+
+    Biases are drawn as the weights of a unit that is always +1. Where there are few connections between two layers, their weights
+    are written on them. Of large layers and deep networks, some units and layers are left out.
+
+    Parameters
+    ----------
+    config
+        The network, such as ``config_`` of an estimator.
     path
         The picture, in the format that its ending names: .png, .svg or .pdf.
+    parameters
+        The weights, as NumPy arrays, such as ``parameters_`` of an estimator. Positive weights are blue, negative ones red, and
+        the larger, the thicker. Without them all lines are gray, and so are those of weights of embeddings.
+    inputs, outputs
+        Names of the features and of the outputs, if they have any.
+    overwrite
+        As of `draw_curves`.
 
     Returns
     -------
@@ -245,48 +353,165 @@ def draw_speeds(rows: Sequence[Mapping[str, Any]], devices: Mapping[str, str], p
     FflmError
         If matplotlib is missing, or the picture cannot be written.
     """
-    shapes = sorted({(row["hidden"], row["batch"]) for row in rows})
-    figure = _figure(path, 8, 5 + LINE * len(shapes) * len(devices))
+    layers = _layers(config, parameters, inputs, outputs)
+    if len(layers) > LAYERS:
+        gap = _Layer(f"{len(layers) - LAYERS + 1} more\nlayers", 0)
+        layers = [*layers[: LAYERS - 4], gap, *layers[-3:]]
+    rows = max(len(layer.places) for layer in layers) + 1  # one for +1
+    width, low = COLUMN * (len(layers) - 1), -rows / 2
+    figure = _figure(path, 0.55 * (width + 5), 0.55 * (rows + 2.5 + 2 * config.direct))
     axes = figure.subplots()
-    for style, (device, name) in zip(("-o", "--s"), devices.items(), strict=False):
-        for (hidden, batch), colour in zip(shapes, _colours(len(shapes)), strict=True):
-            own = [row for row in rows if (row["device"], row["hidden"], row["batch"]) == (device, hidden, batch)]
-            places = [row["vocabulary"] for row in own], [row["tokens_per_second"] for row in own]
-            axes.plot(*places, style, color=colour, label=f"{name}, hidden {hidden:,}, batch {batch:,}")
-    _outside(figure, "Training steps", *axes.get_legend_handles_labels())
-    axes.set_xlabel("words in the vocabulary (log scale)")
-    axes.set_ylabel("tokens a second (log scale)")
-    _logarithmic(axes.xaxis)
-    _logarithmic(axes.yaxis)
-    return _save(figure, path)
+    axes.set_axis_off()
+    for place, layer in enumerate(layers):
+        x = COLUMN * place
+        axes.text(x, rows / 2 - 0.1, layer.title, ha="center", va="bottom", fontsize="small")
+        _draw_units(axes, x, layer)
+        if place and layer.count and layers[place - 1].count:
+            _draw_connections(axes, x, layer, layers[place - 1], low)
+    if config.direct and config.hidden:
+        bend = {"arrowstyle": "->", "connectionstyle": "arc3,rad=0.2", "color": "gray"}
+        axes.annotate("", (width, low - 0.5), (0, low - 0.5), arrowprops=bend)
+        axes.text(width / 2, low - 0.1 * width - 0.6, "direct connections", ha="center", va="top", color="gray", fontsize="small")
+        low -= 0.1 * width + 0.8
+    if parameters is not None:
+        from matplotlib.lines import Line2D
+
+        handles = [Line2D([], [], color=color, linewidth=2) for color in COLORS[:2]]
+        names = ("positive weight", "negative weight")
+        figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    axes.set(aspect="equal", xlim=(-2.5, width + 2.5), ylim=(low - 0.6, rows / 2 + 1))
+    return _save(figure, path, overwrite)
 
 
-def _colours(count: int) -> Sequence[Any]:
-    """Return different colours."""
+@dataclass(frozen=True)
+class _Layer:
+    """A layer in the drawing of a network.
+
+    Attributes
+    ----------
+    title
+        The text above it.
+    count
+        Number of units; none where layers are left out.
+    symbol
+        The text in a unit, before its number.
+    texts
+        Texts in place of that, in boxes, where the units are vectors.
+    names
+        Texts beside the units, or none.
+    weight, bias
+        The weights (units, units before) and biases (units,), None where they are not known.
+    biased
+        Whether there are biases.
+    """
+
+    title: str
+    count: int
+    symbol: str = ""
+    texts: Sequence[str] = ()
+    names: Sequence[str] = ()
+    weight: Array | None = None
+    bias: Array | None = None
+    biased: bool = True
+
+    @property
+    def places(self) -> list[tuple[int | None, float]]:
+        """The index and the height of each unit that is drawn, from the top; None stands for those that are left out."""
+        units: list[int | None] = [*range(self.count)]
+        if self.count > UNITS:
+            units = [*range(UNITS - 3), None, self.count - 1]
+        return [(unit, (len(units) - 1) / 2 - row) for row, unit in enumerate(units or [None])]
+
+
+def _layers(config: NetworkConfig, parameters: Parameters | None, inputs: Sequence[str], outputs: Sequence[str]) -> list[_Layer]:
+    """Return the layers of a network, for the arguments of `draw_network`."""
+    numbers, size = config.input == "numbers", config.embedding
+    if config.input == "window":
+        averages = [f"mean of {words}" for words in reversed(config.averages)]
+        texts = [*averages, *(f"w(t−{config.window - place})" for place in range(config.window))]
+        layers = [_Layer(f"embeddings of words\n{size:,} numbers each", len(texts), texts=texts)]
+    else:
+        title = "input layer\n{:,} features" if numbers else f"{config.input} of the embeddings\n{{:,}} numbers"
+        layers = [_Layer(title.format(config.inputs), config.inputs, "x", names=inputs)]
+    for number, (units, activation) in enumerate(zip(config.hidden, [config.activation] * len(config.hidden), strict=True)):
+        title = "hidden layer" if len(config.hidden) == 1 else f"hidden layer {number + 1}"
+        note = ", residual" if config.residual and number else ""
+        layer = _Layer(f"{title}\n{_units(units)}, {activation}{note}", units, "h")
+        if parameters is not None:
+            layer = replace(layer, weight=parameters.hidden_weights[number], bias=parameters.hidden_biases[number])
+        layers.append(layer)
+    if config.projected:
+        weight = None if parameters is None else parameters.projection
+        layers.append(_Layer(f"projection\n{_units(size)}, linear", size, "z", weight=weight, biased=False))
+    notes = [config.output, *["tied"] * config.tied, *["adaptive"] * bool(config.bands)]
+    layer = _Layer(f"output layer\n{_units(config.classes)}, {', '.join(notes)}", config.classes, "y", names=outputs)
+    if parameters is not None and not config.bands:
+        layer = replace(layer, weight=parameters.softmax_weight, bias=parameters.output_bias)
+    return [*layers, layer]
+
+
+def _units(count: int) -> str:
+    return "1 unit" if count == 1 else f"{count:,} units"
+
+
+def _draw_units(axes: Any, x: float, layer: _Layer) -> None:
+    """Draw the units of a layer at x, and their names to the left of the first and to the right of other layers."""
+    for unit, y in layer.places:
+        if unit is None:
+            axes.text(x, y, "⋮" if layer.count else "⋯", ha="center", va="center", fontsize="x-large")
+            continue
+        if layer.texts:
+            axes.text(x, y, layer.texts[unit], ha="center", va="center", fontsize="small", bbox=BOX, zorder=3)
+        else:
+            axes.plot(x, y, "o", color="black", markerfacecolor="white", markersize=20, zorder=2)
+            text = layer.symbol + str(unit + 1).translate(SUBSCRIPTS)
+            axes.text(x, y, text, ha="center", va="center", fontsize="x-small" if len(text) > 3 else "small", zorder=3)
+        if layer.names:
+            side, align = (1, "left") if x else (-1, "right")
+            axes.text(x + 0.5 * side, y, layer.names[unit], ha=align, va="center", fontsize="small")
+
+
+def _draw_connections(axes: Any, x: float, layer: _Layer, before: _Layer, low: float) -> None:
+    """Draw the weights of a layer at x, by which it reads the layer before, and its biases, those of a unit at the height low."""
+    units = [(unit, y) for unit, y in layer.places if unit is not None]
+    sources = [(source, y) for source, y in before.places if source is not None]
+    weight = None if before.texts else layer.weight
+    columns = [(y, None if weight is None else weight[:, source]) for source, y in sources]
+    if layer.biased:
+        axes.plot(x - COLUMN, low, "o", color="silver", markerfacecolor="white", markersize=20, zorder=2)
+        axes.text(x - COLUMN, low, "+1", ha="center", va="center", fontsize="small", color="gray", zorder=3)
+        columns.append((low, None if weight is None else layer.bias))
+    largest = max((np.abs(weights).max() for _, weights in columns if weights is not None), default=1.0) or 1.0
+    for height, weights in columns:
+        for unit, y in units:
+            value = math.nan if weights is None else float(weights[unit])
+            color = COLORS[value < 0] if abs(value) > 0 else "silver"
+            width = 0.7 if weights is None else 0.3 + 2.7 * abs(value) / largest
+            axes.plot((x - COLUMN, x), (height, y), color=color, linewidth=width, zorder=1)
+            if weights is not None and len(columns) * len(units) <= LABELED:
+                place = x - 0.7 * COLUMN, height + 0.3 * (y - height)
+                axes.text(*place, f"{value:.3g}", ha="center", va="center", fontsize="x-small", zorder=2, bbox=LABEL)
+
+
+def _colors(count: int) -> Sequence[Any]:
+    """Return a number of different colors."""
     import matplotlib
 
     return (
-        COLOURS[:count]
-        if count <= len(COLOURS)
-        else [matplotlib.colormaps["turbo"](place / (count - 1)) for place in range(count)]
+        COLORS[:count] if count <= len(COLORS) else [matplotlib.colormaps["turbo"](place / (count - 1)) for place in range(count)]
     )
 
 
-def _place(value: Any, scale: str | Sequence[str]) -> Any:
-    """Return where a value is drawn."""
-    return value if isinstance(scale, str) else scale.index(value)
-
-
 def check_picture(path: Path) -> None:
-    """Raise an FflmError if no picture can be drawn under that name, or nothing can be drawn."""
+    """Raise an FflmError if the suffix of a plot is not supported, or matplotlib is not installed."""
     if path.suffix not in (".png", ".svg", ".pdf"):
-        raise FflmError(f"cannot draw {path}: let its name end in .png, .svg or .pdf")
+        raise FflmError(f"cannot draw {path}: choose a name that ends in .png, .svg or .pdf")
     if find_spec("matplotlib") is None:
         raise FflmError(f"plots need matplotlib: run {install('plot')}")
 
 
 def _figure(path: Path, width: float, height: float) -> Any:
-    """Return an empty picture, in inches."""
+    """Return an empty figure of a size in inches."""
     check_picture(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -296,8 +521,8 @@ def _figure(path: Path, width: float, height: float) -> Any:
     return figure
 
 
-def _save(figure: Any, path: Path) -> str:
-    """Give all axes the same look, and write the picture; return the characters that no font has."""
+def _save(figure: Any, path: Path, overwrite: bool) -> str:
+    """Apply the common style to all axes, and write the plot; return the characters that no font contains."""
     from matplotlib.text import Text
 
     for axes in figure.axes:
@@ -305,34 +530,36 @@ def _save(figure: Any, path: Path) -> str:
         axes.spines[["top", "right"]].set_visible(False)
     texts = [text for text in figure.findobj(Text) if text.get_text()]
     for text in texts:
-        text.set_text(text.get_text().encode(errors="backslashreplace").decode())  # names of files may not be UTF-8
-        text.set_parse_math(False)  # a $ in a name is a $
+        text.set_text(text.get_text().encode(errors="backslashreplace").decode())  # file names need not be UTF-8
+        text.set_parse_math(False)  # a $ in a name does not start a formula
     families, missing = _fonts({character for text in texts for character in text.get_text() if character.isprintable()})
     for text in texts:
         text.set_fontfamily([*text.get_fontfamily(), *families])
-    with replacing(path) as temporary, warnings.catch_warnings():
+    with replacing(path, overwrite=overwrite) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(temporary, format=path.suffix[1:])
     return "".join(sorted(missing))
 
 
 def _fonts(characters: set[str]) -> tuple[list[str], set[str]]:
-    """Return the families of fonts that have the characters which matplotlib's own font lacks, and those that none has.
+    """Return fonts for the characters that matplotlib's default font lacks, and the characters that no font contains.
 
-    The system's fonts are looked at themselves, for matplotlib's list of them does not contain those that were installed later.
+    The fonts are searched for in the system's folders, because matplotlib's cached list does not contain fonts that were
+    installed later.
     """
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 
-    def known(path: str) -> tuple[bool, str, set[str]]:
+    def coverage(path: str) -> tuple[bool, str, set[str]]:
+        """Return whether a font is regular, its path, and the characters that it contains."""
         try:
             font = FT2Font(path)
-        except (OSError, RuntimeError):  # not readable, or of a kind that cannot be drawn
+        except (OSError, RuntimeError):  # not readable, or of an unsupported kind
             return False, "", set()
         return font.style_name == "Regular", path, {each for each in characters if font.get_char_index(ord(each))}
 
-    missing = characters - known(font_manager.findfont(font_manager.FontProperties()))[2]
-    fonts = [known(path) for path in sorted(font_manager.findSystemFonts())] if missing else []
+    missing = characters - coverage(font_manager.findfont(font_manager.FontProperties()))[2]
+    fonts = [coverage(path) for path in sorted(font_manager.findSystemFonts())] if missing else []
     families = []
     while missing and fonts:
         _, path, found = max(fonts, key=lambda font: (len(font[2] & missing), font[0]))
@@ -345,27 +572,27 @@ def _fonts(characters: set[str]) -> tuple[list[str], set[str]]:
 
 
 def _evaluations(name: str, log: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the evaluations in a run's log, of which there must be one."""
+    """Return the evaluations in the log of a run; raise an FflmError if there are none."""
     evaluations = [event for event in log if event["event"] == "evaluation"]
     if not evaluations:
-        raise FflmError(f"{name} was not evaluated yet, so there is nothing to draw: let it train for longer")
+        raise FflmError(f"{name} has not been evaluated yet, so there is nothing to draw: let it train for longer")
     return evaluations
 
 
-def _draw_run(upper: Any, lower: Any, name: str, log: Sequence[Mapping[str, Any]], colour: str) -> str:
-    """Draw the curves of a run into the axes of perplexity and of the rate; return what is known of its best evaluation."""
+def _draw_run(upper: Any, lower: Any, name: str, log: Sequence[Mapping[str, Any]], color: str) -> str:
+    """Draw the perplexities of a run into the upper axes and its learning rate into the lower; return a label of the best one."""
     evaluations = _evaluations(name, log)
     exact = [event for event in evaluations if event.get("exact", True)]
     perplexities = [math.exp(min(event["train_loss"], 700.0)) for event in exact]
-    _plot(upper, [event["words"] for event in exact], perplexities, color=colour, linestyle="--", linewidth=1)
-    _plot(lower, [event["words"] for event in evaluations], [event["rate"] for event in evaluations], color=colour, linewidth=1)
+    _plot(upper, [event["words"] for event in exact], perplexities, color=color, linestyle="--", linewidth=1)
+    _plot(lower, [event["words"] for event in evaluations], [event["rate"] for event in evaluations], color=color, linewidth=1)
     measured = [event for event in evaluations if event["valid"] and event["valid"]["perplexity"] < LARGEST]
     if not measured:
         return UNMEASURED
     x, y = [event["words"] for event in measured], [event["valid"]["perplexity"] for event in measured]
-    _plot(upper, x, y, color=colour, linewidth=2)
+    _plot(upper, x, y, color=color, linewidth=2)
     best = min(range(len(y)), key=y.__getitem__)
-    upper.plot(x[best], y[best], color=colour, **STAR)
+    upper.plot(x[best], y[best], color=color, **STAR)
     epochs = x[best] / log[0]["text"]["parts"]["train"]["tokens"]
     bits = measured[best]["valid"]["bits_per_character"]
     return f"best: {y[best]:,.1f}, {bits:.3f} bits per character, after {_epochs(epochs)}"
@@ -379,7 +606,7 @@ def _plot(axes: Any, x: Sequence[float], y: Sequence[float], **style: Any) -> No
 
 
 def _logarithmic(axis: Any, most: int = 7) -> None:
-    """Give an axis, whose data are drawn, a logarithmic scale and about so many labeled ticks at round numbers."""
+    """Set a logarithmic scale on an axis, whose data have been drawn, with at most about ``most`` ticks, at round numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
@@ -395,21 +622,21 @@ def _logarithmic(axis: Any, most: int = 7) -> None:
 
 
 def _legend(figure: Any, title: str, runs: Mapping[str, tuple[str, str]], styles: Mapping[str, str]) -> None:
-    """Explain curves above them: a line for each run, with its colour and what is known of its best, and one for the styles."""
+    """Add a legend above the axes: a line for the styles, and one for each run with its color and its best evaluation."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color="gray", linestyle=style) for style in styles.values()]
     labels, many = list(styles), len(runs) > MANY
-    for name, (colour, best) in runs.items():
+    for name, (color, best) in runs.items():
         marker = {} if best == UNMEASURED else {**STAR, "markersize": 11}
-        handles.append(Line2D([], [], color=colour, linewidth=2, **{**marker, "linestyle": "-"}))
-        known = best.split(", ")[0] if many else best
-        labels.append(best if len(runs) == 1 else f"{_short(name, NAME - 10 * many)}, {known}")
+        handles.append(Line2D([], [], color=color, linewidth=2, **{**marker, "linestyle": "-"}))
+        shown = best.split(", ")[0] if many else best
+        labels.append(best if len(runs) == 1 else f"{_short(name, NAME - 10 * many)}, {shown}")
     _outside(figure, title, handles, labels, columns=len(labels) if len(runs) == 1 else 1 + many)
 
 
 def _outside(figure: Any, title: str, handles: Sequence[Any], labels: Sequence[str], columns: int = 1) -> None:
-    """Put a legend and the title above all axes."""
+    """Add a legend and the title above all axes."""
     places = [str(place) for place in range(len(labels))]
     legend = figure.legend(
         handles,
@@ -422,15 +649,16 @@ def _outside(figure: Any, title: str, handles: Sequence[Any], labels: Sequence[s
         title_fontsize="large",
     )
     for text, label in zip(legend.get_texts(), labels, strict=True):
-        text.set_text(label)  # of which `legend` would leave out those that begin with _
+        text.set_text(label)  # because `legend` leaves out labels that start with _
 
 
 def _title(runs: Mapping[str, Any], kind: str) -> str:
+    """Return the name of a single run, or the number and kind of several."""
     return _short(next(iter(runs))) if len(runs) == 1 else f"{len(runs)} {kind}"
 
 
 def _short(name: str, limit: int = NAME) -> str:
-    """Return a name, without its middle if it is longer than a limit."""
+    """Return a name; if it is longer than a limit, its middle is replaced by an ellipsis."""
     half = len(name) // 2
     while _wide(name[:half] + name[-half:]) > limit:
         half -= 1
@@ -438,21 +666,22 @@ def _short(name: str, limit: int = NAME) -> str:
 
 
 def _wide(text: str) -> int:
-    """Return the width of a text, in characters of which Chinese ones count as two."""
+    """Return the width of a text in characters, where wide ones such as Chinese characters count as two."""
     return sum(1 + (unicodedata.east_asian_width(character) in "WF") for character in text)
 
 
 def _epochs(count: float) -> str:
+    """Return a number of epochs in words."""
     return "1 epoch" if count == 1 else f"{count:.3g} epochs"
 
 
 def _wrapped(captions: Iterable[str]) -> str:
-    """Return captions as lines that fit the picture."""
+    """Return captions, broken into lines that fit the width of the plot."""
     widths = {caption: max(CAPTION // 2, CAPTION - (_wide(caption) - len(caption))) for caption in captions}
     return "\n".join(line for caption, width in widths.items() for line in textwrap.wrap(caption, width))
 
 
 def _height(runs: Mapping[str, Any], footer: str = "") -> float:
-    """Return the height of a legend of several runs and of a footer, in inches."""
+    """Return the height that a legend of several runs and the further lines of a footer need, in inches."""
     lines = 0 if len(runs) == 1 else len(runs) // (1 + (len(runs) > MANY))
     return LINE * (lines + footer.count("\n"))

@@ -1,4 +1,4 @@
-"""How many processors this process may use."""
+"""The number of processors that this process may use."""
 
 import math
 import os
@@ -7,23 +7,23 @@ from pathlib import Path
 
 
 def usable_processors(root: Path = Path("/")) -> int:
-    """Return how many processors this process may keep busy: those it is bound to, or fewer if it or its container has a quota.
+    """Return the number of processors that this process may use: its CPU affinity, limited by the quotas of control groups.
 
     Parameters
     ----------
     root
-        Where Linux shows control groups, in ``proc`` and ``sys``.
+        The folder that contains ``proc`` and ``sys``, where Linux describes control groups.
     """
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([bound, *map(math.ceil, _quotas(root))]))
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([affinity, *map(math.ceil, _quotas(root))]))
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Yield how many processors each control group of this process may use, if it has a quota.
+    """Yield the quota of each control group of this process that has one, in processors.
 
-    A group is limited by those above it, too. In a container, its own group is the uppermost that can be seen, and the path to it
-    may be that of the host, which does not exist there. Source: https://docs.kernel.org/admin-guide/cgroup-v2.html and, for
-    version 1, https://docs.kernel.org/scheduler/sched-bwc.html.
+    The quotas of a group's parents apply, too. In a container, the container's own group is the topmost one that is visible, and
+    the path in ``proc`` may be that on the host, which does not exist in the container. Sources:
+    https://docs.kernel.org/admin-guide/cgroup-v2.html and, for version 1, https://docs.kernel.org/scheduler/sched-bwc.html.
     """
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -43,6 +43,7 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _read(path: Path) -> str:
+    """Return the content of a file, or an empty string if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError:

@@ -1,29 +1,30 @@
-"""The random order in which an epoch goes through its examples."""
+"""Shuffling of the examples of an epoch, in bounded memory."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-BLOCK = 1 << 22  # number of positions that are shuffled at a time, 32 MiB
+BLOCK = 1 << 22
+"""Number of positions that are shuffled at a time, 32 MiB."""
 
 
 def shuffled(count: int, batch_size: int, seed: int, epoch: int, start_batch: int = 0) -> Iterator[npt.NDArray[np.int64]]:
     """Yield the positions of an epoch in random order.
 
-    The order depends on ``seed`` and ``epoch`` only. Positions are shuffled within blocks of ``BLOCK``, and the blocks come in
-    random order, so that memory stays bounded however long the text is. Batches may cross the borders of blocks.
+    The order depends only on ``seed`` and ``epoch``. Positions are shuffled within blocks of ``BLOCK``, and the blocks are
+    shuffled, so that memory does not grow with the length of the text. Batches may contain positions of several blocks.
 
     Parameters
     ----------
     count
-        The number of positions.
+        Number of positions.
     batch_size
-        The number of positions in a batch; the last batch of an epoch may be shorter.
+        Number of positions in a batch; the last batch of an epoch may be smaller.
     seed, epoch
-        The random seed and the number of the epoch, not negative.
+        Random seed, and number of the epoch; not negative.
     start_batch
-        The number of batches to skip; the others are the same as without it.
+        Number of batches to skip; the remaining batches are the same as without skipping.
 
     Yields
     ------
@@ -50,5 +51,5 @@ def shuffled(count: int, batch_size: int, seed: int, epoch: int, start_batch: in
 
 
 def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
-    """Return the random generator of a stream of an epoch: 0 orders the blocks, 1 + b the positions in block b."""
+    """Return a random generator of an epoch: stream 0 shuffles the blocks, stream 1 + b the positions in block b."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch, stream))))

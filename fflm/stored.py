@@ -1,6 +1,6 @@
-"""JSON that our files hold: read, and checked once against a type, by msgspec.
+"""Reading JSON from files, with validation against a type by msgspec.
 
-Whoever gets a value from here need not doubt its shape, its types, or the ranges that its type has.
+The values that these functions return have the structure, the types and the ranges that the type describes.
 """
 
 import json
@@ -13,9 +13,10 @@ from fflm.errors import FflmError
 from fflm.files import open_regular
 
 LARGEST = 2**30
-"""No file that is read whole has more bytes: of a log, that is some million evaluations."""
+"""Maximum size of a JSON file, bytes; a log of this size has some million evaluations."""
 
 REMEDY = "restore it from a copy, or train again"
+"""What the user can do about a damaged file, for messages."""
 
 
 def read_json(path: Path, of: Any, remedy: str = REMEDY) -> Any:
@@ -24,47 +25,47 @@ def read_json(path: Path, of: Any, remedy: str = REMEDY) -> Any:
     Raises
     ------
     FflmError
-        If it cannot be read or is damaged: one line with its name, the place, what is expected there, and the remedy.
+        If the file cannot be read or is damaged: one line with its name, the position, the expected value, and the remedy.
     """
     return from_json(read_whole(path, remedy), of, str(path), remedy)
 
 
 def read_whole(path: Path, remedy: str = REMEDY) -> bytes:
-    """Return what a file holds.
+    """Return the content of a file.
 
     Raises
     ------
     FflmError
-        If it cannot be read, is not a regular file, or has more than `LARGEST` bytes.
+        If the file cannot be read, is not a regular file, or has more than `LARGEST` bytes.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        content = file.read(min(size, LARGEST))  # not more, for that much memory is taken before anything is read
+        content = file.read(min(size, LARGEST))  # a larger number would allocate as much memory before reading
     if size > LARGEST:
         raise FflmError(f"{path} is damaged (it has more than {LARGEST:,} bytes): {remedy}")
     return content
 
 
 def from_json(text: str | bytes, of: Any, source: str, remedy: str = REMEDY, *, infinite: bool = False) -> Any:
-    """Return a JSON text as Python's own values, after checking that it could be converted to a type.
+    """Return a JSON text as Python objects after validating it against a type.
 
     Strings may contain the surrogates that stand for bytes of file names that are not UTF-8, but no others.
 
     Parameters
     ----------
     text
-        UTF-8.
+        The JSON text, UTF-8.
     of
-        As `fflm.arguments.convert` takes it.
+        The type, as for `fflm.arguments.convert`.
     source, remedy
-        Where the text is from, and what to do if it is damaged, for the message.
+        The file that the text is from, and what to do if it is damaged, for the message.
     infinite
-        Whether a number may be infinite; none may be NaN.
+        Whether numbers may be infinite; they must not be NaN.
 
     Raises
     ------
     FflmError
-        If it cannot be converted: one line with the source, the place, what is expected there, and the remedy.
+        If the text is not valid: one line with the source, the position, the expected value, and the remedy.
     """
     try:
         value = json.loads(text if isinstance(text, str) else text.decode(), parse_constant=_constant)
@@ -82,7 +83,7 @@ def from_json(text: str | bytes, of: Any, source: str, remedy: str = REMEDY, *, 
 
 
 def check_json(value: Any, of: Any, source: str, remedy: str = REMEDY) -> None:
-    """Raise an FflmError, as `from_json` does, if JSON values cannot be converted to a type."""
+    """Raise an FflmError, as `from_json` does, if a JSON value is not valid for a type."""
     try:
         convert(value, of)
     except FflmError as error:
@@ -90,6 +91,7 @@ def check_json(value: Any, of: Any, source: str, remedy: str = REMEDY) -> None:
 
 
 def _constant(name: str) -> float:
+    """Return the number that a name such as ``Infinity`` stands for; NaN is refused."""
     if name == "NaN":
         raise ValueError("NaN is not a number")
     return float(name)

@@ -1,9 +1,9 @@
-"""Compiling all kernels ahead of their first use, so that an image can be built with them."""
+"""Ahead-of-time compilation of all kernels, for example when a container image is built."""
 
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -27,8 +27,10 @@ from fflm.training.settings import OptimizerName, TrainingSettings
 from fflm.training.trainer import Trainer
 
 _TEXT = "The cat sat on the wall. The dog sat on the mat.\n" * 40
+"""The text that language models are trained on."""
 
-_SMALL = {"window": 2, "embedding": 2, "hidden": (2,), "epochs": 1, "batch_size": 64, "averages": ()}
+_SMALL: dict[str, Any] = {"window": 2, "embedding": 2, "hidden": (2,), "epochs": 1, "batch_size": 64, "averages": ()}
+"""Settings of all language models, which train in no time."""
 
 _NETWORKS = (
     {"averages": (3,), "patience": 0, "smoothing": 0.1, "self_normalise": 0.1},
@@ -38,7 +40,7 @@ _NETWORKS = (
     {"tied": False, "residual": True, "hidden": (2, 2), "direct": True, "optimizer": "sgd", "momentum": 0.9},
     {"loss": "sampled", "samples": 2, "tied": False, "optimizer": "adam", "hidden": (3,)},
 )
-"""Language models that together use all kernels of training in single precision."""
+"""Settings of language models that together use all kernels of training in single precision."""
 
 _CLASSIFIERS = (
     {"input": "mean"},
@@ -46,25 +48,26 @@ _CLASSIFIERS = (
     {"input": "window", "length": 3},
     {"input": "features", "log_length": True},
 )
+"""Settings of text classifiers that together use all kernels of classifiers."""
 
 
 def warm_up(device: Device = "cpu") -> Iterator[str]:
-    """Compile every kernel for this machine, and keep it on disk, by using all kinds of networks on a very small text.
+    """Compile all kernels for this machine and cache them on disk, by training and using all kinds of models on a tiny text.
 
     Parameters
     ----------
     device
-        What the networks are trained on; the CPU's kernels are compiled in any case.
+        The device of the networks; the kernels of the CPU are always compiled.
 
     Yields
     ------
     str
-        What comes next, to be shown.
+        A description of the next step.
 
     Raises
     ------
     FflmError
-        If the device can't be used, or compiled kernels can't be kept.
+        If the device cannot be used, or compiled kernels cannot be cached.
     """
     chosen = choose_device(device)
     with tempfile.TemporaryDirectory(prefix="fflm-warmup-") as name:
@@ -80,21 +83,23 @@ def warm_up(device: Device = "cpu") -> Iterator[str]:
         _scorers(folder)
         yield "estimators"
         _estimators()
-    yield "the same for several threads"
+    yield "kernels for several threads"
     for kernel in KERNELS:
         for signature in kernel.sequential.signatures:
             kernel.parallel.compile(signature)
-    if reason := compiling.why_not_kept():
+    if reason := compiling.cache_failure():
         raise FflmError(reason)
 
 
 def _read() -> None:
+    """Compile the kernels that read text."""
     numbering = Numbering(Tokenizer())
-    numbering.number("the cat " * (1 << 17))  # from here on text is read by kernels
+    numbering.number("the cat " * (1 << 17))  # kernels are used once a text has this length
     numbering.number(" ".join(map(str, range(5000))))
 
 
 def _language_models(folder: Path, device: Device) -> None:
+    """Compile the kernels of language models on a device."""
     text, path = folder / "text.txt", folder / "text.model"
     text.write_text(_TEXT, encoding="utf-8")
     for fields in _NETWORKS:
@@ -105,6 +110,7 @@ def _language_models(folder: Path, device: Device) -> None:
 
 
 def _classifiers(folder: Path, device: Device) -> None:
+    """Compile the kernels of text classifiers on a device."""
     text, path = folder / "lines.tsv", folder / "lines.classifier"
     text.write_text("\n".join(f"{'ab'[row % 2]}\tthe cat {row % 3}" for row in range(40)), encoding="utf-8")
     for fields in _CLASSIFIERS:
@@ -113,6 +119,7 @@ def _classifiers(folder: Path, device: Device) -> None:
 
 
 def _scorers(folder: Path) -> None:
+    """Compile the kernels of n-gram models and of fast scoring; ``folder`` contains the text of `_language_models`."""
     ngram = train_ngram([folder / "text.txt"], folder / "text.ngram", 3)
     ngram.score(_TEXT)
     ngram.next_words("The cat", 3)
@@ -122,7 +129,7 @@ def _scorers(folder: Path) -> None:
 
 
 def _estimators() -> None:
-    """Train networks over plain numbers in double precision, as `fflm.estimators` does."""
+    """Compile the kernels of networks in double precision, which `fflm.estimators` uses."""
     numbers = np.random.default_rng(1).normal(size=(40, 3))
     for output, optimizer in zip(get_args(Output), get_args(OptimizerName), strict=True):
         config = NetworkConfig.feedforward(

@@ -1,4 +1,4 @@
-"""What every test runs under, and the fixtures of the numerical tests."""
+"""Options and settings of all tests, and fixtures that many tests share."""
 
 import os
 import signal
@@ -13,11 +13,11 @@ from threadpoolctl import ThreadpoolController
 
 from fflm.processors import usable_processors
 
-# Read by Numba when it is first imported. Two threads can be tested on one core.
+# Numba reads this variable when it is imported. Two threads can be tested on one core.
 os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, usable_processors())))
 
-# The reference computes with NumPy, whose matrices are so small here that threads only get in the way of other processes. SciPy's
-# BLAS, which kernels call, keeps its own.
+# NumPy uses one thread, because the matrices of the reference are so small that more threads only slow other processes down. The
+# BLAS of SciPy, which kernels call, keeps its threads.
 for library in ThreadpoolController().lib_controllers:
     if "numpy" in library.filepath:
         library.set_num_threads(1)
@@ -27,20 +27,20 @@ settings.load_profile("fflm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the numerical tests run on another device: ``pytest --device ptx tests/network/test_network.py``."""
+    """Add options that choose the device of numerical tests: ``pytest --device ptx tests/network/test_feedforward.py``."""
     parser.addoption("--device", choices=("cpu", "ptx", "cuda"), default="cpu", help="ptx: the CUDA kernels, without a GPU")
     parser.addoption("--precision", choices=("fp32", "mixed"), default="fp32", help="mixed: as a GPU may train")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the device, and keep compiled kernels with pytest's cache."""
+    """Set the device, and cache compiled kernels in the cache folder of pytest."""
     devices.device, devices.mixed = config.getoption("device"), config.getoption("precision") == "mixed"
     if devices.mixed and devices.device == "cpu":
         raise pytest.UsageError("--precision mixed needs --device ptx or cuda")
     os.environ.setdefault("NUMBA_CACHE_DIR", str(config.cache.mkdir("numba")))
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a shell's background, and all commands would inherit it
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in background jobs of a shell; all commands would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if os.environ.get("NUMBA_BOUNDSCHECK") == "1":  # only of the calling thread: no exception leaves another one
+    if os.environ.get("NUMBA_BOUNDSCHECK") == "1":  # use one thread, because exceptions cannot leave others
         from fflm.backend.cpu import launching
 
         launching._threads_lost = True
@@ -48,9 +48,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave kernels in double precision on several threads to CI: how they share their work depends on no type.
+    """Mark tests of double precision on two threads as slow, because how threads share work does not depend on the dtype.
 
-    They take a quarter of the time for compiling.
+    These kernels take a quarter of the time for compiling.
     """
     for item in items:
         parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stand in an empty folder with a text to train on."""
+    """Change to an empty folder with a text to train on, and return the path of the text."""
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text(STORIES, encoding="utf-8")
     return Path("text.txt")
@@ -75,7 +75,7 @@ def dtype(request: pytest.FixtureRequest) -> np.dtype:
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Cut the work of CPU kernels into so many shares, however small their arrays."""
+    """Divide the work of CPU kernels into this number of shares, even for small arrays."""
     from fflm.backend.cpu import backend as cpu_backend
 
     if devices.device != "cpu" and request.param > 1:

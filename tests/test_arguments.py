@@ -1,4 +1,4 @@
-"""What Python users may give to public functions: converted as it is meant, or refused in one line that names the argument."""
+"""Arguments of public functions are converted to their types, or refused in one line that names the argument."""
 
 import dataclasses
 import inspect
@@ -38,7 +38,7 @@ SMALL = {"epochs": 1, "embedding": 4, "hidden": 4, "window": 3, "overwrite": Tru
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Return a folder with a text, labeled texts, and a small model of each kind, trained from Python."""
+    """Return a folder with a text, labeled texts, and a small model of each kind, trained with the Python functions."""
     folder = tmp_path_factory.mktemp("arguments")
     (folder / "text.txt").write_text(STORIES, encoding="utf-8")
     (folder / "labeled.tsv").write_text("up\tone good day\ndown\ta bad night\n" * 20, encoding="utf-8")
@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def here(folder, monkeypatch):
+def in_folder(folder, monkeypatch):
     monkeypatch.chdir(folder)
     return folder
 
@@ -68,8 +68,8 @@ def model(request):
     return Mixture({"network": network, "cache": UnigramCache(3, network.vocabulary, network.text)}, [0.5, 0.5])
 
 
-def refused(name, function):
-    """Assert that a call is refused in one line that names an argument as Python has it."""
+def check_refused(name, function):
+    """Check that a call is refused in one line that names the Python argument; return the line."""
     with pytest.raises(fflm.FflmError) as caught:
         function()
     message = str(caught.value)
@@ -80,7 +80,7 @@ def refused(name, function):
     return message
 
 
-# Single values
+# Single values.
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def refused(name, function):
         (list[str], np.array(["a"], object), ["a"]),
     ],
 )
-def test_what_is_meant_is_taken(annotation, value, expected):
+def test_check_converts_equivalent_values(annotation, value, expected):
     result = check("x", annotation, value)
     assert (result, type(result)) == (expected, type(expected))
 
@@ -141,34 +141,37 @@ def test_what_is_meant_is_taken(annotation, value, expected):
     ],
     ids=repr,
 )
-def test_what_is_something_else_is_refused(annotation, value):
-    refused("x", lambda: check("x", annotation, value))
+def test_check_refuses_values_of_other_types(annotation, value):
+    check_refused("x", lambda: check("x", annotation, value))
 
 
-def test_an_error_says_what_is_wanted_and_which_item_is_wrong():
-    assert refused("rate", lambda: TrainingSettings(rate=0)) == "`rate` must be a number above 0, not 0"
-    assert refused("warmup", lambda: TrainingSettings(warmup=1)) == "`warmup` must be a number of at least 0 and below 1, not 1"
-    assert refused("hidden", lambda: NetworkConfig(5, hidden=(3, 0))).endswith(
+def test_check_error_names_expected_value_and_item():
+    assert check_refused("rate", lambda: TrainingSettings(rate=0)) == "`rate` must be a number above 0, not 0"
+    assert (
+        check_refused("warmup", lambda: TrainingSettings(warmup=1))
+        == "`warmup` must be a number of at least 0 and below 1, not 1"
+    )
+    assert check_refused("hidden", lambda: NetworkConfig(5, hidden=(3, 0))).endswith(
         "a list of at most 1,000 integers from 1 to 1,000,000; item 1 is 0"
     )
 
 
 class Table:
-    """A data frame, as pandas and Polars have it: iterating over it gives its columns' names."""
+    """A data frame like those of pandas and Polars, whose iterator yields the names of columns."""
 
     def __iter__(self):
         return iter(["column"])
 
     def to_numpy(self):
-        """Return its values."""
+        """Return the values of the table."""
         return np.array([["a text"]], object)
 
 
-def test_a_table_is_not_taken_for_the_names_of_its_columns():
+def test_data_frame_is_converted_to_its_values():
     assert plain(Table()) == [["a text"]]
 
 
-# Models
+# Models.
 
 
 CALLS = [
@@ -198,63 +201,63 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("name", "method", "arguments", "options"), CALLS, ids=repr)
-def test_calls_of_models_that_are_refused(model, name, method, arguments, options):
-    refused(name, lambda: getattr(model, method)(*arguments, **options))
+def test_model_methods_refuse_invalid_arguments(model, name, method, arguments, options):
+    check_refused(name, lambda: getattr(model, method)(*arguments, **options))
 
 
-def test_numbers_of_numpy_are_numbers_to_a_model(model):
+def test_model_methods_accept_numpy_scalars(model):
     options = {"samples": np.int64(2), "length": np.int32(3), "temperature": np.float32(0.5), "seed": np.uint64(5)}
     expected = model.generate("the", **{name: value.item() for name, value in options.items()})
     assert model.generate(np.str_("the"), **options) == expected
     assert model.next_words("the", np.int64(2)) == model.next_words("the", 2)
 
 
-def test_calls_of_vectors_that_are_refused():
+def test_vectors_refuse_invalid_arguments():
     vectors = tiny_model().vectors
     for word in (3, None, ["the"], b"the", slice(2)):
-        refused("word", lambda word=word: vectors[word])
+        check_refused("word", lambda word=word: vectors[word])
         assert word not in vectors
-    refused("b", lambda: vectors.analogy("the", 3, "cat"))
-    refused("top", lambda: vectors.analogy("the", "dog", "cat", 0))
+    check_refused("b", lambda: vectors.analogy("the", 3, "cat"))
+    check_refused("top", lambda: vectors.analogy("the", "dog", "cat", 0))
 
 
 @pytest.mark.parametrize(
     "load", [fflm.load, fflm.NeuralModel.load, fflm.NgramModel.load, fflm.Mixture.load, fflm.TextClassifier.load]
 )
-def test_what_is_no_folder_is_not_loaded(load, tmp_path):
+def test_load_refuses_paths_that_are_not_models(load, tmp_path):
     for path in (None, "", 3, b"x", ["x"], "\0", "x" * 5000):
-        refused("path", lambda path=path: load(path))
-    refused("device", lambda: load(tmp_path, "gpu"))
+        check_refused("path", lambda path=path: load(path))
+    check_refused("device", lambda: load(tmp_path, "gpu"))
     with pytest.raises(fflm.FflmError, match="is not a model"):
         load(tmp_path)
 
 
-# Classifiers
+# Classifiers.
 
 
 @pytest.mark.parametrize("method", ["predict", "predict_proba"])
-def test_a_text_is_not_taken_for_a_list_of_letters(here, method):
+def test_predict_refuses_single_text_and_other_types(in_folder, method):
     classifier = fflm.TextClassifier.load("labeled.classifier")
     wrong = ("one text", b"x", None, 3, ["a", None], ["a", NAN], ["a", b"b"], [["a"]], {"a": 1}, {"a"}, Table(), [Path("x")])
     for texts in wrong:
-        refused("texts", lambda texts=texts: getattr(classifier, method)(texts))
-    assert refused("texts", lambda: getattr(classifier, method)("one text")).endswith("put it into a list")
+        check_refused("texts", lambda texts=texts: getattr(classifier, method)(texts))
+    assert check_refused("texts", lambda: getattr(classifier, method)("one text")).endswith("put it into a list")
     expected = getattr(classifier, method)(["a good day", "night"])
     for texts in (("a good day", "night"), np.array(["a good day", "night"]), iter(["a good day", "night"])):
         assert np.array_equal(getattr(classifier, method)(texts), expected)
     assert len(getattr(classifier, method)([])) == 0
 
 
-def test_texts_and_labels_that_do_not_fit_together(here):
+def test_evaluate_refuses_texts_and_labels_of_different_lengths(in_folder):
     classifier = fflm.TextClassifier.load("labeled.classifier")
-    refused("texts", lambda: classifier.evaluate("one", ["up"]))
-    refused("labels", lambda: classifier.evaluate(["one", "two"], "up"))
+    check_refused("texts", lambda: classifier.evaluate("one", ["up"]))
+    check_refused("labels", lambda: classifier.evaluate(["one", "two"], "up"))
     for texts, labels in ((["one"], ["up", "down"]), ([], [])):
         with pytest.raises(fflm.FflmError, match="give each text one label"):
             classifier.evaluate(texts, labels)
 
 
-# Training
+# Training.
 
 
 @pytest.mark.parametrize(
@@ -300,14 +303,14 @@ def test_texts_and_labels_that_do_not_fit_together(here):
     ],
     ids=repr,
 )
-def test_training_refuses(here, name, value):
-    before = sorted(here.iterdir())
-    refused(name, lambda: fflm.train("text.txt", **{"path": "new.model", name: value}))
-    assert sorted(here.iterdir()) == before
+def test_train_refuses_invalid_settings(in_folder, name, value):
+    before = sorted(in_folder.iterdir())
+    check_refused(name, lambda: fflm.train("text.txt", **{"path": "new.model", name: value}))
+    assert sorted(in_folder.iterdir()) == before
 
 
 @pytest.mark.parametrize("train", [fflm.train, fflm.train_ngram, fflm.train_classifier])
-def test_inputs_are_paths(here, train):
+def test_train_functions_refuse_inputs_that_are_not_paths(in_folder, train):
     for inputs in (
         ["the cat sat", "on the mat"],
         "the cat sat. " * 50,
@@ -319,18 +322,32 @@ def test_inputs_are_paths(here, train):
         {"a": 1},
         ["text.txt", None],
     ):
-        refused("inputs", lambda inputs=inputs: train(inputs))
-    with pytest.raises(fflm.FflmError, match=r"there is no file 'the cat sat'.*write a text to a file"):
+        check_refused("inputs", lambda inputs=inputs: train(inputs))
+    with pytest.raises(fflm.FflmError, match=r"there is no file 'the cat sat'.*to pass a text, write it to a file"):
         train(["the cat sat", "on the mat"])
     assert to_paths("inputs", Path("text.txt")) == to_paths("inputs", iter(["text.txt"])) == (Path("text.txt"),)
 
 
-def test_what_classifier_training_refuses(here):
+def test_train_classifier_refuses_invalid_settings(in_folder):
     for name, value in {"lexicons": 3, "present": 3, "vectors": 3, "counts": -1, "text_column": 3, "max_size": 2}.items():
-        refused(name, lambda name=name, value=value: fflm.train_classifier("labeled.tsv", "new.classifier", **{name: value}))
+        check_refused(
+            name, lambda name=name, value=value: fflm.train_classifier("labeled.tsv", "new.classifier", **{name: value})
+        )
 
 
-def test_unknown_settings_are_named_with_the_one_that_is_meant():
+def test_resume_and_progress_options_refuse_invalid_values(in_folder):
+    check_refused("epochs", lambda: fflm.resume("net.model", epochs=0))
+    check_refused("device", lambda: fflm.resume("net.model", device="tpu"))
+    check_refused("path", lambda: fflm.resume(3))
+    for name, value in {"verbose": 2, "callback": "print"}.items():
+        check_refused(name, lambda name=name, value=value: fflm.resume("net.model", **{name: value}))
+        check_refused(name, lambda name=name, value=value: fflm.train("text.txt", "new.model", **{name: value}))
+        check_refused(
+            name, lambda name=name, value=value: fflm.train_classifier("labeled.tsv", "new.classifier", **{name: value})
+        )
+
+
+def test_unknown_setting_gets_suggestion():
     for train in (fflm.train, fflm.train_classifier):
         with pytest.raises(fflm.FflmError, match="unknown setting 'hiden': did you mean 'hidden'"):
             train("text.txt", hiden=4)
@@ -338,7 +355,7 @@ def test_unknown_settings_are_named_with_the_one_that_is_meant():
         fflm.train_ngram("text.txt", window=3)
 
 
-def test_one_path_stands_for_several(here):
+def test_single_path_is_accepted_for_list_of_paths(in_folder):
     Path("words.txt").write_text("the\ncat\nand\n", encoding="utf-8")
     Path("some.vec").write_text("1 4\nthe 1 2 3 4\n", encoding="utf-8")
     run = start_session("text.txt", "paths.model", valid="./text.txt", test=0.1, words="words.txt", vectors="some.vec", **SMALL)
@@ -348,11 +365,11 @@ def test_one_path_stands_for_several(here):
     assert run.trainer.network.config.hidden == (4,)
 
 
-# What comes from the annotations
+# Options, docstrings and schema from annotations.
 
 
 FLAGS = {"lexicons", "present", "balanced", "overwrite", "vectors", "preset"}
-"""Settings whose options have no default of their own."""
+"""Settings whose command options have no default."""
 
 ONLY_PYTHON = {
     "progress",
@@ -370,7 +387,7 @@ ONLY_COMMANDS = {"output", "resume", "save_every", "quiet", "as_json", "preset"}
 
 
 @pytest.mark.parametrize(("settings", "command"), [(OPTIONS, train_command.command), (CLASSIFY_OPTIONS, classify_command.train)])
-def test_options_of_commands_say_what_the_settings_say(settings, command):
+def test_command_options_equal_settings(settings, command):
     options = {param.name: param for param in command.params if isinstance(param, click.Option)}
     assert set(options) <= set(settings) | ONLY_COMMANDS
     assert set(settings) <= set(options) | ONLY_PYTHON
@@ -389,7 +406,7 @@ def test_options_of_commands_say_what_the_settings_say(settings, command):
     ],
     ids=["train", "train_ngram", "train_classifier"],
 )
-def test_help_lists_every_option_with_type_default_and_meaning(function, names):
+def test_docstring_lists_every_setting_with_type_and_default(function, names):
     parameters = inspect.signature(function).parameters
     for name in names:
         assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
@@ -400,12 +417,12 @@ def test_help_lists_every_option_with_type_default_and_meaning(function, names):
 
 
 @pytest.mark.parametrize("of", [NetworkConfig, TrainingSettings, Tokenizer, TextSettings, VocabularyRule, TextInput])
-def test_every_field_has_a_description(of):
+def test_every_settings_field_has_description(of):
     for field in dataclasses.fields(of):
         assert description(field.type).endswith((".", ")")), field.name
 
 
-def test_the_schema_is_current_and_fits_every_kind_of_model(here):
+def test_schema_is_current_and_accepts_every_kind_of_model(in_folder):
     schema = json.loads((Path(__file__).parents[1] / "docs" / "config.schema.json").read_text(encoding="utf-8"))
     assert schema == json.loads(json.dumps(config_schema())), "run: python -m fflm.schema > docs/config.schema.json"
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -418,8 +435,8 @@ def test_the_schema_is_current_and_fits_every_kind_of_model(here):
             assert not validator.is_valid({**about, "training": {**about["training"], "rate": -1}})
 
 
-def test_a_damaged_setting_in_a_file_is_said_with_the_file(here):
-    path = here / "net.model" / "config.json"
+def test_invalid_setting_in_config_json_names_file_and_place(in_folder):
+    path = in_folder / "net.model" / "config.json"
     content = path.read_text(encoding="utf-8")
     try:
         path.write_text(content.replace('"window": 3', '"window": 0'), encoding="utf-8")
@@ -429,13 +446,13 @@ def test_a_damaged_setting_in_a_file_is_said_with_the_file(here):
         path.write_text(content, encoding="utf-8")
 
 
-def test_settings_are_stored_as_plain_numbers(here):
+def test_numpy_settings_are_stored_as_plain_numbers(in_folder):
     about = json.loads(Path("net.model/config.json").read_text(encoding="utf-8"))
     assert about["network"]["hidden"] == [4]
     assert (about["training"]["rate"], about["training"]["seed"]) == (pytest.approx(0.01), 3)
 
 
-# Messages on the command line
+# Messages of the command line.
 
 
 @pytest.mark.parametrize(
@@ -449,23 +466,24 @@ def test_settings_are_stored_as_plain_numbers(here):
         ("`fflm train --resume x` goes on", "`fflm train --resume x` goes on"),
         ("train one with `fflm.train_ngram`", "train one with `fflm ngram train`"),
         ("`fflm.train` and `self_normalise=0.1`", "`fflm train` and --self-normalise 0.1"),
-        ("`TrainingSession.resume('a b.model')` resumes it", "`fflm train --resume a b.model` resumes it"),
+        ("`fflm.resume('a b.model')` resumes it", "`fflm train --resume a b.model` resumes it"),
         ("`fflm.load`", "`fflm.load`"),
     ],
 )
-def test_the_command_line_names_options_and_commands(message, shown):
+def test_as_commands_replaces_python_names_by_options(message, shown):
     assert _as_commands(message) == shown
 
 
-# What is exported, and shown
+# Exported names and representations.
 
 
-def test_exports():
+def test_package_exports_public_names():
     assert set(dir(fflm)) >= {
         "train",
         "train_ngram",
         "mix",
         "load",
+        "resume",
         "LanguageModel",
         "NgramModel",
         "Mixture",
@@ -478,7 +496,7 @@ def test_exports():
         _ = fflm.nothing
 
 
-def test_a_repr_is_one_short_line(here):
+def test_repr_is_one_short_line(in_folder):
     models = [fflm.load(name) for name in ("net.model", "text.ngram", "both.mix")]
     network, corpus = models[0], Corpus.open("net.model/corpus")
     for each in (

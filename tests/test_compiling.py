@@ -1,4 +1,4 @@
-"""Compiled functions on disk: found again, made anew when a file is damaged, done without where nothing can be written."""
+"""The cache of compiled functions: they are found again, replaced when damaged, and not stored in unwritable folders."""
 
 import functools
 import json
@@ -27,17 +27,17 @@ SOURCES = Path(package.__file__).parent
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Use an empty cache, as a new process does."""
+def cache_folder(tmp_path, monkeypatch):
+    """Use an empty cache, and return its folder."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(compiling, "_said", set())
-    monkeypatch.setattr(compiling, "_not_kept", [])
+    monkeypatch.setattr(compiling, "_logged", set())
+    monkeypatch.setattr(compiling, "_write_failures", [])
     return tmp_path / f"fflm-{source_hash()}"
 
 
 @pytest.fixture
 def numba_setting(monkeypatch):
-    """Return a function that sets one of Numba's variables, for as long as the test takes."""
+    """Return a function that sets an environment variable of Numba until the test ends."""
 
     def choose(name, value):
         monkeypatch.setenv(name, value)
@@ -53,29 +53,29 @@ def double(x):
 
 
 def count_hits(function=double, argument=3, **options):
-    """Call a function as in a new process; return whether it was found in the cache."""
+    """Call a newly decorated function; return how often it was loaded from the cache, 0 or 1."""
     dispatcher = compiled(**options)(function)
     assert dispatcher(argument) == function(argument)
     return sum(dispatcher.stats.cache_hits.values())
 
 
-def test_what_was_compiled_is_found(folder):
+def test_compiled_function_is_loaded_from_cache(cache_folder):
     assert [count_hits() for _ in range(2)] == [0, 1]
     assert [count_hits(argument=1.5) for _ in range(2)] == [0, 1]
     assert [count_hits(name="other") for _ in range(2)] == [0, 1]
-    assert len(list(folder.iterdir())) == 3
+    assert len(list(cache_folder.iterdir())) == 3
 
 
-def at(values, place):
+def element_at(values, place):
     return values[place]
 
 
-def test_kernels_that_check_bounds_are_others(folder, numba_setting):
+def test_cache_separates_functions_with_bounds_checks(cache_folder, numba_setting):
     values = np.arange(6.0)
-    for checked in (1, 0):  # found again, but never in place of each other
+    for checked in (1, 0):  # each form is loaded from the cache, never the other one
         numba_setting("NUMBA_BOUNDSCHECK", str(checked))
         for hits in (0, 1):
-            dispatcher = compiled()(at)
+            dispatcher = compiled()(element_at)
             assert dispatcher(values[:3], 2) == 2
             assert sum(dispatcher.stats.cache_hits.values()) == hits
             if checked:
@@ -83,19 +83,19 @@ def test_kernels_that_check_bounds_are_others(folder, numba_setting):
                     dispatcher(values[:3], 4)
             else:
                 assert dispatcher(values[:3], 4) == 4
-    assert len(list(folder.iterdir())) == 2
+    assert len(list(cache_folder.iterdir())) == 2
 
 
-def test_kernels_that_are_optimised_otherwise_are_others(folder, numba_setting):
+def test_cache_separates_optimization_levels(cache_folder, numba_setting):
     assert count_hits() == 0
     numba_setting("NUMBA_OPT", "1")
     assert count_hits() == 0
 
 
 @pytest.mark.parametrize("damage", ["empty", "short", "long", "changed", "a folder"])
-def test_a_damaged_file_is_made_anew(folder, damage):
+def test_damaged_cache_file_is_replaced(cache_folder, damage):
     count_hits()
-    (path,) = folder.iterdir()
+    (path,) = cache_folder.iterdir()
     content = path.read_bytes()
     middle = len(content) // 2
     damaged = {
@@ -112,21 +112,21 @@ def test_a_damaged_file_is_made_anew(folder, damage):
     assert count_hits() == 0
     if damage in damaged:
         assert count_hits() == 1
-    assert list(folder.iterdir()) == [path]
+    assert list(cache_folder.iterdir()) == [path]
 
 
-def test_where_nothing_can_be_written_functions_are_compiled_each_time(tmp_path, monkeypatch, folder, caplog):
+def test_unwritable_cache_folder_compiles_each_time_with_warning(tmp_path, monkeypatch, cache_folder, caplog):
     (tmp_path / "file").touch()
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file"))
     with caplog.at_level(logging.INFO, "fflm"):
         assert [count_hits() for _ in range(3)] == [0, 0, 0]
-    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]  # once each
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]  # each is logged once
     assert "NUMBA_CACHE_DIR" in caplog.records[1].getMessage()
-    assert compiling.why_not_kept() == caplog.records[1].getMessage()
+    assert compiling.cache_failure() == caplog.records[1].getMessage()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="files have no limit")
-def test_no_room_is_like_no_folder(folder):
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
+def test_full_disk_compiles_each_time_with_warning(cache_folder):
     program = """
 import resource
 from test_compiling import count_hits
@@ -137,11 +137,11 @@ print(count_hits(), count_hits())
     result = subprocess.run([sys.executable, "-B", "-c", program], **run)
     assert result.stdout == "0 0\n"
     assert "File too large" in result.stderr
-    assert list(folder.iterdir()) == []
+    assert list(cache_folder.iterdir()) == []
 
 
-def test_an_installation_that_is_read_only_is_used_first(tmp_path, monkeypatch, folder):
-    """What was compiled when an image was built is found; what was not goes to the user's folder."""
+def test_cache_of_read_only_installation_is_used_first(tmp_path, monkeypatch, cache_folder):
+    """Functions compiled when an image was built are found there; others are stored in the user's folder."""
     monkeypatch.delenv("NUMBA_CACHE_DIR")
     built, own = tmp_path / "installation", tmp_path / "user"
     monkeypatch.setattr(compiling, "cache_folders", lambda: [built])
@@ -154,7 +154,7 @@ def test_an_installation_that_is_read_only_is_used_first(tmp_path, monkeypatch, 
     assert len(list(own.iterdir())) == 1
 
 
-def test_folders_of_the_installation_and_of_the_user(monkeypatch):
+def test_cache_folders_of_installation_and_user(monkeypatch):
     monkeypatch.delenv("NUMBA_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     first, second = compiling.cache_folders()
@@ -174,7 +174,7 @@ def test_folders_of_the_installation_and_of_the_user(monkeypatch):
         "compiling.py",
     ],
 )
-def test_a_change_of_any_source_of_kernels_is_noticed(tmp_path, monkeypatch, name):
+def test_source_hash_changes_with_kernel_sources(tmp_path, monkeypatch, name):
     shutil.copytree(SOURCES, tmp_path / "fflm", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(compiling, "__file__", str(tmp_path / "fflm" / "compiling.py"))
     before = source_hash.__wrapped__()
@@ -184,12 +184,12 @@ def test_a_change_of_any_source_of_kernels_is_noticed(tmp_path, monkeypatch, nam
     assert source_hash.__wrapped__() != before
 
 
-def test_only_what_is_compiled_now_is_announced(folder, caplog):
+def test_compiling_is_logged_only_when_cache_is_empty(cache_folder, caplog):
     with caplog.at_level(logging.INFO, "fflm"):
         count_hits()
         count_hits(argument=1.5)
-    assert [record.getMessage() for record in caplog.records] == ["compiling the kernels, once for this machine ..."]
-    compiling._said.clear()
+    assert [record.getMessage() for record in caplog.records] == ["compiling the kernels (once per machine) ..."]
+    compiling._logged.clear()
     caplog.clear()
     with caplog.at_level(logging.INFO, "fflm"):
         count_hits()
@@ -197,15 +197,15 @@ def test_only_what_is_compiled_now_is_announced(folder, caplog):
 
 
 @pytest.mark.slow
-def test_commands_say_that_they_compile(tmp_path):
-    """Commands that only use a model, too; and not where they are told to be quiet."""
+def test_commands_report_compiling_unless_quiet(tmp_path):
+    """A command that only uses a model reports that it compiles kernels, too, but not with ``-q``."""
     model, path = tiny_model(MODES["line ends"]), tmp_path / "a.model"
     path.mkdir()
     save_config(path, model.config, model.text, model.vocabulary, {})
     save_weights(path, model.parameters, {})
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     run = functools.partial(fflm, "next", "-m", "a.model", "--top", "1", folder=tmp_path, environment=environment)
-    assert run().stderr == "compiling the kernels, once for this machine ...\n"
+    assert run().stderr == "compiling the kernels (once per machine) ...\n"
     assert run().stderr == ""
     for file in (tmp_path / "cache").glob("*/backend.cpu.kernels.gather-*"):
         file.unlink()
@@ -213,7 +213,7 @@ def test_commands_say_that_they_compile(tmp_path):
 
 
 @pytest.mark.parametrize("cause", [EOFError(), EOFError("Ran out of input")])
-def test_an_end_of_file_is_no_interruption(monkeypatch, capsys, cause):
+def test_end_of_file_is_reported_as_error(monkeypatch, capsys, cause):
     @click.command()
     def broken():
         raise cause
@@ -227,8 +227,8 @@ def test_an_end_of_file_is_no_interruption(monkeypatch, capsys, cause):
 
 
 @pytest.mark.slow
-def test_nothing_is_compiled_after_warming_up(tmp_path):
-    """Kernels know for which types they were compiled; a new process warms up and then uses whatever there is."""
+def test_warm_up_compiles_all_kernels_that_models_use(tmp_path):
+    """A new process warms up, then uses all models; no kernel is compiled for other types than before."""
     program = f"""
 import json, pathlib, sys
 import fflm, test_threads
@@ -247,7 +247,7 @@ before = compiled()
 for function in test_threads.operations(folder).values():
     function("The cat sat on the wall.")
 for optimizer in ("sgd", "adagrad", "rmsprop", "adam", "adamw"):
-    fflm.train(folder / "corpus", folder / "a.model", overwrite=True, optimizer=optimizer, **test_threads.RUN)
+    fflm.train(folder / "corpus", folder / "a.model", overwrite=True, optimizer=optimizer, **test_threads.SETTINGS)
 print(json.dumps(sorted(compiled() - before)))
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent / "backend")])}

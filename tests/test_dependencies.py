@@ -1,4 +1,4 @@
-"""What is imported is declared in pyproject.toml, so that it does not depend on what other packages happen to bring."""
+"""Imported packages are declared in pyproject.toml, so that none is installed only because another package needs it."""
 
 import ast
 import re
@@ -19,19 +19,21 @@ FEATURES = {
     "fflm/search/study.py": ("tune",),
     "fflm/plots.py": ("plot",),
 }
-"""The only files that import what the extras install."""
+"""The only files that import packages of extras."""
 COMPARED = {"fasttext", "kenlm", "tokenizers", "torch"}
-"""Other programs that benchmarks measure beside fflm; whoever runs these benchmarks installs them."""
+"""Packages that benchmarks compare with fflm, and that have to be installed by hand."""
 DISTRIBUTIONS = packages_distributions()
-STANDARD = sys.stdlib_module_names | {"compression"}  # which is new in Python 3.14
+STANDARD = sys.stdlib_module_names | {"compression"}  # this module is new in Python 3.14
 
 
-def names(requirements: Iterable[str]) -> set[str]:
-    """Return the normalized names of distributions; those of fflm's extras in place of ``fflm[...]``."""
+def declared_names(requirements: Iterable[str]) -> set[str]:
+    """Return the normalized names of required distributions; ``fflm[...]`` stands for those of its extras."""
     found = set()
     for requirement in requirements:
         name, extras = re.match(r"([\w.-]+)(?:\[([\w,-]+)\])?", requirement).groups()
-        found |= names(each for extra in extras.split(",") for each in EXTRAS[extra]) if name == "fflm" else {normalize(name)}
+        found |= (
+            declared_names(each for extra in extras.split(",") for each in EXTRAS[extra]) if name == "fflm" else {normalize(name)}
+        )
     return found
 
 
@@ -39,8 +41,8 @@ def normalize(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def imported(path: Path) -> set[str]:
-    """Return the modules outside the standard library that a file imports anywhere, with their packages' first two names."""
+def imported_modules(path: Path) -> set[str]:
+    """Return the first two parts of the names of modules that a file imports, without those of the standard library."""
     modules = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -51,35 +53,35 @@ def imported(path: Path) -> set[str]:
 
 
 def undeclared(path: Path, declared: set[str]) -> set[str]:
-    """Return the imported modules that none of the declared distributions contains."""
+    """Return the modules imported by a file that are in none of the declared distributions."""
 
-    def distributions(module: str) -> set[str]:  # where none is installed, it is taken to be called like the module
+    def distributions(module: str) -> set[str]:  # a distribution that is not installed is assumed to have the module's name
         top = module.split(".")[0]
         return {normalize(name) for name in DISTRIBUTIONS.get(top, [top, module])}
 
-    return {module for module in imported(path) if distributions(module).isdisjoint(declared)}
+    return {module for module in imported_modules(path) if distributions(module).isdisjoint(declared)}
 
 
-def test_what_the_package_imports_is_declared() -> None:
-    core = names(PROJECT["dependencies"])
+def test_imports_of_package_are_declared() -> None:
+    core = declared_names(PROJECT["dependencies"])
     wrong = {}
     for path in sorted((ROOT / "fflm").rglob("*.py")):
         extras = [each for pattern, extras in FEATURES.items() if path.match(pattern) for each in extras]
-        for declared in [core | names(EXTRAS[extra]) for extra in extras] or [core]:
+        for declared in [core | declared_names(EXTRAS[extra]) for extra in extras] or [core]:
             if modules := undeclared(path, declared | {"fflm"}):
                 wrong[str(path.relative_to(ROOT))] = modules
     assert wrong == {}
 
 
-def test_no_dependency_is_declared_in_vain() -> None:
-    modules = {module.split(".")[0] for path in (ROOT / "fflm").rglob("*.py") for module in imported(path)}
+def test_declared_dependencies_are_imported() -> None:
+    modules = {module.split(".")[0] for path in (ROOT / "fflm").rglob("*.py") for module in imported_modules(path)}
     used = {normalize(name) for module in modules for name in DISTRIBUTIONS.get(module, [module])}
-    assert names(PROJECT["dependencies"]) - used <= {"backports-zstd"}  # which is imported by a name in a table
+    assert declared_names(PROJECT["dependencies"]) - used <= {"backports-zstd"}  # its module is imported by a name in a table
 
 
 @pytest.mark.parametrize("folder", ["tests", "benchmarks", "examples"])
-def test_what_everything_else_imports_is_declared(folder: str) -> None:
-    declared = names(PROJECT["dependencies"]) | names(EXTRAS["dev-cuda"])
+def test_imports_of_tests_benchmarks_and_examples_are_declared(folder: str) -> None:
+    declared = declared_names(PROJECT["dependencies"]) | declared_names(EXTRAS["dev-cuda"])
     own = {"fflm"} | {path.stem for each in ("tests", "benchmarks", "examples") for path in (ROOT / each).rglob("*.py")}
     wrong = {}
     for path in sorted((ROOT / folder).rglob("*.py")):

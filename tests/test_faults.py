@@ -1,9 +1,9 @@
-"""At every system call of every command that writes, something goes wrong: nothing is lost, half-written, left or believed.
+"""Faults at system calls of every command that writes: no file is lost, half-written, left behind, or used when it is incomplete.
 
-As SQLite's tests do it (https://sqlite.org/testing.html): the first call fails, then, in a new folder, the second, and so on to
-the last; and again with SIGTERM, and with SIGKILL. A message names the command, the kind of fault and the call, and
+The method is that of SQLite's tests (https://sqlite.org/testing.html): the first call fails, then, in a new folder, the second,
+and so on to the last; and again with SIGTERM, and with SIGKILL. A message names the command, the kind of fault and the call, and
 ``FAULTS_AT=17 pytest tests/test_faults.py -k "train and kill"`` runs that one alone. To keep CI short, errors and SIGKILL are
-tried at about 60 calls of what trains (20 of searches), elsewhere, and with SIGTERM, at a third as many;
+tried at about 60 calls of commands that train (20 of searches), and at a third as many of other commands and with SIGTERM;
 ``FAULTS_EVERY=1`` tries all. Commands that take long are marked ``slow``.
 """
 
@@ -32,13 +32,13 @@ TRAIN = f"{NETWORK} --epochs 2"
 CLASSIFY = "-q --embedding 2 --hidden 2 --epochs 2 --valid 20% --test 20%"
 TUNE = f"{TRAIN} --search rate=0.001..0.01"
 
-TUNE_ANEW = f"""
+TUNE_AGAIN = f"""
 from pathlib import Path
 from fflm.cli import main
 main(("tune -q --resume new" if Path("new").exists() else "tune ids -o new {TUNE} --trials 2").split())
 """
 
-STOP = """
+RESUME_AND_STOP = """
 from {module} import {run}
 from fflm.training.events import Evaluation
 run = {run}.resume(__import__("pathlib").Path("new"), epochs=3)
@@ -46,7 +46,7 @@ for event in run.events():
     if isinstance(event, Evaluation):
         break
 """
-"""Goes on with a run that is done, up to its next evaluation."""
+"""A program that resumes a finished training session with more epochs, and stops at the next evaluation."""
 
 COMPILE = """
 import os
@@ -59,7 +59,7 @@ print(double(21))
 """
 
 
-GET_ANEW = """
+GET_AGAIN = """
 import shutil
 from fflm.cli import main
 shutil.rmtree("stories", ignore_errors=True)
@@ -76,17 +76,17 @@ class Command:
     program
         A command line of fflm, or Python code.
     before
-        Programs that make what it needs, in a folder with texts and tokenized texts.
+        Programs that make the files it needs, in a folder with texts and tokenized texts.
     outputs
-        What it writes, in the folder it runs in.
+        The files and folders that it writes in the current folder.
     resume
-        Goes on with what is there but not complete; without it, what is there must be complete.
+        A program that continues with incomplete outputs; without it, outputs must be complete.
     again
-        Does the work once more, after outputs have been made; by default with ``--overwrite``.
+        A program that does the work again when outputs exist; by default the program with ``--overwrite``.
     meanwhile
-        A pattern of what may lie in outputs that are not complete.
+        A pattern of the names of files that may be in incomplete outputs.
     warns
-        Whether it says ``warning:`` and goes on where it cannot write.
+        Whether it prints ``warning:`` and continues if it cannot write.
     """
 
     program: str
@@ -106,7 +106,9 @@ COMMANDS = {
     "train": Command(f"train ids -o new {TRAIN}", resume="train -q --resume new"),
     "train --overwrite": Command(f"train ids -o new --overwrite {TRAIN}", (OLD,), resume="train -q --resume new"),
     "train --resume": Command(
-        "train -q --resume new", (OLD, STOP.format(module="fflm.models.neural.train", run="TrainingSession")), resume="same"
+        "train -q --resume new",
+        (OLD, RESUME_AND_STOP.format(module="fflm.models.neural.train", run="TrainingSession")),
+        resume="same",
     ),
     "train --resume --epochs": Command("train -q --resume new --epochs 2", (OLD,), resume="same"),
     "classify": Command(f"classify train lines.tsv -o new {CLASSIFY}", resume="classify train -q --resume new"),
@@ -121,7 +123,7 @@ COMMANDS = {
     "tune": Command(
         f"tune ids -o new {TUNE} --trials 2",
         resume="tune -q --resume new",
-        again=TUNE_ANEW,
+        again=TUNE_AGAIN,
         meanwhile=r"new/trial-\d(/\w[\w.]*)?",
     ),
     "tune --resume": Command(
@@ -150,10 +152,8 @@ COMMANDS = {
         (OLD.replace("new", "one.model"), 'open("new.txt", "w").write("old\\n")\n'),
         ("new.txt",),
     ),
-    "plot": Command(
-        "plot -q one.model -o new.png", (OLD.replace("new", "one.model"),), ("new.png",), again="plot -q one.model -o new.png"
-    ),
-    "corpus get": Command("corpus get stories", outputs=("stories",), again=GET_ANEW),
+    "plot": Command("plot -q one.model -o new.png", (OLD.replace("new", "one.model"),), ("new.png",)),
+    "corpus get": Command("corpus get stories", outputs=("stories",), again=GET_AGAIN),
     "kernels": Command(COMPILE, resume="same", warns=True),
 }
 
@@ -164,31 +164,31 @@ TOLERATED = re.compile(
     r"|(link|linkat|renameat2|unlink|unlinkat|rmdir|copy_file_range|sendfile) .*"
     r"|(open|pwrite|ftruncate64) .*/study\.db.*|fdatasync .*"
 )
-"""Calls that may fail and the command succeed: locks, what can be done otherwise or is there, clearing up, and
-what SQLite does again or can do without."""
+"""Calls whose failure does not make the command fail: calls for locks, calls with an alternative, calls that clean up, and calls
+that SQLite repeats or can do without."""
 
-CLEARING = re.compile(r"(unlink|unlinkat|rmdir) .*")
-"""Calls whose failing leaves something behind until the next time."""
+CLEANUP = re.compile(r"(unlink|unlinkat|rmdir) .*")
+"""Calls whose failure leaves files behind, which the next command removes."""
 
-BETWEEN_OR_CLEARING = re.compile(rf"(open|flock) .*/\.lock|(mkdir|flock) .*\.(tmp|part)|{CLEARING.pattern}")
-"""Calls with which a signal may come so that what they have made, or were to remove, stays until the next time."""
+CREATION_OR_CLEANUP = re.compile(rf"(open|flock) .*/\.lock|(mkdir|flock) .*\.(tmp|part)|{CLEANUP.pattern}")
+"""Calls during which a signal may leave files behind, which the next command removes."""
 
 
-def words(program):
-    """Return a command line as a list, code as it is."""
+def split_command(program):
+    """Return a command line as a list of arguments, and Python code unchanged."""
     return program if "\n" in program else program.split()
 
 
 def sorted_header(content):
-    """Return a safetensors file with its header in order, which is a hash table's; as it is if it is none."""
+    """Return a safetensors file with a sorted header, whose order is otherwise that of a hash table; other files unchanged."""
     length = int.from_bytes(content[:8], "little")
     with contextlib.suppress(ValueError):
         return json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True).encode() + content[8 + length :]
     return content
 
 
-def database(content, journal):
-    """Return a SQLite file as SQL, with what is in its journal rolled back; as it is if it is none."""
+def database_as_sql(content, journal):
+    """Return a SQLite database as SQL, after a rollback of its journal; other files unchanged."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name, "copy.db")
         path.write_bytes(content)
@@ -200,7 +200,7 @@ def database(content, journal):
 
 
 class Laboratory:
-    """Where faults are tried: a server, folders as commands find them, and what they have when nothing goes wrong."""
+    """A server, the folder from which experiments start, and the experiments made so far."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -211,24 +211,24 @@ class Laboratory:
         (self.base / "text.txt").write_text(TEXT, encoding="utf-8")
         (self.base / "lines.tsv").write_text(LINES, encoding="utf-8")
         (self.base / "tiny.arpa").write_text(ARPA)
-        self.must(["tokenize", "text.txt", "-o", "ids", "-q", "--valid", "10%"], self.base)
+        self.run_checked(["tokenize", "text.txt", "-o", "ids", "-q", "--valid", "10%"], self.base)
         self.experiments = {}
 
-    def must(self, program, folder):
+    def run_checked(self, program, folder):
         """Run a program that must succeed."""
         outcome = self.server.run(program, folder)
         assert outcome.status == 0, outcome
         return outcome
 
     def experiment(self, name, command):
-        """Return the experiment of a command, which is prepared once."""
+        """Return the experiment of a command, which is prepared at the first call."""
         if name not in self.experiments:
             self.experiments[name] = Experiment(self, name, command)
         return self.experiments[name]
 
 
 class Experiment:
-    """A command, the folder it runs in, and what it makes there."""
+    """A command, the folder in which it runs, and the files before and after it without a fault."""
 
     def __init__(self, laboratory, name, command):
         self.server, self.name, self.command = laboratory.server, name, command
@@ -236,64 +236,64 @@ class Experiment:
         self.seed, self.work = (
             folder / "seed",
             folder / "work",
-        )  # models refer to corpora by absolute paths, so there is one to work in
+        )  # there is only one folder to work in, because models refer to corpora by absolute paths
         shutil.copytree(laboratory.base, self.work)
         for program in command.before:
-            laboratory.must(words(program), self.work)
+            laboratory.run_checked(split_command(program), self.work)
         self.work.rename(self.seed)
-        self.before = self.content(self.seed)
-        with self.beginning():
-            self.server.prepare(words(command.program), self.work)
-        with self.beginning():
-            self.outcome = laboratory.must(words(command.program), self.work)
-            self.after = self.content(self.work)
+        self.before = self.read_folder(self.seed)
+        with self.fresh_folder():
+            self.server.prepare(split_command(command.program), self.work)
+        with self.fresh_folder():
+            self.outcome = laboratory.run_checked(split_command(command.program), self.work)
+            self.after = self.read_folder(self.work)
         assert self.after != self.before
         self.recovered = {}
 
     @contextlib.contextmanager
-    def beginning(self):
-        """Have the folder to work in as the command finds it."""
+    def fresh_folder(self):
+        """Make the folder in which the command runs, and remove it afterwards."""
         shutil.copytree(self.seed, self.work)
         yield
         shutil.rmtree(self.work)
 
-    def content(self, folder):
-        """Return what a folder holds."""
+    def read_folder(self, folder):
+        """Return the content of all files in a folder, in a form that can be compared."""
         found = snapshot(folder)
         return {
             name: sorted_header(value)
             if value and name.endswith(".safetensors")
-            else database(value, found.get(f"{name}-journal"))
+            else database_as_sql(value, found.get(f"{name}-journal"))
             if value and name.endswith(".db")
             else value
             for name, value in found.items()
         }
 
-    def part(self, content, output):
-        """Return what a folder's content has of an output, without leftovers."""
+    def output_content(self, content, output):
+        """Return the part of a folder's content that belongs to an output, without leftovers."""
         return {
             name: value
             for name, value in content.items()
             if (name == output or name.startswith(f"{output}/")) and name in self.before.keys() | self.after.keys()
         }
 
-    def state(self, content, output):
+    def output_state(self, content, output):
         """Return whether an output is ``old``, ``new`` or ``partial``."""
-        found = self.part(content, output)
-        if found == self.part(self.after, output):
+        found = self.output_content(content, output)
+        if found == self.output_content(self.after, output):
             return "new"
-        return "old" if found == self.part(self.before, output) else "partial"
+        return "old" if found == self.output_content(self.before, output) else "partial"
 
-    def examine(self, kind, at):
-        """Let a fault happen at a call; return what is wrong afterwards, in lines."""
-        with self.beginning():
-            outcome = self.server.run(words(self.command.program), self.work, kind, at)
+    def find_problems(self, kind, at):
+        """Run the command with a fault at a call; return the problems that are found afterwards, one line each."""
+        with self.fresh_folder():
+            outcome = self.server.run(split_command(self.command.program), self.work, kind, at)
             call = outcome.calls[at - 1] if at <= len(outcome.calls) else "none"
-            problems = [*self.wrong_end(outcome, kind, call), *self.wrong_state(outcome, kind, call)]
+            problems = [*self.exit_problems(outcome, kind, call), *self.file_problems(outcome, kind, call)]
         return [f"{self.name}: {kind} at call {at} of {len(self.outcome.calls)} ({call}): {problem}" for problem in problems]
 
-    def wrong_end(self, outcome, kind, call):
-        """Yield what is wrong with how a command ended, and with what it said."""
+    def exit_problems(self, outcome, kind, call):
+        """Yield the problems with the exit status and the messages of a command."""
         error, done = re.fullmatch(r"error: [^\n]+\n", outcome.stderr), outcome.status == 0
         said = re.sub(r"warning: [^\n]+\n", "", outcome.stderr) if self.command.warns else outcome.stderr
         if kind == "kill":
@@ -314,51 +314,51 @@ class Experiment:
         elif outcome.stdout:
             yield f"it failed, and printed {outcome.stdout!r}"
 
-    def wrong_state(self, outcome, kind, call):
-        """Yield what is wrong with what a command has left, and with what can be made of that."""
-        content = self.content(self.work)
+    def file_problems(self, outcome, kind, call):
+        """Yield the problems with the files that a command has left, and with what the next command makes of them."""
+        content = self.read_folder(self.work)
         known = self.before.keys() | self.after.keys()
         leftovers = sorted(name for name in content if name not in known and not re.fullmatch(self.command.meanwhile, name))
-        states = {output: self.state(content, output) for output in self.command.outputs}
+        states = {output: self.output_state(content, output) for output in self.command.outputs}
         for name, value in self.before.items():
             if name.partition("/")[0] not in self.command.outputs and content.get(name, b"") != value:
                 yield f"{name} has changed"
         if outcome.status == 0 and set(states.values()) != {"new"} and not (self.command.warns and "warning: " in outcome.stderr):
             yield f"it succeeded, but: {states}"
-        if kind == "full":  # SQLite keeps its journal when the database cannot be written, and the next one to open it rolls back
+        if kind == "full":  # SQLite keeps its journal if it cannot write the database; the next process to open it rolls back
             leftovers = [name for name in leftovers if not name.endswith(".db-journal")]
-        excused = {"fail": CLEARING, "terminate": BETWEEN_OR_CLEARING, "kill": re.compile(".*")}.get(kind)
+        excused = {"fail": CLEANUP, "terminate": CREATION_OR_CLEANUP, "kill": re.compile(".*")}.get(kind)
         if leftovers and not (excused and excused.fullmatch(call)):
             yield f"left behind: {', '.join(leftovers)}"
         if "partial" in states.values():
             if not self.command.resume:
                 yield f"half-written: {states}"
                 return
-            replaced = any(name.endswith("model.safetensors") for name in self.part(self.before, "new"))
+            replaced = any(name.endswith("model.safetensors") for name in self.output_content(self.before, "new"))
             if replaced and "new/config.json" in content and "new/model.safetensors" not in content:
                 yield "the old model is gone, and the new one has no weights yet"
         if leftovers or "partial" in states.values():
-            yield from self.recover(content, "partial" in states.values())
+            yield from self.recovery_problems(content, "partial" in states.values())
 
-    def recover(self, content, partial):
-        """Yield what is wrong with what the next command makes of what was left; the same for equal content."""
+    def recovery_problems(self, content, partial):
+        """Yield the problems of the next command with what was left; equal content is tried only once."""
         key = frozenset((re.sub(r"\.\w+\.tmp|\.tmp\w+", ".tmp", name), value) for name, value in content.items())
         if key not in self.recovered:
-            self.recovered[key] = list(self._recover(partial))
+            self.recovered[key] = list(self._run_next_command(partial))
         yield from self.recovered[key]
 
-    def _recover(self, partial):
+    def _run_next_command(self, partial):
         program = self.command.program
         if partial and self.command.resume != "same":
             program = self.command.resume
         elif not partial and self.command.resume != "same":
             program = self.command.again or f"{program}{'' if '--overwrite' in program else ' --overwrite'}"
-        outcome = self.server.run(words(program), self.work)
+        outcome = self.server.run(split_command(program), self.work)
         if outcome.status:
-            again = " ".join(words(program)[:3])
+            again = " ".join(split_command(program)[:3])
             yield f"afterwards, {again} ...: status {outcome.status}: {outcome.stderr}"
             return
-        content = self.content(self.work)
+        content = self.read_folder(self.work)
         for name in sorted(content.keys() | self.after.keys()):
             if name not in self.after:
                 if str(Path(name).parent) in self.after or "/" not in name:
@@ -377,23 +377,23 @@ def laboratory(tmp_path_factory):
         yield laboratory
 
 
-def report(problems):
-    """Fail with what was found."""
+def assert_no_problems(problems):
+    """Fail with the list of problems if there are any."""
     assert not problems, f"{len(problems)} problems:\n" + "\n".join(problems[:200])
 
 
 QUICK = {"tokenize --overwrite", "ngram import", "vectors", "corpus get", "kernels", "train --resume --epochs"}
 NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS]
-"""The commands, of which those that take long are tried only by CI."""
+"""The names of commands; those that take long are marked `slow`."""
 
 
 @pytest.mark.parametrize("kind", ["fail", "terminate", "kill", "full", "short", "interrupt"])
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_lost(laboratory, name, kind):
+def test_fault_at_system_call_leaves_old_or_new_files(laboratory, name, kind):
     if COMMANDS[name].warns and kind in ("terminate", "kill"):
-        pytest.skip("what a kill has left in the cache of kernels stays until fflm changes: nobody reads it")
+        pytest.skip("leftovers in the cache of kernels stay until fflm changes, and are never read")
     experiment = laboratory.experiment(name, COMMANDS[name])
-    every = len(experiment.outcome.calls) // (20 if name.startswith("tune") else 60) + 1  # SQLite makes hundreds
+    every = len(experiment.outcome.calls) // (20 if name.startswith("tune") else 60) + 1  # because SQLite makes hundreds of calls
     if not (COMMANDS[name].resume and kind in ("fail", "kill")):
         every *= 3
     calls = range(1, len(experiment.outcome.calls) + 1, int(os.environ.get("FAULTS_EVERY", every)))
@@ -404,7 +404,7 @@ def test_nothing_is_lost(laboratory, name, kind):
         calls = calls[:: every if name.startswith("tune") else 1]
     if "FAULTS_AT" in os.environ:
         calls = [int(os.environ["FAULTS_AT"])]
-    report([problem for at in calls for problem in experiment.examine(kind, at)])
+    assert_no_problems([problem for at in calls for problem in experiment.find_problems(kind, at)])
 
 
 WORKERS = """
@@ -415,21 +415,21 @@ main("tokenize long.txt -o new -q --processes 2".split())
 """
 
 
-def test_a_worker_process_that_cannot_start(laboratory):
+def test_failed_fork_of_worker_process_is_reported(laboratory):
     command = Command(WORKERS, ("open('long.txt', 'w').write(open('text.txt').read() * 250)\n",), again=WORKERS)
     experiment = laboratory.experiment("tokenize --processes 2", command)
     forks = [at for at, call in enumerate(experiment.outcome.calls, 1) if call.startswith("fork")]
     assert len(forks) >= 2
-    report([problem for at in forks for problem in experiment.examine("fail", at)])
+    assert_no_problems([problem for at in forks for problem in experiment.find_problems("fail", at)])
 
 
-def not_on_disk(calls, passing):
-    """Yield which files of a command's calls got their names before their content was on disk, or whose names never were."""
+def unsynced_files(calls, ignored):
+    """Yield the files that a command renamed before their content was synced, and those that were never synced."""
     written, named = set(), set()
     for call in calls:
         name, _, path = call.partition(" ")
-        path = re.sub(r"/\.tmp\w{6}$", "/new", path)  # safetensors renames its own file, unseen, to the one that it is asked for
-        if re.search(passing, path):
+        path = re.sub(r"/\.tmp\w{6}$", "/new", path)  # safetensors renames its temporary file by a call that is not recorded
+        if re.search(ignored, path):
             continue
         if re.fullmatch("p?writev?|ftruncate(64)?|sendfile|copy_file_range", name):
             written.add(path)
@@ -447,18 +447,18 @@ def not_on_disk(calls, passing):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_was_written_is_on_disk(laboratory, name):
-    """A power cut after the end takes nothing back, and one before leaves no file without its content."""
+def test_written_files_are_synced_to_disk(laboratory, name):
+    """A power failure afterwards loses no file, and one before leaves no file without its content."""
     command = COMMANDS[name]
-    passing = r"\.lock$|/provisional$|study\.db|log\.jsonl$" + ("|^new/fflm-" if command.warns else "")
-    report(list(not_on_disk(laboratory.experiment(name, command).outcome.calls, passing)))
+    ignored = r"\.lock$|/provisional$|study\.db|log\.jsonl$" + ("|^new/fflm-" if command.warns else "")
+    assert_no_problems(list(unsynced_files(laboratory.experiment(name, command).outcome.calls, ignored)))
 
 
-def test_what_is_not_on_disk_is_found():
+def test_unsynced_files_are_detected():
     calls = ["open a/new", "write a/new", "fsync a/new", "rename a/new -> b", "fsync "]
-    assert list(not_on_disk(calls, "passing")) == []
-    assert list(not_on_disk(calls[:2] + calls[3:], "passing")) == ["b before a/new", "a/new"]
-    assert list(not_on_disk(calls[:4], "passing")) == ["names in the folder"]
+    assert list(unsynced_files(calls, "passing")) == []
+    assert list(unsynced_files(calls[:2] + calls[3:], "passing")) == ["b before a/new", "a/new"]
+    assert list(unsynced_files(calls[:4], "passing")) == ["names in the folder"]
 
 
 IN_PLACE = """
@@ -505,9 +505,9 @@ print("saved")
         ("import signal\nsignal.signal(signal.SIGTERM, signal.SIG_DFL)" + BESIDE, "terminate", r"status -15"),
     ],
 )
-def test_faults_are_found(laboratory, program, kind, problem):
-    """What these tests are for is noticed in programs that have it."""
+def test_faulty_programs_are_detected(laboratory, program, kind, problem):
+    """The tests of this module detect the faults of programs that have them."""
     command = Command(program, ("open('new', 'w').write('old')\n",), again=program)
     experiment = Experiment(laboratory, "program", command)
-    problems = [problem for at in range(1, len(experiment.outcome.calls) + 1) for problem in experiment.examine(kind, at)]
+    problems = [problem for at in range(1, len(experiment.outcome.calls) + 1) for problem in experiment.find_problems(kind, at)]
     assert any(re.search(problem, line) for line in problems), problems

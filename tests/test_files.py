@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent, and locks on folders, where several processes want the same."""
+"""Files and folders are written completely or not at all, and locks on folders exclude other processes and threads."""
 
 import errno
 import fcntl
@@ -37,10 +37,10 @@ def is_locked(folder):
     return result.returncode != 0
 
 
-# Locks
+# Locks.
 
 
-def test_a_lock_is_for_one_process_and_one_thread(tmp_path):
+def test_lock_excludes_other_processes_and_threads(tmp_path):
     with locked_folder(tmp_path):
         assert is_locked(tmp_path)
         refused = []
@@ -60,7 +60,7 @@ def test_a_lock_is_for_one_process_and_one_thread(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_process_locks_nothing_any_more(tmp_path):
+def test_lock_of_killed_process_is_released(tmp_path):
     program = (
         "import sys, time\nfrom pathlib import Path\nfrom fflm.files import *\n"
         f"with locked_folder(Path({str(tmp_path)!r})): print(flush=True); time.sleep(60)"
@@ -96,22 +96,22 @@ with locked_folder(folder):
     leaver = os.fork()
     if not leaver:
         assert not free()
-        sys.exit(5)  # as an exception leaves the block
+        sys.exit(5)  # this exception leaves the block
     assert os.waitstatus_to_exitcode(os.waitpid(leaver, 0)[1]) == 5
     assert not free()
     if not os.fork():
         os.close(release)
         os.read(hold, 1)  # until the parent ends
         os._exit(0)
-assert free()  # though the child has the file open
+assert free()  # although the child has the file open
 """
 
 
-def test_a_forked_process_has_no_part_in_a_lock(tmp_path):
+def test_forked_process_does_not_hold_lock(tmp_path):
     subprocess.run([sys.executable, "-c", FORKED, tmp_path], check=True)
 
 
-def test_a_lock_stays_with_its_folder(tmp_path):
+def test_lock_stays_with_renamed_folder(tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
     with locked_folder(old):
@@ -123,8 +123,8 @@ def test_a_lock_stays_with_its_folder(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["released", "replaced"])
-def test_what_is_locked_is_what_is_there(tmp_path, monkeypatch, change):
-    """Another process releases the lock, or replaces the folder, just before we get the lock on the file that we have opened."""
+def test_lock_is_taken_on_current_folder(tmp_path, monkeypatch, change):
+    """Another process releases the lock or replaces the folder after we have opened the file, and before we lock it."""
     folder = tmp_path / "folder"
     folder.mkdir()
     real = fcntl.flock
@@ -144,7 +144,7 @@ def test_what_is_locked_is_what_is_there(tmp_path, monkeypatch, change):
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL])
-def test_where_there_are_no_locks_work_goes_on(tmp_path, monkeypatch, number):
+def test_lock_is_skipped_on_file_systems_without_locks(tmp_path, monkeypatch, number):
     def flock(*arguments):
         raise OSError(number, os.strerror(number))
 
@@ -154,7 +154,7 @@ def test_where_there_are_no_locks_work_goes_on(tmp_path, monkeypatch, number):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_from_a_stranger_does_not_have_us_write_elsewhere(tmp_path):
+def test_lock_file_that_is_a_symbolic_link_is_refused(tmp_path):
     (tmp_path / "precious").write_text("x")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / LOCK).symlink_to("../precious")
@@ -163,14 +163,14 @@ def test_a_folder_from_a_stranger_does_not_have_us_write_elsewhere(tmp_path):
     assert (tmp_path / "precious").read_text() == "x"
 
 
-def test_a_folder_that_is_none_cannot_be_locked(tmp_path):
+def test_lock_of_missing_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
     for name in ("file", "missing"):
         with pytest.raises(FflmError, match=f"cannot write .*{name}"), locked_folder(tmp_path / name):
             pass
 
 
-# New folders
+# New folders.
 
 
 def must_be_new(path):
@@ -183,7 +183,7 @@ def must_be_new(path):
     return check
 
 
-def test_a_folder_that_has_come_into_being_is_kept(tmp_path):
+def test_folder_created_meanwhile_is_kept(tmp_path):
     path = tmp_path / "folder"
     with pytest.raises(FflmError, match=r"discarded, because .* has changed in the meantime: folder exists"):  # noqa: PT012, SIM117
         with replacing_folder(path, must_be_new(path)) as folder:
@@ -193,8 +193,8 @@ def test_a_folder_that_has_come_into_being_is_kept(tmp_path):
     assert snapshot(tmp_path) == {"folder": None, "folder/theirs": b"x"}
 
 
-def test_a_folder_that_comes_into_being_at_the_last_moment_is_kept(tmp_path):
-    """It is not there when we look for it, and there when ours is to be given its name."""
+def test_folder_created_just_before_rename_is_kept(tmp_path):
+    """The folder does not exist when it is checked, and exists when the new one is renamed."""
     path = tmp_path / "folder"
     calls = []
 
@@ -212,8 +212,8 @@ def test_a_folder_that_comes_into_being_at_the_last_moment_is_kept(tmp_path):
 
 
 @pytest.fixture(params=["exchanged", "renamed twice"])
-def way(request, monkeypatch):
-    """Replace a folder in both ways."""
+def replacement_method(request, monkeypatch):
+    """Replace folders by exchanging names, or by two renames."""
     if request.param == "renamed twice":
         monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     elif sys.platform != "linux":
@@ -221,26 +221,26 @@ def way(request, monkeypatch):
     return request.param
 
 
-def make(path, name):
+def make_folder(path, name):
     path.mkdir()
     (path / name).write_text(name)
 
 
-@pytest.mark.usefixtures("way")
-def test_a_folder_is_replaced(tmp_path):
+@pytest.mark.usefixtures("replacement_method")
+def test_replacing_folder_replaces_old_folder(tmp_path):
     path = tmp_path / "folder"
-    make(path, "old")
+    make_folder(path, "old")
     with replacing_folder(path) as folder:
         (folder / "new").write_text("new")
     assert snapshot(tmp_path) == {"folder": None, "folder/new": b"new"}
 
 
-@pytest.mark.usefixtures("way")
-def test_a_folder_that_is_locked_is_not_replaced(tmp_path):
+@pytest.mark.usefixtures("replacement_method")
+def test_locked_folder_is_not_replaced(tmp_path):
     path = tmp_path / "folder"
-    make(path, "old")
+    make_folder(path, "old")
     with replacing_folder(tmp_path / "other") as folder:
-        make(folder / "new", "new")
+        make_folder(folder / "new", "new")
     with locked_folder(path):
         before = snapshot(tmp_path)
         with pytest.raises(FflmError, match="already training in"), replacing_folder(path):
@@ -248,9 +248,9 @@ def test_a_folder_that_is_locked_is_not_replaced(tmp_path):
         assert snapshot(tmp_path) == before
 
 
-def test_exchanging_needs_no_second_step(tmp_path):
+def test_exchange_swaps_two_folders(tmp_path):
     for name in ("one", "two"):
-        make(tmp_path / name, name)
+        make_folder(tmp_path / name, name)
     if not files._exchange(tmp_path / "one", tmp_path / "two"):
         pytest.skip("not possible on this file system")
     assert snapshot(tmp_path) == {"one": None, "one/two": b"two", "two": None, "two/one": b"one"}
@@ -259,9 +259,9 @@ def test_exchanging_needs_no_second_step(tmp_path):
 
 @pytest.mark.parametrize("failure", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
 @pytest.mark.parametrize("moment", [1, 2])
-def test_nothing_is_lost_between_two_renames(tmp_path, monkeypatch, failure, moment):
+def test_failure_between_two_renames_restores_old_folder(tmp_path, monkeypatch, failure, moment):
     path = tmp_path / "folder"
-    make(path, "old")
+    make_folder(path, "old")
     monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     real, calls = Path.replace, []
 
@@ -277,9 +277,9 @@ def test_nothing_is_lost_between_two_renames(tmp_path, monkeypatch, failure, mom
     assert snapshot(tmp_path) == {"folder": None, "folder/old": b"old"}
 
 
-def test_a_folder_that_is_to_be_replaced_is_locked_and_stays_until_then(tmp_path):
+def test_new_folder_locks_old_one_until_published(tmp_path):
     path = tmp_path / "folder"
-    make(path, "old")
+    make_folder(path, "old")
     new = NewFolder(path)
     (new.folder / "new").write_text("new")
     assert new.replaces
@@ -292,9 +292,9 @@ def test_a_folder_that_is_to_be_replaced_is_locked_and_stays_until_then(tmp_path
     assert (path / "new").exists()
 
 
-def test_a_new_folder_that_nobody_has_any_more_is_discarded(tmp_path):
+def test_unreferenced_new_folder_is_discarded(tmp_path):
     path = tmp_path / "folder"
-    make(path, "old")
+    make_folder(path, "old")
     before = snapshot(tmp_path)
     new = NewFolder(path)
     assert snapshot(tmp_path) != before
@@ -303,28 +303,28 @@ def test_a_new_folder_that_nobody_has_any_more_is_discarded(tmp_path):
     assert snapshot(tmp_path) == before
 
 
-LEFT = """
+EXIT_WITHOUT_PUBLISHING = """
 import os, sys
 from pathlib import Path
 from fflm.files import NewFolder
 new = NewFolder(Path("folder"))
 if not os.fork():
-    sys.exit()  # which is none of the parent's end
+    sys.exit()  # this is not the exit of the parent
 os.wait()
 assert new.folder.exists()
 """
 
 
-def test_a_new_folder_is_discarded_at_exit_but_not_by_a_forked_process(tmp_path):
-    make(tmp_path / "folder", "old")
+def test_new_folder_is_discarded_at_exit_of_owner_only(tmp_path):
+    make_folder(tmp_path / "folder", "old")
     before = snapshot(tmp_path)
-    subprocess.run([sys.executable, "-c", LEFT], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-c", EXIT_WITHOUT_PUBLISHING], cwd=tmp_path, check=True)
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc says what a descriptor is of")
-def test_what_is_published_is_on_disk(tmp_path, monkeypatch):
-    """Files and folders are, before they take their names, and so are the names."""
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc has the paths of descriptors")
+def test_published_folder_is_synced_to_disk(tmp_path, monkeypatch):
+    """Files and folders are synced before they are renamed, and the renaming is synced, too."""
     real, done = os.fsync, []
 
     def fsync(descriptor):
@@ -345,8 +345,8 @@ def test_what_is_published_is_on_disk(tmp_path, monkeypatch):
     assert done == [temporary, tmp_path]
 
 
-def test_a_link_to_a_folder_stays_one(tmp_path):
-    make(tmp_path / "real", "old")
+def test_symbolic_link_to_folder_is_kept(tmp_path):
+    make_folder(tmp_path / "real", "old")
     (tmp_path / "link").symlink_to("real")
     with replacing_folder(tmp_path / "link") as folder:
         (folder / "new").write_text("new")
@@ -354,10 +354,10 @@ def test_a_link_to_a_folder_stays_one(tmp_path):
     assert snapshot(tmp_path) == {"real": None, "real/new": b"new", "link": None}
 
 
-# What killed processes leave
+# Leftovers of killed processes.
 
 
-KILLED = """
+KILLED_AT_MOMENT = """
 import signal, sys
 from pathlib import Path
 from fflm import files
@@ -390,38 +390,38 @@ with replacing(Path("file")) as temporary:
 
 
 def kill(folder, moment):
-    result = subprocess.run([sys.executable, "-c", KILLED, moment], cwd=folder, check=False)
+    result = subprocess.run([sys.executable, "-c", KILLED_AT_MOMENT, moment], cwd=folder, check=False)
     assert result.returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("moment", ["before", "between the renames", "after them", "after the exchange"])
-def test_what_a_killed_process_has_left_is_removed_by_the_next_and_nothing_is_lost(tmp_path, moment):
-    make(tmp_path / "folder", "old")
+def test_leftovers_of_killed_process_are_restored_or_removed(tmp_path, moment):
+    make_folder(tmp_path / "folder", "old")
     kill(tmp_path, moment)
     assert len(list(tmp_path.glob(".*.tmp"))) == 2
-    restore(tmp_path / "folder")  # as who reads it does
+    restore(tmp_path / "folder")  # as reading the folder does
     after = "new" if moment.startswith("after") else "old"
     assert [path.name for path in (tmp_path / "folder").iterdir() if path.name != LOCK] == [after]
     with replacing(tmp_path / "other"), replacing_folder(tmp_path / "another"):
         pass
-    assert len(list(tmp_path.glob(".*.tmp"))) == 2  # only what has the same name is removed
+    assert len(list(tmp_path.glob(".*.tmp"))) == 2  # only leftovers of the same name are removed
     for work, name in ((replacing, "file"), (replacing_folder, "folder")):
         with pytest.raises(FflmError, match="the work fails"), work(tmp_path / name):
             raise FflmError("the work fails")
     assert sorted(snapshot(tmp_path)) == sorted(["another", "other", "folder", f"folder/{after}"])
 
 
-def test_a_removed_folder_does_not_come_back(tmp_path):
-    make(tmp_path / "folder", "old")
+def test_restore_does_not_bring_back_removed_folder(tmp_path):
+    make_folder(tmp_path / "folder", "old")
     kill(tmp_path, "after them")
     shutil.rmtree(tmp_path / "folder")
     restore(tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
 
 
-def test_what_a_living_process_is_making_is_left_alone(tmp_path):
+def test_files_of_running_process_are_not_removed(tmp_path):
     (tmp_path / ".file.tmp").write_text("a user's own")
-    with subprocess.Popen([sys.executable, "-c", KILLED, "waiting"], cwd=tmp_path, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-c", KILLED_AT_MOMENT, "waiting"], cwd=tmp_path, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         before = snapshot(tmp_path)
         for name in ("file", "folder"):
@@ -434,7 +434,7 @@ def test_what_a_living_process_is_making_is_left_alone(tmp_path):
     assert snapshot(tmp_path) == {".file.tmp": b"a user's own"}
 
 
-def test_where_there_are_no_locks_nothing_is_removed(tmp_path, monkeypatch):
+def test_leftovers_are_kept_without_locks(tmp_path, monkeypatch):
     kill(tmp_path, "before")
     before = snapshot(tmp_path)
     monkeypatch.setattr(files, "fcntl", None)
@@ -443,11 +443,11 @@ def test_where_there_are_no_locks_nothing_is_removed(tmp_path, monkeypatch):
     assert snapshot(tmp_path) == {**before, "file": b"whole"}
 
 
-# New files
+# New files.
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_file_that_has_come_into_being_is_kept(tmp_path, monkeypatch, links):
+def test_file_created_meanwhile_is_kept(tmp_path, monkeypatch, links):
     if not links:
 
         def link(*arguments):
@@ -470,7 +470,7 @@ def test_a_file_that_has_come_into_being_is_kept(tmp_path, monkeypatch, links):
     assert snapshot(tmp_path) == {"file": b"ours"}
 
 
-def test_a_link_to_a_file_stays_one(tmp_path):
+def test_symbolic_link_to_file_is_kept(tmp_path):
     (tmp_path / "link").symlink_to("real")
     for content in ("first", "second"):
         with replacing(tmp_path / "link") as temporary:
@@ -481,7 +481,7 @@ def test_a_link_to_a_file_stays_one(tmp_path):
         pass
 
 
-def test_a_link_in_a_model_that_may_be_a_stranger_s_leads_nowhere(tmp_path):
+def test_write_text_replaces_symbolic_link(tmp_path):
     (tmp_path / "precious").write_text("x")
     (tmp_path / "config.json").symlink_to("precious")
     write_text(tmp_path / "config.json", "ours")
@@ -489,7 +489,7 @@ def test_a_link_in_a_model_that_may_be_a_stranger_s_leads_nowhere(tmp_path):
     assert snapshot(tmp_path) == {"precious": b"x", "config.json": b"ours"}
 
 
-def test_a_pipe_is_written_to(tmp_path):
+def test_replacing_writes_into_pipe(tmp_path):
     path, got = tmp_path / "pipe", []
     os.mkfifo(path)
     reader = threading.Thread(target=lambda: got.append(path.read_text()))
@@ -502,7 +502,7 @@ def test_a_pipe_is_written_to(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_device_and_a_failure_leave_nothing_behind(tmp_path, monkeypatch):
+def test_replacing_device_leaves_no_temporary_file(tmp_path, monkeypatch):
     monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
     with replacing(Path("/dev/null"), overwrite=False) as temporary:
         temporary.write_text("x")
@@ -513,7 +513,7 @@ def test_a_device_and_a_failure_leave_nothing_behind(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
-def test_what_was_written_to_an_open_file_before_is_kept(tmp_path, name):
+def test_replacing_standard_output_appends(tmp_path, name):
     (tmp_path / "link").symlink_to("/dev/stdout")
     program = (
         f"from pathlib import Path\nfrom fflm.files import replacing\n"
@@ -526,19 +526,19 @@ def test_what_was_written_to_an_open_file_before_is_kept(tmp_path, name):
     assert (tmp_path / "link").is_symlink()
 
 
-def test_a_folder_is_not_replaced_by_a_file(tmp_path):
+def test_folder_is_not_replaced_by_file(tmp_path):
     with pytest.raises(FflmError, match="is a folder: name a file"), replacing(tmp_path):
         pass
 
 
-# Reading
+# Reading.
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("replacement_method")
 @pytest.mark.parametrize("fails", [True, False])
-def test_a_folder_that_is_replaced_while_it_is_read(tmp_path, fails):
+def test_folder_replaced_during_reading_is_reported(tmp_path, fails):
     path = tmp_path / "folder"
-    make(path, "old")
+    make_folder(path, "old")
     with pytest.raises(FflmError, match="folder was replaced while it was read: try again"):  # noqa: PT012, SIM117
         with reading_folder(path):
             with replacing_folder(path):

@@ -1,8 +1,8 @@
-"""Every reader, given thousands of damaged and hostile files: it returns, or says in one line what is wrong.
+"""Every reader is given thousands of damaged and hostile files: it succeeds, or reports in one line what is wrong.
 
-Each case begins with a small valid file, which is changed by bytes, by lines, by numbers, or where it is JSON by values. Some of
-what a checksum would refuse at once gets a right one. By default a tenth of the cases are tried; ``FFLM_FUZZ=1``, as in CI,
-tries all of them, and ``FFLM_FUZZ=20 pytest tests/test_fuzz.py`` twenty times as many, others each time.
+Each case is a small valid file in which bytes, lines, numbers or JSON values are changed. Some files that a checksum would refuse
+get the right one. By default a tenth of the cases are tried. ``FFLM_FUZZ=1``, as in CI, tries all of them, and ``FFLM_FUZZ=20
+pytest tests/test_fuzz.py`` twenty times as many, which differ each time.
 """
 
 import bz2
@@ -61,12 +61,12 @@ from fflm.text.windows import Windows
 TIMES = float(os.environ.get("FFLM_FUZZ", "0.1"))
 
 MEMORY = 1 << 30
-"""Bytes that a case may take."""
+"""Limit of the memory of a case, in bytes."""
 
 SECONDS = 20
-"""That a case may take, on a machine that does other things."""
+"""Limit of the time of a case, on a busy machine."""
 
-NUMBERS = [
+ODD_NUMBERS = [
     b"0",
     b"-1",
     b"1e999",
@@ -79,7 +79,7 @@ NUMBERS = [
     b"0x10",
     b"1.5",
 ]
-PIECES = [
+ODD_PIECES = [
     b"\0",
     b"\xff",
     b"\xed\xa0\x80",
@@ -108,7 +108,7 @@ PIECES = [
     b"[" * 3000,
     "猫\u0301\u200b".encode(),
 ]
-VALUES = [
+ODD_VALUES = [
     None,
     True,
     -1,
@@ -135,7 +135,7 @@ VALUES = [
 
 @st.composite
 def changed_bytes(draw: Any, content: bytes) -> bytes:
-    """Return a file with a few changes."""
+    """Draw the content of a file with one to three changes."""
     for _ in range(draw(st.integers(1, 3))):
         kind = draw(st.sampled_from(["bit", "piece", "number", "cut", "repeat", "lines", "end"]))
         low = draw(st.integers(0, len(content)))
@@ -143,10 +143,10 @@ def changed_bytes(draw: Any, content: bytes) -> bytes:
         if kind == "bit" and low < len(content):
             content = content[:low] + bytes([content[low] ^ 1 << draw(st.integers(0, 7))]) + content[low + 1 :]
         elif kind == "piece":
-            content = content[:low] + draw(st.sampled_from(PIECES) | st.binary(max_size=8)) + content[high:]
+            content = content[:low] + draw(st.sampled_from(ODD_PIECES) | st.binary(max_size=8)) + content[high:]
         elif kind == "number" and (found := list(re.finditer(rb"-?[0-9.]+", content))):
             place = found[draw(st.integers(0, len(found) - 1))]
-            content = content[: place.start()] + draw(st.sampled_from(NUMBERS)) + content[place.end() :]
+            content = content[: place.start()] + draw(st.sampled_from(ODD_NUMBERS)) + content[place.end() :]
         elif kind == "cut":
             content = content[:low] + content[high:]
         elif kind == "repeat":
@@ -163,7 +163,7 @@ def changed_bytes(draw: Any, content: bytes) -> bytes:
 
 @st.composite
 def changed_json(draw: Any, content: bytes) -> bytes:
-    """Return a JSON file in which some values are others, or missing, or deeply nested."""
+    """Draw the content of a JSON file with values that are replaced, missing or deeply nested."""
     value = json.loads(content)
     for _ in range(draw(st.integers(1, 2))):
         place = value
@@ -178,7 +178,7 @@ def changed_json(draw: Any, content: bytes) -> bytes:
                 elif how == 2 and isinstance(place, dict):
                     place["unheard-of"] = place[key]
                 else:
-                    place[key] = copy.deepcopy(draw(st.sampled_from(VALUES)))  # the second change may be inside it
+                    place[key] = copy.deepcopy(draw(st.sampled_from(ODD_VALUES)))  # a second change may be inside
                 break
             place = place[key]
     text = json.dumps(value)
@@ -188,7 +188,7 @@ def changed_json(draw: Any, content: bytes) -> bytes:
 
 
 def changed(content: bytes) -> st.SearchStrategy[bytes]:
-    """Return what files become of one."""
+    """Return a strategy that draws changed versions of a file; JSON is changed by values or by bytes."""
     try:
         json.loads(content)
     except ValueError:
@@ -197,8 +197,8 @@ def changed(content: bytes) -> st.SearchStrategy[bytes]:
 
 
 @contextlib.contextmanager
-def bounds() -> Iterator[None]:
-    """Let a case that takes too much memory or time fail."""
+def limits() -> Iterator[None]:
+    """Limit the memory and the time that a case may take."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     statm = Path("/proc/self/statm")
     if statm.exists():
@@ -218,10 +218,10 @@ def _too_long(*_: Any) -> None:
     raise AssertionError(f"a case takes more than {SECONDS} s")
 
 
-def survives(use: Callable[[], Any]) -> bool:
-    """Return whether something works; fail if it neither does nor says in one line why."""
+def succeeds_or_is_refused(use: Callable[[], Any]) -> bool:
+    """Return whether a call succeeds; fail if it raises anything but an `FflmError` of one line."""
     try:
-        with bounds(), warnings.catch_warnings():
+        with limits(), warnings.catch_warnings():
             warnings.simplefilter("error")
             warnings.simplefilter("ignore", FflmWarning)
             warnings.filterwarnings("ignore", "not in the vocabulary, read as <unk>")
@@ -235,7 +235,7 @@ def survives(use: Callable[[], Any]) -> bool:
 
 
 def fuzz(content: bytes, use: Callable[[bytes], Any], cases: int, known: tuple[bytes, ...] = ()) -> None:
-    """Try a file as it is, files that once were read badly, and changed ones."""
+    """Try a valid file, files that were once read wrongly (``known``), and changed ones."""
 
     @settings(
         max_examples=round(cases * TIMES),
@@ -244,17 +244,17 @@ def fuzz(content: bytes, use: Callable[[bytes], Any], cases: int, known: tuple[b
     )
     @given(changed(content))
     def run(changed_content: bytes) -> None:
-        survives(lambda: use(changed_content))
+        succeeds_or_is_refused(lambda: use(changed_content))
 
-    assert survives(lambda: use(content))
+    assert succeeds_or_is_refused(lambda: use(content))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", HypothesisWarning)  # that it shows a long file
+        warnings.simplefilter("ignore", HypothesisWarning)  # a warning that an example is long
         for case in known:
-            survives(partial(use, case))
+            succeeds_or_is_refused(partial(use, case))
         run()
 
 
-# Text
+# Texts.
 
 
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
@@ -262,7 +262,7 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "bzi
 
 @pytest.mark.parametrize("kind", ["plain", *COMPRESSIONS])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-7", "gb18030", "latin-1"])
-def test_text(tmp_path, kind, encoding):
+def test_fuzzed_texts_are_read_or_refused(tmp_path, kind, encoding):
     text = "The cat sat.\n\nDer Kater saß.\r\n".encode(encoding)
     path = tmp_path / "text"
 
@@ -274,12 +274,12 @@ def test_text(tmp_path, kind, encoding):
     fuzz(text if kind == "plain" else COMPRESSIONS[kind](text), read, 100)
 
 
-# Lists
+# Lists.
 
 
 @dataclass
 class Reader:
-    """What is read of a file by its name."""
+    """A reader of files, a valid file for it, its name, and files that were once read wrongly."""
 
     read: Callable[[Path], Any]
     content: bytes
@@ -321,7 +321,7 @@ LISTS = {
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_lists(tmp_path, name):
+def test_fuzzed_lists_are_read_or_refused(tmp_path, name):
     reader = LISTS[name]
     path = tmp_path / reader.name
 
@@ -343,7 +343,7 @@ def test_lists(tmp_path, name):
         ("vectors", b"a ", "line 1 is longer than 4,096 bytes"),
     ],
 )
-def test_lists_that_were_made_to_fill_the_memory(tmp_path, monkeypatch, of, bomb, message):
+def test_lists_that_fill_memory_are_refused(tmp_path, monkeypatch, of, bomb, message):
     monkeypatch.setattr(reading, "_LARGEST", 1 << 16)
     monkeypatch.setattr(reading, "LONGEST", 1 << 12)
     path = tmp_path / "file"
@@ -352,19 +352,19 @@ def test_lists_that_were_made_to_fill_the_memory(tmp_path, monkeypatch, of, bomb
         LISTS[of].read(path)
 
 
-def test_text_that_is_compressed_well_is_read(tmp_path, monkeypatch):
+def test_highly_compressed_text_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "_LARGEST", 1 << 16)
     path = tmp_path / "text.bz2"
     path.write_bytes(bz2.compress(f"{STORIES}\n".encode() * 8))
     assert "".join(read_chunks([path])) == f"{STORIES}\n" * 8
 
 
-# N-gram models
+# N-gram models.
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Return a small tokenized text."""
+    """Return a small tokenized corpus."""
     folder = tmp_path_factory.mktemp("fuzz")
     (folder / "text.txt").write_text(STORIES[:1500], encoding="utf-8")
     return tokenize(TextSource([folder / "text.txt"], TextSettings(), VocabularyRule(), "20%"), folder / "corpus")
@@ -378,7 +378,7 @@ ARPA = (
 )
 
 
-def test_arpa(corpus, tmp_path):
+def test_fuzzed_arpa_files_are_read_or_refused(corpus, tmp_path):
     path, model = tmp_path / "model.arpa", estimate_model(corpus, 3)
     write_arpa(model, path)
     content = path.read_bytes()
@@ -393,10 +393,10 @@ def test_arpa(corpus, tmp_path):
     fuzz(content, read, 600, ARPA)
 
 
-# Corpora
+# Corpora.
 
 
-def _use(path: Path) -> None:
+def _use_corpus(path: Path) -> None:
     opened = Corpus.open(path)
     for part in opened.parts.values():
         ids = part.ids[:]
@@ -408,24 +408,24 @@ def _use(path: Path) -> None:
         opened.vocabulary.decode(ids)
 
 
-@pytest.mark.parametrize("mended", [False, True], ids=["", "with right checksums"])
+@pytest.mark.parametrize("right_checksums", [False, True], ids=["", "with right checksums"])
 @pytest.mark.parametrize("name", ["corpus.json", "vocabulary.tsv", "train.npy"])
-def test_corpora(corpus, tmp_path, name, mended):
+def test_fuzzed_corpora_are_opened_or_refused(corpus, tmp_path, name, right_checksums):
     before = {file: (corpus.path / file).read_bytes() for file in ("corpus.json", "vocabulary.tsv", "train.npy", "valid.npy")}
 
     def read(content: bytes) -> None:
         files = {**before, name: content}
-        if mended:
-            files["corpus.json"] = _mended(files)
+        if right_checksums:
+            files["corpus.json"] = _with_right_checksums(files)
         for file, own in files.items():
             (tmp_path / file).write_bytes(own)
-        _use(tmp_path)
+        _use_corpus(tmp_path)
 
     fuzz(before[name], read, 500)
 
 
-def _mended(files: dict[str, bytes]) -> bytes:
-    """Return a corpus.json with the right checksums of what is beside it, and of itself, as far as it has places for them."""
+def _with_right_checksums(files: dict[str, bytes]) -> bytes:
+    """Return corpus.json with the right checksums of the other files and of itself, as far as its fields exist."""
     about = json.loads(before) if _is_json(before := files["corpus.json"]) else None
     with contextlib.suppress(KeyError, TypeError, AttributeError):
         about["vocabulary"] |= {
@@ -447,7 +447,7 @@ def _is_json(content: bytes) -> bool:
     return True
 
 
-def test_vocabularies(corpus, tmp_path):
+def test_fuzzed_vocabularies_are_loaded_or_refused(corpus, tmp_path):
     path = tmp_path / "vocabulary.tsv"
 
     def read(content: bytes) -> None:
@@ -462,12 +462,12 @@ def test_vocabularies(corpus, tmp_path):
     fuzz((corpus.path / "vocabulary.tsv").read_bytes(), read, 500)
 
 
-# Models, searches and their runs
+# Models, searches, and their resumption.
 
 
 @pytest.fixture(scope="module")
 def models(corpus, tmp_path_factory):
-    """Return a folder with a model of each kind, and a search."""
+    """Return a folder with a model of each kind and a search."""
     pytest.importorskip("optuna")
     folder = tmp_path_factory.mktemp("models")
     (folder / "text.tsv").write_text("".join(f"{'ab'[row % 2]}\t{line}\n" for row, line in enumerate(LINES)), encoding="utf-8")
@@ -518,7 +518,7 @@ FILES = [(name, file) for name, (files, _) in FOLDERS.items() for file in files]
 
 
 @pytest.mark.parametrize(("name", "file"), FILES)
-def test_folders(models, tmp_path, name, file):
+def test_fuzzed_model_folders_are_used_or_refused(models, tmp_path, name, file):
     before = models / name.split()[0]
     use, copy = FOLDERS[name][1], models / f"copy.{before.name}"
 
@@ -534,7 +534,7 @@ def test_folders(models, tmp_path, name, file):
 
 
 def fuzz_arrays(path: Path, use: Callable[[bytes], Any], cases: int) -> None:
-    """Try files of arrays that are others, or of other types and shapes, with right checksums."""
+    """Try files of arrays with changed values, dtypes, shapes and metadata, and with right checksums."""
     with safetensors.safe_open(path, framework="numpy") as file:
         about, arrays = file.metadata()["fflm"], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
@@ -567,6 +567,6 @@ def fuzz_arrays(path: Path, use: Callable[[bytes], Any], cases: int) -> None:
         safetensors.numpy.save_file(changed_arrays, target, metadata=metadata)
         content = target.read_bytes()
         target.unlink()
-        survives(lambda: use(content))
+        succeeds_or_is_refused(lambda: use(content))
 
     run()

@@ -1,4 +1,4 @@
-"""No circles of imports among the scripts of benchmarks/, examples/ and tests/; `lint-imports` checks the package itself."""
+"""The scripts of benchmarks/, examples/ and tests/ have no circular imports; `lint-imports` checks the package itself."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter
@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("benchmarks", "examples", "tests")
 
 
-def imports(folders: list[Path]) -> dict[str, set[str]]:
-    """Return the modules that each module of the folders imports from them, function-level imports included."""
+def imports_between(folders: list[Path]) -> dict[str, set[str]]:
+    """Return for each module of the folders the other modules that it imports, also within functions."""
     paths = {path.stem: path for folder in folders for path in folder.rglob("*.py")}
     found = {}
     for name, path in paths.items():
@@ -23,11 +23,11 @@ def imports(folders: list[Path]) -> dict[str, set[str]]:
 
 
 def test_scripts_and_tests_have_no_circular_imports():
-    TopologicalSorter(imports([ROOT / folder for folder in FOLDERS])).prepare()
+    TopologicalSorter(imports_between([ROOT / folder for folder in FOLDERS])).prepare()
 
 
-def test_a_circular_import_is_found(tmp_path):
+def test_circular_import_is_detected(tmp_path):
     (tmp_path / "one.py").write_text("import two\n")
     (tmp_path / "two.py").write_text("def later():\n    from one import name\n")
     with pytest.raises(CycleError):
-        TopologicalSorter(imports([tmp_path])).prepare()
+        TopologicalSorter(imports_between([tmp_path])).prepare()

@@ -1,4 +1,4 @@
-"""Pictures: nothing is cut off or covered, axes are labeled, any name and any value can be drawn."""
+"""Plots: nothing is cut off or covered, axes are labeled, and any names and values can be drawn."""
 
 import math
 import random
@@ -9,31 +9,34 @@ import pytest
 pytest.importorskip("matplotlib")
 
 import matplotlib
+import numpy as np
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
 from fflm import plots as plot
-from fflm.plots import draw_classifiers, draw_curves, draw_speeds, draw_trials
+from fflm.network.config import NetworkConfig
+from fflm.network.parameters import Parameters
+from fflm.plots import COLORS, draw_classifiers, draw_curves, draw_network, draw_speeds, draw_trials
 
 CAPTION = "train: 74,235 tokens, 0.65% unknown; vocabulary: 1,501 (words seen at least 2 times in train); ends: predicted; " * 2
 
 
 @pytest.fixture
-def drawn(monkeypatch):
-    """Collect the figures that are drawn."""
+def saved_figures(monkeypatch):
+    """Return a list to which every figure is added that is saved."""
     figures = []
     save = plot._save
 
-    def keep(figure, path):
+    def keep(figure, *arguments):
         figures.append(figure)
-        return save(figure, path)
+        return save(figure, *arguments)
 
     monkeypatch.setattr(plot, "_save", keep)
     return figures
 
 
-def log(losses, perplexities):
-    """Return the log of a run with these evaluations."""
+def events(losses, perplexities):
+    """Return the log of a training session with an evaluation for each pair of loss and perplexity."""
     evaluations = [
         {
             "event": "evaluation",
@@ -47,8 +50,8 @@ def log(losses, perplexities):
     return [{"event": "started", "text": {"parts": {"train": {"tokens": 1000}}}}, *evaluations]
 
 
-def trials(count):
-    """Return random trials."""
+def random_trials(count):
+    """Return trials of a search with random values."""
     generator = random.Random(1)
     return [
         {
@@ -81,34 +84,49 @@ CLASSIFIER = [
     ),
 ]
 
+NETWORKS = {
+    "iris": NetworkConfig.feedforward(4, (6,), 3, activation="sigmoid"),
+    "no hidden layer": NetworkConfig.feedforward(2, (), 1, output="sigmoid"),
+    "direct": NetworkConfig(1501, window=3, averages=(10,), embedding=16, hidden=(32,), direct=True, tied=False),
+    "tied": NetworkConfig(1501, window=12, embedding=16, hidden=(32,)),
+    "adaptive": NetworkConfig(1501, window=2, embedding=16, hidden=(32, 16), tied=False, bands=(100, 1000)),
+    "pooled": NetworkConfig(50, embedding=8, hidden=(4,), input="mean", outputs=2, tied=False),
+    "deep": NetworkConfig.feedforward(64, (64,) * 40, 10, residual=True),
+}
+
+
 PICTURES = {
-    "a run": lambda path: draw_curves({"stories.model": log([5, 4, 3.5], [90.0, 45.0, 40.0])}, [CAPTION], path),
+    **{
+        f"network, {name}": lambda path, config=config: draw_network(config, path, Parameters.random(config, 1))
+        for name, config in NETWORKS.items()
+    },
+    "a run": lambda path: draw_curves({"stories.model": events([5, 4, 3.5], [90.0, 45.0, 40.0])}, [CAPTION], path),
     "runs": lambda path: draw_curves(
-        {f"{'long_' * number}name.model": log([6, 4, 3 + number / 9], [200.0, 45.0, 30.0 + number]) for number in range(20)},
+        {f"{'long_' * number}name.model": events([6, 4, 3 + number / 9], [200.0, 45.0, 30.0 + number]) for number in range(20)},
         [CAPTION] * 19 + ["other text"],
         path,
     ),
-    "an evaluation": lambda path: draw_curves({"a.model": log([4], [60.0])}, [CAPTION], path),
-    "no validation": lambda path: draw_curves({"a.model": log([5, 4], [None, None])}, [CAPTION], path),
+    "an evaluation": lambda path: draw_curves({"a.model": events([4], [60.0])}, [CAPTION], path),
+    "no validation": lambda path: draw_curves({"a.model": events([5, 4], [None, None])}, [CAPTION], path),
     "divergence": lambda path: draw_curves(
-        {"a.model": log([9, 800, math.nan, 4], [1e4, math.inf, math.nan, 80.0])}, [CAPTION], path
+        {"a.model": events([9, 800, math.nan, 4], [1e4, math.inf, math.nan, 80.0])}, [CAPTION], path
     ),
     "odd names": lambda path: draw_curves(
-        {name: log([5, 4], [90.0, 80.0]) for name in ("$x^_{", "_hidden", "a\nb", "\udce9")}, [CAPTION] * 4, path
+        {name: events([5, 4], [90.0, 80.0]) for name in ("$x^_{", "_hidden", "a\nb", "\udce9")}, [CAPTION] * 4, path
     ),
     "classifiers": lambda path: draw_classifiers({"a.classifier": CLASSIFIER, "b.classifier": CLASSIFIER}, path),
     "a classifier": lambda path: draw_classifiers({"a.classifier": CLASSIFIER}, path),
-    "a search": lambda path: draw_trials(f"{'deep/' * 30}stories.tune", trials(200), SCALES, CAPTION, path),
-    "a trial": lambda path: draw_trials("stories.tune", trials(1), {"rate": "log"}, CAPTION, path),
+    "a search": lambda path: draw_trials(f"{'deep/' * 30}stories.tune", random_trials(200), SCALES, CAPTION, path),
+    "a trial": lambda path: draw_trials("stories.tune", random_trials(1), {"rate": "log"}, CAPTION, path),
     "speeds": lambda path: draw_speeds(SPEEDS, {"cpu": "cpu (2 threads)"}, path),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
-def test_nothing_is_cut_off_or_covered_and_axes_are_labelled(tmp_path, drawn, draw):
+def test_legend_and_axes_do_not_overlap_and_are_labeled(tmp_path, saved_figures, draw):
     assert draw(tmp_path / "picture.png") == ""
-    [figure] = drawn
+    [figure] = saved_figures
     width, height = figure.get_size_inches()
     everything = figure.get_tightbbox()
     assert min(everything.min) > -0.01
@@ -130,29 +148,79 @@ def test_nothing_is_cut_off_or_covered_and_axes_are_labelled(tmp_path, drawn, dr
                 assert float(label.replace(",", "")) == pytest.approx(value)
 
 
-def test_what_is_not_finite_is_left_out(tmp_path, drawn):
+def test_values_that_are_not_finite_are_left_out(tmp_path, saved_figures):
     PICTURES["divergence"](tmp_path / "picture.png")
-    upper = drawn[0].axes[0]
+    upper = saved_figures[0].axes[0]
     curves = [line.get_xydata().tolist() for line in upper.lines]
     assert curves[0] == [[1000, math.exp(9)], [4000, math.exp(4)]]
     assert curves[1] == [[1000, 1e4], [4000, 80]]
-    assert "best: 80.0" in drawn[0].legends[0].get_texts()[-1].get_text()
+    assert "best: 80.0" in saved_figures[0].legends[0].get_texts()[-1].get_text()
 
 
-def test_runs_are_told_apart_and_named_once(tmp_path, drawn):
+def test_several_models_have_own_colors_and_one_name(tmp_path, saved_figures):
     names = [f"{number}.model" for number in range(9)]
-    draw_curves({name: log([5, 4], [90.0, 80.0]) for name in names}, ["the text"] * 9, tmp_path / "picture.png")
-    texts = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    draw_curves({name: events([5, 4], [90.0, 80.0]) for name in names}, ["the text"] * 9, tmp_path / "picture.png")
+    texts = [text.get_text() for text in saved_figures[0].legends[0].get_texts()]
     assert texts == ["validation", "training", *(f"{name}, best: 80.0" for name in names)]
-    colours = {str(line.get_color()) for line in drawn[0].axes[0].lines}
-    assert len(colours) == 9
-    assert drawn[0].get_supxlabel() == f"{', '.join(names)}: the text"
+    colors = {str(line.get_color()) for line in saved_figures[0].axes[0].lines}
+    assert len(colors) == 9
+    assert saved_figures[0].get_supxlabel() == f"{', '.join(names)}: the text"
+
+
+@pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS)
+def test_every_layer_of_a_network_has_its_column(tmp_path, saved_figures, config):
+    draw_network(config, tmp_path / "picture.svg")
+    titles = [text.get_text() for text in saved_figures[0].axes[0].texts if "\n" in text.get_text()]
+    expected = [f"hidden layer {number + 1}" for number in range(len(config.hidden))]
+    if len(config.hidden) == 1:
+        expected = ["hidden layer"]
+    if len(expected) > 6:
+        expected = [*expected[:3], "35 more", *expected[-2:]]
+    expected += ["projection"] * config.projected
+    assert [title.split("\n")[0] for title in titles[1:-1]] == expected
+    assert titles[-1].startswith("output layer\n")
+    assert "1 unit, " in titles[-1] or f"{config.classes:,} units, " in titles[-1]
+    assert {line.get_color() for line in saved_figures[0].axes[0].lines} <= {"silver", "black"}
+
+
+def test_weights_are_drawn_by_sign_and_size_and_written(tmp_path, saved_figures):
+    config = NetworkConfig.feedforward(2, (2,), 1, output="squared")
+    arrays = {
+        "hidden.0.weight": np.array([[1.0, -4.0], [2.0, 0.0]]),
+        "hidden.0.bias": np.array([0.0, -1.5]),
+        "output.weight": np.array([[1.0, -2.0]]),
+        "output.bias": np.array([0.25]),
+    }
+    draw_network(
+        config, tmp_path / "picture.png", Parameters.from_arrays(config, arrays), inputs=("age", "size"), outputs=("price",)
+    )
+    axes = saved_figures[0].axes[0]
+    texts = [text.get_text() for text in axes.texts]
+    assert sorted(text for text in texts if text.replace(".", "").lstrip("-").isdigit()) == sorted(
+        ["1", "-4", "2", "0", "0", "-1.5", "1", "-2", "0.25"]
+    )
+    assert {"age", "size", "price", "x₁", "x₂", "h₁", "h₂", "y₁", "+1"} <= {*texts}
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 2]
+    places = {(*line.get_xdata(), *line.get_ydata()): (line.get_color(), line.get_linewidth()) for line in lines}
+    assert len(places) == 9
+    assert places[0, 4, 0.5, 0.5][0] == places[0, 4, 0.5, -0.5][0] == COLORS[0]
+    assert places[0, 4, -0.5, 0.5] == (COLORS[1], pytest.approx(3.0))
+    assert places[0, 4, -0.5, -0.5][0] == "silver"
+    assert places[0, 4, 0.5, 0.5][1] < places[0, 4, 0.5, -0.5][1] < 3
+
+
+def test_of_large_layers_the_first_units_and_the_last_one_are_drawn(tmp_path, saved_figures):
+    draw_network(NetworkConfig.feedforward(64, (), 9), tmp_path / "picture.png")
+    texts = [text.get_text() for text in saved_figures[0].axes[0].texts]
+    assert [text for text in texts if text[0] == "x"] == ["x₁", "x₂", "x₃", "x₄", "x₅", "x₆₄"]
+    assert [text for text in texts if text[0] == "y"] == ["y₁", "y₂", "y₃", "y₄", "y₅", "y₉"]
+    assert texts.count("⋮") == 2
 
 
 # Fonts
 
 
-def has(path, character):
+def has_glyph(path, character):
     return FT2Font(path).get_char_index(ord(character)) > 0
 
 
@@ -161,19 +229,21 @@ OTHER = Path(matplotlib.get_data_path(), "fonts", "ttf", "STIXGeneral.ttf")
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
-def test_a_font_is_found_for_what_the_default_one_lacks(tmp_path, monkeypatch, drawn, ending):
+def test_font_is_found_for_characters_missing_in_default_font(tmp_path, monkeypatch, saved_figures, ending):
     lacking = next(
-        character for character in map(chr, range(0x2000, 0xE000)) if has(OTHER, character) and not has(DEFAULT, character)
+        character
+        for character in map(chr, range(0x2000, 0xE000))
+        if has_glyph(OTHER, character) and not has_glyph(DEFAULT, character)
     )
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / "no font"), str(DEFAULT), str(OTHER)])
     (tmp_path / "no font").write_bytes(b"nothing")
-    run = {f"{lacking}.model": log([5, 4], [90.0, 80.0])}
+    run = {f"{lacking}.model": events([5, 4], [90.0, 80.0])}
     assert draw_curves(run, ["x"], tmp_path / f"picture.{ending}") == ""
-    assert str(OTHER) in drawn[0].legends[0].get_title().get_fontfamily()
+    assert str(OTHER) in saved_figures[0].legends[0].get_title().get_fontfamily()
 
 
-def test_characters_that_no_font_has_are_returned_and_drawn_all_the_same(tmp_path, monkeypatch):
+def test_characters_missing_in_all_fonts_are_returned(tmp_path, monkeypatch):
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(DEFAULT)])
-    run = {"故事.model": log([5, 4], [90.0, 80.0])}
+    run = {"故事.model": events([5, 4], [90.0, 80.0])}
     assert draw_curves(run, ["x"], tmp_path / "picture.svg") == "事故"
     assert (tmp_path / "picture.svg").stat().st_size > 1000

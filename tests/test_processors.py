@@ -1,4 +1,4 @@
-"""How many processors there are to use: in files as Linux shows control groups, and for the tokenizer's worker processes."""
+"""The number of usable processors, from files of Linux control groups, and for worker processes of `tokenize`."""
 
 import concurrent.futures
 import os
@@ -57,7 +57,7 @@ GROUPS = {
 
 
 @pytest.mark.parametrize(("contents", "expected"), GROUPS.values(), ids=GROUPS)
-def test_quotas(tmp_path, monkeypatch, contents, expected):
+def test_usable_processors_respects_cgroup_quotas(tmp_path, monkeypatch, contents, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
     for name, content in contents.items():
         path = tmp_path / name
@@ -67,7 +67,7 @@ def test_quotas(tmp_path, monkeypatch, contents, expected):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind processes to processors")
-def test_on_one_processor_there_are_no_worker_processes(tmp_path, monkeypatch):
+def test_tokenize_on_one_processor_starts_no_worker_processes(tmp_path, monkeypatch):
     class Pool:
         def __init__(self, *arguments):
             raise AssertionError(f"a pool of {arguments[0]} worker processes")

@@ -1,4 +1,4 @@
-"""Whatever the files of a model say is used, or refused in one line: JSON of any shape, arrays, other kinds of files."""
+"""Files of models with any content are used or refused in one line: JSON of any shape, arrays, and other kinds of files."""
 
 import contextlib
 import copy
@@ -33,14 +33,14 @@ TEXT = (bundled() / "stories.txt").read_text(encoding="utf-8")[:4000]
 SMALL = {"embedding": 2, "hidden": (3,), "epochs": 1, "threads": 1}
 TYPES = (np.uint32, np.int32, np.int64, np.float32, np.float64)
 
-GONE = object()
-JUNK = (GONE, None, [], {}, "x", -1, 0, 1.5, 2**70, 1e300, True, "\ud800", "a\0b", [1] * 300, {"a": {}})
-"""What a value is replaced by; the first removes it."""
+REMOVED = object()
+REPLACEMENTS = (REMOVED, None, [], {}, "x", -1, 0, 1.5, 2**70, 1e300, True, "\ud800", "a\0b", [1] * 300, {"a": {}})
+"""The values that replace a part of a JSON value; the first one removes the part."""
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a small model of each kind."""
+def trained_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a small trained model of each kind."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "text.txt").write_text(TEXT, encoding="utf-8")
     labeled = "".join(f"{'long' if len(line) > 60 else 'short'}\t{line}\n" for line in TEXT.splitlines() if line.strip())
@@ -56,20 +56,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def models(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a copy of the models, in the current folder."""
-    shutil.copytree(made, tmp_path / "models")
+def models(trained_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy the folder of trained models, and make the copy the current folder."""
+    shutil.copytree(trained_folder, tmp_path / "models")
     monkeypatch.chdir(tmp_path / "models")
     return tmp_path / "models"
 
 
-def forget(path: Path) -> None:
-    """Let arrays be as those of early versions, which do not know their config.json."""
+def remove_config_checksum(path: Path) -> None:
+    """Rewrite a file of arrays without the checksum of config.json, as early versions wrote it."""
     arrays, about = load_arrays(path, TYPES)
     save_arrays(path, arrays, about)
 
 
-def show(path: Path) -> None:
+def run_info(path: Path) -> None:
     json.dumps(about := info._read(path))
     info._lines(path, about)
 
@@ -83,16 +83,16 @@ def predict(path: Path) -> None:
 
 
 MODELS: dict[str, tuple[Callable[[Path], Any], ...]] = {
-    "net.model": (show, score, TrainingSession.resume),
-    "n.ngram": (show, score),
-    "m.mix": (show, score),
-    "words.classifier": (show, predict, ClassifierSession.resume),
-    "features.classifier": (show, predict),
+    "net.model": (run_info, score, TrainingSession.resume),
+    "n.ngram": (run_info, score),
+    "m.mix": (run_info, score),
+    "words.classifier": (run_info, predict, ClassifierSession.resume),
+    "features.classifier": (run_info, predict),
 }
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield where the parts of a JSON value are, of a list the first one."""
+    """Yield the paths of all parts of a JSON value; of a list only the first item has one."""
     if path:
         yield path
     parts = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
@@ -101,47 +101,47 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def mutants(value: Any, step: int = 1) -> Iterator[Any]:
-    """Yield a JSON value with one of its parts replaced; every so many of all such values."""
-    for number, (path, junk) in enumerate((path, junk) for path in places(value) for junk in JUNK):
+    """Yield copies of a JSON value with one part replaced; only every ``step``-th of all such values."""
+    for number, (path, junk) in enumerate((path, junk) for path in places(value) for junk in REPLACEMENTS):
         if number % step:
             continue
         result = part = copy.deepcopy(value)
         for name in path[:-1]:
             part = part[name]
-        if junk is GONE:
+        if junk is REMOVED:
             del part[path[-1]]
         else:
             part[path[-1]] = junk
         yield result
 
 
-def used_or_refused(use: Callable[[Path], Any], path: Path) -> None:
-    """Use a model, of which anything may be wrong: only an FflmError may come of it."""
+def check_used_or_refused(use: Callable[[Path], Any], path: Path) -> None:
+    """Check that the use of a possibly damaged model raises no exception but `FflmError`."""
     with contextlib.suppress(FflmError):
         use(path)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_whatever_a_description_says_is_used_or_refused(models: Path, name: str) -> None:
+def test_any_config_json_is_used_or_refused(models: Path, name: str) -> None:
     path = Path(name)
     for file in path.glob("*.safetensors"):
-        forget(file)
+        remove_config_checksum(file)
     for changed in mutants(json.loads((path / CONFIG).read_text(encoding="utf-8")), step=29):
         (path / CONFIG).write_text(json.dumps(changed), encoding="utf-8")
         for use in MODELS[name]:
-            used_or_refused(use, path)
+            check_used_or_refused(use, path)
 
 
 @pytest.mark.parametrize("name", ["net.model", "words.classifier"])
-def test_whatever_a_log_says_is_shown_or_refused(models: Path, name: str) -> None:
+def test_any_log_is_shown_or_refused(models: Path, name: str) -> None:
     path = Path(name)
     lines = [json.loads(line) for line in (path / LOG).read_text(encoding="utf-8").splitlines()]
     for place in (0, 1):
         for changed in mutants(lines[place], step=23):
             log = [*lines[:place], changed, *lines[place + 1 :]]
             (path / LOG).write_text("".join(f"{json.dumps(each)}\n" for each in log), encoding="utf-8")
-            used_or_refused(show, path)
-            used_or_refused(plot._read, path)
+            check_used_or_refused(run_info, path)
+            check_used_or_refused(plot._read, path)
 
 
 @pytest.mark.parametrize(
@@ -150,17 +150,17 @@ def test_whatever_a_log_says_is_shown_or_refused(models: Path, name: str) -> Non
         ("net.model/" + WEIGHTS, score),
         ("net.model/" + CHECKPOINT, TrainingSession.resume),
         ("n.ngram/" + WEIGHTS, score),
-        ("m.mix/" + WEIGHTS, show),
-        ("words.classifier/" + WEIGHTS, show),
+        ("m.mix/" + WEIGHTS, run_info),
+        ("words.classifier/" + WEIGHTS, run_info),
         ("words.classifier/examples.safetensors", ClassifierSession.resume),
     ],
 )
-def test_whatever_stands_with_arrays_is_used_or_refused(models: Path, file: str, use: Callable[[Path], Any]) -> None:
+def test_any_metadata_of_arrays_is_used_or_refused(models: Path, file: str, use: Callable[[Path], Any]) -> None:
     path = Path(file)
     arrays, about = load_arrays(path, TYPES)
     for changed in (*mutants(about, step=19), None, [], 5, float("nan")):
         save_arrays(path, arrays, changed)
-        used_or_refused(use, path.parent)
+        check_used_or_refused(use, path.parent)
 
 
 ARRAYS: dict[str, Callable[[Any], Any]] = {
@@ -182,7 +182,7 @@ ARRAYS: dict[str, Callable[[Any], Any]] = {
         ("words.classifier/examples.safetensors", ClassifierSession.resume),
     ],
 )
-def test_arrays_of_another_shape_or_type_are_refused(
+def test_arrays_of_wrong_shape_or_dtype_are_refused(
     models: Path, file: str, use: Callable[[Path], Any], change: Callable[[Any], Any]
 ) -> None:
     path = Path(file)
@@ -204,7 +204,7 @@ def test_arrays_of_another_shape_or_type_are_refused(
         ("words.classifier/examples.safetensors", ClassifierSession.resume, (-3, 10**9)),
     ],
 )
-def test_numbers_that_cannot_be_are_refused(
+def test_invalid_numbers_in_arrays_are_refused(
     models: Path, file: str, use: Callable[[Path], Any], values: tuple[float, ...]
 ) -> None:
     path = Path(file)
@@ -220,7 +220,7 @@ def test_numbers_that_cannot_be_are_refused(
                 use(path.parent)
 
 
-# The weights know their configuration
+# The checksum of config.json that is stored with the weights.
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_numbers_that_cannot_be_are_refused(
     [
         ("net.model", score, {"network": {"activation": "tanh"}}),
         ("net.model", score, {"text": {"tokenizer": {"lowercase": True}}}),
-        ("net.model", show, {"vocabulary": {"rule": "all words"}}),
+        ("net.model", run_info, {"vocabulary": {"rule": "all words"}}),
         ("net.model", TrainingSession.resume, {"network": {"dropout": 0.1}}),
         ("net.model", TrainingSession.resume, {"training": {"rate": 0.5}}),
         ("net.model", TrainingSession.resume, {"threads": 2}),
@@ -238,9 +238,7 @@ def test_numbers_that_cannot_be_are_refused(
         ("features.classifier", predict, {"shares": [0.5, 0.5]}),
     ],
 )
-def test_a_description_that_was_changed_is_noticed(
-    models: Path, name: str, use: Callable[[Path], Any], change: dict[str, Any]
-) -> None:
+def test_changed_config_json_is_detected(models: Path, name: str, use: Callable[[Path], Any], change: dict[str, Any]) -> None:
     def merged(old: Any, new: Any) -> Any:
         return {**old, **{key: merged(old.get(key), new[key]) for key in new}} if isinstance(new, dict) else new
 
@@ -251,7 +249,7 @@ def test_a_description_that_was_changed_is_noticed(
         use(Path(name))
 
 
-def test_what_weights_do_not_mean_may_be_changed(models: Path) -> None:
+def test_config_fields_unrelated_to_weights_may_be_changed(models: Path) -> None:
     path = Path("net.model") / CONFIG
     about = json.loads(path.read_text(encoding="utf-8"))
     about |= {"created": "long ago", "versions": {}, "training": {**about["training"], "epochs": 2}, "a newer field": 1}
@@ -262,17 +260,17 @@ def test_what_weights_do_not_mean_may_be_changed(models: Path) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_weights_of_early_versions_know_no_description_and_are_used(models: Path, name: str) -> None:
+def test_weights_without_config_checksum_are_used(models: Path, name: str) -> None:
     for path in Path(name).glob("*.safetensors"):
-        forget(path)
+        remove_config_checksum(path)
     for use in MODELS[name]:
         use(Path(name))
 
 
-# Mixtures
+# Mixtures.
 
 
-def test_a_mixture_that_is_a_part_of_itself_is_refused(models: Path) -> None:
+def test_mixture_containing_itself_is_refused(models: Path) -> None:
     about = json.loads(Path("m.mix", CONFIG).read_text(encoding="utf-8"))
     for place, other in (("m.mix", "m.mix"), ("m.mix", "o.mix"), ("o.mix", "m.mix")):
         Path(place).mkdir(exist_ok=True)
@@ -286,7 +284,7 @@ def test_a_mixture_that_is_a_part_of_itself_is_refused(models: Path) -> None:
                 fflm.load(place)
 
 
-def test_mixtures_that_branch_without_end_are_refused(models: Path) -> None:
+def test_mixture_of_too_many_models_is_refused(models: Path) -> None:
     about = json.loads(Path("m.mix", CONFIG).read_text(encoding="utf-8"))
     for number in range(9):
         Path(f"{number}.mix").mkdir()
@@ -297,7 +295,7 @@ def test_mixtures_that_branch_without_end_are_refused(models: Path) -> None:
         fflm.load("0.mix")
 
 
-def test_a_cache_as_large_as_it_may_be_takes_little_memory(models: Path) -> None:
+def test_largest_cache_takes_little_memory(models: Path) -> None:
     model = fflm.load("n.ngram")
     cache = UnigramCache(1_000_000, model.vocabulary, model.text)
     small = UnigramCache(1000, model.vocabulary, model.text)
@@ -307,19 +305,19 @@ def test_a_cache_as_large_as_it_may_be_takes_little_memory(models: Path) -> None
     assert small.losses_of_texts([ids])[0] == pytest.approx(small.losses_of_text(ids))
 
 
-# Files that are no files
+# Pipes, links and devices in place of files.
 
 
 @pytest.mark.parametrize("file", [CONFIG, "vocabulary.tsv", WEIGHTS, LOG, CHECKPOINT])
-def test_pipes_in_a_folder_are_not_waited_for(models: Path, file: str) -> None:
+def test_pipes_in_model_folder_do_not_block(models: Path, file: str) -> None:
     path = Path("net.model", file)
     path.unlink()
     os.mkfifo(path)
-    for use in (show, TrainingSession.resume):
-        used_or_refused(use, Path("net.model"))
+    for use in (run_info, TrainingSession.resume):
+        check_used_or_refused(use, Path("net.model"))
 
 
-def test_a_corpus_whose_path_no_file_can_have_is_one_line(models: Path) -> None:
+def test_corpus_with_invalid_path_is_refused(models: Path) -> None:
     config = Path("net.model", CONFIG)
     about = json.loads(config.read_text())
     about["corpus"]["path"] = "[" * 3000
@@ -328,7 +326,7 @@ def test_a_corpus_whose_path_no_file_can_have_is_one_line(models: Path) -> None:
         TrainingSession.resume(Path("net.model"), epochs=9)
 
 
-def test_a_log_that_is_a_link_leads_nowhere(models: Path, tmp_path: Path) -> None:
+def test_log_that_is_a_symbolic_link_is_refused(models: Path, tmp_path: Path) -> None:
     outside, log = tmp_path / "outside", Path("net.model", LOG)
     outside.write_bytes(before := log.read_bytes() + b"something else\n")
     log.unlink()
@@ -347,7 +345,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
         open_regular(tmp_path / "pipe", "ab")
 
 
-# JSON
+# JSON.
 
 
 class _Example(TypedDict):
@@ -372,26 +370,26 @@ class _Example(TypedDict):
         (b'{"name": "\xff"}', "not valid JSON"),
     ],
 )
-def test_json_that_is_not_of_the_type_is_refused_with_its_place(text: str | bytes, wrong: str) -> None:
+def test_json_of_wrong_type_is_refused_with_its_place(text: str | bytes, wrong: str) -> None:
     with pytest.raises(FflmError, match=rf"^file is damaged \(.*{wrong}.*\): restore"):
         from_json(text, _Example, "file")
 
 
-def test_newer_fields_and_names_of_files_that_are_not_utf8_are_read() -> None:
+def test_unknown_json_fields_and_surrogates_are_read() -> None:
     value = {"network": {"vocabulary": 5}, "name": "\udcff", "newer": [None]}
     assert from_json(json.dumps(value), _Example, "file") == value
     assert convert(value, _Example)["network"] == NetworkConfig(5)
 
 
-# What is printed
+# Output.
 
 
-def test_escape_sequences_in_a_file_do_not_reach_the_terminal(models: Path) -> None:
+def test_escape_sequences_in_config_json_are_printed_escaped(models: Path) -> None:
     path = Path("net.model") / CONFIG
     content = json.loads(path.read_text(encoding="utf-8"))
     for change in ({"created": "\x1b[2Jx\x9b1m"}, {"version": "\x1b]0;x\x07"}, {"device": "\x1b[31mcpu"}):
         path.write_text(json.dumps({**content, **change}), encoding="utf-8")
         result = CliRunner().invoke(main, ["info", "net.model"], prog_name="fflm")
         assert not set(result.output) & set(map(chr, (*range(10), *range(11, 32), *range(127, 160))))
-        assert "1b" in result.output  # spelled
+        assert "1b" in result.output  # escaped
     assert printable("a\x1b[0m\tb\x9c") == "a\\u001b[0m\\u0009b\\u009c"

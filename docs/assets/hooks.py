@@ -6,11 +6,13 @@ by relative paths, which work in a checkout as well; here each such file becomes
 
 import html
 import inspect
+import logging
 import os
 import re
 from pathlib import Path, PurePosixPath
 
 import click
+import jieba
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -24,6 +26,7 @@ FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 SPACE = '<mspace width="0.167em"/>'
 FUNCTION = r"<mi>(?:exp|log|max)</mi>"
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+SHORT_CODE = re.compile(r"<code>([^<\n]{1,24})</code>")
 EXAMPLE = re.compile(r"^\x08\n(.*)\n((?:  .*(?:\n|\Z))+)", re.MULTILINE)
 LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".yml": "yaml", ".cff": "yaml"}
 UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
@@ -31,6 +34,7 @@ UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Prepare the commands for mkdocs-click: their names, which click takes from their functions, and their examples."""
+    jieba.setLogLevel(logging.WARNING)  # it reports on standard error that it reads its dictionary
     _prepare(main)
     return config
 
@@ -90,14 +94,18 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn LaTeX, which arithmatex has marked, into MathML, and mark pages in Chinese, so that browsers choose a Chinese font."""
+    """Finish a page's HTML.
+
+    LaTeX, which arithmatex has marked, becomes MathML. Short pieces of code get a class, so that an option is not broken after
+    its hyphens. Pages in Chinese are marked, so that browsers choose a Chinese font.
+    """
 
     def formula(found: re.Match[str]) -> str:
         display = "block" if found[1] == "div" else "inline"
         mathml = convert(html.unescape(found[2]), display=display)
         return re.sub(f"(?<=</mi>)(?={FUNCTION})|(?<=exp</mi>|log</mi>|max</mi>)(?!<mo[ >])", SPACE, mathml)
 
-    content = FORMULA.sub(formula, content)
+    content = SHORT_CODE.sub(r'<code class="short">\1</code>', FORMULA.sub(formula, content))
     return f'<div lang="zh-Hans">{content}</div>' if page.file.src_uri.endswith(".zh.md") else content
 
 

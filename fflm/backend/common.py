@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fflm.backend.protocol import Array, Dropout
+from fflm.backend.protocol import ACTIVATIONS, NEGATIVE_SLOPES, ActivationFunction, Array, Dropout
 
 
 class Scratch(threading.local):
@@ -48,6 +48,12 @@ class Scratch(threading.local):
 def flat(*arrays: Array) -> list[Array]:
     """Return contiguous arrays in one dimension."""
     return [array.reshape(-1) for array in arrays]
+
+
+def activation_code(activation: ActivationFunction) -> tuple[int, float]:
+    """Return the place of an activation in `ACTIVATIONS`, and its slope below 0 where that is a parameter, else 0."""
+    name, slope = (activation, None) if isinstance(activation, str) else activation
+    return ACTIVATIONS.index(name), NEGATIVE_SLOPES.get(name, 0.0) if slope is None else slope
 
 
 def dropout_words(dropout: Dropout) -> list[np.uint32]:

@@ -1,10 +1,11 @@
 """The choice of a device, and of the precision of training."""
 
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from fflm.arguments import Device, Precision, check
+from fflm.arguments import Device, Precision, Threads, check, checked
 from fflm.backend.protocol import Backend
 from fflm.errors import FflmError, install
 
@@ -61,6 +62,45 @@ def check_precision(precision: str, device: str) -> None:
     check("precision", Precision, precision)
     if precision == "mixed" and device != "cuda":
         raise FflmError("mixed precision needs the device cuda: on the CPU, train in fp32")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What computes the training of a network. Create it with `choose`.
+
+    Attributes
+    ----------
+    threads
+        Number of CPU threads. The results of training depend on it, so a resumed session keeps it.
+    device
+        The device: ``cpu`` or ``cuda``.
+    precision
+        Precision of training: ``fp32`` or ``mixed``.
+    """
+
+    threads: int
+    device: Literal["cpu", "cuda"]
+    precision: str
+
+    @classmethod
+    @checked
+    def choose(cls, threads: Threads = None, device: Device = "cpu", precision: Precision = "fp32") -> Self:
+        """Return the number of threads and the device that the values stand for.
+
+        Raises
+        ------
+        FflmError
+            If a value is out of range, or the device cannot be used or does not have the precision.
+        """
+        from fflm.backend.cpu.launching import default_threads
+
+        chosen = choose_device(device)
+        check_precision(precision, chosen)
+        return cls(threads or default_threads(), chosen, precision)
+
+    def backend(self) -> Backend:
+        """Return the backend."""
+        return device_backend(self.device, self.precision, self.threads)
 
 
 @cache

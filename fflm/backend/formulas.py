@@ -15,9 +15,7 @@ from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES
 
 TANH, SIGMOID, RELU, LEAKY_RELU, ELU, SOFTPLUS, IDENTITY = range(len(ACTIVATIONS))
 
-BINARY, SQUARED, ABSOLUTE, HINGE = range(len(UNIT_LOSSES))
-
-LEAKY_SLOPE = 0.01
+BINARY, SQUARED, ABSOLUTE, HINGE, EXPONENTIAL, POISSON, SIGMOID_SQUARED, SIGMOID_ABSOLUTE = range(len(UNIT_LOSSES))
 
 
 @intrinsic
@@ -91,26 +89,39 @@ def _log1p(x):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def activate(code, x):  # type: ignore[no-untyped-def]
-    """Return the activation ``ACTIVATIONS[code]`` of a pre-activation x."""
+def sigmoid(x):  # type: ignore[no-untyped-def]
+    """Return 1 / (1 + e^-x)."""
+    one = type(x)(1)
+    return one / (one + exp(-x))
+
+
+@register_jitable
+def softplus(x):  # type: ignore[no-untyped-def]
+    """Return log(1 + e^x), without overflow."""
+    return (x if x > 0 else type(x)(0)) + log1p(exp(-abs(x)))
+
+
+@register_jitable
+def activate(code, gamma, x):  # type: ignore[no-untyped-def]
+    """Return the activation ``ACTIVATIONS[code]`` of a pre-activation x; gamma, of x's type, is that of leaky ReLU and ELU."""
     one = type(x)(1)
     if code == TANH:
         return one - type(x)(2) / (exp(x + x) + one)
     if code == SIGMOID:
-        return one / (one + exp(-x))
+        return sigmoid(x)
     if code == RELU:
         return x if not x < 0 else type(x)(0)
     if code == LEAKY_RELU:
-        return x if not x < 0 else x * type(x)(LEAKY_SLOPE)
+        return x if not x < 0 else x * gamma
     if code == ELU:
-        return x if not x < 0 else exp(x) - one
-    if code == SOFTPLUS:  # log(1 + e^x) without overflow
-        return (x if x > 0 else type(x)(0)) + log1p(exp(-abs(x)))
+        return x if not x < 0 else gamma * (exp(x) - one)
+    if code == SOFTPLUS:
+        return softplus(x)
     return x
 
 
 @register_jitable
-def activation_slope(code, y):  # type: ignore[no-untyped-def]
+def activation_slope(code, gamma, y):  # type: ignore[no-untyped-def]
     """Return the derivative of an activation, expressed by its output y (so that the pre-activation need not be kept)."""
     one = type(y)(1)
     if code == TANH:
@@ -120,9 +131,9 @@ def activation_slope(code, y):  # type: ignore[no-untyped-def]
     if code == RELU:
         return one if y > 0 else type(y)(0)
     if code == LEAKY_RELU:
-        return one if y > 0 else type(y)(LEAKY_SLOPE)
-    if code == ELU:
-        return one if y > 0 else y + one
+        return one if y > 0 else gamma
+    if code == ELU:  # y = gamma (e^x - 1), so gamma e^x = y + gamma
+        return one if y > 0 else y + gamma
     if code == SOFTPLUS:  # y = log(1 + e^x), so sigmoid(x) = 1 - e^-y
         return one - exp(-y)
     return one
@@ -132,13 +143,16 @@ def activation_slope(code, y):  # type: ignore[no-untyped-def]
 def unit_loss(code, z, y):  # type: ignore[no-untyped-def]
     """Return the loss ``UNIT_LOSSES[code]`` of a score z whose target is y."""
     if code == BINARY:
-        return activate(SOFTPLUS, z) - y * z
-    if code == SQUARED:
-        return (z - y) * (z - y)
-    if code == ABSOLUTE:
-        return abs(z - y)
-    margin = type(z)(1) - y * z
-    return margin if not margin < 0 else type(z)(0)
+        return softplus(z) - y * z
+    if code == EXPONENTIAL:
+        return exp(-y * z)
+    if code == POISSON:
+        return exp(z) - y * z
+    if code == HINGE:
+        margin = type(z)(1) - y * z
+        return margin if not margin < 0 else type(z)(0)
+    error = (sigmoid(z) if code >= SIGMOID_SQUARED else z) - y
+    return error * error if code in (SQUARED, SIGMOID_SQUARED) else abs(error)
 
 
 @register_jitable
@@ -146,12 +160,21 @@ def unit_loss_slope(code, z, y):  # type: ignore[no-untyped-def]
     """Return the derivative of `unit_loss` by z, 0 where it has none."""
     one, nothing = type(z)(1), type(z)(0)
     if code == BINARY:
-        return activate(SIGMOID, z) - y
-    if code == SQUARED:
-        return (z - y) + (z - y)
-    if code == ABSOLUTE:
-        return nothing if z == y else (one if z > y else (-one if z < y else z - y))
-    return -y if not one - y * z <= 0 else nothing
+        return sigmoid(z) - y
+    if code == EXPONENTIAL:
+        return -y * exp(-y * z)
+    if code == POISSON:
+        return exp(z) - y
+    if code == HINGE:
+        return -y if not one - y * z <= 0 else nothing
+    output, slope = z, one
+    if code >= SIGMOID_SQUARED:  # both losses of a sigmoid come last
+        output = sigmoid(z)
+        slope = output * (one - output)
+    error = output - y
+    if code in (SQUARED, SIGMOID_SQUARED):
+        return (error + error) * slope
+    return nothing if error == 0 else (slope if error > 0 else (-slope if error < 0 else error))
 
 
 def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
@@ -174,6 +197,12 @@ def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
         c0, c1, c2, c3 = (p1 >> shift) ^ (c1 & low) ^ k0, p1, (p0 >> shift) ^ (c3 & low) ^ k1, p0
         k0, k1 = (k0 + np.uint64(0x9E3779B9)) & low, (k1 + np.uint64(0xBB67AE85)) & low
     return np.uint32(c0), np.uint32(c1 & low), np.uint32(c2), np.uint32(c3 & low)
+
+
+@register_jitable
+def penalty_slope(w, l1, l2):  # type: ignore[no-untyped-def]
+    """Return the derivative of l1 |w| + l2 w^2 / 2, where that of |w| at 0 is taken for 0."""
+    return l2 * w + (l1 if w > 0 else (-l1 if w < 0 else type(w)(0)))
 
 
 @register_jitable

@@ -1,8 +1,9 @@
 """The operations that every device implements.
 
 Letters in the shapes: B rows of a batch (predicted positions), n context words, K blocks of them, m embedding size, V vocabulary,
-I and O inputs and outputs of a layer, F features that reach the softmax. Inputs come first and outputs last; results go into
-given arrays, which are either overwritten (``beta`` 0) or added to (``beta`` 1). Arrays are float32 or float64, ids are int32.
+I and O inputs and outputs of a layer, H hidden outputs that enter the output layer. Inputs come first and outputs last; results
+go into given arrays, which are either overwritten (``beta`` 0) or added to (``beta`` 1). Arrays are float32 or
+float64, ids are int32.
 """
 
 from collections.abc import Iterable
@@ -15,9 +16,23 @@ Array: TypeAlias = Any
 Activation = Literal["tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus", "identity"]
 ACTIVATIONS: tuple[Activation, ...] = ("tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus", "identity")
 
+NEGATIVE_SLOPES: dict[Activation, float] = {"leaky_relu": 0.01, "elu": 1.0}
+"""The usual factor gamma of these activations, which is their slope (just) below 0."""
 
-UnitLoss = Literal["sigmoid", "squared", "absolute", "hinge"]
-UNIT_LOSSES: tuple[UnitLoss, ...] = ("sigmoid", "squared", "absolute", "hinge")
+ActivationFunction: TypeAlias = Activation | tuple[Activation, float]
+"""An activation with its usual slope below 0, or with another one."""
+
+UnitLoss = Literal["sigmoid", "squared", "absolute", "hinge", "exponential", "poisson", "sigmoid_squared", "sigmoid_absolute"]
+UNIT_LOSSES: tuple[UnitLoss, ...] = (
+    "sigmoid",
+    "squared",
+    "absolute",
+    "hinge",
+    "exponential",
+    "poisson",
+    "sigmoid_squared",
+    "sigmoid_absolute",
+)
 
 NORMALIZE_EPSILON = 1e-5
 """Added to the variance by `Backend.normalize`, so that a constant row becomes zero."""
@@ -123,7 +138,7 @@ class Backend(Protocol):
         values (B, I), whose first row is row number ``row`` of the batch -> dropped (B, I), which may be ``values``.
         """
 
-    def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
+    def affine(self, inputs: Array, weight: Array, bias: Array, activation: ActivationFunction, outputs: Array) -> None:
         """Compute a layer: outputs = activation(inputs weight^T + bias).
 
         inputs (B, I), weight (O, I), bias (O,) -> outputs (B, O).
@@ -134,7 +149,7 @@ class Backend(Protocol):
         inputs: Array,
         weight: Array,
         outputs: Array,
-        activation: Activation,
+        activation: ActivationFunction,
         d_outputs: Array,
         beta: float,
         d_weight: Array,
@@ -165,17 +180,17 @@ class Backend(Protocol):
         values (B, I), d_normalized (B, I) -> d_values (B, I), added to.
         """
 
-    def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
-        """Compute -log softmax(features[row] weight^T + bias)[target], on the CPU without ever holding the B x V matrix.
+    def output_losses(self, hidden: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
+        """Compute -log softmax(hidden[row] weight^T + bias)[target], on the CPU without ever holding the B x V matrix.
 
         The normalizer is computed only once for all targets after the same context.
 
-        features (B, F), weight (V, F), bias (V,), rows (T,) in [0, B), targets (T,) in [0, V) -> losses (T,), nats, not averaged.
+        hidden (B, H), weight (V, H), bias (V,), rows (T,) in [0, B), targets (T,) in [0, V) -> losses (T,), nats, not averaged.
         """
 
     def output_gradients(
         self,
-        features: Array,
+        hidden: Array,
         weight: Array,
         bias: Array,
         targets: Array,
@@ -184,7 +199,7 @@ class Backend(Protocol):
         scale: float,
         beta: float,
         losses: Array,
-        d_features: Array,
+        d_hidden: Array,
         d_weight: Array,
         d_bias: Array,
     ) -> None:
@@ -194,13 +209,13 @@ class Backend(Protocol):
         (1 - smoothing) onehot + smoothing / V (Szegedy et al. 2016, section 7), plus penalty (log Z)^2, where Z is the sum
         of the exponentials (Devlin et al. 2014, section 2.4); the losses are plain -log p(target).
 
-        features (B, F), weight (V, F), bias (V,), targets (B,) -> losses (B,), nats; d_features (B, F), overwritten;
-        d_weight (V, F) and d_bias (V,), by ``beta``.
+        hidden (B, H), weight (V, H), bias (V,), targets (B,) -> losses (B,), nats; d_hidden (B, H), overwritten;
+        d_weight (V, H) and d_bias (V,), by ``beta``.
         """
 
     def nce_gradients(
         self,
-        features: Array,
+        hidden: Array,
         weight: Array,
         bias: Array,
         targets: Array,
@@ -208,39 +223,49 @@ class Backend(Protocol):
         scale: float,
         beta: float,
         losses: Array,
-        d_features: Array,
+        d_hidden: Array,
         d_weight: Array,
         d_bias: Array,
     ) -> None:
         """Compute noise-contrastive estimation as an output layer: scores, losses, and all gradients.
 
-        With s = features weight^T + bias a row's loss is softplus(-s_target) + sum over words of noise softplus(s): the target
+        With s = hidden weight^T + bias a row's loss is softplus(-s_target) + sum over words of noise softplus(s): the target
         is to be told apart from the noise (Mnih & Teh 2012, equation 8; noise shared by the rows as in Zoph et al. 2016). The
         caller has subtracted log(k q(word)) from the bias. The gradients are those of ``scale`` times the sum over rows.
 
-        features (B, F), weight (V, F), bias (V,), targets (B,), noise (V,), how often each word was drawn -> losses (B,), nats;
-        d_features (B, F), overwritten; d_weight (V, F) and d_bias (V,), by ``beta``.
+        hidden (B, H), weight (V, H), bias (V,), targets (B,), noise (V,), how often each word was drawn -> losses (B,), nats;
+        d_hidden (B, H), overwritten; d_weight (V, H) and d_bias (V,), by ``beta``.
         """
 
     def unit_losses(self, scores: Array, targets: Array, loss: UnitLoss, scale: float, losses: Array, d_scores: Array) -> None:
         """Compute the losses of single output units, and their gradients.
 
         With z a score and y its target, ``sigmoid`` is the binary cross-entropy log(1 + e^z) - y z of the probability sigmoid(z),
-        whose derivative is sigmoid(z) - y; ``squared`` is (z - y)^2; ``absolute`` is |z - y|; ``hinge`` is max(0, 1 - y z).
+        whose derivative is sigmoid(z) - y; ``squared`` is (z - y)^2; ``absolute`` is |z - y|; ``hinge`` is max(0, 1 - y z);
+        ``exponential`` is e^(-y z) (Freund & Schapire 1997). ``poisson`` is e^z - y z, minus the log-likelihood of a count y with
+        the mean e^z, but for log y!, which no weight changes; its derivative is e^z - y. ``sigmoid_squared`` and
+        ``sigmoid_absolute`` are (s - y)^2 and |s - y| of s = sigmoid(z); the chain rule gives their derivatives s'(z) = s (1 - s)
+        as a factor.
 
         scores (B, O), targets (B, O) -> losses (B,), summed over units, and d_scores (B, O), ``scale`` times the derivatives.
         """
 
-    def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
-        """Compute log softmax(features weight^T + bias) in full.
+    def log_probabilities(self, hidden: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
+        """Compute log softmax(hidden weight^T + bias) in full.
 
-        features (B, F), weight (V, F), bias (V,) -> log_probabilities (B, V), nats.
+        hidden (B, H), weight (V, H), bias (V,) -> log_probabilities (B, V), nats.
         """
 
     def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
         """Compute the factor that limits the norm of all gradients together: min(1, limit / norm), NaN if one is not finite.
 
         factor (1,), of the gradients' type.
+        """
+
+    def add_penalty(self, weight: Array, gradient: Array, l1: float, l2: float) -> None:
+        """Add to a gradient that of the penalty l1 |w| + l2 w^2 / 2, summed over the numbers of a weight.
+
+        That is l1 sign(w) + l2 w, where sign(0) is 0. weight, gradient of any shape, the same.
         """
 
     def momentum_step(

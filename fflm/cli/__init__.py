@@ -17,8 +17,8 @@ try:
 
     import click
 
-    from fflm.cli.signals import interruption
     from fflm.errors import FflmError, FflmWarning, did_you_mean
+    from fflm.signals import interruption
 except KeyboardInterrupt:  # most of the time before `main` runs passes here
     sys.stderr.write("error: interrupted\n")
     sys.exit(130)
@@ -175,14 +175,22 @@ _FUNCTIONS = {
     "fflm.TextClassifier": "fflm classify",
     "fflm.search.search.start_search": "fflm tune",
     "fflm.text.tokenize.tokenize": "fflm tokenize",
-    "TrainingSession.resume": "fflm train --resume",
-    "ClassifierSession.resume": "fflm classify train --resume",
+    "fflm.resume": "fflm train --resume",
     "Search.resume": "fflm tune --resume",
 }
 """Functions and classes that messages of the library name, and the commands that do the same."""
 
 _OPTIONS = {"lexicons": "lexicon", "path": "output", "source": "vocabulary-source", "words": "vocabulary"}
 """Arguments of functions whose option has another name."""
+
+
+def _is_classifier(path: str) -> bool:
+    """Return whether there is a text classifier in a folder."""
+    from fflm.models.folder import read_config
+
+    with contextlib.suppress(FflmError):
+        return bool(read_config(Path(path)).get("kind") == "classifier")
+    return False
 
 
 def _as_commands(message: str) -> str:
@@ -192,11 +200,13 @@ def _as_commands(message: str) -> str:
     as `Search.resume('x.tune')` into a command.
     """
     names = "|".join(map(re.escape, _FUNCTIONS))
-    message = re.sub(
-        rf"`(?P<name>{names})(?:\('(?P<path>.*?)'\))?`",
-        lambda found: f"`{' '.join(filter(None, (_FUNCTIONS[found['name']], found['path'])))}`",
-        message,
-    )
+
+    def command(found: re.Match[str]) -> str:
+        name, path = found["name"], found["path"]
+        words = "fflm classify train --resume" if name == "fflm.resume" and path and _is_classifier(path) else _FUNCTIONS[name]
+        return f"`{' '.join(filter(None, (words, path)))}`"
+
+    message = re.sub(rf"`(?P<name>{names})(?:\('(?P<path>.*?)'\))?`", command, message)
 
     def option(found: re.Match[str]) -> str:
         name, value = _OPTIONS.get(found["name"], found["name"].replace("_", "-")), found["value"]

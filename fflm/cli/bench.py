@@ -1,4 +1,4 @@
-"""`fflm bench`: how fast this machine is."""
+"""`fflm bench`: benchmarks of this machine's CPU and GPU."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fflm.cli.options import Sizes, device_option_with, json_option, quiet_option
+from fflm.cli.options import Sizes, device_option_with, json_option, overwrite_option, quiet_option
 from fflm.cli.tables import Column, LiveTable, stdout_width
 
 if TYPE_CHECKING:
@@ -17,21 +17,29 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--vocabulary", type=Sizes(), default="1000,10000", show_default=True, help="Vocabulary sizes, one or several.")
-@click.option("--hidden", type=Sizes(), default="128", show_default=True, help="Sizes of the hidden layer.")
-@click.option("--batch-size", type=Sizes(), default="256", show_default=True, help="Batch sizes.")
-@click.option("--embedding", type=click.IntRange(1), default=64, show_default=True, help="Size of the embeddings.")
-@click.option("--window", type=click.IntRange(1), default=5, show_default=True, help="Context words.")
+@click.option("--vocabulary", type=Sizes(), default="1000,10000", show_default=True, help="One or several vocabulary sizes.")
+@click.option("--hidden", type=Sizes(), default="128", show_default=True, help="One or several sizes of the hidden layer.")
+@click.option("--batch-size", type=Sizes(), default="256", show_default=True, help="One or several batch sizes.")
+@click.option("--embedding", type=click.IntRange(1), default=64, show_default=True, help="Embedding dimension.")
+@click.option("--window", type=click.IntRange(1), default=5, show_default=True, help="Number of context words.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: all cores]")
 @click.option("--seconds", type=click.FloatRange(0), default=0.1, show_default=True, help="Minimum duration of each round.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Plot of the training steps: .png, .svg or .pdf."
 )
+@overwrite_option
 @device_option_with("auto")
 @quiet_option
 @json_option
 def command(
-    threads: int | None, seconds: float, output: Path | None, device: str, quiet: bool, as_json: bool, **sizes: Any
+    threads: int | None,
+    seconds: float,
+    output: Path | None,
+    overwrite: bool,
+    device: str,
+    quiet: bool,
+    as_json: bool,
+    **sizes: Any,
 ) -> None:
     """Time the operations of the network and whole training steps, for all combinations of the sizes.
 
@@ -48,11 +56,13 @@ def command(
     from fflm.backend.devices import device_backend
     from fflm.bench import machine, measure, versions
     from fflm.errors import FflmError
+    from fflm.files import check_file
     from fflm.plots import check_picture, draw_speeds
 
     combinations = _sizes(**sizes)
     if output:
         check_picture(output)
+        check_file(output, overwrite)
     most = default_threads()
     if threads and threads > most:
         raise click.UsageError(f"there are {most} cores for {threads} threads: give --threads {most} or fewer")
@@ -69,7 +79,7 @@ def command(
         raise FflmError("not enough memory: give a smaller --vocabulary, --hidden or --batch-size") from error
     rows = [_row(timing) for timing in timings]
     if output:
-        draw_speeds([row for row in rows if row["operation"] == "training step"], names, output)
+        draw_speeds([row for row in rows if row["operation"] == "training step"], names, output, overwrite=overwrite)
     if as_json:
         about = {"machine": {**machine(), "threads": count}, "versions": versions()}
         click.echo(json.dumps({"devices": names, **about, "timings": rows}))
@@ -78,7 +88,7 @@ def command(
 def _sizes(
     vocabulary: Sequence[int], hidden: Sequence[int], batch_size: Sequence[int], embedding: int, window: int
 ) -> "list[Size]":
-    """Return all combinations of the sizes."""
+    """Return all combinations of the sizes; raise a UsageError if one is not positive."""
     from fflm.bench import Size
 
     if min(*vocabulary, *hidden, *batch_size, 2) < 1 or not (vocabulary and hidden and batch_size):
@@ -89,7 +99,7 @@ def _sizes(
 
 
 def _device_names(device: str, threads: int, quiet: bool) -> dict[str, str]:
-    """Return what the devices to time are called, and show it."""
+    """Return the names of the devices to time with their descriptions, and print these."""
     from fflm.backend.devices import choose_device, describe_device, why_no_gpu
 
     names: dict[str, str] = {"cpu": f"cpu ({threads} {'threads' if threads > 1 else 'thread'})"}
@@ -102,6 +112,7 @@ def _device_names(device: str, threads: int, quiet: bool) -> dict[str, str]:
 
 
 def _row(timing: "Timing") -> dict[str, Any]:
+    """Return a timing as JSON."""
     return {
         **dataclasses.asdict(timing.size),
         "operation": timing.operation,
@@ -117,6 +128,7 @@ def _row(timing: "Timing") -> dict[str, Any]:
 
 
 def _columns(devices: Sequence[str]) -> list[Column]:
+    """Return the columns of the table of timings."""
     columns = [Column("", 20, left=True)]
     for device in devices:
         columns += [Column(f"{device} ms", 10), Column("tokens/s", 12, optional=True), Column("GFLOP/s", 9, optional=True)]
@@ -124,7 +136,7 @@ def _columns(devices: Sequence[str]) -> list[Column]:
 
 
 def _show(timings: "Sequence[Timing]", devices: Sequence[str], table: LiveTable) -> None:
-    """Print the last operation's row, under a head if it is the first of its size."""
+    """Print the row of the last operation, and before the first operation of each size the head of the table."""
     own = timings[-len(devices) :]
     size = own[0].size
     if len(timings) == len(own) or timings[-len(own) - 1].size != size:

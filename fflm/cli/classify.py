@@ -85,7 +85,7 @@ def _reading_options(command: Command) -> Command:
 
 def _input_options(command: Command) -> Command:
     """Add the options that say what the network reads of a text."""
-    from fflm.models.classifier.settings import MAX_WORDS, Lexicons, TextInput, Vectors
+    from fflm.models.classifier.settings import DEFAULTS, Lexicons, TextInput, Vectors
     from fflm.text.tokenizer import Tokenizer
     from fflm.text.vocabulary import VocabularyRule
 
@@ -111,8 +111,7 @@ def _input_options(command: Command) -> Command:
         field_option(TextInput, "log_length"),
         field_option(Tokenizer, "mode", option="tokenizer", parameter="tokenizer"),
         field_option(Tokenizer, "lowercase"),
-        field_option(VocabularyRule, "min_count", default=1),
-        field_option(VocabularyRule, "max_size", default=MAX_WORDS),
+        *(field_option(VocabularyRule, name, default=DEFAULTS[name]) for name in ("min_count", "max_size")),
         click.option(
             "--vectors",
             type=click.Path(path_type=Path),
@@ -204,10 +203,10 @@ def _begin(
         raise click.UsageError("--vectors sets the size of the embeddings: leave out --embedding")
     options["device"] = use_device(options["device"], console.quiet)
     run = start_session(inputs, output, **options)
-    for name, part in run.examples.items():
+    for name, part in run.data.examples.items():
         console.print(f"{name}: {len(part):,} texts, {len(part.ids):,} words")
-    console.print(f"classes: {', '.join(run.labels[:20])}{' ...' if len(run.labels) > 20 else ''}")
-    console.print(f"vocabulary: {len(run.reader.vocabulary):,} ({run.reader.vocabulary.rule})")
+    console.print(f"classes: {', '.join(run.data.labels[:20])}{' ...' if len(run.data.labels) > 20 else ''}")
+    console.print(f"vocabulary: {len(run.data.reader.vocabulary):,} ({run.data.reader.vocabulary.rule})")
     settings, trainer = run.trainer.settings, run.trainer
     console.print(
         f"network: {trainer.parameters.count:,} parameters, batches of {settings.batch_size}, {trainer.batches:,} per epoch"

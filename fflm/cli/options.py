@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from fflm.arguments import Device, Encoding, Errors, Precision, Processes, Threads, choices, description, parameters
+from fflm.arguments import Device, Encoding, Errors, Precision, Processes, Threads, choices, description, is_tuple, parameters
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -107,7 +107,8 @@ def annotated_option(
             attributes.setdefault("metavar", "NUMBER")
             attributes["callback"] = check_number
         case inspect.LiteralType():
-            attributes["type"] = click.Choice(choices(annotation))
+            names = choices(annotation)
+            attributes["type"] = ChoiceForEach(names) if is_tuple(annotation) else click.Choice(names)
         case inspect.VarTupleType():
             attributes["type"] = Sizes()
             attributes["help"] += " Give 0 for none."
@@ -143,6 +144,17 @@ class HeadedCommand(click.Command):
         for heading, records in lists:
             with formatter.section(heading):
                 formatter.write_dl(records)
+
+
+class ChoiceForEach(click.Choice[str]):
+    """One of some names, or several of them with commas between: ``relu``, or ``relu,tanh`` for two layers."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the names."""
+        if isinstance(value, tuple):
+            return value
+        names = [super(ChoiceForEach, self).convert(name, param, ctx) for name in str(value).split(",")]
+        return names[0] if len(names) == 1 else tuple(names)
 
 
 class Sizes(click.ParamType[tuple[int, ...]]):

@@ -1,4 +1,4 @@
-"""`fflm plot`: training curves, or the trials of a search, as a picture."""
+"""`fflm plot`: plots of training curves, or of the trials of a search."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fflm.cli.loading import find_model
-from fflm.cli.options import json_option, quiet_option
+from fflm.cli.options import json_option, overwrite_option, quiet_option
 from fflm.cli.report import describe_text
 from fflm.errors import FflmError
 
@@ -21,8 +21,9 @@ from fflm.errors import FflmError
     default=Path("curves.png"),
     show_default=True,
     metavar="FILE",
-    help="The plot: .png, .svg or .pdf. An existing file is replaced.",
+    help="The plot: .png, .svg or .pdf.",
 )
+@overwrite_option
 @click.option(
     "-m",
     "--model",
@@ -30,15 +31,15 @@ from fflm.errors import FflmError
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="A model, as MODELS; may be repeated. [default: the latest evaluated model in this folder]",
+    help="A model, like MODELS; may be repeated. [default: the latest evaluated model in this folder]",
 )
 @quiet_option
 @json_option
-def command(models: tuple[Path, ...], output: Path, named: tuple[Path, ...], quiet: bool, as_json: bool) -> None:
-    """Draw training and validation perplexity and the learning rate of MODELS, from their logs.
+def command(models: tuple[Path, ...], output: Path, overwrite: bool, named: tuple[Path, ...], quiet: bool, as_json: bool) -> None:
+    """Plot training and validation perplexity and the learning rate of MODELS, from their logs.
 
-    Of text classifiers, draw the losses and the accuracy; of a folder of `fflm tune`, the trials. Without MODELS, draw the latest
-    network or classifier in this folder. Needs matplotlib: `pip install '.[plot]'` in a checkout of fflm.
+    For text classifiers, plot losses, accuracy and macro F1; for a folder of `fflm tune`, its trials. Without MODELS, plot the
+    latest network or classifier in this folder. Needs matplotlib: `pip install '.[plot]'` in a checkout of fflm.
 
     \b
     Example:
@@ -46,29 +47,31 @@ def command(models: tuple[Path, ...], output: Path, named: tuple[Path, ...], qui
       fflm plot small.model large.model
       fflm plot stories.tune -o trials.png
     """
+    from fflm.files import check_file
     from fflm.plots import draw_classifiers, draw_curves
 
+    check_file(output, overwrite)
     models = (*models, *named)
     if any((model / "search.json").is_file() for model in models):
-        show_missing(_draw_search(models, output), quiet)
+        show_missing(_draw_search(models, output, overwrite), quiet)
         click.echo(json.dumps({"plot": str(output), "search": str(models[0])}) if as_json else output)
         return
     runs = {model: _read(model) for model in models} or dict([find_model(None, quiet, _read, "network", "classifier")])
     kinds = {kind for kind, _ in runs.values()}
     logs = {str(model): log for model, (_, log) in runs.items()}
     if len(kinds) > 1:
-        raise click.UsageError("language models and classifiers cannot be compared: draw them one after the other")
+        raise click.UsageError("language models and classifiers cannot be compared: plot them separately")
     if kinds == {"classifier"}:
-        missing = draw_classifiers(logs, output)
+        missing = draw_classifiers(logs, output, overwrite=overwrite)
     else:
         captions = ["; ".join(describe_text(**log[0]["text"])) for log in logs.values()]
-        missing = draw_curves(logs, captions, output)
+        missing = draw_curves(logs, captions, output, overwrite=overwrite)
     show_missing(missing, quiet)
     click.echo(json.dumps({"plot": str(output), "models": list(logs)}) if as_json else output)
 
 
 def _read(model: Path) -> tuple[str, list[dict[str, Any]]]:
-    """Return a model's kind, and its log, which has an evaluation to draw."""
+    """Return the kind of a model, and its log; raise an FflmError if the log contains no evaluation."""
     from fflm.arrays import LOG
     from fflm.models import description
     from fflm.models.classifier import model as classifiers
@@ -79,25 +82,26 @@ def _read(model: Path) -> tuple[str, list[dict[str, Any]]]:
     read_config(model, kind)
     log = read_log(model / LOG, classifiers.EVENTS if kind == "classifier" else description.EVENTS)
     if not any(event["event"] == "evaluation" for event in log):
-        raise FflmError(f"{model} was not evaluated yet, so there is nothing to draw: let it train for longer")
+        raise FflmError(f"{model} has not been evaluated yet, so there is nothing to draw: let it train for longer")
     return kind, log
 
 
 def show_missing(characters: str, quiet: bool) -> None:
-    """Say which characters of a picture no font has, if there are any."""
+    """Print the characters of a plot that no font contains, if there are any."""
     if characters and not quiet:
-        hint = "install one that has them, such as Noto Sans CJK"
-        click.echo(f"no font has {characters}, which are drawn as boxes: {hint}", err=True)
+        hint = "install a font that contains them, such as Noto Sans CJK"
+        click.echo(f"no font contains {characters}, which are drawn as boxes: {hint}", err=True)
 
 
-def _draw_search(searches: tuple[Path, ...], output: Path) -> str:
+def _draw_search(searches: tuple[Path, ...], output: Path, overwrite: bool) -> str:
+    """Draw the trials of a search; return the characters that no font contains."""
     from fflm.cli.report import describe_perplexity
     from fflm.plots import draw_trials
     from fflm.search.search import Search
     from fflm.search.space import Choices, logarithmic, show
 
     if len(searches) > 1:
-        raise click.UsageError("a search is drawn alone: name one folder of `fflm tune`, or models")
+        raise click.UsageError("a search is plotted alone: give one folder of `fflm tune`, or models")
     search = Search.open(searches[0])
     scales: dict[str, str | tuple[str, ...]] = {}
     for name, part in search.space.items():
@@ -117,4 +121,4 @@ def _draw_search(searches: tuple[Path, ...], output: Path) -> str:
     caption = ""
     if best := search.best:
         caption = f"best: {describe_perplexity(search.figures(best))}"
-    return draw_trials(str(search.path), trials, scales, caption, output)
+    return draw_trials(str(search.path), trials, scales, caption, output, overwrite=overwrite)

@@ -1,19 +1,17 @@
 """What commands that train show: progress, a table of evaluations, and how they are interrupted."""
 
-import contextlib
-import itertools
 import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
 from fflm.cli.loading import use_device
-from fflm.cli.signals import interruption
 from fflm.cli.tables import Column, LiveTable
+from fflm.signals import interruption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -101,10 +99,7 @@ def train(context: click.Context, run: "Session", console: "Console", view: View
         return f"stopped before there were new weights; {run.path} is as it was"
 
     run.save_seconds = save_every
-    try:
-        end_or_stop(context, lambda: watch(run, console, view), stopped)
-    finally:
-        run.discard()
+    end_or_stop(context, lambda: watch(run, console, view), stopped)
     figures = run.figures
     if as_json:
         click.echo(json.dumps({"model": str(run.path), **figures}, ensure_ascii=False))
@@ -122,42 +117,57 @@ def watch(run: "Session", console: "Console", view: View) -> bool:
     may have to be compiled; what the folder holds is where the run stood. If that is lost in the compiler, the run ends after
     the first step.
     """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    with interruption(), _Display(run, console, view) as display:
+        return run.finish(display.show)
 
-    columns = (
-        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}% {task.fields[speed]:,.0f} {task.fields[unit]}, {task.fields[loss]}"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    total = len(run.trainer.train)
-    events = run.events()
-    table = LiveTable((*view.columns, Column(view.unit, 9, optional=True)), console.width if console.is_terminal else None)
-    with contextlib.ExitStack() as stack:
-        interrupted = stack.enter_context(interruption())
-        if interrupted.come:
-            raise KeyboardInterrupt
-        first = list(itertools.islice(events, 1))
-        interrupted.patient = True
-        progress = stack.enter_context(Progress(*columns, console=console, transient=True, disable=not console.is_terminal))
-        state = run.trainer.state
+
+class _Display:
+    """A progress bar, below a table of evaluations. It appears with the first event, after kernels have been compiled."""
+
+    def __init__(self, run: "Session", console: "Console", view: View) -> None:
+        self._run, self._console, self._view = run, console, view
+        width = console.width if console.is_terminal else None
+        self._table = LiveTable((*view.columns, Column(view.unit, 9, optional=True)), width)
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._shown = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def show(self, run: "Session", event: "Event") -> None:
+        """Show an event."""
+        progress = self._progress = self._progress or self._begin()
+        _show(event, run, self._view, self._table, progress, self._task)
+        if progress.disable and time.monotonic() - self._shown > SIGN_SECONDS:
+            state = run.trainer.state
+            row = self._view.row(run, state.loss_mean if state.loss_exact else None, None, "")
+            self._console.print(self._table.row(row))
+            self._shown = time.monotonic()
+
+    def _begin(self) -> "Progress":
+        """Start the bar, and print the head of the table."""
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}% {task.fields[speed]:,.0f} {task.fields[unit]}, {task.fields[loss]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        progress = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+        progress.start()
+        trainer = self._run.trainer
+        state, epochs = trainer.state, trainer.settings.epochs
         if not state.finished:
-            progress.console.print(table.head)
-        epochs = run.trainer.settings.epochs
-        fields: dict[str, Any] = {"epoch": state.epoch + 1, "epochs": epochs, "speed": 0.0, "unit": view.unit, "loss": ""}
-        task = progress.add_task("", total=total * epochs, completed=state.words, **fields)
-        shown = time.monotonic()
-        for event in itertools.chain(first, events):
-            stop = interrupted.come and not run.trainer.state.finished
-            if stop and run.published:  # a model that has not been evaluated must not replace a trained one
-                run.save()  # before anything is shown, for the terminal may be gone
-            _show(event, run, view, table, progress, task)
-            if stop:
-                return False
-            if progress.disable and time.monotonic() - shown > SIGN_SECONDS:
-                console.print(table.row(view.row(run, state.loss_mean if state.loss_exact else None, None, "")))
-                shown = time.monotonic()
-    return True
+            progress.console.print(self._table.head)
+        fields: dict[str, Any] = {"epoch": state.epoch + 1, "epochs": epochs, "speed": 0.0, "unit": self._view.unit, "loss": ""}
+        self._task = progress.add_task("", total=len(trainer.train) * epochs, completed=state.words, **fields)
+        return progress
 
 
 def row_start(run: "Session") -> tuple[str, str]:

@@ -13,7 +13,6 @@ from fflm.cli.mix import describe_components
 from fflm.cli.options import device_option, encoding_option, errors_option, json_option, model_option, quiet_option
 from fflm.cli.report import describe_policy, echo_json, show_word
 from fflm.cli.tables import printable
-from fflm.errors import FflmError
 
 if TYPE_CHECKING:
     from fflm.models.base import TextScorer
@@ -132,6 +131,7 @@ def command(model_path: Path | None, **options: Any) -> None:
 
 def _load(path: Path | None, request: Request) -> "tuple[Path, TextScorer, Part | None]":
     """Return the model's folder, what scores by it, and the part of its text to score, None for the inputs."""
+    from fflm.models.corpora import trained_part
     from fflm.models.folder import LANGUAGE_MODELS
     from fflm.models.load import load_language_model
     from fflm.models.mixture.model import ComponentScorer, Mixture
@@ -142,7 +142,8 @@ def _load(path: Path | None, request: Request) -> "tuple[Path, TextScorer, Part 
     def use(path: Path) -> "tuple[TextScorer, Part | None]":
         model = load_language_model(path, device)
         scorer: TextScorer = ComponentScorer(model) if isinstance(model, Mixture) else model
-        return make_fast_scorer(model) if request.fast else scorer, _part(path, request.part) if request.part else None
+        part = trained_part(path, request.part, "give a text to score") if request.part else None
+        return make_fast_scorer(model) if request.fast else scorer, part
 
     kinds = ("network",) if request.fast else LANGUAGE_MODELS
     path, (scorer, part) = find_model(path, request.quiet, use, *kinds)
@@ -151,16 +152,6 @@ def _load(path: Path | None, request: Request) -> "tuple[Path, TextScorer, Part 
         if not training.get("self_normalise") and training.get("loss") != "nce":
             click.echo("warning: the model was trained without --self-normalise: the scores are not log-probabilities", err=True)
     return path, scorer, part
-
-
-def _part(path: Path, name: str) -> "Part":
-    """Return a part of the corpus that the model in a folder was trained on."""
-    from fflm.models.corpora import trained_corpus
-
-    parts = trained_corpus(path).parts
-    if name not in parts:
-        raise FflmError(f"{path} was trained without a {name} part: give a text to score")
-    return parts[name]
 
 
 def _score(scorer: "TextScorer", part: "Part | None", request: Request) -> "Score":

@@ -24,9 +24,9 @@ from fflm.cli.options import (
 )
 from fflm.cli.progress import end_or_stop
 from fflm.cli.report import describe_perplexity, describe_text, message_console, tokenizing
-from fflm.cli.signals import interruption
 from fflm.cli.tables import Column, LiveTable, stdout_width, table
 from fflm.errors import FflmError, did_you_mean
+from fflm.signals import interruption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -286,10 +286,11 @@ def _again(search: "Search", trial: "Trial") -> str:
             words.append(param.opts[-1] if value else param.secondary_opts[-1])
         else:
             words += [param.opts[-1], show(value)]
-    if search.threads != default_threads():
-        words += ["--threads", str(search.threads)]
-    if search.device != "cpu":
-        words += ["--device", search.device]
-    if search.precision != "fp32":
-        words += ["--precision", search.precision]
+    compute = search.compute
+    if compute.threads != default_threads():
+        words += ["--threads", str(compute.threads)]
+    if compute.device != "cpu":
+        words += ["--device", compute.device]
+    if compute.precision != "fp32":
+        words += ["--precision", compute.precision]
     return shlex.join(words)

@@ -1,4 +1,4 @@
-"""The interfaces of text scorers and predictors, and a network with its weights on a device."""
+"""The interfaces that scoring and generation need, and the base class of models that contain a network."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -20,16 +20,22 @@ from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
 
 Temperature: TypeAlias = Annotated[float, Meta(ge=0)]
-
 TopP: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
 
-
 ROWS = 1024
-"""Number of predictions at a time."""
+"""Number of contexts that a model is given at a time."""
 
 
 class TrainedNetwork:
-    """A network and its weights, created on their device when first used, so that inspecting a model compiles nothing."""
+    """Base class of models that contain a network; it is created lazily, so that inspecting a model compiles nothing.
+
+    Attributes
+    ----------
+    config, parameters
+        The architecture of the network, and its parameters in main memory.
+    device
+        The device that computes predictions.
+    """
 
     config: NetworkConfig
     parameters: Parameters
@@ -46,25 +52,31 @@ class TrainedNetwork:
         return self.parameters.mapped(self.network.backend.upload)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled: everything except what belongs to this process and its device."""
+        """Return the state to pickle, without the network and the weights on the device, which belong to this process."""
         return {name: value for name, value in vars(self).items() if name not in ("network", "_weights")}
 
 
 class TextScorer(Protocol):
-    """Anything that scores the words of texts."""
+    """An object that computes the log-probability of each word of a text.
+
+    Attributes
+    ----------
+    vocabulary, text
+        The words and their ids, and the settings with which text is tokenized.
+    """
 
     vocabulary: Vocabulary
     text: TextSettings
 
     @property
     def window(self) -> int:
-        """Context words [n]."""
+        """Number of context words [n]."""
 
     def losses_of_text(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
-        """Return -log p of the words of a text (N,) from the one at ``start`` on, (N - start,), nats; the rest is context."""
+        """Return -log p of the words of a text: ids (N,) -> (N - start,), nats. Words before ``start`` are only context."""
 
     def losses_of_texts(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
-        """Return `losses_of_text` of each text separately."""
+        """Return `losses_of_text` of each text."""
 
 
 class LineScorer(TextScorer, Protocol):
@@ -99,12 +111,12 @@ class LineScorer(TextScorer, Protocol):
 
 
 class Predictor(LineScorer, Protocol):
-    """Anything that predicts the next word from a window of words, which is what generation and scoring need.
+    """An object that predicts the next word from a window of context words.
 
-    Letters: B contexts, n context words, V vocabulary.
+    Shapes: B contexts, n context words, V words of the vocabulary.
     """
 
-    _batch_rows: ClassVar[int] = ROWS  # number of contexts, of several texts, that `losses` is given at a time
+    _batch_rows: ClassVar[int] = ROWS  # number of contexts, from several texts, that `losses` is given at a time
 
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
@@ -113,22 +125,22 @@ class Predictor(LineScorer, Protocol):
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
 
     def _check_contexts(self, contexts: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-        """Return contexts (B, n) as `check_ids` does; ``<s>`` may be among their words."""
+        """Return contexts (B, n) as checked by `check_ids`; they may contain the id of ``<s>``, V."""
         return check_ids("contexts", contexts, len(self.vocabulary) + 1, (None, self.window))
 
     def _check_examples(
         self, contexts: npt.NDArray[Any], targets: npt.NDArray[Any]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Return contexts (B, n) and the words that follow them (B,) as `check_ids` does."""
+        """Return contexts (B, n) and the words that follow them (B,) as checked by `check_ids`."""
         contexts = self._check_contexts(contexts)
         return contexts, check_ids("targets", targets, len(self.vocabulary), (len(contexts),))
 
     def windows(self, ids: npt.NDArray[np.integer[Any]]) -> Windows:
-        """Return the examples of a text given as ids (N,)."""
+        """Return the training examples of a text of ids (N,): contexts and the words that follow them."""
         return Windows.of(ids, self.vocabulary, self.text, self.window)
 
     def losses_of_text(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
-        """Return -log p of the words of a text (N,) from the one at ``start`` on, (N - start,), nats; the rest is context."""
+        """Return -log p of the words of a text: ids (N,) -> (N - start,), nats. Words before ``start`` are only context."""
         ids = check_text(ids, start, self.vocabulary)
         windows, rows = self.windows(ids), self._rows(ROWS)
         pieces = range(start, len(ids), rows)
@@ -136,7 +148,7 @@ class Predictor(LineScorer, Protocol):
         return np.concatenate([np.empty(0), *losses])
 
     def losses_of_texts(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
-        """Return `losses_of_text` of each text separately."""
+        """Return `losses_of_text` of each text; the contexts of several texts are predicted in one batch."""
         texts = [check_text(ids, 0, self.vocabulary) for ids in texts]
         ends = np.cumsum([0, *map(len, texts)])
         rows = self._rows(self._batch_rows)
@@ -151,17 +163,17 @@ class Predictor(LineScorer, Protocol):
         return np.split(np.concatenate(losses), ends[1:-1]) if texts else []
 
     def _rows(self, most: int) -> int:
-        """Return how many contexts may be in memory at a time: fewer than ``most`` if they are very long."""
+        """Return the number of contexts to have in memory at a time: ``most``, or fewer if the contexts are very long."""
         return max(1, min(most, CELLS // max(1, self.window)))
 
 
 def check_text(ids: npt.NDArray[Any], start: int, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
-    """Return the ids of a text (N,) as `check_ids` does, and check ``start``, the index of the first word to score.
+    """Return the ids of a text (N,) as checked by `check_ids`; also check ``start``, the index of the first word to score.
 
     Raises
     ------
     FflmError
-        If they are not ids of the vocabulary's words, or the index is not in the text.
+        If the array does not contain ids of the vocabulary, or ``start`` is out of range.
     """
     ids = check_ids("ids", ids, len(vocabulary))
     if check("start", Natural, start) > len(ids):

@@ -1,4 +1,4 @@
-"""The folder of a new model, with the corpus that it is trained on."""
+"""Creation of a new model's folder, with the corpus that the model is trained on."""
 
 import contextlib
 import dataclasses
@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fflm.arguments import Paths, Processes, Progress, check, parameters, to_paths
+from fflm.arguments import PathLike, Paths, Processes, Progress, check, parameters, to_path, to_paths
 from fflm.arrays import CHECKPOINT, CONFIG, EXAMPLES, LOG, WEIGHTS
 from fflm.errors import FflmError
 from fflm.files import NewFolder, check_own, os_errors_as_fflm_error, restore
 from fflm.models.corpora import corpus_folder
-from fflm.models.folder import CORPUS, VOCABULARY, read_config, resume_call
+from fflm.models.folder import CORPUS, VOCABULARY, read_config
 from fflm.text.corpus import FILES as CORPUS_FILES
 from fflm.text.corpus import Corpus
 from fflm.text.settings import TextSettings
@@ -36,26 +36,27 @@ FILES = (CONFIG, VOCABULARY, WEIGHTS, CHECKPOINT, LOG, EXAMPLES, CORPUS, *(f"{CO
 def new_model(
     source: TextSource, path: Path, check: Callable[[], None], *, processes: Processes, progress: Progress
 ) -> Iterator[tuple[NewFolder, Corpus]]:
-    """Yield the folder of a new model, for the block to publish or keep, and the corpus to train on.
+    """Yield a new folder for a model, which the block publishes or keeps, and the corpus to train on.
 
-    If the block fails, the folder is discarded. A corpus in it has the path that it will have when the folder is published.
+    If the block raises an exception, the folder is discarded. The path of a corpus in the folder is the one that it will have
+    when the folder is published.
 
     Parameters
     ----------
     source
-        The text, which is tokenized into the folder. If its inputs are what `corpus_folder` understands, the text is tokenized
-        already, and the other fields have no effect.
+        The text, which is tokenized into the folder. If its input is a folder that `corpus_folder` recognizes, the text has been
+        tokenized already, and the other fields of the source have no effect.
     path
         The model's folder.
     check
-        As `fflm.files.NewFolder` takes it.
+        A function that raises an FflmError if ``path`` must not be replaced, as for `fflm.files.NewFolder`.
     processes, progress
-        As `fflm.text.tokenize.tokenize` takes them.
+        As for `fflm.text.tokenize.tokenize`.
 
     Raises
     ------
     FflmError
-        If anything is wrong with them, the text or the folder, which is then as it was before.
+        If an argument or the text is not valid, or the folder cannot be written. What was at ``path`` is unchanged.
     """
     place = corpus_folder(source.inputs)
     with os_errors_as_fflm_error(f"write {path}"):
@@ -65,46 +66,52 @@ def new_model(
             corpus = tokenize(source, new.folder / CORPUS, processes=processes, progress=progress).moved(path / CORPUS)
         else:
             if path.resolve() in place.resolve().parents:
-                raise FflmError(f"{place} lies in {path}, which is to be replaced: choose another folder")
+                raise FflmError(f"{place} is in {path}, which would be replaced: choose another folder")
             corpus = Corpus.open(place)
             corpus.verify()
         yield new, corpus
 
 
-def default_path(inputs: Paths, kind: str = "model") -> Path:
-    """Return where the model of some text goes if nobody says: ``stories.model`` for ``corpora/stories.txt``."""
-    first = to_paths("inputs", inputs)[0]
+def model_path(path: PathLike | None, inputs: tuple[Path, ...], suffix: str = "model") -> Path:
+    """Return the folder of a new model: the path that is given, or by default ``stories.model`` for ``corpora/stories.txt``."""
+    if path is not None:
+        return to_path("path", path)
+    first = inputs[0]
     with os_errors_as_fflm_error(f"read {first}"):
         name = "stdin" if str(first) == "-" else first.resolve().name
-    return Path(f"{name.split('.')[0] or name}.{kind}")
+    return Path(f"{name.split('.')[0] or name}.{suffix}")
 
 
 def check_free(path: Path, overwrite: bool) -> None:
-    """Raise an FflmError if a model cannot be put at a path, because something is there that may not be replaced."""
+    """Raise an FflmError if there is something at a path that a new model must not replace.
+
+    A model may be replaced if ``overwrite`` is true and its folder contains nothing but the files of a model.
+    """
     restore(path)
     if path.exists() and not (path / CONFIG).is_file():
         raise FflmError(f"{path} exists and is not a model: choose another folder")
     if path.exists() and not overwrite:
-        call = resume_call(path, read_config(path).get("kind"))
-        resume = f"{call} resumes its training, " if (path / CHECKPOINT).is_file() else ""
+        read_config(path)  # what is not a model cannot be replaced by one
+        resume = f"`fflm.resume('{path}')` resumes its training, " if (path / CHECKPOINT).is_file() else ""
         raise FflmError(f"{path} exists: {resume}`overwrite=True` replaces it, or choose another folder")
     check_own(path, FILES)
 
 
-def text_source(inputs: tuple[Path, ...], fields: dict[str, Any]) -> TextSource:
-    """Make a source of the inputs and of those of ``fields`` that `TEXT_OPTIONS` lists, which are removed from ``fields``."""
+def text_source(inputs: Paths, fields: dict[str, Any]) -> TextSource:
+    """Return the source for some inputs; the settings listed in `TEXT_OPTIONS` are removed from ``fields``."""
+    paths = to_paths("inputs", inputs)
     settings = TextSettings(pop_tokenizer(fields), **pop_fields(fields, TextSettings, "tokenizer"))
     rule = VocabularyRule(**pop_fields(fields, VocabularyRule))
-    return TextSource(inputs, settings, rule, **pop_fields(fields, TextSource, "inputs", "settings", "rule"))
+    return TextSource(paths, settings, rule, **pop_fields(fields, TextSource, "inputs", "settings", "rule"))
 
 
 def pop_tokenizer(fields: dict[str, Any]) -> Tokenizer:
-    """Remove the fields of a tokenizer from ``fields``, where its ``mode`` is called ``tokenizer``; return the tokenizer."""
+    """Remove the settings of a tokenizer, whose ``mode`` is named ``tokenizer``, from ``fields``; return the tokenizer."""
     check("tokenizer", TEXT_OPTIONS["tokenizer"].annotation, fields.get("tokenizer", Tokenizer.mode))
     return Tokenizer(mode=fields.pop("tokenizer", Tokenizer.mode), **pop_fields(fields, Tokenizer, "mode"))
 
 
 def pop_fields(fields: dict[str, Any], of: type, *but: str) -> dict[str, Any]:
-    """Remove the fields of a dataclass from ``fields`` and return them; those named in ``but`` stay."""
+    """Remove the fields of a dataclass, except for those named in ``but``, from ``fields``, and return them."""
     names = {field.name for field in dataclasses.fields(of)}.difference(but)
     return {name: fields.pop(name) for name in names.intersection(fields)}

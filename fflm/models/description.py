@@ -1,4 +1,4 @@
-"""What the files of language models say, as types: what is read is checked against them, and the schema is made of them."""
+"""Types of the content of language models' files, against which files are validated, and from which the schema is made."""
 
 from typing import Annotated, Any, Literal, NotRequired, Required, TypeAlias, TypedDict
 
@@ -12,16 +12,16 @@ from fflm.training.log import Logged
 from fflm.training.settings import TrainingSettings
 
 LARGEST_ORDER = 20
-"""Words of the longest n-grams of any model."""
+"""Maximum order of an n-gram model."""
 
 COMPONENTS = 100
-"""Models of the largest mixture."""
+"""Maximum number of components of a mixture."""
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]+$")]
 
 
 class Counts(TypedDict):
-    """What a part of a corpus holds."""
+    """The counts of a part of a corpus."""
 
     tokens: Annotated[int, Meta(ge=1, le=2**53)]
     unknown: Count
@@ -38,7 +38,7 @@ class Parts(TypedDict):
 
 
 class CorpusReference(TypedDict):
-    """The corpus of a model: its folder, relative to the model's and, if it lies elsewhere, absolute; and what it held."""
+    """The corpus of a model: its folder (relative to that of the model, and absolute), fingerprint and counts."""
 
     path: Name
     absolute: NotRequired[Name]
@@ -47,7 +47,7 @@ class CorpusReference(TypedDict):
 
 
 class Common(TypedDict, total=False):
-    """What all kinds of models have."""
+    """The fields of all kinds of models."""
 
     format: Required[Literal["fflm model"]]
     version: Required[Literal[1]]
@@ -57,7 +57,7 @@ class Common(TypedDict, total=False):
 
 
 class TrainedFile(Common, total=False):
-    """What a training run adds."""
+    """The fields of models that are trained by gradient descent."""
 
     network: Required[NetworkConfig]
     training: TrainingSettings
@@ -75,7 +75,7 @@ class NetworkFile(TrainedFile, total=False):
 
 
 class Ngram(TypedDict):
-    """The n-grams of a model."""
+    """The description of an n-gram model: its order, the number and discounts of the n-grams of each order, and notes."""
 
     order: Annotated[int, Meta(ge=1, le=LARGEST_ORDER)]
     counts: Annotated[list[Count], Meta(min_length=1, max_length=LARGEST_ORDER)]
@@ -94,7 +94,7 @@ class NgramFile(Common, total=False):
 
 
 class Component(TypedDict, total=False):
-    """A component of a mixture: a model in a folder, or a cache with its number of words."""
+    """A component of a mixture: a model in a folder, or a cache of a number of words."""
 
     path: Name
     fingerprint: str
@@ -108,7 +108,7 @@ class Components(TypedDict):
 
 
 class MixtureFile(Common, total=False):
-    """A mixture of models."""
+    """A mixture of language models."""
 
     kind: Required[Literal["mixture"]]
     mixture: Required[Components]
@@ -117,17 +117,17 @@ class MixtureFile(Common, total=False):
 
 
 class Other(Common, total=False):
-    """A model of which only the kind is known here."""
+    """A model of another kind, of which only the common fields are validated."""
 
     kind: Required[str]
 
 
 LANGUAGE_MODELS: dict[str, Any] = {"network": NetworkFile, "ngram": NgramFile, "mixture": MixtureFile}
-"""What config.json holds, by the kind of model."""
+"""The type of config.json for each kind of language model."""
 
 
 class Figures(TypedDict):
-    """A `fflm.models.scoring.Score`; None stands for what is no finite number."""
+    """A `fflm.models.scoring.Score` as JSON; None stands for a number that is not finite."""
 
     perplexity: float | None
     perplexity_known: float | None
@@ -140,7 +140,7 @@ class Figures(TypedDict):
 
 
 class NetworkFigures(TypedDict, total=False):
-    """What stands with the weights of a neural language model."""
+    """The figures that are stored with the weights of a neural language model."""
 
     step: Count
     epoch: float
@@ -149,27 +149,27 @@ class NetworkFigures(TypedDict, total=False):
 
 
 class NgramFigures(TypedDict, total=False):
-    """What stands with the tables of an n-gram model."""
+    """The figures that are stored with the tables of an n-gram model."""
 
     valid: Figures
     test: Figures
 
 
 class Tuning(Figures):
-    """How well a mixture, and each of its components alone, predicts the text that its weights were tuned on."""
+    """The score of a mixture and of each of its components on the text that the weights were tuned on."""
 
     source: str
     components: list[Figures]
 
 
 class MixtureFigures(TypedDict):
-    """What stands with the weights of a mixture."""
+    """The figures that are stored with the weights of a mixture."""
 
     tuning: Tuning
 
 
 class Text(TypedDict):
-    """The conditions of a corpus."""
+    """The evaluation conditions of a corpus."""
 
     vocabulary: Count
     rule: str
@@ -178,7 +178,7 @@ class Text(TypedDict):
 
 
 class Start(TypedDict):
-    """The first event of a run on text."""
+    """The event at the start of training."""
 
     text: Text
 
@@ -190,4 +190,4 @@ class Evaluation(Logged):
 
 
 EVENTS = {"start": Start, "evaluation": Evaluation}
-"""What the log of a neural language model holds, by the kind of event."""
+"""The type of each kind of event in the log of a neural language model."""

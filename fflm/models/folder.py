@@ -2,14 +2,15 @@
 
 import contextlib
 import platform
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy.typing as npt
 
 from fflm.arrays import CHECKPOINT, CONFIG, WEIGHTS, load_arrays, meaning
-from fflm.errors import FflmError
+from fflm.errors import FflmError, FflmWarning
 from fflm.files import locked_folder, os_errors_as_fflm_error, restore, restore_all, write_json
 from fflm.models import description
 from fflm.stored import REMEDY, check_json, read_json
@@ -22,7 +23,32 @@ VOCABULARY, CORPUS = "vocabulary.tsv", "corpus"
 
 Kind = Literal["network", "ngram", "mixture", "classifier"]
 
-KINDS: dict[Kind, str] = {"network": "network", "ngram": "n-gram model", "mixture": "mixture", "classifier": "text classifier"}
+
+class KindOfModel(NamedTuple):
+    """What other modules need to know of a kind of model without importing it.
+
+    Attributes
+    ----------
+    article, name
+        What messages call a model of this kind.
+    train
+        The function that trains one.
+    model
+        The class, whose ``load`` takes a folder and a device.
+    """
+
+    article: str
+    name: str
+    train: str
+    model: str
+
+
+KINDS: dict[Kind, KindOfModel] = {
+    "network": KindOfModel("a", "network", "fflm.train", "fflm.models.neural.model.NeuralModel"),
+    "ngram": KindOfModel("an", "n-gram model", "fflm.train_ngram", "fflm.models.ngram.model.NgramModel"),
+    "mixture": KindOfModel("a", "mixture", "fflm.train", "fflm.models.mixture.model.Mixture"),
+    "classifier": KindOfModel("a", "text classifier", "fflm.train_classifier", "fflm.models.classifier.model.TextClassifier"),
+}
 
 LANGUAGE_MODELS: tuple[Kind, ...] = ("network", "ngram", "mixture")
 
@@ -86,14 +112,15 @@ def read_config(path: Path, kind: Kind | None = None, of: Any = None) -> dict[st
     """
     restore(path)
     if not (path / CONFIG).is_file():
-        raise FflmError(f"{path} is not a model: train one with `{train_function(kind)}`, or name another folder")
+        train = KINDS[kind or "network"].train
+        raise FflmError(f"{path} is not a model: train one with `{train}`, or name another folder")
     about: dict[str, Any] = read_json(path / CONFIG, Any)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise FflmError(f"{path} is not an fflm model: its {CONFIG} is something else's")
     if about.get("version") != VERSION:
         raise FflmError(f"{path} is of version {about.get('version')}, this fflm reads {VERSION}: update fflm, or train again")
-    if kind not in (None, about.get("kind", "network")):
-        raise FflmError(f"{path} is not {'an' if kind == 'ngram' else 'a'} {KINDS[kind]}: name another folder")
+    if kind and kind != about.get("kind", "network"):
+        raise FflmError(f"{path} is not {KINDS[kind].article} {KINDS[kind].name}: name another folder")
     of = of or description.LANGUAGE_MODELS.get(str(about.get("kind", "network")), description.Other)
     check_json(about, of, str(path / CONFIG))
     return about
@@ -172,15 +199,17 @@ def latest_model(folder: Path, use: Callable[[Path], Result], *kinds: Kind) -> t
                 return path, use(path)
         except FflmError as error:
             problem = problem or error
-    kind = kinds[0] if len(kinds) == 1 else None
-    name = KINDS[kind] if kind else "model"
+    kind = KINDS[kinds[0]]
+    name = kind.name if len(kinds) == 1 else "model"
     if problem:
         raise FflmError(f"no {name} in this folder can be used: {problem}") from problem
-    raise FflmError(f"there is no {name} in this folder: train one with `{train_function(kind)}`, or name one with `model`")
+    raise FflmError(f"there is no {name} in this folder: train one with `{kind.train}`, or name one with `model`")
 
 
 def load_weights(path: Path, about: Mapping[str, Any], of: Any) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """Return the best weights in the folder of a network or classifier, and their figures.
+
+    An FflmWarning says so if they were saved before the first evaluation, so that they are hardly trained.
 
     Parameters
     ----------
@@ -197,20 +226,13 @@ def load_weights(path: Path, about: Mapping[str, Any], of: Any) -> tuple[dict[st
         If there are none yet, they are damaged, or config.json was changed.
     """
     if not (path / WEIGHTS).is_file():
-        hint = f"resume it with {resume_call(path, about.get('kind'))}" if (path / CHECKPOINT).is_file() else "train again"
+        hint = f"resume it with `fflm.resume('{path}')`" if (path / CHECKPOINT).is_file() else "train again"
         raise FflmError(f"{path} has no {WEIGHTS} yet, its training was stopped before the first evaluation: {hint}")
-    return load_arrays(path / WEIGHTS, of=of, config=meaning(about))
-
-
-def train_function(kind: str | None) -> str:
-    """Return the name of the function that trains a model of this kind."""
-    return {"classifier": "fflm.train_classifier", "ngram": "fflm.train_ngram"}.get(kind or "", "fflm.train")
-
-
-def resume_call(path: Path, kind: str | None) -> str:
-    """Return the call that resumes the training of the model in a folder, in backquotes."""
-    session = "ClassifierSession" if kind == "classifier" else "TrainingSession"
-    return f"`{session}.resume('{path}')`"
+    arrays, figures = load_arrays(path / WEIGHTS, of=of, config=meaning(about))
+    if "step" in figures and "train_loss" not in figures:
+        reason = f"{path} is hardly trained, it was saved before its first evaluation"
+        warnings.warn(FflmWarning(f"{reason}: resume its training with `fflm.resume('{path}')`"), stacklevel=2)
+    return arrays, figures
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
-"""Continuing a text: the distribution of the next word, sampling, and beam search."""
+"""Text generation: the distribution of the next word, sampling, and beam search."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,13 @@ from fflm.text.vocabulary import UNKNOWN
 from fflm.text.windows import Windows
 
 LENGTH = 100
-"""Tokens that a continuation may have, by default."""
+"""Default maximum number of tokens of a continuation."""
 
-_ROWS = 16
-"""Contexts that sampling predicts from at a time."""
+_BATCH = 16
+"""Number of samples that are drawn at a time."""
+
+_MAX_QUOTES = 2
+"""Maximum number of closing quotes that are added after the end of a sentence."""
 
 _SENTENCE_ENDS = frozenset(".!?。！？")
 _CLOSING_QUOTES = frozenset("\"'”’」』»") | {"''"}
@@ -31,11 +35,11 @@ class Prefix:
     Attributes
     ----------
     text
-        As it was given.
+        The text as the caller gave it.
     tokens, ids
-        Its tokens, and their ids (N,).
+        The tokens of the text, and their ids (N,), int32.
     unknown
-        Those of its tokens that the model reads as ``<unk>``, each once.
+        The distinct tokens that the model reads as ``<unk>``.
     """
 
     text: str
@@ -51,11 +55,12 @@ class Continuation:
     Attributes
     ----------
     ids
-        The words, with the ``</s>`` that ended them.
+        The ids of the words, including a final ``</s>``.
     log_probability
-        Of these words after the prefix under the model itself, whatever way they were chosen; nats.
+        The log-probability of the words after the prefix under the model, whatever the temperature, ``top_k`` and ``top_p``;
+        nats.
     ended
-        Whether they stop at the end of a sentence, and not for their number.
+        Whether the continuation stopped at the end of a sentence, rather than at the maximum length.
     """
 
     ids: list[int]
@@ -65,7 +70,7 @@ class Continuation:
 
 @checked
 def read_prefix(model: Predictor, text: str) -> Prefix:
-    """Return a text as a model reads it; empty, it is the beginning of a text."""
+    """Return a text as a model reads it; an empty text stands for the start of a new one."""
     tokens = model.text.tokens(model.text.tokenizer.normalize(text))
     ids = model.vocabulary.encode(tokens)
     unknown = [token for token, id_ in zip(tokens, ids, strict=True) if id_ == model.vocabulary.unknown_id and token != UNKNOWN]
@@ -73,8 +78,8 @@ def read_prefix(model: Predictor, text: str) -> Prefix:
 
 
 def probabilities(model: Predictor, prefix: Prefix) -> Floats:
-    """Return the probability of every word after a prefix, (V,), which sum to one."""
-    scores = model.log_probabilities(_context(model, prefix.ids))[0].astype(np.float64)
+    """Return p(word | prefix) of every word of the vocabulary, (V,); the probabilities sum to one."""
+    scores = model.log_probabilities(_last_context(model, prefix.ids))[0].astype(np.float64)
     weights = np.exp(scores - scores.max())
     distribution: Floats = weights / weights.sum()
     return distribution
@@ -82,13 +87,13 @@ def probabilities(model: Predictor, prefix: Prefix) -> Floats:
 
 @checked
 def next_words(model: Predictor, prefix: Prefix, top: Positive) -> list[tuple[str, float]]:
-    """Return the likeliest next words, by name (the symbols too), with their probabilities among the whole vocabulary."""
+    """Return the most probable next words, symbols such as ``</s>`` included, with their probabilities, in descending order."""
     distribution = probabilities(model, prefix)
-    return [(model.vocabulary.words[id_], float(distribution[id_])) for id_ in largest(distribution, top)]
+    return [(model.vocabulary.words[id_], float(distribution[id_])) for id_ in top_indices(distribution, top)]
 
 
 def stops_by_default(model: Predictor) -> bool:
-    """Whether a continuation stops at the end of a sentence unless told otherwise: yes if the model knows sentences."""
+    """Return whether a continuation stops at the end of a sentence by default: it does for models in sentence mode."""
     return model.text.mode == "sentence"
 
 
@@ -106,57 +111,47 @@ def sample(
     unknown: bool = False,
     stop_at_end: bool | None = None,
 ) -> list[Continuation]:
-    """Draw continuations, each from random numbers of its own: but for rounding, it does not depend on how many are drawn.
+    """Draw continuations from the model's distribution.
+
+    Each sample has a random generator of its own, so that, apart from rounding errors, it does not depend on the number of
+    samples.
 
     Parameters
     ----------
     model, prefix
-        What predicts, and after what.
+        The model, and the prefix to continue.
     samples
-        How many to draw.
+        Number of continuations to draw.
     length
-        Tokens that each may have, at least 1.
+        Maximum number of tokens of a continuation.
     temperature
-        What log-probabilities are divided by; 0 takes the likeliest word always.
+        The log-probabilities are divided by it; 0 always takes the most probable word.
     top_k
-        Draw from the k likeliest words only.
+        Draw only from the k most probable words.
     top_p
-        Then, from the fewest of them that together have this share of their probability (Holtzman et al. 2020,
-        https://arxiv.org/abs/1904.09751).
+        Draw only from the smallest set of most probable words whose share of the probability is at least this; applied after
+        ``top_k`` (nucleus sampling: Holtzman et al. 2020, https://arxiv.org/abs/1904.09751).
     seed
-        The same seed gives the same samples; None different ones each time.
+        Random seed; by default the samples are different ones each time.
     unknown
-        Whether ``<unk>`` may be drawn.
+        Whether ``<unk>`` may be generated.
     stop_at_end
-        Whether to stop at the end of a sentence: at ``</s>``, or without it after ``.!?。！？`` and the closing quotes that the
-        model puts there. By default so in sentence mode only.
+        Whether to stop at the end of a sentence: after ``</s>``, or, where the vocabulary has none, after ``.!?。！？`` and the
+        closing quotes that the model predicts there. By default only models in sentence mode stop.
 
     Raises
     ------
     FflmError
         If a value is out of range.
     """
-    stops = _stops(model, stop_at_end)
+    decoder = _Decoder(model, prefix, length, unknown, _stop_words(model, stop_at_end))
+    draw = functools.partial(_draw, temperature=temperature, top_k=top_k, top_p=top_p)
     seeds = np.random.SeedSequence(seed).spawn(samples)
+    rows = model._rows(_BATCH)
     results = []
-    rows = model._rows(_ROWS)
     for low in range(0, samples, rows):
-        generators = [np.random.default_rng(each) for each in seeds[low : low + rows]]
-        drawn = [Continuation([], 0.0, ended=False) for _ in generators]
-        contexts = np.repeat(_context(model, prefix.ids), len(drawn), axis=0)
-        for _ in range(length):
-            if all(each.ended for each in drawn):
-                break
-            scores = model.log_probabilities(contexts)
-            words = np.zeros(len(drawn), np.int32)
-            for row, (before, generator) in enumerate(zip(drawn, generators, strict=True)):
-                if not before.ended:
-                    word = _draw(_allowed(model, scores[row], unknown), generator, temperature, top_k, top_p)
-                    drawn[row] = _extended(before, word, float(scores[row, word]), stops)
-                    words[row] = word
-            contexts = _advanced(model, contexts, words)
-        results += drawn
-    return [_closed(model, prefix, each, length) for each in results]
+        results += decoder.sample([np.random.default_rng(each) for each in seeds[low : low + rows]], draw)
+    return [decoder.close_quotes(each) for each in results]
 
 
 @checked
@@ -170,55 +165,39 @@ def beam_search(
     unknown: bool = False,
     stop_at_end: bool | None = None,
 ) -> list[Continuation]:
-    """Search for the likeliest continuations.
+    """Search for the most probable continuations.
 
     Parameters
     ----------
     model, prefix
-        What predicts, and after what.
+        The model, and the prefix to continue.
     beams
-        Hypotheses that are kept after each word, those at the end of a sentence among them.
+        Number of hypotheses that are kept after each word; finished hypotheses count, too.
     length, unknown, stop_at_end
         As for `sample`.
     normalize
-        Whether to order the final hypotheses by log-probability per token, which favours long ones, and not in all.
+        Whether to rank the final hypotheses by log-probability per token, which favors longer ones, rather than by
+        log-probability.
 
     Returns
     -------
     list of Continuation
-        At most ``beams``, the best first.
+        At most ``beams`` continuations, the best first.
 
     Raises
     ------
     FflmError
         If a value is out of range.
     """
-    stops = _stops(model, stop_at_end)
-    words = len(model.vocabulary)
-    hypotheses = [Continuation([], 0.0, ended=False)]
-    contexts = _context(model, prefix.ids)
-    for _ in range(length):
-        live = np.array([not each.ended for each in hypotheses])
-        if not live.any():
-            break
-        scores = np.full((len(hypotheses), words + 1), -np.inf)  # the last column leaves a hypothesis as it is
-        scores[~live, words] = 0
-        scores[live, :words] = _allowed(model, model.log_probabilities(contexts[live]), unknown)
-        totals = scores + np.array([[each.log_probability] for each in hypotheses])
-        best = largest(totals.ravel(), beams)
-        rows, chosen = np.divmod(best[np.isfinite(totals.ravel()[best])], words + 1)
-        contexts = _advanced(model, contexts[rows], np.minimum(chosen, words - 1))  # of ended ones, contexts do not matter
-        hypotheses = [
-            hypotheses[row] if word == words else _extended(hypotheses[row], int(word), scores[row, word], stops)
-            for row, word in zip(rows, chosen, strict=True)
-        ]
+    decoder = _Decoder(model, prefix, length, unknown, _stop_words(model, stop_at_end))
+    hypotheses = decoder.beam_search(beams)
     if normalize:
         hypotheses.sort(key=lambda each: -each.log_probability / len(each.ids))
-    return [_closed(model, prefix, each, length) for each in hypotheses]
+    return [decoder.close_quotes(each) for each in hypotheses]
 
 
 def render(model: Predictor, prefix: Prefix, continuation: Continuation) -> str:
-    """Return a prefix as it was given with its continuation as readable text; the ``</s>`` at which that stopped is not shown."""
+    """Return the text of a prefix, unchanged, followed by its detokenized continuation without a final ``</s>``."""
     tokens = model.vocabulary.decode(continuation.ids)
     if continuation.ended and continuation.ids[-1] == model.vocabulary.end_id:
         tokens.pop()
@@ -230,44 +209,129 @@ def render(model: Predictor, prefix: Prefix, continuation: Continuation) -> str:
     return prefix.text + added
 
 
-def largest(values: npt.NDArray[np.floating[Any]], count: int) -> npt.NDArray[np.intp]:
-    """Return the indices of the ``count`` largest values (N,), the largest first, of equal ones the lower index first."""
+def top_indices(values: npt.NDArray[np.floating[Any]], count: int) -> npt.NDArray[np.intp]:
+    """Return the indices of the ``count`` largest values (N,), in descending order of the values; ties go to the lower index."""
     count = min(count, len(values))
     threshold = np.partition(values, len(values) - count)[len(values) - count]
     found = np.flatnonzero(values >= threshold)
     return found[np.argsort(-values[found], kind="stable")][:count]
 
 
-def _context(model: Predictor, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Return the context (1, n) of the word after a text (N,)."""
+@dataclass(frozen=True)
+class _Decoder:
+    """A model with the prefix that it continues, and the constraints on the continuations.
+
+    Attributes
+    ----------
+    model, prefix
+        The model, and the prefix to continue.
+    length
+        Maximum number of tokens of a continuation.
+    unknown
+        Whether ``<unk>`` may be generated.
+    stop_words
+        Ids of the words that end a continuation.
+    """
+
+    model: Predictor
+    prefix: Prefix
+    length: int
+    unknown: bool
+    stop_words: frozenset[int]
+
+    def sample(
+        self, generators: Sequence[np.random.Generator], draw: Callable[[Floats, np.random.Generator], int]
+    ) -> list[Continuation]:
+        """Draw a continuation with each random generator; ``draw`` draws a word, given log-probabilities (V,)."""
+        drawn = [Continuation([], 0.0, ended=False) for _ in generators]
+        contexts = np.repeat(_last_context(self.model, self.prefix.ids), len(drawn), axis=0)
+        for _ in range(self.length):
+            if all(each.ended for each in drawn):
+                break
+            scores = self.model.log_probabilities(contexts)
+            words = np.zeros(len(drawn), np.int32)
+            for row, (before, generator) in enumerate(zip(drawn, generators, strict=True)):
+                if not before.ended:
+                    words[row] = word = draw(self._allowed(scores[row]), generator)
+                    drawn[row] = self._append(before, word, float(scores[row, word]))
+            contexts = _next_contexts(self.model, contexts, words)
+        return drawn
+
+    def beam_search(self, beams: int) -> list[Continuation]:
+        """Return the best hypotheses, at most ``beams``, in descending order of their log-probability."""
+        hypotheses = [Continuation([], 0.0, ended=False)]
+        contexts, V = _last_context(self.model, self.prefix.ids), len(self.model.vocabulary)
+        for _ in range(self.length):
+            live = np.array([not each.ended for each in hypotheses])
+            if not live.any():
+                break
+            scores = np.full((len(hypotheses), V + 1), -np.inf)  # the last column keeps a finished hypothesis as it is
+            scores[~live, V] = 0
+            scores[live, :V] = self._allowed(self.model.log_probabilities(contexts[live]))
+            totals = (scores + np.array([[each.log_probability] for each in hypotheses])).ravel()
+            best = top_indices(totals, beams)
+            rows, words = np.divmod(best[np.isfinite(totals[best])], V + 1)
+            # The contexts of finished hypotheses are never used, so any word may be appended to them.
+            contexts = _next_contexts(self.model, contexts[rows], np.minimum(words, V - 1))
+            hypotheses = [
+                hypotheses[row] if word == V else self._append(hypotheses[row], int(word), scores[row, word])
+                for row, word in zip(rows, words, strict=True)
+            ]
+        return hypotheses
+
+    def close_quotes(self, continuation: Continuation) -> Continuation:
+        """Append the closing quotes that the model predicts after a sentence that ended without ``</s>``.
+
+        A quote is appended if it is the most probable word, and at most `_MAX_QUOTES` are.
+        """
+        vocabulary = self.model.vocabulary
+        if not continuation.ended or vocabulary.end_id is not None:
+            return continuation
+        ids, total = list(continuation.ids), continuation.log_probability
+        for _ in range(min(_MAX_QUOTES, self.length - len(ids))):
+            context = _last_context(self.model, np.append(self.prefix.ids, ids).astype(np.int32))
+            scores = self.model.log_probabilities(context)[0]
+            best = int(scores.argmax())
+            if not _closes_quotation(vocabulary.words[best], self.prefix.tokens + vocabulary.decode(ids)):
+                break
+            ids.append(best)
+            total += float(scores[best])
+        return Continuation(ids, total, ended=True)
+
+    def _allowed(self, scores: npt.NDArray[np.floating[Any]]) -> Floats:
+        """Return log-probabilities (..., V) as float64, with minus infinity for words that must not be generated."""
+        allowed = scores.astype(np.float64)
+        if not self.unknown:
+            allowed[..., self.model.vocabulary.unknown_id] = -np.inf
+        return allowed
+
+    def _append(self, before: Continuation, word: int, log_probability: float) -> Continuation:
+        """Return a continuation with one more word."""
+        return Continuation([*before.ids, word], before.log_probability + log_probability, word in self.stop_words)
+
+
+def _last_context(model: Predictor, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Return the context (1, n) of the word that follows a text (N,)."""
     return Windows.of(ids, model.vocabulary, model.text, model.window).contexts(np.array([len(ids)]))
 
 
-def _advanced(model: Predictor, contexts: npt.NDArray[np.int32], words: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-    """Return the contexts (B, n) of the words after ``words`` (B,)."""
+def _next_contexts(model: Predictor, contexts: npt.NDArray[np.int32], words: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    """Return the contexts (B, n) after a word (B,) was appended to each of the contexts (B, n)."""
     contexts = np.column_stack([contexts[:, 1:], words]).astype(np.int32)
     if model.text.mode == "sentence":
         contexts[words == model.vocabulary.end_id] = model.vocabulary.start_id
     return contexts
 
 
-def _allowed(model: Predictor, scores: npt.NDArray[np.floating[Any]], unknown: bool) -> Floats:
-    """Return log-probabilities (..., V) in float64, those of words that are not to be generated minus infinity."""
-    allowed = scores.astype(np.float64)
-    if not unknown:
-        allowed[..., model.vocabulary.unknown_id] = -np.inf
-    return allowed
-
-
 def _draw(scores: Floats, generator: np.random.Generator, temperature: float, top_k: int | None, top_p: float | None) -> int:
-    """Draw a word by log-probabilities (V,), the inverse of the cumulative distribution at one random number."""
+    """Draw a word, given log-probabilities (V,), by inverting the cumulative distribution at a uniform random number."""
     if temperature == 0:
         return int(scores.argmax())
-    with np.errstate(over="ignore"):  # of tiny temperatures
+    with np.errstate(over="ignore"):  # with a tiny temperature, the quotient may be minus infinity, and the weight is 0
         weights = np.exp((scores - scores.max()) / temperature)
-    words = None  # all
+    words = None  # stands for the whole vocabulary
     if top_k is not None:
-        words = largest(weights, top_k)
+        words = top_indices(weights, top_k)
         weights = weights[words]
     if top_p is not None:
         kept = _nucleus(weights, top_p)
@@ -279,18 +343,18 @@ def _draw(scores: Floats, generator: np.random.Generator, temperature: float, to
 
 
 def _nucleus(weights: Floats, top_p: float) -> npt.NDArray[np.intp]:
-    """Return the indices of the fewest weights (N,) that together have a share of their sum, the largest first."""
+    """Return the indices of the smallest set of weights (N,) that have a share ``top_p`` of their sum, in descending order."""
     goal, count = top_p * weights.sum(), 64
-    while True:  # few are enough as a rule, and to find these is much faster than to sort all
-        words = largest(weights, count)
+    while True:  # a few words usually suffice, and finding them is much faster than sorting all
+        words = top_indices(weights, count)
         cumulative = weights[words].cumsum()
         if cumulative[-1] >= goal or count >= len(weights):
             return words[: np.searchsorted(cumulative, goal) + 1]
         count *= 8
 
 
-def _stops(model: Predictor, stop_at_end: bool | None) -> frozenset[int]:
-    """Return the words at which a continuation stops."""
+def _stop_words(model: Predictor, stop_at_end: bool | None) -> frozenset[int]:
+    """Return the ids of the words that end a continuation; ``stop_at_end`` as for `sample`."""
     vocabulary = model.vocabulary
     if not (stops_by_default(model) if stop_at_end is None else stop_at_end):
         return frozenset()
@@ -299,27 +363,11 @@ def _stops(model: Predictor, stop_at_end: bool | None) -> frozenset[int]:
     return frozenset(vocabulary.id(word) for word in _SENTENCE_ENDS if word in vocabulary)
 
 
-def _extended(before: Continuation, word: int, score: float, stops: frozenset[int]) -> Continuation:
-    return Continuation([*before.ids, word], before.log_probability + score, word in stops)
+def _closes_quotation(word: str, before: Sequence[str]) -> bool:
+    """Return whether a word closes a quotation in the text ``before`` it.
 
-
-def _closed(model: Predictor, prefix: Prefix, continuation: Continuation, length: int) -> Continuation:
-    """Add the closing quotes, two at most, that are the likeliest words after a sentence that ends without ``</s>``."""
-    if not continuation.ended or model.vocabulary.end_id is not None:
-        return continuation
-    ids, total = list(continuation.ids), continuation.log_probability
-    for _ in range(min(2, length - len(ids))):
-        scores = model.log_probabilities(_context(model, np.append(prefix.ids, ids).astype(np.int32)))[0]
-        likeliest = int(scores.argmax())
-        if not _closes(model.vocabulary.words[likeliest], prefix.tokens + model.vocabulary.decode(ids)):
-            break
-        ids.append(likeliest)
-        total += float(scores[likeliest])
-    return Continuation(ids, total, ended=True)
-
-
-def _closes(word: str, before: Sequence[str]) -> bool:
-    """Whether a word closes a quotation; one that looks as it did when it opened must be open, others only not be repeated."""
+    A quote that is spelled the same at both ends closes a quotation that is open; any other must only not be repeated.
+    """
     if word in {'"', "'"}:
         return list(before).count(word) % 2 == 1
     return word in _CLOSING_QUOTES and word != before[-1]

@@ -1,4 +1,4 @@
-"""The abstract language model, with the methods that all kinds share."""
+"""The abstract base class of language models, with the methods that all kinds of models share."""
 
 import warnings
 from abc import abstractmethod
@@ -7,33 +7,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fflm.arguments import (
-    Encoding,
-    Many,
-    PathLike,
-    Positive,
-    Seed,
-    Size,
-    checked,
-    to_paths,
-)
+from fflm.arguments import Encoding, Many, PathLike, Positive, Seed, Size, checked, to_paths
 from fflm.errors import FflmError
 from fflm.models import generation, scoring
 from fflm.models.base import Predictor, Temperature, TopP
 from fflm.models.generation import Prefix
 from fflm.models.scoring import Score
-from fflm.models.vectors import Vectors
+from fflm.models.vectors import TOP, Vectors
 
 
 class LanguageModel(Predictor):
-    """A language model of any kind, with its vocabulary and the settings with which it reads text.
+    """The base class of all kinds of language models.
 
     Attributes
     ----------
     vocabulary, text
-        The words and their ids; how text is tokenized.
+        The words and their ids, and the settings with which the model tokenizes text.
     about
-        The rest of its metadata: the corpus, the figures of its training, versions.
+        The other metadata of the model: its corpus, the figures of its evaluation, versions of libraries.
     """
 
     about: dict[str, Any]
@@ -46,20 +37,32 @@ class LanguageModel(Predictor):
 
     @abstractmethod
     def _details(self) -> list[str]:
-        """Return what to say of the model in its `repr`."""
+        """Return details of this kind of model for its `repr`."""
 
     @property
     @abstractmethod
     def window(self) -> int:
-        """Context words [n]."""
+        """Number of context words [n]."""
 
     @abstractmethod
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
-        """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
+        """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats.
+
+        Raises
+        ------
+        FflmError
+            If an array has another shape, or contains numbers that are not ids.
+        """
 
     @abstractmethod
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
-        """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
+        """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats.
+
+        Raises
+        ------
+        FflmError
+            If an array has another shape, or contains numbers that are not ids.
+        """
 
     @checked
     def generate(
@@ -84,23 +87,23 @@ class LanguageModel(Predictor):
         prefix
             The text to continue; if it is empty, a new text is generated.
         samples
-            Number of continuations to return; of beam search the best ones, at most ``beams``.
+            Number of continuations to return; beam search returns the best ones, at most ``beams``.
         greedy
-            Always take the likeliest word.
+            Whether to always take the most probable word.
         beams
-            Number of beams of a beam search for the most probable continuations, instead of sampling.
+            Number of beams. If given, beam search for the most probable continuations replaces sampling.
         length, temperature, top_k, top_p, seed, unknown, stop_at_end
             As for `fflm.models.generation.sample`; beam search ignores ``temperature``, ``top_k``, ``top_p`` and ``seed``.
 
         Returns
         -------
         list of str
-            The prefix with each continuation.
+            The continuations, each preceded by the prefix.
 
         Warns
         -----
         UserWarning
-            If the model does not know a word of the prefix.
+            If a word of the prefix is not in the vocabulary.
 
         Raises
         ------
@@ -108,70 +111,65 @@ class LanguageModel(Predictor):
             If a value is out of range.
         """
         start = self._read_prefix(prefix)
+        shared: dict[str, Any] = {"length": length, "unknown": unknown, "stop_at_end": stop_at_end}
         if beams is not None:
-            found = generation.beam_search(self, start, beams=beams, length=length, unknown=unknown, stop_at_end=stop_at_end)[
-                :samples
-            ]
+            found = generation.beam_search(self, start, beams=beams, **shared)[:samples]
         else:
-            found = generation.sample(
-                self,
-                start,
-                samples=samples,
-                length=length,
-                temperature=0.0 if greedy else temperature,
-                top_k=top_k,
-                top_p=top_p,
-                seed=seed,
-                unknown=unknown,
-                stop_at_end=stop_at_end,
-            )
+            temperature = 0.0 if greedy else temperature
+            sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+            found = generation.sample(self, start, samples=samples, **sampling, **shared)
         return [generation.render(self, start, each) for each in found]
 
     @checked
     def next_words(self, prefix: str = "", top: Positive = 20) -> list[tuple[str, float]]:
-        """Return the likeliest words after a prefix with their probabilities, the likeliest first.
+        """Return the most probable words after a prefix with their probabilities, in descending order.
 
-        ``<unk>`` and ``</s>`` are words like others. The probabilities of the whole vocabulary (``top=len(model.vocabulary)``)
-        sum to one. Warns if the model does not know a word of the prefix.
+        ``<unk>`` and ``</s>`` are among the words. The probabilities of the whole vocabulary (``top=len(model.vocabulary)``) sum
+        to one.
+
+        Warns
+        -----
+        UserWarning
+            If a word of the prefix is not in the vocabulary.
         """
         return generation.next_words(self, self._read_prefix(prefix), top)
 
     @checked
     def score(self, text: str) -> Score:
-        """Return the log-probability, the perplexity and more of a text, whose last line ends like all others.
+        """Return the score of a text: its log-probability, perplexity and more. A newline after the last line is optional.
 
         Raises
         ------
         FflmError
-            If there is not a word in it.
+            If the text contains no words.
         """
         return scoring.score(self, text)
 
     @checked
     def perplexity(self, *paths: PathLike, encoding: Encoding = "utf-8") -> Score:
-        """Return the perplexity, with its evaluation conditions, of files and folders as one text, in bounded memory.
+        """Return the score of files and folders as one text, in bounded memory: its perplexity and evaluation conditions.
 
         Raises
         ------
         FflmError
-            If one cannot be read, or there is not a word in them.
+            If a file cannot be read, or the files contain no words.
         """
         return scoring.score_files(self, to_paths("paths", paths), encoding)
 
     @property
     def vectors(self) -> Vectors:
-        """The words' embeddings: ``model.vectors["cat"]`` is (m,), ``model.vectors.analogy("man", "woman", "king")``.
+        """The word embeddings, as in ``model.vectors["cat"]``, (m,), or ``model.vectors.analogy("man", "woman", "king")``.
 
         Raises
         ------
         FflmError
-            If the model has none.
+            If this kind of model has no embeddings.
         """
         raise FflmError("only a network has word vectors: train one with `fflm.train`")
 
     @checked
-    def neighbours(self, word: str, top: Positive = 10) -> list[tuple[str, float]]:
-        """Return the words whose embeddings are nearest to a word's, with the cosines, the nearest first.
+    def neighbours(self, word: str, top: Positive = TOP) -> list[tuple[str, float]]:
+        """Return the words whose embeddings are nearest to a word's, with their cosine similarities in descending order.
 
         Raises
         ------
@@ -181,9 +179,9 @@ class LanguageModel(Predictor):
         return self.vectors.neighbours(word, top)
 
     def _read_prefix(self, prefix: str) -> Prefix:
+        """Return a prefix as the model reads it, after a warning about words that are not in the vocabulary."""
         result = generation.read_prefix(self, prefix)
         if result.unknown:
-            warnings.warn(
-                f"not in the vocabulary, read as <unk>: {' '.join(result.unknown)}", stacklevel=4
-            )  # where a checked method was called
+            message = f"not in the vocabulary, read as <unk>: {' '.join(result.unknown)}"
+            warnings.warn(message, stacklevel=4)  # the caller of a public method, which is wrapped by `checked`
         return result

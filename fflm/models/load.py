@@ -1,7 +1,7 @@
 """Loading a model of any kind.
 
-The kinds are named here and imported when they are needed, so that loading one kind does not import the others, and a mixture
-can load its components.
+The class of a model is imported when it is needed, so that loading one kind does not import the others, and a mixture can load
+its components.
 """
 
 import importlib
@@ -11,19 +11,11 @@ from typing import TYPE_CHECKING, Any
 from fflm.arguments import Device, PathLike, checked, to_path
 from fflm.errors import FflmError
 from fflm.files import reading_folder
-from fflm.models.folder import read_config
+from fflm.models.folder import KINDS, read_config
 from fflm.models.language_model import LanguageModel
 
 if TYPE_CHECKING:
     from fflm.models.classifier.model import TextClassifier
-
-CLASSES = {
-    "network": "fflm.models.neural.model.NeuralModel",
-    "ngram": "fflm.models.ngram.model.NgramModel",
-    "mixture": "fflm.models.mixture.model.Mixture",
-    "classifier": "fflm.models.classifier.model.TextClassifier",
-}
-"""The class of each kind of model; its ``load`` takes a folder and a device."""
 
 
 @checked
@@ -69,7 +61,7 @@ def load_language_model(path: PathLike, device: Device = "cpu") -> LanguageModel
 def _class_of(path: Path) -> Any:
     """Return the class of the model in a folder."""
     kind = read_config(path).get("kind", "network")
-    if kind not in CLASSES:
+    if kind not in KINDS:
         raise FflmError(f"{path} is a model of the kind {kind!r}, which this fflm does not know: update fflm")
-    module, _, name = CLASSES[kind].rpartition(".")
+    module, _, name = KINDS[kind].model.rpartition(".")
     return getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-"""Scoring text with a model: log-probabilities of words, lines and hypotheses, and perplexities."""
+"""Scoring text with a model: perplexities, and log-probabilities of words, lines and hypotheses."""
 
 import io
 import itertools
@@ -20,30 +20,31 @@ from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import ASCII_BLANKS, LINE_END
 from fflm.text.vocabulary import Vocabulary
 
-_BLOCK = 1 << 16  # number of words of a corpus that are scored at a time
+_BLOCK = 1 << 16  # number of tokens of a corpus that are scored at a time
 _HYPOTHESES = 256  # number of lines of an n-best list that are scored at a time
+_MAX_EXPONENT = 709.0  # about the largest number whose exponential is finite
 
 Losses = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, repr=False)
 class Score:
-    """How well a model predicts a text, with the evaluation conditions. Scores of one model can be added.
+    """The score of a text under a model, with its evaluation conditions. Scores of different texts can be added.
 
     Attributes
     ----------
     vocabulary, rule
-        Number of words that can be predicted [V], and how they were chosen.
+        Size of the vocabulary [V], and the rule by which its words were chosen.
     policy
-        Which ends are predicted, in words.
+        Whether ends of lines or sentences are predicted, in words.
     tokens
-        Number of predicted words, ends included; all averages are over them.
+        Number of predicted tokens, including ``</s>``. All averages are over these tokens.
     unknown, ends
-        Number of these that are ``<unk>``, and ``</s>``.
+        Number of tokens that are ``<unk>``, and that are ``</s>``.
     characters
-        Number of characters of the normalized text, newlines included.
+        Number of characters of the normalized text, including newlines.
     loss_sum, unknown_loss_sum
-        -log p summed over all tokens, and over those that are ``<unk>``; nats.
+        Sum of -log p over all tokens, and over the tokens that are ``<unk>``; nats.
     """
 
     vocabulary: int
@@ -69,7 +70,7 @@ class Score:
 
     @property
     def log10_probability(self) -> float:
-        """Log-probability of the whole text to base 10."""
+        """Base-10 logarithm of the probability of the whole text; 0 if it has no tokens."""
         return self.log_probability / math.log(10)
 
     @property
@@ -90,23 +91,29 @@ class Score:
 
     @property
     def bits_per_character(self) -> float:
-        """Bits of all tokens per character; NaN if there are no characters."""
+        """Mean of -log2 p per character of the text; NaN if there are no characters."""
         return self.loss_sum / math.log(2) / self.characters if self.characters else math.nan
 
     @property
     def oov_rate(self) -> float:
-        """Out-of-vocabulary rate: the share of the tokens that are ``<unk>``, in [0, 1]; NaN if there are no tokens."""
+        """Out-of-vocabulary rate, in [0, 1]: the fraction of the tokens that are ``<unk>``; NaN if there are no tokens."""
         return self.unknown / self.tokens if self.tokens else math.nan
 
     def __add__(self, other: "Score") -> "Score":
-        """Return the score of two texts together."""
+        """Return the score of two texts together.
+
+        Raises
+        ------
+        ValueError
+            If the evaluation conditions differ.
+        """
         if (self.vocabulary, self.rule, self.policy) != (other.vocabulary, other.rule, other.policy):
             raise ValueError("scores of different vocabularies or policies cannot be added")
         names = ("tokens", "unknown", "ends", "characters", "loss_sum", "unknown_loss_sum")
         return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all figures as JSON values; numbers that are not finite are None."""
+        """Return all figures as JSON values, with None in place of numbers that are not finite."""
         names = (
             "perplexity",
             "perplexity_known",
@@ -123,23 +130,23 @@ class Score:
             "rule",
             "policy",
         )
-        keys = {"oov_rate": "unknown_share"}  # as the files of version 0.1.0 call it
+        keys = {"oov_rate": "unknown_share"}  # the key in files since version 0.1.0
         values = {keys.get(name, name): getattr(self, name) for name in names}
         return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
 class ScoredLine:
-    """A line of a text, or a piece of a very long one.
+    """The score of a line of a text, or of a piece of a very long line.
 
     Attributes
     ----------
     number
-        Number of the line, from 1.
+        Line number, from 1.
     text
-        The normalized text, with its newline if there is one.
+        The normalized text, including a newline at its end.
     tokens, ids
-        Its tokens, and their ids (N,).
+        The tokens of the line, and their ids (N,), int32.
     losses
         (N,) -log p of each token, nats.
     score
@@ -156,7 +163,17 @@ class ScoredLine:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A line of an n-best list: the fields of the line (the text is all of a plain one), the text, and its score."""
+    """A scored line of an n-best list.
+
+    Attributes
+    ----------
+    fields
+        The fields of the line; empty for an empty line of a Moses list.
+    text
+        The normalized text of the hypothesis.
+    score
+        The score of the hypothesis.
+    """
 
     fields: list[str]
     text: str
@@ -164,9 +181,14 @@ class Hypothesis:
 
 
 def score(model: TextScorer, text: str) -> Score:
-    """Return the score of a text; its last line ends like all others.
+    """Return the score of a text, which is read in the model's mode: one sentence per line, or one stream.
 
-    The text is read as the model reads all texts: a sentence a line, or a stream.
+    A newline after the last line is optional.
+
+    Raises
+    ------
+    FflmError
+        If the text contains no words.
     """
     text = io.IncrementalNewlineDecoder(None, translate=True).decode(text, final=True)
     return score_chunks(model, [text if text.endswith("\n") or not text else text + "\n"])
@@ -180,16 +202,25 @@ def score_files(
 ) -> Score:
     """Return the score of files, folders and ``"-"`` (standard input) as one text, in bounded memory.
 
+    Parameters
+    ----------
+    model
+        The model that scores.
+    sources
+        The files, folders and ``"-"``.
+    encoding, errors
+        The encoding of the text, and what to do about bytes that cannot be decoded, as for `open`.
+
     Raises
     ------
     FflmError
-        If one cannot be read, or there is no text in them.
+        If a file cannot be read, or the files contain no words.
     """
     return score_chunks(model, read_chunks(sources, encoding, errors))
 
 
 def score_part(model: TextScorer, part: Part) -> Score:
-    """Return the score of a part of a corpus that has the model's vocabulary."""
+    """Return the score of a part of a corpus whose vocabulary is that of the model."""
     loss_sum = unknown_loss_sum = 0.0
     for low in range(0, part.tokens, _BLOCK):
         before = min(low, model.window)
@@ -201,7 +232,7 @@ def score_part(model: TextScorer, part: Part) -> Score:
 
 
 def part_score(part: Part, vocabulary: Vocabulary, text: TextSettings, loss_sum: float, unknown_loss_sum: float) -> Score:
-    """Return the score of a part of a corpus over which -log p was summed, and over the unknown words in it; nats."""
+    """Return the score of a part of a corpus, given the sums of -log p over its tokens and over its unknown words, nats."""
     return Score(
         len(vocabulary),
         vocabulary.rule,
@@ -216,12 +247,12 @@ def part_score(part: Part, vocabulary: Vocabulary, text: TextSettings, loss_sum:
 
 
 def scored_lines(model: TextScorer, chunks: Iterable[str]) -> Iterator[ScoredLine]:
-    """Score a text that comes in chunks, line by line; contexts cross lines and chunks as the model's mode has it.
+    """Yield the scored lines of a text that comes in chunks; contexts cross chunks, and lines if the model's mode is stream.
 
     Raises
     ------
     FflmError
-        If there is no token in it.
+        If the text contains no words.
     """
     reader, number = _Reader(model), 1
     for chunk in chunks:
@@ -238,12 +269,12 @@ def scored_lines(model: TextScorer, chunks: Iterable[str]) -> Iterator[ScoredLin
 
 
 def score_chunks(model: TextScorer, chunks: Iterable[str]) -> Score:
-    """Return the score of a text that comes in chunks, as `scored_lines` reads it, but faster.
+    """Return the score of a text that comes in chunks; it is the sum of those of `scored_lines`, but computed faster.
 
     Raises
     ------
     FflmError
-        If there is no token in it.
+        If the text contains no words.
     """
     encoder, reader = Encoder(model.text, model.vocabulary), _Reader(model)
     result = _empty_score(model)
@@ -255,7 +286,7 @@ def score_chunks(model: TextScorer, chunks: Iterable[str]) -> Score:
 
 
 class _Reader:
-    """Scores the words of a text that comes in chunks, and keeps the context of the next chunk."""
+    """Computes the losses of a text that comes in chunks, and keeps the context for the next chunk."""
 
     def __init__(self, model: TextScorer) -> None:
         self._model = model
@@ -263,7 +294,7 @@ class _Reader:
         self._empty = True
 
     def losses(self, ids: npt.NDArray[np.int32]) -> Losses:
-        """Return the losses of the words that follow (N,)."""
+        """Return -log p of the words of the next chunk: ids (N,) -> (N,), nats."""
         before, window = len(self._before), self._model.window
         together = np.concatenate([self._before, ids])
         self._before = together[max(0, len(together) - window) :]
@@ -271,15 +302,15 @@ class _Reader:
         return self._model.losses_of_text(together, before).astype(np.float64, copy=False)
 
     def check(self) -> None:
-        """Raise an FflmError if there was nothing to read."""
+        """Raise an FflmError if no chunk contained a word."""
         if self._empty:
-            raise FflmError("there are no words in the text: give a text that is not empty or blank")
+            raise FflmError("the text contains no words: give a text that is not empty or blank")
 
 
 def sentences(lines: Iterable[ScoredLine]) -> Iterator[tuple[str, Score]]:
-    """Join the pieces of long lines; yield every line of the text, without its newline, and its score.
+    """Yield every line of a text, without its newline, and its score, after joining the pieces of very long lines.
 
-    A line without tokens, such as a blank one that is no sentence, has the log-probability 0 and no perplexity.
+    A line without tokens, such as a blank line in sentence mode, has the log-probability 0 and the perplexity NaN.
     """
     text: list[str] = []
     together: Score | None = None
@@ -294,26 +325,26 @@ def sentences(lines: Iterable[ScoredLine]) -> Iterator[tuple[str, Score]]:
 
 
 def score_hypotheses(model: TextScorer, chunks: Iterable[str], *, moses: bool = False) -> Iterator[Hypothesis]:
-    """Score the hypotheses of an n-best list, one a line, each as if it stood alone, its end included if the model has ends.
+    """Score the hypotheses of an n-best list, one per line, as independent texts, including ``</s>`` if the model predicts it.
 
     Parameters
     ----------
     model
         The model that scores.
     chunks
-        The n-best list; its last line may lack a newline.
+        The n-best list, as pieces of text; a newline after its last line is optional.
     moses
-        Whether a line is ``id ||| hypothesis ||| features ||| score``; else it is a hypothesis.
+        Whether the lines are ``id ||| hypothesis ||| features ||| score``, the format of Moses, rather than hypotheses.
 
     Yields
     ------
     Hypothesis
-        One a line, an empty hypothesis too; an empty line of a Moses list has no fields and a score of nothing.
+        The hypothesis of each line. An empty line of a Moses list has no fields, and a score without tokens.
 
     Raises
     ------
     FflmError
-        If a line is not of the format.
+        If a line does not have the format of Moses.
     """
     numbered = enumerate(whole_lines(chunks), 1)
     while block := list(itertools.islice(numbered, _HYPOTHESES)):
@@ -330,7 +361,7 @@ def score_hypotheses(model: TextScorer, chunks: Iterable[str], *, moses: bool = 
 
 
 def with_feature(fields: Sequence[str], name: str, value: float) -> str:
-    """Return a line of a Moses n-best list with one more feature."""
+    """Return a line of a Moses n-best list, given its fields, with a feature appended to its features."""
     if not fields:
         return ""
     features = " ".join([*(fields[2].split() if len(fields) > 2 else []), f"{name}=", f"{value:.6f}"])
@@ -338,6 +369,7 @@ def with_feature(fields: Sequence[str], name: str, value: float) -> str:
 
 
 def _parse(line: str, number: int, moses: bool) -> list[str]:
+    """Return the fields of a line of an n-best list."""
     if not moses:
         return [line]
     fields = line.split("|||")
@@ -351,6 +383,7 @@ def _parse(line: str, number: int, moses: bool) -> list[str]:
 
 
 def _score(model: TextScorer, characters: int, ids: npt.NDArray[np.int32], losses: npt.NDArray[np.floating]) -> Score:
+    """Return the score of a text, given its number of characters, its ids (N,) and their losses (N,), nats."""
     unknown = ids == model.vocabulary.unknown_id
     return replace(
         _empty_score(model),
@@ -369,4 +402,5 @@ def _empty_score(model: TextScorer) -> Score:
 
 
 def _exp(value: float) -> float:
-    return math.exp(value) if value < 709 else math.inf if value >= 709 else math.nan
+    """Return the exponential of a number, infinity where it overflows, NaN of NaN."""
+    return math.inf if value >= _MAX_EXPONENT else math.exp(value)

@@ -1,10 +1,10 @@
-"""The embeddings as word vectors: exchange in word2vec's text format, neighbours and analogies."""
+"""Word vectors: nearest neighbours, analogies, and files in the text format of word2vec."""
 
 import itertools
 import string
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -14,28 +14,28 @@ import numpy.typing as npt
 
 from fflm.arguments import Positive, check, checked
 from fflm.errors import FflmError, FflmWarning
-from fflm.models.generation import largest
+from fflm.models.generation import top_indices
 from fflm.text.reading import byte_lines
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import END, START, UNKNOWN, Vocabulary
 
 TOP = 10
-"""Words that are shown, by default."""
+"""Default number of words to return."""
 
-_FORMATS = "give a text file of vectors, as word2vec (not its binary format), GloVe and fastText write it"
-_HOPELESS = 1000  # more lines to skip than others, and a file is not read to its end
+_FORMATS = "give a text file of vectors in the format of word2vec (not its binary format), GloVe or fastText"
+_PATIENCE = 1000  # once this many more lines of a file are skipped than read, the rest of the file is not read
 
 
 @dataclass(frozen=True, repr=False)
 class Vectors:
-    """The vectors of a vocabulary's words: ``vectors["cat"]`` is that of a word, (m,).
+    """The vectors of a vocabulary's words: ``vectors["cat"]`` is the vector of a word, (m,).
 
     Attributes
     ----------
     vocabulary, tokenizer
-        Words and ids; how words were normalized.
+        The words and their ids, and the tokenizer, which normalizes the words that are looked up.
     array
-        (V + 1, m), the last row that of ``<s>``.
+        (V + 1, m): row i is the vector of the word with the id i, row V that of ``<s>``.
     """
 
     vocabulary: Vocabulary
@@ -57,7 +57,7 @@ class Vectors:
 
     @checked
     def neighbours(self, word: str, top: Positive = TOP) -> list[tuple[str, float]]:
-        """Return the words nearest to a word, with the cosine of the angle between them, the nearest first.
+        """Return the words nearest to a word, with their cosine similarities in descending order.
 
         Raises
         ------
@@ -70,9 +70,10 @@ class Vectors:
 
     @checked
     def analogy(self, a: str, b: str, c: str, top: Positive = TOP) -> list[tuple[str, float]]:
-        """Answer "a is to b as c is to ...": the words nearest to b - a + c, without these three, and the cosines.
+        """Return the words d for which "a is to b as c is to d", with cosine similarities in descending order.
 
-        The method is 3CosAdd on vectors of length one (Mikolov, Yih and Zweig 2013, https://aclanthology.org/N13-1090).
+        These are the words nearest to b - a + c, except for a, b and c: the method 3CosAdd on vectors normalized to length one
+        (Mikolov, Yih and Zweig 2013, https://aclanthology.org/N13-1090).
 
         Raises
         ------
@@ -84,12 +85,12 @@ class Vectors:
         return self._nearest(unit, unit[ids[1]] - unit[ids[0]] + unit[ids[2]], ids, top)
 
     def write(self, file: IO[str]) -> list[str]:
-        """Write the vectors in word2vec's text format, so that `read_vectors` gives exactly the same float32 numbers.
+        """Write the vectors in the text format of word2vec; `read_vectors` restores the same float32 numbers.
 
         Returns
         -------
         list of str
-            The words that the format cannot hold and that were left out: those with a space or other white space of ASCII.
+            The words that were left out because they contain ASCII white space, which the format cannot represent.
         """
         names = [*self.vocabulary.words, START]
         fits = [set(string.whitespace).isdisjoint(name) for name in names]
@@ -99,13 +100,14 @@ class Vectors:
         return [name for name, fit in zip(names, fits, strict=True) if not fit]
 
     def _id(self, word: str) -> int:
+        """Return the id of a word after normalizing it."""
         word = self.tokenizer.normalize(check("word", str, word))
         if word not in self.vocabulary:
             raise FflmError(f"{word!r} is not in the vocabulary of {len(self.vocabulary):,} words: try another spelling or word")
         return self.vocabulary.id(word)
 
     def _unit(self) -> npt.NDArray[np.float64]:
-        """Return the words' vectors divided by their lengths, (V, m)."""
+        """Return the vectors of the words, divided by their lengths, (V, m), float64; a vector of length 0 stays as it is."""
         words = self.array[:-1].astype(np.float64)
         lengths = np.linalg.norm(words, axis=1, keepdims=True)
         unit: npt.NDArray[np.float64] = np.divide(words, lengths, out=np.zeros_like(words), where=lengths > 0)
@@ -114,6 +116,19 @@ class Vectors:
     def _nearest(
         self, unit: npt.NDArray[np.float64], target: npt.NDArray[np.float64], without: Sequence[int], top: int
     ) -> list[tuple[str, float]]:
+        """Return the words nearest to ``target`` (m,) with their cosine similarities, except for symbols and given ids.
+
+        Parameters
+        ----------
+        unit
+            (V, m), vectors of length one.
+        target
+            (m,), of any length.
+        without
+            Ids of the words to leave out.
+        top
+            Number of words to return.
+        """
         length = float(np.linalg.norm(target))
         cosines = unit @ target / (length or 1.0)
         words = np.ones(len(unit), bool)
@@ -121,87 +136,59 @@ class Vectors:
         candidates = np.flatnonzero(words)
         if not candidates.size:
             return []
-        found = candidates[largest(cosines[candidates], top)]
+        found = candidates[top_indices(cosines[candidates], top)]
         return [(self.vocabulary.words[id_], float(cosines[id_])) for id_ in found]
 
 
 def read_vectors(path: Path, vocabulary: Vocabulary, size: int) -> npt.NDArray[np.float32]:
-    """Read the vectors of a vocabulary's words from a text file as word2vec, GloVe and fastText write it.
+    """Read the vectors of a vocabulary's words from a text file in the format of word2vec, GloVe or fastText.
 
-    Such files often have a few odd lines: words with a space (GloVe), words cut in the middle of a character (word2vec), blank
-    lines. Lines that do not hold a word and a vector are skipped, as are repetitions of a word.
+    Such files often contain a few malformed lines: words with a space (GloVe), words cut in the middle of a character (word2vec),
+    blank lines. Lines that do not consist of a word and a vector are skipped, and so are repetitions of a word.
 
     Parameters
     ----------
     path
-        UTF-8, compressed or not; a line "number-of-words size", which GloVe's files lack, then a line "word number number ..." a
-        word, separated by spaces or tabs.
+        The file: UTF-8, optionally compressed. The first line may be "number-of-words size", as in word2vec and fastText. Every
+        other line is "word number number ...", separated by spaces or tabs.
     vocabulary
-        Whose words to read; the symbols are known by their names.
+        The vocabulary of the words to read. Symbols such as ``<unk>`` are read like words.
     size
-        Numbers a vector [m].
+        Number of components of a vector [m].
 
     Returns
     -------
     numpy.ndarray
-        (V + 1, m), NaN in the rows of words that the file does not hold.
+        (V + 1, m), float32: row V is the vector of ``<s>``; rows of words that are not in the file are NaN.
 
     Warns
     -----
     FflmWarning
-        If lines were skipped, or the first line announces something else than there is.
+        If lines were skipped, or the numbers in the first line are wrong.
 
     Raises
     ------
     FflmError
-        If the file cannot be read, most of its lines hold no vector of this size, or it knows none of the words.
+        If the file cannot be read, most of its lines are not vectors of this size, or it contains none of the words.
     """
-    rows = {word: row for row, word in enumerate([*vocabulary.words, START])}
-    array = np.full((len(rows), size), np.nan, np.float32)
-    announced: tuple[int, int] | None = None
-    lines = words = 0
-    faults: list[tuple[int, str]] = []
-    for number, fields in _lines(path):
-        if number == 1 and (header := _header(fields)):
-            announced = header
-            continue
-        lines += 1
-        words += bool(fields)
-        if fault := _take(fields, rows, array):
-            faults.append((number, fault))
-            if 2 * len(faults) > lines + _HOPELESS:
-                break
-    if 2 * len(faults) > lines or not lines:
-        found = vector_size(path)
-        if found != size:
-            raise FflmError(f"{path} has vectors of {found} numbers, not {size}: set the embedding size to {found}")
-        line, fault = faults[0]
-        raise FflmError(f"{path} holds no vector in {len(faults):,} of {lines:,} lines (line {line:,} {fault}): {_FORMATS}")
-    if np.isnan(array[1 + vocabulary.ends : -1]).all():
-        raise FflmError(f"{path} has none of the vocabulary's words, {UNKNOWN} and {END} aside: give vectors of this language")
-    messages = []
-    if faults:
-        line, fault = faults[0]
-        were = "line was" if len(faults) == 1 else "lines were"
-        messages.append(f"{len(faults):,} {were} skipped (line {line:,} {fault})")
-    if announced and announced != (words, size):
-        counts = "{:,} vectors of {} numbers, but there are {:,} of {}".format(*announced, words, size)
-        messages.append(f"the first line announces {counts}, so the file may be incomplete")
-    if messages:
-        warnings.warn(f"{path}: {'; '.join(messages)}", FflmWarning, stacklevel=2)
-    return array
+    reader = _Reader(path, vocabulary, size)
+    reader.read()
+    reader.check()
+    if problems := reader.problems():
+        warnings.warn(f"{path}: {problems}", FflmWarning, stacklevel=2)
+    return reader.array
 
 
 def vector_size(path: Path) -> int:
-    """Return how many numbers a vector has in a file that `read_vectors` reads: what most of the first lines have.
+    """Return the number of components of the vectors in a file that `read_vectors` reads: the most frequent one at its start.
 
     Raises
     ------
     FflmError
-        If the file cannot be read, or has no vectors.
+        If the file cannot be read, or contains no vectors.
     """
     sizes: Counter[int] = Counter()
-    for number, fields in itertools.islice(_lines(path), _HOPELESS):
+    for number, fields in itertools.islice(_lines(path), _PATIENCE):
         if len(fields) > 1 and not (number == 1 and _header(fields)) and _numbers(fields[1:]) is not None:
             sizes[len(fields) - 1] += 1
     if not sizes:
@@ -209,43 +196,102 @@ def vector_size(path: Path) -> int:
     return sizes.most_common(1)[0][0]
 
 
+class _Reader:
+    """Reads a text file of vectors into an array.
+
+    Attributes
+    ----------
+    array
+        (V + 1, m), float32: row V is the vector of ``<s>``; rows of words that are not in the file are NaN.
+    """
+
+    def __init__(self, path: Path, vocabulary: Vocabulary, size: int) -> None:
+        self._path = path
+        self._rows = {word: row for row, word in enumerate([*vocabulary.words, START])}
+        self._symbols = 1 + vocabulary.ends
+        self._size = size
+        self._header: tuple[int, int] | None = None
+        self._lines = self._blank = 0
+        self._faults: list[tuple[int, str]] = []  # of the skipped lines: their numbers, and the reasons
+        self.array = np.full((len(self._rows), size), np.nan, np.float32)
+
+    def read(self) -> None:
+        """Read the file, or only its start if most of the lines there are not vectors."""
+        for number, fields in _lines(self._path):
+            if number == 1 and (header := _header(fields)):
+                self._header = header
+                continue
+            self._lines += 1
+            self._blank += not fields
+            if fault := self._store(fields):
+                self._faults.append((number, fault))
+                if 2 * len(self._faults) > self._lines + _PATIENCE:
+                    break
+
+    def check(self) -> None:
+        """Raise an FflmError if most of the lines are not vectors of the size, or none of the words was found."""
+        if 2 * len(self._faults) > self._lines or not self._lines:
+            found = vector_size(self._path)
+            if found != self._size:
+                raise FflmError(f"{self._path} has vectors of size {found}, not {self._size}: give `embedding={found}`")
+            line, fault = self._faults[0]
+            counts = f"{len(self._faults):,} of {self._lines:,} lines"
+            raise FflmError(f"{counts} of {self._path} are not vectors (line {line:,} {fault}): {_FORMATS}")
+        if np.isnan(self.array[self._symbols : -1]).all():
+            raise FflmError(
+                f"{self._path} has none of the vocabulary's words except for {UNKNOWN} and {END}: give vectors of this language"
+            )
+
+    def problems(self) -> str:
+        """Return a message about skipped lines and a wrong header; empty if there are no problems."""
+        messages = []
+        if self._faults:
+            line, fault = self._faults[0]
+            were = "line was" if len(self._faults) == 1 else "lines were"
+            messages.append(f"{len(self._faults):,} {were} skipped (line {line:,} {fault})")
+        found = self._lines - self._blank, self._size
+        if self._header and self._header != found:
+            counts = "{:,} vectors of size {}, but there are {:,} of size {}".format(*self._header, *found)
+            messages.append(f"the first line announces {counts}, so the file may be incomplete")
+        return "; ".join(messages)
+
+    def _store(self, fields: Sequence[bytes]) -> str:
+        """Store the vector of a line if its word is in the vocabulary; return the fault of a line to skip, or an empty string."""
+        if not fields:
+            return "is blank"
+        if len(fields) != 1 + self._size:
+            return f"has {len(fields) - 1:,} numbers, not {self._size}"
+        try:
+            row = self._rows.get(fields[0].decode("utf-8"))
+        except UnicodeDecodeError:
+            return "is not UTF-8"
+        if row is None:
+            return ""
+        vector = _numbers(fields[1:])
+        if vector is None:
+            return "has a field that is not a number"
+        if not np.isfinite(vector).all():
+            return "has a number that is not finite"
+        if not np.isnan(self.array[row, 0]):
+            return "repeats a word"
+        self.array[row] = vector
+        return ""
+
+
 def _lines(path: Path) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield the numbers of a file's lines and their fields."""
+    """Yield the number of each line of a file, from 1, and its fields."""
     for number, line in enumerate(byte_lines(path), 1):
         yield number, line.split()
 
 
 def _header(fields: Sequence[bytes]) -> tuple[int, int] | None:
-    """Return the number of words and the size of vectors if a first line says them."""
+    """Return the number of words and the size of the vectors if these are the fields of a first line, or None."""
     numbers = len(fields) == 2 and all(field.isdigit() and len(field) < 19 for field in fields)
     return (int(fields[0]), int(fields[1])) if numbers else None
 
 
-def _take(fields: Sequence[bytes], rows: Mapping[str, int], array: npt.NDArray[np.float32]) -> str:
-    """Put the vector of a line into its word's row, if it has one; return what is wrong with the line, or nothing."""
-    if not fields:
-        return "is blank"
-    if len(fields) != 1 + array.shape[1]:
-        return f"has {len(fields) - 1:,} numbers, not {array.shape[1]}"
-    try:
-        row = rows.get(fields[0].decode("utf-8"))
-    except UnicodeDecodeError:
-        return "is not UTF-8"
-    if row is None:
-        return ""
-    vector = _numbers(fields[1:])
-    if vector is None:
-        return "has something else than numbers"
-    if not np.isfinite(vector).all():
-        return "has a number that is not finite"
-    if not np.isnan(array[row, 0]):
-        return "repeats a word"
-    array[row] = vector
-    return ""
-
-
 def _numbers(fields: Sequence[bytes]) -> npt.NDArray[np.float32] | None:
-    """Return fields as numbers, or None if they are something else."""
+    """Return fields as numbers (N,), or None if one of them is not a number."""
     try:
         with np.errstate(over="ignore"):
             return np.fromiter(map(float, fields), np.float64, len(fields)).astype(np.float32)

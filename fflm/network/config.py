@@ -8,11 +8,21 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from msgspec import Meta
 
 from fflm.arguments import Fraction, Many, Settings, Size
-from fflm.backend.protocol import Activation
+from fflm.backend.protocol import Activation, ActivationFunction
 from fflm.errors import FflmError
 
 Input = Literal["window", "mean", "max", "numbers"]
-Output = Literal["softmax", "sigmoid", "squared", "absolute", "hinge"]
+Output = Literal[
+    "softmax",
+    "sigmoid",
+    "squared",
+    "absolute",
+    "hinge",
+    "exponential",
+    "poisson",
+    "sigmoid_squared",
+    "sigmoid_absolute",
+]
 
 WORDS = 2**31 - 2
 """Words of the largest vocabulary: ids, of which the padding has one, too, are int32."""
@@ -44,11 +54,15 @@ class NetworkConfig(Settings):
     the others after their band. ``residual``: h + f(d + H norm(h)) (He et al. 2016; Ba et al. 2016; the order is that of Xiong et
     al. 2020). ``tied``: unless what reaches the softmax has the size of the embeddings, it is projected linearly to that size.
 
+    ``negative_slope``: the factor gamma of leaky_relu, gamma z below 0, and of elu, gamma (e^z - 1) below 0.
+
     ``input``: ``window``, the concatenated embeddings of so many words, and averages; ``mean`` or ``max``, the embeddings of a
     text's words averaged (Iyyer et al. 2015; Joulin et al. 2017), or the largest value of each dimension (Collobert et al. 2011);
     ``numbers``, plain features. ``output``: ``softmax``, probabilities of which one is right, with cross-entropy; ``sigmoid``,
-    each a probability of its own, with binary cross-entropy; ``squared`` and ``absolute``, numbers, with that error; ``hinge``,
-    scores whose signs are those of the targets, -1 or 1.
+    each a probability of its own, with binary cross-entropy; ``squared`` and ``absolute``, numbers, with that error; ``hinge``
+    and ``exponential``, scores whose signs are those of the targets, -1 or 1, with that loss; ``poisson``, positive numbers e^z,
+    the means of counts, with minus their log-likelihood; ``sigmoid_squared`` and ``sigmoid_absolute``, numbers from 0 to 1, which
+    a sigmoid puts out, with that error.
     """
 
     vocabulary: Annotated[Words, Meta(description="Vocabulary size of the input, and of the output of a language model.")]
@@ -57,7 +71,14 @@ class NetworkConfig(Settings):
     hidden: Annotated[tuple[Size, ...], Meta(max_length=LAYERS, description="Sizes of the hidden layers, such as 256,128.")] = (
         512,
     )
-    activation: Annotated[Activation, Meta(description="Activation function of the hidden layers.")] = "relu"
+    activation: Annotated[
+        Activation | Annotated[tuple[Activation, ...], Meta(max_length=LAYERS)],
+        Meta(description="Activation function of the hidden layers, or of each of them, such as relu,tanh."),
+    ] = "relu"
+    negative_slope: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(description="Slope of leaky_relu below 0, by default 0.01, or of elu just below 0, by default 1."),
+    ] = None
     averages: Annotated[
         tuple[Size, ...],
         Meta(
@@ -93,6 +114,11 @@ class NetworkConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.activation, tuple) and len(self.activation) == 1:
+            object.__setattr__(self, "activation", self.activation[0])
+        if isinstance(self.activation, tuple) and len(self.activation) != len(self.hidden):
+            count = f"{len(self.activation)} for {len(self.hidden)} hidden layers"
+            raise FflmError(f"`activation` must be one, or one for each hidden layer, not {count}")
         if self.outputs is None and (self.input != "window" or self.output != "softmax"):
             raise FflmError("only a window and a softmax make a language model: give the number of outputs")
         for name in ("tied", "bands", "averages"):
@@ -119,6 +145,16 @@ class NetworkConfig(Settings):
         return self.vocabulary if self.outputs is None else self.outputs
 
     @property
+    def activations(self) -> tuple[Activation, ...]:
+        """The name of each hidden layer's activation."""
+        return self.activation if isinstance(self.activation, tuple) else (self.activation,) * len(self.hidden)
+
+    def activation_of(self, layer: int) -> ActivationFunction:
+        """Return the activation of hidden layer number ``layer``, from 1."""
+        name = self.activations[layer - 1]
+        return name if self.negative_slope is None else (name, self.negative_slope)
+
+    @property
     def sparse(self) -> bool:
         """Whether a step with an exact loss touches few rows of the embeddings, which are input alone."""
         return bool(self.bands) or (self.outputs is not None and self.input != "numbers")
@@ -140,7 +176,7 @@ class NetworkConfig(Settings):
         return max(1, min(most, CELLS // (self.context + self.inputs + sum(self.hidden))))
 
     @property
-    def features(self) -> int:
+    def hidden_width(self) -> int:
         """Width of what the hidden layers, and the direct connections if any, offer to the softmax."""
         if not self.hidden:
             return self.inputs
@@ -158,8 +194,8 @@ class NetworkConfig(Settings):
 
     @property
     def projected(self) -> bool:
-        """Whether a linear projection leads from the features to the tied softmax."""
-        return self.tied and self.features != self.embedding
+        """Whether a linear projection leads from the hidden outputs to the tied softmax."""
+        return self.tied and self.hidden_width != self.embedding
 
     @classmethod
     def feedforward(cls, numbers: int, hidden: Sequence[int] | int, outputs: int, **fields: Any) -> Self:

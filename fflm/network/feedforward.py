@@ -1,7 +1,7 @@
 """Forward and backward through the network, once, for every backend.
 
-Letters: B rows, n context words in K blocks, m embedding size, V vocabulary, F features at the softmax; ``d_x`` is the gradient
-of ``x``.
+Letters: B rows, n context words in K blocks, m embedding size, V vocabulary, H hidden outputs that enter the output layer;
+``d_x`` is the gradient of ``x``.
 """
 
 import math
@@ -25,8 +25,17 @@ class _Pass:
     values: list[Array]  # what the first layer reads (B, I) after dropout, then what each hidden layer leaves behind (B, h)
     reads: list[Array]  # what each hidden layer reads: the values before it, normalized if it is residual
     outputs: list[Array]  # (B, h) what each hidden layer computes from it, before dropout and sum
-    features: Array  # (B, hidden + direct) what is offered to the softmax
-    softmax_inputs: Array  # (B, F) the same, projected where the softmax is tied
+    hidden: Array  # (B, hidden + direct) what is offered to the softmax
+    softmax_inputs: Array  # (B, H) the same, projected where the softmax is tied
+
+
+@dataclass(frozen=True)
+class _Masks:
+    """Which dropout masks a part of a batch gets in training: those of the seed and the step, from the part's first row on."""
+
+    seed: int
+    step: int
+    row: int
 
 
 class Network:
@@ -102,10 +111,8 @@ class Network:
             try:
                 for low in range(0, batch, at_once):
                     part = slice(low, min(low + at_once, batch))
-                    words = backend.upload(contexts[part])
-                    self._part_gradients(
-                        parameters, words, targets[part], gradients, losses[part], low, batch, objective, seed, step
-                    )
+                    ends, masks = (backend.upload(contexts[part]), targets[part]), _Masks(seed, step, low)
+                    self._part_gradients(parameters, ends, gradients, losses[part], objective, 1 / batch, masks)
                 return
             except MemoryError:
                 if at_once == 1:
@@ -143,13 +150,14 @@ class Network:
         if self.config.output == "softmax":
             return np.exp(self.log_probabilities(parameters, contexts))
         forward = self._forward(parameters, self.backend.upload(contexts))
-        activation: Activation = "sigmoid" if self.config.output == "sigmoid" else "identity"
-        return self.backend.download(output.units(self.backend.full_precision, parameters, activation, forward.softmax_inputs))
+        activation: Activation = "sigmoid" if self.config.output.startswith("sigmoid") else "identity"
+        units = output.units(self.backend.full_precision, parameters, activation, forward.softmax_inputs)
+        return np.exp(self.backend.download(units)) if self.config.output == "poisson" else self.backend.download(units)
 
-    def _dropout(self, layer: int, seed: int, step: int) -> Dropout | None:
-        """Return layer 0's (the embeddings') or a hidden layer's dropout, None where nothing is dropped."""
+    def _dropout(self, layer: int, masks: _Masks) -> Dropout | None:
+        """Return the dropout of layer 0 (the input) or of a hidden layer; None where nothing is dropped."""
         rate = self.config.dropout if layer else self.config.embedding_dropout
-        return Dropout(rate, seed, step, layer) if rate else None
+        return Dropout(rate, masks.seed, masks.step, layer) if rate else None
 
     def _residual(self, layer: int) -> bool:
         """Whether hidden layer number ``layer``, from 1, adds to what the one before it has given."""
@@ -167,89 +175,102 @@ class Network:
         self.backend.normalize(values, normalized)
         return normalized
 
-    def _forward(
-        self, parameters: Parameters, contexts: Array, *, training: bool = False, row: int = 0, seed: int = 0, step: int = 0
-    ) -> _Pass:
-        backend = self.backend if training else self.backend.full_precision
-        config, rows, dtype = self.config, len(contexts), parameters.dtype
+    def _forward(self, parameters: Parameters, contexts: Array, masks: _Masks | None = None) -> _Pass:
+        """Go forward, in training mode with masks for dropout, without them in evaluation mode."""
+        backend, config = self.backend if masks else self.backend.full_precision, self.config
         input_layer.check(config, contexts, 0 if parameters.embeddings is None else len(parameters.embeddings))
         inputs, sources = input_layer.read(backend, config, parameters.embeddings, contexts)
-        if training and (dropout := self._dropout(0, seed, step)):
+        if masks and (dropout := self._dropout(0, masks)):
             kept = inputs  # the caller's numbers
-            inputs = backend.empty(kept.shape, dtype) if config.input == "numbers" else kept
-            backend.dropout(kept, dropout, row, inputs)
+            inputs = backend.empty(kept.shape, parameters.dtype) if config.input == "numbers" else kept
+            backend.dropout(kept, dropout, masks.row, inputs)
         values, reads, outputs = [inputs], [], []
         for layer, (weight, bias) in enumerate(zip(parameters.hidden_weights, parameters.hidden_biases, strict=True), 1):
             reads.append(self._normalized(values[-1]) if self._residual(layer) else values[-1])
-            output = backend.empty((rows, len(bias)), dtype)
-            backend.affine(reads[-1], weight, bias, config.activation, output)
+            output = backend.empty((len(contexts), len(bias)), parameters.dtype)
+            backend.affine(reads[-1], weight, bias, config.activation_of(layer), output)
             outputs.append(output)
-            if training and (dropout := self._dropout(layer, seed, step)):
-                output = backend.empty(output.shape, dtype)
-                backend.dropout(outputs[-1], dropout, row, output)
+            if masks and (dropout := self._dropout(layer, masks)):
+                output = backend.empty(output.shape, output.dtype)
+                backend.dropout(outputs[-1], dropout, masks.row, output)
             if self._residual(layer):
                 total = self._copied(values[-1])
                 backend.add(output, total)
                 output = total
             values.append(output)
-        features = self._normalized(values[-1]) if config.residual and config.hidden else values[-1]
-        if config.direct and config.hidden:
-            together = backend.empty((rows, config.hidden[-1] + config.inputs), dtype)
-            backend.copy(features, together)
-            backend.copy(inputs, together, target=config.hidden[-1])
-            features = together
-        softmax_inputs = features
+        hidden = self._hidden_outputs(values)
+        softmax_inputs = hidden
         if parameters.projection is not None:
-            softmax_inputs = project(backend, parameters.projection, features)
-        return _Pass(sources, values, reads, outputs, features, softmax_inputs)
+            softmax_inputs = project(backend, parameters.projection, hidden)
+        return _Pass(sources, values, reads, outputs, hidden, softmax_inputs)
+
+    def _hidden_outputs(self, values: list[Array]) -> Array:
+        """Return the hidden outputs (B, H): what the last layer leaves behind and, with direct connections, the inputs."""
+        backend, config = self.backend, self.config
+        hidden = self._normalized(values[-1]) if config.residual and config.hidden else values[-1]
+        if not (config.direct and config.hidden):
+            return hidden
+        together = backend.empty((len(hidden), config.hidden_width), hidden.dtype)
+        backend.copy(hidden, together)
+        backend.copy(values[0], together, target=config.hidden[-1])
+        return together
 
     def _part_gradients(
         self,
         parameters: Parameters,
-        contexts: Array,
-        targets: Array,
+        ends: tuple[Array, Array],
         gradients: Parameters,
         losses: Array,
-        row: int,
-        batch: int,
         objective: Objective,
-        seed: int,
-        step: int,
+        scale: float,
+        masks: _Masks,
     ) -> None:
-        """Go forward and back with the rows from number ``row`` of a batch; all parts but the first add to the gradients."""
-        backend, config = self.backend, self.config
-        beta = 0.0 if row == 0 else 1.0
-        forward = self._forward(parameters, contexts, training=True, row=row, seed=seed, step=step)
-        if row == 0 and config.input != "numbers":  # where it is tied, the softmax overwrites the rows of the words that it has
+        """Go forward and back with a part of a batch, ``ends`` its contexts and targets; parts after the first add to gradients.
+
+        The gradients are those of ``scale`` times the sum over the rows.
+        """
+        backend, config, (contexts, targets) = self.backend, self.config, ends
+        beta = 0.0 if masks.row == 0 else 1.0
+        forward = self._forward(parameters, contexts, masks)
+        if beta == 0 and config.input != "numbers":  # where it is tied, the softmax overwrites the rows of the words that it has
             backend.clear(gradients.embeddings[len(gradients.output_bias) if config.tied else 0 :])
-        d_values = backend.empty(forward.softmax_inputs.shape, forward.softmax_inputs.dtype)
-        ends = forward.softmax_inputs, targets
+        layer = backend, parameters, forward.softmax_inputs, targets
         if config.output == "softmax":
-            output.output_gradients(backend, parameters, *ends, objective, 1 / batch, beta, losses, d_values, gradients)
+            d_hidden = output.output_gradients(*layer, objective, scale, beta, losses, gradients)
         else:
-            output.unit_gradients(backend, parameters, config.output, *ends, 1 / batch, beta, losses, d_values, gradients)
+            d_hidden = output.unit_gradients(*layer, config.output, scale, beta, losses, gradients)
         if parameters.projection is not None:
-            d_values = project_backward(
-                backend, parameters.projection, forward.features, forward.softmax_inputs, d_values, beta, gradients.projection
+            d_hidden = project_backward(
+                backend, parameters.projection, forward.hidden, forward.softmax_inputs, d_hidden, beta, gradients.projection
             )
-        d_direct = None
+        d_inputs = self._hidden_backward(parameters, forward, d_hidden, gradients, beta, masks)
+        if config.input != "numbers":
+            if dropout := self._dropout(0, masks):
+                backend.dropout(d_inputs, dropout, masks.row, d_inputs)
+            input_layer.read_backward(backend, config, contexts, forward.sources, d_inputs, gradients.embeddings)
+
+    def _hidden_backward(
+        self, parameters: Parameters, forward: _Pass, d_hidden: Array, gradients: Parameters, beta: float, masks: _Masks
+    ) -> Array:
+        """Go back from the hidden outputs to the inputs: d_hidden (B, H) -> d_inputs (B, I); gradients by ``beta``."""
+        backend, config = self.backend, self.config
+        d_values, d_direct = d_hidden, None
         if config.direct and config.hidden:
-            d_direct = self._copied(d_values, config.hidden[-1])
-            d_values = self._copied(d_values, end=config.hidden[-1])
+            d_values, d_direct = self._copied(d_hidden, end=config.hidden[-1]), self._copied(d_hidden, config.hidden[-1])
         if config.residual and config.hidden:
             d_normalized, d_values = d_values, backend.empty(d_values.shape, d_values.dtype)
             backend.clear(d_values)
             backend.normalize_backward(forward.values[-1], d_normalized, d_values)
         for layer in range(len(config.hidden), 0, -1):
             d_output = self._copied(d_values) if self._residual(layer) else d_values
-            if dropout := self._dropout(layer, seed, step):
-                backend.dropout(d_output, dropout, row, d_output)
+            if dropout := self._dropout(layer, masks):
+                backend.dropout(d_output, dropout, masks.row, d_output)
             d_below = backend.empty(forward.reads[layer - 1].shape, d_output.dtype)
             backend.affine_backward(
                 forward.reads[layer - 1],
                 parameters.hidden_weights[layer - 1],
                 forward.outputs[layer - 1],
-                config.activation,
+                config.activation_of(layer),
                 d_output,
                 beta,
                 gradients.hidden_weights[layer - 1],
@@ -262,7 +283,4 @@ class Network:
                 d_values = d_below
         if d_direct is not None:
             backend.add(d_direct, d_values)
-        if config.input != "numbers":
-            if dropout := self._dropout(0, seed, step):
-                backend.dropout(d_values, dropout, row, d_values)
-            input_layer.read_backward(backend, config, contexts, forward.sources, d_values, gradients.embeddings)
+        return d_values

@@ -2,10 +2,11 @@
 
 An adaptive softmax (Grave et al. 2017, section 4) predicts the most frequent words and the bands of the others at once, and
 then, where it was a band, the word in it: log p(w) = log p(band of w) + log p(w | its band). Most rows of a batch never get to
-the large bands, and a band of rare words sees few features. Letters: B rows, F features, V vocabulary, V_0 words before bands.
+the large bands, and a band of rare words reads few numbers. Letters: B rows, H hidden outputs, V vocabulary, V_0 words before
+bands.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,20 +42,20 @@ CROSS_ENTROPY = Objective()
 """Of the whole softmax, and nothing else."""
 
 
-def project(backend: Backend, projection: Array, features: Array) -> Array:
-    """Return features (B, I) projected linearly, (B, O): projection (O, I)."""
-    projected = backend.empty((len(features), len(projection)), features.dtype)
-    backend.affine(features, projection, _no_bias(backend, projection), "identity", projected)
+def project(backend: Backend, projection: Array, hidden: Array) -> Array:
+    """Return the linear projection (B, O) of hidden (B, I): projection (O, I)."""
+    projected = backend.empty((len(hidden), len(projection)), hidden.dtype)
+    backend.affine(hidden, projection, _no_bias(backend, projection), "identity", projected)
     return projected
 
 
 def project_backward(
-    backend: Backend, projection: Array, features: Array, projected: Array, d_projected: Array, beta: float, d_projection: Array
+    backend: Backend, projection: Array, hidden: Array, projected: Array, d_projected: Array, beta: float, d_projection: Array
 ) -> Array:
-    """Go back through `project`: return d_features (B, I); d_projection (O, I) is changed by ``beta``, d_projected is spoilt."""
-    d_features, d_bias = backend.empty(features.shape, features.dtype), _no_bias(backend, projection)
-    backend.affine_backward(features, projection, projected, "identity", d_projected, beta, d_projection, d_bias, d_features)
-    return d_features
+    """Go back through `project`: return d_hidden (B, I); d_projection (O, I) is changed by ``beta``, d_projected is spoilt."""
+    d_hidden, d_bias = backend.empty(hidden.shape, hidden.dtype), _no_bias(backend, projection)
+    backend.affine_backward(hidden, projection, projected, "identity", d_projected, beta, d_projection, d_bias, d_hidden)
+    return d_hidden
 
 
 def _no_bias(backend: Backend, projection: Array) -> Array:
@@ -68,11 +69,11 @@ def each_row(values: Array) -> Array:
     return np.arange(len(values), dtype=np.int32)
 
 
-def output_losses(backend: Backend, parameters: Parameters, features: Array, rows: Array, targets: Array, losses: Array) -> None:
-    """Compute -log p(target): features (B, F), rows (T,), which of them a target follows, targets (T,) -> losses (T,), nats."""
+def output_losses(backend: Backend, parameters: Parameters, hidden: Array, rows: Array, targets: Array, losses: Array) -> None:
+    """Compute -log p(target): hidden (B, H), rows (T,), which of them a target follows, targets (T,) -> losses (T,), nats."""
     first = backend.upload(_first_targets(parameters, targets))
-    backend.output_losses(features, parameters.softmax_weight, parameters.output_bias, backend.upload(rows), first, losses)
-    for band, found, _, inputs, places in _found_in_bands(backend, parameters, features, rows, targets):
+    backend.output_losses(hidden, parameters.softmax_weight, parameters.output_bias, backend.upload(rows), first, losses)
+    for band, found, _, inputs, places in _found_in_bands(backend, parameters, hidden, rows, targets):
         own, each = backend.empty((len(found), 1), losses.dtype), backend.upload(each_row(found))
         backend.output_losses(inputs, band.weight, band.bias, each, places, own.reshape(-1))
         backend.scatter_add(backend.upload(found[:, None]), (1,), own, losses.reshape(-1, 1))
@@ -81,114 +82,103 @@ def output_losses(backend: Backend, parameters: Parameters, features: Array, row
 def output_gradients(
     backend: Backend,
     parameters: Parameters,
-    features: Array,
+    hidden: Array,
     targets: Array,
     objective: Objective,
     scale: float,
     beta: float,
     losses: Array,
-    d_features: Array,
     gradients: Parameters,
-) -> None:
-    """Compute losses (B,), d_features (B, F), both overwritten, and the output layer's gradients, by ``beta``.
+) -> Array:
+    """Return d_hidden (B, H); compute losses (B,), overwritten, and the output layer's gradients, by ``beta``.
 
     All are of ``scale`` times the sum over rows of the objective; the losses lack smoothing and penalty.
     """
-    bias = parameters.output_bias
+    bias, d_hidden = parameters.output_bias, backend.empty(hidden.shape, hidden.dtype)
     if objective.offsets is not None:
         bias = backend.upload(-objective.offsets)
         backend.add(parameters.output_bias.reshape(1, -1), bias.reshape(1, -1))
-    layer = features, parameters.softmax_weight, bias, backend.upload(_first_targets(parameters, targets))
-    results = losses, d_features, gradients.softmax_weight, gradients.output_bias
+    layer = hidden, parameters.softmax_weight, bias, backend.upload(_first_targets(parameters, targets))
+    results = losses, d_hidden, gradients.softmax_weight, gradients.output_bias
     if objective.noise is not None:
         backend.nce_gradients(*layer, backend.upload(objective.noise), scale, beta, *results)
-        return
+        return d_hidden
     backend.output_gradients(*layer, objective.smoothing, objective.penalty, scale, beta, *results)
     if beta == 0:
-        for band in gradients.bands:  # the batch may have no word of it
-            for array in (band.projection, band.weight, band.bias):
+        for d_band in gradients.bands:  # the batch may have no word of it
+            for array in (d_band.projection, d_band.weight, d_band.bias):
                 backend.clear(array)
-    bands = _found_in_bands(backend, parameters, features, each_row(features), targets)
-    for (band, found, read, inputs, places), d_band in zip(bands, gradients.bands, strict=True):
-        if not len(found):
-            continue
-        own, d_inputs = backend.empty((len(found), 1), losses.dtype), backend.empty(inputs.shape, inputs.dtype)
-        backend.output_gradients(
-            inputs,
-            band.weight,
-            band.bias,
-            places,
-            objective.smoothing,
-            objective.penalty,
-            scale,
-            1.0,
-            own.reshape(-1),
-            d_inputs,
-            d_band.weight,
-            d_band.bias,
-        )
-        rows = backend.upload(found[:, None])
-        backend.scatter_add(rows, (1,), own, losses.reshape(-1, 1))
-        d_read = project_backward(backend, band.projection, read, inputs, d_inputs, 1.0, d_band.projection)
-        backend.scatter_add(rows, (1,), d_read, d_features)
+    bands = _found_in_bands(backend, parameters, hidden, each_row(hidden), targets)
+    for (band, found, *layer_of_band), d_band in zip(bands, gradients.bands, strict=True):
+        if len(found):
+            own, d_read = _band_gradients(backend, band, layer_of_band, objective, scale, d_band)
+            rows = backend.upload(found[:, None])
+            backend.scatter_add(rows, (1,), own, losses.reshape(-1, 1))
+            backend.scatter_add(rows, (1,), d_read, d_hidden)
+    return d_hidden
 
 
-def log_probabilities(backend: Backend, parameters: Parameters, features: Array) -> Array:
-    """Return log p of every word, (B, V) in nats, as a NumPy array: features (B, F)."""
-    first = backend.empty((len(features), len(parameters.output_bias)), features.dtype)
-    backend.log_probabilities(features, parameters.softmax_weight, parameters.output_bias, first)
+def _band_gradients(
+    backend: Backend, band: Band, layer: Sequence[Array], objective: Objective, scale: float, d_band: Band
+) -> tuple[Array, Array]:
+    """Return the losses (R, 1) of a band's words and the gradients (R, H) of the hidden outputs, and add to d_band.
+
+    ``layer`` are the hidden outputs (R, H), their projections (R, H_band), and the places of the targets in the band (R,).
+    """
+    hidden, inputs, places = layer
+    losses, d_inputs = backend.empty((len(hidden), 1), hidden.dtype), backend.empty(inputs.shape, inputs.dtype)
+    results = losses.reshape(-1), d_inputs, d_band.weight, d_band.bias
+    backend.output_gradients(inputs, band.weight, band.bias, places, objective.smoothing, objective.penalty, scale, 1.0, *results)
+    return losses, project_backward(backend, band.projection, hidden, inputs, d_inputs, 1.0, d_band.projection)
+
+
+def log_probabilities(backend: Backend, parameters: Parameters, hidden: Array) -> Array:
+    """Return log p of every word, (B, V) in nats, as a NumPy array: hidden (B, H)."""
+    first = backend.empty((len(hidden), len(parameters.output_bias)), hidden.dtype)
+    backend.log_probabilities(hidden, parameters.softmax_weight, parameters.output_bias, first)
     found = backend.download(first)
     if not parameters.bands:
         return found
     words = parameters.borders[0]
     pieces = [found[:, :words]]
     for number, band in enumerate(parameters.bands):
-        logs = backend.empty((len(features), len(band.bias)), features.dtype)
-        backend.log_probabilities(project(backend, band.projection, features), band.weight, band.bias, logs)
+        logs = backend.empty((len(hidden), len(band.bias)), hidden.dtype)
+        backend.log_probabilities(project(backend, band.projection, hidden), band.weight, band.bias, logs)
         pieces.append(backend.download(logs) + found[:, words + number, None])
     return np.hstack(pieces)
 
 
-def units(backend: Backend, parameters: Parameters, activation: Activation, features: Array) -> Array:
-    """Return the outputs of units that stand by themselves (B, O), of an activation: features (B, F)."""
-    outputs = backend.empty((len(features), len(parameters.output_bias)), features.dtype)
-    backend.affine(features, parameters.output_weight, parameters.output_bias, activation, outputs)
+def units(backend: Backend, parameters: Parameters, activation: Activation, hidden: Array) -> Array:
+    """Return the outputs of units that stand by themselves (B, O), of an activation: hidden (B, H)."""
+    outputs = backend.empty((len(hidden), len(parameters.output_bias)), hidden.dtype)
+    backend.affine(hidden, parameters.output_weight, parameters.output_bias, activation, outputs)
     return outputs
 
 
-def unit_losses(backend: Backend, parameters: Parameters, loss: UnitLoss, features: Array, targets: Array, losses: Array) -> None:
-    """Compute the losses (B,) of units, summed over them: features (B, F), targets (B, O)."""
-    scores = units(backend, parameters, "identity", features)
+def unit_losses(backend: Backend, parameters: Parameters, loss: UnitLoss, hidden: Array, targets: Array, losses: Array) -> None:
+    """Compute the losses (B,) of units, summed over them: hidden (B, H), targets (B, O)."""
+    scores = units(backend, parameters, "identity", hidden)
     backend.unit_losses(scores, backend.upload(targets), loss, 0.0, losses, backend.empty(scores.shape, scores.dtype))
 
 
 def unit_gradients(
     backend: Backend,
     parameters: Parameters,
-    loss: UnitLoss,
-    features: Array,
+    hidden: Array,
     targets: Array,
+    loss: UnitLoss,
     scale: float,
     beta: float,
     losses: Array,
-    d_features: Array,
     gradients: Parameters,
-) -> None:
+) -> Array:
     """Compute as `output_gradients` does, for units that stand by themselves: targets (B, O)."""
-    scores = units(backend, parameters, "identity", features)
-    d_scores = backend.empty(scores.shape, scores.dtype)
+    scores = units(backend, parameters, "identity", hidden)
+    d_scores, d_hidden = backend.empty(scores.shape, scores.dtype), backend.empty(hidden.shape, hidden.dtype)
     backend.unit_losses(scores, backend.upload(targets), loss, scale, losses, d_scores)
-    backend.affine_backward(
-        features,
-        parameters.output_weight,
-        scores,
-        "identity",
-        d_scores,
-        beta,
-        gradients.output_weight,
-        gradients.output_bias,
-        d_features,
-    )
+    results = gradients.output_weight, gradients.output_bias, d_hidden
+    backend.affine_backward(hidden, parameters.output_weight, scores, "identity", d_scores, beta, *results)
+    return d_hidden
 
 
 def _first_targets(parameters: Parameters, targets: Array) -> Array:
@@ -201,13 +191,13 @@ def _first_targets(parameters: Parameters, targets: Array) -> Array:
 
 
 def _found_in_bands(
-    backend: Backend, parameters: Parameters, features: Array, rows: Array, targets: Array
+    backend: Backend, parameters: Parameters, hidden: Array, rows: Array, targets: Array
 ) -> Iterator[tuple[Band, Array, Array, Array, Array]]:
-    """Yield each band, which targets are in it (R,), the features they follow, these projected, and the targets' places there."""
+    """Yield each band, the targets in it (R,), the hidden outputs before them, their projections, and the targets' places."""
     borders = parameters.borders
     for band, low, high in zip(parameters.bands, borders[:-1], borders[1:], strict=True):
         found = np.flatnonzero((targets >= low) & (targets < high)).astype(np.int32)
-        read = backend.empty((len(found), features.shape[1]), features.dtype)
-        backend.gather(features, backend.upload(rows[found, None]), (1,), read)
+        read = backend.empty((len(found), hidden.shape[1]), hidden.dtype)
+        backend.gather(hidden, backend.upload(rows[found, None]), (1,), read)
         places = backend.upload((targets[found] - low).astype(np.int32))
         yield band, found, read, project(backend, band.projection, read), places

@@ -17,20 +17,23 @@ EMBEDDING_SCALE = 0.1
 """Standard deviation of an embedding's numbers at the start of training."""
 
 
+RECTIFIERS = "relu", "leaky_relu", "elu", "softplus"
+"""Activations that pass about half of their inputs on."""
+
 BAND_SHRINKAGE = 4
-"""Each band of an adaptive softmax reads so many times fewer features than the one before (Grave et al. 2017, section 4.3)."""
+"""Each band of an adaptive softmax reads so many times fewer numbers than the one before (Grave et al. 2017, section 4.3)."""
 
 
 @dataclass(frozen=True)
 class Band:
-    """The arrays of a frequency band of N words that reads F_band features: an adaptive softmax after the first.
+    """The arrays of a frequency band of N words, which reads H_band numbers, a projection of the hidden outputs.
 
     Attributes
     ----------
     projection
-        (F_band, F).
+        (H_band, H).
     weight, bias
-        (N, F_band), (N,).
+        (N, H_band), (N,).
     """
 
     projection: Array
@@ -40,7 +43,7 @@ class Band:
 
 @dataclass(frozen=True, repr=False)
 class Parameters:
-    """The arrays of a network; V words, n context words, m embedding size, F features (Bengio's letters in brackets).
+    """The arrays of a network; V words, n context words, m embedding size, H hidden outputs (Bengio's letters in brackets).
 
     Attributes
     ----------
@@ -49,9 +52,9 @@ class Parameters:
     hidden_weights, hidden_biases
         Of each hidden layer (outputs, inputs) [H] and (outputs,) [d].
     projection
-        (m, F) where the configuration says so, else None.
+        (m, H) where the configuration says so, else None.
     output_weight
-        (V, F) [U, with W beside it where there are direct connections]; None where it is tied to the embeddings.
+        (V, H) [U, with W beside it where there are direct connections]; None where it is tied to the embeddings.
     output_bias
         (V,) [b], or a number a class. Of an adaptive softmax, the weight and bias of the first words and the bands.
     bands
@@ -88,8 +91,18 @@ class Parameters:
 
     @property
     def softmax_weight(self) -> Array:
-        """The softmax's weights (V, F): its own, or the embeddings of the words that it distinguishes, which come first."""
+        """The softmax's weights (V, H): its own, or the embeddings of the words that it distinguishes, which come first."""
         return self.embeddings[: len(self.output_bias)] if self.output_weight is None else self.output_weight
+
+    @property
+    def layer_weights(self) -> tuple[Array, ...]:
+        """Of each layer, the output layer's last (outputs, inputs)."""
+        return *self.hidden_weights, self.softmax_weight
+
+    @property
+    def layer_biases(self) -> tuple[Array, ...]:
+        """Of each layer, the output layer's last (outputs,)."""
+        return *self.hidden_biases, self.output_bias
 
     def items(self) -> Iterator[tuple[str, Array]]:
         """Yield every array with its name, in an order that never changes."""
@@ -190,18 +203,20 @@ class Parameters:
         return cls._assemble(config, {name: np.zeros(shape, dtype) for name, shape in shapes(config).items()})
 
     @classmethod
-    def random(cls, config: NetworkConfig, seed: int, dtype: np.dtype | type = np.float32) -> Self:
+    def random(
+        cls, config: NetworkConfig, seed: int, dtype: np.dtype | type = np.float32, *, random_biases: bool = False
+    ) -> Self:
         """Return the parameters that training starts from.
 
         Weights of hidden layers are uniform with the variance 1 / fan-in, which keeps the size of activations and gradients from
         layer to layer (LeCun et al. 1998, "Efficient BackProp", section 4.6), twice that before a rectifier (He et al. 2015).
         Embeddings have the standard deviation `EMBEDDING_SCALE`, and the softmax's own weights that times what their fan-in
         asks for: rare words hardly move from where they start, and a large random vector would be noise to all that see
-        it. Biases are zero.
+        it. Biases are zero, or with ``random_biases`` those of hidden layers are uniform with the variance 1 / (3 fan-in), as in
+        PyTorch's linear layers. The weights are the same either way.
         """
         generator = np.random.default_rng(seed)
-        rectifier = config.activation in ("relu", "leaky_relu", "elu", "softplus")
-        arrays = {}
+        arrays: dict[str, Array] = {}
         for name, shape in shapes(config).items():
             if len(shape) == 1:
                 arrays[name] = np.zeros(shape, dtype)
@@ -209,10 +224,14 @@ class Parameters:
             deviation = EMBEDDING_SCALE if name == "embeddings" else shape[1] ** -0.5
             if name == "output.weight" or (name.startswith("band") and name.endswith("weight")):
                 deviation *= EMBEDDING_SCALE
-            elif rectifier and name.startswith("hidden"):
+            elif name.startswith("hidden") and config.activations[int(name.split(".")[1])] in RECTIFIERS:
                 deviation *= 2**0.5
             bound = 3**0.5 * deviation
             arrays[name] = generator.uniform(-bound, bound, shape).astype(dtype)
+        if random_biases:
+            for index, size in enumerate(config.hidden):
+                bound = arrays[f"hidden.{index}.weight"].shape[1] ** -0.5
+                arrays[f"hidden.{index}.bias"] = generator.uniform(-bound, bound, size).astype(dtype)
         return cls._assemble(config, arrays)
 
 
@@ -232,14 +251,14 @@ def shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
         result[f"hidden.{index}.bias"] = (size,)
         inputs = size
     if config.projected:
-        result["projection"] = (config.embedding, config.features)
+        result["projection"] = (config.embedding, config.hidden_width)
     first, *bands = config.softmaxes
     if not config.tied:
-        result["output.weight"] = (first, config.features)
+        result["output.weight"] = (first, config.hidden_width)
     result["output.bias"] = (first,)
     for index, size in enumerate(bands):
-        width = max(1, config.features // BAND_SHRINKAGE ** (index + 1))
-        result[f"band.{index}.projection"] = (width, config.features)
+        width = max(1, config.hidden_width // BAND_SHRINKAGE ** (index + 1))
+        result[f"band.{index}.projection"] = (width, config.hidden_width)
         result[f"band.{index}.weight"] = (size, width)
         result[f"band.{index}.bias"] = (size,)
     return result

@@ -21,15 +21,11 @@ from fflm.arguments import (
     Precision,
     Processes,
     Progress,
-    Threads,
     Workers,
     checked,
     refuse_unknown,
-    to_path,
-    to_paths,
 )
-from fflm.backend.cpu.launching import default_threads
-from fflm.backend.devices import check_precision, choose_device
+from fflm.backend.devices import Compute
 from fflm.errors import FflmError
 from fflm.files import (
     FolderLock,
@@ -41,7 +37,7 @@ from fflm.files import (
     write_text,
 )
 from fflm.models.corpora import describe_corpus, find_corpus, is_described
-from fflm.models.creation import default_path, new_model, text_source
+from fflm.models.creation import model_path, new_model, pop_fields, text_source
 from fflm.models.description import CorpusReference, NetworkFigures
 from fflm.models.folder import load_weights, read_config
 from fflm.models.neural.train import OPTIONS, TrainingSession, check_length, network_settings, resolve_settings
@@ -106,16 +102,13 @@ def start_search(
     prune: bool = True,
     processes: Processes = None,
     progress: Progress = None,
-    threads: Threads = None,
-    device: Device = "cpu",
-    precision: Precision = "fp32",
     **fields: Any,
 ) -> "Search":
     """Start a search: tokenize the text once for all trials, unless that was done, and set up the folder.
 
     Parameters
     ----------
-    inputs, processes, progress, threads, device, precision, fields
+    inputs, processes, progress, fields
         As `fflm.train` takes them: the settings that all trials share. The test text is not looked at.
     path
         The folder of the search, which must not exist; by default ``stories.tune`` for ``corpora/stories.txt``.
@@ -135,30 +128,23 @@ def start_search(
         If anything is wrong with them, the text or the folder, which then does not exist.
     """
     import_optuna()
-    device = choose_device(device)
-    check_precision(precision, device)
-    paths = to_paths("inputs", inputs)
-    place = default_path(paths, "tune") if path is None else to_path("path", path)
+    source = text_source(inputs, fields)
+    place = model_path(path, source.inputs, "tune")
     _check_new(place)
-    source = text_source(paths, fields)
+    compute = Compute.choose(**pop_fields(fields, Compute))
     shape, settings, automatic = network_settings(fields)
     refuse_unknown(fields, OPTIONS)
     check_space(space, sampler, shape, settings)
     with new_model(source, place, lambda: _check_new(place), processes=processes, progress=progress) as (new, corpus):
-        if "valid" not in corpus.parts:
-            raise FflmError("without validation text nothing tells a good setting from a bad one: give some with `valid`")
         config, settings = resolve_settings(shape, settings, automatic, corpus)
-        for values in ({}, *extreme_values(space)):
-            check_length(corpus, with_values(config, settings, values)[0])
+        _check_corpus(corpus, config, settings, space)
         about = {
             "format": FORMAT,
             "version": VERSION,
             "corpus": describe_corpus(corpus, place),
             "network": config.to_dict(),
             "training": settings.to_dict(),
-            "threads": threads or default_threads(),
-            "device": device,
-            "precision": precision,
+            **dataclasses.asdict(compute),
             "space": {name: dataclasses.asdict(part) for name, part in space.items()},
             "sampler": sampler,
             "trials": trials,
@@ -174,6 +160,14 @@ def _check_new(path: Path) -> None:
     """Raise an FflmError if there is anything at a path."""
     if path.exists():
         raise FflmError(f"{path} exists: `Search.resume('{path}')` resumes it, or choose another folder")
+
+
+def _check_corpus(corpus: Corpus, config: NetworkConfig, settings: TrainingSettings, space: Space) -> None:
+    """Raise an FflmError if a corpus has no validation text, or one too short for a network of the space."""
+    if "valid" not in corpus.parts:
+        raise FflmError("without validation text nothing tells a good setting from a bad one: give some with `valid`")
+    for values in ({}, *extreme_values(space)):
+        check_length(corpus, with_values(config, settings, values)[0])
 
 
 def _read_search(path: Path) -> dict[str, Any]:
@@ -215,9 +209,7 @@ class Search:
         self._lock: FolderLock  # while the folder is locked
         self.config = NetworkConfig.from_dict(about["network"])
         self.settings = TrainingSettings.from_dict(about["training"])
-        self.threads: int = about["threads"]
-        self.device = about.get("device", "cpu")
-        self.precision = about.get("precision", "fp32")
+        self.compute = Compute(about["threads"], about.get("device", "cpu"), about.get("precision", "fp32"))
         self.prune: bool = about["prune"]
         self._sampler: SamplerName = about["sampler"]
         try:
@@ -356,9 +348,7 @@ class Search:
         else:
             with NewFolder(path) as new:
                 config, settings = self.configure(trial.values)
-                run = TrainingSession.start(
-                    new, self.corpus, config, settings, threads=self.threads, device=self.device, precision=self.precision
-                )
+                run = TrainingSession.start(new, self.corpus, config, settings, self.compute)
         if self.save_seconds is not None:
             run.save_seconds = self.save_seconds
         return run

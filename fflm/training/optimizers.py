@@ -24,12 +24,21 @@ class Optimizer:
 
     def __init__(self, settings: TrainingSettings, config: NetworkConfig, dtype: type, backend: Backend) -> None:
         self.settings = settings
+        self._backend = backend
         count = {"sgd": 1 if settings.momentum else 0, "adam": 2, "adamw": 2}.get(settings.optimizer, 1)
         self.moments = tuple(Parameters.zeros(config, dtype).mapped(backend.upload) for _ in range(count))
 
+    def add_penalties(self, parameters: Parameters, gradients: Parameters) -> None:
+        """Add the gradients of the penalties on weights, but not on biases, to those of the loss."""
+        l1, l2 = self.settings.l1, self.settings.l2
+        if not (l1 or l2):
+            return
+        for (name, weight), gradient in zip(parameters.items(), gradients, strict=True):
+            if weight.ndim > 1 and not (self.settings.frozen and name == "embeddings"):
+                self._backend.add_penalty(weight, gradient, l1, l2)
+
     def update(
         self,
-        backend: Backend,
         parameters: Parameters,
         gradients: Parameters,
         moments: Sequence[Parameters],
@@ -42,8 +51,6 @@ class Optimizer:
 
         Parameters
         ----------
-        backend
-            The device of all the arrays.
         parameters, gradients
             Weights, changed in place, and the gradients of the loss.
         moments
@@ -59,11 +66,10 @@ class Optimizer:
             if self.settings.frozen and name == "embeddings":
                 continue
             decay = self.settings.weight_decay if weight.ndim > 1 else 0.0  # biases do not decay
-            self._update_array(backend, weight, gradient, own, decay, scale, rate, step)
+            self._update_array(weight, gradient, own, decay, scale, rate, step)
 
     def _update_array(
         self,
-        backend: Backend,
         weight: Array,
         gradient: Array,
         moments: list[Array],
@@ -72,7 +78,7 @@ class Optimizer:
         rate: float,
         step: int,
     ) -> None:
-        name = self.settings.optimizer
+        name, backend = self.settings.optimizer, self._backend
         if name == "sgd":
             velocity = moments[0] if moments else gradient  # without momentum the gradient's memory serves, as scratch
             backend.momentum_step(

@@ -6,20 +6,28 @@ import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
+from fflm.arguments import Device
 from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays, meaning
+from fflm.backend.devices import Compute
 from fflm.errors import FflmError
 from fflm.files import FolderLock, NewFolder, locked_folder, os_errors_as_fflm_error, remove_leftovers, sync, write_json
 from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters, shapes
+from fflm.signals import ctrl_c
 from fflm.stored import read_json
-from fflm.training.checkpoints import Checkpoint, DeviceName, save_weights
+from fflm.training.checkpoints import Checkpoint, check_shapes, save_weights
 from fflm.training.events import DivergedError, Evaluation, Event, Finished, Losses, RolledBack, Step, Tested
 from fflm.training.examples import Examples
 from fflm.training.log import append_log, truncate_log
+from fflm.training.settings import TrainingSettings
 from fflm.training.trainer import Trainer, sum_losses
 
 DIVERGENCES = 5
@@ -32,54 +40,178 @@ SAVE_SECONDS = 60.0
 """Time between checkpoints, besides those at evaluations."""
 
 
+Callback: TypeAlias = Callable[["Session", Event], None]
+"""A function that is called with the session and each of its events."""
+
+
 class Session(ABC):
-    """A run and its folder; consume `events`.
+    """A run and its folder. Create it with `start`, or with ``resume`` of a subclass; consume `events`.
 
     Parameters
     ----------
     place
         The model's folder; a new one is not published yet.
-    trainer
-        The run itself.
-    fingerprint
-        Fingerprint of the data.
-    test
-        What the best weights are evaluated on at the end, if anything.
-    threads
-        Number of CPU threads. The results of a run depend on it, so a resumed run keeps it.
-    device
-        The device that trains: ``cpu`` or ``cuda``.
+    data
+        The data to train on, as `parts` understands it.
+    config, settings
+        The network and its training.
+    compute
+        The device that trains, its threads and its precision.
+    embeddings
+        (V + 1, m) to start from, NaN in rows that are to be random.
 
     Attributes
     ----------
     path
         The model's folder.
+    trainer
+        The run itself.
+    vectors
+        Number of words whose embeddings were given to start from.
     valid
         The figures of the latest evaluation, on the validation part.
     """
 
+    headlines: ClassVar[tuple[str, ...]]
+    """The most important of the figures that `measure` returns."""
+
+    embedding_scale: ClassVar[float] = 1.0
+    """What random embeddings are multiplied by before training."""
+
     def __init__(
         self,
         place: Path | NewFolder,
-        trainer: Trainer,
-        fingerprint: str,
-        test: Examples | None,
-        threads: int,
-        device: DeviceName,
+        data: Any,
+        config: NetworkConfig,
+        settings: TrainingSettings,
+        compute: Compute,
+        embeddings: npt.NDArray[np.float32] | None = None,
     ) -> None:
+        check_size(config)
         self._new = None if isinstance(place, Path) else place
         self.path = place if isinstance(place, Path) else place.path
-        self.trainer = trainer
-        self.fingerprint = fingerprint
-        self.threads = threads
-        self.device = device
+        self.data = data
+        self.compute = compute
+        parts = self.parts(config)
+        self._test = parts.get("test")
+        parameters = Parameters.random(config, settings.seed)
+        parameters.start_from(parts["train"].counts(config.classes))
+        if parameters.embeddings is not None:
+            parameters.embeddings[...] *= self.embedding_scale
+        self.vectors = 0 if embeddings is None else parameters.take_embeddings(embeddings)
+        network = Network(config, compute.backend())
+        self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings)
         self.save_seconds = SAVE_SECONDS
         self.valid: dict[str, Any] | None = None
-        self._test = test
         self._saved = time.monotonic()
         self._process: int | None = None  # that has the folder locked for this run
         self._lock: FolderLock  # while it is locked
         self._known: list[int | None] = []  # when the files were written that this run has written last, or read
+
+    @classmethod
+    def start(
+        cls,
+        new: NewFolder,
+        data: Any,
+        config: NetworkConfig,
+        settings: TrainingSettings,
+        compute: Compute | None = None,
+        embeddings: npt.NDArray[np.float32] | None = None,
+    ) -> Self:
+        """Start a run in a new folder, which is published at once, or when there are weights if it replaces a model.
+
+        Parameters
+        ----------
+        new
+            The model's folder, which is empty, except for the data that may be in it.
+        data, config, settings, embeddings
+            As the class takes them.
+        compute
+            By default the CPU, with one thread per core.
+
+        Raises
+        ------
+        FflmError
+            If the folder cannot be written.
+        """
+        session = cls(new, data, config, settings, compute or Compute.choose(), embeddings)
+        about = {
+            "training": settings.to_dict(),
+            "threads": session.compute.threads,
+            "device": session.compute.device,
+            **session.description(),
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        session.save_description(about)
+        session._set_meanings(read_json(session.folder / CONFIG, dict[str, Any]))
+        session._write("start", parameters=session.trainer.parameters.count, **session.conditions())
+        session._save()
+        session._known = session._times()
+        return session
+
+    @classmethod
+    @abstractmethod
+    def resume(cls, path: Path, *, epochs: int | None = None, device: Device | None = None) -> Self:
+        """Resume the run in a folder, as if it had never been interrupted.
+
+        Parameters
+        ----------
+        path
+            The model's folder.
+        epochs
+            A new number of epochs.
+        device
+            The device to continue on, if not the one that trained so far. Results differ by rounding. A run in mixed precision on
+            the GPU continues in float32 on the CPU.
+
+        Raises
+        ------
+        FflmError
+            If there is no such run, it is going on elsewhere, its files are damaged, or the data is not what it began with.
+        """
+
+    @classmethod
+    def _resume(cls, path: Path, data: Any, about: dict[str, Any], epochs: int | None, device: Device | None) -> Self:
+        """Resume the run in a folder, which is locked, with the data that it started with; ``about`` is its config.json.
+
+        ``epochs`` and ``device`` are those of `resume`.
+
+        Raises
+        ------
+        FflmError
+            If the folder's files are damaged, or the data is not what the run started with.
+        """
+        config, settings = NetworkConfig.from_dict(about["network"]), TrainingSettings.from_dict(about["training"])
+        check_shapes(path / CHECKPOINT, config)
+        checkpoint = Checkpoint.load(path / CHECKPOINT, meaning(about, training=True))
+        compute = Compute.choose(about["threads"], device or checkpoint.device or about.get("device", "cpu"))
+        if compute.device == "cuda":
+            compute = dataclasses.replace(compute, precision=about.get("precision", "fp32"))
+        session = cls(path, data, config, settings, compute)
+        session.vectors = about.get("vectors", 0)
+        session._restore_from(checkpoint, about, epochs)
+        return session
+
+    @abstractmethod
+    def parts(self, config: NetworkConfig) -> dict[str, Examples]:
+        """Return the parts of the data as examples for a network: train, and perhaps valid and test."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Fingerprint of the data."""
+
+    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """Return what config.json says of a new run besides the settings, as JSON values."""
+
+    @abstractmethod
+    def save_description(self, about: Mapping[str, Any]) -> None:
+        """Write the files that training does not change: config.json, with the fields ``about``, and what belongs to it."""
+
+    @abstractmethod
+    def conditions(self) -> dict[str, Any]:
+        """Return what the first line of the log says of the data, as JSON values."""
 
     @abstractmethod
     def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:
@@ -99,13 +231,6 @@ class Session(ABC):
         """Give up a run that is not published yet: what was at `path` stays there."""
         if self._new:
             self._new.discard()
-
-    def _write_first_files(self, **fields: Any) -> None:
-        """Write the first line of the log and the first checkpoint, into a new folder that has nothing but a config.json."""
-        self._set_meanings(read_json(self.folder / CONFIG, dict[str, Any]))
-        self._write("start", parameters=self.trainer.parameters.count, **fields)
-        self._save()
-        self._known = self._times()
 
     def _restore_from(self, checkpoint: Checkpoint, about: dict[str, Any], epochs: int | None) -> None:
         """Continue from a checkpoint, with a new number of epochs if one is given; ``about`` is the folder's config.json.
@@ -128,9 +253,9 @@ class Session(ABC):
                 state.finished, state.bad = "", 0
         self.trainer.settings = dataclasses.replace(settings, epochs=wanted)
         truncate_log(self.folder / LOG, state.log_bytes)
-        if (wanted, self.device) != (known, checkpoint.device or about.get("device", "cpu")):
+        if (wanted, self.compute.device) != (known, checkpoint.device or about.get("device", "cpu")):
             self._save()
-        reported = {**about, "training": self.trainer.settings.to_dict(), "device": self.device}
+        reported = {**about, "training": self.trainer.settings.to_dict(), "device": self.compute.device}
         if reported != about:
             write_json(self.folder / CONFIG, reported)
         remove_leftovers(self.folder)
@@ -181,17 +306,42 @@ class Session(ABC):
             self.discard()
             raise
 
-    def finish(self) -> None:
-        """Train to the end. A run that is interrupted before it is published is discarded.
+    def finish(self, *callbacks: Callback) -> bool:
+        """Train to the end, or until Ctrl-C, which ends training after the current step and saves.
+
+        A run that is interrupted before it is published is discarded.
+
+        Parameters
+        ----------
+        *callbacks
+            Functions that are called with the session and each event.
+
+        Returns
+        -------
+        bool
+            Whether training came to its end.
 
         Raises
         ------
         FflmError
             As `events`.
+        KeyboardInterrupt
+            If Ctrl-C comes before the first step, or a second time. The last checkpoint is where training resumes.
         """
         try:
-            for _ in self.events():
-                pass
+            with ctrl_c() as interrupted:
+                if interrupted.come:
+                    raise KeyboardInterrupt
+                for event in self.events():
+                    interrupted.patient = True  # from the first step on, because kernels may have to be compiled before it
+                    stop = interrupted.come and not self.trainer.state.finished
+                    if stop and self.published:  # a model that has not been evaluated must not replace a trained one
+                        self.save()  # before anything is shown, because the terminal may be closed
+                    for callback in callbacks:
+                        callback(self, event)
+                    if stop:
+                        return False
+            return True
         finally:
             self.discard()
 
@@ -245,7 +395,7 @@ class Session(ABC):
             self._save_weights({"step": state.step, "epoch": self._epochs(state.words)})
         with os_errors_as_fflm_error(f"write {self.folder / LOG}"):
             sync(self.folder / LOG)
-        checkpoint = Checkpoint(self.trainer.state_dict(), self.fingerprint, self.trainer.settings.epochs, self.device)
+        checkpoint = Checkpoint(self.trainer.state_dict(), self.fingerprint, self.trainer.settings.epochs, self.compute.device)
         checkpoint.save(self.folder / CHECKPOINT, self._settings)
         self._saved = time.monotonic()
         if self._new and not self.published and (state.words or not self._new.replaces):

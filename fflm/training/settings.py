@@ -43,6 +43,11 @@ class TrainingSettings(Settings):
     word's. ``weight_decay``: added to the gradient (L2, as in Bengio 2003, equation 4), where it pulls at the rows that the step
     touches only; with ``adamw`` decoupled from it.
 
+    ``l1``, ``l2``: what is minimized is the loss plus l1 |w| + l2 w^2 / 2, summed over the weights that a step touches. Up to a
+    constant that is minus the logarithm of a posterior probability, with a Laplace or a normal prior of the weights (maximum a
+    posteriori). For all optimizers but ``adamw``, ``l2`` is what ``weight_decay`` is, but that ``clip`` limits the norm of the
+    whole gradient. Losses are reported without penalties.
+
     ``schedule``: ``inverse`` is rate / (1 + decay t) after t examples (Bengio 2003, section 3.1); ``plateau`` halves the rate
     whenever validation does not improve; ``cosine`` falls to zero over all epochs.
 
@@ -62,6 +67,8 @@ class TrainingSettings(Settings):
         float, Meta(gt=0, description="Constant added to the denominator by adam, adamw, rmsprop and adagrad.")
     ] = 1e-5
     weight_decay: Annotated[float, Meta(ge=0, description="Weight decay; biases are not decayed.")] = 0.2
+    l1: Annotated[float, Meta(ge=0, description="Strength of the L1 penalty on weights: l1 |w| is added to the loss.")] = 0.0
+    l2: Annotated[float, Meta(ge=0, description="Strength of the L2 penalty on weights: l2 w^2 / 2 is added to the loss.")] = 0.0
     schedule: Annotated[
         ScheduleName,
         Meta(

@@ -216,9 +216,10 @@ class Trainer:
         )
         if settings.frozen:
             backend.clear(gradients.embeddings)
+        self.optimizer.add_penalties(parameters, gradients)
         if settings.clip:
             backend.clip_factor(gradients, settings.clip, self._scale)
-        self.optimizer.update(backend, parameters, gradients, moments, scale=self._scale, rate=rate, step=step + 1)
+        self.optimizer.update(parameters, gradients, moments, scale=self._scale, rate=rate, step=step + 1)
         if subset:
             for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
                 subset.put(backend, part, whole)

@@ -1,4 +1,4 @@
-"""Every operation of a device is compared with the reference: types, awkward sizes, threads, NaN and infinity, repeated bits."""
+"""Every backend operation is compared with the reference, for all dtypes, odd sizes, numbers of threads, NaN and infinity."""
 
 import inspect
 import os
@@ -19,15 +19,15 @@ from tolerances import ACTIVATION, EXP_FLOAT32, FLOAT32, NORMALIZE, PRODUCT, SOF
 from fflm.backend import formulas
 from fflm.backend.cpu import backend as cpu_backend
 from fflm.backend.cpu.backend import CpuBackend
-from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Backend, Dropout, UnitLoss
+from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, ActivationFunction, Backend, Dropout, UnitLoss
 
 TILE = tile()
 
 BACKEND = backend_under_test()
-"""One backend for all tests, so that its scratch memory is always used and dirty."""
+"""One backend is shared by all tests, so that its scratch memory holds the results of earlier ones."""
 
-# Rows, words, features: one of everything, below, at and above the tile, ragged tiles, more threads than rows or tiles, several
-# parts of an inner dimension.
+# (rows, words, hidden): they are 1; they are below, at and above the size of a tile, or no multiple of it; there are fewer rows
+# or tiles than threads; an inner dimension has several parts.
 OUTPUT_SIZES = [
     (1, 1, 1),
     (1, TILE + 1, 5),
@@ -41,15 +41,15 @@ LAYER_SIZES = [(1, 1, 1), (1, 7, 3), (3, 5, 2), (2, 1, 9), (17, 33, 70), (300, 5
 
 
 @pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "passive"), ("NUMBA_OPT", "2")])
-def test_what_numba_and_its_threads_are_told_before_it_is_imported(name: str, value: str) -> None:
+def test_environment_variables_are_set_before_numba_is_imported(name: str, value: str) -> None:
     program = f"import os, sys; import fflm.network.config; print(os.environ[{name!r}], 'numba' in sys.modules)"
-    for own in ({}, {name: "1"}):  # unless the user has set something else
+    for own in ({}, {name: "1"}):  # a value that the user has set stays
         environment = {key: other for key, other in os.environ.items() if key != name} | own
         result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
         assert result.stdout == f"{own.get(name, value)} False\n"
 
 
-def test_scipy_is_whole_after_its_blas_was_loaded_alone() -> None:
+def test_scipy_linalg_works_after_blas_was_loaded_alone() -> None:
     program = """
 import sys
 import fflm.backend.cpu.blas
@@ -65,18 +65,18 @@ def normal(generator: np.random.Generator, *shape: int, dtype: np.dtype, size: f
     return (size * generator.normal(size=shape)).astype(dtype)
 
 
-def doubles(*arrays: np.ndarray) -> list[np.ndarray]:
-    """Return the same numbers in float64, for the reference."""
+def as_float64(*arrays: np.ndarray) -> list[np.ndarray]:
+    """Return the arrays in float64, for the reference."""
     return [array.astype(np.float64) for array in arrays]
 
 
-def filled(like: np.ndarray, beta: float, generator: np.random.Generator) -> np.ndarray:
-    """Return the previous contents of the array of a result: garbage to overwrite, or numbers to add to."""
+def previous_contents(like: np.ndarray, beta: float, generator: np.random.Generator) -> np.ndarray:
+    """Return what a result's array holds before: NaN if it is overwritten (``beta`` is 0), random numbers if it is added to."""
     return np.full_like(like, np.nan) if beta == 0 else normal(generator, *like.shape, dtype=like.dtype)
 
 
-def test_signatures() -> None:
-    """The classes have the operations of the protocol, with the same signatures."""
+def test_backend_has_signatures_of_protocol() -> None:
+    """The backend has all operations of the protocol, with the same signatures."""
     assert isinstance(BACKEND.name, str)
     tested = type(BACKEND.backend if isinstance(BACKEND, NumpyBackend) else BACKEND)
     for name, method in inspect.getmembers(Backend, inspect.isfunction):
@@ -89,7 +89,7 @@ def test_signatures() -> None:
         assert wanted.return_annotation == offered.return_annotation, name
 
 
-# Embeddings
+# Embeddings.
 
 
 @pytest.mark.parametrize("blocks", [(1,), (1, 1, 1), (2,), (3, 1, 2, 1)], ids=str)
@@ -106,13 +106,13 @@ def test_gather_and_scatter_add(rows: int, words: int, size: int, blocks: tuple[
         assert np.array_equal(inputs.reshape(rows, -1, size), embeddings[contexts])
 
     d_inputs, d_embeddings = normal(generator, *inputs.shape, dtype=dtype), normal(generator, words + 1, size, dtype=dtype)
-    expected = reference.scatter_add(contexts, blocks, *doubles(d_inputs, d_embeddings))
+    expected = reference.scatter_add(contexts, blocks, *as_float64(d_inputs, d_embeddings))
     BACKEND.scatter_add(contexts, blocks, d_inputs, d_embeddings)
     assert_close(d_embeddings, expected, PRODUCT[dtype])
 
 
-def texts(generator: np.random.Generator, rows: int, longest: int, words: int) -> np.ndarray:
-    """Return (B, L) words of texts, some of them empty, some as long as possible, all of one word or of many."""
+def random_texts(generator: np.random.Generator, rows: int, longest: int, words: int) -> np.ndarray:
+    """Return the words (rows, longest) of texts of random lengths, padded with -1; the first text has the greatest length."""
     result = generator.integers(0, words + 1, (rows, longest), np.int32)
     lengths = generator.integers(0, longest + 1, rows)
     lengths[0] = longest
@@ -123,16 +123,16 @@ def texts(generator: np.random.Generator, rows: int, longest: int, words: int) -
 @pytest.mark.parametrize(
     ("rows", "longest", "words", "size"), [(1, 1, 1, 1), (1, 4, 5, 3), (2, 1, 3, 1), (33, 9, 20, 7), (70, 3, 2, 300)]
 )
-def test_pools(rows: int, longest: int, words: int, size: int, dtype: np.dtype, threads: int) -> None:
+def test_mean_pool_and_max_pool(rows: int, longest: int, words: int, size: int, dtype: np.dtype, threads: int) -> None:
     generator = np.random.default_rng(0)
-    text, embeddings = texts(generator, rows, longest, words), normal(generator, words + 1, size, dtype=dtype)
-    embeddings[words] = embeddings[0]  # equal ones
+    text, embeddings = random_texts(generator, rows, longest, words), normal(generator, words + 1, size, dtype=dtype)
+    embeddings[words] = embeddings[0]  # so that a maximum may be reached by two words
     pooled, d_pooled = np.full((rows, size), np.nan, dtype), normal(generator, rows, size, dtype=dtype)
     d_embeddings = normal(generator, words + 1, size, dtype=dtype)
 
     BACKEND.mean_pool(embeddings, text, pooled)
     assert_close(pooled, reference.mean_pool(embeddings.astype(np.float64), text), PRODUCT[dtype], unit=1.0)
-    expected = reference.mean_pool_backward(text, *doubles(d_pooled, d_embeddings))
+    expected = reference.mean_pool_backward(text, *as_float64(d_pooled, d_embeddings))
     total = d_embeddings.copy()
     BACKEND.mean_pool_backward(text, d_pooled, total)
     assert_close(total, expected, PRODUCT[dtype])
@@ -142,13 +142,13 @@ def test_pools(rows: int, longest: int, words: int, size: int, dtype: np.dtype, 
     expected, expected_sources = reference.max_pool(embeddings, text)
     assert np.array_equal(pooled, expected)
     assert np.array_equal(sources, expected_sources)
-    expected = reference.max_pool_backward(sources, *doubles(d_pooled, d_embeddings))
+    expected = reference.max_pool_backward(sources, *as_float64(d_pooled, d_embeddings))
     BACKEND.max_pool_backward(sources, d_pooled, d_embeddings)
     assert_close(d_embeddings, expected, PRODUCT[dtype])
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_pools_keep_nan(place: int, dtype: np.dtype) -> None:
+def test_pools_propagate_nan(place: int, dtype: np.dtype) -> None:
     embeddings, text = np.arange(12, dtype=dtype).reshape(4, 3), np.array([[0, 1, 2], [3, 3, -1]], np.int32)
     embeddings[place, 1] = np.nan
     for pool in (BACKEND.mean_pool, lambda *arrays: BACKEND.max_pool(*arrays, np.zeros((2, 3), np.int32))):
@@ -166,7 +166,7 @@ def test_put_rows(dtype: np.dtype, threads: int) -> None:
     assert np.array_equal(array, expected)
 
 
-# Dropout
+# Dropout.
 
 
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 6), (3, 5), (33, 31), (70, 129)])
@@ -179,17 +179,20 @@ def test_dropout(rows: int, width: int, rate: float, dtype: np.dtype, threads: i
     BACKEND.dropout(values, Dropout(**numbers), 0, dropped)
     assert np.array_equal(dropped == 0, expected == 0)
     assert_close(dropped, expected, PRODUCT[dtype], unit=1.0)
-    for row in range(0, rows, 4):  # the same in parts, and in place
+    for row in range(0, rows, 4):  # the result is the same in parts, and in place
         part = values[row : row + 4].copy()
         BACKEND.dropout(part, Dropout(**numbers), row, part)
         assert np.array_equal(part, dropped[row : row + 4])
 
 
-# Layers
+# Layers.
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_activations(activation: Activation, dtype: np.dtype) -> None:
+FUNCTIONS = (*ACTIVATIONS, ("leaky_relu", 0.2), ("leaky_relu", 0.0), ("elu", 0.3), ("tanh", 0.3))
+
+
+@pytest.mark.parametrize("activation", FUNCTIONS, ids=str)
+def test_activations(activation: ActivationFunction, dtype: np.dtype) -> None:
     z = np.concatenate([np.linspace(-30, 30, 3001), [-1e4, -1e2, -90, -1e-3, -1e-7, 1e-7, 1e-3, 90, 1e2, 1e4]])
     z = z.astype(dtype)[:, None]
     outputs, one, nothing = np.empty_like(z), np.ones((1, 1), dtype), np.zeros(1, dtype)
@@ -202,22 +205,22 @@ def test_activations(activation: Activation, dtype: np.dtype) -> None:
     assert_close(slopes, reference.slope(activation, z.astype(np.float64)), 2 * ACTIVATION[dtype])
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", FUNCTIONS, ids=str)
 @pytest.mark.parametrize("sizes", LAYER_SIZES, ids=str)
-def test_affine(sizes: tuple[int, int, int], activation: Activation, dtype: np.dtype, threads: int) -> None:
+def test_affine(sizes: tuple[int, int, int], activation: ActivationFunction, dtype: np.dtype, threads: int) -> None:
     rows, width, outputs_width = sizes
     generator = np.random.default_rng(0)
     inputs, weight = normal(generator, rows, width, dtype=dtype), normal(generator, outputs_width, width, dtype=dtype)
     bias = normal(generator, outputs_width, dtype=dtype)
     outputs = np.full((rows, outputs_width), np.nan, dtype)
     BACKEND.affine(inputs, weight, bias, activation, outputs)
-    assert_close(outputs, reference.affine(*doubles(inputs, weight, bias), activation), PRODUCT[dtype], unit=1.0)
+    assert_close(outputs, reference.affine(*as_float64(inputs, weight, bias), activation), PRODUCT[dtype], unit=1.0)
 
     d_outputs = normal(generator, rows, outputs_width, dtype=dtype)
-    expected = reference.affine_backward(*doubles(inputs, weight, bias), activation, d_outputs.astype(np.float64))
+    expected = reference.affine_backward(*as_float64(inputs, weight, bias), activation, d_outputs.astype(np.float64))
     for beta in (0.0, 1.0):
-        d_weight, d_bias = filled(weight, beta, generator), filled(bias, beta, generator)
-        before = doubles(d_weight, d_bias) if beta else (0, 0)
+        d_weight, d_bias = previous_contents(weight, beta, generator), previous_contents(bias, beta, generator)
+        before = as_float64(d_weight, d_bias) if beta else (0, 0)
         d_inputs = np.full_like(inputs, np.nan)
         BACKEND.affine_backward(inputs, weight, outputs, activation, d_outputs.copy(), beta, d_weight, d_bias, d_inputs)
         assert_close(d_weight, before[0] + expected[0], PRODUCT[dtype], unit=1.0)
@@ -225,13 +228,13 @@ def test_affine(sizes: tuple[int, int, int], activation: Activation, dtype: np.d
         assert_close(d_inputs, expected[2], PRODUCT[dtype], unit=1.0)
 
 
-def test_affine_of_a_single_row_whose_stride_means_nothing(dtype: np.dtype) -> None:
+def test_affine_of_single_row_with_zero_stride(dtype: np.dtype) -> None:
     generator = np.random.default_rng(0)
     inputs, d_outputs = normal(generator, 5, dtype=dtype)[None], normal(generator, 7, dtype=dtype)[None]
     weight, bias = normal(generator, 7, 5, dtype=dtype), np.zeros(7, dtype)
     outputs = np.empty((1, 7), dtype)
     BACKEND.affine(inputs, weight, bias, "tanh", outputs)
-    expected = reference.affine_backward(*doubles(inputs, weight, bias), "tanh", d_outputs.astype(np.float64))
+    expected = reference.affine_backward(*as_float64(inputs, weight, bias), "tanh", d_outputs.astype(np.float64))
     found = np.empty_like(weight), np.empty_like(bias), np.empty_like(inputs)
     assert inputs.strides[0] == 0
     BACKEND.affine_backward(inputs, weight, outputs, "tanh", d_outputs, 0.0, *found)
@@ -240,7 +243,7 @@ def test_affine_of_a_single_row_whose_stride_means_nothing(dtype: np.dtype) -> N
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_affine_keeps_nan(activation: Activation, dtype: np.dtype) -> None:
+def test_affine_propagates_nan(activation: Activation, dtype: np.dtype) -> None:
     inputs = np.ones((9, 5), dtype)
     inputs[4, 2] = np.nan
     outputs = np.empty((9, 6), dtype)
@@ -249,7 +252,7 @@ def test_affine_keeps_nan(activation: Activation, dtype: np.dtype) -> None:
     assert np.isfinite(np.delete(outputs, 4, 0)).all()
 
 
-# Sums and normalization
+# Sums and normalization.
 
 
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 6), (3, 5), (33, 70)])
@@ -286,7 +289,7 @@ def test_normalize(rows: int, width: int, mean: float, dtype: np.dtype, threads:
     assert_close(normalized, reference.normalize(values.astype(np.float64)), NORMALIZE[dtype], unit=1.0)
 
     d_normalized, d_values = normal(generator, 2, rows, width, dtype=dtype)
-    expected = d_values + reference.normalize_backward(*doubles(values, d_normalized))
+    expected = d_values + reference.normalize_backward(*as_float64(values, d_normalized))
     BACKEND.normalize_backward(values, d_normalized, d_values)
     assert_close(d_values, expected, NORMALIZE[dtype], unit=1.0)
 
@@ -300,7 +303,7 @@ def test_normalize_constant_rows(dtype: np.dtype) -> None:
     assert not d_values.any()
 
 
-def test_normalize_keeps_nan(dtype: np.dtype) -> None:
+def test_normalize_propagates_nan(dtype: np.dtype) -> None:
     values = np.arange(45, dtype=dtype).reshape(9, 5) ** 2
     values[4, 2] = np.nan
     normalized, d_values = np.empty_like(values), np.zeros_like(values)
@@ -311,43 +314,43 @@ def test_normalize_keeps_nan(dtype: np.dtype) -> None:
         assert np.isfinite(np.delete(array, 4, 0)).all()
 
 
-# The output layer
+# The output layer.
 
 
 def output_layer(generator: np.random.Generator, rows: int, words: int, size: int, dtype: np.dtype) -> list[np.ndarray]:
-    """Return features, weight, bias (scores up to about 10), and targets, of which some lie on the tiles' edges."""
+    """Return hidden, weight and bias, which give scores up to about 10, and targets, some of them at the edges of tiles."""
     targets = generator.integers(0, words, rows, np.int32)
     edges = np.array([words - 1, 0, TILE - 1, TILE], np.int32)[:rows]
     targets[: len(edges)] = np.minimum(edges, words - 1)
-    features, weight = normal(generator, rows, size, dtype=dtype), normal(generator, words, size, dtype=dtype)
-    return [features, weight, normal(generator, words, dtype=dtype), targets]
+    hidden, weight = normal(generator, rows, size, dtype=dtype), normal(generator, words, size, dtype=dtype)
+    return [hidden, weight, normal(generator, words, dtype=dtype), targets]
 
 
-def compare_output_layer(layer: list[np.ndarray], smoothing: float, penalty: float, scale: float, beta: float) -> None:
-    """Run all three operations of the output layer and compare with the reference."""
-    features, weight, bias, targets = layer
-    dtype, generator = features.dtype, np.random.default_rng(1)
-    exact = (*doubles(features, weight, bias), targets)
+def check_output_layer(layer: list[np.ndarray], smoothing: float, penalty: float, scale: float, beta: float) -> None:
+    """Compare the losses, log-probabilities and gradients of an output layer with the reference."""
+    hidden, weight, bias, targets = layer
+    dtype, generator = hidden.dtype, np.random.default_rng(1)
+    exact = (*as_float64(hidden, weight, bias), targets)
     expected_losses = reference.output_losses(*exact)
     losses = np.full(len(targets), np.nan, dtype)
-    BACKEND.output_losses(features, weight, bias, np.arange(len(targets), dtype=np.int32), targets, losses)
+    BACKEND.output_losses(hidden, weight, bias, np.arange(len(targets), dtype=np.int32), targets, losses)
     assert_close(losses, expected_losses, SOFTMAX[dtype], unit=1.0)
-    rows, many = generator.integers(0, len(features), 37, np.int32), generator.integers(0, len(weight), 37, np.int32)
+    rows, many = generator.integers(0, len(hidden), 37, np.int32), generator.integers(0, len(weight), 37, np.int32)
     found = np.full(37, np.nan, dtype)
-    BACKEND.output_losses(features, weight, bias, rows, many, found)
+    BACKEND.output_losses(hidden, weight, bias, rows, many, found)
     assert_close(found, reference.output_losses(exact[0][rows], *exact[1:3], many), SOFTMAX[dtype], unit=1.0)
 
     logs = np.full((len(targets), len(weight)), np.nan, dtype)
-    BACKEND.log_probabilities(features, weight, bias, logs)
+    BACKEND.log_probabilities(hidden, weight, bias, logs)
     assert_close(logs, reference.log_probabilities(*exact[:3]), SOFTMAX[dtype], unit=1.0)
 
     expected = reference.output_gradients(*exact, smoothing, penalty, scale)
-    losses, d_features = np.full_like(losses, np.nan), np.full_like(features, np.nan)
-    d_weight, d_bias = filled(weight, beta, generator), filled(bias, beta, generator)
-    before = doubles(d_weight, d_bias) if beta else (0, 0)
-    BACKEND.output_gradients(*layer, smoothing, penalty, scale, beta, losses, d_features, d_weight, d_bias)
+    losses, d_hidden = np.full_like(losses, np.nan), np.full_like(hidden, np.nan)
+    d_weight, d_bias = previous_contents(weight, beta, generator), previous_contents(bias, beta, generator)
+    before = as_float64(d_weight, d_bias) if beta else (0, 0)
+    BACKEND.output_gradients(*layer, smoothing, penalty, scale, beta, losses, d_hidden, d_weight, d_bias)
     assert_close(losses, expected_losses, SOFTMAX[dtype], unit=1.0)
-    assert_close(d_features, expected[0], SOFTMAX[dtype], unit=scale)
+    assert_close(d_hidden, expected[0], SOFTMAX[dtype], unit=scale)
     assert_close(d_weight, before[0] + expected[1], SOFTMAX[dtype], unit=scale)
     assert_close(d_bias, before[1] + expected[2], SOFTMAX[dtype], unit=scale)
 
@@ -358,7 +361,7 @@ def compare_output_layer(layer: list[np.ndarray], smoothing: float, penalty: flo
 def test_output_layer(
     sizes: tuple[int, int, int], smoothing: float, penalty: float, beta: float, dtype: np.dtype, threads: int
 ) -> None:
-    compare_output_layer(output_layer(np.random.default_rng(0), *sizes, dtype), smoothing, penalty, 1 / sizes[0], beta)
+    check_output_layer(output_layer(np.random.default_rng(0), *sizes, dtype), smoothing, penalty, 1 / sizes[0], beta)
 
 
 @pytest.mark.slow
@@ -388,32 +391,32 @@ def test_output_layer_of_any_size(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu_backend, "shares_of", lambda work, own=None: threads)
         layer = output_layer(np.random.default_rng(seed), rows, words, size, precision())
-        compare_output_layer(layer, smoothing, penalty, scale, beta)
+        check_output_layer(layer, smoothing, penalty, scale, beta)
 
 
 @pytest.mark.parametrize("size", [80.0, 2000.0])
 @pytest.mark.parametrize("words", [4, 2 * TILE + 6])
 def test_large_scores_do_not_overflow(size: float, words: int, dtype: np.dtype, threads: int) -> None:
     weight = np.full((words, 1), -1, dtype)
-    weight[words // 2 :] = 1  # so that whole tiles are far below the others
-    features, bias = np.array([[size], [-size], [size], [-size]], dtype), np.zeros(words, dtype)
-    compare_output_layer([features, weight, bias, np.array([0, 0, words - 1, words - 1], np.int32)], 0.0, 0.0, 1.0, 0.0)
+    weight[words // 2 :] = 1  # so that all scores of some tiles are far below those of the others
+    hidden, bias = np.array([[size], [-size], [size], [-size]], dtype), np.zeros(words, dtype)
+    check_output_layer([hidden, weight, bias, np.array([0, 0, words - 1, words - 1], np.int32)], 0.0, 0.0, 1.0, 0.0)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
-@pytest.mark.parametrize("place", ["features", "weight", "bias"])
-def test_output_layer_keeps_what_is_not_finite(place: str, wrong: float, dtype: np.dtype, threads: int) -> None:
+@pytest.mark.parametrize("place", ["hidden", "weight", "bias"])
+def test_output_layer_propagates_nan_and_infinity(place: str, wrong: float, dtype: np.dtype, threads: int) -> None:
     rows, words = 9, 2 * TILE + 6
-    features, weight, bias, targets = output_layer(np.random.default_rng(0), rows, words, 5, dtype)
-    spoilt = {"features": features[6:7], "weight": weight[TILE + 1 : TILE + 2], "bias": bias[words - 1 :]}[place]
+    hidden, weight, bias, targets = output_layer(np.random.default_rng(0), rows, words, 5, dtype)
+    spoilt = {"hidden": hidden[6:7], "weight": weight[TILE + 1 : TILE + 2], "bias": bias[words - 1 :]}[place]
     spoilt[...] = wrong
-    bad = np.arange(rows) == 6 if place == "features" else np.ones(rows, bool)
+    bad = np.arange(rows) == 6 if place == "hidden" else np.ones(rows, bool)
     if place == "weight" and wrong == np.inf:
-        bad = (features > 0).any(1)  # for the others the word has probability 0
+        bad = (hidden > 0).any(1)  # for the others the word has probability 0
     losses, logs = np.zeros((2, rows), dtype), np.zeros((rows, words), dtype)
-    BACKEND.output_losses(features, weight, bias, np.arange(rows, dtype=np.int32), targets, losses[0])
+    BACKEND.output_losses(hidden, weight, bias, np.arange(rows, dtype=np.int32), targets, losses[0])
     BACKEND.output_gradients(
-        features,
+        hidden,
         weight,
         bias,
         targets,
@@ -422,30 +425,30 @@ def test_output_layer_keeps_what_is_not_finite(place: str, wrong: float, dtype: 
         1.0,
         0.0,
         losses[1],
-        np.empty_like(features),
+        np.empty_like(hidden),
         np.empty_like(weight),
         np.empty_like(bias),
     )
-    BACKEND.log_probabilities(features, weight, bias, logs)
+    BACKEND.log_probabilities(hidden, weight, bias, logs)
     assert np.array_equal(np.isfinite(losses), [~bad, ~bad])
     assert np.array_equal(np.isnan(logs).any(1), bad)
 
 
 @pytest.mark.parametrize("sizes", OUTPUT_SIZES, ids=str)
 @pytest.mark.parametrize("beta", [0.0, 1.0])
-def test_noise_contrast(sizes: tuple[int, int, int], beta: float, dtype: np.dtype, threads: int) -> None:
+def test_nce_gradients(sizes: tuple[int, int, int], beta: float, dtype: np.dtype, threads: int) -> None:
     generator, scale = np.random.default_rng(0), 1 / sizes[0]
     layer = output_layer(generator, *sizes, dtype)
-    features, weight, bias, _ = layer
+    hidden, weight, bias, _ = layer
     noise = generator.integers(0, 3, len(weight)).astype(dtype)
-    exact = [*doubles(*layer[:3]), layer[3], noise.astype(np.float64)]
+    exact = [*as_float64(*layer[:3]), layer[3], noise.astype(np.float64)]
     expected = reference.nce_gradients(*exact, scale)
-    losses, d_features = np.full(len(features), np.nan, dtype), np.full_like(features, np.nan)
-    d_weight, d_bias = filled(weight, beta, generator), filled(bias, beta, generator)
-    before = doubles(d_weight, d_bias) if beta else (0, 0)
-    BACKEND.nce_gradients(*layer, noise, scale, beta, losses, d_features, d_weight, d_bias)
+    losses, d_hidden = np.full(len(hidden), np.nan, dtype), np.full_like(hidden, np.nan)
+    d_weight, d_bias = previous_contents(weight, beta, generator), previous_contents(bias, beta, generator)
+    before = as_float64(d_weight, d_bias) if beta else (0, 0)
+    BACKEND.nce_gradients(*layer, noise, scale, beta, losses, d_hidden, d_weight, d_bias)
     assert_close(losses, reference.nce_losses(*exact), SOFTMAX[dtype], unit=1.0)
-    assert_close(d_features, expected[0], SOFTMAX[dtype], unit=scale)
+    assert_close(d_hidden, expected[0], SOFTMAX[dtype], unit=scale)
     assert_close(d_weight, before[0] + expected[1], SOFTMAX[dtype], unit=scale)
     assert_close(d_bias, before[1] + expected[2], SOFTMAX[dtype], unit=scale)
 
@@ -456,36 +459,56 @@ def test_unit_losses(rows: int, units: int, loss: UnitLoss, dtype: np.dtype, thr
     generator = np.random.default_rng(0)
     scores = normal(generator, rows, units, dtype=dtype, size=4.0)
     targets = normal(generator, rows, units, dtype=dtype)
-    if loss in ("sigmoid", "hinge"):
+    if loss in ("sigmoid", "hinge", "exponential"):
         targets = np.where(targets > 0, 1, 0 if loss == "sigmoid" else -1).astype(dtype)
-    scores[-1, -1] = targets[-1, -1]  # where absolute errors and margins have no slope
+    scores[-1, -1] = targets[-1, -1]  # where the absolute error and the hinge have a kink
+    if loss == "sigmoid_absolute":
+        scores[-1, -1], targets[-1, -1] = 0, 0.5
     losses, d_scores = np.full(rows, np.nan, dtype), np.full_like(scores, np.nan)
     BACKEND.unit_losses(scores, targets, loss, 0.25, losses, d_scores)
-    exact = doubles(scores, targets)
+    exact = as_float64(scores, targets)
     assert_close(losses, reference.unit_losses(loss, *exact).sum(1), PRODUCT[dtype], unit=1.0)
     assert_close(d_scores, 0.25 * reference.unit_slopes(loss, *exact), PRODUCT[dtype], unit=1.0)
 
 
-@pytest.mark.parametrize("loss", UNIT_LOSSES)
+@pytest.mark.parametrize("loss", [loss for loss in UNIT_LOSSES if loss not in ("exponential", "poisson")])
 @pytest.mark.parametrize("score", [-1e4, -100.0, 100.0, 1e4])
 def test_unit_losses_of_large_scores(score: float, loss: UnitLoss, dtype: np.dtype) -> None:
-    scores, targets = np.full((2, 1), score, dtype), np.array([[0 if loss == "sigmoid" else -1], [1]], dtype)
+    scores, targets = np.full((2, 1), score, dtype), np.array([[0 if loss.startswith("sigmoid") else -1], [1]], dtype)
     losses, d_scores = np.zeros(2, dtype), np.zeros_like(scores)
     BACKEND.unit_losses(scores, targets, loss, 1.0, losses, d_scores)
-    assert_close(losses, reference.unit_losses(loss, *doubles(scores, targets))[:, 0], PRODUCT[dtype])
-    assert_close(d_scores, reference.unit_slopes(loss, *doubles(scores, targets)), PRODUCT[dtype], unit=1.0)
+    assert_close(losses, reference.unit_losses(loss, *as_float64(scores, targets))[:, 0], PRODUCT[dtype])
+    assert_close(d_scores, reference.unit_slopes(loss, *as_float64(scores, targets)), PRODUCT[dtype], unit=1.0)
+
+
+@pytest.mark.parametrize(("loss", "target"), [("exponential", -1), ("exponential", 1), ("poisson", 0), ("poisson", 3)])
+@pytest.mark.parametrize("score", [-1e4, -100.0, 100.0, 1e4])
+def test_exponentials_of_large_scores(score: float, loss: UnitLoss, target: int, dtype: np.dtype) -> None:
+    """They are right, or where the number type cannot hold them infinite or the largest exponential: never NaN."""
+    scores, targets = np.full((1, 1), score, dtype), np.full((1, 1), target, dtype)
+    losses, d_scores = np.zeros(1, dtype), np.zeros_like(scores)
+    BACKEND.unit_losses(scores, targets, loss, 1.0, losses, d_scores)
+    expected = reference.unit_losses(loss, *as_float64(scores, targets))[0, 0]
+    slope = reference.unit_slopes(loss, *as_float64(scores, targets))[0, 0]
+    beyond = 1e38 if dtype == FLOAT32 else np.inf
+    for found, wanted in ((losses[0], expected), (d_scores[0, 0], slope)):
+        if abs(wanted) >= beyond:
+            assert abs(found) >= 1e38
+            assert np.sign(found) == np.sign(wanted)
+        else:
+            assert_close(found, wanted, 10 * PRODUCT[dtype], unit=1.0)
 
 
 @pytest.mark.parametrize("loss", UNIT_LOSSES)
-def test_unit_losses_keep_nan(loss: UnitLoss, dtype: np.dtype) -> None:
+def test_unit_losses_propagate_nan(loss: UnitLoss, dtype: np.dtype) -> None:
     scores = np.array([[1, 2], [np.nan, 1]], dtype)
     losses, d_scores = np.zeros(2, dtype), np.zeros_like(scores)
     BACKEND.unit_losses(scores, np.ones_like(scores), loss, 1.0, losses, d_scores)
     assert np.array_equal(np.isnan(losses), [False, True])
-    assert loss == "hinge" or np.isnan(d_scores[1, 0])  # the slope of the hinge is that of the target, or 0
+    assert loss == "hinge" or np.isnan(d_scores[1, 0])  # the slope of the hinge is the negated target or 0
 
 
-# Norm and updates
+# The norm of gradients, and updates of weights.
 
 
 @pytest.mark.parametrize("shapes", [[(1,)], [(3,), (1,)], [(7, 5), (1000, 101), (300,)]], ids=str)
@@ -504,6 +527,20 @@ def test_clip_factor(shapes: list[tuple[int, ...]], limit: float, dtype: np.dtyp
     assert factor[0] == 1
 
 
+@pytest.mark.parametrize("shape", [(1,), (7, 5), (64, 33)], ids=str)
+def test_add_penalty(shape: tuple[int, ...], dtype: np.dtype, threads: int) -> None:
+    weight, gradient = normal(np.random.default_rng(0), 2, *shape, dtype=dtype)
+    weight.flat[-1] = 0  # where |w| has no derivative
+    expected = reference.add_penalty(*as_float64(weight, gradient), 0.3, 0.2)
+    unchanged = weight.copy()
+    BACKEND.add_penalty(weight, gradient, 0.3, 0.2)
+    assert_close(gradient, expected, PRODUCT[dtype])
+    assert np.array_equal(weight, unchanged)
+    weight.flat[0] = np.nan
+    BACKEND.add_penalty(weight, gradient, 0.3, 0.0)
+    assert np.isnan(gradient.flat[0])
+
+
 COMMON = {"scale": 0.5, "l2": 0.01, "rate": 0.1}
 UPDATES = {
     "momentum": ("momentum_step", 1, {**COMMON, "momentum": 0.9, "nesterov": False}),
@@ -518,11 +555,11 @@ UPDATES = {
 
 @pytest.mark.parametrize("update", UPDATES)
 @pytest.mark.parametrize("shape", [(1,), (3,), (7, 5), (64, 33)], ids=str)
-def test_updates(update: str, shape: tuple[int, ...], dtype: np.dtype, threads: int) -> None:
+def test_optimizer_steps(update: str, shape: tuple[int, ...], dtype: np.dtype, threads: int) -> None:
     operation, states, numbers = UPDATES[update]
     generator = np.random.default_rng(0)
     arrays = [normal(generator, *shape, dtype=dtype), *np.zeros((states, *shape), dtype)]
-    expected = doubles(*arrays)
+    expected = as_float64(*arrays)
     for step in range(1, 6):
         counted = {**numbers, "step": step} if operation == "adam_step" else numbers
         gradient = normal(generator, *shape, dtype=dtype)
@@ -538,13 +575,13 @@ def test_updates(update: str, shape: tuple[int, ...], dtype: np.dtype, threads: 
 IDLE = {"rate": 0.1, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-3}
 
 
-def test_rows_catch_up_on_lazy_adam(dtype: np.dtype, threads: int) -> None:
+def test_adam_catch_up(dtype: np.dtype, threads: int) -> None:
     generator = np.random.default_rng(0)
     arrays = [normal(generator, 33, 7, dtype=dtype) for _ in range(3)]
     arrays[2] **= 2
     idle, keeps = generator.integers(0, 40, 33).astype(dtype), generator.uniform(0.5, 1, 33).astype(dtype)
     keeps[idle == 0] = 1
-    expected = reference.adam_catch_up(*doubles(*arrays, idle, keeps), **IDLE, step=50)
+    expected = reference.adam_catch_up(*as_float64(*arrays, idle, keeps), **IDLE, step=50)
     BACKEND.adam_catch_up(*arrays, idle, keeps, **IDLE, step=50)
     for array, wanted in zip(arrays, expected, strict=True):
         assert_close(array, wanted, UPDATE[dtype])
@@ -553,8 +590,8 @@ def test_rows_catch_up_on_lazy_adam(dtype: np.dtype, threads: int) -> None:
     assert all(np.array_equal(array, before) for array, before in zip(arrays, unchanged, strict=True))
 
 
-def test_catching_up_is_nearly_the_same_as_steps_without_a_gradient() -> None:
-    """A first moment has decayed before a second one has changed much."""
+def test_adam_catch_up_approximates_steps_without_gradient() -> None:
+    """The approximation is good because first moments decay before second moments have changed much."""
     generator = np.random.default_rng(0)
     weight, first, second = generator.normal(size=(5, 7)), generator.normal(size=(5, 7)), generator.uniform(1, 4, (5, 7))
     start, numbers = [weight, first, second], {**IDLE, "scale": 1.0, "l2": 0.0, "shrink": 0.0}
@@ -569,11 +606,11 @@ def test_catching_up_is_nearly_the_same_as_steps_without_a_gradient() -> None:
         np.testing.assert_allclose(arrays[1:], expected[1:], rtol=1e-9)
 
 
-# All operations
+# All operations together.
 
 
 def operations(backend: Backend, dtype: np.dtype) -> list[Any]:
-    """Return the results of every operation on arrays large enough to keep several threads at work."""
+    """Return the results of all operations, on arrays large enough for several threads."""
     generator = np.random.default_rng(0)
     rows, blocks, words, size, width = 96, (5, 1, 1, 1), 3 * TILE + 7, 16, 40
     contexts = generator.integers(0, 20, (rows, sum(blocks)), np.int32)
@@ -602,6 +639,7 @@ def operations(backend: Backend, dtype: np.dtype) -> list[Any]:
     backend.max_pool_backward(sources, pooled[1], gradients[0])
     backend.unit_losses(pooled[0], pooled[1], "squared", 0.1, losses[1], pooled[0].copy())
     factor = np.empty(1, dtype)
+    backend.add_penalty(embeddings, gradients[0], 0.01, 0.02)
     backend.clip_factor(gradients, 1.0, factor)
     for operation, states, numbers in UPDATES.values():
         counted = {**numbers, "scale": factor, **({"step": 3} if operation == "adam_step" else {})}
@@ -609,14 +647,14 @@ def operations(backend: Backend, dtype: np.dtype) -> list[Any]:
     return [inputs, pooled, outputs, losses, logs, d_outputs, d_inputs, *gradients, factor, embeddings]
 
 
-def test_repeated_bits(dtype: np.dtype, threads: int) -> None:
+def test_repeated_operations_give_same_bits(dtype: np.dtype, threads: int) -> None:
     first = operations(backend_under_test(), dtype)
     for _ in range(5):
         for left, right in zip(first, operations(BACKEND, dtype), strict=True):
             assert np.array_equal(left, right)
 
 
-# Formulas
+# Formulas.
 
 
 @pytest.fixture(scope="module")
@@ -633,14 +671,14 @@ def exponential() -> Callable[[np.ndarray], np.ndarray]:
 
 def test_exp_float32(exponential: Callable[[np.ndarray], np.ndarray]) -> None:
     tiny = np.geomspace(1e-45, 1, 1000)
-    halves = np.arange(-250, 252) * (np.log(2) / 2)  # where the argument's reduction changes over
+    halves = np.arange(-250, 252) * (np.log(2) / 2)  # where the reduction of the argument changes to the next integer
     x = np.concatenate([np.linspace(-87, 88, 2_000_001), -tiny, tiny, halves, halves + 1e-5, halves - 1e-5]).astype(FLOAT32)
     x = x[(x >= -87) & (x <= 88)]
     expected = np.exp(x.astype(np.float64))
     assert (np.abs(exponential(x) - expected) <= EXP_FLOAT32 * expected).all()
 
 
-def test_exp_float32_beyond_its_range(exponential: Callable[[np.ndarray], np.ndarray]) -> None:
+def test_exp_float32_outside_its_range(exponential: Callable[[np.ndarray], np.ndarray]) -> None:
     low, high = exponential(np.array([-87, 88], FLOAT32))
     beyond = exponential(np.array([-87.5, -104, -1e30, -np.inf, 88.5, 104, 1e30, np.inf], FLOAT32))
     assert np.array_equal(beyond, [low] * 4 + [high] * 4)

@@ -1,4 +1,4 @@
-"""One process, several threads: the same bits as alone, on every threading layer; forked processes work, too."""
+"""Several threads of a process get the same bits as one, with every threading layer, and so do forked processes."""
 
 import multiprocessing
 import os
@@ -41,7 +41,7 @@ THREADS = 8
 
 TEXTS = [" ".join(STORIES.split()[start : start + length]) for start, length in ((0, 3), (20, 40), (100, 9), (200, 150))]
 
-RUN = {"window": 2, "embedding": 4, "hidden": (6,), "averages": (), "epochs": 1, "batch_size": 64}
+SETTINGS = {"window": 2, "embedding": 4, "hidden": (6,), "averages": (), "epochs": 1, "batch_size": 64}
 
 
 def corpus(folder: Path) -> Corpus:
@@ -49,17 +49,17 @@ def corpus(folder: Path) -> Corpus:
     return tokenize(TextSource([folder / "text.txt"], TextSettings(), VocabularyRule(), None), folder / "corpus")
 
 
-def pickled(model: Any) -> Any:
-    """Return a model as another process gets it, after it was used."""
+def round_trip(model: Any) -> Any:
+    """Use a model, pickle it, and return the unpickled copy."""
     if hasattr(model, "score") and not hasattr(model, "fit"):
         model.score(TEXTS[0])
     return pickle.loads(pickle.dumps(model))
 
 
 def operations(folder: Path, keep: Callable[[Any], Any] = lambda model: model) -> dict[str, Callable[[str], Any]]:
-    """Return what the library offers, as functions of a text whose results can be compared; models are shared.
+    """Return what the library computes, as functions of a text whose results can be compared.
 
-    Models go through ``keep`` first.
+    All functions share the same models, each of which is passed through ``keep`` first.
     """
     model = tiny_model(MODES["line ends"])
     of_text = estimate_model(corpus(folder), 3)
@@ -102,11 +102,11 @@ def operations(folder: Path, keep: Callable[[Any], Any] = lambda model: model) -
     }
 
 
-def stress(folder: Path) -> None:
-    """Raise an AssertionError if a result differs in several threads from what it is in one, while another thread trains."""
+def check_results_in_threads(folder: Path) -> None:
+    """Check that results in several threads equal those in one, while another thread trains."""
     work = [(name, function, text) for name, function in operations(folder).items() for text in TEXTS]
     expected = [function(text) for _, function, text in work]
-    train = lambda name: fflm.train(folder / "corpus", folder / name, **RUN).parameters  # noqa: E731
+    train = lambda name: fflm.train(folder / "corpus", folder / name, **SETTINGS).parameters  # noqa: E731
     alone = train("alone.model")
     before = sys.getswitchinterval(), numba.get_num_threads(), blas_threads()
     sys.setswitchinterval(1e-5)
@@ -130,26 +130,26 @@ def blas_threads() -> list[int]:
     return [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"]
 
 
-def cut(monkeypatch: pytest.MonkeyPatch, shares: int = 2) -> None:
-    """Have the work of all kernels cut into so many shares."""
+def set_shares(monkeypatch: pytest.MonkeyPatch, shares: int = 2) -> None:
+    """Divide the work of all kernels into this number of shares."""
     for module in (cpu_backend, ngram_model, ngram_estimate, fast):
         monkeypatch.setattr(module, "shares_of", lambda work, threads=None: shares)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shares", [1, 2])
-def test_results_are_the_same_in_several_threads(tmp_path, monkeypatch, shares):
-    cut(monkeypatch, shares)
-    stress(tmp_path)
+def test_results_in_several_threads_equal_those_in_one(tmp_path, monkeypatch, shares):
+    set_shares(monkeypatch, shares)
+    check_results_in_threads(tmp_path)
 
 
 @pytest.mark.slow
-def test_results_are_the_same_in_several_threads_on_a_layer_that_allows_one_launch_at_a_time(tmp_path):
+def test_results_in_several_threads_with_workqueue_layer(tmp_path):
     program = f"""
 import pathlib, pytest, numba, test_threads
 with pytest.MonkeyPatch.context() as patch:
-    test_threads.cut(patch)
-    test_threads.stress(pathlib.Path({str(tmp_path)!r}))
+    test_threads.set_shares(patch)
+    test_threads.check_results_in_threads(pathlib.Path({str(tmp_path)!r}))
 print(numba.threading_layer())
 """
     environment = {**os.environ, "NUMBA_THREADING_LAYER": "workqueue", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -157,7 +157,7 @@ print(numba.threading_layer())
     assert (result.returncode, result.stdout) == (0, "workqueue\n"), result.stderr
 
 
-def test_blas_has_its_threads_again_when_the_last_thread_leaves():
+def test_blas_threads_are_restored_when_last_thread_leaves():
     before = blas_threads()
     inside, leave = threading.Event(), threading.Event()
 
@@ -177,8 +177,8 @@ def test_blas_has_its_threads_again_when_the_last_thread_leaves():
     assert blas_threads() == before
 
 
-def test_the_number_of_threads_does_not_change_results(monkeypatch):
-    """What decides is the number of shares, not how many threads compute them; sequential and parallel forms agree."""
+def test_results_do_not_depend_on_number_of_threads(monkeypatch):
+    """Results depend on the number of shares, not on how many threads compute them, nor on whether kernels are parallel."""
     monkeypatch.setattr(launching, "WORTH_WAKING", 0)
     model, contexts = tiny_model(), np.random.default_rng(1).integers(0, 9, (300, 3), np.int32)
 
@@ -195,7 +195,7 @@ def test_the_number_of_threads_does_not_change_results(monkeypatch):
         assert np.array_equal(left, right)
 
 
-def test_the_first_use_may_be_in_several_threads_at_once():
+def test_model_is_first_used_by_several_threads_at_once():
     expected = tiny_model().score(TEXTS[3]).loss_sum
     model, start = tiny_model(), threading.Barrier(THREADS)
 
@@ -207,14 +207,14 @@ def test_the_first_use_may_be_in_several_threads_at_once():
         assert set(pool.map(score, range(THREADS))) == {expected}
 
 
-def test_models_that_were_used_can_be_pickled(tmp_path):
-    """As multiprocessing does to send them to spawned processes."""
-    for name, function in operations(tmp_path, keep=pickled).items():
+def test_used_models_can_be_pickled(tmp_path):
+    """Multiprocessing pickles models to send them to spawned processes."""
+    for name, function in operations(tmp_path, keep=round_trip).items():
         assert function(TEXTS[1]) is not None or name == "perplexity", name
 
 
 @pytest.mark.parametrize("layer", ["tbb", "none"])
-def test_a_threading_layer_that_cannot_be_used_is_named(layer):
+def test_unusable_threading_layer_is_named_in_error(layer):
     program = """
 import numpy as np, fflm
 from fflm.backend.cpu.launching import kernel
@@ -230,30 +230,49 @@ except fflm.FflmError as error:
 """
     environment = {**os.environ, "NUMBA_THREADING_LAYER": layer, "NUMBA_THREADING_LAYER_PRIORITY": "omp tbb workqueue"}
     result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert "NUMBA_THREADING_LAYER" in result.stdout or layer == "tbb"  # which may be installed
+    assert "NUMBA_THREADING_LAYER" in result.stdout or layer == "tbb"  # because TBB may be installed
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_computes_the_same(tmp_path, monkeypatch):
-    cut(monkeypatch)  # so that the threads were started here
-    work = [(function, text) for function in operations(tmp_path).values() for text in TEXTS]
-    expected = [function(text) for function, text in work]
-    assert numba.threading_layer()
-    with ONE_THREAD:  # as when another thread computes meanwhile
-        context = multiprocessing.get_context("fork")
-        receiver, sender = context.Pipe(duplex=False)
-        child = context.Process(target=lambda: sender.send(([function(text) for function, text in work], blas_threads())))
+def in_forked_process(function: Callable[[], Any]) -> tuple[Any, list[int], int | None]:
+    """Return the result of a function in a forked process, the threads of BLAS there, and the exit status."""
+    assert numba.threading_layer()  # the threads were started here
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    with ONE_THREAD:  # as if another thread were computing
+        child = context.Process(target=lambda: sender.send((function(), blas_threads())))
         child.start()
     assert receiver.poll(60)
     found, threads = receiver.recv()
     child.join()
-    assert (found, child.exitcode, threads) == (expected, 0, blas_threads())
+    return found, threads, child.exitcode
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_process_is_forked_when_no_thread_compiles():
+def test_forked_process_predicts_the_same(monkeypatch):
+    set_shares(monkeypatch)
+    model, contexts = tiny_model(), np.random.default_rng(1).integers(0, 9, (30, 3), np.int32)
+
+    def predict() -> bytes:
+        return model.log_probabilities(contexts).tobytes()
+
+    expected = predict()
+    assert in_forked_process(predict) == (expected, blas_threads(), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_process_gives_same_results(tmp_path, monkeypatch):
+    set_shares(monkeypatch)
+    work = [(function, text) for function in operations(tmp_path).values() for text in TEXTS]
+    expected = [function(text) for function, text in work]
+    assert in_forked_process(lambda: [function(text) for function, text in work]) == (expected, blas_threads(), 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fork_waits_until_no_thread_compiles():
     compiling, forking = threading.Event(), threading.Event()
 
     def compile_for_long() -> None:

@@ -1,4 +1,4 @@
-"""`fflm bench`: what it times, and that it times nothing that is wrong."""
+"""`fflm bench` times all operations, and refuses to time operations with wrong results."""
 
 import importlib.metadata
 import json
@@ -30,7 +30,7 @@ OPERATIONS = [
 ]
 
 
-def test_all_operations_are_timed_on_all_devices():
+def test_measure_times_all_operations_on_all_devices():
     timings = list(measure([SIZE], {"one": CpuBackend(), "other": CpuBackend()}, seconds=1e-4))
     assert [(timing.operation, timing.device) for timing in timings] == [
         (name, device) for name in OPERATIONS for device in ("one", "other")
@@ -43,13 +43,13 @@ def test_all_operations_are_timed_on_all_devices():
 
 
 @pytest.mark.parametrize("operation", ["gather", "affine", "output_gradients", "clip_factor"])
-def test_devices_that_disagree_are_refused(operation):
+def test_measure_refuses_devices_with_different_results(operation):
     class Wrong(CpuBackend):
-        """Computes one thing wrongly."""
+        """A backend with one operation that gives a wrong result."""
 
     def wrong(self, *arguments, **numbers):
         getattr(CpuBackend, operation)(self, *arguments, **numbers)
-        arguments[-1].reshape(-1)[0] += 1  # the last argument is a result of each of these
+        arguments[-1].reshape(-1)[0] += 1  # the last argument of these operations is a result
 
     setattr(Wrong, operation, wrong)
     with pytest.raises(FflmError, match=r"one and other do not agree on .*; nothing was timed"):
@@ -57,7 +57,7 @@ def test_devices_that_disagree_are_refused(operation):
 
 
 @pytest.mark.slow
-def test_command(tmp_path):
+def test_bench_command_output(tmp_path):
     options = ["--vocabulary", "50,60", "--hidden", "4", "--batch-size", "8", "--threads", "1", "--seconds", "0"]
     result = fflm("bench", *options, folder=tmp_path)
     assert re.fullmatch(r"devices: cpu \(1 thread\)(; no GPU: .+|, cuda \(.+\))\n", result.stderr)
@@ -90,11 +90,14 @@ def test_command(tmp_path):
         (["--hidden", "0"], "sizes are positive numbers"),
         (["--vocabulary", "10,-1"], "sizes are positive numbers"),
         (["--threads", "100000"], "give --threads"),
-        (["-o", "bench.gif"], "let its name end in .png, .svg or .pdf"),
+        (["-o", "bench.gif"], "choose a name that ends in .png, .svg or .pdf"),
+        (["-o", "old.png"], "old.png exists: choose another file, or replace it with"),
     ],
 )
-def test_errors(options, message, tmp_path):
+def test_bench_refuses_invalid_options(options, message, tmp_path):
+    (tmp_path / "old.png").write_text("old")
     result = fflm("bench", *options, folder=tmp_path)
     assert result.returncode != 0
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+    assert (tmp_path / "old.png").read_text() == "old"

@@ -1,4 +1,4 @@
-"""The command line: its help, its promises about output, and the commands that only report."""
+"""The command line: help, imports, errors, output, tables and completion, and the commands that only report."""
 
 import contextlib
 import html
@@ -28,7 +28,7 @@ from fflm.text import catalogue
 
 try:
     import pty
-except ImportError:  # no Unix
+except ImportError:  # this system is not Unix
     pty = None
 
 CONDITIONS = (
@@ -37,11 +37,11 @@ CONDITIONS = (
     r"vocabulary: [\d,]+ \(words seen at least 2 times in train\)",
     r"line ends: predicted as </s>, contexts may cross lines",
 )
-"""What stands once beside a table of perplexities."""
+"""The evaluation conditions that are printed once beside a table of perplexities."""
 
 
 def commands(path=(), command=main):
-    """Yield every command and group, with the words that name it."""
+    """Yield every command and group with the words by which it is called."""
     yield path, command
     if isinstance(command, click.Group):
         context = click.Context(command)
@@ -68,11 +68,11 @@ def models(tmp_path_factory):
     return folder
 
 
-# Help
+# Help and imports.
 
 
 @pytest.mark.parametrize("path", [path for path, _ in commands()], ids=lambda path: " ".join(("fflm", *path)))
-def test_every_command_has_help_with_an_example(path):
+def test_every_command_has_help_with_example(path):
     result = invoke(*path, "--help")
     assert result.exit_code == 0
     assert re.search(rf"Example:\n(.*\n)*? .*{' '.join(('fflm', *path))}", result.stdout)
@@ -80,13 +80,13 @@ def test_every_command_has_help_with_an_example(path):
 
 
 @pytest.mark.parametrize("path", [path for path, _ in commands()], ids=lambda path: " ".join(("fflm", *path)))
-def test_every_option_says_what_it_is_for(path):
+def test_every_option_has_help(path):
     command = dict(commands())[path]
     options = [param for param in command.params if isinstance(param, click.Option)]
     assert [param.name for param in options if not param.help] == []
 
 
-def test_the_table_of_commands_is_that_of_the_modules():
+def test_help_lists_every_command_module():
     listed = re.findall(r"^  (\w+) +(\S.*)$", invoke("--help").stdout.split("Commands:\n")[1], re.MULTILINE)
     assert dict(listed) == COMMANDS
     folder = Path(importlib.import_module("fflm.cli").__file__).parent
@@ -102,26 +102,26 @@ def test_the_table_of_commands_is_that_of_the_modules():
 
 
 def examples():
-    """Yield every command line in any help text."""
+    """Yield every command line in the help texts."""
     for _, command in commands():
         for line in re.findall(r"(?<![`\w])fflm (?!-)[^|)>\n]+", command.help.split("Example:")[1]):
             yield line.strip().strip("`")
 
 
 @pytest.mark.parametrize("line", sorted(set(examples())))
-def test_every_example_parses(line):
+def test_every_example_in_help_parses(line):
     parse(line)
 
 
 @pytest.mark.parametrize("entry", catalogue.entries().values(), ids=lambda entry: entry.name)
-def test_every_train_line_of_the_catalogue_parses(entry):
+def test_train_commands_of_catalogue_parse(entry):
     context = parse(entry.train.format(folder="data"))
     assert context.command is main.get_command(context, "train")
     assert context.params["inputs"]
 
 
-def imported(*lines, folder="."):
-    """Run the command lines in one new process; return the packages and modules that this imports."""
+def imported_modules(*lines, folder="."):
+    """Run the command lines in one new process; return the modules that it has imported."""
     program = f"""
 import shlex, sys
 from fflm.cli import main
@@ -138,19 +138,19 @@ print(*sys.modules, file=sys.stderr)
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
-def test_help_and_version_import_nothing_heavy(option):
-    loaded = imported(option)
+def test_help_and_version_import_no_large_packages(option):
+    loaded = imported_modules(option)
     assert "click" in loaded
     assert loaded.isdisjoint({"numba", "numpy", "scipy", "rich", "regex", "safetensors", "matplotlib", "requests"})
 
 
-def test_no_help_waits_for_the_compiler():
-    loaded = imported(*(shlex.join((*path, "--help")) for path, _ in commands()))
+def test_help_of_commands_does_not_import_numba():
+    loaded = imported_modules(*(shlex.join((*path, "--help")) for path, _ in commands()))
     assert "fflm.network.config" in loaded
     assert loaded.isdisjoint({"numba", "scipy", "rich", "safetensors", "matplotlib", "requests", "optuna"})
 
 
-def test_looking_at_a_model_does_not_wait_for_the_compiler(models):
+def test_inspecting_a_model_does_not_import_numba(models):
     lines = (
         "info text.model",
         "info part.model",
@@ -159,20 +159,20 @@ def test_looking_at_a_model_does_not_wait_for_the_compiler(models):
         "analogy -m text.model the the the",
         "tokenize text.txt -o ids --overwrite --json",
     )
-    loaded = imported(*lines, folder=models)
+    loaded = imported_modules(*lines, folder=models)
     assert "safetensors" in loaded
     assert loaded.isdisjoint({"numba", "scipy"})
 
 
-def test_predicting_imports_no_more_than_it_needs(models):
-    loaded = imported("next -m text.model", folder=models)
+def test_next_imports_only_what_it_needs(models):
+    loaded = imported_modules("next -m text.model", folder=models)
     assert "numba" in loaded
     assert loaded.isdisjoint(
         {"scipy.linalg", "numpy.f2py", "rich", "matplotlib", "fflm.models.ngram.model", "fflm.models.mixture.model"}
     )
 
 
-def test_ctrl_c_is_answered_while_modules_are_read():
+def test_ctrl_c_during_imports_ends_with_message():
     program = """
 import signal, sys
 class Finder:
@@ -187,13 +187,13 @@ from fflm.cli import main
 
 
 @pytest.mark.parametrize("launcher", [(str(Path(__file__).parents[2] / "cli.py"),), ("-m", "fflm")])
-def test_launchers_are_the_command(launcher):
+def test_launchers_equal_installed_command(launcher):
     result = subprocess.run([sys.executable, *launcher, "train", "--help"], capture_output=True, text=True, check=True)
     assert result.stdout == installed_fflm("train", "--help", folder=".").stdout
     assert result.stdout.startswith("Usage: fflm train ")
 
 
-# Errors
+# Errors.
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_launchers_are_the_command(launcher):
         "tokenize x.txt",
     ],
 )
-def test_wrong_usage_is_one_line(line):
+def test_usage_error_is_one_line(line):
     result = fflm(*line.split(), folder=".")
     assert result.returncode == 2
     assert result.stdout == ""
@@ -240,19 +240,19 @@ def test_wrong_usage_is_one_line(line):
         ("corpus get wikitext2", "did you mean 'wikitext-2'?"),
     ],
 )
-def test_what_is_misspelled_gets_a_suggestion(line, meant):
+def test_misspelled_name_gets_suggestion(line, meant):
     result = invoke(*line.split())
     assert (result.exit_code in (1, 2), result.stdout, result.stderr.count("\n")) == (True, "", 1)
     assert meant in result.stderr
 
 
-def test_what_resembles_nothing_gets_none():
+def test_unrelated_name_gets_no_suggestion():
     for line in ("xyzzy", "train x --loss hinge", "corpus get novels"):
         assert "id you mean" not in invoke(*line.split()).stderr
 
 
-def test_what_is_not_installed_is_named_with_a_line_that_installs_it():
-    """Fflm is on no package index, so the line names a checkout; the extras are those of pyproject.toml."""
+def test_install_command_names_extras_of_pyproject():
+    """The command installs from a checkout, because fflm is on no package index; its extras are in pyproject.toml."""
     root = Path(__file__).parents[2]
     extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     named = set()
@@ -264,40 +264,40 @@ def test_what_is_not_installed_is_named_with_a_line_that_installs_it():
     assert install("plot") == "`pip install '.[plot]'` in a checkout of fflm"
 
 
-def test_options_are_called_by_the_names_that_were_typed():
+def test_error_names_option_as_typed():
     assert "--vocabulary " in invoke("train", "--resume", "x.model", "--vocabulary", "words.txt").stderr
 
 
-def test_without_arguments_there_is_help():
+def test_command_without_arguments_prints_help():
     for arguments in ((), ("corpus",)):
         result = fflm(*arguments, folder=".")
         assert (result.returncode, result.stdout) == (2, "")
         assert result.stderr.startswith("Usage: fflm")
 
 
-def test_a_reader_that_leaves_is_no_error():
+def test_closed_pipe_is_not_an_error():
     result = subprocess.run(f"{FFLM} corpus list --json | head -c 1", shell=True, capture_output=True, text=True, check=True)
     assert (result.stdout, result.stderr) == ("[", "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_output_that_cannot_be_written_is_one_line():
+def test_full_output_device_is_one_line_error():
     with open("/dev/full", "w") as full:  # noqa: PTH123 (a device)
         result = subprocess.run([FFLM, "corpus", "list"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (result.returncode, result.stderr) == (1, "error: standard output: No space left on device\n")
 
 
-# Output
+# Output.
 
 
-def test_the_help_of_train_lists_every_option_under_a_heading():
+def test_train_help_groups_every_option():
     text = invoke("train", "--help").stdout
     assert re.findall(r"^(\w+):$", text, re.MULTILINE) == ["Options", "Network", "Training", "Text", "Messages"]
     options = [param for param in dict(commands())["train",].params if isinstance(param, click.Option)]
     assert [param.opts[-1] for param in options if param.opts[-1] not in text] == []
 
 
-def test_train_prints_results_on_stdout_and_the_rest_on_stderr(models):
+def test_train_prints_results_to_stdout_and_progress_to_stderr(models):
     result = fflm("train", "text.txt", *SMALL, "--epochs", 1, "-o", "own.model", folder=models)
     assert re.fullmatch(rf"model own.model, from epoch 1\nvalid {PERPLEXITY}\n", result.stdout)
     assert re.search(r"^epoch +step +train perplexity .*\n    1 +\d+ .* \*", result.stderr, re.MULTILINE)
@@ -316,7 +316,7 @@ def test_train_prints_results_on_stdout_and_the_rest_on_stderr(models):
 
 
 @pytest.mark.slow
-def test_perplexities_have_the_same_names_everywhere(models):
+def test_score_fields_have_same_names_in_all_commands(models):
     scored = json.loads(fflm("score", "-m", "text.model", "--json", "text.txt", folder=models).stdout)
     trained = json.loads(fflm("train", "--resume", "text.model", "-q", "--json", folder=models).stdout)
     about = json.loads(fflm("info", "text.model", "--json", folder=models).stdout)
@@ -334,14 +334,14 @@ def test_perplexities_have_the_same_names_everywhere(models):
     assert list(hypothesis) == ["text", *names]
 
 
-def test_tokenize_as_json(models):
+def test_tokenize_json_output(models):
     result = fflm("tokenize", "text.txt", "-o", "text.ids", "--json", "--overwrite", folder=models)
     about = json.loads(result.stdout)
     assert about["parts"].keys() == {"train", "valid"}
     assert about["vocabulary"]["size"] > 50
 
 
-def test_info(models):
+def test_info_output(models):
     result = fflm("info", "text.model", folder=models)
     assert (result.returncode, result.stderr) == (0, "")
     for line in (
@@ -358,10 +358,10 @@ def test_info(models):
         r"  numba +\d.*",
     ):
         assert re.search(f"^{line}", result.stdout, re.MULTILINE), line
-    assert fflm("info", folder=models).stdout == result.stdout  # the latest with weights
+    assert fflm("info", folder=models).stdout == result.stdout  # without a name it is the latest model with weights
 
 
-def test_info_as_json(models):
+def test_info_json_output(models):
     about = json.loads(fflm("info", "text.model", "--json", folder=models).stdout)
     assert [event["epoch"] for event in about["history"]] == [1, 2, 3]
     arrays = about["parameters"]["arrays"].values()
@@ -371,7 +371,7 @@ def test_info_as_json(models):
     assert about["training"]["epochs"] == 3
 
 
-def test_info_on_a_run_without_weights(models):
+def test_info_of_model_without_weights(models):
     result = fflm("info", "part.model", folder=models)
     assert result.returncode == 0
     assert "unfinished: resume with `fflm train --resume part.model`" in result.stdout
@@ -380,7 +380,7 @@ def test_info_on_a_run_without_weights(models):
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
-def test_plot(models, ending):
+def test_plot_writes_each_format(models, ending):
     pytest.importorskip("matplotlib")
     result = fflm("plot", "text.model", "-o", f"curves.{ending}", folder=models)
     assert (result.returncode, result.stdout) == (0, f"curves.{ending}\n"), result.stderr
@@ -388,14 +388,14 @@ def test_plot(models, ending):
     assert content.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[ending])
 
 
-def test_plot_compares_models_and_names_everything(models):
+def test_plot_of_several_models_labels_everything(models):
     pytest.importorskip("matplotlib")
     shutil.copytree(models / "text.model", models / "copy.model", dirs_exist_ok=True)
     result = fflm("plot", "text.model", "copy.model", "-o", "both.svg", "--json", folder=models)
     assert json.loads(result.stdout) == {"plot": "both.svg", "models": ["text.model", "copy.model"]}
     ElementTree.parse(models / "both.svg")
     svg = (models / "both.svg").read_text()
-    words = re.findall(r"<!-- (.*?) -->", html.unescape(svg))  # what matplotlib draws as shapes, it names in a comment
+    words = re.findall(r"<!-- (.*?) -->", html.unescape(svg))  # matplotlib draws texts as shapes, and writes them in comments
     for text in (
         "perplexity (log scale)",
         "learning rate",
@@ -405,18 +405,18 @@ def test_plot_compares_models_and_names_everything(models):
     ):
         assert text in words
     assert any(re.match(r"copy.model, best: [\d.]+, [\d.]+ bits per character, after ", word) for word in words)
-    for line in CONDITIONS:  # the same for both, so they are written once
+    for line in CONDITIONS:  # both models have the same conditions, which are written once
         assert len(re.findall(line, " ".join(words))) == 1
     shutil.rmtree(models / "copy.model")
 
 
-def test_plot_refuses_what_it_cannot_draw(models):
+def test_plot_refuses_invalid_arguments(models):
     pytest.importorskip("matplotlib")
     for arguments, reason in (
-        (["part.model"], "was not evaluated yet"),
-        (["text.model", "-o", "curves.gif"], "end in .png, .svg or .pdf"),
+        (["part.model", "-o", "part.png"], "has not been evaluated yet"),
+        (["text.model", "-o", "curves.gif"], "ends in .png, .svg or .pdf"),
         (["text.model", "-o", "nowhere/curves.png"], "No such file or directory"),
-        (["nothing.model"], "is not a model"),
+        (["nothing.model", "-o", "nothing.png"], "is not a model"),
     ):
         result = fflm("plot", *arguments, folder=models)
         assert result.returncode == 1
@@ -424,17 +424,30 @@ def test_plot_refuses_what_it_cannot_draw(models):
         assert reason in result.stderr
 
 
-def test_plot_without_matplotlib_says_what_to_install(models):
-    program = "import sys; sys.modules['matplotlib'] = None; from fflm.cli import main; main(['plot', 'text.model'])"
+def test_plot_replaces_existing_file_only_with_overwrite(models):
+    pytest.importorskip("matplotlib")
+    (models / "old.svg").write_text("old")
+    result = fflm("plot", "text.model", "-o", "old.svg", folder=models)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "error: old.svg exists: choose another file, or replace it with --overwrite\n"
+    assert (models / "old.svg").read_text() == "old"
+    assert fflm("plot", "text.model", "-o", "old.svg", "--overwrite", folder=models).returncode == 0
+    assert (models / "old.svg").read_text().startswith("<?xml")
+
+
+def test_plot_without_matplotlib_names_install_command(models):
+    program = (
+        "import sys; sys.modules['matplotlib'] = None; from fflm.cli import main; main(['plot', 'text.model', '-o', 'none.png'])"
+    )
     result = subprocess.run([sys.executable, "-c", program], cwd=models, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr == "error: plots need matplotlib: run `pip install '.[plot]'` in a checkout of fflm\n"
 
 
-# Tables
+# Tables.
 
 
-def test_a_table_does_not_depend_on_the_terminal_if_it_is_written_elsewhere(monkeypatch):
+def test_table_written_to_pipe_ignores_terminal_width(monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
     narrow = invoke("corpus", "list").stdout
     monkeypatch.delenv("COLUMNS")
@@ -443,13 +456,13 @@ def test_a_table_does_not_depend_on_the_terminal_if_it_is_written_elsewhere(monk
 
 
 @pytest.mark.skipif(pty is None, reason="needs a terminal")
-def test_a_table_fits_the_terminal():
+def test_table_fits_terminal():
     parent, child = pty.openpty()
     environment = {**os.environ, "COLUMNS": "60"}
     with subprocess.Popen([FFLM, "corpus", "list"], stdout=child, env=environment) as process:
         os.close(child)
         shown = b""
-        with contextlib.suppress(OSError):  # how the end is reported
+        with contextlib.suppress(OSError):  # the end of a terminal's output is an OSError
             while piece := os.read(parent, 65536):
                 shown += piece
     os.close(parent)
@@ -463,7 +476,7 @@ ROWS = [["1", "12,345", "1,029.53", "*", "0.003", "a name"], ["10", "123,450", "
 HEADINGS = ["epoch", "step", "valid perplexity", "", "rate", "name or text"]
 
 
-def test_a_table_has_the_width_of_its_cells():
+def test_table_columns_fit_cells():
     lines = table("rrrrrl", HEADINGS, ROWS, None)
     assert lines == table("rrrrrl", HEADINGS, ROWS, 200)
     assert lines == [
@@ -473,7 +486,7 @@ def test_a_table_has_the_width_of_its_cells():
     ]
 
 
-def test_where_a_table_does_not_fit_headings_and_texts_are_broken_but_no_number():
+def test_narrow_table_wraps_headings_and_texts_but_not_numbers():
     assert table("rrrrrl", HEADINGS, ROWS, 46) == [
         "                                 name",
         "                   valid         or",
@@ -490,7 +503,7 @@ def test_where_a_table_does_not_fit_headings_and_texts_are_broken_but_no_number(
     assert "".join(lines).count("字") == 1
 
 
-def test_names_are_no_markup():
+def test_markup_in_names_is_printed_literally():
     assert table("lr", ["[b]", ""], [["[red]x[/red] :cat:", "1"]], None)[1] == "[red]x[/red] :cat:  1"
     console = message_console(quiet=False)
     with console.capture() as capture:
@@ -498,7 +511,7 @@ def test_names_are_no_markup():
     assert capture.get() == "classes: [spam], :cat:\n"
 
 
-def test_a_live_table_leaves_out_what_does_not_fit():
+def test_live_table_omits_optional_columns_that_do_not_fit():
     columns = [
         Column("step", 6),
         Column("perplexity"),
@@ -514,11 +527,11 @@ def test_a_live_table_leaves_out_what_does_not_fit():
     assert LiveTable(columns, 5).row(cells) == "    10      59.19 *"
 
 
-# Completion
+# Completion.
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_scripts(shell):
+def test_completion_command_prints_script(shell):
     result = fflm("completion", shell, folder=".")
     assert result.returncode == 0
     assert f"_FFLM_COMPLETE={shell}_complete" in result.stdout
@@ -529,7 +542,7 @@ def test_completion_scripts(shell):
     ("typed", "offered"),
     [("tr", ["train"]), ("train --opti", ["--optimizer"]), ("train --optimizer ada", ["adagrad", "adam", "adamw"])],
 )
-def test_bash_completes(typed, offered):
+def test_bash_completion(typed, offered):
     words = ["fflm", *typed.split()]
     script = f"""
 source <("{FFLM}" completion bash)

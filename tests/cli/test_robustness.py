@@ -1,4 +1,4 @@
-"""Hostile input through the command: each gets one line and leaves every file as it was."""
+"""Invalid and damaged input to commands: each gives an error of one line, and changes no file."""
 
 import gzip
 import io
@@ -22,8 +22,8 @@ from fflm.files import locked_folder
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Make a folder with texts that are none, and a good model."""
+def prepared_folder(tmp_path_factory):
+    """Make a folder with a valid text, invalid ones, a model and a tokenized text."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "text.txt").write_text(STORIES, encoding="utf-8")
     assert fflm("train", "text.txt", *SMALL, "--epochs", 1, "--test", "5%", folder=folder).returncode == 0
@@ -42,16 +42,16 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(made, tmp_path, monkeypatch):
-    """Copy it, and make the copy the current folder."""
+def folder(prepared_folder, tmp_path, monkeypatch):
+    """Copy the prepared folder, and make the copy the current folder."""
     copy = tmp_path / "copy"
-    shutil.copytree(made, copy)
+    shutil.copytree(prepared_folder, copy)
     monkeypatch.chdir(copy)
     return copy
 
 
-def refused(folder, *arguments):
-    """Run a command in this process that must fail with one line and change nothing; return the line."""
+def run_refused(folder, *arguments):
+    """Run a command that must fail with one line and change no file; return the line."""
     before = snapshot(folder)
     result = CliRunner().invoke(main, list(map(str, arguments)))
     assert isinstance(result.exception, SystemExit), result.exception
@@ -62,7 +62,7 @@ def refused(folder, *arguments):
     return result.stderr
 
 
-# Texts
+# Texts.
 
 TEXTS = [
     (["empty.txt"], "there are no words in empty.txt"),
@@ -100,22 +100,22 @@ TEXTS = [
 
 
 @pytest.mark.parametrize(("arguments", "reason"), TEXTS, ids=[" ".join(arguments)[:40] for arguments, _ in TEXTS])
-def test_texts(folder, arguments, reason):
-    assert re.search(reason, refused(folder, "train", *arguments, "-o", "new.model"))
+def test_train_refuses_invalid_text(folder, arguments, reason):
+    assert re.search(reason, run_refused(folder, "train", *arguments, "-o", "new.model"))
 
 
-def test_a_text_that_is_refused_leaves_the_model_it_was_to_replace(folder):
+def test_refused_text_keeps_old_model(folder):
     for text in ("empty.txt", "latin.txt", "words.txt"):
-        refused(folder, "train", text, "--window", 60, "-o", "text.model", "--overwrite")
+        run_refused(folder, "train", text, "--window", 60, "-o", "text.model", "--overwrite")
 
 
-def test_standard_input_that_is_empty(folder):
+def test_empty_standard_input_is_refused(folder):
     result = fflm("train", "-", folder=folder, input="")
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert not Path("stdin.model").exists()
 
 
-# Options
+# Options.
 
 OPTIONS = [
     "--rate 0",
@@ -180,15 +180,15 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_nonsense_options(folder, option):
-    refused(folder, "train", "text.txt", "-o", "new.model", *option.split())
+def test_invalid_option_values_are_refused(folder, option):
+    run_refused(folder, "train", "text.txt", "-o", "new.model", *option.split())
 
 
-def test_nonsense_options_are_refused_before_the_text_is_read(folder):
-    assert "rate" in refused(folder, "train", "missing.txt", "--rate", "0")
+def test_invalid_options_are_refused_before_text_is_read(folder):
+    assert "rate" in run_refused(folder, "train", "missing.txt", "--rate", "0")
 
 
-# Folders
+# Folders.
 
 
 @pytest.mark.parametrize(
@@ -215,8 +215,8 @@ def test_nonsense_options_are_refused_before_the_text_is_read(folder):
         ("plot text.txt", "text.txt is not a model"),
     ],
 )
-def test_folders(folder, arguments, reason):
-    assert reason in refused(folder, *arguments.split())
+def test_invalid_output_and_model_paths_are_refused(folder, arguments, reason):
+    assert reason in run_refused(folder, *arguments.split())
 
 
 MAKERS = [
@@ -231,8 +231,8 @@ MAKERS = [
 
 
 @pytest.mark.parametrize("arguments", MAKERS, ids=lambda arguments: " ".join(arguments.split()[:2]))
-def test_what_another_process_has_made_in_the_meantime_is_kept(folder, monkeypatch, arguments):
-    """It is not there when the command begins, and there when the command is done."""
+def test_folder_made_meanwhile_by_another_process_is_kept(folder, monkeypatch, arguments):
+    """The folder does not exist when the command starts, and exists when the command is done."""
     if arguments.startswith("tune"):
         pytest.importorskip("optuna")
     Path("lines.tsv").write_text("".join(f"{label}\tone of {label}\n" for label in ("good", "bad") for _ in range(20)))
@@ -240,7 +240,7 @@ def test_what_another_process_has_made_in_the_meantime_is_kept(folder, monkeypat
     real, made = files.put_folder, []
 
     def put_folder(folder, path, check):
-        if path == Path("new"):  # and not the corpus in it
+        if path == Path("new"):  # but not when it is called for the corpus in it
             shutil.copytree("text.model", path)
             made.append(snapshot(Path()))
         return real(folder, path, check)
@@ -266,24 +266,24 @@ def test_what_another_process_has_made_in_the_meantime_is_kept(folder, monkeypat
         "mix other.model --cache 5 -o text.model --overwrite",
     ],
 )
-def test_a_model_that_is_being_trained_is_left_alone(folder, arguments):
+def test_model_in_training_is_not_changed_by_other_commands(folder, arguments):
     shutil.copytree("text.model", "other.model")
     with locked_folder(Path("text.model")):
-        assert "is already training in text.model: wait for it to end" in refused(folder, *arguments.split())
+        assert "is already training in text.model: wait for it to end" in run_refused(folder, *arguments.split())
         for use in (*USES[:1], *USES[2:]):
             assert CliRunner().invoke(main, use.split()).exit_code == 0
 
 
-def test_there_is_no_model_here(folder):
+def test_commands_without_any_model_are_refused(folder):
     shutil.rmtree("text.model")
     for command in ("info", "plot"):
-        assert "there is no model in this folder" in refused(folder, command)
+        assert "there is no model in this folder" in run_refused(folder, command)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [300, 4000, 8000])
-def test_a_full_disk(folder, limit):
-    """A process that may not write files of more than so many bytes meets the errors of a disk that is full."""
+def test_train_on_full_disk_leaves_no_files(folder, limit):
+    """A limit on the size of files gives a process the same errors as a full disk."""
 
     def restrict():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -297,8 +297,8 @@ def test_a_full_disk(folder, limit):
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_in_a_run(folder):
-    """The log grows beyond what may be written; the checkpoint before that is good."""
+def test_training_resumes_after_disk_was_full(folder):
+    """The log grows beyond the limit on the size of files; training resumes from the checkpoint before."""
 
     def restrict():
         resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
@@ -314,7 +314,7 @@ def test_a_disk_that_fills_up_in_a_run(folder):
     assert result.stdout.replace("new", "whole") == whole.stdout
 
 
-# Damaged models
+# Damaged models.
 
 USES = ["info text.model", "train --resume text.model", "next -m text.model --prefix the", "score -m text.model text.txt"]
 
@@ -328,7 +328,7 @@ def with_fields(**fields):
     return lambda content: json.dumps({**json.loads(content), **fields}).encode()
 
 
-def flipped(at):
+def flip_bit(at):
     def flip(content):
         place = int(at * len(content))
         return content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :]
@@ -344,24 +344,24 @@ CHANGES = {
     "a picture": lambda content: b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4,
     "a pickle": lambda content: b"\x80\x04\x95" + content,
     "a huge header": lambda content: b"\xff" * 8 + content[8:],
-    "a bit of the header": flipped(0.05),
-    "a bit in the middle": flipped(0.5),
-    "a bit at the end": flipped(0.999),
+    "a bit of the header": flip_bit(0.05),
+    "a bit in the middle": flip_bit(0.5),
+    "a bit at the end": flip_bit(0.999),
 }
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "checkpoint.safetensors"])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_damaged_arrays(folder, name, change):
+def test_damaged_array_files_are_refused(folder, name, change):
     damage(name, change)
     use = USES[0] if name == "model.safetensors" else USES[1]
-    assert f"{name} is damaged" in refused(folder, *use.split())
+    assert f"{name} is damaged" in run_refused(folder, *use.split())
 
 
 @pytest.mark.parametrize("use", USES[2:])
-def test_damaged_weights_are_not_used(folder, use):
-    damage("model.safetensors", flipped(0.7))
-    assert "model.safetensors is damaged" in refused(folder, *use.split())
+def test_damaged_weights_are_refused_by_next_and_score(folder, use):
+    damage("model.safetensors", flip_bit(0.7))
+    assert "model.safetensors is damaged" in run_refused(folder, *use.split())
 
 
 CONFIGS = {
@@ -381,21 +381,21 @@ CONFIGS = {
 
 @pytest.mark.parametrize(("change", "reason"), CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("use", [USES[0], USES[2]])
-def test_damaged_configurations(folder, use, change, reason):
+def test_damaged_config_json_is_refused(folder, use, change, reason):
     damage("config.json", change)
-    assert reason in refused(folder, *use.split())
+    assert reason in run_refused(folder, *use.split())
 
 
 @pytest.mark.parametrize("name", ["network", "training", "corpus", "threads"])
-def test_nothing_is_resumed_from_a_damaged_configuration(folder, name):
+def test_resume_refuses_damaged_config_json(folder, name):
     damage("config.json", with_fields(**{name: "nonsense"}))
-    refused(folder, "train", "--resume", "text.model")
+    run_refused(folder, "train", "--resume", "text.model")
 
 
 @pytest.mark.parametrize("name", ["training", "corpus", "created", "versions"])
-def test_info_on_a_damaged_configuration(folder, name):
+def test_info_refuses_damaged_config_json(folder, name):
     damage("config.json", lambda content: json.dumps({k: v for k, v in json.loads(content).items() if k != name}).encode())
-    assert "text.model/config.json is damaged" in refused(folder, "info", "text.model")
+    assert "text.model/config.json is damaged" in run_refused(folder, "info", "text.model")
 
 
 VOCABULARIES = {
@@ -413,48 +413,48 @@ VOCABULARIES = {
 
 
 @pytest.mark.parametrize("change", VOCABULARIES.values(), ids=VOCABULARIES)
-def test_damaged_vocabularies(folder, change):
+def test_damaged_vocabulary_is_refused(folder, change):
     damage("vocabulary.tsv", change)
-    assert "vocabulary.tsv is damaged" in refused(folder, "info", "text.model")
+    assert "vocabulary.tsv is damaged" in run_refused(folder, "info", "text.model")
 
 
 @pytest.mark.parametrize("name", ["config.json", "vocabulary.tsv", "model.safetensors"])
-def test_missing_files(folder, name):
+def test_model_with_missing_file_is_refused(folder, name):
     Path("text.model", name).unlink()
-    refused(folder, "next", "--model", "text.model", "--prefix", "the")
+    run_refused(folder, "next", "--model", "text.model", "--prefix", "the")
 
 
-def test_a_damaged_log(folder):
+def test_damaged_log_is_refused(folder):
     damage("log.jsonl", lambda content: b"\0\xff\n" + content)
-    assert "log.jsonl, line 1, is damaged" in refused(folder, "info", "text.model")
-    assert "log.jsonl, line 1, is damaged" in refused(folder, "plot", "text.model")
+    assert "log.jsonl, line 1, is damaged" in run_refused(folder, "info", "text.model")
+    assert "log.jsonl, line 1, is damaged" in run_refused(folder, "plot", "text.model")
 
 
 @pytest.mark.parametrize("line", [b"[1]\n", b'{"event": "evaluation"}\n', b'{"no": "event"}\n'])
-def test_a_log_of_something_else(folder, line):
+def test_log_with_invalid_events_is_refused(folder, line):
     damage("log.jsonl", lambda content: line + content)
     for command in ("info", "plot"):
-        assert "damaged" in refused(folder, command, "text.model")
+        assert "damaged" in run_refused(folder, command, "text.model")
 
 
 @pytest.mark.parametrize("name", ["corpus/train.npy", "corpus/valid.npy", "corpus/corpus.json", "corpus/vocabulary.tsv"])
 @pytest.mark.parametrize("change", [CHANGES[name] for name in ("cut in half", "emptied", "a pickle", "a bit at the end")])
-def test_a_damaged_corpus_is_not_resumed(folder, name, change):
+def test_resume_refuses_damaged_corpus(folder, name, change):
     damage(name, change)
-    refused(folder, "train", "--resume", "text.model")
+    run_refused(folder, "train", "--resume", "text.model")
 
 
-# Standard streams
+# Standard streams.
 
 
-def test_standard_input_that_is_closed(folder):
+def test_closed_standard_input_is_refused(folder):
     result = subprocess.run([FFLM, "score", "-m", "text.model"], preexec_fn=lambda: os.close(0), capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "error: there are no words in the text: give a text that is not empty or blank\n"
+    assert result.stderr == "error: the text contains no words: give a text that is not empty or blank\n"
 
 
 @pytest.mark.parametrize("closed", [1, 2])
-def test_standard_output_that_is_closed(folder, closed):
+def test_closed_standard_output_is_not_an_error(folder, closed):
     command = [FFLM, "next", "-m", "text.model"]
     result = subprocess.run(command, preexec_fn=lambda: os.close(closed), capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
@@ -462,15 +462,15 @@ def test_standard_output_that_is_closed(folder, closed):
 
 
 class Terminal(io.TextIOWrapper):
-    """What a program is told is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self):
-        """Return what a terminal does."""
+        """Return True, as a terminal does."""
         return True
 
 
-def output(monkeypatch, kind, encoding, *arguments):
-    """Run a command in this process, with streams of an encoding; return the bytes that it writes to both, and its status."""
+def run_with_streams(monkeypatch, kind, encoding, *arguments):
+    """Run a command with streams of an encoding; return the bytes written to stdout and stderr, and the exit status."""
     streams = {name: kind(io.BytesIO(), encoding=encoding, errors="strict") for name in ("stdout", "stderr")}
     with monkeypatch.context() as patch:
         for name, stream in streams.items():
@@ -498,9 +498,9 @@ SHOWS_CHARACTERS = [
 
 
 @pytest.mark.parametrize("arguments", SHOWS_CHARACTERS, ids=lambda arguments: " ".join(map(str, arguments)))
-def test_files_and_pipes_get_utf_8_and_terminals_what_they_can_show(folder, monkeypatch, arguments):
+def test_output_is_utf_8_in_files_and_escaped_on_legacy_terminals(folder, monkeypatch, arguments):
     (folder / "characters.txt").write_text(CHARACTERS + "\n", encoding="utf-8")
-    expected = output(monkeypatch, io.TextIOWrapper, "utf-8", *arguments)
+    expected = run_with_streams(monkeypatch, io.TextIOWrapper, "utf-8", *arguments)
     assert set(b"".join(expected[:2]).decode("utf-8")) & set("小猫é🎉")
     for kind, encoding in (
         (io.TextIOWrapper, "cp1252"),
@@ -511,21 +511,21 @@ def test_files_and_pipes_get_utf_8_and_terminals_what_they_can_show(folder, monk
         (Terminal, "utf-8"),
     ):
         shutil.rmtree("小猫.ids", ignore_errors=True)
-        assert output(monkeypatch, kind, encoding, *arguments) == expected
+        assert run_with_streams(monkeypatch, kind, encoding, *arguments) == expected
     shutil.rmtree("小猫.ids", ignore_errors=True)
-    *shown, status = output(monkeypatch, Terminal, "latin-1", *arguments)
+    *shown, status = run_with_streams(monkeypatch, Terminal, "latin-1", *arguments)
     assert status == expected[2]
     for legacy, full in zip(shown, expected, strict=False):
         text = legacy.decode("latin-1")
         assert text == full.decode().replace("小", "\\u5c0f").replace("猫", "\\u732b").replace("🎉", "\\ud83c\\udf89")
-    if "--json" in arguments:  # escaped as JSON escapes
+    if "--json" in arguments:  # characters are escaped as JSON does
         legacy, full = (stream.decode(name).splitlines() for stream, name in ((shown[0], "latin-1"), (expected[0], "utf-8")))
         assert list(map(json.loads, legacy)) == list(map(json.loads, full))
 
 
 @pytest.mark.skipif(sys.getfilesystemencoding() != "utf-8" or sys.platform != "linux", reason="file names must be Unicode")
-def test_file_names_that_are_not_utf_8(folder, monkeypatch):
-    """Python has them as surrogates, which no file in UTF-8 and no JSON can hold as they are."""
+def test_file_names_that_are_not_utf_8_work(folder, monkeypatch):
+    """Python represents such names with surrogates, which neither UTF-8 nor JSON can hold unescaped."""
     pytest.importorskip("matplotlib")
     name = os.fsdecode(b"caf\xe9")
     Path("text.txt").rename(f"{name}.txt")
@@ -538,23 +538,25 @@ def test_file_names_that_are_not_utf_8(folder, monkeypatch):
         ("tune", f"{name}.txt", "--search", "rate=0.001..0.01", "--trials", "1", *SMALL, "--epochs", "1", "-q", "--json"),
     ]
     for command in commands:
-        stdout, stderr, status = output(monkeypatch, io.TextIOWrapper, "utf-8", *command)
+        stdout, stderr, status = run_with_streams(monkeypatch, io.TextIOWrapper, "utf-8", *command)
         assert status in (0, None), stderr
         assert name in json.dumps(json.loads(stdout), ensure_ascii=False)
     assert json.loads(Path(f"{name}.model", "corpus", "corpus.json").read_bytes())["sources"]["train"] == [f"{name}.txt"]
     assert b"caf\\udce9.model" in Path(f"{name}.svg").read_bytes()
-    _, stderr, status = output(monkeypatch, io.TextIOWrapper, "utf-8", "score", "-q", f"{name}.missing")
+    _, stderr, status = run_with_streams(monkeypatch, io.TextIOWrapper, "utf-8", "score", "-q", f"{name}.missing")
     assert (stderr, status) == (b"error: cannot read caf\\udce9.missing: No such file or directory\n", 1)
 
 
-def test_words_on_a_command_line_that_the_locale_cannot_read(folder, monkeypatch):
-    """In the locale C, Python may have what is UTF-8 as the surrogates of its bytes."""
+def test_arguments_in_locale_c_are_read_as_utf_8(folder, monkeypatch):
+    """In the locale C, Python may decode bytes of UTF-8 as surrogates."""
     prefix = CHARACTERS.encode().decode("ascii", "surrogateescape")
-    stdout, _, _ = output(monkeypatch, io.TextIOWrapper, "ascii", "next", "-m", "text.model", "--prefix", prefix, "--json")
+    stdout, _, _ = run_with_streams(
+        monkeypatch, io.TextIOWrapper, "ascii", "next", "-m", "text.model", "--prefix", prefix, "--json"
+    )
     assert json.loads(stdout)["prefix"] == CHARACTERS
     for line in (
         ("next", "-m", "text.model", "--prefix", "\udcff"),
         ("neighbours", "\udcff"),
         ("analogy", "the", "\udcff", "cat"),
     ):
-        assert "is not valid UTF-8" in refused(folder, *line)
+        assert "is not valid UTF-8" in run_refused(folder, *line)

@@ -1,4 +1,4 @@
-"""What the benchmarks compute themselves: the trigram by deleted interpolation, weights of mixtures, large texts."""
+"""Computations of the benchmark scripts: trigrams by deleted interpolation, mixture weights, exact gradients, large texts."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 import start_up
-from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximisation, losses, mixed
+from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximization, losses, mixed
 from exact import exact_gradients, exact_updates
 from ngram import PIECE, pieces
 from numba import njit
@@ -33,7 +33,7 @@ WORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Return a text in which a word depends on the two before; some words occur only in its last part."""
+    """Return a corpus in which each word depends on the previous two, and some words occur only in the last part."""
     folder = tmp_path_factory.mktemp("corpus")
     generator = np.random.default_rng(1)
     ids = [0, 1]
@@ -46,7 +46,7 @@ def corpus(tmp_path_factory):
 
 
 def dictionary_losses(corpus, weights):
-    """Return the trigram's losses on the test text, by the formula and with dictionaries."""
+    """Return the losses of the trigram on the test part, from its formula with dictionaries."""
     ids, V = [corpus.vocabulary.start_id] * 2 + corpus.parts["train"].ids[:].tolist(), len(corpus.vocabulary)
     grams, contexts = Counter(), Counter()
     for place in range(2, len(ids)):
@@ -65,9 +65,9 @@ def dictionary_losses(corpus, weights):
     return result
 
 
-def test_trigram_is_the_formula(corpus):
+def test_trigram_equals_formula(corpus):
     model = Trigram(corpus)
-    model.weights = np.random.default_rng(2).dirichlet(np.ones(4), len(model.weights))  # no two bins alike
+    model.weights = np.random.default_rng(2).dirichlet(np.ones(4), len(model.weights))  # the weights differ between bins
     np.testing.assert_allclose(losses(model, corpus)["test"], dictionary_losses(corpus, model.weights), rtol=1e-12)
 
 
@@ -85,26 +85,26 @@ def test_trigram_learns_its_weights(corpus):
     assert valid < losses(model, corpus)["valid"].mean() - 0.1
 
 
-def test_expectation_maximisation_finds_the_likeliest_weight():
+def test_expectation_maximization_finds_most_likely_weight():
     generator = np.random.default_rng(3)
     first, second = generator.exponential(1, 500), generator.exponential(1.2, 500)
-    weight, other = expectation_maximisation(np.exp(-np.stack([first, second], axis=1)))
+    weight, other = expectation_maximization(np.exp(-np.stack([first, second], axis=1)))
     grid = np.linspace(0.001, 0.999, 999)
     goals = [mixed(first, second, each).sum() - math.log(each) - math.log(1 - each) for each in grid]
     assert weight == pytest.approx(grid[np.argmin(goals)], abs=2e-3)
     assert weight + other == pytest.approx(1)
 
 
-def test_expectation_maximisation_needs_no_words():
-    np.testing.assert_array_equal(expectation_maximisation(np.empty((0, 4))), np.full(4, 1 / 4))
+def test_expectation_maximization_without_words_gives_equal_weights():
+    np.testing.assert_array_equal(expectation_maximization(np.empty((0, 4))), np.full(4, 1 / 4))
 
 
-def test_every_network_has_a_row_and_a_mixture():
+def test_every_network_has_published_row_and_mixture():
     assert set(MIXTURES.values()) == set(NETWORKS)
     assert {*MIXTURES, *NETWORKS, "trigram", "KN3", "KN4", "KN5"} == set(PUBLISHED)
 
 
-def test_a_large_text_is_pieces_of_another():
+def test_large_text_is_made_of_pieces_of_another():
     source = np.arange(100_000)
     steps = np.diff(pieces(source, 1_500_000).astype(int))
     assert np.mean(steps == 1) == pytest.approx(1 - 1 / PIECE, abs=0.01)
@@ -112,7 +112,7 @@ def test_a_large_text_is_pieces_of_another():
 
 
 @pytest.mark.parametrize("size", [bengio(7, 3, 5, 13), default(9)], ids=str)
-def test_the_step_is_verified_by_the_network_s_gradients(size):
+def test_exact_gradients_equal_reference_network(size):
     config = dataclasses.replace(size.without_dropout().config, embedding=3, hidden=(5,))
     case = {**PLAIN, **config.to_dict()}
     weights, contexts, targets = batch(case)
@@ -123,7 +123,7 @@ def test_the_step_is_verified_by_the_network_s_gradients(size):
         np.testing.assert_allclose(found[name], gradient, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
-def test_the_verified_update_decays_and_clips():
+def test_exact_updates_decay_and_clip():
     generator = np.random.default_rng(4)
     weights = {"matrix": generator.normal(size=(2, 3)), "bias": generator.normal(size=3)}
     gradients = {"matrix": np.full((2, 3), 3.0), "bias": np.full(3, 4.0)}
@@ -150,7 +150,7 @@ def test_the_verified_update_decays_and_clips():
         np.testing.assert_allclose(found[name], weight, rtol=1e-12)
 
 
-def test_an_exponent_is_that_of_a_power():
+def test_exponent_of_power_law():
     assert exponent([2, 8, 64], [3 * 2**0.7, 3 * 8**0.7, 3 * 64**0.7]) == pytest.approx(0.7)
     assert exponent([1, 2], [5, 2.5]) == pytest.approx(-1)
 
@@ -159,12 +159,12 @@ def test_an_exponent_is_that_of_a_power():
     ("ratios", "memory", "missed"),
     [
         ([1.6, 2.0, 1.2], [1.1, 2.0], 0),
-        ([1.6, 1.4, 1.1], [1.1, 2.0], 1),  # the median
-        ([1.6, 2.0, 0.9], [1.1, 2.0], 1),  # one case
+        ([1.6, 1.4, 1.1], [1.1, 2.0], 1),  # the median is too low
+        ([1.6, 2.0, 0.9], [1.1, 2.0], 1),  # one case is too low
         ([1.6, 2.0, 1.2], [1.1, 1.0], 1),
     ],
 )
-def test_a_claim_is_judged_by_the_faster_eager_step(ratios, memory, missed):
+def test_judge_compares_with_faster_eager_step(ratios, memory, missed):
     steps = [
         {"size": "a", "threads": threads, "contender": contender, "time_relative_to_fflm": {"median": factor * ratio}}
         for threads, ratio in enumerate(ratios, 1)
@@ -175,18 +175,18 @@ def test_a_claim_is_judged_by_the_faster_eager_step(ratios, memory, missed):
     assert (len(verdict["missed"]), verdict["passed"]) == (missed, not missed)
 
 
-def test_a_repeated_text_has_new_words():
+def test_repeated_text_has_new_words():
     text = "The cat sat .\nThe dog sat , too .\n"
     assert list(repeated(text, 2)) == [text, "The dbu sat .\nThe eph sat , upp .\n"]
 
 
-def test_a_text_is_cut_at_line_ends(monkeypatch):
+def test_chunks_end_at_line_ends(monkeypatch):
     monkeypatch.setattr("tokenizing.CHUNK", 6)
     assert list(chunks("ab\ncd\nefghi\n")) == ["ab\ncd\n", "efghi\n"]
 
 
-def test_the_time_to_compile_belongs_to_the_innermost_event(monkeypatch):
-    monkeypatch.setattr(start_up, "perf_counter", itertools.count().__next__)  # a clock that a look at it moves on
+def test_stopwatch_assigns_compile_time_to_innermost_event(monkeypatch):
+    monkeypatch.setattr(start_up, "perf_counter", itertools.count().__next__)  # a clock that advances by one at each reading
     stopwatch = start_up.Stopwatch()
     with ExitStack() as listening:
         for kind in ("numba:compile", "numba:run_pass", "numba:llvm_lock"):
@@ -203,5 +203,5 @@ def test_the_time_to_compile_belongs_to_the_innermost_event(monkeypatch):
     assert stopwatch.kernels == {"exponent": 7}
 
 
-def test_every_command_has_a_path():
+def test_paths_of_commands_include_groups_and_subcommands():
     assert {(), ("train",), ("ngram",), ("ngram", "train")} <= set(start_up.paths(main))

@@ -1,4 +1,4 @@
-"""The examples of networks as a whole: iris, vanishing gradients, activations, identities, a language model's sliding window."""
+"""The examples on whole networks: iris, vanishing gradients, activations, identities, and the sliding window."""
 
 import re
 
@@ -16,7 +16,7 @@ from fflm.network.parameters import Parameters
 
 @pytest.mark.slow
 @pytest.mark.parametrize("random_state", [1, 5])
-def test_the_iris_network_knows_the_six_flowers(random_state):
+def test_iris_network_classifies_six_flowers(random_state):
     features, classes, test_features, test_classes = iris.split()
     assert np.bincount(classes).tolist() == [0, 40, 40, 40]
     assert np.bincount(test_classes).tolist() == [0, 10, 10, 10]
@@ -29,13 +29,13 @@ def test_the_iris_network_knows_the_six_flowers(random_state):
     assert np.trace(iris.confusion(test_classes, model.predict(test_features))) >= 29
 
 
-def test_a_confusion_matrix_has_a_row_for_each_class():
+def test_confusion_matrix_rows_are_true_classes():
     found = iris.confusion(np.array([1, 1, 2, 3, 3, 3]), np.array([1, 3, 2, 2, 2, 3]))
     assert found.tolist() == [[1, 0, 1], [0, 1, 0], [0, 2, 1]]
 
 
 @pytest.mark.slow
-def test_iris_prints_its_tables(capsys):
+def test_iris_output(capsys):
     iris.main()
     printed = capsys.readouterr().out
     assert "4-6-3 network: W (6, 4), U (3, 6), 51 parameters" in printed
@@ -45,7 +45,7 @@ def test_iris_prints_its_tables(capsys):
     ]
 
 
-def test_the_gradient_of_each_layer_is_the_chain_rule():
+def test_gradient_norms_equal_chain_rule():
     depth, total = 4, np.zeros(4)
     config = NetworkConfig.feedforward(64, (64,) * depth, 10, activation="sigmoid")
     parameters, generator = Parameters.random(config, 0, np.float64), np.random.default_rng(0)
@@ -63,7 +63,7 @@ def test_the_gradient_of_each_layer_is_the_chain_rule():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_gradients_vanish_below_sigmoids_only(seed):
+def test_gradients_vanish_only_with_sigmoid(seed):
     norms = {
         (activation, residual): vanishing_gradients.gradient_norms(activation, 20, residual=residual, seed=seed)
         for activation in ("sigmoid", "tanh", "relu")
@@ -78,11 +78,11 @@ def test_gradients_vanish_below_sigmoids_only(seed):
         assert 1.05 < factors[activation, True] < 1.15
 
 
-def test_the_factor_of_a_layer_is_a_geometric_mean():
+def test_per_layer_factor_is_geometric_mean():
     assert vanishing_gradients.per_layer(np.array([1.0, 50.0, 8.0])) == pytest.approx(8**-0.5)
 
 
-def test_vanishing_gradients_prints_a_row_for_each_network(capsys, tmp_path):
+def test_vanishing_gradients_output(capsys, tmp_path):
     vanishing_gradients.main(["--plot", str(tmp_path / "norms.png")])
     rows = [line.rsplit(maxsplit=4) for line in capsys.readouterr().out.splitlines()[-7:]]
     deepest = {name.strip(): float(ratio) for name, *_, ratio in rows}
@@ -105,11 +105,11 @@ VALUES = {  # f and f' at -2, -1, 0, 1, 2
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_activations_and_their_derivatives(name):
+def test_activation_values_and_derivatives(name):
     np.testing.assert_allclose(activations.activation(name, np.arange(-2.0, 3.0)), VALUES[name], atol=5e-5)
 
 
-def test_activations_prints_two_tables(capsys, tmp_path):
+def test_activations_output(capsys, tmp_path):
     activations.main(["--plot", str(tmp_path / "activations.png")])
     printed = capsys.readouterr().out
     assert "   sigmoid    0.1192    0.2689    0.5000    0.7311    0.8808\n" in printed
@@ -119,7 +119,7 @@ def test_activations_prints_two_tables(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_sigmoid_is_a_softmax(seed):
+def test_sigmoid_equals_softmax_of_two_classes(seed):
     sigmoid, softmax = identities.sigmoid_as_softmax(seed).values()
     for one, other, shape in zip(sigmoid, softmax, [(5,), (3,)], strict=True):
         assert one.shape == shape
@@ -127,7 +127,7 @@ def test_a_sigmoid_is_a_softmax(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_bias_is_a_weight(seed):
+def test_bias_equals_weight_of_constant_input(seed):
     bias, weight = identities.bias_as_weight(seed).values()
     for one, other, shape in zip(bias, weight, [(5, 3), (3, 5)], strict=True):
         assert one.shape == shape
@@ -135,19 +135,19 @@ def test_a_bias_is_a_weight(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_linear_layers_collapse_and_others_do_not(seed):
+def test_linear_layers_collapse_to_one_and_relu_layers_do_not(seed):
     three, one, relu = identities.collapse(seed).values()
     np.testing.assert_allclose(three, one, rtol=0, atol=1e-12)
     assert np.abs(relu - one).max() > 0.1
 
 
-def test_identities_prints_equal_numbers(capsys):
+def test_identities_output(capsys):
     identities.main()
     numbers = [re.findall(r"-?\d+\.\d*", line) for line in capsys.readouterr().out.splitlines()]
-    for first, count in ((1, 8), (6, 6), (11, 2)):  # the first of two lines that say the same
+    for first, count in ((1, 8), (6, 6), (11, 2)):  # the number of the first of two equal lines, and how many numbers it has
         assert numbers[first] == numbers[first + 1]
         assert len(numbers[first]) == count
-    assert numbers[12] != numbers[13]  # those of ReLU
+    assert numbers[12] != numbers[13]  # the layers with ReLU differ
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def model():
 
 
 @pytest.mark.slow
-def test_a_window_slides_over_the_sentence(model):
+def test_sliding_window_contexts_and_targets(model):
     contexts, targets = sliding_window.read(model, "The dog stood still.")
     words = [*model.vocabulary.words, "<s>"]
     assert [([words[word] for word in context], words[target]) for context, target in zip(contexts, targets, strict=True)] == [
@@ -170,30 +170,30 @@ def test_a_window_slides_over_the_sentence(model):
 
 
 @pytest.mark.slow
-def test_the_stages_lead_to_the_library_s_probabilities(model):
+def test_sliding_window_stages_equal_library_probabilities(model):
     contexts, targets = sliding_window.read(model, sliding_window.SENTENCE)
     stages = [sliding_window.stages(sliding_window.in_float64(model), context) for context in contexts]
     assert {name: array.shape for name, array in stages[0].items()} == {"e": (48,), "h": (32,), "z": (1501,), "p": (1501,)}
     p = np.array([stage["p"] for stage in stages])
     np.testing.assert_allclose(p.sum(1), 1, rtol=1e-12)
-    np.testing.assert_allclose(np.log(p), model.log_probabilities(contexts), atol=1e-4)  # in float32
+    np.testing.assert_allclose(np.log(p), model.log_probabilities(contexts), atol=1e-4)  # the model computes in float32
     own = sliding_window.perplexity(p[np.arange(12), targets])
     assert own == pytest.approx(model.score(sliding_window.SENTENCE).perplexity, rel=1e-5)
     assert 5 < own < 50
 
 
-def test_perplexity_is_the_inverse_geometric_mean():
+def test_perplexity_is_inverse_geometric_mean():
     assert sliding_window.perplexity(np.array([1 / 2, 1 / 4])) == pytest.approx(8**0.5)
     assert sliding_window.perplexity(np.full(7, 1 / 10)) == pytest.approx(10)
 
 
-def test_the_sentence_is_held_out():
+def test_example_sentence_is_held_out():
     stories = sliding_window.STORIES.read_text(encoding="utf-8")
     assert stories.count(sliding_window.SENTENCE) == 1
     assert stories.index(sliding_window.SENTENCE) > 0.96 * len(stories)
 
 
-def test_sliding_window_prints_every_position(model, capsys, monkeypatch):
+def test_sliding_window_output(model, capsys, monkeypatch):
     monkeypatch.setattr(sliding_window, "train", lambda: model)
     sliding_window.main()
     printed = capsys.readouterr().out

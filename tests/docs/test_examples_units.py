@@ -1,7 +1,11 @@
-"""The examples on units and gradients, against the figures of the textbook."""
+"""The examples on units and gradients give the figures of the textbook."""
 
 import closed_form
 import computation_graph
+import gaussian_classes
+import iris_weights
+import mcculloch_pitts
+import network_drawing
 import numpy as np
 import perceptrons
 import pytest
@@ -11,7 +15,7 @@ PNG = b"\x89PNG"
 XOR = [0, 1, 1, 0]
 
 
-def test_a_unit():
+def test_unit_output_equals_textbook():
     z, y = unit.by_hand(unit.W, unit.B, unit.X)
     assert z == pytest.approx(0.87, abs=1e-15)
     assert y == pytest.approx(0.70, abs=0.005)
@@ -19,7 +23,7 @@ def test_a_unit():
     assert unit.by_the_library(unit.W, unit.B, unit.X) == pytest.approx(y, abs=1e-15)
 
 
-def test_a_unit_is_printed(capsys):
+def test_unit_output(capsys):
     unit.main()
     printed = capsys.readouterr().out
     assert "w . x + b  = 0.2 * 0.5 + 0.3 * 0.6 + 0.9 * 0.1 + 0.5 = 0.87\n" in printed
@@ -29,7 +33,7 @@ def test_a_unit_is_printed(capsys):
 
 
 @pytest.mark.parametrize(("name", "outputs"), [("AND", [0, 0, 0, 1]), ("OR", [0, 1, 1, 1])])
-def test_perceptrons_compute_and_and_or(name, outputs):
+def test_perceptrons_compute_logical_and_and_or(name, outputs):
     assert perceptrons.TARGETS[name].tolist() == outputs
     assert perceptrons.perceptron(*perceptrons.PERCEPTRONS[name], perceptrons.INPUTS).tolist() == outputs
 
@@ -37,32 +41,32 @@ def test_perceptrons_compute_and_and_or(name, outputs):
 def learned_by_the_rule(name):
     """Return the outputs for the four inputs after each epoch of the perceptron rule."""
     history = perceptrons.perceptron_rule(perceptrons.TARGETS[name])
-    assert history[-1] in history[:-1]  # all that follows would be repeated
+    assert history[-1] in history[:-1]  # so that further epochs would repeat earlier ones
     return [perceptrons.perceptron(np.array(w), b, perceptrons.INPUTS).tolist() for *w, b in history]
 
 
-def test_the_perceptron_rule_learns_and_and_or():
+def test_perceptron_rule_learns_logical_and_and_or():
     assert learned_by_the_rule("AND")[-2:] == [[0, 0, 0, 1]] * 2
     assert learned_by_the_rule("OR")[-2:] == [[0, 1, 1, 1]] * 2
 
 
-def test_the_perceptron_rule_never_learns_xor():
+def test_perceptron_rule_does_not_learn_xor():
     assert XOR not in learned_by_the_rule("XOR")
 
 
-def test_a_hidden_layer_computes_xor():
+def test_network_with_hidden_layer_computes_xor():
     network, parameters = perceptrons.xor_network()
     assert perceptrons.hidden(perceptrons.INPUTS).tolist() == [[0, 0], [1, 0], [1, 0], [2, 1]]
     assert network.predict(parameters, perceptrons.INPUTS).tolist() == [[0], [1], [1], [0]]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_network_learns_xor(seed):
+def test_network_with_hidden_layer_learns_xor(seed):
     np.testing.assert_allclose(perceptrons.learned(8, seed), XOR, atol=0.05)
 
 
 @pytest.mark.slow
-def test_perceptrons_are_printed_and_drawn(capsys, tmp_path):
+def test_perceptrons_output_and_plot(capsys, tmp_path):
     perceptrons.main(["--plot", str(tmp_path / "xor.png")])
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[:6] == [
@@ -83,9 +87,9 @@ def test_perceptrons_are_printed_and_drawn(capsys, tmp_path):
     assert (tmp_path / "xor.png").read_bytes().startswith(PNG)
 
 
-def test_closed_form_by_hand():
+def test_closed_form_gradients_equal_values_by_hand():
     weights = {"W1": np.zeros((1, 1)), "b1": np.zeros(1), "W2": np.array([[2.0], [-2.0]]), "b2": np.array([-1.0, 1.0])}
-    x = np.array([3.0])  # a1 = 1/2, its derivative 1/4; z2 = 0, so that a2 = (1/2, 1/2) and a2 - y = (-1/2, 1/2)
+    x = np.array([3.0])  # a1 = 1/2 with the derivative 1/4; z2 = 0, so a2 = (1/2, 1/2) and a2 - y = (-1/2, 1/2)
     expected = {"W1": [[-1.5]], "b1": [-0.5], "W2": [[-0.25], [0.25]], "b2": [-0.5, 0.5]}
     loss, library = closed_form.by_the_library(weights, x, 0)
     assert loss == pytest.approx(np.log(2), abs=1e-15)
@@ -95,7 +99,7 @@ def test_closed_form_by_hand():
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_closed_form_is_the_library_s_and_that_of_finite_differences(seed):
+def test_closed_form_gradients_equal_library_and_finite_differences(seed):
     weights, x, label = closed_form.example(seed)
     formulas = closed_form.closed_form(weights, x, label)
     loss, library = closed_form.by_the_library(weights, x, label)
@@ -104,7 +108,7 @@ def test_closed_form_is_the_library_s_and_that_of_finite_differences(seed):
     assert max(closed_form.largest_difference(formulas, closed_form.finite_differences(weights, x, label)).values()) < 1e-9
 
 
-def test_closed_form_is_printed(capsys):
+def test_closed_form_output(capsys):
     closed_form.main()
     table = capsys.readouterr().out.splitlines()[-4:]
     assert [line.split(" = ")[0] for line in table] == ["dJ/db2", "dJ/dW2", "dJ/db1", "dJ/dW1"]
@@ -119,30 +123,30 @@ def by_name(loss):
     return {node.name: node for node in computation_graph.topological_order(loss)}
 
 
-def test_the_small_graph():
+def test_small_graph_values_and_gradients():
     nodes = by_name(computation_graph.small_graph())
     assert {name: node.value for name, node in nodes.items()} == {"a": 3, "b": 1, "c": -2, "d": 2, "e": 5, "L": -10}
     assert {name: node.gradient for name, node in nodes.items()} == {"a": -2, "b": -4, "c": 5, "d": -2, "e": -2, "L": 1}
 
 
-def test_inputs_come_before_what_is_computed_of_them():
+def test_topological_order_has_inputs_first():
     order = computation_graph.topological_order(computation_graph.network_graph(**computation_graph.NETWORK))
     assert len(order) == len(set(order)) == len(computation_graph.NETWORK_PLACES)
     for place, node in enumerate(order):
         assert set(node.inputs) <= set(order[:place])
 
 
-def test_the_graph_of_a_network_by_hand():
+def test_network_graph_gradients_equal_values_by_hand():
     nodes = by_name(computation_graph.network_graph(**computation_graph.NETWORK))
     assert [nodes[name].value for name in ("z1", "z2", "h1", "h2", "z")] == [1.5, 0.5, 1.5, 0.5, 0.5]
     yhat = 1 / (1 + np.exp(-0.5))
     expected = {"yhat": -1 / yhat, "z": yhat - 1, "h1": 0.5 * (yhat - 1), "h2": -1.5 * (yhat - 1), "u1": 1.5 * (yhat - 1)}
-    expected["x1"] = (0.5 * 0.5 - 1.5 * -0.5) * (yhat - 1)  # along two edges
+    expected["x1"] = (0.5 * 0.5 - 1.5 * -0.5) * (yhat - 1)  # the sum over two edges
     assert {name: nodes[name].gradient for name in expected} == pytest.approx(expected, rel=1e-14)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_graph_of_a_network_has_the_library_s_gradients(seed):
+def test_network_graph_gradients_equal_library(seed):
     generator = np.random.default_rng(seed)
     arrays = {name: generator.normal(size=shape) for name, shape in (("x", 2), ("w", (2, 2)), ("b", 2), ("u", 2))}
     case = {**arrays, "c": generator.normal(), "y": float(seed % 2)}
@@ -152,7 +156,7 @@ def test_the_graph_of_a_network_has_the_library_s_gradients(seed):
     assert {name: nodes[name].gradient for name in gradients} == pytest.approx(gradients, rel=1e-13, abs=1e-15)
 
 
-def test_graphs_are_printed_and_drawn(capsys, tmp_path):
+def test_computation_graph_output_and_plot(capsys, tmp_path):
     computation_graph.main(["--plot", str(tmp_path / "graphs.png")])
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for line in ("d = 2b = 2.0000", "e = a + d = 5.0000", "L = c e = -10.0000", "b -> d 1.0000 -4.0000 = -2.0000 x 2.0000"):
@@ -162,3 +166,68 @@ def test_graphs_are_printed_and_drawn(capsys, tmp_path):
     np.testing.assert_allclose(by_the_graph, by_the_library, rtol=0, atol=2e-10)
     assert by_the_graph[0] == pytest.approx(0.4740769842, abs=1e-9)  # -log sigmoid(0.5)
     assert (tmp_path / "graphs.png").read_bytes().startswith(PNG)
+
+
+def test_the_lecture_s_iris_network_has_one_misprint():
+    found = iris_weights.probabilities()
+    far = np.abs(found - iris_weights.PRINTED) >= 1e-6
+    assert np.argwhere(far).tolist() == [[0, 0]]
+    assert found[0, 0] == pytest.approx(0.9999984144, abs=1e-10)
+    assert iris_weights.PRINTED[0].sum() == pytest.approx(0.999986, abs=5e-7)
+    np.testing.assert_allclose(iris_weights.PRINTED[1:].sum(1), 1, atol=1e-6)
+    assert found.argmax(1).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_the_lecture_s_iris_network_is_printed_and_drawn(capsys, tmp_path):
+    iris_weights.main(["--plot", str(tmp_path / "iris.svg")])
+    printed = capsys.readouterr().out
+    assert "17 of 18 printed numbers agree to 1e-06" in printed
+    assert printed.count("<- a misprint") == 1
+    assert "<svg" in (tmp_path / "iris.svg").read_text(encoding="utf-8")
+
+
+def test_a_softmax_layer_is_the_posterior_of_gaussian_classes():
+    x, _ = gaussian_classes.sample(500, seed=3)
+    posterior = gaussian_classes.bayes(x)
+    np.testing.assert_allclose(posterior.sum(1), 1, rtol=1e-12)
+    np.testing.assert_allclose(gaussian_classes.predict(gaussian_classes.layer(), x), posterior, atol=1e-14)
+
+
+@pytest.mark.slow
+def test_learned_weights_come_to_the_formulas(capsys, tmp_path):
+    exact = gaussian_classes.differences(gaussian_classes.layer())
+    errors = [np.abs(gaussian_classes.differences(gaussian_classes.learn(count)) - exact).max() for count in (200, 20_000)]
+    assert errors[1] < 0.2 < errors[0]
+    gaussian_classes.main(["--plot", str(tmp_path / "classes.png")])
+    assert "largest difference over 1,000 points" in capsys.readouterr().out
+    assert (tmp_path / "classes.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs"),
+    [("x1 AND x2", [0, 0, 0, 1]), ("x1 OR x2", [0, 1, 1, 1]), ("NOT x1", [1, 1, 0, 0]), ("x1 AND NOT x2", [0, 0, 1, 0])],
+)
+def test_mcculloch_pitts_neurons(name, outputs):
+    neuron = mcculloch_pitts.NEURONS[name]
+    assert [neuron.fires(row) for row in mcculloch_pitts.rows(2)] == outputs
+    assert perceptrons.perceptron(*neuron.as_perceptron(2), np.array(mcculloch_pitts.rows(2))).tolist() == outputs
+
+
+def test_an_inhibitory_input_outweighs_all_others():
+    neuron = mcculloch_pitts.Neuron((0, 1), (2,), 1)
+    assert [neuron.fires(inputs) for inputs in ([1, 1, 0], [1, 1, 1], [0, 0, 0])] == [1, 0, 0]
+
+
+def test_mcculloch_pitts_networks_compute_every_function(capsys):
+    assert mcculloch_pitts.compute(XOR, 2) == XOR
+    mcculloch_pitts.main()
+    printed = capsys.readouterr().out
+    assert printed.count("the same in all 4 rows: True") == 4
+    assert [line.split()[:3] for line in printed.splitlines()[-3:]] == [[n, "of", n] for n in ("4", "16", "256")]
+
+
+@pytest.mark.parametrize("name", network_drawing.NAMES)
+def test_networks_are_drawn(name, capsys, tmp_path):
+    network_drawing.main([name, "--plot", str(tmp_path / "network.svg")])
+    assert "parameters\n" in capsys.readouterr().out
+    assert "<svg" in (tmp_path / "network.svg").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The README is short, and everything in it runs; continuous integration runs the very line that it gives for the tests."""
+"""The README is short, its commands and Python code run, and CI runs the command that it gives for the tests."""
 
 import re
 import shlex
@@ -15,19 +15,19 @@ BLOCKS = [(language, code.replace("\\\n", "")) for language, code in re.findall(
 INSTALL, TEST = (code.strip() for language, code in BLOCKS if language == "sh")
 
 
-def test_it_is_short():
+def test_readme_is_short():
     lines = README.splitlines()
     assert len(lines) <= 150
     assert [line for line in lines if len(line) > 120] == []
 
 
-def test_continuous_integration_runs_the_line_for_the_tests():
+def test_ci_runs_test_command_of_readme():
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert TEST in [line.strip() for line in lines]
 
 
-def test_every_command_and_example_runs(tmp_path, monkeypatch):
-    """On the beginning of the stories: the demonstration at the top by itself, then the rest in the order of the page."""
+def test_commands_and_python_of_readme_run(tmp_path, monkeypatch):
+    """The demonstration at the top runs by itself, then the rest in the order of the page, on the beginning of the stories."""
     done: list[str] = []
     for name, blocks in (("demonstration", BLOCKS[:1]), ("rest", BLOCKS[1:])):
         (tmp_path / name / "corpora").mkdir(parents=True)
@@ -38,7 +38,7 @@ def test_every_command_and_example_runs(tmp_path, monkeypatch):
 
 
 def run_blocks(blocks: list[tuple[str, str]], done: list[str]) -> None:
-    """Run the commands and the Python code of some blocks in the current folder; later ones use what earlier ones have made."""
+    """Run the commands and Python code of blocks in the current folder, in order, and add the commands to ``done``."""
     for language, code in blocks:
         if language == "python":
             exec(compile(code, "README.md", "exec"), {})

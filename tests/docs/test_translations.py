@@ -1,7 +1,7 @@
-"""The Chinese README and guide have what the English ones have: headings, paragraphs, code, formulas, figures and links.
+"""The Chinese README and guide have the same headings, paragraphs, code, formulas, figures and links as the English ones.
 
-The pages are compared section by section. Only words may differ, so a figure, a command or a link that is changed in one language
-and not in the other is found.
+The pages are compared section by section. Only words may differ, so a test fails if a figure, a command or a link is changed in
+one language only.
 """
 
 import re
@@ -31,7 +31,7 @@ def read(page: str) -> str:
 
 
 def sections(page: str, text: str) -> list[str]:
-    """Return the sections, from heading to heading, without the line that links to the other language."""
+    """Return the text of each section of a page, without the line that links to the other language."""
     names = {Path(name).name for name in (page, PAIRS[page])}
     lines = [line for line in text.splitlines() if " | " not in line or not set(TARGET.findall(line)) & names]
     text = "\n".join(lines) + "\n"
@@ -49,13 +49,13 @@ def level(section: str) -> str:
 
 
 def paragraphs(section: str) -> Counter[str]:
-    """Count paragraphs, list items, rows of tables and figures."""
+    """Count paragraphs, list items, rows of tables, and images."""
     lines = re.sub(r"\n(?![\n|!-])", " ", prose(section)).splitlines()
     return Counter(line[0] if line[0] in "|!-" else "" for line in lines if line)
 
 
 def code(section: str) -> list[tuple[str, str]]:
-    """Return the blocks of code, without their comments, which are translated."""
+    """Return the blocks of code without comments, because these are translated."""
     return [(language, CODE_COMMENT.sub("", block)) for language, block in FENCE.findall(section)]
 
 
@@ -69,7 +69,7 @@ def formulas(section: str) -> Counter[str]:
 
 
 def links(section: str) -> Counter[str]:
-    """Count the targets of links and images, which lead to pages in the same language where there are any."""
+    """Count the targets of links and images; a target may be a page in the same language."""
     return Counter(target.replace(".zh.md", ".md") for target in TARGET.findall(prose(section)))
 
 
@@ -81,7 +81,7 @@ def figures(section: str) -> Counter[Decimal]:
 
 @pytest.mark.parametrize("page", PAIRS)
 @pytest.mark.parametrize("part", [level, paragraphs, code, spans, formulas, links, figures])
-def test_both_languages_have_the_same(part: Callable[[str], Any], page: str):
+def test_chinese_page_has_same_parts_as_english(part: Callable[[str], Any], page: str):
     english, chinese = ([part(section) for section in sections(page, read(name))] for name in (page, PAIRS[page]))
     assert len(english) > 10
     assert chinese == english
@@ -100,7 +100,7 @@ def test_both_languages_have_the_same(part: Callable[[str], Any], page: str):
         (figures, "1 亿", "1 万"),
     ],
 )
-def test_a_difference_is_found(part: Callable[[str], Any], old: str, new: str):
+def test_difference_between_languages_is_detected(part: Callable[[str], Any], old: str, new: str):
     page, text = "README.md", read("README.zh.md")
     assert text.count(old) == 1
     same, changed = ([part(section) for section in sections(page, each)] for each in (text, text.replace(old, new)))
@@ -108,7 +108,7 @@ def test_a_difference_is_found(part: Callable[[str], Any], old: str, new: str):
 
 
 @pytest.mark.parametrize("page", PAIRS)
-def test_each_page_links_to_the_other_language(page: str):
+def test_pages_link_to_other_language(page: str):
     for own, other in (page, PAIRS[page]), (PAIRS[page], page):
         assert f"]({Path(other).name})" in read(own).splitlines()[2]
 
@@ -121,7 +121,7 @@ def test_chinese_pages_link_to_chinese_pages(page: str):
 
 
 @pytest.mark.parametrize("page", PAIRS.values())
-def test_markup_works_beside_chinese_characters(page: str):
+def test_markup_beside_chinese_characters_is_valid(page: str):
     """GitHub needs a space before a formula, and CommonMark does not close ``**...：**`` before a Han character."""
     text = SPAN.sub("x", FENCE.sub("", read(page)))
     around = [(text[found.start() - 1], text[found.end()]) for found in FORMULA.finditer(text)]

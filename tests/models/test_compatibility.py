@@ -1,4 +1,4 @@
-"""Models, classifiers and searches that an earlier version wrote: they load, score to the same digits, and go on.
+"""Models, classifiers and searches written by version 0.1.0 load, give the same figures, and can be resumed.
 
 ``data/version-1`` was made by fflm 0.1.0, before weights stored a checksum of their configuration; ``data/README.md`` has the
 commands. The expected figures are those of that version.
@@ -17,12 +17,12 @@ from fflm.text.corpus import Corpus
 
 DATA = Path(__file__).parents[1] / "data" / "version-1"
 SENTENCE = "The cat and the dog ran to the river.\n"
-CLOSE = {"rel": 1e-4}  # sums in another order, by another BLAS
+CLOSE = {"rel": 1e-4}  # another BLAS may add in another order
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a copy of the data, in which absolute paths lead to the copy, as they once led to the models."""
+    """Return a copy of the data, whose absolute paths lead to the copy."""
     copy = tmp_path / "models"
     shutil.copytree(DATA, copy)
     for path in copy.rglob("*.json"):
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
     ("name", "perplexity"),
     [("network.model", 17.50529277239266), ("ngram.ngram", 12.383437405370367), ("mixture.mix", 13.762730970721094)],
 )
-def test_language_models_of_an_earlier_version_score_to_the_same_digits(folder, name, perplexity):
+def test_version_1_language_models_give_same_perplexity(folder, name, perplexity):
     assert fflm.load(folder / name).score(SENTENCE).perplexity == pytest.approx(perplexity, **CLOSE)
 
 
@@ -45,12 +45,12 @@ def test_language_models_of_an_earlier_version_score_to_the_same_digits(folder, 
         ("features.classifier", [[0.443092405796051, 0.5569076538085938], [0.6382633447647095, 0.3617366850376129]]),
     ],
 )
-def test_classifiers_of_an_earlier_version_predict_the_same_probabilities(folder, name, probabilities):
+def test_version_1_classifiers_give_same_probabilities(folder, name, probabilities):
     found = fflm.TextClassifier.load(folder / name).predict_proba(["The cat sat.", '"Come," said the fox.'])
     assert found.tolist() == [pytest.approx(row, **CLOSE) for row in probabilities]
 
 
-def test_a_network_of_an_earlier_version_goes_on(folder):
+def test_version_1_network_resumes_training(folder):
     run = TrainingSession.resume(folder / "network.model", epochs=28)
     list(run.events())
     assert run.trainer.state.epoch == 28
@@ -58,20 +58,20 @@ def test_a_network_of_an_earlier_version_goes_on(folder):
     assert run.figures["test"]["perplexity"] == pytest.approx(15.99153678835872, **CLOSE)
 
 
-def test_a_classifier_of_an_earlier_version_goes_on(folder):
+def test_version_1_classifier_resumes_training(folder):
     run = ClassifierSession.resume(folder / "features.classifier", epochs=3)
     list(run.events())
     assert run.figures["valid"]["loss"] == pytest.approx(0.5595888584431776, **CLOSE)
 
 
-def test_a_search_of_an_earlier_version_goes_on(folder):
+def test_version_1_search_resumes(folder):
     search = Search.resume(folder / "search.tune", trials=2)
     list(search.events())
     losses = [trial.loss for trial in search.trials]
     assert losses == [pytest.approx(3.20487109820048, **CLOSE), pytest.approx(3.2027417719364166, **CLOSE)]
 
 
-def test_a_corpus_of_an_earlier_version_is_trained_on(folder):
+def test_version_1_corpus_trains_ngram_model(folder):
     corpus = Corpus.open(folder / "network.model" / "corpus")
     corpus.verify()
     model = fflm.train_ngram(corpus.path, folder / "new.ngram", order=2)

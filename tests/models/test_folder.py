@@ -1,4 +1,4 @@
-"""Which model a command takes if none is named: the latest that it can use, which it names."""
+"""A command for which no model is named uses the latest model that it can use, and names it."""
 
 import json
 import os
@@ -24,15 +24,15 @@ ARPA = "\\data\\\nngram 1=4\n\n\\1-grams:\n-1 <s>\n-0.5 </s>\n-0.4 <unk>\n-0.6 t
 
 
 def save(path, **options):
-    """Write a small network."""
+    """Save a small network."""
     model = tiny_model(MODES["line ends"], **options)
     path.mkdir()
     save_config(path, model.config, model.text, model.vocabulary, {})
     save_weights(path, model.parameters, {})
 
 
-def evaluated(path):
-    """Give a network a log with an evaluation."""
+def add_evaluation_log(path):
+    """Add a log with one evaluation to a saved network."""
     part = {"tokens": 100, "unknown": 1, "ends": 10, "characters": 400}
     text = {"vocabulary": 8, "rule": "all words", "policy": "line ends predicted", "parts": {"train": part}}
     started = {"event": "start", "text": text}
@@ -50,19 +50,19 @@ def evaluated(path):
     (path / LOG).write_text(f"{json.dumps(started)}\n{json.dumps(evaluation)}\n")
 
 
-def age(path, hours):
-    """Make a model's weights so many hours old."""
+def set_age(path, hours):
+    """Set the time at which a model was saved to this number of hours before a fixed time."""
     stat = (path / WEIGHTS).stat()
     os.utime(path / WEIGHTS, ns=(stat.st_atime_ns, 1_700_000_000_000_000_000 - hours * 3_600_000_000_000))
 
 
 @pytest.fixture(scope="module")
 def every_kind(tmp_path_factory):
-    """Make a folder with models of all kinds, from the oldest: two networks, classifiers, an n-gram model, a mixture."""
+    """Make a folder with, from oldest to newest, two networks, two classifiers, an n-gram model and a mixture."""
     folder = tmp_path_factory.mktemp("kinds")
     save(folder / "old.model", seed=2)
     save(folder / "new.model")
-    evaluated(folder / "new.model")
+    add_evaluation_log(folder / "new.model")
     rows = [f"{label}\t{word} it is\n" for label, word in (("good", "great"), ("bad", "dull")) for _ in range(20)]
     (folder / "texts.tsv").write_text("".join(rows))
     fflm.train_classifier(folder / "texts.tsv", folder / "old.classifier", epochs=1, valid=None)
@@ -76,7 +76,7 @@ def every_kind(tmp_path_factory):
     os.chdir(before)
     names = ["both.mix", "words.ngram", "new.classifier", "old.classifier", "new.model", "old.model"]
     for hours, name in enumerate(names):
-        age(folder / name, hours)
+        set_age(folder / name, hours)
     return folder
 
 
@@ -99,7 +99,7 @@ USES = {
     "neighbours cat": "new.model",
     "analogy cat dog the": "new.model",
     "info": "both.mix",
-    "plot -o curves.svg": "new.classifier",
+    "plot -o curves.svg --overwrite": "new.classifier",
     "classify predict held.txt": "new.classifier",
     "classify eval texts.tsv": "new.classifier",
     "ngram export -o out.arpa --overwrite": "words.ngram",
@@ -107,7 +107,7 @@ USES = {
 
 
 @pytest.mark.parametrize(("line", "model"), USES.items(), ids=USES)
-def test_commands_take_the_latest_model_that_they_can_use_and_name_it(folder, line, model):
+def test_command_without_model_uses_latest_usable_model(folder, line, model):
     if line.startswith("plot"):
         pytest.importorskip("matplotlib")
     result = run(line)
@@ -123,22 +123,22 @@ def test_commands_take_the_latest_model_that_they_can_use_and_name_it(folder, li
     "line",
     ["generate --greedy", "next", "score held.txt", "neighbours cat", "analogy cat dog the", "info", "classify eval texts.tsv"],
 )
-def test_json_names_the_model(folder, line):
+def test_json_output_names_model(folder, line):
     result = run(f"{line} --json")
     assert json.loads(result.stdout)["model"] == run(line).stderr.splitlines()[0].removeprefix("model: ")
 
 
-def test_a_model_is_given_by_its_place_or_by_an_option(folder):
+def test_model_is_given_as_argument_or_option(folder):
     assert run("info -m old.model").stdout == run("info old.model").stdout
     assert (run("info old.model -m new.model").exit_code, run("info nothing.model").exit_code) == (2, 1)
     pytest.importorskip("matplotlib")
     (folder / "more.model").exists() or shutil.copytree("new.model", "more.model")
-    age(folder / "more.model", 100)
-    result = run("plot -m new.model -m more.model -o curves.svg --json")
+    set_age(folder / "more.model", 100)
+    result = run("plot -m new.model -m more.model -o both.svg --json")
     assert json.loads(result.stdout)["models"] == ["new.model", "more.model"]
 
 
-def test_without_a_model_of_the_kind_it_says_what_to_train(tmp_path, monkeypatch):
+def test_missing_model_error_names_train_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for line, what, command in (
         ("next", "model", "fflm train"),
@@ -151,38 +151,38 @@ def test_without_a_model_of_the_kind_it_says_what_to_train(tmp_path, monkeypatch
         assert (result.exit_code, result.stdout, result.stderr) == (1, "", expected)
 
 
-# Folders that are of no use
+# Folders that cannot be used.
 
 
-def damaged(name, content):
+def overwrite_file(name, content):
     return lambda path: (path / name).write_bytes(content)
 
 
-USELESS = {
+UNUSABLE = {
     "weights cut off": lambda path: os.truncate(path / WEIGHTS, 100),
     "no vocabulary": lambda path: (path / VOCABULARY).unlink(),
     "no weights yet": lambda path: (path / WEIGHTS).unlink(),
-    "another tool's": damaged(CONFIG, b'{"architectures": ["Bert"]}'),
-    "half-written": damaged(CONFIG, b'{"format": "fflm mo'),
-    "not UTF-8": damaged(CONFIG, b"\xff\xfe"),
-    "a list": damaged(CONFIG, b"[]"),
-    "nested": damaged(CONFIG, b"[" * 100_000),
-    "of a later version": damaged(CONFIG, b'{"format": "fflm model", "version": 99}'),
-    "without a network": damaged(CONFIG, b'{"format": "fflm model", "version": 1}'),
-    "of an unknown kind": damaged(CONFIG, b'{"format": "fflm model", "version": 1, "kind": ["x"]}'),
+    "another tool's": overwrite_file(CONFIG, b'{"architectures": ["Bert"]}'),
+    "half-written": overwrite_file(CONFIG, b'{"format": "fflm mo'),
+    "not UTF-8": overwrite_file(CONFIG, b"\xff\xfe"),
+    "a list": overwrite_file(CONFIG, b"[]"),
+    "nested": overwrite_file(CONFIG, b"[" * 100_000),
+    "of a later version": overwrite_file(CONFIG, b'{"format": "fflm model", "version": 99}'),
+    "without a network": overwrite_file(CONFIG, b'{"format": "fflm model", "version": 1}'),
+    "of an unknown kind": overwrite_file(CONFIG, b'{"format": "fflm model", "version": 1, "kind": ["x"]}'),
 }
 
 
-@pytest.mark.parametrize("spoil", USELESS.values(), ids=USELESS)
-def test_a_folder_of_no_use_is_passed_over(tmp_path, monkeypatch, spoil):
+@pytest.mark.parametrize("damage", UNUSABLE.values(), ids=UNUSABLE)
+def test_unusable_model_folder_is_skipped(tmp_path, monkeypatch, damage):
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "good.model")
     save(tmp_path / "bad.model")
-    age(tmp_path / "good.model", 1)
-    age(tmp_path / "bad.model", 0)
-    spoil(tmp_path / "bad.model")
+    set_age(tmp_path / "good.model", 1)
+    set_age(tmp_path / "bad.model", 0)
+    damage(tmp_path / "bad.model")
     if (tmp_path / "bad.model" / WEIGHTS).exists():
-        age(tmp_path / "bad.model", 0)
+        set_age(tmp_path / "bad.model", 0)
     result = run("next --top 1")
     assert (result.exit_code, result.stderr) == (0, "model: good.model\n")
     shutil.rmtree("good.model")
@@ -191,49 +191,49 @@ def test_a_folder_of_no_use_is_passed_over(tmp_path, monkeypatch, spoil):
     assert "in this folder" in result.stderr
 
 
-def test_if_no_model_can_be_used_the_reason_of_the_latest_is_given(tmp_path, monkeypatch):
+def test_error_gives_reason_for_latest_unusable_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for hours, name in enumerate(("b.model", "a.model")):
         save(tmp_path / name)
         os.truncate(tmp_path / name / WEIGHTS, 100)
-        age(tmp_path / name, hours)
+        set_age(tmp_path / name, hours)
     assert run("next").stderr.startswith("error: no model in this folder can be used: b.model/model.safetensors is damaged")
 
 
-def test_a_mixture_whose_models_are_gone_is_passed_over(folder, tmp_path, monkeypatch):
-    for name in ("both.mix", "new.model"):  # without old.model
+def test_mixture_with_missing_component_is_skipped(folder, tmp_path, monkeypatch):
+    for name in ("both.mix", "new.model"):  # but not old.model, which the mixture needs
         shutil.copytree(folder / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     assert run("next").stderr == "model: new.model\n"
 
 
-def test_a_network_that_cannot_be_fast_is_passed_over_and_a_model_without_its_text(tmp_path, monkeypatch):
+def test_model_without_corpus_or_fast_scoring_is_skipped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("the cat sat on the dog .\n" * 100)
     options = {"embedding": 4, "window": 2, "epochs": 1, "hidden": (4,)}
     fflm.train("text.txt", "whole.model", **options)
     shutil.copytree("whole.model", "without.model")
     shutil.rmtree("without.model/corpus")
-    age(tmp_path / "whole.model", 2)
-    age(tmp_path / "without.model", 1)
+    set_age(tmp_path / "whole.model", 2)
+    set_age(tmp_path / "without.model", 1)
     assert run("score --part valid").stderr == "model: whole.model\n"
     assert run("score text.txt").stderr == "model: without.model\n"
     fflm.train("text.txt", "deep.model", **{**options, "hidden": (4, 4)})
-    age(tmp_path / "deep.model", -1)
+    set_age(tmp_path / "deep.model", -1)
     assert run("score --fast text.txt").stderr.splitlines()[0] == "model: without.model"
 
 
-def test_of_equally_old_models_the_first_by_name_is_taken(tmp_path):
+def test_latest_model_with_equal_times_is_first_by_name(tmp_path):
     for name in ("b.model", "a.model", "c.model"):
         save(tmp_path / name)
-        age(tmp_path / name, 0)
+        set_age(tmp_path / name, 0)
     assert latest_model(tmp_path, load, *LANGUAGE_MODELS)[0] == tmp_path / "a.model"
 
 
-def test_a_model_that_disappears_while_it_is_looked_at_is_passed_over(tmp_path):
+def test_model_that_disappears_during_loading_is_skipped(tmp_path):
     for hours, name in enumerate(("gone.model", "here.model")):
         save(tmp_path / name)
-        age(tmp_path / name, hours)
+        set_age(tmp_path / name, hours)
 
     def use(path):
         if path.name == "gone.model":

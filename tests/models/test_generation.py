@@ -1,4 +1,4 @@
-"""Generation: against probabilities computed by hand, and by enumerating all that can be generated."""
+"""Generation is compared with probabilities computed by hand, and with the enumeration of all continuations."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ from tiny import MODES, Bigrams, tiny_model
 
 from fflm.cli import main
 from fflm.errors import FflmError
-from fflm.models.generation import _nucleus, beam_search, largest, next_words, probabilities, read_prefix, render, sample
+from fflm.models.generation import _nucleus, beam_search, next_words, probabilities, read_prefix, render, sample, top_indices
 from fflm.models.neural.model import save_config
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END, Tokenizer
@@ -31,12 +31,12 @@ def model(request):
 
 
 def padding(model):
-    """Return the id before the beginning, as the contract between text and network has it."""
+    """Return the id that pads contexts at the beginning of a text in the mode of the model."""
     return 1 if model.text.mode == "stream" and model.text.line_ends else len(model.vocabulary)
 
 
 def context_by_hand(model, ids):
-    """Return the context after ids, by the definition of the modes."""
+    """Return the context (1, window) after ids, from the definition of the modes."""
     if model.text.mode == "sentence" and 1 in ids:
         ids = ids[len(ids) - ids[::-1].index(1) :]
     padded = [padding(model)] * model.window + list(ids)
@@ -69,7 +69,7 @@ def log_probability_by_hand(model, prefix, ids):
 
 
 @pytest.mark.parametrize("text", ["", "the", "the cat sat on", "cat .\nthe dog", "the cat\n"])
-def test_the_distribution_is_the_network_s_and_sums_to_one(model, text):
+def test_probabilities_equal_model_and_sum_to_one(model, text):
     prefix = read_prefix(model, text)
     found = probabilities(model, prefix)
     assert found.dtype == np.float64
@@ -94,7 +94,7 @@ def test_the_distribution_is_the_network_s_and_sums_to_one(model, text):
     ],
     ids=str,
 )
-def test_samples_follow_the_transformed_distribution(model, options):
+def test_samples_follow_transformed_distribution(model, options):
     prefix = read_prefix(model, "the cat")
     drawn = sample(model, prefix, samples=DRAWS, length=1, seed=3, **options)
     frequencies = np.bincount([each.ids[0] for each in drawn], minlength=len(model.vocabulary)) / DRAWS
@@ -103,7 +103,7 @@ def test_samples_follow_the_transformed_distribution(model, options):
     assert not frequencies[expected == 0].any()
 
 
-def test_samples_of_several_words_follow_the_model():
+def test_samples_of_several_words_follow_model():
     model = tiny_model(MODES["sentence"], ("a", "b"))
     drawn = sample(model, read_prefix(model, "a"), samples=DRAWS, length=3, seed=5)
     for sequence in itertools.product(range(1, 4), repeat=2):
@@ -111,24 +111,24 @@ def test_samples_of_several_words_follow_the_model():
         for id_ in sequence:
             expected *= distribution_by_hand(model, before)[id_]
             before.append(id_)
-        if sequence[0] != 1:  # a sentence's end ends the sample
+        if sequence[0] != 1:  # the end of a sentence ends the sample
             assert abs(np.mean([each.ids[:2] == list(sequence) for each in drawn]) - expected) < FREQUENCY
 
 
-def test_a_sample_does_not_depend_on_the_others(model):
+def test_sample_does_not_depend_on_number_of_samples(model):
     prefix = read_prefix(model, "the")
     many = sample(model, prefix, samples=40, length=12, seed=7)
     assert sample(model, prefix, samples=40, length=12, seed=7) == many
     for count in (1, 17):
         for alone, each in zip(sample(model, prefix, samples=count, length=12, seed=7), many, strict=False):
             assert (alone.ids, alone.ended) == (each.ids, each.ended)
-            assert math.isclose(alone.log_probability, each.log_probability, rel_tol=1e-6)  # sums in another order
+            assert math.isclose(alone.log_probability, each.log_probability, rel_tol=1e-6)  # sums may be in another order
     assert sample(model, prefix, samples=40, length=12, seed=8) != many
     assert len({tuple(each.ids) for each in many}) > 20
     assert sample(model, prefix, samples=20) != sample(model, prefix, samples=20)
 
 
-def test_without_temperature_the_likeliest_words_come(model):
+def test_temperature_zero_gives_most_probable_words(model):
     prefix = read_prefix(model, "the dog")
     [found] = sample(model, prefix, length=8, temperature=0, stop_at_end=False)
     before = prefix.ids.tolist()
@@ -141,7 +141,7 @@ def test_without_temperature_the_likeliest_words_come(model):
 
 
 @pytest.mark.parametrize("stop", [True, False])
-def test_log_probabilities_are_the_model_s_across_sentence_ends(model, stop):
+def test_log_probability_of_continuation_equals_model(model, stop):
     prefix = read_prefix(model, "cat sat")
     for each in [
         *sample(model, prefix, samples=20, length=15, seed=1, temperature=1.7, stop_at_end=stop),
@@ -156,7 +156,7 @@ def test_log_probabilities_are_the_model_s_across_sentence_ends(model, stop):
             assert not each.ended
 
 
-def test_unknown_words_come_when_allowed(model):
+def test_unknown_words_are_generated_only_when_allowed(model):
     prefix = read_prefix(model, "")
     assert any(0 in each.ids for each in sample(model, prefix, samples=50, length=10, unknown=True, seed=1))
     model.parameters.output_bias[0] = 50
@@ -165,7 +165,7 @@ def test_unknown_words_come_when_allowed(model):
     assert beam_search(model, prefix, length=3, unknown=True)[0].ids == [0, 0, 0]
 
 
-def test_only_sentences_stop_by_default(model):
+def test_generation_stops_at_sentence_end_by_default(model):
     drawn = sample(model, read_prefix(model, "the"), samples=30, length=40, seed=1)
     if model.text.mode == "sentence":
         assert all(each.ids.count(1) == each.ended for each in drawn)
@@ -175,7 +175,7 @@ def test_only_sentences_stop_by_default(model):
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_a_wide_beam_finds_what_enumeration_finds(model, normalize):
+def test_wide_beam_search_equals_enumeration(model, normalize):
     model = tiny_model(model.text, ("a", "b", "."), dtype=np.float64)
     prefix = read_prefix(model, "a b")
     stop = 1 if model.vocabulary.ends else model.vocabulary.id(".")
@@ -190,7 +190,7 @@ def test_a_wide_beam_finds_what_enumeration_finds(model, normalize):
     assert [each.ended for each in found] == [ids[-1] == stop for ids in order]
 
 
-def test_a_narrow_beam_keeps_the_best_after_each_word(model):
+def test_narrow_beam_search_keeps_best_prefixes(model):
     prefix = read_prefix(model, "the")
     [only] = beam_search(model, prefix, beams=1, length=6, stop_at_end=False)
     [greedy] = sample(model, prefix, length=6, temperature=0, stop_at_end=False)
@@ -206,7 +206,7 @@ def test_a_narrow_beam_keeps_the_best_after_each_word(model):
     ("text", "expected"),
     [("said", ' "go!"'), ('said "', 'go!"'), ("we", " go!"), ("“ said", " “ go。” ’")],
 )
-def test_without_line_ends_a_sentence_ends_with_its_closing_quote(text, expected):
+def test_sentence_without_line_ends_stops_after_closing_quote(text, expected):
     words = ["said", "we", "go", "!", "“", "”", "’", "。", '"', "end"]
     table = {"said": {'"': 0.9}, '"': {"go": 0.9}, "we": {"go": 0.9}, "go": {"!": 0.9}, "!": {'"': 0.9}}
     if "“" in text:
@@ -252,7 +252,7 @@ def windows_after(model, prefix, continuation):
         (TextSettings(Tokenizer(lowercase=True)), "The Zebra", ["sat"], "The Zebra sat"),
     ],
 )
-def test_the_joint_between_prefix_and_continuation(text, prefix, tokens, expected):
+def test_render_joins_prefix_and_continuation(text, prefix, tokens, expected):
     model = tiny_model(text, ("the", "cat", *(token for token in tokens if token != LINE_END)))
     start = read_prefix(model, prefix)
     ids = model.vocabulary.encode(tokens).tolist()
@@ -264,7 +264,7 @@ def test_the_joint_between_prefix_and_continuation(text, prefix, tokens, expecte
         assert render(model, start, type(continuation)([*ids, 1], 0.0, False)) == expected + "\n"
 
 
-def test_unknown_words_of_a_prefix_are_named():
+def test_unknown_words_of_prefix_give_warning():
     model = tiny_model(TextSettings(Tokenizer("space", lowercase=True)))
     prefix = read_prefix(model, "The Zebra sat </s> <unk> zebra Yak \n")
     assert prefix.unknown == ["zebra", "</s>", "yak"]
@@ -275,7 +275,7 @@ def test_unknown_words_of_a_prefix_are_named():
         model.next_words("zebra")
 
 
-def test_a_model_generates_in_a_line(model):
+def test_generate_and_next_words_of_model(model):
     with warnings.catch_warnings(action="error"):
         texts = model.generate("the cat", samples=3, length=5, seed=1)
     assert len(texts) == 3
@@ -302,33 +302,33 @@ def test_a_model_generates_in_a_line(model):
     ],
     ids=str,
 )
-def test_nonsense_is_refused(model, options):
+def test_generate_refuses_invalid_options(model, options):
     with pytest.raises(FflmError, match="must be"):
         model.generate("the", **options)
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, -math.inf, 2.5]) | st.floats(-10, 10), min_size=1), st.integers(1, 30))
-def test_largest_is_the_head_of_a_stable_sort(values, count):
+def test_largest_equals_stable_sort(values, count):
     expected = sorted(range(len(values)), key=lambda index: -values[index])[:count]
-    assert largest(np.array(values), count).tolist() == expected
+    assert top_indices(np.array(values), count).tolist() == expected
 
 
 @pytest.mark.parametrize("top_p", [0.01, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("spread", [0, 1, 5])
-def test_a_nucleus_is_the_shortest_head_with_its_share(spread, top_p):
+def test_nucleus_is_smallest_set_with_probability_top_p(spread, top_p):
     weights = np.exp(np.random.default_rng(1).normal(0, spread, 1000))
     found = _nucleus(weights, top_p)
-    np.testing.assert_array_equal(found, largest(weights, len(found)))
+    np.testing.assert_array_equal(found, top_indices(weights, len(found)))
     assert weights[found].sum() >= top_p * weights.sum() * (1 - 1e-12)
     assert weights[found[:-1]].sum() < top_p * weights.sum()
 
 
-# The command line
+# The command line.
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Make a folder with a saved model in it; its kernels are compiled, so that no command says that it compiles them."""
+    """Make a folder with a saved model, whose kernels are compiled so that no command reports compiling."""
     model = tiny_model(MODES["line ends"])
     model.next_words("the")
     path = tmp_path / "tiny.model"
@@ -342,7 +342,7 @@ def run(folder, *arguments, **options):
     return CliRunner().invoke(main, [arguments[0], "--model", str(folder / "tiny.model"), *arguments[1:]], **options)
 
 
-def test_generate_writes_text_on_stdout_and_unknown_words_on_stderr(folder):
+def test_generate_command_writes_text_to_stdout_and_unknown_words_to_stderr(folder):
     arguments = ["generate", "--prefix", "The zebra", "--seed", "1", "--length", "10"]
     result = run(folder, *arguments)
     assert result.exit_code == 0
@@ -355,7 +355,7 @@ def test_generate_writes_text_on_stdout_and_unknown_words_on_stderr(folder):
     assert (answer["prefix"], answer["unknown"], answer["seed"]) == ("The zebra", ["The", "zebra"], 1)
 
 
-def test_generate_tells_the_seed_that_it_chose(folder):
+def test_generate_command_reports_random_seed(folder):
     first = json.loads(run(folder, "generate", "--json", "-n", "3").stdout)
     again = json.loads(run(folder, "generate", "--json", "-n", "3", "--seed", str(first["seed"])).stdout)
     assert len(first["continuations"]) == 3
@@ -364,7 +364,7 @@ def test_generate_tells_the_seed_that_it_chose(folder):
 
 
 @pytest.mark.parametrize("source", ["file", "standard input"])
-def test_the_final_newline_of_a_prefix_file_does_not_count(folder, source):
+def test_final_newline_of_prefix_file_is_ignored(folder, source):
     expected = run(folder, "generate", "--prefix", "the cat\nthe", "--greedy").stdout
     assert expected.startswith("the cat\nthe ")
     for content in ("the cat\nthe", "the cat\nthe\n", "the cat\r\nthe\r\n"):
@@ -374,7 +374,7 @@ def test_the_final_newline_of_a_prefix_file_does_not_count(folder, source):
         assert result.stdout == expected
 
 
-def test_generate_searches(folder):
+def test_generate_command_with_beam_search(folder):
     answer = json.loads(run(folder, "generate", "--beams", "4", "-n", "2", "--stop-at-end", "--normalize", "--json").stdout)
     scores = [each["log_probability"] / len(each["tokens"]) for each in answer["continuations"]]
     assert len(scores) == 2
@@ -400,14 +400,14 @@ def test_generate_searches(folder):
     ],
     ids=" ".join,
 )
-def test_generate_refuses_what_makes_no_sense(folder, arguments):
+def test_generate_command_refuses_invalid_options(folder, arguments):
     result = run(folder, "generate", *arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
 
 
-def test_next_shows_a_distribution(folder):
+def test_next_command_prints_distribution(folder):
     answer = json.loads(run(folder, "next", "--prefix", "the cat", "--top", "100", "--json").stdout)
     assert abs(sum(each["probability"] for each in answer["words"]) - 1) < 1e-6
     assert {each["word"] for each in answer["words"]} >= {"<unk>", "</s>", "the"}
@@ -418,7 +418,7 @@ def test_next_shows_a_distribution(folder):
     assert abs(sum(float(line.split()[0]) for line in few) - 1) < 1e-5
 
 
-def test_next_makes_white_space_visible(tmp_path):
+def test_next_command_quotes_white_space(tmp_path):
     model = tiny_model(TextSettings(Tokenizer("char")), (" ", "a"))
     path = tmp_path / "tiny.model"
     path.mkdir()
@@ -428,7 +428,7 @@ def test_next_makes_white_space_visible(tmp_path):
     assert words == {"' '", "a", "<unk>", "</s>"}
 
 
-def test_the_installed_command_takes_the_latest_model(folder):
+def test_installed_generate_command_uses_latest_model(folder):
     command = ["fflm", "generate", "--prefix", "the cat", "--seed", "3"]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     assert result.stdout == run(folder, *command[1:]).stdout

@@ -1,4 +1,4 @@
-"""Scores: against summing log-probabilities by hand, in all modes, however the text is cut."""
+"""Scores equal sums of log-probabilities by hand, in all modes and for any chunks of a text."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def model(request):
 
 
 def losses_by_hand(model, text):
-    """Return each token's id and -log p in a text of words and newlines, one prediction at a time."""
+    """Return the id and -log p of each token of a text of words and newlines, from one prediction at a time."""
     start, end = len(model.vocabulary), 1
     stream = model.text.mode == "stream"
     found, context = [], [end if stream and model.text.line_ends else start] * model.window
@@ -51,7 +51,7 @@ def losses_by_hand(model, text):
     return found
 
 
-def test_the_score_is_the_sum_over_the_words(model):
+def test_score_equals_sum_over_words(model):
     expected = losses_by_hand(model, TEXT)
     result = score(model, TEXT)
     known = [loss for id_, loss in expected if id_ != 0]
@@ -77,8 +77,8 @@ def test_the_score_is_the_sum_over_the_words(model):
     st.lists(st.lists(st.sampled_from(["the", "cat", "sat", ".", "zebra"]), max_size=6), min_size=1, max_size=12),
     st.data(),
 )
-def test_chunks_do_not_matter(mode, lines, data):
-    """Chunks end where `read_chunks` ends them: at line ends, or inside a line before a token."""
+def test_score_does_not_depend_on_chunks(mode, lines, data):
+    """Chunks end at line ends, or within a line before a token, as those of `read_chunks` do."""
     model = MODELS[mode]
     text = "".join(" ".join(line) + "\n" for line in [["the"], *lines])
     places = [index + 1 for index, character in enumerate(text[:-1]) if character == "\n" or (character == " " and index)]
@@ -104,12 +104,12 @@ ODD_LINES = ["the cat", "", "   ", "\u2028", "the\u2028cat\u0085sat\x0bon\x0cthe
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", ""], ids=repr)
 @pytest.mark.parametrize("how", [*MODES, "characters", "spaces"])
-def test_there_is_a_row_for_every_line(how, end, tmp_path):
+def test_sentences_gives_one_row_per_line(how, end, tmp_path):
     text = MODES.get(how) or TextSettings(Tokenizer("char" if how == "characters" else "space"), "sentence")
     own = tiny_model(text, dtype=np.float64)
     content = (end or "\n").join(ODD_LINES) + end
     (tmp_path / "text").write_bytes(content.encode())
-    size = 48 if how == "spaces" else 8  # a line is cut at spaces, or where it has none anywhere
+    size = 48 if how == "spaces" else 8  # a line is cut at spaces, or anywhere if it has none
     pieces = list(scored_lines(own, read_chunks([tmp_path / "text"], size=size)))
     rows = list(sentences(pieces))
     assert [line for line, _ in rows] == ODD_LINES
@@ -126,7 +126,7 @@ def test_there_is_a_row_for_every_line(how, end, tmp_path):
     assert [each.fields for each in plain] == [[line] for line in ODD_LINES]
 
 
-def test_a_text_of_many_batches_and_a_cut_line_count_once(model):
+def test_line_split_over_chunks_is_scored_once(model):
     text = "the cat sat on the dog . " * 500 + "\n"
     pieces = list(scored_lines(model, [text[:5000], text[5000:]]))
     assert len(pieces) == 2
@@ -144,7 +144,7 @@ def test_text_without_words_is_refused(text):
         score(model, text)
 
 
-def test_a_text_of_unknown_words_has_no_perplexity_of_known_ones():
+def test_perplexity_of_known_words_is_nan_without_known_words():
     result = score(MODELS["no ends"], "yak zebra")
     assert result.unknown == result.tokens == 2
     assert math.isnan(result.perplexity_known)
@@ -153,7 +153,7 @@ def test_a_text_of_unknown_words_has_no_perplexity_of_known_ones():
     assert math.isclose(values["perplexity"], result.perplexity)
 
 
-def test_scores_of_different_models_are_not_added():
+def test_adding_scores_of_different_models_is_refused():
     with pytest.raises(ValueError, match="cannot be added"):
         score(MODELS["sentence"], "the cat") + score(MODELS["no ends"], "the cat")
 
@@ -162,14 +162,14 @@ HYPOTHESES = ["the cat sat .", "", "dog zebra the the the the", "the", "  "]
 
 
 @pytest.mark.parametrize("newline", ["", "\n"])
-def test_hypotheses_stand_alone(model, newline):
+def test_hypotheses_are_scored_independently(model, newline):
     text = "\n".join(HYPOTHESES[:-1]) + newline
     found = list(score_hypotheses(model, [text[:9], text[9:]]))
     assert [each.fields for each in found] == [[line] for line in HYPOTHESES[:-1]]
     for each, line in zip(found, HYPOTHESES, strict=False):
         if line:
             expected = losses_by_hand(model, line + "\n")
-        elif model.text.ends:  # an empty hypothesis is a sentence of nothing
+        elif model.text.ends:  # an empty hypothesis is a sentence without words
             context = np.array([[len(model.vocabulary) if model.text.mode == "sentence" else 1] * model.window], np.int32)
             expected = [(1, -float(model.log_probabilities(context)[0, 1]))]
         else:
@@ -178,7 +178,7 @@ def test_hypotheses_stand_alone(model, newline):
         assert math.isclose(each.score.loss_sum, sum(loss for _, loss in expected), **CLOSE)
 
 
-def test_long_lists_are_scored_in_blocks(model):
+def test_hypotheses_in_blocks_equal_those_scored_alone(model):
     lines = [f"the {'cat ' * (index % 7)}sat" for index in range(700)]
     found = list(score_hypotheses(model, (line + "\n" for line in lines)))
     assert len(found) == 700
@@ -188,8 +188,8 @@ def test_long_lists_are_scored_in_blocks(model):
         assert math.isclose(alone.score.loss_sum, found[index].score.loss_sum, **CLOSE)
 
 
-def test_equal_contexts_have_the_losses_that_each_has(model, monkeypatch):
-    """However many are looked at together."""
+def test_losses_of_repeated_contexts_equal_log_probabilities(model, monkeypatch):
+    """The losses are the same for any number of contexts at once."""
     monkeypatch.setattr("fflm.models.neural.model.ROWS", 3)
     generator = np.random.default_rng(0)
     few = generator.integers(0, len(model.vocabulary), (8, model.window), np.int32)
@@ -209,14 +209,14 @@ def test_equal_contexts_have_the_losses_that_each_has(model, monkeypatch):
         ("0\u00a0||| the cat", "0\u00a0 ||| the cat ||| fflm= {}"),
     ],
 )
-def test_a_moses_list_gets_a_feature(line, expected):
+def test_moses_list_gets_score_as_feature(line, expected):
     model = MODELS["sentence"]
     [each] = score_hypotheses(model, [line], moses=True)
     assert math.isclose(each.score.log_probability, score(model, "the cat").log_probability, **CLOSE)
     assert with_feature(each.fields, "fflm", 2.5) == expected.format("2.500000")
 
 
-def test_a_moses_list_with_a_bad_line_is_refused_and_an_empty_one_kept():
+def test_moses_list_keeps_empty_lines_and_refuses_invalid_ones():
     model = MODELS["sentence"]
     kept = list(score_hypotheses(model, ["0 ||| the\n\n1 ||| cat\n"], moses=True))
     assert [with_feature(each.fields, "f", 1) != "" for each in kept] == [True, False, True]
@@ -224,11 +224,11 @@ def test_a_moses_list_with_a_bad_line_is_refused_and_an_empty_one_kept():
         list(score_hypotheses(model, ["0 ||| the\nthe cat\n"], moses=True))
 
 
-# The command line
+# The command line.
 
 
 @pytest.fixture(scope="module", params=MODES)
-def saved(request, tmp_path_factory):
+def saved_model(request, tmp_path_factory):
     """Save a model; return its folder and the model."""
     path = tmp_path_factory.mktemp("models") / "tiny.model"
     path.mkdir()
@@ -242,17 +242,17 @@ def run(path, *arguments, **options):
     return CliRunner().invoke(main, ["score", "-m", str(path), *arguments], **options)
 
 
-def objects(result):
+def json_lines(result):
     assert result.exit_code == 0
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def test_the_summary_of_files_and_of_standard_input(saved, tmp_path):
-    path, model = saved
+def test_score_command_of_files_equals_standard_input(saved_model, tmp_path):
+    path, model = saved_model
     (tmp_path / "a").write_text(TEXT[:28])
     (tmp_path / "b").write_text(TEXT[28:])
-    [summary] = objects(run(path, "--json", str(tmp_path / "a"), str(tmp_path / "b")))
-    [standard] = objects(run(path, "--json", input=TEXT))
+    [summary] = json_lines(run(path, "--json", str(tmp_path / "a"), str(tmp_path / "b")))
+    [standard] = json_lines(run(path, "--json", input=TEXT))
     assert summary["tokens"] == standard["tokens"]
     assert math.isclose(summary["perplexity"], standard["perplexity"], rel_tol=1e-6)
     assert math.isclose(summary["perplexity"], math.exp(np.mean([loss for _, loss in losses_by_hand(model, TEXT)])), rel_tol=1e-5)
@@ -269,10 +269,10 @@ def test_the_summary_of_files_and_of_standard_input(saved, tmp_path):
     assert f"\n{heading:20}{conditions}\n" in text
 
 
-def test_words_and_sentences_sum_up_to_the_summary(saved):
-    path, _ = saved
-    *words, summary = objects(run(path, "--by", "word", "--json", input=TEXT))
-    *lines, same = objects(run(path, "--by", "sentence", "--json", input=TEXT))
+def test_scores_by_word_and_sentence_sum_to_total(saved_model):
+    path, _ = saved_model
+    *words, summary = json_lines(run(path, "--by", "word", "--json", input=TEXT))
+    *lines, same = json_lines(run(path, "--by", "sentence", "--json", input=TEXT))
     assert summary == same
     for scores in (words, lines):
         assert math.isclose(sum(each["log_probability"] for each in scores), summary["log_probability"], rel_tol=1e-6)
@@ -297,36 +297,36 @@ def test_words_and_sentences_sum_up_to_the_summary(saved):
     assert [line.split()[3] for line in tens[1:5]] == [f"{each['perplexity']:.2f}" if each["tokens"] else "-" for each in lines]
 
 
-def test_blank_lines_have_rows_even_where_there_is_nothing_to_score(tmp_path):
+def test_blank_lines_have_rows_in_scores_by_sentence(tmp_path):
     model = tiny_model(MODES["sentence"])
     save_config(tmp_path, model.config, model.text, model.vocabulary, {})
     save_weights(tmp_path, model.parameters, {})
     result = run(tmp_path, "--by", "sentence", "--json", input=" \n\n")
     assert [(row["line"], row["tokens"]) for row in map(json.loads, result.stdout.splitlines())] == [(1, 0), (2, 0)]
-    assert (result.exit_code, result.stderr.count("error: there are no words in the text")) == (1, 1)
+    assert (result.exit_code, result.stderr.count("error: the text contains no words")) == (1, 1)
 
 
-def test_positions_go_on_where_a_long_line_is_cut(saved, tmp_path):
-    path, _ = saved
-    (tmp_path / "long").write_text("\n" + f"{'x' * 90} " * 3000 + "\nthe\n")  # more than a chunk
-    *words, _ = objects(run(path, "--by", "word", "--json", str(tmp_path / "long")))
+def test_word_positions_continue_across_chunks(saved_model, tmp_path):
+    path, _ = saved_model
+    (tmp_path / "long").write_text("\n" + f"{'x' * 90} " * 3000 + "\nthe\n")  # longer than a chunk
+    *words, _ = json_lines(run(path, "--by", "word", "--json", str(tmp_path / "long")))
     positions = [each["position"] for each in words if each["line"] == 2 and each["type"] == "unknown"]
     assert positions == list(range(1, 3001))
     assert [each["word"] for each in words if each["line"] == 3 and each["type"] == "word"] == ["the"]
 
 
-def test_a_text_that_ends_unlike_other_systems_is_scored_as_its_file_would_be(model):
+def test_score_normalizes_line_ends_as_files(model):
     assert model.score("the cat\r\nsat\r.\r\n") == model.score("the cat\nsat\n.\n")
     characters = tiny_model(TextSettings(Tokenizer("char")), ("a", " ", "b"))
     assert score(characters, "a b\r\nab") == score(characters, "a b\nab\n")
 
 
-def test_the_command_rescores(saved):
-    path, _ = saved
+def test_score_command_rescores_nbest_lists(saved_model):
+    path, _ = saved_model
     text = "0 ||| the cat ||| f= 1 ||| -2\n0 ||| the dog ||| f= 2 ||| -3"
     plain = run(path, "--nbest", "plain", "--log-base", "10", input="the cat\nthe dog").stdout.splitlines()
     moses = run(path, "--nbest", "moses", "--log-base", "10", input=text).stdout.splitlines()
-    values = objects(run(path, "--nbest", "moses", "--json", input=text))
+    values = json_lines(run(path, "--nbest", "moses", "--json", input=text))
     assert [line.split("\t")[1] for line in plain] == ["the cat", "the dog"]
     assert moses == [
         line.replace(" |||", f" fflm= {score.split()[0]} |||", 3).replace(f" fflm= {score.split()[0]} |||", " |||", 2)
@@ -336,8 +336,8 @@ def test_the_command_rescores(saved):
     assert [each["id"] for each in values] == ["0", "0"]
 
 
-def test_bad_input_gets_one_line(saved, tmp_path):
-    path, _ = saved
+def test_score_command_reports_invalid_input_in_one_line(saved_model, tmp_path):
+    path, _ = saved_model
     (tmp_path / "empty").write_text("")
     (tmp_path / "binary").write_bytes(b"a\0b")
     for arguments in (["empty"], ["binary"], ["missing"], ["empty", "--nbest", "moses", "--by", "word"]):
@@ -348,14 +348,14 @@ def test_bad_input_gets_one_line(saved, tmp_path):
         assert result.stderr.startswith("error: ")
 
 
-def test_the_installed_command_scores_a_pipe(saved):
-    path, _ = saved
+def test_installed_score_command_reads_pipe(saved_model):
+    path, _ = saved_model
     command = ["fflm", "score", "--json"]
     result = subprocess.run(command, cwd=path.parent, input=TEXT, capture_output=True, text=True, check=True)
-    assert json.loads(result.stdout) == {**objects(run(path, "--json", input=TEXT))[0], "model": path.name}
+    assert json.loads(result.stdout) == {**json_lines(run(path, "--json", input=TEXT))[0], "model": path.name}
 
 
-def test_characters_are_scored_too():
+def test_score_of_character_model():
     model = tiny_model(TextSettings(Tokenizer("char")), ("a", " ", "b"))
     result = score(model, "a b\nab\n")
     assert (result.tokens, result.ends, result.characters) == (7, 2, 7)

@@ -1,4 +1,4 @@
-"""Vectors: exchanged without loss, searched as by brute force."""
+"""Word vectors: files are written and read without loss, and searches equal brute force."""
 
 import contextlib
 import gzip
@@ -40,7 +40,7 @@ def cosine(a, b):
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
-def test_what_is_written_is_read_exactly(model, tmp_path):
+def test_vectors_round_trip_is_exact(model, tmp_path):
     model.parameters.embeddings[2] = [np.float32(1) / 3, 1e-38, -3.4028235e38, 0]
     assert write(model, tmp_path / "v") == []
     first, *lines = (tmp_path / "v").read_text(encoding="utf-8").splitlines()
@@ -52,8 +52,8 @@ def test_what_is_written_is_read_exactly(model, tmp_path):
     np.testing.assert_array_equal(read, model.parameters.embeddings)
 
 
-def test_words_with_white_space_are_left_out_and_named(tmp_path):
-    """The format separates by white space of ASCII; other white space may be, or be in, a word."""
+def test_vectors_file_omits_words_with_ascii_white_space(tmp_path):
+    """ASCII white space separates fields of the format; a word may contain other white space."""
     model = tiny_model(TextSettings(Tokenizer("char")), ("a", " ", "é", "\u3000", "\t", "10\u00a0000", "\x0b", "\u2028"))
     assert set(write(model, tmp_path / "v")) == {" ", "\t", "\x0b"}
     read = read_vectors(tmp_path / "v", model.vocabulary, 4)
@@ -62,7 +62,7 @@ def test_words_with_white_space_are_left_out_and_named(tmp_path):
     np.testing.assert_array_equal(read[~missing], model.parameters.embeddings[~missing])
 
 
-def test_packed_files_are_read(model, tmp_path):
+def test_read_compressed_vectors(model, tmp_path):
     write(model, tmp_path / "v")
     packed = gzip.compress((tmp_path / "v").read_bytes(), mtime=0)
     (tmp_path / "v.gz").write_bytes(packed)
@@ -83,7 +83,7 @@ def test_packed_files_are_read(model, tmp_path):
 @pytest.mark.parametrize("end", ["\n", " \n", "\r\n", " \r\n"], ids=repr)
 @pytest.mark.parametrize("start", ["", "\ufeff"], ids=["", "BOM"])
 @pytest.mark.parametrize("separator", [" ", "\t", "  "], ids=repr)
-def test_other_programs_files_are_read(model, tmp_path, header, end, start, separator):
+def test_read_vectors_of_other_programs(model, tmp_path, header, end, start, separator):
     lines = ["cat 1 2 3 4", "10\u00a0000\u2028 5 6 7 8", "dog -1e-3 .5 2. 1E2"]
     content = start + (header + "".join(line + end for line in lines)).replace(" ", separator)
     (tmp_path / "v").write_bytes(content.encode())
@@ -104,7 +104,7 @@ GOOD = b"cat 1 2 3 4\ndog 5 6 7 8\n"
         (b"sat 1 2 3", "has 3 numbers, not 4"),
         (b"1 2 3 4", "has 3 numbers, not 4"),
         (b" 1 2 3 4", "has 3 numbers, not 4"),
-        (b"sat 1 2 x 4", "has something else than numbers"),
+        (b"sat 1 2 x 4", "has a field that is not a number"),
         (b"sat 1 2 nan 4", "has a number that is not finite"),
         (b"sat 1 2 -inf 4", "has a number that is not finite"),
         (b"sat 1 2 1e39 4", "has a number that is not finite"),
@@ -117,7 +117,7 @@ GOOD = b"cat 1 2 3 4\ndog 5 6 7 8\n"
 )
 @pytest.mark.parametrize("place", [0, 1, 2])
 @pytest.mark.parametrize("header", [True, False])
-def test_an_odd_line_is_skipped_and_said(model, tmp_path, line, fault, place, header):
+def test_invalid_line_of_vectors_is_skipped_with_warning(model, tmp_path, line, fault, place, header):
     lines = GOOD.splitlines()
     if fault == "repeats a word" and not place:
         lines[:1], line = [line], lines[0]
@@ -134,16 +134,16 @@ def test_an_odd_line_is_skipped_and_said(model, tmp_path, line, fault, place, he
         np.testing.assert_array_equal(read[row], expected.get(word, [np.nan] * 4))
 
 
-@pytest.mark.parametrize("announced", ["1 vectors of 4", "3 vectors of 4", "2 vectors of 5"])
-def test_a_first_line_that_counts_wrong_is_said(model, tmp_path, announced):
-    (tmp_path / "v").write_bytes(announced.replace("vectors of ", "").encode() + b"\n" + GOOD + b"\n")
+@pytest.mark.parametrize("announced", ["1 vectors of size 4", "3 vectors of size 4", "2 vectors of size 5"])
+def test_wrong_header_of_vectors_gives_warning(model, tmp_path, announced):
+    (tmp_path / "v").write_bytes(announced.replace("vectors of size ", "").encode() + b"\n" + GOOD + b"\n")
     assert vector_size(tmp_path / "v") == 4
-    message = f"1 line was skipped .*; the first line announces {announced} numbers, but there are 2 of 4"
+    message = f"1 line was skipped .*; the first line announces {announced}, but there are 2 of size 4"
     with pytest.warns(FflmWarning, match=message):
         assert np.isfinite(read_vectors(tmp_path / "v", model.vocabulary, 4)).all(axis=1).sum() == 2
 
 
-def test_all_odd_lines_are_counted(model, tmp_path):
+def test_skipped_lines_of_vectors_are_counted(model, tmp_path):
     (tmp_path / "v").write_bytes(b"zebra 1 2 3 4\n" * 1300 + b"a b c d e 1\n" * 1200 + GOOD)
     with pytest.warns(FflmWarning, match=r"1,200 lines were skipped \(line 1,301 has 5 numbers, not 4\)"):
         read_vectors(tmp_path / "v", model.vocabulary, 4)
@@ -155,9 +155,12 @@ BINARY = b"2 4\n" + b"".join(word + b" " + np.arange(4, dtype="<f4").tobytes() +
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"cat 1 2 3\n", "has vectors of 3 numbers, not 4: set the embedding size to 3"),
-        (b"2 3\ncat 1 2 3\ndog 1 2 3\n. . 1 2 3\n", "has vectors of 3 numbers, not 4: set the embedding size to 3"),
-        (b"cat 1 2 3 x\ndog 1 2 3 x\nsat 1 2 3 4", r"holds no vector in 2 of 3 lines \(line 1 has something else than numbers\)"),
+        (b"cat 1 2 3\n", "has vectors of size 3, not 4: give `embedding=3`"),
+        (b"2 3\ncat 1 2 3\ndog 1 2 3\n. . 1 2 3\n", "has vectors of size 3, not 4: give `embedding=3`"),
+        (
+            b"cat 1 2 3 x\ndog 1 2 3 x\nsat 1 2 3 4",
+            r"2 of 3 lines of .* are not vectors \(line 1 has a field that is not a number\)",
+        ),
         (b"1 4\nzebra 1 2 3 4\n", "none of the vocabulary's words"),
         (b"1 4\n<unk> 1 2 3 4\n", "none of the vocabulary's words"),
         (b"", "has no vectors: give a text file of vectors"),
@@ -165,30 +168,30 @@ BINARY = b"2 4\n" + b"".join(word + b" " + np.arange(4, dtype="<f4").tobytes() +
         (b"2 4\n", "has no vectors: give a text file of vectors"),
         (b"the cat sat on the mat .\n" * 2000, "has no vectors: give a text file of vectors"),
         (BINARY, r"has no vectors: .* \(not its binary format\)"),
-        (b"9" * 5000 + b" 4\n", "has vectors of 1 numbers"),
+        (b"9" * 5000 + b" 4\n", "has vectors of size 1, not 4"),
         ("1 4\ncat 1 2 3 4\n".encode("utf-16"), "has no vectors"),
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_bad_files_are_refused(model, tmp_path, content, message):
+def test_invalid_vectors_file_is_refused(model, tmp_path, content, message):
     (tmp_path / "v").write_bytes(content)
     with pytest.raises(FflmError, match=message):
         read_vectors(tmp_path / "v", model.vocabulary, 4)
 
 
-def test_a_file_of_another_kind_is_not_read_to_its_end(model, tmp_path):
-    (tmp_path / "v.gz").write_bytes(gzip.compress(b"a line of text\n" * 200_000, mtime=0)[:-9])  # what is truncated is its end
+def test_text_file_is_refused_without_reading_all_of_it(model, tmp_path):
+    (tmp_path / "v.gz").write_bytes(gzip.compress(b"a line of text\n" * 200_000, mtime=0)[:-9])  # only its end is truncated
     with pytest.raises(FflmError, match="has no vectors"):
         read_vectors(tmp_path / "v.gz", model.vocabulary, 4)
 
 
-def test_a_missing_file_is_refused(model, tmp_path):
+def test_missing_vectors_file_is_refused(model, tmp_path):
     with pytest.raises(FflmError, match="No such file"):
         read_vectors(tmp_path / "v", model.vocabulary, 4)
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_read_or_refused(tmp_path_factory, content):
+def test_read_vectors_accepts_or_refuses_any_bytes(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes(content)
     vocabulary = tiny_model(MODES["no ends"], ("a", "1")).vocabulary
@@ -196,7 +199,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, content):
         assert read_vectors(path, vocabulary, 1).shape == (len(vocabulary) + 1, 1)
 
 
-def test_neighbours_are_the_nearest_by_cosine(model):
+def test_neighbours_equal_brute_force_search(model):
     vectors = {word: model.vectors[word].astype(np.float64) for word in WORDS}
     expected = sorted(((cosine(vectors["cat"], vectors[word]), word) for word in WORDS if word != "cat"), reverse=True)
     found = model.neighbours("cat", 100)
@@ -205,7 +208,7 @@ def test_neighbours_are_the_nearest_by_cosine(model):
     assert model.neighbours("cat", 2) == found[:2]
 
 
-def test_analogies_are_the_nearest_to_the_sum_of_unit_vectors(model):
+def test_analogies_equal_brute_force_search(model):
     unit = {word: model.vectors[word] / np.linalg.norm(model.vectors[word]) for word in WORDS}
     target = unit["dog"] - unit["cat"] + unit["sat"]
     rest = [word for word in WORDS if word not in ("cat", "dog", "sat")]
@@ -215,7 +218,7 @@ def test_analogies_are_the_nearest_to_the_sum_of_unit_vectors(model):
     np.testing.assert_allclose([value for _, value in found], [value for value, _ in expected], rtol=1e-5)
 
 
-def test_a_planted_analogy_is_found():
+def test_analogy_of_man_woman_king_is_queen():
     model = tiny_model(MODES["no ends"], ("man", "woman", "king", "queen", "cat"))
     points = {"man": (1, 0, 0, 0), "woman": (1, 1, 0, 0), "king": (1, 0, 1, 0), "queen": (1, 1, 1, 0), "cat": (0, 0, 0, 1)}
     for word, point in points.items():
@@ -223,7 +226,7 @@ def test_a_planted_analogy_is_found():
     assert model.vectors.analogy("man", "woman", "king")[0][0] == "queen"
 
 
-def test_words_are_found_as_the_model_reads_them(model):
+def test_vectors_look_up_words_as_tokenized(model):
     lower = tiny_model(TextSettings(Tokenizer(lowercase=True)), WORDS)
     assert lower.neighbours("CAT") == lower.neighbours("cat")
     assert "CAT" in lower.vectors
@@ -233,14 +236,14 @@ def test_words_are_found_as_the_model_reads_them(model):
             model.neighbours(word)
 
 
-def test_vectors_of_zeros_are_near_to_nothing():
+def test_zero_vectors_have_cosine_zero():
     model = tiny_model(MODES["no ends"], ("a", "b", "c"))
     model.parameters.embeddings[...] = 0
     assert [value for _, value in model.neighbours("a")] == [0, 0]
     assert tiny_model(MODES["no ends"], ("a",)).neighbours("a") == []
 
 
-# The command line
+# The command line.
 
 
 @pytest.fixture
@@ -259,7 +262,7 @@ def run(tmp_path):
     return run
 
 
-def test_the_command_exports(run, tmp_path):
+def test_vectors_command_exports(run, tmp_path):
     result = run("vectors")
     assert result.exit_code == 0
     assert result.stderr == "left out 1 words with white space: ' '\n"
@@ -274,7 +277,7 @@ def test_the_command_exports(run, tmp_path):
     np.testing.assert_array_equal(np.array(list(values.values()), np.float32), run.model.parameters.embeddings)
 
 
-def test_the_commands_show_neighbours_and_analogies(run):
+def test_neighbours_and_analogy_commands(run):
     neighbours = json.loads(run("neighbours", "a", "--top", "2", "--json").stdout)
     assert [(each["word"], each["cosine"]) for each in neighbours["neighbours"]] == run.model.neighbours("a", 2)
     answers = json.loads(run("analogy", "a", "b", "c", "--json").stdout)
@@ -287,7 +290,7 @@ def test_the_commands_show_neighbours_and_analogies(run):
     assert lost.stderr.startswith("error: 'x' is not in the vocabulary")
 
 
-def test_both_commands_that_take_vectors_say_what_they_skipped(tmp_path, monkeypatch):
+def test_train_commands_warn_of_skipped_vectors(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("text").write_text("the cat sat on the mat .\n" * 40)
     Path("texts.tsv").write_text("a\tthe cat sat\nb\ton the mat\n" * 20)

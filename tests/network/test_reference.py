@@ -1,4 +1,4 @@
-"""The reference itself: against finite differences, published vectors and closed forms; and that the gradient check can fail."""
+"""The reference equals finite differences, published vectors and closed forms; the gradient check detects errors."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,8 @@ from tolerances import ACTIVATION, FLOAT64, PRODUCT, assert_close
 SEED, STEP = 5, 7
 
 
-def check(name: str, gradients: dict[str, np.ndarray]) -> None:
-    """Hold gradients of a case against finite differences of its objective."""
+def check_gradients(name: str, gradients: dict[str, np.ndarray]) -> None:
+    """Compare gradients of a case with finite differences of its objective."""
     parameters, contexts, targets = reference.batch(CASES[name])
     gradcheck.check(lambda: reference.objective(parameters, contexts, targets, CASES[name], SEED, STEP), parameters, gradients)
 
@@ -26,19 +26,19 @@ QUICK = {"tanh", "everything", "averages", "noise", "tied, direct", "one band, d
 
 
 @pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES])
-def test_gradients(name: str) -> None:
-    check(name, gradients_of(name))
+def test_reference_gradients_equal_finite_differences(name: str) -> None:
+    check_gradients(name, gradients_of(name))
 
 
-# The check's own checks
+# The gradient check detects errors.
 
 
-def transposed_flow(inputs, weight, bias, activation, d_outputs):
+def swapped_inputs_and_outputs(inputs, weight, bias, activation, d_outputs):
     dz = d_outputs * reference.slope(activation, inputs @ weight.T + bias)
     return dz.T @ inputs, dz.sum(0), dz @ weight.T
 
 
-def last_of_equal_words(contexts, blocks, d_inputs, d_embeddings):
+def only_last_of_equal_words(contexts, blocks, d_inputs, d_embeddings):
     result = d_embeddings.copy()
     result[contexts] += d_inputs.reshape(*contexts.shape, -1)
     return result
@@ -61,52 +61,52 @@ def changed_output(change: Callable) -> Callable:
 
 
 MISTAKES = {
-    "the activation's slope missing": ("tanh", "slope", lambda name, z: np.ones_like(z)),
-    "the slope of another activation": ("elu", "slope", lambda name, z: np.where(z > 0, 1.0, 0.01)),
-    "the batch's mean taken as its sum": ("tanh", "output_gradients", changed_output(lambda *all_: [13 * x for x in all_])),
-    "a transposed matrix": ("two square layers", "affine_backward", transposed_flow),
-    "the direct connections' share missing": (
+    "slope of activation missing": ("tanh", "slope", lambda name, z: np.ones_like(z)),
+    "slope of another activation": ("elu", "slope", lambda name, z: np.where(z > 0, 1.0, 0.01)),
+    "sum instead of mean over batch": ("tanh", "output_gradients", changed_output(lambda *all_: [13 * x for x in all_])),
+    "transposed matrix": ("two square layers", "affine_backward", swapped_inputs_and_outputs),
+    "gradient of direct connections missing": (
         "direct",
         "output_gradients",
-        changed_output(lambda d_features, *others: (np.hstack([d_features[:, :5], 0 * d_features[:, 5:]]), *others)),
+        changed_output(lambda d_hidden, *others: (np.hstack([d_hidden[:, :5], 0 * d_hidden[:, 5:]]), *others)),
     ),
-    "the tied softmax's share missing": (
+    "gradient of tied softmax missing": (
         "tied, projected",
         "output_gradients",
-        changed_output(lambda d_features, d_weight, d_bias: (d_features, 0 * d_weight, d_bias)),
+        changed_output(lambda d_hidden, d_weight, d_bias: (d_hidden, 0 * d_weight, d_bias)),
     ),
-    "the contexts' share missing": (
+    "gradient of contexts missing": (
         "tied, projected",
         "scatter_add",
         lambda contexts, blocks, d_inputs, d_embeddings: d_embeddings,
     ),
-    "equal words of a context counted once": ("tanh", "scatter_add", last_of_equal_words),
-    "averages taken as means": ("averages", "scatter_add", mean_of_blocks),
-    "normalization taken for a factor": (
+    "equal words of context counted once": ("tanh", "scatter_add", only_last_of_equal_words),
+    "averages treated as means": ("averages", "scatter_add", mean_of_blocks),
+    "normalization treated as constant factor": (
         "residual",
         "normalize_backward",
         lambda values, d: d / np.sqrt(values.var(1, keepdims=True) + 1e-5),
     ),
-    "residual sum forgotten": ("residual", "normalize_backward", lambda values, d: np.zeros_like(d)),
-    "penalty forgotten": ("penalty", "log_normalizers", lambda features, weight, bias: np.zeros(len(features))),
+    "residual sum missing": ("residual", "normalize_backward", lambda values, d: np.zeros_like(d)),
+    "penalty missing": ("penalty", "log_normalizers", lambda hidden, weight, bias: np.zeros(len(hidden))),
     "noise counted once": ("noise", "noise", lambda case: np.ones(case["vocabulary"])),
-    "smoothing forgotten": ("smoothing", "smoothed_targets", lambda targets, words, smoothing: np.eye(words)[targets]),
+    "smoothing missing": ("smoothing", "smoothed_targets", lambda targets, words, smoothing: np.eye(words)[targets]),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_check_notices_a_mistake(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_check_detects_wrong_formula(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name, function, wrong = MISTAKES[mistake]
     with monkeypatch.context() as patch:
         patch.setattr(reference, function, wrong)
         gradients = gradients_of(name)
     with pytest.raises(AssertionError, match="relative error"):
-        check(name, gradients)
+        check_gradients(name, gradients)
 
 
 @pytest.mark.parametrize("name", ["dropout", "embedding dropout"])
-def test_check_notices_dropout_forgotten_on_the_way_back(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_check_detects_missing_dropout_in_backward_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters, contexts, _ = reference.batch(CASES[name])
     forward = reference.forward(parameters, contexts, CASES[name], SEED, STEP, training=True)
     with monkeypatch.context() as patch:
@@ -114,21 +114,21 @@ def test_check_notices_dropout_forgotten_on_the_way_back(name: str, monkeypatch:
         patch.setattr(reference, "dropout", lambda values, *arguments: values)
         gradients = gradients_of(name)
     with pytest.raises(AssertionError, match="relative error"):
-        check(name, gradients)
+        check_gradients(name, gradients)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("array", ["embeddings", "hidden.0.weight", "hidden.0.bias", "output.weight", "output.bias"])
-def test_check_notices_one_coordinate(array: str) -> None:
-    for place in (np.argmax, np.argmin):  # the largest, and the smallest that isn't zero
+def test_gradient_check_detects_one_wrong_coordinate(array: str) -> None:
+    for place in (np.argmax, np.argmin):  # the largest coordinate, and the smallest that is not zero
         gradients = gradients_of("tanh")
         sizes = np.abs(gradients[array])
         gradients[array].flat[place(np.where(sizes > 0, sizes, np.median(sizes)))] *= 1.00001
         with pytest.raises(AssertionError, match=rf"relative error.*{array}"):
-            check("tanh", gradients)
+            check_gradients("tanh", gradients)
 
 
-def test_check_notices_a_tiny_gradient() -> None:
+def test_gradient_check_detects_error_in_tiny_gradient() -> None:
     array, coefficients = np.zeros(2), np.array([1.0, 1e-9])
     gradcheck.check(lambda: array @ coefficients, {"x": array}, {"x": coefficients})
     with pytest.raises(AssertionError, match="relative error"):
@@ -136,23 +136,23 @@ def test_check_notices_a_tiny_gradient() -> None:
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
-def test_check_notices_what_is_not_finite(wrong: float) -> None:
+def test_gradient_check_detects_nan_and_infinity(wrong: float) -> None:
     gradients = gradients_of("tanh")
     gradients["hidden.0.bias"][2] = wrong
     with pytest.raises(AssertionError, match=r"hidden\.0\.bias"):
-        check("tanh", gradients)
+        check_gradients("tanh", gradients)
 
 
-def test_check_notices_absent_and_misshapen_arrays() -> None:
+def test_gradient_check_detects_missing_and_misshapen_arrays() -> None:
     gradients = gradients_of("tanh")
     with pytest.raises(AssertionError, match=r"hidden\.0\.weight"):
-        check("tanh", {**gradients, "hidden.0.weight": gradients["hidden.0.weight"].T})
+        check_gradients("tanh", {**gradients, "hidden.0.weight": gradients["hidden.0.weight"].T})
     del gradients["output.bias"]
     with pytest.raises(AssertionError):
-        check("tanh", gradients)
+        check_gradients("tanh", gradients)
 
 
-# Philox and dropout
+# Philox and dropout.
 
 
 @pytest.mark.parametrize(
@@ -164,12 +164,12 @@ def test_check_notices_absent_and_misshapen_arrays() -> None:
     ],
 )
 def test_philox_known_answers(counter: str, key: str, expected: str) -> None:
-    """The vectors that Random123, its authors' library, publishes in tests/kat_vectors."""
+    """The vectors are those in tests/kat_vectors of Random123, the library of the authors of Philox."""
     words = reference.philox(*([int(word, 16) for word in text.split()] for text in (counter, key)))
     assert " ".join(f"{int(word):08x}" for word in words) == expected
 
 
-def test_dropout_keeps_the_mean() -> None:
+def test_dropout_keeps_mean() -> None:
     ones = np.ones((400, 250))
     for rate in (0.0, 0.1, 0.5, 0.9):
         dropped = reference.dropout(ones, rate, 1, 2, 3)
@@ -178,7 +178,7 @@ def test_dropout_keeps_the_mean() -> None:
         assert abs((dropped == 0).mean() - rate) <= 5 * deviation
 
 
-def test_dropout_depends_on_all_its_numbers() -> None:
+def test_dropout_depends_on_seed_step_layer_and_row() -> None:
     numbers = {"seed": 1, "step": 2, "layer": 3, "row": 0}
     first = reference.dropout(np.ones((40, 25)), 0.5, **numbers)
     for name in numbers:
@@ -188,11 +188,11 @@ def test_dropout_depends_on_all_its_numbers() -> None:
     assert np.array_equal(first[7:], reference.dropout(np.ones((33, 25)), 0.5, 1, 2, 3, row=7))
 
 
-# The formulas
+# The formulas.
 
 
 @pytest.mark.parametrize("name", ["tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus", "identity"])
-def test_slopes(name: str) -> None:
+def test_activation_slopes_equal_finite_differences(name: str) -> None:
     z = np.linspace(-6, 6, 100)
     wanted = [gradcheck.derivative(lambda: float(reference.activate(name, z)[i]), z, (i,)) for i in range(100)]  # noqa: B023
     assert_close(reference.slope(name, z), np.array(wanted), gradcheck.TOLERANCE)
@@ -220,7 +220,7 @@ def test_softmax_of_known_scores() -> None:
     assert_close(logs, np.array([[half, half], [third - half, third], [0, -1000]]), PRODUCT[FLOAT64])
 
 
-def test_objective_is_the_mean_loss() -> None:
+def test_objective_equals_mean_loss() -> None:
     parameters, contexts, targets = reference.batch(CASES["tanh"])
     losses = reference.network_losses(parameters, contexts, targets, CASES["tanh"])
     assert_close(reference.objective(parameters, contexts, targets, CASES["tanh"]), losses.mean(), PRODUCT[FLOAT64])
@@ -229,22 +229,22 @@ def test_objective_is_the_mean_loss() -> None:
     assert_close(smoothed, 0.9 * losses.mean() + 0.1 * uniform, PRODUCT[FLOAT64])
 
 
-# The updates, by closed forms for a gradient that stays the same
+# The optimizer steps, compared with closed forms for a constant gradient.
 
 G, RATE, STEPS = np.array([0.5, -2.0, 3.0]), 0.1, 20
 PENALTY = {"scale": 1.0, "l2": 0.0}
 
 
-def test_momentum() -> None:
+def test_momentum_steps_equal_closed_form() -> None:
     for nesterov, ahead in ((False, 0), (True, 1)):
         weight, velocity = np.ones(3), np.zeros(3)
         for _ in range(STEPS):
             weight, velocity = reference.momentum_step(weight, G, velocity, **PENALTY, rate=RATE, momentum=0.9, nesterov=nesterov)
-        velocities = [(1 - 0.9 ** (t + ahead)) / 0.1 for t in range(1, STEPS + 1)]  # Nesterov's is one step ahead
+        velocities = [(1 - 0.9 ** (t + ahead)) / 0.1 for t in range(1, STEPS + 1)]  # Nesterov's velocity is one step ahead
         assert_close(weight, 1 - RATE * G * sum(velocities), PRODUCT[FLOAT64])
 
 
-def test_adagrad() -> None:
+def test_adagrad_steps_equal_closed_form() -> None:
     weight, total = np.ones(3), np.zeros(3)
     for _ in range(STEPS):
         weight, total = reference.adagrad_step(weight, G, total, **PENALTY, rate=RATE, epsilon=0.0)
@@ -252,7 +252,7 @@ def test_adagrad() -> None:
     assert_close(weight, 1 - RATE * np.sign(G) * sum(t**-0.5 for t in range(1, STEPS + 1)), PRODUCT[FLOAT64])
 
 
-def test_rmsprop() -> None:
+def test_rmsprop_steps_equal_closed_form() -> None:
     weight, mean = np.ones(3), np.zeros(3)
     for _ in range(STEPS):
         weight, mean = reference.rmsprop_step(weight, G, mean, **PENALTY, rate=RATE, decay=0.9, epsilon=0.0)
@@ -261,18 +261,18 @@ def test_rmsprop() -> None:
     assert_close(weight, 1 - RATE * np.sign(G) * moved, PRODUCT[FLOAT64])
 
 
-def test_adam() -> None:
+def test_adam_steps_equal_closed_form() -> None:
     settings = {"rate": RATE, "beta1": 0.9, "beta2": 0.999, "epsilon": 0.0}
     for shrink in (0.0, 0.01):
         weight, first, second = np.ones(3), np.zeros(3), np.zeros(3)
         for step in range(1, STEPS + 1):
             weight, first, second = reference.adam_step(weight, G, first, second, **PENALTY, shrink=shrink, **settings, step=step)
-        steps = sum((1 - shrink) ** t for t in range(STEPS))  # each is of size one, and decays from then on
+        steps = sum((1 - shrink) ** t for t in range(STEPS))  # each step has size one, and decays afterwards
         assert_close(weight, (1 - shrink) ** STEPS - RATE * np.sign(G) * steps, 1e-12)
         assert_close(second, (1 - 0.999**STEPS) * G**2, 1e-12)
 
 
-def test_penalty_is_added_to_the_scaled_gradient() -> None:
+def test_l2_penalty_is_added_to_scaled_gradient() -> None:
     weight = np.array([2.0, -4.0])
     stepped, velocity = reference.momentum_step(
         weight, np.array([3.0, 8.0]), np.zeros(2), scale=0.5, l2=0.25, rate=0.1, momentum=0.0, nesterov=False

@@ -1,4 +1,4 @@
-"""The command line, run in this process, or as a user runs it: as the installed command."""
+"""Functions that run the command line, in this process or as the installed command."""
 
 import contextlib
 import os
@@ -15,23 +15,23 @@ from fflm.cli import main
 FFLM = str(Path(sysconfig.get_path("scripts")) / "fflm")
 
 STORIES = (Path(__file__).parents[2] / "corpora" / "stories.txt").read_text(encoding="utf-8")[:3000]
-"""A text on which a small network trains in a moment."""
+"""A text on which a small network is trained in less than a second."""
 
 SMALL = ("--embedding", "6", "--hidden", "8", "--batch-size", "64", "--window", "3")
-"""Options of such a network."""
+"""Options of a small network."""
 
 PERPLEXITY = (
     r"perplexity [\d.,]+ over [\d,]+ tokens, OOV rate [\d.]+%, \d+\.\d{3} bits per character; "
     r"vocabulary [\d,]+ \(words seen at least \d+ times in train\); line ends predicted as </s>, contexts may cross lines"
 )
-"""How a perplexity is reported, with its evaluation conditions."""
+"""A pattern of a reported perplexity with its evaluation conditions."""
 
 
 def fflm(*arguments, folder, environment=None, input=None):
-    """Run a command line in this process, which takes no second to start; return what it printed and its status.
+    """Run a command line in this process, which saves the time for imports; return its output and exit status.
 
-    The result has the fields of what `installed_fflm` returns. Signals and file descriptors are those of pytest: a test of
-    these needs a process of its own.
+    The result has the same fields as that of `installed_fflm`. Tests of signals or file descriptors need `installed_fflm`, as
+    those of this process belong to pytest.
     """
     with contextlib.chdir(folder):
         result = CliRunner().invoke(main, [*map(str, arguments)], input=input, env=environment)
@@ -41,7 +41,7 @@ def fflm(*arguments, folder, environment=None, input=None):
 
 
 def installed_fflm(*arguments, folder, environment=None, **options):
-    """Run the installed command in a folder, with more variables in its environment; return what it printed and its status."""
+    """Run the installed command in a folder with additional environment variables; return its output and exit status."""
     path = f"{Path(FFLM).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, **(environment or {})}
     return subprocess.run(

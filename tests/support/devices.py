@@ -1,6 +1,6 @@
-"""The devices that numerical tests run on, by ``pytest --device``: ``cpu``; ``ptx``, the fake CUDA driver; ``cuda``, a real GPU.
+"""The device of the numerical tests, from ``pytest --device``: ``cpu``; ``ptx``, the fake CUDA driver; ``cuda``, a real GPU.
 
-With ``--precision mixed`` the last two train in mixed precision.
+With ``--precision mixed``, ``ptx`` and ``cuda`` train in mixed precision.
 """
 
 from collections.abc import Callable
@@ -23,17 +23,17 @@ mixed = False
 
 
 def backend_under_test() -> Backend:
-    """Return the backend, whose operations take NumPy arrays on every device."""
+    """Return the backend of the device; its operations take NumPy arrays on every device."""
     return CpuBackend() if device == "cpu" else NumpyBackend(gpu_backend(mixed))
 
 
 def precision() -> np.dtype:
-    """Return the type of the device's most precise numbers."""
+    """Return the dtype of the highest precision of the device."""
     return np.dtype(np.float64 if device == "cpu" else np.float32)
 
 
 def tile() -> int:
-    """Return how many words of the output layer are computed together."""
+    """Return the number of words in a tile of the output layer."""
     if device == "cpu":
         return TILE
     from fflm.backend.cuda.products import COLUMNS
@@ -42,7 +42,7 @@ def tile() -> int:
 
 
 def gpu_backend(mixed: bool = False) -> Backend:
-    """Return the backend of a GPU: of a real one with ``--device cuda``, else of the fake CUDA driver."""
+    """Return the backend of the real GPU with ``--device cuda``, otherwise of the fake CUDA driver."""
     from fflm.backend.devices import why_no_gpu
 
     reason = why_no_gpu()
@@ -59,7 +59,7 @@ def gpu_backend(mixed: bool = False) -> Backend:
 
 
 class NumpyBackend:
-    """A GPU's backend whose operations take NumPy arrays, which are sent there and, if they change, come back."""
+    """A backend of a GPU whose operations take NumPy arrays, which are copied to the GPU and, if they change, back."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -67,11 +67,11 @@ class NumpyBackend:
 
     @property
     def full_precision(self) -> "NumpyBackend":
-        """The full-precision backend of the backend."""
+        """The full-precision backend, which takes NumPy arrays, too."""
         return NumpyBackend(self.backend.full_precision)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """Return an array that nothing was written to."""
+        """Return an uninitialized array."""
         array = np.empty(shape, dtype)
         array.reshape(-1).view(np.uint8)[:] = unwritten(array.nbytes)
         return array
@@ -88,7 +88,7 @@ class NumpyBackend:
         operation = getattr(self.backend, name)
 
         def on_numpy(*arguments: Any, **named: Any) -> None:
-            sent: dict[Any, tuple[np.ndarray, np.ndarray, Any]] = {}  # what is given twice is one array there, too
+            sent: dict[Any, tuple[np.ndarray, np.ndarray, Any]] = {}  # an array that is passed twice is one array on the GPU, too
 
             def send(argument: Any) -> Any:
                 if isinstance(argument, np.ndarray):
@@ -109,14 +109,14 @@ class NumpyBackend:
 
 
 def compiled(kernel: Any, types: tuple[Any, ...], capability: tuple[int, int] = (9, 0), output: str = "ptx") -> Any:
-    """Return what a kernel becomes for arguments of these types, on a machine that need not have a GPU."""
+    """Compile a kernel for arguments of these types, also on a machine without a GPU; return the output."""
     from types import SimpleNamespace
 
     from numba import cuda
     from numba.cuda import dispatcher
 
     found = dispatcher.get_current_device
-    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)  # of device functions in the kernel
+    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)  # for device functions
     try:
         bounds = kernel.targetoptions.get("launch_bounds")
         return cuda.compile(kernel.py_func, types, cc=capability, device=False, abi="numba", output=output, launch_bounds=bounds)[

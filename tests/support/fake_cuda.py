@@ -1,7 +1,7 @@
-"""A fake CUDA driver: arrays, launches and memory are fflm's own, and the driver below them interprets PTX.
+"""A fake CUDA driver, on which fflm's own arrays, launches and pool of memory run without a GPU: it interprets PTX.
 
-Launches and copies of a stream wait until the host waits for them, and are then done in their order, as a real driver may do it.
-Memory that is handed out again holds NaN, and ends where its array ends. Other streams and other GPUs are not imitated.
+Launches and copies of a stream are delayed until the host waits for them, and are then done in order, as a real driver may do it.
+Reused memory holds NaN, and ends at the end of its array. Other streams and several GPUs are not supported.
 """
 
 import functools
@@ -29,23 +29,23 @@ NAME = "Fake GPU"
 
 
 class FakeGpu:
-    """A GPU, and the functions of its driver.
+    """A fake GPU, and the functions of its driver.
 
     Parameters
     ----------
     capacity
-        Bytes of the GPU's memory.
+        The size of the memory of the GPU in bytes.
 
     Attributes
     ----------
     memory
-        The GPU's memory, as it is once the host has waited.
+        The memory of the GPU, without the effects of pending launches and copies.
     held
-        Bytes of each allocation, by its address.
+        The size of each allocation in bytes, by its address.
     launched
-        The kernels that were launched, in their order.
+        The kernels that were launched, in order.
     linked
-        Whether kernels are compiled to machine code, too, which is kept on disk with them and is not used here. It takes seconds.
+        Whether kernels are also compiled to machine code, which is cached on disk and not used here. It takes seconds.
     """
 
     def __init__(self, capacity: int = 2**30) -> None:
@@ -84,7 +84,7 @@ class FakeGpu:
         return self._thread.contexts
 
     def in_context(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that fails in a thread without a context, and is done by one thread at a time."""
+        """Return a function that fails in a thread without a context, and is run by one thread at a time."""
 
         @functools.wraps(function)
         def checked(*arguments: Any) -> Any:
@@ -96,17 +96,17 @@ class FakeGpu:
         return checked
 
     def enqueue(self, action: Callable[[], None]) -> None:
-        """Let an action be done after all actions that were enqueued before."""
+        """Add an action to the pending ones, which are done in order when the host waits."""
         self._pending.append(action)
 
     def wait(self) -> None:
-        """Do all pending actions; an error drops those after it."""
+        """Do all pending actions; an error discards those after it."""
         pending, self._pending = self._pending, []
         for action in pending:
             action()
 
     def launch(self, stream: Any, config: Any, kernel: PtxKernel, *words: Any) -> None:
-        """Stand in for ``cuda.core.launch``, which converts the words in the same way."""
+        """Enqueue a launch; this replaces ``cuda.core.launch``, which converts the words in the same way."""
         assert int(stream.handle) == STREAM
         assert len(words) == len(kernel.types)
         self.launched.append(kernel)
@@ -146,7 +146,7 @@ class FakeGpu:
 
     def _enqueue_copy_to_device(self, target: int, source: int, size: int, stream: int) -> None:
         assert stream == STREAM
-        memory = self._pinned[source]  # of other memory the driver would first make a copy
+        memory = self._pinned[source]  # the driver copies memory that is not pinned at once
         self.enqueue(lambda: self.memory.write(target, memory[:size]))
 
     def _enqueue_bytes(self, target: int, byte: int, size: int, stream: int) -> None:
@@ -160,7 +160,7 @@ class FakeGpu:
 
 
 class TrackedPool(Pool):
-    """The pool of memory of the CUDA backend; the GPU knows to the byte what the pool hands out."""
+    """The pool of memory of the CUDA backend, which tells the GPU the exact size of each array."""
 
     def __init__(self, gpu: FakeGpu) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ _installed: list[FakeGpu] = []
 
 
 def install_fake_driver() -> FakeGpu:
-    """Let numba.cuda use a fake driver from now on, the same one each time, instead of searching for a real one."""
+    """Make numba.cuda use a fake driver instead of a real one; return its GPU, which is the same at each call."""
     if not _installed:
         gpu, device = FakeGpu(), Device.__new__(Device)
         device.id, device.name, device.compute_capability = 0, NAME, (9, 0)
@@ -194,7 +194,7 @@ def install_fake_driver() -> FakeGpu:
 
 
 def _load(library: codegen.CUDACodeLibrary) -> Any:
-    """Stand in for the function that loads a compiled kernel."""
+    """Return a kernel for the interpreter; this replaces the method that loads a compiled kernel."""
     if not library._cufunc_cache:
         if _installed[0].linked:
             library.get_cubin()

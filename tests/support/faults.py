@@ -1,8 +1,8 @@
-"""Commands in which a system call fails, or the process is killed, where a test says: real calls and real processes.
+"""Running commands in which a chosen system call fails, or during which the process is killed.
 
-`faults.c` stands in for the C library's functions. Run as a program, this module is a server, which has imported fflm and
-compiled what commands need. It forks a process for every command that it is asked to run, which takes milliseconds instead of
-a second.
+`faults.c` replaces functions of the C library in a real process. Run as a program, this module is a server, which has imported
+fflm and compiled the kernels that commands need. It forks a process for every command, which takes milliseconds instead of a
+second.
 """
 
 import ctypes
@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 KINDS = ("count", "fail", "full", "short", "interrupt", "terminate", "kill")
-"""What may happen at a call, in the order of faults.c.
+"""The kinds of faults at a call, in the order of faults.c.
 
-It is counted; it fails; it fails, as do all later ones that need space; it writes only a half; it is interrupted by a signal that
-is none of ours; SIGTERM comes; SIGKILL comes, after half of what was to be written.
+The call is only counted; it fails; it and all later calls that need space fail; it writes only a half; it is interrupted by a
+signal without a handler; the process gets SIGTERM; the process gets SIGKILL after half of a write.
 """
 
 SECONDS = 60
-"""A command that takes longer hangs, and is ended by SIGALRM."""
+"""Time limit of a command, after which SIGALRM ends it."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a command: its exit status (negative for a signal), what it printed, and its calls, with paths."""
+    """The result of a command: its exit status (negative for a signal), its output, and its system calls with paths."""
 
     status: int
     stdout: str
@@ -35,7 +35,7 @@ class Outcome:
 
 
 class Server:
-    """A server, for as long as a ``with`` block lasts; ``folder`` is for its own files."""
+    """A client that starts a server for the time of a ``with`` block; ``folder`` is for the files of the server."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -59,11 +59,11 @@ class Server:
         self.process.wait()
 
     def prepare(self, program, folder):
-        """Run a program in the server itself, so that it finds imported and compiled what it needs from now on."""
+        """Run a program in the server itself, so that later runs find its modules imported and its kernels compiled."""
         self._ask(program, folder, "count", 0, forked=False)
 
     def run(self, program, folder, kind="count", at=0):
-        """Run a program in a folder, with a fault at a call, from 1: a command line of fflm as a list, or Python code."""
+        """Run a command line (a list) or Python code (a string) in a folder, with a fault at a call, counted from 1."""
         return self._ask(program, folder, kind, at, forked=True)
 
     def _ask(self, program, folder, kind, at, forked):
@@ -75,7 +75,7 @@ class Server:
 
 
 def serve(folder):
-    """Answer requests on standard input, a line of JSON each, until it ends."""
+    """Answer requests on standard input, each a line of JSON, until the input ends."""
     import gc
     import signal
 
@@ -103,13 +103,13 @@ def serve(folder):
             else:
                 work(request["program"], folder)
                 gc.collect()
-                gc.freeze()  # or every fork's collections copy the memory of all that was imported
+                gc.freeze()  # otherwise garbage collection in every fork copies the memory of all imported modules
             os.chdir("/")
             print(json.dumps({"status": status, "calls": calls}), file=answers, flush=True)
 
 
 def work(program, folder):
-    """Run a program in this process, its output in files, and return the exit status."""
+    """Run a program in this process with its output in files; return the exit status."""
     import traceback
 
     from fflm.cli import main

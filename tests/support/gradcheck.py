@@ -1,8 +1,8 @@
-"""Gradients against central finite differences, in float64.
+"""Comparison of gradients with central finite differences, in float64.
 
-The derivative is taken from four values of the function (the central difference of order four), whose truncation error falls with
-STEP^4: where the function is smooth and of size one it is exact to about 1e-12, the rounding of the function's values. So a
-gradient is right if it is off by no more than NOISE plus TOLERANCE of itself, and no coordinate hides behind a larger one.
+The derivative is computed from four values of the function (the central difference of order four), whose truncation error falls
+with STEP^4. If the function is smooth and of size one, the derivative is exact to about 1e-12, the rounding error of the values.
+So a gradient is correct if its error is at most NOISE plus TOLERANCE times itself, and every coordinate is compared on its own.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ TOLERANCE = FINITE_DIFFERENCES
 
 
 def derivative(function: Callable[[], float], array: np.ndarray, index: tuple[int, ...]) -> float:
-    """Return the derivative of ``function`` by one element of ``array``, which it reads (and which is put back)."""
+    """Return the derivative of ``function`` by one element of ``array``, which is restored afterwards."""
     value = array[index]
     values = []
     for steps in (-2, -1, 1, 2):
@@ -27,26 +27,26 @@ def derivative(function: Callable[[], float], array: np.ndarray, index: tuple[in
 
 
 def error(gradient: float, expected: float) -> float:
-    """Return the relative error; for gradients below NOISE / TOLERANCE, where noise rules, the error in units of that."""
+    """Return the relative error of a gradient, with NOISE / TOLERANCE added to the denominator because of rounding errors."""
     return abs(gradient - expected) / (max(abs(gradient), abs(expected)) + NOISE / TOLERANCE)
 
 
 def check(function: Callable[[], float], arrays: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]) -> None:
-    """Compare every coordinate of every array.
+    """Compare every coordinate of every gradient with finite differences.
 
     Parameters
     ----------
     function
-        Computes the scalar from the arrays.
+        A function that computes a scalar from the arrays.
     arrays
-        The float64 arrays that it reads, by name.
+        The float64 arrays that the function reads, by name.
     gradients
-        What is claimed to be their gradients.
+        The gradients to be checked, by the same names.
 
     Raises
     ------
     AssertionError
-        With the worst coordinate, if one is wrong, not finite, or if names or shapes differ.
+        If a coordinate is wrong or not finite, or if names or shapes differ; it names the worst coordinate.
     """
     assert arrays.keys() == gradients.keys()
     worst, where = 0.0, ""

@@ -1,4 +1,4 @@
-"""Encoding PTX: each instruction of a kernel becomes a line of the table that `ptx_interpreter` executes."""
+"""Encoding of PTX: each instruction of a kernel becomes a row of the table that `ptx_interpreter` executes."""
 
 import re
 from typing import Any
@@ -36,7 +36,7 @@ FLOATS = {
     "rcp": interpreter.RCP,
     "tanh": interpreter.TANH,
 }
-"""What is done with floats, by the instruction's name and what changes its meaning."""
+"""Operations on floats by the names of instructions, with the modifiers that change the meaning."""
 
 INTEGERS = {
     "mov": interpreter.COPY,
@@ -61,27 +61,27 @@ INTEGERS = {
     "div": interpreter.DIVIDE,
     "rem": interpreter.REMAINDER,
 }
-"""What is done with integers and bits."""
+"""Operations on integers and bits by the names of instructions, with their modifiers."""
 
 
 def bits_of(value: Any) -> int:
-    """Return what a register holds for a number: integers of 64 bits, floats in the lower half."""
+    """Return the content of a register for a number: integers have 64 bits, floats are in the lower half."""
     if isinstance(value, np.floating):
         return int(np.float32(value).view(np.uint32))
     return (int(value) + 2**63) % 2**64 - 2**63
 
 
 class Encoder:
-    """The table of a kernel, and the numbers of its registers.
+    """The table of instructions of a kernel, and the numbers of its registers.
 
     Attributes
     ----------
     registers
-        The number of each register, also of those that hold a constant, an address or a parameter.
+        The number of each register by name; constants, addresses and parameters have registers, too.
     constants
-        What registers hold at the beginning, by their numbers.
+        The initial contents of registers, by number.
     table
-        The lines of all instructions (instructions x `WIDTH`,).
+        The rows of all instructions (instructions x `WIDTH`,).
     special
         The numbers of the `SPECIAL` registers.
     """
@@ -94,7 +94,7 @@ class Encoder:
         self.special = np.array([self._register(name) for name in SPECIAL])
 
     def _register(self, operand: str) -> int:
-        """Return the number of a register, also of one that holds a constant, an address or a parameter."""
+        """Return the number of the register of an operand, which may be a constant, an address or a parameter."""
         if operand not in self.registers:
             self.registers[operand] = number = len(self.registers)
             if operand in self._source.places:
@@ -108,23 +108,23 @@ class Encoder:
         return self.registers[operand]
 
     def _registers(self, operand: str) -> list[int]:
-        """Return the numbers of a vector's registers."""
+        """Return the numbers of the registers of a vector."""
         return [self._register(each.strip()) for each in operand.strip("{}").split(",")]
 
     def _address(self, operand: str) -> tuple[int, int]:
-        """Return the register of an address, and what is added to it."""
+        """Return the register and the offset of an address."""
         base, _, offset = operand.strip("[] ").partition("+")
         return self._register(base.strip()), int(offset or 0)
 
     def _line(self, instruction: Instruction) -> list[int]:
-        """Return an instruction's line of the machine's table."""
+        """Return the row of an instruction in the table."""
         guard = self._register(instruction.guard) if instruction.guard else -1
         operation, kind, columns = self._operation(instruction)
         line = [operation, guard, int(instruction.negated), kind, *columns]
         return line + [0] * (WIDTH - len(line))
 
     def _operation(self, instruction: Instruction) -> tuple[int, int, list[int]]:
-        """Return what an instruction does, the kind of its numbers, and its columns."""
+        """Return the operation of an instruction, the kind of its numbers, and its operands."""
         parts, operands = instruction.parts, instruction.operands
         name, last = parts[0], parts[-1]
         kind = KINDS.index(last.replace("b", "u")) if last.replace("b", "u") in KINDS else -1

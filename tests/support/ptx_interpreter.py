@@ -1,25 +1,26 @@
-"""The PTX interpreter, compiled by Numba: it executes the instructions of a kernel, which `ptx_encoder` has put into a table.
+"""The PTX interpreter, compiled by Numba: it executes the table of instructions that `ptx_encoder` makes of a kernel.
 
-How it executes
+Execution
     The blocks of a launch run one after the other, the threads of a block in turn. `advance` runs one thread until it reaches a
-    barrier, an instruction of its whole warp (`EXCHANGE` and what follows it in the list) or its end. `run_blocks` calls
-    `together` once all threads of a warp wait at the same such instruction, and passes a barrier once all threads of the block
-    do. A register is an int64, of which an instruction writes at least as many bits as its type has; `number` cuts out those that
-    an instruction reads. A float32 is the lower half of a register. A predicate has all its bits equal: 0 is false, -1 is true.
+    barrier, an instruction of its whole warp (`EXCHANGE` and what follows it in the list) or its end. `run_warp` calls
+    `together` once all threads of a warp wait at the same such instruction, and `execute` passes a barrier once all threads of
+    the block do. A register is an int64, of which an instruction writes at least as many bits as its type has; `number` cuts
+    out those that an instruction reads. A float32 is the lower half of a register. A predicate has all its bits equal: 0 is
+    false, -1 is true.
 
-What it checks
-    `check` looks at each access to global or shared memory: its alignment, its bounds, and races by `watch`.
-    Barriers that only some threads reach are found by `run_blocks`, instructions of a warp that only some reach as well. The
-    first fault ends the launch; `ERRORS` names it.
+Checks
+    `check` checks the alignment and the bounds of each access to global or shared memory, and `watch` detects races. `execute`
+    detects barriers that only some threads reach, `run_warp` such instructions of a warp. The first fault ends the launch;
+    `ERRORS` names it.
 
-The table
-    Each instruction is `WIDTH` numbers: what it does, the register of its guard (or -1), whether the guard is negated, the kind
-    of its numbers (an index into `KINDS`), and its operands: numbers of registers, or constants. Constants of the source are
-    registers, too.
+Table
+    Each instruction is a row of `WIDTH` numbers: the operation, the register of its guard (or -1), whether the guard is negated,
+    the kind of its numbers (an index into `KINDS`), and its operands: numbers of registers, or constants. Constants of the source
+    are registers, too.
 
-How to add an instruction
-    Add its name to the list below, before `EXCHANGE` if a thread executes it alone; add what it does to `advance` or
-    `together`; map the PTX to it in ``ptx_encoder.FLOATS`` or ``ptx_encoder.INTEGERS`` or, if its operands are of other forms,
+Adding an instruction
+    Add its name to the list below, before `EXCHANGE` if a thread executes it alone; implement it in `advance` or `together`;
+    map the PTX to it in ``ptx_encoder.FLOATS`` or ``ptx_encoder.INTEGERS`` or, if its operands are of other forms,
     in ``Encoder._operation``. Test it against NumPy in ``test_ptx_interpreter.py``.
 """
 
@@ -88,23 +89,23 @@ from numba import njit
     MMA,
     LDMATRIX,
 ) = range(58)
-"""What instructions do."""
+"""Operations of instructions."""
 
 KINDS = ("u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f32")
-"""Types of numbers, by their codes."""
+"""Types of numbers; an index is the code of a type."""
 
 U64, S32, S64, F32 = (KINDS.index(kind) for kind in ("u64", "s32", "s64", "f32"))
 
 RELATIONS = ("eq", "ne", "lt", "le", "gt", "ge", "nan", "num")
-"""Relations in comparisons, by their codes; for floats ``u`` (true if one is NaN) adds `UNORDERED`."""
+"""Relations in comparisons; an index is the code of a relation. For floats, ``u`` (true for NaN) adds `UNORDERED`."""
 
 UNORDERED = len(RELATIONS)
 
 ROUNDINGS = ("", "rni", "rzi", "rmi", "rpi")
-"""Ways of rounding to integers, by their codes."""
+"""Modes of rounding to integers; an index is the code of a mode."""
 
 WIDTH = 18
-"""Columns of the table; operands begin with the fifth."""
+"""Number of columns of the table; operands start at the fifth."""
 
 ERRORS = (
     "",
@@ -117,7 +118,7 @@ ERRORS = (
     "only some threads of a warp",
     "unknown: parts of a warp",
 )
-"""What a kernel must not do, by its number; 0 for nothing."""
+"""Faults of kernels; an index is the code of a fault, 0 for none."""
 
 (
     NO_ERROR,
@@ -132,28 +133,28 @@ ERRORS = (
 ) = range(len(ERRORS))
 
 WARP = 32
-"""Threads of a warp."""
+"""Number of threads of a warp."""
 
 BLOCKS = 2**32
-"""No launch has more blocks; the last numbers stand for several that read a word, and for any that add to it."""
+"""Limit of the blocks of a launch; the last two numbers stand for several readers of a word, and for any atomic additions."""
 
 SEVERAL, ADDED = BLOCKS - 2, BLOCKS - 1
 
 THREADS = 2**12
-"""No block has more threads; the last number stands for several that read a word."""
+"""Limit of the threads of a block; the last number stands for several readers of a word."""
 
 RUNNING, AT_BARRIER, IN_WARP, DONE = range(4)
-"""What a thread does: it waits for its block, or its warp."""
+"""States of a thread: it runs, waits for its block, waits for its warp, or has ended."""
 
 READ, WRITE, ATOMIC = range(3)
-"""Accesses to memory."""
+"""Kinds of access to memory."""
 
 HALVES_OF_BITS = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
-"""The number that is the half with these bits."""
+"""The value of the float16 with these bits, by index."""
 
 
 class PtxError(Exception):
-    """The kernel did what it must not, or the interpreter does not know one of its instructions."""
+    """A fault of a kernel, or an instruction that the interpreter does not know."""
 
 
 compiled = njit(cache=True, nogil=True, error_model="numpy")
@@ -161,31 +162,22 @@ compiled = njit(cache=True, nogil=True, error_model="numpy")
 
 @compiled
 def number(kind, bits):
-    """Return an integer of some kind that is in the lower bits of a register."""
-    if kind == 2:
-        return bits & 0xFFFFFFFF
-    if kind == 6:
-        return (bits << 32) >> 32
-    if kind == 3 or kind == 7:
-        return bits
-    if kind == 1:
-        return bits & 0xFFFF
-    if kind == 5:
-        return (bits << 48) >> 48
-    if kind == 0:
-        return bits & 0xFF
-    return (bits << 56) >> 56
+    """Return the integer of a kind in the lower bits of a register."""
+    unused = 64 - (8 << (kind & 3))
+    if kind >= 4:
+        return (bits << unused) >> unused
+    return np.int64(np.uint64(bits << unused) >> np.uint64(unused))
 
 
 @compiled
 def is_less(kind, x, y):
-    """Return whether one integer of some kind is less than another."""
+    """Return whether an integer is less than another one of the same kind."""
     return np.uint64(x) < np.uint64(y) if kind == U64 else x < y
 
 
 @compiled
 def half_of(bits):
-    """Return the bits of the half that is nearest to a float with these bits, of two the even one."""
+    """Return the bits of a float32 rounded to float16, with ties to even."""
     sign, size = (bits >> 16) & 0x8000, bits & 0x7FFFFFFF
     if size > 0x7F800000:
         return sign | 0x7E00
@@ -205,7 +197,7 @@ def half_of(bits):
 
 @compiled
 def quotient(kind, x, y):
-    """Return the quotient of two integers, towards zero; of a division by zero, by one."""
+    """Return the quotient of two integers, rounded towards zero; a divisor of 0 counts as 1."""
     if y == 0:
         return x
     if kind == U64:
@@ -218,7 +210,7 @@ def quotient(kind, x, y):
 
 @compiled
 def compared(relation, less, equal):
-    """Return what a comparison says of two numbers that are in order."""
+    """Return the result of a comparison of two numbers that are not NaN."""
     if relation == 0:
         return equal
     if relation == 1:
@@ -250,7 +242,7 @@ def to_integer(x, rounding):
 
 @compiled
 def bounded(kind, x):
-    """Return a float as an integer of some kind, or the nearest that there is; NaN is 0."""
+    """Return a float as an integer of a kind, limited to its range; NaN is 0."""
     if x != x:
         return np.int64(0)
     bits = 8 << (kind & 3)
@@ -268,7 +260,7 @@ def bounded(kind, x):
 
 @compiled
 def meets(user, turn, word, own, own_turn, launch):
-    """Return whether others of this launch have used a word: other blocks, or other threads since the last barrier."""
+    """Return whether other blocks of the launch, or other threads since the last barrier, have accessed a word."""
     used, before = user[word], turn[word]
     others = before != own_turn and before // THREADS == own_turn // THREADS and own != launch + ADDED
     return used >= launch and (used != own or others)
@@ -276,7 +268,7 @@ def meets(user, turn, word, own, own_turn, launch):
 
 @compiled
 def watch(word, access, own, own_turn, launch, notes):
-    """Take note of who uses a word of global or shared memory; return whether that is a race."""
+    """Record an access to a word of global or shared memory; return whether it is a race."""
     writer, reader, writer_turn, reader_turn = notes
     if access == ATOMIC:
         own = launch + ADDED
@@ -292,7 +284,7 @@ def watch(word, access, own, own_turn, launch, notes):
 
 @compiled
 def check(address, size, access, in_shared, own, turn, launch, known, notes, shared_bytes, shared_notes):
-    """Return what is wrong with the use of so many bytes; take note of it."""
+    """Check and record an access to ``size`` bytes; return the code of the fault."""
     if address % size:
         return MISALIGNED
     if in_shared and (address < 0 or address + size > shared_bytes):
@@ -306,9 +298,43 @@ def check(address, size, access, in_shared, own, turn, launch, known, notes, sha
 
 
 @compiled
+def load(views, size, address):
+    """Return the number in ``size`` bytes at an address, in the lower bits of a register."""
+    if size == 4:
+        return np.int64(views[2][address // 4])
+    if size == 8:
+        return views[3][address // 8]
+    return np.int64(views[1][address // 2] if size == 2 else views[0][address])
+
+
+@compiled
+def store(views, size, address, bits):
+    """Write the lower ``size`` bytes of a register to an address."""
+    if size == 4:
+        views[2][address // 4] = np.uint32(bits & 0xFFFFFFFF)
+    elif size == 8:
+        views[3][address // 8] = bits
+    elif size == 2:
+        views[1][address // 2] = np.uint16(bits & 0xFFFF)
+    else:
+        views[0][address] = np.uint8(bits & 0xFF)
+
+
+@compiled
+def add(views, kind, address, integer, real):
+    """Add to the number at an address: ``real`` if the kind is `F32`, else ``integer``."""
+    if kind == F32:
+        views[4][address // 4] += real
+    elif kind & 3 == 2:
+        views[2][address // 4] += np.uint32(integer & 0xFFFFFFFF)
+    else:
+        views[3][address // 8] += integer
+
+
+@compiled
 def advance(code, place, registers, base, own, turn, launch, memory, known, notes, shared, shared_bytes, shared_notes):
-    """Let a thread go on to where it stops; return where, what it does there, and what was wrong."""
-    r, f = registers, registers.view(np.float32)
+    """Run a thread until it stops; return the place, the new state, and the code of a fault."""
+    r, f = registers
     while True:
         at = place * WIDTH
         op, guard = code[at], code[at + 1]
@@ -333,39 +359,20 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
             error = check(address, count * size, access, in_shared, own, turn, launch, known, notes, shared_bytes, shared_notes)
             if error:
                 return place, RUNNING, error
-            bytes_ = shared if in_shared else memory
             if op == ATOMIC_ADD:
                 i = base + code[at + 8]
-                if kind == F32:
-                    bytes_.view(np.float32)[address // 4] += f[2 * i]
-                elif size == 4:
-                    bytes_.view(np.uint32)[address // 4] += np.uint32(r[i] & 0xFFFFFFFF)
-                else:
-                    bytes_.view(np.int64)[address // 8] += r[i]
-                if code[at + 9] >= 0:  # nobody may use what it was before: the order is not known
+                add(shared if in_shared else memory, kind, address, r[i], f[2 * i])
+                if code[at + 9] >= 0:  # the previous value must not be used, because the order is unknown
                     r[base + code[at + 9]] = -1
             else:
                 for k in range(count):
                     i = base + code[at + 8 + k]
                     if op == LOAD:
-                        if size == 4:
-                            bits = np.int64(bytes_.view(np.uint32)[address // 4 + k])
-                        elif size == 8:
-                            bits = bytes_.view(np.int64)[address // 8 + k]
-                        elif size == 2:
-                            bits = np.int64(bytes_.view(np.uint16)[address // 2 + k])
-                        else:
-                            bits = np.int64(bytes_[address + k])
+                        bits = load(shared if in_shared else memory, size, address + k * size)
                         r[i] = bits if kind == F32 else number(kind, bits)
-                    elif size == 4:
-                        bytes_.view(np.uint32)[address // 4 + k] = np.uint32(r[i] & 0xFFFFFFFF)
-                    elif size == 8:
-                        bytes_.view(np.int64)[address // 8 + k] = r[i]
-                    elif size == 2:
-                        bytes_.view(np.uint16)[address // 2 + k] = np.uint16(r[i] & 0xFFFF)
                     else:
-                        bytes_[address + k] = np.uint8(r[i] & 0xFF)
-        elif op in (FMA, FMA_DOWN):  # rounded once, which double precision does but in rare ties
+                        store(shared if in_shared else memory, size, address + k * size, r[i])
+        elif op in (FMA, FMA_DOWN):  # double precision rounds once, except in rare ties
             exact = np.float64(f[2 * a]) * np.float64(f[2 * b]) + np.float64(f[2 * c])
             f[2 * d] = np.float32(exact)
             if op == FMA_DOWN and np.float64(f[2 * d]) > exact:
@@ -383,7 +390,7 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
             r[d] = r[a] * r[b]
         elif op == MULTIPLY_WIDE:
             r[d] = number(kind, r[a]) * number(kind, r[b])
-        elif op == MULTIPLY_HIGH:  # of 32 bits
+        elif op == MULTIPLY_HIGH:  # of 32-bit factors
             r[d] = (number(kind, r[a]) * number(kind, r[b])) >> 32
         elif op == MULTIPLY_ADD:
             r[d] = r[a] * r[b] + r[c]
@@ -467,7 +474,7 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
             f[2 * d] = np.float32(math.tanh(np.float64(f[2 * a])))
         elif op == F_ROUND:
             f[2 * d] = np.float32(to_integer(np.float64(f[2 * a]), code[at + 6]))
-            if code[at + 7]:  # to between 0 and 1
+            if code[at + 7]:  # saturate to [0, 1]
                 f[2 * d] = min(max(f[2 * d], np.float32(0)), np.float32(1)) if f[2 * d] == f[2 * d] else np.float32(0)
         elif op == F_TO_INTEGER:
             r[d] = bounded(kind, to_integer(np.float64(f[2 * a]), code[at + 6]))
@@ -476,9 +483,9 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
             f[2 * d] = np.float32(np.uint64(x)) if kind == U64 else np.float32(x)
         elif op == F_FROM_HALF:
             f[2 * d] = HALVES_OF_BITS[r[a] & 0xFFFF]
-        elif op == HALVES:  # the first goes into the upper bits
+        elif op == HALVES:  # the first operand goes into the upper bits
             r[d] = (half_of(r[a] & 0xFFFFFFFF) << 16) | half_of(r[b] & 0xFFFFFFFF)
-        elif op == SPLIT:  # the kind is that of a piece; a piece that nobody uses has the register "_"
+        elif op == SPLIT:  # the kind is that of a part; an unused part has the register "_"
             whole = r[base + code[at + 6]]
             r[d] = number(kind, whole)
             r[a] = number(kind, whole >> (np.int64(8) << (kind & 3)))
@@ -491,11 +498,13 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
 def together(
     code, place, registers, size, first, own, barriers, launch, memory, known, notes, shared, shared_bytes, shared_notes
 ):
-    """Do what a warp does together, whose first thread this is; return what was wrong."""
-    r, f = registers, registers.view(np.float32)
+    """Execute an instruction of the warp that starts at thread ``first``; return the code of a fault."""
+    r, f = registers
     at = place * WIDTH
     op = code[at]
-    bases = (first + np.arange(WARP)) * size
+    bases = np.empty(WARP, np.int64)
+    for lane in range(WARP):
+        bases[lane] = (first + lane) * size
     if op == EXCHANGE:
         values = np.empty(WARP, np.int64)
         for lane in range(WARP):
@@ -511,7 +520,7 @@ def together(
             r[base + code[at + 5]] = -1
         return NO_ERROR
     if op == LDMATRIX:  # lane l has the address of row l % 8 of matrix l // 8
-        halves, rows = shared.view(np.uint16), np.empty(WARP, np.int64)
+        halves, rows = shared[1], np.empty(WARP, np.int64)
         for lane in range(WARP):
             rows[lane] = r[bases[lane] + code[at + 8]] + code[at + 9]
             error = check(
@@ -543,7 +552,7 @@ def together(
     for lane in range(WARP):
         group, member = lane // 4, lane % 4 * 2
         for q in range(2):
-            for k in range(4):  # parts of a fragment with 8 x 8 elements each
+            for k in range(4):  # each part of a fragment has 8 x 8 elements
                 bits = r[bases[lane] + code[at + 8 + k]] >> (16 * q)
                 left[8 * (k % 2) + group, 8 * (k // 2) + member + q] = HALVES_OF_BITS[bits & 0xFFFF]
             for k in range(2):
@@ -560,110 +569,156 @@ def together(
 
 
 @compiled
+def run_warp(
+    code, places, states, registers, size, first, own, barriers, launch, memory, known, notes, shared, shared_bytes, shared_notes
+):
+    """Run the warp that starts at thread ``first`` to a barrier or its end; return the code of a fault, and its instruction."""
+    last = min(first + WARP, len(places))
+    while True:
+        waiting, waiting_elsewhere, place = 0, False, places[first]
+        for thread in range(first, last):
+            if states[thread] == RUNNING:
+                places[thread], states[thread], error = advance(
+                    code,
+                    places[thread],
+                    registers,
+                    thread * size,
+                    own,
+                    barriers * THREADS + thread,
+                    launch,
+                    memory,
+                    known,
+                    notes,
+                    shared,
+                    shared_bytes,
+                    shared_notes,
+                )
+                if error:
+                    return error, places[thread]
+            if states[thread] == IN_WARP:
+                waiting += 1
+                place = places[thread]
+        if not waiting:
+            return NO_ERROR, 0
+        for thread in range(first, last):
+            waiting_elsewhere |= places[thread] != place
+        if waiting < WARP or waiting_elsewhere:
+            return WARP_OF_SOME, place
+        error = together(
+            code, place, registers, size, first, own, barriers, launch, memory, known, notes, shared, shared_bytes, shared_notes
+        )
+        if error:
+            return error, place
+        for thread in range(first, last):
+            places[thread], states[thread] = place + 1, RUNNING
+
+
+@compiled
+def execute(code, template, special, grid, registers, places, memory, known, notes, launch, shared, shared_bytes, shared_notes):
+    """Run all blocks of a launch, as `run_blocks` does; memory is given as its `views`, registers as int64 and as float32."""
+    size, threads, states = len(template), len(places), np.empty_like(places)
+    for block in range(grid[0] * grid[1] * grid[2]):
+        r = registers[0]
+        for thread in range(threads):
+            base = thread * size
+            for number_of_register in range(size):
+                r[base + number_of_register] = template[number_of_register]
+            r[base + special[0]], r[base + special[1]] = thread, thread % WARP
+            r[base + special[2]] = block % grid[0]
+            r[base + special[3]] = block // grid[0] % grid[1]
+            r[base + special[4]] = block // grid[0] // grid[1]
+            places[thread], states[thread] = 0, RUNNING
+        shared[1].fill(0x7FFF)  # NaN
+        for array in shared_notes:  # each block has shared memory of its own
+            array.fill(0)
+        barriers, own = np.int64(0), launch + block  # Numba would compile what is called with a literal 0 once more
+        while True:
+            for first in range(0, threads, WARP):
+                error, place = run_warp(
+                    code,
+                    places,
+                    states,
+                    registers,
+                    size,
+                    first,
+                    own,
+                    barriers,
+                    launch,
+                    memory,
+                    known,
+                    notes,
+                    shared,
+                    shared_bytes,
+                    shared_notes,
+                )
+                if error:
+                    return error, place
+            done, waiting, elsewhere = 0, places[0], False
+            for thread in range(threads - 1, -1, -1):
+                if states[thread] == DONE:
+                    done += 1
+                else:
+                    waiting = places[thread]
+                elsewhere |= places[thread] != places[0]
+            if done == threads:
+                break
+            if done or elsewhere:
+                return BARRIER_OF_SOME, waiting
+            for thread in range(threads):
+                places[thread], states[thread] = waiting + 1, RUNNING
+            barriers += 1
+    return NO_ERROR, 0
+
+
+def views(memory):
+    """Return memory as integers of 1, 2, 4 and 8 bytes, and as floats.
+
+    Views are made here because Numba takes seconds to compile the making of one.
+    """
+    return tuple(memory.view(kind) for kind in (np.uint8, np.uint16, np.uint32, np.int64, np.float32))
+
+
 def run_blocks(code, template, special, grid, threads, memory, known, notes, launch, shared_bytes):
     """Run all blocks of a launch, one after the other.
 
     Parameters
     ----------
     code
-        The table of instructions, all in a row.
+        The table of instructions, flattened.
     template
-        Registers of a thread at the beginning.
+        The initial registers of a thread.
     special
-        Which registers have a thread's number and that in its warp, and a block's along three axes.
+        The registers of the number of a thread in its block and in its warp, and of a block along three axes.
     grid
-        Blocks along the three axes.
+        The numbers of blocks along three axes.
     threads
-        Threads of a block.
+        The number of threads of a block.
     memory, known, notes
-        As `ptx_memory.Memory` has them.
+        The attributes of `ptx_memory.Memory`.
     launch
         The number of the launch, a multiple of `BLOCKS`.
     shared_bytes
-        Bytes of a block's shared memory.
+        The size of the shared memory of a block in bytes.
 
     Returns
     -------
     error, place
-        What was wrong, one of `ERRORS`, and with which instruction.
+        The code of a fault in `ERRORS`, and the number of its instruction.
     """
-    size = len(template)
-    registers = np.empty(threads * size, np.int64)
-    shared = np.empty((shared_bytes + 15) // 8 * 8, np.uint8)
-    words = len(shared) // 4
-    shared_notes = np.zeros(words, np.int64), np.zeros(words, np.int64), np.zeros(words, np.int64), np.zeros(words, np.int64)
-    places, states = np.empty(threads, np.int64), np.empty(threads, np.int64)
-    for block in range(grid[0] * grid[1] * grid[2]):
-        for thread in range(threads):
-            base = thread * size
-            registers[base : base + size] = template
-            registers[base + special[0]], registers[base + special[1]] = thread, thread % WARP
-            registers[base + special[2]] = block % grid[0]
-            registers[base + special[3]] = block // grid[0] % grid[1]
-            registers[base + special[4]] = block // grid[0] // grid[1]
-        shared.view(np.uint16)[:] = 0x7FFF  # not a number
-        shared_notes[0][:], shared_notes[1][:] = 0, 0  # another block has shared memory of its own
-        places[:], states[:] = 0, RUNNING
-        barriers, own = 0, launch + block
-        while True:
-            for first in range(0, threads, WARP):
-                last = min(first + WARP, threads)
-                while True:
-                    waiting, waiting_elsewhere = 0, False
-                    for thread in range(first, last):
-                        if states[thread] == RUNNING:
-                            places[thread], states[thread], error = advance(
-                                code,
-                                places[thread],
-                                registers,
-                                thread * size,
-                                own,
-                                barriers * THREADS + thread,
-                                launch,
-                                memory,
-                                known,
-                                notes,
-                                shared,
-                                shared_bytes,
-                                shared_notes,
-                            )
-                            if error:
-                                return error, places[thread]
-                        if states[thread] == IN_WARP:
-                            waiting += 1
-                            place = places[thread]
-                    if not waiting:
-                        break
-                    for thread in range(first, last):
-                        waiting_elsewhere |= places[thread] != place
-                    if waiting < WARP or waiting_elsewhere:
-                        return WARP_OF_SOME, place
-                    error = together(
-                        code,
-                        place,
-                        registers,
-                        size,
-                        first,
-                        own,
-                        barriers,
-                        launch,
-                        memory,
-                        known,
-                        notes,
-                        shared,
-                        shared_bytes,
-                        shared_notes,
-                    )
-                    if error:
-                        return error, place
-                    places[first:last] = place + 1
-                    states[first:last] = RUNNING
-            done = (states == DONE).sum()
-            if done == threads:
-                break
-            if done or (places != places[0]).any():
-                return BARRIER_OF_SOME, places[states != DONE][0]
-            places += 1
-            states[:] = RUNNING
-            barriers += 1
-    return NO_ERROR, 0
+    registers, shared = np.empty(threads * len(template), np.int64), np.empty((shared_bytes + 15) // 8, np.int64)
+    shared_notes = tuple(np.zeros(2 * len(shared), np.int64) for _ in notes)
+    return execute(
+        code,
+        template,
+        special,
+        grid,
+        (registers, registers.view(np.float32)),
+        np.empty(threads, np.int64),
+        views(memory),
+        known,
+        notes,
+        launch,
+        views(shared),
+        shared_bytes,
+        shared_notes,
+    )

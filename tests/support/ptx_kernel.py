@@ -1,13 +1,12 @@
-"""Kernels that run without a GPU: `PtxKernel` reads the PTX that a kernel was compiled to, and has the interpreter execute it.
+"""Kernels that run without a GPU: `PtxKernel` reads the PTX of a compiled kernel, and the interpreter executes it.
 
-`ptx_reader` reads the text, `ptx_encoder` makes a table of its instructions, `ptx_interpreter` executes the table, `ptx_memory`
-is the GPU's memory. An instruction that the encoder does not know is an error.
+`ptx_reader` parses the text, `ptx_encoder` makes a table of its instructions, `ptx_interpreter` executes the table, and
+`ptx_memory` is the memory of the GPU. An instruction that the encoder does not know is an error.
 
-Faults that are noticed: addresses that are misaligned or out of bounds; words of shared memory that two threads use between two
-barriers, one of them writing (a race); words of global memory that two blocks use, or two threads of a block between two
-barriers, one of them writing; barriers that only some threads of a block reach; instructions of a warp that only some of its
-threads reach; grids without blocks or with too many. Memory that was never written reads as NaN. How long anything takes is not
-known.
+The following faults are detected: addresses that are misaligned or out of bounds; words of shared memory that two threads use
+between two barriers, one of them writing (a race); words of global memory that two blocks use, or two threads of a block between
+two barriers, one of them writing; barriers that only some threads of a block reach; instructions of a warp that only some of its
+threads reach; grids without blocks or with too many. Memory that was never written reads as NaN. Times are not measured.
 
 Source: PTX ISA 9.0, sections 9.7.1 to 9.7.14; the instructions are those that the project's kernels have been compiled to.
 """
@@ -23,16 +22,16 @@ from ptx_memory import Memory
 from ptx_reader import SIZES, read
 
 GRID = 65535
-"""Blocks of a grid's second and third dimension, at most."""
+"""Limit of the blocks along the second and third dimension of a grid."""
 
 
 class PtxKernel:
-    """A kernel.
+    """A kernel that is executed by the interpreter.
 
     Parameters
     ----------
     text
-        What ``numba.cuda.compile(..., abi="numba", output="ptx")`` returns, with one kernel.
+        PTX with one kernel, as returned by ``numba.cuda.compile(..., abi="numba", output="ptx")``.
 
     Raises
     ------
@@ -45,9 +44,9 @@ class PtxKernel:
         self._encoder = Encoder(self._source)
 
     def launch(self, grid: tuple[int, ...], block: int, arguments: list[Any]) -> None:
-        """Run the kernel on arguments: they are NumPy arrays, which it changes, and NumPy scalars, as its signature has them."""
+        """Run the kernel on NumPy arrays, which it changes, and NumPy scalars, in the order of its signature."""
         memory, words = Memory(), []
-        places: dict[int, tuple[int, np.ndarray]] = {}  # slices of an array share its memory
+        places: dict[int, tuple[int, np.ndarray]] = {}  # slices of an array share memory
         for argument in arguments:
             if not isinstance(argument, np.ndarray):
                 words.append(argument)
@@ -64,11 +63,11 @@ class PtxKernel:
 
     @property
     def types(self) -> list[np.dtype]:
-        """The types of the parameters; an array has several."""
+        """The dtypes of the parameters; an array has several parameters."""
         return [TYPES[kind] for kind, _ in self._source.parameters]
 
     def run(self, memory: Memory, grid: tuple[int, ...], block: int, values: Sequence[Any]) -> None:
-        """Run the kernel: values are NumPy's scalars, of the parameters' `types`."""
+        """Run the kernel on the values of its parameters, NumPy scalars of the dtypes `types`."""
         named = {name: value for (_, name), value in zip(self._source.parameters, values, strict=True)}
         grid = (*grid, *(1,) * (3 - len(grid)))
         blocks = math.prod(grid)

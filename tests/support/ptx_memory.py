@@ -4,27 +4,27 @@ import numpy as np
 from ptx_interpreter import BLOCKS, PtxError
 
 GAP = 256
-"""Bytes between two arrays, at least, so that an access beyond the end of one does not meet the next."""
+"""Least number of bytes between two arrays, so that an access beyond the end of one does not reach the next."""
 
 
 def unwritten(size: int) -> np.ndarray:
-    """Return so many bytes that nothing was written to: NaN for floats of any size, and huge integers."""
+    """Return bytes that stand for uninitialized memory: NaN as floats of any size, huge as integers."""
     return np.full(-(-size // 2), 0x7FFF, np.uint16).view(np.uint8)[:size]
 
 
 class Memory:
-    """A GPU's memory; what was not written is NaN, or a huge integer.
+    """The memory of a GPU; uninitialized memory is NaN, or huge integers.
 
     Attributes
     ----------
     bytes
-        All of it, and some that waits to be taken.
+        All memory, of which a part is not allocated yet.
     known
-        Which bytes may be used.
+        Whether each byte may be accessed.
     notes
-        Who has written and read each word last: which block of which launch, in which turn (barriers, thread).
+        The last writer and reader of each word: the block and launch, and the turn (barriers, thread).
     launch
-        The number of the present launch, a multiple of `BLOCKS`.
+        The number of the current launch, a multiple of `BLOCKS`.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Memory:
         self._end = GAP
 
     def take(self, size: int) -> int:
-        """Return where so many bytes begin, apart from all others."""
+        """Allocate a number of bytes; return the address."""
         address, self._end = self._end, self._end - (-(size + GAP) // GAP) * GAP
         if self._end > len(self.bytes):
             more = max(self._end, 2 * len(self.bytes)) - len(self.bytes)
@@ -44,22 +44,22 @@ class Memory:
         return address
 
     def begin_launch(self) -> None:
-        """Let a launch begin: what it does meets nothing that was done before."""
+        """Begin a launch, whose accesses cannot race with earlier ones."""
         self.launch += BLOCKS
 
     def lend(self, address: int, size: int, taken: int) -> None:
-        """Let so many of the bytes that begin there be used, and the others of those taken not; they are unwritten."""
+        """Make ``size`` of ``taken`` bytes at an address accessible, and the others not; all become uninitialized."""
         self.known[address : address + size] = True
         self.known[address + size : address + taken] = False
         self.bytes[address : address + taken] = unwritten(taken)
 
     def write(self, address: int, data: np.ndarray) -> None:
-        """Copy bytes to where they may be."""
+        """Copy bytes to an address."""
         self._check(address, len(data))
         self.bytes[address : address + len(data)] = data
 
     def read(self, address: int, size: int) -> np.ndarray:
-        """Return bytes."""
+        """Return a copy of the bytes at an address."""
         self._check(address, size)
         return self.bytes[address : address + size].copy()
 

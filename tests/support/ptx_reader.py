@@ -1,4 +1,4 @@
-"""Reading PTX: the text of a kernel becomes parameters, places in shared memory, labels and instructions."""
+"""Parsing of PTX: the text of a kernel becomes parameters, places in shared memory, labels and instructions."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ptx_interpreter import PtxError
 
 SPECIAL = ("%tid.x", "%laneid", "%ctaid.x", "%ctaid.y", "%ctaid.z")
-"""Registers that differ between threads, as `ptx_interpreter.run_blocks` expects them."""
+"""Registers that differ between threads, in the order in which `ptx_interpreter.run_blocks` expects them."""
 
 SIZES = ("%ntid.x", "%ntid.y", "%ntid.z", "%nctaid.x", "%nctaid.y", "%nctaid.z")
 """Registers that hold the same number in every thread of a launch."""
@@ -15,7 +15,7 @@ SIZES = ("%ntid.x", "%ntid.y", "%ntid.z", "%nctaid.x", "%nctaid.y", "%nctaid.z")
 
 @dataclass
 class Instruction:
-    """One statement: ``@guard name operands``; the guard may be negated."""
+    """An instruction ``@guard name operands``; the guard may be negated."""
 
     text: str
     guard: str | None
@@ -25,30 +25,30 @@ class Instruction:
 
     @property
     def parts(self) -> list[str]:
-        """The name's parts: ``["ld", "global", "f32"]``."""
+        """The parts of the name, such as ``["ld", "global", "f32"]``."""
         return self.name.split(".")
 
 
 @dataclass
 class Source:
-    """A kernel as its text has it.
+    """A parsed kernel.
 
     Attributes
     ----------
     name
-        The kernel's name.
+        The name of the kernel.
     parameters
         Type and name of each parameter.
     places
-        Where each array begins in shared memory, by its name.
+        The offset of each array in shared memory, by name.
     shared_bytes
-        Bytes of shared memory.
+        The size of shared memory in bytes.
     declared
-        Names of registers, without the numbers at their ends, and of parameters.
+        The names of registers, without the numbers at their end, and of parameters.
     labels
-        The number of the instruction that follows a label.
+        The number of the instruction that follows each label.
     instructions
-        The instructions in their order.
+        The instructions in order.
     """
 
     name: str
@@ -61,12 +61,12 @@ class Source:
 
 
 def read(text: str) -> Source:
-    """Return the kernel of a text, which must have one.
+    """Parse a text with one kernel.
 
     Raises
     ------
     PtxError
-        If there is no kernel.
+        If the text has no kernel.
     """
     text = re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.DOTALL)
     entry = re.search(r"\.entry\s+([\w$]+)\s*\((.*?)\)(.*?)\{(.*)\}", text, re.DOTALL)
@@ -75,7 +75,7 @@ def read(text: str) -> Source:
     source = Source(entry[1], re.findall(r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+([\w$]+)", entry[2]))
     for align, name, size in re.findall(r"\.shared\s+\.align\s+(\d+)\s+\.b8\s+([\w$]+)\[(\d+)\]", text):
         start = -(-source.shared_bytes // int(align)) * int(align)
-        start += int(align) * (start // int(align) % 2 == 0)  # so that no array has a better alignment by chance
+        start += int(align) * (start // int(align) % 2 == 0)  # no array has a larger alignment by chance
         source.places[name], source.shared_bytes = start, start + int(size)
     source.declared |= {name for _, name in source.parameters}
     for statement in _statements(entry[4]):
@@ -97,6 +97,6 @@ def _add_statement(source: Source, statement: str) -> None:
 
 
 def _statements(body: str) -> Iterator[str]:
-    """Split at semicolons; blocks of inline PTX lose their braces, those of vectors stay."""
+    """Split a body at semicolons; braces of blocks of inline PTX are removed, braces of vectors are kept."""
     for piece in body.split(";"):
         yield re.sub(r"^\s*[{}\s]*", "", piece).strip()

@@ -1,16 +1,16 @@
-"""A second, slow, readable implementation of the network's mathematics, to judge the kernels by.
+"""A second, slow and simple implementation of the network in NumPy, with which the kernels are compared.
 
-Written from the definitions (the papers, and the docstrings of `fflm.backend.protocol`) in the simplest form, in float64, holding
-B x V matrices freely. It imports NumPy alone and nothing of fflm, so that no mistake can be shared. Its own gradients are held
-against finite differences in `test_reference`.
+It follows the definitions (in the papers, and in the docstrings of `fflm.backend.protocol`) in float64, without regard to memory.
+It imports only NumPy and nothing of fflm, so that no mistake is shared. `test_reference` compares its gradients with finite
+differences.
 
-Letters: B rows, n context words, m embedding size, V vocabulary, I and O inputs and outputs of a layer, F features.
+Letters: B rows, n context words, m embedding size, V vocabulary, I and O inputs and outputs of a layer, H hidden outputs.
 """
 
 import numpy as np
 
 ROWS = 13
-"""Rows of the batch that `batch` makes."""
+"""Number of rows of a batch made by `batch`."""
 
 PLAIN = {
     "vocabulary": 11,
@@ -19,6 +19,7 @@ PLAIN = {
     "embedding": 3,
     "hidden": (5,),
     "activation": "tanh",
+    "negative_slope": None,
     "residual": False,
     "direct": False,
     "tied": False,
@@ -35,13 +36,15 @@ PLAIN = {
 }
 
 OBJECTIVE = {"smoothing", "penalty", "noise"}
-"""The entries of a case that are no fields of the network's configuration."""
+"""The entries of a case that are not fields of `NetworkConfig`."""
 
 CASES = {
     **{name: {"activation": name} for name in ("tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus", "identity")},
     "no hidden layer": {"hidden": ()},
     "two square layers": {"hidden": (6, 6)},
     "two relu layers": {"hidden": (4, 6), "activation": "relu"},
+    "an activation for each layer": {"hidden": (5, 4, 6), "activation": ("relu", "tanh", "elu"), "negative_slope": 0.3},
+    "a slope of leaky ReLU": {"activation": "leaky_relu", "negative_slope": 0.2},
     "direct": {"direct": True},
     "direct without hidden": {"direct": True, "hidden": ()},
     "direct, two layers": {"direct": True, "hidden": (5, 4)},
@@ -81,6 +84,10 @@ CASES = {
     "squared": {"input": "numbers", "numbers": 6, "outputs": 2, "output": "squared", "residual": True, "hidden": (5, 5)},
     "absolute": {"input": "numbers", "numbers": 6, "outputs": 2, "output": "absolute"},
     "hinge": {"input": "numbers", "numbers": 6, "outputs": 2, "output": "hinge", "direct": True},
+    **{
+        name: {"input": "numbers", "numbers": 6, "outputs": 2, "output": name}
+        for name in ("exponential", "poisson", "sigmoid_squared", "sigmoid_absolute")
+    },
     "everything": {
         "averages": (2, 3),
         "hidden": (6, 6),
@@ -94,22 +101,22 @@ CASES = {
         "penalty": 0.1,
     },
 }
-"""The networks that both checks go through: finite differences <-> reference, and reference <-> kernels."""
+"""The networks with which the reference is compared with finite differences, and the kernels with the reference."""
 
 CASES = {name: {**PLAIN, **changes} for name, changes in CASES.items()}
 
 
-# The operations
+# The operations.
 
 
 def gather(embeddings, contexts, blocks):
-    """Return for each block of contexts (B, n) the sum of its embeddings over the root of their number, side by side (B, K m)."""
+    """Return the sums of the embeddings of each of K blocks of contexts (B, n), over the root of the block's size: (B, K m)."""
     parts = np.split(embeddings[contexts], np.cumsum(blocks)[:-1], axis=1)
     return np.hstack([part.sum(1) / np.sqrt(part.shape[1]) for part in parts])
 
 
 def scatter_add(contexts, blocks, d_inputs, d_embeddings):
-    """Return d_embeddings (V + 1, m) plus each context word's share of d_inputs (B, K m)."""
+    """Return d_embeddings (V + 1, m) plus the gradient of every context word from d_inputs (B, K m)."""
     result = d_embeddings.copy()
     for row, words in enumerate(contexts):
         shares = np.repeat(d_inputs[row].reshape(len(blocks), -1), blocks, axis=0)
@@ -119,12 +126,12 @@ def scatter_add(contexts, blocks, d_inputs, d_embeddings):
 
 
 def mean_pool(embeddings, words):
-    """Return the mean of each text's embeddings (B, m), 0 without words: words (B, L), -1 after the end."""
+    """Return the mean of the embeddings of each text (B, m), 0 without words; words (B, L) are padded with -1."""
     return np.stack([embeddings[row[row >= 0]].mean(0) if row[0] >= 0 else 0 * embeddings[0] for row in words])
 
 
 def mean_pool_backward(words, d_pooled, d_embeddings):
-    """Return d_embeddings (V + 1, m) plus each word's share of d_pooled (B, m)."""
+    """Return d_embeddings (V + 1, m) plus the gradient of every word from d_pooled (B, m)."""
     result = d_embeddings.copy()
     for row, d_row in zip(words, d_pooled, strict=True):
         for word in row[row >= 0]:
@@ -133,7 +140,7 @@ def mean_pool_backward(words, d_pooled, d_embeddings):
 
 
 def max_pool(embeddings, words):
-    """Return the largest of each text's numbers in each dimension, and the words of which they are, both (B, m)."""
+    """Return the maximum of each text's embeddings in each dimension, and the words that have them, both (B, m)."""
     texts = [row[row >= 0] for row in words]
     sources = np.stack(
         [row[embeddings[row].argmax(0)] if len(row) else np.full(embeddings.shape[1], -1, words.dtype) for row in texts]
@@ -142,7 +149,7 @@ def max_pool(embeddings, words):
 
 
 def max_pool_backward(sources, d_pooled, d_embeddings):
-    """Return d_embeddings (V + 1, m) plus d_pooled (B, m) where it is from."""
+    """Return d_embeddings (V + 1, m) plus d_pooled (B, m) at the words ``sources`` (B, m)."""
     result = d_embeddings.copy()
     for (row, column), word in np.ndenumerate(sources):
         if word >= 0:
@@ -151,7 +158,7 @@ def max_pool_backward(sources, d_pooled, d_embeddings):
 
 
 def put_rows(values, rows, array):
-    """Return the array (N, m) with other rows."""
+    """Return the array (N, m) with the rows numbered ``rows`` replaced by values."""
     result = array.copy()
     for row, value in zip(rows, values, strict=True):
         result[row] = value
@@ -159,12 +166,12 @@ def put_rows(values, rows, array):
 
 
 def normalize(values):
-    """Return values (B, I) minus their rows' means, over the rows' deviations (Ba et al. 2016)."""
+    """Return values (B, I) minus the means of their rows, over the standard deviations of the rows (Ba et al. 2016)."""
     return (values - values.mean(1, keepdims=True)) / np.sqrt(values.var(1, keepdims=True) + 1e-5)
 
 
 def normalize_backward(values, d_normalized):
-    """Return d_values (B, I): each row's gradient times its Jacobian, written out as a matrix."""
+    """Return d_values (B, I): the gradient of each row times the Jacobian matrix of its normalization."""
     d_values = np.empty_like(values)
     for row, (x, d) in enumerate(zip(values, d_normalized, strict=True)):
         size, deviation = len(x), np.sqrt(x.var() + 1e-5)
@@ -175,7 +182,7 @@ def normalize_backward(values, d_normalized):
 
 
 def philox(counter, key):
-    """Return four arrays of random 32-bit words: Philox4x32-10 (Salmon et al. 2011), of arrays or numbers below 2^32."""
+    """Return four arrays of random 32-bit words by Philox4x32-10 (Salmon et al. 2011), from words below 2^32."""
     c0, c1, c2, c3 = (np.asarray(word, np.uint64) for word in counter)
     k0, k1 = (np.asarray(word, np.uint64) for word in key)
     for _ in range(10):
@@ -186,7 +193,7 @@ def philox(counter, key):
 
 
 def dropout(values, rate, seed, step, layer, row=0):
-    """Return values (B, I), the first of which is row number ``row``, with a share dropped and the others raised."""
+    """Return values (B, I), whose first row has the number ``row``, with the share ``rate`` set to 0 and the others scaled."""
     rows, width = values.shape
     place = np.arange(row * width, (row + rows) * width).reshape(rows, width)
     words = philox((place // 4, layer, step % 2**32, step // 2**32), (seed % 2**32, seed // 2**32))
@@ -194,28 +201,40 @@ def dropout(values, rate, seed, step, layer, row=0):
     return np.where(dropped, 0, values / (1 - rate))
 
 
-def activate(name, z):
+SLOPES = {"leaky_relu": 0.01, "elu": 1.0}
+"""The usual gamma of these activations."""
+
+
+def named(activation):
+    """Return the name of an activation, which may be given with its gamma, and gamma."""
+    name, gamma = (activation, None) if isinstance(activation, str) else activation
+    return name, SLOPES.get(name, np.nan) if gamma is None else gamma
+
+
+def activate(activation, z):
     """Return the activation of z."""
+    name, gamma = named(activation)
     return {
         "tanh": np.tanh(z),
         "sigmoid": np.exp(-np.logaddexp(0, -z)),
         "relu": np.maximum(z, 0),
-        "leaky_relu": np.where(z > 0, z, 0.01 * z),
-        "elu": np.where(z > 0, z, np.expm1(np.minimum(z, 0))),
+        "leaky_relu": np.where(z > 0, z, gamma * z),
+        "elu": np.where(z > 0, z, gamma * np.expm1(np.minimum(z, 0))),
         "softplus": np.logaddexp(0, z),
         "identity": z,
     }[name]
 
 
-def slope(name, z):
-    """Return the activation's derivative at z (not, as the kernels do, from its output)."""
+def slope(activation, z):
+    """Return the activation's derivative at z, not from its output as in the kernels."""
+    name, gamma = named(activation)
     sigmoid = activate("sigmoid", z)
     return {
         "tanh": 1 - np.tanh(z) ** 2,
         "sigmoid": sigmoid * activate("sigmoid", -z),
         "relu": np.where(z > 0, 1.0, 0.0),
-        "leaky_relu": np.where(z > 0, 1.0, 0.01),
-        "elu": np.where(z > 0, 1.0, np.exp(np.minimum(z, 0))),
+        "leaky_relu": np.where(z > 0, 1.0, gamma),
+        "elu": np.where(z > 0, 1.0, gamma * np.exp(np.minimum(z, 0))),
         "softplus": sigmoid,
         "identity": np.ones_like(z),
     }[name]
@@ -232,73 +251,87 @@ def affine_backward(inputs, weight, bias, activation, d_outputs):
     return dz.T @ inputs, dz.sum(0), dz @ weight
 
 
-def log_probabilities(features, weight, bias):
-    """Return log softmax(features weight^T + bias) (B, V)."""
-    scores = features @ weight.T + bias
+def log_probabilities(hidden, weight, bias):
+    """Return log softmax(hidden weight^T + bias) (B, V)."""
+    scores = hidden @ weight.T + bias
     scores = scores - scores.max(1, keepdims=True)
     return scores - np.log(np.exp(scores).sum(1, keepdims=True))
 
 
-def output_losses(features, weight, bias, targets):
+def output_losses(hidden, weight, bias, targets):
     """Return -log p(target) (B,)."""
-    return -log_probabilities(features, weight, bias)[np.arange(len(targets)), targets]
+    return -log_probabilities(hidden, weight, bias)[np.arange(len(targets)), targets]
 
 
 def smoothed_targets(targets, words, smoothing):
-    """Return the distributions (B, V) that are aimed at: Szegedy et al. 2016, section 7."""
+    """Return the target distributions (B, V) with label smoothing (Szegedy et al. 2016, section 7)."""
     return (1 - smoothing) * np.eye(words)[targets] + smoothing / words
 
 
-def log_normalizers(features, weight, bias):
-    """Return log Z (B,), Z the sum of the exponentials of the scores."""
-    return np.logaddexp.reduce(features @ weight.T + bias, axis=1)
+def log_normalizers(hidden, weight, bias):
+    """Return the logarithms (B,) of the sums of the exponentials of the scores."""
+    return np.logaddexp.reduce(hidden @ weight.T + bias, axis=1)
 
 
-def output_gradients(features, weight, bias, targets, smoothing, penalty, scale):
-    """Return d_features (B, F), d_weight (V, F), d_bias (V,) of ``scale`` times the summed cross-entropy and penalty."""
-    probabilities = np.exp(log_probabilities(features, weight, bias))
+def output_gradients(hidden, weight, bias, targets, smoothing, penalty, scale):
+    """Return d_hidden (B, F), d_weight (V, H), d_bias (V,) of ``scale`` times the sum of cross-entropy and penalty."""
+    probabilities = np.exp(log_probabilities(hidden, weight, bias))
     d_scores = probabilities - smoothed_targets(targets, len(weight), smoothing)
-    d_scores += 2 * penalty * log_normalizers(features, weight, bias)[:, None] * probabilities
+    d_scores += 2 * penalty * log_normalizers(hidden, weight, bias)[:, None] * probabilities
     d_scores *= scale
-    return d_scores @ weight, d_scores.T @ features, d_scores.sum(0)
+    return d_scores @ weight, d_scores.T @ hidden, d_scores.sum(0)
 
 
-def nce_losses(features, weight, bias, targets, noise):
-    """Return -log of the chance to tell the target and the noise apart (B,): Mnih & Teh 2012."""
-    scores = features @ weight.T + bias
+def nce_losses(hidden, weight, bias, targets, noise):
+    """Return the negative log-probability of distinguishing the target from the noise (B,): Mnih & Teh 2012."""
+    scores = hidden @ weight.T + bias
     true = np.logaddexp(0, -scores[np.arange(len(targets)), targets])
     return true + (noise * np.logaddexp(0, scores)).sum(1)
 
 
-def nce_gradients(features, weight, bias, targets, noise, scale):
-    """Return d_features (B, F), d_weight (V, F), d_bias (V,) of ``scale`` times the sum of `nce_losses`."""
-    scores = features @ weight.T + bias
-    chance = activate("sigmoid", scores)  # that a word is no noise
+def nce_gradients(hidden, weight, bias, targets, noise, scale):
+    """Return d_hidden (B, F), d_weight (V, H), d_bias (V,) of ``scale`` times the sum of `nce_losses`."""
+    scores = hidden @ weight.T + bias
+    chance = activate("sigmoid", scores)  # the probability that a word is not noise
     d_scores = scale * (noise * chance - np.eye(len(weight))[targets] * (1 - chance))
-    return d_scores @ weight, d_scores.T @ features, d_scores.sum(0)
+    return d_scores @ weight, d_scores.T @ hidden, d_scores.sum(0)
 
 
+@np.errstate(over="ignore")
 def unit_losses(name, scores, targets):
-    """Return the loss of each unit (B, O): minus the log-likelihood of a coin, a squared or absolute error, a margin."""
+    """Return the loss of each unit (B, O), by its definition; the Poisson loss lacks log y!."""
+    probabilities = activate("sigmoid", scores)
+    exponential, mean = np.exp(-targets * scores), np.exp(scores)  # infinite of very large scores
     return {
         "sigmoid": targets * np.logaddexp(0, -scores) + (1 - targets) * np.logaddexp(0, scores),
         "squared": (scores - targets) ** 2,
         "absolute": np.abs(scores - targets),
         "hinge": np.maximum(0, 1 - targets * scores),
+        "exponential": exponential,
+        "poisson": mean - targets * scores,
+        "sigmoid_squared": (probabilities - targets) ** 2,
+        "sigmoid_absolute": np.abs(probabilities - targets),
     }[name]
 
 
+@np.errstate(over="ignore")
 def unit_slopes(name, scores, targets):
     """Return the derivatives of `unit_losses` by the scores (B, O)."""
+    probabilities = activate("sigmoid", scores)
+    exponential, mean = np.exp(-targets * scores), np.exp(scores)  # infinite of very large scores
     return {
-        "sigmoid": activate("sigmoid", scores) - targets,
+        "sigmoid": probabilities - targets,
         "squared": 2 * (scores - targets),
         "absolute": np.sign(scores - targets),
         "hinge": np.where(targets * scores < 1, -targets, 0.0),
+        "exponential": -targets * exponential,
+        "poisson": mean - targets,
+        "sigmoid_squared": 2 * (probabilities - targets) * slope("sigmoid", scores),
+        "sigmoid_absolute": np.sign(probabilities - targets) * slope("sigmoid", scores),
     }[name]
 
 
-# The network
+# The network.
 
 
 def shapes(case):
@@ -310,36 +343,42 @@ def shapes(case):
     for layer, size in enumerate(case["hidden"]):
         result[f"hidden.{layer}.weight"] = (size, widths[layer])
         result[f"hidden.{layer}.bias"] = (size,)
-    features = widths[-1] + (widths[0] if case["direct"] and case["hidden"] else 0)
+    hidden = widths[-1] + (widths[0] if case["direct"] and case["hidden"] else 0)
     words, *bands = softmaxes(case)
     if not case["tied"]:
-        result["output.weight"] = (words, features)
-    elif features != embedding:
-        result["projection"] = (embedding, features)
+        result["output.weight"] = (words, hidden)
+    elif hidden != embedding:
+        result["projection"] = (embedding, hidden)
     result["output.bias"] = (words,)
     for band, size in enumerate(bands):
-        width = max(1, features // 4 ** (band + 1))
-        result[f"band.{band}.projection"] = (width, features)
+        width = max(1, hidden // 4 ** (band + 1))
+        result[f"band.{band}.projection"] = (width, hidden)
         result[f"band.{band}.weight"], result[f"band.{band}.bias"] = (size, width), (size,)
     return result
 
 
 def softmaxes(case):
-    """Return the words of the softmax, or of the adaptive one the first words and bands, and each band's words."""
+    """Return the sizes of the softmaxes: one, or with an adaptive softmax the first one (with a class per band) and the bands."""
     classes = case["outputs"] or case["vocabulary"]
     borders = [*(first for first in case["bands"] if first < classes), classes]
     return [borders[0] + len(borders) - 1, *np.diff(borders)]
 
 
+def activation_of(case, layer):
+    """Return the activation of a hidden layer, from 0, with the case's gamma if it has one."""
+    name = case["activation"] if isinstance(case["activation"], str) else case["activation"][layer]
+    return name if case["negative_slope"] is None else (name, case["negative_slope"])
+
+
 def blocks(case):
-    """Return the sizes of the blocks of a case's contexts, the oldest first."""
+    """Return the sizes of the blocks of a case's contexts, starting with the most distant words."""
     return [*case["averages"][::-1], *[1] * case["window"]]
 
 
 def batch(case, seed=0):
-    """Return random parameters, contexts (B, n) and targets (B,); among the words the padding, the first, and repeated ones.
+    """Return random parameters, contexts (B, n) and targets (B,); words include the padding, the first word, and repeated ones.
 
-    Texts have 0 to 5 words, with -1 behind them; numbers are (B, I). The targets of single units are (B, O).
+    Texts have 0 to 5 words, padded with -1; numbers are (B, I). The targets of single units are (B, O).
     """
     generator = np.random.default_rng(seed)
     parameters = {name: generator.normal(0, 0.7, shape) for name, shape in shapes(case).items()}
@@ -355,15 +394,19 @@ def batch(case, seed=0):
         contexts[2] = -1
     if case["input"] == "numbers":
         contexts = generator.normal(size=(ROWS, case["numbers"]))
-    if case["output"] in ("sigmoid", "hinge"):
-        targets = generator.choice([0.0 if case["output"] == "sigmoid" else -1.0, 1.0], (ROWS, classes))
+    if case["output"] in ("hinge", "exponential"):
+        targets = generator.choice([-1.0, 1.0], (ROWS, classes))
+    elif case["output"].startswith("sigmoid"):
+        targets = generator.choice([0.0, 1.0], (ROWS, classes))
+    elif case["output"] == "poisson":
+        targets = generator.poisson(2, (ROWS, classes)).astype(np.float64)
     elif case["output"] != "softmax":
         targets = generator.normal(size=(ROWS, classes))
     return parameters, contexts, targets
 
 
 def read_inputs(parameters, contexts, case):
-    """Return what the first layer reads (B, I)."""
+    """Return the inputs of the first layer (B, I)."""
     if case["input"] == "numbers":
         return contexts
     if case["input"] == "window":
@@ -376,7 +419,7 @@ def read_inputs(parameters, contexts, case):
 
 
 def read_inputs_backward(parameters, contexts, case, d_inputs, d_embeddings):
-    """Return d_embeddings (V + 1, m) plus what d_inputs (B, I) gives to it."""
+    """Return d_embeddings (V + 1, m) plus the gradient from d_inputs (B, I)."""
     if case["input"] == "window":
         return scatter_add(contexts, blocks(case), d_inputs, d_embeddings)
     if case["input"] == "mean":
@@ -385,35 +428,36 @@ def read_inputs_backward(parameters, contexts, case, d_inputs, d_embeddings):
 
 
 def forward(parameters, contexts, case, seed, step, *, training):
-    """Return the inputs and what each hidden layer leaves behind, the features, and what the softmax reads."""
+    """Return a list of the inputs and the outputs of each hidden layer, the hidden, and the inputs of the softmax."""
     rates = (case["embedding_dropout"], case["dropout"]) if training else (0, 0)
     inputs = dropout(read_inputs(parameters, contexts, case), rates[0], seed, step, 0)
     values = [inputs]
     for layer in range(len(case["hidden"])):
         residual = case["residual"] and layer > 0
         read = normalize(values[-1]) if residual else values[-1]
-        output = affine(read, parameters[f"hidden.{layer}.weight"], parameters[f"hidden.{layer}.bias"], case["activation"])
+        layer_parameters = [parameters[f"hidden.{layer}.{name}"] for name in ("weight", "bias")]
+        output = affine(read, *layer_parameters, activation_of(case, layer))
         output = dropout(output, rates[1], seed, step, layer + 1)
         values.append(values[-1] + output if residual else output)
     top = normalize(values[-1]) if case["residual"] and case["hidden"] else values[-1]
-    features = np.hstack([top, inputs]) if case["direct"] and case["hidden"] else top
-    projected = features @ parameters["projection"].T if "projection" in parameters else features
-    return values, features, projected
+    hidden = np.hstack([top, inputs]) if case["direct"] and case["hidden"] else top
+    projected = hidden @ parameters["projection"].T if "projection" in parameters else hidden
+    return values, hidden, projected
 
 
 def softmax_weight(parameters):
-    """Return (V, F): the output layer's own weights, or the embeddings of the words that it distinguishes, the first."""
+    """Return the weights of the output layer (V, H), which are the embeddings of its words if they are tied."""
     if "output.weight" in parameters:
         return parameters["output.weight"]
     return parameters["embeddings"][: len(parameters["output.bias"])]
 
 
 def layers(parameters, projected, targets, case):
-    """Yield the softmaxes: features, weight, bias, targets, the rows whose targets are predicted by it, and its band or None."""
+    """Yield for each softmax its hidden, weight, bias and targets, the rows whose targets it predicts, and its band or None."""
     first = softmax_weight(parameters), parameters["output.bias"]
     sizes = softmaxes(case)
     borders = np.cumsum([sizes[0] - len(sizes) + 1, *sizes[1:]])
-    band = np.searchsorted(borders, targets, side="right")  # 0 for the first words
+    band = np.searchsorted(borders, targets, side="right")  # 0 stands for the first words
     yield projected, *first, np.where(band == 0, targets, borders[0] + band - 1), np.arange(len(targets)), None
     for number in range(len(sizes) - 1):
         rows = np.flatnonzero(band == number + 1)
@@ -421,19 +465,21 @@ def layers(parameters, projected, targets, case):
         yield projected[rows] @ projection.T, weight, bias, targets[rows] - borders[number], rows, number
 
 
-def unit_scores(parameters, features):
+def unit_scores(parameters, hidden):
     """Return the scores of single units (B, O)."""
-    return affine(features, parameters["output.weight"], parameters["output.bias"], "identity")
+    return affine(hidden, parameters["output.weight"], parameters["output.bias"], "identity")
 
 
 def network_outputs(parameters, contexts, case):
-    """Return what a network with single units predicts (B, O)."""
-    features = forward(parameters, contexts, case, 0, 0, training=False)[2]
-    return activate("sigmoid" if case["output"] == "sigmoid" else "identity", unit_scores(parameters, features))
+    """Return the predictions of a network with single output units (B, O)."""
+    hidden = forward(parameters, contexts, case, 0, 0, training=False)[2]
+    if case["output"] == "poisson":
+        return np.exp(unit_scores(parameters, hidden))
+    return activate("sigmoid" if case["output"].startswith("sigmoid") else "identity", unit_scores(parameters, hidden))
 
 
 def network_log_probabilities(parameters, contexts, case):
-    """Return log p(word | context), or of classes, (B, V) without dropout."""
+    """Return log p(word | context), or of classes, (B, V), without dropout."""
     if len(softmaxes(case)) == 1:
         projected = forward(parameters, contexts, case, 0, 0, training=False)[2]
         return log_probabilities(projected, softmax_weight(parameters), parameters["output.bias"])
@@ -442,7 +488,7 @@ def network_log_probabilities(parameters, contexts, case):
 
 
 def network_losses(parameters, contexts, targets, case, seed=0, step=0, *, training=False):
-    """Return -log p(target | context) (B,); in training by noise contrast, that loss."""
+    """Return -log p(target | context) (B,), or in training with noise-contrastive estimation its loss."""
     projected = forward(parameters, contexts, case, seed, step, training=training)[2]
     if case["output"] != "softmax":
         return unit_losses(case["output"], unit_scores(parameters, projected), targets).sum(1)
@@ -453,33 +499,33 @@ def network_losses(parameters, contexts, targets, case, seed=0, step=0, *, train
 
 
 def objective(parameters, contexts, targets, case, seed=0, step=0):
-    """Return the number that training lowers, under dropout.
+    """Return the objective that training minimizes, with dropout.
 
-    The batch's mean cross-entropy with the smoothed targets, with the penalty on normalizers; or the loss of noise contrast. An
-    adaptive softmax is several, each with a target.
+    It is the mean over the batch of the cross-entropy with smoothed targets and the penalty on normalizers, or of the loss of
+    noise-contrastive estimation. An adaptive softmax consists of several softmaxes, each with targets.
     """
     projected = forward(parameters, contexts, case, seed, step, training=True)[2]
     if case["output"] != "softmax":
         return unit_losses(case["output"], unit_scores(parameters, projected), targets).sum() / len(targets)
     total = 0
-    for features, weight, bias, places, _, _ in layers(parameters, projected, targets, case):
+    for hidden, weight, bias, places, _, _ in layers(parameters, projected, targets, case):
         if case["noise"]:
-            total += nce_losses(features, weight, bias, places, noise(case)).sum()
+            total += nce_losses(hidden, weight, bias, places, noise(case)).sum()
             continue
-        logs = log_probabilities(features, weight, bias)
+        logs = log_probabilities(hidden, weight, bias)
         total -= (smoothed_targets(places, len(weight), case["smoothing"]) * logs).sum()
-        total += (case["penalty"] * log_normalizers(features, weight, bias) ** 2).sum()
+        total += (case["penalty"] * log_normalizers(hidden, weight, bias) ** 2).sum()
     return total / len(targets)
 
 
 def noise(case):
-    """Return how often each word was drawn as noise (V,), as the network's tests have it: some never, some often."""
+    """Return how often each word was drawn as noise in the tests of the network (V,): 0, 1 or 2 times."""
     return np.arange(case["vocabulary"]) % 3.0
 
 
 def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
-    """Return the gradients of `objective` by every parameter's name."""
-    values, features, projected = forward(parameters, contexts, case, seed, step, training=True)
+    """Return the gradients of `objective` by the names of parameters."""
+    values, hidden, projected = forward(parameters, contexts, case, seed, step, training=True)
     gradients = {name: np.zeros_like(array) for name, array in parameters.items()}
     d_projected = np.zeros_like(projected)
     if case["output"] != "softmax":
@@ -505,20 +551,20 @@ def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
             gradients["output.weight"] = d_weight
         else:
             gradients["embeddings"][: len(d_weight)] = d_weight
-    d_features = d_projected
+    d_hidden = d_projected
     if "projection" in parameters:
-        gradients["projection"] = d_projected.T @ features
-        d_features = d_projected @ parameters["projection"]
+        gradients["projection"] = d_projected.T @ hidden
+        d_hidden = d_projected @ parameters["projection"]
     width = values[-1].shape[1]
-    d_values, d_inputs = d_features[:, :width], d_features[:, width:]
+    d_values, d_inputs = d_hidden[:, :width], d_hidden[:, width:]
     if case["residual"] and case["hidden"]:
         d_values = normalize_backward(values[-1], d_values)
     for layer in reversed(range(len(case["hidden"]))):
         residual = case["residual"] and layer > 0
-        hidden = [parameters[f"hidden.{layer}.{name}"] for name in ("weight", "bias")]
+        layer_parameters = [parameters[f"hidden.{layer}.{name}"] for name in ("weight", "bias")]
         read = normalize(values[layer]) if residual else values[layer]
         d_output = dropout(d_values, case["dropout"], seed, step, layer + 1)
-        d_weight, d_bias, d_read = affine_backward(read, *hidden, case["activation"], d_output)
+        d_weight, d_bias, d_read = affine_backward(read, *layer_parameters, activation_of(case, layer), d_output)
         gradients[f"hidden.{layer}.weight"], gradients[f"hidden.{layer}.bias"] = d_weight, d_bias
         d_values = d_values + normalize_backward(values[layer], d_read) if residual else d_read
     if d_inputs.size:
@@ -529,11 +575,16 @@ def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
     return gradients
 
 
-# The updates: each returns the new weight and the new state; g is the gradient with its scale and the l2 penalty's share.
+def add_penalty(weight, gradient, l1, l2):
+    """Return a gradient plus that of l1 |w| + l2 w^2 / 2."""
+    return gradient + l1 * np.sign(weight) + l2 * weight
+
+
+# The optimizer steps: each returns the new weight and the new state; g is the scaled gradient plus that of the l2 penalty.
 
 
 def momentum_step(weight, gradient, velocity, *, scale, l2, rate, momentum, nesterov):
-    """Polyak's momentum, or Nesterov's in the form of Sutskever et al. 2013 with the look-ahead point as the weight."""
+    """Make a step with Polyak's momentum, or Nesterov's (Sutskever et al. 2013; the weights are the look-ahead point)."""
     g = scale * gradient + l2 * weight
     velocity = momentum * velocity + g
     if nesterov:
@@ -542,21 +593,21 @@ def momentum_step(weight, gradient, velocity, *, scale, l2, rate, momentum, nest
 
 
 def adagrad_step(weight, gradient, total, *, scale, l2, rate, epsilon):
-    """Duchi et al. 2011."""
+    """Make a step of AdaGrad (Duchi et al. 2011)."""
     g = scale * gradient + l2 * weight
     total = total + g**2
     return weight - rate * g / (np.sqrt(total) + epsilon), total
 
 
 def rmsprop_step(weight, gradient, mean, *, scale, l2, rate, decay, epsilon):
-    """Tieleman & Hinton 2012, lecture 6.5."""
+    """Make a step of RMSprop (Tieleman & Hinton 2012, lecture 6.5)."""
     g = scale * gradient + l2 * weight
     mean = decay * mean + (1 - decay) * g**2
     return weight - rate * g / (np.sqrt(mean) + epsilon), mean
 
 
 def adam_step(weight, gradient, first, second, *, scale, l2, shrink, rate, beta1, beta2, epsilon, step):
-    """Kingma & Ba 2015, algorithm 1; ``shrink`` is the decoupled decay of Loshchilov & Hutter 2019, algorithm 2."""
+    """Make a step of Adam (Kingma & Ba 2015, algorithm 1), with the decoupled decay ``shrink`` (Loshchilov & Hutter 2019)."""
     g = scale * gradient + l2 * weight
     first = beta1 * first + (1 - beta1) * g
     second = beta2 * second + (1 - beta2) * g**2
@@ -565,7 +616,7 @@ def adam_step(weight, gradient, first, second, *, scale, l2, shrink, rate, beta1
 
 
 def adam_catch_up(weight, first, second, idle, keeps, *, rate, beta1, beta2, epsilon, step):
-    """Step by step: Adam without gradients, its second moment as it is for all steps of a row, and then fallen."""
+    """Make the idle steps of each row: Adam without gradients, where the step size uses the second moment at the start."""
     weight, first, second = weight * keeps[:, None], first.copy(), second.copy()
     for row, steps in enumerate(idle):
         root = np.sqrt(second[row] / (1 - beta2**step)) + epsilon

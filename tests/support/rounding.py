@@ -1,8 +1,8 @@
 # ruff: noqa: D102 - the protocol describes the operations
-"""Mixed precision on the CPU, written in NumPy: operands of matrix products are rounded to halves (float16), sums are float32.
+"""Mixed precision on the CPU, in NumPy: operands of matrix products are rounded to float16, sums are float32.
 
-What `CudaBackend(mixed=True)` computes, but for the order of sums: to check its kernels, and to see what the rounding does to
-training without a GPU. It is slow.
+It computes the same as `CudaBackend(mixed=True)` but for the order of sums. It serves to check those kernels, and to see without
+a GPU how the rounding affects training. It is slow.
 """
 
 from typing import Any
@@ -10,39 +10,39 @@ from typing import Any
 import numpy as np
 
 from fflm.backend.cpu.backend import CpuBackend
-from fflm.backend.protocol import Activation, Array
+from fflm.backend.protocol import ActivationFunction, Array
 
 TILE = 128
-"""Words of which the exponentials have one unit."""
+"""Number of words whose exponentials share a scale."""
 
 SLOPE = np.float32(2**10)
-"""The unit of logits' gradients is 1 / SLOPE."""
+"""The scale of the gradients of logits, whose unit is 1 / SLOPE."""
 
 LARGEST = 14
-"""Other gradients are multiplied by the power of two that brings their largest to 2^LARGEST, up to twice that."""
+"""Other gradients are scaled by a power of two, so that the largest is from 2^LARGEST to twice that."""
 
 
 def rounded(values: Array) -> Array:
-    """Return the nearest halves, as float32."""
+    """Return the values rounded to float16, as float32."""
     with np.errstate(over="ignore"):
         return values.astype(np.float16).astype(np.float32)
 
 
 def rounded_gradients(values: Array) -> Array:
-    """Return the nearest halves of numbers in a unit of their own, times the unit."""
+    """Return the values rounded to float16 at a scale of their own, as float32."""
     scale = np.float32(2.0) ** (LARGEST - np.floor(np.log2(max(np.abs(values).max(initial=0), np.float32(1e-30)))))
     return rounded(values * scale) / scale
 
 
 class RoundingBackend(CpuBackend):
-    """The CPU's operations in mixed precision."""
+    """The operations of the CPU backend in mixed precision."""
 
     @property
     def full_precision(self) -> CpuBackend:
-        """Return the CPU's backend, which rounds nothing."""
+        """Return the CPU backend, which does not round to float16."""
         return CpuBackend()
 
-    def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
+    def affine(self, inputs: Array, weight: Array, bias: Array, activation: ActivationFunction, outputs: Array) -> None:
         super().affine(rounded(inputs), rounded(weight), bias, activation, outputs)
 
     def affine_backward(
@@ -50,7 +50,7 @@ class RoundingBackend(CpuBackend):
         inputs: Array,
         weight: Array,
         outputs: Array,
-        activation: Activation,
+        activation: ActivationFunction,
         d_outputs: Array,
         beta: float,
         d_weight: Array,
@@ -59,7 +59,7 @@ class RoundingBackend(CpuBackend):
     ) -> None:
         of_weight = d_weight.copy()
         super().affine_backward(inputs, weight, outputs, activation, d_outputs, beta, of_weight, d_bias, d_inputs)
-        # which has left the gradients of the sums in d_outputs
+        # d_outputs now has the gradients of the sums before the activation
         self._products_backward(d_outputs, rounded(inputs), rounded(weight), beta, d_weight, d_inputs)
 
     def _products_backward(
@@ -71,7 +71,7 @@ class RoundingBackend(CpuBackend):
 
     def output_gradients(
         self,
-        features: Array,
+        hidden: Array,
         weight: Array,
         bias: Array,
         targets: Array,
@@ -80,12 +80,12 @@ class RoundingBackend(CpuBackend):
         scale: float,
         beta: float,
         losses: Array,
-        d_features: Array,
+        d_hidden: Array,
         d_weight: Array,
         d_bias: Array,
     ) -> None:
-        rows, words, tiles = len(features), len(weight), -(-len(weight) // TILE)
-        inputs, rounded_weight = rounded(features), rounded(weight)
+        rows, words, tiles = len(hidden), len(weight), -(-len(weight) // TILE)
+        inputs, rounded_weight = rounded(hidden), rounded(weight)
         logits = np.full((rows, tiles * TILE), -np.inf, np.float32)
         np.add(inputs @ rounded_weight.T, bias, out=logits[:, :words])
         logits = logits.reshape(rows, tiles, TILE)
@@ -98,16 +98,16 @@ class RoundingBackend(CpuBackend):
         slopes = (rounded(slopes) * factors).reshape(rows, -1)[:, :words]
         slopes -= SLOPE * np.float32(smoothing / words)
         slopes[np.arange(rows), targets] -= SLOPE * np.float32(1 - smoothing)
-        losses[...] = normalizers[:, 0, 0] - bias[targets] - (features * weight[targets]).sum(1)
+        losses[...] = normalizers[:, 0, 0] - bias[targets] - (hidden * weight[targets]).sum(1)
         unit = np.float32(scale) / SLOPE
         d_bias[...] = unit * slopes.sum(0) + (d_bias if beta else 0)
         slopes = rounded(slopes)
         d_weight[...] = unit * (slopes.T @ inputs) + (d_weight if beta else 0)
-        d_features[...] = unit * (slopes @ rounded_weight)
+        d_hidden[...] = unit * (slopes @ rounded_weight)
 
     def nce_gradients(
         self,
-        features: Array,
+        hidden: Array,
         weight: Array,
         bias: Array,
         targets: Array,
@@ -115,11 +115,11 @@ class RoundingBackend(CpuBackend):
         scale: float,
         beta: float,
         losses: Array,
-        d_features: Array,
+        d_hidden: Array,
         d_weight: Array,
         d_bias: Array,
     ) -> None:
-        inputs, rounded_weight = rounded(features), rounded(weight)
+        inputs, rounded_weight = rounded(hidden), rounded(weight)
         scores = inputs @ rounded_weight.T + bias
         slopes: Any = noise / (1 + np.exp(-scores))
         at_target = np.arange(len(targets)), targets
@@ -127,4 +127,4 @@ class RoundingBackend(CpuBackend):
         slopes *= np.float32(scale)
         losses[...] = (noise * np.logaddexp(0, scores)).sum(1) + np.logaddexp(0, -scores[at_target])
         d_bias[...] = slopes.sum(0) + (d_bias if beta else 0)
-        self._products_backward(slopes.astype(np.float32), inputs, rounded_weight, beta, d_weight, d_features)
+        self._products_backward(slopes.astype(np.float32), inputs, rounded_weight, beta, d_weight, d_hidden)

@@ -1,4 +1,4 @@
-"""Small models with random weights, for the tests of what is done with models."""
+"""Small models with random weights, for tests that need a model without training."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ WORDS = ("the", "cat", "dog", "sat", "on", ".")
 
 
 def tiny_model(text=MODES["sentence"], words=WORDS, *, window=3, seed=1, dtype=np.float32):
-    """Return a model whose distributions are far from uniform and depend on every word of the context."""
+    """Return a network whose distributions are far from uniform and depend on every word of the context."""
     counts = {word: 10 * (len(words) - index) for index, word in enumerate(words)} | ({LINE_END: 7} if text.ends else {})
     vocabulary = Vocabulary.from_counts(counts, ends=text.ends)
     config = NetworkConfig(
@@ -33,7 +33,7 @@ def tiny_model(text=MODES["sentence"], words=WORDS, *, window=3, seed=1, dtype=n
 
 
 class Bigrams(Predictor):
-    """A predictor that is not a network: p(word | last word) from a table of probabilities, the others rare."""
+    """A predictor with p(word | previous word) from a table; words that the table does not have are rare."""
 
     window = 1
 
@@ -48,9 +48,9 @@ class Bigrams(Predictor):
         self.table /= self.table.sum(axis=1, keepdims=True)
 
     def log_probabilities(self, contexts):
-        """Look the rows up."""
+        """Return the rows of the table for the last words of contexts."""
         return np.log(self.table[contexts[:, -1]])
 
     def losses(self, contexts, targets):
-        """Look the entries up."""
+        """Return the negative entries of the table for contexts and targets."""
         return -np.log(self.table[contexts[:, -1], targets])

@@ -29,14 +29,15 @@ from fflm.errors import FflmError
 from fflm.text import catalogue, downloading
 from fflm.text.catalogue import Download, Entry, fetch
 
-# Longer than one chunk of the transfer.
+# The text is longer than one chunk of a transfer.
 TEXT = b"".join(b"line %d of a text\n" % number for number in range(20_000))
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `bodies`. Of the paths in `cut` it sends only that many bytes, but announces all.
+    """An HTTP server whose responses are set by path.
 
-    The responses in `raw` are sent unchanged. So are those in `endless`, whose second part is repeated until the client leaves.
+    It sends `bodies` with the right length, but only the first bytes of those in `cut`. Responses in `raw` are sent unchanged.
+    So are those in `endless`, whose second part is repeated until the client closes the connection.
     """
 
     daemon_threads = True
@@ -47,7 +48,7 @@ class Server(ThreadingHTTPServer):
         self.cut: dict[str, int] = {}
         self.raw: dict[str, bytes] = {}
         self.endless: dict[str, tuple[bytes, bytes]] = {}
-        self.pause = threading.Event()  # never set: a drop falls each time it was waited for
+        self.pause = threading.Event()  # never set: waiting for it slows a response down
         self.stalled, self.resume = threading.Event(), threading.Event()
 
     def url(self, path: str, scheme: str = "http") -> str:
@@ -59,7 +60,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET from the server's tables; `/stalled` sends half a body and waits."""
+    """Answer GET requests from the server's tables; the first response to `/stalled` stops after half of the body."""
 
     server: Server
 
@@ -95,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(running: Server) -> Iterator[Server]:
-    """Serve in a thread."""
+    """Run a server in a thread, and stop it in the end."""
     running.bodies = {"/good": TEXT, "/truncated": TEXT, "/stalled": TEXT, "/zip": archive()}
     running.cut = {"/truncated": len(TEXT) // 3}
     with running:
@@ -114,7 +115,7 @@ def server() -> Iterator[Server]:
         yield running
 
 
-@functools.cache  # because an archive made a second later has another checksum
+@functools.cache  # because a zip file stores the time, so that another archive would have another checksum
 def archive() -> bytes:
     """Return a zip with two tagged texts out of order, a plain one, and members whose names lead out of the folder."""
     file = io.BytesIO()
@@ -133,12 +134,12 @@ def entry(body: bytes, *urls: str, **fields: object) -> Entry:
     return Entry("sample", "A sample", "MIT", "none", "fflm train {folder}/text.txt", (download,))
 
 
-def tree(folder: Path) -> dict[str, bytes | None]:
+def files_in(folder: Path) -> dict[str, bytes | None]:
     paths = folder.rglob("*")
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
 
 
-def test_every_entry_is_complete() -> None:
+def test_catalogue_entries_have_all_fields() -> None:
     known = catalogue.entries()
     assert {"stories", "gushi", "brown", "penn-treebank", "wikitext-2", "wikitext-103"} <= set(known)
     assert {"text8", "tiny-shakespeare"} <= set(known)
@@ -163,21 +164,21 @@ def test_every_entry_is_complete() -> None:
         assert sorted(trained) == sorted(written)
 
 
-def test_unknown_name() -> None:
+def test_find_unknown_name_suggests_similar_one() -> None:
     with pytest.raises(FflmError, match=r"'browne'.*brown"):
         catalogue.find("browne")
 
 
-def test_good_file_with_progress(server: Server, tmp_path: Path) -> None:
+def test_fetch_saves_file_and_reports_progress(server: Server, tmp_path: Path) -> None:
     counts: list[int] = []
     files = fetch(entry(TEXT, server.url("/good")), tmp_path / "new", counts.append)
     assert files == [tmp_path / "new" / "sample" / "text.txt"]
-    assert tree(tmp_path / "new") == {"sample": None, "sample/text.txt": TEXT}
+    assert files_in(tmp_path / "new") == {"sample": None, "sample/text.txt": TEXT}
     assert counts == sorted(counts)
     assert 0 < counts[0] < counts[-1] == len(TEXT)
 
 
-def test_several_downloads_count_on(server: Server, tmp_path: Path) -> None:
+def test_progress_adds_up_over_several_downloads(server: Server, tmp_path: Path) -> None:
     one, two = (entry(TEXT, server.url("/good"), file=name).downloads[0] for name in ("a.txt", "b.txt"))
     counts: list[int] = []
     both = dataclasses.replace(entry(TEXT), downloads=(one, two))
@@ -186,19 +187,19 @@ def test_several_downloads_count_on(server: Server, tmp_path: Path) -> None:
     assert counts[-1] == both.size == 2 * len(TEXT)
 
 
-def test_next_address_when_one_fails(server: Server, tmp_path: Path) -> None:
+def test_fetch_tries_next_url_when_one_fails(server: Server, tmp_path: Path) -> None:
     urls = map(server.url, ("/absent", "/truncated", "/zip", "/good"))
     assert fetch(entry(TEXT, *urls), tmp_path)[0].read_bytes() == TEXT
 
 
-def test_unpacking_stays_inside(server: Server, tmp_path: Path) -> None:
+def test_unpacking_writes_only_inside_target_folder(server: Server, tmp_path: Path) -> None:
     item = entry(archive(), server.url("/zip"), file="", unpack={"all.txt": "*evil*", "text.txt": "plain"})
     fetch(item, tmp_path / "in")
     expected = {"sample": None, "sample/all.txt": b"evilevil", "sample/text.txt": TEXT}
-    assert tree(tmp_path) == {"in": None, **{f"in/{name}": content for name, content in expected.items()}}
+    assert files_in(tmp_path) == {"in": None, **{f"in/{name}": content for name, content in expected.items()}}
 
 
-def test_tags_are_removed(server: Server, tmp_path: Path) -> None:
+def test_part_of_speech_tags_are_removed(server: Server, tmp_path: Path) -> None:
     item = entry(archive(), server.url("/zip"), file="", unpack={"text.txt": "b/c[0-9][0-9]"}, tagged=True)
     assert fetch(item, tmp_path)[0].read_text() == "Either/or/ x\n.\n\nThe end .\n\n"
 
@@ -213,7 +214,7 @@ def test_tags_are_removed(server: Server, tmp_path: Path) -> None:
         ("/zip", {"file": "", "unpack": {"text.txt": "absent"}}, "has no file absent"),
     ],
 )
-def test_failure_leaves_nothing(
+def test_failed_fetch_leaves_no_files(
     server: Server,
     tmp_path: Path,
     path: str,
@@ -221,29 +222,29 @@ def test_failure_leaves_nothing(
     message: str,
 ) -> None:
     (tmp_path / "other").write_text("untouched")
-    before = tree(tmp_path)
+    before = files_in(tmp_path)
     body = {"/truncated": TEXT, "/zip": archive() if "absent" in message else b""}.get(path, TEXT[1:])
     with pytest.raises(FflmError, match=message) as caught:
         fetch(entry(body, server.url(path), **fields), tmp_path)
     assert "\n" not in str(caught.value)
-    assert tree(tmp_path) == before
+    assert files_in(tmp_path) == before
 
 
-def test_connection_refused(server: Server, tmp_path: Path) -> None:
+def test_connection_refused_is_reported(server: Server, tmp_path: Path) -> None:
     with socket.socket() as taken:  # bound but not listening, so that no other process gets the port and none answers
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/good"
         with pytest.raises(FflmError, match=r"127\.0\.0\.1:\d+ cannot be reached"):
             fetch(entry(TEXT, url), tmp_path)
-    assert tree(tmp_path) == {}
+    assert files_in(tmp_path) == {}
 
 
-def answer(*headers: bytes, status: bytes = b"200 OK", body: bytes = TEXT) -> bytes:
+def http_response(*headers: bytes, status: bytes = b"200 OK", body: bytes = TEXT) -> bytes:
     return b"\r\n".join([b"HTTP/1.1 " + status, *headers, b"", body])
 
 
 def redirect(address: bytes) -> bytes:
-    return answer(b"Location: " + address, b"Content-Length: 0", status=b"302 Found", body=b"")
+    return http_response(b"Location: " + address, b"Content-Length: 0", status=b"302 Found", body=b"")
 
 
 CHUNKED = b"Transfer-Encoding: chunked"
@@ -252,29 +253,29 @@ CHUNKED = b"Transfer-Encoding: chunked"
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (answer(b"Content-Length: abc"), "announces another file"),
-        (answer(b"Content-Length: -5"), "announces another file"),
-        (answer(b"Content-Length: " + b"9" * 5000), "announces another file"),
-        (answer(b"Content-Length: 5", b"Content-Length: 7"), "no valid HTTP"),
-        (answer(b"Content-Length: %d" % (len(TEXT) + 1)), "announces another file"),
-        (answer(body=TEXT[:-1]), "broke off the transfer after"),
-        (answer(body=TEXT + b"x"), "sends another file, of more than"),
-        (answer(body=TEXT[:-1] + b"x"), "wrong checksum"),
-        (answer(b"Content-Encoding: gzip"), None),  # not decoded, so that the checksum decides
-        (answer(CHUNKED, body=b"%x\r\n%s\r\n0\r\n\r\n" % (len(TEXT), TEXT)), None),
-        (answer(CHUNKED, body=b"%x\r\n%s\r\n0\r\n\r\n" % (len(TEXT) - 1, TEXT[1:])), "broke off"),
-        (answer(CHUNKED, body=b"zz\r\nabc\r\n"), "broke off"),
-        (answer(CHUNKED, body=b"%s\r\n" % (b"f" * 20) + TEXT + b"x"), "of more than"),
-        (answer(CHUNKED, body=b"f" * 100_000), "broke off"),
-        (answer(CHUNKED, body=b"-1\r\n" + TEXT + b"x"), "of more than"),
-        (answer(*(b"X-%d: a" % number for number in range(500))), "no valid HTTP"),
-        (answer(b"X: " + b"a" * 200_000), "no valid HTTP"),
-        (answer(status=b"404 \x1b[31mgone\xff\x07"), "answered: 404 Not Found;"),
-        (answer(status=b"799 \x1b]0;title\x07"), "answered: 799;"),
-        (answer(status=b"200 \x1b[31m\xff", body=b""), "broke off the transfer after 0"),
-        (answer(status=b"206 Partial Content"), "answered: 206 Partial Content"),
-        (answer(status=b"204 No Content", body=b""), "answered: 204 No Content"),
-        (answer(b"Content-Length: 0", status=b"302 Found", body=b""), "answered: 302 Found"),
+        (http_response(b"Content-Length: abc"), "announces another file"),
+        (http_response(b"Content-Length: -5"), "announces another file"),
+        (http_response(b"Content-Length: " + b"9" * 5000), "announces another file"),
+        (http_response(b"Content-Length: 5", b"Content-Length: 7"), "no valid HTTP"),
+        (http_response(b"Content-Length: %d" % (len(TEXT) + 1)), "announces another file"),
+        (http_response(body=TEXT[:-1]), "broke off the transfer after"),
+        (http_response(body=TEXT + b"x"), "sends another file, of more than"),
+        (http_response(body=TEXT[:-1] + b"x"), "wrong checksum"),
+        (http_response(b"Content-Encoding: gzip"), None),  # the body is not decoded, so only its checksum counts
+        (http_response(CHUNKED, body=b"%x\r\n%s\r\n0\r\n\r\n" % (len(TEXT), TEXT)), None),
+        (http_response(CHUNKED, body=b"%x\r\n%s\r\n0\r\n\r\n" % (len(TEXT) - 1, TEXT[1:])), "broke off"),
+        (http_response(CHUNKED, body=b"zz\r\nabc\r\n"), "broke off"),
+        (http_response(CHUNKED, body=b"%s\r\n" % (b"f" * 20) + TEXT + b"x"), "of more than"),
+        (http_response(CHUNKED, body=b"f" * 100_000), "broke off"),
+        (http_response(CHUNKED, body=b"-1\r\n" + TEXT + b"x"), "of more than"),
+        (http_response(*(b"X-%d: a" % number for number in range(500))), "no valid HTTP"),
+        (http_response(b"X: " + b"a" * 200_000), "no valid HTTP"),
+        (http_response(status=b"404 \x1b[31mgone\xff\x07"), "answered: 404 Not Found;"),
+        (http_response(status=b"799 \x1b]0;title\x07"), "answered: 799;"),
+        (http_response(status=b"200 \x1b[31m\xff", body=b""), "broke off the transfer after 0"),
+        (http_response(status=b"206 Partial Content"), "answered: 206 Partial Content"),
+        (http_response(status=b"204 No Content", body=b""), "answered: 204 No Content"),
+        (http_response(b"Content-Length: 0", status=b"302 Found", body=b""), "answered: 302 Found"),
         (b"", "no valid HTTP"),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "no valid HTTP"),
         (bytes(range(256)) * 10, "no valid HTTP"),
@@ -292,7 +293,7 @@ CHUNKED = b"Transfer-Encoding: chunked"
         (redirect(b"/odd"), "redirects more than 5 times"),
     ],
 )
-def test_odd_answer_is_one_line(server: Server, tmp_path: Path, raw: bytes, message: str | None) -> None:
+def test_malformed_response_gives_one_line_error(server: Server, tmp_path: Path, raw: bytes, message: str | None) -> None:
     server.raw["/odd"] = raw
     if message is None:
         assert fetch(entry(TEXT, server.url("/odd")), tmp_path)[0].read_bytes() == TEXT
@@ -301,47 +302,49 @@ def test_odd_answer_is_one_line(server: Server, tmp_path: Path, raw: bytes, mess
         fetch(entry(TEXT, server.url("/odd")), tmp_path)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
-    assert tree(tmp_path) == {}
+    assert files_in(tmp_path) == {}
 
 
 @pytest.mark.parametrize(
     ("first", "again"),
     [
-        (answer(body=b""), bytes(1 << 16)),
-        (answer(CHUNKED, body=b""), b"10000\r\n%s\r\n" % bytes(1 << 16)),
-        (answer(CHUNKED, body=b"-1\r\n"), bytes(1 << 16)),
+        (http_response(body=b""), bytes(1 << 16)),
+        (http_response(CHUNKED, body=b""), b"10000\r\n%s\r\n" % bytes(1 << 16)),
+        (http_response(CHUNKED, body=b"-1\r\n"), bytes(1 << 16)),
     ],
 )
-def test_no_more_bytes_come_than_the_catalogue_says(server: Server, tmp_path: Path, first: bytes, again: bytes) -> None:
+def test_endless_response_is_cut_at_expected_size(server: Server, tmp_path: Path, first: bytes, again: bytes) -> None:
     server.endless["/endless"] = first, again
     counts: list[int] = []
     with pytest.raises(FflmError, match="sends another file, of more than"):
         fetch(entry(TEXT, server.url("/endless")), tmp_path, counts.append)
     assert counts[-1] <= len(TEXT)
-    assert tree(tmp_path) == {}
+    assert files_in(tmp_path) == {}
 
 
 @pytest.mark.parametrize(
     ("first", "again"),
     [
-        (answer(b"Content-Length: %d" % len(TEXT), body=b""), b"x"),
-        (answer(body=b""), b"x"),
-        (answer(CHUNKED, body=b""), b"1\r\nx\r\n"),
-        (answer(CHUNKED, body=b"1;"), b"x"),
-        (answer(CHUNKED, body=b"0\r\n"), b"x: y\r\n"),
+        (http_response(b"Content-Length: %d" % len(TEXT), body=b""), b"x"),
+        (http_response(body=b""), b"x"),
+        (http_response(CHUNKED, body=b""), b"1\r\nx\r\n"),
+        (http_response(CHUNKED, body=b"1;"), b"x"),
+        (http_response(CHUNKED, body=b"0\r\n"), b"x: y\r\n"),
         (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
         (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
     ],
 )
-def test_drip_ends(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bytes, again: bytes) -> None:
+def test_slow_response_times_out(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bytes, again: bytes
+) -> None:
     monkeypatch.setattr(downloading, "_GRACE", 0.2)
     server.endless["/drip"] = first, again
     with pytest.raises(FflmError, match=r"127.0.0.1:\d+ is too slow: [\d,]+ bytes in"):
         fetch(entry(TEXT, server.url("/drip")), tmp_path)
-    assert tree(tmp_path) == {}
+    assert files_in(tmp_path) == {}
 
 
-def test_silence_ends(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_response_times_out(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloading, "_SILENCE", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -350,13 +353,15 @@ def test_silence_ends(server: Server, tmp_path: Path, monkeypatch: pytest.Monkey
             fetch(entry(TEXT, f"http://127.0.0.1:{silent.getsockname()[1]}/good"), tmp_path)
 
 
-def test_body_of_a_redirect_is_not_read(server: Server, tmp_path: Path) -> None:
-    server.endless["/moved"] = answer(b"Location: /good", status=b"302 Found", body=b""), bytes(1 << 16)
+def test_redirect_body_is_not_read(server: Server, tmp_path: Path) -> None:
+    server.endless["/moved"] = http_response(b"Location: /good", status=b"302 Found", body=b""), bytes(1 << 16)
     assert fetch(entry(TEXT, server.url("/moved")), tmp_path)[0].read_bytes() == TEXT
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="nothing here makes certificates")
-def test_https_is_verified_and_kept(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is needed to make a certificate")
+def test_https_certificate_is_verified_and_downgrade_is_refused(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     make = ["openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=test"]
     make += ["-addext", "subjectAltName=IP:127.0.0.1"]
@@ -379,7 +384,7 @@ def test_https_is_verified_and_kept(server: Server, tmp_path: Path, monkeypatch:
 
 @settings(deadline=None, max_examples=30)
 @given(cut=st.integers(0, len(TEXT) - 1), flip=st.none() | st.integers(0, len(TEXT) - 1))
-def test_only_the_exact_bytes_are_kept(server: Server, cut: int, flip: int | None) -> None:
+def test_truncated_or_changed_download_is_not_saved(server: Server, cut: int, flip: int | None) -> None:
     body = bytearray(TEXT)
     if flip is not None:
         body[flip] ^= 1
@@ -388,26 +393,26 @@ def test_only_the_exact_bytes_are_kept(server: Server, cut: int, flip: int | Non
     with tempfile.TemporaryDirectory() as name:
         with pytest.raises(FflmError, match="broke off" if flip is None else "wrong checksum"):
             fetch(entry(TEXT, server.url("/any")), Path(name))
-        assert tree(Path(name)) == {}
+        assert files_in(Path(name)) == {}
 
 
-def test_existing_target_is_kept(server: Server, tmp_path: Path) -> None:
+def test_fetch_does_not_overwrite_existing_folder(server: Server, tmp_path: Path) -> None:
     (tmp_path / "sample").mkdir()
     (tmp_path / "sample" / "mine").write_text("precious")
-    before = tree(tmp_path)
+    before = files_in(tmp_path)
     with pytest.raises(FflmError, match="already exists"):
         fetch(entry(TEXT, server.url("/good")), tmp_path)
-    assert tree(tmp_path) == before
+    assert files_in(tmp_path) == before
 
 
-def test_folder_that_is_a_file(server: Server, tmp_path: Path) -> None:
+def test_fetch_into_path_that_is_a_file_is_refused(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     with pytest.raises(FflmError, match=r"cannot write .*sample"):
         fetch(entry(TEXT, server.url("/good")), tmp_path / "file")
-    assert tree(tmp_path) == {"file": b"precious"}
+    assert files_in(tmp_path) == {"file": b"precious"}
 
 
-def test_disk_error(server: Server, tmp_path: Path) -> None:
+def test_full_disk_leaves_no_files(server: Server, tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(TEXT) // 2, hard))  # writing more fails as on a full disk
@@ -416,10 +421,10 @@ def test_disk_error(server: Server, tmp_path: Path) -> None:
             fetch(entry(TEXT, server.url("/good")), tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert tree(tmp_path) == {}
+    assert files_in(tmp_path) == {}
 
 
-def test_killed_then_run_again(server: Server, tmp_path: Path) -> None:
+def test_fetch_after_killed_download_succeeds(server: Server, tmp_path: Path) -> None:
     item = entry(TEXT, server.url("/stalled"))
     program = f"""
 from pathlib import Path
@@ -434,10 +439,10 @@ fetch({item!r}, Path({str(tmp_path)!r}))
         process.kill()
     assert not (tmp_path / "sample").exists()
     fetch(item, tmp_path)
-    assert tree(tmp_path) == {"sample": None, "sample/text.txt": TEXT}
+    assert files_in(tmp_path) == {"sample": None, "sample/text.txt": TEXT}
 
 
-def test_commands(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_corpus_list_and_get_commands(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpora = tmp_path / "corpora"
     corpora.mkdir()
     (corpora / "own.txt").write_text("a text of our own\n")
@@ -482,7 +487,7 @@ def test_commands(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert isinstance(runner.invoke(command, ["get", "none"]).exception, FflmError)
 
 
-def test_help_has_examples() -> None:
+def test_corpus_help_has_examples() -> None:
     for arguments in ([], ["list"], ["get"]):
         result = CliRunner().invoke(command, [*arguments, "--help"])
         assert "Example:\n" in result.stdout

@@ -1,28 +1,19 @@
-"""Corpora on disk: equal to a direct computation in every mode, complete or absent, and checked when opened."""
+"""Tokenized corpora are checked when they are opened and verified."""
 
 import json
-import math
-import subprocess
-import sys
-from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fflm.errors import FflmError
-from fflm.text import tokenize as module
 from fflm.text.corpus import Corpus
-from fflm.text.holdout import Count, Share, parse_held_out
+from fflm.text.holdout import Count
 from fflm.text.settings import TextSettings
 from fflm.text.tokenize import TextSource, tokenize
-from fflm.text.tokenizer import LINE_END, Tokenizer
-from fflm.text.vocabulary import Vocabulary, VocabularyRule
+from fflm.text.tokenizer import Tokenizer
+from fflm.text.vocabulary import VocabularyRule
 
-ALL_WORDS = VocabularyRule(min_count=1)
-STREAM, FLAT, SENTENCES = TextSettings(), TextSettings(line_ends=False), TextSettings(mode="sentence")
+ALL_WORDS, STREAM = VocabularyRule(min_count=1), TextSettings()
 
 
 @pytest.fixture
@@ -32,265 +23,7 @@ def text(tmp_path):
     return path
 
 
-def tokens_of(corpus, part="train"):
-    return corpus.vocabulary.decode(corpus.parts[part].ids[:])
-
-
-def test_modes(text, tmp_path):
-    flat = ["the", "cat", "sat", "the", "dog", "<unk>", "<unk>", "ran", "a", "cat", "and", "the", "dog"]
-    settings = {
-        name: TextSettings(Tokenizer("space"), mode, ends)
-        for name, mode, ends in [("f", "stream", False), ("l", "stream", True), ("s", "sentence", True)]
-    }
-    made = {name: tokenize(TextSource([text], setting, ALL_WORDS, None), tmp_path / name) for name, setting in settings.items()}
-    assert tokens_of(made["f"]) == flat
-    assert tokens_of(made["l"]) == [*flat[:3], "\n", "\n", *flat[3:8], "\n", *flat[8:], "\n"]
-    assert tokens_of(made["s"]) == [*flat[:3], "\n", *flat[3:8], "\n", *flat[8:], "\n"]
-    part = made["l"].parts["train"]
-    assert (part.tokens, part.unknown, part.ends, part.characters) == (17, 2, 4, len(text.read_text()))
-    assert made["l"].vocabulary.counts[:3] == [2, 4, 3]
-    assert part.ids.dtype == np.uint16
-    assert not part.ids[:].flags.writeable
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    lines=st.lists(
-        st.lists(st.sampled_from(["a", "b", "c", "don't", "猫", ".", "</s>"]), max_size=5).map(" ".join), min_size=4, max_size=12
-    ),
-    how=st.sampled_from([STREAM, FLAT, SENTENCES, TextSettings(Tokenizer("char", lowercase=True))]),
-    valid=st.none() | st.integers(1, 3).map(Count) | st.sampled_from([0.1, 0.3]).map(Share),
-    test=st.none() | st.sampled_from([1, 2, 7]).map(Count),  # the last sentence has 7 tokens
-    source=st.sampled_from(["train", "all"]),
-)
-def test_equal_to_a_direct_computation(tmp_path_factory, lines, how, valid, test, source):
-    folder = tmp_path_factory.mktemp("corpus")
-    content = "".join(f"{line}\n" for line in [*lines, "a b c a b", "a b c d e f"])
-    (folder / "text").write_text(content, encoding="utf-8")
-    tokens = how.tokens(how.tokenizer.normalize(content))
-
-    def boundary(position):
-        while how is SENTENCES and tokens[position - 1] != LINE_END:
-            position += 1
-        return position
-
-    sizes = [size.tokens if isinstance(size, Count) else round(size.value * len(tokens)) if size else 0 for size in (valid, test)]
-    starts = [0, boundary(len(tokens) - sum(sizes)), boundary(len(tokens) - sizes[1]), len(tokens)]
-    wanted = {"train": (0, starts[1]), "valid": (starts[1], starts[2]), "test": (starts[2], starts[3])}
-    wanted = {name: span for name, span in wanted.items() if name == "train" or {"valid": valid, "test": test}[name]}
-    if any(set(tokens[slice(*span)]) <= {LINE_END} for span in wanted.values()):
-        with pytest.raises(FflmError, match=r"hold out more|no words in train"):
-            tokenize(TextSource([folder / "text"], how, ALL_WORDS, valid, test), folder / "out")
-        return
-    corpus = tokenize(TextSource([folder / "text"], how, VocabularyRule(1, source=source), valid, test), folder / "out")
-    counted = tokens if source == "all" else tokens[slice(*wanted["train"])]
-    expected = Vocabulary.from_counts(Counter(counted), ends=how.ends)
-    assert (corpus.vocabulary.words, corpus.vocabulary.counts) == (expected.words, expected.counts)
-    assert list(corpus.parts) == list(wanted)
-    for name, (start, stop) in wanted.items():
-        ids = expected.encode(tokens[start:stop])
-        assert corpus.parts[name].ids[:].tolist() == ids.tolist()
-        assert corpus.parts[name].unknown == np.count_nonzero(ids == 0)
-        assert corpus.parts[name].ends == (np.count_nonzero(ids == 1) if how.ends else 0)
-    assert sum(part.characters for part in corpus.parts.values()) == len(how.tokenizer.normalize(content))
-    corpus.verify()
-
-
-@pytest.mark.slow
-def test_many_chunks_processes_and_blocks(tmp_path, monkeypatch):
-    """Large texts pass through worker processes and many blocks, with the same result."""
-    rng = np.random.default_rng(0)
-    words = np.array(["the", "cat", "sat", "猫", "well-known", ",", "\n", "\n\n"])
-    path = tmp_path / "text"
-    path.write_text(" ".join(words[rng.integers(len(words), size=1_200_000)]), encoding="utf-8")
-    seen = []
-    one = tokenize(TextSource([path], SENTENCES, ALL_WORDS, Share(0.01)), tmp_path / "one", processes=1, progress=seen.append)
-    monkeypatch.setattr(module, "_BLOCK", 1000)
-    monkeypatch.setattr(module, "_SERIAL_SECONDS", 0)
-    two = tokenize(TextSource([path], SENTENCES, ALL_WORDS, Share(0.01)), tmp_path / "two", processes=2)
-    assert one.fingerprint == two.fingerprint
-    assert len(seen) > 16
-    assert sum(seen) == sum(part.characters for part in one.parts.values()) == len(path.read_text("utf-8")) + 1
-    expected = SENTENCES.encode_text(path.read_text("utf-8") + "\n", one.vocabulary)
-    assert np.array_equal(np.concatenate([part.ids[:] for part in one.parts.values()]), expected)
-    two.verify()
-
-
-KILLED = """
-import sys, time
-from pathlib import Path
-from fflm.text import tokenize as module
-
-def wait(characters):
-    if multiprocessing.active_children():
-        print("working", flush=True)
-        time.sleep(1000)
-
-if __name__ == "__main__":
-    import multiprocessing
-    module._SERIAL_SECONDS = 0
-    text, out = map(Path, sys.argv[1:])
-    module.tokenize(module.TextSource([text], valid=None), out, processes=2, progress=wait)
-"""
-
-
-def test_workers_end_with_a_parent_that_is_killed(tmp_path):
-    (tmp_path / "text").write_text("the cat sat on the mat .\n" * 100_000)
-    program = [sys.executable, "-c", KILLED, tmp_path / "text", tmp_path / "ids"]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"working\n"
-        process.kill()
-        process.communicate(timeout=60)  # the output ends when the last process ends that has inherited it
-
-
-def test_parts_from_files(text, tmp_path):
-    (tmp_path / "valid").write_text("the bird sat", encoding="utf-8")
-    corpus = tokenize(TextSource([text], STREAM, ALL_WORDS, [tmp_path / "valid"], Count(6)), tmp_path / "out")
-    assert list(corpus.parts) == ["train", "valid", "test"]
-    assert tokens_of(corpus, "valid") == ["the", "<unk>", "sat", "\n"]
-    assert tokens_of(corpus, "test") == ["<unk>", "cat", "<unk>", "the", "dog", "\n"]
-    everything = tokenize(TextSource([text], STREAM, VocabularyRule(1, source="all"), [tmp_path / "valid"]), tmp_path / "all")
-    assert "bird" in everything.vocabulary
-    assert everything.vocabulary.rule == "words in train and valid"
-
-
-@pytest.mark.parametrize(("count", "held_out"), [(6, 6), (7, 6), (11, 6), (12, 12), (13, 12)])
-def test_parts_of_sentences_begin_after_an_end(text, tmp_path, count, held_out):
-    corpus = tokenize(
-        TextSource([text], TextSettings(Tokenizer("space"), "sentence"), ALL_WORDS, None, Count(count)), tmp_path / "out"
-    )
-    assert corpus.parts["test"].tokens == held_out
-
-
-def test_given_words(text, tmp_path):
-    (tmp_path / "words").write_text("CAT\nbird\n", encoding="utf-8")
-    rule = VocabularyRule(words=tmp_path / "words")
-    corpus = tokenize(TextSource([text], TextSettings(Tokenizer(lowercase=True), line_ends=False), rule, None), tmp_path / "out")
-    assert corpus.vocabulary.words == ["<unk>", "cat", "bird"]
-    assert corpus.parts["train"].ids[:4].tolist() == [0, 1, 0, 0]
-
-
-def test_large_vocabularies_need_wider_ids(tmp_path):
-    path = tmp_path / "text"
-    for words, dtype in ((65_534, np.uint16), (65_535, np.uint32)):
-        path.write_text(" ".join(map(str, range(words))), encoding="utf-8")
-        rule = VocabularyRule(1, None)
-        corpus = tokenize(
-            TextSource([path], TextSettings(Tokenizer("space"), line_ends=False), rule, None), tmp_path / str(words)
-        )
-        assert len(corpus.vocabulary) == words + 1
-        assert corpus.parts["train"].ids.dtype == dtype
-        assert sorted(corpus.parts["train"].ids[:].tolist()) == list(range(1, words + 1))
-
-
-def test_a_prefix_has_no_end_and_a_text_has_one(text, tmp_path):
-    corpus = tokenize(TextSource([text], SENTENCES, ALL_WORDS, None), tmp_path / "out")
-    assert corpus.vocabulary.decode(SENTENCES.encode_text("\n the dog\n\n\na cat", corpus.vocabulary)) == [
-        "the",
-        "dog",
-        "\n",
-        "a",
-        "cat",
-    ]
-    assert corpus.vocabulary.decode(SENTENCES.encode_text("a cat\n", corpus.vocabulary)) == ["a", "cat", "\n"]
-
-
-def test_settings_round_trip(text, tmp_path):
-    how = TextSettings(Tokenizer("char", True, "NFKC"), "sentence")
-    assert TextSettings.from_dict(json.loads(json.dumps(how.to_dict()))) == how
-    assert tokenize(TextSource([text], how, ALL_WORDS, None), tmp_path / "out").settings == how
-    for damaged in ([], {"tokenizer": {"modes": "word"}}, {**how.to_dict(), "mode": "paragraph"}, {"tokenizer": 5}):
-        with pytest.raises(FflmError, match=r"unknown setting|expected|Invalid"):
-            TextSettings.from_dict(damaged)
-
-
-def test_fingerprints_tell_corpora_apart(text, tmp_path):
-    made = [
-        tokenize(TextSource([text], STREAM, ALL_WORDS, None), tmp_path / "0"),
-        tokenize(TextSource([text], STREAM, VocabularyRule(2), None), tmp_path / "1"),
-        tokenize(TextSource([text], STREAM, ALL_WORDS, Count(2)), tmp_path / "2"),
-        tokenize(TextSource([text], TextSettings(Tokenizer(lowercase=True)), ALL_WORDS, None), tmp_path / "3"),
-    ]
-    assert len({corpus.fingerprint for corpus in made}) == 4
-    assert made[0].fingerprint == tokenize(TextSource([text], STREAM, ALL_WORDS, None), tmp_path / "again").fingerprint
-
-
-@pytest.mark.parametrize(
-    ("content", "valid", "message"),
-    [
-        ("", None, "no words in .*text: give a text that is not empty or blank"),
-        (" \n \n", None, "no words in .*text: give a text that is not empty or blank"),
-        ("one two three", Count(3), "take all 3 tokens"),
-        ("one two three", Share(0.01), "hold out more"),
-        ("one two three", Count(1000), "take all"),
-    ],
-)
-def test_texts_that_are_too_short(tmp_path, content, valid, message):
-    (tmp_path / "text").write_text(content, encoding="utf-8")
-    with pytest.raises(FflmError, match=message):
-        tokenize(TextSource([tmp_path / "text"], FLAT, ALL_WORDS, valid), tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["text"]
-
-
-@pytest.mark.parametrize(
-    ("content", "rule", "message"),
-    [
-        ("\n" * 300, ALL_WORDS, "no words in .*text: give a text that is not empty or blank"),
-        (" \t\n\u3000\n" * 30, VocabularyRule(5, 10), "no words in .*text: give a text that is not empty or blank"),
-        ("\n" * 300, "words", "no words in .*text: give a text that is not empty or blank"),
-        ("<unk> <s>\n" * 30, ALL_WORDS, "no words in train, only line ends or symbols such as <unk>"),
-        ("a b\n" * 3, VocabularyRule(4), "no word is seen 4 times in train, the most frequent one 3 times: lower"),
-        ("a b\n" * 3, "words", "none of the words in .*words is in train: give the words of this text"),
-    ],
-)
-@pytest.mark.parametrize("mode", ["stream", "sentence"])
-def test_texts_without_words(tmp_path, content, rule, message, mode):
-    (tmp_path / "text").write_text(content, encoding="utf-8")
-    (tmp_path / "words").write_text("cat\ndog\n")
-    rule = VocabularyRule(words=tmp_path / "words") if rule == "words" else rule
-    with pytest.raises(FflmError, match=message):
-        tokenize(
-            TextSource([tmp_path / "text"], TextSettings(Tokenizer("space" if "<" in content else "word"), mode), rule, None),
-            tmp_path / "out",
-        )
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("valid", [Count(50), "files"])
-def test_held_out_text_of_line_ends_only(tmp_path, valid):
-    (tmp_path / "text").write_text("a b\n" * 100 + "\n" * 100)
-    (tmp_path / "blank").write_text("\n" * 100)
-    with pytest.raises(FflmError, match="the valid text has only line ends, no words: hold out more, or give another text"):
-        tokenize(
-            TextSource([tmp_path / "text"], STREAM, ALL_WORDS, [tmp_path / "blank"] if valid == "files" else valid),
-            tmp_path / "out",
-        )
-    assert not (tmp_path / "out").exists()
-
-
-def test_failures_leave_nothing_and_existing_folders_are_not_overwritten(text, tmp_path):
-    (tmp_path / "bad").write_bytes(b"good\n\xff")
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(FflmError, match="byte 5"):
-        tokenize(TextSource([text, tmp_path / "bad"], STREAM, ALL_WORDS, None), tmp_path / "out")
-    with pytest.raises(FflmError, match="cannot write"):
-        tokenize(TextSource([text], STREAM, ALL_WORDS, None), tmp_path / "absent" / "out")
-    assert sorted(tmp_path.iterdir()) == before
-
-    first = tokenize(TextSource([text], STREAM, ALL_WORDS, None), tmp_path / "out").fingerprint
-    with pytest.raises(FflmError, match="exists"):
-        tokenize(TextSource([text], FLAT, ALL_WORDS, None), tmp_path / "out")
-    with pytest.raises(FflmError, match="byte 5"):
-        tokenize(TextSource([tmp_path / "bad"], FLAT, ALL_WORDS, None), tmp_path / "out", overwrite=True)
-    assert Corpus.open(tmp_path / "out").fingerprint == first
-    assert tokenize(TextSource([text], FLAT, ALL_WORDS, None), tmp_path / "out", overwrite=True).settings == FLAT
-    (tmp_path / "photos").mkdir()
-    with pytest.raises(FflmError, match="not a tokenized corpus"):
-        tokenize(TextSource([text], FLAT, ALL_WORDS, None), tmp_path / "photos", overwrite=True)
-    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "out", tmp_path / "photos"])
-
-
-def edited(change):
+def edit_corpus_json(change):
     def damage(folder):
         about = json.loads((folder / "corpus.json").read_text("utf-8"))
         change(about)
@@ -299,18 +32,18 @@ def edited(change):
     return damage
 
 
-def truncated(name, size):
+def truncate_file(name, size):
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        truncated("train.npy", -1),
-        truncated("train.npy", 60),
-        truncated("train.npy", 0),
-        truncated("vocabulary.tsv", -3),
-        truncated("corpus.json", 30),
+        truncate_file("train.npy", -1),
+        truncate_file("train.npy", 60),
+        truncate_file("train.npy", 0),
+        truncate_file("vocabulary.tsv", -3),
+        truncate_file("corpus.json", 30),
         lambda folder: (folder / "train.npy").unlink(),
         lambda folder: (folder / "vocabulary.tsv").unlink(),
         lambda folder: (folder / "corpus.json").unlink(),
@@ -319,38 +52,38 @@ def truncated(name, size):
         lambda folder: np.save(folder / "train.npy", np.zeros(17, np.int64)),
         lambda folder: np.save(folder / "train.npy", np.zeros((17, 1), np.uint16)),
         lambda folder: np.save(folder / "train.npy", np.array([{}] * 17), allow_pickle=True),
-        edited(lambda about: about.update(format="something else")),
-        edited(lambda about: about.update(version=2)),
-        edited(lambda about: about.update(parts={})),
-        edited(lambda about: about["parts"]["train"].update(tokens=16)),
-        edited(lambda about: about["parts"]["train"].pop("sha256")),
-        edited(lambda about: about["parts"]["train"].update(characters=99)),
-        edited(lambda about: about["parts"]["train"].update(characters=-1)),
-        edited(lambda about: about["parts"]["train"].update(tokens=10**18)),
-        edited(lambda about: about["vocabulary"].update(rule="others")),
-        edited(lambda about: about.update(sha256="")),
-        edited(lambda about: about["vocabulary"].update(size=3)),
-        edited(lambda about: about["vocabulary"].update(ends=False)),
-        edited(lambda about: about["settings"].update(line_ends=False)),
-        edited(lambda about: about.pop("settings")),
+        edit_corpus_json(lambda about: about.update(format="something else")),
+        edit_corpus_json(lambda about: about.update(version=2)),
+        edit_corpus_json(lambda about: about.update(parts={})),
+        edit_corpus_json(lambda about: about["parts"]["train"].update(tokens=16)),
+        edit_corpus_json(lambda about: about["parts"]["train"].pop("sha256")),
+        edit_corpus_json(lambda about: about["parts"]["train"].update(characters=99)),
+        edit_corpus_json(lambda about: about["parts"]["train"].update(characters=-1)),
+        edit_corpus_json(lambda about: about["parts"]["train"].update(tokens=10**18)),
+        edit_corpus_json(lambda about: about["vocabulary"].update(rule="others")),
+        edit_corpus_json(lambda about: about.update(sha256="")),
+        edit_corpus_json(lambda about: about["vocabulary"].update(size=3)),
+        edit_corpus_json(lambda about: about["vocabulary"].update(ends=False)),
+        edit_corpus_json(lambda about: about["settings"].update(line_ends=False)),
+        edit_corpus_json(lambda about: about.pop("settings")),
     ],
 )
-def test_damaged_corpora(text, tmp_path, damage):
+def test_open_refuses_damaged_corpus(text, tmp_path, damage):
     tokenize(TextSource([text], TextSettings(Tokenizer("space")), ALL_WORDS, None), tmp_path / "out")
     damage(tmp_path / "out")
     with pytest.raises(FflmError, match=r"damaged|not a tokenized corpus|cannot read|version"):
         Corpus.open(tmp_path / "out")
 
 
-def test_an_older_corpus_without_a_checksum_of_corpus_json_is_opened(text, tmp_path):
+def test_corpus_without_checksum_of_corpus_json_opens(text, tmp_path):
     before = tokenize(TextSource([text], STREAM, ALL_WORDS, None), tmp_path / "out")
-    edited(lambda about: about.pop("sha256"))(tmp_path / "out")
+    edit_corpus_json(lambda about: about.pop("sha256"))(tmp_path / "out")
     after = Corpus.open(tmp_path / "out")
     assert after.fingerprint == before.fingerprint
     assert after.conditions == before.conditions
 
 
-def test_verify_finds_changed_ids(text, tmp_path):
+def test_verify_detects_changed_ids(text, tmp_path):
     tokenize(TextSource([text], STREAM, ALL_WORDS, Count(3)), tmp_path / "out")
     ids = np.load(tmp_path / "out" / "valid.npy")
     ids[1] += 1
@@ -358,49 +91,3 @@ def test_verify_finds_changed_ids(text, tmp_path):
     corpus = Corpus.open(tmp_path / "out")
     with pytest.raises(FflmError, match=r"valid\.npy is damaged"):
         corpus.verify()
-
-
-@pytest.mark.parametrize(
-    ("value", "held_out"),
-    [
-        ([], None),
-        (["0"], None),
-        ((), None),
-        (None, None),
-        (0, None),
-        (["5%"], Share(0.05)),
-        ("5%", Share(0.05)),
-        (["0.1"], Share(0.1)),
-        (0.1, Share(0.1)),
-        (np.float64(0.1), Share(0.1)),
-        (Share(0.1), Share(0.1)),
-        (["200000"], Count(200000)),
-        (200000, Count(200000)),
-        (np.int32(7), Count(7)),
-        (["v.txt"], (Path("v.txt"),)),
-        ("./v.txt", (Path("./v.txt"),)),
-        (Path("v.txt"), (Path("v.txt"),)),
-        (["5", "6"], (Path("5"), Path("6"))),
-        ((Path("5"), "v.txt"), (Path("5"), Path("v.txt"))),
-    ],
-)
-def test_parse_held_out(value, held_out):
-    assert parse_held_out("valid", value) == held_out
-
-
-@pytest.mark.parametrize("value", ["0%", "100%", "1.5", "nan", "-0.1", 1.0, -3, math.nan, 0.0])
-def test_sizes_of_parts_out_of_range(value):
-    with pytest.raises(FflmError, match="cannot hold out"):
-        parse_held_out("valid", value)
-
-
-@pytest.mark.parametrize("value", [True, b"v.txt", {"a": 1}, "", ["v.txt", ""], [b"a", b"b"], object()])
-def test_values_that_are_not_parts(value):
-    with pytest.raises(FflmError, match="`valid` must be a path"):
-        parse_held_out("valid", value)
-
-
-@pytest.mark.parametrize("wrong", [{"min_count": 0}, {"max_size": 2}])
-def test_rules_out_of_range(wrong):
-    with pytest.raises(FflmError, match="at least"):
-        VocabularyRule(**wrong)

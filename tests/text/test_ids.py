@@ -1,4 +1,4 @@
-"""Ids: those of a corpus are verified before use, and those that a caller gives are checked before a kernel uses them."""
+"""Word ids: those in a corpus file are verified before use, and those from a caller are checked before a kernel gets them."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.vocabulary import VocabularyRule
 from fflm.text.windows import Windows
 
-# Ids in the file of a part
+# Ids in the file of a part.
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def corpus(tmp_path):
     return tokenize(TextSource([tmp_path / "text.txt"], TextSettings(), VocabularyRule(), "20%"), tmp_path / "corpus")
 
 
-def with_ids(corpus, change, name="train"):
-    """Change the ids in a file, and open the corpus again."""
+def reopen_with_ids(corpus, change, name="train"):
+    """Change the ids in the file of a part, and open the corpus again."""
     path = corpus.path / f"{name}.npy"
     ids = np.load(path)
     change(ids)
@@ -44,18 +44,18 @@ def with_ids(corpus, change, name="train"):
     return Corpus.open(corpus.path)
 
 
-def with_sha256(corpus, ids):
-    """Write other ids, with the right checksum in corpus.json."""
+def reopen_with_ids_and_sha256(corpus, ids):
+    """Write other ids with the right checksum in corpus.json, and open the corpus again."""
     path = corpus.path / "corpus.json"
     np.save(corpus.path / "train.npy", ids)
     about = json.loads(path.read_text("utf-8"))
     about["parts"]["train"]["sha256"] = module.hashlib.sha256(ids.tobytes()).hexdigest()
-    about.pop("sha256", None)  # as an older version wrote it
+    about.pop("sha256", None)  # as in corpora of older versions
     path.write_text(json.dumps(about), encoding="utf-8")
     return Corpus.open(corpus.path)
 
 
-def test_slices(corpus):
+def test_ids_slices_equal_those_of_array(corpus):
     ids, expected = corpus.parts["train"].ids, np.load(corpus.path / "train.npy")
     for key in (slice(None), slice(3, 9), slice(-5, None), slice(9, 3), slice(0, 10**12)):
         found = ids[key]
@@ -76,11 +76,11 @@ USES = [
     lambda corpus: score_part(UnigramCache(3, corpus.vocabulary, corpus.settings), corpus.parts["train"]),
     lambda corpus: corpus.verify(),
 ]
-"""Whatever uses ids."""
+"""Every operation that reads the ids of a corpus."""
 
 
 @pytest.mark.parametrize("use", USES)
-def test_damaged_ids_are_refused_whatever_uses_them(corpus, use):
+def test_every_use_refuses_damaged_ids(corpus, use):
     words = len(corpus.vocabulary)
     use(corpus)
     ids = np.load(corpus.path / "train.npy")
@@ -88,15 +88,15 @@ def test_damaged_ids_are_refused_whatever_uses_them(corpus, use):
     with pytest.raises(
         FflmError, match=rf"train\.npy is damaged \(it has the id {words}, but the vocabulary has {words} words\)"
     ):
-        use(with_sha256(corpus, ids))
+        use(reopen_with_ids_and_sha256(corpus, ids))
     ids[-1] = 0
     with pytest.raises(FflmError, match=r"train\.npy is damaged \(it has \d+ ids of (<unk>|</s>), but corpus\.json says \d+\)"):
-        use(with_sha256(corpus, ids))
+        use(reopen_with_ids_and_sha256(corpus, ids))
     with pytest.raises(FflmError, match=r"train\.npy is damaged \(wrong sha256\): tokenize the text again"):
-        use(with_ids(corpus, lambda ids: ids.sort()))
+        use(reopen_with_ids(corpus, lambda ids: ids.sort()))
 
 
-def test_a_file_is_verified_once_and_again_when_it_changes(corpus, monkeypatch):
+def test_ids_file_is_verified_once_and_again_after_change(corpus, monkeypatch):
     part = corpus.parts["train"]
     tallies = []
     real = module.Tally
@@ -121,7 +121,7 @@ def test_a_file_is_verified_once_and_again_when_it_changes(corpus, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [0, 200])
-def test_a_file_that_is_truncated_while_it_is_used(corpus, size):
+def test_ids_file_truncated_during_use_is_refused(corpus, size):
     examples = Windows(corpus.parts["train"].ids, 2, padding=1)
     examples.batch(np.arange(5))
     os.truncate(corpus.path / "train.npy", size)
@@ -129,7 +129,7 @@ def test_a_file_that_is_truncated_while_it_is_used(corpus, size):
         examples.batch(np.arange(5))
 
 
-def test_ids_survive_that_their_folder_is_moved_or_replaced(corpus, tmp_path):
+def test_ids_stay_readable_after_folder_is_moved_or_replaced(corpus, tmp_path):
     expected = np.load(corpus.path / "train.npy")
     corpus.path.rename(tmp_path / "moved")
     moved = corpus.moved(tmp_path / "moved")
@@ -143,7 +143,7 @@ def test_ids_survive_that_their_folder_is_moved_or_replaced(corpus, tmp_path):
     assert str(tmp_path / "moved" / "train.npy") in repr(moved.parts["train"].ids)
 
 
-def test_threads_and_pickled_copies_read_the_same(corpus, monkeypatch):
+def test_threads_and_pickled_copies_read_same_ids(corpus, monkeypatch):
     monkeypatch.setattr(windows, "BLOCK", 64)
     examples = Windows(corpus.parts["train"].ids, 3, padding=1)
     alone = Windows(np.load(corpus.path / "train.npy"), 3, padding=1)
@@ -155,7 +155,7 @@ def test_threads_and_pickled_copies_read_the_same(corpus, monkeypatch):
     assert all(map(np.array_equal, copy.batch(positions[0]), alone.batch(positions[0])))
 
 
-# Ids that a caller gives
+# Ids that a caller passes.
 
 MODEL = tiny_model(MODES["line ends"])
 CACHE = UnigramCache(3, MODEL.vocabulary, MODEL.text)
@@ -179,7 +179,7 @@ def model(request, tmp_path):
     return found
 
 
-NO_IDS = [
+INVALID_IDS = [
     (np.full(4, 10**9), "ids from 0 to .*, not 1,000,000,000"),
     (np.full(4, -1, np.int8), "ids from 0 to .*, not -1"),
     (np.full(4, 2**40), "not 1,099,511,627,776"),
@@ -192,7 +192,7 @@ NO_IDS = [
 ]
 
 
-@pytest.mark.parametrize(("ids", "message"), NO_IDS)
+@pytest.mark.parametrize(("ids", "message"), INVALID_IDS)
 def test_values_that_are_not_ids_are_refused(model, ids, message):
     contexts, targets = np.zeros((4, 3), np.int32), np.zeros(4, np.int32)
     with pytest.raises(FflmError, match=f"`contexts` must be .*{message}"):
@@ -214,7 +214,7 @@ def test_values_that_are_not_ids_are_refused(model, ids, message):
 @pytest.mark.parametrize(
     "wrong", [np.zeros((2, 2)), np.zeros(3), np.zeros((4, 3, 1)), None, [[1], [1, 2]], np.zeros((5, 3), int)]
 )
-def test_ids_of_another_shape(model, wrong):
+def test_ids_of_wrong_shape_are_refused(model, wrong):
     with pytest.raises(FflmError, match="must be an array of ids of the shape"):
         model.losses(wrong, np.zeros(4, np.int32))
     with pytest.raises(FflmError, match=r"`targets` must be an array of ids of the shape \(4,\), not"):
@@ -223,12 +223,12 @@ def test_ids_of_another_shape(model, wrong):
 
 @pytest.mark.parametrize("start", [-1, 5, 0.5, None])
 @pytest.mark.parametrize("scorer", [MODEL, FastScorer(MODEL)])
-def test_a_start_that_is_not_an_id_is_refused(scorer, start):
+def test_start_that_is_not_an_id_is_refused(scorer, start):
     with pytest.raises(FflmError, match="`start` must be"):
         scorer.losses_of_text(np.zeros(4, np.int32), start)
 
 
-def test_ids_of_all_types_and_layouts_are_the_same(model):
+def test_losses_do_not_depend_on_id_dtype_or_layout(model):
     contexts = np.arange(12).reshape(3, 4).T % V
     targets = np.arange(8)[::-2]
     expected = model.losses(np.ascontiguousarray(contexts, np.int32), targets.astype(np.int32))
@@ -239,7 +239,7 @@ def test_ids_of_all_types_and_layouts_are_the_same(model):
     assert model.losses_of_texts([]) == []
 
 
-def test_a_network_refuses_ids_outside_its_vocabulary():
+def test_network_refuses_ids_outside_vocabulary():
     network, parameters = Network(MODEL.config, CpuBackend()), MODEL.parameters
     contexts, targets, losses = np.zeros((2, 3), np.int32), np.zeros(2, np.int32), np.empty(2, np.float32)
     for wrong in (V + 1, -1):

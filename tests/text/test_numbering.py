@@ -1,4 +1,4 @@
-"""Numbering and encoding of long texts: equal to those token by token, in every mode, however the text is cut."""
+"""Numbering and encoding of long texts give the same tokens and ids as the tokenizer, in every mode and for any chunks."""
 
 from unittest import mock
 
@@ -15,29 +15,29 @@ from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END, Tokenizer
 from fflm.text.vocabulary import Vocabulary
 
-# Repeated words, other white space within pieces, the symbols, and surrogates, which UTF-8 cannot encode.
+# These are repeated words, pieces with other white space, the symbols, and surrogates, which UTF-8 cannot encode.
 WORDS = ["the", "The", "cat", "cat,", "</s>", "<s>", "\t", "\r", "\x85", "\u2028", "\0", "\ud800", " ", " ", "\n"]
 LONG_TEXTS = st.lists(st.sampled_from(PIECES + WORDS) | st.text(max_size=4), max_size=40).map("".join) | TEXTS
 CHUNKS = st.lists(LONG_TEXTS, min_size=1, max_size=4)
 
 
 @pytest.fixture(autouse=True)
-def long_text(monkeypatch):
-    """Make numbering use the kernels from the first character on."""
+def use_kernels(monkeypatch):
+    """Let the numbering use its kernels for short texts, too."""
     monkeypatch.setattr(numbering, "_SHORT", -1)
 
 
-def tokens(numbered, numbers):
+def tokens_of(numbered, numbers):
     types = numbered.types()
     return [types[number] for number in numbers]
 
 
 @given(CHUNKS, TOKENIZERS)
-def test_pieces_have_the_tokens_of_the_text(chunks, tokenizer):
+def test_numbering_gives_same_tokens_as_split(chunks, tokenizer):
     numbered = Numbering(tokenizer)
     for chunk in map(tokenizer.normalize, chunks):
         start, numbers = numbered.number(chunk)
-        assert tokens(numbered, numbers) == tokenizer.split(chunk)
+        assert tokens_of(numbered, numbers) == tokenizer.split(chunk)
         assert start == 0 or len(numbered) - len(numbered.types(start)) == start
     types = numbered.types()
     assert types[0] == LINE_END
@@ -50,7 +50,7 @@ def test_pieces_have_the_tokens_of_the_text(chunks, tokenizer):
     st.sets(st.sampled_from(["the", "cat", "cat,", "don't", "e", "猫", ",", "\x1c", " ", "a b"]), min_size=1),
     st.sampled_from([0, 5, 1 << 20]),
 )
-def test_encoder_gives_the_ids_of_the_text(chunks, settings, words, limit):
+def test_encoder_gives_same_ids_as_encode_text(chunks, settings, words, limit):
     vocabulary = Vocabulary.from_words(words, {}, ends=settings.ends)
     with mock.patch.object(encoder, "MAX_TYPES", limit):
         encoding = Encoder(settings, vocabulary)
@@ -63,8 +63,8 @@ def test_encoder_gives_the_ids_of_the_text(chunks, settings, words, limit):
 
 @pytest.mark.parametrize("mode", ["space", "word"])
 @pytest.mark.parametrize("remembered", [1000, 1 << 24], ids=["forgetting", "remembering"])
-def test_many_distinct_pieces(mode, remembered, monkeypatch):
-    """Tables grow, chunks refer to pieces of earlier chunks, and all is forgotten beyond the limit."""
+def test_numbering_with_many_distinct_pieces(mode, remembered, monkeypatch):
+    """Tables grow, later chunks reuse the pieces of earlier ones, and the tables are emptied when they reach their limit."""
     monkeypatch.setattr(numbering, "MAX_BYTES", remembered)
     generator = np.random.default_rng(1)
     tokenizer, numbered = Tokenizer(mode), Numbering(Tokenizer(mode))
@@ -73,16 +73,16 @@ def test_many_distinct_pieces(mode, remembered, monkeypatch):
         chunk = " ".join(f"{number:x}.{number % 7}" for number in generator.integers(most, size=5000))
         distinct |= set(chunk.split())
         _, numbers = numbered.number(chunk)
-        assert tokens(numbered, numbers) == tokenizer.split(chunk)
+        assert tokens_of(numbered, numbers) == tokenizer.split(chunk)
     known = numbered._pieces.known - 1
     assert known == len(distinct) if remembered > 1000 else known < 5000
 
 
-def test_the_beginning_of_a_text_needs_no_kernel(monkeypatch):
+def test_short_text_is_numbered_without_kernel(monkeypatch):
     monkeypatch.setattr(numbering, "_SHORT", 20)
     tokenizer, numbered = Tokenizer(), Numbering(Tokenizer())
     for _ in range(4):
         before = numbered._pieces.known
         _, numbers = numbered.number("the cat sat\n")
-        assert tokens(numbered, numbers) == tokenizer.split("the cat sat\n")
+        assert tokens_of(numbered, numbers) == tokenizer.split("the cat sat\n")
     assert before == numbered._pieces.known == 4

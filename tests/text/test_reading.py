@@ -1,4 +1,4 @@
-"""Reading: nothing is lost between chunks, files are not joined on a line, and errors name the file."""
+"""Reading of texts: chunks join to the whole text, every file ends with a line end, and errors name the file."""
 
 import bz2
 import contextlib
@@ -40,7 +40,7 @@ def read(*sources, **options):
     size=st.integers(1, 40),
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "gb18030"]),
 )
-def test_chunks_join_to_the_text(tmp_path_factory, texts, size, encoding):
+def test_chunks_join_to_normalized_text(tmp_path_factory, texts, size, encoding):
     folder = tmp_path_factory.mktemp("texts")
     expected = ""
     for number, text in enumerate(texts):
@@ -53,7 +53,7 @@ def test_chunks_join_to_the_text(tmp_path_factory, texts, size, encoding):
     assert all(0 < len(chunk) <= size + 1 for chunk in chunks)
 
 
-def test_cuts_at_lines_then_words_then_graphemes(tmp_path):
+def test_chunks_end_at_lines_then_words_then_graphemes(tmp_path):
     path = tmp_path / "text"
     path.write_text("one\ntwo three four five\n" + "e\u0301" * 10, encoding="utf-8")
     chunks = list(read_chunks([path], size=13))
@@ -62,21 +62,21 @@ def test_cuts_at_lines_then_words_then_graphemes(tmp_path):
     assert len(chunks) > 4
 
 
-def test_long_lines_of_ready_made_tokens_are_cut_at_ascii_blanks(tmp_path):
-    """Other white space may be part of a word, and the rest of a line must not look blank."""
+def test_long_lines_are_cut_only_at_ascii_blanks(tmp_path):
+    """Other white space may be part of a word, and the remainder of a line must not be taken for a blank one."""
     path = tmp_path / "text"
     path.write_text("a 10\u00a0000 b c\u2028d\u200f\n cd ab \u200f\u200f\u200f\n", encoding="utf-8")
     chunks = list(read_chunks([path], size=8))
     assert chunks == ["a ", "10\u00a0000 ", "b c\u2028d\u200f\n", " cd ", "ab \u200f\u200f\u200f\n"]
 
 
-def test_whole_lines():
+def test_whole_lines_joins_chunks():
     assert list(whole_lines(["a", "b", "\n\nc\n", "d", "", "e\nf"])) == ["ab", "", "c", "de", "f"]
     assert list(whole_lines(["a\n", "\n"])) == ["a", ""]
     assert list(whole_lines([])) == list(whole_lines([""])) == []
 
 
-def test_lines_of_small_files(tmp_path):
+def test_read_lines_decodes_and_decompresses(tmp_path):
     path = tmp_path / "words"
     path.write_bytes(lzma.compress("\ufeffa\r\nb\u2028c\rd\x0b".encode()))
     assert read_lines(path) == ["a", "b\u2028c", "d\x0b"]
@@ -85,7 +85,7 @@ def test_lines_of_small_files(tmp_path):
         read_lines(path)
 
 
-def test_folders_compression_and_order(tmp_path):
+def test_read_folder_in_sorted_order_without_hidden_files(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / ".git").mkdir()
     for name in ("z.txt", "b/c.txt", ".hidden", ".git/config"):
@@ -95,7 +95,7 @@ def test_folders_compression_and_order(tmp_path):
     assert read(tmp_path / ".hidden", str(tmp_path / "z.txt")) == ".hidden\nz.txt\n"
 
 
-def test_standard_input(tmp_path):
+def test_read_standard_input(tmp_path):
     program = "from fflm.text.reading import read_chunks; print(list(read_chunks(['-'])))"
     done = subprocess.run([sys.executable, "-c", program], input="a\r\né".encode(), capture_output=True, check=True)
     assert done.stdout.decode().strip() == repr(["a\né\n"])
@@ -111,7 +111,7 @@ def test_standard_input(tmp_path):
         ("utf-16-le", "é\n", b"\x00\xd8a\x00"),
     ],
 )
-def test_undecodable_bytes(tmp_path, encoding, good, bad, size):
+def test_undecodable_bytes_are_refused_or_replaced(tmp_path, encoding, good, bad, size):
     path = tmp_path / "text.gz"
     path.write_bytes(gzip.compress(good.encode(encoding) + bad, mtime=0))
     with pytest.raises(FflmError, match=rf"text\.gz .*byte {len(good.encode(encoding))} .*`encoding`.*`errors='replace'`"):
@@ -128,7 +128,7 @@ def test_undecodable_bytes(tmp_path, encoding, good, bad, size):
         ("garbled.gz", gzip.compress(b"some text", mtime=0)[:10] + b"\xff" * 30, "gzip"),
     ],
 )
-def test_bad_files(tmp_path, name, content, message):
+def test_binary_or_damaged_file_is_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(FflmError, match=rf"{name}.*{message}|{message}.*{name}"):
         read(tmp_path / name)
@@ -146,8 +146,8 @@ LINES = "".join(f"line {number} é\n" for number in range(50_000))
 
 @pytest.mark.parametrize("compress", COMPRESS.values(), ids=COMPRESS)
 @pytest.mark.parametrize("name", ["-", "text", "text.txt", "text.gz"])
-def test_compressed_text_of_any_name(tmp_path, monkeypatch, compress, name):
-    """A file may have several members, as files made by `cat` and by parallel compressors have."""
+def test_compression_is_detected_whatever_the_file_name(tmp_path, monkeypatch, compress, name):
+    """A compressed file may have several members, as `cat` and parallel compressors write them."""
     content = compress(LINES[:400_000].encode()) + compress(b"") + compress(LINES[400_000:].encode())
     path = tmp_path / name
     path.write_bytes(content)
@@ -156,7 +156,7 @@ def test_compressed_text_of_any_name(tmp_path, monkeypatch, compress, name):
 
 
 @pytest.mark.parametrize("compress", COMPRESS.values(), ids=COMPRESS)
-def test_damaged_compressed_text(tmp_path, compress):
+def test_damaged_compressed_file_is_refused(tmp_path, compress):
     first, second = compress(LINES[:400_000].encode()), compress(LINES[400_000:].encode())
     garbled = bytearray(first + second)
     garbled[len(first) + 1] ^= 0xFF
@@ -168,7 +168,7 @@ def test_damaged_compressed_text(tmp_path, compress):
             read(tmp_path / "text")
 
 
-def test_padding_between_streams(tmp_path):
+def test_padding_between_compressed_streams_is_skipped(tmp_path):
     """Xz files may be padded with zeros, and pzstd writes empty frames before the others."""
     skipped = b"\x50\x2a\x4d\x18\x03\0\0\0abc"
     for content in (
@@ -179,20 +179,20 @@ def test_padding_between_streams(tmp_path):
         assert read(tmp_path / "text") == "a\nb\n"
 
 
-def tar():
+def tar_archive():
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         archive.addfile(tarfile.TarInfo("text.txt"))
     return file.getvalue()
 
 
-def test_archives_are_not_text(tmp_path):
+def test_archives_are_refused(tmp_path):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("text.txt", "text")
     others = {
         "zip": file.getvalue(),
-        "tar": tar(),
+        "tar": tar_archive(),
         "7z": b"7z\xbc\xaf\x27\x1c",
         "RAR": b"Rar!\x1a\x07\0",
         "lz4": b"\x04\x22\x4d\x18",
@@ -208,20 +208,20 @@ def test_archives_are_not_text(tmp_path):
         read(tmp_path / "text")
 
 
-def test_compression_without_a_module_in_this_python(tmp_path, monkeypatch):
+def test_compression_without_python_module_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lzma", None)
     (tmp_path / "text").write_bytes(lzma.compress(b"text"))
     with pytest.raises(FflmError, match="text is compressed with xz, which this Python has no module for: decompress it first"):
         read(tmp_path / "text")
 
 
-def test_names_without_the_ending_of_compressed_files():
+def test_uncompressed_strips_compression_suffix():
     assert [str(uncompressed(Path(name))) for name in ("a.csv.xz", "a.csv", "a.b/c.zst", "a")] == ["a.csv", "a.csv", "a.b/c", "a"]
 
 
 @pytest.mark.parametrize("errors", ["strict", "replace"])
 @pytest.mark.parametrize(("encoding", "order"), [("utf-16", "le"), ("U16", "be"), ("utf_32", "le")])
-def test_utf_16_without_a_byte_order_mark(tmp_path, encoding, order, errors):
+def test_utf_16_without_byte_order_mark_is_refused(tmp_path, encoding, order, errors):
     path = tmp_path / "text"
     proper = f"utf-{encoding[-2:]}-{order}"
     path.write_bytes("猫 and dog\n".encode(proper))
@@ -240,8 +240,8 @@ ENCODINGS = sorted({module.name for module in pkgutil.iter_modules(encodings.__p
 
 
 @pytest.mark.parametrize("content", [b"\xff~{+2AA-x\x1b$B\\ud800\\p\n", bytes(range(1, 256))], ids=["escapes", "all bytes"])
-def test_every_encoding_of_python_gives_text_or_an_error_of_one_line(tmp_path, content):
-    """Notations that are not text encodings are among them, encodings of surrogates, and ones that check the end of the text."""
+def test_every_python_encoding_gives_text_or_error(tmp_path, content):
+    """These include codecs that are not text encodings, that decode to surrogates, or that check the end of a text."""
     (tmp_path / "text").write_bytes(content)
     given = set()
     for encoding in ENCODINGS:
@@ -254,14 +254,14 @@ def test_every_encoding_of_python_gives_text_or_an_error_of_one_line(tmp_path, c
     assert given.isdisjoint({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "rot_13", "hex_codec", "undefined"})
 
 
-def test_unpaired_surrogates(tmp_path):
+def test_unpaired_surrogates_are_refused_or_replaced(tmp_path):
     (tmp_path / "text").write_bytes(b"a +2AA-")
     with pytest.raises(FflmError, match=r"text is not utf-7 .*an unpaired surrogate.*`errors='replace'`"):
         read(tmp_path / "text", encoding="utf-7")
     assert read(tmp_path / "text", encoding="utf-7", errors="replace") == "a \ufffd\n"
 
 
-def test_missing_files_and_names(tmp_path):
+def test_missing_files_and_unknown_encodings_are_refused(tmp_path):
     with pytest.raises(FflmError, match="absent: No such file"):
         read(tmp_path / "absent")
     for name in ("\ud800", "a\0b"):

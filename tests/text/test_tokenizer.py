@@ -1,4 +1,4 @@
-"""The tokenizer loses nothing, breaks no grapheme, and its tokens join into readable text."""
+"""The tokenizer drops only white space, splits no grapheme in two, and its tokens join into readable text."""
 
 import unicodedata
 
@@ -43,7 +43,7 @@ def without_whitespace(text):
 
 
 @given(TEXTS, TOKENIZERS)
-def test_only_whitespace_is_lost(text, tokenizer):
+def test_tokens_keep_all_but_whitespace(text, tokenizer):
     normal = tokenizer.normalize(text)
     tokens = tokenizer.tokens(text)
     if tokenizer.mode == "char":
@@ -71,13 +71,13 @@ def test_word_mode_breaks_no_grapheme(text):
         position = start + len(token)
         boundaries |= {start, position}
     for match in regex.finditer(r"\X", text):
-        if not regex.search(r"[\s\x1c-\x1f\p{GCB=Prepend}]|^\p{Cf}", match[0]):  # nor marks that have no base
+        if not regex.search(r"[\s\x1c-\x1f\p{GCB=Prepend}]|^\p{Cf}", match[0]):  # and without marks that have no base
             assert not boundaries & set(range(match.start() + 1, match.end())), match[0]
 
 
 @given(TEXTS)
-def test_whitespace_separates(text):
-    """No token depends on the text beyond white space, so text may be cut there."""
+def test_tokens_do_not_depend_on_text_beyond_whitespace(text):
+    """No token depends on the text beyond white space, so a text may be cut there."""
     assert Tokenizer().tokens(text) == [token for piece in text.split() for token in Tokenizer().tokens(piece)]
 
 
@@ -118,28 +118,28 @@ def test_invisible_characters_do_not_move_boundaries(left, right):
         ("🇩🇪🇫🇷🇨 \u0600🇩🇪", "🇩🇪|🇫🇷|🇨|\u0600|🇩🇪"),
     ],
 )
-def test_words(text, tokens):
+def test_word_mode_examples(text, tokens):
     assert Tokenizer().tokens(text) == tokens.split("|")
 
 
-def test_characters_and_spaces():
+def test_char_and_space_mode_examples():
     assert Tokenizer("char").tokens("e\u0301 猫\n👍🏽") == ["e\u0301", " ", "猫", "👍🏽"]
     assert Tokenizer("char").tokens("🇩🇪🇫🇷\u0301🇨co\u00ado") == ["🇩🇪", "🇫🇷\u0301", "🇨", "c", "o", "\u00ad", "o"]
     assert Tokenizer("space").split("a @-@ b\n\n<unk> ") == ["a", "@-@", "b", "\n", "\n", "<unk>"]
 
 
-def test_ready_tokens_are_separated_by_ascii_blanks_only():
+def test_space_mode_splits_only_at_ascii_blanks():
     words = ["10\u00a0000", "a\u3000b", "c\u2028d", "e\x0bf", "\x0c", "g\x1ch", "\x85", "\ufeff"]
     assert Tokenizer("space").split(" ".join(words) + "\tx\r\ny") == [*words, "x", "\n", "y"]
 
 
-def test_graphemes_follow_unicode_annex_29():
+def test_char_mode_splits_into_unicode_graphemes():
     text = "🇩🇪🇫🇷\u0301🇨e\u0301\u0600🇩🇪👩\u200d👧\r\n각क्षि\u00ad"
     assert Tokenizer("char").split(text) == regex.findall(r"\X", text)
 
 
-def test_long_runs_take_linear_time():
-    """A chunk of a text may be one long run of any characters; quadratic time would be minutes here."""
+def test_long_runs_are_tokenized_in_linear_time():
+    """A chunk may be one long run of any characters, for which quadratic time would be minutes."""
     runs = [
         "🇩🇪",
         "\u0301",
@@ -172,7 +172,7 @@ def test_long_runs_of_marks_are_normalized_correctly(form):
     assert Tokenizer(normalization=form).normalize(text) == unicodedata.normalize(form, text)
 
 
-def test_normalization_and_case():
+def test_normalization_and_lowercase():
     assert Tokenizer(lowercase=True, normalization="NFKC").tokens("ＡB ﬁN") == ["ab", "fin"]
     assert Tokenizer(normalization="NFC").tokens("e\u0301") == [unicodedata.normalize("NFC", "e\u0301")]
 
@@ -193,7 +193,7 @@ def test_normalization_and_case():
         "猫\u2060犬",
     ],
 )
-def test_detokenize_restores(text):
+def test_detokenize_restores_text(text):
     tokenizer = Tokenizer()
     assert tokenizer.detokenize(tokenizer.split(text)) == text
 
@@ -207,7 +207,7 @@ def test_detokenize_restores(text):
         ("", ""),
     ],
 )
-def test_detokenize_tokenized_text(tokens, text):
+def test_detokenize_joins_treebank_and_wikitext_tokens(tokens, text):
     assert Tokenizer("space").detokenize(tokens.split()) == text
 
 
@@ -219,11 +219,11 @@ def test_detokenize_characters_is_exact(text):
 @given(TEXTS)
 def test_detokenize_only_adds_spaces(text):
     tokenizer = Tokenizer()
-    text = regex.sub("``|''|`", "", text)  # these are spelled as quotes
+    text = regex.sub("``|''|`", "", text)  # these are written as quotation marks
     assert without_whitespace(tokenizer.detokenize(tokenizer.split(text))) == without_whitespace(text)
 
 
 @pytest.mark.parametrize("wrong", [{"mode": "words"}, {"normalization": "nfc"}])
-def test_invalid_settings_are_refused(wrong):
+def test_tokenizer_refuses_invalid_settings(wrong):
     with pytest.raises(FflmError, match="must be one of"):
         Tokenizer(**wrong)

@@ -1,12 +1,10 @@
-"""Windows, compared with a naive loop, and the order of an epoch."""
+"""Windows of context are compared with a naive loop."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fflm import shuffling
-from fflm.shuffling import shuffled
 from fflm.text import windows
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import Tokenizer
@@ -30,7 +28,7 @@ def naive_context(ids, position, window, padding, sentence_end):
     dtype=st.sampled_from([np.uint16, np.uint32, np.int32]),
     block=st.sampled_from([1, 4, 10, 1000]),
 )
-def test_against_a_loop(ids, window, sentence, dtype, block):
+def test_windows_equal_naive_loop(ids, window, sentence, dtype, block):
     end = 1 if sentence else None
     examples = Windows(np.array(ids, dtype), window, padding=7, sentence_end=end)
     positions = np.random.default_rng(0).permutation(len(examples))
@@ -52,35 +50,9 @@ def test_against_a_loop(ids, window, sentence, dtype, block):
         ("stream", False, [["<s>"] * 2, ["<s>", "a"], ["a", "b"]]),
     ],
 )
-def test_padding_of_each_mode(mode, line_ends, contexts):
+def test_padding_in_each_mode(mode, line_ends, contexts):
     settings = TextSettings(Tokenizer(), mode, line_ends)
     vocabulary = Vocabulary.from_counts({"a": 3, "b": 2, "c": 1}, ends=settings.ends)
     examples = Windows.of(settings.encode_text("a b\n\nc\n", vocabulary), vocabulary, settings, 2)
     found = examples.contexts(np.arange(len(examples)))
     assert [vocabulary.decode(context) for context in found] == contexts
-
-
-@given(
-    count=st.integers(0, 200),
-    batch_size=st.integers(1, 40),
-    start=st.integers(0, 8),
-    block=st.sampled_from([7, 64, 1000]),
-    seed=st.integers(0, 2**70),
-)
-def test_an_epoch_visits_all_once_and_can_start_anywhere(count, batch_size, start, block, seed):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shuffling, "BLOCK", block)
-        batches = [batch.tolist() for batch in shuffled(count, batch_size, seed, epoch=3)]
-        assert [batch.tolist() for batch in shuffled(count, batch_size, seed, 3, start_batch=start)] == batches[start:]
-    assert all(len(batch) == batch_size for batch in batches[:-1])
-    assert sorted(position for batch in batches for position in batch) == list(range(count))
-
-
-def test_the_order_depends_on_seed_and_epoch():
-    def order(seed, epoch):
-        return np.concatenate(list(shuffled(1000, 64, seed, epoch))).tolist()
-
-    assert order(1, 0) == order(1, 0)
-    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
-    assert order(0, 0) != sorted(order(0, 0))
-    assert next(shuffled(10, 4, 0, 0)).dtype == np.int64

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fflm.backend.common import Scratch, adam_corrections, dropout_words, flat
+from fflm.backend.common import Scratch, activation_code, adam_corrections, dropout_words, flat
 from fflm.backend.cpu import kernels
 from fflm.backend.cpu.launching import shares_of
-from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Array, Dropout, UnitLoss
+from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, UnitLoss
 
 PRODUCTS = 1 / 32
 """How much a multiplication in BLAS counts as work, where a number that another kernel processes counts 1."""
@@ -96,25 +96,27 @@ class CpuBackend:
         threads = self._shares(values.size)
         kernels.dropout(*flat(values), factor, *words, first, *flat(dropped), values is dropped, threads)
 
-    def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
+    def affine(self, inputs: Array, weight: Array, bias: Array, activation: ActivationFunction, outputs: Array) -> None:
+        code, gamma = activation_code(activation)
         threads = self._shares(outputs.size * inputs.shape[1] * PRODUCTS)
-        kernels.affine(inputs, weight, bias, ACTIVATIONS.index(activation), outputs, threads)
+        kernels.affine(inputs, weight, bias, code, inputs.dtype.type(gamma), outputs, threads)
 
     def affine_backward(
         self,
         inputs: Array,
         weight: Array,
         outputs: Array,
-        activation: Activation,
+        activation: ActivationFunction,
         d_outputs: Array,
         beta: float,
         d_weight: Array,
         d_bias: Array,
         d_inputs: Array,
     ) -> None:
-        code = ACTIVATIONS.index(activation)
+        code, gamma = activation_code(activation)
+        slopes = code, inputs.dtype.type(gamma)
         threads = self._shares(2 * outputs.size * inputs.shape[1] * PRODUCTS)
-        kernels.affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_bias, d_inputs, threads)
+        kernels.affine_backward(inputs, weight, outputs, *slopes, d_outputs, beta, d_weight, d_bias, d_inputs, threads)
 
     def add(self, values: Array, total: Array) -> None:
         threads = self._shares(values.size)
@@ -128,18 +130,18 @@ class CpuBackend:
         threads = self._shares(2 * values.size)
         kernels.normalize_backward(values, d_normalized, d_values, threads)
 
-    def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
-        contexts, count = len(features), -(-len(weight) // kernels.TILE)
-        statistics = self._borrow("statistics", (2, count, contexts), features.dtype)
-        normalizers = self._borrow("normalizers", (contexts,), features.dtype)
-        threads = self._shares(len(weight) * features.size * PRODUCTS)
-        tiles = self._borrow("tiles", (threads, contexts, kernels.TILE), features.dtype)
-        kernels.softmax_tiles(features, weight, bias, tiles, *statistics, threads)
-        kernels.combine_losses(features, weight, bias, rows, targets, *statistics, normalizers, losses)
+    def output_losses(self, hidden: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
+        contexts, count = len(hidden), -(-len(weight) // kernels.TILE)
+        statistics = self._borrow("statistics", (2, count, contexts), hidden.dtype)
+        normalizers = self._borrow("normalizers", (contexts,), hidden.dtype)
+        threads = self._shares(len(weight) * hidden.size * PRODUCTS)
+        tiles = self._borrow("tiles", (threads, contexts, kernels.TILE), hidden.dtype)
+        kernels.softmax_tiles(hidden, weight, bias, tiles, *statistics, threads)
+        kernels.combine_losses(hidden, weight, bias, rows, targets, *statistics, normalizers, losses)
 
     def output_gradients(
         self,
-        features: Array,
+        hidden: Array,
         weight: Array,
         bias: Array,
         targets: Array,
@@ -148,19 +150,19 @@ class CpuBackend:
         scale: float,
         beta: float,
         losses: Array,
-        d_features: Array,
+        d_hidden: Array,
         d_weight: Array,
         d_bias: Array,
     ) -> None:
-        rows, count, number = len(features), -(-len(weight) // kernels.TILE), features.dtype.type
-        statistics = self._borrow("statistics", (2, count, rows), features.dtype)
-        tiles = self._borrow("tiles", (count, rows, kernels.TILE), features.dtype)
+        rows, count, number = len(hidden), -(-len(weight) // kernels.TILE), hidden.dtype.type
+        statistics = self._borrow("statistics", (2, count, rows), hidden.dtype)
+        tiles = self._borrow("tiles", (count, rows, kernels.TILE), hidden.dtype)
         weight_sum = weight.sum(0) if smoothing else np.zeros(weight.shape[1], weight.dtype)
-        threads = self._shares(3 * len(weight) * features.size * PRODUCTS)
-        products = self._borrow("products", (2, threads, *features.shape), features.dtype)
-        kernels.softmax_tiles(features, weight, bias, tiles, *statistics, threads)
+        threads = self._shares(3 * len(weight) * hidden.size * PRODUCTS)
+        products = self._borrow("products", (2, threads, *hidden.shape), hidden.dtype)
+        kernels.softmax_tiles(hidden, weight, bias, tiles, *statistics, threads)
         kernels.output_gradients(
-            features,
+            hidden,
             weight,
             bias,
             targets,
@@ -173,7 +175,7 @@ class CpuBackend:
             *statistics,
             *products,
             losses,
-            d_features,
+            d_hidden,
             d_weight,
             d_bias,
             threads,
@@ -181,7 +183,7 @@ class CpuBackend:
 
     def nce_gradients(
         self,
-        features: Array,
+        hidden: Array,
         weight: Array,
         bias: Array,
         targets: Array,
@@ -189,25 +191,25 @@ class CpuBackend:
         scale: float,
         beta: float,
         losses: Array,
-        d_features: Array,
+        d_hidden: Array,
         d_weight: Array,
         d_bias: Array,
     ) -> None:
-        threads = self._shares(3 * len(weight) * features.size * PRODUCTS)
-        tiles = self._borrow("tiles", (threads, len(features), kernels.TILE), features.dtype)
-        products = self._borrow("products", (2, threads, *features.shape), features.dtype)
+        threads = self._shares(3 * len(weight) * hidden.size * PRODUCTS)
+        tiles = self._borrow("tiles", (threads, len(hidden), kernels.TILE), hidden.dtype)
+        products = self._borrow("products", (2, threads, *hidden.shape), hidden.dtype)
         kernels.nce_gradients(
-            features,
+            hidden,
             weight,
             bias,
             targets,
             noise,
-            features.dtype.type(scale),
+            hidden.dtype.type(scale),
             beta,
             tiles,
             *products,
             losses,
-            d_features,
+            d_hidden,
             d_weight,
             d_bias,
             threads,
@@ -217,9 +219,9 @@ class CpuBackend:
         threads = self._shares(scores.size)
         kernels.unit_losses(UNIT_LOSSES.index(loss), scores, targets, scores.dtype.type(scale), losses, d_scores, threads)
 
-    def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
-        threads = self._shares(len(weight) * features.size * PRODUCTS)
-        kernels.log_probabilities(features, weight, bias, log_probabilities, threads)
+    def log_probabilities(self, hidden: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
+        threads = self._shares(len(weight) * hidden.size * PRODUCTS)
+        kernels.log_probabilities(hidden, weight, bias, log_probabilities, threads)
 
     def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
         total = 0.0
@@ -230,6 +232,10 @@ class CpuBackend:
             total += float(totals.sum())
         norm = math.sqrt(total)
         factor[0] = (min(1.0, limit / norm) if norm else 1.0) if math.isfinite(norm) else math.nan
+
+    def add_penalty(self, weight: Array, gradient: Array, l1: float, l2: float) -> None:
+        threads = self._shares(weight.size)
+        kernels.add_penalty(*flat(weight, gradient), *map(weight.dtype.type, (l1, l2)), threads)
 
     def momentum_step(
         self,

@@ -13,18 +13,18 @@ from fflm.backend.cpu.launching import kernel, share
 from fflm.backend.cpu.rows import REORDER, activate_row, clear, inner_product
 from fflm.backend.formulas import (
     RELU,
-    SIGMOID,
-    SOFTPLUS,
     TANH,
-    activate,
     activation_slope,
     adagrad_update,
     adam_update,
     exp,
     log1p,
     momentum_update,
+    penalty_slope,
     philox,
     rmsprop_update,
+    sigmoid,
+    softplus,
     unit_loss,
     unit_loss_slope,
 )
@@ -213,21 +213,21 @@ def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, see
 
 
 @njit
-def slope_row(code, outputs, d_row):
+def slope_row(code, gamma, outputs, d_row):
     """Multiply a row of gradients (O,) by the slopes of ``ACTIVATIONS[code]`` at its outputs (O,)."""
     if code == RELU:
         for j in range(len(d_row)):
-            d_row[j] *= activation_slope(RELU, outputs[j])
+            d_row[j] *= activation_slope(RELU, gamma, outputs[j])
     elif code == TANH:
         for j in range(len(d_row)):
-            d_row[j] *= activation_slope(TANH, outputs[j])
+            d_row[j] *= activation_slope(TANH, gamma, outputs[j])
     else:
         for j in range(len(d_row)):
-            d_row[j] *= activation_slope(code, outputs[j])
+            d_row[j] *= activation_slope(code, gamma, outputs[j])
 
 
 @kernel(blas=True)
-def affine(inputs, weight, bias, code, outputs, threads):
+def affine(inputs, weight, bias, code, gamma, outputs, threads):
     """Fill outputs (B, O) with the activation of inputs (B, I) weight^T (O, I) + bias (O,)."""
     for t in prange(threads):
         low, high = share(outputs.shape[0], threads, t)
@@ -235,17 +235,17 @@ def affine(inputs, weight, bias, code, outputs, threads):
         for i in range(low, high):
             for j in range(outputs.shape[1]):
                 outputs[i, j] += bias[j]
-            activate_row(code, outputs[i])
+            activate_row(code, gamma, outputs[i])
 
 
 @kernel(blas=True)
-def affine_backward(inputs, weight, outputs, code, d_outputs, beta, d_weight, d_bias, d_inputs, threads):
+def affine_backward(inputs, weight, outputs, code, gamma, d_outputs, beta, d_weight, d_bias, d_inputs, threads):
     """Go back through `affine`: outputs, d_outputs (B, O) -> d_weight (O, I) and d_bias (O,) by beta, d_inputs (B, I)."""
     # Forward computed y = f(x W^T + b), so with dz = dy * f'(z): dW = dz^T x, db = sum dz, dx = dz W.
     for t in prange(threads):
         low, high = share(outputs.shape[0], threads, t)
         for i in range(low, high):
-            slope_row(code, outputs[i], d_outputs[i])
+            slope_row(code, gamma, outputs[i], d_outputs[i])
         gemm(d_outputs[low:high], weight, d_inputs[low:high], False, False, 0.0)
     for t in prange(threads):
         low, high = share(outputs.shape[1], threads, t)
@@ -346,7 +346,7 @@ def sum_row(row, width):
 
 
 @kernel(blas=True)
-def softmax_tiles(features, weight, bias, tiles, highest, totals, threads):
+def softmax_tiles(hidden, weight, bias, tiles, highest, totals, threads):
     """Compute the output layer, a tile at a time.
 
     On return ``highest`` and ``totals`` (tiles, B) hold the maximum of each row of logits and its sum of exp(logit - highest),
@@ -359,8 +359,8 @@ def softmax_tiles(features, weight, bias, tiles, highest, totals, threads):
             low, high = k * TILE, min((k + 1) * TILE, words)
             width = high - low
             tile = tiles[k] if len(tiles) == count else tiles[t]
-            multiply(features, weight[low:high], tile[:, :width])
-            for i in range(features.shape[0]):
+            multiply(hidden, weight[low:high], tile[:, :width])
+            for i in range(hidden.shape[0]):
                 highest[k, i] = add_bias_and_max(tile[i], bias[low:high], width)
                 subtract_and_exp(tile[i], highest[k, i], width)
                 totals[k, i] = sum_row(tile[i], width)
@@ -379,21 +379,21 @@ def combine_tiles(highest, totals, row):
 
 
 @compiled()
-def combine_losses(features, weight, bias, rows, targets, highest, totals, normalizers, losses):
+def combine_losses(hidden, weight, bias, rows, targets, highest, totals, normalizers, losses):
     """Fill normalizers (B,) with each row's log-sum-exp, and losses (T,) of the targets (T,) after contexts rows (T,).
 
-    features (B, F), weight (V, F), bias (V,); highest and totals (tiles, B) are those of `softmax_tiles`.
+    hidden (B, H), weight (V, H), bias (V,); highest and totals (tiles, B) are those of `softmax_tiles`.
     """
     for i in range(len(normalizers)):
         normalizers[i] = combine_tiles(highest, totals, i)
     for i in range(len(targets)):
         row, word = rows[i], targets[i]
-        losses[i] = normalizers[row] - bias[word] - inner_product(features[row], weight[word])
+        losses[i] = normalizers[row] - bias[word] - inner_product(hidden[row], weight[word])
 
 
 @njit
 def tile_gradients(
-    features,
+    hidden,
     weight,
     targets,
     low,
@@ -404,7 +404,7 @@ def tile_gradients(
     spread,
     beta,
     product,
-    d_features,
+    d_hidden,
     d_weight,
     d_bias,
 ):
@@ -414,17 +414,17 @@ def tile_gradients(
     part goes through the matrix products, ``tile`` (B, TILE) being the exponentials and ``factors`` (B,) what turns them into
     dz's first term, applied to small matrices only; q is a sparse correction (``hit`` at the target) and a uniform one
     (``spread`` everywhere).
-    Adds to ``d_features`` (B, F) the softmax's part only.
+    Adds to ``d_hidden`` (B, H) the softmax's part only.
     """
-    rows, size = features.shape
+    rows, size = hidden.shape
     width = high - low
     gemm(tile[:, :width], weight[low:high], product, False, False, 0.0)
     for i in range(rows):
         for j in range(size):
-            d_features[i, j] += factors[i] * product[i, j]
+            d_hidden[i, j] += factors[i] * product[i, j]
     for i in range(rows):
         for j in range(size):
-            product[i, j] = factors[i] * features[i, j]
+            product[i, j] = factors[i] * hidden[i, j]
     gemm(tile[:, :width], product, d_weight[low:high], True, False, beta)
     if beta == 0:
         clear(d_bias[low:high])
@@ -437,22 +437,46 @@ def tile_gradients(
         if low <= word < high:
             d_bias[word] -= hit
             for j in range(size):
-                d_weight[word, j] -= hit * features[i, j]
+                d_weight[word, j] -= hit * hidden[i, j]
     if spread > 0:
-        feature_sum = product[0]
-        clear(feature_sum)
+        hidden_sum = product[0]
+        clear(hidden_sum)
         for i in range(rows):
             for j in range(size):
-                feature_sum[j] += spread * features[i, j]
+                hidden_sum[j] += spread * hidden[i, j]
         for word in range(low, high):
             d_bias[word] -= spread * rows
             for j in range(size):
-                d_weight[word, j] -= feature_sum[j]
+                d_weight[word, j] -= hidden_sum[j]
 
 
+@njit
+def finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scale, losses):
+    """Fill losses (B,), and replace totals (tiles, B) by factors that make exponentials the first term of gradients of logits.
+
+    hidden (B, H), weight (V, H), bias (V,), targets (B,); highest and totals (tiles, B) are those of `softmax_tiles`.
+    """
+    for i in range(len(targets)):
+        normalizer = combine_tiles(highest, totals, i)
+        losses[i] = normalizer - bias[targets[i]] - inner_product(hidden[i], weight[targets[i]])
+        slope = scale * (1 + 2 * penalty * normalizer)
+        for k in range(len(totals)):
+            totals[k, i] = slope * np.exp(highest[k, i] - normalizer)
+
+
+@njit
+def sum_of_shares(partial, i, j):
+    """Return number (i, j) of the sum of partial (threads, B, H), always added in the same order."""
+    total = partial[0, i, j]
+    for other in range(1, len(partial)):
+        total += partial[other, i, j]
+    return total
+
+
+# A kernel's arguments are arrays and numbers, however many, because Numba compiles a loop over `prange` for nothing else.
 @kernel(blas=True)
 def output_gradients(
-    features,
+    hidden,
     weight,
     bias,
     targets,
@@ -467,26 +491,21 @@ def output_gradients(
     products,
     partial,
     losses,
-    d_features,
+    d_hidden,
     d_weight,
     d_bias,
     threads,
 ):
     """Fill losses (B,) and the gradients of the output layer, from what `softmax_tiles` has computed.
 
-    features (B, F), weight (V, F), bias (V,), targets (B,), weight_sum (F,), tiles (tiles, B, TILE), highest, totals (tiles, B);
-    products and partial (threads, B, F) are scratch memory -> losses (B,), d_features (B, F), d_weight (V, F), d_bias (V,).
+    hidden (B, H), weight (V, H), bias (V,), targets (B,), weight_sum (H,), tiles (tiles, B, TILE), highest, totals (tiles, B);
+    products and partial (threads, B, H) are scratch memory -> losses (B,), d_hidden (B, H), d_weight (V, H), d_bias (V,).
     """
     count, rows = highest.shape
     words, size = weight.shape
     hit = scale * (1 - smoothing)
     spread = scale * smoothing / words
-    for i in range(rows):
-        normalizer = combine_tiles(highest, totals, i)
-        losses[i] = normalizer - bias[targets[i]] - inner_product(features[i], weight[targets[i]])
-        slope = scale * (1 + 2 * penalty * normalizer)
-        for k in range(count):
-            totals[k, i] = slope * np.exp(highest[k, i] - normalizer)
+    finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scale, losses)
     for t in prange(threads):
         first, last = share(count, threads, t)
         for i in range(rows):
@@ -494,7 +513,7 @@ def output_gradients(
         for k in range(first, last):
             low, high = k * TILE, min((k + 1) * TILE, words)
             tile_gradients(
-                features,
+                hidden,
                 weight,
                 targets,
                 low,
@@ -513,26 +532,45 @@ def output_gradients(
         low, high = share(rows, threads, t)
         for i in range(low, high):
             for j in range(size):
-                total = partial[0, i, j]
-                for other in range(1, threads):
-                    total += partial[other, i, j]
-                d_features[i, j] = total - hit * weight[targets[i], j] - spread * weight_sum[j]
+                d_hidden[i, j] = sum_of_shares(partial, i, j) - hit * weight[targets[i], j] - spread * weight_sum[j]
 
 
 @njit(fastmath={"contract"})
-def noise_row(row, bias, noise, softplus, width):
-    """Replace a row of products by noise sigmoid(s), s being product + bias, and fill ``softplus`` with noise log(1 + e^s)."""
+def noise_row(row, bias, noise, losses, width):
+    """Replace a row of products by noise sigmoid(s), s being product + bias, and fill ``losses`` with noise log(1 + e^s)."""
     one = row.dtype.type(1)
     for j in range(width):
         s = row[j] + bias[j]
         e = exp(-abs(s))
         row[j] = noise[j] * (one if s > 0 else e) / (one + e)
-        softplus[j] = noise[j] * ((s if s > 0 else row.dtype.type(0)) + log1p(e))
+        losses[j] = noise[j] * ((s if s > 0 else row.dtype.type(0)) + log1p(e))
+
+
+@njit
+def noise_tile(tile, bias, targets, noise, low, scale, losses, d_bias):
+    """Turn a tile of scores (B, TILE), without bias, into the gradients of noise contrast, and add these to d_bias (W,).
+
+    bias and noise (W,) are those of the tile's words, of which ``low`` is the first, targets (B,) -> losses (B,), added to.
+    """
+    # With s the scores, a the draws of a word and t a row's target, ds = scale (a sigmoid(s) - [word = t] sigmoid(-s)).
+    width = len(bias)
+    own = np.empty(width, bias.dtype)
+    for i in range(len(targets)):
+        place = targets[i] - low
+        s = tile[i, place] + bias[place] if 0 <= place < width else bias.dtype.type(0)
+        noise_row(tile[i], bias, noise, own, width)
+        losses[i] += sum_row(own, width)
+        if 0 <= place < width:
+            tile[i, place] -= sigmoid(-s)
+            losses[i] += softplus(-s)
+        for j in range(width):
+            tile[i, j] *= scale
+            d_bias[j] += tile[i, j]
 
 
 @kernel(blas=True)
 def nce_gradients(
-    features,
+    hidden,
     weight,
     bias,
     targets,
@@ -543,48 +581,36 @@ def nce_gradients(
     products,
     partial,
     losses,
-    d_features,
+    d_hidden,
     d_weight,
     d_bias,
     threads,
 ):
     """Fill losses (B,) and the gradients of noise-contrastive estimation.
 
-    features (B, F), weight (V, F), bias (V,), targets (B,), noise (V,); tiles (threads, B, TILE), products and partial
-    (threads, B, F) are scratch memory -> losses (B,), d_features (B, F), d_weight (V, F), d_bias (V,).
+    hidden (B, H), weight (V, H), bias (V,), targets (B,), noise (V,); tiles (threads, B, TILE), products and partial
+    (threads, B, H) are scratch memory -> losses (B,), d_hidden (B, H), d_weight (V, H), d_bias (V,).
     """
-    # With s the scores, a the draws of a word and t a row's target, ds = scale (a sigmoid(s) - [word = t] sigmoid(-s)).
-    rows, size = features.shape
+    rows, size = hidden.shape
     words = weight.shape[0]
     summed = np.zeros((threads, rows))
     for t in prange(threads):
         tile, product = tiles[t], products[t]
-        softplus = np.empty(TILE, weight.dtype)
         for i in range(rows):
             clear(partial[t, i])
         first, last = share((words + TILE - 1) // TILE, threads, t)
         for k in range(first, last):
             low, high = k * TILE, min((k + 1) * TILE, words)
             width = high - low
-            gemm(features, weight[low:high], tile[:, :width], False, True, 0.0)
+            gemm(hidden, weight[low:high], tile[:, :width], False, True, 0.0)
             if beta == 0:
                 clear(d_bias[low:high])
-            for i in range(rows):
-                place = targets[i] - low
-                s = tile[i, place] + bias[low + place] if 0 <= place < width else weight.dtype.type(0)
-                noise_row(tile[i], bias[low:high], noise[low:high], softplus, width)
-                summed[t, i] += sum_row(softplus, width)
-                if 0 <= place < width:
-                    tile[i, place] -= activate(SIGMOID, -s)
-                    summed[t, i] += activate(SOFTPLUS, -s)
-                for j in range(width):
-                    tile[i, j] *= scale
-                    d_bias[low + j] += tile[i, j]
+            noise_tile(tile, bias[low:high], targets, noise[low:high], low, scale, summed[t], d_bias[low:high])
             gemm(tile[:, :width], weight[low:high], product, False, False, 0.0)
             for i in range(rows):
                 for j in range(size):
                     partial[t, i, j] += product[i, j]
-            gemm(tile[:, :width], features, d_weight[low:high], True, False, beta)
+            gemm(tile[:, :width], hidden, d_weight[low:high], True, False, beta)
     for t in prange(threads):
         low, high = share(rows, threads, t)
         for i in range(low, high):
@@ -593,10 +619,7 @@ def nce_gradients(
                 loss += summed[other, i]
             losses[i] = loss
             for j in range(size):
-                total = partial[0, i, j]
-                for other in range(1, threads):
-                    total += partial[other, i, j]
-                d_features[i, j] = total
+                d_hidden[i, j] = sum_of_shares(partial, i, j)
 
 
 @kernel()
@@ -629,14 +652,14 @@ def normalize_logits(row, bias, piece):
 
 
 @kernel(blas=True)
-def log_probabilities(features, weight, bias, results, threads):
-    """Fill results (B, V) with the log-probabilities of features (B, F), weight (V, F), bias (V,)."""
+def log_probabilities(hidden, weight, bias, results, threads):
+    """Fill results (B, V) with the log-probabilities of hidden (B, H), weight (V, H), bias (V,)."""
     words = weight.shape[0]
     for t in prange(threads):
         low, high = share(words, threads, t)
-        multiply(features, weight[low:high], results[:, low:high])
+        multiply(hidden, weight[low:high], results[:, low:high])
     for t in prange(threads):
-        low, high = share(features.shape[0], threads, t)
+        low, high = share(hidden.shape[0], threads, t)
         piece = np.empty(TILE, bias.dtype)
         for i in range(low, high):
             normalize_logits(results[i], bias, piece)
@@ -651,6 +674,15 @@ def sum_of_squares(values, totals, threads):
         for i in range(len(part)):
             total += part[i] * part[i]
         totals[t] = total
+
+
+@kernel()
+def add_penalty(weight, gradient, l1, l2, threads):
+    """Add `penalty_slope` of weight (N,) to gradient (N,)."""
+    for t in prange(threads):
+        w, g = portion(weight, threads, t), portion(gradient, threads, t)
+        for i in range(len(w)):
+            g[i] += penalty_slope(w[i], l1, l2)
 
 
 @kernel()

@@ -18,7 +18,7 @@ def clear(row):
 
 @njit(fastmath=REORDER)
 def inner_product(values, row):
-    """Return the inner product of numbers (F,) and a row (F,), which may be one of integers, in the numbers' precision."""
+    """Return the inner product of numbers (H,) and a row (H,), which may be one of integers, in the numbers' precision."""
     total = values.dtype.type(0)
     for j in range(len(values)):
         total += values[j] * values.dtype.type(row[j])
@@ -26,14 +26,14 @@ def inner_product(values, row):
 
 
 @njit
-def activate_row(code, row):
+def activate_row(code, gamma, row):
     """Replace a row of pre-activations (O,) by ``ACTIVATIONS[code]``. LLVM vectorizes a loop only if it knows the code."""
     if code == RELU:
         for j in range(len(row)):
-            row[j] = activate(RELU, row[j])
+            row[j] = activate(RELU, gamma, row[j])
     elif code == TANH:
         for j in range(len(row)):
-            row[j] = activate(TANH, row[j])
+            row[j] = activate(TANH, gamma, row[j])
     else:
         for j in range(len(row)):
-            row[j] = activate(code, row[j])
+            row[j] = activate(code, gamma, row[j])

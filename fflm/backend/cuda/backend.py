@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from copy import copy
 from ctypes import c_bool, c_float, c_int32, c_uint32
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fflm.backend.common import Scratch, adam_corrections, dropout_words, flat
+from fflm.backend.common import Scratch, activation_code, adam_corrections, dropout_words, flat
 from fflm.backend.cuda import kernels
 from fflm.backend.cuda.kernels import SUMMED
 from fflm.backend.cuda.launching import BLOCK, launch_kernel
@@ -17,7 +17,7 @@ from fflm.backend.cuda.memory import DeviceArray, PinnedCopies
 from fflm.backend.cuda.mixed import SLOPE, make_mixed_product, pairs_for, to_halves
 from fflm.backend.cuda.products import COLUMNS, FORMS, FOUR, ROWS, STORE
 from fflm.backend.cuda.single import make_single_product
-from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, Array, Dropout, UnitLoss
+from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, UnitLoss
 
 PARTS = 1024
 """Largest number of blocks that sum a whole array."""
@@ -33,6 +33,25 @@ WAVE = 264
 
 SPAN = 128
 """Where an inner dimension is divided, the parts are multiples of this."""
+
+
+class Slopes(NamedTuple):
+    """What turns exponentials of logits (B, V) into gradients of logits: an exponential times its factor, less two numbers.
+
+    Attributes
+    ----------
+    factors
+        (tiles, B), of each row in each tile.
+    targets
+        (B,), at which ``hit`` is subtracted.
+    hit, spread
+        What is subtracted at the target, and everywhere.
+    """
+
+    factors: Array
+    targets: Array
+    hit: float
+    spread: float
 
 
 def divide(blocks: int, inner: int) -> tuple[int, int]:
@@ -103,16 +122,13 @@ class CudaBackend:
         *,
         beta: float = 0.0,
         bias: Array = None,
-        code: int = 0,
+        activation: ActivationFunction = "identity",
         statistics: tuple[Array, Array] | None = None,
-        factors: Array = None,
-        targets: Array = None,
-        hit: float = 0.0,
-        spread: float = 0.0,
+        slopes: Slopes | None = None,
         scale: float = 1.0,
         unit: Array = None,
     ) -> None:
-        """Compute a product c = op(a) op(b) of one of the `FORMS`; `products.make_product` describes the arguments.
+        """Compute a product c = op(a) op(b) of one of the `FORMS`; `products` describes the arguments.
 
         In mixed precision a and b are operands of halves, ``scale`` is alpha, and ``unit`` is as in `mixed.make_mixed_product`;
         in single precision both are ignored. Arguments that the form does not use are replaced by arrays of one number.
@@ -124,6 +140,8 @@ class CudaBackend:
             parts, span = divide(grid[0] * grid[1], inner)
         sums = c if parts == 1 else self._borrow("parts of a product", (parts * rows, columns))
         highest, totals = statistics or (self._one_matrix, self._one_matrix)
+        code, gamma = activation_code(activation)
+        slopes = slopes or Slopes(self._one_matrix, self._one_id, 0.0, 0.0)
         units = (c_float(scale), self._no_unit if unit is None else unit) if self.mixed else ()
         self._launch(
             (MIXED_PRODUCTS if self.mixed else PRODUCTS)[form],
@@ -137,12 +155,13 @@ class CudaBackend:
             c_float(beta if parts == 1 else 0),
             self._one if bias is None else bias,
             c_int32(code),
+            c_float(gamma),
             highest,
             totals,
-            self._one_matrix if factors is None else factors,
-            self._one_id if targets is None else targets,
-            c_float(hit),
-            c_float(spread),
+            slopes.factors,
+            slopes.targets,
+            c_float(slopes.hit),
+            c_float(slopes.spread),
         )
         if parts > 1:
             self._each(kernels.add_parts, c.size, sums.reshape(parts, -1), c_float(beta), *flat(c))
@@ -257,16 +276,16 @@ class CudaBackend:
             dropped,
         )
 
-    def affine(self, inputs: Array, weight: Array, bias: Array, activation: Activation, outputs: Array) -> None:
+    def affine(self, inputs: Array, weight: Array, bias: Array, activation: ActivationFunction, outputs: Array) -> None:
         a, b = self._operand("inputs", inputs), self._operand("weight", weight)
-        self._product("layer", a, b, outputs, inputs.shape[1], bias=bias, code=ACTIVATIONS.index(activation))
+        self._product("layer", a, b, outputs, inputs.shape[1], bias=bias, activation=activation)
 
     def affine_backward(
         self,
         inputs: Array,
         weight: Array,
         outputs: Array,
-        activation: Activation,
+        activation: ActivationFunction,
         d_outputs: Array,
         beta: float,
         d_weight: Array,
@@ -274,7 +293,8 @@ class CudaBackend:
         d_inputs: Array,
     ) -> None:
         if activation != "identity":
-            self._each(kernels.multiply_slopes, outputs.size, c_int32(ACTIVATIONS.index(activation)), *flat(outputs, d_outputs))
+            code, gamma = activation_code(activation)
+            self._each(kernels.multiply_slopes, outputs.size, c_int32(code), c_float(gamma), *flat(outputs, d_outputs))
         self._launch(kernels.column_sums, -(-d_outputs.shape[1] // SUMMED), d_outputs, c_float(beta), d_bias)
         operands = self._operand("inputs", inputs), self._operand("weight", weight)
         self._products_backward(d_outputs, *operands, beta, d_weight, d_inputs)
@@ -298,24 +318,24 @@ class CudaBackend:
         self._launch(kernels.normalize_backward, len(values), values, d_normalized, d_values)
 
     def _statistics(
-        self, form: str, features: Array, weight: Array, bias: Array, size: int, exponentials: Array
+        self, form: str, hidden: Array, weight: Array, bias: Array, size: int, exponentials: Array
     ) -> tuple[Array, Array]:
         """Compute the exponentials (B, V) of logits, if the form stores them; return maxima and sums of the tiles (tiles, B)."""
-        shape = -(-len(weight) // COLUMNS), len(features)
+        shape = -(-len(weight) // COLUMNS), len(hidden)
         statistics = self._borrow("highest", shape), self._borrow("totals", shape)
-        self._product(form, features, weight, exponentials, size, bias=bias, statistics=statistics)
+        self._product(form, hidden, weight, exponentials, size, bias=bias, statistics=statistics)
         return statistics
 
-    def output_losses(self, features: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
-        operands = self._operand("features", features), self._operand("weight", weight)
-        statistics = self._statistics("normalizers", *operands, bias, features.shape[1], self._one_matrix)
-        normalizers = self._borrow("normalizers", (len(features),))
-        self._launch(kernels.normalize_rows, len(features), *statistics, normalizers)
-        self._launch(kernels.output_losses, len(targets), features, weight, bias, rows, targets, normalizers, losses)
+    def output_losses(self, hidden: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
+        operands = self._operand("hidden", hidden), self._operand("weight", weight)
+        statistics = self._statistics("normalizers", *operands, bias, hidden.shape[1], self._one_matrix)
+        normalizers = self._borrow("normalizers", (len(hidden),))
+        self._launch(kernels.normalize_rows, len(hidden), *statistics, normalizers)
+        self._launch(kernels.output_losses, len(targets), hidden, weight, bias, rows, targets, normalizers, losses)
 
     def output_gradients(
         self,
-        features: Array,
+        hidden: Array,
         weight: Array,
         bias: Array,
         targets: Array,
@@ -324,22 +344,22 @@ class CudaBackend:
         scale: float,
         beta: float,
         losses: Array,
-        d_features: Array,
+        d_hidden: Array,
         d_weight: Array,
         d_bias: Array,
     ) -> None:
-        words, operands = len(weight), (self._operand("features", features), self._operand("weight", weight))
-        size = features.shape[1]
+        words, operands = len(weight), (self._operand("hidden", hidden), self._operand("weight", weight))
+        size = hidden.shape[1]
         if self.mixed:  # halves
-            exponentials = self._borrow("halves of exponentials", (len(features), pairs_for(words)), np.uint32)
+            exponentials = self._borrow("halves of exponentials", (len(hidden), pairs_for(words)), np.uint32)
         else:
-            exponentials = self._borrow("exponentials", (len(features), FOUR * -(-words // FOUR)))
+            exponentials = self._borrow("exponentials", (len(hidden), FOUR * -(-words // FOUR)))
         highest, totals = self._statistics("logits", *operands, bias, size, exponentials)
         unit = SLOPE if self.mixed else scale  # halves could not hold numbers as small as the scale, so it is applied to the sums
         self._launch(
             kernels.finish_softmax,
-            len(features),
-            features,
+            len(hidden),
+            hidden,
             weight,
             bias,
             targets,
@@ -349,19 +369,24 @@ class CudaBackend:
             c_float(unit),
             losses,
         )
-        slopes = {
-            "factors": totals,
-            "targets": targets,
-            "hit": unit * (1 - smoothing),
-            "spread": unit * smoothing / words,
-            "scale": scale / unit,
-        }
-        self._product("slopes to inputs", exponentials, operands[1], d_features, words, **slopes)
-        self._product("slopes to weights", exponentials, operands[0], d_weight, len(features), beta=beta, bias=d_bias, **slopes)
+        slopes = Slopes(totals, targets, unit * (1 - smoothing), unit * smoothing / words)
+        share = scale / unit
+        self._product("slopes to inputs", exponentials, operands[1], d_hidden, words, slopes=slopes, scale=share)
+        self._product(
+            "slopes to weights",
+            exponentials,
+            operands[0],
+            d_weight,
+            len(hidden),
+            beta=beta,
+            bias=d_bias,
+            slopes=slopes,
+            scale=share,
+        )
 
     def nce_gradients(
         self,
-        features: Array,
+        hidden: Array,
         weight: Array,
         bias: Array,
         targets: Array,
@@ -369,25 +394,25 @@ class CudaBackend:
         scale: float,
         beta: float,
         losses: Array,
-        d_features: Array,
+        d_hidden: Array,
         d_weight: Array,
         d_bias: Array,
     ) -> None:
-        operands = self._operand("features", features), self._operand("weight", weight)
-        slopes = self._borrow("exponentials", (len(features), len(weight)))
-        self._product("scores", *operands, slopes, features.shape[1])
-        self._launch(kernels.nce_slopes, len(features), slopes, bias, targets, noise, c_float(scale), losses)
+        operands = self._operand("hidden", hidden), self._operand("weight", weight)
+        slopes = self._borrow("exponentials", (len(hidden), len(weight)))
+        self._product("scores", *operands, slopes, hidden.shape[1])
+        self._launch(kernels.nce_slopes, len(hidden), slopes, bias, targets, noise, c_float(scale), losses)
         self._launch(kernels.column_sums, -(-len(weight) // SUMMED), slopes, c_float(beta), d_bias)
-        self._products_backward(slopes, *operands, beta, d_weight, d_features)
+        self._products_backward(slopes, *operands, beta, d_weight, d_hidden)
 
     def unit_losses(self, scores: Array, targets: Array, loss: UnitLoss, scale: float, losses: Array, d_scores: Array) -> None:
         code = c_int32(UNIT_LOSSES.index(loss))
         self._launch(kernels.unit_losses, len(scores), code, scores, targets, c_float(scale), losses, d_scores)
 
-    def log_probabilities(self, features: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
-        operands = self._operand("features", features), self._operand("weight", weight)
-        self._product("scores", *operands, log_probabilities, features.shape[1])
-        self._launch(kernels.normalize_logits, len(features), log_probabilities, bias)
+    def log_probabilities(self, hidden: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
+        operands = self._operand("hidden", hidden), self._operand("weight", weight)
+        self._product("scores", *operands, log_probabilities, hidden.shape[1])
+        self._launch(kernels.normalize_logits, len(hidden), log_probabilities, bias)
 
     def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
         arrays = flat(*gradients)
@@ -396,6 +421,9 @@ class CudaBackend:
         for array, count, end in zip(arrays, parts, accumulate(parts), strict=True):
             self._launch(kernels.sums_of_squares, count, array, totals[end - count : end])
         self._launch(kernels.clip_factor, 1, totals, c_float(limit), factor)
+
+    def add_penalty(self, weight: Array, gradient: Array, l1: float, l2: float) -> None:
+        self._each(kernels.add_penalty, weight.size, *flat(weight, gradient), c_float(l1), c_float(l2))
 
     def momentum_step(
         self,

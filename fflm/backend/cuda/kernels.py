@@ -14,17 +14,17 @@ from numba.cuda.extending import overload
 
 from fflm.backend.cuda.launching import BLOCK, kernel
 from fflm.backend.formulas import (
-    SIGMOID,
-    SOFTPLUS,
-    activate,
     activation_slope,
     adagrad_update,
     adam_update,
     exp,
     log1p,
     momentum_update,
+    penalty_slope,
     philox,
     rmsprop_update,
+    sigmoid,
+    softplus,
     unit_loss,
     unit_loss_slope,
 )
@@ -121,11 +121,11 @@ def add_parts(parts, beta, total):
 
 
 @kernel()
-def multiply_slopes(code, outputs, d_outputs):
+def multiply_slopes(code, gamma, outputs, d_outputs):
     """Multiply d_outputs (N,), gradients of outputs (N,), by the slopes of the activation: a thread for each number."""
     i = cuda.grid(1)
     if i < outputs.size:
-        d_outputs[uint32(i)] *= activation_slope(code, outputs[uint32(i)])
+        d_outputs[uint32(i)] *= activation_slope(code, gamma, outputs[uint32(i)])
 
 
 @kernel()
@@ -366,11 +366,11 @@ def combine_tiles(highest, totals, row, shared):
 
 
 @cuda.jit(device=True)
-def word_score(features, row, weight, word, bias, shared):
-    """Return a word's score after a row of features."""
+def word_score(hidden, row, weight, word, bias, shared):
+    """Return a word's score after a row of hidden outputs."""
     score = float32(0)
-    for j in range(uint32(cuda.threadIdx.x), uint32(features.shape[1]), uint32(BLOCK)):
-        score += features[row, j] * weight[word, j]
+    for j in range(uint32(cuda.threadIdx.x), uint32(hidden.shape[1]), uint32(BLOCK)):
+        score += hidden[row, j] * weight[word, j]
     return block_sum(score, shared) + bias[word]
 
 
@@ -385,31 +385,31 @@ def normalize_rows(highest, totals, normalizers):
 
 
 @kernel()
-def output_losses(features, weight, bias, rows, targets, normalizers, losses):
+def output_losses(hidden, weight, bias, rows, targets, normalizers, losses):
     """Fill losses (T,) with log Z less the score of the target: a block for each target.
 
-    features (B, F), weight (V, F), bias (V,), rows (T,), targets (T,), normalizers (B,).
+    hidden (B, H), weight (V, H), bias (V,), rows (T,), targets (T,), normalizers (B,).
     """
     shared = cuda.shared.array(BLOCK, float32)
     i = uint32(cuda.blockIdx.x)
     row = uint32(rows[i])
-    score = word_score(features, row, weight, uint32(targets[i]), bias, shared)
+    score = word_score(hidden, row, weight, uint32(targets[i]), bias, shared)
     if cuda.threadIdx.x == 0:
         losses[i] = normalizers[row] - score
 
 
 @kernel()
-def finish_softmax(features, weight, bias, targets, highest, totals, penalty, scale, losses):
+def finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scale, losses):
     """Fill losses (B,), and replace totals (tiles, B) by factors that make exponentials the first term of gradients of logits.
 
     The factors are computed from the maxima and not from log Z, whose rounding would be a factor of all probabilities of a row. A
-    block for each row. features (B, F), weight (V, F), bias (V,), targets (B,), highest (tiles, B).
+    block for each row. hidden (B, H), weight (V, H), bias (V,), targets (B,), highest (tiles, B).
     """
     shared = cuda.shared.array(BLOCK, float32)
     row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
     top, total = combine_tiles(highest, totals, row, shared)
     normalizer = top + math.log(total)
-    score = word_score(features, row, weight, uint32(targets[row]), bias, shared)
+    score = word_score(hidden, row, weight, uint32(targets[row]), bias, shared)
     if thread == uint32(0):
         losses[row] = normalizer - score
     slope = scale * (float32(1) + float32(2) * penalty * normalizer)
@@ -428,11 +428,11 @@ def nce_slopes(scores, bias, targets, noise, scale, losses):
     loss = float32(0)
     for j in range(thread, uint32(scores.shape[1]), uint32(BLOCK)):
         score = scores[row, j] + bias[j]
-        slope = noise[j] * activate(SIGMOID, score)
-        loss += noise[j] * activate(SOFTPLUS, score)
+        slope = noise[j] * sigmoid(score)
+        loss += noise[j] * softplus(score)
         if j == uint32(targets[row]):
-            slope -= activate(SIGMOID, -score)
-            loss += activate(SOFTPLUS, -score)
+            slope -= sigmoid(-score)
+            loss += softplus(-score)
         scores[row, j] = slope * scale
     loss = block_sum(loss, shared)
     if thread == uint32(0):
@@ -499,6 +499,14 @@ def clip_factor(totals, limit, factor):
         factor[0] = limit / norm if norm > limit else float32(1)
         if not norm <= float32(3.4e38):
             factor[0] = float32(math.nan)
+
+
+@kernel()
+def add_penalty(weight, gradient, l1, l2):
+    """Add `penalty_slope` of weight (N,) to gradient (N,): a thread for each number."""
+    i = uint32(cuda.grid(1))
+    if i < uint32(weight.size):
+        gradient[i] += penalty_slope(weight[i], l1, l2)
 
 
 @kernel()

@@ -305,15 +305,15 @@ MIXED = Arithmetic(
 
 
 def make_mixed_product(form: str) -> Any:
-    """Return the kernel of products of a form in mixed precision; its parameters are those of `products.make_product`.
+    """Return the kernel of products of a form in mixed precision; `products` describes its parameters.
 
     ``unit`` (2,) is additional: its second number is another factor on op(a) op(b), which is known on the device only.
     """
     compute = make_product(MIXED, form)
 
     @kernel(form, launch_bounds=(BLOCK, 2))
-    def product(a, b, c, inner, span, alpha, unit, beta, bias, code, highest, totals, factors, targets, hit, spread):
+    def product(a, b, c, inner, span, alpha, unit, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread):
         alpha *= unit[1]
-        compute(a, b, c, inner, span, alpha, beta, bias, code, highest, totals, factors, targets, hit, spread)
+        compute(a, b, c, inner, span, alpha, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread)
 
     return product

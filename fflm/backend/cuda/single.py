@@ -258,11 +258,11 @@ SINGLE = Arithmetic(
 
 
 def make_single_product(form: str) -> Any:
-    """Return the kernel of products of a form in single precision; its parameters are those of `products.make_product`."""
+    """Return the kernel of products of a form in single precision; `products` describes its parameters."""
     compute = make_product(SINGLE, form)
 
     @kernel(form, launch_bounds=(BLOCK, 2))
-    def product(a, b, c, inner, span, beta, bias, code, highest, totals, factors, targets, hit, spread):
-        compute(a, b, c, inner, span, float32(1), beta, bias, code, highest, totals, factors, targets, hit, spread)
+    def product(a, b, c, inner, span, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread):
+        compute(a, b, c, inner, span, float32(1), beta, bias, code, gamma, highest, totals, factors, targets, hit, spread)
 
     return product

@@ -94,8 +94,10 @@ DEFAULTS: dict[str, Any] = {
     "rate": 0.05,
     "weight_decay": 0.0,
     "clip": 0.0,
+    "min_count": 1,
+    "max_size": MAX_WORDS,
 }
-"""What is another default than that of `NetworkConfig` and `TrainingSettings`."""
+"""What is another default than that of `NetworkConfig`, `TrainingSettings` and `VocabularyRule`."""
 
 Valid: TypeAlias = Annotated[
     HeldOut | None,

@@ -18,7 +18,7 @@ from fflm.arrays import CONFIG, WEIGHTS, load_arrays, meaning, save_arrays
 from fflm.errors import FflmError
 from fflm.files import open_regular, os_errors_as_fflm_error, replacing_folder
 from fflm.models.base import Predictor
-from fflm.models.corpora import corpus_path, locate, refer, relate
+from fflm.models.corpora import corpus_path, corpus_paths, relative_path, resolve_relative
 from fflm.models.creation import check_free
 from fflm.models.description import COMPONENTS, MixtureFigures
 from fflm.models.folder import VOCABULARY, read_config, read_text, save_description
@@ -129,11 +129,11 @@ class Mixture(LanguageModel):
             if isinstance(component, UnigramCache):
                 components.append({"cache": component.window})
                 continue
-            components.append({"path": relate(Path(name), path), "fingerprint": fingerprint(Path(name))})
+            components.append({"path": relative_path(Path(name), path), "fingerprint": fingerprint(Path(name))})
         first = Path(next(iter(self.components)))
         about: dict[str, Any] = {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         if "corpus" in (config := read_config(first)):
-            about["corpus"] = {**config["corpus"], **refer(corpus_path(first), path)}
+            about["corpus"] = {**config["corpus"], **corpus_paths(corpus_path(first), path)}
         with os_errors_as_fflm_error(f"write {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(path, lambda: check_free(path, overwrite)) as folder:
@@ -167,7 +167,7 @@ class Mixture(LanguageModel):
             if "cache" in each:
                 components[cache_name(each["cache"])] = UnigramCache(each["cache"], vocabulary, text)
             else:
-                place = locate(each["path"], path)
+                place = resolve_relative(each["path"], path)
                 _check_component(path, place, each["fingerprint"])
                 components[str(place)] = load_language_model(place, device)
         weights = arrays.get("weights", np.empty(0))
@@ -277,7 +277,7 @@ def _check_parts(path: Path) -> None:
             known = (place / CONFIG).is_file()
         if known and (about := read_config(place)).get("kind") == "mixture":
             inside = (*around, os.path.realpath(place))
-            pending += [(locate(each["path"], place), inside) for each in _components(place, about) if "path" in each]
+            pending += [(resolve_relative(each["path"], place), inside) for each in _components(place, about) if "path" in each]
 
 
 def _components(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -290,9 +290,9 @@ def _components(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _check_component(mixture: Path, place: Path, expected: str) -> None:
     if not (place / CONFIG).is_file():
-        raise FflmError(f"{place}, a part of {mixture}, is gone: put it back, or mix others with `fflm.mix`")
+        raise FflmError(f"{place}, a component of {mixture}, is missing: put it back, or mix others with `fflm.mix`")
     if expected not in (fingerprint(place), _early_fingerprint(place)):
-        raise FflmError(f"{place} is not what it was when {mixture} was tuned: tune again with `fflm.mix`")
+        raise FflmError(f"{place} has changed since {mixture} was tuned: tune again with `fflm.mix`")
 
 
 def _visible(contexts: npt.NDArray[np.int32], predictor: Predictor) -> npt.NDArray[np.int32]:

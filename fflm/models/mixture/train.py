@@ -9,12 +9,11 @@ import numpy.typing as npt
 from fflm.arguments import Device, Encoding, Errors, Paths, Size, checked, to_paths
 from fflm.errors import FflmError
 from fflm.models.base import Predictor
-from fflm.models.corpora import trained_corpus
+from fflm.models.corpora import trained_part
 from fflm.models.load import load_language_model
 from fflm.models.mixture.cache import UnigramCache, cache_name
 from fflm.models.mixture.model import ComponentScorer, Mixture, interpolate_losses
 from fflm.models.scoring import score_files, score_part
-from fflm.text.corpus import Part
 
 Floats = npt.NDArray[np.float64]
 
@@ -91,7 +90,7 @@ def tune_weights(mixture: Mixture, tune: Paths = (), encoding: Encoding = "utf-8
     else:
         first = next(iter(mixture.components))
         source = f"the validation part of {first}"
-        score = score_part(comparison, validation_part(Path(first)))
+        score = score_part(comparison, trained_part(Path(first), "valid", "give a text with `tune`"))
     losses, unknown = (np.concatenate(arrays, axis=-1) for arrays in zip(*comparison.kept, strict=True))
     weights = estimate_weights(losses)
     together = interpolate_losses(losses, weights)
@@ -99,20 +98,6 @@ def tune_weights(mixture: Mixture, tune: Paths = (), encoding: Encoding = "utf-8
     alone = [each.to_dict() for each in comparison.component_scores(score)]
     about = {"figures": {"tuning": {"source": source, **score.to_dict(), "components": alone}}}
     return Mixture(mixture.components, weights, about)
-
-
-def validation_part(path: Path) -> Part:
-    """Return the validation part of the corpus that a model was trained on.
-
-    Raises
-    ------
-    FflmError
-        As `trained_corpus`, or if there is no such part.
-    """
-    parts = trained_corpus(path).parts
-    if "valid" not in parts:
-        raise FflmError(f"{path} was trained without a validation part: give a text with `tune`")
-    return parts["valid"]
 
 
 def estimate_weights(losses: Floats) -> Floats:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fflm.backend.common import activation_code
 from fflm.backend.cpu.launching import shares_of
-from fflm.backend.protocol import ACTIVATIONS
 from fflm.errors import FflmError
 from fflm.models.base import LineScorer, check_text
 from fflm.models.language_model import LanguageModel
@@ -135,6 +135,7 @@ class FastScorer(LineScorer):
         windows = model.windows(np.empty(0, np.int32))
         padding = self._tables[windows.padding, averages:-1]
         padding_sums = np.ascontiguousarray(padding.cumsum(axis=0, dtype=np.int16)[::-1])
+        code, gamma = activation_code(config.activation_of(1))
         self.arguments = (
             windows.padding,
             -1 if windows.sentence_end is None else windows.sentence_end,
@@ -144,7 +145,8 @@ class FastScorer(LineScorer):
             self._units,
             self._average_units,
             parameters.hidden_biases[0],
-            ACTIVATIONS.index(config.activation),
+            code,
+            np.float32(gamma),
             self._output_units,
             parameters.output_bias,
         )

@@ -59,6 +59,7 @@ def score_range(
     average_units,
     bias,
     code,
+    gamma,
     output_units,
     output_bias,
     losses,
@@ -90,7 +91,7 @@ def score_range(
             for j in range(size):
                 window_sum, average_sum = bias.dtype.type(sums[place, j]), bias.dtype.type(total[j])
                 hidden[j] = window_sum * units[j] + average_sum * average_units[j] + bias[j]
-            losses[i - start] = output_loss(ids[i], hidden, tables, code, output_units, output_bias)
+            losses[i - start] = output_loss(ids[i], hidden, tables, code, gamma, output_units, output_bias)
         if ids[i] == end:
             first, begins = i + 1, True
             continue
@@ -106,9 +107,9 @@ def score_range(
 
 
 @njit
-def output_loss(word, hidden, tables, code, output_units, output_bias):
+def output_loss(word, hidden, tables, code, gamma, output_units, output_bias):
     """Return -log of a word's unnormalized probability, given the pre-activations (H,) of its context, which are overwritten."""
-    activate_row(code, hidden)
+    activate_row(code, gamma, hidden)
     for j in range(len(hidden)):
         hidden[j] *= output_units[j]
     return -inner_product(hidden, tables[word, -1]) - output_bias[word]
@@ -128,6 +129,7 @@ def score_words(
     average_units,
     bias,
     code,
+    gamma,
     output_units,
     output_bias,
     threads,
@@ -149,6 +151,7 @@ def score_words(
             average_units,
             bias,
             code,
+            gamma,
             output_units,
             output_bias,
             losses,
@@ -170,6 +173,7 @@ def score_lines(
     average_units,
     bias,
     code,
+    gamma,
     output_units,
     output_bias,
 ):
@@ -191,6 +195,7 @@ def score_lines(
             average_units,
             bias,
             code,
+            gamma,
             output_units,
             output_bias,
             own,
@@ -221,6 +226,7 @@ def score_after(
     average_units,
     bias,
     code,
+    gamma,
     output_units,
     output_bias,
 ):
@@ -240,4 +246,4 @@ def score_after(
     for k in range(len(context) - 1, 0, -1):
         after[k] = padding if word == end else context[k - 1]
     after[0] = padding if word == end else word
-    return output_loss(word, hidden, tables, code, output_units, output_bias)
+    return output_loss(word, hidden, tables, code, gamma, output_units, output_bias)

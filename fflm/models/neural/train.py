@@ -1,50 +1,40 @@
 """Training a neural language model: a session in the model's folder, which saves checkpoints and can be resumed."""
 
 import dataclasses
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
-
-import numpy as np
 
 from fflm.arguments import (
     Device,
     Overwrite,
     PathLike,
     Paths,
-    Precision,
     Processes,
     Progress,
-    Threads,
     checked,
     parameters,
     refuse_unknown,
     to_path,
-    to_paths,
 )
-from fflm.arrays import CHECKPOINT, CONFIG, meaning
-from fflm.backend.cpu.launching import default_threads
-from fflm.backend.devices import check_precision, choose_device, device_backend
+from fflm.arrays import CONFIG
+from fflm.backend.devices import Compute
 from fflm.errors import FflmError
-from fflm.files import NewFolder
 from fflm.models.corpora import describe_corpus, find_corpus, is_described
-from fflm.models.creation import TEXT_OPTIONS, check_free, default_path, new_model, pop_fields, text_source
+from fflm.models.creation import TEXT_OPTIONS, check_free, model_path, new_model, pop_fields, text_source
 from fflm.models.folder import opening_run
 from fflm.models.neural.model import save_config
-from fflm.models.scoring import Score, part_score
+from fflm.models.scoring import part_score
 from fflm.models.vectors import read_vectors
 from fflm.network.config import NetworkConfig
-from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.stored import REMEDY
 from fflm.text.corpus import Corpus
 from fflm.text.windows import Windows
-from fflm.training.checkpoints import Checkpoint, check_shapes
 from fflm.training.events import Losses
-from fflm.training.session import Session, check_size
+from fflm.training.examples import Examples
+from fflm.training.session import Session
 from fflm.training.settings import AUTOMATIC, LossName, Preset, TrainingSettings, Vectors
-from fflm.training.trainer import Trainer
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -91,9 +81,6 @@ def start_session(
     overwrite: Overwrite = False,
     processes: Processes = None,
     progress: Progress = None,
-    threads: Threads = None,
-    device: Device = "cpu",
-    precision: Precision = "fp32",
     vectors: Vectors = None,
     preset: Preset = "default",
     **fields: Any,
@@ -106,7 +93,7 @@ def start_session(
         Files, folders or ``"-"``; or one folder made by `fflm.text.tokenize.tokenize`; or that of another model, for the same
         text with the same vocabulary.
     path
-        The model's folder; by default that of `default_path`.
+        The model's folder; by default that of `model_path`.
     overwrite, ..., fields
         As `fflm.train` takes them, which lists them all.
 
@@ -115,26 +102,25 @@ def start_session(
     FflmError
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
-    paths = to_paths("inputs", inputs)
-    place = default_path(paths) if path is None else to_path("path", path)
-    start = None if vectors is None else to_path("vectors", vectors)
     fields = PRESETS[preset] | fields
-    check_precision(precision, choose_device(device))
-    source = text_source(paths, fields)
+    source = text_source(inputs, fields)
+    place = model_path(path, source.inputs)
+    start = None if vectors is None else to_path("vectors", vectors)
+    compute = Compute.choose(**pop_fields(fields, Compute))
     shape, settings, automatic = network_settings(fields)
     refuse_unknown(fields, OPTIONS)
     with new_model(source, place, lambda: check_free(place, overwrite), processes=processes, progress=progress) as (new, corpus):
         config, settings = resolve_settings(shape, settings, automatic, corpus)
+        check_length(corpus, config)
         embeddings = read_vectors(start, corpus.vocabulary, config.embedding) if start else None
-        return TrainingSession.start(
-            new, corpus, config, settings, threads=threads, device=device, precision=precision, embeddings=embeddings
-        )
+        return TrainingSession.start(new, corpus, config, settings, compute, embeddings)
 
 
 OPTIONS = {
     **parameters(NetworkConfig, "input", "numbers", "outputs", "output"),
     **parameters(TrainingSettings),
     **TEXT_OPTIONS,
+    **parameters(Compute.choose),
     **parameters(start_session, "path"),
 }
 """What `start_session` takes."""
@@ -187,120 +173,20 @@ def check_length(corpus: Corpus, config: NetworkConfig) -> None:
 
 
 class TrainingSession(Session):
-    """The training session of a network on text. Create it with `start` or `resume`.
+    """The training session of a network on text. Create it with `start_session`, `start` or `resume`."""
 
-    Attributes
-    ----------
-    corpus
-        The data.
-    vectors
-        Words whose embeddings were given to start from.
-    precision
-        Precision of training: ``fp32`` or ``mixed``.
-    """
+    data: Corpus
+    headlines = ("loss", "perplexity")
 
-    def __init__(
-        self,
-        place: Path | NewFolder,
-        corpus: Corpus,
-        config: NetworkConfig,
-        settings: TrainingSettings,
-        threads: int,
-        device: str,
-        precision: str,
-        embeddings: np.ndarray | None = None,
-    ) -> None:
-        check_size(config)
-        self.corpus = corpus
-        self.precision = precision
-        self.vectors = 0
-        parts = {
-            name: Windows.of(part.ids, corpus.vocabulary, corpus.settings, config.context) for name, part in corpus.parts.items()
-        }
-        parameters = Parameters.random(config, settings.seed)
-        parameters.start_from(parts["train"].counts(config.vocabulary))
-        if embeddings is not None:
-            self.vectors = parameters.take_embeddings(embeddings)
-        chosen = choose_device(device)
-        network = Network(config, device_backend(chosen, precision, threads))
-        trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings)
-        super().__init__(place, trainer, corpus.fingerprint, parts.get("test"), threads, chosen)
+    @property
+    def corpus(self) -> Corpus:
+        """The data."""
+        return self.data
 
     @classmethod
-    def start(
-        cls,
-        new: NewFolder,
-        corpus: Corpus,
-        config: NetworkConfig,
-        settings: TrainingSettings,
-        *,
-        threads: int | None = None,
-        device: str = "cpu",
-        precision: str = "fp32",
-        embeddings: np.ndarray | None = None,
-    ) -> Self:
-        """Start a run in a new folder, which is published at once, or when there are weights if it replaces a model.
-
-        Parameters
-        ----------
-        new
-            The model's folder, which is empty, but for the corpus that may be there.
-        corpus
-            The data; in ``new.path / "corpus"`` as soon as that is published, or elsewhere and then referred to.
-        config, settings
-            The network and its training.
-        threads
-            Number of CPU threads; by default one per core.
-        device
-            ``cpu``, ``cuda`` or ``auto``.
-        precision
-            ``fp32``, or on ``cuda`` also ``mixed``.
-        embeddings
-            (V + 1, m) to start from, NaN in rows that are to be random.
-
-        Raises
-        ------
-        FflmError
-            If the text is too short for the window, or the folder cannot be written.
-        """
-        check_length(corpus, config)
-        run = cls(new, corpus, config, settings, threads or default_threads(), device, precision, embeddings)
-        about = {
-            "training": settings.to_dict(),
-            "threads": run.threads,
-            "device": run.device,
-            "precision": precision,
-            "vectors": run.vectors,
-            "corpus": describe_corpus(corpus, run.path),
-            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        }
-        save_config(run.folder, config, corpus.settings, corpus.vocabulary, about)
-        run._write_first_files(text=corpus.conditions)
-        return run
-
-    @classmethod
-    def resume(cls, path: Path, corpus: Corpus | None = None, *, epochs: int | None = None, device: str | None = None) -> Self:
-        """Resume the run in a folder, as if it had never been interrupted.
-
-        Parameters
-        ----------
-        path
-            The model's folder.
-        corpus
-            The data, if not the very folder that the run began with; must be the same.
-        epochs
-            A new number of epochs.
-        device
-            The device to continue on, if not the one that trained so far. Results differ by rounding. A run in mixed precision on
-            the GPU continues in float32 on the CPU.
-
-        Raises
-        ------
-        FflmError
-            If there is no such run, it is going on elsewhere, its files are damaged, or the data is not what it began with.
-        """
+    def resume(cls, path: Path, corpus: Corpus | None = None, *, epochs: int | None = None, device: Device | None = None) -> Self:
+        """Resume the run in a folder, as `Session.resume` says; ``corpus`` is the same data, if it now lies elsewhere."""
         with opening_run(path, "network") as about:
-            config, settings = NetworkConfig.from_dict(about["network"]), TrainingSettings.from_dict(about["training"])
             if corpus is None:
                 corpus = Corpus.open(find_corpus(path, about["corpus"]))
             corpus.verify()
@@ -309,25 +195,42 @@ class TrainingSession(Session):
                 raise FflmError(
                     f"{path} was trained on other data ({reason}): resume with that, or train again with `overwrite=True`"
                 )
-            if config.vocabulary != len(corpus.vocabulary) or corpus.settings.to_dict() != about["text"]:
+            if about["network"]["vocabulary"] != len(corpus.vocabulary) or corpus.settings.to_dict() != about["text"]:
                 raise FflmError(f"{path / CONFIG} is damaged (it does not fit the text): {REMEDY}")
-            check_shapes(path / CHECKPOINT, config)
-            checkpoint = Checkpoint.load(path / CHECKPOINT, meaning(about, training=True))
-            used = choose_device(device or checkpoint.device or about.get("device", "cpu"))
-            precision = about.get("precision", "fp32") if used == "cuda" else "fp32"
-            run = cls(path, corpus, config, settings, about["threads"], used, precision)
-            run.vectors = about.get("vectors", 0)
-            run._restore_from(checkpoint, about, epochs)
-            return run
+            return cls._resume(path, corpus, about, epochs, device)
+
+    def parts(self, config: NetworkConfig) -> dict[str, Examples]:
+        """Return the windows of the parts of the corpus."""
+        corpus = self.corpus
+        return {
+            name: Windows.of(part.ids, corpus.vocabulary, corpus.settings, config.context) for name, part in corpus.parts.items()
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the corpus."""
+        return self.corpus.fingerprint
+
+    def description(self) -> dict[str, Any]:
+        """Return what config.json says of precision, given embeddings and corpus."""
+        return {
+            "precision": self.compute.precision,
+            "vectors": self.vectors,
+            "corpus": describe_corpus(self.corpus, self.path),
+        }
+
+    def save_description(self, about: Mapping[str, Any]) -> None:
+        """Write config.json, with the fields ``about``, and the vocabulary."""
+        save_config(self.folder, self.trainer.network.config, self.corpus.settings, self.corpus.vocabulary, about)
+
+    def conditions(self) -> dict[str, Any]:
+        """Return the evaluation conditions."""
+        return {"text": self.corpus.conditions}
 
     def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:
-        """Return the figures of a `Score`, as JSON values."""
-        return self.score(name, losses).to_dict()
-
-    def score(self, name: str, losses: Losses) -> Score:
-        """Return the losses on a part of the corpus as a perplexity, with its evaluation conditions."""
+        """Return the losses on a part of the corpus as the figures of a `Score`, which are JSON values."""
         corpus = self.corpus
-        return part_score(corpus.parts[name], corpus.vocabulary, corpus.settings, losses.total, losses.unknown)
+        return part_score(corpus.parts[name], corpus.vocabulary, corpus.settings, losses.total, losses.unknown).to_dict()
 
 
 def _difference(path: Path, corpus: Corpus, about: dict[str, Any]) -> str:

@@ -15,18 +15,18 @@ from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
 
 FIXED_DISCOUNTS = (0.5, 1.0, 1.5)
-"""Discounts of counts of 1, 2, and 3 or more where none can be estimated, as in KenLM."""
+"""Discounts of the counts 1, 2, and 3 or more where they cannot be estimated, as in KenLM."""
 
 
 class _Contexts(NamedTuple):
-    """The distinct contexts of a text, of 0 to K words, as a trie: item k of each list is about those of k words.
+    """The distinct contexts of a text, of 0 to K words, as a trie: item k of each list describes the contexts of k words.
 
     Attributes
     ----------
     parents
-        (C_k,) uint32, for each context the index of the context without its oldest word.
+        (C_k,), uint32: the index of each context without its oldest word, among the contexts of k - 1 words.
     words
-        (C_k,) uint32, the oldest word of each context; (0,) for k = 0.
+        (C_k,), uint32: the oldest word of each context; (0,) for k = 0.
     """
 
     parents: list[npt.NDArray[np.uint32]]
@@ -34,14 +34,14 @@ class _Contexts(NamedTuple):
 
 
 class _Counts(NamedTuple):
-    """The n-grams of one order, as sorted numbers: context * V + word.
+    """The counts of the n-grams of one order.
 
     Attributes
     ----------
     keys
-        (M,) int64, the numbers.
+        (G,), int64: the n-grams as numbers in ascending order, context * V + word.
     counts
-        (M,) uint32, the count of each.
+        (G,), uint32: the count of each n-gram.
     """
 
     keys: npt.NDArray[np.int64]
@@ -52,10 +52,10 @@ def estimate(ids: Integers, vocabulary: Vocabulary, settings: TextSettings, orde
     """Estimate an interpolated modified Kneser-Ney model from a text.
 
     The positions in the text are sorted once, by their contexts from the newest word to the oldest, so that positions with the
-    same context of any length are next to each other. The n-grams of the highest order have their counts; a shorter n-gram has
-    the number of n-grams that have one word more in front. N-grams that begin with ``<s>``, or with the beginning of the text,
-    have nothing in front and count as often as they occur, as in KenLM. Single words are interpolated with the uniform
-    distribution.
+    same context of any length are next to each other. The adjusted count of an n-gram of the highest order is the number of its
+    occurrences. The adjusted count of a shorter n-gram is the number of distinct words that precede it; if it starts at ``<s>``
+    or at the start of the text, where no word precedes it, it is the number of its occurrences, as in KenLM. Unigrams are
+    interpolated with the uniform distribution.
 
     Parameters
     ----------
@@ -71,7 +71,8 @@ def estimate(ids: Integers, vocabulary: Vocabulary, settings: TextSettings, orde
     tables : Tables
         The model.
     details : dict
-        ``counts``, the number of n-grams of each order; ``discounts``, three of each order; ``notes``.
+        ``counts``, the number of n-grams of each order; ``discounts``, three numbers for each order; ``notes``, messages about
+        discounts that could not be estimated.
     """
     contexts, ending = _find_contexts(ids, vocabulary, settings, order)
     counts = _count_ngrams(contexts, ending, len(vocabulary))
@@ -93,8 +94,9 @@ def _find_contexts(
     contexts : _Contexts
         The contexts of 0 to ``order`` - 1 words.
     ending : list of numpy.ndarray
-        For each length of contexts the n-grams, as numbers with repetitions, of the positions whose context has that length: the
-        greatest, where they are sorted, or less at the beginning of the text or of a sentence.
+        For each context length k, the n-grams, as numbers with repetitions, of the positions whose longest context has k words.
+        These are all positions for the greatest k, where the numbers are sorted, except for those near the start of the text or
+        of a sentence.
     """
     V, longest = len(vocabulary), order - 1
     windows = Windows.of(ids, vocabulary, settings, 1)
@@ -102,12 +104,12 @@ def _find_contexts(
     lengths = kernels.context_lengths(text, vocabulary.start_id, longest)
     places = _sorted(text, lengths, places, longest, V + 1)
     shared = np.empty(len(places), np.uint8)
-    kernels.shared_words(text, lengths, places, shared, shares_of(len(places) * kernels.LOOK_UP))
+    kernels.shared_words(text, lengths, places, shared, shares_of(len(places) * kernels.LOOKUP_COST))
     lengths = lengths[places]
 
     contexts = _Contexts([np.zeros(1, np.uint32)], [np.empty(0, np.uint32)])
     ending: list[npt.NDArray[np.int64]] = []
-    nodes = np.zeros(len(places), np.uint32)  # of each place, the index of its context of k words
+    nodes = np.zeros(len(places), np.uint32)  # for each position, the index of its context of k words
     for k in range(order):
         if k:
             new = (shared < k) & (lengths >= k)
@@ -121,10 +123,10 @@ def _find_contexts(
 
 
 def _count_ngrams(contexts: _Contexts, ending: list[npt.NDArray[np.int64]], V: int) -> list[_Counts]:
-    """Return the counts of the n-grams of each order; ``ending``, from `_find_contexts`, is emptied to save memory.
+    """Return the adjusted counts of the n-grams of each order.
 
-    An n-gram of a lower order counts once for each n-gram that has one word more in front, and once for each position
-    where nothing is in front of it.
+    An n-gram of a lower order counts once for each distinct word that precedes it, and once for each of its occurrences at the
+    start of the text or of a sentence. ``ending`` is from `_find_contexts`, and is emptied to save memory.
     """
     counts: list[_Counts] = []
     for k in range(len(ending) - 1, -1, -1):
@@ -135,15 +137,15 @@ def _count_ngrams(contexts: _Contexts, ending: list[npt.NDArray[np.int64]], V: i
             found.sort()
         if k:
             counts.append(_Counts(*_distinct(found)))
-        else:  # all words, also those that do not occur
+        else:  # the unigrams are all words of the vocabulary, whether or not they occur
             counts.append(_Counts(np.arange(V), np.bincount(found, minlength=V).astype(np.uint32)))
     return counts[::-1]
 
 
 def _interpolate(contexts: _Contexts, counts: list[_Counts], discounts: list[list[float]], V: int) -> Tables:
-    """Return the model: each order is interpolated with the one below, that of single words with the uniform distribution.
+    """Return the tables of the model: each order is interpolated with the next lower one, unigrams with the uniform distribution.
 
-    The counts are removed from their list as they are used, to save memory.
+    The counts are removed from their list once they are used, to save memory.
     """
     starts: list[Integers] = []
     targets: list[npt.NDArray[np.uint32]] = []
@@ -155,7 +157,7 @@ def _interpolate(contexts: _Contexts, counts: list[_Counts], discounts: list[lis
         words = (keys % V).astype(np.uint32)
         del keys
         probabilities, back_off = np.empty(len(words)), np.empty(len(parents))
-        shares = shares_of(len(words) * kernels.LOOK_UP)
+        shares = shares_of(len(words) * kernels.LOOKUP_COST)
         kernels.interpolate(first, words, own, parents, *lower, np.array([0.0, *values]), probabilities, back_off, shares)
         starts.append(first[:-1] + ngrams)
         ngrams += len(words)
@@ -177,24 +179,24 @@ def _interpolate(contexts: _Contexts, counts: list[_Counts], discounts: list[lis
 
 
 def _counts_of_counts(counts: npt.NDArray[np.uint32]) -> list[int]:
-    """Return the number of n-grams whose count is 1, 2, 3, 4, given the counts of all (M,)."""
+    """Return the numbers of n-grams whose counts are exactly 1, 2, 3 and 4, given the counts of all n-grams (G,)."""
     numbers: list[int] = np.bincount(np.minimum(counts, 5), minlength=6)[1:5].tolist()
     return numbers
 
 
 def estimate_discounts(seen: Sequence[int], order: int) -> tuple[list[float], str]:
-    """Return the discounts of counts of 1, 2, and 3 or more, and a note if they could not be estimated by the formula.
+    """Return the discounts of the counts 1, 2, and 3 or more, and a note if they could not be estimated by the formula.
 
-    D(k) = k - (k + 1) Y n(k + 1) / n(k) with Y = n(1) / (n(1) + 2 n(2)) (Chen and Goodman 1999, equation 26). Small or regular
-    texts have no n-grams of some count; then all counts have the discount Y, as in the original Kneser-Ney smoothing, and if Y
-    cannot be estimated either, the discounts are `FIXED_DISCOUNTS`.
+    D(k) = k - (k + 1) Y n(k + 1) / n(k) with Y = n(1) / (n(1) + 2 n(2)) (Chen and Goodman 1999, equation 26). In small or
+    repetitive texts, some n(k) is 0, or a discount is not between 0 and k. In this case, all discounts are Y, as in the original
+    Kneser-Ney smoothing; if Y cannot be estimated either, they are `FIXED_DISCOUNTS`.
 
     Parameters
     ----------
     seen
-        Number of n-grams that were seen exactly 1, 2, 3, 4 times.
+        n(1) to n(4), the numbers of n-grams whose counts are exactly 1, 2, 3 and 4.
     order
-        Order of the n-grams, for the note.
+        The order of the n-grams, for the note.
     """
     n1, n2, n3, _ = seen
     y = n1 / (n1 + 2 * n2) if n1 else 0.0
@@ -202,16 +204,17 @@ def estimate_discounts(seen: Sequence[int], order: int) -> tuple[list[float], st
         discounts = [k - (k + 1) * y * seen[k] / seen[k - 1] for k in (1, 2, 3)]
         if all(0 < discount <= k for k, discount in enumerate(discounts, 1)):
             return discounts, ""
-    cause = f"order {order}: {n1:,}, {n2:,}, {n3:,}, {seen[3]:,} n-grams with counts of 1, 2, 3, 4 give no discounts"
+    counts = f"{n1:,}, {n2:,}, {n3:,}, {seen[3]:,} n-grams with counts 1, 2, 3, 4"
+    cause = f"order {order}: discounts cannot be estimated from {counts}"
     if n1 and n2:
-        return [y] * 3, f"{cause}; took the single discount {y:.3f}"
-    return list(FIXED_DISCOUNTS), f"{cause}; took {', '.join(f'{discount:g}' for discount in FIXED_DISCOUNTS)}"
+        return [y] * 3, f"{cause}; used the single discount {y:.3f}"
+    return list(FIXED_DISCOUNTS), f"{cause}; used {', '.join(f'{discount:g}' for discount in FIXED_DISCOUNTS)}"
 
 
 def _with_starts(ids: Integers, padding: int, sentence_end: int | None) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-    """Return a text with a start symbol before it or before each of its sentences, and the positions that are predicted."""
+    """Return a text (N,) with padding before it, or before each of its sentences, and the predicted positions (P,)."""
     if len(ids) >= 2**31:
-        raise FflmError(f"a text of {len(ids):,} tokens is too long for an n-gram model: give less")
+        raise FflmError(f"a text of {len(ids):,} tokens is too long for an n-gram model: give less text")
     if sentence_end is None:
         text = np.empty(len(ids) + 1, np.uint32)
         text[0], text[1:] = padding, ids
@@ -224,7 +227,10 @@ def _with_starts(ids: Integers, padding: int, sentence_end: int | None) -> tuple
 def _sorted(
     text: npt.NDArray[np.uint32], lengths: npt.NDArray[np.uint8], places: npt.NDArray[np.uint32], longest: int, absent: int
 ) -> npt.NDArray[np.uint32]:
-    """Sort positions (P,) by context, newest word first, then by word; missing words come last."""
+    """Return positions (P,) sorted by their contexts, newest word first, then by their words.
+
+    ``absent`` is the sort key of a context word that does not exist; it is larger than all ids.
+    """
     keys, other = np.empty_like(places), np.empty_like(places)
     for distance in (0, *range(longest, 0, -1)):
         kernels.sort_by_column(text, lengths, distance, absent, places, keys, other)
@@ -233,7 +239,7 @@ def _sorted(
 
 
 def _numbers(contexts: Integers, words: Integers, V: int) -> npt.NDArray[np.int64]:
-    """Return n-grams (M,) as numbers, context * V + word, which sort by context, then by word."""
+    """Return n-grams as numbers, context * V + word, whose order is by context, then by word: (G,), (G,) -> (G,), int64."""
     numbers = contexts.astype(np.int64)
     numbers *= V
     numbers += words
@@ -241,7 +247,7 @@ def _numbers(contexts: Integers, words: Integers, V: int) -> npt.NDArray[np.int6
 
 
 def _distinct(numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
-    """Return the distinct values of sorted numbers (N,), and the count of each."""
+    """Return the distinct values of sorted numbers (N,), and the number of occurrences of each."""
     new = np.ones(len(numbers), bool)
     np.not_equal(numbers[1:], numbers[:-1], out=new[1:])
     firsts = np.flatnonzero(new)

@@ -1,7 +1,7 @@
-"""The n-gram model's kernels, in Numba: sorting the places of a text by their contexts, interpolation, look-up.
+"""Numba kernels of n-gram models: sorting the positions of a text by context, interpolation, and lookup.
 
-The layout of the tables is described in `ngram.Tables`. Letters: N words of the text, P places that are predicted, M contexts,
-G n-grams, B predictions, n context words, V vocabulary.
+`fflm.models.ngram.model.Tables` describes the layout of the tables. Shapes: N tokens of the text, P predicted positions, M
+contexts, G n-grams, B predictions, n context words, V words of the vocabulary.
 """
 
 import numpy as np
@@ -10,15 +10,15 @@ from numba import njit, prange
 from fflm.backend.cpu.launching import kernel, share
 from fflm.compiling import compiled
 
-LOOK_UP = 500
-"""What it counts for to find a word among others in memory, in numbers that a kernel goes through."""
+LOOKUP_COST = 500
+"""Cost of a binary search for a word, in numbers processed, the unit of `fflm.backend.cpu.launching.shares_of`."""
 
 
 @compiled()
 def context_lengths(text, start, longest):
-    """Return how many words before each place belong to its context: ``longest``, or all from the last ``start`` on.
+    """Return the number of context words at each position: ``longest``, or fewer after the most recent start symbol.
 
-    text (N,) ids, the first one outside the text proper -> (N,) uint8.
+    text (N,) ids, the first one a padding symbol; start: id of the start symbol -> (N,) uint8.
     """
     lengths = np.empty(len(text), np.uint8)
     available = 0
@@ -30,10 +30,14 @@ def context_lengths(text, start, longest):
 
 @compiled()
 def sort_by_column(text, lengths, distance, absent, places, keys, result):
-    """Sort places by the word that stands ``distance`` words before, stably: one pass of a radix sort.
+    """Sort positions by the word ``distance`` positions before, in one stable pass of a radix sort.
 
-    text, lengths (N,); absent: the key of a word that is not in the context, the largest; places (P,) in, keys (P,) scratch,
-    result (P,) out.
+    text      (N,)  in, ids
+    lengths   (N,)  in, number of context words at each position
+    absent          in, the key of words outside the context, larger than all ids
+    places    (P,)  in, the positions
+    keys      (P,)  scratch
+    result    (P,)  out, the sorted positions
     """
     ends = np.zeros(absent + 2, np.int64)
     for i in range(len(places)):
@@ -51,7 +55,7 @@ def sort_by_column(text, lengths, distance, absent, places, keys, result):
 
 @kernel()
 def shared_words(text, lengths, places, shared, threads):
-    """Count how many of its newest context words each of the sorted places (P,) shares with the one before: shared (P,) uint8."""
+    """Count the most recent context words that each sorted position shares with the previous one: places (P,) -> shared (P,)."""
     for t in prange(threads):
         first, last = share(len(places), threads, t)
         for i in range(first, last):
@@ -66,7 +70,7 @@ def shared_words(text, lengths, places, shared, threads):
 
 @njit
 def find(words, low, high, word):
-    """Return the index of a word in ``words[low:high]``, which ascend, or -1."""
+    """Return the index of a word in ``words[low:high]``, which is in ascending order, or -1 if it does not occur there."""
     low, high = np.int64(low), np.int64(high)
     end = high
     while low < high:
@@ -82,18 +86,19 @@ def find(words, low, high, word):
 def interpolate(
     starts, words, counts, parents, lower_starts, lower_words, lower_probabilities, discounts, probabilities, back_offs, threads
 ):
-    """Compute the probabilities of an order's n-grams from those of the order below.
+    """Compute the probabilities of the n-grams of one order from those of the next lower order.
 
     p(w | c) = (a(cw) - D(a(cw))) / a(c) + g(c) p(w | c'), with g(c) = sum_w D(a(cw)) / a(c) and c' = c without its oldest word
     (Chen and Goodman 1999, equation 26, https://doi.org/10.1006/csla.1999.0128).
 
-    starts       (M + 1,)  in, where each context's n-grams begin; lower_starts likewise, of the order below
-    words        (G,)      in, their last words, which ascend within a context; lower_words likewise
-    counts       (G,)      in, adjusted counts a
-    parents      (M,)      in, the index of each context's c'
-    discounts    (4,)      in, D of the counts 0, 1, 2 and more
-    probabilities (G,)     out
-    back_offs    (M,)      out, g
+    starts         (M + 1,)  in, the n-grams of context i are ``starts[i]`` to ``starts[i + 1]``
+    words          (G,)      in, the last word of each n-gram, in ascending order within a context
+    counts         (G,)      in, adjusted counts a
+    parents        (M,)      in, the index of each context's c' in the lower order
+    lower_starts, lower_words, lower_probabilities: in, the same arrays of the lower order
+    discounts      (4,)      in, D of the counts 0, 1, 2, and 3 or more
+    probabilities  (G,)      out
+    back_offs      (M,)      out, g
     """
     for t in prange(threads):
         first, last = share(len(parents), threads, t)
@@ -113,7 +118,7 @@ def interpolate(
 
 @kernel()
 def find_contexts(children, words, contexts, found, threads):
-    """Look up the index of each of the contexts (B, k), oldest word first, -1 if there is none: found (B,) int64."""
+    """Look up contexts (B, k), oldest word first -> found (B,) int64, the index of each context, or -1 if it does not exist."""
     for t in prange(threads):
         first, last = share(len(contexts), threads, t)
         for i in range(first, last):
@@ -143,7 +148,7 @@ def loss_after(children, words, back_offs, starts, targets, log_probabilities, c
 
 @kernel()
 def ngram_losses(children, words, back_offs, starts, targets, log_probabilities, contexts, wanted, losses, threads):
-    """Look up -log p(wanted | context): contexts (B, n), wanted (B,) -> losses (B,)."""
+    """Compute -log p(wanted | context) from the tables: contexts (B, n), wanted (B,) -> losses (B,), nats."""
     for t in prange(threads):
         first, last = share(len(wanted), threads, t)
         for i in range(first, last):
@@ -211,7 +216,7 @@ def ngram_score_after(state, word, after, start, children, words, back_offs, sta
 
 @kernel()
 def ngram_distributions(children, words, back_offs, starts, targets, log_probabilities, contexts, results, threads):
-    """Look up log p(word | context) of all words: contexts (B, n) -> results (B, V)."""
+    """Compute log p(word | context) of all words from the tables: contexts (B, n) -> results (B, V), nats."""
     for t in prange(threads):
         first, last = share(len(contexts), threads, t)
         for i in range(first, last):

@@ -1,4 +1,4 @@
-"""The n-gram model: back-off tables, and the folder that they are stored in."""
+"""The n-gram model: back-off tables, and the folder in which they are stored."""
 
 import dataclasses
 import time
@@ -25,7 +25,7 @@ from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 
 ROUNDING = 1e-5
-"""Logarithms of probabilities may be so much above 0."""
+"""The largest log-probability that is accepted, nats, because the logarithm of 1 may be rounded up."""
 
 Integers = npt.NDArray[np.integer[Any]]
 
@@ -36,25 +36,25 @@ Floats = npt.NDArray[np.floating[Any]]
 class Tables:
     """All n-grams of a model, as flat arrays.
 
-    The contexts are the nodes of a tree: the root is the empty context, a child has one older word than its parent. They are
-    numbered by depth, then by parent, then by word, so that the children of a node are a range of numbers. The n-grams of a
-    context are a range, too, ordered by their last word; those of the root are the whole vocabulary.
+    The M contexts are the nodes of a tree: the root is the empty context, and a child extends its parent by one older word. They
+    are numbered by depth, then by parent, then by word, so that the children of a node have consecutive numbers. The n-grams of a
+    context are also consecutive, in the order of their last words; the n-grams of the root are the whole vocabulary.
 
     Attributes
     ----------
     children
-        (M + 1,) uint32: the children of context i are ``children[i]`` to ``children[i + 1]``.
+        (M + 1,), uint32: the children of context i are the contexts ``children[i]`` to ``children[i + 1]``, exclusive.
     words
-        (M,) uint32, the oldest word of each context.
+        (M,), uint32: the oldest word of each context; that of the root is not used.
     back_offs
-        (M,) float32, log of the weight of the parent's distribution for words that have no n-gram here; nats. The root's is
-        never used.
+        (M,), float32: the logarithm of the weight of the parent's distribution, for words without an n-gram in the context; nats.
+        That of the root is not used.
     starts
-        (M + 1,) uint32: the n-grams of context i are ``starts[i]`` to ``starts[i + 1]``.
+        (M + 1,), uint32: the n-grams of context i are ``starts[i]`` to ``starts[i + 1]``, exclusive.
     targets
-        (G,) uint32, the last word of each n-gram.
+        (G,), uint32: the last word of each n-gram.
     log_probabilities
-        (G,) float32, of that word after its context; nats.
+        (G,), float32: log p(last word | context) of each n-gram, nats.
     """
 
     children: npt.NDArray[np.uint32]
@@ -68,18 +68,21 @@ class Tables:
     def of(
         cls, parents: Integers, words: Integers, back_offs: Floats, starts: Integers, targets: Integers, log_p: Floats
     ) -> Self:
-        """Assemble tables.
+        """Return the tables of a model whose contexts are given by their parents.
 
         Parameters
         ----------
         parents, words
-            (M - 1,) of each context but the root, in order.
-        back_offs
-            (M,), nats.
-        starts
-            (M + 1,) as in the tables.
+            (M - 1,): the parent and the oldest word of each context except for the root, in the order of their numbers.
+        back_offs, starts
+            As in the tables.
         targets, log_p
-            (G,) of each n-gram, ordered by context and target; nats.
+            (G,): the last word and the log-probability of each n-gram, in the order of contexts and words; nats.
+
+        Raises
+        ------
+        FflmError
+            If there are too many n-grams to be numbered by 32 bits.
         """
         if len(targets) >= 2**32:
             raise FflmError(f"{len(targets):,} n-grams are too many: choose a smaller `order`, or less text")
@@ -97,11 +100,11 @@ class Tables:
         return iter(vars(self).values())
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the arrays by their names."""
+        """Return the arrays by name, in the order in which kernels take them."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def levels(self) -> list[tuple[int, int]]:
-        """Return the ranges of contexts of 0, 1, 2, ... words."""
+        """Return the range of the numbers of the contexts of 0, 1, 2, ... words: first, and last exclusive."""
         levels = [(0, 1)]
         while (border := levels[-1][1]) < len(self.words):
             levels.append((border, int(self.children[border])))
@@ -109,19 +112,19 @@ class Tables:
 
 
 class NgramModel(LanguageModel):
-    """An n-gram model: back-off tables with a vocabulary and a way of reading text.
+    """An n-gram model with back-off tables.
 
     Attributes
     ----------
     tables
         The n-grams.
     vocabulary, text
-        Words and ids; how text becomes words.
+        The words and their ids, and the settings with which the model tokenizes text.
     about
-        What else is known of it: under ``"ngram"`` the order, the number of n-grams and the discounts of each order, and notes on
-        what could not be estimated; the corpus, figures, versions.
+        The other metadata of the model: under ``"ngram"`` the order, the number of n-grams and the discounts of each order, and
+        the notes; the corpus, the figures of its evaluation, versions of libraries.
     start_log10
-        Logarithm of the probability of ``<s>``, to base 10, as an ARPA file gives it, although ``<s>`` is never predicted.
+        Base-10 logarithm of the probability of ``<s>``, as an ARPA file gives it, although ``<s>`` is never predicted.
     """
 
     start_log10 = -99.0
@@ -143,12 +146,12 @@ class NgramModel(LanguageModel):
 
     @property
     def window(self) -> int:
-        """Context words [n]."""
+        """Number of context words [n]."""
         return self.order - 1
 
     @property
     def notes(self) -> list[str]:
-        """What could not be estimated, or was missing, and what was done about it."""
+        """Messages about discounts that could not be estimated, or symbols that were missing, and what was used instead."""
         return list(self.about["ngram"]["notes"])
 
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
@@ -163,7 +166,7 @@ class NgramModel(LanguageModel):
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
         contexts, targets = self._check_examples(contexts, targets)
         losses = np.empty(len(targets), np.float32)
-        shares = shares_of(contexts.size * kernels.LOOK_UP)
+        shares = shares_of(contexts.size * kernels.LOOKUP_COST)
         kernels.ngram_losses(*self.tables, contexts, targets, losses, shares)
         return losses
 
@@ -180,7 +183,13 @@ class NgramModel(LanguageModel):
         return windows.padding, -1 if windows.sentence_end is None else windows.sentence_end
 
     def save(self, path: Path) -> None:
-        """Write the model into a folder that exists; ``about["figures"]`` are stored with the tables."""
+        """Write the model to an existing folder; ``about["figures"]`` are stored with the tables.
+
+        Raises
+        ------
+        FflmError
+            If a file cannot be written.
+        """
         about = {name: value for name, value in self.about.items() if name != "figures"}
         about.setdefault("created", time.strftime("%Y-%m-%dT%H:%M:%S%z"))
         config = save_description(path, {"kind": "ngram"}, self.text, self.vocabulary, about)
@@ -189,12 +198,19 @@ class NgramModel(LanguageModel):
     @classmethod
     @checked
     def load(cls, path: PathLike, device: Device = "cpu") -> Self:
-        """Read a model's folder. The device is that of other kinds of models; n-grams are always looked up on the CPU.
+        """Load the model in a folder.
+
+        Parameters
+        ----------
+        path
+            The model's folder.
+        device
+            Ignored: n-gram models always run on the CPU.
 
         Raises
         ------
         FflmError
-            If it is not an n-gram model, of a later version, incomplete or damaged.
+            If the folder is not an n-gram model, or is of a later version, incomplete or damaged.
         """
         path = to_path("path", path)
         about = read_config(path, "ngram")
@@ -204,18 +220,18 @@ class NgramModel(LanguageModel):
             raise FflmError(f"{path / WEIGHTS} is damaged (it has no n-grams): {REMEDY}")
         tables, ngram = Tables(**arrays), about["ngram"]
         described = len(ngram["counts"]) <= ngram["order"] and len(ngram["discounts"] or ()) in (0, len(ngram["counts"]))
-        if not described or not _fits(tables, len(vocabulary), ngram["order"]):
+        if not described or not _is_consistent(tables, len(vocabulary), ngram["order"]):
             raise FflmError(f"{path} is damaged ({CONFIG} and {WEIGHTS} do not fit together): {REMEDY}")
         return cls(tables, vocabulary, text, {**about, "figures": figures})
 
 
 def borders(ascending: Integers, count: int) -> npt.NDArray[np.int64]:
-    """Return where each of the numbers 0 to ``count`` begins, or would, among ascending ones: (count + 1,)."""
+    """Return the index at which each of 0 to ``count`` starts, or would start, in sorted numbers: (N,) -> (count + 1,)."""
     return np.concatenate([[0], np.bincount(ascending, minlength=count).cumsum()])
 
 
-def _fits(tables: Tables, vocabulary: int, order: int) -> bool:
-    """Whether tables can be looked up without leaving them, and hold probabilities."""
+def _is_consistent(tables: Tables, vocabulary: int, order: int) -> bool:
+    """Return whether the tables of a model are consistent, so that all indices are in range, and contain log-probabilities."""
     contexts, grams = len(tables.words), len(tables.targets)
     return (
         all(array.ndim == 1 for array in tables.arrays().values())

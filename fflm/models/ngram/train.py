@@ -13,11 +13,9 @@ from fflm.arguments import (
     checked,
     parameters,
     refuse_unknown,
-    to_path,
-    to_paths,
 )
 from fflm.models.corpora import describe_corpus
-from fflm.models.creation import TEXT_OPTIONS, check_free, default_path, new_model, text_source
+from fflm.models.creation import TEXT_OPTIONS, check_free, model_path, new_model, text_source
 from fflm.models.description import LARGEST_ORDER
 from fflm.models.ngram.estimate import estimate
 from fflm.models.ngram.model import NgramModel
@@ -71,9 +69,8 @@ def train(
     FflmError
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
-    paths = to_paths("inputs", inputs)
-    place = default_path(paths, "ngram") if path is None else to_path("path", path)
-    source = text_source(paths, fields)
+    source = text_source(inputs, fields)
+    place = model_path(path, source.inputs, "ngram")
     refuse_unknown(fields, OPTIONS)
     with new_model(source, place, lambda: check_free(place, overwrite), processes=processes, progress=progress) as (new, corpus):
         model = estimate_model(corpus, order)

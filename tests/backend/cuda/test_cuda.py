@@ -1,4 +1,4 @@
-"""The CUDA backend as a whole: it trains as the CPU does, and its kernels need no more of a GPU than they should."""
+"""The CUDA backend as a whole: it trains as the CPU does, and its kernels keep within limits of registers and memory."""
 
 import dataclasses
 import functools
@@ -23,6 +23,7 @@ from tiny import tiny_model
 pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
 from fflm.arrays import WEIGHTS, load_arrays
+from fflm.backend import devices as backend_devices
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.cuda import kernels as cuda_kernels
 from fflm.backend.cuda import launching as cuda_launching
@@ -48,14 +49,14 @@ from fflm.training.trainer import Trainer
 CAPABILITIES = (8, 0), (9, 0, "a")
 
 REGISTERS = 128
-"""Largest number of registers of a thread: two blocks of 256 threads share the 65,536 of a multiprocessor."""
+"""Limit of registers of a thread: two blocks of 256 threads share the 65,536 registers of a multiprocessor."""
 
 
 ALL_PRODUCTS = PRODUCTS | {f"mixed {name}": product for name, product in MIXED_PRODUCTS.items()}
 
 
 class Recorder(CudaBackend):
-    """A backend that records what is launched, and computes nothing."""
+    """A backend that records launches of kernels, and computes nothing."""
 
     def __init__(self, mixed):
         self.launches = {}
@@ -66,8 +67,8 @@ class Recorder(CudaBackend):
         self.launches[name] = kernel, signature(arguments)
 
 
-def launches(mixed):
-    """Return every kernel with the types of its arguments, by running every operation."""
+def recorded_launches(mixed):
+    """Run every operation; return all kernels with the types of their arguments, by name."""
     gpu_backend()
     backend = Recorder(mixed)
 
@@ -97,6 +98,7 @@ def launches(mixed):
     backend.nce_gradients(one, one, two, ids, two, 1.0, 0.0, two, one, one, two)
     backend.unit_losses(one, one, "sigmoid", 1.0, two, one)
     backend.log_probabilities(one, one, two, few)
+    backend.add_penalty(one, one, 0.1, 0.1)
     backend.clip_factor([one, row], 1.0, factor)
     numbers = {"scale": factor, "l2": 0.0, "rate": 0.1}
     backend.momentum_step(one, one, one, momentum=0.9, nesterov=True, **numbers)
@@ -108,17 +110,17 @@ def launches(mixed):
     return backend.launches
 
 
-LAUNCHES = launches(mixed=False) | launches(mixed=True)
+LAUNCHES = recorded_launches(mixed=False) | recorded_launches(mixed=True)
 
 
-def test_every_kernel_is_known_here():
+def test_every_cuda_kernel_is_launched_by_an_operation():
     found = vars(cuda_kernels) | vars(cuda_mixed)
     kernels = {name for name, value in found.items() if hasattr(value, "py_func") and not value.targetoptions.get("device")}
     assert kernels | set(ALL_PRODUCTS) == set(LAUNCHES)
 
 
-def linked(code, capability):
-    """Return machine code and the log of the linker."""
+def link(code, capability):
+    """Link the code of a kernel for a compute capability; return the machine code and the log of the linker."""
     from cuda.bindings import nvjitlink
 
     options = [f"-arch=sm_{''.join(map(str, capability))}", "-lto", "-verbose", "-Xptxas=-v"]
@@ -134,8 +136,8 @@ def linked(code, capability):
     return bytes(cubin), log.decode()
 
 
-def instructions(cubin, folder):
-    """Count the instructions of machine code by their names, such as ``LDG.E``."""
+def count_instructions(cubin, folder):
+    """Disassemble machine code, and count its instructions by name, such as ``LDG.E``."""
     tools = list(Path(sysconfig.get_path("purelib")).glob("nvidia/*/bin/nvdisasm"))
     if not tools:
         pytest.skip("nvdisasm is missing; pip install -e '.[dev-cuda]'")
@@ -147,26 +149,26 @@ def instructions(cubin, folder):
 
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda capability: "sm_" + "".join(map(str, capability)))
 @pytest.mark.parametrize("name", LAUNCHES)
-def test_resources(name, capability, tmp_path):
-    """No stack, no spills, no local memory, no double precision, and no more registers than are claimed."""
+def test_kernel_uses_no_stack_spills_or_double_precision(name, capability, tmp_path):
+    """A kernel has no stack, no spills, no local memory, no double precision, and at most `REGISTERS` registers."""
     code = bytes(devices.compiled(*LAUNCHES[name], capability, "ltoir"))
-    cubin, log = linked(code, capability)
-    found = instructions(cubin, tmp_path)
+    cubin, log = link(code, capability)
+    found = count_instructions(cubin, tmp_path)
     assert [int(number) for number in re.findall(r"(\d+) bytes stack frame", log)] == [0]
     assert [int(number) for number in re.findall(r"(\d+) bytes spill", log)] == [0, 0]
     assert max(int(number) for number in re.findall(r"Used (\d+) registers", log)) <= REGISTERS
     assert sum(found.values()) > 10
     assert not [each for each in found if re.match(r"LDL|STL|D(ADD|MUL|FMA|SETP|MNMX)|.*F64", each)]
-    if name in PRODUCTS:  # a step's 8 lines of 8 x 8 products, and what loads them
+    if name in PRODUCTS:  # in a step 8 lines of 8 x 8 products, and the loads of their factors
         assert found["FFMA"] >= 8 * 8 * 8
         assert found["LDS.128"] == 8 * 4
-    mixed = name.startswith("mixed ")  # tensor cores: a step's 2 x 4 x 4 products of fragments, and what loads them
+    mixed = name.startswith("mixed ")  # in a step 2 x 4 x 4 products of fragments on tensor cores, and their loads
     assert sum(count for each, count in found.items() if each.startswith("HMMA.16816.F32")) == 32 * mixed
     assert sum(count for each, count in found.items() if each.startswith("LDSM")) == 12 * mixed
 
 
-def test_kernels_are_compiled_once(tmp_path):
-    """The functions of products share their name, but the cache must not mistake one form for another."""
+def test_compiled_kernels_are_cached_on_disk(tmp_path):
+    """The kernels of products share their function's name, but the cache must keep one form apart from another."""
     program = """
 import test_cuda
 from fake_cuda import install_fake_driver
@@ -195,7 +197,7 @@ for name in ("add", "layer", "logits", "mixed logits"):
     assert len({code for code, _ in found[0]}) == 4
 
 
-# Training
+# Training.
 
 NETWORK = NetworkConfig(vocabulary=150, window=2, averages=(3,), embedding=8, hidden=(12,), tied=False, dropout=0.2)
 SETTINGS = TrainingSettings(epochs=1, batch_size=24, rate=0.01)
@@ -216,8 +218,8 @@ RUNS = {
 }
 
 
-def steps(backend, changes, settings):
-    """Return losses and parameters after twenty steps."""
+def train_twenty_steps(backend, changes, settings):
+    """Train for twenty steps; return the losses, and the parameters by name."""
     config = dataclasses.replace(NETWORK, **changes)
     examples = Windows(TEXT, config.context, padding=config.vocabulary)
     if config.input in ("mean", "max"):
@@ -235,16 +237,16 @@ def steps(backend, changes, settings):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_twenty_steps_are_those_of_the_cpu(name):
-    losses, parameters = steps(CpuBackend(), *RUNS[name])
-    found_losses, found = steps(gpu_backend(), *RUNS[name])
+def test_twenty_training_steps_equal_those_on_cpu(name):
+    losses, parameters = train_twenty_steps(CpuBackend(), *RUNS[name])
+    found_losses, found = train_twenty_steps(gpu_backend(), *RUNS[name])
     assert len(losses) == 20
     np.testing.assert_allclose(found_losses, losses, rtol=2e-5)
     for key, array in parameters.items():
         np.testing.assert_allclose(found[key], array, rtol=0, atol=2e-4 * np.abs(array).max())
 
 
-def test_a_run_goes_on_from_its_checkpoint_on_either_device(tmp_path):
+def test_training_resumes_from_checkpoint_on_either_device(tmp_path):
     config = dataclasses.replace(NETWORK, vocabulary=150, hidden=(6,))
     settings = dataclasses.replace(SETTINGS, epochs=2, loss="sampled", samples=30)
     windows = Windows(TEXT[:120], config.context, padding=config.vocabulary)
@@ -272,10 +274,10 @@ def test_a_run_goes_on_from_its_checkpoint_on_either_device(tmp_path):
         np.testing.assert_allclose(array, expected[name], rtol=0, atol=2e-4 * np.abs(array).max())
 
 
-def test_training_on_a_gpu_from_text_to_model(text, monkeypatch):
+def test_training_session_on_gpu_gives_same_perplexity_as_on_cpu(text, monkeypatch):
     backends = {"cuda": gpu_backend(), "cpu": CpuBackend()}
-    monkeypatch.setattr(train, "choose_device", lambda device: device)
-    monkeypatch.setattr(train, "device_backend", lambda device, precision, threads: backends[device])
+    monkeypatch.setattr(backend_devices, "choose_device", lambda device: device)
+    monkeypatch.setattr(backend_devices, "device_backend", lambda device, precision, threads: backends[device])
     fields = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "test": Share(0.1)}
     figures = {}
     for device in backends:
@@ -288,12 +290,12 @@ def test_training_on_a_gpu_from_text_to_model(text, monkeypatch):
     run = train.TrainingSession.resume(Path("cuda.model"), epochs=3, device="cpu")
     assert run.trainer.network.backend is backends["cpu"]
     assert any(isinstance(event, Step) for event in run.events())
-    assert train.TrainingSession.resume(Path("cuda.model")).device == "cpu"
+    assert train.TrainingSession.resume(Path("cuda.model")).compute.device == "cpu"
 
 
 @pytest.fixture
 def gpu_found(monkeypatch):
-    """Let the choice of a device find the GPU, also if it is the fake one."""
+    """Let the choice of a device find a GPU, even if it is the fake one."""
     gpu_backend()
     if devices.device != "cuda":
         monkeypatch.setattr("fflm.backend.devices.why_no_gpu", lambda: "")
@@ -302,8 +304,8 @@ def gpu_found(monkeypatch):
 SMALL_RUN = {"epochs": 2, "batch_size": 512, "embedding": 6, "hidden": (8,), "window": 3}
 
 
-@pytest.mark.skipif(devices.device == "cuda", reason="a GPU does not say what was launched")
-def test_a_model_predicts_the_same_on_either_device():
+@pytest.mark.skipif(devices.device == "cuda", reason="a real GPU does not record launches")
+def test_model_predicts_same_on_gpu_and_cpu():
     model, contexts = tiny_model(), np.random.default_rng(0).integers(0, 9, (40, 3)).astype(np.int32)
     other = dataclasses.replace(model)
     vars(other)["network"] = Network(model.config, gpu_backend())
@@ -312,8 +314,8 @@ def test_a_model_predicts_the_same_on_either_device():
     np.testing.assert_allclose(other.log_probabilities(contexts), model.log_probabilities(contexts), rtol=1e-5)
 
 
-def test_threads_share_a_gpu():
-    """Each thread has scratch memory of its own."""
+def test_threads_sharing_a_gpu_give_same_results():
+    """Each thread has scratch memory of its own, so that threads do not disturb each other."""
     model, generator = tiny_model(), np.random.default_rng(0)
     network = Network(model.config, gpu_backend())
     weights = model.parameters.mapped(network.backend.upload)
@@ -337,7 +339,7 @@ def test_threads_share_a_gpu():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_is_told_that_it_cannot_use_the_gpu():
+def test_gpu_in_forked_process_is_refused():
     from fflm.backend.cuda.memory import use_gpu
 
     gpu_backend()
@@ -353,9 +355,9 @@ def test_a_forked_process_is_told_that_it_cannot_use_the_gpu():
     use_gpu()
 
 
-@pytest.mark.skipif(devices.device == "cuda", reason="a GPU does not say what waited")
+@pytest.mark.skipif(devices.device == "cuda", reason="a real GPU does not record what waits")
 @pytest.mark.parametrize("mixed", [False, True], ids=["fp32", "mixed"])
-def test_a_step_waits_for_its_results_alone(monkeypatch, mixed):
+def test_training_step_synchronizes_only_for_its_results(monkeypatch, mixed):
     from fake_cuda import install_fake_driver
     from numba.cuda.cudadrv.driver import driver
 
@@ -375,14 +377,14 @@ def test_a_step_waits_for_its_results_alone(monkeypatch, mixed):
     calls.clear()
     next(training)
     launches = len(calls) - 2
-    assert calls == ["launch"] * launches + ["cuMemcpyDtoH"] * 2  # losses, and what is left of the gradient's norm
+    assert calls == ["launch"] * launches + ["cuMemcpyDtoH"] * 2  # the losses, and the factor that clips the gradient
     assert launches <= 40
 
 
-@pytest.mark.skipif(devices.device == "cuda", reason="a GPU's memory is what it is")
+@pytest.mark.skipif(devices.device == "cuda", reason="the memory of a real GPU cannot be limited")
 @pytest.mark.parametrize("share", [0.7, 1.25])
-def test_a_batch_that_is_too_large_for_the_memory_goes_in_parts(monkeypatch, share):
-    """Memory may run out in the softmax or after it."""
+def test_batch_larger_than_gpu_memory_is_split(monkeypatch, share):
+    """The result is the same whether memory runs out in the softmax or after it."""
     from fake_cuda import install_fake_driver
 
     from fflm.backend.cuda import memory as cuda_memory
@@ -415,7 +417,7 @@ def test_a_batch_that_is_too_large_for_the_memory_goes_in_parts(monkeypatch, sha
         gradients(backend, 5000)
 
 
-def test_an_interruption_leaves_no_sums_behind(monkeypatch):
+def test_interrupted_scatter_add_leaves_no_partial_sums(monkeypatch):
     backend, contexts = gpu_backend(), np.zeros((2, 1), np.int32)
 
     def summed():
@@ -428,26 +430,26 @@ def test_an_interruption_leaves_no_sums_behind(monkeypatch):
 
     expected = summed()
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "_each", interrupted)  # which adds sums to the total
+        patch.setattr(backend, "_each", interrupted)  # this step adds the partial sums to the total
         with pytest.raises(KeyboardInterrupt):
             summed()
     assert np.array_equal(summed(), expected)
 
 
-def test_the_gpu_benchmark_compares_with_float64():
-    """Correct operations pass the comparison of the benchmark, and a wrong one does not."""
+def test_gpu_benchmark_compares_operations_with_float64():
+    """Correct operations pass the comparison, and a wrong one is named."""
     import gpu
 
     backend = gpu_backend()
     sizes = {"rows": 9, "words": 70, "size": 5, "width": 7}
     assert gpu.operations(backend, **sizes)["wrong"] == []
     assert gpu.operations(gpu_backend(mixed=True), "mixed", **sizes)["wrong"] == []
-    backend.log_probabilities = lambda features, weight, bias, logs: backend.clear(logs)
+    backend.log_probabilities = lambda hidden, weight, bias, logs: backend.clear(logs)
     assert gpu.operations(backend, **sizes)["wrong"] == ["log-probabilities"]
 
 
-def test_the_gpu_benchmark_times_operations_and_steps(monkeypatch):
-    """The parts of the benchmark that need no PyTorch run, on small sizes and once."""
+def test_gpu_benchmark_times_operations_and_steps(monkeypatch):
+    """The parts of the benchmark that need no PyTorch run once, with small sizes."""
     import gpu
 
     monkeypatch.setattr(gpu, "torch", None)
@@ -461,12 +463,12 @@ def test_the_gpu_benchmark_times_operations_and_steps(monkeypatch):
     assert all(size > 0 for size in row["bytes"].values())
 
 
-# Commands
+# Commands.
 
 
 @pytest.fixture
 def commands(text, gpu_found):
-    """Return a function that runs a command where a GPU works, and returns what it printed."""
+    """Return a function that runs a command line with a GPU, and returns the result."""
 
     def command(line):
         result = CliRunner().invoke(main, shlex.split(line), prog_name="fflm")
@@ -476,7 +478,7 @@ def commands(text, gpu_found):
     return command
 
 
-def test_commands_do_the_same_on_either_device(commands):
+def test_commands_give_same_results_on_gpu_and_cpu(commands):
     small = "--embedding 6 --hidden 8 --batch-size 64 --window 3 --epochs 1"
     trained = commands(f"train text.txt -o a.model --device auto {small}")
     assert re.match(r"device: cuda \(.+, compute capability \d+\.\d\)\n", trained.stderr)
@@ -495,7 +497,7 @@ def test_commands_do_the_same_on_either_device(commands):
     assert abs(found["cuda"][2] / found["cpu"][2] - 1) < 1e-5
 
 
-def test_bench_compares_both_devices(commands):
+def test_bench_command_compares_both_devices(commands):
     result = commands("bench --vocabulary 60 --hidden 5 --batch-size 8 --embedding 4 --window 2 --seconds 0 -o bench.svg")
     assert re.match(r"devices: cpu \(\d+ threads?\), cuda \(.+\)\n", result.stderr)
     head, *rows = (line.split() for line in result.stdout.splitlines()[1:])
@@ -504,10 +506,10 @@ def test_bench_compares_both_devices(commands):
     assert Path("bench.svg").stat().st_size > 1000
 
 
-# The choice of a device
+# The choice of a device.
 
 
-def test_the_reason_for_no_gpu_is_given():
+def test_why_no_gpu_names_the_reason():
     program = """
 import sys
 from fflm.backend import devices
@@ -519,7 +521,7 @@ print(devices.why_no_gpu())
 
 @pytest.mark.parametrize("inner", [0, 1, 127, 128, 300, 1000, 8192, 50_000])
 @pytest.mark.parametrize("blocks", [0, 1, 2, 16, 100, 128, 264, 5000])
-def test_an_inner_dimension_is_divided_without_empty_parts(blocks, inner):
+def test_divide_makes_no_empty_parts(blocks, inner):
     parts, span = divide(blocks, inner)
     assert (parts - 1) * span < max(1, inner) <= max(1, parts * span)
     assert span % SPAN == 0

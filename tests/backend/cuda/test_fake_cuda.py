@@ -1,4 +1,4 @@
-"""The fake CUDA driver waits and fails as a real one; with it the backend's arrays act like NumPy's and never share memory."""
+"""The fake CUDA driver delays and fails as a real one does; arrays of the backend act like NumPy's and never share memory."""
 
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_uint32
@@ -38,87 +38,87 @@ def copy_all(values, copied):
         copied[i] = values[i]
 
 
-def counted(values, beyond=0):
+def increment(values, beyond=0):
     """Add one to the numbers of an array, and to ``beyond`` numbers after its end."""
     launch_kernel(add_one, (1,), (values, c_uint32(beyond)))
 
 
 def on_gpu(numbers):
-    """Return an array of the GPU with these numbers, which does not fill its memory."""
+    """Return an array on the GPU with these numbers; the memory allocated for it is larger."""
     array, numbers = DeviceArray((len(numbers),), np.uint32), np.array(numbers, np.uint32)
     driver.cuMemcpyHtoD(array.address, numbers.ctypes.data, array.nbytes)
     return array
 
 
-def received(array):
+def download(array):
     """Return the numbers of an array."""
     return PinnedCopies().receive(array).tolist()
 
 
-# The fake driver
+# The fake driver.
 
 
-def test_launches_wait_until_the_host_does():
+def test_launches_run_only_when_host_waits():
     array = on_gpu([1, 2, 3])
-    counted(array)
+    increment(array)
     assert GPU.memory.read(array.address, 4).view(np.uint32) == 1
-    assert received(array) == [2, 3, 4]
-    counted(array)
+    assert download(array) == [2, 3, 4]
+    increment(array)
     driver.cuCtxSynchronize()
     assert GPU.memory.read(array.address, 4).view(np.uint32) == 3
 
 
-def test_copies_from_pinned_memory_wait_too_and_read_it_only_then():
+def test_asynchronous_copies_read_pinned_memory_only_when_host_waits():
     array, pinned = on_gpu([0, 0, 0]), cuda.pinned_array(3, np.uint32)
     pinned[:] = 1
     driver.cuMemcpyHtoDAsync(array.address, pinned.ctypes.data, array.nbytes, STREAM)
     pinned[:] = 5
-    assert received(array) == [5, 5, 5]
+    assert download(array) == [5, 5, 5]
 
 
-def test_memory_that_is_not_pinned_cannot_be_copied_asynchronously():
+def test_asynchronous_copy_of_unpinned_memory_is_refused():
     array, numbers = on_gpu([0, 0, 0]), np.ones(3, np.uint32)
     with pytest.raises(KeyError):
         driver.cuMemcpyHtoDAsync(array.address, numbers.ctypes.data, array.nbytes, STREAM)
 
 
-def test_memory_ends_where_its_array_does():
+def test_write_beyond_end_of_array_is_detected():
     array = on_gpu([1, 2, 3])
-    counted(array, beyond=1)
+    increment(array, beyond=1)
     with pytest.raises(PtxError, match="out of bounds"):
         driver.cuCtxSynchronize()
-    driver.cuCtxSynchronize()  # the error has dropped the pending work
-    assert received(on_gpu([4])) == [4]
+    driver.cuCtxSynchronize()  # the error has discarded the pending work
+    assert download(on_gpu([4])) == [4]
 
 
 @pytest.fixture
 def new_pool(monkeypatch):
-    """Use a new pool of memory, to which no array of another test is returned."""
+    """Use a new pool of memory, so that no memory comes from arrays of other tests."""
     monkeypatch.setattr(cuda_memory, "POOL", TrackedPool(GPU))
 
 
-def test_memory_that_is_handed_out_again_holds_nothing(new_pool):
+def test_reused_memory_is_filled_with_nan(new_pool):
     first = on_gpu(range(1000))
     address = first.address
     del first
     again = DeviceArray((999,), np.float32)
     assert again.address == address
-    assert np.isnan(received(again)).all()
+    assert np.isnan(download(again)).all()
 
 
-def test_memory_is_used_again_after_what_was_asked_of_it_before(new_pool):
+def test_reused_memory_does_not_affect_pending_launches(new_pool):
     first, total = on_gpu(range(700)), on_gpu([0] * 700)
     address = first.address
-    counted(first)
+    increment(first)
     launch_kernel(copy_all, (3,), (first, total))
     del first
     second = DeviceArray((700,), np.uint32)
     assert second.address == address
-    counted(second)
-    assert received(total) == [*range(1, BLOCK + 1), *range(BLOCK, 700)]
+    increment(second)
+    assert download(total) == [*range(1, BLOCK + 1), *range(BLOCK, 700)]
 
 
-def test_a_thread_needs_a_context():
+def test_thread_without_context_is_refused():
     with ThreadPoolExecutor(1) as thread:
         with pytest.raises(CudaAPIError, match="no context"):
             thread.submit(driver.cuCtxSynchronize).result()
@@ -126,25 +126,25 @@ def test_a_thread_needs_a_context():
             thread.submit(cuda_launching.launch, cuda_launching._stream(), None, None).result()
 
 
-# Memory of the backend
+# Memory of the backend.
 
 
-def test_any_thread_may_use_the_gpu():
+def test_new_threads_can_use_gpu():
     array = on_gpu([1, 2, 3])
-    for task in (counted, received, PinnedCopies().receive, DeviceArray.clear, on_gpu_of):
+    for task in (increment, download, PinnedCopies().receive, DeviceArray.clear, upload_another):
         with ThreadPoolExecutor(1) as thread:  # a new thread, which has not used the GPU yet
             thread.submit(task, array).result()
-    assert received(array) == [0, 0, 0]
+    assert download(array) == [0, 0, 0]
 
 
-def on_gpu_of(array):
-    """Send an array of the same shape."""
+def upload_another(array):
+    """Send another array of the same shape to the GPU."""
     PinnedCopies().send(np.ones(array.shape, array.dtype), DeviceArray(array.shape, array.dtype))
 
 
 @pytest.fixture
 def pool(monkeypatch):
-    """Return a pool of memory and its GPU."""
+    """Return an empty pool of memory and its fake GPU, which has 10,000 bytes."""
     gpu = FakeGpu(capacity=10_000)
     gpu.functions["cuCtxPushCurrent"](binding.CUcontext(1))
     for name, function in gpu.functions.items():
@@ -152,7 +152,7 @@ def pool(monkeypatch):
     return Pool(), gpu
 
 
-def test_dropped_memory_is_used_again(pool, monkeypatch):
+def test_pool_reuses_memory_of_deleted_arrays(pool, monkeypatch):
     pool, gpu = pool
     monkeypatch.setattr(cuda_memory, "POOL", pool)
     first, second = (DeviceArray((250,), np.float32) for _ in range(2))
@@ -161,14 +161,14 @@ def test_dropped_memory_is_used_again(pool, monkeypatch):
     part = first[64:128].reshape(8, 8)
     del first
     third = DeviceArray((249,), np.float32)
-    assert third.address != address  # a slice of it lives
+    assert third.address != address  # a slice still uses the memory
     assert part.address == address + 256
     del part
     assert DeviceArray((251,), np.float32).address == address
     assert len(gpu.held) == 3
 
 
-def test_the_pool_is_given_back_before_memory_runs_out(pool):
+def test_pool_frees_unused_memory_before_running_out(pool):
     pool, gpu = pool
     for size in (3000, 4000):
         pool.take(size)
@@ -188,7 +188,7 @@ def test_size_classes(size, taken):
 
 @pytest.fixture
 def copies(monkeypatch):
-    """Return pinned copies, the list of pinned arrays, and a list with an element for each time that the host has waited."""
+    """Return pinned copies, a list of all pinned arrays, and a list that grows by an element whenever the host waits."""
     pinned, waited, pinned_array = [], [], cuda.pinned_array
 
     def counted_array(*arguments):
@@ -200,8 +200,8 @@ def copies(monkeypatch):
     return PinnedCopies(), pinned, waited
 
 
-def sent(copies, number, size=100):
-    """Send an array of a number, then overwrite it; return the array of the GPU."""
+def send_number(copies, number, size=100):
+    """Send an array filled with a number, then overwrite it on the host; return the array on the GPU."""
     array = np.full((size, 2), number, np.int32)
     target = DeviceArray(array.shape, array.dtype)
     copies.send(array, target)
@@ -210,40 +210,40 @@ def sent(copies, number, size=100):
 
 
 def numbers(targets):
-    """Return the number in each array of the GPU."""
+    """Return the number that fills each array on the GPU."""
     found = [PinnedCopies().receive(target) for target in targets]
     assert all((each == each[0, 0]).all() for each in found)
     return [int(each[0, 0]) for each in found]
 
 
-def test_what_was_sent_stays_until_it_has_arrived(copies):
+def test_sent_array_may_be_overwritten_before_it_arrives(copies):
     copies, pinned, waited = copies
-    targets = [sent(copies, number) for number in range(5)]
+    targets = [send_number(copies, number) for number in range(5)]
     assert numbers(targets) == [0, 1, 2, 3, 4]
     assert len(pinned) == 5
     copies.receive(targets[0])
-    again = [sent(copies, number) for number in range(5, 8)]
+    again = [send_number(copies, number) for number in range(5, 8)]
     assert numbers(targets + again) == [0, 1, 2, 3, 4, 5, 6, 7]
     assert len(pinned) == 5
     assert not waited
 
 
-def test_pinned_memory_has_a_limit(copies, monkeypatch):
+def test_pinned_memory_is_limited(copies, monkeypatch):
     copies, pinned, waited = copies
     monkeypatch.setattr(cuda_memory, "PINNED", 4096)
-    targets = [sent(copies, number) for number in range(4)]  # taking 1,024 bytes
+    targets = [send_number(copies, number) for number in range(4)]  # each takes 1,024 bytes
     assert not waited
-    targets.append(sent(copies, 4))
+    targets.append(send_number(copies, 4))
     assert len(waited) == 1
     assert len(pinned) == 4
-    targets.append(sent(copies, 5, size=1000))  # directly, without pinned memory
+    targets.append(send_number(copies, 5, size=1000))  # larger than the limit, so sent without pinned memory
     assert len(pinned) == 4
     assert numbers(targets) == [0, 1, 2, 3, 4, 5]
 
 
-def test_an_interruption_lets_no_memory_be_used_twice(copies, monkeypatch):
+def test_interruption_does_not_share_pinned_memory(copies, monkeypatch):
     copies, _, _ = copies
-    sent(copies, 0)
+    send_number(copies, 0)
 
     class Interrupted(dict):
         def __getitem__(self, size):
@@ -254,21 +254,21 @@ def test_an_interruption_lets_no_memory_be_used_twice(copies, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             copies._give_back(copies._take_sent())
     copies._give_back(copies._take_sent())
-    assert numbers([sent(copies, 7), sent(copies, 8)]) == [7, 8]
+    assert numbers([send_number(copies, 7), send_number(copies, 8)]) == [7, 8]
 
 
-def test_what_is_empty_is_not_sent(copies):
+def test_empty_array_is_not_sent(copies):
     copies, pinned, _ = copies
-    empty = sent(copies, 1, size=0)
+    empty = send_number(copies, 1, size=0)
     assert not pinned
     assert copies.receive(empty).shape == (0, 2)
 
 
-# Arrays of the backend
+# Arrays of the backend.
 
 
 @pytest.mark.parametrize("shape", [(12,), (3, 4), (1, 12), (12, 1), (-1, 6), (2, -1)])
-def test_arrays_have_the_shapes_of_numpy_s(shape):
+def test_device_array_has_same_shapes_and_strides_as_numpy(shape):
     there, here = DeviceArray((6, 2), np.int32).reshape(shape), np.zeros((6, 2), np.int32).reshape(shape)
     for rows in (slice(None), slice(1, 2), slice(1, None), slice(3, 99), slice(2, 2), slice(-1, None)):
         part, expected = there[rows], here[rows]
@@ -281,11 +281,11 @@ def test_arrays_have_the_shapes_of_numpy_s(shape):
             assert part.address - there.address == expected.ctypes.data - here.ctypes.data
 
 
-def test_only_consecutive_rows_are_slices():
+def test_slice_with_step_is_refused():
     with pytest.raises(ValueError, match="consecutive rows"):
         DeviceArray((6, 2), np.int32)[::2]
 
 
-def test_other_shapes_are_refused():
+def test_reshape_to_other_size_is_refused():
     with pytest.raises(ValueError, match=r"an array of shape \(6, 2\) has none of shape \(5, 2\)"):
         DeviceArray((6, 2), np.int32).reshape(5, 2)

@@ -1,4 +1,4 @@
-"""Mixed precision: numbers that are halves are computed exactly, others with one rounding, and training is nearly the same."""
+"""Mixed precision computes float16 values exactly, rounds others once, and trains nearly as single precision does."""
 
 import dataclasses
 import json
@@ -19,8 +19,9 @@ from tolerances import HALF_SLOPES, MIXED_STEPS, MIXED_WAY, SAME_ROUNDING, SINGL
 pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
 from ptx_interpreter import PtxError
-from test_cuda import NETWORK, RUNS, steps
+from test_cuda import NETWORK, RUNS, train_twenty_steps
 
+from fflm.backend import devices as backend_devices
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.cuda import backend as cuda_backend
 from fflm.backend.cuda import mixed as cuda_mixed
@@ -34,7 +35,7 @@ MIXED = gpu_backend(mixed=True)
 
 
 def on_gpu(*arrays):
-    """Return arrays on the device."""
+    """Return the arrays on the device."""
     return [MIXED.upload(array) for array in arrays]
 
 
@@ -42,11 +43,11 @@ def on_gpu(*arrays):
     ("rows", "width", "outputs"),
     [(1, 1, 1), (3, 9, 2), (33, 31, 40), (150, 200, 137), (128, 64, 256), (300, 9, 260)],
 )
-def test_products_of_what_halves_hold_are_exact(rows, width, outputs):
+def test_products_of_float16_values_are_exact(rows, width, outputs):
     generator = np.random.default_rng(0)
     shapes = (rows, width), (outputs, width), (outputs,), (rows, outputs), (outputs, width), (rows, width)
     inputs, weight, bias, d_outputs, before, noise = (generator.integers(-8, 9, shape).astype(np.float32) / 4 for shape in shapes)
-    d_outputs *= np.float32(2.0**-30)  # below the range of halves
+    d_outputs *= np.float32(2.0**-30)  # below the range of float16
     before *= np.float32(2.0**-30)
     x, w, b, d_y, d_w, d_x = on_gpu(inputs, weight, bias, d_outputs, before, noise)
     y, d_b = on_gpu(np.full((rows, outputs), np.nan, np.float32), bias)
@@ -59,17 +60,17 @@ def test_products_of_what_halves_hold_are_exact(rows, width, outputs):
 
 @pytest.mark.parametrize(("rows", "words", "size"), [(1, 1, 1), (3, 127, 7), (5, 129, 3), (140, 300, 130)])
 @pytest.mark.parametrize("scale", [2.0**-13, 1.0])
-def test_softmax_of_what_halves_hold(rows, words, size, scale):
-    """Losses are as good as in single precision; only exponentials, and the gradients from them, are rounded."""
+def test_softmax_of_float16_values_is_accurate(rows, words, size, scale):
+    """Losses are as accurate as in single precision; only exponentials and the gradients from them are rounded to float16."""
     generator = np.random.default_rng(0)
     shapes = (rows, size), (words, size), (words,)
-    features, weight, bias = (generator.normal(size=shape).astype(np.float16).astype(np.float32) for shape in shapes)
+    hidden, weight, bias = (generator.normal(size=shape).astype(np.float16).astype(np.float32) for shape in shapes)
     weight /= 4
     targets = generator.integers(0, words, rows, np.int32)
-    arrays = on_gpu(features, weight, bias, targets)
+    arrays = on_gpu(hidden, weight, bias, targets)
     results = on_gpu(*(np.full(shape, np.nan, np.float32) for shape in ((rows,), *shapes)))
     MIXED.output_gradients(*arrays, 0.1, 0.2, scale, 0.0, *results)
-    exact = *(each.astype(np.float64) for each in (features, weight, bias)), targets
+    exact = *(each.astype(np.float64) for each in (hidden, weight, bias)), targets
     assert_close(MIXED.download(results[0]), reference.output_losses(*exact), SINGLE_SOFTMAX, unit=1.0)
     expected = reference.output_gradients(*exact, 0.1, 0.2, scale)
     for found, wanted in zip(results[1:], expected, strict=True):
@@ -77,17 +78,17 @@ def test_softmax_of_what_halves_hold(rows, words, size, scale):
 
 
 @pytest.mark.parametrize(("rows", "words", "size"), [(1, 1, 1), (3, 127, 7), (5, 129, 3), (140, 300, 130), (260, 140, 40)])
-def test_operations_round_where_they_say(rows, words, size):
-    """For any numbers the results are those of NumPy, which rounds in the same places."""
+def test_mixed_operations_round_in_same_places_as_numpy(rows, words, size):
+    """For any float32 values the results equal those of NumPy with rounding in the same places."""
     generator = np.random.default_rng(0)
     shapes = (rows, size), (words, size), (words,), (rows, words)
-    features, weight, bias, d_outputs = (generator.normal(size=shape).astype(np.float32) for shape in shapes)
+    hidden, weight, bias, d_outputs = (generator.normal(size=shape).astype(np.float32) for shape in shapes)
     targets, noise = generator.integers(0, words, rows, np.int32), generator.poisson(2, words).astype(np.float32)
     before = weight[::-1].copy(), bias[::-1].copy()
 
     def results(backend):
-        x, w, b, t, k, d_y, d_w, d_b = map(backend.upload, (features, weight, bias, targets, noise, d_outputs * 1e-6, *before))
-        losses, d_x = backend.upload(np.zeros(rows, np.float32)), backend.upload(np.zeros_like(features))
+        x, w, b, t, k, d_y, d_w, d_b = map(backend.upload, (hidden, weight, bias, targets, noise, d_outputs * 1e-6, *before))
+        losses, d_x = backend.upload(np.zeros(rows, np.float32)), backend.upload(np.zeros_like(hidden))
         y = backend.upload(np.zeros_like(d_outputs))
         found = []
 
@@ -115,40 +116,42 @@ BUGS = {
     "no ends of lines": (" and place < uint32(matrix.shape[1])", ""),
     "a sum of too few": ("for k in range(readers):", "for k in range(readers - 1):"),
 }
-"""What is replaced in the source of `products`, and by what."""
+"""For each bug the text in the source of `products` and its replacement."""
 
 
-def planted(source, path):
-    """Return a module of this source; the kernels of it that are kept on disk need a file and a name of their own."""
+def module_from_source(source, path):
+    """Return a module with this source; it needs a file and a name of its own, by which its kernels are cached."""
     path.write_text(source, encoding="utf-8")
     module = ModuleType(path.stem)
     exec(compile(source, path, "exec"), vars(module))
     return module
 
 
-@pytest.mark.skipif(devices.device == "cuda", reason="what a GPU does with them is undefined")
+@pytest.mark.skipif(devices.device == "cuda", reason="the behavior of a real GPU with these bugs is undefined")
 @pytest.mark.parametrize("bug", BUGS)
-def test_planted_bugs_are_noticed(bug, tmp_path, monkeypatch):
+def test_bugs_in_mixed_kernels_are_detected(bug, tmp_path, monkeypatch):
     source = Path(products.__file__).read_text(encoding="utf-8")
     assert source.count(BUGS[bug][0]) == 1
-    monkeypatch.setitem(sys.modules, products.__name__, planted(source.replace(*BUGS[bug]), tmp_path / f"products, {bug}.py"))
-    mixed = planted(Path(cuda_mixed.__file__).read_text(encoding="utf-8"), tmp_path / f"mixed, {bug}.py")
+    monkeypatch.setitem(
+        sys.modules, products.__name__, module_from_source(source.replace(*BUGS[bug]), tmp_path / f"products, {bug}.py")
+    )
+    mixed = module_from_source(Path(cuda_mixed.__file__).read_text(encoding="utf-8"), tmp_path / f"mixed, {bug}.py")
     kernels = {form: mixed.make_mixed_product(form) for form in products.FORMS}
     monkeypatch.setattr(cuda_backend, "MIXED_PRODUCTS", kernels)
 
     def check():
-        test_products_of_what_halves_hold_are_exact(33, 40, 7)
-        test_softmax_of_what_halves_hold(140, 300, 9, 1.0)
+        test_products_of_float16_values_are_exact(33, 40, 7)
+        test_softmax_of_float16_values_is_accurate(140, 300, 9, 1.0)
 
     with pytest.raises((PtxError, AssertionError)):
         check()
 
 
 @pytest.mark.parametrize("name", ["default", "tied, direct", "nce"])
-def test_twenty_steps_are_close(name):
-    """Losses are as close as rounded operands allow, and the weights have moved nearly the same way."""
-    losses, parameters = steps(CpuBackend(), *RUNS[name])
-    found_losses, found = steps(MIXED, *RUNS[name])
+def test_twenty_mixed_steps_are_close_to_single_precision(name):
+    """Losses are as close as rounded operands allow, and the weights have moved in nearly the same direction."""
+    losses, parameters = train_twenty_steps(CpuBackend(), *RUNS[name])
+    found_losses, found = train_twenty_steps(MIXED, *RUNS[name])
     assert not np.array_equal(found_losses, losses)
     np.testing.assert_allclose(found_losses, losses, rtol=MIXED_STEPS)
     start = dict(Parameters.random(dataclasses.replace(NETWORK, **RUNS[name][0]), 1).items())
@@ -156,10 +159,10 @@ def test_twenty_steps_are_close(name):
         assert np.linalg.norm(found[key] - array) <= MIXED_WAY * np.linalg.norm(array - start[key]), key
 
 
-def test_training_from_text_to_model(text, monkeypatch):
+def test_mixed_precision_training_session(text, monkeypatch):
     backends = {"fp32": MIXED.full_precision, "mixed": MIXED}
-    monkeypatch.setattr(train, "choose_device", lambda device: device)
-    monkeypatch.setattr(train, "device_backend", lambda device, precision, threads: backends[precision])
+    monkeypatch.setattr(backend_devices, "choose_device", lambda device: device)
+    monkeypatch.setattr(backend_devices, "device_backend", lambda device, precision, threads: backends[precision])
     fields = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "epochs": 1, "device": "cuda"}
     perplexities = {}
     for precision in backends:
@@ -172,7 +175,7 @@ def test_training_from_text_to_model(text, monkeypatch):
     assert train.TrainingSession.resume(Path("mixed.model"), device="cpu").trainer.network.backend is backends["fp32"]
 
 
-def test_prediction_is_in_single_precision():
+def test_prediction_uses_single_precision():
     model, contexts = tiny_model(), np.random.default_rng(0).integers(0, 9, (40, 3)).astype(np.int32)
     parameters = model.parameters.mapped(MIXED.upload)
     exact, found = (

@@ -1,4 +1,4 @@
-"""The PTX interpreter: it computes what it should, and notices the faults that it should."""
+"""The PTX interpreter computes correct results, and detects races, invalid accesses and unknown instructions."""
 
 import math
 
@@ -16,18 +16,18 @@ from ptx_memory import Memory
 from fflm.backend.cuda.intrinsics import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
 
 LANES = 64
-"""Threads of a block in these tests."""
+"""Number of threads of a block in these tests."""
 
 N = 4 * LANES
 
 
 def launch(kernel, blocks, *arguments):
-    """Compile a Python function as a kernel, and interpret it."""
+    """Compile a Python function as a kernel, and run it in the interpreter."""
     PtxKernel(compiled(cuda.jit(kernel), tuple(map(typeof, arguments)))).launch((blocks,), LANES, list(arguments))
 
 
-def per_number(function):
-    """Return a kernel that applies a function of two numbers to each pair of elements."""
+def elementwise(function):
+    """Return a kernel that applies a function of two numbers to corresponding elements of two arrays."""
     device = cuda.jit(device=True, inline="always")(function)
 
     def kernel(x, y, z):
@@ -63,10 +63,10 @@ FLOATS = {
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_floats(name):
+def test_float_operations(name):
     x, y = np.random.default_rng(0).normal(0, 3, (2, N - 3)).astype(np.float32)
     z = np.full(N - 3, np.nan, np.float32)
-    launch(per_number(FLOATS[name]), 4, x, y, z)
+    launch(elementwise(FLOATS[name]), 4, x, y, z)
     expected = [FLOATS[name](float(a), float(b)) for a, b in zip(x, y, strict=True)]
     np.testing.assert_allclose(z, expected, rtol=2e-6, atol=1e-6)
 
@@ -83,10 +83,10 @@ INTEGERS = {
 
 
 @pytest.mark.parametrize("name", INTEGERS)
-def test_integers(name):
+def test_integer_operations(name):
     x, y = np.random.default_rng(0).integers(-(2**30), 2**30, (2, N))
     z = np.zeros(N, np.int64)
-    launch(per_number(INTEGERS[name]), 4, x, y, z)
+    launch(elementwise(INTEGERS[name]), 4, x, y, z)
     assert z.tolist() == [INTEGERS[name](a, b) for a, b in zip(x.tolist(), y.tolist(), strict=True)]
 
 
@@ -103,7 +103,7 @@ def test_barriers_and_shared_memory():
     assert np.array_equal(z.reshape(4, LANES), x.reshape(4, LANES)[:, ::-1])
 
 
-def test_atomic_sums():
+def test_atomic_add():
     def count(words, counts):
         cuda.atomic.add(counts, uint32(words[uint32(cuda.grid(1))]), int64(1))
 
@@ -112,7 +112,7 @@ def test_atomic_sums():
     assert np.array_equal(counts, np.bincount(words, minlength=9))
 
 
-def test_slices_share_their_memory():
+def test_kernel_writes_into_slices_of_array():
     def add_one(x, y):
         i = uint32(cuda.grid(1))
         if i < uint32(x.size):
@@ -126,7 +126,7 @@ def test_slices_share_their_memory():
     assert whole[30:].tolist() == list(range(30, 100))
 
 
-# Products of matrices
+# Products of matrices.
 
 
 def product_kernel(left=fragments, right=fragments, a=(0, 1, 2, 3), b=(0, 1), down=0, lower=2):
@@ -135,14 +135,14 @@ def product_kernel(left=fragments, right=fragments, a=(0, 1, 2, 3), b=(0, 1), do
     Parameters
     ----------
     left, right
-        How they are loaded: `fragments` the first as it is and the second as its transpose (8, 16); `transposed_fragments` the
-        transpose of the first, and the second as it is, both with lines of 16.
+        The functions that load the factors. `fragments` expects the first as it is, and the second as its transpose (8, 16).
+        `transposed_fragments` expects the transpose of the first and the second as it is, both with lines of 16 elements.
     a, b
-        The order of their registers.
+        The order of the registers of the two factors.
     down
-        By how many lines too low the first is loaded.
+        The number of lines by which the first factor is loaded too low; 0 is correct.
     lower
-        From which register on those of the result's lower half are.
+        The first register that is stored in the lower half of the result; 2 is correct.
     """
     left_along, right_along = left is fragments, right is fragments
     a0, a1, a2, a3 = a
@@ -173,7 +173,7 @@ def product_kernel(left=fragments, right=fragments, a=(0, 1, 2, 3), b=(0, 1), do
 
 
 def multiply(kernel, left_along, right_along):
-    """Return the result of a kernel of `product_kernel`, and the expected one, for numbers with which both are exact."""
+    """Run a kernel of `product_kernel`; return its result and the expected one, for numbers with which both are exact."""
     x, y = (np.random.default_rng(0).integers(-9, 10, (2, 16, 16)) / 2).astype(np.float16)
     y[:, 8:] = 0
     z = np.full(16 * 8, np.nan, np.float32)
@@ -187,7 +187,7 @@ def multiply(kernel, left_along, right_along):
 
 @pytest.mark.parametrize("left", [fragments, transposed_fragments], ids=["left", "left transposed"])
 @pytest.mark.parametrize("right", [fragments, transposed_fragments], ids=["right", "right transposed"])
-def test_products_of_fragments(left, right):
+def test_multiply_add_of_fragments(left, right):
     found, expected = multiply(product_kernel(left, right), left is fragments, right is fragments)
     assert np.array_equal(found, expected)
 
@@ -205,12 +205,12 @@ def test_products_of_fragments(left, right):
     ],
     ids=lambda bug: next(iter(bug)),
 )
-def test_wrong_fragments_are_noticed(bug):
+def test_wrong_fragment_layouts_give_wrong_products(bug):
     found, expected = multiply(product_kernel(**bug), True, True)
     assert (found != expected).mean() > 0.2
 
 
-def test_halves_are_rounded_as_numpy_rounds_them():
+def test_float16_conversion_rounds_as_numpy():
     def kernel(x, pairs, y):
         i = uint32(cuda.threadIdx.x)
         pairs[i] = pair(x[uint32(2) * i], x[uint32(2) * i + uint32(1)])
@@ -227,7 +227,7 @@ def test_halves_are_rounded_as_numpy_rounds_them():
     assert np.array_equal(y, expected.astype(np.float32), equal_nan=True)
 
 
-def test_four_at_once():
+def test_load_and_store_of_four_words():
     def kernel(x, y):
         i = uint32(4) * uint32(cuda.threadIdx.x)
         a, b, c, d = load_four(x, i)
@@ -238,7 +238,7 @@ def test_four_at_once():
     assert np.array_equal(y.reshape(-1, 4), x.reshape(-1, 4)[:, ::-1])
 
 
-def test_exchanges_between_lanes():
+def test_shuffle_between_lanes():
     def kernel(x, y):
         i = uint32(cuda.threadIdx.x)
         y[i] = cuda.shfl_xor_sync(0xFFFFFFFF, x[i], 3)
@@ -248,17 +248,17 @@ def test_exchanges_between_lanes():
     assert np.array_equal(y, np.arange(LANES) ^ 3)
 
 
-# Planted bugs
+# Kernels with bugs.
 
 
-def no_barrier(x, z):
+def missing_barrier(x, z):
     shared = cuda.shared.array(LANES, float32)
     thread = uint32(cuda.threadIdx.x)
     shared[thread] = x[thread]
     z[thread] = shared[uint32(LANES - 1) - thread]
 
 
-def two_writers(x, z):
+def two_threads_write_one_place(x, z):
     shared = cuda.shared.array(LANES, float32)
     thread = uint32(cuda.threadIdx.x)
     shared[thread // uint32(2)] = x[thread]
@@ -266,7 +266,7 @@ def two_writers(x, z):
     z[thread] = shared[thread // uint32(2)]
 
 
-def read_before_written(x, z):
+def write_while_others_read(x, z):
     shared = cuda.shared.array(LANES, float32)
     thread = uint32(cuda.threadIdx.x)
     shared[thread] = x[thread]
@@ -277,25 +277,25 @@ def read_before_written(x, z):
     z[thread] += shared[uint32(0)]
 
 
-def beyond_the_end(x, z):
+def write_beyond_end(x, z):
     z[uint32(cuda.threadIdx.x) + uint32(1)] = x[uint32(cuda.threadIdx.x)]
 
 
-def beyond_shared_memory(x, z):
+def write_beyond_shared_memory(x, z):
     shared = cuda.shared.array(LANES, float32)
     shared[uint32(cuda.threadIdx.x) + uint32(int32(x[0]))] = x[0]
     cuda.syncthreads()
     z[uint32(cuda.threadIdx.x)] = shared[uint32(cuda.threadIdx.x)]
 
 
-def barrier_for_half(x, z):
+def barrier_for_half_of_threads(x, z):
     thread = uint32(cuda.threadIdx.x)
     if thread < uint32(LANES // 2):
         cuda.syncthreads()
     z[thread] = x[thread]
 
 
-def loaded_before_written(x, z):
+def load_fragments_without_barrier(x, z):
     shared = cuda.shared.array(N, uint32, alignment=16)
     thread = uint32(cuda.threadIdx.x)
     for q in range(4):
@@ -303,19 +303,19 @@ def loaded_before_written(x, z):
     z[thread] = float32(fragments(shared, uint32(4) * (thread ^ uint32(32)))[0])
 
 
-def loaded_from_between(x, z):
+def load_fragments_from_misaligned_place(x, z):
     shared = cuda.shared.array(N, uint32, alignment=16)
     thread = uint32(cuda.threadIdx.x)
     z[thread] = float32(fragments(shared, uint32(2) * thread)[0])
 
 
-def loaded_from_any_place(x, z):
+def load_fragments_from_unaligned_array(x, z):
     shared = cuda.shared.array(N, uint32)
     thread = uint32(cuda.threadIdx.x)
     z[thread] = float32(fragments(shared, uint32(4) * thread)[0])
 
 
-def exchanged_by_some(x, z):
+def shuffle_by_some_lanes(x, z):
     thread = uint32(cuda.threadIdx.x)
     if thread % uint32(32) < uint32(int32(x[0])):
         z[thread] = cuda.shfl_xor_sync(0xFFFFFFFF, x[thread], 1)
@@ -324,20 +324,20 @@ def exchanged_by_some(x, z):
 @pytest.mark.parametrize(
     ("kernel", "message"),
     [
-        (no_barrier, "a race"),
-        (two_writers, "a race"),
-        (read_before_written, "a race"),
-        (beyond_the_end, "out of bounds"),
-        (beyond_shared_memory, "out of bounds of shared"),
-        (barrier_for_half, "a barrier that only some"),
-        (loaded_before_written, "a race"),
-        (loaded_from_between, "misaligned"),
-        (loaded_from_any_place, "misaligned"),
-        (exchanged_by_some, "only some threads of a warp"),
+        (missing_barrier, "a race"),
+        (two_threads_write_one_place, "a race"),
+        (write_while_others_read, "a race"),
+        (write_beyond_end, "out of bounds"),
+        (write_beyond_shared_memory, "out of bounds of shared"),
+        (barrier_for_half_of_threads, "a barrier that only some"),
+        (load_fragments_without_barrier, "a race"),
+        (load_fragments_from_misaligned_place, "misaligned"),
+        (load_fragments_from_unaligned_array, "misaligned"),
+        (shuffle_by_some_lanes, "only some threads of a warp"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_bugs_are_noticed(kernel, message):
+def test_races_and_invalid_accesses_are_detected(kernel, message):
     x, z = np.ones(LANES, np.float32), np.zeros(LANES, np.float32)
     with pytest.raises(PtxError, match=message):
         launch(kernel, 1, x, z)
@@ -361,14 +361,14 @@ def first_block_reads_what_the_last_writes(x, z):
         z[uint32(0)] = x[uint32(0)]
 
 
-def sums_read_too_early(x, z):
+def read_sum_before_all_blocks_added(x, z):
     cuda.atomic.add(z, 0, x[uint32(cuda.threadIdx.x)])
     cuda.syncthreads()
     if cuda.blockIdx.x == 0 and cuda.threadIdx.x == 0:
         z[uint32(1)] = z[uint32(0)]
 
 
-def sums_written_over(x, z):
+def overwrite_sum_of_other_blocks(x, z):
     if cuda.blockIdx.x == cuda.gridDim.x - 1:
         z[uint32(0)] = float32(0)
     else:
@@ -382,42 +382,46 @@ def sums_written_over(x, z):
         blocks_write_the_same,
         first_block_writes_for_the_last,
         first_block_reads_what_the_last_writes,
-        sums_read_too_early,
-        sums_written_over,
+        read_sum_before_all_blocks_added,
+        overwrite_sum_of_other_blocks,
     ],
     ids=lambda kernel: kernel.__name__,
 )
-def test_races_between_blocks_are_noticed(kernel, blocks):
+def test_races_between_blocks_are_detected(kernel, blocks):
     x, z = np.ones(LANES, np.float32), np.zeros(LANES, np.float32)
     with pytest.raises(PtxError, match="a race in global memory"):
         launch(kernel, blocks, x, z)
 
 
-def written_for_others(x, z):
+def read_what_another_warp_writes(x, z):
     thread = uint32(cuda.threadIdx.x)
     z[thread] = x[thread]
     z[thread] += z[thread ^ uint32(32)]
 
 
-def read_by_others(x, z):
+def write_what_other_warps_read(x, z):
     thread = uint32(cuda.threadIdx.x)
     x[thread] = z[uint32(7)]
     if thread == uint32(7):
         z[uint32(7)] = float32(0)
 
 
-def written_twice(x, z):
+def two_threads_write_one_element(x, z):
     z[uint32(cuda.threadIdx.x) // uint32(2)] = x[uint32(cuda.threadIdx.x)]
 
 
-@pytest.mark.parametrize("kernel", [written_for_others, read_by_others, written_twice], ids=lambda kernel: kernel.__name__)
-def test_races_between_threads_are_noticed(kernel):
+@pytest.mark.parametrize(
+    "kernel",
+    [read_what_another_warp_writes, write_what_other_warps_read, two_threads_write_one_element],
+    ids=lambda kernel: kernel.__name__,
+)
+def test_races_between_threads_are_detected(kernel):
     x, z = np.ones(LANES, np.float32), np.zeros(LANES, np.float32)
     with pytest.raises(PtxError, match="a race in global memory"):
         launch(kernel, 1, x, z)
 
 
-def test_threads_of_a_block_may_take_turns():
+def test_barriers_separate_accesses_of_threads():
     def kernel(x, z):
         thread = uint32(cuda.threadIdx.x)
         for _ in range(3):
@@ -432,7 +436,7 @@ def test_threads_of_a_block_may_take_turns():
     assert (z == 3).all()
 
 
-def test_blocks_may_read_the_same_and_use_their_own():
+def test_blocks_may_read_the_same_memory():
     def kernel(x, z):
         i = uint32(cuda.grid(1))
         z[i] = x[uint32(0)]
@@ -444,14 +448,14 @@ def test_blocks_may_read_the_same_and_use_their_own():
 
 
 @pytest.mark.parametrize("grid", [(0,), (3, 0), (1, 65536)])
-def test_grids_that_a_gpu_refuses(grid):
+def test_invalid_grid_is_refused(grid):
     z = np.zeros(LANES, np.float32)
     with pytest.raises(PtxError, match="a grid of"):
         PtxKernel(compiled(cuda.jit(lambda z: None), (typeof(z),))).launch(grid, LANES, [z])
 
 
-def test_what_was_never_written_is_nan():
-    def forgotten(z):
+def test_uninitialized_shared_memory_is_nan():
+    def write_three(z):
         shared = cuda.shared.array(LANES, float32)
         if uint32(cuda.threadIdx.x) < uint32(3):
             shared[uint32(cuda.threadIdx.x)] = float32(1)
@@ -459,7 +463,7 @@ def test_what_was_never_written_is_nan():
         z[uint32(cuda.threadIdx.x)] = shared[uint32(cuda.threadIdx.x)]
 
     z = np.zeros(LANES, np.float32)
-    launch(forgotten, 1, z)
+    launch(write_three, 1, z)
     assert np.isnan(z).tolist() == 3 * [False] + (LANES - 3) * [True]
 
 
@@ -492,7 +496,7 @@ def test_constant_predicates_and_narrow_conversions():
     assert memory.read(address, 12).view(np.uint32).tolist() == [0, 2, 0xFF]
 
 
-def test_an_unknown_instruction_is_refused():
+def test_unknown_instruction_is_refused():
     source = compiled(cuda.jit(lambda z: None), (typeof(np.zeros(1, np.float32)),))
     with pytest.raises(PtxError, match=r"unknown instruction wmma\.load"):
         PtxKernel(source.replace("ret;", "wmma.load 	%f1, [%rd1];\n	ret;"))

@@ -1,8 +1,10 @@
-"""Text classifiers: reading, features, figures, training, prediction, and the commands."""
+"""Text classifiers: reading labeled text, features, metrics, training, prediction, and the commands."""
 
 import csv
 import gzip
 import json
+import re
+import signal
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -19,29 +21,31 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 import fflm
 from fflm import FflmError, TextClassifier
 from fflm.arrays import CHECKPOINT, CONFIG, WEIGHTS, load_arrays
-from fflm.cli import main
+from fflm.cli import _as_commands, main
+from fflm.errors import FflmWarning
 from fflm.files import LOCK
 from fflm.models.classifier.features import Reader, Texts, count_words, read_lexicon
 from fflm.models.classifier.metrics import Report
 from fflm.models.classifier.reading import read_labeled
 from fflm.models.classifier.settings import TextInput
 from fflm.models.classifier.train import ClassifierSession, start_session
-from fflm.models.creation import default_path
+from fflm.models.creation import model_path
 from fflm.text.holdout import Count, Share
 from fflm.text.tokenizer import Tokenizer
-from fflm.training.events import Evaluation, Step
+from fflm.training.events import Evaluation, Event, Step
 from fflm.training.examples import Scale
+from fflm.training.session import Session
 
 
 def run(*arguments: object, status: int = 0, **options: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in the current folder, and demand a status."""
+    """Run the command in the current folder, and check its exit status."""
     result = command(*arguments, folder=Path(), **options)
     assert result.returncode == status, result.stderr
     return result
 
 
-def reviews(count: int, seed: int = 0) -> list[tuple[str, str]]:
-    """Return labels and texts in which one word of two tells the label, among others that don't."""
+def random_reviews(count: int, seed: int = 0) -> list[tuple[str, str]]:
+    """Return labels and texts; in each text one word determines the label, and the others are random."""
     generator = np.random.default_rng(seed)
     rows = []
     for _ in range(count):
@@ -54,19 +58,19 @@ def reviews(count: int, seed: int = 0) -> list[tuple[str, str]]:
     return rows
 
 
-def write(path: Path, rows: list[tuple[str, str]]) -> Path:
+def write_tsv(path: Path, rows: list[tuple[str, str]]) -> Path:
     path.write_text("".join(f"{label}\t{text}\n" for label, text in rows))
     return path
 
 
-# Reading
+# Reading labeled text.
 
 
 ROWS = [("1", "one, two"), ("zwei", 'say "hello"'), ("1", "你好 world"), ("x", "")]
 
 
-def test_formats_say_the_same(tmp_path: Path) -> None:
-    write(tmp_path / "a.tsv", ROWS)
+def test_all_formats_give_same_labels_and_texts(tmp_path: Path) -> None:
+    write_tsv(tmp_path / "a.tsv", ROWS)
     (tmp_path / "a.ft").write_text("".join(f"__label__{label} {text}\n" for label, text in ROWS))
     with (tmp_path / "a.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -77,7 +81,7 @@ def test_formats_say_the_same(tmp_path: Path) -> None:
         assert (found.labels, found.texts) == expected
 
 
-def test_a_field_of_csv_may_have_newlines_and_become_one_line(tmp_path: Path) -> None:
+def test_newlines_in_csv_field_become_spaces(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('label,text\na,"one\ntwo\n\nthree"\nb,four\n')
     found = read_labeled([tmp_path / "a.csv"])
     assert found.texts == ["one two three", "four"]
@@ -91,20 +95,20 @@ def test_a_field_of_csv_may_have_newlines_and_become_one_line(tmp_path: Path) ->
         ("a.ft", "__label__good\u00a0film x\n __label__good\u2028film\ty\n__label__good\u3000film \u00a0z\n"),
     ],
 )
-def test_labels_have_single_spaces_only(tmp_path: Path, name: str, content: str) -> None:
+def test_white_space_in_labels_is_normalized(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_bytes(content.encode())
     found = read_labeled([tmp_path / name])
     assert found.labels == ["good film"] * 3
     assert [text.strip() for text in found.texts] == ["x", "y", "z"]
 
 
-def test_each_file_of_a_folder_has_a_format_of_its_own(tmp_path: Path) -> None:
+def test_format_is_detected_for_each_file_of_folder(tmp_path: Path) -> None:
     folder = tmp_path / "texts"
     folder.mkdir()
     for name in ("1.csv", "2.csv"):
         (folder / name).write_text("text,label\none,a\n")
     (folder / "3.txt").write_text("__label__b two\n__label__c\tthree\n")
-    write(folder / "4.tsv", [("d", "four")])
+    write_tsv(folder / "4.tsv", [("d", "four")])
     found = read_labeled([folder])
     assert list(zip(found.labels, found.texts, strict=True)) == [("a", "one")] * 2 + [("b", "two"), ("c", "three"), ("d", "four")]
     (folder / "4.tsv").write_text("d\tfour\nfive\n")
@@ -112,9 +116,9 @@ def test_each_file_of_a_folder_has_a_format_of_its_own(tmp_path: Path) -> None:
         read_labeled([folder])
 
 
-def test_a_long_line_is_one_text(tmp_path: Path) -> None:
+def test_long_line_is_read_as_one_text(tmp_path: Path) -> None:
     text = "word " * 200_000 + "end"
-    write(tmp_path / "a.tsv", [("a", text), ("b", "short")])
+    write_tsv(tmp_path / "a.tsv", [("a", text), ("b", "short")])
     assert read_labeled([tmp_path / "a.tsv"]).texts == [text, "short"]
 
 
@@ -139,21 +143,21 @@ def test_a_long_line_is_one_text(tmp_path: Path) -> None:
         ("label,text,text\na,x,y\n", {"format": "csv"}, "several columns 'text'"),
     ],
 )
-def test_what_cannot_be_read(tmp_path: Path, content: str, options: dict, message: str) -> None:
+def test_invalid_labeled_text_is_refused(tmp_path: Path, content: str, options: dict, message: str) -> None:
     (tmp_path / "a.txt").write_text(content)
     with pytest.raises(FflmError, match=message) as caught:
         read_labeled([tmp_path / "a.txt"], **options)
     assert "\n" not in str(caught.value)
 
 
-# What the network reads
+# The inputs of the network.
 
 
 words = st.lists(st.sampled_from(["a", "b", "c", "d", "x1", "北", "."]), max_size=6).map(" ".join)
 
 
 @given(texts=st.lists(words, min_size=1, max_size=8), new=st.lists(words, max_size=8))
-def test_words_and_bigrams_are_those_of_a_naive_count(texts: list[str], new: list[str]) -> None:
+def test_words_and_bigrams_equal_naive_count(texts: list[str], new: list[str]) -> None:
     tokenizer = Tokenizer()
     counts = Counter(token for text in texts for token in tokenizer.tokens(text))
     pairs = Counter(
@@ -181,33 +185,33 @@ TEXTS = ["no no film .", "the film the end of the film", "", "good bad good word
 LEXICON = {"positive": ["good", "great"], "negative": ["bad", "unseen"]}
 
 
-def rows_of(input: TextInput, texts: list[str] = TEXTS) -> tuple[np.ndarray, Reader]:
+def input_rows(input: TextInput, texts: list[str] = TEXTS) -> tuple[np.ndarray, Reader]:
     vocabulary = count_words(input, TEXTS, 1, None)
     reader = Reader(input, vocabulary)
     examples = Texts(reader, *reader.encode(texts), np.zeros(len(texts), np.int32))
     return examples.batch(np.arange(len(texts)))[0], reader
 
 
-def test_pooled_texts_are_filled_up() -> None:
-    rows, reader = rows_of(TextInput("mean"))
+def test_pooled_texts_are_padded() -> None:
+    rows, reader = input_rows(TextInput("mean"))
     for row, text in zip(rows, TEXTS, strict=True):
         ids = reader.vocabulary.encode(text.split()).tolist()
         assert row.tolist() == ids + [-1] * (7 - len(ids))
-    assert rows_of(TextInput("max", length=2))[0].shape == (4, 2)
+    assert input_rows(TextInput("max", length=2))[0].shape == (4, 2)
 
 
-def test_a_window_is_cut_and_padded() -> None:
-    rows, reader = rows_of(TextInput("window", length=5))
+def test_window_is_truncated_and_padded() -> None:
+    rows, reader = input_rows(TextInput("window", length=5))
     padding = reader.vocabulary.start_id
     for row, text in zip(rows, TEXTS, strict=True):
         ids = reader.vocabulary.encode(text.split()[:5]).tolist()
         assert row.tolist() == ids + [padding] * (5 - len(ids))
 
 
-def test_features_by_hand() -> None:
+def test_features_equal_values_computed_by_hand() -> None:
     input = TextInput("features", counts=2, lexicon=LEXICON, present=("no", "Film"), log_length=True)
     texts = [*TEXTS, "unseen new great"]
-    rows, reader = rows_of(input, texts)
+    rows, reader = input_rows(input, texts)
     assert reader.vocabulary.words[1:3] == ["film", "the"]
     assert reader.width == 7
     expected = [
@@ -226,7 +230,7 @@ def test_features_by_hand() -> None:
     np.testing.assert_allclose(scaled.std(0), np.asarray(expected).std(0) > 0, atol=1e-5)
 
 
-def test_lexicons_are_read(tmp_path: Path) -> None:
+def test_read_lexicon_formats(tmp_path: Path) -> None:
     (tmp_path / "feelings.tsv").write_text("good\tpositive\nbad\tnegative\n\ngreat\tpositive\n")
     (tmp_path / "colours.txt").write_bytes("red\r\nblue\n\u2028dark\u2028red\u2028\n".encode())
     found = read_lexicon([tmp_path / "feelings.tsv", tmp_path / "colours.txt"])
@@ -251,16 +255,16 @@ def test_lexicons_are_read(tmp_path: Path) -> None:
         ({"input": "features", "lexicon": {"a": ["two words"]}}, "'two words' is not a word"),
     ],
 )
-def test_inputs_that_make_no_sense(fields: dict, message: str) -> None:
+def test_invalid_text_input_is_refused(fields: dict, message: str) -> None:
     with pytest.raises(FflmError, match=message):
         TextInput(**fields)
 
 
-# Figures
+# Metrics.
 
 
 @given(pairs=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40))
-def test_figures_are_scikit_learns(pairs: list[tuple[int, int]]) -> None:
+def test_report_equals_scikit_learn_metrics(pairs: list[tuple[int, int]]) -> None:
     truth, predicted = np.array(pairs).T
     report = Report.of(("a", "b", "c", "d"), np.eye(4)[predicted] * 0.7 + 0.1, truth)
     assert np.array_equal(report.confusion, confusion_matrix(truth, predicted, labels=range(4)))
@@ -272,14 +276,14 @@ def test_figures_are_scikit_learns(pairs: list[tuple[int, int]]) -> None:
     assert report.loss == pytest.approx(-np.log(np.where(truth == predicted, 0.8, 0.1)).mean())
 
 
-# Training
+# Training.
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reviews")
-    write(folder / "train.tsv", reviews(600))
-    write(folder / "new.tsv", reviews(200, seed=1))
+    write_tsv(folder / "train.tsv", random_reviews(600))
+    write_tsv(folder / "new.tsv", random_reviews(200, seed=1))
     return folder
 
 
@@ -302,7 +306,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=str,
 )
-def test_every_input_learns_what_tells_the_classes_apart(data: Path, tmp_path: Path, options: dict) -> None:
+def test_every_input_learns_to_separate_classes(data: Path, tmp_path: Path, options: dict) -> None:
     classifier = fflm.train_classifier(data / "train.tsv", tmp_path / "m", **options)
     new = read_labeled([data / "new.tsv"])
     report, mistakes = classifier.evaluate(new.texts, new.labels)
@@ -316,7 +320,7 @@ def test_every_input_learns_what_tells_the_classes_apart(data: Path, tmp_path: P
     assert np.array_equal(again.predict_proba(new.texts), chances)
 
 
-def test_mistakes_are_the_most_confident_first(data: Path, tmp_path: Path) -> None:
+def test_mistakes_are_sorted_by_confidence(data: Path, tmp_path: Path) -> None:
     classifier = fflm.train_classifier(data / "train.tsv", tmp_path / "m")
     _, mistakes = classifier.evaluate(["great great great", "dull", "lovely film"], ["bad", "bad", "bad"])
     assert [mistake.text for mistake in mistakes] == ["great great great", "lovely film"]
@@ -327,8 +331,8 @@ def test_mistakes_are_the_most_confident_first(data: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("tokenizer", ["word", "char"])
-def test_a_label_and_a_text_for_every_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: str) -> None:
-    """Whatever white space labels and texts have: predict's table has its rows and columns, and eval's mistakes are lines."""
+def test_predict_and_eval_print_one_line_per_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: str) -> None:
+    """White space in labels and texts breaks neither the table of `predict` nor the list of mistakes of `eval`."""
     monkeypatch.chdir(tmp_path)
     Path("t.csv").write_bytes(b"label,text\n" + b'"good\nfilm",great\n"bad\tfilm",dull\n' * 30)
     classifier = fflm.train_classifier("t.csv", "c", tokenizer=tokenizer, rate=0.5, epochs=20)
@@ -352,42 +356,42 @@ def test_a_label_and_a_text_for_every_line(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("input", ["mean", "max", "window", "features"])
-def test_texts_without_words(tmp_path: Path, input: str) -> None:
-    write(tmp_path / "a.tsv", [("a", ""), ("b", "x"), ("a", ""), ("b", "y x"), ("a", "")])
+def test_classifier_accepts_texts_without_words(tmp_path: Path, input: str) -> None:
+    write_tsv(tmp_path / "a.tsv", [("a", ""), ("b", "x"), ("a", ""), ("b", "y x"), ("a", "")])
     classifier = fflm.train_classifier(
         tmp_path / "a.tsv", tmp_path / "m", valid=None, batch_size=1, input=input, counts=5 if input == "features" else 0
     )
     assert classifier.predict(["", "x"]) == ["a", "b"]
 
 
-def test_held_out_texts_are_of_each_class_in_proportion(tmp_path: Path) -> None:
+def test_held_out_texts_are_stratified_by_class(tmp_path: Path) -> None:
     rows = [(label, f"{label} {number}") for label, count in (("a", 300), ("b", 100), ("c", 20)) for number in range(count)]
-    run_ = start_session([write(tmp_path / "a.tsv", rows)], tmp_path / "m", valid=Share(0.1), test=Count(105))
-    counts = {name: part.counts(3).tolist() for name, part in run_.examples.items()}
+    run_ = start_session([write_tsv(tmp_path / "a.tsv", rows)], tmp_path / "m", valid=Share(0.1), test=Count(105))
+    counts = {name: part.counts(3).tolist() for name, part in run_.data.examples.items()}
     assert sum(map(np.array, counts.values())).tolist() == [300, 100, 20]
     assert np.abs(np.array(counts["valid"]) - [30, 10, 2]).max() <= 1
     assert np.abs(np.array(counts["test"]) - [75, 25, 5]).max() <= 1
     decoded = [
-        " ".join(run_.reader.vocabulary.decode(part.ids[part.starts[row] : part.starts[row + 1]]))
-        for name, part in run_.examples.items()
+        " ".join(run_.data.reader.vocabulary.decode(part.ids[part.starts[row] : part.starts[row + 1]]))
+        for name, part in run_.data.examples.items()
         for row in range(len(part))
         if name == "train"
     ]
     assert len(set(decoded)) == len(decoded)
 
 
-def test_balanced_predictions_find_the_rare_class(tmp_path: Path) -> None:
+def test_balanced_training_predicts_rare_class(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
 
     def rows(count: int, share: float) -> list[tuple[str, str]]:
         found = []
         for _ in range(count):
             rare = generator.uniform() < share
-            words = generator.choice(["x", "y"], 3, p=[0.65, 0.35] if rare else [0.35, 0.65])  # overlap
+            words = generator.choice(["x", "y"], 3, p=[0.65, 0.35] if rare else [0.35, 0.65])  # so that the classes overlap
             found.append(("rare" if rare else "usual", " ".join(words)))
         return found
 
-    write(tmp_path / "a.tsv", rows(4000, 0.05))
+    write_tsv(tmp_path / "a.tsv", rows(4000, 0.05))
     new = rows(2000, 0.5)
     figures = {}
     for balanced in (False, True):
@@ -400,7 +404,7 @@ def test_balanced_predictions_find_the_rare_class(tmp_path: Path) -> None:
     assert figures[True] > 0.7 > 0.5 > figures[False]
 
 
-def test_a_resumed_run_is_the_run_that_was_never_interrupted(data: Path, tmp_path: Path) -> None:
+def test_resumed_classifier_training_equals_uninterrupted(data: Path, tmp_path: Path) -> None:
     for options in ({}, {"optimizer": "adamw", "rate": 0.01, "hidden": (8,), "dropout": 0.2}):
         whole = start_session([data / "train.tsv"], tmp_path / "whole", overwrite=True, epochs=4, **options)
         for _ in whole.events():
@@ -424,7 +428,31 @@ def test_a_resumed_run_is_the_run_that_was_never_interrupted(data: Path, tmp_pat
         assert broken.figures == whole.figures
 
 
-def test_a_finished_run_goes_on_for_more_epochs(data: Path, tmp_path: Path) -> None:
+def test_classifier_training_interrupted_in_python_resumes_with_same_result(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(session: Session, event: Event) -> None:
+        if isinstance(event, Step) and event.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    whole = fflm.train_classifier(data / "train.tsv", tmp_path / "whole", epochs=2)
+    with pytest.raises(KeyboardInterrupt, match=r"stopped and saved: `fflm\.resume\('.*m'\)` resumes training"):
+        fflm.train_classifier(data / "train.tsv", tmp_path / "m", epochs=2, callback=interrupt)
+    with pytest.warns(FflmWarning, match="m is hardly trained, it was saved before its first evaluation"):
+        fflm.load(tmp_path / "m")
+    message = f"`fflm.resume('{tmp_path / 'm'}')` resumes it"
+    assert _as_commands(message) == f"`fflm classify train --resume {tmp_path / 'm'}` resumes it"
+    resumed = fflm.resume(tmp_path / "m", verbose=True)
+    assert re.search(
+        r"^epoch 2/2, .*; valid: loss .*, accuracy .*, macro f1 .* examples/s$", capsys.readouterr().out, re.MULTILINE
+    )
+    assert isinstance(resumed, TextClassifier)
+    assert resumed.about["figures"] == whole.about["figures"]
+    for name, array in whole.parameters.items():
+        assert np.array_equal(dict(resumed.parameters.items())[name], array)
+
+
+def test_finished_classifier_training_resumes_for_more_epochs(data: Path, tmp_path: Path) -> None:
     run_ = start_session([data / "train.tsv"], tmp_path / "m", epochs=2, patience=0)
     for _ in run_.events():
         pass
@@ -434,7 +462,7 @@ def test_a_finished_run_goes_on_for_more_epochs(data: Path, tmp_path: Path) -> N
         ClassifierSession.resume(tmp_path / "m", epochs=2)
 
 
-def test_vectors_are_taken_and_may_be_frozen(data: Path, tmp_path: Path) -> None:
+def test_pretrained_vectors_initialize_embeddings_and_can_be_frozen(data: Path, tmp_path: Path) -> None:
     (tmp_path / "v.txt").write_text("3 2\ngreat 1 0\ndull 0 1\nelsewhere 5 5\n")
     classifier = fflm.train_classifier(data / "train.tsv", tmp_path / "m", vectors=tmp_path / "v.txt", frozen=True)
     embeddings, vocabulary = classifier.parameters.embeddings, classifier.reader.vocabulary
@@ -449,7 +477,7 @@ def test_vectors_are_taken_and_may_be_frozen(data: Path, tmp_path: Path) -> None
     model = fflm.train(text, tmp_path / "lm", embedding=6, hidden=(8,), window=2, epochs=1)
     run_ = start_session([data / "train.tsv"], tmp_path / "m3", vectors=tmp_path / "lm")
     for word in ("film", "great"):
-        row = run_.trainer.parameters.embeddings[run_.reader.vocabulary.id(word)]
+        row = run_.trainer.parameters.embeddings[run_.data.reader.vocabulary.id(word)]
         assert np.array_equal(row, model.parameters.embeddings[model.vocabulary.id(word)])
 
 
@@ -472,28 +500,28 @@ def test_vectors_are_taken_and_may_be_frozen(data: Path, tmp_path: Path) -> None
         ([("a", "x"), ("b", "y")], {"valid": None, "rate": -1.0}, "`rate` must be a number above 0, not -1.0"),
     ],
 )
-def test_what_cannot_be_trained(tmp_path: Path, rows: list, options: dict, message: str) -> None:
-    write(tmp_path / "a.tsv", rows)
+def test_invalid_classifier_training_is_refused(tmp_path: Path, rows: list, options: dict, message: str) -> None:
+    write_tsv(tmp_path / "a.tsv", rows)
     with pytest.raises(FflmError, match=message):
         start_session([tmp_path / "a.tsv"], tmp_path / "m", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tsv"]
 
 
-def test_the_only_text_of_a_class_stays_for_training(tmp_path: Path) -> None:
+def test_only_text_of_class_is_not_held_out(tmp_path: Path) -> None:
     rows = [("a", f"x{number}") for number in range(9)] + [("b", "y")]
     for seed in range(1, 9):
-        run_ = start_session([write(tmp_path / "a.tsv", rows)], tmp_path / f"m{seed}", valid=Share(0.5), seed=seed)
-        assert run_.examples["train"].counts(2)[1] == 1
+        run_ = start_session([write_tsv(tmp_path / "a.tsv", rows)], tmp_path / f"m{seed}", valid=Share(0.5), seed=seed)
+        assert run_.data.examples["train"].counts(2)[1] == 1
 
 
-def test_a_label_that_training_lacks(data: Path, tmp_path: Path) -> None:
-    valid = write(tmp_path / "v.tsv", [("ugly", "x")])
+def test_validation_label_missing_from_training_is_refused(data: Path, tmp_path: Path) -> None:
+    valid = write_tsv(tmp_path / "v.tsv", [("ugly", "x")])
     with pytest.raises(FflmError, match="the label 'ugly' is in the valid text, but not in that for training"):
         start_session([data / "train.tsv"], tmp_path / "m", valid=(valid,))
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS, "vocabulary.tsv"])
-def test_damaged_files(data: Path, tmp_path: Path, name: str) -> None:
+def test_damaged_files_of_classifier_are_refused(data: Path, tmp_path: Path, name: str) -> None:
     fflm.train_classifier(data / "train.tsv", tmp_path / "m", epochs=1)
     content = (tmp_path / "m" / name).read_bytes()
     for damaged in (content[: len(content) // 2], b"", content.replace(b"a", b"b")):
@@ -502,16 +530,16 @@ def test_damaged_files(data: Path, tmp_path: Path, name: str) -> None:
             TextClassifier.load(tmp_path / "m")
 
 
-def test_paths_of_classifiers() -> None:
-    assert default_path(["x/reviews.tsv.gz"], "classifier") == Path("reviews.classifier")
-    assert default_path(["-"], "classifier") == Path("stdin.classifier")
+def test_default_path_of_classifier() -> None:
+    assert model_path(None, (Path("x/reviews.tsv.gz"),), "classifier") == Path("reviews.classifier")
+    assert model_path(None, (Path("-"),), "classifier") == Path("stdin.classifier")
 
 
-# The commands
+# The commands.
 
 
 @pytest.mark.slow
-def test_commands(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classify_commands_train_eval_predict_info_and_plot(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     trained = run("classify", "train", data / "train.tsv", "--test", "10%")
     assert "train: 480 texts" in trained.stderr
@@ -543,7 +571,7 @@ def test_commands(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert json.loads(again.stdout)["test"]["accuracy"] == 1
 
 
-def test_language_models_and_classifiers_are_told_apart(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_language_models_and_classifiers_are_distinguished(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     fflm.train_classifier(data / "train.tsv", epochs=1)
     assert "there is no model in this folder" in run("generate", status=1).stderr
@@ -552,7 +580,7 @@ def test_language_models_and_classifiers_are_told_apart(data: Path, tmp_path: Pa
     fflm.train("t.txt", epochs=1, window=2, hidden=(4,), embedding=4)
     assert "t.model is not a text classifier" in run("classify", "predict", "-m", "t.model", status=1).stderr
     assert run("classify", "predict", input="great").stdout
-    assert "draw them one after the other" in run("plot", "t.model", "train.classifier", status=2).stderr
+    assert "plot them separately" in run("plot", "t.model", "train.classifier", status=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -569,7 +597,7 @@ def test_language_models_and_classifiers_are_told_apart(data: Path, tmp_path: Pa
         (("{data}", "--vectors", "nowhere"), "cannot read nowhere"),
     ],
 )
-def test_wrong_use(data: Path, tmp_path: Path, arguments: tuple, message: str) -> None:
+def test_classify_train_refuses_invalid_arguments(data: Path, tmp_path: Path, arguments: tuple, message: str) -> None:
     filled = [argument.format(data=data / "train.tsv") for argument in arguments]
     result = command("classify", "train", *filled, folder=tmp_path)
     assert result.returncode > 0
@@ -578,15 +606,15 @@ def test_wrong_use(data: Path, tmp_path: Path, arguments: tuple, message: str) -
     assert not list(tmp_path.iterdir())
 
 
-def test_an_existing_folder_is_kept(data: Path, tmp_path: Path) -> None:
+def test_existing_classifier_is_not_overwritten(data: Path, tmp_path: Path) -> None:
     start_session([data / "train.tsv"], tmp_path / "m", epochs=1)
     before = (tmp_path / "m" / CHECKPOINT).stat().st_mtime_ns
-    with pytest.raises(FflmError, match=r"exists: `ClassifierSession\.resume"):
+    with pytest.raises(FflmError, match=r"exists: `fflm\.resume"):
         start_session([data / "train.tsv"], tmp_path / "m")
     assert (tmp_path / "m" / CHECKPOINT).stat().st_mtime_ns == before
 
 
-def test_a_classifier_stays_until_the_one_that_replaces_it_has_weights(data: Path, tmp_path: Path) -> None:
+def test_old_classifier_is_kept_until_new_one_has_weights(data: Path, tmp_path: Path) -> None:
     start_session([data / "train.tsv"], tmp_path / "m", epochs=1).finish()
     before = snapshot(tmp_path / "m")
     run_ = start_session([data / "train.tsv"], tmp_path / "m", overwrite=True, epochs=2)
@@ -597,7 +625,7 @@ def test_a_classifier_stays_until_the_one_that_replaces_it_has_weights(data: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-def test_two_trainings_in_one_folder(data: Path, tmp_path: Path) -> None:
+def test_second_training_in_same_folder_is_refused(data: Path, tmp_path: Path) -> None:
     first = start_session([data / "train.tsv"], tmp_path / "m", epochs=1).events()
     next(first)
     for second in (

@@ -1,4 +1,4 @@
-"""Mixtures: the weights against a general optimiser, the cache against a dictionary, the folder, the command."""
+"""Mixtures: weights compared with a general optimizer, the cache with a naive computation, folders, and the command."""
 
 import json
 import math
@@ -34,17 +34,17 @@ TEXT = "the cat sat on the zebra .\n\nthe dog\n. the yak\n" * 3
 seeds = st.integers(0, 2**32 - 1)
 
 
-# Weights
+# Weights.
 
 
 def random_losses(seed, components, words=200):
-    """Return the losses of components of which some are much better than others."""
+    """Return losses (components, words), where some components are much better than others."""
     generator = np.random.default_rng(seed)
     return -np.log(generator.dirichlet(np.ones(20), (components, words))[..., 0]) + generator.exponential(1, (components, 1))
 
 
 @given(seeds, st.integers(1, 5))
-def test_no_weights_are_better(seed, components):
+def test_estimated_weights_are_optimal(seed, components):
     losses = random_losses(seed, components)
     weights = estimate_weights(losses)
     assert weights.min() >= 0
@@ -55,7 +55,7 @@ def test_no_weights_are_better(seed, components):
 
 
 @given(seeds)
-def test_two_weights_are_those_of_a_search_along_a_line(seed):
+def test_two_weights_equal_line_search(seed):
     losses = random_losses(seed, 2)
     result = minimize_scalar(
         lambda x: interpolate_losses(losses, np.array([x, 1 - x])).mean(),
@@ -66,28 +66,28 @@ def test_two_weights_are_those_of_a_search_along_a_line(seed):
     assert math.isclose(interpolate_losses(losses, estimate_weights(losses)).mean(), result.fun, rel_tol=0, abs_tol=1e-7)
 
 
-def test_words_impossible_to_some_or_all_components():
+def test_weights_with_infinite_losses():
     losses = np.array([[0.5, np.inf, 1.0, np.inf], [np.inf, 2.0, np.inf, np.inf]])
     np.testing.assert_allclose(estimate_weights(losses), [2 / 3, 1 / 3], **CLOSE)
     np.testing.assert_allclose(estimate_weights(losses[:, 3:]), [0.5, 0.5], **CLOSE)
     np.testing.assert_allclose(estimate_weights(losses + 1000), [2 / 3, 1 / 3], **CLOSE)
 
 
-def test_the_weights_of_components_that_are_almost_equal_take_few_steps(monkeypatch):
-    ratios = np.random.default_rng(0).lognormal(0, 0.1, 500)  # of the probabilities of words by two components
-    ratios /= ratios.mean()  # so that the second one earns no weight, but almost
+def test_weights_of_similar_components_converge_in_few_steps(monkeypatch):
+    ratios = np.random.default_rng(0).lognormal(0, 0.1, 500)  # ratios of the probabilities of words by two components
+    ratios /= ratios.mean()  # so that the best weight of the second one is just 0
     losses = np.stack([np.ones(500), 1 - np.log(ratios)])
     steps, real = [], mixture_train._gains
     monkeypatch.setattr(mixture_train, "_gains", lambda *given: steps.append(1) or real(*given))
     assert interpolate_losses(losses, estimate_weights(losses)).mean() == pytest.approx(1, abs=GAP)
-    assert len(steps) < 200  # 300,000 without extrapolation
+    assert len(steps) < 200  # it would be 300,000 steps without extrapolation
 
 
-# The cache
+# The cache.
 
 
 def cache_by_hand(model, size, context):
-    """Return the distribution after a context, a word at a time."""
+    """Return the distribution of the cache after a context, computed word by word."""
     V = len(model.vocabulary)
     weights = dict.fromkeys(range(V), 1 / V)
     for distance, id_ in enumerate(reversed(context), 1):
@@ -97,7 +97,7 @@ def cache_by_hand(model, size, context):
 
 
 @given(st.sampled_from(list(MODES)), st.integers(1, 12), st.lists(st.integers(0, 7), max_size=20))
-def test_the_cache_is_a_dictionary_of_the_latest_words(mode, size, ids):
+def test_cache_equals_naive_computation(mode, size, ids):
     model = tiny_model(MODES[mode])
     cache = UnigramCache(size, model.vocabulary, model.text)
     windows = Windows.of(np.minimum(ids, len(model.vocabulary) - 1), model.vocabulary, model.text, size)
@@ -109,7 +109,7 @@ def test_the_cache_is_a_dictionary_of_the_latest_words(mode, size, ids):
         np.testing.assert_allclose(cache.losses(contexts, np.full(len(contexts), word, np.int32)), -found[:, word], **CLOSE)
 
 
-def test_later_words_count_more_and_old_ones_are_forgotten():
+def test_cache_prefers_recent_words_and_forgets_old_ones():
     model = tiny_model(MODES["no ends"])
     cache = UnigramCache(3, model.vocabulary, model.text)
     ids = model.vocabulary.encode(["dog", "the", "cat", "sat"])
@@ -118,11 +118,11 @@ def test_later_words_count_more_and_old_ones_are_forgotten():
     assert sat > cat > the > dog == on
 
 
-# Mixtures
+# Mixtures.
 
 
 def small_mixture(text):
-    """Return a mixture of components that see 2, 4, 1 and 6 words."""
+    """Return a mixture of components with windows of 2, 4, 1 and 6 words."""
     first, second = tiny_model(text, window=2, dtype=np.float64), tiny_model(text, window=4, seed=2, dtype=np.float64)
     third = Bigrams(text, WORDS, {"the": {"cat": 0.5, "dog": 0.4}})
     third.vocabulary = first.vocabulary
@@ -135,7 +135,7 @@ def mixture(request):
     return small_mixture(MODES[request.param])
 
 
-def test_a_mixture_is_the_weighted_sum_of_probabilities(mixture):
+def test_mixture_equals_weighted_sum_of_probabilities(mixture):
     ids = mixture.text.encode_text(TEXT, mixture.vocabulary)
     windows = mixture.windows(ids)
     assert windows.window == 6
@@ -149,14 +149,14 @@ def test_a_mixture_is_the_weighted_sum_of_probabilities(mixture):
     np.testing.assert_allclose(mixture.losses(*windows.batch(np.arange(len(ids)))), -found[np.arange(len(ids)), ids], **CLOSE)
 
 
-def test_a_weight_of_one_is_that_component(mixture):
+def test_mixture_with_weight_one_equals_component(mixture):
     alone = Mixture(mixture.components, [0, 1, 0, 0])
     expected = score(mixture.components["b"], TEXT)
     assert math.isclose(score(alone, TEXT).loss_sum, expected.loss_sum, rel_tol=1e-12)
     assert alone.next_words("the", top=1)[0] == mixture.components["b"].next_words("the", top=1)[0]
 
 
-def test_a_comparison_scores_every_component_alone(mixture):
+def test_component_scorer_equals_scores_of_components(mixture):
     comparison = ComponentScorer(mixture)
     together = score(comparison, TEXT)
     assert together == score(mixture, TEXT)
@@ -168,7 +168,7 @@ def test_a_comparison_scores_every_component_alone(mixture):
         assert (alone.tokens, alone.unknown, alone.characters) == (expected.tokens, expected.unknown, expected.characters)
 
 
-def test_components_must_speak_of_the_same_words():
+def test_mixture_refuses_components_with_other_vocabulary_or_text():
     one = tiny_model()
     with pytest.raises(FflmError, match="b has another vocabulary than a"):
         Mixture({"a": one, "b": tiny_model(words=("the", "cow"))}, [0.5, 0.5])
@@ -178,11 +178,11 @@ def test_components_must_speak_of_the_same_words():
         UnigramCache(0, one.vocabulary, one.text)
 
 
-# Folders
+# Folders.
 
 
 def assert_same_score(actual, expected):
-    """Demand that a component's score has all that a score of its own has, up to rounding."""
+    """Check that the score of a component has the values of its score as a single model, up to rounding."""
     for name, value in expected.items():
         assert actual[name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
 
@@ -206,7 +206,7 @@ def models(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_mixture_returns_from_its_folder_wherever_that_is(models, monkeypatch):
+def test_saved_mixture_loads_from_moved_folder(models, monkeypatch):
     made = mix(["one.model", "two.model"], cache=5, tune=["held.txt"])
     made.save(Path("mixtures/m.mix"))
     assert sorted(path.name for path in Path("mixtures/m.mix").iterdir()) == [CONFIG, WEIGHTS, "vocabulary.tsv"]
@@ -224,7 +224,7 @@ def test_a_mixture_returns_from_its_folder_wherever_that_is(models, monkeypatch)
     assert [each["weight"] for each in back.tuning["components"]] == made.weights.tolist()
 
 
-def test_the_tuned_mixture_is_better_than_its_parts_on_that_text(models):
+def test_tuned_mixture_has_lower_perplexity_than_components(models):
     made = mix(["one.model", "two.model"], cache=5, tune=["held.txt"])
     assert made.tuning["source"] == "held.txt"
     assert made.tuning["perplexity"] < min(each["perplexity"] for each in made.tuning["components"])
@@ -233,7 +233,7 @@ def test_the_tuned_mixture_is_better_than_its_parts_on_that_text(models):
         assert_same_score(each, alone)
 
 
-def test_a_mixture_may_be_mixed(models):
+def test_mixture_of_mixture(models):
     mix(["one.model"], cache=5, tune=["held.txt"]).save(Path("one.mix"))
     outer = mix(["one.mix", "two.model"], tune=["held.txt"])
     outer.save(Path("two.mix"))
@@ -241,16 +241,16 @@ def test_a_mixture_may_be_mixed(models):
 
 
 @pytest.mark.parametrize("seed", [3, None])
-def test_a_part_that_changed_or_went_is_noticed(models, seed):
+def test_changed_or_missing_component_is_refused(models, seed):
     mix(["one.model", "two.model"], tune=["held.txt"]).save(Path("m.mix"))
     shutil.rmtree("two.model")
     if seed:
         save_tiny(Path("two.model"), seed=seed)
-    with pytest.raises(FflmError, match="two.model is not what it was.*tune again" if seed else "two.model.* is gone"):
+    with pytest.raises(FflmError, match="two.model has changed.*tune again" if seed else "two.model.* is missing"):
         fflm.load("m.mix")
 
 
-def test_a_damaged_mixture_is_refused(models):
+def test_damaged_mixture_is_refused(models):
     mix(["one.model"], cache=5, tune=["held.txt"]).save(Path("m.mix"))
     content = Path("m.mix", CONFIG).read_text()
     for old, new in (
@@ -269,11 +269,11 @@ def test_a_damaged_mixture_is_refused(models):
         fflm.load("m.mix")
 
 
-# The command
+# The command.
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained_models(tmp_path_factory):
     """Train a network and an n-gram model on one text; mix them."""
     folder = tmp_path_factory.mktemp("mixture")
     (folder / "text.txt").write_text(STORIES, encoding="utf-8")
@@ -290,12 +290,12 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def invoke(trained, monkeypatch):
-    monkeypatch.chdir(trained[0])
+def invoke(trained_models, monkeypatch):
+    monkeypatch.chdir(trained_models[0])
     return lambda line, **extra: CliRunner().invoke(main, line.split(), prog_name="fflm", **extra)
 
 
-def objects(result):
+def json_lines(result):
     assert result.exit_code == 0, result.stderr
     return [json.loads(line) for line in result.stdout.splitlines()]
 
@@ -303,26 +303,26 @@ def objects(result):
 NUMBERS = r" +[\d.,]+ +[\d.,]+ +[\d.]+"
 
 
-def test_saving_shows_the_tuning_on_the_validation_part(trained, invoke):
-    [valid] = objects(invoke("score -m text.mix --part valid --json"))
+def test_mix_command_reports_tuning_on_validation_part(trained_models, invoke):
+    [valid] = json_lines(invoke("score -m text.mix --part valid --json"))
     assert re.fullmatch(
         rf"model text.mix\n +weight +perplexity.*\n(text.model|text.ngram|cache of 50 words) +0\.\d+{NUMBERS}\n(.*\n){{2}}"
         rf"mixture +{NUMBERS}\ntuned on the validation part of text.model: perplexity {valid['perplexity']:.2f} over .* tokens, "
         r"OOV rate .*%, .* bits per character; vocabulary .*; line ends .*\n",
-        trained[1],
+        trained_models[1],
     )
     assert valid["tuning"]["loss"] == pytest.approx(valid["loss"])
-    [again] = objects(invoke("mix text.model text.ngram --cache 50 -o text.mix --overwrite --json"))
+    [again] = json_lines(invoke("mix text.model text.ngram --cache 50 -o text.mix --overwrite --json"))
     assert again["model"] == "text.mix"
     assert again["components"] == valid["tuning"]["components"]
 
 
-def test_the_report_gives_each_alone_and_the_mixture(invoke):
-    [summary] = objects(invoke("score -m text.mix --part test --json"))
+def test_score_command_reports_components_and_mixture(invoke):
+    [summary] = json_lines(invoke("score -m text.mix --part test --json"))
     assert [each["name"] for each in summary["components"]] == ["text.model", "text.ngram", "cache of 50 words"]
     assert sum(each["weight"] for each in summary["components"]) == pytest.approx(1)
     for each in summary["components"][:2]:
-        [alone] = objects(invoke(f"score -m {each['name']} --part test --json"))
+        [alone] = json_lines(invoke(f"score -m {each['name']} --part test --json"))
         assert alone.pop("model") == each["name"]
         assert_same_score(each, alone)
     text = invoke("score -m text.mix --part test").stdout
@@ -337,45 +337,45 @@ def test_the_report_gives_each_alone_and_the_mixture(invoke):
         assert piece in text
 
 
-def test_a_part_is_what_training_measured(invoke):
+def test_score_of_part_equals_figures_of_training(invoke):
     for name in ("text.model", "text.ngram"):
         figures = json.loads(invoke(f"info {name} --json").stdout)["figures"]
         for part in ("valid", "test"):
-            [summary] = objects(invoke(f"score -m {name} --part {part} --json"))
+            [summary] = json_lines(invoke(f"score -m {name} --part {part} --json"))
             assert summary["perplexity"] == pytest.approx(figures[part]["perplexity"], rel=1e-5)
-    [summary] = objects(invoke("score -m text.model --part train --json"))
+    [summary] = json_lines(invoke("score -m text.model --part train --json"))
     assert summary["tokens"] == json.loads(invoke("info text.model --json").stdout)["corpus"]["parts"]["train"]["tokens"]
 
 
-def rounded(value):
-    """Return a JSON value with 12 digits of its numbers."""
+def round_to_12_digits(value):
+    """Return a JSON value with its numbers rounded to 12 digits."""
     if isinstance(value, dict):
-        return {name: rounded(each) for name, each in value.items()}
+        return {name: round_to_12_digits(each) for name, each in value.items()}
     if isinstance(value, list):
-        return [rounded(each) for each in value]
+        return [round_to_12_digits(each) for each in value]
     return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
-def test_words_sentences_and_hypotheses_are_scored_by_the_mixture(invoke):
+def test_score_command_of_mixture_by_word_sentence_and_nbest(invoke):
     text = "The cat sat.\nThe zebra ran.\n"
-    [summary] = objects(invoke("score -m text.mix --json", input=text))
+    [summary] = json_lines(invoke("score -m text.mix --json", input=text))
     for by in ("word", "sentence"):
-        *each, last = objects(invoke(f"score -m text.mix --by {by} --json", input=text))
-        assert rounded(last) == rounded(summary)  # sums over lines, and over all of a chunk
+        *each, last = json_lines(invoke(f"score -m text.mix --by {by} --json", input=text))
+        assert round_to_12_digits(last) == round_to_12_digits(summary)  # one adds by lines, the other by chunks
         assert sum(one["log_probability"] for one in each) == pytest.approx(summary["log_probability"])
-    hypotheses = objects(invoke("score -m text.mix --nbest plain --json", input=text))
+    hypotheses = json_lines(invoke("score -m text.mix --nbest plain --json", input=text))
     model = fflm.load("text.mix")
     assert [each["log_probability"] for each in hypotheses] == pytest.approx(
         [model.score(line).log_probability for line in text.splitlines()]
     )
 
 
-def test_a_mixture_is_a_model_like_any_other(trained, invoke):
+def test_mixture_works_with_all_commands(trained_models, invoke):
     assert invoke("generate -m text.mix --prefix The --length 5 --seed 1").stdout.startswith("The ")
     assert invoke("generate -m text.mix --beams 3 --length 5").exit_code == 0
     table = json.loads(invoke("next -m text.mix --json --top 100000").stdout)["words"]
     assert sum(each["probability"] for each in table) == pytest.approx(1)
-    assert json.loads(invoke("next --json --top 100000").stdout)["words"] == table  # made last
+    assert json.loads(invoke("next --json --top 100000").stdout)["words"] == table  # because text.mix is the latest model
     about = json.loads(invoke("info text.mix --json").stdout)
     assert [each["name"] for each in about["figures"]["tuning"]["components"]] == [
         "text.model",
@@ -404,7 +404,7 @@ REFUSED = [
     ("mix text.model --cache 5 --tune empty.txt -o new.mix", "no words"),
     ("mix text.model --cache 5 --tune strange.txt -o new.mix", "no word of strange.txt is in the vocabulary"),
     ("mix text.model --cache 5 -o text.ngram", "text.ngram exists"),
-    ("mix text.model --cache 5 -o text.ngram --tune missing", "text.ngram exists"),  # before anything takes time
+    ("mix text.model --cache 5 -o text.ngram --tune missing", "text.ngram exists"),  # this is checked before the text is read
     ("mix text.model --cache 5 -o text.txt", "text.txt exists and is not a model"),
     ("mix text.model --cache 5 -o text.model --overwrite", "text.model is a part of the mixture"),
     ("score -m text.model --part test text.txt", "without INPUTS"),
@@ -413,15 +413,15 @@ REFUSED = [
     ("mix other.model --cache 5 -o new.mix", "other.model is a model without a corpus"),
     ("score -m half.model --part test", "without a test part"),
     ("mix half.model --cache 5 -o new.mix", "without a validation part: .*--tune"),
-    ("score -m lost.model --part test", "is gone: name a text"),
-    ("score -m changed.model --part test", "is not what it was when changed.model was trained"),
+    ("score -m lost.model --part test", "is missing: give a text"),
+    ("score -m changed.model --part test", "has changed since changed.model was trained"),
 ]
 
 
 @pytest.fixture
-def broken(trained):
-    """Add models that lack something."""
-    folder, _ = trained
+def incomplete_models(trained_models):
+    """Add models whose corpus, validation part or vocabulary is missing or different."""
+    folder, _ = trained_models
     if not (folder / "other.model").exists():
         save_tiny(folder / "other.model")
         (folder / "empty.txt").touch()
@@ -441,13 +441,13 @@ def broken(trained):
 
 
 @pytest.mark.parametrize(("line", "reason"), REFUSED, ids=[line for line, _ in REFUSED])
-def test_refusals_are_one_line_and_leave_nothing(broken, invoke, line, reason):
-    before = sorted(path.name for path in broken.iterdir())
+def test_mix_and_score_refuse_invalid_arguments(incomplete_models, invoke, line, reason):
+    before = sorted(path.name for path in incomplete_models.iterdir())
     result = invoke(line, input="The cat.\n")
     assert result.exit_code in (1, 2)
     assert result.stdout == ""
     assert re.fullmatch(rf"error: .*{reason}.*\n", result.stderr)
-    assert sorted(path.name for path in broken.iterdir()) == before
+    assert sorted(path.name for path in incomplete_models.iterdir()) == before
 
 
 @pytest.mark.parametrize(
@@ -460,7 +460,7 @@ def test_refusals_are_one_line_and_leave_nothing(broken, invoke, line, reason):
         "ngram export -m text.mix -o text.arpa",
     ],
 )
-def test_what_needs_another_kind_refuses_in_one_line(invoke, line):
+def test_network_and_ngram_commands_refuse_mixture(invoke, line):
     result = invoke(line)
     assert result.exit_code == 1
     assert re.fullmatch(r"error: (only .*|text.mix is not (a network|an n-gram model).*)\n", result.stderr)

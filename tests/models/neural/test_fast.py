@@ -1,4 +1,4 @@
-"""Fast scoring: against the reference's scores without normalizer, in all modes, however the text is cut."""
+"""Fast scores equal the unnormalized scores of the reference, in all modes and for any part of a text."""
 
 import json
 
@@ -18,8 +18,8 @@ from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
 from fflm.training.checkpoints import save_weights
 
-QUANTISED = 2e-3
-"""Nats: sums over some ten units of numbers of a size of 1, rounded to 2^-15 of the largest."""
+QUANTIZATION_ERROR = 2e-3
+"""Tolerance in nats of sums over about ten products of size 1, each rounded to 2^-15 of the largest."""
 
 SHAPES = {
     "plain": {},
@@ -32,7 +32,7 @@ SHAPES = {
 
 
 def model_of(shape, text):
-    """Return a small model of a shape; its weights are its tiny twin's where they fit, else random."""
+    """Return a small network of a shape with random weights."""
     twin = tiny_model(text)
     fields = {"averages": (), "window": 3, "embedding": 4, "hidden": (6,), "activation": "tanh", "tied": False, **shape}
     config = NetworkConfig(len(twin.vocabulary), **fields)
@@ -44,36 +44,38 @@ def model_of(shape, text):
 
 
 def expected_losses(model, ids):
-    """Return -score of each word (N,) by the reference."""
+    """Return the negative unnormalized score of each word by the reference, (N,)."""
     case = {**reference.PLAIN, **model.config.to_dict()}
     arrays = {name: array.astype(np.float64) for name, array in model.parameters.items()}
     contexts, targets = model.windows(ids).batch(np.arange(len(ids)))
-    features = reference.forward(arrays, contexts, case, 0, 0, training=False)[2]
-    return -(features * reference.softmax_weight(arrays)[targets]).sum(1) - arrays["output.bias"][targets]
+    hidden = reference.forward(arrays, contexts, case, 0, 0, training=False)[2]
+    return -(hidden * reference.softmax_weight(arrays)[targets]).sum(1) - arrays["output.bias"][targets]
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", SHAPES)
-def test_scores_are_the_references(name, mode, threads):
+def test_fast_scores_equal_reference(name, mode, threads):
     model = model_of(SHAPES[name], MODES[mode])
-    ids = np.random.default_rng(0).integers(0, len(model.vocabulary), 70, np.int32)  # the ends, id 1, are among them
+    ids = np.random.default_rng(0).integers(0, len(model.vocabulary), 70, np.int32)  # line ends, whose id is 1, are among them
     expected = expected_losses(model, ids)
     scorer = FastScorer(model)
-    np.testing.assert_allclose(scorer.losses_of_text(ids), expected, rtol=0, atol=QUANTISED)
-    for cut in (1, 5, 23, 69, 70):  # the rest, after enough context
+    np.testing.assert_allclose(scorer.losses_of_text(ids), expected, rtol=0, atol=QUANTIZATION_ERROR)
+    for cut in (1, 5, 23, 69, 70):  # score the words from `cut` on, with enough context
         before = max(0, cut - model.window)
         found = scorer.losses_of_text(ids[before:], cut - before)
-        np.testing.assert_allclose(found, expected[cut:], rtol=0, atol=QUANTISED)
+        np.testing.assert_allclose(found, expected[cut:], rtol=0, atol=QUANTIZATION_ERROR)
     assert len(scorer.losses_of_text(ids[:0])) == 0
 
 
-def test_sums_over_averages_do_not_drift():
+def test_running_sums_of_averages_do_not_drift():
     model = model_of({"averages": (5, 40)}, MODES["sentence"])
     ids = np.random.default_rng(0).integers(1, len(model.vocabulary), 20_000, np.int32)
-    np.testing.assert_allclose(FastScorer(model).losses_of_text(ids), expected_losses(model, ids), rtol=0, atol=2 * QUANTISED)
+    np.testing.assert_allclose(
+        FastScorer(model).losses_of_text(ids), expected_losses(model, ids), rtol=0, atol=2 * QUANTIZATION_ERROR
+    )
 
 
-def test_normalisers_are_those_of_the_words_that_are_checked(monkeypatch):
+def test_normalizers_equal_those_of_checked_words(monkeypatch):
     monkeypatch.setattr(fast, "NORMALIZER_INTERVAL", 7)
     model = model_of({}, MODES["line ends"])
     ids = np.random.default_rng(0).integers(0, len(model.vocabulary), 50, np.int32)
@@ -85,19 +87,19 @@ def test_normalisers_are_those_of_the_words_that_are_checked(monkeypatch):
     found = scorer.normalizers
     assert found.contexts == len(logs)
     expected = [logs.mean(), np.abs(logs).mean(), np.abs(logs).max()]
-    np.testing.assert_allclose([found.mean, found.mean_absolute, found.worst], expected, rtol=0, atol=QUANTISED)
-    assert found.worst > 0.5  # so that it was worth looking
+    np.testing.assert_allclose([found.mean, found.mean_absolute, found.worst], expected, rtol=0, atol=QUANTIZATION_ERROR)
+    assert found.worst > 0.5  # so the normalizers are not trivial
 
 
 @pytest.mark.parametrize(
     "shape", [{"hidden": (6, 6)}, {"hidden": ()}, {"direct": True}, {"residual": True}, {"bands": (3,)}], ids=str
 )
-def test_other_shapes_are_refused(shape):
+def test_fast_scorer_refuses_other_network_shapes(shape):
     with pytest.raises(FflmError, match="one hidden layer"):
         FastScorer(model_of(shape, MODES["sentence"]))
 
 
-def test_other_models_are_refused():
+def test_fast_scorer_refuses_other_models():
     with pytest.raises(FflmError, match="only a network"):
         make_fast_scorer(object())
 
@@ -112,7 +114,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_the_command(folder):
+def test_score_fast_command(folder):
     def run(*options):
         result = CliRunner().invoke(main, ["score", "-m", str(folder / "m.model"), "--fast", *options])
         assert result.exit_code == 0, result.output
@@ -125,7 +127,7 @@ def test_the_command(folder):
     assert found["perplexity"] == pytest.approx(expected.perplexity)
     assert found["normalizers"] == pytest.approx(scorer.normalizers.to_dict())
     with_them = score_files(NeuralModel.load(folder / "m.model"), [path]).perplexity
-    assert found["perplexity_normalized"] == pytest.approx(with_them, rel=0.1)  # estimated from one context in twenty
+    assert found["perplexity_normalized"] == pytest.approx(with_them, rel=0.1)  # the estimate is from one context in twenty
     assert abs(found["perplexity"] / with_them - 1) > 0.2
     assert f"perplexity about {found['perplexity_normalized']:.1f}" in run(path)
     by_word = run(path, "--by", "word").splitlines()
@@ -138,7 +140,7 @@ def test_the_command(folder):
     np.testing.assert_allclose(logs, alone, atol=1e-5)
 
 
-def test_a_model_that_was_not_trained_for_it_is_warned_of(folder):
+def test_score_fast_warns_without_self_normalization(folder):
     about = folder / "m.model" / "config.json"
     command = ["score", "-m", str(folder / "m.model"), "--fast", str(folder / "text.txt")]
     assert "warning" not in CliRunner().invoke(main, command).stderr
@@ -148,7 +150,7 @@ def test_a_model_that_was_not_trained_for_it_is_warned_of(folder):
     assert "trained without --self-normalise" in result.stderr
 
 
-def test_a_mixture_is_not_fast(folder):
+def test_score_fast_refuses_mixture(folder):
     path, mixed, text = (str(folder / name) for name in ("m.model", "m.mix", "text.txt"))
     made = CliRunner().invoke(main, ["mix", path, "--cache", "20", "--tune", text, "-o", mixed])
     assert made.exit_code == 0, made.output

@@ -1,4 +1,4 @@
-"""Training runs on real text: files, interruption and resumption, from Python and through the installed command."""
+"""Training sessions on real text: files, interruption and resumption, from Python and with the command."""
 
 import contextlib
 import dataclasses
@@ -17,6 +17,8 @@ import sys
 import termios
 import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +30,11 @@ import fflm as library
 from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays, meaning, save_arrays
 from fflm.backend.protocol import ACTIVATIONS
 from fflm.cli.progress import watch
-from fflm.cli.signals import interruption
 from fflm.cli.train import VIEW
-from fflm.errors import FflmError
+from fflm.errors import FflmError, FflmWarning
 from fflm.files import LOCK, write_json
 from fflm.models.corpora import trained_corpus
+from fflm.models.creation import model_path
 from fflm.models.description import EVENTS
 from fflm.models.folder import VOCABULARY, latest_model
 from fflm.models.neural import model as neural_model
@@ -44,17 +46,17 @@ from fflm.models.neural.train import (
     default_batch_size,
     default_epochs,
     default_loss,
-    default_path,
     start_session,
 )
 from fflm.models.scoring import score_part
+from fflm.signals import interruption
 from fflm.text.corpus import Corpus
 from fflm.text.holdout import Count, Share
 from fflm.text.settings import TextSettings
 from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.vocabulary import VocabularyRule
 from fflm.training import events as training_events
-from fflm.training import session
+from fflm.training import progress, session
 from fflm.training.checkpoints import Checkpoint
 from fflm.training.events import Evaluation, RolledBack, Step
 from fflm.training.log import read_log
@@ -67,8 +69,8 @@ def finish(run):
     return list(run.events())
 
 
-def outcome(path):
-    """Return all that a run left behind, but times: weights, figures, checkpoint and log."""
+def training_result(path):
+    """Return the weights, figures, checkpoint and log that a session has saved, without times."""
     weights, figures = load_arrays(path / WEIGHTS)
     checkpoint, about = load_arrays(path / CHECKPOINT)
     state = {name: value for name, value in about["state"].items() if name not in ("seconds", "log_bytes")}
@@ -78,10 +80,10 @@ def outcome(path):
     return arrays, figures, state, log
 
 
-# From text to a model
+# From a text to a model.
 
 
-def test_a_run_leaves_a_model_with_its_figures(text):
+def test_training_saves_model_with_its_figures(text):
     run = start_session([text], Path("text.model"), **SETTINGS)
     events = finish(run)
     assert {path.name for path in run.path.iterdir()} == {CONFIG, WEIGHTS, VOCABULARY, LOG, CHECKPOINT, "corpus"}
@@ -109,7 +111,7 @@ def test_a_run_leaves_a_model_with_its_figures(text):
     assert figures["valid"]["loss"] < 0.98 * np.log(len(model.vocabulary))
 
 
-def test_from_python_in_two_lines(text):
+def test_train_and_load_from_python(text):
     model = library.train(text, **TINY)
     assert isinstance(model, NeuralModel)
     again = library.load("text.model")
@@ -120,11 +122,11 @@ def test_from_python_in_two_lines(text):
         library.train(text, "other.model", nonsense=1)
 
 
-def test_the_same_seed_gives_the_same_model_and_another_another(text):
+def test_same_seed_gives_same_model(text):
     results = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         finish(start_session([text], Path(f"{name}.model"), **SETTINGS, seed=seed))
-        results.append(outcome(Path(f"{name}.model")))
+        results.append(training_result(Path(f"{name}.model")))
     assert results[0] == results[1]
     assert results[0][0] != results[2][0]
 
@@ -167,33 +169,33 @@ def test_the_same_seed_gives_the_same_model_and_another_another(text):
     ],
     ids=lambda fields: ",".join(f"{name}={value}" for name, value in fields.items()),
 )
-def test_every_choice_trains(text, fields):
+def test_every_setting_trains(text, fields):
     finish(start_session([text], Path("text.model"), **{**TINY, "epochs": 1, **fields}))
     model = library.load("text.model")
     assert all(np.isfinite(array).all() for array in model.parameters)
     assert model.about["figures"]["valid"]["loss"] < 1.3 * np.log(len(model.vocabulary))
 
 
-def test_an_adaptive_softmax_is_trained_exactly(text):
+def test_adaptive_softmax_with_sampled_loss_is_refused(text):
     with pytest.raises(FflmError, match="leave out `bands`"):
         start_session([text], Path("text.model"), **TINY, bands=(5,), tied=False, loss="sampled")
 
 
-def test_the_first_step_of_batch_size_one_to_the_whole_text(text):
+def test_smallest_and_largest_batch_size(text):
     for size, steps in ((1, None), (10**6, 1)):
         run = start_session([text], Path("text.model"), overwrite=True, **{**TINY, "batch_size": size, "epochs": 1})
         assert run.trainer.batches == (steps or len(run.trainer.train))
         finish(run)
 
 
-def test_batches_are_chosen_by_the_size_of_the_text():
+def test_default_batch_size_depends_on_text_size():
     sizes = [default_batch_size(words, 1000) for words in range(1, 10**6, 9999)]
     assert sizes == sorted(sizes)
     assert default_batch_size(800_000, 300_000) < default_batch_size(800_000, 18_000) <= sizes[-1]
     assert all(size & (size - 1) == 0 for size in sizes)
 
 
-def test_epochs_are_chosen_by_the_size_of_the_text(text):
+def test_default_epochs_depend_on_text_size(text):
     epochs = [default_epochs(words) for words in (1, 10**5, 10**6, 10**7, 10**9)]
     assert epochs == sorted(epochs, reverse=True)
     assert epochs[-1] >= 1
@@ -202,14 +204,14 @@ def test_epochs_are_chosen_by_the_size_of_the_text(text):
     assert (chosen.epochs, chosen.batch_size) == (epochs[0], 64)
 
 
-def test_a_large_vocabulary_is_sampled(text):
+def test_default_loss_depends_on_vocabulary_size(text):
     assert [default_loss(words) for words in (10, 3000, 18_000)] == ["exact", "exact", "sampled"]
     for given, wanted in ((None, "exact"), ("nce", "nce")):
         run = start_session([text], Path("text.model"), overwrite=True, loss=given, **TINY)
         assert run.trainer.settings.loss == wanted
 
 
-def test_large_texts_are_seen_farther_back(text):
+def test_default_averages_depend_on_text_size(text):
     assert default_averages(10**5) == ()
     assert default_averages(10**6) > ()
     for given, wanted in ((None, ()), ((2, 5), (2, 5))):
@@ -218,7 +220,7 @@ def test_large_texts_are_seen_farther_back(text):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets(preset, text):
+def test_presets_set_defaults(preset, text):
     run = start_session([text], Path("own.model"), preset=preset, hidden=(7,))
     wanted = {"hidden": (7,), **{name: value for name, value in PRESETS[preset].items() if name != "hidden"}}
     found = vars(run.trainer.network.config) | vars(run.trainer.settings)
@@ -230,21 +232,21 @@ def test_presets(preset, text):
     assert [each["training"] for each in stored] == [stored[0]["training"]] * 2
 
 
-def test_unknown_preset(text):
+def test_unknown_preset_is_refused(text):
     with pytest.raises(FflmError, match="`preset` must be one of default, quick, not 'fast'"):
         start_session([text], Path("own.model"), preset="fast")
 
 
-def test_models_are_named_after_their_text():
-    assert default_path(["corpora/stories.txt", "x"]) == Path("stories.model")
-    assert default_path(["-"]) == Path("stdin.model")
-    assert default_path(["a/.hidden"]) == Path(".hidden.model")
+def test_default_path_is_named_after_text():
+    assert model_path(None, (Path("corpora/stories.txt"), Path("x"))) == Path("stories.model")
+    assert model_path(None, (Path("-"),)) == Path("stdin.model")
+    assert model_path(None, (Path("a/.hidden"),)) == Path(".hidden.model")
 
 
-# Through the command
+# With the command.
 
 
-def test_sources_of_text(text):
+def test_all_sources_of_text_give_same_model(text):
     Path("text.txt.gz").write_bytes(gzip.compress(text.read_bytes(), mtime=0))
     Path("folder").mkdir()
     shutil.copy(text, "folder")
@@ -265,18 +267,18 @@ def test_sources_of_text(text):
     assert not Path("4.model/corpus").exists()
 
 
-def test_a_model_lends_its_text_and_its_words(text):
+def test_training_on_a_model_uses_its_corpus(text):
     finish(start_session([text], Path("text.model"), **TINY, min_count=3))
     run = start_session([Path("text.model")], Path("other.model"), **TINY, seed=2)
     assert run.corpus.path.resolve() == Path("text.model/corpus").resolve()
     assert run.corpus.fingerprint == library.load("text.model").about["corpus"]["fingerprint"]
-    with pytest.raises(FflmError, match=r"TrainingSession\.resume\('text\.model'\)"):
+    with pytest.raises(FflmError, match=r"fflm\.resume\('text\.model'\)"):
         start_session([Path("text.model")], Path("text.model"), **TINY)
     result = fflm("train", "text.model", "-o", "third.model", "--min-count", 1, folder=".")
     assert "leave out --min-count" in result.stderr
 
 
-def test_tokenised_text_has_its_settings(text):
+def test_text_options_with_tokenized_text_are_refused(text):
     assert fflm("tokenize", text, "-o", "text.ids", folder=".").returncode == 0
     result = fflm("train", "text.ids", "--min-count", 1, "--vocabulary", "words.txt", folder=".")
     assert result.returncode == 2
@@ -284,70 +286,79 @@ def test_tokenised_text_has_its_settings(text):
 
 
 @pytest.mark.parametrize("options", [("--valid", "0"), ("--valid", "0", "--test", "10%")], ids=" ".join)
-def test_without_validation(text, options):
+def test_training_without_validation(text, options):
     result = fflm("train", text, *SMALL, "--epochs", 2, "--patience", 1, *options, folder=".")
     assert result.returncode == 0, result.stderr
     rows = [line.split() for line in result.stderr.splitlines() if line.strip()[:1].isdigit()]
-    assert [row[3] for row in rows] == ["-", "-"]  # in the place of the validation perplexity
+    assert [row[3] for row in rows] == ["-", "-"]  # in the column of validation perplexities
     about = library.load("text.model").about
     assert about["corpus"]["parts"].keys() == {"train"} | ({"test"} if "--test" in options else set())
     assert about["figures"]["epoch"] == 2
     assert fflm("info", folder=".").returncode == 0
 
 
-def test_a_run_stopped_in_its_first_epoch_leaves_a_model_to_use(text):
+def test_training_stopped_in_first_epoch_saves_usable_model(text):
     run = start_session([text], Path("text.model"), epochs=1, embedding=6, hidden=(8,), window=3, batch_size=64)
     event = next(run.events())
     run.save()
     assert isinstance(event, Step)
-    model = library.load("text.model")
+    with pytest.warns(
+        FflmWarning, match=r"text\.model is hardly trained, .*: resume its training with `fflm\.resume\('text\.model'\)`"
+    ):
+        model = library.load("text.model")
     assert model.about["figures"].keys() == {"step", "epoch"}
     assert 0 < model.about["figures"]["epoch"] < 1
-    assert fflm("info", folder=".").returncode == 0
+    shown = fflm("generate", "--length", 2, folder=".")
+    assert shown.returncode == 0
+    assert shown.stderr.count("warning: text.model is hardly trained") == 1
+    assert "resume its training with `fflm train --resume text.model`\n" in shown.stderr
     for _ in run.events():
         pass
     assert "valid" in library.load("text.model").about["figures"]
 
 
-def test_a_model_is_replaced_only_if_asked(text):
+def test_model_is_replaced_only_with_overwrite(text):
     options = ("train", text, *SMALL, "--epochs", 1)
     assert fflm(*options, folder=".").returncode == 0
-    before = outcome(Path("text.model"))
+    before = training_result(Path("text.model"))
     refused = fflm(*options, folder=".")
     assert refused.returncode == 1
     assert "--overwrite replaces it" in refused.stderr
-    assert outcome(Path("text.model")) == before
+    assert training_result(Path("text.model")) == before
     assert fflm(*options, "--overwrite", "--seed", 2, folder=".").returncode == 0
-    assert outcome(Path("text.model"))[0] != before[0]
+    assert training_result(Path("text.model"))[0] != before[0]
     assert sorted(path.name for path in Path().iterdir()) == ["text.model", "text.txt"]
 
 
-def test_the_old_model_stays_until_the_new_one_has_weights(text):
+def test_old_model_is_kept_until_new_one_has_weights(text):
     finish(start_session([text], Path("text.model"), **TINY))
-    before, place = outcome(Path("text.model")), Path("text.model").stat().st_ino
+    before, place = training_result(Path("text.model")), Path("text.model").stat().st_ino
     run = start_session([text], Path("text.model"), overwrite=True, **TINY, seed=2)
-    run.save()  # there is nothing to be used yet
+    run.save()  # there are no new weights yet
     assert not run.published
     assert run.path == Path("text.model")
-    assert outcome(run.path) == before
+    assert training_result(run.path) == before
     with pytest.raises(FflmError, match=r"already training in text\.model"):
         start_session([text], Path("text.model"), overwrite=True, **TINY)
     events = run.events()
     next(events)
-    assert (run.published, outcome(run.path)) == (False, before)
+    assert (run.published, training_result(run.path)) == (False, before)
     run.save()
     assert run.published
-    assert library.load("text.model").about["figures"] == {"step": 1, "epoch": pytest.approx(0.1, abs=0.09)}
+    with pytest.warns(FflmWarning, match="hardly trained"):
+        model = library.load("text.model")
+    assert model.about["figures"] == {"step": 1, "epoch": pytest.approx(0.1, abs=0.09)}
     list(events)
     assert Path("text.model").stat().st_ino != place
     assert sorted(path.name for path in Path().iterdir()) == ["text.model", "text.txt"]
     finish(start_session([text], Path("alone.model"), **TINY, seed=2))
-    assert outcome(Path("text.model")) == outcome(Path("alone.model"))
+    assert training_result(Path("text.model")) == training_result(Path("alone.model"))
     assert {path.name for path in Path("text.model").iterdir()} == {path.name for path in Path("alone.model").iterdir()}
 
 
+@pytest.mark.filterwarnings("ignore:text.model is hardly trained:fflm.errors.FflmWarning")
 @pytest.mark.parametrize("reason", ["an evaluation", "time"])
-def test_the_first_weights_of_whatever_kind_replace_the_old_model(text, reason):
+def test_first_saved_weights_replace_old_model(text, reason):
     finish(start_session([text], Path("text.model"), **TINY))
     run = start_session([text], Path("text.model"), overwrite=True, **TINY)
     run.save_seconds = 0 if reason == "time" else 600
@@ -358,8 +369,8 @@ def test_the_first_weights_of_whatever_kind_replace_the_old_model(text, reason):
     assert state.step == event.step
 
 
-def fill_the_disk(run):
-    """Let the run meet a full disk at its first checkpoint."""
+def run_on_full_disk(run):
+    """Run a session whose first checkpoint finds the disk full."""
     run.save_seconds = 0
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -372,7 +383,7 @@ def fill_the_disk(run):
 
 
 def interrupt(run):
-    """Interrupt the run in its first step, as Ctrl-C does that nobody handles."""
+    """Interrupt a session in its first step, as Ctrl-C does without a signal handler."""
     run.trainer.network.backend.clip_factor = lambda *arguments: signal.raise_signal(signal.SIGINT)
     run.finish()
 
@@ -381,23 +392,23 @@ def interrupt(run):
     ("options", "train", "reason"),
     [
         ({"rate": 1e9, "optimizer": "sgd", "clip": 0.0}, finish, "training does not converge"),
-        ({}, fill_the_disk, "cannot write .*File too large"),
+        ({}, run_on_full_disk, "cannot write .*File too large"),
         ({}, interrupt, None),
         ({"test": Share(0.999)}, finish, "take all|too few"),
     ],
     ids=["diverges", "full disk", "interrupted", "refused"],
 )
-def test_a_run_that_fails_leaves_the_model_that_it_was_to_replace(text, options, train, reason):
+def test_failed_training_keeps_old_model(text, options, train, reason):
     finish(start_session([text], Path("text.model"), **TINY))
-    before, runs = snapshot(Path()), []  # which would be discarded if nobody had them any more
+    before, runs = snapshot(Path()), []  # keep the sessions, which would be discarded without a reference
     with pytest.raises((FflmError, KeyboardInterrupt), match=reason):  # noqa: PT012
         runs.append(start_session([text], Path("text.model"), overwrite=True, **{**TINY, **options}))
         train(runs[0])
     assert snapshot(Path()) == before
 
 
-def test_a_kill_between_two_renames_is_put_right_by_whoever_comes_next(text):
-    """Where folders cannot exchange their names, that leaves the old one and the new one beside the place."""
+def test_next_use_recovers_from_kill_between_renames(text):
+    """On file systems that cannot exchange two folders, a kill leaves the old and the new folder under temporary names."""
     finish(start_session([text], Path("text.model"), **TINY))
     assert fflm("tokenize", text, "-o", "text.ids", folder=".").returncode == 0
     uses = {
@@ -421,19 +432,19 @@ def test_a_kill_between_two_renames_is_put_right_by_whoever_comes_next(text):
     assert snapshot(Path("text.model")).keys() == before.keys()
     (Path(".text.model.abcdefgh.tmp") / "new").mkdir(parents=True)
     Path("text.model").rename(".text.model.abcdefgh.tmp/old")
-    with pytest.raises(FflmError, match=r"exists: `TrainingSession\.resume"):
+    with pytest.raises(FflmError, match=r"exists: `fflm\.resume"):
         start_session([text], Path("text.model"), **TINY)
 
 
-def test_a_model_is_not_replaced_by_one_from_its_own_corpus(text):
+def test_model_is_not_replaced_by_one_from_its_own_corpus(text):
     finish(start_session([text], Path("text.model"), **TINY))
-    before = outcome(Path("text.model"))
-    with pytest.raises(FflmError, match="lies in text"):
+    before = training_result(Path("text.model"))
+    with pytest.raises(FflmError, match="is in text"):
         start_session([Path("text.model/corpus")], Path("text.model"), overwrite=True, **TINY)
-    assert outcome(Path("text.model")) == before
+    assert training_result(Path("text.model")) == before
 
 
-def test_a_folder_is_not_replaced_if_something_else_lies_in_it(text):
+def test_folder_with_foreign_files_is_not_replaced(text):
     finish(start_session([text], Path("text.model"), **TINY))
     for place in (Path("text.model/other.model"), Path("text.model/corpus/notes.txt")):
         place.touch()
@@ -450,8 +461,8 @@ def test_a_folder_is_not_replaced_if_something_else_lies_in_it(text):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_two_trainings_of_one_folder(text, overwrite):
-    """One reads its text while the other begins to train; a thread is treated as a process is."""
+def test_concurrent_training_in_same_folder_is_refused(text, overwrite):
+    """A session starts to train while another one reads its text; threads are treated like processes."""
     started, events = [], []
 
     def start_the_other(characters):
@@ -460,7 +471,7 @@ def test_two_trainings_of_one_folder(text, overwrite):
             events.append(started[0].events())
             next(events[0])
 
-    with pytest.raises(FflmError, match=r"discarded.*(exists: `TrainingSession\.resume|already training in)"):
+    with pytest.raises(FflmError, match=r"discarded.*(exists: `fflm\.resume|already training in)"):
         start_session([text], Path("text.model"), **{**TINY, "embedding": 9}, overwrite=overwrite, progress=start_the_other)
     refused = []
 
@@ -479,17 +490,17 @@ def test_two_trainings_of_one_folder(text, overwrite):
     for _ in events[0]:
         pass
     finish(start_session([text], Path("alone.model"), **TINY, seed=2))
-    assert outcome(Path("text.model")) == outcome(Path("alone.model"))
+    assert training_result(Path("text.model")) == training_result(Path("alone.model"))
     assert {path.name for path in Path("text.model").iterdir()} == {path.name for path in Path("alone.model").iterdir()}
     assert sorted(path.name for path in Path().iterdir()) == ["alone.model", "text.model", "text.txt"]
 
 
-def test_a_run_is_not_gone_on_with_where_another_has_been(text):
+def test_session_is_refused_after_another_changed_its_folder(text):
     run = start_session([text], Path("text.model"), **SETTINGS)
     list(itertools.islice(run.events(), 15))
     run.save()
     finish(TrainingSession.resume(run.path))
-    before = outcome(run.path)
+    before = training_result(run.path)
     for use in (run.save, lambda: next(run.events())):
         with pytest.raises(FflmError, match=r"text\.model has been changed by another run"):
             use()
@@ -497,11 +508,11 @@ def test_a_run_is_not_gone_on_with_where_another_has_been(text):
     with pytest.raises(FflmError, match=r"text\.model has been changed by another run"):
         run.save()
     finish(start_session([text], run.path, **SETTINGS, overwrite=True))
-    assert outcome(run.path) == before
+    assert training_result(run.path) == before
 
 
 @pytest.mark.parametrize("fate", ["moved", "removed", "replaced"])
-def test_a_run_whose_folder_is_moved_away_writes_nothing_into_another(text, fate):
+def test_session_whose_folder_was_moved_writes_nothing(text, fate):
     run = start_session([text], Path("text.model"), **TINY, seed=2)
     events = run.events()
     next(events)
@@ -510,7 +521,7 @@ def test_a_run_whose_folder_is_moved_away_writes_nothing_into_another(text, fate
         finish(start_session([text], Path("text.model"), **{**TINY, "embedding": 9}))
     before = snapshot(Path())
     for use in (run.save, lambda: list(events)):
-        with pytest.raises(FflmError, match=r"text\.model was moved, replaced or removed by somebody else"):
+        with pytest.raises(FflmError, match=r"text\.model was moved, replaced or removed by another process"):
             use()
     with pytest.raises(FflmError, match="has been changed by another run" if fate == "replaced" else "cannot write"):
         run.save()
@@ -519,22 +530,22 @@ def test_a_run_whose_folder_is_moved_away_writes_nothing_into_another(text, fate
     assert {name: content for name, content in before.items() if not name.endswith(LOCK)} == snapshot(Path())
     finish(TrainingSession.resume(Path("old.model")))
     finish(start_session([text], Path("alone.model"), **TINY, seed=2))
-    assert outcome(Path("old.model")) == outcome(Path("alone.model"))
+    assert training_result(Path("old.model")) == training_result(Path("alone.model"))
 
 
-def test_a_damaged_corpus_replaces_no_model(text):
+def test_damaged_corpus_keeps_old_model(text):
     finish(start_session([text], Path("text.model"), **TINY))
     shutil.copytree("text.model/corpus", "text.ids")
     content = bytearray(Path("text.ids/train.npy").read_bytes())
     content[-2] ^= 1
     Path("text.ids/train.npy").write_bytes(content)
-    before = outcome(Path("text.model"))
+    before = training_result(Path("text.model"))
     with pytest.raises(FflmError, match="wrong sha256"):
         start_session([Path("text.ids")], Path("text.model"), overwrite=True, **TINY)
-    assert outcome(Path("text.model")) == before
+    assert training_result(Path("text.model")) == before
 
 
-def test_a_model_that_is_replaced_while_it_is_loaded(text, monkeypatch):
+def test_model_replaced_during_loading_is_refused(text, monkeypatch):
     for name in ("text", "other"):
         finish(start_session([text], Path(f"{name}.model"), **{**TINY, "epochs": 1, "seed": len(name)}))
     real = neural_model.load_weights
@@ -549,7 +560,7 @@ def test_a_model_that_is_replaced_while_it_is_loaded(text, monkeypatch):
         library.load("text.model")
 
 
-def test_the_latest_model_is_found_while_another_is_replaced(text, monkeypatch):
+def test_latest_model_while_another_is_replaced(text, monkeypatch):
     for name in ("a", "b"):
         finish(start_session([text], Path(f"{name}.model"), **{**TINY, "epochs": 1}))
     real, seen = Path.stat, []
@@ -566,7 +577,7 @@ def test_the_latest_model_is_found_while_another_is_replaced(text, monkeypatch):
     assert seen
 
 
-def test_the_latest_model_is_the_one_whose_weights_are(text):
+def test_latest_model_is_chosen_by_time_of_weights(text):
     for name in ("b", "a"):
         finish(start_session([text], Path(f"{name}.model"), **{**TINY, "epochs": 1}))
     start_session([text], Path("unfinished.model"), **TINY)
@@ -577,11 +588,11 @@ def test_the_latest_model_is_the_one_whose_weights_are(text):
         library.load("unfinished.model")
 
 
-# Interruption and resumption
+# Interruption and resumption.
 
 
 @pytest.mark.parametrize("pace", [1, 5, 12])
-def test_a_run_in_pieces_is_the_whole_run(text, pace):
+def test_resumed_training_equals_uninterrupted(text, pace):
     finish(start_session([text], Path("whole.model"), **SETTINGS))
     run = start_session([text], Path("pieces.model"), **SETTINGS)
     pieces = 0
@@ -592,17 +603,17 @@ def test_a_run_in_pieces_is_the_whole_run(text, pace):
         pieces += 1
     finish(run)
     assert pieces > 2
-    assert outcome(Path("pieces.model")) == outcome(Path("whole.model"))
+    assert training_result(Path("pieces.model")) == training_result(Path("whole.model"))
 
 
-def test_a_finished_run_stays_as_it_is(text):
+def test_resuming_finished_training_changes_nothing(text):
     finish(start_session([text], Path("text.model"), **SETTINGS))
-    before = outcome(Path("text.model"))
+    before = training_result(Path("text.model"))
     finish(TrainingSession.resume(Path("text.model")))
-    assert outcome(Path("text.model")) == before
+    assert training_result(Path("text.model")) == before
 
 
-def test_more_epochs(text):
+def test_resume_with_more_epochs_equals_uninterrupted(text):
     settings = {**SETTINGS, "schedule": "constant"}
     finish(start_session([text], Path("whole.model"), **{**settings, "epochs": 5}))
     run = start_session([text], Path("text.model"), **{**settings, "epochs": 2})
@@ -611,17 +622,17 @@ def test_more_epochs(text):
         TrainingSession.resume(run.path, epochs=1)
     assert TrainingSession.resume(run.path).trainer.state.finished
     finish(TrainingSession.resume(run.path, epochs=5))
-    assert outcome(run.path) == outcome(Path("whole.model"))
+    assert training_result(run.path) == training_result(Path("whole.model"))
     assert library.load(run.path).about["training"]["epochs"] == 5
 
 
 @pytest.mark.parametrize("written", ["the checkpoint", "the checkpoint and config.json"])
-def test_more_epochs_are_not_lost_by_a_kill(text, monkeypatch, written):
+def test_more_epochs_are_kept_after_kill(text, monkeypatch, written):
     settings = {**SETTINGS, "schedule": "constant"}
     finish(start_session([text], Path("whole.model"), **{**settings, "epochs": 5}))
     finish(start_session([text], Path("text.model"), **{**settings, "epochs": 2}))
     with monkeypatch.context() as patch:
-        stage = "write_json" if written == "the checkpoint" else "remove_leftovers"  # what comes next
+        stage = "write_json" if written == "the checkpoint" else "remove_leftovers"  # the function that is called next
 
         def die(*arguments):
             raise KeyboardInterrupt
@@ -630,13 +641,13 @@ def test_more_epochs_are_not_lost_by_a_kill(text, monkeypatch, written):
         with pytest.raises(KeyboardInterrupt):
             TrainingSession.resume(Path("text.model"), epochs=5)
     finish(TrainingSession.resume(Path("text.model")))
-    assert outcome(Path("text.model")) == outcome(Path("whole.model"))
+    assert training_result(Path("text.model")) == training_result(Path("whole.model"))
     assert library.load("text.model").about["training"]["epochs"] == 5
 
 
 @pytest.mark.parametrize("again", [{}, {"epochs": 5}])
-def test_a_run_of_an_early_version_goes_on_though_only_its_configuration_has_the_new_epochs(text, again):
-    """Its checkpoint says neither how many epochs there are to be nor on what device, and it was killed before the next one."""
+def test_resume_reads_epochs_from_config_of_early_version(text, again):
+    """Checkpoints of early versions have neither epochs nor device; this session was killed before the next checkpoint."""
     settings = {**SETTINGS, "schedule": "constant"}
     finish(start_session([text], Path("whole.model"), **{**settings, "epochs": 5}))
     finish(start_session([text], Path("text.model"), **{**settings, "epochs": 2}))
@@ -648,10 +659,10 @@ def test_a_run_of_an_early_version_goes_on_though_only_its_configuration_has_the
     config = json.loads((Path("text.model") / CONFIG).read_text())
     write_json(Path("text.model") / CONFIG, {**config, "training": {**config["training"], "epochs": 5}})
     finish(TrainingSession.resume(Path("text.model"), **again))
-    assert outcome(Path("text.model")) == outcome(Path("whole.model"))
+    assert training_result(Path("text.model")) == training_result(Path("whole.model"))
 
 
-def test_more_epochs_after_an_early_stop(text):
+def test_resume_with_more_epochs_after_early_stopping(text):
     run = start_session([text], Path("text.model"), **{**TINY, "epochs": 50, "patience": 2, "rate": 0.1, "schedule": "constant"})
     finish(run)
     stopped = run.trainer.state.epoch
@@ -664,23 +675,23 @@ LONG = [*SMALL, "--epochs", 150, "--patience", 0, "--embedding-dropout", 0.1, "-
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """Return what the long run leaves if nobody interrupts it."""
+def uninterrupted(tmp_path_factory):
+    """Return the result of the long session without interruption."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "text.txt").write_text(STORIES, encoding="utf-8")
     result = fflm("train", "text.txt", *LONG, folder=folder)
     assert result.returncode == 0, result.stderr
-    return outcome(folder / "text.model")
+    return training_result(folder / "text.model")
 
 
 @pytest.mark.parametrize(
     "number",
     [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), pytest.param(signal.SIGHUP, marks=pytest.mark.slow)],
 )
-def test_signals_save_and_say_how_to_go_on(text, whole, number):
+def test_signal_saves_and_resumed_training_equals_uninterrupted(text, uninterrupted, number):
     command = [FFLM, "train", text, *map(str, LONG)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while not process.stderr.readline().startswith("epoch"):  # the head of the table, above its first row
+        while not process.stderr.readline().startswith("epoch"):  # the heading of the table of epochs
             assert process.poll() is None
         process.stderr.readline()
         process.send_signal(number)
@@ -691,12 +702,12 @@ def test_signals_save_and_say_how_to_go_on(text, whole, number):
     assert 0 < load_arrays(Path("text.model") / CHECKPOINT)[1]["state"]["epoch"] < 150
     result = fflm("train", "--resume", "text.model", folder=".")
     assert result.returncode == 0, result.stderr
-    assert outcome(Path("text.model")) == whole
+    assert training_result(Path("text.model")) == uninterrupted
 
 
 @pytest.mark.slow
-def test_signals_that_were_ignored_when_the_process_began_stay_ignored(text):
-    """SIGHUP as `nohup` has it, and SIGINT, which a shell has its scripts' background jobs ignore."""
+def test_signals_ignored_at_start_stay_ignored(text):
+    """`nohup` ignores SIGHUP, and shells ignore SIGINT for background jobs of scripts."""
 
     def ignore():
         for number in (signal.SIGHUP, signal.SIGINT):
@@ -716,8 +727,8 @@ def test_signals_that_were_ignored_when_the_process_began_stay_ignored(text):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="a terminal is made as Linux does it")
-def test_a_terminal_that_is_closed_saves(text):
+@pytest.mark.skipif(sys.platform != "linux", reason="the terminal is made by system calls of Linux")
+def test_closed_terminal_saves_checkpoint(text):
     master, terminal = os.openpty()
     command = [FFLM, "train", text, *map(str, LONG), "-q"]
     with subprocess.Popen(
@@ -740,7 +751,7 @@ def test_a_terminal_that_is_closed_saves(text):
     assert {path.name for path in Path("text.model").iterdir()} == {CONFIG, WEIGHTS, VOCABULARY, LOG, CHECKPOINT, "corpus"}
 
 
-INTERRUPTED = """
+SIGNAL_AFTER_STEPS = """
 import signal, sys
 from fflm.cli import main
 from fflm.training.trainer import Trainer
@@ -758,37 +769,37 @@ def run(trainer):
 Trainer.run = run
 main(sys.argv[2:])
 """
-"""Gets a signal after so many steps."""
+"""A program that runs the command, and sends itself a signal after a number of steps."""
 
 
 @pytest.mark.parametrize("steps", [0, 2])
-def test_a_run_that_is_interrupted_before_its_first_evaluation_does_not_replace_a_model(text, steps):
+def test_interruption_before_first_evaluation_keeps_old_model(text, steps):
     assert fflm("train", text, *SMALL, "--epochs", 1, folder=".").returncode == 0
     before = snapshot(Path())
-    command = [sys.executable, "-c", INTERRUPTED, str(steps), "train", str(text), *SMALL, "--overwrite"]
+    command = [sys.executable, "-c", SIGNAL_AFTER_STEPS, str(steps), "train", str(text), *SMALL, "--overwrite"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 130
     assert result.stderr.splitlines()[-1] == "stopped before there were new weights; text.model is as it was"
     assert snapshot(Path()) == before
 
 
-class Deaf(TrainingSession):
-    """A run in which the exception that a signal raises before the first step is swallowed, as in a callback of the compiler."""
+class SwallowedSignal(TrainingSession):
+    """A session that loses the exception of a signal before the first step, as a callback of the compiler does."""
 
     def events(self):
-        """Raise the signal."""
+        """Raise the signal, and suppress its exception."""
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
         yield from super().events()
 
 
-def test_a_signal_before_the_first_step_is_not_lost(text):
+def test_signal_before_first_step_stops_training(text):
     start_session([text], Path("text.model"), **TINY)
-    assert not watch(Deaf.resume(Path("text.model")), Console(quiet=True), VIEW)
+    assert not watch(SwallowedSignal.resume(Path("text.model")), Console(quiet=True), VIEW)
     assert load_arrays(Path("text.model") / CHECKPOINT)[1]["state"]["step"] == 1
 
 
-def test_a_signal_before_the_run_is_not_lost(text):
+def test_signal_before_training_raises_keyboard_interrupt(text):
     start_session([text], Path("text.model"), **TINY)
     with interruption():
         with contextlib.suppress(KeyboardInterrupt):
@@ -797,13 +808,13 @@ def test_a_signal_before_the_run_is_not_lost(text):
             watch(TrainingSession.resume(Path("text.model")), Console(quiet=True), VIEW)
 
 
-class Signalled(TrainingSession):
-    """A run that gets signals at its fifth step."""
+class SignalAtStepFive(TrainingSession):
+    """A session that gets signals at its fifth step."""
 
     signals = 1
 
     def events(self):
-        """Raise the signals before the event is seen."""
+        """Raise the signals before the event of the fifth step is yielded."""
         for event in super().events():
             if event.step == 5:
                 for _ in range(self.signals):
@@ -811,25 +822,116 @@ class Signalled(TrainingSession):
             yield event
 
 
-def test_a_signal_is_heeded_at_once(text):
+def test_signal_stops_training_at_next_event(text):
     start_session([text], Path("text.model"), **TINY)
-    assert not watch(Signalled.resume(Path("text.model")), Console(quiet=True), VIEW)
+    assert not watch(SignalAtStepFive.resume(Path("text.model")), Console(quiet=True), VIEW)
     assert load_arrays(Path("text.model") / CHECKPOINT)[1]["state"]["step"] == 5
 
 
-def test_a_second_signal_does_not_wait(text):
+def test_second_signal_stops_without_saving(text):
     before = signal.getsignal(signal.SIGINT)
     start_session([text], Path("text.model"), **TINY)
-    run = Signalled.resume(Path("text.model"))
+    run = SignalAtStepFive.resume(Path("text.model"))
     run.signals = 2
     with pytest.raises(KeyboardInterrupt):
         watch(run, Console(quiet=True), VIEW)
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_signal_before_the_run_leaves_nothing(text):
+class CtrlC:
+    """A callback that gets Ctrl-C at a step, and counts the kinds of events."""
+
+    def __init__(self, step):
+        self.step, self.events = step, Counter()
+
+    def __call__(self, session, event):
+        """Count the event, and raise the signal if it is time."""
+        self.events[type(event).__name__] += 1
+        if isinstance(event, Step) and event.step == self.step:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_training_interrupted_in_python_resumes_with_same_result(text):
+    whole = CtrlC(None)
+    library.train(text, "whole.model", callback=whole, **SETTINGS)
+    before = signal.getsignal(signal.SIGINT)
+    interrupted = CtrlC(5)
+    with pytest.raises(KeyboardInterrupt, match=r"stopped and saved: `fflm\.resume\('text\.model'\)` resumes training"):
+        library.train(text, "text.model", callback=interrupted, **SETTINGS)
+    assert signal.getsignal(signal.SIGINT) is before
+    resumed, last = CtrlC(whole.events["Step"] // 2), CtrlC(None)
+    with pytest.raises(KeyboardInterrupt):
+        library.resume("text.model", callback=resumed)
+    model = library.resume("text.model", callback=last)
+    assert model.about["figures"]["valid"] == library.load("whole.model").about["figures"]["valid"]
+    assert training_result(Path("text.model")) == training_result(Path("whole.model"))
+    assert interrupted.events == {"Step": 6}
+    assert interrupted.events["Step"] + resumed.events["Step"] + last.events["Step"] == whole.events["Step"]
+    assert last.events["Tested"] == whole.events["Tested"] == 1
+
+
+def test_ctrl_c_in_python_before_first_evaluation_keeps_old_model(text):
+    library.train(text, "text.model", **TINY)
+    before = snapshot(Path())
+    with pytest.raises(KeyboardInterrupt, match=r"text\.model is as it was"):
+        library.train(text, "text.model", overwrite=True, callback=CtrlC(2), **{**TINY, "seed": 2})
+    assert snapshot(Path()) == before
+
+
+def test_own_handler_of_ctrl_c_stays_in_place_during_training(text):
+    seen = []
+    own = lambda *_: seen.append(signal.getsignal(signal.SIGINT))  # noqa: E731
+    before = signal.signal(signal.SIGINT, own)
+    try:
+        library.train(text, "text.model", callback=CtrlC(2), **TINY)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [own]
+
+
+def test_training_in_another_thread(text):
+    with ThreadPoolExecutor(1) as pool:
+        model = pool.submit(library.train, text, "text.model", **TINY).result()
+    assert training_result(Path("text.model"))[1]["step"] == model.about["figures"]["step"]
+
+
+def test_resume_in_python_with_more_epochs(text):
+    library.train(text, "text.model", **{**TINY, "epochs": 1, "patience": 0})
+    assert library.resume("text.model", epochs=2).about["training"]["epochs"] == 2
+    assert json.loads(Path("text.model", CONFIG).read_text())["training"]["epochs"] == 2
+
+
+def test_verbose_training_prints_each_evaluation(text, capsys):
+    library.train(text, "text.model", verbose=True, **SETTINGS)
+    lines = capsys.readouterr().out.splitlines()
+    number = r"[\d,.]+"
+    evaluation = rf"train loss {number}; valid: loss {number}, perplexity {number}( \(best so far\))?; {number} examples/s"
+    for epoch, line in enumerate(lines[:3], 1):
+        assert re.fullmatch(rf"epoch {epoch}/3, step {number}: {evaluation}", line)
+    figures = library.load("text.model").about["figures"]
+    assert f"perplexity {figures['valid']['perplexity']:,.4f} (best so far)" in "".join(lines)
+    assert re.fullmatch(rf"finished at step {number}: all 3 epochs done", lines[3])
+    assert lines[4:] == [f"test: loss {figures['test']['loss']:.4f}, perplexity {figures['test']['perplexity']:,.4f}"]
+
+
+def test_verbose_training_prints_between_evaluations(text, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS", 0)
+    library.train(text, "text.model", verbose=True, **{**TINY, "epochs": 1})
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"epoch 1/1, step 1: train loss [\d.]+; [\d,]+ examples/s", lines[0])
+
+
+def test_resume_refuses_other_kinds_of_models(text):
+    library.train_ngram(text, "text.ngram", order=2)
+    with pytest.raises(FflmError, match=r"text\.ngram is not a network or a text classifier: only their training can be resumed"):
+        library.resume("text.ngram")
+    with pytest.raises(FflmError, match=r"none\.model is not a model"):
+        library.resume("none.model")
+
+
+def test_signal_while_text_is_read_leaves_no_files(text):
     with subprocess.Popen([FFLM, "train", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        process.stdin.write("some words\n" * 100_000)  # it reads, so it has started
+        process.stdin.write("some words\n" * 100_000)  # the process reads, so it has started
         process.stdin.flush()
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=60)
@@ -838,7 +940,7 @@ def test_a_signal_before_the_run_leaves_nothing(text):
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments(text, whole):
+def test_resume_after_kills_at_random_moments_gives_same_model(text, uninterrupted):
     generator = random.Random(5)
     start = ["train", str(text), *map(str, LONG), "--save-every", "0"]
     for _ in range(4):
@@ -853,10 +955,10 @@ def test_kills_at_random_moments(text, whole):
                 process.kill()
     result = fflm("train", "--resume", "text.model", folder=".")
     assert result.returncode == 0, result.stderr
-    assert outcome(Path("text.model")) == whole
+    assert training_result(Path("text.model")) == uninterrupted
 
 
-def test_a_checkpoint_of_other_data_is_refused(text):
+def test_resume_refuses_checkpoint_of_other_data(text):
     finish(start_session([text], Path("text.model"), **TINY))
     path, about = Path("text.model") / CHECKPOINT, json.loads((Path("text.model") / CONFIG).read_text())
     config = meaning(about, training=True)
@@ -865,7 +967,7 @@ def test_a_checkpoint_of_other_data_is_refused(text):
         TrainingSession.resume(Path("text.model"), epochs=4)
 
 
-KILLED = """
+EXIT_AT_RENAME = """
 import os, sys
 from pathlib import Path
 from fflm.models.neural.train import TrainingSession, start_session
@@ -891,19 +993,19 @@ for _ in run.events():
 
 
 @pytest.mark.slow
-def test_kills_just_before_files_are_replaced(text):
+def test_resume_after_kills_before_renames_gives_same_model(text):
     finish(start_session([text], Path("whole.model"), **SETTINGS))
     deaths = 0
     for left in (1, 3, 6, 2, 9, 4, 100):
-        result = subprocess.run([sys.executable, "-c", KILLED, str(left)], capture_output=True, text=True, check=False)
+        result = subprocess.run([sys.executable, "-c", EXIT_AT_RENAME, str(left)], capture_output=True, text=True, check=False)
         assert result.returncode in (0, 9), result.stderr
         deaths += result.returncode == 9
     assert deaths >= 5
     assert result.returncode == 0
-    assert outcome(Path("text.model")) == outcome(Path("whole.model"))
+    assert training_result(Path("text.model")) == training_result(Path("whole.model"))
 
 
-def test_divergence_goes_back_with_half_the_rate(text):
+def test_divergence_rolls_back_and_halves_rate(text):
     run = start_session([text], Path("text.model"), **{**TINY, "schedule": "constant", "patience": 0})
     back = []
     for event in run.events():
@@ -920,7 +1022,7 @@ def test_divergence_goes_back_with_half_the_rate(text):
     assert sum(event["event"] == "rolled back" for event in log) == 2
 
 
-def test_divergence_in_the_end_gives_up(text):
+def test_repeated_divergence_ends_training(text):
     result = fflm("train", text, *SMALL, "--rate", 1e9, "--optimizer", "sgd", "--clip", 0, folder=".")
     assert result.returncode == 1
     assert result.stderr.count("back to step") == 5
@@ -929,12 +1031,12 @@ def test_divergence_in_the_end_gives_up(text):
     )
 
 
-# What is not resumed
+# Sessions that cannot be resumed.
 
 
 @pytest.fixture
-def stopped(text):
-    """Begin a run on a tokenized folder and stop it after some events."""
+def stopped_model(text):
+    """Train on a tokenized corpus, stop after some events, and return the path of the model."""
     assert fflm("tokenize", text, "-o", "text.ids", folder=".").returncode == 0
     run = start_session([Path("text.ids")], Path("text.model"), **TINY)
     list(itertools.islice(run.events(), 15))
@@ -952,47 +1054,47 @@ def stopped(text):
         (STORIES.replace(" the ", " and "), ("--vocabulary", "words.txt"), "the text or the vocabulary has changed"),
     ],
 )
-def test_other_data_is_refused_with_the_reason(stopped, content, options, reason):
+def test_resume_refuses_changed_corpus_with_reason(stopped_model, content, options, reason):
     words = [line.split("\t")[0] for line in Path("text.ids/vocabulary.tsv").read_text().splitlines()]
     Path("words.txt").write_text("\n".join(words))
     Path("text.txt").write_text(content, encoding="utf-8")
     assert fflm("tokenize", "text.txt", "-o", "text.ids", "--overwrite", *options, folder=".").returncode == 0
-    before = outcome_files(stopped)
-    result = fflm("train", "--resume", stopped, folder=".")
+    before = file_contents(stopped_model)
+    result = fflm("train", "--resume", stopped_model, folder=".")
     assert result.returncode == 1
     assert re.search(rf"^error: text.model was trained on other data \({reason}", result.stderr)
-    assert outcome_files(stopped) == before
+    assert file_contents(stopped_model) == before
 
 
-def outcome_files(path):
+def file_contents(path):
     return {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
 
 
-def test_swapped_words_are_damage(stopped):
+def test_resume_detects_swapped_words(stopped_model):
     path = Path("text.ids/vocabulary.tsv")
     lines = path.read_text().splitlines(keepends=True)
     lines[3], lines[4] = lines[4], lines[3]
     path.write_text("".join(lines))
     with pytest.raises(FflmError, match="its words or their order have changed"):
-        TrainingSession.resume(stopped)
+        TrainingSession.resume(stopped_model)
 
 
-def test_changed_ids_are_damage(stopped):
+def test_resume_detects_changed_ids(stopped_model):
     path = Path("text.ids/train.npy")
     content = bytearray(path.read_bytes())
     content[-2] ^= 1
     path.write_bytes(content)
     with pytest.raises(FflmError, match="wrong sha256"):
-        TrainingSession.resume(stopped)
+        TrainingSession.resume(stopped_model)
 
 
-def test_a_missing_corpus(stopped):
+def test_resume_without_corpus_is_refused(stopped_model):
     shutil.rmtree("text.ids")
     with pytest.raises(FflmError, match=r"text\.ids is not a tokenized corpus"):
-        TrainingSession.resume(stopped)
+        TrainingSession.resume(stopped_model)
 
 
-def test_a_model_and_its_corpus_are_moved_together(stopped):
+def test_model_moved_with_its_corpus_resumes(stopped_model):
     Path("one").mkdir()
     for name in ("text.ids", "text.model"):
         Path(name).rename(f"one/{name}")
@@ -1005,36 +1107,36 @@ def test_a_model_and_its_corpus_are_moved_together(stopped):
     finish(TrainingSession.resume(Path("two/text.model")))
 
 
-def test_a_model_that_is_moved_alone_finds_its_corpus(stopped):
-    """Even where another corpus lies at the relative path."""
+def test_model_moved_without_its_corpus_resumes(stopped_model):
+    """The corpus is found even if another one lies at the relative path."""
     Path("elsewhere").mkdir()
-    stopped = stopped.rename("elsewhere/text.model")
-    assert trained_corpus(stopped).path == Path("text.ids").resolve()
+    stopped_model = stopped_model.rename("elsewhere/text.model")
+    assert trained_corpus(stopped_model).path == Path("text.ids").resolve()
     assert fflm("tokenize", "text.txt", "-o", "elsewhere/text.ids", "--lowercase", folder=".").returncode == 0
-    finish(TrainingSession.resume(stopped))
+    finish(TrainingSession.resume(stopped_model))
 
 
-def test_a_corpus_that_only_an_absolute_path_leads_to(stopped):
-    """As early versions wrote it."""
-    config = json.loads((stopped / CONFIG).read_text())
+def test_resume_with_absolute_corpus_path_only(stopped_model):
+    """Early versions stored only the absolute path."""
+    config = json.loads((stopped_model / CONFIG).read_text())
     reference = {**config["corpus"], "path": config["corpus"].pop("absolute")}
-    write_json(stopped / CONFIG, {**config, "corpus": reference})
-    finish(TrainingSession.resume(stopped))
-    assert trained_corpus(stopped).path == Path("text.ids").resolve()
+    write_json(stopped_model / CONFIG, {**config, "corpus": reference})
+    finish(TrainingSession.resume(stopped_model))
+    assert trained_corpus(stopped_model).path == Path("text.ids").resolve()
 
 
-def test_a_damaged_or_missing_checkpoint(stopped):
-    path = stopped / CHECKPOINT
+def test_resume_refuses_damaged_or_missing_checkpoint(stopped_model):
+    path = stopped_model / CHECKPOINT
     content = path.read_bytes()
     path.write_bytes(content[:-1])
     with pytest.raises(FflmError, match="damaged"):
-        TrainingSession.resume(stopped)
+        TrainingSession.resume(stopped_model)
     path.unlink()
     with pytest.raises(FflmError, match="to resume from: train again with `overwrite=True`"):
-        TrainingSession.resume(stopped)
+        TrainingSession.resume(stopped_model)
 
 
-def test_a_run_that_is_whole_is_resumed(stopped):
-    """The runs above are refused for what was done to them, not for anything else."""
-    finish(TrainingSession.resume(stopped))
-    assert library.load(stopped).about["figures"]["epoch"] == 3
+def test_resume_of_unchanged_folder_succeeds(stopped_model):
+    """The sessions above are refused only because of the changes made to them."""
+    finish(TrainingSession.resume(stopped_model))
+    assert library.load(stopped_model).about["figures"]["epoch"] == 3

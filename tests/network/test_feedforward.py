@@ -1,4 +1,4 @@
-"""The whole network against the reference, its parameters, and its configuration."""
+"""The whole network is compared with the reference: losses, gradients, predictions, and batches in parts."""
 
 import json
 from typing import Any
@@ -10,8 +10,6 @@ from devices import backend_under_test, device, precision, tile
 from reference import CASES
 from tolerances import NETWORK, PRODUCT, SOFTMAX, assert_close
 
-from fflm.backend.cpu.backend import CpuBackend
-from fflm.errors import FflmError
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.output import Objective
@@ -19,11 +17,11 @@ from fflm.network.parameters import Parameters
 
 SEED, STEP = 5 * 2**32 + 1, 2**33 + 7
 BACKEND = backend_under_test()
-WORDS = 2 * tile() + 50  # for three tiles, the last of them ragged
+WORDS = 2 * tile() + 50  # three tiles, the last of which is not full
 
 
 def prepare(name: str, dtype: np.dtype) -> tuple:
-    """Return a case over several tiles, and its network, parameters, contexts, targets, and the parameters in float64."""
+    """Return a case with several tiles of words, its network, parameters, contexts, targets, and the parameters in float64."""
     case = {**CASES[name], "vocabulary": WORDS}
     config = NetworkConfig(**{field: value for field, value in case.items() if field not in reference.OBJECTIVE})
     arrays, contexts, targets = reference.batch(case)
@@ -33,10 +31,10 @@ def prepare(name: str, dtype: np.dtype) -> tuple:
     return case, Network(config, BACKEND), Parameters.from_arrays(config, arrays), contexts, targets, exact
 
 
-def run(
+def compute_gradients(
     case: dict, network: Network, parameters: Parameters, contexts: np.ndarray, targets: np.ndarray
 ) -> tuple[Parameters, np.ndarray]:
-    """Return gradients and losses, computed into arrays full of garbage."""
+    """Return gradients and losses, computed into arrays that held NaN."""
     dtype = parameters.dtype
     gradients, losses = Parameters.zeros(network.config, dtype), np.full(len(targets), np.nan, dtype)
     for array in gradients:
@@ -48,10 +46,10 @@ def run(
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gradients(name: str, dtype: np.dtype, threads: int) -> None:
+def test_network_gradients_and_training_losses(name: str, dtype: np.dtype, threads: int) -> None:
     case, network, parameters, contexts, targets, exact = prepare(name, dtype)
     before = {key: array.copy() for key, array in parameters.items()}
-    gradients, losses = run(case, network, parameters, contexts, targets)
+    gradients, losses = compute_gradients(case, network, parameters, contexts, targets)
     expected = reference.network_gradients(exact, contexts, targets, case, SEED, STEP)
     assert [key for key, _ in gradients.items()] == list(reference.shapes(case))
     for key, gradient in gradients.items():
@@ -62,7 +60,7 @@ def test_gradients(name: str, dtype: np.dtype, threads: int) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_evaluation(name: str, dtype: np.dtype, threads: int) -> None:
+def test_network_losses_and_predictions(name: str, dtype: np.dtype, threads: int) -> None:
     case, network, parameters, contexts, targets, exact = prepare(name, dtype)
     losses = np.full(len(targets), np.nan, dtype)
     network.losses(parameters, contexts, targets, losses)
@@ -85,70 +83,72 @@ def test_evaluation(name: str, dtype: np.dtype, threads: int) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("rows", [1, 4, 12])
-def test_parts_of_a_batch(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_in_parts_gives_same_gradients(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if device != "cpu" and (rows != 4 or name not in ("everything", "bands", "tied as it is")):
-        pytest.skip("some are enough where each takes long")
+        pytest.skip("a few cases are enough on a device on which each takes long")
     case, network, parameters, contexts, targets, _ = prepare(name, precision())
     assert network.rows_at_once(parameters, len(targets)) == len(targets)
-    whole, whole_losses = run(case, network, parameters, contexts, targets)
+    whole, whole_losses = compute_gradients(case, network, parameters, contexts, targets)
     monkeypatch.setattr(network.backend, "softmax_bytes", rows * network.config.classes * precision().itemsize)
     assert network.rows_at_once(parameters, len(targets)) <= rows
-    gradients, losses = run(case, network, parameters, contexts, targets)
+    gradients, losses = compute_gradients(case, network, parameters, contexts, targets)
     for (_, left), (_, right) in zip(gradients.items(), whole.items(), strict=True):
         assert_close(left, right, PRODUCT[left.dtype])
     assert_close(losses, whole_losses, PRODUCT[losses.dtype])
 
 
-def test_a_batch_for_which_there_is_no_memory_goes_in_smaller_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_is_split_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     case, network, parameters, contexts, targets, _ = prepare("everything", precision())
-    whole, whole_losses = run(case, network, parameters, contexts, targets)
+    whole, whole_losses = compute_gradients(case, network, parameters, contexts, targets)
     scatter_add, most = BACKEND.scatter_add, len(targets) // 3
 
-    def small(words: np.ndarray, *arguments: Any) -> None:  # the last operation, when all gradients have been written
+    def small(
+        words: np.ndarray, *arguments: Any
+    ) -> None:  # this is the last operation of a step, when all gradients have been written
         if len(words) > most:
             raise MemoryError
         scatter_add(words, *arguments)
 
     monkeypatch.setattr(BACKEND, "scatter_add", small)
-    gradients, losses = run(case, network, parameters, contexts, targets)
+    gradients, losses = compute_gradients(case, network, parameters, contexts, targets)
     for (_, left), (_, right) in zip(gradients.items(), whole.items(), strict=True):
         assert_close(left, right, PRODUCT[left.dtype])
     assert_close(losses, whole_losses, PRODUCT[losses.dtype])
     assert network.rows_at_once(parameters, len(targets)) <= most
     most = 0
     with pytest.raises(MemoryError):
-        run(case, network, parameters, contexts, targets)
-    assert network.rows_at_once(parameters, len(targets)) == len(targets)  # who tries again begins anew
+        compute_gradients(case, network, parameters, contexts, targets)
+    assert network.rows_at_once(parameters, len(targets)) == len(targets)  # the next attempt starts with whole batches again
 
 
-def test_at_least_one_row_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_at_once_is_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BACKEND, "softmax_bytes", 1)
     config = NetworkConfig(10, 2, 3)
     assert Network(config, BACKEND).rows_at_once(Parameters.zeros(config), 5) == 1
 
 
-def test_parts_of_a_batch_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_is_split_into_parts_of_equal_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BACKEND, "softmax_bytes", 10 * 4 * 10)
     config = NetworkConfig(10, 2, 3)
     parameters = Parameters.zeros(config)
     assert [Network(config, BACKEND).rows_at_once(parameters, batch) for batch in (1, 10, 11, 20, 21, 31)] == [1, 10, 6, 10, 7, 8]
 
 
-def test_one_row(dtype: np.dtype, threads: int) -> None:
+def test_gradients_of_single_row(dtype: np.dtype, threads: int) -> None:
     case, network, parameters, contexts, targets, exact = prepare("everything", dtype)
-    gradients, _ = run(case, network, parameters, contexts[:1], targets[:1])
+    gradients, _ = compute_gradients(case, network, parameters, contexts[:1], targets[:1])
     expected = reference.network_gradients(exact, contexts[:1], targets[:1], case, SEED, STEP)
     for key, gradient in gradients.items():
         assert_close(gradient, expected[key], NETWORK[dtype])
 
 
 @pytest.mark.parametrize("name", ["everything", "no hidden layer", "relu"])
-def test_nan_reaches_losses_and_norm(name: str, dtype: np.dtype) -> None:
+def test_nan_parameter_reaches_losses_and_gradient_norm(name: str, dtype: np.dtype) -> None:
     case, network, parameters, contexts, targets, _ = prepare(name, dtype)
     for array in parameters:
         kept = array.copy()
         array[...] = np.nan
-        gradients, losses = run({**case, "smoothing": 0.0}, network, parameters, contexts, targets)
+        gradients, losses = compute_gradients({**case, "smoothing": 0.0}, network, parameters, contexts, targets)
         assert np.isnan(losses).all()
         factor = np.zeros(1, dtype)
         network.backend.clip_factor(gradients, 1.0, factor)
@@ -156,7 +156,7 @@ def test_nan_reaches_losses_and_norm(name: str, dtype: np.dtype) -> None:
         array[...] = kept
 
 
-def test_what_a_padded_text_is_padded_with_does_not_matter() -> None:
+def test_pooled_prediction_does_not_depend_on_padding() -> None:
     for name in ("mean", "max"):
         _, network, parameters, contexts, *_ = prepare(name, precision())
         wider = np.hstack([contexts, np.full((len(contexts), 3), -1, np.int32)])
@@ -164,7 +164,7 @@ def test_what_a_padded_text_is_padded_with_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("words", [1, 3])
-def test_contexts_of_a_wrong_length(words: int) -> None:
+def test_contexts_of_wrong_length_are_refused(words: int) -> None:
     network, parameters, contexts, *_ = prepare("tanh", np.dtype(np.float32))[1:]
     with pytest.raises(ValueError, match=rf"shape \(13, {words}\), but the network sees 2 words"):
         network.log_probabilities(parameters, np.resize(contexts, (13, words)))
@@ -173,121 +173,19 @@ def test_contexts_of_a_wrong_length(words: int) -> None:
         network.predict(parameters, np.resize(contexts, (13, words)))
 
 
-# Parameters
-
-BENGIO = NetworkConfig(vocabulary=17_964, window=4, averages=(), embedding=30, hidden=(100,), direct=True, tied=False)
-
-
-def test_count() -> None:
-    """The paper's section 2 counts |V| (1 + n m + h) + h (1 + (n - 1) m) for n - 1 context words; here `<s>` is m more."""
-    expected = 17_964 * (1 + 5 * 30 + 100) + 100 * (1 + 4 * 30)
-    assert Parameters.zeros(BENGIO).count == expected + 30
-
-
 @pytest.mark.parametrize("name", CASES)
-def test_names_and_shapes(name: str) -> None:
+def test_parameter_names_and_shapes(name: str) -> None:
     case, network, parameters, *_ = prepare(name, np.dtype(np.float32))
     assert {key: array.shape for key, array in parameters.items()} == reference.shapes(case)
     assert [id(array) for array in parameters] == [id(array) for _, array in parameters.items()]
     assert parameters.count == sum(np.prod(shape) for shape in reference.shapes(case).values())
     assert np.shares_memory(parameters.softmax_weight, parameters.embeddings if case["tied"] else parameters.output_weight)
-    width = network.config.embedding if case["tied"] else network.config.features
+    width = network.config.embedding if case["tied"] else network.config.hidden_width
     assert parameters.softmax_weight.shape == (reference.softmaxes(case)[0], width)
     assert parameters.words == network.config.classes
 
 
-def test_damaged_parameters() -> None:
-    config = NetworkConfig(10, 2, 3, (5, 4), tied=True)
-    arrays = dict(Parameters.zeros(config).items())
-    for name, array in arrays.items():
-        with pytest.raises(FflmError, match=rf"lack '{name}'"):
-            Parameters.from_arrays(config, {key: other for key, other in arrays.items() if key != name})
-        with pytest.raises(FflmError, match=rf"'{name}' has the shape \(1,.*not \({array.shape[0]},"):
-            Parameters.from_arrays(config, {**arrays, name: array[None]})
-
-
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
-@pytest.mark.parametrize("tied", [False, True])
-def test_random_parameters(activation: str, tied: bool, dtype: np.dtype) -> None:
-    config = NetworkConfig(2000, 4, 50, (300, 200), activation, averages=(), direct=True, tied=tied)
-    parameters = dict(Parameters.random(config, 1, dtype).items())
-    gain = 2 if activation == "relu" else 1
-    variances = {
-        "embeddings": 0.1**2,
-        "hidden.0.weight": gain / (4 * 50),
-        "hidden.1.weight": gain / 300,
-        "projection": 1 / (200 + 4 * 50),
-        "output.weight": 0.1**2 / (200 + 4 * 50),
-    }
-    for name, array in parameters.items():
-        assert array.dtype == dtype
-        if name.endswith("bias"):
-            assert not array.any()
-            continue
-        deviation = variances[name] ** 0.5
-        assert abs(array.mean()) < 5 * deviation / array.size**0.5
-        assert abs(array.std() / deviation - 1) < 0.02
-        assert 0.99 < np.abs(array).max() / (3**0.5 * deviation) < 1 + 1e-6
-    again, other = (Parameters.random(config, seed, dtype) for seed in (1, 2))
-    assert all(np.array_equal(array, parameters[name]) for name, array in again.items())
-    assert not np.array_equal(other.embeddings, again.embeddings)
-
-
-# Configuration
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"vocabulary": 0}, "`vocabulary` must be an integer of at least 1, not 0"),
-        ({"window": 0}, "`window` must be an integer from 1 to 1,000,000, not 0"),
-        ({"embedding": -1}, "`embedding` must be an integer from 1 to 1,000,000, not -1"),
-        ({"hidden": (5, 0)}, "`hidden` must be a list of at most 1,000 integers from 1 to 1,000,000; item 1 is 0"),
-        ({"averages": (3, -1)}, "`averages` must be a list of at most 100 integers from 1 to 1,000,000; item 1 is -1"),
-        ({"residual": True, "hidden": (5, 6)}, r"must be of one size, not \(5, 6\)"),
-        ({"activation": "tahn"}, "`activation` must be one of .*sigmoid.*, not 'tahn'"),
-        ({"dropout": 1.0}, r"`dropout` must be a number of at least 0 and below 1, not 1\.0"),
-        ({"dropout": -0.1}, r"below 1, not -0\.1"),
-        ({"embedding_dropout": 1.5}, r"`embedding_dropout` must be .*, not 1\.5"),
-        ({"embedding_dropout": float("nan")}, "`embedding_dropout` must be .*, not nan"),
-        ({"input": "numers"}, "`input` must be one of max, mean, numbers, window, not 'numers'"),
-        ({"output": "softmin"}, "`output` must be one of .*softmax.*, not 'softmin'"),
-        ({"input": "numbers", "tied": False, "outputs": 2}, "`numbers` must be an integer of at least 1, not 0"),
-        ({"outputs": 0, "tied": False}, "`outputs` must be an integer from 1 to 10,000,000 or None, not 0"),
-        ({"outputs": 2}, "tied is for language models only"),
-        ({"outputs": 2, "tied": False, "averages": (3,)}, "averages is for language models only"),
-        ({"input": "mean"}, "give the number of outputs"),
-        ({"output": "sigmoid"}, "give the number of outputs"),
-    ],
-)
-def test_config_errors(change: dict, message: str) -> None:
-    fields = {"vocabulary": 10, "window": 2, "embedding": 3, **change}
-    with pytest.raises(FflmError, match=message) as caught:
-        NetworkConfig(**fields)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("name", CASES)
-def test_config_survives_json(name: str) -> None:
+def test_network_config_round_trip_through_json(name: str) -> None:
     config = prepare(name, np.dtype(np.float32))[1].config
     assert NetworkConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-
-
-@pytest.mark.parametrize("bands", [(), (3, 5)])
-def test_biases_start_from_the_words_frequencies(bands: tuple[int, ...]) -> None:
-    config = NetworkConfig(8, 2, 3, tied=False, averages=(), bands=bands)
-    parameters, counts = Parameters.zeros(config, np.float64), np.array([50, 30, 0, 10, 5, 3, 1, 1])
-    parameters.start_from(counts)
-    logs = Network(config, CpuBackend()).log_probabilities(parameters, np.zeros((1, 2), np.int32))
-    np.testing.assert_allclose(np.exp(logs[0]), (counts + 1) / (counts + 1).sum())
-
-
-@pytest.mark.parametrize("bands", [(0,), (5, 3), (4, 4)])
-def test_bands_must_ascend(bands: tuple[int, ...]) -> None:
-    with pytest.raises(FflmError, match=r"must ascend|must be a list"):
-        NetworkConfig(10, 2, 3, tied=False, bands=bands)
-
-
-def test_bands_have_weights_of_their_own() -> None:
-    with pytest.raises(FflmError, match="`tied=False`"):
-        NetworkConfig(10, 2, 3, tied=True, bands=(4,))

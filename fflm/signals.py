@@ -1,13 +1,14 @@
-"""The signals that end a command: Ctrl-C, SIGTERM, and SIGHUP when a terminal is closed.
+"""Signals that end a program: Ctrl-C, SIGTERM, and SIGHUP when a terminal is closed.
 
-Each is noted as well as raised, as a KeyboardInterrupt: what is raised while a kernel is being compiled, or in a callback of C or
-of the garbage collector, may be swallowed there. A signal that was ignored when the process began stays ignored: by `nohup`, or
-Ctrl-C by a shell that runs a script's background job.
+Each is recorded as well as raised, as a KeyboardInterrupt: what is raised while a kernel is being compiled, or in a callback of C
+or of the garbage collector, may be swallowed there. A signal that was ignored when the process began stays ignored: by `nohup`,
+or Ctrl-C by a shell that runs a script's background job.
 """
 
 import contextlib
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -40,9 +41,15 @@ _current: Interruption | None = None
 
 
 @contextlib.contextmanager
-def interruption() -> Iterator[Interruption]:
-    """Handle the signals inside the block; a block inside another one shares what has come."""
+def interruption(signals: Sequence[int] = SIGNALS) -> Iterator[Interruption]:
+    """Handle signals inside the block.
+
+    A block inside another one shares what has come. Only the main thread receives signals: in other threads, nothing comes.
+    """
     global _current
+    if threading.current_thread() is not threading.main_thread():
+        yield Interruption()
+        return
     if _current:
         try:
             yield _current
@@ -50,7 +57,7 @@ def interruption() -> Iterator[Interruption]:
             _current.patient = False
         return
     _current = Interruption()
-    handled = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    handled = [number for number in signals if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, _current.handle) for number in handled}
     try:
         yield _current
@@ -58,3 +65,8 @@ def interruption() -> Iterator[Interruption]:
         _current = None
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def ctrl_c() -> contextlib.AbstractContextManager[Interruption]:
+    """Handle Ctrl-C inside a block of a library function, unless the program that calls it does so itself."""
+    return interruption([signal.SIGINT] if signal.getsignal(signal.SIGINT) is signal.default_int_handler else [])

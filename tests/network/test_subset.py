@@ -1,0 +1,61 @@
+"""The subset of a network for some words has the gradients of a smaller network."""
+
+import numpy as np
+import pytest
+import reference
+from tolerances import NETWORK, SOFTMAX, assert_close
+
+from fflm.backend.cpu.backend import CpuBackend
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.output import Objective
+from fflm.network.parameters import Parameters
+from fflm.network.subset import Subset
+
+SEED, STEP = 3, 11
+
+
+@pytest.mark.parametrize("name", ["tanh", "tied, projected", "tied, direct", "averages", "everything", "noise", "noise, tied"])
+def test_subset_gradients_equal_those_of_smaller_network(name, dtype, threads):
+    case = reference.CASES[name]
+    arrays, contexts, targets = reference.batch(case)
+    arrays = {key: array.astype(dtype) for key, array in arrays.items()}
+    config = NetworkConfig(**{field: value for field, value in case.items() if field not in reference.OBJECTIVE})
+    whole, network = Parameters.from_arrays(config, arrays), Network(config, CpuBackend())
+    words = np.union1d(targets, [1, 4]).astype(np.int32)
+    assert len(words) < case["vocabulary"]
+    subset = Subset(config, contexts, targets, words)
+    part = subset.take(network.backend, whole, Parameters.zeros(config, dtype))
+    gradients = subset.frame(Parameters.zeros(config, dtype), Parameters.zeros(config, dtype))
+    for array in gradients:
+        array[...] = np.nan
+    offsets = np.linspace(-1, 1, len(words)).astype(dtype)
+    smaller = {**case, "vocabulary": len(words)}
+    noise = reference.noise(smaller).astype(dtype) if case["noise"] else None
+    objective = Objective(case["smoothing"], case["penalty"], noise, offsets)
+    losses = np.empty(len(targets), dtype)
+    network.gradients(part, subset.contexts, subset.targets, gradients, losses, objective=objective, seed=SEED, step=STEP)
+
+    exact = {key: array.astype(np.float64) for key, array in arrays.items()}
+    # The embeddings of the reference are those of the words in the softmax, then all others, the padding among them.
+    places = np.concatenate([words, np.setdiff1d(np.arange(case["vocabulary"] + 1), words)])
+    exact["embeddings"] = exact["embeddings"][places]
+    exact["output.bias"] = exact["output.bias"][words] - offsets
+    if "output.weight" in exact:
+        exact["output.weight"] = exact["output.weight"][words]
+    number = np.argsort(places)
+    expected = reference.network_gradients(exact, number[contexts], np.searchsorted(words, targets), smaller, SEED, STEP)
+    expected["embeddings"] = expected["embeddings"][number][subset.inputs]
+    for key, gradient in gradients.items():
+        assert_close(gradient, expected[key], NETWORK[dtype])
+
+    for array in part:
+        array += 1
+    before = {key: array.copy() for key, array in whole.items()}
+    subset.put(network.backend, part, whole)
+    for key, rows in (("embeddings", subset.inputs), ("output.bias", words), ("output.weight", words)):
+        if key in before:
+            others = np.setdiff1d(np.arange(len(before[key])), rows)
+            now = dict(whole.items())[key]
+            assert_close(now[rows], before[key][rows].astype(np.float64) + 1, SOFTMAX[dtype])
+            assert np.array_equal(now[others], before[key][others])
