@@ -179,7 +179,7 @@ def read_arpa(source: Path, *, tokenizer: Tokenizer | None = None, mode: TextMod
         }
     }
     model = NgramModel(_build_tables(reader), vocabulary, settings, about)
-    for value in reader.values[0][reader.grams[0][:, 0] == vocabulary.start_id]:
+    for value in reader.values[0][reader.ngrams[0][:, 0] == vocabulary.start_id]:
         model.start_log10 = float(value)
     return model
 
