@@ -1,5 +1,6 @@
 """The interfaces that scoring and generation need, and the base class of models that contain a network."""
 
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Protocol, TypeAlias
@@ -106,7 +107,7 @@ class LineScorer(TextScorer, Protocol):
 
     def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return -log p of lines (L,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
-        losses = self.losses_of_texts(np.split(ids, borders[1:-1]))
+        losses = self.losses_of_texts([ids[low:high] for low, high in itertools.pairwise(borders)])
         return np.array([own.sum(dtype=np.float64) for own in losses])
 
 
