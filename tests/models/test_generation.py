@@ -415,3 +415,14 @@ def test_installed_generate_command_uses_latest_model(folder):
     assert lost.returncode == 1
     assert lost.stdout == ""
     assert lost.stderr.startswith("error: there is no model in this folder")
+
+
+def test_next_words_follow_each_line(folder):
+    alone = [json.loads(run(folder, "next", "--prefix", each, "--top", "3", "--json").stdout) for each in ("the cat", "")]
+    answers = run(folder, "next", "--follow", "--top", "3", "--json", input="the cat\n\n").stdout.splitlines()
+    assert list(map(json.loads, answers)) == alone
+    [line] = run(folder, "next", "--follow", "--top", "3", input="the cat\n").stdout.splitlines()
+    fields = line.split("\t")
+    assert fields[::2] == [each["word"] for each in alone[0]["words"]]
+    assert list(map(float, fields[1::2])) == pytest.approx([each["probability"] for each in alone[0]["words"]], abs=1e-6)
+    assert "leave out --prefix" in run(folder, "next", "--follow", "--prefix", "the").stderr
