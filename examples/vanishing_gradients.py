@@ -84,6 +84,9 @@ def draw(norms: dict[tuple[Activation, bool, int], np.ndarray], path: Path) -> N
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, ncols=2 if axes is right else 1)
     right.set_ylim(0.009, 0.35)
+    note = "sigmoid: falls out of\nthe picture, to 3e-14\n(left panel)"
+    arrow = {"arrowstyle": "->", "color": styles["sigmoid"][0]}
+    right.annotate(note, (19.35, 0.0093), (12.2, 0.0105), color=styles["sigmoid"][0], arrowprops=arrow, fontsize="small")
     right.set_yticks((0.01, 0.03, 0.1, 0.3), ("0.01", "0.03", "0.1", "0.3"))
     figure.savefig(path)
 

@@ -117,6 +117,7 @@ def test_backpropagation_equals_library(sizes):
     assert max(map(backpropagation.largest_difference, (W, b), trained)) < 1e-12
 
 
+@pytest.mark.slow
 def test_loss_decreases_with_smaller_batches_and_diverges_with_large_rates():
     stochastic, mini, batch = (batches_and_rates.losses(size, 0.1)[-1] for size in (1, 15, 150))
     assert stochastic < 0.1 < mini < 0.4 < batch < 0.9
@@ -124,6 +125,7 @@ def test_loss_decreases_with_smaller_batches_and_diverges_with_large_rates():
     assert right < 0.1 < small < 1 < large
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_after_patience_and_scores_better():
     stopped, to_the_end = early_stopping.train(patience=20), early_stopping.train(patience=0)
     validation = early_stopping.losses(to_the_end)[1]
@@ -141,6 +143,7 @@ def test_staircase_of_more_sigmoids_approximates_curve_better():
         assert smaller < 0.4 * larger
 
 
+@pytest.mark.slow
 def test_more_hidden_units_approximate_curve_better():
     errors = [approximation.largest_error(approximation.learned(units)) for units in (1, 2, 4, 8)]
     assert errors == sorted(errors, reverse=True)
