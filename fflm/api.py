@@ -15,8 +15,8 @@ from fflm.models.neural import train as neural_train
 from fflm.models.neural.model import NeuralModel
 from fflm.models.ngram import train as ngram_train
 from fflm.models.ngram.model import NgramModel
+from fflm.progress import ProgressPrinter
 from fflm.signals import ctrl_c
-from fflm.training.progress import ProgressPrinter
 from fflm.training.session import Callback, Session
 
 SESSIONS: dict[str, type[Session]] = {"network": neural_train.TrainingSession, "classifier": classifier_train.ClassifierSession}

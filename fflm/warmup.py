@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from fflm import api, compiling
+from fflm import api, compiling, kenlm
 from fflm.arguments import Device
 from fflm.backend.cpu.launching import KERNELS
 from fflm.backend.devices import choose_device, device_backend
@@ -126,6 +126,14 @@ def _scorers(folder: Path) -> None:
     write_arpa(ngram, folder / "text.arpa")
     scorer = FastScorer(api.train(folder / "text.txt", folder / "text.model", overwrite=True, **_SMALL))
     scorer.losses_of_text(scorer.text.encode_text(_TEXT, scorer.vocabulary))
+    for each in (ngram, scorer, scorer.model):
+        each.scores(_TEXT.splitlines()[:1])
+    sentences = train_ngram([folder / "text.txt"], folder / "sentences.ngram", 3, mode="sentence")
+    write_arpa(sentences, folder / "sentences.arpa")
+    settings = {**_SMALL, "mode": "sentence", "self_normalise": 0.1}
+    api.train(folder / "text.txt", folder / "sentences.model", overwrite=True, **settings)
+    for name in ("sentences.arpa", "sentences.model"):
+        list(kenlm.Model(folder / name).full_scores("the cat"))
 
 
 def _estimators() -> None:

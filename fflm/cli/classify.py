@@ -133,13 +133,14 @@ def _network_options(command: Command) -> Command:
 
     by_number = {"default": None, "by": "the number of texts"}
     options: list[Callable[[Any], Any]] = [
-        *own(NetworkConfig, "embedding", "hidden", "activation", "residual", "dropout", "embedding_dropout"),
+        *own(NetworkConfig, "embedding", "hidden", "activation", "negative_slope", "residual", "dropout", "embedding_dropout"),
         click.option("--balanced", is_flag=True, help=description(Balanced)),
         field_option(TrainingSettings, "epochs", **by_number),
         field_option(TrainingSettings, "batch_size", **by_number),
         *own(
             TrainingSettings,
-            *("optimizer", "rate", "momentum", "weight_decay", "schedule", "clip", "smoothing", "frozen", "patience"),
+            *("optimizer", "rate", "momentum", "weight_decay", "l1", "l2"),
+            *("schedule", "clip", "smoothing", "frozen", "patience"),
         ),
         *held_out_options(Valid, "10%", Test),
         save_every_option,

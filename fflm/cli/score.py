@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from fflm.cli.loading import announce_stdin, find_model, use_device
+from fflm.cli.loading import announce_stdin, find_model, following_lines, use_device
 from fflm.cli.mix import describe_components
 from fflm.cli.options import device_option, encoding_option, errors_option, json_option, model_option, quiet_option
 from fflm.cli.report import describe_policy, echo_json, show_word
 from fflm.cli.tables import printable
 
 if TYPE_CHECKING:
-    from fflm.models.base import TextScorer
+    from fflm.models.base import LineScorer, TextScorer
     from fflm.models.neural.fast import Normalizers
     from fflm.models.scoring import Score, ScoredLine
     from fflm.text.corpus import Part
@@ -36,6 +36,7 @@ class Request:
     fast: bool
     by: str
     nbest: str | None
+    follow: bool
     log_base: str
     encoding: str
     errors: Literal["strict", "replace"]
@@ -48,6 +49,8 @@ class Request:
             raise click.UsageError("--nbest scores each hypothesis: leave out --by")
         if self.part and (self.inputs or self.nbest or self.by != "summary"):
             raise click.UsageError("--part is scored as a whole: leave out INPUTS, --by and --nbest")
+        if self.follow and (self.inputs or self.part or self.nbest or self.by != "summary"):
+            raise click.UsageError("--follow scores the lines of standard input: leave out INPUTS, --part, --by and --nbest")
         if self.fast and self.device != "cpu":
             raise click.UsageError("--fast runs on the CPU only: leave out --device or --fast")
 
@@ -94,6 +97,11 @@ class Request:
     help="Rescore hypotheses: moses reads `id ||| hypothesis ||| features ||| score` and appends a feature to each line; "
     "plain reads one hypothesis per line.",
 )
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Answer each line of standard input at once with a line: its log-probability as a text of its own.",
+)
 @click.option("--log-base", type=click.Choice(["e", "10"]), default="e", show_default=True, help="Base of log-probabilities.")
 @encoding_option
 @errors_option
@@ -112,6 +120,8 @@ def command(model_path: Path | None, **options: Any) -> None:
 
     For a mixture (see `fflm mix`), the summary also shows each of its models alone.
 
+    --follow is for programs that keep the command running: a line in, a line out, at once. An empty line is an empty sentence.
+
     \b
     Example:
       fflm score novel.txt
@@ -126,6 +136,9 @@ def command(model_path: Path | None, **options: Any) -> None:
     if request.nbest:
         _rescore(scorer, request)
         return
+    if request.follow:
+        _follow(scorer, request)
+        return
     score = _score(scorer, part, request)
     if request.as_json:
         echo_json({"model": str(path), **_figures(scorer, score)})
@@ -135,7 +148,7 @@ def command(model_path: Path | None, **options: Any) -> None:
     click.echo("\n".join(_summary(scorer, score, request)))
 
 
-def _load(path: Path | None, request: Request) -> "tuple[Path, TextScorer, Part | None]":
+def _load(path: Path | None, request: Request) -> "tuple[Path, LineScorer, Part | None]":
     """Return the folder of the model, its scorer, and the part of its corpus to score, or None for the inputs."""
     from fflm.models.corpora import trained_part
     from fflm.models.folder import LANGUAGE_MODELS
@@ -145,9 +158,9 @@ def _load(path: Path | None, request: Request) -> "tuple[Path, TextScorer, Part 
 
     device = use_device(request.device, request.quiet)
 
-    def use(path: Path) -> "tuple[TextScorer, Part | None]":
+    def use(path: Path) -> "tuple[LineScorer, Part | None]":
         model = load_language_model(path, device)
-        scorer: TextScorer = ComponentScorer(model) if isinstance(model, Mixture) else model
+        scorer: LineScorer = ComponentScorer(model) if isinstance(model, Mixture) else model
         part = trained_part(path, request.part, "give a text to score") if request.part else None
         return make_fast_scorer(model) if request.fast else scorer, part
 
@@ -265,6 +278,16 @@ def describe_normalizers(normalizers: "Normalizers", loss: float) -> dict[str, s
         f"{normalizers.mean_absolute:.4f} on average, {normalizers.worst:.4f} at worst, log Z {normalizers.mean:+.4f}",
         "  with them": f"perplexity about {normalizers.perplexity(loss):,.1f}",
     }
+
+
+def _follow(scorer: "LineScorer", request: Request) -> None:
+    """Answer each line of standard input with its log-probability."""
+    for line in following_lines(request.encoding, request.errors):
+        value = float(scorer.scores([line])[0])
+        if request.as_json:
+            echo_json({"log_probability": value, "log10_probability": value / math.log(10)})
+        else:
+            click.echo(f"{value / request.unit:.6f}")
 
 
 def _rescore(scorer: "TextScorer", request: Request) -> None:

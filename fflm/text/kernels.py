@@ -1,11 +1,11 @@
-"""Numba kernels that number the pieces of a text between spaces, and replace pieces by the numbers of their tokens."""
+"""Numba kernels that number the pieces of a text between spaces, and replace pieces by the numbers or ids of their tokens."""
 
 import numpy as np
 from numba import njit
 
 from fflm.compiling import compiled
 
-SPACE, NEWLINE = 32, 10
+SPACE, TAB, NEWLINE = 32, 9, 10
 
 BEYOND = 8
 """Number of bytes beyond the end of a text that `number_pieces` may read, but that do not affect its result."""
@@ -136,3 +136,82 @@ def expand_pieces(pieces, starts, tokens):
             result[count] = tokens[i]
             count += 1
     return result
+
+
+NO_ENDS, LINE_ENDS, SENTENCE_ENDS = 0, 1, 2
+"""Which line ends are words: none, each, or each that ends a sentence, which is a line that is not blank."""
+
+
+SEPARATOR = 255
+"""The byte between the lines of `encode_lines`; UTF-8 does not have it."""
+
+
+@compiled()
+def encode_lines(text, distinct, starts, keys, table, token_starts, tokens, ends, unknown):
+    """Encode L lines, each as a text of its own that ends with a line end; a line without words is an empty sentence.
+
+    text       (N,)     in, bytes, UTF-8 with a `SEPARATOR` after each line but the last, followed by `BEYOND` bytes that do not
+                        count
+    distinct, starts, keys, table       in, the pieces, as `number_pieces` makes them
+    token_starts (K + 1,), tokens (T,)  in, as for `expand_pieces`: the tokens of each piece, as ids + 1, 0 for a line end
+    ends                in, `NO_ENDS`, `LINE_ENDS` or `SENTENCE_ENDS`
+    unknown             in, the piece as which those that are not known are read, -1 if none
+
+    Returns the ids of all lines, (M,), int32, where each line begins in them, (L + 1,), int64, and whether all pieces are known;
+    if not, ids and borders mean nothing.
+    """
+    end, lines = len(text) - BEYOND, 1
+    for place in range(end):
+        lines += text[np.uint64(place)] == SEPARATOR
+    ids, borders = np.empty(end + 2, np.int32), np.zeros(lines + 1, np.int64)
+    last, count, line, start = np.uint64(len(table) - 1), 0, 0, 0
+    ended, newline = ends != LINE_ENDS, False  # whether no end may come here; whether the blank before was a newline
+    for place in range(end + 1):
+        byte = np.uint8(text[np.uint64(place)]) if place < end else np.uint8(SEPARATOR)
+        if byte != SPACE and byte != TAB and byte != NEWLINE and byte != SEPARATOR:
+            continue
+        if place > start:
+            piece = _find_piece(text, start, place, distinct, starts, keys, table, last)
+            piece = unknown if piece < 0 else piece
+            if piece < 0:
+                return ids[:0], borders, False
+            first, after = token_starts[piece], token_starts[piece + 1]
+            if count + after - first + end - place + 1 > len(ids):  # more tokens than bytes, as some normalizations have it
+                ids = _with_room(ids, count, 2 * (count + after - first + end - place + 1))
+            for k in range(first, after):
+                ids[count] = tokens[k] - 1
+                count += 1
+                ended = ends == NO_ENDS
+        if not ended and (byte == NEWLINE or (byte == SEPARATOR and not (newline and place == start))):
+            ids[count] = 1
+            count += 1
+            ended = ends != LINE_ENDS
+        start, newline = place + 1, byte == NEWLINE
+        if byte == SEPARATOR:
+            if ends == SENTENCE_ENDS and count == borders[line]:
+                ids[count] = 1
+                count += 1
+            line += 1
+            borders[line] = count
+            ended = ends != LINE_ENDS
+    return ids[:count], borders, True
+
+
+@njit
+def _with_room(ids, count, size):
+    """Return an array of ids (size,) that begins with the first ``count`` of ids (N,)."""
+    result = np.empty(size, ids.dtype)
+    result[:count] = ids[:count]
+    return result
+
+
+@njit
+def _find_piece(text, start, end, distinct, starts, keys, table, last):
+    """Return the number of the piece text[start:end] in the table of `number_pieces`, -1 if it is not there."""
+    key = _key(text, start, end - start)
+    slot = _slot(key, last)
+    while keys[slot] and not (
+        keys[slot] == key and (end - start < 8 or _is_piece(text[start:end], distinct, starts, table[slot]))
+    ):
+        slot = (slot + _ONE) & last
+    return table[slot] if keys[slot] else np.int32(-1)

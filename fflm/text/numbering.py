@@ -13,7 +13,8 @@ from fflm.text.tokenizer import LINE_END, Tokenizer
 Numbers: TypeAlias = npt.NDArray[np.uint32]
 
 _SHORT = 1 << 20  # number of characters that are tokenized without the kernels, in less time than it takes to load these
-_PIECES = 1 << 24  # number of bytes of distinct pieces that are remembered
+MAX_BYTES = 1 << 24
+"""Number of bytes of distinct pieces that are remembered."""
 
 
 class Numbering:
@@ -31,7 +32,7 @@ class Numbering:
     """
 
     _index: defaultdict[str, int]
-    _pieces: "_Pieces"
+    _pieces: "Pieces"
 
     def __init__(self, tokenizer: Tokenizer, limit: int | None = None) -> None:
         self.tokenizer = tokenizer
@@ -68,8 +69,8 @@ class Numbering:
         self._seen += len(text)
         if self._seen <= _SHORT or self.tokenizer.mode == "char":
             return start, self._split(text)
-        if self._pieces.size > _PIECES:
-            self._pieces = _Pieces()
+        if self._pieces.size > MAX_BYTES:
+            self._pieces = Pieces()
         return start, self._pieces.number(text, self._split)
 
     def _split(self, text: str) -> Numbers:
@@ -80,10 +81,10 @@ class Numbering:
         """Forget all tokens and pieces."""
         self._index = defaultdict()
         self._index.default_factory = self._index.__len__  # looking up a token without a number gives it the next one
-        self._pieces = _Pieces()
+        self._pieces = Pieces()
 
 
-class _Pieces:
+class Pieces:
     """The distinct pieces of a text, as `kernels.number_pieces` keeps them, and the numbers of their tokens."""
 
     def __init__(self) -> None:
@@ -98,6 +99,11 @@ class _Pieces:
     def size(self) -> int:
         """The number of bytes of the pieces."""
         return int(self.starts[self.known])
+
+    @property
+    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        """The arrays, as `kernels.encode_lines` takes them."""
+        return self.distinct, self.starts, self.keys, self.table, self.token_starts, self.tokens
 
     def number(self, text: str, split: Callable[[str], Numbers]) -> Numbers:
         """Return the numbers of a text's tokens, (N,), uint32; ``split`` tokenizes the pieces that are new."""

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from tiny import MODES, Bigrams, tiny_model
 
 from fflm.cli import main
-from fflm.errors import FflmError
 from fflm.models.generation import _nucleus, beam_search, next_words, probabilities, read_prefix, render, sample, top_indices
 from fflm.models.neural.model import save_config
 from fflm.text.settings import TextSettings
@@ -286,27 +285,6 @@ def test_generate_and_next_words_of_model(model):
     assert abs(sum(p for _, p in model.next_words("the", top=100)) - 1) < 1e-6
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"samples": 0},
-        {"length": 0},
-        {"temperature": -1.0},
-        {"temperature": math.nan},
-        {"temperature": math.inf},
-        {"top_k": 0},
-        {"top_p": 0.0},
-        {"top_p": 1.1},
-        {"beams": 0},
-        {"beams": 2, "length": 0},
-    ],
-    ids=str,
-)
-def test_generate_refuses_invalid_options(model, options):
-    with pytest.raises(FflmError, match="must be"):
-        model.generate("the", **options)
-
-
 @given(st.lists(st.sampled_from([0.0, 1.0, -math.inf, 2.5]) | st.floats(-10, 10), min_size=1), st.integers(1, 30))
 def test_largest_equals_stable_sort(values, count):
     expected = sorted(range(len(values)), key=lambda index: -values[index])[:count]
@@ -437,3 +415,14 @@ def test_installed_generate_command_uses_latest_model(folder):
     assert lost.returncode == 1
     assert lost.stdout == ""
     assert lost.stderr.startswith("error: there is no model in this folder")
+
+
+def test_next_words_follow_each_line(folder):
+    alone = [json.loads(run(folder, "next", "--prefix", each, "--top", "3", "--json").stdout) for each in ("the cat", "")]
+    answers = run(folder, "next", "--follow", "--top", "3", "--json", input="the cat\n\n").stdout.splitlines()
+    assert list(map(json.loads, answers)) == alone
+    [line] = run(folder, "next", "--follow", "--top", "3", input="the cat\n").stdout.splitlines()
+    fields = line.split("\t")
+    assert fields[::2] == [each["word"] for each in alone[0]["words"]]
+    assert list(map(float, fields[1::2])) == pytest.approx([each["probability"] for each in alone[0]["words"]], abs=1e-6)
+    assert "leave out --prefix" in run(folder, "next", "--follow", "--prefix", "the").stderr

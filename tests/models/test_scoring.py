@@ -3,6 +3,8 @@
 import json
 import math
 import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +12,14 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import MODES, tiny_model
+from tiny import MODES, Bigrams, tiny_model
 
 from fflm.cli import main
 from fflm.cli.report import describe_policy
 from fflm.errors import FflmError
+from fflm.models.neural.fast import FastScorer
 from fflm.models.neural.model import save_config
+from fflm.models.ngram.train import train as train_ngram
 from fflm.models.scoring import score, score_chunks, score_hypotheses, scored_lines, sentences, with_feature
 from fflm.text.reading import read_chunks
 from fflm.text.settings import TextSettings
@@ -360,3 +364,69 @@ def test_score_of_character_model():
     result = score(model, "a b\nab\n")
     assert (result.tokens, result.ends, result.characters) == (7, 2, 7)
     assert math.isclose(result.bits_per_character, math.log2(result.perplexity), rel_tol=1e-9)
+
+
+LINES = [
+    "",
+    "the cat sat .",
+    "The cat\tsat on\u00a0the zebra",
+    "  ",
+    "dog\ncat",
+    "\u2028the dog",
+    "sat on the" * 9,
+    "the cat sat .",
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_scores_of_lines_are_those_of_texts(mode):
+    network = tiny_model(MODES[mode])
+    scorers = [network, FastScorer(network), Bigrams(MODES[mode], ["the", "cat", "sat"], {})]
+    for scorer in scorers:
+        expected = [score(scorer, line).log_probability for line in LINES if line.strip()]
+        found = scorer.scores(LINES)
+        assert found.dtype == np.float64
+        assert found[[bool(line.strip()) for line in LINES]].tolist() == pytest.approx(expected, rel=1e-5)
+        assert [float(scorer.scores([line])[0]) for line in LINES] == pytest.approx(found.tolist(), rel=1e-6, abs=1e-6)
+        assert (found[0] < 0) == scorer.text.ends  # an empty line is an empty sentence
+        assert scorer.scores(()).shape == (0,)
+
+
+def test_scores_of_an_ngram_model_are_those_of_texts(tmp_path):
+    (tmp_path / "text.txt").write_text("the cat sat on the dog .\n\nthe dog sat .\nthe cat\n" * 5)
+    for mode in ("stream", "sentence"):
+        model = train_ngram([tmp_path / "text.txt"], order=3, mode=mode, overwrite=True, path=tmp_path / mode)
+        expected = [model.score(line).log_probability for line in LINES if line.strip()]
+        assert model.scores([line for line in LINES if line.strip()]).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_scores_of_many_threads_are_those_of_one():
+    scorer = FastScorer(tiny_model())
+    lines = [f"the cat {number} sat on{number % 7} the dog ." for number in range(2000)]
+    expected = scorer.scores(lines).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda line: float(scorer.scores([line])[0]), lines)) == expected
+
+
+@pytest.mark.parametrize("lines", ["the cat", ["the", 3], 3, [b"the"]])
+def test_scores_are_of_lists_of_strings(lines):
+    with pytest.raises(FflmError, match="`lines` must be a list of strings"):
+        tiny_model().scores(lines)
+
+
+def test_the_command_answers_line_by_line(saved_model):
+    path, model = saved_model
+    command = [sys.executable, "-m", "fflm", "score", "-m", str(path), "--follow", "-q"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+        for line in ("the cat sat", "", "the 中文 zebra"):
+            print(line, file=process.stdin, flush=True)  # and the answer comes before the next line
+            assert float(process.stdout.readline()) == pytest.approx(float(model.scores([line])[0]), abs=1e-5)
+    lines = json_lines(run(path, "--follow", "--json", input="the cat\nthe dog"))
+    expected = model.scores(["the cat", "the dog"])
+    assert [line["log_probability"] for line in lines] == pytest.approx(expected.tolist(), rel=1e-6)
+    tens = run(path, "--follow", "--log-base", "10", input="the cat\n").stdout
+    assert float(tens) == pytest.approx(expected[0] / math.log(10), abs=1e-5)
+    assert "leave out INPUTS" in run(path, "--follow", "--by", "word", input="").stderr
+    refused = run(path, "--follow", input=b"the \xff\n")
+    assert refused.exit_code
+    assert "standard input is not utf-8" in refused.stderr

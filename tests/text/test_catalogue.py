@@ -485,9 +485,3 @@ def test_corpus_list_and_get_commands(server: Server, tmp_path: Path, monkeypatc
     assert json.loads(got.stdout)["files"] == [str(folder / "far" / "far.txt")]
     assert isinstance(runner.invoke(command, ["get", "far", "-o", str(folder)]).exception, FflmError)
     assert isinstance(runner.invoke(command, ["get", "none"]).exception, FflmError)
-
-
-def test_corpus_help_has_examples() -> None:
-    for arguments in ([], ["list"], ["get"]):
-        result = CliRunner().invoke(command, [*arguments, "--help"])
-        assert "Example:\n" in result.stdout

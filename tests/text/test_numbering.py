@@ -65,7 +65,7 @@ def test_encoder_gives_same_ids_as_encode_text(chunks, settings, words, limit):
 @pytest.mark.parametrize("remembered", [1000, 1 << 24], ids=["forgetting", "remembering"])
 def test_numbering_with_many_distinct_pieces(mode, remembered, monkeypatch):
     """Tables grow, later chunks reuse the pieces of earlier ones, and the tables are emptied when they reach their limit."""
-    monkeypatch.setattr(numbering, "_PIECES", remembered)
+    monkeypatch.setattr(numbering, "MAX_BYTES", remembered)
     generator = np.random.default_rng(1)
     tokenizer, numbered = Tokenizer(mode), Numbering(Tokenizer(mode))
     distinct = set()

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from fflm.backend.common import activation_code
 from fflm.backend.cpu.launching import shares_of
 from fflm.errors import FflmError
-from fflm.models.base import check_text
+from fflm.models.base import LineScorer, check_text
 from fflm.models.language_model import LanguageModel
-from fflm.models.neural.kernels import score_words
+from fflm.models.neural import kernels
 from fflm.models.neural.model import NeuralModel
 
 INTEGER_LIMIT = 32000
@@ -75,7 +75,7 @@ class Normalizers:
         return {name: getattr(self, name) for name in names} if self.contexts else {"contexts": 0}
 
 
-class FastScorer:
+class FastScorer(LineScorer):
     """Scores the words of a text by a network with one hidden layer, assuming that the softmax's normalizer is 1.
 
     The hidden layer's weighted sums are read from a table, which has for each word and each place of a context what the word
@@ -91,6 +91,11 @@ class FastScorer:
     model
         The network.
 
+    Attributes
+    ----------
+    arguments
+        What the kernels are given of the model.
+
     Raises
     ------
     FflmError
@@ -99,12 +104,12 @@ class FastScorer:
 
     def __init__(self, model: NeuralModel) -> None:
         config, parameters = model.config, model.parameters
-        if len(config.hidden) != 1 or config.direct or config.residual or parameters.bands:
+        if not has_tables(model):
             raise FflmError(
                 "fast scoring needs a network with one hidden layer, no direct connections and no bands, not residual"
             )
         self.model = model
-        self.vocabulary, self.text, self.window = model.vocabulary, model.text, model.window
+        self.vocabulary, self.text = model.vocabulary, model.text
         self._normalizers = Normalizers()
         self._until_sample = 0  # words before the next one that is scored exactly
         self._sampled = 0  # words that were chosen to be scored exactly
@@ -126,10 +131,30 @@ class FastScorer:
             units = self._average_units if k < averages else self._units
             np.rint(embeddings @ (block / units), out=self._tables[:, k], casting="unsafe")
         np.rint(outputs / self._output_units, out=self._tables[: len(outputs), -1], casting="unsafe")
-        self._borders = np.cumsum((0, *config.blocks[:averages]))
         # What padding contributes to the first places of a text: all of a window's words, and one fewer from each to the next.
-        padding = self._tables[model.windows(np.empty(0, np.int32)).padding, averages:-1]
-        self._padding_sums = np.ascontiguousarray(padding.cumsum(axis=0, dtype=np.int16)[::-1])
+        windows = model.windows(np.empty(0, np.int32))
+        padding = self._tables[windows.padding, averages:-1]
+        padding_sums = np.ascontiguousarray(padding.cumsum(axis=0, dtype=np.int16)[::-1])
+        code, gamma = activation_code(config.activation_of(1))
+        self.arguments = (
+            windows.padding,
+            -1 if windows.sentence_end is None else windows.sentence_end,
+            np.cumsum((0, *config.blocks[:averages])),
+            self._tables,
+            padding_sums,
+            self._units,
+            self._average_units,
+            parameters.hidden_biases[0],
+            code,
+            np.float32(gamma),
+            self._output_units,
+            parameters.output_bias,
+        )
+
+    @property
+    def window(self) -> int:
+        """Context words [n]."""
+        return self.model.window
 
     @property
     def memory(self) -> int:
@@ -164,35 +189,22 @@ class FastScorer:
         """
         model = self.model
         ids = check_text(ids, start, self.vocabulary)
-        windows = model.windows(ids)
         losses = np.empty(len(ids) - start, np.float32)
-        code, gamma = activation_code(model.config.activation_of(1))
-        score_words(
-            ids,
-            start,
-            windows.padding,
-            -1 if windows.sentence_end is None else windows.sentence_end,
-            self._borders,
-            self._tables,
-            self._padding_sums,
-            self._units,
-            self._average_units,
-            model.parameters.hidden_biases[0],
-            code,
-            np.float32(gamma),
-            self._output_units,
-            model.parameters.output_bias,
-            losses,
-            shares_of(losses.size * self._tables[0].size),
-        )
+        kernels.score_words(ids, start, losses, *self.arguments, shares_of(losses.size * self._tables[0].size))
         with _SAMPLING:
             stride = max(NORMALIZER_INTERVAL, len(losses) // 100) if self._sampled < 100 else 1000 * NORMALIZER_INTERVAL
             positions = np.arange(start + self._until_sample, len(ids), stride)
             self._until_sample += len(positions) * stride - len(losses)
             if len(positions):
                 self._sampled += len(positions)
-                self._pending.append((*windows.batch(positions), losses[positions - start]))
+                self._pending.append((*model.windows(ids).batch(positions), losses[positions - start]))
         return losses
+
+    def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Return -log of the unnormalized probabilities of lines (L,), nats; no normalizers are computed."""
+        losses, totals = np.empty(len(ids), np.float32), np.empty(len(borders) - 1)
+        kernels.score_lines(ids, borders, losses, totals, *self.arguments)
+        return totals
 
     def losses_of_texts(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
         """Return `losses_of_text` of each text separately."""
@@ -203,6 +215,18 @@ def _units(largest: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """Return the units (H,), which turn numbers up to the largest (H,) into integers up to `INTEGER_LIMIT`."""
     units: npt.NDArray[np.floating] = np.maximum(largest, np.finfo(np.float32).tiny) / INTEGER_LIMIT
     return units
+
+
+def is_self_normalized(model: NeuralModel) -> bool:
+    """Return whether a network was trained so that its softmax's normalizers are about 1, and has a shape with tables."""
+    training = model.about.get("training", {})
+    return bool(training.get("self_normalise") or training.get("loss") == "nce") and has_tables(model)
+
+
+def has_tables(model: NeuralModel) -> bool:
+    """Return whether a network has a shape that `FastScorer` supports."""
+    config = model.config
+    return len(config.hidden) == 1 and not (config.direct or config.residual or model.parameters.bands)
 
 
 def make_fast_scorer(model: LanguageModel) -> FastScorer:

@@ -20,11 +20,14 @@ from fflm.models import description
 from fflm.models.base import ROWS, TrainedNetwork
 from fflm.models.folder import VOCABULARY, load_weights, read_config, read_text, save_description
 from fflm.models.language_model import LanguageModel
+from fflm.models.neural import kernels
 from fflm.models.vectors import Vectors
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
+
+_FEW = 64  # number of words of lines that are scored without a look for equal contexts, which takes longer than they do
 
 
 @dataclass(repr=False)
@@ -82,6 +85,21 @@ class NeuralModel(TrainedNetwork, LanguageModel):
             self.network.losses(self._weights, contexts[first[low : low + size]], targets[some], own, rows=rows[some] - low)
             losses[some] = backend.download(own)
         return losses
+
+    def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Return -log p of lines (L,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
+        if not 0 < len(ids) <= _FEW:
+            return super().losses_of_lines(ids, borders)
+        windows = self.windows(np.empty(0, np.int32))
+        end = -1 if windows.sentence_end is None else windows.sentence_end
+        contexts = np.empty((len(ids), self.window), np.int32)
+        kernels.line_contexts(ids, borders, windows.padding, end, contexts)
+        backend = self.network.backend
+        losses = backend.empty((len(ids),), self.parameters.dtype)
+        self.network.losses(self._weights, contexts, ids, losses)
+        return np.add.reduceat(np.append(backend.download(losses).astype(np.float64), 0.0), borders[:-1]) * (
+            borders[1:] > borders[:-1]
+        )
 
     @property
     def vectors(self) -> Vectors:

@@ -22,7 +22,7 @@ from fflm.text.settings import TextMode, TextSettings
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import END, START, UNKNOWN, Vocabulary, escape, unescape
 
-ZERO = -99.0
+ZERO = NgramModel.start_log10
 """Base-10 logarithm that stands for the probability 0, as in SRILM: that of ``<s>``, which is never predicted."""
 
 MISSING_UNKNOWN = -100.0
@@ -178,7 +178,10 @@ def read_arpa(source: Path, *, tokenizer: Tokenizer | None = None, mode: TextMod
             "source": source.name,
         }
     }
-    return NgramModel(_build_tables(reader), vocabulary, settings, about)
+    model = NgramModel(_build_tables(reader), vocabulary, settings, about)
+    for value in reader.values[0][reader.ngrams[0][:, 0] == vocabulary.start_id]:
+        model.start_log10 = float(value)
+    return model
 
 
 class _Reader:

@@ -130,21 +130,88 @@ def find_contexts(children, words, contexts, found, threads):
             found[i] = node
 
 
+@njit
+def loss_after(children, words, back_offs, starts, targets, log_probabilities, context, word):
+    """Look up a word after a context (n,), the newest word first: return -log p, and the length of the n-gram that was found."""
+    node, total, length = np.int64(0), log_probabilities[word], 1
+    for k in range(len(context)):
+        node = find(words, children[node], children[node + 1], context[k])
+        if node < 0:
+            break
+        gram = find(targets, starts[node], starts[node + 1], word)
+        if gram >= 0:
+            total, length = log_probabilities[gram], k + 2
+        else:
+            total += back_offs[node]
+    return -total, length
+
+
 @kernel()
 def ngram_losses(children, words, back_offs, starts, targets, log_probabilities, contexts, wanted, losses, threads):
     """Compute -log p(wanted | context) from the tables: contexts (B, n), wanted (B,) -> losses (B,), nats."""
     for t in prange(threads):
         first, last = share(len(wanted), threads, t)
         for i in range(first, last):
-            word = np.int64(wanted[i])
-            node, total = np.int64(0), log_probabilities[word]
-            for k in range(contexts.shape[1] - 1, -1, -1):
-                node = find(words, children[node], children[node + 1], contexts[i, k])
-                if node < 0:
-                    break
-                gram = find(targets, starts[node], starts[node + 1], word)
-                total = log_probabilities[gram] if gram >= 0 else total + back_offs[node]
-            losses[i] = -total
+            context, word = contexts[i, ::-1], np.int64(wanted[i])
+            losses[i], _ = loss_after(children, words, back_offs, starts, targets, log_probabilities, context, word)
+
+
+@compiled()
+def ngram_score_lines(
+    ids, borders, losses, totals, padding, end, order, children, words, back_offs, starts, targets, log_probabilities
+):
+    """Score lines, each as a text of its own: ids (N,), where each line begins (L + 1,) -> losses (N,), their sums (L,).
+
+    A context's word is ``padding`` before the line and, if ``end`` is a word, up to the last one before it.
+    """
+    context = np.empty(order - 1, np.int32)
+    for line in range(len(totals)):
+        for k in range(order - 1):
+            context[k] = padding
+        total = 0.0
+        for i in range(borders[line], borders[line + 1]):
+            word = np.int64(ids[i])
+            losses[i], _ = loss_after(children, words, back_offs, starts, targets, log_probabilities, context, word)
+            total += losses[i]
+            for k in range(order - 2, 0, -1):
+                context[k] = padding if word == end else context[k - 1]
+            if order > 1:
+                context[0] = padding if word == end else word
+        totals[line] = total
+
+
+@compiled()
+def ngram_score_after(state, word, after, start, children, words, back_offs, starts, targets, log_probabilities):
+    """Return the loss of a word after a state, and the length of the n-gram that was found.
+
+    state, after  (n + 1,)  in and out, int32, may be the same: a number of words, these, the newest first, and zeros. They are
+                            those at the end of the text that a context of the model has, as in KenLM: all others don't matter.
+    start                   in, log p of the word V, ``<s>``, which the tables do not predict; nats
+    """
+    length = state[0]
+    context = state[1 : 1 + length]
+    if word < starts[1]:
+        loss, found = loss_after(children, words, back_offs, starts, targets, log_probabilities, context, np.int64(word))
+    else:
+        loss, found = back_offs.dtype.type(-start), 1
+        node = np.int64(0)
+        for k in range(length):
+            node = find(words, children[node], children[node + 1], context[k])
+            if node < 0:
+                break
+            loss -= back_offs[node]
+    node, kept = find(words, children[0], children[1], word), 0
+    while node >= 0:
+        kept += 1
+        if kept > length or kept == len(state) - 1:
+            break
+        node = find(words, children[node], children[node + 1], state[kept])
+    for k in range(len(state) - 1, 1, -1):
+        after[k] = state[k - 1] if k <= kept else 0
+    if len(state) > 1:
+        after[1] = word if kept else 0
+    after[0] = kept
+    return loss, found
 
 
 @kernel()

@@ -2,8 +2,9 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -94,6 +95,10 @@ class Tables:
             log_p.astype(np.float32, copy=False),
         )
 
+    def __iter__(self) -> Iterator[npt.NDArray[Any]]:
+        """Yield the arrays in the order in which kernels take them."""
+        return iter(vars(self).values())
+
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return the arrays by name, in the order in which kernels take them."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -118,7 +123,11 @@ class NgramModel(LanguageModel):
     about
         The other metadata of the model: under ``"ngram"`` the order, the number of n-grams and the discounts of each order, and
         the notes; the corpus, the figures of its evaluation, versions of libraries.
+    start_log10
+        Base-10 logarithm of the probability of ``<s>``, as an ARPA file gives it, although ``<s>`` is never predicted.
     """
+
+    start_log10 = -99.0
 
     def __init__(self, tables: Tables, vocabulary: Vocabulary, text: TextSettings, about: Mapping[str, Any]) -> None:
         self.tables = tables
@@ -150,7 +159,7 @@ class NgramModel(LanguageModel):
         contexts = self._check_contexts(contexts)
         results = np.empty((len(contexts), len(self.vocabulary)), np.float32)
         shares = shares_of(results.size)
-        kernels.ngram_distributions(*self.tables.arrays().values(), contexts, results, shares)
+        kernels.ngram_distributions(*self.tables, contexts, results, shares)
         return results
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
@@ -158,8 +167,20 @@ class NgramModel(LanguageModel):
         contexts, targets = self._check_examples(contexts, targets)
         losses = np.empty(len(targets), np.float32)
         shares = shares_of(contexts.size * kernels.LOOKUP_COST)
-        kernels.ngram_losses(*self.tables.arrays().values(), contexts, targets, losses, shares)
+        kernels.ngram_losses(*self.tables, contexts, targets, losses, shares)
         return losses
+
+    def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Return -log p of lines (L,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
+        losses, totals = np.empty(len(ids), np.float32), np.empty(len(borders) - 1)
+        kernels.ngram_score_lines(ids, borders, losses, totals, *self._ends, self.order, *self.tables)
+        return totals
+
+    @cached_property
+    def _ends(self) -> tuple[int, int]:
+        """The word that is context before a text, and the word at which contexts end, -1 if at none."""
+        windows = self.windows(np.empty(0, np.int32))
+        return windows.padding, -1 if windows.sentence_end is None else windows.sentence_end
 
     def save(self, path: Path) -> None:
         """Write the model to an existing folder; ``about["figures"]`` are stored with the tables.

@@ -27,6 +27,7 @@ from command import FFLM, SMALL, STORIES, fflm, snapshot
 from rich.console import Console
 
 import fflm as library
+from fflm import progress
 from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays, meaning, save_arrays
 from fflm.backend.protocol import ACTIVATIONS
 from fflm.cli.progress import watch
@@ -56,7 +57,7 @@ from fflm.text.settings import TextSettings
 from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.vocabulary import VocabularyRule
 from fflm.training import events as training_events
-from fflm.training import progress, session
+from fflm.training import session
 from fflm.training.checkpoints import Checkpoint
 from fflm.training.events import Evaluation, RolledBack, Step
 from fflm.training.log import read_log
@@ -889,7 +890,7 @@ def test_own_handler_of_ctrl_c_stays_in_place_during_training(text):
     assert seen == [own]
 
 
-def test_training_in_another_thread(text):
+def test_training_works_in_another_thread(text):
     with ThreadPoolExecutor(1) as pool:
         model = pool.submit(library.train, text, "text.model", **TINY).result()
     assert training_result(Path("text.model"))[1]["step"] == model.about["figures"]["step"]

@@ -1,0 +1,362 @@
+"""KenLM's Python module on models of fflm, to be used in its place: ``import fflm.kenlm as kenlm``.
+
+It has the names of the package ``kenlm``, with the same arguments and results: log-probabilities are to base 10, and sentences
+are cut into words at ASCII white space. A model is an ARPA file, or the folder of a language model that was trained on a sentence
+per line. For ARPA files and n-gram models, all numbers are those of KenLM (Heafield 2011). A network trained to normalize itself
+answers from the tables of fast scoring; other networks compute their softmax. A word may be several tokens to the model's
+tokenizer, such as ``wall.``: then its probability is the product of theirs.
+"""
+
+import copy
+import enum
+import hashlib
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import total_ordering
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fflm.arguments import PathLike
+from fflm.errors import FflmError
+from fflm.files import os_errors_as_fflm_error
+from fflm.models.base import LineScorer
+from fflm.models.language_model import LanguageModel as _LanguageModel
+from fflm.models.load import load_language_model
+from fflm.models.mixture.model import fingerprint
+from fflm.models.neural.fast import FastScorer, is_self_normalized
+from fflm.models.neural.kernels import score_after
+from fflm.models.neural.model import NeuralModel
+from fflm.models.ngram.arpa import ZERO, read_arpa
+from fflm.models.ngram.kernels import ngram_score_after
+from fflm.models.ngram.model import NgramModel
+from fflm.text.vocabulary import END, START, UNKNOWN
+
+LN10 = math.log(10)
+
+_BLANKS = " \t\n\r\v\f"
+_WORDS = re.compile(f"[^{_BLANKS}]+")
+_BINARY = b"mmap lm http://kheafield.com/code"  # how the binary files of KenLM begin
+
+Ids = npt.NDArray[np.int32]
+
+
+class LoadMethod(enum.IntEnum):
+    """KenLM's ways of reading its binary files, which mean nothing here: models are always read whole."""
+
+    LAZY = 0
+    POPULATE_OR_LAZY = 1
+    POPULATE_OR_READ = 2
+    READ = 3
+    PARALLEL_READ = 4
+
+
+class ARPALoadComplain(enum.IntEnum):
+    """What KenLM complains of when it reads an ARPA file; means nothing here."""
+
+    ALL = 0
+    EXPENSIVE = 1
+    NONE = 2
+
+
+@dataclass
+class Config:
+    """How to load a model. Only ``exact`` has an effect, which KenLM does not have.
+
+    Attributes
+    ----------
+    exact
+        Whether a network computes its softmax for every word, although it was trained to score without.
+    """
+
+    load_method: LoadMethod = LoadMethod.POPULATE_OR_READ
+    show_progress: bool = True
+    arpa_complain: ARPALoadComplain = ARPALoadComplain.ALL
+    exact: bool = False
+
+
+class FullScoreReturn(NamedTuple):
+    """The score of a word: its log-probability to base 10, the length of the n-gram it was found in, whether it is unknown."""
+
+    log_prob: float
+    ngram_length: int
+    oov: bool
+
+
+@total_ordering
+class State:
+    """The words before a word that its probability depends on. A model writes it; states of one model can be compared."""
+
+    __slots__ = ("words",)
+
+    def __init__(self) -> None:
+        self.words: Ids = np.empty(0, np.int32)
+
+    def __eq__(self, other: object) -> bool:
+        return self.words.tobytes() == other.words.tobytes() if isinstance(other, State) else NotImplemented
+
+    def __lt__(self, other: object) -> bool:
+        return self.words.tobytes() < other.words.tobytes() if isinstance(other, State) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.words.tobytes())
+
+    def __copy__(self) -> "State":
+        result = State()
+        result.words = self.words.copy()
+        return result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "State":
+        return copy.copy(self)
+
+
+class Model:
+    """A language model, as KenLM's class of this name: see the module.
+
+    Parameters
+    ----------
+    path
+        An ARPA file, compressed or not, or a model's folder.
+    config
+        How to load it.
+
+    Raises
+    ------
+    FflmError
+        If it is neither, or the model does not read a sentence a line.
+    """
+
+    def __init__(self, path: PathLike | bytes, config: Config | None = None) -> None:
+        place = Path(os.path.abspath(os.fsdecode(path)))  # noqa: PTH100, which would not resolve `..`
+        self.path = os.fsencode(place)
+        self.config = config or Config()
+        self._fingerprint = _fingerprint(place)
+        self._states = _load(place, self.config.exact)
+        self._ids = _Ids(self._states.model)
+        self._size = len(self._states.begin)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (type(self), self.path, self.config, self._fingerprint)
+
+    def __repr__(self) -> str:
+        return f"<Model from {os.path.basename(os.fsdecode(self.path))}>"  # noqa: PTH119, as KenLM writes it
+
+    def __contains__(self, word: str | bytes) -> bool:
+        ids = self._ids[_text(word)]
+        return bool(ids) and 0 not in ids
+
+    @property
+    def order(self) -> int:
+        """Words of a context, and one."""
+        return self._states.model.window + 1
+
+    def score(self, sentence: str | bytes, bos: bool = True, eos: bool = True) -> float:
+        """Return log10 p of a sentence, after ``<s>`` if ``bos``, with ``</s>`` after it if ``eos``."""
+        text = _text(sentence)
+        if bos and eos and text.isprintable() and "s>" not in text:  # all blanks are spaces, and there are no symbols
+            return float(self._states.model.scores([text])[0]) / LN10
+        return math.fsum(each.log_prob for each in self._walk(text, bos, eos))
+
+    def scores(self, sentences: list[str]) -> npt.NDArray[np.float64]:
+        """Return log10 p of sentences (L,), each after ``<s>`` and with ``</s>``; KenLM has nothing like it."""
+        return np.fromiter(map(self.score, sentences), np.float64, len(sentences))
+
+    def perplexity(self, sentence: str | bytes) -> float:
+        """Return the perplexity of a sentence, ``</s>`` included, per word between blanks."""
+        words = len(_WORDS.findall(_text(sentence))) + 1
+        return float(10.0 ** (-self.score(sentence) / words))
+
+    def full_scores(self, sentence: str | bytes, bos: bool = True, eos: bool = True) -> Iterator[tuple[float, int, bool]]:
+        """Yield log10 p of each word, the length of the n-gram it was found in, and whether it is unknown."""
+        for each in self._walk(_text(sentence), bos, eos):
+            yield each.log_prob, each.ngram_length, each.oov
+
+    def BeginSentenceWrite(self, state: State) -> None:  # noqa: N802
+        """Write the state at the beginning of a sentence."""
+        state.words = self._states.begin.copy()
+
+    def NullContextWrite(self, state: State) -> None:  # noqa: N802
+        """Write the state without any words before; a network always has words before, and takes ``<s>`` for them."""
+        state.words = self._states.null.copy()
+
+    def BaseScore(self, in_state: State, word: str | bytes, out_state: State) -> float:  # noqa: N802
+        """Return log10 p of a word after ``in_state``, and write the state after it."""
+        before = in_state.words
+        if len(out_state.words) != self._size:
+            out_state.words = np.empty(self._size, np.int32)
+        loss = 0.0
+        for id_ in self._ids[word]:
+            loss += self._states.after(before, id_, out_state.words)[0]
+            before = out_state.words
+        return -loss / LN10
+
+    def BaseFullScore(self, in_state: State, word: str | bytes, out_state: State) -> FullScoreReturn:  # noqa: N802
+        """Return what `full_scores` yields of a word after ``in_state``, and write the state after it."""
+        before, ids = in_state.words, self._ids[word]
+        if len(out_state.words) != self._size:
+            out_state.words = np.empty(self._size, np.int32)
+        loss, length = 0.0, 1
+        for id_ in ids:
+            own, length = self._states.after(before, id_, out_state.words)
+            loss += own
+            before = out_state.words
+        return FullScoreReturn(-loss / LN10, length, 0 in ids)
+
+    def _walk(self, text: str, bos: bool, eos: bool) -> Iterator[FullScoreReturn]:
+        """Yield the score of each word."""
+        state = State()
+        state.words = (self._states.begin if bos else self._states.null).copy()
+        for word in _WORDS.findall(text) + [END] * eos:
+            yield self.BaseFullScore(state, word, state)
+
+
+class LanguageModel(Model):
+    """The former name of `Model`, which KenLM keeps, too."""
+
+
+class _Ids(dict[str | bytes, tuple[int, ...]]):
+    """The ids of words, each with those of its tokens: filled as words come, and forgotten when there are very many."""
+
+    _MOST = 1 << 20
+
+    def __init__(self, model: LineScorer) -> None:
+        self._model = model
+        self._fill()
+
+    def _fill(self) -> None:
+        vocabulary = self._model.vocabulary
+        self.update({START: (vocabulary.start_id,), END: (vocabulary.end_id or 0,), UNKNOWN: (vocabulary.unknown_id,)})
+
+    def __missing__(self, word: str | bytes) -> tuple[int, ...]:
+        if len(self) > self._MOST:
+            self.clear()
+            self._fill()
+        if isinstance(word, bytes):
+            ids = self[_text(word)]
+        else:
+            text = self._model.text
+            ids = tuple(self._model.vocabulary.encode(text.tokenizer.tokens(word)).tolist())
+        self[word] = ids
+        return ids
+
+
+class _States:
+    """How the states of a model are written, and what it predicts after them.
+
+    Attributes
+    ----------
+    model
+        Scores whole lines.
+    begin, null
+        The states at the beginning of a sentence, and without any words before.
+    """
+
+    model: LineScorer
+    begin: Ids
+    null: Ids
+
+    def after(self, state: Ids, word: int, out: Ids) -> tuple[float, int]:
+        """Return -log p of a word after a state, nats, and the length of the n-gram.
+
+        The state after it is written to ``out``, which may be ``state``.
+        """
+        raise NotImplementedError
+
+
+class _NgramStates(_States):
+    def __init__(self, model: NgramModel) -> None:
+        self.model = model
+        self._tables = tuple(model.tables)
+        self.null = np.zeros(model.window + 1, np.int32)
+        self.begin = self.null.copy()
+        self.begin[: 1 + min(1, model.window)] = 1, model.vocabulary.start_id
+        self._start = model.start_log10 * LN10
+
+    def after(self, state: Ids, word: int, out: Ids) -> tuple[float, int]:
+        result: tuple[float, int] = ngram_score_after(state if len(state) else self.null, word, out, self._start, *self._tables)
+        return result
+
+
+class _ContextStates(_States):
+    """The states of a model that always sees the same number of words: these, the newest first."""
+
+    def __init__(self, model: _LanguageModel) -> None:
+        self.model, self._predictor = model, model
+        self._padding, self._end = model.vocabulary.start_id, model.vocabulary.end_id
+        self.begin = self.null = np.full(model.window, self._padding, np.int32)
+
+    def after(self, state: Ids, word: int, out: Ids) -> tuple[float, int]:
+        state = state if len(state) else self.null
+        loss = -ZERO * LN10 if word == self._padding else self._loss(state, word)
+        out[1:] = state[:-1].copy()
+        out[0] = word
+        if word in (self._padding, self._end):
+            out[:] = self._padding
+        return loss, self.model.window + 1
+
+    def _loss(self, state: Ids, word: int) -> float:
+        contexts = np.ascontiguousarray(state[None, ::-1])
+        return float(self._predictor.losses(contexts, np.array([word], np.int32))[0])
+
+
+class _FastStates(_ContextStates):
+    """The same of a network whose scores are read from tables."""
+
+    def __init__(self, model: NeuralModel) -> None:
+        super().__init__(model)
+        scorer = FastScorer(model)
+        self.model, self._arguments, self._length = scorer, scorer.arguments, model.window + 1
+
+    def after(self, state: Ids, word: int, out: Ids) -> tuple[float, int]:
+        if word == self._padding:
+            return super().after(state, word, out)
+        return score_after(state if len(state) else self.null, word, out, *self._arguments), self._length
+
+
+def _load(path: Path, exact: bool) -> _States:
+    model: _LanguageModel
+    if path.is_dir():
+        model = load_language_model(path)
+    else:
+        with os_errors_as_fflm_error(f"read {path}"), path.open("rb") as file:
+            if file.read(len(_BINARY)) == _BINARY:
+                raise FflmError(f"{path} is a binary file of KenLM: give the ARPA file that it was made from")
+        model = read_arpa(path)
+    if model.text.mode != "sentence":
+        raise FflmError(f"{path} reads a stream, not sentences: train it with `mode='sentence'`, or give an ARPA file with {END}")
+    if isinstance(model, NgramModel):
+        return _NgramStates(model)
+    if isinstance(model, NeuralModel) and is_self_normalized(model) and not exact:
+        return _FastStates(model)
+    return _ContextStates(model)
+
+
+def _fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file, or of what matters in a model's folder."""
+    if path.is_dir():
+        return fingerprint(path)
+    if not path.exists():
+        raise FflmError(f"there is no model {path}: give an ARPA file or the folder of a language model")
+    with os_errors_as_fflm_error(f"read {path}"), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _reopen(class_: type[Model], path: bytes, config: Config, expected: str) -> Model:
+    """Load a model that was pickled by its path, in another process perhaps."""
+    model = class_(path, config)
+    if model._fingerprint != expected:
+        raise FflmError(f"{os.fsdecode(path)} has changed since the model was loaded: load it again")
+    return model
+
+
+def _text(value: str | bytes) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    raise TypeError(f"Cannot convert {type(value)} to string")

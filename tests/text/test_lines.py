@@ -1,0 +1,123 @@
+"""The encoder of single lines, against the rules that every text is read by."""
+
+import itertools
+import pickle
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fflm.text import lines as lines_module
+from fflm.text.lines import LineEncoder
+from fflm.text.settings import TextSettings
+from fflm.text.tokenizer import LINE_END, Tokenizer
+from fflm.text.vocabulary import Vocabulary
+
+READ = {
+    "sentences": TextSettings(mode="sentence"),
+    "sentences, split at spaces": TextSettings(Tokenizer("space"), mode="sentence"),
+    "line ends": TextSettings(Tokenizer("space")),
+    "line ends, words": TextSettings(),
+    "no ends": TextSettings(line_ends=False),
+    "normalized": TextSettings(Tokenizer(lowercase=True, normalization="NFKC"), mode="sentence"),
+    "normalized, split at spaces": TextSettings(Tokenizer("space", lowercase=True, normalization="NFKD")),
+    "characters": TextSettings(Tokenizer("char"), mode="sentence"),
+    "characters with line ends": TextSettings(Tokenizer("char")),
+}
+WORDS = ["the", "cat", "don't", "straße", "Οδυσσεύς", "οδυσσευς", "a", ".", "café", "中", "caterpillar", "\u00a0x", " ", "é"]
+PIECES = [
+    *WORDS,
+    *" \t\n\r\f\v",
+    "\r\n",
+    "  ",
+    "\x1c",
+    "\x85",
+    "\u2028",
+    "\u200b",
+    "\u00ad",
+    "\ufeff",
+    "\u0301",
+    "\u00a8",
+    "\ufdfa",
+    "ΟΔΟΣ",
+    "Cat",
+    "\ud800",
+    "\x00",
+    "\xff",
+    "中文",
+    "👩‍👩‍👧",
+    "<unk>",
+    "</s>",
+    "<s>",
+    "ﬁ",
+    "caterpillars",
+    "3.5",
+    "--",
+    "'",
+    "zebra",
+]
+TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12).map("".join)
+
+
+def vocabulary_of(settings):
+    words = sorted({token for word in WORDS for token in settings.tokenizer.tokens(word)})
+    return Vocabulary.from_words(words, {LINE_END: 1} if settings.ends else {}, ends=settings.ends)
+
+
+ENCODERS = {name: LineEncoder(read, vocabulary_of(read)) for name, read in READ.items()}
+
+
+def expected_ids(line, read, vocabulary):
+    """Return the ids of a line, as `fflm.models.scoring.score` reads it; of a blank one the end of a sentence."""
+    line = line.replace("\r\n", "\n").replace("\r", "\n")
+    ids = read.encode_text(line if line.endswith("\n") or not line else f"{line}\n", vocabulary).tolist()
+    return ids or [1] * read.ends
+
+
+@pytest.mark.parametrize("name", READ)
+@settings(max_examples=200)
+@example(lines=["", " ", "\n", "the\n", "the\n ", "\n\nthe\n\n\ncat", "the\r\ncat\r\r", "\ufdfa" * 9])
+@example(lines=["the\tcat\u00a0x", "ΟΔΟΣ ΟΔΟΣ", "a \u0301 \u00a8b", "caterpillar caterpillars caterpillar"])
+@given(lines=st.lists(TEXTS, max_size=5))
+def test_lines_are_encoded_as_texts_are(name, lines):
+    read, encoder = READ[name], ENCODERS[name]
+    ids, borders = encoder.encode(lines)
+    found = [ids[low:high].tolist() for low, high in itertools.pairwise(borders)]
+    assert found == [expected_ids(line, read, encoder.vocabulary) for line in lines]
+    assert (ids.dtype, borders.dtype) == (np.int32, np.int64)
+
+
+def test_what_was_seen_is_forgotten_in_time(monkeypatch):
+    monkeypatch.setattr(lines_module, "MAX_BYTES", 200)
+    encoder = LineEncoder(READ["sentences"], vocabulary_of(READ["sentences"]))
+    for number in range(300):
+        line = f"the cat{number} sat, don't {'x' * (number % 40)}"
+        ids, _ = encoder.encode([line])
+        assert ids.tolist() == expected_ids(line, encoder.settings, encoder.vocabulary)
+        assert encoder._own.pieces.size < 500
+
+
+def test_threads_have_tables_of_their_own():
+    encoder = LineEncoder(READ["sentences"], vocabulary_of(READ["sentences"]))
+    texts = [[f"the cat {number}-{thread} don't" for number in range(100)] for thread in range(8)]
+    results = [None] * 8
+
+    def encode(thread):
+        results[thread] = [encoder.encode([line])[0].tolist() for line in texts[thread]]
+
+    threads = [threading.Thread(target=encode, args=(thread,)) for thread in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    expected = [[expected_ids(line, encoder.settings, encoder.vocabulary) for line in lines] for lines in texts]
+    assert results == expected
+
+
+def test_an_encoder_is_pickled_without_its_tables():
+    encoder = LineEncoder(READ["sentences"], vocabulary_of(READ["sentences"]))
+    encoder.encode(["the cat"])
+    again = pickle.loads(pickle.dumps(encoder))
+    assert again.encode(["the cat"])[0].tolist() == encoder.encode(["the cat"])[0].tolist()
