@@ -1,8 +1,8 @@
 """Signals that end a program: Ctrl-C, SIGTERM, and SIGHUP when a terminal is closed.
 
-Each is recorded as well as raised, as a KeyboardInterrupt: what is raised while a kernel is being compiled, or in a callback of C
-or of the garbage collector, may be swallowed there. A signal that was ignored when the process began stays ignored: by `nohup`,
-or Ctrl-C by a shell that runs a script's background job.
+A signal is recorded in addition to raising a KeyboardInterrupt, because exceptions may be lost while a kernel is being compiled,
+or in callbacks of C and of the garbage collector. A signal that was ignored when the process started remains ignored: SIGHUP
+under `nohup`, or Ctrl-C in the background job of a shell script.
 """
 
 import contextlib
@@ -15,14 +15,15 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 class Interruption:
-    """Whether a signal has come.
+    """Records whether a signal was received.
 
     Attributes
     ----------
     come
-        Whether one has.
+        Whether a signal was received.
     patient
-        Whether the first one is only noted, for somebody who looks at `come` before long. The second one is raised in any case.
+        Whether the first signal is only recorded, because the program checks `come` regularly. A second signal always raises a
+        KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
