@@ -436,7 +436,7 @@ def _layers(config: NetworkConfig, parameters: Parameters | None, inputs: Sequen
     else:
         title = "input layer\n{:,} features" if numbers else f"{config.input} of the embeddings\n{{:,}} numbers"
         layers = [_Layer(title.format(config.inputs), config.inputs, "x", names=inputs)]
-    for number, (units, activation) in enumerate(zip(config.hidden, [config.activation] * len(config.hidden), strict=True)):
+    for number, (units, activation) in enumerate(zip(config.hidden, config.activations, strict=True)):
         title = "hidden layer" if len(config.hidden) == 1 else f"hidden layer {number + 1}"
         note = ", residual" if config.residual and number else ""
         layer = _Layer(f"{title}\n{_units(units)}, {activation}{note}", units, "h")
