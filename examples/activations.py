@@ -8,9 +8,9 @@
     ELU            z where z > 0, else e^z - 1       1 where z > 0, else y + 1
     softplus       log(1 + e^z)                      1 - e^-y, which is sigmoid(z)
 
-Sigmoid, tanh and ReLU are those of Jurafsky & Martin, Speech and Language Processing, 3rd ed., chapter "Neural Networks", section
-"Units". ReLU and leaky ReLU have no derivative at 0; it is taken from the left. All derivatives can be had from y alone, so a
-network need not keep z for the backward pass.
+Sigmoid, tanh and ReLU are those of Jurafsky & Martin, Speech and Language Processing, 3rd ed., chapter "Neural Networks",
+section "Units". ReLU and leaky ReLU have no derivative at 0; here it is taken from the left, so that ReLU'(0) is 0, and not 1
+as in that book. All derivatives can be had from y alone, so a network need not keep z for the backward pass.
 
 A unit with the weight 1 and the bias 0 is the activation by itself: y = f(1 z + 0). If the loss is y itself, then dL/dy = 1 and
 dL/dz = f'(z), which is what the backward pass of such a layer returns.

@@ -15,6 +15,7 @@
 """
 
 import argparse
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ def staircase(units: int) -> np.ndarray:
     return Network(config, CpuBackend()).predict(Parameters.from_arrays(config, arrays), X)[:, 0]
 
 
+@cache
 def learned(units: int, random_state: int = 0) -> np.ndarray:
     """Return yhat (301,) of a network with so many tanh units, trained on the curve."""
     model = FeedforwardRegressor(

@@ -6,7 +6,7 @@ The network, with column vectors x (I,), a1 (H,), a2 (C,), and y (C,), 1 for the
     a2 = softmax(W2 a1 + b2)       W2 (C, H)
     J  = -sum_i y_i log a2_i       cross-entropy
 
-Its gradients, each as the array has its shape, with D = diag(a1 (1 - a1)), the derivative of the sigmoid:
+Its gradients, each in the shape of its array, with D = diag(a1 (1 - a1)), the derivative of the sigmoid:
 
     dJ/db2 = a2 - y                dJ/dW2 = (a2 - y) a1^T
     dJ/db1 = D W2^T (a2 - y)       dJ/dW1 = D W2^T (a2 - y) x^T
@@ -73,7 +73,7 @@ def by_the_library(weights: dict[str, np.ndarray], x: np.ndarray, label: int) ->
 
 
 def finite_differences(weights: dict[str, np.ndarray], x: np.ndarray, label: int, e: float = 1e-5) -> dict[str, np.ndarray]:
-    """Return the gradients by moving one weight at a time by e to either side."""
+    """Return the gradients by central differences, which move one weight at a time by e in both directions."""
     gradients = {name: np.empty_like(array) for name, array in weights.items()}
     for name, array in weights.items():
         for place in np.ndindex(array.shape):
@@ -88,7 +88,7 @@ def finite_differences(weights: dict[str, np.ndarray], x: np.ndarray, label: int
 
 
 def largest_difference(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return by how much two sets of gradients differ at most, for each array."""
+    """Return the largest difference between two sets of gradients, for each array."""
     return {name: float(np.abs(first[name] - second[name]).max()) for name in first}
 
 

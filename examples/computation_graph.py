@@ -181,7 +181,7 @@ def print_graph(loss: Node) -> None:
 
 
 def typeset(text: str) -> str:
-    """Return a formula as matplotlib writes formulas."""
+    """Return a formula in matplotlib's notation."""
     text = re.sub(r"\b([a-z])(\d+)", r"\1_{\2}", text).replace("yhat", r"\hat{y}").replace("sigmoid", r"\sigma")
     return "$" + re.sub(r"(ReLU|CE)", r"\\mathrm{\1}", text) + "$"
 

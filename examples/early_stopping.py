@@ -8,6 +8,7 @@ time; the loss on held-out examples falls, and then rises.
 """
 
 import argparse
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ def sample(count: int, seed: int, wrong: float) -> tuple[np.ndarray, np.ndarray]
     return x, (x.sum(1) > 0) ^ (generator.random(count) < wrong)
 
 
+@cache
 def train(patience: int, validation: float = 0.5) -> FeedforwardClassifier:
     """Return a network that was trained on 60 examples, and evaluated on 60 others after each epoch unless validation is 0."""
     model = FeedforwardClassifier(

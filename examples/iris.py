@@ -1,12 +1,13 @@
 """Three kinds of iris told apart by four lengths, with a 4-6-3 network: 4 inputs, 6 sigmoid hidden units, 3 softmax outputs.
 
-    h = sigmoid(W x + b)                          W (6, 4), x in centimetres, as they were measured
+    h = sigmoid(W x + b)                          W (6, 4), x in centimeters, as they were measured
     p = softmax(U h + c)                          U (3, 6)
     J = -1/N sum_n log p(class of flower n)       cross-entropy, lowered by AdamW without decay
 
 The flowers are Fisher's (1936, "The use of multiple measurements in taxonomic problems"), 50 of each class. The first 40 of each
-class are for training, the last 10 for the test. Predicted one by one are the first two test flowers of each class, which the
-network has never seen: from any of the random starts 0 to 19, each gets its class with a probability above 0.99. Two training
+class are for training, the last 10 for the test. The first two test flowers of each class, which the
+network has never seen, are predicted one by one: from any of the random starts 0 to 19, each gets its class with a probability
+above 0.99. Two training
 flowers, one versicolor and one virginica, look so much like the other class that the network takes them for it.
 
     python examples/iris.py
@@ -46,7 +47,7 @@ def train(features: np.ndarray, classes: np.ndarray, random_state: int = 0) -> F
 
 
 def confusion(classes: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Return how many flowers of each class (rows) were taken for each class (columns), (3, 3)."""
+    """Return the confusion matrix (3, 3): how many flowers of each class (rows) were predicted as each class (columns)."""
     counts = np.zeros((3, 3), int)
     np.add.at(counts, (classes - 1, predicted - 1), 1)
     return counts

@@ -1,6 +1,6 @@
 """Perceptrons compute AND and OR, none computes XOR, and a network with a hidden layer does.
 
-A perceptron is a unit with a step at its end, and learns by correcting itself after each example:
+A perceptron is a unit whose activation is a step function. It learns by correcting itself after each example:
 
     yhat = 1 if w . x + b > 0, else 0          w += (y - yhat) x,  b += (y - yhat)
 
@@ -12,7 +12,7 @@ w1 + w2 + b > -b >= 0: no line separates the inputs. A hidden layer of two ReLU 
 
 The perceptrons and this network, which is that of Goodfellow, Bengio & Courville 2016, Deep Learning, section 6.1, are those of
 Jurafsky & Martin, Speech and Language Processing, 3rd ed., chapter "Neural Networks", section "The XOR problem". Two hidden
-units can compute XOR, but training often fails to find out how; with more units it succeeds.
+units can compute XOR, but training often does not find suitable weights; with more units it succeeds.
 
     python examples/perceptrons.py [--plot FILE.png]
 """
@@ -41,7 +41,7 @@ def perceptron(w: np.ndarray, b: float, x: np.ndarray) -> np.ndarray:
 
 
 def perceptron_rule(targets: np.ndarray) -> list[tuple[float, ...]]:
-    """Learn from zero; return (w1, w2, b) after each epoch until an earlier one comes back, from where all would be repeated."""
+    """Learn from zero; return (w1, w2, b) after each epoch until they repeat."""
     w, b = np.zeros(2), 0.0
     history: list[tuple[float, ...]] = []
     while len(set(history)) == len(history):

@@ -7,10 +7,10 @@
 
     perplexity of w_1 ... w_N = exp(-1/N sum_t log p(w_t | w_(t-3), w_(t-2), w_(t-1)))
 
-The model is that of Bengio et al. 2003, "A neural probabilistic language model", without direct connections, and of Jurafsky &
-Martin, Speech and Language Processing, 3rd ed., chapter "Neural Networks", section "Feedforward Neural Language Modeling". It is
-trained here, in seconds, on the bundled stories. Before the sentence stands <s>, at its end </s> is predicted. Each stage is
-computed by hand from the model's arrays, in float64, and what comes out is compared with the library.
+The model is that of Bengio et al. 2003, "A neural probabilistic language model", without direct connections, and of Jurafsky
+& Martin, Speech and Language Processing, 3rd ed., chapter "Neural Networks", section "Feedforward Neural Language Modeling".
+It is trained here, in seconds, on the bundled stories. The context before the sentence is <s>, and </s> is predicted at its
+end. Each stage is computed by hand from the model's arrays, in float64, and the result is compared with the library.
 
     python examples/sliding_window.py
 """
@@ -57,13 +57,13 @@ def in_float64(model: fflm.NeuralModel) -> Parameters:
 
 
 def read(model: fflm.NeuralModel, sentence: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the contexts (N, 3) and the targets (N,) of a sentence, word ids: slide over it."""
+    """Slide over a sentence; return the contexts (N, 3) and the targets (N,) as word ids."""
     ids = model.text.encode_text(sentence + "\n", model.vocabulary)
     return model.windows(ids).batch(np.arange(len(ids)))
 
 
 def stages(parameters: Parameters, context: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what is computed of a context (3,): e (48,), h (32,), z (V,) and p (V,)."""
+    """Return the results of all stages for a context (3,): e (48,), h (32,), z (V,) and p (V,)."""
     E, U, c = parameters.embeddings, parameters.output_weight, parameters.output_bias
     W, b = parameters.hidden_weights[0], parameters.hidden_biases[0]
     e = np.concatenate([E[word] for word in context])  # look up and concatenate

@@ -1,4 +1,4 @@
-"""How the gradient fades on its way down through a deep network, and what helps: ReLU, and residual connections.
+"""How gradients vanish in deep networks, and what helps: ReLU and residual connections.
 
     z_l = W_l h_(l-1) + b_l,  h_l = f(z_l)                forward, h_0 = x
     dL/dz_l = f'(z_l) * W_(l+1)^T dL/dz_(l+1)             backward, * unit by unit
@@ -10,9 +10,9 @@ of what it multiplies, and f' is what each layer changes it by:
     tanh'    = 1 - y^2, at most 1, where y = 0            the gradient fades slowly
     ReLU'    = 1 or 0, each for half of the units         weights have the variance 2 / width, which makes up for the zeros
 
-A residual connection adds what a layer reads to what it computes, and the gradient has a way around f':
+A residual connection adds a layer's input to its output, so that the gradient has a path around f':
 
-    h_l = h_(l-1) + f(W_l norm(h_(l-1)) + b_l)            dL/dh_(l-1) = dL/dh_l + what comes through the layer
+    h_l = h_(l-1) + f(W_l norm(h_(l-1)) + b_l)            dL/dh_(l-1) = dL/dh_l + the gradient through the layer
 
 norm brings the sum, which grows from layer to layer, back to one size, so the later layers get a little less of the gradient.
 Jurafsky & Martin, Speech and Language Processing, 3rd ed., chapter "Neural Networks", section "Units", name the problem; Glorot
@@ -84,6 +84,9 @@ def draw(norms: dict[tuple[Activation, bool, int], np.ndarray], path: Path) -> N
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, ncols=2 if axes is right else 1)
     right.set_ylim(0.009, 0.35)
+    note = "sigmoid: falls out of\nthe picture, to 3e-14\n(left panel)"
+    arrow = {"arrowstyle": "->", "color": styles["sigmoid"][0]}
+    right.annotate(note, (19.35, 0.0093), (12.2, 0.0105), color=styles["sigmoid"][0], arrowprops=arrow, fontsize="small")
     right.set_yticks((0.01, 0.03, 0.1, 0.3), ("0.01", "0.03", "0.1", "0.3"))
     figure.savefig(path)
 

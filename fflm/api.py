@@ -15,8 +15,8 @@ from fflm.models.neural import train as neural_train
 from fflm.models.neural.model import NeuralModel
 from fflm.models.ngram import train as ngram_train
 from fflm.models.ngram.model import NgramModel
+from fflm.progress import ProgressPrinter
 from fflm.signals import ctrl_c
-from fflm.training.progress import ProgressPrinter
 from fflm.training.session import Callback, Session
 
 SESSIONS: dict[str, type[Session]] = {"network": neural_train.TrainingSession, "classifier": classifier_train.ClassifierSession}
@@ -121,7 +121,7 @@ def _finish(session: Session, verbose: bool, callback: Callback | None) -> None:
         ended = session.finish(*callbacks)
     if not ended or interrupted.come:
         if not session.published:
-            raise KeyboardInterrupt(f"stopped before there were new weights: {session.path} is as it was")
+            raise KeyboardInterrupt(f"stopped before there were new weights: {session.path} is unchanged")
         raise KeyboardInterrupt(f"stopped and saved: `fflm.resume('{session.path}')` resumes training")
 
 

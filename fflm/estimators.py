@@ -80,7 +80,8 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
     config_, parameters_
         The network (`NetworkConfig`) and its weights (`Parameters`).
     evaluations_
-        The losses of every epoch (`fflm.training.events.Evaluation`).
+        The losses of every epoch (`fflm.training.events.Evaluation`), of targets as they are brought to a scale for training,
+        without penalties, and of ``poisson`` without log y!.
     coefs_, intercepts_
         The same weights as lists of a layer's weights (inputs, outputs) and biases, as those of scikit-learn's networks.
     scale_
@@ -167,14 +168,8 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
             ("coefs_init", coefs, [weight.T for weight in parameters.layer_weights]),
             ("intercepts_init", intercepts, parameters.layer_biases),
         ):
-            if given is None:
-                continue
-            try:
-                for array, values in zip(arrays, given, strict=True):
-                    array[...] = values
-            except (TypeError, ValueError):
-                shapes = ", ".join(str(array.shape) for array in arrays)
-                raise ValueError(f"`{name}` must be arrays of the shapes {shapes}, one for each layer") from None
+            if given is not None:
+                _copy_layers(name, given, arrays)
         return parameters
 
     def _train(self, rows: Rows, strata: npt.NDArray[Any] | None, coefs: Layers | None, intercepts: Layers | None) -> None:
@@ -228,6 +223,20 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
         network = Network(self.config_, device_backend("cpu"))
         outputs: npt.NDArray[np.float64] = network.predict(self.parameters_, self._scaled(numbers))
         return outputs
+
+
+def _copy_layers(name: str, given: Layers, arrays: Sequence[npt.NDArray[np.float64]]) -> None:
+    """Copy what is given for each layer, an array or a number, to the arrays of the layers."""
+    try:
+        values = [np.asarray(each, np.float64) for each in given]
+    except (TypeError, ValueError):  # no sequence, or no numbers
+        values = []
+    fits = len(values) == len(arrays)
+    if not fits or any(each.shape not in ((), array.shape) for each, array in zip(values, arrays, strict=True)):
+        shapes = ", ".join(str(array.shape) for array in arrays)
+        raise ValueError(f"`{name}` must be arrays of the shapes {shapes}, one for each layer, or numbers")
+    for array, each in zip(arrays, values, strict=True):
+        array[...] = each
 
 
 class FeedforwardClassifier(ClassifierMixin, Feedforward):  # type: ignore[misc]

@@ -46,18 +46,6 @@ def pytest_configure(config: pytest.Config) -> None:
         launching._threads_lost = True
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests of double precision on two threads as slow, because how threads share work does not depend on the dtype.
-
-    These kernels take a quarter of the time for compiling.
-    """
-    for item in items:
-        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        if (parameters.get("dtype"), parameters.get("threads")) == ("float64", 2):
-            item.add_marker(pytest.mark.slow)
-
-
 @pytest.fixture
 def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Change to an empty folder with a text to train on, and return the path of the text."""
@@ -75,10 +63,17 @@ def dtype(request: pytest.FixtureRequest) -> np.dtype:
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Divide the work of CPU kernels into this number of shares, even for small arrays."""
+    """Divide the work of CPU kernels into this number of shares, even for small arrays.
+
+    In double precision one thread computes all shares: how threads share work does not depend on the dtype, and it takes a
+    minute to compile the parallel forms of all kernels.
+    """
     from fflm.backend.cpu import backend as cpu_backend
+    from fflm.backend.cpu import launching
 
     if devices.device != "cpu" and request.param > 1:
         pytest.skip("only the CPU's threads can be counted")
     monkeypatch.setattr(cpu_backend, "shares_of", lambda work, threads=None: request.param)
+    if "dtype" in request.fixturenames and request.getfixturevalue("dtype") == np.float64:
+        monkeypatch.setattr(launching, "_threads_lost", True)
     return request.param

@@ -26,7 +26,7 @@ FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 SPACE = '<mspace width="0.167em"/>'
 FUNCTION = r"<mi>(?:exp|log|max)</mi>"
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
-SHORT_CODE = re.compile(r"<code>([^<\n]{1,24})</code>")
+SHORT_CODE = re.compile(r"<code>([^<\n]{1,30})</code>")
 EXAMPLE = re.compile(r"^\x08\n(.*)\n((?:  .*(?:\n|\Z))+)", re.MULTILINE)
 LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".yml": "yaml", ".cff": "yaml"}
 UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"

@@ -1,4 +1,7 @@
-"""The command line: a module a command, heavy imports inside the commands, results on stdout and everything else on stderr."""
+"""The command line: one module per command. Results go to standard output, and everything else to standard error.
+
+The modules import what takes long inside their functions, so that help texts are printed quickly.
+"""
 
 import sys
 
@@ -19,7 +22,7 @@ try:
 
     from fflm.errors import FflmError, FflmWarning, did_you_mean
     from fflm.signals import interruption
-except KeyboardInterrupt:  # most of the time before `main` runs passes here
+except KeyboardInterrupt:  # these imports take most of the time before `main` can handle Ctrl-C
     sys.stderr.write("error: interrupted\n")
     sys.exit(130)
 
@@ -69,7 +72,7 @@ class _Group(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def main(self, *arguments: Any, **extra: Any) -> NoReturn:
-        """Run a command; whatever a user or the machine may have done wrong is one line on stderr."""
+        """Run a command, and exit; every error that the user can solve is shown as one line on standard error."""
         try:
             _open_standard_streams()
             _show_log()
@@ -86,17 +89,17 @@ class _Group(click.Group):
                 message = message.removesuffix(".") + meant
             status = _fail(f"{message} (`{path} --help` shows the usage)", error.exit_code)
         except (click.Abort, KeyboardInterrupt) as error:
-            if isinstance(error.__cause__, EOFError):  # which click takes for Ctrl-D at a prompt; there are no prompts
+            if isinstance(error.__cause__, EOFError):  # click treats it as Ctrl-D at a prompt, but there are no prompts
                 status = _fail(f"a file ended too early: {str(error.__cause__) or 'it is incomplete or damaged'}", 1)
             else:
                 status = _fail("interrupted", 130)
         except FflmError as error:
-            broken_pipe = isinstance(error.__cause__, BrokenPipeError)  # as by `-o /dev/stdout | head`
+            broken_pipe = isinstance(error.__cause__, BrokenPipeError)  # for example with `-o /dev/stdout | head`
             status = 1 if broken_pipe else _fail(_as_commands(str(error)), 1)
         except MemoryError as error:
             status = _fail(f"not enough memory: {error or 'use a smaller model or less text'}", 1)
         except OSError as error:
-            with contextlib.suppress(OSError):  # whatever is left of our output, nobody reads it (`fflm next | head`) or can
+            with contextlib.suppress(OSError):  # discard buffered output, which cannot be written (`fflm next | head`)
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             message = f"{error.filename or 'standard output'}: {error.strerror or error}"
             status = 1 if isinstance(error, BrokenPipeError) else _fail(message, 1)
@@ -104,11 +107,11 @@ class _Group(click.Group):
 
 
 def _open_standard_streams() -> None:
-    """Make the standard streams usable, whatever the shell and the locale made of them.
+    """Make the standard streams usable, whatever the shell and the locale are.
 
-    The null device stands in for one that was closed, as by ``fflm score <&-``, for which Python has None. Files and pipes get
-    UTF-8, which is also what commands read. A terminal gets its own encoding, and what that lacks as ``\\uXXXX``, as JSON spells
-    it. So does any stream get surrogates that are not paired: they stand for the bytes of file names that are not UTF-8.
+    A closed stream, as in ``fflm score <&-``, for which Python has None, is replaced by the null device. Files and pipes are
+    written in UTF-8, which is also the default encoding of input. A terminal keeps its own encoding. Characters that an encoding
+    lacks, and unpaired surrogates, which stand for bytes of file names that are not UTF-8, are written like ``\\uXXXX`` in JSON.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -116,12 +119,12 @@ def _open_standard_streams() -> None:
     codecs.register_error("fflm.escape", _escape)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not in some notebooks
-            own = stream.isatty() and codecs.lookup(stream.encoding).name != "ascii"  # as which Python takes no locale at all
-            stream.reconfigure(encoding=None if own else "utf-8", errors="fflm.escape")
+            keep = stream.isatty() and codecs.lookup(stream.encoding).name != "ascii"  # Python's encoding if there is no locale
+            stream.reconfigure(encoding=None if keep else "utf-8", errors="fflm.escape")
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    """Write what an encoding lacks as JSON does, for which what Python would write, such as ``\\xe9``, is no JSON."""
+    """Return the escape sequences of JSON for characters that an encoding lacks; Python's, such as ``\\xe9``, are not JSON."""
     import json
 
     assert isinstance(error, UnicodeEncodeError)
@@ -129,7 +132,7 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 
 def _meant_choice(error: click.UsageError) -> str:
-    """Return what a value that is not one of an option's choices may have meant, as `did_you_mean` does."""
+    """Return a suggestion (see `did_you_mean`) if the error is about a value that is not one of an option's choices."""
     if not (isinstance(error, click.BadParameter) and error.param and isinstance(error.param.type, click.Choice)):
         return ""
     typed = re.match(r"'(.*?)' is not", error.message)
@@ -137,14 +140,14 @@ def _meant_choice(error: click.UsageError) -> str:
 
 
 class _Echo(logging.Handler):
-    """Writes messages to standard error as it is when they come: a progress bar may stand in for it."""
+    """Writes messages to the current `sys.stderr`, which a progress bar may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _say(f"{'warning: ' * (record.levelno >= logging.WARNING)}{record.getMessage()}")
 
 
 def _show_log() -> None:
-    """Show what the library logs, such as that kernels are being compiled; `--quiet` leaves warnings and errors."""
+    """Print the library's log messages, for example about compiling kernels; with `--quiet`, only warnings and errors."""
     logger = logging.getLogger("fflm")
     logger.handlers = [_Echo()]
     logger.setLevel(logging.INFO)
@@ -152,15 +155,15 @@ def _show_log() -> None:
 
 @contextlib.contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Print our warnings as one line on stderr, also with --quiet; those of libraries as ever."""
+    """Print fflm's warnings as one line on standard error, also with --quiet; those of other libraries are unchanged."""
     with warnings.catch_warnings():
-        as_ever = warnings.showwarning
+        default = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, FflmWarning):
                 _say(f"warning: {_as_commands(str(message))}")
             else:
-                as_ever(message, category, *where, **more)
+                default(message, category, *where, **more)
 
         warnings.showwarning = show  # type: ignore[assignment]
         warnings.simplefilter("always", FflmWarning)
@@ -178,10 +181,10 @@ _FUNCTIONS = {
     "fflm.resume": "fflm train --resume",
     "Search.resume": "fflm tune --resume",
 }
-"""Functions and classes that messages of the library name, and the commands that do the same."""
+"""The commands that correspond to the functions and classes in messages of the library."""
 
 _OPTIONS = {"lexicons": "lexicon", "path": "output", "source": "vocabulary-source", "words": "vocabulary"}
-"""Arguments of functions whose option has another name."""
+"""The options that correspond to arguments with another name."""
 
 
 def _is_classifier(path: str) -> bool:
@@ -196,8 +199,8 @@ def _is_classifier(path: str) -> bool:
 def _as_commands(message: str) -> str:
     """Return a message of the library in the terms of the command line.
 
-    What stands in backquotes is translated: an argument as `overwrite=True` into an option, a function as `fflm.mix` or a call
-    as `Search.resume('x.tune')` into a command.
+    Python code in backquotes is translated: arguments such as `overwrite=True` to options, and functions such as `fflm.mix` or
+    calls such as `Search.resume('x.tune')` to commands.
     """
     names = "|".join(map(re.escape, _FUNCTIONS))
 
@@ -218,12 +221,13 @@ def _as_commands(message: str) -> str:
 
 
 def _fail(message: str, status: int) -> int:
+    """Print an error, and return the exit status."""
     _say(f"error: {message}")
     return status
 
 
 def _say(message: str) -> None:
-    """Print a message, which may quote a stranger's file, as one line without control characters."""
+    """Print a message as one line without control characters, because it may quote the content of files that are not trusted."""
     from fflm.cli.tables import printable
 
     click.echo(printable(" ".join(message.split())), err=True)

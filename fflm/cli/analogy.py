@@ -1,13 +1,12 @@
-"""`fflm analogy`: a is to b as c is to ..."""
+"""`fflm analogy`: answers to "A is to B as C is to ...?"."""
 
-import json
 from pathlib import Path
 
 import click
 
 from fflm.cli.loading import load_vectors
 from fflm.cli.options import check_text, json_option, model_option, quiet_option, top_option
-from fflm.cli.report import show_nearest
+from fflm.cli.report import echo_json, show_nearest
 
 
 @click.command()
@@ -19,7 +18,7 @@ from fflm.cli.report import show_nearest
 @quiet_option
 @json_option
 def command(model_path: Path | None, a: str, b: str, c: str, top: int, quiet: bool, as_json: bool) -> None:
-    """Answer "A is to B as C is to ...": the words nearest to B - A + C, without these three, and the cosines.
+    """Answer "A is to B as C is to ...?": show the words nearest to B - A + C, except for these three, with their cosines.
 
     \b
     Example:
@@ -29,6 +28,6 @@ def command(model_path: Path | None, a: str, b: str, c: str, top: int, quiet: bo
     found = vectors.analogy(a, b, c, top)
     if as_json:
         table = [{"word": word, "cosine": cosine} for word, cosine in found]
-        click.echo(json.dumps({"model": str(path), "a": a, "b": b, "c": c, "answers": table}, ensure_ascii=False))
+        echo_json({"model": str(path), "a": a, "b": b, "c": c, "answers": table})
     else:
         show_nearest(found)

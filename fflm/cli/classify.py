@@ -1,4 +1,4 @@
-"""`fflm classify`: train text classifiers, predict, and measure how right they are."""
+"""`fflm classify`: training, prediction and evaluation of text classifiers."""
 
 import json
 from collections.abc import Callable
@@ -51,10 +51,10 @@ EVALUATIONS = (
     Column("", 2),
     Column("rate", 7, optional=True),
 )
-"""First columns of a table of evaluations; the unnamed one marks the best."""
+"""The first columns of a table of evaluations; the column without heading marks the best."""
 
 CLASSES = 12
-"""Classes of the largest confusion matrix that is shown; larger ones are in the JSON."""
+"""Maximum number of classes of a confusion matrix that is printed; larger ones are only in the JSON."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,7 +70,7 @@ def command() -> None:
 
 
 def _reading_options(command: Command) -> Command:
-    """Add the options that say how labeled text is read."""
+    """Add the options for reading labeled text."""
     from fflm.models.classifier.reading import Format, LabelColumn, TextColumn
 
     options = [
@@ -84,7 +84,7 @@ def _reading_options(command: Command) -> Command:
 
 
 def _input_options(command: Command) -> Command:
-    """Add the options that say what the network reads of a text."""
+    """Add the options for the input of the network."""
     from fflm.models.classifier.settings import DEFAULTS, Lexicons, TextInput, Vectors
     from fflm.text.tokenizer import Tokenizer
     from fflm.text.vocabulary import VocabularyRule
@@ -123,7 +123,7 @@ def _input_options(command: Command) -> Command:
 
 
 def _network_options(command: Command) -> Command:
-    """Add the options of network and training."""
+    """Add the options for network and training."""
     from fflm.models.classifier.settings import DEFAULTS, Balanced, Test, Valid
     from fflm.network.config import NetworkConfig
     from fflm.training.settings import TrainingSettings
@@ -133,13 +133,14 @@ def _network_options(command: Command) -> Command:
 
     by_number = {"default": None, "by": "the number of texts"}
     options: list[Callable[[Any], Any]] = [
-        *own(NetworkConfig, "embedding", "hidden", "activation", "residual", "dropout", "embedding_dropout"),
+        *own(NetworkConfig, "embedding", "hidden", "activation", "negative_slope", "residual", "dropout", "embedding_dropout"),
         click.option("--balanced", is_flag=True, help=description(Balanced)),
         field_option(TrainingSettings, "epochs", **by_number),
         field_option(TrainingSettings, "batch_size", **by_number),
         *own(
             TrainingSettings,
-            *("optimizer", "rate", "momentum", "weight_decay", "schedule", "clip", "smoothing", "frozen", "patience"),
+            *("optimizer", "rate", "momentum", "weight_decay", "l1", "l2"),
+            *("schedule", "clip", "smoothing", "frozen", "patience"),
         ),
         *held_out_options(Valid, "10%", Test),
         save_every_option,
@@ -174,8 +175,8 @@ def train(
 ) -> None:
     """Train a classifier on INPUTS, labeled text: files (also compressed), folders, or - for standard input.
 
-    The classifier is a folder. Progress goes to standard error; Ctrl-C saves, and --resume continues with
-    the same result as without an interruption.
+    The classifier is a folder. Progress is printed on standard error. Ctrl-C saves, and --resume continues with the same result
+    as without an interruption.
 
     \b
     Example:
@@ -188,15 +189,16 @@ def train(
     if resume:
         run = _resume(resume, given, options, console)
     elif inputs:
-        run = _begin(inputs, output, given, options, console)
+        run = _start(inputs, output, given, options, console)
     else:
         raise click.UsageError("give labeled text to train on, or --resume a classifier")
     progress.train(context, run, console, VIEW, save_every, as_json)
 
 
-def _begin(
+def _start(
     inputs: tuple[Path, ...], output: Path | None, given: dict[str, str], options: dict[str, Any], console: "Console"
 ) -> "ClassifierSession":
+    """Start a training run, and print its texts and network."""
     from fflm.models.classifier.train import start_session
 
     if options["vectors"] and "embedding" in given:
@@ -215,6 +217,7 @@ def _begin(
 
 
 def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console: "Console") -> "ClassifierSession":
+    """Resume a training run, and print its state."""
     from fflm.models.classifier.train import ClassifierSession
 
     run = resume_run(ClassifierSession.resume, path, given, options, console.quiet)
@@ -223,20 +226,22 @@ def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console:
 
 
 def _row(run: "Session", train_loss: float | None, valid: dict[str, Any] | None, mark: str) -> tuple[str, ...]:
+    """Return a row of the table of evaluations."""
     return (*row_start(run), f"{train_loss:.4f}", *show_valid(valid), mark, *row_end(run))
 
 
 def show_valid(valid: dict[str, Any] | None) -> tuple[str, str, str]:
-    """Return the cells of `EVALUATIONS` that are of validation texts."""
+    """Return the cells for the validation texts in a table of `EVALUATIONS`."""
     return (f"{valid['loss']:.4f}", f"{valid['accuracy']:.2%}", f"{valid['macro_f1']:.4f}") if valid else ("-", "-", "-")
 
 
 def _loss(run: "Session", event: "Step") -> str:
+    """Return a phrase about the training loss for the progress bar."""
     return f"loss {run.trainer.state.loss_mean:.3f}"
 
 
 def describe(figures: dict[str, Any]) -> str:
-    """Return the figures of `fflm.models.classifier.metrics.Report.to_dict` in a line."""
+    """Return a line with figures, given `fflm.models.classifier.metrics.Report.to_dict`."""
     return (
         f"accuracy {figures['accuracy']:.2%}, macro F1 {figures['macro_f1']:.4f}, "
         f"loss {figures['loss']:.4f} nats per text, over {figures['examples']:,} texts"
@@ -273,7 +278,8 @@ def predict(
 ) -> None:
     """Predict the label of each line of INPUTS: files (also compressed), folders, or standard input.
 
-    Each output line has a label, a tab, its probability, and more of these with --top; with --json it is an object.
+    Each output line contains a label, a tab and its probability, and with --top more pairs of these. With --json, each line is an
+    object.
 
     \b
     Example:
@@ -334,6 +340,7 @@ def evaluate(
 
 
 def _load(path: Path | None, device: str, quiet: bool) -> "tuple[Path, TextClassifier]":
+    """Load the given classifier, or the latest one in the current folder; return its folder, too."""
     from fflm.models.classifier.model import TextClassifier
 
     chosen = use_device(device, quiet)
@@ -341,7 +348,7 @@ def _load(path: Path | None, device: str, quiet: bool) -> "tuple[Path, TextClass
 
 
 def _report(report: "Report") -> list[str]:
-    """Return figures as lines to read."""
+    """Return the figures of an evaluation as lines."""
     width, labels = stdout_width(), [show_word(label) for label in report.labels]
     columns = zip(labels, report.precision, report.recall, report.f1, report.support, strict=True)
     rows = [[label, *(f"{share:.4f}" for share in shares), f"{support:,}"] for label, *shares, support in columns]
@@ -355,6 +362,7 @@ def _report(report: "Report") -> list[str]:
 
 
 def _mistakes(mistakes: "list[Mistake]") -> list[str]:
+    """Return the mistakes of a classifier as lines."""
     from fflm.models.classifier.reading import single_spaced
 
     if not mistakes:

@@ -7,10 +7,10 @@ from click.shell_completion import get_completion_class
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print the script that makes SHELL complete commands and options of fflm.
+    """Print the script with which SHELL completes the commands and options of fflm.
 
     \b
-    Put it where the shell reads it when it starts:
+    Write it to a file that the shell reads when it starts:
       bash  fflm completion bash > ~/.local/share/bash-completion/completions/fflm
       zsh   fflm completion zsh > FOLDER/_fflm, FOLDER being one of $fpath
       fish  fflm completion fish > ~/.config/fish/completions/fflm.fish

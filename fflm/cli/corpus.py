@@ -1,21 +1,20 @@
-"""`fflm corpus`: see what corpora there are, and fetch one."""
+"""`fflm corpus`: list and download corpora."""
 
 import dataclasses
-import json
 import shlex
 from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem
 
-from fflm.cli.report import message_console
+from fflm.cli.report import echo_json, message_console
 from fflm.cli.tables import stdout_width, table
 from fflm.text import catalogue
 
 
 @click.group()
 def command() -> None:
-    """List and fetch well-known corpora.
+    """List and download well-known corpora.
 
     \b
     Example:
@@ -24,9 +23,9 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print everything the catalogue says, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print all fields of the catalogue as JSON.")
 def list_corpora(as_json: bool) -> None:
-    """Show the corpora, their sizes to download and their licences.
+    """Show the corpora, the sizes of their downloads, and their licenses.
 
     \b
     Example:
@@ -35,17 +34,18 @@ def list_corpora(as_json: bool) -> None:
     entries = catalogue.entries().values()
     if as_json:
         known = [{**dataclasses.asdict(entry), "size": entry.size} for entry in entries]
-        click.echo(json.dumps(known, ensure_ascii=False, indent=2))
+        echo_json(known, indent=2)
         return
-    rows = [[entry.name, f"{entry.size / 1e6:.1f} MB", entry.licence, entry.title] for entry in entries]
-    click.echo("\n".join(table("lrll", ["NAME", "SIZE", "LICENCE", "TITLE"], rows, stdout_width())))
+    rows = [[entry.name, f"{entry.size / 1e6:.1f} MB", entry.license, entry.title] for entry in entries]
+    click.echo("\n".join(table("lrll", ["NAME", "SIZE", "LICENSE", "TITLE"], rows, stdout_width())))
 
 
 def _names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the names of corpora for shell completion."""
     return [CompletionItem(name) for name in catalogue.entries() if name.startswith(incomplete)]
 
 
-@command.command("get", short_help="Fetch a corpus, verify its checksum and unpack it.")
+@command.command("get", short_help="Download a corpus, verify its checksum and unpack it.")
 @click.argument("name", shell_complete=_names)
 @click.option(
     "-o",
@@ -54,13 +54,13 @@ def _names(context: click.Context, parameter: click.Parameter, incomplete: str) 
     type=click.Path(path_type=Path),
     default=Path(),
     metavar="FOLDER",
-    help="Where to put the corpus's folder. [default: here]",
+    help="The folder in which the folder of the corpus is created. [default: the current folder]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the folder, its files and the split as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the folder, its files, the license and the split as JSON.")
 def get(name: str, folder: Path, as_json: bool) -> None:
-    """Fetch the corpus NAME, verify its checksum and unpack it into FOLDER/NAME.
+    """Download the corpus NAME, verify its checksum and unpack it into FOLDER/NAME.
 
-    The paths of its files go to standard output; `fflm corpus list` shows the names.
+    The paths of its files are printed on standard output; `fflm corpus list` shows the names of corpora.
 
     \b
     Example:
@@ -81,11 +81,11 @@ def get(name: str, folder: Path, as_json: bool) -> None:
             "name": name,
             "folder": str(folder / name),
             "files": [str(file) for file in files],
-            "licence": entry.licence,
+            "license": entry.license,
             "split": entry.split,
             "train": train,
         }
-        click.echo(json.dumps(result, ensure_ascii=False, indent=2))
+        echo_json(result, indent=2)
     else:
         click.echo("\n".join(map(str, files)))
-        click.echo(f"licence: {entry.licence}\nsplit:   {entry.split}\ntrain:   {train}", err=True)
+        click.echo(f"license: {entry.license}\nsplit:   {entry.split}\ntrain:   {train}", err=True)

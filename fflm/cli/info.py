@@ -1,6 +1,5 @@
-"""`fflm info`: what a model is, and how it came to be."""
+"""`fflm info`: the description of a model and of its training."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import click
 
 from fflm.cli.loading import find_model
 from fflm.cli.options import json_option, model_option, quiet_option
-from fflm.cli.report import EVALUATIONS, describe_perplexity, describe_text, show_training, show_valid
+from fflm.cli.report import EVALUATIONS, describe_perplexity, describe_text, echo_json, show_training, show_valid
 from fflm.cli.tables import Column, printable, stdout_width, table
 from fflm.errors import FflmError
 
@@ -20,7 +19,7 @@ UNUSED = {
     "max": {"window", "averages", "numbers"},
     "numbers": {"window", "averages", "embedding", "tied"},
 }
-"""Settings that say nothing of a network with this input."""
+"""Settings that have no effect on a network, by the type of its input."""
 
 
 @click.command()
@@ -29,7 +28,7 @@ UNUSED = {
 @quiet_option
 @json_option
 def command(model: Path | None, model_path: Path | None, quiet: bool, as_json: bool) -> None:
-    """Show what MODEL is and how it was trained: configuration, sizes, text, history, figures, versions.
+    """Show how MODEL is configured and how it was trained: network, sizes, text, history, figures, versions.
 
     MODEL may also be given with -m, as for other commands. Without it, the latest model in this folder is shown.
 
@@ -40,16 +39,16 @@ def command(model: Path | None, model_path: Path | None, quiet: bool, as_json: b
     from fflm.models.folder import LANGUAGE_MODELS
 
     if model and model_path:
-        raise click.UsageError("give one model: MODEL or --model, not both")
+        raise click.UsageError("give one model: either MODEL or --model")
     path, about = find_model(model or model_path, quiet, _read, *LANGUAGE_MODELS, "classifier")
     if as_json:
-        click.echo(json.dumps(about, ensure_ascii=False, indent=2))
+        echo_json(about, indent=2)
     else:
         click.echo("\n".join(map(printable, _lines(path, about))))
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return config.json, the figures of the best weights, and the log."""
+    """Return the description of a model as JSON: config.json, sizes, evaluations, the figures of the best weights."""
     from fflm.arrays import CHECKPOINT, LOG, WEIGHTS, load_arrays, meaning
     from fflm.models import description
     from fflm.models.classifier import model as classifiers
@@ -73,7 +72,7 @@ def _read(path: Path) -> dict[str, Any]:
         load, events = classifiers.TextClassifier.load, classifiers.EVENTS
         require(path, about, "texts", "counts")
     else:
-        read_config(path, "network")  # and no kind that is not known
+        read_config(path, "network")  # raises an error if the kind is unknown
         require(path, about, "corpus")
         require(path, about["corpus"], "parts")
     require(path, about, "training", "threads")
@@ -81,11 +80,11 @@ def _read(path: Path) -> dict[str, Any]:
     figures: dict[str, Any] | None = None
     if (path / WEIGHTS).is_file():
         figures = load(path).about["figures"]
-    elif (path / CHECKPOINT).is_file():  # whatever is wrong with it, the run cannot be resumed
+    elif (path / CHECKPOINT).is_file():  # raises an error if it is damaged, so that training cannot be resumed
         check_shapes(path / CHECKPOINT, config)
         load_arrays(path / CHECKPOINT, config=meaning(about, training=True))
     else:
-        raise FflmError(f"{path} holds neither weights nor a checkpoint: train again")
+        raise FflmError(f"{path} contains neither weights nor a checkpoint: train again")
     log = read_log(path / LOG, events) if (path / LOG).is_file() else []
     arrays = shapes(config)
     files = [path / name for name in (WEIGHTS, CHECKPOINT) if (path / name).is_file()]
@@ -104,7 +103,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _read_ngram(path: Path) -> dict[str, Any]:
-    """Return config.json, sizes and figures of an n-gram model."""
+    """Return the description of an n-gram model as JSON: config.json, sizes and figures."""
     from fflm.arrays import WEIGHTS
     from fflm.models.ngram.model import NgramModel
 
@@ -122,7 +121,7 @@ def _read_ngram(path: Path) -> dict[str, Any]:
 
 
 def _read_mixture(path: Path) -> dict[str, Any]:
-    """Return config.json and the figures of a mixture, with weights."""
+    """Return the description of a mixture as JSON: config.json, and the figures with the weights."""
     from fflm.models.mixture.model import Mixture
 
     mixture = Mixture.load(path)
@@ -130,7 +129,7 @@ def _read_mixture(path: Path) -> dict[str, Any]:
 
 
 def _lines(path: Path, about: dict[str, Any]) -> list[str]:
-    """Return it all as lines to read."""
+    """Return the description of a model, from `_read`, as lines of text."""
     from fflm.text.settings import TextSettings
 
     if about.get("kind") == "ngram":
@@ -155,7 +154,19 @@ def _lines(path: Path, about: dict[str, Any]) -> list[str]:
 def _history(
     about: dict[str, Any], columns: Sequence[Column], epoch: int, losses: Callable[[dict[str, Any]], list[str]]
 ) -> list[str]:
-    """Return as lines the evaluations of a network whose epochs have so many examples; ``losses`` returns cells of one."""
+    """Return the table of the evaluations of a network as lines.
+
+    Parameters
+    ----------
+    about
+        The description of the model.
+    columns
+        The columns of the table.
+    epoch
+        Number of examples in an epoch.
+    losses
+        A function that returns the cells with the losses of an evaluation.
+    """
     rows = []
     for event in about["history"]:
         start = [f"{round(event['words'] / epoch, 2):g}", f"{event['step']:,}"]
@@ -166,7 +177,7 @@ def _history(
 
 
 def _network(path: Path, about: dict[str, Any]) -> list[str]:
-    """Return as lines how a training run stands, and what network it trains."""
+    """Return the state of training and the configuration of the network as lines."""
     network = {
         name: value for name, value in about["network"].items() if name not in UNUSED[about["network"].get("input", "window")]
     }
@@ -180,13 +191,13 @@ def _network(path: Path, about: dict[str, Any]) -> list[str]:
 
 
 def _training(about: dict[str, Any]) -> list[str]:
-    """Return as lines how a network was trained."""
+    """Return the settings of training as lines."""
     machine = {"threads": about["threads"], "device": about.get("device", "cpu"), "precision": about.get("precision", "fp32")}
     return ["", "training", *_pairs(about["training"]), *_pairs(machine)]
 
 
 def _best(about: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> list[str]:
-    """Return as lines the figures of the best weights, and what computed them."""
+    """Return the figures of the best weights and the versions of libraries as lines."""
     lines = ["  not evaluated yet: there are no weights to use, only a checkpoint to resume from"]
     if about["figures"] is not None:
         epoch = about["figures"].get("epoch")
@@ -196,7 +207,7 @@ def _best(about: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> l
 
 
 def _classifier_lines(path: Path, about: dict[str, Any]) -> list[str]:
-    """Return what is known of a text classifier as lines to read."""
+    """Return the description of a text classifier as lines."""
     from fflm.cli.classify import EVALUATIONS, describe, show_valid
     from fflm.models.classifier.settings import TextInput
 
@@ -217,7 +228,7 @@ def _classifier_lines(path: Path, about: dict[str, Any]) -> list[str]:
 
 
 def _mixture_lines(path: Path, about: dict[str, Any]) -> list[str]:
-    """Return what is known of a mixture as lines to read."""
+    """Return the description of a mixture as lines."""
     from fflm.cli.mix import describe_tuning
 
     lines = [f"mixture {path}, created {about['created']}", "", *describe_tuning(about["figures"]["tuning"]), *_text(about)]
@@ -226,7 +237,7 @@ def _mixture_lines(path: Path, about: dict[str, Any]) -> list[str]:
 
 
 def _ngram_lines(path: Path, about: dict[str, Any]) -> list[str]:
-    """Return what is known of an n-gram model as lines to read."""
+    """Return the description of an n-gram model as lines."""
     from fflm.cli.ngram import describe
 
     source = about["ngram"].get("source")
@@ -236,12 +247,12 @@ def _ngram_lines(path: Path, about: dict[str, Any]) -> list[str]:
 
 
 def _sizes(about: dict[str, Any]) -> list[str]:
-    """Return a line a file of weights."""
+    """Return a line for each file of weights, with its size."""
     return [f"  {name}: {size / 1e6:,.2f} MB" for name, size in about["parameters"]["bytes"].items()]
 
 
 def _text(about: dict[str, Any]) -> list[str]:
-    """Return as lines how a model reads text."""
+    """Return the settings with which a model reads text as lines."""
     from fflm.text.settings import TextSettings
 
     settings = TextSettings.from_dict(about["text"]).to_dict()
@@ -250,7 +261,7 @@ def _text(about: dict[str, Any]) -> list[str]:
 
 
 def _pairs(values: dict[str, Any], **names: str) -> list[str]:
-    """Return a line a value, under its name or the one that is given for it."""
+    """Return a line for each value, with its name, or the one given for it in ``names``."""
     from rich.cells import cell_len
 
     lines = []

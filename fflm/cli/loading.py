@@ -1,4 +1,4 @@
-"""What several commands load: the model that was named or the latest one, the device to use, the text to continue."""
+"""Loading of what several commands need: the given or the latest model, the device, and the text to continue."""
 
 import io
 import sys
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 def use_device(device: str, quiet: bool) -> Literal["cpu", "cuda"]:
-    """Return the device that ``--device`` means, after saying which GPU that is, or why it is none."""
+    """Return the device that ``--device`` selects, after printing its name, and why it is not a GPU."""
     from fflm.backend.devices import choose_device, describe_device, why_no_gpu
 
     chosen = choose_device(device)
@@ -33,9 +33,9 @@ def use_device(device: str, quiet: bool) -> Literal["cpu", "cuda"]:
 
 
 def find_model(path: Path | None, quiet: bool, use: Callable[[Path], Result], *kinds: "Kind") -> tuple[Path, Result]:
-    """Return the model that was named, or the latest in the current folder that can be used, and the result of ``use``.
+    """Return the given model, or the latest usable one in the current folder, and the result of ``use``.
 
-    A model that was not named is named on standard error; see `fflm.models.folder.latest_model` for the choice.
+    The name of the latest model is printed on standard error; see `fflm.models.folder.latest_model` for how it is chosen.
     """
     from fflm.models.folder import latest_model
 
@@ -48,7 +48,7 @@ def find_model(path: Path | None, quiet: bool, use: Callable[[Path], Result], *k
 
 
 def load_model(path: Path | None, quiet: bool, device: str = "cpu") -> "tuple[Path, LanguageModel]":
-    """Load the model that was named, or the latest language model in the current folder, to predict on a device."""
+    """Load the given model, or the latest language model in the current folder, on a device; return its folder, too."""
     from fflm.models.folder import LANGUAGE_MODELS
     from fflm.models.load import load_language_model
 
@@ -57,14 +57,14 @@ def load_model(path: Path | None, quiet: bool, device: str = "cpu") -> "tuple[Pa
 
 
 def load_vectors(path: Path | None, quiet: bool) -> "tuple[Path, Vectors]":
-    """Load the embeddings of the model that was named, or of the latest network in the current folder."""
+    """Load the embeddings of the given model, or of the latest network in the current folder; return its folder, too."""
     from fflm.models.load import load_language_model
 
     return find_model(path, quiet, lambda path: load_language_model(path).vectors, "network")
 
 
 def read_prefix(model: "LanguageModel", prefix: str | None, prefix_file: Path | None, quiet: bool) -> "Prefix":
-    """Return the prefix that was given, after saying which of its words the model does not know."""
+    """Return the given prefix, after printing the words that are not in the model's vocabulary."""
     from fflm.models import generation
     from fflm.text.reading import read_chunks
 
@@ -97,6 +97,6 @@ def following_lines(encoding: str = "utf-8", errors: str = "strict") -> Iterator
 
 
 def announce_stdin(inputs: Iterable[Path], quiet: bool) -> None:
-    """Say that standard input is read if it is a terminal, which otherwise would seem to hang."""
+    """Print that standard input is read if it is a terminal, where the command would otherwise seem to hang."""
     if not quiet and Path("-") in inputs and sys.stdin.isatty():
         click.echo("reading standard input; end with Ctrl-D", err=True)

@@ -1,4 +1,4 @@
-"""`fflm mix`: a linear interpolation of models, with tuned weights."""
+"""`fflm mix`: linear interpolation of models, with tuned weights."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fflm.cli.tables import stdout_width, table
     "--cache",
     type=click.IntRange(1),
     metavar="WORDS",
-    help="Mix in a unigram model of the last WORDS words of the text that is being scored; 2000 is a good choice.",
+    help="Add a cache: a unigram model of the last WORDS words of the text being scored; 2000 is a good choice.",
 )
 @click.option(
     "--tune",
@@ -45,12 +45,12 @@ def command(
 ) -> None:
     """Interpolate MODELs linearly: the probability of a word is the weighted sum of the models' probabilities.
 
-    The weights are those with which the mixture predicts held-out text best. The output shows them, and the perplexity of each
-    model alone and of the mixture on that text. The models must have the same vocabulary and read text in the same way, as those
-    that were trained on the same tokenized text.
+    The weights are tuned to minimize the perplexity of the mixture on held-out text. The output shows the weights, and the
+    perplexities of each model alone and of the mixture on that text. The models must have the same vocabulary and settings of
+    text, such as models that were trained on the same tokenized text.
 
-    The mixture is a folder that `score`, `next` and `generate` take like any other model; it refers to the folders of its models.
-    The cache sees what contexts show it: in a mixture of models that read sentences, the sentence alone.
+    The mixture is a folder that `score`, `next` and `generate` accept like any other model; it refers to the folders of its
+    models. The cache contains only words of the context: in a mixture of models in sentence mode, those of the same sentence.
 
     \b
     Example:
@@ -61,7 +61,7 @@ def command(
     from fflm.models.mixture.train import combine, tune_weights
 
     if len(models) == 1 and cache is None:
-        raise click.UsageError("there is nothing to mix: name two models or more, or give --cache")
+        raise click.UsageError("there is nothing to mix: give two models or more, or --cache")
     check_free(output, overwrite)
     mixture = combine(models, cache, use_device(device, quiet))
     mixture.check_apart(output)
@@ -75,7 +75,7 @@ def command(
 
 
 def describe_components(figures: dict[str, Any]) -> list[str]:
-    """Return a table of how well a mixture and each of its components alone predict a text, as lines."""
+    """Return a table of the figures of a mixture and of each of its components alone on a text, as lines."""
     rows = []
     for row in [*figures["components"], {"name": "mixture", **figures}]:
         weight = f"{row['weight']:.4f}" if "weight" in row else ""
@@ -85,5 +85,5 @@ def describe_components(figures: dict[str, Any]) -> list[str]:
 
 
 def describe_tuning(figures: dict[str, Any]) -> list[str]:
-    """Return the result of tuning a mixture's weights, as lines."""
+    """Return the weights of a mixture and its figures on the text that they were tuned on, as lines."""
     return [*describe_components(figures), f"tuned on {figures['source']}: {describe_perplexity(figures)}"]

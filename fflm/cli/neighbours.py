@@ -1,13 +1,12 @@
 """`fflm neighbours`: the words nearest to a word."""
 
-import json
 from pathlib import Path
 
 import click
 
 from fflm.cli.loading import load_vectors
 from fflm.cli.options import check_text, json_option, model_option, quiet_option, top_option
-from fflm.cli.report import show_nearest
+from fflm.cli.report import echo_json, show_nearest
 
 
 @click.command()
@@ -17,7 +16,7 @@ from fflm.cli.report import show_nearest
 @quiet_option
 @json_option
 def command(model_path: Path | None, word: str, top: int, quiet: bool, as_json: bool) -> None:
-    """Show the words whose embeddings are nearest to WORD's, with the cosine of the angle between them.
+    """Show the words whose embeddings are nearest to that of WORD, with their cosine similarities.
 
     \b
     Example:
@@ -27,6 +26,6 @@ def command(model_path: Path | None, word: str, top: int, quiet: bool, as_json: 
     found = vectors.neighbours(word, top)
     if as_json:
         table = [{"word": other, "cosine": cosine} for other, cosine in found]
-        click.echo(json.dumps({"model": str(path), "word": word, "neighbours": table}, ensure_ascii=False))
+        echo_json({"model": str(path), "word": word, "neighbours": table})
     else:
         show_nearest(found)

@@ -1,4 +1,4 @@
-"""`fflm next`: the distribution of the next word."""
+"""`fflm next`: the probability distribution of the next word."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ def command(
 ) -> None:
     """Show the most probable words after a prefix, with their probabilities, which sum to one over the vocabulary.
 
-    <unk> is any word that the model does not know, </s> the end of a line or sentence.
+    <unk> stands for all words that are not in the vocabulary, </s> for the end of a line or sentence.
 
     --follow is for programs that keep the command running: the answer to a line has words and probabilities, with tabs between.
 

@@ -1,6 +1,5 @@
-"""`fflm ngram`: Kneser-Ney n-gram models, and their exchange in the ARPA format."""
+"""`fflm ngram`: Kneser-Ney n-gram models, and files in the ARPA format."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +15,7 @@ from fflm.cli.options import (
     refuse_text_options,
     text_options,
 )
-from fflm.cli.report import describe_perplexity, describe_text, message_console, tokenizing
+from fflm.cli.report import describe_perplexity, describe_text, echo_json, message_console, tokenizing
 
 if TYPE_CHECKING:
     from fflm.models.ngram.model import NgramModel
@@ -28,7 +27,7 @@ _output = click.option("-o", "--output", type=click.Path(path_type=Path), requir
 def command() -> None:
     """Train n-gram models (interpolated modified Kneser-Ney), and read and write them in the ARPA format.
 
-    The model is a folder that `score`, `next` and `generate` take like any other.
+    The model is a folder that `score`, `next` and `generate` accept like any other model.
 
     \b
     Example:
@@ -40,7 +39,7 @@ def command() -> None:
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_output
 @overwrite_option
-@click.option("--order", type=click.IntRange(1, 20), default=5, show_default=True, help="Length of the longest n-grams.")
+@click.option("--order", type=click.IntRange(1, 20), default=5, show_default=True, help="Order: length of the longest n-grams.")
 @click.option("--arpa", type=click.Path(path_type=Path), metavar="FILE", help="Also write the model in the ARPA format.")
 @text_options
 @quiet_option
@@ -60,7 +59,7 @@ def train(
 ) -> None:
     """Train a model on INPUTS: files (also compressed), folders, - for standard input, a folder of `fflm tokenize`, or a model.
 
-    Given another model, such as a network, train on that model's text with its vocabulary, so that the two can be compared.
+    If the input is another model, such as a network, train on that model's text with its vocabulary, so that both are comparable.
 
     \b
     Example:
@@ -130,7 +129,7 @@ def import_(
     mode: Literal["stream", "sentence"] | None,
     as_json: bool,
 ) -> None:
-    """Make a model of FILE, an n-gram model in the ARPA format, as KenLM and SRILM write it, compressed or not.
+    """Import FILE, an n-gram model in the ARPA format of KenLM, SRILM and others, which may be compressed.
 
     \b
     Example:
@@ -145,7 +144,7 @@ def import_(
 
 
 def describe(about: dict[str, Any]) -> list[str]:
-    """Return what is known of an n-gram model as lines: its n-grams and discounts, notes, text and perplexities."""
+    """Return the description of an n-gram model as lines: its n-grams, discounts, notes, text and perplexities."""
     from fflm.text.settings import TextSettings
 
     ngram, vocabulary, figures = about["ngram"], about["vocabulary"], about.get("figures", {})
@@ -160,9 +159,10 @@ def describe(about: dict[str, Any]) -> list[str]:
 
 
 def _report(model: "NgramModel", path: Path, as_json: bool) -> None:
+    """Print the description of an n-gram model."""
     about = {**model.about, "vocabulary": model.vocabulary.to_dict()}
     if as_json:
         result = {"model": str(path), **about["ngram"], "vocabulary": about["vocabulary"], **about["figures"]}
-        click.echo(json.dumps(result, ensure_ascii=False))
+        echo_json(result)
     else:
         click.echo("\n".join([f"model {path}", *describe(about)]))

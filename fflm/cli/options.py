@@ -1,4 +1,4 @@
-"""Options that several commands share, and the checks of their values."""
+"""Options that several commands share, and validation of their values."""
 
 import contextlib
 import logging
@@ -21,20 +21,19 @@ HEADINGS = {
     "tokenizer": "Text",
     "quiet": "Messages",
 }
-"""First parameters of the parts of the help of a `HeadedCommand`, and their headings."""
+"""The headings in the help of a `HeadedCommand`, by the first parameter below each heading."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
 def _silence_log(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    """Limit the library's log to warnings and errors if the option is given."""
     if value:
         logging.getLogger("fflm").setLevel(logging.WARNING)
     return value
 
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, callback=_silence_log, help="Print only results, warnings and errors.")
-
-
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing output.")
 model_option = click.option(
     "-m",
@@ -47,7 +46,7 @@ model_option = click.option(
 
 
 def check_number(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """Refuse ``nan``, which click takes for a number in any range; for use as an option's callback."""
+    """Refuse NaN and infinity, which click accepts in some ranges; this is the callback of options."""
     if value is not None and not math.isfinite(value):
         raise click.BadParameter("give a finite number")
     return value
@@ -65,7 +64,7 @@ top_option = click.option("--top", type=click.IntRange(1), default=10, show_defa
 
 
 def field_option(of: type, field: str, **attributes: Any) -> Callable[[Command], Command]:
-    """Return an option for a dataclass's field, with its default if none is given; ``attributes`` as for `annotated_option`."""
+    """Return the option for a field of a dataclass; ``attributes`` are those of `annotated_option`, and may include a default."""
     parameter = parameters(of)[field]
     return annotated_option(field, parameter.annotation, attributes.pop("default", parameter.default), **attributes)
 
@@ -73,18 +72,18 @@ def field_option(of: type, field: str, **attributes: Any) -> Callable[[Command],
 def annotated_option(
     name: str, annotation: Any, default: Any = None, *, by: str = "", option: str = "", parameter: str = "", **attributes: Any
 ) -> Callable[[Command], Command]:
-    """Return an option for a setting, with the type, the range and the help text that its annotation says.
+    """Return the option for a setting, with the type, the range and the help text from the setting's annotation.
 
     Parameters
     ----------
     name, annotation, default
-        Of the setting: ``batch_size`` is ``--batch-size``.
+        The name, annotation and default of the setting; the name ``batch_size`` gives ``--batch-size``.
     by
-        What decides where nothing is given, such as the size of the text.
+        What determines the value by default, such as "the size of the text".
     option, parameter
-        What it is called on the command line, and in Python, if not by its name.
+        Names of the option on the command line, and of the parameter of the command, if they differ from the setting's name.
     attributes
-        Of the option, if not those that follow.
+        Attributes of the option for `click.option`, which replace those derived from the annotation.
     """
     from msgspec import inspect
 
@@ -120,7 +119,7 @@ def annotated_option(
 
 
 def device_option_with(default: str) -> Callable[[Any], Any]:
-    """Return the option ``--device`` with this default."""
+    """Return the option ``--device`` with a default."""
     return annotated_option("device", Device, default)
 
 
@@ -131,10 +130,10 @@ threads_option = annotated_option("threads", Threads)
 
 
 class HeadedCommand(click.Command):
-    """A command whose many options are listed under headings."""
+    """A command whose help lists the options under headings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Start a list at each of the parameters that `HEADINGS` names."""
+        """Write the options, with a heading before each of the parameters in `HEADINGS`."""
         lists: list[tuple[str, list[tuple[str, str]]]] = []
         for param in self.get_params(ctx):
             if param.name in HEADINGS:
@@ -158,12 +157,12 @@ class ChoiceForEach(click.Choice[str]):
 
 
 class Sizes(click.ParamType[tuple[int, ...]]):
-    """Sizes of layers: ``100``, ``256,256``, or ``0`` for none."""
+    """The type of options for a list of sizes: ``100``, ``256,256``, or ``0`` for none."""
 
     name = "sizes"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Read the sizes."""
+        """Parse the sizes."""
         if isinstance(value, tuple):
             return value
         try:
@@ -174,12 +173,37 @@ class Sizes(click.ParamType[tuple[int, ...]]):
 
 
 def given_options(context: click.Context) -> dict[str, str]:
-    """Return the parameters that stood on the command line, and how the help calls them."""
+    """Return the names of the parameters that were given on the command line, with their spelling in the help."""
     return {
         param.name: param.opts[0] if isinstance(param, click.Option) else "INPUTS"
         for param in context.command.params
         if param.name and context.get_parameter_source(param.name) is click.core.ParameterSource.COMMANDLINE
     }
+
+
+def _use_preset(context: click.Context, parameter: click.Parameter, value: str) -> None:
+    """Make the settings of a preset the defaults of all options that are processed after this one."""
+    if value != "default":
+        from fflm.models.neural.train import PRESETS
+
+        context.default_map = PRESETS[value]
+
+
+def preset_option(command: Command) -> Command:
+    """Add the option ``--preset``, which changes the defaults of the other options."""
+    from fflm.training.settings import Preset
+
+    option = click.option(
+        "--preset",
+        type=click.Choice(choices(Preset)),
+        default="default",
+        show_default=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_use_preset,
+        help=description(Preset),
+    )
+    return option(command)
 
 
 def network_options(command: Command) -> Command:
@@ -206,7 +230,7 @@ def training_options(command: Command) -> Command:
 
 
 def _field_by_size(of: type, name: str) -> Callable[[Command], Command]:
-    """Return the option for a field of a language model, some of which are chosen by the size of the text."""
+    """Return the option for a setting of a language model; the default of some depends on the size of the text."""
     from fflm.training.settings import AUTOMATIC
 
     if name not in AUTOMATIC:
@@ -215,14 +239,14 @@ def _field_by_size(of: type, name: str) -> Callable[[Command], Command]:
 
 
 def add_options(options: Iterable[Callable[[Any], Any]], command: Command) -> Command:
-    """Add options to a command, so that its help shows them in their order."""
+    """Add options to a command in the order in which its help shows them."""
     for option in reversed(list(options)):
         command = option(command)
     return command
 
 
 def text_options(command: Command) -> Command:
-    """Add the options that say how text becomes ids: tokenizer, vocabulary, held-out parts."""
+    """Add the options for reading text: tokenizer, vocabulary, held-out parts, encoding."""
     from fflm.text.holdout import Test, Valid
     from fflm.text.settings import TextSettings
     from fflm.text.tokenizer import Tokenizer
@@ -247,7 +271,7 @@ def text_options(command: Command) -> Command:
 
 
 def held_out_options(valid: Any, default: str, test: Any) -> list[Callable[[Command], Command]]:
-    """Return the options for the parts that are held out, with the help texts of these annotations."""
+    """Return the options for held-out parts; ``valid`` and ``test`` are annotations with help texts."""
     shared: dict[str, Any] = {"multiple": True, "metavar": "PATH|SHARE|COUNT"}
     return [
         click.option("--valid", help=description(valid), default=[default], show_default=True, **shared),
@@ -256,17 +280,17 @@ def held_out_options(valid: Any, default: str, test: Any) -> list[Callable[[Comm
 
 
 def refuse_text_options(inputs: Iterable[Path], given: dict[str, str]) -> None:
-    """Refuse options on how to read text where the inputs have been read already; ``given`` is from `given_options`."""
+    """Refuse options for reading text if the inputs are tokenized already; ``given`` is from `given_options`."""
     from fflm.models.corpora import corpus_folder
 
-    of_text = {param.name for param in click.command()(text_options(lambda: None)).params}
-    fixed = [name for key, name in given.items() if key in of_text]
+    reading = {param.name for param in click.command()(text_options(lambda: None)).params}
+    fixed = [name for key, name in given.items() if key in reading]
     if fixed and corpus_folder(list(inputs)):
         raise click.UsageError(f"the text is tokenized already: leave out {', '.join(fixed)}, or give them to `fflm tokenize`")
 
 
 def prefix_options(command: Command) -> Command:
-    """Add the options that give the text to be continued; `read_prefix` takes their values."""
+    """Add the options for the text to continue, whose values `fflm.cli.loading.read_prefix` takes."""
     options = [
         click.option("--prefix", metavar="TEXT", callback=check_text, help="The text to continue. [default: none]"),
         click.option(
@@ -280,7 +304,7 @@ def prefix_options(command: Command) -> Command:
 
 
 def check_text(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Refuse text from the command line that is not UTF-8, whatever the locale took it for; for use as a callback."""
+    """Refuse text that is not UTF-8, in whatever encoding the locale decoded it; this is the callback of options."""
     try:
         (value or "").encode()
         return value

@@ -1,4 +1,4 @@
-"""What commands that train show: progress, a table of evaluations, and how they are interrupted."""
+"""Output of the commands that train: a progress bar, a table of evaluations, and the final figures."""
 
 import json
 import time
@@ -22,30 +22,31 @@ if TYPE_CHECKING:
 
 AnySession = TypeVar("AnySession", bound="Session")
 
-SIGN_SECONDS = 60.0
-"""Where no terminal shows the progress, such as in a log file, a row without evaluation comes this often."""
+LOG_SECONDS = 60.0
+"""Seconds between rows without an evaluation where there is no terminal to show progress, for example in a log file."""
 
 
 @dataclass(frozen=True)
 class View:
-    """How a kind of run is shown.
+    """How the training of a kind of model is displayed.
 
     Attributes
     ----------
     kind
-        What is trained.
+        Name of the kind of model.
     command
-        What trains it.
+        The command that trains such models.
     columns
-        Of the table of evaluations, but for the last one, the speed; in all no wider than a terminal of 80 columns.
+        The columns of the table of evaluations, except for the last one, the speed. The table fits 80 columns.
     unit
-        Of the speed.
+        Unit of the speed.
     row
-        Returns a row of the table: of the run, the training loss (None where it is not exact), the validation figures, a mark.
+        A function that returns a row of the table, given the session, the training loss (None if it is a sampled loss), the
+        validation figures, and a mark.
     loss
-        Returns what the progress says of the loss of a step.
+        A function that returns a phrase about the loss of a step for the progress bar.
     describe
-        Returns a line that says the figures of a part.
+        A function that returns the figures of a part as a line.
     """
 
     kind: str
@@ -60,9 +61,20 @@ class View:
 def resume_run(
     resume: Callable[..., AnySession], path: Path, given: Mapping[str, str], options: Mapping[str, Any], quiet: bool
 ) -> AnySession:
-    """Resume the training in a folder by a class's ``resume``, after refusing what a resumed run cannot change.
+    """Resume the training in a folder after refusing options that a resumed run cannot change.
 
-    ``given`` is from `given_options`.
+    Parameters
+    ----------
+    resume
+        The method ``resume`` of a class of sessions.
+    path
+        The model's folder.
+    given
+        The given options, from `fflm.cli.options.given_options`.
+    options
+        The values of all options.
+    quiet
+        Whether to print nothing about the device.
     """
     fixed = [name for key, name in given.items() if key not in {"resume", "epochs", "device", "quiet", "as_json", "save_every"}]
     if fixed:
@@ -74,16 +86,26 @@ def resume_run(
 
 
 def describe_resumed(run: "Session") -> str:
-    """Return a line that says where a resumed run stands."""
+    """Return a line about the state of a resumed run."""
     state = run.trainer.state
     return f"resuming {run.path} at step {state.step:,}, in epoch {min(state.epoch + 1, run.trainer.settings.epochs)}"
 
 
 def end_or_stop(context: click.Context, work: Callable[[], bool], stopped: Callable[[], str]) -> None:
-    """Do work, which returns whether it came to its end; leave with a line that says how to resume if it did not."""
+    """Do work, and if it is interrupted, print a line about how to resume it, and exit with status 130.
+
+    Parameters
+    ----------
+    context
+        The context of the command.
+    work
+        A function that does the work, and returns whether it finished.
+    stopped
+        A function that returns the line about how to resume.
+    """
     try:
         ended = work()
-    except KeyboardInterrupt:  # before the first step, or again before it could be saved: the last checkpoint serves
+    except KeyboardInterrupt:  # before the first step, or a second time; the last checkpoint can be resumed
         ended = False
     if not ended:
         click.echo(stopped(), err=True)
@@ -91,12 +113,12 @@ def end_or_stop(context: click.Context, work: Callable[[], bool], stopped: Calla
 
 
 def train(context: click.Context, run: "Session", console: "Console", view: View, save_every: float, as_json: bool) -> None:
-    """Train to the end and show the figures, or leave with a line that says how to resume, after an interruption."""
+    """Train to the end and print the figures; after an interruption, print how to resume, and exit with status 130."""
 
     def stopped() -> str:
         if run.published:
             return f"stopped and saved; resume with: {view.command} --resume {run.path}"
-        return f"stopped before there were new weights; {run.path} is as it was"
+        return f"stopped before there were new weights; {run.path} is unchanged"
 
     run.save_seconds = save_every
     end_or_stop(context, lambda: watch(run, console, view), stopped)
@@ -111,18 +133,17 @@ def train(context: click.Context, run: "Session", console: "Console", view: View
 
 
 def watch(run: "Session", console: "Console", view: View) -> bool:
-    """Train, showing progress, until the end (True) or an interruption (False), after which the run is saved.
+    """Train and display the progress; return True at the end of training, or False after an interruption and a checkpoint.
 
-    A second interruption does not wait for that: it is a KeyboardInterrupt. So is one during the first step, for which kernels
-    may have to be compiled; what the folder holds is where the run stood. If that is lost in the compiler, the run ends after
-    the first step.
+    A second interruption raises KeyboardInterrupt at once, and so does an interruption during the first step, which may have to
+    compile kernels; training can then be resumed from the previous checkpoint.
     """
     with interruption(), _Display(run, console, view) as display:
         return run.finish(display.show)
 
 
 class _Display:
-    """A progress bar, below a table of evaluations. It appears with the first event, after kernels have been compiled."""
+    """A progress bar below a table of evaluations; it appears with the first event, after kernels have been compiled."""
 
     def __init__(self, run: "Session", console: "Console", view: View) -> None:
         self._run, self._console, self._view = run, console, view
@@ -140,17 +161,17 @@ class _Display:
             self._progress.stop()
 
     def show(self, run: "Session", event: "Event") -> None:
-        """Show an event."""
-        progress = self._progress = self._progress or self._begin()
+        """Display an event of the session."""
+        progress = self._progress = self._progress or self._start()
         _show(event, run, self._view, self._table, progress, self._task)
-        if progress.disable and time.monotonic() - self._shown > SIGN_SECONDS:
+        if progress.disable and time.monotonic() - self._shown > LOG_SECONDS:
             state = run.trainer.state
             row = self._view.row(run, state.loss_mean if state.loss_exact else None, None, "")
             self._console.print(self._table.row(row))
             self._shown = time.monotonic()
 
-    def _begin(self) -> "Progress":
-        """Start the bar, and print the head of the table."""
+    def _start(self) -> "Progress":
+        """Start the progress bar, and print the head of the table."""
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
@@ -171,18 +192,19 @@ class _Display:
 
 
 def row_start(run: "Session") -> tuple[str, str]:
-    """Return the first cells of a row, where the run stands: epochs and steps."""
+    """Return the first cells of a row of the table: epochs and steps."""
     state = run.trainer.state
     return f"{round(state.words / len(run.trainer.train), 2):g}", f"{state.step:,}"
 
 
 def row_end(run: "Session") -> tuple[str, str]:
-    """Return the last cells of a row: learning rate and speed."""
+    """Return the last cells of a row of the table: learning rate and speed."""
     state = run.trainer.state
     return f"{run.trainer.rate:.2g}", f"{state.words / max(state.seconds, 1e-9):,.0f}"
 
 
 def _show(event: "Event", run: "Session", view: View, table: LiveTable, progress: "Progress", task: Any) -> None:
+    """Update the progress bar, or print a row of the table or a message, for an event."""
     from fflm.training.events import Evaluation, Finished, RolledBack, Step
 
     state = run.trainer.state

@@ -1,4 +1,4 @@
-"""What several commands show: figures with their evaluation conditions, tables of evaluations, words, progress."""
+"""Output of several commands: JSON, figures with their evaluation conditions, words, and the progress of reading text."""
 
 import json
 import math
@@ -20,7 +20,7 @@ def echo_json(value: Any, indent: int | None = None) -> None:
 
 
 def message_console(quiet: bool) -> "Console":
-    """Return the console for messages on standard error; it spells control characters out, and knows no markup."""
+    """Return a console for messages on standard error, which escapes control characters and does not interpret markup."""
     from rich.console import Console
 
     class Messages(Console):
@@ -33,7 +33,7 @@ def message_console(quiet: bool) -> "Console":
 
 @contextmanager
 def tokenizing(console: "Console") -> Iterator[Callable[[int], None]]:
-    """Show how much text was read; yield the function that counts it."""
+    """Display how much text has been read; yield a function that is called with the number of characters of each piece."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn("line"), TextColumn("reading text: {task.completed:,.0f} characters"), TimeElapsedColumn())
@@ -43,18 +43,18 @@ def tokenizing(console: "Console") -> Iterator[Callable[[int], None]]:
 
 
 def show_word(word: str) -> str:
-    """Return a word so that it can be seen in a column: quoted and escaped if it is or has white space or control characters."""
+    """Return a word as it is shown in a column: quoted and escaped if it is white space or contains control characters."""
     return word if word.isprintable() and not word.isspace() else repr(word)
 
 
 def show_nearest(found: Iterable[tuple[str, float]]) -> None:
-    """Print words and their cosines."""
+    """Print words with their cosine similarities."""
     for word, cosine in found:
         click.echo(f"{cosine:8.4f}  {show_word(word)}")
 
 
 def describe_perplexity(figures: Mapping[str, Any]) -> str:
-    """Return a perplexity in a line, with its evaluation conditions, from `fflm.models.scoring.Score.to_dict`'s result."""
+    """Return a line with a perplexity and its evaluation conditions, given `fflm.models.scoring.Score.to_dict`."""
     return (
         f"perplexity {_number(figures['perplexity'], ',.2f')} over {figures['tokens']:,} tokens, "
         f"OOV rate {_number(figures['unknown_share'], '.2%')}, "
@@ -72,33 +72,33 @@ EVALUATIONS = (
     Column("", 1),
     Column("rate", 7, optional=True),
 )
-"""First columns of tables of evaluations; bits per character are those of the validation text, the unnamed one marks the best."""
+"""The first columns of a table of evaluations; bits/char are of the validation text, and the unnamed column marks the best."""
 
 
 def show_training(loss: float | None) -> str:
-    """Return a training loss, nats per word, as a perplexity for a table of `EVALUATIONS`; None stands for a sampled loss."""
+    """Return a training loss, nats per word, as a perplexity for a table of `EVALUATIONS`, or a dash for a sampled loss, None."""
     return "-" if loss is None else f"{math.exp(loss):,.2f}"
 
 
 def show_valid(valid: dict[str, Any] | None) -> tuple[str, str]:
-    """Return the cells of `EVALUATIONS` that are of validation text."""
+    """Return the cells for the validation text in a table of `EVALUATIONS`."""
     return (_number(valid["perplexity"], ",.2f"), _number(valid["bits_per_character"], ".3f")) if valid else ("-", "-")
 
 
 def _number(value: float | None, form: str) -> str:
-    """Return a figure in a format; None stands for what is no finite number."""
+    """Return a formatted number, or a dash for None, which stands for a number that is not finite."""
     return "-" if value is None else format(value, form)
 
 
 def describe_text(vocabulary: int, rule: str, policy: str, parts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Return the evaluation conditions of perplexities on the parts of a corpus as lines, to print once beside many of them.
+    """Return the evaluation conditions of perplexities on the parts of a corpus as lines, to print once for many perplexities.
 
     Parameters
     ----------
     vocabulary, rule, policy
-        As `fflm.models.scoring.Score` has them.
+        As for `fflm.models.scoring.Score`.
     parts
-        `fflm.text.corpus.Part.counts` of each.
+        The `fflm.text.corpus.Part.counts` of each part.
     """
     lines = []
     for name, part in parts.items():
@@ -115,5 +115,5 @@ _POLICIES = {
 
 
 def describe_policy(policy: str) -> tuple[str, str]:
-    """Return a heading and a value for `fflm.text.settings.TextSettings.policy`, whose phrases files hold."""
+    """Return a heading and a phrase for a `fflm.text.settings.TextSettings.policy`, which is spelled as in files."""
     return _POLICIES.get(policy, ("ends", printable(policy)))

@@ -1,4 +1,4 @@
-"""`fflm score`: perplexity, and scores of words, sentences and n-best lists."""
+"""`fflm score`: perplexities, and log-probabilities of words, sentences and n-best lists."""
 
 import math
 from collections.abc import Iterator
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What to score and how to show it: options of the command, by their names."""
+    """The options of the command: what to score, and how to show the scores.
+
+    Raises
+    ------
+    click.UsageError
+        If options cannot be combined.
+    """
 
     inputs: tuple[Path, ...]
     part: str | None
@@ -40,26 +46,26 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.nbest and self.by != "summary":
-            raise click.UsageError("--nbest scores hypotheses: leave out --by")
+            raise click.UsageError("--nbest scores each hypothesis: leave out --by")
         if self.part and (self.inputs or self.nbest or self.by != "summary"):
-            raise click.UsageError("--part is scored as a whole, without INPUTS: leave out INPUTS, --by and --nbest")
+            raise click.UsageError("--part is scored as a whole: leave out INPUTS, --by and --nbest")
         if self.follow and (self.inputs or self.part or self.nbest or self.by != "summary"):
             raise click.UsageError("--follow scores the lines of standard input: leave out INPUTS, --part, --by and --nbest")
         if self.fast and self.device != "cpu":
-            raise click.UsageError("--fast reads tables on the CPU: leave out --device, or --fast")
+            raise click.UsageError("--fast runs on the CPU only: leave out --device or --fast")
 
     @property
     def unit(self) -> float:
-        """The nats by which log-probabilities are divided to have the base that was asked for."""
+        """The number of nats in a unit of the log-probabilities to print."""
         return 1.0 if self.log_base == "e" else math.log(10)
 
     @property
     def texts(self) -> tuple[Path, ...]:
-        """The inputs, or standard input."""
+        """The inputs, or standard input if there are none."""
         return self.inputs or (Path("-"),)
 
     def chunks(self) -> Iterator[str]:
-        """Read the inputs."""
+        """Return the text of the inputs in chunks."""
         from fflm.text.reading import read_chunks
 
         return read_chunks(self.texts, self.encoding, self.errors)
@@ -71,12 +77,12 @@ class Request:
 @click.option(
     "--part",
     type=click.Choice(["train", "valid", "test"]),
-    help="Instead of INPUTS, score the training, validation or test text of the model.",
+    help="Score the training, validation or test text of the model instead of INPUTS.",
 )
 @click.option(
     "--fast",
     is_flag=True,
-    help="Score without the softmax's normalizer, at the speed of an n-gram model; for models trained with --self-normalise.",
+    help="Score without normalizing the softmax, at the speed of an n-gram model; for models trained with --self-normalise.",
 )
 @click.option(
     "--by",
@@ -105,8 +111,8 @@ class Request:
 def command(model_path: Path | None, **options: Any) -> None:
     """Measure how well a model predicts INPUTS: files (also compressed), folders, or standard input.
 
-    All INPUTS together are one text, which is tokenized as the model's training text was. Averages are over tokens. JSON has both
-    natural and base-10 logarithms.
+    All INPUTS together are one text, which is tokenized like the model's training text. Averages are over tokens. JSON contains
+    both natural and base-10 logarithms.
 
     --by sentence prints a row for each line of INPUTS, also for lines without words. With --json, it prints an object with
     "line" (from 1) for each, and the summary last. --by word likewise prints an object for each word, with its "line", its
@@ -143,7 +149,7 @@ def command(model_path: Path | None, **options: Any) -> None:
 
 
 def _load(path: Path | None, request: Request) -> "tuple[Path, LineScorer, Part | None]":
-    """Return the model's folder, what scores by it, and the part of its text to score, None for the inputs."""
+    """Return the folder of the model, its scorer, and the part of its corpus to score, or None for the inputs."""
     from fflm.models.corpora import trained_part
     from fflm.models.folder import LANGUAGE_MODELS
     from fflm.models.load import load_language_model
@@ -168,7 +174,7 @@ def _load(path: Path | None, request: Request) -> "tuple[Path, LineScorer, Part 
 
 
 def _score(scorer: "TextScorer", part: "Part | None", request: Request) -> "Score":
-    """Score a part or the inputs, after showing the scores of their sentences or words if they are asked for."""
+    """Return the score of a part or of the inputs, after printing the scores of their sentences or words if requested."""
     from fflm.models import scoring
 
     if part:
@@ -185,13 +191,14 @@ def _score(scorer: "TextScorer", part: "Part | None", request: Request) -> "Scor
 
 
 def _adding(lines: "Iterator[ScoredLine]", totals: "list[Score]") -> "Iterator[ScoredLine]":
-    """Pass lines on, keeping the score of all of them in ``totals[0]``."""
+    """Yield the lines, and keep the total of their scores in ``totals[0]``."""
     for line in lines:
         totals[:] = [totals[0] + line.score if totals else line.score]
         yield line
 
 
 def _show_sentences(sentences: "Iterator[tuple[str, Score]]", request: Request) -> None:
+    """Print the score of each sentence."""
     if not request.as_json:
         click.echo(f"{'log p':>12} {'tokens':>7} {'OOV':>7} {'perplexity':>12}  text")
     for number, (text, score) in enumerate(sentences, 1):
@@ -204,6 +211,7 @@ def _show_sentences(sentences: "Iterator[tuple[str, Score]]", request: Request) 
 
 
 def _show_words(scorer: "TextScorer", lines: "Iterator[ScoredLine]", request: Request) -> None:
+    """Print the score of each word."""
     from fflm.text.vocabulary import END
 
     number = position = 0
@@ -223,7 +231,7 @@ def _show_words(scorer: "TextScorer", lines: "Iterator[ScoredLine]", request: Re
 
 
 def _figures(scorer: "TextScorer", score: "Score") -> dict[str, Any]:
-    """Return the summary as JSON values: of a mixture also each model alone, of fast scores also what was left out."""
+    """Return the summary as JSON, for a mixture with each model alone, for fast scores with the statistics of normalizers."""
     from fflm.models.mixture.model import ComponentScorer
     from fflm.models.neural.fast import FastScorer
 
@@ -238,7 +246,7 @@ def _figures(scorer: "TextScorer", score: "Score") -> dict[str, Any]:
 
 
 def _summary(scorer: "TextScorer", score: "Score", request: Request) -> list[str]:
-    """Return the summary as lines to read."""
+    """Return the summary as lines."""
     from fflm.models.mixture.model import ComponentScorer
     from fflm.models.neural.fast import FastScorer
 
@@ -283,7 +291,7 @@ def _follow(scorer: "LineScorer", request: Request) -> None:
 
 
 def _rescore(scorer: "TextScorer", request: Request) -> None:
-    """Print each hypothesis with its log-probability."""
+    """Print each hypothesis of an n-best list with its log-probability."""
     from fflm.models import scoring
 
     moses = request.nbest == "moses"

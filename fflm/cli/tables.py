@@ -1,4 +1,4 @@
-"""Tables for people to read: on a terminal they fit its width; written to a file or a pipe, they do not depend on it."""
+"""Plain-text tables, which fit the width of a terminal, and have no limit in a file or a pipe."""
 
 import io
 import re
@@ -10,38 +10,37 @@ from typing import Literal
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
-LEAST = 12
-"""Cells that a column of text or a heading keeps, however narrow the terminal."""
+MIN_WIDTH = 12
+"""Minimum width of a column of text or of a heading on a narrow terminal, in cells."""
 
 
 def printable(text: str) -> str:
-    """Return a text whose control characters, such as the escape sequences of a terminal, are spelled as in JSON."""
+    """Return a text with control characters, such as those of terminal escape sequences, escaped as in JSON."""
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def stdout_width() -> int | None:
-    """Return the width of the terminal that standard output is, in cells; None if it is none."""
+    """Return the width of the terminal in cells; None if standard output is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def table(
     alignment: str, headings: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, indent: str = ""
 ) -> list[str]:
-    """Return the lines of a table.
+    """Return a table as lines.
 
     Parameters
     ----------
     alignment
-        ``l`` or ``r`` for each column: text, or numbers.
+        For each column ``l`` for text, aligned to the left, or ``r`` for numbers, aligned to the right.
     headings
-        Of the columns.
+        The heading of each column.
     rows
-        Of cells.
+        The cells of each row.
     width
-        Cells that a line may have: if they do not suffice, headings and then texts are broken into several lines, but never
-        numbers. None for any.
+        Maximum width of a line in cells; None for no limit. If necessary, headings and then texts are wrapped, but not numbers.
     indent
-        Precedes every line.
+        A prefix of every line.
     """
     from rich.cells import cell_len
     from rich.console import Console
@@ -54,12 +53,12 @@ def table(
     gap, least = 2, bodies
     if limit is not None and sum(map(max, bodies, map(cell_len, headings))) + gap * (len(headings) - 1) > limit:
         gap = 1
-        broken = [_broken(heading, max(body, LEAST)) for heading, body in zip(headings, bodies, strict=True)]
+        broken = [_broken(heading, max(body, MIN_WIDTH)) for heading, body in zip(headings, bodies, strict=True)]
         heads = [max(map(cell_len, pieces), default=0) for pieces in broken]
         height = max(map(len, broken))
         headings = ["\n".join([""] * (height - len(pieces)) + pieces) for pieces in broken]
         least = [
-            max(head, body if align == "r" else min(body, LEAST))
+            max(head, body if align == "r" else min(body, MIN_WIDTH))
             for head, body, align in zip(heads, bodies, alignment, strict=True)
         ]
         limit = max(limit, sum(least) + gap * (len(headings) - 1))
@@ -77,7 +76,7 @@ def table(
 
 
 def _broken(heading: str, width: int) -> list[str]:
-    """Return the words of a heading, in pieces of at most so many cells."""
+    """Return the words of a heading, broken into pieces of at most ``width`` cells."""
     from rich.cells import chop_cells
 
     return [piece for word in heading.replace("/", "/ ").split() for piece in chop_cells(word, width)]
@@ -90,13 +89,13 @@ class Column:
     Attributes
     ----------
     heading
-        What it contains.
+        The heading of the column.
     width
-        Cells, at least.
+        Minimum width in cells.
     left
-        Whether it is text, aligned to the left.
+        Whether the cells are aligned to the left.
     optional
-        Whether it may be left out on a narrow terminal.
+        Whether the column may be left out on a narrow terminal.
     """
 
     heading: str
@@ -105,20 +104,20 @@ class Column:
     optional: bool = False
 
     def align(self, cell: str) -> str:
-        """Return a cell in the width of the column."""
+        """Return a cell, padded to the width of the column."""
         cell, width = printable(cell), max(self.width, len(self.heading))
         return cell.ljust(width) if self.left else cell.rjust(width)
 
 
 class LiveTable:
-    """A table whose rows are shown as they come, so that its columns have fixed widths.
+    """A table whose rows are printed one by one, so that its columns have fixed widths.
 
     Parameters
     ----------
     columns
-        From left to right.
+        The columns from left to right.
     width
-        Cells that a line may have. Optional columns that do not fit are left out, the last ones first. None for any.
+        Maximum width of a line in cells; None for no limit. Optional columns that do not fit are left out, the last one first.
     """
 
     def __init__(self, columns: Sequence[Column], width: int | None) -> None:

@@ -1,13 +1,12 @@
-"""`fflm tokenize`: text to ids on disk."""
+"""`fflm tokenize`: tokenized corpora on disk."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fflm.cli.options import json_option, overwrite_option, quiet_option, text_options
-from fflm.cli.report import message_console, tokenizing
+from fflm.cli.report import echo_json, message_console, tokenizing
 
 
 @click.command()
@@ -35,7 +34,7 @@ def command(inputs: tuple[Path, ...], output: Path, overwrite: bool, quiet: bool
     if as_json:
         parts = {name: part.counts for name, part in corpus.parts.items()}
         vocabulary = corpus.vocabulary.to_dict()
-        click.echo(json.dumps({"corpus": str(output), "vocabulary": vocabulary, "parts": parts}, ensure_ascii=False))
+        echo_json({"corpus": str(output), "vocabulary": vocabulary, "parts": parts})
         return
     click.echo(f"{output}: vocabulary {len(corpus.vocabulary):,} ({corpus.vocabulary.rule})")
     for name, part in corpus.parts.items():

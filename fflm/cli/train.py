@@ -1,4 +1,4 @@
-"""`fflm train`: from text to a model, and on from where a run stopped."""
+"""`fflm train`: training of neural language models."""
 
 import math
 from pathlib import Path
@@ -14,6 +14,7 @@ from fflm.cli.options import (
     json_option,
     network_options,
     overwrite_option,
+    preset_option,
     quiet_option,
     refuse_text_options,
     text_options,
@@ -29,7 +30,7 @@ from fflm.cli.report import (
     show_valid,
     tokenizing,
 )
-from fflm.training.settings import Preset, Vectors
+from fflm.training.settings import Vectors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,29 +40,12 @@ if TYPE_CHECKING:
     from fflm.training.session import Session
 
 
-def _use_preset(context: click.Context, parameter: click.Parameter, value: str) -> None:
-    """Make a preset's settings the defaults of the options that are read after this one."""
-    if value != "default":
-        from fflm.models.neural.train import PRESETS
-
-        context.default_map = PRESETS[value]
-
-
 @click.command(cls=HeadedCommand)
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="The model. [default: INPUT.model]")
 @overwrite_option
 @click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Resume training of this model.")
-@click.option(
-    "--preset",
-    type=click.Choice(["default", "quick"]),
-    default="default",
-    show_default=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_use_preset,
-    help=description(Preset),
-)
+@preset_option
 @network_options
 @click.option("--vectors", type=click.Path(path_type=Path), metavar="FILE", help=description(Vectors))
 @training_options
@@ -82,9 +66,9 @@ def command(
 ) -> None:
     """Train a model on INPUTS: files (also compressed), folders, - for standard input, a folder of `fflm tokenize`, or a model.
 
-    Given another model, train on that model's text with its vocabulary, so that the two can be compared. The model is a folder.
-    Progress goes to standard error: a row for each evaluation, and, if that is not a terminal, a row without validation figures
-    each minute. Ctrl-C saves, and --resume continues with the same result as without an interruption.
+    If the input is another model, train on that model's text with its vocabulary, so that both are comparable. The model is a
+    folder. Progress is printed on standard error: a row for each evaluation and, if it is not a terminal, a row without
+    validation figures each minute. Ctrl-C saves, and --resume continues with the same result as without an interruption.
 
     \b
     Example:
@@ -96,15 +80,16 @@ def command(
     if resume:
         run = _resume(resume, given, options, console)
     elif inputs:
-        run = _begin(inputs, output, given, options, console)
+        run = _start(inputs, output, given, options, console)
     else:
         raise click.UsageError("give a text to train on, or --resume a model")
     train(context, run, console, VIEW, save_every, as_json)
 
 
-def _begin(
+def _start(
     inputs: tuple[Path, ...], output: Path | None, given: dict[str, str], options: dict[str, Any], console: "Console"
 ) -> "TrainingSession":
+    """Start a training run, and print its text and network."""
     from fflm.models.neural.train import start_session
 
     refuse_text_options(inputs, given)
@@ -124,6 +109,7 @@ def _begin(
 
 
 def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console: "Console") -> "TrainingSession":
+    """Resume a training run, and print its text and state."""
     from fflm.models.neural.train import TrainingSession
 
     run = resume_run(TrainingSession.resume, path, given, options, console.quiet)
@@ -133,10 +119,12 @@ def _resume(path: Path, given: dict[str, str], options: dict[str, Any], console:
 
 
 def _row(run: "Session", train_loss: float | None, valid: dict[str, Any] | None, mark: str) -> tuple[str, ...]:
+    """Return a row of the table of evaluations."""
     return (*row_start(run), show_training(train_loss), *show_valid(valid), mark, *row_end(run))
 
 
 def _loss(run: "Session", event: "Step") -> str:
+    """Return a phrase about the training loss for the progress bar."""
     mean = run.trainer.state.loss_mean
     return (
         f"training perplexity {math.exp(min(mean, 700)):.1f}" if event.exact else f"{run.trainer.settings.loss} loss {mean:.2f}"

@@ -1,7 +1,6 @@
-"""`fflm tune`: a search for good settings, and on from where it stopped."""
+"""`fflm tune`: hyperparameter search."""
 
 import dataclasses
-import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -17,13 +16,14 @@ from fflm.cli.options import (
     given_options,
     json_option,
     network_options,
+    preset_option,
     quiet_option,
     refuse_text_options,
     text_options,
     training_options,
 )
 from fflm.cli.progress import end_or_stop
-from fflm.cli.report import describe_perplexity, describe_text, message_console, tokenizing
+from fflm.cli.report import describe_perplexity, describe_text, echo_json, message_console, tokenizing
 from fflm.cli.tables import Column, LiveTable, stdout_width, table
 from fflm.errors import FflmError, did_you_mean
 from fflm.signals import interruption
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     help="Stop after this many minutes; --resume continues.",
 )
 @click.option("--no-prune", is_flag=True, help="Train all trials to their end.")
+@preset_option
 @network_options
 @training_options
 @text_options
@@ -80,12 +81,12 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Search for the settings that predict the validation text of INPUTS best. The test text is not used.
+    """Search for the settings with the lowest perplexity on the validation text of INPUTS. The test text is not used.
 
     A trial trains a network, as `fflm train` does with the same options. It is stopped early (pruned) if it is worse than the
-    median of the others at an evaluation. The search is a folder with a table of the trials and the model of the best. Ctrl-C
-    saves, and --resume continues with the same result as without an interruption. Needs Optuna: `pip install '.[tune]'` in a
-    checkout of fflm.
+    median of the other trials at an evaluation. The search is a folder that contains a table of the trials and the best model.
+    Ctrl-C saves, and --resume continues with the same result as without an interruption. Needs Optuna: `pip install '.[tune]'`
+    in a checkout of fflm.
 
     \b
     Example:
@@ -106,7 +107,7 @@ def command(
         search = Search.resume(resume, trials=options["trials"])
         console.print(f"resuming {resume} after {sum(trial.state != 'running' for trial in search.trials)} trials")
     elif inputs:
-        search = _begin(context, inputs, output, given, options, console)
+        search = _start(context, inputs, output, given, options, console)
     else:
         raise click.UsageError("give a text to train on, or --resume a search")
     search.save_seconds = save_every
@@ -115,7 +116,7 @@ def command(
     _report(search, as_json)
 
 
-def _begin(
+def _start(
     context: click.Context,
     inputs: tuple[Path, ...],
     output: Path | None,
@@ -123,6 +124,7 @@ def _begin(
     options: dict[str, Any],
     console: "Console",
 ) -> "Search":
+    """Start a search, and print the evaluation conditions of its text."""
     from fflm.search.search import start_search
     from fflm.search.space import DEFAULT_SPACE
 
@@ -140,7 +142,7 @@ def _begin(
 
 
 def _read_space(context: click.Context, specifications: Sequence[str]) -> "Space":
-    """Understand the values of --search; each is written as for the option that it names."""
+    """Return the search space from the values of --search, each of which is parsed like the option that it names."""
     from fflm.search.space import Choices, Range, searchable
 
     parameters = {param.name: param for param in context.command.params}
@@ -150,10 +152,10 @@ def _read_space(context: click.Context, specifications: Sequence[str]) -> "Space
         name = name.strip().removeprefix("--").replace("-", "_")
         if name not in searchable():
             raise click.UsageError(
-                f"cannot search {name!r}{did_you_mean(name, searchable())}: name one of {', '.join(searchable())}"
+                f"cannot search over {name!r}{did_you_mean(name, searchable())}: choose from {', '.join(searchable())}"
             )
         if name in space:
-            raise click.UsageError(f"--search {name} is given twice: put all its values into one")
+            raise click.UsageError(f"--search {name} is given twice: give all its values in one")
         ranged = ".." in text
         values = [parameters[name].type(each, parameters[name], context) for each in text.split(".." if ranged else "|")]
         if not ranged:
@@ -166,7 +168,7 @@ def _read_space(context: click.Context, specifications: Sequence[str]) -> "Space
 
 
 def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
-    """Go through the trials, showing them, until the end or the time that is given (True), or an interruption (False)."""
+    """Run and display the trials; return True at the end or after ``minutes``, False after an interruption."""
     from rich.progress import BarColumn, Progress, TextColumn
 
     from fflm.models.neural.train import TrainingSession
@@ -193,20 +195,17 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
         for event in search.events():
             stop = interrupted.come
             if stop:
-                search.save()  # before anything is shown, for the terminal may be gone
+                search.save()  # before printing anything, which fails if the terminal was closed
             if isinstance(event, TrainingSession):
                 state, settings = event.trainer.state, event.trainer.settings
                 total = len(event.trainer.train) * settings.epochs
-                counts: dict[str, Any] = {
-                    "trial": len(ended) + 1,
-                    "trials": search.limit,
-                }  # `reset` forgets the fields that it is not given
+                counts: dict[str, Any] = {"trial": len(ended) + 1, "trials": search.limit}  # `reset` removes all other fields
                 progress.reset(task, total=total, completed=state.words, **counts)
             elif isinstance(event, Trial):
                 ended.append(event)
                 progress.console.print(table.row(_row(event, search.best)))
             elif isinstance(event, Step):
-                interrupted.patient = True  # what may have to be compiled is
+                interrupted.patient = True  # the kernels have been compiled
                 progress.update(task, completed=state.words)
             if stop:
                 return False
@@ -218,13 +217,13 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
 
 
 def _columns(search: "Search") -> list[Column]:
-    """Return the columns of a table of trials; with the settings that are searched by default, they fit 80 columns."""
+    """Return the columns of the table of trials, which fits 80 columns for the default search space."""
     settings = [Column(name, 7, optional=True) for name in search.space]
     return [Column("trial"), Column("perplexity"), Column("", 1), Column("epochs"), *settings, Column("", left=True)]
 
 
 def _row(trial: "Trial", best: "Trial | None") -> list[str]:
-    """Return a row of a table of trials."""
+    """Return a row of the table of trials."""
     from fflm.search.space import show
 
     perplexity = "-" if trial.perplexity is None else f"{trial.perplexity:,.2f}"
@@ -234,16 +233,16 @@ def _row(trial: "Trial", best: "Trial | None") -> list[str]:
 
 
 def _report(search: "Search", as_json: bool) -> None:
-    """Print all trials, the best first, with all that a perplexity means nothing without, and how to train the best again."""
+    """Print all trials, the best first, the evaluation conditions, and the command that trains the best model again."""
     from fflm.search.study import ranking
 
     trials, best = ranking(search.trials), search.best
     if best is None and len(trials) == search.limit and all(trial.state != "running" for trial in trials):
         reasons = {trial.reason for trial in trials if trial.reason}
-        raise FflmError(f"no trial came to its end ({'; '.join(sorted(reasons))}): search elsewhere")
+        raise FflmError(f"no trial was completed ({'; '.join(sorted(reasons))}): give another search space")
     model, again, figures = None, None, {}
     if best:
-        model, again = search.folder(best), _again(search, best)
+        model, again = search.folder(best), _train_command(search, best)
         figures = search.figures(best)
     if as_json:
         rows = [{**dataclasses.asdict(trial), "perplexity": trial.perplexity} for trial in trials]
@@ -254,7 +253,7 @@ def _report(search: "Search", as_json: bool) -> None:
             "train": again,
             "trials": rows,
         }
-        click.echo(json.dumps(result, ensure_ascii=False))
+        echo_json(result)
         return
     columns = _columns(search)
     alignment = "".join("l" if column.left else "r" for column in columns)
@@ -268,8 +267,8 @@ def _report(search: "Search", as_json: bool) -> None:
             click.echo(f"on the test text, once you have chosen: fflm train --resume {shlex.quote(str(model))}")
 
 
-def _again(search: "Search", trial: "Trial") -> str:
-    """Return the command that trains a trial's model again."""
+def _train_command(search: "Search", trial: "Trial") -> str:
+    """Return the command that trains the model of a trial again."""
     from fflm.backend.cpu.launching import default_threads
     from fflm.cli import train
     from fflm.search.space import show

@@ -1,4 +1,4 @@
-"""`fflm vectors`: export the embeddings."""
+"""`fflm vectors`: export of word embeddings."""
 
 import json
 import sys
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 @quiet_option
 @json_option
 def command(model_path: Path | None, output: Path | None, overwrite: bool, quiet: bool, as_json: bool) -> None:
-    """Export the word embeddings in word2vec's text format, also those of <unk>, </s> and <s>.
+    """Export the word embeddings, including those of <unk>, </s> and <s>, in the text format of word2vec.
 
-    Words with spaces in them, as in models of characters, cannot be written; they are named. --json prints an object of
-    words and vectors instead. Train from vectors with `fflm train --vectors FILE`.
+    The format cannot represent words that contain white space, as in models of characters; they are left out, and listed on
+    standard error. --json prints an object of words and vectors instead. Train from vectors with `fflm train --vectors FILE`.
 
     \b
     Example:
@@ -46,7 +46,7 @@ def command(model_path: Path | None, output: Path | None, overwrite: bool, quiet
 
 
 def _write(vectors: "Vectors", file: IO[str], as_json: bool) -> list[str]:
-    """Write the vectors; return the words that were left out."""
+    """Write the vectors in word2vec's text format or as JSON; return the words that were left out."""
     from fflm.text.vocabulary import START
 
     if not as_json:

@@ -1,4 +1,4 @@
-"""`fflm warmup`: all kernels compiled before they are needed."""
+"""`fflm warmup`: ahead-of-time compilation of all kernels."""
 
 import json
 import time
@@ -14,10 +14,10 @@ from fflm.cli.options import device_option, json_option, quiet_option
 @quiet_option
 @json_option
 def command(device: str, quiet: bool, as_json: bool) -> None:
-    """Compile all kernels now, so that no later command has to.
+    """Compile all kernels now, so that later commands do not have to.
 
-    They are kept in the installation itself if it can be written, so that it may be read-only afterwards, as in a container;
-    else in the user's folder for caches. The environment variable NUMBA_CACHE_DIR names another folder.
+    The compiled kernels are stored in the installed package if it is writable, so that it can be read-only afterwards, as in a
+    container image, and otherwise in the user's cache folder. The environment variable NUMBA_CACHE_DIR selects another folder.
 
     \b
     Example:

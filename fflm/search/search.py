@@ -40,7 +40,7 @@ from fflm.models.corpora import describe_corpus, find_corpus, is_described
 from fflm.models.creation import model_path, new_model, pop_fields, text_source
 from fflm.models.description import CorpusReference, NetworkFigures
 from fflm.models.folder import load_weights, read_config
-from fflm.models.neural.train import OPTIONS, TrainingSession, check_length, network_settings, resolve_settings
+from fflm.models.neural.train import OPTIONS, PRESETS, TrainingSession, check_length, network_settings, resolve_settings
 from fflm.network.config import NetworkConfig
 from fflm.search.space import (
     SamplerName,
@@ -57,7 +57,7 @@ from fflm.stored import check_json, read_json
 from fflm.text.corpus import Corpus
 from fflm.training.events import DivergedError, Evaluation, Event, Finished
 from fflm.training.session import check_size
-from fflm.training.settings import TrainingSettings
+from fflm.training.settings import Preset, TrainingSettings
 
 FORMAT, VERSION = "fflm search", 1
 
@@ -102,13 +102,14 @@ def start_search(
     prune: bool = True,
     processes: Processes = None,
     progress: Progress = None,
+    preset: Preset = "default",
     **fields: Any,
 ) -> "Search":
     """Start a search: tokenize the text once for all trials, unless that was done, and set up the folder.
 
     Parameters
     ----------
-    inputs, processes, progress, fields
+    inputs, processes, progress, preset, fields
         As `fflm.train` takes them: the settings that all trials share. The test text is not looked at.
     path
         The folder of the search, which must not exist; by default ``stories.tune`` for ``corpora/stories.txt``.
@@ -128,6 +129,7 @@ def start_search(
         If anything is wrong with them, the text or the folder, which then does not exist.
     """
     import_optuna()
+    fields = PRESETS[preset] | fields
     source = text_source(inputs, fields)
     place = model_path(path, source.inputs, "tune")
     _check_new(place)

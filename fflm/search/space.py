@@ -1,4 +1,4 @@
-"""The space of a search: ranges and choices of settings."""
+"""The search space: the settings to search over, with ranges or choices of values."""
 
 import dataclasses
 import math
@@ -15,20 +15,20 @@ from fflm.training.settings import TrainingSettings
 SamplerName = Literal["bayesian", "random", "grid"]
 
 LOGARITHMIC = ("rate", "weight_decay", "decay")
-"""Settings whose ranges are searched on a logarithmic scale, unless they begin at 0."""
+"""Settings whose ranges are searched on a logarithmic scale, unless a range starts at 0."""
 
 DIGITS = 3
-"""Significant digits of the numbers that are tried, so that a table can show them whole."""
+"""Number of significant digits of the values that are tried, so that tables can show the exact values."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """All numbers from ``low`` to ``high``, both included: whole ones if both are.
+    """All numbers from ``low`` to ``high``, inclusive; only integers if both ends are integers.
 
     Raises
     ------
     FflmError
-        If there are none.
+        If ``low`` is not less than ``high``.
     """
 
     low: float
@@ -36,28 +36,28 @@ class Range:
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
-            raise FflmError(f"the range {self.low}..{self.high} is empty: let the first number be the smaller one")
+            raise FflmError(f"the range {self.low}..{self.high} is empty: give the smaller number first")
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Some values.
+    """A set of values to choose from.
 
     Raises
     ------
     FflmError
-        If there are less than two different ones.
+        If there are fewer than two values, or a value is repeated.
     """
 
     values: tuple[Any, ...]
 
     def __post_init__(self) -> None:
         if len(set(self.values)) < max(2, len(self.values)):
-            raise FflmError(f"nothing to choose from in {'|'.join(map(show, self.values))}: give several values, each once")
+            raise FflmError(f"{'|'.join(map(show, self.values))} is not a choice: give several different values")
 
 
 Space: TypeAlias = Mapping[str, Range | Choices]
-"""What is searched: fields of `NetworkConfig` and `TrainingSettings`."""
+"""The values to search over, by the name of the setting: a field of `NetworkConfig` or `TrainingSettings`."""
 
 DEFAULT_SPACE: Space = {
     "rate": Range(5e-4, 1e-2),
@@ -65,13 +65,13 @@ DEFAULT_SPACE: Space = {
     "embedding_dropout": Range(0.0, 0.4),
     "weight_decay": Range(0.01, 1.0),
 }
-"""What is searched if nobody says."""
+"""The default search space."""
 
 
 def searchable() -> tuple[str, ...]:
-    """Return the names of all settings that can be searched."""
+    """Return the names of all settings that can be searched over."""
     names = [field.name for of in (NetworkConfig, TrainingSettings) for field in dataclasses.fields(of)]
-    return tuple(name for name in names if name in OPTIONS and name != "frozen")  # no embeddings are given, so none can be frozen
+    return tuple(name for name in names if name in OPTIONS and name != "frozen")  # a search has no embeddings to freeze
 
 
 def logarithmic(name: str, part: Range) -> bool:
@@ -80,25 +80,25 @@ def logarithmic(name: str, part: Range) -> bool:
 
 
 def show(value: Any) -> str:
-    """Return a setting's value as it is written on the command line, such as ``512,256`` for sizes of layers."""
+    """Return the value of a setting as text, such as ``512,256`` for the sizes of layers or ``yes`` for True."""
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "0"
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
 def check_space(space: Space, sampler: SamplerName, config: NetworkConfig, settings: TrainingSettings) -> None:
-    """Raise an FflmError if something cannot be searched, or has values that the setting cannot have."""
+    """Raise an FflmError if a setting cannot be searched over, or cannot have one of its values, or the sampler needs choices."""
     for name, part in space.items():
         if name not in searchable():
-            raise FflmError(f"cannot search {name!r}: choose from {', '.join(searchable())}")
+            raise FflmError(f"cannot search over {name!r}: choose from {', '.join(searchable())}")
         if sampler == "grid" and isinstance(part, Range):
-            raise FflmError(f"a grid needs choices: write {name} as {part.low}|{part.high}, with more between them")
+            raise FflmError(f"a grid needs choices rather than the range {part.low}..{part.high}: give several values of {name}")
     for values in extreme_values(space):
         with_values(config, settings, values)
 
 
 def extreme_values(space: Space) -> list[dict[str, Any]]:
-    """Return all choices, and the ends of all ranges, each as the value of one setting."""
+    """Return each choice and each end of a range, as a dict of one setting and its value."""
     return [
         {name: value}
         for name, part in space.items()
@@ -109,15 +109,20 @@ def extreme_values(space: Space) -> list[dict[str, Any]]:
 def with_values(
     config: NetworkConfig, settings: TrainingSettings, values: Mapping[str, Any]
 ) -> tuple[NetworkConfig, TrainingSettings]:
-    """Return settings with some values in place of their own."""
+    """Return the settings of network and training with some of their fields replaced by ``values``."""
     fields = dict(values)
-    return dataclasses.replace(config, **pop_fields(fields, NetworkConfig)), dataclasses.replace(
-        settings, **pop_fields(fields, TrainingSettings)
-    )
+    config = dataclasses.replace(config, **pop_fields(fields, NetworkConfig))
+    return config, dataclasses.replace(settings, **pop_fields(fields, TrainingSettings))
 
 
 def part_from_dict(name: str, fields: Mapping[str, Any]) -> Range | Choices:
-    """Return a part of a space from what ``dataclasses.asdict`` and JSON made of it."""
+    """Return the range or choices of a setting, given its ``dataclasses.asdict`` from a JSON file.
+
+    Raises
+    ------
+    FflmError
+        If the fields are neither those of a range nor those of choices.
+    """
     if "values" in fields:
         return Choices(tuple(tuple(value) if isinstance(value, list) else value for value in fields["values"]))
     if not {"low", "high"} <= fields.keys():
@@ -126,14 +131,14 @@ def part_from_dict(name: str, fields: Mapping[str, Any]) -> Range | Choices:
 
 
 def count_values(part: Range | Choices) -> float:
-    """Return how many values there are."""
+    """Return the number of values, which is infinite for a range of floats."""
     if isinstance(part, Choices):
         return len(part.values)
     return part.high - part.low + 1 if isinstance(part.low, int) and isinstance(part.high, int) else math.inf
 
 
 def rounded(value: Any, part: Range | Choices) -> Any:
-    """Return a number of a range with a few digits, still in the range; anything else as it is."""
+    """Return a float of a range, rounded to `DIGITS` significant digits and still in the range; other values are unchanged."""
     if not isinstance(value, float) or isinstance(part, Choices):
         return value
     return min(max(float(f"{value:.{DIGITS}g}"), part.low), part.high)

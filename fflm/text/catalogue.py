@@ -53,7 +53,7 @@ class Entry:
     ----------
     name
         The name by which users ask for the corpus, and that of its folder.
-    title, licence
+    title, license
         A description of the corpus, and the license of its text.
     split
         The split into train, valid and test on which published figures are based.
@@ -67,7 +67,7 @@ class Entry:
 
     name: str
     title: str
-    licence: str
+    license: str
     split: str
     train: str
     downloads: tuple[Download, ...] = ()

@@ -1,4 +1,7 @@
-"""Several threads of a process get the same bits as one, with every threading layer, and so do forked processes."""
+"""Several threads of a process get the same bits as one, with every threading layer, and so do forked processes.
+
+Numba and BLAS, whose threads these are, are loaded in the right way.
+"""
 
 import multiprocessing
 import os
@@ -157,6 +160,27 @@ print(numba.threading_layer())
     assert (result.returncode, result.stdout) == (0, "workqueue\n"), result.stderr
 
 
+@pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "passive"), ("NUMBA_OPT", "2")])
+def test_environment_variables_are_set_before_numba_is_imported(name: str, value: str):
+    program = f"import os, sys; import fflm.network.config; print(os.environ[{name!r}], 'numba' in sys.modules)"
+    for own in ({}, {name: "1"}):  # a value that the user has set stays
+        environment = {key: other for key, other in os.environ.items() if key != name} | own
+        result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        assert result.stdout == f"{own.get(name, value)} False\n"
+
+
+def test_scipy_linalg_works_after_blas_was_loaded_alone():
+    program = """
+import sys
+import fflm.backend.cpu.blas
+assert "scipy.linalg" not in sys.modules
+import scipy.linalg
+from scipy.linalg import cython_blas
+assert scipy.linalg.inv([[2.0]]) == [[0.5]] and cython_blas.__pyx_capi__["sgemm"]
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
 def test_blas_threads_are_restored_when_last_thread_leaves():
     before = blas_threads()
     inside, leave = threading.Event(), threading.Event()
@@ -249,7 +273,7 @@ def in_forked_process(function: Callable[[], Any]) -> tuple[Any, list[int], int 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_forked_process_predicts_the_same(monkeypatch):
+def test_forked_process_gives_same_predictions(monkeypatch):
     set_shares(monkeypatch)
     model, contexts = tiny_model(), np.random.default_rng(1).integers(0, 9, (30, 3), np.int32)
 

@@ -230,6 +230,7 @@ def test_usage_error_is_one_line(line):
         ("ngram exprot", "Did you mean 'export'?"),
         ("train x --epoch 3", "'--epochs'"),
         ("train x --activation rleu", "did you mean 'relu'?"),
+        ("train x --hidden 4,4 --activation relu,tnah", "did you mean 'tanh'?"),
         ("train x --optimizer adm", "did you mean 'adam'?"),
         ("classify train x --schedule cosin", "did you mean 'cosine'?"),
         ("train x --device gpu", "did you mean 'cuda'?"),

@@ -9,16 +9,20 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 import start_up
-from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximization, losses, mixed
+from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximization, figures, losses, mixed
 from exact import exact_gradients, exact_updates
+from gpu import Comparison, operations
 from ngram import PIECE, pieces
 from numba import njit
 from numba.core import event
+from recipe import course
 from reference import PLAIN, adam_step, batch, network_gradients, network_losses
 from scaling import exponent
 from tokenizing import chunks, repeated
 from training_step import bengio, default, judge
 
+import fflm
+from fflm.backend.cpu.backend import CpuBackend
 from fflm.cli import main
 from fflm.text.holdout import Count
 from fflm.text.settings import TextSettings
@@ -63,6 +67,15 @@ def dictionary_losses(corpus, weights):
         number = math.ceil(-math.log((1 + seen) / (len(ids) - 2)))
         result.append(-math.log(sum(a * p for a, p in zip(weights[number], estimates, strict=True))))
     return result
+
+
+def test_figures_separate_known_from_unknown_words(tmp_path):
+    (tmp_path / "text").write_text("a b c a b c a b a b x y a b", encoding="utf-8")
+    settings = TextSettings(Tokenizer("space"), line_ends=False)
+    corpus = tokenize(TextSource([tmp_path / "text"], settings, VocabularyRule(1), Count(2), Count(4)), tmp_path / "ids")
+    found = figures(np.array([3.0, 3.0, 1.0, 1.0]), corpus, "test")  # of x, y, a and b
+    assert found["perplexity_known"] == pytest.approx(math.exp(1))
+    assert found["perplexity"] == pytest.approx(math.exp(2))
 
 
 def test_trigram_equals_formula(corpus):
@@ -205,3 +218,19 @@ def test_stopwatch_assigns_compile_time_to_innermost_event(monkeypatch):
 
 def test_paths_of_commands_include_groups_and_subcommands():
     assert {(), ("train",), ("ngram",), ("ngram", "train")} <= set(start_up.paths(main))
+
+
+def test_course_has_perplexity_of_each_evaluation(tmp_path):
+    (tmp_path / "text").write_text("a b c d e f g h\n" * 100, encoding="utf-8")
+    fflm.train(tmp_path / "text", tmp_path / "model", epochs=2, embedding=4, hidden=4, window=2)
+    first, second = course(tmp_path / "model")
+    assert 0 < first["minutes"] < second["minutes"]
+    assert first["perplexity"] > second["perplexity"] > 1
+
+
+def test_operations_are_compared_with_float64(monkeypatch):
+    assert operations(CpuBackend())["wrong"] == []
+    monkeypatch.setattr(CpuBackend, "gather", lambda self, embeddings, contexts, blocks, inputs: inputs.fill(1))
+    comparison = Comparison(CpuBackend())
+    comparison.embeddings(rows=7, words=50, size=3)
+    assert comparison.off["gather"] > 0.1 > comparison.off["scatter-add"]

@@ -68,8 +68,8 @@ def test_files_named_in_pages_exist(page):
 
 
 @pytest.mark.parametrize("page", INTERNALS)
-def test_names_of_the_source_exist(page):
-    """They are the spans of code that look like `check_ids`, `CpuBackend` or `Trainer.run`."""
+def test_names_in_internal_pages_exist_in_source(page):
+    """Names are spans of code that look like `check_ids`, `CpuBackend` or `Trainer.run`."""
     spans = set(re.findall(r"`([A-Za-z_]\w*(?:\.\w+)*)`", FENCE.sub("", PAGES[page]))) - OTHERS
     names = {name for span in spans if re.search(r"_|[a-z][A-Z]|^[A-Z]\w*\.", span) for name in span.split(".")}
     assert names
@@ -77,12 +77,12 @@ def test_names_of_the_source_exist(page):
 
 
 @pytest.mark.parametrize("page", INTERNALS)
-def test_modules_of_the_source_exist(page):
+def test_modules_in_internal_pages_exist(page):
     modules = set(re.findall(r"`([\w/]+\.py)`", FENCE.sub("", PAGES[page]))) - {"model.py", "train.py"}  # of every kind of model
     assert [name for name in sorted(modules) if not any((ROOT / part / name).is_file() for part in ("", "fflm"))] == []
 
 
-def test_the_layout_has_every_module_and_package():
+def test_layout_in_contributing_lists_every_module():
     """The layout in CONTRIBUTING.md is an indented block, with a line for each module and package directly below fflm/."""
     listed = re.findall(r"^      ([a-z]+(?:\.py|/)) ", PAGES["CONTRIBUTING.md"], re.MULTILINE)
     packages = {path.parent.name + "/" for path in (ROOT / "fflm").glob("*/__init__.py")}

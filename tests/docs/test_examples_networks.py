@@ -1,8 +1,10 @@
 """The examples on whole networks: iris, vanishing gradients, activations, identities, and the sliding window."""
 
+import random
 import re
 
 import activations
+import augmentation
 import identities
 import iris
 import numpy as np
@@ -203,3 +205,38 @@ def test_sliding_window_output(model, capsys, monkeypatch):
     assert difference < 1e-12
     by_hand, library = (line.split()[-1] for line in printed.splitlines()[-3:-1])
     assert float(by_hand) == pytest.approx(float(library), rel=1e-5)
+
+
+def test_word_dropout_leaves_some_words_out_and_keeps_their_order():
+    words, generator = [f"w{number}" for number in range(1000)], random.Random(1)
+    kept = augmentation.drop_words(words, generator)
+    assert 750 < len(kept) < 850
+    assert kept == [word for word in words if word in {*kept}]
+    assert all(augmentation.drop_words(["word"], generator) == ["word"] for _ in range(50))  # a text is never empty
+
+
+def test_swaps_change_the_order_of_neighbors_only():
+    words, generator = [f"w{number}" for number in range(10)], random.Random(1)
+    for _ in range(50):
+        swapped = augmentation.swap_words(words, generator)
+        assert sorted(swapped) == sorted(words)
+        assert sum(abs(swapped.index(word) - place) for place, word in enumerate(words)) in (0, 4)  # twice the same, or two
+    assert augmentation.swap_words(["word"], generator) == ["word"]
+
+
+def test_augmented_texts_begin_with_the_texts_and_keep_their_labels():
+    texts = [("speech", ["said", "the", "dog"]), ("telling", ["a", "dog", "sat"])]
+    assert augmentation.augment(texts, "as they are", 1) == texts
+    assert augmentation.augment(texts, "copies", 1) == texts * augmentation.COPIES
+    for name in ("word dropout", "swaps"):
+        augmented = augmentation.augment(texts, name, 1)
+        assert augmented[:2] == texts
+        assert [label for label, _ in augmented] == ["speech", "telling"] * augmentation.COPIES
+        assert augmented[2:] != texts * (augmentation.COPIES - 1)
+
+
+@pytest.mark.slow
+def test_a_classifier_of_fifty_texts_gains_little_from_augmentation():
+    found = augmentation.measure(50, 1)
+    assert [*found] == [*augmentation.CHANGES]
+    assert all(0.8 < each.mean() < 0.97 for each in found.values())

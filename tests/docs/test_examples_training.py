@@ -1,4 +1,4 @@
-"""The examples of training: descent, starts, batches, losses, back-propagation, early stopping."""
+"""The examples of training: gradient descent, initial weights, batches, losses, backpropagation, and early stopping."""
 
 from itertools import pairwise
 
@@ -16,19 +16,19 @@ import zero_centered
 PNG = b"\x89PNG"
 
 
-def test_descent_on_a_curve_shrinks_the_distance_by_a_factor():
+def test_gradient_descent_on_curve_equals_closed_form():
     for rate in (0.05, 0.5, 1.9, 2.1):
         path = gradient_descent.descend_curve(-1.0, rate, 10)
         np.testing.assert_allclose(path, 2 - 3 * (1 - rate) ** np.arange(11), rtol=1e-12)
 
 
 @pytest.mark.parametrize(("points", "a", "b"), [([(1, 3), (2, 5), (3, 7)], 2, 1), ([(2, 0), (4, 1), (6, 2)], 0.5, -1)])
-def test_a_line_through_three_points(points, a, b):
+def test_fit_line_finds_line_through_three_points(points, a, b):
     assert points in gradient_descent.LINES.values()
     assert gradient_descent.fit_line(points, 0.05, 1500) == pytest.approx((a, b), abs=1e-4)
 
 
-def test_gradient_descent_is_printed_and_drawn(capsys, tmp_path):
+def test_gradient_descent_output_and_plot(capsys, tmp_path):
     gradient_descent.main(["--plot", str(tmp_path / "descent.png")])
     printed = capsys.readouterr().out
     assert "after  1000 steps  a =  2.0000, b =  1.0000" in printed
@@ -36,7 +36,7 @@ def test_gradient_descent_is_printed_and_drawn(capsys, tmp_path):
     assert (tmp_path / "descent.png").read_bytes().startswith(PNG)
 
 
-def test_equal_hidden_units_stay_equal_for_hundreds_of_steps():
+def test_equal_hidden_units_stay_equal_in_training():
     same, random = initial_weights.equal(0.1), initial_weights.Parameters.random(initial_weights.IRIS, 1, np.float64)
     assert initial_weights.spread(same) < 1e-15
     losses = [initial_weights.train(each, initial_weights.IRIS, 300) for each in (same, random)]
@@ -45,12 +45,12 @@ def test_equal_hidden_units_stay_equal_for_hundreds_of_steps():
     assert losses == pytest.approx([0.137, 0.066], abs=0.01)
 
 
-def test_logistic_regression_may_start_at_zero():
+def test_logistic_regression_learns_from_zero_weights():
     linear = initial_weights.Parameters.zeros(initial_weights.LINEAR, np.float64)
     assert initial_weights.train(linear, initial_weights.LINEAR, 300) == pytest.approx(0.077, abs=0.005)
 
 
-def test_two_starts_lead_to_two_minima_with_a_hill_between():
+def test_two_starts_lead_to_two_minima():
     first, second = (initial_weights.descend_smallest(*start)[-1] for start in initial_weights.STARTS)
     np.testing.assert_allclose(first, -second, atol=0.02)
     np.testing.assert_allclose(first, (1.5, 0.8), atol=0.2)
@@ -60,11 +60,11 @@ def test_two_starts_lead_to_two_minima_with_a_hill_between():
     assert heights[1] > 0.4
 
 
-def test_some_starts_of_xor_end_in_worse_minima():
+def test_xor_training_from_some_starts_ends_in_local_minimum():
     (good, right), (bad, wrong) = initial_weights.learn_xor(0), initial_weights.learn_xor(2)
     assert good < 0.01
     np.testing.assert_allclose(right, [0, 1, 1, 0], atol=0.01)
-    assert bad == pytest.approx(np.log(2) / 2, abs=0.01)  # log 2 for two of four inputs, which get one half
+    assert bad == pytest.approx(np.log(2) / 2, abs=0.01)  # the loss is log 2 for two of four inputs, whose output is 1/2
     assert (np.abs(wrong - 0.5) < 0.01).sum() == 2
 
 
@@ -80,7 +80,7 @@ def test_tanh_learns_faster_than_sigmoid(rate):
     assert zero_centered.train("tanh", rate)[-1] < 0.7 * zero_centered.train("sigmoid", rate)[-1]
 
 
-def test_the_cross_entropy_of_the_lecture():
+def test_softmax_loss_and_gradient_equal_lecture():
     loss, gradient = cross_entropy.softmax_loss(np.array([0.3, 0.3, 0.4]), 2)
     assert loss == pytest.approx(-np.log(0.4))
     assert loss == pytest.approx(0.916, abs=5e-4)
@@ -88,7 +88,7 @@ def test_the_cross_entropy_of_the_lecture():
 
 
 @pytest.mark.parametrize("z", [-8.0, -1.0, 0.0, 3.0])
-def test_slopes_after_a_sigmoid_are_derivatives(z):
+def test_loss_slopes_after_sigmoid_equal_finite_differences(z):
     def losses(z):
         a = 1 / (1 + np.exp(-z))
         return np.array([-np.log(a), (a - 1) ** 2])
@@ -97,14 +97,14 @@ def test_slopes_after_a_sigmoid_are_derivatives(z):
     np.testing.assert_allclose(cross_entropy.slopes(z), (losses(z + e) - losses(z - e)) / (2 * e), rtol=1e-5)
 
 
-def test_the_squared_error_leaves_a_saturated_unit_where_it_is():
+def test_squared_error_does_not_train_saturated_sigmoid():
     by_entropy, by_squares = (cross_entropy.descend(-8.0, 1.0, 100, squared)[-1] for squared in (False, True))
     assert by_entropy > 4
     assert by_squares < -7.8
 
 
 @pytest.mark.parametrize("sizes", [(3, 4, 1), (4, 5, 6, 3)])
-def test_the_loop_of_back_propagation_is_the_library(sizes):
+def test_backpropagation_equals_library(sizes):
     W, b, inputs, targets = backpropagation.example(sizes, 7, seed=3)
     network = backpropagation.in_the_library(W, b)
     own = backpropagation.gradients(W, b, inputs[0], targets[0])
@@ -117,14 +117,16 @@ def test_the_loop_of_back_propagation_is_the_library(sizes):
     assert max(map(backpropagation.largest_difference, (W, b), trained)) < 1e-12
 
 
-def test_smaller_batches_learn_more_in_an_epoch_and_large_rates_fail():
+@pytest.mark.slow
+def test_loss_decreases_with_smaller_batches_and_diverges_with_large_rates():
     stochastic, mini, batch = (batches_and_rates.losses(size, 0.1)[-1] for size in (1, 15, 150))
     assert stochastic < 0.1 < mini < 0.4 < batch < 0.9
     small, right, large = (batches_and_rates.losses(150, rate)[-1] for rate in (0.1, 5.0, 100.0))
     assert right < 0.1 < small < 1 < large
 
 
-def test_early_stopping_keeps_the_best_epoch():
+@pytest.mark.slow
+def test_early_stopping_ends_after_patience_and_scores_better():
     stopped, to_the_end = early_stopping.train(patience=20), early_stopping.train(patience=0)
     validation = early_stopping.losses(to_the_end)[1]
     best = int(validation.argmin()) + 1
@@ -134,14 +136,15 @@ def test_early_stopping_keeps_the_best_epoch():
     assert stopped.score(x, y) > early_stopping.train(patience=0, validation=0.0).score(x, y) + 0.02
 
 
-def test_a_staircase_of_sigmoids_approximates_a_curve():
+def test_staircase_of_more_sigmoids_approximates_curve_better():
     errors = [approximation.largest_error(approximation.staircase(units)) for units in (4, 16, 64, 256)]
     assert errors[0] > 0.3
     for larger, smaller in pairwise(errors):
         assert smaller < 0.4 * larger
 
 
-def test_more_hidden_units_learn_a_curve_better():
+@pytest.mark.slow
+def test_more_hidden_units_approximate_curve_better():
     errors = [approximation.largest_error(approximation.learned(units)) for units in (1, 2, 4, 8)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.03
@@ -151,13 +154,13 @@ def test_more_hidden_units_learn_a_curve_better():
 @pytest.mark.parametrize(
     "module", [approximation, batches_and_rates, cross_entropy, early_stopping, initial_weights, zero_centered]
 )
-def test_examples_of_training_print_and_draw(module, capsys, tmp_path):
+def test_examples_of_training_output_and_plot(module, capsys, tmp_path):
     module.main(["--plot", str(tmp_path / "picture.png")])
     assert len(capsys.readouterr().out.splitlines()) > 5
     assert (tmp_path / "picture.png").read_bytes().startswith(PNG)
 
 
-def test_back_propagation_prints_equal_matrices(capsys):
+def test_backpropagation_output(capsys):
     backpropagation.main()
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if " | " in line and "by the" not in line]
     assert len(rows) == 4 + 1 + 1 + 1

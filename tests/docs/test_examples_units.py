@@ -168,7 +168,7 @@ def test_computation_graph_output_and_plot(capsys, tmp_path):
     assert (tmp_path / "graphs.png").read_bytes().startswith(PNG)
 
 
-def test_the_lecture_s_iris_network_has_one_misprint():
+def test_iris_network_of_lecture_has_one_misprint():
     found = iris_weights.probabilities()
     far = np.abs(found - iris_weights.PRINTED) >= 1e-6
     assert np.argwhere(far).tolist() == [[0, 0]]
@@ -178,7 +178,7 @@ def test_the_lecture_s_iris_network_has_one_misprint():
     assert found.argmax(1).tolist() == [0, 0, 1, 1, 2, 2]
 
 
-def test_the_lecture_s_iris_network_is_printed_and_drawn(capsys, tmp_path):
+def test_iris_network_of_lecture_output_and_plot(capsys, tmp_path):
     iris_weights.main(["--plot", str(tmp_path / "iris.svg")])
     printed = capsys.readouterr().out
     assert "17 of 18 printed numbers agree to 1e-06" in printed
@@ -186,7 +186,7 @@ def test_the_lecture_s_iris_network_is_printed_and_drawn(capsys, tmp_path):
     assert "<svg" in (tmp_path / "iris.svg").read_text(encoding="utf-8")
 
 
-def test_a_softmax_layer_is_the_posterior_of_gaussian_classes():
+def test_softmax_layer_equals_posterior_of_gaussian_classes():
     x, _ = gaussian_classes.sample(500, seed=3)
     posterior = gaussian_classes.bayes(x)
     np.testing.assert_allclose(posterior.sum(1), 1, rtol=1e-12)
@@ -194,7 +194,7 @@ def test_a_softmax_layer_is_the_posterior_of_gaussian_classes():
 
 
 @pytest.mark.slow
-def test_learned_weights_come_to_the_formulas(capsys, tmp_path):
+def test_learned_weights_approach_weights_of_gaussian_classes(capsys, tmp_path):
     exact = gaussian_classes.differences(gaussian_classes.layer())
     errors = [np.abs(gaussian_classes.differences(gaussian_classes.learn(count)) - exact).max() for count in (200, 20_000)]
     assert errors[1] < 0.2 < errors[0]
@@ -207,13 +207,13 @@ def test_learned_weights_come_to_the_formulas(capsys, tmp_path):
     ("name", "outputs"),
     [("x1 AND x2", [0, 0, 0, 1]), ("x1 OR x2", [0, 1, 1, 1]), ("NOT x1", [1, 1, 0, 0]), ("x1 AND NOT x2", [0, 0, 1, 0])],
 )
-def test_mcculloch_pitts_neurons(name, outputs):
+def test_mcculloch_pitts_neurons_compute_logical_functions(name, outputs):
     neuron = mcculloch_pitts.NEURONS[name]
     assert [neuron.fires(row) for row in mcculloch_pitts.rows(2)] == outputs
     assert perceptrons.perceptron(*neuron.as_perceptron(2), np.array(mcculloch_pitts.rows(2))).tolist() == outputs
 
 
-def test_an_inhibitory_input_outweighs_all_others():
+def test_inhibitory_input_of_mcculloch_pitts_neuron_prevents_firing():
     neuron = mcculloch_pitts.Neuron((0, 1), (2,), 1)
     assert [neuron.fires(inputs) for inputs in ([1, 1, 0], [1, 1, 1], [0, 0, 0])] == [1, 0, 0]
 
@@ -227,7 +227,7 @@ def test_mcculloch_pitts_networks_compute_every_function(capsys):
 
 
 @pytest.mark.parametrize("name", network_drawing.NAMES)
-def test_networks_are_drawn(name, capsys, tmp_path):
+def test_network_drawing_output_and_plot(name, capsys, tmp_path):
     network_drawing.main([name, "--plot", str(tmp_path / "network.svg")])
     assert "parameters\n" in capsys.readouterr().out
     assert "<svg" in (tmp_path / "network.svg").read_text(encoding="utf-8")

@@ -43,7 +43,7 @@ def test_options_in_table_of_inputs_parse():
         parse(f"fflm classify train texts.tsv {options.replace('pronouns.txt', 'docs/guide.md')}")
 
 
-@pytest.mark.parametrize("script", ["unit", "activations", "computation_graph"])
+@pytest.mark.parametrize("script", ["unit", "activations", "network_drawing", "computation_graph"])
 def test_excerpts_equal_output_of_scripts(script, capsys):
     (excerpt,) = re.findall(rf"```console\n\$ python examples/{script}\.py\n(.*?)```", GUIDE, re.DOTALL)
     module = importlib.import_module(script)

@@ -23,9 +23,9 @@ from fflm.arrays import CHECKPOINT, WEIGHTS, load_arrays
 from fflm.cli import main
 from fflm.cli.tune import _watch
 from fflm.errors import FflmError
-from fflm.models.neural.train import TrainingSession
+from fflm.models.neural.train import PRESETS, TrainingSession
 from fflm.search.search import TABLE, Search, start_search
-from fflm.search.space import Choices, Range, show
+from fflm.search.space import DEFAULT_SPACE, Choices, Range, show
 from fflm.search.study import SEARCH, STARTUP, Trial, ranking
 from fflm.text.holdout import Share
 from fflm.training.events import Evaluation, Step
@@ -101,6 +101,22 @@ def test_grid_search_tries_all_combinations(text):
 def test_search_ends_when_all_combinations_are_tried(text):
     search = start_search([text], Path("text.tune"), {"window": Range(1, 3)}, sampler="random", **{**TINY, "epochs": 1})
     assert sorted(trial.values["window"] for trial in finish(search)) == [1, 2, 3]
+
+
+def test_preset_sets_defaults_of_all_trials(text):
+    quick = PRESETS["quick"]
+    search = start_search([text], Path("text.tune"), GRID, sampler="grid", preset="quick", hidden=(8,))
+    assert (search.config.window, search.config.embedding, search.config.hidden) == (quick["window"], quick["embedding"], (8,))
+    assert (search.settings.epochs, search.settings.rate) == (quick["epochs"], quick["rate"])
+    with pytest.raises(FflmError, match="`preset` must be one of default, quick"):
+        start_search([text], Path("other.tune"), GRID, sampler="grid", preset="fast")
+    options = ["--preset", "quick", "--hidden", 8, "--epochs", 1, "--trials", 1, "-q"]
+    result = fflm("tune", text, "-o", "command.tune", *options, folder=Path())
+    assert result.returncode == 0, result.stderr
+    search = Search.open(Path("command.tune"))
+    assert (search.config.window, search.config.embedding, search.config.hidden) == (quick["window"], quick["embedding"], (8,))
+    assert (search.settings.epochs, search.settings.rate) == (1, quick["rate"])
+    assert set(search.space) == set(DEFAULT_SPACE)
 
 
 def test_rate_is_searched_on_logarithmic_scale(text):
@@ -448,14 +464,14 @@ def test_search_without_converging_trial_is_an_error(text):
     options = ("--search", "rate=1e8|1e9", "--optimizer", "sgd", "--clip", 0, "--epochs", 1)
     result = fflm("tune", text, *SMALL, *options, folder=".")
     assert result.returncode == 1
-    assert re.fullmatch(r"error: no trial came to its end \(training does not converge.*", result.stderr.splitlines()[-1])
+    assert re.fullmatch(r"error: no trial was completed \(training does not converge.*", result.stderr.splitlines()[-1])
 
 
 ERRORS = [
-    ("text.txt --search speed=1|2", "cannot search 'speed' \\(did you mean 'seed'\\?\\): name one of window, "),
-    ("text.txt --search vocabulary=1|2", "cannot search 'vocabulary'"),
-    ("text.txt --search input=mean|max", "cannot search 'input'"),
-    ("text.txt --search frozen=yes|no", "cannot search 'frozen'"),
+    ("text.txt --search speed=1|2", "cannot search over 'speed' \\(did you mean 'seed'\\?\\): choose from window, "),
+    ("text.txt --search vocabulary=1|2", "cannot search over 'vocabulary'"),
+    ("text.txt --search input=mean|max", "cannot search over 'input'"),
+    ("text.txt --search frozen=yes|no", "cannot search over 'frozen'"),
     ("text.txt --search rate", "'' is not a valid float"),
     ("text.txt --search rate=fast|slow", "'fast' is not a valid float"),
     ("text.txt --search rate=0.01..0.001", "the range 0.01..0.001 is empty"),
@@ -467,11 +483,14 @@ ERRORS = [
     ("text.txt --search window=3..300", "too few for a window of 300"),
     ("text.txt --search hidden=8..16", "'8..16' is not a range of hidden: write LOW..HIGH for numbers, A|B|C for choices"),
     ("text.txt --search activation=tanh|swish", "'swish' is not one of"),
-    ("text.txt --search rate=0.01", "nothing to choose from in 0.01"),
-    ("text.txt --search rate=0.01|0.01|0.02", "each once"),
+    ("text.txt --search rate=0.01", "0.01 is not a choice: give several different values"),
+    ("text.txt --search rate=0.01|0.01|0.02", "is not a choice: give several different values"),
     ("text.txt --search rate=0.01|0.02 --search rate=0.03|0.04", "given twice"),
     ("text.txt --search rate=0.01|0.02 --rate 0.1", "--rate: give one value, or --search for it"),
-    ("text.txt --search rate=0.001..0.01 --sampler grid", r"a grid needs choices: write rate as 0.001\|0.01"),
+    (
+        "text.txt --search rate=0.001..0.01 --sampler grid",
+        "a grid needs choices rather than the range 0.001..0.01: give several values of rate",
+    ),
     ("text.txt --sampler grid", "a grid needs choices"),
     ("text.txt --valid 0", "give some with --valid"),
     ("text.txt --trials 0", "0 is not in the range"),

@@ -202,7 +202,7 @@ def dropout(values, rate, seed, step, layer, row=0):
 
 
 SLOPES = {"leaky_relu": 0.01, "elu": 1.0}
-"""The usual gamma of these activations."""
+"""The default gamma of the activations that have one."""
 
 
 def named(activation):
@@ -274,7 +274,7 @@ def log_normalizers(hidden, weight, bias):
 
 
 def output_gradients(hidden, weight, bias, targets, smoothing, penalty, scale):
-    """Return d_hidden (B, F), d_weight (V, H), d_bias (V,) of ``scale`` times the sum of cross-entropy and penalty."""
+    """Return d_hidden (B, H), d_weight (V, H), d_bias (V,) of ``scale`` times the sum of cross-entropy and penalty."""
     probabilities = np.exp(log_probabilities(hidden, weight, bias))
     d_scores = probabilities - smoothed_targets(targets, len(weight), smoothing)
     d_scores += 2 * penalty * log_normalizers(hidden, weight, bias)[:, None] * probabilities
@@ -290,7 +290,7 @@ def nce_losses(hidden, weight, bias, targets, noise):
 
 
 def nce_gradients(hidden, weight, bias, targets, noise, scale):
-    """Return d_hidden (B, F), d_weight (V, H), d_bias (V,) of ``scale`` times the sum of `nce_losses`."""
+    """Return d_hidden (B, H), d_weight (V, H), d_bias (V,) of ``scale`` times the sum of `nce_losses`."""
     scores = hidden @ weight.T + bias
     chance = activate("sigmoid", scores)  # the probability that a word is not noise
     d_scores = scale * (noise * chance - np.eye(len(weight))[targets] * (1 - chance))
@@ -299,9 +299,9 @@ def nce_gradients(hidden, weight, bias, targets, noise, scale):
 
 @np.errstate(over="ignore")
 def unit_losses(name, scores, targets):
-    """Return the loss of each unit (B, O), by its definition; the Poisson loss lacks log y!."""
+    """Return the loss of each unit (B, O) by its definition; the Poisson loss is without the term log y!."""
     probabilities = activate("sigmoid", scores)
-    exponential, mean = np.exp(-targets * scores), np.exp(scores)  # infinite of very large scores
+    exponential, mean = np.exp(-targets * scores), np.exp(scores)  # infinite for very large scores
     return {
         "sigmoid": targets * np.logaddexp(0, -scores) + (1 - targets) * np.logaddexp(0, scores),
         "squared": (scores - targets) ** 2,
@@ -318,7 +318,7 @@ def unit_losses(name, scores, targets):
 def unit_slopes(name, scores, targets):
     """Return the derivatives of `unit_losses` by the scores (B, O)."""
     probabilities = activate("sigmoid", scores)
-    exponential, mean = np.exp(-targets * scores), np.exp(scores)  # infinite of very large scores
+    exponential, mean = np.exp(-targets * scores), np.exp(scores)  # infinite for very large scores
     return {
         "sigmoid": probabilities - targets,
         "squared": 2 * (scores - targets),
@@ -365,7 +365,7 @@ def softmaxes(case):
 
 
 def activation_of(case, layer):
-    """Return the activation of a hidden layer, from 0, with the case's gamma if it has one."""
+    """Return the activation of a hidden layer, counted from 0, with the gamma of the case if it has one."""
     name = case["activation"] if isinstance(case["activation"], str) else case["activation"][layer]
     return name if case["negative_slope"] is None else (name, case["negative_slope"])
 
@@ -428,7 +428,7 @@ def read_inputs_backward(parameters, contexts, case, d_inputs, d_embeddings):
 
 
 def forward(parameters, contexts, case, seed, step, *, training):
-    """Return a list of the inputs and the outputs of each hidden layer, the hidden, and the inputs of the softmax."""
+    """Return a list of the inputs and the outputs of each hidden layer, the hidden outputs, and the inputs of the softmax."""
     rates = (case["embedding_dropout"], case["dropout"]) if training else (0, 0)
     inputs = dropout(read_inputs(parameters, contexts, case), rates[0], seed, step, 0)
     values = [inputs]
@@ -453,7 +453,7 @@ def softmax_weight(parameters):
 
 
 def layers(parameters, projected, targets, case):
-    """Yield for each softmax its hidden, weight, bias and targets, the rows whose targets it predicts, and its band or None."""
+    """Yield for each softmax its inputs, weight, bias and targets, the rows whose targets it predicts, and its band or None."""
     first = softmax_weight(parameters), parameters["output.bias"]
     sizes = softmaxes(case)
     borders = np.cumsum([sizes[0] - len(sizes) + 1, *sizes[1:]])
@@ -576,7 +576,7 @@ def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
 
 
 def add_penalty(weight, gradient, l1, l2):
-    """Return a gradient plus that of l1 |w| + l2 w^2 / 2."""
+    """Return a gradient plus the gradient of the penalty l1 |w| + l2 w^2 / 2."""
     return gradient + l1 * np.sign(weight) + l2 * weight
 
 

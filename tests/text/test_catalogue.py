@@ -147,7 +147,7 @@ def test_catalogue_entries_have_all_fields() -> None:
         assert item.name == name
         assert re.fullmatch(r"[a-z0-9-]+", name)
         assert item.title
-        assert item.licence
+        assert item.license
         assert item.split
         assert item.size > 20_000
         written = [item.bundled] if item.bundled else []
@@ -450,13 +450,13 @@ def test_corpus_list_and_get_commands(server: Server, tmp_path: Path, monkeypatc
         f"""
         [own]
         title = "Our own"
-        licence = "MIT"
+        license = "MIT"
         split = "none"
         train = "fflm train {{folder}}/own.txt"
         bundled = "own.txt"
         [far]
         title = "From afar"
-        licence = "CC0"
+        license = "CC0"
         split = "none"
         train = "fflm train {{folder}}/far.txt"
         [[far.downloads]]
@@ -485,9 +485,3 @@ def test_corpus_list_and_get_commands(server: Server, tmp_path: Path, monkeypatc
     assert json.loads(got.stdout)["files"] == [str(folder / "far" / "far.txt")]
     assert isinstance(runner.invoke(command, ["get", "far", "-o", str(folder)]).exception, FflmError)
     assert isinstance(runner.invoke(command, ["get", "none"]).exception, FflmError)
-
-
-def test_corpus_help_has_examples() -> None:
-    for arguments in ([], ["list"], ["get"]):
-        result = CliRunner().invoke(command, [*arguments, "--help"])
-        assert "Example:\n" in result.stdout

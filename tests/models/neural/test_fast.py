@@ -24,6 +24,7 @@ QUANTIZATION_ERROR = 2e-3
 SHAPES = {
     "plain": {},
     "one word, relu": {"window": 1, "activation": "relu"},
+    "another slope": {"activation": "leaky_relu", "negative_slope": 0.3},
     "tied": {"tied": True},
     "tied as it is": {"tied": True, "embedding": 6},
     "averages": {"averages": (2, 3)},

@@ -27,6 +27,7 @@ from command import FFLM, SMALL, STORIES, fflm, snapshot
 from rich.console import Console
 
 import fflm as library
+from fflm import progress
 from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays, meaning, save_arrays
 from fflm.backend.protocol import ACTIVATIONS
 from fflm.cli.progress import watch
@@ -56,7 +57,7 @@ from fflm.text.settings import TextSettings
 from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.vocabulary import VocabularyRule
 from fflm.training import events as training_events
-from fflm.training import progress, session
+from fflm.training import session
 from fflm.training.checkpoints import Checkpoint
 from fflm.training.events import Evaluation, RolledBack, Step
 from fflm.training.log import read_log
@@ -779,7 +780,7 @@ def test_interruption_before_first_evaluation_keeps_old_model(text, steps):
     command = [sys.executable, "-c", SIGNAL_AFTER_STEPS, str(steps), "train", str(text), *SMALL, "--overwrite"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 130
-    assert result.stderr.splitlines()[-1] == "stopped before there were new weights; text.model is as it was"
+    assert result.stderr.splitlines()[-1] == "stopped before there were new weights; text.model is unchanged"
     assert snapshot(Path()) == before
 
 
@@ -873,7 +874,7 @@ def test_training_interrupted_in_python_resumes_with_same_result(text):
 def test_ctrl_c_in_python_before_first_evaluation_keeps_old_model(text):
     library.train(text, "text.model", **TINY)
     before = snapshot(Path())
-    with pytest.raises(KeyboardInterrupt, match=r"text\.model is as it was"):
+    with pytest.raises(KeyboardInterrupt, match=r"text\.model is unchanged"):
         library.train(text, "text.model", overwrite=True, callback=CtrlC(2), **{**TINY, "seed": 2})
     assert snapshot(Path()) == before
 
@@ -889,7 +890,7 @@ def test_own_handler_of_ctrl_c_stays_in_place_during_training(text):
     assert seen == [own]
 
 
-def test_training_in_another_thread(text):
+def test_training_works_in_another_thread(text):
     with ThreadPoolExecutor(1) as pool:
         model = pool.submit(library.train, text, "text.model", **TINY).result()
     assert training_result(Path("text.model"))[1]["step"] == model.about["figures"]["step"]
