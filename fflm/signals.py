@@ -19,21 +19,21 @@ class Interruption:
 
     Attributes
     ----------
-    come
+    received
         Whether a signal was received.
-    patient
-        Whether the first signal is only recorded, because the program checks `come` regularly. A second signal always raises a
-        KeyboardInterrupt.
+    deferred
+        Whether the first signal is only recorded, because the program checks `received` regularly. A second signal always
+        raises a KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
-        self.come = False
-        self.patient = False
+        self.received = False
+        self.deferred = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
-        at_once = self.come or not self.patient
-        self.come = True
+        at_once = self.received or not self.deferred
+        self.received = True
         if at_once:
             raise KeyboardInterrupt
 
@@ -45,7 +45,7 @@ _current: Interruption | None = None
 def interruption(signals: Sequence[int] = SIGNALS) -> Iterator[Interruption]:
     """Handle signals inside the block.
 
-    A block inside another one shares what has come. Only the main thread receives signals: in other threads, nothing comes.
+    A nested block shares the record of the outer block. Only the main thread receives signals; other threads record none.
     """
     global _current
     if threading.current_thread() is not threading.main_thread():
@@ -55,7 +55,7 @@ def interruption(signals: Sequence[int] = SIGNALS) -> Iterator[Interruption]:
         try:
             yield _current
         finally:
-            _current.patient = False
+            _current.deferred = False
         return
     _current = Interruption()
     handled = [number for number in signals if signal.getsignal(number) not in (signal.SIG_IGN, None)]
