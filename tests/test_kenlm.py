@@ -120,7 +120,7 @@ def test_all_numbers_equal_those_of_kenlm(arpa):
         assert (word in model) == (word in peer)
 
 
-def test_states_are_equal_where_those_of_kenlm_are(arpa):
+def test_states_are_equal_where_states_of_kenlm_are_equal(arpa):
     kenlm = pytest.importorskip("kenlm")
     path, grams, model = arpa
     words = WORDS[:5] + (OTHERS if ("<unk>",) in grams else ["<s>", "</s>"])  # an <unk> that KenLM adds is context, ours is not
@@ -175,7 +175,7 @@ def folders(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["exact", "fast"])
-def test_a_network_scores_as_it_does_elsewhere(folders, kind):
+def test_network_scores_equal_those_of_its_own_methods(folders, kind):
     model, own = ours.Model(folders[kind]), tiny_model()
     scorer = FastScorer(own) if kind == "fast" else own
     assert model.order == own.window + 1
@@ -203,7 +203,7 @@ def test_a_network_scores_as_it_does_elsewhere(folders, kind):
     assert "zebra" not in model
 
 
-def test_the_softmax_is_computed_if_that_is_wanted(folders):
+def test_config_exact_computes_softmax(folders):
     exact = ours.Model(folders["fast"], ours.Config(exact=True))
     assert exact.score("the cat") == pytest.approx(tiny_model().score("the cat").log10_probability, rel=1e-5)
     assert ours.Model(folders["fast"]).score("the cat") != pytest.approx(exact.score("the cat"), rel=1e-3)
@@ -247,7 +247,7 @@ def test_pickled_model_whose_folder_changed_is_refused(tmp_path):
         pickle.loads(content)
 
 
-def test_bad_input_gets_one_line(tmp_path, folders):
+def test_unusable_models_are_refused_with_one_line(tmp_path, folders):
     def refused(path):
         with pytest.raises(FflmError) as error:
             ours.Model(str(path))
@@ -266,7 +266,7 @@ def test_bad_input_gets_one_line(tmp_path, folders):
         ours.Model(folders["fast"]).score(3)
 
 
-def test_cc_net_formula(arpa):
+def test_formula_of_cc_net_gives_perplexity_of_document(arpa):
     model = arpa[2]
     document = ["w1 w2 w3", "w4 zebra", "w5"]
     log_score, length = 0.0, 0
@@ -277,17 +277,15 @@ def test_cc_net_formula(arpa):
     assert 10.0 ** (-log_score / length) == pytest.approx(10.0 ** (-sum(each[0] for each in losses) / len(losses)), rel=1e-5)
 
 
-def test_a_beam_search_decodes_with_it(arpa, monkeypatch):
-    kenlm = pytest.importorskip("kenlm")
-    pytest.importorskip("pyctcdecode")
-    import pyctcdecode.language_model as host
-    from pyctcdecode import Alphabet, BeamSearchDecoderCTC
+def test_beam_search_of_pyctcdecode_gives_same_beams_as_with_kenlm(arpa, monkeypatch):
+    kenlm, pyctcdecode = pytest.importorskip("kenlm"), pytest.importorskip("pyctcdecode")
+    host = pytest.importorskip("pyctcdecode.language_model")
 
     labels, beams = ["", *"w0123456789 "], []
     for module in (kenlm, ours):
         monkeypatch.setattr(host, "kenlm", module)
         model = host.LanguageModel(module.Model(str(arpa[0])), unigrams=WORDS[:10], alpha=0.7, beta=1.0)
-        decoder = BeamSearchDecoderCTC(Alphabet.build_alphabet(labels), model)
+        decoder = pyctcdecode.BeamSearchDecoderCTC(pyctcdecode.Alphabet.build_alphabet(labels), model)
         rng = np.random.default_rng(1)
         beams.append([decoder.decode_beams(rng.normal(0, 2, (30, len(labels))), beam_width=20) for _ in range(10)])
     for expected, found in zip(*beams, strict=True):

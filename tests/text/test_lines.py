@@ -89,7 +89,7 @@ def test_encoded_lines_equal_encoded_texts(name, lines):
     assert (ids.dtype, borders.dtype) == (np.int32, np.int64)
 
 
-def test_what_was_seen_is_forgotten_in_time(monkeypatch):
+def test_encoder_forgets_pieces_at_its_limit(monkeypatch):
     monkeypatch.setattr(lines_module, "MAX_BYTES", 200)
     encoder = LineEncoder(READ["sentences"], vocabulary_of(READ["sentences"]))
     for number in range(300):
