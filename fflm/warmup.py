@@ -1,5 +1,6 @@
 """Ahead-of-time compilation of all kernels, for example when a container image is built."""
 
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,7 +140,8 @@ def _scorers(folder: Path) -> None:
 def _estimators() -> None:
     """Compile the kernels of networks in double precision, which `fflm.estimators` uses."""
     numbers = np.random.default_rng(1).normal(size=(40, 3))
-    for output, optimizer in zip(get_args(Output), get_args(OptimizerName), strict=True):
+    optimizers = itertools.cycle(get_args(OptimizerName))  # there are more outputs than optimizers
+    for output, optimizer in zip(get_args(Output), optimizers, strict=False):
         config = NetworkConfig.feedforward(
             3, (2, 2), 2, output=output, residual=optimizer == "sgd", dropout=0.1, embedding_dropout=0.1
         )

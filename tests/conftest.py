@@ -38,8 +38,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if devices.mixed and devices.device == "cpu":
         raise pytest.UsageError("--precision mixed needs --device ptx or cuda")
     os.environ.setdefault("NUMBA_CACHE_DIR", str(config.cache.mkdir("numba")))
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in background jobs of a shell; all commands would inherit it
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Ctrl-C is ignored in background jobs of a shell, SIGHUP under `nohup`; all commands that tests start would inherit that.
+    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
     if os.environ.get("NUMBA_BOUNDSCHECK") == "1":  # use one thread, because exceptions cannot leave others
         from fflm.backend.cpu import launching
 

@@ -234,14 +234,17 @@ import json, pathlib, sys
 import fflm, test_threads
 from fflm.backend.cpu.kernels import combine_losses
 from fflm.backend.cpu.launching import KERNELS
-from fflm.text.kernels import expand_pieces, grow_table, number_pieces
+from fflm.models.neural.kernels import line_contexts, score_lines
+from fflm.models.ngram.kernels import ngram_score_lines
+from fflm.text.kernels import encode_lines, expand_pieces, grow_table, number_pieces
 from fflm.warmup import warm_up
 
 folder = pathlib.Path({str(tmp_path)!r})
 list(warm_up())
 def compiled():
     forms = [form for kernel in KERNELS for form in (kernel.sequential, kernel.parallel)]
-    forms += [combine_losses, expand_pieces, grow_table, number_pieces]
+    forms += [combine_losses, encode_lines, expand_pieces, grow_table, number_pieces]
+    forms += [line_contexts, score_lines, ngram_score_lines]
     return {{f"{{form.py_func.__name__}}{{signature}}" for form in forms for signature in form.signatures}}
 before = compiled()
 for function in test_threads.operations(folder).values():

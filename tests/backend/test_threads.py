@@ -80,6 +80,7 @@ def operations(folder: Path, keep: Callable[[Any], Any] = lambda model: model) -
     for name, each in models.items():
         found |= {
             f"score by {name}": lambda text, each=each: each.score(text).loss_sum,
+            f"scores of lines by {name}": lambda text, each=each: each.scores(text.splitlines()).tobytes(),
             f"next words by {name}": lambda text, each=each: fflm.models.generation.next_words(
                 each, fflm.models.generation.read_prefix(each, text), 5
             ),
@@ -95,6 +96,7 @@ def operations(folder: Path, keep: Callable[[Any], Any] = lambda model: model) -
         "perplexity": lambda text: model.perplexity(folder / "text.txt").loss_sum if len(text) < 50 else None,
         "classifier": lambda text: classifier.predict_proba(text.split(" ")).tobytes(),
         "fast scorer": lambda text: scorer.losses_of_text(scorer.text.encode_text(text, scorer.vocabulary)).tobytes(),
+        "scores of lines by fast scorer": lambda text: scorer.scores(text.splitlines()).tobytes(),
         "estimator": lambda text: estimator.predict_proba(features[: len(text)]).tobytes(),
         "fit an estimator": lambda text: (
             estimator.__class__(hidden=3, epochs=1, random_state=len(text))
