@@ -153,12 +153,14 @@ class Comparison:
         self.compare("scatter-add", d_e, reference.scatter_add(contexts, blocks, d_i64, d_e64))
 
 
-def operations(backend: Backend, precision: str = "fp32") -> dict[str, Any]:
-    """Compare the operations of a step with float64."""
+def operations(
+    backend: Backend, precision: str = "fp32", rows: int = 700, words: int = 5003, size: int = 190, width: int = 330
+) -> dict[str, Any]:
+    """Compare the operations of a step with float64: B rows, V words, vectors of a size, and layers of a width."""
     comparison = Comparison(backend)
-    comparison.layer(rows=700, size=190, width=330)
-    comparison.softmax(rows=700, words=5003, size=190)
-    comparison.embeddings(rows=700, words=5003, size=190)
+    comparison.layer(rows=rows, size=size, width=width)
+    comparison.softmax(rows=rows, words=words, size=size)
+    comparison.embeddings(rows=rows, words=words, size=size)
     wrong = [name for name, each in comparison.off.items() if not each < TOLERANCES[precision]]
     for name, each in comparison.off.items():
         print(f"  {name:28} off by {each:.1e}{'  WRONG' if name in wrong else ''}")
