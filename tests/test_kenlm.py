@@ -216,6 +216,7 @@ def test_model_folder_gives_same_scores_as_arpa_file(arpa, tmp_path):
     assert folder.scores(random_sentences(50)).tolist() == pytest.approx(model.scores(random_sentences(50)).tolist(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_threads_and_processes_can_share_model(arpa, folders):
     lines = random_sentences(300)
     for path in (arpa[0], folders["fast"], folders["exact"]):
