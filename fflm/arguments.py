@@ -206,7 +206,7 @@ def _refuse_fields(given: Any, result: Any) -> None:
         return
     if isinstance(result, Settings):
         for name in given.keys() - values.keys():
-            raise FflmError(f"unknown setting {name!r}: a newer version of fflm may have written it")
+            raise FflmError(f"unknown setting {show(name)}: a newer version of fflm may have written it")
     for name in values.keys() & given.keys():
         _refuse_fields(given[name], values[name])
 
@@ -266,7 +266,7 @@ def refuse_unknown(names: Collection[str], known: Iterable[str]) -> None:
     """Raise an FflmError if there are names of settings, which are all unknown; it suggests the most similar known name."""
     for name in names:
         meant = nearest(name, known)
-        raise FflmError(f"unknown setting {name!r}: " + (f"did you mean {meant!r}?" if meant else "leave it out"))
+        raise FflmError(f"unknown setting {show(name)}: " + (f"did you mean {meant!r}?" if meant else "leave it out"))
 
 
 def to_path(name: str, value: object) -> Path:

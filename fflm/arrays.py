@@ -13,6 +13,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
+from fflm.arguments import show
 from fflm.errors import FflmError
 from fflm.files import check_regular, os_errors_as_fflm_error, replacing
 from fflm.stored import REMEDY, from_json
@@ -125,7 +126,7 @@ def load_arrays(
     for name, array in arrays.items():
         if array.dtype not in types:
             expected = " or ".join(type_.__name__ for type_ in types)
-            raise FflmError(f"{path} is damaged: {name!r} has the type {array.dtype}, not {expected}")
+            raise FflmError(f"{path} is damaged: {show(name)} has the type {array.dtype}, not {expected}")
     return arrays, about
 
 

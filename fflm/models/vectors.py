@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from fflm.arguments import Positive, check, checked
+from fflm.arguments import Positive, check, checked, show
 from fflm.errors import FflmError, FflmWarning
 from fflm.models.generation import top_indices
 from fflm.text.reading import byte_lines
@@ -103,7 +103,9 @@ class Vectors:
         """Return the id of a word after normalizing it."""
         word = self.tokenizer.normalize(check("word", str, word))
         if word not in self.vocabulary:
-            raise FflmError(f"{word!r} is not in the vocabulary of {len(self.vocabulary):,} words: try another spelling or word")
+            raise FflmError(
+                f"{show(word)} is not in the vocabulary of {len(self.vocabulary):,} words: try another spelling or word"
+            )
         return self.vocabulary.id(word)
 
     def _unit(self) -> npt.NDArray[np.float64]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta
 
-from fflm.arguments import PathLike, Paths, Settings, Size
+from fflm.arguments import PathLike, Paths, Settings, Size, show
 from fflm.errors import FflmError
 from fflm.text.holdout import HeldOut
 from fflm.text.tokenizer import Tokenizer
@@ -70,7 +70,7 @@ class TextInput(Settings):
             )
         for word in (*chain.from_iterable(self.lexicon.values()), *self.present):
             if len(self.tokenizer.tokens(word)) != 1:
-                raise FflmError(f"{word!r} is not a word as the tokenizer splits them: give single words as features")
+                raise FflmError(f"{show(word)} is not a word as the tokenizer splits them: give single words as features")
         if self.input == "window" and self.bigrams:
             raise FflmError("bigrams have no place in a window of words: leave them out, or choose another input")
 

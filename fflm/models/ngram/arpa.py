@@ -10,6 +10,7 @@ from typing import IO, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from fflm.arguments import show
 from fflm.backend.cpu.launching import shares_of
 from fflm.errors import FflmError
 from fflm.files import os_errors_as_fflm_error, replacing_folder, writing_text
@@ -273,7 +274,7 @@ class _Reader:
             try:
                 numbers.extend([ids[word] for word in fields[1 : order + 1]])
             except KeyError as error:
-                self._fail(f"has the word {error.args[0].decode(errors='replace')!r}, which is not among the 1-grams")
+                self._fail(f"has the word {show(error.args[0].decode(errors='replace'))}, which is not among the 1-grams")
             values.append(max(value, MISSING_UNKNOWN))
             back_offs.append(max(back_off, MISSING_UNKNOWN))
         if len(values) != size:
@@ -307,7 +308,7 @@ class _Reader:
         try:
             decoded = [word.decode("utf-8") for word in words]
         except UnicodeDecodeError as error:
-            raise FflmError(f"{self.path} is not UTF-8 ({error.object!r}): convert it") from error
+            raise FflmError(f"{self.path} is not UTF-8 ({show(error.object)}): convert it") from error
         self.words = [UNKNOWN, *([END] if ends else []), *(map(unescape, decoded) if self._escaped else decoded)]
         new = {name: id_ for id_, name in enumerate(words, 1 + ends)}
         new |= {b"</s>": 1, b"<s>": len(self.words)}

@@ -193,6 +193,13 @@ def test_damaged_arpa_line_is_refused(old, new, line, reason, tmp_path):
         read_arpa(path)
 
 
+def test_long_word_of_damaged_arpa_line_is_abbreviated(tmp_path):
+    path = write(tmp_path / "bad.arpa", HAND.replace("cat sat\t0.05", f"cat {'x' * 100_000}\t0.05", 1))
+    with pytest.raises(FflmError, match=r"line 15 has the word 'x+[.]+x+', which is not among the 1-grams") as refused:
+        read_arpa(path)
+    assert len(str(refused.value)) < 500
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
