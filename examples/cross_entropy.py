@@ -46,13 +46,15 @@ def softmax_loss(p: np.ndarray, right: int) -> tuple[float, np.ndarray]:
 
 
 def slopes(z: float, y: float = 1.0) -> tuple[float, float]:
-    """Return dL/dz of cross-entropy, by the library, and of the squared error, by the formula, after a sigmoid."""
-    config = NetworkConfig.feedforward(1, (), 1, output="sigmoid")
-    parameters = Parameters.from_arrays(config, {"output.weight": np.zeros((1, 1)), "output.bias": np.array([z])})
-    gradients, losses = Parameters.zeros(config, np.float64), np.empty(1)
-    Network(config, CpuBackend()).gradients(parameters, np.zeros((1, 1)), np.array([[y]]), gradients, losses)
-    a = float(sigmoid(z))
-    return float(gradients.output_bias[0]), 2 * (a - y) * a * (1 - a)
+    """Return dL/dz of cross-entropy and of the squared error after a sigmoid, by the library."""
+    found = []
+    for output in ("sigmoid", "sigmoid_squared"):
+        config = NetworkConfig.feedforward(1, (), 1, output=output)
+        parameters = Parameters.from_arrays(config, {"output.weight": np.zeros((1, 1)), "output.bias": np.array([z])})
+        gradients, losses = Parameters.zeros(config, np.float64), np.empty(1)
+        Network(config, CpuBackend()).gradients(parameters, np.zeros((1, 1)), np.array([[y]]), gradients, losses)
+        found.append(float(gradients.output_bias[0]))
+    return found[0], found[1]
 
 
 def descend(z: float, rate: float, steps: int, squared: bool) -> np.ndarray:

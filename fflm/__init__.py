@@ -14,7 +14,7 @@ import os
 
 from fflm.errors import FflmError
 
-TYPE_CHECKING = False  # type checkers take it for true, as they do typing's, whose import takes long
+TYPE_CHECKING = False  # type checkers treat it as true, like that of typing, which takes long to import
 if TYPE_CHECKING:
     from fflm.api import load, resume, train, train_classifier, train_ngram
     from fflm.estimators import FeedforwardClassifier, FeedforwardRegressor
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from fflm.models.ngram.model import NgramModel
     from fflm.models.scoring import Score
 
-# Numba and OpenMP read these when they are imported, which may be before any module of ours that uses them. The highest level of
-# optimisation takes a third longer to compile than the second, for kernels that are no faster. Threads that wait should sleep:
-# where other programs use the cores, spinning at each of a step's barriers costs ten times the step.
+# Numba and OpenMP read these variables when they are imported, possibly before any other module of fflm is. Compiling with the
+# highest level of optimization takes a third longer than with the second, and the kernels are not faster. Waiting threads should
+# sleep: if other programs use the cores, spinning at the barriers in a training step makes the step take ten times as long.
 os.environ.setdefault("NUMBA_OPT", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -52,8 +52,8 @@ __all__ = [
     "train_ngram",
 ]
 
-# Numba takes a good part of a second to import: only those who train or use a model wait for it. Nothing else here may take long,
-# for it runs before the command line can answer Ctrl-C.
+# These names are imported when they are first used, because importing Numba takes a good part of a second. Importing this module
+# must be fast, because it happens before the command line can handle Ctrl-C.
 _LAZY = {
     "FeedforwardClassifier": "fflm.estimators",
     "FeedforwardRegressor": "fflm.estimators",

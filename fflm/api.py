@@ -119,7 +119,7 @@ def _finish(session: Session, verbose: bool, callback: Callback | None) -> None:
     ended = False
     with ctrl_c() as interrupted, contextlib.suppress(KeyboardInterrupt):
         ended = session.finish(*callbacks)
-    if not ended or interrupted.come:
+    if not ended or interrupted.received:
         if not session.published:
             raise KeyboardInterrupt(f"stopped before there were new weights: {session.path} is unchanged")
         raise KeyboardInterrupt(f"stopped and saved: `fflm.resume('{session.path}')` resumes training")

@@ -326,32 +326,30 @@ def draw_network(
 ) -> str:
     """Draw a network: its layers, their units, and a line for each weight.
 
-    Biases are drawn as the weights of a unit that is always +1. Where there are few connections between two layers, their weights
-    are written on them. Of large layers and deep networks, some units and layers are left out.
+    Biases are drawn as the weights of a unit whose output is always +1. If there are few connections between two layers, they are
+    labeled with their weights. In large layers and deep networks, some units and layers are left out.
 
     Parameters
     ----------
     config
         The network, such as ``config_`` of an estimator.
-    path
-        The picture, in the format that its ending names: .png, .svg or .pdf.
     parameters
-        The weights, as NumPy arrays, such as ``parameters_`` of an estimator. Positive weights are blue, negative ones red, and
-        the larger, the thicker. Without them all lines are gray, and so are those of weights of embeddings.
+        The weights as NumPy arrays, such as ``parameters_`` of an estimator. Positive weights are blue, negative ones red, and
+        larger weights have thicker lines. Without parameters, all lines are gray; weights of embeddings are always gray.
     inputs, outputs
-        Names of the features and of the outputs, if they have any.
-    overwrite
-        As of `draw_curves`.
+        Names of the features and of the outputs, if they have names.
+    path, overwrite
+        As for `draw_curves`.
 
     Returns
     -------
     str
-        As of `draw_curves`.
+        As for `draw_curves`.
 
     Raises
     ------
     FflmError
-        If matplotlib is missing, or the picture cannot be written.
+        If matplotlib is missing, or the plot cannot be written.
     """
     layers = _layers(config, parameters, inputs, outputs)
     if len(layers) > LAYERS:
@@ -374,13 +372,18 @@ def draw_network(
         axes.text(width / 2, low - 0.1 * width - 0.6, "direct connections", ha="center", va="top", color="gray", fontsize="small")
         low -= 0.1 * width + 0.8
     if parameters is not None:
-        from matplotlib.lines import Line2D
-
-        handles = [Line2D([], [], color=color, linewidth=2) for color in COLORS[:2]]
-        names = ("positive weight", "negative weight")
-        figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+        _add_weight_legend(figure)
     axes.set(aspect="equal", xlim=(-2.5, width + 2.5), ylim=(low - 0.6, rows / 2 + 1))
     return _save(figure, path, overwrite)
+
+
+def _add_weight_legend(figure: Any) -> None:
+    """Add a legend of the colors of positive and negative weights below the axes."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=color, linewidth=2) for color in COLORS[:2]]
+    names = ("positive weight", "negative weight")
+    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
 
 
 @dataclass(frozen=True)
@@ -433,7 +436,7 @@ def _layers(config: NetworkConfig, parameters: Parameters | None, inputs: Sequen
     else:
         title = "input layer\n{:,} features" if numbers else f"{config.input} of the embeddings\n{{:,}} numbers"
         layers = [_Layer(title.format(config.inputs), config.inputs, "x", names=inputs)]
-    for number, (units, activation) in enumerate(zip(config.hidden, [config.activation] * len(config.hidden), strict=True)):
+    for number, (units, activation) in enumerate(zip(config.hidden, config.activations, strict=True)):
         title = "hidden layer" if len(config.hidden) == 1 else f"hidden layer {number + 1}"
         note = ", residual" if config.residual and number else ""
         layer = _Layer(f"{title}\n{_units(units)}, {activation}{note}", units, "h")

@@ -1,8 +1,8 @@
 """Signals that end a program: Ctrl-C, SIGTERM, and SIGHUP when a terminal is closed.
 
-Each is recorded as well as raised, as a KeyboardInterrupt: what is raised while a kernel is being compiled, or in a callback of C
-or of the garbage collector, may be swallowed there. A signal that was ignored when the process began stays ignored: by `nohup`,
-or Ctrl-C by a shell that runs a script's background job.
+A signal is recorded in addition to raising a KeyboardInterrupt, because exceptions may be lost while a kernel is being compiled,
+or in callbacks of C and of the garbage collector. A signal that was ignored when the process started remains ignored: SIGHUP
+under `nohup`, or Ctrl-C in the background job of a shell script.
 """
 
 import contextlib
@@ -15,24 +15,25 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 class Interruption:
-    """Whether a signal has come.
+    """Records whether a signal was received.
 
     Attributes
     ----------
-    come
-        Whether one has.
-    patient
-        Whether the first one is only noted, for somebody who looks at `come` before long. The second one is raised in any case.
+    received
+        Whether a signal was received.
+    deferred
+        Whether the first signal is only recorded, because the program checks `received` regularly. A second signal always
+        raises a KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
-        self.come = False
-        self.patient = False
+        self.received = False
+        self.deferred = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
-        at_once = self.come or not self.patient
-        self.come = True
+        at_once = self.received or not self.deferred
+        self.received = True
         if at_once:
             raise KeyboardInterrupt
 
@@ -44,7 +45,7 @@ _current: Interruption | None = None
 def interruption(signals: Sequence[int] = SIGNALS) -> Iterator[Interruption]:
     """Handle signals inside the block.
 
-    A block inside another one shares what has come. Only the main thread receives signals: in other threads, nothing comes.
+    A nested block shares the record of the outer block. Only the main thread receives signals; other threads record none.
     """
     global _current
     if threading.current_thread() is not threading.main_thread():
@@ -54,7 +55,7 @@ def interruption(signals: Sequence[int] = SIGNALS) -> Iterator[Interruption]:
         try:
             yield _current
         finally:
-            _current.patient = False
+            _current.deferred = False
         return
     _current = Interruption()
     handled = [number for number in signals if signal.getsignal(number) not in (signal.SIG_IGN, None)]

@@ -3,7 +3,7 @@
 The method is that of SQLite's tests (https://sqlite.org/testing.html): the first call fails, then, in a new folder, the second,
 and so on to the last; and again with SIGTERM, and with SIGKILL. A message names the command, the kind of fault and the call, and
 ``FAULTS_AT=17 pytest tests/test_faults.py -k "train and kill"`` runs that one alone. To keep CI short, errors and SIGKILL are
-tried at up to 100 calls of commands that train (30 of searches), and at a third as many of other commands and with SIGTERM;
+tried at up to 60 calls of commands that train (20 of searches), and at a third as many of other commands and with SIGTERM;
 ``FAULTS_EVERY=1`` tries all. Commands that take long are marked ``slow``.
 """
 
@@ -394,8 +394,7 @@ def test_fault_at_system_call_leaves_old_or_new_files(laboratory, name, kind):
     if COMMANDS[name].warns and kind in ("terminate", "kill"):
         pytest.skip("leftovers in the cache of kernels stay until fflm changes, and are never read")
     experiment = laboratory.experiment(name, COMMANDS[name])
-    tried = 30 if name.startswith("tune") else 60 if name in QUICK else 100  # SQLite makes hundreds of calls
-    every = len(experiment.outcome.calls) // tried + 1
+    every = len(experiment.outcome.calls) // (20 if name.startswith("tune") else 60) + 1  # because SQLite makes hundreds of calls
     if not (COMMANDS[name].resume and kind in ("fail", "kill")):
         every *= 3
     calls = range(1, len(experiment.outcome.calls) + 1, int(os.environ.get("FAULTS_EVERY", every)))

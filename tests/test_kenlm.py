@@ -88,7 +88,7 @@ def arpa(request, tmp_path_factory):
 
 @pytest.mark.parametrize("eos", [True, False])
 @pytest.mark.parametrize("bos", [True, False])
-def test_an_arpa_file_scores_by_the_definition_of_back_off(arpa, bos, eos):
+def test_arpa_scores_equal_definition_of_back_off(arpa, bos, eos):
     _, grams, model = arpa
     for sentence in random_sentences(500):
         expected = expected_scores(grams, 4, sentence, bos, eos)
@@ -100,7 +100,7 @@ def test_an_arpa_file_scores_by_the_definition_of_back_off(arpa, bos, eos):
         assert model.score(sentence.encode(), bos, eos) == pytest.approx(total, rel=1e-5, abs=ROUNDED)
 
 
-def test_all_numbers_are_kenlms(arpa):
+def test_all_numbers_equal_those_of_kenlm(arpa):
     kenlm = pytest.importorskip("kenlm")
     path, _, model = arpa
     peer = kenlm.Model(str(path), kenlm.Config())
@@ -120,7 +120,7 @@ def test_all_numbers_are_kenlms(arpa):
         assert (word in model) == (word in peer)
 
 
-def test_states_are_equal_where_kenlms_are(arpa):
+def test_states_are_equal_where_states_of_kenlm_are_equal(arpa):
     kenlm = pytest.importorskip("kenlm")
     path, grams, model = arpa
     words = WORDS[:5] + (OTHERS if ("<unk>",) in grams else ["<s>", "</s>"])  # an <unk> that KenLM adds is context, ours is not
@@ -142,7 +142,7 @@ def test_states_are_equal_where_kenlms_are(arpa):
         assert {hash(other) for _, other in walks if other == own} == {hash(own)}
 
 
-def test_a_state_is_copied_and_compared(arpa):
+def test_state_can_be_copied_and_compared(arpa):
     model = arpa[2]
     state, after = ours.State(), ours.State()
     model.BeginSentenceWrite(state)
@@ -175,7 +175,7 @@ def folders(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["exact", "fast"])
-def test_a_network_scores_as_it_does_elsewhere(folders, kind):
+def test_network_scores_equal_those_of_its_own_methods(folders, kind):
     model, own = ours.Model(folders[kind]), tiny_model()
     scorer = FastScorer(own) if kind == "fast" else own
     assert model.order == own.window + 1
@@ -203,20 +203,20 @@ def test_a_network_scores_as_it_does_elsewhere(folders, kind):
     assert "zebra" not in model
 
 
-def test_the_softmax_is_computed_if_that_is_wanted(folders):
+def test_config_exact_computes_softmax(folders):
     exact = ours.Model(folders["fast"], ours.Config(exact=True))
     assert exact.score("the cat") == pytest.approx(tiny_model().score("the cat").log10_probability, rel=1e-5)
     assert ours.Model(folders["fast"]).score("the cat") != pytest.approx(exact.score("the cat"), rel=1e-3)
 
 
-def test_a_models_folder_is_as_good_as_its_arpa_file(arpa, tmp_path):
+def test_model_folder_gives_same_scores_as_arpa_file(arpa, tmp_path):
     path, _, model = arpa
     import_arpa(path, tmp_path / "model")
     folder = ours.LanguageModel(str(tmp_path / "model"))
     assert folder.scores(random_sentences(50)).tolist() == pytest.approx(model.scores(random_sentences(50)).tolist(), rel=1e-5)
 
 
-def test_threads_and_processes_share_a_model(arpa, folders):
+def test_threads_and_processes_can_share_model(arpa, folders):
     lines = random_sentences(300)
     for path in (arpa[0], folders["fast"], folders["exact"]):
         model = ours.Model(path)
@@ -229,14 +229,14 @@ def test_threads_and_processes_share_a_model(arpa, folders):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_goes_on_with_the_model(folders):
+def test_forked_process_can_use_model(folders):
     model = ours.Model(folders["fast"])
     expected = [model.score(line) for line in SENTENCES]
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
         assert pool.submit(model.scores, SENTENCES).result(timeout=60).tolist() == expected
 
 
-def test_a_pickled_model_that_has_changed_is_refused(tmp_path):
+def test_pickled_model_whose_folder_changed_is_refused(tmp_path):
     path = tmp_path / "random.arpa"
     write_random_arpa(path)
     content = pickle.dumps(ours.Model(path))
@@ -247,7 +247,7 @@ def test_a_pickled_model_that_has_changed_is_refused(tmp_path):
         pickle.loads(content)
 
 
-def test_bad_input_gets_one_line(tmp_path, folders):
+def test_unusable_models_are_refused_with_one_line(tmp_path, folders):
     def refused(path):
         with pytest.raises(FflmError) as error:
             ours.Model(str(path))
@@ -266,7 +266,7 @@ def test_bad_input_gets_one_line(tmp_path, folders):
         ours.Model(folders["fast"]).score(3)
 
 
-def test_the_formula_of_cc_net(arpa):
+def test_formula_of_cc_net_gives_perplexity_of_document(arpa):
     model = arpa[2]
     document = ["w1 w2 w3", "w4 zebra", "w5"]
     log_score, length = 0.0, 0
@@ -277,17 +277,15 @@ def test_the_formula_of_cc_net(arpa):
     assert 10.0 ** (-log_score / length) == pytest.approx(10.0 ** (-sum(each[0] for each in losses) / len(losses)), rel=1e-5)
 
 
-def test_a_beam_search_decodes_with_it(arpa, monkeypatch):
-    kenlm = pytest.importorskip("kenlm")
-    pytest.importorskip("pyctcdecode")
-    import pyctcdecode.language_model as host
-    from pyctcdecode import Alphabet, BeamSearchDecoderCTC
+def test_beam_search_of_pyctcdecode_gives_same_beams_as_with_kenlm(arpa, monkeypatch):
+    kenlm, pyctcdecode = pytest.importorskip("kenlm"), pytest.importorskip("pyctcdecode")
+    host = pytest.importorskip("pyctcdecode.language_model")
 
     labels, beams = ["", *"w0123456789 "], []
     for module in (kenlm, ours):
         monkeypatch.setattr(host, "kenlm", module)
         model = host.LanguageModel(module.Model(str(arpa[0])), unigrams=WORDS[:10], alpha=0.7, beta=1.0)
-        decoder = BeamSearchDecoderCTC(Alphabet.build_alphabet(labels), model)
+        decoder = pyctcdecode.BeamSearchDecoderCTC(pyctcdecode.Alphabet.build_alphabet(labels), model)
         rng = np.random.default_rng(1)
         beams.append([decoder.decode_beams(rng.normal(0, 2, (30, len(labels))), beam_width=20) for _ in range(10)])
     for expected, found in zip(*beams, strict=True):

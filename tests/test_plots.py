@@ -91,6 +91,7 @@ NETWORKS = {
     "tied": NetworkConfig(1501, window=12, embedding=16, hidden=(32,)),
     "adaptive": NetworkConfig(1501, window=2, embedding=16, hidden=(32, 16), tied=False, bands=(100, 1000)),
     "pooled": NetworkConfig(50, embedding=8, hidden=(4,), input="mean", outputs=2, tied=False),
+    "activations": NetworkConfig.feedforward(3, (2, 3), 1, activation=("relu", "tanh"), output="poisson"),
     "deep": NetworkConfig.feedforward(64, (64,) * 40, 10, residual=True),
 }
 
@@ -178,6 +179,7 @@ def test_every_layer_of_a_network_has_its_column(tmp_path, saved_figures, config
         expected = [*expected[:3], "35 more", *expected[-2:]]
     expected += ["projection"] * config.projected
     assert [title.split("\n")[0] for title in titles[1:-1]] == expected
+    assert all(activation in title for title, activation in zip(titles[1:], config.activations[:3], strict=False))
     assert titles[-1].startswith("output layer\n")
     assert "1 unit, " in titles[-1] or f"{config.classes:,} units, " in titles[-1]
     assert {line.get_color() for line in saved_figures[0].axes[0].lines} <= {"silver", "black"}

@@ -190,10 +190,10 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
         task = progress.add_task("", total=None, trial=len(ended) + 1, trials=search.limit)
         if len(ended) < search.limit:
             console.print(table.head)
-        if interrupted.come:
+        if interrupted.received:
             raise KeyboardInterrupt
         for event in search.events():
-            stop = interrupted.come
+            stop = interrupted.received
             if stop:
                 search.save()  # before printing anything, which fails if the terminal was closed
             if isinstance(event, TrainingSession):
@@ -205,7 +205,7 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
                 ended.append(event)
                 progress.console.print(table.row(_row(event, search.best)))
             elif isinstance(event, Step):
-                interrupted.patient = True  # the kernels have been compiled
+                interrupted.deferred = True  # the kernels have been compiled
                 progress.update(task, completed=state.words)
             if stop:
                 return False

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,12 @@ from fflm.errors import FflmError
 from fflm.network.config import CELLS, NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
-from fflm.text.lines import LineEncoder
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
+
+if TYPE_CHECKING:
+    from fflm.text.lines import LineEncoder
 
 Temperature: TypeAlias = Annotated[float, Meta(ge=0)]
 TopP: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
@@ -102,7 +104,9 @@ class LineScorer(TextScorer, Protocol):
         return -self.losses_of_lines(ids, borders)
 
     @cached_property
-    def _encoder(self) -> LineEncoder:
+    def _encoder(self) -> "LineEncoder":
+        from fflm.text.lines import LineEncoder  # here, because it imports Numba, which takes longer than inspecting a model
+
         return LineEncoder(self.text, self.vocabulary)
 
     def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Word vectors: nearest neighbours, analogies, and files in the text format of word2vec."""
+"""Word vectors: nearest neighbors, analogies, and files in the text format of word2vec."""
 
 import itertools
 import string

@@ -141,11 +141,7 @@ def start_search(
         config, settings = resolve_settings(shape, settings, automatic, corpus)
         _check_corpus(corpus, config, settings, space)
         about = {
-            "format": FORMAT,
-            "version": VERSION,
-            "corpus": describe_corpus(corpus, place),
-            "network": config.to_dict(),
-            "training": settings.to_dict(),
+            **_describe_shared(corpus, place, config, settings),
             **dataclasses.asdict(compute),
             "space": {name: dataclasses.asdict(part) for name, part in space.items()},
             "sampler": sampler,
@@ -170,6 +166,17 @@ def _check_corpus(corpus: Corpus, config: NetworkConfig, settings: TrainingSetti
         raise FflmError("without validation text nothing tells a good setting from a bad one: give some with `valid`")
     for values in ({}, *extreme_values(space)):
         check_length(corpus, with_values(config, settings, values)[0])
+
+
+def _describe_shared(corpus: Corpus, path: Path, config: NetworkConfig, settings: TrainingSettings) -> dict[str, Any]:
+    """Return what search.json, in the folder at ``path``, says of the data and the settings that all trials share."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "corpus": describe_corpus(corpus, path),
+        "network": config.to_dict(),
+        "training": settings.to_dict(),
+    }
 
 
 def _read_search(path: Path) -> dict[str, Any]:

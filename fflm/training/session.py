@@ -330,11 +330,11 @@ class Session(ABC):
         """
         try:
             with ctrl_c() as interrupted:
-                if interrupted.come:
+                if interrupted.received:
                     raise KeyboardInterrupt
                 for event in self.events():
-                    interrupted.patient = True  # from the first step on, because kernels may have to be compiled before it
-                    stop = interrupted.come and not self.trainer.state.finished
+                    interrupted.deferred = True  # from the first step on, because kernels may have to be compiled before it
+                    stop = interrupted.received and not self.trainer.state.finished
                     if stop and self.published:  # a model that has not been evaluated must not replace a trained one
                         self.save()  # before anything is shown, because the terminal may be closed
                     for callback in callbacks:

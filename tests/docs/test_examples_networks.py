@@ -236,7 +236,7 @@ def test_augmented_texts_begin_with_the_texts_and_keep_their_labels():
 
 
 @pytest.mark.slow
-def test_a_classifier_of_fifty_texts_gains_little_from_augmentation():
+def test_augmentation_changes_accuracy_of_small_classifier_little():
     found = augmentation.measure(50, 1)
     assert [*found] == [*augmentation.CHANGES]
     assert all(0.8 < each.mean() < 0.97 for each in found.values())

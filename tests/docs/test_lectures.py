@@ -23,27 +23,27 @@ def commands(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_table_has_a_row_for_every_topic(page):
+def test_table_has_row_for_every_topic(page):
     assert [row[0] for row in rows(page)] == [str(number + 1) for number in range(TOPICS)]
     assert {len(row) for row in rows(page)} == {5}
     assert [row for row in rows(page) if not row[2] or not row[3]] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_each_row_leads_somewhere_or_says_that_nothing_is_there(page):
+def test_each_row_has_link_or_says_that_there_is_none(page):
     for row in rows(page):
         assert row[4] or "](" in row[3] or re.search("guide|指南|not here|没有", row[3]), row
 
 
 @pytest.mark.parametrize("command", [each for each in commands(PAGES[0]) if each.startswith("python ")])
-def test_the_scripts_exist_and_have_their_options(command):
+def test_scripts_exist_with_their_options(command):
     _, script, *arguments = command.split()
     text = (ROOT / script).read_text(encoding="utf-8")
     assert [each for each in arguments if not re.search(r"\.\w+$", each) and f'"{each}"' not in text] == []
 
 
 @pytest.mark.parametrize("command", [each for each in commands(PAGES[0]) if each.startswith("fflm ")])
-def test_the_commands_parse(command, tmp_path, monkeypatch):
+def test_commands_of_table_parse(command, tmp_path, monkeypatch):
     """They are parsed in a folder that has the files that they name."""
     monkeypatch.chdir(tmp_path)
     for name in re.findall(r"[\w/.-]+\.(?:tsv|txt)\b", command):
@@ -52,7 +52,7 @@ def test_the_commands_parse(command, tmp_path, monkeypatch):
     parse(command)
 
 
-def test_there_are_no_other_commands():
+def test_table_has_no_other_commands():
     others = [each for each in commands(PAGES[0]) if not each.startswith(("python ", "fflm "))]
     assert others == ["pytest"]
 
@@ -60,7 +60,7 @@ def test_there_are_no_other_commands():
 @pytest.mark.parametrize(
     ("page", "guide", "word"), [(*PAGES[:1], "docs/guide.md", "guide"), (*PAGES[1:], "docs/guide.zh.md", "指南")]
 )
-def test_the_sections_of_the_guide_exist(page, guide, word):
+def test_sections_of_guide_exist(page, guide, word):
     named = {
         int(number)
         for row in rows(page)
@@ -72,6 +72,6 @@ def test_the_sections_of_the_guide_exist(page, guide, word):
     assert named <= {*map(int, sections)}
 
 
-def test_every_example_is_in_the_table():
+def test_every_example_is_in_table():
     named = set(re.findall(r"examples/(\w+)\.py", (ROOT / PAGES[0]).read_text(encoding="utf-8")))
     assert named == {path.stem for path in (ROOT / "examples").glob("*.py")}

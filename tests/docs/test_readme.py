@@ -22,7 +22,7 @@ def test_readme_is_short():
 
 
 def test_ci_runs_test_command_of_readme():
-    """The functions ``prepare`` and ``tests`` run it, the former with ``--no-compile``, which installs the same."""
+    """The functions ``prepare`` and ``tests`` run it, with ``--no-compile``, which changes nothing that is installed."""
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     bodies = dict(re.findall(r"^(\w+)\(\) \{\n(.*?)\n\}$", script, re.MULTILINE | re.DOTALL))
     assert " && ".join(bodies[name].strip() for name in ("prepare", "tests")).replace(" --no-compile", "") == TEST

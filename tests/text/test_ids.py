@@ -185,10 +185,10 @@ INVALID_IDS = [
     (np.full(4, 2**40), "not 1,099,511,627,776"),
     (np.full(4, 2**64 - 1, np.uint64), "not 18,446,744,073,709,551,615"),
     (np.full(4, V + 1), "not 9"),
-    (np.zeros(4), "integers, not float64"),
-    (np.zeros(4, object), "integers, not object"),
-    (np.zeros(4, bool), "integers, not bool"),
-    (["the"] * 4, "integers, not <U3"),
+    (np.zeros(4), "integers, not of float64"),
+    (np.zeros(4, object), "integers, not of object"),
+    (np.zeros(4, bool), "integers, not of bool"),
+    (["the"] * 4, "integers, not of <U3"),
 ]
 
 

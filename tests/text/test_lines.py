@@ -81,7 +81,7 @@ def expected_ids(line, read, vocabulary):
 @example(lines=["", " ", "\n", "the\n", "the\n ", "\n\nthe\n\n\ncat", "the\r\ncat\r\r", "\ufdfa" * 9])
 @example(lines=["the\tcat\u00a0x", "ΟΔΟΣ ΟΔΟΣ", "a \u0301 \u00a8b", "caterpillar caterpillars caterpillar"])
 @given(lines=st.lists(TEXTS, max_size=5))
-def test_lines_are_encoded_as_texts_are(name, lines):
+def test_encoded_lines_equal_encoded_texts(name, lines):
     read, encoder = READ[name], ENCODERS[name]
     ids, borders = encoder.encode(lines)
     found = [ids[low:high].tolist() for low, high in itertools.pairwise(borders)]
@@ -89,7 +89,7 @@ def test_lines_are_encoded_as_texts_are(name, lines):
     assert (ids.dtype, borders.dtype) == (np.int32, np.int64)
 
 
-def test_what_was_seen_is_forgotten_in_time(monkeypatch):
+def test_encoder_forgets_pieces_at_its_limit(monkeypatch):
     monkeypatch.setattr(lines_module, "MAX_BYTES", 200)
     encoder = LineEncoder(READ["sentences"], vocabulary_of(READ["sentences"]))
     for number in range(300):
@@ -99,7 +99,7 @@ def test_what_was_seen_is_forgotten_in_time(monkeypatch):
         assert encoder._own.pieces.size < 500
 
 
-def test_threads_have_tables_of_their_own():
+def test_threads_have_separate_tables():
     encoder = LineEncoder(READ["sentences"], vocabulary_of(READ["sentences"]))
     texts = [[f"the cat {number}-{thread} don't" for number in range(100)] for thread in range(8)]
     results = [None] * 8
@@ -116,7 +116,7 @@ def test_threads_have_tables_of_their_own():
     assert results == expected
 
 
-def test_an_encoder_is_pickled_without_its_tables():
+def test_encoder_is_pickled_without_tables():
     encoder = LineEncoder(READ["sentences"], vocabulary_of(READ["sentences"]))
     encoder.encode(["the cat"])
     again = pickle.loads(pickle.dumps(encoder))

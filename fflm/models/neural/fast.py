@@ -146,7 +146,7 @@ class FastScorer(LineScorer):
             self._average_units,
             parameters.hidden_biases[0],
             code,
-            np.float32(gamma),
+            np.full(1, gamma, np.float32),
             self._output_units,
             parameters.output_bias,
         )

@@ -108,8 +108,11 @@ def score_range(
 
 @njit
 def output_loss(word, hidden, tables, code, gamma, output_units, output_bias):
-    """Return -log of a word's unnormalized probability, given the pre-activations (H,) of its context, which are overwritten."""
-    activate_row(code, gamma, hidden)
+    """Return -log of a word's unnormalized probability, given the pre-activations (H,) of its context, which are overwritten.
+
+    gamma  (1,)  in, the activation's parameter; an array, because Numba takes microseconds to recognize a NumPy number
+    """
+    activate_row(code, gamma[0], hidden)
     for j in range(len(hidden)):
         hidden[j] *= output_units[j]
     return -inner_product(hidden, tables[word, -1]) - output_bias[word]

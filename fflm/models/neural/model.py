@@ -20,7 +20,6 @@ from fflm.models import description
 from fflm.models.base import ROWS, TrainedNetwork
 from fflm.models.folder import VOCABULARY, load_weights, read_config, read_text, save_description
 from fflm.models.language_model import LanguageModel
-from fflm.models.neural import kernels
 from fflm.models.vectors import Vectors
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
@@ -90,10 +89,12 @@ class NeuralModel(TrainedNetwork, LanguageModel):
         """Return -log p of lines (L,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
         if not 0 < len(ids) <= _FEW:
             return super().losses_of_lines(ids, borders)
+        from fflm.models.neural.kernels import line_contexts  # here, because it imports Numba
+
         windows = self.windows(np.empty(0, np.int32))
         end = -1 if windows.sentence_end is None else windows.sentence_end
         contexts = np.empty((len(ids), self.window), np.int32)
-        kernels.line_contexts(ids, borders, windows.padding, end, contexts)
+        line_contexts(ids, borders, windows.padding, end, contexts)
         backend = self.network.backend
         losses = backend.empty((len(ids),), self.parameters.dtype)
         self.network.losses(self._weights, contexts, ids, losses)

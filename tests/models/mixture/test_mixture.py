@@ -407,7 +407,7 @@ REFUSED = [
     ("mix text.model --cache 5 -o text.ngram --tune missing", "text.ngram exists"),  # this is checked before the text is read
     ("mix text.model --cache 5 -o text.txt", "text.txt exists and is not a model"),
     ("mix text.model --cache 5 -o text.model --overwrite", "text.model is a part of the mixture"),
-    ("score -m text.model --part test text.txt", "without INPUTS"),
+    ("score -m text.model --part test text.txt", "leave out INPUTS"),
     ("score -m text.model --part test --by word", "leave out INPUTS, --by"),
     ("score -m other.model --part test", "other.model is a model without a corpus"),
     ("mix other.model --cache 5 -o new.mix", "other.model is a model without a corpus"),

@@ -1,0 +1,120 @@
+"""Claim: line by line from Python, an n-gram model answers in some microseconds, as KenLM does, and a network in a few more.
+
+On stories.txt, a sentence a line, split at spaces: KenLM with an ARPA file, `fflm.kenlm` with the same file, and `fflm.kenlm`
+with a network that normalizes itself score the same held-out lines, one call a line, and words one call a word from a state.
+Measured are the fastest of many passes, microseconds per line and per word, perplexity, memory, and the time to load.
+
+Verified first: the numbers of `fflm.kenlm` are KenLM's, line by line. Needs `pip install kenlm`. WORK keeps the models.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import kenlm
+import numpy as np
+from common import STORIES, machine, parse, record, resident, run_json
+
+import fflm.kenlm as ours
+from fflm.models.scoring import score_files
+
+ROUNDED = 1e-5  # log10 p, relative
+
+
+def prepare(work: Path, *, quick: bool) -> dict[str, tuple[Any, Path]]:
+    """Train the models, unless that was done; return of each contender the module and the model's path."""
+    train, network, ngram, arpa = work / "train.txt", work / "network.model", work / "ngram.model", work / "ngram.arpa"
+    work.mkdir(parents=True, exist_ok=True)
+    lines = [line for line in STORIES.read_text(encoding="utf-8").splitlines() if line]
+    held_out = len(lines) // 10
+    train.write_text("\n".join(lines[:-held_out]) + "\n", encoding="utf-8")
+    (work / "test.txt").write_text("\n".join(lines[-held_out:]) + "\n", encoding="utf-8")
+    text = ["--tokenizer", "space", "--mode", "sentence"]
+    if not arpa.is_file():
+        run_json("ngram", "train", train, "-o", ngram, "--overwrite", "--arpa", arpa, *text)
+    if not network.is_dir():
+        epochs = ["--epochs", 1] if quick else []
+        run_json("train", train, "-o", network, "--preset", "quick", "--self-normalise", 0.1, *text, *epochs)
+    return {"KenLM": (kenlm, arpa), "fflm, the same ARPA file": (ours, arpa), "fflm, network": (ours, network)}
+
+
+def fastest(step: Callable[[], Any], rounds: int) -> float:
+    """Return the seconds of the fastest of many rounds, which other programs have disturbed the least."""
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def walk(module: Any, model: Any, lines: list[list[str]]) -> float:
+    """Score lines word by word from states, as a beam search does."""
+    total, state, after = 0.0, module.State(), module.State()
+    for words in lines:
+        model.BeginSentenceWrite(state)
+        for word in words:
+            total += model.BaseScore(state, word, after)
+            state, after = after, state
+    return total
+
+
+def load(name: str, path: Path, line: str) -> dict[str, float]:
+    """Load a model in this process, and score a line; return the seconds of loading and the memory of the model, bytes."""
+    module = kenlm if name == "KenLM" else ours
+    before, _ = resident()
+    started = time.perf_counter()
+    model = module.Model(str(path))
+    loaded = time.perf_counter() - started
+    model.score(line)
+    return {"load_seconds": loaded, "memory": resident()[0] - before}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("lines.work"), help="keeps the models [default: %(default)s]")
+    options = parse(parser)
+    about = machine()
+    work = options.work / ("quick" if options.quick else "full")
+    contenders = prepare(work, quick=options.quick)
+    lines = (work / "test.txt").read_text(encoding="utf-8").splitlines()
+    words = [line.split() for line in lines]
+    count = sum(map(len, words))
+    models = {name: module.Model(str(path)) for name, (module, path) in contenders.items()}
+    expected = np.array([models["KenLM"].score(line) for line in lines])
+    if not np.allclose([models["fflm, the same ARPA file"].score(line) for line in lines], expected, rtol=ROUNDED):
+        sys.exit("fflm does not give lines the probability that KenLM gives them: nothing was timed")
+    rounds, rows = 5 if options.quick else 300, {}
+    for name, (module, path) in contenders.items():
+        model = models[name]
+        scores = [model.score(line) for line in lines]
+        row = {
+            "perplexity": 10 ** (-sum(scores) / (count + len(lines))),
+            "line_microseconds": 1e6 * fastest(lambda: [model.score(line) for line in lines], rounds) / len(lines),  # noqa: B023
+            "word_microseconds": 1e6 * fastest(lambda: walk(module, model, words), rounds) / count,  # noqa: B023
+        }
+        if name != "KenLM":
+            scorer = model._states.model
+            row["bulk_microseconds"] = 1e6 * fastest(lambda: scorer.scores(lines), rounds) / len(lines)  # noqa: B023
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            row |= pool.submit(load, name, path, lines[0]).result()
+        if name == "fflm, network":
+            row["perplexity_exact"] = score_files(
+                ours.Model(path, ours.Config(exact=True))._states.model, [work / "test.txt"]
+            ).perplexity
+        rows[name] = row
+        print(f"{name:26}" + ", ".join(f"{key} {value:,.2f}" for key, value in row.items()))
+    print(f"{len(lines)} lines of {count / len(lines):.1f} words")
+    passed = rows["fflm, the same ARPA file"]["line_microseconds"] <= 10 and rows["fflm, network"]["word_microseconds"] <= 2
+    print("all as claimed" if passed else "NOT as claimed")
+    record("lines", options.quick, about, passed=passed, rows=rows, lines=len(lines), words=count)
+    sys.exit(not passed and not options.quick)
+
+
+if __name__ == "__main__":
+    main()
