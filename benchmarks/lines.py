@@ -1,4 +1,6 @@
-"""Claim: line by line from Python, an n-gram model answers in some microseconds, as KenLM does, and a network in a few more.
+"""Goal: called from Python, an n-gram model scores a line in at most 10 microseconds, and a network a word in at most 2.
+
+It is not reached yet: see results/lines.json. KenLM is several times as fast.
 
 On stories.txt, a sentence a line, split at spaces: KenLM with an ARPA file, `fflm.kenlm` with the same file, and `fflm.kenlm`
 with a network that normalizes itself score the same held-out lines, one call a line, and words one call a word from a state.
@@ -18,7 +20,7 @@ from typing import Any
 
 import kenlm
 import numpy as np
-from common import STORIES, machine, parse, record, resident, run_json
+from common import STORIES, machine, parse, record, resident, run_json, show_verdict
 
 import fflm.kenlm as ours
 from fflm.models.scoring import score_files
@@ -110,10 +112,11 @@ def main() -> None:
         rows[name] = row
         print(f"{name:26}" + ", ".join(f"{key} {value:,.2f}" for key, value in row.items()))
     print(f"{len(lines)} lines of {count / len(lines):.1f} words")
-    passed = rows["fflm, the same ARPA file"]["line_microseconds"] <= 10 and rows["fflm, network"]["word_microseconds"] <= 2
-    print("all as claimed" if passed else "NOT as claimed")
-    record("lines", options.quick, about, passed=passed, rows=rows, lines=len(lines), words=count)
-    sys.exit(not passed and not options.quick)
+    limits = {("fflm, the same ARPA file", "line_microseconds"): 10, ("fflm, network", "word_microseconds"): 2}
+    missed = [f"{name}: {key} above {limit}" for (name, key), limit in limits.items() if rows[name][key] > limit]
+    show_verdict(missed)
+    record("lines", options.quick, about, passed=not missed, rows=rows, lines=len(lines), words=count)
+    sys.exit(bool(missed) and not options.quick)
 
 
 if __name__ == "__main__":
