@@ -41,22 +41,23 @@ Layers: TypeAlias = Sequence[npt.ArrayLike]
 
 
 class Feedforward(BaseEstimator):  # type: ignore[misc]
-    """What both estimators do, in double precision.
+    """The base class of both estimators, which compute in double precision.
 
     Parameters
     ----------
     hidden
         Sizes of the hidden layers, or that of the only one; none for linear and logistic regression.
     activation
-        Of the hidden layers: one for all, or one for each.
+        The activation of the hidden layers: one for all, or a sequence with one for each.
     output
-        What the outputs are, and with that the loss. Of a classifier ``softmax``, the default, whose probabilities add up to one;
-        ``sigmoid``, a unit for each class by itself, or one for two; ``hinge`` and ``exponential``, the same with scores whose
-        signs are learned, and no probabilities. Of a regressor ``squared``, the default, for means; ``absolute`` for medians,
-        which do not follow outliers; ``poisson`` for means of counts, or of other numbers of at least 0, which are e^z. Of both
-        ``sigmoid_squared`` and ``sigmoid_absolute``, the error of a sigmoid's output; a regressor's targets are then from 0 to 1.
+        The type of the outputs, which determines the loss. A classifier has ``softmax`` by default, whose probabilities add up to
+        one; with ``sigmoid``, each class has an independent probability (two classes share one unit); with ``hinge`` and
+        ``exponential``, units have scores instead of probabilities, and the sign of a score is the prediction. A regressor has
+        ``squared`` by default, which predicts means; ``absolute`` predicts medians, which are robust to outliers; ``poisson``
+        predicts means e^z of counts or other targets of at least 0. Both can have ``sigmoid_squared`` and ``sigmoid_absolute``,
+        the squared and absolute error of a sigmoid; the targets of a regressor must then be from 0 to 1.
     negative_slope
-        Of ``leaky_relu`` and ``elu``, as for `fflm.network.config.NetworkConfig`.
+        The slope of ``leaky_relu`` and ``elu`` below 0, as for `fflm.network.config.NetworkConfig`.
     residual
         Whether hidden layers after the first add to what they read, as for `fflm.network.config.NetworkConfig`.
     normalize
@@ -66,28 +67,29 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
     epochs, batch_size, optimizer, rate, momentum, nesterov, weight_decay, l1, l2, schedule, clip
         As for `fflm.training.settings.TrainingSettings`. A batch size of 1 is stochastic, None batch gradient descent.
     random_biases
-        Whether the biases of hidden layers start at random, as the weights do, and not at 0. Then units differ from the start in
-        where they bend. From inputs that are symmetric around 0, units with the bias 0 learn little about an odd function.
+        Whether the biases of hidden layers are initialized at random, as the weights are, instead of with 0. The activations of
+        different units then change at different inputs. If inputs are symmetric around 0 and the function is odd, units with
+        biases of 0 can get stuck.
     validation
         Share of the examples that is kept from training, to stop early and keep the best weights; 0 for none.
     patience
-        Epochs without a lower validation loss after which training stops; 0 for never.
+        Training stops after this number of epochs without a lower validation loss; 0 to never stop early.
     random_state
-        Of initial weights, order of examples, dropout, and the choice of the validation examples.
+        The random seed, or generator, of initial weights, order of examples, dropout, and choice of validation examples.
 
     Attributes
     ----------
     config_, parameters_
         The network (`NetworkConfig`) and its weights (`Parameters`).
     evaluations_
-        The losses of every epoch (`fflm.training.events.Evaluation`), of targets as they are brought to a scale for training,
-        without penalties, and of ``poisson`` without log y!.
+        The losses of every epoch (`fflm.training.events.Evaluation`), for the scaled targets of training, without penalties,
+        and for ``poisson`` without log y!.
     coefs_, intercepts_
-        The same weights as lists of a layer's weights (inputs, outputs) and biases, as those of scikit-learn's networks.
+        Lists of the weights (inputs, outputs) and of the biases (outputs,) of each layer, as in scikit-learn's networks.
     scale_
         The mean and the deviation of the features, None unless they are normalized.
     n_features_in_, feature_names_in_
-        As everywhere in scikit-learn.
+        The number and the names of the features, as in all estimators of scikit-learn.
     """
 
     def __init__(
@@ -266,7 +268,7 @@ class FeedforwardClassifier(ClassifierMixin, Feedforward):  # type: ignore[misc]
         return self
 
     def _targets(self, places: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-        """Return what the network is to put out for classes (N,), which are places in ``classes_``."""
+        """Return the targets of the network for classes (N,), which are indices into ``classes_``."""
         config = self.config_
         if config.output == "softmax":
             return places.astype(np.int32)
@@ -283,7 +285,7 @@ class FeedforwardClassifier(ClassifierMixin, Feedforward):  # type: ignore[misc]
         return labels
 
     def loss(self, X: Any, y: Any) -> float:
-        """Return the mean loss of examples, that which training lowers: of features X (N, I) and classes y (N,)."""
+        """Return the mean of the training loss, without penalties, over features X (N, I) and classes y (N,)."""
         check_is_fitted(self)
         numbers, labels = validate_data(self, X, y, reset=False, dtype=np.float64)
         if unknown := set(np.unique(labels)) - set(self.classes_):
@@ -294,7 +296,7 @@ class FeedforwardClassifier(ClassifierMixin, Feedforward):  # type: ignore[misc]
         return float(losses.mean())
 
     def zero_one_loss(self, X: Any, y: Any) -> float:
-        """Return the share of examples that get a wrong class, which is 1 less the accuracy that ``score`` returns."""
+        """Return the share of misclassified examples: 1 - accuracy."""
         return 1.0 - float(self.score(X, y))
 
     @available_if(lambda self: not _has_margins(self))  # type: ignore[untyped-decorator]
@@ -308,17 +310,17 @@ class FeedforwardClassifier(ClassifierMixin, Feedforward):  # type: ignore[misc]
 
     @available_if(lambda self: _has_margins(self))  # type: ignore[untyped-decorator]
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
-        """Return the scores of `MARGINS`, (N, C), or (N,) of the second of two classes; those above 0 are of the class."""
+        """Return scores (N, C), or (N,) for the second of two classes; a positive score predicts the class."""
         outputs = self._outputs(X)
         return outputs.reshape(-1) if outputs.shape[1] == 1 else outputs
 
 
 MARGINS = "hinge", "exponential"
-"""Outputs of a classifier that are scores and no probabilities."""
+"""The outputs of a classifier that are scores instead of probabilities."""
 
 
 def _has_margins(classifier: FeedforwardClassifier) -> bool:
-    """Whether a classifier, as it was fitted or is to be, has scores and no probabilities."""
+    """Return whether the outputs of a classifier, fitted or not, are scores instead of probabilities."""
     return (classifier.config_.output if hasattr(classifier, "config_") else classifier.output) in MARGINS
 
 

@@ -32,7 +32,7 @@ from fflm.models.mixture.model import fingerprint
 from fflm.models.neural.fast import FastScorer, is_self_normalized
 from fflm.models.neural.kernels import score_after
 from fflm.models.neural.model import NeuralModel
-from fflm.models.ngram.arpa import ZERO, read_arpa
+from fflm.models.ngram.arpa import read_arpa
 from fflm.models.ngram.kernels import ngram_score_after
 from fflm.models.ngram.model import NgramModel
 from fflm.text.vocabulary import END, START, UNKNOWN
@@ -47,7 +47,7 @@ Ids = npt.NDArray[np.int32]
 
 
 class LoadMethod(enum.IntEnum):
-    """KenLM's ways of reading its binary files, which mean nothing here: models are always read whole."""
+    """KenLM's ways of reading its binary files. They have no effect: models are always read as a whole."""
 
     LAZY = 0
     POPULATE_OR_LAZY = 1
@@ -57,7 +57,7 @@ class LoadMethod(enum.IntEnum):
 
 
 class ARPALoadComplain(enum.IntEnum):
-    """What KenLM complains of when it reads an ARPA file; means nothing here."""
+    """KenLM's levels of warnings about ARPA files. They have no effect."""
 
     ALL = 0
     EXPENSIVE = 1
@@ -152,7 +152,7 @@ class Model:
 
     @property
     def order(self) -> int:
-        """Words of a context, and one."""
+        """The length of the longest n-grams; of a network, its window plus 1."""
         return self._states.model.window + 1
 
     def score(self, sentence: str | bytes, bos: bool = True, eos: bool = True) -> float:
@@ -163,7 +163,7 @@ class Model:
         return math.fsum(each.log_prob for each in self._walk(text, bos, eos))
 
     def scores(self, sentences: list[str]) -> npt.NDArray[np.float64]:
-        """Return log10 p of sentences (L,), each after ``<s>`` and with ``</s>``; KenLM has nothing like it."""
+        """Return log10 p of sentences (L,), each after ``<s>`` and with ``</s>``. KenLM has no such function."""
         return np.fromiter(map(self.score, sentences), np.float64, len(sentences))
 
     def perplexity(self, sentence: str | bytes) -> float:
@@ -186,18 +186,17 @@ class Model:
 
     def BaseScore(self, in_state: State, word: str | bytes, out_state: State) -> float:  # noqa: N802
         """Return log10 p of a word after ``in_state``, and write the state after it."""
-        before = in_state.words
-        if len(out_state.words) != self._size:
-            out_state.words = np.empty(self._size, np.int32)
-        loss = 0.0
-        for id_ in self._ids[word]:
-            loss += self._states.after(before, id_, out_state.words)[0]
-            before = out_state.words
-        return -loss / LN10
+        return -self._advance(in_state, self._ids[word], out_state)[0] / LN10
 
     def BaseFullScore(self, in_state: State, word: str | bytes, out_state: State) -> FullScoreReturn:  # noqa: N802
         """Return what `full_scores` yields of a word after ``in_state``, and write the state after it."""
-        before, ids = in_state.words, self._ids[word]
+        ids = self._ids[word]
+        loss, length = self._advance(in_state, ids, out_state)
+        return FullScoreReturn(-loss / LN10, length, 0 in ids)
+
+    def _advance(self, in_state: State, ids: tuple[int, ...], out_state: State) -> tuple[float, int]:
+        """Return -log p of the tokens of a word, nats, and the length of the last n-gram; write the state after them."""
+        before = in_state.words
         if len(out_state.words) != self._size:
             out_state.words = np.empty(self._size, np.int32)
         loss, length = 0.0, 1
@@ -205,7 +204,7 @@ class Model:
             own, length = self._states.after(before, id_, out_state.words)
             loss += own
             before = out_state.words
-        return FullScoreReturn(-loss / LN10, length, 0 in ids)
+        return loss, length
 
     def _walk(self, text: str, bos: bool, eos: bool) -> Iterator[FullScoreReturn]:
         """Yield the score of each word."""
@@ -220,7 +219,7 @@ class LanguageModel(Model):
 
 
 class _Ids(dict[str | bytes, tuple[int, ...]]):
-    """The ids of words, each with those of its tokens: filled as words come, and forgotten when there are very many."""
+    """A cache of the ids of the tokens of words, which is cleared when it has more than `_MOST` words."""
 
     _MOST = 1 << 20
 
@@ -292,7 +291,7 @@ class _ContextStates(_States):
 
     def after(self, state: Ids, word: int, out: Ids) -> tuple[float, int]:
         state = state if len(state) else self.null
-        loss = -ZERO * LN10 if word == self._padding else self._loss(state, word)
+        loss = -NgramModel.start_log10 * LN10 if word == self._padding else self._loss(state, word)
         out[1:] = state[:-1].copy()
         out[0] = word
         if word in (self._padding, self._end):
@@ -305,7 +304,7 @@ class _ContextStates(_States):
 
 
 class _FastStates(_ContextStates):
-    """The same of a network whose scores are read from tables."""
+    """The states of a network whose scores are read from tables, by `FastScorer`."""
 
     def __init__(self, model: NeuralModel) -> None:
         super().__init__(model)

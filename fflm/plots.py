@@ -50,16 +50,16 @@ CHARACTERS = 66
 """Number of characters of tick labels that fit below the panels beside each other."""
 
 UNITS = 8
-"""Units of a layer that are drawn, at most; of a larger layer, the first ones and the last one are."""
+"""Maximum number of units that are drawn of a layer; of a larger layer, the first units and the last one are drawn."""
 
 LAYERS = 8
-"""Layers that are drawn, at most; of a deeper network, the first and the last ones are."""
+"""Maximum number of layers that are drawn; of a deeper network, the first and the last layers are drawn."""
 
 LABELED = 12
-"""Connections between two layers, at most, that have their weights written on them."""
+"""Maximum number of connections between two layers that are labeled with their weights."""
 
 COLUMN = 4.0
-"""Distance between two layers in the drawing of a network, where that between two units is 1."""
+"""Distance between two layers in the drawing of a network; the distance between two units is 1."""
 
 BOX = {"boxstyle": "round", "facecolor": "white", "edgecolor": "black"}
 LABEL = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}

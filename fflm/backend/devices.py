@@ -66,7 +66,7 @@ def check_precision(precision: str, device: str) -> None:
 
 @dataclass(frozen=True)
 class Compute:
-    """What computes the training of a network. Create it with `choose`.
+    """The device, the number of threads and the precision of training. Create it with `choose`.
 
     Attributes
     ----------

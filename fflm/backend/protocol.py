@@ -8,13 +8,13 @@ float64, ids are int32.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 Array: TypeAlias = Any
 """An array of the backend's device (``numpy.ndarray`` on the CPU)."""
 
 Activation = Literal["tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus", "identity"]
-ACTIVATIONS: tuple[Activation, ...] = ("tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus", "identity")
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 NEGATIVE_SLOPES: dict[Activation, float] = {"leaky_relu": 0.01, "elu": 1.0}
 """The usual factor gamma of these activations, which is their slope (just) below 0."""
@@ -23,16 +23,7 @@ ActivationFunction: TypeAlias = Activation | tuple[Activation, float]
 """An activation with its usual slope below 0, or with another one."""
 
 UnitLoss = Literal["sigmoid", "squared", "absolute", "hinge", "exponential", "poisson", "sigmoid_squared", "sigmoid_absolute"]
-UNIT_LOSSES: tuple[UnitLoss, ...] = (
-    "sigmoid",
-    "squared",
-    "absolute",
-    "hinge",
-    "exponential",
-    "poisson",
-    "sigmoid_squared",
-    "sigmoid_absolute",
-)
+UNIT_LOSSES: tuple[UnitLoss, ...] = get_args(UnitLoss)
 
 NORMALIZE_EPSILON = 1e-5
 """Added to the variance by `Backend.normalize`, so that a constant row becomes zero."""

@@ -144,6 +144,12 @@ class Predictor(LineScorer, Protocol):
         """Return the training examples of a text of ids (N,): contexts and the words that follow them."""
         return Windows.of(ids, self.vocabulary, self.text, self.window)
 
+    @cached_property
+    def context_limits(self) -> tuple[int, int]:
+        """The id that fills contexts before a text, and the id after which contexts start anew, -1 if there is none."""
+        windows = self.windows(np.empty(0, np.int32))
+        return windows.padding, -1 if windows.sentence_end is None else windows.sentence_end
+
     def losses_of_text(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.floating]:
         """Return -log p of the words of a text: ids (N,) -> (N - start,), nats. Words before ``start`` are only context."""
         ids = check_text(ids, start, self.vocabulary)

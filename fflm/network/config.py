@@ -8,30 +8,20 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from msgspec import Meta
 
 from fflm.arguments import Fraction, Many, Settings, Size
-from fflm.backend.protocol import Activation, ActivationFunction
+from fflm.backend.protocol import Activation, ActivationFunction, UnitLoss
 from fflm.errors import FflmError
 
 Input = Literal["window", "mean", "max", "numbers"]
-Output = Literal[
-    "softmax",
-    "sigmoid",
-    "squared",
-    "absolute",
-    "hinge",
-    "exponential",
-    "poisson",
-    "sigmoid_squared",
-    "sigmoid_absolute",
-]
+Output = Literal["softmax", UnitLoss]
 
 WORDS = 2**31 - 2
 """Words of the largest vocabulary: ids, of which the padding has one, too, are int32."""
 
 CELLS = 2**26
-"""Numbers that examples may take, with all that is computed of them, in parts of a batch that are not the user's choice."""
+"""Maximum size of a part of a batch, if the user does not choose it: numbers in its examples and in their activations."""
 
 LAYERS, BLOCKS = 1000, 100
-"""Hidden layers of the deepest network; averages, and bands, at most."""
+"""Maximum number of hidden layers, and maximum number of averages and of bands."""
 
 Words: TypeAlias = Annotated[int, Meta(ge=0, le=WORDS)]
 
@@ -48,21 +38,24 @@ class NetworkConfig(Settings):
     Notes
     -----
     In Bengio's letters, the vocabulary is |V|, the window n - 1, the embedding m, a hidden layer h, the direct connections W. The
-    input knows one word more than the vocabulary, the padding ``<s>``.
+    input has one more word than the vocabulary, the padding ``<s>``.
 
-    ``averages``: Sun and Iyyer 2021, section 3. ``bands``: Grave et al. 2017; the words before the first are predicted at once,
-    the others after their band. ``residual``: h + f(d + H norm(h)) (He et al. 2016; Ba et al. 2016; the order is that of Xiong et
-    al. 2020). ``tied``: unless what reaches the softmax has the size of the embeddings, it is projected linearly to that size.
+    ``averages``: Sun and Iyyer 2021, section 3. ``bands``: Grave et al. 2017; words before the first cutoff are predicted
+    directly, and the others given their band. ``residual``: h + f(d + H norm(h)) (He et al. 2016; Ba et al. 2016; pre-activation
+    order as in Xiong et al. 2020). ``tied``: if the number of hidden outputs is not the embedding dimension, they are projected
+    linearly to it.
 
     ``negative_slope``: the factor gamma of leaky_relu, gamma z below 0, and of elu, gamma (e^z - 1) below 0.
 
-    ``input``: ``window``, the concatenated embeddings of so many words, and averages; ``mean`` or ``max``, the embeddings of a
-    text's words averaged (Iyyer et al. 2015; Joulin et al. 2017), or the largest value of each dimension (Collobert et al. 2011);
-    ``numbers``, plain features. ``output``: ``softmax``, probabilities of which one is right, with cross-entropy; ``sigmoid``,
-    each a probability of its own, with binary cross-entropy; ``squared`` and ``absolute``, numbers, with that error; ``hinge``
-    and ``exponential``, scores whose signs are those of the targets, -1 or 1, with that loss; ``poisson``, positive numbers e^z,
-    the means of counts, with minus their log-likelihood; ``sigmoid_squared`` and ``sigmoid_absolute``, numbers from 0 to 1, which
-    a sigmoid puts out, with that error.
+    ``input``: with ``window``, the embeddings of the context words are concatenated, with averages of earlier ones; with ``mean``
+    and ``max``, the embeddings of the words of a text are averaged (Iyyer et al. 2015; Joulin et al. 2017), or pooled by the
+    maximum of each dimension (Collobert et al. 2011); ``numbers`` are numeric features.
+
+    ``output``: ``softmax`` has the probabilities of classes, and the loss is the cross-entropy; ``sigmoid`` has independent
+    probabilities, with binary cross-entropy; ``squared`` and ``absolute`` have numbers, with the error of this name; ``hinge``
+    and ``exponential`` have scores for targets of -1 or 1, with the loss of this name; ``poisson`` has means e^z of counts, with
+    their negative log-likelihood; ``sigmoid_squared`` and ``sigmoid_absolute`` have the outputs of a sigmoid, with squared or
+    absolute error.
     """
 
     vocabulary: Annotated[Words, Meta(description="Vocabulary size of the input, and of the output of a language model.")]

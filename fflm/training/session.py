@@ -76,7 +76,7 @@ class Session(ABC):
     """The most important of the figures that `measure` returns."""
 
     embedding_scale: ClassVar[float] = 1.0
-    """What random embeddings are multiplied by before training."""
+    """Factor of the random initial embeddings."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Session(ABC):
         new
             The model's folder, which is empty, except for the data that may be in it.
         data, config, settings, embeddings
-            As the class takes them.
+            As for the class.
         compute
             By default the CPU, with one thread per core.
 
@@ -203,7 +203,7 @@ class Session(ABC):
 
     @abstractmethod
     def description(self) -> dict[str, Any]:
-        """Return what config.json says of a new run besides the settings, as JSON values."""
+        """Return the fields of a new run's config.json other than its settings, as JSON values."""
 
     @abstractmethod
     def save_description(self, about: Mapping[str, Any]) -> None:
@@ -211,7 +211,7 @@ class Session(ABC):
 
     @abstractmethod
     def conditions(self) -> dict[str, Any]:
-        """Return what the first line of the log says of the data, as JSON values."""
+        """Return the fields about the data in the first line of the log, as JSON values."""
 
     @abstractmethod
     def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:

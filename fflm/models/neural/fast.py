@@ -94,7 +94,7 @@ class FastScorer(LineScorer):
     Attributes
     ----------
     arguments
-        What the kernels are given of the model.
+        The arguments of the kernels that describe the model.
 
     Raises
     ------
@@ -132,13 +132,11 @@ class FastScorer(LineScorer):
             np.rint(embeddings @ (block / units), out=self._tables[:, k], casting="unsafe")
         np.rint(outputs / self._output_units, out=self._tables[: len(outputs), -1], casting="unsafe")
         # What padding contributes to the first places of a text: all of a window's words, and one fewer from each to the next.
-        windows = model.windows(np.empty(0, np.int32))
-        padding = self._tables[windows.padding, averages:-1]
+        padding = self._tables[model.context_limits[0], averages:-1]
         padding_sums = np.ascontiguousarray(padding.cumsum(axis=0, dtype=np.int16)[::-1])
         code, gamma = activation_code(config.activation_of(1))
         self.arguments = (
-            windows.padding,
-            -1 if windows.sentence_end is None else windows.sentence_end,
+            *model.context_limits,
             np.cumsum((0, *config.blocks[:averages])),
             self._tables,
             padding_sums,

@@ -91,10 +91,8 @@ class NeuralModel(TrainedNetwork, LanguageModel):
             return super().losses_of_lines(ids, borders)
         from fflm.models.neural.kernels import line_contexts  # here, because it imports Numba
 
-        windows = self.windows(np.empty(0, np.int32))
-        end = -1 if windows.sentence_end is None else windows.sentence_end
         contexts = np.empty((len(ids), self.window), np.int32)
-        line_contexts(ids, borders, windows.padding, end, contexts)
+        line_contexts(ids, borders, *self.context_limits, contexts)
         backend = self.network.backend
         losses = backend.empty((len(ids),), self.parameters.dtype)
         self.network.losses(self._weights, contexts, ids, losses)

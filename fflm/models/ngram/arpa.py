@@ -23,9 +23,6 @@ from fflm.text.settings import TextMode, TextSettings
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import END, START, UNKNOWN, Vocabulary, escape, unescape
 
-ZERO = NgramModel.start_log10
-"""Base-10 logarithm that stands for the probability 0, as in SRILM: that of ``<s>``, which is never predicted."""
-
 MISSING_UNKNOWN = -100.0
 """Base-10 log-probability of ``<unk>`` in a model whose file has no ``<unk>``, as in KenLM."""
 
@@ -69,7 +66,7 @@ def write_arpa(model: NgramModel, path: Path, *, overwrite: bool = True) -> None
                 values = tables.log_probabilities[grams].astype(np.float64) / _LN10
                 _write_lines(file, tables, names, _words_of(tables, parents, grams, order), values)
             if order == 1:
-                _write_lines(file, tables, names, np.array([[vocabulary.start_id]], np.int32), np.array([ZERO]))
+                _write_lines(file, tables, names, np.array([[vocabulary.start_id]], np.int32), np.array([NgramModel.start_log10]))
         file.write("\n\\end\\\n")
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -127,7 +126,7 @@ class NgramModel(LanguageModel):
         Base-10 logarithm of the probability of ``<s>``, as an ARPA file gives it, although ``<s>`` is never predicted.
     """
 
-    start_log10 = -99.0
+    start_log10 = -99.0  # stands for the probability 0, as in SRILM
 
     def __init__(self, tables: Tables, vocabulary: Vocabulary, text: TextSettings, about: Mapping[str, Any]) -> None:
         self.tables = tables
@@ -173,14 +172,8 @@ class NgramModel(LanguageModel):
     def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return -log p of lines (L,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
         losses, totals = np.empty(len(ids), np.float32), np.empty(len(borders) - 1)
-        kernels.ngram_score_lines(ids, borders, losses, totals, *self._ends, self.order, *self.tables)
+        kernels.ngram_score_lines(ids, borders, losses, totals, *self.context_limits, self.order, *self.tables)
         return totals
-
-    @cached_property
-    def _ends(self) -> tuple[int, int]:
-        """The word that is context before a text, and the word at which contexts end, -1 if at none."""
-        windows = self.windows(np.empty(0, np.int32))
-        return windows.padding, -1 if windows.sentence_end is None else windows.sentence_end
 
     def save(self, path: Path) -> None:
         """Write the model to an existing folder; ``about["figures"]`` are stored with the tables.
