@@ -17,7 +17,7 @@ from fflm.models.classifier.data import ClassifierData, LabeledSource
 from fflm.models.classifier.features import read_lexicon
 from fflm.models.classifier.metrics import Report
 from fflm.models.classifier.model import ClassifierFile, probabilities, save_description
-from fflm.models.classifier.settings import DEFAULTS, Balanced, Lexicons, TextInput, Vectors
+from fflm.models.classifier.settings import DEFAULTS, TAGGING, Balanced, Lexicons, TextInput, Vectors
 from fflm.models.creation import TEXT_OPTIONS, check_free, model_path, pop_fields, pop_tokenizer
 from fflm.models.folder import opening_run
 from fflm.models.neural.model import NeuralModel
@@ -70,7 +70,7 @@ def start_session(
     FflmError
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
-    fields = DEFAULTS | fields
+    fields = DEFAULTS | (TAGGING if fields.get("input") == "tagging" else {}) | fields
     source = LabeledSource(inputs, **pop_fields(fields, LabeledSource, "inputs"))  # type: ignore[arg-type]  # makes paths
     place = model_path(path, source.inputs, "classifier")
     start = None if vectors is None else to_path("vectors", vectors)
@@ -86,7 +86,7 @@ def start_session(
     with os_errors_as_fflm_error(f"write {place}"):
         place.parent.mkdir(parents=True, exist_ok=True)
     with NewFolder(place, lambda: check_free(place, overwrite)) as new:
-        data = ClassifierData.of(source.read(settings.seed), input, rule, balanced)
+        data = ClassifierData.of(source.read(settings.seed, tagged=input.tagging), input, rule, balanced)
         embeddings = read_embeddings(start, data.reader.vocabulary) if start else None
         if embeddings is not None:
             shape = dataclasses.replace(shape, embedding=embeddings.shape[1])
@@ -150,7 +150,7 @@ def resolve_settings(
         window=reader.input.window,
         outputs=len(data.labels),
         numbers=reader.width,
-        input="numbers" if reader.input.input == "features" else reader.input.input,
+        input=reader.input.network,
     )
     return config, settings
 
