@@ -32,13 +32,16 @@ from fflm.cli.options import (
 from fflm.cli.progress import View, describe_resumed, resume_run, row_end, row_start
 from fflm.cli.report import message_console, show_word
 from fflm.cli.tables import Column, stdout_width, table
+from fflm.cli.tune import read_space, resume_search, run_search, search_options
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fflm.models.classifier.data import ClassifierData
     from fflm.models.classifier.metrics import Report
     from fflm.models.classifier.model import Mistake, TextClassifier
     from fflm.models.classifier.train import ClassifierSession
+    from fflm.search.search import Search
     from fflm.training.events import Step
     from fflm.training.session import Session
 
@@ -95,7 +98,7 @@ def _use_input(context: click.Context, parameter: click.Parameter, value: str) -
 
 def _input_options(command: Command) -> Command:
     """Add the options for the input of the network."""
-    from fflm.models.classifier.settings import DEFAULTS, Lexicons, TextInput, Vectors
+    from fflm.models.classifier.settings import DEFAULTS, Lexicons, TextInput
     from fflm.text.tokenizer import Tokenizer
     from fflm.text.vocabulary import VocabularyRule
 
@@ -124,12 +127,18 @@ def _input_options(command: Command) -> Command:
         field_option(Tokenizer, "mode", option="tokenizer", parameter="tokenizer"),
         field_option(Tokenizer, "lowercase"),
         *(field_option(VocabularyRule, name, default=DEFAULTS[name]) for name in ("min_count", "max_size")),
-        click.option(
-            "--vectors",
-            type=click.Path(path_type=Path),
-            metavar="FOLDER|FILE",
-            help=description(Vectors),
-        ),
+    ]
+    return add_options(options, command)
+
+
+def _vectors_options(command: Command) -> Command:
+    """Add the options for initial embeddings."""
+    from fflm.models.classifier.settings import Vectors
+    from fflm.training.settings import TrainingSettings
+
+    options = [
+        click.option("--vectors", type=click.Path(path_type=Path), metavar="FOLDER|FILE", help=description(Vectors)),
+        field_option(TrainingSettings, "frozen"),
     ]
     return add_options(options, command)
 
@@ -152,7 +161,7 @@ def _network_options(command: Command) -> Command:
         *own(
             TrainingSettings,
             *("optimizer", "rate", "momentum", "weight_decay", "l1", "l2"),
-            *("schedule", "clip", "smoothing", "frozen", "patience"),
+            *("schedule", "clip", "smoothing", "patience"),
         ),
         *held_out_options(Valid, "10%", Test),
         save_every_option,
@@ -170,6 +179,7 @@ def _network_options(command: Command) -> Command:
 @click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Resume training of this classifier.")
 @_reading_options
 @_input_options
+@_vectors_options
 @_network_options
 @quiet_option
 @json_option
@@ -221,10 +231,7 @@ def _start(
         raise click.UsageError("--vectors sets the size of the embeddings: leave out --embedding")
     options["device"] = use_device(options["device"], console.quiet)
     run = start_session(inputs, output, **options)
-    for name, part in run.data.sizes.items():
-        console.print(f"{name}: {describe_part(part)}")
-    console.print(f"classes: {', '.join(run.data.labels[:20])}{' ...' if len(run.data.labels) > 20 else ''}")
-    console.print(f"vocabulary: {len(run.data.reader.vocabulary):,} ({run.data.reader.vocabulary.rule})")
+    _show_data(run.data, console)
     settings, trainer = run.trainer.settings, run.trainer
     console.print(
         f"network: {trainer.parameters.count:,} parameters, batches of {settings.batch_size}, {trainer.batches:,} per epoch"
@@ -254,6 +261,73 @@ def show_valid(valid: dict[str, Any] | None) -> tuple[str, str, str]:
 def _loss(run: "Session", event: "Step") -> str:
     """Return a phrase about the training loss for the progress bar."""
     return f"loss {run.trainer.state.loss_mean:.3f}"
+
+
+@command.command(cls=HeadedCommand)
+@search_options
+@_reading_options
+@_input_options
+@_network_options
+@quiet_option
+@json_option
+@click.pass_context
+def tune(
+    context: click.Context,
+    /,
+    inputs: tuple[Path, ...],
+    output: Path | None,
+    resume: Path | None,
+    minutes: float | None,
+    save_every: float,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Search for the settings with the lowest loss on the validation texts of INPUTS. The test texts are not used.
+
+    A trial trains a classifier, as `fflm classify train` does with the same options. The rest is as in `fflm tune`: the search is
+    a folder that contains a table of the trials and the best model. Ctrl-C saves, and --resume continues with the same result as
+    without an interruption. Needs Optuna: `pip install '.[tune]'` in a checkout of fflm.
+
+    \b
+    Example:
+      fflm classify tune reviews.tsv
+      fflm classify tune reviews.tsv --search rate=0.01..0.2 --search 'hidden=0|50|50,50'
+      fflm classify tune --resume reviews.tune --trials 50
+    """
+    console = message_console(quiet)
+    if resume:
+        search = resume_search(context, resume, options["trials"], console)
+    elif inputs:
+        search = _start_search(context, inputs, output, options, console)
+    else:
+        raise click.UsageError("give labeled text to train on, or --resume a search")
+    run_search(context, search, minutes, save_every, console, as_json)
+
+
+def _start_search(
+    context: click.Context, inputs: tuple[Path, ...], output: Path | None, options: dict[str, Any], console: "Console"
+) -> "Search":
+    """Start a search, and print its texts."""
+    from fflm.search.data import LabeledData
+    from fflm.search.search import start_classifier_search
+    from fflm.search.space import CLASSIFIER_SPACE
+
+    space = read_space(context, options.pop("search"), CLASSIFIER_SPACE, "classifier")
+    options["device"] = use_device(options["device"], console.quiet)
+    prune = not options.pop("no_prune")
+    search = start_classifier_search(inputs, output, space, prune=prune, **options)
+    assert isinstance(search.data, LabeledData)
+    _show_data(search.data.data, console)
+    return search
+
+
+def _show_data(data: "ClassifierData", console: "Console") -> None:
+    """Print the sizes of the parts, the classes and the vocabulary."""
+    for name, part in data.sizes.items():
+        console.print(f"{name}: {describe_part(part)}")
+    console.print(f"classes: {', '.join(data.labels[:20])}{' ...' if len(data.labels) > 20 else ''}")
+    console.print(f"vocabulary: {len(data.reader.vocabulary):,} ({data.reader.vocabulary.rule})")
 
 
 def describe_part(sizes: dict[str, int]) -> str:

@@ -25,7 +25,7 @@ from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.stored import REMEDY
-from fflm.text.vocabulary import Vocabulary
+from fflm.text.vocabulary import Vocabulary, VocabularyAbout
 from fflm.training.examples import Scale
 from fflm.training.log import Logged
 
@@ -53,16 +53,21 @@ class TextsFile(TypedDict, total=False):
     test: PartFile
 
 
-class ClassifierFile(TrainedFile, total=False):
-    """A text classifier."""
+class DataFile(TypedDict, total=False):
+    """What a classifier's config.json says of its labels and of what its network reads."""
 
     kind: Required[Literal["classifier"]]
     labels: Required[Annotated[list[str], Meta(min_length=2)]]
     shares: Required[list[Annotated[float, Meta(gt=0, le=1)]] | None]
     input: Required[TextInput]
     scale: Required[ScaleFile | None]
+    vocabulary: Required[VocabularyAbout]
     texts: TextsFile
     counts: list[Count]
+
+
+class ClassifierFile(TrainedFile, DataFile, total=False):
+    """A text classifier."""
 
 
 class Figures(TypedDict):
@@ -260,21 +265,28 @@ def save_description(
 ) -> None:
     """Write a classifier's vocabulary and config.json."""
     reader.vocabulary.save(path / VOCABULARY)
-    scale = reader.scale and {"mean": reader.scale.mean.tolist(), "deviation": reader.scale.deviation.tolist()}
     content = {
         "format": FORMAT,
         "version": VERSION,
         "kind": "classifier",
         "network": config.to_dict(),
+        **describe_data(labels, reader, shares),
+        **about,
+        "versions": versions(),
+    }
+    write_json(path / CONFIG, content)
+
+
+def describe_data(labels: Sequence[str], reader: Reader, shares: npt.NDArray[Any] | None) -> dict[str, Any]:
+    """Return what `read_description` needs besides the network, as JSON values."""
+    scale = reader.scale and {"mean": reader.scale.mean.tolist(), "deviation": reader.scale.deviation.tolist()}
+    return {
         "labels": list(labels),
         "shares": None if shares is None else shares.tolist(),
         "input": reader.input.to_dict(),
         "scale": scale,
         "vocabulary": reader.vocabulary.to_dict(),
-        **about,
-        "versions": versions(),
     }
-    write_json(path / CONFIG, content)
 
 
 def read_description(
