@@ -4,8 +4,8 @@ Each line below has a formula as it is printed, its value, the value of the righ
 (f(w + e) - f(w - e)) / 2e, or by the library. docs/notation.md quotes the formulas and says where they are.
 
 Lecture 5 also prints its algorithm with the update inside the loop over the N examples, although the update adds up the
-gradients of all N. As it is printed, an iteration makes N steps instead of one; the third part shows how far that goes. A ReLU
-has no derivative at 0; lectures 3 and 4 take 1 there, lecture 5 takes 0, as fflm does.
+gradients of all N. As it is printed, an iteration makes N steps instead of one. Lecture 3 updates the last layer before it
+computes the errors of the hidden layer, which then belong to other weights. The third part shows what both change.
 
 Lecture 4 says that raising the probability of the right class lowers those of all others. It lowers their sum. A step of
 gradient descent may raise one of them, which the fourth part shows.
@@ -100,6 +100,15 @@ def distances(examples: int = 20) -> tuple[float, float]:
     return moved[0], moved[1]
 
 
+def hidden_errors(rate: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return delta^1 (4,) of an example with the last layer's weights after its update, and before."""
+    W, b, inputs, targets = backpropagation.example((3, 4, 1), 1)
+    a = backpropagation.forward(W, b, inputs[0])
+    errors = backpropagation.backward(W, a, targets[0])
+    updated = [W[0], W[1] - rate * np.outer(errors[1], a[1])]
+    return backpropagation.backward(updated, a, targets[0])[0], errors[0]
+
+
 def step(rate: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
     """Return the probabilities (3,) before and after a step of gradient descent on the scores, with the last class right."""
     before = softmax(SCORES)
@@ -117,6 +126,9 @@ def main() -> None:
 
     printed, right = distances()
     print(f"\n5: the algorithm, N = 20: W and b move by {printed:.4f} in an iteration as printed, by {right:.4f} with one update")
+
+    late, early = hidden_errors()
+    print(f"3: delta^1 of an example: {late.round(4)} after the update of the last layer, {early.round(4)} before")
 
     before, after = step()
     print("\n4: a step of gradient descent where the third class is right")
