@@ -17,6 +17,7 @@ FEATURES = {
     "fflm/backend/cuda/*.py": ("cuda12", "cuda13"),
     "fflm/estimators.py": ("learn",),
     "fflm/search/study.py": ("tune",),
+    "fflm/drawing.py": ("plot",),
     "fflm/plots.py": ("plot",),
 }
 """The only files that import packages of extras."""
