@@ -38,6 +38,13 @@ from fflm.cli import main
 main(("tune -q --resume new" if Path("new").exists() else "tune ids -o new {TUNE} --trials 2").split())
 """
 
+CLASSIFIER_TUNE = f"classify tune lines.tsv -o new {CLASSIFY} --trials 2 --search rate=0.01..0.1"
+CLASSIFIER_TUNE_AGAIN = f"""
+from pathlib import Path
+from fflm.cli import main
+main(("classify tune -q --resume new" if Path("new").exists() else "{CLASSIFIER_TUNE}").split())
+"""
+
 RESUME_AND_STOP = """
 from {module} import {run}
 from fflm.training.events import Evaluation
@@ -130,6 +137,12 @@ COMMANDS = {
         "tune -q --resume new --trials 3",
         (f"tune ids -o new {TUNE} --trials 2",),
         resume="same",
+        meanwhile=r"new/trial-\d(/\w[\w.]*)?",
+    ),
+    "tune classifiers": Command(
+        CLASSIFIER_TUNE,
+        resume="classify tune -q --resume new",
+        again=CLASSIFIER_TUNE_AGAIN,
         meanwhile=r"new/trial-\d(/\w[\w.]*)?",
     ),
     "tokenize": Command("tokenize text.txt -o new -q"),
