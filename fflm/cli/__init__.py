@@ -35,6 +35,7 @@ COMMANDS = {
     "generate": "Generate text from a prefix.",
     "next": "Show the distribution of the next word.",
     "score": "Measure perplexity, or score words, sentences and n-best lists.",
+    "filter": "Keep the documents of a collection that a model predicts well.",
     "mix": "Interpolate models, with tuned weights.",
     "vectors": "Export the word embeddings.",
     "neighbours": "Show the words nearest to a word.",
@@ -178,7 +179,9 @@ _FUNCTIONS = {
     "fflm.TextClassifier": "fflm classify",
     "fflm.search.search.start_search": "fflm tune",
     "fflm.text.tokenize.tokenize": "fflm tokenize",
+    "fflm.filter": "fflm filter",
     "fflm.resume": "fflm train --resume",
+    "fflm.resume_filter": "fflm filter --resume",
     "Search.resume": "fflm tune --resume",
 }
 """The commands that correspond to the functions and classes in messages of the library."""
