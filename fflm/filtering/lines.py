@@ -165,7 +165,7 @@ class JsonLines(Lines):
         try:  # the values remain as they are written, except for the text
             record: Record = _OBJECTS.decode(line)
             return _STRINGS.decode(record[self.field]), record
-        except (msgspec.DecodeError, KeyError, UnicodeDecodeError):
+        except (msgspec.DecodeError, KeyError, UnicodeDecodeError, RecursionError):
             return self._read_leniently(line)
 
     def _read_leniently(self, line: bytes) -> tuple[str, Record]:
