@@ -210,7 +210,7 @@ def _as_commands(message: str) -> str:
     def command(found: re.Match[str]) -> str:
         name, path = found["name"], found["path"]
         words = "fflm classify train --resume" if name == "fflm.resume" and path and _is_classifier(path) else _FUNCTIONS[name]
-        return f"`{' '.join(filter(None, (words, path)))}`"
+        return f"`{words} {path}`" if path else f"`{words}`"
 
     message = re.sub(rf"`(?P<name>{names})(?:\('(?P<path>.*?)'\))?`", command, message)
 

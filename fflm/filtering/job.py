@@ -1,7 +1,8 @@
 """A job that filters a collection, and goes on where it was interrupted or killed."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -159,9 +160,8 @@ def _absolute(name: str) -> str:
 def _check_free(root: Path) -> None:
     with os_errors_as_fflm_error(f"write {root}"):
         if (root / FOLDER / JOB).exists():
-            raise FflmError(
-                f"{root} has a filter's output: continue with `fflm filter --resume {root}`, or choose another folder"
-            )
+            again = f"`fflm.resume_filter('{root}')`"
+            raise FflmError(f"{root} was made by a filter: resume it with {again}, or choose another folder")
         if root.exists() and not (root.is_dir() and not any(root.iterdir())):
             raise FflmError(f"{root} exists: choose another folder")
 
@@ -231,17 +231,22 @@ class FilterJob:
     def _pass(self, writes: bool, processes: int, progress: Callable[[Progress], None] | None) -> None:
         """Go through all files, and select documents, or only score them, before the selection."""
         writer: _Writer | None = None
-        for result in self._results(self._tasks(writes), processes):
-            writer = writer or _Writer(self, result.task)
-            writer.add(result)
-            if result.task.batch is None:
-                writer.finish()
-                writer = None
-            if progress:
-                fraction = (result.task.file + result.task.fraction) / len(self.sources)
-                progress(Progress(writes, fraction, result.task.name))
+        with closing(self._tasks(writes)) as tasks, closing(self._results(tasks, processes)) as results:
+            try:
+                for result in results:
+                    writer = writer or _Writer(self, result.task)
+                    writer.add(result)
+                    if result.task.batch is None:
+                        writer.finish()
+                        writer = None
+                    if progress:
+                        fraction = (result.task.file + result.task.fraction) / len(self.sources)
+                        progress(Progress(writes, fraction, result.task.name))
+            finally:
+                if writer:
+                    writer.abandon()
 
-    def _tasks(self, writes: bool) -> Iterator[Task]:
+    def _tasks(self, writes: bool) -> Generator[Task, None, None]:
         """Yield the batches that are left of all files."""
         measured = writes and self.settings.selection.keep is not None
         for index, source in enumerate(self.sources):
@@ -260,7 +265,7 @@ class FilterJob:
                     first += batch.records
             yield task._replace(fraction=1.0)
 
-    def _results(self, tasks: Iterator[Task], processes: int) -> Iterator[Result]:
+    def _results(self, tasks: Iterator[Task], processes: int) -> Generator[Result, None, None]:
         """Yield the results of tasks, from worker processes if it takes long."""
         started = time.process_time()
         arguments = (self._model, self.settings, self._threshold)
@@ -277,8 +282,10 @@ class FilterJob:
         return np.fromfile(path, MEASURES, count, offset=start * MEASURES.itemsize)
 
     def _all_measures(self) -> Measures:
-        """Return the measures of all records."""
-        return np.concatenate([np.empty(0, MEASURES), *(self._measures(index, 0, -1) for index in range(len(self.sources)))])
+        """Return the measures of all records, from the pass that made them."""
+        writes = self.settings.selection.keep is None
+        counts = [self.journal.states[writes, index].records for index in range(len(self.sources))]
+        return np.concatenate([np.empty(0, MEASURES), *(self._measures(index, 0, count) for index, count in enumerate(counts))])
 
     def _report(self) -> Report:
         """Return the report on a job that is complete."""
@@ -372,6 +379,11 @@ class _Writer:
         self._journal.write(*self._key, self._broken)
         self._broken = {}
         self._saved = time.monotonic()
+
+    def abandon(self) -> None:
+        """Close the files in progress as they are."""
+        for part in self._parts.values():
+            part.abandon()
 
     def finish(self) -> None:
         """Complete the files in progress, and move them below the output folder."""

@@ -83,6 +83,10 @@ class BytesPart:
         self.sync()
         self._file.close()
 
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        self._file.close()
+
 
 @dataclass(frozen=True)
 class Lines:

@@ -144,3 +144,7 @@ class _ParquetPart:
         self._writer.close()
         with self._path.open("rb") as file:
             os.fsync(file.fileno())
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        self._writer.close()

@@ -71,6 +71,9 @@ class Part(Protocol):
     def close(self) -> None:
         """Complete the file, and close it."""
 
+    def abandon(self) -> None:
+        """Close the file as it is."""
+
 
 class Format(Protocol):
     """A format of collections, in which a file is read in batches of records.

@@ -108,6 +108,7 @@ def _remote_sources(url: str) -> Iterator[Source]:
             folder, paths = path.rstrip("/"), sorted(system.find(path))
         else:
             folder, paths = path.rpartition("/")[0], [path]
+            system.info(path)
     relative = {each: each.removeprefix(folder).lstrip("/") for each in paths}
     visible = {each: name for each, name in relative.items() if not any(part.startswith(".") for part in name.split("/"))}
     if not visible:

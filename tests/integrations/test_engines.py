@@ -11,6 +11,9 @@ import fflm
 from fflm.errors import FflmError
 from fflm.integrations.texts import BatchFilter, TextFilter
 
+# Ray reads settings of its own that it has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+
 GENERATOR = np.random.default_rng(7)
 TEXTS = [" ".join(GENERATOR.choice(["the", "cat", "dog", "said", ".", "zebra"], size)) for size in GENERATOR.integers(2, 30, 200)]
 CONDITIONS = {"max_perplexity": 20, "max_oov": 0.2}
