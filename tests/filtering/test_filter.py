@@ -250,7 +250,7 @@ def attempts():
 
 print(*attempts())
 """
-"""A program whose child processes filter, and are killed at their seventh line of the journal or complete file, until one ends."""
+"""A program whose child processes filter, and are killed at their seventh line of the journal or file, until one ends."""
 
 
 def write_collection():
