@@ -79,7 +79,7 @@ def test_datatrove_keeps_the_documents_of_the_filter(folder, tmp_path):
 def test_ray_data_keeps_the_documents_of_the_filter(folder):
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
     try:
         rows = ray.data.read_json(str(folder / "in"))
         options = {"field": "text", **CONDITIONS}
