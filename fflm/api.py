@@ -1,6 +1,7 @@
 """The library in a few functions: train and load models. What they can do are their methods."""
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 from fflm.arguments import Device, PathLike, Paths, Size, checked, to_path, with_options
@@ -16,7 +17,10 @@ from fflm.models.neural.model import NeuralModel
 from fflm.models.ngram import train as ngram_train
 from fflm.models.ngram.model import NgramModel
 from fflm.progress import ProgressPrinter
+from fflm.search.search import Search
+from fflm.search.study import SEARCH
 from fflm.signals import ctrl_c
+from fflm.training.events import Event
 from fflm.training.session import Callback, Session
 
 SESSIONS: dict[str, type[Session]] = {"network": neural_train.TrainingSession, "classifier": classifier_train.ClassifierSession}
@@ -80,18 +84,18 @@ def resume(
     verbose: bool = False,
     callback: Callback | None = None,
 ) -> NeuralModel | TextClassifier:
-    """Resume the training of a neural language model or text classifier and return the best one.
+    """Resume the training of a neural language model or text classifier, or a search, and return the best model.
 
     The result is bit for bit that of training that was never interrupted, on the same machine with the same libraries.
 
     Parameters
     ----------
     path
-        The folder of the model.
+        The folder of the model, or of a search (`fflm tune`), which runs its remaining trials.
     epochs
-        A new number of epochs, to train for longer.
+        A new number of epochs, to train for longer; not for a search.
     device
-        The device to continue on, if not the one that trained so far. Results differ by rounding.
+        The device to continue on, if not the one that trained so far; not for a search. Results differ by rounding.
     verbose, callback
         As `train` takes them.
 
@@ -103,6 +107,10 @@ def resume(
         After Ctrl-C, as `train`.
     """
     path = to_path("path", path)
+    if (path / SEARCH).is_file():
+        if epochs is not None or device is not None:
+            raise FflmError(f"{path} is a search, whose trials keep their settings: leave out `epochs` and `device`")
+        return _resume_search(path, verbose, callback)
     kind = read_config(path).get("kind", "network")
     if kind not in SESSIONS:
         raise FflmError(f"{path} is not a network or a text classifier: only their training can be resumed")
@@ -113,9 +121,35 @@ def resume(
     return model
 
 
+def _resume_search(path: Path, verbose: bool, callback: Callback | None) -> NeuralModel | TextClassifier:
+    """Run the remaining trials of a search, and return the best model; raise a KeyboardInterrupt as `_finish`."""
+    search = Search.resume(path)
+    callbacks = _callbacks(verbose, callback)
+    with ctrl_c() as interrupted:
+        for event in search.events():
+            stop = interrupted.received
+            if stop:
+                search.save()
+            elif search.run and isinstance(event, Event):
+                interrupted.deferred = True
+                for each in callbacks:
+                    each(search.run, event)
+            if stop:
+                raise KeyboardInterrupt(f"stopped and saved: `fflm.resume('{path}')` resumes the search")
+    if search.best is None:
+        raise FflmError(f"{path} has no complete trial: start another search, over other settings")
+    model = load_model(search.folder(search.best), search.compute.device)
+    assert isinstance(model, NeuralModel | TextClassifier)
+    return model
+
+
+def _callbacks(verbose: bool, callback: Callback | None) -> list[Callback]:
+    return [*([ProgressPrinter()] if verbose else []), *([callback] if callback else [])]
+
+
 def _finish(session: Session, verbose: bool, callback: Callback | None) -> None:
     """Train to the end; raise a KeyboardInterrupt that says how to resume if Ctrl-C comes."""
-    callbacks: list[Callback] = [*([ProgressPrinter()] if verbose else []), *([callback] if callback else [])]
+    callbacks = _callbacks(verbose, callback)
     ended = False
     with ctrl_c() as interrupted, contextlib.suppress(KeyboardInterrupt):
         ended = session.finish(*callbacks)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -180,21 +180,24 @@ def draw_trials(
     caption: str,
     path: Path,
     *,
+    measure: Literal["perplexity", "loss"] = "perplexity",
     overwrite: bool = True,
 ) -> str:
-    """Draw the validation perplexities of the trials of a search, in their order and over each setting that is searched.
+    """Draw the validation perplexities (or losses) of the trials of a search, in order and over each setting that is searched.
 
     Parameters
     ----------
     name
         Name of the search.
     trials
-        For each trial ``number``, ``state`` ("complete" or another one), ``perplexity`` or None, and ``values``: the value of
-        each setting by name, a number or one of the choices.
+        For each trial ``number``, ``state`` ("complete" or another one), ``perplexity`` (or ``loss``) or None, and ``values``:
+        the value of each setting by name, a number or one of the choices.
     scales
         For each setting that is searched, ``"log"``, ``"linear"``, or its choices.
     caption
-        The evaluation conditions of the perplexities.
+        The evaluation conditions of the perplexities, or the figures of the best model.
+    measure
+        What is drawn of each trial.
     path, overwrite
         As for `draw_curves`.
 
@@ -208,7 +211,7 @@ def draw_trials(
     FflmError
         If matplotlib is missing, no trial is complete, or the plot cannot be written.
     """
-    drawn = [trial for trial in trials if trial["perplexity"] is not None and trial["perplexity"] < LARGEST]
+    drawn = [trial for trial in trials if trial[measure] is not None and trial[measure] < LARGEST]
     complete = [trial for trial in drawn if trial["state"] == "complete"]
     if not complete:
         raise FflmError(f"{name} has no complete trial yet, so there is nothing to draw: let it run for longer")
@@ -219,11 +222,11 @@ def draw_trials(
     grid = figure.add_gridspec(1 + rows, columns, height_ratios=(1.4, *[1] * rows))
     upper = figure.add_subplot(grid[0, :])
     panels = [figure.add_subplot(grid[1 + i // columns, i % columns], sharey=upper) for i in range(len(scales))]
-    _scatter(upper, drawn, [trial["number"] for trial in drawn])
+    _scatter(upper, drawn, [trial["number"] for trial in drawn], measure)
     for axes, (setting, scale) in zip(panels, scales.items(), strict=True):
         values = [trial["values"][setting] for trial in drawn]
-        _scatter(axes, drawn, values if isinstance(scale, str) else [scale.index(value) for value in values])
-    _draw_progress(upper, complete, trials[-1]["number"])
+        _scatter(axes, drawn, values if isinstance(scale, str) else [scale.index(value) for value in values], measure)
+    _draw_progress(upper, complete, trials[-1]["number"], measure)
     handles, labels = upper.get_legend_handles_labels()
     _outside(figure, f"Search in {_short(name)}", handles, labels, columns=4)
     for axes, (setting, scale) in zip(panels, scales.items(), strict=True):
@@ -234,29 +237,30 @@ def draw_trials(
     return _save(figure, path, overwrite)
 
 
-def _scatter(axes: Any, trials: Sequence[Mapping[str, Any]], x: Sequence[float]) -> None:
-    """Draw the perplexities of trials over numbers x (N,), with a marker each for complete, incomplete and the best trials."""
+def _scatter(axes: Any, trials: Sequence[Mapping[str, Any]], x: Sequence[float], measure: str) -> None:
+    """Draw ``measure`` of trials over numbers x (N,), with a marker each for complete, incomplete and the best trials."""
     complete = [i for i, trial in enumerate(trials) if trial["state"] == "complete"]
     incomplete = [i for i, trial in enumerate(trials) if trial["state"] != "complete"]
-    best = min(complete, key=lambda i: trials[i]["perplexity"])
-    label = f"best: trial {trials[best]['number']}, {trials[best]['perplexity']:,.1f}"
+    best = min(complete, key=lambda i: trials[i][measure])
+    value = trials[best][measure]
+    label = f"best: trial {trials[best]['number']}, {f'{value:,.1f}' if measure == 'perplexity' else f'{value:.4f}'}"
     groups: list[tuple[list[int], dict[str, Any]]] = [
         (complete, {"marker": "o", "color": COLORS[0], "alpha": 0.8, "label": "complete"}),
         (incomplete, {"marker": "x", "color": COLORS[1], "alpha": 0.8, "label": "incomplete"}),
         ([best], {"marker": "*", "color": COLORS[2], "s": 200, "edgecolor": "white", "label": label}),
     ]
     for group, style in groups:
-        axes.scatter([x[i] for i in group], [trials[i]["perplexity"] for i in group], **{"s": 25, "zorder": 3, **style})
+        axes.scatter([x[i] for i in group], [trials[i][measure] for i in group], **{"s": 25, "zorder": 3, **style})
 
 
-def _draw_progress(axes: Any, complete: Sequence[Mapping[str, Any]], last: int) -> None:
-    """Draw the best perplexity so far over the numbers of the complete trials up to the ``last`` trial, and label the axes."""
+def _draw_progress(axes: Any, complete: Sequence[Mapping[str, Any]], last: int, measure: str) -> None:
+    """Draw the best value so far over the numbers of the complete trials up to the ``last`` trial, and label the axes."""
     from matplotlib.ticker import MaxNLocator
 
-    best = list(itertools.accumulate((trial["perplexity"] for trial in complete), min))
+    best = list(itertools.accumulate((trial[measure] for trial in complete), min))
     numbers = [trial["number"] for trial in complete]
     axes.step([*numbers, last], [*best, best[-1]], where="post", color=COLORS[2], label="best so far")
-    axes.set_ylabel("validation perplexity\n(log scale)")
+    axes.set_ylabel(f"validation {measure}\n(log scale)")
     _logarithmic(axes.yaxis)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0.5, last + 0.5)

@@ -19,7 +19,7 @@ def check(config: NetworkConfig, rows: Array, words: int) -> None:
         sees = f"{width} {'numbers' if config.input == 'numbers' else 'words'}" if width else "rows of words"
         raise ValueError(f"contexts of the shape {rows.shape}, but the network sees {sees}")
     if config.input != "numbers":
-        check_range("contexts", rows, words, 0 if config.input == "window" else -1)
+        check_range("contexts", rows, words, 0 if config.outputs is None else -1)
 
 
 def check_range(name: str, ids: Array, limit: int, lowest: int = 0) -> None:
@@ -38,7 +38,8 @@ def read(backend: Backend, config: NetworkConfig, embeddings: Array, rows: Array
     embeddings
         (V + 1, m), None where the input is numbers.
     rows
-        (B, n) int32 words of a window; or (B, L) int32 words of texts, each filled up with -1; or (B, I) numbers.
+        (B, n) int32 words of a window, of a classifier also -1 where there is none; or (B, L) int32 words of texts, each filled
+        up with -1; or (B, I) numbers.
 
     Returns
     -------
