@@ -211,6 +211,7 @@ class Laboratory:
         (self.base / "text.txt").write_text(TEXT, encoding="utf-8")
         (self.base / "lines.tsv").write_text(LINES, encoding="utf-8")
         (self.base / "tiny.arpa").write_text(ARPA)
+        self.server.prepare(["corpus", "list"], self.base)  # so that messages look the same whatever command is the first
         self.run_checked(["tokenize", "text.txt", "-o", "ids", "-q", "--valid", "10%"], self.base)
         self.experiments = {}
 
