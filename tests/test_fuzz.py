@@ -58,6 +58,8 @@ from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.vocabulary import Vocabulary, VocabularyRule, read_words
 from fflm.text.windows import Windows
 
+pytestmark = pytest.mark.fuzz
+
 TIMES = float(os.environ.get("FFLM_FUZZ", "0.1"))
 
 MEMORY = 1 << 30
