@@ -7,6 +7,7 @@ verified to the recorded results.
 """
 
 import json
+import os
 import random
 import sys
 import tempfile
@@ -56,6 +57,7 @@ def spark(model: Path, records: Records) -> set[str]:
 
     from fflm.integrations.spark import perplexity_column
 
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     session = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false").getOrCreate()
     frame = session.createDataFrame([(record["id"], record["text"]) for record in records], ["id", "text"]).repartition(2)
     perplexity = perplexity_column(model)
