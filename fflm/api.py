@@ -13,8 +13,9 @@ from fflm.filtering.job import Progress, Report, resume_job, start_job
 from fflm.filtering.settings import FilterSettings, Selection
 from fflm.models.classifier import train as classifier_train
 from fflm.models.classifier.model import TextClassifier
-from fflm.models.folder import read_config
+from fflm.models.folder import KINDS, read_config
 from fflm.models.language_model import LanguageModel
+from fflm.models.load import import_class
 from fflm.models.load import load as load_model
 from fflm.models.neural import train as neural_train
 from fflm.models.neural.model import NeuralModel
@@ -26,9 +27,6 @@ from fflm.search.study import SEARCH
 from fflm.signals import ctrl_c
 from fflm.training.events import Event
 from fflm.training.session import Callback, Session
-
-SESSIONS: dict[str, type[Session]] = {"network": neural_train.TrainingSession, "classifier": classifier_train.ClassifierSession}
-"""The sessions that can be resumed, by the kind of model."""
 
 
 @checked
@@ -115,10 +113,10 @@ def resume(
         if epochs is not None or device is not None:
             raise FflmError(f"{path} is a search, whose trials keep their settings: leave out `epochs` and `device`")
         return _resume_search(path, verbose, callback)
-    kind = read_config(path).get("kind", "network")
-    if kind not in SESSIONS:
+    kind = KINDS.get(read_config(path).get("kind", "network"))
+    if kind is None or kind.session is None:
         raise FflmError(f"{path} is not a network or a text classifier: only their training can be resumed")
-    session = SESSIONS[kind].resume(path, epochs=epochs, device=device)
+    session: Session = import_class(kind.session).resume(path, epochs=epochs, device=device)
     _finish(session, verbose, callback)
     model = load_model(session.path, session.compute.device)
     assert isinstance(model, NeuralModel | TextClassifier)

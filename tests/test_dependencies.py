@@ -17,6 +17,7 @@ FEATURES = {
     "fflm/backend/cuda/*.py": ("cuda12", "cuda13"),
     "fflm/estimators.py": ("learn",),
     "fflm/search/study.py": ("tune",),
+    "fflm/drawing.py": ("plot",),
     "fflm/plots.py": ("plot",),
     "fflm/filtering/parquet.py": ("filter",),
     "fflm/filtering/sources.py": ("filter",),

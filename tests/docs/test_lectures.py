@@ -162,10 +162,12 @@ def scripts() -> dict[str, list[str]]:
     return found
 
 
+OWN_TESTS = {"examples/augmentation.py", "examples/iris.py", "examples/sliding_window.py"}
+"""Scripts that take long, and whose output test_examples_networks.py checks."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "script", sorted(set(scripts()) - {"examples/augmentation.py"})
-)  # that has tests of its own, and takes minutes
+@pytest.mark.parametrize("script", sorted(set(scripts()) - OWN_TESTS))
 def test_scripts_print_what_the_topics_say(script, capsys, monkeypatch):
     path, *arguments = script.split()
     monkeypatch.setattr(sys, "argv", [path, *arguments])
