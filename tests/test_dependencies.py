@@ -23,7 +23,7 @@ FEATURES = {
     "fflm/filtering/sources.py": ("filter",),
 }
 """The only files that import packages of extras."""
-ENGINES = {"data_juicer", "dask", "datatrove", "nemo_curator", "pandas", "pyspark", "ray"}
+ENGINES = {"data_juicer", "dask", "datasets", "datatrove", "nemo_curator", "pandas", "pyspark", "ray"}
 """Packages of the engines for which `fflm.integrations` has filters, whose users have installed them."""
 COMPARED = {"fasttext", "kenlm", "tokenizers", "torch"}
 """Packages that benchmarks compare with fflm, and that have to be installed by hand."""

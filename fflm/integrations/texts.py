@@ -3,7 +3,7 @@
 import functools
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +99,14 @@ class BatchFilter(TextFilter):
         columns = {name: _take(values, rows) for name, values in batch.items()}
         return columns | {PREFIX + name: np.array([scores[row][PREFIX + name] for row in rows], float) for name in FIGURES}
 
-    def records(self, records: Iterable[Mapping[str, Any]]) -> Iterator[Record]:
-        """Yield the records that are kept, with a field for each score."""
+    def records(self, records: Iterable[Mapping[str, Any]]) -> list[Record]:
+        """Return the records that are kept, with a field for each score."""
+        result: list[Record] = []
         rest = iter(records)
         while batch := list(itertools.islice(rest, ROWS)):
             kept, scores = self.judge([record.get(self.field) for record in batch])
-            yield from ({**record, **own} for record, own, keep in zip(batch, scores, kept.tolist(), strict=True) if keep)
+            result += [{**record, **own} for record, own, keep in zip(batch, scores, kept.tolist(), strict=True) if keep]
+        return result
 
 
 def _take(values: Any, rows: npt.NDArray[np.intp]) -> Any:

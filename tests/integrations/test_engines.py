@@ -45,7 +45,7 @@ def test_batch_filter_keeps_rows_of_columns_and_records(folder):
         found = [dict(zip(result, row, strict=True)) for row in zip(*result.values(), strict=True)]
         assert found == kept_records(folder)
     records = ({"id": id_, "text": text} for id_, text in zip(ids, TEXTS, strict=True))
-    assert list(batches.records(records)) == kept_records(folder)
+    assert batches.records(records) == kept_records(folder)
 
 
 def test_text_filter_leaves_out_what_is_not_text_and_refuses_a_share(folder):
