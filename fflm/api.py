@@ -1,16 +1,21 @@
 """The library in a few functions: train and load models. What they can do are their methods."""
 
 import contextlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fflm.arguments import Device, PathLike, Paths, Size, checked, to_path, with_options
+from fflm.arguments import Device, PathLike, Paths, Processes, Size, checked, parameters, refuse_unknown, to_path, with_options
 from fflm.backend.devices import choose_device
 from fflm.errors import FflmError
+from fflm.filtering.job import Progress, Report, resume_job, start_job
+from fflm.filtering.settings import FilterSettings, Selection
 from fflm.models.classifier import train as classifier_train
 from fflm.models.classifier.model import TextClassifier
-from fflm.models.folder import read_config
+from fflm.models.folder import KINDS, read_config
 from fflm.models.language_model import LanguageModel
+from fflm.models.load import import_class
 from fflm.models.load import load as load_model
 from fflm.models.neural import train as neural_train
 from fflm.models.neural.model import NeuralModel
@@ -22,9 +27,6 @@ from fflm.search.study import SEARCH
 from fflm.signals import ctrl_c
 from fflm.training.events import Event
 from fflm.training.session import Callback, Session
-
-SESSIONS: dict[str, type[Session]] = {"network": neural_train.TrainingSession, "classifier": classifier_train.ClassifierSession}
-"""The sessions that can be resumed, by the kind of model."""
 
 
 @checked
@@ -111,10 +113,10 @@ def resume(
         if epochs is not None or device is not None:
             raise FflmError(f"{path} is a search, whose trials keep their settings: leave out `epochs` and `device`")
         return _resume_search(path, verbose, callback)
-    kind = read_config(path).get("kind", "network")
-    if kind not in SESSIONS:
+    kind = KINDS.get(read_config(path).get("kind", "network"))
+    if kind is None or kind.session is None:
         raise FflmError(f"{path} is not a network or a text classifier: only their training can be resumed")
-    session = SESSIONS[kind].resume(path, epochs=epochs, device=device)
+    session: Session = import_class(kind.session).resume(path, epochs=epochs, device=device)
     _finish(session, verbose, callback)
     model = load_model(session.path, session.compute.device)
     assert isinstance(model, NeuralModel | TextClassifier)
@@ -208,3 +210,72 @@ def train_classifier(
     session = classifier_train.start_session(inputs, path, **options)
     _finish(session, verbose, callback)
     return TextClassifier.load(session.path, session.compute.device)
+
+
+SELECTION = parameters(Selection)
+"""The options of `filter` that are conditions."""
+
+FILTER = {**SELECTION, **parameters(FilterSettings, "selection")}
+"""The options of `filter`."""
+
+
+@with_options(FILTER)
+def filter(
+    inputs: Paths,
+    output: PathLike,
+    model: PathLike,
+    *,
+    processes: Processes = None,
+    progress: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> Report:
+    """Keep the documents of a collection that a model predicts well, and score each document.
+
+    Each file has its filtered file of the same name, format and order in the output folder. Without a condition, all documents
+    are kept, so that they are only scored.
+
+    Parameters
+    ----------
+    inputs
+        Files and folders, one or several, as paths or as URLs that fsspec opens: JSON lines, Parquet, or plain text with a
+        document per line.
+    output
+        The folder, or URL, for the filtered files.
+    model
+        The folder of the model.
+    processes
+        Number of worker processes, by default one for each processor that this process may use. They are started only if a pass
+        takes more than a few seconds. They are spawned, so a script that calls this function needs the usual
+        ``if __name__ == "__main__"``.
+    progress
+        A function that is called after each batch of documents.
+
+    Raises
+    ------
+    FflmError
+        If an option is not valid, a file cannot be read or written, or the output exists. `resume_filter` continues a filter that
+        was interrupted or killed, without losing or repeating a document.
+    """
+    refuse_unknown(options.keys() - FILTER.keys(), FILTER)
+    selection = Selection(**{name: value for name, value in options.items() if name in SELECTION})
+    settings = FilterSettings(selection, **{name: value for name, value in options.items() if name not in SELECTION})
+    several = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+    return start_job([os.fspath(each) for each in several], os.fspath(output), model, settings).run(processes, progress)
+
+
+def resume_filter(output: PathLike, *, processes: Processes = None, progress: Callable[[Progress], None] | None = None) -> Report:
+    """Continue a filter that was interrupted or killed; the files are those of a filter that was not.
+
+    Parameters
+    ----------
+    output
+        The output of `filter`.
+    processes, progress
+        As `filter` takes them.
+
+    Raises
+    ------
+    FflmError
+        If there is no such output, its files are damaged, or the model has changed.
+    """
+    return resume_job(os.fspath(output)).run(processes, progress)

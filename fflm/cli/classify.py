@@ -30,7 +30,7 @@ from fflm.cli.options import (
     threads_option,
 )
 from fflm.cli.progress import View, describe_resumed, resume_run, row_end, row_start
-from fflm.cli.report import message_console, show_word
+from fflm.cli.report import describe_classification, message_console, show_word
 from fflm.cli.tables import Column, stdout_width, table
 from fflm.cli.tune import read_space, resume_search, run_search, search_options
 
@@ -336,20 +336,11 @@ def describe_part(sizes: dict[str, int]) -> str:
     return f"{sizes[kind]:,} {kind}, {sizes['words']:,} words"
 
 
-def describe(figures: dict[str, Any], unit: str) -> str:
-    """Return a line with figures, given `fflm.models.classifier.metrics.Report.to_dict` and what an example is called."""
-    return (
-        f"accuracy {figures['accuracy']:.2%}, macro F1 {figures['macro_f1']:.4f}, "
-        f"loss {figures['loss']:.4f} nats per {unit}, over {figures['examples']:,} {unit}s"
-    )
-
-
 def _view(run: "ClassifierSession") -> View:
     """Return how the training of a classifier is displayed."""
     unit = run.data.reader.input.unit
-    return View(
-        "classifier", "fflm classify train", EVALUATIONS, f"{unit}s/s", _row, _loss, functools.partial(describe, unit=unit)
-    )
+    describe = functools.partial(describe_classification, unit=unit)
+    return View("classifier", "fflm classify train", EVALUATIONS, f"{unit}s/s", _row, _loss, describe)
 
 
 @command.command()
@@ -486,7 +477,11 @@ def _report(report: "Report", unit: str) -> list[str]:
     width, labels = stdout_width(), [show_word(label) for label in report.labels]
     columns = zip(labels, report.precision, report.recall, report.f1, report.support, strict=True)
     rows = [[label, *(f"{share:.4f}" for share in shares), f"{support:,}"] for label, *shares, support in columns]
-    lines = [describe(report.to_dict(), unit), f"0-1 loss {report.zero_one_loss:.4f}, the share of wrong predictions", ""]
+    lines = [
+        describe_classification(report.to_dict(), unit),
+        f"0-1 loss {report.zero_one_loss:.4f}, the share of wrong predictions",
+        "",
+    ]
     lines += table("lrrrr", ["", "precision", "recall", "F1", f"{unit}s"], rows, width)
     if len(labels) > CLASSES:
         return [*lines, "", f"confusion matrix of {len(labels)} classes: see --json"]

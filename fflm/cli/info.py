@@ -10,7 +10,15 @@ import click
 
 from fflm.cli.loading import find_model
 from fflm.cli.options import json_option, model_option, quiet_option
-from fflm.cli.report import EVALUATIONS, describe_perplexity, describe_text, echo_json, show_training, show_valid
+from fflm.cli.report import (
+    EVALUATIONS,
+    describe_classification,
+    describe_perplexity,
+    describe_text,
+    echo_json,
+    show_training,
+    show_valid,
+)
 from fflm.cli.tables import Column, printable, stdout_width, table
 from fflm.errors import FflmError
 
@@ -209,7 +217,7 @@ def _best(about: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> l
 
 def _classifier_lines(path: Path, about: dict[str, Any]) -> list[str]:
     """Return the description of a text classifier as lines."""
-    from fflm.cli.classify import EVALUATIONS, describe, describe_part, show_valid
+    from fflm.cli.classify import EVALUATIONS, describe_part, show_valid
     from fflm.models.classifier.settings import TextInput
 
     lines = _network(path, about)
@@ -230,7 +238,7 @@ def _classifier_lines(path: Path, about: dict[str, Any]) -> list[str]:
     def losses(event: dict[str, Any]) -> list[str]:
         return [f"{event['train_loss']:.4f}", *show_valid(event["valid"])]
 
-    best = _best(about, functools.partial(describe, unit=input.unit))
+    best = _best(about, functools.partial(describe_classification, unit=input.unit))
     return [*lines, *_history(about, EVALUATIONS, about["texts"]["train"]["texts"], losses), *best]
 
 

@@ -25,7 +25,7 @@ from fflm.cli.options import (
     training_options,
 )
 from fflm.cli.progress import end_or_stop
-from fflm.cli.report import describe_perplexity, describe_text, echo_json, message_console, tokenizing
+from fflm.cli.report import describe_classification, describe_perplexity, describe_text, echo_json, message_console, tokenizing
 from fflm.cli.tables import Column, LiveTable, stdout_width, table
 from fflm.errors import FflmError, did_you_mean
 from fflm.signals import interruption
@@ -304,9 +304,7 @@ def describe_valid(search: "Search", figures: dict[str, Any]) -> str:
     from fflm.search.data import LabeledData
 
     if isinstance(search.data, LabeledData):
-        from fflm.cli.classify import describe
-
-        return describe(figures, search.data.data.reader.input.unit)
+        return describe_classification(figures, search.data.data.reader.input.unit)
     return describe_perplexity(figures)
 
 

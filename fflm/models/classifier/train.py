@@ -13,7 +13,7 @@ from fflm.arguments import Device, Overwrite, PathLike, Paths, check, checked, p
 from fflm.arrays import CONFIG
 from fflm.backend.devices import Compute
 from fflm.errors import FflmError
-from fflm.files import NewFolder, os_errors_as_fflm_error
+from fflm.files import NewFolder
 from fflm.models.classifier.data import ClassifierData, LabeledSource
 from fflm.models.classifier.features import read_lexicon
 from fflm.models.classifier.metrics import Report
@@ -78,8 +78,6 @@ def start_session(
         raise FflmError("features have no embeddings: leave out `vectors`, or choose another `input`")
     if request.settings.frozen and start is None:
         raise FflmError("only embeddings that are given can be frozen: give `vectors`")
-    with os_errors_as_fflm_error(f"write {place}"):
-        place.parent.mkdir(parents=True, exist_ok=True)
     with NewFolder(place, lambda: check_free(place, overwrite)) as new:
         data, config, settings = request.read()
         embeddings = read_embeddings(start, data.reader.vocabulary) if start else None
