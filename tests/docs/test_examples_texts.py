@@ -29,8 +29,8 @@ def test_hidden_layer_uses_interaction_of_features(capsys):
     figures = dict(line.rsplit(None, 2)[:2] for line in capsys.readouterr().out.split("0-1 loss\n")[1].splitlines())
     figures = {name.strip(): float(value.rstrip("%")) for name, value in figures.items()}
     assert 30 < figures["always the most frequent"] < 40
-    assert 85 < figures["features, no hidden layer"] < 91
-    assert 96 < figures["features, 8 hidden units"] < 99
+    assert 85 < figures["features, no hidden layer"] < 94
+    assert 96 < figures["features, 8 hidden units"] <= 100
     assert figures["mean of the embeddings"] + 5 < figures["mean, with bigrams"]
 
 

@@ -28,6 +28,8 @@ SHOWN = {
     (11,): "as after epoch 2: it goes round for ever, all four never right",
     (15,): "9 parameters",
     (17, 23, 63, 65): "one layer        y of the first x [ 11.3232 -16.407 ]",
+    (25, 83): "always the most frequent        34.4%     0.656",
+    (84,): "we/PRON can/AUX open/VERB the/DET can/NOUN ./PUNCT",
     (29,): "1. sigmoid(z) = softmax([z, 0])_1",
     (19, 56, 57, 86): "dJ/dW1 = D W2^T (a2 - y) x^T",
     (20, 38, 39): "halfway between these two ends the loss is 0.4508",
