@@ -79,7 +79,7 @@ def launches() -> dict[str, dict[str, Callable[[], Any]]]:
     def product(arrays: list[Any], ids: Any, real: Any, signed: Any, unsigned: Any) -> tuple[Any, ...]:
         a, b, c, bias, highest, totals, factors = arrays
         sizes = unsigned(8), unsigned(8), real(0)
-        return a, b, c, *sizes, bias, signed(0), highest, totals, factors, ids, real(0), real(0)
+        return a, b, c, *sizes, bias, signed(0), real(0), highest, totals, factors, ids, real(0), real(0)
 
     ours = product(many, targets, c_float, c_int32, c_uint32)
     theirs = product(many_theirs, targets_theirs, np.float32, np.int32, np.uint32)
@@ -93,7 +93,7 @@ def launches() -> dict[str, dict[str, Callable[[], Any]]]:
     add, layer = cuda_kernels.add, PRODUCTS["layer"]
     return {
         "2 arrays": {"fflm": own(add, tuple(few)), "numba.cuda": numba_cuda(add, tuple(few_theirs))},
-        "8 arrays, 6 numbers": {"fflm": own(layer, ours), "numba.cuda": numba_cuda(layer, theirs)},
+        "8 arrays, 7 numbers": {"fflm": own(layer, ours), "numba.cuda": numba_cuda(layer, theirs)},
     }
 
 

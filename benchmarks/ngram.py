@@ -27,7 +27,8 @@ from fflm.cli.report import describe_perplexity
 from fflm.errors import FflmError
 from fflm.models.ngram.estimate import estimate
 from fflm.models.ngram.model import NgramModel
-from fflm.models.ngram.train import ORDER, estimate_model
+from fflm.models.ngram.settings import ORDER
+from fflm.models.ngram.train import estimate_model
 from fflm.models.scoring import score_part
 from fflm.text.corpus import Corpus
 

@@ -73,7 +73,7 @@ def probabilities() -> np.ndarray:
 
 def draw(path: Path) -> None:
     """Draw the network with its weights."""
-    from fflm.plots import draw_network
+    from fflm.drawing import draw_network
 
     own, parameters = network()
     lengths = ("sepal length", "sepal width", "petal length", "petal width")

@@ -1,6 +1,6 @@
 """Drawings of networks: layers, units and weights.
 
-`fflm.plots.draw_network` draws any network of the library. Each unit is a circle, each weight a line from the unit that is read
+`fflm.drawing.draw_network` draws any network of the library. Each unit is a circle, each weight a line from the unit that is read
 to the one that reads it, and each bias the weight of a unit that is always +1. Without weights the lines are gray; with them,
 positive ones are blue, negative ones red, and the larger, the thicker. Of large layers only some units are drawn. The networks
 here are
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{total:,} parameters")
 
     if options.plot:
-        from fflm.plots import draw_network
+        from fflm.drawing import draw_network
 
         draw_network(config, options.plot, parameters)
 

@@ -16,7 +16,7 @@ from fflm.errors import FflmError
 
 TYPE_CHECKING = False  # type checkers treat it as true, like that of typing, which takes long to import
 if TYPE_CHECKING:
-    from fflm.api import load, resume, train, train_classifier, train_ngram
+    from fflm.api import filter, load, resume, resume_filter, train, train_classifier, train_ngram
     from fflm.estimators import FeedforwardClassifier, FeedforwardRegressor
     from fflm.models.classifier.model import TextClassifier
     from fflm.models.language_model import LanguageModel
@@ -44,9 +44,11 @@ __all__ = [
     "Score",
     "TextClassifier",
     "__version__",
+    "filter",
     "load",
     "mix",
     "resume",
+    "resume_filter",
     "train",
     "train_classifier",
     "train_ngram",
@@ -63,9 +65,11 @@ _LAZY = {
     "NgramModel": "fflm.models.ngram.model",
     "Score": "fflm.models.scoring",
     "TextClassifier": "fflm.models.classifier.model",
+    "filter": "fflm.api",
     "load": "fflm.api",
     "mix": "fflm.models.mixture.train",
     "resume": "fflm.api",
+    "resume_filter": "fflm.api",
     "train": "fflm.api",
     "train_classifier": "fflm.api",
     "train_ngram": "fflm.api",

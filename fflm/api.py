@@ -1,26 +1,32 @@
 """The library in a few functions: train and load models. What they can do are their methods."""
 
 import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from fflm.arguments import Device, PathLike, Paths, Size, checked, to_path, with_options
+from fflm.arguments import Device, PathLike, Paths, Processes, Size, checked, parameters, refuse_unknown, to_path, with_options
 from fflm.backend.devices import choose_device
 from fflm.errors import FflmError
+from fflm.filtering.job import Progress, Report, resume_job, start_job
+from fflm.filtering.settings import FilterSettings, Selection
 from fflm.models.classifier import train as classifier_train
 from fflm.models.classifier.model import TextClassifier
-from fflm.models.folder import read_config
+from fflm.models.folder import KINDS, read_config
 from fflm.models.language_model import LanguageModel
+from fflm.models.load import import_class
 from fflm.models.load import load as load_model
 from fflm.models.neural import train as neural_train
 from fflm.models.neural.model import NeuralModel
 from fflm.models.ngram import train as ngram_train
 from fflm.models.ngram.model import NgramModel
 from fflm.progress import ProgressPrinter
+from fflm.search.search import Search
+from fflm.search.study import SEARCH
 from fflm.signals import ctrl_c
+from fflm.training.events import Event
 from fflm.training.session import Callback, Session
-
-SESSIONS: dict[str, type[Session]] = {"network": neural_train.TrainingSession, "classifier": classifier_train.ClassifierSession}
-"""The sessions that can be resumed, by the kind of model."""
 
 
 @checked
@@ -80,18 +86,18 @@ def resume(
     verbose: bool = False,
     callback: Callback | None = None,
 ) -> NeuralModel | TextClassifier:
-    """Resume the training of a neural language model or text classifier and return the best one.
+    """Resume the training of a neural language model or text classifier, or a search, and return the best model.
 
     The result is bit for bit that of training that was never interrupted, on the same machine with the same libraries.
 
     Parameters
     ----------
     path
-        The folder of the model.
+        The folder of the model, or of a search (`fflm tune`), which runs its remaining trials.
     epochs
-        A new number of epochs, to train for longer.
+        A new number of epochs, to train for longer; not for a search.
     device
-        The device to continue on, if not the one that trained so far. Results differ by rounding.
+        The device to continue on, if not the one that trained so far; not for a search. Results differ by rounding.
     verbose, callback
         As `train` takes them.
 
@@ -103,19 +109,49 @@ def resume(
         After Ctrl-C, as `train`.
     """
     path = to_path("path", path)
-    kind = read_config(path).get("kind", "network")
-    if kind not in SESSIONS:
+    if (path / SEARCH).is_file():
+        if epochs is not None or device is not None:
+            raise FflmError(f"{path} is a search, whose trials keep their settings: leave out `epochs` and `device`")
+        return _resume_search(path, verbose, callback)
+    kind = KINDS.get(read_config(path).get("kind", "network"))
+    if kind is None or kind.session is None:
         raise FflmError(f"{path} is not a network or a text classifier: only their training can be resumed")
-    session = SESSIONS[kind].resume(path, epochs=epochs, device=device)
+    session: Session = import_class(kind.session).resume(path, epochs=epochs, device=device)
     _finish(session, verbose, callback)
     model = load_model(session.path, session.compute.device)
     assert isinstance(model, NeuralModel | TextClassifier)
     return model
 
 
+def _resume_search(path: Path, verbose: bool, callback: Callback | None) -> NeuralModel | TextClassifier:
+    """Run the remaining trials of a search, and return the best model; raise a KeyboardInterrupt as `_finish`."""
+    search = Search.resume(path)
+    callbacks = _callbacks(verbose, callback)
+    with ctrl_c() as interrupted:
+        for event in search.events():
+            stop = interrupted.received
+            if stop:
+                search.save()
+            elif search.run and isinstance(event, Event):
+                interrupted.deferred = True
+                for each in callbacks:
+                    each(search.run, event)
+            if stop:
+                raise KeyboardInterrupt(f"stopped and saved: `fflm.resume('{path}')` resumes the search")
+    if search.best is None:
+        raise FflmError(f"{path} has no complete trial: start another search, over other settings")
+    model = load_model(search.folder(search.best), search.compute.device)
+    assert isinstance(model, NeuralModel | TextClassifier)
+    return model
+
+
+def _callbacks(verbose: bool, callback: Callback | None) -> list[Callback]:
+    return [*([ProgressPrinter()] if verbose else []), *([callback] if callback else [])]
+
+
 def _finish(session: Session, verbose: bool, callback: Callback | None) -> None:
     """Train to the end; raise a KeyboardInterrupt that says how to resume if Ctrl-C comes."""
-    callbacks: list[Callback] = [*([ProgressPrinter()] if verbose else []), *([callback] if callback else [])]
+    callbacks = _callbacks(verbose, callback)
     ended = False
     with ctrl_c() as interrupted, contextlib.suppress(KeyboardInterrupt):
         ended = session.finish(*callbacks)
@@ -174,3 +210,72 @@ def train_classifier(
     session = classifier_train.start_session(inputs, path, **options)
     _finish(session, verbose, callback)
     return TextClassifier.load(session.path, session.compute.device)
+
+
+SELECTION = parameters(Selection)
+"""The options of `filter` that are conditions."""
+
+FILTER = {**SELECTION, **parameters(FilterSettings, "selection")}
+"""The options of `filter`."""
+
+
+@with_options(FILTER)
+def filter(
+    inputs: Paths,
+    output: PathLike,
+    model: PathLike,
+    *,
+    processes: Processes = None,
+    progress: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> Report:
+    """Keep the documents of a collection that a model predicts well, and score each document.
+
+    Each file has its filtered file of the same name, format and order in the output folder. Without a condition, all documents
+    are kept, so that they are only scored.
+
+    Parameters
+    ----------
+    inputs
+        Files and folders, one or several, as paths or as URLs that fsspec opens: JSON lines, Parquet, or plain text with a
+        document per line.
+    output
+        The folder, or URL, for the filtered files.
+    model
+        The folder of the model.
+    processes
+        Number of worker processes, by default one for each processor that this process may use. They are started only if a pass
+        takes more than a few seconds. They are spawned, so a script that calls this function needs the usual
+        ``if __name__ == "__main__"``.
+    progress
+        A function that is called after each batch of documents.
+
+    Raises
+    ------
+    FflmError
+        If an option is not valid, a file cannot be read or written, or the output exists. `resume_filter` continues a filter that
+        was interrupted or killed, without losing or repeating a document.
+    """
+    refuse_unknown(options.keys() - FILTER.keys(), FILTER)
+    selection = Selection(**{name: value for name, value in options.items() if name in SELECTION})
+    settings = FilterSettings(selection, **{name: value for name, value in options.items() if name not in SELECTION})
+    several = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+    return start_job([os.fspath(each) for each in several], os.fspath(output), model, settings).run(processes, progress)
+
+
+def resume_filter(output: PathLike, *, processes: Processes = None, progress: Callable[[Progress], None] | None = None) -> Report:
+    """Continue a filter that was interrupted or killed; the files are those of a filter that was not.
+
+    Parameters
+    ----------
+    output
+        The output of `filter`.
+    processes, progress
+        As `filter` takes them.
+
+    Raises
+    ------
+    FflmError
+        If there is no such output, its files are damaged, or the model has changed.
+    """
+    return resume_job(os.fspath(output)).run(processes, progress)

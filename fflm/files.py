@@ -327,7 +327,8 @@ class NewFolder:
     Parameters
     ----------
     path
-        The path of the folder when it is published. If this is a link to a folder, the target of the link is replaced.
+        The path of the folder when it is published. If this is a link to a folder, the target of the link is replaced. Missing
+        parent folders are created.
     check
         A function that raises an FflmError if what is at ``path`` must not be replaced. It is called at the start and again
         before the folder is published, because another process may have created or changed a folder there.
@@ -361,6 +362,7 @@ class NewFolder:
         self._discard = weakref.finalize(self, self._held.close)
         try:
             with os_errors_as_fflm_error(f"write {path}"):
+                path.parent.mkdir(parents=True, exist_ok=True)
                 self._lock_place()
                 self.replaces = self._lock is not None
                 self.folder = self._held.enter_context(_temporary_folder(self._place))

@@ -1,4 +1,4 @@
-"""Plots of training curves, searches, benchmarks and networks. They need matplotlib, an optional dependency."""
+"""Plots of training curves, searches and benchmarks. They need matplotlib, an optional dependency."""
 
 import itertools
 import math
@@ -6,18 +6,12 @@ import textwrap
 import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-
-from fflm.backend.protocol import Array
 from fflm.errors import FflmError, install
 from fflm.files import replacing
-from fflm.network.config import NetworkConfig
-from fflm.network.parameters import Parameters
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Colors that color-blind people can distinguish, too (Okabe and Ito 2008, https://jfly.uni-koeln.de/color)."""
@@ -48,24 +42,6 @@ PANELS = 3
 
 CHARACTERS = 66
 """Number of characters of tick labels that fit below the panels beside each other."""
-
-UNITS = 8
-"""Maximum number of units that are drawn of a layer; of a larger layer, the first units and the last one are drawn."""
-
-LAYERS = 8
-"""Maximum number of layers that are drawn; of a deeper network, the first and the last layers are drawn."""
-
-LABELED = 12
-"""Maximum number of connections between two layers that are labeled with their weights."""
-
-COLUMN = 4.0
-"""Distance between two layers in the drawing of a network; the distance between two units is 1."""
-
-BOX = {"boxstyle": "round", "facecolor": "white", "edgecolor": "black"}
-LABEL = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
-"""The boxes around a vector of words, and behind a weight that is written on its line."""
-
-SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def draw_curves(
@@ -98,7 +74,7 @@ def draw_curves(
     for name, caption in zip(runs, captions, strict=True):
         names_by_caption.setdefault(caption, []).append(name)
     footer = _wrapped(f"{', '.join(names)}: {caption}" for caption, names in names_by_caption.items())
-    figure = _figure(path, 8, 5.3 + _height(runs, footer))
+    figure = new_figure(path, 8, 5.3 + _height(runs, footer))
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
@@ -119,7 +95,7 @@ def draw_curves(
         epochs = upper.secondary_xaxis("top", functions=(lambda x: x / tokens, lambda x: x * tokens))
         epochs.xaxis.set_major_locator(MaxNLocator(integer=True))
         epochs.set_xlabel("epochs")
-    return _save(figure, path, overwrite)
+    return save_figure(figure, path, overwrite)
 
 
 def draw_classifiers(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *, overwrite: bool = True) -> str:
@@ -140,7 +116,7 @@ def draw_classifiers(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path
     FflmError
         If matplotlib is missing, a run was never evaluated, or the plot cannot be written.
     """
-    figure = _figure(path, 8, 5.5 + _height(runs))
+    figure = new_figure(path, 8, 5.5 + _height(runs))
     from matplotlib.ticker import MaxNLocator
 
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -170,7 +146,7 @@ def draw_classifiers(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path
     lower.set_xlabel("epochs")
     lower.set_xlim(left=0)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _save(figure, path, overwrite)
+    return save_figure(figure, path, overwrite)
 
 
 def draw_trials(
@@ -180,21 +156,24 @@ def draw_trials(
     caption: str,
     path: Path,
     *,
+    measure: Literal["perplexity", "loss"] = "perplexity",
     overwrite: bool = True,
 ) -> str:
-    """Draw the validation perplexities of the trials of a search, in their order and over each setting that is searched.
+    """Draw the validation perplexities (or losses) of the trials of a search, in order and over each setting that is searched.
 
     Parameters
     ----------
     name
         Name of the search.
     trials
-        For each trial ``number``, ``state`` ("complete" or another one), ``perplexity`` or None, and ``values``: the value of
-        each setting by name, a number or one of the choices.
+        For each trial ``number``, ``state`` ("complete" or another one), ``perplexity`` (or ``loss``) or None, and ``values``:
+        the value of each setting by name, a number or one of the choices.
     scales
         For each setting that is searched, ``"log"``, ``"linear"``, or its choices.
     caption
-        The evaluation conditions of the perplexities.
+        The evaluation conditions of the perplexities, or the figures of the best model.
+    measure
+        What is drawn of each trial.
     path, overwrite
         As for `draw_curves`.
 
@@ -208,22 +187,22 @@ def draw_trials(
     FflmError
         If matplotlib is missing, no trial is complete, or the plot cannot be written.
     """
-    drawn = [trial for trial in trials if trial["perplexity"] is not None and trial["perplexity"] < LARGEST]
+    drawn = [trial for trial in trials if trial[measure] is not None and trial[measure] < LARGEST]
     complete = [trial for trial in drawn if trial["state"] == "complete"]
     if not complete:
         raise FflmError(f"{name} has no complete trial yet, so there is nothing to draw: let it run for longer")
     rows = -(-len(scales) // PANELS)
     columns = -(-len(scales) // rows)
     footer = _wrapped([caption])
-    figure = _figure(path, 8, 3 + 2.2 * rows + _height({}, footer))
+    figure = new_figure(path, 8, 3 + 2.2 * rows + _height({}, footer))
     grid = figure.add_gridspec(1 + rows, columns, height_ratios=(1.4, *[1] * rows))
     upper = figure.add_subplot(grid[0, :])
     panels = [figure.add_subplot(grid[1 + i // columns, i % columns], sharey=upper) for i in range(len(scales))]
-    _scatter(upper, drawn, [trial["number"] for trial in drawn])
+    _scatter(upper, drawn, [trial["number"] for trial in drawn], measure)
     for axes, (setting, scale) in zip(panels, scales.items(), strict=True):
         values = [trial["values"][setting] for trial in drawn]
-        _scatter(axes, drawn, values if isinstance(scale, str) else [scale.index(value) for value in values])
-    _draw_progress(upper, complete, trials[-1]["number"])
+        _scatter(axes, drawn, values if isinstance(scale, str) else [scale.index(value) for value in values], measure)
+    _draw_progress(upper, complete, trials[-1]["number"], measure)
     handles, labels = upper.get_legend_handles_labels()
     _outside(figure, f"Search in {_short(name)}", handles, labels, columns=4)
     for axes, (setting, scale) in zip(panels, scales.items(), strict=True):
@@ -231,32 +210,33 @@ def draw_trials(
         axes.set_xlabel(setting.replace("_", " ") + (" (log scale)" if scale == "log" else ""))
         _scale(axes, scale, columns)
     figure.supxlabel(footer, fontsize="x-small")
-    return _save(figure, path, overwrite)
+    return save_figure(figure, path, overwrite)
 
 
-def _scatter(axes: Any, trials: Sequence[Mapping[str, Any]], x: Sequence[float]) -> None:
-    """Draw the perplexities of trials over numbers x (N,), with a marker each for complete, incomplete and the best trials."""
+def _scatter(axes: Any, trials: Sequence[Mapping[str, Any]], x: Sequence[float], measure: str) -> None:
+    """Draw ``measure`` of trials over numbers x (N,), with a marker each for complete, incomplete and the best trials."""
     complete = [i for i, trial in enumerate(trials) if trial["state"] == "complete"]
     incomplete = [i for i, trial in enumerate(trials) if trial["state"] != "complete"]
-    best = min(complete, key=lambda i: trials[i]["perplexity"])
-    label = f"best: trial {trials[best]['number']}, {trials[best]['perplexity']:,.1f}"
+    best = min(complete, key=lambda i: trials[i][measure])
+    value = trials[best][measure]
+    label = f"best: trial {trials[best]['number']}, {f'{value:,.1f}' if measure == 'perplexity' else f'{value:.4f}'}"
     groups: list[tuple[list[int], dict[str, Any]]] = [
         (complete, {"marker": "o", "color": COLORS[0], "alpha": 0.8, "label": "complete"}),
         (incomplete, {"marker": "x", "color": COLORS[1], "alpha": 0.8, "label": "incomplete"}),
         ([best], {"marker": "*", "color": COLORS[2], "s": 200, "edgecolor": "white", "label": label}),
     ]
     for group, style in groups:
-        axes.scatter([x[i] for i in group], [trials[i]["perplexity"] for i in group], **{"s": 25, "zorder": 3, **style})
+        axes.scatter([x[i] for i in group], [trials[i][measure] for i in group], **{"s": 25, "zorder": 3, **style})
 
 
-def _draw_progress(axes: Any, complete: Sequence[Mapping[str, Any]], last: int) -> None:
-    """Draw the best perplexity so far over the numbers of the complete trials up to the ``last`` trial, and label the axes."""
+def _draw_progress(axes: Any, complete: Sequence[Mapping[str, Any]], last: int, measure: str) -> None:
+    """Draw the best value so far over the numbers of the complete trials up to the ``last`` trial, and label the axes."""
     from matplotlib.ticker import MaxNLocator
 
-    best = list(itertools.accumulate((trial["perplexity"] for trial in complete), min))
+    best = list(itertools.accumulate((trial[measure] for trial in complete), min))
     numbers = [trial["number"] for trial in complete]
     axes.step([*numbers, last], [*best, best[-1]], where="post", color=COLORS[2], label="best so far")
-    axes.set_ylabel("validation perplexity\n(log scale)")
+    axes.set_ylabel(f"validation {measure}\n(log scale)")
     _logarithmic(axes.yaxis)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0.5, last + 0.5)
@@ -300,7 +280,7 @@ def draw_speeds(rows: Sequence[Mapping[str, Any]], devices: Mapping[str, str], p
         If matplotlib is missing, or the plot cannot be written.
     """
     shapes = sorted({(row["hidden"], row["batch"]) for row in rows})
-    figure = _figure(path, 8, 5 + LINE * len(shapes) * len(devices))
+    figure = new_figure(path, 8, 5 + LINE * len(shapes) * len(devices))
     axes = figure.subplots()
     for style, (device, name) in zip(("-o", "--s"), devices.items(), strict=False):
         for (hidden, batch), color in zip(shapes, _colors(len(shapes)), strict=True):
@@ -312,188 +292,7 @@ def draw_speeds(rows: Sequence[Mapping[str, Any]], devices: Mapping[str, str], p
     axes.set_ylabel("tokens per second (log scale)")
     _logarithmic(axes.xaxis)
     _logarithmic(axes.yaxis)
-    return _save(figure, path, overwrite)
-
-
-def draw_network(
-    config: NetworkConfig,
-    path: Path,
-    parameters: Parameters | None = None,
-    *,
-    inputs: Sequence[str] = (),
-    outputs: Sequence[str] = (),
-    overwrite: bool = True,
-) -> str:
-    """Draw a network: its layers, their units, and a line for each weight.
-
-    Biases are drawn as the weights of a unit whose output is always +1. If there are few connections between two layers, they are
-    labeled with their weights. In large layers and deep networks, some units and layers are left out.
-
-    Parameters
-    ----------
-    config
-        The network, such as ``config_`` of an estimator.
-    parameters
-        The weights as NumPy arrays, such as ``parameters_`` of an estimator. Positive weights are blue, negative ones red, and
-        larger weights have thicker lines. Without parameters, all lines are gray; weights of embeddings are always gray.
-    inputs, outputs
-        Names of the features and of the outputs, if they have names.
-    path, overwrite
-        As for `draw_curves`.
-
-    Returns
-    -------
-    str
-        As for `draw_curves`.
-
-    Raises
-    ------
-    FflmError
-        If matplotlib is missing, or the plot cannot be written.
-    """
-    layers = _layers(config, parameters, inputs, outputs)
-    if len(layers) > LAYERS:
-        gap = _Layer(f"{len(layers) - LAYERS + 1} more\nlayers", 0)
-        layers = [*layers[: LAYERS - 4], gap, *layers[-3:]]
-    rows = max(len(layer.places) for layer in layers) + 1  # one for +1
-    width, low = COLUMN * (len(layers) - 1), -rows / 2
-    figure = _figure(path, 0.55 * (width + 5), 0.55 * (rows + 2.5 + 2 * config.direct))
-    axes = figure.subplots()
-    axes.set_axis_off()
-    for place, layer in enumerate(layers):
-        x = COLUMN * place
-        axes.text(x, rows / 2 - 0.1, layer.title, ha="center", va="bottom", fontsize="small")
-        _draw_units(axes, x, layer)
-        if place and layer.count and layers[place - 1].count:
-            _draw_connections(axes, x, layer, layers[place - 1], low)
-    if config.direct and config.hidden:
-        bend = {"arrowstyle": "->", "connectionstyle": "arc3,rad=0.2", "color": "gray"}
-        axes.annotate("", (width, low - 0.5), (0, low - 0.5), arrowprops=bend)
-        axes.text(width / 2, low - 0.1 * width - 0.6, "direct connections", ha="center", va="top", color="gray", fontsize="small")
-        low -= 0.1 * width + 0.8
-    if parameters is not None:
-        _add_weight_legend(figure)
-    axes.set(aspect="equal", xlim=(-2.5, width + 2.5), ylim=(low - 0.6, rows / 2 + 1))
-    return _save(figure, path, overwrite)
-
-
-def _add_weight_legend(figure: Any) -> None:
-    """Add a legend of the colors of positive and negative weights below the axes."""
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], color=color, linewidth=2) for color in COLORS[:2]]
-    names = ("positive weight", "negative weight")
-    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """A layer in the drawing of a network.
-
-    Attributes
-    ----------
-    title
-        The text above it.
-    count
-        Number of units; none where layers are left out.
-    symbol
-        The text in a unit, before its number.
-    texts
-        Texts in place of that, in boxes, where the units are vectors.
-    names
-        Texts beside the units, or none.
-    weight, bias
-        The weights (units, units before) and biases (units,), None where they are not known.
-    biased
-        Whether there are biases.
-    """
-
-    title: str
-    count: int
-    symbol: str = ""
-    texts: Sequence[str] = ()
-    names: Sequence[str] = ()
-    weight: Array | None = None
-    bias: Array | None = None
-    biased: bool = True
-
-    @property
-    def places(self) -> list[tuple[int | None, float]]:
-        """The index and the height of each unit that is drawn, from the top; None stands for those that are left out."""
-        units: list[int | None] = [*range(self.count)]
-        if self.count > UNITS:
-            units = [*range(UNITS - 3), None, self.count - 1]
-        return [(unit, (len(units) - 1) / 2 - row) for row, unit in enumerate(units or [None])]
-
-
-def _layers(config: NetworkConfig, parameters: Parameters | None, inputs: Sequence[str], outputs: Sequence[str]) -> list[_Layer]:
-    """Return the layers of a network, for the arguments of `draw_network`."""
-    numbers, size = config.input == "numbers", config.embedding
-    if config.input == "window":
-        averages = [f"mean of {words}" for words in reversed(config.averages)]
-        texts = [*averages, *(f"w(t−{config.window - place})" for place in range(config.window))]
-        layers = [_Layer(f"embeddings of words\n{size:,} numbers each", len(texts), texts=texts)]
-    else:
-        title = "input layer\n{:,} features" if numbers else f"{config.input} of the embeddings\n{{:,}} numbers"
-        layers = [_Layer(title.format(config.inputs), config.inputs, "x", names=inputs)]
-    for number, (units, activation) in enumerate(zip(config.hidden, config.activations, strict=True)):
-        title = "hidden layer" if len(config.hidden) == 1 else f"hidden layer {number + 1}"
-        note = ", residual" if config.residual and number else ""
-        layer = _Layer(f"{title}\n{_units(units)}, {activation}{note}", units, "h")
-        if parameters is not None:
-            layer = replace(layer, weight=parameters.hidden_weights[number], bias=parameters.hidden_biases[number])
-        layers.append(layer)
-    if config.projected:
-        weight = None if parameters is None else parameters.projection
-        layers.append(_Layer(f"projection\n{_units(size)}, linear", size, "z", weight=weight, biased=False))
-    notes = [config.output, *["tied"] * config.tied, *["adaptive"] * bool(config.bands)]
-    layer = _Layer(f"output layer\n{_units(config.classes)}, {', '.join(notes)}", config.classes, "y", names=outputs)
-    if parameters is not None and not config.bands:
-        layer = replace(layer, weight=parameters.softmax_weight, bias=parameters.output_bias)
-    return [*layers, layer]
-
-
-def _units(count: int) -> str:
-    return "1 unit" if count == 1 else f"{count:,} units"
-
-
-def _draw_units(axes: Any, x: float, layer: _Layer) -> None:
-    """Draw the units of a layer at x, and their names to the left of the first and to the right of other layers."""
-    for unit, y in layer.places:
-        if unit is None:
-            axes.text(x, y, "⋮" if layer.count else "⋯", ha="center", va="center", fontsize="x-large")
-            continue
-        if layer.texts:
-            axes.text(x, y, layer.texts[unit], ha="center", va="center", fontsize="small", bbox=BOX, zorder=3)
-        else:
-            axes.plot(x, y, "o", color="black", markerfacecolor="white", markersize=20, zorder=2)
-            text = layer.symbol + str(unit + 1).translate(SUBSCRIPTS)
-            axes.text(x, y, text, ha="center", va="center", fontsize="x-small" if len(text) > 3 else "small", zorder=3)
-        if layer.names:
-            side, align = (1, "left") if x else (-1, "right")
-            axes.text(x + 0.5 * side, y, layer.names[unit], ha=align, va="center", fontsize="small")
-
-
-def _draw_connections(axes: Any, x: float, layer: _Layer, before: _Layer, low: float) -> None:
-    """Draw the weights of a layer at x, by which it reads the layer before, and its biases, those of a unit at the height low."""
-    units = [(unit, y) for unit, y in layer.places if unit is not None]
-    sources = [(source, y) for source, y in before.places if source is not None]
-    weight = None if before.texts else layer.weight
-    columns = [(y, None if weight is None else weight[:, source]) for source, y in sources]
-    if layer.biased:
-        axes.plot(x - COLUMN, low, "o", color="silver", markerfacecolor="white", markersize=20, zorder=2)
-        axes.text(x - COLUMN, low, "+1", ha="center", va="center", fontsize="small", color="gray", zorder=3)
-        columns.append((low, None if weight is None else layer.bias))
-    largest = max((np.abs(weights).max() for _, weights in columns if weights is not None), default=1.0) or 1.0
-    for height, weights in columns:
-        for unit, y in units:
-            value = math.nan if weights is None else float(weights[unit])
-            color = COLORS[value < 0] if abs(value) > 0 else "silver"
-            width = 0.7 if weights is None else 0.3 + 2.7 * abs(value) / largest
-            axes.plot((x - COLUMN, x), (height, y), color=color, linewidth=width, zorder=1)
-            if weights is not None and len(columns) * len(units) <= LABELED:
-                place = x - 0.7 * COLUMN, height + 0.3 * (y - height)
-                axes.text(*place, f"{value:.3g}", ha="center", va="center", fontsize="x-small", zorder=2, bbox=LABEL)
+    return save_figure(figure, path, overwrite)
 
 
 def _colors(count: int) -> Sequence[Any]:
@@ -513,7 +312,7 @@ def check_picture(path: Path) -> None:
         raise FflmError(f"plots need matplotlib: run {install('plot')}")
 
 
-def _figure(path: Path, width: float, height: float) -> Any:
+def new_figure(path: Path, width: float, height: float) -> Any:
     """Return an empty figure of a size in inches."""
     check_picture(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -524,7 +323,7 @@ def _figure(path: Path, width: float, height: float) -> Any:
     return figure
 
 
-def _save(figure: Any, path: Path, overwrite: bool) -> str:
+def save_figure(figure: Any, path: Path, overwrite: bool) -> str:
     """Apply the common style to all axes, and write the plot; return the characters that no font contains."""
     from matplotlib.text import Text
 

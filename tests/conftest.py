@@ -33,11 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set the device, and cache compiled kernels in the cache folder of pytest."""
+    """Set the device, and cache compiled kernels in the cache folder of pytest, or where fflm does if pytest has none."""
     devices.device, devices.mixed = config.getoption("device"), config.getoption("precision") == "mixed"
     if devices.mixed and devices.device == "cpu":
         raise pytest.UsageError("--precision mixed needs --device ptx or cuda")
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(config.cache.mkdir("numba")))
+    if hasattr(config, "cache"):  # it is missing with `-p no:cacheprovider`
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(config.cache.mkdir("numba")))
     # Ctrl-C is ignored in background jobs of a shell, SIGHUP under `nohup`; all commands that tests start would inherit that.
     for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
         number = getattr(signal, name, None)

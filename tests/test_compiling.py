@@ -234,8 +234,9 @@ import json, pathlib, sys
 import fflm, test_threads
 from fflm.backend.cpu.kernels import combine_losses
 from fflm.backend.cpu.launching import KERNELS
-from fflm.models.neural.kernels import line_contexts, score_lines
-from fflm.models.ngram.kernels import ngram_score_lines
+from fflm.compiling import pack
+from fflm.models.neural.kernels import line_contexts, score_after, score_lines
+from fflm.models.ngram.kernels import index_words, ngram_score_after, ngram_score_lines
 from fflm.text.kernels import encode_lines, expand_pieces, grow_table, number_pieces
 from fflm.warmup import warm_up
 
@@ -244,7 +245,7 @@ list(warm_up())
 def compiled():
     forms = [form for kernel in KERNELS for form in (kernel.sequential, kernel.parallel)]
     forms += [combine_losses, encode_lines, expand_pieces, grow_table, number_pieces]
-    forms += [line_contexts, score_lines, ngram_score_lines]
+    forms += [line_contexts, score_after, score_lines, ngram_score_after, ngram_score_lines, index_words, pack]
     return {{f"{{form.py_func.__name__}}{{signature}}" for form in forms for signature in form.signatures}}
 before = compiled()
 for function in test_threads.operations(folder).values():

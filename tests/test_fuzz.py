@@ -58,6 +58,8 @@ from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.vocabulary import Vocabulary, VocabularyRule, read_words
 from fflm.text.windows import Windows
 
+pytestmark = pytest.mark.fuzz
+
 TIMES = float(os.environ.get("FFLM_FUZZ", "0.1"))
 
 MEMORY = 1 << 30
@@ -483,6 +485,11 @@ def models(corpus, tmp_path_factory):
     )
     for _ in search.events():
         pass
+    classifier_search = search_module.start_classifier_search(
+        [folder / "text.tsv"], folder / "classifier.tune", {"rate": space.Range(1e-2, 1e-1)}, trials=1, **tiny
+    )
+    for _ in classifier_search.events():
+        pass
     return folder
 
 
@@ -511,6 +518,10 @@ FOLDERS: dict[str, tuple[list[str], Callable[[Path], Any]]] = {
     "text.classifier to resume": (
         [CONFIG, CHECKPOINT, "examples.safetensors"],
         lambda path: classify.ClassifierSession.resume(path, epochs=2),
+    ),
+    "classifier.tune": (
+        ["search.json", "examples.safetensors"],
+        lambda path: repr(search_module.Search.open(path).trials),
     ),
     "search.tune": (["search.json"], lambda path: repr(search_module.Search.open(path).trials)),
 }

@@ -13,10 +13,11 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
-from fflm import plots as plot
+from fflm import drawing, plots
+from fflm.drawing import draw_network
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
-from fflm.plots import COLORS, draw_classifiers, draw_curves, draw_network, draw_speeds, draw_trials
+from fflm.plots import COLORS, draw_classifiers, draw_curves, draw_speeds, draw_trials
 
 CAPTION = "train: 74,235 tokens, 0.65% unknown; vocabulary: 1,501 (words seen at least 2 times in train); ends: predicted; " * 2
 
@@ -25,13 +26,14 @@ CAPTION = "train: 74,235 tokens, 0.65% unknown; vocabulary: 1,501 (words seen at
 def saved_figures(monkeypatch):
     """Return a list to which every figure is added that is saved."""
     figures = []
-    save = plot._save
+    save = plots.save_figure
 
     def keep(figure, *arguments):
         figures.append(figure)
         return save(figure, *arguments)
 
-    monkeypatch.setattr(plot, "_save", keep)
+    for module in (plots, drawing):
+        monkeypatch.setattr(module, "save_figure", keep)
     return figures
 
 

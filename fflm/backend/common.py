@@ -1,4 +1,4 @@
-"""What the backends of all devices share on the host."""
+"""Functions on the host that the backends of all devices share."""
 
 import math
 import threading
@@ -11,36 +11,38 @@ from fflm.backend.protocol import ACTIVATIONS, NEGATIVE_SLOPES, ActivationFuncti
 
 
 class Scratch(threading.local):
-    """Memory that a backend keeps between calls, by name; each thread has its own.
+    """Named buffers that a backend reuses from call to call; each thread has its own.
 
     Parameters
     ----------
     empty
-        The backend's function of that name.
+        The method ``empty`` of the backend, which allocates an array of a shape and a dtype.
     """
 
     def __init__(self, empty: Callable[[tuple[int, ...], Any], Array]) -> None:
         self._empty = empty
         self._held: dict[str, Array] = {}
-        self._lent: dict[str, Array] = {}  # the arrays of the last calls, which the next calls mostly want again
+        self._lent: dict[str, Array] = {}  # the latest view of each buffer, because the next call mostly has the same shape
 
     def borrow(
         self, name: str, shape: tuple[int, ...], dtype: Any = np.float32, make: Callable[[int], Array] | None = None
     ) -> Array:
-        """Return the memory of a name, as it was left; if it is too little, new memory, uninitialized or from ``make(size)``."""
+        """Return the buffer of a name with its old content; one that is too small is replaced, by ``make(size)`` if given."""
         lent = self._lent.get(name)
         if lent is not None and lent.shape == shape and lent.dtype == dtype:
             return lent
         size = math.prod(shape)
         held = self._held.get(name)
         if held is None or held.size < size or held.dtype != dtype:
-            held = lent = self._held[name] = self._lent[name] = None  # so that both need not fit into memory
+            held = lent = self._held[name] = self._lent[name] = (
+                None  # the old buffer is freed first, because both might not fit into memory
+            )
             held = self._held[name] = make(size) if make else self._empty((size,), dtype)
         lent = self._lent[name] = held[:size].reshape(shape)
         return lent
 
     def clear(self) -> None:
-        """Drop all memory of the calling thread."""
+        """Free all buffers of the calling thread."""
         self._held.clear()
         self._lent.clear()
 
@@ -51,7 +53,7 @@ def flat(*arrays: Array) -> list[Array]:
 
 
 def activation_code(activation: ActivationFunction) -> tuple[int, float]:
-    """Return the place of an activation in `ACTIVATIONS`, and its slope below 0 where that is a parameter, else 0."""
+    """Return the index of an activation in `ACTIVATIONS`, and its slope below 0; 0 if the activation has no such parameter."""
     name, slope = (activation, None) if isinstance(activation, str) else activation
     return ACTIVATIONS.index(name), NEGATIVE_SLOPES.get(name, 0.0) if slope is None else slope
 

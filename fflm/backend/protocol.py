@@ -81,13 +81,15 @@ class Backend(Protocol):
 
         A context is cut into blocks of consecutive words; x_k is the sum of the block's embeddings over the square root of
         their number, which keeps the variance. A block of one word is its embedding (Bengio 2003, section 2), a longer one an
-        average of words farther back (Sun & Iyyer 2021, section 3).
+        average of words farther back (Sun & Iyyer 2021, section 3). The number -1 is no word: zeros stand for its embedding.
 
         embeddings (V + 1, m), contexts (B, n), K sizes of blocks with the sum n -> inputs (B, K m).
         """
 
     def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
         """Add each context word's gradient to its embedding's: the reverse of `gather`, always in the same order.
+
+        The number -1 is no word and gets no gradient.
 
         contexts (B, n), K sizes of blocks, d_inputs (B, K m) -> d_embeddings (V + 1, m), added to.
         """

@@ -35,6 +35,7 @@ COMMANDS = {
     "generate": "Generate text from a prefix.",
     "next": "Show the distribution of the next word.",
     "score": "Measure perplexity, or score words, sentences and n-best lists.",
+    "filter": "Keep the documents of a collection that a model predicts well.",
     "mix": "Interpolate models, with tuned weights.",
     "vectors": "Export the word embeddings.",
     "neighbours": "Show the words nearest to a word.",
@@ -178,7 +179,9 @@ _FUNCTIONS = {
     "fflm.TextClassifier": "fflm classify",
     "fflm.search.search.start_search": "fflm tune",
     "fflm.text.tokenize.tokenize": "fflm tokenize",
+    "fflm.filter": "fflm filter",
     "fflm.resume": "fflm train --resume",
+    "fflm.resume_filter": "fflm filter --resume",
     "Search.resume": "fflm tune --resume",
 }
 """The commands that correspond to the functions and classes in messages of the library."""
@@ -207,7 +210,7 @@ def _as_commands(message: str) -> str:
     def command(found: re.Match[str]) -> str:
         name, path = found["name"], found["path"]
         words = "fflm classify train --resume" if name == "fflm.resume" and path and _is_classifier(path) else _FUNCTIONS[name]
-        return f"`{' '.join(filter(None, (words, path)))}`"
+        return f"`{words} {path}`" if path else f"`{words}`"
 
     message = re.sub(rf"`(?P<name>{names})(?:\('(?P<path>.*?)'\))?`", command, message)
 

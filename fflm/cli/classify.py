@@ -1,5 +1,6 @@
 """`fflm classify`: training, prediction and evaluation of text classifiers."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -29,15 +30,18 @@ from fflm.cli.options import (
     threads_option,
 )
 from fflm.cli.progress import View, describe_resumed, resume_run, row_end, row_start
-from fflm.cli.report import message_console, show_word
+from fflm.cli.report import describe_classification, message_console, show_word
 from fflm.cli.tables import Column, stdout_width, table
+from fflm.cli.tune import read_space, resume_search, run_search, search_options
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fflm.models.classifier.data import ClassifierData
     from fflm.models.classifier.metrics import Report
     from fflm.models.classifier.model import Mistake, TextClassifier
     from fflm.models.classifier.train import ClassifierSession
+    from fflm.search.search import Search
     from fflm.training.events import Step
     from fflm.training.session import Session
 
@@ -83,15 +87,25 @@ def _reading_options(command: Command) -> Command:
     return add_options(options, command)
 
 
+def _use_input(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Make the defaults of tagging those of all options that are processed after the input, which is returned."""
+    if value == "tagging":
+        from fflm.models.classifier.settings import TAGGING
+
+        context.default_map = TAGGING
+    return value
+
+
 def _input_options(command: Command) -> Command:
     """Add the options for the input of the network."""
-    from fflm.models.classifier.settings import DEFAULTS, Lexicons, TextInput, Vectors
+    from fflm.models.classifier.settings import DEFAULTS, Lexicons, TextInput
     from fflm.text.tokenizer import Tokenizer
     from fflm.text.vocabulary import VocabularyRule
 
     options = [
-        field_option(TextInput, "input"),
+        field_option(TextInput, "input", is_eager=True, callback=_use_input),
         field_option(TextInput, "length"),
+        field_option(TextInput, "padding"),
         field_option(TextInput, "bigrams"),
         field_option(TextInput, "counts"),
         click.option(
@@ -108,16 +122,23 @@ def _input_options(command: Command) -> Command:
             metavar="WORD",
             help=f"{description(parameters(TextInput)['present'].annotation)} May be repeated.",
         ),
+        field_option(TextInput, "word_count"),
         field_option(TextInput, "log_length"),
         field_option(Tokenizer, "mode", option="tokenizer", parameter="tokenizer"),
         field_option(Tokenizer, "lowercase"),
         *(field_option(VocabularyRule, name, default=DEFAULTS[name]) for name in ("min_count", "max_size")),
-        click.option(
-            "--vectors",
-            type=click.Path(path_type=Path),
-            metavar="FOLDER|FILE",
-            help=description(Vectors),
-        ),
+    ]
+    return add_options(options, command)
+
+
+def _vectors_options(command: Command) -> Command:
+    """Add the options for initial embeddings."""
+    from fflm.models.classifier.settings import Vectors
+    from fflm.training.settings import TrainingSettings
+
+    options = [
+        click.option("--vectors", type=click.Path(path_type=Path), metavar="FOLDER|FILE", help=description(Vectors)),
+        field_option(TrainingSettings, "frozen"),
     ]
     return add_options(options, command)
 
@@ -140,7 +161,7 @@ def _network_options(command: Command) -> Command:
         *own(
             TrainingSettings,
             *("optimizer", "rate", "momentum", "weight_decay", "l1", "l2"),
-            *("schedule", "clip", "smoothing", "frozen", "patience"),
+            *("schedule", "clip", "smoothing", "patience"),
         ),
         *held_out_options(Valid, "10%", Test),
         save_every_option,
@@ -158,6 +179,7 @@ def _network_options(command: Command) -> Command:
 @click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Resume training of this classifier.")
 @_reading_options
 @_input_options
+@_vectors_options
 @_network_options
 @quiet_option
 @json_option
@@ -175,6 +197,9 @@ def train(
 ) -> None:
     """Train a classifier on INPUTS, labeled text: files (also compressed), folders, or - for standard input.
 
+    With --input tagging, each word has a label: a line of INPUTS is a word, a tab and its tag, or CoNLL-U, and a blank line ends
+    a sentence.
+
     The classifier is a folder. Progress is printed on standard error. Ctrl-C saves, and --resume continues with the same result
     as without an interruption.
 
@@ -182,6 +207,7 @@ def train(
     Example:
       fflm classify train reviews.tsv --bigrams
       fflm classify train news.csv --text-column body --label-column topic --test 10%
+      fflm classify train tags.tsv --input tagging
       fflm classify train --resume reviews.classifier
     """
     console = message_console(quiet)
@@ -192,7 +218,7 @@ def train(
         run = _start(inputs, output, given, options, console)
     else:
         raise click.UsageError("give labeled text to train on, or --resume a classifier")
-    progress.train(context, run, console, VIEW, save_every, as_json)
+    progress.train(context, run, console, _view(run), save_every, as_json)
 
 
 def _start(
@@ -205,10 +231,7 @@ def _start(
         raise click.UsageError("--vectors sets the size of the embeddings: leave out --embedding")
     options["device"] = use_device(options["device"], console.quiet)
     run = start_session(inputs, output, **options)
-    for name, part in run.data.examples.items():
-        console.print(f"{name}: {len(part):,} texts, {len(part.ids):,} words")
-    console.print(f"classes: {', '.join(run.data.labels[:20])}{' ...' if len(run.data.labels) > 20 else ''}")
-    console.print(f"vocabulary: {len(run.data.reader.vocabulary):,} ({run.data.reader.vocabulary.rule})")
+    _show_data(run.data, console)
     settings, trainer = run.trainer.settings, run.trainer
     console.print(
         f"network: {trainer.parameters.count:,} parameters, batches of {settings.batch_size}, {trainer.batches:,} per epoch"
@@ -240,15 +263,84 @@ def _loss(run: "Session", event: "Step") -> str:
     return f"loss {run.trainer.state.loss_mean:.3f}"
 
 
-def describe(figures: dict[str, Any]) -> str:
-    """Return a line with figures, given `fflm.models.classifier.metrics.Report.to_dict`."""
-    return (
-        f"accuracy {figures['accuracy']:.2%}, macro F1 {figures['macro_f1']:.4f}, "
-        f"loss {figures['loss']:.4f} nats per text, over {figures['examples']:,} texts"
-    )
+@command.command(cls=HeadedCommand)
+@search_options
+@_reading_options
+@_input_options
+@_network_options
+@quiet_option
+@json_option
+@click.pass_context
+def tune(
+    context: click.Context,
+    /,
+    inputs: tuple[Path, ...],
+    output: Path | None,
+    resume: Path | None,
+    minutes: float | None,
+    save_every: float,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Search for the settings with the lowest loss on the validation texts of INPUTS. The test texts are not used.
+
+    A trial trains a classifier, as `fflm classify train` does with the same options. The rest is as in `fflm tune`: the search is
+    a folder that contains a table of the trials and the best model. Ctrl-C saves, and --resume continues with the same result as
+    without an interruption. Needs Optuna: `pip install '.[tune]'` in a checkout of fflm.
+
+    \b
+    Example:
+      fflm classify tune reviews.tsv
+      fflm classify tune reviews.tsv --search rate=0.01..0.2 --search 'hidden=0|50|50,50'
+      fflm classify tune --resume reviews.tune --trials 50
+    """
+    console = message_console(quiet)
+    if resume:
+        search = resume_search(context, resume, options["trials"], console)
+    elif inputs:
+        search = _start_search(context, inputs, output, options, console)
+    else:
+        raise click.UsageError("give labeled text to train on, or --resume a search")
+    run_search(context, search, minutes, save_every, console, as_json)
 
 
-VIEW = View("classifier", "fflm classify train", EVALUATIONS, "texts/s", _row, _loss, describe)
+def _start_search(
+    context: click.Context, inputs: tuple[Path, ...], output: Path | None, options: dict[str, Any], console: "Console"
+) -> "Search":
+    """Start a search, and print its texts."""
+    from fflm.search.data import LabeledData
+    from fflm.search.search import start_classifier_search
+    from fflm.search.space import CLASSIFIER_SPACE
+
+    space = read_space(context, options.pop("search"), CLASSIFIER_SPACE, "classifier")
+    options["device"] = use_device(options["device"], console.quiet)
+    prune = not options.pop("no_prune")
+    search = start_classifier_search(inputs, output, space, prune=prune, **options)
+    assert isinstance(search.data, LabeledData)
+    _show_data(search.data.data, console)
+    return search
+
+
+def _show_data(data: "ClassifierData", console: "Console") -> None:
+    """Print the sizes of the parts, the classes and the vocabulary."""
+    for name, part in data.sizes.items():
+        console.print(f"{name}: {describe_part(part)}")
+    console.print(f"classes: {', '.join(data.labels[:20])}{' ...' if len(data.labels) > 20 else ''}")
+    console.print(f"vocabulary: {len(data.reader.vocabulary):,} ({data.reader.vocabulary.rule})")
+
+
+def describe_part(sizes: dict[str, int]) -> str:
+    """Return a phrase for the size of a part of the labeled text, given `fflm.models.classifier.data.ClassifierData.sizes`."""
+    kind = "sentences" if "sentences" in sizes else "texts"
+    return f"{sizes[kind]:,} {kind}, {sizes['words']:,} words"
+
+
+def _view(run: "ClassifierSession") -> View:
+    """Return how the training of a classifier is displayed."""
+    unit = run.data.reader.input.unit
+    describe = functools.partial(describe_classification, unit=unit)
+    return View("classifier", "fflm classify train", EVALUATIONS, f"{unit}s/s", _row, _loss, describe)
 
 
 @command.command()
@@ -259,7 +351,7 @@ VIEW = View("classifier", "fflm classify train", EVALUATIONS, "texts/s", _row, _
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Number of labels for each text.",
+    help="Number of labels for each text, or for each word.",
 )
 @encoding_option
 @errors_option
@@ -278,8 +370,9 @@ def predict(
 ) -> None:
     """Predict the label of each line of INPUTS: files (also compressed), folders, or standard input.
 
-    Each output line contains a label, a tab and its probability, and with --top more pairs of these. With --json, each line is an
-    object.
+    Each output line contains a label, a tab and its probability, and with --top more pairs of these. A classifier that tags words
+    prints a line for each word: the word, a tab and its tag, as in its training files; with --top, the tags have probabilities. A
+    blank line ends each sentence. With --json, each line is an object, of a text or of a sentence.
 
     \b
     Example:
@@ -292,13 +385,44 @@ def predict(
     inputs = inputs or (Path("-"),)
     _, classifier = _load(model_path, device, quiet)
     announce_stdin(inputs, quiet)
+    show = _show_tags if classifier.reader.input.tagging else _show_labels
     for texts in batches(read_texts(inputs, encoding, errors)):
-        for row in classifier.predict_proba(texts):
-            best = [(classifier.labels[place], float(row[place])) for place in (-row).argsort(kind="stable")[:top]]
-            if as_json:
-                click.echo(json.dumps({"label": best[0][0], "probabilities": dict(best)}, ensure_ascii=False))
-            else:
-                click.echo("\t".join(f"{label}\t{probability:.4f}" for label, probability in best))
+        show(classifier, texts, top, as_json)
+
+
+def _likeliest(classifier: "TextClassifier", row: Any, top: int) -> dict[str, float]:
+    """Return the labels with the highest of the probabilities (C,), the highest first, and these."""
+    return {classifier.labels[place]: float(row[place]) for place in (-row).argsort(kind="stable")[:top]}
+
+
+def _pairs(best: dict[str, float]) -> str:
+    """Return labels and their probabilities as columns."""
+    return "\t".join(f"{label}\t{probability:.4f}" for label, probability in best.items())
+
+
+def _show_labels(classifier: "TextClassifier", texts: list[str], top: int, as_json: bool) -> None:
+    """Print a line for each text, with its likeliest labels."""
+    for row in classifier.predict_proba(texts):
+        best = _likeliest(classifier, row, top)
+        if as_json:
+            click.echo(json.dumps({"label": next(iter(best)), "probabilities": best}, ensure_ascii=False))
+        else:
+            click.echo(_pairs(best))
+
+
+def _show_tags(classifier: "TextClassifier", texts: list[str], top: int, as_json: bool) -> None:
+    """Print a line for each word of each text, with its likeliest tags, and a blank line after each text."""
+    rows = iter(classifier.predict_proba(texts))
+    split = classifier.reader.input.tokenizer.tokens
+    for text in texts:
+        words = split(text)
+        best = [_likeliest(classifier, next(rows), top) for _ in words]
+        tags = [next(iter(each)) for each in best]
+        if as_json:
+            click.echo(json.dumps({"words": words, "tags": tags, "probabilities": best}, ensure_ascii=False))
+            continue
+        columns = tags if top == 1 else map(_pairs, best)
+        click.echo("".join(f"{word}\t{shown}\n" for word, shown in zip(words, columns, strict=True)))
 
 
 @command.command("eval")
@@ -318,7 +442,7 @@ def predict(
 def evaluate(
     inputs: tuple[Path, ...], model_path: Path | None, mistakes: int, device: str, quiet: bool, as_json: bool, **reading: Any
 ) -> None:
-    """Compare predictions with the labels of INPUTS: accuracy, F1, confusion, and the most confident mistakes.
+    """Compare predictions with the labels of INPUTS: accuracy, 0-1 loss, F1, confusion, and the most confident mistakes.
 
     \b
     Example:
@@ -326,17 +450,18 @@ def evaluate(
     """
     import dataclasses
 
-    from fflm.models.classifier.reading import read_labeled
+    from fflm.models.classifier.data import LabeledSource
 
     path, classifier = _load(model_path, device, quiet)
-    labeled = read_labeled(inputs, **reading)
+    input = classifier.reader.input
+    labeled = LabeledSource(inputs, valid=None, **reading).read(0, tagged=input.tagging)["train"]
     report, wrong = classifier.evaluate(labeled.texts, labeled.labels)
     if as_json:
         shown = [dataclasses.asdict(mistake) for mistake in wrong[:mistakes]]
         click.echo(json.dumps({"model": str(path), **report.to_dict(), "mistakes": shown}, ensure_ascii=False))
         return
     click.echo(f"classifier {path}")
-    click.echo("\n".join([*_report(report), *_mistakes(wrong[:mistakes])]))
+    click.echo("\n".join([*_report(report, input.unit), *_mistakes(wrong[:mistakes])]))
 
 
 def _load(path: Path | None, device: str, quiet: bool) -> "tuple[Path, TextClassifier]":
@@ -347,13 +472,17 @@ def _load(path: Path | None, device: str, quiet: bool) -> "tuple[Path, TextClass
     return find_model(path, quiet, lambda path: TextClassifier.load(path, chosen), "classifier")
 
 
-def _report(report: "Report") -> list[str]:
-    """Return the figures of an evaluation as lines."""
+def _report(report: "Report", unit: str) -> list[str]:
+    """Return the figures of an evaluation, of examples that are called ``unit``, as lines."""
     width, labels = stdout_width(), [show_word(label) for label in report.labels]
     columns = zip(labels, report.precision, report.recall, report.f1, report.support, strict=True)
     rows = [[label, *(f"{share:.4f}" for share in shares), f"{support:,}"] for label, *shares, support in columns]
-    lines = [describe(report.to_dict()), ""]
-    lines += table("lrrrr", ["", "precision", "recall", "F1", "texts"], rows, width)
+    lines = [
+        describe_classification(report.to_dict(), unit),
+        f"0-1 loss {report.zero_one_loss:.4f}, the share of wrong predictions",
+        "",
+    ]
+    lines += table("lrrrr", ["", "precision", "recall", "F1", f"{unit}s"], rows, width)
     if len(labels) > CLASSES:
         return [*lines, "", f"confusion matrix of {len(labels)} classes: see --json"]
     rows = [[label, *(f"{count:,}" for count in row)] for label, row in zip(labels, report.confusion.tolist(), strict=True)]

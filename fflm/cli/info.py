@@ -1,5 +1,6 @@
 """`fflm info`: the description of a model and of its training."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,15 @@ import click
 
 from fflm.cli.loading import find_model
 from fflm.cli.options import json_option, model_option, quiet_option
-from fflm.cli.report import EVALUATIONS, describe_perplexity, describe_text, echo_json, show_training, show_valid
+from fflm.cli.report import (
+    EVALUATIONS,
+    describe_classification,
+    describe_perplexity,
+    describe_text,
+    echo_json,
+    show_training,
+    show_valid,
+)
 from fflm.cli.tables import Column, printable, stdout_width, table
 from fflm.errors import FflmError
 
@@ -208,23 +217,29 @@ def _best(about: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> l
 
 def _classifier_lines(path: Path, about: dict[str, Any]) -> list[str]:
     """Return the description of a text classifier as lines."""
-    from fflm.cli.classify import EVALUATIONS, describe, show_valid
+    from fflm.cli.classify import EVALUATIONS, describe_part, show_valid
     from fflm.models.classifier.settings import TextInput
 
     lines = _network(path, about)
-    text = TextInput.from_dict(about["input"]).to_dict()
+    input = TextInput.from_dict(about["input"])
+    text = input.to_dict()
     tokenizer, lexicon = text.pop("tokenizer"), text.pop("lexicon")
     lexicon = {f"lexicon: {name}": f"{len(words):,} words" for name, words in lexicon.items()}
     lines += ["", "text", *_pairs(tokenizer, mode="tokenizer"), *_pairs({**text, **lexicon})]
-    lines += ["", *(f"{name}: {part['texts']:,} texts, {part['words']:,} words" for name, part in about["texts"].items())]
+    lines += ["", *(f"{name}: {describe_part(part)}" for name, part in about["texts"].items())]
     lines.append(f"vocabulary: {about['vocabulary']['size']:,} ({about['vocabulary']['rule']})")
-    lines += ["", "classes, texts of the training set", *_pairs(dict(zip(about["labels"], about["counts"], strict=True)))]
+    lines += [
+        "",
+        f"classes, {input.unit}s of the training set",
+        *_pairs(dict(zip(about["labels"], about["counts"], strict=True))),
+    ]
     lines += _training(about)
 
     def losses(event: dict[str, Any]) -> list[str]:
         return [f"{event['train_loss']:.4f}", *show_valid(event["valid"])]
 
-    return [*lines, *_history(about, EVALUATIONS, about["texts"]["train"]["texts"], losses), *_best(about, describe)]
+    best = _best(about, functools.partial(describe_classification, unit=input.unit))
+    return [*lines, *_history(about, EVALUATIONS, about["texts"]["train"]["texts"], losses), *best]
 
 
 def _mixture_lines(path: Path, about: dict[str, Any]) -> list[str]:

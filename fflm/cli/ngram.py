@@ -7,6 +7,7 @@ import click
 
 from fflm.cli.loading import find_model
 from fflm.cli.options import (
+    annotated_option,
     given_options,
     json_option,
     model_option,
@@ -16,6 +17,7 @@ from fflm.cli.options import (
     text_options,
 )
 from fflm.cli.report import describe_perplexity, describe_text, echo_json, message_console, tokenizing
+from fflm.models.ngram.settings import ORDER, Order, Prune, PruneEntropy
 
 if TYPE_CHECKING:
     from fflm.models.ngram.model import NgramModel
@@ -39,7 +41,9 @@ def command() -> None:
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_output
 @overwrite_option
-@click.option("--order", type=click.IntRange(1, 20), default=5, show_default=True, help="Order: length of the longest n-grams.")
+@annotated_option("order", Order, ORDER)
+@annotated_option("prune", Prune, "0")
+@annotated_option("prune_entropy", PruneEntropy, 0.0)
 @click.option("--arpa", type=click.Path(path_type=Path), metavar="FILE", help="Also write the model in the ARPA format.")
 @text_options
 @quiet_option
@@ -51,7 +55,6 @@ def train(
     inputs: tuple[Path, ...],
     output: Path,
     overwrite: bool,
-    order: int,
     arpa: Path | None,
     quiet: bool,
     as_json: bool,
@@ -65,6 +68,7 @@ def train(
     Example:
       fflm ngram train corpora/stories.txt -o stories.ngram
       fflm ngram train stories.model -o stories.ngram --order 3 --arpa stories.arpa
+      fflm ngram train corpora/stories.txt -o small.ngram --prune 0,0,1
     """
     from fflm.files import check_file
     from fflm.models.ngram.arpa import write_arpa
@@ -75,7 +79,7 @@ def train(
     if arpa:
         check_file(arpa, overwrite)
     with tokenizing(console) as progress:
-        model = train(inputs, output, order, overwrite=overwrite, progress=progress, **options)
+        model = train(inputs, output, overwrite=overwrite, progress=progress, **options)
     if arpa:
         write_arpa(model, arpa, overwrite=overwrite)
     _report(model, output, as_json)
@@ -153,9 +157,19 @@ def describe(about: dict[str, Any]) -> list[str]:
     for order, count in enumerate(ngram["counts"]):
         discounts = ngram["discounts"][order] if ngram["discounts"] else []
         lines.append(f"{order + 1:5} {count:13,}   {' '.join(f'{discount:.4f}' for discount in discounts)}".rstrip())
+    if removed := _pruning(ngram):
+        lines.append(f"pruned: {removed}")
     lines += [f"note: {note}" for note in ngram["notes"]]
     lines += describe_text(vocabulary["size"], vocabulary["rule"], policy, parts)
     return lines + [f"{name:5} {describe_perplexity(figures[name])}" for name in ("valid", "test") if name in figures]
+
+
+def _pruning(ngram: dict[str, Any]) -> str:
+    """Return what was removed from an n-gram model."""
+    prune, entropy = ngram.get("prune", []), ngram.get("prune_entropy")
+    counts = f"n-grams that occur at most {', '.join(map(str, prune))} times, by order" if any(prune) else ""
+    ratio = f"n-grams without which the perplexity rises by less than {entropy:g} of it" if entropy else ""
+    return "; ".join(filter(None, [counts, ratio]))
 
 
 def _report(model: "NgramModel", path: Path, as_json: bool) -> None:

@@ -157,7 +157,7 @@ class ChoiceForEach(click.Choice[str]):
 
 
 class Sizes(click.ParamType[tuple[int, ...]]):
-    """The type of options for a list of sizes: ``100``, ``256,256``, or ``0`` for none."""
+    """The type of options for several whole numbers: ``100``, ``256,256``, or ``0`` for none."""
 
     name = "sizes"
 
@@ -168,7 +168,9 @@ class Sizes(click.ParamType[tuple[int, ...]]):
         try:
             sizes = tuple(int(size) for size in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is not a list of sizes: write 100, or 256,128 for two layers, or 0 for none", param, ctx)
+            self.fail(
+                f"{value!r} is not a list of whole numbers: write one, or several with commas between, or 0 for none", param, ctx
+            )
         return () if sizes == (0,) else sizes
 
 

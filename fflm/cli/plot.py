@@ -95,7 +95,7 @@ def show_missing(characters: str, quiet: bool) -> None:
 
 def _draw_search(searches: tuple[Path, ...], output: Path, overwrite: bool) -> str:
     """Draw the trials of a search; return the characters that no font contains."""
-    from fflm.cli.report import describe_perplexity
+    from fflm.cli.tune import describe_valid
     from fflm.plots import draw_trials
     from fflm.search.search import Search
     from fflm.search.space import Choices, logarithmic, show
@@ -103,6 +103,7 @@ def _draw_search(searches: tuple[Path, ...], output: Path, overwrite: bool) -> s
     if len(searches) > 1:
         raise click.UsageError("a search is plotted alone: give one folder of `fflm tune`, or models")
     search = Search.open(searches[0])
+    measure = search.data.measure
     scales: dict[str, str | tuple[str, ...]] = {}
     for name, part in search.space.items():
         if isinstance(part, Choices):
@@ -113,12 +114,12 @@ def _draw_search(searches: tuple[Path, ...], output: Path, overwrite: bool) -> s
         {
             "number": trial.number,
             "state": trial.state,
-            "perplexity": trial.perplexity,
+            measure: getattr(trial, measure),
             "values": {name: value if isinstance(scales[name], str) else show(value) for name, value in trial.values.items()},
         }
         for trial in search.trials
     ]
     caption = ""
     if best := search.best:
-        caption = f"best: {describe_perplexity(search.figures(best))}"
-    return draw_trials(str(search.path), trials, scales, caption, output, overwrite=overwrite)
+        caption = f"best: {describe_valid(search, search.figures(best))}"
+    return draw_trials(str(search.path), trials, scales, caption, output, measure=measure, overwrite=overwrite)

@@ -117,3 +117,11 @@ _POLICIES = {
 def describe_policy(policy: str) -> tuple[str, str]:
     """Return a heading and a phrase for a `fflm.text.settings.TextSettings.policy`, which is spelled as in files."""
     return _POLICIES.get(policy, ("ends", printable(policy)))
+
+
+def describe_classification(figures: dict[str, Any], unit: str) -> str:
+    """Return a line with figures, given `fflm.models.classifier.metrics.Report.to_dict` and what an example is called."""
+    return (
+        f"accuracy {figures['accuracy']:.2%}, macro F1 {figures['macro_f1']:.4f}, "
+        f"loss {figures['loss']:.4f} nats per {unit}, over {figures['examples']:,} {unit}s"
+    )

@@ -59,8 +59,6 @@ def new_model(
         If an argument or the text is not valid, or the folder cannot be written. What was at ``path`` is unchanged.
     """
     place = corpus_folder(source.inputs)
-    with os_errors_as_fflm_error(f"write {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
     with NewFolder(path, check) as new, os_errors_as_fflm_error(f"write {path}"):
         if place is None:
             corpus = tokenize(source, new.folder / CORPUS, processes=processes, progress=progress).moved(path / CORPUS)

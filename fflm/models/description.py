@@ -75,13 +75,15 @@ class NetworkFile(TrainedFile, total=False):
 
 
 class Ngram(TypedDict):
-    """The description of an n-gram model: its order, the number and discounts of the n-grams of each order, and notes."""
+    """The description of an n-gram model: its order, the number and discounts of the n-grams of each order, notes, pruning."""
 
     order: Annotated[int, Meta(ge=1, le=LARGEST_ORDER)]
     counts: Annotated[list[Count], Meta(min_length=1, max_length=LARGEST_ORDER)]
     discounts: Annotated[list[Annotated[list[float], Meta(max_length=3)]], Meta(max_length=LARGEST_ORDER)] | None
     notes: list[str]
     source: NotRequired[str]
+    prune: NotRequired[Annotated[list[Count], Meta(max_length=LARGEST_ORDER)]]
+    prune_entropy: NotRequired[float]
 
 
 class NgramFile(Common, total=False):

@@ -35,19 +35,34 @@ class KindOfModel(NamedTuple):
         The function that trains one.
     model
         The class, whose ``load`` takes a folder and a device.
+    session
+        The class of its training sessions, whose ``resume`` takes a folder; None if its training cannot be resumed.
     """
 
     article: str
     name: str
     train: str
     model: str
+    session: str | None = None
 
 
 KINDS: dict[Kind, KindOfModel] = {
-    "network": KindOfModel("a", "network", "fflm.train", "fflm.models.neural.model.NeuralModel"),
+    "network": KindOfModel(
+        "a",
+        "network",
+        "fflm.train",
+        "fflm.models.neural.model.NeuralModel",
+        "fflm.models.neural.train.TrainingSession",
+    ),
     "ngram": KindOfModel("an", "n-gram model", "fflm.train_ngram", "fflm.models.ngram.model.NgramModel"),
     "mixture": KindOfModel("a", "mixture", "fflm.train", "fflm.models.mixture.model.Mixture"),
-    "classifier": KindOfModel("a", "text classifier", "fflm.train_classifier", "fflm.models.classifier.model.TextClassifier"),
+    "classifier": KindOfModel(
+        "a",
+        "text classifier",
+        "fflm.train_classifier",
+        "fflm.models.classifier.model.TextClassifier",
+        "fflm.models.classifier.train.ClassifierSession",
+    ),
 }
 
 LANGUAGE_MODELS: tuple[Kind, ...] = ("network", "ngram", "mixture")

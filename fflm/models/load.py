@@ -63,5 +63,10 @@ def _class_of(path: Path) -> Any:
     kind = read_config(path).get("kind", "network")
     if kind not in KINDS:
         raise FflmError(f"{path} is a model of the kind {kind!r}, which this fflm does not know: update fflm")
-    module, _, name = KINDS[kind].model.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    return import_class(KINDS[kind].model)
+
+
+def import_class(name: str) -> Any:
+    """Import the class with a name such as ``fflm.models.ngram.model.NgramModel``."""
+    module, _, own = name.rpartition(".")
+    return getattr(importlib.import_module(module), own)

@@ -1,6 +1,6 @@
-"""What the first layer reads of an example: the concatenated or pooled embeddings of its words, or its numbers as they are.
+"""The input of the first layer: the concatenated or pooled embeddings of the words of an example, or its features unchanged.
 
-Letters: B rows, n words of a window, L of the longest text of a batch, m embedding size, I numbers that the first layer reads.
+Letters: B rows, n words of a window, L words of the longest text of a batch, m embedding size, I width of the input.
 """
 
 import numpy as np
@@ -10,42 +10,43 @@ from fflm.network.config import NetworkConfig
 
 
 def check(config: NetworkConfig, rows: Array, words: int) -> None:
-    """Raise a ValueError if a kernel would read what is not a network's: rows that are too narrow, or words that it has not.
+    """Raise a ValueError if a kernel would read out of bounds: if rows have the wrong width, or contain ids of no embedding.
 
-    Words that are on a device already are not looked at, for that would wait for it.
+    Ids that are already on a GPU are not checked, because the check would have to wait for the GPU.
     """
     width = {"window": config.context, "numbers": config.numbers}.get(config.input)
     if rows.ndim != 2 or width not in (None, rows.shape[1]):
         sees = f"{width} {'numbers' if config.input == 'numbers' else 'words'}" if width else "rows of words"
         raise ValueError(f"contexts of the shape {rows.shape}, but the network sees {sees}")
     if config.input != "numbers":
-        check_range("contexts", rows, words, 0 if config.input == "window" else -1)
+        check_range("contexts", rows, words, 0 if config.outputs is None else -1)
 
 
 def check_range(name: str, ids: Array, limit: int, lowest: int = 0) -> None:
-    """Raise a ValueError if a NumPy array, which a kernel is to use as indices, has some that are out of range."""
+    """Raise a ValueError if a NumPy array of indices for a kernel has an index below ``lowest``, or not below ``limit``."""
     if isinstance(ids, np.ndarray) and ids.size and (ids.min() < lowest or ids.max() >= limit):
         raise ValueError(f"{name} from {ids.min()} to {ids.max()}, but the network has {lowest} to {limit - 1}")
 
 
 def read(backend: Backend, config: NetworkConfig, embeddings: Array, rows: Array) -> tuple[Array, Array | None]:
-    """Return what the first layer reads.
+    """Return the input of the first layer.
 
     Parameters
     ----------
     backend, config
-        The network's.
+        The backend and the configuration of the network.
     embeddings
-        (V + 1, m), None where the input is numbers.
+        The embeddings, (V + 1, m); None if the input is numbers.
     rows
-        (B, n) int32 words of a window; or (B, L) int32 words of texts, each filled up with -1; or (B, I) numbers.
+        The words of windows, (B, n) int32, where a classifier may have -1 for no word; or the words of texts, (B, L) int32,
+        padded with -1; or numbers, (B, I) floats.
 
     Returns
     -------
     inputs
-        (B, I); for numbers ``rows`` itself.
+        The input, (B, I) in the dtype of the embeddings; if it is numbers, ``rows`` itself.
     sources
-        Of a pooled maximum the words it is of, (B, I), which `read_backward` needs, else None.
+        For max pooling, the words whose embeddings have the maxima, (B, I) int32, which `read_backward` needs; otherwise None.
     """
     if config.input == "numbers":
         return rows, None
@@ -64,7 +65,7 @@ def read(backend: Backend, config: NetworkConfig, embeddings: Array, rows: Array
 def read_backward(
     backend: Backend, config: NetworkConfig, rows: Array, sources: Array | None, d_inputs: Array, d_embeddings: Array
 ) -> None:
-    """Go back through `read`: d_inputs (B, I) -> d_embeddings (V + 1, m), added to."""
+    """Backpropagate through `read`: add the gradient for d_inputs (B, I) to d_embeddings (V + 1, m)."""
     if config.input == "window":
         backend.scatter_add(rows, config.blocks, d_inputs, d_embeddings)
     elif config.input == "mean":

@@ -1,6 +1,6 @@
-"""A search over settings: training sessions on one text, compared by their validation perplexity, in a folder of their own.
+"""A search over settings: training sessions on the same data, compared by their validation loss, in a folder of their own.
 
-The `Study` says what to try and when to stop a trial early. Each trial is a `TrainingSession` in a folder within that of the
+The `Study` says what to try and when to stop a trial early. Each trial is a training session in a folder within that of the
 search, so that an interrupted trial resumes from its checkpoint. Only the models of the best and of the running trial are kept.
 """
 
@@ -8,6 +8,7 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Required, Self, TypedDict
 
@@ -36,12 +37,15 @@ from fflm.files import (
     write_json,
     write_text,
 )
-from fflm.models.corpora import describe_corpus, find_corpus, is_described
+from fflm.models.classifier.model import DataFile, describe_data
+from fflm.models.classifier.train import ClassifierRequest
+from fflm.models.corpora import describe_corpus
 from fflm.models.creation import model_path, new_model, pop_fields, text_source
-from fflm.models.description import CorpusReference, NetworkFigures
-from fflm.models.folder import load_weights, read_config
-from fflm.models.neural.train import OPTIONS, PRESETS, TrainingSession, check_length, network_settings, resolve_settings
+from fflm.models.description import CorpusReference
+from fflm.models.folder import VOCABULARY
+from fflm.models.neural.train import OPTIONS, PRESETS, network_settings, resolve_settings
 from fflm.network.config import NetworkConfig
+from fflm.search.data import CorpusData, LabeledData, SearchData, open_data
 from fflm.search.space import (
     SamplerName,
     Space,
@@ -56,7 +60,7 @@ from fflm.search.study import REMEDY, SEARCH, Outcome, State, Study, Trial, impo
 from fflm.stored import check_json, read_json
 from fflm.text.corpus import Corpus
 from fflm.training.events import DivergedError, Evaluation, Event, Finished
-from fflm.training.session import check_size
+from fflm.training.session import Session, check_size
 from fflm.training.settings import Preset, TrainingSettings
 
 FORMAT, VERSION = "fflm search", 1
@@ -77,9 +81,8 @@ class PartFile(TypedDict, total=False):
 
 
 class SearchFile(TypedDict, total=False):
-    """The content of search.json."""
+    """The content of search.json, except for the data."""
 
-    corpus: Required[CorpusReference]
     network: Required[NetworkConfig]
     training: Required[TrainingSettings]
     threads: Required[Workers]
@@ -89,6 +92,68 @@ class SearchFile(TypedDict, total=False):
     sampler: Required[SamplerName]
     trials: Required[Positive | None]
     prune: Required[bool]
+
+
+class NetworkSearchFile(SearchFile):
+    """The content of search.json of a search for a language model."""
+
+    corpus: CorpusReference
+
+
+class ClassifierSearchFile(SearchFile, DataFile):
+    """The content of search.json of a search for a text classifier."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a search tries settings.
+
+    Attributes
+    ----------
+    space
+        What is searched.
+    sampler
+        ``bayesian``: a tree-structured Parzen estimator guides the search (Bergstra et al. 2011); ``random``; ``grid``: all
+        combinations of choices.
+    trials
+        Maximum number of trials; there are fewer if there are fewer combinations.
+    prune
+        Whether to stop a trial early if it is worse, at an evaluation, than the median of the others at the same step.
+    """
+
+    space: Space
+    sampler: SamplerName
+    trials: int | None
+    prune: bool
+
+    def start(
+        self,
+        new: NewFolder,
+        data: SearchData,
+        about: Mapping[str, Any],
+        config: NetworkConfig,
+        settings: TrainingSettings,
+        compute: Compute,
+    ) -> "Search":
+        """Create and publish the folder of a search; ``about`` is what search.json says of its data."""
+        for values in ({}, *extreme_values(self.space)):
+            data.check(with_values(config, settings, values)[0])
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            **about,
+            "network": config.to_dict(),
+            "training": settings.to_dict(),
+            **dataclasses.asdict(compute),
+            "space": {name: dataclasses.asdict(part) for name, part in self.space.items()},
+            "sampler": self.sampler,
+            "trials": self.trials,
+            "prune": self.prune,
+        }
+        write_json(new.folder / SEARCH, content)
+        Search(new.folder, data, content)  # creates the study, whose tables are not all there at once
+        new.publish()
+        return Search.open(new.path)
 
 
 @checked
@@ -105,7 +170,7 @@ def start_search(
     preset: Preset = "default",
     **fields: Any,
 ) -> "Search":
-    """Start a search: tokenize the text once for all trials, unless that was done, and set up the folder.
+    """Start a search for a language model: tokenize the text once for all trials, unless that was done, and set up the folder.
 
     Parameters
     ----------
@@ -113,15 +178,8 @@ def start_search(
         As `fflm.train` takes them: the settings that all trials share. The test text is not looked at.
     path
         The folder of the search, which must not exist; by default ``stories.tune`` for ``corpora/stories.txt``.
-    space
-        What is searched.
-    sampler
-        ``bayesian``: a tree-structured Parzen estimator guides the search (Bergstra et al. 2011); ``random``; ``grid``: all
-        combinations of choices.
-    trials
-        Maximum number of trials; there are fewer if there are fewer combinations.
-    prune
-        Whether to stop a trial early if it is worse, at an evaluation, than the median of the others at the same step.
+    space, sampler, trials, prune
+        As for `Plan`.
 
     Raises
     ------
@@ -137,46 +195,61 @@ def start_search(
     shape, settings, automatic = network_settings(fields)
     refuse_unknown(fields, OPTIONS)
     check_space(space, sampler, shape, settings)
+    plan = Plan(space, sampler, trials, prune)
     with new_model(source, place, lambda: _check_new(place), processes=processes, progress=progress) as (new, corpus):
         config, settings = resolve_settings(shape, settings, automatic, corpus)
-        _check_corpus(corpus, config, settings, space)
-        about = {
-            **_describe_shared(corpus, place, config, settings),
-            **dataclasses.asdict(compute),
-            "space": {name: dataclasses.asdict(part) for name, part in space.items()},
-            "sampler": sampler,
-            "trials": trials,
-            "prune": prune,
-        }
-        write_json(new.folder / SEARCH, about)
-        Search(new.folder, corpus, about)  # creates the study, whose tables are not all there at once
-        new.publish()
-    return Search.open(place)
+        about = {"corpus": describe_corpus(corpus, place)}
+        return plan.start(new, CorpusData(corpus), about, config, settings, compute)
+
+
+@checked
+def start_classifier_search(
+    inputs: Paths,
+    path: PathLike | None,
+    space: Space,
+    *,
+    sampler: SamplerName = "bayesian",
+    trials: Positive | None = None,
+    prune: bool = True,
+    **fields: Any,
+) -> "Search":
+    """Start a search for a text classifier: read the labeled text once for all trials, and set up the folder.
+
+    Parameters
+    ----------
+    inputs, fields
+        As `fflm.train_classifier` takes them, except for ``vectors``, ``frozen`` and ``overwrite``: the settings that all trials
+        share. The test texts are not looked at.
+    path
+        The folder of the search, which must not exist; by default ``reviews.tune`` for ``reviews.tsv``.
+    space, sampler, trials, prune
+        As for `Plan`.
+
+    Raises
+    ------
+    FflmError
+        If anything is wrong with them, the text or the folder, which then does not exist.
+    """
+    import_optuna()
+    request = ClassifierRequest.of(inputs, fields)
+    place = model_path(path, request.source.inputs, "tune")
+    _check_new(place)
+    check_space(space, sampler, request.config, request.settings, "classifier")
+    with os_errors_as_fflm_error(f"write {place}"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    with NewFolder(place, lambda: _check_new(place)) as new, os_errors_as_fflm_error(f"write {place}"):
+        data, config, settings = request.read()
+        data.save_examples(new.folder)
+        data.reader.vocabulary.save(new.folder / VOCABULARY)
+        about = {"kind": "classifier", **describe_data(data.labels, data.reader, data.shares)}
+        plan = Plan(space, sampler, trials, prune)
+        return plan.start(new, LabeledData(data), about, config, settings, request.compute)
 
 
 def _check_new(path: Path) -> None:
     """Raise an FflmError if there is anything at a path."""
     if path.exists():
         raise FflmError(f"{path} exists: `Search.resume('{path}')` resumes it, or choose another folder")
-
-
-def _check_corpus(corpus: Corpus, config: NetworkConfig, settings: TrainingSettings, space: Space) -> None:
-    """Raise an FflmError if a corpus has no validation text, or one too short for a network of the space."""
-    if "valid" not in corpus.parts:
-        raise FflmError("without validation text nothing tells a good setting from a bad one: give some with `valid`")
-    for values in ({}, *extreme_values(space)):
-        check_length(corpus, with_values(config, settings, values)[0])
-
-
-def _describe_shared(corpus: Corpus, path: Path, config: NetworkConfig, settings: TrainingSettings) -> dict[str, Any]:
-    """Return what search.json, in the folder at ``path``, says of the data and the settings that all trials share."""
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "corpus": describe_corpus(corpus, path),
-        "network": config.to_dict(),
-        "training": settings.to_dict(),
-    }
 
 
 def _read_search(path: Path) -> dict[str, Any]:
@@ -186,7 +259,8 @@ def _read_search(path: Path) -> dict[str, Any]:
     about: dict[str, Any] = read_json(path / SEARCH, Any, REMEDY)
     if isinstance(about, dict) and about.get("format") == FORMAT and about.get("version") != VERSION:
         raise FflmError(f"{path} is a search of another version of fflm: resume it with that version, or start a new search")
-    check_json(about, SearchFile, str(path / SEARCH), REMEDY)
+    classifier = isinstance(about, dict) and about.get("kind") == "classifier"
+    check_json(about, ClassifierSearchFile if classifier else NetworkSearchFile, str(path / SEARCH), REMEDY)
     return about
 
 
@@ -196,10 +270,10 @@ class Search:
     Attributes
     ----------
     path
-        The folder: a description, the study, a table of all trials, the corpus, and the models of the best trial so far and of
+        The folder: a description, the study, a table of all trials, the data, and the models of the best trial so far and of
         the one that is running.
-    corpus
-        The text of all trials.
+    data
+        What all trials are trained on.
     space
         What is searched.
     limit
@@ -207,13 +281,13 @@ class Search:
     run
         The training session of the running trial, if there is one.
     save_seconds
-        Time between its checkpoints; by default that of `TrainingSession`.
+        Time between its checkpoints; by default that of `Session`.
     """
 
-    def __init__(self, path: Path, corpus: Corpus, about: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, data: SearchData, about: Mapping[str, Any]) -> None:
         self.path = path
-        self.corpus = corpus
-        self.run: TrainingSession | None = None
+        self.data = data
+        self.run: Session | None = None
         self.save_seconds: float | None = None
         self._lock: FolderLock  # while the folder is locked
         self.config = NetworkConfig.from_dict(about["network"])
@@ -223,11 +297,11 @@ class Search:
         self._sampler: SamplerName = about["sampler"]
         try:
             self.space: Space = {name: part_from_dict(name, fields) for name, fields in about["space"].items()}
-            check_space(self.space, self._sampler, self.config, self.settings)
+            check_space(self.space, self._sampler, self.config, self.settings, data.kind)
             check_size(self.config)
         except FflmError as error:
             raise FflmError(f"{path / SEARCH} is damaged ({str(error).replace('`', '')}): {REMEDY}") from error
-        if self.config.vocabulary != len(corpus.vocabulary):
+        if not data.fits(self.config):
             raise FflmError(f"{path / SEARCH} is damaged (the network has another vocabulary than the text): {REMEDY}")
         combinations = math.prod(count_values(part) for part in self.space.values())
         wanted = about["trials"] or (combinations if self._sampler == "grid" else TRIALS)
@@ -245,10 +319,7 @@ class Search:
         """
         import_optuna()
         about = _read_search(path)
-        corpus = Corpus.open(find_corpus(path, about["corpus"]))
-        if not is_described(corpus, about["corpus"]):
-            raise FflmError(f"{path} was started on other data than {corpus.path} holds now: restore that, or start a new search")
-        return cls(path, corpus, about)
+        return cls(path, open_data(path, about), about)
 
     @classmethod
     def resume(cls, path: Path, *, trials: int | None = None) -> Self:
@@ -262,12 +333,18 @@ class Search:
         _read_search(path)
         with locked_folder(path):
             search = cls.open(path)
-            search.corpus.verify()
+            search.data.verify()
             about = _read_search(path)
             if trials in (None, about["trials"]):
                 return search
             write_json(path / SEARCH, {**about, "trials": trials})
             return cls.open(path)
+
+    @property
+    def corpus(self) -> Corpus:
+        """The text of all trials, of a search for a language model."""
+        assert isinstance(self.data, CorpusData)
+        return self.data.corpus
 
     @property
     def trials(self) -> list[Trial]:
@@ -276,7 +353,7 @@ class Search:
 
     @property
     def best(self) -> Trial | None:
-        """The complete trial with the lowest perplexity; its model is in `folder(best)`."""
+        """The complete trial with the lowest validation loss; its model is in `folder(best)`."""
         return next((trial for trial in ranking(self.trials) if trial.state == "complete"), None)
 
     def folder(self, trial: Trial) -> Path:
@@ -284,19 +361,14 @@ class Search:
         return self.path / f"trial-{trial.number}"
 
     def figures(self, trial: Trial) -> dict[str, Any]:
-        """Return the figures of the model of a trial on the validation text."""
-        path = self.folder(trial)
-        _, figures = load_weights(path, read_config(path, "network"), NetworkFigures)
-        if "valid" not in figures:
-            raise FflmError(f"{path} is damaged (it was not evaluated): {REMEDY}")
-        valid: dict[str, Any] = figures["valid"]
-        return valid
+        """Return the figures of the model of a trial on the validation part."""
+        return self.data.figures(self.folder(trial))
 
     def configure(self, values: Mapping[str, Any]) -> tuple[NetworkConfig, TrainingSettings]:
         """Return all settings of a trial."""
         return with_values(self.config, self.settings, values)
 
-    def events(self) -> Iterator[TrainingSession | Event | Trial]:
+    def events(self) -> Iterator[Session | Event | Trial]:
         """Run all remaining trials; yield of each its session, the events of the session, and the trial when it has ended.
 
         To interrupt the search, stop consuming at any event and call `save`.
@@ -310,10 +382,10 @@ class Search:
             self._tidy()
             yield from self._events()
 
-    def _events(self) -> Iterator[TrainingSession | Event | Trial]:
+    def _events(self) -> Iterator[Session | Event | Trial]:
         while trial := self._next():
             try:
-                check_length(self.corpus, self.configure(trial.values)[0])
+                self.data.check(self.configure(trial.values)[0])
             except FflmError as error:
                 yield self._end("refused", str(error))
                 continue
@@ -349,15 +421,15 @@ class Search:
         self._lock.check()
         return self._study.next_trial(self.limit)
 
-    def _start(self, trial: Trial) -> TrainingSession:
+    def _start(self, trial: Trial) -> Session:
         """Start the training session of a trial, or resume it."""
         path = self.folder(trial)
         if path.exists():
-            run = TrainingSession.resume(path, self.corpus)
+            run = self.data.resume(path)
         else:
             with NewFolder(path) as new:
                 config, settings = self.configure(trial.values)
-                run = TrainingSession.start(new, self.corpus, config, settings, self.compute)
+                run = self.data.start(new, config, settings, self.compute)
         if self.save_seconds is not None:
             run.save_seconds = self.save_seconds
         return run
@@ -387,10 +459,9 @@ class Search:
     def _tidy(self) -> None:
         """Write the table; remove the models of all trials but the best and the running one, and what a killed process left."""
         best, trials = self.best, self.trials
-        rows: list[list[Any]] = [["trial", "state", "perplexity", "loss", "epochs", "seconds", *self.space]]
-        for trial in ranking(trials):
-            figures = (trial.number, trial.state, trial.perplexity, trial.loss, trial.epochs, trial.seconds)
-            rows.append([*figures, *map(show, trial.values.values())])
+        figures = ["number", "state", *(["perplexity"] if self.data.measure == "perplexity" else []), "loss", "epochs", "seconds"]
+        rows: list[list[Any]] = [["trial", *figures[1:], *self.space]]
+        rows += [[*(getattr(trial, name) for name in figures), *map(show, trial.values.values())] for trial in ranking(trials)]
         lines = ["\t".join("" if value is None else str(value) for value in row) for row in rows]
         write_text(self.path / TABLE, "\n".join(lines) + "\n")
         needed = {self.folder(trial) for trial in trials if trial.state == "running" or trial == best}

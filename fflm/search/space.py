@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from fflm.errors import FflmError
+from fflm.models.classifier import train as classifier_train
 from fflm.models.creation import pop_fields
-from fflm.models.neural.train import OPTIONS
+from fflm.models.neural import train as neural_train
 from fflm.network.config import NetworkConfig
 from fflm.training.settings import TrainingSettings
 
 SamplerName = Literal["bayesian", "random", "grid"]
+Kind = Literal["network", "classifier"]
+
+OPTIONS = {"network": neural_train.OPTIONS, "classifier": classifier_train.OPTIONS}
+"""The settings of each kind of model."""
 
 LOGARITHMIC = ("rate", "weight_decay", "decay")
 """Settings whose ranges are searched on a logarithmic scale, unless a range starts at 0."""
@@ -65,13 +70,21 @@ DEFAULT_SPACE: Space = {
     "embedding_dropout": Range(0.0, 0.4),
     "weight_decay": Range(0.01, 1.0),
 }
-"""The default search space."""
+"""The default search space of language models."""
+
+CLASSIFIER_SPACE: Space = {
+    "rate": Range(5e-3, 0.5),
+    "embedding_dropout": Range(0.0, 0.6),
+    "weight_decay": Range(1e-7, 1e-3),
+    "hidden": Choices(((), (50,), (200,))),
+}
+"""The default search space of classifiers, whose default optimizer is AdaGrad."""
 
 
-def searchable() -> tuple[str, ...]:
-    """Return the names of all settings that can be searched over."""
+def searchable(kind: Kind = "network") -> tuple[str, ...]:
+    """Return the names of all settings that can be searched over, for a kind of model."""
     names = [field.name for of in (NetworkConfig, TrainingSettings) for field in dataclasses.fields(of)]
-    return tuple(name for name in names if name in OPTIONS and name != "frozen")  # a search has no embeddings to freeze
+    return tuple(name for name in names if name in OPTIONS[kind] and name != "frozen")  # a search has no embeddings to freeze
 
 
 def logarithmic(name: str, part: Range) -> bool:
@@ -86,11 +99,13 @@ def show(value: Any) -> str:
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
-def check_space(space: Space, sampler: SamplerName, config: NetworkConfig, settings: TrainingSettings) -> None:
+def check_space(
+    space: Space, sampler: SamplerName, config: NetworkConfig, settings: TrainingSettings, kind: Kind = "network"
+) -> None:
     """Raise an FflmError if a setting cannot be searched over, or cannot have one of its values, or the sampler needs choices."""
     for name, part in space.items():
-        if name not in searchable():
-            raise FflmError(f"cannot search over {name!r}: choose from {', '.join(searchable())}")
+        if name not in searchable(kind):
+            raise FflmError(f"cannot search over {name!r}: choose from {', '.join(searchable(kind))}")
         if sampler == "grid" and isinstance(part, Range):
             raise FflmError(f"a grid needs choices rather than the range {part.low}..{part.high}: give several values of {name}")
     for values in extreme_values(space):

@@ -159,7 +159,7 @@ def _open_all(sources: Sequence[str | Path]) -> Iterator[tuple[str, IO[bytes]]]:
     """Open one file of the sources after another; yield its name and the file, decompressed."""
     for source in sources:
         if str(source) == "-":
-            yield "standard input", _decompressed(sys.stdin.buffer, "standard input")
+            yield "standard input", decompressed(sys.stdin.buffer, "standard input")
             continue
         for path in files(Path(source)):
             with open_bytes(path) as file:
@@ -219,11 +219,24 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
     with os_errors_as_fflm_error(f"read {path}"):
         file = path.open("rb")
     with file:
-        yield _decompressed(file, str(path))
+        yield decompressed(file, str(path))
 
 
-def _decompressed(file: IO[bytes], name: str) -> IO[bytes]:
-    """Return a file-like object with the content of a file, decompressed if it is compressed."""
+def decompressed(file: IO[bytes], name: str) -> IO[bytes]:
+    """Return a file-like object with the content of an open file, decompressed if it is compressed, as `open_bytes` does.
+
+    Parameters
+    ----------
+    file
+        The file.
+    name
+        Its name, for error messages.
+
+    Raises
+    ------
+    FflmError
+        As `open_bytes`.
+    """
     source = _Blocks(_raw_blocks(file, name))
     result = io.BufferedReader(source, CHUNK)
     kind = _kind(result.peek())

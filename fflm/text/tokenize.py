@@ -1,14 +1,11 @@
 """Tokenization of a text into a corpus on disk, in worker processes if the text is long."""
 
 import os
-import signal
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +22,7 @@ from fflm.text.numbering import Numbering, Numbers
 from fflm.text.reading import read_chunks
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary, VocabularyRule, read_words
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
+from fflm.workers import map_in_order
 
 _BLOCK = 1 << 20  # number of ids in memory at a time
 _SERIAL_SECONDS = 2.0  # processor time spent on tokenization before worker processes are started
@@ -166,34 +161,12 @@ def _number_chunks(
             break
     else:
         return
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
-
     tables: dict[int, Numbers] = {}  # for each worker: (K,), the number in `numbering` of each of the worker's numbers
-    with ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (settings,)) as pool:
-        pending: deque[Future[tuple[int, int, list[str], Numbers, int]]] = deque()
-
-        def next_result() -> tuple[Numbers, int]:
-            """Wait for the oldest chunk, and translate its numbers into those of ``numbering``."""
-            worker, start, types, numbers, characters = pending.popleft().result()
-            known = tables.get(worker, np.empty(0, np.uint32))[:start]
-            tables[worker] = np.append(known, numbering.numbers(types))
-            return tables[worker][numbers], characters
-
-        try:
-            for chunk in chunks:
-                pending.append(pool.submit(_number_in_worker, chunk))
-                if (
-                    len(pending) > 4 * processes
-                ):  # chunks that wait take memory, so the reader must not run far ahead of the workers
-                    yield next_result()
-            while pending:
-                yield next_result()
-        except BrokenProcessPool as error:
-            raise FflmError("a worker process was killed: free some memory or use fewer processes") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    results = map_in_order(_number_in_worker, chunks, processes, _start_worker, (settings,))
+    for worker, start, types, numbers, characters in results:
+        known = tables.get(worker, np.empty(0, np.uint32))[:start]
+        tables[worker] = np.append(known, numbering.numbers(types))
+        yield tables[worker][numbers], characters
 
 
 _worker: tuple[TextSettings, Numbering]  # set in worker processes only
@@ -202,19 +175,7 @@ _worker: tuple[TextSettings, Numbering]  # set in worker processes only
 def _start_worker(settings: TextSettings) -> None:
     """Prepare a worker process."""
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends the workers
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
     _worker = settings, Numbering(settings.tokenizer, MAX_TYPES)
-
-
-def _exit_with_parent() -> None:
-    """Exit when the parent process has ended; a parent that is killed cannot end its workers itself."""
-    from multiprocessing import parent_process
-
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _number_in_worker(chunk: str) -> tuple[int, int, list[str], Numbers, int]:

@@ -24,15 +24,15 @@ class LazyAdam:
     Parameters
     ----------
     parameters, moments
-        Parameters of the network, and both moments of the optimizer.
+        The parameters of the network, and the first and second moments of the optimizer.
     settings
-        Of Adam or AdamW.
+        The settings of Adam or AdamW.
 
     Attributes
     ----------
     done
-        For each such array by name, (rows, 2) float64: the number of steps that a row has made, and the negative logarithm of the
-        factor by which weight decay has shrunk it in them.
+        By the name of each array that is updated lazily, an array (rows, 2) float64: the number of updates that each row has
+        received, and the negative logarithm of the factor by which weight decay has shrunk the row in these updates.
     """
 
     def __init__(self, parameters: Parameters, moments: tuple[Parameters, ...], settings: TrainingSettings) -> None:
@@ -47,16 +47,16 @@ class LazyAdam:
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """Continue from the arrays of a checkpoint: ``done.NAME`` for each name of `done`, as it was after a step.
 
-        At least one row had caught up then: the step's own.
+        The rows that this step used have received all updates, so the largest numbers are those of the training run.
 
         Raises
         ------
         FflmError
-            If it is not of these parameters.
+            If an array is missing, or its shape, dtype or numbers do not fit the parameters.
         """
         if missing := [name for name in self.done if f"done.{name}" not in arrays]:
             raise FflmError(f"the checkpoint is damaged: it lacks the steps of {', '.join(missing)}; train again")
-        done = {name: arrays[f"done.{name}"].copy() for name in self.done}  # the other trainer may go on
+        done = {name: arrays[f"done.{name}"].copy() for name in self.done}  # a trainer that is still running may own the arrays
         for name, rows in self.done.items():
             if done[name].shape != rows.shape or done[name].dtype != rows.dtype or not (done[name].min() >= 0):
                 raise FflmError(
@@ -66,7 +66,7 @@ class LazyAdam:
         self._due = np.max([rows.max(axis=0) for rows in done.values()], axis=0)
 
     def catch_up(self, backend: Backend, parts: tuple[Parameters, ...], subset: Subset, rate: float) -> None:
-        """Make the skipped updates of the rows of a subset, whose weights and moments ``parts`` holds, at a learning rate."""
+        """Make the skipped updates of the rows of a subset at a learning rate; ``parts`` has their weights and both moments."""
         self._catch_up(backend, parts, {name: subset.rows[name] for name in self.done}, rate)
 
     def catch_up_all(self, backend: Backend, rate: float) -> None:
@@ -77,6 +77,7 @@ class LazyAdam:
                 rows[:] = self._due
 
     def _catch_up(self, backend: Backend, parts: tuple[Parameters, ...], rows: dict[str, Any], rate: float) -> None:
+        """Update ``parts``, which contain the ``rows`` of each array by name, without recording it in `done`."""
         weights, first, second = (dict(part.items()) for part in parts)
         for name, done in self.done.items():
             weight, moment1, moment2 = (each[name].reshape(len(each[name]), -1) for each in (weights, first, second))

@@ -1,4 +1,4 @@
-"""Samples of the vocabulary, for losses whose cost does not grow with it."""
+"""Samples of the vocabulary, for the sampled losses, whose cost does not grow with the size of the vocabulary."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,19 @@ from fflm.backend.protocol import Array
 
 @dataclass(frozen=True)
 class Sample:
-    """Words that a batch's targets are to be told from.
+    """The words over which a sampled loss of a batch is computed: negative samples and the targets, R different words.
 
     Attributes
     ----------
     words
-        (R,) int32, ascending: those drawn, and the targets.
+        The different words that were drawn or are targets, (R,) int32, in ascending order.
     draws
-        (R,) how often each was drawn.
+        How often each word was drawn, (R,) int64. It is 0 for targets that were not drawn.
     log_draws
-        (R,) log of how often that was to be expected: log k q(word).
+        Logarithm of the expected number of draws, log(k q(word)), (R,) float64.
     log_chances
-        (R,) log of the chance that the word is among them; the targets of other rows are draws, too.
+        Logarithm of the probability that the word is in the sample, (R,) float64. The targets of the other rows
+        of the batch are negative samples, too, and are counted as draws.
     """
 
     words: Array
@@ -30,27 +31,27 @@ class Sample:
 
 
 class Sampler:
-    """Draws words as often as they occur in the training text, the same for all rows of a batch.
+    """Draws negative samples from the unigram distribution q of the training text, the same for all rows of a batch.
 
     Parameters
     ----------
     counts
-        (V,) of the words in the training text.
+        How often each word of the vocabulary occurs in the training text, (V,).
     samples
-        Draws a batch [k].
+        Number of draws for a batch, k.
     seed
-        Of the draws, which are a function of it and the step.
+        Random seed. The draws are a function of the seed and the step.
     """
 
     def __init__(self, counts: Array, samples: int, seed: int) -> None:
         self.samples = samples
         self.seed = seed
-        frequencies = counts + 1.0  # no word is without noise
+        frequencies = counts + 1.0  # every word can be drawn, also one that does not occur
         self._frequencies = frequencies / frequencies.sum()
         self._cumulative = np.cumsum(self._frequencies)
 
     def draw(self, targets: Array, step: int) -> Sample:
-        """Return the sample for the targets (B,) of a step."""
+        """Return the sample of a training step for the targets of its batch, (B,) integers."""
         numbers = np.random.default_rng((self.seed, step)).random(self.samples)
         drawn = np.searchsorted(self._cumulative, numbers * self._cumulative[-1], side="right")
         words, places = np.unique(np.concatenate([targets, drawn]), return_inverse=True)

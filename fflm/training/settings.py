@@ -19,10 +19,11 @@ Vectors: TypeAlias = Annotated[
     Meta(description="Initial embeddings: a text file of word2vec, GloVe or fastText vectors (may be compressed)."),
 ]
 Preset: TypeAlias = Annotated[
-    Literal["default", "quick"],
+    Literal["default", "quick", "bengio2003"],
     Meta(
         description="Defaults of the settings; quick is a small network that trains in seconds: window 5, averages 20, "
-        "embedding 64, hidden 128, dropout 0.1, embedding dropout 0.1, epochs 3, rate 0.004."
+        "embedding 64, hidden 128, dropout 0.1, embedding dropout 0.1, epochs 3, rate 0.004. bengio2003 is the network of Bengio "
+        "et al. 2003 with its training, word by word: window 4, embedding 60, 50 units of tanh, direct connections, sgd."
     ),
 ]
 

@@ -74,14 +74,15 @@ def test_backend_has_signatures_of_protocol() -> None:
 @pytest.mark.parametrize(("rows", "words", "size"), [(1, 1, 1), (1, 4, 5), (2, 3, 1), (33, 50, 7)])
 def test_gather_and_scatter_add(rows: int, words: int, size: int, blocks: tuple[int, ...], dtype: np.dtype, threads: int) -> None:
     generator = np.random.default_rng(0)
-    contexts = generator.integers(0, words + 1, (rows, sum(blocks)), np.int32)
+    contexts = generator.integers(-1, words + 1, (rows, sum(blocks)), np.int32)
     contexts[0], contexts[-1, -1] = 0, words
+    contexts[rows // 2, 0] = -1  # no word
     embeddings = normal(generator, words + 1, size, dtype=dtype)
     inputs = np.full((rows, len(blocks) * size), np.nan, dtype)
     BACKEND.gather(embeddings, contexts, blocks, inputs)
     assert_close(inputs, reference.gather(embeddings.astype(np.float64), contexts, blocks), PRODUCT[dtype])
     if set(blocks) == {1}:
-        assert np.array_equal(inputs.reshape(rows, -1, size), embeddings[contexts])
+        assert np.array_equal(inputs.reshape(rows, -1, size), np.where(contexts[:, :, None] < 0, 0, embeddings[contexts]))
 
     d_inputs, d_embeddings = normal(generator, *inputs.shape, dtype=dtype), normal(generator, words + 1, size, dtype=dtype)
     expected = reference.scatter_add(contexts, blocks, *as_float64(d_inputs, d_embeddings))
@@ -349,6 +350,8 @@ def check_output_layer(layer: list[np.ndarray], smoothing: float, penalty: float
 def test_output_layer(
     sizes: tuple[int, int, int], smoothing: float, penalty: float, beta: float, dtype: np.dtype, threads: int
 ) -> None:
+    if device == "ptx" and ((smoothing > 0) + (penalty > 0) + (beta > 0)) % 2:
+        pytest.skip("every pair of these numbers is tested, which is enough on a device on which each case takes long")
     check_output_layer(output_layer(np.random.default_rng(0), *sizes, dtype), smoothing, penalty, 1 / sizes[0], beta)
 
 

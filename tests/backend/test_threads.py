@@ -24,7 +24,7 @@ from tiny import MODES, tiny_model
 
 import fflm
 from fflm.backend.cpu import backend as cpu_backend
-from fflm.backend.cpu import launching
+from fflm.backend.cpu import kernels, launching
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.cpu.blas import ONE_THREAD
 from fflm.models.mixture.cache import UnigramCache
@@ -219,6 +219,16 @@ def test_results_do_not_depend_on_number_of_threads(monkeypatch):
     for left, middle, right in zip(expected, fewer, results(5), strict=True):
         assert np.array_equal(left, middle)
         assert np.array_equal(left, right)
+
+
+def test_threads_compute_in_double_precision(monkeypatch):
+    """Elsewhere one thread computes all shares in double precision; this kernel is the one that compiles fastest."""
+    set_shares(monkeypatch)
+    values, total = np.random.default_rng(1).normal(size=(2, 33, 70))
+    expected = values + total
+    CpuBackend().add(values, total)
+    assert np.array_equal(total, expected)
+    assert any(types[0].dtype == numba.float64 for types in kernels.add.parallel.signatures)
 
 
 def test_model_is_first_used_by_several_threads_at_once():

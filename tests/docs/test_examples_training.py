@@ -9,6 +9,8 @@ import cross_entropy
 import early_stopping
 import gradient_descent
 import initial_weights
+import losses
+import misprints
 import numpy as np
 import pytest
 import zero_centered
@@ -165,3 +167,51 @@ def test_backpropagation_output(capsys):
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if " | " in line and "by the" not in line]
     assert len(rows) == 4 + 1 + 1 + 1
     assert all(one.split() == other.split() for one, other in rows)
+
+
+def test_losses_of_numbers_and_counts_are_log_likelihoods_but_for_a_constant():
+    for output, y in (("sigmoid", 1), ("squared", 1), ("absolute", 1), ("poisson", 3)):
+        rests = [losses.loss(output, z, y)[0] - losses.surprise(output, z, y) for z in losses.SCORES]
+        np.testing.assert_allclose(rests, rests[0], atol=1e-12)
+
+
+def test_squared_error_and_poisson_learn_mean_and_absolute_error_learns_median():
+    assert losses.constant("squared", losses.OUTLIER, 0.1, 200) == pytest.approx(22, abs=1e-6)
+    assert losses.constant("poisson", losses.OUTLIER, 0.01, 1000) == pytest.approx(22, abs=1e-6)
+    assert losses.constant("absolute", losses.OUTLIER, 0.01, 2000) == pytest.approx(3, abs=0.01)
+
+
+def test_poisson_unit_predicts_positive_counts_where_line_is_negative():
+    found = {}
+    for output in ("squared", "poisson"):
+        network, parameters = losses.linear(output, losses.X, losses.COUNTS, 0.05, 4000)
+        found[output] = network.predict(parameters, losses.X)
+    assert found["squared"].min() < -3
+    assert 0 < found["poisson"].min() < 0.1
+    np.testing.assert_allclose(found["poisson"], losses.COUNTS, atol=0.7)
+
+
+def test_losses_plot(tmp_path):
+    losses.draw(tmp_path / "losses.png")
+    assert (tmp_path / "losses.png").read_bytes().startswith(PNG)
+
+
+def test_right_formulas_equal_differences_and_printed_ones_do_not():
+    for table in (misprints.gradients(), misprints.losses()):
+        for printed, right, measured in table.values():
+            assert right == pytest.approx(measured, abs=1e-8)
+            assert abs(printed - measured) > 0.3
+
+
+def test_printed_order_of_updates_changes_steps_and_errors():
+    printed, right = misprints.distances()
+    assert printed > 5 * right
+    late, early = misprints.hidden_errors()
+    assert np.abs(late - early).max() > 1e-4
+
+
+def test_descent_may_raise_probability_of_wrong_class():
+    before, after = misprints.step()
+    assert after[2] > before[2]
+    assert after[:2].sum() < before[:2].sum()
+    assert after[1] > before[1]

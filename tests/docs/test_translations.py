@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAIRS = {page: page.replace(".md", ".zh.md") for page in ("README.md", "docs/guide.md", "docs/lectures.md")}
+NAMES = ("guide", "lectures", "lecture-index", "glossary", "notation", "answers")
+PAIRS = {page: page.replace(".md", ".zh.md") for page in ("README.md", *(f"docs/{name}.md" for name in NAMES))}
 HEADING = re.compile(r"^(#+) ", re.MULTILINE)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE_COMMENT = re.compile(r"(?:^|  )# .*", re.MULTILINE)

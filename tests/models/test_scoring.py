@@ -352,6 +352,7 @@ def test_score_command_reports_invalid_input_in_one_line(saved_model, tmp_path):
         assert result.stderr.startswith("error: ")
 
 
+@pytest.mark.parametrize("saved_model", ["line ends"], indirect=True)  # the process is the same for all
 def test_installed_score_command_reads_pipe(saved_model):
     path, _ = saved_model
     command = ["fflm", "score", "--json"]
@@ -414,13 +415,18 @@ def test_scores_are_of_lists_of_strings(lines):
         tiny_model().scores(lines)
 
 
-def test_the_command_answers_line_by_line(saved_model):
+@pytest.mark.parametrize("saved_model", ["line ends"], indirect=True)  # the process is the same for all
+def test_process_answers_each_line_before_it_reads_the_next(saved_model):
     path, model = saved_model
     command = [sys.executable, "-m", "fflm", "score", "-m", str(path), "--follow", "-q"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
         for line in ("the cat sat", "", "the 中文 zebra"):
             print(line, file=process.stdin, flush=True)  # and the answer comes before the next line
             assert float(process.stdout.readline()) == pytest.approx(float(model.scores([line])[0]), abs=1e-5)
+
+
+def test_the_command_answers_line_by_line(saved_model):
+    path, model = saved_model
     lines = json_lines(run(path, "--follow", "--json", input="the cat\nthe dog"))
     expected = model.scores(["the cat", "the dog"])
     assert [line["log_probability"] for line in lines] == pytest.approx(expected.tolist(), rel=1e-6)

@@ -101,7 +101,10 @@ def serve(folder):
                 status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
                 calls = [os.fsdecode(library.faults_call(number)) for number in range(1, library.faults_count() + 1)]
             else:
+                environment = dict(os.environ)
                 work(request["program"], folder)
+                os.environ.clear()  # the program may have changed it, for example the folder of compiled kernels
+                os.environ.update(environment)
                 gc.collect()
                 gc.freeze()  # otherwise garbage collection in every fork copies the memory of all imported modules
             os.chdir("/")

@@ -110,8 +110,12 @@ CASES = {name: {**PLAIN, **changes} for name, changes in CASES.items()}
 
 
 def gather(embeddings, contexts, blocks):
-    """Return the sums of the embeddings of each of K blocks of contexts (B, n), over the root of the block's size: (B, K m)."""
-    parts = np.split(embeddings[contexts], np.cumsum(blocks)[:-1], axis=1)
+    """Return the sums of the embeddings of each of K blocks of contexts (B, n), over the root of the block's size: (B, K m).
+
+    The embedding of -1, which is no word, is 0.
+    """
+    found = np.where(contexts[:, :, None] >= 0, embeddings[contexts], 0)
+    parts = np.split(found, np.cumsum(blocks)[:-1], axis=1)
     return np.hstack([part.sum(1) / np.sqrt(part.shape[1]) for part in parts])
 
 
@@ -121,7 +125,8 @@ def scatter_add(contexts, blocks, d_inputs, d_embeddings):
     for row, words in enumerate(contexts):
         shares = np.repeat(d_inputs[row].reshape(len(blocks), -1), blocks, axis=0)
         for word, share, size in zip(words, shares, np.repeat(blocks, blocks), strict=True):
-            result[word] += share / np.sqrt(size)
+            if word >= 0:
+                result[word] += share / np.sqrt(size)
     return result
 
 

@@ -41,7 +41,7 @@ HALF_SLOPES = 1e-3  # exponentials and the gradients of logits are each rounded 
 SAME_ROUNDING = (
     5e-4  # sums of up to 300 terms in another order; numbers halfway between float16 values may be rounded differently
 )
-MIXED_STEPS = 3e-3  # relative error of the losses of twenty steps in mixed precision
+MIXED_STEPS = 3e-3  # relative error of the losses of ten steps in mixed precision
 MIXED_WAY = 0.05  # relative to how far the weights have moved, because Adam makes full steps with the smallest gradients
 
 if devices.mixed:  # operands of products are rounded to float16, each with a relative error of up to 2.4e-4

@@ -77,13 +77,14 @@ def gather(embeddings, contexts, borders, inputs, threads):
                 if borders[k + 1] - borders[k] == 1:
                     word = contexts[i, borders[k]]
                     for j in range(size):
-                        block[j] = embeddings[word, j]
+                        block[j] = embeddings[word, j] if word >= 0 else block.dtype.type(0)
                     continue
                 clear(block)
                 for place in range(borders[k], borders[k + 1]):
                     word = contexts[i, place]
-                    for j in range(size):
-                        block[j] += embeddings[word, j]
+                    if word >= 0:
+                        for j in range(size):
+                            block[j] += embeddings[word, j]
                 factor = block.dtype.type((borders[k + 1] - borders[k]) ** -0.5)
                 for j in range(size):
                     block[j] *= factor
@@ -101,7 +102,7 @@ def scatter_add(contexts, borders, d_inputs, d_embeddings, threads):
                 factor = d_inputs.dtype.type((borders[k + 1] - borders[k]) ** -0.5)
                 for place in range(borders[k], borders[k + 1]):
                     word = contexts[i, place]
-                    if word % threads == t:
+                    if word >= 0 and word % threads == t:
                         for j in range(size):
                             d_embeddings[word, j] += factor * d_inputs[i, k * size + j]
 

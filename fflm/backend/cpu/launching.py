@@ -30,7 +30,7 @@ _launching = threading.Lock()
 """Held while threads work, because not all of Numba's threading layers allow two launches at a time, and one uses all cores."""
 
 _threads_lost = False
-"""Whether this process was forked from one that had started Numba's threads: the child process does not have them."""
+"""Whether this process must not use Numba's threads, for example because it was forked from one that had started them."""
 
 
 KERNELS: "list[Kernel]" = []
@@ -132,6 +132,15 @@ def default_threads() -> int:
 def share(count, parts, part):
     """Return the bounds of number ``part`` of ``parts`` contiguous shares of ``count`` items."""
     return part * count // parts, (part + 1) * count // parts
+
+
+def compute_on_calling_thread() -> None:
+    """Compute all shares of kernels on the calling thread from now on, in a process beside which others use the other cores.
+
+    The number of shares remains, and so do the results.
+    """
+    global _threads_lost
+    _threads_lost = True
 
 
 def _after_fork() -> None:

@@ -156,7 +156,8 @@ def gather(embeddings, contexts, borders, inputs):
     for j in range(uint32(cuda.threadIdx.x), size, uint32(BLOCK)):
         total = float32(0)
         for place in range(first, last):
-            total += embeddings[uint32(contexts[row, place]), j]
+            word = contexts[row, place]
+            total += embeddings[uint32(word), j] if word >= int32(0) else float32(0)
         inputs[row, k * size + j] = total * factor if last - first > uint32(1) else total
 
 
@@ -206,7 +207,9 @@ def scatter_add(contexts, borders, d_inputs, scales, sums):
     for j in range(uint32(cuda.threadIdx.x), size, uint32(BLOCK)):
         value = fixed(d_inputs[row, k * size + j], factor)
         for place in range(first, last):
-            cuda.atomic.add(sums, (uint32(contexts[row, place]), j), value)
+            word = contexts[row, place]
+            if word >= int32(0):
+                cuda.atomic.add(sums, (uint32(word), j), value)
 
 
 @cuda.jit(device=True, forceinline=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +14,10 @@ import numpy.typing as npt
 
 from fflm.arguments import Encoding, Errors, check, to_paths
 from fflm.arrays import EXAMPLES, load_arrays, save_arrays
-from fflm.errors import FflmError
-from fflm.models.classifier.features import Reader, Texts, count_words
+from fflm.errors import FflmError, FflmWarning
+from fflm.models.classifier.features import Reader, Texts, count_words, each_label
 from fflm.models.classifier.model import read_description
-from fflm.models.classifier.reading import Format, LabelColumn, Labeled, TextColumn, read_labeled
+from fflm.models.classifier.reading import Format, LabelColumn, Labeled, TextColumn, read_labeled, read_tagged
 from fflm.models.classifier.settings import Test, TextInput, Valid
 from fflm.stored import REMEDY
 from fflm.text.holdout import Share, parse_held_out
@@ -63,34 +64,44 @@ class LabeledSource:
             if field.name not in ("inputs", "valid", "test"):
                 check(field.name, field.type, getattr(self, field.name))
 
-    def read(self, seed: int) -> dict[str, Labeled]:
-        """Read all parts. Those without files of their own are drawn at random, of each class in proportion.
+    def read(self, seed: int, *, tagged: bool = False) -> dict[str, Labeled]:
+        """Read all parts. Those without files of their own are drawn at random: texts of each class in proportion, or sentences.
+
+        Parameters
+        ----------
+        seed
+            Random seed of the drawing.
+        tagged
+            Whether the files are tagged text.
 
         Raises
         ------
         FflmError
-            As `read_labeled`, or if there are too few texts to hold some out.
+            As `read_labeled` or `read_tagged`, or if there are too few texts to hold some out.
         """
-        everything = self._read(self.inputs)
-        order = _drawing_order(everything.labels, seed)
+        if tagged and self.format != "auto":
+            raise FflmError(f"tagged text has a word, a tab and a tag on each line: leave out `format='{self.format}'`")
+        everything = self._read(self.inputs, tagged)
+        order = _sentence_order(everything.labels, seed) if tagged else _drawing_order(everything.labels, seed)
         parts = {}
         for name, given in (("valid", self.valid), ("test", self.test)):
             part = parse_held_out(name, given)
             if part is None:
                 continue
             if isinstance(part, tuple):
-                parts[name] = self._read(part)
+                parts[name] = self._read(part, tagged)
                 continue
             count = round(part.value * len(everything)) if isinstance(part, Share) else part.tokens
             if not 0 < count < len(order):
-                raise FflmError(
-                    f"there are {len(everything)} texts, {count} of them cannot be held out for {name}: give more, or `{name}=0`"
-                )
+                texts = f"{len(everything)} {'sentences' if tagged else 'texts'}"
+                raise FflmError(f"there are {texts}, {count} of them cannot be held out for {name}: give more, or `{name}=0`")
             chosen, order = order[:count], order[count:]
             parts[name] = everything.take(np.sort(chosen))
         return {"train": everything.take(np.sort(order)), **parts}
 
-    def _read(self, paths: tuple[Path, ...]) -> Labeled:
+    def _read(self, paths: tuple[Path, ...], tagged: bool) -> Labeled:
+        if tagged:
+            return read_tagged(paths, encoding=self.encoding, errors=self.errors)
         return read_labeled(
             paths,
             self.format,
@@ -116,6 +127,17 @@ def _drawing_order(labels: Sequence[str], seed: int) -> npt.NDArray[np.int64]:
         ranks[own] = (np.arange(len(own)) + generator.uniform()) / len(own)
         ranks[own[-1]] = 1
     return np.argsort(ranks, kind="stable")
+
+
+def _sentence_order(labels: Sequence[str], seed: int) -> npt.NDArray[np.int64]:
+    """Return the order in which sentences are held out, (S,), given their tags: random.
+
+    The last sentence with each tag comes at the end, so that training sees every tag.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    last = {tag: place for place, sentence in enumerate(order.tolist()) for tag in labels[sentence].split()}
+    kept = np.isin(np.arange(len(order)), list(last.values()))
+    return np.concatenate([order[~kept], order[kept]])
 
 
 @dataclass(frozen=True)
@@ -149,10 +171,18 @@ class ClassifierData:
             If the training texts have a single label or no words, or a held-out text has a label that they lack.
         """
         train = parts["train"]
-        labels = tuple(sorted(set(train.labels)))
+        labels = tuple(sorted({tag for label in train.labels for tag in (label.split() if input.tagging else [label])}))
         if len(labels) < 2:
-            raise FflmError(f"all texts have the label {labels[0]!r}: give texts of at least two classes")
+            raise FflmError(f"all {input.unit}s have the label {labels[0]!r}: give {input.unit}s of at least two classes")
         reader = Reader(input, count_words(input, train.texts, rule.min_count, rule.max_size))
+        if silent := reader.silent:
+            named = ", ".join(silent[:5]) + (", ..." if len(silent) > 5 else "")
+            remedy = "check the spelling of the words, and that texts have spaces between words"
+            warnings.warn(
+                f"no training text has a word of these features, which are always 0 there: {named}; {remedy}",
+                FflmWarning,
+                stacklevel=2,
+            )
         examples = {name: _encode(part, labels, reader, name) for name, part in parts.items()}
         if input.input == "features":
             reader.scale = Scale.of(rows for rows, _ in examples["train"].in_order())
@@ -178,8 +208,13 @@ class ClassifierData:
 
     @property
     def sizes(self) -> dict[str, dict[str, int]]:
-        """Numbers of texts and words of each part."""
-        return {name: {"texts": len(part), "words": len(part.ids)} for name, part in self.examples.items()}
+        """Numbers of examples and words of each part, and of sentences if words are the examples."""
+        sizes = {}
+        for name, part in self.examples.items():
+            sizes[name] = {"texts": len(part), "words": len(part.ids)}
+            if self.reader.input.tagging:
+                sizes[name]["sentences"] = len(part.starts) - 1
+        return sizes
 
     @cached_property
     def fingerprint(self) -> str:
@@ -193,13 +228,14 @@ class ClassifierData:
 
 
 def _encode(part: Labeled, labels: Sequence[str], reader: Reader, name: str) -> Texts:
-    places = {label: place for place, label in enumerate(labels)}
-    if unknown := sorted(set(part.labels).difference(places)):
+    texts = Texts(reader, *reader.encode(part.texts), np.empty(0, np.int32))
+    places, given = {label: place for place, label in enumerate(labels)}, each_label(part.labels, texts)
+    if unknown := sorted(set(given).difference(places)):
         raise FflmError(
             f"the label {unknown[0]!r} is in the {name} text, but not in that for training: give it examples there, too"
         )
-    ids, starts = reader.encode(part.texts)
-    return Texts(reader, ids, starts, np.array([places[label] for label in part.labels], np.int32))
+    texts.labels = np.array([places[label] for label in given], np.int32)
+    return texts
 
 
 def _read_examples(path: Path, reader: Reader, classes: int) -> dict[str, Texts]:
@@ -215,17 +251,19 @@ def _read_examples(path: Path, reader: Reader, classes: int) -> dict[str, Texts]
     for name in names:
         parts = [arrays.get(f"{name}.{array}", np.empty(0, np.int32)) for array in ARRAYS]
         ids, starts, labels = parts
+        texts = Texts(reader, ids, starts, labels)
         if not (
             (ids.ndim, starts.ndim, labels.ndim) == (1, 1, 1)
             and [each.dtype.type for each in parts] == [np.int32, np.int64, np.int32]
-            and len(starts) == len(labels) + 1 > 1
+            and len(starts) > 1
+            and len(texts) == len(labels) > 0
             and (starts[0], starts[-1]) == (0, len(ids))
             and bool((starts[1:] >= starts[:-1]).all())
             and _all_below(ids, len(reader.vocabulary))
             and _all_below(labels, classes)
         ):
             raise FflmError(f"{path} is damaged (its {name} texts do not belong to this classifier): {REMEDY}")
-        examples[name] = Texts(reader, ids, starts, labels)
+        examples[name] = texts
     if "train" not in examples:
         raise FflmError(f"{path} is damaged (it has no texts to train on): {REMEDY}")
     return examples

@@ -52,16 +52,16 @@ def _number(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[npt.NDArray[np.
 
 
 class Texts:
-    """Texts as examples, for training and prediction.
+    """Texts as examples, for training and prediction; for tagging their words are the examples.
 
     Parameters
     ----------
     reader
         What turns them into rows.
     ids, starts
-        As `Reader.encode` returns them.
+        As `Reader.encode` returns them, (T,) and (S + 1,).
     labels
-        (N,) int32 classes.
+        (N,) int32 classes: of the S texts, or for tagging of the T words.
     """
 
     def __init__(
@@ -73,20 +73,38 @@ class Texts:
         self.labels = labels
 
     def __len__(self) -> int:
-        return len(self.starts) - 1
+        return len(self.ids) if self.reader.input.tagging else len(self.starts) - 1
 
     def counts(self, classes: int) -> npt.NDArray[np.int64]:
         """Return how often each class occurs, (classes,)."""
         return np.bincount(self.labels, minlength=classes)
 
     def batch(self, positions: npt.NDArray[np.integer]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
-        """Return what the network reads of the texts at positions (B,), and their labels (B,)."""
+        """Return what the network reads of the examples at positions (B,), and their labels (B,)."""
+        if self.reader.input.tagging:
+            return self.reader.windows(self.ids, self.starts, positions), self.labels[positions]
         return self.reader.rows(self.ids, self.starts[positions], self.starts[positions + 1]), self.labels[positions]
 
     def in_order(self, size: int = 256) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int32]]]:
         """Yield `batch` of all texts, in batches of ``size``."""
         for low in range(0, len(self), size):
             yield self.batch(np.arange(low, min(low + size, len(self))))
+
+
+def each_label(labels: Sequence[str], examples: Texts) -> list[str]:
+    """Return the label of each example (N,), given those of the texts (S,), which for tagging are the tags of their words.
+
+    Raises
+    ------
+    FflmError
+        If a sentence has not as many tags as words.
+    """
+    if not examples.reader.input.tagging:
+        return list(labels)
+    for number, (label, words) in enumerate(zip(labels, np.diff(examples.starts).tolist(), strict=True), 1):
+        if len(label.split()) != words:
+            raise FflmError(f"sentence {number} has {words} words and {len(label.split())} tags: give each word one tag")
+    return [tag for label in labels for tag in label.split()]
 
 
 class Reader:
@@ -121,6 +139,14 @@ class Reader:
             return 0
         return self._counted + len(self.input.names)
 
+    @property
+    def silent(self) -> list[str]:
+        """The features, by their names, whose words do not occur in the training texts, so that they are always 0."""
+        counts = np.array(self.vocabulary.counts)[self._members[:, 0]]
+        heard = set(self._members[counts > 0, 1].tolist())
+        groups = len(self.input.lexicon) + len(self.input.present)
+        return [name for column, name in enumerate(self.input.names[:groups]) if column not in heard]
+
     def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """Return the ids of the texts' words, one text after another (T,), and where each begins and the last ends (N + 1,)."""
         numbers, types = _number(self.input.tokenizer, texts)
@@ -144,14 +170,28 @@ class Reader:
             lengths = np.minimum(lengths, self.input.window)
         if self.input.input == "features":
             return self._features(ids, starts, lengths)
-        padding, width = -1, max(1, int(lengths.max(initial=0)))
-        if self.input.input == "window":
-            padding, width = self.vocabulary.start_id, self.input.window
+        width = self.input.window if self.input.input == "window" else max(1, int(lengths.max(initial=0)))
         places = np.arange(width)
         inside = places < lengths[:, None]
-        rows = np.full(inside.shape, padding, np.int32)
+        rows = np.full(inside.shape, self._padding, np.int32)
         rows[inside] = ids[(starts[:, None] + places)[inside]]
         return rows
+
+    def windows(
+        self, ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], positions: npt.NDArray[np.integer]
+    ) -> npt.NDArray[np.int32]:
+        """Return the words around those at ``positions`` (B,) of ids, within their sentences: (B, L)."""
+        sentences = np.searchsorted(starts, positions, "right") - 1
+        places = positions[:, None] + np.arange(self.input.window) - self.input.window // 2
+        inside = (places >= starts[sentences, None]) & (places < starts[sentences + 1, None])
+        rows = np.full(places.shape, self._padding, np.int32)
+        rows[inside] = ids[places[inside]]
+        return rows
+
+    @property
+    def _padding(self) -> int:
+        """The id in places without a word: one that has an embedding, or none."""
+        return self.vocabulary.start_id if self.input.windowed and self.input.padding == "trained" else -1
 
     def _features(
         self, ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
@@ -172,6 +212,8 @@ class Reader:
         first = counted + len(self.input.lexicon)
         present = features[:, first : first + len(self.input.present)]
         np.minimum(present, 1, out=present)
+        if self.input.word_count:
+            features[:, counted + groups] = lengths
         if self.input.log_length:
             features[:, -1] = np.log1p(lengths)
         return features if self.scale is None else self.scale.apply(features).astype(np.float32)

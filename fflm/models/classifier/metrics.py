@@ -45,6 +45,11 @@ class Report:
         return float(np.trace(self.confusion) / self.confusion.sum())
 
     @property
+    def zero_one_loss(self) -> float:
+        """Mean 0-1 loss: the share that is wrong, 1 - accuracy."""
+        return 1 - self.accuracy
+
+    @property
     def support(self) -> npt.NDArray[np.int64]:
         """Texts of each class (C,)."""
         support: npt.NDArray[np.int64] = self.confusion.sum(1)
@@ -88,6 +93,7 @@ class Report:
             "examples": self.examples,
             "loss": self.loss,
             "accuracy": self.accuracy,
+            "zero_one_loss": self.zero_one_loss,
             "macro_f1": self.macro_f1,
             "micro_f1": self.micro_f1,
             "classes": {

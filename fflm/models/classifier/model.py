@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Required, Self, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, Required, Self, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from fflm.arrays import CONFIG, WEIGHTS
 from fflm.errors import FflmError
 from fflm.files import reading_folder, write_json
 from fflm.models.base import TrainedNetwork
-from fflm.models.classifier.features import Reader, Texts
+from fflm.models.classifier.features import Reader, Texts, each_label
 from fflm.models.classifier.metrics import Report
 from fflm.models.classifier.reading import single_line, single_spaced
 from fflm.models.classifier.settings import TextInput
@@ -24,7 +25,7 @@ from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.stored import REMEDY
-from fflm.text.vocabulary import Vocabulary
+from fflm.text.vocabulary import Vocabulary, VocabularyAbout
 from fflm.training.examples import Scale
 from fflm.training.log import Logged
 
@@ -37,10 +38,11 @@ class ScaleFile(TypedDict):
 
 
 class PartFile(TypedDict):
-    """The texts of a part."""
+    """The texts of a part; for tagging, ``texts`` is the number of words."""
 
     texts: Annotated[int, Meta(ge=1, le=2**53)]
     words: Count
+    sentences: NotRequired[Count]
 
 
 class TextsFile(TypedDict, total=False):
@@ -51,16 +53,21 @@ class TextsFile(TypedDict, total=False):
     test: PartFile
 
 
-class ClassifierFile(TrainedFile, total=False):
-    """A text classifier."""
+class DataFile(TypedDict, total=False):
+    """What a classifier's config.json says of its labels and of what its network reads."""
 
     kind: Required[Literal["classifier"]]
     labels: Required[Annotated[list[str], Meta(min_length=2)]]
     shares: Required[list[Annotated[float, Meta(gt=0, le=1)]] | None]
     input: Required[TextInput]
     scale: Required[ScaleFile | None]
+    vocabulary: Required[VocabularyAbout]
     texts: TextsFile
     counts: list[Count]
+
+
+class ClassifierFile(TrainedFile, DataFile, total=False):
+    """A text classifier."""
 
 
 class Figures(TypedDict):
@@ -69,6 +76,7 @@ class Figures(TypedDict):
     examples: Count
     loss: float
     accuracy: float
+    zero_one_loss: NotRequired[float]
     macro_f1: float
 
 
@@ -99,7 +107,7 @@ EVENTS = {"start": Start, "evaluation": Evaluation}
 
 @dataclass(frozen=True)
 class Mistake:
-    """A text that was taken for another class than its own."""
+    """A text that was taken for another class than its own; for tagging a sentence, with brackets around the word in question."""
 
     probability: float
     predicted: str
@@ -145,19 +153,30 @@ class TextClassifier(TrainedNetwork):
 
     @checked
     def predict(self, texts: Sequence[str]) -> list[str]:
-        """Return the likeliest label of each text: of a list, an array, a column of a table; not of one str."""
-        return [self.labels[place] for place in self.predict_proba(texts).argmax(1)]
+        """Return the likeliest label of each text: of a list, an array, a column of a table; not of one str.
+
+        For tagging the label of a text is the tags of its words, with a space between them.
+        """
+        examples = self._examples(texts)
+        chances = probabilities(self.network, self._weights, examples, self.shares)
+        labels = [self.labels[place] for place in chances.argmax(1)]
+        if not self.reader.input.tagging:
+            return labels
+        return [" ".join(labels[low:high]) for low, high in pairwise(examples.starts.tolist())]
 
     @checked
     def predict_proba(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return the probability of each class, in the order of ``labels``: (N, C)."""
+        """Return the probability of each class, in the order of ``labels``: (N, C), of texts, or of all their words (tagging)."""
+        return probabilities(self.network, self._weights, self._examples(texts), self.shares)
+
+    def _examples(self, texts: Sequence[str]) -> Texts:
+        """Return texts as examples, whose labels mean nothing."""
         ids, starts = self.reader.encode(list(map(single_line, texts)))
-        examples = Texts(self.reader, ids, starts, np.zeros(len(texts), np.int32))
-        return probabilities(self.network, self._weights, examples, self.shares)
+        return Texts(self.reader, ids, starts, np.zeros(len(ids) if self.reader.input.tagging else len(texts), np.int32))
 
     @checked
     def evaluate(self, texts: Sequence[str], labels: Sequence[str]) -> tuple[Report, list[Mistake]]:
-        """Compare predictions with what is true.
+        """Compare predictions with what is true; for tagging, the label of a text is the tags of its words.
 
         Returns
         -------
@@ -169,26 +188,36 @@ class TextClassifier(TrainedNetwork):
         Raises
         ------
         FflmError
-            If the classifier does not know a label, or there are not as many as texts.
+            If the classifier does not know a label, or there are not as many as texts (for tagging, as words).
         """
         if not texts or len(texts) != len(labels):
             raise FflmError(f"there are {len(texts)} texts and {len(labels)} labels: give each text one label")
         places = {label: place for place, label in enumerate(self.labels)}
-        labels = list(map(single_spaced, labels))
+        examples = self._examples(texts)
+        labels = each_label(list(map(single_spaced, labels)), examples)
         if unknown := sorted(set(labels).difference(places)):
             raise FflmError(
                 f"the classifier does not know the label {unknown[0]!r}, only {', '.join(self.labels[:20])}: fix the labels"
             )
         truth = np.array([places[label] for label in labels], np.int32)
-        chances = self.predict_proba(texts)
+        chances = probabilities(self.network, self._weights, examples, self.shares)
         predicted = chances.argmax(1)
         wrong = np.flatnonzero(predicted != truth)
         wrong = wrong[np.argsort(-chances[wrong, predicted[wrong]], kind="stable")]
         mistakes = [
-            Mistake(float(chances[row, predicted[row]]), self.labels[predicted[row]], labels[row], texts[row])
-            for row in wrong.tolist()
+            Mistake(float(chances[row, class_]), self.labels[class_], labels[row], self._shown(texts, examples, row))
+            for row, class_ in zip(wrong.tolist(), predicted[wrong].tolist(), strict=True)
         ]
         return Report.of(self.labels, chances, truth), mistakes
+
+    def _shown(self, texts: Sequence[str], examples: Texts, row: int) -> str:
+        """Return an example as a text: number ``row``, or for tagging that of the word, with brackets around it."""
+        if not self.reader.input.tagging:
+            return texts[row]
+        sentence = int(np.searchsorted(examples.starts, row, "right")) - 1
+        words = self.reader.input.tokenizer.tokens(texts[sentence])
+        place = row - int(examples.starts[sentence])
+        return " ".join([*words[:place], f"[{words[place]}]", *words[place + 1 :]])
 
     @classmethod
     @checked
@@ -236,21 +265,28 @@ def save_description(
 ) -> None:
     """Write a classifier's vocabulary and config.json."""
     reader.vocabulary.save(path / VOCABULARY)
-    scale = reader.scale and {"mean": reader.scale.mean.tolist(), "deviation": reader.scale.deviation.tolist()}
     content = {
         "format": FORMAT,
         "version": VERSION,
         "kind": "classifier",
         "network": config.to_dict(),
+        **describe_data(labels, reader, shares),
+        **about,
+        "versions": versions(),
+    }
+    write_json(path / CONFIG, content)
+
+
+def describe_data(labels: Sequence[str], reader: Reader, shares: npt.NDArray[Any] | None) -> dict[str, Any]:
+    """Return what `read_description` needs besides the network, as JSON values."""
+    scale = reader.scale and {"mean": reader.scale.mean.tolist(), "deviation": reader.scale.deviation.tolist()}
+    return {
         "labels": list(labels),
         "shares": None if shares is None else shares.tolist(),
         "input": reader.input.to_dict(),
         "scale": scale,
         "vocabulary": reader.vocabulary.to_dict(),
-        **about,
-        "versions": versions(),
     }
-    write_json(path / CONFIG, content)
 
 
 def read_description(
@@ -268,7 +304,7 @@ def read_description(
     scale = about["scale"] and Scale(*(np.array(about["scale"][name], np.float64) for name in ("mean", "deviation")))
     reader = Reader(TextInput.from_dict(about["input"]), vocabulary, scale)
     shares = None if about["shares"] is None else np.array(about["shares"], np.float64)
-    input = "numbers" if reader.input.input == "features" else reader.input.input
+    input = reader.input.network
     fits = (
         config.input == input and reader.width == config.numbers and config.output == "softmax",
         input == "numbers" or len(vocabulary) == config.vocabulary,

@@ -1,4 +1,4 @@
-"""Labeled text: a label and a text a line, in one of three formats."""
+"""Labeled text: a label and a text a line, in one of three formats; and tagged text, a word and its tag a line."""
 
 import csv
 import re
@@ -14,6 +14,7 @@ from msgspec import Meta
 from fflm.arguments import Encoding, Errors, checked
 from fflm.errors import FflmError
 from fflm.text.reading import LONGEST, files, read_chunks, uncompressed, whole_lines
+from fflm.text.tokenizer import ASCII_BLANKS
 
 Format: TypeAlias = Annotated[
     Literal["auto", "tab", "csv", "fasttext"],
@@ -28,7 +29,10 @@ PREFIX = "__label__"
 
 @dataclass(frozen=True)
 class Labeled:
-    """Texts, none of which has a line end, and the label of each, in which single spaces are the only white space."""
+    """Texts, none of which has a line end, and the label of each, in which single spaces are the only white space.
+
+    Of tagged text, a text is a sentence, a space between its words, and its label is the tags of the words, a space between them.
+    """
 
     texts: list[str]
     labels: list[str]
@@ -88,6 +92,60 @@ def read_labeled(
     if not texts:
         raise FflmError(f"there is no labeled text in {', '.join(map(str, sources))}: give lines with a label, a tab and a text")
     return Labeled(texts, labels)
+
+
+@checked
+def read_tagged(sources: Sequence[str | Path], *, encoding: Encoding = "utf-8", errors: Errors = "strict") -> Labeled:
+    """Read sentences whose words are tagged.
+
+    Parameters
+    ----------
+    sources
+        Files, compressed or not, folders, or ``"-"``. A line is a word, a tab and its tag, or the ten columns of CoNLL-U, of
+        which FORM and UPOS are read (https://universaldependencies.org/format.html). A blank line ends a sentence. Lines that
+        begin with ``#`` and have no tab are comments.
+    encoding, errors
+        As `fflm.text.reading.read_chunks` takes them.
+
+    Raises
+    ------
+    FflmError
+        If a file cannot be read, a line is not as above, or there is none.
+    """
+    found = Labeled([], [])
+    for path in chain.from_iterable([source] if str(source) == "-" else files(Path(source)) for source in sources):
+        name = "standard input" if str(path) == "-" else str(path)
+        words: list[str] = []
+        tags: list[str] = []
+        for number, line in enumerate(chain(read_texts([path], encoding, errors), [""]), 1):
+            if line.strip():
+                for word, tag in _tagged_word(line, f"{name}, line {number}"):
+                    words.append(word)
+                    tags.append(tag)
+            elif words:
+                found.texts.append(" ".join(words))
+                found.labels.append(" ".join(tags))
+                words, tags = [], []
+    if not found.texts:
+        raise FflmError(f"there are no tagged words in {', '.join(map(str, sources))}: give lines with a word, a tab and its tag")
+    return found
+
+
+def _tagged_word(line: str, place: str) -> list[tuple[str, str]]:
+    """Return the word of a line and its tag; nothing for a comment, and for CoNLL-U's ranges of words and empty nodes."""
+    columns = line.strip("\r\n").split("\t")
+    if len(columns) == 1 and line.startswith("#"):
+        return []
+    if len(columns) == 10:
+        if not columns[0].isdigit():
+            return []
+        columns = [columns[1], columns[3]]
+    if len(columns) != 2:
+        raise FflmError(f"{place} has {len(columns)} columns: write a word, a tab and its tag, or the ten columns of CoNLL-U")
+    word, tag = (column.strip(ASCII_BLANKS) for column in columns)
+    if len(word.split(" ")) > 1 or len(tag.split()) != 1 or not word:
+        raise FflmError(f"{place} must have one word, a tab and one tag, without spaces")
+    return [(word, tag)]
 
 
 def read_texts(sources: Sequence[str | Path], encoding: str, errors: Literal["strict", "replace"]) -> Iterator[str]:

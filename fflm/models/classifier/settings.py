@@ -9,10 +9,12 @@ from msgspec import Meta
 
 from fflm.arguments import PathLike, Paths, Settings, Size, show
 from fflm.errors import FflmError
+from fflm.network.config import Input
 from fflm.text.holdout import HeldOut
 from fflm.text.tokenizer import Tokenizer
 
-InputName = Literal["mean", "max", "window", "features"]
+InputName = Literal["mean", "max", "window", "features", "tagging"]
+Padding = Literal["trained", "zeros"]
 
 CATEGORIES = 10_000
 """Features of a kind, at most."""
@@ -33,20 +35,32 @@ class TextInput(Settings):
     Notes
     -----
     ``input``: ``mean`` or ``max``, the embeddings of its words, pooled; ``window``, those of its first ``length`` words,
-    concatenated, with padding after a shorter text; ``features``, numbers, which ``counts``, ``lexicon``, ``present`` and
-    ``log_length`` name.
+    concatenated, with padding after a shorter text; ``features``, numbers, which ``counts``, ``lexicon``, ``present``,
+    ``word_count`` and ``log_length`` name. With ``tagging`` a text is a sentence, and each of its words is an example: the
+    embeddings of a window of ``length`` words, with the word in the middle, are concatenated, with padding beyond the ends of the
+    sentence (Collobert et al. 2011, section 3.3.1).
     ``bigrams``: Joulin et al. 2017, section 2.1.
     """
 
     input: Annotated[
         InputName,
-        Meta(description="Input of the network: mean or maximum of the word embeddings, a window of words, or features."),
+        Meta(
+            description="Input of the network: mean or maximum of the word embeddings, a window of words, features; or, for "
+            "tagging, a window around each word."
+        ),
     ] = "mean"
     tokenizer: Annotated[Tokenizer, Meta(description="The rule that splits text into tokens.")] = field(default_factory=Tokenizer)
     length: Annotated[
         Size | None,
-        Meta(description="Number of words read from the start of each text; by default all, or 50 for a window."),
+        Meta(
+            description="Number of words read from the start of each text; by default all, or 50 for a window. For tagging, the "
+            "size of the window around each word; by default 5."
+        ),
     ] = None
+    padding: Annotated[
+        Padding,
+        Meta(description="Embedding in the places of a window that have no word: trained, as that of a word, or zeros."),
+    ] = "trained"
     bigrams: Annotated[bool, Meta(description="Also use pairs of adjacent words as words.")] = False
     counts: Annotated[
         Annotated[int, Meta(ge=0, le=1_000_000)],
@@ -57,32 +71,73 @@ class TextInput(Settings):
         Meta(max_length=CATEGORIES, description="Feature: number of the text's words in each category."),
     ] = field(default_factory=dict)
     present: Annotated[tuple[str, ...], Meta(max_length=CATEGORIES, description="Feature: whether this word occurs.")] = ()
+    word_count: Annotated[bool, Meta(description="Feature: number of words.")] = False
     log_length: Annotated[bool, Meta(description="Feature: log(1 + number of words).")] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = self.counts or self.lexicon or self.present or self.log_length
+        given = self.counts or self.lexicon or self.present or self.word_count or self.log_length
         if self.input == "features" and not given:
-            raise FflmError("the input is features, but none is given: give `counts`, `lexicons`, `present` or `log_length`")
+            names = "`counts`, `lexicons`, `present`, `word_count` or `log_length`"
+            raise FflmError(f"the input is features, but none is given: give {names}")
         if self.input != "features" and given:
             raise FflmError(
                 f"counts, lexicons, presence and length are features, the input is {self.input}: give `input='features'`"
             )
         for word in (*chain.from_iterable(self.lexicon.values()), *self.present):
             if len(self.tokenizer.tokens(word)) != 1:
-                raise FflmError(f"{show(word)} is not a word as the tokenizer splits them: give single words as features")
-        if self.input == "window" and self.bigrams:
+                remedy = "give single words as features"
+                if self.tokenizer.mode != "space":
+                    remedy += ", or texts with spaces between words, and `tokenizer='space'`"
+                raise FflmError(f"{show(word)} is not a word as the tokenizer splits them: {remedy}")
+        if self.windowed and self.bigrams:
             raise FflmError("bigrams have no place in a window of words: leave them out, or choose another input")
+        if self.padding != "trained" and not self.windowed:
+            raise FflmError(f"only windows of words have padding, the input is {self.input}: leave out `padding`")
+        if self.tagging:
+            self._check_tagging()
+
+    def _check_tagging(self) -> None:
+        if self.tokenizer.mode != "space":
+            raise FflmError("tagging takes the words as its files have them: give `tokenizer='space'`")
+        if self.window % 2 == 0:
+            raise FflmError(f"a window around a word has the word in its middle: give an odd `length`, not {self.window}")
+
+    @property
+    def tagging(self) -> bool:
+        """Whether words are the examples, rather than texts."""
+        return self.input == "tagging"
+
+    @property
+    def windowed(self) -> bool:
+        """Whether the network reads a window of words."""
+        return self.input in ("window", "tagging")
+
+    @property
+    def network(self) -> Input:
+        """What the input is called where texts are not known, in `fflm.network.config.NetworkConfig`."""
+        inputs: dict[InputName, Input] = {"mean": "mean", "max": "max", "features": "numbers"}
+        return inputs.get(self.input, "window")
+
+    @property
+    def unit(self) -> str:
+        """What an example is called."""
+        return "word" if self.tagging else "text"
 
     @property
     def window(self) -> int:
-        """Words of the input ``window``."""
-        return self.length or 50
+        """Number of words in a window."""
+        return self.length or (5 if self.tagging else 50)
 
     @property
     def names(self) -> list[str]:
         """What the features are but for the counts, in their order, which follow them."""
-        return [*self.lexicon, *(f"has {word}" for word in self.present), *(["log length"] if self.log_length else [])]
+        lengths = {"number of words": self.word_count, "log length": self.log_length}
+        return [
+            *self.lexicon,
+            *(f"has {word}" for word in self.present),
+            *(name for name, given in lengths.items() if given),
+        ]
 
 
 DEFAULTS: dict[str, Any] = {
@@ -98,6 +153,9 @@ DEFAULTS: dict[str, Any] = {
     "max_size": MAX_WORDS,
 }
 """What is another default than that of `NetworkConfig`, `TrainingSettings` and `VocabularyRule`."""
+
+TAGGING: dict[str, Any] = {"tokenizer": "space", "length": 5, "min_count": 2, "hidden": (100,)}
+"""What is another default for ``input="tagging"``; words that occur once train the embedding of unknown words."""
 
 Valid: TypeAlias = Annotated[
     HeldOut | None,

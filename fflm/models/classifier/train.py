@@ -2,22 +2,23 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from fflm.arguments import Device, Overwrite, PathLike, Paths, checked, parameters, refuse_unknown, to_path, to_paths
+from fflm.arguments import Device, Overwrite, PathLike, Paths, check, checked, parameters, refuse_unknown, to_path, to_paths
 from fflm.arrays import CONFIG
 from fflm.backend.devices import Compute
 from fflm.errors import FflmError
-from fflm.files import NewFolder, os_errors_as_fflm_error
+from fflm.files import NewFolder
 from fflm.models.classifier.data import ClassifierData, LabeledSource
 from fflm.models.classifier.features import read_lexicon
 from fflm.models.classifier.metrics import Report
 from fflm.models.classifier.model import ClassifierFile, probabilities, save_description
-from fflm.models.classifier.settings import DEFAULTS, Balanced, Lexicons, TextInput, Vectors
+from fflm.models.classifier.settings import DEFAULTS, TAGGING, Balanced, Lexicons, TextInput, Vectors
 from fflm.models.creation import TEXT_OPTIONS, check_free, model_path, pop_fields, pop_tokenizer
 from fflm.models.folder import opening_run
 from fflm.models.neural.model import NeuralModel
@@ -70,28 +71,68 @@ def start_session(
     FflmError
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
-    fields = DEFAULTS | fields
-    source = LabeledSource(inputs, **pop_fields(fields, LabeledSource, "inputs"))  # type: ignore[arg-type]  # makes paths
-    place = model_path(path, source.inputs, "classifier")
+    request = ClassifierRequest.of(inputs, {"lexicons": lexicons, "balanced": balanced, **fields})
+    place = model_path(path, request.source.inputs, "classifier")
     start = None if vectors is None else to_path("vectors", vectors)
-    compute = Compute.choose(**pop_fields(fields, Compute, "precision"))
-    input = text_input(lexicons, fields)
-    rule = VocabularyRule(**pop_fields(fields, VocabularyRule, "words", "source"))
-    shape, settings, automatic = network_settings(fields)
-    refuse_unknown(fields, OPTIONS)
-    if start and input.input == "features":
+    if start and request.input.input == "features":
         raise FflmError("features have no embeddings: leave out `vectors`, or choose another `input`")
-    if settings.frozen and start is None:
+    if request.settings.frozen and start is None:
         raise FflmError("only embeddings that are given can be frozen: give `vectors`")
-    with os_errors_as_fflm_error(f"write {place}"):
-        place.parent.mkdir(parents=True, exist_ok=True)
     with NewFolder(place, lambda: check_free(place, overwrite)) as new:
-        data = ClassifierData.of(source.read(settings.seed), input, rule, balanced)
+        data, config, settings = request.read()
         embeddings = read_embeddings(start, data.reader.vocabulary) if start else None
         if embeddings is not None:
-            shape = dataclasses.replace(shape, embedding=embeddings.shape[1])
-        config, settings = resolve_settings(shape, settings, automatic, data)
-        return ClassifierSession.start(new, data, config, settings, compute, embeddings)
+            config = dataclasses.replace(config, embedding=embeddings.shape[1])
+        return ClassifierSession.start(new, data, config, settings, request.compute, embeddings)
+
+
+@dataclass(frozen=True)
+class ClassifierRequest:
+    """What is asked for when a classifier is to be trained, before the text is read.
+
+    Attributes
+    ----------
+    source, input, rule, balanced
+        The labeled text, what a network reads of it, the vocabulary, and whether classes are taken as equally frequent.
+    config, settings, automatic
+        As `network_settings` returns them.
+    compute
+        The device.
+    """
+
+    source: LabeledSource
+    input: TextInput
+    rule: VocabularyRule
+    balanced: bool
+    config: NetworkConfig
+    settings: TrainingSettings
+    automatic: list[str]
+    compute: Compute
+
+    @classmethod
+    def of(cls, inputs: Paths, given: Mapping[str, Any]) -> Self:
+        """Check inputs and settings, as `start_session` takes them, without ``path``, ``overwrite`` and ``vectors``.
+
+        Raises
+        ------
+        FflmError
+            If one of them is not valid.
+        """
+        fields = DEFAULTS | (TAGGING if given.get("input") == "tagging" else {}) | dict(given)
+        source = LabeledSource(inputs, **pop_fields(fields, LabeledSource, "inputs"))  # type: ignore[arg-type]  # makes paths
+        compute = Compute.choose(**pop_fields(fields, Compute, "precision"))
+        input = text_input(fields.pop("lexicons", ()), fields)
+        rule = VocabularyRule(**pop_fields(fields, VocabularyRule, "words", "source"))
+        balanced = check("balanced", Balanced, fields.pop("balanced", False))
+        config, settings, automatic = network_settings(fields)
+        refuse_unknown(fields, OPTIONS)
+        return cls(source, input, rule, balanced, config, settings, automatic, compute)
+
+    def read(self) -> tuple[ClassifierData, NetworkConfig, TrainingSettings]:
+        """Read the text; return it with the settings that fit it."""
+        parts = self.source.read(self.settings.seed, tagged=self.input.tagging)
+        data = ClassifierData.of(parts, self.input, self.rule, self.balanced)
+        return data, *resolve_settings(self.config, self.settings, self.automatic, data)
 
 
 AUTOMATIC = ("batch_size", "epochs")
@@ -150,7 +191,7 @@ def resolve_settings(
         window=reader.input.window,
         outputs=len(data.labels),
         numbers=reader.width,
-        input="numbers" if reader.input.input == "features" else reader.input.input,
+        input=reader.input.network,
     )
     return config, settings
 

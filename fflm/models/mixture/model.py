@@ -134,8 +134,6 @@ class Mixture(LanguageModel):
         about: dict[str, Any] = {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         if "corpus" in (config := read_config(first)):
             about["corpus"] = {**config["corpus"], **corpus_paths(corpus_path(first), path)}
-        with os_errors_as_fflm_error(f"write {path}"):
-            path.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(path, lambda: check_free(path, overwrite)) as folder:
             kind = {"kind": "mixture", "mixture": {"components": components}}
             known = save_description(folder, kind, self.text, self.vocabulary, about)

@@ -48,8 +48,31 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 3,
         "rate": 4e-3,
     },
+    "bengio2003": {
+        "window": 4,
+        "averages": (),
+        "embedding": 60,
+        "hidden": (50,),
+        "activation": "tanh",
+        "direct": True,
+        "tied": False,
+        "dropout": 0.0,
+        "embedding_dropout": 0.0,
+        "epochs": 20,
+        "batch_size": 1,
+        "optimizer": "sgd",
+        "rate": 1e-3,
+        "schedule": "inverse",
+        "decay": 1e-8,
+        "weight_decay": 1e-4,
+        "clip": 0.0,
+        "loss": "exact",
+    },
 }
-"""The settings of each preset that differ from the defaults of `NetworkConfig` and `TrainingSettings`."""
+"""The settings of each preset that differ from the defaults of `NetworkConfig` and `TrainingSettings`.
+
+``bengio2003`` is MLP1 in table 1 of Bengio et al. 2003, y = b + W x + U tanh(d + H x), trained as in section 4.2.
+"""
 
 
 def default_batch_size(words: int, vocabulary: int) -> int:

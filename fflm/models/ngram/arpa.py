@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fflm.arguments import show
 from fflm.backend.cpu.launching import shares_of
 from fflm.errors import FflmError
-from fflm.files import os_errors_as_fflm_error, replacing_folder, writing_text
+from fflm.files import replacing_folder, writing_text
 from fflm.models.creation import check_free
 from fflm.models.description import LARGEST_ORDER
 from fflm.models.ngram import kernels
@@ -131,8 +131,6 @@ def import_arpa(
     FflmError
         If the file is not in the ARPA format, or the folder cannot be written.
     """
-    with os_errors_as_fflm_error(f"write {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(path, lambda: check_free(path, overwrite)) as folder:
         read_arpa(source, tokenizer=tokenizer, mode=mode).save(folder)
     return NgramModel.load(path)

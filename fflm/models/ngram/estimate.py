@@ -10,6 +10,8 @@ from fflm.backend.cpu.launching import shares_of
 from fflm.errors import FflmError
 from fflm.models.ngram import kernels
 from fflm.models.ngram.model import Integers, Tables, borders
+from fflm.models.ngram.pruning import prune_by_entropy, subset
+from fflm.models.ngram.settings import largest_pruned
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
@@ -48,7 +50,14 @@ class _Counts(NamedTuple):
     counts: npt.NDArray[np.uint32]
 
 
-def estimate(ids: Integers, vocabulary: Vocabulary, settings: TextSettings, order: int) -> tuple[Tables, dict[str, Any]]:
+def estimate(
+    ids: Integers,
+    vocabulary: Vocabulary,
+    settings: TextSettings,
+    order: int,
+    prune: Sequence[int] = (),
+    prune_entropy: float = 0.0,
+) -> tuple[Tables, dict[str, Any]]:
     """Estimate an interpolated modified Kneser-Ney model from a text.
 
     The positions in the text are sorted once, by their contexts from the newest word to the oldest, so that positions with the
@@ -65,6 +74,8 @@ def estimate(ids: Integers, vocabulary: Vocabulary, settings: TextSettings, orde
         The vocabulary and the settings of the text.
     order
         The length of the longest n-grams, at least 1.
+    prune, prune_entropy
+        How to prune the model, as `fflm.models.ngram.pruning` describes it; discounts are estimated before.
 
     Returns
     -------
@@ -73,15 +84,33 @@ def estimate(ids: Integers, vocabulary: Vocabulary, settings: TextSettings, orde
     details : dict
         ``counts``, the number of n-grams of each order; ``discounts``, three numbers for each order; ``notes``, messages about
         discounts that could not be estimated.
+
+    Raises
+    ------
+    FflmError
+        If the text is too long, or ``prune`` is not in ascending order from 0, or longer than ``order``.
     """
+    limits, V = largest_pruned(prune, order), len(vocabulary)
     contexts, ending = _find_contexts(ids, vocabulary, settings, order)
-    counts = _count_ngrams(contexts, ending, len(vocabulary))
-    sizes = [int(np.count_nonzero(each.counts)) for each in counts]
+    counts = _count_ngrams(contexts, ending, V)
+    words = int(np.count_nonzero(counts[0].counts))
     estimated = [estimate_discounts(_counts_of_counts(each.counts), k) for k, each in enumerate(counts, 1)]
     discounts = [values for values, _ in estimated]
-    notes = [note for _, note in estimated if note]
-    tables = _interpolate(contexts, counts, discounts, len(vocabulary))
-    return tables, {"counts": sizes, "discounts": discounts, "notes": notes}
+    details: dict[str, Any] = {"discounts": discounts, "notes": [note for _, note in estimated if note]}
+    if not (any(limits) or prune_entropy):
+        tables = _interpolate(contexts, counts, [np.ones(len(each.keys), bool) for each in counts], discounts, V)
+    else:
+        occurrences = _occurrences(contexts, counts, V)
+        kept = [each > limit for each, limit in zip(occurrences, limits, strict=True)]
+        kept[0][:] = True
+        frequencies = _frequencies(contexts, counts, occurrences, V)
+        del occurrences
+        tables, remaining = subset(_interpolate(contexts, counts, kept, discounts, V), np.concatenate(kept))
+        if prune_entropy:
+            tables = prune_by_entropy(tables, frequencies[remaining], prune_entropy)
+        details |= {"prune": list(prune), "prune_entropy": prune_entropy}
+    longer = [int(tables.starts[high] - tables.starts[low]) for low, high in tables.levels()[1:]]
+    return tables, {"counts": [words, *longer, *[0] * (order - 1 - len(longer))], **details}
 
 
 def _find_contexts(
@@ -142,23 +171,55 @@ def _count_ngrams(contexts: _Contexts, ending: list[npt.NDArray[np.int64]], V: i
     return counts[::-1]
 
 
-def _interpolate(contexts: _Contexts, counts: list[_Counts], discounts: list[list[float]], V: int) -> Tables:
+def _occurrences(contexts: _Contexts, counts: list[_Counts], V: int) -> list[npt.NDArray[np.int64]]:
+    """Return how often each n-gram of each order occurs, (G,) for each order.
+
+    An n-gram of a lower order was counted once for each n-gram that is one word longer and ends with it. It occurs as often as
+    all of these together, and at the start of the text or of a sentence.
+    """
+    occurrences: list[npt.NDArray[np.int64]] = [counts[-1].counts.astype(np.int64)]
+    for k in range(len(counts) - 1, 0, -1):
+        longer, (keys, own) = counts[k].keys, counts[k - 1]
+        places = np.searchsorted(keys, _numbers(contexts.parents[k][longer // V], longer % V, V))
+        repeated = np.bincount(places, weights=occurrences[-1] - 1, minlength=len(keys))
+        occurrences.append(np.add(own, repeated, dtype=np.int64, casting="unsafe"))
+    return occurrences[::-1]
+
+
+def _frequencies(
+    contexts: _Contexts, counts: list[_Counts], occurrences: list[npt.NDArray[np.int64]], V: int
+) -> npt.NDArray[np.float64]:
+    """Return the share of the text's positions that come after each context, (M,), in the order of `Tables`."""
+    sums = [
+        np.bincount(own.keys // V, weights=each, minlength=len(parents))
+        for parents, own, each in zip(contexts.parents, counts, occurrences, strict=True)
+    ]
+    frequencies: npt.NDArray[np.float64] = np.concatenate(sums) / sums[0][0]
+    return frequencies
+
+
+def _interpolate(
+    contexts: _Contexts, counts: list[_Counts], kept: list[npt.NDArray[np.bool_]], discounts: list[list[float]], V: int
+) -> Tables:
     """Return the tables of the model: each order is interpolated with the next lower one, unigrams with the uniform distribution.
 
-    The counts are removed from their list once they are used, to save memory.
+    The counts are removed from their list once they are used, to save memory. The n-grams of each order that are not kept (G,)
+    are still in the tables, with the probability that they have without an entry.
     """
     starts: list[Integers] = []
     targets: list[npt.NDArray[np.uint32]] = []
     log_probabilities, back_offs, ngrams = [], [], 0
     lower = np.array([0, V]), np.arange(V, dtype=np.uint32), np.full(V, 1 / V)
-    for parents, values in zip(contexts.parents, discounts, strict=True):
+    for parents, own_kept, values in zip(contexts.parents, kept, discounts, strict=True):
         keys, own = counts.pop(0)
         first = borders(keys // V, len(parents))
         words = (keys % V).astype(np.uint32)
         del keys
         probabilities, back_off = np.empty(len(words)), np.empty(len(parents))
         shares = shares_of(len(words) * kernels.LOOKUP_COST)
-        kernels.interpolate(first, words, own, parents, *lower, np.array([0.0, *values]), probabilities, back_off, shares)
+        kernels.interpolate(
+            first, words, own, own_kept, parents, *lower, np.array([0.0, *values]), probabilities, back_off, shares
+        )
         starts.append(first[:-1] + ngrams)
         ngrams += len(words)
         targets.append(words)

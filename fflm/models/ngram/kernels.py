@@ -4,6 +4,7 @@
 contexts, G n-grams, B predictions, n context words, V words of the vocabulary.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,16 +92,29 @@ def find(words, low, high, word):
 
 @kernel()
 def interpolate(
-    starts, words, counts, parents, lower_starts, lower_words, lower_probabilities, discounts, probabilities, back_offs, threads
+    starts,
+    words,
+    counts,
+    kept,
+    parents,
+    lower_starts,
+    lower_words,
+    lower_probabilities,
+    discounts,
+    probabilities,
+    back_offs,
+    threads,
 ):
     """Compute the probabilities of the n-grams of one order from those of the next lower order.
 
     p(w | c) = (a(cw) - D(a(cw))) / a(c) + g(c) p(w | c'), with g(c) = sum_w D(a(cw)) / a(c) and c' = c without its oldest word
-    (Chen and Goodman 1999, equation 26, https://doi.org/10.1006/csla.1999.0128).
+    (Chen and Goodman 1999, equation 26, https://doi.org/10.1006/csla.1999.0128). The discount of an n-gram that is not kept is
+    its whole count, as in KenLM.
 
     starts         (M + 1,)  in, the n-grams of context i are ``starts[i]`` to ``starts[i + 1]``
     words          (G,)      in, the last word of each n-gram, in ascending order within a context
     counts         (G,)      in, adjusted counts a
+    kept           (G,)      in, whether the model will have each n-gram
     parents        (M,)      in, the index of each context's c' in the lower order
     lower_starts, lower_words, lower_probabilities: in, the same arrays of the lower order
     discounts      (4,)      in, D of the counts 0, 1, 2, and 3 or more
@@ -113,14 +127,93 @@ def interpolate(
             total, mass = np.int64(0), 0.0
             for gram in range(starts[context], starts[context + 1]):
                 total += counts[gram]
-                mass += discounts[min(counts[gram], 3)]
+                mass += discounts[min(counts[gram], 3)] if kept[gram] else counts[gram]
             back_off = mass / total
             back_offs[context] = back_off
             low, high = np.int64(lower_starts[parents[context]]), lower_starts[parents[context] + 1]
             for gram in range(starts[context], starts[context + 1]):
                 low = find(lower_words, low, high, words[gram])
                 count = counts[gram]
-                probabilities[gram] = (count - discounts[min(count, 3)]) / total + back_off * lower_probabilities[low]
+                own = count - discounts[min(count, 3)] if kept[gram] else 0.0
+                probabilities[gram] = own / total + back_off * lower_probabilities[low]
+
+
+@njit
+def log_p_after(parents, back_offs, starts, targets, log_probabilities, node, word):
+    """Return log p(word | context) for a context, given as its number."""
+    total = 0.0
+    while True:
+        gram = find(targets, starts[node], starts[node + 1], word)
+        if gram >= 0:
+            return total + log_probabilities[gram]
+        total += back_offs[node]
+        node = parents[node]
+
+
+@kernel()
+def entropy_changes(parents, back_offs, starts, targets, log_probabilities, frequencies, changes, threads):
+    """Compute the relative entropy that the removal of each n-gram of two or more words causes: (M,) contexts, (G,) n-grams.
+
+    `fflm.models.ngram.pruning.prune_by_entropy` gives the formula.
+
+    frequencies  (M,)  in, float64, the relative frequency of each context
+    changes      (G,)  out, float64, nats; those of single words are not set
+    """
+    for t in prange(threads):
+        first, last = share(len(parents) - 1, threads, t)
+        for node in range(first + 1, last + 1):
+            rest, lower_rest = 1.0, 1.0
+            for gram in range(starts[node], starts[node + 1]):
+                lower = log_p_after(parents, back_offs, starts, targets, log_probabilities, parents[node], targets[gram])
+                changes[gram] = lower
+                rest -= math.exp(log_probabilities[gram])
+                lower_rest -= math.exp(lower)
+            rest, lower_rest = max(rest, 0.0), max(lower_rest, 0.0)
+            for gram in range(starts[node], starts[node + 1]):
+                log_p, lower = np.float64(log_probabilities[gram]), changes[gram]
+                p = math.exp(log_p)
+                back_off = math.log((rest + p) / (lower_rest + math.exp(lower)))
+                change = p * (lower + back_off - log_p) + rest * (back_off - back_offs[node])
+                changes[gram] = -frequencies[node] * change
+
+
+@kernel()
+def normalize_back_offs(parents, back_offs, starts, targets, log_probabilities, low, high, threads):
+    """Set the back-off weights of the contexts from low to high, exclusive, all of one length, so that probabilities sum to 1.
+
+    Those of shorter contexts must be set. A weight stays if the words without an n-gram have no more probability than rounding.
+    """
+    for t in prange(threads):
+        first, last = share(high - low, threads, t)
+        for node in range(low + first, low + last):
+            rest, lower_rest = 1.0, 1.0
+            for gram in range(starts[node], starts[node + 1]):
+                rest -= math.exp(log_probabilities[gram])
+                lower_rest -= math.exp(
+                    log_p_after(parents, back_offs, starts, targets, log_probabilities, parents[node], targets[gram])
+                )
+            if rest > 0 and lower_rest > 1e-6:
+                back_offs[node] = math.log(rest / lower_rest)
+
+
+@compiled()
+def ngrams_of_contexts(parents, children, words, starts, targets, ngrams):
+    """Find the n-gram that consists of the same words as each context: (M,) contexts -> ngrams (M,), -1 if there is none.
+
+    It belongs to the context without the newest word, which a context inherits from its parent, like the newest word itself.
+    """
+    shorter, newest = np.empty_like(ngrams), np.empty_like(words)
+    ngrams[0] = -1
+    for node in range(1, len(parents)):
+        parent = parents[node]
+        if parent == 0:
+            shorter[node], newest[node] = 0, words[node]
+        else:
+            above = shorter[parent]
+            shorter[node] = find(words, children[above], children[above + 1], words[node]) if above >= 0 else -1
+            newest[node] = newest[parent]
+        above = shorter[node]
+        ngrams[node] = find(targets, starts[above], starts[above + 1], newest[node]) if above >= 0 else -1
 
 
 @kernel()

@@ -1,8 +1,6 @@
 """Training an n-gram model on text, in a folder."""
 
-from typing import Annotated, Any, TypeAlias
-
-from msgspec import Meta
+from typing import Any
 
 from fflm.arguments import (
     Overwrite,
@@ -16,28 +14,23 @@ from fflm.arguments import (
 )
 from fflm.models.corpora import describe_corpus
 from fflm.models.creation import TEXT_OPTIONS, check_free, model_path, new_model, text_source
-from fflm.models.description import LARGEST_ORDER
 from fflm.models.ngram.estimate import estimate
 from fflm.models.ngram.model import NgramModel
+from fflm.models.ngram.settings import ORDER, Order, Prune, PruneEntropy, largest_pruned
 from fflm.models.scoring import score_part
 from fflm.text.corpus import Corpus
 
-ORDER = 5
-"""Default order of a model."""
-
-Order: TypeAlias = Annotated[int, Meta(ge=1, le=LARGEST_ORDER, description="Order: length of the longest n-grams.")]
-
 
 @checked
-def estimate_model(corpus: Corpus, order: Order = ORDER) -> NgramModel:
+def estimate_model(corpus: Corpus, order: Order = ORDER, prune: Prune = (), prune_entropy: PruneEntropy = 0.0) -> NgramModel:
     """Count the n-grams of a corpus's training part and estimate a model in memory.
 
     Raises
     ------
     FflmError
-        If the order is out of range.
+        If an argument is out of range.
     """
-    tables, details = estimate(corpus.parts["train"].ids[:], corpus.vocabulary, corpus.settings, order)
+    tables, details = estimate(corpus.parts["train"].ids[:], corpus.vocabulary, corpus.settings, order, prune, prune_entropy)
     return NgramModel(tables, corpus.vocabulary, corpus.settings, {"ngram": {"order": order, **details}})
 
 
@@ -47,6 +40,8 @@ def train(
     path: PathLike | None = None,
     order: Order = ORDER,
     *,
+    prune: Prune = (),
+    prune_entropy: PruneEntropy = 0.0,
     overwrite: Overwrite = False,
     processes: Processes = None,
     progress: Progress = None,
@@ -72,8 +67,9 @@ def train(
     source = text_source(inputs, fields)
     place = model_path(path, source.inputs, "ngram")
     refuse_unknown(fields, OPTIONS)
+    largest_pruned(prune, order)  # refused before the text is read
     with new_model(source, place, lambda: check_free(place, overwrite), processes=processes, progress=progress) as (new, corpus):
-        model = estimate_model(corpus, order)
+        model = estimate_model(corpus, order, prune, prune_entropy)
         model.about["corpus"] = describe_corpus(corpus, place)
         model.about["figures"] = {
             name: score_part(model, corpus.parts[name]).to_dict() for name in ("valid", "test") if name in corpus.parts

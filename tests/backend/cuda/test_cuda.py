@@ -119,14 +119,15 @@ def test_every_cuda_kernel_is_launched_by_an_operation():
     assert kernels | set(ALL_PRODUCTS) == set(LAUNCHES)
 
 
-def link(code, capability):
-    """Link the code of a kernel for a compute capability; return the machine code and the log of the linker."""
+def link(codes, capability):
+    """Link the code of kernels for a compute capability; return the machine code and the log of the linker."""
     from cuda.bindings import nvjitlink
 
     options = [f"-arch=sm_{''.join(map(str, capability))}", "-lto", "-verbose", "-Xptxas=-v"]
     handle = nvjitlink.create(len(options), options)
     try:
-        nvjitlink.add_data(handle, nvjitlink.InputType.LTOIR, code, len(code), "kernel")
+        for code in codes:
+            nvjitlink.add_data(handle, nvjitlink.InputType.LTOIR, code, len(code), "kernel")
         nvjitlink.complete(handle)
         log, cubin = bytearray(nvjitlink.get_info_log_size(handle)), bytearray(nvjitlink.get_linked_cubin_size(handle))
         nvjitlink.get_info_log(handle, log)
@@ -137,34 +138,49 @@ def link(code, capability):
 
 
 def count_instructions(cubin, folder):
-    """Disassemble machine code, and count its instructions by name, such as ``LDG.E``."""
+    """Disassemble machine code; return the counts of instructions by name, such as ``LDG.E``, of each kernel, by its name."""
     tools = list(Path(sysconfig.get_path("purelib")).glob("nvidia/*/bin/nvdisasm"))
     if not tools:
         pytest.skip("nvdisasm is missing; pip install -e '.[dev-cuda]'")
-    path = folder / "kernel.cubin"
+    path = folder / "kernels.cubin"
     path.write_bytes(cubin)
     text = subprocess.run([tools[0], "-c", path], capture_output=True, text=True, check=True).stdout
-    return Counter(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", text))
+    _, *parts = re.split(r"^\s+\.section\s+\.text\.(\w+),", text, flags=re.MULTILINE)
+    instruction = r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)"
+    return {name: Counter(re.findall(instruction, body)) for name, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+KERNELS = {
+    "products": list(PRODUCTS),
+    "mixed products": [f"mixed {name}" for name in MIXED_PRODUCTS],
+    "others": [name for name in LAUNCHES if name not in ALL_PRODUCTS],
+}
+"""The names of kernels that are linked at once, because the disassembler takes half a second to start."""
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda capability: "sm_" + "".join(map(str, capability)))
-@pytest.mark.parametrize("name", LAUNCHES)
-def test_kernel_uses_no_stack_spills_or_double_precision(name, capability, tmp_path):
+@pytest.mark.parametrize("group", KERNELS)
+def test_kernels_use_no_stack_spills_or_double_precision(group, capability, tmp_path):
     """A kernel has no stack, no spills, no local memory, no double precision, and at most `REGISTERS` registers."""
-    code = bytes(devices.compiled(*LAUNCHES[name], capability, "ltoir"))
-    cubin, log = link(code, capability)
-    found = count_instructions(cubin, tmp_path)
-    assert [int(number) for number in re.findall(r"(\d+) bytes stack frame", log)] == [0]
-    assert [int(number) for number in re.findall(r"(\d+) bytes spill", log)] == [0, 0]
-    assert max(int(number) for number in re.findall(r"Used (\d+) registers", log)) <= REGISTERS
-    assert sum(found.values()) > 10
-    assert not [each for each in found if re.match(r"LDL|STL|D(ADD|MUL|FMA|SETP|MNMX)|.*F64", each)]
-    if name in PRODUCTS:  # in a step 8 lines of 8 x 8 products, and the loads of their factors
-        assert found["FFMA"] >= 8 * 8 * 8
-        assert found["LDS.128"] == 8 * 4
-    mixed = name.startswith("mixed ")  # in a step 2 x 4 x 4 products of fragments on tensor cores, and their loads
-    assert sum(count for each, count in found.items() if each.startswith("HMMA.16816.F32")) == 32 * mixed
-    assert sum(count for each, count in found.items() if each.startswith("LDSM")) == 12 * mixed
+    kernels = KERNELS[group]
+    codes = [bytes(devices.compiled(*LAUNCHES[name], capability, "ltoir")) for name in kernels]
+    cubin, log = link(codes, capability)
+    instructions = count_instructions(cubin, tmp_path)
+    assert len(instructions) == log.count("Compiling entry function") == len(kernels)
+    for report in log.split("Compiling entry function ")[1:]:
+        kernel = report.partition(" for ")[0]
+        assert [int(number) for number in re.findall(r"(\d+) bytes stack frame", report)] == [0], kernel
+        assert [int(number) for number in re.findall(r"(\d+) bytes spill", report)] == [0, 0], kernel
+        assert max(int(number) for number in re.findall(r"Used (\d+) registers", report)) <= REGISTERS, kernel
+    for kernel, found in instructions.items():
+        assert sum(found.values()) > 10, kernel
+        assert not [each for each in found if re.match(r"LDL|STL|D(ADD|MUL|FMA|SETP|MNMX)|.*F64", each)], kernel
+        if group == "products":  # in a step 8 lines of 8 x 8 products, and the loads of their factors
+            assert found["FFMA"] >= 8 * 8 * 8, kernel
+            assert found["LDS.128"] == 8 * 4, kernel
+        mixed = group == "mixed products"  # in a step 2 x 4 x 4 products of fragments on tensor cores, and their loads
+        assert sum(count for each, count in found.items() if each.startswith("HMMA.16816.F32")) == 32 * mixed, kernel
+        assert sum(count for each, count in found.items() if each.startswith("LDSM")) == 12 * mixed, kernel
 
 
 def test_compiled_kernels_are_cached_on_disk(tmp_path):
@@ -218,8 +234,8 @@ RUNS = {
 }
 
 
-def train_twenty_steps(backend, changes, settings):
-    """Train for twenty steps; return the losses, and the parameters by name."""
+def train_ten_steps(backend, changes, settings):
+    """Train for ten steps; return the losses, and the parameters by name."""
     config = dataclasses.replace(NETWORK, **changes)
     examples = Windows(TEXT, config.context, padding=config.vocabulary)
     if config.input in ("mean", "max"):
@@ -232,15 +248,15 @@ def train_twenty_steps(backend, changes, settings):
         examples = Rows(numbers, (numbers[:, :2] > 0).astype(np.float32))
     parameters = Parameters.random(config, 1)
     trainer = Trainer(Network(config, backend), parameters, examples, None, dataclasses.replace(SETTINGS, **settings))
-    losses = [event.loss for event, _ in zip(trainer.run(), range(20), strict=False) if isinstance(event, Step)]
+    losses = [event.loss for event, _ in zip(trainer.run(), range(10), strict=False) if isinstance(event, Step)]
     return losses, {name: backend.download(array) for name, array in trainer.parameters.items()}
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_twenty_training_steps_equal_those_on_cpu(name):
-    losses, parameters = train_twenty_steps(CpuBackend(), *RUNS[name])
-    found_losses, found = train_twenty_steps(gpu_backend(), *RUNS[name])
-    assert len(losses) == 20
+def test_ten_training_steps_equal_those_on_cpu(name):
+    losses, parameters = train_ten_steps(CpuBackend(), *RUNS[name])
+    found_losses, found = train_ten_steps(gpu_backend(), *RUNS[name])
+    assert len(losses) == 10
     np.testing.assert_allclose(found_losses, losses, rtol=2e-5)
     for key, array in parameters.items():
         np.testing.assert_allclose(found[key], array, rtol=0, atol=2e-4 * np.abs(array).max())

@@ -19,7 +19,7 @@ from tolerances import HALF_SLOPES, MIXED_STEPS, MIXED_WAY, SAME_ROUNDING, SINGL
 pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
 from ptx_interpreter import PtxError
-from test_cuda import NETWORK, RUNS, train_twenty_steps
+from test_cuda import NETWORK, RUNS, train_ten_steps
 
 from fflm.backend import devices as backend_devices
 from fflm.backend.cpu.backend import CpuBackend
@@ -148,10 +148,10 @@ def test_bugs_in_mixed_kernels_are_detected(bug, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["default", "tied, direct", "nce"])
-def test_twenty_mixed_steps_are_close_to_single_precision(name):
+def test_ten_mixed_steps_are_close_to_single_precision(name):
     """Losses are as close as rounded operands allow, and the weights have moved in nearly the same direction."""
-    losses, parameters = train_twenty_steps(CpuBackend(), *RUNS[name])
-    found_losses, found = train_twenty_steps(MIXED, *RUNS[name])
+    losses, parameters = train_ten_steps(CpuBackend(), *RUNS[name])
+    found_losses, found = train_ten_steps(MIXED, *RUNS[name])
     assert not np.array_equal(found_losses, losses)
     np.testing.assert_allclose(found_losses, losses, rtol=MIXED_STEPS)
     start = dict(Parameters.random(dataclasses.replace(NETWORK, **RUNS[name][0]), 1).items())

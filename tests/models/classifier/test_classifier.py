@@ -16,7 +16,7 @@ from command import fflm as command
 from command import snapshot
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support, zero_one_loss
 
 import fflm
 from fflm import FflmError, TextClassifier
@@ -61,6 +61,14 @@ def random_reviews(count: int, seed: int = 0) -> list[tuple[str, str]]:
 def write_tsv(path: Path, rows: list[tuple[str, str]]) -> Path:
     path.write_text("".join(f"{label}\t{text}\n" for label, text in rows))
     return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reviews")
+    write_tsv(folder / "train.tsv", random_reviews(600))
+    write_tsv(folder / "new.tsv", random_reviews(200, seed=1))
+    return folder
 
 
 # Reading labeled text.
@@ -181,6 +189,7 @@ def test_words_and_bigrams_equal_naive_count(texts: list[str], new: list[str]) -
         assert ids[starts[row] : starts[row + 1]].tolist() == expected
 
 
+SPACE = Tokenizer("space")
 TEXTS = ["no no film .", "the film the end of the film", "", "good bad good words nobody knows"]
 LEXICON = {"positive": ["good", "great"], "negative": ["bad", "unseen"]}
 
@@ -208,6 +217,25 @@ def test_window_is_truncated_and_padded() -> None:
         assert row.tolist() == ids + [padding] * (5 - len(ids))
 
 
+def test_window_is_padded_with_zeros(data: Path, tmp_path: Path) -> None:
+    """The network reads zeros in places without a word, and has no embedding for them that is trained."""
+    rows, reader = input_rows(TextInput("window", length=5, padding="zeros"))
+    for row, text in zip(rows, TEXTS, strict=True):
+        ids = reader.vocabulary.encode(text.split()[:5]).tolist()
+        assert row.tolist() == ids + [-1] * (5 - len(ids))
+    options = {"input": "window", "length": 4, "embedding": 3, "epochs": 2, "padding": "zeros", "weight_decay": 0.0}
+    model = fflm.train_classifier(data / "train.tsv", tmp_path / "m", **options)
+    start = start_session([data / "train.tsv"], tmp_path / "start", **options)
+    assert np.array_equal(model.parameters.embeddings[-1], start.trainer.parameters.embeddings[-1])
+    assert not np.array_equal(model.parameters.embeddings[1], start.trainer.parameters.embeddings[1])
+    weights = [array.astype(np.float64) for array in (model.parameters.embeddings, *model.parameters.layer_weights)]
+    words = model.reader.vocabulary.encode(["great", "film"])
+    scores = weights[1] @ np.concatenate([*weights[0][words], np.zeros(6)]) + model.parameters.output_bias
+    expected = np.exp(scores) / np.exp(scores).sum()
+    np.testing.assert_allclose(model.predict_proba(["great film"])[0], expected, rtol=1e-5)
+    assert TextClassifier.load(tmp_path / "m").reader.input.padding == "zeros"
+
+
 def test_features_equal_values_computed_by_hand() -> None:
     input = TextInput("features", counts=2, lexicon=LEXICON, present=("no", "Film"), log_length=True)
     texts = [*TEXTS, "unseen new great"]
@@ -230,6 +258,35 @@ def test_features_equal_values_computed_by_hand() -> None:
     np.testing.assert_allclose(scaled.std(0), np.asarray(expected).std(0) > 0, atol=1e-5)
 
 
+@pytest.mark.parametrize("log_length", [False, True])
+def test_word_count_is_feature(log_length: bool) -> None:
+    input = TextInput("features", lexicon=LEXICON, word_count=True, log_length=log_length)
+    rows, _ = input_rows(input)
+    assert input.names == ["positive", "negative", "number of words", *(["log length"] if log_length else [])]
+    lengths = np.array([4, 7, 0, 6])
+    np.testing.assert_array_equal(rows[:, 2], lengths)
+    if log_length:
+        np.testing.assert_allclose(rows[:, 3], np.log1p(lengths), rtol=1e-6)
+
+
+def test_words_of_segmented_chinese_are_features(tmp_path: Path) -> None:
+    """With the tokenizer ``space``, words of several characters are found; without spaces in the texts there is a warning."""
+    rows = [("正", "我 喜欢 这 部 电影"), ("负", "我 讨厌 这 部 电影"), ("正", "很 喜欢"), ("负", "讨厌 极了")] * 6
+    write_tsv(tmp_path / "a.tsv", rows)
+    (tmp_path / "positive.txt").write_text("喜欢\n精彩\n")
+    options = {"input": "features", "tokenizer": "space", "present": ("讨厌",), "lexicons": tmp_path / "positive.txt", "valid": 0}
+    classifier = fflm.train_classifier(tmp_path / "a.tsv", tmp_path / "m", word_count=True, **options)
+    assert classifier.reader.input.names == ["positive", "has 讨厌", "number of words"]
+    assert classifier.predict(["我 喜欢", "我 讨厌"]) == ["正", "负"]
+    write_tsv(tmp_path / "b.tsv", [(label, text.replace(" ", "")) for label, text in rows])
+    with pytest.warns(
+        FflmWarning, match="always 0 there: positive, has 讨厌; check .*, and that texts have spaces between words$"
+    ):
+        fflm.train_classifier(tmp_path / "b.tsv", tmp_path / "n", word_count=True, **options)
+    with pytest.raises(FflmError, match=r"'喜欢' is not a word as the tokenizer splits them: .* `tokenizer='space'`"):
+        fflm.train_classifier(tmp_path / "b.tsv", tmp_path / "o", **options | {"tokenizer": "word"})
+
+
 def test_read_lexicon_formats(tmp_path: Path) -> None:
     (tmp_path / "feelings.tsv").write_text("good\tpositive\nbad\tnegative\n\ngreat\tpositive\n")
     (tmp_path / "colours.txt").write_bytes("red\r\nblue\n\u2028dark\u2028red\u2028\n".encode())
@@ -245,7 +302,17 @@ def test_read_lexicon_formats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"input": "sum"}, "`input` must be one of features, max, mean, window, not 'sum'"),
+        (
+            {"input": "features", "present": ("喜欢",)},
+            "give single words as features, or texts with spaces between words, and `tok",
+        ),
+        ({"padding": "zeros"}, "only windows of words have padding, the input is mean"),
+        ({"padding": "none"}, "`padding` must be one of trained, zeros, not 'none'"),
+        ({"input": "tagging"}, "give `tokenizer='space'`"),
+        ({"input": "tagging", "tokenizer": SPACE, "length": 4}, "give an odd `length`, not 4"),
+        ({"input": "tagging", "tokenizer": SPACE, "bigrams": True}, "bigrams have no place in a window"),
+        ({"input": "tagging", "tokenizer": SPACE, "word_count": True}, "give `input='features'`"),
+        ({"input": "sum"}, "`input` must be one of features, max, mean, tagging, window, not 'sum'"),
         ({"input": "features"}, "give `counts`, `lexicons`"),
         ({"counts": 5}, "give `input='features'`"),
         ({"input": "window", "bigrams": True}, "bigrams have no place in a window"),
@@ -273,18 +340,11 @@ def test_report_equals_scikit_learn_metrics(pairs: list[tuple[int, int]]) -> Non
         np.testing.assert_allclose(ours, theirs)
     assert report.macro_f1 == pytest.approx(f1_score(truth, predicted, average="macro", zero_division=0))
     assert report.micro_f1 == pytest.approx(f1_score(truth, predicted, average="micro"))
+    assert report.zero_one_loss == report.to_dict()["zero_one_loss"] == pytest.approx(zero_one_loss(truth, predicted))
     assert report.loss == pytest.approx(-np.log(np.where(truth == predicted, 0.8, 0.1)).mean())
 
 
 # Training.
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("reviews")
-    write_tsv(folder / "train.tsv", random_reviews(600))
-    write_tsv(folder / "new.tsv", random_reviews(200, seed=1))
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -550,6 +610,7 @@ def test_classify_commands_train_eval_predict_info_and_plot(data: Path, tmp_path
     evaluated = run("classify", "eval", data / "new.tsv")
     assert "accuracy 100.00%" in evaluated.stdout
     assert "confusion matrix: rows are true classes" in evaluated.stdout
+    assert "\n0-1 loss 0.0000, the share of wrong predictions\n" in evaluated.stdout
     figures = json.loads(run("classify", "eval", data / "new.tsv", "--json").stdout)
     assert figures["examples"] == 200
     assert sum(map(sum, figures["confusion"])) == 200

@@ -1141,3 +1141,32 @@ def test_resume_of_unchanged_folder_succeeds(stopped_model):
     """The sessions above are refused only because of the changes made to them."""
     finish(TrainingSession.resume(stopped_model))
     assert library.load(stopped_model).about["figures"]["epoch"] == 3
+
+
+def test_preset_of_bengio_is_network_of_his_paper(tmp_path):
+    """MLP1 in table 1 of Bengio et al. 2003: n = 5, m = 60, h = 50, direct connections, trained as in section 4.2."""
+    text = tmp_path / "text.txt"
+    text.write_text(STORIES[:4000], encoding="utf-8")
+    model = library.train(text, tmp_path / "m", preset="bengio2003", epochs=2, valid="20%")
+    config, training = model.config, model.about["training"]
+    assert (config.window, config.embedding, config.hidden, config.activation) == (4, 60, (50,), "tanh")
+    assert (config.direct, config.tied, config.averages, config.bands, config.residual) == (True, False, (), (), False)
+    assert (config.dropout, config.embedding_dropout) == (0, 0)
+    assert (training["optimizer"], training["momentum"], training["batch_size"], training["loss"]) == ("sgd", 0, 1, "exact")
+    assert (training["schedule"], training["rate"], training["decay"]) == ("inverse", 1e-3, 1e-8)
+    assert (training["weight_decay"], training["l1"], training["l2"]) == (1e-4, 0, 0)
+    assert (training["clip"], training["smoothing"], training["patience"]) == (0, 0, 3)
+
+    arrays = {name: array.astype(np.float64) for name, array in model.parameters.items()}
+    contexts = np.random.default_rng(0).integers(0, config.vocabulary + 1, (5, 4), np.int32)
+    x = arrays["embeddings"][contexts].reshape(5, -1)  # y = b + W x + U tanh(d + H x), equation 1
+    tanh = np.tanh(x @ arrays["hidden.0.weight"].T + arrays["hidden.0.bias"])
+    u, w = np.split(arrays["output.weight"], [50], axis=1)
+    scores = arrays["output.bias"] + x @ w.T + tanh @ u.T
+    expected = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    found = model.network.log_probabilities(model.parameters, contexts)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+    evaluations = [event for event in read_log(tmp_path / "m" / LOG, EVENTS) if event["event"] == "evaluation"]
+    uniform = np.log(config.vocabulary)
+    assert uniform > evaluations[0]["valid"]["loss"] > evaluations[1]["valid"]["loss"]

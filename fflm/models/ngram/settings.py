@@ -1,0 +1,51 @@
+"""The settings of n-gram models."""
+
+from collections.abc import Sequence
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta
+
+from fflm.errors import FflmError
+from fflm.models.description import LARGEST_ORDER
+
+ORDER = 5
+"""Default order of a model."""
+
+Order: TypeAlias = Annotated[int, Meta(ge=1, le=LARGEST_ORDER, description="Order: length of the longest n-grams.")]
+
+Prune: TypeAlias = Annotated[
+    tuple[Annotated[int, Meta(ge=0)], ...],
+    Meta(
+        description="Remove n-grams that occur at most this many times: a number for each order, 0 for single words; the last one"
+        " is also for all longer n-grams. 0,0,1 removes n-grams of three and more words that occur once."
+    ),
+]
+
+PruneEntropy: TypeAlias = Annotated[
+    float,
+    Meta(
+        ge=0,
+        lt=1,
+        description="Remove each n-gram without which the perplexity of the model rises by less than this ratio, such as 1e-8.",
+    ),
+]
+
+
+def largest_pruned(prune: Sequence[int], order: int) -> list[int]:
+    """Return the largest count of the n-grams that are removed, for each order.
+
+    The numbers ascend, so that an n-gram is never kept without those that it begins and ends with, which occur at least as often.
+
+    Raises
+    ------
+    FflmError
+        If there are more numbers than orders, the first is not 0, or the numbers do not ascend.
+    """
+    given = list(prune) or [0]
+    if len(given) > order:
+        raise FflmError(f"`prune` has {len(given)} numbers, but the model has the order {order}: give at most {order}")
+    if given[0]:
+        raise FflmError(f"`prune` begins with {given[0]}: give 0 for single words, which are all kept")
+    if given != sorted(given):
+        raise FflmError(f"`prune` is {', '.join(map(str, given))}: give numbers of which none is smaller than the one before it")
+    return given + [given[-1]] * (order - len(given))
