@@ -237,6 +237,21 @@ def test_forked_process_can_use_model(folders):
         assert pool.submit(model.scores, SENTENCES).result(timeout=60).tolist() == expected
 
 
+@pytest.mark.parametrize("kind", ["arpa", "exact", "fast"])
+def test_scores_of_many_sentences_equal_scores_of_each(arpa, folders, kind):
+    model = arpa[2] if kind == "arpa" else ours.Model(folders[kind])
+    plain = [sentence for sentence in random_sentences(60) if sentence.isprintable() and "s>" not in sentence]
+    for sentences in ([], plain, [*plain, "w1\tw2", "w1 </s> w2"], [sentence.encode() for sentence in plain]):
+        expected = [model.score(sentence) for sentence in sentences]
+        np.testing.assert_allclose(model.scores(sentences), expected, rtol=1e-5)
+
+
+def test_language_models_can_be_pickled_after_they_scored_lines(arpa, folders):
+    for scorer in (arpa[2]._states.model, ours.Model(folders["fast"])._states.model):
+        expected = scorer.scores(["w1 w2", "the cat"])
+        assert pickle.loads(pickle.dumps(scorer)).scores(["w1 w2", "the cat"]).tolist() == expected.tolist()
+
+
 def test_pickled_model_whose_folder_changed_is_refused(tmp_path):
     path = tmp_path / "random.arpa"
     write_random_arpa(path)

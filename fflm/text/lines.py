@@ -16,6 +16,8 @@ from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END
 from fflm.text.vocabulary import UNKNOWN, Vocabulary
 
+_BEYOND = bytes(BEYOND)
+
 EncodedLines = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
 
 
@@ -31,11 +33,17 @@ class LineEncoder:
         How text becomes tokens.
     vocabulary
         The words that have ids.
+
+    Attributes
+    ----------
+    reads_pieces
+        Whether kernels can encode: not if spaces are tokens, because then text is not a sequence of pieces between blanks.
     """
 
     def __init__(self, settings: TextSettings, vocabulary: Vocabulary) -> None:
         self.settings = settings
         self.vocabulary = vocabulary
+        self.reads_pieces = settings.tokenizer.mode != "char"
         self._words: Pieces | None = None  # the table with the vocabulary's words alone
         self._own = threading.local()
 
@@ -59,11 +67,6 @@ class LineEncoder:
             ids, borders, _ = self.apply(self._encode_lines, lines)
             return ids, borders
         return self._encode_characters([_with_newlines(line) for line in lines])
-
-    @property
-    def reads_pieces(self) -> bool:
-        """Whether kernels can encode: not if spaces are tokens, because then text is not a sequence of pieces between blanks."""
-        return self.settings.tokenizer.mode != "char"
 
     def apply(self, kernel: Callable[..., Any], lines: Sequence[str], *arguments: Any) -> Any:
         """Return what a kernel returns that reads lines.
@@ -91,7 +94,9 @@ class LineEncoder:
 
     def _joined(self, lines: Sequence[str]) -> bytes:
         """Return lines as the text that kernels read."""
-        text = b"\xff".join([*[line.encode("utf-8", "surrogatepass") for line in lines], bytes(BEYOND)])
+        encoded = [line.encode("utf-8", "surrogatepass") for line in lines]
+        encoded.append(_BEYOND)
+        text = b"\xff".join(encoded)
         return self._joined(list(map(_with_newlines, lines))) if b"\r" in text else text
 
     @property

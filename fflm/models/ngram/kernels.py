@@ -283,12 +283,11 @@ def look_up(slots, borders, words, node, word):
 
 
 @njit
-def context_nodes(index, context, nodes):
+def context_nodes(slots, children, words, context, nodes):
     """Fill ``nodes`` with the contexts of 0, 1, ... words of a context (n,), newest word first; return the longest's length."""
-    children, words, _, _, _, _ = index.tables
     nodes[0] = 0
     for k in range(len(context)):
-        node = look_up(index.context_slots, children, words, nodes[k], context[k])
+        node = look_up(slots, children, words, nodes[k], context[k])
         if node < 0:
             return k
         nodes[k + 1] = node
@@ -296,12 +295,11 @@ def context_nodes(index, context, nodes):
 
 
 @njit
-def loss_after(index, nodes, longest, word):
+def loss_after(slots, starts, targets, log_probabilities, back_offs, nodes, longest, word):
     """Look up a word after contexts of 0 to ``longest`` words: return -log p, and the length of the n-gram that was found."""
-    _, _, back_offs, starts, targets, log_probabilities = index.tables
     gram, length = np.int64(word), longest
     while length > 0:
-        found = look_up(index.gram_slots, starts, targets, nodes[length], word)
+        found = look_up(slots, starts, targets, nodes[length], word)
         if found >= 0:
             gram = found
             break
@@ -315,12 +313,14 @@ def loss_after(index, nodes, longest, word):
 @kernel()
 def ngram_losses(index, contexts, wanted, losses, threads):
     """Compute -log p(wanted | context) from an `Index`: contexts (B, n), wanted (B,) -> losses (B,), nats."""
+    tables, context_slots, gram_slots = index
+    children, words, back_offs, starts, targets, log_probabilities = tables
     for t in prange(threads):
         first, last = share(len(wanted), threads, t)
         nodes = np.empty(contexts.shape[1] + 1, np.int64)
         for i in range(first, last):
-            longest = context_nodes(index, contexts[i, ::-1], nodes)
-            losses[i], _ = loss_after(index, nodes, longest, wanted[i])
+            longest = context_nodes(context_slots, children, words, contexts[i, ::-1], nodes)
+            losses[i], _ = loss_after(gram_slots, starts, targets, log_probabilities, back_offs, nodes, longest, wanted[i])
 
 
 class LineTables(NamedTuple):
@@ -349,6 +349,8 @@ class LineTables(NamedTuple):
 def ngram_score_encoded(ids, borders, model):
     """Score lines as texts: ids (N,), where each begins (L + 1,), packed `LineTables` -> log p of lines (L,), nats."""
     index, padding, end, order, _ = model.content
+    tables, context_slots, gram_slots = index
+    children, words, back_offs, starts, targets, log_probabilities = tables
     context, nodes, scores = np.empty(order - 1, np.int32), np.empty(order, np.int64), np.empty(len(borders) - 1)
     for line in range(len(scores)):
         for k in range(order - 1):
@@ -356,7 +358,8 @@ def ngram_score_encoded(ids, borders, model):
         total = 0.0
         for i in range(borders[line], borders[line + 1]):
             word = ids[i]
-            loss, _ = loss_after(index, nodes, context_nodes(index, context, nodes), word)
+            longest = context_nodes(context_slots, children, words, context, nodes)
+            loss, _ = loss_after(gram_slots, starts, targets, log_probabilities, back_offs, nodes, longest, word)
             total += loss
             for k in range(order - 2, 0, -1):
                 context[k] = padding if word == end else context[k - 1]
@@ -384,22 +387,23 @@ def ngram_score_after(state, word, after, model):
                             those at the end of the text that a context of the model has, as in KenLM: all others don't matter.
     model                   in, `LineTables`, packed
     """
-    index, nodes = model.content.lookup, np.empty(len(state), np.int64)
-    children, words, back_offs, starts, _, _ = index.tables
+    tables, context_slots, gram_slots = model.content.lookup
+    children, words, back_offs, starts, targets, log_probabilities = tables
+    nodes = np.empty(len(state), np.int64)
     length = state[0]
-    longest = context_nodes(index, state[1 : 1 + length], nodes)
+    longest = context_nodes(context_slots, children, words, state[1 : 1 + length], nodes)
     if word < starts[1]:
-        loss, found = loss_after(index, nodes, longest, word)
+        loss, found = loss_after(gram_slots, starts, targets, log_probabilities, back_offs, nodes, longest, word)
     else:
         loss, found = back_offs.dtype.type(-model.content.start), 1
         for k in range(1, longest + 1):
             loss -= back_offs[nodes[k]]
-    node, kept = look_up(index.context_slots, children, words, 0, word), 0
+    node, kept = look_up(context_slots, children, words, 0, word), 0
     while node >= 0:
         kept += 1
         if kept > length or kept == len(state) - 1:
             break
-        node = look_up(index.context_slots, children, words, node, state[kept])
+        node = look_up(context_slots, children, words, node, state[kept])
     for k in range(len(state) - 1, 1, -1):
         after[k] = state[k - 1] if k <= kept else 0
     if len(state) > 1:
@@ -411,13 +415,14 @@ def ngram_score_after(state, word, after, model):
 @kernel()
 def ngram_distributions(index, contexts, results, threads):
     """Compute log p(word | context) of all words from an `Index`: contexts (B, n) -> results (B, V), nats."""
+    tables, context_slots, _ = index
+    children, words, back_offs, starts, targets, log_probabilities = tables
     for t in prange(threads):
         first, last = share(len(contexts), threads, t)
         nodes = np.empty(contexts.shape[1] + 1, np.int64)
-        _, _, back_offs, starts, targets, log_probabilities = index.tables
         for i in range(first, last):
             results[i] = log_probabilities[: results.shape[1]]
-            for k in range(1, context_nodes(index, contexts[i, ::-1], nodes) + 1):
+            for k in range(1, context_nodes(context_slots, children, words, contexts[i, ::-1], nodes) + 1):
                 node = nodes[k]
                 results[i] += back_offs[node]
                 for gram in range(starts[node], starts[node + 1]):
