@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.arguments import PathLike
+from fflm.compiling import direct
 from fflm.errors import FflmError
 from fflm.files import os_errors_as_fflm_error
 from fflm.models.base import LineScorer
@@ -270,14 +271,14 @@ class _States:
 class _NgramStates(_States):
     def __init__(self, model: NgramModel) -> None:
         self.model = model
-        self._tables = tuple(model.tables)
         self.null = np.zeros(model.window + 1, np.int32)
         self.begin = self.null.copy()
         self.begin[: 1 + min(1, model.window)] = 1, model.vocabulary.start_id
-        self._start = model.start_log10 * LN10
+        self._packed = model.packed
+        self._score_after = direct(ngram_score_after, self.null, 0, self.null, self._packed)
 
     def after(self, state: Ids, word: int, out: Ids) -> tuple[float, int]:
-        result: tuple[float, int] = ngram_score_after(state if len(state) else self.null, word, out, self._start, *self._tables)
+        result: tuple[float, int] = self._score_after(state if len(state) else self.null, word, out, self._packed)
         return result
 
 
@@ -309,12 +310,13 @@ class _FastStates(_ContextStates):
     def __init__(self, model: NeuralModel) -> None:
         super().__init__(model)
         scorer = FastScorer(model)
-        self.model, self._arguments, self._length = scorer, scorer.arguments, model.window + 1
+        self.model, self._packed, self._length = scorer, scorer.packed, model.window + 1
+        self._score_after = direct(score_after, self.null, 0, self.null, self._packed)
 
     def after(self, state: Ids, word: int, out: Ids) -> tuple[float, int]:
         if word == self._padding:
             return super().after(state, word, out)
-        return score_after(state if len(state) else self.null, word, out, *self._arguments), self._length
+        return self._score_after(state if len(state) else self.null, word, out, self._packed), self._length
 
 
 def _load(path: Path, exact: bool) -> _States:

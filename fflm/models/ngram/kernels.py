@@ -5,12 +5,14 @@ contexts, G n-grams, B predictions, n context words, V words of the vocabulary.
 """
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, prange
 
 from fflm.backend.cpu.launching import kernel, share
 from fflm.compiling import compiled
+from fflm.text.kernels import encode_lines
 
 LOOKUP_COST = 500
 """Cost of a binary search for a word, in numbers processed, the unit of `fflm.backend.cpu.launching.shares_of`."""
@@ -225,8 +227,9 @@ def find_contexts(children, words, contexts, found, threads):
 
 
 @njit
-def loss_after(children, words, back_offs, starts, targets, log_probabilities, context, word):
+def loss_after(tables, context, word):
     """Look up a word after a context (n,), the newest word first: return -log p, and the length of the n-gram that was found."""
+    children, words, back_offs, starts, targets, log_probabilities = tables
     node, total, length = np.int64(0), log_probabilities[word], 1
     for k in range(len(context)):
         node = find(words, children[node], children[node + 1], context[k])
@@ -241,53 +244,84 @@ def loss_after(children, words, back_offs, starts, targets, log_probabilities, c
 
 
 @kernel()
-def ngram_losses(children, words, back_offs, starts, targets, log_probabilities, contexts, wanted, losses, threads):
+def ngram_losses(tables, contexts, wanted, losses, threads):
     """Compute -log p(wanted | context) from the tables: contexts (B, n), wanted (B,) -> losses (B,), nats."""
     for t in prange(threads):
         first, last = share(len(wanted), threads, t)
         for i in range(first, last):
             context, word = contexts[i, ::-1], np.int64(wanted[i])
-            losses[i], _ = loss_after(children, words, back_offs, starts, targets, log_probabilities, context, word)
+            losses[i], _ = loss_after(tables, context, word)
+
+
+class LineTables(NamedTuple):
+    """What the kernels that score lines and words read.
+
+    Attributes
+    ----------
+    grams
+        The n-grams, `fflm.models.ngram.model.Tables`.
+    padding, end
+        The word that fills contexts before a line and, if ``end`` is a word and not -1, up to the last one before.
+    order
+        The length of the longest n-grams.
+    start
+        log p of the word V, ``<s>``, which the tables do not predict; nats.
+    """
+
+    grams: tuple[Any, ...]
+    padding: int
+    end: int
+    order: int
+    start: float
 
 
 @compiled()
-def ngram_score_lines(
-    ids, borders, losses, totals, padding, end, order, children, words, back_offs, starts, targets, log_probabilities
-):
-    """Score lines, each as a text of its own: ids (N,), where each line begins (L + 1,) -> losses (N,), their sums (L,).
-
-    A context's word is ``padding`` before the line and, if ``end`` is a word, up to the last one before it.
-    """
-    context = np.empty(order - 1, np.int32)
-    for line in range(len(totals)):
+def ngram_score_encoded(ids, borders, model):
+    """Score lines as texts: ids (N,), where each begins (L + 1,), packed `LineTables` -> log p of lines (L,), nats."""
+    tables, padding, end, order, _ = model.content
+    context, scores = np.empty(order - 1, np.int32), np.empty(len(borders) - 1)
+    for line in range(len(scores)):
         for k in range(order - 1):
             context[k] = padding
         total = 0.0
         for i in range(borders[line], borders[line + 1]):
             word = np.int64(ids[i])
-            losses[i], _ = loss_after(children, words, back_offs, starts, targets, log_probabilities, context, word)
-            total += losses[i]
+            loss, _ = loss_after(tables, context, word)
+            total += loss
             for k in range(order - 2, 0, -1):
                 context[k] = padding if word == end else context[k - 1]
             if order > 1:
                 context[0] = padding if word == end else word
-        totals[line] = total
+        scores[line] = -total
+    return scores
 
 
 @compiled()
-def ngram_score_after(state, word, after, start, children, words, back_offs, starts, targets, log_probabilities):
+def ngram_score_lines(text, pieces, model):
+    """Score lines: a text and pieces, as `encode_lines` takes them, and packed `LineTables`.
+
+    Returns log p of lines (L,), nats, and whether all pieces are known; if not, the scores mean nothing.
+    """
+    ids, borders, known = encode_lines(text, pieces)
+    return ngram_score_encoded(ids, borders if known else borders[:1], model), known
+
+
+@compiled()
+def ngram_score_after(state, word, after, model):
     """Return the loss of a word after a state, and the length of the n-gram that was found.
 
     state, after  (n + 1,)  in and out, int32, may be the same: a number of words, these, the newest first, and zeros. They are
                             those at the end of the text that a context of the model has, as in KenLM: all others don't matter.
-    start                   in, log p of the word V, ``<s>``, which the tables do not predict; nats
+    model                   in, `LineTables`, packed
     """
+    tables = model.content.grams
+    children, words, back_offs, starts, _, _ = tables
     length = state[0]
     context = state[1 : 1 + length]
     if word < starts[1]:
-        loss, found = loss_after(children, words, back_offs, starts, targets, log_probabilities, context, np.int64(word))
+        loss, found = loss_after(tables, context, word)
     else:
-        loss, found = back_offs.dtype.type(-start), 1
+        loss, found = back_offs.dtype.type(-model.content.start), 1
         node = np.int64(0)
         for k in range(length):
             node = find(words, children[node], children[node + 1], context[k])
@@ -309,8 +343,9 @@ def ngram_score_after(state, word, after, start, children, words, back_offs, sta
 
 
 @kernel()
-def ngram_distributions(children, words, back_offs, starts, targets, log_probabilities, contexts, results, threads):
+def ngram_distributions(tables, contexts, results, threads):
     """Compute log p(word | context) of all words from the tables: contexts (B, n) -> results (B, V), nats."""
+    children, words, back_offs, starts, targets, log_probabilities = tables
     for t in prange(threads):
         first, last = share(len(contexts), threads, t)
         for i in range(first, last):
