@@ -159,12 +159,14 @@ class Model:
     def score(self, sentence: str | bytes, bos: bool = True, eos: bool = True) -> float:
         """Return log10 p of a sentence, after ``<s>`` if ``bos``, with ``</s>`` after it if ``eos``."""
         text = _text(sentence)
-        if bos and eos and text.isprintable() and "s>" not in text:  # all blanks are spaces, and there are no symbols
+        if bos and eos and _is_plain(text):
             return float(self._states.model.scores([text])[0]) / LN10
         return math.fsum(each.log_prob for each in self._walk(text, bos, eos))
 
     def scores(self, sentences: list[str]) -> npt.NDArray[np.float64]:
         """Return log10 p of sentences (L,), each after ``<s>`` and with ``</s>``. KenLM has no such function."""
+        if all(map(_is_plain, sentences)):
+            return self._states.model.scores(sentences) / LN10
         return np.fromiter(map(self.score, sentences), np.float64, len(sentences))
 
     def perplexity(self, sentence: str | bytes) -> float:
@@ -353,6 +355,11 @@ def _reopen(class_: type[Model], path: bytes, config: Config, expected: str) -> 
     if model._fingerprint != expected:
         raise FflmError(f"{os.fsdecode(path)} has changed since the model was loaded: load it again")
     return model
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether a model cuts a text into words as KenLM does: all its blanks are spaces, and there are no symbols."""
+    return text.isprintable() and "s>" not in text
 
 
 def _text(value: str | bytes) -> str:

@@ -134,9 +134,16 @@ class NgramModel(TableScorer, LanguageModel):
     _line_kernel = staticmethod(kernels.ngram_score_lines)
 
     @cached_property
+    def _index(self) -> kernels.Index:
+        """The tables, with an index to look n-grams up."""
+        tables = self.tables
+        contexts = kernels.index_words(tables.children, tables.words, 1)
+        return kernels.Index(*tables, contexts, kernels.index_words(tables.starts, tables.targets, tables.starts[1]))
+
+    @cached_property
     def packed(self) -> Any:
         """The tables, as the kernels that score lines and words take them."""
-        return pack(kernels.LineTables(self.tables, *self.context_limits, self.order, self.start_log10 * math.log(10)))
+        return pack(kernels.LineTables(self._index, *self.context_limits, self.order, self.start_log10 * math.log(10)))
 
     def _details(self) -> list[str]:
         return [f"order {self.order}", f"{len(self.tables.targets):,} n-grams"]
@@ -162,7 +169,7 @@ class NgramModel(TableScorer, LanguageModel):
         contexts = self._check_contexts(contexts)
         results = np.empty((len(contexts), len(self.vocabulary)), np.float32)
         shares = shares_of(results.size)
-        kernels.ngram_distributions(self.tables, contexts, results, shares)
+        kernels.ngram_distributions(self._index, contexts, results, shares)
         return results
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
@@ -170,7 +177,7 @@ class NgramModel(TableScorer, LanguageModel):
         contexts, targets = self._check_examples(contexts, targets)
         losses = np.empty(len(targets), np.float32)
         shares = shares_of(contexts.size * kernels.LOOKUP_COST)
-        kernels.ngram_losses(self.tables, contexts, targets, losses, shares)
+        kernels.ngram_losses(self._index, contexts, targets, losses, shares)
         return losses
 
     def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
