@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.arguments import PathLike
+from fflm.compiling import direct
 from fflm.errors import FflmError
 from fflm.files import os_errors_as_fflm_error
 from fflm.models.base import LineScorer
@@ -158,12 +159,14 @@ class Model:
     def score(self, sentence: str | bytes, bos: bool = True, eos: bool = True) -> float:
         """Return log10 p of a sentence, after ``<s>`` if ``bos``, with ``</s>`` after it if ``eos``."""
         text = _text(sentence)
-        if bos and eos and text.isprintable() and "s>" not in text:  # all blanks are spaces, and there are no symbols
+        if bos and eos and _is_plain(text):
             return float(self._states.model.scores([text])[0]) / LN10
         return math.fsum(each.log_prob for each in self._walk(text, bos, eos))
 
     def scores(self, sentences: list[str]) -> npt.NDArray[np.float64]:
         """Return log10 p of sentences (L,), each after ``<s>`` and with ``</s>``. KenLM has no such function."""
+        if all(map(_is_plain, sentences)):
+            return self._states.model.scores(sentences) / LN10
         return np.fromiter(map(self.score, sentences), np.float64, len(sentences))
 
     def perplexity(self, sentence: str | bytes) -> float:
@@ -270,14 +273,14 @@ class _States:
 class _NgramStates(_States):
     def __init__(self, model: NgramModel) -> None:
         self.model = model
-        self._tables = tuple(model.tables)
         self.null = np.zeros(model.window + 1, np.int32)
         self.begin = self.null.copy()
         self.begin[: 1 + min(1, model.window)] = 1, model.vocabulary.start_id
-        self._start = model.start_log10 * LN10
+        self._packed = model.packed
+        self._score_after = direct(ngram_score_after, self.null, 0, self.null, self._packed)
 
     def after(self, state: Ids, word: int, out: Ids) -> tuple[float, int]:
-        result: tuple[float, int] = ngram_score_after(state if len(state) else self.null, word, out, self._start, *self._tables)
+        result: tuple[float, int] = self._score_after(state if len(state) else self.null, word, out, self._packed)
         return result
 
 
@@ -309,12 +312,13 @@ class _FastStates(_ContextStates):
     def __init__(self, model: NeuralModel) -> None:
         super().__init__(model)
         scorer = FastScorer(model)
-        self.model, self._arguments, self._length = scorer, scorer.arguments, model.window + 1
+        self.model, self._packed, self._length = scorer, scorer.packed, model.window + 1
+        self._score_after = direct(score_after, self.null, 0, self.null, self._packed)
 
     def after(self, state: Ids, word: int, out: Ids) -> tuple[float, int]:
         if word == self._padding:
             return super().after(state, word, out)
-        return score_after(state if len(state) else self.null, word, out, *self._arguments), self._length
+        return self._score_after(state if len(state) else self.null, word, out, self._packed), self._length
 
 
 def _load(path: Path, exact: bool) -> _States:
@@ -351,6 +355,11 @@ def _reopen(class_: type[Model], path: bytes, config: Config, expected: str) -> 
     if model._fingerprint != expected:
         raise FflmError(f"{os.fsdecode(path)} has changed since the model was loaded: load it again")
     return model
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether a model cuts a text into words as KenLM does: all its blanks are spaces, and there are no symbols."""
+    return text.isprintable() and "s>" not in text
 
 
 def _text(value: str | bytes) -> str:

@@ -1,7 +1,7 @@
 """The interfaces that scoring and generation need, and the base class of models that contain a network."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias
 
@@ -97,11 +97,13 @@ class LineScorer(TextScorer, Protocol):
             If it is not given a list of strings.
         """
         try:
-            ids, borders = self._encoder.encode(lines if isinstance(lines, list) else check("lines", list[str], lines))
+            return self._scores(lines if isinstance(lines, list) else check("lines", list[str], lines))
         except (AttributeError, TypeError):
             check("lines", list[str], lines)
             raise
-        return -self.losses_of_lines(ids, borders)
+
+    def _scores(self, lines: list[str]) -> npt.NDArray[np.float64]:
+        return -self.losses_of_lines(*self._encoder.encode(lines))
 
     @cached_property
     def _encoder(self) -> "LineEncoder":
@@ -113,6 +115,33 @@ class LineScorer(TextScorer, Protocol):
         """Return -log p of lines (L,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
         losses = self.losses_of_texts([ids[low:high] for low, high in itertools.pairwise(borders)])
         return np.array([own.sum(dtype=np.float64) for own in losses])
+
+
+class TableScorer(LineScorer, Protocol):
+    """A line scorer that reads scores from tables, with kernels that take lines as they are."""
+
+    _line_kernel: ClassVar[Any]  # for `LineEncoder.apply`: takes the packed tables, and returns log p of lines (L,), nats
+
+    @cached_property
+    def packed(self) -> Any:
+        """The tables, as the kernels take them (`fflm.compiling.pack`)."""
+        raise NotImplementedError
+
+    @cached_property
+    def _score_lines(self) -> Callable[..., Any]:
+        from fflm.compiling import direct
+
+        return direct(self._line_kernel, b"", self._encoder.known, self.packed)
+
+    def _scores(self, lines: list[str]) -> npt.NDArray[np.float64]:
+        if not self._encoder.reads_pieces:
+            return super()._scores(lines)
+        scores: npt.NDArray[np.float64] = self._encoder.apply(self._score_lines, lines, self.packed)[0]
+        return scores
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state to pickle, without compiled functions and their arguments, which belong to this process."""
+        return {name: value for name, value in vars(self).items() if name not in ("packed", "_score_lines")}
 
 
 class Predictor(LineScorer, Protocol):

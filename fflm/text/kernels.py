@@ -1,6 +1,9 @@
 """Numba kernels that number the pieces of a text between spaces, and replace pieces by the numbers or ids of their tokens."""
 
+from typing import NamedTuple
+
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from fflm.compiling import compiled
@@ -143,31 +146,53 @@ NO_ENDS, LINE_ENDS, SENTENCE_ENDS = 0, 1, 2
 
 
 SEPARATOR = 255
-"""The byte between the lines of `encode_lines`; UTF-8 does not have it."""
+"""The byte after each line of `encode_lines`; UTF-8 does not have it."""
+
+
+class PieceTable(NamedTuple):
+    """The pieces that `encode_lines` knows.
+
+    Attributes
+    ----------
+    distinct, starts, keys, table
+        The pieces, as `number_pieces` makes them.
+    token_starts, tokens
+        (K + 1,) int64, (T,) uint32: the tokens of each piece, as for `expand_pieces`; as ids + 1, 0 for a line end.
+    ends
+        `NO_ENDS`, `LINE_ENDS` or `SENTENCE_ENDS`.
+    unknown
+        The piece as which those that are not known are read, -1 if none.
+    """
+
+    distinct: npt.NDArray[np.uint8]
+    starts: npt.NDArray[np.int64]
+    keys: npt.NDArray[np.uint64]
+    table: npt.NDArray[np.int32]
+    token_starts: npt.NDArray[np.int64]
+    tokens: npt.NDArray[np.uint32]
+    ends: int
+    unknown: int
 
 
 @compiled()
-def encode_lines(text, distinct, starts, keys, table, token_starts, tokens, ends, unknown):
+def encode_lines(text, pieces):
     """Encode L lines, each as a text of its own that ends with a line end; a line without words is an empty sentence.
 
-    text       (N,)     in, bytes, UTF-8 with a `SEPARATOR` after each line but the last, followed by `BEYOND` bytes that do not
-                        count
-    distinct, starts, keys, table       in, the pieces, as `number_pieces` makes them
-    token_starts (K + 1,), tokens (T,)  in, as for `expand_pieces`: the tokens of each piece, as ids + 1, 0 for a line end
-    ends                in, `NO_ENDS`, `LINE_ENDS` or `SENTENCE_ENDS`
-    unknown             in, the piece as which those that are not known are read, -1 if none
+    text    (N,)  in, bytes, UTF-8 with a `SEPARATOR` after each line, followed by `BEYOND` bytes that do not count
+    pieces        in, `PieceTable`, packed
 
     Returns the ids of all lines, (M,), int32, where each line begins in them, (L + 1,), int64, and whether all pieces are known;
     if not, ids and borders mean nothing.
     """
-    end, lines = len(text) - BEYOND, 1
+    distinct, starts, keys, table, token_starts, tokens, ends, unknown = pieces.content
+    end, lines = len(text) - BEYOND, 0
     for place in range(end):
         lines += text[np.uint64(place)] == SEPARATOR
-    ids, borders = np.empty(end + 2, np.int32), np.zeros(lines + 1, np.int64)
+    ids, borders = np.empty(end, np.int32), np.zeros(lines + 1, np.int64)
     last, count, line, start = np.uint64(len(table) - 1), 0, 0, 0
     ended, newline = ends != LINE_ENDS, False  # whether no end may come here; whether the blank before was a newline
-    for place in range(end + 1):
-        byte = np.uint8(text[np.uint64(place)]) if place < end else np.uint8(SEPARATOR)
+    for place in range(end):
+        byte = text[np.uint64(place)]
         if byte != SPACE and byte != TAB and byte != NEWLINE and byte != SEPARATOR:
             continue
         if place > start:
@@ -176,8 +201,8 @@ def encode_lines(text, distinct, starts, keys, table, token_starts, tokens, ends
             if piece < 0:
                 return ids[:0], borders, False
             first, after = token_starts[piece], token_starts[piece + 1]
-            if count + after - first + end - place + 1 > len(ids):  # more tokens than bytes, as some normalizations have it
-                ids = _with_room(ids, count, 2 * (count + after - first + end - place + 1))
+            if count + after - first + end - place > len(ids):  # more tokens than bytes, as some normalizations have it
+                ids = _with_room(ids, count, 2 * (count + after - first + end - place))
             for k in range(first, after):
                 ids[count] = tokens[k] - 1
                 count += 1

@@ -2,13 +2,15 @@
 
 import copy
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fflm.compiling import direct, pack
+from fflm.text.kernels import BEYOND, LINE_ENDS, NO_ENDS, SENTENCE_ENDS, PieceTable, encode_lines
 from fflm.text.numbering import MAX_BYTES, Numbers, Pieces
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END
@@ -53,41 +55,57 @@ class LineEncoder:
         borders : numpy.ndarray
             Where each line begins in them, and where the last ends, (L + 1,), int64.
         """
-        if not lines:
-            return np.empty(0, np.int32), np.zeros(1, np.int64)
-        if self.settings.tokenizer.mode == "char":
-            return self._encode_characters([_with_newlines(line) for line in lines])
-        from fflm.text.kernels import encode_lines
+        if self.reads_pieces:
+            ids, borders, _ = self.apply(self._encode_lines, lines)
+            return ids, borders
+        return self._encode_characters([_with_newlines(line) for line in lines])
 
+    @property
+    def reads_pieces(self) -> bool:
+        """Whether kernels can encode: not if spaces are tokens, because then text is not a sequence of pieces between blanks."""
+        return self.settings.tokenizer.mode != "char"
+
+    def apply(self, kernel: Callable[..., Any], lines: Sequence[str], *arguments: Any) -> Any:
+        """Return what a kernel returns that reads lines.
+
+        Parameters
+        ----------
+        kernel
+            Takes a text and pieces, as `kernels.encode_lines` does, and the other arguments. The last of the values that it
+            returns is whether all pieces are known; if not, they are added, and it is called again.
+        lines
+            The lines.
+        arguments
+            The other arguments.
+        """
         text = self._joined(lines)
         while True:
-            ids, borders, complete = encode_lines(text, *self._known())
-            if complete:
-                return ids, borders
+            result = kernel(text, self.known, *arguments)
+            if result[-1]:
+                return result
             self._learn(lines)
 
     @cached_property
-    def _after(self) -> bytes:
-        """What follows the lines in the text that a kernel is given."""
-        from fflm.text.kernels import BEYOND
-
-        return bytes(BEYOND)
+    def _encode_lines(self) -> Callable[..., Any]:
+        return direct(encode_lines, b"", self.known)
 
     def _joined(self, lines: Sequence[str]) -> bytes:
-        text = b"\xff".join([line.encode("utf-8", "surrogatepass") for line in lines]) + self._after
+        """Return lines as the text that kernels read."""
+        text = b"\xff".join([*[line.encode("utf-8", "surrogatepass") for line in lines], bytes(BEYOND)])
         return self._joined(list(map(_with_newlines, lines))) if b"\r" in text else text
 
-    def _known(self) -> tuple[Any, ...]:
-        """Return what the kernel is given besides a text: the table of the calling thread, and how it is read."""
+    @property
+    def known(self) -> Any:
+        """The pieces that the calling thread knows: a `kernels.PieceTable`, packed."""
         try:
-            known: tuple[Any, ...] = self._own.known
+            known = self._own.known
         except AttributeError:
             if self._words is None:  # several threads may make it at once, which costs time and nothing else
                 words = Pieces()
                 words.number("\n".join([UNKNOWN, *self.vocabulary.words[1 + self.vocabulary.ends :]]), self._split)
                 self._words = words
             self._own.pieces = copy.deepcopy(self._words)
-            known = self._own.known = self._arguments(self._own.pieces)
+            known = self._own.known = self._packed(self._own.pieces)
         return known
 
     def _learn(self, lines: Sequence[str]) -> None:
@@ -96,16 +114,17 @@ class LineEncoder:
             self._own.pieces = Pieces()
             self._own.pieces.number(UNKNOWN, self._split)
         self._own.pieces.number("\n".join(map(_with_newlines, lines)).replace("\t", " "), self._split)
-        self._own.known = self._arguments(self._own.pieces)
+        self._own.known = self._packed(self._own.pieces)
 
-    def _arguments(self, pieces: Pieces) -> tuple[Any, ...]:
-        from fflm.text.kernels import LINE_ENDS, NO_ENDS, SENTENCE_ENDS
-
+    def _packed(self, pieces: Pieces) -> Any:
+        """Return pieces as kernels read them."""
         settings, tokenizer = self.settings, self.settings.tokenizer
         ends = SENTENCE_ENDS if settings.mode == "sentence" else LINE_ENDS if settings.line_ends else NO_ENDS
         # Of words as they stand in the text, the table holds all that are not <unk> from the start; <unk> is its first piece.
         as_they_stand = tokenizer.mode == "space" and not tokenizer.lowercase and tokenizer.normalization is None
-        return (*pieces.arrays, ends, 1 if as_they_stand else -1)
+        unknown = 1 if as_they_stand else -1
+        texts, tokens = (pieces.distinct, pieces.starts), (pieces.token_starts, pieces.tokens)
+        return pack(PieceTable(*texts, pieces.keys, pieces.table, *tokens, ends, unknown))
 
     def _split(self, text: str) -> Numbers:
         """Return the tokens of pieces, a line each, as their ids + 1, (N,); 0 is the line end."""

@@ -100,11 +100,6 @@ class Pieces:
         """The number of bytes of the pieces."""
         return int(self.starts[self.known])
 
-    @property
-    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
-        """The arrays, as `kernels.encode_lines` takes them."""
-        return self.distinct, self.starts, self.keys, self.table, self.token_starts, self.tokens
-
     def number(self, text: str, split: Callable[[str], Numbers]) -> Numbers:
         """Return the numbers of a text's tokens, (N,), uint32; ``split`` tokenizes the pieces that are new."""
         from fflm.text.kernels import BEYOND, expand_pieces, grow_table, number_pieces

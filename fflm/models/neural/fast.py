@@ -4,6 +4,7 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ import numpy.typing as npt
 
 from fflm.backend.common import activation_code
 from fflm.backend.cpu.launching import shares_of
+from fflm.compiling import pack
 from fflm.errors import FflmError
-from fflm.models.base import LineScorer, check_text
+from fflm.models.base import TableScorer, check_text
 from fflm.models.language_model import LanguageModel
 from fflm.models.neural import kernels
+from fflm.models.neural.kernels import FastTables
 from fflm.models.neural.model import NeuralModel
 
 INTEGER_LIMIT = 32000
@@ -75,7 +78,7 @@ class Normalizers:
         return {name: getattr(self, name) for name in names} if self.contexts else {"contexts": 0}
 
 
-class FastScorer(LineScorer):
+class FastScorer(TableScorer):
     """Scores the words of a text by a network with one hidden layer, assuming that the softmax's normalizer is 1.
 
     The hidden layer's weighted sums are read from a table, which has for each word and each place of a context what the word
@@ -90,11 +93,6 @@ class FastScorer(LineScorer):
     ----------
     model
         The network.
-
-    Attributes
-    ----------
-    arguments
-        The arguments of the kernels that describe the model.
 
     Raises
     ------
@@ -123,31 +121,35 @@ class FastScorer(LineScorer):
         # Each product is computed twice, here and for the table: to keep all of them would take twice the memory of the table.
         largest = np.array([np.abs(embeddings @ block).max(axis=0) for block in blocks])
         # Sums over the words of a window also have 16 bits, and sums over the words of averages have 32.
-        self._units = _units(largest[averages:].sum(axis=0))
-        self._average_units = _units(largest[:averages].max(axis=0, initial=0))
-        self._output_units = _units(np.abs(outputs).max(axis=0))
-        self._tables = np.zeros((len(embeddings), len(blocks) + 1, config.hidden[0]), np.int16)
+        units = _units(largest[averages:].sum(axis=0))
+        average_units = _units(largest[:averages].max(axis=0, initial=0))
+        output_units = _units(np.abs(outputs).max(axis=0))
+        tables = np.zeros((len(embeddings), len(blocks) + 1, config.hidden[0]), np.int16)
         for k, block in enumerate(blocks):
-            units = self._average_units if k < averages else self._units
-            np.rint(embeddings @ (block / units), out=self._tables[:, k], casting="unsafe")
-        np.rint(outputs / self._output_units, out=self._tables[: len(outputs), -1], casting="unsafe")
+            np.rint(embeddings @ (block / (average_units if k < averages else units)), out=tables[:, k], casting="unsafe")
+        np.rint(outputs / output_units, out=tables[: len(outputs), -1], casting="unsafe")
         # What padding contributes to the first places of a text: all of a window's words, and one fewer from each to the next.
-        padding = self._tables[model.context_limits[0], averages:-1]
+        padding = tables[model.context_limits[0], averages:-1]
         padding_sums = np.ascontiguousarray(padding.cumsum(axis=0, dtype=np.int16)[::-1])
-        code, gamma = activation_code(config.activation_of(1))
-        self.arguments = (
+        self._tables = FastTables(
             *model.context_limits,
             np.cumsum((0, *config.blocks[:averages])),
-            self._tables,
+            tables,
             padding_sums,
-            self._units,
-            self._average_units,
+            units,
+            average_units,
             parameters.hidden_biases[0],
-            code,
-            np.full(1, gamma, np.float32),
-            self._output_units,
+            *activation_code(config.activation_of(1)),
+            output_units,
             parameters.output_bias,
         )
+
+    _line_kernel = staticmethod(kernels.score_lines)
+
+    @cached_property
+    def packed(self) -> Any:
+        """The tables, as the kernels that score lines and words take them."""
+        return pack(self._tables)
 
     @property
     def window(self) -> int:
@@ -157,7 +159,7 @@ class FastScorer(LineScorer):
     @property
     def memory(self) -> int:
         """Memory of the table, bytes."""
-        return self._tables.nbytes
+        return self._tables.tables.nbytes
 
     @property
     def normalizers(self) -> Normalizers:
@@ -188,7 +190,7 @@ class FastScorer(LineScorer):
         model = self.model
         ids = check_text(ids, start, self.vocabulary)
         losses = np.empty(len(ids) - start, np.float32)
-        kernels.score_words(ids, start, losses, *self.arguments, shares_of(losses.size * self._tables[0].size))
+        kernels.score_words(ids, start, losses, self._tables, shares_of(losses.size * self._tables.tables[0].size))
         with _SAMPLING:
             stride = max(NORMALIZER_INTERVAL, len(losses) // 100) if self._sampled < 100 else 1000 * NORMALIZER_INTERVAL
             positions = np.arange(start + self._until_sample, len(ids), stride)
@@ -200,9 +202,8 @@ class FastScorer(LineScorer):
 
     def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return -log of the unnormalized probabilities of lines (L,), nats; no normalizers are computed."""
-        losses, totals = np.empty(len(ids), np.float32), np.empty(len(borders) - 1)
-        kernels.score_lines(ids, borders, losses, totals, *self.arguments)
-        return totals
+        scores: npt.NDArray[np.float64] = kernels.score_encoded(ids, borders, self.packed)
+        return -scores
 
     def losses_of_texts(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
         """Return `losses_of_text` of each text separately."""

@@ -1,6 +1,9 @@
 """The kernels of fast scoring."""
 
+from typing import NamedTuple
+
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import njit, prange, types
 from numba.core import cgutils
@@ -9,6 +12,7 @@ from numba.extending import intrinsic
 from fflm.backend.cpu.launching import kernel, share
 from fflm.backend.cpu.rows import activate_row, clear, inner_product
 from fflm.compiling import compiled
+from fflm.text.kernels import encode_lines
 
 CACHE_LINE = np.uint64(64)
 """Bytes that come into the cache together, on most processors."""
@@ -44,27 +48,50 @@ def subtract(row, total):
         total[j] -= row[j]
 
 
+class FastTables(NamedTuple):
+    """What the kernels of fast scoring read, as `FastScorer` describes it: K averages, n words of a window, H hidden units.
+
+    Attributes
+    ----------
+    padding, end
+        The word that fills contexts before a text and, if ``end`` is a word and not -1, up to the last one before.
+    borders
+        (K + 1,), int64: the averages are of the words ``borders[k]`` to ``borders[k + 1]`` of a context, the oldest first.
+    tables
+        (V + 1, K + n + 1, H), int16.
+    padding_sums
+        (n, H), int16: what padding contributes to the first places of a text.
+    units, average_units, output_units
+        (H,): the values of the integer 1 in sums over the window, in sums over the averages, and in output weights.
+    bias
+        (H,).
+    activation, slope
+        The code of the activation, and its parameter.
+    output_bias
+        (V,).
+    """
+
+    padding: int
+    end: int
+    borders: npt.NDArray[np.int64]
+    tables: npt.NDArray[np.int16]
+    padding_sums: npt.NDArray[np.int16]
+    units: npt.NDArray[np.floating]
+    average_units: npt.NDArray[np.floating]
+    bias: npt.NDArray[np.floating]
+    activation: int
+    slope: float
+    output_units: npt.NDArray[np.floating]
+    output_bias: npt.NDArray[np.floating]
+
+
 @njit
-def score_range(
-    ids,
-    start,
-    low,
-    high,
-    padding,
-    end,
-    borders,
-    tables,
-    started,
-    units,
-    average_units,
-    bias,
-    code,
-    gamma,
-    output_units,
-    output_bias,
-    losses,
-):
-    """Score the words ``low`` to ``high`` of a text (N,), as `score_words` does: losses (N - start,)."""
+def score_range(ids, start, low, high, model, losses):
+    """Score the words ``low`` to ``high`` of a text (N,): model `FastTables` -> losses (N - start,).
+
+    Words before ``low`` are only context; ``start`` is the word of the first loss.
+    """
+    tables, borders, bias, started = model.tables, model.borders, model.bias, model.padding_sums
     averages, window, size = len(borders) - 1, len(started), len(bias)
     context = borders[-1] + window
     # What the words before a place contribute to it: those of its window, a row of `sums` for each of the places next
@@ -81,18 +108,15 @@ def score_range(
             for j in range(size):
                 total[j] = 0
                 for k in range(averages):
-                    total[j] += (borders[k + 1] - borders[k]) * tables[padding, k, j]
+                    total[j] += (borders[k + 1] - borders[k]) * tables[model.padding, k, j]
             place, begins = 0, False
         word = tables[ids[i]]
         if i + 1 < high:  # the next word's row is somewhere else, and mostly not in a cache
             for offset in range(np.uint64(0), np.uint64(word.nbytes), CACHE_LINE):
                 prefetch(tables[ids[i + 1]], offset)
         if i >= low:
-            for j in range(size):
-                window_sum, average_sum = bias.dtype.type(sums[place, j]), bias.dtype.type(total[j])
-                hidden[j] = window_sum * units[j] + average_sum * average_units[j] + bias[j]
-            losses[i - start] = output_loss(ids[i], hidden, tables, code, gamma, output_units, output_bias)
-        if ids[i] == end:
+            losses[i - start] = loss_of(ids[i], sums[place], total, model, hidden)
+        if ids[i] == model.end:
             first, begins = i + 1, True
             continue
         clear(sums[place])
@@ -102,108 +126,45 @@ def score_range(
         place = place + 1 if place + 1 < window else 0
         for k in range(averages):
             leaving, entering = i - context + borders[k], i - context + borders[k + 1]
-            subtract(tables[ids[leaving] if leaving >= first else padding, k], total)
-            add(tables[ids[entering] if entering >= first else padding, k], total)
+            subtract(tables[ids[leaving] if leaving >= first else model.padding, k], total)
+            add(tables[ids[entering] if entering >= first else model.padding, k], total)
 
 
 @njit
-def output_loss(word, hidden, tables, code, gamma, output_units, output_bias):
-    """Return -log of a word's unnormalized probability, given the pre-activations (H,) of its context, which are overwritten.
-
-    gamma  (1,)  in, the activation's parameter; an array, because Numba takes microseconds to recognize a NumPy number
-    """
-    activate_row(code, gamma[0], hidden)
+def loss_of(word, window_sum, average_sum, model, hidden):
+    """Return -log of a word's unnormalized probability, given the sums (H,) over its context; ``hidden`` (H,) is scratch."""
+    units, average_units, bias, output_units = model.units, model.average_units, model.bias, model.output_units
+    for j in range(len(hidden)):
+        hidden[j] = bias.dtype.type(window_sum[j]) * units[j] + bias.dtype.type(average_sum[j]) * average_units[j] + bias[j]
+    activate_row(model.activation, bias.dtype.type(model.slope), hidden)
     for j in range(len(hidden)):
         hidden[j] *= output_units[j]
-    return -inner_product(hidden, tables[word, -1]) - output_bias[word]
+    return -inner_product(hidden, model.tables[word, -1]) - model.output_bias[word]
 
 
 @kernel()
-def score_words(
-    ids,
-    start,
-    losses,
-    padding,
-    end,
-    borders,
-    tables,
-    started,
-    units,
-    average_units,
-    bias,
-    code,
-    gamma,
-    output_units,
-    output_bias,
-    threads,
-):
-    """Score a text; a context's word is ``padding`` before the text and, if ``end`` is a word, up to the last one before it."""
-    for t in prange(threads):
-        low, high = share(len(losses), threads, t)
-        score_range(
-            ids,
-            start,
-            start + low,
-            start + high,
-            padding,
-            end,
-            borders,
-            tables,
-            started,
-            units,
-            average_units,
-            bias,
-            code,
-            gamma,
-            output_units,
-            output_bias,
-            losses,
+def score_words(ids, start, losses, model, threads):
+    """Score a text (N,) with `FastTables`: losses (N - start,), nats, of the words from ``start`` on."""
+    padding, end, borders, tables, sums, units, average_units, bias, activation, slope, output_units, output_bias = model
+    for t in prange(threads):  # a parallel loop takes no tuple from outside
+        own = FastTables(
+            padding, end, borders, tables, sums, units, average_units, bias, activation, slope, output_units, output_bias
         )
+        low, high = share(len(losses), threads, t)
+        score_range(ids, start, start + low, start + high, own, losses)
 
 
 @compiled()
-def score_lines(
-    ids,
-    line_borders,
-    losses,
-    totals,
-    padding,
-    end,
-    borders,
-    tables,
-    started,
-    units,
-    average_units,
-    bias,
-    code,
-    gamma,
-    output_units,
-    output_bias,
-):
-    """Score lines as `score_words` scores texts: ids (N,), where each line begins (L + 1,) -> losses (N,), their sums (L,)."""
-    for line in range(len(totals)):
+def score_encoded(ids, line_borders, model):
+    """Score lines as texts: ids (N,), where each begins (L + 1,), packed `FastTables` -> log p of lines (L,), nats."""
+    tables, scores = model.content, np.empty(len(line_borders) - 1)
+    losses = np.empty(len(ids), np.float32)
+    for line in range(len(scores)):
         low, high = line_borders[line], line_borders[line + 1]
         own = losses[low:high]
-        score_range(
-            ids[low:high],
-            0,
-            0,
-            high - low,
-            padding,
-            end,
-            borders,
-            tables,
-            started,
-            units,
-            average_units,
-            bias,
-            code,
-            gamma,
-            output_units,
-            output_bias,
-            own,
-        )
-        totals[line] = total_of(own)
+        score_range(ids[low:high], 0, 0, high - low, tables, own)
+        scores[line] = -total_of(own)
+    return scores
 
 
 @njit
@@ -216,40 +177,35 @@ def total_of(losses):
 
 
 @compiled()
-def score_after(
-    context,
-    word,
-    after,
-    padding,
-    end,
-    borders,
-    tables,
-    started,
-    units,
-    average_units,
-    bias,
-    code,
-    gamma,
-    output_units,
-    output_bias,
-):
+def score_lines(text, pieces, model):
+    """Score lines: a text and pieces, as `encode_lines` takes them, and packed `FastTables`.
+
+    Returns log p of lines (L,), nats, and whether all pieces are known; if not, the scores mean nothing.
+    """
+    ids, borders, known = encode_lines(text, pieces)
+    return score_encoded(ids, borders if known else borders[:1], model), known
+
+
+@compiled()
+def score_after(context, word, after, model):
     """Return the loss of a word after a context (n,), the newest word first, as `score_words` computes it.
 
     ``after`` (n,), which may be ``context`` itself, becomes the context of the next word; so ``padding`` after the word ``end``.
+    ``model`` is `FastTables`, packed.
     """
-    averages, window, size = len(borders) - 1, len(started), len(bias)
-    sums, total, hidden = np.zeros(size, np.int16), np.zeros(size, np.int32), np.empty(size, bias.dtype)
+    tables = model.content
+    rows, borders = tables.tables, tables.borders
+    averages, window, size = len(borders) - 1, len(tables.padding_sums), len(tables.bias)
+    sums, total, hidden = np.zeros(size, np.int16), np.zeros(size, np.int32), np.empty(size, tables.bias.dtype)
     for k in range(window):
-        add(tables[context[k], averages + window - 1 - k], sums)
+        add(rows[context[k], averages + window - 1 - k], sums)
     for k in range(averages):
         for i in range(borders[k], borders[k + 1]):  # the oldest words are those of the first average
-            add(tables[context[len(context) - 1 - i], k], total)
-    for j in range(size):
-        hidden[j] = bias.dtype.type(sums[j]) * units[j] + bias.dtype.type(total[j]) * average_units[j] + bias[j]
+            add(rows[context[len(context) - 1 - i], k], total)
     for k in range(len(context) - 1, 0, -1):
-        after[k] = padding if word == end else context[k - 1]
-    after[0] = padding if word == end else word
-    return output_loss(word, hidden, tables, code, gamma, output_units, output_bias)
+        after[k] = tables.padding if word == tables.end else context[k - 1]
+    after[0] = tables.padding if word == tables.end else word
+    return loss_of(word, sums, total, tables, hidden)
 
 
 @compiled()

@@ -5,15 +5,21 @@ contexts, G n-grams, B predictions, n context words, V words of the vocabulary.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit, prange
 
 from fflm.backend.cpu.launching import kernel, share
 from fflm.compiling import compiled
+from fflm.text.kernels import encode_lines
+
+ONE = np.uint64(1)
+FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd and irregular: 2^64 over the golden ratio
 
 LOOKUP_COST = 500
-"""Cost of a binary search for a word, in numbers processed, the unit of `fflm.backend.cpu.launching.shares_of`."""
+"""Cost of a search for a word, in numbers processed, the unit of `fflm.backend.cpu.launching.shares_of`."""
 
 
 @compiled()
@@ -224,82 +230,183 @@ def find_contexts(children, words, contexts, found, threads):
             found[i] = node
 
 
-@njit
-def loss_after(children, words, back_offs, starts, targets, log_probabilities, context, word):
-    """Look up a word after a context (n,), the newest word first: return -log p, and the length of the n-gram that was found."""
-    node, total, length = np.int64(0), log_probabilities[word], 1
-    for k in range(len(context)):
-        node = find(words, children[node], children[node + 1], context[k])
-        if node < 0:
-            break
-        gram = find(targets, starts[node], starts[node + 1], word)
-        if gram >= 0:
-            total, length = log_probabilities[gram], k + 2
-        else:
-            total += back_offs[node]
-    return -total, length
+class Index(NamedTuple):
+    """The n-grams of a model, with hash tables with open addressing that find n-grams and contexts.
 
+    Attributes
+    ----------
+    children, words, back_offs, starts, targets, log_probabilities
+        Those of `fflm.models.ngram.model.Tables`.
+    context_slots, gram_slots
+        (S,) uint32: the slots of the contexts and of the n-grams, except for the root's: their numbers + 1, and 0 in free slots.
+    """
 
-@kernel()
-def ngram_losses(children, words, back_offs, starts, targets, log_probabilities, contexts, wanted, losses, threads):
-    """Compute -log p(wanted | context) from the tables: contexts (B, n), wanted (B,) -> losses (B,), nats."""
-    for t in prange(threads):
-        first, last = share(len(wanted), threads, t)
-        for i in range(first, last):
-            context, word = contexts[i, ::-1], np.int64(wanted[i])
-            losses[i], _ = loss_after(children, words, back_offs, starts, targets, log_probabilities, context, word)
+    children: npt.NDArray[np.uint32]
+    words: npt.NDArray[np.uint32]
+    back_offs: npt.NDArray[np.float32]
+    starts: npt.NDArray[np.uint32]
+    targets: npt.NDArray[np.uint32]
+    log_probabilities: npt.NDArray[np.float32]
+    context_slots: npt.NDArray[np.uint32]
+    gram_slots: npt.NDArray[np.uint32]
 
 
 @compiled()
-def ngram_score_lines(
-    ids, borders, losses, totals, padding, end, order, children, words, back_offs, starts, targets, log_probabilities
-):
-    """Score lines, each as a text of its own: ids (N,), where each line begins (L + 1,) -> losses (N,), their sums (L,).
+def index_words(borders, words, first):
+    """Return the slots (S,) of the words (N,) from ``first`` on, for `look_up`.
 
-    A context's word is ``padding`` before the line and, if ``end`` is a word, up to the last one before it.
+    Node i has the words ``borders[i]`` to ``borders[i + 1]``, exclusive.
     """
-    context = np.empty(order - 1, np.int32)
-    for line in range(len(totals)):
+    size = np.int64(8)
+    while size < 2 * (len(words) - first):
+        size *= 2
+    slots, last = np.zeros(size, np.uint32), np.uint64(size - 1)
+    for node in range(len(borders) - 1):
+        for i in range(max(borders[node], first), borders[node + 1]):
+            slot = slot_of(node, words[i], last)
+            while slots[slot]:
+                slot = (slot + ONE) & last
+            slots[slot] = i + 1
+    return slots
+
+
+@njit
+def slot_of(node, word, last):
+    """Return the first of the slots 0 to ``last`` in which to look for a word of a node."""
+    key = (np.uint64(node) * FACTOR + np.uint64(word)) * FACTOR
+    return (key ^ (key >> np.uint64(32))) & last
+
+
+@njit
+def look_up(slots, borders, words, node, word):
+    """Return the index of a word among the words borders[node] to borders[node + 1], or -1 if it is not there."""
+    last = np.uint64(len(slots) - 1)
+    slot = slot_of(node, word, last)
+    while slots[slot]:
+        i = np.int64(slots[slot]) - 1
+        if words[i] == word and borders[node] <= i < borders[node + 1]:
+            return i
+        slot = (slot + ONE) & last
+    return np.int64(-1)
+
+
+@njit
+def context_nodes(index, context, nodes):
+    """Fill ``nodes`` with the contexts of 0, 1, ... words of a context (n,), newest word first; return the longest's length."""
+    nodes[0] = 0
+    for k in range(len(context)):
+        node = look_up(index.context_slots, index.children, index.words, nodes[k], context[k])
+        if node < 0:
+            return k
+        nodes[k + 1] = node
+    return len(context)
+
+
+@njit
+def loss_after(index, nodes, longest, word):
+    """Look up a word after contexts of 0 to ``longest`` words: return -log p, and the length of the n-gram that was found."""
+    gram, length = np.int64(word), longest
+    while length > 0:
+        found = look_up(index.gram_slots, index.starts, index.targets, nodes[length], word)
+        if found >= 0:
+            gram = found
+            break
+        length -= 1
+    total = index.log_probabilities[gram]
+    for k in range(length + 1, longest + 1):
+        total += index.back_offs[nodes[k]]
+    return -total, length + 1
+
+
+@kernel()
+def ngram_losses(index, contexts, wanted, losses, threads):
+    """Compute -log p(wanted | context) from an `Index`: contexts (B, n), wanted (B,) -> losses (B,), nats."""
+    children, words, back_offs, starts, targets, log_probabilities, context_slots, gram_slots = index
+    for t in prange(threads):  # a parallel loop takes no tuple from outside
+        own = Index(children, words, back_offs, starts, targets, log_probabilities, context_slots, gram_slots)
+        first, last = share(len(wanted), threads, t)
+        nodes = np.empty(contexts.shape[1] + 1, np.int64)
+        for i in range(first, last):
+            longest = context_nodes(own, contexts[i, ::-1], nodes)
+            losses[i], _ = loss_after(own, nodes, longest, wanted[i])
+
+
+class LineTables(NamedTuple):
+    """What the kernels that score lines and words read.
+
+    Attributes
+    ----------
+    lookup
+        The n-grams.
+    padding, end
+        The word that fills contexts before a line and, if ``end`` is a word and not -1, up to the last one before.
+    order
+        The length of the longest n-grams.
+    start
+        log p of the word V, ``<s>``, which the tables do not predict; nats.
+    """
+
+    lookup: Index
+    padding: int
+    end: int
+    order: int
+    start: float
+
+
+@compiled()
+def ngram_score_encoded(ids, borders, model):
+    """Score lines as texts: ids (N,), where each begins (L + 1,), packed `LineTables` -> log p of lines (L,), nats."""
+    index, padding, end, order, _ = model.content
+    context, nodes, scores = np.empty(order - 1, np.int32), np.empty(order, np.int64), np.empty(len(borders) - 1)
+    for line in range(len(scores)):
         for k in range(order - 1):
             context[k] = padding
         total = 0.0
         for i in range(borders[line], borders[line + 1]):
-            word = np.int64(ids[i])
-            losses[i], _ = loss_after(children, words, back_offs, starts, targets, log_probabilities, context, word)
-            total += losses[i]
+            word = ids[i]
+            loss, _ = loss_after(index, nodes, context_nodes(index, context, nodes), word)
+            total += loss
             for k in range(order - 2, 0, -1):
                 context[k] = padding if word == end else context[k - 1]
             if order > 1:
                 context[0] = padding if word == end else word
-        totals[line] = total
+        scores[line] = -total
+    return scores
 
 
 @compiled()
-def ngram_score_after(state, word, after, start, children, words, back_offs, starts, targets, log_probabilities):
+def ngram_score_lines(text, pieces, model):
+    """Score lines: a text and pieces, as `encode_lines` takes them, and packed `LineTables`.
+
+    Returns log p of lines (L,), nats, and whether all pieces are known; if not, the scores mean nothing.
+    """
+    ids, borders, known = encode_lines(text, pieces)
+    return ngram_score_encoded(ids, borders if known else borders[:1], model), known
+
+
+@compiled()
+def ngram_score_after(state, word, after, model):
     """Return the loss of a word after a state, and the length of the n-gram that was found.
 
     state, after  (n + 1,)  in and out, int32, may be the same: a number of words, these, the newest first, and zeros. They are
                             those at the end of the text that a context of the model has, as in KenLM: all others don't matter.
-    start                   in, log p of the word V, ``<s>``, which the tables do not predict; nats
+    model                   in, `LineTables`, packed
     """
+    index, nodes = model.content.lookup, np.empty(len(state), np.int64)
     length = state[0]
-    context = state[1 : 1 + length]
-    if word < starts[1]:
-        loss, found = loss_after(children, words, back_offs, starts, targets, log_probabilities, context, np.int64(word))
+    longest = context_nodes(index, state[1 : 1 + length], nodes)
+    if word < index.starts[1]:
+        loss, found = loss_after(index, nodes, longest, word)
     else:
-        loss, found = back_offs.dtype.type(-start), 1
-        node = np.int64(0)
-        for k in range(length):
-            node = find(words, children[node], children[node + 1], context[k])
-            if node < 0:
-                break
-            loss -= back_offs[node]
-    node, kept = find(words, children[0], children[1], word), 0
+        loss, found = index.back_offs.dtype.type(-model.content.start), 1
+        for k in range(1, longest + 1):
+            loss -= index.back_offs[nodes[k]]
+    node, kept = look_up(index.context_slots, index.children, index.words, 0, word), 0
     while node >= 0:
         kept += 1
         if kept > length or kept == len(state) - 1:
             break
-        node = find(words, children[node], children[node + 1], state[kept])
+        node = look_up(index.context_slots, index.children, index.words, node, state[kept])
     for k in range(len(state) - 1, 1, -1):
         after[k] = state[k - 1] if k <= kept else 0
     if len(state) > 1:
@@ -309,17 +416,17 @@ def ngram_score_after(state, word, after, start, children, words, back_offs, sta
 
 
 @kernel()
-def ngram_distributions(children, words, back_offs, starts, targets, log_probabilities, contexts, results, threads):
-    """Compute log p(word | context) of all words from the tables: contexts (B, n) -> results (B, V), nats."""
-    for t in prange(threads):
+def ngram_distributions(index, contexts, results, threads):
+    """Compute log p(word | context) of all words from an `Index`: contexts (B, n) -> results (B, V), nats."""
+    children, words, back_offs, starts, targets, log_probabilities, context_slots, gram_slots = index
+    for t in prange(threads):  # a parallel loop takes no tuple from outside
+        own = Index(children, words, back_offs, starts, targets, log_probabilities, context_slots, gram_slots)
         first, last = share(len(contexts), threads, t)
+        nodes = np.empty(contexts.shape[1] + 1, np.int64)
         for i in range(first, last):
-            node = np.int64(0)
             results[i] = log_probabilities[: results.shape[1]]
-            for k in range(contexts.shape[1] - 1, -1, -1):
-                node = find(words, children[node], children[node + 1], contexts[i, k])
-                if node < 0:
-                    break
+            for k in range(1, context_nodes(own, contexts[i, ::-1], nodes) + 1):
+                node = nodes[k]
                 results[i] += back_offs[node]
                 for gram in range(starts[node], starts[node + 1]):
                     results[i, targets[gram]] = log_probabilities[gram]

@@ -1,11 +1,11 @@
 """The n-gram model: back-off tables, and the folder in which they are stored."""
 
-import dataclasses
+import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,9 @@ import numpy.typing as npt
 from fflm.arguments import Device, PathLike, checked, to_path
 from fflm.arrays import CONFIG, WEIGHTS, load_arrays, meaning, save_arrays
 from fflm.backend.cpu.launching import shares_of
+from fflm.compiling import pack
 from fflm.errors import FflmError
+from fflm.models.base import TableScorer
 from fflm.models.description import NgramFigures
 from fflm.models.folder import read_config, read_text, save_description
 from fflm.models.language_model import LanguageModel
@@ -31,8 +33,7 @@ Integers = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.floating[Any]]
 
 
-@dataclass(frozen=True)
-class Tables:
+class Tables(NamedTuple):
     """All n-grams of a model, as flat arrays.
 
     The M contexts are the nodes of a tree: the root is the empty context, and a child extends its parent by one older word. They
@@ -94,13 +95,9 @@ class Tables:
             log_p.astype(np.float32, copy=False),
         )
 
-    def __iter__(self) -> Iterator[npt.NDArray[Any]]:
-        """Yield the arrays in the order in which kernels take them."""
-        return iter(vars(self).values())
-
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the arrays by name, in the order in which kernels take them."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """Return the arrays by name."""
+        return self._asdict()
 
     def levels(self) -> list[tuple[int, int]]:
         """Return the range of the numbers of the contexts of 0, 1, 2, ... words: first, and last exclusive."""
@@ -110,7 +107,7 @@ class Tables:
         return levels
 
 
-class NgramModel(LanguageModel):
+class NgramModel(TableScorer, LanguageModel):
     """An n-gram model with back-off tables.
 
     Attributes
@@ -133,6 +130,20 @@ class NgramModel(LanguageModel):
         self.vocabulary = vocabulary
         self.text = text
         self.about = dict(about)
+
+    _line_kernel = staticmethod(kernels.ngram_score_lines)
+
+    @cached_property
+    def _index(self) -> kernels.Index:
+        """The tables, with an index to look n-grams up."""
+        tables = self.tables
+        contexts = kernels.index_words(tables.children, tables.words, 1)
+        return kernels.Index(*tables, contexts, kernels.index_words(tables.starts, tables.targets, tables.starts[1]))
+
+    @cached_property
+    def packed(self) -> Any:
+        """The tables, as the kernels that score lines and words take them."""
+        return pack(kernels.LineTables(self._index, *self.context_limits, self.order, self.start_log10 * math.log(10)))
 
     def _details(self) -> list[str]:
         return [f"order {self.order}", f"{len(self.tables.targets):,} n-grams"]
@@ -158,7 +169,7 @@ class NgramModel(LanguageModel):
         contexts = self._check_contexts(contexts)
         results = np.empty((len(contexts), len(self.vocabulary)), np.float32)
         shares = shares_of(results.size)
-        kernels.ngram_distributions(*self.tables, contexts, results, shares)
+        kernels.ngram_distributions(self._index, contexts, results, shares)
         return results
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
@@ -166,14 +177,13 @@ class NgramModel(LanguageModel):
         contexts, targets = self._check_examples(contexts, targets)
         losses = np.empty(len(targets), np.float32)
         shares = shares_of(contexts.size * kernels.LOOKUP_COST)
-        kernels.ngram_losses(*self.tables, contexts, targets, losses, shares)
+        kernels.ngram_losses(self._index, contexts, targets, losses, shares)
         return losses
 
     def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return -log p of lines (L,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
-        losses, totals = np.empty(len(ids), np.float32), np.empty(len(borders) - 1)
-        kernels.ngram_score_lines(ids, borders, losses, totals, *self.context_limits, self.order, *self.tables)
-        return totals
+        scores: npt.NDArray[np.float64] = kernels.ngram_score_encoded(ids, borders, self.packed)
+        return -scores
 
     def save(self, path: Path) -> None:
         """Write the model to an existing folder; ``about["figures"]`` are stored with the tables.
@@ -209,7 +219,7 @@ class NgramModel(LanguageModel):
         about = read_config(path, "ngram")
         text, vocabulary = read_text(path, about)
         arrays, figures = load_arrays(path / WEIGHTS, (np.uint32, np.float32), NgramFigures, meaning(about))
-        if arrays.keys() != {field.name for field in dataclasses.fields(Tables)}:
+        if arrays.keys() != set(Tables._fields):
             raise FflmError(f"{path / WEIGHTS} is damaged (it has no n-grams): {REMEDY}")
         tables, ngram = Tables(**arrays), about["ngram"]
         described = len(ngram["counts"]) <= ngram["order"] and len(ngram["discounts"] or ()) in (0, len(ngram["counts"]))

@@ -1,7 +1,5 @@
 """Pruning n-gram models: by count, as in KenLM, and by relative entropy (Stolcke 1998, https://arxiv.org/abs/cs/0006025)."""
 
-from dataclasses import replace
-
 import numpy as np
 import numpy.typing as npt
 
@@ -91,7 +89,7 @@ def normalized(tables: Tables) -> Tables:
     for low, high in tables.levels()[1:]:
         shares = shares_of(int(starts[high] - starts[low]) * kernels.LOOKUP_COST)
         kernels.normalize_back_offs(parents, back_offs, starts, tables.targets, tables.log_probabilities, low, high, shares)
-    return replace(tables, back_offs=back_offs)
+    return tables._replace(back_offs=back_offs)
 
 
 def _parents(tables: Tables) -> npt.NDArray[np.int64]:
