@@ -292,7 +292,7 @@ def tune(
     \b
     Example:
       fflm classify tune reviews.tsv
-      fflm classify tune reviews.tsv --search rate=0.01..0.2 --search 'hidden=0|50|50,50'
+      fflm classify tune reviews.tsv --search rate=0.01..0.2 --search dropout=0..0.5
       fflm classify tune --resume reviews.tune --trials 50
     """
     console = message_console(quiet)

@@ -272,7 +272,7 @@ def test_failed_tokenize_leaves_no_files_and_keeps_existing_folders(text, tmp_pa
     with pytest.raises(FflmError, match="byte 5"):
         tokenize(TextSource([text, tmp_path / "bad"], STREAM, ALL_WORDS, None), tmp_path / "out")
     with pytest.raises(FflmError, match="cannot write"):
-        tokenize(TextSource([text], STREAM, ALL_WORDS, None), tmp_path / "absent" / "out")
+        tokenize(TextSource([text], STREAM, ALL_WORDS, None), text / "out")
     assert sorted(tmp_path.iterdir()) == before
 
     first = tokenize(TextSource([text], STREAM, ALL_WORDS, None), tmp_path / "out").fingerprint

@@ -145,9 +145,13 @@ def loss_of(word, window_sum, average_sum, model, hidden):
 @kernel()
 def score_words(ids, start, losses, model, threads):
     """Score a text (N,) with `FastTables`: losses (N - start,), nats, of the words from ``start`` on."""
-    for t in prange(threads):
+    padding, end, borders, tables, sums, units, average_units, bias, activation, slope, output_units, output_bias = model
+    for t in prange(threads):  # a parallel loop takes no tuple from outside
+        own = FastTables(
+            padding, end, borders, tables, sums, units, average_units, bias, activation, slope, output_units, output_bias
+        )
         low, high = share(len(losses), threads, t)
-        score_range(ids, start, start + low, start + high, model, losses)
+        score_range(ids, start, start + low, start + high, own, losses)
 
 
 @compiled()

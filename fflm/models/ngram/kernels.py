@@ -5,7 +5,7 @@ contexts, G n-grams, B predictions, n context words, V words of the vocabulary.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -231,24 +231,32 @@ def find_contexts(children, words, contexts, found, threads):
 
 
 class Index(NamedTuple):
-    """Where n-grams and contexts are found at once, in hash tables with open addressing.
+    """The n-grams of a model, with hash tables with open addressing that find n-grams and contexts.
 
     Attributes
     ----------
-    tables
-        The n-grams, `fflm.models.ngram.model.Tables`.
+    children, words, back_offs, starts, targets, log_probabilities
+        Those of `fflm.models.ngram.model.Tables`.
     context_slots, gram_slots
-        (S,) uint32: the slots of the contexts and of the n-grams, but not of those of the root: numbers + 1, 0 in free slots.
+        (S,) uint32: the slots of the contexts and of the n-grams, except for the root's: their numbers + 1, and 0 in free slots.
     """
 
-    tables: tuple[Any, ...]
+    children: npt.NDArray[np.uint32]
+    words: npt.NDArray[np.uint32]
+    back_offs: npt.NDArray[np.float32]
+    starts: npt.NDArray[np.uint32]
+    targets: npt.NDArray[np.uint32]
+    log_probabilities: npt.NDArray[np.float32]
     context_slots: npt.NDArray[np.uint32]
     gram_slots: npt.NDArray[np.uint32]
 
 
 @compiled()
 def index_words(borders, words, first):
-    """Return the slots (S,) of the words (N,) from ``first`` on, for `look_up`: node i has borders[i] to borders[i + 1]."""
+    """Return the slots (S,) of the words (N,) from ``first`` on, for `look_up`.
+
+    Node i has the words ``borders[i]`` to ``borders[i + 1]``, exclusive.
+    """
     size = np.int64(8)
     while size < 2 * (len(words) - first):
         size *= 2
@@ -313,8 +321,7 @@ def loss_after(slots, starts, targets, log_probabilities, back_offs, nodes, long
 @kernel()
 def ngram_losses(index, contexts, wanted, losses, threads):
     """Compute -log p(wanted | context) from an `Index`: contexts (B, n), wanted (B,) -> losses (B,), nats."""
-    tables, context_slots, gram_slots = index
-    children, words, back_offs, starts, targets, log_probabilities = tables
+    children, words, back_offs, starts, targets, log_probabilities, context_slots, gram_slots = index
     for t in prange(threads):
         first, last = share(len(wanted), threads, t)
         nodes = np.empty(contexts.shape[1] + 1, np.int64)
@@ -349,8 +356,7 @@ class LineTables(NamedTuple):
 def ngram_score_encoded(ids, borders, model):
     """Score lines as texts: ids (N,), where each begins (L + 1,), packed `LineTables` -> log p of lines (L,), nats."""
     index, padding, end, order, _ = model.content
-    tables, context_slots, gram_slots = index
-    children, words, back_offs, starts, targets, log_probabilities = tables
+    children, words, back_offs, starts, targets, log_probabilities, context_slots, gram_slots = index
     context, nodes, scores = np.empty(order - 1, np.int32), np.empty(order, np.int64), np.empty(len(borders) - 1)
     for line in range(len(scores)):
         for k in range(order - 1):
@@ -387,8 +393,7 @@ def ngram_score_after(state, word, after, model):
                             those at the end of the text that a context of the model has, as in KenLM: all others don't matter.
     model                   in, `LineTables`, packed
     """
-    tables, context_slots, gram_slots = model.content.lookup
-    children, words, back_offs, starts, targets, log_probabilities = tables
+    children, words, back_offs, starts, targets, log_probabilities, context_slots, gram_slots = model.content.lookup
     nodes = np.empty(len(state), np.int64)
     length = state[0]
     longest = context_nodes(context_slots, children, words, state[1 : 1 + length], nodes)
@@ -415,8 +420,7 @@ def ngram_score_after(state, word, after, model):
 @kernel()
 def ngram_distributions(index, contexts, results, threads):
     """Compute log p(word | context) of all words from an `Index`: contexts (B, n) -> results (B, V), nats."""
-    tables, context_slots, _ = index
-    children, words, back_offs, starts, targets, log_probabilities = tables
+    children, words, back_offs, starts, targets, log_probabilities, context_slots, _ = index
     for t in prange(threads):
         first, last = share(len(contexts), threads, t)
         nodes = np.empty(contexts.shape[1] + 1, np.int64)

@@ -138,7 +138,7 @@ class NgramModel(TableScorer, LanguageModel):
         """The tables, with an index to look n-grams up."""
         tables = self.tables
         contexts = kernels.index_words(tables.children, tables.words, 1)
-        return kernels.Index(tables, contexts, kernels.index_words(tables.starts, tables.targets, int(tables.starts[1])))
+        return kernels.Index(*tables, contexts, kernels.index_words(tables.starts, tables.targets, int(tables.starts[1])))
 
     @cached_property
     def packed(self) -> Any:
