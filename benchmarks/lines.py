@@ -1,6 +1,6 @@
 """Claim: called from Python, n-gram models and networks score a line in at most 10 microseconds, and a word in at most 2.
 
-It holds if nothing else runs on the machine (results/lines.json). KenLM is several times as fast.
+It held in the recorded run (results/lines.json), and not in all runs beside other programs. KenLM is several times as fast.
 
 On stories.txt, a sentence a line, split at spaces: KenLM with an ARPA file, `fflm.kenlm` with the same file, and `fflm.kenlm`
 with a network that normalizes itself score the same held-out lines, one call a line, and words one call a word from a state.
