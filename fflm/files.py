@@ -362,7 +362,8 @@ class NewFolder:
         self._discard = weakref.finalize(self, self._held.close)
         try:
             with os_errors_as_fflm_error(f"write {path}"):
-                path.parent.mkdir(parents=True, exist_ok=True)
+                if not path.parent.is_dir():
+                    path.parent.mkdir(parents=True, exist_ok=True)
                 self._lock_place()
                 self.replaces = self._lock is not None
                 self.folder = self._held.enter_context(_temporary_folder(self._place))
