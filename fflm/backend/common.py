@@ -34,9 +34,8 @@ class Scratch(threading.local):
         size = math.prod(shape)
         held = self._held.get(name)
         if held is None or held.size < size or held.dtype != dtype:
-            held = lent = self._held[name] = self._lent[name] = (
-                None  # the old buffer is freed first, because both might not fit into memory
-            )
+            # The old buffer is freed first, because both might not fit into memory.
+            held = lent = self._held[name] = self._lent[name] = None
             held = self._held[name] = make(size) if make else self._empty((size,), dtype)
         lent = self._lent[name] = held[:size].reshape(shape)
         return lent

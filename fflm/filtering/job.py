@@ -257,10 +257,10 @@ class FilterJob:
             with source.open() as file:
                 version, format_ = source.version(), make_format(self.settings, source.name, source.target)
                 state = self.journal.begin(writes, index, version, format_.resumable)
-                first = state.records
+                first, size = state.records, int(version[0]) if version[0].isdecimal() else 0  # some servers do not say it
                 for batch in format_.read(file, source.name, state.end):
                     known = self._measures(index, first, batch.records) if measured else None
-                    fraction = min(1.0, file.tell() / max(1, int(version[0])))
+                    fraction = min(1.0, file.tell() / max(1, size))
                     yield task._replace(batch=batch, first=first + 1, measures=known, fraction=fraction)
                     first += batch.records
             yield task._replace(fraction=1.0)

@@ -10,7 +10,7 @@ from fflm.filtering.settings import Selection
 from fflm.models.base import LineScorer
 from fflm.models.load import load_language_model
 from fflm.models.neural.fast import make_fast_scorer
-from fflm.text.lines import LineEncoder
+from fflm.text.lines import LineEncoder, with_newlines
 
 MEASURES = np.dtype([("loss", "f8"), ("tokens", "i8"), ("words", "i8"), ("unknown", "i8"), ("characters", "i8"), ("bytes", "i8")])
 """What is measured of a document: the sum of -log p, nats; the numbers of tokens, of those that are not ``</s>``, of those that
@@ -58,7 +58,7 @@ class DocumentScorer:
         newline is added to a text without one. A text without words has 0 words.
         """
         vocabulary, tokenizer = self.model.vocabulary, self.model.text.tokenizer
-        texts = [text if text.endswith("\n") else text + "\n" for text in map(_with_newlines, texts)]
+        texts = [text if text.endswith("\n") else text + "\n" for text in map(with_newlines, texts)]
         result = np.zeros(len(texts), MEASURES)
         ids, borders = self._encoder.encode(texts)
         result["loss"] = self.model.losses_of_lines(ids, borders)
@@ -69,10 +69,6 @@ class DocumentScorer:
         result["characters"] = [len(tokenizer.normalize(text)) for text in texts]
         result["bytes"] = [len(text) if text.isascii() else len(text.encode(errors="surrogatepass")) for text in texts]
         return result
-
-
-def _with_newlines(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def _count(chosen: npt.NDArray[np.bool], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -61,11 +61,6 @@ class Source:
             about = Path(self.name).stat()
         return [str(about.st_size), str(about.st_mtime_ns)]
 
-    def size(self) -> int:
-        """Return the size of the file, bytes, or 0 if its server does not say."""
-        size = self.version()[0]
-        return int(size) if size.isdecimal() else 0
-
 
 def is_url(name: str) -> bool:
     """Return whether a name is a URL rather than a local path."""

@@ -235,8 +235,6 @@ def start_classifier_search(
     place = model_path(path, request.source.inputs, "tune")
     _check_new(place)
     check_space(space, sampler, request.config, request.settings, "classifier")
-    with os_errors_as_fflm_error(f"write {place}"):
-        place.parent.mkdir(parents=True, exist_ok=True)
     with NewFolder(place, lambda: _check_new(place)) as new, os_errors_as_fflm_error(f"write {place}"):
         data, config, settings = request.read()
         data.save_examples(new.folder)

@@ -66,7 +66,7 @@ class LineEncoder:
         if self.reads_pieces:
             ids, borders, _ = self.apply(self._encode_lines, lines)
             return ids, borders
-        return self._encode_characters([_with_newlines(line) for line in lines])
+        return self._encode_characters([with_newlines(line) for line in lines])
 
     def apply(self, kernel: Callable[..., Any], lines: Sequence[str], *arguments: Any) -> Any:
         """Return what a kernel returns that reads lines.
@@ -97,7 +97,7 @@ class LineEncoder:
         encoded = [line.encode("utf-8", "surrogatepass") for line in lines]
         encoded.append(_BEYOND)
         text = b"\xff".join(encoded)
-        return self._joined(list(map(_with_newlines, lines))) if b"\r" in text else text
+        return self._joined(list(map(with_newlines, lines))) if b"\r" in text else text
 
     @property
     def known(self) -> Any:
@@ -118,7 +118,7 @@ class LineEncoder:
         if self._own.pieces.size > MAX_BYTES:
             self._own.pieces = Pieces()
             self._own.pieces.number(UNKNOWN, self._split)
-        self._own.pieces.number("\n".join(map(_with_newlines, lines)).replace("\t", " "), self._split)
+        self._own.pieces.number("\n".join(map(with_newlines, lines)).replace("\t", " "), self._split)
         self._own.known = self._packed(self._own.pieces)
 
     def _packed(self, pieces: Pieces) -> Any:
@@ -147,6 +147,6 @@ class LineEncoder:
         return np.concatenate([np.empty(0, np.int32), *ids]), np.cumsum([0, *map(len, ids)])
 
 
-def _with_newlines(line: str) -> str:
+def with_newlines(line: str) -> str:
     """Return a line with all its line ends as newlines."""
     return line.replace("\r\n", "\n").replace("\r", "\n")
