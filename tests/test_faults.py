@@ -437,8 +437,8 @@ def test_fault_at_system_call_leaves_old_or_new_files(laboratory, name, kind):
 
 WORKERS = """
 from fflm.cli import main
-from fflm.text import tokenize as module
-module._SERIAL_SECONDS = -1
+from fflm import workers
+workers.SERIAL_SECONDS = -1
 main("tokenize long.txt -o new -q --processes 2".split())
 """
 
