@@ -1,5 +1,6 @@
 """Worker processes return results in order, share what one of them has prepared, and report how they end."""
 
+import errno
 import functools
 import itertools
 import operator
@@ -14,6 +15,8 @@ from fflm import workers
 from fflm.errors import FflmError
 from fflm.workers import map_in_order
 
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="workers are only forked on Linux")
+
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
@@ -25,6 +28,14 @@ def at_once(monkeypatch):
 def prepare(folder):
     Path(folder, str(os.getpid())).touch()
     return slowly
+
+
+def prepare_without_forks():
+    def fork():
+        raise BlockingIOError(errno.EAGAIN, "no more processes")
+
+    os.fork = fork
+    return abs
 
 
 def slowly(piece):
@@ -54,6 +65,7 @@ def test_pieces_are_read_a_few_ahead():
         (functools.partial, (operator.truediv, 1), ZeroDivisionError, "division by zero"),
         (functools.partial, (os._exit,), FflmError, "a worker process was killed: free some memory or use fewer processes$"),
         (os._exit, (1,), FflmError, "or use fewer processes, and call fflm under `if __name__ == '__main__':` in a script"),
+        pytest.param(prepare_without_forks, (), FflmError, "cannot start a worker process: no more processes", marks=LINUX),
         (int, ("seven",), ValueError, "invalid literal"),
     ],
 )
