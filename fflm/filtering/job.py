@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from fflm.files import locked_folder, os_errors_as_fflm_error, replacing_folder,
 from fflm.filtering.formats import make_format
 from fflm.filtering.journal import JOB, REMEDY, REPORT, Description, Journal
 from fflm.filtering.lines import BytesPart, compressor, scores_target
-from fflm.filtering.quality import MEASURES, Measures, figures, keep_threshold
+from fflm.filtering.quality import MEASURES, DocumentScorer, Measures, figures, keep_threshold
 from fflm.filtering.records import Part
 from fflm.filtering.settings import FilterSettings, bare
 from fflm.filtering.sources import Source, find_sources, is_url, publish
-from fflm.filtering.worker import FilterWorker, Result, Task, start_worker, work_in_worker
+from fflm.filtering.worker import FilterWorker, Result, Task, prepare_worker
 from fflm.models.mixture.model import fingerprint
 from fflm.processors import usable_processors
 from fflm.stored import read_json
@@ -30,9 +31,6 @@ FOLDER = ".filter"
 
 SAVE_SECONDS = 10.0
 """Seconds between two lines of the journal about a file in progress."""
-
-SERIAL_SECONDS = 2.0
-"""Processor time spent on a pass before worker processes are started."""
 
 PERCENTILES = (10, 25, 50, 75, 90)
 
@@ -267,14 +265,13 @@ class FilterJob:
 
     def _results(self, tasks: Iterator[Task], processes: int) -> Generator[Result, None, None]:
         """Yield the results of tasks, from worker processes if it takes long."""
-        started = time.process_time()
-        arguments = (self._model, self.settings, self._threshold)
-        worker = FilterWorker(*arguments)
-        for task in tasks:
-            yield worker.work(task)
-            if processes > 1 and time.process_time() - started > SERIAL_SECONDS:
-                yield from map_in_order(work_in_worker, tasks, processes, start_worker, arguments)
-                return
+        work = FilterWorker(self._scorer, self.settings, self._threshold).work
+        return map_in_order(work, tasks, processes, prepare_worker, (self._model, self.settings, self._threshold))
+
+    @cached_property
+    def _scorer(self) -> DocumentScorer:
+        """The model, in this process."""
+        return DocumentScorer.load(self._model, self.settings.fast)
 
     def _measures(self, index: int, start: int, count: int) -> Measures:
         """Return the measures of some records of a file."""
@@ -301,7 +298,7 @@ class FilterJob:
             for record, reason in state.broken.items()
         }
         levels = np.percentile(perplexities, PERCENTILES).tolist() if len(perplexities) else []
-        model = FilterWorker(self._model, self.settings, None).scorer.model
+        model = self._scorer.model
         return Report(
             output=self.output,
             files=len(self.sources),

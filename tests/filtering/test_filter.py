@@ -19,6 +19,7 @@ from command import STORIES, snapshot
 from command import fflm as run
 
 import fflm
+from fflm import workers
 from fflm.errors import FflmError
 from fflm.files import COMPRESSIONS
 from fflm.filtering import job, lines, parquet
@@ -312,7 +313,8 @@ def test_changed_file_is_filtered_anew_and_changed_model_is_refused(folder, mode
 def test_processes_write_the_same_bytes(folder, model, monkeypatch):
     write_collection()
     fflm.filter("in", "one", model, keep=0.5, processes=1)
-    monkeypatch.setattr(job, "SERIAL_SECONDS", -1)
+    monkeypatch.setattr(workers, "SERIAL_SECONDS", -1)
+    monkeypatch.setattr(workers, "PATIENCE", 60)
     fflm.filter("in", "two", model, keep=0.5, processes=2)
     assert outputs("one") == outputs("two")
 
