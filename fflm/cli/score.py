@@ -10,7 +10,7 @@ import click
 
 from fflm.cli.loading import announce_stdin, find_model, following_lines, use_device
 from fflm.cli.mix import describe_components
-from fflm.cli.options import device_option, encoding_option, errors_option, json_option, model_option, quiet_option
+from fflm.cli.options import PATH, device_option, encoding_option, errors_option, json_option, model_option, quiet_option
 from fflm.cli.report import describe_policy, echo_json, show_word
 from fflm.cli.tables import printable
 
@@ -73,7 +73,7 @@ class Request:
 
 @click.command()
 @model_option
-@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("inputs", nargs=-1, type=PATH)
 @click.option(
     "--part",
     type=click.Choice(["train", "valid", "test"]),

@@ -76,6 +76,8 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
     FflmError
         If an input cannot be read, a folder has no files, or a file is not a regular file.
     """
+    if not inputs or "" in inputs:
+        raise FflmError("there is no path or URL of documents: give at least one, and no empty one")
     return [source for name in inputs for source in (_remote_sources(name) if is_url(name) else _local_sources(Path(name)))]
 
 

@@ -406,6 +406,7 @@ def test_command_reports_and_resumes(folder, model):
         (("--resume", "made", "--keep", "30%"), "a resumed filter keeps its inputs and settings: leave out --keep"),
         (("-o", "new"), "give documents and -o FOLDER, or --resume a filter"),
         (("-", "-o", "new"), "- is not a file that can be read again when a filter is resumed: write its content to a file"),
+        (("", "-o", "new"), "there is no path or URL of documents: give at least one, and no empty one"),
         (("pipe.jsonl", "-o", "new"), "pipe.jsonl is not a file that can be read again"),
         (
             ("docs.jsonl", "docs.txt", "-o", "new", "--scores", "beside"),
