@@ -74,8 +74,10 @@ class Network:
         objective: Objective = CROSS_ENTROPY,
         seed: int = 0,
         step: int = 0,
+        first: int = 0,
+        batch: int | None = None,
     ) -> None:
-        """Compute losses and gradients of a batch in training mode (with dropout).
+        """Compute losses and gradients of a batch, or of a share of its rows, in training mode (with dropout).
 
         Parameters
         ----------
@@ -94,6 +96,9 @@ class Network:
             What is to be lowered.
         seed, step
             Name the dropout masks: the same numbers give the same masks.
+        first, batch
+            If the B rows are a share of a batch: the number of its first row, and the number of rows of the batch. The gradients
+            are those of the mean over the batch, so that those of all shares add up to it. A share may be empty.
 
         Raises
         ------
@@ -103,16 +108,21 @@ class Network:
             If there is not enough for a single row. Where there is too little for the rows that `rows_at_once` says, the batch is
             started again with half of them, and so are this network's batches from then on.
         """
-        backend, batch = self.backend, len(targets)
+        backend, rows = self.backend, len(targets)
+        if not rows:
+            for gradient in gradients:
+                backend.clear(gradient)
+            return
         if self.config.output == "softmax":
             input_layer.check_range("targets", targets, parameters.words)
         while True:
-            at_once = self.rows_at_once(parameters, batch)
+            at_once = self.rows_at_once(parameters, rows)
             try:
-                for low in range(0, batch, at_once):
-                    part = slice(low, min(low + at_once, batch))
-                    ends, masks = (backend.upload(contexts[part]), targets[part]), _Masks(seed, step, low)
-                    self._part_gradients(parameters, ends, gradients, losses[part], objective, 1 / batch, masks)
+                for low in range(0, rows, at_once):
+                    part = slice(low, min(low + at_once, rows))
+                    ends, masks = (backend.upload(contexts[part]), targets[part]), _Masks(seed, step, first + low)
+                    scales = 1 / (batch or rows), float(low > 0)
+                    self._part_gradients(parameters, ends, gradients, losses[part], objective, scales, masks)
                 return
             except MemoryError:
                 if at_once == 1:
@@ -222,15 +232,15 @@ class Network:
         gradients: Parameters,
         losses: Array,
         objective: Objective,
-        scale: float,
+        scales: tuple[float, float],
         masks: _Masks,
     ) -> None:
-        """Go forward and back with a part of a batch, ``ends`` its contexts and targets; parts after the first add to gradients.
+        """Go forward and back with a part of a batch, ``ends`` its contexts and targets.
 
-        The gradients are those of ``scale`` times the sum over the rows.
+        ``scales`` are the factor of the gradients of the sum over the rows, and that of the gradients so far, to which they are
+        added.
         """
-        backend, config, (contexts, targets) = self.backend, self.config, ends
-        beta = 0.0 if masks.row == 0 else 1.0
+        backend, config, (contexts, targets), (scale, beta) = self.backend, self.config, ends, scales
         forward = self._forward(parameters, contexts, masks)
         if beta == 0 and config.input != "numbers":  # where it is tied, the softmax overwrites the rows of the words that it has
             backend.clear(gradients.embeddings[len(gradients.output_bias) if config.tied else 0 :])

@@ -1,6 +1,7 @@
 """The training loop: a generator of events."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from fflm.network.feedforward import Network
 from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset
+from fflm.parallel.communicator import SINGLE_PROCESS, Communicator
 from fflm.shuffling import shuffled
 from fflm.stored import REMEDY
 from fflm.training.events import USELESS, DivergedError, Evaluation, Finished, Losses, Step
@@ -35,12 +37,24 @@ MEAN_STEPS = 100
 """Batches over which `State.loss_mean` averages, and before which nothing is concluded from it."""
 
 
+DRIFTED = (
+    "the processes have computed different weights, as processors of different kinds may: "
+    "use hosts of one kind, or set NUMBA_CPU_NAME=generic"
+)
+"""Message if processes that should have the same weights have not."""
+
+
 @dataclass(frozen=True)
 class _Batch:
-    """What a step needs of the text: contexts on the device, targets on the host, what it lowers, and its rows, None for all."""
+    """What a step needs of the text: contexts on the device, targets on the host, what it lowers, and its rows, None for all.
+
+    Contexts and targets are those of the rows from ``first`` on that this process computes, of ``size`` rows of the batch.
+    """
 
     contexts: Array
     targets: Array
+    first: int
+    size: int
     objective: Objective
     subset: Subset | None
     exact: bool
@@ -59,16 +73,26 @@ class Trainer:
         The texts; without ``valid`` nothing stops early and the last state is the best.
     settings
         The settings of the run.
+    communicator
+        The processes that train together. Each has the same parameters, optimizer and text, computes the gradients of a share of
+        the rows of each batch, and makes the same update with the sum of all gradients.
     """
 
     def __init__(
-        self, network: Network, parameters: Parameters, train: Examples, valid: Examples | None, settings: TrainingSettings
+        self,
+        network: Network,
+        parameters: Parameters,
+        train: Examples,
+        valid: Examples | None,
+        settings: TrainingSettings,
+        communicator: Communicator = SINGLE_PROCESS,
     ) -> None:
         self.network = network
         self.parameters = parameters.mapped(network.backend.upload)
         self.train = train
         self.valid = valid
         self.settings = settings
+        self.communicator = communicator
         dtype = parameters.dtype
         if network.config.output != "softmax" and (settings.loss, settings.smoothing, settings.self_normalise) != ("exact", 0, 0):
             raise FflmError("a sampled loss, smoothing and self-normalization are of a softmax: leave them out")
@@ -143,6 +167,14 @@ class Trainer:
                 backend.copy(backend.upload(saved).reshape(len(saved), -1), array.reshape(len(saved), -1))
         self.state = state
 
+    def synchronize(self) -> None:
+        """Continue in all processes from the state of the first one, for example after `load_state_dict` was called there."""
+        state_dict = self.state_dict()
+        for array in state_dict["arrays"].values():
+            self.communicator.broadcast_array(array)
+        state_dict["state"] = json.loads(self.communicator.broadcast(json.dumps(state_dict["state"]).encode()))
+        self.load_state_dict(state_dict)
+
     def _parts(self) -> dict[str, Parameters]:
         """Return the parameters and the optimizer's moments under the names that they have in a checkpoint."""
         return {"parameters": self.parameters} | {f"moment{index}": moment for index, moment in enumerate(self.optimizer.moments)}
@@ -188,10 +220,12 @@ class Trainer:
         if words is not None or self.network.config.sparse:  # what the step does not touch must not cost
             subset = Subset(self.network.config, contexts, targets, words)
             contexts, targets = subset.contexts, subset.targets
-        return _Batch(self.network.backend.upload(contexts), targets, objective, subset, words is None)
+        share, upload = self.communicator.share(len(targets)), self.network.backend.upload
+        own = upload(contexts[share]), targets[share], share.start
+        return _Batch(*own, len(targets), objective, subset, words is None)
 
     def _launch(self, batch: _Batch, rate: float) -> Array:
-        """Make one update; return the losses (B,), on the device, which may still be at work."""
+        """Make one update; return the losses of this process's rows, on the device, which may still be at work."""
         backend, subset, settings, step = self.network.backend, batch.subset, self.settings, self.state.step
         parameters, gradients, moments = self.parameters, self.gradients, self.optimizer.moments
         if subset:
@@ -213,7 +247,11 @@ class Trainer:
             objective=batch.objective,
             seed=settings.seed,
             step=step,
+            first=batch.first,
+            batch=batch.size,
         )
+        learned = [gradient for name, gradient in gradients.items() if not (settings.frozen and name == "embeddings")]
+        self.communicator.sum_arrays(learned)
         if settings.frozen:
             backend.clear(gradients.embeddings)
         self.optimizer.add_penalties(parameters, gradients)
@@ -229,8 +267,8 @@ class Trainer:
 
     def _finish(self, batch: _Batch, losses: Array) -> float:
         """Wait for an update and take note of it; return the batch's mean loss."""
-        state, backend, words = self.state, self.network.backend, len(batch.targets)
-        total = float(backend.download(losses).sum(dtype=np.float64))
+        state, backend, words = self.state, self.network.backend, batch.size
+        total = self.communicator.sum(float(backend.download(losses).sum(dtype=np.float64)))
         self._check(total / words, batch.exact)
         if not math.isfinite(backend.download(self._scale)[0]):
             raise DivergedError(f"the gradient is not finite at step {state.step + 1}")
@@ -290,7 +328,8 @@ class Trainer:
         if self.lazy_adam:
             self.lazy_adam.catch_up_all(self.network.backend, rate)
         train_loss = state.loss_sum / state.loss_words
-        valid = None if self.valid is None else sum_losses(self.network, self.parameters, self.valid)
+        self.communicator.check_same(list(self.parameters), DRIFTED)
+        valid = None if self.valid is None else sum_losses(self.network, self.parameters, self.valid, self.communicator)
         best = valid is None or valid.mean < state.best
         if valid is not None:
             state.best = min(state.best, valid.mean)
@@ -306,24 +345,33 @@ class Trainer:
         return Evaluation(state.step, state.epoch, state.words, train_loss, exact, valid, best, rate, state.seconds, speed)
 
 
-def sum_losses(network: Network, parameters: Parameters, examples: Examples) -> Losses:
+def sum_losses(
+    network: Network, parameters: Parameters, examples: Examples, communicator: Communicator = SINGLE_PROCESS
+) -> Losses:
     """Sum -log p(target | context) over all positions.
+
+    Each process computes a share of the evaluation batches. Their sums are added in their order, so that the result is the same
+    for any number of processes.
 
     Raises
     ------
     DivergedError
         If it is not a number, or beyond all measure.
     """
-    total = unknown = 0.0
     rows = network.config.rows(EVALUATION_ROWS)
-    for low in range(0, len(examples), rows):
+    starts = range(0, len(examples), rows)
+    sums = np.zeros((len(starts), 2))
+    share = communicator.share(len(starts))
+    for low, own in zip(starts[share], sums[share], strict=True):
         contexts, targets = examples.batch(np.arange(low, min(low + rows, len(examples))))
         device_losses = network.backend.empty((len(targets),), parameters.dtype)
         network.losses(parameters, contexts, targets, device_losses)
         losses = network.backend.download(device_losses)
-        total += float(losses.sum(dtype=np.float64))
+        own[0] = losses.sum(dtype=np.float64)
         if network.config.outputs is None:
-            unknown += float(losses[targets == UNKNOWN].sum(dtype=np.float64))
+            own[1] = losses[targets == UNKNOWN].sum(dtype=np.float64)
+    communicator.sum_arrays([sums])
+    total, unknown = np.cumsum(sums, axis=0)[-1].tolist()
     result = Losses(len(examples), total, unknown)
     if not result.mean < (USELESS if network.config.output == "softmax" else math.inf):
         raise DivergedError(f"the weights are useless, they give a text {result.mean:.3g} nats per word")
