@@ -35,15 +35,19 @@ class ThreadCommunicator(Communicator):
         return values
 
     def gather(self, values):
+        """Return the numbers of all processes."""
         return np.array(self._exchange(list(values)), np.float64)
 
     def broadcast(self, content):
+        """Return the content of the first process."""
         return self._exchange(content)[0]
 
     def broadcast_array(self, array):
+        """Overwrite an array with that of the first process."""
         array[...] = self._exchange(array.copy())[0]
 
     def sum_arrays(self, arrays):
+        """Replace arrays by their sums."""
         for array in arrays:
             total, *others = self._exchange(array.copy())
             total = total.copy()
@@ -52,12 +56,15 @@ class ThreadCommunicator(Communicator):
             array[...] = total
 
     def abort(self, status):
+        """Let all threads that wait fail."""
         self._barrier.abort()
 
     def all_arrive(self, seconds):
+        """Return True."""
         return True
 
     def processors(self, usable, affinity):
+        """Return the processors for each process."""
         return max(1, usable // self.size)
 
 
