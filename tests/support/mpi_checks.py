@@ -43,8 +43,8 @@ def operations(communicator):
     mpi.CHUNK = 7  # arrays are longer, shorter, and cut at any place
     for dtype in (np.float32, np.float64):
         generator = np.random.default_rng(0)
-        shapes, scales = ((5, 4), (1,), (0,), (3,)), 10.0 ** generator.integers(-3, 9, size)
-        every = [[generator.normal(0, scale, shape) for shape in shapes] for scale in scales]
+        shapes = (5, 4), (1,), (0,), (3,)
+        every = [[generator.normal(size=shape) for shape in shapes] for _ in range(size)]
         own = [array.astype(dtype) for array in every[rank]]
         communicator.sum_arrays(own)
         for index, array in enumerate(own):
