@@ -24,6 +24,7 @@ from fflm.models.neural.model import NeuralModel
 from fflm.models.vectors import read_vectors, vector_size
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
+from fflm.parallel.launch import refuse_several_processes
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary, VocabularyRule
 from fflm.training.events import Losses
@@ -71,6 +72,8 @@ def start_session(
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
     request = ClassifierRequest.of(inputs, {"lexicons": lexicons, "balanced": balanced, **fields})
+    if Path("-") in request.source.inputs:
+        refuse_several_processes("training a classifier on standard input")
     place = model_path(path, request.source.inputs, "classifier")
     start = None if vectors is None else to_path("vectors", vectors)
     if start and request.input.input == "features":
