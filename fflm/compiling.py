@@ -29,6 +29,8 @@ from numba.experimental import structref
 
 from fflm.clock import exclude_time
 
+config.reload_config()  # if Numba was imported before fflm, it has not read the variables that fflm sets
+
 _log = logging.getLogger("fflm.compiling")
 _logged: set[str] = set()  # messages that this process has logged
 _write_failures: list[str] = []  # messages about kernels that could not be written to the cache

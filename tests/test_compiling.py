@@ -92,6 +92,14 @@ def test_cache_separates_optimization_levels(cache_folder, numba_setting):
     assert count_hits() == 0
 
 
+def test_settings_of_fflm_count_if_numba_was_imported_before():
+    """Otherwise the first kernel of a process would be looked up with other settings than it was stored with."""
+    program = "import numba, fflm.compiling; print(int(numba.config.OPT))"
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_OPT"}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout == "2\n"
+
+
 @pytest.mark.parametrize("damage", ["empty", "short", "long", "changed", "a folder"])
 def test_damaged_cache_file_is_replaced(cache_folder, damage):
     count_hits()
