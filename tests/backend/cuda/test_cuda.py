@@ -193,7 +193,7 @@ import test_cuda
 from fake_cuda import install_fake_driver
 
 install_fake_driver().linked = True
-for name in ("add", "layer", "logits", "mixed logits"):
+for name in ("add", "normalizers", "logits", "mixed logits"):
     kernel, types = test_cuda.LAUNCHES[name]
     code = kernel.compile(types)._codelibrary.get_cubin().code
     print(hash(code), len(kernel.stats.cache_hits))
