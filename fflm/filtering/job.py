@@ -12,7 +12,7 @@ import numpy as np
 
 from fflm.arguments import PathLike, Processes, convert, to_path
 from fflm.errors import FflmError
-from fflm.files import locked_folder, os_errors_as_fflm_error, replacing_folder, write_json
+from fflm.files import locked_folder, os_errors_as_fflm_error, remove_leftovers, replacing_folder, write_json
 from fflm.filtering.formats import make_format
 from fflm.filtering.journal import JOB, REMEDY, REPORT, Description, Journal
 from fflm.filtering.lines import BytesPart, compressor, scores_target
@@ -211,8 +211,12 @@ class FilterJob:
             If a file cannot be read or written; the job can be resumed when the cause is gone.
         """
         with locked_folder(self._folder, "filtering in"), os_errors_as_fflm_error(f"write {self._folder}"):
+            for folder in (self._folder, self._folder.parent):
+                remove_leftovers(folder)
             if not (self._folder / REPORT).exists():
                 self._finish(processes or usable_processors(), progress)
+            for index in range(len(self.sources)):
+                self.journal.path(index, "measures").unlink(missing_ok=True)
             fields = read_json(self._folder / REPORT, dict[str, Any], REMEDY)
         return Report(**fields)
 
@@ -223,8 +227,6 @@ class FilterJob:
             self._threshold = keep_threshold(self.settings.selection, self._all_measures())
         self._pass(True, processes, progress)
         write_json(self._folder / REPORT, asdict(self._report()))
-        for index in range(len(self.sources)):
-            self.journal.path(index, "measures").unlink(missing_ok=True)
 
     def _pass(self, writes: bool, processes: int, progress: Callable[[Progress], None] | None) -> None:
         """Go through all files, and select documents, or only score them, before the selection."""
@@ -250,6 +252,8 @@ class FilterJob:
         for index, source in enumerate(self.sources):
             done = self.journal.states.get((writes, index))
             if done and done.done:
+                if writes:
+                    self.publish(index)
                 continue
             task = Task(index, source.name, source.target, writes)
             with source.open() as file:
@@ -272,6 +276,14 @@ class FilterJob:
     def _scorer(self) -> DocumentScorer:
         """The model, in this process."""
         return DocumentScorer.load(self._model, self.settings.fast)
+
+    def publish(self, index: int) -> None:
+        """Move the complete files that were made of a source below the output folder, unless that was done."""
+        target = self.sources[index].target
+        for suffix, name in (("scores", scores_target(target)), ("kept", target)):
+            part = self.journal.path(index, suffix)
+            if part.exists():
+                publish(part, self.output, name)
 
     def _measures(self, index: int, start: int, count: int) -> Measures:
         """Return the measures of some records of a file."""
@@ -386,11 +398,8 @@ class _Writer:
         """Complete the files in progress, and move them below the output folder."""
         for part in self._parts.values():
             part.close()
-        writes, index = self._key
-        if writes:
-            target = self._job.sources[index].target
-            if "scores" in self._parts:
-                publish(self._journal.path(index, "scores"), self._job.output, scores_target(target))
-            publish(self._journal.path(index, "kept"), self._job.output, target)
         self._state.sizes, self._state.done = {}, True
         self._journal.write(*self._key, self._broken)
+        writes, index = self._key
+        if writes:
+            self._job.publish(index)
