@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -204,7 +204,9 @@ class FilterJob:
         self.sources = [Source(*each) for each in about["sources"]]
         self._folder = folder
         self._model = Path(about["model"])
-        if fingerprint(self._model) != about["fingerprint"]:
+        with os_errors_as_fflm_error(f"read {self._model}"):
+            found = fingerprint(self._model)
+        if found != about["fingerprint"]:
             raise FflmError(f"{self._model} has changed since the job began: restore it, or {REMEDY}")
         self.journal = Journal(folder)
         self._threshold: float | None = None
@@ -232,8 +234,8 @@ class FilterJob:
                 self._finish(processes or usable_processors(), progress)
             for index in range(len(self.sources)):
                 self.journal.path(index, "measures").unlink(missing_ok=True)
-            fields = read_json(self._folder / REPORT, Report, REMEDY)
-        return Report(**{**fields, "output": self.output})
+            report: Report = convert(read_json(self._folder / REPORT, Report, REMEDY), Report)
+        return replace(report, output=self.output)
 
     def _finish(self, processes: int, progress: Callable[[Progress], None] | None) -> None:
         """Make the passes that are left, and write the report."""

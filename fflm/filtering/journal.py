@@ -28,7 +28,7 @@ class Description(TypedDict):
     """The content of ``job.json``."""
 
     format: Annotated[int, Meta(ge=1, le=1)]
-    model: str
+    model: Annotated[str, Meta(max_length=4096)]
     fingerprint: str
     output: str
     sources: list[tuple[str, str]]
