@@ -281,7 +281,7 @@ class FilterJob:
                 first, size = state.records, int(version[0]) if version[0].isdecimal() else 0  # some servers do not say it
                 for batch in format_.read(file, source.name, state.end):
                     known = self._measures(index, first, batch.records) if measured else None
-                    fraction = min(1.0, file.tell() / max(1, size))
+                    fraction = min(1.0, file.tell() / size) if size else 0.0
                     yield task._replace(batch=batch, first=first + 1, measures=known, fraction=fraction)
                     first += batch.records
             yield task._replace(fraction=1.0)
