@@ -2,8 +2,8 @@
 
     python benchmarks/engines.py [OUT.json [ENGINE ...]]
 
-runs the engines that are installed, or those that are named, with two workers each, on a collection of which a third is shuffled, and adds what it has
-verified to the recorded results.
+runs the engines that are installed, or those that are named, with two workers each, on a collection of which a third is shuffled,
+and adds what it has verified to the recorded results.
 """
 
 import json
