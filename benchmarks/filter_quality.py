@@ -1,4 +1,4 @@
-"""Goal: a network tells degraded documents from clean ones at least as well as KenLM's 5-gram model, at half its speed or more.
+"""Goal: A network tells degraded documents from clean ones at least as well as KenLM's 5-gram model, at half its speed or more.
 
 All models are trained on WikiText-2, a paragraph a line, with all of its words; ``<unk>``, with which the corpus hides its rare
 words, is left out. The clean documents are the paragraphs of its test part. The degraded ones are made from them, or are as long:
@@ -21,15 +21,15 @@ Needs `pip install kenlm`.
 import argparse
 import random
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import kenlm
 import numpy as np
 import numpy.typing as npt
-from common import machine, parse, record, run_json, show_verdict
+from common import in_turns, machine, parse, quartiles, record, run_json, show_verdict
 from scipy.stats import mannwhitneyu
 
 import fflm
@@ -111,6 +111,13 @@ def degrade(clean: list[str], bigram: fflm.LanguageModel, brown: Path, tang: Pat
     return kinds
 
 
+def perplexities(scores: npt.ArrayLike, documents: list[str]) -> npt.NDArray[np.float64]:
+    """Return the perplexities of documents, given their log-probabilities, nats."""
+    lengths = np.array([len(document.split()) + 1 for document in documents])
+    result: npt.NDArray[np.float64] = np.exp(-np.asarray(scores) / lengths)
+    return result
+
+
 def area(degraded: npt.NDArray[np.float64], clean: npt.NDArray[np.float64]) -> float:
     """Return the area under the ROC curve of a score that should be higher for degraded documents."""
     return float(mannwhitneyu(degraded, clean).statistic) / (len(degraded) * len(clean))
@@ -156,31 +163,24 @@ def main() -> None:
     if not np.allclose(scorers["KenLM, 5-gram"](clean), ngram.scores(clean), rtol=1e-4):
         sys.exit("fflm and KenLM give documents different probabilities: nothing was compared")
 
+    steps = {name: partial(score, clean) for name, score in scorers.items()}
+    speeds = {name: quartiles([len(clean) / seconds for seconds in each]) for name, each in in_turns(steps, 9).items()}
     rows: dict[str, dict[str, float]] = {}
     for name, score in scorers.items():
-
-        def perplexity(documents: list[str]) -> npt.NDArray[np.float64]:
-            lengths = np.array([len(document.split()) + 1 for document in documents])
-            return np.exp(-np.asarray(score(documents)) / lengths)  # noqa: B023
-
-        scored = perplexity(clean)
-        seconds = []
-        for _ in range(5):
-            started = time.perf_counter()
-            score(clean)
-            seconds.append(time.perf_counter() - started)
-        rows[name] = {kind: area(perplexity(documents), scored) for kind, documents in kinds.items()}
-        rows[name] |= {"median_perplexity": float(np.median(scored)), "documents_per_second": len(clean) / min(seconds)}
+        scored = perplexities(score(clean), clean)
+        rows[name] = {kind: area(perplexities(score(documents), documents), scored) for kind, documents in kinds.items()}
+        rows[name]["median_perplexity"] = float(np.median(scored))
         print(f"{name:24}" + ", ".join(f"{key} {value:,.3f}" for key, value in rows[name].items()))
     areas = {name: float(np.mean([row[kind] for kind in kinds])) for name, row in rows.items()}
     ours, kenlms = "fflm, network", "KenLM, 5-gram"
-    speed = rows[ours]["documents_per_second"] / rows[kenlms]["documents_per_second"]
+    speed = speeds[ours]["median"] / speeds[kenlms]["median"]
+    print("documents a second:", ", ".join(f"{name} {value['median']:,.0f}" for name, value in speeds.items()))
     print("mean area:", ", ".join(f"{name} {value:.3f}" for name, value in areas.items()), f"; speed {speed:.2f} of KenLM's")
     missed = [f"mean area {areas[ours]:.3f}, below KenLM's"] if areas[ours] < areas[kenlms] else []
     missed += [f"speed {speed:.2f} of KenLM's, below 0.5"] if speed < 0.5 else []
     show_verdict(missed)
     words = sum(len(document.split()) for document in clean)
-    result = {"rows": rows, "mean_area": areas, "documents": len(clean), "words": words}
+    result = {"rows": rows, "mean_area": areas, "documents_per_second": speeds, "documents": len(clean), "words": words}
     record("filter_quality", options.quick, about, passed=not missed, **result)
     sys.exit(bool(missed) and not options.quick)
 

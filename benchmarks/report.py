@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md and the tables of results in README.md and README.zh.md from the files in results/.
+"""Writes docs/benchmarks.md and the tables of results in README.md, README.zh.md and docs/filter.md from the files in results/.
 
 Nothing is measured here. Run `python benchmarks/report.py` after a benchmark has recorded new results; a test checks that the
 pages are up to date.
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 TABLE = re.compile(r"(?<=<!-- results -->\n).*?(?=\n<!-- /results -->)", re.DOTALL)
-"""The table in a README, which has comments before and after it."""
+"""The table in a page, which has comments before and after it."""
 WIDTH = 120
 """The longest line of prose in characters."""
 README_WORDS = {
@@ -520,11 +520,22 @@ def readme_table(readme: str) -> str:
     return table([words["perplexity"], *(each for name in results for each in (name, words["minutes"]))], body)
 
 
+def filter_table() -> str:
+    """Return the table of docs/filter.md: how well scores tell degraded documents from clean ones, and how fast."""
+    result = read("filter_quality")
+    kinds = [name for name in next(iter(result["rows"].values())) if name != "median_perplexity"]
+    body = [[kind, *(f"{row[kind]:.3f}" for row in result["rows"].values())] for kind in kinds]
+    body.append(["mean", *(f"{value:.3f}" for value in result["mean_area"].values())])
+    body.append(["documents per second", *(count(each["median"]) for each in result["documents_per_second"].values())])
+    return table(["", *result["rows"]], body)
+
+
 def main() -> None:
     PAGE.write_text(page(), encoding="utf-8")
-    for readme in README_WORDS:
-        text = (ROOT / readme).read_text(encoding="utf-8")
-        (ROOT / readme).write_text(TABLE.sub(lambda _, readme=readme: readme_table(readme), text), encoding="utf-8")
+    tables = {readme: readme_table(readme) for readme in README_WORDS} | {"docs/filter.md": filter_table()}
+    for page_, table_ in tables.items():
+        text = (ROOT / page_).read_text(encoding="utf-8")
+        (ROOT / page_).write_text(TABLE.sub(lambda _, table_=table_: table_, text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@
     softplus       log(1 + e^z)                      1 - e^-y, which is sigmoid(z)
 
 Sigmoid, tanh and ReLU are those of Jurafsky & Martin, Speech and Language Processing, 3rd ed., chapter "Neural Networks",
-section "Units". ReLU and leaky ReLU have no derivative at 0; here it is taken from the left, so that ReLU'(0) is 0, and not 1
-as in that book. All derivatives can be had from y alone, so a network need not keep z for the backward pass.
+section "Units". ReLU and leaky ReLU have no derivative at 0. The library uses the derivative from the left, so that ReLU'(0) is
+0, and not 1 as in that book. All derivatives can be computed from y alone, so a network need not store z for the backward pass.
 
-A unit with the weight 1 and the bias 0 is the activation by itself: y = f(1 z + 0). If the loss is y itself, then dL/dy = 1 and
-dL/dz = f'(z), which is what the backward pass of such a layer returns.
+A unit with the weight 1 and the bias 0 computes only the activation function: y = f(1 z + 0). If the loss is y itself, then
+dL/dy = 1 and dL/dz = f'(z), which is what the backward pass of such a layer returns.
 
     python examples/activations.py [--plot FILE.png]
 """
@@ -37,12 +37,12 @@ NAMES: dict[Activation, str] = {
 
 
 def activation(name: Activation, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return f(z) and f'(z) of numbers z (N,), computed by a layer of one unit."""
+    """Return f(z) and f'(z) for numbers z (N,), computed by a layer of one unit."""
     backend, inputs = CpuBackend(), z.reshape(-1, 1)  # a batch of N examples with one feature
     weight, bias = np.ones((1, 1)), np.zeros(1)
     y, d_y, d_z = np.empty_like(inputs), np.ones_like(inputs), np.empty_like(inputs)
     backend.affine(inputs, weight, bias, name, y)  # y = f(z w + b)
-    d_weight, d_bias = np.empty_like(weight), np.empty_like(bias)  # which nobody asks for here
+    d_weight, d_bias = np.empty_like(weight), np.empty_like(bias)  # these gradients are not used here
     backend.affine_backward(inputs, weight, y, name, d_y, 0.0, d_weight, d_bias, d_z)  # dL/dz = dL/dy f'(z)
     return y[:, 0], d_z[:, 0]
 
@@ -57,7 +57,7 @@ def draw(path: Path) -> None:
     for axes, (name, title) in zip(panels.flat, NAMES.items(), strict=True):
         y, slope = activation(name, z)
         if name in ("relu", "leaky_relu"):
-            slope[z == 0] = np.nan  # where the derivative jumps there is none
+            slope[z == 0] = np.nan  # there is no derivative at 0, where it jumps
         axes.axhline(0, color="0.8", lw=1)
         axes.axvline(0, color="0.8", lw=1)
         axes.plot(z, y, color="#0072B2", lw=2.5, label="$f(z)$")
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{title:>10s}" + "".join(f"{each:10.4f}" for each in pair[column]))
         print()
 
-    e, away = 1e-6, np.array([-2.0, -1.0, 1.0, 2.0])  # from 0, where some have no derivative
+    e, away = 1e-6, np.array([-2.0, -1.0, 1.0, 2.0])  # points away from 0, where some functions have no derivative
     print("largest difference of f'(z) from (f(z + e) - f(z - e)) / 2e, besides z = 0")
     for name, title in NAMES.items():
         difference = (activation(name, away + e)[0] - activation(name, away - e)[0]) / (2 * e)

@@ -1,15 +1,15 @@
-"""One hidden layer approximates any continuous function on an interval, the better the more units it has.
+"""A network with one hidden layer can approximate any continuous function on an interval; more units give a better approximation.
 
-1. By construction (the idea of the proof of Cybenko 1989): a sigmoid with a large weight is almost a step. Steps at c_1, ...,
-   c_n whose heights are the differences of the function from one interval to the next add up to a staircase along it. The
-   network is
+1. By construction (the idea of the proof of Cybenko 1989): a sigmoid with a large weight is almost a step function. Steps at c_1,
+   ..., c_n, whose heights are the differences of the function between adjacent intervals, add up to a staircase that follows the
+   function. The network is
 
-       yhat = f(c_0) + sum_i (f(m_i) - f(m_(i-1))) sigmoid(k (x - c_i))        m_i the middle of interval i
+       yhat = f(m_0) + sum_i (f(m_i) - f(m_(i-1))) sigmoid(k (x - c_i))        m_i is the middle of interval i
 
-   so nothing is learned, and the error falls with the width of the steps.
+   Nothing is learned, and the error decreases with the width of the steps.
 
-2. By learning: tanh units that find their places themselves need far fewer. That a good set of weights exists does not say that
-   training finds it; with more units it does more easily.
+2. By learning: tanh units whose positions are learned need far fewer units. That good weights exist does not mean that training
+   finds them, but it finds them more easily if there are more units.
 
     python examples/approximation.py [--plot FILE.png]
 """
@@ -37,7 +37,7 @@ def curve(x: np.ndarray) -> np.ndarray:
 
 
 def staircase(units: int) -> np.ndarray:
-    """Return yhat (301,) of the network with so many steps, by the library."""
+    """Return yhat (301,) of the network whose hidden units are this number of steps, computed by the library."""
     edges = np.linspace(LOW, HIGH, units + 2)
     middles = curve((edges[:-1] + edges[1:]) / 2)
     steepness = 20 / (edges[1] - edges[0])
@@ -53,7 +53,7 @@ def staircase(units: int) -> np.ndarray:
 
 @cache
 def learned(units: int, random_state: int = 0) -> np.ndarray:
-    """Return yhat (301,) of a network with so many tanh units, trained on the curve."""
+    """Return yhat (301,) of a network with this number of tanh units, trained on the curve."""
     model = FeedforwardRegressor(
         (units,), "tanh", epochs=400, batch_size=32, rate=0.05, weight_decay=0, random_state=random_state
     )
@@ -61,12 +61,12 @@ def learned(units: int, random_state: int = 0) -> np.ndarray:
 
 
 def largest_error(outputs: np.ndarray) -> float:
-    """Return the largest distance from the curve."""
+    """Return the largest distance of the outputs (301,) from the curve."""
     return float(np.abs(outputs - curve(X)[:, 0]).max())
 
 
 def draw(path: Path) -> None:
-    """Draw the curve with several approximations."""
+    """Draw the curve with its approximations by both kinds of networks."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5.6), dpi=150, layout="constrained")

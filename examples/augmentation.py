@@ -1,19 +1,19 @@
-"""Data augmentation for text: whether a small classifier gets better if its few texts are varied.
+"""Data augmentation for text: a test whether a classifier improves if its few training texts are varied.
 
-Each training text is used several times, and changed a little each time:
+Each training text is used several times, with a small random change each time:
 
     word dropout    each word is left out with a probability of 0.2
     swaps           two adjacent words change places, in two places
 
-The label stays. A fair comparison has as many texts without changes, so "copies" repeats each text as often: a longer training
-alone may help. The task is that of the guide, section 10: did a sentence of the stories contain quotation marks, which are
-removed?
+The label does not change. Longer training alone might help, so "copies" repeats each text equally often without a change, for a
+fair comparison. The task is that of section 10 of the guide: to tell whether a sentence of the stories contained quotation marks
+before they were removed.
 
-We measured no gain, with 50 texts or with 200: the differences are smaller than those between two drawings of the training
-texts. The classifier reads words regardless of their order, so swaps tell it nothing; with bigrams they make up pairs that
-nobody writes. And the labels of this task depend on a few words, such as "said", which word dropout removes as often as any
-other. Augmentation helps where a change is one that new texts have, too. Whether that is so for a task, only a measurement like
-this one can say.
+We measured no improvement, neither with 50 texts nor with 200: the differences are smaller than those between two random choices
+of the training texts. The classifier ignores the order of words, so swaps do not change its input; with bigrams, swaps produce
+pairs of words that do not occur in real text. The labels of this task depend on a few words, such as "said", which word dropout
+removes as often as any other word. Augmentation helps if new texts have the same kind of variation. Only a measurement like this
+one shows whether this is so for a task.
 
     python examples/augmentation.py [--repeats N]
 """
@@ -35,7 +35,7 @@ Texts = list[tuple[str, list[str]]]
 
 
 def read() -> tuple[Texts, Texts]:
-    """Return the labeled sentences for training, and those of every tenth story for the test."""
+    """Return the labeled sentences for training, and for the test those of every tenth story."""
     parts: tuple[Texts, Texts] = ([], [])
     for number, story in enumerate(STORIES.read_text(encoding="utf-8").split("\n\n")):
         for sentence in story.splitlines():
@@ -45,7 +45,7 @@ def read() -> tuple[Texts, Texts]:
 
 
 def copy(words: list[str], generator: random.Random) -> list[str]:
-    """Return a text as it is."""
+    """Return a text without a change."""
     return words
 
 
@@ -55,7 +55,7 @@ def drop_words(words: list[str], generator: random.Random) -> list[str]:
 
 
 def swap_words(words: list[str], generator: random.Random) -> list[str]:
-    """Return a text of which two pairs of adjacent words have changed places."""
+    """Return a text in which two adjacent words have been swapped, twice."""
     words = list(words)
     for _ in range(2 * (len(words) > 1)):
         place = generator.randrange(len(words) - 1)
@@ -72,7 +72,7 @@ CHANGES: dict[str, Callable[[list[str], random.Random], list[str]] | None] = {
 
 
 def augment(texts: Texts, name: str, seed: int) -> Texts:
-    """Return texts, and `COPIES` - 1 variants of each."""
+    """Return texts together with `COPIES` - 1 changed copies of each, or without copies for the change "as they are"."""
     change, generator = CHANGES[name], random.Random(seed)
     if change is None:
         return texts
@@ -80,7 +80,7 @@ def augment(texts: Texts, name: str, seed: int) -> Texts:
 
 
 def accuracy(train: Texts, test: Texts, seed: int, bigrams: bool = False) -> float:
-    """Return the accuracy on test texts of a classifier that was trained on others."""
+    """Train a classifier on texts, and return its accuracy on the test texts."""
     options = {"valid": None, "epochs": 30, "batch_size": 16, "bigrams": bigrams, "seed": seed}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "train.tsv")
@@ -92,7 +92,10 @@ def accuracy(train: Texts, test: Texts, seed: int, bigrams: bool = False) -> flo
 
 
 def measure(size: int, repeats: int, bigrams: bool = False) -> dict[str, np.ndarray]:
-    """Return the accuracies by each change of so many training texts, drawn anew and with a new seed each time, (repeats,)."""
+    """Return the accuracies (repeats,) for each kind of change.
+
+    For each repetition, ``size`` training texts are chosen at random, and training has a new seed.
+    """
     texts, test = read()
     found: dict[str, list[float]] = {name: [] for name in CHANGES}
     for seed in range(1, repeats + 1):

@@ -1,4 +1,4 @@
-"""Back-propagation as a loop over the layers, in NumPy, beside the library, matrix by matrix.
+"""Backpropagation as a loop over the layers, in NumPy, compared with the library.
 
 Layer l = 1, ..., L of a network computes, from a^0 = x,
 
@@ -6,14 +6,16 @@ Layer l = 1, ..., L of a network computes, from a^0 = x,
 
 and the error of a layer is delta^l = dC/dz^l. For an example x with the target y,
 
-    delta^L = a^L - y                                 a sigmoid with cross-entropy, or a softmax with it
-    delta^l = f'(z^l) * (W^(l+1))^T delta^(l+1)       backward, * unit by unit; f' = a (1 - a) for a sigmoid
+    delta^L = a^L - y                                 for a sigmoid or a softmax with the cross-entropy
+    delta^l = f'(z^l) * (W^(l+1))^T delta^(l+1)       from the last layer to the first; f' = a (1 - a) for a sigmoid
     dC/dW^l = delta^l (a^(l-1))^T,  dC/db^l = delta^l
 
-A training step adds these up over the N examples and moves against them, W^l <- W^l - alpha sum_n dC/dW^l. The library takes
-the mean over a batch in place of the sum, which is the same with a learning rate N times as large.
+where * is the elementwise product. A training step adds up the gradients of the N examples and moves against the sum:
+W^l <- W^l - alpha sum_n dC/dW^l. The library uses the mean over a batch instead of the sum, which is the same with a learning
+rate that is N times as large.
 
-The network shown has three inputs, four hidden sigmoid units and one sigmoid output; the loop works for any number of layers.
+The network that is printed has three inputs, four hidden sigmoid units and one sigmoid output. The loop works for any number of
+layers.
 
     python examples/backpropagation.py
 """
@@ -36,7 +38,7 @@ def sigmoid(z: np.ndarray) -> np.ndarray:
 
 
 def forward(W: Matrices, b: Matrices, x: np.ndarray) -> Matrices:
-    """Return the activations a^0, ..., a^L of all layers, each of which is a sigmoid, for an example x (I,)."""
+    """Return the activations a^0, ..., a^L of all layers for an example x (I,). All layers have sigmoid units."""
     a = [x]
     for W_l, b_l in zip(W, b, strict=True):
         a.append(sigmoid(W_l @ a[-1] + b_l))
@@ -59,7 +61,7 @@ def gradients(W: Matrices, b: Matrices, x: np.ndarray, y: np.ndarray) -> tuple[M
 
 
 def train(W: Matrices, b: Matrices, inputs: np.ndarray, targets: np.ndarray, alpha: float, iterations: int) -> None:
-    """Change W and b in place: the algorithm of the lecture."""
+    """Train by batch gradient descent, the algorithm of the lecture; W and b are changed in place."""
     for _ in range(iterations):
         sums = [np.zeros_like(array) for array in (*W, *b)]
         for x, y in zip(inputs, targets, strict=True):
@@ -71,7 +73,7 @@ def train(W: Matrices, b: Matrices, inputs: np.ndarray, targets: np.ndarray, alp
 
 
 def example(sizes: tuple[int, ...], examples: int, seed: int = 0) -> tuple[Matrices, Matrices, np.ndarray, np.ndarray]:
-    """Return random weights and biases of layers of these sizes, inputs (N, I), and targets (N, O) of 0 and 1."""
+    """Return random W and b of layers with these sizes, and N random examples: inputs (N, I), and targets (N, O) of 0 and 1."""
     generator = np.random.default_rng(seed)
     W = [generator.normal(size=(outputs, inputs)) for inputs, outputs in pairwise(sizes)]
     b = [generator.normal(size=size) for size in sizes[1:]]
@@ -80,7 +82,7 @@ def example(sizes: tuple[int, ...], examples: int, seed: int = 0) -> tuple[Matri
 
 
 def in_the_library(W: Matrices, b: Matrices) -> tuple[Network, Parameters]:
-    """Return the network with these weights."""
+    """Return the library's network with these weights and biases."""
     hidden = tuple(len(each) for each in b[:-1])
     config = NetworkConfig.feedforward(W[0].shape[1], hidden, len(b[-1]), activation="sigmoid", output="sigmoid")
     arrays = {"output.weight": W[-1].copy(), "output.bias": b[-1].copy()}
@@ -92,7 +94,7 @@ def in_the_library(W: Matrices, b: Matrices) -> tuple[Network, Parameters]:
 def library_gradients(
     network: Network, parameters: Parameters, inputs: np.ndarray, targets: np.ndarray
 ) -> tuple[Matrices, Matrices]:
-    """Return the gradients of the mean loss by each W^l and each b^l."""
+    """Return the gradients of the mean loss with respect to each W^l and each b^l, computed by the library."""
     found, losses = Parameters.zeros(network.config, np.float64), np.empty(len(inputs))
     network.gradients(parameters, inputs, targets, found, losses)
     return [*found.hidden_weights, found.output_weight], [*found.hidden_biases, found.output_bias]
@@ -112,7 +114,7 @@ def library_train(
 
 
 def largest_difference(first: Matrices, second: Matrices) -> float:
-    """Return by how much two lists of matrices differ at most."""
+    """Return the largest difference between the elements of two lists of matrices."""
     return max(float(np.abs(one - other).max()) for one, other in zip(first, second, strict=True))
 
 

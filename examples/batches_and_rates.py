@@ -1,13 +1,15 @@
-"""Batch, stochastic and mini-batch gradient descent on one problem, and learning rates from too small to too large.
+"""Batch, stochastic and mini-batch gradient descent on the same problem, and learning rates from too small to too large.
 
     batch         one step per epoch, along the gradient of the mean loss of all N examples
     stochastic    N steps per epoch, each along the gradient of one example, in a new random order every epoch
     mini-batch    N / B steps per epoch, each along the gradient of the mean loss of B examples
 
-An epoch costs the same in all three: N gradients of one example. Steps of smaller batches are less exact, but there are more of
-them. Too small a learning rate learns slowly; one that is too large jumps over the minimum, and the loss rises.
+An epoch costs the same in all three: the gradients of N examples. The steps of smaller batches are less accurate, but there are
+more of them. With a learning rate that is too small, learning is slow; with one that is too large, the steps jump over the
+minimum, and the loss rises.
 
-The problem is iris, all 150 flowers, with a 4-6-3 sigmoid network and plain gradient descent from one random start.
+The problem is to classify all 150 flowers of the iris data, with a 4-6-3 sigmoid network, plain gradient descent, and the same
+random initial weights.
 
     python examples/batches_and_rates.py [--plot FILE.png]
 """
@@ -27,7 +29,7 @@ COLORS = ("#0072B2", "#009E73", "#E69F00", "#D55E00")
 
 
 def losses(batch_size: int, rate: float) -> np.ndarray:
-    """Return the mean loss in each epoch, (EPOCHS,)."""
+    """Return the mean training loss of each epoch, (EPOCHS,)."""
     plain = {"optimizer": "sgd", "schedule": "constant", "clip": 0, "weight_decay": 0, "random_state": 0}
     model = FeedforwardClassifier((6,), "sigmoid", batch_size=batch_size, rate=rate, epochs=EPOCHS, **plain)
     model.fit(*load_iris(return_X_y=True))

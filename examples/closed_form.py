@@ -1,22 +1,23 @@
 """The gradients of a network with one hidden layer in closed form, for one training example.
 
-The network, with column vectors x (I,), a1 (H,), a2 (C,), and y (C,), 1 for the right class and 0 elsewhere:
+The vectors x (I,), a1 (H,), a2 (C,) and y (C,) are columns; y is 1 for the right class and 0 for the others. The network is
 
     a1 = sigmoid(W1 x + b1)        W1 (H, I)
     a2 = softmax(W2 a1 + b2)       W2 (C, H)
     J  = -sum_i y_i log a2_i       cross-entropy
 
-Its gradients, each in the shape of its array, with D = diag(a1 (1 - a1)), the derivative of the sigmoid:
+The gradients have the shapes of their arrays. With D = diag(a1 (1 - a1)), the derivative of the sigmoid, they are
 
     dJ/db2 = a2 - y                dJ/dW2 = (a2 - y) a1^T
     dJ/db1 = D W2^T (a2 - y)       dJ/dW1 = D W2^T (a2 - y) x^T
 
-They are the chain rule, read from right to left: a2 - y is dJ/dz2, W2^T leads back from z2 to a1, D from a1 to z1. Where
-vectors are rows and the layers are x W1 and a1 W2, everything is transposed, as in dJ/db1 = (a2 - y) W2^T D. The gradient of
-the output layer is that of multinomial logistic regression (Jurafsky & Martin, Speech and Language Processing, 3rd ed., chapter
-"Logistic Regression").
+These formulas are the chain rule, read from right to left: a2 - y is dJ/dz2; W2^T leads back from z2 to a1, and D from a1 to z1.
+If vectors are rows and the layers compute x W1 and a1 W2, everything is transposed, as in dJ/db1 = (a2 - y) W2^T D. The gradient
+of the output layer is that of multinomial logistic regression (Jurafsky & Martin, Speech and Language Processing, 3rd ed.,
+chapter "Logistic Regression").
 
-They are compared with those of the library, and with central differences, (J(w + e) - J(w - e)) / 2e for a small e.
+The script compares them with the gradients of the library, and with central differences, (J(w + e) - J(w - e)) / 2e for a small
+e.
 
     python examples/closed_form.py
 """
@@ -33,7 +34,7 @@ NAMES = {"W1": "hidden.0.weight", "b1": "hidden.0.bias", "W2": "output.weight", 
 
 
 def example(seed: int) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
-    """Return random weights of a network with 4 inputs, 5 hidden units and 3 classes, a random input x, and its class."""
+    """Return random weights of a network with 4 inputs, 5 hidden units and 3 classes, a random input x (4,), and its class."""
     generator = np.random.default_rng(seed)
     shapes = {"W1": (5, 4), "b1": (5,), "W2": (3, 5), "b2": (3,)}
     weights = {name: generator.normal(size=shape) for name, shape in shapes.items()}
@@ -41,7 +42,7 @@ def example(seed: int) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
 
 
 def forward(weights: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the activations a1 (H,) and a2 (C,)."""
+    """Return the activations a1 (H,) and a2 (C,) for an input x (I,)."""
     a1 = 1 / (1 + np.exp(-(weights["W1"] @ x + weights["b1"])))
     exponentials = np.exp(weights["W2"] @ a1 + weights["b2"])
     return a1, exponentials / exponentials.sum()

@@ -1,13 +1,14 @@
-"""Computation graphs: values go forward along the edges, gradients come back by the chain rule.
+"""Computation graphs: values go forward along the edges, and gradients come back by the chain rule.
 
-A node has a value, inputs, and the derivative of its value by each input, its local gradients. Forward, nodes are computed after
-their inputs, in topological order; backward, in the reverse order,
+A node has a value, inputs, and local gradients, which are the derivatives of its value with respect to each input. In the forward
+pass, each node is computed after its inputs, in topological order. In the backward pass, nodes are visited in the reverse order,
+and
 
     downstream gradient = upstream gradient x local gradient
     dL/d(input)         = dL/d(node)        x d(node)/d(input),    added up over all nodes that read the input
 
-Two graphs, as in Jurafsky & Martin, Speech and Language Processing, 3rd ed., chapter "Neural Networks": L = c (a + 2b) at
-a = 3, b = 1, c = -2; and a network with two inputs, two hidden ReLU units, a sigmoid output and the binary cross-entropy,
+There are two graphs, as in Jurafsky & Martin, Speech and Language Processing, 3rd ed., chapter "Neural Networks": L = c (a + 2b)
+at a = 3, b = 1, c = -2; and a network with two inputs, two hidden ReLU units, a sigmoid output and the binary cross-entropy,
 
     z_j  = w_j1 x1 + w_j2 x2 + b_j,  h_j = ReLU(z_j)
     yhat = sigmoid(u1 h1 + u2 h2 + c)
@@ -40,7 +41,7 @@ NETWORK = {
     "u": np.array([0.5, -1.5]),
     "c": 0.5,
 }
-# Column and row of each node in the picture.
+# The column and the row of each node in the picture.
 SMALL_PLACES = {"a": (0, 0), "b": (0, 1), "c": (0, 2), "d": (1, 1), "e": (2, 0.5), "L": (3, 1)}
 NETWORK_PLACES = {
     "w11": (0, 0.5),
@@ -83,27 +84,33 @@ class Node:
 
 
 def leaf(name: str, value: float) -> Node:
+    """Return a node without inputs."""
     return Node(name, "", float(value))
 
 
 def times(name: str, a: Node, b: Node) -> Node:
+    """Return the product of two nodes."""
     return Node(name, f"{a.name} {b.name}", a.value * b.value, (a, b), (b.value, a.value))
 
 
 def plus(name: str, *terms: Node) -> Node:
+    """Return the sum of nodes."""
     return Node(name, " + ".join(each.name for each in terms), sum(each.value for each in terms), terms, (1.0,) * len(terms))
 
 
 def relu(name: str, z: Node) -> Node:
+    """Return the ReLU of a node."""
     return Node(name, f"ReLU({z.name})", max(0.0, z.value), (z,), (1.0 if z.value > 0 else 0.0,))
 
 
 def sigmoid(name: str, z: Node) -> Node:
+    """Return the sigmoid of a node."""
     value = 1 / (1 + math.exp(-z.value))
     return Node(name, f"sigmoid({z.name})", value, (z,), (value * (1 - value),))
 
 
 def cross_entropy(name: str, p: Node, y: float) -> Node:
+    """Return the binary cross-entropy of a probability for the target y, 0 or 1."""
     value = -(y * math.log(p.value) + (1 - y) * math.log(1 - p.value))
     return Node(name, f"CE({p.name}, {y:g})", value, (p,), (-y / p.value + (1 - y) / (1 - p.value),))
 
@@ -123,7 +130,7 @@ def topological_order(loss: Node) -> list[Node]:
 
 
 def backward(loss: Node) -> None:
-    """Compute the gradients of all nodes."""
+    """Compute the gradients of all nodes that lead to the loss, by the backward pass."""
     order = topological_order(loss)
     for node in order:
         node.gradient = 0.0
@@ -142,7 +149,10 @@ def small_graph() -> Node:
 
 
 def network_graph(x: np.ndarray, y: float, w: np.ndarray, b: np.ndarray, u: np.ndarray, c: float) -> Node:
-    """Return the loss of the network: input x (2,), hidden layer w (2, 2) and b (2,), output layer u (2,) and c, y 0 or 1."""
+    """Return the loss of the network for an input x (2,) and a target y (0 or 1).
+
+    The hidden layer has w (2, 2) and b (2,), the output layer u (2,) and c.
+    """
     x1, x2 = leaf("x1", x[0]), leaf("x2", x[1])
     h = []
     for j in (1, 2):
@@ -158,7 +168,7 @@ def network_graph(x: np.ndarray, y: float, w: np.ndarray, b: np.ndarray, u: np.n
 def by_the_library(
     x: np.ndarray, y: float, w: np.ndarray, b: np.ndarray, u: np.ndarray, c: float
 ) -> tuple[float, dict[str, float]]:
-    """Return the loss of the same network, and its gradients by the names of the nodes."""
+    """Return the loss of the same network, and its gradients by the names of the nodes, computed by the library."""
     config = NetworkConfig.feedforward(2, (2,), 1, activation="relu", output="sigmoid")
     arrays = {"hidden.0.weight": w, "hidden.0.bias": b, "output.weight": u.reshape(1, 2), "output.bias": np.array([c])}
     parameters, gradients, losses = Parameters.from_arrays(config, arrays), Parameters.zeros(config, np.float64), np.empty(1)
@@ -168,7 +178,7 @@ def by_the_library(
 
 
 def print_graph(loss: Node) -> None:
-    """Print the nodes as they are computed, then the edges as the gradients come back along them."""
+    """Print the nodes in the order of the forward pass, and then the edges in the order of the backward pass."""
     order = topological_order(loss)
     print("forward")
     for node in order:
@@ -197,7 +207,7 @@ def draw(axes: Any, loss: Node, places: dict[str, tuple[float, float]]) -> None:
         (x0, y0), (x1, y1) = (start[0] + width / 2, start[1]), (end[0] - width / 2, end[1])
         axes.annotate("", (x1, y1), (x0, y0), arrowprops={"arrowstyle": "-|>", "fc": "black", "shrinkA": 0, "shrinkB": 0})
         angle = math.atan2(y1 - y0, x1 - x0)
-        share = 0.5 if abs(y1 - y0) < 2 else 0.6  # of the way: long arrows cross before
+        share = 0.5 if abs(y1 - y0) < 2 else 0.6  # position of the label along the arrow; long arrows cross near the middle
         place = x0 + share * (x1 - x0), y0 + share * (y1 - y0)
         for number, side, color, style in ((value, 1, "#00558C", "normal"), (gradient, -1, "#B34700", "italic")):
             away = -8 * side * math.sin(angle), 8 * side * math.cos(angle)  # points

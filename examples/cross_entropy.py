@@ -1,17 +1,17 @@
 """Why the loss of probabilities is -log p, and not the squared error.
 
--log p is 0 if the right class has the probability p = 1 and grows without bound towards p = 0. With three classes, the
-probabilities [0.3, 0.3, 0.4] and the third class right, it is -log 0.4 = 0.916. As probabilities add up to one, what raises
-that of the right class lowers the others: the gradient of the loss by the scores z of a softmax is p - y, negative for the
-right class alone.
+-log p is 0 if the right class has the probability p = 1, and grows without bound as p approaches 0. If the probabilities of three
+classes are [0.3, 0.3, 0.4] and the third class is right, the loss is -log 0.4 = 0.916. Because probabilities add up to 1, raising
+that of the right class lowers the sum of the others: the gradient of the loss with respect to the scores z of a softmax is p - y,
+which is negative for the right class only.
 
-After a sigmoid, a = sigmoid(z), the two losses have the derivatives
+After a sigmoid, a = sigmoid(z), the derivatives of the two losses are
 
     cross-entropy   -(y log a + (1 - y) log(1 - a))      dL/dz = a - y
     squared error   (a - y)^2                            dL/dz = 2 (a - y) a (1 - a)
 
-If the unit is wrong and saturated, say z = -8 where y = 1, then a (1 - a) is almost 0: the squared error, which should correct
-the largest mistakes most, leaves the unit where it is. The logarithm cancels this factor.
+If the unit is wrong and saturated, such as z = -8 where y = 1, then a (1 - a) is almost 0. The squared error should correct such
+a mistake most, but its gradient is almost 0, so the unit hardly changes. With the cross-entropy, this factor cancels out.
 
     python examples/cross_entropy.py [--plot FILE.png]
 """
@@ -36,9 +36,9 @@ def sigmoid(z: np.ndarray | float) -> np.ndarray | float:
 
 
 def softmax_loss(p: np.ndarray, right: int) -> tuple[float, np.ndarray]:
-    """Return the loss, and its gradient by the scores (C,), of a softmax that puts out p (C,), by the library."""
+    """Return the loss of a softmax whose output is p (C,), and its gradient with respect to the scores (C,), by the library."""
     config = NetworkConfig.feedforward(1, (), len(p))
-    arrays = {"output.weight": np.zeros((len(p), 1)), "output.bias": np.log(p)}  # the scores log p, whatever the input
+    arrays = {"output.weight": np.zeros((len(p), 1)), "output.bias": np.log(p)}  # the scores are log p for any input
     gradients, losses = Parameters.zeros(config, np.float64), np.empty(1)
     network = Network(config, CpuBackend())
     network.gradients(Parameters.from_arrays(config, arrays), np.zeros((1, 1)), np.array([right], np.int32), gradients, losses)
@@ -46,7 +46,7 @@ def softmax_loss(p: np.ndarray, right: int) -> tuple[float, np.ndarray]:
 
 
 def slopes(z: float, y: float = 1.0) -> tuple[float, float]:
-    """Return dL/dz of cross-entropy and of the squared error after a sigmoid, by the library."""
+    """Return dL/dz of the cross-entropy and of the squared error after a sigmoid, computed by the library."""
     found = []
     for output in ("sigmoid", "sigmoid_squared"):
         config = NetworkConfig.feedforward(1, (), 1, output=output)
@@ -58,7 +58,7 @@ def slopes(z: float, y: float = 1.0) -> tuple[float, float]:
 
 
 def descend(z: float, rate: float, steps: int, squared: bool) -> np.ndarray:
-    """Return z before the first step of gradient descent and after each of them, where y = 1, (steps + 1,)."""
+    """Return z before the first step of gradient descent and after each step, (steps + 1,), for the target y = 1."""
     path = [z]
     for _ in range(steps):
         path.append(path[-1] - rate * slopes(path[-1])[squared])

@@ -1,8 +1,8 @@
-"""Early stopping: training ends when the loss on examples that are not trained on has stopped falling.
+"""Early stopping: training ends when the loss on validation examples, which are not trained on, no longer falls.
 
-The network keeps the weights of its best epoch. Here it has far more weights than the task needs, 60 examples to learn from, and
-labels of which a fifth are wrong; it learns the rule first, and then the wrong labels by heart. The training loss falls all the
-time; the loss on held-out examples falls, and then rises.
+The weights of the best epoch are kept. Here the network has far more weights than the task needs, and 60 training examples, of
+which a fifth have wrong labels. It first learns the rule, and then memorizes the wrong labels. The training loss falls all the
+time; the validation loss falls at first and then rises.
 
     python examples/early_stopping.py [--plot FILE.png]
 """
@@ -19,7 +19,7 @@ WRONG, EPOCHS, PATIENCE = 0.2, 200, 20
 
 
 def sample(count: int, seed: int, wrong: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return points (N, 2), and on which side of a line they lie, (N,), wrong for a share of them."""
+    """Return random points (N, 2) and their labels (N,): the side of a line, which is wrong for a share of the points."""
     generator = np.random.default_rng(seed)
     x = generator.normal(size=(count, 2))
     return x, (x.sum(1) > 0) ^ (generator.random(count) < wrong)
@@ -27,7 +27,7 @@ def sample(count: int, seed: int, wrong: float) -> tuple[np.ndarray, np.ndarray]
 
 @cache
 def train(patience: int, validation: float = 0.5) -> FeedforwardClassifier:
-    """Return a network that was trained on 60 examples, and evaluated on 60 others after each epoch unless validation is 0."""
+    """Return a network that was trained on 60 examples, and unless ``validation`` is 0, evaluated on 60 others each epoch."""
     model = FeedforwardClassifier(
         (64, 64),
         "tanh",
@@ -50,7 +50,7 @@ def losses(model: FeedforwardClassifier) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(path: Path) -> None:
-    """Draw both losses of a training to the end, and where early stopping ends it."""
+    """Draw both losses of training for all epochs, and the epoch in which early stopping would end it."""
     from matplotlib.figure import Figure
 
     training, validation = losses(train(patience=0))

@@ -1,17 +1,18 @@
-"""Where the softmax comes from: classes that are Gaussians with one covariance have a softmax layer as their posterior.
+"""Where the softmax comes from: it is the posterior of classes that have normal distributions with the same covariance.
 
-Bayes' rule gives the probability of a class from how likely x is in each class, and how frequent each class is:
+Bayes' rule gives the probability of a class from the density of x in each class and the frequencies of the classes:
 
     P(C_k | x) = p(x | C_k) P(C_k) / sum_j p(x | C_j) P(C_j) = e^a_k / sum_j e^a_j,    a_k = log p(x | C_k) P(C_k)
 
-That is a softmax already. If the classes are Gaussians with means mu_k and one covariance Sigma, then the term with x twice,
--x' Sigma^-1 x / 2, is the same in all a_k, and a softmax does not change if all its scores grow by the same. What remains is
-linear:
+This already is a softmax. If the classes have normal distributions with means mu_k and the same covariance Sigma, then the
+quadratic term -x' Sigma^-1 x / 2 is the same in all a_k, and a softmax does not change if the same number is added to all scores.
+What remains is linear:
 
     a_k = w_k . x + w_k0,    w_k = Sigma^-1 mu_k,    w_k0 = -mu_k' Sigma^-1 mu_k / 2 + log P(C_k)
 
-These are the weights and the bias of a layer. Such a layer can be learned from points alone, too, without means and covariance.
-Since only differences between scores matter, the weights of two layers are compared after the first class's are subtracted.
+These are the weights and the bias of a layer. Such a layer can also be learned from points, without knowing the means and the
+covariance. Because only the differences between scores matter, the weights of the first class are subtracted before the weights
+of two layers are compared.
 
     python examples/gaussian_classes.py [--plot FILE.png]
 """
@@ -44,7 +45,7 @@ def bayes(x: np.ndarray) -> np.ndarray:
 
 
 def layer() -> Parameters:
-    """Return the weights w_k and biases w_k0 that the formulas give."""
+    """Return a layer with the weights w_k and the biases w_k0 of the formulas."""
     weight = MEANS @ np.linalg.inv(COVARIANCE)  # rows w_k = Sigma^-1 mu_k
     bias = -(weight * MEANS).sum(1) / 2 + np.log(PRIORS)
     return Parameters.from_arrays(CONFIG, {"output.weight": weight, "output.bias": bias})
@@ -56,14 +57,14 @@ def predict(parameters: Parameters, x: np.ndarray) -> np.ndarray:
 
 
 def sample(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return points (N, 2) and their classes (N,)."""
+    """Return random points (N, 2) and their classes (N,)."""
     generator = np.random.default_rng(seed)
     classes = generator.choice(3, size=count, p=PRIORS).astype(np.int32)
     return MEANS[classes] + generator.multivariate_normal((0, 0), COVARIANCE, size=count), classes
 
 
 def learn(count: int, random_state: int = 0) -> Parameters:
-    """Return the weights that a layer learns from so many points."""
+    """Return the weights and biases that a layer learns from ``count`` random points."""
     layer = FeedforwardClassifier(
         (), normalize=False, epochs=max(20, 200_000 // count), batch_size=200, rate=0.1, weight_decay=0, random_state=random_state
     )
@@ -71,13 +72,13 @@ def learn(count: int, random_state: int = 0) -> Parameters:
 
 
 def differences(parameters: Parameters) -> np.ndarray:
-    """Return weights and bias of the second and the third class less those of the first, (2, 3)."""
+    """Return the weights and the bias of the second and of the third class minus those of the first class, (2, 3)."""
     rows = np.column_stack([parameters.output_weight, parameters.output_bias])
     return rows[1:] - rows[0]
 
 
 def draw(path: Path) -> None:
-    """Draw points of each class, and where the classes are equally likely: by Bayes' rule, and as learned."""
+    """Draw points of each class and the borders between the most probable classes: by the formulas, and as learned."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 6), dpi=150, layout="constrained")

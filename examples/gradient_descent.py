@@ -1,23 +1,23 @@
-"""Gradient descent: on a curve with one parameter, and on a line through three points.
+"""Gradient descent: on a curve with one parameter, and for a line through three points.
 
-Near x0 a smooth function is almost a straight line; these are the first two terms of its Taylor series:
+Near x0, a smooth function is almost a straight line, the first two terms of its Taylor series:
 
     h(x) = h(x0) + h'(x0) (x - x0) + ...
 
-So h becomes smaller if h'(x0) (x - x0) is negative, which a short step against the derivative makes sure of,
+So h becomes smaller if h'(x0) (x - x0) is negative. This is so for a short step against the derivative,
 
     x <- x - eta h'(x)        h'(x0) (x - x0) = -eta h'(x0)^2 <= 0
 
-to the right where the curve falls and to the left where it rises, until h'(x) = 0. This holds as long as the step is so short
-that the other terms of the series do not matter. The curve here is h(x) = (x - 2)^2 / 2 + 1, whose derivative is x - 2: a step
-multiplies the distance from the minimum by 1 - eta. With eta = 0.05 it shrinks slowly, with 0.5 fast, with 1.9 x jumps from
-side to side, and from eta = 2 on it never arrives.
+which goes to the right where the curve falls, and to the left where it rises, until h'(x) = 0. The step must be so short that the
+other terms of the series do not matter. The curve here is h(x) = (x - 2)^2 / 2 + 1 with the derivative x - 2, so that a step
+multiplies the distance from the minimum by 1 - eta. With eta = 0.05, the distance shrinks slowly, and with 0.5 quickly; with 1.9,
+x jumps from side to side; with eta = 2 or more, x does not converge.
 
 The same rule fits y = a x + b to three points. A linear unit of the library computes the gradient of the mean squared error,
 
     C(a, b) = 1/3 sum_i (a x_i + b - y_i)^2        a <- a - eta dC/da,  b <- b - eta dC/db
 
-Two equations would do for two unknowns, but nobody can solve those of a network with millions of weights.
+With two unknowns, one could also solve two equations, but this is not possible for a network with millions of weights.
 
     python examples/gradient_descent.py [--plot FILE.png]
 """
@@ -39,17 +39,17 @@ BLUE, RED = "#0072B2", "#D55E00"
 
 
 def h(x: np.ndarray | float) -> np.ndarray | float:
-    """Return the height of the curve."""
+    """Return the height of the curve at x."""
     return (x - MINIMUM) ** 2 / 2 + 1
 
 
 def slope(x: float) -> float:
-    """Return h'(x)."""
+    """Return the derivative h'(x)."""
     return x - MINIMUM
 
 
 def descend_curve(x: float, rate: float, steps: int) -> np.ndarray:
-    """Return x before the first step and after each of them, (steps + 1,)."""
+    """Return x before the first step and after each step, (steps + 1,)."""
     path = [x]
     for _ in range(steps):
         path.append(path[-1] - rate * slope(path[-1]))  # x <- x - eta h'(x)
@@ -59,11 +59,11 @@ def descend_curve(x: float, rate: float, steps: int) -> np.ndarray:
 def descend(
     network: Network, parameters: Parameters, inputs: np.ndarray, targets: np.ndarray, rate: float, steps: int
 ) -> np.ndarray:
-    """Change parameters by batch gradient descent; return the mean loss before each step, (steps,)."""
+    """Train by batch gradient descent, which changes the parameters in place; return the mean loss before each step, (steps,)."""
     gradients, losses = Parameters.zeros(network.config, np.float64), np.empty(len(inputs))
     history = []
     for _ in range(steps):
-        network.gradients(parameters, inputs, targets, gradients, losses)  # of the mean loss
+        network.gradients(parameters, inputs, targets, gradients, losses)  # the gradients of the mean loss
         history.append(losses.mean())
         for array, gradient in zip(parameters, gradients, strict=True):
             array -= rate * gradient  # theta <- theta - eta dC/dtheta
@@ -71,7 +71,7 @@ def descend(
 
 
 def fit_line(points: list[tuple[int, int]], rate: float, steps: int) -> tuple[float, float]:
-    """Return a and b of the line, learned from zero by a linear unit."""
+    """Return a and b of the line that a linear unit learns, starting from a = b = 0."""
     config = NetworkConfig.feedforward(1, (), 1, output="squared")
     parameters = Parameters.zeros(config, np.float64)
     x, y = np.array(points, float).T.reshape(2, -1, 1)
@@ -80,7 +80,7 @@ def fit_line(points: list[tuple[int, int]], rate: float, steps: int) -> tuple[fl
 
 
 def draw(path: Path) -> None:
-    """Draw the tangent at one place and the steps of four learning rates."""
+    """Draw tangents of the curve, and the steps with four learning rates."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 3.8), dpi=150, layout="constrained")

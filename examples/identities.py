@@ -1,21 +1,21 @@
-"""Three identities of neural networks, with numbers.
+"""Three identities of neural networks, with numerical examples.
 
-1. The sigmoid is a softmax over two scores, the second of them 0:
+1. The sigmoid is a softmax over two scores, of which the second is 0:
 
        softmax([z, 0])_1 = e^z / (e^z + e^0) = 1 / (1 + e^-z) = sigmoid(z)
 
-   So a sigmoid output with the weights w is a softmax of two classes with the weights w and 0. Either has the cross-entropy
-   L = -log p(right class), and dL/dz = p - y in both, hence the same gradient of w.
+   So a sigmoid output with the weights w is a softmax of two classes with the weights w and 0. Both have the cross-entropy
+   L = -log p(right class) with dL/dz = p - y, and therefore the same gradient with respect to w.
 
 2. A bias is the weight of an input that is always 1:
 
        W x + b = W' x',  W' = [b W],  x' = (1, x)          dL/dW' = [dL/db dL/dW]
 
-3. Layers without activation, or with the identity for one, collapse into a single one:
+3. Layers without an activation function (or with the identity) are equivalent to a single layer:
 
        W3 (W2 (W1 x + b1) + b2) + b3 = W x + b,  W = W3 W2 W1,  b = W3 (W2 b1 + b2) + b3
 
-   With a ReLU between them they do not. This is why a network needs activations that are not linear.
+   With a ReLU between the layers they are not. This is why a network needs nonlinear activation functions.
 
 The second and the third are in Jurafsky & Martin, Speech and Language Processing, 3rd ed., chapter "Neural Networks", section
 "Feedforward Neural Networks".
@@ -34,22 +34,22 @@ Arrays = dict[str, np.ndarray]
 
 
 def outputs(config: NetworkConfig, weights: Arrays, x: np.ndarray) -> np.ndarray:
-    """Return the outputs of a network (B, O) for inputs x (B, I)."""
+    """Return the outputs (B, O) of a network for inputs x (B, I)."""
     return Network(config, CpuBackend()).predict(Parameters.from_arrays(config, weights), x)
 
 
 def gradients(config: NetworkConfig, weights: Arrays, x: np.ndarray, targets: np.ndarray) -> Arrays:
-    """Return the gradient of the mean loss by each of the weights."""
+    """Return the gradients of the mean loss with respect to all weights and biases, by their names."""
     found, losses = Parameters.zeros(config, np.float64), np.empty(len(x))
     Network(config, CpuBackend()).gradients(Parameters.from_arrays(config, weights), x, targets, found, losses)
     return dict(found.items())
 
 
 def sigmoid_as_softmax(seed: int = 1) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return p(y = 1 | x) of five examples (5,) and the gradient of w (3,), by a sigmoid and by a softmax."""
+    """Return p(y = 1 | x) of five examples (5,) and the gradient of w (3,), computed with a sigmoid and with a softmax."""
     draw = np.random.default_rng(seed).normal
     x, y = draw(size=(5, 4)), np.array([1, 0, 0, 1, 1])
-    hidden = {"hidden.0.weight": draw(size=(3, 4)), "hidden.0.bias": draw(size=3)}  # the same below both
+    hidden = {"hidden.0.weight": draw(size=(3, 4)), "hidden.0.bias": draw(size=3)}  # both networks have this hidden layer
     w, b = draw(size=(1, 3)), draw(size=1)
 
     one = NetworkConfig.feedforward(4, (3,), 1, activation="tanh", output="sigmoid")
@@ -66,7 +66,7 @@ def sigmoid_as_softmax(seed: int = 1) -> dict[str, tuple[np.ndarray, np.ndarray]
 
 
 def bias_as_weight(seed: int = 2) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return probabilities (5, 3) and the gradient (3, 5) of [b W] and of W', by networks of one layer with and without bias."""
+    """Return the probabilities (5, 3) and the gradients (3, 5) of [b W] and of W', of a layer with a bias and of one without."""
     generator = np.random.default_rng(seed)
     x, classes = generator.normal(size=(5, 4)), generator.integers(3, size=5, dtype=np.int32)
     W, b = generator.normal(size=(3, 4)), generator.normal(size=3)
@@ -86,7 +86,7 @@ def bias_as_weight(seed: int = 2) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def collapse(seed: int = 3) -> dict[str, np.ndarray]:
-    """Return the outputs (5, 2) of three layers without activation, of the one that they are, and of the three with ReLU."""
+    """Return the outputs (5, 2) of three layers without activation functions, of the equivalent layer, and of three with ReLU."""
     draw = np.random.default_rng(seed).normal
     x = draw(size=(5, 4))
     W1, b1, W2, b2, W3, b3 = draw(size=(5, 4)), draw(size=5), draw(size=(6, 5)), draw(size=6), draw(size=(2, 6)), draw(size=2)

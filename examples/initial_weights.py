@@ -1,16 +1,16 @@
-"""Why networks start from random weights, and why it matters where they start.
+"""Why initial weights are random, and why they matter.
 
-1. Symmetry. Hidden units with equal weights compute the same, get the same gradient, and so stay equal for ever: six such units
-   are worth one. Random weights break the symmetry. A network without hidden layer, which is logistic regression, has nothing
-   to break and may start at zero.
+1. Symmetry. Hidden units with equal weights have equal outputs and equal gradients, so they always remain equal: six such units
+   can do no more than one. Random weights break the symmetry. A network without a hidden layer, which is logistic regression, has
+   no such symmetry, so its weights may start at 0.
 
-2. Several minima. The loss of logistic regression is convex, so gradient descent arrives at the same minimum from everywhere.
-   That of a network with a hidden layer is not. The smallest one shows it, yhat = u tanh(w x): its loss has two minima, at (w,
-   u) and at (-w, -u), which are the same function, and is higher between them, at (0, 0), which no convex function can be.
-   Which one descent finds depends on where it starts.
+2. Several minima. The loss of logistic regression is convex, so gradient descent reaches the same minimum from any initial
+   weights. The loss of a network with a hidden layer is not convex, as the smallest one shows, yhat = u tanh(w x). Its loss has
+   two minima, (w, u) and (-w, -u), which are the same function. Between them, at (0, 0), the loss is higher, which is impossible
+   for a convex function. The initial weights determine which minimum gradient descent finds.
 
-3. Minima that are not equally good. Two hidden units can compute XOR, but from some starts they end at one half for several
-   inputs.
+3. Minima that are not equally good. Two hidden units can compute XOR, but from some initial weights, training ends with an output
+   of 1/2 for several inputs.
 
     python examples/initial_weights.py [--plot FILE.png]
 """
@@ -33,38 +33,38 @@ SMALLEST = NetworkConfig.feedforward(1, (1,), 1, activation="tanh", output="squa
 XOR = NetworkConfig.feedforward(2, (2,), 1, activation="tanh", output="sigmoid")
 X = np.linspace(-2, 2, 9).reshape(-1, 1)
 Y = 0.8 * np.tanh(1.5 * X)
-STARTS = ((0.3, -0.1), (-0.1, -0.4))  # of w and u
+STARTS = ((0.3, -0.1), (-0.1, -0.4))  # initial w and u
 
 
 def flowers() -> tuple[np.ndarray, np.ndarray]:
-    """Return the features (150, 4) of iris, with mean 0 and deviation 1, and the classes (150,)."""
+    """Return the features of the iris data (150, 4), scaled to mean 0 and standard deviation 1, and the classes (150,)."""
     features, classes = load_iris(return_X_y=True)
     return np.ascontiguousarray((features - features.mean(0)) / features.std(0)), classes.astype(np.int32)
 
 
 def train(parameters: Parameters, config: NetworkConfig, steps: int) -> float:
-    """Change parameters by batch gradient descent on iris; return the loss."""
+    """Train parameters by batch gradient descent on the iris data; return the loss after ``steps`` steps."""
     return float(descend(Network(config, CpuBackend()), parameters, *flowers(), 1.0, steps + 1)[-1])
 
 
 def equal(value: float) -> Parameters:
-    """Return the weights of the iris network, all of one value."""
+    """Return weights and biases of the iris network that are all equal to ``value``."""
     return Parameters.zeros(IRIS, np.float64).mapped(lambda array: array + value)
 
 
 def spread(parameters: Parameters) -> float:
-    """Return by how much two hidden units differ at most in a weight, into the unit or out of it."""
+    """Return the largest difference between two hidden units in a weight, either of their inputs or of their outputs."""
     (into,), out = parameters.hidden_weights, parameters.output_weight
     return float(max(np.ptp(into, axis=0).max(), np.ptp(out, axis=1).max()))
 
 
 def surface(w: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """Return the mean squared error of yhat = u tanh(w x) for weights w and u of one shape."""
+    """Return the mean squared errors of yhat = u tanh(w x) for weights w and u, arrays of the same shape."""
     return ((u[..., None] * np.tanh(w[..., None] * X[:, 0]) - Y[:, 0]) ** 2).mean(-1)
 
 
 def descend_smallest(w: float, u: float, steps: int = 300) -> np.ndarray:
-    """Return (w, u) before the first step of the library's network and after each of them, (steps + 1, 2)."""
+    """Train yhat = u tanh(w x) with the library; return (w, u) before the first step and after each step, (steps + 1, 2)."""
     arrays = {"hidden.0.weight": [[w]], "hidden.0.bias": [0.0], "output.weight": [[u]], "output.bias": [0.0]}
     parameters = Parameters.from_arrays(SMALLEST, {name: np.array(array) for name, array in arrays.items()})
     network, path = Network(SMALLEST, CpuBackend()), [(w, u)]
@@ -75,7 +75,7 @@ def descend_smallest(w: float, u: float, steps: int = 300) -> np.ndarray:
 
 
 def learn_xor(seed: int, steps: int = 3000) -> tuple[float, np.ndarray]:
-    """Return the loss and the outputs (4,) of two hidden units after training on XOR from random weights."""
+    """Train a network with two hidden units on XOR, from random weights; return its loss and its outputs (4,)."""
     x, y = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), np.array([[0.0], [1.0], [1.0], [0.0]])
     network, generator = Network(XOR, CpuBackend()), np.random.default_rng(seed)
     parameters = Parameters.zeros(XOR, np.float64).mapped(lambda array: generator.normal(size=array.shape))
@@ -84,7 +84,7 @@ def learn_xor(seed: int, steps: int = 3000) -> tuple[float, np.ndarray]:
 
 
 def draw(path: Path) -> None:
-    """Draw the loss of the smallest network over its two weights, with the ways from two starts, and between the two ends."""
+    """Draw the loss of the smallest network over its two weights with two paths of training, and on a line between their ends."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.8), dpi=150, layout="constrained")

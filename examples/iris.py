@@ -1,14 +1,13 @@
-"""Three kinds of iris told apart by four lengths, with a 4-6-3 network: 4 inputs, 6 sigmoid hidden units, 3 softmax outputs.
+"""Classification of three species of iris by four lengths: a 4-6-3 network with 6 sigmoid hidden units and 3 softmax outputs.
 
     h = sigmoid(W x + b)                          W (6, 4), x in centimeters, as they were measured
     p = softmax(U h + c)                          U (3, 6)
-    J = -1/N sum_n log p(class of flower n)       cross-entropy, lowered by AdamW without decay
+    J = -1/N sum_n log p(class of flower n)       the cross-entropy, minimized by AdamW without weight decay
 
-The flowers are Fisher's (1936, "The use of multiple measurements in taxonomic problems"), 50 of each class. The first 40 of each
-class are for training, the last 10 for the test. The first two test flowers of each class, which the
-network has never seen, are predicted one by one: from any of the random starts 0 to 19, each gets its class with a probability
-above 0.99. Two training
-flowers, one versicolor and one virginica, look so much like the other class that the network takes them for it.
+The data is that of Fisher (1936, "The use of multiple measurements in taxonomic problems"), with 50 flowers of each class. The
+first 40 of each class are for training, and the last 10 for the test. The first two test flowers of each class are printed with
+their predictions: for all random seeds from 0 to 19, the right class has a probability above 0.99. Two training flowers, one
+versicolor and one virginica, look so much like the other class that the network misclassifies them.
 
     python examples/iris.py
 """
@@ -32,14 +31,17 @@ FLOWERS = np.array(  # length and width of the sepals, length and width of the p
 
 
 def split() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return features (120, 4) and classes (120,), 1 to 3, for training, then those for the test, (30, 4) and (30,)."""
+    """Return the features (120, 4) and classes (120,) for training, and those for the test, (30, 4) and (30,).
+
+    The classes are 1, 2 and 3.
+    """
     features, classes = load_iris(return_X_y=True)  # 50 of each class, one class after another
     first = np.arange(len(classes)) % 50 < 40
     return features[first], classes[first] + 1, features[~first], classes[~first] + 1
 
 
 def train(features: np.ndarray, classes: np.ndarray, random_state: int = 0) -> FeedforwardClassifier:
-    """Return the trained network; without weight decay nothing keeps the weights small and the probabilities from 0 and 1."""
+    """Return a trained network. Weight decay is 0, because it would keep the probabilities away from 0 and 1."""
     model = FeedforwardClassifier(
         (6,), "sigmoid", normalize=False, epochs=1000, batch_size=16, rate=0.05, weight_decay=0, random_state=random_state
     )

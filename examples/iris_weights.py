@@ -1,14 +1,15 @@
-"""The iris network of a lecture, with the weights that the lecture prints, computes the probabilities that the lecture prints.
+"""The iris network of a lecture: with the weights that are printed there, it computes the probabilities that are printed there.
 
     h = sigmoid(x W1 + b1)        W1 (4, 6), x in centimeters
     p = softmax(h W2 + b2)        W2 (6, 3)
 
-In the lecture vectors are rows, so its matrices are those of the library, transposed. The six flowers are those of iris.py. 17
-of the 18 printed probabilities agree with the library's to 1e-6. The first one does not: it is printed as 9.9998450e-01, with
-which its row adds up to 0.999986 and not to 1. The library finds 0.99999841, so that a 9 is missing in print.
+In the lecture, vectors are rows, so its matrices are the transposes of those of the library. The six flowers are those of
+iris.py. 17 of the 18 printed probabilities agree with the library's to 1e-6. The first one does not: it is printed as
+9.9998450e-01, with which its row adds up to 0.999986 and not to 1. The library computes 0.99999841, so a digit 9 is missing in
+print.
 
-The sizes follow a rule of thumb that the lecture gives: sqrt(n + m) + a hidden units for n inputs and m outputs, with a from 1
-to 10; here sqrt(4 + 3) + a is 6 for a = 3, rounded. The rule is a place to begin a search, no more.
+The number of hidden units follows a rule of thumb of the lecture: sqrt(n + m) + a for n inputs and m outputs, with a from 1 to
+10; here, sqrt(4 + 3) + 3 is about 6. Such a rule is only a starting point for a search.
 
     python examples/iris_weights.py [--plot FILE.png]
 """
@@ -66,7 +67,7 @@ def network() -> tuple[Network, Parameters]:
 
 
 def probabilities() -> np.ndarray:
-    """Return p of each class for each of the six flowers, (6, 3)."""
+    """Return the probabilities of the three classes for the six flowers, (6, 3), computed by the library."""
     own, parameters = network()
     return own.predict(parameters, FLOWERS)
 

@@ -1,7 +1,7 @@
-"""The losses of single outputs, the distributions they come from, and what a network learns that minimizes them.
+"""The losses of single outputs, the distributions that they come from, and what a network learns by minimizing them.
 
-A network computes a score z. Which loss suits it follows from what y can be: choose a distribution of y whose mean depends on
-z, and take minus the logarithm of the probability of the y that was observed. What does not depend on z can be left out.
+A network computes a score z. The loss follows from the kind of target y: choose a distribution of y whose mean depends on z, and
+use the negative logarithm of the probability of the observed y as the loss. Terms that do not depend on z can be left out.
 
     y                        distribution of y                 a, the mean of y    loss
     0 or 1                   Bernoulli                         sigmoid(z)          -(y log a + (1 - y) log(1 - a))
@@ -9,12 +9,12 @@ z, and take minus the logarithm of the probability of the y that was observed. W
     the same, with outliers  Laplace, with the scale 1         z                   |z - y|
     0, 1, 2, 3, ...          Poisson                           e^z, positive       e^z - y z
 
-Any other variance or scale multiplies the loss by a constant, which moves no minimum. Hinge max(0, 1 - y z) and exponential
-loss e^(-y z) are for two classes, y = -1 or 1; they ask for a margin, and do not come from a distribution of y.
+Another variance or scale multiplies the loss by a constant, which does not change its minimum. The hinge loss max(0, 1 - y z) and
+the exponential loss e^(-y z) are for two classes, y = -1 or 1. They require a margin, and do not come from a distribution of y.
 
-A score that is the same for all examples shows what a loss learns: the squared error and Poisson the mean of the targets, the
-absolute error their median. The derivative of the absolute error is 1 or -1 however small the error is, so that steps of a
-constant size jump over the minimum for ever; the learning rate must fall.
+If the score is the same for all examples, it becomes the mean of the targets with the squared error and with Poisson, and their
+median with the absolute error. The derivative of the absolute error is 1 or -1, however small the error is. Therefore steps of a
+constant size always jump over the minimum, and the learning rate must decrease.
 
     python examples/losses.py [--plot FILE.png]
 """
@@ -32,7 +32,7 @@ from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 
-TARGETS: dict[UnitLoss, tuple[float, ...]] = {  # what the tables show
+TARGETS: dict[UnitLoss, tuple[float, ...]] = {  # the targets in the tables
     "sigmoid": (0, 1),
     "squared": (1,),
     "absolute": (1,),
@@ -47,14 +47,14 @@ COUNTS = np.array([[0.0, 0, 0, 1, 3, 7, 20]]).T  # e^x, rounded
 
 
 def loss(output: UnitLoss, z: float, y: float) -> tuple[float, float]:
-    """Return the loss of a score and its derivative dL/dz, by the library."""
+    """Return the loss of a score z with the target y, and its derivative dL/dz, computed by the library."""
     losses, slopes = np.empty(1), np.empty((1, 1))
     CpuBackend().unit_losses(np.array([[z]]), np.array([[float(y)]]), output, 1.0, losses, slopes)
     return float(losses[0]), float(slopes[0, 0])
 
 
 def surprise(output: UnitLoss, z: float, y: float) -> float:
-    """Return minus the logarithm of the probability, or of the density, of y, by SciPy."""
+    """Return the negative logarithm of the probability (or of the density) of y, computed by SciPy."""
     if output == "sigmoid":
         return -float(stats.bernoulli.logpmf(y, 1 / (1 + np.exp(-z))))
     if output == "poisson":
@@ -65,7 +65,7 @@ def surprise(output: UnitLoss, z: float, y: float) -> float:
 
 
 def linear(output: UnitLoss, x: np.ndarray, y: np.ndarray, rate: float, steps: int) -> tuple[Network, Parameters]:
-    """Return a unit z = a x + b after steps of batch gradient descent from a = b = 0, for inputs x (B, 1) and targets (B, 1)."""
+    """Return a unit z = a x + b, trained by batch gradient descent from a = b = 0 on inputs x (B, 1) and targets y (B, 1)."""
     config = NetworkConfig.feedforward(1, (), 1, output=output)
     network, parameters = Network(config, CpuBackend()), Parameters.zeros(config, np.float64)
     descend(network, parameters, x, y, rate, steps)
@@ -73,7 +73,7 @@ def linear(output: UnitLoss, x: np.ndarray, y: np.ndarray, rate: float, steps: i
 
 
 def constant(output: UnitLoss, targets: np.ndarray, rate: float, steps: int) -> float:
-    """Return the output that is learned for targets (B,) if all inputs are 0."""
+    """Return the output that is learned for targets (B,) if all inputs are 0, so that it is the same for all examples."""
     network, parameters = linear(output, np.zeros((len(targets), 1)), targets.reshape(-1, 1), rate, steps)
     return float(network.predict(parameters, np.zeros((1, 1)))[0, 0])
 

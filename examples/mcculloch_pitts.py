@@ -1,17 +1,16 @@
-"""The neuron of McCulloch and Pitts (1943), which computes with true and false.
+"""The neuron of McCulloch and Pitts (1943), which computes logical functions.
 
-It has excitatory and inhibitory inputs, all of them 0 or 1, and a threshold. Nothing is learned: whoever builds the network
-chooses its connections. The neuron fires, that is, puts out 1, if
+It has excitatory and inhibitory inputs, which are 0 or 1, and a threshold. Nothing is learned; the connections are chosen by
+hand. The neuron fires, which means that its output is 1, if
 
-    no inhibitory input is 1, and at least as many excitatory inputs are 1 as the threshold says.
+    no inhibitory input is 1, and the number of excitatory inputs that are 1 is at least the threshold.
 
-AND has the threshold 2, OR the threshold 1, and NOT is an inhibitory input at the threshold 0. With these, networks of such
-neurons compute every function of propositional logic: for each row of its truth table that is true, a neuron that fires for
-this row only, and a neuron with the threshold 1 that reads them all. For XOR these are "x2 and not x1", "x1 and not x2", and
-their OR.
+AND has the threshold 2, and OR the threshold 1; NOT has an inhibitory input and the threshold 0. Networks of such neurons compute
+every function of propositional logic: there is a neuron for each true row of the truth table, which fires for this row only, and
+a neuron with the threshold 1 that reads all of them. For XOR, these are "x2 and not x1", "x1 and not x2", and their OR.
 
-The neuron is a perceptron (perceptrons.py) whose weights are not free: 1 for each of n excitatory inputs, -(n + 1) for an
-inhibitory one, which the others cannot outweigh, and the bias 1/2 - threshold.
+The neuron is a perceptron (perceptrons.py) with fixed weights: 1 for each of n excitatory inputs, -(n + 1) for an inhibitory
+input, so that the excitatory inputs cannot outweigh it, and the bias 1/2 - threshold.
 
     python examples/mcculloch_pitts.py
 """
@@ -26,19 +25,19 @@ from perceptrons import perceptron
 
 @dataclass(frozen=True)
 class Neuron:
-    """A neuron; inputs are given by their numbers."""
+    """A neuron. ``excitatory`` and ``inhibitory`` are the numbers of its inputs, from 0."""
 
     excitatory: tuple[int, ...]
     inhibitory: tuple[int, ...]
     threshold: int
 
     def fires(self, inputs: Sequence[int]) -> int:
-        """Return 1 if the neuron fires, else 0."""
+        """Return 1 if the neuron fires for these inputs, else 0."""
         inhibited = any(inputs[number] for number in self.inhibitory)
         return int(not inhibited and sum(inputs[number] for number in self.excitatory) >= self.threshold)
 
     def as_perceptron(self, inputs: int) -> tuple[np.ndarray, float]:
-        """Return weights (inputs,) and bias of the perceptron that does the same."""
+        """Return the weights (inputs,) and the bias of the perceptron that computes the same function."""
         w = np.zeros(inputs)
         w[list(self.excitatory)] = 1
         w[list(self.inhibitory)] = -len(self.excitatory) - 1
@@ -59,7 +58,10 @@ def rows(inputs: int) -> list[tuple[int, ...]]:
 
 
 def network(truth: Sequence[int], inputs: int) -> tuple[list[Neuron], Neuron]:
-    """Return the hidden neurons, one for each true row, and the neuron that reads them, for a column of a truth table."""
+    """Return the hidden neurons and the output neuron of the network for a truth table.
+
+    ``truth`` are the values of the function for all `rows`. There is a hidden neuron for each true row.
+    """
     hidden = []
     for row, value in zip(rows(inputs), truth, strict=True):
         if value:
@@ -70,7 +72,7 @@ def network(truth: Sequence[int], inputs: int) -> tuple[list[Neuron], Neuron]:
 
 
 def compute(truth: Sequence[int], inputs: int) -> list[int]:
-    """Return what the network of a truth table puts out for each of its rows."""
+    """Return the outputs of the network for a truth table, for all rows of the table."""
     hidden, output = network(truth, inputs)
     return [output.fires([neuron.fires(row) for neuron in hidden]) for row in rows(inputs)]
 

@@ -1,14 +1,15 @@
-"""What five lectures print differently from what is right, verified by computation.
+"""Misprints in five lectures, verified by computation.
 
-Each line below has a formula as it is printed, its value, the value of the right formula, and the value by central differences,
-(f(w + e) - f(w - e)) / 2e, or by the library. docs/notation.md quotes the formulas and says where they are.
+Each line of the output has a formula as it is printed, its value, the value of the correct formula, and the value by central
+differences, (f(w + e) - f(w - e)) / 2e, or by the library. docs/notation.md quotes the formulas and says where they are.
 
-Lecture 5 also prints its algorithm with the update inside the loop over the N examples, although the update adds up the
-gradients of all N. As it is printed, an iteration makes N steps instead of one. Lecture 3 updates the last layer before it
-computes the errors of the hidden layer, which then belong to other weights. The third part shows what both change.
+Lecture 5 also prints its algorithm with the update inside the loop over the N examples, although the update adds up the gradients
+of all N examples. As it is printed, an iteration makes N steps instead of one. Lecture 3 updates the last layer before it
+computes the errors of the hidden layer, so that these errors belong to other weights. The third part of the output shows the
+effect of both.
 
-Lecture 4 says that raising the probability of the right class lowers those of all others. It lowers their sum. A step of
-gradient descent may raise one of them, which the fourth part shows.
+Lecture 4 says that raising the probability of the right class lowers those of all others. In fact it lowers their sum; a step of
+gradient descent may raise one of them, as the fourth part shows.
 
     python examples/misprints.py
 """
@@ -26,10 +27,10 @@ from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 
 X = np.array([0.5, 2.0])
-WEIGHTS = np.array([[0.3, -0.2], [0.1, 0.4], [-0.5, 0.2]])  # of three classes
-RIGHT, CLASS, INPUT = 2, 0, 1  # the class of x; the weight whose derivative is shown leads from input 1 to class 0
+WEIGHTS = np.array([[0.3, -0.2], [0.1, 0.4], [-0.5, 0.2]])  # one row for each of three classes
+RIGHT, CLASS, INPUT = 2, 0, 1  # RIGHT is the class of X; the derivative is that with respect to WEIGHTS[CLASS, INPUT]
 SCORES = np.log([0.98, 0.01, 0.01])
-"""Scores of a softmax; the last class is right, and the second gains from a step of gradient descent."""
+"""Scores of a softmax. The last class is right, and a step of gradient descent raises the probability of the second class."""
 
 
 def derivative(function: Callable[[float], float], at: float, e: float = 1e-6) -> float:
@@ -49,7 +50,7 @@ def sigmoid(z: float) -> float:
 
 
 def softmax_loss(weight: float) -> float:
-    """Return -log p of the right class, by the library, if the weight from input `INPUT` to class `CLASS` has this value."""
+    """Return -log p of the right class, computed by the library, with this weight instead of WEIGHTS[CLASS, INPUT]."""
     config = NetworkConfig.feedforward(2, (), 3)
     weights = WEIGHTS.copy()
     weights[CLASS, INPUT] = weight
@@ -58,7 +59,7 @@ def softmax_loss(weight: float) -> float:
 
 
 def gradients() -> dict[str, tuple[float, float, float]]:
-    """Return for each formula the value as printed, the right one, and the one by central differences."""
+    """Return, for each formula, the value as printed, the correct value, and the value by central differences."""
     p, y = softmax(WEIGHTS @ X), np.eye(3)[RIGHT]
     by_differences = derivative(softmax_loss, WEIGHTS[CLASS, INPUT])
     x, target, z = X[INPUT], 0.25, 1.0
@@ -80,7 +81,7 @@ def gradients() -> dict[str, tuple[float, float, float]]:
 
 
 def losses() -> dict[str, tuple[float, float, float]]:
-    """Return for each loss, where y = 0, the value as printed, the right one, and the library's."""
+    """Return, for each loss where y = 0, the value as printed, the correct value, and the value of the library."""
     a = sigmoid(0.5)
     library, _ = loss("sigmoid", 0.5, 0)
     return {
@@ -90,7 +91,7 @@ def losses() -> dict[str, tuple[float, float, float]]:
 
 
 def distances(examples: int = 20) -> tuple[float, float]:
-    """Return how far W and b move in one iteration of the algorithm, as printed and with one update at the end."""
+    """Return how far W and b move in an iteration of the algorithm, as it is printed and with a single update at the end."""
     moved = []
     for iterations in (examples, 1):  # each of the N updates of the printed loop adds up the gradients of all N examples
         W, b, inputs, targets = backpropagation.example((3, 4, 1), examples)
@@ -101,7 +102,7 @@ def distances(examples: int = 20) -> tuple[float, float]:
 
 
 def hidden_errors(rate: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Return delta^1 (4,) of an example with the last layer's weights after its update, and before."""
+    """Return delta^1 (4,) of an example, computed after the update of the last layer's weights, and before it."""
     W, b, inputs, targets = backpropagation.example((3, 4, 1), 1)
     a = backpropagation.forward(W, b, inputs[0])
     errors = backpropagation.backward(W, a, targets[0])
@@ -110,7 +111,7 @@ def hidden_errors(rate: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def step(rate: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-    """Return the probabilities (3,) before and after a step of gradient descent on the scores, with the last class right."""
+    """Return the probabilities (3,) before and after a step of gradient descent on the scores, where the last class is right."""
     before = softmax(SCORES)
     return before, softmax(SCORES - rate * (before - np.eye(3)[-1]))
 

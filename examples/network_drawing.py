@@ -1,9 +1,8 @@
 """Drawings of networks: layers, units and weights.
 
-`fflm.drawing.draw_network` draws any network of the library. Each unit is a circle, each weight a line from the unit that is read
-to the one that reads it, and each bias the weight of a unit that is always +1. Without weights the lines are gray; with them,
-positive ones are blue, negative ones red, and the larger, the thicker. Of large layers only some units are drawn. The networks
-here are
+`fflm.drawing.draw_network` draws any network of the library. Each unit is a circle, and each weight is a line between two units;
+a bias is the weight of a unit whose output is always +1. If weights are given, positive ones are blue and negative ones red, and
+larger weights have thicker lines; otherwise all lines are gray. Only some units of large layers are drawn. The networks here are
 
     two-layer    3 inputs, 4 hidden units, 2 outputs, as in any textbook; the input layer is not counted
     xor          the network of perceptrons.py that computes XOR, with its weights
@@ -27,7 +26,7 @@ NAMES = ("two-layer", "xor", "iris", "language", "deep")
 
 
 def build(name: str) -> tuple[NetworkConfig, Parameters | None]:
-    """Return a network, and its weights where it has any."""
+    """Return the configuration of a network, and its weights, or None for a network without weights."""
     if name == "xor":
         network, parameters = perceptrons.xor_network()
         return network.config, parameters

@@ -1,11 +1,12 @@
-"""Perceptrons compute AND and OR, none computes XOR, and a network with a hidden layer does.
+"""Perceptrons can compute AND and OR, but not XOR, which a network with a hidden layer can compute.
 
-A perceptron is a unit whose activation is a step function. It learns by correcting itself after each example:
+A perceptron is a unit whose activation function is a step function. It learns by a correction after each example:
 
     yhat = 1 if w . x + b > 0, else 0          w += (y - yhat) x,  b += (y - yhat)
 
-XOR would need b <= 0, w1 + b > 0, w2 + b > 0 and w1 + w2 + b <= 0. But the middle two add up to w1 + w2 + 2b > 0, which is
-w1 + w2 + b > -b >= 0: no line separates the inputs. A hidden layer of two ReLU units moves them to where one does:
+XOR would require b <= 0, w1 + b > 0, w2 + b > 0 and w1 + w2 + b <= 0. But the sum of the second and the third inequality is
+w1 + w2 + 2b > 0, so that w1 + w2 + b > -b >= 0, which contradicts the fourth. So no line separates the inputs. A hidden layer of
+two ReLU units moves the inputs to points that a line separates:
 
     h = ReLU(W x + c)     W = [[1, 1], [1, 1]], c = [0, -1]
     y = u . h + b         u = [1, -2], b = 0
@@ -31,29 +32,29 @@ from fflm.network.parameters import Parameters
 INPUTS = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 TARGETS = {"AND": np.array([0, 0, 0, 1]), "OR": np.array([0, 1, 1, 1]), "XOR": np.array([0, 1, 1, 0])}
 PERCEPTRONS = {"AND": (np.array([1.0, 1.0]), -1.0), "OR": (np.array([1.0, 1.0]), 0.0)}
-BORDERS = {"AND": 1.5, "OR": 0.5}  # x1 + x2 on the lines that are drawn; those of PERCEPTRONS go through inputs
+BORDERS = {"AND": 1.5, "OR": 0.5}  # x1 + x2 on the lines that are drawn, because those of PERCEPTRONS go through inputs
 BLUE, RED, SHADE = "#0072B2", "#D55E00", "#d6e6f2"
 
 
 def perceptron(w: np.ndarray, b: float, x: np.ndarray) -> np.ndarray:
-    """Return 0 or 1 for each input x (B, 2)."""
+    """Return the outputs (B,), 0 or 1, of a perceptron for inputs x (B, 2)."""
     return (x @ w + b > 0).astype(int)
 
 
 def perceptron_rule(targets: np.ndarray) -> list[tuple[float, ...]]:
-    """Learn from zero; return (w1, w2, b) after each epoch until they repeat."""
+    """Apply the perceptron rule from w = b = 0; return (w1, w2, b) after each epoch until they repeat."""
     w, b = np.zeros(2), 0.0
     history: list[tuple[float, ...]] = []
     while len(set(history)) == len(history):
         for x, y in zip(INPUTS, targets, strict=True):
-            error = y - (w @ x + b > 0)  # 0 where it is right
+            error = y - (w @ x + b > 0)  # 0 if the output is right
             w, b = w + error * x, b + error
         history.append((*w.tolist(), float(b)))
     return history
 
 
 def xor_network() -> tuple[Network, Parameters]:
-    """Return the given network; its output is a number, as for the squared error."""
+    """Return the network with the weights above. Its output is a number, as for the squared error."""
     config = NetworkConfig.feedforward(2, (2,), 1, activation="relu", output="squared")
     arrays = {
         "hidden.0.weight": np.array([[1.0, 1.0], [1.0, 1.0]]),
@@ -65,13 +66,13 @@ def xor_network() -> tuple[Network, Parameters]:
 
 
 def hidden(x: np.ndarray) -> np.ndarray:
-    """Return the hidden representation h (B, 2) of the given network for inputs x (B, 2)."""
+    """Return the hidden representation h (B, 2) of `xor_network` for inputs x (B, 2)."""
     _, parameters = xor_network()
     return np.maximum(0, x @ parameters.hidden_weights[0].T + parameters.hidden_biases[0])  # h = ReLU(W x + c)
 
 
 def learned(units: int, seed: int) -> np.ndarray:
-    """Return the probability that y = 1 of the four inputs, (4,), by a network with so many tanh units, trained on XOR."""
+    """Train a network with this number of tanh units on XOR; return the probability that y = 1 for the four inputs, (4,)."""
     model = FeedforwardClassifier((units,), "tanh", output="sigmoid", rate=0.1, random_state=seed)
     return model.fit(INPUTS, TARGETS["XOR"]).predict_proba(INPUTS)[:, 1]
 

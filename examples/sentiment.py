@@ -1,20 +1,20 @@
-"""Sentiment by hand: a few numbers of a review, a hidden layer, and three classes.
+"""Sentiment classification with hand-designed features, a hidden layer, and three classes.
 
-A textbook's network (Jurafsky & Martin, "Speech and Language Processing", figure 7.10) reads a review as features that somebody
-has chosen:
+The input of a textbook's network (Jurafsky & Martin, "Speech and Language Processing", figure 7.10) are features of a review that
+were chosen by hand:
 
     x1    the number of words
-    x2    the number of words of a lexicon of positive words; here also x3, of negative words
+    x2    the number of words that are in a lexicon of positive words; here also x3, of negative words
     x4    1 if "no" occurs, else 0
 
 It computes h = sigmoid(W x + b), z = U h, and y = softmax(z), the probabilities of positive, negative and neutral. Without the
-hidden layer, it is a logistic regression. The difference shows where features interact. In these reviews, which a small grammar
-writes, "no" turns the opinion around: "no good story" is negative, and "no bad story" is positive. No sum of weighted features
-says that. Dissatisfied people write longer texts, and in some reviews "no" belongs to something else ("it was no rainy day"), so
-that no classifier of these features is always right.
+hidden layer, it is a logistic regression. The hidden layer makes a difference if features interact. In these reviews, which a
+small grammar generates, "no" reverses the opinion: "no good story" is negative, and "no bad story" is positive. A weighted sum of
+the features cannot express this. Negative reviews are longer, and in some reviews "no" belongs to something else ("it was no
+rainy day"), so that no classifier with these features is always right.
 
-With --chinese, the reviews are Chinese. Their words have several characters, and Chinese text has no spaces. Therefore the
-reviews have spaces between the words, as a segmenter would write them, and the tokenizer is "space".
+With --chinese, the reviews are Chinese. Chinese text has no spaces between words, which may have several characters. Therefore
+the reviews are already segmented, with spaces between the words, and the tokenizer is "space".
 
     python examples/sentiment.py [--chinese]
 """
@@ -34,7 +34,21 @@ Reviews = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Language:
-    """The words of the reviews; {} in a phrase stands for a word of opinion."""
+    """The words of the reviews.
+
+    Attributes
+    ----------
+    no
+        The word that reverses an opinion.
+    positive, negative
+        The lexicons of positive and negative words.
+    opinions, turned
+        Phrases that express an opinion, and phrases that reverse it; {} stands for a word of a lexicon.
+    elsewhere
+        Phrases with the word ``no`` that express no opinion.
+    facts
+        Phrases that express no opinion.
+    """
 
     no: str
     positive: list[str]
@@ -88,7 +102,7 @@ def write_reviews(language: Language, count: int, seed: int) -> Reviews:
 
 
 def inputs(language: Language, folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the options of `fflm.train_classifier` for each network, whose lexicon is written to a folder."""
+    """Write the lexicon to a folder; return the options of `fflm.train_classifier` for each network."""
     lexicon = folder / "lexicon.tsv"
     words = {"positive": language.positive, "negative": language.negative}
     lexicon.write_text("".join(f"{word}\t{name}\n" for name, group in words.items() for word in group), encoding="utf-8")

@@ -1,6 +1,6 @@
-"""A feedforward language model slides over a sentence, a window of three words at a time, and predicts the word that follows.
+"""A feedforward language model slides a window of three words over a sentence, and predicts the next word each time.
 
-    e = (E[w_(t-3)], E[w_(t-2)], E[w_(t-1)])     the rows of E of the three words before, concatenated
+    e = (E[w_(t-3)], E[w_(t-2)], E[w_(t-1)])     the embeddings of the three words before, concatenated
     h = tanh(W e + b)                            hidden layer
     z = U h + c                                  logits, one for each word of the vocabulary
     p = softmax(z) = e^z / sum e^z               p(w | w_(t-3), w_(t-2), w_(t-1)) of every word w
@@ -9,8 +9,8 @@
 
 The model is that of Bengio et al. 2003, "A neural probabilistic language model", without direct connections, and of Jurafsky
 & Martin, Speech and Language Processing, 3rd ed., chapter "Neural Networks", section "Feedforward Neural Language Modeling".
-It is trained here, in seconds, on the bundled stories. The context before the sentence is <s>, and </s> is predicted at its
-end. Each stage is computed by hand from the model's arrays, in float64, and the result is compared with the library.
+It is trained here, in seconds, on the bundled stories. The words before the sentence are <s>, and </s> is predicted at its end.
+Each stage is computed in NumPy from the arrays of the model, in float64, and the result is compared with that of the library.
 
     python examples/sliding_window.py
 """
@@ -26,13 +26,13 @@ from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 
 STORIES = Path(__file__).parents[1] / "corpora" / "stories.txt"
-SENTENCE = "The dog stood still, and his ears went up."  # among the last 5% of the stories, which are held out of training
+SENTENCE = "The dog stood still, and his ears went up."  # from the last 5% of the stories, which are not in the training data
 WINDOW = 3
-SHOWN = 3  # the position whose window is shown stage by stage
+SHOWN = 3  # the position whose computation is printed stage by stage
 
 
 def train() -> fflm.NeuralModel:
-    """Return a small network, trained on the stories: embeddings of 16 numbers, 32 hidden units."""
+    """Return a small network, trained on the stories, with embeddings of 16 numbers and 32 hidden units."""
     with tempfile.TemporaryDirectory() as folder:
         return fflm.train(
             STORIES,
@@ -52,18 +52,18 @@ def train() -> fflm.NeuralModel:
 
 
 def in_float64(model: fflm.NeuralModel) -> Parameters:
-    """Return the arrays of a model, which is trained in float32, as float64."""
+    """Return the parameters of a model as float64; they were trained in float32."""
     return model.parameters.mapped(lambda array: array.astype(np.float64))
 
 
 def read(model: fflm.NeuralModel, sentence: str) -> tuple[np.ndarray, np.ndarray]:
-    """Slide over a sentence; return the contexts (N, 3) and the targets (N,) as word ids."""
+    """Return the contexts (N, 3) and the targets (N,) of all positions of a sentence, as word ids."""
     ids = model.text.encode_text(sentence + "\n", model.vocabulary)
     return model.windows(ids).batch(np.arange(len(ids)))
 
 
 def stages(parameters: Parameters, context: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the results of all stages for a context (3,): e (48,), h (32,), z (V,) and p (V,)."""
+    """Compute all stages for a context (3,); return e (48,), h (32,), z (V,) and p (V,)."""
     E, U, c = parameters.embeddings, parameters.output_weight, parameters.output_bias
     W, b = parameters.hidden_weights[0], parameters.hidden_biases[0]
     e = np.concatenate([E[word] for word in context])  # look up and concatenate
@@ -74,7 +74,7 @@ def stages(parameters: Parameters, context: np.ndarray) -> dict[str, np.ndarray]
 
 
 def perplexity(p: np.ndarray) -> float:
-    """Return the perplexity of words that had the probabilities p (N,)."""
+    """Return the perplexity of N words that have the probabilities p (N,)."""
     return float(np.exp(-np.log(p).mean()))
 
 

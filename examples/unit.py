@@ -1,4 +1,4 @@
-"""A neural unit: the weighted sum of its inputs and a bias, sent through the sigmoid.
+"""A neural unit: the sigmoid of a weighted sum of its inputs and a bias.
 
     z = w . x + b
     y = sigmoid(z) = 1 / (1 + e^-z)
@@ -22,14 +22,14 @@ X = np.array([0.5, 0.6, 0.1])
 
 
 def by_hand(w: np.ndarray, b: float, x: np.ndarray) -> tuple[float, float]:
-    """Return z and y."""
+    """Return z and y of a unit for an input x (3,)."""
     z = w @ x + b  # z = w . x + b
     y = 1 / (1 + np.exp(-z))  # y = sigmoid(z)
     return float(z), float(y)
 
 
 def by_the_library(w: np.ndarray, b: float, x: np.ndarray) -> float:
-    """Return y of a network with len(x) inputs, no hidden layer and one sigmoid output."""
+    """Return y, computed by a network of the library with len(x) inputs, no hidden layer and one sigmoid output."""
     config = NetworkConfig.feedforward(len(x), (), 1, output="sigmoid")
     parameters = Parameters.from_arrays(config, {"output.weight": w.reshape(1, -1), "output.bias": np.array([b])})
     return float(Network(config, CpuBackend()).predict(parameters, x.reshape(1, -1))[0, 0])  # a batch of one example

@@ -1,23 +1,23 @@
-"""How gradients vanish in deep networks, and what helps: ReLU and residual connections.
+"""How gradients vanish in deep networks, and how ReLU and residual connections prevent this.
 
-    z_l = W_l h_(l-1) + b_l,  h_l = f(z_l)                forward, h_0 = x
-    dL/dz_l = f'(z_l) * W_(l+1)^T dL/dz_(l+1)             backward, * unit by unit
+    z_l = W_l h_(l-1) + b_l,  h_l = f(z_l)                forward pass, h_0 = x
+    dL/dz_l = f'(z_l) * W_(l+1)^T dL/dz_(l+1)             backward pass, * is the elementwise product
 
-At the start of training the weights of sigmoid and tanh layers have the variance 1 / width, so W^T keeps, on average, the length
-of what it multiplies, and f' is what each layer changes it by:
+The initial weights of sigmoid and tanh layers have the variance 1 / width, so that W^T, on average, keeps the norm of the
+gradient. Therefore its change from layer to layer depends on f':
 
-    sigmoid' = y (1 - y), at most 1/4, where y = 1/2      the first of 20 layers gets 4^-19 = 4e-12 of the last one's, or less
-    tanh'    = 1 - y^2, at most 1, where y = 0            the gradient fades slowly
-    ReLU'    = 1 or 0, each for half of the units         weights have the variance 2 / width, which makes up for the zeros
+    sigmoid' = y (1 - y), at most 1/4, where y = 1/2      the first of 20 layers gets at most 4^-19 = 4e-12 of the last gradient
+    tanh'    = 1 - y^2, at most 1, where y = 0            the gradient decreases slowly
+    ReLU'    = 1 or 0, each for half of the units         the variance of the weights is 2 / width, to compensate for the zeros
 
-A residual connection adds a layer's input to its output, so that the gradient has a path around f':
+A residual connection adds the input of a layer to its output, so that the gradient has a path around f':
 
     h_l = h_(l-1) + f(W_l norm(h_(l-1)) + b_l)            dL/dh_(l-1) = dL/dh_l + the gradient through the layer
 
-norm brings the sum, which grows from layer to layer, back to one size, so the later layers get a little less of the gradient.
-Jurafsky & Martin, Speech and Language Processing, 3rd ed., chapter "Neural Networks", section "Units", name the problem; Glorot
-& Bengio 2010 and He et al. 2015, 2016 have the analysis and the remedies. The networks are as they are before training, 64 units
-a layer; the norm of dL/dz_l is the root of its mean square over 20 random examples. For one example, dL/dz_l is the gradient of
+The sum grows from layer to layer, and norm scales it back, so that the gradients of the later layers are a little smaller.
+Jurafsky & Martin, Speech and Language Processing, 3rd ed., chapter "Neural Networks", section "Units", mention the problem;
+Glorot & Bengio 2010 and He et al. 2015, 2016 have the analysis and the solutions. The networks are not trained, and have 64 units
+per layer. The norm of dL/dz_l is the root of its mean square over 20 random examples. For one example, dL/dz_l is the gradient of
 the bias b_l.
 
     python examples/vanishing_gradients.py [--plot FILE.png]
@@ -40,7 +40,7 @@ WIDTH, CLASSES, EXAMPLES = 64, 10, 20
 
 
 def gradient_norms(activation: Activation, depth: int, *, residual: bool = False, seed: int = 0) -> np.ndarray:
-    """Return the norm of dL/dz_l of each hidden layer, the first one first, (depth,)."""
+    """Return the norm of dL/dz_l for each hidden layer l, from the first to the last, (depth,)."""
     config = NetworkConfig.feedforward(WIDTH, (WIDTH,) * depth, CLASSES, activation=activation, residual=residual)
     network, parameters = Network(config, CpuBackend()), Parameters.random(config, seed, np.float64)
     gradients, losses = Parameters.zeros(config, np.float64), np.empty(1)
@@ -48,18 +48,18 @@ def gradient_norms(activation: Activation, depth: int, *, residual: bool = False
     squares = np.zeros(depth)
     for _ in range(EXAMPLES):
         x, target = generator.normal(size=(1, WIDTH)), generator.integers(CLASSES, size=1, dtype=np.int32)
-        network.gradients(parameters, x, target, gradients, losses)  # of a batch of one
+        network.gradients(parameters, x, target, gradients, losses)  # the gradients of a batch of one example
         squares += [(d_bias**2).sum() for d_bias in gradients.hidden_biases]  # dL/db_l = dL/dz_l, as z_l = ... + b_l
     return np.sqrt(squares / EXAMPLES)
 
 
 def per_layer(norms: np.ndarray) -> float:
-    """Return the factor by which the norm changes from a layer to the one below it, in the geometric mean."""
+    """Return the factor by which the norm changes from a layer to the one below it (geometric mean over the layers)."""
     return float((norms[0] / norms[-1]) ** (1 / (len(norms) - 1)))
 
 
 def draw(norms: dict[tuple[Activation, bool, int], np.ndarray], path: Path) -> None:
-    """Draw the norms over the layers: of sigmoid networks of all depths, and of all networks of the largest."""
+    """Draw the norms over the layers, for sigmoid networks of all depths, and for all networks of the largest depth."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.8), dpi=150, layout="constrained")

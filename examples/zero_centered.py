@@ -1,14 +1,15 @@
-"""Activations around zero: sigmoid and tanh beside each other in one network.
+"""Zero-centered activations: sigmoid and tanh in the same network.
 
-    sigmoid(z) is always positive, so its mean over examples lies far from 0        tanh(z) = 2 sigmoid(2z) - 1 has both signs
+    sigmoid(z) is always positive, so its mean over examples is far from 0        tanh(z) = 2 sigmoid(2z) - 1 has both signs
 
-The gradient of the weights into a unit is dL/dz times the outputs of the layer before, example by example. If these outputs are
-all positive, the gradient has one sign: all weights into the unit grow, or all shrink. A direction in which some should grow
-and others shrink is reached in a zigzag only. Also, what the layer before puts out shifts each z by its mean, a bias that
-changes during training. Both slow down gradient descent.
+For each example, the gradient of the weights of a unit is dL/dz times the outputs of the layer before. If these outputs are all
+positive, the components of the gradient have the same sign, so all weights of the unit increase, or all decrease. If some should
+increase and others decrease, gradient descent must zigzag. In addition, the mean of the outputs of a layer shifts the scores z of
+the next layer, like a bias that changes during training. Both effects slow down gradient descent.
 
-The network is 4-6-6-3, on iris, with one set of random weights for both activations and batch gradient descent. The slope of
-tanh is also four times that of the sigmoid at 0, which is like a larger learning rate; so both are tried at several rates here.
+The network is a 4-6-6-3 network for the iris data, with the same random initial weights for both activation functions, and batch
+gradient descent. At 0, the slope of tanh is four times that of the sigmoid, which has the effect of a larger learning rate.
+Therefore several learning rates are tried for both.
 
     python examples/zero_centered.py [--plot FILE.png]
 """
@@ -32,38 +33,38 @@ STEPS = 300
 
 
 def start(activation: Activation) -> tuple[Network, Parameters]:
-    """Return the network and its random weights, which are the same for both activations."""
+    """Return the network and its random initial weights, which are the same for both activation functions."""
     config = NetworkConfig.feedforward(4, (6, 6), 3, activation=activation)
     return Network(config, CpuBackend()), Parameters.random(config, 1, np.float64)
 
 
 def train(activation: Activation, rate: float) -> np.ndarray:
-    """Return the loss before each step, (STEPS + 1,)."""
+    """Train the network; return the loss before each step and after the last, (STEPS + 1,)."""
     network, parameters = start(activation)
     return descend(network, parameters, *flowers(), rate, STEPS + 1)
 
 
 def first_layer(activation: Activation) -> np.ndarray:
-    """Return the outputs of the first hidden layer at the start, (150, 6)."""
+    """Return the outputs of the first hidden layer before training, (150, 6)."""
     _, parameters = start(activation)
     z = flowers()[0] @ parameters.hidden_weights[0].T + parameters.hidden_biases[0]
     return np.tanh(z) if activation == "tanh" else 1 / (1 + np.exp(-z))
 
 
 def one_sign(activation: Activation) -> float:
-    """Return the share of second-layer units, over single examples, whose gradient of the weights has one sign."""
+    """Return the share of pairs of an example and a unit of the second layer where the gradient of the weights has one sign."""
     network, parameters = start(activation)
     gradients, losses = Parameters.zeros(network.config, np.float64), np.empty(1)
     shares = []
     for x, y in zip(*flowers(), strict=True):
-        network.gradients(parameters, x[None], y[None], gradients, losses)  # of a batch of one
+        network.gradients(parameters, x[None], y[None], gradients, losses)  # the gradients of a batch of one example
         signs = np.sign(gradients.hidden_weights[1])
         shares.append((signs == signs[:, :1]).all(1).mean())
     return float(np.mean(shares))
 
 
 def draw(losses: dict[Activation, dict[float, np.ndarray]], path: Path) -> None:
-    """Draw the outputs of the first layer of both networks, and their loss at two rates."""
+    """Draw the outputs of the first layer of both networks, and their losses with two learning rates."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), dpi=150, layout="constrained")

@@ -28,6 +28,7 @@ from numba.core.serialize import dumps
 from numba.experimental import structref
 
 from fflm.clock import exclude_time
+from fflm.signals import raise_if_interrupted
 
 _log = logging.getLogger("fflm.compiling")
 _logged: set[str] = set()  # messages that this process has logged
@@ -125,6 +126,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
     def save_overload(self, sig: Any, data: Any) -> None:
         """Write a compile result to the first folder that is writable."""
         exclude_time(time.perf_counter() - self._started)
+        raise_if_interrupted()
         content = dumps(self._reduce(data))
         file = self._file(sig, data.codegen)
         for folder in cache_folders():

@@ -1,4 +1,4 @@
-"""Feedforward networks over plain features, as scikit-learn's estimators: fit, predict, predict_proba, score.
+"""Feedforward networks over numeric features, with the interface of scikit-learn: fit, predict, predict_proba, score.
 
 from fflm import FeedforwardClassifier
 
@@ -37,7 +37,7 @@ from fflm.training.settings import OptimizerName, ScheduleName, TrainingSettings
 from fflm.training.trainer import Trainer
 
 Layers: TypeAlias = Sequence[npt.ArrayLike]
-"""An array for each layer, or a number for all of its weights."""
+"""For each layer, an array of its weights (or biases), or one number for all of them."""
 
 
 class Feedforward(BaseEstimator):  # type: ignore[misc]
@@ -46,48 +46,56 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     hidden
-        Sizes of the hidden layers, or that of the only one; none for linear and logistic regression.
+        Sizes of the hidden layers, or the size of a single hidden layer; empty for linear and logistic regression.
     activation
-        The activation of the hidden layers: one for all, or a sequence with one for each.
+        The activation function of the hidden layers, or a sequence with one function for each hidden layer.
     output
-        The type of the outputs, which determines the loss. A classifier has ``softmax`` by default, whose probabilities add up to
-        one; with ``sigmoid``, each class has an independent probability (two classes share one unit); with ``hinge`` and
-        ``exponential``, units have scores instead of probabilities, and the sign of a score is the prediction. A regressor has
-        ``squared`` by default, which predicts means; ``absolute`` predicts medians, which are robust to outliers; ``poisson``
-        predicts means e^z of counts or other targets of at least 0. Both can have ``sigmoid_squared`` and ``sigmoid_absolute``,
-        the squared and absolute error of a sigmoid; the targets of a regressor must then be from 0 to 1.
+        The type of the outputs, which determines the loss.
+
+        For a classifier, ``softmax`` (the default) has probabilities that add up to 1. With ``sigmoid``, each class has an
+        independent probability (for two classes, there is only one unit). With ``hinge`` and ``exponential``, the outputs are
+        scores instead of probabilities, and the sign of a score is the prediction.
+
+        For a regressor, ``squared`` (the default) predicts means; ``absolute`` predicts medians, which are robust to outliers;
+        ``poisson`` predicts the means e^z of counts, or of other targets of at least 0.
+
+        For both, ``sigmoid_squared`` and ``sigmoid_absolute`` have sigmoid outputs with the squared or the absolute error. The
+        targets of a regressor must then be from 0 to 1.
     negative_slope
         The slope of ``leaky_relu`` and ``elu`` below 0, as for `fflm.network.config.NetworkConfig`.
     residual
-        Whether hidden layers after the first add to what they read, as for `fflm.network.config.NetworkConfig`.
+        Whether hidden layers after the first have residual connections, as for `fflm.network.config.NetworkConfig`.
     normalize
-        Whether the features are brought to mean 0 and deviation 1, those of the training set.
+        Whether to scale the features to mean 0 and standard deviation 1 in the training set.
     dropout, input_dropout
-        Share of the hidden layers' outputs, and of the features, that is dropped in training.
+        Dropout probability of the outputs of hidden layers, and of the features.
     epochs, batch_size, optimizer, rate, momentum, nesterov, weight_decay, l1, l2, schedule, clip
-        As for `fflm.training.settings.TrainingSettings`. A batch size of 1 is stochastic, None batch gradient descent.
+        As for `fflm.training.settings.TrainingSettings`. A batch size of 1 is stochastic gradient descent; None is batch gradient
+        descent.
     random_biases
         Whether the biases of hidden layers are initialized at random, as the weights are, instead of with 0. The activations of
-        different units then change at different inputs. If inputs are symmetric around 0 and the function is odd, units with
-        biases of 0 can get stuck.
+        different units then change at different inputs. If inputs are symmetric around 0 and the function to learn is odd, units
+        with biases of 0 can get stuck.
     validation
-        Share of the examples that is kept from training, to stop early and keep the best weights; 0 for none.
+        Share of the training examples that is used for validation instead, to stop early and to keep the best weights; 0 for
+        none.
     patience
-        Training stops after this number of epochs without a lower validation loss; 0 to never stop early.
+        Number of epochs without a lower validation loss after which training stops; 0 to never stop early.
     random_state
-        The random seed, or generator, of initial weights, order of examples, dropout, and choice of validation examples.
+        The random seed, or a ``numpy.random.RandomState``, for initial weights, order of examples, dropout, and the choice of
+        validation examples.
 
     Attributes
     ----------
     config_, parameters_
         The network (`NetworkConfig`) and its weights (`Parameters`).
     evaluations_
-        The losses of every epoch (`fflm.training.events.Evaluation`), for the scaled targets of training, without penalties,
-        and for ``poisson`` without log y!.
+        The losses after each epoch, a list of `fflm.training.events.Evaluation`. They are those of the scaled targets, without
+        penalties, and for ``poisson`` without the term log y!.
     coefs_, intercepts_
-        Lists of the weights (inputs, outputs) and of the biases (outputs,) of each layer, as in scikit-learn's networks.
+        Lists of the weights, (inputs, outputs), and of the biases, (outputs,), of each layer, as in scikit-learn's networks.
     scale_
-        The mean and the deviation of the features, None unless they are normalized.
+        The mean and the standard deviation of the features (`fflm.training.examples.Scale`); None if they are not normalized.
     n_features_in_, feature_names_in_
         The number and the names of the features, as in all estimators of scikit-learn.
     """
@@ -144,12 +152,12 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def _output(self, *choices: Output) -> Output:
-        """Return the output, the first of the choices by default."""
+        """Return the type of the outputs after checking that it is one of the choices; the first of them is the default."""
         output: Output = check("output", Literal[choices] | None, self.output) or choices[0]  # type: ignore[valid-type]
         return output
 
     def _network(self, inputs: int, outputs: int, output: Output) -> NetworkConfig:
-        """Return the network between inputs and outputs."""
+        """Return the configuration of a network with these numbers of inputs and outputs."""
         return NetworkConfig.feedforward(
             inputs,
             self.hidden,
@@ -163,7 +171,7 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
         )
 
     def _start(self, seed: int, coefs: Layers | None, intercepts: Layers | None) -> Parameters:
-        """Return the weights that training starts from: random ones, but where some are given."""
+        """Return the initial weights and biases: random ones, except those that are given."""
         biases = check("random_biases", bool, self.random_biases)
         parameters = Parameters.random(self.config_, seed, np.float64, random_biases=biases)
         for name, given, arrays in (
@@ -175,7 +183,17 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
         return parameters
 
     def _train(self, rows: Rows, strata: npt.NDArray[Any] | None, coefs: Layers | None, intercepts: Layers | None) -> None:
-        """Train ``config_`` on features and targets, with ``strata`` (N,) in proportion in the validation set."""
+        """Train the network ``config_``.
+
+        Parameters
+        ----------
+        rows
+            The features (N, I), and the targets as the network reads them.
+        strata
+            The classes of the examples, (N,), whose proportions are kept in the validation set; None to choose it at random.
+        coefs, intercepts
+            As for ``fit``.
+        """
         seed = int(check_random_state(self.random_state).randint(2**31))
         wanted = {"normalize": bool, "validation": Fraction, "batch_size": Positive | None}
         normalize, validation, batch_size = (check(name, annotation, getattr(self, name)) for name, annotation in wanted.items())
@@ -216,10 +234,11 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
         return list(self.parameters_.layer_biases)
 
     def _scaled(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the features (N, I) as the network reads them."""
         return np.ascontiguousarray(numbers) if self.scale_ is None else self.scale_.apply(numbers)
 
     def _outputs(self, features: Any) -> npt.NDArray[np.float64]:
-        """Return the network's outputs (N, O)."""
+        """Return the outputs of the network, (N, O), for features (N, I)."""
         check_is_fitted(self)
         numbers = validate_data(self, features, reset=False, dtype=np.float64)
         network = Network(self.config_, device_backend("cpu"))
@@ -228,10 +247,16 @@ class Feedforward(BaseEstimator):  # type: ignore[misc]
 
 
 def _copy_layers(name: str, given: Layers, arrays: Sequence[npt.NDArray[np.float64]]) -> None:
-    """Copy what is given for each layer, an array or a number, to the arrays of the layers."""
+    """Copy initial weights or biases, as they were given to ``fit`` as argument ``name``, to the arrays of the layers.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit the layers.
+    """
     try:
         values = [np.asarray(each, np.float64) for each in given]
-    except (TypeError, ValueError):  # no sequence, or no numbers
+    except (TypeError, ValueError):  # it is not a sequence, or does not contain numbers
         values = []
     fits = len(values) == len(arrays)
     if not fits or any(each.shape not in ((), array.shape) for each, array in zip(values, arrays, strict=True)):
@@ -242,19 +267,41 @@ def _copy_layers(name: str, given: Layers, arrays: Sequence[npt.NDArray[np.float
 
 
 class FeedforwardClassifier(ClassifierMixin, Feedforward):  # type: ignore[misc]
-    """A feedforward network that tells classes apart; parameters and attributes are those of `Feedforward`, and ``classes_``."""
+    """A feedforward network as a classifier.
+
+    The parameters are those of `Feedforward`.
+
+    Attributes
+    ----------
+    classes_
+        The classes in ascending order, (C,). Other attributes are those of `Feedforward`.
+    """
 
     def fit(self, X: Any, y: Any, *, coefs_init: Layers | None = None, intercepts_init: Layers | None = None) -> Self:
-        """Learn from features X (N, I) and classes y (N,).
+        """Fit the network to training data.
 
         Parameters
         ----------
-        X, y
-            The examples.
+        X : array-like of shape (n_samples, n_features)
+            The features.
+        y : array-like of shape (n_samples,)
+            The classes.
         coefs_init, intercepts_init
-            The weights and biases to start from, shaped as ``coefs_`` and ``intercepts_``, or a number for all of a layer; by
-            default random weights, and biases as ``random_biases`` says. They are for the features as the network reads them,
-            normalized unless ``normalize`` is False.
+            The initial weights and biases of each layer, with the shapes of ``coefs_`` and ``intercepts_``, or one number for all
+            weights of a layer. By default, weights are random, and biases as ``random_biases`` says. They apply to the features
+            as the network reads them, which are normalized unless ``normalize`` is False.
+
+        Returns
+        -------
+        self
+            The fitted classifier.
+
+        Raises
+        ------
+        ValueError
+            If there is only one class, or if X, y or the initial weights have invalid shapes or values.
+        FflmError
+            If a parameter is out of range, or training does not converge.
         """
         numbers, labels = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(labels)
@@ -268,7 +315,10 @@ class FeedforwardClassifier(ClassifierMixin, Feedforward):  # type: ignore[misc]
         return self
 
     def _targets(self, places: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-        """Return the targets of the network for classes (N,), which are indices into ``classes_``."""
+        """Return the targets of the network for examples whose classes are ``classes_[places]``, places (N,).
+
+        For a softmax, they are (N,) int32; for other outputs (N, O) float64, where O is 1 if there are two classes.
+        """
         config = self.config_
         if config.output == "softmax":
             return places.astype(np.int32)
@@ -276,7 +326,18 @@ class FeedforwardClassifier(ClassifierMixin, Feedforward):  # type: ignore[misc]
         return np.where(ones, 1, -1 if _has_margins(self) else 0).astype(np.float64)
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
-        """Return the likeliest classes (N,)."""
+        """Predict the class of each example: the one with the highest probability or score.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The features.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+            The classes.
+        """
         outputs = self._outputs(X)
         places = outputs.argmax(1)
         if outputs.shape[1] == 1:
@@ -285,7 +346,25 @@ class FeedforwardClassifier(ClassifierMixin, Feedforward):  # type: ignore[misc]
         return labels
 
     def loss(self, X: Any, y: Any) -> float:
-        """Return the mean of the training loss, without penalties, over features X (N, I) and classes y (N,)."""
+        """Return the mean loss, which is that of training without penalties.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The features.
+        y : array-like of shape (n_samples,)
+            The classes.
+
+        Returns
+        -------
+        loss : float
+            The mean loss of an example; for ``softmax`` and ``sigmoid``, in nats.
+
+        Raises
+        ------
+        ValueError
+            If a class was not in the training data.
+        """
         check_is_fitted(self)
         numbers, labels = validate_data(self, X, y, reset=False, dtype=np.float64)
         if unknown := set(np.unique(labels)) - set(self.classes_):
@@ -296,12 +375,34 @@ class FeedforwardClassifier(ClassifierMixin, Feedforward):  # type: ignore[misc]
         return float(losses.mean())
 
     def zero_one_loss(self, X: Any, y: Any) -> float:
-        """Return the share of misclassified examples: 1 - accuracy."""
+        """Return the share of misclassified examples: 1 - accuracy.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The features.
+        y : array-like of shape (n_samples,)
+            The classes.
+        """
         return 1.0 - float(self.score(X, y))
 
     @available_if(lambda self: not _has_margins(self))  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
-        """Return the probability of each class (N, C), in the order of ``classes_``."""
+        """Return the probabilities of the classes.
+
+        The method does not exist for ``hinge`` and ``exponential``, whose outputs are not probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The features.
+
+        Returns
+        -------
+        p : ndarray of shape (n_samples, n_classes)
+            The probabilities, in the order of ``classes_``. They add up to 1 for each example; the independent probabilities of
+            sigmoid outputs are divided by their sum.
+        """
         outputs = self._outputs(X)
         if outputs.shape[1] == 1:
             outputs = np.hstack([1 - outputs, outputs])
@@ -310,13 +411,26 @@ class FeedforwardClassifier(ClassifierMixin, Feedforward):  # type: ignore[misc]
 
     @available_if(lambda self: _has_margins(self))  # type: ignore[untyped-decorator]
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
-        """Return scores (N, C), or (N,) for the second of two classes; a positive score predicts the class."""
+        """Return the scores of the classes.
+
+        The method exists only for ``hinge`` and ``exponential``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The features.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples, n_classes), or (n_samples,) for two classes
+            The scores in the order of ``classes_``; for two classes, that of the second. A positive score predicts the class.
+        """
         outputs = self._outputs(X)
         return outputs.reshape(-1) if outputs.shape[1] == 1 else outputs
 
 
 MARGINS = "hinge", "exponential"
-"""The outputs of a classifier that are scores instead of probabilities."""
+"""The types of outputs of a classifier that are scores instead of probabilities."""
 
 
 def _has_margins(classifier: FeedforwardClassifier) -> bool:
@@ -325,27 +439,47 @@ def _has_margins(classifier: FeedforwardClassifier) -> bool:
 
 
 class FeedforwardRegressor(RegressorMixin, Feedforward):  # type: ignore[misc]
-    """A feedforward network that predicts numbers; parameters and attributes are those of `Feedforward`, and ``target_scale_``.
+    """A feedforward network as a regressor.
 
-    For training, the targets are brought to mean 0 and deviation 1; those of ``poisson`` to mean 1, and those of a sigmoid stay
-    as they are.
+    The parameters are those of `Feedforward`. For training, the targets are scaled to mean 0 and standard deviation 1. Those of
+    ``poisson`` are scaled to mean 1, and those of sigmoid outputs are not scaled.
+
+    Attributes
+    ----------
+    target_scale_
+        The scale of the targets (`fflm.training.examples.Scale`). Other attributes are those of `Feedforward`.
     """
 
     def __sklearn_tags__(self) -> Any:
+        """Return what scikit-learn's checks have to know of this estimator."""
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         tags.target_tags.positive_only = self.output == "poisson"
         return tags
 
     def fit(self, X: Any, y: Any, *, coefs_init: Layers | None = None, intercepts_init: Layers | None = None) -> Self:
-        """Learn from features X (N, I) and numbers y, (N,) or (N, O).
+        """Fit the network to training data.
 
         Parameters
         ----------
-        X, y
-            The examples.
+        X : array-like of shape (n_samples, n_features)
+            The features.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            The numbers to predict.
         coefs_init, intercepts_init
-            As for `FeedforwardClassifier.fit`.
+            The initial weights and biases, as for `FeedforwardClassifier.fit`. They apply to the scaled targets.
+
+        Returns
+        -------
+        self
+            The fitted regressor.
+
+        Raises
+        ------
+        ValueError
+            If ``output`` does not admit the targets, or if X, y or the initial weights have invalid shapes or values.
+        FflmError
+            If a parameter is out of range, or training does not converge.
         """
         numbers, targets = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
         output = self._output("squared", "absolute", "poisson", "sigmoid_squared", "sigmoid_absolute")
@@ -357,15 +491,39 @@ class FeedforwardRegressor(RegressorMixin, Feedforward):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> npt.NDArray[np.float64]:
-        """Return numbers, (N,) or (N, O) as they were learned."""
+        """Predict the numbers of each example.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The features.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            The predictions, with as many dimensions as the targets of ``fit``.
+        """
         outputs = self._outputs(X)
         numbers: npt.NDArray[np.float64] = self.target_scale_.undo(outputs)
         return numbers.reshape(-1) if self._flat else numbers
 
     def loss(self, X: Any, y: Any) -> float:
-        """Return the mean loss of examples, summed over outputs: of features X (N, I) and numbers y, (N,) or (N, O).
+        """Return the mean loss of the examples, each of which is summed over the outputs.
 
-        It is that of ``output``, in the units of y; of ``poisson`` minus the log-likelihood, log y! included.
+        The loss is that of ``output``, in the unit of y (or its square); for ``poisson``, it is the negative log-likelihood,
+        including the term log y!, in nats.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The features.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            The true numbers.
+
+        Returns
+        -------
+        loss : float
+            The mean loss.
         """
         predicted = self.predict(X)
         targets = np.asarray(y, np.float64).reshape(predicted.shape)
@@ -379,7 +537,13 @@ class FeedforwardRegressor(RegressorMixin, Feedforward):  # type: ignore[misc]
 
 
 def _target_scale(output: Output, targets: npt.NDArray[np.float64]) -> Scale:
-    """Return the scale in which targets (N, O) are learned, after checking that the output can be what they are."""
+    """Return the scale in which targets (N, O) are learned.
+
+    Raises
+    ------
+    ValueError
+        If the type of output cannot predict such targets.
+    """
     outputs = targets.shape[1]
     if output == "poisson":
         if targets.min() < 0:

@@ -362,7 +362,7 @@ class NewFolder:
         self._discard = weakref.finalize(self, self._held.close)
         try:
             with os_errors_as_fflm_error(f"write {path}"):
-                if not path.parent.is_dir():
+                if not path.parent.exists():
                     path.parent.mkdir(parents=True, exist_ok=True)
                 self._lock_place()
                 self.replaces = self._lock is not None

@@ -165,6 +165,8 @@ class Model:
 
     def scores(self, sentences: list[str]) -> npt.NDArray[np.float64]:
         """Return log10 p of sentences (L,), each after ``<s>`` and with ``</s>``. KenLM has no such function."""
+        if isinstance(sentences, str | bytes):
+            raise TypeError("sentences must be a list of strings")
         texts = list(map(_text, sentences))
         if all(map(_is_plain, texts)):
             return self._states.model.scores(texts) / LN10
@@ -241,9 +243,11 @@ class _Ids(dict[str | bytes, tuple[int, ...]]):
             self._fill()
         if isinstance(word, bytes):
             ids = self[_text(word)]
-        else:
+        elif _WORDS.fullmatch(_text(word)):
             text = self._model.text
             ids = tuple(self._model.vocabulary.encode(text.tokenizer.tokens(word)).tolist())
+        else:  # an empty word, or several
+            ids = (self._model.vocabulary.unknown_id,)
         self[word] = ids
         return ids
 

@@ -7,6 +7,7 @@ under `nohup`, or Ctrl-C in the background job of a shell script.
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
@@ -45,7 +46,8 @@ _current: Interruption | None = None
 def interruption(signals: Sequence[int] = SIGNALS) -> Iterator[Interruption]:
     """Handle signals inside the block.
 
-    A nested block shares the record of the outer block. Only the main thread receives signals; other threads record none.
+    A nested block shares the record of the outer block. Only the main thread receives signals; other threads record none. Python
+    prints nothing about a KeyboardInterrupt that is lost in a callback; see `raise_if_interrupted`.
     """
     global _current
     if threading.current_thread() is not threading.main_thread():
@@ -60,12 +62,21 @@ def interruption(signals: Sequence[int] = SIGNALS) -> Iterator[Interruption]:
     _current = Interruption()
     handled = [number for number in signals if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, _current.handle) for number in handled}
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda lost: None if lost.exc_type is KeyboardInterrupt else hook(lost)
     try:
         yield _current
     finally:
         _current = None
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def raise_if_interrupted() -> None:
+    """Raise a KeyboardInterrupt if one was lost: to be called after work whose callbacks lose exceptions, such as LLVM's."""
+    if _current and _current.received and not _current.deferred and threading.current_thread() is threading.main_thread():
+        raise KeyboardInterrupt
 
 
 def ctrl_c() -> contextlib.AbstractContextManager[Interruption]:

@@ -47,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("NUMBA_BOUNDSCHECK") == "1":  # use one thread, because exceptions cannot leave others
         from fflm.backend.cpu import launching
 
-        launching._threads_lost = True
+        launching._threads_unusable = True
 
 
 @pytest.fixture
@@ -79,5 +79,5 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         pytest.skip("only the CPU's threads can be counted")
     monkeypatch.setattr(cpu_backend, "shares_of", lambda work, threads=None: request.param)
     if "dtype" in request.fixturenames and request.getfixturevalue("dtype") == np.float64:
-        monkeypatch.setattr(launching, "_threads_lost", True)
+        monkeypatch.setattr(launching, "_threads_unusable", True)
     return request.param

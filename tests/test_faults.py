@@ -437,8 +437,8 @@ def test_fault_at_system_call_leaves_old_or_new_files(laboratory, name, kind):
 
 WORKERS = """
 from fflm.cli import main
-from fflm.text import tokenize as module
-module._SERIAL_SECONDS = -1
+from fflm import workers
+workers.SERIAL_SECONDS = -1
 main("tokenize long.txt -o new -q --processes 2".split())
 """
 
@@ -447,7 +447,7 @@ def test_failed_fork_of_worker_process_is_reported(laboratory):
     command = Command(WORKERS, ("open('long.txt', 'w').write(open('text.txt').read() * 250)\n",), again=WORKERS)
     experiment = laboratory.experiment("tokenize --processes 2", command)
     forks = [at for at, call in enumerate(experiment.outcome.calls, 1) if call.startswith("fork")]
-    assert len(forks) >= 2
+    assert forks
     assert_no_problems([problem for at in forks for problem in experiment.find_problems("fail", at)])
 
 

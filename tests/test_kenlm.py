@@ -142,6 +142,19 @@ def test_states_are_equal_where_states_of_kenlm_are_equal(arpa):
         assert {hash(other) for _, other in walks if other == own} == {hash(own)}
 
 
+def test_word_that_is_none_or_several_is_unknown(arpa):
+    model, state, out = ours.Model(str(arpa[0])), ours.State(), ours.State()
+    model.BeginSentenceWrite(state)
+    unknown = model.BaseFullScore(state, "<unk>", out)
+    for word in ("", " ", b"", "w1 w2", "w1\n"):
+        assert word not in model
+        assert model.BaseFullScore(state, word, out) == unknown
+    with pytest.raises(TypeError, match="Cannot convert <class 'int'> to string"):
+        model.BaseScore(state, 3, out)
+    with pytest.raises(TypeError, match="sentences must be a list of strings"):
+        model.scores("w1 w2")
+
+
 def test_state_can_be_copied_and_compared(arpa):
     model = arpa[2]
     state, after = ours.State(), ours.State()

@@ -1,12 +1,11 @@
 """The number of usable processors, from files of Linux control groups, and for worker processes of `tokenize`."""
 
-import concurrent.futures
 import os
 
 import pytest
 
+from fflm import workers
 from fflm.processors import usable_processors
-from fflm.text import tokenize as module
 from fflm.text.settings import TextSettings
 from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.vocabulary import VocabularyRule
@@ -68,12 +67,12 @@ def test_usable_processors_respects_cgroup_quotas(tmp_path, monkeypatch, content
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind processes to processors")
 def test_tokenize_on_one_processor_starts_no_worker_processes(tmp_path, monkeypatch):
-    class Pool:
+    class Workers:
         def __init__(self, *arguments):
-            raise AssertionError(f"a pool of {arguments[0]} worker processes")
+            raise AssertionError(f"{arguments[0]} worker processes")
 
-    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(module, "_SERIAL_SECONDS", 0)
+    monkeypatch.setattr(workers, "_Workers", Workers)
+    monkeypatch.setattr(workers, "SERIAL_SECONDS", -1)
     (tmp_path / "text").write_text("the cat sat on the mat .\n" * 20_000)
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})

@@ -1,7 +1,7 @@
-"""How the network is computed: about a dozen fused operations, and the only place that knows a device.
+"""The operations of a network on a device: some thirty fused operations, and the only code that depends on the device.
 
-`protocol` names the operations, `formulas` holds the scalar mathematics that all devices share, and `common` what they share on
-the host. `cpu` and `cuda` are twins, one for each device: in both of them `backend` is the class that implements the protocol,
-`kernels` are what it launches, and `launching` says how. `devices` chooses between the two. Nothing here knows layers,
-training or text.
+`protocol` defines the operations. `formulas` has the scalar mathematics that the kernels of all devices share, and `common` the
+functions on the host that all backends share. The packages `cpu` and `cuda` have the same structure: `backend` is the class that
+implements the protocol, `kernels` has the kernels that it launches, and `launching` the code that launches them. `devices`
+chooses a device and makes its backend. This package knows neither layers nor training nor text.
 """

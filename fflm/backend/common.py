@@ -11,58 +11,75 @@ from fflm.backend.protocol import ACTIVATIONS, NEGATIVE_SLOPES, ActivationFuncti
 
 
 class Scratch(threading.local):
-    """Named buffers that a backend reuses from call to call; each thread has its own.
+    """Scratch memory of a backend: named buffers that are reused from call to call. Each thread has its own buffers.
 
     Parameters
     ----------
     empty
-        The method ``empty`` of the backend, which allocates an array of a shape and a dtype.
+        The method ``empty`` of the backend, which allocates an array of a given shape and dtype.
     """
 
     def __init__(self, empty: Callable[[tuple[int, ...], Any], Array]) -> None:
         self._empty = empty
-        self._held: dict[str, Array] = {}
-        self._lent: dict[str, Array] = {}  # the latest view of each buffer, because the next call mostly has the same shape
+        self._buffers: dict[str, Array] = {}  # one-dimensional
+        self._views: dict[str, Array] = {}  # the last view of each buffer, because most calls ask for the same shape again
 
     def borrow(
         self, name: str, shape: tuple[int, ...], dtype: Any = np.float32, make: Callable[[int], Array] | None = None
     ) -> Array:
-        """Return the buffer of a name with its old content; one that is too small is replaced, by ``make(size)`` if given."""
-        lent = self._lent.get(name)
-        if lent is not None and lent.shape == shape and lent.dtype == dtype:
-            return lent
+        """Return a view of the buffer with this name. It contains what the last user of the buffer left in it.
+
+        Parameters
+        ----------
+        name
+            Name of the buffer. A buffer that is too small or has another dtype is replaced.
+        shape, dtype
+            Shape and dtype of the returned view.
+        make
+            Function that makes a new buffer, (size,), instead of ``empty``; called only when the buffer is replaced.
+        """
+        view = self._views.get(name)
+        if view is not None and view.shape == shape and view.dtype == dtype:
+            return view
         size = math.prod(shape)
-        held = self._held.get(name)
-        if held is None or held.size < size or held.dtype != dtype:
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.size < size or buffer.dtype != dtype:
             # The old buffer is freed first, because both might not fit into memory.
-            held = lent = self._held[name] = self._lent[name] = None
-            held = self._held[name] = make(size) if make else self._empty((size,), dtype)
-        lent = self._lent[name] = held[:size].reshape(shape)
-        return lent
+            buffer = view = self._buffers[name] = self._views[name] = None
+            buffer = self._buffers[name] = make(size) if make else self._empty((size,), dtype)
+        view = self._views[name] = buffer[:size].reshape(shape)
+        return view
 
     def clear(self) -> None:
         """Free all buffers of the calling thread."""
-        self._held.clear()
-        self._lent.clear()
+        self._buffers.clear()
+        self._views.clear()
 
 
 def flat(*arrays: Array) -> list[Array]:
-    """Return contiguous arrays in one dimension."""
+    """Return one-dimensional views of contiguous arrays."""
     return [array.reshape(-1) for array in arrays]
 
 
 def activation_code(activation: ActivationFunction) -> tuple[int, float]:
-    """Return the index of an activation in `ACTIVATIONS`, and its slope below 0; 0 if the activation has no such parameter."""
+    """Return the index of an activation function in `ACTIVATIONS`, and its slope below 0 (0.0 if it has no such parameter)."""
     name, slope = (activation, None) if isinstance(activation, str) else activation
     return ACTIVATIONS.index(name), NEGATIVE_SLOPES.get(name, 0.0) if slope is None else slope
 
 
 def dropout_words(dropout: Dropout) -> list[np.uint32]:
-    """Return the threshold below which a random word drops an element, the layer, and low and high word of step and seed."""
+    """Return the six 32-bit integers by which a kernel computes a dropout mask, as `Dropout` describes it.
+
+    They are the threshold (an element is dropped if its random number is below it), the layer, the low and the high half of
+    the step, and the low and the high half of the seed.
+    """
     numbers = [int(dropout.rate * 2**32), dropout.layer, dropout.step, dropout.step >> 32, dropout.seed, dropout.seed >> 32]
     return [np.uint32(number & 0xFFFFFFFF) for number in numbers]
 
 
 def adam_corrections(beta1: float, beta2: float, step: int) -> tuple[float, float]:
-    """Return the factors that undo the bias of Adam's moments towards zero at a step (Kingma & Ba 2015, section 3)."""
+    """Return the factors that correct the bias of Adam's two moments towards zero at step number ``step``, counted from 1.
+
+    They are 1 / (1 - beta^step) for either beta (Kingma & Ba 2015, section 3).
+    """
     return 1 / (1 - beta1**step), 1 / (1 - beta2**step)

@@ -13,7 +13,7 @@ _REMEDY = f"run {install('cuda13')}, with cuda12 if the driver is older than 580
 
 
 def choose_device(device: str) -> Literal["cpu", "cuda"]:
-    """Return the device for a name: ``auto`` stands for a GPU if one can be used, else for the CPU.
+    """Return the device for a name: ``cpu``, ``cuda``, or ``auto``, which is a GPU if one can be used, and else the CPU.
 
     Raises
     ------
@@ -32,21 +32,21 @@ def choose_device(device: str) -> Literal["cpu", "cuda"]:
 def device_backend(device: str, precision: str = "fp32", threads: int | None = None) -> Backend:
     """Return a backend for a device.
 
-    For a GPU the same backend is returned each time for a precision, so that scratch memory exists only once.
+    For a GPU, every call with the same precision returns the same backend, so that its scratch memory exists only once.
 
     Parameters
     ----------
     device
-        Name of the device, as `choose_device` takes it.
+        Name of the device: ``cpu``, ``cuda`` or ``auto``, as for `choose_device`.
     precision
-        ``fp32``, or on a GPU ``mixed``.
+        ``fp32``, or on a GPU also ``mixed``.
     threads
-        Number of shares, for the CPU only, as `CpuBackend` takes it.
+        Number of threads on the CPU, as for `CpuBackend`. A GPU ignores it.
 
     Raises
     ------
     FflmError
-        If the device cannot be used, or does not have the precision.
+        If the device cannot be used, or does not support the precision.
     """
     chosen = choose_device(device)
     check_precision(precision, chosen)
@@ -58,7 +58,7 @@ def device_backend(device: str, precision: str = "fp32", threads: int | None = N
 
 
 def check_precision(precision: str, device: str) -> None:
-    """Raise an FflmError if the precision is unknown, or if the device does not have it."""
+    """Raise an FflmError if the precision is unknown, or if the device (``cpu`` or ``cuda``) does not support it."""
     check("precision", Precision, precision)
     if precision == "mixed" and device != "cuda":
         raise FflmError("mixed precision needs the device cuda: on the CPU, train in fp32")
@@ -85,12 +85,21 @@ class Compute:
     @classmethod
     @checked
     def choose(cls, threads: Threads = None, device: Device = "cpu", precision: Precision = "fp32") -> Self:
-        """Return the number of threads and the device that the values stand for.
+        """Choose the device, and the number of threads if it is None.
+
+        Parameters
+        ----------
+        threads
+            Number of CPU threads. By default `fflm.backend.cpu.launching.default_threads`.
+        device
+            ``cpu``, ``cuda`` or ``auto``, as for `choose_device`.
+        precision
+            ``fp32``, or on a GPU also ``mixed``.
 
         Raises
         ------
         FflmError
-            If a value is out of range, or the device cannot be used or does not have the precision.
+            If a value is out of range, or the device cannot be used or does not support the precision.
         """
         from fflm.backend.cpu.launching import default_threads
 
@@ -99,12 +108,13 @@ class Compute:
         return cls(threads or default_threads(), chosen, precision)
 
     def backend(self) -> Backend:
-        """Return the backend."""
+        """Return the backend of the device, as `device_backend` does."""
         return device_backend(self.device, self.precision, self.threads)
 
 
 @cache
 def _cuda_backend(mixed: bool) -> Backend:
+    """Return the only CUDA backend of this process for a precision."""
     from fflm.backend.cuda.backend import CudaBackend
 
     if mixed and _cuda().get_current_device().compute_capability < (8, 0):
@@ -113,7 +123,7 @@ def _cuda_backend(mixed: bool) -> Backend:
 
 
 def describe_device(device: str) -> str:
-    """Return the name of a device; for a GPU with its model and compute capability."""
+    """Return the name of a device (``cpu`` or ``cuda``) for reports; for a GPU with its model and compute capability."""
     if device == "cpu":
         return "cpu"
     gpu = _cuda().get_current_device()
@@ -123,7 +133,7 @@ def describe_device(device: str) -> str:
 
 @cache
 def why_no_gpu() -> str:
-    """Return why no GPU can be used, and the command that installs what is missing; an empty string if a GPU can be used."""
+    """Return the reason why no GPU can be used, with a remedy; an empty string if a GPU can be used."""
     if find_spec("numba_cuda") is None:
         return f"numba-cuda is missing: {_REMEDY}"
     if _cuda().is_available():
@@ -138,10 +148,12 @@ def why_no_gpu() -> str:
 
 @cache
 def _cuda() -> Any:
-    """Return numba.cuda."""
+    """Import and return numba.cuda."""
     import numpy as np
 
-    if not hasattr(np, "row_stack"):  # numba-cuda 0.30 needs it; NumPy 2.5, which our extras exclude, has removed it
+    # numba-cuda 0.30 needs `row_stack`, which NumPy 2.5 has removed. fflm's extras exclude that version, but another package
+    # may have installed it.
+    if not hasattr(np, "row_stack"):
         np.row_stack = np.vstack
     from numba import cuda
 

@@ -1,7 +1,8 @@
-"""The scalar mathematics that all devices share.
+"""The scalar mathematics that the kernels of all devices share.
 
-These are functions of numbers that any Numba target can compile into its kernels. Constants are cast to the type of the
-argument, because ``1.0 - y`` would turn a float32 kernel into a float64 one.
+These are functions of scalars that every target of Numba can compile into its kernels. Their arguments are all float32 or all
+float64, except where a docstring says otherwise. Constants are cast to the type of the arguments, because an expression such as
+``1.0 - y`` would be computed in float64 even if y is a float32.
 """
 
 import math
@@ -20,7 +21,7 @@ BINARY, SQUARED, ABSOLUTE, HINGE, EXPONENTIAL, POISSON, SIGMOID_SQUARED, SIGMOID
 
 @intrinsic
 def _as_float32(context, bits):  # type: ignore[no-untyped-def]
-    """Read the 32 bits of an integer as a float32."""
+    """Reinterpret the 32 bits of an int32 as a float32."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         return builder.bitcast(arguments[0], ir.FloatType())
@@ -29,10 +30,12 @@ def _as_float32(context, bits):  # type: ignore[no-untyped-def]
 
 
 def exp(x):  # type: ignore[no-untyped-def]
-    """Return e^x; in float32 a polynomial, because LLVM vectorizes it, whereas ``math.exp`` would stay a scalar call.
+    """Return e^x.
 
-    2^k e^r with k = round(x / ln 2) and |r| <= ln 2 / 2, where e^r is the polynomial of Cephes' expf (S. Moshier): relative error
-    below 2e-7. Arguments are clamped to where float32 can hold the result; NaN stays NaN.
+    In float32, the result is computed by a polynomial, because LLVM can vectorize it, whereas ``math.exp`` would remain a call
+    for each number. It is 2^k e^r with k = round(x / ln 2) and |r| <= ln 2 / 2, where e^r is the polynomial of the function expf
+    in the Cephes library (S. Moshier); the relative error is below 2e-7. Arguments are clamped to the range in which float32 can
+    represent the result. NaN remains NaN.
     """
     return np.exp(x)
 
@@ -61,9 +64,10 @@ def _exp(x):  # type: ignore[no-untyped-def]
 
 
 def log1p(x):  # type: ignore[no-untyped-def]
-    """Return log(1 + x) of x in [0, 1]; in float32 a polynomial, which LLVM can vectorize.
+    """Return log(1 + x) for x in [0, 1].
 
-    2 artanh(y) with y = x / (2 + x), at most 1/3, by its series: relative error below 2e-7.
+    In float32, the result is computed by a polynomial, because LLVM can vectorize it. It is the series of 2 artanh(y) with
+    y = x / (2 + x), which is at most 1/3; the relative error is below 2e-7.
     """
     return np.log1p(x)
 
@@ -103,7 +107,10 @@ def softplus(x):  # type: ignore[no-untyped-def]
 
 @register_jitable
 def activate(code, gamma, x):  # type: ignore[no-untyped-def]
-    """Return the activation ``ACTIVATIONS[code]`` of a pre-activation x; gamma, of x's type, is that of leaky ReLU and ELU."""
+    """Return the activation function ``ACTIVATIONS[code]`` of a pre-activation x.
+
+    ``code`` is an integer. ``gamma`` has the type of x and is the factor of leaky ReLU and ELU; other functions ignore it.
+    """
     one = type(x)(1)
     if code == TANH:
         return one - type(x)(2) / (exp(x + x) + one)
@@ -122,7 +129,10 @@ def activate(code, gamma, x):  # type: ignore[no-untyped-def]
 
 @register_jitable
 def activation_slope(code, gamma, y):  # type: ignore[no-untyped-def]
-    """Return the derivative of an activation, expressed by its output y (so that the pre-activation need not be kept)."""
+    """Return the derivative of the activation function ``ACTIVATIONS[code]`` where its output is y.
+
+    It is computed from the output, so that the pre-activations need not be stored for the backward pass.
+    """
     one = type(y)(1)
     if code == TANH:
         return one - y * y
@@ -141,7 +151,7 @@ def activation_slope(code, gamma, y):  # type: ignore[no-untyped-def]
 
 @register_jitable
 def unit_loss(code, z, y):  # type: ignore[no-untyped-def]
-    """Return the loss ``UNIT_LOSSES[code]`` of a score z whose target is y."""
+    """Return the loss ``UNIT_LOSSES[code]`` of a score z with the target y; `Backend.unit_losses` has the formulas."""
     if code == BINARY:
         return softplus(z) - y * z
     if code == EXPONENTIAL:
@@ -157,8 +167,8 @@ def unit_loss(code, z, y):  # type: ignore[no-untyped-def]
 
 @register_jitable
 def unit_loss_slope(code, z, y):  # type: ignore[no-untyped-def]
-    """Return the derivative of `unit_loss` by z, 0 where it has none."""
-    one, nothing = type(z)(1), type(z)(0)
+    """Return the derivative of `unit_loss` with respect to z, or 0 where the loss has a kink."""
+    one, zero = type(z)(1), type(z)(0)
     if code == BINARY:
         return sigmoid(z) - y
     if code == EXPONENTIAL:
@@ -166,30 +176,32 @@ def unit_loss_slope(code, z, y):  # type: ignore[no-untyped-def]
     if code == POISSON:
         return exp(z) - y
     if code == HINGE:
-        return -y if not one - y * z <= 0 else nothing
+        return -y if not one - y * z <= 0 else zero
     output, slope = z, one
-    if code >= SIGMOID_SQUARED:  # both losses of a sigmoid come last
+    if code >= SIGMOID_SQUARED:  # the two losses of sigmoid outputs have the highest codes
         output = sigmoid(z)
         slope = output * (one - output)
     error = output - y
     if code in (SQUARED, SIGMOID_SQUARED):
         return (error + error) * slope
-    return nothing if error == 0 else (slope if error > 0 else (-slope if error < 0 else error))
+    return zero if error == 0 else (slope if error > 0 else (-slope if error < 0 else error))  # the last case is NaN
 
 
 def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
-    """Return four random 32-bit words for a counter and a key: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers").
+    """Return four random uint32 for a counter and a key, by Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers").
 
-    A pure function, so that a dropout mask is recomputed wherever it is needed, on any device, instead of being stored. Each
-    device compiles it in its own way.
+    This is a pure function. Therefore dropout masks need not be stored: every device can recompute them when they are needed.
+    The function is not decorated, because each backend compiles it with options of its own.
 
     Parameters
     ----------
-    c0, c1, c2, c3, k0, k1
-        uint32.
+    c0, c1, c2, c3
+        The counter, four uint32.
+    k0, k1
+        The key, two uint32.
     """
     low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
-    # Words of 64 bits, of which only the lower half counts, are what a vector multiplies.
+    # The numbers are kept in 64 bits, of which only the lower 32 count, because vector instructions multiply such numbers.
     c0, c1, c2, c3, k0, k1 = np.uint64(c0), np.uint64(c1), np.uint64(c2), np.uint64(c3), np.uint64(k0), np.uint64(k1)
     for _ in range(10):
         p0 = np.uint64(0xD2511F53) * (c0 & low)
@@ -201,13 +213,16 @@ def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
 
 @register_jitable
 def penalty_slope(w, l1, l2):  # type: ignore[no-untyped-def]
-    """Return the derivative of l1 |w| + l2 w^2 / 2, where that of |w| at 0 is taken for 0."""
+    """Return the derivative of the penalty l1 |w| + l2 w^2 / 2 with respect to w; the derivative of |w| at 0 is taken as 0."""
     return l2 * w + (l1 if w > 0 else (-l1 if w < 0 else type(w)(0)))
 
 
 @register_jitable
 def momentum_update(w, g, velocity, rate, momentum, nesterov):  # type: ignore[no-untyped-def]
-    """Return weight and velocity after a step of gradient descent with momentum (Sutskever et al. 2013, in PyTorch's form)."""
+    """Return the weight and the velocity after a step of gradient descent with momentum, for a weight w and its gradient g.
+
+    The formulas are those of `torch.optim.SGD`. Sutskever et al. 2013 multiply the gradient, and not the velocity, by the rate.
+    """
     velocity = momentum * velocity + g
     step = g + momentum * velocity if nesterov else velocity
     return w - rate * step, velocity
@@ -215,23 +230,26 @@ def momentum_update(w, g, velocity, rate, momentum, nesterov):  # type: ignore[n
 
 @register_jitable
 def adagrad_update(w, g, total, rate, epsilon):  # type: ignore[no-untyped-def]
-    """Return weight and sum of squared gradients after a step of AdaGrad (Duchi et al. 2011)."""
+    """Return the weight and the sum of its squared gradients after a step of AdaGrad (Duchi et al. 2011)."""
     total = total + g * g
     return w - rate * g / (math.sqrt(total) + epsilon), total
 
 
 @register_jitable
 def rmsprop_update(w, g, mean, rate, decay, epsilon):  # type: ignore[no-untyped-def]
-    """Return weight and running mean of squared gradients after a step of RMSProp (Tieleman & Hinton 2012, lecture 6.5)."""
+    """Return the weight and the moving average of its squared gradients after a step of RMSProp.
+
+    Source: Tieleman & Hinton 2012, "Neural Networks for Machine Learning", lecture 6.5.
+    """
     mean = decay * mean + (type(w)(1) - decay) * g * g
     return w - rate * g / (math.sqrt(mean) + epsilon), mean
 
 
 @register_jitable
 def adam_update(w, g, m, v, rate, beta1, beta2, epsilon, correction1, correction2):  # type: ignore[no-untyped-def]
-    """Return weight and both moments after a step of Adam (Kingma & Ba 2015, algorithm 1).
+    """Return the weight and both moments m and v after a step of Adam (Kingma & Ba 2015, algorithm 1).
 
-    ``correction1 = 1 / (1 - beta1^t)`` and ``correction2`` likewise undo the moments' bias towards their start at zero.
+    ``correction1`` and ``correction2`` are those of `fflm.backend.common.adam_corrections`.
     """
     m = beta1 * m + (type(w)(1) - beta1) * g
     v = beta2 * v + (type(w)(1) - beta2) * g * g

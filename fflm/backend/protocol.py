@@ -1,9 +1,16 @@
-"""The operations that every device implements.
+"""The operations that the backend of every device implements.
 
-Letters in the shapes: B rows of a batch (predicted positions), n context words, K blocks of them, m embedding size, V vocabulary,
-I and O inputs and outputs of a layer, H hidden outputs that enter the output layer. Inputs come first and outputs last; results
-go into given arrays, which are either overwritten (``beta`` 0) or added to (``beta`` 1). Arrays are float32 or
-float64, ids are int32.
+Letters in the shapes: B rows of a batch (examples, such as predicted words), n context words, K blocks of context words, L words
+of the longest text of a batch, m embedding dimension, V vocabulary size, I and O inputs and outputs of a layer, H hidden outputs
+that the output layer reads, N any number of elements.
+
+The last arguments of an operation are the arrays that its results are written to. "inputs (B, I) -> outputs (B, O)" in a
+docstring means that the operation reads ``inputs`` and overwrites ``outputs``. Where an operation has an argument ``beta``, the
+old content of some results is multiplied by beta first: 0 overwrites them, whatever they contain, and 1 adds to them. ``d_x`` is
+the gradient of the loss with respect to ``x``, and has the shape of ``x``.
+
+The numbers of all arrays in a call are of one type: float32 or float64 on the CPU, float32 on a GPU. Words, rows, classes and
+other ids are int32. Arrays are contiguous in row-major order.
 """
 
 from collections.abc import Iterable
@@ -17,25 +24,36 @@ Activation = Literal["tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus",
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 NEGATIVE_SLOPES: dict[Activation, float] = {"leaky_relu": 0.01, "elu": 1.0}
-"""The usual factor gamma of these activations, which is their slope (just) below 0."""
+"""The default of the factor gamma of these activation functions, which is their slope (of elu: the slope just) below 0."""
 
 ActivationFunction: TypeAlias = Activation | tuple[Activation, float]
-"""An activation with its usual slope below 0, or with another one."""
+"""The name of an activation function; or its name and its slope gamma below 0, if that is not the default."""
 
 UnitLoss = Literal["sigmoid", "squared", "absolute", "hinge", "exponential", "poisson", "sigmoid_squared", "sigmoid_absolute"]
 UNIT_LOSSES: tuple[UnitLoss, ...] = get_args(UnitLoss)
 
 NORMALIZE_EPSILON = 1e-5
-"""Added to the variance by `Backend.normalize`, so that a constant row becomes zero."""
+"""Constant that `Backend.normalize` adds to the variance, so that a row of equal numbers becomes zeros."""
 
 
 @dataclass(frozen=True)
 class Dropout:
-    """One use of dropout: its mask is a pure function of these numbers and the element's place.
+    """An application of dropout (Srivastava et al. 2014), whose mask is a pure function of these numbers.
 
-    An element with index i in its (B, width) array is dropped when word ``i % 4`` of Philox4x32-10 with counter
-    ``(i // 4, layer, step, step >> 32)`` and key ``(seed, seed >> 32)`` is below ``rate * 2^32``; the others are divided
-    by ``1 - rate`` (Srivastava et al. 2014, inverted).
+    Let i be the index of an element in the flattened array (B, I) of a whole batch. The element is set to 0 if number ``i % 4``
+    of the four uint32 of Philox4x32-10, with the counter ``(i // 4, layer, step, step >> 32)`` and the key
+    ``(seed, seed >> 32)``, is below ``rate * 2^32``. All other elements are divided by ``1 - rate`` (inverted dropout).
+
+    Attributes
+    ----------
+    rate
+        Probability that an element is dropped, in [0, 1).
+    seed
+        Random seed, an integer of at most 64 bits.
+    step
+        Number of the training step, an integer of at most 64 bits.
+    layer
+        Number of the layer whose outputs are dropped; 0 for the input.
     """
 
     rate: float
@@ -49,7 +67,7 @@ class Backend(Protocol):
 
     name: str
     softmax_bytes: int
-    """Bytes that the B x V numbers of a softmax may take; a larger batch goes through the network in equal parts."""
+    """Largest size in bytes of the B x V numbers of a softmax. Larger batches are divided into equal parts, one after another."""
 
     @property
     def full_precision(self) -> "Backend":
@@ -59,76 +77,81 @@ class Backend(Protocol):
         """Free the memory that is kept between calls."""
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Return an uninitialized array of the device."""
+        """Return an uninitialized array on the device."""
 
     def upload(self, array: Any) -> Array:
-        """Return a copy of a NumPy array on the device; an array of the device is returned as it is."""
+        """Return a copy of a NumPy array on the device. An array that is already on the device is returned itself."""
 
     def download(self, array: Array) -> Any:
-        """Return an array of the device as a NumPy array; on the CPU it is the same array."""
+        """Return an array of the device as a NumPy array. On the CPU this is the same array, on a GPU it is a copy."""
 
     def copy(self, values: Array, copied: Array, *, source: int = 0, target: int = 0) -> None:
-        """Copy columns from number ``source`` on to columns from number ``target`` on, as many as both arrays have from there.
+        """Copy columns of ``values``, from column ``source`` on, to ``copied``, from column ``target`` on.
+
+        The number of columns that are copied is the smaller of the numbers that both arrays have from there on.
 
         values (B, I) -> copied (B, J).
         """
 
     def clear(self, array: Array) -> None:
-        """Set a contiguous array to 0."""
+        """Set all elements of a contiguous array to 0."""
 
     def gather(self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array) -> None:
-        """Look up the context words' embeddings, add those of each block, and concatenate: x = (x_1, ..., x_K).
+        """Look up the embeddings of context words, add up those of each block, and concatenate the sums: x = (x_1, ..., x_K).
 
-        A context is cut into blocks of consecutive words; x_k is the sum of the block's embeddings over the square root of
-        their number, which keeps the variance. A block of one word is its embedding (Bengio 2003, section 2), a longer one an
-        average of words farther back (Sun & Iyyer 2021, section 3). The number -1 is no word: zeros stand for its embedding.
+        A context is divided into blocks of consecutive words. x_k is the sum of the embeddings of a block, divided by the square
+        root of their number, which keeps the variance. A block of one word gives its embedding (Bengio 2003, section 2); a
+        longer block gives a scaled average of words that are farther back (Sun & Iyyer 2021, section 3). The id -1 means that
+        there is no word; it counts as an embedding of zeros.
 
-        embeddings (V + 1, m), contexts (B, n), K sizes of blocks with the sum n -> inputs (B, K m).
+        embeddings (V + 1, m), contexts (B, n), ``blocks`` the K sizes of the blocks, whose sum is n -> inputs (B, K m).
         """
 
     def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
-        """Add each context word's gradient to its embedding's: the reverse of `gather`, always in the same order.
+        """Backpropagate through `gather`: add the gradient of each context word to that of its embedding.
 
-        The number -1 is no word and gets no gradient.
+        The id -1 gets no gradient. The result does not depend on the order in which threads run.
 
-        contexts (B, n), K sizes of blocks, d_inputs (B, K m) -> d_embeddings (V + 1, m), added to.
+        contexts (B, n), ``blocks`` the K sizes of the blocks, d_inputs (B, K m) -> d_embeddings (V + 1, m), added to.
         """
 
     def mean_pool(self, embeddings: Array, words: Array, pooled: Array) -> None:
-        """Average the embeddings of each text's words (Iyyer et al. 2015, equation 1; 0 for a text without words).
+        """Average the embeddings of the words of each text (Iyyer et al. 2015, equation 1). A text without words gives zeros.
 
-        embeddings (V + 1, m), words (B, L), a text's words and then -1 -> pooled (B, m).
+        embeddings (V + 1, m), words (B, L), where -1 follows the last word of a text -> pooled (B, m).
         """
 
     def mean_pool_backward(self, words: Array, d_pooled: Array, d_embeddings: Array) -> None:
-        """Go back through `mean_pool`, always in the same order.
+        """Backpropagate through `mean_pool`. The result does not depend on the order in which threads run.
 
         words (B, L), d_pooled (B, m) -> d_embeddings (V + 1, m), added to.
         """
 
     def max_pool(self, embeddings: Array, words: Array, pooled: Array, sources: Array) -> None:
-        """Take the largest number of each dimension among a text's words (Collobert et al. 2011, section 3.2.3; 0 without words).
+        """Take the maximum of each embedding dimension over the words of each text (Collobert et al. 2011, section 3.2.3).
 
-        embeddings (V + 1, m), words (B, L), a text's words and then -1 -> pooled (B, m), sources (B, m), the words of which the
-        numbers are, of equal ones the first, -1 where there is none.
+        A text without words gives zeros. ``sources`` are the words whose embeddings have the maxima (the first of several words
+        with the same number), or -1 for a text without words.
+
+        embeddings (V + 1, m), words (B, L), where -1 follows the last word of a text -> pooled (B, m), sources (B, m) int32.
         """
 
     def max_pool_backward(self, sources: Array, d_pooled: Array, d_embeddings: Array) -> None:
-        """Go back through `max_pool`, always in the same order.
+        """Backpropagate through `max_pool`. The result does not depend on the order in which threads run.
 
-        sources (B, m), d_pooled (B, m) -> d_embeddings (V + 1, m), added to.
+        sources (B, m) int32, d_pooled (B, m) -> d_embeddings (V + 1, m), added to.
         """
 
     def put_rows(self, values: Array, rows: Array, array: Array) -> None:
-        """Write rows: array[rows] = values. The reverse of `gather` with blocks of one.
+        """Write rows of a matrix: array[rows] = values. `gather` with blocks of one word reads them.
 
-        values (R, m), rows (R,), all different -> array (N, m).
+        values (R, m), rows (R,) int32, all different -> array (N, m).
         """
 
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
-        """Apply dropout, forward to activations or backward to their gradients (the same mask).
+        """Apply dropout to activations in the forward pass, or, with the same mask, to their gradients in the backward pass.
 
-        values (B, I), whose first row is row number ``row`` of the batch -> dropped (B, I), which may be ``values``.
+        values (B, I), whose first row is row number ``row`` of the whole batch -> dropped (B, I), which may be ``values`` itself.
         """
 
     def affine(self, inputs: Array, weight: Array, bias: Array, activation: ActivationFunction, outputs: Array) -> None:
@@ -149,36 +172,37 @@ class Backend(Protocol):
         d_bias: Array,
         d_inputs: Array,
     ) -> None:
-        """Go back through `affine`.
+        """Backpropagate through `affine`.
 
-        inputs (B, I), weight (O, I), outputs (B, O), d_outputs (B, O; overwritten) -> d_weight (O, I) and d_bias (O,), by
-        ``beta``, and d_inputs (B, I), overwritten.
+        inputs (B, I), weight (O, I), outputs (B, O), d_outputs (B, O), which is used as scratch memory -> d_weight (O, I) and
+        d_bias (O,), added to ``beta`` times their content, and d_inputs (B, I), overwritten.
         """
 
     def add(self, values: Array, total: Array) -> None:
         """Add ``values`` to ``total``, both (B, I)."""
 
     def normalize(self, values: Array, normalized: Array) -> None:
-        """Subtract the mean of each row, and divide by its standard deviation: layer normalization (Ba et al. 2016, equation 4).
+        """Normalize each row to mean 0 and standard deviation 1: layer normalization (Ba et al. 2016, equation 4).
 
-        There is no gain and no bias, because the layer that follows has them (Xu et al. 2019 find them superfluous). The
-        deviation is sqrt(variance + `NORMALIZE_EPSILON`).
+        There is no gain and no bias, because the weights and biases of the next layer have the same effect (Xu et al. 2019 find
+        no benefit in them). The standard deviation is computed as sqrt(variance + `NORMALIZE_EPSILON`).
 
         values (B, I) -> normalized (B, I).
         """
 
     def normalize_backward(self, values: Array, d_normalized: Array, d_values: Array) -> None:
-        """Go back through `normalize`.
+        """Backpropagate through `normalize`.
 
         values (B, I), d_normalized (B, I) -> d_values (B, I), added to.
         """
 
     def output_losses(self, hidden: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
-        """Compute -log softmax(hidden[row] weight^T + bias)[target], on the CPU without ever holding the B x V matrix.
+        """Compute the loss -log softmax(hidden[row] weight^T + bias)[target] of each pair of a row and a target.
 
-        The normalizer is computed only once for all targets after the same context.
+        Several targets may follow the same context; its normalizer is then computed only once. The B x V matrix of all logits
+        is never stored.
 
-        hidden (B, H), weight (V, H), bias (V,), rows (T,) in [0, B), targets (T,) in [0, V) -> losses (T,), nats, not averaged.
+        hidden (B, H), weight (V, H), bias (V,), rows (T,) int32 in [0, B), targets (T,) int32 in [0, V) -> losses (T,), nats.
         """
 
     def output_gradients(
@@ -196,14 +220,15 @@ class Backend(Protocol):
         d_weight: Array,
         d_bias: Array,
     ) -> None:
-        """Compute the whole output layer in one operation: logits, softmax, losses, and all gradients.
+        """Compute the forward and the backward pass of a softmax output layer in one operation.
 
-        The gradients are those of ``scale`` times the sum over rows of the cross-entropy with the smoothed target
-        (1 - smoothing) onehot + smoothing / V (Szegedy et al. 2016, section 7), plus penalty (log Z)^2, where Z is the sum
-        of the exponentials (Devlin et al. 2014, section 2.4); the losses are plain -log p(target).
+        The gradients are those of ``scale`` times the sum over all rows of: the cross-entropy with the smoothed target
+        (1 - smoothing) onehot + smoothing / V (Szegedy et al. 2016, section 7), plus penalty (log Z)^2, where Z is the sum of
+        the exponentials of the logits (Devlin et al. 2014, section 2.4). The losses are -log p(target), without smoothing,
+        penalty and scale.
 
-        hidden (B, H), weight (V, H), bias (V,), targets (B,) -> losses (B,), nats; d_hidden (B, H), overwritten;
-        d_weight (V, H) and d_bias (V,), by ``beta``.
+        hidden (B, H), weight (V, H), bias (V,), targets (B,) int32 -> losses (B,), nats, and d_hidden (B, H), both overwritten;
+        d_weight (V, H) and d_bias (V,), added to ``beta`` times their content.
         """
 
     def nce_gradients(
@@ -220,45 +245,61 @@ class Backend(Protocol):
         d_weight: Array,
         d_bias: Array,
     ) -> None:
-        """Compute noise-contrastive estimation as an output layer: scores, losses, and all gradients.
+        """Compute the forward and the backward pass of an output layer with the loss of noise-contrastive estimation (NCE).
 
-        With s = hidden weight^T + bias a row's loss is softplus(-s_target) + sum over words of noise softplus(s): the target
-        is to be told apart from the noise (Mnih & Teh 2012, equation 8; noise shared by the rows as in Zoph et al. 2016). The
-        caller has subtracted log(k q(word)) from the bias. The gradients are those of ``scale`` times the sum over rows.
+        With the scores s = hidden weight^T + bias, the loss of a row is softplus(-s_target) + sum over all words of
+        noise softplus(s), so that the network learns to tell the target from the noise samples (Mnih & Teh 2012, equation 8).
+        All rows share the noise samples (Zoph et al. 2016). The caller has subtracted log(k q(word)) from the bias, where k is
+        the number of samples and q their distribution. The gradients are those of ``scale`` times the sum over all rows.
 
-        hidden (B, H), weight (V, H), bias (V,), targets (B,), noise (V,), how often each word was drawn -> losses (B,), nats;
-        d_hidden (B, H), overwritten; d_weight (V, H) and d_bias (V,), by ``beta``.
+        hidden (B, H), weight (V, H), bias (V,), targets (B,) int32, noise (V,), which says how often each word was drawn ->
+        losses (B,), nats, and d_hidden (B, H), both overwritten; d_weight (V, H) and d_bias (V,), added to ``beta`` times their
+        content.
         """
 
     def unit_losses(self, scores: Array, targets: Array, loss: UnitLoss, scale: float, losses: Array, d_scores: Array) -> None:
-        """Compute the losses of single output units, and their gradients.
+        """Compute the losses of independent output units, and their gradients.
 
-        With z a score and y its target, ``sigmoid`` is the binary cross-entropy log(1 + e^z) - y z of the probability sigmoid(z),
-        whose derivative is sigmoid(z) - y; ``squared`` is (z - y)^2; ``absolute`` is |z - y|; ``hinge`` is max(0, 1 - y z);
-        ``exponential`` is e^(-y z) (Freund & Schapire 1997). ``poisson`` is e^z - y z, minus the log-likelihood of a count y with
-        the mean e^z, but for log y!, which no weight changes; its derivative is e^z - y. ``sigmoid_squared`` and
-        ``sigmoid_absolute`` are (s - y)^2 and |s - y| of s = sigmoid(z); the chain rule gives their derivatives s'(z) = s (1 - s)
-        as a factor.
+        For a score z with the target y, the losses are
 
-        scores (B, O), targets (B, O) -> losses (B,), summed over units, and d_scores (B, O), ``scale`` times the derivatives.
+        ``sigmoid``
+            log(1 + e^z) - y z, the binary cross-entropy of the probability sigmoid(z); the derivative is sigmoid(z) - y.
+        ``squared``, ``absolute``
+            (z - y)^2 and |z - y|.
+        ``hinge``
+            max(0, 1 - y z), for y = -1 or 1.
+        ``exponential``
+            e^(-y z), for y = -1 or 1 (Freund & Schapire 1997).
+        ``poisson``
+            e^z - y z, the negative log-likelihood of a count y with the mean e^z, without the term log y!, which does not depend
+            on the weights; the derivative is e^z - y.
+        ``sigmoid_squared``, ``sigmoid_absolute``
+            (s - y)^2 and |s - y| with s = sigmoid(z); by the chain rule, their derivatives have the factor s (1 - s).
+
+        scores (B, O), targets (B, O) -> losses (B,), each the sum over the units, and d_scores (B, O), the derivatives times
+        ``scale``.
         """
 
     def log_probabilities(self, hidden: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
-        """Compute log softmax(hidden weight^T + bias) in full.
+        """Compute log softmax(hidden weight^T + bias) of all words.
 
         hidden (B, H), weight (V, H), bias (V,) -> log_probabilities (B, V), nats.
         """
 
     def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
-        """Compute the factor that limits the norm of all gradients together: min(1, limit / norm), NaN if one is not finite.
+        """Compute the factor that clips the gradients: min(1, limit / norm), where ``norm`` is the L2 norm of all of them.
 
-        factor (1,), of the gradients' type.
+        The factor is NaN if a gradient is not finite.
+
+        gradients, arrays of any shapes -> factor (1,).
         """
 
     def add_penalty(self, weight: Array, gradient: Array, l1: float, l2: float) -> None:
-        """Add to a gradient that of the penalty l1 |w| + l2 w^2 / 2, summed over the numbers of a weight.
+        """Add the gradient of the penalty l1 |w| + l2 w^2 / 2, summed over all weights w of an array.
 
-        That is l1 sign(w) + l2 w, where sign(0) is 0. weight, gradient of any shape, the same.
+        The gradient is l1 sign(w) + l2 w, where sign(0) is 0.
+
+        weight of any shape -> gradient of the same shape, added to.
         """
 
     def momentum_step(
@@ -273,9 +314,11 @@ class Backend(Protocol):
         momentum: float,
         nesterov: bool,
     ) -> None:
-        """Update ``weight`` and ``velocity`` by gradient descent with momentum.
+        """Update ``weight`` and ``velocity`` by a step of gradient descent with momentum.
 
-        Here and below the gradient is g = scale gradient + l2 weight, with ``scale`` (1,), as `clip_factor` has computed it.
+        This and the next three operations minimize along g = scale gradient + l2 weight, where ``scale`` (1,) is the factor of
+        `clip_factor`. ``gradient`` and the state of the optimizer have the shape of ``weight``, which may be any shape. ``rate``
+        is the learning rate. The formulas are in `fflm.backend.formulas`.
         """
 
     def adagrad_step(
@@ -289,7 +332,7 @@ class Backend(Protocol):
         rate: float,
         epsilon: float,
     ) -> None:
-        """Update ``weight`` and the sum of squares ``total`` by AdaGrad."""
+        """Update ``weight`` and the sum of squared gradients ``total`` by a step of AdaGrad; see `momentum_step`."""
 
     def rmsprop_step(
         self,
@@ -303,7 +346,7 @@ class Backend(Protocol):
         decay: float,
         epsilon: float,
     ) -> None:
-        """Update ``weight`` and the mean square ``mean`` by RMSProp."""
+        """Update ``weight`` and the moving average of squared gradients ``mean`` by a step of RMSProp; see `momentum_step`."""
 
     def adam_step(
         self,
@@ -321,9 +364,10 @@ class Backend(Protocol):
         epsilon: float,
         step: int,
     ) -> None:
-        """Update ``weight`` and both moments by Adam's step number ``step`` (from 1).
+        """Update ``weight`` and the moments ``first`` and ``second`` by a step of Adam; see `momentum_step`.
 
-        ``shrink`` is AdamW's decoupled decay: the weight is first multiplied by 1 - shrink (Loshchilov & Hutter 2019).
+        ``step`` is the number of the step, counted from 1. ``shrink`` is the decoupled weight decay of AdamW: the weight is
+        first multiplied by 1 - shrink (Loshchilov & Hutter 2019).
         """
 
     def adam_catch_up(
@@ -340,11 +384,12 @@ class Backend(Protocol):
         epsilon: float,
         step: int,
     ) -> None:
-        """Let rows catch up on the steps of Adam, up to number ``step``, in which they had no gradient: lazy Adam updates.
+        """Apply the steps of Adam, up to step number ``step``, that were skipped because a row had no gradient in them.
 
-        In k such steps the first moment m moves a weight by beta1 m + ... + beta1^k m, times the rate and over the root of the
-        second moment, which is taken as constant: it falls by beta2 in a step, far more slowly. ``keeps`` is the product of
-        1 - shrink over the steps.
+        In k steps without a gradient, the first moment m moves a weight by beta1 m + ... + beta1^k m, multiplied by the learning
+        rate and divided by the square root of the second moment. The latter is treated as constant during these steps, because
+        it only shrinks by the factor beta2 in each. `fflm.training.lazy_adam` says why this is done.
 
-        weight, first, second (R, m), all changed; idle (R,), each row's k >= 0; keeps (R,).
+        idle (R,), the number k >= 0 of skipped steps of each row, and keeps (R,), the product of 1 - shrink over these steps ->
+        weight, first and second (R, m), all updated.
         """

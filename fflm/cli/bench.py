@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fflm.cli.options import Sizes, device_option_with, json_option, overwrite_option, quiet_option
+from fflm.cli.options import PATH, Sizes, device_option_with, json_option, overwrite_option, quiet_option
 from fflm.cli.tables import Column, LiveTable, stdout_width
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 @click.option("--window", type=click.IntRange(1), default=5, show_default=True, help="Number of context words.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: all cores]")
 @click.option("--seconds", type=click.FloatRange(0), default=0.1, show_default=True, help="Minimum duration of each round.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Plot of the training steps: .png, .svg or .pdf."
-)
+@click.option("-o", "--output", type=PATH, metavar="FILE", help="Plot of the training steps: .png, .svg or .pdf.")
 @overwrite_option
 @device_option_with("auto")
 @quiet_option

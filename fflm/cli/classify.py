@@ -12,6 +12,7 @@ from fflm.arguments import description, parameters
 from fflm.cli import progress
 from fflm.cli.loading import announce_stdin, find_model, use_device
 from fflm.cli.options import (
+    PATH,
     Command,
     HeadedCommand,
     add_options,
@@ -111,7 +112,7 @@ def _input_options(command: Command) -> Command:
         click.option(
             "--lexicon",
             "lexicons",
-            type=click.Path(path_type=Path),
+            type=PATH,
             multiple=True,
             metavar="FILE",
             help=f"{description(Lexicons)} May be repeated.",
@@ -137,7 +138,7 @@ def _vectors_options(command: Command) -> Command:
     from fflm.training.settings import TrainingSettings
 
     options = [
-        click.option("--vectors", type=click.Path(path_type=Path), metavar="FOLDER|FILE", help=description(Vectors)),
+        click.option("--vectors", type=PATH, metavar="FOLDER|FILE", help=description(Vectors)),
         field_option(TrainingSettings, "frozen"),
     ]
     return add_options(options, command)
@@ -173,10 +174,10 @@ def _network_options(command: Command) -> Command:
 
 
 @command.command(cls=HeadedCommand)
-@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="[default: INPUT.classifier]")
+@click.argument("inputs", nargs=-1, type=PATH)
+@click.option("-o", "--output", type=PATH, metavar="FOLDER", help="[default: INPUT.classifier]")
 @overwrite_option
-@click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Resume training of this classifier.")
+@click.option("--resume", type=PATH, metavar="FOLDER", help="Resume training of this classifier.")
 @_reading_options
 @_input_options
 @_vectors_options
@@ -344,7 +345,7 @@ def _view(run: "ClassifierSession") -> View:
 
 
 @command.command()
-@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("inputs", nargs=-1, type=PATH)
 @model_option
 @click.option(
     "--top",
@@ -426,7 +427,7 @@ def _show_tags(classifier: "TextClassifier", texts: list[str], top: int, as_json
 
 
 @command.command("eval")
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("inputs", nargs=-1, required=True, type=PATH)
 @model_option
 @_reading_options
 @click.option(

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
+from fflm.cli.options import PATH
 from fflm.cli.report import echo_json, message_console
 from fflm.cli.tables import stdout_width, table
 from fflm.text import catalogue
@@ -51,7 +52,7 @@ def _names(context: click.Context, parameter: click.Parameter, incomplete: str) 
     "-o",
     "--output",
     "folder",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path(),
     metavar="FOLDER",
     help="The folder in which the folder of the corpus is created. [default: the current folder]",

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from fflm.cli.loading import find_model
-from fflm.cli.options import json_option, model_option, quiet_option
+from fflm.cli.options import PATH, json_option, model_option, quiet_option
 from fflm.cli.report import (
     EVALUATIONS,
     describe_classification,
@@ -32,7 +32,7 @@ UNUSED = {
 
 
 @click.command()
-@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.argument("model", required=False, type=PATH)
 @model_option
 @quiet_option
 @json_option

@@ -1,8 +1,7 @@
 """Loading of what several commands need: the given or the latest model, the device, and the text to continue."""
 
-import io
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -10,7 +9,6 @@ import click
 
 from fflm.cli.report import show_word
 from fflm.cli.tables import printable
-from fflm.errors import FflmError
 
 if TYPE_CHECKING:
     from fflm.models.folder import Kind
@@ -76,24 +74,6 @@ def read_prefix(model: "LanguageModel", prefix: str | None, prefix_file: Path | 
     if result.unknown and not quiet:
         click.echo(f"not in the vocabulary, read as <unk>: {' '.join(map(show_word, result.unknown))}", err=True)
     return result
-
-
-def following_lines(encoding: str = "utf-8", errors: str = "strict") -> Iterator[str]:
-    """Yield the lines of standard input as they come, without their line ends.
-
-    Raises
-    ------
-    FflmError
-        If they are not of the encoding.
-    """
-    stream = io.TextIOWrapper(sys.stdin.buffer, encoding, errors)
-    try:
-        for line in iter(stream.readline, ""):
-            yield line.removesuffix("\n")
-    except UnicodeDecodeError as error:
-        raise FflmError(f"standard input is not {encoding} ({error.reason}): give it in this encoding") from error
-    finally:
-        stream.detach()
 
 
 def announce_stdin(inputs: Iterable[Path], quiet: bool) -> None:

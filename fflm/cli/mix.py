@@ -6,14 +6,14 @@ from typing import Any
 import click
 
 from fflm.cli.loading import announce_stdin, use_device
-from fflm.cli.options import device_option, encoding_option, errors_option, json_option, overwrite_option, quiet_option
+from fflm.cli.options import PATH, device_option, encoding_option, errors_option, json_option, overwrite_option, quiet_option
 from fflm.cli.report import describe_perplexity, echo_json
 from fflm.cli.tables import stdout_width, table
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MODEL...")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="The mixture.")
+@click.argument("models", nargs=-1, required=True, type=PATH, metavar="MODEL...")
+@click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="The mixture.")
 @overwrite_option
 @click.option(
     "--cache",
@@ -24,7 +24,7 @@ from fflm.cli.tables import stdout_width, table
 @click.option(
     "--tune",
     multiple=True,
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=PATH,
     metavar="TEXT",
     help="Held-out text to tune the weights on; may be repeated. [default: the validation text of the first model]",
 )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fflm.cli.loading import following_lines, load_model, read_prefix
+from fflm.cli.loading import load_model, read_prefix
 from fflm.cli.options import device_option, json_option, model_option, prefix_options, quiet_option
 from fflm.cli.report import echo_json, show_word
 
@@ -43,12 +43,13 @@ def command(
       fflm next --prefix "The cat sat on the" --top 5
     """
     from fflm.models import generation
+    from fflm.text.reading import arriving_lines
 
     if follow and (prefix is not None or prefix_file is not None):
         raise click.UsageError("--follow reads prefixes from standard input: leave out --prefix and --prefix-file")
     path, model = load_model(model_path, quiet, device)
     if follow:
-        for line in following_lines():
+        for line in arriving_lines():
             start = generation.read_prefix(model, line)
             words = generation.next_words(model, start, top)
             if as_json:

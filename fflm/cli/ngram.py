@@ -7,6 +7,7 @@ import click
 
 from fflm.cli.loading import find_model
 from fflm.cli.options import (
+    PATH,
     annotated_option,
     given_options,
     json_option,
@@ -22,7 +23,7 @@ from fflm.models.ngram.settings import ORDER, Order, Prune, PruneEntropy
 if TYPE_CHECKING:
     from fflm.models.ngram.model import NgramModel
 
-_output = click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="The model.")
+_output = click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="The model.")
 
 
 @click.group()
@@ -38,13 +39,13 @@ def command() -> None:
 
 
 @command.command("train")
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, required=True, type=PATH)
 @_output
 @overwrite_option
 @annotated_option("order", Order, ORDER)
 @annotated_option("prune", Prune, "0")
 @annotated_option("prune_entropy", PruneEntropy, 0.0)
-@click.option("--arpa", type=click.Path(path_type=Path), metavar="FILE", help="Also write the model in the ARPA format.")
+@click.option("--arpa", type=PATH, metavar="FILE", help="Also write the model in the ARPA format.")
 @text_options
 @quiet_option
 @json_option
@@ -87,7 +88,7 @@ def train(
 
 @command.command("export")
 @model_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The ARPA file.")
+@click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="The ARPA file.")
 @overwrite_option
 @quiet_option
 def export(model_path: Path | None, output: Path, overwrite: bool, quiet: bool) -> None:
@@ -107,7 +108,7 @@ def export(model_path: Path | None, output: Path, overwrite: bool, quiet: bool) 
 
 
 @command.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @_output
 @overwrite_option
 @click.option(

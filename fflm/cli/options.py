@@ -33,13 +33,24 @@ def _silence_log(context: click.Context, parameter: click.Parameter, value: bool
     return value
 
 
+class _Path(click.Path):
+    """The type of a path, which is not empty, as it would be in a script with an unset variable."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not value:
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _Path(path_type=Path)
+
 quiet_option = click.option("-q", "--quiet", is_flag=True, callback=_silence_log, help="Print only results, warnings and errors.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing output.")
 model_option = click.option(
     "-m",
     "--model",
     "model_path",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FOLDER",
     help="The model. [default: the latest usable model in this folder]",
 )
@@ -112,7 +123,7 @@ def annotated_option(
             attributes["type"] = Sizes()
             attributes["help"] += " Give 0 for none."
         case inspect.CustomType():
-            attributes["type"] = click.Path(path_type=Path)
+            attributes["type"] = PATH
     if by:
         attributes["help"] += f" [default: by {by}]"
     return click.option(declaration, parameter or name, default=default, **attributes)
@@ -297,7 +308,7 @@ def prefix_options(command: Command) -> Command:
         click.option("--prefix", metavar="TEXT", callback=check_text, help="The text to continue. [default: none]"),
         click.option(
             "--prefix-file",
-            type=click.Path(path_type=Path, allow_dash=True),
+            type=PATH,
             metavar="FILE",
             help="A file with the text to continue, - for standard input; a newline at its end is ignored.",
         ),

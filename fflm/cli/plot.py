@@ -7,17 +7,17 @@ from typing import Any
 import click
 
 from fflm.cli.loading import find_model
-from fflm.cli.options import json_option, overwrite_option, quiet_option
+from fflm.cli.options import PATH, json_option, overwrite_option, quiet_option
 from fflm.cli.report import describe_text
 from fflm.errors import FflmError
 
 
 @click.command()
-@click.argument("models", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, type=PATH)
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("curves.png"),
     show_default=True,
     metavar="FILE",
@@ -29,7 +29,7 @@ from fflm.errors import FflmError
     "--model",
     "named",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FOLDER",
     help="A model, like MODELS; may be repeated. [default: the latest evaluated model in this folder]",
 )

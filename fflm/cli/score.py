@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from fflm.cli.loading import announce_stdin, find_model, following_lines, use_device
+from fflm.cli.loading import announce_stdin, find_model, use_device
 from fflm.cli.mix import describe_components
-from fflm.cli.options import device_option, encoding_option, errors_option, json_option, model_option, quiet_option
+from fflm.cli.options import PATH, device_option, encoding_option, errors_option, json_option, model_option, quiet_option
 from fflm.cli.report import describe_policy, echo_json, show_word
 from fflm.cli.tables import printable
 
@@ -73,7 +73,7 @@ class Request:
 
 @click.command()
 @model_option
-@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("inputs", nargs=-1, type=PATH)
 @click.option(
     "--part",
     type=click.Choice(["train", "valid", "test"]),
@@ -282,7 +282,9 @@ def describe_normalizers(normalizers: "Normalizers", loss: float) -> dict[str, s
 
 def _follow(scorer: "LineScorer", request: Request) -> None:
     """Answer each line of standard input with its log-probability."""
-    for line in following_lines(request.encoding, request.errors):
+    from fflm.text.reading import arriving_lines
+
+    for line in arriving_lines(request.encoding, request.errors):
         value = float(scorer.scores([line])[0])
         if request.as_json:
             echo_json({"log_probability": value, "log10_probability": value / math.log(10)})

@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from fflm.cli.options import json_option, overwrite_option, quiet_option, text_options
+from fflm.cli.options import PATH, json_option, overwrite_option, quiet_option, text_options
 from fflm.cli.report import echo_json, message_console, tokenizing
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="The tokenized corpus.")
+@click.argument("inputs", nargs=-1, required=True, type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="The tokenized corpus.")
 @overwrite_option
 @text_options
 @quiet_option

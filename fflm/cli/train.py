@@ -9,6 +9,7 @@ import click
 from fflm.arguments import description
 from fflm.cli.loading import use_device
 from fflm.cli.options import (
+    PATH,
     HeadedCommand,
     given_options,
     json_option,
@@ -41,13 +42,13 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=HeadedCommand)
-@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="The model. [default: INPUT.model]")
+@click.argument("inputs", nargs=-1, type=PATH)
+@click.option("-o", "--output", type=PATH, metavar="FOLDER", help="The model. [default: INPUT.model]")
 @overwrite_option
-@click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Resume training of this model.")
+@click.option("--resume", type=PATH, metavar="FOLDER", help="Resume training of this model.")
 @preset_option
 @network_options
-@click.option("--vectors", type=click.Path(path_type=Path), metavar="FILE", help=description(Vectors))
+@click.option("--vectors", type=PATH, metavar="FILE", help=description(Vectors))
 @training_options
 @text_options
 @quiet_option

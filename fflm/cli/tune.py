@@ -11,6 +11,7 @@ import click
 
 from fflm.cli.loading import use_device
 from fflm.cli.options import (
+    PATH,
     Command,
     HeadedCommand,
     add_options,
@@ -41,11 +42,9 @@ if TYPE_CHECKING:
 def search_options(command: Command) -> Command:
     """Add the arguments and options of a search, whose settings are options of the same command."""
     options = [
-        click.argument("inputs", nargs=-1, type=click.Path(path_type=Path)),
-        click.option(
-            "-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="The search. [default: INPUT.tune]"
-        ),
-        click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Resume this search."),
+        click.argument("inputs", nargs=-1, type=PATH),
+        click.option("-o", "--output", type=PATH, metavar="FOLDER", help="The search. [default: INPUT.tune]"),
+        click.option("--resume", type=PATH, metavar="FOLDER", help="Resume this search."),
         click.option(
             "--search",
             multiple=True,

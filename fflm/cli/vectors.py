@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from fflm.cli.loading import load_vectors
-from fflm.cli.options import json_option, model_option, overwrite_option, quiet_option
+from fflm.cli.options import PATH, json_option, model_option, overwrite_option, quiet_option
 from fflm.cli.report import show_word
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @model_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="The file. [default: standard output]")
+@click.option("-o", "--output", type=PATH, metavar="FILE", help="The file. [default: standard output]")
 @overwrite_option
 @quiet_option
 @json_option

@@ -1,25 +1,25 @@
 """A job that filters a collection, and goes on where it was interrupted or killed."""
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fflm.arguments import PathLike, Processes, convert, to_path
 from fflm.errors import FflmError
-from fflm.files import locked_folder, os_errors_as_fflm_error, replacing_folder, write_json
+from fflm.files import LOCK, locked_folder, os_errors_as_fflm_error, replacing_folder, write_json
 from fflm.filtering.formats import make_format
 from fflm.filtering.journal import JOB, REMEDY, REPORT, Description, Journal
 from fflm.filtering.lines import BytesPart, compressor, scores_target
-from fflm.filtering.quality import MEASURES, Measures, figures, keep_threshold
+from fflm.filtering.quality import MEASURES, DocumentScorer, Measures, figures, keep_threshold
 from fflm.filtering.records import Part
 from fflm.filtering.settings import FilterSettings, bare
 from fflm.filtering.sources import Source, find_sources, is_url, publish
-from fflm.filtering.worker import FilterWorker, Result, Task, start_worker, work_in_worker
+from fflm.filtering.worker import FilterWorker, Result, Task, prepare_worker
 from fflm.models.mixture.model import fingerprint
 from fflm.processors import usable_processors
 from fflm.stored import read_json
@@ -30,9 +30,6 @@ FOLDER = ".filter"
 
 SAVE_SECONDS = 10.0
 """Seconds between two lines of the journal about a file in progress."""
-
-SERIAL_SECONDS = 2.0
-"""Processor time spent on a pass before worker processes are started."""
 
 PERCENTILES = (10, 25, 50, 75, 90)
 
@@ -116,8 +113,7 @@ def start_job(inputs: Iterable[str], output: str, model: PathLike, settings: Fil
     """
     model = to_path("model", model).absolute()
     sources = find_sources(list(inputs))
-    for source in sources:
-        settings.format_of(source.name)
+    check_targets(settings, sources)
     root = _root(output)
     about = {
         "format": 1,
@@ -157,12 +153,29 @@ def _absolute(name: str) -> str:
     return name if is_url(name) else str(Path(name).absolute())
 
 
+def check_targets(settings: FilterSettings, sources: Sequence[Source]) -> None:
+    """Check the paths of the files that are written, below the output folder.
+
+    Raises
+    ------
+    FflmError
+        If the format of a file is unknown, or two files would be written to the same path.
+    """
+    targets: dict[str, str] = {}
+    for source in sources:
+        for target in (source.target, *([scores_target(source.target)] if settings.beside(source.name) else [])):
+            if target in targets:
+                both = f"{targets[target]} and {source.name}"
+                raise FflmError(f"{both} would both be written to {target}: filter them into different folders")
+            targets[target] = source.name
+
+
 def _check_free(root: Path) -> None:
     with os_errors_as_fflm_error(f"write {root}"):
         if (root / FOLDER / JOB).exists():
             again = f"`fflm.resume_filter('{root}')`"
             raise FflmError(f"{root} was made by a filter: resume it with {again}, or choose another folder")
-        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        if root.exists() and not (root.is_dir() and {path.name for path in root.iterdir()} <= {LOCK}):
             raise FflmError(f"{root} exists: choose another folder")
 
 
@@ -186,7 +199,7 @@ class FilterJob:
 
     def __init__(self, folder: Path) -> None:
         about = read_json(folder / JOB, Description, REMEDY)
-        self.output: str = about["output"]
+        self.output: str = about["output"] if is_url(about["output"]) else str(folder.parent.absolute())  # which may be moved
         self.settings: FilterSettings = convert(about["settings"], FilterSettings)
         self.sources = [Source(*each) for each in about["sources"]]
         self._folder = folder
@@ -215,8 +228,8 @@ class FilterJob:
         with locked_folder(self._folder, "filtering in"), os_errors_as_fflm_error(f"write {self._folder}"):
             if not (self._folder / REPORT).exists():
                 self._finish(processes or usable_processors(), progress)
-            fields = read_json(self._folder / REPORT, dict[str, Any], REMEDY)
-        return Report(**fields)
+            fields = read_json(self._folder / REPORT, Report, REMEDY)
+        return Report(**{**fields, "output": self.output})
 
     def _finish(self, processes: int, progress: Callable[[Progress], None] | None) -> None:
         """Make the passes that are left, and write the report."""
@@ -256,6 +269,8 @@ class FilterJob:
             task = Task(index, source.name, source.target, writes)
             with source.open() as file:
                 version, format_ = source.version(), make_format(self.settings, source.name, source.target)
+                if measured and self.journal.states[False, index].version != version:
+                    raise FflmError(f"{source.name} has changed since it was scored: restore it, or {REMEDY}")
                 state = self.journal.begin(writes, index, version, format_.resumable)
                 first, size = state.records, int(version[0]) if version[0].isdecimal() else 0  # some servers do not say it
                 for batch in format_.read(file, source.name, state.end):
@@ -267,19 +282,23 @@ class FilterJob:
 
     def _results(self, tasks: Iterator[Task], processes: int) -> Generator[Result, None, None]:
         """Yield the results of tasks, from worker processes if it takes long."""
-        started = time.process_time()
-        arguments = (self._model, self.settings, self._threshold)
-        worker = FilterWorker(*arguments)
-        for task in tasks:
-            yield worker.work(task)
-            if processes > 1 and time.process_time() - started > SERIAL_SECONDS:
-                yield from map_in_order(work_in_worker, tasks, processes, start_worker, arguments)
-                return
+        work = FilterWorker(self._scorer, self.settings, self._threshold).work
+        return map_in_order(work, tasks, processes, prepare_worker, (self._model, self.settings, self._threshold))
+
+    @cached_property
+    def _scorer(self) -> DocumentScorer:
+        """The model, in this process."""
+        return DocumentScorer.load(self._model, self.settings.fast)
 
     def _measures(self, index: int, start: int, count: int) -> Measures:
         """Return the measures of some records of a file."""
         path = self.journal.path(index, "measures")
-        return np.fromfile(path, MEASURES, count, offset=start * MEASURES.itemsize)
+        measures = np.empty(0, MEASURES)
+        if path.exists():
+            measures = np.fromfile(path, MEASURES, count, offset=start * MEASURES.itemsize)
+        if len(measures) < count:
+            raise FflmError(f"{path} is damaged (its end is missing): {REMEDY}")
+        return measures
 
     def _all_measures(self) -> Measures:
         """Return the measures of all records, from the pass that made them."""
@@ -301,7 +320,7 @@ class FilterJob:
             for record, reason in state.broken.items()
         }
         levels = np.percentile(perplexities, PERCENTILES).tolist() if len(perplexities) else []
-        model = FilterWorker(self._model, self.settings, None).scorer.model
+        model = self._scorer.model
         return Report(
             output=self.output,
             files=len(self.sources),

@@ -195,10 +195,12 @@ class JsonLines(Lines):
 def _with_scores(record: Record | None, scores: Record) -> bytes:
     """Return a record as JSON, with its scores."""
     together = {**(record or {}), **{PREFIX + name: value for name, value in scores.items()}}
-    try:
+    if all(isinstance(value, msgspec.Raw) for value in (record or {}).values()):
         return msgspec.json.encode(together)
+    try:
+        return json.dumps(together, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:  # halves of surrogate pairs, which are escaped
-        return json.dumps(together).encode()
+        return json.dumps(together, separators=(",", ":")).encode()
 
 
 def score_lines(first: int, rows: Rows, scores: dict[str, Floats], suffix: str) -> bytes:

@@ -1,5 +1,6 @@
 """The files of a collection, and where the filtered files go: local paths, and URLs that fsspec opens, such as ``s3://...``."""
 
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,22 +74,18 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
     Raises
     ------
     FflmError
-        If a folder cannot be read or has no files, or two files would have the same path below the output folder.
+        If an input cannot be read, a folder has no files, or a file is not a regular file.
     """
-    found = [source for name in inputs for source in (_remote_sources(name) if is_url(name) else _local_sources(Path(name)))]
-    targets: dict[str, str] = {}
-    for source in found:
-        if source.target in targets:
-            one = targets[source.target]
-            raise FflmError(f"{one} and {source.name} would both become {source.target}: filter them into different folders")
-        targets[source.target] = source.name
-    return found
+    if not inputs or "" in inputs:
+        raise FflmError("there is no path or URL of documents: give at least one, and no empty one")
+    return [source for name in inputs for source in (_remote_sources(name) if is_url(name) else _local_sources(Path(name)))]
 
 
 def _local_sources(path: Path) -> Iterator[Source]:
     with os_errors_as_fflm_error(f"read {path}"):
         folder = path if path.is_dir() else path.parent
-        path.stat()
+        if not path.is_dir() and (str(path) == "-" or not stat.S_ISREG(path.stat().st_mode)):
+            raise FflmError(f"{path} is not a file that can be read again when a filter is resumed: write its content to a file")
     for file in files(path):
         yield Source(str(file), file.relative_to(folder).as_posix())
 

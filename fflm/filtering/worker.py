@@ -1,5 +1,6 @@
 """The work on a batch of records: their scores, and what is written of them. It is done in worker processes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,18 +77,18 @@ class FilterWorker:
 
     Parameters
     ----------
-    model
-        The model's folder.
+    scorer
+        Scores the documents.
     settings
         How the collection is filtered.
     threshold
         The highest perplexity to keep, if there is a share to keep.
     """
 
-    def __init__(self, model: Path, settings: FilterSettings, threshold: float | None) -> None:
+    def __init__(self, scorer: DocumentScorer, settings: FilterSettings, threshold: float | None) -> None:
+        self._scorer = scorer
         self._settings = settings
         self._threshold = threshold
-        self.scorer = DocumentScorer.load(model, settings.fast)
 
     def work(self, task: Task) -> Result:
         """Return what is made of a task."""
@@ -102,7 +103,7 @@ class FilterWorker:
             measures = np.zeros(len(parsed.texts), MEASURES)
             measures["tokens"] = BLANK
             measures["tokens"][list(parsed.broken)] = BROKEN
-            measures[readable] = self.scorer.measure(texts)
+            measures[readable] = self._scorer.measure(texts)
         light = task._replace(batch=batch._replace(payload=None), measures=None)
         broken = {task.first + index: reason for index, reason in parsed.broken.items()}
         if not task.writes:
@@ -118,16 +119,9 @@ class FilterWorker:
         return Result(light, kept, beside, measures, len(rows), broken)
 
 
-_worker: FilterWorker  # set in worker processes only
-
-
-def start_worker(model: Path, settings: FilterSettings, threshold: float | None) -> None:
-    """Prepare a worker process."""
-    global _worker
+def prepare_worker(model: Path, settings: FilterSettings, threshold: float | None) -> Callable[[Task], Result]:
+    """Load a model in a worker process; return the function that does the work on a task."""
     compute_on_calling_thread()
-    _worker = FilterWorker(model, settings, threshold)
-
-
-def work_in_worker(task: Task) -> Result:
-    """Do the work of a task in a worker process."""
-    return _worker.work(task)
+    scorer = DocumentScorer.load(model, settings.fast)
+    scorer.measure(["a"])  # loads the kernels and makes their tables, which processes share that are forked afterwards
+    return FilterWorker(scorer, settings, threshold).work

@@ -1,4 +1,4 @@
-"""What is computed and in which order: the network's configuration, its parameters, its forward and backward pass.
+"""The feedforward network: its configuration, its parameters, and its forward and backward pass.
 
-Knows the operations of a backend but no device, and neither text nor training.
+This package uses the operations of a backend, but does not depend on a device. It knows neither text nor training.
 """

@@ -1,4 +1,4 @@
-"""The shape of a network."""
+"""The configuration of a network: its type of input and output, its layers and their sizes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ Input = Literal["window", "mean", "max", "numbers"]
 Output = Literal["softmax", UnitLoss]
 
 WORDS = 2**31 - 2
-"""Words of the largest vocabulary: ids, of which the padding has one, too, are int32."""
+"""Maximum size of a vocabulary. Ids are int32, and the padding also has one."""
 
 CELLS = 2**26
-"""Maximum size of a part of a batch, if the user does not choose it: numbers in its examples and in their activations."""
+"""Maximum size of an evaluation batch: the numbers in its examples and in their activations together."""
 
 LAYERS, BLOCKS = 1000, 100
 """Maximum number of hidden layers, and maximum number of averages and of bands."""
@@ -37,25 +37,31 @@ class NetworkConfig(Settings):
 
     Notes
     -----
-    In Bengio's letters, the vocabulary is |V|, the window n - 1, the embedding m, a hidden layer h, the direct connections W. The
-    input has one more word than the vocabulary, the padding ``<s>``.
+    In the notation of Bengio et al., the vocabulary size is |V|, the window n - 1, the embedding dimension m, the size of the
+    hidden layer h, and the weights of the direct connections are W. The embeddings have one row more than the vocabulary, for the
+    padding ``<s>``.
 
-    ``averages``: Sun and Iyyer 2021, section 3. ``bands``: Grave et al. 2017; words before the first cutoff are predicted
-    directly, and the others given their band. ``residual``: h + f(d + H norm(h)) (He et al. 2016; Ba et al. 2016; pre-activation
-    order as in Xiong et al. 2020). ``tied``: if the number of hidden outputs is not the embedding dimension, they are projected
-    linearly to it.
+    ``averages`` are those of Sun and Iyyer 2021, section 3.
 
-    ``negative_slope``: the factor gamma of leaky_relu, gamma z below 0, and of elu, gamma (e^z - 1) below 0.
+    ``bands`` make the softmax adaptive (Grave et al. 2017): words before the first cutoff are predicted directly; for all other
+    words, first their band is predicted, and then the word within the band.
 
-    ``input``: with ``window``, the embeddings of the context words are concatenated, with averages of earlier ones; with ``mean``
-    and ``max``, the embeddings of the words of a text are averaged (Iyyer et al. 2015; Joulin et al. 2017), or pooled by the
-    maximum of each dimension (Collobert et al. 2011); ``numbers`` are numeric features.
+    ``residual``: a layer computes h + f(d + H norm(h)) (He et al. 2016), where norm is layer normalization (Ba et al. 2016) and
+    comes before the weights, as in Xiong et al. 2020.
 
-    ``output``: ``softmax`` has the probabilities of classes, and the loss is the cross-entropy; ``sigmoid`` has independent
-    probabilities, with binary cross-entropy; ``squared`` and ``absolute`` have numbers, with the error of this name; ``hinge``
-    and ``exponential`` have scores for targets of -1 or 1, with the loss of this name; ``poisson`` has means e^z of counts, with
-    their negative log-likelihood; ``sigmoid_squared`` and ``sigmoid_absolute`` have the outputs of a sigmoid, with squared or
-    absolute error.
+    ``tied``: if the number of hidden outputs differs from the embedding dimension, a linear projection is inserted.
+
+    ``negative_slope`` is the factor gamma of leaky_relu, which is gamma z below 0, and of elu, which is gamma (e^z - 1) below 0.
+
+    ``input``: with ``window``, the embeddings of the context words are concatenated, together with averages of the embeddings of
+    earlier words. With ``mean`` and ``max``, the embeddings of the words of a text are averaged (Iyyer et al. 2015; Joulin et al.
+    2017), or pooled by the maximum of each dimension (Collobert et al. 2011). With ``numbers``, the input are numeric features.
+
+    ``output``: the outputs of ``softmax`` are the probabilities of classes, and the loss is the cross-entropy. Those of
+    ``sigmoid`` are independent probabilities, with the binary cross-entropy. ``squared`` and ``absolute`` predict numbers, with
+    the error of this name. ``hinge`` and ``exponential`` predict scores for targets of -1 or 1, with the loss of this name.
+    ``poisson`` predicts the means e^z of counts, with their negative log-likelihood. ``sigmoid_squared`` and
+    ``sigmoid_absolute`` have sigmoid outputs, with the squared or the absolute error.
     """
 
     vocabulary: Annotated[Words, Meta(description="Vocabulary size of the input, and of the output of a language model.")]
@@ -129,57 +135,61 @@ class NetworkConfig(Settings):
 
     @property
     def context(self) -> int:
-        """Context words in all, those of the averages included."""
+        """Number of context words, including those of the averages."""
         return self.window + sum(self.averages)
 
     @property
     def classes(self) -> int:
-        """Units of the output layer: classes, or words."""
+        """Number of units of the output layer; of a language model, its vocabulary size."""
         return self.vocabulary if self.outputs is None else self.outputs
 
     @property
     def activations(self) -> tuple[Activation, ...]:
-        """The name of each hidden layer's activation."""
+        """The names of the activation functions of the hidden layers, one for each layer."""
         return self.activation if isinstance(self.activation, tuple) else (self.activation,) * len(self.hidden)
 
     def activation_of(self, layer: int) -> ActivationFunction:
-        """Return the activation of hidden layer number ``layer``, from 1."""
+        """Return the activation function of hidden layer number ``layer``, counted from 1."""
         name = self.activations[layer - 1]
         return name if self.negative_slope is None else (name, self.negative_slope)
 
     @property
     def sparse(self) -> bool:
-        """Whether a step with an exact loss touches few rows of the embeddings, which are input alone."""
+        """Whether a training step with the exact loss uses only a few rows of the embeddings.
+
+        This is so if the embeddings are not tied to the output layer, and the vocabulary may be large.
+        """
         return bool(self.bands) or (self.outputs is not None and self.input != "numbers")
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """Sizes of the blocks that a context is cut into, the oldest first: `Backend.gather` adds the embeddings of each."""
+        """Sizes of the blocks of context words, the oldest first, as for `Backend.gather`: averages, then single words."""
         return *reversed(self.averages), *(1,) * self.window
 
     @property
     def inputs(self) -> int:
-        """Width of the concatenated embeddings, and averages of embeddings [(n - 1) m]; or of what else the first layer reads."""
+        """Number of inputs of the first layer: the width of concatenated embeddings [(n - 1) m], or of another type of input."""
         if self.input == "window":
             return (len(self.averages) + self.window) * self.embedding
         return self.numbers if self.input == "numbers" else self.embedding
 
     def rows(self, most: int) -> int:
-        """Return how many examples may go through the network at a time: fewer than ``most`` if it is very wide."""
+        """Return how many examples to evaluate at a time: ``most``, or fewer if the network is very wide."""
         return max(1, min(most, CELLS // (self.context + self.inputs + sum(self.hidden))))
 
     @property
     def hidden_width(self) -> int:
-        """Width of what the hidden layers, and the direct connections if any, offer to the softmax."""
+        """Number of hidden outputs: those of the last hidden layer, and the inputs of direct connections, if there are any."""
         if not self.hidden:
             return self.inputs
         return self.hidden[-1] + (self.inputs if self.direct else 0)
 
     @property
     def softmaxes(self) -> tuple[int, ...]:
-        """Words, or classes, of the softmax, or of each of the adaptive one: the first has the most frequent words and the bands.
+        """Number of units of each softmax: there is one, or, in an adaptive softmax, one more for each band.
 
-        Bands that begin beyond the vocabulary do not exist.
+        The units of the first softmax are the most frequent words, and then the bands. Bands that would begin beyond the end of
+        the vocabulary do not exist.
         """
         borders = (*(first for first in self.bands if first < self.vocabulary), self.classes)
         sizes = [high - low for low, high in pairwise(borders)]
@@ -187,16 +197,31 @@ class NetworkConfig(Settings):
 
     @property
     def projected(self) -> bool:
-        """Whether a linear projection leads from the hidden outputs to the tied softmax."""
+        """Whether there is a linear projection between the hidden outputs and a tied output layer."""
         return self.tied and self.hidden_width != self.embedding
 
     @classmethod
     def feedforward(cls, numbers: int, hidden: Sequence[int] | int, outputs: int, **fields: Any) -> Self:
-        """Return the network of the textbooks, from numbers to outputs; nothing is dropped unless ``fields`` say so."""
+        """Return the configuration of a plain feedforward network over numeric features, without dropout.
+
+        Parameters
+        ----------
+        numbers
+            Number of features.
+        hidden
+            Sizes of the hidden layers.
+        outputs
+            Number of output units.
+        fields
+            Other fields, and those that differ from a plain network.
+        """
         plain = {"hidden": hidden, "tied": False, "dropout": 0.0, "embedding_dropout": 0.0, "input": "numbers"}
         return cls(0, numbers=numbers, outputs=outputs, **{**plain, **fields})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values; of a language model, as every network was once, without those on input and output."""
+        """Return the fields as JSON values.
+
+        For a language model, the fields about input and output are left out, because files of early versions do not have them.
+        """
         others = ("input", "numbers", "outputs", "output") if self.outputs is None else ()
         return {name: value for name, value in super().to_dict().items() if name not in others}

@@ -1,7 +1,8 @@
-"""Forward and backward through the network, once, for every backend.
+"""The forward and the backward pass of a network, in terms of the operations of a backend.
 
-Letters: B rows, n context words in K blocks, m embedding size, V vocabulary, H hidden outputs that enter the output layer;
-``d_x`` is the gradient of ``x``.
+Letters in the shapes: B rows of a batch, n context words in K blocks, m embedding dimension, I and h inputs and outputs of a
+hidden layer, V vocabulary size, H hidden outputs that enter the output layer. ``d_x`` is the gradient of the loss with respect to
+``x``.
 """
 
 import math
@@ -19,48 +20,76 @@ from fflm.network.parameters import Parameters
 
 @dataclass(frozen=True)
 class _Pass:
-    """The intermediate results of one forward pass, which backward needs."""
+    """The intermediate results of a forward pass that the backward pass needs.
 
-    sources: Array | None  # the words of which a pooled maximum is
-    values: list[Array]  # what the first layer reads (B, I) after dropout, then what each hidden layer leaves behind (B, h)
-    reads: list[Array]  # what each hidden layer reads: the values before it, normalized if it is residual
-    outputs: list[Array]  # (B, h) what each hidden layer computes from it, before dropout and sum
-    hidden: Array  # (B, hidden + direct) what is offered to the softmax
-    softmax_inputs: Array  # (B, H) the same, projected where the softmax is tied
+    Attributes
+    ----------
+    sources
+        Of max pooling, the words whose embeddings have the maxima (`inputs.read`); otherwise None.
+    values
+        The inputs of the network (B, I) after dropout, and then the result of each hidden layer (B, h), after dropout and after
+        the addition of a residual connection.
+    reads
+        The input of each hidden layer: the values before it, which are normalized if the layer is residual.
+    outputs
+        The output of the activation function of each hidden layer, (B, h).
+    hidden
+        The hidden outputs, (B, `NetworkConfig.hidden_width`).
+    softmax_inputs
+        The input of the output layer, (B, H): the hidden outputs or their projection.
+    """
+
+    sources: Array | None
+    values: list[Array]
+    reads: list[Array]
+    outputs: list[Array]
+    hidden: Array
+    softmax_inputs: Array
 
 
 @dataclass(frozen=True)
 class _Masks:
-    """Which dropout masks a part of a batch gets in training: those of the seed and the step, from the part's first row on."""
+    """The dropout masks of a part of a batch: those of a seed and a step, from row number ``row`` of the batch on."""
 
     seed: int
     step: int
     row: int
 
 
+@dataclass(frozen=True)
+class _Part:
+    """The part of a batch that goes through the network at a time, with the array for its losses."""
+
+    contexts: Array
+    targets: Array
+    losses: Array
+    masks: _Masks
+
+
 class Network:
-    """A network of a given shape on a given backend. Holds no parameters: they are passed in.
+    """A network with a given configuration on a given backend. The parameters are arguments of its methods.
 
     Parameters
     ----------
     config
-        The shape.
+        The configuration.
     backend
-        Computes the operations, on its device.
+        The backend, which computes the operations on its device.
     """
 
     def __init__(self, config: NetworkConfig, backend: Backend) -> None:
         self.config = config
         self.backend = backend
-        self._softmax_bytes = math.inf  # the backend's bound, but where there was too little memory
+        self._softmax_bytes = math.inf  # a bound that is lower than the backend's after the memory was too small
 
     def rows_at_once(self, parameters: Parameters, batch: int) -> int:
-        """Return how many rows of a batch go through the network at a time, by the memory their softmax takes."""
+        """Return how many rows of a batch go through the network at a time, so that the memory for their softmax is bounded."""
         most = min(self.backend.softmax_bytes, self._softmax_bytes)
         parts = -(-batch // max(1, int(most // self._row_bytes(parameters))))
         return -(-batch // parts)
 
     def _row_bytes(self, parameters: Parameters) -> int:
+        """Return the number of bytes that the softmax of one row takes."""
         return int(parameters.output_bias.dtype.itemsize * parameters.words)
 
     def gradients(
@@ -80,28 +109,28 @@ class Network:
         Parameters
         ----------
         parameters
-            The network's weights, or those of some of its words (`Subset`).
+            The parameters of the network, or those of some of its words (`Subset`).
         contexts
-            (B, n) int32 word ids, oldest first; or what else the network reads, as for `inputs.read`.
+            The context words, (B, n) int32, oldest first; or another type of input, as for `inputs.read`.
         targets
-            (B,) int32 ids of words or classes; for all outputs but a softmax (B, outputs), of the network's type.
+            The words or classes to predict, (B,) int32. For all outputs but a softmax: (B, outputs), in the dtype of the network.
         gradients
-            Overwritten with the gradients of the objective.
+            Overwritten with the gradients of the objective, averaged over the batch.
         losses
-            (B,) overwritten with -log p(target), nats, without smoothing and penalty; or with the loss of noise contrast, or that
-            of the outputs, summed over them.
+            Overwritten with the losses, (B,), nats: -log p(target) without smoothing and penalty, the loss of noise-contrastive
+            estimation, or the sum of the losses of all output units.
         objective
-            What is to be lowered.
+            The function to minimize.
         seed, step
-            Name the dropout masks: the same numbers give the same masks.
+            Random seed and number of the step, which determine the dropout masks.
 
         Raises
         ------
         ValueError
-            If contexts or targets are not what the network has.
+            If the contexts have the wrong shape, or contexts or targets contain ids that the network does not have.
         MemoryError
-            If there is not enough for a single row. Where there is too little for the rows that `rows_at_once` says, the batch is
-            started again with half of them, and so are this network's batches from then on.
+            If there is not enough memory for a single row. If there is too little for `rows_at_once`, the batch is started again
+            with half as many rows at a time, and so are later batches.
         """
         backend, batch = self.backend, len(targets)
         if self.config.output == "softmax":
@@ -110,26 +139,39 @@ class Network:
             at_once = self.rows_at_once(parameters, batch)
             try:
                 for low in range(0, batch, at_once):
-                    part = slice(low, min(low + at_once, batch))
-                    ends, masks = (backend.upload(contexts[part]), targets[part]), _Masks(seed, step, low)
-                    self._part_gradients(parameters, ends, gradients, losses[part], objective, 1 / batch, masks)
+                    rows = slice(low, min(low + at_once, batch))
+                    part = _Part(backend.upload(contexts[rows]), targets[rows], losses[rows], _Masks(seed, step, low))
+                    self._part_gradients(parameters, part, gradients, objective, 1 / batch)
                 return
             except MemoryError:
                 if at_once == 1:
                     self._softmax_bytes = math.inf
                     raise
-            # Not earlier, for the exception holds what its part has made.
+            # This must come after the `except` block, because the exception refers to the arrays of the part.
             backend.release()
             self._softmax_bytes = at_once // 2 * self._row_bytes(parameters)
 
     def losses(
         self, parameters: Parameters, contexts: Array, targets: Array, losses: Array, *, rows: Array | None = None
     ) -> None:
-        """Compute -log p(target | context), nats, or another output's loss: contexts (B, n), targets (T,) -> losses (T,).
+        """Compute the losses of targets in evaluation mode (without dropout).
 
-        Nothing is dropped.
+        Parameters
+        ----------
+        parameters, contexts
+            As for `gradients`.
+        targets
+            The words or classes to predict, (T,) int32; or the targets of units, as for `gradients`.
+        losses
+            Overwritten with the losses, (T,), nats: -log p(target | context), or the sum of the losses of all output units.
+        rows
+            For a softmax only: the row of ``contexts`` that each target follows, (T,) int32. By default each target has a row of
+            its own.
 
-        ``rows`` (T,), int32, says which context each target follows; without, each has its own. Only of a softmax.
+        Raises
+        ------
+        ValueError
+            As for `gradients`.
         """
         backend, forward = self.backend.full_precision, self._forward(parameters, self.backend.upload(contexts))
         if self.config.output != "softmax":
@@ -141,12 +183,15 @@ class Network:
         output.output_losses(backend, parameters, forward.softmax_inputs, rows, targets, losses)
 
     def log_probabilities(self, parameters: Parameters, contexts: Array) -> Array:
-        """Return log p(word | context) of every word, (B, V) in nats, as a NumPy array, in evaluation mode."""
+        """Return log p(word | context) of all words, in evaluation mode, as a NumPy array (B, V), nats."""
         forward = self._forward(parameters, self.backend.upload(contexts))
         return output.log_probabilities(self.backend.full_precision, parameters, forward.softmax_inputs)
 
     def predict(self, parameters: Parameters, contexts: Array) -> Array:
-        """Return the outputs, (B, outputs), as a NumPy array: probabilities, or numbers, as `NetworkConfig.output` says."""
+        """Return the outputs for contexts (B, n), in evaluation mode, as a NumPy array (B, outputs).
+
+        They are probabilities, means or scores, as `NetworkConfig.output` says.
+        """
         if self.config.output == "softmax":
             return np.exp(self.log_probabilities(parameters, contexts))
         forward = self._forward(parameters, self.backend.upload(contexts))
@@ -155,35 +200,36 @@ class Network:
         return np.exp(self.backend.download(units)) if self.config.output == "poisson" else self.backend.download(units)
 
     def _dropout(self, layer: int, masks: _Masks) -> Dropout | None:
-        """Return the dropout of layer 0 (the input) or of a hidden layer; None where nothing is dropped."""
+        """Return the dropout of layer 0 (the input) or of a hidden layer (from 1); None if its rate is 0."""
         rate = self.config.dropout if layer else self.config.embedding_dropout
         return Dropout(rate, masks.seed, masks.step, layer) if rate else None
 
     def _residual(self, layer: int) -> bool:
-        """Whether hidden layer number ``layer``, from 1, adds to what the one before it has given."""
+        """Return whether hidden layer number ``layer``, counted from 1, has a residual connection."""
         return self.config.residual and layer > 1
 
     def _copied(self, values: Array, first: int = 0, end: int | None = None) -> Array:
-        """Return a copy of columns."""
+        """Return a copy of the columns of ``values`` (B, I) from ``first`` on, up to ``end``."""
         columns = (values.shape[1] if end is None else end) - first
         copied = self.backend.empty((len(values), columns), values.dtype)
         self.backend.copy(values, copied, source=first)
         return copied
 
     def _normalized(self, values: Array) -> Array:
+        """Return the result of `Backend.normalize` as a new array."""
         normalized = self.backend.empty(values.shape, values.dtype)
         self.backend.normalize(values, normalized)
         return normalized
 
     def _forward(self, parameters: Parameters, contexts: Array, masks: _Masks | None = None) -> _Pass:
-        """Go forward, in training mode with masks for dropout, without them in evaluation mode."""
+        """Compute the forward pass: in training mode with masks, in evaluation mode without masks."""
         backend, config = self.backend if masks else self.backend.full_precision, self.config
         input_layer.check(config, contexts, 0 if parameters.embeddings is None else len(parameters.embeddings))
         inputs, sources = input_layer.read(backend, config, parameters.embeddings, contexts)
         if masks and (dropout := self._dropout(0, masks)):
-            kept = inputs  # the caller's numbers
-            inputs = backend.empty(kept.shape, parameters.dtype) if config.input == "numbers" else kept
-            backend.dropout(kept, dropout, masks.row, inputs)
+            read = inputs  # if the input is numbers, the array is the caller's and must not be changed
+            inputs = backend.empty(read.shape, parameters.dtype) if config.input == "numbers" else read
+            backend.dropout(read, dropout, masks.row, inputs)
         values, reads, outputs = [inputs], [], []
         for layer, (weight, bias) in enumerate(zip(parameters.hidden_weights, parameters.hidden_biases, strict=True), 1):
             reads.append(self._normalized(values[-1]) if self._residual(layer) else values[-1])
@@ -205,7 +251,10 @@ class Network:
         return _Pass(sources, values, reads, outputs, hidden, softmax_inputs)
 
     def _hidden_outputs(self, values: list[Array]) -> Array:
-        """Return the hidden outputs (B, H): what the last layer leaves behind and, with direct connections, the inputs."""
+        """Return the hidden outputs (B, `NetworkConfig.hidden_width`).
+
+        They are the values of the last hidden layer, normalized if layers are residual, and with direct connections the inputs.
+        """
         backend, config = self.backend, self.config
         hidden = self._normalized(values[-1]) if config.residual and config.hidden else values[-1]
         if not (config.direct and config.hidden):
@@ -216,29 +265,23 @@ class Network:
         return together
 
     def _part_gradients(
-        self,
-        parameters: Parameters,
-        ends: tuple[Array, Array],
-        gradients: Parameters,
-        losses: Array,
-        objective: Objective,
-        scale: float,
-        masks: _Masks,
+        self, parameters: Parameters, part: _Part, gradients: Parameters, objective: Objective, scale: float
     ) -> None:
-        """Go forward and back with a part of a batch, ``ends`` its contexts and targets; parts after the first add to gradients.
+        """Compute the losses and the gradients of a part of a batch. The first part overwrites gradients, the others add to them.
 
         The gradients are those of ``scale`` times the sum over the rows.
         """
-        backend, config, (contexts, targets) = self.backend, self.config, ends
+        backend, config, masks = self.backend, self.config, part.masks
         beta = 0.0 if masks.row == 0 else 1.0
-        forward = self._forward(parameters, contexts, masks)
-        if beta == 0 and config.input != "numbers":  # where it is tied, the softmax overwrites the rows of the words that it has
+        forward = self._forward(parameters, part.contexts, masks)
+        if beta == 0 and config.input != "numbers":
+            # If the output layer is tied, its gradients overwrite the rows of all its words, so these need not be cleared.
             backend.clear(gradients.embeddings[len(gradients.output_bias) if config.tied else 0 :])
-        layer = backend, parameters, forward.softmax_inputs, targets
+        layer = backend, parameters, forward.softmax_inputs, part.targets
         if config.output == "softmax":
-            d_hidden = output.output_gradients(*layer, objective, scale, beta, losses, gradients)
+            d_hidden = output.output_gradients(*layer, objective, scale, beta, part.losses, gradients)
         else:
-            d_hidden = output.unit_gradients(*layer, config.output, scale, beta, losses, gradients)
+            d_hidden = output.unit_gradients(*layer, config.output, scale, beta, part.losses, gradients)
         if parameters.projection is not None:
             d_hidden = project_backward(
                 backend, parameters.projection, forward.hidden, forward.softmax_inputs, d_hidden, beta, gradients.projection
@@ -247,12 +290,15 @@ class Network:
         if config.input != "numbers":
             if dropout := self._dropout(0, masks):
                 backend.dropout(d_inputs, dropout, masks.row, d_inputs)
-            input_layer.read_backward(backend, config, contexts, forward.sources, d_inputs, gradients.embeddings)
+            input_layer.read_backward(backend, config, part.contexts, forward.sources, d_inputs, gradients.embeddings)
 
     def _hidden_backward(
         self, parameters: Parameters, forward: _Pass, d_hidden: Array, gradients: Parameters, beta: float, masks: _Masks
     ) -> Array:
-        """Go back from the hidden outputs to the inputs: d_hidden (B, H) -> d_inputs (B, I); gradients by ``beta``."""
+        """Backpropagate from the hidden outputs to the inputs: d_hidden (B, `NetworkConfig.hidden_width`) -> d_inputs (B, I).
+
+        The gradients of the hidden layers are added to ``beta`` times their content.
+        """
         backend, config = self.backend, self.config
         d_values, d_direct = d_hidden, None
         if config.direct and config.hidden:

@@ -10,9 +10,23 @@ from fflm.network.config import NetworkConfig
 
 
 def check(config: NetworkConfig, rows: Array, words: int) -> None:
-    """Raise a ValueError if a kernel would read out of bounds: if rows have the wrong width, or contain ids of no embedding.
+    """Check the inputs of a network, so that no kernel reads out of bounds.
 
     Ids that are already on a GPU are not checked, because the check would have to wait for the GPU.
+
+    Parameters
+    ----------
+    config
+        The configuration of the network.
+    rows
+        The inputs, as for `read`.
+    words
+        Number of embeddings.
+
+    Raises
+    ------
+    ValueError
+        If the rows have the wrong width, or contain an id without an embedding.
     """
     width = {"window": config.context, "numbers": config.numbers}.get(config.input)
     if rows.ndim != 2 or width not in (None, rows.shape[1]):
@@ -23,7 +37,10 @@ def check(config: NetworkConfig, rows: Array, words: int) -> None:
 
 
 def check_range(name: str, ids: Array, limit: int, lowest: int = 0) -> None:
-    """Raise a ValueError if a NumPy array of indices for a kernel has an index below ``lowest``, or not below ``limit``."""
+    """Raise a ValueError if a NumPy array of ids has an id below ``lowest``, or an id that is not below ``limit``.
+
+    ``name`` is the name of the array in the message. Arrays on a GPU are not checked.
+    """
     if isinstance(ids, np.ndarray) and ids.size and (ids.min() < lowest or ids.max() >= limit):
         raise ValueError(f"{name} from {ids.min()} to {ids.max()}, but the network has {lowest} to {limit - 1}")
 
@@ -38,8 +55,8 @@ def read(backend: Backend, config: NetworkConfig, embeddings: Array, rows: Array
     embeddings
         The embeddings, (V + 1, m); None if the input is numbers.
     rows
-        The words of windows, (B, n) int32, where a classifier may have -1 for no word; or the words of texts, (B, L) int32,
-        padded with -1; or numbers, (B, I) floats.
+        For ``window``, the context words, (B, n) int32, where a classifier may use -1 for places without a word. For ``mean`` and
+        ``max``, the words of texts, (B, L) int32, padded with -1. For ``numbers``, the features, (B, I) floats.
 
     Returns
     -------
@@ -65,7 +82,7 @@ def read(backend: Backend, config: NetworkConfig, embeddings: Array, rows: Array
 def read_backward(
     backend: Backend, config: NetworkConfig, rows: Array, sources: Array | None, d_inputs: Array, d_embeddings: Array
 ) -> None:
-    """Backpropagate through `read`: add the gradient for d_inputs (B, I) to d_embeddings (V + 1, m)."""
+    """Backpropagate through `read`: add the gradients of the embeddings, given d_inputs (B, I), to d_embeddings (V + 1, m)."""
     if config.input == "window":
         backend.scatter_add(rows, config.blocks, d_inputs, d_embeddings)
     elif config.input == "mean":

@@ -1,9 +1,12 @@
-"""The output layer: the softmax over all words, in one piece or in frequency bands; noise contrast in its place; single units.
+"""The output layer: a softmax, full or adaptive; noise-contrastive estimation; or independent units.
 
-An adaptive softmax (Grave et al. 2017, section 4) predicts the most frequent words and the bands of the others at once, and
-then, where it was a band, the word in it: log p(w) = log p(band of w) + log p(w | its band). Most rows of a batch never get to
-the large bands, and a band of rare words reads few numbers. Letters: B rows, H hidden outputs, V vocabulary, V_0 words before
-bands.
+An adaptive softmax (Grave et al. 2017, section 4) has two stages. The first softmax predicts one of the most frequent words, or
+the frequency band of the word. Each band has a softmax of its own for the words in it: log p(w) = log p(band of w) +
+log p(w | band of w). This is fast, because only a few rows of a batch have targets in the large bands, and because the bands of
+rare words read a projection of the hidden outputs to fewer numbers.
+
+Letters in the shapes: B rows of a batch, H hidden outputs, V vocabulary size, V_0 number of words before the first band, O output
+units.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,19 +20,23 @@ from fflm.network.parameters import Band, Parameters
 
 @dataclass(frozen=True)
 class Objective:
-    """What training lowers, averaged over a batch.
+    """The function that training minimizes, averaged over a batch.
+
+    `Backend.output_gradients` and `Backend.nce_gradients` have the formulas.
 
     Attributes
     ----------
     smoothing
-        Share of the target's probability that is spread over the vocabulary; over each band by itself.
+        Label smoothing: the share of the target's probability that is spread over the vocabulary. In an adaptive softmax, this is
+        done in each band separately.
     penalty
-        Strength of (log Z)^2, which teaches the softmax to do without its normalizer Z (Devlin et al. 2014).
+        Strength of the penalty (log Z)^2, which makes the scores of the softmax usable without the normalizer Z (Devlin et al.
+        2014).
     noise
-        None for the cross-entropy of a softmax; or (V,) how often each word was drawn as noise, for noise-contrastive estimation,
-        which knows neither smoothing nor penalty. `Backend.output_gradients` and `Backend.nce_gradients` have the formulas.
+        None for the cross-entropy of a softmax. For noise-contrastive estimation, which has neither smoothing nor penalty: how
+        often each word was drawn as a noise sample, (V,) in the dtype of the network.
     offsets
-        (V,) what is taken from the words' scores, where the words are a sample; None for nothing.
+        What is subtracted from the scores of the words if these are a sample, (V,) in the dtype of the network; None for nothing.
     """
 
     smoothing: float = 0.0
@@ -39,11 +46,11 @@ class Objective:
 
 
 CROSS_ENTROPY = Objective()
-"""Of the whole softmax, and nothing else."""
+"""The cross-entropy of the softmax over all words, without smoothing and penalty."""
 
 
 def project(backend: Backend, projection: Array, hidden: Array) -> Array:
-    """Return the linear projection (B, O) of hidden (B, I): projection (O, I)."""
+    """Return hidden projection^T (B, O), a linear projection of hidden (B, I) with the weights projection (O, I)."""
     projected = backend.empty((len(hidden), len(projection)), hidden.dtype)
     backend.affine(hidden, projection, _no_bias(backend, projection), "identity", projected)
     return projected
@@ -52,25 +59,41 @@ def project(backend: Backend, projection: Array, hidden: Array) -> Array:
 def project_backward(
     backend: Backend, projection: Array, hidden: Array, projected: Array, d_projected: Array, beta: float, d_projection: Array
 ) -> Array:
-    """Go back through `project`: return d_hidden (B, I); d_projection (O, I) is changed by ``beta``, d_projected is spoilt."""
+    """Backpropagate through `project`, and return d_hidden (B, I).
+
+    d_projection (O, I) is added to ``beta`` times its content. d_projected (B, O) is used as scratch memory.
+    """
     d_hidden, d_bias = backend.empty(hidden.shape, hidden.dtype), _no_bias(backend, projection)
     backend.affine_backward(hidden, projection, projected, "identity", d_projected, beta, d_projection, d_bias, d_hidden)
     return d_hidden
 
 
 def _no_bias(backend: Backend, projection: Array) -> Array:
+    """Return zeros (O,) for a projection (O, I)."""
     bias = backend.empty((len(projection),), projection.dtype)
     backend.clear(bias)
     return bias
 
 
 def each_row(values: Array) -> Array:
-    """Return the numbers of the rows of (B, ...): (B,)."""
+    """Return the indices 0, 1, ... of all rows of an array (B, ...): (B,) int32."""
     return np.arange(len(values), dtype=np.int32)
 
 
 def output_losses(backend: Backend, parameters: Parameters, hidden: Array, rows: Array, targets: Array, losses: Array) -> None:
-    """Compute -log p(target): hidden (B, H), rows (T,), which of them a target follows, targets (T,) -> losses (T,), nats."""
+    """Compute -log p(target) of a softmax.
+
+    Parameters
+    ----------
+    backend, parameters
+        The backend, and the parameters of the network.
+    hidden
+        The hidden outputs, (B, H).
+    rows, targets
+        The targets, (T,) int32, and for each target the row of the hidden outputs that it belongs to, (T,) int32.
+    losses
+        Overwritten with the losses, (T,), nats.
+    """
     first = backend.upload(_first_targets(parameters, targets))
     backend.output_losses(hidden, parameters.softmax_weight, parameters.output_bias, backend.upload(rows), first, losses)
     for band, found, _, inputs, places in _found_in_bands(backend, parameters, hidden, rows, targets):
@@ -90,9 +113,23 @@ def output_gradients(
     losses: Array,
     gradients: Parameters,
 ) -> Array:
-    """Return d_hidden (B, H); compute losses (B,), overwritten, and the output layer's gradients, by ``beta``.
+    """Compute the losses of a softmax and the gradients of the output layer, and return d_hidden (B, H).
 
-    All are of ``scale`` times the sum over rows of the objective; the losses lack smoothing and penalty.
+    Parameters
+    ----------
+    backend, parameters
+        The backend, and the parameters of the network.
+    hidden, targets
+        The hidden outputs, (B, H), and the targets, (B,) int32.
+    objective
+        The function to minimize.
+    scale, beta
+        The gradients are those of ``scale`` times the sum of the objective over the rows. Those of the parameters are added to
+        ``beta`` times their content.
+    losses
+        Overwritten with the losses, (B,), nats, without smoothing and penalty.
+    gradients
+        The gradients of the parameters, of which those of the output layer are changed.
     """
     bias, d_hidden = parameters.output_bias, backend.empty(hidden.shape, hidden.dtype)
     if objective.offsets is not None:
@@ -105,7 +142,7 @@ def output_gradients(
         return d_hidden
     backend.output_gradients(*layer, objective.smoothing, objective.penalty, scale, beta, *results)
     if beta == 0:
-        for d_band in gradients.bands:  # the batch may have no word of it
+        for d_band in gradients.bands:  # the batch may have no word of the band
             for array in (d_band.projection, d_band.weight, d_band.bias):
                 backend.clear(array)
     bands = _found_in_bands(backend, parameters, hidden, each_row(hidden), targets)
@@ -121,9 +158,10 @@ def output_gradients(
 def _band_gradients(
     backend: Backend, band: Band, layer: Sequence[Array], objective: Objective, scale: float, d_band: Band
 ) -> tuple[Array, Array]:
-    """Return the losses (R, 1) of a band's words and the gradients (R, H) of the hidden outputs, and add to d_band.
+    """Compute the losses and the gradients for the R rows of a batch whose targets are in a band.
 
-    ``layer`` are the hidden outputs (R, H), their projections (R, H_band), and the places of the targets in the band (R,).
+    ``layer`` contains the hidden outputs (R, H), their projections (R, H_band), and the indices of the targets in the band (R,).
+    Gradients of the parameters are added to ``d_band``. Returns the losses (R, 1) and the gradients of the hidden outputs (R, H).
     """
     hidden, inputs, places = layer
     losses, d_inputs = backend.empty((len(hidden), 1), hidden.dtype), backend.empty(inputs.shape, inputs.dtype)
@@ -133,7 +171,7 @@ def _band_gradients(
 
 
 def log_probabilities(backend: Backend, parameters: Parameters, hidden: Array) -> Array:
-    """Return log p of every word, (B, V) in nats, as a NumPy array: hidden (B, H)."""
+    """Return log p of all words after the hidden outputs (B, H), as a NumPy array (B, V), nats."""
     first = backend.empty((len(hidden), len(parameters.output_bias)), hidden.dtype)
     backend.log_probabilities(hidden, parameters.softmax_weight, parameters.output_bias, first)
     found = backend.download(first)
@@ -149,14 +187,14 @@ def log_probabilities(backend: Backend, parameters: Parameters, hidden: Array) -
 
 
 def units(backend: Backend, parameters: Parameters, activation: Activation, hidden: Array) -> Array:
-    """Return the outputs of units that stand by themselves (B, O), of an activation: hidden (B, H)."""
+    """Return the outputs (B, O) of independent units with an activation function, for the hidden outputs (B, H)."""
     outputs = backend.empty((len(hidden), len(parameters.output_bias)), hidden.dtype)
     backend.affine(hidden, parameters.output_weight, parameters.output_bias, activation, outputs)
     return outputs
 
 
 def unit_losses(backend: Backend, parameters: Parameters, loss: UnitLoss, hidden: Array, targets: Array, losses: Array) -> None:
-    """Compute the losses (B,) of units, summed over them: hidden (B, H), targets (B, O)."""
+    """Compute the losses of independent units: hidden (B, H), targets (B, O) -> losses (B,), each the sum over the units."""
     scores = units(backend, parameters, "identity", hidden)
     backend.unit_losses(scores, backend.upload(targets), loss, 0.0, losses, backend.empty(scores.shape, scores.dtype))
 
@@ -172,7 +210,10 @@ def unit_gradients(
     losses: Array,
     gradients: Parameters,
 ) -> Array:
-    """Compute as `output_gradients` does, for units that stand by themselves: targets (B, O)."""
+    """Compute the losses and gradients of independent units, and return d_hidden (B, H).
+
+    The arguments are those of `output_gradients`, except for targets (B, O), in the dtype of the network, and for the loss.
+    """
     scores = units(backend, parameters, "identity", hidden)
     d_scores, d_hidden = backend.empty(scores.shape, scores.dtype), backend.empty(hidden.shape, hidden.dtype)
     backend.unit_losses(scores, backend.upload(targets), loss, scale, losses, d_scores)
@@ -182,7 +223,7 @@ def unit_gradients(
 
 
 def _first_targets(parameters: Parameters, targets: Array) -> Array:
-    """Return what is predicted first: the target (B,), or its band, V_0 and following."""
+    """Return the targets of the first softmax, (B,) int32: the target itself, or V_0 + the number of its band, from 0."""
     if not parameters.bands:
         return targets
     borders = parameters.borders
@@ -193,7 +234,21 @@ def _first_targets(parameters: Parameters, targets: Array) -> Array:
 def _found_in_bands(
     backend: Backend, parameters: Parameters, hidden: Array, rows: Array, targets: Array
 ) -> Iterator[tuple[Band, Array, Array, Array, Array]]:
-    """Yield each band, the targets in it (R,), the hidden outputs before them, their projections, and the targets' places."""
+    """Yield, for each band, what its softmax needs of a batch.
+
+    Yields
+    ------
+    band
+        The parameters of the band.
+    found
+        The indices of the targets that are in the band, (R,) int32.
+    read
+        The hidden outputs that they follow, (R, H).
+    projections
+        The projections of these, (R, H_band).
+    places
+        The indices of these targets within the band, (R,) int32.
+    """
     borders = parameters.borders
     for band, low, high in zip(parameters.bands, borders[:-1], borders[1:], strict=True):
         found = np.flatnonzero((targets >= low) & (targets < high)).astype(np.int32)

@@ -1,4 +1,4 @@
-"""A network's parameters, and everything that has their shape: gradients, moments of the optimizer."""
+"""The parameters of a network. Gradients and the moments of an optimizer have the same structure."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,26 +14,28 @@ from fflm.network.config import NetworkConfig
 REMEDY = "restore them from a copy, or train again"
 
 EMBEDDING_SCALE = 0.1
-"""Standard deviation of an embedding's numbers at the start of training."""
-
+"""Standard deviation of the initial embeddings."""
 
 RECTIFIERS = "relu", "leaky_relu", "elu", "softplus"
-"""Activations that pass about half of their inputs on."""
+"""Activation functions that are near 0 for about half of all inputs, and nearly linear for the others."""
 
 BAND_SHRINKAGE = 4
-"""Each band of an adaptive softmax reads so many times fewer numbers than the one before (Grave et al. 2017, section 4.3)."""
+"""Factor by which the input of each band of an adaptive softmax is smaller than that of the band before it.
+
+Source: Grave et al. 2017, section 4.3.
+"""
 
 
 @dataclass(frozen=True)
 class Band:
-    """The arrays of a frequency band of N words, which reads H_band numbers, a projection of the hidden outputs.
+    """The parameters of a frequency band of N words in an adaptive softmax, whose input has H_band numbers.
 
     Attributes
     ----------
     projection
-        (H_band, H).
+        The weights of the linear projection of the hidden outputs, (H_band, H).
     weight, bias
-        (N, H_band), (N,).
+        The weights (N, H_band) and the biases (N,) of the softmax over the words of the band.
     """
 
     projection: Array
@@ -43,22 +45,26 @@ class Band:
 
 @dataclass(frozen=True, repr=False)
 class Parameters:
-    """The arrays of a network; V words, n context words, m embedding size, H hidden outputs (Bengio's letters in brackets).
+    """The parameters of a network, as arrays of one dtype.
+
+    V is the vocabulary size (or the number of output units), m the embedding dimension, and H the number of hidden outputs.
+    Bengio's letters for the arrays are in brackets.
 
     Attributes
     ----------
     embeddings
-        (V + 1, m) [C]; the last row is the padding ``<s>``. None of a network that reads numbers.
+        The embeddings [C], (V + 1, m); the last row is that of the padding ``<s>``. None if the input is numbers.
     hidden_weights, hidden_biases
-        Of each hidden layer (outputs, inputs) [H] and (outputs,) [d].
+        The weights [H], (outputs, inputs), and the biases [d], (outputs,), of each hidden layer.
     projection
-        (m, H) where the configuration says so, else None.
+        The projection of the hidden outputs to a tied output layer, (m, H); None if there is none (`NetworkConfig.projected`).
     output_weight
-        (V, H) [U, with W beside it where there are direct connections]; None where it is tied to the embeddings.
+        The weights of the output layer, (V, H): [U], and to the right [W] if there are direct connections. None if they are tied
+        to the embeddings. In an adaptive softmax, those of the first softmax.
     output_bias
-        (V,) [b], or a number a class. Of an adaptive softmax, the weight and bias of the first words and the bands.
+        The biases of the output layer [b], (V,). In an adaptive softmax, those of the first softmax.
     bands
-        Of an adaptive softmax, else none.
+        The parameters of the bands of an adaptive softmax; empty for other output layers.
     """
 
     embeddings: Array
@@ -75,37 +81,37 @@ class Parameters:
 
     @property
     def borders(self) -> npt.NDArray[np.int64]:
-        """First word of each band, and V."""
+        """The id of the first word of each band, and V."""
         return np.cumsum([len(self.output_bias) - len(self.bands), *(len(band.bias) for band in self.bands)])
 
     @property
     def words(self) -> int:
-        """Words that can be predicted [V], or classes."""
+        """Number of words that can be predicted, or of output units: V."""
         return int(self.borders[-1])
 
     @property
     def dtype(self) -> type[np.floating]:
-        """Of all arrays."""
+        """The scalar type of all arrays, such as ``numpy.float32``."""
         number: type[np.floating] = self.output_bias.dtype.type
         return number
 
     @property
     def softmax_weight(self) -> Array:
-        """The softmax's weights (V, H): its own, or the embeddings of the words that it distinguishes, which come first."""
+        """The weights of the output layer, (V, H): its own, or if it is tied, the embeddings without that of the padding."""
         return self.embeddings[: len(self.output_bias)] if self.output_weight is None else self.output_weight
 
     @property
     def layer_weights(self) -> tuple[Array, ...]:
-        """Of each layer, the output layer's last (outputs, inputs)."""
+        """The weights of all layers, (outputs, inputs) each; the last are those of the output layer."""
         return *self.hidden_weights, self.softmax_weight
 
     @property
     def layer_biases(self) -> tuple[Array, ...]:
-        """Of each layer, the output layer's last (outputs,)."""
+        """The biases of all layers, (outputs,) each; the last are those of the output layer."""
         return *self.hidden_biases, self.output_bias
 
     def items(self) -> Iterator[tuple[str, Array]]:
-        """Yield every array with its name, in an order that never changes."""
+        """Yield the name and the array of each parameter, in a fixed order."""
         if self.embeddings is not None:
             yield "embeddings", self.embeddings
         for index, (weight, bias) in enumerate(zip(self.hidden_weights, self.hidden_biases, strict=True)):
@@ -125,7 +131,7 @@ class Parameters:
         return (array for _, array in self.items())
 
     def mapped(self, function: Callable[[Array], Array]) -> Self:
-        """Return the parameters with a function applied to every array, such as a backend's `upload`."""
+        """Return new parameters: the results of a function, such as `Backend.upload`, for each array."""
         bands = (Band(*map(function, (band.projection, band.weight, band.bias))) for band in self.bands)
         return type(self)(
             None if self.embeddings is None else function(self.embeddings),
@@ -144,13 +150,22 @@ class Parameters:
 
     @classmethod
     def from_arrays(cls, config: NetworkConfig, arrays: Mapping[str, Array], source: str = "the weights") -> Self:
-        """Assemble parameters from named arrays of a file, checking every shape, type and number; more arrays do not matter.
+        """Return parameters that consist of arrays from a file, after checking their shapes, dtypes and numbers.
+
+        Parameters
+        ----------
+        config
+            The configuration of the network.
+        arrays
+            NumPy arrays by their names, as `items` yields them. Additional arrays are ignored.
+        source
+            What error messages call the file.
 
         Raises
         ------
         FflmError
-            If an array is missing or has another shape than the configuration asks for, if they are of several types, or if a
-            number is not finite; ``source`` is what the message is about.
+            If an array is missing, or does not have the shape that the configuration requires; if the arrays have several
+            dtypes; or if a number is not finite.
         """
         wanted = shapes(config)
         for name, shape in wanted.items():
@@ -169,6 +184,7 @@ class Parameters:
 
     @classmethod
     def _assemble(cls, config: NetworkConfig, arrays: Mapping[str, Array]) -> Self:
+        """Return parameters that consist of these arrays, without checks."""
         layers = range(len(config.hidden))
         return cls(
             arrays.get("embeddings"),
@@ -184,7 +200,10 @@ class Parameters:
         )
 
     def start_from(self, counts: Array) -> None:
-        """Set the softmax's biases by how often each word, or class, occurs (V,), so that only contexts remain to be learned."""
+        """Set the biases of the softmax so that the network begins with the unigram distribution.
+
+        ``counts`` (V,) says how often each word, or class, occurs in the training data.
+        """
         frequencies = (counts + 1.0) / (counts + 1.0).sum()
         first, *bands = np.split(frequencies, self.borders[:-1])
         self.output_bias[:] = np.log(np.concatenate([first, [band.sum() for band in bands]]))
@@ -192,7 +211,7 @@ class Parameters:
             band.bias[:] = np.log(own / own.sum())
 
     def take_embeddings(self, embeddings: Array) -> int:
-        """Start from given embeddings (V + 1, m), but where a row is NaN; return how many rows were given."""
+        """Replace embeddings by the rows of ``embeddings`` (V + 1, m) that contain no NaN; return the number of these rows."""
         rows = ~np.isnan(embeddings).any(axis=1)
         self.embeddings[rows] = embeddings[rows]
         return int(rows.sum())
@@ -206,14 +225,25 @@ class Parameters:
     def random(
         cls, config: NetworkConfig, seed: int, dtype: np.dtype | type = np.float32, *, random_biases: bool = False
     ) -> Self:
-        """Return the parameters that training starts from.
+        """Return random initial parameters.
 
-        Weights of hidden layers are uniform with the variance 1 / fan-in, which keeps the size of activations and gradients from
-        layer to layer (LeCun et al. 1998, "Efficient BackProp", section 4.6), twice that before a rectifier (He et al. 2015).
-        Embeddings have the standard deviation `EMBEDDING_SCALE`, and the softmax's own weights that times what their fan-in
-        asks for: rare words hardly move from where they start, and a large random vector would be noise to all that see
-        it. Biases are zero, or with ``random_biases`` those of hidden layers are uniform with the variance 1 / (3 fan-in), as in
-        PyTorch's linear layers. The weights are the same either way.
+        The weights of hidden layers are uniform with the variance 1 / fan-in, which keeps the size of activations and gradients
+        from layer to layer (LeCun et al. 1998, "Efficient BackProp", section 4.6), or 2 / fan-in before a rectifier (He et al.
+        2015). Embeddings have the standard deviation `EMBEDDING_SCALE`, and weights of the output layer have that times
+        fan-in^(-1/2). Both are small because the vectors of rare words change little during training, and large random vectors
+        would add noise to all predictions. Biases are 0.
+
+        Parameters
+        ----------
+        config
+            The configuration of the network.
+        seed
+            Random seed.
+        dtype
+            The dtype of the arrays.
+        random_biases
+            Whether the biases of hidden layers are random, too: uniform with the variance 1 / (3 fan-in), as those of PyTorch's
+            linear layers. The weights do not depend on this.
         """
         generator = np.random.default_rng(seed)
         arrays: dict[str, Array] = {}
@@ -236,12 +266,12 @@ class Parameters:
 
 
 def is_finite(array: npt.NDArray[np.floating]) -> bool:
-    """Return whether all numbers are finite; unlike ``np.isfinite``, this takes no memory."""
+    """Return whether all numbers of an array are finite, without the temporary array that ``np.isfinite(array)`` would need."""
     return not array.size or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
 def shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every array of a network, in the order of `Parameters.items`."""
+    """Return the shape of each array of a network by its name, in the order of `Parameters.items`."""
     result: dict[str, tuple[int, ...]] = {}
     if config.input != "numbers":
         result["embeddings"] = (config.vocabulary + 1, config.embedding)

@@ -1,4 +1,4 @@
-"""A part of a network's vocabulary as a smaller network: what a step with a sampled loss touches."""
+"""A part of a network's vocabulary as a smaller network: the rows that a training step with a sampled loss uses."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -11,28 +11,38 @@ from fflm.network.parameters import Parameters
 
 
 class Subset:
-    """The rows of a network's arrays that belong to some words. With them alone a batch can go through the network.
+    """The rows of a network's arrays that belong to some words, which are sufficient for a forward and backward pass of a batch.
+
+    Parameters
+    ----------
+    config
+        The configuration of the network.
+    contexts, targets
+        The batch: context words (B, n) and targets (B,), int32.
+    outputs
+        The words over which the softmax is computed, (R,) int32 in ascending order, which include all targets; None for all
+        words.
 
     Attributes
     ----------
-    inputs, outputs
-        (E,), (R,) int32: the rows of the embeddings, and the words that the softmax distinguishes, None for all that it has.
-        Where it is tied, ``inputs`` begins with ``outputs``.
+    inputs
+        The words whose embeddings are used, (E,) int32. If the output layer is tied, ``inputs`` begins with ``outputs``.
+    outputs
+        As above.
     contexts, targets
-        (B, n), (B,) int32: a batch, not as words but as places in ``inputs`` and ``outputs``.
+        The batch, (B, n) and (B,) int32, where each word is replaced by its index in ``inputs`` or in ``outputs``.
     rows
-        The subset's rows of each array that has a row a word and of which it is a part, by the array's name.
+        The words whose rows the subset has, by the name of each array that has one row per word.
     """
 
     def __init__(self, config: NetworkConfig, contexts: Array, targets: Array, outputs: Array | None) -> None:
-        """Take all words of contexts (B, n) and ``outputs`` (R,), which ascend and hold all targets (B,)."""
         places = np.zeros(config.vocabulary + 2, np.int32)
         places[contexts] = 1
-        places[-1] = 0  # -1, what follows the end of a text, is not a word and stays what it is
+        places[-1] = 0  # this is the place of the id -1, which follows the last word of a text, and is not a word
         if config.tied:
             places[outputs] = 0
         inputs = np.flatnonzero(places).astype(np.int32)
-        if not (len(inputs) or config.tied):  # only empty texts: some word is touched, so that no array is empty
+        if not (len(inputs) or config.tied):  # the batch has only empty texts; use any word, so that no array is empty
             inputs = np.zeros(1, np.int32)
         self.inputs = np.concatenate([outputs, inputs]) if config.tied else inputs
         self.outputs = outputs
@@ -45,7 +55,11 @@ class Subset:
         self.targets: Array = targets if outputs is None else np.searchsorted(outputs, targets).astype(np.int32)
 
     def frame(self, parameters: Parameters, memory: Parameters) -> Parameters:
-        """Return the parameters, but with the first rows of ``memory``'s arrays where an array has a row a word."""
+        """Return the parameters of the smaller network, where arrays with one row per word are in other memory.
+
+        They are the first rows of the arrays of ``memory``, whose content is not changed. All other arrays are those of
+        ``parameters``.
+        """
         part = dataclasses.replace(parameters, embeddings=memory.embeddings[: len(self.inputs)])
         if self.outputs is None:
             return part
@@ -54,19 +68,19 @@ class Subset:
         return dataclasses.replace(part, output_weight=weight, output_bias=memory.output_bias[:size])
 
     def take(self, backend: Backend, parameters: Parameters, memory: Parameters) -> Parameters:
-        """Copy the subset's rows to the beginning of ``memory``'s, and return the `frame` of it."""
+        """Copy the rows of the subset to the beginning of the arrays of ``memory``, and return the result of `frame`."""
         part = self.frame(parameters, memory)
         for array, rows, copy in self._arrays(parameters, part):
             backend.gather(array, backend.upload(rows[:, None]), (1,), copy)
         return part
 
     def put(self, backend: Backend, part: Parameters, parameters: Parameters) -> None:
-        """Copy the rows back from what `take` returned."""
+        """Copy the rows of the subset from ``part``, the result of `take`, back to the parameters."""
         for array, rows, copy in self._arrays(parameters, part):
             backend.put_rows(copy, backend.upload(rows), array)
 
     def _arrays(self, parameters: Parameters, part: Parameters) -> Iterator[tuple[Array, Array, Array]]:
-        """Yield the arrays in `rows` as matrices: whole, the subset's rows, and these alone."""
+        """Yield, for each array in `rows`: the whole array as a matrix, the indices of the subset's rows, and these rows."""
         wholes, parts = dict(parameters.items()), dict(part.items())
         for name, rows in self.rows.items():
             yield wholes[name].reshape(len(wholes[name]), -1), rows, parts[name].reshape(len(rows), -1)

@@ -90,7 +90,7 @@ def read_chunks(
     """
     codec = _Codec.find(encoding, errors)
     for name, file in _open_all(sources):
-        yield from _cut(_decode(name, file, codec, size), size)
+        yield from _cut(_decode(name, file.read, codec, size), size)
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,25 @@ def whole_lines(chunks: Iterable[str]) -> Iterator[str]:
         number += len(others)
     if any(held):
         yield "".join(held)
+
+
+def arriving_lines(encoding: str = "utf-8", errors: Literal["strict", "replace"] = "strict") -> Iterator[str]:
+    """Yield each line of standard input, without its end, as soon as it arrives.
+
+    Parameters
+    ----------
+    encoding, errors
+        As for `read_chunks`.
+
+    Raises
+    ------
+    FflmError
+        If the encoding does not exist, the input is not in it, or a line has more than `LONGEST` characters.
+    """
+    stdin: Any = sys.stdin.buffer  # its `read1` does not wait for more bytes than there are
+    pieces = _decode("standard input", stdin.read1, _Codec.find(encoding, errors), CHUNK)
+    for number, line in enumerate(whole_lines(pieces)):
+        yield line if number else line.removeprefix("\ufeff")
 
 
 def _open_all(sources: Sequence[str | Path]) -> Iterator[tuple[str, IO[bytes]]]:
@@ -363,14 +382,14 @@ def _raise(error: OSError) -> NoReturn:
     raise error
 
 
-def _decode(name: str, file: IO[bytes], codec: _Codec, size: int) -> Iterator[str]:
+def _decode(name: str, read_bytes: Callable[[int], bytes], codec: _Codec, size: int) -> Iterator[str]:
     """Yield the text of a file, whose ``name`` is for error messages, in pieces; every line end is a newline."""
     decoder = io.IncrementalNewlineDecoder(codec.decoder(codec.errors), translate=True)
     encoding = codec.encoding
     hint = "give the right `encoding`, or use `errors='replace'`"
     read = 0
     while True:
-        block = file.read(size)
+        block = read_bytes(size)
         read += len(block)
         if b"\0" in block and not codec.holds_nul:
             form = "give a text file, or its `encoding` if it is UTF-16 or UTF-32"

@@ -1,7 +1,6 @@
 """Tokenization of a text into a corpus on disk, in worker processes if the text is long."""
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,6 @@ from fflm.text.vocabulary import Vocabulary, VocabularyRule, read_words
 from fflm.workers import map_in_order
 
 _BLOCK = 1 << 20  # number of ids in memory at a time
-_SERIAL_SECONDS = 2.0  # processor time spent on tokenization before worker processes are started
 
 
 @dataclass(frozen=True)
@@ -150,51 +148,39 @@ def _check_free(out: Path, overwrite: bool) -> None:
     check_own(out, FILES)
 
 
+_Numbered = tuple[int | None, int, list[str], Numbers, int]
+"""A chunk that was tokenized in a worker process: the id of the process, its first new number, the tokens that have the numbers
+from there on, the numbers of the chunk's tokens, (N,), uint32, and the number of characters of the normalized chunk. Without an
+id, the chunk was tokenized in this process, and the numbers are its own."""
+
+
 def _number_chunks(
     chunks: Iterator[str], settings: TextSettings, numbering: Numbering, processes: int
 ) -> Iterator[tuple[Numbers, int]]:
     """Tokenize chunks, in worker processes if it takes long; yield in order the numbers of each, (N,), and its characters."""
-    started = time.process_time()
-    for chunk in chunks:
-        yield number_chunk(chunk, settings, numbering)[1:]
-        if processes > 1 and time.process_time() - started > _SERIAL_SECONDS:
-            break
-    else:
-        return
+
+    def number(chunk: str) -> _Numbered:
+        return None, 0, [], *number_chunk(chunk, settings, numbering)[1:]
+
     tables: dict[int, Numbers] = {}  # for each worker: (K,), the number in `numbering` of each of the worker's numbers
-    results = map_in_order(_number_in_worker, chunks, processes, _start_worker, (settings,))
-    for worker, start, types, numbers, characters in results:
+    for worker, start, types, numbers, characters in map_in_order(number, chunks, processes, _prepare_worker, (settings,)):
+        if worker is None:
+            yield numbers, characters
+            continue
         known = tables.get(worker, np.empty(0, np.uint32))[:start]
         tables[worker] = np.append(known, numbering.numbers(types))
         yield tables[worker][numbers], characters
 
 
-_worker: tuple[TextSettings, Numbering]  # set in worker processes only
+def _prepare_worker(settings: TextSettings) -> Callable[[str], _Numbered]:
+    """Return the function that tokenizes a chunk in a worker process."""
+    numbering = Numbering(settings.tokenizer, MAX_TYPES)
 
+    def number(chunk: str) -> _Numbered:
+        start, numbers, characters = number_chunk(chunk, settings, numbering)
+        return os.getpid(), start, numbering.types(start), numbers, characters
 
-def _start_worker(settings: TextSettings) -> None:
-    """Prepare a worker process."""
-    global _worker
-    _worker = settings, Numbering(settings.tokenizer, MAX_TYPES)
-
-
-def _number_in_worker(chunk: str) -> tuple[int, int, list[str], Numbers, int]:
-    """Tokenize a chunk in a worker process.
-
-    Returns
-    -------
-    worker, start : int
-        The id of the process, and its first new number.
-    types : list of str
-        The tokens that have the numbers from ``start`` on.
-    numbers : numpy.ndarray
-        The numbers of the tokens, (N,), uint32.
-    characters : int
-        The number of characters of the normalized chunk.
-    """
-    settings, numbering = _worker
-    start, numbers, characters = number_chunk(chunk, settings, numbering)
-    return os.getpid(), start, numbering.types(start), numbers, characters
+    return number
 
 
 @dataclass(frozen=True)

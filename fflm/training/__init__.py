@@ -1,5 +1,5 @@
-"""How parameters are found: settings, optimizers, schedules, the loop, checkpoints and the log.
+"""Training: settings, optimizers, schedules, the training loop, checkpoints and the log.
 
-The loop is a generator of events and prints nothing: progress, log, checkpoints and interruption are ordinary code that consumes
-it. Knows networks and arrays of word ids, no text.
+The training loop is a generator of events and prints nothing. Progress, log, checkpoints and interruption are handled by code
+that iterates over the events. This package knows networks and arrays of word ids, but no text.
 """

@@ -17,7 +17,7 @@ DeviceName = Literal["cpu", "cuda"]
 
 
 class _Header(TypedDict):
-    """What stands with the arrays of a checkpoint."""
+    """The JSON values that are stored with the arrays of a checkpoint."""
 
     state: State
     corpus: str
@@ -26,12 +26,31 @@ class _Header(TypedDict):
 
 
 def save_weights(path: Path, parameters: Parameters, figures: Mapping[str, Any], config: str = "") -> None:
-    """Write the weights of a model's folder, with the figures that they reached, whole or not at all."""
+    """Write the weights to the folder of a model, completely or not at all.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    parameters
+        The weights, as NumPy arrays.
+    figures
+        The figures that were measured with these weights, as JSON values, which are stored with them.
+    config
+        The `meaning` of the config.json in the folder.
+
+    Raises
+    ------
+    FflmError
+        If the file cannot be written.
+    """
     save_arrays(path / WEIGHTS, dict(parameters.items()), figures, config)
 
 
 def check_shapes(path: Path, config: NetworkConfig) -> None:
-    """Compare a checkpoint's parameters with a network, of which nothing that is made may be larger than the file.
+    """Check that the parameters in a checkpoint have the shapes that a network needs.
+
+    This is done before the network is made, so that a wrong config.json cannot make it allocate more memory than the file has.
 
     Raises
     ------
@@ -46,21 +65,21 @@ def check_shapes(path: Path, config: NetworkConfig) -> None:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a training run continues from, as it is stored in a file.
+    """The state from which a training run is resumed, as it is stored in a file.
 
-    The checkpoint, and not config.json, is the truth about the number of epochs and the device, because these must change
-    together with the state; config.json only reports them.
+    The number of epochs and the device are those of the checkpoint, because they must change together with the state, in one
+    file. config.json only reports them.
 
     Attributes
     ----------
     state_dict
-        From `fflm.training.trainer.Trainer.state_dict`.
+        The state of the trainer, from `fflm.training.trainer.Trainer.state_dict`.
     corpus
         Fingerprint of the training data.
     epochs
-        Number of epochs to train for.
+        Number of epochs to train for; None in files of early versions.
     device
-        The device that trains. This and ``epochs`` are None in files of early versions.
+        The device that trains; None in files of early versions.
     """
 
     state_dict: StateDict
@@ -69,7 +88,9 @@ class Checkpoint:
     device: DeviceName | None = None
 
     def save(self, path: Path, config: str = "") -> None:
-        """Write the file, completely or not at all; ``config`` is the `meaning` of the config.json beside it, training included.
+        """Write the file, completely or not at all.
+
+        ``config`` is the `meaning` of the config.json in the same folder, including the training settings.
 
         Raises
         ------
@@ -81,7 +102,9 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path, config: str = "") -> Self:
-        """Read a file; ``config`` is the `meaning` of the config.json beside it, training included.
+        """Read a file.
+
+        ``config`` is the `meaning` of the config.json in the same folder, including the training settings.
 
         Raises
         ------

@@ -1,15 +1,25 @@
-"""What happens during training, as values."""
+"""The events of training, which `Trainer.run` and `Session.events` yield."""
 
 from dataclasses import dataclass
 from typing import Any
 
 USELESS = 700.0
-"""Loss in nats per decision from which training counts as diverged: exp(USELESS) hardly fits into a float64."""
+"""Loss, in nats per decision, above which training counts as diverged. exp(USELESS) is near the largest float64."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """What a network loses on a text: -log p summed over its words, and over those of them that are unknown; nats."""
+    """The losses of a network on a text.
+
+    Attributes
+    ----------
+    words
+        Number of words (or other examples).
+    total
+        Sum of the losses, nats.
+    unknown
+        Sum of the losses of out-of-vocabulary words, nats.
+    """
 
     words: int
     total: float
@@ -17,13 +27,29 @@ class Losses:
 
     @property
     def mean(self) -> float:
-        """Mean loss, nats per word: averaged over words, never over batches."""
+        """Mean loss over all words, in nats per word."""
         return self.total / self.words
 
 
 @dataclass(frozen=True)
 class Step:
-    """An update was made. ``loss``: nats per word in this batch, if it was ``exact``; ``words``: of this epoch, done so far."""
+    """A training step was made.
+
+    Attributes
+    ----------
+    step
+        Number of the step, counted from 1.
+    epoch
+        Number of the current epoch, counted from 1.
+    words
+        Number of words (or other examples) of this epoch so far.
+    loss
+        Mean loss of the batch. It is in nats per word if ``exact``, and otherwise a sampled loss.
+    exact
+        Whether the loss is exact: over all words, and not over a sample.
+    rate
+        Learning rate of the step.
+    """
 
     step: int
     epoch: int
@@ -35,10 +61,32 @@ class Step:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The network was evaluated: ``words`` so far, ``valid`` None without validation text.
+    """The network was evaluated.
 
-    ``train_loss``, nats per word, is the mean since the last evaluation, of a network that learns and drops units meanwhile; only
-    where all of it is ``exact`` can it be compared with other losses.
+    Attributes
+    ----------
+    step
+        Number of steps so far.
+    epoch
+        Number of completed epochs.
+    words
+        Number of words (or other examples) so far, in all epochs.
+    train_loss
+        Mean training loss since the last evaluation, in nats per word if ``exact``. The network was learning meanwhile, and
+        dropout was applied.
+    exact
+        Whether all training losses since the last evaluation were exact, and not over samples. Otherwise ``train_loss`` cannot be
+        compared with other losses.
+    valid
+        The losses on the validation data; None if there is none.
+    best
+        Whether these weights are the best so far.
+    rate
+        Learning rate of the last step.
+    seconds
+        Training time so far, without evaluations.
+    words_per_second
+        Training speed so far.
     """
 
     step: int
@@ -54,25 +102,35 @@ class Evaluation:
 
     @property
     def valid_loss(self) -> float | None:
-        """Mean loss on the validation text, nats per word; None without it."""
+        """Mean loss on the validation data, in nats per word; None if there is none."""
         return None if self.valid is None else self.valid.mean
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The run is over."""
+    """Training has ended after ``step`` steps; ``reason`` says why."""
 
     step: int
     reason: str
 
 
 class DivergedError(Exception):
-    """The loss is no longer a number, or has exploded; the parameters are useless. The text names the cause."""
+    """The loss is not finite or has exploded, so that the parameters are useless. The message names the cause."""
 
 
 @dataclass(frozen=True)
 class RolledBack:
-    """Training had diverged; it goes on from the last checkpoint, with ``factor`` times the configured rate."""
+    """Training has diverged, and continues from the last checkpoint with a lower learning rate.
+
+    Attributes
+    ----------
+    step
+        Number of steps at the checkpoint.
+    cause
+        The message of the `DivergedError`.
+    factor
+        Factor by which the configured learning rate is multiplied from now on.
+    """
 
     step: int
     cause: str
@@ -81,7 +139,7 @@ class RolledBack:
 
 @dataclass(frozen=True)
 class Tested:
-    """The best weights were evaluated on the test part, after the end of training; the figures are those of `Session.measure`."""
+    """The best weights were evaluated on the test data, after the end of training. ``figures`` is from `Session.measure`."""
 
     figures: dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Examples that lie in memory, and how their numbers are brought to a scale."""
+"""The examples to train on: the protocol, arrays in memory, and the standardization of features."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -10,14 +10,14 @@ from fflm.backend.protocol import Array
 
 
 class Rows:
-    """Rows of input and what is to come out.
+    """Examples in memory.
 
     Parameters
     ----------
     inputs
-        (N, I) numbers, or words.
+        The inputs of the network, (N, I): numbers, or int32 ids of words.
     targets
-        (N,) int32 classes; for outputs that are no softmax (N, O) numbers.
+        The targets: classes (N,) int32 for a softmax, and numbers (N, O) for other outputs.
     """
 
     def __init__(self, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> None:
@@ -37,12 +37,12 @@ class Rows:
 
 
 class Scale:
-    """Brings columns of numbers to a mean of 0 and a deviation of 1 (LeCun et al. 1998, "Efficient BackProp", section 4.3).
+    """Standardization: scales columns to mean 0 and standard deviation 1 (LeCun et al. 1998, "Efficient BackProp", section 4.3).
 
     Attributes
     ----------
     mean, deviation
-        (I,), of the numbers that it was fitted to; a column that is constant has the deviation 1.
+        Mean and standard deviation of each column, (I,) float64. A constant column has the deviation 1, so that it becomes 0.
     """
 
     def __init__(self, mean: npt.NDArray[Any], deviation: npt.NDArray[Any]) -> None:
@@ -51,7 +51,10 @@ class Scale:
 
     @classmethod
     def of(cls, batches: Iterable[npt.NDArray[Any]]) -> "Scale":
-        """Fit to numbers, which come in batches (B, I); their moments are combined as in Chan, Golub and LeVeque 1983."""
+        """Compute mean and deviation of numbers that come in batches (B, I).
+
+        The moments of the batches are combined as in Chan, Golub and LeVeque 1983.
+        """
         count, mean, squares = 0, np.zeros(()), np.zeros(())
         for numbers in batches:
             own, total = numbers.mean(0, dtype=np.float64), count + len(numbers)
@@ -59,30 +62,33 @@ class Scale:
             mean = mean + (own - mean) * (len(numbers) / total)
             count = total
         deviation = np.sqrt(squares / count)
-        # a constant's deviation is not always 0: its mean is rounded
+        # Because means are rounded, the computed deviation of a constant column is not always 0.
         constant = deviation <= 1e-12 * np.maximum(np.abs(mean), np.finfo(np.float64).tiny)
         return cls(mean, np.where(constant, 1.0, deviation))
 
     def apply(self, numbers: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Return numbers (N, I) in the scale, contiguous."""
+        """Return the scaled numbers (N, I) as a new contiguous array."""
         return np.ascontiguousarray((numbers - self.mean) / self.deviation, np.float64)
 
     def undo(self, scaled: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the numbers that `apply` was given, float64."""
+        """Return the inverse of `apply`: the original numbers (N, I) float64."""
         numbers: npt.NDArray[Any] = scaled * self.deviation + self.mean
         return numbers
 
 
 class Examples(Protocol):
-    """What the loop needs of a text: predicted positions and their contexts; or of what else there is to learn from.
+    """What the training loop needs of its data: of a text, the words to predict and their contexts.
 
-    What a language model calls a word is an example elsewhere: `State`, `Losses` and the events count either.
+    For other data, an example takes the place of a word. `State`, `Losses` and the events count them as words, too.
     """
 
     def __len__(self) -> int: ...
 
     def counts(self, words: int) -> Array:
-        """Return the number of occurrences of each word, (words,)."""
+        """Return how often each word (or class) occurs as a target, (words,) int64."""
 
     def batch(self, positions: Array) -> tuple[Array, Array]:
-        """Return contexts (B, n) and targets (B,), int32, of positions (B,); or what else `Network.gradients` takes."""
+        """Return the inputs and the targets of the examples at positions (B,), as `Network.gradients` takes them.
+
+        For a language model, these are contexts (B, n) and targets (B,), both int32.
+        """

@@ -1,4 +1,4 @@
-"""Training in memory, from beginning to end, for what has no folder."""
+"""Training from start to end in memory, for models that have no folder."""
 
 from fflm.errors import FflmError
 from fflm.network.parameters import Parameters
@@ -9,12 +9,17 @@ from fflm.training.trainer import Trainer
 def train_in_memory(trainer: Trainer) -> tuple[Parameters, list[Evaluation]]:
     """Train to the end.
 
+    Parameters
+    ----------
+    trainer
+        The trainer.
+
     Returns
     -------
     parameters
-        The best weights, NumPy arrays: those with the lowest validation loss, or the last where there is nothing to validate on.
+        The best weights, as NumPy arrays: those with the lowest validation loss, or the last ones if there is no validation data.
     evaluations
-        All evaluations, one per epoch.
+        All evaluations; by default there is one per epoch.
 
     Raises
     ------

@@ -42,12 +42,13 @@ class LazyAdam:
         if settings.loss != "exact":  # with the exact loss, every step uses all rows of the output layer
             names |= {"output.weight", "output.bias"}
         self.done = {name: np.zeros((len(array), 2)) for name, array in parameters.items() if name in names}
-        self._due = np.zeros(2)
+        self._due = np.zeros(2)  # what the numbers of a row are if it has received all updates so far
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """Continue from the arrays of a checkpoint: ``done.NAME`` for each name of `done`, as it was after a step.
 
-        The rows that this step used have received all updates, so the largest numbers are those of the training run.
+        The rows that the last step used have received all updates. Therefore the largest numbers of all rows say how many updates
+        there were.
 
         Raises
         ------
@@ -56,7 +57,7 @@ class LazyAdam:
         """
         if missing := [name for name in self.done if f"done.{name}" not in arrays]:
             raise FflmError(f"the checkpoint is damaged: it lacks the steps of {', '.join(missing)}; train again")
-        done = {name: arrays[f"done.{name}"].copy() for name in self.done}  # a trainer that is still running may own the arrays
+        done = {name: arrays[f"done.{name}"].copy() for name in self.done}  # another trainer may still be using these arrays
         for name, rows in self.done.items():
             if done[name].shape != rows.shape or done[name].dtype != rows.dtype or not (done[name].min() >= 0):
                 raise FflmError(
@@ -66,18 +67,30 @@ class LazyAdam:
         self._due = np.max([rows.max(axis=0) for rows in done.values()], axis=0)
 
     def catch_up(self, backend: Backend, parts: tuple[Parameters, ...], subset: Subset, rate: float) -> None:
-        """Make the skipped updates of the rows of a subset at a learning rate; ``parts`` has their weights and both moments."""
+        """Make the skipped updates of the rows of a subset.
+
+        Parameters
+        ----------
+        backend
+            The backend.
+        parts
+            The weights and both moments of these rows, as `Subset.take` returns them.
+        subset
+            The subset.
+        rate
+            The learning rate of the updates.
+        """
         self._catch_up(backend, parts, {name: subset.rows[name] for name in self.done}, rate)
 
     def catch_up_all(self, backend: Backend, rate: float) -> None:
-        """Make the skipped updates of all rows, at a learning rate."""
+        """Make the skipped updates of all rows, with the learning rate ``rate``."""
         if any((rows != self._due).any() for rows in self.done.values()):
             self._catch_up(backend, self._wholes, dict.fromkeys(self.done, slice(None)), rate)
             for rows in self.done.values():
                 rows[:] = self._due
 
     def _catch_up(self, backend: Backend, parts: tuple[Parameters, ...], rows: dict[str, Any], rate: float) -> None:
-        """Update ``parts``, which contain the ``rows`` of each array by name, without recording it in `done`."""
+        """Update ``parts``, which contain the rows ``rows[name]`` of each array, without recording this in `done`."""
         weights, first, second = (dict(part.items()) for part in parts)
         for name, done in self.done.items():
             weight, moment1, moment2 = (each[name].reshape(len(each[name]), -1) for each in (weights, first, second))
@@ -97,9 +110,13 @@ class LazyAdam:
             )
 
     def step(self, rate: float, subset: Subset | None) -> None:
-        """Record a step at a learning rate, made with the rows of a subset (None for all), which had caught up before."""
+        """Record a training step with the learning rate ``rate``, which has used the rows of a subset, or all rows if it is None.
+
+        These rows had received all skipped updates before the step.
+        """
         shrink = rate * self._settings.weight_decay if self._settings.decoupled else 0.0
-        with np.errstate(divide="ignore", invalid="ignore"):  # such a large rate makes the weights NaN, which the trainer reports
+        # If shrink is 1 or more, the logarithm is not finite. The weights then become NaN, which the trainer reports.
+        with np.errstate(divide="ignore", invalid="ignore"):
             self._due += 1, -np.log1p(-shrink)
         for name, done in self.done.items():
             done[slice(None) if subset is None else subset.rows[name]] = self._due

@@ -1,4 +1,4 @@
-"""The log of a run: a JSON object a line."""
+"""The log of a training run, a file with one JSON object per line."""
 
 import json
 from collections.abc import Mapping
@@ -15,19 +15,19 @@ from fflm.training.events import USELESS
 
 
 class Event(TypedDict):
-    """Any event."""
+    """The field that all events have."""
 
     event: str
 
 
 class Finished(TypedDict):
-    """The end of a run."""
+    """The event at the end of training."""
 
     reason: str
 
 
 class Logged(TypedDict):
-    """An evaluation; what was measured on the validation part depends on what was trained."""
+    """An evaluation. Subclasses add the figures of the validation data, which depend on the kind of model."""
 
     step: Count
     words: Count
@@ -39,12 +39,21 @@ class Logged(TypedDict):
 
 
 def append_log(path: Path, event: str, **fields: Any) -> int:
-    """Append a line to a log, which need not exist yet, and return the log's length in bytes.
+    """Append a line to a log, and return the length of the log in bytes.
+
+    Parameters
+    ----------
+    path
+        The file, which is created if it does not exist.
+    event
+        Name of the event.
+    fields
+        The other fields of the line, as JSON values.
 
     Raises
     ------
     FflmError
-        If it cannot be written.
+        If the file cannot be written.
     """
     with os_errors_as_fflm_error(f"write {path}"), open_regular(path, "ab") as file:
         file.write(json.dumps({"event": event, **fields}, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
@@ -52,36 +61,38 @@ def append_log(path: Path, event: str, **fields: Any) -> int:
 
 
 def truncate_log(path: Path, length: int) -> None:
-    """Cut a log to ``length`` bytes: a resumed run drops what was logged after its checkpoint, because it will be logged again.
+    """Truncate a log to ``length`` bytes.
+
+    A resumed run does this, because what was logged after its checkpoint will be logged again.
 
     Raises
     ------
     FflmError
-        If it cannot be written.
+        If the file cannot be written.
     """
     with os_errors_as_fflm_error(f"write {path}"), open_regular(path, "ab") as file:
         file.truncate(min(length, file.tell()))
 
 
 def read_log(path: Path, kinds: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the events of a log, of which the first is the start, unless there is none at all.
+    """Return the events of a log, in order. If there are any, the first one is the event ``start``.
 
-    A last line that is not whole is left out, for a kill has cut it off.
+    An incomplete last line is ignored, because the process may have been killed while it wrote the line.
 
     Parameters
     ----------
     path
         The file.
     kinds
-        Types of the events ``start`` and ``evaluation``.
+        The types of the events ``start`` and ``evaluation`` by these names, against which they are checked.
 
     Raises
     ------
     FflmError
-        If it cannot be read or is damaged.
+        If the file cannot be read or is damaged.
     """
     lines = read_whole(path).split(b"\n")
-    if not _whole(lines[-1]):
+    if not _is_json(lines[-1]):
         lines.pop()
     events: list[dict[str, Any]] = []
     types = {"finished": Finished, **kinds}
@@ -98,7 +109,8 @@ def read_log(path: Path, kinds: Mapping[str, Any]) -> list[dict[str, Any]]:
     return events
 
 
-def _whole(line: bytes) -> bool:
+def _is_json(line: bytes) -> bool:
+    """Return whether a line is a complete JSON value."""
     try:
         json.loads(line)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The update rules: which moments they keep, and how a gradient becomes a step."""
+"""The optimizers: which moments they keep, and how they update parameters."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,20 @@ RMSPROP_DECAY = 0.99
 
 
 class Optimizer:
-    """An update rule and its moments, which have the shape of the parameters.
+    """An optimizer and its moments.
 
     Parameters
     ----------
     settings
-        Name the rule and its constants.
+        The settings of training, which choose the optimizer and its constants.
     config, dtype, backend
-        Shape, number type and device of the network.
+        The configuration, the dtype and the backend of the network.
+
+    Attributes
+    ----------
+    moments
+        The state of the optimizer: none, one or two sets of arrays with the shapes of the parameters. They are the velocity of
+        sgd with momentum, the (mean of the) squared gradients of adagrad and rmsprop, and the two moments of adam and adamw.
     """
 
     def __init__(self, settings: TrainingSettings, config: NetworkConfig, dtype: type, backend: Backend) -> None:
@@ -29,7 +35,7 @@ class Optimizer:
         self.moments = tuple(Parameters.zeros(config, dtype).mapped(backend.upload) for _ in range(count))
 
     def add_penalties(self, parameters: Parameters, gradients: Parameters) -> None:
-        """Add the gradients of the penalties on weights, but not on biases, to those of the loss."""
+        """Add the gradients of the L1 and L2 penalties on weights (not on biases) to the gradients of the loss."""
         l1, l2 = self.settings.l1, self.settings.l2
         if not (l1 or l2):
             return
@@ -47,20 +53,20 @@ class Optimizer:
         rate: float,
         step: int,
     ) -> None:
-        """Change parameters and moments by one step.
+        """Update parameters and moments by one step.
 
         Parameters
         ----------
         parameters, gradients
-            Weights, changed in place, and the gradients of the loss.
+            The parameters, which are changed in place, and the gradients of the objective.
         moments
-            `moments`, or the same rows of them that the parameters are; changed in place.
+            `moments`, or, if the parameters are those of a subset, the same rows of the moments; changed in place.
         scale
-            Factor on the gradients (1,), from clipping.
+            Factor on the gradients from clipping, (1,), on the device.
         rate
             Learning rate of this step.
         step
-            Number of this step, from 1.
+            Number of this step, counted from 1.
         """
         for (name, weight), gradient, *own in zip(parameters.items(), gradients, *moments, strict=True):
             if self.settings.frozen and name == "embeddings":
@@ -80,7 +86,7 @@ class Optimizer:
     ) -> None:
         name, backend = self.settings.optimizer, self._backend
         if name == "sgd":
-            velocity = moments[0] if moments else gradient  # without momentum the gradient's memory serves, as scratch
+            velocity = moments[0] if moments else gradient  # without momentum, the gradient is overwritten as scratch memory
             backend.momentum_step(
                 weight,
                 gradient,

@@ -1,4 +1,4 @@
-"""The learning rate over time."""
+"""Learning rate schedules."""
 
 import math
 
@@ -11,9 +11,10 @@ def rate_at(settings: TrainingSettings, step: int, steps: int) -> float:
     Parameters
     ----------
     settings
-        Name the schedule. ``plateau`` is constant here: halving depends on validation, so the loop does it.
+        The settings of training, which choose the schedule. Here ``plateau`` is constant, because the training loop halves the
+        rate.
     step, steps
-        Number of the step, from 0, and of all steps of the run.
+        Number of the step, counted from 0, and the total number of steps of the training run.
     """
     if settings.schedule == "inverse":
         return settings.rate / (1 + settings.decay * step * settings.batch_size)

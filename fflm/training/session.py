@@ -1,4 +1,4 @@
-"""A training run in a folder: logged and saved as it goes, resumed where it stopped."""
+"""A training run in a folder, which is logged and saved during training, and can be resumed."""
 
 import contextlib
 import dataclasses
@@ -31,13 +31,13 @@ from fflm.training.settings import TrainingSettings
 from fflm.training.trainer import Trainer, sum_losses
 
 DIVERGENCES = 5
-"""Maximum number of times that a run returns to its checkpoint with half the learning rate."""
+"""Maximum number of times that a training run returns to its checkpoint, with half the learning rate, after it has diverged."""
 
 PARAMETERS = 2**36
 """Maximum number of parameters of a network."""
 
 SAVE_SECONDS = 60.0
-"""Time between checkpoints, besides those at evaluations."""
+"""Seconds between checkpoints, besides those at evaluations."""
 
 
 Callback: TypeAlias = Callable[["Session", Event], None]
@@ -45,38 +45,42 @@ Callback: TypeAlias = Callable[["Session", Event], None]
 
 
 class Session(ABC):
-    """A run and its folder. Create it with `start`, or with ``resume`` of a subclass; consume `events`.
+    """A training run and its folder. Create a session with `start` or `resume` of a subclass, and iterate over `events`.
 
     Parameters
     ----------
     place
-        The model's folder; a new one is not published yet.
+        The folder of the model, or a new folder that is not published yet.
     data
-        The data to train on, as `parts` understands it.
+        The data to train on, whose type depends on the subclass (see `parts`).
     config, settings
-        The network and its training.
+        The configuration of the network and the settings of training.
     compute
-        The device that trains, its threads and its precision.
+        The device, the number of threads, and the precision of training.
     embeddings
-        (V + 1, m) to start from, NaN in rows that are to be random.
+        Initial embeddings, (V + 1, m) float32, with NaN in rows that are initialized at random. By default all are random.
 
     Attributes
     ----------
     path
-        The model's folder.
+        The folder of the model.
+    data, compute
+        As above.
     trainer
-        The run itself.
+        The trainer.
     vectors
-        Number of words whose embeddings were given to start from.
+        Number of words whose initial embeddings were given.
     valid
-        The figures of the latest evaluation, on the validation part.
+        The figures of the last evaluation on the validation data; None if there is none.
+    save_seconds
+        Seconds between checkpoints, besides those at evaluations.
     """
 
     headlines: ClassVar[tuple[str, ...]]
-    """The most important of the figures that `measure` returns."""
+    """The names of the most important figures that `measure` returns."""
 
     embedding_scale: ClassVar[float] = 1.0
-    """Factor of the random initial embeddings."""
+    """Factor by which random initial embeddings are multiplied."""
 
     def __init__(
         self,
@@ -103,10 +107,10 @@ class Session(ABC):
         self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings)
         self.save_seconds = SAVE_SECONDS
         self.valid: dict[str, Any] | None = None
-        self._saved = time.monotonic()
-        self._process: int | None = None  # that has the folder locked for this run
-        self._lock: FolderLock  # while it is locked
-        self._known: list[int | None] = []  # when the files were written that this run has written last, or read
+        self._saved = time.monotonic()  # when the last checkpoint was written
+        self._process: int | None = None  # the id of the process that has locked the folder for this session
+        self._lock: FolderLock  # the lock, while the folder is locked
+        self._modified: list[int | None] = []  # the modification times of the files as this session has left or read them
 
     @classmethod
     def start(
@@ -118,16 +122,18 @@ class Session(ABC):
         compute: Compute | None = None,
         embeddings: npt.NDArray[np.float32] | None = None,
     ) -> Self:
-        """Start a run in a new folder, which is published at once, or when there are weights if it replaces a model.
+        """Start a training run in a new folder.
+
+        The folder is published at once; but if it replaces a model, it is published as soon as there are weights.
 
         Parameters
         ----------
         new
-            The model's folder, which is empty, except for the data that may be in it.
+            The folder of the model, which may contain the data, and is otherwise empty.
         data, config, settings, embeddings
             As for the class.
         compute
-            By default the CPU, with one thread per core.
+            As for the class; by default the CPU with one thread per core.
 
         Raises
         ------
@@ -146,40 +152,47 @@ class Session(ABC):
         session._set_meanings(read_json(session.folder / CONFIG, dict[str, Any]))
         session._write("start", parameters=session.trainer.parameters.count, **session.conditions())
         session._save()
-        session._known = session._times()
+        session._modified = session._times()
         return session
 
     @classmethod
     @abstractmethod
     def resume(cls, path: Path, *, epochs: int | None = None, device: Device | None = None) -> Self:
-        """Resume the run in a folder, as if it had never been interrupted.
+        """Resume the training run in a folder. The results are the same as if it had not been interrupted.
 
         Parameters
         ----------
         path
-            The model's folder.
+            The folder of the model.
         epochs
-            A new number of epochs.
+            A new number of epochs; by default the number does not change.
         device
-            The device to continue on, if not the one that trained so far. Results differ by rounding. A run in mixed precision on
-            the GPU continues in float32 on the CPU.
+            A new device; by default the device does not change. On another device, results differ by rounding. Training in mixed
+            precision on a GPU continues in float32 on the CPU.
 
         Raises
         ------
         FflmError
-            If there is no such run, it is going on elsewhere, its files are damaged, or the data is not what it began with.
+            If there is no such run, another process is training in the folder, its files are damaged, or the data has changed.
         """
 
     @classmethod
     def _resume(cls, path: Path, data: Any, about: dict[str, Any], epochs: int | None, device: Device | None) -> Self:
-        """Resume the run in a folder, which is locked, with the data that it started with; ``about`` is its config.json.
+        """Resume the training run in a folder that the caller has locked.
 
-        ``epochs`` and ``device`` are those of `resume`.
+        Parameters
+        ----------
+        path, epochs, device
+            As for `resume`.
+        data
+            The data of the run.
+        about
+            The content of config.json.
 
         Raises
         ------
         FflmError
-            If the folder's files are damaged, or the data is not what the run started with.
+            If the files of the folder are damaged, or the data has changed.
         """
         config, settings = NetworkConfig.from_dict(about["network"]), TrainingSettings.from_dict(about["training"])
         check_shapes(path / CHECKPOINT, config)
@@ -194,7 +207,7 @@ class Session(ABC):
 
     @abstractmethod
     def parts(self, config: NetworkConfig) -> dict[str, Examples]:
-        """Return the parts of the data as examples for a network: train, and perhaps valid and test."""
+        """Return the parts of the data as examples for a network: ``train``, and if there are any, ``valid`` and ``test``."""
 
     @property
     @abstractmethod
@@ -203,11 +216,11 @@ class Session(ABC):
 
     @abstractmethod
     def description(self) -> dict[str, Any]:
-        """Return the fields of a new run's config.json other than its settings, as JSON values."""
+        """Return the fields of config.json of a new run, other than those about training, as JSON values."""
 
     @abstractmethod
     def save_description(self, about: Mapping[str, Any]) -> None:
-        """Write the files that training does not change: config.json, with the fields ``about``, and what belongs to it."""
+        """Write the files that training does not change: config.json with the fields ``about``, and others such as the words."""
 
     @abstractmethod
     def conditions(self) -> dict[str, Any]:
@@ -215,54 +228,66 @@ class Session(ABC):
 
     @abstractmethod
     def measure(self, name: str, losses: Losses, parameters: Parameters) -> dict[str, Any]:
-        """Return the figures of the part ``name``, of losses and weights on the device, as JSON values."""
+        """Return the figures of an evaluation on a part of the data, as JSON values.
+
+        Parameters
+        ----------
+        name
+            The part: ``valid`` or ``test``.
+        losses
+            The losses on this part.
+        parameters
+            The weights, on the device.
+        """
 
     @property
     def folder(self) -> Path:
-        """Where the files are: at `path`; under a temporary name if a model is to be replaced and there are no weights yet."""
+        """The folder of the files: `path`, or a temporary folder until the run is published."""
         return self._new.folder if self._new else self.path
 
     @property
     def published(self) -> bool:
-        """Whether the files are at `path`."""
+        """Whether the files are at `path`, and not in a temporary folder."""
         return self.folder == self.path
 
     def discard(self) -> None:
-        """Give up a run that is not published yet: what was at `path` stays there."""
+        """Remove the files of a run that is not published yet. What is at `path` does not change."""
         if self._new:
             self._new.discard()
 
     def _restore_from(self, checkpoint: Checkpoint, about: dict[str, Any], epochs: int | None) -> None:
-        """Continue from a checkpoint, with a new number of epochs if one is given; ``about`` is the folder's config.json.
+        """Continue from a checkpoint, with a new number of epochs if one is given; ``about`` is the content of config.json.
 
-        The folder is locked. What changes is written to the checkpoint at once, and reported in config.json afterwards: after a
-        kill between the two, the next one to go on reports it.
+        The caller has locked the folder. Changes are written to the checkpoint first, and then to config.json. If the process is
+        killed in between, the next session that resumes the run writes them to config.json.
         """
         self._set_meanings(about)
         self._restore(checkpoint)
         settings, state = self.trainer.settings, self.trainer.state
-        known = checkpoint.epochs
-        if known is None:  # only config.json had it, which a kill may have left with a number that the run knows nothing of
+        previous = checkpoint.epochs
+        if previous is None:
+            # In early versions, only config.json has the number of epochs. If a kill came after a new number was written, the
+            # training state does not correspond to it.
             stopped = settings.patience and state.bad >= settings.patience
-            known = state.epoch if state.finished and not stopped else settings.epochs
+            previous = state.epoch if state.finished and not stopped else settings.epochs
         wanted = epochs or checkpoint.epochs or settings.epochs
-        if wanted != known:
+        if wanted != previous:
             if wanted <= state.epoch:
                 raise FflmError(f"{state.epoch} epochs are done already: give `epochs` a larger number")
             if state.finished:
                 state.finished, state.bad = "", 0
         self.trainer.settings = dataclasses.replace(settings, epochs=wanted)
         truncate_log(self.folder / LOG, state.log_bytes)
-        if (wanted, self.compute.device) != (known, checkpoint.device or about.get("device", "cpu")):
+        if (wanted, self.compute.device) != (previous, checkpoint.device or about.get("device", "cpu")):
             self._save()
         reported = {**about, "training": self.trainer.settings.to_dict(), "device": self.compute.device}
         if reported != about:
             write_json(self.folder / CONFIG, reported)
         remove_leftovers(self.folder)
-        self._known = self._times()
+        self._modified = self._times()
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        """Give the trainer the state of a checkpoint, which must be of the same data."""
+        """Load the state of a checkpoint into the trainer. Raise an FflmError if the checkpoint does not belong to this run."""
         if checkpoint.corpus != self.fingerprint:
             raise FflmError(f"{self.path} was trained on other data: resume with that, or train again with `overwrite=True`")
         try:
@@ -271,24 +296,25 @@ class Session(ABC):
             raise FflmError(f"{self.folder / CHECKPOINT} cannot be used: {error}") from error
 
     def _set_meanings(self, about: dict[str, Any]) -> None:
-        """Compute the hashes of config.json that are stored with the weights and with the checkpoint."""
-        self._config, self._settings = meaning(about), meaning(about, training=True)
+        """Compute the hashes of config.json that are stored with the weights and with the checkpoint; see `meaning`."""
+        self._weights_meaning, self._checkpoint_meaning = meaning(about), meaning(about, training=True)
 
     @property
     def figures(self) -> dict[str, Any]:
-        """Figures of the best weights so far, as they are stored with them."""
-        _, figures = load_arrays(self.folder / WEIGHTS, of=dict[str, Any], config=self._config)
+        """The figures of the best weights so far, which are stored with these weights."""
+        _, figures = load_arrays(self.folder / WEIGHTS, of=dict[str, Any], config=self._weights_meaning)
         return dict(figures)
 
     def events(self) -> Iterator[Event]:
-        """Train to the end, logging and saving; stop consuming at any event and call `save` to interrupt.
+        """Train to the end, with log and checkpoints, and yield events.
 
-        A run that fails before it is published is discarded.
+        To interrupt training, stop the iteration at any event, and call `save`. A run that fails before it is published is
+        discarded.
 
         Raises
         ------
         FflmError
-            If training diverges again and again, a file cannot be written, or another run has gone on in the folder.
+            If training diverges more than `DIVERGENCES` times, a file cannot be written, or another run has changed the folder.
         """
         try:
             with self.locked():
@@ -307,7 +333,7 @@ class Session(ABC):
             raise
 
     def finish(self, *callbacks: Callback) -> bool:
-        """Train to the end, or until Ctrl-C, which ends training after the current step and saves.
+        """Train to the end, or until Ctrl-C is pressed, which ends training after the current step and saves.
 
         A run that is interrupted before it is published is discarded.
 
@@ -319,24 +345,24 @@ class Session(ABC):
         Returns
         -------
         bool
-            Whether training came to its end.
+            Whether training was completed.
 
         Raises
         ------
         FflmError
-            As `events`.
+            As for `events`.
         KeyboardInterrupt
-            If Ctrl-C comes before the first step, or a second time. The last checkpoint is where training resumes.
+            If Ctrl-C is pressed before the first step, or for the second time. Training can be resumed from the last checkpoint.
         """
         try:
             with ctrl_c() as interrupted:
                 if interrupted.received:
                     raise KeyboardInterrupt
                 for event in self.events():
-                    interrupted.deferred = True  # from the first step on, because kernels may have to be compiled before it
+                    interrupted.deferred = True  # not before the first step, because compiling kernels may take long
                     stop = interrupted.received and not self.trainer.state.finished
-                    if stop and self.published:  # a model that has not been evaluated must not replace a trained one
-                        self.save()  # before anything is shown, because the terminal may be closed
+                    if stop and self.published:  # a model that has not been evaluated must not replace a trained model
+                        self.save()  # save before the callbacks print anything, because the terminal may be closed
                     for callback in callbacks:
                         callback(self, event)
                     if stop:
@@ -346,57 +372,60 @@ class Session(ABC):
             self.discard()
 
     def save(self) -> None:
-        """Write the checkpoint to go on from; before the first evaluation also the weights, to use meanwhile.
+        """Write a checkpoint. Before the first evaluation, also write the weights, so that the model can be used.
 
-        The first weights of a run that is to replace a model take that model's place. If there was no step yet, there are none.
+        If the run replaces a model, it is published with its first weights, which exist after the first step.
 
         Raises
         ------
         FflmError
-            If a file cannot be written, or another run has gone on in the folder.
+            If a file cannot be written, or another run has changed the folder.
         """
         with self.locked():
             self._save()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other runs out of the folder inside the block. `events` and `save` do that, too, and may be used inside.
+        """Lock the folder against other runs in this context. `events` and `save` do the same, and may be used inside.
 
         Raises
         ------
         FflmError
-            If another run is going on in the folder, or has changed it since this one was there; or if it was moved or replaced.
+            If another run has locked the folder, or has changed it since this session used it; or if it was moved or replaced.
         """
         if self._process == os.getpid():
             self._lock.check()
             yield
             return
         with locked_folder(self.folder) as self._lock:
-            if self._times() != self._known:
+            if self._times() != self._modified:
                 raise FflmError(f"{self.path} has been changed by another run: resume it from there")
             self._process = os.getpid()
             try:
                 yield
             finally:
                 self._process = None
-                with contextlib.suppress(FflmError):  # what is at the path now may be another run's
+                with contextlib.suppress(FflmError):  # the folder at this path may have been replaced by another run
                     self._lock.check()
-                    self._known = self._times()
+                    self._modified = self._times()
 
     def _times(self) -> list[int | None]:
-        """Return when the files were written that another run would change."""
+        """Return the modification times, in ns, of the files that another run would change; None for a missing file."""
         paths = [self.folder / name for name in (CONFIG, CHECKPOINT)]
         return [path.stat().st_mtime_ns if path.exists() else None for path in paths]
 
     def _save(self) -> None:
-        """Write the checkpoint, after what it refers to; then publish the folder, once there is no trained model to be lost."""
+        """Write the checkpoint after the files that it refers to, and publish the folder.
+
+        A folder that replaces a model is only published if there are weights.
+        """
         state = self.trainer.state
         if 0 < state.words == state.loss_words:
             self._save_weights({"step": state.step, "epoch": self._epochs(state.words)})
         with os_errors_as_fflm_error(f"write {self.folder / LOG}"):
             sync(self.folder / LOG)
         checkpoint = Checkpoint(self.trainer.state_dict(), self.fingerprint, self.trainer.settings.epochs, self.compute.device)
-        checkpoint.save(self.folder / CHECKPOINT, self._settings)
+        checkpoint.save(self.folder / CHECKPOINT, self._checkpoint_meaning)
         self._saved = time.monotonic()
         if self._new and not self.published and (state.words or not self._new.replaces):
             self._new.publish()
@@ -404,13 +433,16 @@ class Session(ABC):
                 self._lock.folder = self.path
 
     def _save_weights(self, figures: dict[str, Any]) -> None:
-        save_weights(self.folder, self.trainer.parameters.mapped(self.trainer.network.backend.download), figures, self._config)
+        """Write the current weights with their figures."""
+        weights = self.trainer.parameters.mapped(self.trainer.network.backend.download)
+        save_weights(self.folder, weights, figures, self._weights_meaning)
 
     def _write(self, event: str, **fields: Any) -> None:
+        """Append an event to the log, and record the length of the log in the state."""
         self.trainer.state.log_bytes = append_log(self.folder / LOG, event, **fields)
 
     def _record(self, event: Step | Evaluation | Finished) -> None:
-        """Log an event, and save what is due."""
+        """Write an event to the log, and save the weights and the checkpoint if it is time to."""
         if isinstance(event, Evaluation | Finished):
             self._lock.check()
         if isinstance(event, Evaluation):
@@ -423,29 +455,30 @@ class Session(ABC):
             self._write("evaluation", **{**dataclasses.asdict(event), "valid": figures.get("valid")})
             self.save()
         elif isinstance(event, Finished):
-            # Not part of the state: a finished run that is resumed says it again, as it does its figures on the test.
+            # This does not change the state: if a finished run is resumed, it logs its end and its test figures again.
             append_log(self.folder / LOG, "finished", reason=event.reason)
         elif time.monotonic() - self._saved > self.save_seconds:
             self.save()
 
     def _evaluate_test(self, test: Examples) -> Tested:
-        """Evaluate the best weights on the test part, unless that was done, and store the figures with them."""
-        arrays, figures = load_arrays(self.folder / WEIGHTS, of=dict[str, Any], config=self._config)
+        """Evaluate the best weights on the test data, and store the figures with them, unless this was done before."""
+        arrays, figures = load_arrays(self.folder / WEIGHTS, of=dict[str, Any], config=self._weights_meaning)
         if "test" not in figures:
             network = self.trainer.network
             best = Parameters.from_arrays(network.config, arrays)
             weights = best.mapped(network.backend.upload)
             figures = {**figures, "test": self.measure("test", sum_losses(network, weights, test), weights)}
-            save_weights(self.folder, best, figures, self._config)
+            save_weights(self.folder, best, figures, self._weights_meaning)
         append_log(self.folder / LOG, "test", **figures["test"])
         return Tested(figures["test"])
 
     def _roll_back(self, error: DivergedError) -> RolledBack:
+        """Return to the last checkpoint with half the learning rate; raise an FflmError if this was done too often."""
         self._lock.check()
         divergences = self.trainer.state.divergences + 1
         if divergences > DIVERGENCES:
             raise FflmError(f"training does not converge: {error}; try a lower `rate`, or a smaller `clip`") from error
-        self._restore(Checkpoint.load(self.folder / CHECKPOINT, self._settings))
+        self._restore(Checkpoint.load(self.folder / CHECKPOINT, self._checkpoint_meaning))
         state = self.trainer.state
         state.divergences = divergences
         state.rate_factor /= 2
@@ -455,7 +488,7 @@ class Session(ABC):
         return event
 
     def _epochs(self, words: int) -> float:
-        """Return how many epochs some predicted words are."""
+        """Return a number of predicted words in epochs, rounded to two decimal places."""
         return round(words / len(self.trainer.train), 2)
 
 

@@ -1,4 +1,4 @@
-"""What a training run does, in one value that is stored with the model."""
+"""The settings of training, which are stored with a model."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
@@ -30,7 +30,7 @@ Preset: TypeAlias = Annotated[
 
 @dataclass(frozen=True)
 class TrainingSettings(Settings):
-    """The settings of a run.
+    """The settings of a training run.
 
     Raises
     ------
@@ -39,23 +39,29 @@ class TrainingSettings(Settings):
 
     Notes
     -----
-    ``batch_size``: 1 is stochastic, the size of the text is batch gradient descent. ``epsilon``: a rare word's gradient through
-    the softmax is tiny and nearly the same in every batch; with an epsilon far below it, each such step is as long as a frequent
-    word's. ``weight_decay``: added to the gradient (L2, as in Bengio 2003, equation 4), where it pulls at the rows that the step
-    touches only; with ``adamw`` decoupled from it.
+    ``batch_size``: 1 is stochastic gradient descent, and the number of examples is batch gradient descent.
 
-    ``l1``, ``l2``: what is minimized is the loss plus l1 |w| + l2 w^2 / 2, summed over the weights that a step touches. Up to a
-    constant that is minus the logarithm of a posterior probability, with a Laplace or a normal prior of the weights (maximum a
-    posteriori). For all optimizers but ``adamw``, ``l2`` is what ``weight_decay`` is, but that ``clip`` limits the norm of the
-    whole gradient. Losses are reported without penalties.
+    ``epsilon``: the gradient of a rare word through the softmax is tiny and nearly the same in every batch. If epsilon is far
+    smaller, Adam makes steps for such a word that are as large as those for a frequent word.
+
+    ``weight_decay``: with ``adamw``, decay is decoupled from the gradient. With other optimizers, it is added to the gradient
+    (L2, as in Bengio 2003, equation 4), only for the rows that a step uses.
+
+    ``l1``, ``l2``: the objective is the loss plus l1 |w| + l2 w^2 / 2, summed over the weights that a step uses. Up to a
+    constant, this is the negative logarithm of the posterior probability of the weights, with a Laplace or a normal prior
+    (maximum a posteriori estimation). For all optimizers except ``adamw``, ``l2`` has the same effect
+    as ``weight_decay``, but ``clip`` applies to the gradient with the penalty. Reported losses do not include penalties.
 
     ``schedule``: ``inverse`` is rate / (1 + decay t) after t examples (Bengio 2003, section 3.1); ``plateau`` halves the rate
-    whenever validation does not improve; ``cosine`` falls to zero over all epochs.
+    after each evaluation in which the validation loss has not improved; ``cosine`` falls to zero over all epochs, after a linear
+    warm-up.
 
-    ``loss``: ``exact`` is cross-entropy over the whole vocabulary; ``sampled`` is over the batch's targets and a sample, each
-    score less the log of the word's chance to be among them (Bengio & Senécal 2008; Jean et al. 2015, section 3.2); ``nce`` is
-    noise-contrastive estimation (Mnih & Teh 2012). The cost of the latter two does not grow with the vocabulary.
-    ``self_normalise``: Devlin et al. 2014; not with ``nce``, which normalizes by itself.
+    ``loss``: ``exact`` is the cross-entropy over the whole vocabulary. ``sampled`` is the cross-entropy over the targets of the
+    batch and a sample of words; from each score, the logarithm of the probability that the word is among them is subtracted
+    (Bengio & Senécal 2008; Jean et al. 2015, section 3.2). ``nce`` is noise-contrastive estimation (Mnih & Teh 2012). The cost of
+    the latter two does not grow with the vocabulary.
+
+    ``self_normalise``: see Devlin et al. 2014. It is not for ``nce``, which makes scores approximately normalized anyway.
     """
 
     epochs: Annotated[Size, Meta(description="Maximum number of passes over the training data.")] = 6
@@ -100,5 +106,5 @@ class TrainingSettings(Settings):
 
     @property
     def decoupled(self) -> bool:
-        """Whether weights decay apart from their gradients."""
+        """Whether weight decay is decoupled from the gradient, as in AdamW."""
         return self.optimizer == "adamw" and self.weight_decay > 0

@@ -1,4 +1,4 @@
-"""Where a training run stands."""
+"""The state of a training run."""
 
 import dataclasses
 import math
@@ -15,29 +15,65 @@ Finite: TypeAlias = Annotated[float, Meta(ge=-1e300, le=1e300)]
 
 @dataclass
 class State:
-    """Where a run stands, besides its arrays. Everything that a resumed run needs to go on as if never interrupted."""
+    """The state of a training run besides its arrays: everything that a resumed run needs to continue bit for bit.
 
-    step: Count = 0  # updates made
-    epoch: Count = 0  # epochs finished
-    batch: Count = 0  # batches done in the current epoch
-    words: Count = 0  # predicted so far, over all epochs
-    loss_sum: Finite = 0.0  # nats, since the last evaluation
-    loss_words: Count = 0  # words they are summed over
-    loss_exact: bool = True  # whether all of them are of the exact loss
-    loss_mean: Finite = 0.0  # moving average of the batches' mean loss
-    mean_exact: bool = True  # whether that is the exact loss; where another loss begins, the average begins again
-    mean_steps: Count = 0  # batches since then
-    rate_factor: Annotated[float, Meta(gt=0, le=1)] = 1.0  # halved on plateaus and after divergence
-    best: float = math.inf  # lowest validation loss, nats per word
-    bad: Count = 0  # evaluations since then
+    Attributes
+    ----------
+    step
+        Number of training steps so far.
+    epoch
+        Number of completed epochs.
+    batch
+        Number of batches of the current epoch so far.
+    words
+        Number of predicted words so far, in all epochs.
+    loss_sum, loss_words
+        Sum of the training losses since the last evaluation, nats, and number of words that it is taken over.
+    loss_exact
+        Whether all these losses are exact, and not over samples.
+    loss_mean
+        Moving average of the mean losses of batches.
+    mean_exact
+        Whether this is an average of exact losses. When the kind of loss changes, the average starts again.
+    mean_steps
+        Number of batches since the average has started.
+    rate_factor
+        Factor on the learning rate, which is halved on plateaus and after divergence.
+    best
+        Lowest validation loss so far, in nats per word.
+    bad
+        Number of evaluations since then.
+    divergences
+        How often training has diverged.
+    seconds
+        Training time so far.
+    log_bytes
+        Length of the log, in bytes, that belongs to this state.
+    finished
+        Why training has ended; empty if it has not.
+    """
+
+    step: Count = 0
+    epoch: Count = 0
+    batch: Count = 0
+    words: Count = 0
+    loss_sum: Finite = 0.0
+    loss_words: Count = 0
+    loss_exact: bool = True
+    loss_mean: Finite = 0.0
+    mean_exact: bool = True
+    mean_steps: Count = 0
+    rate_factor: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    best: float = math.inf
+    bad: Count = 0
     divergences: Count = 0
-    seconds: Annotated[float, Meta(ge=0, le=1e300)] = 0.0  # spent training so far
-    log_bytes: Count = 0  # length of the log that goes with this state
-    finished: str = ""  # why the run ended, if it did
+    seconds: Annotated[float, Meta(ge=0, le=1e300)] = 0.0
+    log_bytes: Count = 0
+    finished: str = ""
 
 
 def state_from_dict(fields: dict[str, object]) -> State:
-    """Make a state from ``dataclasses.asdict``'s result; unknown fields are ignored."""
+    """Return the state with these fields, as ``dataclasses.asdict`` returns them. Unknown fields are ignored."""
     known = {field.name for field in dataclasses.fields(State)}
     return State(**{name: value for name, value in fields.items() if name in known})  # type: ignore[arg-type]
 
@@ -45,8 +81,9 @@ def state_from_dict(fields: dict[str, object]) -> State:
 class StateDict(TypedDict):
     """Everything that a `fflm.training.trainer.Trainer` needs to continue, as plain values.
 
-    ``state`` holds the fields of `State`. ``arrays`` holds NumPy arrays by name: ``parameters.*``, a ``moment0.*`` for each
-    parameter and moment of the optimizer, and ``done.*``, (rows, 2) float64, of lazy Adam updates.
+    ``state`` has the fields of `State`. ``arrays`` has NumPy arrays by their names: ``parameters.NAME`` for each parameter,
+    ``moment0.NAME``, ``moment1.NAME`` for each moment of the optimizer, and with lazy Adam updates ``done.NAME``, (rows, 2)
+    float64, as in `LazyAdam.done`.
     """
 
     state: dict[str, Any]

@@ -1,4 +1,4 @@
-"""The training loop: a generator of events."""
+"""The training loop, which is a generator of events."""
 
 import dataclasses
 import math
@@ -32,12 +32,26 @@ UNKNOWN = 0
 """The id of all words outside the vocabulary."""
 
 MEAN_STEPS = 100
-"""Batches over which `State.loss_mean` averages, and before which nothing is concluded from it."""
+"""Number of batches over which `State.loss_mean` averages; with fewer batches, the average is not used."""
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a step needs of the text: contexts on the device, targets on the host, what it lowers, and its rows, None for all."""
+    """A batch that is prepared for a training step.
+
+    Attributes
+    ----------
+    contexts
+        The inputs of the network, (B, n), on the device.
+    targets
+        The targets, (B,), on the host.
+    objective
+        The function to minimize.
+    subset
+        The rows of the parameters that the step uses, or None for all.
+    exact
+        Whether the loss is exact, and not over a sample of the words.
+    """
 
     contexts: Array
     targets: Array
@@ -47,18 +61,36 @@ class _Batch:
 
 
 class Trainer:
-    """A training run.
+    """Trains the parameters of a network.
 
     Parameters
     ----------
     network
-        The shape and the device.
+        The network.
     parameters
-        The weights to start from, NumPy arrays; where the device has the same, they are changed in place.
-    train, valid
-        The texts; without ``valid`` nothing stops early and the last state is the best.
+        The initial parameters, as NumPy arrays. On the CPU, they are changed in place.
+    train
+        The training data.
+    valid
+        The validation data. Without it, training does not stop early, and the last weights count as the best.
     settings
-        The settings of the run.
+        The settings of training.
+
+    Attributes
+    ----------
+    parameters, gradients
+        The parameters and their gradients, on the device.
+    state
+        The state of training besides the arrays.
+    optimizer
+        The optimizer and its moments.
+    lazy_adam
+        The lazy Adam updates; None if each step updates all rows.
+
+    Raises
+    ------
+    FflmError
+        If the settings do not fit the output of the network.
     """
 
     def __init__(
@@ -83,12 +115,12 @@ class Trainer:
             copies = 1 + len(self.optimizer.moments)
             if settings.optimizer in ("adam", "adamw") and not settings.frozen:
                 self.lazy_adam = LazyAdam(self.parameters, self.optimizer.moments, settings)
-            # The operating system provides this memory only where it is used.
+            # Memory for the rows of subsets. These arrays are large, but the operating system provides only the pages in use.
             self._memory = [Parameters.zeros(network.config, dtype).mapped(network.backend.upload) for _ in range(copies)]
 
     @property
     def batches(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return -(-len(self.train) // self.settings.batch_size)
 
     @property
@@ -98,13 +130,14 @@ class Trainer:
 
     @property
     def steps(self) -> int:
-        """Steps in all epochs."""
+        """Number of steps in all epochs."""
         return self.settings.epochs * self.batches
 
     def state_dict(self) -> StateDict:
-        """Return everything that a trainer of the same network, data and settings needs to continue as this one would.
+        """Return everything that a trainer with the same network, data and settings needs to continue in the same way.
 
-        Call it between two events of `run`. The arrays may share memory with the trainer: store them before it goes on.
+        Call this method between two events of `run`. The arrays may share memory with the trainer, so they must be stored or
+        copied before training continues.
         """
         download = self.network.backend.download
         arrays = {f"{part}.{name}": download(array) for part, whole in self._parts().items() for name, array in whole.items()}
@@ -113,12 +146,12 @@ class Trainer:
         return {"state": dataclasses.asdict(self.state), "arrays": arrays}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Continue from a state; if it is refused, the trainer stays as it is.
+        """Continue from a state. If there is an error, the trainer does not change.
 
         Parameters
         ----------
         state_dict
-            From `state_dict` of a trainer of the same network, data and settings, perhaps on another device.
+            The result of `state_dict` of a trainer with the same network, data and settings, perhaps on another device.
 
         Raises
         ------
@@ -148,12 +181,14 @@ class Trainer:
         return {"parameters": self.parameters} | {f"moment{index}": moment for index, moment in enumerate(self.optimizer.moments)}
 
     def run(self) -> Iterator[Step | Evaluation | Finished]:
-        """Train from the present state to the end, yielding events; stop consuming at any event, and the state is consistent.
+        """Train from the current state to the end, and yield events.
+
+        The state is consistent at each event, so the caller can stop at any of them, save, and continue later.
 
         Raises
         ------
         DivergedError
-            If the loss is not finite or explodes.
+            If the loss or the gradient is not finite, or the loss explodes.
         """
         state, settings = self.state, self.settings
         while not state.finished:
@@ -164,7 +199,7 @@ class Trainer:
             while batch:
                 rate = self.rate
                 losses = self._launch(batch, rate)
-                upcoming = next(batches, None)  # the host's part of the next step, while the device is at work on this one
+                upcoming = next(batches, None)  # the host prepares the next batch while the device is still computing this one
                 loss = self._finish(batch, losses)
                 state.seconds += running_time() - started
                 words = min(state.batch * settings.batch_size, len(self.train))
@@ -181,17 +216,17 @@ class Trainer:
         yield Finished(state.step, state.finished)
 
     def _prepare(self, positions: Array, step: int) -> _Batch:
-        """Return what a step needs of the text, on the device."""
+        """Prepare the batch of the examples at positions (B,) for step number ``step`` (from 0)."""
         contexts, targets = self.train.batch(positions)
         objective, words = self._objective(targets, step)
         subset = None
-        if words is not None or self.network.config.sparse:  # what the step does not touch must not cost
+        if words is not None or self.network.config.sparse:  # the step must not take time for rows that it does not use
             subset = Subset(self.network.config, contexts, targets, words)
             contexts, targets = subset.contexts, subset.targets
         return _Batch(self.network.backend.upload(contexts), targets, objective, subset, words is None)
 
     def _launch(self, batch: _Batch, rate: float) -> Array:
-        """Make one update; return the losses (B,), on the device, which may still be at work."""
+        """Start a training step, and return its losses (B,) on the device, which may still be computing them."""
         backend, subset, settings, step = self.network.backend, batch.subset, self.settings, self.state.step
         parameters, gradients, moments = self.parameters, self.gradients, self.optimizer.moments
         if subset:
@@ -228,7 +263,13 @@ class Trainer:
         return losses
 
     def _finish(self, batch: _Batch, losses: Array) -> float:
-        """Wait for an update and take note of it; return the batch's mean loss."""
+        """Wait for the end of a training step, update the state, and return the mean loss of the batch.
+
+        Raises
+        ------
+        DivergedError
+            If the loss or the gradient is not finite, or the loss has exploded.
+        """
         state, backend, words = self.state, self.network.backend, len(batch.targets)
         total = float(backend.download(losses).sum(dtype=np.float64))
         self._check(total / words, batch.exact)
@@ -243,7 +284,7 @@ class Trainer:
         return total / words
 
     def _objective(self, targets: Array, step: int) -> tuple[Objective, Array | None]:
-        """Return what a step lowers, and the words (R,) that it distinguishes, None for all."""
+        """Return the objective of a step, and the words (R,) over which its softmax is computed, or None for all words."""
         settings, dtype = self.settings, self.parameters.dtype
         if settings.loss == "exact" or step >= round((1 - settings.exact_end) * self.steps):
             return Objective(settings.smoothing, settings.self_normalise), None
@@ -254,9 +295,9 @@ class Trainer:
         return Objective(settings.smoothing, settings.self_normalise, offsets=offsets), sample.words
 
     def _check(self, loss: float, exact: bool) -> None:
-        """Take note of a batch's mean loss; raise a DivergedError if it is beyond hope."""
+        """Update the moving average of the loss by the mean loss of a batch; raise a DivergedError if training has diverged."""
         state, step, config = self.state, self.state.step + 1, self.network.config
-        decisions, blind = self._yardstick(exact)
+        decisions, blind = self._expected_loss(exact)
         if not loss < USELESS * decisions:
             unit = " nats per word" if config.outputs is None and decisions == 1 else ""
             raise DivergedError(f"the loss is {loss:.3g}{unit} at step {step}")
@@ -268,14 +309,14 @@ class Trainer:
             cost = f"(guessing blindly costs {blind:.1f})"
             raise DivergedError(f"the loss has exploded to {state.loss_mean:.1f} nats at step {step} {cost}")
 
-    def _yardstick(self, exact: bool) -> tuple[float, float]:
-        """Return how many decisions a loss sums up, and what it is for a network that does not look at contexts, in nats.
+    def _expected_loss(self, exact: bool) -> tuple[float, float]:
+        """Return the number of decisions in a loss, and the loss of a network that ignores contexts, in nats.
 
-        A softmax makes one decision, and gives all words the same probability at a cost of log V; the correction for a sample
-        makes it cost no more than that. Noise-contrastive estimation tells a word from k draws by 1 + k decisions. To a network
-        that knows no more than how frequent the words are, each of the 1 + k is as likely the word as any other, which costs
-        log(1 + k) for the word and log((1 + k) / k) for each draw, whatever the size of the vocabulary. Nothing is known of the
-        losses of single units.
+        A softmax makes one decision. If it gives all words the same probability, its loss is log V; a sampled softmax does not
+        lose more than that, because of its correction. Noise-contrastive estimation makes 1 + k decisions, to tell a word from k
+        samples. For a network that knows only the frequencies of words, each of the 1 + k words is equally likely to be the
+        target. The loss is then log(1 + k) for the target and log((1 + k) / k) for each sample, whatever the vocabulary size.
+        For independent units, no such number is known, and both results are infinite.
         """
         if self.network.config.output != "softmax":
             return math.inf, math.inf
@@ -285,7 +326,7 @@ class Trainer:
         return 1 + k, math.log1p(k) + k * math.log1p(1 / k)
 
     def _evaluate(self, rate: float) -> Evaluation:
-        """Evaluate on the validation text and note whether it is the best so far."""
+        """Evaluate on the validation data, update the state, and return the event; ``rate`` is the rate of the last step."""
         state, settings = self.state, self.settings
         if self.lazy_adam:
             self.lazy_adam.catch_up_all(self.network.backend, rate)
@@ -307,12 +348,12 @@ class Trainer:
 
 
 def sum_losses(network: Network, parameters: Parameters, examples: Examples) -> Losses:
-    """Sum -log p(target | context) over all positions.
+    """Return the sum of the losses over all examples, in evaluation mode.
 
     Raises
     ------
     DivergedError
-        If it is not a number, or beyond all measure.
+        If the sum is not finite, or the mean loss of a softmax is above `USELESS`.
     """
     total = unknown = 0.0
     rows = network.config.rows(EVALUATION_ROWS)

@@ -215,7 +215,7 @@ def test_results_do_not_depend_on_number_of_threads(monkeypatch):
     expected = results(5)
     with launching.limit_threads(1):
         fewer = results(5)
-    monkeypatch.setattr(launching, "_threads_lost", True)
+    monkeypatch.setattr(launching, "_threads_unusable", True)
     for left, middle, right in zip(expected, fewer, results(5), strict=True):
         assert np.array_equal(left, middle)
         assert np.array_equal(left, right)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -197,7 +198,7 @@ def test_invalid_options_are_refused_before_text_is_read(folder):
         ("train text.txt -o text.txt", "text.txt exists and is not a model"),
         ("train text.txt -o text.txt --overwrite", "text.txt exists and is not a model"),
         ("train text.txt -o folder", "folder exists and is not a model"),
-        ("train text.txt -o text.txt/new.model", "cannot write text.txt"),
+        ("train text.txt -o text.txt/new.model", "cannot write text.txt/new.model: Not a directory"),
         ("train text.txt -o /proc/new.model", "cannot write /proc/new.model"),
         ("train text.txt", "text.model exists: `fflm train --resume text.model`"),
         (f"train text.txt -o {'x' * 300}", "File name too long"),
@@ -209,6 +210,8 @@ def test_invalid_options_are_refused_before_text_is_read(folder):
         ("train --resume text.txt", "text.txt is not a model"),
         ("train --resume folder", "folder is not a model"),
         ("train --resume text.model --epochs 0", "0 is not in the range 1<=x<=1000000"),
+        ("info ''", "Invalid value for '[MODEL]': the path is empty"),
+        ("score -m '' text.txt", "the path is empty"),
         ("info missing.model", "missing.model is not a model"),
         ("info text.txt", "text.txt is not a model"),
         ("info text.ids", "text.ids is not a model"),
@@ -216,7 +219,7 @@ def test_invalid_options_are_refused_before_text_is_read(folder):
     ],
 )
 def test_invalid_output_and_model_paths_are_refused(folder, arguments, reason):
-    assert reason in run_refused(folder, *arguments.split())
+    assert reason in run_refused(folder, *shlex.split(arguments))
 
 
 MAKERS = [

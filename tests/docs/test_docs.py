@@ -122,3 +122,7 @@ def test_benchmarks_page_equals_recorded_results():
 @pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
 def test_each_readme_shows_the_recorded_results(readme):
     assert report.TABLE.search(PAGES[readme])[0] == report.readme_table(readme), "run `python benchmarks/report.py`"
+
+
+def test_filter_page_shows_the_recorded_results():
+    assert report.TABLE.search(PAGES["docs/filter.md"])[0] == report.filter_table(), "run `python benchmarks/report.py`"

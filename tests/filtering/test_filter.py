@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from command import STORIES, snapshot
 from command import fflm as run
 
 import fflm
+from fflm import workers
 from fflm.errors import FflmError
 from fflm.files import COMPRESSIONS
 from fflm.filtering import job, lines, parquet
@@ -308,11 +310,75 @@ def test_changed_file_is_filtered_anew_and_changed_model_is_refused(folder, mode
         fflm.resume_filter("kept")
 
 
+def test_file_that_changes_after_it_was_scored_is_refused(folder, model):
+    Path("docs.jsonl").write_bytes(encoded(RECORDS))
+
+    def stop(progress):
+        if progress.writes:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fflm.filter("docs.jsonl", "kept", model, keep=0.5, processes=1, progress=stop)
+    Path("docs.jsonl").write_bytes(encoded(RECORDS[:50]))
+    with pytest.raises(FflmError, match=r"docs\.jsonl has changed since it was scored: restore it, or filter again into"):
+        fflm.resume_filter("kept")
+
+
+def test_moved_filter_resumes_where_it_is(folder, model):
+    Path("docs.jsonl").write_bytes(encoded(RECORDS))
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fflm.filter("docs.jsonl", "kept", model, processes=1, progress=stop)
+    Path("kept").rename("moved")
+    assert fflm.resume_filter("moved").output == str(folder / "moved")
+    assert len(decoded(Path("moved/docs.jsonl").read_bytes())) == len(RECORDS)
+    assert not Path("kept").exists()
+    Path("moved").rename("again")
+    assert fflm.resume_filter("again").output == str(folder / "again")
+
+
+def test_existing_empty_folder_is_filled(folder, model):
+    Path("docs.jsonl").write_bytes(encoded(RECORDS))
+    Path("kept").mkdir()
+    assert fflm.filter("docs.jsonl", "kept", model).kept == len(RECORDS)
+
+
+def test_numbers_that_json_lacks_are_kept(folder, model):
+    lines = [
+        '{"text":"cat","x":NaN,"y":[-Infinity,123456789012345678901234567890]}',
+        '{"text":"é","x":NaN}',
+        '{"text":"\\ud800"}',
+    ]
+    Path("docs.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    fflm.filter("docs.jsonl", "kept", model)
+    for line, kept in zip(lines, Path("kept/docs.jsonl").read_text(encoding="utf-8").splitlines(), strict=True):
+        assert kept.startswith(line.removesuffix("}") + ',"fflm_perplexity":')
+
+
+@pytest.mark.parametrize(("name", "content"), [("report.json", "{}"), ("000000.measures", ""), ("journal.jsonl", "{}\n")])
+def test_damaged_files_of_a_filter_are_refused(folder, model, name, content):
+    Path("docs.jsonl").write_bytes(encoded(RECORDS))
+
+    def stop(progress):
+        if progress.writes:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fflm.filter("docs.jsonl", "kept", model, keep=0.5, processes=1, progress=stop)
+    Path("kept/.filter", name).write_text(content)
+    with pytest.raises(FflmError, match=f"{name}.* is damaged .*: filter again into another folder"):
+        fflm.resume_filter("kept")
+
+
 @pytest.mark.slow
 def test_processes_write_the_same_bytes(folder, model, monkeypatch):
     write_collection()
     fflm.filter("in", "one", model, keep=0.5, processes=1)
-    monkeypatch.setattr(job, "SERIAL_SECONDS", -1)
+    monkeypatch.setattr(workers, "SERIAL_SECONDS", -1)
+    monkeypatch.setattr(workers, "PATIENCE", 60)
     fflm.filter("in", "two", model, keep=0.5, processes=2)
     assert outputs("one") == outputs("two")
 
@@ -335,17 +401,27 @@ def test_command_reports_and_resumes(folder, model):
         (("docs.jsonl", "-o", "made"), "made was made by a filter: resume it with `fflm filter --resume made`"),
         (("missing.jsonl", "-o", "new"), "cannot read missing.jsonl: No such file or directory"),
         (("docs.csv", "-o", "new"), "docs.csv does not say the format of the file: give --format"),
-        (("docs.jsonl", "docs.jsonl", "-o", "new"), "would both become docs.jsonl"),
+        (("docs.jsonl", "docs.jsonl", "-o", "new"), "would both be written to docs.jsonl"),
         (("docs.jsonl", "-o", "new", "--keep", "30%", "--max-perplexity", "9"), "--keep and --max-perplexity both limit"),
         (("docs.jsonl", "-o", "new", "--keep", "x"), "'x' is not a share: write 30% or 0.3"),
         (("--resume", "old"), "old was not made by a filter"),
         (("--resume", "made", "--keep", "30%"), "a resumed filter keeps its inputs and settings: leave out --keep"),
         (("-o", "new"), "give documents and -o FOLDER, or --resume a filter"),
+        (("-", "-o", "new"), "- is not a file that can be read again when a filter is resumed: write its content to a file"),
+        (("", "-o", "new"), "there is no path or URL of documents: give at least one, and no empty one"),
+        (("pipe.jsonl", "-o", "new"), "pipe.jsonl is not a file that can be read again"),
+        (
+            ("docs.jsonl", "docs.txt", "-o", "new", "--scores", "beside"),
+            "docs.jsonl and docs.txt would both be written to docs.scores.jsonl",
+        ),
+        (("docs.txt", "docs.scores.jsonl", "-o", "new"), "would both be written to docs.scores.jsonl"),
     ],
 )
 def test_command_refuses_in_one_line(folder, model, arguments, message):
     Path("docs.jsonl").write_bytes(encoded(RECORDS[:5]))
-    Path("docs.csv").touch()
+    for name in ("docs.csv", "docs.txt", "docs.scores.jsonl"):
+        Path(name).touch()
+    os.mkfifo("pipe.jsonl")
     Path("old").mkdir()
     Path("old/file").touch()
     fflm.filter("docs.jsonl", "made", model)

@@ -433,6 +433,25 @@ def test_the_command_answers_line_by_line(saved_model):
     tens = run(path, "--follow", "--log-base", "10", input="the cat\n").stdout
     assert float(tens) == pytest.approx(expected[0] / math.log(10), abs=1e-5)
     assert "leave out INPUTS" in run(path, "--follow", "--by", "word", input="").stderr
-    refused = run(path, "--follow", input=b"the \xff\n")
-    assert refused.exit_code
-    assert "standard input is not utf-8" in refused.stderr
+    marked = "\ufeffthe cat\r\nthe dog"
+    for encoding in ("utf-8", "utf-16-le"):
+        options = ("--follow", "--json", "--encoding", encoding)
+        assert json_lines(run(path, *options, input=marked.encode(encoding))) == lines
+
+
+@pytest.mark.parametrize("saved_model", ["line ends"], indirect=True)
+@pytest.mark.parametrize(
+    ("encoding", "content", "message"),
+    [
+        ("utf-8", b"the \xff\n", "standard input is not utf-8 at byte 4"),
+        ("utf-8", b"t\0h\0e\0\n\0", "standard input holds NUL bytes, so it is not utf-8 text"),
+        ("utf-16", b"t\0h\0e\0\n\0", "standard input has no byte-order mark, so give the order in which it is written"),
+        ("rot13", b"the\n", "there is no encoding 'rot13'"),
+        ("base64", b"the\n", "there is no encoding 'base64'"),
+    ],
+)
+def test_the_command_refuses_input_of_another_encoding_line_by_line(saved_model, encoding, content, message):
+    refused = run(saved_model[0], "--follow", "-q", "--encoding", encoding, input=content)
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith(f"error: {message}")
+    assert refused.stderr.count("\n") == 1

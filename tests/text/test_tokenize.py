@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fflm import workers
 from fflm.errors import FflmError
 from fflm.text import tokenize as module
 from fflm.text.corpus import Corpus
@@ -104,7 +105,8 @@ def test_tokenize_with_worker_processes_gives_same_corpus(tmp_path, monkeypatch)
     seen = []
     one = tokenize(TextSource([path], SENTENCES, ALL_WORDS, Share(0.01)), tmp_path / "one", processes=1, progress=seen.append)
     monkeypatch.setattr(module, "_BLOCK", 1000)
-    monkeypatch.setattr(module, "_SERIAL_SECONDS", 0)
+    monkeypatch.setattr(workers, "SERIAL_SECONDS", -1)
+    monkeypatch.setattr(workers, "PATIENCE", 60)
     two = tokenize(TextSource([path], SENTENCES, ALL_WORDS, Share(0.01)), tmp_path / "two", processes=2)
     assert one.fingerprint == two.fingerprint
     assert len(seen) > 16
@@ -117,6 +119,7 @@ def test_tokenize_with_worker_processes_gives_same_corpus(tmp_path, monkeypatch)
 SCRIPT_THAT_WAITS = """
 import sys, time
 from pathlib import Path
+from fflm import workers
 from fflm.text import tokenize as module
 
 def wait(characters):
@@ -126,7 +129,7 @@ def wait(characters):
 
 if __name__ == "__main__":
     import multiprocessing
-    module._SERIAL_SECONDS = 0
+    workers.SERIAL_SECONDS, workers.PATIENCE = -1, 60
     text, out = map(Path, sys.argv[1:])
     module.tokenize(module.TextSource([text], valid=None), out, processes=2, progress=wait)
 """

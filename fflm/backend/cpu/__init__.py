@@ -1,1 +1,1 @@
-"""The CPU backend, in Numba. To import this package alone loads neither its kernels nor BLAS."""
+"""The CPU backend, in Numba. Importing this package alone loads neither its kernels nor the BLAS library."""

@@ -12,20 +12,20 @@ from fflm.backend.cpu.launching import shares_of
 from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, UnitLoss
 
 PRODUCTS = 1 / 32
-"""How much a multiplication in BLAS counts as work, where a number that another kernel processes counts 1."""
+"""Cost of a multiply-add in BLAS, relative to that of a number that another kernel processes."""
 
 
 class CpuBackend:
-    """The operations of `protocol.Backend` on NumPy arrays, large ones in shares for several threads.
+    """The operations of `protocol.Backend` on NumPy arrays, in several threads if there is enough work.
 
     A backend can be used from several threads at once. Each thread keeps scratch memory for the output layer between calls: B x V
-    numbers for the largest batch that it has seen.
+    numbers for the largest batch that it has seen. `release` frees it.
 
     Parameters
     ----------
     threads
-        Number of shares that large work is cut into; results depend on it by rounding. The number of threads that compute the
-        shares is limited by `numba.set_num_threads`. By default `launching.default_threads`.
+        Number of threads, by default `launching.default_threads`. More precisely, it is the number of shares into which large
+        work is divided, and results depend on it by rounding; `numba.set_num_threads` may limit how many threads compute them.
     """
 
     name = "cpu"
@@ -45,6 +45,7 @@ class CpuBackend:
         self._scratch.clear()
 
     def _shares(self, work: float) -> int:
+        """Return into how many shares to divide work of this size, as `launching.shares_of` does."""
         return shares_of(work, self._threads)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -326,5 +327,5 @@ class CpuBackend:
 
 
 def _borders(blocks: tuple[int, ...]) -> Array:
-    """Return where blocks of these sizes begin and end (K + 1,)."""
+    """Return the borders (K + 1,) of K blocks: block k of a context is ``context[borders[k] : borders[k + 1]]``."""
     return np.cumsum((0, *blocks))

@@ -1,7 +1,8 @@
-"""Matrix products inside Numba kernels: SciPy's BLAS, called directly.
+"""Matrix products inside Numba kernels, by direct calls of SciPy's BLAS.
 
-Numba's own ``np.dot`` can neither accumulate into its result nor read a slice of columns, so the two BLAS routines are bound by
-their addresses (SciPy exports them for Cython). Kernels thread themselves and want a single-threaded BLAS: see `ONE_THREAD`.
+Numba's own ``np.dot`` can neither add to its result nor read a slice of columns. Therefore the two BLAS routines are called by
+their addresses, which SciPy exports for Cython. Kernels divide their work among threads themselves, so BLAS must not start
+threads of its own; `ONE_THREAD` prevents this.
 """
 
 import itertools
@@ -27,10 +28,10 @@ _ROUTINES = {types.float32: "fflm_sgemm", types.float64: "fflm_dgemm"}
 
 
 def _bind() -> None:
-    """Make the routines of BLAS known to LLVM.
+    """Make the BLAS routines known to LLVM.
 
-    SciPy's module is loaded alone, and registered where Numba looks for it: the rest of the package, which is not needed, takes
-    as long to import as Numba.
+    The module ``scipy.linalg.cython_blas`` is loaded alone, and put into ``sys.modules``, where Numba looks for it. The rest of
+    scipy.linalg is not needed, and takes as long to import as Numba.
     """
     name = "scipy.linalg.cython_blas"
     spec = None if name in sys.modules else PathFinder.find_spec(name, [f"{path}/linalg" for path in scipy.__path__])
@@ -46,23 +47,23 @@ _bind()
 
 @intrinsic
 def gemm(context, a, b, c, transpose_a, transpose_b, beta):  # type: ignore[no-untyped-def]
-    """Compute ``c = op(a) @ op(b) + beta * c`` with op the identity or the transpose.
+    """Compute ``c = op(a) @ op(b) + beta * c``, where op is the identity or the transpose.
 
     Parameters
     ----------
     a, b, c
-        Matrices (M, K), (K, N), (M, N) after op, all float32 or all float64; rows may be slices of longer rows, but the
-        elements of a row must be adjacent in memory.
+        Matrices: op(a) (M, K), op(b) (K, N) and c (M, N), all float32 or all float64. The elements of a row must be adjacent in
+        memory, but rows may be slices of longer rows.
     transpose_a, transpose_b
-        Whether ``a`` or ``b`` is stored transposed.
+        Whether op is the transpose for ``a``, and for ``b``.
     beta
-        0 overwrites ``c`` (whatever it holds, NaN included), 1 adds to it.
+        0 overwrites ``c``, even if it contains NaN; 1 adds to it.
     """
     return types.void(a, b, c, types.boolean, types.boolean, c.dtype), _call_gemm
 
 
 def _call_gemm(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-    """Emit the call as LLVM code; written in Python, it would take a quarter of a second to compile for every layout."""
+    """Emit the call as LLVM code, because Python code for it would take a quarter of a second to compile for every layout."""
     kinds, (transpose_a, transpose_b, beta) = signature.args[:3], arguments[3:]
     a, b, c = (context.make_array(kind)(context, builder, value) for kind, value in zip(kinds, arguments[:3], strict=True))
 
@@ -70,7 +71,7 @@ def _call_gemm(context, builder, signature, arguments):  # type: ignore[no-untyp
         return builder.bitcast(value, cgutils.voidptr_t)
 
     def number(value):  # type: ignore[no-untyped-def]
-        """Return the address of a number, because BLAS takes all arguments by address."""
+        """Store a number and return its address, because BLAS takes all arguments by address."""
         return address(cgutils.alloca_once_value(builder, value))
 
     def size(value):  # type: ignore[no-untyped-def]
@@ -80,13 +81,16 @@ def _call_gemm(context, builder, signature, arguments):  # type: ignore[no-untyp
         return number(builder.select(transpose, ir.IntType(8)(ord("T")), ir.IntType(8)(ord("N"))))
 
     def step(array):  # type: ignore[no-untyped-def]
-        """Return the distance between two rows in elements; at least the length of a row, even if there is at most one row."""
+        """Return the leading dimension of a matrix: the distance between two rows, in elements.
+
+        BLAS needs at least the length of a row, also where a matrix of one row has another stride.
+        """
         elements = builder.sdiv(builder.extract_value(array.strides, 0), array.itemsize)
         length = cgutils.unpack_tuple(builder, array.shape)[1]
         least = builder.select(builder.icmp_signed(">", length, length.type(0)), length, length.type(1))
         return size(builder.select(builder.icmp_signed(">", elements, least), elements, least))
 
-    # BLAS is column-major: a row-major matrix is its own transpose there, so c.T = op(b).T @ op(a).T.
+    # BLAS is column-major and therefore sees the transpose of every row-major matrix. So it computes c.T = op(b).T @ op(a).T.
     (rows, columns), (first, second) = (cgutils.unpack_tuple(builder, array.shape) for array in (c, a))
     inner = builder.select(transpose_a, first, second)
     values = [
@@ -111,95 +115,105 @@ def _call_gemm(context, builder, signature, arguments):  # type: ignore[no-untyp
 
 @cache
 def _libraries() -> list[Any]:
-    """Return the controllers of SciPy's BLAS, or of every BLAS if the folders do not tell which one is SciPy's."""
+    """Return threadpoolctl's controllers of SciPy's BLAS, or of every BLAS if the paths do not tell which one is SciPy's."""
     libraries = [library for library in ThreadpoolController().lib_controllers if library.user_api == "blas"]
     return [library for library in libraries if "scipy.libs" in library.filepath] or libraries
 
 
 @dataclass(frozen=True)
 class _Setting:
-    """The number of threads of a library: functions that read and set it, and whether each thread has a number of its own."""
+    """The number of threads of a BLAS library.
+
+    Attributes
+    ----------
+    get, set
+        Functions that read and set the number.
+    per_thread
+        Whether each thread has its own number, as with OpenMP; otherwise the number is one of the whole process.
+    """
 
     get: Callable[[], int]
     set: Callable[[int], None]
-    own: bool
+    per_thread: bool
 
 
 @cache
 def _settings() -> list[_Setting]:
+    """Return the settings of all libraries that the kernels might call."""
     settings = []
     for library in _libraries():
-        own = getattr(library, "threading_layer", None) == "openmp"
+        per_thread = getattr(library, "threading_layer", None) == "openmp"
         get, set = library.get_num_threads, library.set_num_threads
-        if library.internal_api == "openblas" and not own:
-            # To threadpoolctl, the first thread to set the number controls it, and other threads are ignored.
+        if library.internal_api == "openblas" and not per_thread:
+            # threadpoolctl's functions work only in the thread that was the first to call them; OpenBLAS's own work in all.
             for prefix, suffix in itertools.product(("scipy_", ""), ("", "64_", "_64")):
                 if hasattr(library.dynlib, f"{prefix}openblas_set_num_threads{suffix}"):
                     get = getattr(library.dynlib, f"{prefix}openblas_get_num_threads{suffix}")
                     set = getattr(library.dynlib, f"{prefix}openblas_set_num_threads{suffix}")
-        settings.append(_Setting(get, set, own))
+        settings.append(_Setting(get, set, per_thread))
     return settings
 
 
 class _OneThread:
     """A context in which BLAS uses one thread, so that it does not compete with the threads of kernels. It must not be nested.
 
-    The number of threads of BLAS is a setting of the whole process, unless BLAS uses OpenMP. So the first thread that enters
-    saves the number, and the last thread that leaves restores it.
+    The number of threads of BLAS is a setting of the whole process, unless BLAS uses OpenMP. Therefore the first thread that
+    enters the context saves the number, and the last thread that leaves restores it.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside = 0
-        self._before: list[tuple[_Setting, int]] = []
-        self._own = threading.local()  # the settings that are separate for each thread
+        self._inside = 0  # number of threads inside
+        self._before: list[tuple[_Setting, int]] = []  # what to restore for the process
+        self._thread = threading.local()  # `before` is what to restore for the thread
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                self._before = _limit(own=False)
+                self._before = _limit(per_thread=False)
             self._inside += 1
-        self._own.before = _limit(own=True)
+        self._thread.before = _limit(per_thread=True)
 
     def __exit__(self, *exception: object) -> None:
-        _restore(self._own.before)
+        _restore(self._thread.before)
         with self._lock:
             self._inside -= 1
             if not self._inside:
                 _restore(self._before)
 
     def reset(self) -> None:
-        """Reset the context in a forked process, in which the other threads that were inside do not exist."""
+        """Reset the context in a forked process, where the other threads that were inside do not exist."""
         self._lock = threading.Lock()
         if self._inside:
             _restore(self._before)
         self._inside = 0
 
 
-def _limit(own: bool) -> list[tuple[_Setting, int]]:
-    """Let libraries use one thread; return the settings that were changed, with their previous numbers."""
+def _limit(per_thread: bool) -> list[tuple[_Setting, int]]:
+    """Set the settings of one kind to one thread; return those that were changed, with their previous numbers of threads."""
     before = []
     for setting in _settings():
-        if setting.own == own and (threads := setting.get()) > 1:
+        if setting.per_thread == per_thread and (threads := setting.get()) > 1:
             setting.set(1)
             before.append((setting, threads))
     return before
 
 
 def _restore(before: list[tuple[_Setting, int]]) -> None:
+    """Set settings to their previous numbers of threads, as `_limit` has returned them."""
     for setting, threads in before:
         setting.set(threads)
 
 
 ONE_THREAD = _OneThread()
-"""The context in which kernels call BLAS."""
+"""The context in which kernels that call BLAS are launched."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=ONE_THREAD.reset)
 
 
 def description() -> str:
-    """Return the BLAS that the kernels call, for reports: library, version, processor kernels."""
+    """Return a description of the BLAS that the kernels call: library, version, and the processor that it is optimized for."""
     info = _libraries()[0].info() if _libraries() else {}
     name = f"{info.get('internal_api', 'unknown BLAS')} {info.get('version') or ''}".strip()
     return f"{name} ({info.get('architecture', 'unknown')})"

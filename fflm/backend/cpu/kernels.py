@@ -1,8 +1,10 @@
 """The kernels of the CPU backend, in Numba.
 
-Matrix products are left to BLAS; everything else is one pass over a row, which LLVM vectorizes. `launching` says how kernels are
-cut into shares, whose number is the last argument of each: ``threads``. `protocol` says what the kernels compute, and what the
-letters of the shapes mean.
+Matrix products are computed by BLAS; everything else is a loop over a row, which LLVM vectorizes. The last argument of each
+kernel, ``threads``, is the number of shares into which it divides its work (see `launching`).
+
+`protocol` says what the kernels compute, and what the letters of the shapes mean. All arrays and scalars of numbers in a call are
+float32, or all are float64; ids (contexts, words, sources, rows, targets) are int32. Docstrings say where a dtype differs.
 """
 
 import numpy as np
@@ -32,23 +34,24 @@ from fflm.backend.protocol import NORMALIZE_EPSILON
 from fflm.compiling import compiled
 
 TILE = 512
-"""Vocabulary entries in a tile of the output layer: for a usual batch a tile of logits stays in the cache of a core."""
+"""Number of words in a tile of the output layer. A tile of logits of a usual batch stays in the cache of a core."""
 
 FEW_ROWS = 32
-"""Rows up to which BLAS, which copies the weights into an order of its own first, is slower than `multiply_few`."""
+"""Largest number of rows for which `multiply_few` is faster than BLAS, which first copies the weights into another order."""
 
 MASK = 2048
-"""Number of random words of a dropout mask that are drawn at a time."""
+"""Number of random numbers of a dropout mask that are drawn at a time."""
 
-# It is inlined into the loops, because a call that returns several numbers keeps LLVM from vectorizing the loop around it.
+# The function is inlined, because LLVM does not vectorize a loop around a call that returns several numbers.
 philox_words = njit(inline="always")(philox)
 
 
 @njit
 def portion(array, parts, part):
-    """Return one of ``parts`` contiguous shares of an array.
+    """Return share number ``part`` of an array (N,) that is divided into ``parts`` contiguous shares.
 
-    LLVM vectorizes a loop over all of the share, but not one over ``range(low, high)``, whose index might be negative.
+    LLVM vectorizes a loop over all elements of this slice, but not a loop over ``range(low, high)`` of the whole array, because
+    Numba must expect negative indices there.
     """
     low, high = share(len(array), parts, part)
     return array[low:high]
@@ -56,7 +59,7 @@ def portion(array, parts, part):
 
 @njit
 def multiply(inputs, weight, outputs):
-    """Compute outputs (B, O) = inputs (B, I) weight^T (O, I)."""
+    """Compute outputs = inputs weight^T: inputs (B, I), weight (O, I) -> outputs (B, O)."""
     if inputs.shape[0] > FEW_ROWS:
         gemm(inputs, weight, outputs, False, True, 0.0)
     else:
@@ -91,7 +94,7 @@ def multiply_few(inputs, weight, outputs):
 
 @kernel()
 def gather(embeddings, contexts, borders, inputs, threads):
-    """Fill inputs (B, K m) from embeddings (V + 1, m), contexts (B, n) and borders (K + 1,), as `Backend.gather` says."""
+    """Compute `Backend.gather`: embeddings (V + 1, m), contexts (B, n), borders of blocks (K + 1,) int64 -> inputs (B, K m)."""
     size = embeddings.shape[1]
     for t in prange(threads):
         low, high = share(contexts.shape[0], threads, t)
@@ -116,11 +119,14 @@ def gather(embeddings, contexts, borders, inputs, threads):
 
 @kernel()
 def scatter_add(contexts, borders, d_inputs, d_embeddings, threads):
-    """Add d_inputs (B, K m) to d_embeddings (V + 1, m) at the words of contexts (B, n), whose blocks have borders (K + 1,)."""
+    """Add d_inputs (B, K m) to the rows of d_embeddings (V + 1, m) that belong to the words of contexts (B, n).
+
+    borders (K + 1,) int64 are the borders of the blocks.
+    """
     size = d_embeddings.shape[1]
     for t in prange(threads):
-        # Each thread adds to its own words only, in the order of the batch. Frequent words have low ids, so the threads take
-        # words in turn.
+        # The thread adds to the words with ids t, t + threads, t + 2 threads, ... only, in the order of the batch. Frequent words
+        # have low ids, so this divides the work evenly.
         for i in range(contexts.shape[0]):
             for k in range(len(borders) - 1):
                 factor = d_inputs.dtype.type((borders[k + 1] - borders[k]) ** -0.5)
@@ -133,7 +139,7 @@ def scatter_add(contexts, borders, d_inputs, d_embeddings, threads):
 
 @njit
 def text_length(words):
-    """Return how many of the numbers of a row are words: all of them before the first -1."""
+    """Return the number of words in a row (L,): those before the first -1."""
     length = 0
     while length < len(words) and words[length] >= 0:
         length += 1
@@ -142,7 +148,7 @@ def text_length(words):
 
 @kernel()
 def mean_pool(embeddings, words, pooled, threads):
-    """Fill pooled (B, m) with the mean of the embeddings (V + 1, m) of each row of words (B, L)."""
+    """Compute `Backend.mean_pool`: embeddings (V + 1, m), words (B, L) -> pooled (B, m)."""
     for t in prange(threads):
         low, high = share(len(words), threads, t)
         for i in range(low, high):
@@ -159,8 +165,8 @@ def mean_pool(embeddings, words, pooled, threads):
 
 @kernel()
 def mean_pool_backward(words, d_pooled, d_embeddings, threads):
-    """Add d_pooled (B, m), over the number of words, to d_embeddings (V + 1, m) at the words (B, L)."""
-    for t in prange(threads):  # a thread adds to its own words only, as in scatter_add
+    """Add d_pooled (B, m), divided by the number of words of each row, to the rows of d_embeddings (V + 1, m) of words (B, L)."""
+    for t in prange(threads):  # a thread adds to certain words only, as in scatter_add
         for i in range(len(words)):
             d_row, length = d_pooled[i], text_length(words[i])
             factor = d_row.dtype.type(1 / max(length, 1))
@@ -173,7 +179,7 @@ def mean_pool_backward(words, d_pooled, d_embeddings, threads):
 
 @kernel()
 def max_pool(embeddings, words, pooled, sources, threads):
-    """Fill pooled (B, m) with the largest numbers of embeddings (V + 1, m) among words (B, L), sources (B, m) with the words."""
+    """Compute `Backend.max_pool`: embeddings (V + 1, m), words (B, L) -> pooled (B, m) and sources (B, m) int32."""
     for t in prange(threads):
         low, high = share(len(words), threads, t)
         for i in range(low, high):
@@ -192,8 +198,8 @@ def max_pool(embeddings, words, pooled, sources, threads):
 
 @kernel()
 def max_pool_backward(sources, d_pooled, d_embeddings, threads):
-    """Add d_pooled (B, m) to d_embeddings (V + 1, m) at the words in sources (B, m)."""
-    for t in prange(threads):
+    """Add d_pooled (B, m) to the rows of d_embeddings (V + 1, m) that sources (B, m) int32 names; -1 names none."""
+    for t in prange(threads):  # a thread adds to certain words only, as in scatter_add
         for i in range(len(sources)):
             for j in range(d_pooled.shape[1]):
                 word = sources[i, j]
@@ -203,7 +209,7 @@ def max_pool_backward(sources, d_pooled, d_embeddings, threads):
 
 @kernel()
 def put_rows(values, rows, array, threads):
-    """Write values (R, m) to the rows (R,) of array (N, m)."""
+    """Write values (R, m) to the rows with the indices rows (R,) of array (N, m)."""
     for t in prange(threads):
         low, high = share(len(rows), threads, t)
         for i in range(low, high):
@@ -213,8 +219,12 @@ def put_rows(values, rows, array, threads):
 
 @kernel()
 def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, seed_high, first, dropped, in_place, threads):
-    """Fill dropped (N,) with values (N,) times factor, or 0 where a random word is below the threshold."""
-    # The random words are drawn in pieces of MASK, four at a time, which vectorizes. `first` is the index of the first element.
+    """Fill dropped (N,) with values (N,) times ``factor``, or with 0 where a random number is below ``threshold``.
+
+    ``threshold`` to ``seed_high`` are uint32, as `common.dropout_words` returns them. ``first`` is the index of the first element
+    in the whole batch. ``in_place`` says that values and dropped are the same array.
+    """
+    # MASK random numbers are drawn at a time, by a loop that makes four of them in an iteration and that LLVM can vectorize.
     begin, end = first >> 2, (first + values.size + 3) >> 2
     for t in prange(threads):
         low, high = share(end - begin, threads, t)
@@ -228,7 +238,7 @@ def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, see
             shift = 4 * start - first
             below, above = max(0, shift), min(values.size, shift + 4 * blocks)
             chances, part, dropped_part = words[below - shift :], values[below:above], dropped[below:above]
-            # All arrays are indexed by i: words[i - shift] would not vectorize. Nor would one array under two names.
+            # LLVM vectorizes these loops because all arrays are indexed by i, and because no array has two names in a loop.
             if in_place:
                 for i in range(len(dropped_part)):
                     dropped_part[i] = dropped_part[i] * factor if chances[i] >= threshold else values.dtype.type(0)
@@ -239,7 +249,10 @@ def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, see
 
 @njit
 def slope_row(code, gamma, outputs, d_row):
-    """Multiply a row of gradients (O,) by the slopes of ``ACTIVATIONS[code]`` at its outputs (O,)."""
+    """Multiply a row of gradients d_row (O,) by the derivatives of ``ACTIVATIONS[code]`` where its outputs are outputs (O,).
+
+    As in `activate_row`, there is a loop for each frequent code, so that LLVM vectorizes it.
+    """
     if code == RELU:
         for j in range(len(d_row)):
             d_row[j] *= activation_slope(RELU, gamma, outputs[j])
@@ -253,7 +266,10 @@ def slope_row(code, gamma, outputs, d_row):
 
 @kernel(blas=True)
 def affine(inputs, weight, bias, code, gamma, outputs, threads):
-    """Fill outputs (B, O) with the activation of inputs (B, I) weight^T (O, I) + bias (O,)."""
+    """Compute `Backend.affine`: inputs (B, I), weight (O, I), bias (O,) -> outputs (B, O).
+
+    The activation function is ``ACTIVATIONS[code]`` with the factor ``gamma``.
+    """
     for t in prange(threads):
         low, high = share(outputs.shape[0], threads, t)
         multiply(inputs[low:high], weight, outputs[low:high])
@@ -265,8 +281,12 @@ def affine(inputs, weight, bias, code, gamma, outputs, threads):
 
 @kernel(blas=True)
 def affine_backward(inputs, weight, outputs, code, gamma, d_outputs, beta, d_weight, d_bias, d_inputs, threads):
-    """Go back through `affine`: outputs, d_outputs (B, O) -> d_weight (O, I) and d_bias (O,) by beta, d_inputs (B, I)."""
-    # Forward computed y = f(x W^T + b), so with dz = dy * f'(z): dW = dz^T x, db = sum dz, dx = dz W.
+    """Backpropagate through `affine`, as `Backend.affine_backward` says.
+
+    inputs (B, I), weight (O, I), outputs (B, O), d_outputs (B, O), which becomes the gradient of the pre-activations ->
+    d_weight (O, I) and d_bias (O,), added to ``beta`` times their content, and d_inputs (B, I).
+    """
+    # The forward pass has computed y = f(z) with z = x W^T + b. Therefore dz = dy * f'(z), dW = dz^T x, db = sum dz, dx = dz W.
     for t in prange(threads):
         low, high = share(outputs.shape[0], threads, t)
         for i in range(low, high):
@@ -295,7 +315,7 @@ def add(values, total, threads):
 
 @njit(fastmath=REORDER)
 def mean_and_scale(row):
-    """Return a row's mean and the reciprocal of its deviation."""
+    """Return the mean of a row (I,), and the reciprocal of its standard deviation as `Backend.normalize` defines it."""
     number = row.dtype.type
     mean = number(0)
     for j in range(len(row)):
@@ -309,7 +329,7 @@ def mean_and_scale(row):
 
 @kernel()
 def normalize(values, normalized, threads):
-    """Fill normalized (B, I) with the rows of values (B, I) less their means, over their deviations."""
+    """Compute `Backend.normalize`: values (B, I) -> normalized (B, I)."""
     for t in prange(threads):
         low, high = share(values.shape[0], threads, t)
         for i in range(low, high):
@@ -320,8 +340,8 @@ def normalize(values, normalized, threads):
 
 @njit(fastmath=REORDER)
 def normalize_row_backward(row, d_normalized, d_row):
-    """Add to d_row (I,) the gradient of a row (I,), from the gradient of its normalized numbers (I,)."""
-    # Forward computed y = (x - mean) s, so dx = s (dy - mean(dy) - y mean(dy y)).
+    """Add to d_row (I,) the gradient of a row (I,), given the gradient d_normalized (I,) of its normalized numbers."""
+    # The forward pass has computed y = (x - mean) s. Therefore dx = s (dy - mean(dy) - y mean(dy y)).
     mean, scale = mean_and_scale(row)
     number = row.dtype.type
     plain = weighted = number(0)
@@ -336,7 +356,7 @@ def normalize_row_backward(row, d_normalized, d_row):
 
 @kernel()
 def normalize_backward(values, d_normalized, d_values, threads):
-    """Add to d_values (B, I) the gradients of values (B, I), from d_normalized (B, I)."""
+    """Add to d_values (B, I) the gradients of values (B, I), given the gradients d_normalized (B, I) of the normalized values."""
     for t in prange(threads):
         low, high = share(values.shape[0], threads, t)
         for i in range(low, high):
@@ -345,7 +365,10 @@ def normalize_backward(values, d_normalized, d_values, threads):
 
 @njit
 def add_bias_and_max(row, bias, width):
-    """Add the bias (V,) to a row of logits (V,) and return its maximum (any number if one is NaN)."""
+    """Add bias (V,) to the first ``width`` logits of a row (V,), and return their maximum.
+
+    If there is a NaN, the returned number may be any; the sum of exponentials that is computed with it is NaN all the same.
+    """
     highest = row[0] + bias[0]
     for j in range(width):
         row[j] += bias[j]
@@ -355,14 +378,14 @@ def add_bias_and_max(row, bias, width):
 
 @njit(fastmath={"contract"})
 def subtract_and_exp(row, highest, width):
-    """Replace a row of logits by exp(logit - highest)."""
+    """Replace the first ``width`` logits of a row (V,) by exp(logit - highest)."""
     for j in range(width):
         row[j] = exp(row[j] - highest)
 
 
 @njit(fastmath=REORDER)
 def sum_row(row, width):
-    """Return the sum of the first numbers of a row."""
+    """Return the sum of the first ``width`` numbers of a row (V,)."""
     total = row.dtype.type(0)
     for j in range(width):
         total += row[j]
@@ -371,10 +394,11 @@ def sum_row(row, width):
 
 @kernel(blas=True)
 def softmax_tiles(hidden, weight, bias, tiles, highest, totals, threads):
-    """Compute the output layer, a tile at a time.
+    """Compute the logits of an output layer and their exponentials, one tile of `TILE` words after another.
 
-    On return ``highest`` and ``totals`` (tiles, B) hold the maximum of each row of logits and its sum of exp(logit - highest),
-    and ``tiles`` (tiles, B, TILE) the exponentials, unless there are only ``threads`` of them, which are overwritten.
+    hidden (B, H), weight (V, H), bias (V,) -> highest (tiles, B), the maximum of the logits of each row of a tile; totals
+    (tiles, B), the sums of exp(logit - highest); tiles (tiles, B, TILE), these exponentials. If ``tiles`` is only
+    (threads, B, TILE), it is scratch memory, which each thread overwrites with its next tile.
     """
     count, words = highest.shape[0], weight.shape[0]
     for t in prange(threads):
@@ -392,7 +416,7 @@ def softmax_tiles(hidden, weight, bias, tiles, highest, totals, threads):
 
 @njit
 def combine_tiles(highest, totals, row):
-    """Return a row's log-sum-exp over all tiles, from the tiles' maxima and sums (tiles, B)."""
+    """Return the log-sum-exp of the logits of a row, as float64, from highest and totals (tiles, B) of `softmax_tiles`."""
     top = highest[0, row]
     for k in range(1, highest.shape[0]):
         top = max(top, highest[k, row])
@@ -404,9 +428,10 @@ def combine_tiles(highest, totals, row):
 
 @compiled()
 def combine_losses(hidden, weight, bias, rows, targets, highest, totals, normalizers, losses):
-    """Fill normalizers (B,) with each row's log-sum-exp, and losses (T,) of the targets (T,) after contexts rows (T,).
+    """Compute the losses of `Backend.output_losses` from the results of `softmax_tiles`.
 
-    hidden (B, H), weight (V, H), bias (V,); highest and totals (tiles, B) are those of `softmax_tiles`.
+    hidden (B, H), weight (V, H), bias (V,), rows (T,) and targets (T,), highest and totals (tiles, B) -> normalizers (B,), the
+    log-sum-exp of each row, and losses (T,).
     """
     for i in range(len(normalizers)):
         normalizers[i] = combine_tiles(highest, totals, i)
@@ -432,13 +457,16 @@ def tile_gradients(
     d_weight,
     d_bias,
 ):
-    """Go back through one tile of the output layer: the words low to high.
+    """Backpropagate through one tile of the output layer, that of the words from ``low`` to ``high`` - 1.
 
-    With p the softmax and q the smoothed target, dz = scale ((1 + 2 penalty log Z) p - q), dU = dz^T f, df = dz U. The softmax's
-    part goes through the matrix products, ``tile`` (B, TILE) being the exponentials and ``factors`` (B,) what turns them into
-    dz's first term, applied to small matrices only; q is a sparse correction (``hit`` at the target) and a uniform one
-    (``spread`` everywhere).
-    Adds to ``d_hidden`` (B, H) the softmax's part only.
+    With the softmax p and the smoothed target q, the gradient of the logits is dz = scale ((1 + 2 penalty log Z) p - q). With
+    the weights U and the hidden outputs f, dU = dz^T f and df = dz U. Only the term with p goes through these matrix products: it
+    is ``tile`` (B, TILE), the exponentials, times ``factors`` (B,), one factor per row, which are applied to the small matrices
+    f and df. The term with q is a constant ``hit`` at the target of each row and a constant ``spread`` at all words, and is
+    subtracted afterwards.
+
+    hidden (B, H), weight (V, H), targets (B,), product (B, H), which is scratch memory -> d_weight (V, H) and d_bias (V,), whose
+    rows of the tile are added to ``beta`` times their content; d_hidden (B, H), to which only the term with p is added.
     """
     rows, size = hidden.shape
     width = high - low
@@ -476,7 +504,7 @@ def tile_gradients(
 
 @njit
 def finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scale, losses):
-    """Fill losses (B,), and replace totals (tiles, B) by factors that make exponentials the first term of gradients of logits.
+    """Fill losses (B,), and replace totals (tiles, B) by the ``factors`` of `tile_gradients`.
 
     hidden (B, H), weight (V, H), bias (V,), targets (B,); highest and totals (tiles, B) are those of `softmax_tiles`.
     """
@@ -490,14 +518,14 @@ def finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scal
 
 @njit
 def sum_of_shares(partial, i, j):
-    """Return number (i, j) of the sum of partial (threads, B, H), always added in the same order."""
+    """Return the sum of partial[:, i, j] of partial (threads, B, H), always added in the same order."""
     total = partial[0, i, j]
     for other in range(1, len(partial)):
         total += partial[other, i, j]
     return total
 
 
-# A kernel's arguments are arrays and numbers, however many, because Numba compiles a loop over `prange` for nothing else.
+# A kernel cannot bundle its arguments, because Numba compiles loops over `prange` only for arrays and scalars.
 @kernel(blas=True)
 def output_gradients(
     hidden,
@@ -520,10 +548,12 @@ def output_gradients(
     d_bias,
     threads,
 ):
-    """Fill losses (B,) and the gradients of the output layer, from what `softmax_tiles` has computed.
+    """Compute the losses and the gradients of `Backend.output_gradients` from the results of `softmax_tiles`.
 
-    hidden (B, H), weight (V, H), bias (V,), targets (B,), weight_sum (H,), tiles (tiles, B, TILE), highest, totals (tiles, B);
-    products and partial (threads, B, H) are scratch memory -> losses (B,), d_hidden (B, H), d_weight (V, H), d_bias (V,).
+    hidden (B, H), weight (V, H), bias (V,), targets (B,), weight_sum (H,), which is the sum of the rows of weight if there is
+    smoothing, tiles (tiles, B, TILE), highest and totals (tiles, B) -> losses (B,) and d_hidden (B, H), overwritten;
+    d_weight (V, H) and d_bias (V,), added to ``beta`` times their content. ``totals`` is overwritten; products and partial
+    (threads, B, H) are scratch memory.
     """
     count, rows = highest.shape
     words, size = weight.shape
@@ -561,7 +591,10 @@ def output_gradients(
 
 @njit(fastmath={"contract"})
 def noise_row(row, bias, noise, losses, width):
-    """Replace a row of products by noise sigmoid(s), s being product + bias, and fill ``losses`` with noise log(1 + e^s)."""
+    """Replace the products hidden weight^T of a row by noise sigmoid(s), and fill ``losses`` with noise log(1 + e^s).
+
+    row (TILE,), bias (W,), noise (W,), losses (W,), of which the first ``width`` numbers are used; s is product + bias.
+    """
     one = row.dtype.type(1)
     for j in range(width):
         s = row[j] + bias[j]
@@ -572,11 +605,13 @@ def noise_row(row, bias, noise, losses, width):
 
 @njit
 def noise_tile(tile, bias, targets, noise, low, scale, losses, d_bias):
-    """Turn a tile of scores (B, TILE), without bias, into the gradients of noise contrast, and add these to d_bias (W,).
+    """Replace the products hidden weight^T of a tile (B, TILE) by the gradients of the scores in noise-contrastive estimation.
 
-    bias and noise (W,) are those of the tile's words, of which ``low`` is the first, targets (B,) -> losses (B,), added to.
+    bias (W,), noise (W,), of the W words of the tile, whose first word is ``low``; targets (B,) -> losses (B,) float64 and
+    d_bias (W,), both added to.
     """
-    # With s the scores, a the draws of a word and t a row's target, ds = scale (a sigmoid(s) - [word = t] sigmoid(-s)).
+    # If s is the score of a word that was drawn n times, and t the target of the row, then
+    # ds = scale (n sigmoid(s) - [word = t] sigmoid(-s)).
     width = len(bias)
     own = np.empty(width, bias.dtype)
     for i in range(len(targets)):
@@ -610,10 +645,11 @@ def nce_gradients(
     d_bias,
     threads,
 ):
-    """Fill losses (B,) and the gradients of noise-contrastive estimation.
+    """Compute `Backend.nce_gradients`.
 
-    hidden (B, H), weight (V, H), bias (V,), targets (B,), noise (V,); tiles (threads, B, TILE), products and partial
-    (threads, B, H) are scratch memory -> losses (B,), d_hidden (B, H), d_weight (V, H), d_bias (V,).
+    hidden (B, H), weight (V, H), bias (V,), targets (B,), noise (V,) -> losses (B,) and d_hidden (B, H), overwritten;
+    d_weight (V, H) and d_bias (V,), added to ``beta`` times their content. tiles (threads, B, TILE), products and partial
+    (threads, B, H) are scratch memory.
     """
     rows, size = hidden.shape
     words = weight.shape[0]
@@ -648,7 +684,7 @@ def nce_gradients(
 
 @kernel()
 def unit_losses(code, scores, targets, scale, losses, d_scores, threads):
-    """Fill losses (B,) and d_scores (B, O) of scores and targets (B, O), with the loss ``UNIT_LOSSES[code]``."""
+    """Compute `Backend.unit_losses` for ``UNIT_LOSSES[code]``: scores, targets (B, O) -> losses (B,), d_scores (B, O)."""
     for t in prange(threads):
         low, high = share(len(scores), threads, t)
         for i in range(low, high):
@@ -661,7 +697,7 @@ def unit_losses(code, scores, targets, scale, losses, d_scores, threads):
 
 @njit
 def normalize_logits(row, bias, piece):
-    """Turn a row of products (V,) into log-probabilities; ``piece`` (TILE,) is scratch."""
+    """Replace the products hidden weight^T of a row (V,) by log-probabilities: bias (V,); piece (TILE,) is scratch memory."""
     words = len(row)
     highest = add_bias_and_max(row, bias, words)
     total = 0.0
@@ -677,7 +713,7 @@ def normalize_logits(row, bias, piece):
 
 @kernel(blas=True)
 def log_probabilities(hidden, weight, bias, results, threads):
-    """Fill results (B, V) with the log-probabilities of hidden (B, H), weight (V, H), bias (V,)."""
+    """Compute `Backend.log_probabilities`: hidden (B, H), weight (V, H), bias (V,) -> results (B, V)."""
     words = weight.shape[0]
     for t in prange(threads):
         low, high = share(words, threads, t)
@@ -691,7 +727,7 @@ def log_probabilities(hidden, weight, bias, results, threads):
 
 @kernel(fastmath=REORDER)
 def sum_of_squares(values, totals, threads):
-    """Fill totals (threads,) with the sums of squares of the shares of values (N,)."""
+    """Fill totals (threads,) float64 with the sums of squares of the shares of values (N,)."""
     for t in prange(threads):
         part = portion(values, threads, t)
         total = 0.0
@@ -702,7 +738,7 @@ def sum_of_squares(values, totals, threads):
 
 @kernel()
 def add_penalty(weight, gradient, l1, l2, threads):
-    """Add `penalty_slope` of weight (N,) to gradient (N,)."""
+    """Add the derivative of the penalty on weight (N,), `penalty_slope`, to gradient (N,)."""
     for t in prange(threads):
         w, g = portion(weight, threads, t), portion(gradient, threads, t)
         for i in range(len(w)):
@@ -753,7 +789,10 @@ def adam_step(
     correction2,
     threads,
 ):
-    """Update weight and the moments first and second (N,) by `adam_update` with gradient (N,)."""
+    """Update weight, first and second (N,), the moments, by `adam_update` with gradient (N,).
+
+    ``keep`` is the factor of decoupled weight decay, 1 - shrink.
+    """
     for t in prange(threads):
         w, g = portion(weight, threads, t), portion(gradient, threads, t)
         m, v = portion(first, threads, t), portion(second, threads, t)
@@ -765,7 +804,7 @@ def adam_step(
 
 @kernel()
 def adam_catch_up(weight, first, second, idle, keeps, rate, beta1, beta2, epsilon, correction1, correction2, threads):
-    """Move weight, first and second (R, m) by the steps idle (R,) that rows have missed; keeps (R,) is their decay."""
+    """Compute `Backend.adam_catch_up`: idle (R,), keeps (R,) -> weight, first and second (R, m), all updated."""
     one = weight.dtype.type(1)
     for t in prange(threads):
         low, high = share(weight.shape[0], threads, t)

@@ -1,6 +1,6 @@
-"""How the CPU's kernels are launched: in shares, which Numba's threads compute at once or one thread computes in turn.
+"""How the kernels of the CPU backend are launched: in several threads, or in the calling thread.
 
-A kernel cuts its work into one contiguous share for each thread (``for t in prange(threads)``). So no two threads race, and a
+A kernel divides its work into shares (``for t in prange(threads)``), and no two shares write to the same number. Therefore a
 result depends on the number of shares, but never on which thread computes a share, or when. The number of shares is the last
 argument of each kernel.
 """
@@ -21,36 +21,36 @@ from fflm.errors import FflmError
 from fflm.processors import usable_processors
 
 WORTH_WAKING = 2_000_000
-"""How many numbers a kernel must process before it is cut into shares: waking threads takes as long as some 200,000 numbers."""
+"""Smallest work that is divided into shares, in numbers to process. Waking threads takes as long as processing some 200,000."""
 
-# Loops over `prange` run in parallel, and nothing else that Numba might choose to run in parallel.
 _AUTOMATIC = ("comprehension", "fusion", "inplace_binop", "numpy", "reduction", "setitem", "stencil")
+"""What Numba would also run in parallel. All this is turned off, so that only loops over `prange` run in parallel."""
 
 _launching = threading.Lock()
-"""Held while threads work, because not all of Numba's threading layers allow two launches at a time, and one uses all cores."""
+"""Held while threads work. Not all of Numba's threading layers allow two launches at a time, and one launch uses all cores."""
 
-_threads_lost = False
+_threads_unusable = False
 """Whether this process must not use Numba's threads, for example because it was forked from one that had started them."""
 
 
 KERNELS: "list[Kernel]" = []
-"""All kernels of the process."""
+"""All kernels that were defined in this process."""
 
 
 class Kernel:
-    """A kernel in two forms: in one Numba's threads compute the shares, in the other the calling thread computes them in turn.
+    """A kernel in two forms: the parallel form runs in Numba's threads, the sequential form in the calling thread.
 
-    If there is only one share, no thread is woken. In a forked process, which cannot use the threads of its parent, the calling
-    thread computes all shares. Each form is compiled when it is first used. Kernels release the interpreter's lock.
+    The sequential form is used if there is only one share, so that no thread is woken, and in a forked process, which cannot use
+    the threads of its parent. Each form is compiled when it is first used. Kernels release the global interpreter lock (GIL).
 
     Parameters
     ----------
     function
         The kernel in Python. Its last parameter is the number of shares.
     blas
-        Whether it calls BLAS, which is then kept from starting threads of its own.
+        Whether the kernel calls BLAS, which then must not start threads of its own.
     options
-        As `numba.njit` takes them.
+        Options of `numba.njit`.
     """
 
     def __init__(self, function: Callable[..., None], blas: bool, options: dict[str, Any]) -> None:
@@ -68,8 +68,9 @@ class Kernel:
             self._launch(arguments)
 
     def _launch(self, arguments: tuple[Any, ...]) -> None:
+        """Run the form of the kernel that fits the number of shares."""
         shares = arguments[-1]
-        if shares == 1 or _threads_lost:
+        if shares == 1 or _threads_unusable:
             self.sequential(*arguments)
             return
         with _launching, limit_threads(shares):
@@ -78,7 +79,7 @@ class Kernel:
 
 @contextmanager
 def limit_threads(count: int) -> Iterator[None]:
-    """Let the calling thread use at most ``count`` of Numba's threads inside the context, which also starts them.
+    """Let the calling thread use at most ``count`` of Numba's threads in this context. Entering it starts the threads.
 
     Raises
     ------
@@ -100,29 +101,29 @@ def limit_threads(count: int) -> Iterator[None]:
 
 
 def kernel(*, blas: bool = False, **options: Any) -> Callable[[Callable[..., None]], Kernel]:
-    """Return a decorator that makes a `Kernel`; helpers that Numba compiles are compiled into it."""
+    """Return a decorator that makes a `Kernel` of a function; the parameters are those of the class."""
     return lambda function: Kernel(function, blas, options)
 
 
 def shares_of(work: float, threads: int | None = None) -> int:
-    """Return into how many shares to cut some work: one for each thread, or only one if threads would not pay off.
+    """Return the number of shares to divide work into: one for each thread, or only one if threads are not worth waking.
 
     Parameters
     ----------
     work
-        How many numbers a kernel processes.
+        Number of numbers that a kernel processes.
     threads
-        Number of threads. By default `default_threads`, whatever `numba.set_num_threads` has set, so that results do not depend
-        on it.
+        Number of threads. By default `default_threads`, which ignores `numba.set_num_threads`, so that results do not depend on
+        that function.
     """
     return 1 if work < WORTH_WAKING else threads or default_threads()
 
 
 @cache
 def default_threads() -> int:
-    """Return how many threads kernels use by default: as many as Numba has, but at most the processors of this process.
+    """Return how many threads kernels use by default: the number of processors that this process may use.
 
-    The environment variable NUMBA_NUM_THREADS overrides this.
+    The environment variable NUMBA_NUM_THREADS overrides this number.
     """
     threads = int(numba.config.NUMBA_NUM_THREADS)
     return threads if "NUMBA_NUM_THREADS" in os.environ else min(threads, usable_processors())
@@ -130,27 +131,28 @@ def default_threads() -> int:
 
 @njit
 def share(count, parts, part):
-    """Return the bounds of number ``part`` of ``parts`` contiguous shares of ``count`` items."""
+    """Return the bounds (first, last + 1) of share number ``part`` (from 0) if ``count`` items are divided into ``parts``."""
     return part * count // parts, (part + 1) * count // parts
 
 
 def compute_on_calling_thread() -> None:
-    """Compute all shares of kernels on the calling thread from now on, in a process beside which others use the other cores.
+    """From now on, compute all shares of kernels on the calling thread: for processes that share the cores with other processes.
 
-    The number of shares remains, and so do the results.
+    The number of shares does not change, and so the results do not change either.
     """
-    global _threads_lost
-    _threads_lost = True
+    global _threads_unusable
+    _threads_unusable = True
 
 
 def _after_fork() -> None:
-    global _launching, _threads_lost
-    _launching = threading.Lock()  # another thread of the parent may have held the old one
+    """Stop the use of Numba's threads in a forked process if the parent had started them."""
+    global _launching, _threads_unusable
+    _launching = threading.Lock()  # another thread of the parent may have held the old lock
     try:
         numba.threading_layer()
     except ValueError:  # the threads were never started
         return
-    _threads_lost = True
+    _threads_unusable = True
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,4 +1,4 @@
-"""Functions on one row of numbers, compiled into the kernels that call them: those of this backend and those of models."""
+"""Functions on one row of numbers, which are compiled into the kernels of this backend and of models that call them."""
 
 from llvmlite import ir
 from numba import njit
@@ -8,8 +8,11 @@ from numba.extending import intrinsic
 from fflm.backend.formulas import RELU, TANH, activate
 
 REORDER = {"reassoc", "contract", "nsz"}
-"""Lets LLVM reorder a sum, without which it could not vectorize it. LLVM is not allowed more, because NaN and infinity must
-survive to be noticed. Functions that compute `exp` do without this, because its argument reduction depends on the order."""
+"""Options of `numba.njit` that let LLVM reorder the terms of a sum, because it could not vectorize the sum otherwise.
+
+Other options of ``fastmath`` are not set, because they assume that there is no NaN or infinity, and these must be noticed.
+Functions that compute `exp` must not use these options, because the reduction of its argument depends on the order.
+"""
 
 
 @intrinsic
@@ -30,14 +33,14 @@ def larger(context, a, b):  # type: ignore[no-untyped-def]
 
 @njit
 def clear(row):
-    """Set a row to 0; ``row[:] = 0`` would take Numba nearly a second to compile, wherever it stands."""
+    """Set a row (N,) to 0. Every ``row[:] = 0`` would take Numba nearly a second to compile."""
     for j in range(len(row)):
         row[j] = 0
 
 
 @njit(fastmath=REORDER)
 def inner_product(values, row):
-    """Return the inner product of numbers (H,) and a row (H,), which may be one of integers, in the numbers' precision."""
+    """Return the inner product of values (H,) and a row (H,) in the dtype of the values. The row may contain integers."""
     total = values.dtype.type(0)
     for j in range(len(values)):
         total += values[j] * values.dtype.type(row[j])
@@ -46,7 +49,10 @@ def inner_product(values, row):
 
 @njit
 def activate_row(code, gamma, row):
-    """Replace a row of pre-activations (O,) by ``ACTIVATIONS[code]``. LLVM vectorizes a loop only if it knows the code."""
+    """Apply the activation function ``ACTIVATIONS[code]`` to a row of pre-activations (O,) in place.
+
+    The most frequent functions have loops of their own, because LLVM vectorizes a loop only if the code is a constant.
+    """
     if code == RELU:
         for j in range(len(row)):
             row[j] = activate(RELU, gamma, row[j])

@@ -1,1 +1,1 @@
-"""The CUDA backend, in numba.cuda. Only `fflm.backend.devices` imports its modules, and only where a GPU is asked for."""
+"""The CUDA backend, in numba.cuda. `fflm.backend.devices` imports its modules only if a GPU is used."""

@@ -20,7 +20,7 @@ from fflm.backend.cuda.single import make_single_product
 from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, UnitLoss
 
 PARTS = 1024
-"""Largest number of blocks that sum a whole array."""
+"""Maximum number of blocks that reduce an array, each of which has one result."""
 
 PRODUCTS = {form: make_single_product(form) for form in FORMS}
 """The kernels of matrix products in single precision, by their form."""
@@ -29,23 +29,26 @@ MIXED_PRODUCTS = {form: make_mixed_product(form) for form in FORMS}
 """The kernels of matrix products in mixed precision, by their form."""
 
 WAVE = 264
-"""Blocks of a product that run at once: two on each of the 132 multiprocessors of an H200. Other GPUs compute the same sums."""
+"""Number of blocks of a product that run at the same time on an H200: two on each of its 132 multiprocessors.
+
+The number is the same for all GPUs, so that all of them add numbers in the same order.
+"""
 
 SPAN = 128
-"""Where an inner dimension is divided, the parts are multiples of this."""
+"""If the inner dimension of a product is divided into parts, their length is a multiple of this number."""
 
 
 class Slopes(NamedTuple):
-    """What turns exponentials of logits (B, V) into gradients of logits: an exponential times its factor, less two numbers.
+    """How gradients of logits are computed from their exponentials (B, V): exponential times factor - spread, - hit at targets.
 
     Attributes
     ----------
     factors
-        (tiles, B), of each row in each tile.
+        The factor of each row in each tile, (tiles, B).
     targets
-        (B,), at which ``hit`` is subtracted.
+        The target of each row, (B,) int32.
     hit, spread
-        What is subtracted at the target, and everywhere.
+        The numbers that are subtracted at the target, and everywhere.
     """
 
     factors: Array
@@ -55,7 +58,17 @@ class Slopes(NamedTuple):
 
 
 def divide(blocks: int, inner: int) -> tuple[int, int]:
-    """Return into how many parts to divide the inner dimension of a product, and their length, so that the whole GPU is used."""
+    """Return into how many parts to divide the inner dimension of a product, and the length of a part.
+
+    A product with few tiles would occupy only some of the GPU's multiprocessors, so that several blocks then share a tile.
+
+    Parameters
+    ----------
+    blocks
+        Number of tiles of the product.
+    inner
+        Length of the inner dimension.
+    """
     parts = max(1, min(WAVE // max(1, blocks), inner // SPAN))
     span = SPAN * max(1, -(-inner // (parts * SPAN)))
     return max(1, -(-inner // span)), span
@@ -65,14 +78,14 @@ class CudaBackend:
     """The operations of `protocol.Backend` on a GPU's arrays (`memory.DeviceArray`), float32.
 
     A backend can be used from several threads at once; the GPU does their work one after the other. Each thread keeps scratch
-    memory between calls: B x V numbers for the largest batch that it has seen, (V + 1) x m integers, parts of products, and in
-    mixed precision the operands rounded to halves.
+    memory between calls: B x V numbers for the largest batch that it has seen, (V + 1) x m integers of 64 bits, parts of
+    products, and in mixed precision the operands as halves (float16). `release` frees it.
 
     Parameters
     ----------
     mixed
-        Whether matrix products round their operands to float16 and add in float32 (Micikevicius et al. 2018). Everything that is
-        kept between operations stays float32, except the exponentials of a softmax.
+        Whether to train in mixed precision: matrix products round their operands to float16 and add in float32 (Micikevicius et
+        al. 2018). All arrays that outlive an operation are float32.
     """
 
     name = "cuda"
@@ -81,18 +94,19 @@ class CudaBackend:
     def __init__(self, mixed: bool = False) -> None:
         self.mixed = mixed
         if mixed:
-            self.softmax_bytes = 2**31  # counted as float32, but stored as halves
+            self.softmax_bytes = 2**31  # callers count 4 bytes per number, but the numbers are stored as halves, in 2 bytes
         self._scratch, self._copies = Scratch(self.empty), PinnedCopies()
         self._borrow = self._scratch.borrow
         self._one = self.upload(np.zeros(1, np.float32))
         self._one_matrix, self._one_id = self._one.reshape(1, 1), self.upload(np.zeros(1, np.int32))
         self._no_unit = self.upload(np.ones(2, np.float32))
-        # Cleared integers, shared by copies of this backend; they are absent while in use, and after an error left them dirty.
+        # Arrays of zeros for `_sums`, which takes one out, and puts it back when it is zero again. After an error, the array is
+        # not put back. Copies of this backend share the list.
         self._zeros: list[Array] = []
 
     @property
     def full_precision(self) -> "CudaBackend":
-        """The backend in single precision, with the same scratch memory."""
+        """The backend in single precision, with the same scratch memory as this one."""
         if not self.mixed:
             return self
         single = copy(self)
@@ -100,16 +114,17 @@ class CudaBackend:
         return single
 
     def _launch(self, kernel: Any, grid: int | tuple[int, ...], *arguments: Any) -> None:
-        """Launch a kernel with a grid of blocks; do nothing if the grid is empty, because a GPU refuses that."""
+        """Launch a kernel with a grid of blocks. If the grid is empty, do nothing, because a GPU would refuse the launch."""
         blocks = grid if isinstance(grid, tuple) else (grid,)
         if all(blocks):
             self._run(kernel, blocks, arguments)
 
     def _run(self, kernel: Any, blocks: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        """Launch a kernel with a grid that is not empty. Tests replace this method."""
         launch_kernel(kernel, blocks, arguments)
 
     def _each(self, kernel: Any, size: int, *arguments: Any) -> None:
-        """Launch a kernel with a thread for each of ``size`` numbers."""
+        """Launch a kernel with (at least) one thread for each of ``size`` numbers."""
         self._launch(kernel, -(-size // BLOCK), *arguments)
 
     def _product(
@@ -128,15 +143,16 @@ class CudaBackend:
         scale: float = 1.0,
         unit: Array = None,
     ) -> None:
-        """Compute a product c = op(a) op(b) of one of the `FORMS`; `products` describes the arguments.
+        """Compute a product c = op(a) op(b) of one of the `FORMS`.
 
-        In mixed precision a and b are operands of halves, ``scale`` is alpha, and ``unit`` is as in `mixed.make_mixed_product`;
-        in single precision both are ignored. Arguments that the form does not use are replaced by arrays of one number.
+        `products` describes the arguments; ``statistics`` are ``highest`` and ``totals``. The operands a and b are results of
+        `_operand`. In mixed precision, ``scale`` is alpha, and ``unit`` is as for `mixed.make_mixed_product`; in single precision
+        both are ignored. For arguments that the form does not use, the kernel gets arrays of one number.
         """
         rows, columns = c.shape if statistics is None else (len(a), len(b))
         grid = -(-columns // COLUMNS), -(-rows // ROWS)
         parts, span = 1, inner
-        if FORMS[form][2] == STORE and bias is None:  # with a bias the kernel also sums the rows of op(a)
+        if FORMS[form][2] == STORE and bias is None:  # with a bias, the kernel also adds up the rows of op(a), all by one block
             parts, span = divide(grid[0] * grid[1], inner)
         sums = c if parts == 1 else self._borrow("parts of a product", (parts * rows, columns))
         highest, totals = statistics or (self._one_matrix, self._one_matrix)
@@ -167,7 +183,11 @@ class CudaBackend:
             self._each(kernels.add_parts, c.size, sums.reshape(parts, -1), c_float(beta), *flat(c))
 
     def _operand(self, name: str, values: Array, unit: Array = None) -> Array:
-        """Return a matrix as an operand: itself, or in mixed precision halves of it times ``unit[0]``, in scratch memory."""
+        """Return a matrix (M, N) as an operand of products.
+
+        In single precision, this is the matrix itself; in mixed precision, it is the matrix times ``unit[0]``, rounded to halves,
+        in the scratch memory with this name.
+        """
         if not self.mixed:
             return values
         shape = len(values), pairs_for(values.shape[1])
@@ -176,7 +196,7 @@ class CudaBackend:
         return halves
 
     def _unit(self, values: Array) -> Array:
-        """Return (2,) the power of two that brings the largest of some gradients to about 2^14, and its inverse."""
+        """Return the power of two that makes the largest of some gradients about 2^14, and its inverse: (2,); None in fp32."""
         if not self.mixed:
             return None
         scales = self._borrow("unit", (2,))
@@ -184,7 +204,7 @@ class CudaBackend:
         return scales
 
     def _choose_scales(self, values: Array, bits: int, scales: Array) -> None:
-        """Fill scales (2,) with the power of two that brings the largest of some values to about 2^bits, and its inverse."""
+        """Fill scales (2,) with the power of two that makes the largest of some values about 2^bits, and its inverse."""
         parts = min(PARTS, -(-values.size // BLOCK))
         largest = self._borrow("parts", (parts,))
         self._launch(kernels.largest_magnitudes, parts, *flat(values), largest)
@@ -224,18 +244,22 @@ class CudaBackend:
 
     @contextmanager
     def _sums(self, values: Array, total: Array) -> Iterator[tuple[Array, Array]]:
-        """Yield scales (2,) for values, and integer sums of the shape of ``total``; on leaving, add the sums to the total."""
+        """Let a kernel add values of float32 to a total in any order without a difference in rounding.
+
+        The context yields scales (2,) for the values, as `kernels.fixed_point` defines them, and sums, zeros (int64) of the shape
+        of ``total``. The kernel adds the scaled values to the sums; at the end of the context, these are added to the total.
+        """
         scales = self._borrow("scales", (2,))
         try:
             zeros = self._zeros.pop()
         except IndexError:
             zeros = None
         if zeros is None or zeros.size < total.size:
-            zeros = None  # so that both need not fit into memory
+            zeros = None  # free the old array first, because both might not fit into memory
             zeros = self.empty((total.size,), np.int64)
             self.clear(zeros)
         sums = zeros[: total.size]
-        self._choose_scales(values, 40, scales)  # so that the sum of 2^22 of the largest fits into 63 bits
+        self._choose_scales(values, 40, scales)  # values are below 2^41, so that the sum of 2^22 of them fits into 63 bits
         yield scales, sums.reshape(total.shape)
         self._each(kernels.add_fixed_point, total.size, sums, scales, *flat(total))
         self._zeros.append(zeros)
@@ -255,7 +279,7 @@ class CudaBackend:
             self._launch(kernels.max_pool_backward, len(sources), sources, d_pooled, scales, sums)
 
     def _borders(self, blocks: tuple[int, ...]) -> Array:
-        """Return where blocks of these sizes begin and end (K + 1,), as an array that is kept on the device."""
+        """Return the borders (K + 1,) int32 of blocks with these sizes, as an array that is kept on the device."""
         borders = np.cumsum((0, *blocks)).astype(np.int32)
         return self._borrow(f"borders {blocks}", borders.shape, np.int32, lambda size: self.upload(borders))
 
@@ -302,7 +326,11 @@ class CudaBackend:
     def _products_backward(
         self, d_sums: Array, inputs: Array, weight: Array, beta: float, d_weight: Array, d_inputs: Array
     ) -> None:
-        """Go back through inputs (B, I) weight^T (O, I): d_sums (B, O) -> d_weight (O, I) by beta, d_inputs (B, I)."""
+        """Backpropagate through the product inputs weight^T.
+
+        d_sums (B, O), and the operands inputs (B, I) and weight (O, I) -> d_weight (O, I), added to ``beta`` times its content,
+        and d_inputs (B, I), overwritten.
+        """
         unit = self._unit(d_sums)
         slopes = self._operand("gradients", d_sums, unit)
         self._product("to weights", slopes, inputs, d_weight, len(inputs), beta=beta, unit=unit)
@@ -320,7 +348,11 @@ class CudaBackend:
     def _statistics(
         self, form: str, hidden: Array, weight: Array, bias: Array, size: int, exponentials: Array
     ) -> tuple[Array, Array]:
-        """Compute the exponentials (B, V) of logits, if the form stores them; return maxima and sums of the tiles (tiles, B)."""
+        """Compute logits and their exponentials; return the maxima and the sums of the tiles, both (tiles, B).
+
+        The exponentials are stored in ``exponentials`` (B, at least V) if the form is "logits", but not if it is "normalizers".
+        hidden (B, H) and weight (V, H) are operands, and ``size`` is H.
+        """
         shape = -(-len(weight) // COLUMNS), len(hidden)
         statistics = self._borrow("highest", shape), self._borrow("totals", shape)
         self._product(form, hidden, weight, exponentials, size, bias=bias, statistics=statistics)
@@ -350,12 +382,13 @@ class CudaBackend:
     ) -> None:
         words, operands = len(weight), (self._operand("hidden", hidden), self._operand("weight", weight))
         size = hidden.shape[1]
-        if self.mixed:  # halves
+        if self.mixed:  # pairs of halves
             exponentials = self._borrow("halves of exponentials", (len(hidden), pairs_for(words)), np.uint32)
         else:
             exponentials = self._borrow("exponentials", (len(hidden), FOUR * -(-words // FOUR)))
         highest, totals = self._statistics("logits", *operands, bias, size, exponentials)
-        unit = SLOPE if self.mixed else scale  # halves could not hold numbers as small as the scale, so it is applied to the sums
+        # In mixed precision, the scale is applied to the sums, because numbers as small as the scale do not fit into halves.
+        unit = SLOPE if self.mixed else scale
         self._launch(
             kernels.finish_softmax,
             len(hidden),
@@ -370,8 +403,8 @@ class CudaBackend:
             losses,
         )
         slopes = Slopes(totals, targets, unit * (1 - smoothing), unit * smoothing / words)
-        share = scale / unit
-        self._product("slopes to inputs", exponentials, operands[1], d_hidden, words, slopes=slopes, scale=share)
+        rest = scale / unit
+        self._product("slopes to inputs", exponentials, operands[1], d_hidden, words, slopes=slopes, scale=rest)
         self._product(
             "slopes to weights",
             exponentials,
@@ -381,7 +414,7 @@ class CudaBackend:
             beta=beta,
             bias=d_bias,
             slopes=slopes,
-            scale=share,
+            scale=rest,
         )
 
     def nce_gradients(

@@ -1,13 +1,14 @@
-"""Instructions of tensor cores and vector accesses, for which numba.cuda has no names. No other module has inline PTX.
+"""Tensor core instructions and vector accesses that numba.cuda does not offer. No other module has inline PTX.
 
-Two halves (float16) are a pair, a uint32 whose low bits are the first. A matrix of halves is a uint32 array (rows, pairs), whose
-rows hold a multiple of four pairs, filled up with zeros, so that they can be read four at a time.
+Half-precision numbers (float16, here "halves") are stored in pairs: a uint32 whose low 16 bits are the first number. A matrix of
+halves is a uint32 array (rows, pairs). The number of pairs in a row is a multiple of four, so that four can be read at a time;
+the rest of a row is filled with zeros.
 
-The threads of a warp hold a matrix together, in fragments. With g = lane // 4 and t = lane % 4, and (i, j) meaning the pair of
-the elements (i, j) and (i, j + 1), a lane's registers are
+The threads of a warp together hold a matrix in their registers; the part of one thread is called a fragment. Let g = lane // 4
+and t = lane % 4, and let (i, j) denote the pair of the elements (i, j) and (i, j + 1). Then the registers of a lane are
 
     A (16, 16)      (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8)
-    B (16, 8)       of its transpose (8, 16): (g, 2t), (g, 2t + 8)
+    B (16, 8)       pairs of its transpose (8, 16): (g, 2t), (g, 2t + 8)
     C (16, 8)       float32: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
 
 Source: PTX ISA 9.0, sections 9.7.14.5.8 (fragments), 9.7.14.5.14 (mma), 9.7.14.5.15 (ldmatrix), 9.7.9.22 (cvt).
@@ -24,11 +25,25 @@ from numba.cuda.extending import intrinsic
 _FLOAT, _INT, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _KINDS = {types.uint32: _INT, types.float32: _FLOAT}
 _SHARED = 3
-"""The number of the shared memory's address space."""
+"""Number of the address space of shared memory."""
 
 
 def _assemble(builder: Any, code: str, results: list[Any], arguments: Any, *, memory: bool = False) -> list[Any]:
-    """Insert an instruction whose results have one type; one that reads ``memory`` is not moved."""
+    """Insert an instruction in PTX, and return its results.
+
+    Parameters
+    ----------
+    builder
+        The LLVM builder.
+    code
+        The instruction; ``$0``, ``$1``, ... stand for its results, and then its arguments.
+    results
+        The LLVM types of the results, which are all the same.
+    arguments
+        The LLVM values of the arguments, float32 or 32-bit integers.
+    memory
+        Whether the instruction reads memory, so that the compiler must not move it past others that write memory.
+    """
     letters = {_FLOAT: "f", _INT: "r"}
     constraints = [f"={letters[kind]}" for kind in results] + [letters[value.type] for value in arguments]
     kinds = [value.type for value in arguments]
@@ -39,7 +54,7 @@ def _assemble(builder: Any, code: str, results: list[Any], arguments: Any, *, me
 
 
 def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
-    """Return the address of an element of an array, by its index in the flat array."""
+    """Return the address of an element of an array, given its index in the flattened array."""
     index = builder.zext(index, _LONG) if index.type.width < 64 else index
     return builder.gep(context.make_array(kind)(context, builder, value=array).data, [index])
 
@@ -53,7 +68,7 @@ def _contiguous(array: Any) -> Any:
 
 @intrinsic
 def multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    """Return A B + C for the fragments of a warp: 4 pairs of A, 2 pairs of B, 4 float32 of C and of the result."""
+    """Return the fragment of A B + C, given those of A (4 pairs), B (2 pairs) and C (4 float32); all lanes of a warp call it."""
     pairs, floats = types.UniTuple(types.uint32, 4), types.UniTuple(types.float32, 4)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -65,6 +80,8 @@ def multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 def _fragment_loader(name: str, transposed: str) -> Any:
+    """Return an intrinsic that loads fragments by ldmatrix; ``transposed`` is ``.trans`` or an empty string."""
+
     def load(typingctx: Any, shared: Any, index: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             place = _pointer(context, builder, signature.args[0], *arguments)
@@ -79,19 +96,22 @@ def _fragment_loader(name: str, transposed: str) -> Any:
 
 
 fragments = _fragment_loader("fragments", "")
-"""Load four matrices of 8 x 8 halves from shared memory, an array of pairs.
+"""``fragments(shared, index)``: load four matrices of 8 x 8 halves from shared memory, a uint32 array of pairs.
 
-Lane l passes the index at which row l % 8 of matrix l // 8 begins, a multiple of four, and receives the pair (g, 2t) of each
-matrix. The array must begin at a multiple of 16 bytes, as for `load_four` and `store_four`.
+Lane l passes the index where row l % 8 of matrix l // 8 begins, which must be a multiple of four, and receives the pair (g, 2t)
+of each matrix, as a tuple of four uint32. The array must be aligned to 16 bytes, as for `load_four` and `store_four`.
 """
 
 transposed_fragments = _fragment_loader("transposed_fragments", ".trans")
-"""Load four matrices as `fragments` does, and transpose each: a lane gets the elements (2t, g) and (2t + 1, g)."""
+"""Load four matrices as `fragments` does, but transposed: a lane receives the elements (2t, g) and (2t + 1, g) of each."""
 
 
 @intrinsic
 def pair(typingctx: Any, first: Any, second: Any) -> Any:
-    """Return two float32 as a pair of halves, rounded to the nearest with ties to even; from 65,520 on they become infinity."""
+    """Return two float32 as a pair of halves, a uint32.
+
+    Numbers are rounded to the nearest half, ties to even; from 65,520 on they become infinity.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _assemble(builder, "cvt.rn.f16x2.f32 $0, $1, $2;", [_INT], [arguments[1], arguments[0]])[0]
@@ -101,7 +121,7 @@ def pair(typingctx: Any, first: Any, second: Any) -> Any:
 
 @intrinsic
 def halves(typingctx: Any, pair: Any) -> Any:
-    """Return both halves of a pair as float32."""
+    """Return the two halves of a pair (uint32) as float32."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         both = builder.bitcast(arguments[0], ir.VectorType(ir.HalfType(), 2))
@@ -114,9 +134,9 @@ def halves(typingctx: Any, pair: Any) -> Any:
 
 @intrinsic
 def load_four(typingctx: Any, array: Any, index: Any) -> Any:
-    """Return four consecutive numbers of a contiguous array of uint32 or float32, read at once from a flat index.
+    """Return four consecutive numbers of a contiguous array of uint32 or float32, read by one instruction.
 
-    The index is a multiple of four, and the array begins at a multiple of 16 bytes.
+    ``index`` is that of the first number in the flattened array, a multiple of four. The array must be aligned to 16 bytes.
     """
     kind = _contiguous(array)
 
@@ -130,7 +150,7 @@ def load_four(typingctx: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def store_four(typingctx: Any, array: Any, index: Any, numbers: Any) -> Any:
-    """Write four consecutive numbers at once, where `load_four` reads them."""
+    """Write four consecutive numbers, a tuple, by one instruction to where `load_four` reads them."""
     kind = _contiguous(array)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

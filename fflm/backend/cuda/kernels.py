@@ -1,9 +1,12 @@
-"""The kernels of the CUDA backend, in numba.cuda, but for the matrix products, which are in `products`.
+"""The kernels of the CUDA backend, in numba.cuda, except those of matrix products, which are in `products`.
 
-They compute what the kernels of `cpu` compute, with the formulas that both share. Indices are unsigned, because Numba lets a
-signed one count from the end, and constants are wrapped, because a bare one is a float64. Arrays are C-contiguous and begin at
-multiples of 16 bytes; numbers are float32, ids int32. A block has `BLOCK` threads. `protocol` says what the letters of the shapes
-mean.
+They compute the same as the kernels of `cpu`, with the same scalar formulas. `protocol` says what they compute, and what the
+letters of the shapes mean. Arrays are C-contiguous and aligned to 16 bytes. Numbers are float32, and ids (contexts, words,
+sources, rows, targets, borders) are int32; docstrings say where a dtype differs. A block has `BLOCK` threads. "Grid" in a
+docstring says how many blocks a kernel is launched with.
+
+Indices are unsigned, because Numba would let a signed index count from the end if it is negative. Constants have an explicit
+type, because Numba computes with other constants in float64 or int64.
 """
 
 import math
@@ -45,32 +48,42 @@ philox_words = cuda.jit(device=True)(philox)
 
 
 SUMMED = 8
-"""Columns that a block sums: neighboring numbers, which are read together, of many rows at a time."""
+"""Number of columns that a block of `column_sums` adds up. They are adjacent, so that the numbers of a row are read together."""
 
 ALL_LANES = 0xFFFFFFFF
-"""The mask of a whole warp."""
+"""The mask of all 32 lanes of a warp."""
 
 
 @cuda.jit(device=True, forceinline=True)
 def larger(x, y):
-    """Return the larger of two numbers, NaN if one is."""
+    """Return the larger of two float32, or NaN if one of them is NaN."""
     return x if x > y or x != x else y
 
 
 @cuda.jit(device=True, forceinline=True)
 def plus(x, y):
-    """Return the sum of two numbers."""
+    """Return the sum of two float32."""
     return x + y
 
 
 def make_reduction(combine: Any, left: int) -> Any:
-    """Return a function that combines the values of a block's threads: thread i gets that of the threads like i modulo ``left``.
+    """Return a device function that reduces the values of all threads of a block.
 
-    The values are combined in a tree, so that their order is always the same; ``left`` is a power of two.
+    Parameters
+    ----------
+    combine
+        Device function that combines two values.
+    left
+        Number of results, a power of two. Thread i receives the combination of the values of all threads whose number is equal
+        to i modulo ``left``.
     """
 
     @cuda.jit(device=True)
     def reduction(value, shared):
+        """Reduce the float32 ``value`` of each thread. All threads of the block call it; shared (BLOCK,) is shared memory.
+
+        The values are combined in a tree, so that their order, and therefore the rounding, is always the same.
+        """
         thread = uint32(cuda.threadIdx.x)
         shared[thread] = value
         cuda.syncthreads()
@@ -88,13 +101,16 @@ def make_reduction(combine: Any, left: int) -> Any:
 
 
 block_sum = make_reduction(plus, 1)
-block_max = make_reduction(larger, 1)  # NaN if one is
+block_max = make_reduction(larger, 1)  # NaN if a value is NaN
 column_sum = make_reduction(plus, SUMMED)
 
 
 @kernel()
 def copy(values, source, copied, target):
-    """Copy columns of values (B, I) from ``source`` on to columns of copied (B, J) from ``target`` on: a block for each row."""
+    """Copy the columns of values (B, I) from ``source`` on to the columns of copied (B, J) from ``target`` on.
+
+    ``source`` and ``target`` are uint32. Grid: one block per row.
+    """
     row = uint32(cuda.blockIdx.x)
     columns = min(uint32(uint32(values.shape[1]) - source), uint32(uint32(copied.shape[1]) - target))
     for j in range(uint32(cuda.threadIdx.x), columns, uint32(BLOCK)):
@@ -103,7 +119,7 @@ def copy(values, source, copied, target):
 
 @kernel()
 def add(values, total):
-    """Add values (N,) to total (N,): a thread for each number."""
+    """Add values (N,) to total (N,). Grid: one thread per number."""
     i = cuda.grid(1)
     if i < total.size:
         total[uint32(i)] += values[uint32(i)]
@@ -111,7 +127,7 @@ def add(values, total):
 
 @kernel()
 def add_parts(parts, beta, total):
-    """Add parts (P, N) in their order to beta times total (N,): a thread for each number."""
+    """Add the rows of parts (P, N), in their order, to ``beta`` times total (N,). Grid: one thread per number of total."""
     i = uint32(cuda.grid(1))
     if i < uint32(total.size):
         value = beta * total[i] if beta != float32(0) else float32(0)
@@ -122,7 +138,10 @@ def add_parts(parts, beta, total):
 
 @kernel()
 def multiply_slopes(code, gamma, outputs, d_outputs):
-    """Multiply d_outputs (N,), gradients of outputs (N,), by the slopes of the activation: a thread for each number."""
+    """Multiply gradients d_outputs (N,) by the derivatives of ``ACTIVATIONS[code]`` where its outputs are outputs (N,).
+
+    Grid: one thread per number.
+    """
     i = cuda.grid(1)
     if i < outputs.size:
         d_outputs[uint32(i)] *= activation_slope(code, gamma, outputs[uint32(i)])
@@ -130,9 +149,9 @@ def multiply_slopes(code, gamma, outputs, d_outputs):
 
 @kernel()
 def column_sums(values, beta, sums):
-    """Add the sums of the columns of values (B, O) to beta times sums (O,).
+    """Add the sums of the columns of values (B, O) to ``beta`` times sums (O,).
 
-    A block sums `SUMMED` columns, and its threads share the rows.
+    Grid: one block per `SUMMED` columns, whose threads share the rows.
     """
     shared = cuda.shared.array(BLOCK, float32)
     thread = uint32(cuda.threadIdx.x)
@@ -148,7 +167,10 @@ def column_sums(values, beta, sums):
 
 @kernel()
 def gather(embeddings, contexts, borders, inputs):
-    """Fill inputs (B, K m) from embeddings (V + 1, m), contexts (B, n) and borders (K + 1,): blocks (B, K)."""
+    """Compute `Backend.gather`: embeddings (V + 1, m), contexts (B, n), borders of blocks of words (K + 1,) -> inputs (B, K m).
+
+    Grid: (B, K).
+    """
     row, k = uint32(cuda.blockIdx.x), uint32(cuda.blockIdx.y)
     size = uint32(embeddings.shape[1])
     first, last = uint32(borders[k]), uint32(borders[k + uint32(1)])
@@ -163,7 +185,7 @@ def gather(embeddings, contexts, borders, inputs):
 
 @kernel()
 def largest_magnitudes(values, largest):
-    """Fill largest (blocks,) with the largest magnitude in each block's part of values (N,), or NaN if there is one."""
+    """Fill largest (P,) with the largest magnitude in each block's part of values (N,), or NaN if there is a NaN. Grid: (P,)."""
     shared = cuda.shared.array(BLOCK, float32)
     highest = float32(0)
     for i in range(uint32(cuda.grid(1)), uint32(values.size), uint32(cuda.gridsize(1))):
@@ -175,9 +197,10 @@ def largest_magnitudes(values, largest):
 
 @kernel()
 def fixed_point(largest, bits, scales):
-    """Choose a unit for numbers whose largest magnitudes (blocks of `largest_magnitudes`,) are known: a single block.
+    """Choose the scale in which numbers are represented, given their largest magnitudes (P,) from `largest_magnitudes`.
 
-    scales (2,), out: a power of two by which the largest becomes 2^bits up to twice that; its inverse, NaN if one is not finite.
+    scales[0] becomes the power of two by which the largest magnitude is multiplied to be at least 2^bits and below twice that;
+    scales[1] becomes its inverse, or NaN if one of the numbers is not finite. Grid: one block.
     """
     shared = cuda.shared.array(BLOCK, float32)
     thread = uint32(cuda.threadIdx.x)
@@ -194,9 +217,10 @@ def fixed_point(largest, bits, scales):
 
 @kernel()
 def scatter_add(contexts, borders, d_inputs, scales, sums):
-    """Add d_inputs (B, K m) to sums (V + 1, m), integers, at the words of contexts (B, n): blocks (B, K).
+    """Add d_inputs (B, K m) to the rows of sums (V + 1, m) int64 that belong to the words of contexts (B, n).
 
-    borders (K + 1,), scales (2,). Sums of integers are the same in every order.
+    borders (K + 1,) are the borders of the blocks of words, and scales (2,) those of `fixed_point`. Numbers are added as
+    integers, whose sum does not depend on the order in which threads add. Grid: (B, K).
     """
     row, k = uint32(cuda.blockIdx.x), uint32(cuda.blockIdx.y)
     size = uint32(sums.shape[1])
@@ -214,7 +238,7 @@ def scatter_add(contexts, borders, d_inputs, scales, sums):
 
 @cuda.jit(device=True, forceinline=True)
 def text_length(words, row):
-    """Return how many of the numbers of a row are words, which -1 may follow."""
+    """Return the number of words in row number ``row`` of words (B, L): those before the first -1."""
     length = uint32(0)
     while length < uint32(words.shape[1]) and words[row, length] >= int32(0):
         length += uint32(1)
@@ -223,14 +247,17 @@ def text_length(words, row):
 
 @cuda.jit(device=True, forceinline=True)
 def fixed(value, scale):
-    """Return a number as an integer in a scale; 0 for what is not finite, which the scale tells."""
+    """Return a float32 times ``scale`` as an int64.
+
+    A number that is not finite becomes 0; the inverse scale of `fixed_point` is NaN then, and makes the sums NaN.
+    """
     scaled = value * scale
     return int64(scaled) if abs(scaled) < float32(2**62) else int64(0)
 
 
 @kernel()
 def mean_pool(embeddings, words, pooled):
-    """Fill pooled (B, m) with the mean of the embeddings (V + 1, m) of each row of words (B, L): a block for each row."""
+    """Compute `Backend.mean_pool`: embeddings (V + 1, m), words (B, L) -> pooled (B, m). Grid: one block per row."""
     row = uint32(cuda.blockIdx.x)
     length = text_length(words, row)
     factor = float32(1) / float32(max(length, uint32(1)))
@@ -243,7 +270,10 @@ def mean_pool(embeddings, words, pooled):
 
 @kernel()
 def mean_pool_backward(words, d_pooled, scales, sums):
-    """Add d_pooled (B, m), over the number of words, to sums (V + 1, m), integers, at the words (B, L): a block for each row."""
+    """Add d_pooled (B, m), divided by the number of words of each row, to the rows of sums (V + 1, m) int64 of words (B, L).
+
+    scales (2,) are those of `fixed_point`. Grid: one block per row.
+    """
     row = uint32(cuda.blockIdx.x)
     length = text_length(words, row)
     factor = scales[0] / float32(max(length, uint32(1)))
@@ -255,9 +285,9 @@ def mean_pool_backward(words, d_pooled, scales, sums):
 
 @kernel()
 def max_pool(embeddings, words, pooled, sources):
-    """Fill pooled (B, m) with the largest numbers of embeddings (V + 1, m) among words (B, L): a block for each row.
+    """Compute `Backend.max_pool`: embeddings (V + 1, m), words (B, L) -> pooled (B, m) and sources (B, m) int32.
 
-    sources (B, m), out: the words of the numbers, -1 where there is none.
+    Grid: one block per row.
     """
     row = uint32(cuda.blockIdx.x)
     length = text_length(words, row)
@@ -273,7 +303,10 @@ def max_pool(embeddings, words, pooled, sources):
 
 @kernel()
 def max_pool_backward(sources, d_pooled, scales, sums):
-    """Add d_pooled (B, m) to sums (V + 1, m), integers, at the words in sources (B, m): a block for each row."""
+    """Add d_pooled (B, m) to the rows of sums (V + 1, m) int64 that sources (B, m) int32 names; -1 names none.
+
+    scales (2,) are those of `fixed_point`. Grid: one block per row.
+    """
     row = uint32(cuda.blockIdx.x)
     for j in range(uint32(cuda.threadIdx.x), uint32(sums.shape[1]), uint32(BLOCK)):
         if sources[row, j] >= int32(0):
@@ -282,7 +315,10 @@ def max_pool_backward(sources, d_pooled, scales, sums):
 
 @kernel()
 def add_fixed_point(sums, scales, total):
-    """Add sums (N,), integers in units of scales[1], to total (N,), and clear them: a thread for each number."""
+    """Add sums (N,) int64, times scales[1], to total (N,), and set the sums to 0.
+
+    scales (2,) are those of `fixed_point`. Grid: one thread per number.
+    """
     i = cuda.grid(1)
     if i < sums.size:
         total[uint32(i)] += float32(sums[uint32(i)]) * scales[1]
@@ -291,7 +327,7 @@ def add_fixed_point(sums, scales, total):
 
 @kernel()
 def put_rows(values, rows, array):
-    """Write values (R, m) to the rows (R,) of array (N, m): a block for each row."""
+    """Write values (R, m) to the rows with the indices rows (R,) of array (N, m). Grid: one block per row of values."""
     row = uint32(cuda.blockIdx.x)
     for j in range(uint32(cuda.threadIdx.x), uint32(values.shape[1]), uint32(BLOCK)):
         array[uint32(rows[row]), j] = values[row, j]
@@ -299,9 +335,10 @@ def put_rows(values, rows, array):
 
 @kernel()
 def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, seed_high, first, dropped):
-    """Fill dropped (N,) with values (N,) times factor, or 0 where a random word is below the threshold.
+    """Fill dropped (N,) with values (N,) times ``factor``, or with 0 where a random number is below ``threshold``.
 
-    A thread draws four random words, for the elements 4 i to 4 i + 3 of the whole batch.
+    ``threshold`` to ``seed_high`` are uint32, as `common.dropout_words` returns them. ``first`` (uint32) is the index of the
+    first element in the whole batch. Grid: one thread per four elements, 4 i to 4 i + 3 of the whole batch.
     """
     i = uint32(uint32(cuda.grid(1)) + (uint32(first) >> uint32(2)))
     words = philox_words(i, layer, step_low, step_high, seed_low, seed_high)
@@ -314,7 +351,7 @@ def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, see
 
 @kernel()
 def normalize(values, normalized):
-    """Fill normalized (B, I) with the rows of values (B, I) less their means, over their deviations: a block for each row."""
+    """Compute `Backend.normalize`: values (B, I) -> normalized (B, I). Grid: one block per row."""
     shared = cuda.shared.array(BLOCK, float32)
     row, count = uint32(cuda.blockIdx.x), uint32(values.shape[1])
     thread = uint32(cuda.threadIdx.x)
@@ -332,7 +369,10 @@ def normalize(values, normalized):
 
 @kernel()
 def normalize_backward(values, d_normalized, d_values):
-    """Add to d_values (B, I) the gradients of values (B, I), from d_normalized (B, I): a block for each row."""
+    """Add to d_values (B, I) the gradients of values (B, I), given the gradients d_normalized (B, I) of the normalized values.
+
+    Grid: one block per row.
+    """
     shared = cuda.shared.array(BLOCK, float32)
     row, count = uint32(cuda.blockIdx.x), uint32(values.shape[1])
     thread = uint32(cuda.threadIdx.x)
@@ -356,7 +396,10 @@ def normalize_backward(values, d_normalized, d_values):
 
 @cuda.jit(device=True)
 def combine_tiles(highest, totals, row, shared):
-    """Return a row's maximum, and the sum of exp(logit - maximum), from those of the tiles (tiles, B)."""
+    """Return the maximum of the logits of a row, and the sum of exp(logit - maximum), to all threads of a block.
+
+    highest and totals (tiles, B) are the maxima and the sums of the tiles of a softmax; shared (BLOCK,) is shared memory.
+    """
     thread = uint32(cuda.threadIdx.x)
     top = float32(-math.inf)
     for k in range(thread, uint32(highest.shape[0]), uint32(BLOCK)):
@@ -370,7 +413,10 @@ def combine_tiles(highest, totals, row, shared):
 
 @cuda.jit(device=True)
 def word_score(hidden, row, weight, word, bias, shared):
-    """Return a word's score after a row of hidden outputs."""
+    """Return the score of a word after a row of hidden outputs, hidden[row] weight[word] + bias[word], to all threads of a block.
+
+    hidden (B, H), weight (V, H), bias (V,); shared (BLOCK,) is shared memory.
+    """
     score = float32(0)
     for j in range(uint32(cuda.threadIdx.x), uint32(hidden.shape[1]), uint32(BLOCK)):
         score += hidden[row, j] * weight[word, j]
@@ -379,7 +425,7 @@ def word_score(hidden, row, weight, word, bias, shared):
 
 @kernel()
 def normalize_rows(highest, totals, normalizers):
-    """Fill normalizers (B,) with each row's log-sum-exp, from highest and totals (tiles, B): a block for each row."""
+    """Fill normalizers (B,) with the log-sum-exp of each row, given highest and totals (tiles, B). Grid: one block per row."""
     shared = cuda.shared.array(BLOCK, float32)
     row = uint32(cuda.blockIdx.x)
     top, total = combine_tiles(highest, totals, row, shared)
@@ -389,9 +435,9 @@ def normalize_rows(highest, totals, normalizers):
 
 @kernel()
 def output_losses(hidden, weight, bias, rows, targets, normalizers, losses):
-    """Fill losses (T,) with log Z less the score of the target: a block for each target.
+    """Fill losses (T,) with the difference of log Z and the score of each target.
 
-    hidden (B, H), weight (V, H), bias (V,), rows (T,), targets (T,), normalizers (B,).
+    hidden (B, H), weight (V, H), bias (V,), rows (T,), targets (T,), normalizers log Z (B,). Grid: one block per target.
     """
     shared = cuda.shared.array(BLOCK, float32)
     i = uint32(cuda.blockIdx.x)
@@ -403,10 +449,13 @@ def output_losses(hidden, weight, bias, rows, targets, normalizers, losses):
 
 @kernel()
 def finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scale, losses):
-    """Fill losses (B,), and replace totals (tiles, B) by factors that make exponentials the first term of gradients of logits.
+    """Fill losses (B,), and replace totals (tiles, B) by factors that turn exponentials into gradients of logits.
 
-    The factors are computed from the maxima and not from log Z, whose rounding would be a factor of all probabilities of a row. A
-    block for each row. hidden (B, H), weight (V, H), bias (V,), targets (B,), highest (tiles, B).
+    The gradient of a logit is scale ((1 + 2 penalty log Z) p - q), with the probability p and the smoothed target q. An
+    exponential times its factor is the term with p. The factors are computed from maxima and sums, and not from log Z, because
+    the rounding error of log Z would affect all probabilities of a row.
+
+    hidden (B, H), weight (V, H), bias (V,), targets (B,), highest (tiles, B). Grid: one block per row.
     """
     shared = cuda.shared.array(BLOCK, float32)
     row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
@@ -422,9 +471,9 @@ def finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scal
 
 @kernel()
 def nce_slopes(scores, bias, targets, noise, scale, losses):
-    """Turn scores (B, V), without bias, into the gradients of noise contrast, and fill losses (B,): a block for each row.
+    """Replace the products hidden weight^T, scores (B, V), by the gradients of the scores in noise-contrastive estimation.
 
-    bias (V,), targets (B,), noise (V,).
+    bias (V,), targets (B,), noise (V,) -> losses (B,). Grid: one block per row.
     """
     shared = cuda.shared.array(BLOCK, float32)
     row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
@@ -444,9 +493,9 @@ def nce_slopes(scores, bias, targets, noise, scale, losses):
 
 @kernel()
 def unit_losses(code, scores, targets, scale, losses, d_scores):
-    """Fill losses (B,) and d_scores (B, O) of scores and targets (B, O), with the loss ``UNIT_LOSSES[code]``.
+    """Compute `Backend.unit_losses` for ``UNIT_LOSSES[code]``: scores, targets (B, O) -> losses (B,), d_scores (B, O).
 
-    A block for each row.
+    Grid: one block per row.
     """
     shared = cuda.shared.array(BLOCK, float32)
     row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
@@ -461,7 +510,7 @@ def unit_losses(code, scores, targets, scale, losses, d_scores):
 
 @kernel()
 def normalize_logits(logits, bias):
-    """Turn logits (B, V), without bias (V,), into log-probabilities: a block for each row."""
+    """Replace the products hidden weight^T, logits (B, V), by log-probabilities: bias (V,). Grid: one block per row."""
     shared = cuda.shared.array(BLOCK, float32)
     row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
     top = float32(-math.inf)
@@ -478,7 +527,7 @@ def normalize_logits(logits, bias):
 
 @kernel()
 def sums_of_squares(values, totals):
-    """Fill totals (blocks,) with the sums of squares of each block's part of values (N,)."""
+    """Fill totals (P,) with the sums of squares of each block's part of values (N,). Grid: (P,)."""
     shared = cuda.shared.array(BLOCK, float32)
     total = float32(0)
     for i in range(uint32(cuda.grid(1)), uint32(values.size), uint32(cuda.gridsize(1))):
@@ -490,7 +539,7 @@ def sums_of_squares(values, totals):
 
 @kernel()
 def clip_factor(totals, limit, factor):
-    """Fill factor (1,) from totals (blocks of `sums_of_squares`,), parts of the sum of all squares: a single block."""
+    """Compute factor (1,) of `Backend.clip_factor` from totals (P,), parts of the sum of all squares. Grid: one block."""
     shared = cuda.shared.array(BLOCK, float32)
     thread = uint32(cuda.threadIdx.x)
     total = float32(0)
@@ -506,7 +555,7 @@ def clip_factor(totals, limit, factor):
 
 @kernel()
 def add_penalty(weight, gradient, l1, l2):
-    """Add `penalty_slope` of weight (N,) to gradient (N,): a thread for each number."""
+    """Add the derivative of the penalty on weight (N,), `penalty_slope`, to gradient (N,). Grid: one thread per number."""
     i = uint32(cuda.grid(1))
     if i < uint32(weight.size):
         gradient[i] += penalty_slope(weight[i], l1, l2)
@@ -514,7 +563,7 @@ def add_penalty(weight, gradient, l1, l2):
 
 @kernel()
 def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nesterov):
-    """Update weight and velocity (N,) by `momentum_update` with gradient (N,)."""
+    """Update weight and velocity (N,) by `momentum_update` with gradient (N,) and scale (1,). Grid: one thread per number."""
     i = uint32(cuda.grid(1))
     if i < uint32(weight.size):
         g = scale[0] * gradient[i] + l2 * weight[i]
@@ -523,7 +572,7 @@ def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nestero
 
 @kernel()
 def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon):
-    """Update weight and total (N,) by `adagrad_update` with gradient (N,)."""
+    """Update weight and total (N,) by `adagrad_update` with gradient (N,) and scale (1,). Grid: one thread per number."""
     i = uint32(cuda.grid(1))
     if i < uint32(weight.size):
         g = scale[0] * gradient[i] + l2 * weight[i]
@@ -532,7 +581,7 @@ def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon):
 
 @kernel()
 def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon):
-    """Update weight and mean (N,) by `rmsprop_update` with gradient (N,)."""
+    """Update weight and mean (N,) by `rmsprop_update` with gradient (N,) and scale (1,). Grid: one thread per number."""
     i = uint32(cuda.grid(1))
     if i < uint32(weight.size):
         g = scale[0] * gradient[i] + l2 * weight[i]
@@ -541,7 +590,10 @@ def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon):
 
 @kernel()
 def adam_step(weight, gradient, first, second, scale, l2, keep, rate, beta1, beta2, epsilon, correction1, correction2):
-    """Update weight and the moments first and second (N,) by `adam_update` with gradient (N,)."""
+    """Update weight, first and second (N,), the moments, by `adam_update` with gradient (N,) and scale (1,).
+
+    ``keep`` is the factor of decoupled weight decay, 1 - shrink. Grid: one thread per number.
+    """
     i = uint32(cuda.grid(1))
     if i < uint32(weight.size):
         g = scale[0] * gradient[i] + l2 * weight[i]
@@ -552,7 +604,7 @@ def adam_step(weight, gradient, first, second, scale, l2, keep, rate, beta1, bet
 
 @kernel()
 def adam_catch_up(weight, first, second, idle, keeps, rate, beta1, beta2, epsilon, correction1, correction2):
-    """Move weight, first, second (R, m) by the steps idle (R,) that rows have missed, keeps (R,) their decay: a block a row."""
+    """Compute `Backend.adam_catch_up`: idle (R,), keeps (R,) -> weight, first and second (R, m). Grid: one block per row."""
     row = uint32(cuda.blockIdx.x)
     steps = idle[row]
     if steps > float32(0):

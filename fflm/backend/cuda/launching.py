@@ -1,7 +1,8 @@
-"""How the CUDA kernels are launched: numba.cuda compiles them, they are kept on disk, and cuda.core launches them.
+"""How the CUDA kernels are launched: numba.cuda compiles them, a cache on disk stores them, and cuda.core launches them.
 
-A launch by numba.cuda takes the host some 60 microseconds, because the types of the arguments are found out anew each time, and a
-step has thirty to forty launches. Here the arrays know them. Scalars are those of ctypes, as the driver takes them.
+numba.cuda itself takes some 60 microseconds to launch a kernel, because it determines the types of the arguments in each launch,
+and a training step has thirty to forty launches. Here each array stores its type. Scalars are passed as ctypes objects, whose
+types are known, too.
 """
 
 import ctypes
@@ -18,23 +19,23 @@ from fflm.backend.cuda.memory import STREAM, DeviceArray, use_gpu
 from fflm.compiling import KernelCache
 
 BLOCK = 256
-"""Threads of a block, a power of two."""
+"""Number of threads in a block, a power of two."""
 
 SCALARS = {ctypes.c_float: float32, ctypes.c_int32: int32, ctypes.c_uint32: uint32, ctypes.c_bool: boolean}
 
 _compiled: dict[Any, Any] = {}
-"""Loaded kernels, by the kernel and the kinds of its arguments."""
+"""Loaded kernels; the key is the kernel in Python and the types of its arguments."""
 
 
 def kernel(name: str | None = None, **options: Any) -> Any:
-    """Return a decorator for a kernel, which is compiled once for a machine and then kept on disk.
+    """Return a decorator that makes a function a CUDA kernel, which is compiled when it is first launched, and cached on disk.
 
     Parameters
     ----------
     name
-        The kernel's name in the cache, as `KernelCache` takes it.
+        Name of the kernel in the cache, as for `KernelCache`; by default its Python name.
     options
-        As `cuda.jit` takes them.
+        Options of `numba.cuda.jit`.
     """
 
     def decorate(function: Callable[..., None]) -> Any:
@@ -46,11 +47,22 @@ def kernel(name: str | None = None, **options: Any) -> Any:
 
 
 def _rebuild(target_context: Any, fields: dict[str, Any]) -> Any:
+    """Return the kernel that was stored in the cache as ``fields``."""
     return _Kernel._rebuild(**fields)
 
 
 def launch_kernel(kernel: Any, blocks: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-    """Launch a kernel with a grid of blocks of `BLOCK` threads; compile it if it was never launched with such arguments."""
+    """Launch a kernel, after compiling it if it has not been launched with arguments of these types yet.
+
+    Parameters
+    ----------
+    kernel
+        A function that is decorated with `kernel`.
+    blocks
+        Shape of the grid: the number of blocks in one, two or three dimensions. Each block has `BLOCK` threads.
+    arguments
+        The arguments of the kernel: `DeviceArray` or scalars of the types in `SCALARS`.
+    """
     use_gpu()
     key: list[Any] = [kernel]
     words: list[Any] = []
@@ -68,7 +80,7 @@ def launch_kernel(kernel: Any, blocks: tuple[int, ...], arguments: tuple[Any, ..
 
 
 def signature(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the types of arguments, for numba.cuda."""
+    """Return the types of a kernel's arguments, as numba.cuda needs them to compile it."""
     return tuple(
         types.Array(from_dtype(argument.dtype), len(argument.shape), "C")
         if isinstance(argument, DeviceArray)
@@ -79,9 +91,11 @@ def signature(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 
 @cache
 def _stream() -> Stream:
+    """Return the stream of all work, as an object of cuda.core."""
     return Stream.from_handle(STREAM)
 
 
 @cache
 def _config(blocks: tuple[int, ...]) -> LaunchConfig:
+    """Return the launch configuration of a grid."""
     return LaunchConfig(grid=blocks, block=BLOCK)

@@ -1,10 +1,13 @@
-"""Arrays in the memory of a GPU, and copies to and from it, without host and GPU waiting for each other.
+"""Arrays in the memory of a GPU, and copies to and from it that do not make the host and the GPU wait for each other.
 
-A step creates, slices and drops some sixty arrays. An array of numba.cuda takes the host tens of microseconds, which together is
-longer than a small step; the arrays of this module compute their launch arguments once, when they are created. If memory were
-given back to the driver, the host would have to wait until the GPU has done all its work. It is kept for the next array of about
-its size instead; this is safe, because the work on the old array and on the new one is done in order. The host would also have
-to wait when it copies from ordinary memory, but not from pinned memory, which the operating system never moves.
+A training step creates, slices and drops some sixty arrays. It would take numba.cuda tens of microseconds to create each of its
+arrays, which is longer than a small step altogether. The arrays of this module are cheaper; they compute their launch arguments
+once, when they are created.
+
+Freeing memory through the driver would make the host wait until the GPU has done all its work. Therefore the memory of a dropped
+array is kept for the next array of about the same size. This is safe, because the GPU does the work on the old array before the
+work on the new one. The host would also have to wait if it copied from ordinary memory, but not if it copies from pinned memory,
+which the operating system never moves.
 """
 
 import contextlib
@@ -21,22 +24,22 @@ from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
 from fflm.errors import FflmError
 
 STREAM = 0
-"""The default stream: all work is done in it, in order."""
+"""The default stream. All work of the GPU is done in this stream, in the order of the requests."""
 
 PINNED = 2**26
-"""Largest number of bytes in pinned memory that are being copied."""
+"""Maximum number of bytes of pinned memory from which copies may be in progress."""
 
 _thread = threading.local()
 
 _used = False
 """Whether this process has used the GPU."""
 
-_lost = False
-"""Whether this process was forked from one that had used the GPU: CUDA doesn't work in it."""
+_unusable = False
+"""Whether this process was forked from one that had used the GPU. CUDA does not work in such a process."""
 
 
 def use_gpu() -> None:
-    """Let the calling thread use the GPU.
+    """Prepare the calling thread for the use of the GPU, if it has not used it yet.
 
     Raises
     ------
@@ -45,7 +48,7 @@ def use_gpu() -> None:
     """
     global _used
     if not hasattr(_thread, "uses_gpu"):
-        if _lost:
+        if _unusable:
             raise FflmError(
                 "the GPU cannot be used in a process that was forked after it was used: start workers by multiprocessing's spawn"
             )
@@ -54,8 +57,9 @@ def use_gpu() -> None:
 
 
 def _after_fork() -> None:
-    global _thread, _lost
-    _thread, _lost = threading.local(), _lost or _used
+    """Note in a forked process whether it can use the GPU."""
+    global _thread, _unusable
+    _thread, _unusable = threading.local(), _unusable or _used
 
 
 if hasattr(os, "register_at_fork"):
@@ -63,13 +67,21 @@ if hasattr(os, "register_at_fork"):
 
 
 def size_class(size: int) -> int:
-    """Return the number of bytes that is allocated for ``size`` bytes: rounded up to four binary digits, at least 256."""
+    """Return the number of bytes to allocate for ``size`` bytes: rounded up to four significant binary digits, at least 256."""
     unit = 1 << max(8, size.bit_length() - 4)
     return max(1, -(-size // unit)) * unit
 
 
 class Memory:
-    """A piece of the memory of a GPU, which goes back to its pool when nothing refers to it."""
+    """A block of memory on the GPU, which returns to its pool when nothing refers to it any more.
+
+    Parameters
+    ----------
+    pointer
+        The driver's pointer to the memory.
+    free
+        The pool's list of free blocks of this size.
+    """
 
     __slots__ = ("_free", "address", "pointer")
 
@@ -81,7 +93,7 @@ class Memory:
 
 
 def _driver_memory(size: int) -> Any:
-    """Return memory from the driver, or None if it has too little."""
+    """Allocate ``size`` bytes through the driver; return None if there is too little memory."""
     try:
         return driver.cuMemAlloc(size)
     except CudaAPIError as error:
@@ -91,30 +103,32 @@ def _driver_memory(size: int) -> Any:
 
 
 class Pool:
-    """The memory of the GPU: pieces that were dropped are kept by their size, and used again."""
+    """A pool of memory on the GPU: blocks that are not used any more are kept by their size, and reused."""
 
     def __init__(self) -> None:
-        self._free: dict[int, list[Any]] = {}  # a list is never replaced, and its methods are atomic
+        # The free blocks by size. Threads share the lists without a lock: they are never replaced, and their methods are atomic.
+        self._free: dict[int, list[Any]] = {}
 
     def take(self, size: int) -> Memory:
-        """Return memory of ``size`` bytes, uninitialized.
+        """Return uninitialized memory of at least ``size`` bytes.
 
         Raises
         ------
         MemoryError
-            If the GPU has too little, even after all dropped pieces were given back.
+            If the GPU has too little memory, even after all free blocks have been given back to the driver.
         """
-        taken = size_class(size)
-        free = self._free.get(taken)
+        allocated = size_class(size)
+        free = self._free.get(allocated)
         if free is None:
-            free = self._free.setdefault(taken, [])
+            free = self._free.setdefault(allocated, [])
         try:
             pointer = free.pop()
         except IndexError:
-            pointer = self._allocate(taken)
+            pointer = self._allocate(allocated)
         return Memory(pointer, free)
 
     def _allocate(self, size: int) -> Any:
+        """Allocate memory through the driver; if it has too little, give all free blocks back and try again."""
         use_gpu()
         pointer = _driver_memory(size)
         if pointer is None:
@@ -129,9 +143,9 @@ class Pool:
         return pointer
 
     def give_back(self) -> None:
-        """Give all dropped pieces back to the driver."""
+        """Give all free blocks back to the driver."""
         for free in list(self._free.values()):
-            with contextlib.suppress(IndexError):  # raised when none is left; other threads may take some meanwhile
+            with contextlib.suppress(IndexError):  # the list is empty; other threads may also have taken blocks from it
                 while True:
                     driver.cuMemFree(free.pop())
 
@@ -140,17 +154,24 @@ POOL = Pool()
 
 
 class DeviceArray:
-    """A C-contiguous array in the memory of a GPU. Slices and reshaped arrays share the memory.
+    """A C-contiguous array of one or two dimensions in the memory of a GPU. Slices and reshaped arrays share the memory.
+
+    Parameters
+    ----------
+    shape, dtype
+        As for ``numpy.empty``. The array is uninitialized.
+    memory, address
+        For an array that shares memory with another one: this memory, and the address where the array begins.
 
     Attributes
     ----------
     shape, dtype, size
-        As NumPy's.
+        As for NumPy's arrays.
     kind
-        Type and number of dimensions; kernels are compiled for each kind.
+        The type code of the dtype and the number of dimensions. A kernel is compiled for each combination of kinds.
     words
-        The launch arguments, in the layout of numba.cuda: two words that are not used, number of elements, bytes of an element,
-        address, shape, and strides in bytes.
+        The arguments of a launch that stand for the array, in the layout of numba.cuda: two unused words, the number of elements,
+        the bytes of an element, the address, the shape, and the strides in bytes.
     """
 
     __slots__ = ("_flat", "_memory", "address", "dtype", "kind", "shape", "size", "words")
@@ -168,12 +189,12 @@ class DeviceArray:
 
     @property
     def ndim(self) -> int:
-        """As NumPy's."""
+        """Number of dimensions."""
         return len(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """As NumPy's."""
+        """Number of bytes of all elements."""
         return int(self.words[2] * self.words[3])
 
     def __len__(self) -> int:
@@ -189,16 +210,22 @@ class DeviceArray:
         return DeviceArray((max(0, stop - start), *self.shape[1:]), self.dtype, self._memory, self.address + start * row)
 
     def clear(self) -> None:
-        """Set all numbers to 0, in order with the other work of the GPU."""
+        """Set all elements to 0, after the work that was requested before."""
         use_gpu()
         if self.size:
             driver.cuMemsetD8Async(self.address, 0, self.nbytes, STREAM)
 
     def reshape(self, *shape: Any) -> "DeviceArray":
-        """Return the numbers in another shape, of one or two dimensions; one of them may be -1, as for NumPy."""
+        """Return an array of one or two dimensions with the same elements; one length may be -1, as for NumPy's reshape.
+
+        Raises
+        ------
+        ValueError
+            If the new shape has another number of elements.
+        """
         if isinstance(shape[0], tuple):
             (shape,) = shape
-        if shape == (-1,):  # every step asks this of every weight
+        if shape == (-1,):  # the flattened array is kept, because every training step needs that of every weight
             if len(self.shape) == 1:
                 return self
             if self._flat is None:
@@ -213,44 +240,47 @@ class DeviceArray:
 
 
 class PinnedCopies:
-    """Copies of arrays to the GPU, in order with its other work; the host does not wait for them.
+    """Copies of arrays to the GPU, for which the host does not wait, and from the GPU.
 
-    They go through pinned memory, which must not be used again before the copies are done. The host knows that a copy is done
-    once it has received a result that was requested later. Several threads may copy at once.
+    Copies to the GPU are made from pinned memory, which must not be reused before the copy is done. The host knows that a copy
+    is done when it has received a result that was requested later. Several threads may copy at the same time.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._free: dict[int, list[Any]] = defaultdict(list)
-        self._sent: list[Any] = []
+        self._free: dict[int, list[Any]] = defaultdict(list)  # free blocks of pinned memory, by size
+        self._sent: list[Any] = []  # blocks from which copies may still be in progress
 
     def send(self, array: Any, copied: DeviceArray) -> None:
-        """Copy a NumPy array to an array of the GPU with the same shape and type; both are contiguous."""
+        """Copy a contiguous NumPy array to an array of the GPU with the same shape and dtype.
+
+        The host does not wait, unless the array is larger than `PINNED`, or too many copies are in progress.
+        """
         if not array.size:
             return
         use_gpu()
-        taken = size_class(array.nbytes)
-        if taken > PINNED:
+        allocated = size_class(array.nbytes)
+        if allocated > PINNED:
             driver.cuMemcpyHtoD(copied.address, array.ctypes.data, array.nbytes)
             return
         with self._lock:
-            full = sum(map(len, self._sent)) + taken > PINNED
+            full = sum(map(len, self._sent)) + allocated > PINNED
         if full:
             sent = self._take_sent()
             driver.cuCtxSynchronize()
             self._give_back(sent)
         with self._lock:
-            free = self._free[taken]
+            free = self._free[allocated]
             memory = free.pop() if free else None
         if memory is None:
-            memory = cuda.pinned_array(taken, np.uint8)
+            memory = cuda.pinned_array(allocated, np.uint8)
         memory[: array.nbytes] = array.reshape(-1).view(np.uint8)
         driver.cuMemcpyHtoDAsync(copied.address, memory.ctypes.data, array.nbytes, STREAM)
         with self._lock:  # only after the copy was requested, because a thread that finds it in the list may wait for it
             self._sent.append(memory)
 
     def receive(self, array: DeviceArray) -> Any:
-        """Return an array of the GPU as a NumPy array, once all work that was requested so far is done."""
+        """Wait until the GPU has done all work that was requested so far, and return an array as a NumPy array."""
         use_gpu()
         received = np.empty(array.shape, array.dtype)
         if array.size:
@@ -260,13 +290,16 @@ class PinnedCopies:
         return received
 
     def _take_sent(self) -> list[Any]:
-        """Return the memory of the copies so far; if the caller is interrupted, the memory is lost, but never used too early."""
+        """Remove and return the pinned memory of the copies so far, which the caller gives back once they are done.
+
+        If the caller is interrupted in between, this memory is lost, but it is never reused too early.
+        """
         with self._lock:
             sent, self._sent = self._sent, []
         return sent
 
     def _give_back(self, sent: list[Any]) -> None:
-        """Let memory be used again, after all work that was requested before it was taken is done."""
+        """Allow pinned memory to be reused. All copies from it must be done."""
         with self._lock:
             for memory in sent:
                 self._free[len(memory)].append(memory)

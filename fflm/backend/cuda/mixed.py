@@ -1,11 +1,13 @@
-"""The arithmetic of matrix products in mixed precision: operands of halves (float16) on tensor cores, sums in float32.
+"""The arithmetic of matrix products in mixed precision: operands are halves (float16), products and sums are float32.
 
-`intrinsics` says what a matrix of halves is, and what a fragment. Each of the eight warps of a block computes 64 x 32 numbers of
-its tile, as 4 x 4 products of fragments. A thread has 4 x 4 x 4 numbers of them: fragments down, fragments across, registers.
+The products are computed on tensor cores. `intrinsics` explains matrices of halves and fragments. Each of the eight warps of a
+block computes 64 x 32 numbers of the tile, as 4 x 4 fragments of 16 x 8 numbers. Each thread has four numbers of every fragment;
+its array of sums (4, 4, 4) is indexed by the fragment's row, the fragment's column, and the register.
 
-Halves reach from 6e-8 to 65,504. Exponentials are at most 1. Probabilities less the target are multiplied by `SLOPE` and not by
-the scale of the loss, which is applied to the sums, in float32. Other gradients are multiplied by a power of two that brings the
-largest to 2^14. Weights and activations are taken as they are.
+Halves represent magnitudes from 6e-8 to 65,504, so operands are scaled to this range. Exponentials are at most 1 and need no
+scale. The gradients of logits (probabilities minus targets) are multiplied by `SLOPE`; the scale of the loss, which might be too
+small, is applied to the sums, in float32. Other gradients are multiplied by a power of two that makes the largest about 2^14.
+Weights and activations are not scaled.
 """
 
 import math
@@ -19,29 +21,35 @@ from fflm.backend.cuda.launching import BLOCK, kernel
 from fflm.backend.cuda.products import FOUR, OUTSIDE, ROWS, Arithmetic, is_inside, make_product
 
 DEPTH = 32
-"""Numbers of the inner dimension that are read in a step."""
+"""Number of positions of the inner dimension that are read in a step."""
 
 WIDTH = 8
-"""Halves in a piece."""
+"""Number of halves in a piece."""
 
 SLOPE = 2.0**10
-"""The unit of the gradients of logits is 1 / SLOPE: by the penalty on normalizers they may be 64 times a probability's 1."""
+"""Factor by which gradients of logits are multiplied before they are rounded to halves.
 
-# Shared memory, in pairs, of which `FOUR` are read together. A line goes along the inner dimension or across it, as the matrix is
-# stored. It is padded so that the eight lines of a fragment's matrix lie in different banks.
+Halves could represent gradients up to 64 after this. Without the penalty on normalizers they are at most 1.
+"""
+
+# Operands in shared memory, measured in pairs. A line is part of a row of the matrix as it is stored, so it lies along the inner
+# dimension or across it. Lines are padded by `FOUR` pairs, so that the eight lines of a fragment's matrix lie in different banks.
 _ALONG = DEPTH // 2 + FOUR
-_ACROSS = ROWS // 2 + FOUR  # ROWS is COLUMNS
-_OPERAND = ROWS * _ALONG  # the larger of ROWS such lines and DEPTH of the others
+_ACROSS = ROWS // 2 + FOUR  # ROWS and COLUMNS are equal
+_OPERAND = ROWS * _ALONG  # an operand has ROWS lines of this length or DEPTH lines of the other, which is less
 
 
 def pairs_for(columns: int) -> int:
-    """Return how many pairs a row of a matrix of halves has."""
+    """Return the number of pairs in a row of a matrix of halves with this number of columns."""
     return FOUR * -(-columns // WIDTH)
 
 
 @kernel()
 def to_halves(values, unit, pairs):
-    """Round a matrix, times ``unit[0]``, to one of halves: a block a row."""
+    """Multiply values (M, N) by unit[0], round them to halves, and store these in pairs (M, `pairs_for` (N)) uint32.
+
+    Grid: one block per row.
+    """
     row, count = uint32(cuda.blockIdx.x), uint32(values.shape[1])
     for j in range(uint32(cuda.threadIdx.x), uint32(pairs.shape[1]), uint32(BLOCK)):
         i = uint32(2) * j
@@ -52,7 +60,7 @@ def to_halves(values, unit, pairs):
 
 @cuda.jit(device=True, forceinline=True)
 def read_piece(matrix, line, piece):
-    """Return the four pairs of a piece of a line; zeros outside of the matrix (lines, pairs)."""
+    """Return the four pairs of piece number ``piece`` of a line of a matrix (lines, pairs); zeros outside of the matrix."""
     if is_inside(matrix, line, uint32(FOUR) * piece):
         return load_four(matrix, uint32(line * uint32(matrix.shape[1]) + uint32(FOUR) * piece))
     return uint32(0), uint32(0), uint32(0), uint32(0)
@@ -60,9 +68,10 @@ def read_piece(matrix, line, piece):
 
 @cuda.jit(device=True, forceinline=True)
 def slope_pair(exponentials, number, factor, place, hit, spread, own):
-    """Compute the gradients of two logits, numbers ``number`` and the next of eight, of which number ``place`` is the target's.
+    """Return the gradients of two logits as a pair, given their exponentials as a pair.
 
-    They are those of `single.slope`, and also added to ``own`` (8,).
+    The logits have the numbers ``number`` and ``number`` + 1 in a piece of eight, and ``place`` is the number of the target. The
+    gradients are those of `single.slope`; they are also added to own (8,), in float32.
     """
     first, second = halves(exponentials)
     first = first * factor - spread - (hit if place == uint32(number) else float32(0))
@@ -74,7 +83,7 @@ def slope_pair(exponentials, number, factor, place, hit, spread, own):
 
 @cuda.jit(device=True, forceinline=True)
 def slope_piece(words, q, factor, place, hit, spread, own):
-    """Replace the exponentials of a piece, words (reads, 4) number q, by the gradients of eight logits."""
+    """Replace the exponentials of eight logits, the four pairs words[q] of words (reads, 4), by the gradients of the logits."""
     words[q, 0] = slope_pair(words[q, 0], 0, factor, place, hit, spread, own)
     words[q, 1] = slope_pair(words[q, 1], 2, factor, place, hit, spread, own)
     words[q, 2] = slope_pair(words[q, 2], 4, factor, place, hit, spread, own)
@@ -83,26 +92,30 @@ def slope_piece(words, q, factor, place, hit, spread, own):
 
 @cuda.jit(device=True, forceinline=True)
 def compute_slopes(words, q, factor, place, hit, spread, own):
-    """Replace exponentials as `slope_piece` does, with a path of its own for the many pieces without a target."""
+    """Replace exponentials by gradients as `slope_piece` does, but faster for pieces without a target, which most pieces are."""
     if place < uint32(WIDTH):
         slope_piece(words, q, factor, place, hit, spread, own)
-    elif place != uint32(OUTSIDE):  # nearly always: there is nothing to compare
+    elif place != uint32(OUTSIDE):  # with this constant, the compiler removes the comparisons of places
         slope_piece(words, q, factor, uint32(OUTSIDE), hit, spread, own)
 
 
 @cuda.jit(device=True, forceinline=True)
 def write_piece(shared, start, line, piece, pairs, along):
-    """Write four pairs to shared memory, in lines as they were read."""
+    """Write the four pairs of a piece to shared memory (uint32), where the operand begins at ``start``.
+
+    ``along`` says whether lines lie along the inner dimension, as in `products`.
+    """
     length = uint32(_ALONG) if along else uint32(_ACROSS)
     store_four(shared, uint32(start + line * length + piece * uint32(FOUR)), pairs)
 
 
 @cuda.jit(device=True, forceinline=True)
 def locate(thread, left_along, right_along):
-    """Return where the lines that a thread points to, when fragments are loaded, begin in op(a) and in op(b).
+    """Return the indices in shared memory of the line of op(a) and of the line of op(b) that a thread passes to `fragments`.
 
-    A lane points to line lane % 8 of matrix lane // 8. Of op(a) the four matrices are upper, lower, and their right neighbors;
-    of op(b) the first and the second along the inner dimension, and the same of the next eight columns.
+    A lane passes line lane % 8 of matrix lane // 8 of the four matrices of 8 x 8 halves that are loaded together. For op(a),
+    these are the upper and the lower matrix of a fragment, and then those to their right. For op(b), they are the first and the
+    second matrix along the inner dimension, and then the same of the next eight columns.
     """
     lane, warp = uint32(thread % uint32(32)), uint32(thread // uint32(32))
     down, across = uint32(warp // uint32(4) * uint32(64)), uint32(warp % uint32(4) * uint32(32))
@@ -120,7 +133,11 @@ def locate(thread, left_along, right_along):
 
 @cuda.jit(device=True, forceinline=True)
 def multiply_fragments(sums, shared, left, left_along, left_next, right, right_along, right_next):
-    """Add to a warp's sums the products of 4 x 4 fragments, which begin at two places of shared memory and lie so far apart."""
+    """Add the products of 4 fragments of op(a) and 4 fragments of op(b) to the sums (4, 4, 4) of each thread of a warp.
+
+    shared (uint32) is the shared memory. ``left`` and ``right`` are the indices of the thread's lines of the first fragments, and
+    ``left_next`` and ``right_next`` the distances to those of the next fragments (for op(b), of the next two).
+    """
     rights = cuda.local.array((4, 2), uint32)
     for j in range(2):
         if right_along:
@@ -140,8 +157,8 @@ def multiply_fragments(sums, shared, left, left_along, left_next, right, right_a
 
 @cuda.jit(device=True, forceinline=True)
 def multiply_step(sums, shared, left, right, left_along, right_along):
-    """Add to sums (4, 4, 4) the products of a step, in two halves of the inner dimension."""
-    # From one fragment to the next, and from the first half of the inner dimension to the second.
+    """Add the products of a step to sums (4, 4, 4). A step has 32 positions of the inner dimension, which is twice a fragment."""
+    # The distances from a fragment to the next one, and from the first half of the inner dimension to the second half.
     left_next, left_half = (16 * _ALONG, 8) if left_along else (8, 16 * _ACROSS)
     right_next, right_half = (16 * _ALONG, 8) if right_along else (8, 16 * _ACROSS)
     for half in range(2):
@@ -168,7 +185,7 @@ def clear(sums):
 
 @cuda.jit(device=True, forceinline=True)
 def first(thread):
-    """Return row and column in the tile of a thread's first number."""
+    """Return the row and the column, in the tile, of the first number of a thread."""
     lane, warp = uint32(thread % uint32(32)), uint32(thread // uint32(32))
     down, across = uint32(warp // uint32(4) * uint32(64)), uint32(warp % uint32(4) * uint32(32))
     return uint32(down + lane // uint32(4)), uint32(across + lane % uint32(4) * uint32(2))
@@ -176,14 +193,14 @@ def first(thread):
 
 @cuda.jit(device=True, forceinline=True)
 def offset(number):
-    """Return how many rows and columns number ``number`` of a thread's 64 is from its first."""
+    """Return the distance, in rows and in columns, of number ``number`` of a thread's 64 numbers from its first number."""
     down = number // uint32(16) * uint32(16) + number // uint32(2) % uint32(2) * uint32(8)
     return down, number // uint32(4) % uint32(4) * uint32(8) + number % uint32(2)
 
 
 @cuda.jit(device=True, forceinline=True)
 def store_fragments(sums, i, c, rows, row, column, alpha, beta):
-    """Add a thread's two rows of fragments number i, which is a constant, so that the sums are registers, to what is there."""
+    """Store the sums[i] of a thread, as `store` says. The callers pass i as a constant, so that the sums stay in registers."""
     for j in range(4):
         for q in range(4):
             y, x = uint32(row + uint32(16 * i + 8 * (q // 2))), uint32(column + uint32(8 * j + q % 2))
@@ -194,7 +211,7 @@ def store_fragments(sums, i, c, rows, row, column, alpha, beta):
 
 @cuda.jit(device=True, forceinline=True)
 def store_fragments_with_bias(sums, i, c, bias, rows, row, column):
-    """Store a thread's two rows of fragments number i of sums (4, 4, 4) plus bias (N,) in c (M, N)."""
+    """Store sums[i] of a thread, of sums (4, 4, 4), plus bias (N,) in c (M, N). The callers pass i as a constant."""
     for j in range(4):
         for q in range(4):
             y, x = uint32(row + uint32(16 * i + 8 * (q // 2))), uint32(column + uint32(8 * j + q % 2))
@@ -204,7 +221,11 @@ def store_fragments_with_bias(sums, i, c, bias, rows, row, column):
 
 @cuda.jit(device=True, forceinline=True)
 def store(sums, c, rows, row, column, alpha, beta):
-    """Add alpha times a thread's sums (4, 4, 4) to beta times what is in c (parts M, N)."""
+    """Store alpha times a thread's sums (4, 4, 4), plus ``beta`` times the old content, in c (parts M, N).
+
+    The rows of c are those of part number ``blockIdx.z``; each part has ``rows`` (M) rows. ``row`` and ``column`` are the place
+    of the thread's first number.
+    """
     store_fragments(sums, 0, c, rows, row, column, alpha, beta)
     store_fragments(sums, 1, c, rows, row, column, alpha, beta)
     store_fragments(sums, 2, c, rows, row, column, alpha, beta)
@@ -213,7 +234,7 @@ def store(sums, c, rows, row, column, alpha, beta):
 
 @cuda.jit(device=True, forceinline=True)
 def store_with_bias(sums, c, bias, rows, row, column):
-    """Store a thread's sums (4, 4, 4) plus bias (N,) in c (M, N)."""
+    """Store a thread's sums (4, 4, 4) plus bias (N,) in c (M, N); ``row``, ``column`` is the place of its first number."""
     store_fragments_with_bias(sums, 0, c, bias, rows, row, column)
     store_fragments_with_bias(sums, 1, c, bias, rows, row, column)
     store_fragments_with_bias(sums, 2, c, bias, rows, row, column)
@@ -222,7 +243,10 @@ def store_with_bias(sums, c, bias, rows, row, column):
 
 @cuda.jit(device=True, forceinline=True)
 def row_top(sums, i, h, bias, column):
-    """Add the bias to a thread's eight numbers of a row, -infinity where no column is; return the largest of its warp's 32."""
+    """Add bias (V,) to a thread's eight logits of a row, and return the maximum of the 32 logits of the row in its warp.
+
+    The logits are sums[i, :, 2 h] and sums[i, :, 2 h + 1]. They become -infinity outside of the matrix.
+    """
     top = float32(-math.inf)
     for j in range(4):
         for q in range(2):
@@ -235,9 +259,10 @@ def row_top(sums, i, h, bias, column):
 
 @cuda.jit(device=True, forceinline=True)
 def row_exponentials(sums, i, h, statistics, place, c, stored, row, column):
-    """Return the sum of exp(logit - the row's maximum) of a warp's 32 numbers of a row; store the thread's eight if ``stored``.
+    """Return the sum of exp(logit - maximum of the row) over the 32 logits of a row in a warp.
 
-    statistics (4 * ROWS,), the maxima of four warps, whose row begins at ``place``
+    If ``stored``, the eight exponentials of the thread are written to row ``row`` of c (B, pairs). The maxima of the row in its
+    four warps are in statistics (8 ROWS,), from ``place`` on.
     """
     first_two = larger(statistics[place], statistics[place + uint32(1)])
     top = larger(first_two, larger(statistics[place + uint32(2)], statistics[place + uint32(3)]))
@@ -254,10 +279,12 @@ def row_exponentials(sums, i, h, statistics, place, c, stored, row, column):
 
 @cuda.jit(device=True, forceinline=True)
 def store_softmax(sums, statistics, bias, c, stored, highest, totals, row0, row, column):
-    """End a tile of logits: store maxima and sums in highest and totals (tiles, B).
+    """Finish a tile of logits: add bias (V,) to the sums (4, 4, 4), and compute the statistics of the softmax.
 
-    Adds bias (V,) to the sums (4, 4, 4), and stores exp(logit - maximum) in c (B, pairs) if it is to be ``stored``. In statistics
-    each row has the maxima of its four warps, and 4 ROWS farther on their sums.
+    The maximum of each row and the sum of exp(logit - maximum) are stored in highest and totals (tiles, B), and if ``stored``,
+    these exponentials in c (B, pairs). statistics (8 ROWS,) is shared memory: for each row the maxima of four warps, and after
+    those of all rows, the sums of four warps. ``row0`` is the first row of the tile, and ``row``, ``column`` is the place of the
+    thread's first number.
     """
     thread, (down, _) = uint32(cuda.threadIdx.x), first(uint32(cuda.threadIdx.x))
     lane, warp = uint32(thread % uint32(32)), uint32(thread // uint32(32))
@@ -275,7 +302,7 @@ def store_softmax(sums, statistics, bias, c, stored, highest, totals, row0, row,
             if lane % uint32(4) == uint32(0):
                 statistics[uint32(4 * ROWS) + where + warp % uint32(4)] = total
     cuda.syncthreads()
-    if thread < uint32(ROWS) and row0 + thread < uint32(highest.shape[1]):  # a thread for each row
+    if thread < uint32(ROWS) and row0 + thread < uint32(highest.shape[1]):  # one thread per row
         top, total = float32(-math.inf), float32(0)
         for k in range(4):
             top = larger(top, statistics[uint32(4) * thread + uint32(k)])
@@ -305,14 +332,15 @@ MIXED = Arithmetic(
 
 
 def make_mixed_product(form: str) -> Any:
-    """Return the kernel of products of a form in mixed precision; `products` describes its parameters.
-
-    ``unit`` (2,) is additional: its second number is another factor on op(a) op(b), which is known on the device only.
-    """
+    """Return the kernel of matrix products of a form (one of `FORMS`) in mixed precision."""
     compute = make_product(MIXED, form)
 
     @kernel(form, launch_bounds=(BLOCK, 2))
     def product(a, b, c, inner, span, alpha, unit, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread):
+        """Compute c (M, N) = op(a) (M, K) op(b) (K, N); a and b are uint32 pairs of halves, and `products` has the parameters.
+
+        The additional parameter is unit (2,) float32. Its second number is a factor on op(a) op(b) that only the device knows.
+        """
         alpha *= unit[1]
         compute(a, b, c, inner, span, alpha, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread)
 

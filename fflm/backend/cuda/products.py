@@ -1,37 +1,43 @@
-"""The matrix products of the CUDA backend: one frame, which is completed by the arithmetic of a precision.
+"""The matrix products of the CUDA backend: the algorithm, which does not depend on the precision.
 
-A product is c = op(a) op(b), where op is the identity, the transpose, or the gradients of logits. A block of threads computes a
-tile of `ROWS` x `COLUMNS` numbers of c, in steps along the inner dimension. While the operands of one step are multiplied, those
-of the next are read into registers; they are then written to the other half of shared memory.
+A product is c = op(a) op(b), where op is the identity, the transpose, or the computation of gradients of logits. A block of
+threads computes a tile of `ROWS` x `COLUMNS` numbers of c, in steps along the inner dimension. While the operands of one step are
+multiplied, those of the next step are read into registers. They are then written to the other of two buffers in shared memory.
 
-Operands are read in pieces of `FOUR` words of four bytes: four float32, or eight halves (float16). A line of an operand is a row
-as it is stored in memory. Lines go along the inner dimension, or across it.
+A *word* has four bytes: a float32, or a pair of halves (float16). Threads read operands in *pieces* of `FOUR` adjacent words. A
+*line* is a row of an operand as it is stored in memory. Depending on the form of the product, lines lie along the inner dimension
+or across it.
 
 `single` and `mixed` have the arithmetic of the two precisions. The rules for indices and constants are those of `kernels`.
 
-Parameters of the device function of a product, which are those of its kernels:
+The kernels of products, and the device function that they call, have these parameters:
 
 a, b
-    Operands: op(a) (M, K), op(b) (K, N), read as the form says.
+    The operands, from which op(a) (M, K) and op(b) (K, N) are read, as the form says: float32, or in mixed precision uint32 pairs
+    of halves.
 c
-    Out, but not for STATISTICS: (M, N) float32. For SOFTMAX (M, at least N) exp(logit - maximum of the tile's row), which are
-    words of operands; the rows are filled up with zeros to whole pieces.
+    Output (M, N) float32. For SOFTMAX, it is (M, at least N) and has the type of the operands, because it becomes one: it
+    contains exp(logit - maximum of the row in the tile), and the rest of each row is filled with zeros to whole pieces. For
+    STATISTICS, it is not used.
 inner, span
-    K, and how much of it a block sums. With STORE, but not for SLOPES_TRANSPOSED, c may be (parts M, N); blocks with the
-    index z then sum from z span on.
+    K, and how many positions of the inner dimension a block adds up, uint32. They differ only for STORE without
+    SLOPES_TRANSPOSED: then c is (parts M, N), and the blocks whose index in dimension z of the grid is z add up the positions
+    from z span on, for part z.
 alpha
-    Factor on op(a) op(b), and on the sums of op(a)'s rows.
+    Factor on op(a) op(b), and on the sums of the rows of op(a).
 beta
-    Factor on what was there before.
+    Factor on the old content of the results that are added to.
 bias
-    In: (N,), but not for STORE. Out for SLOPES_TRANSPOSED: (M,) the sums of op(a)'s rows.
+    Input (N,), except for STORE. For SLOPES_TRANSPOSED it is an output (M,): the sums of the rows of op(a).
 code, gamma
-    For ACTIVATE: the activation function, and its slope below 0 where that is a parameter.
+    For ACTIVATE: the activation function ``ACTIVATIONS[code]`` and its factor gamma.
 highest, totals
-    Out for SOFTMAX and STATISTICS: (tiles, M) the maximum of each row of a tile, and the sum of its exponentials.
+    Outputs for SOFTMAX and STATISTICS, (tiles, M): the maximum of the logits of each row of a tile, and the sum of
+    exp(logit - maximum).
 factors, targets, hit, spread
-    In for SLOPES and SLOPES_TRANSPOSED, whose matrix (B, V) holds exponentials: (tiles, B), (B,), and two numbers. The
-    gradient of a logit is its exponential times the factor, less ``spread``, and less ``hit`` if it is the target's.
+    Inputs for SLOPES and SLOPES_TRANSPOSED, where a (B, V) contains exponentials: factors (tiles, B), targets (B,), and two
+    float32. The gradient of a logit is its exponential times the factor, minus ``spread``, and minus ``hit`` if the logit is that
+    of the target.
 """
 
 from dataclasses import dataclass
@@ -43,22 +49,22 @@ from fflm.backend.cuda.launching import BLOCK
 from fflm.backend.formulas import activate
 
 ROWS, COLUMNS = 128, 128
-"""The tile of a matrix product that a block computes. Other modules rely on ROWS being COLUMNS."""
+"""Size of the tile of a matrix product that a block computes. Other modules rely on both numbers being equal."""
 
 FOUR = 4
-"""Words that are read together."""
+"""Number of words in a piece, which are read by one instruction."""
 
 OUTSIDE = 2**31
-"""Stands for the place of a target where a piece is outside of the matrix."""
+"""Used in place of the number of the target in a piece if the piece is outside of the matrix."""
 
 PLAIN, TRANSPOSED, SLOPES, SLOPES_TRANSPOSED = range(4)
-"""How a product reads an operand: as it is stored, or transposed; with SLOPES the matrix holds exponentials of logits, and the
-operand is the gradients of the logits, which are computed as they are read."""
+"""How a product reads an operand: as it is stored (PLAIN) or transposed. With SLOPES and SLOPES_TRANSPOSED, the matrix contains
+exponentials of logits, and the operand is the matrix of the gradients of the logits, which are computed when they are read."""
 
 STORE, ACTIVATE, SOFTMAX, STATISTICS = range(4)
-"""What a product does with its result: STORE adds it to ``beta`` times what was there; ACTIVATE adds a bias and applies an
-activation function; SOFTMAX stores exp(logit - maximum), and the maximum and the sum of each row of a tile; STATISTICS stores
-maxima and sums only."""
+"""What a product does with its result: STORE adds it to ``beta`` times the old content. ACTIVATE adds a bias and applies an
+activation function. SOFTMAX adds a bias and stores exp(logit - maximum), and the maximum and the sum of each row of a tile.
+STATISTICS does the same, but stores only the maxima and the sums."""
 
 FORMS = {
     "layer": (PLAIN, TRANSPOSED, ACTIVATE),
@@ -70,7 +76,7 @@ FORMS = {
     "slopes to inputs": (SLOPES, PLAIN, STORE),
     "slopes to weights": (SLOPES_TRANSPOSED, PLAIN, STORE),
 }
-"""What matrix products are for, and how each reads its two operands and ends."""
+"""The forms of products by their names, which say what they are for: how each reads its two operands, and how it ends."""
 
 
 @dataclass(frozen=True)
@@ -80,39 +86,41 @@ class Arithmetic:
     Attributes
     ----------
     width
-        Numbers in a piece.
+        Number of numbers in a piece.
     depth
-        Numbers of the inner dimension in a step.
+        Number of positions of the inner dimension in a step.
     word
-        Numba's type of a word of the operands.
+        The type of a word of the operands, for Numba.
     operand_words
-        Words of shared memory that an operand takes in a step.
+        Number of words of shared memory that an operand takes in a step.
     sums
-        Shape of the array that holds a thread's numbers of the tile.
+        Shape of the float32 array of a thread's numbers of the tile.
     clear
         ``(sums)``: set the sums to 0.
     read
-        ``(matrix, line, piece)``: return the four words of a piece, 0 outside of the matrix.
+        ``(matrix, line, piece)``: return the four words of a piece of a line; zeros outside of the matrix.
     compute_slopes
-        ``(words, q, factor, place, hit, spread, own)``: replace exponentials, the words number q (reads, 4), by the gradients of
-        logits, and add these to own (width,). ``place`` says which number is the target's, or is `OUTSIDE`.
+        ``(words, q, factor, place, hit, spread, own)``: replace the exponentials words[q] of words (reads, 4) by gradients of
+        logits, and add these to own (width,). ``place`` is the number of the target in the piece (at least ``width`` if the piece
+        does not contain the target), or `OUTSIDE`.
     write
         ``(shared, start, line, piece, words, along)``: write a piece of an operand to shared memory.
     locate
-        ``(thread, left_along, right_along)``: return where in shared memory the thread's parts of both operands begin.
+        ``(thread, left_along, right_along)``: return the indices in shared memory where the thread's parts of both operands
+        begin.
     multiply
-        ``(sums, shared, left, right, left_along, right_along)``: add the products of a step.
+        ``(sums, shared, left, right, left_along, right_along)``: add the products of a step to the sums.
     first
-        ``(thread)``: return row and column in the tile of a thread's first number.
+        ``(thread)``: return the row and the column, in the tile, of the first number of a thread.
     offset
-        ``(number)``: return how many rows and columns a thread's number with that index is from its first.
+        ``(number)``: return the distance, in rows and in columns, of a thread's number with this index from its first number.
     store
-        ``(sums, c, rows, row, column, alpha, beta)``: store alpha times the sums plus beta times what was there.
+        ``(sums, c, rows, row, column, alpha, beta)``: store ``alpha`` times the sums plus ``beta`` times the old content.
     store_with_bias
         ``(sums, c, bias, rows, row, column)``: store the sums plus the bias of their columns.
     store_softmax
-        ``(sums, statistics, bias, c, stored, highest, totals, row0, row, column)``: end a product with `SOFTMAX`, or if not
-        ``stored`` with `STATISTICS`; ``statistics`` is shared memory, float32.
+        ``(sums, statistics, bias, c, stored, highest, totals, row0, row, column)``: finish a product with `SOFTMAX`, or if not
+        ``stored``, with `STATISTICS`. ``statistics`` is shared memory (BLOCK width,) float32.
     """
 
     width: int
@@ -135,15 +143,16 @@ class Arithmetic:
 
 @cuda.jit(device=True, forceinline=True)
 def is_inside(matrix, line, place):
-    """Return whether a matrix (lines, words) has a word at a place of a line."""
+    """Return whether a matrix (lines, words) has word number ``place`` of line number ``line``."""
     return line < uint32(matrix.shape[0]) and place < uint32(matrix.shape[1])
 
 
 @cuda.jit(device=True, forceinline=True)
 def locate_piece(number, pieces, along, origin, inner, width):
-    """Return line and piece in the matrix of a tile's piece with that number.
+    """Return the line and the piece, in the matrix, of piece number ``number`` of a step.
 
-    ``pieces`` are those of a line in a step, ``origin`` is the tile's first row or column, ``inner`` where the step begins.
+    ``pieces`` is the number of pieces in a line, ``origin`` the first row (for op(b), column) of the tile, and ``inner`` the
+    position of the inner dimension where the step begins.
     """
     line, piece = number // uint32(pieces), number % uint32(pieces)
     if along:
@@ -156,16 +165,20 @@ def make_transfer(arithmetic: Arithmetic, form: str) -> tuple[Any, Any]:
     slopes = FORMS[form][0] in (SLOPES, SLOPES_TRANSPOSED)
     left_along, right_along = lines_along(form)
     width, operand_words = arithmetic.width, arithmetic.operand_words
-    along, across = arithmetic.depth // width, ROWS // width  # pieces of a line in a step
+    along, across = arithmetic.depth // width, ROWS // width  # pieces per step in a line along the inner dimension, or across it
     left_pieces, right_pieces = along if left_along else across, along if right_along else across
     reads = pieces_of_thread(arithmetic)
     read, compute_slopes, write = arithmetic.read, arithmetic.compute_slopes, arithmetic.write
 
     @cuda.jit(device=True, forceinline=True)
     def read_step(a, b, row0, column0, k0, lefts, rights, factors, targets, factor, place):
-        """Read the thread's pieces from k0 on into lefts and rights (reads, 4), and what slopes need to factor and place."""
+        """Read the thread's pieces of the step that begins at position k0 of the inner dimension.
+
+        The words are stored in lefts and rights (reads, 4), and what `compute_slopes` needs, in factor and place (reads,).
+        ``row0`` and ``column0`` are the first row and column of the tile.
+        """
         thread = uint32(cuda.threadIdx.x)
-        for q in range(reads):  # neighboring threads read neighboring pieces
+        for q in range(reads):  # adjacent threads read adjacent pieces
             number = uint32(thread + uint32(q * BLOCK))
             line, piece = locate_piece(number, left_pieces, left_along, row0, k0, width)
             lefts[q, 0], lefts[q, 1], lefts[q, 2], lefts[q, 3] = read(a, line, piece)
@@ -173,13 +186,16 @@ def make_transfer(arithmetic: Arithmetic, form: str) -> tuple[Any, Any]:
                 factor[q], place[q] = float32(0), uint32(OUTSIDE)
                 if is_inside(a, line, uint32(FOUR) * piece):
                     factor[q] = factors[piece // uint32(COLUMNS // width), line]
-                    place[q] = uint32(uint32(targets[line]) - uint32(width) * piece)  # below width if the target is here
+                    place[q] = uint32(uint32(targets[line]) - uint32(width) * piece)  # below width if the target is in the piece
             line, piece = locate_piece(number, right_pieces, right_along, column0, k0, width)
             rights[q, 0], rights[q, 1], rights[q, 2], rights[q, 3] = read(b, line, piece)
 
     @cuda.jit(device=True, forceinline=True)
     def write_step(shared, buffer, lefts, rights, factor, place, hit, spread, own):
-        """Write the thread's pieces to shared memory from ``buffer`` on; slopes are computed first, and added to own (width,)."""
+        """Write what `read_step` has read to shared memory, from index ``buffer`` on.
+
+        If the form has slopes, they are computed first, and added to own (width,).
+        """
         thread = uint32(cuda.threadIdx.x)
         for q in range(reads):
             number = uint32(thread + uint32(q * BLOCK))
@@ -195,25 +211,28 @@ def make_transfer(arithmetic: Arithmetic, form: str) -> tuple[Any, Any]:
 
 
 def lines_along(form: str) -> tuple[bool, bool]:
-    """Return of both operands whether their lines go along the inner dimension."""
+    """Return for op(a) and for op(b) whether their lines lie along the inner dimension."""
     left, right, _ = FORMS[form]
     return left in (PLAIN, SLOPES), right == TRANSPOSED
 
 
 def pieces_of_thread(arithmetic: Arithmetic) -> int:
-    """Return how many pieces of each operand a thread reads in a step."""
+    """Return the number of pieces of each operand that a thread reads in a step."""
     return ROWS * arithmetic.depth // arithmetic.width // BLOCK
 
 
 def make_row_sums(arithmetic: Arithmetic) -> Any:
-    """Return the device function that adds up the sums of op(a)'s rows, of which each thread has a part."""
+    """Return the device function that adds up the rows of op(a); each thread has a part of the sums of ``width`` rows."""
     width = arithmetic.width
     across = ROWS // width
-    readers = BLOCK // across  # threads that read of the same rows of op(a), where lines go across
+    readers = BLOCK // across  # number of threads that read the same rows of op(a), whose lines lie across the inner dimension
 
     @cuda.jit(device=True, forceinline=True)
     def store_row_sums(own, statistics, bias, row0, rows, alpha, beta):
-        """Store alpha times the sums of own (width,) over threads plus beta times what was in bias (M,); statistics is shared."""
+        """Store ``alpha`` times the sums of own (width,) over the threads, plus ``beta`` times the old content, in bias (M,).
+
+        statistics (BLOCK width,) is shared memory, ``row0`` the first row of the tile, and ``rows`` is M.
+        """
         thread = uint32(cuda.threadIdx.x)
         for q in range(width):
             at = thread // uint32(across) * uint32(ROWS) + thread % uint32(across) * uint32(width) + uint32(q)
@@ -229,14 +248,15 @@ def make_row_sums(arithmetic: Arithmetic) -> Any:
 
 
 def make_activation(arithmetic: Arithmetic) -> Any:
-    """Return the device function that stores a tile as a layer's outputs."""
+    """Return the device function that stores a tile of the outputs of a layer."""
     store_with_bias, offset = arithmetic.store_with_bias, arithmetic.offset
 
     @cuda.jit(device=True, forceinline=True)
     def store_activated(sums, c, bias, code, gamma, rows, columns, row, column):
-        """Store activation(sums + bias (N,)) of a thread, whose numbers begin at row and column, in c (M, N)."""
+        """Store the activations of a thread's sums plus bias (N,) in c (M, N); ``row``, ``column`` is the place of its first."""
         store_with_bias(sums, c, bias, rows, row, column)
-        for number in range(ROWS * COLUMNS // BLOCK):  # in a loop of its own, for all activations unrolled are too much code
+        # This loop reads the sums from c again, so that it need not be unrolled: all activation functions are too much code.
+        for number in range(ROWS * COLUMNS // BLOCK):
             down, right_of = offset(uint32(number))
             y, x = uint32(row + down), uint32(column + right_of)
             if y < rows and x < columns:
@@ -246,7 +266,7 @@ def make_activation(arithmetic: Arithmetic) -> Any:
 
 
 def make_product(arithmetic: Arithmetic, form: str) -> Any:
-    """Return the device function that computes a product of one of the `FORMS`; a kernel calls it with its own arguments."""
+    """Return the device function that computes a product of one of the `FORMS`, which is all that a kernel of products calls."""
     left, _, end = FORMS[form]
     left_along, right_along = lines_along(form)
     width, depth, word, sums_shape = arithmetic.width, arithmetic.depth, arithmetic.word, arithmetic.sums
@@ -260,12 +280,13 @@ def make_product(arithmetic: Arithmetic, form: str) -> Any:
 
     @cuda.jit(device=True, forceinline=True)
     def product(a, b, c, inner, span, alpha, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread):
+        """Compute c (M, N) = op(a) (M, K) op(b) (K, N), or what else the form says; the module's docstring has the parameters."""
         shared = cuda.shared.array(shared_words, word, alignment=16)
         statistics = cuda.shared.array(statistics_size, float32)
         sums = cuda.local.array(sums_shape, float32)
-        lefts, rights = cuda.local.array((reads, FOUR), word), cuda.local.array((reads, FOUR), word)  # of the next step
+        lefts, rights = cuda.local.array((reads, FOUR), word), cuda.local.array((reads, FOUR), word)  # pieces of the next step
         factor, place = cuda.local.array(reads, float32), cuda.local.array(reads, uint32)
-        own = cuda.local.array(width, float32)  # sums of the rows of op(a) that the thread reads
+        own = cuda.local.array(width, float32)  # the thread's part of the sums of the rows of op(a) that it reads
         thread = uint32(cuda.threadIdx.x)
         row0, column0 = uint32(uint32(cuda.blockIdx.y) * uint32(ROWS)), uint32(uint32(cuda.blockIdx.x) * uint32(COLUMNS))
         left_place, right_place = locate(thread, left_along, right_along)
@@ -275,7 +296,7 @@ def make_product(arithmetic: Arithmetic, form: str) -> Any:
         begin = uint32(uint32(cuda.blockIdx.z) * span)
         stop = min(inner, uint32(begin + span))
         steps = (stop - begin + uint32(depth - 1)) // uint32(depth)
-        for step in range(steps + uint32(1)):  # reads one step, and multiplies the one before
+        for step in range(steps + uint32(1)):  # each iteration reads a step, and multiplies the step that was read before
             k0 = uint32(begin + uint32(step) * uint32(depth))
             read_step(a, b, row0, column0, k0, lefts, rights, factors, targets, factor, place)
             if step > 0:

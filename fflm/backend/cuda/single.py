@@ -1,8 +1,8 @@
 """The arithmetic of matrix products in single precision: operands, products and sums are float32.
 
-A thread computes 8 x 8 numbers of the tile of its block: two times four rows and two times four columns, where the second four
-are half a tile from the first. Loops over them are written out where the compiler would not unroll them, because the sums are
-kept in registers only if their indices are constants.
+A thread computes 8 x 8 numbers of the tile of its block: four adjacent rows and four more half a tile below, and likewise eight
+columns. The sums stay in registers only if their indices are constants. Therefore loops over them are written out where the
+compiler would not unroll them.
 """
 
 import math
@@ -16,21 +16,21 @@ from fflm.backend.cuda.launching import BLOCK, kernel
 from fflm.backend.cuda.products import COLUMNS, FOUR, OUTSIDE, ROWS, Arithmetic, is_inside, make_product
 
 DEPTH = 8
-"""Numbers of the inner dimension that are read in a step."""
+"""Number of positions of the inner dimension that are read in a step."""
 
 EACH = 8
-"""Rows and columns of the tile that a thread computes."""
+"""Number of rows, and of columns, of the tile that a thread computes."""
 
-# In shared memory a line has the numbers of an operand at one place of the inner dimension. It is padded, so that threads that
-# write a column do not meet in a bank.
+# A line in shared memory has the numbers of an operand at one position of the inner dimension. It is padded, so that threads that
+# write a column access different banks.
 _LINE = ROWS + FOUR
 _OPERAND = DEPTH * _LINE
-_ACROSS = COLUMNS // EACH  # threads that share a row: half a warp
+_ACROSS = COLUMNS // EACH  # number of threads that share a row of the tile, which is half a warp
 
 
 @cuda.jit(device=True, forceinline=True)
 def read_four(matrix, line, place):
-    """Return four numbers of a line, from a place that four divides; zeros outside of the matrix (lines, columns)."""
+    """Return four numbers of a line of a matrix (lines, columns), from ``place`` on, a multiple of four; zeros outside of it."""
     zero, columns = float32(0), uint32(matrix.shape[1])
     if not is_inside(matrix, line, place):
         return zero, zero, zero, zero
@@ -46,16 +46,16 @@ def read_four(matrix, line, place):
 
 @cuda.jit(device=True, forceinline=True)
 def read_piece(matrix, line, piece):
-    """Return the four numbers of a piece; zeros outside of the matrix."""
+    """Return the four numbers of piece number ``piece`` of a line of a matrix (lines, columns); zeros outside of the matrix."""
     return read_four(matrix, line, uint32(FOUR) * piece)
 
 
 @cuda.jit(device=True, forceinline=True)
 def slope(exponential, number, factor, place, hit, spread):
-    """Return the gradient of a logit, number ``number`` of four, of which number ``place`` is the target's.
+    """Return the gradient of a logit, given its exponential.
 
-    The gradient is the probability times the scale, which ``factor`` makes of the exponential, less ``spread``, and at the target
-    less ``hit``.
+    It is exponential * factor - spread, and - hit if the logit is that of the target. The logit is number ``number`` of a piece,
+    and ``place`` is the number of the target.
     """
     value = exponential * factor - spread
     return value - hit if place == uint32(number) else value
@@ -63,7 +63,7 @@ def slope(exponential, number, factor, place, hit, spread):
 
 @cuda.jit(device=True, forceinline=True)
 def compute_slopes(words, q, factor, place, hit, spread, own):
-    """Replace the exponentials of a piece, words (reads, 4) number q, by the gradients of logits, and add these to own (4,)."""
+    """Replace the exponentials of a piece, words[q] of words (reads, 4), by gradients of logits; also add these to own (4,)."""
     if place != uint32(OUTSIDE):
         for number in range(FOUR):
             words[q, number] = slope(words[q, number], number, factor, place, hit, spread)
@@ -72,7 +72,10 @@ def compute_slopes(words, q, factor, place, hit, spread, own):
 
 @cuda.jit(device=True, forceinline=True)
 def write_piece(shared, start, line, piece, numbers, along):
-    """Write four numbers to shared memory, where a line has one place of the inner dimension, whichever way they were read."""
+    """Write the four numbers of a piece to shared memory (float32), where the operand begins at ``start``.
+
+    Lines in shared memory always lie across the inner dimension. If ``along``, the piece was read along it, and is transposed.
+    """
     if along:
         at = uint32(start + piece * uint32(FOUR * _LINE) + line)
         shared[at], shared[at + uint32(_LINE)] = numbers[0], numbers[1]
@@ -83,13 +86,16 @@ def write_piece(shared, start, line, piece, numbers, along):
 
 @cuda.jit(device=True, forceinline=True)
 def locate(thread, left_along, right_along):
-    """Return where a thread's numbers of op(a) and of op(b) begin in shared memory."""
+    """Return the indices in shared memory where a thread's numbers of op(a) and of op(b) begin."""
     return thread // uint32(_ACROSS) * uint32(FOUR), uint32(_OPERAND) + thread % uint32(_ACROSS) * uint32(FOUR)
 
 
 @cuda.jit(device=True, forceinline=True)
 def multiply_line(sums, shared, left, right):
-    """Add to sums (8, 8) the products of a line of op(a) and one of op(b); the thread's numbers begin at two places of shared."""
+    """Add the products of a line of op(a) and a line of op(b) to sums (8, 8).
+
+    ``left`` and ``right`` are the indices in shared (float32) where the thread's numbers of the two lines begin.
+    """
     lefts, rights = cuda.local.array(EACH, float32), cuda.local.array(EACH, float32)
     lefts[0], lefts[1], lefts[2], lefts[3] = load_four(shared, left)
     lefts[4], lefts[5], lefts[6], lefts[7] = load_four(shared, left + uint64(ROWS // 2))
@@ -102,7 +108,7 @@ def multiply_line(sums, shared, left, right):
 
 @cuda.jit(device=True, forceinline=True)
 def multiply_step(sums, shared, left, right, left_along, right_along):
-    """Add to sums (8, 8) the products of `DEPTH` lines."""
+    """Add the products of a step, which has `DEPTH` lines of each operand, to sums (8, 8)."""
     left, right = uint64(left), uint64(right)
     multiply_line(sums, shared, left, right)
     multiply_line(sums, shared, left + uint64(_LINE), right + uint64(_LINE))
@@ -124,25 +130,25 @@ def clear(sums):
 
 @cuda.jit(device=True, forceinline=True)
 def first(thread):
-    """Return row and column in the tile of a thread's first number."""
+    """Return the row and the column, in the tile, of the first number of a thread."""
     return thread // uint32(_ACROSS) * uint32(FOUR), thread % uint32(_ACROSS) * uint32(FOUR)
 
 
 @cuda.jit(device=True, forceinline=True)
 def distance(number):
-    """Return how far a thread's row or column number ``number`` is from its first."""
+    """Return the distance of row (or column) number ``number`` of a thread's eight from its first one."""
     return uint32(number % FOUR + number // FOUR * (ROWS // 2))
 
 
 @cuda.jit(device=True, forceinline=True)
 def offset(number):
-    """Return how many rows and columns number ``number`` of a thread's 64 is from its first."""
+    """Return the distance, in rows and in columns, of number ``number`` of a thread's 64 numbers from its first number."""
     return distance(number // uint32(EACH)), distance(number % uint32(EACH))
 
 
 @cuda.jit(device=True, forceinline=True)
 def add_four(matrix, line, place, numbers, beta):
-    """Store four numbers where `read_four` reads them, plus ``beta`` times what was there; nothing outside of the matrix."""
+    """Store four numbers, plus ``beta`` times the old content, where `read_four` reads them, except outside of the matrix."""
     columns = uint32(matrix.shape[1])
     if is_inside(matrix, line, place):
         a, b, c, d = numbers
@@ -163,7 +169,7 @@ def add_four(matrix, line, place, numbers, beta):
 
 @cuda.jit(device=True, forceinline=True)
 def store_row(sums, i, c, rows, row, column, beta):
-    """Add a thread's row number i of the sums (8, 8) to beta times what is in c (parts M, N)."""
+    """Store row i of a thread's sums (8, 8), as `store` says. The caller passes i as a constant."""
     row = uint32(row + distance(i))
     if row < rows:
         row = uint32(row + uint32(cuda.blockIdx.z) * rows)
@@ -173,7 +179,11 @@ def store_row(sums, i, c, rows, row, column, beta):
 
 @cuda.jit(device=True, forceinline=True)
 def store(sums, c, rows, row, column, alpha, beta):
-    """Add a thread's sums (8, 8) to beta times what is in c (parts M, N); alpha is always 1."""
+    """Store a thread's sums (8, 8), plus ``beta`` times the old content, in c (parts M, N); ``alpha`` is always 1.
+
+    The rows of c are those of part number ``blockIdx.z``; each part has ``rows`` (M) rows. ``row`` and ``column`` are the place
+    of the thread's first number.
+    """
     store_row(sums, 0, c, rows, row, column, beta)
     store_row(sums, 1, c, rows, row, column, beta)
     store_row(sums, 2, c, rows, row, column, beta)
@@ -186,7 +196,7 @@ def store(sums, c, rows, row, column, alpha, beta):
 
 @cuda.jit(device=True, forceinline=True)
 def store_with_bias(sums, c, bias, rows, row, column):
-    """Store a thread's sums (8, 8) plus bias (N,) in c (M, N)."""
+    """Store a thread's sums (8, 8) plus bias (N,) in c (M, N); ``row``, ``column`` is the place of its first number."""
     for i in range(EACH):
         for j in range(EACH):
             y, x = uint32(row + distance(i)), uint32(column + distance(j))
@@ -196,10 +206,10 @@ def store_with_bias(sums, c, bias, rows, row, column):
 
 @cuda.jit(device=True, forceinline=True)
 def softmax_row(sums, i, bias, c, stored, highest, totals, row, column):
-    """End a thread's row number i of logits, together with its half warp, which has the whole row of the tile.
+    """Finish row i of a thread's logits, sums (8, 8), together with the other threads of its half warp, which share this row.
 
-    Adds bias (V,), finds the maximum, stores exp(logit - maximum) in c (B, V) if it is to be ``stored``, and stores maximum and
-    sum in highest and totals (tiles, B). The number of the row must be a constant, so that the sums (8, 8) are registers.
+    bias (V,) is added. The maximum of the row and the sum of exp(logit - maximum) are stored in highest and totals (tiles, B),
+    and if ``stored``, these exponentials in c (B, at least V). The caller passes i as a constant.
     """
     top, total, tile = float32(-math.inf), float32(0), uint32(cuda.blockIdx.x)
     row += distance(i)
@@ -226,7 +236,7 @@ def softmax_row(sums, i, bias, c, stored, highest, totals, row, column):
 
 @cuda.jit(device=True, forceinline=True)
 def store_softmax(sums, statistics, bias, c, stored, highest, totals, row0, row, column):
-    """End a thread's eight rows of logits, each as `softmax_row` does."""
+    """Finish a tile of logits: process each of a thread's eight rows as `softmax_row` does. ``statistics`` is not used."""
     softmax_row(sums, 0, bias, c, stored, highest, totals, row, column)
     softmax_row(sums, 1, bias, c, stored, highest, totals, row, column)
     softmax_row(sums, 2, bias, c, stored, highest, totals, row, column)
@@ -258,11 +268,12 @@ SINGLE = Arithmetic(
 
 
 def make_single_product(form: str) -> Any:
-    """Return the kernel of products of a form in single precision; `products` describes its parameters."""
+    """Return the kernel of matrix products of a form (one of `FORMS`) in single precision."""
     compute = make_product(SINGLE, form)
 
     @kernel(form, launch_bounds=(BLOCK, 2))
     def product(a, b, c, inner, span, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread):
+        """Compute c (M, N) = op(a) (M, K) op(b) (K, N); all arrays are float32, and `products` describes the parameters."""
         compute(a, b, c, inner, span, float32(1), beta, bias, code, gamma, highest, totals, factors, targets, hit, spread)
 
     return product

@@ -175,8 +175,8 @@ class ClassifierData:
         if len(labels) < 2:
             raise FflmError(f"all {input.unit}s have the label {labels[0]!r}: give {input.unit}s of at least two classes")
         reader = Reader(input, count_words(input, train.texts, rule.min_count, rule.max_size))
-        if silent := reader.silent:
-            named = ", ".join(silent[:5]) + (", ..." if len(silent) > 5 else "")
+        if constant := reader.constant_features:
+            named = ", ".join(constant[:5]) + (", ..." if len(constant) > 5 else "")
             remedy = "check the spelling of the words, and that texts have spaces between words"
             warnings.warn(
                 f"no training text has a word of these features, which are always 0 there: {named}; {remedy}",

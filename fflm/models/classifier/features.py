@@ -1,4 +1,4 @@
-"""What a network reads of a text: words to be pooled or concatenated, or numbers made of them."""
+"""The inputs that a classifier's network reads of texts: ids of words, or numeric features."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,16 +17,31 @@ from fflm.training.examples import Scale
 
 
 def count_words(input: TextInput, texts: Sequence[str], min_count: int, max_size: int | None) -> Vocabulary:
-    """Return the words of texts, and those that features name, as a vocabulary."""
+    """Return the vocabulary of a classifier: the words of texts, and the words that features need.
+
+    Parameters
+    ----------
+    input
+        How texts are read.
+    texts
+        The training texts.
+    min_count, max_size
+        As for `Vocabulary.from_counts`; words that features need are always included.
+
+    Raises
+    ------
+    FflmError
+        If the texts contain no words.
+    """
     numbers, types = _number(input.tokenizer, texts)
     words = numbers[numbers > 0]
     counts = dict(zip(types, np.bincount(words, minlength=len(types)).tolist(), strict=True))
-    del counts[types[0]]  # the line end
+    del counts[types[0]]  # the newline, which is not a word
     if not counts:
         raise FflmError("the texts have no words: give a text after each label")
     if input.bigrams:
         pairs, pair_counts = np.unique(_pairs(numbers, len(types)), return_counts=True)
-        frequent = pair_counts >= max(min_count, 2)  # most occur once and say nothing
+        frequent = pair_counts >= max(min_count, 2)  # most bigrams occur only once, and nothing can be learned of them
         for pair, count in zip(pairs[frequent].tolist(), pair_counts[frequent].tolist(), strict=True):
             if pair >= 0:
                 counts[f"{types[pair // len(types)]} {types[pair % len(types)]}"] = count
@@ -42,7 +57,15 @@ def count_words(input: TextInput, texts: Sequence[str], min_count: int, max_size
 
 
 def _number(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Return the texts' tokens as numbers, one text after another with a 0 at each end, and the tokens of the numbers."""
+    """Replace the tokens of texts by numbers.
+
+    Returns
+    -------
+    numbers
+        The numbers of all tokens, (T,) int64, one text after another. A 0 follows each text.
+    types
+        The distinct tokens; ``types[number]`` is the token with a number.
+    """
     numbering = Numbering(tokenizer)
     pieces = [np.empty(0, np.uint32)]
     for low in range(0, len(texts), 4096):
@@ -52,16 +75,16 @@ def _number(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[npt.NDArray[np.
 
 
 class Texts:
-    """Texts as examples, for training and prediction; for tagging their words are the examples.
+    """Texts as examples, for training and prediction. For tagging, the words of the texts are the examples.
 
     Parameters
     ----------
     reader
-        What turns them into rows.
+        The reader that computes the inputs of the network.
     ids, starts
-        As `Reader.encode` returns them, (T,) and (S + 1,).
+        The T words of the S texts, (T,) int32 and (S + 1,) int64, as `Reader.encode` returns them.
     labels
-        (N,) int32 classes: of the S texts, or for tagging of the T words.
+        The classes of the N examples, (N,) int32. The examples are the S texts, or for tagging the T words.
     """
 
     def __init__(
@@ -80,24 +103,31 @@ class Texts:
         return np.bincount(self.labels, minlength=classes)
 
     def batch(self, positions: npt.NDArray[np.integer]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
-        """Return what the network reads of the examples at positions (B,), and their labels (B,)."""
+        """Return the inputs of the network for the examples at positions (B,), as `Reader.rows` does, and their labels (B,)."""
         if self.reader.input.tagging:
             return self.reader.windows(self.ids, self.starts, positions), self.labels[positions]
         return self.reader.rows(self.ids, self.starts[positions], self.starts[positions + 1]), self.labels[positions]
 
     def in_order(self, size: int = 256) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int32]]]:
-        """Yield `batch` of all texts, in batches of ``size``."""
+        """Yield the results of `batch` for all examples in their order, ``size`` at a time."""
         for low in range(0, len(self), size):
             yield self.batch(np.arange(low, min(low + size, len(self))))
 
 
 def each_label(labels: Sequence[str], examples: Texts) -> list[str]:
-    """Return the label of each example (N,), given those of the texts (S,), which for tagging are the tags of their words.
+    """Return the label of each of the N examples.
+
+    Parameters
+    ----------
+    labels
+        The label of each of the S texts. For tagging, it consists of the tags of the words, with spaces between them.
+    examples
+        The texts.
 
     Raises
     ------
     FflmError
-        If a sentence has not as many tags as words.
+        If the number of tags of a sentence is not its number of words.
     """
     if not examples.reader.input.tagging:
         return list(labels)
@@ -108,16 +138,16 @@ def each_label(labels: Sequence[str], examples: Texts) -> list[str]:
 
 
 class Reader:
-    """Turns texts into what the network reads.
+    """Computes the inputs of a network from texts.
 
     Parameters
     ----------
     input
-        How.
+        How texts are read.
     vocabulary
-        The words that it knows.
+        The words, and with ``input.bigrams`` also the bigrams, that have ids.
     scale
-        Of the features, where the input is features; without, they are as they are.
+        The scale of the features, if the input is features; None if they are not scaled.
     """
 
     def __init__(self, input: TextInput, vocabulary: Vocabulary, scale: Scale | None = None) -> None:
@@ -127,28 +157,38 @@ class Reader:
         normalize = input.tokenizer.normalize
         groups = (*input.lexicon.values(), *([word] for word in input.present))
         members = {(vocabulary.id(normalize(word)), column) for column, words in enumerate(groups) for word in words}
-        known = sorted(member for member in members if member[0])  # the unknown word is in no group
-        self._members = np.array(known, np.int64).reshape(-1, 2)  # words, and the groups that they are in, a pair a row
-        self._counted = min(input.counts, len(vocabulary) - 1)
+        known = sorted(member for member in members if member[0])  # id 0 stands for all unknown words
+        # The groups are the categories of the lexicon and the words of `input.present`. Each row of this array has the id of a
+        # word and the number of a group that the word belongs to.
+        self._members = np.array(known, np.int64).reshape(-1, 2)
+        self._counted = min(input.counts, len(vocabulary) - 1)  # number of words whose counts are features
         self._bigrams = _Bigrams(vocabulary) if input.bigrams else None
 
     @property
     def width(self) -> int:
-        """Numbers a text where the input is features, else 0."""
+        """Number of features of a text; 0 if the input is not features."""
         if self.input.input != "features":
             return 0
         return self._counted + len(self.input.names)
 
     @property
-    def silent(self) -> list[str]:
-        """The features, by their names, whose words do not occur in the training texts, so that they are always 0."""
+    def constant_features(self) -> list[str]:
+        """The names of features that are 0 in all training texts, because none of their words occurs there."""
         counts = np.array(self.vocabulary.counts)[self._members[:, 0]]
-        heard = set(self._members[counts > 0, 1].tolist())
+        occurring = set(self._members[counts > 0, 1].tolist())
         groups = len(self.input.lexicon) + len(self.input.present)
-        return [name for column, name in enumerate(self.input.names[:groups]) if column not in heard]
+        return [name for column, name in enumerate(self.input.names[:groups]) if column not in occurring]
 
     def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Return the ids of the texts' words, one text after another (T,), and where each begins and the last ends (N + 1,)."""
+        """Return the words of texts as ids.
+
+        Returns
+        -------
+        ids
+            The ids of all words (and bigrams) of the S texts, one text after another, (T,) int32.
+        starts
+            The index in ``ids`` where each text begins, and T, (S + 1,) int64.
+        """
         numbers, types = _number(self.input.tokenizer, texts)
         ids = self.vocabulary.encode(types)[numbers]
         ends = numbers == 0
@@ -164,7 +204,20 @@ class Reader:
         return np.ascontiguousarray(ids[~ends]), starts.astype(np.int64)
 
     def rows(self, ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """Return rows (B, L) int32 words, or (B, width) float32 features, of the texts ids[start:end]."""
+        """Return the inputs of the network for texts.
+
+        Parameters
+        ----------
+        ids
+            The words of all texts, (T,) int32.
+        starts, ends
+            Where the B texts begin and end in ``ids``, (B,) int64.
+
+        Returns
+        -------
+        rows
+            The words of the texts, (B, L) int32, with padding after shorter texts; or their features, (B, `width`) float32.
+        """
         lengths = ends - starts
         if self.input.length is not None or self.input.input == "window":
             lengths = np.minimum(lengths, self.input.window)
@@ -180,7 +233,20 @@ class Reader:
     def windows(
         self, ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], positions: npt.NDArray[np.integer]
     ) -> npt.NDArray[np.int32]:
-        """Return the words around those at ``positions`` (B,) of ids, within their sentences: (B, L)."""
+        """Return the inputs of the network for tagging: windows of words.
+
+        Parameters
+        ----------
+        ids, starts
+            The words of all sentences, as `encode` returns them.
+        positions
+            The indices in ``ids`` of the words in the middle of the windows, (B,).
+
+        Returns
+        -------
+        rows
+            The words of the windows, (B, L) int32, with padding beyond the ends of a sentence.
+        """
         sentences = np.searchsorted(starts, positions, "right") - 1
         places = positions[:, None] + np.arange(self.input.window) - self.input.window // 2
         inside = (places >= starts[sentences, None]) & (places < starts[sentences + 1, None])
@@ -190,12 +256,18 @@ class Reader:
 
     @property
     def _padding(self) -> int:
-        """The id in places without a word: one that has an embedding, or none."""
+        """The id in places without a word: that of the trained padding, or -1, which has no embedding."""
         return self.vocabulary.start_id if self.input.windowed and self.input.padding == "trained" else -1
 
     def _features(
         self, ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float32]:
+        """Return the features (B, `width`) of texts that begin at starts (B,) in ids (T,) and have lengths (B,).
+
+        The columns are: counts of the most frequent words, one for each category of the lexicon, one for each word of
+        ``input.present``, and the lengths.
+        """
+        # `rows` is the text, and `words` the id, of each word of these texts.
         rows = np.repeat(np.arange(len(starts)), lengths)
         places = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + np.repeat(starts, lengths)
         words, counted, size = ids[places], self._counted, len(starts)
@@ -203,6 +275,7 @@ class Reader:
         known = (words > 0) & (words <= counted)
         cells = np.bincount(rows[known] * max(counted, 1) + words[known] - 1, minlength=size * counted)
         features[:, :counted] = cells.reshape(size, counted)
+        # Each word is found in rows low to high - 1 of `_members`, one for each of its groups.
         low, high = (np.searchsorted(self._members[:, 0], words, side) for side in ("left", "right"))
         found = high - low
         places = np.arange(found.sum()) - np.repeat(np.cumsum(found) - found, found) + np.repeat(low, found)
@@ -220,7 +293,7 @@ class Reader:
 
 
 class _Bigrams:
-    """The bigrams of a vocabulary, found by the ids of their words."""
+    """The bigrams of a vocabulary, to look them up by the ids of their words."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._size = len(vocabulary)
@@ -233,7 +306,10 @@ class _Bigrams:
         self._ids = np.array([keys[key] for key in self._keys.tolist()], np.int32)
 
     def ids(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        """Return the bigram that begins with each word (T,), -1 where there is none that is known."""
+        """Return the id of the bigram that begins at each of the words ids (T,), or -1 if it is not in the vocabulary: (T,).
+
+        Ids of -1 are the ends of texts.
+        """
         pairs = _pairs(np.where(ids < 0, 0, ids).astype(np.int64), self._size)
         if not len(self._keys):
             return np.full(len(ids), -1, np.int32)
@@ -243,18 +319,28 @@ class _Bigrams:
 
 
 def _pairs(numbers: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
-    """Return for each number itself and the next one as a single one (T,), -1 where either is 0 or there is no next."""
+    """Return each number and the next one as a single integer, number * size + next, (T,).
+
+    It is -1 if one of them is 0, or if there is no next number.
+    """
     following = np.append(numbers[1:], 0)
     return np.where((numbers > 0) & (following > 0), numbers * size + following, -1)
 
 
 def read_lexicon(paths: Sequence[Path]) -> dict[str, list[str]]:
-    """Read words and their categories: lines of a word, a tab and a category; a line without a tab is in that of the file's name.
+    """Read a lexicon: files with a word, a tab and its category per line.
+
+    The category of a line without a tab is the name of the file, without its extension.
+
+    Returns
+    -------
+    lexicon
+        The words of each category.
 
     Raises
     ------
     FflmError
-        If a file cannot be read, is not UTF-8, or has no word.
+        If a file cannot be read, is not UTF-8, or has no words.
     """
     lexicon: dict[str, list[str]] = {}
     for path in paths:

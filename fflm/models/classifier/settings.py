@@ -1,4 +1,7 @@
-"""What a network reads of a text, and what is another default than elsewhere; light enough for a help text."""
+"""The settings of classifiers: how texts are read, and defaults that differ from those of language models.
+
+The command line imports this module for its help, so it must not import anything that takes long to load.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,15 +20,15 @@ InputName = Literal["mean", "max", "window", "features", "tagging"]
 Padding = Literal["trained", "zeros"]
 
 CATEGORIES = 10_000
-"""Features of a kind, at most."""
+"""Maximum number of categories in the lexicon, and maximum number of words whose presence is a feature."""
 
 MAX_WORDS = 200_000
-"""Words and bigrams of the largest vocabulary, if nobody says."""
+"""Default of the maximum vocabulary size, including bigrams."""
 
 
 @dataclass(frozen=True)
 class TextInput(Settings):
-    """How a text becomes what a network reads.
+    """How the inputs of a network are computed from a text.
 
     Raises
     ------
@@ -34,12 +37,13 @@ class TextInput(Settings):
 
     Notes
     -----
-    ``input``: ``mean`` or ``max``, the embeddings of its words, pooled; ``window``, those of its first ``length`` words,
-    concatenated, with padding after a shorter text; ``features``, numbers, which ``counts``, ``lexicon``, ``present``,
-    ``word_count`` and ``log_length`` name. With ``tagging`` a text is a sentence, and each of its words is an example: the
-    embeddings of a window of ``length`` words, with the word in the middle, are concatenated, with padding beyond the ends of the
-    sentence (Collobert et al. 2011, section 3.3.1).
-    ``bigrams``: Joulin et al. 2017, section 2.1.
+    ``input``: with ``mean`` and ``max``, the embeddings of all words are pooled. With ``window``, the embeddings of the first
+    ``length`` words are concatenated, with padding after a shorter text. With ``features``, the inputs are numbers, which
+    ``counts``, ``lexicon``, ``present``, ``word_count`` and ``log_length`` choose. With ``tagging``, a text is a sentence, and
+    each of its words is an example: the embeddings of ``length`` words, with this word in the middle, are concatenated, with
+    padding beyond the ends of the sentence (Collobert et al. 2011, section 3.3.1).
+
+    ``bigrams`` are those of Joulin et al. 2017, section 2.1.
     """
 
     input: Annotated[
@@ -98,6 +102,7 @@ class TextInput(Settings):
             self._check_tagging()
 
     def _check_tagging(self) -> None:
+        """Raise an FflmError if the settings are not suitable for tagging."""
         if self.tokenizer.mode != "space":
             raise FflmError("tagging takes the words as its files have them: give `tokenizer='space'`")
         if self.window % 2 == 0:
@@ -105,23 +110,23 @@ class TextInput(Settings):
 
     @property
     def tagging(self) -> bool:
-        """Whether words are the examples, rather than texts."""
+        """Whether the examples are words, and not texts."""
         return self.input == "tagging"
 
     @property
     def windowed(self) -> bool:
-        """Whether the network reads a window of words."""
+        """Whether the input of the network is a window of words."""
         return self.input in ("window", "tagging")
 
     @property
     def network(self) -> Input:
-        """What the input is called where texts are not known, in `fflm.network.config.NetworkConfig`."""
+        """The type of the network's input, as `fflm.network.config.NetworkConfig` has it."""
         inputs: dict[InputName, Input] = {"mean": "mean", "max": "max", "features": "numbers"}
         return inputs.get(self.input, "window")
 
     @property
     def unit(self) -> str:
-        """What an example is called."""
+        """The noun for an example in messages: ``word`` or ``text``."""
         return "word" if self.tagging else "text"
 
     @property
@@ -131,7 +136,7 @@ class TextInput(Settings):
 
     @property
     def names(self) -> list[str]:
-        """What the features are but for the counts, in their order, which follow them."""
+        """The names of the features after the counts, in their order."""
         lengths = {"number of words": self.word_count, "log length": self.log_length}
         return [
             *self.lexicon,
@@ -152,10 +157,10 @@ DEFAULTS: dict[str, Any] = {
     "min_count": 1,
     "max_size": MAX_WORDS,
 }
-"""What is another default than that of `NetworkConfig`, `TrainingSettings` and `VocabularyRule`."""
+"""Defaults that differ from those of `NetworkConfig`, `TrainingSettings` and `VocabularyRule`."""
 
 TAGGING: dict[str, Any] = {"tokenizer": "space", "length": 5, "min_count": 2, "hidden": (100,)}
-"""What is another default for ``input="tagging"``; words that occur once train the embedding of unknown words."""
+"""Defaults that differ for ``input="tagging"``. Words that occur once count as unknown, so that their embedding is trained."""
 
 Valid: TypeAlias = Annotated[
     HeldOut | None,
