@@ -254,8 +254,9 @@ import fflm, test_threads
 from fflm.backend.cpu.kernels import combine_losses
 from fflm.backend.cpu.launching import KERNELS
 from fflm.compiling import pack
-from fflm.models.neural.kernels import line_contexts, score_after, score_lines
-from fflm.models.ngram.kernels import index_words, ngram_score_after, ngram_score_lines
+from fflm.models.neural.exact_kernels import few_log_probabilities, few_losses, few_losses_of_lines
+from fflm.models.neural.kernels import score_after, score_lines
+from fflm.models.ngram.kernels import index_words, ngram_losses_of_lines, ngram_score_after, ngram_score_lines
 from fflm.text.kernels import encode_lines, expand_pieces, grow_table, number_pieces
 from fflm.warmup import warm_up
 
@@ -264,7 +265,8 @@ list(warm_up())
 def compiled():
     forms = [form for kernel in KERNELS for form in (kernel.sequential, kernel.parallel)]
     forms += [combine_losses, encode_lines, expand_pieces, grow_table, number_pieces]
-    forms += [line_contexts, score_after, score_lines, ngram_score_after, ngram_score_lines, index_words, pack]
+    forms += [few_log_probabilities, few_losses, few_losses_of_lines, ngram_losses_of_lines]
+    forms += [score_after, score_lines, ngram_score_after, ngram_score_lines, index_words, pack]
     return {{f"{{form.py_func.__name__}}{{signature}}" for form in forms for signature in form.signatures}}
 before = compiled()
 for function in test_threads.operations(folder).values():
