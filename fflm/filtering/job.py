@@ -18,7 +18,7 @@ from fflm.filtering.lines import BytesPart, compressor, scores_target
 from fflm.filtering.quality import MEASURES, DocumentScorer, Measures, figures, keep_threshold
 from fflm.filtering.records import Part
 from fflm.filtering.settings import FilterSettings, bare
-from fflm.filtering.sources import Source, find_sources, is_url, publish
+from fflm.filtering.sources import Source, file_system, find_sources, is_url, publish
 from fflm.filtering.worker import FilterWorker, Result, Task, prepare_worker
 from fflm.models.mixture.model import fingerprint
 from fflm.processors import usable_processors
@@ -109,11 +109,14 @@ def start_job(inputs: Iterable[str], output: str, model: PathLike, settings: Fil
     Raises
     ------
     FflmError
-        If the inputs cannot be found, their formats are unknown, the model is not a model, or the output exists.
+        If the inputs cannot be found, their formats are unknown, the model is not a model, or the output exists or is a URL that
+        cannot be used.
     """
     model = to_path("model", model).absolute()
     sources = find_sources(list(inputs))
     check_targets(settings, sources)
+    if is_url(output):
+        file_system(output)
     root = _root(output)
     about = {
         "format": 1,

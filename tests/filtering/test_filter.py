@@ -408,6 +408,7 @@ def test_command_reports_and_resumes(folder, model):
         (("--resume", "made", "--keep", "30%"), "a resumed filter keeps its inputs and settings: leave out --keep"),
         (("-o", "new"), "give documents and -o FOLDER, or --resume a filter"),
         (("-", "-o", "new"), "- is not a file that can be read again when a filter is resumed: write its content to a file"),
+        (("docs.jsonl", "-o", "none://bucket/new"), "cannot use none://bucket/new: Protocol not known: none"),
         (("", "-o", "new"), "there is no path or URL of documents: give at least one, and no empty one"),
         (("pipe.jsonl", "-o", "new"), "pipe.jsonl is not a file that can be read again"),
         (
@@ -430,3 +431,4 @@ def test_command_refuses_in_one_line(folder, model, arguments, message):
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not Path("new").exists()
+    assert not Path("new.filter").exists()
