@@ -118,19 +118,22 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function so that it checks its arguments, except for paths, which it converts itself (`to_path`, `to_paths`)."""
     signature = inspect.signature(function)
 
+    @functools.cache
+    def is_checkable(name: str) -> bool:  # not a cache of parameters, whose hashes take longer than all else here
+        return _checkable(signature.parameters[name])
+
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         given = signature.bind(*args, **kwargs)
         for name, value in given.arguments.items():
             parameter = signature.parameters[name]
-            if value is not parameter.default and _checkable(parameter):
+            if value is not parameter.default and is_checkable(name):
                 given.arguments[name] = check(name, parameter.annotation, value)
         return function(*given.args, **given.kwargs)
 
     return call
 
 
-@functools.cache
 def _checkable(parameter: inspect.Parameter) -> bool:
     """Return whether msgspec can check the argument of a parameter."""
     from msgspec.inspect import type_info

@@ -92,6 +92,14 @@ def test_cache_separates_optimization_levels(cache_folder, numba_setting):
     assert count_hits() == 0
 
 
+def test_settings_of_fflm_count_if_numba_was_imported_before():
+    """Otherwise the first kernel of a process would be looked up with other settings than it was stored with."""
+    program = "import numba, fflm.compiling; print(int(numba.config.OPT))"
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_OPT"}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout == "2\n"
+
+
 @pytest.mark.parametrize("damage", ["empty", "short", "long", "changed", "a folder"])
 def test_damaged_cache_file_is_replaced(cache_folder, damage):
     count_hits()
@@ -203,12 +211,23 @@ def test_commands_report_compiling_unless_quiet(tmp_path):
     path.mkdir()
     save_config(path, model.config, model.text, model.vocabulary, {})
     save_weights(path, model.parameters, {})
-    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-    run = functools.partial(fflm, "next", "-m", "a.model", "--top", "1", folder=tmp_path, environment=environment)
+    run = functools.partial(fflm, "next", "-m", "a.model", "--top", "1", folder=tmp_path)
+    assert run().returncode == 0  # now the cache that all tests share has these kernels; it takes long to compile all anew
+    (cache,) = compiling.cache_folders()
+    shutil.copytree(cache, tmp_path / "cache" / cache.name, copy_function=os.link)
+
+    def forget(*names):
+        for name in names:
+            found = list((tmp_path / "cache").glob(f"*/backend.cpu.kernels.{name}-*"))
+            assert found, name
+            for file in found:
+                file.unlink()
+
+    run = functools.partial(run, environment={"NUMBA_CACHE_DIR": str(tmp_path / "cache")})
+    forget("gather", "affine")
     assert run().stderr == "compiling the kernels (once per machine) ...\n"
     assert run().stderr == ""
-    for file in (tmp_path / "cache").glob("*/backend.cpu.kernels.gather-*"):
-        file.unlink()
+    forget("gather")
     assert run("-q").stderr == ""
 
 
@@ -235,8 +254,9 @@ import fflm, test_threads
 from fflm.backend.cpu.kernels import combine_losses
 from fflm.backend.cpu.launching import KERNELS
 from fflm.compiling import pack
-from fflm.models.neural.kernels import line_contexts, score_after, score_lines
-from fflm.models.ngram.kernels import index_words, ngram_score_after, ngram_score_lines
+from fflm.models.neural.exact_kernels import few_log_probabilities, few_losses, few_losses_of_lines
+from fflm.models.neural.kernels import score_after, score_lines
+from fflm.models.ngram.kernels import index_words, ngram_losses_of_lines, ngram_score_after, ngram_score_lines
 from fflm.text.kernels import encode_lines, expand_pieces, grow_table, number_pieces
 from fflm.warmup import warm_up
 
@@ -245,7 +265,8 @@ list(warm_up())
 def compiled():
     forms = [form for kernel in KERNELS for form in (kernel.sequential, kernel.parallel)]
     forms += [combine_losses, encode_lines, expand_pieces, grow_table, number_pieces]
-    forms += [line_contexts, score_after, score_lines, ngram_score_after, ngram_score_lines, index_words, pack]
+    forms += [few_log_probabilities, few_losses, few_losses_of_lines, ngram_losses_of_lines]
+    forms += [score_after, score_lines, ngram_score_after, ngram_score_lines, index_words, pack]
     return {{f"{{form.py_func.__name__}}{{signature}}" for form in forms for signature in form.signatures}}
 before = compiled()
 for function in test_threads.operations(folder).values():

@@ -56,7 +56,7 @@ class TrainedNetwork:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state to pickle, without the network and the weights on the device, which belong to this process."""
-        return {name: value for name, value in vars(self).items() if name not in ("network", "_weights")}
+        return {name: value for name, value in vars(self).items() if name not in ("network", "_weights", "_few_contexts")}
 
 
 class TextScorer(Protocol):
@@ -113,8 +113,15 @@ class LineScorer(TextScorer, Protocol):
 
     def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return -log p of lines (L,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
+        sums: npt.NDArray[np.float64] = np.zeros(len(borders) - 1)
+        filled = borders[1:] > borders[:-1]
+        sums[filled] = np.add.reduceat(self.line_losses(ids, borders), borders[:-1][filled], dtype=np.float64)
+        return sums
+
+    def line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
+        """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
         losses = self.losses_of_texts([ids[low:high] for low, high in itertools.pairwise(borders)])
-        return np.array([own.sum(dtype=np.float64) for own in losses])
+        return np.concatenate([np.empty(0), *losses])
 
 
 class TableScorer(LineScorer, Protocol):

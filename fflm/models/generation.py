@@ -11,7 +11,6 @@ import numpy.typing as npt
 from fflm.arguments import Many, Positive, Seed, Size, checked
 from fflm.models.base import Predictor, Temperature, TopP
 from fflm.text.vocabulary import UNKNOWN
-from fflm.text.windows import Windows
 
 LENGTH = 100
 """Default maximum number of tokens of a continuation."""
@@ -312,14 +311,19 @@ class _Decoder:
 
 def _last_context(model: Predictor, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """Return the context (1, n) of the word that follows a text (N,)."""
-    return Windows.of(ids, model.vocabulary, model.text, model.window).contexts(np.array([len(ids)]))
+    padding, end = model.context_limits
+    recent = ids[max(0, len(ids) - model.window) :]
+    recent = recent[np.flatnonzero(recent == end)[-1] + 1 :] if end in recent else recent
+    context = np.full((1, model.window), padding, np.int32)
+    context[0, model.window - len(recent) :] = recent
+    return context
 
 
 def _next_contexts(model: Predictor, contexts: npt.NDArray[np.int32], words: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
     """Return the contexts (B, n) after a word (B,) was appended to each of the contexts (B, n)."""
-    contexts = np.column_stack([contexts[:, 1:], words]).astype(np.int32)
-    if model.text.mode == "sentence":
-        contexts[words == model.vocabulary.end_id] = model.vocabulary.start_id
+    padding, end = model.context_limits
+    contexts = np.concatenate([contexts[:, 1:], words[:, None]], axis=1, dtype=np.int32)
+    contexts[words == end] = padding
     return contexts
 
 
@@ -327,12 +331,12 @@ def _draw(scores: Floats, generator: np.random.Generator, temperature: float, to
     """Draw a word, given log-probabilities (V,), by inverting the cumulative distribution at a uniform random number."""
     if temperature == 0:
         return int(scores.argmax())
-    with np.errstate(over="ignore"):  # with a tiny temperature, the quotient may be minus infinity, and the weight is 0
-        weights = np.exp((scores - scores.max()) / temperature)
     words = None  # stands for the whole vocabulary
     if top_k is not None:
-        words = top_indices(weights, top_k)
-        weights = weights[words]
+        words = top_indices(scores, top_k)
+        scores = scores[words]
+    with np.errstate(over="ignore"):  # with a tiny temperature, the quotient may be minus infinity, and the weight is 0
+        weights = np.exp((scores - scores.max()) / temperature)
     if top_p is not None:
         kept = _nucleus(weights, top_p)
         words = kept if words is None else words[kept]

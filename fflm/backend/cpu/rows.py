@@ -1,6 +1,9 @@
 """Functions on one row of numbers, which are compiled into the kernels of this backend and of models that call them."""
 
+from llvmlite import ir
 from numba import njit
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from fflm.backend.formulas import RELU, TANH, activate
 
@@ -10,6 +13,22 @@ REORDER = {"reassoc", "contract", "nsz"}
 Other options of ``fastmath`` are not set, because they assume that there is no NaN or infinity, and these must be noticed.
 Functions that compute `exp` must not use these options, because the reduction of its argument depends on the order.
 """
+
+
+@intrinsic
+def larger(context, a, b):  # type: ignore[no-untyped-def]
+    """Return the larger of two floats of one type, any number if one is NaN.
+
+    LLVM vectorizes the maximum of a row in this form only: Numba's comparisons lose the flag that says that NaN does not matter.
+    """
+
+    def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        number = arguments[0].type
+        name = f"llvm.maxnum.{'f32' if isinstance(number, ir.FloatType) else 'f64'}"
+        routine = cgutils.get_or_insert_function(builder.module, ir.FunctionType(number, [number, number]), name)
+        return builder.call(routine, arguments, fastmath=("nnan", "nsz"))
+
+    return a(a, a), call
 
 
 @njit

@@ -206,19 +206,3 @@ def score_after(context, word, after, model):
         after[k] = tables.padding if word == tables.end else context[k - 1]
     after[0] = tables.padding if word == tables.end else word
     return loss_of(word, sums, total, tables, hidden)
-
-
-@compiled()
-def line_contexts(ids, borders, padding, end, contexts):
-    """Fill contexts (N, n), the oldest word first, of the words (N,) of lines, of which each begins at its border (L + 1,).
-
-    A context's word is ``padding`` before the line and, if ``end`` is a word, up to the last one before it.
-    """
-    window = contexts.shape[1]
-    for line in range(len(borders) - 1):
-        first = borders[line]
-        for i in range(borders[line], borders[line + 1]):
-            for k in range(1, window + 1):
-                contexts[i, window - k] = ids[i - k] if i - k >= first else padding
-            if ids[i] == end:
-                first = i + 1

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,8 @@ from fflm.network.parameters import Parameters
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 
-_FEW = 64  # number of words of lines that are scored without a look for equal contexts, which takes longer than they do
+if TYPE_CHECKING:
+    from fflm.models.neural.few import FewContexts
 
 
 @dataclass(repr=False)
@@ -65,12 +67,16 @@ class NeuralModel(TrainedNetwork, LanguageModel):
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
         contexts = self._check_contexts(contexts)
+        if few := self._few(len(contexts)):
+            return few.log_probabilities(contexts)
         result: npt.NDArray[np.floating] = self.network.log_probabilities(self._weights, contexts)
         return result
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats. Equal contexts are computed once."""
         contexts, targets = self._check_examples(contexts, targets)
+        if few := self._few(len(contexts)):
+            return few.losses(contexts, targets)
         whole = contexts.view(f"V{contexts.shape[1] * contexts.itemsize}")[:, 0].tolist()
         numbers: dict[bytes, int] = {}  # indices of the distinct contexts; sorting these would take several times as long
         rows = np.array([numbers.setdefault(each, len(numbers)) for each in whole], np.int32)
@@ -85,20 +91,23 @@ class NeuralModel(TrainedNetwork, LanguageModel):
             losses[some] = backend.download(own)
         return losses
 
-    def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Return -log p of lines (L,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
-        if not 0 < len(ids) <= _FEW:
-            return super().losses_of_lines(ids, borders)
-        from fflm.models.neural.kernels import line_contexts  # here, because it imports Numba
+    def line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
+        """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
+        if few := self._few(len(ids)):
+            return few.losses_of_lines(ids, borders)
+        return super().line_losses(ids, borders)
 
-        contexts = np.empty((len(ids), self.window), np.int32)
-        line_contexts(ids, borders, *self.context_limits, contexts)
-        backend = self.network.backend
-        losses = backend.empty((len(ids),), self.parameters.dtype)
-        self.network.losses(self._weights, contexts, ids, losses)
-        return np.add.reduceat(np.append(backend.download(losses).astype(np.float64), 0.0), borders[:-1]) * (
-            borders[1:] > borders[:-1]
-        )
+    def _few(self, count: int) -> "FewContexts | None":
+        """Return what predicts after ``count`` contexts by one compiled function, or None if it cannot, or would be slower."""
+        from fflm.models.neural.few import FEW_ROWS  # here, because it imports Numba
+
+        return self._few_contexts if self.device == "cpu" and 0 < count <= FEW_ROWS and not self.parameters.bands else None
+
+    @cached_property
+    def _few_contexts(self) -> "FewContexts":
+        from fflm.models.neural.few import FewContexts  # here, because it imports Numba
+
+        return FewContexts(self.config, self.parameters, self.context_limits)
 
     @property
     def vectors(self) -> Vectors:

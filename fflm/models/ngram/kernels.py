@@ -353,25 +353,32 @@ class LineTables(NamedTuple):
 
 
 @compiled()
-def ngram_score_encoded(ids, borders, model):
-    """Score lines as texts: ids (N,), where each begins (L + 1,), packed `LineTables` -> log p of lines (L,), nats."""
+def ngram_losses_of_lines(ids, borders, model):
+    """Score lines as texts: ids (N,), where each begins (L + 1,), packed `LineTables` -> -log p of their words (N,), nats."""
     index, padding, end, order, _ = model.content
     children, words, back_offs, starts, targets, log_probabilities, context_slots, gram_slots = index
-    context, nodes, scores = np.empty(order - 1, np.int32), np.empty(order, np.int64), np.empty(len(borders) - 1)
-    for line in range(len(scores)):
+    context, nodes, losses = np.empty(order - 1, np.int32), np.empty(order, np.int64), np.empty(len(ids), np.float32)
+    for line in range(len(borders) - 1):
         for k in range(order - 1):
             context[k] = padding
-        total = 0.0
         for i in range(borders[line], borders[line + 1]):
             word = ids[i]
             longest = context_nodes(context_slots, children, words, context, nodes)
-            loss, _ = loss_after(gram_slots, starts, targets, log_probabilities, back_offs, nodes, longest, word)
-            total += loss
+            losses[i], _ = loss_after(gram_slots, starts, targets, log_probabilities, back_offs, nodes, longest, word)
             for k in range(order - 2, 0, -1):
                 context[k] = padding if word == end else context[k - 1]
             if order > 1:
                 context[0] = padding if word == end else word
-        scores[line] = -total
+    return losses
+
+
+@compiled()
+def ngram_score_encoded(ids, borders, model):
+    """Score lines as texts: ids (N,), where each begins (L + 1,), packed `LineTables` -> log p of lines (L,), nats."""
+    losses, scores = ngram_losses_of_lines(ids, borders, model), np.zeros(len(borders) - 1)
+    for line in range(len(scores)):
+        for i in range(borders[line], borders[line + 1]):
+            scores[line] -= losses[i]
     return scores
 
 

@@ -180,10 +180,10 @@ class NgramModel(TableScorer, LanguageModel):
         kernels.ngram_losses(self._index, contexts, targets, losses, shares)
         return losses
 
-    def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Return -log p of lines (L,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
-        scores: npt.NDArray[np.float64] = kernels.ngram_score_encoded(ids, borders, self.packed)
-        return -scores
+    def line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
+        """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
+        losses: npt.NDArray[np.floating] = kernels.ngram_losses_of_lines(ids, borders, self.packed)
+        return losses
 
     def save(self, path: Path) -> None:
         """Write the model to an existing folder; ``about["figures"]`` are stored with the tables.
