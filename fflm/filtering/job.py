@@ -22,6 +22,7 @@ from fflm.filtering.sources import Source, file_system, find_sources, is_url, pu
 from fflm.filtering.worker import FilterWorker, Result, Task, prepare_worker
 from fflm.models.mixture.model import fingerprint
 from fflm.processors import usable_processors
+from fflm.signals import ctrl_c
 from fflm.stored import read_json
 from fflm.workers import map_in_order
 
@@ -230,7 +231,7 @@ class FilterJob:
         FflmError
             If a file cannot be read or written; the job can be resumed when the cause is gone.
         """
-        with locked_folder(self._folder, "filtering in"), os_errors_as_fflm_error(f"write {self._folder}"):
+        with ctrl_c(), locked_folder(self._folder, "filtering in"), os_errors_as_fflm_error(f"write {self._folder}"):
             for folder in (self._folder, self._folder.parent):
                 remove_leftovers(folder)
             if not (self._folder / REPORT).exists():
