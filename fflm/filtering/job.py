@@ -118,6 +118,7 @@ def start_job(inputs: Iterable[str], output: str, model: PathLike, settings: Fil
     check_targets(settings, sources)
     if is_url(output):
         file_system(output)
+    DocumentScorer.load(model, settings.fast)  # refuses a model that cannot score, before there is a folder
     root = _root(output)
     about = {
         "format": 1,
