@@ -1,16 +1,18 @@
 """Engines that process collections keep the documents that `fflm filter` keeps.
 
-    python benchmarks/engines.py [OUT.json]
+    python benchmarks/engines.py [OUT.json [ENGINE ...]]
 
-runs the engines that are installed, with two workers each, on a collection of which a third is shuffled, and adds what it has
-verified to the recorded results.
+runs the engines that are installed, or those that are named, with two workers each, on a collection of which a third is shuffled,
+and adds what it has verified to the recorded results.
 """
 
 import json
 import os
+import platform
 import random
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -52,6 +54,36 @@ def datasets_map(model: Path, records: Records) -> set[str]:
     return set(rows.map(BatchFilter(model, max_perplexity=LIMIT), batched=True, num_proc=2)["id"])
 
 
+def ray_data(model: Path, records: Records) -> set[str]:
+    import ray
+
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    rows = ray.data.from_items(records, override_num_blocks=4)
+    arguments = {"fn_constructor_args": [str(model)], "fn_constructor_kwargs": {"max_perplexity": LIMIT}}
+    kept = {row["id"] for row in rows.map_batches(BatchFilter, concurrency=2, **arguments).take_all()}
+    ray.shutdown()
+    return kept
+
+
+def datatrove(model: Path, records: Records) -> set[str]:
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.readers import JsonlReader
+    from datatrove.pipeline.writers import JsonlWriter
+
+    from fflm.integrations.datatrove import PerplexityFilter
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "in").mkdir()
+        for part in range(2):
+            lines = "".join(json.dumps(record) + "\n" for record in records[part::2])
+            (folder / f"in/{part}.jsonl").write_text(lines, encoding="utf-8")
+        ends = JsonlReader(str(folder / "in")), JsonlWriter(str(folder / "out"), compression=None)
+        steps = [ends[0], PerplexityFilter(model, max_perplexity=LIMIT), ends[1]]
+        LocalPipelineExecutor(steps, tasks=2, workers=2, logging_dir=str(folder / "log")).run()
+        return {json.loads(line)["id"] for path in (folder / "out").iterdir() for line in path.read_text().splitlines()}
+
+
 def spark(model: Path, records: Records) -> set[str]:
     from pyspark.sql import SparkSession
 
@@ -86,6 +118,8 @@ def nemo_curator(model: Path, records: Records) -> set[str]:
 ENGINES: dict[str, tuple[str, Callable[[Path, Records], set[str]]]] = {
     "Dask": ("dask", dask_bag),
     "Hugging Face datasets": ("datasets", datasets_map),
+    "Ray Data": ("ray", ray_data),
+    "datatrove": ("datatrove", datatrove),
     "Spark": ("pyspark", spark),
     "data-juicer": ("py-data-juicer", data_juicer),
     "NeMo Curator, the filter alone": ("nemo-curator", nemo_curator),
@@ -105,16 +139,18 @@ def main() -> None:
         expected = {json.loads(line)["id"] for line in (folder / "kept/docs.jsonl").read_text().splitlines()}
         measured = figures(TextFilter(model).measure([record["text"] for record in records]))["perplexity"]
         assert len(expected) == (measured <= LIMIT).sum()
-        for engine, (package, run) in ENGINES.items():
+        for engine in sys.argv[2:] or ENGINES:
+            package, run = ENGINES[engine]
             try:
                 found = version(package)
             except PackageNotFoundError:
                 continue
             if run(model, records) != expected:
                 sys.exit(f"{engine} keeps other documents than `fflm filter`")
-            results[engine] = {"version": found, "documents": len(records), "kept": len(expected)}
+            about = {"date": time.strftime("%Y-%m-%d"), "python": platform.python_version(), "pyarrow": version("pyarrow")}
+            results[engine] = {"version": found, **about, "documents": len(records), "kept": len(expected)}
             print(engine, results[engine], flush=True)
-    path.write_text(json.dumps(results, indent=2) + "\n")
+            path.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Goal: A network tells degraded documents from clean ones at least as well as KenLM's 5-gram model, at half its speed or more.
+"""Claim: a network tells degraded documents from clean ones at least as well as KenLM's 5-gram model, at half its speed or more.
 
 All models are trained on WikiText-2, a paragraph a line, with all of its words; ``<unk>``, with which the corpus hides its rare
 words, is left out. The clean documents are the paragraphs of its test part. The degraded ones are made from them, or are as long:

@@ -21,6 +21,7 @@ from fflm.models.neural import train as neural_train
 from fflm.models.neural.model import NeuralModel
 from fflm.models.ngram import train as ngram_train
 from fflm.models.ngram.model import NgramModel
+from fflm.parallel.world import world
 from fflm.progress import ProgressPrinter
 from fflm.search.search import Search
 from fflm.search.study import SEARCH
@@ -146,7 +147,8 @@ def _resume_search(path: Path, verbose: bool, callback: Callback | None) -> Neur
 
 
 def _callbacks(verbose: bool, callback: Callback | None) -> list[Callback]:
-    return [*([ProgressPrinter()] if verbose else []), *([callback] if callback else [])]
+    """Return the callbacks of a session; of several processes, only the first one prints the progress."""
+    return [*([ProgressPrinter()] if verbose and world().first else []), *([callback] if callback else [])]
 
 
 def _finish(session: Session, verbose: bool, callback: Callback | None) -> None:

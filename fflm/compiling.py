@@ -30,6 +30,8 @@ from numba.experimental import structref
 from fflm.clock import exclude_time
 from fflm.signals import raise_if_interrupted
 
+config.reload_config()  # if Numba was imported before fflm, it has not read the variables that fflm sets
+
 _log = logging.getLogger("fflm.compiling")
 _logged: set[str] = set()  # messages that this process has logged
 _write_failures: list[str] = []  # messages about kernels that could not be written to the cache

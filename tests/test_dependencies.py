@@ -18,6 +18,7 @@ FEATURES = {
     "fflm/estimators.py": ("learn",),
     "fflm/search/study.py": ("tune",),
     "fflm/drawing.py": ("plot",),
+    "fflm/parallel/mpi.py": ("mpi",),
     "fflm/plots.py": ("plot",),
     "fflm/filtering/parquet.py": ("filter",),
     "fflm/filtering/sources.py": ("filter",),

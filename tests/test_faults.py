@@ -74,6 +74,31 @@ main("corpus get stories".split())
 """
 
 
+COLLECTION = """
+import gzip, os
+os.mkdir("docs")
+with gzip.GzipFile("docs/a.jsonl.gz", "wb", mtime=0) as file:
+    file.writelines(b'{"text": "%s"}\\n' % text for text in [b"the cat sat", b"a dog", b"it"] * 20)
+with open("docs/b.txt", "w") as file:
+    file.write("the old dog\\nsaid no\\n" * 20)
+"""
+
+FILTER = """
+from fflm.cli import main
+from fflm.filtering import job, lines
+job.SAVE_SECONDS, lines.BLOCK = 0, 500
+"""
+FILTER_NEW = f'{FILTER}main("filter docs -m old.ngram -o new -q --keep 50% --processes 1".split())\n'
+FILTER_RESUME = f'{FILTER}main("filter -q --resume new --processes 1".split())\n'
+FILTER_AGAIN = f"""
+from pathlib import Path
+if Path("new").exists():
+    exec({FILTER_RESUME!r})
+else:
+    exec({FILTER_NEW!r})
+"""
+
+
 @dataclasses.dataclass(frozen=True)
 class Command:
     """A command that writes.
@@ -167,6 +192,9 @@ COMMANDS = {
     ),
     "plot": Command("plot -q one.model -o new.png", (OLD.replace("new", "one.model"),), ("new.png",)),
     "corpus get": Command("corpus get stories", outputs=("stories",), again=GET_AGAIN),
+    "filter": Command(
+        FILTER_NEW, (*NGRAM, COLLECTION), resume=FILTER_RESUME, again=FILTER_AGAIN, meanwhile=r"new/\.filter/\d+\.\w+"
+    ),
     "kernels": Command(COMPILE, resume="same", warns=True),
 }
 
@@ -338,7 +366,7 @@ class Experiment:
                 yield f"it said {outcome.stdout!r} and {outcome.stderr!r}"
         elif kind == "terminate":
             if outcome.status != 130 or not re.fullmatch(
-                r"\n?(error: interrupted|stopped and saved; resume with: .*|stopped before .*)\n", outcome.stderr
+                r"\n?(error: interrupted|stopped( and saved)?; resume with: .*|stopped before .*)\n", outcome.stderr
             ):
                 yield f"status {outcome.status}: {outcome.stderr}"
         elif kind in ("short", "interrupt") or outcome.status != 1 or not error:

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import gzip
 import hashlib
+import io
 import json
 import lzma
 import os
@@ -25,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import safetensors
 import safetensors.numpy
@@ -34,9 +37,11 @@ from hypothesis import strategies as st
 from hypothesis.errors import HypothesisWarning
 from tiny import MODES, tiny_model
 
-from fflm import load
+from fflm import filter as filter_collection
+from fflm import load, resume_filter
 from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS, _crc32
 from fflm.errors import FflmError, FflmWarning
+from fflm.filtering.job import Progress
 from fflm.models.classifier import model as classify_model
 from fflm.models.classifier import train as classify
 from fflm.models.classifier.features import read_lexicon
@@ -581,3 +586,77 @@ def fuzz_arrays(path: Path, use: Callable[[bytes], Any], cases: int) -> None:
         succeeds_or_is_refused(lambda: use(content))
 
     run()
+
+
+# Collections, and the jobs that filter them.
+
+
+RECORDS = [
+    {"id": number, "text": text} for number, text in enumerate(["The cat sat.", "", "Der Kater sa\u00df.", "the dog ran off"] * 5)
+]
+JSON_LINES = "".join(json.dumps(record) + "\n" for record in RECORDS).encode()
+
+
+def _parquet() -> bytes:
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(RECORDS), sink)
+    return sink.getvalue()
+
+
+COLLECTIONS = {
+    "docs.jsonl": JSON_LINES,
+    "docs.jsonl.gz": gzip.compress(JSON_LINES),
+    "docs.txt": "".join(f"{record['text']}\n" for record in RECORDS).encode(),
+    "docs.txt.xz": lzma.compress("".join(f"{record['text']}\n" for record in RECORDS).encode()),
+    "docs.parquet": _parquet(),
+}
+
+
+@pytest.fixture(scope="module")
+def small_model(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("filters") / "small.ngram"
+    train_ngram_model(corpus.path, path, order=2)
+    return path
+
+
+@pytest.mark.parametrize("name", COLLECTIONS)
+def test_fuzzed_collections_are_filtered_or_refused(small_model, tmp_path, name):
+    """Every document that is counted as kept is written, and broken records never reach the output."""
+    path, out = tmp_path / name, tmp_path / "out"
+
+    def use(content: bytes) -> None:
+        path.write_bytes(content)
+        shutil.rmtree(out, ignore_errors=True)
+        report = filter_collection(path, out, small_model, processes=1)
+        if name == "docs.parquet":
+            assert pyarrow.parquet.read_metadata(out / name).num_rows == report.kept
+        else:
+            kept = {".gz": gzip.decompress, ".xz": lzma.decompress}.get(path.suffix, bytes)((out / name).read_bytes())
+            lines = kept.removesuffix(b"\n").split(b"\n") if kept else []
+            assert len(lines) == report.kept
+            assert ".txt" in name or all(isinstance(json.loads(line, parse_int=float)["text"], str) for line in lines)
+
+    fuzz(COLLECTIONS[name], use, 200)
+
+
+@pytest.mark.parametrize("name", ["job.json", "journal.jsonl", "report.json"])
+def test_fuzzed_jobs_are_resumed_or_refused(small_model, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("fflm.filtering.job.SAVE_SECONDS", 0)
+    monkeypatch.setattr("fflm.filtering.lines.BLOCK", 100)
+    (tmp_path / "docs.jsonl").write_bytes(JSON_LINES)
+    interrupted, out = tmp_path / "interrupted", tmp_path / "out"
+
+    def stop(progress: Progress) -> None:
+        if progress.writes and progress.fraction > 0.5 and name != "report.json":
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        filter_collection(tmp_path / "docs.jsonl", interrupted, small_model, keep=0.5, processes=1, progress=stop)
+
+    def use(content: bytes) -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(interrupted, out)
+        (out / ".filter" / name).write_bytes(content)
+        resume_filter(out, processes=1)
+
+    fuzz((interrupted / ".filter" / name).read_bytes(), use, 200)

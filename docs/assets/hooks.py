@@ -27,6 +27,8 @@ SPACE = '<mspace width="0.167em"/>'
 FUNCTION = r"<mi>(?:exp|log|max)</mi>"
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 SHORT_CODE = re.compile(r"<code>([^<\n]{1,30})</code>")
+LONG_CODE = re.compile(r"<code>[^<\n]{31,}</code>")
+OPTION = re.compile(r"(?<![\w-])-[\w-]+")
 EXAMPLE = re.compile(r"^\x08\n(.*)\n((?:  .*(?:\n|\Z))+)", re.MULTILINE)
 LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".yml": "yaml", ".cff": "yaml"}
 UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
@@ -40,7 +42,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def _prepare(command: click.Command) -> None:
-    command.help = EXAMPLE.sub(_example, inspect.cleandoc(command.help or ""))
+    text = re.sub(r"</?\w+>", r"`\g<0>`", inspect.cleandoc(command.help or ""))  # Markdown would read <unk> as HTML
+    command.help = EXAMPLE.sub(_example, text)
     if isinstance(command, click.Group):
         context = click.Context(command)
         for name in command.list_commands(context):
@@ -96,8 +99,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Finish a page's HTML.
 
-    LaTeX, which arithmatex has marked, becomes MathML. Short pieces of code get a class, so that an option is not broken after
-    its hyphens. Pages in Chinese are marked, so that browsers choose a Chinese font.
+    LaTeX, which arithmatex has marked, becomes MathML. Short pieces of code and the options in longer ones get a class, so that
+    they are not broken after hyphens. Pages in Chinese are marked, so that browsers choose a Chinese font.
     """
 
     def formula(found: re.Match[str]) -> str:
@@ -105,7 +108,11 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
         mathml = convert(html.unescape(found[2]), display=display)
         return re.sub(f"(?<=</mi>)(?={FUNCTION})|(?<=exp</mi>|log</mi>|max</mi>)(?!<mo[ >])", SPACE, mathml)
 
-    content = SHORT_CODE.sub(r'<code class="short">\1</code>', FORMULA.sub(formula, content))
+    def options(found: re.Match[str]) -> str:
+        return OPTION.sub(r'<span class="short">\g<0></span>', found[0])
+
+    content = LONG_CODE.sub(options, FORMULA.sub(formula, content))
+    content = SHORT_CODE.sub(r'<code class="short">\1</code>', content)
     return f'<div lang="zh-Hans">{content}</div>' if page.file.src_uri.endswith(".zh.md") else content
 
 

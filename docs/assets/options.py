@@ -18,4 +18,5 @@ class Options(griffe.Extension):
         """Take the docstring of a function that is imported."""
         if func.path in LISTED and func.docstring:
             text = inspect.getdoc(LISTED[func.path]) or ""
+            text = re.sub(r"</?\w+>|__label__", r"`\g<0>`", text)  # Markdown would read them as HTML and as bold print
             func.docstring.value = re.sub(r"^(\w+ : .+), default (.+)$", r"\1\n    Default: ``\2``.", text, flags=re.MULTILINE)

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from fflm.arguments import Device, Precision, Threads, check, checked
 from fflm.backend.protocol import Backend
 from fflm.errors import FflmError, install
+from fflm.parallel.world import threads_per_process, world
 
 _REMEDY = f"run {install('cuda13')}, with cuda12 if the driver is older than 580"
 
@@ -71,7 +72,7 @@ class Compute:
     Attributes
     ----------
     threads
-        Number of CPU threads. The results of training depend on it, so a resumed session keeps it.
+        Number of CPU threads of each process. The results of training depend on it, so a resumed session keeps it.
     device
         The device: ``cpu`` or ``cuda``.
     precision
@@ -96,6 +97,8 @@ class Compute:
         precision
             ``fp32``, or on a GPU also ``mixed``.
 
+        If the program was started in several processes, all of them must call this.
+
         Raises
         ------
         FflmError
@@ -105,7 +108,9 @@ class Compute:
 
         chosen = choose_device(device)
         check_precision(precision, chosen)
-        return cls(threads or default_threads(), chosen, precision)
+        if chosen != "cpu" and world().size > 1:
+            raise FflmError("several processes train on the CPU only: choose the device cpu, or start one process")
+        return cls(threads or threads_per_process(default_threads()), chosen, precision)
 
     def backend(self) -> Backend:
         """Return the backend of the device, as `device_backend` does."""

@@ -21,6 +21,7 @@ try:
     import click
 
     from fflm.errors import FflmError, FflmWarning, did_you_mean
+    from fflm.parallel.launch import launched_as, refuse_several_processes
     from fflm.signals import interruption
 except KeyboardInterrupt:  # these imports take most of the time before `main` can handle Ctrl-C
     sys.stderr.write("error: interrupted\n")
@@ -64,7 +65,10 @@ class _Group(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         try:
-            return super().resolve_command(ctx, args)
+            name, command, rest = super().resolve_command(ctx, args)
+            if launched_as()[1] > 1 and not {"-h", "--help"}.intersection(rest):
+                _connect_processes([name or "", *rest])
+            return name, command, rest
         except click.NoSuchCommand as error:  # click looks for similar commands among those that are imported
             raise click.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from error
 
@@ -74,8 +78,10 @@ class _Group(click.Group):
 
     def main(self, *arguments: Any, **extra: Any) -> NoReturn:
         """Run a command, and exit; every error that the user can solve is shown as one line on standard error."""
+        message = ""
         try:
             _open_standard_streams()
+            _mute_all_but_first()
             _show_log()
             with interruption(), _warnings_as_lines():
                 status = super().main(*arguments, **{**extra, "prog_name": "fflm", "standalone_mode": False})
@@ -88,22 +94,28 @@ class _Group(click.Group):
             message = error.format_message()
             if meant := _meant_choice(error):
                 message = message.removesuffix(".") + meant
-            status = _fail(f"{message} (`{path} --help` shows the usage)", error.exit_code)
+            message, status = f"{message} (`{path} --help` shows the usage)", error.exit_code
         except (click.Abort, KeyboardInterrupt) as error:
             if isinstance(error.__cause__, EOFError):  # click treats it as Ctrl-D at a prompt, but there are no prompts
-                status = _fail(f"a file ended too early: {str(error.__cause__) or 'it is incomplete or damaged'}", 1)
+                message, status = f"a file ended too early: {str(error.__cause__) or 'it is incomplete or damaged'}", 1
             else:
-                status = _fail("interrupted", 130)
+                message, status = "interrupted", 130
         except FflmError as error:
             broken_pipe = isinstance(error.__cause__, BrokenPipeError)  # for example with `-o /dev/stdout | head`
-            status = 1 if broken_pipe else _fail(_as_commands(str(error)), 1)
+            message, status = "" if broken_pipe else _as_commands(str(error)), 1
         except MemoryError as error:
-            status = _fail(f"not enough memory: {error or 'use a smaller model or less text'}", 1)
+            message, status = f"not enough memory: {error or 'use a smaller model or less text'}", 1
         except OSError as error:
             with contextlib.suppress(OSError):  # discard buffered output, which cannot be written (`fflm next | head`)
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            message = f"{error.filename or 'standard output'}: {error.strerror or error}"
-            status = 1 if isinstance(error, BrokenPipeError) else _fail(message, 1)
+            broken_pipe = isinstance(error, BrokenPipeError)
+            message, status = "" if broken_pipe else f"{error.filename or 'standard output'}: {error.strerror or error}", 1
+        if message:
+            _say(f"error: {message}")
+        if status and launched_as()[1] > 1:
+            from fflm.parallel.world import end_all
+
+            end_all(status, message)
         sys.exit(status)
 
 
@@ -122,6 +134,26 @@ def _open_standard_streams() -> None:
         if isinstance(stream, io.TextIOWrapper):  # not in some notebooks
             keep = stream.isatty() and codecs.lookup(stream.encoding).name != "ascii"  # Python's encoding if there is no locale
             stream.reconfigure(encoding=None if keep else "utf-8", errors="fflm.escape")
+
+
+def _mute_all_but_first() -> None:
+    """Let only the first of several processes print."""
+    rank, _ = launched_as()
+    if rank > 0:
+        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+
+
+def _connect_processes(words: list[str]) -> None:
+    """Connect the processes in which a command was started, or refuse a command that uses one process.
+
+    This comes before anything that may fail in one of the processes, which the others could not notice otherwise.
+    """
+    if words[0] == "train" or words[:2] == ["classify", "train"]:
+        from fflm.parallel.world import world
+
+        world()
+    else:
+        refuse_several_processes(f"`fflm {words[0]}`")
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
@@ -221,12 +253,6 @@ def _as_commands(message: str) -> str:
         return f"--{name}" if value in (None, "True") else f"--{name} {value}"
 
     return re.sub(r"`(?P<name>\w+)(?:=(?P<quote>'?)(?P<value>[\w.-]+)(?P=quote))?`", option, message)
-
-
-def _fail(message: str, status: int) -> int:
-    """Print an error, and return the exit status."""
-    _say(f"error: {message}")
-    return status
 
 
 def _say(message: str) -> None:

@@ -201,7 +201,13 @@ def _network(path: Path, about: dict[str, Any]) -> list[str]:
 
 def _training(about: dict[str, Any]) -> list[str]:
     """Return the settings of training as lines."""
-    machine = {"threads": about["threads"], "device": about.get("device", "cpu"), "precision": about.get("precision", "fp32")}
+    several = {"processes": about["processes"]} if about.get("processes", 1) > 1 else {}
+    machine = {
+        **several,
+        "threads": about["threads"],
+        "device": about.get("device", "cpu"),
+        "precision": about.get("precision", "fp32"),
+    }
     return ["", "training", *_pairs(about["training"]), *_pairs(machine)]
 
 

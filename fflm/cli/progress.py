@@ -161,10 +161,14 @@ class _Display:
             self._progress.stop()
 
     def show(self, run: "Session", event: "Event") -> None:
-        """Display an event of the session."""
+        """Display an event of the session; without a terminal, also a row for a step if there was none for a minute."""
+        from fflm.training.events import Evaluation, Step
+
         progress = self._progress = self._progress or self._start()
         _show(event, run, self._view, self._table, progress, self._task)
-        if progress.disable and time.monotonic() - self._shown > LOG_SECONDS:
+        if isinstance(event, Evaluation):
+            self._shown = time.monotonic()
+        elif isinstance(event, Step) and progress.disable and time.monotonic() - self._shown > LOG_SECONDS:
             state = run.trainer.state
             row = self._view.row(run, state.loss_mean if state.loss_exact else None, None, "")
             self._console.print(self._table.row(row))
@@ -182,6 +186,7 @@ class _Display:
         )
         progress = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
         progress.start()
+        self._shown = time.monotonic()  # kernels may have been compiled for minutes
         trainer = self._run.trainer
         state, epochs = trainer.state, trainer.settings.epochs
         if not state.finished:

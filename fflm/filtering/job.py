@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from fflm.arguments import PathLike, Processes, convert, to_path
 from fflm.errors import FflmError
-from fflm.files import LOCK, locked_folder, os_errors_as_fflm_error, replacing_folder, write_json
+from fflm.files import LOCK, locked_folder, os_errors_as_fflm_error, remove_leftovers, replacing_folder, write_json
 from fflm.filtering.formats import make_format
 from fflm.filtering.journal import JOB, REMEDY, REPORT, Description, Journal
 from fflm.filtering.lines import BytesPart, compressor, scores_target
@@ -204,7 +204,9 @@ class FilterJob:
         self.sources = [Source(*each) for each in about["sources"]]
         self._folder = folder
         self._model = Path(about["model"])
-        if fingerprint(self._model) != about["fingerprint"]:
+        with os_errors_as_fflm_error(f"read {self._model}"):
+            found = fingerprint(self._model)
+        if found != about["fingerprint"]:
             raise FflmError(f"{self._model} has changed since the job began: restore it, or {REMEDY}")
         self.journal = Journal(folder)
         self._threshold: float | None = None
@@ -226,10 +228,14 @@ class FilterJob:
             If a file cannot be read or written; the job can be resumed when the cause is gone.
         """
         with locked_folder(self._folder, "filtering in"), os_errors_as_fflm_error(f"write {self._folder}"):
+            for folder in (self._folder, self._folder.parent):
+                remove_leftovers(folder)
             if not (self._folder / REPORT).exists():
                 self._finish(processes or usable_processors(), progress)
-            fields = read_json(self._folder / REPORT, Report, REMEDY)
-        return Report(**{**fields, "output": self.output})
+            for index in range(len(self.sources)):
+                self.journal.path(index, "measures").unlink(missing_ok=True)
+            report: Report = convert(read_json(self._folder / REPORT, Report, REMEDY), Report)
+        return replace(report, output=self.output)
 
     def _finish(self, processes: int, progress: Callable[[Progress], None] | None) -> None:
         """Make the passes that are left, and write the report."""
@@ -238,8 +244,6 @@ class FilterJob:
             self._threshold = keep_threshold(self.settings.selection, self._all_measures())
         self._pass(True, processes, progress)
         write_json(self._folder / REPORT, asdict(self._report()))
-        for index in range(len(self.sources)):
-            self.journal.path(index, "measures").unlink(missing_ok=True)
 
     def _pass(self, writes: bool, processes: int, progress: Callable[[Progress], None] | None) -> None:
         """Go through all files, and select documents, or only score them, before the selection."""
@@ -265,6 +269,8 @@ class FilterJob:
         for index, source in enumerate(self.sources):
             done = self.journal.states.get((writes, index))
             if done and done.done:
+                if writes:
+                    self.publish(index)
                 continue
             task = Task(index, source.name, source.target, writes)
             with source.open() as file:
@@ -275,7 +281,7 @@ class FilterJob:
                 first, size = state.records, int(version[0]) if version[0].isdecimal() else 0  # some servers do not say it
                 for batch in format_.read(file, source.name, state.end):
                     known = self._measures(index, first, batch.records) if measured else None
-                    fraction = min(1.0, file.tell() / max(1, size))
+                    fraction = min(1.0, file.tell() / size) if size else 0.0
                     yield task._replace(batch=batch, first=first + 1, measures=known, fraction=fraction)
                     first += batch.records
             yield task._replace(fraction=1.0)
@@ -289,6 +295,14 @@ class FilterJob:
     def _scorer(self) -> DocumentScorer:
         """The model, in this process."""
         return DocumentScorer.load(self._model, self.settings.fast)
+
+    def publish(self, index: int) -> None:
+        """Move the complete files that were made of a source below the output folder, unless that was done."""
+        target = self.sources[index].target
+        for suffix, name in (("scores", scores_target(target)), ("kept", target)):
+            part = self.journal.path(index, suffix)
+            if part.exists():
+                publish(part, self.output, name)
 
     def _measures(self, index: int, start: int, count: int) -> Measures:
         """Return the measures of some records of a file."""
@@ -408,11 +422,8 @@ class _Writer:
         """Complete the files in progress, and move them below the output folder."""
         for part in self._parts.values():
             part.close()
-        writes, index = self._key
-        if writes:
-            target = self._job.sources[index].target
-            if "scores" in self._parts:
-                publish(self._journal.path(index, "scores"), self._job.output, scores_target(target))
-            publish(self._journal.path(index, "kept"), self._job.output, target)
         self._state.sizes, self._state.done = {}, True
         self._journal.write(*self._key, self._broken)
+        writes, index = self._key
+        if writes:
+            self._job.publish(index)

@@ -1,7 +1,8 @@
 """The folder of a job: its description, its journal, and the files in progress.
 
 A line of the journal says up to where a file is done, and how large the files in progress were then. What was written later is
-cut off when the job is resumed.
+cut off when the job is resumed. The last line of a file says that what was made of it is complete, and that is then moved below
+the output folder, if necessary by the job that is resumed.
 """
 
 import json
@@ -27,7 +28,7 @@ class Description(TypedDict):
     """The content of ``job.json``."""
 
     format: Annotated[int, Meta(ge=1, le=1)]
-    model: str
+    model: Annotated[str, Meta(max_length=4096)]
     fingerprint: str
     output: str
     sources: list[tuple[str, str]]

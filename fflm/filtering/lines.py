@@ -17,7 +17,7 @@ import msgspec
 from fflm.errors import FflmError
 from fflm.files import COMPRESSIONS
 from fflm.filtering.quality import Floats
-from fflm.filtering.records import PREFIX, Batch, BrokenRecordError, Parsed, Record, Rows, rounded
+from fflm.filtering.records import Batch, BrokenRecordError, Parsed, Record, Rows, as_fields, rounded
 from fflm.filtering.settings import bare
 from fflm.text.reading import LONGEST, decompressed
 
@@ -194,7 +194,7 @@ class JsonLines(Lines):
 
 def _with_scores(record: Record | None, scores: Record) -> bytes:
     """Return a record as JSON, with its scores."""
-    together = {**(record or {}), **{PREFIX + name: value for name, value in scores.items()}}
+    together = {**(record or {}), **as_fields(scores)}
     if all(isinstance(value, msgspec.Raw) for value in (record or {}).values()):
         return msgspec.json.encode(together)
     try:

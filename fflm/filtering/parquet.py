@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import IO, Any, ClassVar
 
 from fflm.errors import FflmError, install
-from fflm.filtering.quality import FIGURES, Floats
-from fflm.filtering.records import PREFIX, Batch, BrokenRecordError, Parsed, Part, Rows, rounded
+from fflm.filtering.quality import Floats
+from fflm.filtering.records import FIELDS, Batch, BrokenRecordError, Parsed, Part, Rows, rounded
 
 ROWS = 512
 """Number of rows of a batch."""
@@ -63,8 +63,8 @@ class Parquet:
         if scores is None:
             return table
         schema, own = _with_scores(table.schema), rounded(scores, rows)
-        kept = [table.column(name) for name in schema.names[: -len(FIGURES)]]
-        added = [pyarrow.array([each[name] for each in own], schema.field(PREFIX + name).type) for name in FIGURES]
+        kept = [table.column(name) for name in schema.names[: -len(FIELDS)]]
+        added = [pyarrow.array([each[figure] for each in own], schema.field(name).type) for figure, name in FIELDS.items()]
         return pyarrow.Table.from_arrays([*kept, *added], schema=schema)
 
     def part(self, path: Path, size: int, source: IO[bytes], scored: bool) -> Part:
@@ -103,10 +103,9 @@ def _with_scores(schema: Any) -> Any:
     """Return a schema with a column for each score at its end, in place of columns of these names."""
     import pyarrow
 
-    names = [PREFIX + name for name in FIGURES]
-    types = [pyarrow.int64() if name == "tokens" else pyarrow.float64() for name in FIGURES]
-    fields = [field for field in schema if field.name not in names]
-    return pyarrow.schema([*fields, *map(pyarrow.field, names, types)], schema.metadata)
+    fields = [field for field in schema if field.name not in FIELDS.values()]
+    types = [pyarrow.int64() if figure == "tokens" else pyarrow.float64() for figure in FIELDS]
+    return pyarrow.schema([*fields, *map(pyarrow.field, FIELDS.values(), types)], schema.metadata)
 
 
 class _ParquetPart:

@@ -103,19 +103,27 @@ def chosen(selection: Selection, measures: Measures, threshold: float | None = N
     threshold
         The highest perplexity to keep, from `keep_threshold`, or None.
     """
-    readable: npt.NDArray[np.bool] = measures["tokens"] >= 0
-    if not selection.selects:
-        return readable
     scores = figures(measures)
-    perplexity = scores["perplexity"]
-    result = readable & ~np.isnan(perplexity)
-    for limit in (selection.max_perplexity, threshold):
-        if limit is not None:
-            result &= perplexity <= limit
-    if selection.min_perplexity is not None:
-        result &= perplexity >= selection.min_perplexity
+    result: npt.NDArray[np.bool] = (measures["tokens"] >= 0) & in_range(selection, scores["perplexity"])
+    if threshold is not None:
+        result &= scores["perplexity"] <= threshold
     if selection.max_oov is not None:
         result &= scores["oov_rate"] <= selection.max_oov
+    return result
+
+
+def in_range(selection: Selection, perplexities: Floats | np.float64) -> npt.NDArray[np.bool]:
+    """Return which perplexities are in the range to keep, (D,) -> (D,).
+
+    NaN, that of a document without words, is in it only if there is no condition of any kind.
+    """
+    result = np.full(np.shape(perplexities), True)
+    if selection.selects:
+        result &= ~np.isnan(perplexities)
+    if selection.max_perplexity is not None:
+        result &= perplexities <= selection.max_perplexity
+    if selection.min_perplexity is not None:
+        result &= perplexities >= selection.min_perplexity
     return result
 
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from fflm.filtering.quality import FIGURES, Floats
 
-PREFIX = "fflm_"
-"""The beginning of the names of the fields in which records get their scores."""
+FIELDS = {figure: f"fflm_{figure}" for figure in FIGURES}
+"""The names of the fields in which records get their scores."""
 
 Rows = npt.NDArray[np.intp]
 Record = dict[str, Any]
@@ -99,6 +99,11 @@ class Format(Protocol):
 
     def part(self, path: Path, size: int, source: IO[bytes], scored: bool) -> Part:
         """Open a file to write, whose first ``size`` bytes are kept; ``source`` is what is filtered, maybe with added scores."""
+
+
+def as_fields(scores: Record) -> Record:
+    """Return the scores of a document, which are named as in `FIGURES`, as the fields of a record."""
+    return {FIELDS[figure]: value for figure, value in scores.items()}
 
 
 def rounded(scores: dict[str, Floats], rows: Rows) -> list[Record]:

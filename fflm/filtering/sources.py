@@ -127,7 +127,8 @@ def publish(part: Path, output: str, target: str) -> None:
         return
     place = Path(output, target)
     with os_errors_as_fflm_error(f"write {place}"):
-        place.parent.mkdir(parents=True, exist_ok=True)
+        if not place.parent.is_dir():
+            place.parent.mkdir(parents=True, exist_ok=True)
         part.replace(place)
         sync(place.parent)
 

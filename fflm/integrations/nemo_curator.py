@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import numpy as np
 from nemo_curator.stages.text.filters.doc_filter import DocumentFilter
 
 from fflm.arguments import PathLike
-from fflm.filtering.quality import figures
+from fflm.filtering.quality import figures, in_range
+from fflm.filtering.records import FIELDS
 from fflm.integrations.texts import TextFilter
 
 
@@ -26,7 +28,7 @@ class PerplexityFilter(DocumentFilter):  # type: ignore[misc]
         self, model: PathLike, *, max_perplexity: float | None = None, min_perplexity: float | None = None, fast: bool = False
     ) -> None:
         super().__init__()
-        self._name = "fflm_perplexity"
+        self._name = FIELDS["perplexity"]
         self._texts = TextFilter(model, fast=fast, max_perplexity=max_perplexity, min_perplexity=min_perplexity)
 
     def load_model(self) -> None:
@@ -39,5 +41,4 @@ class PerplexityFilter(DocumentFilter):  # type: ignore[misc]
 
     def keep_document(self, scores: Any) -> bool:
         """Return whether a document with this perplexity is kept."""
-        selection = self._texts.selection
-        return bool((selection.min_perplexity or 0) <= scores <= (selection.max_perplexity or float("inf")))
+        return bool(in_range(self._texts.selection, np.float64(scores)))

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from fflm.arguments import PathLike, parameters, refuse_unknown
 from fflm.errors import FflmError
-from fflm.filtering.quality import BROKEN, FIGURES, MEASURES, DocumentScorer, Measures, chosen, figures
-from fflm.filtering.records import PREFIX, Record, rounded
+from fflm.filtering.quality import BROKEN, MEASURES, DocumentScorer, Measures, chosen, figures
+from fflm.filtering.records import FIELDS, Record, as_fields, rounded
 from fflm.filtering.settings import Selection
 from fflm.models.mixture.model import fingerprint
 
@@ -66,7 +66,7 @@ class TextFilter:
         """Return which texts are kept, (D,), and the scores of each by names such as ``fflm_perplexity``."""
         measures = self.measure(texts)
         scores = rounded(figures(measures), np.arange(len(texts)))
-        return chosen(self.selection, measures), [{PREFIX + name: value for name, value in each.items()} for each in scores]
+        return chosen(self.selection, measures), list(map(as_fields, scores))
 
 
 @functools.lru_cache(maxsize=4)
@@ -97,7 +97,7 @@ class BatchFilter(TextFilter):
         kept, scores = self.judge(list(batch[self.field]))
         rows = np.flatnonzero(kept)
         columns = {name: _take(values, rows) for name, values in batch.items()}
-        return columns | {PREFIX + name: np.array([scores[row][PREFIX + name] for row in rows], float) for name in FIGURES}
+        return columns | {name: np.array([scores[row][name] for row in rows], float) for name in FIELDS.values()}
 
     def records(self, records: Iterable[Mapping[str, Any]]) -> list[Record]:
         """Return the records that are kept, with a field for each score."""

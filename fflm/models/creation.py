@@ -12,6 +12,7 @@ from fflm.errors import FflmError
 from fflm.files import NewFolder, check_own, os_errors_as_fflm_error, restore
 from fflm.models.corpora import corpus_folder
 from fflm.models.folder import CORPUS, VOCABULARY, read_config
+from fflm.parallel.world import world
 from fflm.text.corpus import FILES as CORPUS_FILES
 from fflm.text.corpus import Corpus
 from fflm.text.settings import TextSettings
@@ -35,8 +36,11 @@ FILES = (CONFIG, VOCABULARY, WEIGHTS, CHECKPOINT, LOG, EXAMPLES, CORPUS, *(f"{CO
 @contextlib.contextmanager
 def new_model(
     source: TextSource, path: Path, check: Callable[[], None], *, processes: Processes, progress: Progress
-) -> Iterator[tuple[NewFolder, Corpus]]:
+) -> Iterator[tuple[NewFolder | Path, Corpus]]:
     """Yield a new folder for a model, which the block publishes or keeps, and the corpus to train on.
+
+    Of several processes, only the first makes the folder and tokenizes the text. The others open the same corpus, and get the
+    path of the model's folder instead of a new folder.
 
     If the block raises an exception, the folder is discarded. The path of a corpus in the folder is the one that it will have
     when the folder is published.
@@ -58,16 +62,37 @@ def new_model(
     FflmError
         If an argument or the text is not valid, or the folder cannot be written. What was at ``path`` is unchanged.
     """
-    place = corpus_folder(source.inputs)
-    with NewFolder(path, check) as new, os_errors_as_fflm_error(f"write {path}"):
-        if place is None:
-            corpus = tokenize(source, new.folder / CORPUS, processes=processes, progress=progress).moved(path / CORPUS)
-        else:
+    with new_folder(path, check) as new, os_errors_as_fflm_error(f"write {path}"):
+        opened: list[Corpus] = []
+
+        def make() -> list[str]:
+            """Make and open the corpus; return where it is now, and where it will be when the folder is published."""
+            place = corpus_folder(source.inputs)
+            if place is None:
+                assert isinstance(new, NewFolder)
+                place, final = new.folder / CORPUS, path / CORPUS
+                opened.append(tokenize(source, place, processes=processes, progress=progress).moved(final))
+                return [str(place), str(final)]
             if path.resolve() in place.resolve().parents:
                 raise FflmError(f"{place} is in {path}, which would be replaced: choose another folder")
-            corpus = Corpus.open(place)
-            corpus.verify()
-        yield new, corpus
+            opened.append(Corpus.open(place))
+            opened[0].verify()
+            return [str(place), str(place)]
+
+        place, final = map(Path, world().on_first(make))
+        yield new, opened[0] if opened else Corpus.open(place).moved(final)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, check: Callable[[], None]) -> Iterator[NewFolder | Path]:
+    """Yield a `fflm.files.NewFolder`, which is discarded if the block raises an exception.
+
+    Of several processes, only the first makes it. The others get its path.
+    """
+    made: list[NewFolder] = []
+    with contextlib.ExitStack() as stack:
+        world().on_first(lambda: made.append(stack.enter_context(NewFolder(path, check))))
+        yield made[0] if made else path
 
 
 def model_path(path: PathLike | None, inputs: tuple[Path, ...], suffix: str = "model") -> Path:

@@ -61,6 +61,7 @@ class TrainedFile(Common, total=False):
 
     network: Required[NetworkConfig]
     training: TrainingSettings
+    processes: Workers
     threads: Workers
     device: Literal["cpu", "cuda"]
 

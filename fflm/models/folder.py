@@ -13,6 +13,7 @@ from fflm.arrays import CHECKPOINT, CONFIG, WEIGHTS, load_arrays, meaning
 from fflm.errors import FflmError, FflmWarning
 from fflm.files import locked_folder, os_errors_as_fflm_error, restore, restore_all, write_json
 from fflm.models import description
+from fflm.parallel.world import world
 from fflm.stored import REMEDY, check_json, read_json
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
@@ -165,16 +166,21 @@ def require(path: Path, about: Mapping[str, Any], *names: str) -> None:
 
 @contextlib.contextmanager
 def opening_run(path: Path, kind: Kind, of: Any = None) -> Iterator[dict[str, Any]]:
-    """Lock the folder of a run inside the block, and yield its config.json.
+    """Lock the folder of a run inside the block, and yield its config.json; of several processes, the first one does both.
 
     Raises
     ------
     FflmError
         As `read_run`, or if the run is going on elsewhere.
     """
-    read_run(path, kind, of)
-    with locked_folder(path):
-        yield read_run(path, kind, of)  # again, for whoever had it locked may have changed it
+    with contextlib.ExitStack() as stack:
+
+        def read() -> dict[str, Any]:
+            read_run(path, kind, of)
+            stack.enter_context(locked_folder(path))
+            return read_run(path, kind, of)  # again, for whoever had it locked may have changed it
+
+        yield world().on_first(read)
 
 
 def latest_model(folder: Path, use: Callable[[Path], Result], *kinds: Kind) -> tuple[Path, Result]:

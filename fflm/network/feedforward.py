@@ -58,12 +58,16 @@ class _Masks:
 
 @dataclass(frozen=True)
 class _Part:
-    """The part of a batch that goes through the network at a time, with the array for its losses."""
+    """The part of a batch that goes through the network at a time, with the array for its losses.
+
+    ``beta`` is 0 if the part overwrites gradients, and 1 if it adds to them.
+    """
 
     contexts: Array
     targets: Array
     losses: Array
     masks: _Masks
+    beta: float
 
 
 class Network:
@@ -103,8 +107,10 @@ class Network:
         objective: Objective = CROSS_ENTROPY,
         seed: int = 0,
         step: int = 0,
+        first: int = 0,
+        batch: int | None = None,
     ) -> None:
-        """Compute losses and gradients of a batch in training mode (with dropout).
+        """Compute losses and gradients of a batch, or of a share of its rows, in training mode (with dropout).
 
         Parameters
         ----------
@@ -123,6 +129,9 @@ class Network:
             The function to minimize.
         seed, step
             Random seed and number of the step, which determine the dropout masks.
+        first, batch
+            If the B rows are a share of a batch: the number of its first row, and the number of rows of the batch. The gradients
+            are those of the mean over the batch, so that those of all shares add up to it. A share may be empty.
 
         Raises
         ------
@@ -132,16 +141,21 @@ class Network:
             If there is not enough memory for a single row. If there is too little for `rows_at_once`, the batch is started again
             with half as many rows at a time, and so are later batches.
         """
-        backend, batch = self.backend, len(targets)
+        backend, rows = self.backend, len(targets)
+        if not rows:
+            for gradient in gradients:
+                backend.clear(gradient)
+            return
         if self.config.output == "softmax":
             input_layer.check_range("targets", targets, parameters.words)
         while True:
-            at_once = self.rows_at_once(parameters, batch)
+            at_once = self.rows_at_once(parameters, rows)
             try:
-                for low in range(0, batch, at_once):
-                    rows = slice(low, min(low + at_once, batch))
-                    part = _Part(backend.upload(contexts[rows]), targets[rows], losses[rows], _Masks(seed, step, low))
-                    self._part_gradients(parameters, part, gradients, objective, 1 / batch)
+                for low in range(0, rows, at_once):
+                    high = min(low + at_once, rows)
+                    arrays = backend.upload(contexts[low:high]), targets[low:high], losses[low:high]
+                    part = _Part(*arrays, _Masks(seed, step, first + low), beta=float(low > 0))
+                    self._part_gradients(parameters, part, gradients, objective, 1 / (batch or rows))
                 return
             except MemoryError:
                 if at_once == 1:
@@ -271,8 +285,7 @@ class Network:
 
         The gradients are those of ``scale`` times the sum over the rows.
         """
-        backend, config, masks = self.backend, self.config, part.masks
-        beta = 0.0 if masks.row == 0 else 1.0
+        backend, config, masks, beta = self.backend, self.config, part.masks, part.beta
         forward = self._forward(parameters, part.contexts, masks)
         if beta == 0 and config.input != "numbers":
             # If the output layer is tied, its gradients overwrite the rows of all its words, so these need not be cleared.

@@ -45,6 +45,7 @@ from fflm.models.description import CorpusReference
 from fflm.models.folder import VOCABULARY
 from fflm.models.neural.train import OPTIONS, PRESETS, network_settings, resolve_settings
 from fflm.network.config import NetworkConfig
+from fflm.parallel.launch import refuse_several_processes
 from fflm.search.data import CorpusData, LabeledData, SearchData, open_data
 from fflm.search.space import (
     SamplerName,
@@ -199,6 +200,7 @@ def start_search(
     with new_model(source, place, lambda: _check_new(place), processes=processes, progress=progress) as (new, corpus):
         config, settings = resolve_settings(shape, settings, automatic, corpus)
         about = {"corpus": describe_corpus(corpus, place)}
+        assert isinstance(new, NewFolder)
         return plan.start(new, CorpusData(corpus), about, config, settings, compute)
 
 
@@ -285,6 +287,7 @@ class Search:
     def __init__(self, path: Path, data: SearchData, about: Mapping[str, Any]) -> None:
         self.path = path
         self.data = data
+        refuse_several_processes("a search")
         self.run: Session | None = None
         self.save_seconds: float | None = None
         self._lock: FolderLock  # while the folder is locked

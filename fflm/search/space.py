@@ -22,6 +22,9 @@ OPTIONS = {"network": neural_train.OPTIONS, "classifier": classifier_train.OPTIO
 LOGARITHMIC = ("rate", "weight_decay", "decay")
 """Settings whose ranges are searched on a logarithmic scale, unless a range starts at 0."""
 
+POOLED = {"mean", "max"}
+"""The inputs that read texts in the same form; a window cuts texts, and features are computed from them."""
+
 DIGITS = 3
 """Number of significant digits of the values that are tried, so that tables can show the exact values."""
 
@@ -108,6 +111,9 @@ def check_space(
             raise FflmError(f"cannot search over {name!r}: choose from {', '.join(searchable(kind))}")
         if sampler == "grid" and isinstance(part, Range):
             raise FflmError(f"a grid needs choices rather than the range {part.low}..{part.high}: give several values of {name}")
+    inputs = space.get("input")
+    if isinstance(inputs, Choices) and not {config.input, *inputs.values} <= POOLED:
+        raise FflmError("all trials read the same texts, so only the inputs mean and max can be compared: give these as choices")
     for values in extreme_values(space):
         with_values(config, settings, values)
 

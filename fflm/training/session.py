@@ -21,6 +21,7 @@ from fflm.files import FolderLock, NewFolder, locked_folder, os_errors_as_fflm_e
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters, shapes
+from fflm.parallel.world import world
 from fflm.signals import ctrl_c
 from fflm.stored import read_json
 from fflm.training.checkpoints import Checkpoint, check_shapes, save_weights
@@ -47,6 +48,9 @@ Callback: TypeAlias = Callable[["Session", Event], None]
 class Session(ABC):
     """A training run and its folder. Create a session with `start` or `resume` of a subclass, and iterate over `events`.
 
+    If the program was started in several processes, they train together: all of them must use a session in the same way. Only
+    the first one writes files.
+
     Parameters
     ----------
     place
@@ -68,6 +72,8 @@ class Session(ABC):
         As above.
     trainer
         The trainer.
+    communicator
+        The processes that train together.
     vectors
         Number of words whose initial embeddings were given.
     valid
@@ -96,6 +102,7 @@ class Session(ABC):
         self.path = place if isinstance(place, Path) else place.path
         self.data = data
         self.compute = compute
+        self.communicator = world()
         parts = self.parts(config)
         self._test = parts.get("test")
         parameters = Parameters.random(config, settings.seed)
@@ -104,18 +111,19 @@ class Session(ABC):
             parameters.embeddings[...] *= self.embedding_scale
         self.vectors = 0 if embeddings is None else parameters.take_embeddings(embeddings)
         network = Network(config, compute.backend())
-        self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings)
+        self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings, self.communicator)
         self.save_seconds = SAVE_SECONDS
         self.valid: dict[str, Any] | None = None
         self._saved = time.monotonic()  # when the last checkpoint was written
         self._process: int | None = None  # the id of the process that has locked the folder for this session
         self._lock: FolderLock  # the lock, while the folder is locked
+        self._weights_meaning = self._checkpoint_meaning = ""  # hashes of config.json, which only the first process uses
         self._modified: list[int | None] = []  # the modification times of the files as this session has left or read them
 
     @classmethod
     def start(
         cls,
-        new: NewFolder,
+        new: NewFolder | Path,
         data: Any,
         config: NetworkConfig,
         settings: TrainingSettings,
@@ -129,7 +137,7 @@ class Session(ABC):
         Parameters
         ----------
         new
-            The folder of the model, which may contain the data, and is otherwise empty.
+            The folder of the model, which may contain the data, and is otherwise empty; in all processes but the first its path.
         data, config, settings, embeddings
             As for the class.
         compute
@@ -141,8 +149,12 @@ class Session(ABC):
             If the folder cannot be written.
         """
         session = cls(new, data, config, settings, compute or Compute.choose(), embeddings)
+        session._check_same()
+        if not session.communicator.first:
+            return session
         about = {
             "training": settings.to_dict(),
+            "processes": session.communicator.size,
             "threads": session.compute.threads,
             "device": session.compute.device,
             **session.description(),
@@ -150,7 +162,8 @@ class Session(ABC):
         }
         session.save_description(about)
         session._set_meanings(read_json(session.folder / CONFIG, dict[str, Any]))
-        session._write("start", parameters=session.trainer.parameters.count, **session.conditions())
+        size = session.trainer.parameters.count
+        session._write("start", parameters=size, processes=session.communicator.size, **session.conditions())
         session._save()
         session._modified = session._times()
         return session
@@ -197,7 +210,9 @@ class Session(ABC):
         config, settings = NetworkConfig.from_dict(about["network"]), TrainingSettings.from_dict(about["training"])
         check_shapes(path / CHECKPOINT, config)
         checkpoint = Checkpoint.load(path / CHECKPOINT, meaning(about, training=True))
-        compute = Compute.choose(about["threads"], device or checkpoint.device or about.get("device", "cpu"))
+        processes = about.get("processes", 1)
+        threads = max(1, about["threads"] * processes // world().size)  # as many as before, in all processes together
+        compute = Compute.choose(threads, device or checkpoint.device or about.get("device", "cpu"))
         if compute.device == "cuda":
             compute = dataclasses.replace(compute, precision=about.get("precision", "fp32"))
         session = cls(path, data, config, settings, compute)
@@ -261,7 +276,6 @@ class Session(ABC):
         The caller has locked the folder. Changes are written to the checkpoint first, and then to config.json. If the process is
         killed in between, the next session that resumes the run writes them to config.json.
         """
-        self._set_meanings(about)
         self._restore(checkpoint)
         settings, state = self.trainer.settings, self.trainer.state
         previous = checkpoint.epochs
@@ -277,7 +291,13 @@ class Session(ABC):
             if state.finished:
                 state.finished, state.bad = "", 0
         self.trainer.settings = dataclasses.replace(settings, epochs=wanted)
+        self._check_same()  # all processes have read the files
+        if not self.communicator.first:
+            return
+        self._set_meanings(about)
         truncate_log(self.folder / LOG, state.log_bytes)
+        if self.communicator.size != about.get("processes", 1):
+            self._write("resumed", step=state.step, processes=self.communicator.size)
         if (wanted, self.compute.device) != (previous, checkpoint.device or about.get("device", "cpu")):
             self._save()
         reported = {**about, "training": self.trainer.settings.to_dict(), "device": self.compute.device}
@@ -294,6 +314,17 @@ class Session(ABC):
             self.trainer.load_state_dict(checkpoint.state_dict)
         except FflmError as error:
             raise FflmError(f"{self.folder / CHECKPOINT} cannot be used: {error}") from error
+
+    def _check_same(self) -> None:
+        """Raise an FflmError unless all processes train the same network with the same settings on the same data."""
+        trainer = self.trainer
+        if self.communicator.size == 1:
+            return
+        texts = [repr(trainer.network.config), repr(trainer.settings), repr(trainer.state.step), self.fingerprint]
+        self.communicator.check_same(
+            [*texts, *trainer.parameters],
+            "the processes do not train the same network on the same data: give all of them the same arguments and files",
+        )
 
     def _set_meanings(self, about: dict[str, Any]) -> None:
         """Compute the hashes of config.json that are stored with the weights and with the checkpoint; see `meaning`."""
@@ -360,13 +391,14 @@ class Session(ABC):
                     raise KeyboardInterrupt
                 for event in self.events():
                     interrupted.deferred = True  # not before the first step, because compiling kernels may take long
-                    stop = interrupted.received and not self.trainer.state.finished
+                    stop = self.communicator.any(interrupted.received) and not self.trainer.state.finished
                     if stop and self.published:  # a model that has not been evaluated must not replace a trained model
                         self.save()  # save before the callbacks print anything, because the terminal may be closed
                     for callback in callbacks:
                         callback(self, event)
                     if stop:
                         return False
+            self.communicator.barrier()  # until the first process has written all files
             return True
         finally:
             self.discard()
@@ -393,6 +425,9 @@ class Session(ABC):
         FflmError
             If another run has locked the folder, or has changed it since this session used it; or if it was moved or replaced.
         """
+        if not self.communicator.first:
+            yield
+            return
         if self._process == os.getpid():
             self._lock.check()
             yield
@@ -419,6 +454,8 @@ class Session(ABC):
 
         A folder that replaces a model is only published if there are weights.
         """
+        if not self.communicator.first:
+            return
         state = self.trainer.state
         if 0 < state.words == state.loss_words:
             self._save_weights({"step": state.step, "epoch": self._epochs(state.words)})
@@ -439,10 +476,13 @@ class Session(ABC):
 
     def _write(self, event: str, **fields: Any) -> None:
         """Append an event to the log, and record the length of the log in the state."""
-        self.trainer.state.log_bytes = append_log(self.folder / LOG, event, **fields)
+        if self.communicator.first:
+            self.trainer.state.log_bytes = append_log(self.folder / LOG, event, **fields)
 
     def _record(self, event: Step | Evaluation | Finished) -> None:
         """Write an event to the log, and save the weights and the checkpoint if it is time to."""
+        if not self.communicator.first:
+            return
         if isinstance(event, Evaluation | Finished):
             self._lock.check()
         if isinstance(event, Evaluation):
@@ -462,23 +502,34 @@ class Session(ABC):
 
     def _evaluate_test(self, test: Examples) -> Tested:
         """Evaluate the best weights on the test data, and store the figures with them, unless this was done before."""
-        arrays, figures = load_arrays(self.folder / WEIGHTS, of=dict[str, Any], config=self._weights_meaning)
-        if "test" not in figures:
-            network = self.trainer.network
-            best = Parameters.from_arrays(network.config, arrays)
+        communicator, network = self.communicator, self.trainer.network
+        arrays, figures = (
+            load_arrays(self.folder / WEIGHTS, of=dict[str, Any], config=self._weights_meaning)
+            if communicator.first
+            else ({}, {})
+        )
+        if communicator.any(communicator.first and "test" not in figures):
+            best = Parameters.from_arrays(network.config, arrays) if communicator.first else Parameters.zeros(network.config)
+            for array in best:
+                communicator.broadcast_array(array)
             weights = best.mapped(network.backend.upload)
-            figures = {**figures, "test": self.measure("test", sum_losses(network, weights, test), weights)}
-            save_weights(self.folder, best, figures, self._weights_meaning)
-        append_log(self.folder / LOG, "test", **figures["test"])
-        return Tested(figures["test"])
+            losses = sum_losses(network, weights, test, communicator)
+            if communicator.first:
+                figures = {**figures, "test": self.measure("test", losses, weights)}
+                save_weights(self.folder, best, figures, self._weights_meaning)
+        if communicator.first:
+            append_log(self.folder / LOG, "test", **figures["test"])
+        return Tested(communicator.on_first(lambda: figures["test"]))
 
     def _roll_back(self, error: DivergedError) -> RolledBack:
         """Return to the last checkpoint with half the learning rate; raise an FflmError if this was done too often."""
-        self._lock.check()
         divergences = self.trainer.state.divergences + 1
         if divergences > DIVERGENCES:
             raise FflmError(f"training does not converge: {error}; try a lower `rate`, or a smaller `clip`") from error
-        self._restore(Checkpoint.load(self.folder / CHECKPOINT, self._checkpoint_meaning))
+        if self.communicator.first:
+            self._lock.check()
+            self._restore(Checkpoint.load(self.folder / CHECKPOINT, self._checkpoint_meaning))
+        self.trainer.synchronize()
         state = self.trainer.state
         state.divergences = divergences
         state.rate_factor /= 2

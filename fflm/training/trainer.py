@@ -1,6 +1,7 @@
 """The training loop, which is a generator of events."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from fflm.network.feedforward import Network
 from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset
+from fflm.parallel.communicator import SINGLE_PROCESS, Communicator
 from fflm.shuffling import shuffled
 from fflm.stored import REMEDY
 from fflm.training.events import USELESS, DivergedError, Evaluation, Finished, Losses, Step
@@ -35,6 +37,13 @@ MEAN_STEPS = 100
 """Number of batches over which `State.loss_mean` averages; with fewer batches, the average is not used."""
 
 
+DRIFTED = (
+    "the processes have computed different weights, as processors of different kinds may: "
+    "use hosts of one kind, or set NUMBA_CPU_NAME=generic"
+)
+"""Message if processes that should have the same weights have not."""
+
+
 @dataclass(frozen=True)
 class _Batch:
     """A batch that is prepared for a training step.
@@ -42,9 +51,11 @@ class _Batch:
     Attributes
     ----------
     contexts
-        The inputs of the network, (B, n), on the device.
+        The inputs of the network, (B, n), on the device: the rows that this process computes.
     targets
-        The targets, (B,), on the host.
+        The targets of these rows, (B,), on the host.
+    first, size
+        The number of their first row in the batch, and the number of rows of the batch.
     objective
         The function to minimize.
     subset
@@ -55,6 +66,8 @@ class _Batch:
 
     contexts: Array
     targets: Array
+    first: int
+    size: int
     objective: Objective
     subset: Subset | None
     exact: bool
@@ -75,6 +88,9 @@ class Trainer:
         The validation data. Without it, training does not stop early, and the last weights count as the best.
     settings
         The settings of training.
+    communicator
+        The processes that train together. Each has the same parameters, optimizer and data, computes the gradients of a share of
+        the rows of each batch, and makes the same update with the sums over all processes.
 
     Attributes
     ----------
@@ -94,13 +110,20 @@ class Trainer:
     """
 
     def __init__(
-        self, network: Network, parameters: Parameters, train: Examples, valid: Examples | None, settings: TrainingSettings
+        self,
+        network: Network,
+        parameters: Parameters,
+        train: Examples,
+        valid: Examples | None,
+        settings: TrainingSettings,
+        communicator: Communicator = SINGLE_PROCESS,
     ) -> None:
         self.network = network
         self.parameters = parameters.mapped(network.backend.upload)
         self.train = train
         self.valid = valid
         self.settings = settings
+        self.communicator = communicator
         dtype = parameters.dtype
         if network.config.output != "softmax" and (settings.loss, settings.smoothing, settings.self_normalise) != ("exact", 0, 0):
             raise FflmError("a sampled loss, smoothing and self-normalization are of a softmax: leave them out")
@@ -176,6 +199,16 @@ class Trainer:
                 backend.copy(backend.upload(saved).reshape(len(saved), -1), array.reshape(len(saved), -1))
         self.state = state
 
+    def synchronize(self) -> None:
+        """Continue in all processes from the state of the first one, for example after `load_state_dict` was called there."""
+        if self.communicator.size == 1:
+            return
+        state_dict = self.state_dict()
+        for array in state_dict["arrays"].values():
+            self.communicator.broadcast_array(array)
+        state_dict["state"] = json.loads(self.communicator.broadcast(json.dumps(state_dict["state"]).encode()))
+        self.load_state_dict(state_dict)
+
     def _parts(self) -> dict[str, Parameters]:
         """Return the parameters and the optimizer's moments under the names that they have in a checkpoint."""
         return {"parameters": self.parameters} | {f"moment{index}": moment for index, moment in enumerate(self.optimizer.moments)}
@@ -223,10 +256,15 @@ class Trainer:
         if words is not None or self.network.config.sparse:  # the step must not take time for rows that it does not use
             subset = Subset(self.network.config, contexts, targets, words)
             contexts, targets = subset.contexts, subset.targets
-        return _Batch(self.network.backend.upload(contexts), targets, objective, subset, words is None)
+        share, upload = self.communicator.share(len(targets)), self.network.backend.upload
+        own = upload(contexts[share]), targets[share], share.start
+        return _Batch(*own, len(targets), objective, subset, words is None)
 
     def _launch(self, batch: _Batch, rate: float) -> Array:
-        """Start a training step, and return its losses (B,) on the device, which may still be computing them."""
+        """Start a training step, and return the losses (B,) of the rows of this process, on the device.
+
+        The device may still be computing them.
+        """
         backend, subset, settings, step = self.network.backend, batch.subset, self.settings, self.state.step
         parameters, gradients, moments = self.parameters, self.gradients, self.optimizer.moments
         if subset:
@@ -248,7 +286,11 @@ class Trainer:
             objective=batch.objective,
             seed=settings.seed,
             step=step,
+            first=batch.first,
+            batch=batch.size,
         )
+        learned = [gradient for name, gradient in gradients.items() if not (settings.frozen and name == "embeddings")]
+        self.communicator.sum_arrays(learned)
         if settings.frozen:
             backend.clear(gradients.embeddings)
         self.optimizer.add_penalties(parameters, gradients)
@@ -270,8 +312,8 @@ class Trainer:
         DivergedError
             If the loss or the gradient is not finite, or the loss has exploded.
         """
-        state, backend, words = self.state, self.network.backend, len(batch.targets)
-        total = float(backend.download(losses).sum(dtype=np.float64))
+        state, backend, words = self.state, self.network.backend, batch.size
+        total = self.communicator.sum(float(backend.download(losses).sum(dtype=np.float64)))
         self._check(total / words, batch.exact)
         if not math.isfinite(backend.download(self._scale)[0]):
             raise DivergedError(f"the gradient is not finite at step {state.step + 1}")
@@ -331,7 +373,8 @@ class Trainer:
         if self.lazy_adam:
             self.lazy_adam.catch_up_all(self.network.backend, rate)
         train_loss = state.loss_sum / state.loss_words
-        valid = None if self.valid is None else sum_losses(self.network, self.parameters, self.valid)
+        self.communicator.check_same(list(self.parameters), DRIFTED)
+        valid = None if self.valid is None else sum_losses(self.network, self.parameters, self.valid, self.communicator)
         best = valid is None or valid.mean < state.best
         if valid is not None:
             state.best = min(state.best, valid.mean)
@@ -347,24 +390,33 @@ class Trainer:
         return Evaluation(state.step, state.epoch, state.words, train_loss, exact, valid, best, rate, state.seconds, speed)
 
 
-def sum_losses(network: Network, parameters: Parameters, examples: Examples) -> Losses:
+def sum_losses(
+    network: Network, parameters: Parameters, examples: Examples, communicator: Communicator = SINGLE_PROCESS
+) -> Losses:
     """Return the sum of the losses over all examples, in evaluation mode.
+
+    Each process computes a share of the evaluation batches. Their sums are added in their order, so that the result is the same
+    for any number of processes.
 
     Raises
     ------
     DivergedError
         If the sum is not finite, or the mean loss of a softmax is above `USELESS`.
     """
-    total = unknown = 0.0
     rows = network.config.rows(EVALUATION_ROWS)
-    for low in range(0, len(examples), rows):
+    starts = range(0, len(examples), rows)
+    sums = np.zeros((len(starts), 2))
+    share = communicator.share(len(starts))
+    for low, own in zip(starts[share], sums[share], strict=True):
         contexts, targets = examples.batch(np.arange(low, min(low + rows, len(examples))))
         device_losses = network.backend.empty((len(targets),), parameters.dtype)
         network.losses(parameters, contexts, targets, device_losses)
         losses = network.backend.download(device_losses)
-        total += float(losses.sum(dtype=np.float64))
+        own[0] = losses.sum(dtype=np.float64)
         if network.config.outputs is None:
-            unknown += float(losses[targets == UNKNOWN].sum(dtype=np.float64))
+            own[1] = losses[targets == UNKNOWN].sum(dtype=np.float64)
+    communicator.sum_arrays([sums])
+    total, unknown = np.cumsum(sums, axis=0)[-1].tolist()
     result = Losses(len(examples), total, unknown)
     if not result.mean < (USELESS if network.config.output == "softmax" else math.inf):
         raise DivergedError(f"the weights are useless, they give a text {result.mean:.3g} nats per word")

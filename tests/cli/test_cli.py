@@ -3,6 +3,7 @@
 import contextlib
 import html
 import importlib
+import itertools
 import json
 import os
 import re
@@ -314,6 +315,22 @@ def test_train_prints_results_to_stdout_and_progress_to_stderr(models):
     for line in CONDITIONS:
         assert re.search(f"^{line}$", resumed.stderr, re.MULTILINE)
     shutil.rmtree(models / "own.model")
+
+
+def test_rows_between_evaluations_have_steps_of_their_own(models, monkeypatch):
+    """An evaluation is followed by the next step, although rows for steps are due all the time."""
+    monkeypatch.setattr("fflm.cli.progress.LOG_SECONDS", -1.0)
+    result = fflm("train", "text.txt", *SMALL, "--epochs", 2, "-o", "rows.model", folder=models)
+    rows = re.findall(r"^ +[\d.]+ +(\d+) +[\d.]+ +([\d.]+|-) .*$", result.stderr, re.MULTILINE)
+    steps = [int(step) for step, _ in rows]
+    assert steps == sorted(steps)
+    assert [perplexity != "-" for _, perplexity in rows].count(True) == 2
+    after = [
+        following for (step, perplexity), (following, _) in itertools.pairwise(rows) if perplexity != "-" and step == following
+    ]
+    assert after == []
+    assert result.stderr.splitlines()[-1].startswith("done: ")
+    shutil.rmtree(models / "rows.model")
 
 
 @pytest.mark.slow

@@ -150,6 +150,8 @@ def test_commands_tune_and_resume(data: Path) -> None:
         ("", "give labeled text to train on, or --resume a search"),
         ("texts.tsv --search window=1|2", "cannot search over 'window'"),
         ("texts.tsv --search rte=0.1..0.2", r"cannot search over 'rte' \(did you mean 'rate'\?\): choose from embedding, hidden"),
+        ("texts.tsv --search input=mean|window", "only the inputs mean and max can be compared: give these as choices"),
+        ("texts.tsv --search input=features|tagging", "only the inputs mean and max can be compared"),
         ("texts.tsv --search vectors=a|b", "cannot search over 'vectors'"),
         ("texts.tsv --search rate=0.1..0.2 --rate 0.1", "--rate: give one value, or --search for it"),
         ("texts.tsv --vectors x", "No such option '--vectors'"),

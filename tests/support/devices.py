@@ -108,19 +108,17 @@ class NumpyBackend:
         return on_numpy
 
 
-def compiled(kernel: Any, types: tuple[Any, ...], capability: tuple[int, int] = (9, 0), output: str = "ptx") -> Any:
-    """Compile a kernel for arguments of these types, also on a machine without a GPU; return the output."""
+def compiled(kernel: Any, types: tuple[Any, ...]) -> str:
+    """Compile a kernel for arguments of these types, also on a machine without a GPU; return the PTX."""
     from types import SimpleNamespace
 
     from numba import cuda
     from numba.cuda import dispatcher
 
-    found = dispatcher.get_current_device
+    found, capability = dispatcher.get_current_device, (9, 0)
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)  # for device functions
     try:
-        bounds = kernel.targetoptions.get("launch_bounds")
-        return cuda.compile(kernel.py_func, types, cc=capability, device=False, abi="numba", output=output, launch_bounds=bounds)[
-            0
-        ]
+        ptx: str = cuda.compile(kernel.py_func, types, cc=capability, device=False, abi="numba", output="ptx")[0]
+        return ptx
     finally:
         dispatcher.get_current_device = found

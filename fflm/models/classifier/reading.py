@@ -74,7 +74,8 @@ def read_labeled(
     Raises
     ------
     FflmError
-        If a file cannot be read, a line is not as the format says, or there is none.
+        If a file cannot be read, a line is not as the format says, or there is none, or if columns are named and the format is
+        not csv.
     """
     texts: list[str] = []
     labels: list[str] = []
@@ -85,6 +86,10 @@ def read_labeled(
         found = _guess(name, first) if format == "auto" else format
         lines = chain([first], lines)
         columns = text_column, label_column
+        if found != "csv" and columns != ("text", "label"):
+            raise FflmError(
+                f"{name} is in the format {found}, without named columns: leave out their names, or give `format='csv'`"
+            )
         pairs = _read_csv(lines, name, *columns) if found == "csv" else _read_lines(lines, name, found)
         for label, text in pairs:
             labels.append(label)

@@ -13,18 +13,18 @@ from fflm.arguments import Device, Overwrite, PathLike, Paths, check, checked, p
 from fflm.arrays import CONFIG
 from fflm.backend.devices import Compute
 from fflm.errors import FflmError
-from fflm.files import NewFolder
 from fflm.models.classifier.data import ClassifierData, LabeledSource
 from fflm.models.classifier.features import read_lexicon
 from fflm.models.classifier.metrics import Report
 from fflm.models.classifier.model import ClassifierFile, probabilities, save_description
 from fflm.models.classifier.settings import DEFAULTS, TAGGING, Balanced, Lexicons, TextInput, Vectors
-from fflm.models.creation import TEXT_OPTIONS, check_free, model_path, pop_fields, pop_tokenizer
+from fflm.models.creation import TEXT_OPTIONS, check_free, model_path, new_folder, pop_fields, pop_tokenizer
 from fflm.models.folder import opening_run
 from fflm.models.neural.model import NeuralModel
 from fflm.models.vectors import read_vectors, vector_size
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
+from fflm.parallel.launch import refuse_several_processes
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary, VocabularyRule
 from fflm.training.events import Losses
@@ -72,13 +72,15 @@ def start_session(
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
     request = ClassifierRequest.of(inputs, {"lexicons": lexicons, "balanced": balanced, **fields})
+    if Path("-") in request.source.inputs:
+        refuse_several_processes("training a classifier on standard input")
     place = model_path(path, request.source.inputs, "classifier")
     start = None if vectors is None else to_path("vectors", vectors)
     if start and request.input.input == "features":
         raise FflmError("features have no embeddings: leave out `vectors`, or choose another `input`")
     if request.settings.frozen and start is None:
         raise FflmError("only embeddings that are given can be frozen: give `vectors`")
-    with NewFolder(place, lambda: check_free(place, overwrite)) as new:
+    with new_folder(place, lambda: check_free(place, overwrite)) as new:
         data, config, settings = request.read()
         embeddings = read_embeddings(start, data.reader.vocabulary) if start else None
         if embeddings is not None:

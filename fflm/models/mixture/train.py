@@ -31,7 +31,35 @@ def mix(
     errors: Errors = "strict",
     device: Device = "cpu",
 ) -> Mixture:
-    """Mix models, with the weights that predict a held-out text best: `combine`, then `tune_weights`."""
+    """Interpolate language models linearly, with the weights that predict a held-out text best.
+
+    Parameters
+    ----------
+    paths
+        The models' folders.
+    cache
+        Size of a cache model to mix in, in words; None for no cache.
+    tune
+        Files or folders with the held-out text, or ``"-"`` for standard input; by default the validation part of the first
+        model's corpus.
+    encoding
+        Character encoding of the held-out text.
+    errors
+        Whether to refuse bytes that cannot be decoded (``"strict"``) or to replace them (``"replace"``).
+    device
+        The device that computes the networks' predictions.
+
+    Returns
+    -------
+    Mixture
+        The mixture; `Mixture.save` writes it to a folder.
+
+    Raises
+    ------
+    FflmError
+        If a folder holds no model or is given twice, the models do not fit together, the text cannot be read, or none of its
+        words is in the vocabulary.
+    """
     return tune_weights(combine(paths, cache, device), tune, encoding, errors)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, TypeAlias
 
 from msgspec import Meta
 
+from fflm.arguments import Count
 from fflm.errors import FflmError
 from fflm.models.description import LARGEST_ORDER
 
@@ -14,7 +15,7 @@ ORDER = 5
 Order: TypeAlias = Annotated[int, Meta(ge=1, le=LARGEST_ORDER, description="Order: length of the longest n-grams.")]
 
 Prune: TypeAlias = Annotated[
-    tuple[Annotated[int, Meta(ge=0)], ...],
+    tuple[Count, ...],
     Meta(
         description="Remove n-grams that occur at most this many times: a number for each order, 0 for single words; the last one"
         " is also for all longer n-grams. 0,0,1 removes n-grams of three and more words that occur once."

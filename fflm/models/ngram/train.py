@@ -12,12 +12,14 @@ from fflm.arguments import (
     parameters,
     refuse_unknown,
 )
+from fflm.files import NewFolder
 from fflm.models.corpora import describe_corpus
 from fflm.models.creation import TEXT_OPTIONS, check_free, model_path, new_model, text_source
 from fflm.models.ngram.estimate import estimate
 from fflm.models.ngram.model import NgramModel
 from fflm.models.ngram.settings import ORDER, Order, Prune, PruneEntropy, largest_pruned
 from fflm.models.scoring import score_part
+from fflm.parallel.launch import refuse_several_processes
 from fflm.text.corpus import Corpus
 
 
@@ -64,6 +66,7 @@ def train(
     FflmError
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
+    refuse_several_processes("the training of an n-gram model")
     source = text_source(inputs, fields)
     place = model_path(path, source.inputs, "ngram")
     refuse_unknown(fields, OPTIONS)
@@ -74,6 +77,7 @@ def train(
         model.about["figures"] = {
             name: score_part(model, corpus.parts[name]).to_dict() for name in ("valid", "test") if name in corpus.parts
         }
+        assert isinstance(new, NewFolder)
         model.save(new.folder)
         new.publish()
     return NgramModel.load(place)

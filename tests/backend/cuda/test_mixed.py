@@ -110,13 +110,22 @@ def test_mixed_operations_round_in_same_places_as_numpy(rows, words, size):
 
 
 BUGS = {
-    "no barrier": ("            cuda.syncthreads()\n        rows, columns", "        rows, columns"),
-    "a single buffer": ("buffer = uint32(uint32(step) % uint32(2)", "buffer = uint32(uint32(step + 1) % uint32(2)"),
-    "another tile's factors": ("factors[piece // uint32(COLUMNS // width)", "factors[piece // uint32(2 * COLUMNS // width)"),
-    "no ends of lines": (" and place < uint32(matrix.shape[1])", ""),
-    "a sum of too few": ("for k in range(readers):", "for k in range(readers - 1):"),
+    "no barrier": ("to weights", "            cuda.syncthreads()\n        rows, columns", "        rows, columns"),
+    "a single buffer": (
+        "to weights",
+        "buffer = uint32(uint32(step) % uint32(2)",
+        "buffer = uint32(uint32(step + 1) % uint32(2)",
+    ),
+    "another tile's factors": (
+        "slopes to inputs",
+        "factors[piece // uint32(COLUMNS // width)",
+        "factors[piece // uint32(2 * COLUMNS // width)",
+    ),
+    "no ends of lines": ("layer", " and place < uint32(matrix.shape[1])", ""),
+    "a sum of too few": ("slopes to weights", "for k in range(readers):", "for k in range(readers - 1):"),
 }
-"""For each bug the text in the source of `products` and its replacement."""
+"""For each bug the form of products that has it (only one is compiled anew), a text in the source of `products`, and its
+replacement."""
 
 
 def module_from_source(source, path):
@@ -130,14 +139,12 @@ def module_from_source(source, path):
 @pytest.mark.skipif(devices.device == "cuda", reason="the behavior of a real GPU with these bugs is undefined")
 @pytest.mark.parametrize("bug", BUGS)
 def test_bugs_in_mixed_kernels_are_detected(bug, tmp_path, monkeypatch):
-    source = Path(products.__file__).read_text(encoding="utf-8")
-    assert source.count(BUGS[bug][0]) == 1
-    monkeypatch.setitem(
-        sys.modules, products.__name__, module_from_source(source.replace(*BUGS[bug]), tmp_path / f"products, {bug}.py")
-    )
+    source, (form, text, replacement) = Path(products.__file__).read_text(encoding="utf-8"), BUGS[bug]
+    assert source.count(text) == 1
+    changed = module_from_source(source.replace(text, replacement), tmp_path / f"products, {bug}.py")
+    monkeypatch.setitem(sys.modules, products.__name__, changed)
     mixed = module_from_source(Path(cuda_mixed.__file__).read_text(encoding="utf-8"), tmp_path / f"mixed, {bug}.py")
-    kernels = {form: mixed.make_mixed_product(form) for form in products.FORMS}
-    monkeypatch.setattr(cuda_backend, "MIXED_PRODUCTS", kernels)
+    monkeypatch.setitem(cuda_backend.MIXED_PRODUCTS, form, mixed.make_mixed_product(form))
 
     def check():
         test_products_of_float16_values_are_exact(33, 40, 7)

@@ -142,6 +142,11 @@ def test_long_line_is_read_as_one_text(tmp_path: Path) -> None:
         ("", {}, "there is no labeled text in"),
         ("__label__a x\ny\n", {}, "line 2 does not begin with __label__"),
         ("__label__a __label__b x\n", {}, "line 1 has several labels"),
+        (
+            "a\tx\n",
+            {"text_column": "body"},
+            "the format tab, without named columns: leave out their names, or give `format='csv'`",
+        ),
         ("label,body\na,x\n", {"format": "csv"}, "no column 'text', but label, body: name one with `text_column`"),
         ("label;text\na;x\n", {"format": "csv"}, "only the column 'label;text': separate its columns by commas"),
         ("label,text\na\n", {"format": "csv"}, "line 2 has too few columns"),

@@ -187,6 +187,7 @@ def test_kenlm_reads_pruned_models(tmp_path):
         ((0, 2, 1), "`prune` is 0, 2, 1: give numbers of which none is smaller than the one before it"),
         ((0, 0, 1, 1), "`prune` has 4 numbers, but the model has the order 3: give at most 3"),
         ((0, -1), "`prune`"),
+        ((0, 10**20), "`prune`.* from 0 to 9,007,199,254,740,992"),
     ],
 )
 def test_thresholds_that_cannot_be_are_refused(prune, reason, tmp_path):

@@ -1,0 +1,78 @@
+"""The processes with which this program was started, and how they end."""
+
+import os
+import sys
+from functools import cache
+from types import TracebackType
+
+from fflm.errors import FflmError, install
+from fflm.parallel.communicator import SINGLE_PROCESS, Communicator
+from fflm.parallel.launch import launched_as
+from fflm.processors import usable_processors
+
+ENDING_SECONDS = 5.0
+"""How long a process with an error waits for the others to end with an error, too, before it ends them."""
+
+
+@cache
+def world() -> Communicator:
+    """Return the communicator of all processes with which this program was started.
+
+    The first call creates it. From then on, an exception that is not handled in one of several processes ends all of them,
+    because the others would wait for it.
+
+    Raises
+    ------
+    FflmError
+        If there are several processes, but mpi4py is missing, or uses another MPI than the launcher.
+    """
+    _, size = launched_as()
+    if size == 1:
+        return SINGLE_PROCESS
+    try:
+        from fflm.parallel.mpi import MpiCommunicator
+    except (ImportError, RuntimeError) as error:  # mpi4py raises a RuntimeError if it finds no MPI library
+        remedy = f"run {install('mpi')}, or start one process"
+        raise FflmError(f"{size} processes were started, but mpi4py cannot be used ({error}): {remedy}") from error
+    communicator = MpiCommunicator()
+    if communicator.size != size:
+        remedy = "use the launcher of the MPI that mpi4py uses, or install mpi4py for the MPI of this launcher"
+        raise FflmError(f"{size} processes were started, but MPI connects {communicator.size} of them: {remedy}")
+    sys.excepthook = _end_after_exception
+    return communicator
+
+
+def threads_per_process(most: int) -> int:
+    """Return how many threads a process should use: ``most``, or its part of the host's processors if there are several."""
+    communicator = world()
+    if communicator.size == 1:
+        return most
+    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return min(most, communicator.processors(usable_processors(), affinity))
+
+
+def end_all(status: int, message: str) -> None:
+    """End this process and all others with an error, unless all have one and end by themselves, as if it is wrong usage.
+
+    Parameters
+    ----------
+    status
+        The exit status.
+    message
+        What happened in this process. The first process has printed its own message.
+    """
+    if not world.cache_info().currsize:  # this process has no connection to others
+        return
+    communicator = world()
+    if communicator.all_arrive(ENDING_SECONDS):
+        return
+    if message and not communicator.first:
+        print(f"error: process {communicator.rank} of {communicator.size}: {message}", file=sys.__stderr__, flush=True)
+    communicator.abort(status)
+
+
+def _end_after_exception(type_: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Print an exception that nobody has handled, and end all processes."""
+    sys.stderr = sys.__stderr__  # commands replace it in all processes but the first one
+    sys.__excepthook__(type_, error, traceback)
+    world().abort(1)

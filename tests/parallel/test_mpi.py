@@ -1,0 +1,73 @@
+"""Several processes over MPI, started by `mpiexec`."""
+
+import json
+from pathlib import Path
+
+import mpi_checks
+import numpy as np
+import pytest
+from command import SMALL
+from processes import mpiexec, needs_mpi
+
+import fflm
+from fflm.arrays import load_arrays
+
+pytestmark = needs_mpi
+
+PROGRAM = Path(mpi_checks.__file__)
+
+
+def log(model, event="evaluation"):
+    lines = map(json.loads, (Path(model) / "log.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == event]
+
+
+def test_operations_of_communicator(tmp_path):
+    result = mpiexec(3, PROGRAM, "operations", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_interrupted_training_in_two_processes_equals_uninterrupted(text):
+    """Ctrl-C in one process stops both after the same step; the losses are those of one process, which can also continue."""
+    result = mpiexec(2, PROGRAM, "training", folder=Path())
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["step"] == 6  # the signal comes after step 5
+    (whole, figures), (resumed, again) = (
+        load_arrays(Path(model, "model.safetensors"), of=dict) for model in ("whole.model", "resumed.model")
+    )
+    assert figures == again
+    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+    assert json.loads(Path("whole.model/config.json").read_text())["processes"] == 2
+    fflm.train("text.txt", "single.model", **mpi_checks.TRAINING)
+    for one, two in zip(log("single.model"), log("whole.model"), strict=True):
+        assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-5)
+        assert two["valid"]["perplexity"] == pytest.approx(one["valid"]["perplexity"], rel=1e-4)
+    assert log("whole.model", "test") == log("resumed.model", "test")
+    fflm.resume("whole.model", epochs=3)
+    assert log("whole.model", "resumed")[0]["processes"] == 1
+    assert len(log("whole.model")) == 3
+
+
+def test_divergence_is_rolled_back_and_fault_of_one_process_ends_all(text):
+    result = mpiexec(2, PROGRAM, "diverging", folder=Path())
+    assert result.returncode == 1
+    assert "RuntimeError: a fault in the last process" in result.stderr
+    (event,) = log("diverging.model", "rolled back")
+    assert (event["step"], event["cause"]) == (4, "the loss is nan nats per word at step 5")
+    _, about = load_arrays(Path("diverging.model/checkpoint.safetensors"), of=dict)
+    assert about["state"]["step"] in (5, 6)
+    fflm.resume("diverging.model", epochs=1)
+
+
+def test_command_prints_once(text):
+    result = mpiexec(3, "-m", "fflm", "train", text, *SMALL, "--epochs", 1, "--threads", 1, folder=Path())
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0] == "model text.model, from epoch 1"
+    assert len(result.stdout.splitlines()) == 2
+    assert result.stderr.count("done: the only epoch done") == 1
+    Path("reviews.tsv").write_text("".join(f"{word}\tsome {word} text {number}\n" for number in range(40) for word in ("a", "b")))
+    result = mpiexec(2, "-m", "fflm", "classify", "train", "reviews.tsv", "--epochs", 1, "--threads", 1, folder=Path())
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("reviews.classifier") == 1
+    result = mpiexec(2, "-m", "fflm", "train", text, "-o", "text.model", folder=Path())
+    assert (result.returncode, result.stderr.count("error: text.model exists")) == (1, 1)

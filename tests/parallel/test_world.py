@@ -1,0 +1,142 @@
+"""How a program finds out that it was started in several processes, and how these end."""
+
+import sys
+import types
+
+import pytest
+from command import fflm as fflm_command
+from processes import ThreadCommunicator
+
+from fflm.backend.devices import Compute
+from fflm.errors import FflmError
+from fflm.models.ngram.train import train
+from fflm.parallel.communicator import SINGLE_PROCESS
+from fflm.parallel.launch import launched_as
+from fflm.parallel.world import end_all, threads_per_process, world
+
+LAUNCHED = {"PMI_RANK": "1", "PMI_SIZE": "4"}
+
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch):
+    """Let `world` find out anew, and restore what it changes."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    world.cache_clear()
+    yield
+    world.cache_clear()
+
+
+class Recorder(ThreadCommunicator):
+    """A process whose calls of `abort` are recorded, and whose others arrive or not."""
+
+    def __init__(self, rank, size, arrive):
+        super().__init__(rank, size, None, None)
+        self.arrive, self.aborted = arrive, []
+
+    def abort(self, status):
+        """Record the status."""
+        self.aborted.append(status)
+
+    def all_arrive(self, seconds):
+        """Return whether the others arrive."""
+        return self.arrive
+
+
+def imitate_launch(monkeypatch, communicator):
+    """Let `world` find the variables of a launcher, and return a communicator."""
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
+    imitated = types.SimpleNamespace(MpiCommunicator=lambda: communicator)
+    monkeypatch.setitem(sys.modules, "fflm.parallel.mpi", imitated)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, (0, 1)),
+        (LAUNCHED, (1, 4)),
+        ({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3"}, (2, 3)),
+        ({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8"}, (5, 8)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, (0, 1)),  # a batch script, which runs once
+        ({"PMI_RANK": "x", "PMI_SIZE": "2"}, (0, 1)),
+    ],
+)
+def test_launched_as_reads_variables_of_launchers(environment, expected):
+    assert launched_as(environment) == expected
+
+
+def test_world_is_single_process_without_launcher(monkeypatch):
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    assert world() is SINGLE_PROCESS
+    assert threads_per_process(7) == 7
+
+
+def test_several_processes_without_mpi4py_are_refused(monkeypatch, text):
+    """No command trains the same model several times."""
+    imitate_launch(monkeypatch, None)
+    monkeypatch.delitem(sys.modules, "fflm.parallel.mpi")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(FflmError, match=r"^4 processes were started, but mpi4py cannot be used \(.*\): run `pip install"):
+        world()
+    monkeypatch.setenv("PMI_RANK", "0")
+    result = fflm_command("train", text, folder=".")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "error: 4 processes were started, but mpi4py cannot be used" in result.stderr
+
+
+def test_processes_that_are_not_connected_are_refused(monkeypatch):
+    imitate_launch(monkeypatch, Recorder(0, 1, True))
+    with pytest.raises(FflmError, match="4 processes were started, but MPI connects 1 of them: use the launcher"):
+        world()
+
+
+@pytest.mark.parametrize(
+    "command", [("score", "x"), ("ngram", "train", "x"), ("classify", "predict"), ("tokenize", "x"), ("info",)]
+)
+def test_commands_that_use_one_process_are_refused_in_several(monkeypatch, tmp_path, command):
+    result = fflm_command(*command, folder=tmp_path, environment={"PMI_RANK": "0", "PMI_SIZE": "2"})
+    assert result.returncode == 1
+    assert result.stderr == f"error: `fflm {command[0]}` uses one process, but 2 were started: start it without mpiexec or srun\n"
+
+
+def test_only_first_process_prints(tmp_path):
+    result = fflm_command("score", "x", folder=tmp_path, environment={"PMI_RANK": "1", "PMI_SIZE": "2"})
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", "")
+    assert "Usage" in fflm_command("score", "--help", folder=tmp_path, environment={"PMI_RANK": "0", "PMI_SIZE": "2"}).stdout
+
+
+def test_ngram_training_in_several_processes_is_refused(monkeypatch, text):
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "2")
+    with pytest.raises(FflmError, match="the training of an n-gram model uses one process"):
+        train("text.txt")
+
+
+def test_gpu_is_refused_in_several_processes(monkeypatch):
+    imitate_launch(monkeypatch, Recorder(1, 4, True))
+    monkeypatch.setattr("fflm.backend.devices.choose_device", lambda device: "cuda")
+    with pytest.raises(FflmError, match="several processes train on the CPU only"):
+        Compute.choose(device="cuda")
+
+
+def test_end_all_ends_others_only_if_they_have_no_error(monkeypatch, capfd):
+    for rank, arrive, printed in ((1, True, ""), (1, False, "error: process 1 of 4: disk full\n"), (0, False, "")):
+        world.cache_clear()
+        communicator = Recorder(rank, 4, arrive)
+        imitate_launch(monkeypatch, communicator)
+        assert world() is communicator
+        end_all(3, "disk full")
+        assert communicator.aborted == ([] if arrive else [3])
+        assert capfd.readouterr().err == printed
+
+
+def test_exception_that_nobody_handles_ends_all(monkeypatch, capfd):
+    communicator = Recorder(1, 4, False)
+    imitate_launch(monkeypatch, communicator)
+    world()
+    with monkeypatch.context() as muted:
+        muted.setattr(sys, "stderr", None)
+        sys.excepthook(ValueError, ValueError("a fault"), None)
+    assert communicator.aborted == [1]
+    assert capfd.readouterr().err == "ValueError: a fault\n"

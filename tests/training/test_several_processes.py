@@ -1,0 +1,149 @@
+"""Training in several processes, which are threads here: the same model as in one process."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from processes import in_processes
+from tolerances import assert_close
+
+from fflm.backend.cpu.backend import CpuBackend
+from fflm.errors import FflmError
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
+from fflm.parallel.communicator import SINGLE_PROCESS
+from fflm.text.windows import Windows
+from fflm.training.events import DivergedError, Evaluation, Step
+from fflm.training.examples import Rows
+from fflm.training.settings import TrainingSettings
+from fflm.training.trainer import Trainer, sum_losses
+
+WORDS = 30
+TEXT = np.random.default_rng(0).zipf(1.3, 150).clip(1, WORDS).astype(np.uint16) - 1
+CONFIG = NetworkConfig(WORDS, 3, 6, (7,), averages=(), tied=True, dropout=0.3, embedding_dropout=0.2)
+SETTINGS = TrainingSettings(epochs=2, batch_size=16, rate=0.01, clip=0.5, patience=0, evaluate_every=4)
+"""An epoch has 10 batches, the last with 6 rows, which is less than a full share of each of 4 processes."""
+
+CASES = {
+    "exact": ({}, {"loss": "exact"}),
+    "sampled": ({}, {"loss": "sampled", "samples": 8, "exact_end": 0.3}),
+    "nce": ({"tied": False}, {"loss": "nce", "samples": 8, "optimizer": "adam", "l1": 1e-3}),
+    "bands": ({"tied": False, "bands": (10, 20)}, {"loss": "exact", "weight_decay": 0.1}),
+    "sgd": ({"direct": True}, {"loss": "exact", "optimizer": "sgd", "momentum": 0.9, "l2": 0.01, "smoothing": 0.1}),
+    "small batches": ({}, {"loss": "sampled", "samples": 4, "batch_size": 2}),
+}
+
+ROUNDING = 1e-9
+"""Differences of float64 sums in another order, after the steps of a run."""
+
+
+def texts(config):
+    if config.outputs is not None:
+        generator = np.random.default_rng(1)
+        rows = generator.integers(-1, WORDS, (90, 5)).astype(np.int32)
+        return Rows(rows, generator.integers(0, config.outputs, 90).astype(np.int32))
+    return Windows(TEXT, config.context, padding=WORDS)
+
+
+def trainer(communicator, config=CONFIG, settings=SETTINGS, seed=1):
+    examples = texts(config)
+    start = Parameters.random(config, seed, np.float64)
+    return Trainer(Network(config, CpuBackend()), start, examples, examples, settings, communicator)
+
+
+def train(communicator, config, settings, steps=10**9):
+    """Train for a number of steps; return the losses of all events, and the trainer."""
+    run, losses = trainer(communicator, config, settings), []
+    for event in run.run():
+        if isinstance(event, Step):
+            losses.append(event.loss)
+        elif isinstance(event, Evaluation):
+            losses += [event.train_loss, event.valid.total, event.valid.unknown]
+        if run.state.step >= steps:
+            break
+    return losses, run
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("name", CASES)
+def test_training_in_several_processes_equals_training_in_one(name, size):
+    shape, fields = CASES[name]
+    config, settings = dataclasses.replace(CONFIG, **shape), dataclasses.replace(SETTINGS, **fields)
+    expected, one = train(SINGLE_PROCESS, config, settings)
+    results = in_processes(size, lambda communicator: train(communicator, config, settings))
+    for losses, run in results:
+        assert losses == results[0][0]
+        assert_close(losses, expected, ROUNDING)
+        for array, first, single in zip(run.parameters, results[0][1].parameters, one.parameters, strict=True):
+            assert np.array_equal(array, first)
+            assert_close(array, single, ROUNDING, unit=1.0)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_classifier_in_several_processes_equals_one(frozen):
+    config = NetworkConfig(WORDS, 5, 6, (7,), averages=(), tied=False, outputs=3, input="mean", dropout=0.3)
+    settings = dataclasses.replace(SETTINGS, loss="exact", frozen=frozen)
+    expected, one = train(SINGLE_PROCESS, config, settings)
+    for losses, run in in_processes(3, lambda communicator: train(communicator, config, settings)):
+        assert_close(losses, expected, ROUNDING)
+        assert_close(run.parameters.embeddings, one.parameters.embeddings, ROUNDING)
+
+
+def test_validation_loss_is_the_same_for_any_number_of_processes(monkeypatch):
+    monkeypatch.setattr("fflm.training.trainer.EVALUATION_ROWS", 20)
+    run = trainer(SINGLE_PROCESS)
+    expected = sum_losses(run.network, run.parameters, run.train)
+
+    def losses(communicator):
+        return sum_losses(run.network, run.parameters, run.train, communicator)
+
+    for size in (2, 3, 9):  # there are 8 batches
+        assert in_processes(size, losses) == [expected] * size
+
+
+@pytest.mark.parametrize("loss", ["exact", "sampled"])
+def test_resumed_in_as_many_processes_equals_uninterrupted(loss):
+    settings = dataclasses.replace(SETTINGS, loss=loss, samples=8)
+    whole = in_processes(3, lambda communicator: train(communicator, CONFIG, settings))[0][1]
+    stopped = in_processes(3, lambda communicator: train(communicator, CONFIG, settings, 7))[0][1]
+    state = stopped.state_dict()
+
+    def resume(communicator):
+        run = trainer(communicator, settings=settings, seed=2)
+        if communicator.first:
+            run.load_state_dict(state)
+        run.synchronize()
+        list(run.run())
+        return run
+
+    for run in in_processes(3, resume):
+        assert run.state.step == whole.state.step
+        assert run.state.best == whole.state.best
+        assert all(map(np.array_equal, run.parameters, whole.parameters))
+    for left, right in zip(in_processes(2, resume)[1].parameters, whole.parameters, strict=True):
+        assert_close(left, right, ROUNDING, unit=1.0)
+
+
+def test_different_weights_are_refused_at_the_next_evaluation():
+    def run(communicator):
+        own = trainer(communicator)
+        own.parameters.output_bias[0] += 1e-12 * communicator.rank
+        list(own.run())
+
+    with pytest.raises(FflmError, match="the processes have computed different weights"):
+        in_processes(2, run)
+
+
+def test_all_processes_diverge_at_the_same_step():
+    def run(communicator):
+        own = trainer(communicator)
+        if communicator.rank == 1:
+            own.parameters.hidden_biases[0][:] = np.nan
+        try:
+            list(own.run())
+        except DivergedError as error:
+            return str(error)
+
+    first, second = in_processes(2, run)
+    assert first == second == "the loss is nan nats per word at step 1"
