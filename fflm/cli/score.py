@@ -160,7 +160,7 @@ def _load(path: Path | None, request: Request) -> "tuple[Path, LineScorer, Part 
 
     def use(path: Path) -> "tuple[LineScorer, Part | None]":
         model = load_language_model(path, device)
-        scorer: LineScorer = ComponentScorer(model) if isinstance(model, Mixture) else model
+        scorer: LineScorer = ComponentScorer(model) if isinstance(model, Mixture) and not request.follow else model
         part = trained_part(path, request.part, "give a text to score") if request.part else None
         return make_fast_scorer(model) if request.fast else scorer, part
 

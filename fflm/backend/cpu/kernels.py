@@ -703,7 +703,8 @@ def normalize_logits(row, bias, piece):
     total = 0.0
     for low in range(0, words, TILE):
         width = min(TILE, words - low)
-        piece[:width] = row[low : low + width]
+        for j in range(width):
+            piece[j] = row[low + j]
         subtract_and_exp(piece, highest, width)
         total += sum_row(piece, width)
     normalizer = highest + row.dtype.type(np.log(total))

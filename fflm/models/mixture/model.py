@@ -101,6 +101,11 @@ class Mixture(LanguageModel):
         contexts, targets = self._check_examples(contexts, targets)
         return np.stack([each.losses(_visible(contexts, each), targets).astype(float) for each in self.components.values()])
 
+    def line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> Floats:
+        """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
+        losses = np.stack([each.line_losses(ids, borders).astype(float) for each in self.components.values()])
+        return interpolate_losses(losses, self.weights)
+
     @property
     def tuning(self) -> dict[str, Any]:
         """How well it and its components predict the text that the weights were tuned on, and ``"source"``, that text's name."""

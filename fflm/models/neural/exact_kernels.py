@@ -62,6 +62,18 @@ def normalized(values):
 
 
 @njit
+def side_by_side(left, right):
+    """Return the columns of left (B, I) and right (B, J) as one array, (B, I + J)."""
+    result = np.empty((len(left), left.shape[1] + right.shape[1]), left.dtype)
+    for i in range(len(left)):
+        for j in range(left.shape[1]):
+            result[i, j] = left[i, j]
+        for j in range(right.shape[1]):
+            result[i, left.shape[1] + j] = right[i, j]
+    return result
+
+
+@njit
 def softmax_inputs(contexts, network):
     """Return what the output layer reads, (B, H) or (B, m), after contexts (B, n), given `NetworkTables`."""
     embeddings, layers, rows = network.embeddings, network.layers, len(contexts)
@@ -82,7 +94,7 @@ def softmax_inputs(contexts, network):
         values = outputs
     if len(network.sizes):
         values = normalized(values) if network.residual else values
-        values = np.hstack((values, inputs)) if network.direct else values
+        values = side_by_side(values, inputs) if network.direct else values
     if not len(network.projection):
         return values
     projected = np.empty((rows, len(network.projection)), embeddings.dtype)
@@ -99,7 +111,9 @@ def few_losses(contexts, targets, network):
     statistics = np.empty((2, (len(bias) - 1) // TILE + 1, rows), bias.dtype)
     tiles, normalizers, losses = np.empty((1, rows, TILE), bias.dtype), np.empty(rows, bias.dtype), np.empty(rows, bias.dtype)
     _softmax_tiles(read, weight, bias, tiles, statistics[0], statistics[1], 1)
-    each = np.arange(rows).astype(np.int32)
+    each = np.empty(rows, np.int32)
+    for row in range(rows):
+        each[row] = row
     combine_losses(read, weight, bias, each, targets, statistics[0], statistics[1], normalizers, losses)
     return losses
 

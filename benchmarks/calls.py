@@ -1,0 +1,141 @@
+"""Claim: a line's exact score takes 1.5 times as long as its matrix products in NumPy at most, and a next word 1 ms at most.
+
+Measured are single calls for a line of 12 words: `model.score`, `model.scores` of one line, `model.next_words`, and `generate`
+per word with top-k sampling. The models are networks with random weights and with word frequencies as in text: the preset
+``quick`` with 2,400 words, and the default network with 10,000 words; and a 5-gram model of stories.txt, which scores the lines
+of its own text. For networks there is also the time that NumPy takes, on one thread, for the matrix products of a line alone.
+
+Verified first: the losses of lines equal those of a network in NumPy, in double precision.
+"""
+
+import argparse
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import STORIES, machine, parse, record, show_verdict
+from threadpoolctl import threadpool_limits
+
+import fflm
+from fflm.models.language_model import LanguageModel
+from fflm.models.neural.model import NeuralModel
+from fflm.models.neural.train import PRESETS
+from fflm.network.config import NetworkConfig
+from fflm.network.parameters import Parameters
+from fflm.text.settings import TextSettings
+from fflm.text.tokenizer import Tokenizer
+from fflm.text.vocabulary import Vocabulary
+
+WORDS = 12  # of a line
+LENGTH = 20  # of a continuation
+SHAPE = ("window", "averages", "embedding", "hidden")
+RATIO = 1.5
+TOLERANCE = 1e-5  # relative, of a line's loss
+
+
+def network(words: int, preset: str) -> NeuralModel:
+    """Return a network of the shape of a preset with random weights."""
+    text = TextSettings(Tokenizer("space"), mode="sentence")
+    vocabulary = Vocabulary.from_words([f"w{number}" for number in range(words - 2)], {}, ends=True)
+    shape = {name: value for name, value in PRESETS[preset].items() if name in SHAPE}
+    config = NetworkConfig(len(vocabulary), **shape)
+    parameters = Parameters.random(config, 1)
+    for array in parameters:
+        array *= 3  # so that predictions depend on contexts
+    parameters.output_bias[:] = -np.log(np.arange(1, len(vocabulary) + 1))
+    return NeuralModel(config, parameters, vocabulary, text)
+
+
+def reference_loss(model: NeuralModel, line: str) -> float:
+    """Return -log p of a line, nats, of a network with one hidden layer of ReLU and tied weights, in double precision."""
+    config, parameters = model.config, model.parameters.mapped(lambda array: array.astype(np.float64))
+    ids = np.array([*map(model.vocabulary.id, line.split()), model.vocabulary.end_id])
+    loss, context = 0.0, [model.vocabulary.start_id] * config.context
+    for word in ids:
+        borders = np.cumsum((0, *config.blocks))
+        blocks = [parameters.embeddings[context[low:high]] for low, high in itertools.pairwise(borders)]
+        inputs = np.concatenate([block.sum(axis=0) * len(block) ** -0.5 for block in blocks])
+        hidden = np.maximum(parameters.hidden_weights[0] @ inputs + parameters.hidden_biases[0], 0)
+        scores = parameters.softmax_weight @ (parameters.projection @ hidden) + parameters.output_bias
+        loss += np.log(np.exp(scores - scores.max()).sum()) + scores.max() - scores[word]
+        context = [*context[1:], word]
+    return float(loss)
+
+
+def products(model: NeuralModel) -> Callable[[], Any]:
+    """Return what computes the matrix products of a line alone, by NumPy's BLAS."""
+    parameters = model.parameters
+    weights = [parameters.hidden_weights[0], parameters.projection, parameters.softmax_weight]
+    inputs = [np.ones((WORDS + 1, weight.shape[1]), weight.dtype) for weight in weights]
+    return lambda: [rows @ weight.T for rows, weight in zip(inputs, weights, strict=True)]
+
+
+def calls(model: LanguageModel, lines: list[str]) -> dict[str, Callable[[int], Any]]:
+    """Return the calls to time by name; each takes the number of its round."""
+    sampling: dict[str, Any] = {"length": LENGTH, "top_k": 40, "stop_at_end": False}
+    result: dict[str, Callable[[int], Any]] = {
+        "score": lambda number: model.score(lines[number % len(lines)]),
+        "scores of one line": lambda number: model.scores([lines[number % len(lines)]]),
+        "next_words": lambda number: model.next_words(lines[number % len(lines)]),
+        "generate, per word": lambda number: model.generate(lines[0], seed=abs(number), **sampling),
+    }
+    if isinstance(model, NeuralModel):
+        compute = products(model)
+        result["products in NumPy"] = lambda _: compute()
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = parse(parser)
+    warnings.filterwarnings("ignore", "not in the vocabulary")
+    about, rounds = machine(), 5 if options.quick else 400
+    networks = {
+        "quick network, 2,400 words": network(2_400, "quick"),
+        "default network, 10,000 words": network(10_000, "default"),
+    }
+    models: dict[str, LanguageModel] = {**networks}
+    generator = np.random.default_rng(1)
+    lines = [" ".join(f"w{number}" for number in generator.integers(0, 2_000, WORDS)) for _ in range(20)]
+    for name, model in networks.items():
+        if not np.allclose(-model.scores(lines), [reference_loss(model, line) for line in lines], rtol=TOLERANCE):
+            sys.exit(f"{name}: the losses of lines differ from those of NumPy: nothing was timed")
+    with tempfile.TemporaryDirectory() as folder:
+        text = [line for line in STORIES.read_text(encoding="utf-8").splitlines() if line]
+        models["5-gram model"] = fflm.train_ngram(STORIES, Path(folder, "ngram.model"), mode="sentence", tokenizer="space")
+    rows: dict[str, dict[str, dict[str, float]]] = {}
+    with threadpool_limits(1, "blas"):
+        for name, model in models.items():
+            own = [line for line in text if len(line.split()) == WORDS][:20] if name == "5-gram model" else lines
+            steps, times = calls(model, own), {step: [] for step in calls(model, own)}
+            for number in range(-1, rounds):
+                for step, call in steps.items():
+                    started = time.perf_counter()
+                    call(number)
+                    seconds = time.perf_counter() - started
+                    if number >= 0:  # before the first round, kernels are compiled
+                        times[step].append(1e6 * seconds / (LENGTH if step.startswith("generate") else 1))
+            rows[name] = {step: {"fastest": min(each), "median": statistics.median(each)} for step, each in times.items()}
+            for step, row in rows[name].items():
+                print(f"{name:30} {step:20} {row['fastest']:9,.1f} {row['median']:9,.1f} us, fastest and median")
+    missed = []
+    for name in networks:
+        ratio = rows[name]["scores of one line"]["fastest"] / rows[name]["products in NumPy"]["fastest"]
+        print(f"{name}: {ratio:.2f} times as long as the products")
+        missed += [f"{name}: {ratio:.2f} times as long as the products"] if ratio > RATIO else []
+    for name, own_rows in rows.items():
+        missed += [f"{name}: {step}" for step in ("next_words", "generate, per word") if own_rows[step]["fastest"] > 1000]
+    show_verdict(missed)
+    record("calls", options.quick, about, passed=not missed, rows=rows, words=WORDS)
+    sys.exit(bool(missed) and not options.quick)
+
+
+if __name__ == "__main__":
+    main()
