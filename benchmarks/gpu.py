@@ -3,19 +3,21 @@
 A step in mixed precision is at least twice as fast as PyTorch's compiled step in bfloat16 (50,000 words, 256 hidden units,
 batches of 8,192).
 
-One run measures everything and writes one file:
+The parts, in the order in which they are run:
 
-- every operation, compared with float64 on fresh random numbers;
-- the limits of the machine: a copy on the device and a large matrix product;
-- the host's time per launch;
-- the time of each operation, beside the time that its matrix products take at the limit;
-- whole steps of Bengio's network (dropout, AdamW, clipping) in float32 and in mixed precision, beside PyTorch's steps of the
-  same network on the same batches, in float32, TF32 and bfloat16, eager and compiled;
-- if texts are given, training to the same perplexity;
-- the numerical tests on the device.
+- ``operations``: every operation, compared with float64 on fresh random numbers;
+- ``steps``: whole steps of Bengio's network (dropout, AdamW, clipping) in float32 and in mixed precision, beside PyTorch's steps
+  of the same network on the same batches, in float32, TF32 and bfloat16: eager, compiled, and compiled into CUDA graphs;
+- ``large``: the softmax at large sizes, compared with float64, and whether its bits repeat;
+- ``limits``: the limits of the machine: a copy on the device and a large matrix product;
+- ``kernels``: the time of each operation, beside the time that its matrix products take at the limit;
+- ``launches``: the host's time per launch;
+- ``training``: if texts are given, training to the same perplexity;
+- ``tests``: the numerical tests on the device.
 
-If a part fails, its error is recorded and the other parts continue. An interrupted run continues when the same command is
-run again.
+Each result is written to a file of its own in the folder of results as soon as there is one. If a part fails, its error is
+recorded and the others continue. A run that was interrupted, or that reached its limit of ``--minutes``, continues when the same
+command is run again; results of other source code are not used.
 
 The script needs a GPU and numba-cuda. The comparison needs PyTorch, and the tests need pytest and hypothesis.
 """
@@ -29,7 +31,9 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +81,19 @@ STEPS = [(words, hidden, batch) for words in (50_000, 10_000, 250_000) for hidde
 """Vocabulary, hidden units and batch of the steps; the claim is about the first."""
 
 MODES = ("fp32", "tf32", "bf16")
+CONTENDERS = (
+    *("fflm-mixed", "fflm-fp32", "torch-fp32", "torch-bf16-compiled", "torch-tf32-compiled", "torch-bf16-graphs"),
+    *("torch-tf32", "torch-bf16", "torch-fp32-compiled", "torch-tf32-graphs", "torch-fp32-graphs"),
+)
+"""The programs and precisions of steps, the most important ones first. Graphs are those of ``mode="reduce-overhead"``."""
+
+LARGE = [(50_000, 256, 4096), (33_279, 100, 1000), (131_075, 256, 2048), (1_000_000, 64, 256)]
+"""Vocabulary, features and rows of the large softmaxes: more than 256 tiles, and more than 2^28 numbers."""
+
+CHUNK = 256
+"""Number of rows of a softmax that are computed in float64 at a time."""
+
+PARTS = ("operations", "steps", "large", "limits", "kernels", "launches", "training", "tests")
 TOLERANCES = {"fp32": 2e-5, "mixed": 1e-2}
 """Largest errors of results, relative to the largest result: sums of up to 5,000 products in float32, or of rounded operands."""
 
@@ -110,8 +127,9 @@ class Comparison:
         return self.backend.upload(array), array.astype(np.float64)
 
     def compare(self, name: str, found: Any, expected: np.ndarray) -> None:
-        """Note how far a result is from the expected one."""
-        self.off[name] = float(np.abs(self.backend.download(found) - expected).max() / np.abs(expected).max())
+        """Note how far a result, an array of the device or of NumPy, is from the expected one."""
+        found = found if isinstance(found, np.ndarray) else self.backend.download(found)
+        self.off[name] = float(np.abs(found - expected).max() / np.abs(expected).max())
 
     def layer(self, rows: int, size: int, width: int) -> None:
         """Compare a layer of ``size`` units with ``width`` inputs, forward and backward."""
@@ -127,20 +145,27 @@ class Comparison:
             self.compare(f"affine backward, {name}", found, right)
 
     def softmax(self, rows: int, words: int, size: int) -> None:
-        """Compare losses, gradients and log-probabilities of the softmax."""
+        """Compare losses and gradients of the softmax, and note whether they have the same bits when they are computed again."""
         backend = self.backend
         (u, u64), (c, c64), (f, f64) = self.numbers(words, size, scale=0.3), self.numbers(words), self.numbers(rows, size)
         targets = self.generator.integers(0, words, rows, np.int32)
-        losses, d_f = backend.empty((rows,), np.float32), backend.empty((rows, size), np.float32)
-        d_u, d_c = backend.empty((words, size), np.float32), backend.empty((words,), np.float32)
-        backend.output_gradients(f, u, c, backend.upload(targets), 0.1, 0.05, 1 / rows, 0.0, losses, d_f, d_u, d_c)
-        self.compare("softmax losses", losses, reference.output_losses(f64, u64, c64, targets))
-        expected = reference.output_gradients(f64, u64, c64, targets, 0.1, 0.05, 1 / rows)
-        for name, found, right in zip(("features", "weight", "bias"), (d_f, d_u, d_c), expected, strict=True):
-            self.compare(f"softmax gradients, {name}", found, right)
-        logs = backend.empty((rows, words), np.float32)
-        backend.log_probabilities(f, u, c, logs)
-        self.compare("log-probabilities", logs, reference.log_probabilities(f64, u64, c64))
+        shapes = {"losses": (rows,), "features": f.shape, "weight": u.shape, "bias": c.shape}
+        found: list[dict[str, Any]] = []
+        for _ in range(2):
+            results = {name: backend.empty(shape, np.float32) for name, shape in shapes.items()}
+            backend.output_gradients(f, u, c, backend.upload(targets), 0.1, 0.05, 1 / rows, 0.0, *results.values())
+            found.append({name: backend.download(result) for name, result in results.items()})
+        expected = softmax_in_chunks(f64, u64, c64, targets, 1 / rows)
+        for (name, result), right in zip(found[0].items(), expected, strict=True):
+            self.compare(f"softmax {name if name == 'losses' else f'gradients, {name}'}", result, right)
+        self.off["softmax, bits that differ"] = float(sum((found[0][name] != found[1][name]).sum() for name in shapes))
+
+    def log_probabilities(self, rows: int, words: int, size: int) -> None:
+        """Compare the log-probabilities of all words."""
+        (u, u64), (c, c64), (f, f64) = self.numbers(words, size, scale=0.3), self.numbers(words), self.numbers(rows, size)
+        logs = self.backend.empty((rows, words), np.float32)
+        self.backend.log_probabilities(f, u, c, logs)
+        self.compare("log-probabilities", self.backend.download(logs), reference.log_probabilities(f64, u64, c64))
 
     def embeddings(self, rows: int, words: int, size: int) -> None:
         """Compare gathering and scattering embeddings, with a block of several words and blocks of one."""
@@ -160,7 +185,34 @@ def operations(
     comparison = Comparison(backend)
     comparison.layer(rows=rows, size=size, width=width)
     comparison.softmax(rows=rows, words=words, size=size)
+    comparison.log_probabilities(rows=rows, words=words, size=size)
     comparison.embeddings(rows=rows, words=words, size=size)
+    return verdict(comparison, precision)
+
+
+def large(backend: Backend, precision: str, words: int, size: int, rows: int) -> dict[str, Any]:
+    """Compare the softmax of V words after vectors of a size and B rows with float64."""
+    comparison = Comparison(backend)
+    comparison.softmax(rows=rows, words=words, size=size)
+    backend.release()
+    return verdict(comparison, precision)
+
+
+def softmax_in_chunks(f: np.ndarray, u: np.ndarray, c: np.ndarray, targets: np.ndarray, scale: float) -> list[np.ndarray]:
+    """Return losses, and gradients of features, weight and bias in float64, computed for `CHUNK` rows at a time."""
+    losses, d_f, d_u, d_c = [], [], np.zeros_like(u), np.zeros_like(c)
+    for low in range(0, len(f), CHUNK):
+        rows = slice(low, low + CHUNK)
+        losses.append(reference.output_losses(f[rows], u, c, targets[rows]))
+        gradients = reference.output_gradients(f[rows], u, c, targets[rows], 0.1, 0.05, scale)
+        d_f.append(gradients[0])
+        d_u += gradients[1]
+        d_c += gradients[2]
+    return [np.concatenate(losses), np.concatenate(d_f), d_u, d_c]
+
+
+def verdict(comparison: Comparison, precision: str) -> dict[str, Any]:
+    """Print and return the errors of a comparison, and which of them are too large."""
     wrong = [name for name, each in comparison.off.items() if not each < TOLERANCES[precision]]
     for name, each in comparison.off.items():
         print(f"  {name:28} off by {each:.1e}{'  WRONG' if name in wrong else ''}")
@@ -172,17 +224,17 @@ def seconds(run: Callable[[], Any]) -> float:
     return statistics.median(in_turns({"run": run}, rounds=5, turn_seconds=0.1)["run"])
 
 
-def ceilings() -> dict[str, float]:
+def limits() -> dict[str, float]:
     """Measure PyTorch's copies on the device (bytes read and written per second) and matrix products (operations per second)."""
     source = torch.ones(2**28, device="cuda")
     target = torch.empty_like(source)
     found = {"copy": 2 * source.nbytes / seconds(lambda: (target.copy_(source), torch.cuda.synchronize()))}
     for mode in MODES:
-        torch.backends.cuda.matmul.allow_tf32 = mode == "tf32"
+        torch.set_float32_matmul_precision("high" if mode == "tf32" else "highest")
         dtype = torch.bfloat16 if mode == "bf16" else torch.float32
         a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
         found[mode] = 2 * 8192**3 / seconds(lambda a=a, b=b: (a @ b, torch.cuda.synchronize()))
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
     print("  " + ", ".join(f"{name} {value / 1e12:.1f} T/s" for name, value in found.items()))
     return found
 
@@ -208,11 +260,20 @@ def kernels(backend: Backend, ceiling: float | None) -> list[dict[str, Any]]:
 
 
 def torch_step(
-    config: NetworkConfig, parameters: Parameters, settings: TrainingSettings, mode: str, compiled: bool
+    config: NetworkConfig,
+    parameters: Parameters,
+    settings: TrainingSettings,
+    mode: str,
+    variant: str = "",
+    device: str = "cuda",
 ) -> Callable[[np.ndarray, np.ndarray], Any]:
-    """Return the training step of PyTorch, for contexts and targets on the host."""
-    torch.backends.cuda.matmul.allow_tf32 = mode == "tf32"
-    network = TorchNetwork(config, parameters).to("cuda")
+    """Return the training step of PyTorch, for contexts and targets on the host.
+
+    ``mode`` is one of `MODES`, and ``variant`` is ``compiled``, ``graphs`` (compiled into CUDA graphs), or an empty string.
+    """
+    torch.set_float32_matmul_precision("high" if mode == "tf32" else "highest")
+    torch.compiler.reset()  # Dynamo compiles a function only for a few networks, and then runs it without compiling
+    network = TorchNetwork(config, parameters).to(device)
     weights = list(network.weights.values())
     matrices, biases = ([weight for weight in weights if (weight.ndim > 1) is wanted] for wanted in (True, False))
     optimizer = torch.optim.AdamW(
@@ -225,17 +286,21 @@ def torch_step(
     )
 
     def loss(contexts: Any, targets: Any) -> Any:
-        with torch.autocast("cuda", torch.bfloat16, enabled=mode == "bf16"):
+        with torch.autocast(device, torch.bfloat16, enabled=mode == "bf16"):
             return torch.nn.functional.cross_entropy(network.logits(contexts, training=True), targets)
 
-    loss = torch.compile(loss) if compiled else loss
+    if variant:
+        loss = torch.compile(loss, mode="reduce-overhead" if variant == "graphs" else None)
 
     def step(contexts: np.ndarray, targets: np.ndarray, rate: float | None = None) -> Any:
         if rate is not None:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        arrays = torch.from_numpy(contexts).pin_memory(), torch.from_numpy(targets).long().pin_memory()
-        value = loss(*(array.to("cuda", non_blocking=True) for array in arrays))
+        arrays = torch.from_numpy(contexts), torch.from_numpy(targets).long()
+        if device == "cuda":
+            arrays = tuple(array.pin_memory() for array in arrays)
+        torch.compiler.cudagraph_mark_step_begin()
+        value = loss(*(array.to(device, non_blocking=True) for array in arrays))
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(weights, settings.clip)
@@ -246,41 +311,54 @@ def torch_step(
     return step
 
 
-def whole_step(words: int, hidden: int, batch: int) -> dict[str, Any]:
-    """Time whole steps of fflm and PyTorch, and measure their memory; fflm's includes scratch memory and the pool."""
-    from numba.cuda.cudadrv.driver import driver
-
-    from fflm.backend.cuda.backend import CudaBackend
+def whole_step(contender: str, words: int, hidden: int, batch: int) -> dict[str, Any]:
+    """Time whole steps of one of the `CONTENDERS`, and measure their memory; fflm's includes scratch memory and the pool."""
     from fflm.backend.cuda.memory import POOL, use_gpu
 
     use_gpu()
+    POOL.give_back()  # what earlier steps took
+    if torch:
+        torch.cuda.empty_cache()
     config = bengio_network(words, hidden)
     settings = TrainingSettings(epochs=10**6, batch_size=batch)
     windows = random_text(words, 4 * batch + WINDOW, seed=1)
-    row: dict[str, Any] = {"vocabulary": words, "hidden": hidden, "batch": batch, "seconds": {}, "bytes": {}}
-    for precision in TOLERANCES:
-        POOL.give_back()
-        free, _ = driver.cuMemGetInfo()
-        network = Network(config, CudaBackend(precision == "mixed"))  # a new backend, which has no scratch memory yet
-        events = Trainer(network, Parameters.random(config, 1), windows, None, settings).run()
-        row["seconds"][f"fflm {precision}"] = seconds(lambda events=events: next(events))
-        row["bytes"][f"fflm {precision}"] = free - driver.cuMemGetInfo()[0]
-        del network, events
+    program, mode, *variant = contender.split("-")
+    timed = fflm_steps if program == "fflm" else torch_steps
+    time_of_step, size = timed(config, settings, windows, mode, *variant)
+    print(f"  {contender}: {1000 * time_of_step:.2f} ms, {size / 1e9:.2f} GB")
+    return {
+        "vocabulary": words,
+        "hidden": hidden,
+        "batch": batch,
+        "contender": contender,
+        "seconds": time_of_step,
+        "bytes": size,
+    }
+
+
+def fflm_steps(config: NetworkConfig, settings: TrainingSettings, windows: Windows, precision: str) -> tuple[float, int]:
+    """Return the seconds of a step of fflm, and the bytes that training takes."""
+    from numba.cuda.cudadrv.driver import driver
+
+    from fflm.backend.cuda.backend import CudaBackend
+
+    free, _ = driver.cuMemGetInfo()
+    network = Network(config, CudaBackend(precision == "mixed"))  # a new backend, which has no scratch memory yet
+    events = Trainer(network, Parameters.random(config, 1), windows, None, settings).run()
+    found = seconds(lambda: next(events))
+    return found, free - driver.cuMemGetInfo()[0]
+
+
+def torch_steps(
+    config: NetworkConfig, settings: TrainingSettings, windows: Windows, mode: str, variant: str = ""
+) -> tuple[float, int]:
+    """Return the seconds of a step of PyTorch, and the bytes that training takes."""
+    batch = settings.batch_size
     examples = [windows.batch(positions) for positions in shuffled(len(windows), batch, 1, 0) if len(positions) == batch]
-    for mode in MODES if torch else ():
-        for compiled in (False, True):
-            name = f"PyTorch {mode}{' compiled' if compiled else ''}"
-            try:
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
-                theirs = torch_step(config, Parameters.random(config, 1), settings, mode, compiled)
-                turn = iter(range(10**9))
-                row["seconds"][name] = seconds(lambda s=theirs, t=turn: s(*examples[next(t) % len(examples)]).item())
-                row["bytes"][name] = torch.cuda.max_memory_allocated()
-            except Exception as error:  # out of memory, or the compiler has failed
-                row["seconds"][name] = f"{type(error).__name__}: {str(error)[:200]}"
-    print("  ms: " + ", ".join(f"{name} {1000 * t:.2f}" for name, t in row["seconds"].items() if isinstance(t, float)))
-    return row
+    torch.cuda.reset_peak_memory_stats()
+    step, turn = torch_step(config, Parameters.random(config, 1), settings, mode, variant), count()
+    found = seconds(lambda: step(*examples[next(turn) % len(examples)]).item())
+    return found, torch.cuda.max_memory_allocated()
 
 
 def training(backends: dict[str, Backend], corpus: Corpus) -> dict[str, Any]:
@@ -303,7 +381,7 @@ def training(backends: dict[str, Backend], corpus: Corpus) -> dict[str, Any]:
         perplexities = [math.exp(event.valid.mean) for event in trainer.run() if isinstance(event, Evaluation) and event.valid]
         result[f"fflm {precision}"] = {"seconds": time.perf_counter() - started, "perplexities": perplexities}
     for mode in ("fp32", "bf16") if torch else ():
-        step, number, perplexities = torch_step(config, start(), settings, mode, compiled=False), 0, []
+        step, number, perplexities = torch_step(config, start(), settings, mode), 0, []
         started = time.perf_counter()
         for epoch in range(settings.epochs):
             for positions in shuffled(len(windows["train"]), settings.batch_size, settings.seed, epoch):
@@ -325,55 +403,104 @@ def training(backends: dict[str, Backend], corpus: Corpus) -> dict[str, Any]:
 
 
 def sources() -> str:
-    """Return a hash of the code that is measured. It is part of the name of the file of results."""
+    """Return a hash of the code that is measured. It is part of the name of the folder of results."""
     files = sorted([Path(__file__), *(ROOT / "fflm").rglob("*.py")])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
+Task = tuple[str, Callable[[], Any]]
+"""A name, which becomes that of a file, and a function that returns a result."""
+
+
+def run_tasks(tasks: Iterator[Task], folder: Path, minutes: float) -> dict[str, Any]:
+    """Run tasks, except those whose results are in the folder, until the time is over; return all results in the folder."""
+    started = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, run in tasks:
+        path = folder / f"{name}.json"
+        if path.exists() and "error" not in json.loads(path.read_text()):
+            continue
+        if time.monotonic() - started > 60 * minutes:
+            print(f"stopped after {minutes:g} minutes, before {name}; run the same command again to continue")
+            break
+        print(name, flush=True)
+        try:
+            result = run()
+        except Exception as error:  # for example, out of memory
+            traceback.print_exc()
+            result = {"error": f"{type(error).__name__}: {str(error)[:500]}"}
+        write_json(path, result)
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def size_of(text: str) -> tuple[int, int, int]:
+    """Parse the size of a step, such as 50000x256x8192."""
+    words, hidden, batch = map(int, text.split("x"))
+    return words, hidden, batch
+
+
+def steps(options: argparse.Namespace) -> Iterator[Task]:
+    """Yield the steps of all sizes and contenders."""
+    for size in options.sizes:
+        for contender in options.contenders:
+            if torch or contender.startswith("fflm"):
+                yield f"step-{'x'.join(map(str, size))}-{contender}", partial(whole_step, contender, *size)
+
+
+def tasks_of(options: argparse.Namespace, folder: Path, backends: dict[str, Backend]) -> Iterator[Task]:
+    """Yield the tasks of all parts that are to be run; the results are in a folder."""
+    if "operations" in options.parts:
+        for precision, backend in backends.items():
+            yield f"operations-{precision}", partial(operations, backend, precision)
+    if "steps" in options.parts:
+        yield from steps(options)
+    if "large" in options.parts:
+        for size in LARGE:
+            for precision, backend in backends.items():
+                yield f"large-{'x'.join(map(str, size))}-{precision}", partial(large, backend, precision, *size)
+    if "limits" in options.parts and torch:
+        yield "limits", limits
+    if "kernels" in options.parts:
+        path = folder / "limits.json"
+        ceilings = json.loads(path.read_text()) if path.exists() else {}
+        for precision, mode in (("fp32", "fp32"), ("mixed", "bf16")):
+            yield f"kernels-{precision}", partial(kernels, backends[precision], ceilings.get(mode))
+    if "launches" in options.parts:
+        yield "launches", launches
+    if "training" in options.parts:
+        for name, source, read in (("Brown", options.brown, brown), ("WikiText-2", options.wikitext, wikitext)):
+            if source:
+                corpus = read(source, options.results / name)
+                check_sizes(name, corpus)
+                yield f"training-{name}", partial(training, backends, corpus)
+    if "tests" in options.parts:
+        for precision in TESTS:
+            yield f"tests-{precision}", partial(tests, precision)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="parts to run [default: all]")
+    parser.add_argument("--sizes", nargs="+", type=size_of, default=STEPS, help="sizes of steps, such as 50000x256x8192")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS, metavar="NAME", help="[default: all]")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin nothing after this time")
     parser.add_argument("--brown", type=Path, help="brown.txt, for training")
     parser.add_argument("--wikitext", type=Path, help="the folder of WikiText-2, for training")
-    parser.add_argument("--work", type=Path, default=Path("gpu.work"), help="folder for texts and results [default: %(default)s]")
-    parser.add_argument("--skip", nargs="*", default=[], help="parts to leave out: tests, kernels, step, training, ...")
+    parser.add_argument(
+        "--results", type=Path, default=Path("gpu.work"), help="folder for texts and results [default: %(default)s]"
+    )
     options = parse(parser)
     if reason := why_no_gpu():
         sys.exit(f"no GPU can be used: {reason}")
     about = {**machine(), "gpu": describe_device("cuda")}
     backends = {precision: device_backend("cuda", precision) for precision in TOLERANCES}
-    few = STEPS[:1] if options.quick else STEPS
-    options.work.mkdir(parents=True, exist_ok=True)
-    kept = options.work / f"{'quick' if options.quick else 'full'} {sources()}.json"
-    results: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
-
-    def part(name: str, run: Callable[[], Any]) -> None:
-        if name.split()[0] in options.skip or (name in results and "error" not in results[name]):
-            return
-        print(name, flush=True)
-        try:
-            results[name] = run()
-        except Exception as error:
-            traceback.print_exc()
-            results[name] = {"error": f"{type(error).__name__}: {error}"}
-        write_json(kept, results)  # after each part, so that an interruption loses no results
-        record("gpu", options.quick, about, **results)
-
-    part("operations", lambda: {precision: operations(backend, precision) for precision, backend in backends.items()})
-    if torch:
-        part("ceilings", ceilings)
-    part("launches", launches)
-    limits = results.get("ceilings", {})
-    modes = {"fp32": "fp32", "mixed": "bf16"}
-    part("kernels", lambda: {name: kernels(backends[name], limits.get(mode)) for name, mode in modes.items()})
-    for size in few:
-        words, hidden, batch = size
-        part(f"step of {words:,} words, {hidden:,} hidden, {batch:,} rows", lambda size=size: whole_step(*size))
-    for name, source, read in (("Brown", options.brown, brown), ("WikiText-2", options.wikitext, wikitext)):
-        if source:
-            corpus = read(source, options.work / name)
-            check_sizes(name, corpus)
-            part(f"training on {name}", lambda corpus=corpus: training(backends, corpus))
-    part("tests", lambda: {precision: tests(precision) for precision in TESTS})
+    if options.quick:
+        options.sizes = options.sizes[:1]
+    options.results.mkdir(parents=True, exist_ok=True)
+    folder = options.results / f"{'quick' if options.quick else 'full'}-{sources()}"
+    write_json(options.results / "machine.json", about)
+    results = run_tasks(tasks_of(options, folder, backends), folder, options.minutes)
+    record("gpu", options.quick, about, **results)
 
 
 if __name__ == "__main__":

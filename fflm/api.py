@@ -1,8 +1,7 @@
 """The library in a few functions: train and load models. What they can do are their methods."""
 
 import contextlib
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from fflm.backend.devices import choose_device
 from fflm.errors import FflmError
 from fflm.filtering.job import Progress, Report, resume_job, start_job
 from fflm.filtering.settings import FilterSettings, Selection
+from fflm.filtering.sources import is_url
 from fflm.models.classifier import train as classifier_train
 from fflm.models.classifier.model import TextClassifier
 from fflm.models.folder import KINDS, read_config
@@ -222,6 +222,7 @@ FILTER = {**SELECTION, **parameters(FilterSettings, "selection")}
 
 
 @with_options(FILTER)
+@checked
 def filter(
     inputs: Paths,
     output: PathLike,
@@ -261,10 +262,17 @@ def filter(
     refuse_unknown(options.keys() - FILTER.keys(), FILTER)
     selection = Selection(**{name: value for name, value in options.items() if name in SELECTION})
     settings = FilterSettings(selection, **{name: value for name, value in options.items() if name not in SELECTION})
-    several = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
-    return start_job([os.fspath(each) for each in several], os.fspath(output), model, settings).run(processes, progress)
+    several = inputs if isinstance(inputs, Iterable) and not isinstance(inputs, str | bytes | Mapping) else [inputs]
+    places = [_location("inputs", each) for each in several]
+    return start_job(places, _location("output", output), model, settings).run(processes, progress)
 
 
+def _location(name: str, value: Any) -> str:
+    """Return the path or URL that an argument names, as text; raise an FflmError if it is neither."""
+    return value if isinstance(value, str) and is_url(value) else str(to_path(name, value))
+
+
+@checked
 def resume_filter(output: PathLike, *, processes: Processes = None, progress: Callable[[Progress], None] | None = None) -> Report:
     """Continue a filter that was interrupted or killed; the files are those of a filter that was not.
 
@@ -280,4 +288,4 @@ def resume_filter(output: PathLike, *, processes: Processes = None, progress: Ca
     FflmError
         If there is no such output, its files are damaged, or the model has changed.
     """
-    return resume_job(os.fspath(output)).run(processes, progress)
+    return resume_job(_location("output", output)).run(processes, progress)

@@ -197,7 +197,8 @@ def cache_folders() -> list[Path]:
 def source_hash() -> str:
     """Return a hash of all source files of kernels and of the versions of Python and Numba: 16 hexadecimal digits."""
     package = Path(__file__).parent
-    sources = sorted({Path(__file__), *package.glob("backend/**/*.py"), *package.glob("**/*kernels.py")})
+    shared = Path(__file__), package / "instructions.py"
+    sources = sorted({*shared, *package.glob("backend/**/*.py"), *package.glob("**/*kernels.py")})
     digest = hashlib.sha256(f"{platform.python_version()} {numba.__version__}".encode())
     for source in sources:
         digest.update(source.read_bytes())

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -49,6 +50,16 @@ def interruption(signals: Sequence[int] = SIGNALS) -> Iterator[Interruption]:
     A nested block shares the record of the outer block. Only the main thread receives signals; other threads record none. Python
     prints nothing about a KeyboardInterrupt that is lost in a callback; see `raise_if_interrupted`.
     """
+    with _handling(signals) as current:
+        try:
+            yield current
+        except SystemError as error:
+            raise_cause(error)
+
+
+@contextlib.contextmanager
+def _handling(signals: Sequence[int]) -> Iterator[Interruption]:
+    """Handle signals inside the block."""
     global _current
     if threading.current_thread() is not threading.main_thread():
         yield Interruption()
@@ -71,6 +82,20 @@ def interruption(signals: Sequence[int] = SIGNALS) -> Iterator[Interruption]:
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def raise_cause(error: SystemError) -> NoReturn:
+    """Raise the KeyboardInterrupt that caused an error, or the error itself if it has another cause.
+
+    A compiled function that returns arrays runs a little Python code at its end, where signals are handled that arrived before.
+    Numba then reports the exception of the handler as a SystemError.
+    """
+    cause: BaseException | None = error
+    while isinstance(cause, SystemError):
+        cause = cause.__cause__
+    if isinstance(cause, KeyboardInterrupt):
+        raise KeyboardInterrupt from error
+    raise error
 
 
 def raise_if_interrupted() -> None:

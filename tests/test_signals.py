@@ -1,9 +1,12 @@
 """Signals that end a program, and exceptions that are lost in callbacks."""
 
+import contextlib
 import ctypes
 import signal
+import threading
 
 import pytest
+from tiny import tiny_model
 
 from fflm.signals import interruption, raise_if_interrupted
 
@@ -30,3 +33,25 @@ def test_deferred_interruption_is_not_raised():
         signal.raise_signal(signal.SIGINT)
         raise_if_interrupted()
     assert interrupted.received
+
+
+def score_until_interrupted(context):
+    """Encode lines by a kernel that returns arrays, again and again, until Ctrl-C."""
+    model, lines = tiny_model(), ["the cat sat on"] * 2000
+    model.scores(lines[:1])
+    with context():
+        threading.Timer(0.005, signal.raise_signal, [signal.SIGINT]).start()
+        while True:
+            model.scores(lines)
+
+
+@pytest.mark.parametrize("context", [interruption, contextlib.nullcontext], ids=["in a command", "in Python"])
+def test_interruption_of_compiled_function_is_a_keyboard_interrupt(context):
+    for _ in range(20):
+        with pytest.raises(KeyboardInterrupt):
+            score_until_interrupted(context)
+
+
+def test_other_system_errors_are_raised_as_they_are():
+    with pytest.raises(SystemError, match="another"), interruption():
+        raise SystemError("another")

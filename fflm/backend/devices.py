@@ -154,12 +154,6 @@ def why_no_gpu() -> str:
 @cache
 def _cuda() -> Any:
     """Import and return numba.cuda."""
-    import numpy as np
-
-    # numba-cuda 0.30 needs `row_stack`, which NumPy 2.5 has removed. fflm's extras exclude that version, but another package
-    # may have installed it.
-    if not hasattr(np, "row_stack"):
-        np.row_stack = np.vstack
     from numba import cuda
 
     return cuda

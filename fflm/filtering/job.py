@@ -18,10 +18,11 @@ from fflm.filtering.lines import BytesPart, compressor, scores_target
 from fflm.filtering.quality import MEASURES, DocumentScorer, Measures, figures, keep_threshold
 from fflm.filtering.records import Part
 from fflm.filtering.settings import FilterSettings, bare
-from fflm.filtering.sources import Source, find_sources, is_url, publish
+from fflm.filtering.sources import Source, file_system, find_sources, is_url, publish
 from fflm.filtering.worker import FilterWorker, Result, Task, prepare_worker
 from fflm.models.mixture.model import fingerprint
 from fflm.processors import usable_processors
+from fflm.signals import ctrl_c
 from fflm.stored import read_json
 from fflm.workers import map_in_order
 
@@ -109,11 +110,15 @@ def start_job(inputs: Iterable[str], output: str, model: PathLike, settings: Fil
     Raises
     ------
     FflmError
-        If the inputs cannot be found, their formats are unknown, the model is not a model, or the output exists.
+        If the inputs cannot be found, their formats are unknown, the model is not a model, or the output exists or is a URL that
+        cannot be used.
     """
     model = to_path("model", model).absolute()
     sources = find_sources(list(inputs))
     check_targets(settings, sources)
+    if is_url(output):
+        file_system(output)
+    DocumentScorer.load(model, settings.fast)  # refuses a model that cannot score, before there is a folder
     root = _root(output)
     about = {
         "format": 1,
@@ -227,7 +232,7 @@ class FilterJob:
         FflmError
             If a file cannot be read or written; the job can be resumed when the cause is gone.
         """
-        with locked_folder(self._folder, "filtering in"), os_errors_as_fflm_error(f"write {self._folder}"):
+        with ctrl_c(), locked_folder(self._folder, "filtering in"), os_errors_as_fflm_error(f"write {self._folder}"):
             for folder in (self._folder, self._folder.parent):
                 remove_leftovers(folder)
             if not (self._folder / REPORT).exists():

@@ -39,7 +39,7 @@ class Source:
             If it cannot be read.
         """
         if is_url(self.name):
-            system, path = _file_system(self.name)
+            system, path = file_system(self.name)
             with _remote_errors(f"read {self.name}"):
                 remote = system.open(path, "rb")
             with remote:
@@ -53,7 +53,7 @@ class Source:
     def version(self) -> list[str]:
         """Return what changes when the file is replaced by another: its size, and its time or checksum."""
         if is_url(self.name):
-            system, path = _file_system(self.name)
+            system, path = file_system(self.name)
             with _remote_errors(f"read {self.name}"):
                 info = system.info(path)
             marks = (info.get(key) for key in ("ETag", "etag", "md5Hash", "mtime", "last_modified", "created"))
@@ -91,7 +91,7 @@ def _local_sources(path: Path) -> Iterator[Source]:
 
 
 def _remote_sources(url: str) -> Iterator[Source]:
-    system, path = _file_system(url)
+    system, path = file_system(url)
     with _remote_errors(f"read {url}"):
         if any(mark in path for mark in GLOB):
             folder = path[: min(path.find(mark) for mark in GLOB if mark in path)].rpartition("/")[0]
@@ -119,7 +119,7 @@ def publish(part: Path, output: str, target: str) -> None:
     """
     if is_url(output):
         url = f"{output.rstrip('/')}/{target}"
-        system, path = _file_system(url)
+        system, path = file_system(url)
         with _remote_errors(f"write {url}"):
             system.makedirs(path.rpartition("/")[0], exist_ok=True)
             system.put_file(str(part), path)
@@ -133,7 +133,7 @@ def publish(part: Path, output: str, target: str) -> None:
         sync(place.parent)
 
 
-def _file_system(url: str) -> tuple[Any, str]:
+def file_system(url: str) -> tuple[Any, str]:
     """Return the file system of a URL, and the path in it."""
     try:
         from fsspec.core import url_to_fs

@@ -15,6 +15,7 @@ from fflm.errors import FflmError
 from fflm.network.config import CELLS, NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
+from fflm.signals import raise_cause
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
@@ -101,6 +102,8 @@ class LineScorer(TextScorer, Protocol):
         except (AttributeError, TypeError):
             check("lines", list[str], lines)
             raise
+        except SystemError as error:
+            raise_cause(error)
 
     def _scores(self, lines: list[str]) -> npt.NDArray[np.float64]:
         return -self.losses_of_lines(*self._encoder.encode(lines))

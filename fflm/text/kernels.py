@@ -7,11 +7,12 @@ import numpy.typing as npt
 from numba import njit
 
 from fflm.compiling import compiled
+from fflm.instructions import BYTES, blanks_at, prefetch, trailing_zeros, word_at
 
 SPACE, TAB, NEWLINE = 32, 9, 10
 
-BEYOND = 8
-"""Number of bytes beyond the end of a text that `number_pieces` may read, but that do not affect its result."""
+BEYOND = 64
+"""Number of bytes beyond the end of a text that kernels may read, but that do not affect their results."""
 
 # Constants are unsigned, as indices are: a signed index may count from the end, and Numba's check for it would cost more than
 # the rest of the kernel.
@@ -21,7 +22,7 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd and irregular: 2^64 over the gold
 
 
 @compiled()
-def number_pieces(text, begin, end, known, distinct, starts, keys, table, pieces):
+def number_pieces(text, begin, end, known, distinct, starts, slots, pieces):
     """Cut a text (N,) at spaces and newlines, and number its pieces (P,) in the order of their first occurrence; newline is 0.
 
     text       (N,)     in, uint8, UTF-8, followed by `BEYOND` bytes that do not count
@@ -30,9 +31,8 @@ def number_pieces(text, begin, end, known, distinct, starts, keys, table, pieces
     distinct   (D,)     in and out, uint8, the bytes of the pieces from 1 on, a newline after each; room for N + 1 more bytes
     starts     (K + 1,) in and out, int64, where each piece begins in ``distinct``, and where the next one will; room for
                         N / 2 + 1 more
-    keys       (S,)     in and out, uint64, a hash table with open addressing: the key of the piece in each slot, 0 if the slot is
-                        free; S is a power of two
-    table      (S,)     in and out, int32, the number of the piece in each slot
+    slots      (S, 2)   in and out, uint64, a hash table with open addressing: the key of the piece in each slot, 0 if the slot
+                        is free, and the number of the piece; S is a power of two
     pieces     (P,)     out, int32, the numbers of the text's pieces; room for N
 
     Returns the number of ``pieces``, the new ``known``, and the position at which the next call must begin. That is before
@@ -44,7 +44,7 @@ def number_pieces(text, begin, end, known, distinct, starts, keys, table, pieces
         blanks[found] = place
         found += np.uint64((text[np.uint64(place)] == SPACE) | (text[np.uint64(place)] == NEWLINE))
     blanks[found] = end
-    last = np.uint64(len(table) - 1)
+    last = np.uint64(len(slots) - 1)
     count = np.uint64(0)
     start = begin
     for i in range(found + _ONE):
@@ -52,22 +52,18 @@ def number_pieces(text, begin, end, known, distinct, starts, keys, table, pieces
         length = place - start
         if length > 0:
             key = _key(text, start, length)
-            slot = _slot(key, last)
-            while keys[slot] and not (
-                keys[slot] == key and (length < 8 or _is_piece(text[start:place], distinct, starts, table[slot]))
-            ):
-                slot = (slot + _ONE) & last
-            if not keys[slot]:
-                if 2 * known > len(table):
+            slot = _find_slot(text, start, length, key, distinct, starts, slots, last)
+            if not slots[slot, 0]:
+                if 2 * known > len(slots):
                     return count, known, start
-                keys[slot], table[slot] = key, known
+                slots[slot, 0], slots[slot, 1] = key, known
                 new = starts[known]
                 for k in range(length):
                     distinct[new + k] = text[start + k]
                 distinct[new + length] = NEWLINE
                 known += 1
                 starts[known] = new + length + 1
-            pieces[count] = table[slot]
+            pieces[count] = slots[slot, 1]
             count += _ONE
         if place < end and text[place] == NEWLINE:
             pieces[count] = 0
@@ -77,30 +73,39 @@ def number_pieces(text, begin, end, known, distinct, starts, keys, table, pieces
 
 
 @compiled()
-def grow_table(keys, table):
-    """Return the hash table of `number_pieces`, keys (S,) and table (S,), with twice as many slots, (2 S,) each."""
-    new_keys, new_table = np.zeros(2 * len(keys), np.uint64), np.zeros(2 * len(table), np.int32)
-    last = np.uint64(len(new_keys) - 1)
-    for old in range(len(keys)):
-        if keys[old]:
-            slot = _slot(keys[old], last)
-            while new_keys[slot]:
+def grow_table(slots):
+    """Return the hash table of `number_pieces`, slots (S, 2), with twice as many slots, (2 S, 2)."""
+    larger = np.zeros((2 * len(slots), 2), np.uint64)
+    last = np.uint64(len(larger) - 1)
+    for old in range(len(slots)):
+        if slots[old, 0]:
+            slot = _slot(slots[old, 0], last)
+            while larger[slot, 0]:
                 slot = (slot + _ONE) & last
-            new_keys[slot], new_table[slot] = keys[old], table[old]
-    return new_keys, new_table
+            larger[slot, 0], larger[slot, 1] = slots[old, 0], slots[old, 1]
+    return larger
 
 
 @njit
 def _key(text, start, length):
     """Return the key of text[start : start + length], uint64: unique if it has fewer than 8 bytes, otherwise a hash."""
-    key = np.uint64(0)
-    for k in range(_EIGHT):
-        key |= np.uint64(text[np.uint64(start) + k]) << (_EIGHT * k)
+    place = np.uint64(start)
+    key = word_at(text, place)
     if length < 8:
         return (key & ((_ONE << np.uint64(8 * length)) - _ONE)) | (np.uint64(length) << _TOP)
-    for place in range(start + 8, start + length):
-        key = (key ^ text[place]) * _FACTOR
-    return key | _LONG
+    last = np.uint64(start + length - 8)
+    place += _EIGHT
+    while place < last:
+        key = _mixed(key, word_at(text, place))
+        place += _EIGHT
+    return (_mixed(key, word_at(text, last)) ^ np.uint64(length)) | _LONG
+
+
+@njit
+def _mixed(key, word):
+    """Return a hash of a hash and 8 more bytes."""
+    key = (key ^ word) * _FACTOR
+    return key ^ (key >> np.uint64(32))
 
 
 @njit
@@ -111,14 +116,27 @@ def _slot(key, last):
 
 
 @njit
-def _is_piece(text, distinct, starts, piece):
-    """Return whether a text (L,) is a known piece, whose bytes are in ``distinct`` (D,) from ``starts`` (K + 1,)[piece] on."""
-    begin = starts[piece]
-    same, k = len(text) == starts[piece + 1] - begin - 1, 0
-    while same and k < len(text):
-        same = text[k] == distinct[begin + k]
-        k += 1
-    return same
+def _find_slot(text, start, length, key, distinct, starts, slots, last):
+    """Return the slot of the piece text[start : start + length], or the free slot in which the search for it ends."""
+    slot = _slot(key, last)
+    while slots[slot, 0] and not (
+        slots[slot, 0] == key and (length < 8 or _is_piece(text, start, length, distinct, starts, slots[slot, 1]))
+    ):
+        slot = (slot + _ONE) & last
+    return slot
+
+
+@njit
+def _is_piece(text, start, length, distinct, starts, piece):
+    """Return whether text[start : start + length], 8 bytes or more, is a piece: the bytes in ``distinct`` from its start on."""
+    begin = np.uint64(starts[piece])
+    if starts[piece + _ONE] - starts[piece] - 1 != length:
+        return False
+    start, last = np.uint64(start), np.uint64(length - 8)
+    for k in range(np.uint64(0), last, _EIGHT):
+        if word_at(text, start + k) != word_at(distinct, begin + k):
+            return False
+    return word_at(text, start + last) == word_at(distinct, begin + last)
 
 
 @compiled()
@@ -145,8 +163,7 @@ NO_ENDS, LINE_ENDS, SENTENCE_ENDS = 0, 1, 2
 """Which line ends are words: none, each, or each that ends a sentence, which is a line that is not blank."""
 
 
-SEPARATOR = 255
-"""The byte after each line of `encode_lines`; UTF-8 does not have it."""
+_BLOCK = 64 * BYTES  # number of bytes of lines whose pieces are looked up together, so that the processor waits for memory once
 
 
 class PieceTable(NamedTuple):
@@ -154,10 +171,12 @@ class PieceTable(NamedTuple):
 
     Attributes
     ----------
-    distinct, starts, keys, table
+    distinct, starts, slots
         The pieces, as `number_pieces` makes them.
+    single
+        (K,) uint32: the token of each piece that is one token, otherwise 0.
     token_starts, tokens
-        (K + 1,) int64, (T,) uint32: the tokens of each piece, as for `expand_pieces`; as ids + 1, 0 for a line end.
+        (K + 1,) int64, (T,) uint32: the tokens of each piece, as for `expand_pieces`; tokens are ids + 1.
     ends
         `NO_ENDS`, `LINE_ENDS` or `SENTENCE_ENDS`.
     unknown
@@ -166,8 +185,8 @@ class PieceTable(NamedTuple):
 
     distinct: npt.NDArray[np.uint8]
     starts: npt.NDArray[np.int64]
-    keys: npt.NDArray[np.uint64]
-    table: npt.NDArray[np.int32]
+    slots: npt.NDArray[np.uint64]
+    single: npt.NDArray[np.uint32]
     token_starts: npt.NDArray[np.int64]
     tokens: npt.NDArray[np.uint32]
     ends: int
@@ -178,48 +197,86 @@ class PieceTable(NamedTuple):
 def encode_lines(text, pieces):
     """Encode L lines, each as a text of its own that ends with a line end; a line without words is an empty sentence.
 
-    text    (N,)  in, bytes, UTF-8 with a `SEPARATOR` after each line, followed by `BEYOND` bytes that do not count
+    text    (N,)  in, bytes, UTF-8 with a separator after each line, and `BEYOND` separators in the end, which do not count. The
+                  separator is any byte that no line has.
     pieces        in, `PieceTable`, packed
 
     Returns the ids of all lines, (M,), int32, where each line begins in them, (L + 1,), int64, and whether all pieces are known;
     if not, ids and borders mean nothing.
     """
-    distinct, starts, keys, table, token_starts, tokens, ends, unknown = pieces.content
+    distinct, starts, slots, single, token_starts, tokens, ends, unknown = pieces.content
     end, lines = len(text) - BEYOND, 0
+    separator = text[np.uint64(end)]
     for place in range(end):
-        lines += text[np.uint64(place)] == SEPARATOR
+        lines += text[np.uint64(place)] == separator
     ids, borders = np.empty(end, np.int32), np.zeros(lines + 1, np.int64)
-    last, count, line, start = np.uint64(len(table) - 1), 0, 0, 0
+    places, keys = np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.uint64)
+    last, count, line, start = np.uint64(len(slots) - 1), 0, 0, 0
     ended, newline = ends != LINE_ENDS, False  # whether no end may come here; whether the blank before was a newline
-    for place in range(end):
-        byte = text[np.uint64(place)]
-        if byte != SPACE and byte != TAB and byte != NEWLINE and byte != SEPARATOR:
-            continue
-        if place > start:
-            piece = _find_piece(text, start, place, distinct, starts, keys, table, last)
-            piece = unknown if piece < 0 else piece
-            if piece < 0:
-                return ids[:0], borders, False
-            first, after = token_starts[piece], token_starts[piece + 1]
-            if count + after - first + end - place > len(ids):  # more tokens than bytes, as some normalizations have it
-                ids = _with_room(ids, count, 2 * (count + after - first + end - place))
-            for k in range(first, after):
-                ids[count] = tokens[k] - 1
-                count += 1
-                ended = ends == NO_ENDS
-        if not ended and (byte == NEWLINE or (byte == SEPARATOR and not (newline and place == start))):
-            ids[count] = 1
-            count += 1
-            ended = ends != LINE_ENDS
-        start, newline = place + 1, byte == NEWLINE
-        if byte == SEPARATOR:
-            if ends == SENTENCE_ENDS and count == borders[line]:
-                ids[count] = 1
-                count += 1
-            line += 1
-            borders[line] = count
-            ended = ends != LINE_ENDS
+    for low in range(0, end, _BLOCK):
+        found = _find_blanks(text, low, min(low + _BLOCK, end), separator, places)
+        _find_keys(text, start, places[:found], slots, keys)
+        for i in range(found):
+            place = places[i]
+            if place > start:
+                slot = _find_slot(text, start, place - start, keys[i], distinct, starts, slots, last)
+                piece = np.int64(slots[slot, 1]) if slots[slot, 0] else unknown
+                if piece < 0:
+                    return ids[:0], borders, False
+                if single[piece]:
+                    ids[count] = single[piece] - 1
+                    count += 1
+                    ended = ends == NO_ENDS
+                else:
+                    first, after = token_starts[piece], token_starts[piece + 1]
+                    if count + after - first + end - place > len(ids):  # more tokens than bytes, as some normalizations have it
+                        ids = _with_room(ids, count, 2 * (count + after - first + end - place))
+                    for k in range(first, after):
+                        ids[count] = tokens[k] - 1
+                        count += 1
+                        ended = ends == NO_ENDS
+            ends_line, ends_text = text[np.uint64(place)] == NEWLINE, text[np.uint64(place)] == separator
+            if ends_line or ends_text:
+                if not ended and (ends_line or not (newline and place == start)):
+                    ids[count] = 1
+                    count += 1
+                    ended = ends != LINE_ENDS
+                if ends_text:
+                    if ends == SENTENCE_ENDS and count == borders[line]:
+                        ids[count] = 1
+                        count += 1
+                    line += 1
+                    borders[line] = count
+                    ended = ends != LINE_ENDS
+            start, newline = place + 1, ends_line
     return ids[:count], borders, True
+
+
+@njit
+def _find_blanks(text, low, high, separator, places):
+    """Fill ``places`` with the places of the blanks in text[low:high], and return their number."""
+    found = np.uint64(0)
+    for first in range(low, high, BYTES):
+        mask = blanks_at(text, np.uint64(first), separator)
+        if high - first < BYTES:
+            mask &= (_ONE << np.uint64(high - first)) - _ONE
+        while mask:
+            places[found] = first + np.int64(trailing_zeros(mask))
+            mask &= mask - _ONE
+            found += _ONE
+    return found
+
+
+@njit
+def _find_keys(text, start, places, slots, keys):
+    """Set the keys of the pieces that end at places (P,), the first of which begins at ``start``, and prefetch their slots."""
+    last = np.uint64(len(slots) - 1)
+    for i in range(len(places)):
+        length = places[i] - start
+        if length > 0:
+            keys[i] = _key(text, start, length)
+            prefetch(slots, _slot(keys[i], last) * np.uint64(16))
+        start = places[i] + 1
 
 
 @njit
@@ -228,15 +285,3 @@ def _with_room(ids, count, size):
     result = np.empty(size, ids.dtype)
     result[:count] = ids[:count]
     return result
-
-
-@njit
-def _find_piece(text, start, end, distinct, starts, keys, table, last):
-    """Return the number of the piece text[start:end] in the table of `number_pieces`, -1 if it is not there."""
-    key = _key(text, start, end - start)
-    slot = _slot(key, last)
-    while keys[slot] and not (
-        keys[slot] == key and (end - start < 8 or _is_piece(text[start:end], distinct, starts, table[slot]))
-    ):
-        slot = (slot + _ONE) & last
-    return table[slot] if keys[slot] else np.int32(-1)

@@ -16,7 +16,7 @@ from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END
 from fflm.text.vocabulary import UNKNOWN, Vocabulary
 
-_BEYOND = bytes(BEYOND)
+_NO_UTF8 = b"\xff"  # a byte that UTF-8 does not have
 
 EncodedLines = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
 
@@ -94,9 +94,10 @@ class LineEncoder:
 
     def _joined(self, lines: Sequence[str]) -> bytes:
         """Return lines as the text that kernels read."""
-        encoded = [line.encode("utf-8", "surrogatepass") for line in lines]
-        encoded.append(_BEYOND)
-        text = b"\xff".join(encoded)
+        text = "\0".join([*lines, "\0" * BEYOND]).encode("utf-8", "surrogatepass")
+        if text.count(b"\0") != len(lines) + BEYOND:  # a line has this character, and another byte must separate the lines
+            encoded = [line.encode("utf-8", "surrogatepass") for line in lines]
+            text = _NO_UTF8.join([*encoded, _NO_UTF8 * BEYOND])
         return self._joined(list(map(with_newlines, lines))) if b"\r" in text else text
 
     @property
@@ -128,8 +129,8 @@ class LineEncoder:
         # Of words as they stand in the text, the table holds all that are not <unk> from the start; <unk> is its first piece.
         as_they_stand = tokenizer.mode == "space" and not tokenizer.lowercase and tokenizer.normalization is None
         unknown = 1 if as_they_stand else -1
-        texts, tokens = (pieces.distinct, pieces.starts), (pieces.token_starts, pieces.tokens)
-        return pack(PieceTable(*texts, pieces.keys, pieces.table, *tokens, ends, unknown))
+        tables = pieces.distinct, pieces.starts, pieces.slots, pieces.single, pieces.token_starts, pieces.tokens
+        return pack(PieceTable(*tables, ends, unknown))
 
     def _split(self, text: str) -> Numbers:
         """Return the tokens of pieces, a line each, as their ids + 1, (N,); 0 is the line end."""

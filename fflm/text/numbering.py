@@ -91,8 +91,9 @@ class Pieces:
         self.known = 1  # the piece 0 is the newline
         self.distinct = np.empty(0, np.uint8)
         self.starts = np.zeros(2, np.int64)
-        self.keys, self.table = np.zeros(1 << 12, np.uint64), np.zeros(1 << 12, np.int32)
+        self.slots = np.zeros((1 << 12, 2), np.uint64)
         self.tokens = np.zeros(1, np.uint32)
+        self.single = np.zeros(1, np.uint32)  # the token of each piece that is one token, otherwise 0
         self.token_starts = np.array([0, 1])
 
     @property
@@ -111,12 +112,12 @@ class Pieces:
         first, before, count, place = self.known, self.size, 0, 0
         while True:
             found, self.known, place = number_pieces(
-                content, place, end, self.known, self.distinct, self.starts, self.keys, self.table, pieces[count:]
+                content, place, end, self.known, self.distinct, self.starts, self.slots, pieces[count:]
             )
             count += found
             if place == end:
                 break
-            self.keys, self.table = grow_table(self.keys, self.table)
+            self.slots = grow_table(self.slots)
         if self.known > first:
             new = split(str(self.distinct[before : self.size].data, "utf-8", "surrogatepass"))
             ends = np.flatnonzero(new == 0)  # a newline follows every piece
@@ -126,6 +127,10 @@ class Pieces:
             self.tokens[known : known + len(tokens)] = tokens
             self.token_starts = _with_room(self.token_starts, self.known + 1)
             self.token_starts[first + 1 : self.known + 1] = known + ends - np.arange(len(ends))
+            starts, ends = self.token_starts[first : self.known], self.token_starts[first + 1 : self.known + 1]
+            self.single = _with_room(self.single, self.known)
+            own = self.tokens[np.minimum(starts, len(self.tokens) - 1)]
+            self.single[first : self.known] = np.where(ends - starts == 1, own, 0)
         numbers: Numbers = expand_pieces(pieces[:count], self.token_starts, self.tokens)
         return numbers
 

@@ -1,8 +1,10 @@
 """Computations of the benchmark scripts: trigrams by deleted interpolation, mixture weights, exact gradients, large texts."""
 
+import argparse
 import dataclasses
 import itertools
 import math
+import re
 from collections import Counter
 from contextlib import ExitStack
 
@@ -11,7 +13,7 @@ import pytest
 import start_up
 from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximization, figures, losses, mixed
 from exact import exact_gradients, exact_updates
-from gpu import Comparison, operations
+from gpu import CONTENDERS, LARGE, PARTS, STEPS, Comparison, large, operations, run_tasks, tasks_of
 from ngram import PIECE, pieces
 from numba import njit
 from numba.core import event
@@ -234,3 +236,33 @@ def test_operations_are_compared_with_float64(monkeypatch):
     comparison = Comparison(CpuBackend())
     comparison.embeddings(rows=7, words=50, size=3)
     assert comparison.off["gather"] > 0.1 > comparison.off["scatter-add"]
+
+
+def test_large_softmax_is_computed_in_chunks_and_compared_with_float64(monkeypatch):
+    monkeypatch.setattr("gpu.CHUNK", 4)
+    assert large(CpuBackend(), "fp32", words=50, size=3, rows=9)["wrong"] == []
+    generator = np.random.default_rng(0)
+    monkeypatch.setattr(CpuBackend, "output_gradients", lambda *arrays: [each.fill(generator.normal()) for each in arrays[-4:]])
+    assert len(large(CpuBackend(), "fp32", words=50, size=3, rows=9)["wrong"]) == 5
+
+
+def test_results_of_gpu_benchmark_are_kept_as_they_are_made(tmp_path, capsys):
+    def fail():
+        raise ValueError("out of memory")
+
+    done = run_tasks(iter([("first", lambda: {"seconds": 1}), ("second", fail)]), tmp_path, math.inf)
+    assert done == {"first": {"seconds": 1}, "second": {"error": "ValueError: out of memory"}}
+    again = [("first", fail), ("second", lambda: {"seconds": 2})]
+    assert run_tasks(iter(again), tmp_path, math.inf) == {"first": {"seconds": 1}, "second": {"seconds": 2}}
+    assert run_tasks(iter([("third", fail)]), tmp_path, -1.0) == {"first": {"seconds": 1}, "second": {"seconds": 2}}
+    assert "stopped after -1 minutes, before third" in capsys.readouterr().out
+
+
+def test_tasks_of_gpu_benchmark_have_plain_names_and_begin_with_what_matters(tmp_path):
+    options = argparse.Namespace(parts=PARTS, sizes=STEPS, contenders=CONTENDERS, brown=None, wikitext=None)
+    names = [name for name, _ in tasks_of(options, tmp_path, {"fp32": None, "mixed": None})]
+    assert len(names) == len(set(names)) > 2 * len(LARGE)
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in names)
+    assert names[:4] == ["operations-fp32", "operations-mixed", "step-50000x256x8192-fflm-mixed", "step-50000x256x8192-fflm-fp32"]
+    options.parts, options.sizes, options.contenders = ["steps"], [(9, 8, 7)], ["fflm-fp32"]
+    assert [name for name, _ in tasks_of(options, tmp_path, {})] == ["step-9x8x7-fflm-fp32"]

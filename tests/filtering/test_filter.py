@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -324,6 +325,26 @@ def test_file_that_changes_after_it_was_scored_is_refused(folder, model):
         fflm.resume_filter("kept")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": 3}, "`inputs` must be a path, not 3"),
+        ({"inputs": [None]}, "`inputs` must be a path, not None"),
+        ({"inputs": []}, "there is no path or URL of documents"),
+        ({"output": ""}, "`output` must be a path, not ''"),
+        ({"processes": 0}, "`processes` must be an integer from 1"),
+        ({"progress": 3}, "`progress` must be a function or None"),
+    ],
+)
+def test_arguments_of_other_types_are_refused(folder, model, changes, message):
+    Path("docs.jsonl").write_bytes(encoded(RECORDS[:5]))
+    with pytest.raises(FflmError, match=re.escape(message)):
+        fflm.filter(**{"inputs": "docs.jsonl", "output": "new", "model": model, **changes})
+    assert not Path("new").exists()
+    with pytest.raises(FflmError, match="`output` must be a path, not 3"):
+        fflm.resume_filter(3)
+
+
 def test_moved_filter_resumes_where_it_is(folder, model):
     Path("docs.jsonl").write_bytes(encoded(RECORDS))
 
@@ -408,6 +429,8 @@ def test_command_reports_and_resumes(folder, model):
         (("--resume", "made", "--keep", "30%"), "a resumed filter keeps its inputs and settings: leave out --keep"),
         (("-o", "new"), "give documents and -o FOLDER, or --resume a filter"),
         (("-", "-o", "new"), "- is not a file that can be read again when a filter is resumed: write its content to a file"),
+        (("docs.jsonl", "-o", "none://bucket/new"), "cannot use none://bucket/new: Protocol not known: none"),
+        (("docs.jsonl", "-o", "new", "--fast"), "only a network can score fast"),
         (("", "-o", "new"), "there is no path or URL of documents: give at least one, and no empty one"),
         (("pipe.jsonl", "-o", "new"), "pipe.jsonl is not a file that can be read again"),
         (
@@ -430,3 +453,4 @@ def test_command_refuses_in_one_line(folder, model, arguments, message):
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not Path("new").exists()
+    assert not Path("new.filter").exists()

@@ -29,9 +29,9 @@ class ThreadCommunicator(Communicator):
     def _exchange(self, value):
         """Return the values of all threads."""
         self._given[self.rank] = value
-        self._barrier.wait(60)
+        self._barrier.wait(300)
         values = list(self._given)
-        self._barrier.wait(60)
+        self._barrier.wait(300)
         return values
 
     def gather(self, values):
@@ -102,6 +102,6 @@ def mpiexec(size, *command, folder):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )

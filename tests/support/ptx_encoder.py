@@ -192,6 +192,8 @@ class Encoder:
 
     def _conversion(self, parts: list[str], columns: list[int], unknown: PtxError) -> tuple[int, int, list[int]]:
         to, of = parts[-2:]
+        if set(parts[1:-2]) - {"rn", "ftz", "sat", *ROUNDINGS} or (to == "f16x2" and parts[1:-2] != ["rn"]):
+            raise unknown  # the interpreter would round in another way
         rounding = ROUNDINGS.index(next((part for part in parts if part in ROUNDINGS), ""))
         if (to, of) == ("f16x2", "f32"):
             return interpreter.HALVES, 0, columns

@@ -89,6 +89,20 @@ def test_encoded_lines_equal_encoded_texts(name, lines):
     assert (ids.dtype, borders.dtype) == (np.int32, np.int64)
 
 
+@pytest.mark.parametrize("name", ["sentences", "line ends", "sentences, split at spaces"])
+def test_long_lines_are_encoded_across_blocks(name):
+    generator = np.random.default_rng(1)
+    words = [*WORDS, *("x" * length for length in (6, 7, 8, 9, 15, 16, 17, 24, 25)), "\n", "\0"]
+    read = READ[name]
+    known = sorted({token for word in words for token in read.tokenizer.tokens(word) if token != LINE_END})
+    encoder = LineEncoder(read, Vocabulary.from_words(known, {LINE_END: 1}, ends=True))
+    lines = [" " * int(generator.integers(70)) + " ".join(generator.choice(words, 3000)), *["cat"] * 200]
+    for some in (lines, [line.replace("\0", "the") for line in lines]):  # with a line that has the separator, and without one
+        ids, borders = encoder.encode(some)
+        found = [ids[low:high].tolist() for low, high in itertools.pairwise(borders)]
+        assert found == [expected_ids(line, read, encoder.vocabulary) for line in some]
+
+
 def test_encoder_forgets_pieces_at_its_limit(monkeypatch):
     monkeypatch.setattr(lines_module, "MAX_BYTES", 200)
     encoder = LineEncoder(READ["sentences"], vocabulary_of(READ["sentences"]))

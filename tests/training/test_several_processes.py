@@ -31,7 +31,7 @@ CASES = {
     "nce": ({"tied": False}, {"loss": "nce", "samples": 8, "optimizer": "adam", "l1": 1e-3}),
     "bands": ({"tied": False, "bands": (10, 20)}, {"loss": "exact", "weight_decay": 0.1}),
     "sgd": ({"direct": True}, {"loss": "exact", "optimizer": "sgd", "momentum": 0.9, "l2": 0.01, "smoothing": 0.1}),
-    "small batches": ({}, {"loss": "sampled", "samples": 4, "batch_size": 2}),
+    "small batches": ({}, {"loss": "sampled", "samples": 4, "batch_size": 2, "epochs": 1, "evaluate_every": 20}),
 }
 
 ROUNDING = 1e-9

@@ -13,7 +13,7 @@ from fflm.backend.common import Scratch, activation_code, adam_corrections, drop
 from fflm.backend.cuda import kernels
 from fflm.backend.cuda.kernels import SUMMED
 from fflm.backend.cuda.launching import BLOCK, launch_kernel
-from fflm.backend.cuda.memory import DeviceArray, PinnedCopies
+from fflm.backend.cuda.memory import DeviceArray, PinnedCopies, memory_size
 from fflm.backend.cuda.mixed import SLOPE, make_mixed_product, pairs_for, to_halves
 from fflm.backend.cuda.products import COLUMNS, FORMS, FOUR, ROWS, STORE
 from fflm.backend.cuda.single import make_single_product
@@ -36,6 +36,23 @@ The number is the same for all GPUs, so that all of them add numbers in the same
 
 SPAN = 128
 """If the inner dimension of a product is divided into parts, their length is a multiple of this number."""
+
+
+def softmax_bytes(memory: int, mixed: bool) -> int:
+    """Return `Backend.softmax_bytes` for a GPU with this many bytes of memory.
+
+    The numbers of a softmax take an eighth of the memory, but always up to 1 GiB. There are at most 2^31 of them, because kernels
+    count the numbers of an array in 32 bits. The limit depends on all memory and not on what is free, so that the batches of a
+    training session are always divided in the same way.
+
+    Parameters
+    ----------
+    memory
+        Size of the GPU's memory in bytes.
+    mixed
+        Whether the numbers are stored as halves, in 2 bytes; callers count 4 bytes per number nevertheless.
+    """
+    return min(2**33, max(2**30, memory // 8) * (2 if mixed else 1))
 
 
 class Slopes(NamedTuple):
@@ -89,12 +106,10 @@ class CudaBackend:
     """
 
     name = "cuda"
-    softmax_bytes = 2**30
 
     def __init__(self, mixed: bool = False) -> None:
-        self.mixed = mixed
-        if mixed:
-            self.softmax_bytes = 2**31  # callers count 4 bytes per number, but the numbers are stored as halves, in 2 bytes
+        self.mixed, self._memory = mixed, memory_size()
+        self.softmax_bytes = softmax_bytes(self._memory, mixed)
         self._scratch, self._copies = Scratch(self.empty), PinnedCopies()
         self._borrow = self._scratch.borrow
         self._one = self.upload(np.zeros(1, np.float32))
@@ -110,7 +125,7 @@ class CudaBackend:
         if not self.mixed:
             return self
         single = copy(self)
-        single.mixed, single.softmax_bytes = False, CudaBackend.softmax_bytes
+        single.mixed, single.softmax_bytes = False, softmax_bytes(self._memory, mixed=False)
         return single
 
     def _launch(self, kernel: Any, grid: int | tuple[int, ...], *arguments: Any) -> None:

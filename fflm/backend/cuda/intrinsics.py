@@ -28,7 +28,9 @@ _SHARED = 3
 """Number of the address space of shared memory."""
 
 
-def _assemble(builder: Any, code: str, results: list[Any], arguments: Any, *, memory: bool = False) -> list[Any]:
+def _assemble(
+    builder: Any, code: str, results: list[Any], arguments: Any, *, memory: bool = False, convergent: bool = False
+) -> list[Any]:
     """Insert an instruction in PTX, and return its results.
 
     Parameters
@@ -43,13 +45,15 @@ def _assemble(builder: Any, code: str, results: list[Any], arguments: Any, *, me
         The LLVM values of the arguments, float32 or 32-bit integers.
     memory
         Whether the instruction reads memory, so that the compiler must not move it past others that write memory.
+    convergent
+        Whether all lanes of a warp must execute the instruction together, so that the compiler must not move it into branches.
     """
     letters = {_FLOAT: "f", _INT: "r"}
     constraints = [f"={letters[kind]}" for kind in results] + [letters[value.type] for value in arguments]
     kinds = [value.type for value in arguments]
     kind = results[0] if len(results) == 1 else ir.LiteralStructType(results)
     asm = ir.InlineAsm(ir.FunctionType(kind, kinds), code, ",".join(constraints + ["~{memory}"] * memory), side_effect=memory)
-    found = builder.call(asm, arguments)
+    found = builder.call(asm, arguments, attrs=("convergent",) * convergent)
     return [found] if len(results) == 1 else [builder.extract_value(found, i) for i in range(len(results))]
 
 
@@ -74,7 +78,7 @@ def multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         code = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
         registers = [each for argument in arguments for each in cgutils.unpack_tuple(builder, argument)]
-        return cgutils.pack_array(builder, _assemble(builder, code, [_FLOAT] * 4, registers))
+        return cgutils.pack_array(builder, _assemble(builder, code, [_FLOAT] * 4, registers, convergent=True))
 
     return floats(pairs, types.UniTuple(types.uint32, 2), floats), generate
 
@@ -87,7 +91,8 @@ def _fragment_loader(name: str, transposed: str) -> Any:
             place = _pointer(context, builder, signature.args[0], *arguments)
             address = builder.ptrtoint(builder.addrspacecast(place, ir.PointerType(_INT, _SHARED)), _INT)
             code = f"ldmatrix.sync.aligned.m8n8.x4{transposed}.shared.b16 {{$0,$1,$2,$3}}, [$4];"
-            return cgutils.pack_array(builder, _assemble(builder, code, [_INT] * 4, [address], memory=True))
+            loaded = _assemble(builder, code, [_INT] * 4, [address], memory=True, convergent=True)
+            return cgutils.pack_array(builder, loaded)
 
         return types.UniTuple(types.uint32, 4)(shared, index), generate
 

@@ -15,6 +15,7 @@ import math
 import os
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,12 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def memory_size() -> int:
+    """Return the size of the GPU's memory in bytes."""
+    use_gpu()
+    return int(driver.cuMemGetInfo()[1])
 
 
 def size_class(size: int) -> int:
@@ -250,6 +257,7 @@ class PinnedCopies:
         self._lock = threading.Lock()
         self._free: dict[int, list[Any]] = defaultdict(list)  # free blocks of pinned memory, by size
         self._sent: list[Any] = []  # blocks from which copies may still be in progress
+        self._reserved = 0  # bytes of the blocks in `_sent`, and of those that threads are about to put there
 
     def send(self, array: Any, copied: DeviceArray) -> None:
         """Copy a contiguous NumPy array to an array of the GPU with the same shape and dtype.
@@ -260,34 +268,61 @@ class PinnedCopies:
             return
         use_gpu()
         allocated = size_class(array.nbytes)
-        if allocated > PINNED:
+        if not self._reserve(allocated):
             driver.cuMemcpyHtoD(copied.address, array.ctypes.data, array.nbytes)
             return
-        with self._lock:
-            full = sum(map(len, self._sent)) + allocated > PINNED
-        if full:
-            sent = self._take_sent()
-            driver.cuCtxSynchronize()
-            self._give_back(sent)
-        with self._lock:
-            free = self._free[allocated]
-            memory = free.pop() if free else None
-        if memory is None:
-            memory = cuda.pinned_array(allocated, np.uint8)
-        memory[: array.nbytes] = array.reshape(-1).view(np.uint8)
-        driver.cuMemcpyHtoDAsync(copied.address, memory.ctypes.data, array.nbytes, STREAM)
+        try:
+            with self._lock:
+                free = self._free[allocated]
+                memory = free.pop() if free else None
+            if memory is None:
+                memory = cuda.pinned_array(allocated, np.uint8)
+            memory[: array.nbytes] = array.reshape(-1).view(np.uint8)
+            driver.cuMemcpyHtoDAsync(copied.address, memory.ctypes.data, array.nbytes, STREAM)
+        except BaseException:
+            self._release(allocated)
+            raise
         with self._lock:  # only after the copy was requested, because a thread that finds it in the list may wait for it
             self._sent.append(memory)
+
+    def _reserve(self, size: int) -> bool:
+        """Count ``size`` more bytes as being copied, unless that would exceed `PINNED`; return whether they are counted.
+
+        If they would, the host first waits for the copies so far. They may still exceed `PINNED` if other threads copy.
+        """
+        if size > PINNED:
+            return False
+        for full in (False, True):
+            if full:
+                self._wait(driver.cuCtxSynchronize)
+            with self._lock:
+                if self._reserved + size <= PINNED:
+                    self._reserved += size
+                    return True
+        return False
 
     def receive(self, array: DeviceArray) -> Any:
         """Wait until the GPU has done all work that was requested so far, and return an array as a NumPy array."""
         use_gpu()
         received = np.empty(array.shape, array.dtype)
         if array.size:
-            sent = self._take_sent()
-            driver.cuMemcpyDtoH(received.ctypes.data, array.address, array.nbytes)
-            self._give_back(sent)
+            self._wait(driver.cuMemcpyDtoH, received.ctypes.data, array.address, array.nbytes)
         return received
+
+    def _wait(self, wait: Callable[..., Any], *arguments: Any) -> None:
+        """Call a function that waits for the GPU, after which the pinned memory of the copies so far can be reused."""
+        sent = self._take_sent()
+        try:
+            wait(*arguments)
+        except BaseException:
+            self._release(sum(map(len, sent)))
+            raise
+        self._give_back(sent)
+
+    def _release(self, size: int) -> None:
+        """Count ``size`` bytes as not being copied any more."""
+        with self._lock:
+            self._reserved -= size
 
     def _take_sent(self) -> list[Any]:
         """Remove and return the pinned memory of the copies so far, which the caller gives back once they are done.
@@ -300,6 +335,7 @@ class PinnedCopies:
 
     def _give_back(self, sent: list[Any]) -> None:
         """Allow pinned memory to be reused. All copies from it must be done."""
+        self._release(sum(map(len, sent)))
         with self._lock:
             for memory in sent:
                 self._free[len(memory)].append(memory)

@@ -18,7 +18,7 @@ from numba import cuda, float32, uint32, uint64
 from fflm.backend.cuda.intrinsics import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
 from fflm.backend.cuda.kernels import ALL_LANES, larger
 from fflm.backend.cuda.launching import BLOCK, kernel
-from fflm.backend.cuda.products import FOUR, OUTSIDE, ROWS, Arithmetic, is_inside, make_product
+from fflm.backend.cuda.products import FOUR, OUTSIDE, ROWS, Arithmetic, flat_index, is_inside, make_product
 
 DEPTH = 32
 """Number of positions of the inner dimension that are read in a step."""
@@ -62,7 +62,7 @@ def to_halves(values, unit, pairs):
 def read_piece(matrix, line, piece):
     """Return the four pairs of piece number ``piece`` of a line of a matrix (lines, pairs); zeros outside of the matrix."""
     if is_inside(matrix, line, uint32(FOUR) * piece):
-        return load_four(matrix, uint32(line * uint32(matrix.shape[1]) + uint32(FOUR) * piece))
+        return load_four(matrix, flat_index(matrix, line, uint32(FOUR) * piece))
     return uint32(0), uint32(0), uint32(0), uint32(0)
 
 

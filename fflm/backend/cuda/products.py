@@ -43,7 +43,7 @@ factors, targets, hit, spread
 from dataclasses import dataclass
 from typing import Any
 
-from numba import cuda, float32, uint32
+from numba import cuda, float32, uint32, uint64
 
 from fflm.backend.cuda.launching import BLOCK
 from fflm.backend.formulas import activate
@@ -145,6 +145,12 @@ class Arithmetic:
 def is_inside(matrix, line, place):
     """Return whether a matrix (lines, words) has word number ``place`` of line number ``line``."""
     return line < uint32(matrix.shape[0]) and place < uint32(matrix.shape[1])
+
+
+@cuda.jit(device=True, forceinline=True)
+def flat_index(matrix, line, place):
+    """Return the index (uint64) of word number ``place`` of a line in a flattened matrix, which may have more than 2^32 words."""
+    return uint32(line) * uint32(matrix.shape[1]) + uint64(place)  # the product of two uint32 is a uint64
 
 
 @cuda.jit(device=True, forceinline=True)

@@ -13,7 +13,7 @@ from numba import cuda, float32, uint32, uint64
 from fflm.backend.cuda.intrinsics import load_four, store_four
 from fflm.backend.cuda.kernels import ALL_LANES, larger
 from fflm.backend.cuda.launching import BLOCK, kernel
-from fflm.backend.cuda.products import COLUMNS, FOUR, OUTSIDE, ROWS, Arithmetic, is_inside, make_product
+from fflm.backend.cuda.products import COLUMNS, FOUR, OUTSIDE, ROWS, Arithmetic, flat_index, is_inside, make_product
 
 DEPTH = 8
 """Number of positions of the inner dimension that are read in a step."""
@@ -35,7 +35,7 @@ def read_four(matrix, line, place):
     if not is_inside(matrix, line, place):
         return zero, zero, zero, zero
     if columns % uint32(FOUR) == uint32(0):
-        return load_four(matrix, uint32(line * columns + place))
+        return load_four(matrix, flat_index(matrix, line, place))
     return (
         matrix[line, place],
         matrix[line, place + uint32(1)] if place + uint32(1) < columns else zero,
@@ -156,7 +156,7 @@ def add_four(matrix, line, place, numbers, beta):
             old = read_four(matrix, line, place)
             a, b, c, d = a + beta * old[0], b + beta * old[1], c + beta * old[2], d + beta * old[3]
         if columns % uint32(FOUR) == uint32(0):
-            store_four(matrix, uint32(line * columns + place), (a, b, c, d))
+            store_four(matrix, flat_index(matrix, line, place), (a, b, c, d))
         else:
             matrix[line, place] = a
             if place + uint32(1) < columns:
@@ -225,11 +225,11 @@ def softmax_row(sums, i, bias, c, stored, highest, totals, row, column):
     for bit in range(4):
         total += cuda.shfl_xor_sync(ALL_LANES, total, 1 << bit)
     if row < uint32(highest.shape[1]):
-        at = uint32(row * uint32(c.shape[1]) + column)
+        at = flat_index(c, row, column)
         if stored and column < uint32(c.shape[1]):
             store_four(c, at, (sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3]))
         if stored and column + uint32(COLUMNS // 2) < uint32(c.shape[1]):
-            store_four(c, uint32(at + uint32(COLUMNS // 2)), (sums[i, 4], sums[i, 5], sums[i, 6], sums[i, 7]))
+            store_four(c, at + uint64(COLUMNS // 2), (sums[i, 4], sums[i, 5], sums[i, 6], sums[i, 7]))
         if cuda.threadIdx.x % _ACROSS == 0:
             highest[tile, row], totals[tile, row] = top, total
 

@@ -14,6 +14,7 @@ from fflm.backend.common import activation_code
 from fflm.backend.cpu.launching import shares_of
 from fflm.compiling import pack
 from fflm.errors import FflmError
+from fflm.instructions import LANES
 from fflm.models.base import TableScorer, check_text
 from fflm.models.language_model import LanguageModel
 from fflm.models.neural import kernels
@@ -22,6 +23,9 @@ from fflm.models.neural.model import NeuralModel
 
 INTEGER_LIMIT = 32000
 """The largest sum of 16-bit integers before they are rounded, less than 2**15 so that rounding cannot overflow."""
+
+MOST_AVERAGED = 128
+"""The largest number of words of averages whose sums have 16 bits; those of more words would be rounded too much."""
 
 NORMALIZER_INTERVAL = 20
 """Of every 20 words one is also scored exactly, to know its normalizer; after the first hundred one of 20,000, to save time."""
@@ -101,7 +105,6 @@ class FastScorer(TableScorer):
     """
 
     def __init__(self, model: NeuralModel) -> None:
-        config, parameters = model.config, model.parameters
         if not has_tables(model):
             raise FflmError(
                 "fast scoring needs a network with one hidden layer, no direct connections and no bands, not residual"
@@ -112,37 +115,7 @@ class FastScorer(TableScorer):
         self._until_sample = 0  # words before the next one that is scored exactly
         self._sampled = 0  # words that were chosen to be scored exactly
         self._pending: list[tuple[npt.NDArray[Any], ...]] = []  # of those not yet scored exactly: contexts, words, losses
-        outputs = parameters.softmax_weight
-        if parameters.projection is not None:
-            outputs = outputs @ parameters.projection
-        embeddings, averages = parameters.embeddings, len(config.averages)
-        blocks = np.split(parameters.hidden_weights[0], len(config.blocks), axis=1)
-        blocks = [block.T * block.dtype.type(size**-0.5) for block, size in zip(blocks, config.blocks, strict=True)]
-        # Each product is computed twice, here and for the table: to keep all of them would take twice the memory of the table.
-        largest = np.array([np.abs(embeddings @ block).max(axis=0) for block in blocks])
-        # Sums over the words of a window also have 16 bits, and sums over the words of averages have 32.
-        units = _units(largest[averages:].sum(axis=0))
-        average_units = _units(largest[:averages].max(axis=0, initial=0))
-        output_units = _units(np.abs(outputs).max(axis=0))
-        tables = np.zeros((len(embeddings), len(blocks) + 1, config.hidden[0]), np.int16)
-        for k, block in enumerate(blocks):
-            np.rint(embeddings @ (block / (average_units if k < averages else units)), out=tables[:, k], casting="unsafe")
-        np.rint(outputs / output_units, out=tables[: len(outputs), -1], casting="unsafe")
-        # What padding contributes to the first places of a text: all of a window's words, and one fewer from each to the next.
-        padding = tables[model.context_limits[0], averages:-1]
-        padding_sums = np.ascontiguousarray(padding.cumsum(axis=0, dtype=np.int16)[::-1])
-        self._tables = FastTables(
-            *model.context_limits,
-            np.cumsum((0, *config.blocks[:averages])),
-            tables,
-            padding_sums,
-            units,
-            average_units,
-            parameters.hidden_biases[0],
-            *activation_code(config.activation_of(1)),
-            output_units,
-            parameters.output_bias,
-        )
+        self._tables = make_tables(model)
 
     _line_kernel = staticmethod(kernels.score_lines)
 
@@ -208,6 +181,62 @@ class FastScorer(TableScorer):
     def losses_of_texts(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
         """Return `losses_of_text` of each text separately."""
         return [self.losses_of_text(ids) for ids in texts]
+
+
+def make_tables(model: NeuralModel) -> FastTables:
+    """Return the tables of a network that `has_tables`.
+
+    The hidden units of a network with ReLU, and averages of few words, are computed in integers of 16 bits, and their products
+    with a word's output weights are added in 32 bits: twice as many in each sum as a row has pieces of `LANES`.
+    """
+    config, parameters = model.config, model.parameters
+    integers = config.activation_of(1) == "relu" and sum(config.averages) <= MOST_AVERAGED
+    outputs = parameters.softmax_weight
+    if parameters.projection is not None:
+        outputs = outputs @ parameters.projection
+    embeddings, sizes, bias = parameters.embeddings, config.blocks[: len(config.averages)], parameters.hidden_biases[0]
+    averages, hidden, width = len(sizes), len(bias), -(-len(bias) // LANES) * LANES
+    blocks = np.split(parameters.hidden_weights[0], len(config.blocks), axis=1)
+    blocks = [block.T * block.dtype.type(size**-0.5) for block, size in zip(blocks, config.blocks, strict=True)]
+    # Each product is computed twice, here and for the table: to keep all of them would take twice the memory of the table.
+    largest = np.array([np.abs(embeddings @ block).max(axis=0) for block in blocks])
+    window, average = largest[averages:].sum(axis=0), largest[:averages].max(axis=0, initial=0)
+    scales = np.ones_like(parameters.output_bias)
+    if integers:
+        units = average_units = _units(window + np.array(sizes, bias.dtype) @ largest[:averages] + np.abs(bias))
+        outputs, output_units = outputs * units, np.ones_like(units)
+        largest_weight = min(INTEGER_LIMIT, 2**31 // (1 << 15) // (2 * width // LANES))
+        scales = np.maximum(np.abs(outputs).max(axis=1), np.finfo(np.float32).tiny) / largest_weight
+        bias_sum = np.rint(bias / units).astype(np.int16)
+    else:
+        units, average_units, output_units = _units(window), _units(average), _units(np.abs(outputs).max(axis=0))
+        bias_sum = np.zeros(hidden, np.int16)
+    tables = np.zeros((len(embeddings), len(blocks) + 1, width), np.int16)
+    for k, block in enumerate(blocks):
+        unit = average_units if k < averages else units
+        np.rint(embeddings @ (block / unit), out=tables[:, k, :hidden], casting="unsafe")
+    np.rint(outputs / output_units / scales[:, None], out=tables[: len(outputs), -1, :hidden], casting="unsafe")
+    bias_sum, units, average_units, bias, output_units = (
+        np.pad(row, (0, width - hidden)) for row in (bias_sum, units, average_units, bias, output_units)
+    )
+    code, slope = activation_code(config.activation_of(1))
+    padding, end = model.context_limits
+    return FastTables(
+        padding,
+        end,
+        np.cumsum((0, *sizes)),
+        tables,
+        integers,
+        bias_sum,
+        units,
+        average_units,
+        bias,
+        code,
+        slope,
+        output_units,
+        scales,
+        parameters.output_bias,
+    )
 
 
 def _units(largest: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

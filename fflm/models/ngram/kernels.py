@@ -12,7 +12,9 @@ import numpy.typing as npt
 from numba import njit, prange
 
 from fflm.backend.cpu.launching import kernel, share
+from fflm.backend.cpu.rows import clear
 from fflm.compiling import compiled
+from fflm.instructions import prefetch
 from fflm.text.kernels import encode_lines
 
 ONE = np.uint64(1)
@@ -230,104 +232,164 @@ def find_contexts(children, words, contexts, found, threads):
             found[i] = node
 
 
+ENTRY = np.dtype([("key", np.uint64), ("log_p", np.float32), ("back_off", np.float32)])
+"""An entry of an `Index`."""
+
+_SIZE = np.uint64(ENTRY.itemsize)
+
+NO_CONTEXT = np.float32(-0.0)
+"""The back-off weight of n-grams that are not contexts. It has a sign, unlike a weight of 1 (`ngrams_of`)."""
+
+NO_NGRAM = np.float32(np.nan)
+"""The log-probability of entries that are not n-grams."""
+
+
 class Index(NamedTuple):
-    """The n-grams of a model, with hash tables with open addressing that find n-grams and contexts.
+    """The n-grams of a model in a hash table, in which a text is looked up backwards.
+
+    An n-gram is found by its last word, then by the word before it, and so on: the entry of an n-gram and a word is that of the
+    n-gram that also has this word, before its first. So one walk finds all n-grams that end at a place of a text, and the
+    back-off weights of the contexts that end there.
 
     Attributes
     ----------
-    children, words, back_offs, starts, targets, log_probabilities
-        Those of `fflm.models.ngram.model.Tables`.
-    context_slots, gram_slots
-        (S,) uint32: the slots of the contexts and of the n-grams, except for the root's: their numbers + 1, and 0 in free slots.
+    entries
+        (S,) `ENTRY`: those of single words come first, V + 1 with ``<s>``, in the order of their ids; then come the slots of a
+        hash table with open addressing. The key is the number of the shorter n-gram's entry, times 2^32, plus the id of the word
+        and 1; in free slots it is 0. Numbers in entries are never used as indices, and the last entry is free, so that a search
+        in a damaged table ends, too.
+    words
+        V + 1.
+    slots
+        The number of slots in which a search may begin.
     """
 
-    children: npt.NDArray[np.uint32]
-    words: npt.NDArray[np.uint32]
-    back_offs: npt.NDArray[np.float32]
-    starts: npt.NDArray[np.uint32]
-    targets: npt.NDArray[np.uint32]
-    log_probabilities: npt.NDArray[np.float32]
-    context_slots: npt.NDArray[np.uint32]
-    gram_slots: npt.NDArray[np.uint32]
+    entries: npt.NDArray[np.void]
+    words: int
+    slots: int
 
 
 @compiled()
-def index_words(borders, words, first):
-    """Return the slots (S,) of the words (N,) from ``first`` on, for `look_up`.
+def fill_index(parents, words, back_offs, starts, targets, log_probabilities, index):
+    """Enter the n-grams and contexts of `Tables` into an `Index` with free slots; return whether there was room for all.
 
-    Node i has the words ``borders[i]`` to ``borders[i + 1]``, exclusive.
+    parents (M,) is the number of each context without its oldest word. Of an n-gram whose end is not an n-gram, or whose
+    beginning is not, because they were pruned, there are entries that are no n-grams.
     """
-    size = np.int64(8)
-    while size < 2 * (len(words) - first):
-        size *= 2
-    slots, last = np.zeros(size, np.uint32), np.uint64(size - 1)
-    for node in range(len(borders) - 1):
-        for i in range(max(borders[node], first), borders[node + 1]):
-            slot = slot_of(node, words[i], last)
-            while slots[slot]:
-                slot = (slot + ONE) & last
-            slots[slot] = i + 1
-    return slots
+    entries = index.entries
+    for word in range(index.words):
+        entries[word].log_p, entries[word].back_off = NO_NGRAM, NO_CONTEXT
+    for gram in range(starts[1]):
+        entries[targets[gram]].log_p = log_probabilities[gram]
+    path = np.empty(256, np.int64)  # more than the longest context
+    for node in range(1, len(parents)):
+        length, above = 0, np.int64(node)
+        while above > 0:
+            path[length] = words[above]
+            length += 1
+            above = np.int64(parents[above])
+        entry = np.uint64(path[length - 1])
+        for k in range(length - 2, -1, -1):
+            entry = _insert(index, entry, path[k])
+            if not entry:
+                return False
+        entries[entry].back_off = back_offs[node] + np.float32(0)  # -0 becomes 0
+        for gram in range(starts[node], starts[node + 1]):
+            entry = np.uint64(targets[gram])
+            for k in range(length - 1, -1, -1):
+                entry = _insert(index, entry, path[k])
+                if not entry:
+                    return False
+            entries[entry].log_p = log_probabilities[gram]
+    return True
 
 
 @njit
-def slot_of(node, word, last):
-    """Return the first of the slots 0 to ``last`` in which to look for a word of a node."""
-    key = (np.uint64(node) * FACTOR + np.uint64(word)) * FACTOR
-    return (key ^ (key >> np.uint64(32))) & last
-
-
-@njit
-def look_up(slots, borders, words, node, word):
-    """Return the index of a word among the words borders[node] to borders[node + 1], or -1 if it is not there."""
-    last = np.uint64(len(slots) - 1)
-    slot = slot_of(node, word, last)
-    while slots[slot]:
-        i = np.int64(slots[slot]) - 1
-        if words[i] == word and borders[node] <= i < borders[node + 1]:
-            return i
-        slot = (slot + ONE) & last
-    return np.int64(-1)
-
-
-@njit
-def context_nodes(slots, children, words, context, nodes):
-    """Fill ``nodes`` with the contexts of 0, 1, ... words of a context (n,), newest word first; return the longest's length."""
-    nodes[0] = 0
-    for k in range(len(context)):
-        node = look_up(slots, children, words, nodes[k], context[k])
-        if node < 0:
-            return k
-        nodes[k + 1] = node
-    return len(context)
-
-
-@njit
-def loss_after(slots, starts, targets, log_probabilities, back_offs, nodes, longest, word):
-    """Look up a word after contexts of 0 to ``longest`` words: return -log p, and the length of the n-gram that was found."""
-    gram, length = np.int64(word), longest
-    while length > 0:
-        found = look_up(slots, starts, targets, nodes[length], word)
-        if found >= 0:
-            gram = found
+def _insert(index, entry, word):
+    """Return the entry of an n-gram and a word, which is made if there is none; 0 if there is no room."""
+    entries, key = index.entries, _key(entry, word)
+    slot = _slot(index, key)
+    while entries[slot].key != key:
+        if entries[slot].key == 0:
+            if slot == len(entries) - 1:
+                return np.uint64(0)
+            entries[slot].key, entries[slot].log_p, entries[slot].back_off = key, NO_NGRAM, NO_CONTEXT
             break
-        length -= 1
-    total = log_probabilities[gram]
-    for k in range(length + 1, longest + 1):
-        total += back_offs[nodes[k]]
-    return -total, length + 1
+        slot += ONE
+    return slot
+
+
+@njit
+def _key(entry, word):
+    """Return the key of an n-gram, given by its entry, and a word."""
+    return (np.uint64(entry) << np.uint64(32)) | (np.uint64(word) + ONE)
+
+
+@njit
+def _slot(index, key):
+    """Return the entry at which the search for a key begins."""
+    hashed = (key * FACTOR) >> np.uint64(32)
+    return np.uint64(index.words) + ((hashed * np.uint64(index.slots)) >> np.uint64(32))
+
+
+@njit
+def _find(index, key):
+    """Return the entry with a key; 0, which is that of a single word, if there is none."""
+    entries, slot = index.entries, _slot(index, key)
+    while entries[slot].key != key:
+        if entries[slot].key == 0:
+            return np.uint64(0)
+        slot += ONE
+    return slot
+
+
+@njit
+def ngrams_of(index, word, context, back_offs):
+    """Look up a word and the words before it, a context (n,), the newest first.
+
+    Sets the weights of the contexts of 1 to n + 1 words that end with the word, (n + 1,), 0 where there is none. Returns the
+    log-probability of the longest n-gram, its length (0 if the word is ``<s>``), and the length of the longest context.
+    """
+    entries, entry = index.entries, np.uint64(word)
+    log_p, length, longest = NO_NGRAM, 0, 0
+    for k in range(len(context) + 1):
+        if k > 0:
+            entry = _find(index, _key(entry, context[k - 1]))
+            if not entry:
+                for rest in range(k, len(context) + 1):
+                    back_offs[rest] = 0
+                break
+        back_offs[k] = entries[entry].back_off
+        if not np.isnan(entries[entry].log_p):
+            log_p, length = entries[entry].log_p, k + 1
+        if back_offs[k] != 0 or not np.signbit(back_offs[k]):
+            longest = k + 1
+    return log_p, length, longest
+
+
+@njit
+def log_p_of(log_p, length, back_offs, count):
+    """Return the log-probability of a word, given what `ngrams_of` found of it, and of the ``count`` words before it."""
+    for k in range(length, count + 1):
+        log_p += back_offs[k - 1]
+    return log_p
 
 
 @kernel()
 def ngram_losses(index, contexts, wanted, losses, threads):
     """Compute -log p(wanted | context) from an `Index`: contexts (B, n), wanted (B,) -> losses (B,), nats."""
-    children, words, back_offs, starts, targets, log_probabilities, context_slots, gram_slots = index
+    entries, words, slots = index
     for t in prange(threads):
+        own = Index(entries, words, slots)  # a parallel loop takes no tuple from outside
         first, last = share(len(wanted), threads, t)
-        nodes = np.empty(contexts.shape[1] + 1, np.int64)
+        count = contexts.shape[1]
+        before, back_offs = np.zeros(count, np.float32), np.empty(count + 1, np.float32)
         for i in range(first, last):
-            longest = context_nodes(context_slots, children, words, contexts[i, ::-1], nodes)
-            losses[i], _ = loss_after(gram_slots, starts, targets, log_probabilities, back_offs, nodes, longest, wanted[i])
+            context = contexts[i, ::-1]
+            if count > 0:
+                ngrams_of(own, context[0], context[1:], before)
+            log_p, length, _ = ngrams_of(own, wanted[i], context, back_offs)
+            losses[i] = -log_p_of(log_p, length, before, count)
 
 
 class LineTables(NamedTuple):
@@ -335,7 +397,7 @@ class LineTables(NamedTuple):
 
     Attributes
     ----------
-    lookup
+    ngrams
         The n-grams.
     padding, end
         The word that fills contexts before a line and, if ``end`` is a word and not -1, up to the last one before.
@@ -345,30 +407,36 @@ class LineTables(NamedTuple):
         log p of the word V, ``<s>``, which the tables do not predict; nats.
     """
 
-    lookup: Index
+    ngrams: Index
     padding: int
     end: int
     order: int
     start: float
 
 
+_BATCH = 1024  # number of words and padding that are looked up together, so that the processor waits for memory once
+
+
 @compiled()
 def ngram_losses_of_lines(ids, borders, model):
     """Score lines as texts: ids (N,), where each begins (L + 1,), packed `LineTables` -> -log p of their words (N,), nats."""
-    index, padding, end, order, _ = model.content
-    children, words, back_offs, starts, targets, log_probabilities, context_slots, gram_slots = index
-    context, nodes, losses = np.empty(order - 1, np.int32), np.empty(order, np.int64), np.empty(len(ids), np.float32)
-    for line in range(len(borders) - 1):
-        for k in range(order - 1):
-            context[k] = padding
-        for i in range(borders[line], borders[line + 1]):
-            word = ids[i]
-            longest = context_nodes(context_slots, children, words, context, nodes)
-            losses[i], _ = loss_after(gram_slots, starts, targets, log_probabilities, back_offs, nodes, longest, word)
-            for k in range(order - 2, 0, -1):
-                context[k] = padding if word == end else context[k - 1]
-            if order > 1:
-                context[0] = padding if word == end else word
+    tables, losses = model.content, np.empty(len(ids), np.float32)
+    window, lines, room = tables.order - 1, len(borders) - 1, np.int64(_BATCH)
+    for line in range(lines):
+        room = max(room, 1 + (borders[line + 1] - borders[line] + 1) * (window + 1))
+    words, places, active = np.empty(room, np.uint32), np.empty(room, np.uint32), np.empty(room, np.uint32)
+    entries, log_p, back_offs = np.empty(room, np.uint32), np.zeros(room, np.float32), np.zeros((2, room), np.float32)
+    line = 0
+    while line < lines:
+        words[0] = tables.padding  # before the padding of the first line, because its look-ups go one word too far
+        first, used, count, many = borders[line], 1, 0, 0
+        while line < lines and used + (borders[line + 1] - borders[line] + 1) * (window + 1) <= room:
+            own = ids[borders[line] : borders[line + 1]]
+            used, count, many = _lay_out(own, tables, words, used, places, count, active, many)
+            line += 1
+        _look_up(tables.ngrams, window, words[:used], active[:many], entries, log_p, back_offs)
+        for i in range(count):
+            losses[first + i] = -log_p[places[i]]
     return losses
 
 
@@ -380,6 +448,65 @@ def ngram_score_encoded(ids, borders, model):
         for i in range(borders[line], borders[line + 1]):
             scores[line] -= losses[i]
     return scores
+
+
+@njit
+def _lay_out(ids, tables, words, used, places, count, active, many):
+    """Append the words of a line (N,) to those of others, with padding wherever contexts begin.
+
+    ``words`` has ``used`` words and padding, ``places`` the ``count`` places of words, and ``active`` the ``many`` places at
+    which n-grams are looked up: those of words, and of the last padding before, whose contexts matter. Returns the three numbers.
+    """
+    begins, window = True, tables.order - 1
+    for i in range(len(ids)):
+        if begins:
+            for _ in range(window):
+                words[used] = tables.padding
+                used += 1
+            if window:
+                active[many] = used - 1
+                many += 1
+        words[used] = min(ids[i], tables.ngrams.words - 1)
+        places[count] = active[many] = used
+        used, count, many = used + 1, count + 1, many + 1
+        begins = ids[i] == tables.end
+    return used, count, many
+
+
+@njit
+def _look_up(index, window, words, active, found, log_p, back_offs):
+    """Set log_p at the active places (A,) of words (N,), looking up the n-grams of all places together, shorter ones first.
+
+    found (N,), int64, and back_offs (2, N), whose numbers are finite, are scratch: the longest n-gram that was found at each
+    place, and the weights of the contexts of k words that end there, in row k % 2.
+    """
+    entries, many = index.entries, len(active)
+    for a in range(many):
+        i = active[a]
+        entry = entries[words[i]]
+        found[i], log_p[i], back_offs[1, i] = words[i], entry.log_p, entry.back_off
+        if window:
+            prefetch(entries, _SIZE * _slot(index, _key(words[i], words[i - ONE])))
+    for k in range(1, window + 1):
+        before, after = back_offs[k % 2], back_offs[(k + 1) % 2]
+        for i in range(1, len(words)):
+            log_p[i] += before[i - 1]
+        clear(after[: len(words)])
+        alive, distance = 0, np.uint64(k)
+        for a in range(many):
+            i = active[a]
+            number = _find(index, _key(found[i], words[i - distance]))
+            if not number:
+                continue
+            entry = entries[number]
+            found[i], after[i] = number, entry.back_off
+            if not np.isnan(entry.log_p):
+                log_p[i] = entry.log_p
+            if k < window:
+                prefetch(entries, _SIZE * _slot(index, _key(number, words[i - distance - ONE])))
+            active[alive] = i
+            alive += 1
+        many = alive
 
 
 @compiled()
@@ -400,22 +527,16 @@ def ngram_score_after(state, word, after, model):
                             those at the end of the text that a context of the model has, as in KenLM: all others don't matter.
     model                   in, `LineTables`, packed
     """
-    children, words, back_offs, starts, targets, log_probabilities, context_slots, gram_slots = model.content.lookup
-    nodes = np.empty(len(state), np.int64)
-    length = state[0]
-    longest = context_nodes(context_slots, children, words, state[1 : 1 + length], nodes)
-    if word < starts[1]:
-        loss, found = loss_after(gram_slots, starts, targets, log_probabilities, back_offs, nodes, longest, word)
-    else:
-        loss, found = back_offs.dtype.type(-model.content.start), 1
-        for k in range(1, longest + 1):
-            loss -= back_offs[nodes[k]]
-    node, kept = look_up(context_slots, children, words, 0, word), 0
-    while node >= 0:
-        kept += 1
-        if kept > length or kept == len(state) - 1:
-            break
-        node = look_up(context_slots, children, words, node, state[kept])
+    tables, length = model.content, state[0]
+    context = state[1 : 1 + length]
+    before, back_offs = np.empty(length, np.float32), np.empty(length + 1, np.float32)
+    if length > 0:
+        ngrams_of(tables.ngrams, context[0], context[1:], before)
+    log_p, found, kept = ngrams_of(tables.ngrams, word, context, back_offs)
+    if found == 0:
+        log_p, found = np.float32(tables.start), 1
+    loss = -log_p_of(log_p, found, before, length)
+    kept = min(kept, len(state) - 1)
     for k in range(len(state) - 1, 1, -1):
         after[k] = state[k - 1] if k <= kept else 0
     if len(state) > 1:
@@ -425,16 +546,18 @@ def ngram_score_after(state, word, after, model):
 
 
 @kernel()
-def ngram_distributions(index, contexts, results, threads):
-    """Compute log p(word | context) of all words from an `Index`: contexts (B, n) -> results (B, V), nats."""
-    children, words, back_offs, starts, targets, log_probabilities, context_slots, _ = index
+def ngram_distributions(tables, contexts, results, threads):
+    """Compute log p(word | context) of all words from `Tables`: contexts (B, n) -> results (B, V), nats."""
+    children, words, back_offs, starts, targets, log_probabilities = tables
     for t in prange(threads):
         first, last = share(len(contexts), threads, t)
-        nodes = np.empty(contexts.shape[1] + 1, np.int64)
         for i in range(first, last):
             results[i] = log_probabilities[: results.shape[1]]
-            for k in range(1, context_nodes(context_slots, children, words, contexts[i, ::-1], nodes) + 1):
-                node = nodes[k]
+            node = np.int64(0)
+            for k in range(contexts.shape[1] - 1, -1, -1):
+                node = find(words, children[node], children[node + 1], contexts[i, k])
+                if node < 0:
+                    break
                 results[i] += back_offs[node]
                 for gram in range(starts[node], starts[node + 1]):
                     results[i, targets[gram]] = log_probabilities[gram]

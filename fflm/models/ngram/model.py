@@ -135,10 +135,8 @@ class NgramModel(TableScorer, LanguageModel):
 
     @cached_property
     def _index(self) -> kernels.Index:
-        """The tables, with an index to look n-grams up."""
-        tables = self.tables
-        contexts = kernels.index_words(tables.children, tables.words, 1)
-        return kernels.Index(*tables, contexts, kernels.index_words(tables.starts, tables.targets, int(tables.starts[1])))
+        """The n-grams in a hash table."""
+        return make_index(self.tables, len(self.vocabulary) + 1)
 
     @cached_property
     def packed(self) -> Any:
@@ -169,7 +167,7 @@ class NgramModel(TableScorer, LanguageModel):
         contexts = self._check_contexts(contexts)
         results = np.empty((len(contexts), len(self.vocabulary)), np.float32)
         shares = shares_of(results.size)
-        kernels.ngram_distributions(self._index, contexts, results, shares)
+        kernels.ngram_distributions(self.tables, contexts, results, shares)
         return results
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
@@ -226,6 +224,36 @@ class NgramModel(TableScorer, LanguageModel):
         if not described or not _is_consistent(tables, len(vocabulary), ngram["order"]):
             raise FflmError(f"{path} is damaged ({CONFIG} and {WEIGHTS} do not fit together): {REMEDY}")
         return cls(tables, vocabulary, text, {**about, "figures": figures})
+
+
+def make_index(tables: Tables, words: int, room: float = 1.5) -> kernels.Index:
+    """Return an index of the n-grams of a model.
+
+    Parameters
+    ----------
+    tables
+        The n-grams.
+    words
+        V + 1.
+    room
+        The number of slots per n-gram; there will be more, if these are too few.
+
+    Raises
+    ------
+    FflmError
+        If there are too many n-grams to be numbered by 32 bits.
+    """
+    parents = np.repeat(np.arange(len(tables.words), dtype=np.uint32), np.diff(tables.children))
+    parents = np.concatenate([np.zeros(1, np.uint32), parents])
+    slots, beyond = int(room * len(tables.targets)) + 1, 64
+    _, *arrays = tables
+    while True:
+        if words + slots + beyond > 2**32:
+            raise FflmError(f"{len(tables.targets):,} n-grams are too many to be scored: prune the model")
+        index = kernels.Index(np.zeros(words + slots + beyond, kernels.ENTRY), words, slots)
+        if kernels.fill_index(parents, *arrays, index):
+            return index
+        slots, beyond = slots + slots // 2, 2 * beyond
 
 
 def borders(ascending: Integers, count: int) -> npt.NDArray[np.int64]:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -139,12 +140,12 @@ def link(codes, capability):
 
 def count_instructions(cubin, folder):
     """Disassemble machine code; return the counts of instructions by name, such as ``LDG.E``, of each kernel, by its name."""
-    tools = list(Path(sysconfig.get_path("purelib")).glob("nvidia/*/bin/nvdisasm"))
-    if not tools:
+    tool = next(Path(sysconfig.get_path("purelib")).glob("nvidia/*/bin/nvdisasm"), None) or shutil.which("nvdisasm")
+    if tool is None:
         pytest.skip("nvdisasm is missing; pip install -e '.[dev-cuda]'")
     path = folder / "kernels.cubin"
     path.write_bytes(cubin)
-    text = subprocess.run([tools[0], "-c", path], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run([tool, "-c", path], capture_output=True, text=True, check=True).stdout
     _, *parts = re.split(r"^\s+\.section\s+\.text\.(\w+),", text, flags=re.MULTILINE)
     instruction = r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)"
     return {name: Counter(re.findall(instruction, body)) for name, body in zip(parts[::2], parts[1::2], strict=True)}
@@ -477,9 +478,11 @@ def test_gpu_benchmark_times_operations_and_steps(monkeypatch):
     monkeypatch.setattr(gpu, "measure", functools.partial(measure, seconds=0.0))
     monkeypatch.setattr(gpu, "seconds", lambda run: (run(), 1.0)[1])
     assert all(each["floor"] is None or each["floor"] >= 0 for each in gpu.kernels(gpu_backend(), ceiling=1e12))
-    row = gpu.whole_step(50, 16, 32)
-    assert row["seconds"] == {"fflm fp32": 1.0, "fflm mixed": 1.0}
-    assert all(size > 0 for size in row["bytes"].values())
+    for contender in ("fflm-fp32", "fflm-mixed"):
+        row = gpu.whole_step(contender, 50, 16, 32)
+        assert (row["contender"], row["seconds"]) == (contender, 1.0)
+        # Small arrays may fit into memory that a real driver has already taken from the GPU.
+        assert row["bytes"] > 0 or devices.device == "cuda"
 
 
 # Commands.
@@ -536,6 +539,20 @@ print(devices.why_no_gpu())
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout == "\n" or result.stdout.startswith("no driver of an NVIDIA GPU works (")
+
+
+def test_kernels_compile_with_numpy_without_row_stack():
+    """NumPy 2.5 has removed a function that numba-cuda uses, and warns while numba-cuda is imported."""
+    program = """
+import numpy as np
+vars(np).pop("row_stack", None)
+from fflm.backend.cuda import kernels
+import devices
+from numba import float32
+devices.compiled(kernels.add, (float32[::1], float32[::1]))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
 
 @pytest.mark.parametrize("inner", [0, 1, 127, 128, 300, 1000, 8192, 50_000])

@@ -241,6 +241,41 @@ def test_pinned_memory_is_limited(copies, monkeypatch):
     assert numbers(targets) == [0, 1, 2, 3, 4, 5]
 
 
+def test_pinned_memory_is_limited_for_all_threads_together(copies, monkeypatch):
+    """A thread sends while another one is between its look at the limit and its request of a copy."""
+    copies, pinned, _ = copies
+    monkeypatch.setattr(cuda_memory, "PINNED", 2048)
+    numbers_of_others, targets, pinned_array = iter((1, 2, 3)), [], cuda_memory.cuda.pinned_array
+
+    def interrupted_by_another_thread(*arguments):
+        for number in numbers_of_others:  # threads, each of which is interrupted by the next one
+            with ThreadPoolExecutor(1) as thread:
+                targets.append((number, thread.submit(send_number, copies, number).result()))
+        return pinned_array(*arguments)
+
+    monkeypatch.setattr(cuda_memory.cuda, "pinned_array", interrupted_by_another_thread)
+    targets.append((0, send_number(copies, 0)))
+    assert len(pinned) == 2
+    assert sorted(number for number, _ in targets) == [0, 1, 2, 3]
+    assert numbers([target for _, target in targets]) == [number for number, _ in targets]
+
+
+def test_interruptions_leave_pinned_memory_for_later_copies(copies, monkeypatch):
+    copies, _, waited = copies
+    monkeypatch.setattr(cuda_memory, "PINNED", 1024)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    for name in ("cuMemcpyHtoDAsync", "cuMemcpyDtoH"):
+        with monkeypatch.context() as patch:
+            patch.setitem(vars(driver), name, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                copies.receive(send_number(copies, 0))
+    assert numbers([send_number(copies, 7)]) == [7]
+    assert not waited
+
+
 def test_interruption_does_not_share_pinned_memory(copies, monkeypatch):
     copies, _, _ = copies
     send_number(copies, 0)

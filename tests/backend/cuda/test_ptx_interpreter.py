@@ -1,6 +1,7 @@
 """The PTX interpreter computes correct results, and detects races, invalid accesses and unknown instructions."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
 from devices import compiled
 from numba import cuda, float32, int32, int64, typeof, uint32
+from numba.cuda.compiler import compile_cuda
 from ptx_interpreter import PtxError
 from ptx_kernel import PtxKernel
 from ptx_memory import Memory
@@ -500,3 +502,25 @@ def test_unknown_instruction_is_refused():
     source = compiled(cuda.jit(lambda z: None), (typeof(np.zeros(1, np.float32)),))
     with pytest.raises(PtxError, match=r"unknown instruction wmma\.load"):
         PtxKernel(source.replace("ret;", "wmma.load 	%f1, [%rd1];\n	ret;"))
+
+
+@pytest.mark.parametrize("conversion", ["cvt.rz.f16x2.f32 %r1, %f1, %f1", "cvt.rz.f32.s32 %f1, %r1", "cvt.rm.f32.u64 %f1, %rd1"])
+def test_conversion_with_other_rounding_is_refused(conversion):
+    registers = ".reg .b32 %r<2>; .reg .f32 %f<2>; .reg .b64 %rd<2>;"
+    with pytest.raises(PtxError, match=r"unknown instruction cvt\.r"):
+        PtxKernel(f".entry k() {{ {registers} {conversion}; ret; }}")
+
+
+def load_and_multiply(pairs, values):
+    shared = cuda.shared.array(256, uint32, alignment=16)
+    a, b = fragments(shared, uint32(0)), transposed_fragments(shared, uint32(4))
+    values[0] = multiply_add(a, (b[0], b[1]), (float32(0), float32(0), float32(0), float32(0)))[0]
+
+
+def test_instructions_of_a_warp_are_convergent():
+    """Without this mark, LLVM may move an instruction into a branch that only some lanes take."""
+    types = typeof(np.zeros(2, np.uint32)), typeof(np.zeros(1, np.float32))
+    code = compile_cuda(load_and_multiply, None, types, cc=(9, 0)).library.get_llvm_str()
+    calls = [line for line in code.splitlines() if " asm " in line]
+    assert [re.search(r"ldmatrix\S+x4(\.trans)?|mma", call)[0].count(".trans") for call in calls] == [0, 1, 0]
+    assert all(call.endswith(" convergent") for call in calls)

@@ -1,5 +1,6 @@
 """Fast scores equal the unnormalized scores of the reference, in all modes and for any part of a text."""
 
+import itertools
 import json
 
 import numpy as np
@@ -10,8 +11,10 @@ from tiny import MODES, tiny_model
 
 from fflm.cli import main
 from fflm.errors import FflmError
+from fflm.instructions import LANES
 from fflm.models.neural import fast
 from fflm.models.neural.fast import FastScorer, make_fast_scorer
+from fflm.models.neural.kernels import score_after
 from fflm.models.neural.model import NeuralModel, save_config
 from fflm.models.scoring import score_files, score_hypotheses
 from fflm.network.config import NetworkConfig
@@ -21,6 +24,10 @@ from fflm.training.checkpoints import save_weights
 QUANTIZATION_ERROR = 2e-3
 """Tolerance in nats of sums over about ten products of size 1, each rounded to 2^-15 of the largest."""
 
+INTEGER_ERROR = 0.01
+"""Tolerance of scores that are computed in integers from averages of many words, in standard deviations of the scores: each of
+the words is rounded to 2^-15 of the largest possible sum of all."""
+
 SHAPES = {
     "plain": {},
     "one word, relu": {"window": 1, "activation": "relu"},
@@ -29,6 +36,8 @@ SHAPES = {
     "tied as it is": {"tied": True, "embedding": 6},
     "averages": {"averages": (2, 3)},
     "average of one": {"averages": (1, 4), "activation": "sigmoid"},
+    "averages, relu": {"averages": (2, 3), "activation": "relu"},
+    "average of too many words for sums of 16 bits": {"averages": (150,), "activation": "relu"},
 }
 
 
@@ -74,6 +83,29 @@ def test_running_sums_of_averages_do_not_drift():
     np.testing.assert_allclose(
         FastScorer(model).losses_of_text(ids), expected_losses(model, ids), rtol=0, atol=2 * QUANTIZATION_ERROR
     )
+
+
+def test_fast_scores_of_relu_equal_reference_beyond_one_piece_of_lanes_and_of_text():
+    model = model_of({"averages": (5, 40), "activation": "relu", "hidden": (LANES + 7,)}, MODES["sentence"])
+    ids = np.random.default_rng(0).integers(0, len(model.vocabulary), 20_000, np.int32)
+    scorer, expected = FastScorer(model), expected_losses(model, ids)
+    assert scorer._tables.integers
+    tolerance = INTEGER_ERROR * expected.std()
+    np.testing.assert_allclose(scorer.losses_of_text(ids), expected, rtol=0, atol=tolerance)
+    borders = np.array([0, 300, 300, 900])
+    sums = [expected_losses(model, ids[low:high]).sum() for low, high in itertools.pairwise(borders)]
+    np.testing.assert_allclose(scorer.losses_of_lines(ids[:900], borders), sums, rtol=0, atol=20 * tolerance)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_fast_score_of_word_equals_score_in_text(activation):
+    model = model_of({"averages": (2, 3), "activation": activation}, MODES["sentence"])
+    scorer = FastScorer(model)
+    ids = np.array([5, 3, 1, 4, 2, 6, 3, 7, 2, 1], np.int32)
+    state, found = np.full(model.window, model.vocabulary.start_id, np.int32), []
+    for word in ids:
+        found.append(score_after(state, word, state, scorer.packed))
+    np.testing.assert_array_equal(found, scorer.losses_of_text(ids))
 
 
 def test_normalizers_equal_those_of_checked_words(monkeypatch):

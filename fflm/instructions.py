@@ -1,0 +1,199 @@
+"""Instructions of processors that Numba has no functions for.
+
+None of these functions checks bounds, not even with ``NUMBA_BOUNDSCHECK=1``.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+CACHE_LINE = 64
+"""Number of bytes that come into the cache together, on most processors."""
+
+BYTES = 64
+"""Number of bytes that `blanks_at` looks at."""
+
+LANES = 64
+"""Number of integers of 16 bits that `lanes_at` reads."""
+
+_BYTE, _WORD, _FLAG = ir.IntType(8), ir.IntType(64), ir.IntType(32)
+
+
+def _address(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Return the address of a byte of an array: the first two arguments."""
+    values = context.make_array(signature.args[0])(context, builder, arguments[0])
+    return builder.gep(builder.bitcast(values.data, cgutils.voidptr_t), [arguments[1]], source_etype=_BYTE)
+
+
+@intrinsic
+def prefetch(context, array, offset):  # type: ignore[no-untyped-def]
+    """Let the processor fetch what is ``offset`` bytes into a contiguous array, while it does something else."""
+
+    def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, _FLAG, _FLAG, _FLAG])
+        routine = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        address = _address(context, builder, signature, arguments)
+        builder.call(routine, [address, _FLAG(0), _FLAG(3), _FLAG(1)])  # to read, to be kept, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64), call
+
+
+@intrinsic
+def word_at(context, text, place):  # type: ignore[no-untyped-def]
+    """Return the 8 bytes from a place on, which need not be aligned, as a uint64 (on all of Numba's targets, little-endian)."""
+
+    def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        address = builder.bitcast(_address(context, builder, signature, arguments), _WORD.as_pointer())
+        return builder.load(address, align=1, typ=_WORD)
+
+    return types.uint64(text, types.uint64), call
+
+
+@intrinsic
+def blanks_at(context, text, place, separator):  # type: ignore[no-untyped-def]
+    """Return which of the 64 bytes from a place on are blanks: the bits of a uint64, that of the first byte is the lowest.
+
+    Blanks are spaces, tabs, newlines, and the separator, a uint8.
+    """
+
+    def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        vector = ir.VectorType(_BYTE, BYTES)
+        address = builder.bitcast(_address(context, builder, signature, arguments), vector.as_pointer())
+        content, found = builder.load(address, align=1, typ=vector), None
+        for blank in (_BYTE(32), _BYTE(9), _BYTE(10), arguments[2]):
+            single = builder.insert_element(ir.Constant(vector, ir.Undefined), blank, _FLAG(0))
+            everywhere = builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(_FLAG, BYTES), [0] * BYTES))
+            equal = builder.icmp_unsigned("==", content, everywhere)
+            found = equal if found is None else builder.or_(found, equal)
+        return builder.bitcast(found, _WORD)
+
+    return types.uint64(text, types.uint64, types.uint8), call
+
+
+@intrinsic
+def trailing_zeros(context, value):  # type: ignore[no-untyped-def]
+    """Return the number of zero bits below the lowest one bit of a uint64, which must not be 0."""
+
+    def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+    return types.uint64(types.uint64), call
+
+
+class Lanes(types.Type):  # type: ignore[misc]
+    """Numba's type of `LANES` integers of 16 bits, which are added at once, in registers."""
+
+
+class Products(types.Type):  # type: ignore[misc]
+    """Numba's type of ``LANES / 2`` integers of 32 bits, sums of products of `Lanes`."""
+
+
+_LANES, _PRODUCTS = ir.VectorType(ir.IntType(16), LANES), ir.VectorType(ir.IntType(32), LANES // 2)
+_lanes, _products = Lanes(f"{LANES} x int16"), Products(f"{LANES // 2} x int32")
+
+
+@register_model(Lanes)
+class LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+    """How a value of the type `Lanes` is represented."""
+
+    def __init__(self, manager: Any, type_: Lanes) -> None:
+        super().__init__(manager, type_, _LANES)
+
+
+@register_model(Products)
+class ProductsModel(models.PrimitiveModel):  # type: ignore[misc]
+    """How a value of the type `Products` is represented."""
+
+    def __init__(self, manager: Any, type_: Products) -> None:
+        super().__init__(manager, type_, _PRODUCTS)
+
+
+@intrinsic
+def lanes_at(context, table, offset):  # type: ignore[no-untyped-def]
+    """Return the `LANES` integers that are ``offset`` bytes into an int16 array."""
+
+    def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        address = builder.bitcast(_address(context, builder, signature, arguments), _LANES.as_pointer())
+        return builder.load(address, align=2, typ=_LANES)
+
+    return _lanes(table, types.uint64), call
+
+
+@intrinsic
+def added(context, one, other):  # type: ignore[no-untyped-def]
+    """Return the sums of two `Lanes`."""
+
+    def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.add(*arguments)
+
+    return _lanes(_lanes, _lanes), call
+
+
+@intrinsic
+def subtracted(context, one, other):  # type: ignore[no-untyped-def]
+    """Return the differences of two `Lanes`."""
+
+    def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.sub(*arguments)
+
+    return _lanes(_lanes, _lanes), call
+
+
+@intrinsic
+def store_lanes(context, row, offset, lanes):  # type: ignore[no-untyped-def]
+    """Write `Lanes` to an int16 array, ``offset`` bytes from its beginning."""
+
+    def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        address = builder.bitcast(_address(context, builder, signature, arguments), _LANES.as_pointer())
+        builder.store(arguments[2], address, align=2)
+        return context.get_dummy_value()
+
+    return types.void(row, types.uint64, _lanes), call
+
+
+@intrinsic
+def no_products(context):  # type: ignore[no-untyped-def]
+    """Return `Products` that are 0."""
+
+    def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return ir.Constant(_PRODUCTS, None)
+
+    return _products(), call
+
+
+@intrinsic
+def with_products(context, products, values, weights):  # type: ignore[no-untyped-def]
+    """Return `Products` plus the products of the positive ones of some `Lanes` with others, each two neighbors in one sum."""
+
+    def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        products, values, weights = arguments
+        zero = ir.Constant(_LANES, None)
+        values = builder.select(builder.icmp_signed(">", values, zero), values, zero)
+        wide = ir.VectorType(ir.IntType(32), LANES)
+        every = builder.mul(builder.sext(values, wide), builder.sext(weights, wide))
+        unused = ir.Constant(wide, ir.Undefined)
+        halves = [ir.Constant(ir.VectorType(_FLAG, LANES // 2), list(range(first, LANES, 2))) for first in (0, 1)]
+        pairs = builder.add(*(builder.shuffle_vector(every, unused, half) for half in halves))
+        return builder.add(products, pairs)
+
+    return _products(_products, _lanes, _lanes), call
+
+
+@intrinsic
+def total_of_products(context, products):  # type: ignore[no-untyped-def]
+    """Return the sum of `Products` as a float32."""
+
+    def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        vector, size = builder.sitofp(arguments[0], ir.VectorType(ir.FloatType(), LANES // 2)), LANES // 2
+        while size > 1:  # add the second half to the first
+            size //= 2
+            halves = [ir.Constant(ir.VectorType(_FLAG, size), list(range(first, first + size))) for first in (0, size)]
+            unused = ir.Constant(vector.type, ir.Undefined)
+            vector = builder.fadd(*(builder.shuffle_vector(vector, unused, half) for half in halves))
+        return builder.extract_element(vector, _FLAG(0))
+
+    return types.float32(_products), call

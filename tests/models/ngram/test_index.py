@@ -1,0 +1,119 @@
+"""The index of n-grams finds what a search in a dictionary finds, whatever collides, and does not crash on damaged entries."""
+
+import math
+import threading
+
+import numpy as np
+import pytest
+
+from fflm.compiling import pack
+from fflm.errors import FflmError
+from fflm.models.ngram import kernels
+from fflm.models.ngram.arpa import read_arpa
+from fflm.models.ngram.model import make_index
+
+WORDS = ["<unk>", "</s>", *(f"w{number}" for number in range(30))]
+
+
+def make_ngrams(order):
+    """Return random log-probabilities and back-off weights, to base 10, of n-grams, many of whose ends are not n-grams."""
+    generator = np.random.default_rng(1)
+    ngrams = {(word,): (-2.0, -0.25 if order > 1 else 0.0) for word in [*WORDS, "<s>"]}
+    for length in range(2, order + 1):
+        shorter = [ngram for ngram in ngrams if len(ngram) == length - 1 and ngram[-1] != "</s>"]
+        for _ in range(250):
+            ngram = (*shorter[generator.integers(len(shorter))], WORDS[generator.integers(len(WORDS))])
+            back_off = 0.0 if length == order else round(-generator.random(), 3)
+            ngrams[ngram] = round(-3 * generator.random(), 3), back_off
+    return ngrams
+
+
+def write_ngrams(path, ngrams, order):
+    """Write an ARPA file, in which some weights are left out because they are 0."""
+    lines = ["\\data\\"]
+    levels = [{ngram: values for ngram, values in ngrams.items() if len(ngram) == length} for length in range(1, order + 1)]
+    lines += [f"ngram {length}={len(level)}" for length, level in enumerate(levels, 1)]
+    for length, level in enumerate(levels, 1):
+        lines.append(f"\n\\{length}-grams:")
+        lines += [f"{p}\t{' '.join(ngram)}" + (f"\t{weight}" if weight else "") for ngram, (p, weight) in level.items()]
+    path.write_text("\n".join([*lines, "\n\\end\\\n"]))
+
+
+def reference_score(ngrams, order, line):
+    """Return log10 p of a sentence by the definition of back-off, in double precision."""
+    text, total = ["<s>", *(word if (word,) in ngrams else "<unk>" for word in line.split()), "</s>"], 0.0
+    for place in range(1, len(text)):
+        context = tuple(text[max(0, place - order + 1) : place])
+        while (*context, text[place]) not in ngrams:
+            total += ngrams.get(context, (0, 0.0))[1]
+            context = context[1:]
+        total += ngrams[(*context, text[place])][0]
+    return total
+
+
+@pytest.fixture(scope="module", params=[1, 2, 4])
+def case(request, tmp_path_factory):
+    """Return a model, lines (some without words, one with more words than are looked up together), and their log10 p."""
+    order, path = request.param, tmp_path_factory.mktemp("index") / "model.arpa"
+    ngrams = make_ngrams(order)
+    write_ngrams(path, ngrams, order)
+    generator = np.random.default_rng(2)
+    words = [*WORDS[2:], "unseen"]
+    lines = [" ".join(generator.choice(words, length)) for length in (0, 1, 2, 7, 0, 2000, *generator.integers(0, 20, 300))]
+    # Sentences of known n-grams, because random words are mostly not found in any.
+    longest = [ngram for ngram in ngrams if len(ngram) == order and not {"</s>", "<s>"} & set(ngram)]
+    lines += [" ".join(" ".join(longest[i]) for i in generator.integers(len(longest), size=5)) for _ in range(50)]
+    return read_arpa(path), lines, np.array([reference_score(ngrams, order, line) for line in lines])
+
+
+def test_scores_equal_reference(case):
+    model, lines, expected = case
+    np.testing.assert_allclose(model.scores(lines) / math.log(10), expected, rtol=1e-6)
+    np.testing.assert_array_equal([float(model.scores([line])[0]) for line in lines], model.scores(lines))
+
+
+def test_words_of_index_equal_scores_of_lines(case):
+    model, lines, _ = case
+    for line, score in zip(lines[-60:], model.scores(lines[-60:]), strict=True):
+        ids = np.append(model.vocabulary.encode(line.split()), np.int32(1))
+        assert -model.losses_of_text(ids).sum() == pytest.approx(score, rel=1e-6)
+
+
+@pytest.mark.parametrize("room", [0.001, 0.3, 1.0])
+def test_index_grows_and_survives_collisions(case, room):
+    model, lines, _ = case
+    expected = model.scores(lines)
+    index = make_index(model.tables, len(model.vocabulary) + 1, room)
+    packed = pack(kernels.LineTables(index, *model.context_limits, model.order, 0.0))
+    np.testing.assert_array_equal(-kernels.ngram_score_encoded(*model._encoder.encode(lines), packed), -expected)
+
+
+def test_damaged_entries_end_searches_and_are_never_indices(case):
+    model, lines, _ = case
+    index = make_index(model.tables, len(model.vocabulary) + 1)
+    noise = np.random.default_rng(3).integers(1, 256, index.entries[:-1].nbytes, np.uint8)
+    index.entries[:-1] = noise.view(kernels.ENTRY)  # no other entry than the last is free
+    packed = pack(kernels.LineTables(index, *model.context_limits, model.order, 0.0))
+    assert len(kernels.ngram_score_encoded(*model._encoder.encode(lines), packed)) == len(lines)
+
+
+def test_threads_share_index(case):
+    model, lines, _ = case
+    expected, results = model.scores(lines), [None] * 4
+
+    def score(thread):
+        results[thread] = model.scores(lines)
+
+    threads = [threading.Thread(target=score, args=(thread,)) for thread in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    for result in results:
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_index_refuses_more_entries_than_have_numbers(case):
+    model, *_ = case
+    with pytest.raises(FflmError, match="too many to be scored"):
+        make_index(model.tables, len(model.vocabulary) + 1, 2**32)
