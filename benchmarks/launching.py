@@ -100,7 +100,7 @@ def launches() -> dict[str, dict[str, Callable[[], Any]]]:
 class IdleTrainer(Trainer):
     """A trainer that ignores losses, because the fake driver computes none, and does not evaluate."""
 
-    def _check(self, loss: float) -> None:
+    def _check(self, loss: float, exact: bool) -> None:
         pass
 
     def _evaluate(self, rate: float) -> Any:
