@@ -159,7 +159,7 @@ def _report(report: "Report", job: "FilterJob", quiet: bool, as_json: bool) -> N
     levels = ", ".join(f"{level}%: {value:,.1f}" for level, value in report.perplexities.items())
     rows = {
         "output": printable(report.output),
-        "documents": f"{report.documents:,} in {report.files:,} files",
+        "documents": f"{report.documents:,} (files: {report.files:,})",
         "kept": f"{report.kept:,} ({share:.1%}{limit})",
         "broken records": f"{len(report.broken):,}",
         "without words": f"{report.blank:,}",

@@ -525,7 +525,8 @@ class Session(ABC):
         """Return to the last checkpoint with half the learning rate; raise an FflmError if this was done too often."""
         divergences = self.trainer.state.divergences + 1
         if divergences > DIVERGENCES:
-            raise FflmError(f"training does not converge: {error}; try a lower `rate`, or a smaller `clip`") from error
+            clip = "a smaller `clip`" if self.trainer.settings.clip else "`clip`"
+            raise FflmError(f"training does not converge: {error}; try a lower `rate`, or {clip}") from error
         if self.communicator.first:
             self._lock.check()
             self._restore(Checkpoint.load(self.folder / CHECKPOINT, self._checkpoint_meaning))

@@ -409,7 +409,7 @@ def test_command_reports_and_resumes(folder, model):
     done = run("filter", "docs.jsonl", "-m", model, "-o", "kept", "--keep", "30%", folder=folder)
     assert done.returncode == 0
     assert "docs.jsonl:301: not JSON" in done.stderr
-    assert "documents       300 in 1 files\nkept            90 (30.0%, perplexity up to " in done.stdout
+    assert "documents       300 (files: 1)\nkept            90 (30.0%, perplexity up to " in done.stdout
     again = run("filter", "--resume", "kept", "--json", "-q", folder=folder)
     assert json.loads(again.stdout)["kept"] == 90
     assert again.stderr == ""
