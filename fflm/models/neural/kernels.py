@@ -96,11 +96,11 @@ class Scratch(NamedTuple):
 
 
 @njit
-def make_scratch(model):
-    """Return `Scratch` memory for a model."""
+def make_scratch(model, beginnings):
+    """Return `Scratch` memory for a model; the sums over contexts that are all padding are valid if ``beginnings`` is true."""
     size, borders = model.tables.shape[2], model.borders
     padding_total, padding_sums = np.zeros(size, np.int32), model.bias_sum.copy()
-    for k in range(len(borders) - 1):
+    for k in range(len(borders) - 1 if beginnings else 0):
         for j in range(size):
             padding_total[j] += (borders[k + 1] - borders[k]) * model.tables[model.padding, k, j]
     for j in range(size):
@@ -155,7 +155,7 @@ def score_piece(words, known, model, scratch, losses):
         else:
             add_window(words[i - window : i], model, sums)
             losses[i - context] = loss_of(words[i], sums, total, model, scratch.hidden)
-        for k in range(averages):
+        for k in range(averages if i + 1 < len(words) else 0):
             leaving, entering = words[i - context + borders[k]], words[i - context + borders[k + 1]]
             if leaving != entering and model.integers:
                 exchange_lanes(tables, row_of(leaving, k, tables), row_of(entering, k, tables), sums)
@@ -166,16 +166,23 @@ def score_piece(words, known, model, scratch, losses):
 @njit
 def begin_averages(words, known, model, scratch):
     """Set the sum over the averages (H,) of the first context in words (C + M,); it is all padding unless ``known``."""
-    borders, total, sums = model.borders, scratch.total, scratch.sums
-    for j in range(len(total)):
-        total[j] = 0 if known else scratch.padding_total[j]
-    if known:
-        for k in range(len(borders) - 1):
-            for i in range(borders[k], borders[k + 1]):
-                add(model.tables[words[i], k], total)
-    if model.integers:
+    tables, borders, total, sums = model.tables, model.borders, scratch.total, scratch.sums
+    averages = len(borders) - 1
+    if not known:
         for j in range(len(sums)):
-            sums[j] = model.bias_sum[j] + total[j] if known else scratch.padding_sums[j]
+            sums[j], total[j] = scratch.padding_sums[j], scratch.padding_total[j]
+    elif model.integers:
+        for j in range(np.uint64(0), np.uint64(sums.nbytes), _LANES):
+            lanes = lanes_at(model.bias_sum, j)
+            for k in range(averages):
+                for i in range(borders[k], borders[k + 1]):
+                    lanes = added(lanes, lanes_at(tables, row_of(words[i], k, tables) + j))
+            store_lanes(sums, j, lanes)
+    else:
+        clear(total)
+        for k in range(averages):
+            for i in range(borders[k], borders[k + 1]):
+                add(tables[words[i], k], total)
 
 
 @njit
@@ -260,13 +267,13 @@ def score_words(ids, start, losses, model, threads):
         outputs = output_units, output_scales, output_bias
         own = FastTables(padding, end, borders, tables, *sums, code, slope, *outputs)
         low, high = share(len(losses), threads, t)
-        score_range(ids, start, start + low, start + high, own, losses, make_scratch(own))
+        score_range(ids, start, start + low, start + high, own, losses, make_scratch(own, True))
 
 
 @compiled()
 def score_encoded(ids, line_borders, model):
     """Score lines as texts: ids (N,), where each begins (L + 1,), packed `FastTables` -> log p of lines (L,), nats."""
-    tables, scores, scratch = model.content, np.empty(len(line_borders) - 1), make_scratch(model.content)
+    tables, scores, scratch = model.content, np.empty(len(line_borders) - 1), make_scratch(model.content, True)
     losses = np.empty(len(ids), np.float32)
     for line in range(len(scores)):
         low, high = line_borders[line], line_borders[line + 1]
@@ -307,7 +314,7 @@ def score_after(context, word, after, model):
     for k in range(len(context)):
         words[len(context) - 1 - k] = context[k]
     words[len(context)] = word
-    score_piece(words, True, tables, make_scratch(tables), losses)
+    score_piece(words, True, tables, make_scratch(tables, False), losses)
     for k in range(len(context) - 1, 0, -1):
         after[k] = tables.padding if word == tables.end else context[k - 1]
     after[0] = tables.padding if word == tables.end else word
