@@ -124,7 +124,7 @@ def lanes_at(context, table, offset):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def added(context, one, other):  # type: ignore[no-untyped-def]
+def add_lanes(context, one, other):  # type: ignore[no-untyped-def]
     """Return the sums of two `Lanes`."""
 
     def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
@@ -134,7 +134,7 @@ def added(context, one, other):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def subtracted(context, one, other):  # type: ignore[no-untyped-def]
+def subtract_lanes(context, one, other):  # type: ignore[no-untyped-def]
     """Return the differences of two `Lanes`."""
 
     def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
@@ -156,7 +156,7 @@ def store_lanes(context, row, offset, lanes):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def no_products(context):  # type: ignore[no-untyped-def]
+def zero_products(context):  # type: ignore[no-untyped-def]
     """Return `Products` that are 0."""
 
     def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
@@ -166,8 +166,8 @@ def no_products(context):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def with_products(context, products, values, weights):  # type: ignore[no-untyped-def]
-    """Return `Products` plus the products of the positive ones of some `Lanes` with others, each two neighbors in one sum."""
+def add_relu_products(context, products, values, weights):  # type: ignore[no-untyped-def]
+    """Return `Products` plus ReLU(values) times weights, both `Lanes`; the products of two neighbors are added to one sum."""
 
     def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         products, values, weights = arguments
@@ -184,7 +184,7 @@ def with_products(context, products, values, weights):  # type: ignore[no-untype
 
 
 @intrinsic
-def total_of_products(context, products):  # type: ignore[no-untyped-def]
+def sum_products(context, products):  # type: ignore[no-untyped-def]
     """Return the sum of `Products` as a float32."""
 
     def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]

@@ -12,14 +12,14 @@ from fflm.compiling import compiled
 from fflm.instructions import (
     CACHE_LINE,
     LANES,
-    added,
+    add_lanes,
+    add_relu_products,
     lanes_at,
-    no_products,
     prefetch,
     store_lanes,
-    subtracted,
-    total_of_products,
-    with_products,
+    subtract_lanes,
+    sum_products,
+    zero_products,
 )
 from fflm.text.kernels import encode_lines
 
@@ -176,7 +176,7 @@ def begin_averages(words, known, model, scratch):
             lanes = lanes_at(model.bias_sum, j)
             for k in range(averages):
                 for i in range(borders[k], borders[k + 1]):
-                    lanes = added(lanes, lanes_at(tables, row_of(words[i], k, tables) + j))
+                    lanes = add_lanes(lanes, lanes_at(tables, row_of(words[i], k, tables) + j))
             store_lanes(sums, j, lanes)
     else:
         clear(total)
@@ -203,8 +203,8 @@ def exchange(leaving, entering, total):
 def exchange_lanes(tables, leaving, entering, sums):
     """Take a row of tables from sums (H,), int16, and add another; the rows are given by their offsets in bytes."""
     for j in range(np.uint64(0), np.uint64(sums.nbytes), _LANES):
-        lanes = subtracted(lanes_at(sums, j), lanes_at(tables, leaving + j))
-        store_lanes(sums, j, added(lanes, lanes_at(tables, entering + j)))
+        lanes = subtract_lanes(lanes_at(sums, j), lanes_at(tables, leaving + j))
+        store_lanes(sums, j, add_lanes(lanes, lanes_at(tables, entering + j)))
 
 
 @njit
@@ -220,7 +220,7 @@ def window_lanes(words, tables, averages, window, lanes, j):
     offset = np.uint64(averages) * block + j
     for k in range(window):
         row = np.uint64(words[np.uint64(k)]) * (block * np.uint64(tables.shape[1]))
-        lanes = added(lanes, lanes_at(tables, row + offset))
+        lanes = add_lanes(lanes, lanes_at(tables, row + offset))
         offset += block
     return lanes
 
@@ -237,12 +237,12 @@ def add_window(words, model, sums):
 def relu_loss(words, sums, model):
     """Return -log of a word's unnormalized probability, given a window and the word (n + 1,) and sums of averages (H,)."""
     tables, averages, window = model.tables, len(model.borders) - 1, len(words) - 1
-    word, products = words[window], no_products()
+    word, products = words[window], zero_products()
     weights = row_of(word, averages + window, tables)
     for j in range(np.uint64(0), np.uint64(sums.nbytes), _LANES):
         lanes = window_lanes(words, tables, averages, window, lanes_at(sums, j), j)
-        products = with_products(products, lanes, lanes_at(tables, weights + j))
-    return -total_of_products(products) * model.output_scales[word] - model.output_bias[word]
+        products = add_relu_products(products, lanes, lanes_at(tables, weights + j))
+    return -sum_products(products) * model.output_scales[word] - model.output_bias[word]
 
 
 @njit
