@@ -311,8 +311,8 @@ def test_changed_file_is_filtered_anew_and_changed_model_is_refused(folder, mode
         fflm.resume_filter("kept")
 
 
-def test_file_that_changes_after_it_was_scored_is_refused(folder, model):
-    Path("docs.jsonl").write_bytes(encoded(RECORDS))
+def interrupt_after_scoring(model):
+    """Start to filter docs.jsonl into the folder kept, and interrupt the filter when all documents have scores."""
 
     def stop(progress):
         if progress.writes:
@@ -320,6 +320,11 @@ def test_file_that_changes_after_it_was_scored_is_refused(folder, model):
 
     with pytest.raises(KeyboardInterrupt):
         fflm.filter("docs.jsonl", "kept", model, keep=0.5, processes=1, progress=stop)
+
+
+def test_file_that_changes_after_it_was_scored_is_refused(folder, model):
+    Path("docs.jsonl").write_bytes(encoded(RECORDS))
+    interrupt_after_scoring(model)
     Path("docs.jsonl").write_bytes(encoded(RECORDS[:50]))
     with pytest.raises(FflmError, match=r"docs\.jsonl has changed since it was scored: restore it, or filter again into"):
         fflm.resume_filter("kept")
@@ -382,13 +387,7 @@ def test_numbers_that_json_lacks_are_kept(folder, model):
 @pytest.mark.parametrize(("name", "content"), [("report.json", "{}"), ("000000.measures", ""), ("journal.jsonl", "{}\n")])
 def test_damaged_files_of_a_filter_are_refused(folder, model, name, content):
     Path("docs.jsonl").write_bytes(encoded(RECORDS))
-
-    def stop(progress):
-        if progress.writes:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fflm.filter("docs.jsonl", "kept", model, keep=0.5, processes=1, progress=stop)
+    interrupt_after_scoring(model)
     Path("kept/.filter", name).write_text(content)
     with pytest.raises(FflmError, match=f"{name}.* is damaged .*: filter again into another folder"):
         fflm.resume_filter("kept")
