@@ -1,6 +1,12 @@
-"""numba-cuda and the CUDA backend on the fake driver of `libcuda.py`."""
+"""numba-cuda and the CUDA backend on the fake driver of `libcuda.py`.
+
+``python tests/support/fake_cuda.py PROGRAM.py ARGUMENTS`` runs a program on it.
+"""
 
 import functools
+import runpy
+import sys
+from pathlib import Path
 from typing import Any
 
 from cuda.core import ObjectCode
@@ -48,3 +54,13 @@ def install_fake_driver() -> FakeDriver:
     assert driver.get_device().name == NAME, "a real driver was loaded before the fake one"
     cuda_memory.POOL, CUDACodeLibrary.get_cubin = TrackedPool(), without_linking
     return gpu
+
+
+if __name__ == "__main__":
+    from fake_cuda import install_fake_driver  # of the module that other modules import
+
+    install_fake_driver()
+    why_no_gpu.cache_clear()
+    sys.argv, sys.path[0] = sys.argv[1:], str(Path(sys.argv[1]).parent)
+    sys.path.append(str(Path(__file__).parent))
+    runpy.run_path(sys.argv[0], run_name="__main__")

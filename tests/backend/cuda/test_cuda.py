@@ -484,6 +484,32 @@ def test_gpu_benchmark_times_operations_and_steps(monkeypatch):
         assert row["bytes"] > 0 or devices.device == "cuda"
 
 
+@pytest.mark.skipif(devices.device == "cuda", reason="it runs on the fake driver")
+def test_first_hour_runs_parts_and_keeps_their_results(tmp_path, monkeypatch, capsys):
+    """A profiler that only runs the program stands for ncu; there is no compute-sanitizer."""
+    import first_hour
+
+    profiler = tmp_path / "ncu"
+    profiler.write_text(f'#!/bin/sh\nuntil [ "$1" = "{sys.executable}" ]; do shift; done\nexec "$@"\n')
+    profiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    def printed(*arguments):
+        monkeypatch.setattr(sys, "argv", ["first_hour.py", "--fake", "--results", str(tmp_path), *arguments])
+        first_hour.main()
+        return capsys.readouterr().out
+
+    result = printed("--parts", "ncu-mixed", "memcheck")
+    assert re.fullmatch(r"ncu-mixed: 0, \d+ s; Step\(.*loss=4\.0.*\nmemcheck: missing, 0 s; .*\n", result), result
+    assert json.loads((tmp_path / "ncu-mixed.json").read_text())["status"] == 0
+    assert printed("--parts", "ncu-mixed", "memcheck") == ""  # all is done
+    result = printed("--parts", "versions", "steps", "--minutes", "0.0005")
+    assert result.startswith("versions: out of time, 0 s; ")
+    assert "\nsteps: may take 300 s, which are not left" in result
+    with pytest.raises(SystemExit):
+        printed("--parts", "rest")
+
+
 # Commands.
 
 
