@@ -38,17 +38,25 @@ def world() -> Communicator:
     if communicator.size != size:
         remedy = "use the launcher of the MPI that mpi4py uses, or install mpi4py for the MPI of this launcher"
         raise FflmError(f"{size} processes were started, but MPI connects {communicator.size} of them: {remedy}")
+    _processors(communicator)
     sys.excepthook = _end_after_exception
     return communicator
 
 
-def threads_per_process(most: int) -> int:
-    """Return how many threads a process should use: ``most``, or its part of the host's processors if there are several."""
-    communicator = world()
-    if communicator.size == 1:
-        return most
+@cache
+def _processors(communicator: Communicator) -> int:
+    """Return how many processors there are for each process, on the host that has the fewest for each."""
     affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    return min(most, communicator.processors(usable_processors(), affinity))
+    return communicator.processors(usable_processors(), affinity)
+
+
+def threads_per_process(most: int) -> int:
+    """Return how many threads a process should use: ``most``, or its part of the host's processors if it shares the host.
+
+    A process shares the host with those to which `world` has connected it.
+    """
+    connected = world.cache_info().currsize and world().size > 1
+    return min(most, _processors(world())) if connected else most
 
 
 def end_all(status: int, message: str) -> None:

@@ -8,6 +8,7 @@ from command import fflm as fflm_command
 from processes import ThreadCommunicator
 
 from fflm.backend.devices import Compute
+from fflm.cli import COMMANDS
 from fflm.errors import FflmError
 from fflm.models.ngram.train import train
 from fflm.parallel.communicator import SINGLE_PROCESS
@@ -92,7 +93,12 @@ def test_processes_that_are_not_connected_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", [("score", "x"), ("ngram", "train", "x"), ("classify", "predict"), ("tokenize", "x"), ("info",)]
+    "command",
+    [
+        *([name] for name in COMMANDS if name not in ("train", "tune", "score", "tokenize")),
+        ("ngram", "train", "x"),
+        ("classify", "predict"),
+    ],
 )
 def test_commands_that_use_one_process_are_refused_in_several(monkeypatch, tmp_path, command):
     result = fflm_command(*command, folder=tmp_path, environment={"PMI_RANK": "0", "PMI_SIZE": "2"})
@@ -101,7 +107,7 @@ def test_commands_that_use_one_process_are_refused_in_several(monkeypatch, tmp_p
 
 
 def test_only_first_process_prints(tmp_path):
-    result = fflm_command("score", "x", folder=tmp_path, environment={"PMI_RANK": "1", "PMI_SIZE": "2"})
+    result = fflm_command("info", "x", folder=tmp_path, environment={"PMI_RANK": "1", "PMI_SIZE": "2"})
     assert (result.returncode, result.stdout, result.stderr) == (1, "", "")
     assert "Usage" in fflm_command("score", "--help", folder=tmp_path, environment={"PMI_RANK": "0", "PMI_SIZE": "2"}).stdout
 
