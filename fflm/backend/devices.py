@@ -108,10 +108,9 @@ class Compute:
         """
         from fflm.backend.cpu.launching import default_threads
 
+        world()  # decides which processors and which GPU this process uses
         chosen = choose_device(device)
         check_precision(precision, chosen)
-        if chosen != "cpu" and world().size > 1:
-            raise FflmError("several processes train on the CPU only: choose the device cpu, or start one process")
         return cls(threads or threads_per_process(default_threads()), chosen, precision)
 
     def backend(self) -> Backend:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, MutableMapping
 from functools import cache
 from types import TracebackType
 
@@ -45,6 +45,7 @@ def world() -> Communicator:
         remedy = "use the launcher of the MPI that mpi4py uses, or install mpi4py for the MPI of this launcher"
         raise FflmError(f"{size} processes were started, but MPI connects {communicator.size} of them: {remedy}")
     _processors(communicator)
+    _choose_gpu(communicator.local_rank)
     sys.excepthook = _end_after_exception
     return communicator
 
@@ -73,6 +74,18 @@ def separate() -> Communicator:
         _separated.append(_Separated(together))
         world.cache_clear()
     return together
+
+
+def _choose_gpu(local_rank: int, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let CUDA see only one GPU, that of this process, unless the launcher has given each process one: by the local rank.
+
+    CUDA reads the variable when it is first used, and then the GPU has the number 0 in all threads.
+    """
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        environment["CUDA_VISIBLE_DEVICES"] = str(local_rank)
+    elif len(devices := visible.split(",")) > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices[local_rank : local_rank + 1])
 
 
 @cache
