@@ -605,23 +605,34 @@ def _lock(folder: Path, doing: str, stack: contextlib.ExitStack, wait: bool) -> 
 
 
 def lock_file(path: Path, stack: contextlib.ExitStack) -> bool:
-    """Lock a file, which is made if it does not exist, until the stack is closed or the process ends; return whether it was free.
+    """Make and lock a file, until the stack is closed, which removes it, or the process ends; return whether it was free.
 
     Where there are no locks, files are always free.
     """
     if fcntl is None:
         return True
-    with os_errors_as_fflm_error(f"write {path}"):
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        os.close(file)
-        return False
-    except OSError:  # no locks on this file system
-        pass
-    stack.callback(os.close, file)
-    return True
+    while True:
+        with os_errors_as_fflm_error(f"write {path}"):
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            os.close(file)
+            return False
+        except OSError:  # no locks on this file system
+            pass
+        if _is_at(file, path, None):
+            stack.callback(os.close, file)
+            stack.callback(_remove_locked, file, path, os.getpid())
+            return True
+        os.close(file)  # the previous holder of the lock has removed the file after this process had opened it
+
+
+def _remove_locked(file: int, path: Path, process: int) -> None:
+    """Remove a file that a process has opened and locked, unless there is another one at its path, or the process has forked."""
+    with contextlib.suppress(OSError):
+        if process == os.getpid() and _is_at(file, path, None):
+            path.unlink()
 
 
 @contextlib.contextmanager

@@ -172,8 +172,8 @@ def gpus(communicator):
 
     backend = gpu_backend()
     config = NetworkConfig(30, 3, 6, (7,), averages=(), tied=True, dropout=0.3)
-    settings = TrainingSettings(epochs=1, batch_size=32, rate=0.01, loss="sampled", samples=8, evaluate_every=2, patience=0)
-    examples = Windows(np.random.default_rng(0).zipf(1.3, 100).clip(1, 30).astype(np.uint16) - 1, 3, padding=30)
+    settings = TrainingSettings(epochs=1, batch_size=32, rate=0.01, loss="sampled", samples=8, evaluate_every=1, patience=0)
+    examples = Windows(np.random.default_rng(0).zipf(1.3, 60).clip(1, 30).astype(np.uint16) - 1, 3, padding=30)
 
     def weights(connect, processes):
         backend.connect = connect
