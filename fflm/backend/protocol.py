@@ -17,6 +17,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
+from fflm.parallel.communicator import Communicator
+
 Array: TypeAlias = Any
 """An array of the backend's device (``numpy.ndarray`` on the CPU)."""
 
@@ -75,6 +77,9 @@ class Backend(Protocol):
 
     def release(self) -> None:
         """Free the memory that is kept between calls."""
+
+    def connect(self, processes: Communicator) -> Communicator:
+        """Return a communicator of the same processes that also takes arrays on the device. All processes must call this."""
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return an uninitialized array on the device."""

@@ -69,6 +69,10 @@ class NumpyBackend:
         """The full-precision backend, which takes NumPy arrays, too."""
         return NumpyBackend(self.backend.full_precision)
 
+    def connect(self, processes: Any) -> Any:
+        """Return the communicator, which takes NumPy arrays."""
+        return processes
+
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Return an uninitialized array."""
         array = np.empty(shape, dtype)

@@ -10,6 +10,7 @@ from fflm.backend.common import Scratch, activation_code, adam_corrections, drop
 from fflm.backend.cpu import kernels
 from fflm.backend.cpu.launching import shares_of
 from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, UnitLoss
+from fflm.parallel.communicator import Communicator
 
 PRODUCTS = 1 / 32
 """Cost of a multiply-add in BLAS, relative to that of a number that another kernel processes."""
@@ -47,6 +48,9 @@ class CpuBackend:
     def _shares(self, work: float) -> int:
         """Return into how many shares to divide work of this size, as `launching.shares_of` does."""
         return shares_of(work, self._threads)
+
+    def connect(self, processes: Communicator) -> Communicator:
+        return processes
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return np.empty(shape, dtype)

@@ -11,6 +11,7 @@ import numpy as np
 
 from fflm.backend.common import Scratch, activation_code, adam_corrections, dropout_words, flat
 from fflm.backend.cuda import kernels
+from fflm.backend.cuda.communication import connect_gpus
 from fflm.backend.cuda.kernels import SUMMED
 from fflm.backend.cuda.launching import BLOCK, launch_kernel
 from fflm.backend.cuda.memory import DeviceArray, PinnedCopies, memory_size
@@ -18,6 +19,7 @@ from fflm.backend.cuda.mixed import SLOPE, make_mixed_product, pairs_for, to_hal
 from fflm.backend.cuda.products import COLUMNS, FORMS, FOUR, ROWS, STORE
 from fflm.backend.cuda.single import make_single_product
 from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, UnitLoss
+from fflm.parallel.communicator import Communicator
 
 PARTS = 1024
 """Maximum number of blocks that reduce an array, each of which has one result."""
@@ -228,6 +230,9 @@ class CudaBackend:
     def release(self) -> None:
         self._scratch.clear()
         self._zeros.clear()
+
+    def connect(self, processes: Communicator) -> Communicator:
+        return connect_gpus(processes, self) if processes.size > 1 else processes
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return DeviceArray(shape, dtype)
