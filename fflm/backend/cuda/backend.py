@@ -35,7 +35,7 @@ The number is the same for all GPUs, so that all of them add numbers in the same
 """
 
 SPAN = 128
-"""If the inner dimension of a product is divided into parts, their length is a multiple of this number."""
+"""If the inner dimension of a product, or the rows of a sum, are divided into parts, these are multiples of this number long."""
 
 
 def softmax_bytes(memory: int, mixed: bool) -> int:
@@ -61,7 +61,7 @@ class Slopes(NamedTuple):
     Attributes
     ----------
     factors
-        The factor of each row in each tile, (tiles, B).
+        The factor of each row in each tile, (B, tiles).
     targets
         The target of each row, (B,) int32.
     hit, spread
@@ -75,16 +75,16 @@ class Slopes(NamedTuple):
 
 
 def divide(blocks: int, inner: int) -> tuple[int, int]:
-    """Return into how many parts to divide the inner dimension of a product, and the length of a part.
+    """Return into how many parts to divide the inner dimension of a product, or the rows of a sum, and the length of a part.
 
     A product with few tiles would occupy only some of the GPU's multiprocessors, so that several blocks then share a tile.
 
     Parameters
     ----------
     blocks
-        Number of tiles of the product.
+        Number of tiles of the product, or of blocks of columns that are added up.
     inner
-        Length of the inner dimension.
+        Length of the inner dimension, or number of rows.
     """
     parts = max(1, min(WAVE // max(1, blocks), inner // SPAN))
     span = SPAN * max(1, -(-inner // (parts * SPAN)))
@@ -207,7 +207,7 @@ class CudaBackend:
             return values
         shape = len(values), pairs_for(values.shape[1])
         halves = self._borrow(f"halves of {name}", shape, np.uint32)
-        self._launch(to_halves, len(values), values, self._no_unit if unit is None else unit, halves)
+        self._each(to_halves, halves.size // FOUR, values, self._no_unit if unit is None else unit, halves)
         return halves
 
     def _unit(self, values: Array) -> Array:
@@ -250,12 +250,11 @@ class CudaBackend:
         array.clear()
 
     def gather(self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array) -> None:
-        self._launch(kernels.gather, (len(contexts), len(blocks)), embeddings, contexts, self._borders(blocks), inputs)
+        self._each(kernels.gather, inputs.size, embeddings, contexts, self._borders(blocks), inputs)
 
     def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
         with self._sums(d_inputs, d_embeddings) as (scales, sums):
-            grid = len(contexts), len(blocks)
-            self._launch(kernels.scatter_add, grid, contexts, self._borders(blocks), d_inputs, scales, sums)
+            self._each(kernels.scatter_add, d_inputs.size, contexts, self._borders(blocks), d_inputs, scales, sums)
 
     @contextmanager
     def _sums(self, values: Array, total: Array) -> Iterator[tuple[Array, Array]]:
@@ -334,9 +333,18 @@ class CudaBackend:
         if activation != "identity":
             code, gamma = activation_code(activation)
             self._each(kernels.multiply_slopes, outputs.size, c_int32(code), c_float(gamma), *flat(outputs, d_outputs))
-        self._launch(kernels.column_sums, -(-d_outputs.shape[1] // SUMMED), d_outputs, c_float(beta), d_bias)
+        self._column_sums(d_outputs, beta, d_bias)
         operands = self._operand("inputs", inputs), self._operand("weight", weight)
         self._products_backward(d_outputs, *operands, beta, d_weight, d_inputs)
+
+    def _column_sums(self, values: Array, beta: float, sums: Array) -> None:
+        """Add the sums of the columns of values (B, O) to ``beta`` times sums (O,)."""
+        blocks = -(-len(sums) // SUMMED)
+        parts, span = divide(blocks, len(values))
+        own = self._borrow("parts of sums", (parts, len(sums))) if parts > 1 else sums.reshape(1, -1)
+        self._launch(kernels.column_sums, (blocks, parts), values, c_uint32(span), c_float(beta if parts == 1 else 0), own)
+        if parts > 1:
+            self._each(kernels.add_parts, sums.size, own, c_float(beta), sums)
 
     def _products_backward(
         self, d_sums: Array, inputs: Array, weight: Array, beta: float, d_weight: Array, d_inputs: Array
@@ -363,12 +371,12 @@ class CudaBackend:
     def _statistics(
         self, form: str, hidden: Array, weight: Array, bias: Array, size: int, exponentials: Array
     ) -> tuple[Array, Array]:
-        """Compute logits and their exponentials; return the maxima and the sums of the tiles, both (tiles, B).
+        """Compute logits and their exponentials; return the maxima and the sums of the tiles, both (B, tiles).
 
         The exponentials are stored in ``exponentials`` (B, at least V) if the form is "logits", but not if it is "normalizers".
         hidden (B, H) and weight (V, H) are operands, and ``size`` is H.
         """
-        shape = -(-len(weight) // COLUMNS), len(hidden)
+        shape = len(hidden), -(-len(weight) // COLUMNS)
         statistics = self._borrow("highest", shape), self._borrow("totals", shape)
         self._product(form, hidden, weight, exponentials, size, bias=bias, statistics=statistics)
         return statistics
@@ -450,7 +458,7 @@ class CudaBackend:
         slopes = self._borrow("exponentials", (len(hidden), len(weight)))
         self._product("scores", *operands, slopes, hidden.shape[1])
         self._launch(kernels.nce_slopes, len(hidden), slopes, bias, targets, noise, c_float(scale), losses)
-        self._launch(kernels.column_sums, -(-len(weight) // SUMMED), slopes, c_float(beta), d_bias)
+        self._column_sums(slopes, beta, d_bias)
         self._products_backward(slopes, *operands, beta, d_weight, d_hidden)
 
     def unit_losses(self, scores: Array, targets: Array, loss: UnitLoss, scale: float, losses: Array, d_scores: Array) -> None:

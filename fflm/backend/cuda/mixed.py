@@ -18,7 +18,7 @@ from numba import cuda, float32, uint32, uint64
 from fflm.backend.cuda.intrinsics import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
 from fflm.backend.cuda.kernels import ALL_LANES, larger
 from fflm.backend.cuda.launching import BLOCK, kernel
-from fflm.backend.cuda.products import FOUR, OUTSIDE, ROWS, Arithmetic, flat_index, is_inside, make_product
+from fflm.backend.cuda.products import FOUR, OUTSIDE, ROWS, Arithmetic, flat_index, is_inside, make_product, read_four
 
 DEPTH = 32
 """Number of positions of the inner dimension that are read in a step."""
@@ -48,14 +48,16 @@ def pairs_for(columns: int) -> int:
 def to_halves(values, unit, pairs):
     """Multiply values (M, N) by unit[0], round them to halves, and store these in pairs (M, `pairs_for` (N)) uint32.
 
-    Grid: one block per row.
+    Grid: one thread per piece of `FOUR` pairs.
     """
-    row, count = uint32(cuda.blockIdx.x), uint32(values.shape[1])
-    for j in range(uint32(cuda.threadIdx.x), uint32(pairs.shape[1]), uint32(BLOCK)):
-        i = uint32(2) * j
-        first = values[row, i] * unit[0] if i < count else float32(0)
-        second = values[row, i + uint32(1)] * unit[0] if i + uint32(1) < count else float32(0)
-        pairs[row, j] = pair(first, second)
+    number, pieces, factor = uint32(cuda.grid(1)), uint32(pairs.shape[1]) // uint32(FOUR), unit[0]
+    row, piece = number // pieces, number % pieces
+    if row < uint32(values.shape[0]):
+        a, b, c, d = read_four(values, row, uint32(uint32(WIDTH) * piece))
+        e, f, g, h = read_four(values, row, uint32(uint32(WIDTH) * piece + uint32(FOUR)))
+        left = pair(a * factor, b * factor), pair(c * factor, d * factor)
+        right = pair(e * factor, f * factor), pair(g * factor, h * factor)
+        store_four(pairs, flat_index(pairs, row, uint32(FOUR) * piece), left + right)
 
 
 @cuda.jit(device=True, forceinline=True)
@@ -281,7 +283,7 @@ def row_exponentials(sums, i, h, statistics, place, c, stored, row, column):
 def store_softmax(sums, statistics, bias, c, stored, highest, totals, row0, row, column):
     """Finish a tile of logits: add bias (V,) to the sums (4, 4, 4), and compute the statistics of the softmax.
 
-    The maximum of each row and the sum of exp(logit - maximum) are stored in highest and totals (tiles, B), and if ``stored``,
+    The maximum of each row and the sum of exp(logit - maximum) are stored in highest and totals (B, tiles), and if ``stored``,
     these exponentials in c (B, pairs). statistics (8 ROWS,) is shared memory: for each row the maxima of four warps, and after
     those of all rows, the sums of four warps. ``row0`` is the first row of the tile, and ``row``, ``column`` is the place of the
     thread's first number.
@@ -302,13 +304,13 @@ def store_softmax(sums, statistics, bias, c, stored, highest, totals, row0, row,
             if lane % uint32(4) == uint32(0):
                 statistics[uint32(4 * ROWS) + where + warp % uint32(4)] = total
     cuda.syncthreads()
-    if thread < uint32(ROWS) and row0 + thread < uint32(highest.shape[1]):  # one thread per row
+    if thread < uint32(ROWS) and row0 + thread < uint32(highest.shape[0]):  # one thread per row
         top, total = float32(-math.inf), float32(0)
         for k in range(4):
             top = larger(top, statistics[uint32(4) * thread + uint32(k)])
             total += statistics[uint32(4 * ROWS) + uint32(4) * thread + uint32(k)]
-        highest[uint32(cuda.blockIdx.x), row0 + thread] = top
-        totals[uint32(cuda.blockIdx.x), row0 + thread] = total
+        highest[row0 + thread, uint32(cuda.blockIdx.x)] = top
+        totals[row0 + thread, uint32(cuda.blockIdx.x)] = total
 
 
 MIXED = Arithmetic(

@@ -118,8 +118,8 @@ BUGS = {
     ),
     "another tile's factors": (
         "slopes to inputs",
-        "factors[piece // uint32(COLUMNS // width)",
-        "factors[piece // uint32(2 * COLUMNS // width)",
+        "factors[line, piece // uint32(COLUMNS // width)",
+        "factors[line, piece // uint32(2 * COLUMNS // width)",
     ),
     "no ends of lines": ("layer", " and place < uint32(matrix.shape[1])", ""),
     "a sum of too few": ("slopes to weights", "for k in range(readers):", "for k in range(readers - 1):"),
