@@ -1,10 +1,9 @@
 """The CUDA backend: the operations of `protocol.Backend` on arrays in a GPU's memory, in single or mixed precision."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from ctypes import c_bool, c_float, c_int32, c_uint32
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +19,10 @@ from fflm.backend.cuda.single import make_single_product
 from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, UnitLoss
 
 PARTS = 1024
-"""Maximum number of blocks that reduce an array, each of which has one result."""
+"""Maximum number of blocks that reduce an array, each of which has one result, or that process several arrays."""
+
+TABLES = 16
+"""Maximum number of tables of addresses that are kept."""
 
 PRODUCTS = {form: make_single_product(form) for form in FORMS}
 """The kernels of matrix products in single precision, by their form."""
@@ -91,6 +93,11 @@ def divide(blocks: int, inner: int) -> tuple[int, int]:
     return max(1, -(-inner // span)), span
 
 
+def blocks_for(arrays: Sequence[Array]) -> int:
+    """Return the number of blocks that process several arrays, one after another: one thread per number, up to `PARTS` blocks."""
+    return min(PARTS, max((-(-array.size // BLOCK) for array in arrays), default=0))
+
+
 class CudaBackend:
     """The operations of `protocol.Backend` on a GPU's arrays (`memory.DeviceArray`), float32.
 
@@ -118,6 +125,7 @@ class CudaBackend:
         # Arrays of zeros for `_sums`, which takes one out, and puts it back when it is zero again. After an error, the array is
         # not put back. Copies of this backend share the list.
         self._zeros: list[Array] = []
+        self._tables: dict[tuple[tuple[int, ...], ...], Array] = {}  # of `_on_table`, by their content
 
     @property
     def full_precision(self) -> "CudaBackend":
@@ -228,6 +236,7 @@ class CudaBackend:
     def release(self) -> None:
         self._scratch.clear()
         self._zeros.clear()
+        self._tables.clear()
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return DeviceArray(shape, dtype)
@@ -471,21 +480,34 @@ class CudaBackend:
         self._launch(kernels.normalize_logits, len(hidden), log_probabilities, bias)
 
     def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
-        arrays = flat(*gradients)
-        parts = [min(PARTS, -(-array.size // BLOCK)) for array in arrays]
-        totals = self._borrow("parts", (sum(parts),))
-        for array, count, end in zip(arrays, parts, accumulate(parts), strict=True):
-            self._launch(kernels.sums_of_squares, count, array, totals[end - count : end])
+        arrays = list(gradients)
+        totals = self._borrow("parts", (blocks_for(arrays),))
+        self._on_table(kernels.sums_of_squares, (arrays,), totals)
         self._launch(kernels.clip_factor, 1, totals, c_float(limit), factor)
+
+    def _on_table(self, kernel: Any, lists: tuple[Sequence[Array], ...], *arguments: Any) -> None:
+        """Launch a kernel that processes several arrays, given by a table of their addresses.
+
+        The first argument of the kernel is the table (K, 1 + lists) int64: for each array of the first list the number of its
+        elements, its address, and the addresses of the arrays of the other lists at the same place, which have the same size.
+        Tables are kept, because most steps of training use the same arrays.
+        """
+        rows = tuple((own[0].size, *(array.address for array in own)) for own in zip(*lists, strict=True))
+        table = self._tables.get(rows)
+        if table is None:
+            if len(self._tables) >= TABLES:
+                self._tables.clear()
+            table = self._tables[rows] = self.upload(np.array(rows, np.int64).reshape(-1, 1 + len(lists)))
+        self._launch(kernel, blocks_for(lists[0]), table, *arguments)
 
     def add_penalty(self, weight: Array, gradient: Array, l1: float, l2: float) -> None:
         self._each(kernels.add_penalty, weight.size, *flat(weight, gradient), c_float(l1), c_float(l2))
 
     def momentum_step(
         self,
-        weight: Array,
-        gradient: Array,
-        velocity: Array,
+        weights: Sequence[Array],
+        gradients: Sequence[Array],
+        velocities: Sequence[Array],
         *,
         scale: Array,
         l2: float,
@@ -493,27 +515,27 @@ class CudaBackend:
         momentum: float,
         nesterov: bool,
     ) -> None:
-        numbers = map(c_float, (l2, rate, momentum))
-        self._each(kernels.momentum_step, weight.size, *flat(weight, gradient, velocity), scale, *numbers, c_bool(nesterov))
+        numbers = *map(c_float, (l2, rate, momentum)), c_bool(nesterov)
+        self._on_table(kernels.momentum_step, (weights, gradients, velocities), scale, *numbers)
 
     def adagrad_step(
         self,
-        weight: Array,
-        gradient: Array,
-        total: Array,
+        weights: Sequence[Array],
+        gradients: Sequence[Array],
+        totals: Sequence[Array],
         *,
         scale: Array,
         l2: float,
         rate: float,
         epsilon: float,
     ) -> None:
-        self._each(kernels.adagrad_step, weight.size, *flat(weight, gradient, total), scale, *map(c_float, (l2, rate, epsilon)))
+        self._on_table(kernels.adagrad_step, (weights, gradients, totals), scale, *map(c_float, (l2, rate, epsilon)))
 
     def rmsprop_step(
         self,
-        weight: Array,
-        gradient: Array,
-        mean: Array,
+        weights: Sequence[Array],
+        gradients: Sequence[Array],
+        means: Sequence[Array],
         *,
         scale: Array,
         l2: float,
@@ -522,14 +544,14 @@ class CudaBackend:
         epsilon: float,
     ) -> None:
         numbers = map(c_float, (l2, rate, decay, epsilon))
-        self._each(kernels.rmsprop_step, weight.size, *flat(weight, gradient, mean), scale, *numbers)
+        self._on_table(kernels.rmsprop_step, (weights, gradients, means), scale, *numbers)
 
     def adam_step(
         self,
-        weight: Array,
-        gradient: Array,
-        first: Array,
-        second: Array,
+        weights: Sequence[Array],
+        gradients: Sequence[Array],
+        firsts: Sequence[Array],
+        seconds: Sequence[Array],
         *,
         scale: Array,
         l2: float,
@@ -541,7 +563,7 @@ class CudaBackend:
         step: int,
     ) -> None:
         numbers = map(c_float, (l2, 1 - shrink, rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
-        self._each(kernels.adam_step, weight.size, *flat(weight, gradient, first, second), scale, *numbers)
+        self._on_table(kernels.adam_step, (weights, gradients, firsts, seconds), scale, *numbers)
 
     def adam_catch_up(
         self,

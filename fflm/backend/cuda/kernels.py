@@ -15,6 +15,7 @@ from typing import Any
 from numba import cuda, float32, int32, int64, uint32
 from numba.cuda.extending import overload
 
+from fflm.backend.cuda.intrinsics import read_float, write_float
 from fflm.backend.cuda.launching import BLOCK, kernel
 from fflm.backend.formulas import (
     activation_slope,
@@ -530,12 +531,17 @@ def normalize_logits(logits, bias):
 
 
 @kernel()
-def sums_of_squares(values, totals):
-    """Fill totals (P,) with the sums of squares of each block's part of values (N,). Grid: (P,)."""
+def sums_of_squares(table, totals):
+    """Fill totals (P,) with the sums of squares of each block's part of several arrays.
+
+    table (K, 2) int64 has the size and the address of each array. Grid: (P,).
+    """
     shared = cuda.shared.array(BLOCK, float32)
     total = float32(0)
-    for i in range(uint32(cuda.grid(1)), uint32(values.size), uint32(cuda.gridsize(1))):
-        total += values[i] * values[i]
+    for k in range(uint32(table.shape[0])):
+        for i in range(uint32(cuda.grid(1)), uint32(table[k, 0]), uint32(cuda.gridsize(1))):
+            value = read_float(table[k, 1], i)
+            total += value * value
     total = block_sum(total, shared)
     if cuda.threadIdx.x == 0:
         totals[uint32(cuda.blockIdx.x)] = total
@@ -566,44 +572,67 @@ def add_penalty(weight, gradient, l1, l2):
 
 
 @kernel()
-def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nesterov):
-    """Update weight and velocity (N,) by `momentum_update` with gradient (N,) and scale (1,). Grid: one thread per number."""
-    i = uint32(cuda.grid(1))
-    if i < uint32(weight.size):
-        g = scale[0] * gradient[i] + l2 * weight[i]
-        weight[i], velocity[i] = momentum_update(weight[i], g, velocity[i], rate, momentum, nesterov)
+def momentum_step(table, scale, l2, rate, momentum, nesterov):
+    """Update weights and velocities by `momentum_update` with gradients and scale (1,).
 
-
-@kernel()
-def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon):
-    """Update weight and total (N,) by `adagrad_update` with gradient (N,) and scale (1,). Grid: one thread per number."""
-    i = uint32(cuda.grid(1))
-    if i < uint32(weight.size):
-        g = scale[0] * gradient[i] + l2 * weight[i]
-        weight[i], total[i] = adagrad_update(weight[i], g, total[i], rate, epsilon)
-
-
-@kernel()
-def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon):
-    """Update weight and mean (N,) by `rmsprop_update` with gradient (N,) and scale (1,). Grid: one thread per number."""
-    i = uint32(cuda.grid(1))
-    if i < uint32(weight.size):
-        g = scale[0] * gradient[i] + l2 * weight[i]
-        weight[i], mean[i] = rmsprop_update(weight[i], g, mean[i], rate, decay, epsilon)
-
-
-@kernel()
-def adam_step(weight, gradient, first, second, scale, l2, keep, rate, beta1, beta2, epsilon, correction1, correction2):
-    """Update weight, first and second (N,), the moments, by `adam_update` with gradient (N,) and scale (1,).
-
-    ``keep`` is the factor of decoupled weight decay, 1 - shrink. Grid: one thread per number.
+    table (K, 4) int64 has the size of each array, and the addresses of its weights, gradients and velocities. Grid: any.
     """
-    i = uint32(cuda.grid(1))
-    if i < uint32(weight.size):
-        g = scale[0] * gradient[i] + l2 * weight[i]
-        weight[i], first[i], second[i] = adam_update(
-            keep * weight[i], g, first[i], second[i], rate, beta1, beta2, epsilon, correction1, correction2
-        )
+    for k in range(uint32(table.shape[0])):
+        for i in range(uint32(cuda.grid(1)), uint32(table[k, 0]), uint32(cuda.gridsize(1))):
+            weight, velocity = read_float(table[k, 1], i), read_float(table[k, 3], i)
+            g = scale[0] * read_float(table[k, 2], i) + l2 * weight
+            weight, velocity = momentum_update(weight, g, velocity, rate, momentum, nesterov)
+            write_float(table[k, 1], i, weight)
+            write_float(table[k, 3], i, velocity)
+
+
+@kernel()
+def adagrad_step(table, scale, l2, rate, epsilon):
+    """Update weights and totals by `adagrad_update` with gradients and scale (1,).
+
+    table (K, 4) int64 has the size of each array, and the addresses of its weights, gradients and totals. Grid: any.
+    """
+    for k in range(uint32(table.shape[0])):
+        for i in range(uint32(cuda.grid(1)), uint32(table[k, 0]), uint32(cuda.gridsize(1))):
+            weight, total = read_float(table[k, 1], i), read_float(table[k, 3], i)
+            g = scale[0] * read_float(table[k, 2], i) + l2 * weight
+            weight, total = adagrad_update(weight, g, total, rate, epsilon)
+            write_float(table[k, 1], i, weight)
+            write_float(table[k, 3], i, total)
+
+
+@kernel()
+def rmsprop_step(table, scale, l2, rate, decay, epsilon):
+    """Update weights and means by `rmsprop_update` with gradients and scale (1,).
+
+    table (K, 4) int64 has the size of each array, and the addresses of its weights, gradients and means. Grid: any.
+    """
+    for k in range(uint32(table.shape[0])):
+        for i in range(uint32(cuda.grid(1)), uint32(table[k, 0]), uint32(cuda.gridsize(1))):
+            weight, mean = read_float(table[k, 1], i), read_float(table[k, 3], i)
+            g = scale[0] * read_float(table[k, 2], i) + l2 * weight
+            weight, mean = rmsprop_update(weight, g, mean, rate, decay, epsilon)
+            write_float(table[k, 1], i, weight)
+            write_float(table[k, 3], i, mean)
+
+
+@kernel()
+def adam_step(table, scale, l2, keep, rate, beta1, beta2, epsilon, correction1, correction2):
+    """Update weights and their two moments by `adam_update` with gradients and scale (1,).
+
+    table (K, 5) int64 has the size of each array, and the addresses of its weights, gradients, first and second moments. ``keep``
+    is the factor of decoupled weight decay, 1 - shrink. Grid: any.
+    """
+    for k in range(uint32(table.shape[0])):
+        for i in range(uint32(cuda.grid(1)), uint32(table[k, 0]), uint32(cuda.gridsize(1))):
+            weight, first, second = read_float(table[k, 1], i), read_float(table[k, 3], i), read_float(table[k, 4], i)
+            g = scale[0] * read_float(table[k, 2], i) + l2 * weight
+            weight, first, second = adam_update(
+                keep * weight, g, first, second, rate, beta1, beta2, epsilon, correction1, correction2
+            )
+            write_float(table[k, 1], i, weight)
+            write_float(table[k, 3], i, first)
+            write_float(table[k, 4], i, second)
 
 
 @kernel()

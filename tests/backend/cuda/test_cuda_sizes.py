@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference
 from devices import gpu_backend
-from tolerances import FLOAT32, HALF_SLOPES, PRODUCT, SINGLE_SOFTMAX, assert_close
+from tolerances import FLOAT32, HALF_SLOPES, PRODUCT, SINGLE_SOFTMAX, UPDATE, assert_close
 
 pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
@@ -113,9 +113,20 @@ def parts(request, monkeypatch):
 
 
 def test_norm_of_more_numbers_than_threads(parts):
-    values, (factor,) = normal(parts), on_gpu(np.zeros(1, np.float32))
-    BACKEND.clip_factor(on_gpu(values), 1e-3, factor)
-    assert_close(BACKEND.download(factor), [1e-3 / np.linalg.norm(values.astype(np.float64))], PRODUCT[FLOAT32])
+    values, few, (factor,) = normal(parts), 100 * normal(3), on_gpu(np.zeros(1, np.float32))
+    BACKEND.clip_factor(on_gpu(few, values, few), 1e-3, factor)
+    norm = np.linalg.norm(np.concatenate(as_float64(few, values, few)))
+    assert_close(BACKEND.download(factor), [1e-3 / norm], PRODUCT[FLOAT32])
+
+
+def test_update_of_more_numbers_than_threads(parts):
+    several = [normal(5), normal(parts), normal(3)]
+    weights, gradients, firsts, (scale,) = on_gpu(*several), on_gpu(*several), on_gpu(*several), on_gpu(np.ones(1, np.float32))
+    BACKEND.momentum_step(weights, gradients, firsts, scale=scale, l2=0.5, rate=0.1, momentum=0.9, nesterov=False)
+    for found, velocity, values in zip(weights, firsts, as_float64(*several), strict=True):
+        expected = reference.momentum_step(values, values, values, scale=1, l2=0.5, rate=0.1, momentum=0.9, nesterov=False)
+        assert_close(BACKEND.download(found), expected[0], UPDATE[FLOAT32])
+        assert_close(BACKEND.download(velocity), expected[1], UPDATE[FLOAT32])
 
 
 @pytest.mark.parametrize("place", [0, 300, -1])
