@@ -102,11 +102,11 @@ def recorded_launches(mixed):
     backend.add_penalty(one, one, 0.1, 0.1)
     backend.clip_factor([one, row], 1.0, factor)
     numbers = {"scale": factor, "l2": 0.0, "rate": 0.1}
-    backend.momentum_step(one, one, one, momentum=0.9, nesterov=True, **numbers)
-    backend.adagrad_step(one, one, one, epsilon=1e-3, **numbers)
-    backend.rmsprop_step(one, one, one, decay=0.9, epsilon=1e-3, **numbers)
+    backend.momentum_step([one], [one], [one], momentum=0.9, nesterov=True, **numbers)
+    backend.adagrad_step([one], [one], [one], epsilon=1e-3, **numbers)
+    backend.rmsprop_step([one], [one], [one], decay=0.9, epsilon=1e-3, **numbers)
     adam = {"rate": 0.1, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3, "step": 3}
-    backend.adam_step(one, one, one, one, **{**numbers, **adam}, shrink=0.0)
+    backend.adam_step([one], [one], [one], [one], **{**numbers, **adam}, shrink=0.0)
     backend.adam_catch_up(one, one, one, two, two, **adam)
     return backend.launches
 
