@@ -5,12 +5,14 @@
 
 import functools
 import runpy
+import secrets
 import sys
 from pathlib import Path
 from typing import Any
 
 from cuda.core import ObjectCode
 from libcuda import FakeDriver, load_driver
+from numba.cuda import cudaimpl
 from numba.cuda.codegen import CUDACodeLibrary
 from numba.cuda.cudadrv.driver import driver
 
@@ -53,6 +55,8 @@ def install_fake_driver() -> FakeDriver:
     driver.__init__()  # it has found no GPU before
     assert driver.get_device().name == NAME, "a real driver was loaded before the fake one"
     cuda_memory.POOL, CUDACodeLibrary.get_cubin = TrackedPool(), without_linking
+    # Each process numbers shared arrays from 1, and kernels that several processes compiled and cached are linked in one test.
+    cudaimpl._unique_smem_id = secrets.randbits(48)
     return gpu
 
 
