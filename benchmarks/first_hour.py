@@ -33,13 +33,16 @@ from typing import NamedTuple, TextIO
 
 from bengio import WINDOW, bengio_network, random_text
 from common import ROOT
+from gpu import TESTS
 
 from fflm.files import write_json
+
+TOOLKIT = Path("/usr/local/cuda")
+"""The folder of the CUDA toolkit, in which numba-cuda finds libNVVM if ``CUDA_HOME`` names it."""
 
 FAKE = [str(ROOT / "tests" / "support" / "fake_cuda.py")]
 """A program that runs another Python program on the fake CUDA driver."""
 
-TESTS = ["tests/backend/test_backend.py", "tests/network/test_feedforward.py"]
 PACKAGES = ("numpy", "scipy", "numba", "numba-cuda", "cuda-bindings", "cuda-core", "cuda-toolkit", "torch", "pytest")
 COUNTERS = ["--clock-control", "none", "--set", "detailed", "--kernel-name", "regex:product", "--launch-count", "5", "--csv"]
 
@@ -56,17 +59,18 @@ def parts_of(options: argparse.Namespace) -> dict[str, Part]:
     python = [sys.executable, *(FAKE if options.fake else [])]
     pytest = [sys.executable, "-m", "pytest", "-q", "--tb=short", "--device", "ptx" if options.fake else "cuda"]
     gpu = [*python, str(ROOT / "benchmarks" / "gpu.py"), "--results", str(options.results / "gpu"), "--parts"]
-    one, all_of_backend = [*python, __file__, "--step"], [*TESTS, "tests/backend/cuda"]
+    one, tests = [*python, __file__, "--step"], {precision: list(TESTS[precision]) for precision in TESTS}
     small, full = ["60", "9", "20", "1"], ["50000", "256", "8192", "1"]  # words, hidden units, batch, steps
     sizes = ["60x9x20"] if options.fake else ["50000x256x8192", "10000x256x1024"]
     if options.fake:
-        full, gpu, all_of_backend = small, [*gpu[:-1], "--quick", "--large", "70x9x33", "--parts"], [TESTS[0], "-k", "test_add"]
+        full, gpu = small, [*gpu[:-1], "--quick", "--large", "70x9x33", "--parts"]
+        tests = {precision: [TESTS[precision][0], "-k", "test_add"] for precision in TESTS}
     parts = {
         "versions": Part(60, [*python, __file__, "--versions"]),
-        "tests-fp32": Part(300, [*pytest, *all_of_backend]),
+        "tests-fp32": Part(300, [*pytest, *tests["fp32"]]),
         "large": Part(240, [*gpu, "large"]),
         "steps": Part(300, [*gpu, "limits", "steps", "--sizes", *sizes, "--minutes", "4"]),
-        "tests-mixed": Part(240, [*pytest, "--precision", "mixed", *(all_of_backend if options.fake else TESTS)]),
+        "tests-mixed": Part(240, [*pytest, "--precision", "mixed", *tests["mixed"]]),
     }
     for tool in ("memcheck", "racecheck"):
         checked = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1"]
@@ -95,6 +99,8 @@ def run_command(command: list[str], output: TextIO, seconds: float) -> int | str
         print(f"{command[0]} is missing", file=output)
         return "missing"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    if TOOLKIT.is_dir():
+        environment.setdefault("CUDA_HOME", str(TOOLKIT))
     process = subprocess.Popen(
         command,
         cwd=ROOT,

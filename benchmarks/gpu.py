@@ -73,6 +73,7 @@ TESTS = {
         "tests/backend/test_backend.py",
         "tests/network/test_feedforward.py",
         "tests/backend/cuda/test_cuda.py",
+        "tests/backend/cuda/test_cuda_sizes.py",
         "tests/backend/cuda/test_mixed.py",
     ),
     "mixed": ("tests/backend/test_backend.py", "tests/network/test_feedforward.py"),

@@ -4,6 +4,7 @@ import os
 import signal
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 import devices
 import numpy as np
@@ -41,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--precision mixed needs --device ptx or cuda")
     if hasattr(config, "cache"):  # it is missing with `-p no:cacheprovider`
         os.environ.setdefault("NUMBA_CACHE_DIR", str(config.cache.mkdir("numba")))
-    if devices.device != "cuda" and find_spec("numba_cuda"):
+    if devices.device != "cuda" and find_spec("numba_cuda") and which("cc"):
         load_driver()  # before numba.cuda is imported, which would load a real driver
     # Ctrl-C is ignored in background jobs of a shell, SIGHUP under `nohup`; all commands that tests start would inherit that.
     for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):

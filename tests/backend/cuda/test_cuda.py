@@ -18,7 +18,7 @@ import devices
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from devices import gpu_backend
+from devices import fake_driver, gpu_backend
 from tiny import tiny_model
 
 pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
@@ -404,15 +404,13 @@ def test_training_step_synchronizes_only_for_its_results(monkeypatch, mixed):
 @pytest.mark.parametrize("share", [0.7, 1.25])
 def test_batch_larger_than_gpu_memory_is_split(monkeypatch, share):
     """The result is the same whether memory runs out in the softmax or after it."""
-    from fake_cuda import install_fake_driver
-
     from fflm.backend.cuda import memory as cuda_memory
 
     config, rows = dataclasses.replace(NETWORK, vocabulary=1000), 100
     generator = np.random.default_rng(0)
     contexts = generator.integers(0, 1000, (rows, config.context), np.int32)
     targets = generator.integers(0, 1000, rows, np.int32)
-    gpu = install_fake_driver()
+    gpu = fake_driver()
 
     def gradients(backend, capacity):
         arrays = [Parameters.random(config, 1).mapped(backend.upload) for _ in range(2)]

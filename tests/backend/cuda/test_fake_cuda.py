@@ -13,7 +13,7 @@ if devices.device == "cuda":
 
 from cuda.core import Device, LaunchConfig, launch
 from cuda.core._utils.cuda_utils import CUDAError
-from fake_cuda import TrackedPool, install_fake_driver
+from fake_cuda import TrackedPool
 from libcuda import SHARED
 from numba import cuda, uint32
 from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
@@ -23,7 +23,7 @@ from fflm.backend.cuda import memory as cuda_memory
 from fflm.backend.cuda.launching import BLOCK, launch_kernel, signature
 from fflm.backend.cuda.memory import STREAM, DeviceArray, PinnedCopies, Pool, size_class, use_gpu
 
-GPU = install_fake_driver()
+GPU = devices.fake_driver()
 
 
 @cuda.jit
