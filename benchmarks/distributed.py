@@ -71,8 +71,8 @@ ROUNDING = 1e-4
 SIZES = (1, 1_000, 10_000, 100_000, 1_000_000, 4_000_000)
 """Numbers (float32) that are summed over two processes."""
 
-RATES = {"two hosts": None, "two hosts, 1 Gbit/s": "1gbit", "two hosts, 100 Mbit/s": "100mbit"}
-"""The links between hosts in network namespaces."""
+RATES = {"two hosts": None, "two hosts, 1 Gbit/s": 1e9, "two hosts, 100 Mbit/s": 1e8}
+"""The links between hosts in network namespaces, and their rates in bits per second."""
 
 BANDWIDTHS = {"1 Gbit/s": 1e9 / 8, "10 Gbit/s": 1e10 / 8, "100 Gbit/s": 1e11 / 8, "NVLink": 450e9}
 """Bytes per second of the links for which steps are predicted."""
@@ -284,6 +284,8 @@ def main() -> None:
         for case, (measured, modeled) in cases.items():
             print(f"  {name:22} {case:30} {measured * 1e3:9.1f} {modeled * 1e3:9.1f}")
     predicted = predict(step_costs, links)
+    limited = {name: rate for name, rate in RATES.items() if rate and name in links}
+    missed += [f"{name}: bytes took another way" for name, rate in limited.items() if links[name].byte < 7 / rate]
     small, large = (results[f"sampled loss, {size} words"][TWO]["bytes"] for size in ("10,000", "100,000"))
     if large > 2 * small:
         missed.append(f"with 100,000 words {large / small:.2f} times as much is sent as with 10,000")

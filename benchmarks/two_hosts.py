@@ -34,13 +34,13 @@ def why_no_hosts() -> str:
 
 
 @contextlib.contextmanager
-def two_hosts(rate: str | None, mpiexec: Path) -> Iterator[list[str]]:
+def two_hosts(rate: float | None, mpiexec: Path) -> Iterator[list[str]]:
     """Yield the command, to which arguments are to be added, that starts MPI processes on both hosts in turns.
 
     Parameters
     ----------
     rate
-        The rate of the link in both directions, such as ``100mbit``, as ``tc`` takes it; None for the speed of memory.
+        The rate of the link in both directions, in bits per second; None for the speed of memory.
     mpiexec
         MPICH's launcher.
     """
@@ -54,13 +54,14 @@ def two_hosts(rate: str | None, mpiexec: Path) -> Iterator[list[str]]:
             for device in ("lo", DEVICE):
                 _run("ip", "-n", name, "link", "set", device, "up")
             if rate:
-                bucket = f"tbf rate {rate} burst 64kb latency 50ms".split()  # a bucket of tokens for bytes, and a queue
+                bucket = f"tbf rate {rate:.0f}bit burst 64kb latency 50ms".split()  # a bucket of tokens for bytes, and a queue
                 _run("tc", "-n", name, "qdisc", "add", "dev", DEVICE, "root", *bucket)
         launcher = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "launcher"
         launcher.write_text(LAUNCHER % (ADDRESSES[0], *NAMES))
         launcher.chmod(launcher.stat().st_mode | stat.S_IXUSR)
         inside = ["ip", "netns", "exec", NAMES[0], str(mpiexec), "-launcher", "ssh", "-launcher-exec", str(launcher)]
-        yield [*inside, "-localhost", ADDRESSES[0], "-hosts", ",".join(ADDRESSES)]
+        # UCX, with which MPICH communicates, would find out that the hosts have one memory.
+        yield ["env", "UCX_TLS=tcp,self", *inside, "-localhost", ADDRESSES[0], "-hosts", ",".join(ADDRESSES)]
 
 
 def _run(*command: str) -> None:
