@@ -3,7 +3,18 @@
 The script trains the same networks in one process with one thread, in one process with two threads, and in two processes over
 MPI with one thread each, in turns. It measures the time of a step, what a process sends in it, and the memory of a process. It
 also measures how long the sum of an array over two processes takes by its size, from which follow the cost of a message and
-that of a byte. It needs the extra ``mpi``.
+that of a byte: between processes of this machine, and, for root on Linux, between two hosts in network namespaces with links of
+several rates (`two_hosts`). It needs the extra ``mpi``.
+
+From these, and from steps of half the rows, follows a model of the time of a step on n hosts:
+
+    rows / n + update + messages * (n - 1) * message + bytes * 2 (n - 1) / n * byte
+
+where ``rows`` is the time that grows with the rows of a batch, and ``update`` the one that does not. ``messages`` and ``bytes``
+are those of two processes. The model is compared with the steps of two processes on this machine and over the links. It then
+predicts steps of up to 1,024 processes, each on a host like this machine with one thread, over faster links: a byte takes the
+time that it takes over a link without a limit, and that of the link's rate; NVLink is taken for a link of 450 GB/s, whose other
+costs are those between processes of one machine. For an exact loss, all of this but the messages grows with the vocabulary.
 """
 
 import argparse
@@ -14,12 +25,15 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bengio import WINDOW, random_text
 from common import machine, parse, quartiles, record, resident, show_verdict
+from two_hosts import two_hosts, why_no_hosts
 
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.network.config import NetworkConfig
@@ -39,11 +53,14 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "exact loss, 10,000 words": (10_000, {"loss": "exact"}),
     "sampled loss, 10,000 words": (10_000, {"loss": "sampled"}),
     "sampled loss, 100,000 words": (100_000, {"loss": "sampled"}),
+    "sampled loss, 1,000,000 words": (1_000_000, {"loss": "sampled"}),
 }
 """The vocabulary and the settings of each network."""
 
-WAYS = {"one process, one thread": (1, 1), "one process, two threads": (1, 2), "two processes": (2, 1)}
-"""The numbers of processes, and of threads of each one."""
+ONE, HALF, TWO = "one process, one thread", "one process, one thread, half the rows", "two processes"
+
+WAYS = {ONE: (1, 1, BATCH), HALF: (1, 1, BATCH // 2), "one process, two threads": (1, 2, BATCH), TWO: (2, 1, BATCH)}
+"""The numbers of processes, of threads of each one, and of rows in a batch."""
 
 LOSSES = 100
 """Steps of which the losses are compared."""
@@ -54,29 +71,66 @@ ROUNDING = 1e-4
 SIZES = (1, 1_000, 10_000, 100_000, 1_000_000, 4_000_000)
 """Numbers (float32) that are summed over two processes."""
 
+RATES = {"two hosts": None, "two hosts, 1 Gbit/s": 1e9, "two hosts, 100 Mbit/s": 1e8}
+"""The links between hosts in network namespaces, and their rates in bits per second."""
 
-def trainer(case: str, threads: int, communicator: Communicator) -> Trainer:
+BANDWIDTHS = {"1 Gbit/s": 1e9 / 8, "10 Gbit/s": 1e10 / 8, "100 Gbit/s": 1e11 / 8, "NVLink": 450e9}
+"""Bytes per second of the links for which steps are predicted."""
+
+PROCESSES = tuple(2**power for power in range(11))
+
+
+@dataclass(frozen=True)
+class StepCosts:
+    """What a step costs: seconds for the rows and for the update, and the operations and bytes of each of two processes."""
+
+    rows: float
+    update: float
+    messages: float
+    bytes: float
+
+    def times(self, factor: float) -> "StepCosts":
+        """Return the costs for so many times the words, of an exact loss."""
+        return StepCosts(self.rows * factor, self.update * factor, self.messages, self.bytes * factor)
+
+
+@dataclass(frozen=True)
+class Link:
+    """What communication costs: seconds per operation with one other process, and per byte that a process sends."""
+
+    message: float
+    byte: float
+
+    def step(self, costs: StepCosts, n: int) -> float:
+        """Return the seconds of a step in n processes."""
+        traffic = costs.messages * (n - 1) * self.message + costs.bytes * 2 * (n - 1) / n * self.byte
+        return costs.rows / n + costs.update + traffic
+
+
+def trainer(case: str, threads: int, batch: int, communicator: Communicator) -> Trainer:
     """Return a training run on random text."""
     vocabulary, fields = CASES[case]
     config = NetworkConfig(vocabulary, WINDOW, 128, (256,), averages=(), dropout=0.2, embedding_dropout=0.1)
-    settings = TrainingSettings(epochs=1000, batch_size=BATCH, samples=512, rate=1e-3, schedule="constant", patience=0, **fields)
+    settings = TrainingSettings(epochs=1000, batch_size=batch, samples=512, rate=1e-3, schedule="constant", patience=0, **fields)
     network, text = Network(config, CpuBackend(threads)), random_text(vocabulary, 200_000, 1)
     return Trainer(network, Parameters.random(config, 1), text, None, settings, communicator)
 
 
-def time_steps(case: str, threads: int, losses: int, steps: int) -> dict[str, Any]:
-    """Train, and return the losses of the first steps, and the times, sent bytes and memory of those that follow."""
+def time_steps(case: str, threads: int, batch: int, losses: int, steps: int) -> dict[str, Any]:
+    """Train, and return the losses of the first steps, and the times, messages, sent bytes and memory of those that follow."""
     communicator, times = world(), []
-    run = trainer(case, threads, communicator)
+    run = trainer(case, threads, batch, communicator)
     events = (event for event in run.run() if isinstance(event, Step))
     found = [next(events).loss for _ in range(losses)]
-    sent = communicator.bytes_sent
+    before = np.array([communicator.messages, communicator.bytes_sent])
     for _ in range(steps):
         communicator.barrier()
         started = time.perf_counter()
         next(events)
         times.append(time.perf_counter() - started)
-    return {"losses": found, "times": times, "bytes": (communicator.bytes_sent - sent) / steps, "memory": resident()[1]}
+    messages, sent = ((communicator.messages, communicator.bytes_sent) - before) / steps
+    messages -= communicator.size > 1  # the barrier
+    return {"losses": found, "times": times, "messages": messages, "bytes": sent, "memory": resident()[1]}
 
 
 def time_messages(rounds: int) -> dict[int, float]:
@@ -93,11 +147,12 @@ def time_messages(rounds: int) -> dict[int, float]:
     return result
 
 
-def in_processes(size: int, *arguments: object) -> Any:
+def in_processes(size: int, *arguments: object, launcher: Sequence[str] = (str(MPIEXEC),)) -> Any:
     """Run a function of this script in several processes; return what the first one prints."""
-    launcher = [str(MPIEXEC), "-n", str(size)] if size > 1 else []
-    command = [*launcher, sys.executable, __file__, "--work", *map(str, arguments)]
-    process = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    prefix = [*launcher, "-n", str(size)] if size > 1 else []
+    process = subprocess.run(
+        [*prefix, sys.executable, __file__, "--work", *map(str, arguments)], stdout=subprocess.PIPE, check=True
+    )
     return json.loads(process.stdout)
 
 
@@ -118,25 +173,76 @@ def compare(case: str, rounds: int, losses: int, steps: int) -> dict[str, dict[s
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     for _ in range(rounds):
         for way in random.sample(list(WAYS), len(WAYS)):
-            size, threads = WAYS[way]
-            found[way].append(in_processes(size, "steps", case, threads, losses, steps))
+            size, threads, batch = WAYS[way]
+            found[way].append(in_processes(size, "steps", case, threads, batch, losses, steps))
     return {
         way: {
             "seconds": quartiles([each for turn in turns for each in turn["times"]]),
             "fastest": min(each for turn in turns for each in turn["times"]),
-            "bytes": turns[0]["bytes"],
+            **{name: turns[0][name] for name in ("messages", "bytes", "losses")},
             "memory": max(turn["memory"] for turn in turns),
-            "losses": turns[0]["losses"],
         }
         for way, turns in found.items()
     }
 
 
-def fit(times: dict[int, float]) -> tuple[float, float]:
-    """Return the seconds of a sum of nothing, and of a sent byte: the line through the smallest and the largest array."""
+def fit(times: dict[int, float]) -> Link:
+    """Return the cost of an operation, two of which a sum of nothing takes, and of a byte: the line to the largest array."""
     small, large = min(times), max(times)
     byte = (times[large] - times[small]) / (4 * (large - small))  # in two processes, each sends as many bytes as the array has
-    return times[small], byte
+    return Link(times[small] / 2, byte)
+
+
+def costs(ways: dict[str, dict[str, Any]]) -> StepCosts:
+    """Return the costs of a step, given the measurements of a case."""
+    whole, half = (ways[way]["seconds"]["median"] for way in (ONE, HALF))
+    rows = min(whole, 2 * (whole - half))
+    return StepCosts(rows, whole - rows, ways[TWO]["messages"], ways[TWO]["bytes"])
+
+
+def measure_links(quick: bool, steps: int) -> tuple[dict[str, Link], dict[str, dict[str, float]]]:
+    """Return the costs of this machine's links, and by link and case the median seconds of a step of two processes."""
+    found = {"this machine": fit(_times(quick, (str(MPIEXEC),)))}
+    seconds: dict[str, dict[str, float]] = {}
+    if reason := why_no_hosts() or ("--quick" if quick else ""):
+        print(f"links between hosts are skipped: {reason}")
+        return found, seconds
+    for name, rate in RATES.items():
+        with two_hosts(rate, MPIEXEC) as launcher:
+            found[name] = fit(_times(True, launcher))
+            seconds[name] = {
+                case: statistics.median(in_processes(2, "steps", case, 1, BATCH, 5, steps, launcher=launcher)["times"])
+                for case in CASES
+            }
+    return found, seconds
+
+
+def _times(few: bool, launcher: Sequence[str]) -> dict[int, float]:
+    """Return the times of sums over two processes, by size."""
+    found = in_processes(2, "messages", 20 if few else 200, launcher=launcher)
+    return {int(size): seconds for size, seconds in found.items()}
+
+
+def predict(steps: dict[str, StepCosts], links: dict[str, Link]) -> dict[str, dict[str, list[float]]]:
+    """Print and return the predicted seconds of a step, by network and link, for each number of `PROCESSES`."""
+    exact, own = steps["exact loss, 10,000 words"], links["this machine"]
+    networks = steps | {f"exact loss, {words:,} words": exact.times(words / 10_000) for words in (100_000, 1_000_000)}
+    hosts = links.get("two hosts", own)
+    result: dict[str, dict[str, list[float]]] = {}
+    for network, step in networks.items():
+        print(f"\n{network}: predicted ms per step in {', '.join(map(str, PROCESSES))} processes")
+        result[network] = {}
+        for name, bandwidth in BANDWIDTHS.items():
+            base = own if name == "NVLink" else hosts
+            link = Link(base.message, 1 / bandwidth + (0 if name == "NVLink" else base.byte))
+            times = [link.step(step, n) for n in PROCESSES]
+            best = int(np.argmin(times))
+            result[network][name] = times
+            print(
+                f"  {name:10} {' '.join(f'{each * 1e3:9,.1f}' for each in times)}   "
+                f"fastest in {PROCESSES[best]:,} processes, {times[0] / times[best]:.1f} times as fast as in one"
+            )
+    return result
 
 
 def main() -> None:
@@ -147,27 +253,45 @@ def main() -> None:
         return work(*options.work)
     about = machine()
     rounds, losses, steps = (1, 5, 3) if options.quick else (3, LOSSES, 50)
+    if options.quick:
+        del CASES["sampled loss, 1,000,000 words"]
     results, missed = {}, []
     for case in CASES:
         results[case] = ways = compare(case, rounds, losses, steps)
-        expected = ways["one process, one thread"]["losses"]
+        expected = ways[ONE]["losses"]
         print(f"\n{case}, {BATCH} rows per batch")
         for way, result in ways.items():
             seconds = result["seconds"]
             print(
-                f"  {way:24} {seconds['median'] * 1e3:7.1f} ms per step (fastest {result['fastest'] * 1e3:.1f}), "
+                f"  {way:38} {seconds['median'] * 1e3:7.1f} ms per step (fastest {result['fastest'] * 1e3:.1f}), "
                 f"{result['bytes'] / 1e6:6.2f} MB sent, {result['memory'] / 1e6:5.0f} MB of memory"
             )
-            if not np.allclose(result.pop("losses"), expected, rtol=ROUNDING, atol=0):
+            if not np.allclose(result.pop("losses"), expected, rtol=ROUNDING, atol=0) and way != HALF:
                 missed.append(f"{case}, {way}: other losses")
-    times = {int(size): seconds for size, seconds in in_processes(2, "messages", 20 if options.quick else 200).items()}
-    message, byte = fit(times)
-    print(f"\na sum over two processes takes {message * 1e6:.0f} microseconds, and a second per {1 / byte / 1e9:.2f} GB sent")
-    small, large = (results[f"sampled loss, {size} words"]["two processes"]["bytes"] for size in ("10,000", "100,000"))
+    links, over_links = measure_links(options.quick, steps)
+    print()
+    for name, link in links.items():
+        rate = f"a second per {1 / link.byte / 1e9:.3f} GB sent"
+        print(f"{name}: an operation takes {link.message * 1e6:.0f} microseconds, and {rate}")
+    step_costs = {case: costs(ways) for case, ways in results.items()}
+    over_links["this machine"] = {case: ways[TWO]["seconds"]["median"] for case, ways in results.items()}
+    print("\nms per step of two processes: measured, and by the model")
+    checks = {
+        name: {case: (seconds, links[name].step(step_costs[case], 2)) for case, seconds in cases.items()}
+        for name, cases in over_links.items()
+    }
+    for name, cases in checks.items():
+        for case, (measured, modeled) in cases.items():
+            print(f"  {name:22} {case:30} {measured * 1e3:9.1f} {modeled * 1e3:9.1f}")
+    predicted = predict(step_costs, links)
+    limited = {name: rate for name, rate in RATES.items() if rate and name in links}
+    missed += [f"{name}: bytes took another way" for name, rate in limited.items() if links[name].byte < 7 / rate]
+    small, large = (results[f"sampled loss, {size} words"][TWO]["bytes"] for size in ("10,000", "100,000"))
     if large > 2 * small:
         missed.append(f"with 100,000 words {large / small:.2f} times as much is sent as with 10,000")
     show_verdict(missed)
-    record("distributed", options.quick, about, cases=results, sums=times, message_seconds=message, byte_seconds=byte)
+    about_links = {name: {"message_seconds": link.message, "byte_seconds": link.byte} for name, link in links.items()}
+    record("distributed", options.quick, about, cases=results, links=about_links, checks=checks, predicted=predicted)
     return None
 
 

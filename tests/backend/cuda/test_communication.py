@@ -8,5 +8,5 @@ pytestmark = needs_mpi
 
 def test_training_on_several_gpus_equals_training_on_one(tmp_path):
     """Copies through the hosts and the calls of NCCL have the same result; NCCL itself has not run."""
-    result = mpiexec(2, mpi_checks.__file__, "gpus", folder=tmp_path)
+    result = mpiexec(3, mpi_checks.__file__, "gpus", folder=tmp_path)
     assert result.returncode == 0, result.stderr
