@@ -26,6 +26,7 @@ from fflm.models.language_model import LanguageModel
 from fflm.models.load import load_language_model
 from fflm.models.mixture.cache import Cache, NeuralCache, UnigramCache, network_of
 from fflm.models.scoring import Score
+from fflm.parallel.communicator import Communicator
 
 REMEDY = "restore it from a copy, or tune again with `fflm.mix`"
 
@@ -243,6 +244,10 @@ class ComponentScorer(LineScorer):
         if self._keep:
             self.kept.append((losses, unknown))
         return interpolate_losses(losses, self.mixture.weights)
+
+    def sum_over(self, communicator: Communicator) -> None:
+        """Add up what several processes have recorded, each for a part of the text."""
+        communicator.sum_arrays([self._sums])
 
     def component_scores(self, score: Score) -> list[Score]:
         """Return the score (K,) of each component alone, given the mixture's score of the same text."""
