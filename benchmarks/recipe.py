@@ -2,9 +2,9 @@
 
 The script trains the default network and the preset "quick" on Brown, split as in Bengio et al. (2003), and on WikiText-2 as
 published (a stream whose line ends are counted). It compares them with Kneser-Ney of order 5, and measures their mixtures
-with it and with a cache of the last words. All choices are made on the validation text: the best epoch and the weights of
-mixtures. A cache learns from the text that is scored, up to the previous word. The script verifies that the parts have as
-many tokens as published.
+with it and with caches of the last words. All choices are made on the validation text: the best epoch, the weights of
+mixtures, and theta of neural caches. A cache learns from the text that is scored, up to the previous word. The script verifies
+that the parts have as many tokens as published.
 
 It also draws the validation perplexity over the minutes of training. The folder WORK keeps all results that take time. An
 interrupted run continues when the same command is run again.
@@ -62,12 +62,14 @@ def measure(name: str, corpus: Corpus, folder: Path, *, quick: bool) -> dict[str
         run_json("ngram", "train", corpus.path, "-o", ngram)
     rows: dict[str, dict[str, Any]] = {}
 
-    def add(row: str, paths: list[Path], cache: int | None = None) -> None:
-        mixture = mix(paths, cache=cache) if len(paths) > 1 or cache else None
+    def add(row: str, paths: list[Path], cache: int | None = None, neural_cache: int | None = None) -> None:
+        several = len(paths) > 1 or cache or neural_cache
+        mixture = mix(paths, cache=cache, neural_cache=neural_cache) if several else None
         model = mixture or load(paths[0])
         rows[row] = {part: score_part(model, corpus.parts[part]).to_dict() for part in ("valid", "test")}
         if mixture:
-            rows[row]["weights"] = dict(zip((*(path.stem for path in paths), "cache"), mixture.weights.tolist(), strict=False))
+            names = [Path(each).stem for each in mixture.components]
+            rows[row]["weights"] = dict(zip(names, mixture.weights.tolist(), strict=True))
         print(f"{name}, {row}")
         for part in ("valid", "test"):
             print(f"  {part:5} {describe_perplexity(rows[row][part])}")
@@ -78,7 +80,10 @@ def measure(name: str, corpus: Corpus, folder: Path, *, quick: bool) -> dict[str
         add(preset, [path])
         add(f"{preset} + Kneser-Ney", [path, ngram])
     add("default + cache", [networks["default"]], CACHE)
+    add("default + neural cache", [networks["default"]], neural_cache=CACHE)
     add("default + Kneser-Ney + cache", [networks["default"], ngram], CACHE)
+    add("default + Kneser-Ney + neural cache", [networks["default"], ngram], neural_cache=CACHE)
+    add("default + Kneser-Ney + both caches", [networks["default"], ngram], CACHE, CACHE)
     return {"rows": rows, "courses": {preset: course(path) for preset, path in networks.items()}}
 
 

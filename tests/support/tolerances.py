@@ -36,6 +36,7 @@ UPDATE = {                 # float32: 1 - 0.999 with a rounded 0.999 is off by 1
 }
 # fmt: on
 
+NEURAL_CACHE = 1e-6  # relative error of a weight for each unit of theta, because a cosine in float32 is off by some 3e-7
 SINGLE_SOFTMAX = SOFTMAX[FLOAT32]  # also of mixed precision if the operands are float16 values
 HALF_SLOPES = 1e-3  # exponentials and the gradients of logits are each rounded to float16, a relative error of 2.4e-4
 SAME_ROUNDING = (

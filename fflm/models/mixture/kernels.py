@@ -15,10 +15,11 @@ KEYS = 256
 
 
 @njit
-def maximum(row):
-    """Return the maximum of a row (N,)."""
-    highest = row[0]
+def subtract_ages_and_max(row, places, place, decay):
+    """Subtract decay * age from each product of a row (N,), whose words have places (N,) before ``place``; return the maximum."""
+    highest = row[0] - decay * np.float32(place - places[0])
     for j in range(len(row)):
+        row[j] -= decay * np.float32(place - places[j])
         highest = larger(highest, row[j])
     return highest
 
@@ -33,13 +34,14 @@ def sum_of_word(row, words, word):
 
 
 @kernel(blas=True)
-def sum_weights(queries, keys, words, first, last, targets, theta, tiles, found, totals, threads):
-    """Sum the weights exp(query . key - theta) of the keys that each query sees, and those of the keys of its target.
+def sum_weights(queries, keys, words, places, first, last, targets, theta, decay, tiles, found, totals, threads):
+    """Sum the weights exp(query . key - decay age - theta) of the keys that each query sees, and those of its target's keys.
 
-    queries (B, H), keys (M, H), their words (M,) int32, and targets (B,) int32. Query i sees the keys first[i] ... last[i] - 1,
-    (B,) int64 both, which must not descend -> found and totals (B,) float64, the sums over the keys of the target and over all
-    keys. tiles (threads, QUERIES, KEYS) is scratch memory. Products are computed in blocks of queries and keys; in each row of a
-    block, the largest product is subtracted before the exponential, so that nothing overflows or vanishes.
+    queries (B, H), keys (M, H), their words (M,) int32 and places (M,) int32, targets (B,) int32, theta float64, decay float32.
+    Query i has the place i, and sees the keys first[i] ... last[i] - 1, (B,) int64 both, which must not descend -> found and
+    totals (B,) float64, the sums over the keys of the target and over all keys. tiles (threads, QUERIES, KEYS) is scratch memory.
+    Products are computed in blocks of queries and keys; in each row of a block, the largest number is subtracted before the
+    exponential, so that nothing overflows. Weights below 1e-38 of the largest in such a row count as 1e-38 of it.
     """
     for t in prange(threads):
         low_block, high_block = share((len(queries) + QUERIES - 1) // QUERIES, threads, t)
@@ -55,8 +57,8 @@ def sum_weights(queries, keys, words, first, last, targets, theta, tiles, found,
                     left, right = max(first[i], low), min(last[i], high)
                     if left < right:
                         row = tile[i - top, left - low : right - low]
-                        highest = maximum(row)
+                        highest = subtract_ages_and_max(row, places[left:right], i, decay)
                         subtract_and_exp(row, highest, len(row))
-                        scale = np.exp(np.float64(highest) - theta)
+                        scale = np.exp(highest - theta)
                         found[i] += scale * sum_of_word(row, words[left:right], targets[i])
                         totals[i] += scale * sum_row(row, len(row))

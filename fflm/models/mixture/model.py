@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -17,14 +17,14 @@ from fflm.arguments import Device, Overwrite, PathLike, checked, to_path
 from fflm.arrays import CONFIG, WEIGHTS, load_arrays, meaning, save_arrays
 from fflm.errors import FflmError
 from fflm.files import open_regular, os_errors_as_fflm_error, replacing_folder
-from fflm.models.base import LineScorer, Predictor, TrainedNetwork
+from fflm.models.base import LineScorer, Predictor
 from fflm.models.corpora import corpus_path, corpus_paths, relative_path, resolve_relative
 from fflm.models.creation import check_free
 from fflm.models.description import COMPONENTS, MixtureFigures
 from fflm.models.folder import VOCABULARY, read_config, read_text, save_description
 from fflm.models.language_model import LanguageModel
 from fflm.models.load import load_language_model
-from fflm.models.mixture.cache import Cache, NeuralCache, UnigramCache
+from fflm.models.mixture.cache import Cache, NeuralCache, UnigramCache, network_of
 from fflm.models.scoring import Score
 from fflm.parallel.communicator import Communicator
 
@@ -190,7 +190,7 @@ class Mixture(LanguageModel):
             if "cache" in each:
                 cache: Cache = UnigramCache(each["cache"], vocabulary, text)
             else:
-                cache = network_cache(each["neural_cache"], each["theta"], components.values())
+                cache = NeuralCache(each["neural_cache"], each["theta"], network_of(components.values()))
             components[cache.name] = cache
         weights = arrays.get("weights", np.empty(0))
         if weights.shape != (len(components),) or len(figures["tuning"]["components"]) != len(components):
@@ -252,20 +252,6 @@ class ComponentScorer(LineScorer):
     def component_scores(self, score: Score) -> list[Score]:
         """Return the score (K,) of each component alone, given the mixture's score of the same text."""
         return [replace(score, loss_sum=all_, unknown_loss_sum=unknown) for all_, unknown in self._sums.T.tolist()]
-
-
-def network_cache(size: int, theta: float, components: Iterable[Predictor]) -> NeuralCache:
-    """Return a neural cache with the keys of the first network among the components of a mixture.
-
-    Raises
-    ------
-    FflmError
-        If no component is a network.
-    """
-    for component in components:
-        if isinstance(component, TrainedNetwork):
-            return NeuralCache(size, theta, component)
-    raise FflmError("a neural cache needs the activations of a network: mix in a network that `fflm.train` has trained")
 
 
 def interpolate_losses(losses: Floats, weights: Floats) -> Floats:

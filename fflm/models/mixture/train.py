@@ -12,8 +12,8 @@ from fflm.errors import FflmError
 from fflm.models.base import Predictor
 from fflm.models.corpora import trained_part
 from fflm.models.load import load_language_model
-from fflm.models.mixture.cache import THETAS, Cache, UnigramCache
-from fflm.models.mixture.model import ComponentScorer, Mixture, interpolate_losses, network_cache
+from fflm.models.mixture.cache import THETAS, Cache, NeuralCache, UnigramCache, network_of
+from fflm.models.mixture.model import ComponentScorer, Mixture, interpolate_losses
 from fflm.models.scoring import score_files, score_part
 
 Floats = npt.NDArray[np.float64]
@@ -92,7 +92,7 @@ def combine(paths: Paths, cache: int | None = None, neural_cache: int | None = N
     if cache is not None:
         caches.append(UnigramCache(cache, models[0].vocabulary, models[0].text))
     if neural_cache is not None:
-        caches.append(network_cache(neural_cache, THETAS[0], models))
+        caches.append(NeuralCache(neural_cache, THETAS[0], network_of(models)))
     components |= {each.name: each for each in caches}
     return Mixture(components, np.full(len(components), 1 / len(components)))
 
