@@ -26,6 +26,7 @@ from fflm.cli.options import (
     json_option,
     model_option,
     overwrite_option,
+    precision_option,
     quiet_option,
     save_every_option,
     threads_option,
@@ -169,6 +170,7 @@ def _network_options(command: Command) -> Command:
         *own(TrainingSettings, "seed"),
         threads_option,
         device_option,
+        precision_option,
     ]
     return add_options(options, command)
 

@@ -135,6 +135,7 @@ def device_option_with(default: str) -> Callable[[Any], Any]:
 
 
 device_option = device_option_with("cpu")
+precision_option = annotated_option("precision", Precision, "fp32")
 encoding_option = annotated_option("encoding", Encoding, "utf-8")
 errors_option = annotated_option("errors", Errors, "strict")
 threads_option = annotated_option("threads", Threads)
@@ -237,7 +238,7 @@ def training_options(command: Command) -> Command:
         field_option(TrainingSettings, "seed"),
         threads_option,
         device_option,
-        annotated_option("precision", Precision, "fp32"),
+        precision_option,
     ]
     return add_options(options, command)
 

@@ -65,6 +65,7 @@ class TrainedFile(Common, total=False):
     processes: Workers
     threads: Workers
     device: Literal["cpu", "cuda"]
+    precision: Literal["fp32", "mixed"]
 
 
 class NetworkFile(TrainedFile, total=False):
@@ -72,7 +73,6 @@ class NetworkFile(TrainedFile, total=False):
 
     text: Required[TextSettings]
     corpus: CorpusReference
-    precision: Literal["fp32", "mixed"]
     vectors: Count
 
 

@@ -162,6 +162,7 @@ class Session(ABC):
             "processes": session.communicator.size,
             "threads": session.compute.threads,
             "device": session.compute.device,
+            "precision": session.compute.precision,
             **session.description(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }

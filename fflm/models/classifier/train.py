@@ -99,7 +99,7 @@ class ClassifierRequest:
     config, settings, automatic
         As `network_settings` returns them.
     compute
-        The device.
+        The device, the number of threads, and the precision of training.
     """
 
     source: LabeledSource
@@ -122,7 +122,7 @@ class ClassifierRequest:
         """
         fields = DEFAULTS | (TAGGING if given.get("input") == "tagging" else {}) | dict(given)
         source = LabeledSource(inputs, **pop_fields(fields, LabeledSource, "inputs"))  # type: ignore[arg-type]  # makes paths
-        compute = Compute.choose(**pop_fields(fields, Compute, "precision"))
+        compute = Compute.choose(**pop_fields(fields, Compute))
         input = text_input(fields.pop("lexicons", ()), fields)
         rule = VocabularyRule(**pop_fields(fields, VocabularyRule, "words", "source"))
         balanced = check("balanced", Balanced, fields.pop("balanced", False))
@@ -151,7 +151,7 @@ OPTIONS = {
     **parameters(VocabularyRule, "words", "source"),
     **parameters(NetworkConfig, *NO_NETWORK),
     **parameters(TrainingSettings, *NO_TRAINING),
-    **parameters(Compute.choose, "precision"),
+    **parameters(Compute.choose),
     **parameters(start_session, "path"),
 }
 """What `start_session` takes."""

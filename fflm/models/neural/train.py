@@ -249,9 +249,8 @@ class TrainingSession(Session):
         return self.corpus.fingerprint
 
     def description(self) -> dict[str, Any]:
-        """Return what config.json says of precision, given embeddings and corpus."""
+        """Return what config.json says of given embeddings and of the corpus."""
         return {
-            "precision": self.compute.precision,
             "vectors": self.vectors,
             "corpus": describe_corpus(self.corpus, self.path),
         }

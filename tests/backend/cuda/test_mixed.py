@@ -28,9 +28,11 @@ from fflm.backend.cuda import mixed as cuda_mixed
 from fflm.backend.cuda import products
 from fflm.backend.cuda.launching import BLOCK
 from fflm.errors import FflmError
+from fflm.models.classifier import train as classifier
 from fflm.models.neural import train
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
+from fflm.training.events import Evaluation
 
 MIXED = gpu_backend(mixed=True)
 
@@ -194,6 +196,23 @@ def test_mixed_precision_training_session(text, monkeypatch):
     assert 0 < abs(perplexities["mixed"] / perplexities["fp32"] - 1) < MIXED_STEPS
     assert train.TrainingSession.resume(Path("mixed.model")).trainer.network.backend is backends["mixed"]
     assert train.TrainingSession.resume(Path("mixed.model"), device="cpu").trainer.network.backend is backends["fp32"]
+
+
+def test_mixed_precision_training_session_of_a_classifier(tmp_path, monkeypatch):
+    backends = {"fp32": MIXED.full_precision, "mixed": MIXED}
+    monkeypatch.setattr(backend_devices, "choose_device", lambda device: device)
+    monkeypatch.setattr(backend_devices, "device_backend", lambda device, precision, threads: backends[precision])
+    (tmp_path / "lines.tsv").write_text("".join(f"{'ab'[row % 2]}\tthe cat {row % 7}\n" for row in range(40)))
+    fields = {"embedding": 6, "hidden": (8,), "input": "mean", "epochs": 1, "seed": 1, "device": "cuda"}
+    losses = {}
+    for precision in backends:
+        path = tmp_path / precision
+        run = classifier.start_session([tmp_path / "lines.tsv"], path, precision=precision, **fields)
+        losses[precision] = [event.train_loss for event in run.events() if isinstance(event, Evaluation)]
+        assert json.loads((path / "config.json").read_text())["precision"] == precision
+    assert losses["mixed"] != losses["fp32"]
+    np.testing.assert_allclose(losses["mixed"], losses["fp32"], rtol=MIXED_STEPS)
+    assert classifier.ClassifierSession.resume(tmp_path / "mixed").trainer.network.backend is backends["mixed"]
 
 
 def test_prediction_uses_single_precision():
