@@ -74,7 +74,7 @@ def fit_line(points: list[tuple[int, int]], rate: float, steps: int) -> tuple[fl
     """Return a and b of the line that a linear unit learns, starting from a = b = 0."""
     config = NetworkConfig.feedforward(1, (), 1, output="squared")
     parameters = Parameters.zeros(config, np.float64)
-    x, y = np.array(points, float).T.reshape(2, -1, 1)
+    x, y = np.array(points, float).T.copy().reshape(2, -1, 1)
     descend(Network(config, CpuBackend()), parameters, x, y, rate, steps)
     return float(parameters.output_weight[0, 0]), float(parameters.output_bias[0])
 

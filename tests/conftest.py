@@ -55,6 +55,15 @@ def pytest_configure(config: pytest.Config) -> None:
         launching._threads_unusable = True
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests of the parallel forms of kernels as slow, because it takes nearly a minute to compile all of them."""
+    for item in items:
+        values = item.callspec.params if hasattr(item, "callspec") else {}
+        if (values.get("dtype"), values.get("threads")) == ("float32", 2):
+            item.add_marker("slow")
+
+
 @pytest.fixture
 def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Change to an empty folder with a text to train on, and return the path of the text."""

@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from fflm.compiling import compiled
+from fflm.compiling import compiled, inner
 from fflm.instructions import BYTES, blanks_at, prefetch, trailing_zeros, word_at
 
 SPACE, TAB, NEWLINE = 32, 9, 10
@@ -86,7 +85,7 @@ def grow_table(slots):
     return larger
 
 
-@njit
+@inner()
 def _key(text, start, length):
     """Return the key of text[start : start + length], uint64: unique if it has fewer than 8 bytes, otherwise a hash."""
     place = np.uint64(start)
@@ -101,21 +100,21 @@ def _key(text, start, length):
     return (_mixed(key, word_at(text, last)) ^ np.uint64(length)) | _LONG
 
 
-@njit
+@inner()
 def _mixed(key, word):
     """Return a hash of a hash and 8 more bytes."""
     key = (key ^ word) * _FACTOR
     return key ^ (key >> np.uint64(32))
 
 
-@njit
+@inner()
 def _slot(key, last):
     """Return the first of the slots 0 to ``last`` in which to look for a key."""
     key *= _FACTOR
     return (key ^ (key >> np.uint64(32))) & last
 
 
-@njit
+@inner()
 def _find_slot(text, start, length, key, distinct, starts, slots, last):
     """Return the slot of the piece text[start : start + length], or the free slot in which the search for it ends."""
     slot = _slot(key, last)
@@ -126,7 +125,7 @@ def _find_slot(text, start, length, key, distinct, starts, slots, last):
     return slot
 
 
-@njit
+@inner()
 def _is_piece(text, start, length, distinct, starts, piece):
     """Return whether text[start : start + length], 8 bytes or more, is a piece: the bytes in ``distinct`` from its start on."""
     begin = np.uint64(starts[piece])
@@ -252,7 +251,7 @@ def encode_lines(text, pieces):
     return ids[:count], borders, True
 
 
-@njit
+@inner()
 def _find_blanks(text, low, high, separator, places):
     """Fill ``places`` with the places of the blanks in text[low:high], and return their number."""
     found = np.uint64(0)
@@ -267,7 +266,7 @@ def _find_blanks(text, low, high, separator, places):
     return found
 
 
-@njit
+@inner()
 def _find_keys(text, start, places, slots, keys):
     """Set the keys of the pieces that end at places (P,), the first of which begins at ``start``, and prefetch their slots."""
     last = np.uint64(len(slots) - 1)
@@ -279,7 +278,7 @@ def _find_keys(text, start, places, slots, keys):
         start = places[i] + 1
 
 
-@njit
+@inner()
 def _with_room(ids, count, size):
     """Return an array of ids (size,) that begins with the first ``count`` of ids (N,)."""
     result = np.empty(size, ids.dtype)

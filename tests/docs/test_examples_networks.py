@@ -195,6 +195,7 @@ def test_example_sentence_is_held_out():
     assert stories.index(sliding_window.SENTENCE) > 0.96 * len(stories)
 
 
+@pytest.mark.slow
 def test_sliding_window_output(model, capsys, monkeypatch):
     monkeypatch.setattr(sliding_window, "train", lambda: model)
     sliding_window.main()

@@ -24,6 +24,7 @@ def test_reviews_have_opinion_of_their_label(language):
         assert not turned or language.no in words
 
 
+@pytest.mark.slow
 def test_hidden_layer_uses_interaction_of_features(capsys):
     sentiment.main([])
     figures = dict(line.rsplit(None, 2)[:2] for line in capsys.readouterr().out.split("0-1 loss\n")[1].splitlines())
@@ -60,6 +61,7 @@ def test_tagging_baseline_takes_most_frequent_tag():
     assert tagging.most_frequent(train, [(["a", "b", "c", "a"], ["X", "Y", "X", "Y"])]) == 0.5
 
 
+@pytest.mark.slow
 def test_window_tells_classes_of_ambiguous_words(tmp_path, capsys):
     sentences = tagging.write_sentences(800)
     tagging.save(sentences, tmp_path / "tags.tsv")

@@ -79,8 +79,9 @@ def test_tokenizing_and_scoring_in_several_processes_equal_one(text):
     assert "--fast, --follow, --nbest or --by uses one process, but 2 were started" in result.stderr
 
 
+@pytest.mark.slow
 def test_command_prints_once(text):
-    result = mpiexec(3, "-m", "fflm", "train", text, *SMALL, "--epochs", 1, "--threads", 1, folder=Path())
+    result = mpiexec(2, "-m", "fflm", "train", text, *SMALL, "--epochs", 1, "--threads", 1, folder=Path())
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[0] == "model text.model, from epoch 1"
     assert len(result.stdout.splitlines()) == 2

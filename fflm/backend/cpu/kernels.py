@@ -31,7 +31,7 @@ from fflm.backend.formulas import (
     unit_loss_slope,
 )
 from fflm.backend.protocol import NORMALIZE_EPSILON
-from fflm.compiling import compiled
+from fflm.compiling import compiled, inner
 
 TILE = 512
 """Number of words in a tile of the output layer. A tile of logits of a usual batch stays in the cache of a core."""
@@ -46,7 +46,7 @@ MASK = 2048
 philox_words = njit(inline="always")(philox)
 
 
-@njit
+@inner()
 def portion(array, parts, part):
     """Return share number ``part`` of an array (N,) that is divided into ``parts`` contiguous shares.
 
@@ -57,7 +57,7 @@ def portion(array, parts, part):
     return array[low:high]
 
 
-@njit
+@inner()
 def multiply(inputs, weight, outputs):
     """Compute outputs = inputs weight^T: inputs (B, I), weight (O, I) -> outputs (B, O)."""
     if inputs.shape[0] > FEW_ROWS:
@@ -66,7 +66,7 @@ def multiply(inputs, weight, outputs):
         multiply_few(inputs, weight, outputs)
 
 
-@njit(fastmath=REORDER)
+@inner(fastmath=REORDER)
 def multiply_few(inputs, weight, outputs):
     """Compute as `multiply` does, without BLAS: four rows of weights at a time, which are read once, by two rows of inputs."""
     zero, fours, pairs = inputs.dtype.type(0), weight.shape[0] // 4 * 4, inputs.shape[0] // 2 * 2
@@ -137,7 +137,7 @@ def scatter_add(contexts, borders, d_inputs, d_embeddings, threads):
                             d_embeddings[word, j] += factor * d_inputs[i, k * size + j]
 
 
-@njit
+@inner()
 def text_length(words):
     """Return the number of words in a row (L,): those before the first -1."""
     length = 0
@@ -247,7 +247,7 @@ def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, see
                     dropped_part[i] = part[i] * factor if chances[i] >= threshold else values.dtype.type(0)
 
 
-@njit
+@inner()
 def slope_row(code, gamma, outputs, d_row):
     """Multiply a row of gradients d_row (O,) by the derivatives of ``ACTIVATIONS[code]`` where its outputs are outputs (O,).
 
@@ -272,7 +272,7 @@ def affine(inputs, weight, bias, code, gamma, outputs, threads):
     """
     for t in prange(threads):
         low, high = share(outputs.shape[0], threads, t)
-        multiply(inputs[low:high], weight, outputs[low:high])
+        multiply(inputs[low:high], weight, outputs[low:high, :])  # a type of array that other kernels also pass to `multiply`
         for i in range(low, high):
             for j in range(outputs.shape[1]):
                 outputs[i, j] += bias[j]
@@ -313,7 +313,7 @@ def add(values, total, threads):
                 total[i, j] += values[i, j]
 
 
-@njit(fastmath=REORDER)
+@inner(fastmath=REORDER)
 def mean_and_scale(row):
     """Return the mean of a row (I,), and the reciprocal of its standard deviation as `Backend.normalize` defines it."""
     number = row.dtype.type
@@ -338,7 +338,7 @@ def normalize(values, normalized, threads):
                 normalized[i, j] = (values[i, j] - mean) * scale
 
 
-@njit(fastmath=REORDER)
+@inner(fastmath=REORDER)
 def normalize_row_backward(row, d_normalized, d_row):
     """Add to d_row (I,) the gradient of a row (I,), given the gradient d_normalized (I,) of its normalized numbers."""
     # The forward pass has computed y = (x - mean) s. Therefore dx = s (dy - mean(dy) - y mean(dy y)).
@@ -363,7 +363,7 @@ def normalize_backward(values, d_normalized, d_values, threads):
             normalize_row_backward(values[i], d_normalized[i], d_values[i])
 
 
-@njit
+@inner()
 def add_bias_and_max(row, bias, width):
     """Add bias (V,) to the first ``width`` logits of a row (V,), and return their maximum.
 
@@ -376,14 +376,14 @@ def add_bias_and_max(row, bias, width):
     return highest
 
 
-@njit(fastmath={"contract"})
+@inner(fastmath={"contract"})
 def subtract_and_exp(row, highest, width):
     """Replace the first ``width`` logits of a row (V,) by exp(logit - highest)."""
     for j in range(width):
         row[j] = exp(row[j] - highest)
 
 
-@njit(fastmath=REORDER)
+@inner(fastmath=REORDER)
 def sum_row(row, width):
     """Return the sum of the first ``width`` numbers of a row (V,)."""
     total = row.dtype.type(0)
@@ -414,7 +414,7 @@ def softmax_tiles(hidden, weight, bias, tiles, highest, totals, threads):
                 totals[k, i] = sum_row(tile[i], width)
 
 
-@njit
+@inner()
 def combine_tiles(highest, totals, row):
     """Return the log-sum-exp of the logits of a row, as float64, from highest and totals (tiles, B) of `softmax_tiles`."""
     top = highest[0, row]
@@ -440,7 +440,7 @@ def combine_losses(hidden, weight, bias, rows, targets, highest, totals, normali
         losses[i] = normalizers[row] - bias[word] - inner_product(hidden[row], weight[word])
 
 
-@njit
+@inner()
 def tile_gradients(
     hidden,
     weight,
@@ -502,7 +502,7 @@ def tile_gradients(
                 d_weight[word, j] -= hidden_sum[j]
 
 
-@njit
+@inner()
 def finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scale, losses):
     """Fill losses (B,), and replace totals (tiles, B) by the ``factors`` of `tile_gradients`.
 
@@ -516,7 +516,7 @@ def finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scal
             totals[k, i] = slope * np.exp(highest[k, i] - normalizer)
 
 
-@njit
+@inner()
 def sum_of_shares(partial, i, j):
     """Return the sum of partial[:, i, j] of partial (threads, B, H), always added in the same order."""
     total = partial[0, i, j]
@@ -589,7 +589,7 @@ def output_gradients(
                 d_hidden[i, j] = sum_of_shares(partial, i, j) - hit * weight[targets[i], j] - spread * weight_sum[j]
 
 
-@njit(fastmath={"contract"})
+@inner(fastmath={"contract"})
 def noise_row(row, bias, noise, losses, width):
     """Replace the products hidden weight^T of a row by noise sigmoid(s), and fill ``losses`` with noise log(1 + e^s).
 
@@ -603,7 +603,7 @@ def noise_row(row, bias, noise, losses, width):
         losses[j] = noise[j] * ((s if s > 0 else row.dtype.type(0)) + log1p(e))
 
 
-@njit
+@inner()
 def noise_tile(tile, bias, targets, noise, low, scale, losses, d_bias):
     """Replace the products hidden weight^T of a tile (B, TILE) by the gradients of the scores in noise-contrastive estimation.
 
@@ -695,7 +695,7 @@ def unit_losses(code, scores, targets, scale, losses, d_scores, threads):
             losses[i] = total
 
 
-@njit
+@inner()
 def normalize_logits(row, bias, piece):
     """Replace the products hidden weight^T of a row (V,) by log-probabilities: bias (V,); piece (TILE,) is scratch memory."""
     words = len(row)

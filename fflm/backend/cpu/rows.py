@@ -1,11 +1,11 @@
 """Functions on one row of numbers, which are compiled into the kernels of this backend and of models that call them."""
 
 from llvmlite import ir
-from numba import njit
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fflm.backend.formulas import RELU, TANH, activate
+from fflm.compiling import inner
 
 REORDER = {"reassoc", "contract", "nsz"}
 """Options of `numba.njit` that let LLVM reorder the terms of a sum, because it could not vectorize the sum otherwise.
@@ -31,14 +31,14 @@ def larger(context, a, b):  # type: ignore[no-untyped-def]
     return a(a, a), call
 
 
-@njit
+@inner()
 def clear(row):
     """Set a row (N,) to 0. Every ``row[:] = 0`` would take Numba nearly a second to compile."""
     for j in range(len(row)):
         row[j] = 0
 
 
-@njit(fastmath=REORDER)
+@inner(fastmath=REORDER)
 def inner_product(values, row):
     """Return the inner product of values (H,) and a row (H,) in the dtype of the values. The row may contain integers."""
     total = values.dtype.type(0)
@@ -47,7 +47,7 @@ def inner_product(values, row):
     return total
 
 
-@njit
+@inner()
 def activate_row(code, gamma, row):
     """Apply the activation function ``ACTIVATIONS[code]`` to a row of pre-activations (O,) in place.
 

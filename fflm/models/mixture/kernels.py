@@ -1,11 +1,12 @@
 """Kernels of the neural cache."""
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from fflm.backend.cpu.kernels import multiply, subtract_and_exp, sum_row
 from fflm.backend.cpu.launching import kernel, share
 from fflm.backend.cpu.rows import REORDER, larger
+from fflm.compiling import inner
 
 QUERIES = 64
 """Number of queries whose products with keys are computed at a time."""
@@ -14,7 +15,7 @@ KEYS = 256
 """Number of keys in a tile of products, which stays in the cache of a core."""
 
 
-@njit
+@inner()
 def subtract_ages_and_max(row, places, place, decay):
     """Subtract decay * age from each product of a row (N,), whose words have places (N,) before ``place``; return the maximum."""
     highest = row[0] - decay * np.float32(place - places[0])
@@ -24,7 +25,7 @@ def subtract_ages_and_max(row, places, place, decay):
     return highest
 
 
-@njit(fastmath=REORDER)
+@inner(fastmath=REORDER)
 def sum_of_word(row, words, word):
     """Return the sum of those numbers of a row (N,) that stand for a word, given the word of each number (N,)."""
     total = row.dtype.type(0)

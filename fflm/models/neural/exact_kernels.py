@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from fflm.backend.cpu import kernels
 from fflm.backend.cpu.kernels import TILE, combine_losses, multiply_few
-from fflm.compiling import compiled
+from fflm.compiling import compiled, inner
 
 _gather, _affine, _normalize, _add = (
     kernel.sequential for kernel in (kernels.gather, kernels.affine, kernels.normalize, kernels.add)
@@ -53,7 +52,7 @@ class NetworkTables(NamedTuple):
     bias: npt.NDArray[np.floating]
 
 
-@njit
+@inner()
 def normalized(values):
     """Return the rows of values (B, I) with mean 0 and deviation 1."""
     result = np.empty_like(values)
@@ -61,7 +60,7 @@ def normalized(values):
     return result
 
 
-@njit
+@inner()
 def side_by_side(left, right):
     """Return the columns of left (B, I) and right (B, J) as one array, (B, I + J)."""
     result = np.empty((len(left), left.shape[1] + right.shape[1]), left.dtype)
@@ -73,7 +72,7 @@ def side_by_side(left, right):
     return result
 
 
-@njit
+@inner()
 def softmax_inputs(contexts, network):
     """Return what the output layer reads, (B, H) or (B, m), after contexts (B, n), given `NetworkTables`."""
     embeddings, layers, rows = network.embeddings, network.layers, len(contexts)
@@ -98,7 +97,7 @@ def softmax_inputs(contexts, network):
     if not len(network.projection):
         return values
     projected = np.empty((rows, len(network.projection)), embeddings.dtype)
-    multiply_few(values, network.projection, projected)
+    multiply_few(values, network.projection, projected[:, :])
     return projected
 
 

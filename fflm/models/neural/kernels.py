@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
+from numba import prange
 
 from fflm.backend.cpu.launching import kernel, share
 from fflm.backend.cpu.rows import activate_row, clear, inner_product
-from fflm.compiling import compiled
+from fflm.compiling import compiled, inner
 from fflm.instructions import (
     CACHE_LINE,
     LANES,
@@ -95,7 +95,7 @@ class Scratch(NamedTuple):
     hidden: npt.NDArray[np.floating]
 
 
-@njit
+@inner()
 def make_scratch(model, beginnings):
     """Return `Scratch` memory for a model; the sums over contexts that are all padding are valid if ``beginnings`` is true."""
     size, borders = model.tables.shape[2], model.borders
@@ -110,7 +110,7 @@ def make_scratch(model, beginnings):
     )
 
 
-@njit
+@inner()
 def score_range(ids, start, low, high, model, losses, scratch):
     """Score the words ``low`` to ``high`` of a text (N,): model `FastTables` -> losses (N - start,).
 
@@ -134,7 +134,7 @@ def score_range(ids, start, low, high, model, losses, scratch):
         low = stop
 
 
-@njit
+@inner()
 def score_piece(words, known, model, scratch, losses):
     """Score words (C + M,), the first C of which are the context of the first that is scored: losses (M,).
 
@@ -163,7 +163,7 @@ def score_piece(words, known, model, scratch, losses):
                 exchange(tables[leaving, k], tables[entering, k], total)
 
 
-@njit
+@inner()
 def begin_averages(words, known, model, scratch):
     """Set the sum over the averages (H,) of the first context in words (C + M,); it is all padding unless ``known``."""
     tables, borders, total, sums = model.tables, model.borders, scratch.total, scratch.sums
@@ -185,21 +185,21 @@ def begin_averages(words, known, model, scratch):
                 add(tables[words[i], k], total)
 
 
-@njit
+@inner()
 def add(row, total):
     """Add a row of a table (H,) to sums (H,)."""
     for j in range(len(total)):
         total[j] += row[j]
 
 
-@njit
+@inner()
 def exchange(leaving, entering, total):
     """Take a row of a table (H,) from sums (H,), and add another."""
     for j in range(len(total)):
         total[j] += np.int32(entering[j]) - np.int32(leaving[j])
 
 
-@njit
+@inner()
 def exchange_lanes(tables, leaving, entering, sums):
     """Take a row of tables from sums (H,), int16, and add another; the rows are given by their offsets in bytes."""
     for j in range(np.uint64(0), np.uint64(sums.nbytes), _LANES):
@@ -207,13 +207,13 @@ def exchange_lanes(tables, leaving, entering, sums):
         store_lanes(sums, j, add_lanes(lanes, lanes_at(tables, entering + j)))
 
 
-@njit
+@inner()
 def row_of(word, k, tables):
     """Return the offset of row k of a word in tables (V + 1, K + n + 1, H), bytes."""
     return (np.uint64(word) * np.uint64(tables.shape[1]) + np.uint64(k)) * np.uint64(2 * tables.shape[2])
 
 
-@njit
+@inner()
 def window_lanes(words, tables, averages, window, lanes, j):
     """Return `Lanes` plus the contributions of a window's words (n,), the oldest first, j bytes into a row."""
     block = np.uint64(2 * tables.shape[2])  # bytes
@@ -225,7 +225,7 @@ def window_lanes(words, tables, averages, window, lanes, j):
     return lanes
 
 
-@njit
+@inner()
 def add_window(words, model, sums):
     """Set sums (H,) to the contributions of a window's words (n,), the oldest first."""
     clear(sums)
@@ -233,7 +233,7 @@ def add_window(words, model, sums):
         store_lanes(sums, j, window_lanes(words, model.tables, len(model.borders) - 1, len(words), lanes_at(sums, j), j))
 
 
-@njit
+@inner()
 def relu_loss(words, sums, model):
     """Return -log of a word's unnormalized probability, given a window and the word (n + 1,) and sums of averages (H,)."""
     tables, averages, window = model.tables, len(model.borders) - 1, len(words) - 1
@@ -245,7 +245,7 @@ def relu_loss(words, sums, model):
     return -sum_products(products) * model.output_scales[word] - model.output_bias[word]
 
 
-@njit
+@inner()
 def loss_of(word, window_sum, average_sum, model, hidden):
     """Return -log of a word's unnormalized probability, given the sums (H,) over its context; ``hidden`` (H,) is scratch."""
     units, average_units, bias, output_units = model.units, model.average_units, model.bias, model.output_units
@@ -283,7 +283,7 @@ def score_encoded(ids, line_borders, model):
     return scores
 
 
-@njit
+@inner()
 def total_of(losses):
     """Return the sum of losses (N,) in double precision."""
     total = 0.0

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
+from numba import prange
 
 from fflm.backend.cpu.launching import kernel, share
 from fflm.backend.cpu.rows import clear
-from fflm.compiling import compiled
+from fflm.compiling import compiled, inner
 from fflm.instructions import prefetch
 from fflm.text.kernels import encode_lines
 
@@ -78,7 +78,7 @@ def shared_words(text, lengths, places, shared, threads):
             shared[i] = count
 
 
-@njit
+@inner()
 def find(words, low, high, word):
     """Return the index of a word in ``words[low:high]``, which is in ascending order, or -1 if it does not occur there."""
     low, high = np.int64(low), np.int64(high)
@@ -140,7 +140,7 @@ def interpolate(
                 probabilities[gram] = own / total + back_off * lower_probabilities[low]
 
 
-@njit
+@inner()
 def log_p_after(parents, back_offs, starts, targets, log_probabilities, node, word):
     """Return log p(word | context) for a context, given as its number."""
     total = 0.0
@@ -304,7 +304,7 @@ def fill_index(parents, words, back_offs, starts, targets, log_probabilities, in
     return True
 
 
-@njit
+@inner()
 def _insert(index, entry, word):
     """Return the entry of an n-gram and a word, which is made if there is none; 0 if there is no room."""
     entries, key = index.entries, _key(entry, word)
@@ -319,20 +319,20 @@ def _insert(index, entry, word):
     return slot
 
 
-@njit
+@inner()
 def _key(entry, word):
     """Return the key of an n-gram, given by its entry, and a word."""
     return (np.uint64(entry) << np.uint64(32)) | (np.uint64(word) + ONE)
 
 
-@njit
+@inner()
 def _slot(index, key):
     """Return the entry at which the search for a key begins."""
     hashed = (key * FACTOR) >> np.uint64(32)
     return np.uint64(index.words) + ((hashed * np.uint64(index.slots)) >> np.uint64(32))
 
 
-@njit
+@inner()
 def _find(index, key):
     """Return the entry with a key; 0, which is that of a single word, if there is none."""
     entries, slot = index.entries, _slot(index, key)
@@ -343,7 +343,7 @@ def _find(index, key):
     return slot
 
 
-@njit
+@inner()
 def ngrams_of(index, word, context, back_offs):
     """Look up a word and the words before it, a context (n,), the newest first.
 
@@ -367,7 +367,7 @@ def ngrams_of(index, word, context, back_offs):
     return log_p, length, longest
 
 
-@njit
+@inner()
 def log_p_of(log_p, length, back_offs, count):
     """Return the log-probability of a word, given what `ngrams_of` found of it, and of the ``count`` words before it."""
     for k in range(length, count + 1):
@@ -450,7 +450,7 @@ def ngram_score_encoded(ids, borders, model):
     return scores
 
 
-@njit
+@inner()
 def _lay_out(ids, tables, words, used, places, count, active, many):
     """Append the words of a line (N,) to those of others, with padding wherever contexts begin.
 
@@ -473,7 +473,7 @@ def _lay_out(ids, tables, words, used, places, count, active, many):
     return used, count, many
 
 
-@njit
+@inner()
 def _look_up(index, window, words, active, found, log_p, back_offs):
     """Set log_p at the active places (A,) of words (N,), looking up the n-grams of all places together, shorter ones first.
 
