@@ -14,7 +14,7 @@ from fflm.backend.common import activation_code
 from fflm.backend.cpu.launching import shares_of
 from fflm.compiling import pack
 from fflm.errors import FflmError
-from fflm.instructions import LANES
+from fflm.instructions import CACHE_LINE, LANES, PRODUCTS
 from fflm.models.base import TableScorer, check_text
 from fflm.models.language_model import LanguageModel
 from fflm.models.neural import kernels
@@ -162,8 +162,9 @@ class FastScorer(TableScorer):
         """
         model = self.model
         ids = check_text(ids, start, self.vocabulary)
-        losses = np.empty(len(ids) - start, np.float32)
-        kernels.score_words(ids, start, losses, self._tables, shares_of(losses.size * self._tables.tables[0].size))
+        losses = np.empty(len(ids), np.float32)
+        kernels.score_words(ids, start, losses, self._tables, shares_of((len(ids) - start) * self._tables.tables[0].size))
+        losses = losses[start:]
         with _SAMPLING:
             stride = max(NORMALIZER_INTERVAL, len(losses) // 100) if self._sampled < 100 else 1000 * NORMALIZER_INTERVAL
             positions = np.arange(start + self._until_sample, len(ids), stride)
@@ -187,7 +188,7 @@ def make_tables(model: NeuralModel) -> FastTables:
     """Return the tables of a network that `has_tables`.
 
     The hidden units of a network with ReLU, and averages of few words, are computed in integers of 16 bits, and their products
-    with a word's output weights are added in 32 bits: twice as many in each sum as a row has pieces of `LANES`.
+    with a word's output weights are added in 32 bits, in `PRODUCTS` sums.
     """
     config, parameters = model.config, model.parameters
     integers = config.activation_of(1) == "relu" and sum(config.averages) <= MOST_AVERAGED
@@ -205,13 +206,13 @@ def make_tables(model: NeuralModel) -> FastTables:
     if integers:
         units = average_units = _units(window + np.array(sizes, bias.dtype) @ largest[:averages] + np.abs(bias))
         outputs, output_units = outputs * units, np.ones_like(units)
-        largest_weight = min(INTEGER_LIMIT, 2**31 // (1 << 15) // (2 * width // LANES))
+        largest_weight = min(INTEGER_LIMIT, 2**31 // (1 << 15) // (width // PRODUCTS))
         scales = np.maximum(np.abs(outputs).max(axis=1), np.finfo(np.float32).tiny) / largest_weight
         bias_sum = np.rint(bias / units).astype(np.int16)
     else:
         units, average_units, output_units = _units(window), _units(average), _units(np.abs(outputs).max(axis=0))
         bias_sum = np.zeros(hidden, np.int16)
-    tables = np.zeros((len(embeddings), len(blocks) + 1, width), np.int16)
+    tables = _aligned_zeros((len(embeddings), len(blocks) + 1, width))
     for k, block in enumerate(blocks):
         unit = average_units if k < averages else units
         np.rint(embeddings @ (block / unit), out=tables[:, k, :hidden], casting="unsafe")
@@ -234,9 +235,15 @@ def make_tables(model: NeuralModel) -> FastTables:
         code,
         slope,
         output_units,
-        scales,
-        parameters.output_bias,
+        np.column_stack([scales, parameters.output_bias]),
     )
+
+
+def _aligned_zeros(shape: tuple[int, ...]) -> npt.NDArray[np.int16]:
+    """Return an array of zeros that begins with a line of the cache, so that no read takes two lines where one is enough."""
+    memory = np.zeros(2 * math.prod(shape) + CACHE_LINE, np.uint8)
+    first = -memory.ctypes.data % CACHE_LINE
+    return memory[first : len(memory) - CACHE_LINE + first].view(np.int16).reshape(shape)
 
 
 def _units(largest: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
