@@ -218,7 +218,7 @@ _FUNCTIONS = {
 }
 """The commands that correspond to the functions and classes in messages of the library."""
 
-_OPTIONS = {"lexicons": "lexicon", "path": "output", "source": "vocabulary-source", "words": "vocabulary"}
+_OPTIONS = {"initial": "from", "lexicons": "lexicon", "path": "output", "source": "vocabulary-source", "words": "vocabulary"}
 """The options that correspond to arguments with another name."""
 
 

@@ -40,6 +40,10 @@ class TextSource:
         The parts to hold out, as `parse_held_out` takes them.
     encoding, errors
         As `read_chunks` takes them.
+    base
+        A vocabulary whose words keep their ids, in place of the one that ``rule`` would give.
+    extended
+        Whether the words of the text that ``rule`` chooses are added to ``base``.
 
     Raises
     ------
@@ -54,6 +58,8 @@ class TextSource:
     test: Test = None
     encoding: Encoding = "utf-8"
     errors: Errors = "strict"
+    base: Vocabulary | None = None
+    extended: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "inputs", to_paths("inputs", self.inputs))
@@ -302,6 +308,8 @@ def _build_vocabulary(
             totals += np.bincount(ids, minlength=len(types))
     counts = {type_: count for type_, count in zip(types, totals.tolist(), strict=True) if count}
     names = " and ".join(", ".join(counted).rsplit(", ", 1))
+    if source.base is not None:
+        return source.base.extended(counts, rule, names) if source.extended else source.base.recounted(counts)
     if given_words is None:
         return Vocabulary.from_counts(counts, ends=ends, min_count=rule.min_count, max_size=rule.max_size, source=names)
     if not any(word in counts for word in given_words):
