@@ -222,6 +222,7 @@ def make_tables(model: NeuralModel) -> FastTables:
     )
     code, slope = activation_code(config.activation_of(1))
     padding, end = model.context_limits
+    padding_total = np.array(sizes, np.int32) @ tables[padding, :averages].astype(np.int32)
     return FastTables(
         padding,
         end,
@@ -229,6 +230,8 @@ def make_tables(model: NeuralModel) -> FastTables:
         tables,
         integers,
         bias_sum,
+        padding_total,
+        (bias_sum + padding_total).astype(np.int16),
         units,
         average_units,
         bias,

@@ -47,6 +47,8 @@ class FastTables(NamedTuple):
         have the same units, and the bias is one of them.
     bias_sum
         (H,), int16: the bias if ``integers``, otherwise 0.
+    padding_total, padding_sums
+        (H,), int32 and int16: the sums over the averages of a context that is all padding, and these plus ``bias_sum``.
     units, average_units, output_units
         (H,): unless ``integers``, the values of the integer 1 in sums over the window, in sums over the averages, and in output
         weights.
@@ -65,6 +67,8 @@ class FastTables(NamedTuple):
     tables: npt.NDArray[np.int16]
     integers: bool
     bias_sum: npt.NDArray[np.int16]
+    padding_total: npt.NDArray[np.int32]
+    padding_sums: npt.NDArray[np.int16]
     units: npt.NDArray[np.floating]
     average_units: npt.NDArray[np.floating]
     bias: npt.NDArray[np.floating]
@@ -83,9 +87,9 @@ def score_ids(ids, begin, borders, model, losses):
     """
     tables, averages, outputs = model.tables, model.borders, model.outputs
     context = averages[-1] + tables.shape[1] - len(averages)
-    places = np.full(context + _PIECE + 1, place_of(model.padding, tables), np.uint64)
-    sums, padding_sums, total, padding_total = make_sums(model)
-    sum_averages(places, model, padding_sums, padding_total)
+    places = np.empty(context + _PIECE + 1, np.uint64)
+    padding_sums, padding_total = model.padding_sums, model.padding_total
+    sums, total = np.empty_like(padding_sums), np.empty_like(padding_total)
     for line in range(len(borders) - 1):
         low, high = borders[line], borders[line + 1]
         while low < high:
@@ -111,13 +115,6 @@ def score_ids(ids, begin, borders, model, losses):
                 score_activations(places, ids, low, stop, model, sums, total, losses)
             low = stop
         begin = high
-
-
-@njit
-def make_sums(model):
-    """Return memory for the sums (H,) over the averages of a context, in 16 and in 32 bits, and of one that is all padding."""
-    size = model.tables.shape[2]
-    return np.empty(size, np.int16), np.empty(size, np.int16), np.empty(size, np.int32), np.empty(size, np.int32)
 
 
 @njit
@@ -241,10 +238,11 @@ def loss_of(word, window_sum, average_sum, model, hidden):
 @kernel()
 def score_words(ids, start, losses, model, threads):
     """Score a text (N,) with `FastTables`: losses (N,), nats, of the words from ``start`` on."""
-    padding, end, borders, tables, integers, bias_sum, units, average_units, bias, code, slope, output_units, outputs = model
+    padding, end, borders, tables, integers, bias_sum, padding_total, padding_sums = model[:8]
+    units, average_units, bias, code, slope, output_units, outputs = model[8:]
     for t in prange(threads):  # a parallel loop takes no tuple from outside
-        first = padding, end, borders, tables, integers, bias_sum, units
-        own = FastTables(*first, average_units, bias, code, slope, output_units, outputs)
+        sums = integers, bias_sum, padding_total, padding_sums
+        own = FastTables(padding, end, borders, tables, *sums, units, average_units, bias, code, slope, output_units, outputs)
         low, high = share(len(ids) - start, threads, t)
         score_ids(ids, 0, np.array([start + low, start + high]), own, losses)
 
