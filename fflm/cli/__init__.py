@@ -148,7 +148,7 @@ def _connect_processes(words: list[str]) -> None:
 
     This comes before anything that may fail in one of the processes, which the others could not notice otherwise.
     """
-    if words[0] == "train" or words[:2] == ["classify", "train"]:
+    if words[0] in ("train", "tune", "score", "tokenize") or words[:2] in (["classify", "train"], ["classify", "tune"]):
         from fflm.parallel.world import world
 
         world()

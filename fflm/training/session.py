@@ -105,7 +105,6 @@ class Session(ABC):
         self.path = place if isinstance(place, Path) else place.path
         self.data = data
         self.compute = compute
-        self.communicator = world()
         parts = self.parts(config)
         self._test = parts.get("test")
         if parameters is None:
@@ -115,7 +114,8 @@ class Session(ABC):
                 parameters.embeddings[...] *= self.embedding_scale
         self.vectors = 0 if embeddings is None else parameters.take_embeddings(embeddings)
         network = Network(config, compute.backend())
-        self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings, self.communicator)
+        self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings, world())
+        self.communicator = self.trainer.communicator
         self.save_seconds = SAVE_SECONDS
         self.valid: dict[str, Any] | None = None
         self._saved = time.monotonic()  # when the last checkpoint was written

@@ -15,7 +15,7 @@ from fflm.backend.cpu.launching import shares_of
 from fflm.compiling import pack
 from fflm.errors import FflmError
 from fflm.instructions import CACHE_LINE, LANES, PRODUCTS
-from fflm.models.base import TableScorer, check_text
+from fflm.models.base import TableScorer, check_lines, check_text
 from fflm.models.language_model import LanguageModel
 from fflm.models.neural import kernels
 from fflm.models.neural.kernels import FastTables
@@ -174,10 +174,10 @@ class FastScorer(TableScorer):
                 self._pending.append((*model.windows(ids).batch(positions), losses[positions - start]))
         return losses
 
-    def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Return -log of the unnormalized probabilities of lines (L,), nats; no normalizers are computed."""
-        scores: npt.NDArray[np.float64] = kernels.score_encoded(ids, borders, self.packed)
-        return -scores
+    def line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
+        """Return -log of the unnormalized probabilities of the words of lines (N,), nats; no normalizers are computed."""
+        losses: npt.NDArray[np.floating] = kernels.losses_of_lines(*check_lines(ids, borders, self.vocabulary), self.packed)
+        return losses
 
     def losses_of_texts(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
         """Return `losses_of_text` of each text separately."""

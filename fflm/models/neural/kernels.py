@@ -21,7 +21,7 @@ from fflm.instructions import (
     sum_products,
     zero_products,
 )
-from fflm.text.kernels import encode_lines
+from fflm.models.line_kernels import line_scorer
 
 _LINE = np.uint64(CACHE_LINE)  # an unsigned step of a range of offsets
 _LANES = np.uint64(2 * LANES)  # bytes
@@ -255,24 +255,7 @@ def losses_of_lines(ids, borders, model):
     return losses
 
 
-@compiled()
-def score_encoded(ids, borders, model):
-    """Score lines as texts: ids (N,), where each begins (L + 1,), packed `FastTables` -> log p of lines (L,), nats."""
-    losses, scores = losses_of_lines(ids, borders, model), np.zeros(len(borders) - 1)
-    for line in range(len(scores)):
-        for i in range(borders[line], borders[line + 1]):
-            scores[line] -= losses[i]
-    return scores
-
-
-@compiled()
-def score_lines(text, pieces, model):
-    """Score lines: a text and pieces, as `encode_lines` takes them, and packed `FastTables`.
-
-    Returns log p of lines (L,), nats, and whether all pieces are known; if not, the scores mean nothing.
-    """
-    ids, borders, known = encode_lines(text, pieces)
-    return score_encoded(ids, borders if known else borders[:1], model), known
+score_lines = line_scorer("fast_lines", losses_of_lines)
 
 
 @compiled()
