@@ -122,9 +122,9 @@ class LineScorer(TextScorer, Protocol):
 
     def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return -log p of lines (L,), nats, as `line_losses` does of their words."""
-        sums: npt.NDArray[np.float64] = np.zeros(len(borders) - 1)
-        filled = borders[1:] > borders[:-1]
-        sums[filled] = np.add.reduceat(self.line_losses(ids, borders), borders[:-1][filled], dtype=np.float64)
+        losses, filled = self.line_losses(ids, borders), borders[1:] > borders[:-1]
+        sums: npt.NDArray[np.float64] = np.zeros(len(filled))
+        sums[filled] = np.add.reduceat(losses, borders[:-1][filled], dtype=np.float64)
         return sums
 
     def line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:

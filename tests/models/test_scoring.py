@@ -203,6 +203,25 @@ def test_hypotheses_in_blocks_equal_those_scored_alone(model):
         assert math.isclose(alone.score.loss_sum, found[index].score.loss_sum, **CLOSE)
 
 
+@pytest.mark.parametrize("scorer", [MODELS["sentence"], FastScorer(MODELS["sentence"])], ids=["exact", "fast"])
+@pytest.mark.parametrize(
+    ("ids", "borders", "message"),
+    [
+        ([2, 3, 8], [0, 2, 3], "`ids` must be ids from 0 to 7, not 8"),
+        ([2, -1], [0, 2], "`ids` must be ids from 0 to 7, not -1"),
+        ([2, 3], [0, 1], "`borders` must rise from 0 to 2, the number of ids"),
+        ([2, 3], [1, 2], "`borders` must rise from 0 to 2, the number of ids"),
+        ([2, 3], [0, 3, 2], "`borders` must rise from 0 to 2, the number of ids"),
+        ([2, 3], [0.0, 2.0], "`borders` must be an array of integers of 64 bits, one for each line and one more"),
+        ([], [], "`borders` must be an array of integers of 64 bits, one for each line and one more"),
+    ],
+)
+def test_losses_of_lines_refuse_other_ids_and_borders(scorer, ids, borders, message):
+    with pytest.raises(FflmError) as caught:
+        scorer.losses_of_lines(np.array(ids, np.int32), np.array(borders))
+    assert str(caught.value) == message
+
+
 def test_losses_of_repeated_contexts_equal_log_probabilities(model, monkeypatch):
     """The losses are the same for any number of contexts at once."""
     monkeypatch.setattr("fflm.models.neural.model.ROWS", 3)
