@@ -124,12 +124,11 @@ class Trainer:
         self.valid = valid
         self.settings = settings
         self.communicator = communicator
-        dtype = parameters.dtype
         if network.config.output != "softmax" and (settings.loss, settings.smoothing, settings.self_normalise) != ("exact", 0, 0):
             raise FflmError("a sampled loss, smoothing and self-normalization are of a softmax: leave them out")
-        self.optimizer = Optimizer(settings, network.config, dtype, network.backend)
-        self.gradients = Parameters.zeros(network.config, dtype).mapped(network.backend.upload)
-        self._scale = network.backend.upload(np.ones(1, dtype))
+        self.optimizer = Optimizer(settings, parameters, network.backend)
+        self.gradients = parameters.zeros_like().mapped(network.backend.upload)
+        self._scale = network.backend.upload(np.ones(1, parameters.dtype))
         self.state = State()
         if settings.loss != "exact":
             self._sampler = Sampler(train.counts(network.config.vocabulary), settings.samples, settings.seed)
@@ -139,7 +138,7 @@ class Trainer:
             if settings.optimizer in ("adam", "adamw") and not settings.frozen:
                 self.lazy_adam = LazyAdam(self.parameters, self.optimizer.moments, settings)
             # Memory for the rows of subsets. These arrays are large, but the operating system provides only the pages in use.
-            self._memory = [Parameters.zeros(network.config, dtype).mapped(network.backend.upload) for _ in range(copies)]
+            self._memory = [parameters.zeros_like().mapped(network.backend.upload) for _ in range(copies)]
 
     @property
     def batches(self) -> int:
