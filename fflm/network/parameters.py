@@ -1,5 +1,6 @@
 """The parameters of a network. Gradients and the moments of an optimizer have the same structure."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -282,9 +283,7 @@ class Parameters:
         return cls._assemble(config, arrays)
 
 
-def _uniform(
-    generator: np.random.Generator, bound: float, shape: tuple[int, ...], dtype: np.dtype | type, rows: slice
-) -> Array:
+def _uniform(generator: np.random.Generator, bound: float, shape: tuple[int, ...], dtype: np.dtype | type, rows: slice) -> Array:
     """Return some rows of a random matrix of this shape: numbers between -bound and bound, drawn for a few rows at a time."""
     first, end, _ = rows.indices(shape[0])
     array = np.empty((end - first, shape[1]), dtype)
@@ -324,3 +323,8 @@ def shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
         result[f"band.{index}.weight"] = (size, width)
         result[f"band.{index}.bias"] = (size,)
     return result
+
+
+def parameter_count(config: NetworkConfig) -> int:
+    """Return the number of parameters of a network."""
+    return sum(map(math.prod, shapes(config).values()))

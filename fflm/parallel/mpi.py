@@ -36,7 +36,7 @@ class MpiCommunicator(Communicator):
         self.rank, self.size = self._comm.rank, self._comm.size
         self._buffers: dict[np.dtype[Any], npt.NDArray[Any]] = {}  # (2, chunk), what is sent and what is received
 
-    def gather(self, values: Sequence[float]) -> npt.NDArray[np.float64]:
+    def gather(self, values: Sequence[float] | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return the numbers (k,) of all processes, (n, k), by one allgather."""
         own = np.array(values, np.float64)
         result = np.empty((self.size, len(own)))

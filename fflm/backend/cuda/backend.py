@@ -1,5 +1,6 @@
 """The CUDA backend: the operations of `protocol.Backend` on arrays in a GPU's memory, in single or mixed precision."""
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -17,7 +18,7 @@ from fflm.backend.cuda.memory import DeviceArray, PinnedCopies, memory_size
 from fflm.backend.cuda.mixed import SLOPE, make_mixed_product, pairs_for, to_halves
 from fflm.backend.cuda.products import COLUMNS, FORMS, FOUR, ROWS, STORE
 from fflm.backend.cuda.single import make_single_product
-from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, UnitLoss
+from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, SoftmaxPart, UnitLoss
 
 PARTS = 1024
 """Maximum number of blocks that reduce an array, each of which has one result."""
@@ -89,6 +90,12 @@ def divide(blocks: int, inner: int) -> tuple[int, int]:
     parts = max(1, min(WAVE // max(1, blocks), inner // SPAN))
     span = SPAN * max(1, -(-inner // (parts * SPAN)))
     return max(1, -(-inner // span)), span
+
+
+def _refuse_part(part: SoftmaxPart | None) -> None:
+    """Raise an error if a part of a softmax is to be computed. Training refuses this before."""
+    if part is not None:
+        raise NotImplementedError("only the CPU computes parts of a softmax")
 
 
 class CudaBackend:
@@ -373,7 +380,17 @@ class CudaBackend:
         self._product(form, hidden, weight, exponentials, size, bias=bias, statistics=statistics)
         return statistics
 
-    def output_losses(self, hidden: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
+    def output_losses(
+        self,
+        hidden: Array,
+        weight: Array,
+        bias: Array,
+        rows: Array,
+        targets: Array,
+        losses: Array,
+        part: SoftmaxPart | None = None,
+    ) -> None:
+        _refuse_part(part)
         operands = self._operand("hidden", hidden), self._operand("weight", weight)
         statistics = self._statistics("normalizers", *operands, bias, hidden.shape[1], self._one_matrix)
         normalizers = self._borrow("normalizers", (len(hidden),))
@@ -394,7 +411,9 @@ class CudaBackend:
         d_hidden: Array,
         d_weight: Array,
         d_bias: Array,
+        part: SoftmaxPart | None = None,
     ) -> None:
+        _refuse_part(part)
         words, operands = len(weight), (self._operand("hidden", hidden), self._operand("weight", weight))
         size = hidden.shape[1]
         if self.mixed:  # pairs of halves
@@ -462,13 +481,20 @@ class CudaBackend:
         self._product("scores", *operands, log_probabilities, hidden.shape[1])
         self._launch(kernels.normalize_logits, len(hidden), log_probabilities, bias)
 
+    def norm(self, gradients: Iterable[Array]) -> float:
+        return math.sqrt(self.download(self._sums_of_squares(gradients)).sum(dtype=np.float64))
+
     def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
+        self._launch(kernels.clip_factor, 1, self._sums_of_squares(gradients), c_float(limit), factor)
+
+    def _sums_of_squares(self, gradients: Iterable[Array]) -> Array:
+        """Return numbers whose sum is the sum of the squares of all gradients."""
         arrays = flat(*gradients)
         parts = [min(PARTS, -(-array.size // BLOCK)) for array in arrays]
         totals = self._borrow("parts", (sum(parts),))
         for array, count, end in zip(arrays, parts, accumulate(parts), strict=True):
             self._launch(kernels.sums_of_squares, count, array, totals[end - count : end])
-        self._launch(kernels.clip_factor, 1, totals, c_float(limit), factor)
+        return totals
 
     def add_penalty(self, weight: Array, gradient: Array, l1: float, l2: float) -> None:
         self._each(kernels.add_penalty, weight.size, *flat(weight, gradient), c_float(l1), c_float(l2))
