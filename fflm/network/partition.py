@@ -61,7 +61,7 @@ class Partition:
 
     def own_part(self, parameters: Parameters) -> Parameters:
         """Return the parameters of which this process has a part, given those of all words."""
-        weight, bias = (array[self.own] for array in self.divided(parameters))
+        weight, bias = (array[self.own].copy() for array in self.divided(parameters))
         return dataclasses.replace(parameters, output_weight=weight, output_bias=bias)
 
     def gather(self, parameters: Parameters) -> Parameters | None:
@@ -83,7 +83,7 @@ class Partition:
 
     def others(self, normalizers: Array) -> Array:
         """Exchange the logarithms of the normalizers: those over own words (B,) -> those of the others (n - 1, B), float64."""
-        return np.delete(self.communicator.gather(normalizers), self.communicator.rank, axis=0)
+        return np.delete(self.communicator.gather(normalizers.tolist()), self.communicator.rank, axis=0)
 
     def sum(self, values: Array) -> None:
         """Replace an array by its sum over all processes."""

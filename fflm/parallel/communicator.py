@@ -32,17 +32,20 @@ class Communicator(ABC):
         The number of this process.
     size
         The number of processes [n].
+    local_rank
+        The number of this process among those on its host.
     messages, bytes_sent
         How many collective operations there were, and how many bytes this process has sent in them to other processes.
     """
 
     rank: int
     size: int
+    local_rank: int = 0
     messages: int = 0
     bytes_sent: int = 0
 
     @abstractmethod
-    def gather(self, values: Sequence[float] | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def gather(self, values: Sequence[float]) -> npt.NDArray[np.float64]:
         """Return the numbers (k,) of all processes, (n, k). Waiting for another process takes little processor time."""
 
     @abstractmethod
@@ -158,7 +161,7 @@ class SingleProcess(Communicator):
     rank = 0
     size = 1
 
-    def gather(self, values: Sequence[float] | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def gather(self, values: Sequence[float]) -> npt.NDArray[np.float64]:
         """Return the numbers, (1, k)."""
         return np.array([values], np.float64)
 

@@ -64,6 +64,8 @@ class Session(ABC):
         The device, the number of threads, and the precision of training.
     embeddings
         Initial embeddings, (V + 1, m) float32, with NaN in rows that are initialized at random. By default all are random.
+    parameters
+        The initial weights, on the CPU; by default random ones.
     parallel
         What several processes divide: the rows of each batch, or the words of the vocabulary.
 
@@ -99,6 +101,7 @@ class Session(ABC):
         settings: TrainingSettings,
         compute: Compute,
         embeddings: npt.NDArray[np.float32] | None = None,
+        parameters: Parameters | None = None,
         parallel: Scheme = "data",
     ) -> None:
         check_size(config)
@@ -107,19 +110,22 @@ class Session(ABC):
         self.data = data
         self.compute = compute
         self.parallel = parallel
-        self.communicator = world()
-        divided = parallel == "vocabulary" and self.communicator.size > 1
-        partition = Partition(config, self.communicator) if divided else None
+        divided = parallel == "vocabulary" and world().size > 1
+        partition = Partition(config, world()) if divided else None
         parts = self.parts(config)
         self._test = parts.get("test")
-        words = partition.own if partition else slice(None)
-        parameters = Parameters.random(config, settings.seed, words=words)
-        parameters.start_from(parts["train"].counts(config.classes), words)
-        if parameters.embeddings is not None:
-            parameters.embeddings[...] *= self.embedding_scale
+        if parameters is None:
+            words = partition.own if partition else slice(None)
+            parameters = Parameters.random(config, settings.seed, words=words)
+            parameters.start_from(parts["train"].counts(config.classes), words)
+            if parameters.embeddings is not None:
+                parameters.embeddings[...] *= self.embedding_scale
+        elif partition:
+            parameters = partition.own_part(parameters)
         self.vectors = 0 if embeddings is None else parameters.take_embeddings(embeddings)
         network = Network(config, compute.backend(), partition)
-        self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings, self.communicator)
+        self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings, world())
+        self.communicator = self.trainer.communicator
         self.save_seconds = SAVE_SECONDS
         self.valid: dict[str, Any] | None = None
         self._saved = time.monotonic()  # when the last checkpoint was written
@@ -137,6 +143,7 @@ class Session(ABC):
         settings: TrainingSettings,
         compute: Compute | None = None,
         embeddings: npt.NDArray[np.float32] | None = None,
+        parameters: Parameters | None = None,
         parallel: Scheme = "data",
     ) -> Self:
         """Start a training run in a new folder.
@@ -147,7 +154,7 @@ class Session(ABC):
         ----------
         new
             The folder of the model, which may contain the data, and is otherwise empty; in all processes but the first its path.
-        data, config, settings, embeddings, parallel
+        data, config, settings, embeddings, parameters, parallel
             As for the class.
         compute
             As for the class; by default the CPU with one thread per core.
@@ -157,7 +164,7 @@ class Session(ABC):
         FflmError
             If the folder cannot be written.
         """
-        session = cls(new, data, config, settings, compute or Compute.choose(), embeddings, parallel)
+        session = cls(new, data, config, settings, compute or Compute.choose(), embeddings, parameters, parallel)
         session._check_same()
         if not session.communicator.first:
             session._save()

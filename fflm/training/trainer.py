@@ -128,8 +128,8 @@ class Trainer:
         self.train = train
         self.valid = valid
         self.settings = settings
-        self.communicator = communicator
-        self.rows = SINGLE_PROCESS if network.partition else communicator
+        self.communicator: Communicator = network.backend.connect(communicator)
+        self.rows = SINGLE_PROCESS if network.partition else self.communicator
         if network.config.output != "softmax" and (settings.loss, settings.smoothing, settings.self_normalise) != ("exact", 0, 0):
             raise FflmError("a sampled loss, smoothing and self-normalization are of a softmax: leave them out")
         self.optimizer = Optimizer(settings, parameters, network.backend)

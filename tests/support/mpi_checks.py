@@ -1,19 +1,28 @@
 """Checks in processes that `mpiexec` has started: `python mpi_checks.py NAME`. The first process prints what it has found."""
 
+import contextlib
 import functools
 import json
 import os
 import signal
 import sys
+import types
 
 import numpy as np
 import pytest
 
 import fflm
 from fflm.errors import FflmError
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
 from fflm.parallel import mpi
+from fflm.parallel.communicator import SINGLE_PROCESS
 from fflm.parallel.world import world
-from fflm.training.events import Step
+from fflm.text.windows import Windows
+from fflm.training.events import Evaluation, Step
+from fflm.training.settings import TrainingSettings
+from fflm.training.trainer import Trainer
 
 TRAINING = {
     "embedding": 6,
@@ -26,6 +35,9 @@ TRAINING = {
     "test": "5%",
     "threads": 1,
 }
+
+
+VOCABULARY = {**TRAINING, "tied": False, "loss": "exact", "parallel": "vocabulary"}
 
 
 def operations(communicator):
@@ -50,6 +62,10 @@ def operations(communicator):
         for index, array in enumerate(own):
             expected = functools.reduce(np.add, [each[index].astype(dtype) for each in every])
             assert np.array_equal(array, expected), (array, expected)  # bit for bit, so the order is that of ranks
+    for shape in ((7,), (20, 3), (size, 2)):
+        whole = np.random.default_rng(0).normal(size=shape)
+        gathered = communicator.gather_rows(whole[communicator.share(len(whole))], len(whole))
+        assert np.array_equal(gathered, whole) if rank == 0 else gathered is None
     mpi.CHUNK = 2**20
     communicator._buffers.clear()
     sent = communicator.bytes_sent
@@ -79,9 +95,9 @@ def fail():
     raise FflmError("no")
 
 
-def training(communicator):
-    """Train without interruption, and with one by Ctrl-C in the last process; return the figures and the weights."""
-    fflm.train("text.txt", "whole.model", **TRAINING)
+def training(communicator, settings=TRAINING):
+    """Train without interruption, and with one by Ctrl-C in the last process; return after which step it has stopped."""
+    fflm.train("text.txt", "whole.model", **settings)
     stopped = None
 
     def interrupt(session, event):
@@ -91,14 +107,22 @@ def training(communicator):
         stopped = session.trainer.state.step
 
     with pytest.raises(KeyboardInterrupt, match="stopped and saved"):
-        fflm.train("text.txt", "resumed.model", **TRAINING, callback=interrupt)
+        fflm.train("text.txt", "resumed.model", **settings, callback=interrupt)
     steps = communicator.gather([stopped])[:, 0]
     assert len(set(steps)) == 1, steps
     fflm.resume("resumed.model")
     return {"step": stopped}
 
 
-def diverging(communicator):
+def vocabulary(communicator):
+    """Do the same as `training` and `diverging`, where each process has a part of the words."""
+    found = training(communicator, VOCABULARY)
+    if communicator.first:
+        print(json.dumps(found), flush=True)
+    diverging(communicator, VOCABULARY)
+
+
+def diverging(communicator, settings=TRAINING):
     """Let training diverge once, so that it is rolled back; then let the last process fail."""
 
     def spoil(session, event):
@@ -109,11 +133,80 @@ def diverging(communicator):
             if event.step == 6:
                 raise RuntimeError("a fault in the last process")
 
-    fflm.train("text.txt", "diverging.model", **TRAINING, callback=spoil)
+    fflm.train("text.txt", "diverging.model", **settings, callback=spoil)
+
+
+class NcclOverMpi:
+    """Imitates the functions of ``nccl.core`` that fflm calls. Arrays of the fake GPU travel over MPI, when a group ends."""
+
+    UniqueId = types.SimpleNamespace(from_bytes=bytes)
+
+    def __init__(self, backend):
+        self.Communicator = types.SimpleNamespace(init=self.connect)
+        self.backend, self.queued = backend, []
+
+    def get_unique_id(self):
+        """Return an identifier, as the first process does."""
+        return types.SimpleNamespace(as_bytes=b"identifier")
+
+    def connect(self, size, rank, identifier):
+        """Return the communicator, whose methods are those of this class."""
+        assert (size, rank, identifier) == (world().size, world().rank, b"identifier")
+        return self
+
+    def send(self, array, peer):
+        """Send an array when the group ends."""
+        self.queued.append(("send", array, peer))
+
+    def recv(self, array, peer):
+        """Receive an array when the group ends."""
+        self.queued.append(("recv", array, peer))
+
+    @contextlib.contextmanager
+    def group(self):
+        """Do what was queued inside the block, as if at once."""
+        yield
+        received = [(array, np.empty(array.shape, array.dtype), peer) for call, array, peer in self.queued if call == "recv"]
+        sent = [(self.backend.download(array), peer) for call, array, peer in self.queued if call == "send"]
+        requests = [mpi.MPI.COMM_WORLD.Isend(array, peer) for array, peer in sent]
+        requests += [mpi.MPI.COMM_WORLD.Irecv(array, peer) for _, array, peer in received]
+        mpi.MPI.Request.Waitall(requests)
+        for array, content, _ in received:
+            self.backend.copy(self.backend.upload(content).reshape(1, -1), array.reshape(1, -1))
+        self.queued.clear()
+
+
+def gpus(communicator):
+    """Train on fake GPUs, by copies through the hosts and by the calls of NCCL; weights are close to those of one process.
+
+    Both ways add numbers in the same order, so they have the same weights.
+    """
+    from devices import gpu_backend
+
+    from fflm.backend.cuda.communication import HostCopies, NcclCommunicator
+
+    backend = gpu_backend()
+    config = NetworkConfig(30, 3, 6, (7,), averages=(), tied=True, dropout=0.3)
+    settings = TrainingSettings(epochs=1, batch_size=32, rate=0.01, loss="sampled", samples=8, evaluate_every=1, patience=0)
+    examples = Windows(np.random.default_rng(0).zipf(1.3, 60).clip(1, 30).astype(np.uint16) - 1, 3, padding=30)
+
+    def weights(connect, processes):
+        backend.connect = connect
+        trainer = Trainer(Network(config, backend), Parameters.random(config, 1), examples, examples, settings, processes)
+        assert len([event for event in trainer.run() if isinstance(event, Evaluation)]) == 2
+        return [backend.download(array) for array in trainer.parameters]
+
+    single = weights(lambda processes: processes, SINGLE_PROCESS)
+    copies = weights(lambda processes: HostCopies(processes, backend), communicator)
+    nccl = weights(lambda processes: NcclCommunicator(processes, backend, NcclOverMpi(backend)), communicator)
+    for one, two, three in zip(single, copies, nccl, strict=True):
+        assert np.array_equal(two, three)
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
 
 
 if __name__ == "__main__":
     group = world()
-    found = {"operations": operations, "training": training, "diverging": diverging}[sys.argv[1]](group)
+    checks = operations, training, vocabulary, diverging, gpus
+    found = {check.__name__: check for check in checks}[sys.argv[1]](group)
     if group.first:
         print(json.dumps(found))
