@@ -1,4 +1,4 @@
-"""The division of the words of a softmax among processes (Bengio et al. 2003, section 3.3).
+"""The division of the words of a softmax among processes (Bengio et al. 2003, section 3).
 
 Each process has a contiguous part of the rows of the output layer, with their gradients and moments. All other parameters are
 the same in all processes, and each process computes the hidden layers for all rows of a batch. For each row, the processes
