@@ -1,12 +1,13 @@
 """What several processes that train one model divide among them: the rows of each batch, or the words of the vocabulary."""
 
+import math
 from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
 
 from fflm.errors import FflmError
 from fflm.network.config import NetworkConfig
-from fflm.network.parameters import parameter_count
+from fflm.network.parameters import parameter_count, shapes
 from fflm.training.settings import TrainingSettings
 
 Scheme = Literal["data", "vocabulary"]
@@ -25,7 +26,8 @@ def choose_scheme(parallel: Parallel, config: NetworkConfig, settings: TrainingS
     Parameters
     ----------
     parallel
-        The scheme, or ``auto`` for the one that sends fewer bytes in a step (`data_bytes`, `vocabulary_bytes`).
+        The scheme, or ``auto``. This divides the vocabulary if that sends fewer bytes in a step (`data_bytes`,
+        `vocabulary_bytes`), and the hidden layers, which are not divided then, have fewer weights than each process's words.
     config, settings
         The configuration of the network and the settings of training.
     processes
@@ -46,7 +48,8 @@ def choose_scheme(parallel: Parallel, config: NetworkConfig, settings: TrainingS
     if reason or processes == 1:
         return "data"
     less = vocabulary_bytes(config, settings, processes) < data_bytes(config, processes)
-    return "vocabulary" if less else "data"
+    hidden = sum(math.prod(shape) for name, shape in shapes(config).items() if name.startswith("hidden"))
+    return "vocabulary" if less and hidden <= config.classes / processes * config.hidden_width else "data"
 
 
 def why_not_vocabulary(config: NetworkConfig, settings: TrainingSettings, processes: int, device: str) -> str:
