@@ -61,8 +61,7 @@ def install_fake_driver() -> FakeDriver:
 
 
 if __name__ == "__main__":
-    from fake_cuda import install_fake_driver  # of the module that other modules import
-
+    sys.modules["fake_cuda"] = sys.modules[__name__]  # which other modules import by this name
     install_fake_driver()
     why_no_gpu.cache_clear()
     sys.argv, sys.path[0] = sys.argv[1:], str(Path(sys.argv[1]).parent)
