@@ -105,6 +105,15 @@ def new_pool(monkeypatch):
     monkeypatch.setattr(cuda_memory, "POOL", TrackedPool())
 
 
+def test_other_libraries_share_memory_of_arrays():
+    array = on_gpu([1, 2, 3, 4, 5, 6]).reshape(3, 2)[1:]
+    shared = cuda.as_cuda_array(array)
+    assert (shared.shape, shared.dtype, int(shared.device_ctypes_pointer.value)) == (array.shape, array.dtype, array.address)
+    assert shared.copy_to_host().tolist() == [[3, 4], [5, 6]]
+    assert cuda.as_cuda_array(DeviceArray((0, 2), np.float32)).shape == (0, 2)
+    assert DeviceArray((0, 2), np.float32).__cuda_array_interface__["data"] == (0, False)
+
+
 def test_reused_memory_is_filled_with_nan(new_pool):
     first = on_gpu(range(1000))
     address = first.address
