@@ -1,7 +1,7 @@
 """Claim: called from Python, n-gram models and networks score a line in at most 10 microseconds, and a word in at most 2.
 
-A second claim is for many lines in one call of `scores`: an n-gram model scores them at 1.5 times the rate of KenLM, which has no
-such call, from its own ARPA file. The network is measured, too.
+A second claim is for many lines in one call of `scores`: both score them on one core at 1.5 times the rate of KenLM, which has no
+such call.
 
 On stories.txt, a sentence a line, split at spaces: KenLM with an ARPA file, `fflm.kenlm` with the same file, and `fflm.kenlm`
 with a network that normalizes itself score the same held-out lines, one call a line, words one call a word from a state, and
@@ -126,8 +126,8 @@ def main() -> None:
     for name in own:
         rows[name]["bulk_rate"] = rows["KenLM"]["line_microseconds"] / rows[name]["bulk_microseconds"]
         print(f"{name}, all lines in one call: {rows[name]['bulk_rate']:.2f} times KenLM's rate")
-    if rows[own[0]]["bulk_rate"] < BULK_RATE:
-        missed.append(f"{own[0]}: less than {BULK_RATE} times KenLM's rate in bulk")
+    slow = [name for name in own if rows[name]["bulk_rate"] < BULK_RATE]
+    missed += [f"{name}: less than {BULK_RATE} times KenLM's rate in bulk" for name in slow]
     show_verdict(missed)
     record("lines", options.quick, about, passed=not missed, rows=rows, lines=len(lines), words=count)
     sys.exit(bool(missed) and not options.quick)

@@ -130,7 +130,7 @@ class Fflm:
         self.network = Network(size.config, CpuBackend(numba.get_num_threads()))
         self._weights = Parameters.from_arrays(size.config, {name: array.copy() for name, array in start.items()})
         self._gradients = Parameters.zeros(size.config)
-        self.optimizer = Optimizer(size.settings, size.config, np.float32, self.network.backend)
+        self.optimizer = Optimizer(size.settings, start, self.network.backend)
         self.updates, self._scale = 0, np.ones(1, np.float32)
         self.weights, self.gradients = dict(self._weights.items()), dict(self._gradients.items())
 

@@ -94,6 +94,8 @@ def check(name: str, annotation: Any, value: Any) -> Any:
     FflmError
         If the argument is not valid: one line with its name, the expected value, and the given value.
     """
+    if type(value) is annotation is str:
+        return value
     given = plain(value)
     is_list = isinstance(given, list)
     if not isinstance(given, list | NoneType) and is_tuple(annotation):
@@ -116,20 +118,24 @@ def check(name: str, annotation: Any, value: Any) -> Any:
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function so that it checks its arguments, except for paths, which it converts itself (`to_path`, `to_paths`)."""
-    signature = inspect.signature(function)
+    parameters = inspect.signature(function).parameters
+    names = [name for name, parameter in parameters.items() if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
 
     @functools.cache
     def is_checkable(name: str) -> bool:  # not a cache of parameters, whose hashes take longer than all else here
-        return _checkable(signature.parameters[name])
+        return name in parameters and _checkable(parameters[name])
+
+    def check_argument(name: str, value: Any) -> Any:
+        if is_checkable(name) and value is not parameters[name].default:
+            return check(name, parameters[name].annotation, value)
+        return value
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = signature.bind(*args, **kwargs)
-        for name, value in given.arguments.items():
-            parameter = signature.parameters[name]
-            if value is not parameter.default and is_checkable(name):
-                given.arguments[name] = check(name, parameter.annotation, value)
-        return function(*given.args, **given.kwargs)
+        # `inspect.Signature.bind` would take longer than to score a line; arguments that do not exist are the function's error.
+        values: Any = [*map(check_argument, names, args), *args[len(names) :]]
+        named: Any = {name: check_argument(name, value) for name, value in kwargs.items()}
+        return function(*values, **named)
 
     return call
 

@@ -16,8 +16,11 @@ CACHE_LINE = 64
 BYTES = 64
 """Number of bytes that `blanks_at` looks at."""
 
-LANES = 64
+LANES = 128
 """Number of integers of 16 bits that `lanes_at` reads."""
+
+PRODUCTS = 32
+"""Number of sums of 32 bits to which `add_relu_products` adds."""
 
 _BYTE, _WORD, _FLAG = ir.IntType(8), ir.IntType(64), ir.IntType(32)
 
@@ -89,11 +92,11 @@ class Lanes(types.Type):  # type: ignore[misc]
 
 
 class Products(types.Type):  # type: ignore[misc]
-    """Numba's type of ``LANES / 2`` integers of 32 bits, sums of products of `Lanes`."""
+    """Numba's type of `PRODUCTS` integers of 32 bits, sums of products of `Lanes`."""
 
 
-_LANES, _PRODUCTS = ir.VectorType(ir.IntType(16), LANES), ir.VectorType(ir.IntType(32), LANES // 2)
-_lanes, _products = Lanes(f"{LANES} x int16"), Products(f"{LANES // 2} x int32")
+_LANES, _PRODUCTS = ir.VectorType(ir.IntType(16), LANES), ir.VectorType(ir.IntType(32), PRODUCTS)
+_lanes, _products = Lanes(f"{LANES} x int16"), Products(f"{PRODUCTS} x int32")
 
 
 @register_model(Lanes)
@@ -167,7 +170,7 @@ def zero_products(context):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def add_relu_products(context, products, values, weights):  # type: ignore[no-untyped-def]
-    """Return `Products` plus ReLU(values) times weights, both `Lanes`; the products of two neighbors are added to one sum."""
+    """Return `Products` plus ReLU(values) times weights, both `Lanes`; ``LANES / PRODUCTS`` products are added to each sum."""
 
     def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         products, values, weights = arguments
@@ -175,10 +178,8 @@ def add_relu_products(context, products, values, weights):  # type: ignore[no-un
         values = builder.select(builder.icmp_signed(">", values, zero), values, zero)
         wide = ir.VectorType(ir.IntType(32), LANES)
         every = builder.mul(builder.sext(values, wide), builder.sext(weights, wide))
-        unused = ir.Constant(wide, ir.Undefined)
-        halves = [ir.Constant(ir.VectorType(_FLAG, LANES // 2), list(range(first, LANES, 2))) for first in (0, 1)]
-        pairs = builder.add(*(builder.shuffle_vector(every, unused, half) for half in halves))
-        return builder.add(products, pairs)
+        pairs = _sum_of_two(builder, builder.add, every, *(range(first, LANES, 2) for first in (0, 1)))  # one instruction
+        return builder.add(products, _halved(builder, builder.add, pairs, PRODUCTS))
 
     return _products(_products, _lanes, _lanes), call
 
@@ -188,12 +189,21 @@ def sum_products(context, products):  # type: ignore[no-untyped-def]
     """Return the sum of `Products` as a float32."""
 
     def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        vector, size = builder.sitofp(arguments[0], ir.VectorType(ir.FloatType(), LANES // 2)), LANES // 2
-        while size > 1:  # add the second half to the first
-            size //= 2
-            halves = [ir.Constant(ir.VectorType(_FLAG, size), list(range(first, first + size))) for first in (0, size)]
-            unused = ir.Constant(vector.type, ir.Undefined)
-            vector = builder.fadd(*(builder.shuffle_vector(vector, unused, half) for half in halves))
-        return builder.extract_element(vector, _FLAG(0))
+        vector = builder.sitofp(arguments[0], ir.VectorType(ir.FloatType(), PRODUCTS))
+        return builder.extract_element(_halved(builder, builder.fadd, vector, 1), _FLAG(0))
 
     return types.float32(_products), call
+
+
+def _halved(builder: Any, add: Any, vector: Any, size: int) -> Any:
+    """Return a vector of ``size`` numbers, by adding the second half of a vector to the first again and again."""
+    while (half := vector.type.count // 2) >= size:
+        vector = _sum_of_two(builder, add, vector, range(half), range(half, 2 * half))
+    return vector
+
+
+def _sum_of_two(builder: Any, add: Any, vector: Any, one: range, other: range) -> Any:
+    """Return the sum of two parts of a vector, which consist of the numbers with these indices."""
+    masks = [ir.Constant(ir.VectorType(_FLAG, len(part)), list(part)) for part in (one, other)]
+    unused = ir.Constant(vector.type, ir.Undefined)
+    return add(*(builder.shuffle_vector(vector, unused, mask) for mask in masks))

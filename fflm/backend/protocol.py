@@ -64,6 +64,24 @@ class Dropout:
     layer: int
 
 
+class SoftmaxPart(Protocol):
+    """What an operation on a part of the words of a softmax must know of the others, which other processes compute.
+
+    Attributes
+    ----------
+    words
+        The number of words of the whole softmax.
+    parts
+        The number of parts [n].
+    """
+
+    words: int
+    parts: int
+
+    def others(self, normalizers: Any) -> Any:
+        """Exchange the logarithms of the normalizers: those of this part (B,) -> those of the others (n - 1, B), float64."""
+
+
 class Backend(Protocol):
     """The operations of a device."""
 
@@ -201,11 +219,23 @@ class Backend(Protocol):
         values (B, I), d_normalized (B, I) -> d_values (B, I), added to.
         """
 
-    def output_losses(self, hidden: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
+    def output_losses(
+        self,
+        hidden: Array,
+        weight: Array,
+        bias: Array,
+        rows: Array,
+        targets: Array,
+        losses: Array,
+        part: SoftmaxPart | None = None,
+    ) -> None:
         """Compute the loss -log softmax(hidden[row] weight^T + bias)[target] of each pair of a row and a target.
 
         Several targets may follow the same context; its normalizer is then computed only once. The B x V matrix of all logits
         is never stored.
+
+        If the words are a ``part`` of those of a softmax, the normalizer is that of all words. A target in another part is -1,
+        and its loss is 0. Only the CPU computes parts.
 
         hidden (B, H), weight (V, H), bias (V,), rows (T,) int32 in [0, B), targets (T,) int32 in [0, V) -> losses (T,), nats.
         """
@@ -224,13 +254,15 @@ class Backend(Protocol):
         d_hidden: Array,
         d_weight: Array,
         d_bias: Array,
+        part: SoftmaxPart | None = None,
     ) -> None:
         """Compute the forward and the backward pass of a softmax output layer in one operation.
 
         The gradients are those of ``scale`` times the sum over all rows of: the cross-entropy with the smoothed target
         (1 - smoothing) onehot + smoothing / V (Szegedy et al. 2016, section 7), plus penalty (log Z)^2, where Z is the sum of
         the exponentials of the logits (Devlin et al. 2014, section 2.4). The losses are -log p(target), without smoothing,
-        penalty and scale.
+        penalty and scale. If the words are a ``part`` of those of a softmax, as for `output_losses`, d_hidden is a part of the
+        sum, too.
 
         hidden (B, H), weight (V, H), bias (V,), targets (B,) int32 -> losses (B,), nats, and d_hidden (B, H), both overwritten;
         d_weight (V, H) and d_bias (V,), added to ``beta`` times their content.
@@ -290,6 +322,9 @@ class Backend(Protocol):
 
         hidden (B, H), weight (V, H), bias (V,) -> log_probabilities (B, V), nats.
         """
+
+    def norm(self, gradients: Iterable[Array]) -> float:
+        """Return the L2 norm of all gradients, arrays of any shapes, together; NaN or infinity if one is not finite."""
 
     def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
         """Compute the factor that clips the gradients: min(1, limit / norm), where ``norm`` is the L2 norm of all of them.

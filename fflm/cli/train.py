@@ -32,6 +32,7 @@ from fflm.cli.report import (
     show_valid,
     tokenizing,
 )
+from fflm.training.schemes import Parallel
 from fflm.training.settings import Extend, Initial, Vectors
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 @network_options
 @click.option("--vectors", type=PATH, metavar="FILE", help=description(Vectors))
 @training_options
+@annotated_option("parallel", Parallel, default="auto")
 @text_options
 @quiet_option
 @json_option
@@ -97,6 +99,7 @@ def _start(
     """Start a training run, and print its text and network."""
     from fflm.models.neural.initial import settings_of_model
     from fflm.models.neural.train import start_session
+    from fflm.network.parameters import parameter_count
 
     refuse_text_options(inputs, given)
     if options["initial"]:
@@ -109,7 +112,7 @@ def _start(
     settings = run.trainer.settings
     sampled = "" if settings.loss == "exact" else f"; loss: {settings.loss}, {settings.samples:,} words sampled per batch"
     console.print(
-        f"network: {run.trainer.parameters.count:,} parameters, "
+        f"network: {parameter_count(run.trainer.network.config):,} parameters, "
         f"batches of {settings.batch_size}, {run.trainer.batches:,} per epoch{sampled}"
     )
     if options["vectors"]:

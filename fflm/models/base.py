@@ -121,14 +121,21 @@ class LineScorer(TextScorer, Protocol):
         return LineEncoder(self.text, self.vocabulary)
 
     def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Return -log p of lines (L,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
-        sums: npt.NDArray[np.float64] = np.zeros(len(borders) - 1)
-        filled = borders[1:] > borders[:-1]
-        sums[filled] = np.add.reduceat(self.line_losses(ids, borders), borders[:-1][filled], dtype=np.float64)
+        """Return -log p of lines (L,), nats, as `line_losses` does of their words."""
+        losses, filled = self.line_losses(ids, borders), borders[1:] > borders[:-1]
+        sums: npt.NDArray[np.float64] = np.zeros(len(filled))
+        sums[filled] = np.add.reduceat(losses, borders[:-1][filled], dtype=np.float64)
         return sums
 
     def line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
-        """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
+        """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,).
+
+        Raises
+        ------
+        FflmError
+            If the ids are not those of words, or the borders not those of lines that follow each other.
+        """
+        ids, borders = check_lines(ids, borders, self.vocabulary)
         losses = self.losses_of_texts([ids[low:high] for low, high in itertools.pairwise(borders)])
         return np.concatenate([np.empty(0), *losses])
 
@@ -221,6 +228,24 @@ class Predictor(LineScorer, Protocol):
     def _rows(self, most: int) -> int:
         """Return the number of contexts to have in memory at a time: ``most``, or fewer if the contexts are very long."""
         return max(1, min(most, CELLS // max(1, self.window)))
+
+
+def check_lines(
+    ids: npt.NDArray[Any], borders: npt.NDArray[Any], vocabulary: Vocabulary
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Return the ids of lines (N,), and where each begins and the last ends (L + 1,), after checking them.
+
+    Raises
+    ------
+    FflmError
+        If the ids are not of the vocabulary, or the borders do not rise from 0 to N.
+    """
+    ids, borders = check_ids("ids", ids, len(vocabulary)), np.ascontiguousarray(borders)
+    if borders.dtype != np.int64 or borders.ndim != 1 or not len(borders):
+        raise FflmError("`borders` must be an array of integers of 64 bits, one for each line and one more")
+    if borders[0] or borders[-1] != len(ids) or (borders[1:] < borders[:-1]).any():
+        raise FflmError(f"`borders` must rise from 0 to {len(ids):,}, the number of ids")
+    return ids, borders
 
 
 def check_text(ids: npt.NDArray[Any], start: int, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:

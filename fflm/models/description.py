@@ -9,6 +9,7 @@ from fflm.network.config import NetworkConfig
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import VocabularyAbout
 from fflm.training.log import Logged
+from fflm.training.schemes import Scheme
 from fflm.training.settings import TrainingSettings
 
 LARGEST_ORDER = 20
@@ -63,6 +64,7 @@ class TrainedFile(Common, total=False):
     network: Required[NetworkConfig]
     training: TrainingSettings
     processes: Workers
+    parallel: Scheme
     threads: Workers
     device: Literal["cpu", "cuda"]
     precision: Literal["fp32", "mixed"]

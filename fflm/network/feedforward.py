@@ -16,6 +16,7 @@ from fflm.network import output
 from fflm.network.config import NetworkConfig
 from fflm.network.output import CROSS_ENTROPY, Objective, project, project_backward
 from fflm.network.parameters import Parameters
+from fflm.network.partition import Partition
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,15 @@ class Network:
         The configuration.
     backend
         The backend, which computes the operations on its device.
+    partition
+        The division of the words of a softmax among processes, all of which compute the same batches at the same time. The
+        parameters then have only the own words. By default nothing is divided.
     """
 
-    def __init__(self, config: NetworkConfig, backend: Backend) -> None:
+    def __init__(self, config: NetworkConfig, backend: Backend, partition: Partition | None = None) -> None:
         self.config = config
         self.backend = backend
+        self.partition = partition
         self._softmax_bytes = math.inf  # a bound that is lower than the backend's after the memory was too small
 
     def rows_at_once(self, parameters: Parameters, batch: int) -> int:
@@ -94,7 +99,15 @@ class Network:
 
     def _row_bytes(self, parameters: Parameters) -> int:
         """Return the number of bytes that the softmax of one row takes."""
-        return int(parameters.output_bias.dtype.itemsize * parameters.words)
+        words = self.partition.largest if self.partition else parameters.words  # all processes must divide a batch equally
+        return int(parameters.output_bias.dtype.itemsize * words)
+
+    def _own_targets(self, parameters: Parameters, targets: Array) -> Array:
+        """Return targets (T,) as indices of the rows of the output layer; -1 for those in other processes."""
+        if self.partition:
+            return self.partition.own_targets(targets)
+        input_layer.check_range("targets", targets, parameters.words)
+        return targets
 
     def gradients(
         self,
@@ -124,7 +137,7 @@ class Network:
             Overwritten with the gradients of the objective, averaged over the batch.
         losses
             Overwritten with the losses, (B,), nats: -log p(target) without smoothing and penalty, the loss of noise-contrastive
-            estimation, or the sum of the losses of all output units.
+            estimation, or the sum of the losses of all output units. With a partition, they are 0 for the targets of others.
         objective
             The function to minimize.
         seed, step
@@ -139,7 +152,7 @@ class Network:
             If the contexts have the wrong shape, or contexts or targets contain ids that the network does not have.
         MemoryError
             If there is not enough memory for a single row. If there is too little for `rows_at_once`, the batch is started again
-            with half as many rows at a time, and so are later batches.
+            with half as many rows at a time, and so are later batches; not with a partition, as others do not know of it.
         """
         backend, rows = self.backend, len(targets)
         if not rows:
@@ -147,7 +160,7 @@ class Network:
                 backend.clear(gradient)
             return
         if self.config.output == "softmax":
-            input_layer.check_range("targets", targets, parameters.words)
+            targets = self._own_targets(parameters, targets)
         while True:
             at_once = self.rows_at_once(parameters, rows)
             try:
@@ -158,7 +171,7 @@ class Network:
                     self._part_gradients(parameters, part, gradients, objective, 1 / (batch or rows))
                 return
             except MemoryError:
-                if at_once == 1:
+                if at_once == 1 or self.partition:
                     self._softmax_bytes = math.inf
                     raise
             # This must come after the `except` block, because the exception refers to the arrays of the part.
@@ -193,8 +206,8 @@ class Network:
             return
         rows = output.each_row(targets) if rows is None else rows
         input_layer.check_range("rows", rows, len(contexts))
-        input_layer.check_range("targets", targets, parameters.words)
-        output.output_losses(backend, parameters, forward.softmax_inputs, rows, targets, losses)
+        own = self._own_targets(parameters, targets)
+        output.output_losses(backend, parameters, forward.softmax_inputs, rows, own, losses, self.partition)
 
     def log_probabilities(self, parameters: Parameters, contexts: Array) -> Array:
         """Return log p(word | context) of all words, in evaluation mode, as a NumPy array (B, V), nats."""
@@ -296,7 +309,7 @@ class Network:
             backend.clear(gradients.embeddings[len(gradients.output_bias) if config.tied else 0 :])
         layer = backend, parameters, forward.softmax_inputs, part.targets
         if config.output == "softmax":
-            d_hidden = output.output_gradients(*layer, objective, scale, beta, part.losses, gradients)
+            d_hidden = output.output_gradients(*layer, objective, scale, beta, part.losses, gradients, self.partition)
         else:
             d_hidden = output.unit_gradients(*layer, config.output, scale, beta, part.losses, gradients)
         if parameters.projection is not None:

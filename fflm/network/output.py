@@ -16,6 +16,7 @@ import numpy as np
 
 from fflm.backend.protocol import Activation, Array, Backend, UnitLoss
 from fflm.network.parameters import Band, Parameters
+from fflm.network.partition import Partition
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,15 @@ def each_row(values: Array) -> Array:
     return np.arange(len(values), dtype=np.int32)
 
 
-def output_losses(backend: Backend, parameters: Parameters, hidden: Array, rows: Array, targets: Array, losses: Array) -> None:
+def output_losses(
+    backend: Backend,
+    parameters: Parameters,
+    hidden: Array,
+    rows: Array,
+    targets: Array,
+    losses: Array,
+    partition: Partition | None = None,
+) -> None:
     """Compute -log p(target) of a softmax.
 
     Parameters
@@ -93,9 +102,15 @@ def output_losses(backend: Backend, parameters: Parameters, hidden: Array, rows:
         The targets, (T,) int32, and for each target the row of the hidden outputs that it belongs to, (T,) int32.
     losses
         Overwritten with the losses, (T,), nats.
+    partition
+        The division of the words among processes. The targets are indices among the own words (`Partition.own_targets`), and the
+        losses are those of all targets, in all processes.
     """
     first = backend.upload(_first_targets(parameters, targets))
-    backend.output_losses(hidden, parameters.softmax_weight, parameters.output_bias, backend.upload(rows), first, losses)
+    layer = hidden, parameters.softmax_weight, parameters.output_bias
+    backend.output_losses(*layer, backend.upload(rows), first, losses, partition)
+    if partition:
+        partition.sum(losses)
     for band, found, _, inputs, places in _found_in_bands(backend, parameters, hidden, rows, targets):
         own, each = backend.empty((len(found), 1), losses.dtype), backend.upload(each_row(found))
         backend.output_losses(inputs, band.weight, band.bias, each, places, own.reshape(-1))
@@ -112,6 +127,7 @@ def output_gradients(
     beta: float,
     losses: Array,
     gradients: Parameters,
+    partition: Partition | None = None,
 ) -> Array:
     """Compute the losses of a softmax and the gradients of the output layer, and return d_hidden (B, H).
 
@@ -130,6 +146,8 @@ def output_gradients(
         Overwritten with the losses, (B,), nats, without smoothing and penalty.
     gradients
         The gradients of the parameters, of which those of the output layer are changed.
+    partition
+        As for `output_losses`, but the losses of the targets of other processes are 0.
     """
     bias, d_hidden = parameters.output_bias, backend.empty(hidden.shape, hidden.dtype)
     if objective.offsets is not None:
@@ -140,7 +158,9 @@ def output_gradients(
     if objective.noise is not None:
         backend.nce_gradients(*layer, backend.upload(objective.noise), scale, beta, *results)
         return d_hidden
-    backend.output_gradients(*layer, objective.smoothing, objective.penalty, scale, beta, *results)
+    backend.output_gradients(*layer, objective.smoothing, objective.penalty, scale, beta, *results, partition)
+    if partition:
+        partition.sum(d_hidden)
     if beta == 0:
         for d_band in gradients.bands:  # the batch may have no word of the band
             for array in (d_band.projection, d_band.weight, d_band.bias):

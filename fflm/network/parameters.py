@@ -1,6 +1,7 @@
 """The parameters of a network. Gradients and the moments of an optimizer have the same structure."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -25,6 +26,9 @@ BAND_SHRINKAGE = 4
 
 Source: Grave et al. 2017, section 4.3.
 """
+
+DRAWN = 2**20
+"""Random numbers that are drawn at a time. They are float64, and must not take more memory than the weights."""
 
 
 @dataclass(frozen=True)
@@ -200,12 +204,13 @@ class Parameters:
             ),
         )
 
-    def start_from(self, counts: Array) -> None:
+    def start_from(self, counts: Array, words: slice = slice(None)) -> None:
         """Set the biases of the softmax so that the network begins with the unigram distribution.
 
-        ``counts`` (V,) says how often each word, or class, occurs in the training data.
+        ``counts`` (V,) says how often each word, or class, occurs in the training data. ``words`` are those of these parameters,
+        as for `random`.
         """
-        frequencies = (counts + 1.0) / (counts + 1.0).sum()
+        frequencies = ((counts + 1.0) / (counts + 1.0).sum())[words]
         first, *bands = np.split(frequencies, self.borders[:-1])
         self.output_bias[:] = np.log(np.concatenate([first, [band.sum() for band in bands]]))
         for band, own in zip(self.bands, bands, strict=True):
@@ -245,9 +250,19 @@ class Parameters:
         """Return parameters that are all zero."""
         return cls._assemble(config, {name: np.zeros(shape, dtype) for name, shape in shapes(config).items()})
 
+    def zeros_like(self) -> Self:
+        """Return parameters with the same shapes and dtype that are all zero, as NumPy arrays."""
+        return self.mapped(lambda array: np.zeros(array.shape, array.dtype))
+
     @classmethod
     def random(
-        cls, config: NetworkConfig, seed: int, dtype: np.dtype | type = np.float32, *, random_biases: bool = False
+        cls,
+        config: NetworkConfig,
+        seed: int,
+        dtype: np.dtype | type = np.float32,
+        *,
+        random_biases: bool = False,
+        words: slice = slice(None),
     ) -> Self:
         """Return random initial parameters.
 
@@ -268,12 +283,15 @@ class Parameters:
         random_biases
             Whether the biases of hidden layers are random, too: uniform with the variance 1 / (3 fan-in), as those of PyTorch's
             linear layers. The weights do not depend on this.
+        words
+            The words whose rows of the output layer are returned; by default all. The numbers do not depend on this.
         """
         generator = np.random.default_rng(seed)
         arrays: dict[str, Array] = {}
         for name, shape in shapes(config).items():
             if len(shape) == 1:
-                arrays[name] = np.zeros(shape, dtype)
+                rows = len(range(*words.indices(shape[0]))) if name == "output.bias" else shape[0]
+                arrays[name] = np.zeros(rows, dtype)
                 continue
             deviation = EMBEDDING_SCALE if name == "embeddings" else shape[1] ** -0.5
             if name == "output.weight" or (name.startswith("band") and name.endswith("weight")):
@@ -281,12 +299,25 @@ class Parameters:
             elif name.startswith("hidden") and config.activations[int(name.split(".")[1])] in RECTIFIERS:
                 deviation *= 2**0.5
             bound = 3**0.5 * deviation
-            arrays[name] = generator.uniform(-bound, bound, shape).astype(dtype)
+            arrays[name] = _uniform(generator, bound, shape, dtype, words if name == "output.weight" else slice(None))
         if random_biases:
             for index, size in enumerate(config.hidden):
                 bound = arrays[f"hidden.{index}.weight"].shape[1] ** -0.5
                 arrays[f"hidden.{index}.bias"] = generator.uniform(-bound, bound, size).astype(dtype)
         return cls._assemble(config, arrays)
+
+
+def _uniform(generator: np.random.Generator, bound: float, shape: tuple[int, ...], dtype: np.dtype | type, rows: slice) -> Array:
+    """Return some rows of a random matrix of this shape: numbers between -bound and bound, drawn for a few rows at a time."""
+    first, end, _ = rows.indices(shape[0])
+    array = np.empty((end - first, shape[1]), dtype)
+    at_once = max(1, DRAWN // shape[1])
+    for low in range(0, shape[0], at_once):
+        drawn = generator.uniform(-bound, bound, (min(at_once, shape[0] - low), shape[1]))
+        own = drawn[max(first - low, 0) : max(end - low, 0)]
+        start = max(low - first, 0)
+        array[start : start + len(own)] = own
+    return array
 
 
 def is_finite(array: npt.NDArray[np.floating]) -> bool:
@@ -316,3 +347,8 @@ def shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
         result[f"band.{index}.weight"] = (size, width)
         result[f"band.{index}.bias"] = (size,)
     return result
+
+
+def parameter_count(config: NetworkConfig) -> int:
+    """Return the number of parameters of a network."""
+    return sum(map(math.prod, shapes(config).values()))

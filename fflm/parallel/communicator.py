@@ -4,6 +4,7 @@ Letters: n processes, numbered by their ranks from 0 to n - 1.
 """
 
 import json
+import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
@@ -15,6 +16,9 @@ import numpy.typing as npt
 from fflm.errors import FflmError
 
 Result = TypeVar("Result")
+
+GATHERED = 2**20
+"""Numbers that `Communicator.gather_rows` gathers at a time."""
 
 
 class Communicator(ABC):
@@ -101,6 +105,24 @@ class Communicator(ABC):
     def barrier(self) -> None:
         """Wait until all processes are here."""
         self.gather([0.0])
+
+    def gather_rows(self, rows: npt.NDArray[Any], count: int) -> npt.NDArray[Any] | None:
+        """Return in the first process an array of ``count`` rows, of which each process gives its `share`; in the others None.
+
+        A few rows travel at a time, as a sum of bits, of which all processes but one give zeros.
+        """
+        shape, own = rows.shape[1:], self.share(count)
+        whole = np.empty((count, *shape), rows.dtype) if self.first else None
+        at_once = max(1, GATHERED // math.prod(shape))
+        for low in range(0, count, at_once):
+            part = np.zeros((min(at_once, count - low), *shape), rows.dtype)
+            start, stop = max(low, own.start), min(low + len(part), own.stop)
+            if start < stop:
+                part[start - low : stop - low] = rows[start - own.start : stop - own.start]
+            self.sum_arrays([part.view(f"u{rows.itemsize}")])
+            if whole is not None:
+                whole[low : low + len(part)] = part
+        return whole
 
     def on_first(self, work: Callable[[], Result]) -> Result:
         """Let the first process do some work, for which the others wait; return its result, which is a JSON value.

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from fflm.backend.protocol import Array, Backend
-from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
 from fflm.training.settings import TrainingSettings
 
@@ -18,8 +17,10 @@ class Optimizer:
     ----------
     settings
         The settings of training, which choose the optimizer and its constants.
-    config, dtype, backend
-        The configuration, the dtype and the backend of the network.
+    parameters
+        The parameters to train.
+    backend
+        The backend of the network.
 
     Attributes
     ----------
@@ -28,11 +29,11 @@ class Optimizer:
         sgd with momentum, the (mean of the) squared gradients of adagrad and rmsprop, and the two moments of adam and adamw.
     """
 
-    def __init__(self, settings: TrainingSettings, config: NetworkConfig, dtype: type, backend: Backend) -> None:
+    def __init__(self, settings: TrainingSettings, parameters: Parameters, backend: Backend) -> None:
         self.settings = settings
         self._backend = backend
         count = {"sgd": 1 if settings.momentum else 0, "adam": 2, "adamw": 2}.get(settings.optimizer, 1)
-        self.moments = tuple(Parameters.zeros(config, dtype).mapped(backend.upload) for _ in range(count))
+        self.moments = tuple(parameters.zeros_like().mapped(backend.upload) for _ in range(count))
 
     def add_penalties(self, parameters: Parameters, gradients: Parameters) -> None:
         """Add the gradients of the L1 and L2 penalties on weights (not on biases) to the gradients of the loss."""

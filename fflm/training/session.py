@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import os
 import time
 from abc import ABC, abstractmethod
@@ -20,7 +19,8 @@ from fflm.errors import FflmError
 from fflm.files import FolderLock, NewFolder, locked_folder, os_errors_as_fflm_error, remove_leftovers, sync, write_json
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
-from fflm.network.parameters import Parameters, shapes
+from fflm.network.parameters import Parameters, parameter_count
+from fflm.network.partition import Partition
 from fflm.parallel.world import world
 from fflm.signals import ctrl_c
 from fflm.stored import read_json
@@ -28,6 +28,7 @@ from fflm.training.checkpoints import Checkpoint, check_shapes, save_weights
 from fflm.training.events import DivergedError, Evaluation, Event, Finished, Losses, RolledBack, Step, Tested
 from fflm.training.examples import Examples
 from fflm.training.log import append_log, truncate_log
+from fflm.training.schemes import Scheme
 from fflm.training.settings import TrainingSettings
 from fflm.training.trainer import Trainer, sum_losses
 
@@ -65,12 +66,14 @@ class Session(ABC):
         Initial embeddings, (V + 1, m) float32, with NaN in rows that are initialized at random. By default all are random.
     parameters
         The initial weights, on the CPU; by default random ones.
+    parallel
+        What several processes divide: the rows of each batch, or the words of the vocabulary.
 
     Attributes
     ----------
     path
         The folder of the model.
-    data, compute
+    data, compute, parallel
         As above.
     trainer
         The trainer.
@@ -99,21 +102,28 @@ class Session(ABC):
         compute: Compute,
         embeddings: npt.NDArray[np.float32] | None = None,
         parameters: Parameters | None = None,
+        parallel: Scheme = "data",
     ) -> None:
         check_size(config)
         self._new = None if isinstance(place, Path) else place
         self.path = place if isinstance(place, Path) else place.path
         self.data = data
         self.compute = compute
+        self.parallel = parallel
+        divided = parallel == "vocabulary" and world().size > 1
+        partition = Partition(config, world()) if divided else None
         parts = self.parts(config)
         self._test = parts.get("test")
         if parameters is None:
-            parameters = Parameters.random(config, settings.seed)
-            parameters.start_from(parts["train"].counts(config.classes))
+            words = partition.own if partition else slice(None)
+            parameters = Parameters.random(config, settings.seed, words=words)
+            parameters.start_from(parts["train"].counts(config.classes), words)
             if parameters.embeddings is not None:
                 parameters.embeddings[...] *= self.embedding_scale
+        elif partition:
+            parameters = partition.own_part(parameters)
         self.vectors = 0 if embeddings is None else parameters.take_embeddings(embeddings)
-        network = Network(config, compute.backend())
+        network = Network(config, compute.backend(), partition)
         self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings, world())
         self.communicator = self.trainer.communicator
         self.save_seconds = SAVE_SECONDS
@@ -134,6 +144,7 @@ class Session(ABC):
         compute: Compute | None = None,
         embeddings: npt.NDArray[np.float32] | None = None,
         parameters: Parameters | None = None,
+        parallel: Scheme = "data",
     ) -> Self:
         """Start a training run in a new folder.
 
@@ -143,7 +154,7 @@ class Session(ABC):
         ----------
         new
             The folder of the model, which may contain the data, and is otherwise empty; in all processes but the first its path.
-        data, config, settings, embeddings, parameters
+        data, config, settings, embeddings, parameters, parallel
             As for the class.
         compute
             As for the class; by default the CPU with one thread per core.
@@ -153,13 +164,15 @@ class Session(ABC):
         FflmError
             If the folder cannot be written.
         """
-        session = cls(new, data, config, settings, compute or Compute.choose(), embeddings, parameters)
+        session = cls(new, data, config, settings, compute or Compute.choose(), embeddings, parameters, parallel)
         session._check_same()
         if not session.communicator.first:
+            session._save()
             return session
         about = {
             "training": settings.to_dict(),
             "processes": session.communicator.size,
+            "parallel": parallel,
             "threads": session.compute.threads,
             "device": session.compute.device,
             "precision": session.compute.precision,
@@ -168,7 +181,7 @@ class Session(ABC):
         }
         session.save_description(about)
         session._set_meanings(read_json(session.folder / CONFIG, dict[str, Any]))
-        size = session.trainer.parameters.count
+        size = parameter_count(config)
         session._write("start", parameters=size, processes=session.communicator.size, **session.conditions())
         session._save()
         session._modified = session._times()
@@ -221,7 +234,7 @@ class Session(ABC):
         compute = Compute.choose(threads, device or checkpoint.device or about.get("device", "cpu"))
         if compute.device == "cuda":
             compute = dataclasses.replace(compute, precision=about.get("precision", "fp32"))
-        session = cls(path, data, config, settings, compute)
+        session = cls(path, data, config, settings, compute, parallel=about.get("parallel", "data"))
         session.vectors = about.get("vectors", 0)
         session._restore_from(checkpoint, about, epochs)
         return session
@@ -298,13 +311,16 @@ class Session(ABC):
                 state.finished, state.bad = "", 0
         self.trainer.settings = dataclasses.replace(settings, epochs=wanted)
         self._check_same()  # all processes have read the files
+        changed = (wanted, self.compute.device) != (previous, checkpoint.device or about.get("device", "cpu"))
         if not self.communicator.first:
+            if changed:
+                self._save()
             return
         self._set_meanings(about)
         truncate_log(self.folder / LOG, state.log_bytes)
         if self.communicator.size != about.get("processes", 1):
             self._write("resumed", step=state.step, processes=self.communicator.size)
-        if (wanted, self.compute.device) != (previous, checkpoint.device or about.get("device", "cpu")):
+        if changed:
             self._save()
         reported = {**about, "training": self.trainer.settings.to_dict(), "device": self.compute.device}
         if reported != about:
@@ -312,12 +328,18 @@ class Session(ABC):
         remove_leftovers(self.folder)
         self._modified = self._times()
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        """Load the state of a checkpoint into the trainer. Raise an FflmError if the checkpoint does not belong to this run."""
-        if checkpoint.corpus != self.fingerprint:
+    def _restore(self, checkpoint: Checkpoint | None) -> None:
+        """Load the state of a checkpoint, which only the first process needs to have, into the trainer.
+
+        Raises
+        ------
+        FflmError
+            If the checkpoint does not belong to this run.
+        """
+        if checkpoint and checkpoint.corpus != self.fingerprint:
             raise FflmError(f"{self.path} was trained on other data: resume with that, or train again with `overwrite=True`")
         try:
-            self.trainer.load_state_dict(checkpoint.state_dict)
+            self.trainer.load_from_first(checkpoint.state_dict if checkpoint else None)
         except FflmError as error:
             raise FflmError(f"{self.folder / CHECKPOINT} cannot be used: {error}") from error
 
@@ -328,7 +350,7 @@ class Session(ABC):
             return
         texts = [repr(trainer.network.config), repr(trainer.settings), repr(trainer.state.step), self.fingerprint]
         self.communicator.check_same(
-            [*texts, *trainer.parameters],
+            [*texts, *trainer.common],
             "the processes do not train the same network on the same data: give all of them the same arguments and files",
         )
 
@@ -398,7 +420,8 @@ class Session(ABC):
                 for event in self.events():
                     interrupted.deferred = True  # not before the first step, because compiling kernels may take long
                     stop = self.communicator.any(interrupted.received) and not self.trainer.state.finished
-                    if stop and self.published:  # a model that has not been evaluated must not replace a trained model
+                    # A model that has not been evaluated must not replace a trained model.
+                    if stop and self.communicator.on_first(lambda: self.published):
                         self.save()  # save before the callbacks print anything, because the terminal may be closed
                     for callback in callbacks:
                         callback(self, event)
@@ -458,16 +481,17 @@ class Session(ABC):
     def _save(self) -> None:
         """Write the checkpoint after the files that it refers to, and publish the folder.
 
-        A folder that replaces a model is only published if there are weights.
+        A folder that replaces a model is only published if there are weights. The first process writes, but all must call this.
         """
-        if not self.communicator.first:
-            return
         state = self.trainer.state
         if 0 < state.words == state.loss_words:
             self._save_weights({"step": state.step, "epoch": self._epochs(state.words)})
+        state_dict = self.trainer.state_dict()
+        if not self.communicator.first:
+            return
         with os_errors_as_fflm_error(f"write {self.folder / LOG}"):
             sync(self.folder / LOG)
-        checkpoint = Checkpoint(self.trainer.state_dict(), self.fingerprint, self.trainer.settings.epochs, self.compute.device)
+        checkpoint = Checkpoint(state_dict, self.fingerprint, self.trainer.settings.epochs, self.compute.device)
         checkpoint.save(self.folder / CHECKPOINT, self._checkpoint_meaning)
         self._saved = time.monotonic()
         if self._new and not self.published and (state.words or not self._new.replaces):
@@ -476,9 +500,10 @@ class Session(ABC):
                 self._lock.folder = self.path
 
     def _save_weights(self, figures: dict[str, Any]) -> None:
-        """Write the current weights with their figures."""
-        weights = self.trainer.parameters.mapped(self.trainer.network.backend.download)
-        save_weights(self.folder, weights, figures, self._weights_meaning)
+        """Write the current weights with their figures, which only the first process does; all processes must call this."""
+        weights = self.trainer.weights()
+        if weights:
+            save_weights(self.folder, weights, figures, self._weights_meaning)
 
     def _write(self, event: str, **fields: Any) -> None:
         """Append an event to the log, and record the length of the log in the state."""
@@ -487,14 +512,13 @@ class Session(ABC):
 
     def _record(self, event: Step | Evaluation | Finished) -> None:
         """Write an event to the log, and save the weights and the checkpoint if it is time to."""
-        if not self.communicator.first:
-            return
-        if isinstance(event, Evaluation | Finished):
+        first = self.communicator.first
+        if isinstance(event, Evaluation | Finished) and first:
             self._lock.check()
         if isinstance(event, Evaluation):
             figures: dict[str, Any] = {"step": event.step, "epoch": self._epochs(event.words)}
             figures["train_loss"] = event.train_loss
-            if event.valid is not None:
+            if event.valid is not None and first:
                 figures["valid"] = self.valid = self.measure("valid", event.valid, self.trainer.parameters)
             if event.best:
                 self._save_weights(figures)
@@ -502,8 +526,9 @@ class Session(ABC):
             self.save()
         elif isinstance(event, Finished):
             # This does not change the state: if a finished run is resumed, it logs its end and its test figures again.
-            append_log(self.folder / LOG, "finished", reason=event.reason)
-        elif time.monotonic() - self._saved > self.save_seconds:
+            if first:
+                append_log(self.folder / LOG, "finished", reason=event.reason)
+        elif self.communicator.any(first and time.monotonic() - self._saved > self.save_seconds):
             self.save()
 
     def _evaluate_test(self, test: Examples) -> Tested:
@@ -518,8 +543,8 @@ class Session(ABC):
             best = Parameters.from_arrays(network.config, arrays) if communicator.first else Parameters.zeros(network.config)
             for array in best:
                 communicator.broadcast_array(array)
-            weights = best.mapped(network.backend.upload)
-            losses = sum_losses(network, weights, test, communicator)
+            weights = self.trainer.own_part(best).mapped(network.backend.upload)
+            losses = sum_losses(network, weights, test, self.trainer.rows)
             if communicator.first:
                 figures = {**figures, "test": self.measure("test", losses, weights)}
                 save_weights(self.folder, best, figures, self._weights_meaning)
@@ -535,8 +560,8 @@ class Session(ABC):
             raise FflmError(f"training does not converge: {error}; try a lower `rate`, or {clip}") from error
         if self.communicator.first:
             self._lock.check()
-            self._restore(Checkpoint.load(self.folder / CHECKPOINT, self._checkpoint_meaning))
-        self.trainer.synchronize()
+        first, path = self.communicator.first, self.folder / CHECKPOINT
+        self._restore(Checkpoint.load(path, self._checkpoint_meaning) if first else None)
         state = self.trainer.state
         state.divergences = divergences
         state.rate_factor /= 2
@@ -552,6 +577,6 @@ class Session(ABC):
 
 def check_size(config: NetworkConfig) -> None:
     """Raise an FflmError if a network has too many parameters."""
-    count = sum(map(math.prod, shapes(config).values()))
+    count = parameter_count(config)
     if count > PARAMETERS:
         raise FflmError(f"the network would have {count:,} parameters: choose smaller sizes of layers")

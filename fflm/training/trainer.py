@@ -1,10 +1,10 @@
 """The training loop, which is a generator of events."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -79,9 +79,10 @@ class Trainer:
     Parameters
     ----------
     network
-        The network.
+        The network. If it has a partition, all processes compute the same rows, and each has the parameters and moments of its
+        own words.
     parameters
-        The initial parameters, as NumPy arrays. On the CPU, they are changed in place.
+        The initial parameters, as NumPy arrays; with a partition, of own words only. On the CPU, they are changed in place.
     train
         The training data.
     valid
@@ -89,11 +90,15 @@ class Trainer:
     settings
         The settings of training.
     communicator
-        The processes that train together. Each has the same parameters, optimizer and data, computes the gradients of a share of
-        the rows of each batch, and makes the same update with the sums over all processes.
+        The processes that train together, with the same data. Without a partition, each has the same parameters and optimizer,
+        computes the gradients of a share of the rows of each batch, and makes the same update with the sums over all processes.
 
     Attributes
     ----------
+    communicator
+        As above.
+    rows
+        The processes that divide the rows of batches; with a partition, this process by itself.
     parameters, gradients
         The parameters and their gradients, on the device.
     state
@@ -124,12 +129,12 @@ class Trainer:
         self.valid = valid
         self.settings = settings
         self.communicator: Communicator = network.backend.connect(communicator)
-        dtype = parameters.dtype
+        self.rows = SINGLE_PROCESS if network.partition else self.communicator
         if network.config.output != "softmax" and (settings.loss, settings.smoothing, settings.self_normalise) != ("exact", 0, 0):
             raise FflmError("a sampled loss, smoothing and self-normalization are of a softmax: leave them out")
-        self.optimizer = Optimizer(settings, network.config, dtype, network.backend)
-        self.gradients = Parameters.zeros(network.config, dtype).mapped(network.backend.upload)
-        self._scale = network.backend.upload(np.ones(1, dtype))
+        self.optimizer = Optimizer(settings, parameters, network.backend)
+        self.gradients = parameters.zeros_like().mapped(network.backend.upload)
+        self._scale = network.backend.upload(np.ones(1, parameters.dtype))
         self.state = State()
         if settings.loss != "exact":
             self._sampler = Sampler(train.counts(network.config.vocabulary), settings.samples, settings.seed)
@@ -139,7 +144,12 @@ class Trainer:
             if settings.optimizer in ("adam", "adamw") and not settings.frozen:
                 self.lazy_adam = LazyAdam(self.parameters, self.optimizer.moments, settings)
             # Memory for the rows of subsets. These arrays are large, but the operating system provides only the pages in use.
-            self._memory = [Parameters.zeros(network.config, dtype).mapped(network.backend.upload) for _ in range(copies)]
+            self._memory = [parameters.zeros_like().mapped(network.backend.upload) for _ in range(copies)]
+
+    @property
+    def common(self) -> list[Array]:
+        """The parameters that are the same in all processes."""
+        return list(self.parameters) if not self.network.partition else self.network.partition.common(self.parameters)
 
     @property
     def batches(self) -> int:
@@ -159,11 +169,13 @@ class Trainer:
     def state_dict(self) -> StateDict:
         """Return everything that a trainer with the same network, data and settings needs to continue in the same way.
 
-        Call this method between two events of `run`. The arrays may share memory with the trainer, so they must be stored or
-        copied before training continues.
+        Call this method between two events of `run`, in all processes. The arrays may share memory with the trainer, so they must
+        be stored or copied before training continues. Only the first process gets them.
         """
-        download = self.network.backend.download
-        arrays = {f"{part}.{name}": download(array) for part, whole in self._parts().items() for name, array in whole.items()}
+        arrays: dict[str, Array] = {}
+        for part, own in self._parts().items():
+            if whole := self._gathered(own):
+                arrays |= {f"{part}.{name}": array for name, array in whole.items()}
         if self.lazy_adam:
             arrays |= {f"done.{name}": rows for name, rows in self.lazy_adam.done.items()}
         return {"state": dataclasses.asdict(self.state), "arrays": arrays}
@@ -174,7 +186,8 @@ class Trainer:
         Parameters
         ----------
         state_dict
-            The result of `state_dict` of a trainer with the same network, data and settings, perhaps on another device.
+            The result of `state_dict` of a trainer with the same network, data and settings, perhaps on another device, or in
+            another number of processes.
 
         Raises
         ------
@@ -195,19 +208,41 @@ class Trainer:
             self.lazy_adam.restore(arrays)
         backend = self.network.backend
         for part, whole in self._parts().items():
-            for array, saved in zip(whole, parts[part], strict=True):
+            for array, saved in zip(whole, self.own_part(parts[part]), strict=True):
                 backend.copy(backend.upload(saved).reshape(len(saved), -1), array.reshape(len(saved), -1))
         self.state = state
 
-    def synchronize(self) -> None:
-        """Continue in all processes from the state of the first one, for example after `load_state_dict` was called there."""
-        if self.communicator.size == 1:
-            return
-        state_dict = self.state_dict()
-        for array in state_dict["arrays"].values():
+    def load_from_first(self, state_dict: StateDict | None) -> None:
+        """Load a state in all processes, as `load_state_dict` does; only the first process gives it."""
+        given = {} if state_dict is None else state_dict["arrays"]
+
+        def describe() -> dict[str, Any]:
+            shapes = {name: [array.shape, array.dtype.str] for name, array in given.items()}
+            return {"state": state_dict and state_dict["state"], "shapes": shapes}
+
+        about = self.communicator.on_first(describe)
+        arrays = {name: given[name] if given else np.empty(shape, dtype) for name, (shape, dtype) in about["shapes"].items()}
+        for array in arrays.values():
             self.communicator.broadcast_array(array)
-        state_dict["state"] = json.loads(self.communicator.broadcast(json.dumps(state_dict["state"]).encode()))
-        self.load_state_dict(state_dict)
+        self.load_state_dict({"state": about["state"], "arrays": arrays})
+
+    def weights(self) -> Parameters | None:
+        """Return the parameters, as NumPy arrays, which may be those of the trainer, in the first process; in the others None.
+
+        All processes must call this.
+        """
+        return self._gathered(self.parameters)
+
+    def own_part(self, parameters: Parameters) -> Parameters:
+        """Return the parameters that the trainer of this process has, given those of all words."""
+        return self.network.partition.own_part(parameters) if self.network.partition else parameters
+
+    def _gathered(self, own: Parameters) -> Parameters | None:
+        """Return parameters, or moments, of all words, as NumPy arrays, in the first process; in the others None."""
+        if not (self.network.partition or self.communicator.first):
+            return None
+        downloaded = own.mapped(self.network.backend.download)
+        return self.network.partition.gather(downloaded) if self.network.partition else downloaded
 
     def _parts(self) -> dict[str, Parameters]:
         """Return the parameters and the optimizer's moments under the names that they have in a checkpoint."""
@@ -256,7 +291,7 @@ class Trainer:
         if words is not None or self.network.config.sparse:  # the step must not take time for rows that it does not use
             subset = Subset(self.network.config, contexts, targets, words)
             contexts, targets = subset.contexts, subset.targets
-        share, upload = self.communicator.share(len(targets)), self.network.backend.upload
+        share, upload = self.rows.share(len(targets)), self.network.backend.upload
         own = upload(contexts[share]), targets[share], share.start
         return _Batch(*own, len(targets), objective, subset, words is None)
 
@@ -290,12 +325,12 @@ class Trainer:
             batch=batch.size,
         )
         learned = [gradient for name, gradient in gradients.items() if not (settings.frozen and name == "embeddings")]
-        self.communicator.sum_arrays(learned)
+        self.rows.sum_arrays(learned)
         if settings.frozen:
             backend.clear(gradients.embeddings)
         self.optimizer.add_penalties(parameters, gradients)
         if settings.clip:
-            backend.clip_factor(gradients, settings.clip, self._scale)
+            backend.clip_factor(self._all_gradients(gradients), settings.clip, self._scale)
         self.optimizer.update(parameters, gradients, moments, scale=self._scale, rate=rate, step=step + 1)
         if subset:
             for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
@@ -303,6 +338,14 @@ class Trainer:
         if self.lazy_adam:
             self.lazy_adam.step(rate, subset)
         return losses
+
+    def _all_gradients(self, gradients: Parameters) -> list[Array]:
+        """Return arrays whose norm is that of the gradients of all words: of the divided arrays, the norms in all processes."""
+        if not self.network.partition:
+            return list(gradients)
+        backend, partition = self.network.backend, self.network.partition
+        norms = self.communicator.gather([backend.norm(partition.divided(gradients))])
+        return [*partition.common(gradients), backend.upload(norms.astype(gradients.dtype))]
 
     def _finish(self, batch: _Batch, losses: Array) -> float:
         """Wait for the end of a training step, update the state, and return the mean loss of the batch.
@@ -373,8 +416,8 @@ class Trainer:
         if self.lazy_adam:
             self.lazy_adam.catch_up_all(self.network.backend, rate)
         train_loss = state.loss_sum / state.loss_words
-        self.communicator.check_same(list(self.parameters), DRIFTED)
-        valid = None if self.valid is None else sum_losses(self.network, self.parameters, self.valid, self.communicator)
+        self.communicator.check_same(self.common, DRIFTED)
+        valid = None if self.valid is None else sum_losses(self.network, self.parameters, self.valid, self.rows)
         best = valid is None or valid.mean < state.best
         if valid is not None:
             state.best = min(state.best, valid.mean)

@@ -515,6 +515,7 @@ def test_clip_factor(shapes: list[tuple[int, ...]], limit: float, dtype: np.dtyp
     norm = np.sqrt(sum((gradient.astype(np.float64) ** 2).sum() for gradient in gradients))
     BACKEND.clip_factor(gradients, limit, factor)
     assert_close(factor[0], min(1, limit / norm), PRODUCT[dtype])
+    assert_close(BACKEND.norm(gradients), norm, PRODUCT[dtype])
     for wrong in (np.inf, -np.inf, np.nan):
         gradients[-1].flat[-1] = wrong
         BACKEND.clip_factor(gradients, limit, factor)

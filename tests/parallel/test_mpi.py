@@ -27,18 +27,25 @@ def test_operations_of_communicator(tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-def test_interrupted_training_in_two_processes_equals_uninterrupted(text):
-    """Ctrl-C in one process stops both after the same step; the losses are those of one process, which can also continue."""
-    result = mpiexec(2, PROGRAM, "training", folder=Path())
-    assert result.returncode == 0, result.stderr
+@pytest.mark.parametrize(
+    ("name", "size", "settings"), [("training", 2, mpi_checks.TRAINING), ("vocabulary", 3, mpi_checks.VOCABULARY)]
+)
+def test_interrupted_training_in_several_processes_equals_uninterrupted(text, name, size, settings):
+    """Ctrl-C in one process stops all after the same step; the losses are those of one process, which can also continue."""
+    result = mpiexec(size, PROGRAM, name, folder=Path())
+    if name == "vocabulary":
+        check_diverging(result)
+    else:
+        assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["step"] == 6  # the signal comes after step 5
     (whole, figures), (resumed, again) = (
         load_arrays(Path(model, "model.safetensors"), of=dict) for model in ("whole.model", "resumed.model")
     )
     assert figures == again
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
-    assert json.loads(Path("whole.model/config.json").read_text())["processes"] == 2
-    fflm.train("text.txt", "single.model", **mpi_checks.TRAINING)
+    about = json.loads(Path("whole.model/config.json").read_text())
+    assert (about["processes"], about["parallel"]) == (size, settings.get("parallel", "data"))
+    fflm.train("text.txt", "single.model", **settings)
     for one, two in zip(log("single.model"), log("whole.model"), strict=True):
         assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-5)
         assert two["valid"]["perplexity"] == pytest.approx(one["valid"]["perplexity"], rel=1e-4)
@@ -49,7 +56,11 @@ def test_interrupted_training_in_two_processes_equals_uninterrupted(text):
 
 
 def test_divergence_is_rolled_back_and_fault_of_one_process_ends_all(text):
-    result = mpiexec(2, PROGRAM, "diverging", folder=Path())
+    check_diverging(mpiexec(2, PROGRAM, "diverging", folder=Path()))
+
+
+def check_diverging(result):
+    """Check what `mpi_checks.diverging` leaves."""
     assert result.returncode == 1
     assert "RuntimeError: a fault in the last process" in result.stderr
     (event,) = log("diverging.model", "rolled back")

@@ -37,6 +37,9 @@ TRAINING = {
 }
 
 
+VOCABULARY = {**TRAINING, "tied": False, "loss": "exact", "parallel": "vocabulary"}
+
+
 def operations(communicator):
     """Check the operations of a communicator."""
     rank, size = communicator.rank, communicator.size
@@ -59,6 +62,10 @@ def operations(communicator):
         for index, array in enumerate(own):
             expected = functools.reduce(np.add, [each[index].astype(dtype) for each in every])
             assert np.array_equal(array, expected), (array, expected)  # bit for bit, so the order is that of ranks
+    for shape in ((7,), (20, 3), (size, 2)):
+        whole = np.random.default_rng(0).normal(size=shape)
+        gathered = communicator.gather_rows(whole[communicator.share(len(whole))], len(whole))
+        assert np.array_equal(gathered, whole) if rank == 0 else gathered is None
     mpi.CHUNK = 2**20
     communicator._buffers.clear()
     sent = communicator.bytes_sent
@@ -88,9 +95,9 @@ def fail():
     raise FflmError("no")
 
 
-def training(communicator):
-    """Train without interruption, and with one by Ctrl-C in the last process; return the figures and the weights."""
-    fflm.train("text.txt", "whole.model", **TRAINING)
+def training(communicator, settings=TRAINING):
+    """Train without interruption, and with one by Ctrl-C in the last process; return after which step it has stopped."""
+    fflm.train("text.txt", "whole.model", **settings)
     stopped = None
 
     def interrupt(session, event):
@@ -100,14 +107,22 @@ def training(communicator):
         stopped = session.trainer.state.step
 
     with pytest.raises(KeyboardInterrupt, match="stopped and saved"):
-        fflm.train("text.txt", "resumed.model", **TRAINING, callback=interrupt)
+        fflm.train("text.txt", "resumed.model", **settings, callback=interrupt)
     steps = communicator.gather([stopped])[:, 0]
     assert len(set(steps)) == 1, steps
     fflm.resume("resumed.model")
     return {"step": stopped}
 
 
-def diverging(communicator):
+def vocabulary(communicator):
+    """Do the same as `training` and `diverging`, where each process has a part of the words."""
+    found = training(communicator, VOCABULARY)
+    if communicator.first:
+        print(json.dumps(found), flush=True)
+    diverging(communicator, VOCABULARY)
+
+
+def diverging(communicator, settings=TRAINING):
     """Let training diverge once, so that it is rolled back; then let the last process fail."""
 
     def spoil(session, event):
@@ -118,7 +133,7 @@ def diverging(communicator):
             if event.step == 6:
                 raise RuntimeError("a fault in the last process")
 
-    fflm.train("text.txt", "diverging.model", **TRAINING, callback=spoil)
+    fflm.train("text.txt", "diverging.model", **settings, callback=spoil)
 
 
 class NcclOverMpi:
@@ -191,6 +206,7 @@ def gpus(communicator):
 
 if __name__ == "__main__":
     group = world()
-    found = {"operations": operations, "training": training, "diverging": diverging, "gpus": gpus}[sys.argv[1]](group)
+    checks = operations, training, vocabulary, diverging, gpus
+    found = {check.__name__: check for check in checks}[sys.argv[1]](group)
     if group.first:
         print(json.dumps(found))

@@ -18,18 +18,27 @@ MODES = {
 WORDS = ("the", "cat", "dog", "sat", "on", ".")
 
 
-def tiny_model(text=MODES["sentence"], words=WORDS, *, window=3, seed=1, dtype=np.float32):
+def tiny_model(text=MODES["sentence"], words=WORDS, *, window=3, seed=1):
     """Return a network whose distributions are far from uniform and depend on every word of the context."""
     counts = {word: 10 * (len(words) - index) for index, word in enumerate(words)} | ({LINE_END: 7} if text.ends else {})
     vocabulary = Vocabulary.from_counts(counts, ends=text.ends)
     config = NetworkConfig(
         vocabulary=len(vocabulary), window=window, averages=(), embedding=4, hidden=(6,), activation="tanh", tied=False
     )
-    parameters = Parameters.random(config, seed, dtype)
+    parameters = Parameters.random(config, seed)
     generator = np.random.default_rng(seed)
     for array in parameters:
         array[...] = generator.normal(0, 1, array.shape)
     return NeuralModel(config, parameters, vocabulary, text)
+
+
+def exact_log_probabilities(model, contexts):
+    """Return log p(word | context) of every word by a `tiny_model` in double precision: contexts (B, n) -> (B, V), nats."""
+    arrays = model.parameters.mapped(lambda array: array.astype(np.float64))
+    inputs = arrays.embeddings[contexts].reshape(len(contexts), model.config.inputs)
+    hidden = np.tanh(inputs @ arrays.hidden_weights[0].T + arrays.hidden_biases[0])
+    scores = hidden @ arrays.softmax_weight.T + arrays.output_bias
+    return scores - np.logaddexp.reduce(scores, axis=1)[:, None]
 
 
 class Bigrams(Predictor):

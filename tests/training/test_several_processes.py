@@ -12,6 +12,7 @@ from fflm.errors import FflmError
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
+from fflm.network.partition import Partition
 from fflm.parallel.communicator import SINGLE_PROCESS
 from fflm.text.windows import Windows
 from fflm.training.events import DivergedError, Evaluation, Step
@@ -34,6 +35,15 @@ CASES = {
     "small batches": ({}, {"loss": "sampled", "samples": 4, "batch_size": 2, "epochs": 1, "evaluate_every": 20}),
 }
 
+UNTIED = dataclasses.replace(CONFIG, tied=False)
+
+VOCABULARY_CASES = {
+    "adamw": ({"residual": True, "hidden": (7, 7)}, {"smoothing": 0.1, "self_normalise": 0.1, "l1": 1e-3}),
+    "sgd": ({"direct": True}, {"optimizer": "sgd", "momentum": 0.9, "l2": 0.01, "weight_decay": 0.1, "schedule": "plateau"}),
+    "adagrad": ({"hidden": (), "dropout": 0.0}, {"optimizer": "adagrad", "clip": 0.0, "frozen": True}),
+}
+"""The changes to `UNTIED` and `SETTINGS` of trainings that divide the words among processes."""
+
 ROUNDING = 1e-9
 """Differences of float64 sums in another order, after the steps of a run."""
 
@@ -46,15 +56,16 @@ def texts(config):
     return Windows(TEXT, config.context, padding=WORDS)
 
 
-def trainer(communicator, config=CONFIG, settings=SETTINGS, seed=1):
+def trainer(communicator, config=CONFIG, settings=SETTINGS, seed=1, *, vocabulary=False):
     examples = texts(config)
-    start = Parameters.random(config, seed, np.float64)
-    return Trainer(Network(config, CpuBackend()), start, examples, examples, settings, communicator)
+    partition = Partition(config, communicator) if vocabulary else None
+    start = Parameters.random(config, seed, np.float64, words=partition.own if partition else slice(None))
+    return Trainer(Network(config, CpuBackend(), partition), start, examples, examples, settings, communicator)
 
 
-def train(communicator, config, settings, steps=10**9):
+def train(communicator, config, settings, steps=10**9, *, vocabulary=False):
     """Train for a number of steps; return the losses of all events, and the trainer."""
-    run, losses = trainer(communicator, config, settings), []
+    run, losses = trainer(communicator, config, settings, vocabulary=vocabulary), []
     for event in run.run():
         if isinstance(event, Step):
             losses.append(event.loss)
@@ -90,6 +101,56 @@ def test_classifier_in_several_processes_equals_one(frozen):
         assert_close(run.parameters.embeddings, one.parameters.embeddings, ROUNDING)
 
 
+@pytest.mark.parametrize("name", VOCABULARY_CASES)
+def test_training_over_divided_vocabulary_equals_training_in_one_process(name):
+    """Also after a resume in another number of processes, from a checkpoint that has all words."""
+    shape, fields = VOCABULARY_CASES[name]
+    config, settings = dataclasses.replace(UNTIED, **shape), dataclasses.replace(SETTINGS, **fields)
+    expected, one = train(SINGLE_PROCESS, config, settings)
+
+    def whole(communicator):
+        losses, run = train(communicator, config, settings, vocabulary=True)
+        return losses, run, run.weights()
+
+    def stopped(communicator):
+        return train(communicator, config, settings, 7, vocabulary=True)[1].state_dict()
+
+    results = in_processes(3, whole)
+    assert [len(run.parameters.output_weight) for _, run, _ in results] == [10, 10, 10]
+    for losses, run, _ in results:
+        assert losses == results[0][0]
+        assert_close(losses, expected, ROUNDING)
+        assert all(map(np.array_equal, run.common, results[0][1].common))
+    (first, *others), state = [weights for *_, weights in results], in_processes(3, stopped)[0]
+    assert others == [None, None]
+    for array, single in zip(first, one.parameters, strict=True):
+        assert_close(array, single, ROUNDING, unit=1.0)
+
+    def resume(communicator):
+        run = trainer(communicator, config, settings, seed=2, vocabulary=communicator.size > 1)
+        run.load_from_first(state if communicator.first else None)
+        list(run.run())
+        return run.weights()
+
+    assert all(map(np.array_equal, in_processes(3, resume)[0], first))
+    for resumed in (in_processes(2, resume)[0], resume(SINGLE_PROCESS)):
+        for left, right in zip(resumed, first, strict=True):
+            assert_close(left, right, ROUNDING, unit=1.0)
+
+
+def test_divided_vocabulary_diverges_in_all_processes_at_the_same_step():
+    def run(communicator):
+        own = trainer(communicator, UNTIED, vocabulary=True)
+        if communicator.rank == 1:
+            own.parameters.output_weight[3] = np.nan
+        try:
+            list(own.run())
+        except DivergedError as error:
+            return str(error)
+
+    assert in_processes(2, run) == ["the loss is nan nats per word at step 1"] * 2
+
+
 def test_validation_loss_is_the_same_for_any_number_of_processes(monkeypatch):
     monkeypatch.setattr("fflm.training.trainer.EVALUATION_ROWS", 20)
     run = trainer(SINGLE_PROCESS)
@@ -111,9 +172,7 @@ def test_resumed_in_as_many_processes_equals_uninterrupted(loss):
 
     def resume(communicator):
         run = trainer(communicator, settings=settings, seed=2)
-        if communicator.first:
-            run.load_state_dict(state)
-        run.synchronize()
+        run.load_from_first(state if communicator.first else None)
         list(run.run())
         return run
 

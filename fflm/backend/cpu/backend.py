@@ -9,7 +9,7 @@ import numpy as np
 from fflm.backend.common import Scratch, activation_code, adam_corrections, dropout_words, flat
 from fflm.backend.cpu import kernels
 from fflm.backend.cpu.launching import shares_of
-from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, UnitLoss
+from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, SoftmaxPart, UnitLoss
 from fflm.parallel.communicator import Communicator
 
 PRODUCTS = 1 / 32
@@ -135,13 +135,23 @@ class CpuBackend:
         threads = self._shares(2 * values.size)
         kernels.normalize_backward(values, d_normalized, d_values, threads)
 
-    def output_losses(self, hidden: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
+    def output_losses(
+        self,
+        hidden: Array,
+        weight: Array,
+        bias: Array,
+        rows: Array,
+        targets: Array,
+        losses: Array,
+        part: SoftmaxPart | None = None,
+    ) -> None:
         contexts, count = len(hidden), -(-len(weight) // kernels.TILE)
-        statistics = self._borrow("statistics", (2, count, contexts), hidden.dtype)
+        statistics = self._statistics(count, contexts, hidden.dtype, part)
         normalizers = self._borrow("normalizers", (contexts,), hidden.dtype)
         threads = self._shares(len(weight) * hidden.size * PRODUCTS)
         tiles = self._borrow("tiles", (threads, contexts, kernels.TILE), hidden.dtype)
-        kernels.softmax_tiles(hidden, weight, bias, tiles, *statistics, threads)
+        kernels.softmax_tiles(hidden, weight, bias, tiles, *statistics[:, :count], threads)
+        _add_other_parts(statistics, count, part)
         kernels.combine_losses(hidden, weight, bias, rows, targets, *statistics, normalizers, losses)
 
     def output_gradients(
@@ -158,19 +168,22 @@ class CpuBackend:
         d_hidden: Array,
         d_weight: Array,
         d_bias: Array,
+        part: SoftmaxPart | None = None,
     ) -> None:
         rows, count, number = len(hidden), -(-len(weight) // kernels.TILE), hidden.dtype.type
-        statistics = self._borrow("statistics", (2, count, rows), hidden.dtype)
+        statistics = self._statistics(count, rows, hidden.dtype, part)
         tiles = self._borrow("tiles", (count, rows, kernels.TILE), hidden.dtype)
         weight_sum = weight.sum(0) if smoothing else np.zeros(weight.shape[1], weight.dtype)
         threads = self._shares(3 * len(weight) * hidden.size * PRODUCTS)
         products = self._borrow("products", (2, threads, *hidden.shape), hidden.dtype)
-        kernels.softmax_tiles(hidden, weight, bias, tiles, *statistics, threads)
+        kernels.softmax_tiles(hidden, weight, bias, tiles, *statistics[:, :count], threads)
+        _add_other_parts(statistics, count, part)
         kernels.output_gradients(
             hidden,
             weight,
             bias,
             targets,
+            len(weight) if part is None else part.words,
             weight_sum,
             number(smoothing),
             number(penalty),
@@ -185,6 +198,10 @@ class CpuBackend:
             d_bias,
             threads,
         )
+
+    def _statistics(self, count: int, rows: int, dtype: Any, part: SoftmaxPart | None) -> Array:
+        """Return memory (2, N, B) for the results of `kernels.softmax_tiles`: N is one for each tile, and for each other part."""
+        return self._borrow("statistics", (2, count + (0 if part is None else part.parts - 1), rows), dtype)
 
     def nce_gradients(
         self,
@@ -228,14 +245,17 @@ class CpuBackend:
         threads = self._shares(len(weight) * hidden.size * PRODUCTS)
         kernels.log_probabilities(hidden, weight, bias, log_probabilities, threads)
 
-    def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
+    def norm(self, gradients: Iterable[Array]) -> float:
         total = 0.0
         for gradient in gradients:
             threads = self._shares(gradient.size)
             totals = np.empty(threads)
             kernels.sum_of_squares(*flat(gradient), totals, threads)
             total += float(totals.sum())
-        norm = math.sqrt(total)
+        return math.sqrt(total)
+
+    def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
+        norm = self.norm(gradients)
         factor[0] = (min(1.0, limit / norm) if norm else 1.0) if math.isfinite(norm) else math.nan
 
     def add_penalty(self, weight: Array, gradient: Array, l1: float, l2: float) -> None:
@@ -329,6 +349,21 @@ class CpuBackend:
             numbers = map(weight.dtype.type, (rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
             threads = self._shares(2 * weight.size)
             kernels.adam_catch_up(weight, first, second, idle, keeps, *numbers, threads)
+
+
+def _add_other_parts(statistics: Array, count: int, part: SoftmaxPart | None) -> None:
+    """Add the other parts of a softmax to the statistics of its tiles, as if each part were a tile.
+
+    statistics (2, N, B): the maxima of the logits of the first ``count`` tiles, and the sums of their exponentials; those of the
+    other parts are written after them.
+    """
+    if part is None:
+        return
+    highest, totals = statistics[:, :count].astype(np.float64)
+    top = highest.max(axis=0)
+    others = part.others(top + np.log((totals * np.exp(highest - top)).sum(axis=0)))
+    statistics[0, count:] = others
+    statistics[1, count:] = np.exp(others - statistics[0, count:])  # 1, but for the rounding of the numbers above
 
 
 def _borders(blocks: tuple[int, ...]) -> Array:

@@ -431,13 +431,13 @@ def combine_losses(hidden, weight, bias, rows, targets, highest, totals, normali
     """Compute the losses of `Backend.output_losses` from the results of `softmax_tiles`.
 
     hidden (B, H), weight (V, H), bias (V,), rows (T,) and targets (T,), highest and totals (tiles, B) -> normalizers (B,), the
-    log-sum-exp of each row, and losses (T,).
+    log-sum-exp of each row, and losses (T,), which are 0 for targets of -1.
     """
     for i in range(len(normalizers)):
         normalizers[i] = combine_tiles(highest, totals, i)
     for i in range(len(targets)):
         row, word = rows[i], targets[i]
-        losses[i] = normalizers[row] - bias[word] - inner_product(hidden[row], weight[word])
+        losses[i] = normalizers[row] - bias[word] - inner_product(hidden[row], weight[word]) if word >= 0 else 0
 
 
 @inner()
@@ -509,8 +509,8 @@ def finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scal
     hidden (B, H), weight (V, H), bias (V,), targets (B,); highest and totals (tiles, B) are those of `softmax_tiles`.
     """
     for i in range(len(targets)):
-        normalizer = combine_tiles(highest, totals, i)
-        losses[i] = normalizer - bias[targets[i]] - inner_product(hidden[i], weight[targets[i]])
+        normalizer, word = combine_tiles(highest, totals, i), targets[i]
+        losses[i] = normalizer - bias[word] - inner_product(hidden[i], weight[word]) if word >= 0 else 0
         slope = scale * (1 + 2 * penalty * normalizer)
         for k in range(len(totals)):
             totals[k, i] = slope * np.exp(highest[k, i] - normalizer)
@@ -532,6 +532,7 @@ def output_gradients(
     weight,
     bias,
     targets,
+    all_words,
     weight_sum,
     smoothing,
     penalty,
@@ -550,15 +551,16 @@ def output_gradients(
 ):
     """Compute the losses and the gradients of `Backend.output_gradients` from the results of `softmax_tiles`.
 
-    hidden (B, H), weight (V, H), bias (V,), targets (B,), weight_sum (H,), which is the sum of the rows of weight if there is
-    smoothing, tiles (tiles, B, TILE), highest and totals (tiles, B) -> losses (B,) and d_hidden (B, H), overwritten;
-    d_weight (V, H) and d_bias (V,), added to ``beta`` times their content. ``totals`` is overwritten; products and partial
-    (threads, B, H) are scratch memory.
+    hidden (B, H), weight (V, H), bias (V,), targets (B,), all_words, which is the number of words of the softmax, weight_sum
+    (H,), which is the sum of the rows of weight if there is smoothing, tiles (tiles, B, TILE), highest and totals (N, B), those
+    of the tiles, and then of other parts of the softmax -> losses (B,) and d_hidden (B, H), overwritten; d_weight (V, H) and
+    d_bias (V,), added to ``beta`` times their content. ``totals`` is overwritten; products and partial (threads, B, H) are
+    scratch memory.
     """
-    count, rows = highest.shape
+    count, rows = len(tiles), len(hidden)
     words, size = weight.shape
     hit = scale * (1 - smoothing)
-    spread = scale * smoothing / words
+    spread = scale * smoothing / all_words
     finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scale, losses)
     for t in prange(threads):
         first, last = share(count, threads, t)
@@ -585,8 +587,10 @@ def output_gradients(
     for t in prange(threads):
         low, high = share(rows, threads, t)
         for i in range(low, high):
+            word = targets[i]
             for j in range(size):
-                d_hidden[i, j] = sum_of_shares(partial, i, j) - hit * weight[targets[i], j] - spread * weight_sum[j]
+                pull = hit * weight[word, j] if word >= 0 else 0.0
+                d_hidden[i, j] = sum_of_shares(partial, i, j) - pull - spread * weight_sum[j]
 
 
 @inner(fastmath={"contract"})

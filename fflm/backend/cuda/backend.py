@@ -1,5 +1,6 @@
 """The CUDA backend: the operations of `protocol.Backend` on arrays in a GPU's memory, in single or mixed precision."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -17,7 +18,7 @@ from fflm.backend.cuda.memory import DeviceArray, PinnedCopies, memory_size
 from fflm.backend.cuda.mixed import SLOPE, make_mixed_product, pairs_for, to_halves
 from fflm.backend.cuda.products import COLUMNS, FORMS, FOUR, ROWS, STORE
 from fflm.backend.cuda.single import make_single_product
-from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, UnitLoss
+from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, SoftmaxPart, UnitLoss
 from fflm.parallel.communicator import Communicator
 
 PARTS = 1024
@@ -93,6 +94,12 @@ def divide(blocks: int, inner: int) -> tuple[int, int]:
     parts = max(1, min(WAVE // max(1, blocks), inner // SPAN))
     span = SPAN * max(1, -(-inner // (parts * SPAN)))
     return max(1, -(-inner // span)), span
+
+
+def _refuse_part(part: SoftmaxPart | None) -> None:
+    """Raise an error if a part of a softmax is to be computed. Training refuses this before."""
+    if part is not None:
+        raise NotImplementedError("only the CPU computes parts of a softmax")
 
 
 def blocks_for(arrays: Sequence[Array]) -> int:
@@ -395,7 +402,17 @@ class CudaBackend:
         self._product(form, hidden, weight, exponentials, size, bias=bias, statistics=statistics)
         return statistics
 
-    def output_losses(self, hidden: Array, weight: Array, bias: Array, rows: Array, targets: Array, losses: Array) -> None:
+    def output_losses(
+        self,
+        hidden: Array,
+        weight: Array,
+        bias: Array,
+        rows: Array,
+        targets: Array,
+        losses: Array,
+        part: SoftmaxPart | None = None,
+    ) -> None:
+        _refuse_part(part)
         operands = self._operand("hidden", hidden), self._operand("weight", weight)
         statistics = self._statistics("normalizers", *operands, bias, hidden.shape[1], self._one_matrix)
         normalizers = self._borrow("normalizers", (len(hidden),))
@@ -416,7 +433,9 @@ class CudaBackend:
         d_hidden: Array,
         d_weight: Array,
         d_bias: Array,
+        part: SoftmaxPart | None = None,
     ) -> None:
+        _refuse_part(part)
         words, operands = len(weight), (self._operand("hidden", hidden), self._operand("weight", weight))
         size = hidden.shape[1]
         if self.mixed:  # pairs of halves
@@ -484,11 +503,18 @@ class CudaBackend:
         self._product("scores", *operands, log_probabilities, hidden.shape[1])
         self._launch(kernels.normalize_logits, len(hidden), log_probabilities, bias)
 
+    def norm(self, gradients: Iterable[Array]) -> float:
+        return math.sqrt(self.download(self._sums_of_squares(gradients)).sum(dtype=np.float64))
+
     def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
+        self._launch(kernels.clip_factor, 1, self._sums_of_squares(gradients), c_float(limit), factor)
+
+    def _sums_of_squares(self, gradients: Iterable[Array]) -> Array:
+        """Return numbers whose sum is the sum of the squares of all gradients."""
         arrays = list(gradients)
         totals = self._borrow("parts", (blocks_for(arrays),))
         self._on_table(kernels.sums_of_squares, (arrays,), totals)
-        self._launch(kernels.clip_factor, 1, totals, c_float(limit), factor)
+        return totals
 
     def _on_table(self, kernel: Any, lists: tuple[Sequence[Array], ...], *arguments: Any) -> None:
         """Launch a kernel that processes several arrays, given by a table of their addresses.

@@ -14,8 +14,8 @@ from fflm.backend.common import activation_code
 from fflm.backend.cpu.launching import shares_of
 from fflm.compiling import pack
 from fflm.errors import FflmError
-from fflm.instructions import LANES
-from fflm.models.base import TableScorer, check_text
+from fflm.instructions import CACHE_LINE, LANES, PRODUCTS
+from fflm.models.base import TableScorer, check_lines, check_text
 from fflm.models.language_model import LanguageModel
 from fflm.models.neural import kernels
 from fflm.models.neural.kernels import FastTables
@@ -162,8 +162,9 @@ class FastScorer(TableScorer):
         """
         model = self.model
         ids = check_text(ids, start, self.vocabulary)
-        losses = np.empty(len(ids) - start, np.float32)
-        kernels.score_words(ids, start, losses, self._tables, shares_of(losses.size * self._tables.tables[0].size))
+        losses = np.empty(len(ids), np.float32)
+        kernels.score_words(ids, start, losses, self._tables, shares_of((len(ids) - start) * self._tables.tables[0].size))
+        losses = losses[start:]
         with _SAMPLING:
             stride = max(NORMALIZER_INTERVAL, len(losses) // 100) if self._sampled < 100 else 1000 * NORMALIZER_INTERVAL
             positions = np.arange(start + self._until_sample, len(ids), stride)
@@ -173,10 +174,10 @@ class FastScorer(TableScorer):
                 self._pending.append((*model.windows(ids).batch(positions), losses[positions - start]))
         return losses
 
-    def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Return -log of the unnormalized probabilities of lines (L,), nats; no normalizers are computed."""
-        scores: npt.NDArray[np.float64] = kernels.score_encoded(ids, borders, self.packed)
-        return -scores
+    def line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
+        """Return -log of the unnormalized probabilities of the words of lines (N,), nats; no normalizers are computed."""
+        losses: npt.NDArray[np.floating] = kernels.losses_of_lines(*check_lines(ids, borders, self.vocabulary), self.packed)
+        return losses
 
     def losses_of_texts(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
         """Return `losses_of_text` of each text separately."""
@@ -187,7 +188,7 @@ def make_tables(model: NeuralModel) -> FastTables:
     """Return the tables of a network that `has_tables`.
 
     The hidden units of a network with ReLU, and averages of few words, are computed in integers of 16 bits, and their products
-    with a word's output weights are added in 32 bits: twice as many in each sum as a row has pieces of `LANES`.
+    with a word's output weights are added in 32 bits, in `PRODUCTS` sums.
     """
     config, parameters = model.config, model.parameters
     integers = config.activation_of(1) == "relu" and sum(config.averages) <= MOST_AVERAGED
@@ -205,13 +206,13 @@ def make_tables(model: NeuralModel) -> FastTables:
     if integers:
         units = average_units = _units(window + np.array(sizes, bias.dtype) @ largest[:averages] + np.abs(bias))
         outputs, output_units = outputs * units, np.ones_like(units)
-        largest_weight = min(INTEGER_LIMIT, 2**31 // (1 << 15) // (2 * width // LANES))
+        largest_weight = min(INTEGER_LIMIT, 2**31 // (1 << 15) // (width // PRODUCTS))
         scales = np.maximum(np.abs(outputs).max(axis=1), np.finfo(np.float32).tiny) / largest_weight
         bias_sum = np.rint(bias / units).astype(np.int16)
     else:
         units, average_units, output_units = _units(window), _units(average), _units(np.abs(outputs).max(axis=0))
         bias_sum = np.zeros(hidden, np.int16)
-    tables = np.zeros((len(embeddings), len(blocks) + 1, width), np.int16)
+    tables = _aligned_zeros((len(embeddings), len(blocks) + 1, width))
     for k, block in enumerate(blocks):
         unit = average_units if k < averages else units
         np.rint(embeddings @ (block / unit), out=tables[:, k, :hidden], casting="unsafe")
@@ -221,6 +222,7 @@ def make_tables(model: NeuralModel) -> FastTables:
     )
     code, slope = activation_code(config.activation_of(1))
     padding, end = model.context_limits
+    padding_total = np.array(sizes, np.int32) @ tables[padding, :averages].astype(np.int32)
     return FastTables(
         padding,
         end,
@@ -228,15 +230,23 @@ def make_tables(model: NeuralModel) -> FastTables:
         tables,
         integers,
         bias_sum,
+        padding_total,
+        (bias_sum + padding_total).astype(np.int16),
         units,
         average_units,
         bias,
         code,
         slope,
         output_units,
-        scales,
-        parameters.output_bias,
+        np.column_stack([scales, parameters.output_bias]),
     )
+
+
+def _aligned_zeros(shape: tuple[int, ...]) -> npt.NDArray[np.int16]:
+    """Return an array of zeros that begins with a line of the cache, so that no read takes two lines where one is enough."""
+    memory = np.zeros(2 * math.prod(shape) + CACHE_LINE, np.uint8)
+    first = -memory.ctypes.data % CACHE_LINE
+    return memory[first : len(memory) - CACHE_LINE + first].view(np.int16).reshape(shape)
 
 
 def _units(largest: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

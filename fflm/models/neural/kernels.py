@@ -21,10 +21,11 @@ from fflm.instructions import (
     sum_products,
     zero_products,
 )
-from fflm.text.kernels import encode_lines
+from fflm.models.line_kernels import line_scorer
 
 _LINE = np.uint64(CACHE_LINE)  # an unsigned step of a range of offsets
 _LANES = np.uint64(2 * LANES)  # bytes
+_ONE = np.uint64(1)
 _PIECE = 256  # number of words of a text that are scored together
 
 
@@ -46,6 +47,8 @@ class FastTables(NamedTuple):
         have the same units, and the bias is one of them.
     bias_sum
         (H,), int16: the bias if ``integers``, otherwise 0.
+    padding_total, padding_sums
+        (H,), int32 and int16: the sums over the averages of a context that is all padding, and these plus ``bias_sum``.
     units, average_units, output_units
         (H,): unless ``integers``, the values of the integer 1 in sums over the window, in sums over the averages, and in output
         weights.
@@ -53,10 +56,9 @@ class FastTables(NamedTuple):
         (H,), used unless ``integers``.
     activation, slope
         The code of the activation, and its parameter.
-    output_scales
-        (V,): if ``integers``, the value of the integer 1 in products of hidden units and a word's output weights.
-    output_bias
-        (V,).
+    outputs
+        (V, 2): of each word the value of the integer 1 in products of hidden units and its output weights, if ``integers``, and
+        its output bias.
     """
 
     padding: int
@@ -65,131 +67,92 @@ class FastTables(NamedTuple):
     tables: npt.NDArray[np.int16]
     integers: bool
     bias_sum: npt.NDArray[np.int16]
+    padding_total: npt.NDArray[np.int32]
+    padding_sums: npt.NDArray[np.int16]
     units: npt.NDArray[np.floating]
     average_units: npt.NDArray[np.floating]
     bias: npt.NDArray[np.floating]
     activation: int
     slope: float
     output_units: npt.NDArray[np.floating]
-    output_scales: npt.NDArray[np.floating]
-    output_bias: npt.NDArray[np.floating]
+    outputs: npt.NDArray[np.floating]
 
 
-class Scratch(NamedTuple):
-    """Memory of `score_piece`.
+@inner()
+def score_ids(ids, begin, borders, model, losses):
+    """Score lines of ids (N,) as texts: model `FastTables` -> losses (N,), nats, of the words of lines.
 
-    Attributes
-    ----------
-    total, padding_total
-        (H,) int32: the sum over the averages of a context, and of one that is all padding.
-    sums, padding_sums
-        (H,) int16: if hidden units are computed in integers, the same with the bias, otherwise the sum over the window.
-    hidden
-        (H,): the hidden units.
+    ``borders`` (L + 1,) are where each line begins, and where the last ends. The words from ``begin`` to the first line are only
+    context.
     """
-
-    total: npt.NDArray[np.int32]
-    padding_total: npt.NDArray[np.int32]
-    sums: npt.NDArray[np.int16]
-    padding_sums: npt.NDArray[np.int16]
-    hidden: npt.NDArray[np.floating]
+    tables, averages, outputs = model.tables, model.borders, model.outputs
+    context = averages[-1] + tables.shape[1] - len(averages)
+    places = np.empty(context + _PIECE + 1, np.uint64)
+    padding_sums, padding_total = model.padding_sums, model.padding_total
+    sums, total = np.empty_like(padding_sums), np.empty_like(padding_total)
+    for line in range(len(borders) - 1):
+        low, high = borders[line], borders[line + 1]
+        while low < high:
+            first = low  # of the words that the next word's context may have
+            while first > begin and first > low - context and ids[first - 1] != model.end:
+                first -= 1
+            for i in range(low - context, low):
+                places[i - low + context] = place_of(ids[i] if i >= first else model.padding, tables)
+            stop = low
+            while stop < min(low + _PIECE, high) and (stop == low or ids[stop - 1] != model.end):
+                places[stop - low + context] = place_of(ids[stop], tables)
+                stop += 1
+            if stop < len(ids):  # the word after these is only prefetched
+                places[stop - low + context] = place_of(ids[stop], tables)
+            if first < low:
+                sum_averages(places, model, sums, total)
+            else:
+                for j in range(len(sums)):
+                    sums[j], total[j] = padding_sums[j], padding_total[j]
+            if model.integers:
+                score_relu(places, ids, low, stop, tables, averages, outputs, sums, losses)
+            else:
+                score_activations(places, ids, low, stop, model, sums, total, losses)
+            low = stop
+        begin = high
 
 
 @inner()
-def make_scratch(model, beginnings):
-    """Return `Scratch` memory for a model; the sums over contexts that are all padding are valid if ``beginnings`` is true."""
-    size, borders = model.tables.shape[2], model.borders
-    padding_total, padding_sums = np.zeros(size, np.int32), model.bias_sum.copy()
-    for k in range(len(borders) - 1 if beginnings else 0):
-        for j in range(size):
-            padding_total[j] += (borders[k + 1] - borders[k]) * model.tables[model.padding, k, j]
-    for j in range(size):
-        padding_sums[j] += padding_total[j]
-    return Scratch(
-        np.empty(size, np.int32), padding_total, np.empty(size, np.int16), padding_sums, np.empty(size, model.bias.dtype)
-    )
+def place_of(word, tables):
+    """Return where the rows of a word begin in tables (V + 1, K + n + 1, H), as an offset in bytes."""
+    return np.uint64(word) * np.uint64(2 * tables.shape[1] * tables.shape[2])
 
 
 @inner()
-def score_range(ids, start, low, high, model, losses, scratch):
-    """Score the words ``low`` to ``high`` of a text (N,): model `FastTables` -> losses (N - start,).
+def prefetch_rows(tables, place):
+    """Prefetch the rows of a word from tables (V + 1, K + n + 1, H)."""
+    for offset in range(place, place + np.uint64(2 * tables.shape[1] * tables.shape[2]), _LINE):
+        prefetch(tables, offset)
 
-    Words before ``low`` are only context; ``start`` is the word of the first loss.
+
+@inner()
+def sum_averages(places, model, sums, total):
+    """Set sums (H,), 16 bits, if hidden units are computed in integers, to the bias plus the sums over the averages of a context.
+
+    Otherwise set total (H,), 32 bits, to the sums over the averages. The context begins ``places``.
     """
-    context = model.borders[-1] + model.tables.shape[1] - len(model.borders)
-    words = np.empty(context + _PIECE, np.int32)
-    while low < high:
-        first = low  # of the words that the next word's context may have
-        while first > 0 and first > low - context and ids[first - 1] != model.end:
-            first -= 1
-        for i in range(low - context, first):
-            words[i - low + context] = model.padding
-        stop = min(low + _PIECE, high)
-        for i in range(first, stop):
-            words[i - low + context] = ids[i]
-            if i >= low and ids[i] == model.end:
-                stop = i + 1
-                break
-        score_piece(words[: stop - low + context], first < low, model, scratch, losses[low - start :])
-        low = stop
+    tables, borders = model.tables, model.borders
+    for j in range(len(sums)):
+        sums[j], total[j] = model.bias_sum[j], 0
+    for k in range(len(borders) - 1):
+        for i in range(borders[k], borders[k + 1]):
+            row = tables[places[i] // place_of(1, tables), k]
+            if model.integers:
+                add(row, sums)
+            else:
+                add(row, total)
 
 
 @inner()
-def score_piece(words, known, model, scratch, losses):
-    """Score words (C + M,), the first C of which are the context of the first that is scored: losses (M,).
-
-    The words of that context are all padding unless ``known``.
-    """
-    tables, borders, total, sums = model.tables, model.borders, scratch.total, scratch.sums
-    averages, window = len(borders) - 1, tables.shape[1] - len(borders)
-    context = borders[-1] + window
-    begin_averages(words, known, model, scratch)
-    for i in range(context, len(words)):
-        if i + 1 < len(words):  # the next word's row is somewhere else, and mostly not in a cache
-            size = np.uint64(2 * tables.shape[1] * tables.shape[2])
-            row = np.uint64(words[i + 1]) * size
-            for offset in range(row, row + size, _LINE):
-                prefetch(tables, offset)
-        if model.integers:
-            losses[i - context] = relu_loss(words[i - window : i + 1], sums, model)
-        else:
-            add_window(words[i - window : i], model, sums)
-            losses[i - context] = loss_of(words[i], sums, total, model, scratch.hidden)
-        for k in range(averages if i + 1 < len(words) else 0):
-            leaving, entering = words[i - context + borders[k]], words[i - context + borders[k + 1]]
-            if leaving != entering and model.integers:
-                exchange_lanes(tables, row_of(leaving, k, tables), row_of(entering, k, tables), sums)
-            elif leaving != entering:
-                exchange(tables[leaving, k], tables[entering, k], total)
-
-
-@inner()
-def begin_averages(words, known, model, scratch):
-    """Set the sum over the averages (H,) of the first context in words (C + M,); it is all padding unless ``known``."""
-    tables, borders, total, sums = model.tables, model.borders, scratch.total, scratch.sums
-    averages = len(borders) - 1
-    if not known:
-        for j in range(len(sums)):
-            sums[j], total[j] = scratch.padding_sums[j], scratch.padding_total[j]
-    elif model.integers:
-        for j in range(np.uint64(0), np.uint64(sums.nbytes), _LANES):
-            lanes = lanes_at(model.bias_sum, j)
-            for k in range(averages):
-                for i in range(borders[k], borders[k + 1]):
-                    lanes = add_lanes(lanes, lanes_at(tables, row_of(words[i], k, tables) + j))
-            store_lanes(sums, j, lanes)
-    else:
-        clear(total)
-        for k in range(averages):
-            for i in range(borders[k], borders[k + 1]):
-                add(tables[words[i], k], total)
-
-
-@inner()
-def add(row, total):
-    """Add a row of a table (H,) to sums (H,)."""
-    for j in range(len(total)):
-        total[j] += row[j]
+def add(row, sums):
+    """Add a row of a table (H,) to sums (H,), of 16 or 32 bits."""
+    for j in range(len(sums)):
+        sums[j] += row[j]
 
 
 @inner()
@@ -199,50 +162,65 @@ def exchange(leaving, entering, total):
         total[j] += np.int32(entering[j]) - np.int32(leaving[j])
 
 
+# This function has arrays as arguments and makes no views of them: to count references would take longer than to score a word.
 @inner()
-def exchange_lanes(tables, leaving, entering, sums):
-    """Take a row of tables from sums (H,), int16, and add another; the rows are given by their offsets in bytes."""
-    for j in range(np.uint64(0), np.uint64(sums.nbytes), _LANES):
-        lanes = subtract_lanes(lanes_at(sums, j), lanes_at(tables, leaving + j))
-        store_lanes(sums, j, add_lanes(lanes, lanes_at(tables, entering + j)))
+def score_relu(places, ids, low, high, tables, borders, outputs, sums, losses):
+    """Score the words ``low`` to ``high`` of a text in integers, as `score_ids` does: ids (N,) -> losses (N,).
+
+    places (C + high - low + 1,) are those of the C words before, of these words, and of the next one; sums (H,) are those over
+    the averages of the first word's context.
+    """
+    block, averages = np.uint64(2 * tables.shape[2]), np.uint64(len(borders) - 1)
+    window = np.uint64(tables.shape[1] - len(borders))
+    context = np.uint64(borders[averages]) + window
+    for i in range(np.uint64(high - low)):
+        word = np.uint64(ids[np.uint64(low) + i])
+        prefetch_rows(tables, places[context + i + _ONE])  # it is somewhere else, and mostly not in a cache
+        products = zero_products()
+        for j in range(np.uint64(0), block, _LANES):
+            lanes, row = lanes_at(sums, j), np.uint64(j)
+            if i:  # the context moves on by a word
+                for k in range(averages):
+                    leaving, entering = places[i - _ONE + np.uint64(borders[k])], places[i - _ONE + np.uint64(borders[k + _ONE])]
+                    if leaving != entering:
+                        lanes = subtract_lanes(lanes, lanes_at(tables, leaving + row))
+                        lanes = add_lanes(lanes, lanes_at(tables, entering + row))
+                    row += block
+                store_lanes(sums, j, lanes)
+            row = averages * block + j
+            for k in range(context + i - window, context + i):
+                lanes = add_lanes(lanes, lanes_at(tables, places[k] + row))
+                row += block
+            products = add_relu_products(products, lanes, lanes_at(tables, places[context + i] + row))
+        losses[np.uint64(low) + i] = -sum_products(products) * outputs[word, 0] - outputs[word, 1]
 
 
 @inner()
-def row_of(word, k, tables):
-    """Return the offset of row k of a word in tables (V + 1, K + n + 1, H), bytes."""
-    return (np.uint64(word) * np.uint64(tables.shape[1]) + np.uint64(k)) * np.uint64(2 * tables.shape[2])
+def score_activations(places, ids, low, high, model, sums, total, losses):
+    """Score words as `score_relu` does, with any activation function: sums (H,) is scratch, total (H,) over the averages."""
+    tables, borders, hidden = model.tables, model.borders, np.empty(len(sums), model.bias.dtype)
+    averages, window = len(borders) - 1, tables.shape[1] - len(borders)
+    context, size = borders[-1] + window, place_of(1, tables)
+    for i in range(high - low):
+        prefetch_rows(tables, places[context + i + 1])
+        sum_window(places[i : context + i], tables, averages, window, sums)
+        losses[low + i] = loss_of(ids[low + i], sums, total, model, hidden)
+        for k in range(averages):
+            leaving, entering = places[i + borders[k]], places[i + borders[k + 1]]
+            if leaving != entering:
+                exchange(tables[leaving // size, k], tables[entering // size, k], total)
 
 
 @inner()
-def window_lanes(words, tables, averages, window, lanes, j):
-    """Return `Lanes` plus the contributions of a window's words (n,), the oldest first, j bytes into a row."""
-    block = np.uint64(2 * tables.shape[2])  # bytes
-    offset = np.uint64(averages) * block + j
-    for k in range(window):
-        row = np.uint64(words[np.uint64(k)]) * (block * np.uint64(tables.shape[1]))
-        lanes = add_lanes(lanes, lanes_at(tables, row + offset))
-        offset += block
-    return lanes
-
-
-@inner()
-def add_window(words, model, sums):
-    """Set sums (H,) to the contributions of a window's words (n,), the oldest first."""
+def sum_window(places, tables, averages, window, sums):
+    """Set sums (H,) to the contributions of a window, the last ``window`` of the words of a context at places (C,)."""
     clear(sums)
     for j in range(np.uint64(0), np.uint64(sums.nbytes), _LANES):
-        store_lanes(sums, j, window_lanes(words, model.tables, len(model.borders) - 1, len(words), lanes_at(sums, j), j))
-
-
-@inner()
-def relu_loss(words, sums, model):
-    """Return -log of a word's unnormalized probability, given a window and the word (n + 1,) and sums of averages (H,)."""
-    tables, averages, window = model.tables, len(model.borders) - 1, len(words) - 1
-    word, products = words[window], zero_products()
-    weights = row_of(word, averages + window, tables)
-    for j in range(np.uint64(0), np.uint64(sums.nbytes), _LANES):
-        lanes = window_lanes(words, tables, averages, window, lanes_at(sums, j), j)
-        products = add_relu_products(products, lanes, lanes_at(tables, weights + j))
-    return -sum_products(products) * model.output_scales[word] - model.output_bias[word]
+        lanes, row = lanes_at(sums, j), np.uint64(2 * averages * tables.shape[2]) + j
+        for k in range(np.uint64(len(places) - window), np.uint64(len(places))):
+            lanes = add_lanes(lanes, lanes_at(tables, places[k] + row))
+            row += np.uint64(2 * tables.shape[2])
+        store_lanes(sums, j, lanes)
 
 
 @inner()
@@ -254,52 +232,30 @@ def loss_of(word, window_sum, average_sum, model, hidden):
     activate_row(model.activation, bias.dtype.type(model.slope), hidden)
     for j in range(len(hidden)):
         hidden[j] *= output_units[j]
-    return -inner_product(hidden, model.tables[word, -1]) - model.output_bias[word]
+    return -inner_product(hidden, model.tables[word, -1]) - model.outputs[word, 1]
 
 
 @kernel()
 def score_words(ids, start, losses, model, threads):
-    """Score a text (N,) with `FastTables`: losses (N - start,), nats, of the words from ``start`` on."""
-    padding, end, borders, tables, integers, bias_sum, units = model[:7]
-    average_units, bias, code, slope, output_units, output_scales, output_bias = model[7:]
+    """Score a text (N,) with `FastTables`: losses (N,), nats, of the words from ``start`` on."""
+    padding, end, borders, tables, integers, bias_sum, padding_total, padding_sums = model[:8]
+    units, average_units, bias, code, slope, output_units, outputs = model[8:]
     for t in prange(threads):  # a parallel loop takes no tuple from outside
-        sums = integers, bias_sum, units, average_units, bias
-        outputs = output_units, output_scales, output_bias
-        own = FastTables(padding, end, borders, tables, *sums, code, slope, *outputs)
-        low, high = share(len(losses), threads, t)
-        score_range(ids, start, start + low, start + high, own, losses, make_scratch(own, True))
+        sums = integers, bias_sum, padding_total, padding_sums
+        own = FastTables(padding, end, borders, tables, *sums, units, average_units, bias, code, slope, output_units, outputs)
+        low, high = share(len(ids) - start, threads, t)
+        score_ids(ids, 0, np.array([start + low, start + high]), own, losses)
 
 
 @compiled()
-def score_encoded(ids, line_borders, model):
-    """Score lines as texts: ids (N,), where each begins (L + 1,), packed `FastTables` -> log p of lines (L,), nats."""
-    tables, scores, scratch = model.content, np.empty(len(line_borders) - 1), make_scratch(model.content, True)
+def losses_of_lines(ids, borders, model):
+    """Score lines as texts: ids (N,), where each begins (L + 1,), packed `FastTables` -> losses of their words (N,), nats."""
     losses = np.empty(len(ids), np.float32)
-    for line in range(len(scores)):
-        low, high = line_borders[line], line_borders[line + 1]
-        own = losses[low:high]
-        score_range(ids[low:high], 0, 0, high - low, tables, own, scratch)
-        scores[line] = -total_of(own)
-    return scores
+    score_ids(ids, 0, borders, model.content, losses)
+    return losses
 
 
-@inner()
-def total_of(losses):
-    """Return the sum of losses (N,) in double precision."""
-    total = 0.0
-    for i in range(len(losses)):
-        total += losses[i]
-    return total
-
-
-@compiled()
-def score_lines(text, pieces, model):
-    """Score lines: a text and pieces, as `encode_lines` takes them, and packed `FastTables`.
-
-    Returns log p of lines (L,), nats, and whether all pieces are known; if not, the scores mean nothing.
-    """
-    ids, borders, known = encode_lines(text, pieces)
-    return score_encoded(ids, borders if known else borders[:1], model), known
+score_lines = line_scorer("fast_lines", losses_of_lines)
 
 
 @compiled()
@@ -310,12 +266,12 @@ def score_after(context, word, after, model):
     ``model`` is `FastTables`, packed.
     """
     tables = model.content
-    words, losses = np.empty(len(context) + 1, np.int32), np.empty(1, np.float32)
+    words, losses = np.empty(len(context) + 1, np.int32), np.empty(len(context) + 1, np.float32)
     for k in range(len(context)):
         words[len(context) - 1 - k] = context[k]
     words[len(context)] = word
-    score_piece(words, True, tables, make_scratch(tables, False), losses)
+    score_ids(words, 0, np.array([len(context), len(words)]), tables, losses)
     for k in range(len(context) - 1, 0, -1):
         after[k] = tables.padding if word == tables.end else context[k - 1]
     after[0] = tables.padding if word == tables.end else word
-    return losses[0]
+    return losses[-1]

@@ -29,11 +29,13 @@ from fflm.models.scoring import part_score
 from fflm.models.vectors import read_vectors
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
+from fflm.parallel.world import world
 from fflm.stored import REMEDY
 from fflm.text.corpus import Corpus
 from fflm.text.windows import Windows
 from fflm.training.events import Losses
 from fflm.training.examples import Examples
+from fflm.training.schemes import Parallel, choose_scheme
 from fflm.training.session import Session
 from fflm.training.settings import AUTOMATIC, Extend, Initial, LossName, Preset, TrainingSettings, Vectors
 
@@ -107,6 +109,7 @@ def start_session(
     progress: Progress = None,
     vectors: Vectors = None,
     preset: Preset = "default",
+    parallel: Parallel = "auto",
     initial: Initial = None,
     extend_vocabulary: Extend = False,
     **fields: Any,
@@ -148,9 +151,10 @@ def start_session(
     with new_model(source, place, lambda: check_free(place, overwrite), processes=processes, progress=progress) as (new, corpus):
         config, settings = resolve_settings(shape, settings, automatic, corpus)
         check_length(corpus, config)
+        scheme = choose_scheme(parallel, config, settings, world().size, compute.device)
         embeddings = read_vectors(start, corpus.vocabulary, config.embedding) if start else None
         weights = base.parameters(corpus) if base else None
-        return TrainingSession.start(new, corpus, config, settings, compute, embeddings, weights)
+        return TrainingSession.start(new, corpus, config, settings, compute, embeddings, weights, scheme)
 
 
 OPTIONS = {

@@ -15,7 +15,7 @@ from fflm.backend.cpu.launching import kernel, share
 from fflm.backend.cpu.rows import clear
 from fflm.compiling import compiled, inner
 from fflm.instructions import prefetch
-from fflm.text.kernels import encode_lines
+from fflm.models.line_kernels import line_scorer
 
 ONE = np.uint64(1)
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd and irregular: 2^64 over the golden ratio
@@ -440,16 +440,6 @@ def ngram_losses_of_lines(ids, borders, model):
     return losses
 
 
-@compiled()
-def ngram_score_encoded(ids, borders, model):
-    """Score lines as texts: ids (N,), where each begins (L + 1,), packed `LineTables` -> log p of lines (L,), nats."""
-    losses, scores = ngram_losses_of_lines(ids, borders, model), np.zeros(len(borders) - 1)
-    for line in range(len(scores)):
-        for i in range(borders[line], borders[line + 1]):
-            scores[line] -= losses[i]
-    return scores
-
-
 @inner()
 def _lay_out(ids, tables, words, used, places, count, active, many):
     """Append the words of a line (N,) to those of others, with padding wherever contexts begin.
@@ -509,14 +499,7 @@ def _look_up(index, window, words, active, found, log_p, back_offs):
         many = alive
 
 
-@compiled()
-def ngram_score_lines(text, pieces, model):
-    """Score lines: a text and pieces, as `encode_lines` takes them, and packed `LineTables`.
-
-    Returns log p of lines (L,), nats, and whether all pieces are known; if not, the scores mean nothing.
-    """
-    ids, borders, known = encode_lines(text, pieces)
-    return ngram_score_encoded(ids, borders if known else borders[:1], model), known
+ngram_score_lines = line_scorer("ngram_lines", ngram_losses_of_lines)
 
 
 @compiled()

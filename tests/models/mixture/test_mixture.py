@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from command import SMALL, STORIES
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
-from tiny import MODES, WORDS, Bigrams, tiny_model
+from tiny import MODES, WORDS, Bigrams, exact_log_probabilities, tiny_model
 
 import fflm
 from fflm.arrays import CONFIG, WEIGHTS
@@ -23,12 +24,13 @@ from fflm.models.mixture import train as mixture_train
 from fflm.models.mixture.cache import UnigramCache
 from fflm.models.mixture.model import ComponentScorer, Mixture, interpolate_losses
 from fflm.models.mixture.train import GAP, estimate_weights, mix
-from fflm.models.neural.model import save_config
+from fflm.models.neural.model import NeuralModel, save_config
 from fflm.models.scoring import score
 from fflm.text.windows import Windows
 from fflm.training.checkpoints import save_weights
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
+SINGLE = {"rtol": 2e-6, "atol": 2e-6}  # networks have numbers of 32 bits
 TEXT = "the cat sat on the zebra .\n\nthe dog\n. the yak\n" * 3
 
 seeds = st.integers(0, 2**32 - 1)
@@ -123,7 +125,7 @@ def test_cache_prefers_recent_words_and_forgets_old_ones():
 
 def small_mixture(text):
     """Return a mixture of components with windows of 2, 4, 1 and 6 words."""
-    first, second = tiny_model(text, window=2, dtype=np.float64), tiny_model(text, window=4, seed=2, dtype=np.float64)
+    first, second = tiny_model(text, window=2), tiny_model(text, window=4, seed=2)
     third = Bigrams(text, WORDS, {"the": {"cat": 0.5, "dog": 0.4}})
     third.vocabulary = first.vocabulary
     components = {"a": first, "b": second, "c": third, "cache": UnigramCache(6, first.vocabulary, text)}
@@ -135,18 +137,38 @@ def mixture(request):
     return small_mixture(MODES[request.param])
 
 
+def exact_probabilities(mixture, ids):
+    """Return p(word | context) of every word at every place of a text (N,), from networks in double precision: (N, V)."""
+    result = np.zeros((len(ids), len(mixture.vocabulary)))
+    for weight, component in zip(mixture.weights, mixture.components.values(), strict=True):
+        contexts = Windows.of(ids, mixture.vocabulary, mixture.text, component.window).contexts(np.arange(len(ids)))
+        if isinstance(component, NeuralModel):
+            result += weight * np.exp(exact_log_probabilities(component, contexts))
+        else:
+            result += weight * np.exp(component.log_probabilities(contexts))
+    return result
+
+
 def test_mixture_equals_weighted_sum_of_probabilities(mixture):
     ids = mixture.text.encode_text(TEXT, mixture.vocabulary)
     windows = mixture.windows(ids)
     assert windows.window == 6
-    found = mixture.log_probabilities(windows.contexts(np.arange(len(ids))))
-    expected = np.zeros_like(found)
-    for weight, component in zip(mixture.weights, mixture.components.values(), strict=True):
-        own = Windows.of(ids, mixture.vocabulary, mixture.text, component.window)
-        expected += weight * np.exp(component.log_probabilities(own.contexts(np.arange(len(ids)))))
-    np.testing.assert_allclose(np.exp(found), expected, **CLOSE)
-    np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, **CLOSE)
-    np.testing.assert_allclose(mixture.losses(*windows.batch(np.arange(len(ids)))), -found[np.arange(len(ids)), ids], **CLOSE)
+    found, expected = mixture.log_probabilities(windows.contexts(np.arange(len(ids)))), exact_probabilities(mixture, ids)
+    np.testing.assert_allclose(np.exp(found), expected, **SINGLE)
+    np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, **SINGLE)
+    losses = mixture.losses(*windows.batch(np.arange(len(ids))))
+    np.testing.assert_allclose(losses, -np.log(expected[np.arange(len(ids)), ids]), **SINGLE)
+
+
+def test_losses_of_lines_equal_weighted_sums_of_probabilities(mixture):
+    lines = ["the cat sat on the zebra .", "", "the dog\nthe yak the the the the the", "."]
+    ids, borders = mixture._encoder.encode(lines)
+    expected = [
+        exact_probabilities(mixture, ids[low:high])[np.arange(high - low), ids[low:high]] for low, high in pairwise(borders)
+    ]
+    expected = [-np.log(own) for own in expected]
+    np.testing.assert_allclose(mixture.line_losses(ids, borders), np.concatenate(expected), **SINGLE)
+    np.testing.assert_allclose(mixture.scores(lines), [-own.sum() for own in expected], **SINGLE)
 
 
 def test_mixture_with_weight_one_equals_component(mixture):

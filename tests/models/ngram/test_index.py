@@ -85,7 +85,7 @@ def test_index_grows_and_survives_collisions(case, room):
     expected = model.scores(lines)
     index = make_index(model.tables, len(model.vocabulary) + 1, room)
     packed = pack(kernels.LineTables(index, *model.context_limits, model.order, 0.0))
-    np.testing.assert_array_equal(-kernels.ngram_score_encoded(*model._encoder.encode(lines), packed), -expected)
+    np.testing.assert_array_equal(model._encoder.apply(kernels.ngram_score_lines, lines, packed)[0], expected)
 
 
 def test_damaged_entries_end_searches_and_are_never_indices(case):
@@ -94,7 +94,7 @@ def test_damaged_entries_end_searches_and_are_never_indices(case):
     noise = np.random.default_rng(3).integers(1, 256, index.entries[:-1].nbytes, np.uint8)
     index.entries[:-1] = noise.view(kernels.ENTRY)  # no other entry than the last is free
     packed = pack(kernels.LineTables(index, *model.context_limits, model.order, 0.0))
-    assert len(kernels.ngram_score_encoded(*model._encoder.encode(lines), packed)) == len(lines)
+    assert len(model._encoder.apply(kernels.ngram_score_lines, lines, packed)[0]) == len(lines)
 
 
 def test_threads_share_index(case):
