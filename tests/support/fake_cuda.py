@@ -10,13 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fflm.backend.cuda import memory as cuda_memory  # first, because this package adapts NumPy to numba.cuda
+
+# isort: split
+
 from cuda.core import ObjectCode
 from libcuda import FakeDriver, load_driver
 from numba.cuda import cudaimpl
 from numba.cuda.codegen import CUDACodeLibrary
 from numba.cuda.cudadrv.driver import driver
 
-from fflm.backend.cuda import memory as cuda_memory
 from fflm.backend.cuda.memory import Memory, Pool, size_class
 from fflm.backend.devices import why_no_gpu
 
