@@ -112,7 +112,8 @@ class LineScorer(TextScorer, Protocol):
             raise_cause(error)
 
     def _scores(self, lines: list[str]) -> npt.NDArray[np.float64]:
-        return -self.losses_of_lines(*self._encoder.encode(lines))
+        ids, borders = self._encoder.encode(lines)
+        return -_sums_of_lines(self._line_losses(ids, borders), borders)
 
     @cached_property
     def _encoder(self) -> "LineEncoder":
@@ -122,10 +123,7 @@ class LineScorer(TextScorer, Protocol):
 
     def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return -log p of lines (L,), nats, as `line_losses` does of their words."""
-        losses, filled = self.line_losses(ids, borders), borders[1:] > borders[:-1]
-        sums: npt.NDArray[np.float64] = np.zeros(len(filled))
-        sums[filled] = np.add.reduceat(losses, borders[:-1][filled], dtype=np.float64)
-        return sums
+        return _sums_of_lines(self.line_losses(ids, borders), borders)
 
     def line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
         """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,).
@@ -133,9 +131,12 @@ class LineScorer(TextScorer, Protocol):
         Raises
         ------
         FflmError
-            If the ids are not those of words, or the borders not those of lines that follow each other.
+            If the ids are not those of words, or the borders do not rise from 0 to N.
         """
-        ids, borders = check_lines(ids, borders, self.vocabulary)
+        return self._line_losses(*_check_lines(ids, borders, self.vocabulary))
+
+    def _line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
+        """Return what `line_losses` does, without the check, which takes long for a single line."""
         losses = self.losses_of_texts([ids[low:high] for low, high in itertools.pairwise(borders)])
         return np.concatenate([np.empty(0), *losses])
 
@@ -230,7 +231,21 @@ class Predictor(LineScorer, Protocol):
         return max(1, min(most, CELLS // max(1, self.window)))
 
 
-def check_lines(
+def check_text(ids: npt.NDArray[Any], start: int, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
+    """Return the ids of a text (N,) as checked by `check_ids`; also check ``start``, the index of the first word to score.
+
+    Raises
+    ------
+    FflmError
+        If the array does not contain ids of the vocabulary, or ``start`` is out of range.
+    """
+    ids = check_ids("ids", ids, len(vocabulary))
+    if check("start", Natural, start) > len(ids):
+        raise FflmError(f"`start` must be from 0 to {len(ids):,}, the length of the text, not {start:,}")
+    return ids
+
+
+def _check_lines(
     ids: npt.NDArray[Any], borders: npt.NDArray[Any], vocabulary: Vocabulary
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """Return the ids of lines (N,), and where each begins and the last ends (L + 1,), after checking them.
@@ -248,15 +263,9 @@ def check_lines(
     return ids, borders
 
 
-def check_text(ids: npt.NDArray[Any], start: int, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
-    """Return the ids of a text (N,) as checked by `check_ids`; also check ``start``, the index of the first word to score.
-
-    Raises
-    ------
-    FflmError
-        If the array does not contain ids of the vocabulary, or ``start`` is out of range.
-    """
-    ids = check_ids("ids", ids, len(vocabulary))
-    if check("start", Natural, start) > len(ids):
-        raise FflmError(f"`start` must be from 0 to {len(ids):,}, the length of the text, not {start:,}")
-    return ids
+def _sums_of_lines(losses: npt.NDArray[np.floating], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return the sums of the losses (N,) of the words of each line, (L,), given where lines begin (L + 1,)."""
+    sums: npt.NDArray[np.float64] = np.zeros(len(borders) - 1)
+    filled = borders[1:] > borders[:-1]
+    sums[filled] = np.add.reduceat(losses, borders[:-1][filled], dtype=np.float64)
+    return sums

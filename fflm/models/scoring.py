@@ -200,7 +200,7 @@ def score(model: LineScorer, text: str) -> Score:
     if not text or len(ids) == (model.text.mode == "sentence"):  # an empty sentence has an end
         raise FflmError(_NO_WORDS)
     characters = len(model.text.tokenizer.normalize(text if text.endswith("\n") else text + "\n"))
-    return _score(model, characters, ids, model.line_losses(ids, borders))
+    return _score(model, characters, ids, model._line_losses(ids, borders))
 
 
 def score_files(
@@ -415,16 +415,17 @@ def _score(model: TextScorer, characters: int, ids: npt.NDArray[np.int32], losse
     """Return the score of a text, given its number of characters, its ids (N,) and their losses (N,), nats."""
     vocabulary = model.vocabulary
     unknown = ids == vocabulary.unknown_id
+    unknown_tokens = int(np.count_nonzero(unknown))
     return Score(
         len(vocabulary),
         vocabulary.rule,
         model.text.policy,
         len(ids),
-        int(np.count_nonzero(unknown)),
+        unknown_tokens,
         int(np.count_nonzero(ids == vocabulary.end_id)) if vocabulary.ends else 0,
         characters,
         float(losses.sum(dtype=np.float64)),
-        float(losses[unknown].sum(dtype=np.float64)),
+        float(losses[unknown].sum(dtype=np.float64)) if unknown_tokens else 0.0,
     )
 
 

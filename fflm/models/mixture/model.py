@@ -116,9 +116,9 @@ class Mixture(LanguageModel):
         losses = zip(*(each.losses_of_texts(texts) for each in self.components.values()), strict=True)
         return [np.stack(of_text).astype(float) for of_text in losses]
 
-    def line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> Floats:
+    def _line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> Floats:
         """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
-        losses = np.stack([each.line_losses(ids, borders).astype(float) for each in self.components.values()])
+        losses = np.stack([each._line_losses(ids, borders).astype(float) for each in self.components.values()])
         return interpolate_losses(losses, self.weights)
 
     @property

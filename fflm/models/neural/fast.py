@@ -15,7 +15,7 @@ from fflm.backend.cpu.launching import shares_of
 from fflm.compiling import pack
 from fflm.errors import FflmError
 from fflm.instructions import CACHE_LINE, LANES, PRODUCTS
-from fflm.models.base import TableScorer, check_lines, check_text
+from fflm.models.base import TableScorer, check_text
 from fflm.models.language_model import LanguageModel
 from fflm.models.neural import kernels
 from fflm.models.neural.kernels import FastTables
@@ -174,9 +174,9 @@ class FastScorer(TableScorer):
                 self._pending.append((*model.windows(ids).batch(positions), losses[positions - start]))
         return losses
 
-    def line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
+    def _line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
         """Return -log of the unnormalized probabilities of the words of lines (N,), nats; no normalizers are computed."""
-        losses: npt.NDArray[np.floating] = kernels.losses_of_lines(*check_lines(ids, borders, self.vocabulary), self.packed)
+        losses: npt.NDArray[np.floating] = kernels.losses_of_lines(ids, borders, self.packed)
         return losses
 
     def losses_of_texts(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:

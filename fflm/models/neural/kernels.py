@@ -87,7 +87,7 @@ def score_ids(ids, begin, borders, model, losses):
     """
     tables, averages, outputs = model.tables, model.borders, model.outputs
     context = averages[-1] + tables.shape[1] - len(averages)
-    places = np.empty(context + _PIECE + 1, np.uint64)
+    places = np.zeros(context + _PIECE + 1, np.uint64)
     padding_sums, padding_total = model.padding_sums, model.padding_total
     sums, total = np.empty_like(padding_sums), np.empty_like(padding_total)
     for line in range(len(borders) - 1):

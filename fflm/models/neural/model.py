@@ -18,7 +18,7 @@ from fflm.arguments import (
 from fflm.arrays import CONFIG, WEIGHTS
 from fflm.errors import FflmError
 from fflm.models import description
-from fflm.models.base import ROWS, TrainedNetwork, check_lines
+from fflm.models.base import ROWS, TrainedNetwork
 from fflm.models.folder import VOCABULARY, load_weights, read_config, read_text, save_description
 from fflm.models.language_model import LanguageModel
 from fflm.models.vectors import Vectors
@@ -91,11 +91,11 @@ class NeuralModel(TrainedNetwork, LanguageModel):
             losses[some] = backend.download(own)
         return losses
 
-    def line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
+    def _line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
         """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
         if few := self._few(len(ids)):
-            return few.losses_of_lines(*check_lines(ids, borders, self.vocabulary))
-        return super().line_losses(ids, borders)
+            return few.losses_of_lines(ids, borders)
+        return super()._line_losses(ids, borders)
 
     def _few(self, count: int) -> "FewContexts | None":
         """Return what predicts after ``count`` contexts by one compiled function, or None if it cannot, or would be slower."""

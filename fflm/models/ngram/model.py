@@ -15,7 +15,7 @@ from fflm.arrays import CONFIG, WEIGHTS, load_arrays, meaning, save_arrays
 from fflm.backend.cpu.launching import shares_of
 from fflm.compiling import pack
 from fflm.errors import FflmError
-from fflm.models.base import TableScorer, check_lines
+from fflm.models.base import TableScorer
 from fflm.models.description import NgramFigures
 from fflm.models.folder import read_config, read_text, save_description
 from fflm.models.language_model import LanguageModel
@@ -178,9 +178,8 @@ class NgramModel(TableScorer, LanguageModel):
         kernels.ngram_losses(self._index, contexts, targets, losses, shares)
         return losses
 
-    def line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
+    def _line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
         """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
-        ids, borders = check_lines(ids, borders, self.vocabulary)
         losses: npt.NDArray[np.floating] = kernels.ngram_losses_of_lines(ids, borders, self.packed)
         return losses
 
