@@ -1,20 +1,23 @@
 """Claim: two processes have the losses of one, and with a sampled loss they send less than twice as much for ten times the words.
 
 The script trains the same networks in one process with one thread, in one process with two threads, and in two processes over
-MPI with one thread each, in turns. It measures the time of a step, what a process sends in it, and the memory of a process. It
-also measures how long the sum of an array over two processes takes by its size, from which follow the cost of a message and
-that of a byte: between processes of this machine, and, for root on Linux, between two hosts in network namespaces with links of
-several rates (`two_hosts`). It needs the extra ``mpi``.
+MPI with one thread each, in turns. The processes divide the rows of batches or, in a case of its own, the vocabulary. It
+measures the time of a step, what a process sends in it, and the memory of a process. It also measures how long the sum of an
+array over two processes takes by its size, from which follow the cost of a message and that of a byte: between processes of
+this machine, and, for root on Linux, between two hosts in network namespaces with links of several rates (`two_hosts`). It
+needs the extra ``mpi``.
 
 From these, and from steps of half the rows, follows a model of the time of a step on n hosts:
 
-    rows / n + update + messages * (n - 1) * message + bytes * 2 (n - 1) / n * byte
+    divided / n + whole + messages * (n - 1) * message + bytes * 2 (n - 1) / n * byte
 
-where ``rows`` is the time that grows with the rows of a batch, and ``update`` the one that does not. ``messages`` and ``bytes``
-are those of two processes. The model is compared with the steps of two processes on this machine and over the links. It then
-predicts steps of up to 1,024 processes, each on a host like this machine with one thread, over faster links: a byte takes the
-time that it takes over a link without a limit, and that of the link's rate; NVLink is taken for a link of 450 GB/s, whose other
-costs are those between processes of one machine. For an exact loss, all of this but the messages grows with the vocabulary.
+If processes divide the rows, ``divided`` is the time that grows with the rows of a batch, and ``whole`` the one that does not,
+that of the update. If they divide the vocabulary, ``divided`` is the share of the output layer in all weights, and ``whole``
+the rest. ``messages`` and ``bytes`` are those of two processes. The model is compared with the steps of two processes on this
+machine and over the links. It then predicts steps of up to 1,024 processes, each on a host like this machine with one thread,
+over faster links: a byte takes the time that it takes over a link without a limit, and that of the link's rate; NVLink is taken
+for a link of 450 GB/s, whose other costs are those between processes of one machine. For an exact loss, the work of the output
+layer grows with the vocabulary, and so do the bytes, unless the vocabulary is divided.
 """
 
 import argparse
@@ -39,6 +42,7 @@ from fflm.backend.cpu.backend import CpuBackend
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
+from fflm.network.partition import Partition
 from fflm.parallel.communicator import Communicator
 from fflm.parallel.world import world
 from fflm.training.events import Step
@@ -49,13 +53,16 @@ MPIEXEC = Path(sysconfig.get_path("scripts")) / "mpiexec"
 
 BATCH = 512
 
+EXACT, DIVIDED = "exact loss, 10,000 words", "exact loss, 10,000 words, divided"
+
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
-    "exact loss, 10,000 words": (10_000, {"loss": "exact"}),
+    EXACT: (10_000, {"loss": "exact"}),
+    DIVIDED: (10_000, {"loss": "exact"}),
     "sampled loss, 10,000 words": (10_000, {"loss": "sampled"}),
     "sampled loss, 100,000 words": (100_000, {"loss": "sampled"}),
     "sampled loss, 1,000,000 words": (1_000_000, {"loss": "sampled"}),
 }
-"""The vocabulary and the settings of each network."""
+"""The vocabulary and the settings of each network. With an exact loss, the output layer has weights of its own."""
 
 ONE, HALF, TWO = "one process, one thread", "one process, one thread, half the rows", "two processes"
 
@@ -82,16 +89,17 @@ PROCESSES = tuple(2**power for power in range(11))
 
 @dataclass(frozen=True)
 class StepCosts:
-    """What a step costs: seconds for the rows and for the update, and the operations and bytes of each of two processes."""
+    """What a step costs: seconds that are divided and that are not, and the operations and bytes of each of two processes."""
 
-    rows: float
-    update: float
+    divided: float
+    whole: float
     messages: float
     bytes: float
 
-    def times(self, factor: float) -> "StepCosts":
-        """Return the costs for so many times the words, of an exact loss."""
-        return StepCosts(self.rows * factor, self.update * factor, self.messages, self.bytes * factor)
+    def times(self, factor: float, vocabulary: bool) -> "StepCosts":
+        """Return the costs of an exact loss over so many times the words, which the processes divide, or not."""
+        common = 1 if vocabulary else factor
+        return StepCosts(self.divided * factor, self.whole * common, self.messages, self.bytes * common)
 
 
 @dataclass(frozen=True)
@@ -104,16 +112,25 @@ class Link:
     def step(self, costs: StepCosts, n: int) -> float:
         """Return the seconds of a step in n processes."""
         traffic = costs.messages * (n - 1) * self.message + costs.bytes * 2 * (n - 1) / n * self.byte
-        return costs.rows / n + costs.update + traffic
+        return costs.divided / n + costs.whole + traffic
+
+
+def network(case: str) -> NetworkConfig:
+    """Return the network of a case."""
+    vocabulary, fields = CASES[case]
+    tied = fields["loss"] != "exact"
+    return NetworkConfig(vocabulary, WINDOW, 128, (256,), averages=(), tied=tied, dropout=0.2, embedding_dropout=0.1)
 
 
 def trainer(case: str, threads: int, batch: int, communicator: Communicator) -> Trainer:
     """Return a training run on random text."""
-    vocabulary, fields = CASES[case]
-    config = NetworkConfig(vocabulary, WINDOW, 128, (256,), averages=(), dropout=0.2, embedding_dropout=0.1)
+    (vocabulary, fields), config = CASES[case], network(case)
+    partition = Partition(config, communicator) if case == DIVIDED and communicator.size > 1 else None
     settings = TrainingSettings(epochs=1000, batch_size=batch, samples=512, rate=1e-3, schedule="constant", patience=0, **fields)
-    network, text = Network(config, CpuBackend(threads)), random_text(vocabulary, 200_000, 1)
-    return Trainer(network, Parameters.random(config, 1), text, None, settings, communicator)
+    parameters, text = Parameters.random(config, 1), random_text(vocabulary, 200_000, 1)
+    if partition:
+        parameters = partition.own_part(parameters)
+    return Trainer(Network(config, CpuBackend(threads), partition), parameters, text, None, settings, communicator)
 
 
 def time_steps(case: str, threads: int, batch: int, losses: int, steps: int) -> dict[str, Any]:
@@ -193,11 +210,14 @@ def fit(times: dict[int, float]) -> Link:
     return Link(times[small] / 2, byte)
 
 
-def costs(ways: dict[str, dict[str, Any]]) -> StepCosts:
+def costs(case: str, ways: dict[str, dict[str, Any]]) -> StepCosts:
     """Return the costs of a step, given the measurements of a case."""
-    whole, half = (ways[way]["seconds"]["median"] for way in (ONE, HALF))
-    rows = min(whole, 2 * (whole - half))
-    return StepCosts(rows, whole - rows, ways[TWO]["messages"], ways[TWO]["bytes"])
+    step, half = (ways[way]["seconds"]["median"] for way in (ONE, HALF))
+    divided = min(step, 2 * (step - half))
+    if case == DIVIDED:
+        output, hidden = (rows * 256 for rows in (CASES[case][0], WINDOW * 128))
+        divided = step * output / (output + hidden)
+    return StepCosts(divided, step - divided, ways[TWO]["messages"], ways[TWO]["bytes"])
 
 
 def measure_links(quick: bool, steps: int) -> tuple[dict[str, Link], dict[str, dict[str, float]]]:
@@ -225,19 +245,21 @@ def _times(few: bool, launcher: Sequence[str]) -> dict[int, float]:
 
 def predict(steps: dict[str, StepCosts], links: dict[str, Link]) -> dict[str, dict[str, list[float]]]:
     """Print and return the predicted seconds of a step, by network and link, for each number of `PROCESSES`."""
-    exact, own = steps["exact loss, 10,000 words"], links["this machine"]
-    networks = steps | {f"exact loss, {words:,} words": exact.times(words / 10_000) for words in (100_000, 1_000_000)}
+    own, networks = links["this machine"], dict(steps)
+    for case in (EXACT, DIVIDED):
+        for words in (100_000, 1_000_000):
+            networks[case.replace("10,000", f"{words:,}")] = steps[case].times(words / 10_000, case == DIVIDED)
     hosts = links.get("two hosts", own)
     result: dict[str, dict[str, list[float]]] = {}
-    for network, step in networks.items():
-        print(f"\n{network}: predicted ms per step in {', '.join(map(str, PROCESSES))} processes")
-        result[network] = {}
+    for case, step in networks.items():
+        print(f"\n{case}: predicted ms per step in {', '.join(map(str, PROCESSES))} processes")
+        result[case] = {}
         for name, bandwidth in BANDWIDTHS.items():
             base = own if name == "NVLink" else hosts
             link = Link(base.message, 1 / bandwidth + (0 if name == "NVLink" else base.byte))
             times = [link.step(step, n) for n in PROCESSES]
             best = int(np.argmin(times))
-            result[network][name] = times
+            result[case][name] = times
             print(
                 f"  {name:10} {' '.join(f'{each * 1e3:9,.1f}' for each in times)}   "
                 f"fastest in {PROCESSES[best]:,} processes, {times[0] / times[best]:.1f} times as fast as in one"
@@ -273,7 +295,7 @@ def main() -> None:
     for name, link in links.items():
         rate = f"a second per {1 / link.byte / 1e9:.3f} GB sent"
         print(f"{name}: an operation takes {link.message * 1e6:.0f} microseconds, and {rate}")
-    step_costs = {case: costs(ways) for case, ways in results.items()}
+    step_costs = {case: costs(case, ways) for case, ways in results.items()}
     over_links["this machine"] = {case: ways[TWO]["seconds"]["median"] for case, ways in results.items()}
     print("\nms per step of two processes: measured, and by the model")
     checks = {

@@ -434,6 +434,11 @@ def run_tasks(tasks: Iterator[Task], folder: Path, minutes: float) -> dict[str, 
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
+def is_failed(result: Any) -> bool:
+    """Return whether a task had an error, found errors that are too large, or ran tests that failed."""
+    return isinstance(result, dict) and ("error" in result or bool(result.get("wrong")) or not result.get("passed", True))
+
+
 def size_of(text: str) -> tuple[int, int, int]:
     """Parse the size of a step, such as 50000x256x8192."""
     words, hidden, batch = map(int, text.split("x"))
@@ -503,6 +508,8 @@ def main() -> None:
     write_json(options.results / "machine.json", about)
     results = run_tasks(tasks_of(options, folder, backends), folder, options.minutes)
     record("gpu", options.quick, about, **results)
+    if failed := [name for name, each in results.items() if is_failed(each)]:
+        sys.exit(f"failed or wrong: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

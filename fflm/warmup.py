@@ -14,6 +14,7 @@ from fflm.backend.cpu.launching import KERNELS
 from fflm.backend.devices import choose_device, device_backend
 from fflm.errors import FflmError
 from fflm.models.classifier.model import TextClassifier
+from fflm.models.mixture.cache import NeuralCache
 from fflm.models.neural.fast import FastScorer
 from fflm.models.neural.model import NeuralModel
 from fflm.models.ngram.arpa import write_arpa
@@ -126,7 +127,9 @@ def _scorers(folder: Path) -> None:
     ngram.next_words("The cat", 3)
     write_arpa(ngram, folder / "text.arpa")
     scorer = FastScorer(api.train(folder / "text.txt", folder / "text.model", overwrite=True, **_SMALL))
-    scorer.losses_of_text(scorer.text.encode_text(_TEXT, scorer.vocabulary))
+    ids = scorer.text.encode_text(_TEXT, scorer.vocabulary)
+    scorer.losses_of_text(ids)
+    NeuralCache(5, 10.0, scorer.model).losses_of_text(ids)
     for each in (ngram, scorer, scorer.model):
         each.scores(_TEXT.splitlines()[:1])
     sentences = train_ngram([folder / "text.txt"], folder / "sentences.ngram", 3, mode="sentence")

@@ -13,7 +13,7 @@ import pytest
 import start_up
 from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximization, figures, losses, mixed
 from exact import exact_gradients, exact_updates
-from gpu import CONTENDERS, LARGE, PARTS, STEPS, Comparison, large, operations, run_tasks, tasks_of
+from gpu import CONTENDERS, LARGE, PARTS, STEPS, Comparison, is_failed, large, operations, run_tasks, tasks_of
 from ngram import PIECE, pieces
 from numba import njit
 from numba.core import event
@@ -252,6 +252,11 @@ def test_results_of_gpu_benchmark_are_kept_as_they_are_made(tmp_path, capsys):
 
     done = run_tasks(iter([("first", lambda: {"seconds": 1}), ("second", fail)]), tmp_path, math.inf)
     assert done == {"first": {"seconds": 1}, "second": {"error": "ValueError: out of memory"}}
+    assert [name for name, result in done.items() if is_failed(result)] == ["second"]
+    assert is_failed({"off": {"losses": 1.0}, "wrong": ["losses"]})
+    assert is_failed({"passed": False, "failed": []})
+    assert not is_failed({"off": {}, "wrong": []})
+    assert not is_failed([{"operation": "affine"}])
     again = [("first", fail), ("second", lambda: {"seconds": 2})]
     assert run_tasks(iter(again), tmp_path, math.inf) == {"first": {"seconds": 1}, "second": {"seconds": 2}}
     assert run_tasks(iter([("third", fail)]), tmp_path, -1.0) == {"first": {"seconds": 1}, "second": {"seconds": 2}}

@@ -335,11 +335,10 @@ def test_second_process_joins_running_search(text):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("storage", ["sqlite", "journal"])
-def test_trial_of_killed_process_is_resumed_by_another(text, storage):
+def test_trial_of_killed_process_is_resumed_by_another(text):
     """Two processes run one search, each trial once. One of them is killed, and the other one resumes its trial."""
     options = [*SMALL, "--epochs", 6, "--patience", 0, "--trials", 4, "--search", "rate=0.001..0.01", "--no-prune"]
-    command = [FFLM, "tune", text, *map(str, options), "--save-every", "0", "--storage", storage]
+    command = [FFLM, "tune", text, *map(str, options), "--save-every", "0", "--storage", "journal"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
         while not Path("text.tune/trial-1").exists():
             assert first.poll() is None

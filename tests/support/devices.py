@@ -95,10 +95,10 @@ class NumpyBackend:
         """Return a copy."""
         return array.copy()
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         operation = getattr(self.backend, name)
 
-        def on_numpy(*arguments: Any, **named: Any) -> None:
+        def on_numpy(*arguments: Any, **named: Any) -> Any:
             sent: dict[Any, tuple[np.ndarray, np.ndarray, Any]] = {}  # an array that is passed twice is one array on the GPU, too
 
             def send(argument: Any) -> Any:
@@ -110,11 +110,12 @@ class NumpyBackend:
                     return sent[key][2]
                 return [send(each) for each in argument] if isinstance(argument, list | Parameters) else argument
 
-            operation(*map(send, arguments), **{key: send(argument) for key, argument in named.items()})
+            result = operation(*map(send, arguments), **{key: send(argument) for key, argument in named.items()})
             for argument, before, there in sent.values():
                 after = self.backend.download(there)
                 if not np.array_equal(after.view(np.uint8), before.view(np.uint8)):
                     argument[...] = after
+            return result
 
         return on_numpy
 

@@ -10,13 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fflm.backend.cuda import memory as cuda_memory  # first, because this package adapts NumPy to numba.cuda
+
+# isort: split
+
 from cuda.core import ObjectCode
 from libcuda import FakeDriver, load_driver
 from numba.cuda import cudaimpl
 from numba.cuda.codegen import CUDACodeLibrary
 from numba.cuda.cudadrv.driver import driver
 
-from fflm.backend.cuda import memory as cuda_memory
 from fflm.backend.cuda.memory import Memory, Pool, size_class
 from fflm.backend.devices import why_no_gpu
 
@@ -61,8 +64,7 @@ def install_fake_driver() -> FakeDriver:
 
 
 if __name__ == "__main__":
-    from fake_cuda import install_fake_driver  # of the module that other modules import
-
+    sys.modules["fake_cuda"] = sys.modules[__name__]  # which other modules import by this name
     install_fake_driver()
     why_no_gpu.cache_clear()
     sys.argv, sys.path[0] = sys.argv[1:], str(Path(sys.argv[1]).parent)

@@ -206,8 +206,12 @@ class DeviceArray:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        """The description of the array for other libraries, such as NCCL, which use the default stream, too."""
-        return {"shape": self.shape, "typestr": self.dtype.str, "data": (self.address, False), "strides": None, "version": 3}
+        """The description by which other libraries share the memory, such as NCCL, CuPy and PyTorch, in the default stream.
+
+        Source: the CUDA Array Interface, version 3 (Numba's documentation).
+        """
+        address = self.address if self.size else 0
+        return {"shape": self.shape, "typestr": self.dtype.str, "data": (address, False), "strides": None, "version": 3}
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -1,5 +1,6 @@
 """The fake CUDA driver delays and fails as a real one does; arrays of the backend act like NumPy's and never share memory."""
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_uint32
 
@@ -105,6 +106,15 @@ def new_pool(monkeypatch):
     monkeypatch.setattr(cuda_memory, "POOL", TrackedPool())
 
 
+def test_other_libraries_share_memory_of_arrays():
+    array = on_gpu([1, 2, 3, 4, 5, 6]).reshape(3, 2)[1:]
+    shared = cuda.as_cuda_array(array)
+    assert (shared.shape, shared.dtype, int(shared.device_ctypes_pointer.value)) == (array.shape, array.dtype, array.address)
+    assert shared.copy_to_host().tolist() == [[3, 4], [5, 6]]
+    assert cuda.as_cuda_array(DeviceArray((0, 2), np.float32)).shape == (0, 2)
+    assert DeviceArray((0, 2), np.float32).__cuda_array_interface__["data"] == (0, False)
+
+
 def test_reused_memory_is_filled_with_nan(new_pool):
     first = on_gpu(range(1000))
     address = first.address
@@ -119,6 +129,7 @@ def test_reused_memory_does_not_affect_pending_launches(new_pool):
     address = first.address
     increment(first)
     launch_kernel(copy_all, (3,), (first, total))
+    gc.collect()  # when numba.cuda compiled the kernels, it left cycles that refer to their arguments
     del first
     second = DeviceArray((700,), np.uint32)
     assert second.address == address

@@ -60,8 +60,9 @@ def naive_distribution(model, size, theta, ids, place):
     V = len(model.vocabulary)
     windows = Windows.of(ids, model.vocabulary, model.text, model.window)
     contexts = windows.contexts(np.arange(place + 1))
-    inputs = model.parameters.embeddings[contexts].reshape(place + 1, -1)
-    hidden = np.tanh(inputs @ model.parameters.hidden_weights[0].T + model.parameters.hidden_biases[0])
+    parameters = model.parameters.mapped(lambda array: array.astype(np.float64))
+    inputs = parameters.embeddings[contexts].reshape(place + 1, -1)
+    hidden = np.tanh(inputs @ parameters.hidden_weights[0].T + parameters.hidden_biases[0])
     weights = np.full(V, math.exp(-theta) / V)
     for i in range(max(0, place - size), place):
         ends = model.text.mode == "sentence" and 1 in ids[i:place]  # another sentence
@@ -73,7 +74,7 @@ def naive_distribution(model, size, theta, ids, place):
 
 @pytest.fixture(params=MODES)
 def model(request):
-    return tiny_model(MODES[request.param], dtype=np.float64)
+    return tiny_model(MODES[request.param])
 
 
 @pytest.mark.parametrize(("size", "theta"), [(1, 1.0), (9, 20.0), (100, 100.0)])
