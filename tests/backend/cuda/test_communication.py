@@ -1,8 +1,10 @@
 """Several processes that train on GPUs, which are fake here."""
 
 import mpi_checks
+import pytest
 from processes import mpiexec, needs_mpi
 
+pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 pytestmark = needs_mpi
 
 
