@@ -455,7 +455,7 @@ def tasks_of(options: argparse.Namespace, folder: Path, backends: dict[str, Back
     if "steps" in options.parts:
         yield from steps(options)
     if "large" in options.parts:
-        for size in LARGE:
+        for size in options.large:
             for precision, backend in backends.items():
                 yield f"large-{'x'.join(map(str, size))}-{precision}", partial(large, backend, precision, *size)
     if "limits" in options.parts and torch:
@@ -482,6 +482,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="parts to run [default: all]")
     parser.add_argument("--sizes", nargs="+", type=size_of, default=STEPS, help="sizes of steps, such as 50000x256x8192")
+    parser.add_argument("--large", nargs="+", type=size_of, default=LARGE, help="sizes of the large softmaxes")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS, metavar="NAME", help="[default: all]")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin nothing after this time")
     parser.add_argument("--brown", type=Path, help="brown.txt, for training")

@@ -4,7 +4,7 @@ With small batches, a GPU needs less time than the host takes to launch the kern
 script also measures the host's part of whole training steps of Bengio's network (dropout, AdamW, clipping), which is
 everything but waiting.
 
-It needs numba-cuda, but no GPU: a fake driver (`fake_cuda.py` in tests/support) accepts the launches and does nothing. The
+It needs numba-cuda, but no GPU: a fake driver (`libcuda.py` in tests/support) accepts the launches and does nothing. The
 time of a real driver is not included.
 """
 
@@ -64,7 +64,7 @@ def idle_gpu() -> list[None]:
         launched.append(None)
 
     cuda_launching.launch = dispatcher.launch = launch
-    gpu.enqueue = lambda action: None
+    gpu.enqueue = lambda action, stream=None: None
     vars(driver)["cuMemcpyDtoH"] = lambda target, source, size: memset(target, 0, size)
     return launched
 

@@ -244,6 +244,7 @@ def _operations(size: Size, backend: Backend) -> dict[str, _Task]:
         backend.copy(d_hidden, gradient)
         backend.affine_backward(x, layer[0], hidden, "tanh", gradient, 0.0, *d_layer, d_x)
 
+    updated = [output[0]], [d_output[0]], *([moment] for moment in moments)
     one_layer, whole = 2 * rows * inputs * size.hidden, 2 * rows * size.hidden * words
     return {
         "gather": task(0, lambda: backend.gather(embeddings, contexts, blocks, x), x),
@@ -260,7 +261,7 @@ def _operations(size: Size, backend: Backend) -> dict[str, _Task]:
         "affine backward": task(2 * one_layer, affine_backward, *d_layer, d_x),
         "scatter-add": task(0, lambda: backend.scatter_add(contexts, blocks, d_x, embeddings), embeddings),
         "clip": task(0, lambda: backend.clip_factor((*d_output, *d_layer), 1.0, factor), factor),
-        "adamw": task(0, lambda: backend.adam_step(output[0], d_output[0], *moments, scale=factor, **adam), output[0], *moments),
+        "adamw": task(0, lambda: backend.adam_step(*updated, scale=factor, **adam), output[0], *moments),
         "log-probabilities": task(
             whole, lambda: backend.log_probabilities(hidden, *output, logs), logs := backend.empty((rows, words), dtype)
         ),

@@ -515,7 +515,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def locked_folder(folder: Path, doing: str = "training in") -> Iterator["FolderLock"]:
+def locked_folder(folder: Path, doing: str = "training in", *, wait: bool = False) -> Iterator["FolderLock"]:
     """Lock a folder inside the block, so that no other process or thread can lock it.
 
     The lock is advisory: `flock` on a file in the folder, which is removed at the end. It does not prevent other processes from
@@ -530,6 +530,8 @@ def locked_folder(folder: Path, doing: str = "training in") -> Iterator["FolderL
     doing
         What the process does in the folder, such as ``training in``, for the error of another one: "another process is training
         in FOLDER".
+    wait
+        Whether to wait while the folder is locked, instead of raising an error.
 
     Yields
     ------
@@ -543,7 +545,7 @@ def locked_folder(folder: Path, doing: str = "training in") -> Iterator["FolderL
     """
     with contextlib.ExitStack() as stack:
         with os_errors_as_fflm_error(f"write {folder}"):
-            while (directory := _lock(folder, doing, stack)) is None:
+            while (directory := _lock(folder, doing, stack, wait)) is None:
                 stack.close()
         yield FolderLock(folder, directory)
 
@@ -569,7 +571,7 @@ class FolderLock:
             raise FflmError(f"{self.folder} was moved, replaced or removed by another process: nothing more is written there")
 
 
-def _lock(folder: Path, doing: str, stack: contextlib.ExitStack) -> int | None:
+def _lock(folder: Path, doing: str, stack: contextlib.ExitStack, wait: bool) -> int | None:
     """Lock a folder until the stack is closed, and return its descriptor; None if another process has replaced the folder.
 
     If the operating system has no locks, the descriptor is -1.
@@ -583,7 +585,7 @@ def _lock(folder: Path, doing: str, stack: contextlib.ExitStack) -> int | None:
     stack.callback(os.close, file)
     own = f"{os.getpid()} on {os.uname().nodename}"
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except (BlockingIOError, PermissionError) as error:
         holder = os.pread(file, 300, 0).decode(errors="replace")
         who = f"another process ({holder}) is" if holder and holder.isprintable() else "another process is"
@@ -600,6 +602,55 @@ def _lock(folder: Path, doing: str, stack: contextlib.ExitStack) -> int | None:
         os.ftruncate(file, 0)
         os.pwrite(file, own.encode(), 0)
     return directory
+
+
+def lock_file(path: Path, stack: contextlib.ExitStack) -> bool:
+    """Make and lock a file, until the stack is closed, which removes it, or the process ends; return whether it was free.
+
+    Where there are no locks, files are always free.
+    """
+    if fcntl is None:
+        return True
+    while True:
+        with os_errors_as_fflm_error(f"write {path}"):
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            os.close(file)
+            return False
+        except OSError:  # no locks on this file system
+            pass
+        if _is_at(file, path, None):
+            stack.callback(os.close, file)
+            stack.callback(_remove_locked, file, path, os.getpid())
+            return True
+        os.close(file)  # the previous holder of the lock has removed the file after this process had opened it
+
+
+def _remove_locked(file: int, path: Path, process: int) -> None:
+    """Remove a file that a process has opened and locked, unless there is another one at its path, or the process has forked."""
+    with contextlib.suppress(OSError):
+        if process == os.getpid() and _is_at(file, path, None):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def watched_folder(folder: Path) -> Iterator[FolderLock]:
+    """Yield a `FolderLock` that locks nothing, and only checks that the folder is still at its path.
+
+    Raises
+    ------
+    FflmError
+        If the folder does not exist.
+    """
+    with contextlib.ExitStack() as stack:
+        directory = -1
+        if fcntl is not None:
+            with os_errors_as_fflm_error(f"read {folder}"):
+                directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, directory)
+        yield FolderLock(folder, directory)
 
 
 def _unlock(directory: int, file: int, process: int) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import devices
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from command import STORIES
 from hypothesis import settings
+from libcuda import load_driver
 from threadpoolctl import ThreadpoolController
 
 from fflm.processors import usable_processors
@@ -39,6 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--precision mixed needs --device ptx or cuda")
     if hasattr(config, "cache"):  # it is missing with `-p no:cacheprovider`
         os.environ.setdefault("NUMBA_CACHE_DIR", str(config.cache.mkdir("numba")))
+    if devices.device != "cuda" and find_spec("numba_cuda"):
+        load_driver()  # before numba.cuda is imported, which would load a real driver
     # Ctrl-C is ignored in background jobs of a shell, SIGHUP under `nohup`; all commands that tests start would inherit that.
     for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
         number = getattr(signal, name, None)

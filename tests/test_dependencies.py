@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 FEATURES = {
+    "fflm/backend/cuda/communication.py": ("nccl12", "nccl13"),
     "fflm/backend/cuda/*.py": ("cuda12", "cuda13"),
     "fflm/estimators.py": ("learn",),
     "fflm/search/study.py": ("tune",),
@@ -23,11 +24,13 @@ FEATURES = {
     "fflm/filtering/parquet.py": ("filter",),
     "fflm/filtering/sources.py": ("filter",),
 }
-"""The only files that import packages of extras."""
+"""The only files that import packages of extras. The first pattern that a file matches holds."""
 ENGINES = {"data_juicer", "dask", "datasets", "datatrove", "nemo_curator", "pandas", "pyspark", "ray"}
 """Packages of the engines for which `fflm.integrations` has filters, whose users have installed them."""
 COMPARED = {"fasttext", "kenlm", "tokenizers", "torch"}
 """Packages that benchmarks compare with fflm, and that have to be installed by hand."""
+NOT_INSTALLED = {"nccl": ["nccl4py"]}
+"""Distributions with other names than their modules, which need not be installed."""
 DISTRIBUTIONS = packages_distributions()
 STANDARD = sys.stdlib_module_names | {"compression"}  # this module is new in Python 3.14
 
@@ -63,7 +66,7 @@ def undeclared(path: Path, declared: set[str]) -> set[str]:
 
     def distributions(module: str) -> set[str]:  # a distribution that is not installed is assumed to have the module's name
         top = module.split(".")[0]
-        return {normalize(name) for name in DISTRIBUTIONS.get(top, [top, module])}
+        return {normalize(name) for name in DISTRIBUTIONS.get(top, NOT_INSTALLED.get(top, [top, module]))}
 
     return {module for module in imported_modules(path) if distributions(module).isdisjoint(declared)}
 
@@ -72,7 +75,7 @@ def test_imports_of_package_are_declared() -> None:
     core = declared_names(PROJECT["dependencies"])
     wrong = {}
     for path in sorted((ROOT / "fflm").rglob("*.py")):
-        extras = [each for pattern, extras in FEATURES.items() if path.match(pattern) for each in extras]
+        extras = next((extras for pattern, extras in FEATURES.items() if path.match(pattern)), ())
         engines = ENGINES if path.parent.name == "integrations" else set()
         for declared in [core | declared_names(EXTRAS[extra]) for extra in extras] or [core]:
             if modules := {each for each in undeclared(path, declared | {"fflm"}) if each.split(".")[0] not in engines}:

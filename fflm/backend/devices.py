@@ -42,7 +42,8 @@ def device_backend(device: str, precision: str = "fp32", threads: int | None = N
     precision
         ``fp32``, or on a GPU also ``mixed``.
     threads
-        Number of threads on the CPU, as for `CpuBackend`. A GPU ignores it.
+        Number of threads on the CPU; by default one for each processor, of which connected processes have a part each. A GPU
+        ignores it.
 
     Raises
     ------
@@ -54,8 +55,9 @@ def device_backend(device: str, precision: str = "fp32", threads: int | None = N
     if chosen == "cuda":
         return _cuda_backend(precision == "mixed")
     from fflm.backend.cpu.backend import CpuBackend
+    from fflm.backend.cpu.launching import default_threads
 
-    return CpuBackend(threads)
+    return CpuBackend(threads or threads_per_process(default_threads()))
 
 
 def check_precision(precision: str, device: str) -> None:
@@ -106,10 +108,9 @@ class Compute:
         """
         from fflm.backend.cpu.launching import default_threads
 
+        world()  # decides which processors and which GPU this process uses
         chosen = choose_device(device)
         check_precision(precision, chosen)
-        if chosen != "cpu" and world().size > 1:
-            raise FflmError("several processes train on the CPU only: choose the device cpu, or start one process")
         return cls(threads or threads_per_process(default_threads()), chosen, precision)
 
     def backend(self) -> Backend:

@@ -13,9 +13,11 @@ The numbers of all arrays in a call are of one type: float32 or float64 on the C
 other ids are int32. Arrays are contiguous in row-major order.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, get_args
+
+from fflm.parallel.communicator import Communicator
 
 Array: TypeAlias = Any
 """An array of the backend's device (``numpy.ndarray`` on the CPU)."""
@@ -75,6 +77,9 @@ class Backend(Protocol):
 
     def release(self) -> None:
         """Free the memory that is kept between calls."""
+
+    def connect(self, processes: Communicator) -> Communicator:
+        """Return a communicator of the same processes that also takes arrays on the device. All processes must call this."""
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return an uninitialized array on the device."""
@@ -304,9 +309,9 @@ class Backend(Protocol):
 
     def momentum_step(
         self,
-        weight: Array,
-        gradient: Array,
-        velocity: Array,
+        weights: Sequence[Array],
+        gradients: Sequence[Array],
+        velocities: Sequence[Array],
         *,
         scale: Array,
         l2: float,
@@ -314,31 +319,32 @@ class Backend(Protocol):
         momentum: float,
         nesterov: bool,
     ) -> None:
-        """Update ``weight`` and ``velocity`` by a step of gradient descent with momentum.
+        """Update ``weights`` and ``velocities`` by a step of gradient descent with momentum.
 
-        This and the next three operations minimize along g = scale gradient + l2 weight, where ``scale`` (1,) is the factor of
-        `clip_factor`. ``gradient`` and the state of the optimizer have the shape of ``weight``, which may be any shape. ``rate``
-        is the learning rate. The formulas are in `fflm.backend.formulas`.
+        This and the next three operations update several arrays of weights in the same way. They minimize along
+        g = scale gradient + l2 weight, where ``scale`` (1,) is the factor of `clip_factor`. The gradient and the state of the
+        optimizer have the shape of their weights, which may be any shape. ``rate`` is the learning rate. The formulas are in
+        `fflm.backend.formulas`.
         """
 
     def adagrad_step(
         self,
-        weight: Array,
-        gradient: Array,
-        total: Array,
+        weights: Sequence[Array],
+        gradients: Sequence[Array],
+        totals: Sequence[Array],
         *,
         scale: Array,
         l2: float,
         rate: float,
         epsilon: float,
     ) -> None:
-        """Update ``weight`` and the sum of squared gradients ``total`` by a step of AdaGrad; see `momentum_step`."""
+        """Update ``weights`` and the sums of squared gradients ``totals`` by a step of AdaGrad; see `momentum_step`."""
 
     def rmsprop_step(
         self,
-        weight: Array,
-        gradient: Array,
-        mean: Array,
+        weights: Sequence[Array],
+        gradients: Sequence[Array],
+        means: Sequence[Array],
         *,
         scale: Array,
         l2: float,
@@ -346,14 +352,14 @@ class Backend(Protocol):
         decay: float,
         epsilon: float,
     ) -> None:
-        """Update ``weight`` and the moving average of squared gradients ``mean`` by a step of RMSProp; see `momentum_step`."""
+        """Update ``weights`` and the moving averages of squared gradients ``means`` by a step of RMSProp; see `momentum_step`."""
 
     def adam_step(
         self,
-        weight: Array,
-        gradient: Array,
-        first: Array,
-        second: Array,
+        weights: Sequence[Array],
+        gradients: Sequence[Array],
+        firsts: Sequence[Array],
+        seconds: Sequence[Array],
         *,
         scale: Array,
         l2: float,
@@ -364,9 +370,9 @@ class Backend(Protocol):
         epsilon: float,
         step: int,
     ) -> None:
-        """Update ``weight`` and the moments ``first`` and ``second`` by a step of Adam; see `momentum_step`.
+        """Update ``weights`` and the moments ``firsts`` and ``seconds`` by a step of Adam; see `momentum_step`.
 
-        ``step`` is the number of the step, counted from 1. ``shrink`` is the decoupled weight decay of AdamW: the weight is
+        ``step`` is the number of the step, counted from 1. ``shrink`` is the decoupled weight decay of AdamW: a weight is
         first multiplied by 1 - shrink (Loshchilov & Hutter 2019).
         """
 

@@ -148,7 +148,7 @@ def _connect_processes(words: list[str]) -> None:
 
     This comes before anything that may fail in one of the processes, which the others could not notice otherwise.
     """
-    if words[0] == "train" or words[:2] == ["classify", "train"]:
+    if words[0] in ("train", "tune", "score", "tokenize") or words[:2] in (["classify", "train"], ["classify", "tune"]):
         from fflm.parallel.world import world
 
         world()
@@ -218,7 +218,7 @@ _FUNCTIONS = {
 }
 """The commands that correspond to the functions and classes in messages of the library."""
 
-_OPTIONS = {"lexicons": "lexicon", "path": "output", "source": "vocabulary-source", "words": "vocabulary"}
+_OPTIONS = {"initial": "from", "lexicons": "lexicon", "path": "output", "source": "vocabulary-source", "words": "vocabulary"}
 """The options that correspond to arguments with another name."""
 
 

@@ -22,6 +22,13 @@ from fflm.cli.tables import stdout_width, table
     help="Add a cache: a unigram model of the last WORDS words of the text being scored; 2000 is a good choice.",
 )
 @click.option(
+    "--neural-cache",
+    type=click.IntRange(1),
+    metavar="WORDS",
+    help="Add a neural cache: of the last WORDS words of the text being scored, those that occurred in contexts like the "
+    "current one are expected most; 2000 is a good choice.",
+)
+@click.option(
     "--tune",
     multiple=True,
     type=PATH,
@@ -41,6 +48,7 @@ def command(
     quiet: bool,
     as_json: bool,
     cache: int | None,
+    neural_cache: int | None,
     **tuning: Any,
 ) -> None:
     """Interpolate MODELs linearly: the probability of a word is the weighted sum of the models' probabilities.
@@ -50,7 +58,8 @@ def command(
     text, such as models that were trained on the same tokenized text.
 
     The mixture is a folder that `score`, `next` and `generate` accept like any other model; it refers to the folders of its
-    models. The cache contains only words of the context: in a mixture of models in sentence mode, those of the same sentence.
+    models. A cache contains only words of the context: in a mixture of models in sentence mode, those of the same sentence. A
+    neural cache compares contexts by the activations of the first network.
 
     \b
     Example:
@@ -60,10 +69,10 @@ def command(
     from fflm.models.creation import check_free
     from fflm.models.mixture.train import combine, tune_weights
 
-    if len(models) == 1 and cache is None:
-        raise click.UsageError("there is nothing to mix: give two models or more, or --cache")
+    if len(models) == 1 and cache is None and neural_cache is None:
+        raise click.UsageError("there is nothing to mix: give two models or more, --cache or --neural-cache")
     check_free(output, overwrite)
-    mixture = combine(models, cache, use_device(device, quiet))
+    mixture = combine(models, cache, neural_cache, use_device(device, quiet))
     mixture.check_apart(output)
     announce_stdin(tuning["tune"], quiet)
     mixture = tune_weights(mixture, **tuning)

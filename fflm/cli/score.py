@@ -13,6 +13,7 @@ from fflm.cli.mix import describe_components
 from fflm.cli.options import PATH, device_option, encoding_option, errors_option, json_option, model_option, quiet_option
 from fflm.cli.report import describe_policy, echo_json, show_word
 from fflm.cli.tables import printable
+from fflm.parallel.launch import refuse_several_processes
 
 if TYPE_CHECKING:
     from fflm.models.base import LineScorer, TextScorer
@@ -53,6 +54,10 @@ class Request:
             raise click.UsageError("--follow scores the lines of standard input: leave out INPUTS, --part, --by and --nbest")
         if self.fast and self.device != "cpu":
             raise click.UsageError("--fast runs on the CPU only: leave out --device or --fast")
+        if self.fast or self.follow or self.nbest or self.by != "summary":
+            refuse_several_processes("`fflm score` with --fast, --follow, --nbest or --by")
+        if Path("-") in self.texts and not self.part:
+            refuse_several_processes("scoring standard input")
 
     @property
     def unit(self) -> float:
@@ -176,11 +181,17 @@ def _load(path: Path | None, request: Request) -> "tuple[Path, LineScorer, Part 
 def _score(scorer: "TextScorer", part: "Part | None", request: Request) -> "Score":
     """Return the score of a part or of the inputs, after printing the scores of their sentences or words if requested."""
     from fflm.models import scoring
+    from fflm.models.mixture.model import ComponentScorer
+    from fflm.parallel.world import world
 
-    if part:
-        return scoring.score_part(scorer, part)
-    if request.by == "summary":
-        return scoring.score_files(scorer, request.texts, request.encoding, request.errors)
+    if part or request.by == "summary":
+        if part:
+            score = scoring.score_part(scorer, part, world())
+        else:
+            score = scoring.score_files(scorer, request.texts, request.encoding, request.errors, world())
+        if isinstance(scorer, ComponentScorer):
+            scorer.sum_over(world())
+        return score
     totals: list[Score] = []
     lines = _adding(scoring.scored_lines(scorer, request.chunks()), totals)
     if request.by == "sentence":

@@ -25,12 +25,13 @@ def command(inputs: tuple[Path, ...], output: Path, overwrite: bool, quiet: bool
       fflm train stories.ids
     """
     from fflm.models.creation import text_source
+    from fflm.parallel.world import world
     from fflm.text.tokenize import tokenize
 
     console = message_console(quiet)
     source = text_source(inputs, options)
     with tokenizing(console) as progress:
-        corpus = tokenize(source, output, overwrite=overwrite, progress=progress, **options)
+        corpus = tokenize(source, output, overwrite=overwrite, progress=progress, communicator=world(), **options)
     if as_json:
         parts = {name: part.counts for name, part in corpus.parts.items()}
         vocabulary = corpus.vocabulary.to_dict()

@@ -11,6 +11,7 @@ from fflm.cli.loading import use_device
 from fflm.cli.options import (
     PATH,
     HeadedCommand,
+    annotated_option,
     given_options,
     json_option,
     network_options,
@@ -31,7 +32,7 @@ from fflm.cli.report import (
     show_valid,
     tokenizing,
 )
-from fflm.training.settings import Vectors
+from fflm.training.settings import Extend, Initial, Vectors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=PATH, metavar="FOLDER", help="The model. [default: INPUT.model]")
 @overwrite_option
 @click.option("--resume", type=PATH, metavar="FOLDER", help="Resume training of this model.")
+@click.option("--from", "initial", type=PATH, metavar="FOLDER", help=description(Initial))
+@annotated_option("extend_vocabulary", Extend, False)
 @preset_option
 @network_options
 @click.option("--vectors", type=PATH, metavar="FILE", help=description(Vectors))
@@ -67,9 +70,10 @@ def command(
 ) -> None:
     """Train a model on INPUTS: files (also compressed), folders, - for standard input, a folder of `fflm tokenize`, or a model.
 
-    If the input is another model, train on that model's text with its vocabulary, so that both are comparable. The model is a
-    folder. Progress is printed on standard error: a row for each evaluation and, if it is not a terminal, a row without
-    validation figures each minute. Ctrl-C saves, and --resume continues with the same result as without an interruption.
+    If the input is another model, train on that model's text with its vocabulary, so that both are comparable. With --from,
+    the training of another model is continued on INPUTS, in a new model. The model is a folder. Progress is printed on
+    standard error: a row for each evaluation and, if it is not a terminal, a row without validation figures each minute.
+    Ctrl-C saves, and --resume continues with the same result as without an interruption.
 
     \b
     Example:
@@ -91,9 +95,13 @@ def _start(
     inputs: tuple[Path, ...], output: Path | None, given: dict[str, str], options: dict[str, Any], console: "Console"
 ) -> "TrainingSession":
     """Start a training run, and print its text and network."""
+    from fflm.models.neural.initial import settings_of_model
     from fflm.models.neural.train import start_session
 
     refuse_text_options(inputs, given)
+    if options["initial"]:
+        defaults = settings_of_model(options["extend_vocabulary"]).difference(given)
+        options = {name: value for name, value in options.items() if name not in defaults}
     options["device"] = use_device(options["device"], console.quiet)
     with tokenizing(console) as progress:
         run = start_session(inputs, output, progress=progress, **options)

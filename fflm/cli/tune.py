@@ -3,7 +3,7 @@
 import dataclasses
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,13 @@ def search_options(command: Command) -> Command:
             help="Stop after this many minutes; --resume continues.",
         ),
         click.option("--no-prune", is_flag=True, help="Train all trials to their end."),
+        click.option(
+            "--storage",
+            type=click.Choice(["sqlite", "journal"]),
+            default="sqlite",
+            show_default=True,
+            help="Where the search keeps its history: use a journal if several machines run the search on a shared file system.",
+        ),
     ]
     return add_options(options, command)
 
@@ -96,8 +103,9 @@ def command(
 
     A trial trains a network, as `fflm train` does with the same options. It is stopped early (pruned) if it is worse than the
     median of the other trials at an evaluation. The search is a folder that contains a table of the trials and the best model.
-    Ctrl-C saves, and --resume continues with the same result as without an interruption. Needs Optuna: `pip install '.[tune]'`
-    in a checkout of fflm. For text classifiers, there is `fflm classify tune`.
+    Ctrl-C saves, and --resume continues with the same result as without an interruption. Several processes can run one search:
+    start --resume in each, or all with `mpiexec`. Needs Optuna: `pip install '.[tune]'` in a checkout of fflm. For text
+    classifiers, there is `fflm classify tune`.
 
     \b
     Example:
@@ -106,13 +114,30 @@ def command(
       fflm tune --resume stories.tune --trials 50
     """
     console = message_console(quiet)
-    if resume:
-        search = resume_search(context, resume, options["trials"], console)
-    elif inputs:
-        search = _start(context, inputs, output, options, console)
-    else:
+    if not (resume or inputs):
         raise click.UsageError("give a text to train on, or --resume a search")
-    run_search(context, search, minutes, save_every, console, as_json)
+
+    def begin() -> "Search":
+        if resume:
+            return resume_search(context, resume, options["trials"], console)
+        return _start(context, inputs, output, options, console)
+
+    run_search(context, in_all_processes(begin), minutes, save_every, console, as_json)
+
+
+def in_all_processes(begin: "Callable[[], Search]") -> "Search":
+    """Start or resume a search in the first of several processes, all of which then run it, each by itself."""
+    from fflm.parallel.world import separate
+    from fflm.search.search import Search
+
+    begun: list[Search] = []
+
+    def first() -> str:
+        begun.append(begin())
+        return str(begun[0].path)
+
+    path = separate().on_first(first)
+    return begun[0] if begun else Search.resume(Path(path))
 
 
 def resume_search(context: click.Context, path: Path, trials: int | None, console: "Console") -> "Search":
@@ -207,13 +232,18 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
         TextColumn("{task.percentage:>3.0f}%"),
     )
     table = LiveTable(_columns(search), console.width if console.is_terminal else None)
+
+    def ended() -> int:
+        """Return how many trials have ended, in all processes."""
+        return sum(trial.state != "running" for trial in search.trials)
+
     with (
         interruption() as interrupted,
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
-        ended = [trial for trial in search.trials if trial.state != "running"]
-        task = progress.add_task("", total=None, trial=len(ended) + 1, trials=search.limit)
-        if len(ended) < search.limit:
+        done = ended()
+        task = progress.add_task("", total=None, trial=done + 1, trials=search.limit)
+        if done < search.limit:
             console.print(table.head)
         if interrupted.received:
             raise KeyboardInterrupt
@@ -224,21 +254,18 @@ def _watch(search: "Search", minutes: float | None, console: "Console") -> bool:
             if isinstance(event, Session):
                 state, settings = event.trainer.state, event.trainer.settings
                 total = len(event.trainer.train) * settings.epochs
-                counts: dict[str, Any] = {"trial": len(ended) + 1, "trials": search.limit}  # `reset` removes all other fields
+                counts: dict[str, Any] = {"trial": ended() + 1, "trials": search.limit}  # `reset` removes all other fields
                 progress.reset(task, total=total, completed=state.words, **counts)
             elif isinstance(event, Trial):
-                ended.append(event)
                 progress.console.print(table.row(_row(search, event)))
             elif isinstance(event, Step):
                 interrupted.deferred = True  # the kernels have been compiled
                 progress.update(task, completed=state.words)
             if stop:
                 return False
-            if deadline and time.monotonic() > deadline and len(ended) < search.limit:
+            if deadline and time.monotonic() > deadline and (done := ended()) < search.limit:
                 search.save()
-                console.print(
-                    f"the time is up, after {len(ended)} trials; resume with: {_command(search)} --resume {search.path}"
-                )
+                console.print(f"the time is up, after {done} trials; resume with: {_command(search)} --resume {search.path}")
                 break
     return True
 

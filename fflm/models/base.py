@@ -55,6 +55,12 @@ class TrainedNetwork:
         """The parameters on the device."""
         return self.parameters.mapped(self.network.backend.upload)
 
+    def softmax_inputs(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
+        """Return what the output layer reads after contexts (B, n), valid ids -> (B, H), in main memory."""
+        size = self.config.rows(ROWS)
+        batches = [contexts[low : low + size] for low in range(0, max(1, len(contexts)), size)]
+        return np.concatenate([self.network.softmax_inputs(self._weights, batch) for batch in batches])
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the state to pickle, without the network and the weights on the device, which belong to this process."""
         return {name: value for name, value in vars(self).items() if name not in ("network", "_weights", "_few_contexts")}

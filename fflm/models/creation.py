@@ -20,12 +20,14 @@ from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import VocabularyRule
 
+_NOT_OPTIONS = "inputs", "settings", "rule", "base", "extended"
+
 TEXT_OPTIONS = {
     "tokenizer": parameters(Tokenizer)["mode"].replace(name="tokenizer"),
     **parameters(Tokenizer, "mode"),
     **parameters(TextSettings, "tokenizer"),
     **parameters(VocabularyRule),
-    **parameters(TextSource, "settings", "rule"),
+    **parameters(TextSource, *_NOT_OPTIONS),
 }
 """The options that `text_source` takes."""
 
@@ -125,7 +127,7 @@ def text_source(inputs: Paths, fields: dict[str, Any]) -> TextSource:
     paths = to_paths("inputs", inputs)
     settings = TextSettings(pop_tokenizer(fields), **pop_fields(fields, TextSettings, "tokenizer"))
     rule = VocabularyRule(**pop_fields(fields, VocabularyRule))
-    return TextSource(paths, settings, rule, **pop_fields(fields, TextSource, "inputs", "settings", "rule"))
+    return TextSource(paths, settings, rule, **pop_fields(fields, TextSource, *_NOT_OPTIONS))
 
 
 def pop_tokenizer(fields: dict[str, Any]) -> Tokenizer:

@@ -17,6 +17,7 @@ LARGEST_ORDER = 20
 COMPONENTS = 100
 """Maximum number of components of a mixture."""
 
+Theta: TypeAlias = Annotated[float, Meta(gt=0, le=100)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]+$")]
 
 
@@ -97,11 +98,13 @@ class NgramFile(Common, total=False):
 
 
 class Component(TypedDict, total=False):
-    """A component of a mixture: a model in a folder, or a cache of a number of words."""
+    """A component of a mixture: a model in a folder, a unigram cache or a neural cache of a number of words."""
 
     path: Name
     fingerprint: str
     cache: Size
+    neural_cache: Size
+    theta: Theta
 
 
 class Components(TypedDict):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from fflm.errors import FflmError
 from fflm.models.base import LineScorer, TextScorer
+from fflm.parallel.communicator import SINGLE_PROCESS, Communicator
 from fflm.text.corpus import Part
 from fflm.text.encoder import Encoder
 from fflm.text.reading import read_chunks, whole_lines
@@ -207,6 +208,7 @@ def score_files(
     sources: Sequence[str | Path],
     encoding: str = "utf-8",
     errors: Literal["strict", "replace"] = "strict",
+    communicator: Communicator = SINGLE_PROCESS,
 ) -> Score:
     """Return the score of files, folders and ``"-"`` (standard input) as one text, in bounded memory.
 
@@ -218,25 +220,32 @@ def score_files(
         The files, folders and ``"-"``.
     encoding, errors
         The encoding of the text, and what to do about bytes that cannot be decoded, as for `open`.
+    communicator
+        The processes that share the work, as for `score_chunks`.
 
     Raises
     ------
     FflmError
         If a file cannot be read, or the files contain no words.
     """
-    return score_chunks(model, read_chunks(sources, encoding, errors))
+    return score_chunks(model, read_chunks(sources, encoding, errors), communicator)
 
 
-def score_part(model: TextScorer, part: Part) -> Score:
-    """Return the score of a part of a corpus whose vocabulary is that of the model."""
-    loss_sum = unknown_loss_sum = 0.0
-    for low in range(0, part.tokens, _BLOCK):
+def score_part(model: TextScorer, part: Part, communicator: Communicator = SINGLE_PROCESS) -> Score:
+    """Return the score of a part of a corpus whose vocabulary is that of the model.
+
+    Each of several processes scores a share of the blocks. The sums of blocks are added up in their order, so that the result is
+    the same for any number of processes.
+    """
+    starts = range(0, part.tokens, _BLOCK)
+    sums, share = np.zeros((len(starts), 2)), communicator.share(len(starts))
+    for low, own in zip(starts[share], sums[share], strict=True):
         before = min(low, model.window)
         ids = part.ids[low - before : low + _BLOCK].astype(np.int32)
         losses = model.losses_of_text(ids, before).astype(np.float64)
-        loss_sum += float(losses.sum())
-        unknown_loss_sum += float(losses[ids[before:] == model.vocabulary.unknown_id].sum())
-    return part_score(part, model.vocabulary, model.text, loss_sum, unknown_loss_sum)
+        own[:] = losses.sum(), losses[ids[before:] == model.vocabulary.unknown_id].sum()
+    communicator.sum_arrays([sums])
+    return part_score(part, model.vocabulary, model.text, *np.cumsum(sums, axis=0)[-1].tolist())
 
 
 def part_score(part: Part, vocabulary: Vocabulary, text: TextSettings, loss_sum: float, unknown_loss_sum: float) -> Score:
@@ -276,19 +285,29 @@ def scored_lines(model: TextScorer, chunks: Iterable[str]) -> Iterator[ScoredLin
     reader.check()
 
 
-def score_chunks(model: TextScorer, chunks: Iterable[str]) -> Score:
+def score_chunks(model: TextScorer, chunks: Iterable[str], communicator: Communicator = SINGLE_PROCESS) -> Score:
     """Return the score of a text that comes in chunks; it is the sum of those of `scored_lines`, but computed faster.
+
+    Of several processes, the first reads the chunks. All turn them into ids, and each scores one of as many chunks as there are
+    processes. The sums of chunks are added up in their order, so that the result is the same for any number of processes.
 
     Raises
     ------
     FflmError
         If the text contains no words.
     """
-    encoder, reader = Encoder(model.text, model.vocabulary), _Reader(model)
+    encoder, reader, chunks = Encoder(model.text, model.vocabulary), _Reader(model), iter(chunks)
     result = _empty_score(model)
-    for chunk in chunks:
-        ids, characters = encoder.encode(chunk)
-        result += _score(model, characters, ids, reader.losses(ids))
+    while texts := communicator.on_first(lambda: list(itertools.islice(chunks, communicator.size))):
+        scores = []
+        for rank, text in enumerate(texts):
+            ids, characters = encoder.encode(text)
+            losses = reader.losses(ids, skip=rank != communicator.rank)
+            scores.append(_score(model, characters, ids, losses))
+        own = scores[communicator.rank] if communicator.rank < len(scores) else result
+        sums = communicator.gather([own.loss_sum, own.unknown_loss_sum])[: len(scores)]
+        for each, (loss_sum, unknown_loss_sum) in zip(scores, sums.tolist(), strict=True):
+            result += replace(each, loss_sum=loss_sum, unknown_loss_sum=unknown_loss_sum)
     reader.check()
     return result
 
@@ -301,12 +320,14 @@ class _Reader:
         self._before = np.empty(0, np.int32)
         self._empty = True
 
-    def losses(self, ids: npt.NDArray[np.int32]) -> Losses:
-        """Return -log p of the words of the next chunk: ids (N,) -> (N,), nats."""
+    def losses(self, ids: npt.NDArray[np.int32], *, skip: bool = False) -> Losses:
+        """Return -log p of the words of the next chunk: ids (N,) -> (N,), nats; zeros if the chunk is to be skipped."""
         before, window = len(self._before), self._model.window
         together = np.concatenate([self._before, ids])
         self._before = together[max(0, len(together) - window) :]
         self._empty = self._empty and not len(ids)
+        if skip:
+            return np.zeros(len(ids))
         return self._model.losses_of_text(together, before).astype(np.float64, copy=False)
 
     def check(self) -> None:

@@ -201,6 +201,10 @@ class Network:
         forward = self._forward(parameters, self.backend.upload(contexts))
         return output.log_probabilities(self.backend.full_precision, parameters, forward.softmax_inputs)
 
+    def softmax_inputs(self, parameters: Parameters, contexts: Array) -> Array:
+        """Return the input of the output layer after contexts (B, n), in evaluation mode, as a NumPy array (B, H)."""
+        return self.backend.download(self._forward(parameters, self.backend.upload(contexts)).softmax_inputs)
+
     def predict(self, parameters: Parameters, contexts: Array) -> Array:
         """Return the outputs for contexts (B, n), in evaluation mode, as a NumPy array (B, outputs).
 

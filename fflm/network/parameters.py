@@ -1,5 +1,6 @@
 """The parameters of a network. Gradients and the moments of an optimizer have the same structure."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -215,6 +216,29 @@ class Parameters:
         rows = ~np.isnan(embeddings).any(axis=1)
         self.embeddings[rows] = embeddings[rows]
         return int(rows.sum())
+
+    def extended(self, shifts: Array) -> Self:
+        """Return a copy for a vocabulary with N more words, which are predicted where ``<unk>`` was, but with other biases.
+
+        Until now, the additional words were ``<unk>`` in training, so that each of them gets a copy of its vectors.
+
+        Parameters
+        ----------
+        shifts
+            (N + 1,): what is added to the bias of ``<unk>`` for ``<unk>`` itself and for each of the additional words. If these
+            are the logarithms of shares that add up to 1, they share its probability.
+        """
+        assert not self.bands
+        copies = np.zeros(len(shifts) - 1, np.int64)  # the id of <unk>
+        outputs = np.concatenate([np.arange(self.words), copies])
+        bias = self.output_bias[outputs]
+        bias[[0, *range(self.words, len(bias))]] += shifts.astype(bias.dtype)
+        return dataclasses.replace(
+            self.mapped(np.copy),
+            embeddings=self.embeddings[np.append(outputs, self.words)],
+            output_weight=None if self.output_weight is None else self.output_weight[outputs],
+            output_bias=bias,
+        )
 
     @classmethod
     def zeros(cls, config: NetworkConfig, dtype: np.dtype | type = np.float32) -> Self:

@@ -28,12 +28,15 @@ class Communicator(ABC):
         The number of this process.
     size
         The number of processes [n].
+    local_rank
+        The number of this process among those on its host.
     messages, bytes_sent
         How many collective operations there were, and how many bytes this process has sent in them to other processes.
     """
 
     rank: int
     size: int
+    local_rank: int = 0
     messages: int = 0
     bytes_sent: int = 0
 

@@ -34,6 +34,9 @@ class MpiCommunicator(Communicator):
         self._comm = comm.Dup()
         self._ending = comm.Dup()  # for `all_arrive`, which comes when operations on the other one may be unfinished
         self.rank, self.size = self._comm.rank, self._comm.size
+        host = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank = host.rank
+        host.Free()
         self._buffers: dict[np.dtype[Any], npt.NDArray[Any]] = {}  # (2, chunk), what is sent and what is received
 
     def gather(self, values: Sequence[float]) -> npt.NDArray[np.float64]:

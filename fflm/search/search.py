@@ -1,12 +1,18 @@
 """A search over settings: training sessions on the same data, compared by their validation loss, in a folder of their own.
 
 The `Study` says what to try and when to stop a trial early. Each trial is a training session in a folder within that of the
-search, so that an interrupted trial resumes from its checkpoint. Only the models of the best and of the running trial are kept.
+search, so that an interrupted trial resumes from its checkpoint. Only the models of the best and of running trials are kept.
+
+Several processes can run one search, each one trial at a time. A process chooses its trial while it alone has the folder of the
+search locked, and it keeps a file locked for its trial. When it ends, even if it is killed, the system releases that lock, and
+the next process that looks for a trial resumes this one.
 """
 
+import contextlib
 import dataclasses
 import math
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +37,11 @@ from fflm.errors import FflmError
 from fflm.files import (
     FolderLock,
     NewFolder,
+    lock_file,
     locked_folder,
     os_errors_as_fflm_error,
     remove_leftovers,
+    watched_folder,
     write_json,
     write_text,
 )
@@ -45,7 +53,7 @@ from fflm.models.description import CorpusReference
 from fflm.models.folder import VOCABULARY
 from fflm.models.neural.train import OPTIONS, PRESETS, network_settings, resolve_settings
 from fflm.network.config import NetworkConfig
-from fflm.parallel.launch import refuse_several_processes
+from fflm.parallel.world import world
 from fflm.search.data import CorpusData, LabeledData, SearchData, open_data
 from fflm.search.space import (
     SamplerName,
@@ -57,7 +65,7 @@ from fflm.search.space import (
     show,
     with_values,
 )
-from fflm.search.study import REMEDY, SEARCH, Outcome, State, Study, Trial, import_optuna, ranking
+from fflm.search.study import REMEDY, SEARCH, STUDIES, Outcome, State, StorageName, Study, Trial, import_optuna, ranking
 from fflm.stored import check_json, read_json
 from fflm.text.corpus import Corpus
 from fflm.training.events import DivergedError, Evaluation, Event, Finished
@@ -71,6 +79,13 @@ TABLE = "trials.tsv"
 
 TRIALS = 20
 """Default number of trials; of a grid, all combinations are tried by default."""
+
+WAITING_SECONDS = 0.5
+"""How long a process waits before it looks again for a trial that another process has left."""
+
+
+class Waiting:
+    """An event of a search: all trials that have not ended run in other processes. It comes every half second."""
 
 
 class PartFile(TypedDict, total=False):
@@ -93,6 +108,7 @@ class SearchFile(TypedDict, total=False):
     sampler: Required[SamplerName]
     trials: Required[Positive | None]
     prune: Required[bool]
+    storage: StorageName
 
 
 class NetworkSearchFile(SearchFile):
@@ -120,12 +136,15 @@ class Plan:
         Maximum number of trials; there are fewer if there are fewer combinations.
     prune
         Whether to stop a trial early if it is worse, at an evaluation, than the median of the others at the same step.
+    storage
+        How Optuna stores the study: in an SQLite file, for processes on one machine, or in a journal, also for several machines.
     """
 
     space: Space
     sampler: SamplerName
     trials: int | None
     prune: bool
+    storage: StorageName
 
     def start(
         self,
@@ -150,6 +169,7 @@ class Plan:
             "sampler": self.sampler,
             "trials": self.trials,
             "prune": self.prune,
+            "storage": self.storage,
         }
         write_json(new.folder / SEARCH, content)
         Search(new.folder, data, content)  # creates the study, whose tables are not all there at once
@@ -166,6 +186,7 @@ def start_search(
     sampler: SamplerName = "bayesian",
     trials: Positive | None = None,
     prune: bool = True,
+    storage: StorageName = "sqlite",
     processes: Processes = None,
     progress: Progress = None,
     preset: Preset = "default",
@@ -179,7 +200,7 @@ def start_search(
         As `fflm.train` takes them: the settings that all trials share. The test text is not looked at.
     path
         The folder of the search, which must not exist; by default ``stories.tune`` for ``corpora/stories.txt``.
-    space, sampler, trials, prune
+    space, sampler, trials, prune, storage
         As for `Plan`.
 
     Raises
@@ -196,7 +217,7 @@ def start_search(
     shape, settings, automatic = network_settings(fields)
     refuse_unknown(fields, OPTIONS)
     check_space(space, sampler, shape, settings)
-    plan = Plan(space, sampler, trials, prune)
+    plan = Plan(space, sampler, trials, prune, storage)
     with new_model(source, place, lambda: _check_new(place), processes=processes, progress=progress) as (new, corpus):
         config, settings = resolve_settings(shape, settings, automatic, corpus)
         about = {"corpus": describe_corpus(corpus, place)}
@@ -213,6 +234,7 @@ def start_classifier_search(
     sampler: SamplerName = "bayesian",
     trials: Positive | None = None,
     prune: bool = True,
+    storage: StorageName = "sqlite",
     **fields: Any,
 ) -> "Search":
     """Start a search for a text classifier: read the labeled text once for all trials, and set up the folder.
@@ -224,7 +246,7 @@ def start_classifier_search(
         share. The test texts are not looked at.
     path
         The folder of the search, which must not exist; by default ``reviews.tune`` for ``reviews.tsv``.
-    space, sampler, trials, prune
+    space, sampler, trials, prune, storage
         As for `Plan`.
 
     Raises
@@ -242,7 +264,7 @@ def start_classifier_search(
         data.save_examples(new.folder)
         data.reader.vocabulary.save(new.folder / VOCABULARY)
         about = {"kind": "classifier", **describe_data(data.labels, data.reader, data.shares)}
-        plan = Plan(space, sampler, trials, prune)
+        plan = Plan(space, sampler, trials, prune, storage)
         return plan.start(new, LabeledData(data), about, config, settings, request.compute)
 
 
@@ -271,7 +293,7 @@ class Search:
     ----------
     path
         The folder: a description, the study, a table of all trials, the data, and the models of the best trial so far and of
-        the one that is running.
+        those that are running.
     data
         What all trials are trained on.
     space
@@ -279,7 +301,7 @@ class Search:
     limit
         Number of trials.
     run
-        The training session of the running trial, if there is one.
+        The training session of the trial that runs in this process, if there is one.
     save_seconds
         Time between its checkpoints; by default that of `Session`.
     """
@@ -287,10 +309,11 @@ class Search:
     def __init__(self, path: Path, data: SearchData, about: Mapping[str, Any]) -> None:
         self.path = path
         self.data = data
-        refuse_several_processes("a search")
+        if world().size > 1:
+            raise FflmError("a trial runs in one process: let each process leave the others first, with `separate`")
         self.run: Session | None = None
         self.save_seconds: float | None = None
-        self._lock: FolderLock  # while the folder is locked
+        self._watched: FolderLock  # while trials run
         self.config = NetworkConfig.from_dict(about["network"])
         self.settings = TrainingSettings.from_dict(about["training"])
         self.compute = Compute(about["threads"], about.get("device", "cpu"), about.get("precision", "fp32"))
@@ -307,7 +330,8 @@ class Search:
         combinations = math.prod(count_values(part) for part in self.space.values())
         wanted = about["trials"] or (combinations if self._sampler == "grid" else TRIALS)
         self.limit = int(min(wanted, combinations))
-        self._study = Study(path, self.space, self._sampler, self.settings.seed, self.prune)
+        study = path / STUDIES[about.get("storage", "sqlite")]
+        self._study = Study(study, self.space, self._sampler, self.settings.seed, self.prune)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -329,10 +353,10 @@ class Search:
         Raises
         ------
         FflmError
-            As `open`, or if another process runs the search.
+            As `open`.
         """
         _read_search(path)
-        with locked_folder(path):
+        with locked_folder(path, wait=True):
             search = cls.open(path)
             search.data.verify()
             about = _read_search(path)
@@ -361,6 +385,10 @@ class Search:
         """Return the folder of a trial, which exists if the trial is the best one or running."""
         return self.path / f"trial-{trial.number}"
 
+    def _lock_path(self, number: int) -> Path:
+        """Return the file that the process of a trial keeps locked."""
+        return self.path / f"trial-{number}.lock"
+
     def figures(self, trial: Trial) -> dict[str, Any]:
         """Return the figures of the model of a trial on the validation part."""
         return self.data.figures(self.folder(trial))
@@ -369,58 +397,76 @@ class Search:
         """Return all settings of a trial."""
         return with_values(self.config, self.settings, values)
 
-    def events(self) -> Iterator[Session | Event | Trial]:
-        """Run all remaining trials; yield of each its session, the events of the session, and the trial when it has ended.
+    def events(self) -> Iterator[Session | Event | Trial | Waiting]:
+        """Run remaining trials until all have ended, here or in other processes that run the search.
 
-        To interrupt the search, stop consuming at any event and call `save`.
+        Of each trial that runs here, yield its session, the events of the session, and the trial when it has ended. To interrupt
+        the search, stop consuming at any event and call `save`.
 
         Raises
         ------
         FflmError
-            If a file cannot be written, or another process runs the search.
+            If a file cannot be written.
         """
-        with locked_folder(self.path) as self._lock, self._study.errors_as_fflm_error():
-            self._tidy()
-            yield from self._events()
+        with watched_folder(self.path) as self._watched, self._study.errors_as_fflm_error():
+            with self._locked():
+                self._tidy()
+            while True:
+                with contextlib.ExitStack() as claims:
+                    trial = self._next(claims)
+                    if trial:
+                        yield from self._events(trial)
+                if not trial:
+                    if all(trial.state != "running" for trial in self.trials):
+                        return
+                    yield Waiting()
+                    time.sleep(WAITING_SECONDS)
 
-    def _events(self) -> Iterator[Session | Event | Trial]:
-        while trial := self._next():
+    def _events(self, trial: Trial) -> Iterator[Session | Event | Trial]:
+        """Run a trial, and yield its events."""
+        try:
+            self.data.check(self.configure(trial.values)[0])
+        except FflmError as error:
+            yield self._end("refused", str(error))
+            return
+        run = self.run = self._start(trial)
+        state: State = "complete"
+        reason = ""
+        with run.locked():
+            yield run
             try:
-                self.data.check(self.configure(trial.values)[0])
+                if self._should_prune():  # it was interrupted between an evaluation and this question
+                    state = "pruned"
+                else:
+                    for event in run.events():
+                        yield event
+                        if isinstance(event, Finished):
+                            break  # before the test text is looked at
+                        if isinstance(event, Evaluation) and self._should_prune():
+                            state = "pruned"
+                            break
             except FflmError as error:
-                yield self._end("refused", str(error))
-                continue
-            run = self.run = self._start(trial)
-            state: State = "complete"
-            reason = ""
-            with run.locked():
-                yield run
-                try:
-                    if self._should_prune():  # it was interrupted between an evaluation and this question
-                        state = "pruned"
-                    else:
-                        for event in run.events():
-                            yield event
-                            if isinstance(event, Finished):
-                                break  # before the test text is looked at
-                            if isinstance(event, Evaluation) and self._should_prune():
-                                state = "pruned"
-                                break
-                except FflmError as error:
-                    if not isinstance(error.__cause__, DivergedError):
-                        raise
-                    state, reason = "diverged", str(error)
-            yield self._end(state, reason or run.trainer.state.finished)
+                if not isinstance(error.__cause__, DivergedError):
+                    raise
+                state, reason = "diverged", str(error)
+        yield self._end(state, reason or run.trainer.state.finished)
 
     def save(self) -> None:
         """Save a checkpoint of the running trial, to resume it later."""
         if self.run:
             self.run.save()
 
-    def _next(self) -> Trial | None:
-        """Return the next trial to run, or None when all have ended."""
-        self._lock.check()
-        return self._study.next_trial(self.limit)
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Wait for the lock on the folder, and keep it inside the block."""
+        self._watched.check()
+        with locked_folder(self.path, wait=True):
+            yield
+
+    def _next(self, claims: contextlib.ExitStack) -> Trial | None:
+        """Return the next trial to run, which is locked until the stack is closed, or None if there is none for this process."""
+        with self._locked():
+            return self._study.next_trial(self.limit, lambda number: lock_file(self._lock_path(number), claims))
 
     def _start(self, trial: Trial) -> Session:
         """Start the training session of a trial, or resume it."""
@@ -452,22 +498,25 @@ class Search:
             outcome["epochs"] = round(progress.words / len(self.run.trainer.train), 2)
             outcome["seconds"] = round(progress.seconds, 3)
             outcome["loss"] = progress.best if progress.best < math.inf else None
-        trial = self._study.finish(outcome)
+        with self._locked():
+            trial = self._study.finish(outcome)
+            self._tidy()
         self.run = None
-        self._tidy()
         return trial
 
     def _tidy(self) -> None:
-        """Write the table; remove the models of all trials but the best and the running one, and what a killed process left."""
+        """Write the table; remove the models of all trials but the best and running ones, and what a killed process left."""
         best, trials = self.best, self.trials
         figures = ["number", "state", *(["perplexity"] if self.data.measure == "perplexity" else []), "loss", "epochs", "seconds"]
         rows: list[list[Any]] = [["trial", *figures[1:], *self.space]]
         rows += [[*(getattr(trial, name) for name in figures), *map(show, trial.values.values())] for trial in ranking(trials)]
         lines = ["\t".join("" if value is None else str(value) for value in row) for row in rows]
         write_text(self.path / TABLE, "\n".join(lines) + "\n")
-        needed = {self.folder(trial) for trial in trials if trial.state == "running" or trial == best}
+        running = [trial for trial in trials if trial.state == "running"]
+        needed = {self.folder(trial) for trial in (*running, *([best] if best else []))}
+        locks = {self._lock_path(trial.number) for trial in running}
         with os_errors_as_fflm_error(f"write {self.path}"):
-            for folder in set(self.path.glob("trial-*")) - needed:
-                shutil.rmtree(folder)
+            for path in set(self.path.glob("trial-*")) - needed - locks:
+                path.unlink() if path.suffix == ".lock" else shutil.rmtree(path)
             for folder in (self.path, *needed):
                 remove_leftovers(folder)

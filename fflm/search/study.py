@@ -1,14 +1,14 @@
 """The history of a search: which trials there were, what became of them, and what to try next.
 
-Optuna proposes the values of a trial and decides which trials to prune. Its study is an SQLite file in the search's folder, in
-which every change is a transaction, so that a kill at any moment loses none of it. What a trial tries is a function of the seed,
-of its number and of the trials before it, so that an interrupted search tries what an uninterrupted one does. This is the only
-module that imports Optuna.
+Optuna proposes the values of a trial and decides which trials to prune. Its study is a file in the search's folder, in which
+every change is a transaction, so that a kill at any moment loses none of it: an SQLite file, or a journal, which also works on
+file systems that several machines share. What a trial tries is a function of the seed, of its number and of the trials before
+it, so that an interrupted search tries what an uninterrupted one does. This is the only module that imports Optuna.
 """
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
@@ -22,8 +22,12 @@ from fflm.search.space import Choices, Range, SamplerName, Space, logarithmic, r
 from fflm.stored import check_json
 from fflm.training.events import USELESS
 
-SEARCH, STUDY = "search.json", "study.db"
+SEARCH = "search.json"
 
+StorageName = Literal["sqlite", "journal"]
+
+STUDIES: dict[StorageName, str] = {"sqlite": "study.db", "journal": "study.journal"}
+"""The file of the study, by Optuna's storage."""
 
 REMEDY = "restore it from a copy, or start a new search"
 
@@ -91,12 +95,12 @@ def ranking(trials: Sequence[Trial]) -> list[Trial]:
 
 
 class Study:
-    """The study in a search's folder, which is created if it does not exist.
+    """The study in a search's folder, which is created if it does not exist. Several processes can use it at once.
 
     Parameters
     ----------
     path
-        The search's folder.
+        The file, of which the name is one of `STUDIES`, in the search's folder.
     space
         What is searched.
     sampler
@@ -109,11 +113,11 @@ class Study:
     Raises
     ------
     FflmError
-        If Optuna is not installed, or the SQLite file cannot be used.
+        If Optuna is not installed, or the file cannot be used.
     """
 
     def __init__(self, path: Path, space: Space, sampler: SamplerName, seed: int, prune: bool) -> None:
-        self.path = path / STUDY
+        self.path = path
         self._space = space
         self._sampler = sampler
         self._seed = seed
@@ -124,17 +128,11 @@ class Study:
     def _open(self, prune: bool) -> Any:
         """Open or create Optuna's study."""
         optuna = import_optuna()
-        import sqlite3
-
-        from sqlalchemy import NullPool
-
         if self.path.exists():
             check_regular(self.path)
-        path = self.path.resolve()
-        engine = {"poolclass": NullPool, "creator": lambda: sqlite3.connect(path)}  # a URL must be UTF-8, a path need not
-        with self.errors_as_fflm_error():
+        with self.errors_as_fflm_error(), self._damage_as_fflm_error():
             return optuna.create_study(
-                storage=optuna.storages.RDBStorage("sqlite:///", engine_kwargs=engine),
+                storage=_journal(self.path) if self.path.name == STUDIES["journal"] else _sqlite(self.path),
                 study_name="fflm",
                 load_if_exists=True,
                 sampler=optuna.samplers.RandomSampler(seed=0),  # never used, because `_propose` has samplers of its own
@@ -152,20 +150,39 @@ class Study:
             cause = error.__cause__ or error
             raise FflmError(f"{self.path} cannot be used ({cause}): {REMEDY}") from error
 
+    @contextlib.contextmanager
+    def _damage_as_fflm_error(self) -> Iterator[None]:
+        """Raise an FflmError if Optuna cannot make sense of what it reads inside the block."""
+        try:
+            yield
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise FflmError(f"{self.path} is damaged ({error}): {REMEDY}") from error
+
     @property
     def trials(self) -> list[Trial]:
         """All trials, in the order in which they started."""
         return [self._trial(frozen) for frozen in self._records]
 
-    def next_trial(self, limit: int) -> Trial | None:
-        """Return the trial that was interrupted, or else a new one, or None if there are ``limit`` trials, all of which ended."""
+    def next_trial(self, limit: int, claim: Callable[[int], bool]) -> Trial | None:
+        """Return a trial that was interrupted, or else a new one, or None if there are ``limit`` trials already.
+
+        Parameters
+        ----------
+        limit
+            The number of trials.
+        claim
+            Reserves a trial, given its number, for this process; returns False if another process has reserved it. No other
+            process may call this method at the same time.
+        """
         records = self._records
         running = [frozen for frozen in records if not frozen.state.is_finished()]
-        if not running and len(records) < limit:
+        found = next((frozen for frozen in running if claim(frozen.number + 1)), None)
+        if found is None and len(records) < limit:
             self._study.add_trial(self._propose(records))
-            running = self._records[-1:]
-        self._running = running[0] if running else None
-        return self._trial(self._running) if running else None
+            found = self._records[-1]
+            claim(found.number + 1)
+        self._running = found
+        return self._trial(found) if found else None
 
     def report(self, words: int, loss: float) -> None:
         """Record the lowest loss so far of the running trial, which was trained on this number of words, unless that was done."""
@@ -190,11 +207,8 @@ class Study:
     @property
     def _records(self) -> list[Any]:
         """All trials, as Optuna's frozen trials."""
-        with self.errors_as_fflm_error():
-            try:
-                records: list[Any] = self._study.trials
-            except (LookupError, TypeError, ValueError, AttributeError) as error:
-                raise FflmError(f"{self.path} is damaged ({error}): {REMEDY}") from error
+        with self.errors_as_fflm_error(), self._damage_as_fflm_error():
+            records: list[Any] = self._study.trials
         if any(frozen.distributions != self._distributions for frozen in records):
             raise FflmError(f"{self.path.with_name(SEARCH)} was changed after the search had started: {REMEDY}")
         return records
@@ -263,6 +277,25 @@ def import_optuna() -> Any:
         raise FflmError(f"tuning needs optuna: run {install('tune')}") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
+
+
+def _sqlite(path: Path) -> Any:
+    """Return Optuna's storage in an SQLite file."""
+    import sqlite3
+
+    from sqlalchemy import NullPool
+
+    resolved = path.resolve()
+    engine = {"poolclass": NullPool, "creator": lambda: sqlite3.connect(resolved)}  # a URL must be UTF-8, a path need not
+    return import_optuna().storages.RDBStorage("sqlite:///", engine_kwargs=engine)
+
+
+def _journal(path: Path) -> Any:
+    """Return Optuna's storage in a journal, whose lock also works on network file systems: it is a symbolic link."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    return JournalStorage(JournalFileBackend(str(path.resolve())))
 
 
 def _distribution(name: str, part: Range | Choices) -> Any:

@@ -53,6 +53,11 @@ _LAST_GAPS = [regex.compile(rf"(?r)(?<=[{blank}])(?=[^\s\p{{Cf}}])") for blank i
 _SURROGATE = regex.compile(r"[\ud800-\udfff]")
 _LAST_VISIBLE = regex.compile(r"(?r)[^\s\p{Cf}]")
 
+# Common encodings in which the byte of a newline is never part of another character, and no state crosses a line end.
+_CUT_AT_NEWLINES = frozenset({"ascii", "utf-8", "utf-8-sig", "iso8859-1", "iso8859-15", "cp1252", "gb18030", "gbk"})
+
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, "\ufeff".encode("gb18030"))
+
 # Python lists these as text encodings, but they are notations for host names and for strings in programs.
 _NOTATIONS = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape"})
 
@@ -62,6 +67,7 @@ def read_chunks(
     encoding: str = "utf-8",
     errors: Literal["strict", "replace"] = "strict",
     size: int = CHUNK,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[str]:
     """Read text in chunks.
 
@@ -76,6 +82,10 @@ def read_chunks(
         Whether bytes that cannot be decoded are an error (``"strict"``) or replaced by U+FFFD (``"replace"``).
     size
         The largest number of characters in a chunk, not counting a newline added at its end, and the bytes read at a time.
+    share
+        Which of how many contiguous shares of the text to read, (0, 1) for the whole text. Files are cut at line ends, into
+        shares of about as many bytes; a compressed file, or one in an encoding in which other bytes may be a newline's, belongs
+        to one share as a whole. Standard input has no shares.
 
     Yields
     ------
@@ -89,7 +99,7 @@ def read_chunks(
         If the encoding does not exist, or a file cannot be read, is binary or is not in the encoding.
     """
     codec = _Codec.find(encoding, errors)
-    for name, file in _open_all(sources):
+    for name, file in _open_all(sources) if share == (0, 1) else _open_share(sources, codec, *share):
         yield from _cut(_decode(name, file.read, codec, size), size)
 
 
@@ -105,12 +115,15 @@ class _Codec:
         Makes the decoder of a file.
     holds_nul
         Whether the encoding of text has NUL bytes.
+    cut_at_newlines
+        Whether a text can be cut after each byte of a newline, and its parts decoded apart from each other.
     """
 
     encoding: str
     errors: Literal["strict", "replace"]
     decoder: Callable[[str], codecs.IncrementalDecoder]
     holds_nul: bool
+    cut_at_newlines: bool
 
     @classmethod
     def find(cls, encoding: str, errors: Literal["strict", "replace"]) -> "_Codec":
@@ -128,7 +141,7 @@ class _Codec:
                 raise LookupError(codec.name)
         except (LookupError, ValueError) as error:
             raise FflmError(f"there is no encoding {encoding!r}: use a name such as utf-8, latin-1 or gb18030") from error
-        return cls(encoding, errors, codec.incrementaldecoder, holds_nul)
+        return cls(encoding, errors, codec.incrementaldecoder, holds_nul, codec.name in _CUT_AT_NEWLINES)
 
 
 def whole_lines(chunks: Iterable[str]) -> Iterator[str]:
@@ -183,6 +196,43 @@ def _open_all(sources: Sequence[str | Path]) -> Iterator[tuple[str, IO[bytes]]]:
         for path in files(Path(source)):
             with open_bytes(path) as file:
                 yield str(path), file
+
+
+def _open_share(sources: Sequence[str | Path], codec: _Codec, part: int, parts: int) -> Iterator[tuple[str, IO[bytes]]]:
+    """Open what is in share number ``part`` of ``parts`` of some files; yield its name, and a file that ends with the share."""
+    paths = [path for source in sources for path in files(Path(source))]
+    with os_errors_as_fflm_error("read the sizes of files"):
+        ends = list(itertools.accumulate((path.stat().st_size for path in paths), initial=0))
+    low, high = (ends[-1] * each // parts for each in (part, part + 1))
+    for path, start, end in zip(paths, ends[:-1], ends[1:], strict=True):
+        if end <= low or start >= high:
+            continue
+        with os_errors_as_fflm_error(f"read {path}"), path.open("rb") as file:
+            if _kind(file.peek()) or not codec.cut_at_newlines:
+                if start >= low:
+                    file.seek(0)
+                    yield str(path), decompressed(file, str(path))
+                continue
+            first, last = _next_line(file, low - start), _next_line(file, high - start)
+            file.seek(first)
+            name = f"{path}, from byte {first} on," if first else str(path)
+            yield name, io.BufferedReader(_Blocks(_raw_blocks(file, name, last)), CHUNK)
+
+
+def _next_line(file: IO[bytes], position: int) -> int:
+    """Return the position of the first line that starts at a position or after it; that of the end of the file if none does.
+
+    A line that begins like a file, with a byte-order mark, which would be removed, is taken for a part of the line before it.
+    """
+    if position <= 0:
+        return 0
+    file.seek(position - 1)
+    while True:
+        line, place = file.readline(CHUNK), file.tell()
+        start = file.read(4)
+        file.seek(place)
+        if not line or (line.endswith(b"\n") and not start.startswith(_BYTE_ORDER_MARKS)):
+            return place
 
 
 def read_lines(path: Path) -> list[str]:
@@ -295,11 +345,11 @@ class _Blocks(io.RawIOBase):
         return count
 
 
-def _raw_blocks(file: IO[bytes], name: str) -> Iterator[bytes]:
-    """Yield the bytes of a file unchanged, in blocks; the first one is long enough to recognize the format."""
+def _raw_blocks(file: IO[bytes], name: str, end: int | None = None) -> Iterator[bytes]:
+    """Yield the bytes of a file, up to a position, in blocks; the first one is long enough to recognize the format."""
     while True:
         with os_errors_as_fflm_error(f"read {name}"):
-            block = file.read(CHUNK)
+            block = file.read(CHUNK if end is None else min(CHUNK, max(0, end - file.tell())))
         if block:
             yield block
         if len(block) < CHUNK:  # reading again would make a terminal wait for a second end of input

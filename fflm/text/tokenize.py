@@ -1,5 +1,7 @@
 """Tokenization of a text into a corpus on disk, in worker processes if the text is long."""
 
+import contextlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +14,8 @@ import numpy.typing as npt
 from fflm.arguments import Encoding, Errors, Overwrite, PathLike, Processes, Progress, check, checked, to_path, to_paths
 from fflm.errors import FflmError
 from fflm.files import check_own, replacing_folder, write_json
+from fflm.parallel.communicator import SINGLE_PROCESS, Communicator
+from fflm.parallel.world import threads_per_process
 from fflm.processors import usable_processors
 from fflm.text.corpus import ABOUT, FILES, FORMAT, PARTS, VERSION, Corpus, checksum
 from fflm.text.encoder import MAX_TYPES, number_chunk
@@ -40,6 +44,10 @@ class TextSource:
         The parts to hold out, as `parse_held_out` takes them.
     encoding, errors
         As `read_chunks` takes them.
+    base
+        A vocabulary whose words keep their ids, in place of the one that ``rule`` would give.
+    extended
+        Whether the words of the text that ``rule`` chooses are added to ``base``.
 
     Raises
     ------
@@ -54,6 +62,8 @@ class TextSource:
     test: Test = None
     encoding: Encoding = "utf-8"
     errors: Errors = "strict"
+    base: Vocabulary | None = None
+    extended: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "inputs", to_paths("inputs", self.inputs))
@@ -80,7 +90,13 @@ class TextSource:
 
 @checked
 def tokenize(
-    source: TextSource, out: PathLike, *, overwrite: Overwrite = False, processes: Processes = None, progress: Progress = None
+    source: TextSource,
+    out: PathLike,
+    *,
+    overwrite: Overwrite = False,
+    processes: Processes = None,
+    progress: Progress = None,
+    communicator: Communicator = SINGLE_PROCESS,
 ) -> Corpus:
     """Turn text into ids on disk, in two streaming passes; neither the text nor its ids are ever held in memory.
 
@@ -102,6 +118,10 @@ def tokenize(
         ``if __name__ == "__main__"``.
     progress
         Called with the number of characters of each chunk that was tokenized.
+    communicator
+        The processes that tokenize together, on one host or several with the same file system: each a share of each part's
+        files, which the first process puts together. The ids and the vocabulary do not depend on their number, unless lines are
+        longer than a chunk; the characters of a part that is cut off may differ a little.
 
     Raises
     ------
@@ -111,25 +131,48 @@ def tokenize(
     out = to_path("out", out)
     files, sizes = source.parts()
     given_words = _given_words(source)
-    with replacing_folder(out, lambda: _check_free(out, overwrite), "writing to") as folder:
-        numbering = Numbering(source.settings.tokenizer)
-        texts = _number_texts(files, source, numbering, folder.parent / "provisional", processes or usable_processors(), progress)
-        cut = _cut(texts.pop("train"), sizes, 0 if source.settings.mode == "sentence" else None)
-        parts = {name: part for name in PARTS if (part := (cut | texts).get(name))}
-        types = numbering.types()
-        vocabulary = _build_vocabulary(parts, types, source, given_words)
-        table = vocabulary.encode(types).astype(id_type(len(vocabulary)))
-        about = {
-            "format": FORMAT,
-            "version": VERSION,
-            "settings": source.settings.to_dict(),
-            "sources": {name: [str(path) for path in paths] for name, paths in files.items()},
-            "vocabulary": vocabulary.to_dict(),
-            "parts": {name: _write_part(folder / f"{name}.npy", ids, table, vocabulary.end_id) for name, ids in parts.items()},
-        }
-        vocabulary.save(folder / "vocabulary.tsv")
-        write_json(folder / ABOUT, {**about, "sha256": checksum(about)})
+    with contextlib.ExitStack() as stack:
+        making = replacing_folder(out, lambda: _check_free(out, overwrite), "writing to")
+        folder = Path(communicator.on_first(lambda: str(stack.enter_context(making))))
+        workers = processes or threads_per_process(usable_processors())
+        numberer = _Numberer(files, source, folder.parent, workers, progress)
+        if communicator.size > 1:
+            numberer.number_share(communicator)
+
+        def write() -> None:
+            numbering = Numbering(source.settings.tokenizer)
+            alone = communicator.size == 1
+            texts = numberer.number(numbering) if alone else numberer.merge(numbering, communicator.size)
+            cut = _cut(texts.pop("train"), sizes, 0 if source.settings.mode == "sentence" else None)
+            parts = {name: part for name in PARTS if (part := (cut | texts).get(name))}
+            _write_corpus(folder, files, source, parts, numbering.types(), given_words)
+
+        communicator.on_first(write)
+    communicator.barrier()  # the first process has published the folder
     return Corpus.open(out)
+
+
+def _write_corpus(
+    folder: Path,
+    files: Mapping[str, Sequence[Path]],
+    source: TextSource,
+    parts: Mapping[str, "_ProvisionalIds"],
+    types: Sequence[str],
+    given_words: list[str] | None,
+) -> None:
+    """Build the vocabulary from the types (K,) that have provisional ids, and write all files of a corpus."""
+    vocabulary = _build_vocabulary(parts, types, source, given_words)
+    table = vocabulary.encode(types).astype(id_type(len(vocabulary)))
+    about = {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": source.settings.to_dict(),
+        "sources": {name: [str(path) for path in paths] for name, paths in files.items()},
+        "vocabulary": vocabulary.to_dict(),
+        "parts": {name: _write_part(folder / f"{name}.npy", ids, table, vocabulary.end_id) for name, ids in parts.items()},
+    }
+    vocabulary.save(folder / "vocabulary.tsv")
+    write_json(folder / ABOUT, {**about, "sha256": checksum(about)})
 
 
 def _given_words(source: TextSource) -> list[str] | None:
@@ -222,30 +265,106 @@ class _ProvisionalIds:
         return round(np.interp(position, *self.marks)) if position else 0
 
 
-def _number_texts(
-    files: Mapping[str, Sequence[Path]],
-    source: TextSource,
-    numbering: Numbering,
-    path: Path,
-    processes: int,
-    progress: Callable[[int], None] | None,
-) -> dict[str, _ProvisionalIds]:
-    """Tokenize the files of each part, and write the provisional ids of all parts to one file.
+@dataclass(frozen=True)
+class _Numberer:
+    """Tokenizes the files of all parts of a corpus, and writes their provisional ids.
 
-    Raises
-    ------
-    FflmError
-        If files cannot be read, or those of a part have no words.
+    Parameters
+    ----------
+    files
+        The files of each part.
+    source
+        How they are read.
+    folder
+        The folder of temporary files.
+    processes, progress
+        As `tokenize` takes them.
     """
-    result = {}
-    with path.open("wb") as file:
-        for name, paths in files.items():
-            chunks = _number_chunks(read_chunks(paths, source.encoding, source.errors), source.settings, numbering, processes)
-            result[name] = _append(chunks, file, progress)
-            if not result[name].tokens or len(numbering) == 1:  # the only token is the line end
-                names = ", ".join("standard input" if str(path) == "-" else str(path) for path in paths)
-                raise FflmError(f"there are no words in {names}: give a text that is not empty or blank")
-    return result
+
+    files: Mapping[str, Sequence[Path]]
+    source: TextSource
+    folder: Path
+    processes: int
+    progress: Callable[[int], None] | None
+
+    def number(self, numbering: Numbering) -> dict[str, _ProvisionalIds]:
+        """Tokenize the files, and write the provisional ids of all parts to one file.
+
+        Raises
+        ------
+        FflmError
+            If files cannot be read, or those of a part have no words.
+        """
+        return self._write({name: self._chunks(paths, numbering) for name, paths in self.files.items()}, numbering, self.progress)
+
+    def number_share(self, communicator: Communicator) -> None:
+        """Tokenize this process's share of the files, for `merge`, and wait until all processes have done so.
+
+        Raises
+        ------
+        FflmError
+            If files cannot be read.
+        """
+        if any(str(path) == "-" for paths in self.files.values() for path in paths):
+            raise FflmError("standard input has no shares for several processes: give a file, or start one process")
+        numbering, found = Numbering(self.source.settings.tokenizer), {}
+        share = (communicator.rank, communicator.size)
+        with self._share_path(communicator.rank).open("wb") as file:
+            for name, paths in self.files.items():
+                start = len(numbering)
+                ids = _append(self._chunks(paths, numbering, share), file, self.progress)
+                found[name] = {"types": numbering.types(start), "marks": ids.marks.tolist()}
+        write_json(self._share_path(communicator.rank).with_suffix(".json"), found)
+        communicator.barrier()
+
+    def merge(self, numbering: Numbering, size: int) -> dict[str, _ProvisionalIds]:
+        """Put the shares of all processes together, in their order; the result is that of `number`.
+
+        Raises
+        ------
+        FflmError
+            If the files of a part have no words.
+        """
+        paths = [self._share_path(rank) for rank in range(size)]
+        found = [json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) for path in paths]
+        read, tables = [0] * size, [np.empty(0, np.uint32)] * size
+
+        def chunks(name: str) -> Iterator[tuple[Numbers, int]]:
+            for rank, (path, parts) in enumerate(zip(paths, found, strict=True)):
+                tables[rank] = np.append(tables[rank], numbering.numbers(parts[name]["types"]))
+                for count, characters in np.diff(parts[name]["marks"]).T.tolist():
+                    yield tables[rank][np.fromfile(path, np.uint32, count, offset=4 * read[rank])], characters
+                    read[rank] += count
+
+        return self._write({name: chunks(name) for name in self.files}, numbering, None)
+
+    def _share_path(self, rank: int) -> Path:
+        """Return the file of the provisional ids of a process."""
+        return self.folder / f"share-{rank}"
+
+    def _chunks(
+        self, paths: Sequence[Path], numbering: Numbering, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[tuple[Numbers, int]]:
+        """Read a share of some files, and yield the numbers of each chunk, (N,), and its characters."""
+        source = self.source
+        chunks = read_chunks(paths, source.encoding, source.errors, share=share)
+        return _number_chunks(chunks, source.settings, numbering, self.processes)
+
+    def _write(
+        self,
+        texts: Mapping[str, Iterator[tuple[Numbers, int]]],
+        numbering: Numbering,
+        progress: Callable[[int], None] | None,
+    ) -> dict[str, _ProvisionalIds]:
+        """Write the provisional ids of all parts, which come in chunks that are numbered meanwhile, to one file."""
+        result = {}
+        with (self.folder / "provisional").open("wb") as file:
+            for name, chunks in texts.items():
+                result[name] = _append(chunks, file, progress)
+                if not result[name].tokens or len(numbering) == 1:  # the only token is the line end
+                    names = ", ".join("standard input" if str(path) == "-" else str(path) for path in self.files[name])
+                    raise FflmError(f"there are no words in {names}: give a text that is not empty or blank")
+        return result
 
 
 def _append(chunks: Iterator[tuple[Numbers, int]], file: BinaryIO, progress: Callable[[int], None] | None) -> _ProvisionalIds:
@@ -302,6 +421,8 @@ def _build_vocabulary(
             totals += np.bincount(ids, minlength=len(types))
     counts = {type_: count for type_, count in zip(types, totals.tolist(), strict=True) if count}
     names = " and ".join(", ".join(counted).rsplit(", ", 1))
+    if source.base is not None:
+        return source.base.extended(counts, rule, names) if source.extended else source.base.recounted(counts)
     if given_words is None:
         return Vocabulary.from_counts(counts, ends=ends, min_count=rule.min_count, max_size=rule.max_size, source=names)
     if not any(word in counts for word in given_words):

@@ -165,6 +165,43 @@ class Vocabulary:
             raise FflmError("the given vocabulary has no words: write one word per line")
         return cls._from_kept(kept, counts, ends, f"{len(kept)} given words, counted in {source}")
 
+    def recounted(self, counts: Mapping[str, int], added: Sequence[str] = (), rule: str = "") -> "Vocabulary":
+        """Return a vocabulary in which all words keep their ids, and the words ``added`` follow, with the counts of another text.
+
+        Parameters
+        ----------
+        counts
+            The number of occurrences of each token of the text, as in ``from_counts``.
+        added
+            Words that this vocabulary does not contain.
+        rule
+            A phrase that says how they were chosen.
+        """
+        symbols = 1 + self.ends
+        words = [*self.words, *added]
+        known = [counts.get(word, 0) for word in words[symbols:]]
+        ends = [counts.get(LINE_END, 0)] if self.ends else []
+        unknown = sum(counts.values()) - sum(known) - sum(ends)
+        given = f"{len(self)} words of another model"
+        return type(self)(words, [unknown, *ends, *known], ends=self.ends, rule=f"{given}, and {rule}" if rule else given)
+
+    def extended(self, counts: Mapping[str, int], rule: VocabularyRule, source: str = "train") -> "Vocabulary":
+        """Add the most frequent words of another text that this vocabulary does not contain; see `recounted`.
+
+        Parameters
+        ----------
+        counts, source
+            As in ``from_counts``.
+        rule
+            Which words are added: ``min_count`` and ``max_size``, which is the largest V of the result.
+        """
+        new = {word: count for word, count in counts.items() if word not in self._ids and _is_word(word)}
+        frequent = _by_count((word for word, count in new.items() if count >= rule.min_count), new)
+        if rule.max_size is not None:
+            frequent = frequent[: max(0, rule.max_size - len(self))]
+        added = "1 word" if len(frequent) == 1 else f"{len(frequent)} words"
+        return self.recounted(counts, frequent, f"{added} seen at least {rule.min_count} times in {source}")
+
     @classmethod
     def _from_kept(cls, kept: Sequence[str], counts: Mapping[str, int], ends: bool, rule: str) -> "Vocabulary":
         """Make a vocabulary of the kept words and the symbols; all other tokens are counted as unknown."""

@@ -68,29 +68,34 @@ class Optimizer:
         step
             Number of this step, counted from 1.
         """
-        for (name, weight), gradient, *own in zip(parameters.items(), gradients, *moments, strict=True):
+        groups: dict[float, list[list[Array]]] = {}  # arrays that are updated in the same way, by their weight decay
+        for (name, weight), *others in zip(parameters.items(), gradients, *moments, strict=True):
             if self.settings.frozen and name == "embeddings":
                 continue
             decay = self.settings.weight_decay if weight.ndim > 1 else 0.0  # biases do not decay
-            self._update_array(weight, gradient, own, decay, scale, rate, step)
+            groups.setdefault(decay, []).append([weight, *others])
+        for decay, arrays in groups.items():
+            weights, slopes, *states = map(list, zip(*arrays, strict=True))
+            self._update_arrays(weights, slopes, states, decay, scale, rate, step)
 
-    def _update_array(
+    def _update_arrays(
         self,
-        weight: Array,
-        gradient: Array,
-        moments: list[Array],
+        weights: list[Array],
+        gradients: list[Array],
+        moments: list[list[Array]],
         decay: float,
         scale: Array,
         rate: float,
         step: int,
     ) -> None:
+        """Update arrays and their moments, lists of arrays with the same weight decay."""
         name, backend = self.settings.optimizer, self._backend
         if name == "sgd":
-            velocity = moments[0] if moments else gradient  # without momentum, the gradient is overwritten as scratch memory
+            velocities = moments[0] if moments else gradients  # without momentum, gradients are overwritten as scratch memory
             backend.momentum_step(
-                weight,
-                gradient,
-                velocity,
+                weights,
+                gradients,
+                velocities,
                 scale=scale,
                 l2=decay,
                 rate=rate,
@@ -98,16 +103,23 @@ class Optimizer:
                 nesterov=self.settings.nesterov,
             )
         elif name == "adagrad":
-            backend.adagrad_step(weight, gradient, moments[0], scale=scale, l2=decay, rate=rate, epsilon=self.settings.epsilon)
+            backend.adagrad_step(weights, gradients, moments[0], scale=scale, l2=decay, rate=rate, epsilon=self.settings.epsilon)
         elif name == "rmsprop":
             backend.rmsprop_step(
-                weight, gradient, moments[0], scale=scale, l2=decay, rate=rate, decay=RMSPROP_DECAY, epsilon=self.settings.epsilon
+                weights,
+                gradients,
+                moments[0],
+                scale=scale,
+                l2=decay,
+                rate=rate,
+                decay=RMSPROP_DECAY,
+                epsilon=self.settings.epsilon,
             )
         else:
             decoupled = name == "adamw"
             backend.adam_step(
-                weight,
-                gradient,
+                weights,
+                gradients,
                 moments[0],
                 moments[1],
                 scale=scale,

@@ -63,6 +63,8 @@ class Session(ABC):
         The device, the number of threads, and the precision of training.
     embeddings
         Initial embeddings, (V + 1, m) float32, with NaN in rows that are initialized at random. By default all are random.
+    parameters
+        The initial weights, on the CPU; by default random ones.
 
     Attributes
     ----------
@@ -96,22 +98,24 @@ class Session(ABC):
         settings: TrainingSettings,
         compute: Compute,
         embeddings: npt.NDArray[np.float32] | None = None,
+        parameters: Parameters | None = None,
     ) -> None:
         check_size(config)
         self._new = None if isinstance(place, Path) else place
         self.path = place if isinstance(place, Path) else place.path
         self.data = data
         self.compute = compute
-        self.communicator = world()
         parts = self.parts(config)
         self._test = parts.get("test")
-        parameters = Parameters.random(config, settings.seed)
-        parameters.start_from(parts["train"].counts(config.classes))
-        if parameters.embeddings is not None:
-            parameters.embeddings[...] *= self.embedding_scale
+        if parameters is None:
+            parameters = Parameters.random(config, settings.seed)
+            parameters.start_from(parts["train"].counts(config.classes))
+            if parameters.embeddings is not None:
+                parameters.embeddings[...] *= self.embedding_scale
         self.vectors = 0 if embeddings is None else parameters.take_embeddings(embeddings)
         network = Network(config, compute.backend())
-        self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings, self.communicator)
+        self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings, world())
+        self.communicator = self.trainer.communicator
         self.save_seconds = SAVE_SECONDS
         self.valid: dict[str, Any] | None = None
         self._saved = time.monotonic()  # when the last checkpoint was written
@@ -129,6 +133,7 @@ class Session(ABC):
         settings: TrainingSettings,
         compute: Compute | None = None,
         embeddings: npt.NDArray[np.float32] | None = None,
+        parameters: Parameters | None = None,
     ) -> Self:
         """Start a training run in a new folder.
 
@@ -138,7 +143,7 @@ class Session(ABC):
         ----------
         new
             The folder of the model, which may contain the data, and is otherwise empty; in all processes but the first its path.
-        data, config, settings, embeddings
+        data, config, settings, embeddings, parameters
             As for the class.
         compute
             As for the class; by default the CPU with one thread per core.
@@ -148,7 +153,7 @@ class Session(ABC):
         FflmError
             If the folder cannot be written.
         """
-        session = cls(new, data, config, settings, compute or Compute.choose(), embeddings)
+        session = cls(new, data, config, settings, compute or Compute.choose(), embeddings, parameters)
         session._check_same()
         if not session.communicator.first:
             return session

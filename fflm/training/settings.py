@@ -18,6 +18,13 @@ Vectors: TypeAlias = Annotated[
     PathLike | None,
     Meta(description="Initial embeddings: a text file of word2vec, GloVe or fastText vectors (may be compressed)."),
 ]
+Initial: TypeAlias = Annotated[
+    PathLike | None,
+    Meta(description="A trained model, whose network, weights, vocabulary and way to read text training starts from."),
+]
+Extend: TypeAlias = Annotated[
+    bool, Meta(description="Add new words of the text to the vocabulary of the model that training starts from.")
+]
 Preset: TypeAlias = Annotated[
     Literal["default", "quick", "bengio2003"],
     Meta(

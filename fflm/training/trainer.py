@@ -123,7 +123,7 @@ class Trainer:
         self.train = train
         self.valid = valid
         self.settings = settings
-        self.communicator = communicator
+        self.communicator: Communicator = network.backend.connect(communicator)
         dtype = parameters.dtype
         if network.config.output != "softmax" and (settings.loss, settings.smoothing, settings.self_normalise) != ("exact", 0, 0):
             raise FflmError("a sampled loss, smoothing and self-normalization are of a softmax: leave them out")

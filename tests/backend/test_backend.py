@@ -552,22 +552,25 @@ UPDATES = {
 
 @same_kernels_in_fp32
 @pytest.mark.parametrize("update", UPDATES)
-@pytest.mark.parametrize("shape", [(1,), (3,), (7, 5), (64, 33)], ids=str)
-def test_optimizer_steps(update: str, shape: tuple[int, ...], dtype: np.dtype, threads: int) -> None:
+@pytest.mark.parametrize("shapes", [[(1,)], [(3,), (7, 5)], [(64, 33), (1,), (300,)]], ids=str)
+def test_optimizer_steps(update: str, shapes: list[tuple[int, ...]], dtype: np.dtype, threads: int) -> None:
     operation, states, numbers = UPDATES[update]
     generator = np.random.default_rng(0)
-    arrays = [normal(generator, *shape, dtype=dtype), *np.zeros((states, *shape), dtype)]
-    expected = as_float64(*arrays)
+    weights = [normal(generator, *shape, dtype=dtype) for shape in shapes]
+    moments = [[np.zeros(shape, dtype) for shape in shapes] for _ in range(states)]
+    expected = [as_float64(*own) for own in zip(weights, *moments, strict=True)]
     for step in range(1, 6):
         counted = {**numbers, "step": step} if operation == "adam_step" else numbers
-        gradient = normal(generator, *shape, dtype=dtype)
-        unchanged = gradient.copy()
+        gradients = [normal(generator, *shape, dtype=dtype) for shape in shapes]
+        unchanged = [gradient.copy() for gradient in gradients]
         scale = np.full(1, numbers["scale"], dtype)
-        getattr(BACKEND, operation)(arrays[0], gradient, *arrays[1:], **{**counted, "scale": scale})
-        expected = getattr(reference, operation)(expected[0], gradient.astype(np.float64), *expected[1:], **counted)
-        assert np.array_equal(gradient, unchanged)
-        for array, wanted in zip(arrays, expected, strict=True):
-            assert_close(array, wanted, UPDATE[dtype])
+        getattr(BACKEND, operation)(weights, gradients, *moments, **{**counted, "scale": scale})
+        for k, (gradient, *arrays) in enumerate(zip(gradients, weights, *moments, strict=True)):
+            weight, *own = expected[k]
+            expected[k] = list(getattr(reference, operation)(weight, gradient.astype(np.float64), *own, **counted))
+            assert np.array_equal(gradient, unchanged[k])
+            for array, wanted in zip(arrays, expected[k], strict=True):
+                assert_close(array, wanted, UPDATE[dtype])
 
 
 IDLE = {"rate": 0.1, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-3}
@@ -643,7 +646,8 @@ def operations(backend: Backend, dtype: np.dtype) -> list[Any]:
     backend.clip_factor(gradients, 1.0, factor)
     for operation, states, numbers in UPDATES.values():
         counted = {**numbers, "scale": factor, **({"step": 3} if operation == "adam_step" else {})}
-        getattr(backend, operation)(embeddings, gradients[0], *np.zeros((states, *embeddings.shape), dtype), **counted)
+        moments = [[np.zeros_like(embeddings)] for _ in range(states)]
+        getattr(backend, operation)([embeddings], [gradients[0]], *moments, **counted)
     return [inputs, pooled, outputs, losses, logs, d_outputs, d_inputs, *gradients, factor, embeddings]
 
 

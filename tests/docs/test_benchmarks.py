@@ -259,7 +259,7 @@ def test_results_of_gpu_benchmark_are_kept_as_they_are_made(tmp_path, capsys):
 
 
 def test_tasks_of_gpu_benchmark_have_plain_names_and_begin_with_what_matters(tmp_path):
-    options = argparse.Namespace(parts=PARTS, sizes=STEPS, contenders=CONTENDERS, brown=None, wikitext=None)
+    options = argparse.Namespace(parts=PARTS, sizes=STEPS, large=LARGE, contenders=CONTENDERS, brown=None, wikitext=None)
     names = [name for name, _ in tasks_of(options, tmp_path, {"fp32": None, "mixed": None})]
     assert len(names) == len(set(names)) > 2 * len(LARGE)
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in names)

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import in_processes
 from tiny import MODES, Bigrams, tiny_model
 
 from fflm.cli import main
@@ -101,6 +102,14 @@ def test_score_does_not_depend_on_chunks(mode, lines, data):
     whole = sum((line.score for line in pieces[1:]), pieces[0].score)
     assert math.isclose(together.unknown_loss_sum, whole.unknown_loss_sum, **CLOSE)
     assert replace(together, loss_sum=whole.loss_sum, unknown_loss_sum=whole.unknown_loss_sum) == whole
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_score_of_chunks_is_the_same_in_several_processes(size):
+    model = MODELS["line ends"]
+    chunks = [f"{word} cat\n" * count for count, word in enumerate(("the", "odd", "a", "the", "sat", "on", "cat"), 1)]
+    expected = score_chunks(model, chunks)
+    assert in_processes(size, lambda communicator: score_chunks(model, chunks, communicator)) == [expected] * size
 
 
 ODD_LINES = ["the cat", "", "   ", "\u2028", "the\u2028cat\u0085sat\x0bon\x0cthe\x1cdog", "\tthe\tcat", "", ". the"]

@@ -59,6 +59,26 @@ def test_divergence_is_rolled_back_and_fault_of_one_process_ends_all(text):
     fflm.resume("diverging.model", epochs=1)
 
 
+def test_tokenizing_and_scoring_in_several_processes_equal_one(text):
+    """A corpus has the same ids and words, and a score the same bits; characters of cut parts depend on chunks."""
+    for folder, size in (("one.ids", 1), ("three.ids", 3)):
+        result = mpiexec(size, "-m", "fflm", "tokenize", text, text, "-o", folder, "--test", "10%", folder=Path())
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count(f"{folder}: vocabulary") == 1
+    for name in ("train.npy", "valid.npy", "test.npy", "vocabulary.tsv"):
+        assert Path("one.ids", name).read_bytes() == Path("three.ids", name).read_bytes()
+    model = fflm.train_ngram("one.ids", "text.ngram", order=3)
+    for given, expected in (([text], model.perplexity(text)), (["--part", "train"], None)):
+        result = mpiexec(2, "-m", "fflm", "score", "-m", "text.ngram", *given, "--json", folder=Path())
+        assert result.returncode == 0, result.stderr
+        found = json.loads(result.stdout)
+        assert found["tokens"] == (expected.tokens if expected else model.about["corpus"]["parts"]["train"]["tokens"])
+        assert expected is None or found["log_probability"] == expected.log_probability
+    result = mpiexec(2, "-m", "fflm", "score", "-m", "text.ngram", text, "--by", "word", folder=Path())
+    assert result.returncode == 1
+    assert "--fast, --follow, --nbest or --by uses one process, but 2 were started" in result.stderr
+
+
 def test_command_prints_once(text):
     result = mpiexec(3, "-m", "fflm", "train", text, *SMALL, "--epochs", 1, "--threads", 1, folder=Path())
     assert result.returncode == 0, result.stderr

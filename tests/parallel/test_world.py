@@ -1,5 +1,6 @@
 """How a program finds out that it was started in several processes, and how these end."""
 
+import os
 import sys
 import types
 
@@ -8,11 +9,13 @@ from command import fflm as fflm_command
 from processes import ThreadCommunicator
 
 from fflm.backend.devices import Compute
+from fflm.cli import COMMANDS
 from fflm.errors import FflmError
 from fflm.models.ngram.train import train
 from fflm.parallel.communicator import SINGLE_PROCESS
 from fflm.parallel.launch import launched_as
-from fflm.parallel.world import end_all, threads_per_process, world
+from fflm.parallel.world import end_all, separate, threads_per_process, world
+from fflm.processors import usable_processors
 
 LAUNCHED = {"PMI_RANK": "1", "PMI_SIZE": "4"}
 
@@ -21,6 +24,8 @@ LAUNCHED = {"PMI_RANK": "1", "PMI_SIZE": "4"}
 def forget(monkeypatch):
     """Let `world` find out anew, and restore what it changes."""
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr("fflm.parallel.world._separated", [])
     world.cache_clear()
     yield
     world.cache_clear()
@@ -92,7 +97,12 @@ def test_processes_that_are_not_connected_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", [("score", "x"), ("ngram", "train", "x"), ("classify", "predict"), ("tokenize", "x"), ("info",)]
+    "command",
+    [
+        *([name] for name in COMMANDS if name not in ("train", "tune", "score", "tokenize")),
+        ("ngram", "train", "x"),
+        ("classify", "predict"),
+    ],
 )
 def test_commands_that_use_one_process_are_refused_in_several(monkeypatch, tmp_path, command):
     result = fflm_command(*command, folder=tmp_path, environment={"PMI_RANK": "0", "PMI_SIZE": "2"})
@@ -101,7 +111,7 @@ def test_commands_that_use_one_process_are_refused_in_several(monkeypatch, tmp_p
 
 
 def test_only_first_process_prints(tmp_path):
-    result = fflm_command("score", "x", folder=tmp_path, environment={"PMI_RANK": "1", "PMI_SIZE": "2"})
+    result = fflm_command("info", "x", folder=tmp_path, environment={"PMI_RANK": "1", "PMI_SIZE": "2"})
     assert (result.returncode, result.stdout, result.stderr) == (1, "", "")
     assert "Usage" in fflm_command("score", "--help", folder=tmp_path, environment={"PMI_RANK": "0", "PMI_SIZE": "2"}).stdout
 
@@ -113,11 +123,27 @@ def test_ngram_training_in_several_processes_is_refused(monkeypatch, text):
         train("text.txt")
 
 
-def test_gpu_is_refused_in_several_processes(monkeypatch):
-    imitate_launch(monkeypatch, Recorder(1, 4, True))
-    monkeypatch.setattr("fflm.backend.devices.choose_device", lambda device: "cuda")
-    with pytest.raises(FflmError, match="several processes train on the CPU only"):
-        Compute.choose(device="cuda")
+@pytest.mark.parametrize(("visible", "expected"), [(None, "2"), ("4,5,6,7", "6"), ("GPU-a", "GPU-a"), ("4,5", ""), ("", "")])
+def test_each_process_of_a_host_sees_one_gpu(monkeypatch, visible, expected):
+    communicator = Recorder(3, 4, True)
+    communicator.local_rank = 2
+    imitate_launch(monkeypatch, communicator)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    Compute.choose()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
+
+
+def test_separate_processes_are_single_and_end_together(monkeypatch):
+    communicator = Recorder(1, 4, False)
+    imitate_launch(monkeypatch, communicator)
+    assert separate() is communicator
+    assert world().size == 1
+    assert threads_per_process(100) == min(100, max(1, usable_processors() // 4))
+    end_all(1, "disk full")
+    assert communicator.aborted == [1]
 
 
 def test_end_all_ends_others_only_if_they_have_no_error(monkeypatch, capfd):

@@ -10,12 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
 from command import FFLM, PERPLEXITY, SMALL, STORIES, fflm, snapshot
+from processes import mpiexec, needs_mpi
 from rich.console import Console
 
 import fflm as library
@@ -24,9 +26,9 @@ from fflm.cli import main
 from fflm.cli.tune import _watch
 from fflm.errors import FflmError
 from fflm.models.neural.train import PRESETS, TrainingSession
-from fflm.search.search import TABLE, Search, start_search
+from fflm.search.search import TABLE, Search, Waiting, start_search
 from fflm.search.space import DEFAULT_SPACE, Choices, Range, show
-from fflm.search.study import SEARCH, STARTUP, Trial, ranking
+from fflm.search.study import STARTUP, Trial, ranking
 from fflm.text.holdout import Share
 from fflm.training.events import Evaluation, Step
 
@@ -318,21 +320,62 @@ def test_resume_continues_within_trial(text):
     assert first.step == 9
 
 
-def test_second_process_cannot_resume_running_search(text):
+def test_second_process_joins_running_search(text):
     search = start_search([text], Path("text.tune"), SPACE, trials=2, **{**TINY, "epochs": 1})
     events = search.events()
     next(events)
-    before = (search.path / SEARCH).read_bytes()
-    for resume in (lambda: Search.resume(search.path, trials=9), lambda: next(Search.open(search.path).events())):
-        with pytest.raises(FflmError, match=r"this process is already training in text\.tune"):
-            resume()
-    result = CliRunner().invoke(main, ["tune", "--resume", "text.tune", "--trials", "9"])
-    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
     with pytest.raises(FflmError, match="trial-1"):
         TrainingSession.resume(search.folder(search.trials[0]))
-    assert (search.path / SEARCH).read_bytes() == before
-    assert len(Search.open(search.path).trials) == 1
-    assert len([event for event in events if isinstance(event, Trial)]) == 2
+    others = Search.resume(search.path).events()
+    until_waiting = itertools.takewhile(lambda event: not isinstance(event, Waiting), others)
+    assert [event.number for event in until_waiting if isinstance(event, Trial)] == [2]
+    assert [trial.state == "running" for trial in search.trials] == [True, False]
+    assert [event.number for event in events if isinstance(event, Trial)] == [1]
+    assert not [event for event in others if isinstance(event, Trial)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["sqlite", "journal"])
+def test_trial_of_killed_process_is_resumed_by_another(text, storage):
+    """Two processes run one search, each trial once. One of them is killed, and the other one resumes its trial."""
+    options = [*SMALL, "--epochs", 6, "--patience", 0, "--trials", 4, "--search", "rate=0.001..0.01", "--no-prune"]
+    command = [FFLM, "tune", text, *map(str, options), "--save-every", "0", "--storage", storage]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
+        while not Path("text.tune/trial-1").exists():
+            assert first.poll() is None
+            time.sleep(0.01)
+        with subprocess.Popen([*command[:2], "--resume", "text.tune", "--save-every", "0"], stderr=subprocess.DEVNULL) as second:
+            while not any('"evaluation"' in log.read_text() for log in logs_but_first()):
+                assert second.poll() is None
+                time.sleep(0.01)
+            second.kill()
+        stdout, stderr = first.communicate(timeout=100)
+    assert first.returncode == 0, stderr
+    search = Search.open(Path("text.tune"))
+    assert {trial.state for trial in search.trials} == {"complete"}
+    assert len(stdout.splitlines()[1:5]) == len(search.trials) == 4
+    rows = [int(row.split()[0]) for row in stderr.splitlines() if row.split()[0].isdecimal()]
+    assert sorted(rows) == [1, 2, 3, 4]  # also the one that the killed process had begun
+
+
+def logs_but_first():
+    """Return the logs of the trials but the first."""
+    return [path for path in Path("text.tune").glob("trial-*/log.jsonl") if path.parent.name != "trial-1"]
+
+
+@pytest.mark.slow
+@needs_mpi
+def test_mpiexec_runs_one_search(text):
+    trials = ["--epochs", 1, "--trials", 5, "--search", "rate=0.001..0.01"]
+    result = mpiexec(2, "-m", "fflm", "tune", text, *SMALL, *trials, folder=Path())
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("to train the best model again") == 1
+    search = Search.open(Path("text.tune"))
+    assert [trial.number for trial in search.trials] == [1, 2, 3, 4, 5]
+    assert all(trial.state in ("complete", "pruned") for trial in search.trials)
+    assert not list(search.path.glob("*.lock"))
+    result = mpiexec(2, "-m", "fflm", "tune", text, folder=Path())
+    assert (result.returncode, result.stderr.count("error: text.tune exists")) == (1, 1)
 
 
 @pytest.mark.parametrize(("last", "named"), [(TrainingSession, "trial-1"), (Trial, r"text\.tune")])

@@ -4,6 +4,7 @@ With ``--precision mixed``, ``ptx`` and ``cuda`` train in mixed precision.
 """
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -45,14 +46,12 @@ def gpu_backend(mixed: bool = False) -> Backend:
     """Return the backend of the real GPU with ``--device cuda``, otherwise of the fake CUDA driver."""
     from fflm.backend.devices import why_no_gpu
 
-    reason = why_no_gpu()
-    if device == "cuda" or "missing" in reason:
-        if reason:
-            pytest.exit(reason, 1)
-    else:
+    if device != "cuda" and find_spec("numba_cuda"):
         from fake_cuda import install_fake_driver
 
         install_fake_driver()
+    elif reason := why_no_gpu():
+        pytest.exit(reason, 1)
     from fflm.backend.cuda.backend import CudaBackend
 
     return CudaBackend(mixed)
@@ -69,6 +68,10 @@ class NumpyBackend:
     def full_precision(self) -> "NumpyBackend":
         """The full-precision backend, which takes NumPy arrays, too."""
         return NumpyBackend(self.backend.full_precision)
+
+    def connect(self, processes: Any) -> Any:
+        """Return the communicator, which takes NumPy arrays."""
+        return processes
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Return an uninitialized array."""

@@ -1,19 +1,28 @@
 """Checks in processes that `mpiexec` has started: `python mpi_checks.py NAME`. The first process prints what it has found."""
 
+import contextlib
 import functools
 import json
 import os
 import signal
 import sys
+import types
 
 import numpy as np
 import pytest
 
 import fflm
 from fflm.errors import FflmError
+from fflm.network.config import NetworkConfig
+from fflm.network.feedforward import Network
+from fflm.network.parameters import Parameters
 from fflm.parallel import mpi
+from fflm.parallel.communicator import SINGLE_PROCESS
 from fflm.parallel.world import world
-from fflm.training.events import Step
+from fflm.text.windows import Windows
+from fflm.training.events import Evaluation, Step
+from fflm.training.settings import TrainingSettings
+from fflm.training.trainer import Trainer
 
 TRAINING = {
     "embedding": 6,
@@ -112,8 +121,76 @@ def diverging(communicator):
     fflm.train("text.txt", "diverging.model", **TRAINING, callback=spoil)
 
 
+class NcclOverMpi:
+    """Imitates the functions of ``nccl.core`` that fflm calls. Arrays of the fake GPU travel over MPI, when a group ends."""
+
+    UniqueId = types.SimpleNamespace(from_bytes=bytes)
+
+    def __init__(self, backend):
+        self.Communicator = types.SimpleNamespace(init=self.connect)
+        self.backend, self.queued = backend, []
+
+    def get_unique_id(self):
+        """Return an identifier, as the first process does."""
+        return types.SimpleNamespace(as_bytes=b"identifier")
+
+    def connect(self, size, rank, identifier):
+        """Return the communicator, whose methods are those of this class."""
+        assert (size, rank, identifier) == (world().size, world().rank, b"identifier")
+        return self
+
+    def send(self, array, peer):
+        """Send an array when the group ends."""
+        self.queued.append(("send", array, peer))
+
+    def recv(self, array, peer):
+        """Receive an array when the group ends."""
+        self.queued.append(("recv", array, peer))
+
+    @contextlib.contextmanager
+    def group(self):
+        """Do what was queued inside the block, as if at once."""
+        yield
+        received = [(array, np.empty(array.shape, array.dtype), peer) for call, array, peer in self.queued if call == "recv"]
+        sent = [(self.backend.download(array), peer) for call, array, peer in self.queued if call == "send"]
+        requests = [mpi.MPI.COMM_WORLD.Isend(array, peer) for array, peer in sent]
+        requests += [mpi.MPI.COMM_WORLD.Irecv(array, peer) for _, array, peer in received]
+        mpi.MPI.Request.Waitall(requests)
+        for array, content, _ in received:
+            self.backend.copy(self.backend.upload(content).reshape(1, -1), array.reshape(1, -1))
+        self.queued.clear()
+
+
+def gpus(communicator):
+    """Train on fake GPUs, by copies through the hosts and by the calls of NCCL; weights are close to those of one process.
+
+    Both ways add numbers in the same order, so they have the same weights.
+    """
+    from devices import gpu_backend
+
+    from fflm.backend.cuda.communication import HostCopies, NcclCommunicator
+
+    backend = gpu_backend()
+    config = NetworkConfig(30, 3, 6, (7,), averages=(), tied=True, dropout=0.3)
+    settings = TrainingSettings(epochs=1, batch_size=32, rate=0.01, loss="sampled", samples=8, evaluate_every=1, patience=0)
+    examples = Windows(np.random.default_rng(0).zipf(1.3, 60).clip(1, 30).astype(np.uint16) - 1, 3, padding=30)
+
+    def weights(connect, processes):
+        backend.connect = connect
+        trainer = Trainer(Network(config, backend), Parameters.random(config, 1), examples, examples, settings, processes)
+        assert len([event for event in trainer.run() if isinstance(event, Evaluation)]) == 2
+        return [backend.download(array) for array in trainer.parameters]
+
+    single = weights(lambda processes: processes, SINGLE_PROCESS)
+    copies = weights(lambda processes: HostCopies(processes, backend), communicator)
+    nccl = weights(lambda processes: NcclCommunicator(processes, backend, NcclOverMpi(backend)), communicator)
+    for one, two, three in zip(single, copies, nccl, strict=True):
+        assert np.array_equal(two, three)
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+
+
 if __name__ == "__main__":
     group = world()
-    found = {"operations": operations, "training": training, "diverging": diverging}[sys.argv[1]](group)
+    found = {"operations": operations, "training": training, "diverging": diverging, "gpus": gpus}[sys.argv[1]](group)
     if group.first:
         print(json.dumps(found))

@@ -53,6 +53,21 @@ def test_chunks_join_to_normalized_text(tmp_path_factory, texts, size, encoding)
     assert all(0 < len(chunk) <= size + 1 for chunk in chunks)
 
 
+@given(texts=st.lists(TEXTS, min_size=1, max_size=4), parts=st.integers(1, 5), compressed=st.booleans())
+def test_shares_join_to_the_whole_text(tmp_path_factory, texts, parts, compressed):
+    folder = tmp_path_factory.mktemp("texts")
+    for number, text in enumerate(texts):
+        content = text.replace("\0", "").encode()
+        (folder / f"{number}.txt").write_bytes(gzip.compress(content) if compressed and number % 2 else content)
+    shares = [read(folder, share=(part, parts)) for part in range(parts)]
+    assert "".join(shares) == read(folder)
+    large = "".join(f"line {number}\n" for number in range(1000))
+    (folder / "0.txt").write_text(large)
+    shares = [read(folder / "0.txt", share=(part, parts)) for part in range(parts)]
+    assert "".join(shares) == large
+    assert max(map(len, shares)) <= len(large) // parts + 20
+
+
 def test_chunks_end_at_lines_then_words_then_graphemes(tmp_path):
     path = tmp_path / "text"
     path.write_text("one\ntwo three four five\n" + "e\u0301" * 10, encoding="utf-8")

@@ -1,7 +1,7 @@
 """The CPU backend: the operations of `protocol.Backend` on NumPy arrays."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from fflm.backend.common import Scratch, activation_code, adam_corrections, drop
 from fflm.backend.cpu import kernels
 from fflm.backend.cpu.launching import shares_of
 from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, UnitLoss
+from fflm.parallel.communicator import Communicator
 
 PRODUCTS = 1 / 32
 """Cost of a multiply-add in BLAS, relative to that of a number that another kernel processes."""
@@ -47,6 +48,9 @@ class CpuBackend:
     def _shares(self, work: float) -> int:
         """Return into how many shares to divide work of this size, as `launching.shares_of` does."""
         return shares_of(work, self._threads)
+
+    def connect(self, processes: Communicator) -> Communicator:
+        return processes
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return np.empty(shape, dtype)
@@ -238,11 +242,16 @@ class CpuBackend:
         threads = self._shares(weight.size)
         kernels.add_penalty(*flat(weight, gradient), *map(weight.dtype.type, (l1, l2)), threads)
 
+    def _update(self, kernel: Any, numbers: tuple[Any, ...], weights: Sequence[Array], *others: Sequence[Array]) -> None:
+        """Update weights, one array after another, by a kernel; ``others`` are the gradients and the state of the optimizer."""
+        for weight, *own in zip(weights, *others, strict=True):
+            kernel(*flat(weight, *own), *numbers, self._shares(weight.size))
+
     def momentum_step(
         self,
-        weight: Array,
-        gradient: Array,
-        velocity: Array,
+        weights: Sequence[Array],
+        gradients: Sequence[Array],
+        velocities: Sequence[Array],
         *,
         scale: Array,
         l2: float,
@@ -250,30 +259,28 @@ class CpuBackend:
         momentum: float,
         nesterov: bool,
     ) -> None:
-        numbers = map(weight.dtype.type, (scale[0], l2, rate, momentum))
-        threads = self._shares(weight.size)
-        kernels.momentum_step(*flat(weight, gradient, velocity), *numbers, nesterov, threads)
+        numbers = *map(scale.dtype.type, (scale[0], l2, rate, momentum)), nesterov
+        self._update(kernels.momentum_step, numbers, weights, gradients, velocities)
 
     def adagrad_step(
         self,
-        weight: Array,
-        gradient: Array,
-        total: Array,
+        weights: Sequence[Array],
+        gradients: Sequence[Array],
+        totals: Sequence[Array],
         *,
         scale: Array,
         l2: float,
         rate: float,
         epsilon: float,
     ) -> None:
-        numbers = map(weight.dtype.type, (scale[0], l2, rate, epsilon))
-        threads = self._shares(weight.size)
-        kernels.adagrad_step(*flat(weight, gradient, total), *numbers, threads)
+        numbers = tuple(map(scale.dtype.type, (scale[0], l2, rate, epsilon)))
+        self._update(kernels.adagrad_step, numbers, weights, gradients, totals)
 
     def rmsprop_step(
         self,
-        weight: Array,
-        gradient: Array,
-        mean: Array,
+        weights: Sequence[Array],
+        gradients: Sequence[Array],
+        means: Sequence[Array],
         *,
         scale: Array,
         l2: float,
@@ -281,16 +288,15 @@ class CpuBackend:
         decay: float,
         epsilon: float,
     ) -> None:
-        numbers = map(weight.dtype.type, (scale[0], l2, rate, decay, epsilon))
-        threads = self._shares(weight.size)
-        kernels.rmsprop_step(*flat(weight, gradient, mean), *numbers, threads)
+        numbers = tuple(map(scale.dtype.type, (scale[0], l2, rate, decay, epsilon)))
+        self._update(kernels.rmsprop_step, numbers, weights, gradients, means)
 
     def adam_step(
         self,
-        weight: Array,
-        gradient: Array,
-        first: Array,
-        second: Array,
+        weights: Sequence[Array],
+        gradients: Sequence[Array],
+        firsts: Sequence[Array],
+        seconds: Sequence[Array],
         *,
         scale: Array,
         l2: float,
@@ -302,9 +308,8 @@ class CpuBackend:
         step: int,
     ) -> None:
         corrections = adam_corrections(beta1, beta2, step)
-        numbers = map(weight.dtype.type, (scale[0], l2, 1 - shrink, rate, beta1, beta2, epsilon, *corrections))
-        threads = self._shares(weight.size)
-        kernels.adam_step(*flat(weight, gradient, first, second), *numbers, threads)
+        numbers = tuple(map(scale.dtype.type, (scale[0], l2, 1 - shrink, rate, beta1, beta2, epsilon, *corrections)))
+        self._update(kernels.adam_step, numbers, weights, gradients, firsts, seconds)
 
     def adam_catch_up(
         self,

@@ -1,16 +1,16 @@
 """The CUDA backend: the operations of `protocol.Backend` on arrays in a GPU's memory, in single or mixed precision."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from ctypes import c_bool, c_float, c_int32, c_uint32
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fflm.backend.common import Scratch, activation_code, adam_corrections, dropout_words, flat
 from fflm.backend.cuda import kernels
+from fflm.backend.cuda.communication import connect_gpus
 from fflm.backend.cuda.kernels import SUMMED
 from fflm.backend.cuda.launching import BLOCK, launch_kernel
 from fflm.backend.cuda.memory import DeviceArray, PinnedCopies, memory_size
@@ -18,9 +18,13 @@ from fflm.backend.cuda.mixed import SLOPE, make_mixed_product, pairs_for, to_hal
 from fflm.backend.cuda.products import COLUMNS, FORMS, FOUR, ROWS, STORE
 from fflm.backend.cuda.single import make_single_product
 from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, UnitLoss
+from fflm.parallel.communicator import Communicator
 
 PARTS = 1024
-"""Maximum number of blocks that reduce an array, each of which has one result."""
+"""Maximum number of blocks that reduce an array, each of which has one result, or that process several arrays."""
+
+TABLES = 16
+"""Maximum number of tables of addresses that are kept."""
 
 PRODUCTS = {form: make_single_product(form) for form in FORMS}
 """The kernels of matrix products in single precision, by their form."""
@@ -35,7 +39,7 @@ The number is the same for all GPUs, so that all of them add numbers in the same
 """
 
 SPAN = 128
-"""If the inner dimension of a product is divided into parts, their length is a multiple of this number."""
+"""If the inner dimension of a product, or the rows of a sum, are divided into parts, these are multiples of this number long."""
 
 
 def softmax_bytes(memory: int, mixed: bool) -> int:
@@ -61,7 +65,7 @@ class Slopes(NamedTuple):
     Attributes
     ----------
     factors
-        The factor of each row in each tile, (tiles, B).
+        The factor of each row in each tile, (B, tiles).
     targets
         The target of each row, (B,) int32.
     hit, spread
@@ -75,20 +79,25 @@ class Slopes(NamedTuple):
 
 
 def divide(blocks: int, inner: int) -> tuple[int, int]:
-    """Return into how many parts to divide the inner dimension of a product, and the length of a part.
+    """Return into how many parts to divide the inner dimension of a product, or the rows of a sum, and the length of a part.
 
     A product with few tiles would occupy only some of the GPU's multiprocessors, so that several blocks then share a tile.
 
     Parameters
     ----------
     blocks
-        Number of tiles of the product.
+        Number of tiles of the product, or of blocks of columns that are added up.
     inner
-        Length of the inner dimension.
+        Length of the inner dimension, or number of rows.
     """
     parts = max(1, min(WAVE // max(1, blocks), inner // SPAN))
     span = SPAN * max(1, -(-inner // (parts * SPAN)))
     return max(1, -(-inner // span)), span
+
+
+def blocks_for(arrays: Sequence[Array]) -> int:
+    """Return the number of blocks that process several arrays, one after another: one thread per number, up to `PARTS` blocks."""
+    return min(PARTS, max((-(-array.size // BLOCK) for array in arrays), default=0))
 
 
 class CudaBackend:
@@ -118,6 +127,7 @@ class CudaBackend:
         # Arrays of zeros for `_sums`, which takes one out, and puts it back when it is zero again. After an error, the array is
         # not put back. Copies of this backend share the list.
         self._zeros: list[Array] = []
+        self._tables: dict[tuple[tuple[int, ...], ...], Array] = {}  # of `_on_table`, by their content
 
     @property
     def full_precision(self) -> "CudaBackend":
@@ -207,7 +217,7 @@ class CudaBackend:
             return values
         shape = len(values), pairs_for(values.shape[1])
         halves = self._borrow(f"halves of {name}", shape, np.uint32)
-        self._launch(to_halves, len(values), values, self._no_unit if unit is None else unit, halves)
+        self._each(to_halves, halves.size // FOUR, values, self._no_unit if unit is None else unit, halves)
         return halves
 
     def _unit(self, values: Array) -> Array:
@@ -228,6 +238,10 @@ class CudaBackend:
     def release(self) -> None:
         self._scratch.clear()
         self._zeros.clear()
+        self._tables.clear()
+
+    def connect(self, processes: Communicator) -> Communicator:
+        return connect_gpus(processes, self) if processes.size > 1 else processes
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return DeviceArray(shape, dtype)
@@ -250,12 +264,11 @@ class CudaBackend:
         array.clear()
 
     def gather(self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array) -> None:
-        self._launch(kernels.gather, (len(contexts), len(blocks)), embeddings, contexts, self._borders(blocks), inputs)
+        self._each(kernels.gather, inputs.size, embeddings, contexts, self._borders(blocks), inputs)
 
     def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
         with self._sums(d_inputs, d_embeddings) as (scales, sums):
-            grid = len(contexts), len(blocks)
-            self._launch(kernels.scatter_add, grid, contexts, self._borders(blocks), d_inputs, scales, sums)
+            self._each(kernels.scatter_add, d_inputs.size, contexts, self._borders(blocks), d_inputs, scales, sums)
 
     @contextmanager
     def _sums(self, values: Array, total: Array) -> Iterator[tuple[Array, Array]]:
@@ -334,9 +347,18 @@ class CudaBackend:
         if activation != "identity":
             code, gamma = activation_code(activation)
             self._each(kernels.multiply_slopes, outputs.size, c_int32(code), c_float(gamma), *flat(outputs, d_outputs))
-        self._launch(kernels.column_sums, -(-d_outputs.shape[1] // SUMMED), d_outputs, c_float(beta), d_bias)
+        self._column_sums(d_outputs, beta, d_bias)
         operands = self._operand("inputs", inputs), self._operand("weight", weight)
         self._products_backward(d_outputs, *operands, beta, d_weight, d_inputs)
+
+    def _column_sums(self, values: Array, beta: float, sums: Array) -> None:
+        """Add the sums of the columns of values (B, O) to ``beta`` times sums (O,)."""
+        blocks = -(-len(sums) // SUMMED)
+        parts, span = divide(blocks, len(values))
+        own = self._borrow("parts of sums", (parts, len(sums))) if parts > 1 else sums.reshape(1, -1)
+        self._launch(kernels.column_sums, (blocks, parts), values, c_uint32(span), c_float(beta if parts == 1 else 0), own)
+        if parts > 1:
+            self._each(kernels.add_parts, sums.size, own, c_float(beta), sums)
 
     def _products_backward(
         self, d_sums: Array, inputs: Array, weight: Array, beta: float, d_weight: Array, d_inputs: Array
@@ -363,12 +385,12 @@ class CudaBackend:
     def _statistics(
         self, form: str, hidden: Array, weight: Array, bias: Array, size: int, exponentials: Array
     ) -> tuple[Array, Array]:
-        """Compute logits and their exponentials; return the maxima and the sums of the tiles, both (tiles, B).
+        """Compute logits and their exponentials; return the maxima and the sums of the tiles, both (B, tiles).
 
         The exponentials are stored in ``exponentials`` (B, at least V) if the form is "logits", but not if it is "normalizers".
         hidden (B, H) and weight (V, H) are operands, and ``size`` is H.
         """
-        shape = -(-len(weight) // COLUMNS), len(hidden)
+        shape = len(hidden), -(-len(weight) // COLUMNS)
         statistics = self._borrow("highest", shape), self._borrow("totals", shape)
         self._product(form, hidden, weight, exponentials, size, bias=bias, statistics=statistics)
         return statistics
@@ -450,7 +472,7 @@ class CudaBackend:
         slopes = self._borrow("exponentials", (len(hidden), len(weight)))
         self._product("scores", *operands, slopes, hidden.shape[1])
         self._launch(kernels.nce_slopes, len(hidden), slopes, bias, targets, noise, c_float(scale), losses)
-        self._launch(kernels.column_sums, -(-len(weight) // SUMMED), slopes, c_float(beta), d_bias)
+        self._column_sums(slopes, beta, d_bias)
         self._products_backward(slopes, *operands, beta, d_weight, d_hidden)
 
     def unit_losses(self, scores: Array, targets: Array, loss: UnitLoss, scale: float, losses: Array, d_scores: Array) -> None:
@@ -463,21 +485,34 @@ class CudaBackend:
         self._launch(kernels.normalize_logits, len(hidden), log_probabilities, bias)
 
     def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
-        arrays = flat(*gradients)
-        parts = [min(PARTS, -(-array.size // BLOCK)) for array in arrays]
-        totals = self._borrow("parts", (sum(parts),))
-        for array, count, end in zip(arrays, parts, accumulate(parts), strict=True):
-            self._launch(kernels.sums_of_squares, count, array, totals[end - count : end])
+        arrays = list(gradients)
+        totals = self._borrow("parts", (blocks_for(arrays),))
+        self._on_table(kernels.sums_of_squares, (arrays,), totals)
         self._launch(kernels.clip_factor, 1, totals, c_float(limit), factor)
+
+    def _on_table(self, kernel: Any, lists: tuple[Sequence[Array], ...], *arguments: Any) -> None:
+        """Launch a kernel that processes several arrays, given by a table of their addresses.
+
+        The first argument of the kernel is the table (K, 1 + lists) int64: for each array of the first list the number of its
+        elements, its address, and the addresses of the arrays of the other lists at the same place, which have the same size.
+        Tables are kept, because most steps of training use the same arrays.
+        """
+        rows = tuple((own[0].size, *(array.address for array in own)) for own in zip(*lists, strict=True))
+        table = self._tables.get(rows)
+        if table is None:
+            if len(self._tables) >= TABLES:
+                self._tables.clear()
+            table = self._tables[rows] = self.upload(np.array(rows, np.int64).reshape(-1, 1 + len(lists)))
+        self._launch(kernel, blocks_for(lists[0]), table, *arguments)
 
     def add_penalty(self, weight: Array, gradient: Array, l1: float, l2: float) -> None:
         self._each(kernels.add_penalty, weight.size, *flat(weight, gradient), c_float(l1), c_float(l2))
 
     def momentum_step(
         self,
-        weight: Array,
-        gradient: Array,
-        velocity: Array,
+        weights: Sequence[Array],
+        gradients: Sequence[Array],
+        velocities: Sequence[Array],
         *,
         scale: Array,
         l2: float,
@@ -485,27 +520,27 @@ class CudaBackend:
         momentum: float,
         nesterov: bool,
     ) -> None:
-        numbers = map(c_float, (l2, rate, momentum))
-        self._each(kernels.momentum_step, weight.size, *flat(weight, gradient, velocity), scale, *numbers, c_bool(nesterov))
+        numbers = *map(c_float, (l2, rate, momentum)), c_bool(nesterov)
+        self._on_table(kernels.momentum_step, (weights, gradients, velocities), scale, *numbers)
 
     def adagrad_step(
         self,
-        weight: Array,
-        gradient: Array,
-        total: Array,
+        weights: Sequence[Array],
+        gradients: Sequence[Array],
+        totals: Sequence[Array],
         *,
         scale: Array,
         l2: float,
         rate: float,
         epsilon: float,
     ) -> None:
-        self._each(kernels.adagrad_step, weight.size, *flat(weight, gradient, total), scale, *map(c_float, (l2, rate, epsilon)))
+        self._on_table(kernels.adagrad_step, (weights, gradients, totals), scale, *map(c_float, (l2, rate, epsilon)))
 
     def rmsprop_step(
         self,
-        weight: Array,
-        gradient: Array,
-        mean: Array,
+        weights: Sequence[Array],
+        gradients: Sequence[Array],
+        means: Sequence[Array],
         *,
         scale: Array,
         l2: float,
@@ -514,14 +549,14 @@ class CudaBackend:
         epsilon: float,
     ) -> None:
         numbers = map(c_float, (l2, rate, decay, epsilon))
-        self._each(kernels.rmsprop_step, weight.size, *flat(weight, gradient, mean), scale, *numbers)
+        self._on_table(kernels.rmsprop_step, (weights, gradients, means), scale, *numbers)
 
     def adam_step(
         self,
-        weight: Array,
-        gradient: Array,
-        first: Array,
-        second: Array,
+        weights: Sequence[Array],
+        gradients: Sequence[Array],
+        firsts: Sequence[Array],
+        seconds: Sequence[Array],
         *,
         scale: Array,
         l2: float,
@@ -533,7 +568,7 @@ class CudaBackend:
         step: int,
     ) -> None:
         numbers = map(c_float, (l2, 1 - shrink, rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
-        self._each(kernels.adam_step, weight.size, *flat(weight, gradient, first, second), scale, *numbers)
+        self._on_table(kernels.adam_step, (weights, gradients, firsts, seconds), scale, *numbers)
 
     def adam_catch_up(
         self,

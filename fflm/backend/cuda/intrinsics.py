@@ -1,4 +1,4 @@
-"""Tensor core instructions and vector accesses that numba.cuda does not offer. No other module has inline PTX.
+"""Tensor core instructions and memory accesses that numba.cuda does not offer. No other module has inline PTX.
 
 Half-precision numbers (float16, here "halves") are stored in pairs: a uint32 whose low 16 bits are the first number. A matrix of
 halves is a uint32 array (rows, pairs). The number of pairs in a row is a multiple of four, so that four can be read at a time;
@@ -24,8 +24,8 @@ from numba.cuda.extending import intrinsic
 
 _FLOAT, _INT, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _KINDS = {types.uint32: _INT, types.float32: _FLOAT}
-_SHARED = 3
-"""Number of the address space of shared memory."""
+_GLOBAL, _SHARED = 1, 3
+"""Numbers of the address spaces of global and of shared memory."""
 
 
 def _assemble(
@@ -167,3 +167,30 @@ def store_four(typingctx: Any, array: Any, index: Any, numbers: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, index, types.UniTuple(array.dtype, 4)), generate
+
+
+def _global(builder: Any, address: Any, index: Any) -> Any:
+    """Return the pointer to a float32 of an array in global memory, given the address of the array as an integer."""
+    start = builder.inttoptr(address, ir.PointerType(_FLOAT, _GLOBAL))
+    return builder.gep(start, [builder.zext(index, _LONG) if index.type.width < 64 else index])
+
+
+@intrinsic
+def read_float(typingctx: Any, address: Any, index: Any) -> Any:
+    """Return number ``index`` (unsigned) of a float32 array in global memory, given its address (int64)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(_global(builder, *arguments), align=4)
+
+    return types.float32(types.int64, index), generate
+
+
+@intrinsic
+def write_float(typingctx: Any, address: Any, index: Any, number: Any) -> Any:
+    """Write number ``index`` (unsigned) of a float32 array in global memory, given its address (int64)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[2], _global(builder, *arguments[:2]), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, index, types.float32), generate

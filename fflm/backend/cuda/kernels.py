@@ -15,6 +15,7 @@ from typing import Any
 from numba import cuda, float32, int32, int64, uint32
 from numba.cuda.extending import overload
 
+from fflm.backend.cuda.intrinsics import read_float, write_float
 from fflm.backend.cuda.launching import BLOCK, kernel
 from fflm.backend.formulas import (
     activation_slope,
@@ -47,8 +48,8 @@ def _log1p(x):
 philox_words = cuda.jit(device=True)(philox)
 
 
-SUMMED = 8
-"""Number of columns that a block of `column_sums` adds up. They are adjacent, so that the numbers of a row are read together."""
+SUMMED = 32
+"""Number of columns that a block of `column_sums` adds up. They are adjacent, so that a warp reads those of a row together."""
 
 ALL_LANES = 0xFFFFFFFF
 """The mask of all 32 lanes of a warp."""
@@ -148,39 +149,42 @@ def multiply_slopes(code, gamma, outputs, d_outputs):
 
 
 @kernel()
-def column_sums(values, beta, sums):
-    """Add the sums of the columns of values (B, O) to ``beta`` times sums (O,).
+def column_sums(values, span, beta, sums):
+    """Add the sums of the columns of values (B, O) to ``beta`` times sums (P, O), in P parts of ``span`` (uint32) rows of values.
 
-    Grid: one block per `SUMMED` columns, whose threads share the rows.
+    Grid: (one block per `SUMMED` columns, P). The threads of a block share the rows.
     """
     shared = cuda.shared.array(BLOCK, float32)
-    thread = uint32(cuda.threadIdx.x)
+    thread, part = uint32(cuda.threadIdx.x), uint32(cuda.blockIdx.y)
     j = uint32(cuda.blockIdx.x) * uint32(SUMMED) + thread % uint32(SUMMED)
+    stop = min(uint32(values.shape[0]), uint32((part + uint32(1)) * span))
     total = float32(0)
     if j < uint32(values.shape[1]):
-        for i in range(thread // uint32(SUMMED), uint32(values.shape[0]), uint32(BLOCK // SUMMED)):
+        for i in range(uint32(part * span + thread // uint32(SUMMED)), stop, uint32(BLOCK // SUMMED)):
             total += values[i, j]
     total = column_sum(total, shared)
     if thread < uint32(SUMMED) and j < uint32(values.shape[1]):
-        sums[j] = total + (beta * sums[j] if beta != float32(0) else float32(0))
+        sums[part, j] = total + (beta * sums[part, j] if beta != float32(0) else float32(0))
 
 
 @kernel()
 def gather(embeddings, contexts, borders, inputs):
     """Compute `Backend.gather`: embeddings (V + 1, m), contexts (B, n), borders of blocks of words (K + 1,) -> inputs (B, K m).
 
-    Grid: (B, K).
+    Grid: one thread per number of inputs.
     """
-    row, k = uint32(cuda.blockIdx.x), uint32(cuda.blockIdx.y)
-    size = uint32(embeddings.shape[1])
-    first, last = uint32(borders[k]), uint32(borders[k + uint32(1)])
-    factor = float32(1) / math.sqrt(float32(last - first))
-    for j in range(uint32(cuda.threadIdx.x), size, uint32(BLOCK)):
+    number = uint32(cuda.grid(1))
+    if number < uint32(inputs.size):
+        row, column = number // uint32(inputs.shape[1]), number % uint32(inputs.shape[1])
+        k, j = column // uint32(embeddings.shape[1]), column % uint32(embeddings.shape[1])
+        first, last = uint32(borders[k]), uint32(borders[k + uint32(1)])
         total = float32(0)
         for place in range(first, last):
             word = contexts[row, place]
             total += embeddings[uint32(word), j] if word >= int32(0) else float32(0)
-        inputs[row, k * size + j] = total * factor if last - first > uint32(1) else total
+        if last - first > uint32(1):
+            total *= float32(1) / math.sqrt(float32(last - first))
+        inputs[row, column] = total
 
 
 @kernel()
@@ -220,16 +224,17 @@ def scatter_add(contexts, borders, d_inputs, scales, sums):
     """Add d_inputs (B, K m) to the rows of sums (V + 1, m) int64 that belong to the words of contexts (B, n).
 
     borders (K + 1,) are the borders of the blocks of words, and scales (2,) those of `fixed_point`. Numbers are added as
-    integers, whose sum does not depend on the order in which threads add. Grid: (B, K).
+    integers, whose sum does not depend on the order in which threads add. Grid: one thread per number of d_inputs.
     """
-    row, k = uint32(cuda.blockIdx.x), uint32(cuda.blockIdx.y)
-    size = uint32(sums.shape[1])
-    first, last = uint32(borders[k]), uint32(borders[k + uint32(1)])
-    factor = scales[0]
-    if last - first > uint32(1):
-        factor *= float32(1) / math.sqrt(float32(last - first))
-    for j in range(uint32(cuda.threadIdx.x), size, uint32(BLOCK)):
-        value = fixed(d_inputs[row, k * size + j], factor)
+    number = uint32(cuda.grid(1))
+    if number < uint32(d_inputs.size):
+        row, column = number // uint32(d_inputs.shape[1]), number % uint32(d_inputs.shape[1])
+        k, j = column // uint32(sums.shape[1]), column % uint32(sums.shape[1])
+        first, last = uint32(borders[k]), uint32(borders[k + uint32(1)])
+        factor = scales[0]
+        if last - first > uint32(1):
+            factor *= float32(1) / math.sqrt(float32(last - first))
+        value = fixed(d_inputs[row, column], factor)
         for place in range(first, last):
             word = contexts[row, place]
             if word >= int32(0):
@@ -398,16 +403,16 @@ def normalize_backward(values, d_normalized, d_values):
 def combine_tiles(highest, totals, row, shared):
     """Return the maximum of the logits of a row, and the sum of exp(logit - maximum), to all threads of a block.
 
-    highest and totals (tiles, B) are the maxima and the sums of the tiles of a softmax; shared (BLOCK,) is shared memory.
+    highest and totals (B, tiles) are the maxima and the sums of the tiles of a softmax; shared (BLOCK,) is shared memory.
     """
     thread = uint32(cuda.threadIdx.x)
     top = float32(-math.inf)
-    for k in range(thread, uint32(highest.shape[0]), uint32(BLOCK)):
-        top = larger(top, highest[k, row])
+    for k in range(thread, uint32(highest.shape[1]), uint32(BLOCK)):
+        top = larger(top, highest[row, k])
     top = block_max(top, shared)
     total = float32(0)
-    for k in range(thread, uint32(highest.shape[0]), uint32(BLOCK)):
-        total += totals[k, row] * math.exp(highest[k, row] - top)
+    for k in range(thread, uint32(highest.shape[1]), uint32(BLOCK)):
+        total += totals[row, k] * math.exp(highest[row, k] - top)
     return top, block_sum(total, shared)
 
 
@@ -425,7 +430,7 @@ def word_score(hidden, row, weight, word, bias, shared):
 
 @kernel()
 def normalize_rows(highest, totals, normalizers):
-    """Fill normalizers (B,) with the log-sum-exp of each row, given highest and totals (tiles, B). Grid: one block per row."""
+    """Fill normalizers (B,) with the log-sum-exp of each row, given highest and totals (B, tiles). Grid: one block per row."""
     shared = cuda.shared.array(BLOCK, float32)
     row = uint32(cuda.blockIdx.x)
     top, total = combine_tiles(highest, totals, row, shared)
@@ -449,13 +454,13 @@ def output_losses(hidden, weight, bias, rows, targets, normalizers, losses):
 
 @kernel()
 def finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scale, losses):
-    """Fill losses (B,), and replace totals (tiles, B) by factors that turn exponentials into gradients of logits.
+    """Fill losses (B,), and replace totals (B, tiles) by factors that turn exponentials into gradients of logits.
 
     The gradient of a logit is scale ((1 + 2 penalty log Z) p - q), with the probability p and the smoothed target q. An
     exponential times its factor is the term with p. The factors are computed from maxima and sums, and not from log Z, because
     the rounding error of log Z would affect all probabilities of a row.
 
-    hidden (B, H), weight (V, H), bias (V,), targets (B,), highest (tiles, B). Grid: one block per row.
+    hidden (B, H), weight (V, H), bias (V,), targets (B,), highest (B, tiles). Grid: one block per row.
     """
     shared = cuda.shared.array(BLOCK, float32)
     row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
@@ -465,8 +470,8 @@ def finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scal
     if thread == uint32(0):
         losses[row] = normalizer - score
     slope = scale * (float32(1) + float32(2) * penalty * normalizer)
-    for k in range(thread, uint32(highest.shape[0]), uint32(BLOCK)):
-        totals[k, row] = slope * math.exp(highest[k, row] - top) / total
+    for k in range(thread, uint32(highest.shape[1]), uint32(BLOCK)):
+        totals[row, k] = slope * math.exp(highest[row, k] - top) / total
 
 
 @kernel()
@@ -526,12 +531,17 @@ def normalize_logits(logits, bias):
 
 
 @kernel()
-def sums_of_squares(values, totals):
-    """Fill totals (P,) with the sums of squares of each block's part of values (N,). Grid: (P,)."""
+def sums_of_squares(table, totals):
+    """Fill totals (P,) with the sums of squares of each block's part of several arrays.
+
+    table (K, 2) int64 has the size and the address of each array. Grid: (P,).
+    """
     shared = cuda.shared.array(BLOCK, float32)
     total = float32(0)
-    for i in range(uint32(cuda.grid(1)), uint32(values.size), uint32(cuda.gridsize(1))):
-        total += values[i] * values[i]
+    for k in range(uint32(table.shape[0])):
+        for i in range(uint32(cuda.grid(1)), uint32(table[k, 0]), uint32(cuda.gridsize(1))):
+            value = read_float(table[k, 1], i)
+            total += value * value
     total = block_sum(total, shared)
     if cuda.threadIdx.x == 0:
         totals[uint32(cuda.blockIdx.x)] = total
@@ -562,44 +572,67 @@ def add_penalty(weight, gradient, l1, l2):
 
 
 @kernel()
-def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nesterov):
-    """Update weight and velocity (N,) by `momentum_update` with gradient (N,) and scale (1,). Grid: one thread per number."""
-    i = uint32(cuda.grid(1))
-    if i < uint32(weight.size):
-        g = scale[0] * gradient[i] + l2 * weight[i]
-        weight[i], velocity[i] = momentum_update(weight[i], g, velocity[i], rate, momentum, nesterov)
+def momentum_step(table, scale, l2, rate, momentum, nesterov):
+    """Update weights and velocities by `momentum_update` with gradients and scale (1,).
 
-
-@kernel()
-def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon):
-    """Update weight and total (N,) by `adagrad_update` with gradient (N,) and scale (1,). Grid: one thread per number."""
-    i = uint32(cuda.grid(1))
-    if i < uint32(weight.size):
-        g = scale[0] * gradient[i] + l2 * weight[i]
-        weight[i], total[i] = adagrad_update(weight[i], g, total[i], rate, epsilon)
-
-
-@kernel()
-def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon):
-    """Update weight and mean (N,) by `rmsprop_update` with gradient (N,) and scale (1,). Grid: one thread per number."""
-    i = uint32(cuda.grid(1))
-    if i < uint32(weight.size):
-        g = scale[0] * gradient[i] + l2 * weight[i]
-        weight[i], mean[i] = rmsprop_update(weight[i], g, mean[i], rate, decay, epsilon)
-
-
-@kernel()
-def adam_step(weight, gradient, first, second, scale, l2, keep, rate, beta1, beta2, epsilon, correction1, correction2):
-    """Update weight, first and second (N,), the moments, by `adam_update` with gradient (N,) and scale (1,).
-
-    ``keep`` is the factor of decoupled weight decay, 1 - shrink. Grid: one thread per number.
+    table (K, 4) int64 has the size of each array, and the addresses of its weights, gradients and velocities. Grid: any.
     """
-    i = uint32(cuda.grid(1))
-    if i < uint32(weight.size):
-        g = scale[0] * gradient[i] + l2 * weight[i]
-        weight[i], first[i], second[i] = adam_update(
-            keep * weight[i], g, first[i], second[i], rate, beta1, beta2, epsilon, correction1, correction2
-        )
+    for k in range(uint32(table.shape[0])):
+        for i in range(uint32(cuda.grid(1)), uint32(table[k, 0]), uint32(cuda.gridsize(1))):
+            weight, velocity = read_float(table[k, 1], i), read_float(table[k, 3], i)
+            g = scale[0] * read_float(table[k, 2], i) + l2 * weight
+            weight, velocity = momentum_update(weight, g, velocity, rate, momentum, nesterov)
+            write_float(table[k, 1], i, weight)
+            write_float(table[k, 3], i, velocity)
+
+
+@kernel()
+def adagrad_step(table, scale, l2, rate, epsilon):
+    """Update weights and totals by `adagrad_update` with gradients and scale (1,).
+
+    table (K, 4) int64 has the size of each array, and the addresses of its weights, gradients and totals. Grid: any.
+    """
+    for k in range(uint32(table.shape[0])):
+        for i in range(uint32(cuda.grid(1)), uint32(table[k, 0]), uint32(cuda.gridsize(1))):
+            weight, total = read_float(table[k, 1], i), read_float(table[k, 3], i)
+            g = scale[0] * read_float(table[k, 2], i) + l2 * weight
+            weight, total = adagrad_update(weight, g, total, rate, epsilon)
+            write_float(table[k, 1], i, weight)
+            write_float(table[k, 3], i, total)
+
+
+@kernel()
+def rmsprop_step(table, scale, l2, rate, decay, epsilon):
+    """Update weights and means by `rmsprop_update` with gradients and scale (1,).
+
+    table (K, 4) int64 has the size of each array, and the addresses of its weights, gradients and means. Grid: any.
+    """
+    for k in range(uint32(table.shape[0])):
+        for i in range(uint32(cuda.grid(1)), uint32(table[k, 0]), uint32(cuda.gridsize(1))):
+            weight, mean = read_float(table[k, 1], i), read_float(table[k, 3], i)
+            g = scale[0] * read_float(table[k, 2], i) + l2 * weight
+            weight, mean = rmsprop_update(weight, g, mean, rate, decay, epsilon)
+            write_float(table[k, 1], i, weight)
+            write_float(table[k, 3], i, mean)
+
+
+@kernel()
+def adam_step(table, scale, l2, keep, rate, beta1, beta2, epsilon, correction1, correction2):
+    """Update weights and their two moments by `adam_update` with gradients and scale (1,).
+
+    table (K, 5) int64 has the size of each array, and the addresses of its weights, gradients, first and second moments. ``keep``
+    is the factor of decoupled weight decay, 1 - shrink. Grid: any.
+    """
+    for k in range(uint32(table.shape[0])):
+        for i in range(uint32(cuda.grid(1)), uint32(table[k, 0]), uint32(cuda.gridsize(1))):
+            weight, first, second = read_float(table[k, 1], i), read_float(table[k, 3], i), read_float(table[k, 4], i)
+            g = scale[0] * read_float(table[k, 2], i) + l2 * weight
+            weight, first, second = adam_update(
+                keep * weight, g, first, second, rate, beta1, beta2, epsilon, correction1, correction2
+            )
+            write_float(table[k, 1], i, weight)
+            write_float(table[k, 3], i, first)
+            write_float(table[k, 4], i, second)
 
 
 @kernel()

@@ -204,6 +204,11 @@ class DeviceArray:
         """Number of bytes of all elements."""
         return int(self.words[2] * self.words[3])
 
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """The description of the array for other libraries, such as NCCL, which use the default stream, too."""
+        return {"shape": self.shape, "typestr": self.dtype.str, "data": (self.address, False), "strides": None, "version": 3}
+
     def __len__(self) -> int:
         return self.shape[0]
 

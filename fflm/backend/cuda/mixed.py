@@ -18,7 +18,7 @@ from numba import cuda, float32, uint32, uint64
 from fflm.backend.cuda.intrinsics import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
 from fflm.backend.cuda.kernels import ALL_LANES, larger
 from fflm.backend.cuda.launching import BLOCK, kernel
-from fflm.backend.cuda.products import FOUR, OUTSIDE, ROWS, Arithmetic, flat_index, is_inside, make_product
+from fflm.backend.cuda.products import FOUR, OUTSIDE, ROWS, Arithmetic, flat_index, is_inside, make_product, read_four
 
 DEPTH = 32
 """Number of positions of the inner dimension that are read in a step."""
@@ -33,10 +33,10 @@ Halves could represent gradients up to 64 after this. Without the penalty on nor
 """
 
 # Operands in shared memory, measured in pairs. A line is part of a row of the matrix as it is stored, so it lies along the inner
-# dimension or across it. Lines are padded by `FOUR` pairs, so that the eight lines of a fragment's matrix lie in different banks.
-_ALONG = DEPTH // 2 + FOUR
-_ACROSS = ROWS // 2 + FOUR  # ROWS and COLUMNS are equal
-_OPERAND = ROWS * _ALONG  # an operand has ROWS lines of this length or DEPTH lines of the other, which is less
+# dimension or across it. `place_piece` says where the pieces of a line are.
+_ALONG = DEPTH // 2
+_ACROSS = ROWS // 2  # ROWS and COLUMNS are equal
+_OPERAND = ROWS * _ALONG  # an operand has ROWS lines of this length or DEPTH lines of the other, which is the same
 
 
 def pairs_for(columns: int) -> int:
@@ -48,14 +48,16 @@ def pairs_for(columns: int) -> int:
 def to_halves(values, unit, pairs):
     """Multiply values (M, N) by unit[0], round them to halves, and store these in pairs (M, `pairs_for` (N)) uint32.
 
-    Grid: one block per row.
+    Grid: one thread per piece of `FOUR` pairs.
     """
-    row, count = uint32(cuda.blockIdx.x), uint32(values.shape[1])
-    for j in range(uint32(cuda.threadIdx.x), uint32(pairs.shape[1]), uint32(BLOCK)):
-        i = uint32(2) * j
-        first = values[row, i] * unit[0] if i < count else float32(0)
-        second = values[row, i + uint32(1)] * unit[0] if i + uint32(1) < count else float32(0)
-        pairs[row, j] = pair(first, second)
+    number, pieces, factor = uint32(cuda.grid(1)), uint32(pairs.shape[1]) // uint32(FOUR), unit[0]
+    row, piece = number // pieces, number % pieces
+    if row < uint32(values.shape[0]):
+        a, b, c, d = read_four(values, row, uint32(uint32(WIDTH) * piece))
+        e, f, g, h = read_four(values, row, uint32(uint32(WIDTH) * piece + uint32(FOUR)))
+        left = pair(a * factor, b * factor), pair(c * factor, d * factor)
+        right = pair(e * factor, f * factor), pair(g * factor, h * factor)
+        store_four(pairs, flat_index(pairs, row, uint32(FOUR) * piece), left + right)
 
 
 @cuda.jit(device=True, forceinline=True)
@@ -100,13 +102,23 @@ def compute_slopes(words, q, factor, place, hit, spread, own):
 
 
 @cuda.jit(device=True, forceinline=True)
-def write_piece(shared, start, line, piece, pairs, along):
-    """Write the four pairs of a piece to shared memory (uint32), where the operand begins at ``start``.
+def place_piece(line, piece, along):
+    """Return the index in shared memory of a piece of a line, relative to where the operand begins.
 
-    ``along`` says whether lines lie along the inner dimension, as in `products`.
+    ``along`` says whether lines lie along the inner dimension, as in `products`. Shared memory has 32 banks, and a piece takes
+    four of them. Eight threads write pieces at the same time, and later the eight lines of a fragment's matrix are read at the
+    same time. The pieces of a line are permuted (by an exclusive or with the number of the line), so that both use all banks.
+    Two lines along the inner dimension take all banks, therefore both are permuted in the same way.
     """
-    length = uint32(_ALONG) if along else uint32(_ACROSS)
-    store_four(shared, uint32(start + line * length + piece * uint32(FOUR)), pairs)
+    if along:
+        return uint32(line * uint32(_ALONG) + (piece ^ line // uint32(2) % uint32(4)) * uint32(FOUR))
+    return uint32(line * uint32(_ACROSS) + (piece ^ line % uint32(8)) * uint32(FOUR))
+
+
+@cuda.jit(device=True, forceinline=True)
+def write_piece(shared, start, line, piece, pairs, along):
+    """Write the four pairs of a piece to shared memory (uint32), where the operand begins at ``start``."""
+    store_four(shared, uint32(start + place_piece(line, piece, along)), pairs)
 
 
 @cuda.jit(device=True, forceinline=True)
@@ -119,37 +131,48 @@ def locate(thread, left_along, right_along):
     """
     lane, warp = uint32(thread % uint32(32)), uint32(thread // uint32(32))
     down, across = uint32(warp // uint32(4) * uint32(64)), uint32(warp % uint32(4) * uint32(32))
-    odd, high = uint32(lane // uint32(8) % uint32(2) * uint32(8)), uint32(lane // uint32(16) * uint32(8))
+    line, odd, high = lane % uint32(8), lane // uint32(8) % uint32(2), lane // uint32(16)
     if left_along:
-        left = uint32((down + odd + lane % uint32(8)) * uint32(_ALONG) + high // uint32(2))
+        left = place_piece(down + odd * uint32(8) + line, high, True)
     else:
-        left = uint32((high + lane % uint32(8)) * uint32(_ACROSS) + (down + odd) // uint32(2))
+        left = place_piece(high * uint32(8) + line, down // uint32(8) + odd, False)
     if right_along:
-        right = uint32((across + high + lane % uint32(8)) * uint32(_ALONG) + odd // uint32(2))
+        right = place_piece(across + high * uint32(8) + line, odd, True)
     else:
-        right = uint32((odd + lane % uint32(8)) * uint32(_ACROSS) + (across + high) // uint32(2))
+        right = place_piece(odd * uint32(8) + line, across // uint32(8) + high, False)
     return left, right
 
 
 @cuda.jit(device=True, forceinline=True)
-def multiply_fragments(sums, shared, left, left_along, left_next, right, right_along, right_next):
+def sixteen_lines(index, number, along):
+    """Return the index in shared memory of the same piece ``number`` times 16 lines below."""
+    return index + uint64(16 * number * (_ALONG if along else _ACROSS))
+
+
+@cuda.jit(device=True, forceinline=True)
+def two_pieces(index, number):
+    """Return the index in shared memory of the piece of the same line that is ``number`` times two pieces to the right.
+
+    The number of the piece at ``index`` must have zeros where that of 2 ``number`` has ones, in binary.
+    """
+    return index ^ uint64(2 * FOUR * number)
+
+
+@cuda.jit(device=True, forceinline=True)
+def multiply_fragments(sums, shared, left, left_along, right, right_along):
     """Add the products of 4 fragments of op(a) and 4 fragments of op(b) to the sums (4, 4, 4) of each thread of a warp.
 
-    shared (uint32) is the shared memory. ``left`` and ``right`` are the indices of the thread's lines of the first fragments, and
-    ``left_next`` and ``right_next`` the distances to those of the next fragments (for op(b), of the next two).
+    shared (uint32) is the shared memory. ``left`` and ``right`` are the indices of the thread's lines of the first fragments.
     """
     rights = cuda.local.array((4, 2), uint32)
     for j in range(2):
         if right_along:
-            four = fragments(shared, right + uint64(j * right_next))
+            four = fragments(shared, sixteen_lines(right, j, True))
         else:
-            four = transposed_fragments(shared, right + uint64(j * right_next))
+            four = transposed_fragments(shared, two_pieces(right, j))
         rights[2 * j, 0], rights[2 * j, 1], rights[2 * j + 1, 0], rights[2 * j + 1, 1] = four
     for i in range(4):
-        if left_along:
-            a = fragments(shared, left + uint64(i * left_next))
-        else:
-            a = transposed_fragments(shared, left + uint64(i * left_next))
+        a = fragments(shared, sixteen_lines(left, i, True)) if left_along else transposed_fragments(shared, two_pieces(left, i))
         for j in range(4):
             c = multiply_add(a, (rights[j, 0], rights[j, 1]), (sums[i, j, 0], sums[i, j, 1], sums[i, j, 2], sums[i, j, 3]))
             sums[i, j, 0], sums[i, j, 1], sums[i, j, 2], sums[i, j, 3] = c
@@ -158,20 +181,11 @@ def multiply_fragments(sums, shared, left, left_along, left_next, right, right_a
 @cuda.jit(device=True, forceinline=True)
 def multiply_step(sums, shared, left, right, left_along, right_along):
     """Add the products of a step to sums (4, 4, 4). A step has 32 positions of the inner dimension, which is twice a fragment."""
-    # The distances from a fragment to the next one, and from the first half of the inner dimension to the second half.
-    left_next, left_half = (16 * _ALONG, 8) if left_along else (8, 16 * _ACROSS)
-    right_next, right_half = (16 * _ALONG, 8) if right_along else (8, 16 * _ACROSS)
+    left, right = uint64(left), uint64(right) + uint64(_OPERAND)
     for half in range(2):
-        multiply_fragments(
-            sums,
-            shared,
-            uint64(left) + uint64(half * left_half),
-            left_along,
-            left_next,
-            uint64(right) + uint64(_OPERAND + half * right_half),
-            right_along,
-            right_next,
-        )
+        a = two_pieces(left, half) if left_along else sixteen_lines(left, half, False)
+        b = two_pieces(right, half) if right_along else sixteen_lines(right, half, False)
+        multiply_fragments(sums, shared, a, left_along, b, right_along)
 
 
 @cuda.jit(device=True, forceinline=True)
@@ -281,7 +295,7 @@ def row_exponentials(sums, i, h, statistics, place, c, stored, row, column):
 def store_softmax(sums, statistics, bias, c, stored, highest, totals, row0, row, column):
     """Finish a tile of logits: add bias (V,) to the sums (4, 4, 4), and compute the statistics of the softmax.
 
-    The maximum of each row and the sum of exp(logit - maximum) are stored in highest and totals (tiles, B), and if ``stored``,
+    The maximum of each row and the sum of exp(logit - maximum) are stored in highest and totals (B, tiles), and if ``stored``,
     these exponentials in c (B, pairs). statistics (8 ROWS,) is shared memory: for each row the maxima of four warps, and after
     those of all rows, the sums of four warps. ``row0`` is the first row of the tile, and ``row``, ``column`` is the place of the
     thread's first number.
@@ -302,13 +316,13 @@ def store_softmax(sums, statistics, bias, c, stored, highest, totals, row0, row,
             if lane % uint32(4) == uint32(0):
                 statistics[uint32(4 * ROWS) + where + warp % uint32(4)] = total
     cuda.syncthreads()
-    if thread < uint32(ROWS) and row0 + thread < uint32(highest.shape[1]):  # one thread per row
+    if thread < uint32(ROWS) and row0 + thread < uint32(highest.shape[0]):  # one thread per row
         top, total = float32(-math.inf), float32(0)
         for k in range(4):
             top = larger(top, statistics[uint32(4) * thread + uint32(k)])
             total += statistics[uint32(4 * ROWS) + uint32(4) * thread + uint32(k)]
-        highest[uint32(cuda.blockIdx.x), row0 + thread] = top
-        totals[uint32(cuda.blockIdx.x), row0 + thread] = total
+        highest[row0 + thread, uint32(cuda.blockIdx.x)] = top
+        totals[row0 + thread, uint32(cuda.blockIdx.x)] = total
 
 
 MIXED = Arithmetic(

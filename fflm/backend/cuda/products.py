@@ -32,10 +32,10 @@ bias
 code, gamma
     For ACTIVATE: the activation function ``ACTIVATIONS[code]`` and its factor gamma.
 highest, totals
-    Outputs for SOFTMAX and STATISTICS, (tiles, M): the maximum of the logits of each row of a tile, and the sum of
+    Outputs for SOFTMAX and STATISTICS, (M, tiles): the maximum of the logits of each row of a tile, and the sum of
     exp(logit - maximum).
 factors, targets, hit, spread
-    Inputs for SLOPES and SLOPES_TRANSPOSED, where a (B, V) contains exponentials: factors (tiles, B), targets (B,), and two
+    Inputs for SLOPES and SLOPES_TRANSPOSED, where a (B, V) contains exponentials: factors (B, tiles), targets (B,), and two
     float32. The gradient of a logit is its exponential times the factor, minus ``spread``, and minus ``hit`` if the logit is that
     of the target.
 """
@@ -45,6 +45,7 @@ from typing import Any
 
 from numba import cuda, float32, uint32, uint64
 
+from fflm.backend.cuda.intrinsics import load_four
 from fflm.backend.cuda.launching import BLOCK
 from fflm.backend.formulas import activate
 
@@ -154,6 +155,22 @@ def flat_index(matrix, line, place):
 
 
 @cuda.jit(device=True, forceinline=True)
+def read_four(matrix, line, place):
+    """Return four float32 of a line of a matrix (lines, columns), from ``place`` on, a multiple of four; zeros outside of it."""
+    zero, columns = float32(0), uint32(matrix.shape[1])
+    if not is_inside(matrix, line, place):
+        return zero, zero, zero, zero
+    if columns % uint32(FOUR) == uint32(0):
+        return load_four(matrix, flat_index(matrix, line, place))
+    return (
+        matrix[line, place],
+        matrix[line, place + uint32(1)] if place + uint32(1) < columns else zero,
+        matrix[line, place + uint32(2)] if place + uint32(2) < columns else zero,
+        matrix[line, place + uint32(3)] if place + uint32(3) < columns else zero,
+    )
+
+
+@cuda.jit(device=True, forceinline=True)
 def locate_piece(number, pieces, along, origin, inner, width):
     """Return the line and the piece, in the matrix, of piece number ``number`` of a step.
 
@@ -191,7 +208,7 @@ def make_transfer(arithmetic: Arithmetic, form: str) -> tuple[Any, Any]:
             if slopes:
                 factor[q], place[q] = float32(0), uint32(OUTSIDE)
                 if is_inside(a, line, uint32(FOUR) * piece):
-                    factor[q] = factors[piece // uint32(COLUMNS // width), line]
+                    factor[q] = factors[line, piece // uint32(COLUMNS // width)]
                     place[q] = uint32(uint32(targets[line]) - uint32(width) * piece)  # below width if the target is in the piece
             line, piece = locate_piece(number, right_pieces, right_along, column0, k0, width)
             rights[q, 0], rights[q, 1], rights[q, 2], rights[q, 3] = read(b, line, piece)

@@ -13,7 +13,7 @@ from numba import cuda, float32, uint32, uint64
 from fflm.backend.cuda.intrinsics import load_four, store_four
 from fflm.backend.cuda.kernels import ALL_LANES, larger
 from fflm.backend.cuda.launching import BLOCK, kernel
-from fflm.backend.cuda.products import COLUMNS, FOUR, OUTSIDE, ROWS, Arithmetic, flat_index, is_inside, make_product
+from fflm.backend.cuda.products import COLUMNS, FOUR, OUTSIDE, ROWS, Arithmetic, flat_index, is_inside, make_product, read_four
 
 DEPTH = 8
 """Number of positions of the inner dimension that are read in a step."""
@@ -26,22 +26,6 @@ EACH = 8
 _LINE = ROWS + FOUR
 _OPERAND = DEPTH * _LINE
 _ACROSS = COLUMNS // EACH  # number of threads that share a row of the tile, which is half a warp
-
-
-@cuda.jit(device=True, forceinline=True)
-def read_four(matrix, line, place):
-    """Return four numbers of a line of a matrix (lines, columns), from ``place`` on, a multiple of four; zeros outside of it."""
-    zero, columns = float32(0), uint32(matrix.shape[1])
-    if not is_inside(matrix, line, place):
-        return zero, zero, zero, zero
-    if columns % uint32(FOUR) == uint32(0):
-        return load_four(matrix, flat_index(matrix, line, place))
-    return (
-        matrix[line, place],
-        matrix[line, place + uint32(1)] if place + uint32(1) < columns else zero,
-        matrix[line, place + uint32(2)] if place + uint32(2) < columns else zero,
-        matrix[line, place + uint32(3)] if place + uint32(3) < columns else zero,
-    )
 
 
 @cuda.jit(device=True, forceinline=True)
@@ -208,7 +192,7 @@ def store_with_bias(sums, c, bias, rows, row, column):
 def softmax_row(sums, i, bias, c, stored, highest, totals, row, column):
     """Finish row i of a thread's logits, sums (8, 8), together with the other threads of its half warp, which share this row.
 
-    bias (V,) is added. The maximum of the row and the sum of exp(logit - maximum) are stored in highest and totals (tiles, B),
+    bias (V,) is added. The maximum of the row and the sum of exp(logit - maximum) are stored in highest and totals (B, tiles),
     and if ``stored``, these exponentials in c (B, at least V). The caller passes i as a constant.
     """
     top, total, tile = float32(-math.inf), float32(0), uint32(cuda.blockIdx.x)
@@ -224,14 +208,14 @@ def softmax_row(sums, i, bias, c, stored, highest, totals, row, column):
         total += sums[i, j]
     for bit in range(4):
         total += cuda.shfl_xor_sync(ALL_LANES, total, 1 << bit)
-    if row < uint32(highest.shape[1]):
+    if row < uint32(highest.shape[0]):
         at = flat_index(c, row, column)
         if stored and column < uint32(c.shape[1]):
             store_four(c, at, (sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3]))
         if stored and column + uint32(COLUMNS // 2) < uint32(c.shape[1]):
             store_four(c, at + uint64(COLUMNS // 2), (sums[i, 4], sums[i, 5], sums[i, 6], sums[i, 7]))
         if cuda.threadIdx.x % _ACROSS == 0:
-            highest[tile, row], totals[tile, row] = top, total
+            highest[row, tile], totals[row, tile] = top, total
 
 
 @cuda.jit(device=True, forceinline=True)

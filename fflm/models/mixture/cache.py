@@ -1,34 +1,106 @@
-"""A unigram cache: a predictor that knows the last words of a text only."""
+"""Caches: predictors that know the last words of a text only."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from fflm.arguments import Size, checked
-from fflm.models.base import Predictor
+from fflm.models.base import ROWS, Predictor, check_text
+from fflm.models.description import Theta
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 
 Floats = npt.NDArray[np.float64]
 
+THETAS = (10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 60.0)
+"""The values among which theta is chosen on held-out text."""
 
-class UnigramCache(Predictor):
-    """A predictor that knows nothing but the latest words: what came up lately comes up again.
+_PIECE = 1 << 15
+"""Number of words whose keys are in memory at a time, besides those that the cache remembers."""
 
-    Kuhn and De Mori 1990 (https://doi.org/10.1109/34.56193), with weights that decay as Clarkson and Robinson 1997
-    (https://doi.org/10.1109/ICASSP.1997.596049) have it, 3% better than equal ones on the validation texts of Brown and
-    WikiText-2:
 
-        p(w) = (1/V + sum_i d_i [w_i = w]) / (1 + sum_i d_i),   d_i = exp(-4 i / N),   w_i the word i words ago, i = 1 ... N
+class Cache(Predictor):
+    """Base class of predictors that know nothing but the last words: words that have occurred recently occur again.
 
-    The 1 is an imaginary word, spread over the vocabulary: where a text begins it is all there is, and no word is impossible.
-    ``<s>`` and ``</s>`` are left out, because they pad a text's beginning, too.
+        p(w) = (c/V + sum_i weight_i [w_i = w]) / (c + sum_i weight_i),   w_i the word i words ago, i = 1 ... N
+
+    The first term is an imaginary word of weight c, spread over the vocabulary: at the beginning of a text there is nothing else,
+    and no word is impossible. ``<s>`` and ``</s>`` are left out, because they also pad the beginning of a text.
+
+    Attributes
+    ----------
+    size
+        Number of words that it remembers [N].
+    base_weight
+        The weight of the imaginary word [c].
+    name
+        The name of the cache among the components of a mixture.
+    """
+
+    size: int
+    base_weight: float
+    name: str
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Return what config.json says of the cache."""
+
+    @abstractmethod
+    def _weights(self, contexts: npt.NDArray[np.int32], used: npt.NDArray[np.bool_]) -> Floats:
+        """Return the weights of the last N words of contexts (B, n); only those of words that are ``used`` (B, N) matter."""
+
+    def variants(self) -> Sequence["Cache"]:
+        """Return the caches among which one is chosen on held-out text when a mixture is tuned."""
+        return [self]
+
+    def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
+        """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
+        V = len(self.vocabulary)
+        words, weights = self._remembered(self._check_contexts(contexts))
+        sums = np.full((len(words), V + 1), self.base_weight / V)
+        np.add.at(sums, (np.arange(len(words))[:, None], words), weights)
+        result: Floats = np.log(sums[:, :V] / (self.base_weight + weights.sum(axis=1, keepdims=True)))
+        return result
+
+    def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
+        """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
+        contexts, targets = self._check_examples(contexts, targets)
+        words, weights = self._remembered(contexts)
+        return self._losses(np.where(words == targets[:, None], weights, 0).sum(axis=1), weights.sum(axis=1))
+
+    def _losses(self, found: Floats, totals: Floats) -> Floats:
+        """Return -log p of words (B,), nats, given the sums of the weights of their occurrences and of all words, (B,) each."""
+        result: Floats = np.log(self.base_weight + totals) - np.log(self.base_weight / len(self.vocabulary) + found)
+        return result
+
+    def _remembered(self, contexts: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], Floats]:
+        """Return the last N words of contexts (B, n) and their weights, 0 for those that are left out: (B, N) each."""
+        words = contexts[:, contexts.shape[1] - self.size :]
+        used = self._is_used(words)
+        return words, np.where(used, self._weights(contexts, used), 0)
+
+    def _is_used(self, words: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """Return which words (...) are not left out."""
+        used: npt.NDArray[np.bool_] = words != self.vocabulary.start_id
+        return used if self.vocabulary.end_id is None else used & (words != self.vocabulary.end_id)
+
+
+class UnigramCache(Cache):
+    """A cache in which the weight of a word depends on how long ago it occurred.
+
+    Kuhn and De Mori 1990 (https://doi.org/10.1109/34.56193), with weights d_i = exp(-4 i / N) that decay as those of Clarkson and
+    Robinson 1997 (https://doi.org/10.1109/ICASSP.1997.596049), 3% better than equal ones on the validation texts of Brown and
+    WikiText-2. The imaginary word has the weight 1.
 
     Parameters
     ----------
     size
-        Words that it remembers [N], at least 1.
+        Number of words that it remembers [N], at least 1.
     vocabulary, text
-        Words and ids; how text becomes words.
+        The words and their ids, and the settings with which text is tokenized.
 
     Raises
     ------
@@ -36,41 +108,151 @@ class UnigramCache(Predictor):
         If the size is out of range.
     """
 
+    base_weight = 1.0
+
     @checked
     def __init__(self, size: Size, vocabulary: Vocabulary, text: TextSettings) -> None:
+        self.size = size
         self.vocabulary = vocabulary
         self.text = text
+        self.name = f"cache of {size:,} words"
         self._decay = np.exp(-4 * np.arange(size, 0, -1) / size)
 
     @property
     def window(self) -> int:
-        """Context words [N]."""
-        return len(self._decay)
+        """Number of context words [N]."""
+        return self.size
 
-    def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
-        """Return log p(word | context) of every word: contexts (B, N), oldest word first -> (B, V), nats."""
-        V = len(self.vocabulary)
-        contexts = self._check_contexts(contexts)
-        weights = self._weights(contexts)
-        sums = np.full((len(contexts), V + 1), 1 / V)
-        np.add.at(sums, (np.arange(len(contexts))[:, None], contexts), weights)
-        result: Floats = np.log(sums[:, :V] / (1 + weights.sum(axis=1, keepdims=True)))
+    def to_dict(self) -> dict[str, Any]:
+        """Return what config.json says of the cache."""
+        return {"cache": self.size}
+
+    def _weights(self, contexts: npt.NDArray[np.int32], used: npt.NDArray[np.bool_]) -> Floats:
+        return self._decay
+
+
+class KeyNetwork(Predictor, Protocol):
+    """A network that computes the keys of a `NeuralCache`."""
+
+    def softmax_inputs(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
+        """Return what the output layer reads after contexts (B, n), valid ids -> (B, H), in main memory."""
+
+
+class NeuralCache(Cache):
+    """A cache in which the weight of a word depends on how similar the contexts are, then and now.
+
+    Grave, Joulin and Usunier 2017 (https://arxiv.org/abs/1612.04426). The key of a context is what the softmax of a network reads
+    after it, divided by its length. A word has the weight exp(theta (cosine - 1)), with the cosine of the keys of the context
+    before it and of the current one. The imaginary word has the weight of a word whose key is orthogonal, exp(-theta).
+
+    The network runs on its device, everything else on the CPU. The losses of a text do not depend on how it is divided into
+    batches, except for rounding.
+
+    Parameters
+    ----------
+    size
+        Number of words that it remembers [N], at least 1.
+    theta
+        How much similar contexts are preferred to others, above 0.
+    network
+        The network that computes the keys.
+
+    Raises
+    ------
+    FflmError
+        If a number is out of range.
+    """
+
+    @checked
+    def __init__(self, size: Size, theta: Theta, network: KeyNetwork) -> None:
+        self.size = size
+        self.theta = theta
+        self.network = network
+        self.vocabulary = network.vocabulary
+        self.text = network.text
+        self.base_weight = float(np.exp(-theta))
+        self.name = f"neural cache of {size:,} words, theta {theta:g}"
+
+    @property
+    def window(self) -> int:
+        """Number of context words [N + n], because the key of the oldest word depends on the n words before it."""
+        return self.size + self.network.window
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what config.json says of the cache."""
+        return {"neural_cache": self.size, "theta": self.theta}
+
+    def variants(self) -> Sequence[Self]:
+        """Return caches with all `THETAS`."""
+        return [type(self)(self.size, theta, self.network) for theta in THETAS]
+
+    def losses_of_text(self, ids: npt.NDArray[np.int32], start: int = 0) -> Floats:
+        """Return -log p of the words of a text: ids (N,) -> (N - start,), nats. Words before ``start`` are only context."""
+        ids = check_text(ids, start, self.vocabulary)
+        return self._losses_from(ids, np.zeros(len(ids), np.int64), start)
+
+    def losses_of_texts(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
+        """Return `losses_of_text` of each text."""
+        texts = [check_text(ids, 0, self.vocabulary) for ids in texts]
+        ends = np.cumsum([0, *map(len, texts)])
+        together = np.concatenate([np.empty(0, np.int32), *texts])
+        return np.split(self._losses_from(together, np.repeat(ends[:-1], np.diff(ends)), 0), ends[1:-1]) if texts else []
+
+    def _losses_from(self, ids: npt.NDArray[np.int32], begins: npt.NDArray[np.int64], start: int) -> Floats:
+        """Return -log p of words of texts, ids (N,), from ``start`` on, given where the text of each begins, (N,)."""
+        end = self.context_limits[1]
+        after_end = np.flatnonzero(ids[:-1] == end) + 1
+        begins = begins.copy()
+        begins[after_end] = after_end
+        begins = np.maximum.accumulate(begins)
+        losses = [np.empty(0)]
+        for low in range(start, len(ids), _PIECE):
+            places = np.arange(max(int(begins[low]), low - self.size), min(low + _PIECE, len(ids)))
+            losses.append(self._losses(*self._sums(ids, begins, places, low - places[0])))
+        return np.concatenate(losses)
+
+    def _sums(
+        self, ids: npt.NDArray[np.int32], begins: npt.NDArray[np.int64], places: npt.NDArray[np.int64], start: int
+    ) -> Floats:
+        """Return the sums of the weights of the target's occurrences and of all words, (2, B), as `_losses` takes them.
+
+        The targets are ids[places[start:]]; the words before them that they see are among ids[places].
+        """
+        from fflm.backend.cpu.launching import shares_of  # here, because these import Numba
+        from fflm.models.mixture.kernels import KEYS, QUERIES, sum_weights
+
+        batches = np.array_split(places, -(-len(places) // ROWS))
+        queries = np.concatenate([self._keys(self._contexts(ids, begins, batch)) for batch in batches])
+        words = ids[places]
+        used = self._is_used(words)
+        used_before = np.append(0, np.cumsum(used))
+        oldest = np.maximum(begins[places], places - self.size)[start:] - places[0]
+        first, last = used_before[np.maximum(oldest, 0)], used_before[start:-1]
+        shares = shares_of(queries.shape[1] * float((last - first).sum()))
+        tiles = np.empty((shares, QUERIES, KEYS), np.float32)
+        found, totals = sums = np.empty((2, len(first)))
+        scaled = np.float32(self.theta) * queries[start:]
+        sum_weights(scaled, queries[used], words[used], first, last, words[start:], self.theta, tiles, found, totals, shares)
+        return sums
+
+    def _contexts(
+        self, ids: npt.NDArray[np.int32], begins: npt.NDArray[np.int64], places: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int32]:
+        """Return the network's contexts of the words of texts, ids (N,), at places (B,): (B, n)."""
+        before = places[:, None] - np.arange(self.network.window, 0, -1)
+        return np.where(before >= begins[places][:, None], ids[before], np.int32(self.context_limits[0]))
+
+    def _keys(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Return the keys of contexts (B, n): (B, H), of unit length."""
+        values = self.network.softmax_inputs(contexts).astype(np.float32, copy=False)
+        lengths = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
+        keys: npt.NDArray[np.float32] = values / np.maximum(lengths, np.finfo(np.float32).tiny)[:, None].astype(np.float32)
+        return keys
+
+    def _weights(self, contexts: npt.NDArray[np.int32], used: npt.NDArray[np.bool_]) -> Floats:
+        result = np.zeros(used.shape)
+        for weights, each, context in zip(result, used, contexts, strict=True):
+            windows = np.lib.stride_tricks.sliding_window_view(context, self.network.window)  # of all words, and of the next one
+            keys = self._keys(windows[np.append(each, True)])
+            weights[each] = np.exp(self.theta * (keys[:-1] @ keys[-1] - 1.0))
         return result
-
-    def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
-        """Return -log p(target | context): contexts (B, N), targets (B,) -> (B,), nats."""
-        contexts, targets = self._check_examples(contexts, targets)
-        weights = self._weights(contexts)
-        found = np.where(contexts == targets[:, None], weights, 0).sum(axis=1)
-        result: Floats = np.log(1 + weights.sum(axis=1)) - np.log(1 / len(self.vocabulary) + found)
-        return result
-
-    def _weights(self, contexts: npt.NDArray[np.int32]) -> Floats:
-        """Return each word's weight, (B, N), 0 for symbols that are left out."""
-        vocabulary = self.vocabulary
-        return np.where((contexts == vocabulary.start_id) | (contexts == vocabulary.end_id), 0, self._decay)
-
-
-def cache_name(size: int) -> str:
-    """Return what a cache is called among a mixture's components."""
-    return f"cache of {size:,} words"

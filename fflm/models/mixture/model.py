@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -17,15 +17,16 @@ from fflm.arguments import Device, Overwrite, PathLike, checked, to_path
 from fflm.arrays import CONFIG, WEIGHTS, load_arrays, meaning, save_arrays
 from fflm.errors import FflmError
 from fflm.files import open_regular, os_errors_as_fflm_error, replacing_folder
-from fflm.models.base import Predictor
+from fflm.models.base import LineScorer, Predictor, TrainedNetwork
 from fflm.models.corpora import corpus_path, corpus_paths, relative_path, resolve_relative
 from fflm.models.creation import check_free
 from fflm.models.description import COMPONENTS, MixtureFigures
 from fflm.models.folder import VOCABULARY, read_config, read_text, save_description
 from fflm.models.language_model import LanguageModel
 from fflm.models.load import load_language_model
-from fflm.models.mixture.cache import UnigramCache, cache_name
+from fflm.models.mixture.cache import Cache, NeuralCache, UnigramCache
 from fflm.models.scoring import Score
+from fflm.parallel.communicator import Communicator
 
 REMEDY = "restore it from a copy, or tune again with `fflm.mix`"
 
@@ -94,12 +95,26 @@ class Mixture(LanguageModel):
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
-        return interpolate_losses(self.component_losses(contexts, targets), self.weights)
-
-    def component_losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
-        """Return -log p(target | context) of each component alone: contexts (B, n), targets (B,) -> (K, B), nats."""
         contexts, targets = self._check_examples(contexts, targets)
-        return np.stack([each.losses(_visible(contexts, each), targets).astype(float) for each in self.components.values()])
+        losses = [each.losses(_visible(contexts, each), targets).astype(float) for each in self.components.values()]
+        return interpolate_losses(np.stack(losses), self.weights)
+
+    def losses_of_text(self, ids: npt.NDArray[np.int32], start: int = 0) -> Floats:
+        """Return -log p of the words of a text: ids (N,) -> (N - start,), nats. Words before ``start`` are only context."""
+        return interpolate_losses(self.component_losses(ids, start), self.weights)
+
+    def losses_of_texts(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
+        """Return `losses_of_text` of each text."""
+        return [interpolate_losses(losses, self.weights) for losses in self.component_losses_of_texts(texts)]
+
+    def component_losses(self, ids: npt.NDArray[np.int32], start: int = 0) -> Floats:
+        """Return `losses_of_text` of each component alone: ids (N,) -> (K, N - start), nats."""
+        return np.stack([each.losses_of_text(ids, start).astype(float) for each in self.components.values()])
+
+    def component_losses_of_texts(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[Floats]:
+        """Return `component_losses` of each text."""
+        losses = zip(*(each.losses_of_texts(texts) for each in self.components.values()), strict=True)
+        return [np.stack(of_text).astype(float) for of_text in losses]
 
     def line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> Floats:
         """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
@@ -131,8 +146,8 @@ class Mixture(LanguageModel):
         self.check_apart(path)
         components: list[dict[str, Any]] = []
         for name, component in self.components.items():
-            if isinstance(component, UnigramCache):
-                components.append({"cache": component.window})
+            if isinstance(component, Cache):
+                components.append(component.to_dict())
                 continue
             components.append({"path": relative_path(Path(name), path), "fingerprint": fingerprint(Path(name))})
         first = Path(next(iter(self.components)))
@@ -146,7 +161,7 @@ class Mixture(LanguageModel):
 
     def check_apart(self, path: Path) -> None:
         """Raise an FflmError if a folder is that of a component, which the mixture must not replace."""
-        folders = [Path(name) for name, component in self.components.items() if not isinstance(component, UnigramCache)]
+        folders = [Path(name) for name, component in self.components.items() if not isinstance(component, Cache)]
         if path.resolve() in [folder.resolve() for folder in folders]:
             raise FflmError(f"{path} is a part of the mixture: choose another folder")
 
@@ -167,12 +182,16 @@ class Mixture(LanguageModel):
         arrays, figures = load_arrays(path / WEIGHTS, (np.float64,), MixtureFigures, meaning(about))
         components: dict[str, Predictor] = {}
         for each in _components(path, about):
-            if "cache" in each:
-                components[cache_name(each["cache"])] = UnigramCache(each["cache"], vocabulary, text)
-            else:
+            if "path" in each:
                 place = resolve_relative(each["path"], path)
                 _check_component(path, place, each["fingerprint"])
                 components[str(place)] = load_language_model(place, device)
+                continue
+            if "cache" in each:
+                cache: Cache = UnigramCache(each["cache"], vocabulary, text)
+            else:
+                cache = network_cache(each["neural_cache"], each["theta"], components.values())
+            components[cache.name] = cache
         weights = arrays.get("weights", np.empty(0))
         if weights.shape != (len(components),) or len(figures["tuning"]["components"]) != len(components):
             raise FflmError(f"{path} is damaged ({CONFIG} and {WEIGHTS} do not fit together): {REMEDY}")
@@ -181,8 +200,8 @@ class Mixture(LanguageModel):
         return cls(components, weights, {**about, "figures": figures})
 
 
-class ComponentScorer(Predictor):
-    """A mixture as a predictor that also records how well each component alone predicts what it scores.
+class ComponentScorer(LineScorer):
+    """A mixture that also records how well each component alone predicts the texts that it scores.
 
     Parameters
     ----------
@@ -194,7 +213,7 @@ class ComponentScorer(Predictor):
     Attributes
     ----------
     kept
-        A pair of (K, B) losses, nats, and (B,) whether the word is ``<unk>``, for every B words that were scored.
+        For every B words that were scored, a pair of (K, B) losses, nats, and (B,) whether the word is ``<unk>``.
     """
 
     def __init__(self, mixture: Mixture, *, keep: bool = False) -> None:
@@ -207,25 +226,46 @@ class ComponentScorer(Predictor):
 
     @property
     def window(self) -> int:
-        """Context words [n]."""
+        """Number of context words [n]."""
         return self.mixture.window
 
-    def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
-        """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
-        return self.mixture.log_probabilities(contexts)
+    def losses_of_text(self, ids: npt.NDArray[np.int32], start: int = 0) -> Floats:
+        """Return -log p of the words of a text: ids (N,) -> (N - start,), nats. Words before ``start`` are only context."""
+        return self._recorded(ids[start:], self.mixture.component_losses(ids, start))
 
-    def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
-        """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
-        losses = self.mixture.component_losses(contexts, targets)
+    def losses_of_texts(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
+        """Return `losses_of_text` of each text."""
+        return list(map(self._recorded, texts, self.mixture.component_losses_of_texts(texts)))
+
+    def _recorded(self, targets: npt.NDArray[np.int32], losses: Floats) -> Floats:
+        """Record the losses of the components (K, B), nats, and return those of the mixture (B,)."""
         unknown = targets == self.vocabulary.unknown_id
         self._sums += losses.sum(axis=1), losses[:, unknown].sum(axis=1)
         if self._keep:
             self.kept.append((losses, unknown))
         return interpolate_losses(losses, self.mixture.weights)
 
+    def sum_over(self, communicator: Communicator) -> None:
+        """Add up what several processes have recorded, each for a part of the text."""
+        communicator.sum_arrays([self._sums])
+
     def component_scores(self, score: Score) -> list[Score]:
         """Return the score (K,) of each component alone, given the mixture's score of the same text."""
         return [replace(score, loss_sum=all_, unknown_loss_sum=unknown) for all_, unknown in self._sums.T.tolist()]
+
+
+def network_cache(size: int, theta: float, components: Iterable[Predictor]) -> NeuralCache:
+    """Return a neural cache with the keys of the first network among the components of a mixture.
+
+    Raises
+    ------
+    FflmError
+        If no component is a network.
+    """
+    for component in components:
+        if isinstance(component, TrainedNetwork):
+            return NeuralCache(size, theta, component)
+    raise FflmError("a neural cache needs the activations of a network: mix in a network that `fflm.train` has trained")
 
 
 def interpolate_losses(losses: Floats, weights: Floats) -> Floats:
@@ -284,9 +324,10 @@ def _check_parts(path: Path) -> None:
 
 
 def _components(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what config.json says of a mixture's components: of each a path and a fingerprint, or the size of a cache."""
+    """Return what config.json says of a mixture's components, each of them a model or a cache (`description.Component`)."""
     components: list[dict[str, Any]] = about["mixture"]["components"]
-    if any(("cache" in each) == ({"path", "fingerprint"} <= each.keys()) for each in components):
+    kinds = ({"path", "fingerprint"}, {"cache"}, {"neural_cache", "theta"})
+    if any(sum(kind <= each.keys() for kind in kinds) != 1 for each in components):
         raise FflmError(f"{path / CONFIG} is damaged (a component is a path with a fingerprint, or a cache): {REMEDY}")
     return components
 

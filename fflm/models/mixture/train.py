@@ -1,5 +1,6 @@
 """Mixing models, with weights that are tuned on held-out text."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from fflm.errors import FflmError
 from fflm.models.base import Predictor
 from fflm.models.corpora import trained_part
 from fflm.models.load import load_language_model
-from fflm.models.mixture.cache import UnigramCache, cache_name
-from fflm.models.mixture.model import ComponentScorer, Mixture, interpolate_losses
+from fflm.models.mixture.cache import THETAS, Cache, UnigramCache
+from fflm.models.mixture.model import ComponentScorer, Mixture, interpolate_losses, network_cache
 from fflm.models.scoring import score_files, score_part
 
 Floats = npt.NDArray[np.float64]
@@ -26,6 +27,7 @@ def mix(
     paths: Paths,
     *,
     cache: Size | None = None,
+    neural_cache: Size | None = None,
     tune: Paths = (),
     encoding: Encoding = "utf-8",
     errors: Errors = "strict",
@@ -38,7 +40,9 @@ def mix(
     paths
         The models' folders.
     cache
-        Size of a cache model to mix in, in words; None for no cache.
+        Size of a unigram cache to mix in, in words; None for no cache.
+    neural_cache
+        Size of a neural cache to mix in, in words, with the keys of the first network; None for no cache.
     tune
         Files or folders with the held-out text, or ``"-"`` for standard input; by default the validation part of the first
         model's corpus.
@@ -60,25 +64,23 @@ def mix(
         If a folder holds no model or is given twice, the models do not fit together, the text cannot be read, or none of its
         words is in the vocabulary.
     """
-    return tune_weights(combine(paths, cache, device), tune, encoding, errors)
+    return tune_weights(combine(paths, cache, neural_cache, device), tune, encoding, errors)
 
 
-def combine(paths: Paths, cache: int | None = None, device: Device = "cpu") -> Mixture:
+def combine(paths: Paths, cache: int | None = None, neural_cache: int | None = None, device: Device = "cpu") -> Mixture:
     """Load models as the components of a mixture with equal weights.
 
     Parameters
     ----------
     paths
         The models' folders.
-    cache
-        Size of a cache to mix in, in words; None for no cache.
-    device
-        The device that computes the networks' predictions.
+    cache, neural_cache, device
+        As for `mix`.
 
     Raises
     ------
     FflmError
-        If a folder holds no model or is given twice, or the models do not fit together.
+        If a folder holds no model or is given twice, the models do not fit together, or a neural cache has no network.
     """
     folders = to_paths("paths", paths)
     for index, folder in enumerate(folders):
@@ -86,13 +88,19 @@ def combine(paths: Paths, cache: int | None = None, device: Device = "cpu") -> M
             raise FflmError(f"{folder} is given twice: mix different models")
     models = [load_language_model(folder, device) for folder in folders]
     components: dict[str, Predictor] = {str(folder): model for folder, model in zip(folders, models, strict=True)}
+    caches: list[Cache] = []
     if cache is not None:
-        components[cache_name(cache)] = UnigramCache(cache, models[0].vocabulary, models[0].text)
+        caches.append(UnigramCache(cache, models[0].vocabulary, models[0].text))
+    if neural_cache is not None:
+        caches.append(network_cache(neural_cache, THETAS[0], models))
+    components |= {each.name: each for each in caches}
     return Mixture(components, np.full(len(components), 1 / len(components)))
 
 
 def tune_weights(mixture: Mixture, tune: Paths = (), encoding: Encoding = "utf-8", errors: Errors = "strict") -> Mixture:
     """Return a mixture of the same components, with the weights that predict a held-out text best.
+
+    Of a neural cache, theta is chosen as well: weights are estimated with each of `THETAS`.
 
     Parameters
     ----------
@@ -108,7 +116,9 @@ def tune_weights(mixture: Mixture, tune: Paths = (), encoding: Encoding = "utf-8
     FflmError
         If the text cannot be read, or none of its words is in the vocabulary.
     """
-    comparison = ComponentScorer(mixture, keep=True)
+    groups = [_variants(name, component) for name, component in mixture.components.items()]
+    components = {name: variant for group in groups for name, variant in group.items()}
+    comparison = ComponentScorer(Mixture(components, np.full(len(components), 1 / len(components))), keep=True)
     if tune:
         texts = to_paths("tune", tune)
         source = ", ".join(map(str, texts))
@@ -120,12 +130,22 @@ def tune_weights(mixture: Mixture, tune: Paths = (), encoding: Encoding = "utf-8
         source = f"the validation part of {first}"
         score = score_part(comparison, trained_part(Path(first), "valid", "give a text with `tune`"))
     losses, unknown = (np.concatenate(arrays, axis=-1) for arrays in zip(*comparison.kept, strict=True))
-    weights = estimate_weights(losses)
-    together = interpolate_losses(losses, weights)
+    rows = dict(zip(components, losses, strict=True))
+    tuned = []
+    for names in itertools.product(*groups):
+        chosen = np.stack([rows[name] for name in names])
+        weights = estimate_weights(chosen)
+        tuned.append((names, weights, interpolate_losses(chosen, weights)))
+    names, weights, together = min(tuned, key=lambda each: float(each[2].mean()))
     score = replace(score, loss_sum=float(together.sum()), unknown_loss_sum=float(together[unknown].sum()))
-    alone = [each.to_dict() for each in comparison.component_scores(score)]
-    about = {"figures": {"tuning": {"source": source, **score.to_dict(), "components": alone}}}
-    return Mixture(mixture.components, weights, about)
+    alone = dict(zip(components, comparison.component_scores(score), strict=True))
+    figures = {"source": source, **score.to_dict(), "components": [alone[name].to_dict() for name in names]}
+    return Mixture({name: components[name] for name in names}, weights, {"figures": {"tuning": figures}})
+
+
+def _variants(name: str, component: Predictor) -> dict[str, Predictor]:
+    """Return what a component of a mixture may be replaced by when it is tuned, by their names, itself included."""
+    return {each.name: each for each in component.variants()} if isinstance(component, Cache) else {name: component}
 
 
 def estimate_weights(losses: Floats) -> Floats:

@@ -23,6 +23,7 @@ from fflm.errors import FflmError
 from fflm.models.corpora import describe_corpus, find_corpus, is_described
 from fflm.models.creation import TEXT_OPTIONS, check_free, model_path, new_model, pop_fields, text_source
 from fflm.models.folder import opening_run
+from fflm.models.neural.initial import InitialModel
 from fflm.models.neural.model import save_config
 from fflm.models.scoring import part_score
 from fflm.models.vectors import read_vectors
@@ -34,7 +35,7 @@ from fflm.text.windows import Windows
 from fflm.training.events import Losses
 from fflm.training.examples import Examples
 from fflm.training.session import Session
-from fflm.training.settings import AUTOMATIC, LossName, Preset, TrainingSettings, Vectors
+from fflm.training.settings import AUTOMATIC, Extend, Initial, LossName, Preset, TrainingSettings, Vectors
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -106,6 +107,8 @@ def start_session(
     progress: Progress = None,
     vectors: Vectors = None,
     preset: Preset = "default",
+    initial: Initial = None,
+    extend_vocabulary: Extend = False,
     **fields: Any,
 ) -> "TrainingSession":
     """Start a training run: tokenize the text unless that was done, and set up network and folder.
@@ -125,8 +128,18 @@ def start_session(
     FflmError
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
-    fields = PRESETS[preset] | fields
+    base = None
+    if initial is not None:
+        if vectors is not None:
+            raise FflmError("a model to start from has embeddings: leave out `vectors`, or `initial`")
+        base = InitialModel.load(to_path("initial", initial), extend_vocabulary)
+        base.check_fields(fields)
+    elif extend_vocabulary:
+        raise FflmError("there is no vocabulary to extend: give the model to start from (`initial`)")
+    fields = PRESETS[preset] | (base.fields() if base else {}) | fields
     source = text_source(inputs, fields)
+    if base:
+        source = base.source(source)
     place = model_path(path, source.inputs)
     start = None if vectors is None else to_path("vectors", vectors)
     compute = Compute.choose(**pop_fields(fields, Compute))
@@ -136,7 +149,8 @@ def start_session(
         config, settings = resolve_settings(shape, settings, automatic, corpus)
         check_length(corpus, config)
         embeddings = read_vectors(start, corpus.vocabulary, config.embedding) if start else None
-        return TrainingSession.start(new, corpus, config, settings, compute, embeddings)
+        weights = base.parameters(corpus) if base else None
+        return TrainingSession.start(new, corpus, config, settings, compute, embeddings, weights)
 
 
 OPTIONS = {

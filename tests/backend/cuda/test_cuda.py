@@ -102,11 +102,11 @@ def recorded_launches(mixed):
     backend.add_penalty(one, one, 0.1, 0.1)
     backend.clip_factor([one, row], 1.0, factor)
     numbers = {"scale": factor, "l2": 0.0, "rate": 0.1}
-    backend.momentum_step(one, one, one, momentum=0.9, nesterov=True, **numbers)
-    backend.adagrad_step(one, one, one, epsilon=1e-3, **numbers)
-    backend.rmsprop_step(one, one, one, decay=0.9, epsilon=1e-3, **numbers)
+    backend.momentum_step([one], [one], [one], momentum=0.9, nesterov=True, **numbers)
+    backend.adagrad_step([one], [one], [one], epsilon=1e-3, **numbers)
+    backend.rmsprop_step([one], [one], [one], decay=0.9, epsilon=1e-3, **numbers)
     adam = {"rate": 0.1, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3, "step": 3}
-    backend.adam_step(one, one, one, one, **{**numbers, **adam}, shrink=0.0)
+    backend.adam_step([one], [one], [one], [one], **{**numbers, **adam}, shrink=0.0)
     backend.adam_catch_up(one, one, one, two, two, **adam)
     return backend.launches
 
@@ -191,12 +191,12 @@ def test_compiled_kernels_are_cached_on_disk(tmp_path):
     """The kernels of products share their function's name, but the cache must keep one form apart from another."""
     program = """
 import test_cuda
-from fake_cuda import install_fake_driver
+from fake_cuda import install_fake_driver, link_kernel
 
-install_fake_driver().linked = True
+install_fake_driver()
 for name in ("add", "normalizers", "logits", "mixed logits"):
     kernel, types = test_cuda.LAUNCHES[name]
-    code = kernel.compile(types)._codelibrary.get_cubin().code
+    code = link_kernel(kernel.compile(types)._codelibrary).code
     print(hash(code), len(kernel.stats.cache_hits))
 """
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONHASHSEED": "0"}
@@ -378,7 +378,6 @@ def test_gpu_in_forked_process_is_refused():
 @pytest.mark.skipif(devices.device == "cuda", reason="a real GPU does not record what waits")
 @pytest.mark.parametrize("mixed", [False, True], ids=["fp32", "mixed"])
 def test_training_step_synchronizes_only_for_its_results(monkeypatch, mixed):
-    from fake_cuda import install_fake_driver
     from numba.cuda.cudadrv.driver import driver
 
     calls = []
@@ -386,10 +385,10 @@ def test_training_step_synchronizes_only_for_its_results(monkeypatch, mixed):
     def noted(name, function):
         return lambda *arguments: (calls.append(name), function(*arguments))[1]
 
-    backend, gpu = gpu_backend(mixed), install_fake_driver()
+    backend = gpu_backend(mixed)
     for name in ("cuCtxSynchronize", "cuMemAlloc", "cuMemFree", "cuMemHostAlloc", "cuMemcpyHtoD", "cuMemcpyDtoH"):
-        monkeypatch.setitem(vars(driver), name, noted(name, vars(driver)[name]))
-    monkeypatch.setattr(cuda_launching, "launch", noted("launch", gpu.launch))
+        monkeypatch.setitem(vars(driver), name, noted(name, getattr(driver, name)))
+    monkeypatch.setattr(cuda_launching, "launch", noted("launch", cuda_launching.launch))
     windows = Windows(TEXT, NETWORK.context, padding=NETWORK.vocabulary)
     training = Trainer(Network(NETWORK, backend), Parameters.random(NETWORK, 1), windows, None, SETTINGS).run()
     for _ in range(3):
@@ -483,6 +482,32 @@ def test_gpu_benchmark_times_operations_and_steps(monkeypatch):
         assert (row["contender"], row["seconds"]) == (contender, 1.0)
         # Small arrays may fit into memory that a real driver has already taken from the GPU.
         assert row["bytes"] > 0 or devices.device == "cuda"
+
+
+@pytest.mark.skipif(devices.device == "cuda", reason="it runs on the fake driver")
+def test_first_hour_runs_parts_and_keeps_their_results(tmp_path, monkeypatch, capsys):
+    """A profiler that only runs the program stands for ncu; there is no compute-sanitizer."""
+    import first_hour
+
+    profiler = tmp_path / "ncu"
+    profiler.write_text(f'#!/bin/sh\nuntil [ "$1" = "{sys.executable}" ]; do shift; done\nexec "$@"\n')
+    profiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    def printed(*arguments):
+        monkeypatch.setattr(sys, "argv", ["first_hour.py", "--fake", "--results", str(tmp_path), *arguments])
+        first_hour.main()
+        return capsys.readouterr().out
+
+    result = printed("--parts", "ncu-mixed", "memcheck")
+    assert re.fullmatch(r"ncu-mixed: 0, \d+ s; Step\(.*loss=4\.0.*\nmemcheck: missing, 0 s; .*\n", result), result
+    assert json.loads((tmp_path / "ncu-mixed.json").read_text())["status"] == 0
+    assert printed("--parts", "ncu-mixed", "memcheck") == ""  # all is done
+    result = printed("--parts", "versions", "steps", "--minutes", "0.0005")
+    assert result.startswith("versions: out of time, 0 s; ")
+    assert "\nsteps: may take 300 s, which are not left" in result
+    with pytest.raises(SystemExit):
+        printed("--parts", "rest")
 
 
 # Commands.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference
 from devices import gpu_backend
-from tolerances import FLOAT32, HALF_SLOPES, PRODUCT, SINGLE_SOFTMAX, assert_close
+from tolerances import FLOAT32, HALF_SLOPES, PRODUCT, SINGLE_SOFTMAX, UPDATE, assert_close
 
 pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
@@ -19,7 +19,8 @@ from fflm.backend.cuda import kernels
 from fflm.backend.cuda.backend import softmax_bytes
 from fflm.backend.cuda.launching import BLOCK
 from fflm.backend.cuda.mixed import read_piece as read_halves
-from fflm.backend.cuda.single import add_four, read_four
+from fflm.backend.cuda.products import read_four
+from fflm.backend.cuda.single import add_four
 
 BACKEND = gpu_backend(devices.mixed)
 
@@ -44,9 +45,9 @@ def as_float64(*arrays):
 
 def test_statistics_of_more_tiles_than_threads_are_combined():
     tiles, rows = BLOCK + 44, 2
-    highest, totals, ones = normal(tiles, rows), 1 + np.abs(normal(tiles, rows)), np.ones((rows, 1), np.float32)
-    highest[-1, 1] = 200  # beyond the first turn of the loop; its exponential would overflow without the maximum
-    log_z = np.log((totals * np.exp(highest.astype(np.float64))).sum(0))
+    highest, totals, ones = normal(rows, tiles), 1 + np.abs(normal(rows, tiles)), np.ones((rows, 1), np.float32)
+    highest[1, -1] = 200  # beyond the first turn of the loop; its exponential would overflow without the maximum
+    log_z = np.log((totals * np.exp(highest.astype(np.float64))).sum(1))
     there, sums, normalizers, losses = on_gpu(highest, totals, np.zeros(rows, np.float32), np.zeros(rows, np.float32))
     BACKEND._launch(kernels.normalize_rows, rows, there, sums, normalizers)
     assert_close(BACKEND.download(normalizers), log_z, SINGLE_SOFTMAX)
@@ -54,7 +55,7 @@ def test_statistics_of_more_tiles_than_threads_are_combined():
     numbers = map(cuda_backend.c_float, (0.0, 1.0))
     BACKEND._launch(kernels.finish_softmax, rows, hidden, weight, bias, targets, there, sums, *numbers, losses)
     assert_close(BACKEND.download(losses), log_z - 2, SINGLE_SOFTMAX)
-    assert_close(BACKEND.download(sums), np.exp(highest - log_z), SINGLE_SOFTMAX)
+    assert_close(BACKEND.download(sums), np.exp(highest - log_z[:, None]), SINGLE_SOFTMAX)
 
 
 @pytest.mark.parametrize(("rows", "words", "size"), [(1000, 33_279, 200), (256, 131_075, 64)] if REAL else [(130, 131, 130)])
@@ -94,6 +95,14 @@ def test_backend_asks_for_the_memory_of_the_gpu(monkeypatch):
 # Reductions.
 
 
+@pytest.mark.parametrize("shape", [(300, 40), (2, 33)])
+def test_sums_of_columns_in_parts_of_rows(shape):
+    values, before = normal(*shape), normal(shape[1])
+    (sums,) = on_gpu(before)
+    BACKEND._column_sums(*on_gpu(values), 0.5, sums)
+    assert_close(BACKEND.download(sums), values.astype(np.float64).sum(0) + 0.5 * before, PRODUCT[FLOAT32])
+
+
 @pytest.fixture(params=[1, 2, BLOCK + 44])
 def parts(request, monkeypatch):
     """Let at most so many blocks reduce an array; return the size of an array for which each does several turns."""
@@ -104,9 +113,20 @@ def parts(request, monkeypatch):
 
 
 def test_norm_of_more_numbers_than_threads(parts):
-    values, (factor,) = normal(parts), on_gpu(np.zeros(1, np.float32))
-    BACKEND.clip_factor(on_gpu(values), 1e-3, factor)
-    assert_close(BACKEND.download(factor), [1e-3 / np.linalg.norm(values.astype(np.float64))], PRODUCT[FLOAT32])
+    values, few, (factor,) = normal(parts), 100 * normal(3), on_gpu(np.zeros(1, np.float32))
+    BACKEND.clip_factor(on_gpu(few, values, few), 1e-3, factor)
+    norm = np.linalg.norm(np.concatenate(as_float64(few, values, few)))
+    assert_close(BACKEND.download(factor), [1e-3 / norm], PRODUCT[FLOAT32])
+
+
+def test_update_of_more_numbers_than_threads(parts):
+    several = [normal(5), normal(parts), normal(3)]
+    weights, gradients, firsts, (scale,) = on_gpu(*several), on_gpu(*several), on_gpu(*several), on_gpu(np.ones(1, np.float32))
+    BACKEND.momentum_step(weights, gradients, firsts, scale=scale, l2=0.5, rate=0.1, momentum=0.9, nesterov=False)
+    for found, velocity, values in zip(weights, firsts, as_float64(*several), strict=True):
+        expected = reference.momentum_step(values, values, values, scale=1, l2=0.5, rate=0.1, momentum=0.9, nesterov=False)
+        assert_close(BACKEND.download(found), expected[0], UPDATE[FLOAT32])
+        assert_close(BACKEND.download(velocity), expected[1], UPDATE[FLOAT32])
 
 
 @pytest.mark.parametrize("place", [0, 300, -1])

@@ -11,15 +11,17 @@ pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 if devices.device == "cuda":
     pytest.skip("a real GPU is tested", allow_module_level=True)
 
-from fake_cuda import FakeGpu, TrackedPool, install_fake_driver
+from cuda.core import Device, LaunchConfig, launch
+from cuda.core._utils.cuda_utils import CUDAError
+from fake_cuda import TrackedPool, install_fake_driver
+from libcuda import SHARED
 from numba import cuda, uint32
 from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
-from ptx_interpreter import PtxError
 
 from fflm.backend.cuda import launching as cuda_launching
 from fflm.backend.cuda import memory as cuda_memory
-from fflm.backend.cuda.launching import BLOCK, launch_kernel
-from fflm.backend.cuda.memory import STREAM, DeviceArray, PinnedCopies, Pool, size_class
+from fflm.backend.cuda.launching import BLOCK, launch_kernel, signature
+from fflm.backend.cuda.memory import STREAM, DeviceArray, PinnedCopies, Pool, size_class, use_gpu
 
 GPU = install_fake_driver()
 
@@ -41,6 +43,11 @@ def copy_all(values, copied):
 def increment(values, beyond=0):
     """Add one to the numbers of an array, and to ``beyond`` numbers after its end."""
     launch_kernel(add_one, (1,), (values, c_uint32(beyond)))
+
+
+def loaded(kernel, *arguments):
+    """Return a kernel that is compiled for arguments and loaded, as cuda.core launches it."""
+    return kernel.compile(signature(arguments)).library.get_cufunc().kernel
 
 
 def on_gpu(numbers):
@@ -78,15 +85,16 @@ def test_asynchronous_copies_read_pinned_memory_only_when_host_waits():
 
 def test_asynchronous_copy_of_unpinned_memory_is_refused():
     array, numbers = on_gpu([0, 0, 0]), np.ones(3, np.uint32)
-    with pytest.raises(KeyError):
+    with pytest.raises(CudaAPIError, match="INVALID_VALUE"):
         driver.cuMemcpyHtoDAsync(array.address, numbers.ctypes.data, array.nbytes, STREAM)
 
 
-def test_write_beyond_end_of_array_is_detected():
+def test_write_beyond_end_of_array_is_detected(capsys):
     array = on_gpu([1, 2, 3])
     increment(array, beyond=1)
-    with pytest.raises(PtxError, match="out of bounds"):
+    with pytest.raises(CudaAPIError, match="ILLEGAL_ADDRESS"):
         driver.cuCtxSynchronize()
+    assert "PtxError: out of bounds" in capsys.readouterr().err
     driver.cuCtxSynchronize()  # the error has discarded the pending work
     assert download(on_gpu([4])) == [4]
 
@@ -94,7 +102,7 @@ def test_write_beyond_end_of_array_is_detected():
 @pytest.fixture
 def new_pool(monkeypatch):
     """Use a new pool of memory, so that no memory comes from arrays of other tests."""
-    monkeypatch.setattr(cuda_memory, "POOL", TrackedPool(GPU))
+    monkeypatch.setattr(cuda_memory, "POOL", TrackedPool())
 
 
 def test_reused_memory_is_filled_with_nan(new_pool):
@@ -119,11 +127,55 @@ def test_reused_memory_does_not_affect_pending_launches(new_pool):
 
 
 def test_thread_without_context_is_refused():
+    array = on_gpu([1])
+    arguments = (
+        cuda_launching._stream(),
+        LaunchConfig(grid=1, block=1),
+        loaded(add_one, array, c_uint32(0)),
+        *array.words,
+        c_uint32(0),
+    )
     with ThreadPoolExecutor(1) as thread:
-        with pytest.raises(CudaAPIError, match="no context"):
+        with pytest.raises(CudaAPIError, match="INVALID_CONTEXT"):
             thread.submit(driver.cuCtxSynchronize).result()
-        with pytest.raises(CudaAPIError, match="no context"):
-            thread.submit(cuda_launching.launch, cuda_launching._stream(), None, None).result()
+        with pytest.raises(CUDAError, match="error 201"):
+            thread.submit(launch, *arguments).result()
+    assert download(array) == [1]
+
+
+def test_launches_of_a_stream_are_recorded_as_a_graph():
+    array, device = on_gpu([1, 2, 3]), Device(0)
+    kernel, pinned = loaded(add_one, array, c_uint32(0)), cuda.pinned_array(3, np.uint32)
+    device.set_current()
+    stream = device.create_stream()
+    with pytest.raises(CUDAError, match="error 900"):
+        cuda_launching._stream().create_graph_builder().begin_building()
+    recorder = stream.create_graph_builder().begin_building()
+    driver.cuMemcpyHtoDAsync(array.address, pinned.ctypes.data, array.nbytes, int(stream.handle))
+    for _ in range(2):
+        launch(recorder, LaunchConfig(grid=1, block=BLOCK), kernel, *array.words, c_uint32(0))
+    with pytest.raises(CudaAPIError, match="CAPTURE_UNSUPPORTED"):
+        driver.cuCtxSynchronize()
+    graph = recorder.end_building().complete()
+    assert download(array) == [1, 2, 3]
+    for number in (10, 20):
+        pinned[:] = number
+        graph.launch(stream)
+        stream.sync()
+        assert download(array) == [number + 2] * 3
+
+
+def test_large_shared_memory_must_be_requested():
+    array = on_gpu([1])
+    kernel, stream = loaded(add_one, array, c_uint32(0)), cuda_launching._stream()
+    config = LaunchConfig(grid=1, block=1, shmem_size=SHARED + 1)
+    with pytest.raises(CUDAError, match="error 1:"):
+        launch(stream, config, kernel, *array.words, c_uint32(0))
+    driver.cuKernelSetAttribute(
+        binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, SHARED + 1, kernel.handle, 0
+    )
+    launch(stream, config, kernel, *array.words, c_uint32(0))
+    assert download(array) == [2]
 
 
 # Memory of the backend.
@@ -144,12 +196,11 @@ def upload_another(array):
 
 @pytest.fixture
 def pool(monkeypatch):
-    """Return an empty pool of memory and its fake GPU, which has 10,000 bytes."""
-    gpu = FakeGpu(capacity=10_000)
-    gpu.functions["cuCtxPushCurrent"](binding.CUcontext(1))
-    for name, function in gpu.functions.items():
-        monkeypatch.setitem(vars(driver), name, function)
-    return Pool(), gpu
+    """Return an empty pool of memory, and the fake driver with a GPU that has 10,000 bytes for it."""
+    use_gpu()
+    monkeypatch.setattr(GPU, "held", {})
+    monkeypatch.setattr(GPU, "capacity", 10_000)
+    return Pool(), GPU
 
 
 def test_pool_reuses_memory_of_deleted_arrays(pool, monkeypatch):
@@ -196,7 +247,7 @@ def copies(monkeypatch):
         return pinned[-1]
 
     monkeypatch.setattr(cuda_memory.cuda, "pinned_array", counted_array)
-    monkeypatch.setitem(vars(driver), "cuCtxSynchronize", lambda: (waited.append(None), GPU.wait()))
+    monkeypatch.setattr(driver, "cuCtxSynchronize", lambda: (waited.append(None), GPU.wait()))
     return PinnedCopies(), pinned, waited
 
 

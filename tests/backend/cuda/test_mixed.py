@@ -26,6 +26,7 @@ from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.cuda import backend as cuda_backend
 from fflm.backend.cuda import mixed as cuda_mixed
 from fflm.backend.cuda import products
+from fflm.backend.cuda.launching import BLOCK
 from fflm.errors import FflmError
 from fflm.models.neural import train
 from fflm.network.feedforward import Network
@@ -109,6 +110,19 @@ def test_mixed_operations_round_in_same_places_as_numpy(rows, words, size):
         assert_close(found, expected, SAME_ROUNDING, unit=unit)
 
 
+@pytest.mark.parametrize("along", [True, False])
+def test_accesses_to_shared_memory_have_no_bank_conflicts(along, monkeypatch):
+    """Eight threads at a time read or write 16 bytes each, from all 32 banks of four bytes."""
+    monkeypatch.setattr(cuda_mixed, "place_piece", place := cuda_mixed.place_piece.py_func)
+    pieces = (cuda_mixed.DEPTH if along else products.ROWS) // cuda_mixed.WIDTH
+    written = [place(np.uint32(number // pieces), np.uint32(number % pieces), along) for number in range(products.ROWS * 4)]
+    assert sorted(written) == list(range(0, 4 * len(written), 4))
+    read = [cuda_mixed.locate.py_func(np.uint32(thread), along, along) for thread in range(BLOCK)]
+    for indices in (written, *zip(*read, strict=True)):
+        for first in range(0, len(indices), 8):
+            assert len({index % 32 // 4 for index in indices[first : first + 8]}) == 8
+
+
 BUGS = {
     "no barrier": ("to weights", "            cuda.syncthreads()\n        rows, columns", "        rows, columns"),
     "a single buffer": (
@@ -118,8 +132,8 @@ BUGS = {
     ),
     "another tile's factors": (
         "slopes to inputs",
-        "factors[piece // uint32(COLUMNS // width)",
-        "factors[piece // uint32(2 * COLUMNS // width)",
+        "factors[line, piece // uint32(COLUMNS // width)",
+        "factors[line, piece // uint32(2 * COLUMNS // width)",
     ),
     "no ends of lines": ("layer", " and place < uint32(matrix.shape[1])", ""),
     "a sum of too few": ("slopes to weights", "for k in range(readers):", "for k in range(readers - 1):"),

@@ -398,7 +398,7 @@ REFUSED = [
     ("mix text.model other.model -o new.mix", "other.model has another vocabulary than text.model"),
     ("mix -o new.mix", "Missing argument 'MODEL...'"),
     ("mix text.model text.ngram", "Missing option '-o' / '--output'"),
-    ("mix text.model -o new.mix", "nothing to mix: give two models or more, or --cache"),
+    ("mix text.model -o new.mix", "nothing to mix: give two models or more, --cache or --neural-cache"),
     ("mix text.model --cache 0 -o new.mix", "Invalid value for '--cache'"),
     ("mix text.model --cache 5 --tune missing -o new.mix", "cannot read missing"),
     ("mix text.model --cache 5 --tune empty.txt -o new.mix", "no words"),

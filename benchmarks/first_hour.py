@@ -1,0 +1,192 @@
+"""The first hour with a GPU, in calls of under ten minutes: whether everything works, whether it is right, and its speed.
+
+The parts, in the order in which they are run; each is a command with a limit of time:
+
+- ``versions``: the GPU, its driver, clocks and power, and the versions of CUDA, Python and the packages;
+- ``tests-fp32``, ``tests-mixed``: the numerical tests on the GPU, and those of the CUDA backend;
+- ``large``: the softmax at 33,279 to 1,000,000 words, compared with float64, and whether its bits repeat;
+- ``memcheck``, ``racecheck``: compute-sanitizer over small training steps;
+- ``steps``: training steps, beside PyTorch's;
+- ``training``: if ``--brown`` is given, training to the same perplexity;
+- ``ncu-fp32``, ``ncu-mixed``: the profiler's counters of the five products of a training step.
+
+The output of a part is written to NAME.log in the folder of results while it runs, and its exit status and duration to NAME.json.
+Parts that succeeded, or whose program is missing, are not run again by the same command. ``large``, ``steps`` and ``training``
+are parts of `gpu.py`, which keeps its results in the folder ``gpu``.
+
+The script needs a GPU and numba-cuda; the tests need pytest and hypothesis. ``--fake`` runs everything on the fake CUDA driver
+and at small sizes, which tests the script itself.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from bengio import WINDOW, bengio_network, random_text
+from common import ROOT
+
+from fflm.files import write_json
+
+FAKE = [str(ROOT / "tests" / "support" / "fake_cuda.py")]
+"""A program that runs another Python program on the fake CUDA driver."""
+
+TESTS = ["tests/backend/test_backend.py", "tests/network/test_feedforward.py"]
+PACKAGES = ("numpy", "scipy", "numba", "numba-cuda", "cuda-bindings", "cuda-core", "cuda-toolkit", "torch", "pytest")
+COUNTERS = ["--clock-control", "none", "--set", "detailed", "--kernel-name", "regex:product", "--launch-count", "5", "--csv"]
+
+
+class Part(NamedTuple):
+    """A part: a command and its limit in seconds."""
+
+    seconds: int
+    command: list[str]
+
+
+def parts_of(options: argparse.Namespace) -> dict[str, Part]:
+    """Return all parts by their names."""
+    python = [sys.executable, *(FAKE if options.fake else [])]
+    pytest = [sys.executable, "-m", "pytest", "-q", "--tb=short", "--device", "ptx" if options.fake else "cuda"]
+    gpu = [*python, str(ROOT / "benchmarks" / "gpu.py"), "--results", str(options.results / "gpu"), "--parts"]
+    one, all_of_backend = [*python, __file__, "--step"], [*TESTS, "tests/backend/cuda"]
+    small, full = ["60", "9", "20", "1"], ["50000", "256", "8192", "1"]  # words, hidden units, batch, steps
+    sizes = ["60x9x20"] if options.fake else ["50000x256x8192", "10000x256x1024"]
+    if options.fake:
+        full, gpu, all_of_backend = small, [*gpu[:-1], "--quick", "--large", "70x9x33", "--parts"], [TESTS[0], "-k", "test_add"]
+    parts = {
+        "versions": Part(60, [*python, __file__, "--versions"]),
+        "tests-fp32": Part(300, [*pytest, *all_of_backend]),
+        "large": Part(240, [*gpu, "large"]),
+        "steps": Part(300, [*gpu, "limits", "steps", "--sizes", *sizes, "--minutes", "4"]),
+        "tests-mixed": Part(240, [*pytest, "--precision", "mixed", *(all_of_backend if options.fake else TESTS)]),
+    }
+    for tool in ("memcheck", "racecheck"):
+        checked = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1"]
+        parts[tool] = Part(120, [*checked, *one, "mixed", *(small if options.fake else ["300", "40", "140", "2"])])
+    for precision in ("fp32", "mixed"):
+        parts[f"ncu-{precision}"] = Part(120, ["ncu", *COUNTERS, *one, precision, *full])
+    if options.brown:
+        parts["training"] = Part(570, [*gpu, "training", "--brown", str(options.brown)])
+    return parts
+
+
+def run_part(name: str, part: Part, folder: Path, seconds: float) -> None:
+    """Run a part for at most a number of seconds; write its output and its result to the folder."""
+    started, log = time.monotonic(), folder / f"{name}.log"
+    with log.open("w") as output:
+        status = run_command(part.command, output, min(part.seconds, seconds))
+    taken = time.monotonic() - started
+    write_json(folder / f"{name}.json", {"status": status, "seconds": taken, "command": part.command})
+    last = "".join(log.read_text(errors="replace").splitlines()[-1:])
+    print(f"{name}: {status}, {taken:.0f} s; {last[:200]}", flush=True)
+
+
+def run_command(command: list[str], output: TextIO, seconds: float) -> int | str:
+    """Run a command with an output; return its exit status, ``out of time`` or, if there is no such program, ``missing``."""
+    if not shutil.which(command[0]):
+        print(f"{command[0]} is missing", file=output)
+        return "missing"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # with what the command has started
+        process.wait()
+        return "out of time"
+
+
+def is_done(name: str, folder: Path) -> bool:
+    """Return whether a part has succeeded, or its program is missing."""
+    path = folder / f"{name}.json"
+    return path.exists() and json.loads(path.read_text())["status"] in (0, "missing")
+
+
+def print_versions() -> None:
+    """Print the versions of everything that a result depends on, and the state of the GPU."""
+    from fflm.backend.devices import describe_device, why_no_gpu
+
+    print(f"Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} processors")
+    for package in PACKAGES:
+        try:
+            print(package, importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            print(package, "is missing")
+    for command in (["nvidia-smi", "-q", "-d", "CLOCK,POWER,MEMORY,PERFORMANCE"], ["nvcc", "--version"], ["nvidia-smi"]):
+        if shutil.which(command[0]):
+            print(subprocess.run(command, capture_output=True, text=True).stdout)
+        else:
+            print(command[0], "is missing")
+    if reason := why_no_gpu():
+        sys.exit(f"no GPU can be used: {reason}")
+    print(describe_device("cuda"))
+
+
+def train_steps(precision: str, words: int, hidden: int, batch: int, steps: int) -> None:
+    """Train Bengio's network on random text for some steps, and print the loss of each."""
+    from fflm.backend.devices import device_backend
+    from fflm.network.feedforward import Network
+    from fflm.network.parameters import Parameters
+    from fflm.training.settings import TrainingSettings
+    from fflm.training.trainer import Trainer
+
+    config, windows = bengio_network(words, hidden), random_text(words, 4 * batch + WINDOW, seed=1)
+    network = Network(config, device_backend("cuda", precision))
+    settings = TrainingSettings(epochs=10**6, batch_size=batch)
+    events = Trainer(network, Parameters.random(config, 1), windows, None, settings).run()
+    for _ in range(steps):
+        print(next(events))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", metavar="NAME", help="parts to run [default: all]")
+    parser.add_argument("--results", type=Path, default=Path("first_hour.work"), help="folder of results [default: %(default)s]")
+    parser.add_argument("--minutes", type=float, default=9.0, help="begin no part that could end after this time [default: 9]")
+    parser.add_argument("--brown", type=Path, help="brown.txt, for training")
+    parser.add_argument("--fake", action="store_true", help="use the fake CUDA driver, and small sizes")
+    parser.add_argument("--versions", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--step", nargs=5, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.versions:
+        print_versions()
+    elif options.step:
+        train_steps(options.step[0], *map(int, options.step[1:]))
+    else:
+        run_parts(parser, options)
+
+
+def run_parts(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Run the chosen parts that have not been run, until the time is over."""
+    options.results = options.results.resolve()
+    options.results.mkdir(parents=True, exist_ok=True)
+    parts, started = parts_of(options), time.monotonic()
+    if unknown := set(options.parts or ()) - set(parts):
+        parser.error(f"unknown parts: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    todo = [name for name in options.parts or parts if not is_done(name, options.results)]
+    for name in todo:
+        left = 60 * options.minutes - (time.monotonic() - started)
+        if name != todo[0] and parts[name].seconds > left:
+            print(f"{name}: may take {parts[name].seconds} s, which are not left; run the same command again to continue")
+            break
+        run_part(name, parts[name], options.results, left)
+
+
+if __name__ == "__main__":
+    main()
