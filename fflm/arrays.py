@@ -2,20 +2,20 @@
 
 import hashlib
 import json
+import mmap
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import safetensors
-import safetensors.numpy
 
 from fflm.arguments import show
 from fflm.errors import FflmError
-from fflm.files import check_regular, os_errors_as_fflm_error, replacing
+from fflm.files import check_regular, open_regular, os_errors_as_fflm_error, replacing
 from fflm.stored import REMEDY, from_json
 
 CONFIG, WEIGHTS, LOG, CHECKPOINT = "config.json", "model.safetensors", "log.jsonl", "checkpoint.safetensors"
@@ -23,6 +23,27 @@ CONFIG, WEIGHTS, LOG, CHECKPOINT = "config.json", "model.safetensors", "log.json
 
 EXAMPLES = "examples.safetensors"
 """Name of the file in the folder of a classifier that contains its texts as ids."""
+
+INDEX = "index.safetensors"
+"""Name of the file in the folder of an n-gram model that contains its index."""
+
+ALIGNMENT = 64
+"""The first array of a file begins at a multiple of this number of bytes, which is the size of a cache line."""
+
+_TYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
+}
+"""The types of arrays by their names in safetensors files."""
+
+_NAMES = {dtype: name for name, dtype in _TYPES.items()}
 
 MEANING = ("kind", "network", "text", "vocabulary", "ngram", "mixture", "labels", "shares", "input", "scale")
 """The keys of config.json on which the interpretation of the weights depends."""
@@ -75,19 +96,100 @@ def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], about: Any, 
         If the file cannot be written.
     """
     header = json.dumps(about)
-    with replacing(path, follow=False) as temporary:
-        try:
-            metadata = {"fflm": header, "crc32": str(_crc32(arrays, header + config))}
-            metadata |= {"config": config} if config else {}
-            safetensors.numpy.save_file(dict(arrays), temporary, metadata=metadata)
-        except safetensors.SafetensorError as error:  # a full disk, for example
-            raise OSError(str(error)) from error
+    metadata = {"fflm": header, "crc32": str(_crc32(arrays, header + config))}
+    metadata |= {"config": config} if config else {}
+    with replacing(path, follow=False) as temporary, temporary.open("wb") as file:
+        for part in _safetensors(arrays, metadata):
+            file.write(part)
+
+
+def _safetensors(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """Yield the parts of a safetensors file.
+
+    The library aligns arrays to 8 bytes only. Here the first one begins at a multiple of `ALIGNMENT`, so that the entries of a
+    mapped table do not straddle cache lines.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    ordered = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
+    end = 0
+    for name, array in ordered:
+        begin, end = end, end + array.nbytes
+        header[name] = {"dtype": _NAMES[array.dtype], "shape": array.shape, "data_offsets": (begin, end)}
+    content = json.dumps(header, separators=(",", ":")).encode()
+    content += b" " * (-(8 + len(content)) % ALIGNMENT)
+    yield len(content).to_bytes(8, "little")
+    yield content
+    for _, array in ordered:
+        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+class MappedArrays(NamedTuple):
+    """Arrays of a file that are mapped into memory.
+
+    Pages are read when they are needed, and processes that map the same file share them. A page that is written to is copied, and
+    the file stays as it is.
+
+    Attributes
+    ----------
+    path
+        The file.
+    arrays
+        The arrays by name.
+    metadata
+        The strings in the header of the file.
+    """
+
+    path: Path
+    arrays: dict[str, npt.NDArray[Any]]
+    metadata: dict[str, str]
+
+    @property
+    def checksum(self) -> str:
+        """The checksum that the file states, of its arrays and its JSON value."""
+        return self.metadata["crc32"]
+
+    def verify(self) -> None:
+        """Read all arrays, and raise an FflmError if they or the header do not have the checksum."""
+        expected = _crc32(self.arrays, self.metadata["fflm"] + self.metadata.get("config", ""))
+        if self.checksum != str(expected):
+            raise FflmError(f"{self.path} is damaged or not an fflm file (wrong checksum): {REMEDY}")
 
 
 def load_arrays(
     path: Path, types: Sequence[type[np.generic]] = (np.float32, np.float64), of: Any = Any, config: str = ""
 ) -> tuple[dict[str, npt.NDArray[Any]], Any]:
     """Read a file that `save_arrays` wrote.
+
+    Parameters
+    ----------
+    path, types, of, config
+        As for `map_arrays`.
+
+    Returns
+    -------
+    arrays : dict
+        The arrays by name, in memory.
+    about
+        The JSON value.
+
+    Raises
+    ------
+    FflmError
+        As `map_arrays`.
+    """
+    mapped, about = map_arrays(path, types, of, config)
+    return {name: array.copy() for name, array in mapped.arrays.items()}, about
+
+
+def map_arrays(
+    path: Path,
+    types: Sequence[type[np.generic]] = (np.float32, np.float64),
+    of: Any = Any,
+    config: str = "",
+    *,
+    verify: bool = True,
+) -> tuple[MappedArrays, Any]:
+    """Map a file that `save_arrays` wrote into memory.
 
     Parameters
     ----------
@@ -100,11 +202,13 @@ def load_arrays(
     config
         The `meaning` of the config.json beside the file. It is compared with the one in the file; files of early versions have
         none.
+    verify
+        Whether to verify the checksum, for which all arrays are read. Otherwise only the header is read and checked.
 
     Returns
     -------
-    arrays : dict
-        The arrays by name.
+    mapped : MappedArrays
+        The arrays.
     about
         The JSON value.
 
@@ -116,18 +220,39 @@ def load_arrays(
     """
     with _opened(path) as file:
         metadata = file.metadata() or {}
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        stored = metadata.get("config", "")
-        if metadata["crc32"] != str(_crc32(arrays, metadata["fflm"] + stored)):
-            raise ValueError("wrong checksum")
-    about = from_json(metadata["fflm"], of, str(path), infinite=True)
+        mapped = MappedArrays(path, _map(path), metadata)
+        about_text, stored = metadata["fflm"], metadata.get("config", "")
+        if "crc32" not in metadata:
+            raise ValueError("it has no checksum")
+    if verify:
+        mapped.verify()
+    about = from_json(about_text, of, str(path), infinite=True)
     if stored and config and stored != config:
         raise FflmError(f"{path.parent / CONFIG} was changed after {path.name} was written: {REMEDY}")
-    for name, array in arrays.items():
+    for name, array in mapped.arrays.items():
         if array.dtype not in types:
             expected = " or ".join(type_.__name__ for type_ in types)
             raise FflmError(f"{path} is damaged: {show(name)} has the type {array.dtype}, not {expected}")
-    return arrays, about
+    return mapped, about
+
+
+def _map(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Map the arrays of a safetensors file, whose header is valid, into memory.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If the file was changed in the meantime, or has an array of a type that fflm does not use.
+    """
+    with open_regular(path) as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    first = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:first])
+    return {
+        name: np.ndarray(tuple(about["shape"]), _TYPES[about["dtype"]], content, first + about["data_offsets"][0])
+        for name, about in header.items()
+        if name != "__metadata__"
+    }
 
 
 def array_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -39,7 +39,7 @@ from tiny import MODES, tiny_model
 
 from fflm import filter as filter_collection
 from fflm import load, resume_filter
-from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS, _crc32
+from fflm.arrays import CHECKPOINT, CONFIG, INDEX, LOG, WEIGHTS, _crc32
 from fflm.errors import FflmError, FflmWarning
 from fflm.filtering.job import Progress
 from fflm.models.classifier import model as classify_model
@@ -516,7 +516,7 @@ def _classify(path: Path) -> None:
 
 FOLDERS: dict[str, tuple[list[str], Callable[[Path], Any]]] = {
     "net.model": ([CONFIG, WEIGHTS, "vocabulary.tsv"], _predict),
-    "gram.ngram": ([CONFIG, WEIGHTS], _predict),
+    "gram.ngram": ([CONFIG, WEIGHTS, INDEX], _predict),
     "mix.mix": ([CONFIG, WEIGHTS], _predict),
     "text.classifier": ([CONFIG, WEIGHTS], _classify),
     "net.model to resume": ([CONFIG, CHECKPOINT, LOG], lambda path: train.TrainingSession.resume(path, epochs=2)),
@@ -562,7 +562,8 @@ def fuzz_arrays(path: Path, use: Callable[[bytes], Any], cases: int) -> None:
         array = arrays[name].copy()
         how = data.draw(st.sampled_from(["number", "all", "type", "shape", "drop", "more", "about"]))
         kind = array.dtype.kind
-        odd = [np.nan, np.inf, -np.inf, 1e38, -1.0] if kind == "f" else [0, 1, 10**9, int(np.iinfo(array.dtype).max)]
+        largest = 0 if kind == "f" else int(np.iinfo(array.dtype).max)
+        odd = [np.nan, np.inf, -np.inf, 1e38, -1.0] if kind == "f" else [0, 1, min(10**9, largest), largest]
         if how == "number" and array.size:
             array.reshape(-1)[data.draw(st.integers(0, array.size - 1))] = data.draw(st.sampled_from(odd))
         elif how == "all":

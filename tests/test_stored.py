@@ -31,7 +31,7 @@ from fflm.text.catalogue import bundled
 
 TEXT = (bundled() / "stories.txt").read_text(encoding="utf-8")[:4000]
 SMALL = {"embedding": 2, "hidden": (3,), "epochs": 1, "threads": 1}
-TYPES = (np.uint32, np.int32, np.int64, np.float32, np.float64)
+TYPES = (np.uint8, np.uint32, np.int32, np.int64, np.float32, np.float64)
 
 REMOVED = object()
 REPLACEMENTS = (REMOVED, None, [], {}, "x", -1, 0, 1.5, 2**70, 1e300, True, "\ud800", "a\0b", [1] * 300, {"a": {}})

@@ -113,10 +113,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _read_ngram(path: Path) -> dict[str, Any]:
     """Return the description of an n-gram model as JSON: config.json, sizes and figures."""
-    from fflm.arrays import WEIGHTS
+    from fflm.arrays import INDEX, WEIGHTS
     from fflm.models.ngram.model import NgramModel
 
     model = NgramModel.load(path)
+    model.verify()
     arrays = {name: list(array.shape) for name, array in model.tables.arrays().items()}
     return {
         "model": str(path),
@@ -124,7 +125,7 @@ def _read_ngram(path: Path) -> dict[str, Any]:
         "parameters": {
             "count": len(model.tables.log_probabilities) + len(model.tables.back_offs),
             "arrays": arrays,
-            "bytes": {WEIGHTS: (path / WEIGHTS).stat().st_size},
+            "bytes": {name: (path / name).stat().st_size for name in (WEIGHTS, INDEX) if (path / name).is_file()},
         },
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fflm.arguments import PathLike, Paths, Processes, Progress, check, parameters, to_path, to_paths
-from fflm.arrays import CHECKPOINT, CONFIG, EXAMPLES, LOG, WEIGHTS
+from fflm.arrays import CHECKPOINT, CONFIG, EXAMPLES, INDEX, LOG, WEIGHTS
 from fflm.errors import FflmError
 from fflm.files import NewFolder, check_own, os_errors_as_fflm_error, restore
 from fflm.models.corpora import corpus_folder
@@ -31,7 +31,7 @@ TEXT_OPTIONS = {
 }
 """The options that `text_source` takes."""
 
-FILES = (CONFIG, VOCABULARY, WEIGHTS, CHECKPOINT, LOG, EXAMPLES, CORPUS, *(f"{CORPUS}/{name}" for name in CORPUS_FILES))
+FILES = (CONFIG, VOCABULARY, WEIGHTS, CHECKPOINT, LOG, EXAMPLES, INDEX, CORPUS, *(f"{CORPUS}/{name}" for name in CORPUS_FILES))
 """Files that the folder of a model, of any kind, may contain."""
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy.typing as npt
 
-from fflm.arrays import CHECKPOINT, CONFIG, WEIGHTS, load_arrays, meaning
+from fflm.arrays import CHECKPOINT, CONFIG, WEIGHTS, map_arrays, meaning
 from fflm.errors import FflmError, FflmWarning
 from fflm.files import locked_folder, os_errors_as_fflm_error, restore, restore_all, write_json
 from fflm.models import description
@@ -249,11 +249,11 @@ def load_weights(path: Path, about: Mapping[str, Any], of: Any) -> tuple[dict[st
     if not (path / WEIGHTS).is_file():
         hint = f"resume it with `fflm.resume('{path}')`" if (path / CHECKPOINT).is_file() else "train again"
         raise FflmError(f"{path} has no {WEIGHTS} yet, its training was stopped before the first evaluation: {hint}")
-    arrays, figures = load_arrays(path / WEIGHTS, of=of, config=meaning(about))
+    mapped, figures = map_arrays(path / WEIGHTS, of=of, config=meaning(about))
     if "step" in figures and "train_loss" not in figures:
         reason = f"{path} is hardly trained, it was saved before its first evaluation"
         warnings.warn(FflmWarning(f"{reason}: resume its training with `fflm.resume('{path}')`"), stacklevel=2)
-    return arrays, figures
+    return mapped.arrays, figures
 
 
 def versions() -> dict[str, str]:

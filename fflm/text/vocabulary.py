@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ SYMBOLS = frozenset({UNKNOWN, START, END})
 
 _ESCAPED = regex.compile(r"\\u([0-9a-f]{4})")
 _TO_ESCAPE = regex.compile(r"[\s\x1c-\x1f\\]")
+_WELL_FORMED = re.compile(r"(?:[^\s]++\t[0-9]{1,18}+\n)++")
 _COUNT = regex.compile(r"[0-9]{1,18}")
 
 
@@ -286,17 +288,8 @@ class Vocabulary:
             If the file cannot be read or is damaged.
         """
         content = read_whole(path)
-        words: list[str] = []
-        counts: list[int] = []
         try:
-            text = content.decode("utf-8")
-            for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
-                escaped, _, count = line.partition("\t")
-                word = unescape(escaped)
-                if escape(word) != escaped or not _COUNT.fullmatch(count):
-                    raise ValueError(f"line {number} is not a word, a tab and a count")
-                words.append(word)
-                counts.append(int(count))
+            words, counts = _parse(content.decode("utf-8"))
             if len(words) != description["size"]:
                 raise ValueError(f"{len(words)} words instead of {description['size']}")
             vocabulary = cls(words, counts, ends=bool(description["ends"]), rule=str(description["rule"]))
@@ -322,6 +315,30 @@ def read_words(path: Path) -> list[str]:
     if not words:
         raise FflmError(f"{path} has no words: write one word per line")
     return words
+
+
+def _parse(content: str) -> tuple[list[str], list[int]]:
+    """Return the words and their counts in the content of a file of words.
+
+    Raises
+    ------
+    ValueError
+        If a line is not a word, a tab and a count.
+    """
+    if _WELL_FORMED.fullmatch(content):  # so that most files are read in a tenth of the time
+        fields = content.split()
+        words = list(map(unescape, fields[::2]))
+        if all(escape(word) == escaped for word, escaped in zip(words, fields[::2], strict=True) if "\\" in escaped):
+            return words, list(map(int, fields[1::2]))
+    words, counts = [], []
+    for number, line in enumerate(content.removesuffix("\n").split("\n"), 1):
+        escaped, _, count = line.partition("\t")
+        word = unescape(escaped)
+        if escape(word) != escaped or not _COUNT.fullmatch(count):
+            raise ValueError(f"line {number} is not a word, a tab and a count")
+        words.append(word)
+        counts.append(int(count))
+    return words, counts
 
 
 def _is_word(token: str) -> bool:

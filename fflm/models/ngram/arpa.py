@@ -17,7 +17,8 @@ from fflm.files import replacing_folder, writing_text
 from fflm.models.creation import check_free
 from fflm.models.description import LARGEST_ORDER
 from fflm.models.ngram import kernels
-from fflm.models.ngram.model import Integers, NgramModel, Tables, borders
+from fflm.models.ngram.model import NgramModel
+from fflm.models.ngram.tables import Integers, Tables, borders
 from fflm.text.reading import byte_lines
 from fflm.text.settings import TextMode, TextSettings
 from fflm.text.tokenizer import Tokenizer
@@ -132,7 +133,9 @@ def import_arpa(
         If the file is not in the ARPA format, or the folder cannot be written.
     """
     with replacing_folder(path, lambda: check_free(path, overwrite)) as folder:
-        read_arpa(source, tokenizer=tokenizer, mode=mode).save(folder)
+        model = read_arpa(source, tokenizer=tokenizer, mode=mode)
+        model.save(folder)
+        model.save_index(folder)
     return NgramModel.load(path)
 
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from fflm.backend.cpu.launching import shares_of
 from fflm.errors import FflmError
 from fflm.models.ngram import kernels
-from fflm.models.ngram.model import Integers, Tables, borders
 from fflm.models.ngram.pruning import prune_by_entropy, subset
 from fflm.models.ngram.settings import largest_pruned
+from fflm.models.ngram.tables import Integers, Tables, borders
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows

@@ -1,6 +1,6 @@
 """Numba kernels of n-gram models: sorting the positions of a text by context, interpolation, and lookup.
 
-`fflm.models.ngram.model.Tables` describes the layout of the tables. Shapes: N tokens of the text, P predicted positions, M
+`fflm.models.ngram.tables.Tables` describes the layout of the tables. Shapes: N tokens of the text, P predicted positions, M
 contexts, G n-grams, B predictions, n context words, V words of the vocabulary.
 """
 
@@ -369,8 +369,11 @@ def ngrams_of(index, word, context, back_offs):
 
 @inner()
 def log_p_of(log_p, length, back_offs, count):
-    """Return the log-probability of a word, given what `ngrams_of` found of it, and of the ``count`` words before it."""
-    for k in range(length, count + 1):
+    """Return the log-probability of a word, given what `ngrams_of` found of it, and of the ``count`` words before it.
+
+    Every word has an n-gram of length 1, except for ``<s>`` and in a damaged index.
+    """
+    for k in range(max(length, 1), count + 1):
         log_p += back_offs[k - 1]
     return log_p
 

@@ -5,13 +5,13 @@ import time
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from fflm.arguments import Device, PathLike, checked, to_path
-from fflm.arrays import CONFIG, WEIGHTS, load_arrays, meaning, save_arrays
+from fflm.arrays import CONFIG, WEIGHTS, MappedArrays, map_arrays, meaning, save_arrays
 from fflm.backend.cpu.launching import shares_of
 from fflm.compiling import pack
 from fflm.errors import FflmError
@@ -20,95 +20,23 @@ from fflm.models.description import NgramFigures
 from fflm.models.folder import read_config, read_text, save_description
 from fflm.models.language_model import LanguageModel
 from fflm.models.ngram import kernels
-from fflm.network.parameters import is_finite
+from fflm.models.ngram.index import make_index, map_index, save_index
+from fflm.models.ngram.tables import TABLE_TYPES, Tables, is_consistent
 from fflm.stored import REMEDY
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 
-ROUNDING = 1e-5
-"""The largest log-probability that is accepted, nats, because the logarithm of 1 may be rounded up."""
-
-Integers = npt.NDArray[np.integer[Any]]
-
-Floats = npt.NDArray[np.floating[Any]]
-
-
-class Tables(NamedTuple):
-    """All n-grams of a model, as flat arrays.
-
-    The M contexts are the nodes of a tree: the root is the empty context, and a child extends its parent by one older word. They
-    are numbered by depth, then by parent, then by word, so that the children of a node have consecutive numbers. The n-grams of a
-    context are also consecutive, in the order of their last words; the n-grams of the root are the whole vocabulary.
-
-    Attributes
-    ----------
-    children
-        (M + 1,), uint32: the children of context i are the contexts ``children[i]`` to ``children[i + 1]``, exclusive.
-    words
-        (M,), uint32: the oldest word of each context; that of the root is not used.
-    back_offs
-        (M,), float32: the logarithm of the weight of the parent's distribution, for words without an n-gram in the context; nats.
-        That of the root is not used.
-    starts
-        (M + 1,), uint32: the n-grams of context i are ``starts[i]`` to ``starts[i + 1]``, exclusive.
-    targets
-        (G,), uint32: the last word of each n-gram.
-    log_probabilities
-        (G,), float32: log p(last word | context) of each n-gram, nats.
-    """
-
-    children: npt.NDArray[np.uint32]
-    words: npt.NDArray[np.uint32]
-    back_offs: npt.NDArray[np.float32]
-    starts: npt.NDArray[np.uint32]
-    targets: npt.NDArray[np.uint32]
-    log_probabilities: npt.NDArray[np.float32]
-
-    @classmethod
-    def of(
-        cls, parents: Integers, words: Integers, back_offs: Floats, starts: Integers, targets: Integers, log_p: Floats
-    ) -> Self:
-        """Return the tables of a model whose contexts are given by their parents.
-
-        Parameters
-        ----------
-        parents, words
-            (M - 1,): the parent and the oldest word of each context except for the root, in the order of their numbers.
-        back_offs, starts
-            As in the tables.
-        targets, log_p
-            (G,): the last word and the log-probability of each n-gram, in the order of contexts and words; nats.
-
-        Raises
-        ------
-        FflmError
-            If there are too many n-grams to be numbered by 32 bits.
-        """
-        if len(targets) >= 2**32:
-            raise FflmError(f"{len(targets):,} n-grams are too many: choose a smaller `order`, or less text")
-        return cls(
-            borders(parents, len(back_offs)).astype(np.uint32) + np.uint32(1),
-            np.concatenate([np.zeros(1, np.uint32), words.astype(np.uint32, copy=False)]),
-            back_offs.astype(np.float32, copy=False),
-            starts.astype(np.uint32, copy=False),
-            targets.astype(np.uint32, copy=False),
-            log_p.astype(np.float32, copy=False),
-        )
-
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the arrays by name."""
-        return self._asdict()
-
-    def levels(self) -> list[tuple[int, int]]:
-        """Return the range of the numbers of the contexts of 0, 1, 2, ... words: first, and last exclusive."""
-        levels = [(0, 1)]
-        while (border := levels[-1][1]) < len(self.words):
-            levels.append((border, int(self.children[border])))
-        return levels
-
 
 class NgramModel(TableScorer, LanguageModel):
     """An n-gram model with back-off tables.
+
+    Parameters
+    ----------
+    tables
+        The n-grams; or, of a model with a stored index, the arrays in its file, which are verified when they are needed. Scoring
+        only needs the index.
+    vocabulary, text, about
+        As the attributes.
 
     Attributes
     ----------
@@ -125,13 +53,29 @@ class NgramModel(TableScorer, LanguageModel):
 
     start_log10 = -99.0  # stands for the probability 0, as in SRILM
 
-    def __init__(self, tables: Tables, vocabulary: Vocabulary, text: TextSettings, about: Mapping[str, Any]) -> None:
-        self.tables = tables
+    def __init__(
+        self, tables: Tables | MappedArrays, vocabulary: Vocabulary, text: TextSettings, about: Mapping[str, Any]
+    ) -> None:
+        self._stored = tables if isinstance(tables, MappedArrays) else None
+        if isinstance(tables, Tables):
+            self.tables = tables
         self.vocabulary = vocabulary
         self.text = text
         self.about = dict(about)
 
     _line_kernel = staticmethod(kernels.ngram_score_lines)
+
+    @cached_property
+    def tables(self) -> Tables:
+        """The n-grams.
+
+        Raises
+        ------
+        FflmError
+            If the model was loaded with its index, and its file turns out to be damaged.
+        """
+        assert self._stored is not None
+        return _verified(self._stored, len(self.vocabulary), self.order)
 
     @cached_property
     def _index(self) -> kernels.Index:
@@ -143,8 +87,19 @@ class NgramModel(TableScorer, LanguageModel):
         """The tables, as the kernels that score lines and words take them."""
         return pack(kernels.LineTables(self._index, *self.context_limits, self.order, self.start_log10 * math.log(10)))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state to pickle, without the index, which is made again."""
+        return {name: value for name, value in super().__getstate__().items() if name != "_index"}
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """Pickle a model with a stored index by its path, so that processes share one mapped copy."""
+        if self._stored is None:
+            return super().__reduce_ex__(protocol)
+        return _reopen, (type(self), self._stored.path.parent.absolute(), self._stored.checksum)
+
     def _details(self) -> list[str]:
-        return [f"order {self.order}", f"{len(self.tables.targets):,} n-grams"]
+        targets = self._stored.arrays["targets"] if self._stored else self.tables.targets
+        return [f"order {self.order}", f"{len(targets):,} n-grams"]
 
     @property
     def order(self) -> int:
@@ -196,6 +151,28 @@ class NgramModel(TableScorer, LanguageModel):
         config = save_description(path, {"kind": "ngram"}, self.text, self.vocabulary, about)
         save_arrays(path / WEIGHTS, self.tables.arrays(), self.about.get("figures", {}), config)
 
+    def save_index(self, path: Path) -> None:
+        """Write the index beside the model that was saved in a folder, so that `load` need not make it.
+
+        Raises
+        ------
+        FflmError
+            If the file cannot be written.
+        """
+        save_index(path, self._index)
+
+    def verify(self) -> None:
+        """Verify the checksums of the model's files, for which they are read to their ends; `load` reads no more than it needs.
+
+        Raises
+        ------
+        FflmError
+            If one of them is damaged.
+        """
+        if self._stored:
+            tables = _verified(self._stored, len(self.vocabulary), self.order)
+            map_index(self._stored.path.parent, self._stored.checksum, int(tables.starts[1]) + 1, verify=True)
+
     @classmethod
     @checked
     def load(cls, path: PathLike, device: Device = "cpu") -> Self:
@@ -216,71 +193,38 @@ class NgramModel(TableScorer, LanguageModel):
         path = to_path("path", path)
         about = read_config(path, "ngram")
         text, vocabulary = read_text(path, about)
-        arrays, figures = load_arrays(path / WEIGHTS, (np.uint32, np.float32), NgramFigures, meaning(about))
-        if arrays.keys() != set(Tables._fields):
-            raise FflmError(f"{path / WEIGHTS} is damaged (it has no n-grams): {REMEDY}")
-        tables, ngram = Tables(**arrays), about["ngram"]
-        described = len(ngram["counts"]) <= ngram["order"] and len(ngram["discounts"] or ()) in (0, len(ngram["counts"]))
-        if not described or not _is_consistent(tables, len(vocabulary), ngram["order"]):
-            raise FflmError(f"{path} is damaged ({CONFIG} and {WEIGHTS} do not fit together): {REMEDY}")
-        return cls(tables, vocabulary, text, {**about, "figures": figures})
+        mapped, figures = map_arrays(path / WEIGHTS, TABLE_TYPES, NgramFigures, meaning(about), verify=False)
+        ngram, about = about["ngram"], {**about, "figures": figures}
+        index = map_index(path, mapped.checksum, len(vocabulary) + 1)
+        if not (len(ngram["counts"]) <= ngram["order"] and len(ngram["discounts"] or ()) in (0, len(ngram["counts"]))):
+            raise FflmError(f"{path} is damaged (its {CONFIG} contradicts itself): {REMEDY}")
+        if index is None:
+            return cls(_verified(mapped, len(vocabulary), ngram["order"]), vocabulary, text, about)
+        model = cls(mapped, vocabulary, text, about)
+        model._index = index
+        return model
 
 
-def make_index(tables: Tables, words: int, room: float = 1.5) -> kernels.Index:
-    """Return an index of the n-grams of a model.
-
-    Parameters
-    ----------
-    tables
-        The n-grams.
-    words
-        V + 1.
-    room
-        The number of slots per n-gram; there will be more, if these are too few.
+def _verified(mapped: MappedArrays, words: int, order: int) -> Tables:
+    """Return the tables in a model's file after they have been verified.
 
     Raises
     ------
     FflmError
-        If there are too many n-grams to be numbered by 32 bits.
+        If the file is damaged.
     """
-    parents = np.repeat(np.arange(len(tables.words), dtype=np.uint32), np.diff(tables.children))
-    parents = np.concatenate([np.zeros(1, np.uint32), parents])
-    slots, beyond = int(room * len(tables.targets)) + 1, 64
-    _, *arrays = tables
-    while True:
-        if words + slots + beyond > 2**32:
-            raise FflmError(f"{len(tables.targets):,} n-grams are too many to be scored: prune the model")
-        index = kernels.Index(np.zeros(words + slots + beyond, kernels.ENTRY), words, slots)
-        if kernels.fill_index(parents, *arrays, index):
-            return index
-        slots, beyond = slots + slots // 2, 2 * beyond
+    mapped.verify()
+    if mapped.arrays.keys() != set(Tables._fields):
+        raise FflmError(f"{mapped.path} is damaged (it has no n-grams): {REMEDY}")
+    tables = Tables(**mapped.arrays)
+    if not is_consistent(tables, words, order):
+        raise FflmError(f"{mapped.path.parent} is damaged ({CONFIG} and {WEIGHTS} do not fit together): {REMEDY}")
+    return tables
 
 
-def borders(ascending: Integers, count: int) -> npt.NDArray[np.int64]:
-    """Return the index at which each of 0 to ``count`` starts, or would start, in sorted numbers: (N,) -> (count + 1,)."""
-    return np.concatenate([[0], np.bincount(ascending, minlength=count).cumsum()])
-
-
-def _is_consistent(tables: Tables, vocabulary: int, order: int) -> bool:
-    """Return whether the tables of a model are consistent, so that all indices are in range, and contain log-probabilities."""
-    contexts, grams = len(tables.words), len(tables.targets)
-    return (
-        all(array.ndim == 1 for array in tables.arrays().values())
-        and all(
-            (array.dtype == np.float32) == (name in ("back_offs", "log_probabilities")) for name, array in tables.arrays().items()
-        )
-        and 0 < contexts == len(tables.back_offs)
-        and all(
-            len(border) == contexts + 1 and bool(np.all(border[1:] >= border[:-1])) for border in (tables.children, tables.starts)
-        )
-        and (tables.children[0], tables.children[-1], tables.starts[0], tables.starts[-1]) == (1, contexts, 0, grams)
-        and bool(np.all(tables.children[:-1] > np.arange(contexts)))
-        and grams == len(tables.log_probabilities)
-        and np.array_equal(tables.targets[: tables.starts[1]], np.arange(vocabulary))
-        and int(tables.targets.max()) < vocabulary
-        and len(tables.levels()) <= order
-        and bool(tables.words.max() <= vocabulary)
-        and is_finite(tables.back_offs)
-        and is_finite(tables.log_probabilities)
-        and bool(tables.log_probabilities.max() <= ROUNDING)
-    )
+def _reopen(class_: type[NgramModel], path: Path, checksum: str) -> NgramModel:
+    """Load a model that was pickled by its path, and compare its checksum."""
+    model = class_.load(path)
+    if model._stored is None or model._stored.checksum != checksum:
+        raise FflmError(f"{path} has changed since the model was loaded: load it again")
+    return model

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from fflm.backend.cpu.launching import shares_of
 from fflm.models.ngram import kernels
-from fflm.models.ngram.model import Floats, Integers, Tables
+from fflm.models.ngram.tables import Floats, Integers, Tables
 
 
 def subset(tables: Tables, kept: npt.NDArray[np.bool_]) -> tuple[Tables, npt.NDArray[np.int64]]:

@@ -79,6 +79,7 @@ def train(
         }
         assert isinstance(new, NewFolder)
         model.save(new.folder)
+        model.save_index(new.folder)
         new.publish()
     return NgramModel.load(place)
 

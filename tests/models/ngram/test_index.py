@@ -1,16 +1,24 @@
 """The index of n-grams finds what a search in a dictionary finds, whatever collides, and does not crash on damaged entries."""
 
 import math
+import mmap
+import pickle
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import fflm
+from fflm.arrays import INDEX, WEIGHTS
 from fflm.compiling import pack
 from fflm.errors import FflmError
 from fflm.models.ngram import kernels
-from fflm.models.ngram.arpa import read_arpa
-from fflm.models.ngram.model import make_index
+from fflm.models.ngram import model as models
+from fflm.models.ngram.arpa import import_arpa, read_arpa
+from fflm.models.ngram.index import make_index
 
 WORDS = ["<unk>", "</s>", *(f"w{number}" for number in range(30))]
 
@@ -117,3 +125,118 @@ def test_index_refuses_more_entries_than_have_numbers(case):
     model, *_ = case
     with pytest.raises(FflmError, match="too many to be scored"):
         make_index(model.tables, len(model.vocabulary) + 1, 2**32)
+
+
+# The stored index.
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return the folder of a model of order 3 with its index."""
+    write_ngrams(tmp_path / "model.arpa", make_ngrams(3), 3)
+    import_arpa(tmp_path / "model.arpa", tmp_path / "model.ngram")
+    return tmp_path / "model.ngram"
+
+
+LINES = ["w1 w2 w3", "", "w29 unseen w7"]
+
+
+def flip(path, place):
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_stored_index_is_mapped_and_gives_same_scores(folder, monkeypatch):
+    expected = fflm.load(folder).scores(LINES)
+    (folder / INDEX).rename(folder / "aside")
+    np.testing.assert_array_equal(fflm.load(folder).scores(LINES), expected)
+    (folder / "aside").rename(folder / INDEX)
+    monkeypatch.setattr(models, "make_index", None)
+    monkeypatch.setattr(models, "is_consistent", None)
+    model = fflm.load(folder)
+    np.testing.assert_array_equal(model.scores(LINES), expected)
+    assert "n-grams" in repr(model)
+    entries = model._index.entries
+    assert entries.ctypes.data % 64 == 0
+    while not isinstance(entries, mmap.mmap):
+        entries = entries.base
+
+
+def test_index_of_other_tables_is_ignored(folder, tmp_path):
+    other = read_arpa(tmp_path / "model.arpa")
+    other.tables.log_probabilities[:] -= np.float32(1)
+    other.save(folder)
+    np.testing.assert_array_equal(fflm.load(folder).scores(LINES), other.scores(LINES))
+
+
+def test_damaged_header_of_index_is_refused(folder):
+    content = (folder / INDEX).read_bytes()
+    for old, new in (
+        (b'\\"words\\": 33', b'\\"words\\": 34'),
+        (b'\\"slots\\": 7', b'\\"slots\\": 9'),
+        (b'\\"slots\\": ', b'\\"slots\\":-'),
+        (b'"entries"', b'"entrees"'),
+    ):
+        assert content.count(old) == 1, (old, content[:400])
+        (folder / INDEX).write_bytes(content.replace(old, new))
+        with pytest.raises(FflmError, match=r"index\.safetensors is damaged"):
+            fflm.load(folder)
+    (folder / INDEX).write_bytes(content[:-1])
+    with pytest.raises(FflmError, match=r"index\.safetensors is damaged"):
+        fflm.load(folder)
+
+
+def test_verify_finds_changed_bits_that_loading_does_not_read(folder):
+    fflm.load(folder).verify()
+    for name in (INDEX, WEIGHTS):
+        flip(folder / name, -100)
+        model = fflm.load(folder)
+        assert len(model.scores(LINES)) == len(LINES)
+        with pytest.raises(FflmError, match=rf"{name} is damaged"):
+            model.verify()
+        if name == WEIGHTS:
+            with pytest.raises(FflmError, match=rf"{name} is damaged"):
+                model.next_words("w1", 1)
+        flip(folder / name, -100)
+
+
+def test_model_with_index_is_pickled_by_its_path(folder, tmp_path):
+    model = fflm.load(folder)
+    content = pickle.dumps(model)
+    assert len(content) < 1000
+    np.testing.assert_array_equal(pickle.loads(content).scores(LINES), model.scores(LINES))
+    other = read_arpa(tmp_path / "model.arpa")
+    other.tables.log_probabilities[:] -= np.float32(1)
+    other.save(folder)
+    with pytest.raises(FflmError, match="has changed since the model was loaded: load it again"):
+        pickle.loads(content)
+
+
+SHARED = """
+import sys
+from pathlib import Path
+from fflm.arrays import map_arrays
+import numpy as np
+mapped, _ = map_arrays(Path(sys.argv[1]), (np.uint8,))
+lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+next(line for line in lines if line.endswith(sys.argv[1]))
+sizes = {}
+for line in lines:
+    name, _, size = line.partition(":")
+    if not size.endswith("kB"):
+        break
+    sizes[name] = int(size.split()[0])
+print(sizes["Shared_Clean"] + sizes["Shared_Dirty"], sizes["Private_Clean"] + sizes["Private_Dirty"])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux says which pages are shared")
+def test_processes_share_mapped_index(folder):
+    model = fflm.load(folder)
+    model.verify()  # has all pages in memory
+    command = [sys.executable, "-c", SHARED, str(folder / INDEX)]
+    shared, private = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert shared > 0
+    assert private == 0

@@ -1,0 +1,108 @@
+"""The index of a model's n-grams: a hash table, which is made once, stored beside the model, and mapped into memory."""
+
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+
+from fflm.arrays import INDEX, WEIGHTS, MappedArrays, map_arrays, save_arrays
+from fflm.errors import FflmError
+from fflm.models.ngram import kernels
+from fflm.models.ngram.tables import TABLE_TYPES, Tables
+from fflm.stored import REMEDY
+
+
+class IndexFigures(TypedDict):
+    """What the file of an index says beside its entries: the checksum of the tables that it was made of, and its numbers."""
+
+    tables: str
+    words: int
+    slots: int
+
+
+def make_index(tables: Tables, words: int, room: float = 1.5) -> kernels.Index:
+    """Return an index of the n-grams of a model.
+
+    Parameters
+    ----------
+    tables
+        The n-grams.
+    words
+        V + 1.
+    room
+        The number of slots per n-gram; there will be more, if these are too few.
+
+    Raises
+    ------
+    FflmError
+        If there are too many n-grams to be numbered by 32 bits.
+    """
+    parents = np.repeat(np.arange(len(tables.words), dtype=np.uint32), np.diff(tables.children))
+    parents = np.concatenate([np.zeros(1, np.uint32), parents])
+    slots, beyond = int(room * len(tables.targets)) + 1, 64
+    _, *arrays = tables
+    while True:
+        if words + slots + beyond > 2**32:
+            raise FflmError(f"{len(tables.targets):,} n-grams are too many to be scored: prune the model")
+        index = kernels.Index(np.zeros(words + slots + beyond, kernels.ENTRY), words, slots)
+        if kernels.fill_index(parents, *arrays, index):
+            return index
+        slots, beyond = slots + slots // 2, 2 * beyond
+
+
+def save_index(folder: Path, index: kernels.Index) -> None:
+    """Write an index to the folder of the model whose n-grams it contains.
+
+    Raises
+    ------
+    FflmError
+        If the file cannot be written.
+    """
+    tables, _ = map_arrays(folder / WEIGHTS, TABLE_TYPES, verify=False)
+    entries = index.entries.view(np.uint8).reshape(len(index.entries), -1)
+    save_arrays(folder / INDEX, {"entries": entries}, {"tables": tables.checksum, "words": index.words, "slots": index.slots})
+
+
+def map_index(folder: Path, tables: str, words: int, *, verify: bool = False) -> kernels.Index | None:
+    """Map the index in the folder of a model into memory, and check that no search in it can leave the table.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    tables
+        The checksum in the file of the model's tables.
+    words
+        V + 1.
+    verify
+        Whether to read the whole file, and verify its checksum.
+
+    Returns
+    -------
+    Index or None
+        The index; None if there is none, as in the folders of early versions, or if it belongs to other tables.
+
+    Raises
+    ------
+    FflmError
+        If the file is damaged.
+    """
+    path = folder / INDEX
+    if not path.exists():
+        return None
+    mapped, about = map_arrays(path, (np.uint8,), IndexFigures, verify=verify)
+    if about["tables"] != tables:
+        return None
+    entries = _entries(mapped)
+    slots = about["slots"]
+    if about["words"] != words or slots < 1 or not words + slots < len(entries) <= 2**32 or entries[-1]["key"]:
+        raise FflmError(f"{path} is damaged (its numbers do not fit the model): {REMEDY}")
+    return kernels.Index(entries, words, slots)
+
+
+def _entries(mapped: MappedArrays) -> np.ndarray[tuple[int], np.dtype[np.void]]:
+    """Return the entries (S,) in the file of an index."""
+    entries = mapped.arrays.get("entries", np.empty(0, np.uint8))
+    if entries.ndim != 2 or entries.shape[1] != kernels.ENTRY.itemsize or not entries.flags.aligned:
+        raise FflmError(f"{mapped.path} is damaged (it has no entries): {REMEDY}")
+    return entries.reshape(-1).view(kernels.ENTRY)
