@@ -211,7 +211,7 @@ that SQLite repeats or can do without."""
 CLEANUP = re.compile(r"(unlink|unlinkat|rmdir) .*")
 """Calls whose failure leaves files behind, which the next command removes."""
 
-CREATION_OR_CLEANUP = re.compile(rf"(open|flock) .*/\.lock|(mkdir|flock) .*\.(tmp|part)|{CLEANUP.pattern}")
+CREATION_OR_CLEANUP = re.compile(rf"(open|flock) .*/(trial-\d+)?\.lock|(mkdir|flock) .*\.(tmp|part)|{CLEANUP.pattern}")
 """Calls during which a signal may leave files behind, which the next command removes."""
 
 
