@@ -1,4 +1,4 @@
-"""Several processes that train on GPUs, which are fake here."""
+"""Several processes that train on GPUs, which are fake here. The kernels were compiled by the tests in the files before."""
 
 import mpi_checks
 import pytest
