@@ -33,12 +33,14 @@ def kernel(name: str | None = None, **options: Any) -> Any:
     Parameters
     ----------
     name
-        Name of the kernel in the cache, as for `KernelCache`; by default its Python name.
+        Name of the kernel in the cache, as for `KernelCache`, which profilers show after its Python name; by default that alone.
     options
         Options of `numba.cuda.jit`.
     """
 
     def decorate(function: Callable[..., None]) -> Any:
+        if name:
+            function.__qualname__ = f"{function.__name__}_{name}".replace(" ", "_")
         dispatcher = cuda.jit(**options)(function)
         dispatcher._cache = KernelCache(function, name, _Kernel._reduce_states, _rebuild)
         return dispatcher
