@@ -20,7 +20,7 @@ Vectors: TypeAlias = Annotated[
 ]
 Initial: TypeAlias = Annotated[
     PathLike | None,
-    Meta(description="A trained model, whose network, weights, vocabulary and way to read text training starts from."),
+    Meta(description="Start from the weights of this trained model, with its network, vocabulary and text settings."),
 ]
 Extend: TypeAlias = Annotated[
     bool, Meta(description="Add new words of the text to the vocabulary of the model that training starts from.")

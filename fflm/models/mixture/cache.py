@@ -149,8 +149,7 @@ class NeuralCache(Cache):
 
     Grave, Joulin and Usunier 2017 (https://arxiv.org/abs/1612.04426). The key of a context is what the softmax of a network reads
     after it; cosine_i is that of the angle between the keys of the current context and of the context before w_i. The imaginary
-    word has the weight of a word whose key is orthogonal, c = exp(-theta). Without the decay, which Grave et al. do not have, the
-    perplexity of a network with this cache is 4% higher on a part of Brown's validation text.
+    word has the weight of a word whose key is orthogonal, c = exp(-theta). Grave et al. do not have the decay.
 
     The network runs on its device, everything else on the CPU. The losses of a text do not depend on how it is divided into
     batches, except for rounding.

@@ -64,9 +64,8 @@ class InitialModel:
     def fields(self) -> dict[str, Any]:
         """Return the settings of the network, and those of the text that `fflm.models.creation.text_source` takes."""
         config, text = self.model.config, self.model.text
-        network = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-        for name in ("vocabulary", "input", "numbers", "outputs", "output"):  # the same in all language models, or not a setting
-            del network[name]
+        # The fields that are left out are the same in all language models, or depend on the text.
+        network = _fields(config, "vocabulary", "input", "numbers", "outputs", "output")
         return {**network, "tokenizer": text.tokenizer.mode, **_fields(text.tokenizer, "mode"), **_fields(text, "tokenizer")}
 
     def source(self, source: TextSource) -> TextSource:
@@ -96,6 +95,6 @@ class InitialModel:
         return self.model.parameters.extended(np.log(counts / (sum(after.counts) + len(counts)) / unknown))
 
 
-def _fields(settings: Tokenizer | TextSettings, *but: str) -> Mapping[str, Any]:
+def _fields(settings: NetworkConfig | Tokenizer | TextSettings, *but: str) -> Mapping[str, Any]:
     """Return the fields of settings, except for those named in ``but``."""
     return {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings) if field.name not in but}
