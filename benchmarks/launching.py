@@ -65,7 +65,7 @@ def idle_gpu() -> list[None]:
 
     cuda_launching.launch = dispatcher.launch = launch
     gpu.enqueue = lambda action, stream=None: None
-    vars(driver)["cuMemcpyDtoH"] = lambda target, source, size: memset(target, 0, size)
+    vars(driver)["cuMemcpyDtoHAsync"] = lambda target, source, size, stream: memset(target, 0, size)
     return launched
 
 

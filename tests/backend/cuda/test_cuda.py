@@ -31,6 +31,7 @@ from fflm.backend.cuda import launching as cuda_launching
 from fflm.backend.cuda import mixed as cuda_mixed
 from fflm.backend.cuda.backend import MIXED_PRODUCTS, PRODUCTS, SPAN, WAVE, CudaBackend, divide
 from fflm.backend.cuda.launching import signature
+from fflm.backend.cuda.memory import use_gpu
 from fflm.backend.protocol import Dropout
 from fflm.bench import Size, measure
 from fflm.cli import main
@@ -360,8 +361,6 @@ def test_threads_sharing_a_gpu_give_same_results():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_gpu_in_forked_process_is_refused():
-    from fflm.backend.cuda.memory import use_gpu
-
     gpu_backend()
     use_gpu()
     child = os.fork()
@@ -386,17 +385,22 @@ def test_training_step_synchronizes_only_for_its_results(monkeypatch, mixed):
         return lambda *arguments: (calls.append(name), function(*arguments))[1]
 
     backend = gpu_backend(mixed)
-    for name in ("cuCtxSynchronize", "cuMemAlloc", "cuMemFree", "cuMemHostAlloc", "cuMemcpyHtoD", "cuMemcpyDtoH"):
+    waiting = ("cuCtxSynchronize", "cuStreamSynchronize", "cuMemcpyHtoD", "cuMemcpyDtoH")
+    for name in (*waiting, "cuMemAlloc", "cuMemFree", "cuMemHostAlloc"):
         monkeypatch.setitem(vars(driver), name, noted(name, getattr(driver, name)))
     monkeypatch.setattr(cuda_launching, "launch", noted("launch", cuda_launching.launch))
     windows = Windows(TEXT, NETWORK.context, padding=NETWORK.vocabulary)
     training = Trainer(Network(NETWORK, backend), Parameters.random(NETWORK, 1), windows, None, SETTINGS).run()
     for _ in range(3):
         next(training)
+    gpu, streams = fake_driver(), set()
+    enqueue = gpu.enqueue
+    monkeypatch.setattr(gpu, "enqueue", lambda action, stream=0: (streams.add(stream), enqueue(action, stream)))
     calls.clear()
     next(training)
+    assert streams == {use_gpu()}
     launches = len(calls) - 2
-    assert calls == ["launch"] * launches + ["cuMemcpyDtoH"] * 2  # the losses, and the factor that clips the gradient
+    assert calls == ["launch"] * launches + ["cuStreamSynchronize"] * 2  # the losses, and the factor that clips the gradient
     assert launches <= 40
 
 
