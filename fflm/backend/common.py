@@ -67,14 +67,14 @@ def activation_code(activation: ActivationFunction) -> tuple[int, float]:
     return ACTIVATIONS.index(name), NEGATIVE_SLOPES.get(name, 0.0) if slope is None else slope
 
 
-def dropout_words(dropout: Dropout) -> list[np.uint32]:
-    """Return the six 32-bit integers by which a kernel computes a dropout mask, as `Dropout` describes it.
+def halves(number: int) -> tuple[np.uint32, np.uint32]:
+    """Return the low and the high half of an integer of 64 bits."""
+    return np.uint32(number & 0xFFFFFFFF), np.uint32(number >> 32 & 0xFFFFFFFF)
 
-    They are the threshold (an element is dropped if its random number is below it), the layer, the low and the high half of
-    the step, and the low and the high half of the seed.
-    """
-    numbers = [int(dropout.rate * 2**32), dropout.layer, dropout.step, dropout.step >> 32, dropout.seed, dropout.seed >> 32]
-    return [np.uint32(number & 0xFFFFFFFF) for number in numbers]
+
+def dropout_threshold(dropout: Dropout) -> np.uint32:
+    """Return the number below which the random number of an element must be for the element to be dropped."""
+    return np.uint32(int(dropout.rate * 2**32))
 
 
 def adam_corrections(beta1: float, beta2: float, step: int) -> tuple[float, float]:

@@ -300,7 +300,8 @@ class Trainer:
 
         The device may still be computing them.
         """
-        backend, subset, settings, step = self.network.backend, batch.subset, self.settings, self.state.step
+        backend, subset, settings = self.network.backend, batch.subset, self.settings
+        numbers = backend.place(self.optimizer.numbers(rate, self.state.step))
         parameters, gradients, moments = self.parameters, self.gradients, self.optimizer.moments
         if subset:
             gradients = subset.frame(gradients, gradients)
@@ -320,7 +321,7 @@ class Trainer:
             losses,
             objective=batch.objective,
             seed=settings.seed,
-            step=step,
+            numbers=numbers,
             first=batch.first,
             batch=batch.size,
         )
@@ -331,7 +332,7 @@ class Trainer:
         self.optimizer.add_penalties(parameters, gradients)
         if settings.clip:
             backend.clip_factor(self._all_gradients(gradients), settings.clip, self._scale)
-        self.optimizer.update(parameters, gradients, moments, scale=self._scale, rate=rate, step=step + 1)
+        self.optimizer.update(parameters, gradients, moments, scale=self._scale, numbers=numbers)
         if subset:
             for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
                 subset.put(backend, part, whole)

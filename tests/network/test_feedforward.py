@@ -10,6 +10,7 @@ from devices import backend_under_test, device, mixed, precision, tile
 from reference import CASES
 from tolerances import NETWORK, PRODUCT, SOFTMAX, assert_close
 
+from fflm.backend.protocol import StepNumbers
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.output import Objective
@@ -41,7 +42,8 @@ def compute_gradients(
         array[...] = np.nan
     noise = reference.noise(case).astype(dtype) if case["noise"] else None
     objective = Objective(case["smoothing"], case["penalty"], noise)
-    network.gradients(parameters, contexts, targets, gradients, losses, objective=objective, seed=SEED, step=STEP)
+    numbers = network.backend.place(StepNumbers(STEP))
+    network.gradients(parameters, contexts, targets, gradients, losses, objective=objective, seed=SEED, numbers=numbers)
     return gradients, losses
 
 

@@ -221,7 +221,7 @@ def put_rows(values, rows, array, threads):
 def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, seed_high, first, dropped, in_place, threads):
     """Fill dropped (N,) with values (N,) times ``factor``, or with 0 where a random number is below ``threshold``.
 
-    ``threshold`` to ``seed_high`` are uint32, as `common.dropout_words` returns them. ``first`` is the index of the first element
+    ``threshold`` to ``seed_high`` are uint32, as for `Dropout`. ``first`` is the index of the first element
     in the whole batch. ``in_place`` says that values and dropped are the same array.
     """
     # MASK random numbers are drawn at a time, by a loop that makes four of them in an iteration and that LLVM can vectorize.

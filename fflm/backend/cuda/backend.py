@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fflm.backend.common import Scratch, activation_code, adam_corrections, dropout_words, flat
+from fflm.backend.common import Scratch, activation_code, adam_corrections, dropout_threshold, flat, halves
 from fflm.backend.cuda import kernels
 from fflm.backend.cuda.communication import connect_gpus
 from fflm.backend.cuda.kernels import SUMMED
@@ -18,7 +18,7 @@ from fflm.backend.cuda.memory import DeviceArray, PinnedCopies, memory_size
 from fflm.backend.cuda.mixed import SLOPE, make_mixed_product, pairs_for, to_halves
 from fflm.backend.cuda.products import COLUMNS, FORMS, FOUR, ROWS, STORE
 from fflm.backend.cuda.single import make_single_product
-from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, SoftmaxPart, UnitLoss
+from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, SoftmaxPart, StepNumbers, UnitLoss
 from fflm.parallel.communicator import Communicator
 
 PARTS = 1024
@@ -77,6 +77,27 @@ class Slopes(NamedTuple):
     targets: Array
     hit: float
     spread: float
+
+
+class PlacedNumbers(NamedTuple):
+    """The `StepNumbers` of a training step in the memory of a GPU.
+
+    Attributes
+    ----------
+    step
+        The low and the high half of the number of the step, (2,) uint32.
+    reals
+        The learning rate, 1 - shrink, and Adam's corrections, (4,) float32.
+    """
+
+    step: DeviceArray
+    reals: DeviceArray
+
+
+def packed(numbers: StepNumbers) -> np.ndarray:
+    """Return the numbers of a step as an array (6,) uint32: those of `PlacedNumbers` one after another."""
+    reals = np.array([numbers.rate, 1 - numbers.shrink, *numbers.corrections], np.float32)
+    return np.concatenate([halves(numbers.step), reals.view(np.uint32)])
 
 
 def divide(blocks: int, inner: int) -> tuple[int, int]:
@@ -264,6 +285,10 @@ class CudaBackend:
     def download(self, array: Array) -> Any:
         return self._copies.receive(array)
 
+    def place(self, numbers: StepNumbers) -> PlacedNumbers:
+        words = self.upload(packed(numbers))
+        return PlacedNumbers(words[:2], words[2:].reinterpreted(np.float32))
+
     def copy(self, values: Array, copied: Array, *, source: int = 0, target: int = 0) -> None:
         self._launch(kernels.copy, len(values), values, c_uint32(source), copied, c_uint32(target))
 
@@ -330,7 +355,8 @@ class CudaBackend:
             threads,
             values,
             c_float(1 / (1 - dropout.rate)),
-            *(c_uint32(int(word)) for word in dropout_words(dropout)),
+            dropout.numbers.step,
+            *(c_uint32(int(word)) for word in (dropout_threshold(dropout), dropout.layer, *halves(dropout.seed))),
             c_uint32(first),
             dropped,
         )
@@ -542,12 +568,12 @@ class CudaBackend:
         *,
         scale: Array,
         l2: float,
-        rate: float,
+        numbers: PlacedNumbers,
         momentum: float,
         nesterov: bool,
     ) -> None:
-        numbers = *map(c_float, (l2, rate, momentum)), c_bool(nesterov)
-        self._on_table(kernels.momentum_step, (weights, gradients, velocities), scale, *numbers)
+        constants = *map(c_float, (l2, momentum)), c_bool(nesterov)
+        self._on_table(kernels.momentum_step, (weights, gradients, velocities), scale, numbers.reals, *constants)
 
     def adagrad_step(
         self,
@@ -557,10 +583,11 @@ class CudaBackend:
         *,
         scale: Array,
         l2: float,
-        rate: float,
+        numbers: PlacedNumbers,
         epsilon: float,
     ) -> None:
-        self._on_table(kernels.adagrad_step, (weights, gradients, totals), scale, *map(c_float, (l2, rate, epsilon)))
+        constants = map(c_float, (l2, epsilon))
+        self._on_table(kernels.adagrad_step, (weights, gradients, totals), scale, numbers.reals, *constants)
 
     def rmsprop_step(
         self,
@@ -570,12 +597,12 @@ class CudaBackend:
         *,
         scale: Array,
         l2: float,
-        rate: float,
+        numbers: PlacedNumbers,
         decay: float,
         epsilon: float,
     ) -> None:
-        numbers = map(c_float, (l2, rate, decay, epsilon))
-        self._on_table(kernels.rmsprop_step, (weights, gradients, means), scale, *numbers)
+        constants = map(c_float, (l2, decay, epsilon))
+        self._on_table(kernels.rmsprop_step, (weights, gradients, means), scale, numbers.reals, *constants)
 
     def adam_step(
         self,
@@ -586,15 +613,14 @@ class CudaBackend:
         *,
         scale: Array,
         l2: float,
-        shrink: float,
-        rate: float,
+        shrinks: bool,
+        numbers: PlacedNumbers,
         beta1: float,
         beta2: float,
         epsilon: float,
-        step: int,
     ) -> None:
-        numbers = map(c_float, (l2, 1 - shrink, rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
-        self._on_table(kernels.adam_step, (weights, gradients, firsts, seconds), scale, *numbers)
+        constants = c_bool(shrinks), *map(c_float, (l2, beta1, beta2, epsilon))
+        self._on_table(kernels.adam_step, (weights, gradients, firsts, seconds), scale, numbers.reals, *constants)
 
     def adam_catch_up(
         self,

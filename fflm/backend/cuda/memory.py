@@ -229,6 +229,10 @@ class DeviceArray:
         row = self.words[-len(self.shape)]
         return DeviceArray((max(0, stop - start), *self.shape[1:]), self.dtype, self._memory, self.address + start * row)
 
+    def reinterpreted(self, dtype: Any) -> "DeviceArray":
+        """Return the same memory as an array of another dtype, whose elements have the same size."""
+        return DeviceArray(self.shape, dtype, self._memory, self.address)
+
     def clear(self) -> None:
         """Set all elements to 0, after the work that was requested before."""
         stream = use_gpu()

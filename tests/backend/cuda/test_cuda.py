@@ -32,7 +32,7 @@ from fflm.backend.cuda import mixed as cuda_mixed
 from fflm.backend.cuda.backend import MIXED_PRODUCTS, PRODUCTS, SPAN, WAVE, CudaBackend, divide
 from fflm.backend.cuda.launching import signature
 from fflm.backend.cuda.memory import use_gpu
-from fflm.backend.protocol import Dropout
+from fflm.backend.protocol import Dropout, StepNumbers
 from fflm.bench import Size, measure
 from fflm.cli import main
 from fflm.errors import FflmError
@@ -87,7 +87,8 @@ def recorded_launches(mixed):
     backend.max_pool(one, words, one, sources)
     backend.max_pool_backward(sources, one, one)
     backend.put_rows(one, ids, one)
-    backend.dropout(one, Dropout(0.5, 1, 2, 3), 0, one)
+    placed = backend.place(StepNumbers())
+    backend.dropout(one, Dropout(0.5, 1, placed, 3), 0, one)
     backend.affine(one, one, two, "tanh", few)
     backend.affine_backward(one, one, few, "tanh", few, 0.0, one, two, one)
     many, tall = ones(300, 3), ones(300, 2)
@@ -102,13 +103,13 @@ def recorded_launches(mixed):
     backend.log_probabilities(one, one, two, few)
     backend.add_penalty(one, one, 0.1, 0.1)
     backend.clip_factor([one, row], 1.0, factor)
-    numbers = {"scale": factor, "l2": 0.0, "rate": 0.1}
+    numbers = {"scale": factor, "l2": 0.0, "numbers": placed}
     backend.momentum_step([one], [one], [one], momentum=0.9, nesterov=True, **numbers)
     backend.adagrad_step([one], [one], [one], epsilon=1e-3, **numbers)
     backend.rmsprop_step([one], [one], [one], decay=0.9, epsilon=1e-3, **numbers)
-    adam = {"rate": 0.1, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3, "step": 3}
-    backend.adam_step([one], [one], [one], [one], **{**numbers, **adam}, shrink=0.0)
-    backend.adam_catch_up(one, one, one, two, two, **adam)
+    adam = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3}
+    backend.adam_step([one], [one], [one], [one], **numbers, **adam, shrinks=True)
+    backend.adam_catch_up(one, one, one, two, two, **adam, rate=0.1, step=3)
     return backend.launches
 
 
