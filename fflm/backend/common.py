@@ -2,7 +2,8 @@
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,32 @@ class Scratch(threading.local):
 
     def __init__(self, empty: Callable[[tuple[int, ...], Any], Array]) -> None:
         self._empty = empty
-        self._buffers: dict[str, Array] = {}  # one-dimensional
-        self._views: dict[str, Array] = {}  # the last view of each buffer, because most calls ask for the same shape again
+        self._buffers: dict[Hashable, Array] = {}  # one-dimensional
+        self._views: dict[Hashable, Array] = {}  # the last view of each buffer, because most calls ask for the same shape again
+
+    @contextmanager
+    def replaced(self, buffers: dict[Hashable, Array]) -> Iterator[None]:
+        """Use other buffers in the calling thread, within a block: those in ``buffers``, which gets the new ones."""
+        before = self._buffers, self._views
+        self._buffers, self._views = buffers, {}
+        try:
+            yield
+        finally:
+            self._buffers, self._views = before
+
+    @property
+    def names(self) -> Collection[Hashable]:
+        """The names of the buffers of the calling thread."""
+        return self._buffers.keys()
+
+    def drop(self, *names: Hashable) -> None:
+        """Free buffers of the calling thread, of those with these names that there are."""
+        for name in names:
+            self._buffers.pop(name, None)
+            self._views.pop(name, None)
 
     def borrow(
-        self, name: str, shape: tuple[int, ...], dtype: Any = np.float32, make: Callable[[int], Array] | None = None
+        self, name: Hashable, shape: tuple[int, ...], dtype: Any = np.float32, make: Callable[[int], Array] | None = None
     ) -> Array:
         """Return a view of the buffer with this name. It contains what the last user of the buffer left in it.
 

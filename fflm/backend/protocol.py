@@ -13,7 +13,7 @@ The numbers of all arrays in a call are of one type: float32 or float64 on the C
 other ids are int32. Arrays are contiguous in row-major order.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
@@ -104,6 +104,22 @@ class SoftmaxPart(Protocol):
         """Exchange the logarithms of the normalizers: those of this part (B,) -> those of the others (n - 1, B), float64."""
 
 
+class Recording(Protocol):
+    """Training steps that a device does again and again."""
+
+    def __call__(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Do a step: call ``step`` with the arguments on the device, or repeat what it did when it was last called.
+
+        Parameters
+        ----------
+        step
+            The function, the same at each call. With arguments of the same shapes it must do the same operations on the same
+            arrays, apart from those that it creates itself and does not keep. It must not wait for the device.
+        arguments
+            NumPy arrays and `StepNumbers`, whose content may change from call to call.
+        """
+
+
 class Backend(Protocol):
     """The operations of a device."""
 
@@ -132,6 +148,9 @@ class Backend(Protocol):
 
     def place(self, numbers: StepNumbers) -> Any:
         """Return the numbers of a training step as operations take them: on the device."""
+
+    def recording(self) -> Recording:
+        """Return a new recording, which has no steps yet."""
 
     def copy(self, values: Array, copied: Array, *, source: int = 0, target: int = 0) -> None:
         """Copy columns of ``values``, from column ``source`` on, to ``copied``, from column ``target`` on.

@@ -110,6 +110,12 @@ class Network:
         input_layer.check_range("targets", targets, parameters.words)
         return targets
 
+    def check(self, parameters: Parameters, contexts: Array, targets: Array) -> None:
+        """Raise a ValueError as `gradients` does, which cannot check arrays that are already on a GPU."""
+        input_layer.check(self.config, contexts, 0 if parameters.embeddings is None else len(parameters.embeddings))
+        if self.config.output == "softmax":
+            self._own_targets(parameters, targets)
+
     def gradients(
         self,
         parameters: Parameters,

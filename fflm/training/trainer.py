@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,9 +51,9 @@ class _Batch:
     Attributes
     ----------
     contexts
-        The inputs of the network, (B, n), on the device: the rows that this process computes.
+        The inputs of the network, (B, n): the rows that this process computes.
     targets
-        The targets of these rows, (B,), on the host.
+        The targets of these rows, (B,).
     first, size
         The number of their first row in the batch, and the number of rows of the batch.
     objective
@@ -135,6 +135,8 @@ class Trainer:
         self.optimizer = Optimizer(settings, parameters, network.backend)
         self.gradients = parameters.zeros_like().mapped(network.backend.upload)
         self._scale = network.backend.upload(np.ones(1, parameters.dtype))
+        self._losses = network.backend.empty((min(settings.batch_size, len(train)),), parameters.dtype)
+        self._recording = network.backend.recording()
         self.state = State()
         if settings.loss != "exact":
             self._sampler = Sampler(train.counts(network.config.vocabulary), settings.samples, settings.seed)
@@ -291,17 +293,20 @@ class Trainer:
         if words is not None or self.network.config.sparse:  # the step must not take time for rows that it does not use
             subset = Subset(self.network.config, contexts, targets, words)
             contexts, targets = subset.contexts, subset.targets
-        share, upload = self.rows.share(len(targets)), self.network.backend.upload
-        own = upload(contexts[share]), targets[share], share.start
-        return _Batch(*own, len(targets), objective, subset, words is None)
+        share = self.rows.share(len(targets))
+        return _Batch(contexts[share], targets[share], share.start, len(targets), objective, subset, words is None)
 
     def _launch(self, batch: _Batch, rate: float) -> Array:
         """Start a training step, and return the losses (B,) of the rows of this process, on the device.
 
-        The device may still be computing them.
+        The device may still be computing them. The next step overwrites them.
         """
-        backend, subset, settings = self.network.backend, batch.subset, self.settings
-        numbers = backend.place(self.optimizer.numbers(rate, self.state.step))
+        backend, subset = self.network.backend, batch.subset
+        losses, numbers = self._losses[: len(batch.targets)], self.optimizer.numbers(rate, self.state.step)
+        if not (subset or self.lazy_adam or self.rows.size > 1):  # the host has nothing to do within the step
+            self.network.check(self.parameters, batch.contexts, batch.targets)
+            self._recording(self._whole_step, batch.contexts, batch.targets, numbers)
+            return losses
         parameters, gradients, moments = self.parameters, self.gradients, self.optimizer.moments
         if subset:
             gradients = subset.frame(gradients, gradients)
@@ -312,7 +317,31 @@ class Trainer:
                 self.lazy_adam.catch_up(backend, (parameters, *moments), subset, rate)
         elif self.lazy_adam:
             self.lazy_adam.catch_up_all(backend, rate)
-        losses = backend.empty((len(batch.targets),), self.parameters.dtype)
+        self._step(batch, parameters, gradients, moments, losses, backend.place(numbers))
+        if subset:
+            for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
+                subset.put(backend, part, whole)
+        if self.lazy_adam:
+            self.lazy_adam.step(rate, subset)
+        return losses
+
+    def _whole_step(self, contexts: Array, targets: Array, numbers: Any) -> None:
+        """Do a step with the exact loss of a whole batch, whose inputs (B, n) and targets are on the device."""
+        objective = Objective(self.settings.smoothing, self.settings.self_normalise)
+        batch = _Batch(contexts, targets, 0, len(targets), objective, None, exact=True)
+        self._step(batch, self.parameters, self.gradients, self.optimizer.moments, self._losses[: len(targets)], numbers)
+
+    def _step(
+        self,
+        batch: _Batch,
+        parameters: Parameters,
+        gradients: Parameters,
+        moments: Sequence[Parameters],
+        losses: Array,
+        numbers: Any,
+    ) -> None:
+        """Compute the losses and gradients of a batch, and update parameters and moments, of all words or those of a subset."""
+        backend, settings = self.network.backend, self.settings
         self.network.gradients(
             parameters,
             batch.contexts,
@@ -333,12 +362,6 @@ class Trainer:
         if settings.clip:
             backend.clip_factor(self._all_gradients(gradients), settings.clip, self._scale)
         self.optimizer.update(parameters, gradients, moments, scale=self._scale, numbers=numbers)
-        if subset:
-            for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
-                subset.put(backend, part, whole)
-        if self.lazy_adam:
-            self.lazy_adam.step(rate, subset)
-        return losses
 
     def _all_gradients(self, gradients: Parameters) -> list[Array]:
         """Return arrays whose norm is that of the gradients of all words: of the divided arrays, the norms in all processes."""

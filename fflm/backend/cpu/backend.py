@@ -9,7 +9,7 @@ import numpy as np
 from fflm.backend.common import Scratch, activation_code, adam_corrections, dropout_threshold, flat, halves
 from fflm.backend.cpu import kernels
 from fflm.backend.cpu.launching import shares_of
-from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, SoftmaxPart, StepNumbers, UnitLoss
+from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, Recording, SoftmaxPart, StepNumbers, UnitLoss
 from fflm.parallel.communicator import Communicator
 
 PRODUCTS = 1 / 32
@@ -63,6 +63,9 @@ class CpuBackend:
 
     def place(self, numbers: StepNumbers) -> StepNumbers:
         return numbers
+
+    def recording(self) -> Recording:
+        return lambda step, *arguments: step(*arguments)
 
     def copy(self, values: Array, copied: Array, *, source: int = 0, target: int = 0) -> None:
         columns = min(values.shape[1] - source, copied.shape[1] - target)

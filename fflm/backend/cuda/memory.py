@@ -15,6 +15,7 @@ import math
 import os
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,17 @@ def use_gpu() -> int:
             _own_stream = _own_stream or int(driver.cuStreamCreate(binding.CUstream_flags.CU_STREAM_NON_BLOCKING.value))
         _thread.stream = _own_stream
     return int(_thread.stream)
+
+
+@contextlib.contextmanager
+def work_in(stream: int) -> Iterator[None]:
+    """Send the work of the calling thread to another stream within a block."""
+    own = use_gpu()
+    _thread.stream = stream
+    try:
+        yield
+    finally:
+        _thread.stream = own
 
 
 def _after_fork() -> None:
@@ -113,6 +125,33 @@ def _driver_memory(size: int) -> Any:
         return None
 
 
+class Reserve:
+    """Memory of a pool for some work only: what that work has freed is not used by other work.
+
+    Attributes
+    ----------
+    free
+        The free blocks by size, as for `Pool`.
+    taken
+        The number of blocks that were taken from the pool.
+    lost
+        Whether free blocks were given back to the driver, because there was too little memory.
+    """
+
+    def __init__(self) -> None:
+        self.free: dict[int, list[Any]] = {}
+        self.taken, self.lost = 0, False
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Let arrays that the calling thread creates within a block use this memory."""
+        _thread.reserve = self
+        try:
+            yield
+        finally:
+            _thread.reserve = None
+
+
 class Pool:
     """A pool of memory on the GPU: blocks that are not used any more are kept by their size, and reused."""
 
@@ -129,21 +168,30 @@ class Pool:
             If the GPU has too little memory, even after all free blocks have been given back to the driver.
         """
         allocated = size_class(size)
-        free = self._free.get(allocated)
-        if free is None:
-            free = self._free.setdefault(allocated, [])
+        common = self._free.get(allocated)
+        if common is None:
+            common = self._free.setdefault(allocated, [])
+        reserve: Reserve | None = getattr(_thread, "reserve", None)
+        free = reserve.free.setdefault(allocated, []) if reserve else common
+        if reserve and not free:
+            reserve.taken += 1
+            with contextlib.suppress(IndexError):  # the pool has none either
+                return Memory(common.pop(), free)
         try:
             pointer = free.pop()
         except IndexError:
-            pointer = self._allocate(allocated)
+            pointer = self._allocate(allocated, reserve)
         return Memory(pointer, free)
 
-    def _allocate(self, size: int) -> Any:
+    def _allocate(self, size: int, reserve: Reserve | None) -> Any:
         """Allocate memory through the driver; if it has too little, give all free blocks back and try again."""
         use_gpu()
         pointer = _driver_memory(size)
         if pointer is None:
             self.give_back()
+            if reserve:
+                reserve.lost = True
+                _give_back(reserve.free)
             pointer = _driver_memory(size)
         if pointer is None:
             free, total = driver.cuMemGetInfo()
@@ -155,10 +203,20 @@ class Pool:
 
     def give_back(self) -> None:
         """Give all free blocks back to the driver."""
-        for free in list(self._free.values()):
-            with contextlib.suppress(IndexError):  # the list is empty; other threads may also have taken blocks from it
-                while True:
-                    driver.cuMemFree(free.pop())
+        _give_back(self._free)
+
+    def take_over(self, reserve: Reserve) -> None:
+        """Take the free blocks of a reserve, which is not used any more."""
+        for size, blocks in reserve.free.items():
+            self._free.setdefault(size, []).extend(blocks)
+
+
+def _give_back(lists: dict[int, list[Any]]) -> None:
+    """Give free blocks back to the driver."""
+    for free in list(lists.values()):
+        with contextlib.suppress(IndexError):  # the list is empty; other threads may also have taken blocks from it
+            while True:
+                driver.cuMemFree(free.pop())
 
 
 POOL = Pool()
@@ -284,6 +342,8 @@ class PinnedCopies:
         if not array.size:
             return
         stream, allocated = use_gpu(), size_class(array.nbytes)
+        if stream != _own_stream:  # the copy would be repeated from memory that has other content by then
+            raise RuntimeError("work that is recorded must not send arrays to the GPU")
         if not self._reserve(allocated):
             driver.cuMemcpyHtoDAsync(copied.address, array.ctypes.data, array.nbytes, stream)
             self._wait()
