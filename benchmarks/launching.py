@@ -111,7 +111,7 @@ class IdleTrainer(Trainer):
 
 
 def steps(launched: list[None]) -> dict[str, dict[str, float]]:
-    """Time the host's part of training steps, and count their launches."""
+    """Time the host's part of training steps, and count the kernels that they launch without a graph."""
     trainings = {}
     for name, (graphs, mixed, settings) in RUNS.items():
         config = bengio_network(10_000)
@@ -121,7 +121,7 @@ def steps(launched: list[None]) -> dict[str, dict[str, float]]:
         trainings[name] = IdleTrainer(network, Parameters.random(config, 1), windows, None, chosen).run()
     found = {}
     for name, training in trainings.items():
-        for _ in range(8):
+        for _ in range(20):  # until the graphs of all sizes of batches are recorded
             next(training)
         launched.clear()
         for _ in range(8):

@@ -122,6 +122,20 @@ def test_graph_does_not_write_to_memory_of_others():
     assert total.result() == [0, 2, 4]
 
 
+def test_graph_does_not_write_to_buffers_that_were_replaced():
+    total = Total(gpu_backend(), 3)
+    borrow = total.backend._borrow
+    borrow("buffer", (500,))
+    total.interrupt = lambda: total.backend.clear(borrow("buffer", (500,)))
+    for _ in range(4):
+        total.add(0, 0, 0)
+    borrow("buffer", (5000,))
+    other = total.backend.upload(np.ones(500, np.float32))
+    total.add(0, 0, 0)
+    assert total.calls == 3
+    assert total.backend.download(other).all()
+
+
 def test_memory_of_graphs_returns_to_pool(monkeypatch):
     monkeypatch.setattr(cuda_memory, "POOL", type(cuda_memory.POOL)())
     backend = gpu_backend()
