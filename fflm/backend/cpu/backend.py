@@ -61,7 +61,7 @@ class CpuBackend:
     def download(self, array: Array) -> Array:
         return array
 
-    def place(self, numbers: StepNumbers) -> StepNumbers:
+    def place(self, numbers: StepNumbers) -> Any:
         return numbers
 
     def recording(self) -> Recording:
@@ -281,7 +281,7 @@ class CpuBackend:
         *,
         scale: Array,
         l2: float,
-        numbers: StepNumbers,
+        numbers: Any,
         momentum: float,
         nesterov: bool,
     ) -> None:
@@ -296,7 +296,7 @@ class CpuBackend:
         *,
         scale: Array,
         l2: float,
-        numbers: StepNumbers,
+        numbers: Any,
         epsilon: float,
     ) -> None:
         constants = tuple(map(scale.dtype.type, (scale[0], l2, numbers.rate, epsilon)))
@@ -310,7 +310,7 @@ class CpuBackend:
         *,
         scale: Array,
         l2: float,
-        numbers: StepNumbers,
+        numbers: Any,
         decay: float,
         epsilon: float,
     ) -> None:
@@ -327,7 +327,7 @@ class CpuBackend:
         scale: Array,
         l2: float,
         shrinks: bool,
-        numbers: StepNumbers,
+        numbers: Any,
         beta1: float,
         beta2: float,
         epsilon: float,

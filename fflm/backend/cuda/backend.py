@@ -259,7 +259,7 @@ class CudaBackend:
     def download(self, array: Array) -> Any:
         return self._copies.receive(array)
 
-    def place(self, numbers: StepNumbers) -> PlacedNumbers:
+    def place(self, numbers: StepNumbers) -> Any:
         return PlacedNumbers.of(self.upload(packed(numbers)))
 
     def recording(self) -> Recording:
@@ -555,7 +555,7 @@ class CudaBackend:
         *,
         scale: Array,
         l2: float,
-        numbers: PlacedNumbers,
+        numbers: Any,
         momentum: float,
         nesterov: bool,
     ) -> None:
@@ -570,7 +570,7 @@ class CudaBackend:
         *,
         scale: Array,
         l2: float,
-        numbers: PlacedNumbers,
+        numbers: Any,
         epsilon: float,
     ) -> None:
         constants = map(c_float, (l2, epsilon))
@@ -584,7 +584,7 @@ class CudaBackend:
         *,
         scale: Array,
         l2: float,
-        numbers: PlacedNumbers,
+        numbers: Any,
         decay: float,
         epsilon: float,
     ) -> None:
@@ -601,7 +601,7 @@ class CudaBackend:
         scale: Array,
         l2: float,
         shrinks: bool,
-        numbers: PlacedNumbers,
+        numbers: Any,
         beta1: float,
         beta2: float,
         epsilon: float,
