@@ -16,7 +16,7 @@ from fflm.backend.protocol import Array
 from fflm.network.config import NetworkConfig
 from fflm.network.inputs import check_range
 from fflm.network.parameters import Parameters
-from fflm.parallel.communicator import Communicator
+from fflm.parallel.communicator import Communicator, DividedRows
 
 
 class Partition:
@@ -64,11 +64,12 @@ class Partition:
         weight, bias = (array[self.own].copy() for array in self.divided(parameters))
         return dataclasses.replace(parameters, output_weight=weight, output_bias=bias)
 
-    def gather(self, parameters: Parameters) -> Parameters | None:
-        """Return the parameters of all words, as NumPy arrays, in the first process; in the others None."""
-        weight, bias = (self.communicator.gather_rows(array, self.words) for array in self.divided(parameters))
-        if weight is None or bias is None:
-            return None
+    def whole(self, parameters: Parameters) -> Parameters:
+        """Return the parameters of all words, given those of which this process has a part, as NumPy arrays.
+
+        The arrays of which each process has a part are `DividedRows`.
+        """
+        weight, bias = (DividedRows(self.communicator, array, self.words) for array in self.divided(parameters))
         return dataclasses.replace(parameters, output_weight=weight, output_bias=bias)
 
     @staticmethod

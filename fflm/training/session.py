@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.arguments import Device
-from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays, meaning
+from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS, give_parts, load_arrays, meaning
 from fflm.backend.devices import Compute
 from fflm.errors import FflmError
 from fflm.files import FolderLock, NewFolder, locked_folder, os_errors_as_fflm_error, remove_leftovers, sync, write_json
@@ -488,6 +488,7 @@ class Session(ABC):
             self._save_weights({"step": state.step, "epoch": self._epochs(state.words)})
         state_dict = self.trainer.state_dict()
         if not self.communicator.first:
+            give_parts(state_dict["arrays"])
             return
         with os_errors_as_fflm_error(f"write {self.folder / LOG}"):
             sync(self.folder / LOG)
@@ -502,8 +503,10 @@ class Session(ABC):
     def _save_weights(self, figures: dict[str, Any]) -> None:
         """Write the current weights with their figures, which only the first process does; all processes must call this."""
         weights = self.trainer.weights()
-        if weights:
+        if weights and self.communicator.first:
             save_weights(self.folder, weights, figures, self._weights_meaning)
+        elif weights:
+            give_parts(dict(weights.items()))
 
     def _write(self, event: str, **fields: Any) -> None:
         """Append an event to the log, and record the length of the log in the state."""

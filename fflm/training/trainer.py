@@ -170,11 +170,11 @@ class Trainer:
         """Return everything that a trainer with the same network, data and settings needs to continue in the same way.
 
         Call this method between two events of `run`, in all processes. The arrays may share memory with the trainer, so they must
-        be stored or copied before training continues. Only the first process gets them.
+        be stored or copied before training continues. Only the first process gets them, but with a partition, all do.
         """
         arrays: dict[str, Array] = {}
         for part, own in self._parts().items():
-            if whole := self._gathered(own):
+            if whole := self._whole(own):
                 arrays |= {f"{part}.{name}": array for name, array in whole.items()}
         if self.lazy_adam:
             arrays |= {f"done.{name}": rows for name, rows in self.lazy_adam.done.items()}
@@ -229,20 +229,20 @@ class Trainer:
     def weights(self) -> Parameters | None:
         """Return the parameters, as NumPy arrays, which may be those of the trainer, in the first process; in the others None.
 
-        All processes must call this.
+        With a partition, all processes get them, with `DividedRows`.
         """
-        return self._gathered(self.parameters)
+        return self._whole(self.parameters)
 
     def own_part(self, parameters: Parameters) -> Parameters:
         """Return the parameters that the trainer of this process has, given those of all words."""
         return self.network.partition.own_part(parameters) if self.network.partition else parameters
 
-    def _gathered(self, own: Parameters) -> Parameters | None:
-        """Return parameters, or moments, of all words, as NumPy arrays, in the first process; in the others None."""
+    def _whole(self, own: Parameters) -> Parameters | None:
+        """Return parameters, or moments, as `weights` does."""
         if not (self.network.partition or self.communicator.first):
             return None
         downloaded = own.mapped(self.network.backend.download)
-        return self.network.partition.gather(downloaded) if self.network.partition else downloaded
+        return self.network.partition.whole(downloaded) if self.network.partition else downloaded
 
     def _parts(self) -> dict[str, Parameters]:
         """Return the parameters and the optimizer's moments under the names that they have in a checkpoint."""
