@@ -91,13 +91,6 @@ class Communicator(ABC):
         """Return the contiguous share of ``count`` items that is this process's: sizes differ by one at most, and may be 0."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
-    def sum(self, value: float) -> float:
-        """Return the sum of the numbers of all processes."""
-        total = 0.0
-        for each in self.gather([value])[:, 0]:
-            total += float(each)
-        return total
-
     def any(self, value: bool) -> bool:
         """Return whether any process gives a true value."""
         return bool(self.gather([value]).any())
@@ -211,10 +204,6 @@ class SingleProcess(Communicator):
     def processors(self, usable: int, affinity: Collection[int]) -> int:
         """Return all that are usable."""
         return usable
-
-    def sum(self, value: float) -> float:
-        """Return the number."""
-        return value
 
     def any(self, value: bool) -> bool:
         """Return the value."""

@@ -22,7 +22,7 @@ from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters, parameter_count
 from fflm.network.partition import Partition
 from fflm.parallel.world import world
-from fflm.signals import ctrl_c
+from fflm.signals import Interruption, ctrl_c
 from fflm.stored import read_json
 from fflm.training.checkpoints import Checkpoint, check_shapes, save_weights
 from fflm.training.events import DivergedError, Evaluation, Event, Finished, Losses, RolledBack, Step, Tested
@@ -129,6 +129,8 @@ class Session(ABC):
         self.save_seconds = SAVE_SECONDS
         self.valid: dict[str, Any] | None = None
         self._saved = time.monotonic()  # when the last checkpoint was written
+        self._interruption = Interruption()  # that of `finish`
+        self.trainer.wishes, self.trainer.wished = self._wishes, (False, False)
         self._process: int | None = None  # the id of the process that has locked the folder for this session
         self._lock: FolderLock  # the lock, while the folder is locked
         self._weights_meaning = self._checkpoint_meaning = ""  # hashes of config.json, which only the first process uses
@@ -415,11 +417,12 @@ class Session(ABC):
         """
         try:
             with ctrl_c() as interrupted:
+                self._interruption = interrupted
                 if interrupted.received:
                     raise KeyboardInterrupt
                 for event in self.events():
                     interrupted.deferred = True  # not before the first step, because compiling kernels may take long
-                    stop = self.communicator.any(interrupted.received) and not self.trainer.state.finished
+                    stop = self.trainer.wished[1] and not self.trainer.state.finished
                     # A model that has not been evaluated must not replace a trained model.
                     if stop and self.communicator.on_first(lambda: self.published):
                         self.save()  # save before the callbacks print anything, because the terminal may be closed
@@ -513,6 +516,11 @@ class Session(ABC):
         if self.communicator.first:
             self.trainer.state.log_bytes = append_log(self.folder / LOG, event, **fields)
 
+    def _wishes(self) -> tuple[bool, bool]:
+        """Return whether it is time for this process to save, and whether it was told to stop."""
+        due = self.communicator.first and time.monotonic() - self._saved > self.save_seconds
+        return due, self._interruption.received
+
     def _record(self, event: Step | Evaluation | Finished) -> None:
         """Write an event to the log, and save the weights and the checkpoint if it is time to."""
         first = self.communicator.first
@@ -531,7 +539,7 @@ class Session(ABC):
             # This does not change the state: if a finished run is resumed, it logs its end and its test figures again.
             if first:
                 append_log(self.folder / LOG, "finished", reason=event.reason)
-        elif self.communicator.any(first and time.monotonic() - self._saved > self.save_seconds):
+        elif self.trainer.wished[0]:
             self.save()
 
     def _evaluate_test(self, test: Examples) -> Tested:

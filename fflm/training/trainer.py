@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,11 @@ class Trainer:
         The optimizer and its moments.
     lazy_adam
         The lazy Adam updates; None if each step updates all rows.
+    wishes
+        A function that returns what this process wishes, booleans (k,). The processes tell each other with the loss of each step,
+        so that this takes no further message.
+    wished
+        Whether any process has wished each of these at the last step, (k,).
 
     Raises
     ------
@@ -136,6 +141,8 @@ class Trainer:
         self.gradients = parameters.zeros_like().mapped(network.backend.upload)
         self._scale = network.backend.upload(np.ones(1, parameters.dtype))
         self.state = State()
+        self.wishes: Callable[[], Sequence[bool]] = tuple
+        self.wished: Sequence[bool] = ()
         if settings.loss != "exact":
             self._sampler = Sampler(train.counts(network.config.vocabulary), settings.samples, settings.seed)
         self.lazy_adam: LazyAdam | None = None
@@ -356,7 +363,10 @@ class Trainer:
             If the loss or the gradient is not finite, or the loss has exploded.
         """
         state, backend, words = self.state, self.network.backend, batch.size
-        total = self.communicator.sum(float(backend.download(losses).sum(dtype=np.float64)))
+        own = float(backend.download(losses).sum(dtype=np.float64))
+        every = self.communicator.gather([own, *self.wishes()])
+        total = float(np.cumsum(every[:, 0])[-1])  # added up in the order of ranks
+        self.wished = list(map(any, every[:, 1:].T))
         self._check(total / words, batch.exact)
         if not math.isfinite(backend.download(self._scale)[0]):
             raise DivergedError(f"the gradient is not finite at step {state.step + 1}")
