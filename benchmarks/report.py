@@ -533,7 +533,7 @@ def filter_table() -> str:
 def distributed_results() -> str:
     """Return the results in docs/distributed.md: measured steps of two processes, and in how many a step is fastest."""
     result = read("distributed")
-    checks, predicted = result["checks"], result["predicted"]
+    checks, predicted, overlap = result["checks"], result["predicted"], read("overlap")["results"]
     links = ["this machine", *(link for link in checks if link != "this machine")]
     measured = []
     for case, ways in result["cases"].items():
@@ -543,6 +543,7 @@ def distributed_results() -> str:
         measured.append([case, *map("{:,.0f}".format, alone), *times])
     bandwidths = list(next(iter(predicted.values())))
     best = [[case, *(fastest(times) for times in by_link.values())] for case, by_link in predicted.items()]
+    saved = [[case, *(savings(cases[case]) for cases in overlap.values())] for case in overlap["this machine"]]
     paragraphs = [
         "Milliseconds per step of one process with one and with two threads, and of two processes with one thread each; in "
         "parentheses those of the model:",
@@ -550,8 +551,17 @@ def distributed_results() -> str:
         "In how many processes a step is fastest by the model, and how many times as fast as in one process; more do not pay:",
         table(["", *bandwidths], best),
         source("distributed"),
+        "The share of a step's time that is saved if gradients are summed during the backward pass, in a second thread or by "
+        "non-blocking operations; in parentheses what can be saved at most. Shares beyond that come from other programs:",
+        table(["", *overlap], saved),
+        source("overlap"),
     ]
     return "\n" + "\n\n".join(map(wrap, paragraphs)) + "\n"
+
+
+def savings(result: Result) -> str:
+    """Return the shares of a step's time that two ways to sum gradients early save, and what could be saved at most."""
+    return f"{result['saved']['thread']:.0%}, {result['saved']['non-blocking']:.0%} ({result['most']:.0%})"
 
 
 def fastest(times: list[float]) -> str:
