@@ -163,7 +163,7 @@ def trainer(case: str, communicator: EarlySums) -> Trainer:
 
 
 def time_steps(case: str, rounds: int) -> dict[str, Any] | None:
-    """Train in all ways in turns; return their times in seconds, and in how many of them the weights are the same."""
+    """Train in all ways in turns; in the first process, return the times in seconds, and whether the weights are the same."""
     communicator, weights = EarlySums(), []
     for communicator.way in WAYS:
         run = trainer(case, communicator)

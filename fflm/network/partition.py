@@ -78,9 +78,13 @@ class Partition:
         return [parameters.output_weight, parameters.output_bias]
 
     @staticmethod
-    def common(parameters: Parameters) -> list[Array]:
+    def divides(name: str) -> bool:
+        """Return whether each process has a part of the array of this name."""
+        return name.startswith("output.")
+
+    def common(self, parameters: Parameters) -> list[Array]:
         """Return the arrays that are the same in all processes."""
-        return [array for name, array in parameters.items() if not name.startswith("output.")]
+        return [array for name, array in parameters.items() if not self.divides(name)]
 
     def others(self, normalizers: Array) -> Array:
         """Exchange the logarithms of the normalizers: those over own words (B,) -> those of the others (n - 1, B), float64."""

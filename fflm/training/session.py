@@ -230,7 +230,7 @@ class Session(ABC):
         """
         config, settings = NetworkConfig.from_dict(about["network"]), TrainingSettings.from_dict(about["training"])
         check_shapes(path / CHECKPOINT, config)
-        checkpoint = Checkpoint.load(path / CHECKPOINT, meaning(about, training=True))
+        checkpoint = Checkpoint.load(path / CHECKPOINT, meaning(about, training=True), arrays=world().first)
         processes = about.get("processes", 1)
         threads = max(1, about["threads"] * processes // world().size)  # as many as before, in all processes together
         compute = Compute.choose(threads, device or checkpoint.device or about.get("device", "cpu"))
@@ -341,7 +341,7 @@ class Session(ABC):
         if checkpoint and checkpoint.corpus != self.fingerprint:
             raise FflmError(f"{self.path} was trained on other data: resume with that, or train again with `overwrite=True`")
         try:
-            self.trainer.load_from_first(checkpoint.state_dict if checkpoint else None)
+            self.trainer.load_from_first(checkpoint.state_dict if checkpoint and self.communicator.first else None)
         except FflmError as error:
             raise FflmError(f"{self.folder / CHECKPOINT} cannot be used: {error}") from error
 

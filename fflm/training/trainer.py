@@ -201,37 +201,55 @@ class Trainer:
         FflmError
             If the state or the arrays do not belong to such a trainer.
         """
-        state, arrays = state_from_dict(state_dict["state"]), state_dict["arrays"]
-        if state.batch >= self.batches:
-            raise FflmError(f"the checkpoint is damaged (there is no batch {state.batch} in an epoch): {REMEDY}")
-        parts = {
-            part: Parameters.from_arrays(
-                self.network.config,
-                {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")},
-            )
-            for part in self._parts()
-        }
-        if self.lazy_adam:
-            self.lazy_adam.restore(arrays)
-        backend = self.network.backend
-        for part, whole in self._parts().items():
-            for array, saved in zip(whole, self.own_part(parts[part]), strict=True):
-                backend.copy(backend.upload(saved).reshape(len(saved), -1), array.reshape(len(saved), -1))
-        self.state = state
+        self._check_state(state_dict)
+        own = {name: self._own_rows(name, array) for name, array in state_dict["arrays"].items()}
+        self._load({"state": state_dict["state"], "arrays": own})
 
     def load_from_first(self, state_dict: StateDict | None) -> None:
-        """Load a state in all processes, as `load_state_dict` does; only the first process gives it."""
+        """Load a state in all processes, as `load_state_dict` does; only the first process gives it.
+
+        No other process has more than one array of all words at a time.
+        """
         given = {} if state_dict is None else state_dict["arrays"]
 
         def describe() -> dict[str, Any]:
+            assert state_dict
+            self._check_state(state_dict)
             shapes = {name: [array.shape, array.dtype.str] for name, array in given.items()}
-            return {"state": state_dict and state_dict["state"], "shapes": shapes}
+            return {"state": state_dict["state"], "shapes": shapes}
 
-        about = self.communicator.on_first(describe)
-        arrays = {name: given[name] if given else np.empty(shape, dtype) for name, (shape, dtype) in about["shapes"].items()}
-        for array in arrays.values():
+        about, own = self.communicator.on_first(describe), {}
+        for name, (shape, dtype) in about["shapes"].items():
+            array = given[name] if given else np.empty(shape, dtype)
             self.communicator.broadcast_array(array)
-        self.load_state_dict({"state": about["state"], "arrays": arrays})
+            rows = self._own_rows(name, array)
+            own[name] = rows if given else rows.copy()  # so that the memory of the whole array becomes free
+        self._load({"state": about["state"], "arrays": own})
+
+    def _check_state(self, state_dict: StateDict) -> None:
+        """Raise an FflmError if a state does not belong to a trainer like this."""
+        state, arrays = state_from_dict(state_dict["state"]), state_dict["arrays"]
+        if state.batch >= self.batches:
+            raise FflmError(f"the checkpoint is damaged (there is no batch {state.batch} in an epoch): {REMEDY}")
+        for part in self._parts():
+            own = {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")}
+            Parameters.from_arrays(self.network.config, own)
+
+    def _own_rows(self, name: str, array: Array) -> Array:
+        """Return what this process has of an array of a state."""
+        partition, (_, _, parameter) = self.network.partition, name.partition(".")
+        return array[partition.own] if partition and partition.divides(parameter) else array
+
+    def _load(self, state_dict: StateDict) -> None:
+        """Continue from a state that was checked, and has what this process has of each array."""
+        arrays, backend = state_dict["arrays"], self.network.backend
+        if self.lazy_adam:
+            self.lazy_adam.restore(arrays)
+        for part, parameters in self._parts().items():
+            for name, array in parameters.items():
+                saved = arrays[f"{part}.{name}"]
+                backend.copy(backend.upload(saved).reshape(len(saved), -1), array.reshape(len(saved), -1))
+        self.state = state_from_dict(state_dict["state"])
 
     def weights(self) -> Parameters | None:
         """Return the parameters, as NumPy arrays, which may be those of the trainer, in the first process; in the others None.
