@@ -551,12 +551,12 @@ class Session(ABC):
             else ({}, {})
         )
         if communicator.any(communicator.first and "test" not in figures):
-            best = Parameters.from_arrays(network.config, arrays) if communicator.first else Parameters.zeros(network.config)
-            for array in best:
-                communicator.broadcast_array(array)
-            weights = self.trainer.own_part(best).mapped(network.backend.upload)
+            best = Parameters.from_arrays(network.config, arrays) if communicator.first else None
+            given = {f"parameters.{name}": array for name, array in best.items()} if best else {}
+            own = {name.removeprefix("parameters."): array for name, array in self.trainer.own_from_first(given).items()}
+            weights = Parameters.assemble(network.config, own).mapped(network.backend.upload)
             losses = sum_losses(network, weights, test, self.trainer.rows)
-            if communicator.first:
+            if best:
                 figures = {**figures, "test": self.measure("test", losses, weights)}
                 save_weights(self.folder, best, figures, self._weights_meaning)
         if communicator.first:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,21 +210,25 @@ class Trainer:
 
         No other process has more than one array of all words at a time.
         """
-        given = {} if state_dict is None else state_dict["arrays"]
 
-        def describe() -> dict[str, Any]:
+        def check() -> dict[str, Any]:
             assert state_dict
             self._check_state(state_dict)
-            shapes = {name: [array.shape, array.dtype.str] for name, array in given.items()}
-            return {"state": state_dict["state"], "shapes": shapes}
+            return state_dict["state"]
 
-        about, own = self.communicator.on_first(describe), {}
-        for name, (shape, dtype) in about["shapes"].items():
+        state = self.communicator.on_first(check)
+        self._load({"state": state, "arrays": self.own_from_first({} if state_dict is None else state_dict["arrays"])})
+
+    def own_from_first(self, given: Mapping[str, Array]) -> dict[str, Array]:
+        """Return what each process has of the arrays of a state, which only the first process gives."""
+        about = self.communicator.on_first(lambda: {name: [array.shape, array.dtype.str] for name, array in given.items()})
+        own: dict[str, Array] = {}
+        for name, (shape, dtype) in about.items():
             array = given[name] if given else np.empty(shape, dtype)
             self.communicator.broadcast_array(array)
             rows = self._own_rows(name, array)
             own[name] = rows if given else rows.copy()  # so that the memory of the whole array becomes free
-        self._load({"state": about["state"], "arrays": own})
+        return own
 
     def _check_state(self, state_dict: StateDict) -> None:
         """Raise an FflmError if a state does not belong to a trainer like this."""
@@ -257,10 +261,6 @@ class Trainer:
         With a partition, all processes get them, with `DividedRows`.
         """
         return self._whole(self.parameters)
-
-    def own_part(self, parameters: Parameters) -> Parameters:
-        """Return the parameters that the trainer of this process has, given those of all words."""
-        return self.network.partition.own_part(parameters) if self.network.partition else parameters
 
     def _whole(self, own: Parameters) -> Parameters | None:
         """Return parameters, or moments, as `weights` does."""
