@@ -233,7 +233,7 @@ def main() -> None:
                     + f" ms per step (fastest); saved {', '.join(f'{way} {each:.1%}' for way, each in saved.items())}; "
                     f"at most {most:.1%} (sum {found['early'] * 1e3:.1f} ms, remaining {found['remaining'] * 1e3:.1f} ms)"
                 )
-                # On a busy machine, ways differ by more than what can be saved.
+                # A share above what can be saved is no gain: on a busy machine, ways differ by that much.
                 missed += [f"{link}, {case}: {way} saves {each:.0%}" for way, each in saved.items() if min(each, most) > TARGET]
     show_verdict(missed)
     record("overlap", options.quick, about, results=results)

@@ -552,7 +552,7 @@ def distributed_results() -> str:
         table(["", *bandwidths], best),
         source("distributed"),
         "The share of a step's time that is saved if gradients are summed during the backward pass, in a second thread or by "
-        "non-blocking operations; in parentheses what can be saved at most. Shares beyond that come from other programs:",
+        "non-blocking operations; in parentheses what can be saved at most if nothing else uses the processors:",
         table(["", *overlap], saved),
         source("overlap"),
     ]
