@@ -1,5 +1,7 @@
 """Caches: predictors that know the last words of a text only."""
 
+import itertools
+import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, Self
@@ -175,7 +177,11 @@ class NeuralCache(Cache):
         self.theta = theta
         self.network = network
         self.base_weight = float(np.exp(-theta))
+        self._kept = threading.local()  # of each thread: ``keys`` (M, H), and ``rows``, where in them the key of a context is
         self.name = f"neural cache of {size:,} words, theta {theta:g}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.size, self.theta, self.network)
 
     @property
     def window(self) -> int:
@@ -259,9 +265,34 @@ class NeuralCache(Cache):
         result = np.zeros(used.shape)
         for weights, each, context in zip(result, used, contexts, strict=True):
             windows = np.lib.stride_tricks.sliding_window_view(context, self.network.window)  # of all words, and of the next one
-            keys = self._keys(windows[np.append(each, True)]).astype(np.float64)  # the smallest weights have no float32
-            weights[each] = self._decay[each] * np.exp(self.theta * (keys[:-1] @ keys[-1] - 1))
+            keys = self._kept_keys(windows[np.append(each, True)])
+            cosines = (keys[:-1] @ keys[-1]).astype(np.float64)  # the smallest weights have no float32
+            weights[each] = self._decay[each] * np.exp(self.theta * (cosines - 1))
         return result
+
+    def _kept_keys(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Return the keys of contexts (B, n), (B, H), and keep them, because most are the same for the next word of a text."""
+        kept = self._kept
+        if not hasattr(kept, "rows"):
+            kept.rows, kept.keys = {}, np.empty((0, 0), np.float32)
+        names = contexts.view(f"V{contexts.shape[1] * contexts.itemsize}")[:, 0].tolist()
+        places = np.fromiter(map(kept.rows.get, names, itertools.repeat(-1)), np.int64, len(names))
+        unknown = np.flatnonzero(places < 0).tolist()
+        new = {names[place]: place for place in unknown}
+        if len(kept.rows) + len(new) > max(_PIECE, 2 * len(names)):
+            unknown = list(range(len(names)))
+            kept.rows, new = {}, {name: place for place, name in enumerate(names)}
+        if new:
+            own, known = self._keys(contexts[list(new.values())]), len(kept.rows)
+            if known + len(own) > len(kept.keys):
+                kept.keys = np.resize(kept.keys, (max(known + len(own), 2 * known), own.shape[1]))
+            kept.keys[known : known + len(own)] = own
+            kept.rows.update(zip(new, range(known, known + len(own)), strict=True))  # after them, should they be interrupted
+            places[unknown] = [kept.rows[names[place]] for place in unknown]
+        first, last = int(places[0]), int(places[-1])
+        adjacent = last - first + 1 == len(places) and bool((np.diff(places) == 1).all())  # then they need not be copied
+        keys: npt.NDArray[np.float32] = kept.keys[first : last + 1] if adjacent else kept.keys[places]
+        return keys
 
 
 def network_of(components: Iterable[Predictor]) -> KeyNetwork:
