@@ -24,6 +24,10 @@ DECAY = 4
 THETAS = (5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0, 56.0)
 """The values among which theta is chosen on held-out text."""
 
+_Kept = tuple[dict[bytes, int], npt.NDArray[np.float32], int, npt.NDArray[np.int32], npt.NDArray[np.int64]]
+"""Where the key of each context is among some keys, these (M, H), how many of them there are, the last contexts that were asked
+for (B, n), and where their keys are (B,)."""
+
 _PIECE = 1 << 15
 """Number of words whose keys are in memory at a time, besides those that the cache remembers."""
 
@@ -177,7 +181,7 @@ class NeuralCache(Cache):
         self.theta = theta
         self.network = network
         self.base_weight = float(np.exp(-theta))
-        self._kept = threading.local()  # of each thread: ``keys`` (M, H), and ``rows``, where in them the key of a context is
+        self._kept = threading.local()  # of each thread its ``keys``, which are `_Kept`
         self.name = f"neural cache of {size:,} words, theta {theta:g}"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -272,27 +276,33 @@ class NeuralCache(Cache):
 
     def _kept_keys(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Return the keys of contexts (B, n), (B, H), and keep them, because most are the same for the next word of a text."""
-        kept = self._kept
-        if not hasattr(kept, "rows"):
-            kept.rows, kept.keys = {}, np.empty((0, 0), np.float32)
-        names = contexts.view(f"V{contexts.shape[1] * contexts.itemsize}")[:, 0].tolist()
-        places = np.fromiter(map(kept.rows.get, names, itertools.repeat(-1)), np.int64, len(names))
-        unknown = np.flatnonzero(places < 0).tolist()
-        new = {names[place]: place for place in unknown}
-        if len(kept.rows) + len(new) > max(_PIECE, 2 * len(names)):
-            unknown = list(range(len(names)))
-            kept.rows, new = {}, {name: place for place, name in enumerate(names)}
-        if new:
-            own, known = self._keys(contexts[list(new.values())]), len(kept.rows)
-            if known + len(own) > len(kept.keys):
-                kept.keys = np.resize(kept.keys, (max(known + len(own), 2 * known), own.shape[1]))
-            kept.keys[known : known + len(own)] = own
-            kept.rows.update(zip(new, range(known, known + len(own)), strict=True))  # after them, should they be interrupted
-            places[unknown] = [kept.rows[names[place]] for place in unknown]
+        nothing: _Kept = {}, np.empty((0, 0), np.float32), 0, contexts[:0], np.empty(0, np.int64)
+        rows, keys, used, before, places = getattr(self._kept, "keys", nothing)
+        if len(contexts) == len(before) and np.array_equal(contexts[:-1], before[1:]):  # a word was added
+            places = np.append(places[1:], rows.get(contexts[-1].tobytes(), -1))
+        else:
+            places = np.fromiter(map(rows.get, _names(contexts), itertools.repeat(-1)), np.int64, len(contexts))
+        new = np.flatnonzero(places < 0)
+        if used + len(new) > max(_PIECE, 2 * len(contexts)):
+            rows, keys, used, new = {}, nothing[1], 0, np.arange(len(contexts))
+        if len(new):
+            own = self._keys(contexts[new])
+            if used + len(own) > len(keys):
+                keys = np.resize(keys, (max(used + len(own), 2 * used), own.shape[1]))
+            keys[used : used + len(own)] = own
+            places[new] = np.arange(used, used + len(own))
+        self._kept.keys = rows, keys, used + len(new), contexts, places  # at once, because Ctrl-C may come at any time
+        rows.update(zip(_names(contexts[new]), places[new].tolist(), strict=True))
         first, last = int(places[0]), int(places[-1])
-        adjacent = last - first + 1 == len(places) and bool((np.diff(places) == 1).all())  # then they need not be copied
-        keys: npt.NDArray[np.float32] = kept.keys[first : last + 1] if adjacent else kept.keys[places]
-        return keys
+        adjacent = last - first == len(places) - 1 and bool((np.diff(places) == 1).all())  # then they need not be copied
+        found: npt.NDArray[np.float32] = keys[first : last + 1] if adjacent else keys[places]
+        return found
+
+
+def _names(contexts: npt.NDArray[np.int32]) -> list[bytes]:
+    """Return the bytes of each of the contexts (B, n)."""
+    names: list[bytes] = contexts.view(f"V{contexts.shape[1] * contexts.itemsize}")[:, 0].tolist()
+    return names
 
 
 def network_of(components: Iterable[Predictor]) -> KeyNetwork:

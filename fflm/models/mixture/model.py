@@ -89,10 +89,14 @@ class Mixture(LanguageModel):
         contexts = self._check_contexts(contexts)
         used = [each for each in zip(self.components.values(), self.weights.tolist(), strict=True) if each[1]]
         logs = [math.log(weight) + each.log_probabilities(_visible(contexts, each)).astype(float) for each, weight in used]
-        highest = np.maximum.reduce([*logs, np.full_like(logs[0], np.finfo(float).min)])  # finite, even of what is impossible
+        highest = np.full_like(logs[0], np.finfo(float).min)  # finite, even of words that are impossible
+        for each in logs:
+            np.maximum(highest, each, out=highest)
+        total = np.zeros_like(highest)
+        for each in logs:
+            total += np.exp(np.subtract(each, highest, out=each), out=each)
         with np.errstate(divide="ignore"):
-            result: Floats = highest + np.log(sum(np.exp(each - highest) for each in logs))
-        return result
+            return highest + np.log(total, out=total)
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""

@@ -123,7 +123,7 @@ def test_keys_of_a_growing_text_are_computed_once(model, monkeypatch):
     monkeypatch.setattr(cache_module, "_PIECE", 20)  # of keys that are kept
     found = [cache.log_probabilities(contexts[place : place + 2]) for place in range(0, 30, 2)]
     assert_close(np.concatenate(found), np.concatenate(expected), 10 * NEURAL_CACHE * cache.theta)
-    assert len(cache._kept.rows) <= 26
+    assert len(cache._kept.keys[0]) <= 26
 
 
 def empty_context(model, size):
