@@ -276,7 +276,7 @@ class NeuralCache(Cache):
 
     def _kept_keys(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Return the keys of contexts (B, n), (B, H), and keep them, because most are the same for the next word of a text."""
-        nothing: _Kept = {}, np.empty((0, 0), np.float32), 0, contexts[:0], np.empty(0, np.int64)
+        nothing: _Kept = {}, np.empty((0, 1), np.float32), 0, contexts[:0], np.empty(0, np.int64)
         rows, keys, used, before, places = getattr(self._kept, "keys", nothing)
         if len(contexts) == len(before) and np.array_equal(contexts[:-1], before[1:]):  # a word was added
             places = np.append(places[1:], rows.get(contexts[-1].tobytes(), -1))
@@ -288,7 +288,9 @@ class NeuralCache(Cache):
         if len(new):
             own = self._keys(contexts[new])
             if used + len(own) > len(keys):
-                keys = np.resize(keys, (max(used + len(own), 2 * used), own.shape[1]))
+                room = np.empty((2 * (used + len(own)), own.shape[1]), np.float32)
+                room[:used] = keys[:used]
+                keys = room
             keys[used : used + len(own)] = own
             places[new] = np.arange(used, used + len(own))
         self._kept.keys = rows, keys, used + len(new), contexts, places  # at once, because Ctrl-C may come at any time
