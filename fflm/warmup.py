@@ -129,7 +129,9 @@ def _scorers(folder: Path) -> None:
     scorer = FastScorer(api.train(folder / "text.txt", folder / "text.model", overwrite=True, **_SMALL))
     ids = scorer.text.encode_text(_TEXT, scorer.vocabulary)
     scorer.losses_of_text(ids)
-    NeuralCache(5, 10.0, scorer.model).losses_of_text(ids)
+    cache = NeuralCache(5, 10.0, scorer.model)
+    cache.losses_of_text(ids)
+    cache.log_probabilities(ids[None, : cache.window])
     for each in (ngram, scorer, scorer.model):
         each.scores(_TEXT.splitlines()[:1])
     sentences = train_ngram([folder / "text.txt"], folder / "sentences.ngram", 3, mode="sentence")

@@ -27,9 +27,9 @@ from fflm.backend.cpu import backend as cpu_backend
 from fflm.backend.cpu import kernels, launching
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.cpu.blas import ONE_THREAD
-from fflm.models.mixture.cache import UnigramCache
+from fflm.models.mixture.cache import NeuralCache, UnigramCache
 from fflm.models.mixture.model import Mixture
-from fflm.models.neural import fast
+from fflm.models.neural import fast, few
 from fflm.models.neural.fast import FastScorer
 from fflm.models.ngram import estimate as ngram_estimate
 from fflm.models.ngram import model as ngram_model
@@ -66,8 +66,8 @@ def operations(folder: Path, keep: Callable[[Any], Any] = lambda model: model) -
     """
     model = tiny_model(MODES["line ends"])
     of_text = estimate_model(corpus(folder), 3)
-    cache = UnigramCache(5, model.vocabulary, model.text)
-    mixture = Mixture({"a": model, "b": tiny_model(MODES["line ends"], seed=2), "cache": cache}, [0.5, 0.3, 0.2])
+    caches = {"cache": UnigramCache(5, model.vocabulary, model.text), "neural cache": NeuralCache(5, 3.0, model)}
+    mixture = Mixture({"a": model, "b": tiny_model(MODES["line ends"], seed=2), **caches}, [0.4, 0.3, 0.2, 0.1])
     labeled = "\n".join(f"{'ab'[row % 2]}\t{line}" for row, line in enumerate(STORIES.split("\n")[:40]) if line)
     (folder / "lines.tsv").write_text(labeled, encoding="utf-8")
     classifier = fflm.train_classifier(folder / "lines.tsv", folder / "lines.classifier", epochs=1, valid=None)
@@ -137,7 +137,7 @@ def blas_threads() -> list[int]:
 
 def set_shares(monkeypatch: pytest.MonkeyPatch, shares: int = 2) -> None:
     """Divide the work of all kernels into this number of shares."""
-    for module in (cpu_backend, ngram_model, ngram_estimate, fast):
+    for module in (cpu_backend, ngram_model, ngram_estimate, fast, few):
         monkeypatch.setattr(module, "shares_of", lambda work, threads=None: shares)
 
 

@@ -87,11 +87,16 @@ class Mixture(LanguageModel):
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
         contexts = self._check_contexts(contexts)
-        result = np.full((len(contexts), len(self.vocabulary)), -np.inf)
-        for component, weight in zip(self.components.values(), self.weights, strict=True):
-            if weight:
-                np.logaddexp(result, math.log(weight) + component.log_probabilities(_visible(contexts, component)), out=result)
-        return result
+        used = [each for each in zip(self.components.values(), self.weights.tolist(), strict=True) if each[1]]
+        logs = [math.log(weight) + each.log_probabilities(_visible(contexts, each)).astype(float) for each, weight in used]
+        highest = np.full_like(logs[0], np.finfo(float).min)  # finite, even of words that are impossible
+        for each in logs:
+            np.maximum(highest, each, out=highest)
+        total = np.zeros_like(highest)
+        for each in logs:
+            total += np.exp(np.subtract(each, highest, out=each), out=each)
+        with np.errstate(divide="ignore"):
+            return highest + np.log(total, out=total)
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
@@ -118,8 +123,11 @@ class Mixture(LanguageModel):
 
     def _line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> Floats:
         """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
-        losses = np.stack([each._line_losses(ids, borders).astype(float) for each in self.components.values()])
-        return interpolate_losses(losses, self.weights)
+        return interpolate_losses(self.component_line_losses(ids, borders), self.weights)
+
+    def component_line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> Floats:
+        """Return `_line_losses` of each component alone: (K, N), nats."""
+        return np.stack([each._line_losses(ids, borders).astype(float) for each in self.components.values()])
 
     @property
     def tuning(self) -> dict[str, Any]:
@@ -236,6 +244,10 @@ class ComponentScorer(LineScorer):
     def losses_of_texts(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
         """Return `losses_of_text` of each text."""
         return list(map(self._recorded, texts, self.mixture.component_losses_of_texts(texts)))
+
+    def _line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> Floats:
+        """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
+        return self._recorded(ids, self.mixture.component_line_losses(ids, borders))
 
     def _recorded(self, targets: npt.NDArray[np.int32], losses: Floats) -> Floats:
         """Record the losses of the components (K, B), nats, and return those of the mixture (B,)."""
