@@ -12,10 +12,10 @@ from fflm.backend.cpu import kernels
 from fflm.backend.cpu.kernels import TILE, combine_losses, multiply_few
 from fflm.compiling import compiled, inner
 
-_gather, _affine, _normalize, _add = (
-    kernel.sequential for kernel in (kernels.gather, kernels.affine, kernels.normalize, kernels.add)
+_gather, _affine, _normalize, _add = (kernel.share for kernel in (kernels.gather, kernels.affine, kernels.normalize, kernels.add))
+_softmax_tiles, _multiply, _log_softmax = (
+    kernel.share for kernel in (kernels.softmax_tiles, kernels.logits_without_bias, kernels.log_softmax)
 )
-_softmax_tiles, _log_probabilities = kernels.softmax_tiles.sequential, kernels.log_probabilities.sequential
 
 
 class NetworkTables(NamedTuple):
@@ -56,7 +56,7 @@ class NetworkTables(NamedTuple):
 def normalized(values):
     """Return the rows of values (B, I) with mean 0 and deviation 1."""
     result = np.empty_like(values)
-    _normalize(values, result, 1)
+    _normalize(values, result, 1, 0)
     return result
 
 
@@ -77,7 +77,7 @@ def softmax_inputs(contexts, network):
     """Return what the output layer reads, (B, H) or (B, m), after contexts (B, n), given `NetworkTables`."""
     embeddings, layers, rows = network.embeddings, network.layers, len(contexts)
     inputs = np.empty((rows, (len(network.borders) - 1) * embeddings.shape[1]), embeddings.dtype)
-    _gather(embeddings, contexts, network.borders, inputs, 1)
+    _gather(embeddings, contexts, network.borders, inputs, 1, 0)
     values, place = inputs, 0
     for layer in range(len(network.sizes)):
         residual = network.residual and layer > 0
@@ -87,9 +87,9 @@ def softmax_inputs(contexts, network):
         place += (width + 1) * size
         outputs = np.empty((rows, size), embeddings.dtype)
         activation = network.activations[layer], network.slopes[layer]
-        _affine(read, weight, layers[place - size : place], *activation, outputs, 1)
+        _affine(read, weight, layers[place - size : place], *activation, outputs, 1, 0)
         if residual:
-            _add(values, outputs, 1)
+            _add(values, outputs, 1, 0)
         values = outputs
     if len(network.sizes):
         values = normalized(values) if network.residual else values
@@ -109,7 +109,7 @@ def few_losses(contexts, targets, network):
     read = softmax_inputs(contexts, tables)
     statistics = np.empty((2, (len(bias) - 1) // TILE + 1, rows), bias.dtype)
     tiles, normalizers, losses = np.empty((1, rows, TILE), bias.dtype), np.empty(rows, bias.dtype), np.empty(rows, bias.dtype)
-    _softmax_tiles(read, weight, bias, tiles, statistics[0], statistics[1], 1)
+    _softmax_tiles(read, weight, bias, tiles, statistics[0], statistics[1], 1, 0)
     each = np.empty(rows, np.int32)
     for row in range(rows):
         each[row] = row
@@ -122,7 +122,8 @@ def few_log_probabilities(contexts, network):
     """Return log p(word | context) of every word after a few contexts (B, n): (B, V), nats; `NetworkTables`, packed."""
     tables = network.content
     results = np.empty((len(contexts), len(tables.bias)), tables.bias.dtype)
-    _log_probabilities(softmax_inputs(contexts, tables), tables.weight, tables.bias, results, 1)
+    _multiply(softmax_inputs(contexts, tables), tables.weight, results, 1, 0)
+    _log_softmax(results, tables.bias, 1, 0)
     return results
 
 
