@@ -128,7 +128,7 @@ PyTorch {machine["torch"]}. Most runs were made while other programs used the ma
 - `benchmarks/sampled.py` was run with the preset `quick` only, not with the default network.
 - The perplexities of the first two sections were measured before a correction of Adam for the rows that a sampled step
   leaves out. With the correction, the preset `quick` goes from 171.0 to 166.4 on the validation text of WikiText-2.
-- `benchmarks/start_up.py` was run before each kernel had a sequential form beside the parallel one."""
+- `benchmarks/start_up.py` was run when kernels were compiled as parallel loops of Numba."""
 
 
 def quality() -> str:

@@ -10,7 +10,6 @@ import numpy as np
 
 from fflm import api, compiling, kenlm
 from fflm.arguments import Device
-from fflm.backend.cpu.launching import KERNELS
 from fflm.backend.devices import choose_device, device_backend
 from fflm.errors import FflmError
 from fflm.models.classifier.model import TextClassifier
@@ -85,10 +84,6 @@ def warm_up(device: Device = "cpu") -> Iterator[str]:
         _scorers(folder)
         yield "estimators"
         _estimators()
-    yield "kernels for several threads"
-    for kernel in KERNELS:
-        for signature in kernel.sequential.signatures:
-            kernel.parallel.compile(signature)
     if reason := compiling.cache_failure():
         raise FflmError(reason)
 

@@ -24,7 +24,7 @@ from tiny import MODES, tiny_model
 
 import fflm
 from fflm.backend.cpu import backend as cpu_backend
-from fflm.backend.cpu import kernels, launching
+from fflm.backend.cpu import launching
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.cpu.blas import ONE_THREAD
 from fflm.models.mixture.cache import NeuralCache, UnigramCache
@@ -204,7 +204,7 @@ def test_blas_threads_are_restored_when_last_thread_leaves():
 
 
 def test_results_do_not_depend_on_number_of_threads(monkeypatch):
-    """Results depend on the number of shares, not on how many threads compute them, nor on whether kernels are parallel."""
+    """Results depend on the number of shares, not on how many threads compute them, nor on whether it is the calling one."""
     monkeypatch.setattr(launching, "WORTH_WAKING", 0)
     model, contexts = tiny_model(), np.random.default_rng(1).integers(0, 9, (300, 3), np.int32)
 
@@ -221,14 +221,27 @@ def test_results_do_not_depend_on_number_of_threads(monkeypatch):
         assert np.array_equal(left, right)
 
 
-def test_threads_compute_in_double_precision(monkeypatch):
-    """Elsewhere one thread computes all shares in double precision; this kernel is the one that compiles fastest."""
-    set_shares(monkeypatch)
-    values, total = np.random.default_rng(1).normal(size=(2, 33, 70))
-    expected = values + total
-    CpuBackend().add(values, total)
-    assert np.array_equal(total, expected)
-    assert any(types[0].dtype == numba.float64 for types in kernels.add.parallel.signatures)
+@pytest.mark.parametrize("shares", [1, 2, 5])
+def test_each_share_is_computed_once(shares):
+    @launching.kernel()
+    def count(counts, shares, t):
+        counts[t] += 1
+
+    counts = np.zeros(shares)
+    count(counts, shares)
+    assert counts.tolist() == [1] * shares
+
+
+@pytest.mark.parametrize("shares", [1, 2, 5])
+def test_too_little_memory_for_a_share_is_an_error(shares):
+    @launching.kernel()
+    def allocate(counts, shares, t):
+        if t == shares - 1:
+            counts[t] = len(np.empty(2**55, np.uint8))
+
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            allocate(np.zeros(shares), shares)
 
 
 def test_model_is_first_used_by_several_threads_at_once():
@@ -254,11 +267,9 @@ def test_unusable_threading_layer_is_named_in_error(layer):
     program = """
 import numpy as np, fflm
 from fflm.backend.cpu.launching import kernel
-from numba import prange
 @kernel()
-def fill(array, threads):
-    for t in prange(threads):
-        array[t] = 1
+def fill(array, threads, t):
+    array[t] = 1
 try:
     fill(np.zeros(2), 2)
 except fflm.FflmError as error:

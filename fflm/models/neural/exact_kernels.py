@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import prange
 
 from fflm.backend.cpu import kernels
 from fflm.backend.cpu.kernels import (
@@ -25,7 +24,7 @@ from fflm.backend.cpu.rows import activate_row
 from fflm.compiling import compiled, inner
 from fflm.instructions import PANEL, aligned_zeros, panel_products
 
-_gather, _normalize, _add = (each.sequential for each in (kernels.gather, kernels.normalize, kernels.add))
+_gather, _normalize, _add = (each.share for each in (kernels.gather, kernels.normalize, kernels.add))
 
 GROUP = 4
 """Number of panels to which the weights of a layer are rounded up, because a single row is multiplied by so many at a time."""
@@ -128,7 +127,7 @@ def layer_outputs(inputs, weight, bias, size, code, slope):
 def normalized(values):
     """Return the rows of values (B, I) with mean 0 and deviation 1."""
     result = np.empty_like(values)
-    _normalize(values, result, 1)
+    _normalize(values, result, 1, 0)
     return result
 
 
@@ -149,7 +148,7 @@ def softmax_inputs(contexts, network):
     """Return what the output layer reads, (B, H) or (B, m), after contexts (B, n), given `NetworkTables`."""
     embeddings, layers, rows = network.embeddings, network.layers, len(contexts)
     inputs = np.empty((rows, (len(network.borders) - 1) * embeddings.shape[1]), embeddings.dtype)
-    _gather(embeddings, contexts, network.borders, inputs, 1)
+    _gather(embeddings, contexts, network.borders, inputs, 1, 0)
     values, place = inputs, 0
     for layer in range(len(network.sizes)):
         residual = network.residual and layer > 0
@@ -160,7 +159,7 @@ def softmax_inputs(contexts, network):
         weight, place = layers[place:bias].reshape(panels, width, PANEL), bias + panels * PANEL
         outputs = layer_outputs(read, weight, layers[bias:place], size, network.activations[layer], network.slopes[layer])
         if residual:
-            _add(values, outputs, 1)
+            _add(values, outputs, 1, 0)
         values = outputs
     if len(network.sizes):
         values = normalized(values) if network.residual else values
@@ -242,25 +241,22 @@ def begins_of_words(ids, borders, end):
 
 
 @kernel()
-def losses_of_words(ids, begins, low, high, padding, window, network, losses, threads):
+def losses_of_words(ids, begins, low, high, padding, window, network, losses, threads, t):
     """Fill losses[low:high] with -log p of these words of texts, nats: ids (N,), where the text of each begins (N,).
 
     ``padding`` fills contexts of ``window`` words before a text. ``network`` is `NetworkTables`, packed.
     """
-    embeddings, borders, sizes, activations, slopes, layers, residual, direct, projection, weight, bias = network.content
-    for t in prange(threads):  # a parallel loop takes no tuple from outside
-        own = NetworkTables(embeddings, borders, sizes, activations, slopes, layers, residual, direct, projection, weight, bias)
-        first, last = share(high - low, threads, t)
-        for some in range(low + first, low + last, FEW_ROWS):
-            after = min(some + FEW_ROWS, low + last)
-            contexts = np.empty((after - some, window), np.int32)
-            for i in range(some, after):
-                for k in range(1, window + 1):
-                    contexts[i - some, window - k] = ids[i - k] if i - k >= begins[i] else padding
-            losses_after(contexts, ids[some:after], own, losses[some:after])
+    first, last = share(high - low, threads, t)
+    for some in range(low + first, low + last, FEW_ROWS):
+        after = min(some + FEW_ROWS, low + last)
+        contexts = np.empty((after - some, window), np.int32)
+        for i in range(some, after):
+            for k in range(1, window + 1):
+                contexts[i - some, window - k] = ids[i - k] if i - k >= begins[i] else padding
+        losses_after(contexts, ids[some:after], network.content, losses[some:after])
 
 
-_losses_of_words = losses_of_words.sequential
+_losses_of_words = losses_of_words.share
 
 
 @compiled()
@@ -270,5 +266,5 @@ def few_losses_of_lines(ids, borders, padding, end, window, network):
     A context has ``window`` words: ``padding`` before the line and, if ``end`` is a word, up to the last one before.
     """
     losses = np.empty(len(ids), network.content.bias.dtype)
-    _losses_of_words(ids, begins_of_words(ids, borders, end), 0, len(ids), padding, window, network, losses, 1)
+    _losses_of_words(ids, begins_of_words(ids, borders, end), 0, len(ids), padding, window, network, losses, 1, 0)
     return losses

@@ -50,7 +50,7 @@ def test_sums_of_weights_equal_naive_computation(theta, queries, window):
     for shares in (1, 3):
         tiles = np.empty((shares, QUERIES, KEYS), np.float32)
         found, totals = np.full((2, queries), np.nan)
-        sum_weights.sequential(*arrays, float(theta), np.float32(0.01), tiles, found, totals, shares)
+        sum_weights(*arrays, float(theta), np.float32(0.01), tiles, found, totals, shares)
         np.testing.assert_allclose(totals, (weights * seen).sum(axis=1), rtol=NEURAL_CACHE * theta)
         np.testing.assert_allclose(found, (weights * of_target).sum(axis=1), rtol=NEURAL_CACHE * theta)
 
