@@ -1,5 +1,6 @@
 """Options and settings of all tests, and fixtures that many tests share."""
 
+import gc
 import os
 import signal
 from importlib.util import find_spec
@@ -62,6 +63,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         values = item.callspec.params if hasattr(item, "callspec") else {}
         if (values.get("dtype"), values.get("threads")) == ("float32", 2):
             item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage collection ignore the imported modules and the collected tests, which it would search again and again."""
+    gc.freeze()
 
 
 @pytest.fixture
