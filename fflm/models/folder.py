@@ -37,7 +37,8 @@ class KindOfModel(NamedTuple):
     model
         The class, whose ``load`` takes a folder and a device.
     session
-        The class of its training sessions, whose ``resume`` takes a folder; None if its training cannot be resumed.
+        The class of its training sessions, or of those of its members, whose ``resume`` takes a folder; None if its training
+        cannot be resumed.
     """
 
     article: str
@@ -56,7 +57,7 @@ KINDS: dict[Kind, KindOfModel] = {
         "fflm.models.neural.train.TrainingSession",
     ),
     "ngram": KindOfModel("an", "n-gram model", "fflm.train_ngram", "fflm.models.ngram.model.NgramModel"),
-    "mixture": KindOfModel("a", "mixture", "fflm.train", "fflm.models.mixture.model.Mixture"),
+    "mixture": KindOfModel("a", "mixture", "fflm.train", "fflm.models.mixture.model.Mixture", "fflm.models.ensemble.Ensemble"),
     "classifier": KindOfModel(
         "a",
         "text classifier",

@@ -85,6 +85,8 @@ class Session(ABC):
         The figures of the last evaluation on the validation data; None if there is none.
     save_seconds
         Seconds between checkpoints, besides those at evaluations.
+    label
+        What progress calls the run if it is one of several, such as ``member 2 of 5``.
     """
 
     headlines: ClassVar[tuple[str, ...]]
@@ -127,6 +129,7 @@ class Session(ABC):
         self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings, world())
         self.communicator = self.trainer.communicator
         self.save_seconds = SAVE_SECONDS
+        self.label = ""
         self.valid: dict[str, Any] | None = None
         self._saved = time.monotonic()  # when the last checkpoint was written
         self._process: int | None = None  # the id of the process that has locked the folder for this session

@@ -25,6 +25,14 @@ Initial: TypeAlias = Annotated[
 Extend: TypeAlias = Annotated[
     bool, Meta(description="Add new words of the text to the vocabulary of the model that training starts from.")
 ]
+Members: TypeAlias = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=50,
+        description="Networks to train, with the seeds seed, seed + 1, ...; if there are several, the model is their mixture.",
+    ),
+]
 Preset: TypeAlias = Annotated[
     Literal["default", "quick", "bengio2003"],
     Meta(

@@ -48,8 +48,9 @@ class Mixture(LanguageModel):
     weights
         (K,), at least 0; they sum to one.
     about
-        What else is known of it: under ``"figures"``, ``"tuning"``, how well mixture and components predict the text that the
-        weights were tuned on; of a saved one, the corpus of its first model, and versions.
+        What else is known of it: under ``"figures"``, how well mixture and components predict the text that the weights were
+        tuned on (``"tuning"``), or if it is an ensemble, the parts of the corpus; of a saved one, the corpus of its first model,
+        and versions.
 
     Raises
     ------
@@ -124,8 +125,12 @@ class Mixture(LanguageModel):
     @property
     def tuning(self) -> dict[str, Any]:
         """How well it and its components predict the text that the weights were tuned on, and ``"source"``, that text's name."""
-        figures = self.about["figures"]["tuning"]
-        return self.compared(figures, figures["components"])
+        return self.figures["tuning"]
+
+    @property
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """How well it and its components predict texts: ``"tuning"``, or of an ensemble, ``"valid"`` and ``"test"``."""
+        return {name: self.compared(each, each["components"]) for name, each in self.about["figures"].items()}
 
     def compared(self, score: Mapping[str, Any], alone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return its score as plain values with those of its components alone, (K,), under their names and with their weights."""
@@ -193,7 +198,8 @@ class Mixture(LanguageModel):
                 cache = NeuralCache(each["neural_cache"], each["theta"], network_of(components.values()))
             components[cache.name] = cache
         weights = arrays.get("weights", np.empty(0))
-        if weights.shape != (len(components),) or len(figures["tuning"]["components"]) != len(components):
+        counts = {len(components), *(len(each["components"]) for each in figures.values())}
+        if weights.shape != (len(components),) or len(counts) > 1:
             raise FflmError(f"{path} is damaged ({CONFIG} and {WEIGHTS} do not fit together): {REMEDY}")
         if not (weights.min() >= 0 and abs(weights.sum() - 1) < 1e-6):
             raise FflmError(f"{path / WEIGHTS} is damaged (the weights of a mixture are at least 0 and sum to one): {REMEDY}")
@@ -312,6 +318,10 @@ def _check_parts(path: Path) -> None:
 def _components(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what config.json says of a mixture's components, each of them a model or a cache (`description.Component`)."""
     components: list[dict[str, Any]] = about["mixture"]["components"]
+    if "training" in about and not (path / WEIGHTS).is_file():
+        trained = sum("fingerprint" in each for each in components)
+        resume = f"`fflm.resume('{path}')` trains the others"
+        raise FflmError(f"{path} is not complete, {trained} of its {len(components)} members are trained: {resume}")
     kinds = ({"path", "fingerprint"}, {"cache"}, {"neural_cache", "theta"})
     if any(sum(kind <= each.keys() for kind in kinds) != 1 for each in components):
         raise FflmError(f"{path / CONFIG} is damaged (a component is a path with a fingerprint, or a cache): {REMEDY}")
