@@ -109,6 +109,9 @@ def _language_models(folder: Path, device: Device) -> None:
         model.generate("The cat", length=2, seed=1)
         model.score(_TEXT)
         NeuralModel.load(path, device).score("The cat")
+    teacher = folder / "teacher.model"
+    api.train(text, teacher, device=device, **_SMALL)
+    api.train(text, path, overwrite=True, device=device, teacher=teacher, **_SMALL)
 
 
 def _classifiers(folder: Path, device: Device) -> None:

@@ -209,7 +209,8 @@ def _training(about: dict[str, Any]) -> list[str]:
         "device": about.get("device", "cpu"),
         "precision": about.get("precision", "fp32"),
     }
-    return ["", "training", *_pairs(about["training"]), *_pairs(machine)]
+    teacher = {f"teacher: {name}": about["teacher"][name] for name in ("path", "weight")} if "teacher" in about else {}
+    return ["", "training", *_pairs(about["training"]), *_pairs(teacher), *_pairs(machine)]
 
 
 def _best(about: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> list[str]:

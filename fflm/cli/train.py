@@ -46,7 +46,7 @@ from fflm.cli.report import (
     tokenizing,
 )
 from fflm.training.schemes import Parallel
-from fflm.training.settings import Extend, Initial, Members, Vectors
+from fflm.training.settings import Extend, Initial, Members, TeacherPath, TeacherWeight, Vectors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,6 +64,8 @@ if TYPE_CHECKING:
 @click.option("--resume", type=PATH, metavar="FOLDER", help="Resume training of this model.")
 @click.option("--from", "initial", type=PATH, metavar="FOLDER", help=description(Initial))
 @annotated_option("extend_vocabulary", Extend, False)
+@click.option("--teacher", type=PATH, metavar="FOLDER", help=description(TeacherPath))
+@annotated_option("teacher_weight", TeacherWeight, 0.5)
 @annotated_option("members", Members, 1)
 @preset_option
 @network_options

@@ -10,7 +10,7 @@ from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import VocabularyAbout
 from fflm.training.log import Logged
 from fflm.training.schemes import Scheme
-from fflm.training.settings import TrainingSettings
+from fflm.training.settings import TeacherWeight, TrainingSettings
 
 LARGEST_ORDER = 20
 """Maximum order of an n-gram model."""
@@ -70,12 +70,21 @@ class TrainedFile(Common, total=False):
     precision: Literal["fp32", "mixed"]
 
 
+class TeacherReference(TypedDict):
+    """The teacher of a network: its folder, relative to that of the network, its fingerprint, and its share of the target."""
+
+    path: Name
+    fingerprint: str
+    weight: TeacherWeight
+
+
 class NetworkFile(TrainedFile, total=False):
     """A neural language model."""
 
     text: Required[TextSettings]
     corpus: CorpusReference
     vectors: Count
+    teacher: TeacherReference
 
 
 class Ngram(TypedDict):

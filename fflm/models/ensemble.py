@@ -28,8 +28,8 @@ from fflm.files import FolderLock, NewFolder, lock_file, locked_folder, remove_l
 from fflm.models.base import Predictor
 from fflm.models.corpora import describe_corpus, find_corpus, is_described
 from fflm.models.creation import model_path, new_model, pop_fields, text_source
-from fflm.models.folder import read_config, require, save_description
-from fflm.models.mixture.model import ComponentScorer, Mixture, fingerprint
+from fflm.models.folder import fingerprint, read_config, require, save_description
+from fflm.models.mixture.model import ComponentScorer, Mixture
 from fflm.models.neural.model import NeuralModel
 from fflm.models.neural.train import OPTIONS, PRESETS, TrainingSession, check_length, network_settings, resolve_settings
 from fflm.models.scoring import score_part
@@ -40,7 +40,16 @@ from fflm.stored import REMEDY
 from fflm.text.corpus import Corpus
 from fflm.training.schemes import Parallel
 from fflm.training.session import Callback, check_size
-from fflm.training.settings import Extend, Initial, Members, Preset, TrainingSettings, Vectors
+from fflm.training.settings import (
+    Extend,
+    Initial,
+    Members,
+    Preset,
+    TeacherPath,
+    TeacherWeight,
+    TrainingSettings,
+    Vectors,
+)
 
 WAITING_SECONDS = 0.5
 """How long a process waits before it looks again for a member that another process has left."""
@@ -60,6 +69,8 @@ def start_ensemble(
     parallel: Parallel = "auto",
     initial: Initial = None,
     extend_vocabulary: Extend = False,
+    teacher: TeacherPath = None,
+    teacher_weight: TeacherWeight = 0.5,
     **fields: Any,
 ) -> "Ensemble":
     """Tokenize the text once for all members, unless that was done, and set up the folder.
@@ -70,7 +81,7 @@ def start_ensemble(
         As `fflm.train` takes them: the settings that all members share. The folder must not exist.
     members
         Number of members.
-    overwrite, vectors, parallel, initial, extend_vocabulary
+    overwrite, vectors, parallel, initial, extend_vocabulary, teacher, teacher_weight
         These options are refused.
 
     Raises
@@ -84,10 +95,11 @@ def start_ensemble(
         "parallel": parallel != "auto",
         "initial": initial is not None,
         "extend_vocabulary": extend_vocabulary,
+        "teacher": teacher is not None,
     }
     if given := [f"`{name}`" for name, value in refused.items() if value]:
         raise FflmError(
-            f"members start from random weights in a new folder, each in one process: leave out {', '.join(given)}, or `members`"
+            f"members learn from the text alone, each in one process and a new folder: leave out {', '.join(given)}, or `members`"
         )
     fields = PRESETS[preset] | fields
     source = text_source(inputs, fields)

@@ -1,6 +1,5 @@
 """Mixtures: linear interpolations of language models."""
 
-import hashlib
 import json
 import math
 import os
@@ -16,12 +15,12 @@ import numpy.typing as npt
 from fflm.arguments import Device, Overwrite, PathLike, checked, to_path
 from fflm.arrays import CONFIG, WEIGHTS, load_arrays, meaning, save_arrays
 from fflm.errors import FflmError
-from fflm.files import open_regular, os_errors_as_fflm_error, replacing_folder
+from fflm.files import os_errors_as_fflm_error, replacing_folder
 from fflm.models.base import LineScorer, Predictor
 from fflm.models.corpora import corpus_path, corpus_paths, relative_path, resolve_relative
 from fflm.models.creation import check_free
 from fflm.models.description import COMPONENTS, MixtureFigures
-from fflm.models.folder import VOCABULARY, read_config, read_text, save_description
+from fflm.models.folder import content_hash, fingerprint, read_config, read_text, save_description
 from fflm.models.language_model import LanguageModel
 from fflm.models.load import load_language_model
 from fflm.models.mixture.cache import Cache, NeuralCache, UnigramCache, network_of
@@ -107,6 +106,14 @@ class Mixture(LanguageModel):
     def losses_of_texts(self, texts: Sequence[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.floating]]:
         """Return `losses_of_text` of each text."""
         return [interpolate_losses(losses, self.weights) for losses in self.component_losses_of_texts(texts)]
+
+    def shares(self) -> list[tuple[float, Predictor]]:
+        """Return the predictors of which it and the mixtures in it are a mixture, with their weights, which sum to one."""
+        shares = []
+        for component, weight in zip(self.components.values(), self.weights.tolist(), strict=True):
+            parts = component.shares() if isinstance(component, LanguageModel) else [(1.0, component)]
+            shares += [(weight * share, part) for share, part in parts]
+        return shares
 
     def component_losses(self, ids: npt.NDArray[np.int32], start: int = 0) -> Floats:
         """Return `losses_of_text` of each component alone: ids (N,) -> (K, N - start), nats."""
@@ -267,28 +274,9 @@ def interpolate_losses(losses: Floats, weights: Floats) -> Floats:
     return result
 
 
-def fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a model's weights, words and settings, which changes when the model is trained again.
-
-    Raises
-    ------
-    FflmError
-        If it is not a model, or cannot be read.
-    """
-    return _fingerprint(path, meaning(read_config(path)))
-
-
-def _fingerprint(path: Path, about: str) -> str:
-    sha256 = hashlib.sha256(about.encode())
-    for name in (VOCABULARY, WEIGHTS):
-        with os_errors_as_fflm_error(f"read {path / name}"), open_regular(path / name) as file:
-            sha256.update(hashlib.file_digest(file, "sha256").digest())
-    return sha256.hexdigest()
-
-
 def _early_fingerprint(path: Path) -> str:
     """Return the fingerprint as early versions made it: of all that config.json says, of the text's settings only."""
-    return _fingerprint(path, json.dumps(read_config(path).get("text"), sort_keys=True))
+    return content_hash(path, json.dumps(read_config(path).get("text"), sort_keys=True))
 
 
 def _check_parts(path: Path) -> None:
