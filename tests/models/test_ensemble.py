@@ -224,3 +224,9 @@ def test_resume_refuses_settings_other_mixtures_and_changed_members(trained, tmp
     config.write_text(config.read_text(encoding="utf-8").replace("member-1", "../member-1"), encoding="utf-8")
     with pytest.raises(FflmError, match=r"damaged \(it does not list the members\)"):
         library.resume(tmp_path / "moved.model")
+
+
+def test_neural_cache_has_the_keys_of_the_first_member(trained):
+    mixtures = [library.mix([path], neural_cache=50) for path in (trained / "two.model", trained / "two.model" / "member-1")]
+    both, alone = (list(mixture.components.values())[1].network for mixture in mixtures)
+    np.testing.assert_array_equal(both.parameters.embeddings, alone.parameters.embeddings)
