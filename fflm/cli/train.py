@@ -189,6 +189,8 @@ def _start(
     )
     if options["vectors"]:
         console.print(f"vectors: {run.vectors:,} words start from {options['vectors']}")
+    if options["teacher"]:
+        console.print(f"teacher: {options['teacher']}, weight {options['teacher_weight']:g}")
     return run
 
 

@@ -131,7 +131,8 @@ def start_ensemble(
 def _check_new(path: Path) -> None:
     """Raise an FflmError if there is anything at a path."""
     if path.exists():
-        raise FflmError(f"{path} exists: `fflm.resume('{path}')` resumes its training, or choose another folder")
+        resume = f"`fflm.resume('{path}')` resumes its training, or " if is_ensemble(path) else ""
+        raise FflmError(f"{path} exists: {resume}choose another folder")
 
 
 def is_ensemble(path: Path) -> bool:
