@@ -74,6 +74,8 @@ def meaning(about: Mapping[str, Any], *, training: bool = False) -> str:
     if training:
         own["training"] = {**about["training"], "epochs": None}
         own |= {"threads": about["threads"], "precision": about.get("precision")}
+        if "teacher" in about:
+            own["teacher"] = {**about["teacher"], "path": None}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 

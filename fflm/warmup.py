@@ -104,6 +104,9 @@ def _language_models(folder: Path, device: Device) -> None:
         model.generate("The cat", length=2, seed=1)
         model.score(_TEXT)
         NeuralModel.load(path, device).score("The cat")
+    teacher = folder / "teacher.model"
+    api.train(text, teacher, device=device, **_SMALL)
+    api.train(text, path, overwrite=True, device=device, teacher=teacher, **_SMALL)
 
 
 def _classifiers(folder: Path, device: Device) -> None:
@@ -121,7 +124,8 @@ def _scorers(folder: Path) -> None:
     ngram.score(_TEXT)
     ngram.next_words("The cat", 3)
     write_arpa(ngram, folder / "text.arpa")
-    scorer = FastScorer(api.train(folder / "text.txt", folder / "text.model", overwrite=True, **_SMALL))
+    api.train(folder / "text.txt", folder / "text.model", overwrite=True, **_SMALL)
+    scorer = FastScorer(NeuralModel.load(folder / "text.model"))
     ids = scorer.text.encode_text(_TEXT, scorer.vocabulary)
     scorer.losses_of_text(ids)
     cache = NeuralCache(5, 10.0, scorer.model)

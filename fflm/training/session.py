@@ -30,6 +30,7 @@ from fflm.training.examples import Examples
 from fflm.training.log import append_log, truncate_log
 from fflm.training.schemes import Scheme
 from fflm.training.settings import TrainingSettings
+from fflm.training.teacher import Teacher, TeacherModel
 from fflm.training.trainer import Trainer, sum_losses
 
 DIVERGENCES = 5
@@ -68,6 +69,8 @@ class Session(ABC):
         The initial weights, on the CPU; by default random ones.
     parallel
         What several processes divide: the rows of each batch, or the words of the vocabulary.
+    teacher
+        The networks whose distributions replace a share of the targets; None for none.
 
     Attributes
     ----------
@@ -85,6 +88,8 @@ class Session(ABC):
         The figures of the last evaluation on the validation data; None if there is none.
     save_seconds
         Seconds between checkpoints, besides those at evaluations.
+    label
+        What progress calls the run if it is one of several, such as ``member 2 of 5``.
     """
 
     headlines: ClassVar[tuple[str, ...]]
@@ -103,6 +108,7 @@ class Session(ABC):
         embeddings: npt.NDArray[np.float32] | None = None,
         parameters: Parameters | None = None,
         parallel: Scheme = "data",
+        teacher: TeacherModel | None = None,
     ) -> None:
         check_size(config)
         self._new = None if isinstance(place, Path) else place
@@ -124,9 +130,12 @@ class Session(ABC):
             parameters = partition.own_part(parameters)
         self.vectors = 0 if embeddings is None else parameters.take_embeddings(embeddings)
         network = Network(config, compute.backend(), partition)
-        self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings, world())
+        examples = [self.parts(each.config)["train"] for each in teacher.networks] if teacher else []
+        teaching = Teacher(teacher.networks, examples, network.backend) if teacher else None
+        self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings, world(), teaching)
         self.communicator = self.trainer.communicator
         self.save_seconds = SAVE_SECONDS
+        self.label = ""
         self.valid: dict[str, Any] | None = None
         self._saved = time.monotonic()  # when the last checkpoint was written
         self._interruption = Interruption()  # that of `finish`
@@ -147,6 +156,7 @@ class Session(ABC):
         embeddings: npt.NDArray[np.float32] | None = None,
         parameters: Parameters | None = None,
         parallel: Scheme = "data",
+        teacher: TeacherModel | None = None,
     ) -> Self:
         """Start a training run in a new folder.
 
@@ -156,7 +166,7 @@ class Session(ABC):
         ----------
         new
             The folder of the model, which may contain the data, and is otherwise empty; in all processes but the first its path.
-        data, config, settings, embeddings, parameters, parallel
+        data, config, settings, embeddings, parameters, parallel, teacher
             As for the class.
         compute
             As for the class; by default the CPU with one thread per core.
@@ -166,7 +176,7 @@ class Session(ABC):
         FflmError
             If the folder cannot be written.
         """
-        session = cls(new, data, config, settings, compute or Compute.choose(), embeddings, parameters, parallel)
+        session = cls(new, data, config, settings, compute or Compute.choose(), embeddings, parameters, parallel, teacher)
         session._check_same()
         if not session.communicator.first:
             session._save()
@@ -179,6 +189,7 @@ class Session(ABC):
             "device": session.compute.device,
             "precision": session.compute.precision,
             **session.description(),
+            **({"teacher": teacher.about} if teacher else {}),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         session.save_description(about)
@@ -211,7 +222,15 @@ class Session(ABC):
         """
 
     @classmethod
-    def _resume(cls, path: Path, data: Any, about: dict[str, Any], epochs: int | None, device: Device | None) -> Self:
+    def _resume(
+        cls,
+        path: Path,
+        data: Any,
+        about: dict[str, Any],
+        epochs: int | None,
+        device: Device | None,
+        teacher: TeacherModel | None = None,
+    ) -> Self:
         """Resume the training run in a folder that the caller has locked.
 
         Parameters
@@ -222,6 +241,8 @@ class Session(ABC):
             The data of the run.
         about
             The content of config.json.
+        teacher
+            As for the class.
 
         Raises
         ------
@@ -236,7 +257,7 @@ class Session(ABC):
         compute = Compute.choose(threads, device or checkpoint.device or about.get("device", "cpu"))
         if compute.device == "cuda":
             compute = dataclasses.replace(compute, precision=about.get("precision", "fp32"))
-        session = cls(path, data, config, settings, compute, parallel=about.get("parallel", "data"))
+        session = cls(path, data, config, settings, compute, parallel=about.get("parallel", "data"), teacher=teacher)
         session.vectors = about.get("vectors", 0)
         session._restore_from(checkpoint, about, epochs)
         return session

@@ -26,6 +26,7 @@ from fflm.training.sampling import Sampler
 from fflm.training.schedules import rate_at
 from fflm.training.settings import TrainingSettings
 from fflm.training.state import State, StateDict, state_from_dict
+from fflm.training.teacher import Teacher
 
 EVALUATION_ROWS = 1024
 """Predicted words per evaluation batch."""
@@ -92,6 +93,8 @@ class Trainer:
     communicator
         The processes that train together, with the same data. Without a partition, each has the same parameters and optimizer,
         computes the gradients of a share of the rows of each batch, and makes the same update with the sums over all processes.
+    teacher
+        The networks whose distributions replace a share of the targets, on the same device; by default there are none.
 
     Attributes
     ----------
@@ -99,6 +102,8 @@ class Trainer:
         As above.
     rows
         The processes that divide the rows of batches; with a partition, this process by itself.
+    teacher
+        As above.
     parameters, gradients
         The parameters and their gradients, on the device.
     state
@@ -116,7 +121,7 @@ class Trainer:
     Raises
     ------
     FflmError
-        If the settings do not fit the output of the network.
+        If the settings do not fit the output of the network, or the teacher.
     """
 
     def __init__(
@@ -127,6 +132,7 @@ class Trainer:
         valid: Examples | None,
         settings: TrainingSettings,
         communicator: Communicator = SINGLE_PROCESS,
+        teacher: Teacher | None = None,
     ) -> None:
         self.network = network
         self.parameters = parameters.mapped(network.backend.upload)
@@ -137,6 +143,9 @@ class Trainer:
         self.rows = SINGLE_PROCESS if network.partition else self.communicator
         if network.config.output != "softmax" and (settings.loss, settings.smoothing, settings.self_normalise) != ("exact", 0, 0):
             raise FflmError("a sampled loss, smoothing and self-normalization are of a softmax: leave them out")
+        if teacher and (settings.loss == "nce" or settings.smoothing or network.config.bands or network.partition):
+            raise FflmError("a teacher needs one softmax without smoothing: leave out `smoothing`, `bands`, and the loss nce")
+        self.teacher = teacher
         self.optimizer = Optimizer(settings, parameters, network.backend)
         self.gradients = parameters.zeros_like().mapped(network.backend.upload)
         self._scale = network.backend.upload(np.ones(1, parameters.dtype))
@@ -317,6 +326,9 @@ class Trainer:
             subset = Subset(self.network.config, contexts, targets, words)
             contexts, targets = subset.contexts, subset.targets
         share, upload = self.rows.share(len(targets)), self.network.backend.upload
+        if self.teacher:
+            teacher = self.teacher.predictions(positions[share], words, objective.offsets)
+            objective = dataclasses.replace(objective, teacher=teacher)
         own = upload(contexts[share]), targets[share], share.start
         return _Batch(*own, len(targets), objective, subset, words is None)
 

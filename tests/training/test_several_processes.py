@@ -20,6 +20,7 @@ from fflm.training.checkpoints import Checkpoint
 from fflm.training.events import DivergedError, Evaluation, Step
 from fflm.training.examples import Rows
 from fflm.training.settings import TrainingSettings
+from fflm.training.teacher import Teacher, TeacherNetwork
 from fflm.training.trainer import Trainer, sum_losses
 
 WORDS = 30
@@ -35,6 +36,7 @@ CASES = {
     "bands": ({"tied": False, "bands": (10, 20)}, {"loss": "exact", "weight_decay": 0.1}),
     "sgd": ({"direct": True}, {"loss": "exact", "optimizer": "sgd", "momentum": 0.9, "l2": 0.01, "smoothing": 0.1}),
     "small batches": ({}, {"loss": "sampled", "samples": 4, "batch_size": 2, "epochs": 1, "evaluate_every": 20}),
+    "teacher": ({}, {"loss": "sampled", "samples": 8, "exact_end": 0.3}),
 }
 
 UNTIED = dataclasses.replace(CONFIG, tied=False)
@@ -58,16 +60,27 @@ def texts(config):
     return Windows(TEXT, config.context, padding=WORDS)
 
 
-def trainer(communicator, config=CONFIG, settings=SETTINGS, seed=1, *, vocabulary=False):
+def teacher():
+    """Return a teacher of two networks, which see more words than the student."""
+    configs = [dataclasses.replace(CONFIG, window=5, hidden=(4,)), dataclasses.replace(CONFIG, tied=False, direct=True)]
+    networks = [
+        TeacherNetwork(share, each, Parameters.random(each, 9, np.float64))
+        for share, each in zip((0.3, 0.2), configs, strict=True)
+    ]
+    return Teacher(networks, [texts(each) for each in configs], CpuBackend())
+
+
+def trainer(communicator, config=CONFIG, settings=SETTINGS, seed=1, *, vocabulary=False, taught=False):
     examples = texts(config)
     partition = Partition(config, communicator) if vocabulary else None
     start = Parameters.random(config, seed, np.float64, words=partition.own if partition else slice(None))
-    return Trainer(Network(config, CpuBackend(), partition), start, examples, examples, settings, communicator)
+    network = Network(config, CpuBackend(), partition)
+    return Trainer(network, start, examples, examples, settings, communicator, teacher() if taught else None)
 
 
-def train(communicator, config, settings, steps=10**9, *, vocabulary=False):
+def train(communicator, config, settings, steps=10**9, **kind):
     """Train for a number of steps; return the losses of all events, and the trainer."""
-    run, losses = trainer(communicator, config, settings, vocabulary=vocabulary), []
+    run, losses = trainer(communicator, config, settings, **kind), []
     for event in run.run():
         if isinstance(event, Step):
             losses.append(event.loss)
@@ -88,8 +101,9 @@ def whole_weights(run):
 def test_training_in_several_processes_equals_training_in_one(name, size):
     shape, fields = CASES[name]
     config, settings = dataclasses.replace(CONFIG, **shape), dataclasses.replace(SETTINGS, **fields)
-    expected, one = train(SINGLE_PROCESS, config, settings)
-    results = in_processes(size, lambda communicator: train(communicator, config, settings))
+    taught = name == "teacher"
+    expected, one = train(SINGLE_PROCESS, config, settings, taught=taught)
+    results = in_processes(size, lambda communicator: train(communicator, config, settings, taught=taught))
     for losses, run in results:
         assert losses == results[0][0]
         assert_close(losses, expected, ROUNDING)

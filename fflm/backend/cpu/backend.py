@@ -214,6 +214,10 @@ class CpuBackend:
         )
         kernels.sum_nce_parts(products[1], summed, losses, d_hidden, threads)
 
+    def replace_targets(self, log_probabilities: Array, targets: Array, factor: float, beta: float, d_scores: Array) -> None:
+        factors = map(d_scores.dtype.type, (factor, beta))
+        kernels.replace_targets(log_probabilities, targets, *factors, d_scores, self._shares(d_scores.size))
+
     def unit_losses(self, scores: Array, targets: Array, loss: UnitLoss, scale: float, losses: Array, d_scores: Array) -> None:
         threads = self._shares(scores.size)
         kernels.unit_losses(UNIT_LOSSES.index(loss), scores, targets, scores.dtype.type(scale), losses, d_scores, threads)

@@ -13,6 +13,7 @@ from fflm.arguments import Size, checked
 from fflm.errors import FflmError
 from fflm.models.base import ROWS, Predictor, TrainedNetwork, check_text
 from fflm.models.description import Theta
+from fflm.models.language_model import LanguageModel
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 
@@ -308,7 +309,7 @@ def _names(contexts: npt.NDArray[np.int32]) -> list[bytes]:
 
 
 def network_of(components: Iterable[Predictor]) -> KeyNetwork:
-    """Return the first network among the components of a mixture, which computes the keys of its neural cache.
+    """Return the first network in the components of a mixture, which computes the keys of its neural cache.
 
     Raises
     ------
@@ -316,6 +317,7 @@ def network_of(components: Iterable[Predictor]) -> KeyNetwork:
         If no component is a network.
     """
     for component in components:
-        if isinstance(component, TrainedNetwork):
-            return component
+        for _, part in component.shares() if isinstance(component, LanguageModel) else ():
+            if isinstance(part, TrainedNetwork):
+                return part
     raise FflmError("a neural cache needs the activations of a network: mix in a network that `fflm.train` has trained")

@@ -97,6 +97,7 @@ def recorded_launches(mixed):
     backend.output_losses(one, one, two, ids, ids, two)
     backend.output_gradients(one, one, two, ids, 0.0, 0.0, 1.0, 0.0, two, one, one, two)
     backend.nce_gradients(one, one, two, ids, two, 1.0, 0.0, two, one, one, two)
+    backend.replace_targets(few, ids, 0.5, 0.0, few)
     backend.unit_losses(one, one, "sigmoid", 1.0, two, one)
     backend.log_probabilities(one, one, two, few)
     backend.add_penalty(one, one, 0.1, 0.1)
