@@ -247,7 +247,7 @@ def free_and_allocate():
 
 UNSAFE = {
     "allocation": free_and_allocate,
-    "pinned memory": lambda: cuda.pinned_array(9, np.uint8),
+    "pinned memory": lambda: driver.cuMemFreeHost(driver.cuMemHostAlloc(9, 0)),
     "copy": lambda: driver.cuMemcpyHtoD(on_gpu([1]).address, np.zeros(4, np.uint8).ctypes.data, 4),
     "module": lambda: driver.cuLibraryLoadData(b".visible .entry f()\n{\nret;\n}", [], [], 0, [], [], 0),
 }
@@ -264,9 +264,10 @@ def captured():
         driver.cuStreamBeginCapture(streams[-1], mode)
         return streams[-1]
 
-    yield begin
-    for stream in streams:
-        GPU._streams[stream].capture = None
+    with cuda.defer_cleanup():  # numba.cuda must not free memory of earlier tests meanwhile
+        yield begin
+        for stream in streams:
+            GPU._streams[stream].capture = None
 
 
 def assert_invalid(stream):
