@@ -1,7 +1,11 @@
 """The network of Bengio et al. (2003) on random text; several benchmarks time its training steps."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
+from fflm.backend.protocol import Backend, StepNumbers
 from fflm.network.config import NetworkConfig
 from fflm.text.windows import Windows
 
@@ -20,3 +24,13 @@ def random_text(vocabulary: int, count: int, seed: int) -> Windows:
     shares = 1 / np.arange(1, vocabulary + 1)
     ids = np.random.default_rng(seed).choice(vocabulary, count, p=shares / shares.sum()).astype(np.uint32)
     return Windows(ids, WINDOW, padding=vocabulary)
+
+
+def launch_directly(backend: Backend) -> Backend:
+    """Let a backend of a GPU launch each kernel of a training step, instead of a graph of them; return the backend."""
+
+    def direct(step: Callable[..., None], *arguments: Any) -> None:
+        step(*(backend.place(each) if isinstance(each, StepNumbers) else backend.upload(each) for each in arguments))
+
+    backend.recording = lambda: direct  # type: ignore[method-assign]
+    return backend

@@ -6,7 +6,7 @@ The parts, in the order in which they are run; each is a command with a limit of
 - ``tests-fp32``, ``tests-mixed``: the numerical tests on the GPU, and those of the CUDA backend;
 - ``large``: the softmax at 33,279 to 1,000,000 words, compared with float64, and whether its bits repeat;
 - ``memcheck``, ``racecheck``: compute-sanitizer over small training steps;
-- ``steps``: training steps, beside PyTorch's;
+- ``steps``: training steps, as graphs and with single launches, beside PyTorch's;
 - ``training``: if ``--brown`` is given, training to the same perplexity;
 - ``ncu-fp32``, ``ncu-mixed``: the profiler's counters of the five products of a training step.
 

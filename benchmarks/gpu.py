@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bengio import EMBEDDING, WINDOW, bengio_network, random_text
+from bengio import EMBEDDING, WINDOW, bengio_network, launch_directly, random_text
 from common import ROOT, brown, check_sizes, in_turns, machine, parse, record, wikitext
 
 from fflm.backend.devices import describe_device, device_backend, why_no_gpu
@@ -84,9 +84,13 @@ STEPS = [(words, hidden, batch) for words in (50_000, 10_000, 250_000) for hidde
 MODES = ("fp32", "tf32", "bf16")
 CONTENDERS = (
     *("fflm-mixed", "fflm-fp32", "torch-fp32", "torch-bf16-compiled", "torch-tf32-compiled", "torch-bf16-graphs"),
+    *("fflm-mixed-launches", "fflm-fp32-launches"),
     *("torch-tf32", "torch-bf16", "torch-fp32-compiled", "torch-tf32-graphs", "torch-fp32-graphs"),
 )
-"""The programs and precisions of steps, the most important ones first. Graphs are those of ``mode="reduce-overhead"``."""
+"""The programs and precisions of steps, the most important ones first. Graphs are those of ``mode="reduce-overhead"``.
+
+fflm launches its steps as graphs, except with ``launches``, where it launches each kernel.
+"""
 
 LARGE = [(50_000, 256, 4096), (33_279, 100, 1000), (131_075, 256, 2048), (1_000_000, 64, 256)]
 """Vocabulary, features and rows of the large softmaxes: more than 256 tiles, and more than 2^28 numbers."""
@@ -337,14 +341,17 @@ def whole_step(contender: str, words: int, hidden: int, batch: int) -> dict[str,
     }
 
 
-def fflm_steps(config: NetworkConfig, settings: TrainingSettings, windows: Windows, precision: str) -> tuple[float, int]:
+def fflm_steps(
+    config: NetworkConfig, settings: TrainingSettings, windows: Windows, precision: str, variant: str = ""
+) -> tuple[float, int]:
     """Return the seconds of a step of fflm, and the bytes that training takes."""
     from numba.cuda.cudadrv.driver import driver
 
     from fflm.backend.cuda.backend import CudaBackend
 
     free, _ = driver.cuMemGetInfo()
-    network = Network(config, CudaBackend(precision == "mixed"))  # a new backend, which has no scratch memory yet
+    backend = CudaBackend(precision == "mixed")  # a new backend, which has no scratch memory yet
+    network = Network(config, launch_directly(backend) if variant == "launches" else backend)
     events = Trainer(network, Parameters.random(config, 1), windows, None, settings).run()
     found = seconds(lambda: next(events))
     return found, free - driver.cuMemGetInfo()[0]

@@ -2,7 +2,7 @@
 
 With small batches, a GPU needs less time than the host takes to launch the kernels, so this work limits the speed. The
 script also measures the host's part of whole training steps of Bengio's network (dropout, AdamW, clipping), which is
-everything but waiting.
+everything but waiting: of steps that are launched as a graph, and of the same steps whose kernels are launched one by one.
 
 It needs numba-cuda, but no GPU: a fake driver (`libcuda.py` in tests/support) accepts the launches and does nothing. The
 time of a real driver is not included.
@@ -17,7 +17,7 @@ from ctypes import c_float, c_int32, c_uint32, memset
 from typing import Any
 
 import numpy as np
-from bengio import WINDOW, bengio_network, random_text
+from bengio import WINDOW, bengio_network, launch_directly, random_text
 from common import ROOT, in_turns, machine, parse, record
 from cuda.core._kernel_arg_handler import ParamHolder
 from numba import cuda
@@ -44,11 +44,14 @@ DEMANDED = 5.0
 LAUNCHES = 100
 """Launches in a turn."""
 
-RUNS: dict[str, tuple[bool, dict[str, Any]]] = {
-    "exact loss, float32": (False, {}),
-    "exact loss, mixed": (True, {}),
-    "sampled loss, float32": (False, {"loss": "sampled", "samples": 512}),
+RUNS: dict[str, tuple[bool, bool, dict[str, Any]]] = {
+    "exact loss, float32, graph": (True, False, {}),
+    "exact loss, float32": (False, False, {}),
+    "exact loss, mixed, graph": (True, True, {}),
+    "exact loss, mixed": (False, True, {}),
+    "sampled loss, float32": (False, False, {"loss": "sampled", "samples": 512}),
 }
+"""The training steps: whether graphs are used, whether in mixed precision, and settings."""
 
 
 def idle_gpu() -> list[None]:
@@ -65,7 +68,7 @@ def idle_gpu() -> list[None]:
 
     cuda_launching.launch = dispatcher.launch = launch
     gpu.enqueue = lambda action, stream=None: None
-    vars(driver)["cuMemcpyDtoH"] = lambda target, source, size: memset(target, 0, size)
+    vars(driver)["cuMemcpyDtoHAsync"] = lambda target, source, size, stream: memset(target, 0, size)
     return launched
 
 
@@ -108,16 +111,17 @@ class IdleTrainer(Trainer):
 
 
 def steps(launched: list[None]) -> dict[str, dict[str, float]]:
-    """Time the host's part of training steps, and count their launches."""
+    """Time the host's part of training steps, and count the kernels that they launch without a graph."""
     trainings = {}
-    for name, (mixed, settings) in RUNS.items():
+    for name, (graphs, mixed, settings) in RUNS.items():
         config = bengio_network(10_000)
         chosen = TrainingSettings(epochs=10**6, batch_size=1024, **settings)
-        network, windows = Network(config, CudaBackend(mixed)), random_text(10_000, 4 * 1024 + WINDOW, seed=1)
+        backend = CudaBackend(mixed) if graphs else launch_directly(CudaBackend(mixed))
+        network, windows = Network(config, backend), random_text(10_000, 4 * 1024 + WINDOW, seed=1)
         trainings[name] = IdleTrainer(network, Parameters.random(config, 1), windows, None, chosen).run()
     found = {}
     for name, training in trainings.items():
-        for _ in range(8):
+        for _ in range(20):  # until the graphs of all sizes of batches are recorded
             next(training)
         launched.clear()
         for _ in range(8):

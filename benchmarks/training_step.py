@@ -41,6 +41,7 @@ from exact import demand, demand_gradients, exact_gradients, exact_updates
 from threadpoolctl import threadpool_limits
 
 from fflm.backend.cpu.backend import CpuBackend
+from fflm.backend.protocol import StepNumbers
 from fflm.models.neural.train import default_averages
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -137,12 +138,15 @@ class Fflm:
     def loss(self, contexts: np.ndarray, targets: np.ndarray) -> float:
         """Go forward and back."""
         losses = np.empty(len(targets), np.float32)
-        self.network.gradients(self._weights, contexts, targets, self._gradients, losses, step=self.updates)
+        self.network.gradients(self._weights, contexts, targets, self._gradients, losses, numbers=self._numbers())
         return float(losses.mean())
+
+    def _numbers(self) -> StepNumbers:
+        """Return the numbers of this step."""
+        return self.optimizer.numbers(self.settings.rate, self.updates)
 
     def update(self) -> None:
         """Clip, and make the optimizer's step."""
-        self.updates += 1
         backend = self.network.backend
         if self.settings.clip:
             backend.clip_factor(self._gradients, self.settings.clip, self._scale)
@@ -151,9 +155,9 @@ class Fflm:
             self._gradients,
             self.optimizer.moments,
             scale=self._scale,
-            rate=self.settings.rate,
-            step=self.updates,
+            numbers=self._numbers(),
         )
+        self.updates += 1
 
 
 class Torch:

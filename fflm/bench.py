@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fflm.backend.protocol import Array, Backend, Dropout
+from fflm.backend.common import adam_corrections
+from fflm.backend.protocol import Array, Backend, Dropout, StepNumbers
 from fflm.errors import FflmError
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -234,7 +235,8 @@ def _operations(size: Size, backend: Backend) -> dict[str, _Task]:
     gradient = backend.empty((rows, size.hidden), dtype)  # a copy of d_hidden, which `affine_backward` overwrites
     backend.clear(moments[1])  # the second moments must not be negative
     dropped = backend.empty((rows, inputs), dtype)
-    adam: dict[str, Any] = {"l2": 0.0, "shrink": 0.0, "rate": 1e-9, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-5, "step": 1}
+    numbers = backend.place(StepNumbers(1, rate=1e-9, corrections=adam_corrections(0.9, 0.999, 1)))
+    adam: dict[str, Any] = {"l2": 0.0, "shrinks": False, "numbers": numbers, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-5}
 
     def task(products: int, run: Callable[[], Any], *results: Array) -> _Task:
         starts = [array.reshape(-1)[:4096] for array in results]  # enough to verify, and fast to copy
@@ -248,7 +250,7 @@ def _operations(size: Size, backend: Backend) -> dict[str, _Task]:
     one_layer, whole = 2 * rows * inputs * size.hidden, 2 * rows * size.hidden * words
     return {
         "gather": task(0, lambda: backend.gather(embeddings, contexts, blocks, x), x),
-        "dropout": task(0, lambda: backend.dropout(x, Dropout(0.1, 1, 1, 0), 0, dropped), dropped),
+        "dropout": task(0, lambda: backend.dropout(x, Dropout(0.1, 1, numbers, 0), 0, dropped), dropped),
         "affine": task(one_layer, lambda: backend.affine(x, *layer, "tanh", hidden), hidden),
         "softmax losses": task(whole, lambda: backend.output_losses(hidden, *output, all_rows, targets, losses), losses),
         "softmax gradients": task(

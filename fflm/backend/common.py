@@ -2,7 +2,8 @@
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,32 @@ class Scratch(threading.local):
 
     def __init__(self, empty: Callable[[tuple[int, ...], Any], Array]) -> None:
         self._empty = empty
-        self._buffers: dict[str, Array] = {}  # one-dimensional
-        self._views: dict[str, Array] = {}  # the last view of each buffer, because most calls ask for the same shape again
+        self._buffers: dict[Hashable, Array] = {}  # one-dimensional
+        self._views: dict[Hashable, Array] = {}  # the last view of each buffer, because most calls ask for the same shape again
+
+    @contextmanager
+    def replaced(self, buffers: dict[Hashable, Array]) -> Iterator[None]:
+        """Use other buffers in the calling thread, within a block: those in ``buffers``, which gets the new ones."""
+        before = self._buffers, self._views
+        self._buffers, self._views = buffers, {}
+        try:
+            yield
+        finally:
+            self._buffers, self._views = before
+
+    @property
+    def names(self) -> Collection[Hashable]:
+        """The names of the buffers of the calling thread."""
+        return self._buffers.keys()
+
+    def drop(self, *names: Hashable) -> None:
+        """Free buffers of the calling thread, of those with these names that there are."""
+        for name in names:
+            self._buffers.pop(name, None)
+            self._views.pop(name, None)
 
     def borrow(
-        self, name: str, shape: tuple[int, ...], dtype: Any = np.float32, make: Callable[[int], Array] | None = None
+        self, name: Hashable, shape: tuple[int, ...], dtype: Any = np.float32, make: Callable[[int], Array] | None = None
     ) -> Array:
         """Return a view of the buffer with this name. It contains what the last user of the buffer left in it.
 
@@ -67,14 +89,14 @@ def activation_code(activation: ActivationFunction) -> tuple[int, float]:
     return ACTIVATIONS.index(name), NEGATIVE_SLOPES.get(name, 0.0) if slope is None else slope
 
 
-def dropout_words(dropout: Dropout) -> list[np.uint32]:
-    """Return the six 32-bit integers by which a kernel computes a dropout mask, as `Dropout` describes it.
+def halves(number: int) -> tuple[np.uint32, np.uint32]:
+    """Return the low and the high half of an integer of 64 bits."""
+    return np.uint32(number & 0xFFFFFFFF), np.uint32(number >> 32 & 0xFFFFFFFF)
 
-    They are the threshold (an element is dropped if its random number is below it), the layer, the low and the high half of
-    the step, and the low and the high half of the seed.
-    """
-    numbers = [int(dropout.rate * 2**32), dropout.layer, dropout.step, dropout.step >> 32, dropout.seed, dropout.seed >> 32]
-    return [np.uint32(number & 0xFFFFFFFF) for number in numbers]
+
+def dropout_threshold(dropout: Dropout) -> np.uint32:
+    """Return the number below which the random number of an element must be for the element to be dropped."""
+    return np.uint32(int(dropout.rate * 2**32))
 
 
 def adam_corrections(beta1: float, beta2: float, step: int) -> tuple[float, float]:

@@ -13,7 +13,7 @@ The numbers of all arrays in a call are of one type: float32 or float64 on the C
 other ids are int32. Arrays are contiguous in row-major order.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
@@ -39,6 +39,28 @@ NORMALIZE_EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
+class StepNumbers:
+    """The numbers that differ from one training step to the next. Operations take them as `Backend.place` returns them.
+
+    Attributes
+    ----------
+    step
+        Number of the step, an integer of at most 64 bits, which determines the dropout masks.
+    rate
+        Learning rate.
+    shrink
+        Decoupled weight decay of AdamW: the share by which weights shrink (Loshchilov & Hutter 2019).
+    corrections
+        The factors that correct the bias of Adam's two moments, from `common.adam_corrections`.
+    """
+
+    step: int = 0
+    rate: float = 0.0
+    shrink: float = 0.0
+    corrections: tuple[float, float] = (1.0, 1.0)
+
+
+@dataclass(frozen=True)
 class Dropout:
     """An application of dropout (Srivastava et al. 2014), whose mask is a pure function of these numbers.
 
@@ -52,15 +74,15 @@ class Dropout:
         Probability that an element is dropped, in [0, 1).
     seed
         Random seed, an integer of at most 64 bits.
-    step
-        Number of the training step, an integer of at most 64 bits.
+    numbers
+        The numbers of the training step, from `Backend.place`, of which the mask depends on ``step``.
     layer
         Number of the layer whose outputs are dropped; 0 for the input.
     """
 
     rate: float
     seed: int
-    step: int
+    numbers: Any
     layer: int
 
 
@@ -80,6 +102,22 @@ class SoftmaxPart(Protocol):
 
     def others(self, normalizers: Any) -> Any:
         """Exchange the logarithms of the normalizers: those of this part (B,) -> those of the others (n - 1, B), float64."""
+
+
+class Recording(Protocol):
+    """Training steps that a device does again and again."""
+
+    def __call__(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Do a step: call ``step`` with the arguments on the device, or repeat what it did when it was last called.
+
+        Parameters
+        ----------
+        step
+            The function, the same at each call. With arguments of the same shapes it must do the same operations on the same
+            arrays, apart from those that it creates itself and does not keep. It must not wait for the device.
+        arguments
+            NumPy arrays and `StepNumbers`, whose content may change from call to call.
+        """
 
 
 class Backend(Protocol):
@@ -107,6 +145,12 @@ class Backend(Protocol):
 
     def download(self, array: Array) -> Any:
         """Return an array of the device as a NumPy array. On the CPU this is the same array, on a GPU it is a copy."""
+
+    def place(self, numbers: StepNumbers) -> Any:
+        """Return the numbers of a training step as operations take them: on the device."""
+
+    def recording(self) -> Recording:
+        """Return a new recording, which has no steps yet."""
 
     def copy(self, values: Array, copied: Array, *, source: int = 0, target: int = 0) -> None:
         """Copy columns of ``values``, from column ``source`` on, to ``copied``, from column ``target`` on.
@@ -359,7 +403,7 @@ class Backend(Protocol):
         *,
         scale: Array,
         l2: float,
-        rate: float,
+        numbers: Any,
         momentum: float,
         nesterov: bool,
     ) -> None:
@@ -367,8 +411,8 @@ class Backend(Protocol):
 
         This and the next three operations update several arrays of weights in the same way. They minimize along
         g = scale gradient + l2 weight, where ``scale`` (1,) is the factor of `clip_factor`. The gradient and the state of the
-        optimizer have the shape of their weights, which may be any shape. ``rate`` is the learning rate. The formulas are in
-        `fflm.backend.formulas`.
+        optimizer have the shape of their weights, which may be any shape. ``numbers`` are those of the step, from `place`. The
+        formulas are in `fflm.backend.formulas`.
         """
 
     def adagrad_step(
@@ -379,7 +423,7 @@ class Backend(Protocol):
         *,
         scale: Array,
         l2: float,
-        rate: float,
+        numbers: Any,
         epsilon: float,
     ) -> None:
         """Update ``weights`` and the sums of squared gradients ``totals`` by a step of AdaGrad; see `momentum_step`."""
@@ -392,7 +436,7 @@ class Backend(Protocol):
         *,
         scale: Array,
         l2: float,
-        rate: float,
+        numbers: Any,
         decay: float,
         epsilon: float,
     ) -> None:
@@ -407,17 +451,15 @@ class Backend(Protocol):
         *,
         scale: Array,
         l2: float,
-        shrink: float,
-        rate: float,
+        shrinks: bool,
+        numbers: Any,
         beta1: float,
         beta2: float,
         epsilon: float,
-        step: int,
     ) -> None:
         """Update ``weights`` and the moments ``firsts`` and ``seconds`` by a step of Adam; see `momentum_step`.
 
-        ``step`` is the number of the step, counted from 1. ``shrink`` is the decoupled weight decay of AdamW: a weight is
-        first multiplied by 1 - shrink (Loshchilov & Hutter 2019).
+        With ``shrinks``, a weight is first multiplied by 1 - `StepNumbers.shrink`.
         """
 
     def adam_catch_up(

@@ -7,10 +7,11 @@ hidden layer, V vocabulary size, H hidden outputs that enter the output layer. `
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from fflm.backend.protocol import Activation, Array, Backend, Dropout
+from fflm.backend.protocol import Activation, Array, Backend, Dropout, StepNumbers
 from fflm.network import inputs as input_layer
 from fflm.network import output
 from fflm.network.config import NetworkConfig
@@ -50,10 +51,10 @@ class _Pass:
 
 @dataclass(frozen=True)
 class _Masks:
-    """The dropout masks of a part of a batch: those of a seed and a step, from row number ``row`` of the batch on."""
+    """The dropout masks of a part of a batch: those of a seed and a step's numbers, from row number ``row`` of the batch on."""
 
     seed: int
-    step: int
+    numbers: Any
     row: int
 
 
@@ -110,6 +111,12 @@ class Network:
         input_layer.check_range("targets", targets, parameters.words)
         return targets
 
+    def check(self, parameters: Parameters, contexts: Array, targets: Array) -> None:
+        """Raise a ValueError as `gradients` does, which cannot check arrays that are already on a GPU."""
+        input_layer.check(self.config, contexts, 0 if parameters.embeddings is None else len(parameters.embeddings))
+        if self.config.output == "softmax":
+            self._own_targets(parameters, targets)
+
     def gradients(
         self,
         parameters: Parameters,
@@ -120,7 +127,7 @@ class Network:
         *,
         objective: Objective = CROSS_ENTROPY,
         seed: int = 0,
-        step: int = 0,
+        numbers: Any = None,
         first: int = 0,
         batch: int | None = None,
     ) -> None:
@@ -141,8 +148,9 @@ class Network:
             estimation, or the sum of the losses of all output units. With a partition, they are 0 for the targets of others.
         objective
             The function to minimize.
-        seed, step
-            Random seed and number of the step, which determine the dropout masks.
+        seed, numbers
+            Random seed and numbers of the step, from `Backend.place`, which determine the dropout masks; by default those of
+            step 0.
         first, batch
             If the B rows are a share of a batch: the number of its first row, and the number of rows of the batch. The gradients
             are those of the mean over the batch, so that those of all shares add up to it. A share may be empty.
@@ -162,13 +170,14 @@ class Network:
             return
         if self.config.output == "softmax":
             targets = self._own_targets(parameters, targets)
+        numbers = backend.place(StepNumbers()) if numbers is None else numbers
         while True:
             at_once = self.rows_at_once(parameters, rows)
             try:
                 for low in range(0, rows, at_once):
                     own = slice(low, min(low + at_once, rows))
                     arrays = backend.upload(contexts[own]), targets[own], losses[own]
-                    part = _Part(own, *arrays, _Masks(seed, step, first + low), beta=float(low > 0))
+                    part = _Part(own, *arrays, _Masks(seed, numbers, first + low), beta=float(low > 0))
                     self._part_gradients(parameters, part, gradients, objective, 1 / (batch or rows))
                 return
             except MemoryError:
@@ -238,7 +247,7 @@ class Network:
     def _dropout(self, layer: int, masks: _Masks) -> Dropout | None:
         """Return the dropout of layer 0 (the input) or of a hidden layer (from 1); None if its rate is 0."""
         rate = self.config.dropout if layer else self.config.embedding_dropout
-        return Dropout(rate, masks.seed, masks.step, layer) if rate else None
+        return Dropout(rate, masks.seed, masks.numbers, layer) if rate else None
 
     def _residual(self, layer: int) -> bool:
         """Return whether hidden layer number ``layer``, counted from 1, has a residual connection."""

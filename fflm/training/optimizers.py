@@ -1,8 +1,10 @@
 """The optimizers: which moments they keep, and how they update parameters."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from fflm.backend.protocol import Array, Backend
+from fflm.backend.common import adam_corrections
+from fflm.backend.protocol import Array, Backend, StepNumbers
 from fflm.network.parameters import Parameters
 from fflm.training.settings import TrainingSettings
 
@@ -35,6 +37,11 @@ class Optimizer:
         count = {"sgd": 1 if settings.momentum else 0, "adam": 2, "adamw": 2}.get(settings.optimizer, 1)
         self.moments = tuple(parameters.zeros_like().mapped(backend.upload) for _ in range(count))
 
+    def numbers(self, rate: float, step: int) -> StepNumbers:
+        """Return the numbers of step number ``step``, counted from 0, with the learning rate ``rate``."""
+        shrink = rate * self.settings.weight_decay if self.settings.decoupled else 0.0
+        return StepNumbers(step, rate, shrink, adam_corrections(ADAM_BETA1, ADAM_BETA2, step + 1))
+
     def add_penalties(self, parameters: Parameters, gradients: Parameters) -> None:
         """Add the gradients of the L1 and L2 penalties on weights (not on biases) to the gradients of the loss."""
         l1, l2 = self.settings.l1, self.settings.l2
@@ -51,8 +58,7 @@ class Optimizer:
         moments: Sequence[Parameters],
         *,
         scale: Array,
-        rate: float,
-        step: int,
+        numbers: Any,
     ) -> None:
         """Update parameters and moments by one step.
 
@@ -64,10 +70,8 @@ class Optimizer:
             `moments`, or, if the parameters are those of a subset, the same rows of the moments; changed in place.
         scale
             Factor on the gradients from clipping, (1,), on the device.
-        rate
-            Learning rate of this step.
-        step
-            Number of this step, counted from 1.
+        numbers
+            The result of `numbers`, as `Backend.place` returns it.
         """
         groups: dict[float, list[list[Array]]] = {}  # arrays that are updated in the same way, by their weight decay
         for (name, weight), *others in zip(parameters.items(), gradients, *moments, strict=True):
@@ -77,7 +81,7 @@ class Optimizer:
             groups.setdefault(decay, []).append([weight, *others])
         for decay, arrays in groups.items():
             weights, slopes, *states = map(list, zip(*arrays, strict=True))
-            self._update_arrays(weights, slopes, states, decay, scale, rate, step)
+            self._update_arrays(weights, slopes, states, decay, scale, numbers)
 
     def _update_arrays(
         self,
@@ -86,8 +90,7 @@ class Optimizer:
         moments: list[list[Array]],
         decay: float,
         scale: Array,
-        rate: float,
-        step: int,
+        numbers: Any,
     ) -> None:
         """Update arrays and their moments, lists of arrays with the same weight decay."""
         name, backend = self.settings.optimizer, self._backend
@@ -99,12 +102,14 @@ class Optimizer:
                 velocities,
                 scale=scale,
                 l2=decay,
-                rate=rate,
+                numbers=numbers,
                 momentum=self.settings.momentum,
                 nesterov=self.settings.nesterov,
             )
         elif name == "adagrad":
-            backend.adagrad_step(weights, gradients, moments[0], scale=scale, l2=decay, rate=rate, epsilon=self.settings.epsilon)
+            backend.adagrad_step(
+                weights, gradients, moments[0], scale=scale, l2=decay, numbers=numbers, epsilon=self.settings.epsilon
+            )
         elif name == "rmsprop":
             backend.rmsprop_step(
                 weights,
@@ -112,12 +117,12 @@ class Optimizer:
                 moments[0],
                 scale=scale,
                 l2=decay,
-                rate=rate,
+                numbers=numbers,
                 decay=RMSPROP_DECAY,
                 epsilon=self.settings.epsilon,
             )
         else:
-            decoupled = name == "adamw"
+            decoupled = self.settings.decoupled
             backend.adam_step(
                 weights,
                 gradients,
@@ -125,10 +130,9 @@ class Optimizer:
                 moments[1],
                 scale=scale,
                 l2=0.0 if decoupled else decay,
-                shrink=rate * decay if decoupled else 0.0,
-                rate=rate,
+                shrinks=decoupled and decay != 0,
+                numbers=numbers,
                 beta1=ADAM_BETA1,
                 beta2=ADAM_BETA2,
                 epsilon=self.settings.epsilon,
-                step=step,
             )

@@ -52,9 +52,9 @@ class _Batch:
     Attributes
     ----------
     contexts
-        The inputs of the network, (B, n), on the device: the rows that this process computes.
+        The inputs of the network, (B, n): the rows that this process computes.
     targets
-        The targets of these rows, (B,), on the host.
+        The targets of these rows, (B,).
     first, size
         The number of their first row in the batch, and the number of rows of the batch.
     objective
@@ -149,6 +149,8 @@ class Trainer:
         self.optimizer = Optimizer(settings, parameters, network.backend)
         self.gradients = parameters.zeros_like().mapped(network.backend.upload)
         self._scale = network.backend.upload(np.ones(1, parameters.dtype))
+        self._losses = network.backend.empty((min(settings.batch_size, len(train)),), parameters.dtype)
+        self._recording = network.backend.recording()
         self.state = State()
         self.wishes: Callable[[], Sequence[bool]] = tuple
         self.wished: Sequence[bool] = ()
@@ -325,19 +327,23 @@ class Trainer:
         if words is not None or self.network.config.sparse:  # the step must not take time for rows that it does not use
             subset = Subset(self.network.config, contexts, targets, words)
             contexts, targets = subset.contexts, subset.targets
-        share, upload = self.rows.share(len(targets)), self.network.backend.upload
+        share = self.rows.share(len(targets))
         if self.teacher:
             teacher = self.teacher.predictions(positions[share], words, objective.offsets)
             objective = dataclasses.replace(objective, teacher=teacher)
-        own = upload(contexts[share]), targets[share], share.start
-        return _Batch(*own, len(targets), objective, subset, words is None)
+        return _Batch(contexts[share], targets[share], share.start, len(targets), objective, subset, words is None)
 
     def _launch(self, batch: _Batch, rate: float) -> Array:
         """Start a training step, and return the losses (B,) of the rows of this process, on the device.
 
-        The device may still be computing them.
+        The device may still be computing them. The next step overwrites them.
         """
-        backend, subset, settings, step = self.network.backend, batch.subset, self.settings, self.state.step
+        backend, subset = self.network.backend, batch.subset
+        losses, numbers = self._losses[: len(batch.targets)], self.optimizer.numbers(rate, self.state.step)
+        if not (subset or self.teacher or self.lazy_adam or self.rows.size > 1):  # the host has nothing to do within the step
+            self.network.check(self.parameters, batch.contexts, batch.targets)
+            self._recording(self._whole_step, batch.contexts, batch.targets, numbers)
+            return losses
         parameters, gradients, moments = self.parameters, self.gradients, self.optimizer.moments
         if subset:
             gradients = subset.frame(gradients, gradients)
@@ -348,7 +354,31 @@ class Trainer:
                 self.lazy_adam.catch_up(backend, (parameters, *moments), subset, rate)
         elif self.lazy_adam:
             self.lazy_adam.catch_up_all(backend, rate)
-        losses = backend.empty((len(batch.targets),), self.parameters.dtype)
+        self._step(batch, parameters, gradients, moments, losses, backend.place(numbers))
+        if subset:
+            for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
+                subset.put(backend, part, whole)
+        if self.lazy_adam:
+            self.lazy_adam.step(rate, subset)
+        return losses
+
+    def _whole_step(self, contexts: Array, targets: Array, numbers: Any) -> None:
+        """Do a step with the exact loss of a whole batch, whose inputs (B, n) and targets are on the device."""
+        objective = Objective(self.settings.smoothing, self.settings.self_normalise)
+        batch = _Batch(contexts, targets, 0, len(targets), objective, None, exact=True)
+        self._step(batch, self.parameters, self.gradients, self.optimizer.moments, self._losses[: len(targets)], numbers)
+
+    def _step(
+        self,
+        batch: _Batch,
+        parameters: Parameters,
+        gradients: Parameters,
+        moments: Sequence[Parameters],
+        losses: Array,
+        numbers: Any,
+    ) -> None:
+        """Compute the losses and gradients of a batch, and update parameters and moments, of all words or those of a subset."""
+        backend, settings = self.network.backend, self.settings
         self.network.gradients(
             parameters,
             batch.contexts,
@@ -357,7 +387,7 @@ class Trainer:
             losses,
             objective=batch.objective,
             seed=settings.seed,
-            step=step,
+            numbers=numbers,
             first=batch.first,
             batch=batch.size,
         )
@@ -368,13 +398,7 @@ class Trainer:
         self.optimizer.add_penalties(parameters, gradients)
         if settings.clip:
             backend.clip_factor(self._all_gradients(gradients), settings.clip, self._scale)
-        self.optimizer.update(parameters, gradients, moments, scale=self._scale, rate=rate, step=step + 1)
-        if subset:
-            for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
-                subset.put(backend, part, whole)
-        if self.lazy_adam:
-            self.lazy_adam.step(rate, subset)
-        return losses
+        self.optimizer.update(parameters, gradients, moments, scale=self._scale, numbers=numbers)
 
     def _all_gradients(self, gradients: Parameters) -> list[Array]:
         """Return arrays whose norm is that of the gradients of all words: of the divided arrays, the norms in all processes."""

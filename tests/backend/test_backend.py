@@ -12,9 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import ACTIVATION, FLOAT32, NORMALIZE, PRODUCT, SOFTMAX, UPDATE, assert_close
 
+from fflm.backend.common import adam_corrections
 from fflm.backend.cpu import backend as cpu_backend
 from fflm.backend.cpu.backend import CpuBackend
-from fflm.backend.protocol import ACTIVATIONS, UNIT_LOSSES, Activation, ActivationFunction, Backend, Dropout, UnitLoss
+from fflm.backend.protocol import (
+    ACTIVATIONS,
+    UNIT_LOSSES,
+    Activation,
+    ActivationFunction,
+    Backend,
+    Dropout,
+    StepNumbers,
+    UnitLoss,
+)
 
 TILE = tile()
 
@@ -159,12 +169,13 @@ def test_dropout(rows: int, width: int, rate: float, dtype: np.dtype, threads: i
     values = normal(np.random.default_rng(0), rows, width, dtype=dtype)
     expected = reference.dropout(values.astype(np.float64), **numbers)
     dropped = np.full_like(values, np.nan)
-    BACKEND.dropout(values, Dropout(**numbers), 0, dropped)
+    dropout = Dropout(numbers["rate"], numbers["seed"], BACKEND.place(StepNumbers(numbers["step"])), numbers["layer"])
+    BACKEND.dropout(values, dropout, 0, dropped)
     assert np.array_equal(dropped == 0, expected == 0)
     assert_close(dropped, expected, PRODUCT[dtype], unit=1.0)
     for row in range(0, rows, 4):  # the result is the same in parts, and in place
         part = values[row : row + 4].copy()
-        BACKEND.dropout(part, Dropout(**numbers), row, part)
+        BACKEND.dropout(part, dropout, row, part)
         assert np.array_equal(part, dropped[row : row + 4])
 
 
@@ -552,6 +563,17 @@ def test_add_penalty(shape: tuple[int, ...], dtype: np.dtype, threads: int) -> N
     assert np.isnan(gradient.flat[0])
 
 
+def device_numbers(backend: Backend, numbers: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of an optimizer's step as a backend takes them; the rate, ``shrink`` and the step are placed."""
+    given = {"step": 1, "shrink": 0.0, **numbers}
+    constants = {name: value for name, value in numbers.items() if name not in ("rate", "shrink", "step")}
+    corrections = (1.0, 1.0)
+    if "beta1" in numbers:
+        constants["shrinks"] = given["shrink"] != 0
+        corrections = adam_corrections(numbers["beta1"], numbers["beta2"], given["step"])
+    return {**constants, "numbers": backend.place(StepNumbers(0, given["rate"], given["shrink"], corrections))}
+
+
 COMMON = {"scale": 0.5, "l2": 0.01, "rate": 0.1}
 UPDATES = {
     "momentum": ("momentum_step", 1, {**COMMON, "momentum": 0.9, "nesterov": False}),
@@ -578,7 +600,7 @@ def test_optimizer_steps(update: str, shapes: list[tuple[int, ...]], dtype: np.d
         gradients = [normal(generator, *shape, dtype=dtype) for shape in shapes]
         unchanged = [gradient.copy() for gradient in gradients]
         scale = np.full(1, numbers["scale"], dtype)
-        getattr(BACKEND, operation)(weights, gradients, *moments, **{**counted, "scale": scale})
+        getattr(BACKEND, operation)(weights, gradients, *moments, **{**device_numbers(BACKEND, counted), "scale": scale})
         for k, (gradient, *arrays) in enumerate(zip(gradients, weights, *moments, strict=True)):
             weight, *own = expected[k]
             expected[k] = list(getattr(reference, operation)(weight, gradient.astype(np.float64), *own, **counted))
@@ -639,7 +661,7 @@ def operations(backend: Backend, dtype: np.dtype) -> list[Any]:
     d_outputs, d_inputs = np.empty_like(outputs), np.empty_like(inputs)
     gradients = [np.zeros_like(array) for array in (embeddings, weight, weight[:, 0], layer[1], layer[2])]
     backend.gather(embeddings, contexts, blocks, inputs)
-    backend.dropout(inputs, Dropout(0.5, 1, 2, 3), 0, inputs)
+    backend.dropout(inputs, Dropout(0.5, 1, backend.place(StepNumbers(2)), 3), 0, inputs)
     backend.affine(inputs, weight, np.zeros(width, dtype), "tanh", outputs)
     backend.add(inputs[:, :width].copy(), outputs)
     backend.normalize(outputs.copy(), outputs)
@@ -661,7 +683,7 @@ def operations(backend: Backend, dtype: np.dtype) -> list[Any]:
     for operation, states, numbers in UPDATES.values():
         counted = {**numbers, "scale": factor, **({"step": 3} if operation == "adam_step" else {})}
         moments = [[np.zeros_like(embeddings)] for _ in range(states)]
-        getattr(backend, operation)([embeddings], [gradients[0]], *moments, **counted)
+        getattr(backend, operation)([embeddings], [gradients[0]], *moments, **device_numbers(backend, counted))
     return [inputs, pooled, outputs, losses, logs, d_outputs, d_inputs, *gradients, factor, embeddings]
 
 

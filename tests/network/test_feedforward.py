@@ -10,6 +10,7 @@ from devices import backend_under_test, device, mixed, precision, tile
 from reference import CASES
 from tolerances import NETWORK, PRODUCT, SOFTMAX, assert_close
 
+from fflm.backend.protocol import StepNumbers
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.output import Objective
@@ -45,7 +46,8 @@ def compute_gradients(
         logs = reference.teachers(len(targets), WORDS).astype(dtype)
         teacher = lambda rows: ((case["teacher"] / 2, np.ascontiguousarray(each[rows])) for each in logs)  # noqa: E731
     objective = Objective(case["smoothing"], case["penalty"], noise, teacher=teacher)
-    network.gradients(parameters, contexts, targets, gradients, losses, objective=objective, seed=SEED, step=STEP)
+    numbers = network.backend.place(StepNumbers(STEP))
+    network.gradients(parameters, contexts, targets, gradients, losses, objective=objective, seed=SEED, numbers=numbers)
     return gradients, losses
 
 

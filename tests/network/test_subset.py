@@ -6,6 +6,7 @@ import reference
 from tolerances import NETWORK, SOFTMAX, assert_close
 
 from fflm.backend.cpu.backend import CpuBackend
+from fflm.backend.protocol import StepNumbers
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.output import Objective
@@ -34,7 +35,8 @@ def test_subset_gradients_equal_those_of_smaller_network(name, dtype, threads):
     noise = reference.noise(smaller).astype(dtype) if case["noise"] else None
     objective = Objective(case["smoothing"], case["penalty"], noise, offsets)
     losses = np.empty(len(targets), dtype)
-    network.gradients(part, subset.contexts, subset.targets, gradients, losses, objective=objective, seed=SEED, step=STEP)
+    numbers = network.backend.place(StepNumbers(STEP))
+    network.gradients(part, subset.contexts, subset.targets, gradients, losses, objective=objective, seed=SEED, numbers=numbers)
 
     exact = {key: array.astype(np.float64) for key, array in arrays.items()}
     # The embeddings of the reference are those of the words in the softmax, then all others, the padding among them.

@@ -20,7 +20,7 @@ from numba.cuda import cudaimpl
 from numba.cuda.codegen import CUDACodeLibrary
 from numba.cuda.cudadrv.driver import driver
 
-from fflm.backend.cuda.memory import Memory, Pool, size_class
+from fflm.backend.cuda.memory import Memory, Pool, size_class, use_gpu
 from fflm.backend.devices import why_no_gpu
 
 NAME = "Fake GPU"
@@ -34,7 +34,7 @@ class TrackedPool(Pool):
         memory, gpu = super().take(size), load_driver()
         address = memory.address
         with gpu.lock:
-            gpu.enqueue(lambda: gpu.memory.lend(address, size, size_class(size)))
+            gpu.enqueue(lambda: gpu.memory.lend(address, size, size_class(size)), use_gpu())
         return memory
 
 

@@ -3,8 +3,10 @@
 Its library, `libcuda.c`, is loaded in place of the real one. The methods of `FakeDriver` are the functions of the driver's API
 (CUDA 13) that have an effect: contexts of threads, memory, pinned memory, modules, launches, streams, events and graphs.
 
-Launches and copies are delayed until the host waits for them, and are then done in the order of the requests, as a real driver
-may do it; streams are not compared. Reused memory holds NaN, and ends at the end of its array. Modules are PTX, not machine code.
+Launches and copies are delayed until the host waits for their stream, and are then done in the order of the requests. Work of
+other streams is done before only if an event or the default stream demands it, so that a missing order shows: a real driver may
+do it as late. A stream that is captured records its work in a graph. Calls that a capture forbids fail and invalidate it, with
+the errors of the real driver. Reused memory holds NaN, and ends at the end of its array. Modules are PTX, not machine code.
 """
 
 import functools
@@ -13,6 +15,7 @@ import itertools
 import subprocess
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable
 from ctypes import (
     CDLL,
@@ -29,6 +32,7 @@ from ctypes import (
     memmove,
     string_at,
 )
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -38,9 +42,19 @@ from ptx_interpreter import PtxError
 from ptx_kernel import PtxKernel
 from ptx_memory import Memory
 
-INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE, INVALID_CONTEXT, NOT_FOUND = 1, 2, 100, 201, 500
-NOT_READY, ILLEGAL_ADDRESS, CAPTURE_UNSUPPORTED, UNKNOWN = 600, 700, 900, 999
+INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE, INVALID_CONTEXT, ILLEGAL_STATE, NOT_FOUND = 1, 2, 100, 201, 401, 500
+NOT_READY, ILLEGAL_ADDRESS, NOT_SUPPORTED, UNKNOWN = 600, 700, 801, 999
+CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED, CAPTURE_ISOLATION, CAPTURE_IMPLICIT, WRONG_THREAD = 900, 901, 905, 906, 908
 """Errors, ``CUresult``."""
+
+GLOBAL, THREAD_LOCAL = 0, 1
+"""Modes of a capture, ``CUstreamCaptureMode``: in which threads it forbids calls that may wait. The third one forbids none."""
+
+DEFAULT = 0
+"""The handle of the default stream, which waits for all others, and for which all others wait, unless they are non-blocking."""
+
+NON_BLOCKING = 1
+"""``CU_STREAM_NON_BLOCKING``, a flag of streams."""
 
 CONTEXT = 0x1000
 """The handle of the only context."""
@@ -61,14 +75,33 @@ class LaunchConfig(Structure):
     )
 
 
-class InstantiateParameters(Structure):
-    """``CUDA_GRAPH_INSTANTIATE_PARAMS``."""
-
-    _fields_ = (("flags", c_ulonglong), ("stream", c_void_p), ("failed", c_void_p), ("result", c_int))
-
-
 class DriverError(Exception):
     """An error that a function of the driver returns as a number."""
+
+
+@dataclass
+class Capture:
+    """The recording of a stream: the graph, its mode, the thread that began it, and whether it is still valid."""
+
+    graph: list[Callable[[], None]]
+    mode: int
+    thread: int
+    valid: bool = True
+
+
+@dataclass
+class Stream:
+    """A stream: its pending actions in order, the number of those that are done, and its capture if it is recorded."""
+
+    blocking: bool
+    pending: deque[Callable[[], None]] = field(default_factory=deque)
+    done: int = 0
+    capture: Capture | None = None
+
+    @property
+    def requested(self) -> int:
+        """The number of all actions so far."""
+        return self.done + len(self.pending)
 
 
 class FakeDriver:
@@ -102,8 +135,8 @@ class FakeDriver:
         self._modules: dict[int, tuple[str, PtxKernel]] = {}
         self._shared: dict[int, int] = {}  # bytes of dynamic shared memory that kernels ask for
         self._graphs: dict[int, list[Callable[[], None]]] = {}
-        self._captures: dict[int, int] = {}  # the graph that records a stream
-        self._pending: list[Callable[[], None]] = []
+        self._streams = {DEFAULT: Stream(blocking=True)}
+        self._events: dict[int, tuple[Stream, int]] = {}  # the stream of each event, and the number of actions before it
         self._handles = itertools.count(CONTEXT + 1)
         self._thread = threading.local()
         self.callbacks: list[Any] = []  # the functions of C, which must not be freed
@@ -116,20 +149,68 @@ class FakeDriver:
             self._thread.contexts = []
         return self._thread.contexts
 
-    def enqueue(self, action: Callable[[], None], stream: int | None = None) -> None:
-        """Add an action to the pending ones, or to the graph that records the stream (by default, any stream)."""
-        for captured, graph in self._captures.items():
-            if stream in (None, captured):
-                return self._graphs[graph].append(action)
-        return self._pending.append(action)
+    def enqueue(self, action: Callable[[], None], stream: int = DEFAULT) -> None:
+        """Add an action to the pending ones of a stream, or to the graph that records it."""
+        queue = self._streams[stream or DEFAULT]
+        if queue.capture:
+            if not queue.capture.valid:
+                raise DriverError(CAPTURE_INVALIDATED)
+            queue.capture.graph.append(action)
+            return
+        if queue.blocking:  # the default stream waits for the other blocking streams, and these for the default stream
+            default = self._streams[DEFAULT]
+            others = [each for each in self._streams.values() if each.blocking] if queue is default else [default]
+            self._fail_if(CAPTURE_IMPLICIT, [each.capture for each in others])
+            marks = [(each, each.requested) for each in others if each is not queue]
+            queue.pending.append(lambda: [self.finish(*mark) for mark in marks] and None)
+        queue.pending.append(action)
 
-    def wait(self) -> None:
-        """Do all pending actions; an error discards those after it."""
-        if self._captures:
-            raise DriverError(CAPTURE_UNSUPPORTED)
-        pending, self._pending = self._pending, []
-        for action in pending:
-            action()
+    def finish(self, stream: Stream, number: int) -> None:
+        """Do the pending actions of a stream until ``number`` of its actions are done; an error discards all that is pending."""
+        while stream.done < number:
+            action = stream.pending.popleft()
+            stream.done += 1
+            try:
+                action()
+            except BaseException:
+                for each in self._streams.values():
+                    each.done += len(each.pending)
+                    each.pending.clear()
+                raise
+
+    def wait(self, *handles: int) -> None:
+        """Do all pending actions of some streams, by default of all."""
+        streams = [self._streams[handle or DEFAULT] for handle in handles] or list(self._streams.values())
+        self._fail_if(CAPTURE_UNSUPPORTED, [each.capture for each in streams])
+        for each in streams:
+            self.finish(each, each.requested)
+
+    def _wait_as_default(self) -> None:
+        """Do what a synchronous call without a stream waits for: the default stream, and what that waits for."""
+        self._refuse_in_capture()
+        self.enqueue(lambda: None)
+        self.wait(DEFAULT)
+
+    def _wait_to_free(self) -> None:
+        """Do all pending actions before memory is freed, which waits for the GPU."""
+        self._refuse_in_capture()
+        for stream in self._streams.values():
+            self.finish(stream, stream.requested)
+
+    def _fail_if(self, error: int, captures: list[Capture | None]) -> None:
+        """Invalidate captures, and fail if there are any; None stands for no capture."""
+        found = [capture for capture in captures if capture]
+        for capture in found:
+            capture.valid = False
+        if found:
+            raise DriverError(error)
+
+    def _refuse_in_capture(self) -> None:
+        """Fail in a call that may wait, if a capture forbids this thread such calls, and invalidate the capture."""
+        captures = [each.capture for each in self._streams.values() if each.capture]
+        here = threading.get_ident()
+        forbid = [each for each in captures if each.mode == GLOBAL or (each.mode == THREAD_LOCAL and each.thread == here)]
+        self._fail_if(CAPTURE_UNSUPPORTED, list(forbid))
 
     def need_context(self) -> None:
         """Fail in a thread without a context."""
@@ -174,38 +255,54 @@ class FakeDriver:
         free[0], total[0] = self.capacity - sum(self.held.values()), self.capacity
 
     def cuMemAlloc(self, pointer: Handles, size: c_size_t) -> None:
+        self._refuse_in_capture()
         if sum(self.held.values()) + size > self.capacity:
             raise DriverError(OUT_OF_MEMORY)
         pointer[0] = self.memory.take(size)
         self.held[pointer[0]] = size
 
     def cuMemFree(self, pointer: Handle) -> None:
-        self.wait()
+        self._wait_to_free()
         self.memory.lend(pointer, 0, self.held.pop(pointer))
 
     def cuMemHostAlloc(self, pointer: Handles, size: c_size_t, flags: c_uint) -> None:
+        self._refuse_in_capture()
         memory = np.empty(size, np.uint8)
         pointer[0] = memory.ctypes.data
         self._pinned[memory.ctypes.data] = memory
 
     def cuMemFreeHost(self, pointer: Handle) -> None:
-        self.wait()
+        self._wait_to_free()
         del self._pinned[pointer]
 
     def cuMemcpyHtoD(self, target: Handle, source: Handle, size: c_size_t) -> None:
-        self.wait()
+        self._wait_as_default()
         self.memory.write(target, np.frombuffer(string_at(source, size), np.uint8))
 
     def cuMemcpyHtoDAsync(self, target: Handle, source: Handle, size: c_size_t, stream: Handle) -> None:
-        if source not in self._pinned:  # a real driver would copy such memory at once
-            raise DriverError(INVALID_VALUE)
-        memory = self._pinned[source]
-        self.enqueue(lambda: self.memory.write(target, memory[:size]), stream)
+        if source in self._pinned:
+            memory = self._pinned[source]
+            self.enqueue(lambda: self.memory.write(target, memory[:size]), stream)
+            return
+        self._fail_if(CAPTURE_UNSUPPORTED, [self._streams[stream].capture])
+        content = np.frombuffer(string_at(source, size), np.uint8)  # the memory may be changed as soon as this call returns
+        self.enqueue(lambda: self.memory.write(target, content), stream)
 
     def cuMemcpyDtoH(self, target: Handle, source: Handle, size: c_size_t) -> None:
-        self.wait()
+        self._wait_as_default()
         data = self.memory.read(source, size)
         memmove(target, data.ctypes.data, size)
+
+    def cuMemcpyDtoHAsync(self, target: Handle, source: Handle, size: c_size_t, stream: Handle) -> None:
+        def copy() -> None:
+            data = self.memory.read(source, size)
+            memmove(target, data.ctypes.data, size)
+
+        if target not in self._pinned:  # the call returns when the copy is done
+            self.wait(stream)
+            copy()
+        else:
+            self.enqueue(copy, stream)
 
     def cuMemsetD8Async(self, target: Handle, byte: c_uint, size: c_size_t, stream: Handle) -> None:
         self.enqueue(lambda: self.memory.write(target, np.full(size, byte & 255, np.uint8)), stream)
@@ -223,6 +320,7 @@ class FakeDriver:
         library_values: Handle,
         library_count: c_uint,
     ) -> None:
+        self._refuse_in_capture()
         text = code.decode()
         library[0] = next(self._handles)
         kernel = PtxKernel(text)
@@ -259,44 +357,67 @@ class FakeDriver:
 
     def cuStreamCreateWithPriority(self, stream: Handles, flags: c_uint, priority: c_int) -> None:
         stream[0] = next(self._handles)
+        self._streams[stream[0]] = Stream(blocking=flags != NON_BLOCKING)
+
+    def cuStreamCreate(self, stream: Handles, flags: c_uint) -> None:
+        self.cuStreamCreateWithPriority(stream, flags, 0)
 
     def cuStreamGetCtx(self, stream: Handle, context: Handles) -> None:
         context[0] = CONTEXT
 
     def cuStreamSynchronize(self, stream: Handle) -> None:
-        self.wait()
+        self.wait(stream)
+
+    def cuStreamWaitEvent(self, stream: Handle, event: Handle, flags: c_uint) -> None:
+        mark = self._events[event]
+        self._fail_if(CAPTURE_ISOLATION, [self._streams[stream].capture])  # the event is from outside of the capture
+        self.enqueue(lambda: self.finish(*mark), stream)
 
     def cuEventCreate(self, event: Handles, flags: c_uint) -> None:
         event[0] = next(self._handles)
+        self._events[event[0]] = self._streams[DEFAULT], 0
+
+    def cuEventRecord(self, event: Handle, stream: Handle) -> None:
+        queue = self._streams[stream]
+        if queue.capture:  # a real driver would record the event; fflm needs none
+            raise DriverError(NOT_SUPPORTED)
+        self._events[event] = queue, queue.requested
 
     def cuEventQuery(self, event: Handle) -> None:
-        if self._pending:
+        stream, number = self._events[event]
+        if stream.done < number:
             raise DriverError(NOT_READY)
 
     def cuEventSynchronize(self, event: Handle) -> None:
-        self.wait()
+        self._refuse_in_capture()
+        self.finish(*self._events[event])
 
     def cuStreamBeginCapture(self, stream: Handle, mode: c_int) -> None:
         if not stream:
             raise DriverError(CAPTURE_UNSUPPORTED)  # the default stream cannot be recorded
-        self._captures[stream] = next(self._handles)
-        self._graphs[self._captures[stream]] = []
+        if self._streams[stream].capture:
+            raise DriverError(ILLEGAL_STATE)
+        self._streams[stream].capture = Capture([], mode, threading.get_ident())
 
     def cuStreamIsCapturing(self, stream: Handle, status: Numbers) -> None:
-        status[0] = stream in self._captures
-
-    def cuStreamGetCaptureInfo(self, stream: Handle, status: Numbers, number: Handles, graph: Handles) -> None:
-        status[0] = stream in self._captures
-        if graph and status[0]:
-            graph[0] = self._captures[stream]
+        capture = self._streams[stream].capture
+        status[0] = 0 if capture is None else 1 if capture.valid else 2
 
     def cuStreamEndCapture(self, stream: Handle, graph: Handles) -> None:
-        graph[0] = self._captures.pop(stream)
+        queue, graph[0] = self._streams[stream], 0
+        if not queue.capture:
+            raise DriverError(ILLEGAL_STATE)
+        if queue.capture.mode in (GLOBAL, THREAD_LOCAL) and queue.capture.thread != threading.get_ident():
+            raise DriverError(WRONG_THREAD)
+        capture, queue.capture = queue.capture, None
+        if not capture.valid:
+            raise DriverError(CAPTURE_INVALIDATED)
+        graph[0] = next(self._handles)
+        self._graphs[graph[0]] = capture.graph
 
-    def cuGraphInstantiateWithParams(self, execution: Handles, graph: Handle, parameters: POINTER(InstantiateParameters)) -> None:
+    def cuGraphInstantiateWithFlags(self, execution: Handles, graph: Handle, flags: c_ulonglong) -> None:
         execution[0] = next(self._handles)
         self._graphs[execution[0]] = list(self._graphs[graph])
-        parameters[0].result = 0
 
     def cuGraphLaunch(self, execution: Handle, stream: Handle) -> None:
         for action in self._graphs[execution]:

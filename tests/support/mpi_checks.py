@@ -159,12 +159,14 @@ class NcclOverMpi:
         assert (size, rank, identifier) == (world().size, world().rank, b"identifier")
         return self
 
-    def send(self, array, peer):
+    def send(self, array, peer, stream):
         """Send an array when the group ends."""
+        assert stream  # not the default one
         self.queued.append(("send", array, peer))
 
-    def recv(self, array, peer):
+    def recv(self, array, peer, stream):
         """Receive an array when the group ends."""
+        assert stream  # not the default one
         self.queued.append(("recv", array, peer))
 
     @contextlib.contextmanager

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fflm.backend.common import Scratch, activation_code, adam_corrections, dropout_words, flat
+from fflm.backend.common import Scratch, activation_code, adam_corrections, dropout_threshold, flat, halves
 from fflm.backend.cpu import kernels
 from fflm.backend.cpu.launching import shares_of
-from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, SoftmaxPart, UnitLoss
+from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, Recording, SoftmaxPart, StepNumbers, UnitLoss
 from fflm.parallel.communicator import Communicator
 
 PRODUCTS = 1 / 32
@@ -61,6 +61,12 @@ class CpuBackend:
     def download(self, array: Array) -> Array:
         return array
 
+    def place(self, numbers: StepNumbers) -> Any:
+        return numbers
+
+    def recording(self) -> Recording:
+        return lambda step, *arguments: step(*arguments)
+
     def copy(self, values: Array, copied: Array, *, source: int = 0, target: int = 0) -> None:
         columns = min(values.shape[1] - source, copied.shape[1] - target)
         copied[:, target : target + columns] = values[:, source : source + columns]
@@ -97,8 +103,8 @@ class CpuBackend:
         kernels.put_rows(values, rows, array, threads)
 
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
-        factor, words, first = values.dtype.type(1 / (1 - dropout.rate)), dropout_words(dropout), row * values.shape[1]
-        threads = self._shares(values.size)
+        factor, first, threads = values.dtype.type(1 / (1 - dropout.rate)), row * values.shape[1], self._shares(values.size)
+        words = dropout_threshold(dropout), np.uint32(dropout.layer), *halves(dropout.numbers.step), *halves(dropout.seed)
         kernels.dropout(*flat(values), factor, *words, first, *flat(dropped), values is dropped, threads)
 
     def affine(self, inputs: Array, weight: Array, bias: Array, activation: ActivationFunction, outputs: Array) -> None:
@@ -257,12 +263,12 @@ class CpuBackend:
         *,
         scale: Array,
         l2: float,
-        rate: float,
+        numbers: Any,
         momentum: float,
         nesterov: bool,
     ) -> None:
-        numbers = *map(scale.dtype.type, (scale[0], l2, rate, momentum)), nesterov
-        self._update(kernels.momentum_step, numbers, weights, gradients, velocities)
+        constants = *map(scale.dtype.type, (scale[0], l2, numbers.rate, momentum)), nesterov
+        self._update(kernels.momentum_step, constants, weights, gradients, velocities)
 
     def adagrad_step(
         self,
@@ -272,11 +278,11 @@ class CpuBackend:
         *,
         scale: Array,
         l2: float,
-        rate: float,
+        numbers: Any,
         epsilon: float,
     ) -> None:
-        numbers = tuple(map(scale.dtype.type, (scale[0], l2, rate, epsilon)))
-        self._update(kernels.adagrad_step, numbers, weights, gradients, totals)
+        constants = tuple(map(scale.dtype.type, (scale[0], l2, numbers.rate, epsilon)))
+        self._update(kernels.adagrad_step, constants, weights, gradients, totals)
 
     def rmsprop_step(
         self,
@@ -286,12 +292,12 @@ class CpuBackend:
         *,
         scale: Array,
         l2: float,
-        rate: float,
+        numbers: Any,
         decay: float,
         epsilon: float,
     ) -> None:
-        numbers = tuple(map(scale.dtype.type, (scale[0], l2, rate, decay, epsilon)))
-        self._update(kernels.rmsprop_step, numbers, weights, gradients, means)
+        constants = tuple(map(scale.dtype.type, (scale[0], l2, numbers.rate, decay, epsilon)))
+        self._update(kernels.rmsprop_step, constants, weights, gradients, means)
 
     def adam_step(
         self,
@@ -302,16 +308,15 @@ class CpuBackend:
         *,
         scale: Array,
         l2: float,
-        shrink: float,
-        rate: float,
+        shrinks: bool,
+        numbers: Any,
         beta1: float,
         beta2: float,
         epsilon: float,
-        step: int,
     ) -> None:
-        corrections = adam_corrections(beta1, beta2, step)
-        numbers = tuple(map(scale.dtype.type, (scale[0], l2, 1 - shrink, rate, beta1, beta2, epsilon, *corrections)))
-        self._update(kernels.adam_step, numbers, weights, gradients, firsts, seconds)
+        keep = 1 - numbers.shrink if shrinks else 1
+        constants = map(scale.dtype.type, (scale[0], l2, keep, numbers.rate, beta1, beta2, epsilon, *numbers.corrections))
+        self._update(kernels.adam_step, tuple(constants), weights, gradients, firsts, seconds)
 
     def adam_catch_up(
         self,

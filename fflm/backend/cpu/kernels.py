@@ -216,7 +216,7 @@ def put_rows(values, rows, array, threads, t):
 def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, seed_high, first, dropped, in_place, threads, t):
     """Fill dropped (N,) with values (N,) times ``factor``, or with 0 where a random number is below ``threshold``.
 
-    ``threshold`` to ``seed_high`` are uint32, as `common.dropout_words` returns them. ``first`` is the index of the first element
+    ``threshold`` to ``seed_high`` are uint32, as for `Dropout`. ``first`` is the index of the first element
     in the whole batch. ``in_place`` says that values and dropped are the same array.
     """
     # MASK random numbers are drawn at a time, by a loop that makes four of them in an iteration and that LLVM can vectorize.
@@ -588,16 +588,15 @@ def hidden_gradients(weight, targets, all_words, weight_sum, smoothing, scale, p
 
 
 @kernel()
-def replace_targets(log_probabilities, targets, factor, beta, d_scores, threads):
+def replace_targets(log_probabilities, targets, factor, beta, d_scores, threads, t):
     """Compute `Backend.replace_targets`: log_probabilities (B, V), targets (B,) -> d_scores (B, V), added to."""
-    for t in prange(threads):
-        low, high = share(len(targets), threads, t)
-        for i in range(low, high):
-            if beta == 0:  # the memory may contain NaN
-                clear(d_scores[i])
-            for j in range(d_scores.shape[1]):
-                d_scores[i, j] = beta * d_scores[i, j] - factor * np.exp(log_probabilities[i, j])
-            d_scores[i, targets[i]] += factor
+    low, high = share(len(targets), threads, t)
+    for i in range(low, high):
+        if beta == 0:  # the memory may contain NaN
+            clear(d_scores[i])
+        for j in range(d_scores.shape[1]):
+            d_scores[i, j] = beta * d_scores[i, j] - factor * np.exp(log_probabilities[i, j])
+        d_scores[i, targets[i]] += factor
 
 
 @inner(fastmath={"contract"})

@@ -1,7 +1,7 @@
 """The CUDA backend: the operations of `protocol.Backend` on arrays in a GPU's memory, in single or mixed precision."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from ctypes import c_bool, c_float, c_int32, c_uint32
@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fflm.backend.common import Scratch, activation_code, adam_corrections, dropout_words, flat
+from fflm.backend.common import Scratch, activation_code, adam_corrections, dropout_threshold, flat, halves
 from fflm.backend.cuda import kernels
 from fflm.backend.cuda.communication import connect_gpus
+from fflm.backend.cuda.graphs import GraphRecording, PlacedNumbers, packed
 from fflm.backend.cuda.kernels import SUMMED
 from fflm.backend.cuda.launching import BLOCK, launch_kernel
-from fflm.backend.cuda.memory import DeviceArray, PinnedCopies, memory_size
+from fflm.backend.cuda.memory import DeviceArray, PinnedCopies, Reserve, memory_size
 from fflm.backend.cuda.mixed import SLOPE, make_mixed_product, pairs_for, to_halves
 from fflm.backend.cuda.products import COLUMNS, FORMS, FOUR, ROWS, STORE
 from fflm.backend.cuda.single import make_single_product
-from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, SoftmaxPart, UnitLoss
+from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, Recording, SoftmaxPart, StepNumbers, UnitLoss
 from fflm.parallel.communicator import Communicator
 
 PARTS = 1024
@@ -131,10 +132,6 @@ class CudaBackend:
         self._one = self.upload(np.zeros(1, np.float32))
         self._one_matrix, self._one_id = self._one.reshape(1, 1), self.upload(np.zeros(1, np.int32))
         self._no_unit = self.upload(np.ones(2, np.float32))
-        # Arrays of zeros for `_sums`, which takes one out, and puts it back when it is zero again. After an error, the array is
-        # not put back. Copies of this backend share the list.
-        self._zeros: list[Array] = []
-        self._tables: dict[tuple[tuple[int, ...], ...], Array] = {}  # of `_on_table`, by their content
 
     @property
     def full_precision(self) -> "CudaBackend":
@@ -244,8 +241,6 @@ class CudaBackend:
 
     def release(self) -> None:
         self._scratch.clear()
-        self._zeros.clear()
-        self._tables.clear()
 
     def connect(self, processes: Communicator) -> Communicator:
         return connect_gpus(processes, self) if processes.size > 1 else processes
@@ -263,6 +258,22 @@ class CudaBackend:
 
     def download(self, array: Array) -> Any:
         return self._copies.receive(array)
+
+    def place(self, numbers: StepNumbers) -> Any:
+        return PlacedNumbers.of(self.upload(packed(numbers)))
+
+    def recording(self) -> Recording:
+        return GraphRecording(self)
+
+    @contextmanager
+    def own_memory(self, reserve: Reserve, buffers: dict[Hashable, Array]) -> Iterator[None]:
+        """Let operations of the calling thread take memory from a reserve, and keep it in other buffers, within a block."""
+        with reserve.used(), self._scratch.replaced(buffers):
+            yield
+
+    def send(self, array: Any, copied: Array) -> None:
+        """Copy a contiguous NumPy array to an array of the same shape and dtype on the GPU."""
+        self._copies.send(array, copied)
 
     def copy(self, values: Array, copied: Array, *, source: int = 0, target: int = 0) -> None:
         self._launch(kernels.copy, len(values), values, c_uint32(source), copied, c_uint32(target))
@@ -284,20 +295,20 @@ class CudaBackend:
         The context yields scales (2,) for the values, as `kernels.fixed_point` defines them, and sums, zeros (int64) of the shape
         of ``total``. The kernel adds the scaled values to the sums; at the end of the context, these are added to the total.
         """
-        scales = self._borrow("scales", (2,))
+        scales, sums = self._borrow("scales", (2,)), self._borrow("sums", (total.size,), np.int64, self._zeros)
         try:
-            zeros = self._zeros.pop()
-        except IndexError:
-            zeros = None
-        if zeros is None or zeros.size < total.size:
-            zeros = None  # free the old array first, because both might not fit into memory
-            zeros = self.empty((total.size,), np.int64)
-            self.clear(zeros)
-        sums = zeros[: total.size]
-        self._choose_scales(values, 40, scales)  # values are below 2^41, so that the sum of 2^22 of them fits into 63 bits
-        yield scales, sums.reshape(total.shape)
-        self._each(kernels.add_fixed_point, total.size, sums, scales, *flat(total))
-        self._zeros.append(zeros)
+            self._choose_scales(values, 40, scales)  # values are below 2^41, so that the sum of 2^22 of them fits into 63 bits
+            yield scales, sums.reshape(total.shape)
+            self._each(kernels.add_fixed_point, total.size, sums, scales, *flat(total))
+        except BaseException:
+            self._scratch.drop("sums")  # they may not be zeros again
+            raise
+
+    def _zeros(self, size: int) -> Array:
+        """Return zeros (size,) int64."""
+        zeros = self.empty((size,), np.int64)
+        self.clear(zeros)
+        return zeros
 
     def mean_pool(self, embeddings: Array, words: Array, pooled: Array) -> None:
         self._launch(kernels.mean_pool, len(words), embeddings, words, pooled)
@@ -330,7 +341,8 @@ class CudaBackend:
             threads,
             values,
             c_float(1 / (1 - dropout.rate)),
-            *(c_uint32(int(word)) for word in dropout_words(dropout)),
+            dropout.numbers.step,
+            *(c_uint32(int(word)) for word in (dropout_threshold(dropout), dropout.layer, *halves(dropout.seed))),
             c_uint32(first),
             dropped,
         )
@@ -528,11 +540,12 @@ class CudaBackend:
         Tables are kept, because most steps of training use the same arrays.
         """
         rows = tuple((own[0].size, *(array.address for array in own)) for own in zip(*lists, strict=True))
-        table = self._tables.get(rows)
-        if table is None:
-            if len(self._tables) >= TABLES:
-                self._tables.clear()
-            table = self._tables[rows] = self.upload(np.array(rows, np.int64).reshape(-1, 1 + len(lists)))
+        if rows not in self._scratch.names:
+            tables = [name for name in self._scratch.names if isinstance(name, tuple)]
+            if len(tables) >= TABLES:
+                self._scratch.drop(*tables)
+        shape = len(rows), 1 + len(lists)
+        table = self._borrow(rows, shape, np.int64, lambda _: self.upload(np.array(rows, np.int64).reshape(-1)))
         self._launch(kernel, blocks_for(lists[0]), table, *arguments)
 
     def add_penalty(self, weight: Array, gradient: Array, l1: float, l2: float) -> None:
@@ -546,12 +559,12 @@ class CudaBackend:
         *,
         scale: Array,
         l2: float,
-        rate: float,
+        numbers: Any,
         momentum: float,
         nesterov: bool,
     ) -> None:
-        numbers = *map(c_float, (l2, rate, momentum)), c_bool(nesterov)
-        self._on_table(kernels.momentum_step, (weights, gradients, velocities), scale, *numbers)
+        constants = *map(c_float, (l2, momentum)), c_bool(nesterov)
+        self._on_table(kernels.momentum_step, (weights, gradients, velocities), scale, numbers.reals, *constants)
 
     def adagrad_step(
         self,
@@ -561,10 +574,11 @@ class CudaBackend:
         *,
         scale: Array,
         l2: float,
-        rate: float,
+        numbers: Any,
         epsilon: float,
     ) -> None:
-        self._on_table(kernels.adagrad_step, (weights, gradients, totals), scale, *map(c_float, (l2, rate, epsilon)))
+        constants = map(c_float, (l2, epsilon))
+        self._on_table(kernels.adagrad_step, (weights, gradients, totals), scale, numbers.reals, *constants)
 
     def rmsprop_step(
         self,
@@ -574,12 +588,12 @@ class CudaBackend:
         *,
         scale: Array,
         l2: float,
-        rate: float,
+        numbers: Any,
         decay: float,
         epsilon: float,
     ) -> None:
-        numbers = map(c_float, (l2, rate, decay, epsilon))
-        self._on_table(kernels.rmsprop_step, (weights, gradients, means), scale, *numbers)
+        constants = map(c_float, (l2, decay, epsilon))
+        self._on_table(kernels.rmsprop_step, (weights, gradients, means), scale, numbers.reals, *constants)
 
     def adam_step(
         self,
@@ -590,15 +604,14 @@ class CudaBackend:
         *,
         scale: Array,
         l2: float,
-        shrink: float,
-        rate: float,
+        shrinks: bool,
+        numbers: Any,
         beta1: float,
         beta2: float,
         epsilon: float,
-        step: int,
     ) -> None:
-        numbers = map(c_float, (l2, 1 - shrink, rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
-        self._on_table(kernels.adam_step, (weights, gradients, firsts, seconds), scale, *numbers)
+        constants = c_bool(shrinks), *map(c_float, (l2, beta1, beta2, epsilon))
+        self._on_table(kernels.adam_step, (weights, gradients, firsts, seconds), scale, numbers.reals, *constants)
 
     def adam_catch_up(
         self,

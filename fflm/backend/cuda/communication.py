@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fflm.backend.cuda import kernels
 from fflm.backend.cuda.launching import BLOCK, launch_kernel
-from fflm.backend.cuda.memory import DeviceArray
+from fflm.backend.cuda.memory import DeviceArray, use_gpu
 from fflm.errors import FflmError, install
 from fflm.parallel.communicator import Communicator
 
@@ -157,8 +157,9 @@ class NcclCommunicator(HostCopies):
         return array[rank * array.size // self.size : (rank + 1) * array.size // self.size]
 
     def _exchange(self, sent: DeviceArray, received: DeviceArray, rank: int) -> None:
-        """Send an array to a process, and receive one from it, in the default stream, as all work of the GPU."""
+        """Send an array to a process, and receive one from it, in the stream of all work."""
+        stream = use_gpu()
         if sent.size:
-            self._gpus.send(sent, rank)
+            self._gpus.send(sent, rank, stream=stream)
         if received.size:
-            self._gpus.recv(received, rank)
+            self._gpus.recv(received, rank, stream=stream)

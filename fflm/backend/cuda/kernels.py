@@ -48,6 +48,9 @@ def _log1p(x):
 philox_words = cuda.jit(device=True)(philox)
 
 
+RATE, KEEP, CORRECTION1, CORRECTION2 = range(4)
+"""The indices of the numbers of a training step in ``reals`` (4,), the numbers of `backend.PlacedNumbers`."""
+
 SUMMED = 32
 """Number of columns that a block of `column_sums` adds up. They are adjacent, so that a warp reads those of a row together."""
 
@@ -339,14 +342,14 @@ def put_rows(values, rows, array):
 
 
 @kernel()
-def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, seed_high, first, dropped):
+def dropout(values, factor, step, threshold, layer, seed_low, seed_high, first, dropped):
     """Fill dropped (N,) with values (N,) times ``factor``, or with 0 where a random number is below ``threshold``.
 
-    ``threshold`` to ``seed_high`` are uint32, as `common.dropout_words` returns them. ``first`` (uint32) is the index of the
-    first element in the whole batch. Grid: one thread per four elements, 4 i to 4 i + 3 of the whole batch.
+    step (2,) uint32 is the number of the step. ``threshold`` to ``seed_high`` are uint32, as for `Dropout`. ``first`` (uint32)
+    is the index of the first element in the whole batch. Grid: one thread per four elements, 4 i to 4 i + 3 of the whole batch.
     """
     i = uint32(uint32(cuda.grid(1)) + (uint32(first) >> uint32(2)))
-    words = philox_words(i, layer, step_low, step_high, seed_low, seed_high)
+    words = philox_words(i, layer, step[uint32(0)], step[uint32(1)], seed_low, seed_high)
     for k in range(4):
         place = (i << uint32(2)) + uint32(k)
         if uint32(first) <= place < uint32(first) + uint32(values.size):
@@ -588,8 +591,8 @@ def add_penalty(weight, gradient, l1, l2):
 
 
 @kernel()
-def momentum_step(table, scale, l2, rate, momentum, nesterov):
-    """Update weights and velocities by `momentum_update` with gradients and scale (1,).
+def momentum_step(table, scale, reals, l2, momentum, nesterov):
+    """Update weights and velocities by `momentum_update` with gradients, scale (1,), and reals[RATE].
 
     table (K, 4) int64 has the size of each array, and the addresses of its weights, gradients and velocities. Grid: any.
     """
@@ -597,14 +600,14 @@ def momentum_step(table, scale, l2, rate, momentum, nesterov):
         for i in range(uint32(cuda.grid(1)), uint32(table[k, 0]), uint32(cuda.gridsize(1))):
             weight, velocity = read_float(table[k, 1], i), read_float(table[k, 3], i)
             g = scale[0] * read_float(table[k, 2], i) + l2 * weight
-            weight, velocity = momentum_update(weight, g, velocity, rate, momentum, nesterov)
+            weight, velocity = momentum_update(weight, g, velocity, reals[uint32(RATE)], momentum, nesterov)
             write_float(table[k, 1], i, weight)
             write_float(table[k, 3], i, velocity)
 
 
 @kernel()
-def adagrad_step(table, scale, l2, rate, epsilon):
-    """Update weights and totals by `adagrad_update` with gradients and scale (1,).
+def adagrad_step(table, scale, reals, l2, epsilon):
+    """Update weights and totals by `adagrad_update` with gradients, scale (1,), and reals[RATE].
 
     table (K, 4) int64 has the size of each array, and the addresses of its weights, gradients and totals. Grid: any.
     """
@@ -612,14 +615,14 @@ def adagrad_step(table, scale, l2, rate, epsilon):
         for i in range(uint32(cuda.grid(1)), uint32(table[k, 0]), uint32(cuda.gridsize(1))):
             weight, total = read_float(table[k, 1], i), read_float(table[k, 3], i)
             g = scale[0] * read_float(table[k, 2], i) + l2 * weight
-            weight, total = adagrad_update(weight, g, total, rate, epsilon)
+            weight, total = adagrad_update(weight, g, total, reals[uint32(RATE)], epsilon)
             write_float(table[k, 1], i, weight)
             write_float(table[k, 3], i, total)
 
 
 @kernel()
-def rmsprop_step(table, scale, l2, rate, decay, epsilon):
-    """Update weights and means by `rmsprop_update` with gradients and scale (1,).
+def rmsprop_step(table, scale, reals, l2, decay, epsilon):
+    """Update weights and means by `rmsprop_update` with gradients, scale (1,), and reals[RATE].
 
     table (K, 4) int64 has the size of each array, and the addresses of its weights, gradients and means. Grid: any.
     """
@@ -627,18 +630,20 @@ def rmsprop_step(table, scale, l2, rate, decay, epsilon):
         for i in range(uint32(cuda.grid(1)), uint32(table[k, 0]), uint32(cuda.gridsize(1))):
             weight, mean = read_float(table[k, 1], i), read_float(table[k, 3], i)
             g = scale[0] * read_float(table[k, 2], i) + l2 * weight
-            weight, mean = rmsprop_update(weight, g, mean, rate, decay, epsilon)
+            weight, mean = rmsprop_update(weight, g, mean, reals[uint32(RATE)], decay, epsilon)
             write_float(table[k, 1], i, weight)
             write_float(table[k, 3], i, mean)
 
 
 @kernel()
-def adam_step(table, scale, l2, keep, rate, beta1, beta2, epsilon, correction1, correction2):
-    """Update weights and their two moments by `adam_update` with gradients and scale (1,).
+def adam_step(table, scale, reals, shrinks, l2, beta1, beta2, epsilon):
+    """Update weights and their two moments by `adam_update` with gradients, scale (1,) and reals (4,), the numbers of the step.
 
-    table (K, 5) int64 has the size of each array, and the addresses of its weights, gradients, first and second moments. ``keep``
-    is the factor of decoupled weight decay, 1 - shrink. Grid: any.
+    table (K, 5) int64 has the size of each array, and the addresses of its weights, gradients, first and second moments. With
+    ``shrinks``, weights are first multiplied by reals[KEEP], the factor of decoupled weight decay. Grid: any.
     """
+    rate, keep = reals[uint32(RATE)], reals[uint32(KEEP)] if shrinks else float32(1)
+    correction1, correction2 = reals[uint32(CORRECTION1)], reals[uint32(CORRECTION2)]
     for k in range(uint32(table.shape[0])):
         for i in range(uint32(cuda.grid(1)), uint32(table[k, 0]), uint32(cuda.gridsize(1))):
             weight, first, second = read_float(table[k, 1], i), read_float(table[k, 3], i), read_float(table[k, 4], i)

@@ -15,7 +15,7 @@ from numba import boolean, cuda, float32, int32, types, uint32
 from numba.cuda.dispatcher import _Kernel
 from numba.np.numpy_support import from_dtype
 
-from fflm.backend.cuda.memory import STREAM, DeviceArray, use_gpu
+from fflm.backend.cuda.memory import DeviceArray, use_gpu
 from fflm.compiling import KernelCache
 
 BLOCK = 256
@@ -65,7 +65,7 @@ def launch_kernel(kernel: Any, blocks: tuple[int, ...], arguments: tuple[Any, ..
     arguments
         The arguments of the kernel: `DeviceArray` or scalars of the types in `SCALARS`.
     """
-    use_gpu()
+    stream = use_gpu()
     key: list[Any] = [kernel]
     words: list[Any] = []
     for argument in arguments:
@@ -78,7 +78,7 @@ def launch_kernel(kernel: Any, blocks: tuple[int, ...], arguments: tuple[Any, ..
     found = _compiled.get(tuple(key))
     if found is None:
         found = _compiled[tuple(key)] = kernel.compile(signature(arguments)).library.get_cufunc().kernel
-    launch(_stream(), _config(blocks), found, *words)
+    launch(_stream(stream), _config(blocks), found, *words)
 
 
 def signature(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -92,9 +92,9 @@ def signature(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 @cache
-def _stream() -> Stream:
-    """Return the stream of all work, as an object of cuda.core."""
-    return Stream.from_handle(STREAM)
+def _stream(handle: int) -> Stream:
+    """Return a stream, given its handle, as an object of cuda.core."""
+    return Stream.from_handle(handle)
 
 
 @cache

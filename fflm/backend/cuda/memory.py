@@ -5,9 +5,9 @@ arrays, which is longer than a small step altogether. The arrays of this module 
 once, when they are created.
 
 Freeing memory through the driver would make the host wait until the GPU has done all its work. Therefore the memory of a dropped
-array is kept for the next array of about the same size. This is safe, because the GPU does the work on the old array before the
-work on the new one. The host would also have to wait if it copied from ordinary memory, but not if it copies from pinned memory,
-which the operating system never moves.
+array is kept for the next array of about the same size. This is safe, because all work is done in one stream, and the GPU does
+the work on the old array before the work on the new one. The host would also have to wait if it copied from ordinary memory, but
+not if it copies from pinned memory, which the operating system never moves.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import math
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,43 +24,59 @@ from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
 
 from fflm.errors import FflmError
 
-STREAM = 0
-"""The default stream. All work of the GPU is done in this stream, in the order of the requests."""
-
 PINNED = 2**26
 """Maximum number of bytes of pinned memory from which copies may be in progress."""
 
 _thread = threading.local()
 
-_used = False
-"""Whether this process has used the GPU."""
+_lock = threading.Lock()
+
+_own_stream = 0
+"""The stream of this process; 0 before it has used the GPU."""
 
 _unusable = False
 """Whether this process was forked from one that had used the GPU. CUDA does not work in such a process."""
 
 
-def use_gpu() -> None:
-    """Prepare the calling thread for the use of the GPU, if it has not used it yet.
+def use_gpu() -> int:
+    """Prepare the calling thread for the use of the GPU, if it has not used it yet; return the stream of its work.
+
+    All threads of a process use one stream, in which the GPU does the work in the order of the requests. It is not the default
+    stream, which cannot be recorded, and whose work would wait for that of other streams.
 
     Raises
     ------
     FflmError
         If this process was forked after the GPU was used.
     """
-    global _used
-    if not hasattr(_thread, "uses_gpu"):
+    global _own_stream
+    if not hasattr(_thread, "stream"):
         if _unusable:
             raise FflmError(
                 "the GPU cannot be used in a process that was forked after it was used: start workers by multiprocessing's spawn"
             )
         cuda.current_context()
-        _thread.uses_gpu = _used = True
+        with _lock:
+            _own_stream = _own_stream or int(driver.cuStreamCreate(binding.CUstream_flags.CU_STREAM_NON_BLOCKING.value))
+        _thread.stream = _own_stream
+    return int(_thread.stream)
+
+
+@contextlib.contextmanager
+def work_in(stream: int) -> Iterator[None]:
+    """Send the work of the calling thread to another stream within a block."""
+    own = use_gpu()
+    _thread.stream = stream
+    try:
+        yield
+    finally:
+        _thread.stream = own
 
 
 def _after_fork() -> None:
     """Note in a forked process whether it can use the GPU."""
-    global _thread, _unusable
-    _thread, _unusable = threading.local(), _unusable or _used
+    global _lock, _thread, _unusable
+    _lock, _thread, _unusable = threading.Lock(), threading.local(), _unusable or bool(_own_stream)
 
 
 if hasattr(os, "register_at_fork"):
@@ -109,6 +125,33 @@ def _driver_memory(size: int) -> Any:
         return None
 
 
+class Reserve:
+    """Memory of a pool for some work only: what that work has freed is not used by other work.
+
+    Attributes
+    ----------
+    free
+        The free blocks by size, as for `Pool`.
+    taken
+        The number of blocks that were taken from the pool.
+    lost
+        Whether free blocks were given back to the driver, because there was too little memory.
+    """
+
+    def __init__(self) -> None:
+        self.free: dict[int, list[Any]] = {}
+        self.taken, self.lost = 0, False
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Let arrays that the calling thread creates within a block use this memory."""
+        _thread.reserve = self
+        try:
+            yield
+        finally:
+            _thread.reserve = None
+
+
 class Pool:
     """A pool of memory on the GPU: blocks that are not used any more are kept by their size, and reused."""
 
@@ -125,21 +168,30 @@ class Pool:
             If the GPU has too little memory, even after all free blocks have been given back to the driver.
         """
         allocated = size_class(size)
-        free = self._free.get(allocated)
-        if free is None:
-            free = self._free.setdefault(allocated, [])
+        common = self._free.get(allocated)
+        if common is None:
+            common = self._free.setdefault(allocated, [])
+        reserve: Reserve | None = getattr(_thread, "reserve", None)
+        free = reserve.free.setdefault(allocated, []) if reserve else common
+        if reserve and not free:
+            reserve.taken += 1
+            with contextlib.suppress(IndexError):  # the pool has none either
+                return Memory(common.pop(), free)
         try:
             pointer = free.pop()
         except IndexError:
-            pointer = self._allocate(allocated)
+            pointer = self._allocate(allocated, reserve)
         return Memory(pointer, free)
 
-    def _allocate(self, size: int) -> Any:
+    def _allocate(self, size: int, reserve: Reserve | None) -> Any:
         """Allocate memory through the driver; if it has too little, give all free blocks back and try again."""
         use_gpu()
         pointer = _driver_memory(size)
         if pointer is None:
             self.give_back()
+            if reserve:
+                reserve.lost = True
+                _give_back(reserve.free)
             pointer = _driver_memory(size)
         if pointer is None:
             free, total = driver.cuMemGetInfo()
@@ -151,10 +203,20 @@ class Pool:
 
     def give_back(self) -> None:
         """Give all free blocks back to the driver."""
-        for free in list(self._free.values()):
-            with contextlib.suppress(IndexError):  # the list is empty; other threads may also have taken blocks from it
-                while True:
-                    driver.cuMemFree(free.pop())
+        _give_back(self._free)
+
+    def take_over(self, reserve: Reserve) -> None:
+        """Take the free blocks of a reserve, which is not used any more."""
+        for size, blocks in reserve.free.items():
+            self._free.setdefault(size, []).extend(blocks)
+
+
+def _give_back(lists: dict[int, list[Any]]) -> None:
+    """Give free blocks back to the driver."""
+    for free in list(lists.values()):
+        with contextlib.suppress(IndexError):  # the list is empty; other threads may also have taken blocks from it
+            while True:
+                driver.cuMemFree(free.pop())
 
 
 POOL = Pool()
@@ -206,12 +268,12 @@ class DeviceArray:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        """The description by which other libraries share the memory, such as NCCL, CuPy and PyTorch, in the default stream.
+        """The description by which other libraries share the memory, such as NCCL, CuPy and PyTorch.
 
-        Source: the CUDA Array Interface, version 3 (Numba's documentation).
+        They wait for the work in the stream that it names. Source: the CUDA Array Interface, version 3 (Numba's documentation).
         """
-        address = self.address if self.size else 0
-        return {"shape": self.shape, "typestr": self.dtype.str, "data": (address, False), "strides": None, "version": 3}
+        data, stream = (self.address if self.size else 0, False), use_gpu()
+        return {"shape": self.shape, "typestr": self.dtype.str, "data": data, "strides": None, "version": 3, "stream": stream}
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -225,11 +287,15 @@ class DeviceArray:
         row = self.words[-len(self.shape)]
         return DeviceArray((max(0, stop - start), *self.shape[1:]), self.dtype, self._memory, self.address + start * row)
 
+    def reinterpreted(self, dtype: Any) -> "DeviceArray":
+        """Return the same memory as an array of another dtype, whose elements have the same size."""
+        return DeviceArray(self.shape, dtype, self._memory, self.address)
+
     def clear(self) -> None:
         """Set all elements to 0, after the work that was requested before."""
-        use_gpu()
+        stream = use_gpu()
         if self.size:
-            driver.cuMemsetD8Async(self.address, 0, self.nbytes, STREAM)
+            driver.cuMemsetD8Async(self.address, 0, self.nbytes, stream)
 
     def reshape(self, *shape: Any) -> "DeviceArray":
         """Return an array of one or two dimensions with the same elements; one length may be -1, as for NumPy's reshape.
@@ -275,10 +341,12 @@ class PinnedCopies:
         """
         if not array.size:
             return
-        use_gpu()
-        allocated = size_class(array.nbytes)
+        stream, allocated = use_gpu(), size_class(array.nbytes)
+        if stream != _own_stream:  # the copy would be repeated from memory that has other content by then
+            raise RuntimeError("work that is recorded must not send arrays to the GPU")
         if not self._reserve(allocated):
-            driver.cuMemcpyHtoD(copied.address, array.ctypes.data, array.nbytes)
+            driver.cuMemcpyHtoDAsync(copied.address, array.ctypes.data, array.nbytes, stream)
+            self._wait()
             return
         try:
             with self._lock:
@@ -287,7 +355,7 @@ class PinnedCopies:
             if memory is None:
                 memory = cuda.pinned_array(allocated, np.uint8)
             memory[: array.nbytes] = array.reshape(-1).view(np.uint8)
-            driver.cuMemcpyHtoDAsync(copied.address, memory.ctypes.data, array.nbytes, STREAM)
+            driver.cuMemcpyHtoDAsync(copied.address, memory.ctypes.data, array.nbytes, stream)
         except BaseException:
             self._release(allocated)
             raise
@@ -303,7 +371,7 @@ class PinnedCopies:
             return False
         for full in (False, True):
             if full:
-                self._wait(driver.cuCtxSynchronize)
+                self._wait()
             with self._lock:
                 if self._reserved + size <= PINNED:
                     self._reserved += size
@@ -312,17 +380,17 @@ class PinnedCopies:
 
     def receive(self, array: DeviceArray) -> Any:
         """Wait until the GPU has done all work that was requested so far, and return an array as a NumPy array."""
-        use_gpu()
-        received = np.empty(array.shape, array.dtype)
+        stream, received = use_gpu(), np.empty(array.shape, array.dtype)
         if array.size:
-            self._wait(driver.cuMemcpyDtoH, received.ctypes.data, array.address, array.nbytes)
+            driver.cuMemcpyDtoHAsync(received.ctypes.data, array.address, array.nbytes, stream)
+            self._wait()
         return received
 
-    def _wait(self, wait: Callable[..., Any], *arguments: Any) -> None:
-        """Call a function that waits for the GPU, after which the pinned memory of the copies so far can be reused."""
+    def _wait(self) -> None:
+        """Wait for all work that was requested so far; the pinned memory of the copies among it can then be reused."""
         sent = self._take_sent()
         try:
-            wait(*arguments)
+            driver.cuStreamSynchronize(use_gpu())
         except BaseException:
             self._release(sum(map(len, sent)))
             raise

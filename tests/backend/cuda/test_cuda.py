@@ -31,7 +31,8 @@ from fflm.backend.cuda import launching as cuda_launching
 from fflm.backend.cuda import mixed as cuda_mixed
 from fflm.backend.cuda.backend import MIXED_PRODUCTS, PRODUCTS, SPAN, WAVE, CudaBackend, divide
 from fflm.backend.cuda.launching import signature
-from fflm.backend.protocol import Dropout
+from fflm.backend.cuda.memory import use_gpu
+from fflm.backend.protocol import Dropout, StepNumbers
 from fflm.bench import Size, measure
 from fflm.cli import main
 from fflm.errors import FflmError
@@ -86,7 +87,8 @@ def recorded_launches(mixed):
     backend.max_pool(one, words, one, sources)
     backend.max_pool_backward(sources, one, one)
     backend.put_rows(one, ids, one)
-    backend.dropout(one, Dropout(0.5, 1, 2, 3), 0, one)
+    placed = backend.place(StepNumbers())
+    backend.dropout(one, Dropout(0.5, 1, placed, 3), 0, one)
     backend.affine(one, one, two, "tanh", few)
     backend.affine_backward(one, one, few, "tanh", few, 0.0, one, two, one)
     many, tall = ones(300, 3), ones(300, 2)
@@ -102,13 +104,13 @@ def recorded_launches(mixed):
     backend.log_probabilities(one, one, two, few)
     backend.add_penalty(one, one, 0.1, 0.1)
     backend.clip_factor([one, row], 1.0, factor)
-    numbers = {"scale": factor, "l2": 0.0, "rate": 0.1}
+    numbers = {"scale": factor, "l2": 0.0, "numbers": placed}
     backend.momentum_step([one], [one], [one], momentum=0.9, nesterov=True, **numbers)
     backend.adagrad_step([one], [one], [one], epsilon=1e-3, **numbers)
     backend.rmsprop_step([one], [one], [one], decay=0.9, epsilon=1e-3, **numbers)
-    adam = {"rate": 0.1, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3, "step": 3}
-    backend.adam_step([one], [one], [one], [one], **{**numbers, **adam}, shrink=0.0)
-    backend.adam_catch_up(one, one, one, two, two, **adam)
+    adam = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3}
+    backend.adam_step([one], [one], [one], [one], **numbers, **adam, shrinks=True)
+    backend.adam_catch_up(one, one, one, two, two, **adam, rate=0.1, step=3)
     return backend.launches
 
 
@@ -361,8 +363,6 @@ def test_threads_sharing_a_gpu_give_same_results():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_gpu_in_forked_process_is_refused():
-    from fflm.backend.cuda.memory import use_gpu
-
     gpu_backend()
     use_gpu()
     child = os.fork()
@@ -387,18 +387,23 @@ def test_training_step_synchronizes_only_for_its_results(monkeypatch, mixed):
         return lambda *arguments: (calls.append(name), function(*arguments))[1]
 
     backend = gpu_backend(mixed)
-    for name in ("cuCtxSynchronize", "cuMemAlloc", "cuMemFree", "cuMemHostAlloc", "cuMemcpyHtoD", "cuMemcpyDtoH"):
+    waiting = ("cuCtxSynchronize", "cuStreamSynchronize", "cuMemcpyHtoD", "cuMemcpyDtoH")
+    for name in (*waiting, "cuMemAlloc", "cuMemFree", "cuMemHostAlloc", "cuGraphLaunch"):
         monkeypatch.setitem(vars(driver), name, noted(name, getattr(driver, name)))
     monkeypatch.setattr(cuda_launching, "launch", noted("launch", cuda_launching.launch))
     windows = Windows(TEXT, NETWORK.context, padding=NETWORK.vocabulary)
     training = Trainer(Network(NETWORK, backend), Parameters.random(NETWORK, 1), windows, None, SETTINGS).run()
-    for _ in range(3):
+    next(training)
+    assert calls.count("launch") <= 40
+    for _ in range(4):  # the step is recorded
         next(training)
+    gpu, streams = fake_driver(), set()
+    enqueue = gpu.enqueue
+    monkeypatch.setattr(gpu, "enqueue", lambda action, stream=0: (streams.add(stream), enqueue(action, stream)))
     calls.clear()
     next(training)
-    launches = len(calls) - 2
-    assert calls == ["launch"] * launches + ["cuMemcpyDtoH"] * 2  # the losses, and the factor that clips the gradient
-    assert launches <= 40
+    assert streams == {use_gpu()}
+    assert calls == ["cuGraphLaunch", *["cuStreamSynchronize"] * 2]  # the losses, and the factor that clips the gradient
 
 
 @pytest.mark.skipif(devices.device == "cuda", reason="the memory of a real GPU cannot be limited")
@@ -476,7 +481,7 @@ def test_gpu_benchmark_times_operations_and_steps(monkeypatch):
     monkeypatch.setattr(gpu, "measure", functools.partial(measure, seconds=0.0))
     monkeypatch.setattr(gpu, "seconds", lambda run: (run(), 1.0)[1])
     assert all(each["floor"] is None or each["floor"] >= 0 for each in gpu.kernels(gpu_backend(), ceiling=1e12))
-    for contender in ("fflm-fp32", "fflm-mixed"):
+    for contender in ("fflm-fp32", "fflm-mixed-launches"):
         row = gpu.whole_step(contender, 50, 16, 32)
         assert (row["contender"], row["seconds"]) == (contender, 1.0)
         # Small arrays may fit into memory that a real driver has already taken from the GPU.

@@ -21,6 +21,7 @@ from fflm.backend.cuda.launching import BLOCK
 from fflm.backend.cuda.mixed import read_piece as read_halves
 from fflm.backend.cuda.products import read_four
 from fflm.backend.cuda.single import add_four
+from fflm.backend.protocol import StepNumbers
 
 BACKEND = gpu_backend(devices.mixed)
 
@@ -122,7 +123,8 @@ def test_norm_of_more_numbers_than_threads(parts):
 def test_update_of_more_numbers_than_threads(parts):
     several = [normal(5), normal(parts), normal(3)]
     weights, gradients, firsts, (scale,) = on_gpu(*several), on_gpu(*several), on_gpu(*several), on_gpu(np.ones(1, np.float32))
-    BACKEND.momentum_step(weights, gradients, firsts, scale=scale, l2=0.5, rate=0.1, momentum=0.9, nesterov=False)
+    numbers = BACKEND.place(StepNumbers(rate=0.1))
+    BACKEND.momentum_step(weights, gradients, firsts, scale=scale, l2=0.5, numbers=numbers, momentum=0.9, nesterov=False)
     for found, velocity, values in zip(weights, firsts, as_float64(*several), strict=True):
         expected = reference.momentum_step(values, values, values, scale=1, l2=0.5, rate=0.1, momentum=0.9, nesterov=False)
         assert_close(BACKEND.download(found), expected[0], UPDATE[FLOAT32])

@@ -12,17 +12,17 @@ pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 if devices.device == "cuda":
     pytest.skip("a real GPU is tested", allow_module_level=True)
 
-from cuda.core import Device, LaunchConfig, launch
+from cuda.core import LaunchConfig, launch
 from cuda.core._utils.cuda_utils import CUDAError
 from fake_cuda import TrackedPool
-from libcuda import SHARED
+from libcuda import NON_BLOCKING, SHARED
 from numba import cuda, uint32
 from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
 
 from fflm.backend.cuda import launching as cuda_launching
 from fflm.backend.cuda import memory as cuda_memory
 from fflm.backend.cuda.launching import BLOCK, launch_kernel, signature
-from fflm.backend.cuda.memory import STREAM, DeviceArray, PinnedCopies, Pool, size_class, use_gpu
+from fflm.backend.cuda.memory import DeviceArray, PinnedCopies, Pool, size_class, use_gpu
 
 GPU = devices.fake_driver()
 
@@ -53,9 +53,25 @@ def loaded(kernel, *arguments):
 
 def on_gpu(numbers):
     """Return an array on the GPU with these numbers; the memory allocated for it is larger."""
-    array, numbers = DeviceArray((len(numbers),), np.uint32), np.array(numbers, np.uint32)
-    driver.cuMemcpyHtoD(array.address, numbers.ctypes.data, array.nbytes)
+    array = DeviceArray((len(numbers),), np.uint32)
+    PinnedCopies().send(np.array(numbers, np.uint32), array)
+    driver.cuStreamSynchronize(use_gpu())
     return array
+
+
+def new_stream(flags=NON_BLOCKING):
+    """Return a stream of the driver."""
+    return int(driver.cuStreamCreate(flags))
+
+
+def later(address, number, stream):
+    """Set the byte at an address to a number, in a stream."""
+    driver.cuMemsetD8Async(address, number, 1, stream)
+
+
+def byte(address):
+    """Return the byte at an address, without waiting for anything."""
+    return int(GPU.memory.read(address, 1)[0])
 
 
 def download(array):
@@ -79,15 +95,61 @@ def test_launches_run_only_when_host_waits():
 def test_asynchronous_copies_read_pinned_memory_only_when_host_waits():
     array, pinned = on_gpu([0, 0, 0]), cuda.pinned_array(3, np.uint32)
     pinned[:] = 1
-    driver.cuMemcpyHtoDAsync(array.address, pinned.ctypes.data, array.nbytes, STREAM)
+    driver.cuMemcpyHtoDAsync(array.address, pinned.ctypes.data, array.nbytes, use_gpu())
     pinned[:] = 5
     assert download(array) == [5, 5, 5]
 
 
-def test_asynchronous_copy_of_unpinned_memory_is_refused():
+def test_asynchronous_copies_read_other_memory_at_once():
     array, numbers = on_gpu([0, 0, 0]), np.ones(3, np.uint32)
-    with pytest.raises(CudaAPIError, match="INVALID_VALUE"):
-        driver.cuMemcpyHtoDAsync(array.address, numbers.ctypes.data, array.nbytes, STREAM)
+    driver.cuMemcpyHtoDAsync(array.address, numbers.ctypes.data, array.nbytes, use_gpu())
+    numbers[:] = 5
+    assert download(array) == [1, 1, 1]
+
+
+def test_asynchronous_copies_to_pinned_memory_arrive_when_host_waits():
+    array, pinned, numbers = on_gpu([1, 2, 3]), cuda.pinned_array(3, np.uint32), np.zeros(3, np.uint32)
+    pinned[:] = 0
+    driver.cuMemcpyDtoHAsync(pinned.ctypes.data, array.address, array.nbytes, use_gpu())
+    driver.cuMemcpyDtoHAsync(numbers.ctypes.data, array.address, array.nbytes, new_stream())
+    assert (pinned.tolist(), numbers.tolist()) == ([0, 0, 0], [1, 2, 3])
+    driver.cuStreamSynchronize(use_gpu())
+    assert pinned.tolist() == [1, 2, 3]
+
+
+def test_streams_wait_for_each_other_only_through_events():
+    address, (first, second) = on_gpu([0]).address, (new_stream() for _ in range(2))
+    event = driver.cuEventCreate(0)
+    later(address, 1, first)
+    driver.cuEventRecord(event, first)
+    later(address, 2, first)
+    driver.cuStreamSynchronize(second)
+    assert byte(address) == 0
+    with pytest.raises(CudaAPIError, match="NOT_READY"):
+        driver.cuEventQuery(event)
+    driver.cuStreamWaitEvent(second, event, 0)
+    driver.cuStreamSynchronize(second)
+    assert byte(address) == 1
+    driver.cuEventQuery(event)
+    later(address + 1, 1, second)
+    driver.cuStreamSynchronize(first)
+    assert (byte(address), byte(address + 1)) == (2, 0)
+    driver.cuCtxSynchronize()
+    assert byte(address + 1) == 1
+
+
+def test_default_stream_waits_for_others_unless_they_are_non_blocking():
+    address, blocking, other, host = on_gpu([0]).address, new_stream(flags=0), new_stream(), np.zeros(4, np.uint8)
+    for place, stream in enumerate((0, blocking, other)):
+        later(address + place, 1, stream)
+    driver.cuMemcpyDtoH(host.ctypes.data, address, 4)  # in the default stream
+    assert host.tolist() == [1, 1, 0, 0]
+    later(address + 3, 1, 0)
+    driver.cuStreamSynchronize(other)
+    assert [byte(address + place) for place in range(4)] == [1, 1, 1, 0]
+    later(address, 2, blocking)
+    driver.cuStreamSynchronize(blocking)  # whose work comes after that of the default stream
+    assert [byte(address + place) for place in range(4)] == [2, 1, 1, 1]
 
 
 def test_write_beyond_end_of_array_is_detected(capsys):
@@ -140,7 +202,7 @@ def test_reused_memory_does_not_affect_pending_launches(new_pool):
 def test_thread_without_context_is_refused():
     array = on_gpu([1])
     arguments = (
-        cuda_launching._stream(),
+        cuda_launching._stream(use_gpu()),
         LaunchConfig(grid=1, block=1),
         loaded(add_one, array, c_uint32(0)),
         *array.words,
@@ -154,31 +216,131 @@ def test_thread_without_context_is_refused():
     assert download(array) == [1]
 
 
-def test_launches_of_a_stream_are_recorded_as_a_graph():
-    array, device = on_gpu([1, 2, 3]), Device(0)
+RELAXED = binding.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+THREAD_LOCAL = binding.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+GLOBAL = binding.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
+
+
+def test_work_of_a_captured_stream_is_recorded_as_a_graph():
+    array, stream, config = on_gpu([1, 2, 3]), new_stream(), LaunchConfig(grid=1, block=BLOCK)
     kernel, pinned = loaded(add_one, array, c_uint32(0)), cuda.pinned_array(3, np.uint32)
-    device.set_current()
-    stream = device.create_stream()
-    with pytest.raises(CUDAError, match="error 900"):
-        cuda_launching._stream().create_graph_builder().begin_building()
-    recorder = stream.create_graph_builder().begin_building()
-    driver.cuMemcpyHtoDAsync(array.address, pinned.ctypes.data, array.nbytes, int(stream.handle))
+    driver.cuStreamBeginCapture(stream, THREAD_LOCAL)
+    driver.cuMemcpyHtoDAsync(array.address, pinned.ctypes.data, array.nbytes, stream)
     for _ in range(2):
-        launch(recorder, LaunchConfig(grid=1, block=BLOCK), kernel, *array.words, c_uint32(0))
-    with pytest.raises(CudaAPIError, match="CAPTURE_UNSUPPORTED"):
-        driver.cuCtxSynchronize()
-    graph = recorder.end_building().complete()
+        launch(cuda_launching._stream(stream), config, kernel, *array.words, c_uint32(0))
+    driver.cuMemsetD8Async(array.address + 8, 9, 1, stream)
+    graph = driver.cuStreamEndCapture(stream)
+    run = driver.cuGraphInstantiate(graph, 0)
+    driver.cuGraphDestroy(graph)
+    driver.cuCtxSynchronize()
     assert download(array) == [1, 2, 3]
     for number in (10, 20):
         pinned[:] = number
-        graph.launch(stream)
-        stream.sync()
-        assert download(array) == [number + 2] * 3
+        driver.cuGraphLaunch(run, use_gpu())
+        assert download(array) == [number + 2, number + 2, 9]
+
+
+def free_and_allocate():
+    """Allocate memory on the GPU, and give it back."""
+    driver.cuMemFree(driver.cuMemAlloc(256))
+
+
+UNSAFE = {
+    "allocation": free_and_allocate,
+    "pinned memory": lambda: cuda.pinned_array(9, np.uint8),
+    "copy": lambda: driver.cuMemcpyHtoD(on_gpu([1]).address, np.zeros(4, np.uint8).ctypes.data, 4),
+    "module": lambda: driver.cuLibraryLoadData(b".visible .entry f()\n{\nret;\n}", [], [], 0, [], [], 0),
+}
+"""Calls that may wait for the GPU."""
+
+
+@pytest.fixture
+def captured():
+    """Return a function that begins to capture a new stream, and returns it; all captures end with the test."""
+    streams = []
+
+    def begin(mode, flags=NON_BLOCKING):
+        streams.append(new_stream(flags))
+        driver.cuStreamBeginCapture(streams[-1], mode)
+        return streams[-1]
+
+    yield begin
+    for stream in streams:
+        GPU._streams[stream].capture = None
+
+
+def assert_invalid(stream):
+    """Check that the capture of a stream is invalid, and end it."""
+    with pytest.raises(CudaAPIError, match="CAPTURE_INVALIDATED"):
+        later(0, 0, stream)
+    with pytest.raises(CudaAPIError, match="CAPTURE_INVALIDATED"):
+        driver.cuStreamEndCapture(stream)
+
+
+@pytest.mark.parametrize("call", UNSAFE)
+def test_capture_forbids_calls_that_may_wait(call, captured):
+    on_gpu([1])  # the call finds memory for such an array
+    stream = captured(THREAD_LOCAL)
+    with ThreadPoolExecutor(1) as thread:  # it forbids them to its own thread only
+        thread.submit(lambda: (use_gpu(), UNSAFE[call]())).result()
+    with pytest.raises(CudaAPIError, match="CAPTURE_UNSUPPORTED"):
+        UNSAFE[call]()
+    assert_invalid(stream)
+    stream = captured(RELAXED)
+    UNSAFE[call]()
+    driver.cuStreamEndCapture(stream)
+
+
+def test_global_capture_forbids_calls_that_may_wait_to_all_threads(captured):
+    stream = captured(GLOBAL)
+    with ThreadPoolExecutor(1) as thread, pytest.raises(CudaAPIError, match="CAPTURE_UNSUPPORTED"):
+        thread.submit(lambda: (use_gpu(), free_and_allocate())).result()
+    assert_invalid(stream)
+
+
+MISTAKES = {
+    "wait for stream": (lambda stream: driver.cuStreamSynchronize(stream), "CAPTURE_UNSUPPORTED"),
+    "wait for all": (lambda stream: driver.cuCtxSynchronize(), "CAPTURE_UNSUPPORTED"),
+    "unpinned": (lambda stream: driver.cuMemcpyHtoDAsync(0, np.ones(4).ctypes.data, 4, stream), "CAPTURE_UNSUPPORTED"),
+    "download": (lambda stream: driver.cuMemcpyDtoHAsync(np.ones(4).ctypes.data, 0, 4, stream), "CAPTURE_UNSUPPORTED"),
+    "event": (lambda stream: driver.cuStreamWaitEvent(stream, driver.cuEventCreate(0), 0), "CAPTURE_ISOLATION"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_captured_stream_can_neither_be_waited_for_nor_wait(mistake, captured):
+    stream, (call, error) = captured(RELAXED), MISTAKES[mistake]
+    with pytest.raises(CudaAPIError, match=error):
+        call(stream)
+    assert_invalid(stream)
+
+
+def test_default_stream_cannot_be_used_while_a_blocking_stream_is_captured(captured):
+    later(on_gpu([1]).address, 1, 0)
+    captured(RELAXED)
+    later(on_gpu([1]).address, 1, 0)
+    stream = captured(RELAXED, flags=0)
+    with pytest.raises(CudaAPIError, match="CAPTURE_IMPLICIT"):
+        later(on_gpu([1]).address, 1, 0)
+    assert_invalid(stream)
+
+
+def test_capture_begins_once_and_ends_in_its_thread(captured):
+    with pytest.raises(CudaAPIError, match="CAPTURE_UNSUPPORTED"):
+        driver.cuStreamBeginCapture(0, RELAXED)
+    stream = captured(THREAD_LOCAL)
+    with pytest.raises(CudaAPIError, match="ILLEGAL_STATE"):
+        driver.cuStreamBeginCapture(stream, RELAXED)
+    with ThreadPoolExecutor(1) as thread, pytest.raises(CudaAPIError, match="WRONG_THREAD"):
+        thread.submit(lambda: (use_gpu(), driver.cuStreamEndCapture(stream))).result()
+    driver.cuStreamEndCapture(stream)
+    with pytest.raises(CudaAPIError, match="ILLEGAL_STATE"):
+        driver.cuStreamEndCapture(stream)
 
 
 def test_large_shared_memory_must_be_requested():
     array = on_gpu([1])
-    kernel, stream = loaded(add_one, array, c_uint32(0)), cuda_launching._stream()
+    kernel, stream = loaded(add_one, array, c_uint32(0)), cuda_launching._stream(use_gpu())
     config = LaunchConfig(grid=1, block=1, shmem_size=SHARED + 1)
     with pytest.raises(CUDAError, match="error 1:"):
         launch(stream, config, kernel, *array.words, c_uint32(0))
@@ -250,16 +412,21 @@ def test_size_classes(size, taken):
 
 @pytest.fixture
 def copies(monkeypatch):
-    """Return pinned copies, a list of all pinned arrays, and a list that grows by an element whenever the host waits."""
+    """Return pinned copies, a list of all pinned arrays, and a list that grows by an element whenever the host waits to send."""
     pinned, waited, pinned_array = [], [], cuda.pinned_array
+
+    class CountedCopies(PinnedCopies):
+        def _reserve(self, size):
+            with monkeypatch.context() as patch:
+                patch.setattr(self, "_wait", lambda: (waited.append(None), super(CountedCopies, self)._wait()))
+                return super()._reserve(size)
 
     def counted_array(*arguments):
         pinned.append(pinned_array(*arguments))
         return pinned[-1]
 
     monkeypatch.setattr(cuda_memory.cuda, "pinned_array", counted_array)
-    monkeypatch.setattr(driver, "cuCtxSynchronize", lambda: (waited.append(None), GPU.wait()))
-    return PinnedCopies(), pinned, waited
+    return CountedCopies(), pinned, waited
 
 
 def send_number(copies, number, size=100):
@@ -329,7 +496,7 @@ def test_interruptions_leave_pinned_memory_for_later_copies(copies, monkeypatch)
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    for name in ("cuMemcpyHtoDAsync", "cuMemcpyDtoH"):
+    for name in ("cuMemcpyHtoDAsync", "cuStreamSynchronize"):
         with monkeypatch.context() as patch:
             patch.setitem(vars(driver), name, interrupted)
             with pytest.raises(KeyboardInterrupt):
