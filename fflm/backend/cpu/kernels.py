@@ -588,16 +588,15 @@ def hidden_gradients(weight, targets, all_words, weight_sum, smoothing, scale, p
 
 
 @kernel()
-def replace_targets(log_probabilities, targets, factor, beta, d_scores, threads):
+def replace_targets(log_probabilities, targets, factor, beta, d_scores, threads, t):
     """Compute `Backend.replace_targets`: log_probabilities (B, V), targets (B,) -> d_scores (B, V), added to."""
-    for t in prange(threads):
-        low, high = share(len(targets), threads, t)
-        for i in range(low, high):
-            if beta == 0:  # the memory may contain NaN
-                clear(d_scores[i])
-            for j in range(d_scores.shape[1]):
-                d_scores[i, j] = beta * d_scores[i, j] - factor * np.exp(log_probabilities[i, j])
-            d_scores[i, targets[i]] += factor
+    low, high = share(len(targets), threads, t)
+    for i in range(low, high):
+        if beta == 0:  # the memory may contain NaN
+            clear(d_scores[i])
+        for j in range(d_scores.shape[1]):
+            d_scores[i, j] = beta * d_scores[i, j] - factor * np.exp(log_probabilities[i, j])
+        d_scores[i, targets[i]] += factor
 
 
 @inner(fastmath={"contract"})
