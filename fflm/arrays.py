@@ -28,7 +28,7 @@ INDEX = "index.safetensors"
 """Name of the file in the folder of an n-gram model that contains its index."""
 
 ALIGNMENT = 64
-"""The first array of a file begins at a multiple of this number of bytes, which is the size of a cache line."""
+"""Arrays whose size is a multiple of this number of bytes, that of a cache line, begin in a file at a multiple of it."""
 
 _TYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -36,6 +36,8 @@ _TYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "I64": np.dtype("<i8"),
     "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
     "U64": np.dtype("<u8"),
     "U32": np.dtype("<u4"),
     "U16": np.dtype("<u2"),
@@ -45,7 +47,7 @@ _TYPES: dict[str, np.dtype[Any]] = {
 
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
 
-MEANING = ("kind", "network", "text", "vocabulary", "ngram", "mixture", "labels", "shares", "input", "scale")
+MEANING = ("kind", "bits", "network", "text", "vocabulary", "ngram", "mixture", "labels", "shares", "input", "scale")
 """The keys of config.json on which the interpretation of the weights depends."""
 
 
@@ -106,11 +108,11 @@ def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], about: Any, 
 def _safetensors(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
     """Yield the parts of a safetensors file.
 
-    The library aligns arrays to 8 bytes only. Here the first one begins at a multiple of `ALIGNMENT`, so that the entries of a
-    mapped table do not straddle cache lines.
+    The library aligns arrays to 8 bytes only. Here those of whole cache lines come first, so that the rows of a mapped table do
+    not straddle lines.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    ordered = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
+    ordered = sorted(arrays.items(), key=lambda item: (item[1].nbytes % ALIGNMENT > 0, -item[1].itemsize, item[0]))
     end = 0
     for name, array in ordered:
         begin, end = end, end + array.nbytes
@@ -253,6 +255,19 @@ def _map(path: Path) -> dict[str, npt.NDArray[Any]]:
         for name, about in header.items()
         if name != "__metadata__"
     }
+
+
+def stored_checksum(path: Path) -> str:
+    """Return the checksum that a file states, of its arrays and its JSON value, without reading the arrays.
+
+    Raises
+    ------
+    FflmError
+        If the file is missing, or is not such a file.
+    """
+    with _opened(path) as file:
+        checksum: str = (file.metadata() or {})["crc32"]
+        return checksum
 
 
 def array_shapes(path: Path) -> dict[str, tuple[int, ...]]:

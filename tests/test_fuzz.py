@@ -515,7 +515,7 @@ def _classify(path: Path) -> None:
 
 
 FOLDERS: dict[str, tuple[list[str], Callable[[Path], Any]]] = {
-    "net.model": ([CONFIG, WEIGHTS, "vocabulary.tsv"], _predict),
+    "net.model": ([CONFIG, WEIGHTS, "vocabulary.tsv", "vocabulary.safetensors"], _predict),
     "gram.ngram": ([CONFIG, WEIGHTS, INDEX], _predict),
     "mix.mix": ([CONFIG, WEIGHTS], _predict),
     "text.classifier": ([CONFIG, WEIGHTS], _classify),

@@ -161,21 +161,9 @@ class NgramModel(TableScorer, LanguageModel):
         """
         save_index(path, self._index)
 
-    def verify(self) -> None:
-        """Verify the checksums of the model's files, for which they are read to their ends; `load` reads no more than it needs.
-
-        Raises
-        ------
-        FflmError
-            If one of them is damaged.
-        """
-        if self._stored:
-            tables = _verified(self._stored, len(self.vocabulary), self.order)
-            map_index(self._stored.path.parent, self._stored.checksum, int(tables.starts[1]) + 1, verify=True)
-
     @classmethod
     @checked
-    def load(cls, path: PathLike, device: Device = "cpu") -> Self:
+    def load(cls, path: PathLike, device: Device = "cpu", *, verify: bool = False) -> Self:
         """Load the model in a folder.
 
         Parameters
@@ -184,6 +172,8 @@ class NgramModel(TableScorer, LanguageModel):
             The model's folder.
         device
             Ignored: n-gram models always run on the CPU.
+        verify
+            As for `fflm.load`.
 
         Raises
         ------
@@ -192,16 +182,16 @@ class NgramModel(TableScorer, LanguageModel):
         """
         path = to_path("path", path)
         about = read_config(path, "ngram")
-        text, vocabulary = read_text(path, about)
+        text, vocabulary = read_text(path, about, verify=verify)
         mapped, figures = map_arrays(path / WEIGHTS, TABLE_TYPES, NgramFigures, meaning(about), verify=False)
         ngram, about = about["ngram"], {**about, "figures": figures}
-        index = map_index(path, mapped.checksum, len(vocabulary) + 1)
+        index = map_index(path, mapped.checksum, len(vocabulary) + 1, verify=verify)
         if not (len(ngram["counts"]) <= ngram["order"] and len(ngram["discounts"] or ()) in (0, len(ngram["counts"]))):
             raise FflmError(f"{path} is damaged (its {CONFIG} contradicts itself): {REMEDY}")
-        if index is None:
-            return cls(_verified(mapped, len(vocabulary), ngram["order"]), vocabulary, text, about)
-        model = cls(mapped, vocabulary, text, about)
-        model._index = index
+        stored = _verified(mapped, len(vocabulary), ngram["order"]) if verify or index is None else mapped
+        model = cls(stored, vocabulary, text, about)
+        if index is not None:
+            model._index = index
         return model
 
 
