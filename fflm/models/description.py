@@ -76,6 +76,7 @@ class NetworkFile(TrainedFile, total=False):
     text: Required[TextSettings]
     corpus: CorpusReference
     vectors: Count
+    bits: Literal[8]
 
 
 class Ngram(TypedDict):
@@ -88,6 +89,7 @@ class Ngram(TypedDict):
     source: NotRequired[str]
     prune: NotRequired[Annotated[list[Count], Meta(max_length=LARGEST_ORDER)]]
     prune_entropy: NotRequired[float]
+    bits: NotRequired[Literal[8]]
 
 
 class NgramFile(Common, total=False):

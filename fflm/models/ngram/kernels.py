@@ -237,6 +237,14 @@ ENTRY = np.dtype([("key", np.uint64), ("log_p", np.float32), ("back_off", np.flo
 
 _SIZE = np.uint64(ENTRY.itemsize)
 
+CODES = 3
+"""The number of integers of 16 bits of a slot of a quantized `Index`."""
+
+_CODES_SIZE = np.uint64(2 * CODES)
+
+BINS = 256
+"""The number of bins of log-probabilities, and of back-off weights, of n-grams of one length."""
+
 NO_CONTEXT = np.float32(-0.0)
 """The back-off weight of n-grams that are not contexts. It has a sign, unlike a weight of 1 (`ngrams_of`)."""
 
@@ -251,6 +259,14 @@ class Index(NamedTuple):
     n-gram that also has this word, before its first. So one walk finds all n-grams that end at a place of a text, and the
     back-off weights of the contexts that end there.
 
+    In a quantized index, slots have 6 bytes: two integers of a tag, and one of two codes, the numbers of the bins of the
+    log-probability and of the back-off weight (Federico and Bertoldi 2006, "How many bits are needed to store probabilities for
+    phrase-based translation?"). The tag stands for the whole key, which has ``width`` bits: they are multiplied by an odd number,
+    modulo 2^width, which can be undone; the upper bits of the product give the slot at which the search begins, and the tag has
+    the lower ``shift`` bits, which tell apart the products that begin there, and above them 1 plus the number of slots from there
+    to this one (Darragh, Cleary and Witten 1993, "Bonsai: a compact representation of trees"). So no n-gram is taken for
+    another.
+
     Attributes
     ----------
     entries
@@ -262,11 +278,23 @@ class Index(NamedTuple):
         V + 1.
     slots
         The number of slots in which a search may begin.
+    codes
+        (C, `CODES`) uint16, the slots of a quantized index, whose ``entries`` are only those of single words; otherwise C is 0.
+        In free slots, of which the last one is one, the tag is 0. In entries that are no n-grams, or no contexts, the code is 0.
+    bins
+        (2, n + 1, `BINS`) float32: for n-grams of k + 1 words, the log-probabilities and the back-off weights of the codes, nats.
+    word_bits, width, shift
+        The number of bits of a word and of a key, and of the part of a tag that tells products apart.
     """
 
     entries: npt.NDArray[np.void]
     words: int
     slots: int
+    codes: npt.NDArray[np.uint16]
+    bins: npt.NDArray[np.float32]
+    word_bits: int
+    width: int
+    shift: int
 
 
 @compiled()
@@ -333,14 +361,111 @@ def _slot(index, key):
 
 
 @inner()
-def _find(index, key):
-    """Return the entry with a key; 0, which is that of a single word, if there is none."""
-    entries, slot = index.entries, _slot(index, key)
+def _find(index, entry, word):
+    """Return the entry of an n-gram, given by its entry, and a word; 0, which is that of a single word, if there is none."""
+    if len(index.codes):
+        return _find_code(index, entry, word)
+    entries, key = index.entries, _key(entry, word)
+    slot = _slot(index, key)
     while entries[slot].key != key:
         if entries[slot].key == 0:
             return np.uint64(0)
         slot += ONE
     return slot
+
+
+@inner()
+def _find_code(index, entry, word):
+    """Return what `_find` does, from a quantized index."""
+    slot, tag = _code_slot(index, entry, word)
+    codes, step = index.codes, ONE << np.uint64(index.shift)
+    found = _tag(codes, slot)
+    while found != tag:
+        if found == 0:
+            return np.uint64(0)
+        slot += ONE
+        tag += step
+        found = _tag(codes, slot)
+    return np.uint64(index.words) + slot
+
+
+@inner()
+def _code_slot(index, entry, word):
+    """Return the slot at which the search for a key begins in a quantized index, and the tag that the key would have there."""
+    width, shift = np.uint64(index.width), np.uint64(index.shift)
+    key = (np.uint64(entry) << np.uint64(index.word_bits)) | np.uint64(word)
+    product = (key * ((FACTOR >> (np.uint64(64) - width)) | ONE)) & ((ONE << width) - ONE)
+    slot = ((product >> (width - np.uint64(32))) * np.uint64(index.slots)) >> np.uint64(32)
+    return slot, (product & ((ONE << shift) - ONE)) | (ONE << shift)
+
+
+@inner()
+def _tag(codes, slot):
+    """Return the tag in a slot of a quantized index."""
+    return np.uint64(codes[slot, 0]) | (np.uint64(codes[slot, 1]) << np.uint64(16))
+
+
+@inner()
+def _prefetch(index, entry, word):
+    """Prefetch where the search for the entry of an n-gram, given by its entry, and a word begins."""
+    if len(index.codes):
+        prefetch(index.codes, _CODES_SIZE * _code_slot(index, entry, word)[0])
+    else:
+        prefetch(index.entries, _SIZE * _slot(index, _key(entry, word)))
+
+
+@inner()
+def _values(index, entry, k):
+    """Return the log-probability and the back-off weight in the entry of an n-gram of k + 1 words."""
+    if len(index.codes) and k > 0:
+        code = np.uint64(index.codes[entry - np.uint64(index.words), 2])
+        return index.bins[0, k, code & np.uint64(255)], index.bins[1, k, code >> np.uint64(8)]
+    return index.entries[entry].log_p, index.entries[entry].back_off
+
+
+@compiled()
+def fill_codes(index, codes, quantized):
+    """Enter the n-grams of an `Index` into a quantized one with free slots; return whether there was room for all.
+
+    codes (S,) uint16 are those of each entry, both in one number.
+    """
+    numbers = np.zeros(len(index.entries), np.uint32)  # of entries that were entered, in the quantized index
+    for word in range(index.words):
+        numbers[word] = word
+    lengths, last = lengths_of(index), np.uint64(len(quantized.codes) - 1)
+    for length in range(2, len(quantized.bins[0]) + 1):
+        for old in range(index.words, len(lengths)):
+            if lengths[old] != length:
+                continue
+            key = index.entries[old].key
+            above, word = key >> np.uint64(32), (key & np.uint64(2**32 - 1)) - ONE
+            slot, tag = _code_slot(quantized, numbers[above], word)
+            while _tag(quantized.codes, slot):
+                slot += ONE
+                tag += ONE << np.uint64(quantized.shift)
+            if slot == last or tag > np.uint64(2**32 - 1):
+                return False
+            quantized.codes[slot, 0], quantized.codes[slot, 1] = tag & np.uint64(2**16 - 1), tag >> np.uint64(16)
+            quantized.codes[slot, 2] = codes[old]
+            numbers[old] = np.uint64(quantized.words) + slot
+    return True
+
+
+@compiled()
+def lengths_of(index):
+    """Return the number of words of each entry of an `Index` (S,), uint8; 0 in free slots."""
+    lengths = np.zeros(len(index.entries), np.uint8)
+    lengths[: index.words] = 1
+    length, more = 1, True
+    while more:
+        more = False
+        for entry in range(index.words, len(lengths)):
+            key = index.entries[entry].key
+            if key != 0 and lengths[entry] == 0 and lengths[key >> np.uint64(32)] == length:
+                lengths[entry] = length + 1
+                more = True
+        length += 1
+    return lengths
 
 
 @inner()
@@ -350,18 +475,18 @@ def ngrams_of(index, word, context, back_offs):
     Sets the weights of the contexts of 1 to n + 1 words that end with the word, (n + 1,), 0 where there is none. Returns the
     log-probability of the longest n-gram, its length (0 if the word is ``<s>``), and the length of the longest context.
     """
-    entries, entry = index.entries, np.uint64(word)
+    entry = min(np.uint64(word), np.uint64(index.words - 1))  # a state may be of another model, and have its words
     log_p, length, longest = NO_NGRAM, 0, 0
     for k in range(len(context) + 1):
         if k > 0:
-            entry = _find(index, _key(entry, context[k - 1]))
+            entry = _find(index, entry, context[k - 1])
             if not entry:
                 for rest in range(k, len(context) + 1):
                     back_offs[rest] = 0
                 break
-        back_offs[k] = entries[entry].back_off
-        if not np.isnan(entries[entry].log_p):
-            log_p, length = entries[entry].log_p, k + 1
+        own, back_offs[k] = _values(index, entry, k)
+        if not np.isnan(own):
+            log_p, length = own, k + 1
         if back_offs[k] != 0 or not np.signbit(back_offs[k]):
             longest = k + 1
     return log_p, length, longest
@@ -381,9 +506,9 @@ def log_p_of(log_p, length, back_offs, count):
 @kernel()
 def ngram_losses(index, contexts, wanted, losses, threads):
     """Compute -log p(wanted | context) from an `Index`: contexts (B, n), wanted (B,) -> losses (B,), nats."""
-    entries, words, slots = index
+    entries, words, slots, codes, bins, word_bits, width, shift = index
     for t in prange(threads):
-        own = Index(entries, words, slots)  # a parallel loop takes no tuple from outside
+        own = Index(entries, words, slots, codes, bins, word_bits, width, shift)  # a parallel loop takes no tuple from outside
         first, last = share(len(wanted), threads, t)
         count = contexts.shape[1]
         before, back_offs = np.zeros(count, np.float32), np.empty(count + 1, np.float32)
@@ -479,7 +604,7 @@ def _look_up(index, window, words, active, found, log_p, back_offs):
         entry = entries[words[i]]
         found[i], log_p[i], back_offs[1, i] = words[i], entry.log_p, entry.back_off
         if window:
-            prefetch(entries, _SIZE * _slot(index, _key(words[i], words[i - ONE])))
+            _prefetch(index, words[i], words[i - ONE])
     for k in range(1, window + 1):
         before, after = back_offs[k % 2], back_offs[(k + 1) % 2]
         for i in range(1, len(words)):
@@ -488,15 +613,15 @@ def _look_up(index, window, words, active, found, log_p, back_offs):
         alive, distance = 0, np.uint64(k)
         for a in range(many):
             i = active[a]
-            number = _find(index, _key(found[i], words[i - distance]))
+            number = _find(index, found[i], words[i - distance])
             if not number:
                 continue
-            entry = entries[number]
-            found[i], after[i] = number, entry.back_off
-            if not np.isnan(entry.log_p):
-                log_p[i] = entry.log_p
+            own, after[i] = _values(index, number, k)
+            found[i] = number
+            if not np.isnan(own):
+                log_p[i] = own
             if k < window:
-                prefetch(entries, _SIZE * _slot(index, _key(number, words[i - distance - ONE])))
+                _prefetch(index, number, words[i - distance - ONE])
             active[alive] = i
             alive += 1
         many = alive
@@ -513,7 +638,8 @@ def ngram_score_after(state, word, after, model):
                             those at the end of the text that a context of the model has, as in KenLM: all others don't matter.
     model                   in, `LineTables`, packed
     """
-    tables, length = model.content, state[0]
+    tables = model.content
+    length = min(np.int64(state[0]), tables.order - 1)
     context = state[1 : 1 + length]
     before, back_offs = np.empty(length, np.float32), np.empty(length + 1, np.float32)
     if length > 0:
@@ -547,3 +673,21 @@ def ngram_distributions(tables, contexts, results, threads):
                 results[i] += back_offs[node]
                 for gram in range(starts[node], starts[node + 1]):
                     results[i, targets[gram]] = log_probabilities[gram]
+
+
+@kernel()
+def ngram_distributions_of_index(index, contexts, results, threads):
+    """Compute what `ngram_distributions` does, from an `Index`."""
+    entries, words, slots, codes, bins, word_bits, width, shift = index
+    for t in prange(threads):
+        own = Index(entries, words, slots, codes, bins, word_bits, width, shift)  # a parallel loop takes no tuple from outside
+        first, last = share(len(contexts), threads, t)
+        count = contexts.shape[1]
+        before, back_offs = np.zeros(count, np.float32), np.empty(count + 1, np.float32)
+        for i in range(first, last):
+            context = contexts[i, ::-1]
+            if count > 0:
+                ngrams_of(own, context[0], context[1:], before)
+            for word in range(results.shape[1]):
+                log_p, length, _ = ngrams_of(own, word, context, back_offs)
+                results[i, word] = log_p_of(log_p, length, before, count)
