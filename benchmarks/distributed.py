@@ -154,7 +154,7 @@ def time_messages(rounds: int) -> dict[int, float]:
     """Return the median time in seconds of a sum over all processes, by the size of the array."""
     communicator, result = world(), {}
     for size in SIZES:
-        array, times = np.ones(size, np.float32), []
+        array, times = np.full(size, 0, np.float32), []
         for _ in range(rounds):
             communicator.barrier()
             started = time.perf_counter()
