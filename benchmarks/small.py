@@ -2,9 +2,10 @@
 
 On WikiText-2, a sentence a line, split at spaces: a 5-gram model, and a network that normalizes itself; both are quantized by
 `fflm quantize`. KenLM has the same n-grams, from an ARPA file, in two binary files: ``probing``, and ``trie -q 8 -b 8``. Measured
-are the size on disk; the CPU time of loading, and from there to the score of a first line, in processes that have imported
-everything; words a second on one core in one call (`scores`; KenLM: a call per line), in turns; the perplexity of the validation
-text; and the resident memory that is private to a process, and that which others can share, after these scores.
+are the size on disk; the CPU time of loading, and that until the first score of a line, for which tables may have to be made, in
+processes that have imported everything; words a second on one core in one call (`scores`; KenLM: a call per line), in turns; the
+perplexity of the validation text; and the resident memory that is private to a process, and that which others can share, after
+these scores.
 
 Needs `pip install kenlm`, and KenLM's program ``build_binary``, which the wheel lacks. Its sources are in the package's source
 distribution (``pip download kenlm --no-deps --no-binary kenlm``): compile lm/build_binary_main.cc with the other sources in lm/,
@@ -67,25 +68,30 @@ def prepare(work: Path, source: Path, build_binary: Path, *, quick: bool) -> dic
     return paths
 
 
-def bulk_scorer(name: str, path: Path) -> Callable[[list[str]], Any]:
-    """Load a model, and return what scores lines: a function that returns log p of each, nats."""
-    if name.startswith("KenLM"):
-        model = kenlm.Model(str(path))
-        return lambda lines: [model.score(line) * math.log(10) for line in lines]
-    loaded = fflm.load(path)
-    assert isinstance(loaded, LanguageModel)
-    return FastScorer(loaded).scores if isinstance(loaded, NeuralModel) and is_self_normalized(loaded) else loaded.scores
+def load(name: str, path: Path) -> Any:
+    """Load a model of fflm or KenLM."""
+    return kenlm.Model(str(path)) if name.startswith("KenLM") else fflm.load(path)
+
+
+def bulk_scorer(model: Any) -> Callable[[list[str]], Any]:
+    """Return what scores lines by a model: a function that returns log p of each, nats."""
+    if isinstance(model, NeuralModel) and is_self_normalized(model):
+        return FastScorer(model).scores
+    if isinstance(model, LanguageModel):
+        return model.scores
+    return lambda lines: [model.score(line) * math.log(10) for line in lines]
 
 
 def load_once(name: str, path: Path, warm: Path, lines: list[str]) -> dict[str, float]:
     """Load a model in this process, and score lines; ``warm`` is a model by which everything is imported before."""
     for module in ("fflm.models.neural.quantized", "fflm.models.ngram.model"):
         importlib.import_module(module)
-    bulk_scorer(name, warm)(lines[:1])
+    bulk_scorer(load(name, warm))(lines[:1])
     before = memory()
     started = time.process_time()
-    scores = bulk_scorer(name, path)
+    model = load(name, path)
     loaded = time.process_time() - started
+    scores = bulk_scorer(model)
     scores(lines[:1])
     first = time.process_time() - started
     scores(lines)
@@ -114,7 +120,7 @@ def measure(paths: dict[str, Path], lines: list[str], *, quick: bool) -> dict[st
     """Return the figures of each model."""
     words = sum(len(line.split()) + 1 for line in lines)
     rows: dict[str, dict[str, Any]] = {name: {"bytes": size(path)} for name, path in paths.items()}
-    scorers = {name: bulk_scorer(name, path) for name, path in paths.items()}
+    scorers = {name: bulk_scorer(load(name, path)) for name, path in paths.items()}
     fastest = dict.fromkeys(scorers, math.inf)
     for _ in range(3 if quick else 50):
         for name, scores in scorers.items():
