@@ -336,7 +336,7 @@ def fill_index(parents, words, back_offs, starts, targets, log_probabilities, in
 def _insert(index, entry, word):
     """Return the entry of an n-gram and a word, which is made if there is none; 0 if there is no room."""
     entries, key = index.entries, _key(entry, word)
-    slot = _slot(index, key)
+    slot = _slot(_sizes(index), key)
     while entries[slot].key != key:
         if entries[slot].key == 0:
             if slot == len(entries) - 1:
@@ -354,19 +354,36 @@ def _key(entry, word):
 
 
 @inner()
-def _slot(index, key):
+def _slot(sizes, key):
     """Return the entry at which the search for a key begins."""
     hashed = (key * FACTOR) >> np.uint64(32)
-    return np.uint64(index.words) + ((hashed * np.uint64(index.slots)) >> np.uint64(32))
+    return np.uint64(sizes.words) + ((hashed * np.uint64(sizes.slots)) >> np.uint64(32))
+
+
+class _Sizes(NamedTuple):
+    """The numbers of an `Index`, which functions that look up take beside its arrays.
+
+    To take an array from a tuple counts a reference, which takes long.
+    """
+
+    words: int
+    slots: int
+    word_bits: int
+    width: int
+    shift: int
 
 
 @inner()
-def _find(index, entry, word):
+def _sizes(index):
+    """Return the numbers of an index."""
+    return _Sizes(index.words, index.slots, index.word_bits, index.width, index.shift)
+
+
+@inner()
+def _find(entries, codes, sizes, entry, word):
     """Return the entry of an n-gram, given by its entry, and a word; 0, which is that of a single word, if there is none."""
-    if len(index.codes):
-        return _find_code(index, entry, word)
-    entries, key = index.entries, _key(entry, word)
-    slot = _slot(index, key)
+    key = _key(entry, word)
+    slot = _slot(sizes, key)
     while entries[slot].key != key:
         if entries[slot].key == 0:
             return np.uint64(0)
@@ -375,10 +392,10 @@ def _find(index, entry, word):
 
 
 @inner()
-def _find_code(index, entry, word):
+def _find_code(entries, codes, sizes, entry, word):
     """Return what `_find` does, from a quantized index."""
-    slot, tag = _code_slot(index, entry, word)
-    codes, step = index.codes, ONE << np.uint64(index.shift)
+    slot, tag = _code_slot(sizes, entry, word)
+    step = ONE << np.uint64(sizes.shift)
     found = _tag(codes, slot)
     while found != tag:
         if found == 0:
@@ -386,16 +403,16 @@ def _find_code(index, entry, word):
         slot += ONE
         tag += step
         found = _tag(codes, slot)
-    return np.uint64(index.words) + slot
+    return np.uint64(sizes.words) + slot
 
 
 @inner()
-def _code_slot(index, entry, word):
+def _code_slot(sizes, entry, word):
     """Return the slot at which the search for a key begins in a quantized index, and the tag that the key would have there."""
-    width, shift = np.uint64(index.width), np.uint64(index.shift)
-    key = (np.uint64(entry) << np.uint64(index.word_bits)) | np.uint64(word)
+    width, shift = np.uint64(sizes.width), np.uint64(sizes.shift)
+    key = (np.uint64(entry) << np.uint64(sizes.word_bits)) | np.uint64(word)
     product = (key * ((FACTOR >> (np.uint64(64) - width)) | ONE)) & ((ONE << width) - ONE)
-    slot = ((product >> (width - np.uint64(32))) * np.uint64(index.slots)) >> np.uint64(32)
+    slot = ((product >> (width - np.uint64(32))) * np.uint64(sizes.slots)) >> np.uint64(32)
     return slot, (product & ((ONE << shift) - ONE)) | (ONE << shift)
 
 
@@ -406,21 +423,30 @@ def _tag(codes, slot):
 
 
 @inner()
-def _prefetch(index, entry, word):
+def _prefetch(entries, codes, sizes, entry, word):
     """Prefetch where the search for the entry of an n-gram, given by its entry, and a word begins."""
-    if len(index.codes):
-        prefetch(index.codes, _CODES_SIZE * _code_slot(index, entry, word)[0])
-    else:
-        prefetch(index.entries, _SIZE * _slot(index, _key(entry, word)))
+    prefetch(entries, _SIZE * _slot(sizes, _key(entry, word)))
 
 
 @inner()
-def _values(index, entry, k):
+def _prefetch_code(entries, codes, sizes, entry, word):
+    """Do what `_prefetch` does, in a quantized index."""
+    prefetch(codes, _CODES_SIZE * _code_slot(sizes, entry, word)[0])
+
+
+@inner()
+def _values(entries, codes, bins, words, entry, k):
     """Return the log-probability and the back-off weight in the entry of an n-gram of k + 1 words."""
-    if len(index.codes) and k > 0:
-        code = np.uint64(index.codes[entry - np.uint64(index.words), 2])
-        return index.bins[0, k, code & np.uint64(255)], index.bins[1, k, code >> np.uint64(8)]
-    return index.entries[entry].log_p, index.entries[entry].back_off
+    return entries[entry].log_p, entries[entry].back_off
+
+
+@inner()
+def _values_of_code(entries, codes, bins, words, entry, k):
+    """Return what `_values` does, from a quantized index."""
+    if k == 0:
+        return entries[entry].log_p, entries[entry].back_off
+    code = np.uint64(codes[entry - np.uint64(words), 2])
+    return bins[0, k, code & np.uint64(255)], bins[1, k, code >> np.uint64(8)]
 
 
 @compiled()
@@ -439,7 +465,7 @@ def fill_codes(index, codes, quantized):
                 continue
             key = index.entries[old].key
             above, word = key >> np.uint64(32), (key & np.uint64(2**32 - 1)) - ONE
-            slot, tag = _code_slot(quantized, numbers[above], word)
+            slot, tag = _code_slot(_sizes(quantized), numbers[above], word)
             while _tag(quantized.codes, slot):
                 slot += ONE
                 tag += ONE << np.uint64(quantized.shift)
@@ -468,6 +494,34 @@ def lengths_of(index):
     return lengths
 
 
+def _walker(find, values):
+    """Return what `ngrams_of` is for an exact or a quantized index, given how to find entries and their values."""
+
+    @inner()
+    def walk(index, word, context, back_offs):
+        entries, codes, bins, sizes = index.entries, index.codes, index.bins, _sizes(index)
+        entry = min(np.uint64(word), np.uint64(sizes.words - 1))  # a state may be of another model, and have its words
+        log_p, length, longest = NO_NGRAM, 0, 0
+        for k in range(len(context) + 1):
+            if k > 0:
+                entry = find(entries, codes, sizes, entry, context[k - 1])
+                if not entry:
+                    for rest in range(k, len(context) + 1):
+                        back_offs[rest] = 0
+                    break
+            own, back_offs[k] = values(entries, codes, bins, sizes.words, entry, k)
+            if not np.isnan(own):
+                log_p, length = own, k + 1
+            if back_offs[k] != 0 or not np.signbit(back_offs[k]):
+                longest = k + 1
+        return log_p, length, longest
+
+    return walk
+
+
+_walk, _walk_codes = _walker(_find, _values), _walker(_find_code, _values_of_code)
+
+
 @inner()
 def ngrams_of(index, word, context, back_offs):
     """Look up a word and the words before it, a context (n,), the newest first.
@@ -475,21 +529,9 @@ def ngrams_of(index, word, context, back_offs):
     Sets the weights of the contexts of 1 to n + 1 words that end with the word, (n + 1,), 0 where there is none. Returns the
     log-probability of the longest n-gram, its length (0 if the word is ``<s>``), and the length of the longest context.
     """
-    entry = min(np.uint64(word), np.uint64(index.words - 1))  # a state may be of another model, and have its words
-    log_p, length, longest = NO_NGRAM, 0, 0
-    for k in range(len(context) + 1):
-        if k > 0:
-            entry = _find(index, entry, context[k - 1])
-            if not entry:
-                for rest in range(k, len(context) + 1):
-                    back_offs[rest] = 0
-                break
-        own, back_offs[k] = _values(index, entry, k)
-        if not np.isnan(own):
-            log_p, length = own, k + 1
-        if back_offs[k] != 0 or not np.signbit(back_offs[k]):
-            longest = k + 1
-    return log_p, length, longest
+    if len(index.codes):
+        return _walk_codes(index, word, context, back_offs)
+    return _walk(index, word, context, back_offs)
 
 
 @inner()
@@ -591,6 +633,45 @@ def _lay_out(ids, tables, words, used, places, count, active, many):
     return used, count, many
 
 
+def _searcher(find, prefetch_entry, values):
+    """Return what `_look_up` is for an exact or a quantized index, given how to find and prefetch entries, and their values."""
+
+    @inner()
+    def look_up(index, window, words, active, found, log_p, back_offs):
+        entries, codes, bins, sizes, many = index.entries, index.codes, index.bins, _sizes(index), len(active)
+        for a in range(many):
+            i = active[a]
+            entry = entries[words[i]]
+            found[i], log_p[i], back_offs[1, i] = words[i], entry.log_p, entry.back_off
+            if window:
+                prefetch_entry(entries, codes, sizes, words[i], words[i - ONE])
+        for k in range(1, window + 1):
+            before, after = back_offs[k % 2], back_offs[(k + 1) % 2]
+            for i in range(1, len(words)):
+                log_p[i] += before[i - 1]
+            clear(after[: len(words)])
+            alive, distance = 0, np.uint64(k)
+            for a in range(many):
+                i = active[a]
+                number = find(entries, codes, sizes, found[i], words[i - distance])
+                if not number:
+                    continue
+                own, after[i] = values(entries, codes, bins, sizes.words, number, k)
+                found[i] = number
+                if not np.isnan(own):
+                    log_p[i] = own
+                if k < window:
+                    prefetch_entry(entries, codes, sizes, number, words[i - distance - ONE])
+                active[alive] = i
+                alive += 1
+            many = alive
+
+    return look_up
+
+
+_search, _search_codes = _searcher(_find, _prefetch, _values), _searcher(_find_code, _prefetch_code, _values_of_code)
+
+
 @inner()
 def _look_up(index, window, words, active, found, log_p, back_offs):
     """Set log_p at the active places (A,) of words (N,), looking up the n-grams of all places together, shorter ones first.
@@ -598,33 +679,10 @@ def _look_up(index, window, words, active, found, log_p, back_offs):
     found (N,), int64, and back_offs (2, N), whose numbers are finite, are scratch: the longest n-gram that was found at each
     place, and the weights of the contexts of k words that end there, in row k % 2.
     """
-    entries, many = index.entries, len(active)
-    for a in range(many):
-        i = active[a]
-        entry = entries[words[i]]
-        found[i], log_p[i], back_offs[1, i] = words[i], entry.log_p, entry.back_off
-        if window:
-            _prefetch(index, words[i], words[i - ONE])
-    for k in range(1, window + 1):
-        before, after = back_offs[k % 2], back_offs[(k + 1) % 2]
-        for i in range(1, len(words)):
-            log_p[i] += before[i - 1]
-        clear(after[: len(words)])
-        alive, distance = 0, np.uint64(k)
-        for a in range(many):
-            i = active[a]
-            number = _find(index, found[i], words[i - distance])
-            if not number:
-                continue
-            own, after[i] = _values(index, number, k)
-            found[i] = number
-            if not np.isnan(own):
-                log_p[i] = own
-            if k < window:
-                _prefetch(index, number, words[i - distance - ONE])
-            active[alive] = i
-            alive += 1
-        many = alive
+    if len(index.codes):
+        _search_codes(index, window, words, active, found, log_p, back_offs)
+    else:
+        _search(index, window, words, active, found, log_p, back_offs)
 
 
 ngram_score_lines = line_scorer("ngram_lines", ngram_losses_of_lines)
