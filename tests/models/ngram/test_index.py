@@ -1,8 +1,10 @@
 """The index of n-grams finds what a search in a dictionary finds, whatever collides, and does not crash on damaged entries."""
 
+import json
 import math
 import mmap
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import PERPLEXITY, STORIES
+from command import fflm as command
 
 import fflm
 from fflm.arrays import INDEX, WEIGHTS, load_arrays, save_arrays
@@ -344,3 +348,16 @@ def test_processes_share_mapped_index(folder):
     shared, private = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     assert shared > 0
     assert private == 0
+
+
+def test_command_states_sizes_and_perplexities(tmp_path):
+    (tmp_path / "text.txt").write_text(STORIES)
+    fflm.train_ngram(tmp_path / "text.txt", tmp_path / "t.ngram", order=3)
+    result = command("quantize", "t.ngram", "-o", "s.ngram", folder=tmp_path)
+    assert re.search(rf"^valid {PERPLEXITY}; [+-]\d+\.\d\d% of that of the original$", result.stdout, re.MULTILINE)
+    again = json.loads(command("quantize", "t.ngram", "-o", "s.ngram", "--overwrite", "--json", folder=tmp_path).stdout)
+    assert again["bytes"] < again["original_bytes"] / 2
+    assert again["valid"]["perplexity"] == pytest.approx(again["valid"]["original"], rel=0.005)
+    assert "quantized" in repr(fflm.load(tmp_path / "s.ngram"))
+    assert command("score", "-m", "s.ngram", "--part", "valid", folder=tmp_path).returncode == 0
+    assert "model.safetensors:" in command("info", "s.ngram", folder=tmp_path).stdout
