@@ -3,7 +3,8 @@
 The method is that of SQLite's tests (https://sqlite.org/testing.html): the first call fails, then, in a new folder, the second,
 and so on to the last; and again with SIGTERM, and with SIGKILL. A message names the command, the kind of fault and the call, and
 ``FAULTS_AT=17 pytest tests/test_faults.py -k "train and kill"`` runs that one alone. To keep CI short, one call of each kind is
-tried (of searches every third kind), and with signals every third kind, except SIGKILL of commands that can be resumed;
+tried (of searches every third kind, by turns with SIGKILL and with the other faults), and with signals every third kind, except
+SIGKILL of commands that can be resumed;
 ``FAULTS_EVERY=1`` tries all calls. Commands that take long are marked ``slow``.
 """
 
@@ -341,8 +342,10 @@ class Experiment:
         if "FAULTS_EVERY" in os.environ:
             return sorted(at for found in places.values() for at in found)[:: int(os.environ["FAULTS_EVERY"])]
         chosen = sorted(found[number % len(found)] for number, found in enumerate(places.values()))
+        if self.name.startswith("tune"):
+            return chosen[::3][kind == "kill" :: 2]
         all_kinds = kind not in ("kill", "terminate") or (kind == "kill" and self.command.resume)
-        return chosen[:: 1 if all_kinds and not self.name.startswith("tune") else 3]
+        return chosen[:: 1 if all_kinds else 3]
 
     def find_problems(self, kind, at):
         """Run the command with a fault at a call; return the problems that are found afterwards, one line each."""

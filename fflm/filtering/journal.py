@@ -7,7 +7,7 @@ the output folder, if necessary by the job that is resumed.
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -109,9 +109,10 @@ class Journal:
             os.truncate(self.file, len(complete))
         for number, line in enumerate(complete.splitlines(), 1):
             entry: dict[str, Any] = from_json(line, Entry, f"{self.file}, line {number}", REMEDY)
-            key = entry.pop("writes"), entry.pop("file")
+            key = entry["writes"], entry["file"]
             before = self.states.get(key, State()).broken if entry["records"] else {}
-            self.states[key] = State(**{**entry, "broken": {**before, **entry["broken"]}})
+            known = {each.name: entry[each.name] for each in fields(State)}
+            self.states[key] = State(**{**known, "broken": {**before, **entry["broken"]}})
 
     def path(self, index: int, suffix: str) -> Path:
         """Return the path of a file in progress, of which there are several kinds, by their suffixes."""

@@ -186,7 +186,7 @@ class Parameters:
                 )
         if len(types := {str(arrays[name].dtype) for name in wanted}) > 1:
             raise FflmError(f"{source} are damaged: they are of several types, {' and '.join(sorted(types))}; {REMEDY}")
-        parameters = cls._assemble(config, arrays)
+        parameters = cls.assemble(config, arrays)
         if verify:
             parameters.check_finite(source)
         return parameters
@@ -198,7 +198,7 @@ class Parameters:
                 raise FflmError(f"{source} are damaged: {name!r} has a number that is not finite; {REMEDY}")
 
     @classmethod
-    def _assemble(cls, config: NetworkConfig, arrays: Mapping[str, Array]) -> Self:
+    def assemble(cls, config: NetworkConfig, arrays: Mapping[str, Array]) -> Self:
         """Return parameters that consist of these arrays, without checks."""
         layers = range(len(config.hidden))
         return cls(
@@ -258,7 +258,7 @@ class Parameters:
     @classmethod
     def zeros(cls, config: NetworkConfig, dtype: np.dtype | type = np.float32) -> Self:
         """Return parameters that are all zero."""
-        return cls._assemble(config, {name: np.zeros(shape, dtype) for name, shape in shapes(config).items()})
+        return cls.assemble(config, {name: np.zeros(shape, dtype) for name, shape in shapes(config).items()})
 
     def zeros_like(self) -> Self:
         """Return parameters with the same shapes and dtype that are all zero, as NumPy arrays."""
@@ -314,7 +314,7 @@ class Parameters:
             for index, size in enumerate(config.hidden):
                 bound = arrays[f"hidden.{index}.weight"].shape[1] ** -0.5
                 arrays[f"hidden.{index}.bias"] = generator.uniform(-bound, bound, size).astype(dtype)
-        return cls._assemble(config, arrays)
+        return cls.assemble(config, arrays)
 
 
 def _uniform(generator: np.random.Generator, bound: float, shape: tuple[int, ...], dtype: np.dtype | type, rows: slice) -> Array:

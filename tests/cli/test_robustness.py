@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from command import FFLM, SMALL, STORIES, snapshot
-from command import installed_fflm as fflm
+from command import FFLM, SMALL, STORIES, fflm, installed_fflm, snapshot
 
 from fflm import files
 from fflm.cli import main
@@ -292,7 +291,7 @@ def test_train_on_full_disk_leaves_no_files(folder, limit):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     before = snapshot(folder)
-    result = fflm("train", "text.txt", *SMALL, "--epochs", 2, "-o", "new.model", folder=folder, preexec_fn=restrict)
+    result = installed_fflm("train", "text.txt", *SMALL, "--epochs", 2, "-o", "new.model", folder=folder, preexec_fn=restrict)
     assert result.returncode == 1
     assert re.fullmatch(r"error: cannot write [^\n]+\n", result.stderr.splitlines(keepends=True)[-1]), result.stderr
     assert "Traceback" not in result.stderr
@@ -307,7 +306,7 @@ def test_training_resumes_after_disk_was_full(folder):
         resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
 
     options = ("--embedding", 2, "--hidden", 2, "--batch-size", 256, "--epochs", 60, "--patience", 0)
-    result = fflm("train", "text.txt", *options, "-o", "new.model", folder=folder, preexec_fn=restrict)
+    result = installed_fflm("train", "text.txt", *options, "-o", "new.model", folder=folder, preexec_fn=restrict)
     assert result.returncode == 1
     assert re.fullmatch(r"error: cannot write new.model/log.jsonl: File too large", result.stderr.splitlines()[-1])
     assert {path.name for path in Path("new.model").iterdir()} == {path.name for path in Path("text.model").iterdir()}

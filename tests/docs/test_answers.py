@@ -123,8 +123,9 @@ WINDOWS = re.search(r"We measured ([\d.]+), ([\d.]+) and ([\d.]+) for windows of
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("window", "perplexity"), [*zip((1, 2, 5, 10), WINDOWS.groups(), strict=True)])
+@pytest.mark.parametrize(("window", "perplexity"), [(1, WINDOWS[1]), (10, WINDOWS[4])])
 def test_windows_of_words_have_the_perplexities_of_the_page(window, perplexity, tmp_path):
+    """Those in between are left out for their time."""
     train("--averages", "0", "--window", str(window), folder=tmp_path)
     assert evaluations(tmp_path / "quick.model")[-1]["valid"]["perplexity"] == pytest.approx(float(perplexity), rel=FEW_PERCENT)
 

@@ -152,16 +152,6 @@ def test_more_hidden_units_approximate_curve_better():
     assert errors[-1] < 0.03
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "module", [approximation, batches_and_rates, cross_entropy, early_stopping, initial_weights, zero_centered]
-)
-def test_examples_of_training_output_and_plot(module, capsys, tmp_path):
-    module.main(["--plot", str(tmp_path / "picture.png")])
-    assert len(capsys.readouterr().out.splitlines()) > 5
-    assert (tmp_path / "picture.png").read_bytes().startswith(PNG)
-
-
 def test_backpropagation_output(capsys):
     backpropagation.main()
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if " | " in line and "by the" not in line]

@@ -78,6 +78,7 @@ def test_perceptrons_output_and_plot(capsys, tmp_path):
         "1 1 1 1",
     ]
     assert lines[7:12] == ["x1 x2 w . x + b y", "0 0 0 0", "0 1 1 1", "1 0 1 1", "1 1 2 1"]
+    assert "as after epoch 2: it goes round for ever, all four never right" in lines
     verdicts = [line.split(": ")[1] for line in lines if line.startswith("as after")]
     assert verdicts == ["learned", "learned", "it goes round for ever, all four never right"]
     given = lines.index("x1 x2 h1 h2 y")

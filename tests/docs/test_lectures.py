@@ -164,18 +164,29 @@ def scripts() -> dict[str, list[str]]:
     return found
 
 
-OWN_TESTS = {"examples/augmentation.py", "examples/iris.py", "examples/sliding_window.py"}
-"""Scripts that take long, and whose output test_examples_networks.py checks."""
+OWN_TESTS = {f"examples/{name}.py" for name in ("augmentation", "iris", "perceptrons", "sentiment", "sliding_window", "tagging")}
+"""Scripts that take long, and whose output the tests of the examples check."""
+PLOTTED = ("approximation", "batches_and_rates", "cross_entropy", "early_stopping", "initial_weights", "zero_centered")
+"""Scripts that train, and whose plot has no other test."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", sorted(set(scripts()) - OWN_TESTS))
-def test_scripts_print_what_the_topics_say(script, capsys, monkeypatch):
+def test_scripts_print_what_the_topics_say(script, capsys, monkeypatch, tmp_path):
     path, *arguments = script.split()
+    if Path(path).stem in PLOTTED:
+        arguments += ["--plot", str(tmp_path / "picture.png")]
     monkeypatch.setattr(sys, "argv", [path, *arguments])
     runpy.run_path(str(ROOT / path), run_name="__main__")
     printed = capsys.readouterr().out
     assert [text for text in scripts()[script] if text not in printed] == []
+    if Path(path).stem in PLOTTED:
+        assert len(printed.splitlines()) > 5
+        assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plots_of_training_are_drawn_by_scripts_of_table():
+    assert {f"examples/{name}.py" for name in PLOTTED} <= set(scripts()) - OWN_TESTS
 
 
 @pytest.mark.slow

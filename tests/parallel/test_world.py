@@ -116,6 +116,14 @@ def test_only_first_process_prints(tmp_path):
     assert "Usage" in fflm_command("score", "--help", folder=tmp_path, environment={"PMI_RANK": "0", "PMI_SIZE": "2"}).stdout
 
 
+def test_scores_of_words_in_several_processes_are_refused(monkeypatch, text):
+    imitate_launch(monkeypatch, Recorder(0, 4, True))
+    monkeypatch.setenv("PMI_RANK", "0")
+    result = fflm_command("score", "-m", "text.ngram", text, "--by", "word", folder=".")
+    assert result.returncode == 1
+    assert "--fast, --follow, --nbest or --by uses one process, but 4 were started" in result.stderr
+
+
 def test_ngram_training_in_several_processes_is_refused(monkeypatch, text):
     monkeypatch.setenv("PMI_RANK", "0")
     monkeypatch.setenv("PMI_SIZE", "2")
