@@ -154,7 +154,7 @@ def time_messages(rounds: int) -> dict[int, float]:
     """Return the median time in seconds of a sum over all processes, by the size of the array."""
     communicator, result = world(), {}
     for size in SIZES:
-        array, times = np.ones(size, np.float32), []
+        array, times = np.full(size, 0, np.float32), []
         for _ in range(rounds):
             communicator.barrier()
             started = time.perf_counter()
@@ -164,11 +164,11 @@ def time_messages(rounds: int) -> dict[int, float]:
     return result
 
 
-def in_processes(size: int, *arguments: object, launcher: Sequence[str] = (str(MPIEXEC),)) -> Any:
-    """Run a function of this script in several processes; return what the first one prints."""
+def in_processes(size: int, *arguments: object, launcher: Sequence[str] = (str(MPIEXEC),), script: str = __file__) -> Any:
+    """Run a function of this script, or of another one, in several processes; return what the first one prints."""
     prefix = [*launcher, "-n", str(size)] if size > 1 else []
     process = subprocess.run(
-        [*prefix, sys.executable, __file__, "--work", *map(str, arguments)], stdout=subprocess.PIPE, check=True
+        [*prefix, sys.executable, script, "--work", *map(str, arguments)], stdout=subprocess.PIPE, check=True
     )
     return json.loads(process.stdout)
 

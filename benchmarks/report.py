@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md and the tables of results in README.md, README.zh.md and docs/filter.md from the files in results/.
+"""Writes docs/benchmarks.md and the results in README.md, README.zh.md, docs/distributed.md and docs/filter.md from results/.
 
 Nothing is measured here. Run `python benchmarks/report.py` after a benchmark has recorded new results; a test checks that the
 pages are up to date.
@@ -128,7 +128,7 @@ PyTorch {machine["torch"]}. Most runs were made while other programs used the ma
 - `benchmarks/sampled.py` was run with the preset `quick` only, not with the default network.
 - The perplexities of the first two sections were measured before a correction of Adam for the rows that a sampled step
   leaves out. With the correction, the preset `quick` goes from 171.0 to 166.4 on the validation text of WikiText-2.
-- `benchmarks/start_up.py` was run before each kernel had a sequential form beside the parallel one."""
+- `benchmarks/start_up.py` was run when kernels were compiled as parallel loops of Numba."""
 
 
 def quality() -> str:
@@ -530,9 +530,52 @@ def filter_table() -> str:
     return table(["", *result["rows"]], body)
 
 
+def distributed_results() -> str:
+    """Return the results in docs/distributed.md: measured steps of two processes, and in how many a step is fastest."""
+    result = read("distributed")
+    checks, predicted, overlap = result["checks"], result["predicted"], read("overlap")["results"]
+    links = ["this machine", *(link for link in checks if link != "this machine")]
+    measured = []
+    for case, ways in result["cases"].items():
+        alone = (ways[way]["seconds"]["median"] * 1e3 for way in ("one process, one thread", "one process, two threads"))
+        steps = (checks[link][case] for link in links)
+        times = (f"{seconds * 1e3:,.0f} ({modeled * 1e3:,.0f})" for seconds, modeled in steps)
+        measured.append([case, *map("{:,.0f}".format, alone), *times])
+    bandwidths = list(next(iter(predicted.values())))
+    best = [[case, *(fastest(times) for times in by_link.values())] for case, by_link in predicted.items()]
+    saved = [[case, *(savings(cases[case]) for cases in overlap.values())] for case in overlap["this machine"]]
+    paragraphs = [
+        "Milliseconds per step of one process with one and with two threads, and of two processes with one thread each; in "
+        "parentheses those of the model:",
+        table(["", "one thread", "two threads", *links], measured),
+        "In how many processes a step is fastest by the model, and how many times as fast as in one process; more do not pay:",
+        table(["", *bandwidths], best),
+        source("distributed"),
+        "The share of a step's time that is saved if gradients are summed during the backward pass, in a second thread or by "
+        "non-blocking operations; in parentheses what can be saved at most if nothing else uses the processors:",
+        table(["", *overlap], saved),
+        source("overlap"),
+    ]
+    return "\n" + "\n\n".join(map(wrap, paragraphs)) + "\n"
+
+
+def savings(result: Result) -> str:
+    """Return the shares of a step's time that two ways to sum gradients early save, and what could be saved at most."""
+    return f"{result['saved']['thread']:.0%}, {result['saved']['non-blocking']:.0%} ({result['most']:.0%})"
+
+
+def fastest(times: list[float]) -> str:
+    """Return in which of 1, 2, 4, ... processes a step is fastest, and how many times as fast as in one, given its times."""
+    best = min(range(len(times)), key=times.__getitem__)
+    return f"{2**best}: {times[0] / times[best]:.1f} times" if best else "one"
+
+
 def main() -> None:
     PAGE.write_text(page(), encoding="utf-8")
-    tables = {readme: readme_table(readme) for readme in README_WORDS} | {"docs/filter.md": filter_table()}
+    tables = {readme: readme_table(readme) for readme in README_WORDS} | {
+        "docs/distributed.md": distributed_results(),
+        "docs/filter.md": filter_table(),
+    }
     for page_, table_ in tables.items():
         text = (ROOT / page_).read_text(encoding="utf-8")
         (ROOT / page_).write_text(TABLE.sub(lambda _, table_=table_: table_, text), encoding="utf-8")

@@ -13,10 +13,12 @@ from fflm.filtering.settings import FilterSettings, Selection
 from fflm.filtering.sources import is_url
 from fflm.models.classifier import train as classifier_train
 from fflm.models.classifier.model import TextClassifier
+from fflm.models.ensemble import Ensemble, start_ensemble
 from fflm.models.folder import KINDS, read_config
 from fflm.models.language_model import LanguageModel
 from fflm.models.load import import_class
 from fflm.models.load import load as load_model
+from fflm.models.mixture.model import Mixture
 from fflm.models.neural import train as neural_train
 from fflm.models.neural.model import NeuralModel
 from fflm.models.ngram import train as ngram_train
@@ -28,6 +30,7 @@ from fflm.search.study import SEARCH
 from fflm.signals import ctrl_c
 from fflm.training.events import Event
 from fflm.training.session import Callback, Session
+from fflm.training.settings import Members
 
 
 @checked
@@ -45,9 +48,15 @@ def load(path: PathLike, device: Device = "cpu") -> LanguageModel | TextClassifi
 @with_options(neural_train.OPTIONS)
 @checked
 def train(
-    inputs: Paths, path: PathLike | None = None, *, verbose: bool = False, callback: Callback | None = None, **options: Any
-) -> NeuralModel:
-    """Train a neural language model on text and return the best one.
+    inputs: Paths,
+    path: PathLike | None = None,
+    *,
+    members: Members = 1,
+    verbose: bool = False,
+    callback: Callback | None = None,
+    **options: Any,
+) -> NeuralModel | Mixture:
+    """Train a neural language model on text and return the best one, or an ensemble: a mixture of several.
 
     Parameters
     ----------
@@ -55,6 +64,9 @@ def train(
         Files and folders of text, one or several; or a folder made by `fflm.text.tokenize.tokenize`, or that of another model.
     path
         The folder of the model; by default ``INPUT.model`` in the current one.
+    members
+        Number of networks to train, with the seeds ``seed``, ``seed + 1``, and so on. If there are several, the model is their
+        mixture in equal shares. Other processes may train some of them at the same time, with `resume`.
     verbose
         Whether to print a line for each evaluation, and one per minute between evaluations.
     callback
@@ -73,6 +85,10 @@ def train(
     ``averages``, ``batch_size``, ``epochs`` and ``loss`` are chosen by the size of the text if they are None. One value stands
     for a list of one, as in ``hidden=100``.
     """
+    if members > 1:
+        ensemble = start_ensemble(inputs, path, members=members, **options)
+        _finish(ensemble, verbose, callback)
+        return Mixture.load(ensemble.path, ensemble.compute.device)
     session = neural_train.start_session(inputs, path, **options)
     _finish(session, verbose, callback)
     return NeuralModel.load(session.path, session.compute.device)
@@ -86,19 +102,19 @@ def resume(
     device: Device | None = None,
     verbose: bool = False,
     callback: Callback | None = None,
-) -> NeuralModel | TextClassifier:
-    """Resume the training of a neural language model or text classifier, or a search, and return the best model.
+) -> NeuralModel | Mixture | TextClassifier:
+    """Resume the training of a neural language model, an ensemble or a text classifier, or a search; return the best model.
 
     The result is bit for bit that of training that was never interrupted, on the same machine with the same libraries.
 
     Parameters
     ----------
     path
-        The folder of the model, or of a search (`fflm tune`), which runs its remaining trials.
+        The folder of the model; or of an ensemble or a search (`fflm tune`), whose remaining members or trials are trained.
     epochs
-        A new number of epochs, to train for longer; not for a search.
+        A new number of epochs, to train for longer; not for ensembles and searches.
     device
-        The device to continue on, if not the one that trained so far; not for a search. Results differ by rounding.
+        The device to continue on, if not the one that trained so far; not for ensembles and searches. Results differ by rounding.
     verbose, callback
         As `train` takes them.
 
@@ -117,10 +133,10 @@ def resume(
     kind = KINDS.get(read_config(path).get("kind", "network"))
     if kind is None or kind.session is None:
         raise FflmError(f"{path} is not a network or a text classifier: only their training can be resumed")
-    session: Session = import_class(kind.session).resume(path, epochs=epochs, device=device)
+    session: Session | Ensemble = import_class(kind.session).resume(path, epochs=epochs, device=device)
     _finish(session, verbose, callback)
     model = load_model(session.path, session.compute.device)
-    assert isinstance(model, NeuralModel | TextClassifier)
+    assert isinstance(model, NeuralModel | Mixture | TextClassifier)
     return model
 
 
@@ -151,7 +167,7 @@ def _callbacks(verbose: bool, callback: Callback | None) -> list[Callback]:
     return [*([ProgressPrinter()] if verbose and world().first else []), *([callback] if callback else [])]
 
 
-def _finish(session: Session, verbose: bool, callback: Callback | None) -> None:
+def _finish(session: Session | Ensemble, verbose: bool, callback: Callback | None) -> None:
     """Train to the end; raise a KeyboardInterrupt that says how to resume if Ctrl-C comes."""
     callbacks = _callbacks(verbose, callback)
     ended = False

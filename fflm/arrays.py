@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import math
 import mmap
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -73,10 +74,29 @@ def meaning(about: Mapping[str, Any], *, training: bool = False) -> str:
     if training:
         own["training"] = {**about["training"], "epochs": None}
         own |= {"threads": about["threads"], "precision": about.get("precision")}
+        if "teacher" in about:
+            own["teacher"] = {**about["teacher"], "path": None}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 
-def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], about: Any, config: str = "") -> None:
+class Divided(Protocol):
+    """An array of which several processes have a part each. It is saved without being in the memory of one as a whole."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def crc32(self, checksum: int) -> int:
+        """Return the CRC-32 of the whole array, which continues a checksum."""
+
+    def __iter__(self) -> Iterator[npt.NDArray[Any]]:
+        """Yield the rows of the whole array, some at a time."""
+
+
+Arrays: TypeAlias = Mapping[str, npt.NDArray[Any] | Divided]
+"""Arrays by name."""
+
+
+def save_arrays(path: Path, arrays: Arrays, about: Any, config: str = "") -> None:
     """Write named arrays and a JSON value atomically to a safetensors file.
 
     Parameters
@@ -84,7 +104,7 @@ def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], about: Any, 
     path
         The file.
     arrays
-        The arrays by name.
+        The arrays by name. If some are divided, all other processes that have a part must call `give_parts`.
     about
         The JSON value, which may contain infinite numbers.
     config
@@ -103,24 +123,33 @@ def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], about: Any, 
             file.write(part)
 
 
-def _safetensors(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+def give_parts(arrays: Arrays) -> None:
+    """Do the part of this process while another one calls `save_arrays` for the same arrays, of which some may be divided."""
+    divided = {name: array for name, array in arrays.items() if not isinstance(array, np.ndarray)}
+    _crc32(divided, "")
+    for _ in _safetensors(divided, {}):
+        pass
+
+
+def _safetensors(arrays: Arrays, metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
     """Yield the parts of a safetensors file.
 
     The library aligns arrays to 8 bytes only. Here the first one begins at a multiple of `ALIGNMENT`, so that the entries of a
     mapped table do not straddle cache lines.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    ordered = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
+    ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     end = 0
     for name, array in ordered:
-        begin, end = end, end + array.nbytes
+        begin, end = end, end + math.prod(array.shape) * array.dtype.itemsize
         header[name] = {"dtype": _NAMES[array.dtype], "shape": array.shape, "data_offsets": (begin, end)}
     content = json.dumps(header, separators=(",", ":")).encode()
     content += b" " * (-(8 + len(content)) % ALIGNMENT)
     yield len(content).to_bytes(8, "little")
     yield content
     for _, array in ordered:
-        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        for rows in [array] if isinstance(array, np.ndarray) else array:
+            yield np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
 
 
 class MappedArrays(NamedTuple):
@@ -279,9 +308,13 @@ def _opened(path: Path) -> Iterator[Any]:
             raise FflmError(f"{path} is damaged or not an fflm file ({error}): {REMEDY}") from error
 
 
-def _crc32(arrays: Mapping[str, npt.NDArray[Any]], header: str) -> int:
+def _crc32(arrays: Arrays, header: str) -> int:
     """Return the CRC-32 of the header and of the names and bytes of the arrays."""
     checksum = zlib.crc32(header.encode())
     for name in sorted(arrays):
-        checksum = zlib.crc32(np.ascontiguousarray(arrays[name]).data, zlib.crc32(name.encode(), checksum))
+        array, checksum = arrays[name], zlib.crc32(name.encode(), checksum)
+        if isinstance(array, np.ndarray):
+            checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+        else:
+            checksum = array.crc32(checksum)
     return checksum

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba import njit, typeof, types
+from numba import _dynfunc, njit, typeof, types
 from numba.core import config
 from numba.core.caching import _Cache
-from numba.core.compiler import CompileResult
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler, CompileResult
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.serialize import dumps
 from numba.experimental import structref
@@ -41,8 +42,33 @@ _PYCACHE = Path(__file__).parent / "__pycache__"
 _DIGEST_SIZE = hashlib.sha256().digest_size  # bytes
 
 
-inner = partial(njit, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-"""A decorator for functions that only compiled functions call; without wrappers for other callers, they compile faster."""
+class _LinkedLibrary(JITCodeLibrary):  # type: ignore[misc]
+    """The code of a function that only compiled functions call. It is linked into theirs, and optimized and emitted there."""
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+
+class _LinkedCompiler(Compiler):  # type: ignore[misc]
+    """A compiler that makes a `_LinkedLibrary`, and no machine code."""
+
+    def __init__(self, typing: Any, target: Any, library: Any, *rest: Any) -> None:
+        super().__init__(typing, target, _LinkedLibrary(target.codegen(), "linked"), *rest)
+        self.state.targetctx.get_executable = _no_executable
+
+
+def _no_executable(library: Any, description: Any, environment: Any) -> Any:
+    """Return what stands for the machine code of a function that has none."""
+    name = description.qualname.rpartition(".")[2]
+    return _dynfunc.make_function(description.lookup_module(), name, "", 0, environment, (library,))
+
+
+inner = partial(njit, pipeline_class=_LinkedCompiler, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""A decorator for functions that only compiled functions call; they compile faster than with `njit`."""
 
 
 def compiled(name: str | None = None, **options: Any) -> Any:
@@ -149,10 +175,12 @@ class KernelCache(_Cache):  # type: ignore[misc]
 
     def _file(self, sig: Any, codegen: Any) -> str:
         """Return the name of the cache file for a signature and a target."""
-        cells = [cell.cell_contents for cell in self._function.__closure__ or ()]
-        cells = [cell for cell in cells if not hasattr(cell, "py_func")]  # the pickle of a compiled function differs each time
+        contents = [cell.cell_contents for cell in self._function.__closure__ or ()]
+        cells = [content for content in contents if not hasattr(content, "py_func")]
+        called = [content.py_func for content in contents if hasattr(content, "py_func")]  # their pickles differ each time
+        code = [function.__code__.co_code for function in (self._function, *called)]
         settings = bool(config.BOUNDSCHECK), int(config.OPT)  # settings of Numba that change the compiled code
-        key = (str(sig), codegen.magic_tuple(), settings, self._function.__code__.co_code, dumps(cells) if cells else b"")
+        key = (str(sig), codegen.magic_tuple(), settings, code, dumps(cells) if cells else b"")
         return f"{self._name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.nbc"
 
     def enable(self) -> None:

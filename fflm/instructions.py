@@ -3,8 +3,12 @@
 None of these functions checks bounds, not even with ``NUMBA_BOUNDSCHECK=1``.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -21,6 +25,9 @@ LANES = 128
 
 PRODUCTS = 32
 """Number of sums of 32 bits to which `add_relu_products` adds."""
+
+PANEL = 16
+"""Number of rows of a matrix that are adjacent in panels, as `panel_products` reads them; in single precision, a cache line."""
 
 _BYTE, _WORD, _FLAG = ir.IntType(8), ir.IntType(64), ir.IntType(32)
 
@@ -207,3 +214,70 @@ def _sum_of_two(builder: Any, add: Any, vector: Any, one: range, other: range) -
     masks = [ir.Constant(ir.VectorType(_FLAG, len(part)), list(part)) for part in (one, other)]
     unused = ir.Constant(vector.type, ir.Undefined)
     return add(*(builder.shuffle_vector(vector, unused, mask) for mask in masks))
+
+
+def panel_products(rows: int, panels: int) -> Callable[..., Any]:
+    """Return a function for kernels that multiplies rows of inputs by panels of weights, with all sums in registers.
+
+    The function takes inputs (B, I), the first of ``rows`` rows of them, weights (P, I, PANEL), of which each panel has the
+    transpose of `PANEL` rows of a matrix, the first of ``panels`` panels, outputs (B, O), and the first of the ``panels * PANEL``
+    columns of these that it overwrites. The numbers of a row of inputs and of outputs must be adjacent. A product is added up in
+    the order of the inputs, whatever ``rows`` and ``panels`` are, so that the sums do not depend on them.
+    """
+
+    @intrinsic
+    def multiply(context, inputs, row, weight, panel, outputs, column):  # type: ignore[no-untyped-def]
+        def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            size = signature.args[0].dtype.bitwidth // 8
+            number = context.get_value_type(signature.args[0].dtype)
+            vector, everywhere = ir.VectorType(number, PANEL), ir.Constant(ir.VectorType(_FLAG, PANEL), [0] * PANEL)
+            matrix, packed, result = (
+                context.make_array(signature.args[place])(context, builder, arguments[place]) for place in (0, 2, 4)
+            )
+            own_inputs = [_row_of(builder, matrix, arguments[1], k) for k in range(rows)]
+            own_weights = [_row_of(builder, packed, arguments[3], k) for k in range(panels)]
+            own_outputs = [_row_of(builder, result, arguments[1], k) for k in range(rows)]
+            zero = ir.Constant(vector, None)
+            sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(panels)] for _ in range(rows)]
+            width = cgutils.unpack_tuple(builder, matrix.shape)[1]
+            with cgutils.for_range(builder, width) as loop:
+                place = builder.mul(loop.index, loop.index.type(size))
+                first = builder.mul(place, place.type(PANEL))
+                weights = [builder.load(_at(builder, base, first, vector), align=size, typ=vector) for base in own_weights]
+                for base, own_sums in zip(own_inputs, sums, strict=True):
+                    value = builder.load(_at(builder, base, place, number), typ=number)
+                    single = builder.insert_element(ir.Constant(vector, ir.Undefined), value, _FLAG(0))
+                    values = builder.shuffle_vector(single, single, everywhere)
+                    for total, each in zip(own_sums, weights, strict=True):
+                        product = builder.fmul(values, each, flags=("contract",))
+                        added = builder.fadd(builder.load(total, typ=vector), product, flags=("contract",))
+                        builder.store(added, total)
+            for base, own_sums in zip(own_outputs, sums, strict=True):
+                for k, total in enumerate(own_sums):
+                    place = builder.mul(builder.add(arguments[5], arguments[5].type(k * PANEL)), arguments[5].type(size))
+                    builder.store(builder.load(total, typ=vector), _at(builder, base, place, vector), align=size)
+            return context.get_dummy_value()
+
+        return types.void(inputs, types.intp, weight, types.intp, outputs, types.intp), call
+
+    multiplied: Callable[..., Any] = multiply
+    return multiplied
+
+
+def _row_of(builder: Any, array: Any, index: Any, offset: int) -> Any:
+    """Return the address of the row ``index + offset`` of an array, as one of bytes."""
+    begin = builder.mul(builder.add(index, index.type(offset)), cgutils.unpack_tuple(builder, array.strides)[0])
+    return builder.gep(builder.bitcast(array.data, cgutils.voidptr_t), [begin], source_etype=_BYTE)
+
+
+def _at(builder: Any, base: Any, offset: Any, kind: Any) -> Any:
+    """Return the address of a value of a kind, ``offset`` bytes from another address."""
+    return builder.bitcast(builder.gep(base, [offset], source_etype=_BYTE), kind.as_pointer())
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return an array of zeros that begins with a line of the cache, so that no read takes two lines where one is enough."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + CACHE_LINE, np.uint8)
+    first = -memory.ctypes.data % CACHE_LINE
+    return memory[first : first + size].view(dtype).reshape(shape)

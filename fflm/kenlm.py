@@ -27,9 +27,9 @@ from fflm.compiling import direct
 from fflm.errors import FflmError
 from fflm.files import os_errors_as_fflm_error
 from fflm.models.base import LineScorer
+from fflm.models.folder import fingerprint
 from fflm.models.language_model import LanguageModel as _LanguageModel
 from fflm.models.load import load_language_model
-from fflm.models.mixture.model import fingerprint
 from fflm.models.neural.fast import FastScorer, is_self_normalized
 from fflm.models.neural.kernels import score_after
 from fflm.models.neural.model import NeuralModel

@@ -26,7 +26,12 @@ class ProgressPrinter:
 
 
 def describe_event(session: Session, event: Event) -> str:
-    """Return a line that says what happened in training."""
+    """Return a line that says what happened in training, and in which of several runs."""
+    return f"{session.label}, {_describe(session, event)}" if session.label else _describe(session, event)
+
+
+def _describe(session: Session, event: Event) -> str:
+    """Return a line that says what happened in a run."""
     if isinstance(event, RolledBack):
         return f"{event.cause}: back to step {event.step:,}, with {event.factor:g} times the learning rate"
     if isinstance(event, Finished):

@@ -10,7 +10,6 @@ import numpy as np
 
 from fflm import api, compiling, kenlm
 from fflm.arguments import Device
-from fflm.backend.cpu.launching import KERNELS
 from fflm.backend.devices import choose_device, device_backend
 from fflm.errors import FflmError
 from fflm.models.classifier.model import TextClassifier
@@ -85,10 +84,6 @@ def warm_up(device: Device = "cpu") -> Iterator[str]:
         _scorers(folder)
         yield "estimators"
         _estimators()
-    yield "kernels for several threads"
-    for kernel in KERNELS:
-        for signature in kernel.sequential.signatures:
-            kernel.parallel.compile(signature)
     if reason := compiling.cache_failure():
         raise FflmError(reason)
 
@@ -109,6 +104,9 @@ def _language_models(folder: Path, device: Device) -> None:
         model.generate("The cat", length=2, seed=1)
         model.score(_TEXT)
         NeuralModel.load(path, device).score("The cat")
+    teacher = folder / "teacher.model"
+    api.train(text, teacher, device=device, **_SMALL)
+    api.train(text, path, overwrite=True, device=device, teacher=teacher, **_SMALL)
 
 
 def _classifiers(folder: Path, device: Device) -> None:
@@ -126,10 +124,13 @@ def _scorers(folder: Path) -> None:
     ngram.score(_TEXT)
     ngram.next_words("The cat", 3)
     write_arpa(ngram, folder / "text.arpa")
-    scorer = FastScorer(api.train(folder / "text.txt", folder / "text.model", overwrite=True, **_SMALL))
+    api.train(folder / "text.txt", folder / "text.model", overwrite=True, **_SMALL)
+    scorer = FastScorer(NeuralModel.load(folder / "text.model"))
     ids = scorer.text.encode_text(_TEXT, scorer.vocabulary)
     scorer.losses_of_text(ids)
-    NeuralCache(5, 10.0, scorer.model).losses_of_text(ids)
+    cache = NeuralCache(5, 10.0, scorer.model)
+    cache.losses_of_text(ids)
+    cache.log_probabilities(ids[None, : cache.window])
     for each in (ngram, scorer, scorer.model):
         each.scores(_TEXT.splitlines()[:1])
     sentences = train_ngram([folder / "text.txt"], folder / "sentences.ngram", 3, mode="sentence")

@@ -58,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests of the parallel forms of kernels as slow, because it takes nearly a minute to compile all of them."""
+    """Mark tests with two threads in single precision as slow, because how threads share work does not depend on the dtype."""
     for item in items:
         values = item.callspec.params if hasattr(item, "callspec") else {}
         if (values.get("dtype"), values.get("threads")) == ("float32", 2):
@@ -87,17 +87,10 @@ def dtype(request: pytest.FixtureRequest) -> np.dtype:
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Divide the work of CPU kernels into this number of shares, even for small arrays.
-
-    In double precision one thread computes all shares: how threads share work does not depend on the dtype, and it takes a
-    minute to compile the parallel forms of all kernels.
-    """
+    """Divide the work of CPU kernels into this number of shares, even for small arrays."""
     from fflm.backend.cpu import backend as cpu_backend
-    from fflm.backend.cpu import launching
 
     if devices.device != "cpu" and request.param > 1:
         pytest.skip("only the CPU's threads can be counted")
     monkeypatch.setattr(cpu_backend, "shares_of", lambda work, threads=None: request.param)
-    if "dtype" in request.fixturenames and request.getfixturevalue("dtype") == np.float64:
-        monkeypatch.setattr(launching, "_threads_unusable", True)
     return request.param

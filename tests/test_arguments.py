@@ -301,6 +301,7 @@ def test_evaluate_refuses_texts_and_labels_of_different_lengths(in_folder):
         ("test", {"a": 1}),
         ("valid", ["a cat sat", "on a mat"]),
         ("path", 3),
+        ("members", 0),
     ],
     ids=repr,
 )
@@ -387,7 +388,12 @@ ONLY_PYTHON = {
 ONLY_COMMANDS = {"output", "resume", "save_every", "quiet", "as_json", "preset"}
 
 
-@pytest.mark.parametrize(("settings", "command"), [(OPTIONS, train_command.command), (CLASSIFY_OPTIONS, classify_command.train)])
+TRAIN_OPTIONS = {**OPTIONS, "members": inspect.signature(fflm.train).parameters["members"]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "command"), [(TRAIN_OPTIONS, train_command.command), (CLASSIFY_OPTIONS, classify_command.train)]
+)
 def test_command_options_equal_settings(settings, command):
     options = {param.name: param for param in command.params if isinstance(param, click.Option)}
     assert set(options) <= set(settings) | ONLY_COMMANDS

@@ -268,6 +268,15 @@ class Backend(Protocol):
         d_weight (V, H) and d_bias (V,), added to ``beta`` times their content.
         """
 
+    def replace_targets(self, log_probabilities: Array, targets: Array, factor: float, beta: float, d_scores: Array) -> None:
+        """Compute how the gradient of a cross-entropy changes if a teacher's distribution replaces a share of the targets.
+
+        The gradient by the scores of a softmax is its distribution less the target's. Replacing the share ``factor`` of a target
+        by the teacher's distribution adds factor (onehot(target) - exp(log_probabilities)), which sums to 0 in each row.
+
+        log_probabilities (B, V), of the teacher, targets (B,) int32 -> d_scores (B, V), added to ``beta`` times their content.
+        """
+
     def nce_gradients(
         self,
         hidden: Array,

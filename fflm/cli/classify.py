@@ -34,7 +34,7 @@ from fflm.cli.options import (
 from fflm.cli.progress import View, describe_resumed, resume_run, row_end, row_start
 from fflm.cli.report import describe_classification, message_console, show_word
 from fflm.cli.tables import Column, stdout_width, table
-from fflm.cli.tune import in_all_processes, read_space, resume_search, run_search, search_options
+from fflm.cli.tune import read_space, resume_search, run_search, search_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -307,7 +307,7 @@ def tune(
             return resume_search(context, resume, options["trials"], console)
         return _start_search(context, inputs, output, options, console)
 
-    run_search(context, in_all_processes(begin), minutes, save_every, console, as_json)
+    run_search(context, begin, minutes, save_every, console, as_json)
 
 
 def _start_search(

@@ -135,7 +135,7 @@ def _read_mixture(path: Path) -> dict[str, Any]:
     from fflm.models.mixture.model import Mixture
 
     mixture = Mixture.load(path)
-    return {"model": str(path), **mixture.about, "figures": {"tuning": mixture.tuning}}
+    return {"model": str(path), **mixture.about, "figures": mixture.figures}
 
 
 def _lines(path: Path, about: dict[str, Any]) -> list[str]:
@@ -209,7 +209,8 @@ def _training(about: dict[str, Any]) -> list[str]:
         "device": about.get("device", "cpu"),
         "precision": about.get("precision", "fp32"),
     }
-    return ["", "training", *_pairs(about["training"]), *_pairs(machine)]
+    teacher = {f"teacher: {name}": about["teacher"][name] for name in ("path", "weight")} if "teacher" in about else {}
+    return ["", "training", *_pairs(about["training"]), *_pairs(teacher), *_pairs(machine)]
 
 
 def _best(about: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> list[str]:
@@ -251,9 +252,14 @@ def _classifier_lines(path: Path, about: dict[str, Any]) -> list[str]:
 
 def _mixture_lines(path: Path, about: dict[str, Any]) -> list[str]:
     """Return the description of a mixture as lines."""
-    from fflm.cli.mix import describe_tuning
+    from fflm.cli.mix import describe_members, describe_tuning
 
-    lines = [f"mixture {path}, created {about['created']}", "", *describe_tuning(about["figures"]["tuning"]), *_text(about)]
+    lines, figures = [f"mixture {path}, created {about['created']}"], about["figures"]
+    if "training" in about:
+        members = len(about["mixture"]["components"])
+        lines += [f"an ensemble: {members} networks, trained with the seeds from {about['training']['seed']}"]
+    lines += ["", *describe_tuning(figures["tuning"])] if "tuning" in figures else describe_members(figures)
+    lines += _text(about)
     lines += ["", f"vocabulary: {about['vocabulary']['size']:,} ({about['vocabulary']['rule']})"]
     return [*lines, "", "versions", *_pairs(about["versions"])]
 

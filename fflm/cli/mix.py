@@ -93,6 +93,12 @@ def describe_components(figures: dict[str, Any]) -> list[str]:
     return table("lrrrr", ["", "weight", "perplexity", "of known words", "bits per character"], rows, stdout_width())
 
 
+def describe_members(figures: dict[str, Any]) -> list[str]:
+    """Return the figures of an ensemble and of its members on the parts of its text, as lines."""
+    tables = [["", *describe_components(each), f"{name:5} {describe_perplexity(each)}"] for name, each in figures.items()]
+    return [line for lines in tables for line in lines]
+
+
 def describe_tuning(figures: dict[str, Any]) -> list[str]:
     """Return the weights of a mixture and its figures on the text that they were tuned on, as lines."""
     return [*describe_components(figures), f"tuned on {figures['source']}: {describe_perplexity(figures)}"]

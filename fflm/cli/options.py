@@ -113,7 +113,8 @@ def annotated_option(
             attributes.setdefault("metavar", "INTEGER")
         case inspect.FloatType():
             least = info.ge if info.gt is None else info.gt
-            attributes["type"] = click.FloatRange(least, info.lt, min_open=info.gt is not None, max_open=info.lt is not None)
+            most = info.le if info.lt is None else info.lt
+            attributes["type"] = click.FloatRange(least, most, min_open=info.gt is not None, max_open=info.lt is not None)
             attributes.setdefault("metavar", "NUMBER")
             attributes["callback"] = check_number
         case inspect.LiteralType():

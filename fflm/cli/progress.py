@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from fflm.models.ensemble import Ensemble
+    from fflm.search.search import Search
     from fflm.training.events import Event, Step
     from fflm.training.session import Session
 
 AnySession = TypeVar("AnySession", bound="Session")
+Shared = TypeVar("Shared", bound="Search | Ensemble")
 
 LOG_SECONDS = 60.0
 """Seconds between rows without an evaluation where there is no terminal to show progress, for example in a log file."""
@@ -112,6 +115,28 @@ def end_or_stop(context: click.Context, work: Callable[[], bool], stopped: Calla
         context.exit(130)
 
 
+def in_all_processes(begin: Callable[[], Shared], resume: Callable[[Path], Shared]) -> Shared:
+    """Begin a search or an ensemble in the first of several processes; all of them then take part in it, each by itself.
+
+    Parameters
+    ----------
+    begin
+        A function that starts or resumes it.
+    resume
+        A function that resumes what is in a folder.
+    """
+    from fflm.parallel.world import separate
+
+    begun: list[Shared] = []
+
+    def first() -> str:
+        begun.append(begin())
+        return str(begun[0].path)
+
+    path = separate().on_first(first)
+    return begun[0] if begun else resume(Path(path))
+
+
 def train(context: click.Context, run: "Session", console: "Console", view: View, save_every: float, as_json: bool) -> None:
     """Train to the end and print the figures; after an interruption, print how to resume, and exit with status 130."""
 
@@ -138,15 +163,26 @@ def watch(run: "Session", console: "Console", view: View) -> bool:
     A second interruption raises KeyboardInterrupt at once, and so does an interruption during the first step, which may have to
     compile kernels; training can then be resumed from the previous checkpoint.
     """
-    with interruption(), _Display(run, console, view) as display:
+    with interruption(), _Display(console, view) as display:
         return run.finish(display.show)
 
 
-class _Display:
-    """A progress bar below a table of evaluations; it appears with the first event, after kernels have been compiled."""
+def watch_members(ensemble: "Ensemble", console: "Console", view: View) -> bool:
+    """Train the members of an ensemble and display the progress of each, as `watch` does."""
+    with interruption(), _Display(console, view) as display:
+        return ensemble.finish(display.show, waiting=display.wait)
 
-    def __init__(self, run: "Session", console: "Console", view: View) -> None:
-        self._run, self._console, self._view = run, console, view
+
+class _Display:
+    """A progress bar below a table of evaluations; it appears with the first event, after kernels have been compiled.
+
+    The events may be those of several runs, one after the other: each has a table of its own, below its label.
+    """
+
+    def __init__(self, console: "Console", view: View) -> None:
+        self._console, self._view = console, view
+        self._run: Session | None = None
+        self._waiting = False
         width = console.width if console.is_terminal else None
         self._table = LiveTable((*view.columns, Column(view.unit, 9, optional=True)), width)
         self._progress: Progress | None = None
@@ -164,7 +200,11 @@ class _Display:
         """Display an event of the session; without a terminal, also a row for a step if there was none for a minute."""
         from fflm.training.events import Evaluation, Step
 
-        progress = self._progress = self._progress or self._start()
+        if run is not self._run:
+            self.__exit__()
+            self._run, self._progress, self._waiting = run, self._start(run), False
+        progress = self._progress
+        assert progress
         _show(event, run, self._view, self._table, progress, self._task)
         if isinstance(event, Evaluation):
             self._shown = time.monotonic()
@@ -174,8 +214,14 @@ class _Display:
             self._console.print(self._table.row(row))
             self._shown = time.monotonic()
 
-    def _start(self) -> "Progress":
-        """Start the progress bar, and print the head of the table."""
+    def wait(self) -> None:
+        """Say once that other processes train what is left."""
+        if not self._waiting:
+            self._console.print("waiting for the members that other processes train")
+        self._waiting = True
+
+    def _start(self, run: "Session") -> "Progress":
+        """Start the progress bar, and print the label of the run and the head of the table."""
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
@@ -187,7 +233,9 @@ class _Display:
         progress = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
         progress.start()
         self._shown = time.monotonic()  # kernels may have been compiled for minutes
-        trainer = self._run.trainer
+        trainer = run.trainer
+        if run.label:
+            progress.console.print(run.label)
         state, epochs = trainer.state, trainer.settings.epochs
         if not state.finished:
             progress.console.print(self._table.head)

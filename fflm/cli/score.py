@@ -249,7 +249,8 @@ def _figures(scorer: "TextScorer", score: "Score") -> dict[str, Any]:
     figures: dict[str, Any] = score.to_dict()
     if isinstance(scorer, ComponentScorer):
         figures = scorer.mixture.compared(figures, [each.to_dict() for each in scorer.component_scores(score)])
-        figures["tuning"] = scorer.mixture.tuning
+        if "tuning" in scorer.mixture.figures:
+            figures["tuning"] = scorer.mixture.tuning
     if isinstance(scorer, FastScorer):
         figures["normalizers"] = scorer.normalizers.to_dict()
         figures["perplexity_normalized"] = scorer.normalizers.perplexity(score.loss)
@@ -263,8 +264,9 @@ def _summary(scorer: "TextScorer", score: "Score", request: Request) -> list[str
 
     lines = []
     if isinstance(scorer, ComponentScorer):
-        source = scorer.mixture.tuning["source"]
-        lines += [*describe_components(_figures(scorer, score)), f"weights tuned on {source}", ""]
+        known = scorer.mixture.figures
+        origin = f"weights tuned on {known['tuning']['source']}" if "tuning" in known else "equal weights"
+        lines += [*describe_components(_figures(scorer, score)), origin, ""]
     rows = {
         "perplexity": f"{score.perplexity:,.4f}",
         "  of known words": f"{score.perplexity_known:,.4f}",

@@ -1,6 +1,8 @@
 """`fflm train`: training of neural language models."""
 
+import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,22 +24,34 @@ from fflm.cli.options import (
     text_options,
     training_options,
 )
-from fflm.cli.progress import View, describe_resumed, resume_run, row_end, row_start, train
+from fflm.cli.progress import (
+    View,
+    describe_resumed,
+    end_or_stop,
+    in_all_processes,
+    resume_run,
+    row_end,
+    row_start,
+    train,
+    watch_members,
+)
 from fflm.cli.report import (
     EVALUATIONS,
     describe_perplexity,
     describe_text,
+    echo_json,
     message_console,
     show_training,
     show_valid,
     tokenizing,
 )
 from fflm.training.schemes import Parallel
-from fflm.training.settings import Extend, Initial, Vectors
+from fflm.training.settings import Extend, Initial, Members, TeacherPath, TeacherWeight, Vectors
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fflm.models.ensemble import Ensemble
     from fflm.models.neural.train import TrainingSession
     from fflm.training.events import Step
     from fflm.training.session import Session
@@ -50,6 +64,9 @@ if TYPE_CHECKING:
 @click.option("--resume", type=PATH, metavar="FOLDER", help="Resume training of this model.")
 @click.option("--from", "initial", type=PATH, metavar="FOLDER", help=description(Initial))
 @annotated_option("extend_vocabulary", Extend, False)
+@click.option("--teacher", type=PATH, metavar="FOLDER", help=description(TeacherPath))
+@annotated_option("teacher_weight", TeacherWeight, 0.5)
+@annotated_option("members", Members, 1)
 @preset_option
 @network_options
 @click.option("--vectors", type=PATH, metavar="FILE", help=description(Vectors))
@@ -65,6 +82,7 @@ def command(
     inputs: tuple[Path, ...],
     output: Path | None,
     resume: Path | None,
+    members: int,
     save_every: float,
     quiet: bool,
     as_json: bool,
@@ -77,13 +95,23 @@ def command(
     standard error: a row for each evaluation and, if it is not a terminal, a row without validation figures each minute.
     Ctrl-C saves, and --resume continues with the same result as without an interruption.
 
+    With --members, several networks are trained, one after the other, and the model is their mixture. To train some of them at
+    the same time, start --resume in other processes.
+
     \b
     Example:
       fflm train corpora/stories.txt
       fflm train --resume stories.model
+      fflm train corpora/stories.txt --members 5 -o five.model
     """
+    from fflm.models.ensemble import is_ensemble
+
     console = message_console(quiet)
     given = given_options(context)
+    if (resume and is_ensemble(resume)) or (inputs and not resume and members > 1):
+        begin = functools.partial(_begin_members, inputs, output, resume, members, given, options, console)
+        _train_members(context, begin, console, save_every, as_json)
+        return
     if resume:
         run = _resume(resume, given, options, console)
     elif inputs:
@@ -91,6 +119,50 @@ def command(
     else:
         raise click.UsageError("give a text to train on, or --resume a model")
     train(context, run, console, VIEW, save_every, as_json)
+
+
+def _begin_members(
+    inputs: tuple[Path, ...],
+    output: Path | None,
+    resume: Path | None,
+    members: int,
+    given: dict[str, str],
+    options: dict[str, Any],
+    console: "Console",
+) -> "Ensemble":
+    """Start or resume the training of an ensemble, and print its text and how far it is."""
+    from fflm.models.ensemble import Ensemble, start_ensemble
+
+    if resume:
+        if fixed := [name for key, name in given.items() if key not in {"resume", "quiet", "as_json", "save_every"}]:
+            raise click.UsageError(f"members of an ensemble keep their data and settings: leave out {', '.join(fixed)}")
+        ensemble = Ensemble.resume(resume)
+        console.print(f"resuming {resume}, {ensemble.trained} of its {ensemble.members} members are trained")
+        return ensemble
+    refuse_text_options(inputs, given)
+    options["device"] = use_device(options["device"], console.quiet)
+    with tokenizing(console) as progress:
+        ensemble = start_ensemble(inputs, output, members=members, progress=progress, **options)
+    console.print("\n".join(describe_text(**ensemble.corpus.conditions)))
+    return ensemble
+
+
+def _train_members(
+    context: click.Context, begin: "Callable[[], Ensemble]", console: "Console", save_every: float, as_json: bool
+) -> None:
+    """Train the members of an ensemble and print the figures of their mixture; after an interruption, how to resume."""
+    from fflm.cli.mix import describe_members
+    from fflm.models.ensemble import Ensemble
+
+    ensemble = in_all_processes(begin, Ensemble.resume)
+    ensemble.save_seconds = save_every
+    stopped = f"stopped and saved; resume with: fflm train --resume {ensemble.path}"
+    end_or_stop(context, lambda: watch_members(ensemble, console, VIEW), lambda: stopped)
+    figures = ensemble.figures
+    if as_json:
+        echo_json({"model": str(ensemble.path), **figures})
+    else:
+        click.echo("\n".join([f"model {ensemble.path}, a mixture of {ensemble.members} networks", *describe_members(figures)]))
 
 
 def _start(
@@ -117,6 +189,8 @@ def _start(
     )
     if options["vectors"]:
         console.print(f"vectors: {run.vectors:,} words start from {options['vectors']}")
+    if options["teacher"]:
+        console.print(f"teacher: {options['teacher']}, weight {options['teacher_weight']:g}")
     return run
 
 

@@ -25,7 +25,7 @@ from fflm.cli.options import (
     text_options,
     training_options,
 )
-from fflm.cli.progress import end_or_stop
+from fflm.cli.progress import end_or_stop, in_all_processes
 from fflm.cli.report import describe_classification, describe_perplexity, describe_text, echo_json, message_console, tokenizing
 from fflm.cli.tables import Column, LiveTable, stdout_width, table
 from fflm.errors import FflmError, did_you_mean
@@ -122,22 +122,7 @@ def command(
             return resume_search(context, resume, options["trials"], console)
         return _start(context, inputs, output, options, console)
 
-    run_search(context, in_all_processes(begin), minutes, save_every, console, as_json)
-
-
-def in_all_processes(begin: "Callable[[], Search]") -> "Search":
-    """Start or resume a search in the first of several processes, all of which then run it, each by itself."""
-    from fflm.parallel.world import separate
-    from fflm.search.search import Search
-
-    begun: list[Search] = []
-
-    def first() -> str:
-        begun.append(begin())
-        return str(begun[0].path)
-
-    path = separate().on_first(first)
-    return begun[0] if begun else Search.resume(Path(path))
+    run_search(context, begin, minutes, save_every, console, as_json)
 
 
 def resume_search(context: click.Context, path: Path, trials: int | None, console: "Console") -> "Search":
@@ -154,9 +139,20 @@ def resume_search(context: click.Context, path: Path, trials: int | None, consol
 
 
 def run_search(
-    context: click.Context, search: "Search", minutes: float | None, save_every: float, console: "Console", as_json: bool
+    context: click.Context,
+    begin: "Callable[[], Search]",
+    minutes: float | None,
+    save_every: float,
+    console: "Console",
+    as_json: bool,
 ) -> None:
-    """Run all trials, or those of so many minutes, and print them; after an interruption, print how to resume."""
+    """Start or resume a search, and run all trials, or those of so many minutes.
+
+    The trials are printed; after an interruption, how to resume. Of several processes, the first one starts or resumes it.
+    """
+    from fflm.search.search import Search
+
+    search = in_all_processes(begin, Search.resume)
     search.save_seconds = save_every
     stopped = f"stopped and saved; resume with: {_command(search)} --resume {search.path}"
     end_or_stop(context, lambda: _watch(search, minutes, console), lambda: stopped)

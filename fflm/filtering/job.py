@@ -20,7 +20,7 @@ from fflm.filtering.records import Part
 from fflm.filtering.settings import FilterSettings, bare
 from fflm.filtering.sources import Source, file_system, find_sources, is_url, publish
 from fflm.filtering.worker import FilterWorker, Result, Task, prepare_worker
-from fflm.models.mixture.model import fingerprint
+from fflm.models.folder import fingerprint
 from fflm.processors import usable_processors
 from fflm.signals import ctrl_c
 from fflm.stored import read_json

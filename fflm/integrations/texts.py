@@ -15,7 +15,7 @@ from fflm.errors import FflmError
 from fflm.filtering.quality import BROKEN, MEASURES, DocumentScorer, Measures, chosen, figures
 from fflm.filtering.records import FIELDS, Record, as_fields, rounded
 from fflm.filtering.settings import Selection
-from fflm.models.mixture.model import fingerprint
+from fflm.models.folder import fingerprint
 
 CONDITIONS = parameters(Selection, "keep")
 """The conditions of a filter that sees a part of the collection."""

@@ -10,7 +10,7 @@ from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import VocabularyAbout
 from fflm.training.log import Logged
 from fflm.training.schemes import Scheme
-from fflm.training.settings import TrainingSettings
+from fflm.training.settings import TeacherWeight, TrainingSettings
 
 LARGEST_ORDER = 20
 """Maximum order of an n-gram model."""
@@ -70,12 +70,21 @@ class TrainedFile(Common, total=False):
     precision: Literal["fp32", "mixed"]
 
 
+class TeacherReference(TypedDict):
+    """The teacher of a network: its folder, relative to that of the network, its fingerprint, and its share of the target."""
+
+    path: Name
+    fingerprint: str
+    weight: TeacherWeight
+
+
 class NetworkFile(TrainedFile, total=False):
     """A neural language model."""
 
     text: Required[TextSettings]
     corpus: CorpusReference
     vectors: Count
+    teacher: TeacherReference
 
 
 class Ngram(TypedDict):
@@ -100,7 +109,10 @@ class NgramFile(Common, total=False):
 
 
 class Component(TypedDict, total=False):
-    """A component of a mixture: a model in a folder, a unigram cache or a neural cache of a number of words."""
+    """A component of a mixture: a model in a folder, a unigram cache or a neural cache of a number of words.
+
+    A member of an ensemble has a fingerprint when it is trained.
+    """
 
     path: Name
     fingerprint: str
@@ -116,12 +128,17 @@ class Components(TypedDict):
 
 
 class MixtureFile(Common, total=False):
-    """A mixture of language models."""
+    """A mixture of language models; if it is an ensemble, with the settings that its members share."""
 
     kind: Required[Literal["mixture"]]
     mixture: Required[Components]
     text: Required[TextSettings]
     corpus: CorpusReference
+    network: NetworkConfig
+    training: TrainingSettings
+    threads: Workers
+    device: Literal["cpu", "cuda"]
+    precision: Literal["fp32", "mixed"]
 
 
 class Other(Common, total=False):
@@ -163,17 +180,24 @@ class NgramFigures(TypedDict, total=False):
     test: Figures
 
 
-class Tuning(Figures):
-    """The score of a mixture and of each of its components on the text that the weights were tuned on."""
+class Compared(Figures):
+    """The score of a mixture and of each of its components on a text."""
 
-    source: str
     components: list[Figures]
 
 
-class MixtureFigures(TypedDict):
-    """The figures that are stored with the weights of a mixture."""
+class Tuning(Compared):
+    """The scores on the text that the weights of a mixture were tuned on."""
+
+    source: str
+
+
+class MixtureFigures(TypedDict, total=False):
+    """The figures that are stored with the weights of a mixture: of a tuned one, or of an ensemble."""
 
     tuning: Tuning
+    valid: Compared
+    test: Compared
 
 
 class Text(TypedDict):

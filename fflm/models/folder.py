@@ -1,6 +1,7 @@
 """The folder of a model of any kind: config.json, vocabulary and weights."""
 
 import contextlib
+import hashlib
 import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from fflm.arrays import CHECKPOINT, CONFIG, WEIGHTS, map_arrays, meaning
 from fflm.errors import FflmError, FflmWarning
-from fflm.files import locked_folder, os_errors_as_fflm_error, restore, restore_all, write_json
+from fflm.files import locked_folder, open_regular, os_errors_as_fflm_error, restore, restore_all, write_json
 from fflm.models import description
 from fflm.parallel.world import world
 from fflm.stored import REMEDY, check_json, read_json
@@ -37,7 +38,8 @@ class KindOfModel(NamedTuple):
     model
         The class, whose ``load`` takes a folder and a device.
     session
-        The class of its training sessions, whose ``resume`` takes a folder; None if its training cannot be resumed.
+        The class of its training sessions, or of those of its members, whose ``resume`` takes a folder; None if its training
+        cannot be resumed.
     """
 
     article: str
@@ -56,7 +58,7 @@ KINDS: dict[Kind, KindOfModel] = {
         "fflm.models.neural.train.TrainingSession",
     ),
     "ngram": KindOfModel("an", "n-gram model", "fflm.train_ngram", "fflm.models.ngram.model.NgramModel"),
-    "mixture": KindOfModel("a", "mixture", "fflm.train", "fflm.models.mixture.model.Mixture"),
+    "mixture": KindOfModel("a", "mixture", "fflm.train", "fflm.models.mixture.model.Mixture", "fflm.models.ensemble.Ensemble"),
     "classifier": KindOfModel(
         "a",
         "text classifier",
@@ -225,6 +227,26 @@ def latest_model(folder: Path, use: Callable[[Path], Result], *kinds: Kind) -> t
     if problem:
         raise FflmError(f"no {name} in this folder can be used: {problem}") from problem
     raise FflmError(f"there is no {name} in this folder: train one with `{kind.train}`, or name one with `model`")
+
+
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a model's weights, words and settings, which changes when the model is trained again.
+
+    Raises
+    ------
+    FflmError
+        If it is not a model, or cannot be read.
+    """
+    return content_hash(path, meaning(read_config(path)))
+
+
+def content_hash(path: Path, about: str) -> str:
+    """Return the SHA-256 of the vocabulary and the weights in a model's folder, and of what ``about`` says of them."""
+    sha256 = hashlib.sha256(about.encode())
+    for name in (VOCABULARY, WEIGHTS):
+        with os_errors_as_fflm_error(f"read {path / name}"), open_regular(path / name) as file:
+            sha256.update(hashlib.file_digest(file, "sha256").digest())
+    return sha256.hexdigest()
 
 
 def load_weights(path: Path, about: Mapping[str, Any], of: Any) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:

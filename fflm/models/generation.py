@@ -18,6 +18,8 @@ LENGTH = 100
 _BATCH = 16
 """Number of samples that are drawn at a time."""
 
+_BLOCK = 64  # number of values of which the largest is found first
+
 _MAX_QUOTES = 2
 """Maximum number of closing quotes that are added after the end of a sentence."""
 
@@ -72,8 +74,8 @@ def read_prefix(model: Predictor, text: str) -> Prefix:
     """Return a text as a model reads it; an empty text stands for the start of a new one."""
     tokens = model.text.tokens(model.text.tokenizer.normalize(text))
     ids = model.vocabulary.encode(tokens)
-    unknown = [token for token, id_ in zip(tokens, ids, strict=True) if id_ == model.vocabulary.unknown_id and token != UNKNOWN]
-    return Prefix(text, tokens, ids, list(dict.fromkeys(unknown)))
+    unknown = dict.fromkeys(tokens[place] for place in np.flatnonzero(ids == model.vocabulary.unknown_id))
+    return Prefix(text, tokens, ids, [token for token in unknown if token != UNKNOWN])
 
 
 def probabilities(model: Predictor, prefix: Prefix) -> Floats:
@@ -211,7 +213,10 @@ def render(model: Predictor, prefix: Prefix, continuation: Continuation) -> str:
 def top_indices(values: npt.NDArray[np.floating[Any]], count: int) -> npt.NDArray[np.intp]:
     """Return the indices of the ``count`` largest values (N,), in descending order of the values; ties go to the lower index."""
     count = min(count, len(values))
-    threshold = np.partition(values, len(values) - count)[len(values) - count]
+    # The largest of each block are partitioned sooner than all, and of all values at least as many are as large.
+    largest = values[: len(values) // _BLOCK * _BLOCK].reshape(-1, _BLOCK).max(axis=1)
+    largest = largest if len(largest) >= count else values
+    threshold = np.partition(largest, len(largest) - count)[len(largest) - count]
     found = np.flatnonzero(values >= threshold)
     return found[np.argsort(-values[found], kind="stable")][:count]
 

@@ -156,6 +156,10 @@ class LanguageModel(Predictor):
         """
         return scoring.score_files(self, to_paths("paths", paths), encoding)
 
+    def shares(self) -> list[tuple[float, Predictor]]:
+        """Return the predictors of which the model is a mixture, with their weights, which sum to one: by default itself."""
+        return [(1.0, self)]
+
     @property
     def vectors(self) -> Vectors:
         """The word embeddings, as in ``model.vectors["cat"]``, (m,), or ``model.vectors.analogy("man", "woman", "king")``.

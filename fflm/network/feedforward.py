@@ -59,11 +59,12 @@ class _Masks:
 
 @dataclass(frozen=True)
 class _Part:
-    """The part of a batch that goes through the network at a time, with the array for its losses.
+    """The part of a batch that goes through the network at a time, its ``rows``, with the array for its losses.
 
     ``beta`` is 0 if the part overwrites gradients, and 1 if it adds to them.
     """
 
+    rows: slice
     contexts: Array
     targets: Array
     losses: Array
@@ -165,9 +166,9 @@ class Network:
             at_once = self.rows_at_once(parameters, rows)
             try:
                 for low in range(0, rows, at_once):
-                    high = min(low + at_once, rows)
-                    arrays = backend.upload(contexts[low:high]), targets[low:high], losses[low:high]
-                    part = _Part(*arrays, _Masks(seed, step, first + low), beta=float(low > 0))
+                    own = slice(low, min(low + at_once, rows))
+                    arrays = backend.upload(contexts[own]), targets[own], losses[own]
+                    part = _Part(own, *arrays, _Masks(seed, step, first + low), beta=float(low > 0))
                     self._part_gradients(parameters, part, gradients, objective, 1 / (batch or rows))
                 return
             except MemoryError:
@@ -216,7 +217,11 @@ class Network:
 
     def softmax_inputs(self, parameters: Parameters, contexts: Array) -> Array:
         """Return the input of the output layer after contexts (B, n), in evaluation mode, as a NumPy array (B, H)."""
-        return self.backend.download(self._forward(parameters, self.backend.upload(contexts)).softmax_inputs)
+        return self.backend.download(self.read(parameters, contexts))
+
+    def read(self, parameters: Parameters, contexts: Array) -> Array:
+        """Return what `softmax_inputs` does as an array on the device, where the contexts may be already."""
+        return self._forward(parameters, self.backend.upload(contexts)).softmax_inputs
 
     def predict(self, parameters: Parameters, contexts: Array) -> Array:
         """Return the outputs for contexts (B, n), in evaluation mode, as a NumPy array (B, outputs).
@@ -310,6 +315,8 @@ class Network:
         layer = backend, parameters, forward.softmax_inputs, part.targets
         if config.output == "softmax":
             d_hidden = output.output_gradients(*layer, objective, scale, beta, part.losses, gradients, self.partition)
+            if objective.teacher:
+                output.teacher_gradients(*layer, objective.teacher(part.rows), scale, d_hidden, gradients)
         else:
             d_hidden = output.unit_gradients(*layer, config.output, scale, beta, part.losses, gradients)
         if parameters.projection is not None:

@@ -9,7 +9,7 @@ Letters in the shapes: B rows of a batch, H hidden outputs, V vocabulary size, V
 units.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,12 +38,17 @@ class Objective:
         often each word was drawn as a noise sample, (V,) in the dtype of the network.
     offsets
         What is subtracted from the scores of the words if these are a sample, (V,) in the dtype of the network; None for nothing.
+    teacher
+        A function that predicts a slice of the B rows of the batch by the networks of a teacher. It yields, for each of them, the
+        share of the target's probability that its distribution takes, and log p of the words, (rows, V), on the device. None if
+        the target keeps its probability. It is neither for smoothing, nor for `noise`, nor for an adaptive softmax.
     """
 
     smoothing: float = 0.0
     penalty: float = 0.0
     noise: Array | None = None
     offsets: Array | None = None
+    teacher: Callable[[slice], Iterable[tuple[float, Array]]] | None = None
 
 
 CROSS_ENTROPY = Objective()
@@ -74,6 +79,13 @@ def _no_bias(backend: Backend, projection: Array) -> Array:
     bias = backend.empty((len(projection),), projection.dtype)
     backend.clear(bias)
     return bias
+
+
+def reduced(backend: Backend, bias: Array, offsets: Array) -> Array:
+    """Return bias (V,) less the offsets (V,), a NumPy array, of the words of a sample: see `Objective`."""
+    result = backend.upload(-offsets)
+    backend.add(bias.reshape(1, -1), result.reshape(1, -1))
+    return result
 
 
 def each_row(values: Array) -> Array:
@@ -151,8 +163,7 @@ def output_gradients(
     """
     bias, d_hidden = parameters.output_bias, backend.empty(hidden.shape, hidden.dtype)
     if objective.offsets is not None:
-        bias = backend.upload(-objective.offsets)
-        backend.add(parameters.output_bias.reshape(1, -1), bias.reshape(1, -1))
+        bias = reduced(backend, bias, objective.offsets)
     layer = hidden, parameters.softmax_weight, bias, backend.upload(_first_targets(parameters, targets))
     results = losses, d_hidden, gradients.softmax_weight, gradients.output_bias
     if objective.noise is not None:
@@ -173,6 +184,40 @@ def output_gradients(
             backend.scatter_add(rows, (1,), own, losses.reshape(-1, 1))
             backend.scatter_add(rows, (1,), d_read, d_hidden)
     return d_hidden
+
+
+def teacher_gradients(
+    backend: Backend,
+    parameters: Parameters,
+    hidden: Array,
+    targets: Array,
+    predictions: Iterable[tuple[float, Array]],
+    scale: float,
+    d_hidden: Array,
+    gradients: Parameters,
+) -> None:
+    """Add to the gradients of `output_gradients` what changes them if a teacher's distribution replaces a share of the targets.
+
+    The target is then (1 - w) onehot + w q, with the teacher's distribution q (Hinton et al. 2015, at temperature 1).
+
+    Parameters
+    ----------
+    backend, parameters, hidden, targets, scale, gradients
+        As for `output_gradients`.
+    predictions
+        Of the teacher's networks, as `Objective.teacher` yields them; their shares add up to w.
+    d_hidden
+        The result of `output_gradients`, (B, H), which is added to.
+    """
+    places = backend.upload(targets)
+    logs = d_scores = backend.empty((0, 0), hidden.dtype)
+    for number, (share, logs) in enumerate(predictions):
+        if number == 0:
+            d_scores = backend.empty(logs.shape, logs.dtype)
+        backend.replace_targets(logs, places, scale * share, float(number > 0), d_scores)
+    results = gradients.softmax_weight, gradients.output_bias, backend.empty(hidden.shape, hidden.dtype)
+    backend.affine_backward(hidden, parameters.softmax_weight, logs, "identity", d_scores, 1.0, *results)
+    backend.add(results[2], d_hidden)
 
 
 def _band_gradients(

@@ -185,10 +185,10 @@ class Parameters:
         for name in wanted:
             if not is_finite(arrays[name]):
                 raise FflmError(f"{source} are damaged: {name!r} has a number that is not finite; {REMEDY}")
-        return cls._assemble(config, arrays)
+        return cls.assemble(config, arrays)
 
     @classmethod
-    def _assemble(cls, config: NetworkConfig, arrays: Mapping[str, Array]) -> Self:
+    def assemble(cls, config: NetworkConfig, arrays: Mapping[str, Array]) -> Self:
         """Return parameters that consist of these arrays, without checks."""
         layers = range(len(config.hidden))
         return cls(
@@ -248,7 +248,7 @@ class Parameters:
     @classmethod
     def zeros(cls, config: NetworkConfig, dtype: np.dtype | type = np.float32) -> Self:
         """Return parameters that are all zero."""
-        return cls._assemble(config, {name: np.zeros(shape, dtype) for name, shape in shapes(config).items()})
+        return cls.assemble(config, {name: np.zeros(shape, dtype) for name, shape in shapes(config).items()})
 
     def zeros_like(self) -> Self:
         """Return parameters with the same shapes and dtype that are all zero, as NumPy arrays."""
@@ -304,7 +304,7 @@ class Parameters:
             for index, size in enumerate(config.hidden):
                 bound = arrays[f"hidden.{index}.weight"].shape[1] ** -0.5
                 arrays[f"hidden.{index}.bias"] = generator.uniform(-bound, bound, size).astype(dtype)
-        return cls._assemble(config, arrays)
+        return cls.assemble(config, arrays)
 
 
 def _uniform(generator: np.random.Generator, bound: float, shape: tuple[int, ...], dtype: np.dtype | type, rows: slice) -> Array:

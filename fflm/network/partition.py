@@ -16,7 +16,7 @@ from fflm.backend.protocol import Array
 from fflm.network.config import NetworkConfig
 from fflm.network.inputs import check_range
 from fflm.network.parameters import Parameters
-from fflm.parallel.communicator import Communicator
+from fflm.parallel.communicator import Communicator, DividedRows
 
 
 class Partition:
@@ -64,11 +64,12 @@ class Partition:
         weight, bias = (array[self.own].copy() for array in self.divided(parameters))
         return dataclasses.replace(parameters, output_weight=weight, output_bias=bias)
 
-    def gather(self, parameters: Parameters) -> Parameters | None:
-        """Return the parameters of all words, as NumPy arrays, in the first process; in the others None."""
-        weight, bias = (self.communicator.gather_rows(array, self.words) for array in self.divided(parameters))
-        if weight is None or bias is None:
-            return None
+    def whole(self, parameters: Parameters) -> Parameters:
+        """Return the parameters of all words, given those of which this process has a part, as NumPy arrays.
+
+        The arrays of which each process has a part are `DividedRows`.
+        """
+        weight, bias = (DividedRows(self.communicator, array, self.words) for array in self.divided(parameters))
         return dataclasses.replace(parameters, output_weight=weight, output_bias=bias)
 
     @staticmethod
@@ -77,9 +78,13 @@ class Partition:
         return [parameters.output_weight, parameters.output_bias]
 
     @staticmethod
-    def common(parameters: Parameters) -> list[Array]:
+    def divides(name: str) -> bool:
+        """Return whether each process has a part of the array of this name."""
+        return name.startswith("output.")
+
+    def common(self, parameters: Parameters) -> list[Array]:
         """Return the arrays that are the same in all processes."""
-        return [array for name, array in parameters.items() if not name.startswith("output.")]
+        return [array for name, array in parameters.items() if not self.divides(name)]
 
     def others(self, normalizers: Array) -> Array:
         """Exchange the logarithms of the normalizers: those over own words (B,) -> those of the others (n - 1, B), float64."""

@@ -7,7 +7,7 @@ import json
 import math
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from fflm.errors import FflmError
 Result = TypeVar("Result")
 
 GATHERED = 2**20
-"""Numbers that `Communicator.gather_rows` gathers at a time."""
+"""Numbers of `DividedRows` that travel at a time."""
 
 
 class Communicator(ABC):
@@ -91,13 +91,6 @@ class Communicator(ABC):
         """Return the contiguous share of ``count`` items that is this process's: sizes differ by one at most, and may be 0."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
-    def sum(self, value: float) -> float:
-        """Return the sum of the numbers of all processes."""
-        total = 0.0
-        for each in self.gather([value])[:, 0]:
-            total += float(each)
-        return total
-
     def any(self, value: bool) -> bool:
         """Return whether any process gives a true value."""
         return bool(self.gather([value]).any())
@@ -105,24 +98,6 @@ class Communicator(ABC):
     def barrier(self) -> None:
         """Wait until all processes are here."""
         self.gather([0.0])
-
-    def gather_rows(self, rows: npt.NDArray[Any], count: int) -> npt.NDArray[Any] | None:
-        """Return in the first process an array of ``count`` rows, of which each process gives its `share`; in the others None.
-
-        A few rows travel at a time, as a sum of bits, of which all processes but one give zeros.
-        """
-        shape, own = rows.shape[1:], self.share(count)
-        whole = np.empty((count, *shape), rows.dtype) if self.first else None
-        at_once = max(1, GATHERED // math.prod(shape))
-        for low in range(0, count, at_once):
-            part = np.zeros((min(at_once, count - low), *shape), rows.dtype)
-            start, stop = max(low, own.start), min(low + len(part), own.stop)
-            if start < stop:
-                part[start - low : stop - low] = rows[start - own.start : stop - own.start]
-            self.sum_arrays([part.view(f"u{rows.itemsize}")])
-            if whole is not None:
-                whole[low : low + len(part)] = part
-        return whole
 
     def on_first(self, work: Callable[[], Result]) -> Result:
         """Let the first process do some work, for which the others wait; return its result, which is a JSON value.
@@ -155,6 +130,50 @@ class Communicator(ABC):
             raise FflmError(message)
 
 
+class DividedRows:
+    """An array of which each process has its `Communicator.share` of the rows; a `fflm.arrays.Divided`.
+
+    Parameters
+    ----------
+    communicator
+        The processes. All must call the same methods in the same order.
+    rows
+        The rows of this process.
+    count
+        The number of all rows.
+
+    Attributes
+    ----------
+    shape, dtype
+        Those of the whole array.
+    """
+
+    def __init__(self, communicator: Communicator, rows: npt.NDArray[Any], count: int) -> None:
+        self._communicator, self._rows = communicator, rows
+        self.shape, self.dtype = (count, *rows.shape[1:]), rows.dtype
+
+    def crc32(self, checksum: int) -> int:
+        """Return the CRC-32 of all rows, which continues a checksum: each process in turn adds its rows."""
+        communicator = self._communicator
+        for rank in range(communicator.size):
+            own = zlib.crc32(np.ascontiguousarray(self._rows).data, checksum) if rank == communicator.rank else 0
+            checksum = int(communicator.gather([own])[rank, 0])
+        return checksum
+
+    def __iter__(self) -> Iterator[npt.NDArray[Any]]:
+        """Yield all rows in all processes, a few at a time: as a sum of bits, of which all processes but one give zeros."""
+        count, *shape = self.shape
+        own = self._communicator.share(count)
+        at_once = max(1, GATHERED // math.prod(shape))
+        for low in range(0, count, at_once):
+            part = np.zeros((min(at_once, count - low), *shape), self.dtype)
+            start, stop = max(low, own.start), min(low + len(part), own.stop)
+            if start < stop:
+                part[start - low : stop - low] = self._rows[start - own.start : stop - own.start]
+            self._communicator.sum_arrays([part.view(f"u{part.itemsize}")])
+            yield part
+
+
 class SingleProcess(Communicator):
     """A process by itself, which has nobody to communicate with."""
 
@@ -185,10 +204,6 @@ class SingleProcess(Communicator):
     def processors(self, usable: int, affinity: Collection[int]) -> int:
         """Return all that are usable."""
         return usable
-
-    def sum(self, value: float) -> float:
-        """Return the number."""
-        return value
 
     def any(self, value: bool) -> bool:
         """Return the value."""

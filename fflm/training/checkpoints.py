@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, Self, TypedDict
 
 from fflm.arguments import Positive
-from fflm.arrays import CONFIG, WEIGHTS, array_shapes, load_arrays, save_arrays
+from fflm.arrays import CONFIG, WEIGHTS, array_shapes, map_arrays, save_arrays
 from fflm.errors import FflmError
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters, shapes
@@ -101,8 +101,8 @@ class Checkpoint:
         save_arrays(path, self.state_dict["arrays"], {name: value for name, value in about.items() if value is not None}, config)
 
     @classmethod
-    def load(cls, path: Path, config: str = "") -> Self:
-        """Read a file.
+    def load(cls, path: Path, config: str = "", *, arrays: bool = True) -> Self:
+        """Read and verify a file; keep its arrays in memory, or only the rest.
 
         ``config`` is the `meaning` of the config.json in the same folder, including the training settings.
 
@@ -111,5 +111,6 @@ class Checkpoint:
         FflmError
             If the file is missing, damaged, or not a checkpoint; or if config.json was changed.
         """
-        arrays, about = load_arrays(path, of=_Header, config=config)
-        return cls({"state": about["state"], "arrays": arrays}, about["corpus"], about.get("epochs"), about.get("device"))
+        mapped, about = map_arrays(path, of=_Header, config=config)
+        found = {name: array.copy() for name, array in mapped.arrays.items()} if arrays else {}
+        return cls({"state": about["state"], "arrays": found}, about["corpus"], about.get("epochs"), about.get("device"))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.arguments import Device
-from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS, load_arrays, meaning
+from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS, give_parts, load_arrays, meaning
 from fflm.backend.devices import Compute
 from fflm.errors import FflmError
 from fflm.files import FolderLock, NewFolder, locked_folder, os_errors_as_fflm_error, remove_leftovers, sync, write_json
@@ -22,7 +22,7 @@ from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters, parameter_count
 from fflm.network.partition import Partition
 from fflm.parallel.world import world
-from fflm.signals import ctrl_c
+from fflm.signals import Interruption, ctrl_c
 from fflm.stored import read_json
 from fflm.training.checkpoints import Checkpoint, check_shapes, save_weights
 from fflm.training.events import DivergedError, Evaluation, Event, Finished, Losses, RolledBack, Step, Tested
@@ -30,6 +30,7 @@ from fflm.training.examples import Examples
 from fflm.training.log import append_log, truncate_log
 from fflm.training.schemes import Scheme
 from fflm.training.settings import TrainingSettings
+from fflm.training.teacher import Teacher, TeacherModel
 from fflm.training.trainer import Trainer, sum_losses
 
 DIVERGENCES = 5
@@ -68,6 +69,8 @@ class Session(ABC):
         The initial weights, on the CPU; by default random ones.
     parallel
         What several processes divide: the rows of each batch, or the words of the vocabulary.
+    teacher
+        The networks whose distributions replace a share of the targets; None for none.
 
     Attributes
     ----------
@@ -85,6 +88,8 @@ class Session(ABC):
         The figures of the last evaluation on the validation data; None if there is none.
     save_seconds
         Seconds between checkpoints, besides those at evaluations.
+    label
+        What progress calls the run if it is one of several, such as ``member 2 of 5``.
     """
 
     headlines: ClassVar[tuple[str, ...]]
@@ -103,6 +108,7 @@ class Session(ABC):
         embeddings: npt.NDArray[np.float32] | None = None,
         parameters: Parameters | None = None,
         parallel: Scheme = "data",
+        teacher: TeacherModel | None = None,
     ) -> None:
         check_size(config)
         self._new = None if isinstance(place, Path) else place
@@ -124,11 +130,16 @@ class Session(ABC):
             parameters = partition.own_part(parameters)
         self.vectors = 0 if embeddings is None else parameters.take_embeddings(embeddings)
         network = Network(config, compute.backend(), partition)
-        self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings, world())
+        examples = [self.parts(each.config)["train"] for each in teacher.networks] if teacher else []
+        teaching = Teacher(teacher.networks, examples, network.backend) if teacher else None
+        self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings, world(), teaching)
         self.communicator = self.trainer.communicator
         self.save_seconds = SAVE_SECONDS
+        self.label = ""
         self.valid: dict[str, Any] | None = None
         self._saved = time.monotonic()  # when the last checkpoint was written
+        self._interruption = Interruption()  # that of `finish`
+        self.trainer.wishes, self.trainer.wished = self._wishes, (False, False)
         self._process: int | None = None  # the id of the process that has locked the folder for this session
         self._lock: FolderLock  # the lock, while the folder is locked
         self._weights_meaning = self._checkpoint_meaning = ""  # hashes of config.json, which only the first process uses
@@ -145,6 +156,7 @@ class Session(ABC):
         embeddings: npt.NDArray[np.float32] | None = None,
         parameters: Parameters | None = None,
         parallel: Scheme = "data",
+        teacher: TeacherModel | None = None,
     ) -> Self:
         """Start a training run in a new folder.
 
@@ -154,7 +166,7 @@ class Session(ABC):
         ----------
         new
             The folder of the model, which may contain the data, and is otherwise empty; in all processes but the first its path.
-        data, config, settings, embeddings, parameters, parallel
+        data, config, settings, embeddings, parameters, parallel, teacher
             As for the class.
         compute
             As for the class; by default the CPU with one thread per core.
@@ -164,7 +176,7 @@ class Session(ABC):
         FflmError
             If the folder cannot be written.
         """
-        session = cls(new, data, config, settings, compute or Compute.choose(), embeddings, parameters, parallel)
+        session = cls(new, data, config, settings, compute or Compute.choose(), embeddings, parameters, parallel, teacher)
         session._check_same()
         if not session.communicator.first:
             session._save()
@@ -177,6 +189,7 @@ class Session(ABC):
             "device": session.compute.device,
             "precision": session.compute.precision,
             **session.description(),
+            **({"teacher": teacher.about} if teacher else {}),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         session.save_description(about)
@@ -209,7 +222,15 @@ class Session(ABC):
         """
 
     @classmethod
-    def _resume(cls, path: Path, data: Any, about: dict[str, Any], epochs: int | None, device: Device | None) -> Self:
+    def _resume(
+        cls,
+        path: Path,
+        data: Any,
+        about: dict[str, Any],
+        epochs: int | None,
+        device: Device | None,
+        teacher: TeacherModel | None = None,
+    ) -> Self:
         """Resume the training run in a folder that the caller has locked.
 
         Parameters
@@ -220,6 +241,8 @@ class Session(ABC):
             The data of the run.
         about
             The content of config.json.
+        teacher
+            As for the class.
 
         Raises
         ------
@@ -228,13 +251,13 @@ class Session(ABC):
         """
         config, settings = NetworkConfig.from_dict(about["network"]), TrainingSettings.from_dict(about["training"])
         check_shapes(path / CHECKPOINT, config)
-        checkpoint = Checkpoint.load(path / CHECKPOINT, meaning(about, training=True))
+        checkpoint = Checkpoint.load(path / CHECKPOINT, meaning(about, training=True), arrays=world().first)
         processes = about.get("processes", 1)
         threads = max(1, about["threads"] * processes // world().size)  # as many as before, in all processes together
         compute = Compute.choose(threads, device or checkpoint.device or about.get("device", "cpu"))
         if compute.device == "cuda":
             compute = dataclasses.replace(compute, precision=about.get("precision", "fp32"))
-        session = cls(path, data, config, settings, compute, parallel=about.get("parallel", "data"))
+        session = cls(path, data, config, settings, compute, parallel=about.get("parallel", "data"), teacher=teacher)
         session.vectors = about.get("vectors", 0)
         session._restore_from(checkpoint, about, epochs)
         return session
@@ -339,7 +362,7 @@ class Session(ABC):
         if checkpoint and checkpoint.corpus != self.fingerprint:
             raise FflmError(f"{self.path} was trained on other data: resume with that, or train again with `overwrite=True`")
         try:
-            self.trainer.load_from_first(checkpoint.state_dict if checkpoint else None)
+            self.trainer.load_from_first(checkpoint.state_dict if checkpoint and self.communicator.first else None)
         except FflmError as error:
             raise FflmError(f"{self.folder / CHECKPOINT} cannot be used: {error}") from error
 
@@ -415,11 +438,12 @@ class Session(ABC):
         """
         try:
             with ctrl_c() as interrupted:
+                self._interruption = interrupted
                 if interrupted.received:
                     raise KeyboardInterrupt
                 for event in self.events():
                     interrupted.deferred = True  # not before the first step, because compiling kernels may take long
-                    stop = self.communicator.any(interrupted.received) and not self.trainer.state.finished
+                    stop = self.trainer.wished[1] and not self.trainer.state.finished
                     # A model that has not been evaluated must not replace a trained model.
                     if stop and self.communicator.on_first(lambda: self.published):
                         self.save()  # save before the callbacks print anything, because the terminal may be closed
@@ -488,6 +512,7 @@ class Session(ABC):
             self._save_weights({"step": state.step, "epoch": self._epochs(state.words)})
         state_dict = self.trainer.state_dict()
         if not self.communicator.first:
+            give_parts(state_dict["arrays"])
             return
         with os_errors_as_fflm_error(f"write {self.folder / LOG}"):
             sync(self.folder / LOG)
@@ -502,13 +527,20 @@ class Session(ABC):
     def _save_weights(self, figures: dict[str, Any]) -> None:
         """Write the current weights with their figures, which only the first process does; all processes must call this."""
         weights = self.trainer.weights()
-        if weights:
+        if weights and self.communicator.first:
             save_weights(self.folder, weights, figures, self._weights_meaning)
+        elif weights:
+            give_parts(dict(weights.items()))
 
     def _write(self, event: str, **fields: Any) -> None:
         """Append an event to the log, and record the length of the log in the state."""
         if self.communicator.first:
             self.trainer.state.log_bytes = append_log(self.folder / LOG, event, **fields)
+
+    def _wishes(self) -> tuple[bool, bool]:
+        """Return whether it is time for this process to save, and whether it was told to stop."""
+        due = self.communicator.first and time.monotonic() - self._saved > self.save_seconds
+        return due, self._interruption.received
 
     def _record(self, event: Step | Evaluation | Finished) -> None:
         """Write an event to the log, and save the weights and the checkpoint if it is time to."""
@@ -528,7 +560,7 @@ class Session(ABC):
             # This does not change the state: if a finished run is resumed, it logs its end and its test figures again.
             if first:
                 append_log(self.folder / LOG, "finished", reason=event.reason)
-        elif self.communicator.any(first and time.monotonic() - self._saved > self.save_seconds):
+        elif self.trainer.wished[0]:
             self.save()
 
     def _evaluate_test(self, test: Examples) -> Tested:
@@ -540,12 +572,12 @@ class Session(ABC):
             else ({}, {})
         )
         if communicator.any(communicator.first and "test" not in figures):
-            best = Parameters.from_arrays(network.config, arrays) if communicator.first else Parameters.zeros(network.config)
-            for array in best:
-                communicator.broadcast_array(array)
-            weights = self.trainer.own_part(best).mapped(network.backend.upload)
+            best = Parameters.from_arrays(network.config, arrays) if communicator.first else None
+            given = {f"parameters.{name}": array for name, array in best.items()} if best else {}
+            own = {name.removeprefix("parameters."): array for name, array in self.trainer.own_from_first(given).items()}
+            weights = Parameters.assemble(network.config, own).mapped(network.backend.upload)
             losses = sum_losses(network, weights, test, self.trainer.rows)
-            if communicator.first:
+            if best:
                 figures = {**figures, "test": self.measure("test", losses, weights)}
                 save_weights(self.folder, best, figures, self._weights_meaning)
         if communicator.first:

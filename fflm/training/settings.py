@@ -25,6 +25,23 @@ Initial: TypeAlias = Annotated[
 Extend: TypeAlias = Annotated[
     bool, Meta(description="Add new words of the text to the vocabulary of the model that training starts from.")
 ]
+TeacherPath: TypeAlias = Annotated[
+    PathLike | None,
+    Meta(
+        description="Learn also from the predictions of this model: a network or a mixture of networks, with the same vocabulary."
+    ),
+]
+TeacherWeight: TypeAlias = Annotated[
+    float, Meta(gt=0, le=1, description="Share of the target's probability that the teacher's distribution replaces.")
+]
+Members: TypeAlias = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=50,
+        description="Networks to train, with the seeds seed, seed + 1, ...; if there are several, the model is their mixture.",
+    ),
+]
 Preset: TypeAlias = Annotated[
     Literal["default", "quick", "bengio2003"],
     Meta(

@@ -83,7 +83,7 @@ class StateDict(TypedDict):
 
     ``state`` has the fields of `State`. ``arrays`` has NumPy arrays by their names: ``parameters.NAME`` for each parameter,
     ``moment0.NAME``, ``moment1.NAME`` for each moment of the optimizer, and with lazy Adam updates ``done.NAME``, (rows, 2)
-    float64, as in `LazyAdam.done`.
+    float64, as in `LazyAdam.done`. Arrays of which each process has a part are `DividedRows` where they are to be saved.
     """
 
     state: dict[str, Any]

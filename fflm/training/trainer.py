@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from fflm.training.sampling import Sampler
 from fflm.training.schedules import rate_at
 from fflm.training.settings import TrainingSettings
 from fflm.training.state import State, StateDict, state_from_dict
+from fflm.training.teacher import Teacher
 
 EVALUATION_ROWS = 1024
 """Predicted words per evaluation batch."""
@@ -92,6 +93,8 @@ class Trainer:
     communicator
         The processes that train together, with the same data. Without a partition, each has the same parameters and optimizer,
         computes the gradients of a share of the rows of each batch, and makes the same update with the sums over all processes.
+    teacher
+        The networks whose distributions replace a share of the targets, on the same device; by default there are none.
 
     Attributes
     ----------
@@ -99,6 +102,8 @@ class Trainer:
         As above.
     rows
         The processes that divide the rows of batches; with a partition, this process by itself.
+    teacher
+        As above.
     parameters, gradients
         The parameters and their gradients, on the device.
     state
@@ -107,11 +112,16 @@ class Trainer:
         The optimizer and its moments.
     lazy_adam
         The lazy Adam updates; None if each step updates all rows.
+    wishes
+        A function that returns what this process wishes, booleans (k,). The processes tell each other with the loss of each step,
+        so that this takes no further message.
+    wished
+        Whether any process has wished each of these at the last step, (k,).
 
     Raises
     ------
     FflmError
-        If the settings do not fit the output of the network.
+        If the settings do not fit the output of the network, or the teacher.
     """
 
     def __init__(
@@ -122,6 +132,7 @@ class Trainer:
         valid: Examples | None,
         settings: TrainingSettings,
         communicator: Communicator = SINGLE_PROCESS,
+        teacher: Teacher | None = None,
     ) -> None:
         self.network = network
         self.parameters = parameters.mapped(network.backend.upload)
@@ -132,10 +143,15 @@ class Trainer:
         self.rows = SINGLE_PROCESS if network.partition else self.communicator
         if network.config.output != "softmax" and (settings.loss, settings.smoothing, settings.self_normalise) != ("exact", 0, 0):
             raise FflmError("a sampled loss, smoothing and self-normalization are of a softmax: leave them out")
+        if teacher and (settings.loss == "nce" or settings.smoothing or network.config.bands or network.partition):
+            raise FflmError("a teacher needs one softmax without smoothing: leave out `smoothing`, `bands`, and the loss nce")
+        self.teacher = teacher
         self.optimizer = Optimizer(settings, parameters, network.backend)
         self.gradients = parameters.zeros_like().mapped(network.backend.upload)
         self._scale = network.backend.upload(np.ones(1, parameters.dtype))
         self.state = State()
+        self.wishes: Callable[[], Sequence[bool]] = tuple
+        self.wished: Sequence[bool] = ()
         if settings.loss != "exact":
             self._sampler = Sampler(train.counts(network.config.vocabulary), settings.samples, settings.seed)
         self.lazy_adam: LazyAdam | None = None
@@ -170,11 +186,11 @@ class Trainer:
         """Return everything that a trainer with the same network, data and settings needs to continue in the same way.
 
         Call this method between two events of `run`, in all processes. The arrays may share memory with the trainer, so they must
-        be stored or copied before training continues. Only the first process gets them.
+        be stored or copied before training continues. Only the first process gets them, but with a partition, all do.
         """
         arrays: dict[str, Array] = {}
         for part, own in self._parts().items():
-            if whole := self._gathered(own):
+            if whole := self._whole(own):
                 arrays |= {f"{part}.{name}": array for name, array in whole.items()}
         if self.lazy_adam:
             arrays |= {f"done.{name}": rows for name, rows in self.lazy_adam.done.items()}
@@ -194,55 +210,73 @@ class Trainer:
         FflmError
             If the state or the arrays do not belong to such a trainer.
         """
+        self._check_state(state_dict)
+        own = {name: self._own_rows(name, array) for name, array in state_dict["arrays"].items()}
+        self._load({"state": state_dict["state"], "arrays": own})
+
+    def load_from_first(self, state_dict: StateDict | None) -> None:
+        """Load a state in all processes, as `load_state_dict` does; only the first process gives it.
+
+        No other process has more than one array of all words at a time.
+        """
+
+        def check() -> dict[str, Any]:
+            assert state_dict
+            self._check_state(state_dict)
+            return state_dict["state"]
+
+        state = self.communicator.on_first(check)
+        self._load({"state": state, "arrays": self.own_from_first({} if state_dict is None else state_dict["arrays"])})
+
+    def own_from_first(self, given: Mapping[str, Array]) -> dict[str, Array]:
+        """Return what each process has of the arrays of a state, which only the first process gives."""
+        about = self.communicator.on_first(lambda: {name: [array.shape, array.dtype.str] for name, array in given.items()})
+        own: dict[str, Array] = {}
+        for name, (shape, dtype) in about.items():
+            array = given[name] if given else np.empty(shape, dtype)
+            self.communicator.broadcast_array(array)
+            rows = self._own_rows(name, array)
+            own[name] = rows if given else rows.copy()  # so that the memory of the whole array becomes free
+        return own
+
+    def _check_state(self, state_dict: StateDict) -> None:
+        """Raise an FflmError if a state does not belong to a trainer like this."""
         state, arrays = state_from_dict(state_dict["state"]), state_dict["arrays"]
         if state.batch >= self.batches:
             raise FflmError(f"the checkpoint is damaged (there is no batch {state.batch} in an epoch): {REMEDY}")
-        parts = {
-            part: Parameters.from_arrays(
-                self.network.config,
-                {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")},
-            )
-            for part in self._parts()
-        }
+        for part in self._parts():
+            own = {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")}
+            Parameters.from_arrays(self.network.config, own)
+
+    def _own_rows(self, name: str, array: Array) -> Array:
+        """Return what this process has of an array of a state."""
+        partition, (_, _, parameter) = self.network.partition, name.partition(".")
+        return array[partition.own] if partition and partition.divides(parameter) else array
+
+    def _load(self, state_dict: StateDict) -> None:
+        """Continue from a state that was checked, and has what this process has of each array."""
+        arrays, backend = state_dict["arrays"], self.network.backend
         if self.lazy_adam:
             self.lazy_adam.restore(arrays)
-        backend = self.network.backend
-        for part, whole in self._parts().items():
-            for array, saved in zip(whole, self.own_part(parts[part]), strict=True):
+        for part, parameters in self._parts().items():
+            for name, array in parameters.items():
+                saved = arrays[f"{part}.{name}"]
                 backend.copy(backend.upload(saved).reshape(len(saved), -1), array.reshape(len(saved), -1))
-        self.state = state
-
-    def load_from_first(self, state_dict: StateDict | None) -> None:
-        """Load a state in all processes, as `load_state_dict` does; only the first process gives it."""
-        given = {} if state_dict is None else state_dict["arrays"]
-
-        def describe() -> dict[str, Any]:
-            shapes = {name: [array.shape, array.dtype.str] for name, array in given.items()}
-            return {"state": state_dict and state_dict["state"], "shapes": shapes}
-
-        about = self.communicator.on_first(describe)
-        arrays = {name: given[name] if given else np.empty(shape, dtype) for name, (shape, dtype) in about["shapes"].items()}
-        for array in arrays.values():
-            self.communicator.broadcast_array(array)
-        self.load_state_dict({"state": about["state"], "arrays": arrays})
+        self.state = state_from_dict(state_dict["state"])
 
     def weights(self) -> Parameters | None:
         """Return the parameters, as NumPy arrays, which may be those of the trainer, in the first process; in the others None.
 
-        All processes must call this.
+        With a partition, all processes get them, with `DividedRows`.
         """
-        return self._gathered(self.parameters)
+        return self._whole(self.parameters)
 
-    def own_part(self, parameters: Parameters) -> Parameters:
-        """Return the parameters that the trainer of this process has, given those of all words."""
-        return self.network.partition.own_part(parameters) if self.network.partition else parameters
-
-    def _gathered(self, own: Parameters) -> Parameters | None:
-        """Return parameters, or moments, of all words, as NumPy arrays, in the first process; in the others None."""
+    def _whole(self, own: Parameters) -> Parameters | None:
+        """Return parameters, or moments, as `weights` does."""
         if not (self.network.partition or self.communicator.first):
             return None
         downloaded = own.mapped(self.network.backend.download)
-        return self.network.partition.gather(downloaded) if self.network.partition else downloaded
+        return self.network.partition.whole(downloaded) if self.network.partition else downloaded
 
     def _parts(self) -> dict[str, Parameters]:
         """Return the parameters and the optimizer's moments under the names that they have in a checkpoint."""
@@ -292,6 +326,9 @@ class Trainer:
             subset = Subset(self.network.config, contexts, targets, words)
             contexts, targets = subset.contexts, subset.targets
         share, upload = self.rows.share(len(targets)), self.network.backend.upload
+        if self.teacher:
+            teacher = self.teacher.predictions(positions[share], words, objective.offsets)
+            objective = dataclasses.replace(objective, teacher=teacher)
         own = upload(contexts[share]), targets[share], share.start
         return _Batch(*own, len(targets), objective, subset, words is None)
 
@@ -356,7 +393,10 @@ class Trainer:
             If the loss or the gradient is not finite, or the loss has exploded.
         """
         state, backend, words = self.state, self.network.backend, batch.size
-        total = self.communicator.sum(float(backend.download(losses).sum(dtype=np.float64)))
+        own = float(backend.download(losses).sum(dtype=np.float64))
+        every = self.communicator.gather([own, *self.wishes()])
+        total = float(np.cumsum(every[:, 0])[-1])  # added up in the order of ranks
+        self.wished = list(map(any, every[:, 1:].T))
         self._check(total / words, batch.exact)
         if not math.isfinite(backend.download(self._scale)[0]):
             raise DivergedError(f"the gradient is not finite at step {state.step + 1}")

@@ -445,6 +445,19 @@ def test_nce_gradients(sizes: tuple[int, int, int], beta: float, dtype: np.dtype
 
 
 @same_kernels_in_fp32
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+@pytest.mark.parametrize(("rows", "words"), [(1, 1), (33, 3), (3, 600)])
+def test_replace_targets(rows: int, words: int, beta: float, dtype: np.dtype, threads: int) -> None:
+    generator = np.random.default_rng(0)
+    logs, targets = normal(generator, rows, words, dtype=dtype, size=4.0), generator.integers(0, words, rows, np.int32)
+    d_scores = previous_contents(logs, beta, generator)
+    before = as_float64(d_scores)[0] if beta else 0
+    BACKEND.replace_targets(logs, targets, 0.3, beta, d_scores)
+    expected = 0.3 * (np.eye(words)[targets] - np.exp(as_float64(logs)[0]))
+    assert_close(d_scores, before + expected, PRODUCT[dtype], unit=1.0)
+
+
+@same_kernels_in_fp32
 @pytest.mark.parametrize("loss", UNIT_LOSSES)
 @pytest.mark.parametrize(("rows", "units"), [(1, 1), (1, 5), (33, 3), (3, 300)])
 def test_unit_losses(rows: int, units: int, loss: UnitLoss, dtype: np.dtype, threads: int) -> None:

@@ -24,12 +24,12 @@ from tiny import MODES, tiny_model
 
 import fflm
 from fflm.backend.cpu import backend as cpu_backend
-from fflm.backend.cpu import kernels, launching
+from fflm.backend.cpu import launching
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.cpu.blas import ONE_THREAD
-from fflm.models.mixture.cache import UnigramCache
+from fflm.models.mixture.cache import NeuralCache, UnigramCache
 from fflm.models.mixture.model import Mixture
-from fflm.models.neural import fast
+from fflm.models.neural import fast, few
 from fflm.models.neural.fast import FastScorer
 from fflm.models.ngram import estimate as ngram_estimate
 from fflm.models.ngram import model as ngram_model
@@ -66,8 +66,8 @@ def operations(folder: Path, keep: Callable[[Any], Any] = lambda model: model) -
     """
     model = tiny_model(MODES["line ends"])
     of_text = estimate_model(corpus(folder), 3)
-    cache = UnigramCache(5, model.vocabulary, model.text)
-    mixture = Mixture({"a": model, "b": tiny_model(MODES["line ends"], seed=2), "cache": cache}, [0.5, 0.3, 0.2])
+    caches = {"cache": UnigramCache(5, model.vocabulary, model.text), "neural cache": NeuralCache(5, 3.0, model)}
+    mixture = Mixture({"a": model, "b": tiny_model(MODES["line ends"], seed=2), **caches}, [0.4, 0.3, 0.2, 0.1])
     labeled = "\n".join(f"{'ab'[row % 2]}\t{line}" for row, line in enumerate(STORIES.split("\n")[:40]) if line)
     (folder / "lines.tsv").write_text(labeled, encoding="utf-8")
     classifier = fflm.train_classifier(folder / "lines.tsv", folder / "lines.classifier", epochs=1, valid=None)
@@ -137,7 +137,7 @@ def blas_threads() -> list[int]:
 
 def set_shares(monkeypatch: pytest.MonkeyPatch, shares: int = 2) -> None:
     """Divide the work of all kernels into this number of shares."""
-    for module in (cpu_backend, ngram_model, ngram_estimate, fast):
+    for module in (cpu_backend, ngram_model, ngram_estimate, fast, few):
         monkeypatch.setattr(module, "shares_of", lambda work, threads=None: shares)
 
 
@@ -204,7 +204,7 @@ def test_blas_threads_are_restored_when_last_thread_leaves():
 
 
 def test_results_do_not_depend_on_number_of_threads(monkeypatch):
-    """Results depend on the number of shares, not on how many threads compute them, nor on whether kernels are parallel."""
+    """Results depend on the number of shares, not on how many threads compute them, nor on whether it is the calling one."""
     monkeypatch.setattr(launching, "WORTH_WAKING", 0)
     model, contexts = tiny_model(), np.random.default_rng(1).integers(0, 9, (300, 3), np.int32)
 
@@ -221,14 +221,27 @@ def test_results_do_not_depend_on_number_of_threads(monkeypatch):
         assert np.array_equal(left, right)
 
 
-def test_threads_compute_in_double_precision(monkeypatch):
-    """Elsewhere one thread computes all shares in double precision; this kernel is the one that compiles fastest."""
-    set_shares(monkeypatch)
-    values, total = np.random.default_rng(1).normal(size=(2, 33, 70))
-    expected = values + total
-    CpuBackend().add(values, total)
-    assert np.array_equal(total, expected)
-    assert any(types[0].dtype == numba.float64 for types in kernels.add.parallel.signatures)
+@pytest.mark.parametrize("shares", [1, 2, 5])
+def test_each_share_is_computed_once(shares):
+    @launching.kernel()
+    def count(counts, shares, t):
+        counts[t] += 1
+
+    counts = np.zeros(shares)
+    count(counts, shares)
+    assert counts.tolist() == [1] * shares
+
+
+@pytest.mark.parametrize("shares", [1, 2, 5])
+def test_too_little_memory_for_a_share_is_an_error(shares):
+    @launching.kernel()
+    def allocate(counts, shares, t):
+        if t == shares - 1:
+            counts[t] = len(np.empty(2**55, np.uint8))
+
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            allocate(np.zeros(shares), shares)
 
 
 def test_model_is_first_used_by_several_threads_at_once():
@@ -254,11 +267,9 @@ def test_unusable_threading_layer_is_named_in_error(layer):
     program = """
 import numpy as np, fflm
 from fflm.backend.cpu.launching import kernel
-from numba import prange
 @kernel()
-def fill(array, threads):
-    for t in prange(threads):
-        array[t] = 1
+def fill(array, threads, t):
+    array[t] = 1
 try:
     fill(np.zeros(2), 2)
 except fflm.FflmError as error:

@@ -124,5 +124,8 @@ def test_each_readme_shows_the_recorded_results(readme):
     assert report.TABLE.search(PAGES[readme])[0] == report.readme_table(readme), "run `python benchmarks/report.py`"
 
 
-def test_filter_page_shows_the_recorded_results():
-    assert report.TABLE.search(PAGES["docs/filter.md"])[0] == report.filter_table(), "run `python benchmarks/report.py`"
+@pytest.mark.parametrize(
+    ("page", "results"), [("docs/distributed.md", report.distributed_results), ("docs/filter.md", report.filter_table)]
+)
+def test_page_shows_the_recorded_results(page, results):
+    assert report.TABLE.search(PAGES[page])[0] == results(), "run `python benchmarks/report.py`"

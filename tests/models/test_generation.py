@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tiny import MODES, Bigrams, tiny_model
 
 from fflm.cli import main
+from fflm.models import generation
 from fflm.models.generation import _nucleus, beam_search, next_words, probabilities, read_prefix, render, sample, top_indices
 from fflm.models.neural.model import save_config
 from fflm.text.settings import TextSettings
@@ -285,10 +286,14 @@ def test_generate_and_next_words_of_model(model):
     assert abs(sum(p for _, p in model.next_words("the", top=100)) - 1) < 1e-6
 
 
-@given(st.lists(st.sampled_from([0.0, 1.0, -math.inf, 2.5]) | st.floats(-10, 10), min_size=1), st.integers(1, 30))
-def test_largest_equals_stable_sort(values, count):
+@given(
+    st.lists(st.sampled_from([0.0, 1.0, -math.inf, 2.5]) | st.floats(-10, 10), min_size=1), st.integers(1, 30), st.integers(1, 4)
+)
+def test_largest_equals_stable_sort(values, count, block):
     expected = sorted(range(len(values)), key=lambda index: -values[index])[:count]
-    assert top_indices(np.array(values), count).tolist() == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "_BLOCK", block)
+        assert top_indices(np.array(values), count).tolist() == expected
 
 
 @pytest.mark.parametrize("top_p", [0.01, 0.5, 0.9, 1.0])

@@ -40,7 +40,11 @@ def compute_gradients(
     for array in gradients:
         array[...] = np.nan
     noise = reference.noise(case).astype(dtype) if case["noise"] else None
-    objective = Objective(case["smoothing"], case["penalty"], noise)
+    teacher = None
+    if case["teacher"]:
+        logs = reference.teachers(len(targets), WORDS).astype(dtype)
+        teacher = lambda rows: ((case["teacher"] / 2, np.ascontiguousarray(each[rows])) for each in logs)  # noqa: E731
+    objective = Objective(case["smoothing"], case["penalty"], noise, teacher=teacher)
     network.gradients(parameters, contexts, targets, gradients, losses, objective=objective, seed=SEED, step=STEP)
     return gradients, losses
 

@@ -22,7 +22,7 @@ def gradients_of(name: str) -> dict[str, np.ndarray]:
     return reference.network_gradients(*reference.batch(CASES[name]), CASES[name], SEED, STEP)
 
 
-QUICK = {"tanh", "everything", "averages", "noise", "tied, direct", "one band, direct, penalty"}
+QUICK = {"tanh", "teacher", "everything", "averages", "noise", "tied, direct", "one band, direct, penalty"}
 
 
 @pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES])

@@ -25,9 +25,6 @@ from fflm.backend.devices import why_no_gpu
 
 NAME = "Fake GPU"
 
-link_kernel = CUDACodeLibrary.get_cubin
-"""Return the machine code of a kernel; it takes seconds."""
-
 
 class TrackedPool(Pool):
     """The pool of memory of the CUDA backend, which tells the driver the exact size of each array."""
@@ -42,7 +39,7 @@ class TrackedPool(Pool):
 
 
 def without_linking(library: CUDACodeLibrary, cc: Any = None) -> ObjectCode:
-    """Return the PTX of a kernel as its module; this replaces `link_kernel`."""
+    """Return the PTX of a kernel as its module; this replaces the linking of its machine code, which takes seconds."""
     return ObjectCode.from_ptx(library.get_asm_str().encode())
 
 

@@ -29,13 +29,14 @@ PLAIN = {
     "smoothing": 0.0,
     "penalty": 0.0,
     "noise": False,
+    "teacher": 0.0,
     "input": "window",
     "numbers": 0,
     "outputs": None,
     "output": "softmax",
 }
 
-OBJECTIVE = {"smoothing", "penalty", "noise"}
+OBJECTIVE = {"smoothing", "penalty", "noise", "teacher"}
 """The entries of a case that are not fields of `NetworkConfig`."""
 
 CASES = {
@@ -62,6 +63,7 @@ CASES = {
     "penalty, smoothing": {"penalty": 0.1, "smoothing": 0.2, "tied": True},
     "noise": {"noise": True},
     "noise, tied": {"noise": True, "tied": True, "direct": True},
+    "teacher": {"teacher": 0.4, "penalty": 0.1, "tied": True, "dropout": 0.3},
     "averages": {"averages": (1, 4)},
     "averages, tied": {"averages": (3,), "tied": True, "window": 1, "embedding_dropout": 0.2},
     "bands": {"bands": (4, 7), "hidden": (20,)},
@@ -273,15 +275,27 @@ def smoothed_targets(targets, words, smoothing):
     return (1 - smoothing) * np.eye(words)[targets] + smoothing / words
 
 
+def taught_targets(targets, words, smoothing, teacher):
+    """Return `smoothed_targets` (B, V), of which a share is replaced by the mean of `teachers` (Hinton et al. 2015)."""
+    taught = np.exp(teachers(len(targets), words)).mean(0)
+    return (1 - teacher) * smoothed_targets(targets, words, smoothing) + teacher * taught
+
+
+def teachers(rows, words):
+    """Return the log-probabilities (2, B, V) of the two networks of a teacher in the tests of the network."""
+    scores = np.random.default_rng(rows).normal(0, 2, (2, rows, words))
+    return scores - np.logaddexp.reduce(scores, axis=2, keepdims=True)
+
+
 def log_normalizers(hidden, weight, bias):
     """Return the logarithms (B,) of the sums of the exponentials of the scores."""
     return np.logaddexp.reduce(hidden @ weight.T + bias, axis=1)
 
 
-def output_gradients(hidden, weight, bias, targets, smoothing, penalty, scale):
+def output_gradients(hidden, weight, bias, targets, smoothing, penalty, scale, teacher=0.0):
     """Return d_hidden (B, H), d_weight (V, H), d_bias (V,) of ``scale`` times the sum of cross-entropy and penalty."""
     probabilities = np.exp(log_probabilities(hidden, weight, bias))
-    d_scores = probabilities - smoothed_targets(targets, len(weight), smoothing)
+    d_scores = probabilities - taught_targets(targets, len(weight), smoothing, teacher)
     d_scores += 2 * penalty * log_normalizers(hidden, weight, bias)[:, None] * probabilities
     d_scores *= scale
     return d_scores @ weight, d_scores.T @ hidden, d_scores.sum(0)
@@ -506,8 +520,9 @@ def network_losses(parameters, contexts, targets, case, seed=0, step=0, *, train
 def objective(parameters, contexts, targets, case, seed=0, step=0):
     """Return the objective that training minimizes, with dropout.
 
-    It is the mean over the batch of the cross-entropy with smoothed targets and the penalty on normalizers, or of the loss of
-    noise-contrastive estimation. An adaptive softmax consists of several softmaxes, each with targets.
+    It is the mean over the batch of the cross-entropy with smoothed targets, or those of a teacher, and the penalty on
+    normalizers, or of the loss of noise-contrastive estimation. An adaptive softmax consists of several softmaxes, each with
+    targets.
     """
     projected = forward(parameters, contexts, case, seed, step, training=True)[2]
     if case["output"] != "softmax":
@@ -518,7 +533,7 @@ def objective(parameters, contexts, targets, case, seed=0, step=0):
             total += nce_losses(hidden, weight, bias, places, noise(case)).sum()
             continue
         logs = log_probabilities(hidden, weight, bias)
-        total -= (smoothed_targets(places, len(weight), case["smoothing"]) * logs).sum()
+        total -= (taught_targets(places, len(weight), case["smoothing"], case["teacher"]) * logs).sum()
         total += (case["penalty"] * log_normalizers(hidden, weight, bias) ** 2).sum()
     return total / len(targets)
 
@@ -543,7 +558,7 @@ def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
             d_read, d_weight, d_bias = nce_gradients(read, weight, bias, places, noise(case), 1 / len(targets))
         else:
             d_read, d_weight, d_bias = output_gradients(
-                read, weight, bias, places, case["smoothing"], case["penalty"], 1 / len(targets)
+                read, weight, bias, places, case["smoothing"], case["penalty"], 1 / len(targets), case["teacher"]
             )
         if band is not None:
             gradients[f"band.{band}.weight"], gradients[f"band.{band}.bias"] = d_weight, d_bias

@@ -7,6 +7,7 @@ import pytest
 from processes import in_processes
 from tolerances import assert_close
 
+from fflm.arrays import give_parts, load_arrays, save_arrays
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.errors import FflmError
 from fflm.network.config import NetworkConfig
@@ -15,9 +16,11 @@ from fflm.network.parameters import Parameters
 from fflm.network.partition import Partition
 from fflm.parallel.communicator import SINGLE_PROCESS
 from fflm.text.windows import Windows
+from fflm.training.checkpoints import Checkpoint
 from fflm.training.events import DivergedError, Evaluation, Step
 from fflm.training.examples import Rows
 from fflm.training.settings import TrainingSettings
+from fflm.training.teacher import Teacher, TeacherNetwork
 from fflm.training.trainer import Trainer, sum_losses
 
 WORDS = 30
@@ -33,6 +36,7 @@ CASES = {
     "bands": ({"tied": False, "bands": (10, 20)}, {"loss": "exact", "weight_decay": 0.1}),
     "sgd": ({"direct": True}, {"loss": "exact", "optimizer": "sgd", "momentum": 0.9, "l2": 0.01, "smoothing": 0.1}),
     "small batches": ({}, {"loss": "sampled", "samples": 4, "batch_size": 2, "epochs": 1, "evaluate_every": 20}),
+    "teacher": ({}, {"loss": "sampled", "samples": 8, "exact_end": 0.3}),
 }
 
 UNTIED = dataclasses.replace(CONFIG, tied=False)
@@ -56,16 +60,27 @@ def texts(config):
     return Windows(TEXT, config.context, padding=WORDS)
 
 
-def trainer(communicator, config=CONFIG, settings=SETTINGS, seed=1, *, vocabulary=False):
+def teacher():
+    """Return a teacher of two networks, which see more words than the student."""
+    configs = [dataclasses.replace(CONFIG, window=5, hidden=(4,)), dataclasses.replace(CONFIG, tied=False, direct=True)]
+    networks = [
+        TeacherNetwork(share, each, Parameters.random(each, 9, np.float64))
+        for share, each in zip((0.3, 0.2), configs, strict=True)
+    ]
+    return Teacher(networks, [texts(each) for each in configs], CpuBackend())
+
+
+def trainer(communicator, config=CONFIG, settings=SETTINGS, seed=1, *, vocabulary=False, taught=False):
     examples = texts(config)
     partition = Partition(config, communicator) if vocabulary else None
     start = Parameters.random(config, seed, np.float64, words=partition.own if partition else slice(None))
-    return Trainer(Network(config, CpuBackend(), partition), start, examples, examples, settings, communicator)
+    network = Network(config, CpuBackend(), partition)
+    return Trainer(network, start, examples, examples, settings, communicator, teacher() if taught else None)
 
 
-def train(communicator, config, settings, steps=10**9, *, vocabulary=False):
+def train(communicator, config, settings, steps=10**9, **kind):
     """Train for a number of steps; return the losses of all events, and the trainer."""
-    run, losses = trainer(communicator, config, settings, vocabulary=vocabulary), []
+    run, losses = trainer(communicator, config, settings, **kind), []
     for event in run.run():
         if isinstance(event, Step):
             losses.append(event.loss)
@@ -76,13 +91,19 @@ def train(communicator, config, settings, steps=10**9, *, vocabulary=False):
     return losses, run
 
 
+def whole_weights(run):
+    """Return the weights of all words."""
+    return [weight if isinstance(weight, np.ndarray) else np.concatenate(list(weight)) for weight in run.weights()]
+
+
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("name", CASES)
 def test_training_in_several_processes_equals_training_in_one(name, size):
     shape, fields = CASES[name]
     config, settings = dataclasses.replace(CONFIG, **shape), dataclasses.replace(SETTINGS, **fields)
-    expected, one = train(SINGLE_PROCESS, config, settings)
-    results = in_processes(size, lambda communicator: train(communicator, config, settings))
+    taught = name == "teacher"
+    expected, one = train(SINGLE_PROCESS, config, settings, taught=taught)
+    results = in_processes(size, lambda communicator: train(communicator, config, settings, taught=taught))
     for losses, run in results:
         assert losses == results[0][0]
         assert_close(losses, expected, ROUNDING)
@@ -102,18 +123,22 @@ def test_classifier_in_several_processes_equals_one(frozen):
 
 
 @pytest.mark.parametrize("name", VOCABULARY_CASES)
-def test_training_over_divided_vocabulary_equals_training_in_one_process(name):
-    """Also after a resume in another number of processes, from a checkpoint that has all words."""
+def test_training_over_divided_vocabulary_equals_training_in_one_process(name, tmp_path):
+    """Also after a resume in another number of processes, from a checkpoint that has all words, and the bytes of any other."""
     shape, fields = VOCABULARY_CASES[name]
     config, settings = dataclasses.replace(UNTIED, **shape), dataclasses.replace(SETTINGS, **fields)
     expected, one = train(SINGLE_PROCESS, config, settings)
 
     def whole(communicator):
         losses, run = train(communicator, config, settings, vocabulary=True)
-        return losses, run, run.weights()
+        return losses, run, whole_weights(run)
 
     def stopped(communicator):
-        return train(communicator, config, settings, 7, vocabulary=True)[1].state_dict()
+        state_dict = train(communicator, config, settings, 7, vocabulary=True)[1].state_dict()
+        if communicator.first:
+            Checkpoint(state_dict, "text").save(tmp_path / "checkpoint")
+        else:
+            give_parts(state_dict["arrays"])
 
     results = in_processes(3, whole)
     assert [len(run.parameters.output_weight) for _, run, _ in results] == [10, 10, 10]
@@ -121,8 +146,11 @@ def test_training_over_divided_vocabulary_equals_training_in_one_process(name):
         assert losses == results[0][0]
         assert_close(losses, expected, ROUNDING)
         assert all(map(np.array_equal, run.common, results[0][1].common))
-    (first, *others), state = [weights for *_, weights in results], in_processes(3, stopped)[0]
-    assert others == [None, None]
+    first = results[0][2]
+    in_processes(3, stopped)
+    save_arrays(tmp_path / "copy", *load_arrays(tmp_path / "checkpoint"))
+    assert (tmp_path / "copy").read_bytes() == (tmp_path / "checkpoint").read_bytes()
+    state = Checkpoint.load(tmp_path / "checkpoint").state_dict
     for array, single in zip(first, one.parameters, strict=True):
         assert_close(array, single, ROUNDING, unit=1.0)
 
@@ -130,7 +158,7 @@ def test_training_over_divided_vocabulary_equals_training_in_one_process(name):
         run = trainer(communicator, config, settings, seed=2, vocabulary=communicator.size > 1)
         run.load_from_first(state if communicator.first else None)
         list(run.run())
-        return run.weights()
+        return whole_weights(run)
 
     assert all(map(np.array_equal, in_processes(3, resume)[0], first))
     for resumed in (in_processes(2, resume)[0], resume(SINGLE_PROCESS)):

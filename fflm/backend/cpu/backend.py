@@ -121,7 +121,8 @@ class CpuBackend:
         code, gamma = activation_code(activation)
         slopes = code, inputs.dtype.type(gamma)
         threads = self._shares(2 * outputs.size * inputs.shape[1] * PRODUCTS)
-        kernels.affine_backward(inputs, weight, outputs, *slopes, d_outputs, beta, d_weight, d_bias, d_inputs, threads)
+        kernels.affine_backward_inputs(weight, outputs, *slopes, d_outputs, d_inputs, threads)
+        kernels.affine_backward_weights(inputs, d_outputs, beta, d_weight, d_bias, threads)
 
     def add(self, values: Array, total: Array) -> None:
         threads = self._shares(values.size)
@@ -178,26 +179,13 @@ class CpuBackend:
         products = self._borrow("products", (2, threads, *hidden.shape), hidden.dtype)
         kernels.softmax_tiles(hidden, weight, bias, tiles, *statistics[:, :count], threads)
         _add_other_parts(statistics, count, part)
+        words = len(weight) if part is None else part.words
+        sizes = number(smoothing), number(scale)
+        kernels.finish_softmax(hidden, weight, bias, targets, *statistics, number(penalty), number(scale), losses)
         kernels.output_gradients(
-            hidden,
-            weight,
-            bias,
-            targets,
-            len(weight) if part is None else part.words,
-            weight_sum,
-            number(smoothing),
-            number(penalty),
-            number(scale),
-            beta,
-            tiles,
-            *statistics,
-            *products,
-            losses,
-            d_hidden,
-            d_weight,
-            d_bias,
-            threads,
+            hidden, weight, targets, words, *sizes, beta, tiles, statistics[1], *products, d_weight, d_bias, threads
         )
+        kernels.hidden_gradients(weight, targets, words, weight_sum, *sizes, products[1], d_hidden, threads)
 
     def _statistics(self, count: int, rows: int, dtype: Any, part: SoftmaxPart | None) -> Array:
         """Return memory (2, N, B) for the results of `kernels.softmax_tiles`: N is one for each tile, and for each other part."""
@@ -220,22 +208,15 @@ class CpuBackend:
         threads = self._shares(3 * len(weight) * hidden.size * PRODUCTS)
         tiles = self._borrow("tiles", (threads, len(hidden), kernels.TILE), hidden.dtype)
         products = self._borrow("products", (2, threads, *hidden.shape), hidden.dtype)
+        summed, number = np.zeros((threads, len(hidden))), hidden.dtype.type(scale)
         kernels.nce_gradients(
-            hidden,
-            weight,
-            bias,
-            targets,
-            noise,
-            hidden.dtype.type(scale),
-            beta,
-            tiles,
-            *products,
-            losses,
-            d_hidden,
-            d_weight,
-            d_bias,
-            threads,
+            hidden, weight, bias, targets, noise, number, beta, tiles, *products, summed, d_weight, d_bias, threads
         )
+        kernels.sum_nce_parts(products[1], summed, losses, d_hidden, threads)
+
+    def replace_targets(self, log_probabilities: Array, targets: Array, factor: float, beta: float, d_scores: Array) -> None:
+        factors = map(d_scores.dtype.type, (factor, beta))
+        kernels.replace_targets(log_probabilities, targets, *factors, d_scores, self._shares(d_scores.size))
 
     def unit_losses(self, scores: Array, targets: Array, loss: UnitLoss, scale: float, losses: Array, d_scores: Array) -> None:
         threads = self._shares(scores.size)
@@ -243,7 +224,8 @@ class CpuBackend:
 
     def log_probabilities(self, hidden: Array, weight: Array, bias: Array, log_probabilities: Array) -> None:
         threads = self._shares(len(weight) * hidden.size * PRODUCTS)
-        kernels.log_probabilities(hidden, weight, bias, log_probabilities, threads)
+        kernels.logits_without_bias(hidden, weight, log_probabilities, threads)
+        kernels.log_softmax(log_probabilities, bias, threads)
 
     def norm(self, gradients: Iterable[Array]) -> float:
         total = 0.0

@@ -1,14 +1,14 @@
 """The kernels of the CPU backend, in Numba.
 
-Matrix products are computed by BLAS; everything else is a loop over a row, which LLVM vectorizes. The last argument of each
-kernel, ``threads``, is the number of shares into which it divides its work (see `launching`).
+Matrix products are computed by BLAS; everything else is a loop over a row, which LLVM vectorizes. The last arguments of each
+kernel are ``threads``, the number of shares into which its work is divided, and ``t``, the share to compute (see `launching`).
 
 `protocol` says what the kernels compute, and what the letters of the shapes mean. All arrays and scalars of numbers in a call are
 float32, or all are float64; ids (contexts, words, sources, rows, targets) are int32. Docstrings say where a dtype differs.
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from fflm.backend.cpu.blas import gemm
 from fflm.backend.cpu.launching import kernel, share
@@ -93,48 +93,46 @@ def multiply_few(inputs, weight, outputs):
 
 
 @kernel()
-def gather(embeddings, contexts, borders, inputs, threads):
+def gather(embeddings, contexts, borders, inputs, threads, t):
     """Compute `Backend.gather`: embeddings (V + 1, m), contexts (B, n), borders of blocks (K + 1,) int64 -> inputs (B, K m)."""
     size = embeddings.shape[1]
-    for t in prange(threads):
-        low, high = share(contexts.shape[0], threads, t)
-        for i in range(low, high):
-            for k in range(len(borders) - 1):
-                block = inputs[i, k * size : (k + 1) * size]
-                if borders[k + 1] - borders[k] == 1:
-                    word = contexts[i, borders[k]]
-                    for j in range(size):
-                        block[j] = embeddings[word, j] if word >= 0 else block.dtype.type(0)
-                    continue
-                clear(block)
-                for place in range(borders[k], borders[k + 1]):
-                    word = contexts[i, place]
-                    if word >= 0:
-                        for j in range(size):
-                            block[j] += embeddings[word, j]
-                factor = block.dtype.type((borders[k + 1] - borders[k]) ** -0.5)
+    low, high = share(contexts.shape[0], threads, t)
+    for i in range(low, high):
+        for k in range(len(borders) - 1):
+            block = inputs[i, k * size : (k + 1) * size]
+            if borders[k + 1] - borders[k] == 1:
+                word = contexts[i, borders[k]]
                 for j in range(size):
-                    block[j] *= factor
+                    block[j] = embeddings[word, j] if word >= 0 else block.dtype.type(0)
+                continue
+            clear(block)
+            for place in range(borders[k], borders[k + 1]):
+                word = contexts[i, place]
+                if word >= 0:
+                    for j in range(size):
+                        block[j] += embeddings[word, j]
+            factor = block.dtype.type((borders[k + 1] - borders[k]) ** -0.5)
+            for j in range(size):
+                block[j] *= factor
 
 
 @kernel()
-def scatter_add(contexts, borders, d_inputs, d_embeddings, threads):
+def scatter_add(contexts, borders, d_inputs, d_embeddings, threads, t):
     """Add d_inputs (B, K m) to the rows of d_embeddings (V + 1, m) that belong to the words of contexts (B, n).
 
     borders (K + 1,) int64 are the borders of the blocks.
     """
     size = d_embeddings.shape[1]
-    for t in prange(threads):
-        # The thread adds to the words with ids t, t + threads, t + 2 threads, ... only, in the order of the batch. Frequent words
-        # have low ids, so this divides the work evenly.
-        for i in range(contexts.shape[0]):
-            for k in range(len(borders) - 1):
-                factor = d_inputs.dtype.type((borders[k + 1] - borders[k]) ** -0.5)
-                for place in range(borders[k], borders[k + 1]):
-                    word = contexts[i, place]
-                    if word >= 0 and word % threads == t:
-                        for j in range(size):
-                            d_embeddings[word, j] += factor * d_inputs[i, k * size + j]
+    # The thread adds to the words with ids t, t + threads, t + 2 threads, ... only, in the order of the batch. Frequent words
+    # have low ids, so this divides the work evenly.
+    for i in range(contexts.shape[0]):
+        for k in range(len(borders) - 1):
+            factor = d_inputs.dtype.type((borders[k + 1] - borders[k]) ** -0.5)
+            for place in range(borders[k], borders[k + 1]):
+                word = contexts[i, place]
+                if word >= 0 and word % threads == t:
+                    for j in range(size):
+                        d_embeddings[word, j] += factor * d_inputs[i, k * size + j]
 
 
 @inner()
@@ -147,78 +145,75 @@ def text_length(words):
 
 
 @kernel()
-def mean_pool(embeddings, words, pooled, threads):
+def mean_pool(embeddings, words, pooled, threads, t):
     """Compute `Backend.mean_pool`: embeddings (V + 1, m), words (B, L) -> pooled (B, m)."""
-    for t in prange(threads):
-        low, high = share(len(words), threads, t)
-        for i in range(low, high):
-            row, length = pooled[i], text_length(words[i])
-            clear(row)
-            for place in range(length):
-                embedding = embeddings[words[i, place]]
-                for j in range(len(row)):
-                    row[j] += embedding[j]
-            factor = row.dtype.type(1 / max(length, 1))
+    low, high = share(len(words), threads, t)
+    for i in range(low, high):
+        row, length = pooled[i], text_length(words[i])
+        clear(row)
+        for place in range(length):
+            embedding = embeddings[words[i, place]]
             for j in range(len(row)):
-                row[j] *= factor
+                row[j] += embedding[j]
+        factor = row.dtype.type(1 / max(length, 1))
+        for j in range(len(row)):
+            row[j] *= factor
 
 
 @kernel()
-def mean_pool_backward(words, d_pooled, d_embeddings, threads):
+def mean_pool_backward(words, d_pooled, d_embeddings, threads, t):
     """Add d_pooled (B, m), divided by the number of words of each row, to the rows of d_embeddings (V + 1, m) of words (B, L)."""
-    for t in prange(threads):  # a thread adds to certain words only, as in scatter_add
-        for i in range(len(words)):
-            d_row, length = d_pooled[i], text_length(words[i])
-            factor = d_row.dtype.type(1 / max(length, 1))
-            for place in range(length):
-                if words[i, place] % threads == t:
-                    d_embedding = d_embeddings[words[i, place]]
-                    for j in range(len(d_row)):
-                        d_embedding[j] += factor * d_row[j]
+    # a thread adds to certain words only, as in scatter_add
+    for i in range(len(words)):
+        d_row, length = d_pooled[i], text_length(words[i])
+        factor = d_row.dtype.type(1 / max(length, 1))
+        for place in range(length):
+            if words[i, place] % threads == t:
+                d_embedding = d_embeddings[words[i, place]]
+                for j in range(len(d_row)):
+                    d_embedding[j] += factor * d_row[j]
 
 
 @kernel()
-def max_pool(embeddings, words, pooled, sources, threads):
+def max_pool(embeddings, words, pooled, sources, threads, t):
     """Compute `Backend.max_pool`: embeddings (V + 1, m), words (B, L) -> pooled (B, m) and sources (B, m) int32."""
-    for t in prange(threads):
-        low, high = share(len(words), threads, t)
-        for i in range(low, high):
-            row, own, length = pooled[i], sources[i], text_length(words[i])
-            first = words[i, 0] if length else -1
+    low, high = share(len(words), threads, t)
+    for i in range(low, high):
+        row, own, length = pooled[i], sources[i], text_length(words[i])
+        first = words[i, 0] if length else -1
+        for j in range(len(row)):
+            row[j] = embeddings[first, j] if length else row.dtype.type(0)
+            own[j] = first
+        for place in range(1, length):
+            word = words[i, place]
+            embedding = embeddings[word]
             for j in range(len(row)):
-                row[j] = embeddings[first, j] if length else row.dtype.type(0)
-                own[j] = first
-            for place in range(1, length):
-                word = words[i, place]
-                embedding = embeddings[word]
-                for j in range(len(row)):
-                    if embedding[j] > row[j] or embedding[j] != embedding[j]:
-                        row[j], own[j] = embedding[j], word
+                if embedding[j] > row[j] or embedding[j] != embedding[j]:
+                    row[j], own[j] = embedding[j], word
 
 
 @kernel()
-def max_pool_backward(sources, d_pooled, d_embeddings, threads):
+def max_pool_backward(sources, d_pooled, d_embeddings, threads, t):
     """Add d_pooled (B, m) to the rows of d_embeddings (V + 1, m) that sources (B, m) int32 names; -1 names none."""
-    for t in prange(threads):  # a thread adds to certain words only, as in scatter_add
-        for i in range(len(sources)):
-            for j in range(d_pooled.shape[1]):
-                word = sources[i, j]
-                if word >= 0 and word % threads == t:
-                    d_embeddings[word, j] += d_pooled[i, j]
+    # a thread adds to certain words only, as in scatter_add
+    for i in range(len(sources)):
+        for j in range(d_pooled.shape[1]):
+            word = sources[i, j]
+            if word >= 0 and word % threads == t:
+                d_embeddings[word, j] += d_pooled[i, j]
 
 
 @kernel()
-def put_rows(values, rows, array, threads):
+def put_rows(values, rows, array, threads, t):
     """Write values (R, m) to the rows with the indices rows (R,) of array (N, m)."""
-    for t in prange(threads):
-        low, high = share(len(rows), threads, t)
-        for i in range(low, high):
-            for j in range(array.shape[1]):
-                array[rows[i], j] = values[i, j]
+    low, high = share(len(rows), threads, t)
+    for i in range(low, high):
+        for j in range(array.shape[1]):
+            array[rows[i], j] = values[i, j]
 
 
 @kernel()
-def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, seed_high, first, dropped, in_place, threads):
+def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, seed_high, first, dropped, in_place, threads, t):
     """Fill dropped (N,) with values (N,) times ``factor``, or with 0 where a random number is below ``threshold``.
 
     ``threshold`` to ``seed_high`` are uint32, as `common.dropout_words` returns them. ``first`` is the index of the first element
@@ -226,25 +221,24 @@ def dropout(values, factor, threshold, layer, step_low, step_high, seed_low, see
     """
     # MASK random numbers are drawn at a time, by a loop that makes four of them in an iteration and that LLVM can vectorize.
     begin, end = first >> 2, (first + values.size + 3) >> 2
-    for t in prange(threads):
-        low, high = share(end - begin, threads, t)
-        words = np.empty(MASK, np.uint32)
-        for start in range(begin + low, begin + high, MASK >> 2):
-            blocks = min(MASK >> 2, begin + high - start)
-            for k in range(blocks):
-                words[4 * k], words[4 * k + 1], words[4 * k + 2], words[4 * k + 3] = philox_words(
-                    np.uint32(start + k), layer, step_low, step_high, seed_low, seed_high
-                )
-            shift = 4 * start - first
-            below, above = max(0, shift), min(values.size, shift + 4 * blocks)
-            chances, part, dropped_part = words[below - shift :], values[below:above], dropped[below:above]
-            # LLVM vectorizes these loops because all arrays are indexed by i, and because no array has two names in a loop.
-            if in_place:
-                for i in range(len(dropped_part)):
-                    dropped_part[i] = dropped_part[i] * factor if chances[i] >= threshold else values.dtype.type(0)
-            else:
-                for i in range(len(dropped_part)):
-                    dropped_part[i] = part[i] * factor if chances[i] >= threshold else values.dtype.type(0)
+    low, high = share(end - begin, threads, t)
+    words = np.empty(MASK, np.uint32)
+    for start in range(begin + low, begin + high, MASK >> 2):
+        blocks = min(MASK >> 2, begin + high - start)
+        for k in range(blocks):
+            words[4 * k], words[4 * k + 1], words[4 * k + 2], words[4 * k + 3] = philox_words(
+                np.uint32(start + k), layer, step_low, step_high, seed_low, seed_high
+            )
+        shift = 4 * start - first
+        below, above = max(0, shift), min(values.size, shift + 4 * blocks)
+        chances, part, dropped_part = words[below - shift :], values[below:above], dropped[below:above]
+        # LLVM vectorizes these loops because all arrays are indexed by i, and because no array has two names in a loop.
+        if in_place:
+            for i in range(len(dropped_part)):
+                dropped_part[i] = dropped_part[i] * factor if chances[i] >= threshold else values.dtype.type(0)
+        else:
+            for i in range(len(dropped_part)):
+                dropped_part[i] = part[i] * factor if chances[i] >= threshold else values.dtype.type(0)
 
 
 @inner()
@@ -265,52 +259,57 @@ def slope_row(code, gamma, outputs, d_row):
 
 
 @kernel(blas=True)
-def affine(inputs, weight, bias, code, gamma, outputs, threads):
+def affine(inputs, weight, bias, code, gamma, outputs, threads, t):
     """Compute `Backend.affine`: inputs (B, I), weight (O, I), bias (O,) -> outputs (B, O).
 
     The activation function is ``ACTIVATIONS[code]`` with the factor ``gamma``.
     """
-    for t in prange(threads):
-        low, high = share(outputs.shape[0], threads, t)
-        multiply(inputs[low:high], weight, outputs[low:high, :])  # a type of array that other kernels also pass to `multiply`
-        for i in range(low, high):
-            for j in range(outputs.shape[1]):
-                outputs[i, j] += bias[j]
-            activate_row(code, gamma, outputs[i])
+    low, high = share(outputs.shape[0], threads, t)
+    multiply(inputs[low:high], weight, outputs[low:high, :])  # a type of array that other kernels also pass to `multiply`
+    for i in range(low, high):
+        for j in range(outputs.shape[1]):
+            outputs[i, j] += bias[j]
+        activate_row(code, gamma, outputs[i])
+
+
+# A layer computes y = f(z) with z = x W^T + b. Therefore dz = dy * f'(z), dx = dz W, dW = dz^T x, db = sum dz.
 
 
 @kernel(blas=True)
-def affine_backward(inputs, weight, outputs, code, gamma, d_outputs, beta, d_weight, d_bias, d_inputs, threads):
-    """Backpropagate through `affine`, as `Backend.affine_backward` says.
+def affine_backward_inputs(weight, outputs, code, gamma, d_outputs, d_inputs, threads, t):
+    """Compute the gradients of the inputs of `affine`, as `Backend.affine_backward` says.
 
-    inputs (B, I), weight (O, I), outputs (B, O), d_outputs (B, O), which becomes the gradient of the pre-activations ->
-    d_weight (O, I) and d_bias (O,), added to ``beta`` times their content, and d_inputs (B, I).
+    weight (O, I), outputs (B, O), d_outputs (B, O), which becomes the gradient of the pre-activations -> d_inputs (B, I).
     """
-    # The forward pass has computed y = f(z) with z = x W^T + b. Therefore dz = dy * f'(z), dW = dz^T x, db = sum dz, dx = dz W.
-    for t in prange(threads):
-        low, high = share(outputs.shape[0], threads, t)
-        for i in range(low, high):
-            slope_row(code, gamma, outputs[i], d_outputs[i])
-        gemm(d_outputs[low:high], weight, d_inputs[low:high], False, False, 0.0)
-    for t in prange(threads):
-        low, high = share(outputs.shape[1], threads, t)
-        part, d_bias_part = d_outputs[:, low:high], d_bias[low:high]
-        gemm(part, inputs, d_weight[low:high], True, False, beta)
-        if beta == 0:
-            clear(d_bias_part)
-        for i in range(len(part)):
-            for j in range(len(d_bias_part)):
-                d_bias_part[j] += part[i, j]
+    low, high = share(outputs.shape[0], threads, t)
+    for i in range(low, high):
+        slope_row(code, gamma, outputs[i], d_outputs[i])
+    gemm(d_outputs[low:high], weight, d_inputs[low:high], False, False, 0.0)
+
+
+@kernel(blas=True)
+def affine_backward_weights(inputs, d_outputs, beta, d_weight, d_bias, threads, t):
+    """Compute the gradients of the weights of `affine` from those of its pre-activations, d_outputs (B, O).
+
+    inputs (B, I) -> d_weight (O, I) and d_bias (O,), added to ``beta`` times their content.
+    """
+    low, high = share(d_outputs.shape[1], threads, t)
+    part, d_bias_part = d_outputs[:, low:high], d_bias[low:high]
+    gemm(part, inputs, d_weight[low:high], True, False, beta)
+    if beta == 0:
+        clear(d_bias_part)
+    for i in range(len(part)):
+        for j in range(len(d_bias_part)):
+            d_bias_part[j] += part[i, j]
 
 
 @kernel()
-def add(values, total, threads):
+def add(values, total, threads, t):
     """Add values (B, I) to total (B, I)."""
-    for t in prange(threads):
-        low, high = share(values.shape[0], threads, t)
-        for i in range(low, high):
-            for j in range(values.shape[1]):
-                total[i, j] += values[i, j]
+    low, high = share(values.shape[0], threads, t)
+    for i in range(low, high):
+        for j in range(values.shape[1]):
+            total[i, j] += values[i, j]
 
 
 @inner(fastmath=REORDER)
@@ -328,14 +327,13 @@ def mean_and_scale(row):
 
 
 @kernel()
-def normalize(values, normalized, threads):
+def normalize(values, normalized, threads, t):
     """Compute `Backend.normalize`: values (B, I) -> normalized (B, I)."""
-    for t in prange(threads):
-        low, high = share(values.shape[0], threads, t)
-        for i in range(low, high):
-            mean, scale = mean_and_scale(values[i])
-            for j in range(values.shape[1]):
-                normalized[i, j] = (values[i, j] - mean) * scale
+    low, high = share(values.shape[0], threads, t)
+    for i in range(low, high):
+        mean, scale = mean_and_scale(values[i])
+        for j in range(values.shape[1]):
+            normalized[i, j] = (values[i, j] - mean) * scale
 
 
 @inner(fastmath=REORDER)
@@ -355,12 +353,11 @@ def normalize_row_backward(row, d_normalized, d_row):
 
 
 @kernel()
-def normalize_backward(values, d_normalized, d_values, threads):
+def normalize_backward(values, d_normalized, d_values, threads, t):
     """Add to d_values (B, I) the gradients of values (B, I), given the gradients d_normalized (B, I) of the normalized values."""
-    for t in prange(threads):
-        low, high = share(values.shape[0], threads, t)
-        for i in range(low, high):
-            normalize_row_backward(values[i], d_normalized[i], d_values[i])
+    low, high = share(values.shape[0], threads, t)
+    for i in range(low, high):
+        normalize_row_backward(values[i], d_normalized[i], d_values[i])
 
 
 @inner()
@@ -393,7 +390,7 @@ def sum_row(row, width):
 
 
 @kernel(blas=True)
-def softmax_tiles(hidden, weight, bias, tiles, highest, totals, threads):
+def softmax_tiles(hidden, weight, bias, tiles, highest, totals, threads, t):
     """Compute the logits of an output layer and their exponentials, one tile of `TILE` words after another.
 
     hidden (B, H), weight (V, H), bias (V,) -> highest (tiles, B), the maximum of the logits of each row of a tile; totals
@@ -401,17 +398,16 @@ def softmax_tiles(hidden, weight, bias, tiles, highest, totals, threads):
     (threads, B, TILE), it is scratch memory, which each thread overwrites with its next tile.
     """
     count, words = highest.shape[0], weight.shape[0]
-    for t in prange(threads):
-        first, last = share(count, threads, t)
-        for k in range(first, last):
-            low, high = k * TILE, min((k + 1) * TILE, words)
-            width = high - low
-            tile = tiles[k] if len(tiles) == count else tiles[t]
-            multiply(hidden, weight[low:high], tile[:, :width])
-            for i in range(hidden.shape[0]):
-                highest[k, i] = add_bias_and_max(tile[i], bias[low:high], width)
-                subtract_and_exp(tile[i], highest[k, i], width)
-                totals[k, i] = sum_row(tile[i], width)
+    first, last = share(count, threads, t)
+    for k in range(first, last):
+        low, high = k * TILE, min((k + 1) * TILE, words)
+        width = high - low
+        tile = tiles[k] if len(tiles) == count else tiles[t]
+        multiply(hidden, weight[low:high], tile[:, :width])
+        for i in range(hidden.shape[0]):
+            highest[k, i] = add_bias_and_max(tile[i], bias[low:high], width)
+            subtract_and_exp(tile[i], highest[k, i], width)
+            totals[k, i] = sum_row(tile[i], width)
 
 
 @inner()
@@ -502,7 +498,7 @@ def tile_gradients(
                 d_weight[word, j] -= hidden_sum[j]
 
 
-@inner()
+@compiled()
 def finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scale, losses):
     """Fill losses (B,), and replace totals (tiles, B) by the ``factors`` of `tile_gradients`.
 
@@ -525,72 +521,83 @@ def sum_of_shares(partial, i, j):
     return total
 
 
-# A kernel cannot bundle its arguments, because Numba compiles loops over `prange` only for arrays and scalars.
 @kernel(blas=True)
 def output_gradients(
     hidden,
     weight,
-    bias,
     targets,
     all_words,
-    weight_sum,
     smoothing,
-    penalty,
     scale,
     beta,
     tiles,
-    highest,
-    totals,
+    factors,
     products,
     partial,
-    losses,
-    d_hidden,
     d_weight,
     d_bias,
     threads,
+    t,
 ):
-    """Compute the losses and the gradients of `Backend.output_gradients` from the results of `softmax_tiles`.
+    """Compute the gradients of the output layer for `Backend.output_gradients`, and parts of those of the hidden outputs.
 
-    hidden (B, H), weight (V, H), bias (V,), targets (B,), all_words, which is the number of words of the softmax, weight_sum
-    (H,), which is the sum of the rows of weight if there is smoothing, tiles (tiles, B, TILE), highest and totals (N, B), those
-    of the tiles, and then of other parts of the softmax -> losses (B,) and d_hidden (B, H), overwritten; d_weight (V, H) and
-    d_bias (V,), added to ``beta`` times their content. ``totals`` is overwritten; products and partial (threads, B, H) are
-    scratch memory.
+    hidden (B, H), weight (V, H), targets (B,), all_words, which is the number of words of the softmax, tiles (tiles, B, TILE) of
+    `softmax_tiles`, factors (N, B) of `finish_softmax` -> d_weight (V, H) and d_bias (V,), added to ``beta`` times their content;
+    partial (threads, B, H), overwritten. products (threads, B, H) is scratch memory.
     """
-    count, rows = len(tiles), len(hidden)
-    words, size = weight.shape
+    words, rows = len(weight), len(hidden)
     hit = scale * (1 - smoothing)
     spread = scale * smoothing / all_words
-    finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scale, losses)
+    first, last = share(len(tiles), threads, t)
+    for i in range(rows):
+        clear(partial[t, i])
+    for k in range(first, last):
+        low, high = k * TILE, min((k + 1) * TILE, words)
+        tile_gradients(
+            hidden,
+            weight,
+            targets,
+            low,
+            high,
+            tiles[k],
+            factors[k],
+            hit,
+            spread,
+            beta,
+            products[t],
+            partial[t],
+            d_weight,
+            d_bias,
+        )
+
+
+@kernel()
+def hidden_gradients(weight, targets, all_words, weight_sum, smoothing, scale, partial, d_hidden, threads, t):
+    """Compute d_hidden (B, H) of `Backend.output_gradients` from partial (parts, B, H) of `output_gradients`.
+
+    weight (V, H), targets (B,), weight_sum (H,), which is the sum of the rows of weight if there is smoothing.
+    """
+    hit = scale * (1 - smoothing)
+    spread = scale * smoothing / all_words
+    low, high = share(len(d_hidden), threads, t)
+    for i in range(low, high):
+        word = targets[i]
+        for j in range(d_hidden.shape[1]):
+            pull = hit * weight[word, j] if word >= 0 else 0.0
+            d_hidden[i, j] = sum_of_shares(partial, i, j) - pull - spread * weight_sum[j]
+
+
+@kernel()
+def replace_targets(log_probabilities, targets, factor, beta, d_scores, threads):
+    """Compute `Backend.replace_targets`: log_probabilities (B, V), targets (B,) -> d_scores (B, V), added to."""
     for t in prange(threads):
-        first, last = share(count, threads, t)
-        for i in range(rows):
-            clear(partial[t, i])
-        for k in range(first, last):
-            low, high = k * TILE, min((k + 1) * TILE, words)
-            tile_gradients(
-                hidden,
-                weight,
-                targets,
-                low,
-                high,
-                tiles[k],
-                totals[k],
-                hit,
-                spread,
-                beta,
-                products[t],
-                partial[t],
-                d_weight,
-                d_bias,
-            )
-    for t in prange(threads):
-        low, high = share(rows, threads, t)
+        low, high = share(len(targets), threads, t)
         for i in range(low, high):
-            word = targets[i]
-            for j in range(size):
-                pull = hit * weight[word, j] if word >= 0 else 0.0
-                d_hidden[i, j] = sum_of_shares(partial, i, j) - pull - spread * weight_sum[j]
+            if beta == 0:  # the memory may contain NaN
+                clear(d_scores[i])
+            for j in range(d_scores.shape[1]):
+                d_scores[i, j] = beta * d_scores[i, j] - factor * np.exp(log_probabilities[i, j])
+            d_scores[i, targets[i]] += factor
 
 
 @inner(fastmath={"contract"})
@@ -643,60 +650,61 @@ def nce_gradients(
     tiles,
     products,
     partial,
-    losses,
-    d_hidden,
+    summed,
     d_weight,
     d_bias,
     threads,
+    t,
 ):
-    """Compute `Backend.nce_gradients`.
+    """Compute the gradients of the output layer for `Backend.nce_gradients`, and parts of the other results.
 
-    hidden (B, H), weight (V, H), bias (V,), targets (B,), noise (V,) -> losses (B,) and d_hidden (B, H), overwritten;
-    d_weight (V, H) and d_bias (V,), added to ``beta`` times their content. tiles (threads, B, TILE), products and partial
-    (threads, B, H) are scratch memory.
+    hidden (B, H), weight (V, H), bias (V,), targets (B,), noise (V,) -> d_weight (V, H) and d_bias (V,), added to ``beta`` times
+    their content; partial (threads, B, H), overwritten, parts of the gradients of hidden; summed (threads, B) float64, zeros, to
+    which parts of the losses are added. tiles (threads, B, TILE) and products (threads, B, H) are scratch memory.
     """
     rows, size = hidden.shape
     words = weight.shape[0]
-    summed = np.zeros((threads, rows))
-    for t in prange(threads):
-        tile, product = tiles[t], products[t]
+    tile, product = tiles[t], products[t]
+    for i in range(rows):
+        clear(partial[t, i])
+    first, last = share((words + TILE - 1) // TILE, threads, t)
+    for k in range(first, last):
+        low, high = k * TILE, min((k + 1) * TILE, words)
+        width = high - low
+        gemm(hidden, weight[low:high], tile[:, :width], False, True, 0.0)
+        if beta == 0:
+            clear(d_bias[low:high])
+        noise_tile(tile, bias[low:high], targets, noise[low:high], low, scale, summed[t], d_bias[low:high])
+        gemm(tile[:, :width], weight[low:high], product, False, False, 0.0)
         for i in range(rows):
-            clear(partial[t, i])
-        first, last = share((words + TILE - 1) // TILE, threads, t)
-        for k in range(first, last):
-            low, high = k * TILE, min((k + 1) * TILE, words)
-            width = high - low
-            gemm(hidden, weight[low:high], tile[:, :width], False, True, 0.0)
-            if beta == 0:
-                clear(d_bias[low:high])
-            noise_tile(tile, bias[low:high], targets, noise[low:high], low, scale, summed[t], d_bias[low:high])
-            gemm(tile[:, :width], weight[low:high], product, False, False, 0.0)
-            for i in range(rows):
-                for j in range(size):
-                    partial[t, i, j] += product[i, j]
-            gemm(tile[:, :width], hidden, d_weight[low:high], True, False, beta)
-    for t in prange(threads):
-        low, high = share(rows, threads, t)
-        for i in range(low, high):
-            loss = summed[0, i]
-            for other in range(1, threads):
-                loss += summed[other, i]
-            losses[i] = loss
             for j in range(size):
-                d_hidden[i, j] = sum_of_shares(partial, i, j)
+                partial[t, i, j] += product[i, j]
+        gemm(tile[:, :width], hidden, d_weight[low:high], True, False, beta)
 
 
 @kernel()
-def unit_losses(code, scores, targets, scale, losses, d_scores, threads):
+def sum_nce_parts(partial, summed, losses, d_hidden, threads, t):
+    """Add up the parts of `nce_gradients`: partial (parts, B, H), summed (parts, B) float64 -> losses (B,), d_hidden (B, H)."""
+    low, high = share(len(losses), threads, t)
+    for i in range(low, high):
+        loss = summed[0, i]
+        for other in range(1, len(summed)):
+            loss += summed[other, i]
+        losses[i] = loss
+        for j in range(d_hidden.shape[1]):
+            d_hidden[i, j] = sum_of_shares(partial, i, j)
+
+
+@kernel()
+def unit_losses(code, scores, targets, scale, losses, d_scores, threads, t):
     """Compute `Backend.unit_losses` for ``UNIT_LOSSES[code]``: scores, targets (B, O) -> losses (B,), d_scores (B, O)."""
-    for t in prange(threads):
-        low, high = share(len(scores), threads, t)
-        for i in range(low, high):
-            total = 0.0
-            for j in range(scores.shape[1]):
-                total += unit_loss(code, scores[i, j], targets[i, j])
-                d_scores[i, j] = scale * unit_loss_slope(code, scores[i, j], targets[i, j])
-            losses[i] = total
+    low, high = share(len(scores), threads, t)
+    for i in range(low, high):
+        total = 0.0
+        for j in range(scores.shape[1]):
+            total += unit_loss(code, scores[i, j], targets[i, j])
+            d_scores[i, j] = scale * unit_loss_slope(code, scores[i, j], targets[i, j])
+        losses[i] = total
 
 
 @inner()
@@ -717,64 +725,61 @@ def normalize_logits(row, bias, piece):
 
 
 @kernel(blas=True)
-def log_probabilities(hidden, weight, bias, results, threads):
-    """Compute `Backend.log_probabilities`: hidden (B, H), weight (V, H), bias (V,) -> results (B, V)."""
-    words = weight.shape[0]
-    for t in prange(threads):
-        low, high = share(words, threads, t)
-        multiply(hidden, weight[low:high], results[:, low:high])
-    for t in prange(threads):
-        low, high = share(hidden.shape[0], threads, t)
-        piece = np.empty(TILE, bias.dtype)
-        for i in range(low, high):
-            normalize_logits(results[i], bias, piece)
+def logits_without_bias(hidden, weight, results, threads, t):
+    """Compute the products of `Backend.log_probabilities`: hidden (B, H), weight (V, H) -> results (B, V)."""
+    low, high = share(weight.shape[0], threads, t)
+    multiply(hidden, weight[low:high], results[:, low:high])
+
+
+@kernel()
+def log_softmax(results, bias, threads, t):
+    """Replace the products of `logits_without_bias`, results (B, V), by log-probabilities: bias (V,)."""
+    low, high = share(len(results), threads, t)
+    piece = np.empty(TILE, bias.dtype)
+    for i in range(low, high):
+        normalize_logits(results[i], bias, piece)
 
 
 @kernel(fastmath=REORDER)
-def sum_of_squares(values, totals, threads):
+def sum_of_squares(values, totals, threads, t):
     """Fill totals (threads,) float64 with the sums of squares of the shares of values (N,)."""
-    for t in prange(threads):
-        part = portion(values, threads, t)
-        total = 0.0
-        for i in range(len(part)):
-            total += part[i] * part[i]
-        totals[t] = total
+    part = portion(values, threads, t)
+    total = 0.0
+    for i in range(len(part)):
+        total += part[i] * part[i]
+    totals[t] = total
 
 
 @kernel()
-def add_penalty(weight, gradient, l1, l2, threads):
+def add_penalty(weight, gradient, l1, l2, threads, t):
     """Add the derivative of the penalty on weight (N,), `penalty_slope`, to gradient (N,)."""
-    for t in prange(threads):
-        w, g = portion(weight, threads, t), portion(gradient, threads, t)
-        for i in range(len(w)):
-            g[i] += penalty_slope(w[i], l1, l2)
+    w, g = portion(weight, threads, t), portion(gradient, threads, t)
+    for i in range(len(w)):
+        g[i] += penalty_slope(w[i], l1, l2)
 
 
 @kernel()
-def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nesterov, threads):
+def momentum_step(weight, gradient, velocity, scale, l2, rate, momentum, nesterov, threads, t):
     """Update weight and velocity (N,) by `momentum_update` with gradient (N,)."""
-    for t in prange(threads):
-        w, g, v = portion(weight, threads, t), portion(gradient, threads, t), portion(velocity, threads, t)
-        for i in range(len(w)):
-            w[i], v[i] = momentum_update(w[i], scale * g[i] + l2 * w[i], v[i], rate, momentum, nesterov)
+    w, g, v = portion(weight, threads, t), portion(gradient, threads, t), portion(velocity, threads, t)
+    for i in range(len(w)):
+        w[i], v[i] = momentum_update(w[i], scale * g[i] + l2 * w[i], v[i], rate, momentum, nesterov)
 
 
 @kernel()
-def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon, threads):
+def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon, threads, t):
     """Update weight and total (N,) by `adagrad_update` with gradient (N,)."""
-    for t in prange(threads):
-        w, g, v = portion(weight, threads, t), portion(gradient, threads, t), portion(total, threads, t)
-        for i in range(len(w)):
-            w[i], v[i] = adagrad_update(w[i], scale * g[i] + l2 * w[i], v[i], rate, epsilon)
+    w, g, v = portion(weight, threads, t), portion(gradient, threads, t), portion(total, threads, t)
+    for i in range(len(w)):
+        w[i], v[i] = adagrad_update(w[i], scale * g[i] + l2 * w[i], v[i], rate, epsilon)
 
 
 @kernel()
-def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon, threads):
+def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon, threads, t):
     """Update weight and mean (N,) by `rmsprop_update` with gradient (N,)."""
-    for t in prange(threads):
-        w, g, v = portion(weight, threads, t), portion(gradient, threads, t), portion(mean, threads, t)
-        for i in range(len(w)):
-            w[i], v[i] = rmsprop_update(w[i], scale * g[i] + l2 * w[i], v[i], rate, decay, epsilon)
+    w, g, v = portion(weight, threads, t), portion(gradient, threads, t), portion(mean, threads, t)
+    for i in range(len(w)):
+        w[i], v[i] = rmsprop_update(w[i], scale * g[i] + l2 * w[i], v[i], rate, decay, epsilon)
 
 
 @kernel()
@@ -793,32 +798,31 @@ def adam_step(
     correction1,
     correction2,
     threads,
+    t,
 ):
     """Update weight, first and second (N,), the moments, by `adam_update` with gradient (N,).
 
     ``keep`` is the factor of decoupled weight decay, 1 - shrink.
     """
-    for t in prange(threads):
-        w, g = portion(weight, threads, t), portion(gradient, threads, t)
-        m, v = portion(first, threads, t), portion(second, threads, t)
-        for i in range(len(w)):
-            w[i], m[i], v[i] = adam_update(
-                keep * w[i], scale * g[i] + l2 * w[i], m[i], v[i], rate, beta1, beta2, epsilon, correction1, correction2
-            )
+    w, g = portion(weight, threads, t), portion(gradient, threads, t)
+    m, v = portion(first, threads, t), portion(second, threads, t)
+    for i in range(len(w)):
+        w[i], m[i], v[i] = adam_update(
+            keep * w[i], scale * g[i] + l2 * w[i], m[i], v[i], rate, beta1, beta2, epsilon, correction1, correction2
+        )
 
 
 @kernel()
-def adam_catch_up(weight, first, second, idle, keeps, rate, beta1, beta2, epsilon, correction1, correction2, threads):
+def adam_catch_up(weight, first, second, idle, keeps, rate, beta1, beta2, epsilon, correction1, correction2, threads, t):
     """Compute `Backend.adam_catch_up`: idle (R,), keeps (R,) -> weight, first and second (R, m), all updated."""
     one = weight.dtype.type(1)
-    for t in prange(threads):
-        low, high = share(weight.shape[0], threads, t)
-        for i in range(low, high):
-            if idle[i] > 0:
-                kept1, kept2 = beta1 ** idle[i], beta2 ** idle[i]
-                scale = rate * correction1 * beta1 * (one - kept1) / (one - beta1)
-                for j in range(weight.shape[1]):
-                    move = scale * first[i, j] / (np.sqrt(second[i, j] * correction2) + epsilon)
-                    weight[i, j] = keeps[i] * weight[i, j] - move
-                    first[i, j] *= kept1
-                    second[i, j] *= kept2
+    low, high = share(weight.shape[0], threads, t)
+    for i in range(low, high):
+        if idle[i] > 0:
+            kept1, kept2 = beta1 ** idle[i], beta2 ** idle[i]
+            scale = rate * correction1 * beta1 * (one - kept1) / (one - beta1)
+            for j in range(weight.shape[1]):
+                move = scale * first[i, j] / (np.sqrt(second[i, j] * correction2) + epsilon)
+                weight[i, j] = keeps[i] * weight[i, j] - move
+                first[i, j] *= kept1
+                second[i, j] *= kept2

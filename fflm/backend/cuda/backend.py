@@ -494,6 +494,10 @@ class CudaBackend:
         self._column_sums(slopes, beta, d_bias)
         self._products_backward(slopes, *operands, beta, d_weight, d_hidden)
 
+    def replace_targets(self, log_probabilities: Array, targets: Array, factor: float, beta: float, d_scores: Array) -> None:
+        factors = c_float(factor), c_float(beta)
+        self._launch(kernels.replace_targets, len(targets), log_probabilities, targets, *factors, d_scores)
+
     def unit_losses(self, scores: Array, targets: Array, loss: UnitLoss, scale: float, losses: Array, d_scores: Array) -> None:
         code = c_int32(UNIT_LOSSES.index(loss))
         self._launch(kernels.unit_losses, len(scores), code, scores, targets, c_float(scale), losses, d_scores)

@@ -497,6 +497,22 @@ def nce_slopes(scores, bias, targets, noise, scale, losses):
 
 
 @kernel()
+def replace_targets(log_probabilities, targets, factor, beta, d_scores):
+    """Compute `Backend.replace_targets`: log_probabilities (B, V), targets (B,) -> d_scores (B, V), added to.
+
+    Grid: one block per row.
+    """
+    row = uint32(cuda.blockIdx.x)
+    for j in range(uint32(cuda.threadIdx.x), uint32(d_scores.shape[1]), uint32(BLOCK)):
+        change = -factor * math.exp(log_probabilities[row, j])
+        if j == uint32(targets[row]):
+            change += factor
+        if beta != float32(0):  # otherwise the memory may contain NaN
+            change += beta * d_scores[row, j]
+        d_scores[row, j] = change
+
+
+@kernel()
 def unit_losses(code, scores, targets, scale, losses, d_scores):
     """Compute `Backend.unit_losses` for ``UNIT_LOSSES[code]``: scores, targets (B, O) -> losses (B,), d_scores (B, O).
 

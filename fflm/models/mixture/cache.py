@@ -1,5 +1,7 @@
 """Caches: predictors that know the last words of a text only."""
 
+import itertools
+import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, Self
@@ -11,6 +13,7 @@ from fflm.arguments import Size, checked
 from fflm.errors import FflmError
 from fflm.models.base import ROWS, Predictor, TrainedNetwork, check_text
 from fflm.models.description import Theta
+from fflm.models.language_model import LanguageModel
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 
@@ -21,6 +24,10 @@ DECAY = 4
 
 THETAS = (5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0, 56.0)
 """The values among which theta is chosen on held-out text."""
+
+_Kept = tuple[dict[bytes, int], npt.NDArray[np.float32], int, npt.NDArray[np.int32], npt.NDArray[np.int64]]
+"""Where the key of each context is among some keys, these (M, H), how many of them there are, the last contexts that were asked
+for (B, n), and where their keys are (B,)."""
 
 _PIECE = 1 << 15
 """Number of words whose keys are in memory at a time, besides those that the cache remembers."""
@@ -175,7 +182,11 @@ class NeuralCache(Cache):
         self.theta = theta
         self.network = network
         self.base_weight = float(np.exp(-theta))
+        self._kept = threading.local()  # of each thread its ``keys``, which are `_Kept`
         self.name = f"neural cache of {size:,} words, theta {theta:g}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.size, self.theta, self.network)
 
     @property
     def window(self) -> int:
@@ -259,13 +270,46 @@ class NeuralCache(Cache):
         result = np.zeros(used.shape)
         for weights, each, context in zip(result, used, contexts, strict=True):
             windows = np.lib.stride_tricks.sliding_window_view(context, self.network.window)  # of all words, and of the next one
-            keys = self._keys(windows[np.append(each, True)]).astype(np.float64)  # the smallest weights have no float32
-            weights[each] = self._decay[each] * np.exp(self.theta * (keys[:-1] @ keys[-1] - 1))
+            keys = self._kept_keys(windows[np.append(each, True)])
+            cosines = (keys[:-1] @ keys[-1]).astype(np.float64)  # the smallest weights have no float32
+            weights[each] = self._decay[each] * np.exp(self.theta * (cosines - 1))
         return result
+
+    def _kept_keys(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Return the keys of contexts (B, n), (B, H), and keep them, because most are the same for the next word of a text."""
+        nothing: _Kept = {}, np.empty((0, 1), np.float32), 0, contexts[:0], np.empty(0, np.int64)
+        rows, keys, used, before, places = getattr(self._kept, "keys", nothing)
+        if len(contexts) == len(before) and np.array_equal(contexts[:-1], before[1:]):  # a word was added
+            places = np.append(places[1:], rows.get(contexts[-1].tobytes(), -1))
+        else:
+            places = np.fromiter(map(rows.get, _names(contexts), itertools.repeat(-1)), np.int64, len(contexts))
+        new = np.flatnonzero(places < 0)
+        if used + len(new) > max(_PIECE, 2 * len(contexts)):
+            rows, keys, used, new = {}, nothing[1], 0, np.arange(len(contexts))
+        if len(new):
+            own = self._keys(contexts[new])
+            if used + len(own) > len(keys):
+                room = np.empty((2 * (used + len(own)), own.shape[1]), np.float32)
+                room[:used] = keys[:used]
+                keys = room
+            keys[used : used + len(own)] = own
+            places[new] = np.arange(used, used + len(own))
+        self._kept.keys = rows, keys, used + len(new), contexts, places  # at once, because Ctrl-C may come at any time
+        rows.update(zip(_names(contexts[new]), places[new].tolist(), strict=True))
+        first, last = int(places[0]), int(places[-1])
+        adjacent = last - first == len(places) - 1 and bool((np.diff(places) == 1).all())  # then they need not be copied
+        found: npt.NDArray[np.float32] = keys[first : last + 1] if adjacent else keys[places]
+        return found
+
+
+def _names(contexts: npt.NDArray[np.int32]) -> list[bytes]:
+    """Return the bytes of each of the contexts (B, n)."""
+    names: list[bytes] = contexts.view(f"V{contexts.shape[1] * contexts.itemsize}")[:, 0].tolist()
+    return names
 
 
 def network_of(components: Iterable[Predictor]) -> KeyNetwork:
-    """Return the first network among the components of a mixture, which computes the keys of its neural cache.
+    """Return the first network in the components of a mixture, which computes the keys of its neural cache.
 
     Raises
     ------
@@ -273,6 +317,7 @@ def network_of(components: Iterable[Predictor]) -> KeyNetwork:
         If no component is a network.
     """
     for component in components:
-        if isinstance(component, TrainedNetwork):
-            return component
+        for _, part in component.shares() if isinstance(component, LanguageModel) else ():
+            if isinstance(part, TrainedNetwork):
+                return part
     raise FflmError("a neural cache needs the activations of a network: mix in a network that `fflm.train` has trained")

@@ -1,7 +1,6 @@
 """Kernels of the neural cache."""
 
 import numpy as np
-from numba import prange
 
 from fflm.backend.cpu.kernels import multiply, subtract_and_exp, sum_row
 from fflm.backend.cpu.launching import kernel, share
@@ -35,7 +34,7 @@ def sum_of_word(row, words, word):
 
 
 @kernel(blas=True)
-def sum_weights(queries, keys, words, places, first, last, targets, theta, decay, tiles, found, totals, threads):
+def sum_weights(queries, keys, words, places, first, last, targets, theta, decay, tiles, found, totals, threads, t):
     """Sum the weights exp(query . key - decay age - theta) of the keys that each query sees, and those of its target's keys.
 
     queries (B, H), keys (M, H), their words (M,) int32 and places (M,) int32, targets (B,) int32, theta float64, decay float32.
@@ -44,22 +43,21 @@ def sum_weights(queries, keys, words, places, first, last, targets, theta, decay
     Products are computed in blocks of queries and keys; in each row of a block, the largest number is subtracted before the
     exponential, so that nothing overflows. Weights below 1e-38 of the largest in such a row count as 1e-38 of it.
     """
-    for t in prange(threads):
-        low_block, high_block = share((len(queries) + QUERIES - 1) // QUERIES, threads, t)
-        for block in range(low_block, high_block):
-            top, bottom = block * QUERIES, min((block + 1) * QUERIES, len(queries))
+    low_block, high_block = share((len(queries) + QUERIES - 1) // QUERIES, threads, t)
+    for block in range(low_block, high_block):
+        top, bottom = block * QUERIES, min((block + 1) * QUERIES, len(queries))
+        for i in range(top, bottom):
+            found[i] = totals[i] = 0.0
+        for low in range(first[top], last[bottom - 1], KEYS):
+            high = min(low + KEYS, last[bottom - 1])
+            tile = tiles[t, : bottom - top, : high - low]
+            multiply(queries[top:bottom], keys[low:high], tile)
             for i in range(top, bottom):
-                found[i] = totals[i] = 0.0
-            for low in range(first[top], last[bottom - 1], KEYS):
-                high = min(low + KEYS, last[bottom - 1])
-                tile = tiles[t, : bottom - top, : high - low]
-                multiply(queries[top:bottom], keys[low:high], tile)
-                for i in range(top, bottom):
-                    left, right = max(first[i], low), min(last[i], high)
-                    if left < right:
-                        row = tile[i - top, left - low : right - low]
-                        highest = subtract_ages_and_max(row, places[left:right], i, decay)
-                        subtract_and_exp(row, highest, len(row))
-                        scale = np.exp(highest - theta)
-                        found[i] += scale * sum_of_word(row, words[left:right], targets[i])
-                        totals[i] += scale * sum_row(row, len(row))
+                left, right = max(first[i], low), min(last[i], high)
+                if left < right:
+                    row = tile[i - top, left - low : right - low]
+                    highest = subtract_ages_and_max(row, places[left:right], i, decay)
+                    subtract_and_exp(row, highest, len(row))
+                    scale = np.exp(highest - theta)
+                    found[i] += scale * sum_of_word(row, words[left:right], targets[i])
+                    totals[i] += scale * sum_row(row, len(row))

@@ -1,6 +1,5 @@
 """Mixtures: linear interpolations of language models."""
 
-import hashlib
 import json
 import math
 import os
@@ -16,12 +15,12 @@ import numpy.typing as npt
 from fflm.arguments import Device, Overwrite, PathLike, checked, to_path
 from fflm.arrays import CONFIG, WEIGHTS, load_arrays, meaning, save_arrays
 from fflm.errors import FflmError
-from fflm.files import open_regular, os_errors_as_fflm_error, replacing_folder
+from fflm.files import os_errors_as_fflm_error, replacing_folder
 from fflm.models.base import LineScorer, Predictor
 from fflm.models.corpora import corpus_path, corpus_paths, relative_path, resolve_relative
 from fflm.models.creation import check_free
 from fflm.models.description import COMPONENTS, MixtureFigures
-from fflm.models.folder import VOCABULARY, read_config, read_text, save_description
+from fflm.models.folder import content_hash, fingerprint, read_config, read_text, save_description
 from fflm.models.language_model import LanguageModel
 from fflm.models.load import load_language_model
 from fflm.models.mixture.cache import Cache, NeuralCache, UnigramCache, network_of
@@ -48,8 +47,9 @@ class Mixture(LanguageModel):
     weights
         (K,), at least 0; they sum to one.
     about
-        What else is known of it: under ``"figures"``, ``"tuning"``, how well mixture and components predict the text that the
-        weights were tuned on; of a saved one, the corpus of its first model, and versions.
+        What else is known of it: under ``"figures"``, how well mixture and components predict the text that the weights were
+        tuned on (``"tuning"``), or if it is an ensemble, the parts of the corpus; of a saved one, the corpus of its first model,
+        and versions.
 
     Raises
     ------
@@ -87,11 +87,16 @@ class Mixture(LanguageModel):
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
         contexts = self._check_contexts(contexts)
-        result = np.full((len(contexts), len(self.vocabulary)), -np.inf)
-        for component, weight in zip(self.components.values(), self.weights, strict=True):
-            if weight:
-                np.logaddexp(result, math.log(weight) + component.log_probabilities(_visible(contexts, component)), out=result)
-        return result
+        used = [each for each in zip(self.components.values(), self.weights.tolist(), strict=True) if each[1]]
+        logs = [math.log(weight) + each.log_probabilities(_visible(contexts, each)).astype(float) for each, weight in used]
+        highest = np.full_like(logs[0], np.finfo(float).min)  # finite, even of words that are impossible
+        for each in logs:
+            np.maximum(highest, each, out=highest)
+        total = np.zeros_like(highest)
+        for each in logs:
+            total += np.exp(np.subtract(each, highest, out=each), out=each)
+        with np.errstate(divide="ignore"):
+            return highest + np.log(total, out=total)
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
@@ -107,6 +112,14 @@ class Mixture(LanguageModel):
         """Return `losses_of_text` of each text."""
         return [interpolate_losses(losses, self.weights) for losses in self.component_losses_of_texts(texts)]
 
+    def shares(self) -> list[tuple[float, Predictor]]:
+        """Return the predictors of which it and the mixtures in it are a mixture, with their weights, which sum to one."""
+        shares = []
+        for component, weight in zip(self.components.values(), self.weights.tolist(), strict=True):
+            parts = component.shares() if isinstance(component, LanguageModel) else [(1.0, component)]
+            shares += [(weight * share, part) for share, part in parts]
+        return shares
+
     def component_losses(self, ids: npt.NDArray[np.int32], start: int = 0) -> Floats:
         """Return `losses_of_text` of each component alone: ids (N,) -> (K, N - start), nats."""
         return np.stack([each.losses_of_text(ids, start).astype(float) for each in self.components.values()])
@@ -118,14 +131,21 @@ class Mixture(LanguageModel):
 
     def _line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> Floats:
         """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
-        losses = np.stack([each._line_losses(ids, borders).astype(float) for each in self.components.values()])
-        return interpolate_losses(losses, self.weights)
+        return interpolate_losses(self.component_line_losses(ids, borders), self.weights)
+
+    def component_line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> Floats:
+        """Return `_line_losses` of each component alone: (K, N), nats."""
+        return np.stack([each._line_losses(ids, borders).astype(float) for each in self.components.values()])
 
     @property
     def tuning(self) -> dict[str, Any]:
         """How well it and its components predict the text that the weights were tuned on, and ``"source"``, that text's name."""
-        figures = self.about["figures"]["tuning"]
-        return self.compared(figures, figures["components"])
+        return self.figures["tuning"]
+
+    @property
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """How well it and its components predict texts: ``"tuning"``, or of an ensemble, ``"valid"`` and ``"test"``."""
+        return {name: self.compared(each, each["components"]) for name, each in self.about["figures"].items()}
 
     def compared(self, score: Mapping[str, Any], alone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return its score as plain values with those of its components alone, (K,), under their names and with their weights."""
@@ -193,7 +213,8 @@ class Mixture(LanguageModel):
                 cache = NeuralCache(each["neural_cache"], each["theta"], network_of(components.values()))
             components[cache.name] = cache
         weights = arrays.get("weights", np.empty(0))
-        if weights.shape != (len(components),) or len(figures["tuning"]["components"]) != len(components):
+        counts = {len(components), *(len(each["components"]) for each in figures.values())}
+        if weights.shape != (len(components),) or len(counts) > 1:
             raise FflmError(f"{path} is damaged ({CONFIG} and {WEIGHTS} do not fit together): {REMEDY}")
         if not (weights.min() >= 0 and abs(weights.sum() - 1) < 1e-6):
             raise FflmError(f"{path / WEIGHTS} is damaged (the weights of a mixture are at least 0 and sum to one): {REMEDY}")
@@ -237,6 +258,10 @@ class ComponentScorer(LineScorer):
         """Return `losses_of_text` of each text."""
         return list(map(self._recorded, texts, self.mixture.component_losses_of_texts(texts)))
 
+    def _line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> Floats:
+        """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
+        return self._recorded(ids, self.mixture.component_line_losses(ids, borders))
+
     def _recorded(self, targets: npt.NDArray[np.int32], losses: Floats) -> Floats:
         """Record the losses of the components (K, B), nats, and return those of the mixture (B,)."""
         unknown = targets == self.vocabulary.unknown_id
@@ -261,28 +286,9 @@ def interpolate_losses(losses: Floats, weights: Floats) -> Floats:
     return result
 
 
-def fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a model's weights, words and settings, which changes when the model is trained again.
-
-    Raises
-    ------
-    FflmError
-        If it is not a model, or cannot be read.
-    """
-    return _fingerprint(path, meaning(read_config(path)))
-
-
-def _fingerprint(path: Path, about: str) -> str:
-    sha256 = hashlib.sha256(about.encode())
-    for name in (VOCABULARY, WEIGHTS):
-        with os_errors_as_fflm_error(f"read {path / name}"), open_regular(path / name) as file:
-            sha256.update(hashlib.file_digest(file, "sha256").digest())
-    return sha256.hexdigest()
-
-
 def _early_fingerprint(path: Path) -> str:
     """Return the fingerprint as early versions made it: of all that config.json says, of the text's settings only."""
-    return _fingerprint(path, json.dumps(read_config(path).get("text"), sort_keys=True))
+    return content_hash(path, json.dumps(read_config(path).get("text"), sort_keys=True))
 
 
 def _check_parts(path: Path) -> None:
@@ -312,6 +318,10 @@ def _check_parts(path: Path) -> None:
 def _components(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what config.json says of a mixture's components, each of them a model or a cache (`description.Component`)."""
     components: list[dict[str, Any]] = about["mixture"]["components"]
+    if "training" in about and not (path / WEIGHTS).is_file():
+        trained = sum("fingerprint" in each for each in components)
+        resume = f"`fflm.resume('{path}')` trains the others"
+        raise FflmError(f"{path} is not complete, {trained} of its {len(components)} members are trained: {resume}")
     kinds = ({"path", "fingerprint"}, {"cache"}, {"neural_cache", "theta"})
     if any(sum(kind <= each.keys() for kind in kinds) != 1 for each in components):
         raise FflmError(f"{path / CONFIG} is damaged (a component is a path with a fingerprint, or a cache): {REMEDY}")

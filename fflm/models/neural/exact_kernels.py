@@ -1,6 +1,7 @@
-"""The forward pass of a network on a few contexts, compiled as one function of kernels of the CPU backend.
+"""The forward pass of a network on a few contexts, compiled as one function.
 
-Everything runs on the calling thread: for at most `FEW_ROWS` contexts, neither BLAS nor several threads would save time.
+For a few contexts, neither BLAS, which first copies the weights into another order, nor several threads would save time. The
+weights are kept in the order in which they are read (`pack_weights`). The results of a context do not depend on the others.
 """
 
 from typing import NamedTuple
@@ -9,13 +10,39 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.backend.cpu import kernels
-from fflm.backend.cpu.kernels import TILE, combine_losses, multiply_few
-from fflm.compiling import compiled, inner
-
-_gather, _affine, _normalize, _add = (
-    kernel.sequential for kernel in (kernels.gather, kernels.affine, kernels.normalize, kernels.add)
+from fflm.backend.cpu.kernels import (
+    FEW_ROWS,
+    TILE,
+    add_bias_and_max,
+    combine_tiles,
+    normalize_logits,
+    subtract_and_exp,
+    sum_row,
 )
-_softmax_tiles, _log_probabilities = kernels.softmax_tiles.sequential, kernels.log_probabilities.sequential
+from fflm.backend.cpu.launching import kernel, share
+from fflm.backend.cpu.rows import activate_row
+from fflm.compiling import compiled, inner
+from fflm.instructions import PANEL, aligned_zeros, panel_products
+
+_gather, _normalize, _add = (each.share for each in (kernels.gather, kernels.normalize, kernels.add))
+
+GROUP = 4
+"""Number of panels to which the weights of a layer are rounded up, because a single row is multiplied by so many at a time."""
+
+_MOST_ROWS = 6  # that are multiplied at a time, so that the sums are in the registers of processors with AVX2
+_by_one, _by_two, _by_three = panel_products(1, 4), panel_products(2, 2), panel_products(3, 2)
+_by_four, _by_five, _by_six = panel_products(4, 1), panel_products(5, 1), panel_products(6, 1)
+
+
+def pack_weights(weight: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Return weights (O, I) in panels (P, I, PANEL) for `multiply_packed`; zeros fill them up to a multiple of `GROUP` panels."""
+    size, width = weight.shape
+    panels = aligned_zeros((-(-size // (GROUP * PANEL)) * GROUP, width, PANEL), weight.dtype)
+    whole = size // PANEL
+    panels[:whole] = weight[: whole * PANEL].reshape(whole, PANEL, width).transpose(0, 2, 1)
+    if whole * PANEL < size:
+        panels[whole, :, : size - whole * PANEL] = weight[whole * PANEL :].T
+    return panels
 
 
 class NetworkTables(NamedTuple):
@@ -30,13 +57,13 @@ class NetworkTables(NamedTuple):
     sizes, activations, slopes
         (L,): the size of each hidden layer, the code of its activation, and the parameter of the activation.
     layers
-        (N,): weights (outputs, inputs) and biases (outputs,) of the hidden layers, one after another.
+        (N,): the weights of the hidden layers, packed, each followed by the biases, filled up to as many as the packed rows.
     residual, direct
         As in `fflm.network.config.NetworkConfig`.
     projection
-        (m, H), or (0, H) if there is none.
+        (m, H), packed, or without panels if there is none.
     weight, bias
-        (V, m) or (V, H), and (V,): the output layer.
+        (V, m) or (V, H), packed, and (V,): the output layer.
     """
 
     embeddings: npt.NDArray[np.floating]
@@ -53,10 +80,54 @@ class NetworkTables(NamedTuple):
 
 
 @inner()
+def multiply_packed(inputs, weight, first, last, outputs):
+    """Multiply inputs (B, I) by the panels ``first`` to ``last`` - 1 of packed weights (P, I, PANEL) -> outputs (B, O).
+
+    The panels are whole groups. The outputs are the first columns; there must be room for those of the zeros, too.
+    """
+    parts = (len(inputs) + _MOST_ROWS - 1) // _MOST_ROWS
+    for group in range(first, last, GROUP):  # all rows read it while it is in the cache
+        column = (group - first) * PANEL
+        for part in range(parts):
+            row, after = share(len(inputs), parts, part)
+            rows = after - row
+            if rows == 1:
+                _by_one(inputs, row, weight, group, outputs, column)
+            elif rows == 2:
+                for k in range(0, GROUP, 2):
+                    _by_two(inputs, row, weight, group + k, outputs, column + k * PANEL)
+            elif rows == 3:
+                for k in range(0, GROUP, 2):
+                    _by_three(inputs, row, weight, group + k, outputs, column + k * PANEL)
+            elif rows == 4:
+                for k in range(GROUP):
+                    _by_four(inputs, row, weight, group + k, outputs, column + k * PANEL)
+            elif rows == 5:
+                for k in range(GROUP):
+                    _by_five(inputs, row, weight, group + k, outputs, column + k * PANEL)
+            else:
+                for k in range(GROUP):
+                    _by_six(inputs, row, weight, group + k, outputs, column + k * PANEL)
+
+
+@inner()
+def layer_outputs(inputs, weight, bias, size, code, slope):
+    """Return the outputs (B, O) of a hidden layer of ``size`` units: inputs (B, I), packed weights (P, I, PANEL), bias (N,)."""
+    products = np.empty((len(inputs), len(weight) * PANEL), inputs.dtype)
+    multiply_packed(inputs, weight, 0, len(weight), products)
+    outputs = np.empty((len(inputs), size), inputs.dtype)
+    for i in range(len(outputs)):
+        for j in range(size):
+            outputs[i, j] = products[i, j] + bias[j]
+        activate_row(code, slope, outputs[i])
+    return outputs
+
+
+@inner()
 def normalized(values):
     """Return the rows of values (B, I) with mean 0 and deviation 1."""
     result = np.empty_like(values)
-    _normalize(values, result, 1)
+    _normalize(values, result, 1, 0)
     return result
 
 
@@ -77,43 +148,64 @@ def softmax_inputs(contexts, network):
     """Return what the output layer reads, (B, H) or (B, m), after contexts (B, n), given `NetworkTables`."""
     embeddings, layers, rows = network.embeddings, network.layers, len(contexts)
     inputs = np.empty((rows, (len(network.borders) - 1) * embeddings.shape[1]), embeddings.dtype)
-    _gather(embeddings, contexts, network.borders, inputs, 1)
+    _gather(embeddings, contexts, network.borders, inputs, 1, 0)
     values, place = inputs, 0
     for layer in range(len(network.sizes)):
         residual = network.residual and layer > 0
         read = normalized(values) if residual else values
         size, width = network.sizes[layer], read.shape[1]
-        weight = layers[place : place + size * width].reshape(size, width)
-        place += (width + 1) * size
-        outputs = np.empty((rows, size), embeddings.dtype)
-        activation = network.activations[layer], network.slopes[layer]
-        _affine(read, weight, layers[place - size : place], *activation, outputs, 1)
+        panels = (size + GROUP * PANEL - 1) // (GROUP * PANEL) * GROUP
+        bias = place + panels * width * PANEL
+        weight, place = layers[place:bias].reshape(panels, width, PANEL), bias + panels * PANEL
+        outputs = layer_outputs(read, weight, layers[bias:place], size, network.activations[layer], network.slopes[layer])
         if residual:
-            _add(values, outputs, 1)
+            _add(values, outputs, 1, 0)
         values = outputs
     if len(network.sizes):
         values = normalized(values) if network.residual else values
         values = side_by_side(values, inputs) if network.direct else values
     if not len(network.projection):
         return values
-    projected = np.empty((rows, len(network.projection)), embeddings.dtype)
-    multiply_few(values, network.projection, projected[:, :])
+    products = np.empty((rows, len(network.projection) * PANEL), embeddings.dtype)
+    multiply_packed(values, network.projection, 0, len(network.projection), products)
+    projected = np.empty((rows, embeddings.shape[1]), embeddings.dtype)
+    for i in range(rows):
+        for j in range(embeddings.shape[1]):
+            projected[i, j] = products[i, j]
     return projected
+
+
+@inner()
+def losses_after(contexts, targets, network, losses):
+    """Fill losses (B,) with -log p(target | context) of a few contexts (B, n) and targets (B,), nats, given `NetworkTables`."""
+    weight, bias, rows = network.weight, network.bias, len(contexts)
+    read = softmax_inputs(contexts, network)
+    tiles = (len(bias) - 1) // TILE + 1
+    tile, highest, totals = np.empty((rows, TILE), bias.dtype), np.empty((tiles, rows), bias.dtype), np.empty((tiles, rows))
+    for k in range(tiles):
+        low, high = k * TILE, min((k + 1) * TILE, len(bias))
+        multiply_packed(read, weight, low // PANEL, min((k + 1) * (TILE // PANEL), len(weight)), tile)
+        for i in range(rows):
+            highest[k, i] = add_bias_and_max(tile[i], bias[low:high], high - low)
+            if low <= targets[i] < high:
+                losses[i] = tile[i, targets[i] - low]
+            subtract_and_exp(tile[i], highest[k, i], high - low)
+            totals[k, i] = sum_row(tile[i], high - low)
+    for i in range(rows):
+        losses[i] = combine_tiles(highest, totals, i) - losses[i]
+
+
+@compiled()
+def few_softmax_inputs(contexts, network):
+    """Return what the output layer reads, (B, H) or (B, m), after a few contexts (B, n), given `NetworkTables`, packed."""
+    return softmax_inputs(contexts, network.content)
 
 
 @compiled()
 def few_losses(contexts, targets, network):
     """Return -log p(target | context) of a few contexts (B, n) and targets (B,): (B,), nats; `NetworkTables`, packed."""
-    tables, rows = network.content, len(contexts)
-    weight, bias = tables.weight, tables.bias
-    read = softmax_inputs(contexts, tables)
-    statistics = np.empty((2, (len(bias) - 1) // TILE + 1, rows), bias.dtype)
-    tiles, normalizers, losses = np.empty((1, rows, TILE), bias.dtype), np.empty(rows, bias.dtype), np.empty(rows, bias.dtype)
-    _softmax_tiles(read, weight, bias, tiles, statistics[0], statistics[1], 1)
-    each = np.empty(rows, np.int32)
-    for row in range(rows):
-        each[row] = row
-    combine_losses(read, weight, bias, each, targets, statistics[0], statistics[1], normalizers, losses)
+    losses = np.empty(len(contexts), network.content.bias.dtype)
+    losses_after(contexts, targets, network.content, losses)
     return losses
 
 
@@ -121,23 +213,58 @@ def few_losses(contexts, targets, network):
 def few_log_probabilities(contexts, network):
     """Return log p(word | context) of every word after a few contexts (B, n): (B, V), nats; `NetworkTables`, packed."""
     tables = network.content
-    results = np.empty((len(contexts), len(tables.bias)), tables.bias.dtype)
-    _log_probabilities(softmax_inputs(contexts, tables), tables.weight, tables.bias, results, 1)
+    weight, bias = tables.weight, tables.bias
+    logits = np.empty((len(contexts), len(weight) * PANEL), bias.dtype)
+    multiply_packed(softmax_inputs(contexts, tables), weight, 0, len(weight), logits)
+    results, piece = np.empty((len(contexts), len(bias)), bias.dtype), np.empty(TILE, bias.dtype)
+    for i in range(len(results)):
+        for j in range(len(bias)):
+            results[i, j] = logits[i, j]
+        normalize_logits(results[i], bias, piece)
     return results
 
 
 @compiled()
-def few_losses_of_lines(ids, borders, padding, end, window, network):
-    """Return -log p of the words of lines (N,), nats, as `few_losses` does: ids (N,), where each line begins (L + 1,).
+def begins_of_words(ids, borders, end):
+    """Return where the text of each word of lines begins, (N,): ids (N,), where each line begins (L + 1,).
 
-    A context has ``window`` words: ``padding`` before the line and, if ``end`` is a word, up to the last one before.
+    A text is a line, or what follows the word ``end`` in a line.
     """
-    contexts = np.empty((len(ids), window), np.int32)
+    begins = np.empty(len(ids), np.int64)
     for line in range(len(borders) - 1):
         first = borders[line]
         for i in range(borders[line], borders[line + 1]):
-            for k in range(1, window + 1):
-                contexts[i, window - k] = ids[i - k] if i - k >= first else padding
+            begins[i] = first
             if ids[i] == end:
                 first = i + 1
-    return few_losses(contexts, ids, network)
+    return begins
+
+
+@kernel()
+def losses_of_words(ids, begins, low, high, padding, window, network, losses, threads, t):
+    """Fill losses[low:high] with -log p of these words of texts, nats: ids (N,), where the text of each begins (N,).
+
+    ``padding`` fills contexts of ``window`` words before a text. ``network`` is `NetworkTables`, packed.
+    """
+    first, last = share(high - low, threads, t)
+    for some in range(low + first, low + last, FEW_ROWS):
+        after = min(some + FEW_ROWS, low + last)
+        contexts = np.empty((after - some, window), np.int32)
+        for i in range(some, after):
+            for k in range(1, window + 1):
+                contexts[i - some, window - k] = ids[i - k] if i - k >= begins[i] else padding
+        losses_after(contexts, ids[some:after], network.content, losses[some:after])
+
+
+_losses_of_words = losses_of_words.share
+
+
+@compiled()
+def few_losses_of_lines(ids, borders, padding, end, window, network):
+    """Return -log p of the words of a few lines (N,), nats: ids (N,), where each line begins (L + 1,).
+
+    A context has ``window`` words: ``padding`` before the line and, if ``end`` is a word, up to the last one before.
+    """
+    losses = np.empty(len(ids), network.content.bias.dtype)
+    _losses_of_words(ids, begins_of_words(ids, borders, end), 0, len(ids), padding, window, network, losses, 1, 0)
+    return losses

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import prange
 
 from fflm.backend.cpu.launching import kernel, share
 from fflm.backend.cpu.rows import activate_row, clear, inner_product
@@ -236,15 +235,10 @@ def loss_of(word, window_sum, average_sum, model, hidden):
 
 
 @kernel()
-def score_words(ids, start, losses, model, threads):
+def score_words(ids, start, losses, model, threads, t):
     """Score a text (N,) with `FastTables`: losses (N,), nats, of the words from ``start`` on."""
-    padding, end, borders, tables, integers, bias_sum, padding_total, padding_sums = model[:8]
-    units, average_units, bias, code, slope, output_units, outputs = model[8:]
-    for t in prange(threads):  # a parallel loop takes no tuple from outside
-        sums = integers, bias_sum, padding_total, padding_sums
-        own = FastTables(padding, end, borders, tables, *sums, units, average_units, bias, code, slope, output_units, outputs)
-        low, high = share(len(ids) - start, threads, t)
-        score_ids(ids, 0, np.array([start + low, start + high]), own, losses)
+    low, high = share(len(ids) - start, threads, t)
+    score_ids(ids, 0, np.array([start + low, start + high]), model, losses)
 
 
 @compiled()

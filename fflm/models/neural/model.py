@@ -93,15 +93,26 @@ class NeuralModel(TrainedNetwork, LanguageModel):
 
     def _line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
         """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
-        if few := self._few(len(ids)):
-            return few.losses_of_lines(ids, borders)
+        if self._reads_packed:
+            return self._few_contexts.losses_of_lines(ids, borders)
         return super()._line_losses(ids, borders)
+
+    def softmax_inputs(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
+        """Return what the output layer reads after contexts (B, n), valid ids -> (B, H), in main memory."""
+        if few := self._few(len(contexts)):
+            return few.softmax_inputs(contexts)
+        return super().softmax_inputs(contexts)
 
     def _few(self, count: int) -> "FewContexts | None":
         """Return what predicts after ``count`` contexts by one compiled function, or None if it cannot, or would be slower."""
-        from fflm.models.neural.few import FEW_ROWS  # here, because it imports Numba
+        from fflm.backend.cpu.kernels import FEW_ROWS  # here, because it imports Numba
 
-        return self._few_contexts if self.device == "cpu" and 0 < count <= FEW_ROWS and not self.parameters.bands else None
+        return self._few_contexts if self._reads_packed and 0 < count <= FEW_ROWS else None
+
+    @property
+    def _reads_packed(self) -> bool:
+        """Whether `FewContexts` can predict."""
+        return self.device == "cpu" and not self.parameters.bands
 
     @cached_property
     def _few_contexts(self) -> "FewContexts":

@@ -25,6 +25,7 @@ from fflm.models.creation import TEXT_OPTIONS, check_free, model_path, new_model
 from fflm.models.folder import opening_run
 from fflm.models.neural.initial import InitialModel
 from fflm.models.neural.model import save_config
+from fflm.models.neural.teacher import load_teacher, reload_teacher
 from fflm.models.scoring import part_score
 from fflm.models.vectors import read_vectors
 from fflm.network.config import NetworkConfig
@@ -37,7 +38,17 @@ from fflm.training.events import Losses
 from fflm.training.examples import Examples
 from fflm.training.schemes import Parallel, choose_scheme
 from fflm.training.session import Session
-from fflm.training.settings import AUTOMATIC, Extend, Initial, LossName, Preset, TrainingSettings, Vectors
+from fflm.training.settings import (
+    AUTOMATIC,
+    Extend,
+    Initial,
+    LossName,
+    Preset,
+    TeacherPath,
+    TeacherWeight,
+    TrainingSettings,
+    Vectors,
+)
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -112,6 +123,8 @@ def start_session(
     parallel: Parallel = "auto",
     initial: Initial = None,
     extend_vocabulary: Extend = False,
+    teacher: TeacherPath = None,
+    teacher_weight: TeacherWeight = 0.5,
     **fields: Any,
 ) -> "TrainingSession":
     """Start a training run: tokenize the text unless that was done, and set up network and folder.
@@ -151,10 +164,16 @@ def start_session(
     with new_model(source, place, lambda: check_free(place, overwrite), processes=processes, progress=progress) as (new, corpus):
         config, settings = resolve_settings(shape, settings, automatic, corpus)
         check_length(corpus, config)
+        taught = None
+        if teacher is not None:
+            if parallel == "vocabulary":
+                raise FflmError("with a teacher, processes divide the rows of batches: leave out `parallel`")
+            parallel = "data"
+            taught = load_teacher(to_path("teacher", teacher), teacher_weight, corpus, place)
         scheme = choose_scheme(parallel, config, settings, world().size, compute.device)
         embeddings = read_vectors(start, corpus.vocabulary, config.embedding) if start else None
         weights = base.parameters(corpus) if base else None
-        return TrainingSession.start(new, corpus, config, settings, compute, embeddings, weights, scheme)
+        return TrainingSession.start(new, corpus, config, settings, compute, embeddings, weights, scheme, taught)
 
 
 OPTIONS = {
@@ -238,7 +257,8 @@ class TrainingSession(Session):
                 )
             if about["network"]["vocabulary"] != len(corpus.vocabulary) or corpus.settings.to_dict() != about["text"]:
                 raise FflmError(f"{path / CONFIG} is damaged (it does not fit the text): {REMEDY}")
-            return cls._resume(path, corpus, about, epochs, device)
+            teacher = reload_teacher(about["teacher"], corpus, path) if "teacher" in about else None
+            return cls._resume(path, corpus, about, epochs, device, teacher)
 
     def parts(self, config: NetworkConfig) -> dict[str, Examples]:
         """Return the windows of the parts of the corpus."""

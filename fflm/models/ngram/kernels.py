@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import prange
 
 from fflm.backend.cpu.launching import kernel, share
 from fflm.backend.cpu.rows import clear
@@ -64,18 +63,17 @@ def sort_by_column(text, lengths, distance, absent, places, keys, result):
 
 
 @kernel()
-def shared_words(text, lengths, places, shared, threads):
+def shared_words(text, lengths, places, shared, threads, t):
     """Count the most recent context words that each sorted position shares with the previous one: places (P,) -> shared (P,)."""
-    for t in prange(threads):
-        first, last = share(len(places), threads, t)
-        for i in range(first, last):
-            count = 0
-            if i > 0:
-                a, b = np.int64(places[i - 1]), np.int64(places[i])
-                most = min(lengths[a], lengths[b])
-                while count < most and text[a - count - 1] == text[b - count - 1]:
-                    count += 1
-            shared[i] = count
+    first, last = share(len(places), threads, t)
+    for i in range(first, last):
+        count = 0
+        if i > 0:
+            a, b = np.int64(places[i - 1]), np.int64(places[i])
+            most = min(lengths[a], lengths[b])
+            while count < most and text[a - count - 1] == text[b - count - 1]:
+                count += 1
+        shared[i] = count
 
 
 @inner()
@@ -106,6 +104,7 @@ def interpolate(
     probabilities,
     back_offs,
     threads,
+    t,
 ):
     """Compute the probabilities of the n-grams of one order from those of the next lower order.
 
@@ -123,21 +122,20 @@ def interpolate(
     probabilities  (G,)      out
     back_offs      (M,)      out, g
     """
-    for t in prange(threads):
-        first, last = share(len(parents), threads, t)
-        for context in range(first, last):
-            total, mass = np.int64(0), 0.0
-            for gram in range(starts[context], starts[context + 1]):
-                total += counts[gram]
-                mass += discounts[min(counts[gram], 3)] if kept[gram] else counts[gram]
-            back_off = mass / total
-            back_offs[context] = back_off
-            low, high = np.int64(lower_starts[parents[context]]), lower_starts[parents[context] + 1]
-            for gram in range(starts[context], starts[context + 1]):
-                low = find(lower_words, low, high, words[gram])
-                count = counts[gram]
-                own = count - discounts[min(count, 3)] if kept[gram] else 0.0
-                probabilities[gram] = own / total + back_off * lower_probabilities[low]
+    first, last = share(len(parents), threads, t)
+    for context in range(first, last):
+        total, mass = np.int64(0), 0.0
+        for gram in range(starts[context], starts[context + 1]):
+            total += counts[gram]
+            mass += discounts[min(counts[gram], 3)] if kept[gram] else counts[gram]
+        back_off = mass / total
+        back_offs[context] = back_off
+        low, high = np.int64(lower_starts[parents[context]]), lower_starts[parents[context] + 1]
+        for gram in range(starts[context], starts[context + 1]):
+            low = find(lower_words, low, high, words[gram])
+            count = counts[gram]
+            own = count - discounts[min(count, 3)] if kept[gram] else 0.0
+            probabilities[gram] = own / total + back_off * lower_probabilities[low]
 
 
 @inner()
@@ -153,7 +151,7 @@ def log_p_after(parents, back_offs, starts, targets, log_probabilities, node, wo
 
 
 @kernel()
-def entropy_changes(parents, back_offs, starts, targets, log_probabilities, frequencies, changes, threads):
+def entropy_changes(parents, back_offs, starts, targets, log_probabilities, frequencies, changes, threads, t):
     """Compute the relative entropy that the removal of each n-gram of two or more words causes: (M,) contexts, (G,) n-grams.
 
     `fflm.models.ngram.pruning.prune_by_entropy` gives the formula.
@@ -161,41 +159,39 @@ def entropy_changes(parents, back_offs, starts, targets, log_probabilities, freq
     frequencies  (M,)  in, float64, the relative frequency of each context
     changes      (G,)  out, float64, nats; those of single words are not set
     """
-    for t in prange(threads):
-        first, last = share(len(parents) - 1, threads, t)
-        for node in range(first + 1, last + 1):
-            rest, lower_rest = 1.0, 1.0
-            for gram in range(starts[node], starts[node + 1]):
-                lower = log_p_after(parents, back_offs, starts, targets, log_probabilities, parents[node], targets[gram])
-                changes[gram] = lower
-                rest -= math.exp(log_probabilities[gram])
-                lower_rest -= math.exp(lower)
-            rest, lower_rest = max(rest, 0.0), max(lower_rest, 0.0)
-            for gram in range(starts[node], starts[node + 1]):
-                log_p, lower = np.float64(log_probabilities[gram]), changes[gram]
-                p = math.exp(log_p)
-                back_off = math.log((rest + p) / (lower_rest + math.exp(lower)))
-                change = p * (lower + back_off - log_p) + rest * (back_off - back_offs[node])
-                changes[gram] = -frequencies[node] * change
+    first, last = share(len(parents) - 1, threads, t)
+    for node in range(first + 1, last + 1):
+        rest, lower_rest = 1.0, 1.0
+        for gram in range(starts[node], starts[node + 1]):
+            lower = log_p_after(parents, back_offs, starts, targets, log_probabilities, parents[node], targets[gram])
+            changes[gram] = lower
+            rest -= math.exp(log_probabilities[gram])
+            lower_rest -= math.exp(lower)
+        rest, lower_rest = max(rest, 0.0), max(lower_rest, 0.0)
+        for gram in range(starts[node], starts[node + 1]):
+            log_p, lower = np.float64(log_probabilities[gram]), changes[gram]
+            p = math.exp(log_p)
+            back_off = math.log((rest + p) / (lower_rest + math.exp(lower)))
+            change = p * (lower + back_off - log_p) + rest * (back_off - back_offs[node])
+            changes[gram] = -frequencies[node] * change
 
 
 @kernel()
-def normalize_back_offs(parents, back_offs, starts, targets, log_probabilities, low, high, threads):
+def normalize_back_offs(parents, back_offs, starts, targets, log_probabilities, low, high, threads, t):
     """Set the back-off weights of the contexts from low to high, exclusive, all of one length, so that probabilities sum to 1.
 
     Those of shorter contexts must be set. A weight stays if the words without an n-gram have no more probability than rounding.
     """
-    for t in prange(threads):
-        first, last = share(high - low, threads, t)
-        for node in range(low + first, low + last):
-            rest, lower_rest = 1.0, 1.0
-            for gram in range(starts[node], starts[node + 1]):
-                rest -= math.exp(log_probabilities[gram])
-                lower_rest -= math.exp(
-                    log_p_after(parents, back_offs, starts, targets, log_probabilities, parents[node], targets[gram])
-                )
-            if rest > 0 and lower_rest > 1e-6:
-                back_offs[node] = math.log(rest / lower_rest)
+    first, last = share(high - low, threads, t)
+    for node in range(low + first, low + last):
+        rest, lower_rest = 1.0, 1.0
+        for gram in range(starts[node], starts[node + 1]):
+            rest -= math.exp(log_probabilities[gram])
+            lower_rest -= math.exp(
+                log_p_after(parents, back_offs, starts, targets, log_probabilities, parents[node], targets[gram])
+            )
+        if rest > 0 and lower_rest > 1e-6:
+            back_offs[node] = math.log(rest / lower_rest)
 
 
 @compiled()
@@ -219,17 +215,16 @@ def ngrams_of_contexts(parents, children, words, starts, targets, ngrams):
 
 
 @kernel()
-def find_contexts(children, words, contexts, found, threads):
+def find_contexts(children, words, contexts, found, threads, t):
     """Look up contexts (B, k), oldest word first -> found (B,) int64, the index of each context, or -1 if it does not exist."""
-    for t in prange(threads):
-        first, last = share(len(contexts), threads, t)
-        for i in range(first, last):
-            node = np.int64(0)
-            for k in range(contexts.shape[1] - 1, -1, -1):
-                node = find(words, children[node], children[node + 1], contexts[i, k])
-                if node < 0:
-                    break
-            found[i] = node
+    first, last = share(len(contexts), threads, t)
+    for i in range(first, last):
+        node = np.int64(0)
+        for k in range(contexts.shape[1] - 1, -1, -1):
+            node = find(words, children[node], children[node + 1], contexts[i, k])
+            if node < 0:
+                break
+        found[i] = node
 
 
 ENTRY = np.dtype([("key", np.uint64), ("log_p", np.float32), ("back_off", np.float32)])
@@ -379,20 +374,17 @@ def log_p_of(log_p, length, back_offs, count):
 
 
 @kernel()
-def ngram_losses(index, contexts, wanted, losses, threads):
+def ngram_losses(index, contexts, wanted, losses, threads, t):
     """Compute -log p(wanted | context) from an `Index`: contexts (B, n), wanted (B,) -> losses (B,), nats."""
-    entries, words, slots = index
-    for t in prange(threads):
-        own = Index(entries, words, slots)  # a parallel loop takes no tuple from outside
-        first, last = share(len(wanted), threads, t)
-        count = contexts.shape[1]
-        before, back_offs = np.zeros(count, np.float32), np.empty(count + 1, np.float32)
-        for i in range(first, last):
-            context = contexts[i, ::-1]
-            if count > 0:
-                ngrams_of(own, context[0], context[1:], before)
-            log_p, length, _ = ngrams_of(own, wanted[i], context, back_offs)
-            losses[i] = -log_p_of(log_p, length, before, count)
+    first, last = share(len(wanted), threads, t)
+    count = contexts.shape[1]
+    before, back_offs = np.zeros(count, np.float32), np.empty(count + 1, np.float32)
+    for i in range(first, last):
+        context = contexts[i, ::-1]
+        if count > 0:
+            ngrams_of(index, context[0], context[1:], before)
+        log_p, length, _ = ngrams_of(index, wanted[i], context, back_offs)
+        losses[i] = -log_p_of(log_p, length, before, count)
 
 
 class LineTables(NamedTuple):
@@ -532,18 +524,17 @@ def ngram_score_after(state, word, after, model):
 
 
 @kernel()
-def ngram_distributions(tables, contexts, results, threads):
+def ngram_distributions(tables, contexts, results, threads, t):
     """Compute log p(word | context) of all words from `Tables`: contexts (B, n) -> results (B, V), nats."""
     children, words, back_offs, starts, targets, log_probabilities = tables
-    for t in prange(threads):
-        first, last = share(len(contexts), threads, t)
-        for i in range(first, last):
-            results[i] = log_probabilities[: results.shape[1]]
-            node = np.int64(0)
-            for k in range(contexts.shape[1] - 1, -1, -1):
-                node = find(words, children[node], children[node + 1], contexts[i, k])
-                if node < 0:
-                    break
-                results[i] += back_offs[node]
-                for gram in range(starts[node], starts[node + 1]):
-                    results[i, targets[gram]] = log_probabilities[gram]
+    first, last = share(len(contexts), threads, t)
+    for i in range(first, last):
+        results[i] = log_probabilities[: results.shape[1]]
+        node = np.int64(0)
+        for k in range(contexts.shape[1] - 1, -1, -1):
+            node = find(words, children[node], children[node + 1], contexts[i, k])
+            if node < 0:
+                break
+            results[i] += back_offs[node]
+            for gram in range(starts[node], starts[node + 1]):
+                results[i, targets[gram]] = log_probabilities[gram]

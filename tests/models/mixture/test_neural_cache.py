@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from test_mixture import TEXT, save_tiny
 from tiny import MODES, Bigrams, tiny_model
-from tolerances import NEURAL_CACHE
+from tolerances import NEURAL_CACHE, assert_close
 
 import fflm
 from fflm.arrays import CONFIG
@@ -50,7 +50,7 @@ def test_sums_of_weights_equal_naive_computation(theta, queries, window):
     for shares in (1, 3):
         tiles = np.empty((shares, QUERIES, KEYS), np.float32)
         found, totals = np.full((2, queries), np.nan)
-        sum_weights.sequential(*arrays, float(theta), np.float32(0.01), tiles, found, totals, shares)
+        sum_weights(*arrays, float(theta), np.float32(0.01), tiles, found, totals, shares)
         np.testing.assert_allclose(totals, (weights * seen).sum(axis=1), rtol=NEURAL_CACHE * theta)
         np.testing.assert_allclose(found, (weights * of_target).sum(axis=1), rtol=NEURAL_CACHE * theta)
 
@@ -106,6 +106,24 @@ def test_neural_cache_knows_nothing_at_the_beginning(model):
     np.testing.assert_array_equal(empty, UnigramCache(5, model.vocabulary, model.text).log_probabilities(empty_context(model, 5)))
     assert len(cache.losses_of_text(np.empty(0, np.int32))) == 0
     assert cache.losses_of_texts([]) == []
+
+
+def test_keys_of_a_growing_text_are_computed_once(model, monkeypatch):
+    """As text grows, each next word needs one more key; the distributions are those of a cache that has kept none."""
+    cache, computed = NeuralCache(12, 9.0, model), []
+    keys = cache._keys
+    monkeypatch.setattr(cache, "_keys", lambda contexts: computed.append(len(contexts)) or keys(contexts))
+    ids = np.random.default_rng(1).integers(0, len(model.vocabulary), 60).astype(np.int32)
+    contexts = cache.windows(ids).contexts(np.arange(30, 60))
+    expected = [NeuralCache(12, 9.0, model).log_probabilities(context[None]) for context in contexts]
+    found = [cache.log_probabilities(context[None]) for context in contexts]
+    assert_close(np.concatenate(found), np.concatenate(expected), 10 * NEURAL_CACHE * cache.theta)
+    assert len(computed) <= 30
+    assert set(computed[1:]) == {1}
+    monkeypatch.setattr(cache_module, "_PIECE", 20)  # of keys that are kept
+    found = [cache.log_probabilities(contexts[place : place + 2]) for place in range(0, 30, 2)]
+    assert_close(np.concatenate(found), np.concatenate(expected), 10 * NEURAL_CACHE * cache.theta)
+    assert len(cache._kept.keys[0]) <= 26
 
 
 def empty_context(model, size):

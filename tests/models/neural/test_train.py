@@ -827,10 +827,11 @@ class SignalAtStepFive(TrainingSession):
             yield event
 
 
-def test_signal_stops_training_at_next_event(text):
+def test_signal_stops_training_after_next_step(text):
+    """The fifth step has told all processes already whether to stop when the signal comes."""
     start_session([text], Path("text.model"), **TINY)
     assert not watch(SignalAtStepFive.resume(Path("text.model")), Console(quiet=True), VIEW)
-    assert load_arrays(Path("text.model") / CHECKPOINT)[1]["state"]["step"] == 5
+    assert load_arrays(Path("text.model") / CHECKPOINT)[1]["state"]["step"] == 6
 
 
 def test_second_signal_stops_without_saving(text):
