@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fflm.models.mixture.train import mix
     from fflm.models.neural.model import NeuralModel
     from fflm.models.ngram.model import NgramModel
+    from fflm.models.quantize import quantize
     from fflm.models.scoring import Score
 
 # Numba and OpenMP read these variables when they are imported, possibly before any other module of fflm is. Compiling with the
@@ -47,6 +48,7 @@ __all__ = [
     "filter",
     "load",
     "mix",
+    "quantize",
     "resume",
     "resume_filter",
     "train",
@@ -68,6 +70,7 @@ _LAZY = {
     "filter": "fflm.api",
     "load": "fflm.api",
     "mix": "fflm.models.mixture.train",
+    "quantize": "fflm.models.quantize",
     "resume": "fflm.api",
     "resume_filter": "fflm.api",
     "train": "fflm.api",

@@ -34,15 +34,19 @@ from fflm.training.settings import Members
 
 
 @checked
-def load(path: PathLike, device: Device = "cpu") -> LanguageModel | TextClassifier:
+def load(path: PathLike, device: Device = "cpu", *, verify: bool = False) -> LanguageModel | TextClassifier:
     """Load the model in a folder, to predict on a device: ``cpu``, ``cuda``, or ``auto`` for a GPU if one works.
+
+    Weights and vocabulary are mapped into memory, so that loading takes the same time whatever the model's size. Of the files of
+    weights, of n-grams and of words, only headers, sizes and shapes are checked, unless ``verify`` is true: then all are read to
+    their ends and compared with their checksums.
 
     Raises
     ------
     FflmError
         If it is not a model, incomplete or damaged, or the device cannot be used.
     """
-    return load_model(path, choose_device(device))
+    return load_model(path, choose_device(device), verify=verify)
 
 
 @with_options(neural_train.OPTIONS)

@@ -29,7 +29,7 @@ INDEX = "index.safetensors"
 """Name of the file in the folder of an n-gram model that contains its index."""
 
 ALIGNMENT = 64
-"""The first array of a file begins at a multiple of this number of bytes, which is the size of a cache line."""
+"""Arrays whose size is a multiple of this number of bytes, that of a cache line, begin in a file at a multiple of it."""
 
 _TYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -37,6 +37,8 @@ _TYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "I64": np.dtype("<i8"),
     "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
     "U64": np.dtype("<u8"),
     "U32": np.dtype("<u4"),
     "U16": np.dtype("<u2"),
@@ -46,7 +48,7 @@ _TYPES: dict[str, np.dtype[Any]] = {
 
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
 
-MEANING = ("kind", "network", "text", "vocabulary", "ngram", "mixture", "labels", "shares", "input", "scale")
+MEANING = ("kind", "bits", "network", "text", "vocabulary", "ngram", "mixture", "labels", "shares", "input", "scale")
 """The keys of config.json on which the interpretation of the weights depends."""
 
 
@@ -134,14 +136,15 @@ def give_parts(arrays: Arrays) -> None:
 def _safetensors(arrays: Arrays, metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
     """Yield the parts of a safetensors file.
 
-    The library aligns arrays to 8 bytes only. Here the first one begins at a multiple of `ALIGNMENT`, so that the entries of a
-    mapped table do not straddle cache lines.
+    The library aligns arrays to 8 bytes only. Here those of whole cache lines come first, so that the rows of a mapped table do
+    not straddle lines.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    sizes = {name: math.prod(array.shape) * array.dtype.itemsize for name, array in arrays.items()}
+    ordered = sorted(arrays.items(), key=lambda item: (sizes[item[0]] % ALIGNMENT > 0, -item[1].dtype.itemsize, item[0]))
     end = 0
     for name, array in ordered:
-        begin, end = end, end + math.prod(array.shape) * array.dtype.itemsize
+        begin, end = end, end + sizes[name]
         header[name] = {"dtype": _NAMES[array.dtype], "shape": array.shape, "data_offsets": (begin, end)}
     content = json.dumps(header, separators=(",", ":")).encode()
     content += b" " * (-(8 + len(content)) % ALIGNMENT)
@@ -282,6 +285,19 @@ def _map(path: Path) -> dict[str, npt.NDArray[Any]]:
         for name, about in header.items()
         if name != "__metadata__"
     }
+
+
+def stored_checksum(path: Path) -> str:
+    """Return the checksum that a file states, of its arrays and its JSON value, without reading the arrays.
+
+    Raises
+    ------
+    FflmError
+        If the file is missing, or is not such a file.
+    """
+    with _opened(path) as file:
+        checksum: str = (file.metadata() or {})["crc32"]
+        return checksum
 
 
 def array_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -124,11 +124,14 @@ class ProductsModel(models.PrimitiveModel):  # type: ignore[misc]
 
 @intrinsic
 def lanes_at(context, table, offset):  # type: ignore[no-untyped-def]
-    """Return the `LANES` integers that are ``offset`` bytes into an int16 array."""
+    """Return the `LANES` integers that are ``offset`` bytes into an array of int16, or of int8."""
+    bits = table.dtype.bitwidth
+    stored = ir.VectorType(ir.IntType(bits), LANES)
 
     def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        address = builder.bitcast(_address(context, builder, signature, arguments), _LANES.as_pointer())
-        return builder.load(address, align=2, typ=_LANES)
+        address = builder.bitcast(_address(context, builder, signature, arguments), stored.as_pointer())
+        lanes = builder.load(address, align=bits // 8, typ=stored)
+        return builder.sext(lanes, _LANES) if bits < 16 else lanes
 
     return _lanes(table, types.uint64), call
 

@@ -23,11 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.arguments import PathLike
+from fflm.arrays import WEIGHTS, meaning, stored_checksum
 from fflm.compiling import direct
 from fflm.errors import FflmError
 from fflm.files import os_errors_as_fflm_error
 from fflm.models.base import LineScorer
-from fflm.models.folder import fingerprint
+from fflm.models.folder import read_config
 from fflm.models.language_model import LanguageModel as _LanguageModel
 from fflm.models.load import load_language_model
 from fflm.models.neural.fast import FastScorer, is_self_normalized
@@ -345,9 +346,9 @@ def _load(path: Path, exact: bool) -> _States:
 
 
 def _fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a file, or of what matters in a model's folder."""
+    """Return the SHA-256 of a file, or the checksums in the headers of a model's files."""
     if path.is_dir():
-        return fingerprint(path)
+        return f"{meaning(read_config(path))} {stored_checksum(path / WEIGHTS)}"
     if not path.exists():
         raise FflmError(f"there is no model {path}: give an ARPA file or the folder of a language model")
     with os_errors_as_fflm_error(f"read {path}"), path.open("rb") as file:

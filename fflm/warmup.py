@@ -18,6 +18,7 @@ from fflm.models.neural.fast import FastScorer
 from fflm.models.neural.model import NeuralModel
 from fflm.models.ngram.arpa import write_arpa
 from fflm.models.ngram.train import train as train_ngram
+from fflm.models.quantize import quantize
 from fflm.network.config import NetworkConfig, Output
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
@@ -137,8 +138,15 @@ def _scorers(folder: Path) -> None:
     write_arpa(sentences, folder / "sentences.arpa")
     settings = {**_SMALL, "mode": "sentence", "self_normalise": 0.1}
     api.train(folder / "text.txt", folder / "sentences.model", overwrite=True, **settings)
-    for name in ("sentences.arpa", "sentences.model"):
-        list(kenlm.Model(folder / name).full_scores("the cat"))
+    for name in ("sentences.ngram", "sentences.model"):
+        small = quantize(folder / name, folder / f"small.{name}")
+        small.next_words("the cat", 3)
+        if isinstance(small, NeuralModel):
+            FastScorer(small).losses_of_text(ids)
+    for name in ("sentences.arpa", "sentences.model", "small.sentences.ngram", "small.sentences.model"):
+        model = kenlm.Model(folder / name)
+        list(model.full_scores("the cat"))
+        model.score("the cat")
 
 
 def _estimators() -> None:

@@ -37,6 +37,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import HypothesisWarning
 from tiny import MODES, tiny_model
 
+import fflm
 from fflm import filter as filter_collection
 from fflm import load, resume_filter
 from fflm.arrays import CHECKPOINT, CONFIG, INDEX, LOG, WEIGHTS, _crc32
@@ -482,6 +483,8 @@ def models(corpus, tmp_path_factory):
     for _ in train.start_session([corpus.path], folder / "net.model", window=2, **tiny).events():
         pass
     train_ngram_model([corpus.path], folder / "gram.ngram", 2)
+    for name in ("net.model", "gram.ngram"):
+        fflm.quantize(folder / name, (folder / "small").with_suffix(Path(name).suffix))
     mix([folder / "net.model", folder / "gram.ngram"], cache=5).save(folder / "mix.mix")
     for _ in classify.start_session([folder / "text.tsv"], folder / "text.classifier", **tiny).events():
         pass
@@ -515,7 +518,9 @@ def _classify(path: Path) -> None:
 
 
 FOLDERS: dict[str, tuple[list[str], Callable[[Path], Any]]] = {
-    "net.model": ([CONFIG, WEIGHTS, "vocabulary.tsv"], _predict),
+    "net.model": ([CONFIG, WEIGHTS, "vocabulary.tsv", "vocabulary.safetensors"], _predict),
+    "small.model": ([WEIGHTS], _predict),
+    "small.ngram": ([WEIGHTS], _predict),
     "gram.ngram": ([CONFIG, WEIGHTS, INDEX], _predict),
     "mix.mix": ([CONFIG, WEIGHTS], _predict),
     "text.classifier": ([CONFIG, WEIGHTS], _classify),

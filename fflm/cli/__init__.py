@@ -38,6 +38,7 @@ COMMANDS = {
     "score": "Measure perplexity, or score words, sentences and n-best lists.",
     "filter": "Keep the documents of a collection that a model predicts well.",
     "mix": "Interpolate models, with tuned weights.",
+    "quantize": "Write a copy of a model with 8 bits for each number.",
     "vectors": "Export the word embeddings.",
     "neighbours": "Show the words nearest to a word.",
     "analogy": "Answer: A is to B as C is to ...?",

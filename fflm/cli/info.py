@@ -62,7 +62,7 @@ def _read(path: Path) -> dict[str, Any]:
     from fflm.models import description
     from fflm.models.classifier import model as classifiers
     from fflm.models.folder import read_config, require
-    from fflm.models.neural.model import NeuralModel
+    from fflm.models.load import load as load_model
     from fflm.network.config import NetworkConfig
     from fflm.network.parameters import shapes
     from fflm.training.checkpoints import check_shapes
@@ -74,7 +74,7 @@ def _read(path: Path) -> dict[str, Any]:
         return _read_ngram(path)
     if about.get("kind") == "mixture":
         return _read_mixture(path)
-    load: Callable[[Path], Any] = NeuralModel.load
+    load: Callable[..., Any] = load_model
     events = description.EVENTS
     if about.get("kind") == "classifier":
         about = read_config(path, "classifier", classifiers.ClassifierFile)
@@ -88,7 +88,7 @@ def _read(path: Path) -> dict[str, Any]:
     config = NetworkConfig.from_dict(about["network"])
     figures: dict[str, Any] | None = None
     if (path / WEIGHTS).is_file():
-        figures = load(path).about["figures"]
+        figures = load(path, verify=True).about["figures"]
     elif (path / CHECKPOINT).is_file():  # raises an error if it is damaged, so that training cannot be resumed
         check_shapes(path / CHECKPOINT, config)
         load_arrays(path / CHECKPOINT, config=meaning(about, training=True))
@@ -116,15 +116,15 @@ def _read_ngram(path: Path) -> dict[str, Any]:
     from fflm.arrays import INDEX, WEIGHTS
     from fflm.models.ngram.model import NgramModel
 
-    model = NgramModel.load(path)
-    model.verify()
-    arrays = {name: list(array.shape) for name, array in model.tables.arrays().items()}
+    model = NgramModel.load(path, verify=True)
+    arrays = model.arrays
+    numbers = sum(array.size for name, array in arrays.items() if name in ("log_probabilities", "back_offs"))
     return {
         "model": str(path),
         **model.about,
         "parameters": {
-            "count": len(model.tables.log_probabilities) + len(model.tables.back_offs),
-            "arrays": arrays,
+            "count": numbers,
+            "arrays": {name: list(array.shape) for name, array in arrays.items()},
             "bytes": {name: (path / name).stat().st_size for name in (WEIGHTS, INDEX) if (path / name).is_file()},
         },
     }
@@ -134,7 +134,7 @@ def _read_mixture(path: Path) -> dict[str, Any]:
     """Return the description of a mixture as JSON: config.json, and the figures with the weights."""
     from fflm.models.mixture.model import Mixture
 
-    mixture = Mixture.load(path)
+    mixture = Mixture.load(path, verify=True)
     return {"model": str(path), **mixture.about, "figures": mixture.figures}
 
 

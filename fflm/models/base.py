@@ -51,9 +51,21 @@ class TrainedNetwork:
         return Network(self.config, device_backend(self.device))
 
     @cached_property
+    def finite_parameters(self) -> Parameters:
+        """The parameters, to predict with: when they are loaded, the file is mapped, and its numbers are not checked.
+
+        Raises
+        ------
+        FflmError
+            If a number is not finite.
+        """
+        self.parameters.check_finite()
+        return self.parameters
+
+    @cached_property
     def _weights(self) -> Parameters:
         """The parameters on the device."""
-        return self.parameters.mapped(self.network.backend.upload)
+        return self.finite_parameters.mapped(self.network.backend.upload)
 
     def softmax_inputs(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return what the output layer reads after contexts (B, n), valid ids -> (B, H), in main memory."""

@@ -11,7 +11,7 @@ from fflm.arrays import CHECKPOINT, CONFIG, EXAMPLES, INDEX, LOG, WEIGHTS
 from fflm.errors import FflmError
 from fflm.files import NewFolder, check_own, os_errors_as_fflm_error, restore
 from fflm.models.corpora import corpus_folder
-from fflm.models.folder import CORPUS, VOCABULARY, read_config
+from fflm.models.folder import CORPUS, VOCABULARY, WORDS, read_config
 from fflm.parallel.world import world
 from fflm.text.corpus import FILES as CORPUS_FILES
 from fflm.text.corpus import Corpus
@@ -31,7 +31,18 @@ TEXT_OPTIONS = {
 }
 """The options that `text_source` takes."""
 
-FILES = (CONFIG, VOCABULARY, WEIGHTS, CHECKPOINT, LOG, EXAMPLES, INDEX, CORPUS, *(f"{CORPUS}/{name}" for name in CORPUS_FILES))
+FILES = (
+    CONFIG,
+    VOCABULARY,
+    WORDS,
+    WEIGHTS,
+    CHECKPOINT,
+    LOG,
+    EXAMPLES,
+    INDEX,
+    CORPUS,
+    *(f"{CORPUS}/{name}" for name in CORPUS_FILES),
+)
 """Files that the folder of a model, of any kind, may contain."""
 
 

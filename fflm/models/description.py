@@ -84,6 +84,7 @@ class NetworkFile(TrainedFile, total=False):
     text: Required[TextSettings]
     corpus: CorpusReference
     vectors: Count
+    bits: Literal[8]
     teacher: TeacherReference
 
 
@@ -97,6 +98,7 @@ class Ngram(TypedDict):
     source: NotRequired[str]
     prune: NotRequired[Annotated[list[Count], Meta(max_length=LARGEST_ORDER)]]
     prune_entropy: NotRequired[float]
+    bits: NotRequired[Literal[8]]
 
 
 class NgramFile(Common, total=False):

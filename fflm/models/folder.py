@@ -4,10 +4,11 @@ import contextlib
 import hashlib
 import platform
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from fflm.arrays import CHECKPOINT, CONFIG, WEIGHTS, map_arrays, meaning
@@ -17,11 +18,12 @@ from fflm.models import description
 from fflm.parallel.world import world
 from fflm.stored import REMEDY, check_json, read_json
 from fflm.text.settings import TextSettings
-from fflm.text.vocabulary import Vocabulary
+from fflm.text.vocabulary import Vocabulary, table_path
 
 FORMAT, VERSION = "fflm model", 1
 
 VOCABULARY, CORPUS = "vocabulary.tsv", "corpus"
+WORDS = table_path(Path(VOCABULARY)).name
 
 Kind = Literal["network", "ngram", "mixture", "classifier"]
 
@@ -68,20 +70,26 @@ KINDS: dict[Kind, KindOfModel] = {
     ),
 }
 
+QUANTIZED = "fflm.models.neural.quantized.QuantizedNetwork"
+"""The class of networks whose config.json has ``"bits"``."""
+
 LANGUAGE_MODELS: tuple[Kind, ...] = ("network", "ngram", "mixture")
 
 Result = TypeVar("Result")
 
 
-def read_text(path: Path, about: Mapping[str, Any]) -> tuple[TextSettings, Vocabulary]:
+def read_text(path: Path, about: Mapping[str, Any], *, verify: bool) -> tuple[TextSettings, Vocabulary]:
     """Return how the model in a folder, of which ``about`` is the config.json, reads text, and its vocabulary.
+
+    ``verify`` is whether to read its words to their end, as for `Vocabulary.load`.
 
     Raises
     ------
     FflmError
         If the vocabulary is damaged, or does not fit.
     """
-    text, vocabulary = TextSettings.from_dict(about["text"]), Vocabulary.load(path / VOCABULARY, about["vocabulary"])
+    text = TextSettings.from_dict(about["text"])
+    vocabulary = Vocabulary.load(path / VOCABULARY, about["vocabulary"], verify=verify)
     if vocabulary.ends != text.ends:
         raise FflmError(f"{path} is damaged: its {VOCABULARY} does not fit its {CONFIG}; restore it, or train again")
     return text, vocabulary
@@ -97,7 +105,7 @@ def save_description(
     str
         The `meaning` of config.json, for `save_arrays`.
     """
-    vocabulary.save(path / VOCABULARY)
+    save_vocabulary(path, vocabulary)
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -109,6 +117,12 @@ def save_description(
     }
     write_json(path / CONFIG, content)
     return meaning(content)
+
+
+def save_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
+    """Write a model's vocabulary to its folder, as text, and as arrays from which it is loaded."""
+    vocabulary.save(path / VOCABULARY)
+    vocabulary.save_table(path / VOCABULARY)
 
 
 def read_config(path: Path, kind: Kind | None = None, of: Any = None) -> dict[str, Any]:
@@ -249,7 +263,14 @@ def content_hash(path: Path, about: str) -> str:
     return sha256.hexdigest()
 
 
-def load_weights(path: Path, about: Mapping[str, Any], of: Any) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+def load_weights(
+    path: Path,
+    about: Mapping[str, Any],
+    of: Any,
+    types: Sequence[type[np.generic]] = (np.float32, np.float64),
+    *,
+    verify: bool,
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """Return the best weights in the folder of a network or classifier, and their figures.
 
     An FflmWarning says so if they were saved before the first evaluation, so that they are hardly trained.
@@ -262,6 +283,10 @@ def load_weights(path: Path, about: Mapping[str, Any], of: Any) -> tuple[dict[st
         Its config.json.
     of
         Type of the figures.
+    types
+        The dtypes that the weights may have.
+    verify
+        Whether to verify the checksum, for which all weights are read.
 
     Raises
     ------
@@ -271,7 +296,7 @@ def load_weights(path: Path, about: Mapping[str, Any], of: Any) -> tuple[dict[st
     if not (path / WEIGHTS).is_file():
         hint = f"resume it with `fflm.resume('{path}')`" if (path / CHECKPOINT).is_file() else "train again"
         raise FflmError(f"{path} has no {WEIGHTS} yet, its training was stopped before the first evaluation: {hint}")
-    mapped, figures = map_arrays(path / WEIGHTS, of=of, config=meaning(about))
+    mapped, figures = map_arrays(path / WEIGHTS, types, of, config=meaning(about), verify=verify)
     if "step" in figures and "train_loss" not in figures:
         reason = f"{path} is hardly trained, it was saved before its first evaluation"
         warnings.warn(FflmWarning(f"{reason}: resume its training with `fflm.resume('{path}')`"), stacklevel=2)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fflm.arguments import Device, PathLike, checked, to_path
 from fflm.errors import FflmError
 from fflm.files import reading_folder
-from fflm.models.folder import KINDS, read_config
+from fflm.models.folder import KINDS, QUANTIZED, read_config
 from fflm.models.language_model import LanguageModel
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @checked
-def load(path: PathLike, device: Device = "cpu") -> "LanguageModel | TextClassifier":
+def load(path: PathLike, device: Device = "cpu", *, verify: bool = False) -> "LanguageModel | TextClassifier":
     """Load the model in a folder, whatever its kind.
 
     Parameters
@@ -28,6 +28,8 @@ def load(path: PathLike, device: Device = "cpu") -> "LanguageModel | TextClassif
         The model's folder.
     device
         The device that computes the predictions of networks.
+    verify
+        Whether to read all files to their ends and verify their checksums. Otherwise, headers, sizes and shapes are checked.
 
     Raises
     ------
@@ -36,12 +38,12 @@ def load(path: PathLike, device: Device = "cpu") -> "LanguageModel | TextClassif
     """
     path = to_path("path", path)
     with reading_folder(path):
-        model: LanguageModel | TextClassifier = _class_of(path).load(path, device)
+        model: LanguageModel | TextClassifier = _class_of(path).load(path, device, verify=verify)
     return model
 
 
 @checked
-def load_language_model(path: PathLike, device: Device = "cpu") -> LanguageModel:
+def load_language_model(path: PathLike, device: Device = "cpu", *, verify: bool = False) -> LanguageModel:
     """Load the language model in a folder, as `load` does.
 
     Raises
@@ -54,16 +56,17 @@ def load_language_model(path: PathLike, device: Device = "cpu") -> LanguageModel
         class_ = _class_of(path)
         if not issubclass(class_, LanguageModel):
             raise FflmError(f"{path} is a text classifier, not a language model: use it with `fflm.TextClassifier`")
-        model: LanguageModel = class_.load(path, device)
+        model: LanguageModel = class_.load(path, device, verify=verify)
     return model
 
 
 def _class_of(path: Path) -> Any:
     """Return the class of the model in a folder."""
-    kind = read_config(path).get("kind", "network")
+    about = read_config(path)
+    kind = about.get("kind", "network")
     if kind not in KINDS:
         raise FflmError(f"{path} is a model of the kind {kind!r}, which this fflm does not know: update fflm")
-    return import_class(KINDS[kind].model)
+    return import_class(QUANTIZED if kind == "network" and "bits" in about else KINDS[kind].model)
 
 
 def import_class(name: str) -> Any:

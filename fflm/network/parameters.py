@@ -154,7 +154,9 @@ class Parameters:
         return sum(array.size for array in self)
 
     @classmethod
-    def from_arrays(cls, config: NetworkConfig, arrays: Mapping[str, Array], source: str = "the weights") -> Self:
+    def from_arrays(
+        cls, config: NetworkConfig, arrays: Mapping[str, Array], source: str = "the weights", *, verify: bool = True
+    ) -> Self:
         """Return parameters that consist of arrays from a file, after checking their shapes, dtypes and numbers.
 
         Parameters
@@ -165,6 +167,8 @@ class Parameters:
             NumPy arrays by their names, as `items` yields them. Additional arrays are ignored.
         source
             What error messages call the file.
+        verify
+            Whether to check the numbers, for which all of them are read.
 
         Raises
         ------
@@ -182,10 +186,16 @@ class Parameters:
                 )
         if len(types := {str(arrays[name].dtype) for name in wanted}) > 1:
             raise FflmError(f"{source} are damaged: they are of several types, {' and '.join(sorted(types))}; {REMEDY}")
-        for name in wanted:
-            if not is_finite(arrays[name]):
+        parameters = cls.assemble(config, arrays)
+        if verify:
+            parameters.check_finite(source)
+        return parameters
+
+    def check_finite(self, source: str = "the weights") -> None:
+        """Raise an FflmError if a number is not finite; ``source`` is what the message calls the file."""
+        for name, array in self.items():
+            if not is_finite(array):
                 raise FflmError(f"{source} are damaged: {name!r} has a number that is not finite; {REMEDY}")
-        return cls.assemble(config, arrays)
 
     @classmethod
     def assemble(cls, config: NetworkConfig, arrays: Mapping[str, Array]) -> Self:

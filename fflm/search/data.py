@@ -62,7 +62,7 @@ class SearchData(ABC):
 
     def figures(self, path: Path) -> dict[str, Any]:
         """Return the figures of the model in a folder on the validation part."""
-        _, figures = load_weights(path, read_config(path, self.kind), self.figures_type)
+        _, figures = load_weights(path, read_config(path, self.kind), self.figures_type, verify=True)
         if "valid" not in figures:
             raise FflmError(f"{path} is damaged (it was not evaluated): {REMEDY}")
         valid: dict[str, Any] = figures["valid"]

@@ -107,8 +107,8 @@ class LineEncoder:
             known = self._own.known
         except AttributeError:
             if self._words is None:  # several threads may make it at once, which costs time and nothing else
-                words = Pieces()
-                words.number("\n".join([UNKNOWN, *self.vocabulary.words[1 + self.vocabulary.ends :]]), self._split)
+                words = Pieces(len(self.vocabulary) + 1)
+                words.number(f"{UNKNOWN}\n{self.vocabulary.lines}", self._split_words)
                 self._words = words
             self._own.pieces = copy.deepcopy(self._words)
             known = self._own.known = self._packed(self._own.pieces)
@@ -124,13 +124,27 @@ class LineEncoder:
 
     def _packed(self, pieces: Pieces) -> Any:
         """Return pieces as kernels read them."""
-        settings, tokenizer = self.settings, self.settings.tokenizer
+        settings = self.settings
         ends = SENTENCE_ENDS if settings.mode == "sentence" else LINE_ENDS if settings.line_ends else NO_ENDS
         # Of words as they stand in the text, the table holds all that are not <unk> from the start; <unk> is its first piece.
-        as_they_stand = tokenizer.mode == "space" and not tokenizer.lowercase and tokenizer.normalization is None
-        unknown = 1 if as_they_stand else -1
+        unknown = 1 if self._as_they_stand else -1
         tables = pieces.distinct, pieces.starts, pieces.slots, pieces.single, pieces.token_starts, pieces.tokens
         return pack(PieceTable(*tables, ends, unknown))
+
+    @property
+    def _as_they_stand(self) -> bool:
+        """Whether each piece of a text is a token."""
+        tokenizer = self.settings.tokenizer
+        return tokenizer.mode == "space" and not tokenizer.lowercase and tokenizer.normalization is None
+
+    def _split_words(self, text: str) -> Numbers:
+        """Return what `_split` does of the vocabulary's words, without splitting them if none of them has a blank."""
+        count = len(self.vocabulary) - self.vocabulary.ends
+        if not (self._as_they_stand and text.count("\n") == count and text == f"{UNKNOWN}\n{self.vocabulary.lines}\n"):
+            return self._split(text)
+        numbers = np.zeros(2 * count, np.uint32)
+        numbers[0], numbers[2::2] = 1, np.arange(2 + self.vocabulary.ends, len(self.vocabulary) + 1)
+        return numbers
 
     def _split(self, text: str) -> Numbers:
         """Return the tokens of pieces, a line each, as their ids + 1, (N,); 0 is the line end."""

@@ -85,13 +85,19 @@ class Numbering:
 
 
 class Pieces:
-    """The distinct pieces of a text, as `kernels.number_pieces` keeps them, and the numbers of their tokens."""
+    """The distinct pieces of a text, as `kernels.number_pieces` keeps them, and the numbers of their tokens.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    expected
+        The number of pieces for which there is room in the hash table from the start; it grows with more.
+    """
+
+    def __init__(self, expected: int = 0) -> None:
         self.known = 1  # the piece 0 is the newline
         self.distinct = np.empty(0, np.uint8)
         self.starts = np.zeros(2, np.int64)
-        self.slots = np.zeros((1 << 12, 2), np.uint64)
+        self.slots = np.zeros((1 << max(12, (2 * expected).bit_length()), 2), np.uint64)
         self.tokens = np.zeros(1, np.uint32)
         self.single = np.zeros(1, np.uint32)  # the token of each piece that is one token, otherwise 0
         self.token_starts = np.array([0, 1])

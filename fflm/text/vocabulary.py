@@ -2,11 +2,13 @@
 
 import hashlib
 import itertools
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +17,13 @@ from msgspec import Meta
 
 from fflm.arguments import Positive, Settings, check_ids
 from fflm.errors import FflmError
-from fflm.files import write_text
-from fflm.stored import read_whole
+from fflm.files import open_regular, write_text
+from fflm.stored import REMEDY, read_whole
 from fflm.text.reading import read_lines
 from fflm.text.tokenizer import ASCII_BLANKS, LINE_END
+
+if TYPE_CHECKING:
+    from fflm.text.words import TextFigures, WordTable
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
 SYMBOLS = frozenset({UNKNOWN, START, END})
@@ -27,6 +32,7 @@ _ESCAPED = regex.compile(r"\\u([0-9a-f]{4})")
 _TO_ESCAPE = regex.compile(r"[\s\x1c-\x1f\\]")
 _WELL_FORMED = re.compile(r"(?:[^\s]++\t[0-9]{1,18}+\n)++")
 _COUNT = regex.compile(r"[0-9]{1,18}")
+_FEW = 8  # A dictionary of V words is not made for fewer than V / 8 look-ups.
 
 
 MinCount: TypeAlias = Annotated[Positive, Meta(description="Words that occur less often are unknown, <unk>.")]
@@ -88,8 +94,10 @@ class Vocabulary:
         If the words do not begin with the symbols, are not distinct, or are not as many as the counts.
     """
 
+    _table: "WordTable | None" = None  # of a vocabulary that was loaded from such a file
+
     def __init__(self, words: Sequence[str], counts: Sequence[int], *, ends: bool, rule: str) -> None:
-        symbols = [UNKNOWN, END] if ends else [UNKNOWN]
+        symbols = _symbols(ends)
         self.words = list(words)
         self.counts = list(counts)
         self.ends = ends
@@ -100,6 +108,30 @@ class Vocabulary:
             raise FflmError(f"the vocabulary is damaged: it must hold {' '.join(symbols)}, then distinct words")
         if ends:
             self._ids[LINE_END] = 1
+
+    @classmethod
+    def _of_table(cls, table: "WordTable", *, ends: bool, rule: str) -> "Vocabulary":
+        """Return the vocabulary of a table, which makes lists and a dictionary of its words when they are needed."""
+        vocabulary = cls.__new__(cls)
+        vocabulary._table, vocabulary.ends, vocabulary.rule = table, ends, rule
+        return vocabulary
+
+    @cached_property
+    def words(self) -> list[str]:
+        """The word of each id, (V,)."""
+        assert self._table is not None
+        return self._table.words
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """The count of each word, (V,)."""
+        assert self._table is not None
+        return self._table.counts
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        """The ids of the words, and of `LINE_END`, but not of the symbols."""
+        return Vocabulary(self.words, self.counts, ends=self.ends, rule=self.rule)._ids
 
     @classmethod
     def from_counts(
@@ -183,7 +215,7 @@ class Vocabulary:
         ends = [counts.get(LINE_END, 0)] if self.ends else []
         unknown = sum(counts.values()) - sum(known) - sum(ends)
         given = f"{len(self)} words of another model"
-        return type(self)(words, [unknown, *ends, *known], ends=self.ends, rule=f"{given}, and {rule}" if rule else given)
+        return Vocabulary(words, [unknown, *ends, *known], ends=self.ends, rule=f"{given}, and {rule}" if rule else given)
 
     def extended(self, counts: Mapping[str, int], rule: VocabularyRule, source: str = "train") -> "Vocabulary":
         """Add the most frequent words of another text that this vocabulary does not contain; see `recounted`.
@@ -195,7 +227,7 @@ class Vocabulary:
         rule
             Which words are added: ``min_count`` and ``max_size``, which is the largest V of the result.
         """
-        new = {word: count for word, count in counts.items() if word not in self._ids and _is_word(word)}
+        new = {word: count for word, count in counts.items() if word not in self and _is_word(word)}
         frequent = _by_count((word for word, count in new.items() if count >= rule.min_count), new)
         if rule.max_size is not None:
             frequent = frequent[: max(0, rule.max_size - len(self))]
@@ -216,10 +248,10 @@ class Vocabulary:
         return f"Vocabulary({len(self):,} words, ends={self.ends}; {self.rule})"
 
     def __len__(self) -> int:
-        return len(self.words)
+        return len(self.words) if self._table is None else len(self._table)
 
     def __contains__(self, word: str) -> bool:
-        return word in self._ids
+        return self.id(word) > 0
 
     @property
     def unknown_id(self) -> int:
@@ -234,14 +266,27 @@ class Vocabulary:
     @property
     def start_id(self) -> int:
         """The id of ``<s>``: V."""
-        return len(self.words)
+        return len(self)
+
+    @property
+    def lines(self) -> str:
+        """The words without the symbols, with newlines between them."""
+        symbols = 1 + self.ends
+        return "\n".join(self.words[symbols:]) if self._table is None else self._table.lines(symbols)
 
     def id(self, word: str) -> int:
         """Return the id of a word, which is that of ``<unk>`` if the vocabulary does not contain the word."""
-        return self._ids.get(word, 0)
+        if self._table is None or "_ids" in vars(self):
+            return self._ids.get(word, 0)
+        if word == LINE_END:
+            return int(self.ends)
+        id_ = self._table.get(word, 0)
+        return id_ if id_ > self.ends else 0
 
     def encode(self, tokens: Sequence[str]) -> npt.NDArray[np.int32]:
         """Return the ids of tokens, (N,), int32; those that the vocabulary does not contain are ``<unk>``."""
+        if self._table is not None and _FEW * len(tokens) < len(self):
+            return np.fromiter(map(self.id, tokens), np.int32, len(tokens))
         return np.fromiter(map(self._ids.get, tokens, itertools.repeat(0)), np.int32, len(tokens))
 
     def decode(self, ids: Iterable[int]) -> list[str]:
@@ -262,6 +307,14 @@ class Vocabulary:
         r"""Write a line ``word<TAB>count`` for each id; white space and backslashes in words are written as ``\uXXXX``."""
         write_text(path, self._lines())
 
+    def save_table(self, path: Path) -> None:
+        """Write the words as arrays beside the file of words at ``path``, so that ``load`` need not read them."""
+        from fflm.text.words import WordTable  # here, because it imports safetensors, which takes longer than reading settings
+
+        content = self._lines().encode()
+        figures: TextFigures = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        WordTable.make(self.words, self.counts, table_path(path)).save(figures)
+
     def to_dict(self) -> VocabularyAbout:
         """Return the description that ``load`` needs beside the file of words, with the checksum of that file."""
         sha256 = hashlib.sha256(self._lines().encode()).hexdigest()
@@ -272,21 +325,29 @@ class Vocabulary:
         return "".join(f"{escape(word)}\t{count}\n" for word, count in zip(self.words, self.counts, strict=True))
 
     @classmethod
-    def load(cls, path: Path, description: VocabularyAbout) -> "Vocabulary":
-        """Read a file that ``save`` wrote.
+    def load(cls, path: Path, description: VocabularyAbout, *, verify: bool = False) -> "Vocabulary":
+        """Read a file that ``save`` wrote, or map the arrays that ``save_table`` wrote beside it.
 
         Parameters
         ----------
         path
-            The file.
+            The file of words.
         description
             The result of ``to_dict``.
+        verify
+            Whether to read the words, and to compare the arrays with them. Otherwise, if there are arrays that were made of a
+            file with the checksum in ``description``, only their header and the size of this file are checked.
 
         Raises
         ------
         FflmError
-            If the file cannot be read or is damaged.
+            If a file cannot be read or is damaged.
         """
+        from fflm.text.words import WordTable  # as in `save_table`
+
+        mapped = _map_table(path, description)
+        if mapped is not None and not verify:
+            return mapped
         content = read_whole(path)
         try:
             words, counts = _parse(content.decode("utf-8"))
@@ -295,9 +356,41 @@ class Vocabulary:
             vocabulary = cls(words, counts, ends=bool(description["ends"]), rule=str(description["rule"]))
             if hashlib.sha256(content).hexdigest() != description["sha256"]:
                 raise ValueError("wrong sha256, its words or their order have changed")
-            return vocabulary
         except (ValueError, KeyError, TypeError, FflmError) as error:
             raise FflmError(f"{path} is damaged: {error}") from error
+        if mapped is not None and mapped._table != WordTable.make(words, counts, table_path(path)):
+            raise FflmError(f"{table_path(path)} is damaged (it does not have the words of {path.name}): {REMEDY}")
+        return vocabulary
+
+
+def table_path(path: Path) -> Path:
+    """Return the path of the arrays beside a file of words."""
+    return path.with_suffix(".safetensors")
+
+
+def _map_table(path: Path, description: VocabularyAbout) -> Vocabulary | None:
+    """Return the vocabulary whose arrays are beside a file of words; None if there are none, or they are of another file.
+
+    Raises
+    ------
+    FflmError
+        If a file cannot be read or is damaged.
+    """
+    from fflm.text.words import WordTable  # as in `Vocabulary.save_table`
+
+    if not table_path(path).exists():
+        return None
+    table, figures = WordTable.map(table_path(path))
+    if figures["sha256"] != description["sha256"]:
+        return None
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+    if size != figures["bytes"]:
+        raise FflmError(f"{path} is damaged: it has {size:,} bytes instead of {figures['bytes']:,}")
+    symbols = _symbols(description["ends"])
+    if len(table) != description["size"] or len(table) < len(symbols) or [*map(table.word, range(len(symbols)))] != symbols:
+        raise FflmError(f"{table_path(path)} is damaged (it does not fit the vocabulary): {REMEDY}")
+    return Vocabulary._of_table(table, ends=description["ends"], rule=description["rule"])
 
 
 def read_words(path: Path) -> list[str]:
@@ -339,6 +432,11 @@ def _parse(content: str) -> tuple[list[str], list[int]]:
         words.append(word)
         counts.append(int(count))
     return words, counts
+
+
+def _symbols(ends: bool) -> list[str]:
+    """Return the names of the first ids."""
+    return [UNKNOWN, END] if ends else [UNKNOWN]
 
 
 def _is_word(token: str) -> bool:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,6 +86,24 @@ def in_processes(size, work):
     for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
         raise error
     return [future.result() for future in futures]
+
+
+def exit_status_of_fork(work):
+    """Call a function in a forked process, and return the exit status; an exception is printed, and the status is 1.
+
+    A process that `os._exit` ends in the middle of its work leaves what a killed one leaves, but it has no imports to do.
+    """
+    process = os.fork()
+    if not process:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def mpiexec(size, *command, folder):

@@ -1,11 +1,10 @@
 """The PTX interpreter, compiled by Numba: it executes the table of instructions that `ptx_encoder` makes of a kernel.
 
 Execution
-    The blocks of a launch run one after the other, the warps of a block in turn. `advance` runs those threads of a warp (lanes)
-    that are at the same instruction until they part, or reach others, a barrier, an instruction of the whole warp (`EXCHANGE`
-    and what follows it in the list) or their end. `run_warp` calls `together` once all threads of a warp wait at the same such
-    instruction, and `execute` passes a barrier once all threads of the block do. The registers of a warp with the same name are
-    adjacent. A register is an int64, of which an instruction writes at least as many bits as its type has; `number` cuts
+    The blocks of a launch run one after the other, the threads of a block in turn. `advance` runs one thread until it reaches a
+    barrier, an instruction of its whole warp (`EXCHANGE` and what follows it in the list) or its end. `run_warp` calls
+    `together` once all threads of a warp wait at the same such instruction, and `execute` passes a barrier once all threads of
+    the block do. A register is an int64, of which an instruction writes at least as many bits as its type has; `number` cuts
     out those that an instruction reads. A float32 is the lower half of a register. A predicate has all its bits equal: 0 is
     false, -1 is true.
 
@@ -333,305 +332,166 @@ def add(views, kind, address, integer, real):
 
 
 @compiled
-def advance(
-    code,
-    place,
-    limit,
-    lanes,
-    count,
-    places,
-    states,
-    registers,
-    base,
-    first,
-    own,
-    turn,
-    launch,
-    memory,
-    known,
-    notes,
-    shared,
-    shared_bytes,
-    shared_notes,
-):
-    """Run some lanes of the warp that starts at thread ``first`` until they part, stop, or reach an instruction.
-
-    lanes (WARP,) has the numbers of ``count`` lanes, which are at ``place``; other lanes are at ``limit`` or behind it. The
-    places and states of the lanes are changed. Returns the code of a fault, and its instruction.
-    """
+def advance(code, place, registers, base, own, turn, launch, memory, known, notes, shared, shared_bytes, shared_notes):
+    """Run a thread until it stops; return the place, the new state, and the code of a fault."""
     r, f = registers
-    guarded = np.empty(WARP, np.uint64)
-    while place < limit:
+    while True:
         at = place * WIDTH
         op, guard = code[at], code[at + 1]
-        active, many = lanes, count
-        if guard >= 0:
-            active, many = guarded, 0
-            condition = np.uint64(base + WARP * guard)
-            for k in range(count):
-                if (r[condition + lanes[k]] != 0) != (code[at + 2] != 0):
-                    guarded[many] = lanes[k]
-                    many += 1
-            if not many:
-                place += 1
-                continue
-        if op == BRANCH and many == count:
+        if guard >= 0 and (r[base + guard] != 0) == (code[at + 2] != 0):
+            place += 1
+            continue
+        if op == BRANCH:
             place = code[at + 4]
             continue
-        if op in (BRANCH, BARRIER, END) or op >= EXCHANGE:
-            for k in range(count):
-                places[first + np.int64(lanes[k])] = place + 1
-            for k in range(many):
-                thread = first + np.int64(active[k])
-                places[thread] = code[at + 4] if op == BRANCH else place
-                if op != BRANCH:
-                    states[thread] = AT_BARRIER if op == BARRIER else (DONE if op == END else IN_WARP)
-            return NO_ERROR, place
+        if op == BARRIER:
+            return place, AT_BARRIER, NO_ERROR
+        if op == END:
+            return place, DONE, NO_ERROR
+        if op >= EXCHANGE:
+            return place, IN_WARP, NO_ERROR
         kind = code[at + 3]
-        # Unsigned, because Numba would let a negative index count from the end.
-        d, a = np.uint64(base + WARP * code[at + 4]), np.uint64(base + WARP * code[at + 5])
-        b, c = np.uint64(base + WARP * code[at + 6]), np.uint64(base + WARP * code[at + 7])
+        d, a, b, c = base + code[at + 4], base + code[at + 5], base + code[at + 6], base + code[at + 7]
         if op in (LOAD, STORE, ATOMIC_ADD):
-            numbers, size = code[at + 6], np.int64(4) if kind == F32 else np.int64(1) << (kind & 3)
-            in_shared = code[at + 7] != 0
+            count, size = code[at + 6], np.int64(4) if kind == F32 else np.int64(1) << (kind & 3)
+            address, in_shared = r[base + code[at + 4]] + code[at + 5], code[at + 7] != 0
             access = READ if op == LOAD else (WRITE if op == STORE else ATOMIC)
-            for k in range(many):
-                i = active[k]
-                address, reached = r[d + i] + code[at + 5], turn + np.int64(i)
-                error = check(
-                    address, numbers * size, access, in_shared, own, reached, launch, known, notes, shared_bytes, shared_notes
-                )
-                if error:
-                    return error, place
-                if op == ATOMIC_ADD:
-                    each = np.uint64(base + WARP * code[at + 8]) + i
-                    add(shared if in_shared else memory, kind, address, r[each], f[2 * each])
-                    if code[at + 9] >= 0:  # the previous value must not be used, because the order is unknown
-                        r[np.uint64(base + WARP * code[at + 9]) + i] = -1
-                else:
-                    for j in range(numbers):
-                        each = np.uint64(base + WARP * code[at + 8 + j]) + i
-                        if op == LOAD:
-                            bits = load(shared if in_shared else memory, size, address + j * size)
-                            r[each] = bits if kind == F32 else number(kind, bits)
-                        else:
-                            store(shared if in_shared else memory, size, address + j * size, r[each])
+            error = check(address, count * size, access, in_shared, own, turn, launch, known, notes, shared_bytes, shared_notes)
+            if error:
+                return place, RUNNING, error
+            if op == ATOMIC_ADD:
+                i = base + code[at + 8]
+                add(shared if in_shared else memory, kind, address, r[i], f[2 * i])
+                if code[at + 9] >= 0:  # the previous value must not be used, because the order is unknown
+                    r[base + code[at + 9]] = -1
+            else:
+                for k in range(count):
+                    i = base + code[at + 8 + k]
+                    if op == LOAD:
+                        bits = load(shared if in_shared else memory, size, address + k * size)
+                        r[i] = bits if kind == F32 else number(kind, bits)
+                    else:
+                        store(shared if in_shared else memory, size, address + k * size, r[i])
         elif op in (FMA, FMA_DOWN):  # double precision rounds once, except in rare ties
-            for k in range(many):
-                i = active[k]
-                exact = np.float64(f[2 * (a + i)]) * np.float64(f[2 * (b + i)]) + np.float64(f[2 * (c + i)])
-                f[2 * (d + i)] = np.float32(exact)
-                if op == FMA_DOWN and np.float64(f[2 * (d + i)]) > exact:
-                    bits = r[d + i] & 0xFFFFFFFF
-                    r[d + i] = 0x80000001 if f[2 * (d + i)] == 0 else (bits - 1 if f[2 * (d + i)] > 0 else bits + 1)
+            exact = np.float64(f[2 * a]) * np.float64(f[2 * b]) + np.float64(f[2 * c])
+            f[2 * d] = np.float32(exact)
+            if op == FMA_DOWN and np.float64(f[2 * d]) > exact:
+                bits = r[d] & 0xFFFFFFFF
+                r[d] = 0x80000001 if f[2 * d] == 0 else (bits - 1 if f[2 * d] > 0 else bits + 1)
         elif op == COPY:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = r[a + i]
+            r[d] = r[a]
         elif op == WIDEN:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = number(kind, r[a + i])
+            r[d] = number(kind, r[a])
         elif op == ADD:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = r[a + i] + r[b + i]
+            r[d] = r[a] + r[b]
         elif op == SUBTRACT:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = r[a + i] - r[b + i]
+            r[d] = r[a] - r[b]
         elif op == MULTIPLY:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = r[a + i] * r[b + i]
+            r[d] = r[a] * r[b]
         elif op == MULTIPLY_WIDE:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = number(kind, r[a + i]) * number(kind, r[b + i])
+            r[d] = number(kind, r[a]) * number(kind, r[b])
         elif op == MULTIPLY_HIGH:  # of 32-bit factors
-            for k in range(many):
-                i = active[k]
-                r[d + i] = (number(kind, r[a + i]) * number(kind, r[b + i])) >> 32
+            r[d] = (number(kind, r[a]) * number(kind, r[b])) >> 32
         elif op == MULTIPLY_ADD:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = r[a + i] * r[b + i] + r[c + i]
+            r[d] = r[a] * r[b] + r[c]
         elif op == MULTIPLY_ADD_WIDE:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = number(kind, r[a + i]) * number(kind, r[b + i]) + r[c + i]
+            r[d] = number(kind, r[a]) * number(kind, r[b]) + r[c]
         elif op == AND:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = r[a + i] & r[b + i]
+            r[d] = r[a] & r[b]
         elif op == OR:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = r[a + i] | r[b + i]
+            r[d] = r[a] | r[b]
         elif op == XOR:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = r[a + i] ^ r[b + i]
+            r[d] = r[a] ^ r[b]
         elif op == NOT:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = ~r[a + i]
+            r[d] = ~r[a]
         elif op == NEGATE:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = -r[a + i]
+            r[d] = -r[a]
         elif op == SHIFT_LEFT:
-            for k in range(many):
-                i = active[k]
-                by = r[b + i] & 0xFFFFFFFF
-                r[d + i] = r[a + i] << by if by < np.int64(8) << (kind & 3) else np.int64(0)
+            by = r[b] & 0xFFFFFFFF
+            r[d] = r[a] << by if by < np.int64(8) << (kind & 3) else np.int64(0)
         elif op == SHIFT_RIGHT:
-            for k in range(many):
-                i = active[k]
-                by, bits = r[b + i] & 0xFFFFFFFF, np.int64(8) << (kind & 3)
-                if kind >= 4:
-                    r[d + i] = number(kind, r[a + i]) >> min(by, bits - 1)
-                else:
-                    r[d + i] = np.int64(np.uint64(number(kind, r[a + i])) >> np.uint64(by)) if by < bits else np.int64(0)
+            by, bits = r[b] & 0xFFFFFFFF, np.int64(8) << (kind & 3)
+            if kind >= 4:
+                r[d] = number(kind, r[a]) >> min(by, bits - 1)
+            else:
+                r[d] = np.int64(np.uint64(number(kind, r[a])) >> np.uint64(by)) if by < bits else np.int64(0)
         elif op in (MINIMUM, MAXIMUM):
-            for k in range(many):
-                i = active[k]
-                x, y = number(kind, r[a + i]), number(kind, r[b + i])
-                r[d + i] = x if is_less(kind, x, y) == (op == MINIMUM) else y
+            x, y = number(kind, r[a]), number(kind, r[b])
+            r[d] = x if is_less(kind, x, y) == (op == MINIMUM) else y
         elif op == DIVIDE:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = quotient(kind, number(kind, r[a + i]), number(kind, r[b + i]))
+            r[d] = quotient(kind, number(kind, r[a]), number(kind, r[b]))
         elif op == REMAINDER:
-            for k in range(many):
-                i = active[k]
-                x, y = number(kind, r[a + i]), number(kind, r[b + i])
-                r[d + i] = x - quotient(kind, x, y) * y if y != 0 else np.int64(0)
+            x, y = number(kind, r[a]), number(kind, r[b])
+            r[d] = x - quotient(kind, x, y) * y if y != 0 else np.int64(0)
         elif op == INSERT_BITS:
-            for k in range(many):
-                i = active[k]
-                lowest, width = code[at + 7], code[at + 8]
-                mask = ((np.int64(1) << width) - 1) << lowest
-                r[d + i] = ((r[a + i] << lowest) & mask) | (r[b + i] & ~mask)
+            first, count = code[at + 7], code[at + 8]
+            mask = ((np.int64(1) << count) - 1) << first
+            r[d] = ((r[a] << first) & mask) | (r[b] & ~mask)
         elif op == SELECT:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = r[a + i] if r[c + i] != 0 else r[b + i]
+            r[d] = r[a] if r[c] != 0 else r[b]
         elif op == COMPARE:
-            for k in range(many):
-                i = active[k]
-                x, y = number(kind, r[a + i]), number(kind, r[b + i])
-                r[d + i] = -np.int64(compared(code[at + 7], is_less(kind, x, y), x == y))
+            x, y = number(kind, r[a]), number(kind, r[b])
+            r[d] = -np.int64(compared(code[at + 7], is_less(kind, x, y), x == y))
         elif op == F_COMPARE:
-            for k in range(many):
-                i = active[k]
-                p, q, relation = f[2 * (a + i)], f[2 * (b + i)], code[at + 7]
-                if p != p or q != q:
-                    r[d + i] = -np.int64(relation >= UNORDERED or relation == 6)
-                else:
-                    r[d + i] = -np.int64(compared(relation % UNORDERED, p < q, p == q))
+            p, q, relation = f[2 * a], f[2 * b], code[at + 7]
+            if p != p or q != q:
+                r[d] = -np.int64(relation >= UNORDERED or relation == 6)
+            else:
+                r[d] = -np.int64(compared(relation % UNORDERED, p < q, p == q))
         elif op == F_ADD:
-            for k in range(many):
-                i = active[k]
-                f[2 * (d + i)] = f[2 * (a + i)] + f[2 * (b + i)]
+            f[2 * d] = f[2 * a] + f[2 * b]
         elif op == F_SUBTRACT:
-            for k in range(many):
-                i = active[k]
-                f[2 * (d + i)] = f[2 * (a + i)] - f[2 * (b + i)]
+            f[2 * d] = f[2 * a] - f[2 * b]
         elif op == F_MULTIPLY:
-            for k in range(many):
-                i = active[k]
-                f[2 * (d + i)] = f[2 * (a + i)] * f[2 * (b + i)]
+            f[2 * d] = f[2 * a] * f[2 * b]
         elif op == F_DIVIDE:
-            for k in range(many):
-                i = active[k]
-                f[2 * (d + i)] = f[2 * (a + i)] / f[2 * (b + i)]
+            f[2 * d] = f[2 * a] / f[2 * b]
         elif op == ADD_TO_ZERO:
-            for k in range(many):
-                i = active[k]
-                exact = np.float64(f[2 * (a + i)]) + np.float64(f[2 * (b + i)])
-                f[2 * (d + i)] = np.float32(exact)
-                if abs(np.float64(f[2 * (d + i)])) > abs(exact):
-                    r[d + i] = (r[d + i] & 0xFFFFFFFF) - 1
+            exact = np.float64(f[2 * a]) + np.float64(f[2 * b])
+            f[2 * d] = np.float32(exact)
+            if abs(np.float64(f[2 * d])) > abs(exact):
+                r[d] = (r[d] & 0xFFFFFFFF) - 1
         elif op == F_NEGATE:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = r[a + i] ^ 0x80000000
+            r[d] = r[a] ^ 0x80000000
         elif op == F_ABS:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = r[a + i] & 0x7FFFFFFF
+            r[d] = r[a] & 0x7FFFFFFF
         elif op in (F_MINIMUM, F_MAXIMUM):
-            for k in range(many):
-                i = active[k]
-                p, q = f[2 * (a + i)], f[2 * (b + i)]
-                f[2 * (d + i)] = p if q != q or (p < q if op == F_MINIMUM else p > q) else q
+            p, q = f[2 * a], f[2 * b]
+            f[2 * d] = p if q != q or (p < q if op == F_MINIMUM else p > q) else q
         elif op == COPYSIGN:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = (r[b + i] & 0x7FFFFFFF) | (r[a + i] & 0x80000000)
+            r[d] = (r[b] & 0x7FFFFFFF) | (r[a] & 0x80000000)
         elif op == EX2:
-            for k in range(many):
-                i = active[k]
-                f[2 * (d + i)] = np.float32(2.0 ** np.float64(f[2 * (a + i)]))
+            f[2 * d] = np.float32(2.0 ** np.float64(f[2 * a]))
         elif op == LG2:
-            for k in range(many):
-                i = active[k]
-                f[2 * (d + i)] = np.float32(np.log2(np.float64(f[2 * (a + i)])))
+            f[2 * d] = np.float32(np.log2(np.float64(f[2 * a])))
         elif op == SQRT:
-            for k in range(many):
-                i = active[k]
-                f[2 * (d + i)] = np.sqrt(f[2 * (a + i)])
+            f[2 * d] = np.sqrt(f[2 * a])
         elif op == RSQRT:
-            for k in range(many):
-                i = active[k]
-                f[2 * (d + i)] = np.float32(1) / np.sqrt(f[2 * (a + i)])
+            f[2 * d] = np.float32(1) / np.sqrt(f[2 * a])
         elif op == RCP:
-            for k in range(many):
-                i = active[k]
-                f[2 * (d + i)] = np.float32(1) / f[2 * (a + i)]
+            f[2 * d] = np.float32(1) / f[2 * a]
         elif op == TANH:
-            for k in range(many):
-                i = active[k]
-                f[2 * (d + i)] = np.float32(math.tanh(np.float64(f[2 * (a + i)])))
+            f[2 * d] = np.float32(math.tanh(np.float64(f[2 * a])))
         elif op == F_ROUND:
-            for k in range(many):
-                i = active[k]
-                rounded = np.float32(to_integer(np.float64(f[2 * (a + i)]), code[at + 6]))
-                if code[at + 7]:  # saturate to [0, 1]
-                    rounded = min(max(rounded, np.float32(0)), np.float32(1)) if rounded == rounded else np.float32(0)
-                f[2 * (d + i)] = rounded
+            f[2 * d] = np.float32(to_integer(np.float64(f[2 * a]), code[at + 6]))
+            if code[at + 7]:  # saturate to [0, 1]
+                f[2 * d] = min(max(f[2 * d], np.float32(0)), np.float32(1)) if f[2 * d] == f[2 * d] else np.float32(0)
         elif op == F_TO_INTEGER:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = bounded(kind, to_integer(np.float64(f[2 * (a + i)]), code[at + 6]))
+            r[d] = bounded(kind, to_integer(np.float64(f[2 * a]), code[at + 6]))
         elif op == F_FROM_INTEGER:
-            for k in range(many):
-                i = active[k]
-                x = number(kind, r[a + i])
-                f[2 * (d + i)] = np.float32(np.uint64(x)) if kind == U64 else np.float32(x)
+            x = number(kind, r[a])
+            f[2 * d] = np.float32(np.uint64(x)) if kind == U64 else np.float32(x)
         elif op == F_FROM_HALF:
-            for k in range(many):
-                i = active[k]
-                f[2 * (d + i)] = HALVES_OF_BITS[r[a + i] & 0xFFFF]
+            f[2 * d] = HALVES_OF_BITS[r[a] & 0xFFFF]
         elif op == HALVES:  # the first operand goes into the upper bits
-            for k in range(many):
-                i = active[k]
-                r[d + i] = (half_of(r[a + i] & 0xFFFFFFFF) << 16) | half_of(r[b + i] & 0xFFFFFFFF)
+            r[d] = (half_of(r[a] & 0xFFFFFFFF) << 16) | half_of(r[b] & 0xFFFFFFFF)
         elif op == SPLIT:  # the kind is that of a part; an unused part has the register "_"
-            for k in range(many):
-                i = active[k]
-                whole = r[b + i]
-                r[d + i] = number(kind, whole)
-                r[a + i] = number(kind, whole >> (np.int64(8) << (kind & 3)))
+            whole = r[base + code[at + 6]]
+            r[d] = number(kind, whole)
+            r[a] = number(kind, whole >> (np.int64(8) << (kind & 3)))
         elif op == JOIN:
-            for k in range(many):
-                i = active[k]
-                r[d + i] = number(kind, r[a + i]) | (number(kind, r[b + i]) << (np.int64(8) << (kind & 3)))
+            r[d] = number(kind, r[a]) | (number(kind, r[b]) << (np.int64(8) << (kind & 3)))
         place += 1
-    for k in range(count):
-        places[first + np.int64(lanes[k])] = place
-    return NO_ERROR, place
 
 
 @compiled
@@ -644,25 +504,25 @@ def together(
     op = code[at]
     bases = np.empty(WARP, np.int64)
     for lane in range(WARP):
-        bases[lane] = first * size + lane
+        bases[lane] = (first + lane) * size
     if op == EXCHANGE:
         values = np.empty(WARP, np.int64)
         for lane in range(WARP):
             base = bases[lane]
-            values[lane] = r[base + WARP * code[at + 6]]
-            clamp, lanes = r[base + WARP * code[at + 8]] & 0xFFFFFFFF, r[base + WARP * code[at + 9]] & 0xFFFFFFFF
+            values[lane] = r[base + code[at + 6]]
+            clamp, lanes = r[base + code[at + 8]] & 0xFFFFFFFF, r[base + code[at + 9]] & 0xFFFFFFFF
             if clamp != WARP - 1 or lanes != 2**WARP - 1:
                 return PART_OF_WARP
         for lane in range(WARP):
             base = bases[lane]
-            bits = r[base + WARP * code[at + 7]] & (WARP - 1)
-            r[base + WARP * code[at + 4]] = values[lane ^ bits]
-            r[base + WARP * code[at + 5]] = -1
+            bits = r[base + code[at + 7]] & (WARP - 1)
+            r[base + code[at + 4]] = values[lane ^ bits]
+            r[base + code[at + 5]] = -1
         return NO_ERROR
     if op == LDMATRIX:  # lane l has the address of row l % 8 of matrix l // 8
         halves, rows = shared[1], np.empty(WARP, np.int64)
         for lane in range(WARP):
-            rows[lane] = r[bases[lane] + WARP * code[at + 8]] + code[at + 9]
+            rows[lane] = r[bases[lane] + code[at + 8]] + code[at + 9]
             error = check(
                 rows[lane],
                 16,
@@ -686,17 +546,17 @@ def together(
                     if code[at + 10]:
                         row, column = column, row
                     bits |= np.int64(halves[rows[8 * matrix + row] // 2 + column]) << (16 * q)
-                r[bases[lane] + WARP * code[at + 4 + matrix]] = bits
+                r[bases[lane] + code[at + 4 + matrix]] = bits
         return NO_ERROR
     left, right = np.empty((16, 16), np.float32), np.empty((16, 8), np.float32)
     for lane in range(WARP):
         group, member = lane // 4, lane % 4 * 2
         for q in range(2):
             for k in range(4):  # each part of a fragment has 8 x 8 elements
-                bits = r[bases[lane] + WARP * code[at + 8 + k]] >> (16 * q)
+                bits = r[bases[lane] + code[at + 8 + k]] >> (16 * q)
                 left[8 * (k % 2) + group, 8 * (k // 2) + member + q] = HALVES_OF_BITS[bits & 0xFFFF]
             for k in range(2):
-                bits = r[bases[lane] + WARP * code[at + 12 + k]] >> (16 * q)
+                bits = r[bases[lane] + code[at + 12 + k]] >> (16 * q)
                 right[8 * k + member + q, group] = HALVES_OF_BITS[bits & 0xFFFF]
     for lane in range(WARP):
         group, member = lane // 4, lane % 4 * 2
@@ -704,7 +564,7 @@ def together(
             total = np.float32(0)
             for inner in range(16):
                 total += left[8 * (k // 2) + group, inner] * right[inner, member + k % 2]
-            f[2 * (bases[lane] + WARP * code[at + 4 + k])] = f[2 * (bases[lane] + WARP * code[at + 14 + k])] + total
+            f[2 * (bases[lane] + code[at + 4 + k])] = f[2 * (bases[lane] + code[at + 14 + k])] + total
     return NO_ERROR
 
 
@@ -713,48 +573,28 @@ def run_warp(
     code, places, states, registers, size, first, own, barriers, launch, memory, known, notes, shared, shared_bytes, shared_notes
 ):
     """Run the warp that starts at thread ``first`` to a barrier or its end; return the code of a fault, and its instruction."""
-    last, lanes = min(first + WARP, len(places)), np.empty(WARP, np.uint64)
+    last = min(first + WARP, len(places))
     while True:
-        # Those lanes that are behind run together, until they reach others.
-        place = limit = np.int64(len(code))
-        for thread in range(first, last):
-            if states[thread] == RUNNING:
-                if places[thread] < place:
-                    place, limit = places[thread], place
-                elif place < places[thread] < limit:
-                    limit = places[thread]
-        if place < len(code):
-            count = 0
-            for thread in range(first, last):
-                if states[thread] == RUNNING and places[thread] == place:
-                    lanes[count] = thread - first
-                    count += 1
-            error, place = advance(
-                code,
-                place,
-                limit,
-                lanes,
-                count,
-                places,
-                states,
-                registers,
-                first * size,
-                first,
-                own,
-                barriers * THREADS + first,
-                launch,
-                memory,
-                known,
-                notes,
-                shared,
-                shared_bytes,
-                shared_notes,
-            )
-            if error:
-                return error, place
-            continue
         waiting, waiting_elsewhere, place = 0, False, places[first]
         for thread in range(first, last):
+            if states[thread] == RUNNING:
+                places[thread], states[thread], error = advance(
+                    code,
+                    places[thread],
+                    registers,
+                    thread * size,
+                    own,
+                    barriers * THREADS + thread,
+                    launch,
+                    memory,
+                    known,
+                    notes,
+                    shared,
+                    shared_bytes,
+                    shared_notes,
+                )
+                if error:
+                    return error, places[thread]
             if states[thread] == IN_WARP:
                 waiting += 1
                 place = places[thread]
@@ -780,13 +620,13 @@ def execute(code, template, special, grid, registers, places, memory, known, not
     for block in range(grid[0] * grid[1] * grid[2]):
         r = registers[0]
         for thread in range(threads):
-            base = thread // WARP * WARP * size + thread % WARP
+            base = thread * size
             for number_of_register in range(size):
-                r[base + WARP * number_of_register] = template[number_of_register]
-            r[base + WARP * special[0]], r[base + WARP * special[1]] = thread, thread % WARP
-            r[base + WARP * special[2]] = block % grid[0]
-            r[base + WARP * special[3]] = block // grid[0] % grid[1]
-            r[base + WARP * special[4]] = block // grid[0] // grid[1]
+                r[base + number_of_register] = template[number_of_register]
+            r[base + special[0]], r[base + special[1]] = thread, thread % WARP
+            r[base + special[2]] = block % grid[0]
+            r[base + special[3]] = block // grid[0] % grid[1]
+            r[base + special[4]] = block // grid[0] // grid[1]
             places[thread], states[thread] = 0, RUNNING
         shared[1].fill(0x7FFF)  # NaN
         for array in shared_notes:  # each block has shared memory of its own
@@ -865,8 +705,7 @@ def run_blocks(code, template, special, grid, threads, memory, known, notes, lau
     error, place
         The code of a fault in `ERRORS`, and the number of its instruction.
     """
-    warps = -(-threads // WARP)
-    registers, shared = np.empty(warps * WARP * len(template), np.int64), np.empty((shared_bytes + 15) // 8, np.int64)
+    registers, shared = np.empty(threads * len(template), np.int64), np.empty((shared_bytes + 15) // 8, np.int64)
     shared_notes = tuple(np.zeros(2 * len(shared), np.int64) for _ in notes)
     return execute(
         code,

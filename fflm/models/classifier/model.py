@@ -20,7 +20,7 @@ from fflm.models.classifier.metrics import Report
 from fflm.models.classifier.reading import single_line, single_spaced
 from fflm.models.classifier.settings import TextInput
 from fflm.models.description import TrainedFile
-from fflm.models.folder import FORMAT, VERSION, VOCABULARY, load_weights, read_config, versions
+from fflm.models.folder import FORMAT, VERSION, VOCABULARY, load_weights, read_config, save_vocabulary, versions
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
@@ -221,8 +221,8 @@ class TextClassifier(TrainedNetwork):
 
     @classmethod
     @checked
-    def load(cls, path: PathLike, device: Device = "cpu") -> Self:
-        """Read a classifier's folder, to predict on a device.
+    def load(cls, path: PathLike, device: Device = "cpu", *, verify: bool = False) -> Self:
+        """Read a classifier's folder, to predict on a device; ``verify`` is as for `fflm.load`.
 
         Raises
         ------
@@ -232,9 +232,9 @@ class TextClassifier(TrainedNetwork):
         path = to_path("path", path)
         with reading_folder(path):
             about = read_config(path, "classifier", ClassifierFile)
-            arrays, figures = load_weights(path, about, ClassifierFigures)
-            config, labels, reader, shares = read_description(path, about)
-        parameters = Parameters.from_arrays(config, arrays, f"the weights in {path / WEIGHTS}")
+            arrays, figures = load_weights(path, about, ClassifierFigures, verify=verify)
+            config, labels, reader, shares = read_description(path, about, verify=verify)
+        parameters = Parameters.from_arrays(config, arrays, f"the weights in {path / WEIGHTS}", verify=verify)
         return cls(labels, config, parameters, reader, shares, {**about, "figures": figures}, device)
 
 
@@ -264,7 +264,7 @@ def save_description(
     about: Mapping[str, Any],
 ) -> None:
     """Write a classifier's vocabulary and config.json."""
-    reader.vocabulary.save(path / VOCABULARY)
+    save_vocabulary(path, reader.vocabulary)
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -290,9 +290,11 @@ def describe_data(labels: Sequence[str], reader: Reader, shares: npt.NDArray[Any
 
 
 def read_description(
-    path: Path, about: Mapping[str, Any]
+    path: Path, about: Mapping[str, Any], *, verify: bool = True
 ) -> tuple[NetworkConfig, tuple[str, ...], Reader, npt.NDArray[np.float64] | None]:
     """Return what `save_description` wrote, but for ``about``: network, labels, reader, shares.
+
+    ``verify`` is whether to read the words to their end, as for `Vocabulary.load`.
 
     Raises
     ------
@@ -300,7 +302,7 @@ def read_description(
         If its parts do not fit together.
     """
     config, labels = NetworkConfig.from_dict(about["network"]), tuple(about["labels"])
-    vocabulary = Vocabulary.load(path / VOCABULARY, about["vocabulary"])
+    vocabulary = Vocabulary.load(path / VOCABULARY, about["vocabulary"], verify=verify)
     scale = about["scale"] and Scale(*(np.array(about["scale"][name], np.float64) for name in ("mean", "deviation")))
     reader = Reader(TextInput.from_dict(about["input"]), vocabulary, scale)
     shares = None if about["shares"] is None else np.array(about["shares"], np.float64)

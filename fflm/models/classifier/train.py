@@ -246,7 +246,7 @@ def read_embeddings(source: Path, vocabulary: Vocabulary) -> npt.NDArray[np.floa
     """Return a row a word of a vocabulary and one for the padding, NaN where the source has none: (V + 1, m)."""
     if not (source / CONFIG).is_file():
         return read_vectors(source, vocabulary, vector_size(source))
-    model = NeuralModel.load(source)
+    model = NeuralModel.load(source, verify=True)
     known = model.vocabulary
     rows = np.full((len(vocabulary) + 1, model.config.embedding), np.nan, np.float32)
     for row, word in enumerate(vocabulary.words):

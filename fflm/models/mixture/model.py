@@ -187,8 +187,8 @@ class Mixture(LanguageModel):
 
     @classmethod
     @checked
-    def load(cls, path: PathLike, device: Device = "cpu") -> Self:
-        """Load a mixture's folder, and the models to which it refers, to predict on a device.
+    def load(cls, path: PathLike, device: Device = "cpu", *, verify: bool = False) -> Self:
+        """Load a mixture's folder, and the models to which it refers, to predict on a device; ``verify`` is as for `fflm.load`.
 
         Raises
         ------
@@ -198,14 +198,14 @@ class Mixture(LanguageModel):
         path = to_path("path", path)
         _check_parts(path)
         about = read_config(path, "mixture")
-        text, vocabulary = read_text(path, about)
+        text, vocabulary = read_text(path, about, verify=verify)
         arrays, figures = load_arrays(path / WEIGHTS, (np.float64,), MixtureFigures, meaning(about))
         components: dict[str, Predictor] = {}
         for each in _components(path, about):
             if "path" in each:
                 place = resolve_relative(each["path"], path)
                 _check_component(path, place, each["fingerprint"])
-                components[str(place)] = load_language_model(place, device)
+                components[str(place)] = load_language_model(place, device, verify=verify)
                 continue
             if "cache" in each:
                 cache: Cache = UnigramCache(each["cache"], vocabulary, text)

@@ -20,9 +20,28 @@ from fflm.models.language_model import LanguageModel
 from fflm.models.neural import kernels
 from fflm.models.neural.kernels import FastTables
 from fflm.models.neural.model import NeuralModel
+from fflm.network.config import NetworkConfig
+from fflm.network.parameters import is_finite
+from fflm.stored import REMEDY
 
 INTEGER_LIMIT = 32000
 """The largest sum of 16-bit integers before they are rounded, less than 2**15 so that rounding cannot overflow."""
+
+SMALL_LIMIT = 127
+"""The largest integer in tables of 8 bits."""
+
+_STORED: dict[str, type[np.generic]] = {
+    "tables": np.int8,
+    "bias_sum": np.int16,
+    "padding_total": np.int32,
+    "padding_sums": np.int16,
+    "units": np.float32,
+    "average_units": np.float32,
+    "bias": np.float32,
+    "output_units": np.float32,
+    "outputs": np.float32,
+}
+"""The arrays of `FastTables` that are stored, and their types."""
 
 MOST_AVERAGED = 128
 """The largest number of words of averages whose sums have 16 bits; those of more words would be rounded too much."""
@@ -115,7 +134,7 @@ class FastScorer(TableScorer):
         self._until_sample = 0  # words before the next one that is scored exactly
         self._sampled = 0  # words that were chosen to be scored exactly
         self._pending: list[tuple[npt.NDArray[Any], ...]] = []  # of those not yet scored exactly: contexts, words, losses
-        self._tables = make_tables(model)
+        self._tables = stored_tables(model) if model.fast_arrays else make_tables(model)
 
     _line_kernel = staticmethod(kernels.score_lines)
 
@@ -184,14 +203,22 @@ class FastScorer(TableScorer):
         return [self.losses_of_text(ids) for ids in texts]
 
 
-def make_tables(model: NeuralModel) -> FastTables:
+def make_tables(model: NeuralModel, dtype: type[np.int16 | np.int8] = np.int16) -> FastTables:
     """Return the tables of a network that `has_tables`.
 
     The hidden units of a network with ReLU, and averages of few words, are computed in integers of 16 bits, and their products
     with a word's output weights are added in 32 bits, in `PRODUCTS` sums.
+
+    Parameters
+    ----------
+    model
+        The network.
+    dtype
+        The type of the numbers of words. Those of 8 bits are rounded to 1/127 of the largest contribution of a word, not of the
+        largest sum, and a word's output weights to 1/127 of the largest of them.
     """
-    config, parameters = model.config, model.parameters
-    integers = config.activation_of(1) == "relu" and sum(config.averages) <= MOST_AVERAGED
+    config, parameters = model.config, model.finite_parameters
+    integers, small = _in_integers(config), dtype is np.int8
     outputs = parameters.softmax_weight
     if parameters.projection is not None:
         outputs = outputs @ parameters.projection
@@ -202,17 +229,21 @@ def make_tables(model: NeuralModel) -> FastTables:
     # Each product is computed twice, here and for the table: to keep all of them would take twice the memory of the table.
     largest = np.array([np.abs(embeddings @ block).max(axis=0) for block in blocks])
     window, average = largest[averages:].sum(axis=0), largest[:averages].max(axis=0, initial=0)
-    scales = np.ones_like(parameters.output_bias)
     if integers:
-        units = average_units = _units(window + np.array(sizes, bias.dtype) @ largest[:averages] + np.abs(bias))
-        outputs, output_units = outputs * units, np.ones_like(units)
-        largest_weight = min(INTEGER_LIMIT, 2**31 // (1 << 15) // (width // PRODUCTS))
+        window = average = window + np.array(sizes, bias.dtype) @ largest[:averages] + np.abs(bias)
+    if small:
+        window = np.maximum(window, _reached(largest if integers else largest[averages:]))
+        average = np.maximum(average, _reached(largest if integers else largest[:averages]))
+    units, average_units, output_units = _units(window), _units(average), np.ones_like(bias)
+    scales, bias_sum = np.ones_like(parameters.output_bias), np.zeros(hidden, np.int16)
+    if integers:
+        outputs, bias_sum = outputs * units, np.rint(bias / units).astype(np.int16)
+    if integers or small:
+        largest_weight = SMALL_LIMIT if small else min(INTEGER_LIMIT, 2**31 // (1 << 15) // (width // PRODUCTS))
         scales = np.maximum(np.abs(outputs).max(axis=1), np.finfo(np.float32).tiny) / largest_weight
-        bias_sum = np.rint(bias / units).astype(np.int16)
     else:
-        units, average_units, output_units = _units(window), _units(average), _units(np.abs(outputs).max(axis=0))
-        bias_sum = np.zeros(hidden, np.int16)
-    tables = _aligned_zeros((len(embeddings), len(blocks) + 1, width))
+        output_units = _units(np.abs(outputs).max(axis=0))
+    tables = _aligned_zeros((len(embeddings), len(blocks) + 1, width), dtype)
     for k, block in enumerate(blocks):
         unit = average_units if k < averages else units
         np.rint(embeddings @ (block / unit), out=tables[:, k, :hidden], casting="unsafe")
@@ -242,11 +273,63 @@ def make_tables(model: NeuralModel) -> FastTables:
     )
 
 
-def _aligned_zeros(shape: tuple[int, ...]) -> npt.NDArray[np.int16]:
+def _in_integers(config: NetworkConfig) -> bool:
+    """Return whether hidden units are computed in integers."""
+    return config.activation_of(1) == "relu" and sum(config.averages) <= MOST_AVERAGED
+
+
+def stored_arrays(tables: FastTables) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of tables by their names in `FastTables`; `stored_tables` computes the rest."""
+    return {name: value for name, value in tables._asdict().items() if name in _STORED}
+
+
+def stored_tables(model: NeuralModel) -> FastTables:
+    """Return the tables of a network that has stored ones.
+
+    Raises
+    ------
+    FflmError
+        If they do not fit the network.
+    """
+    arrays, config = model.fast_arrays, model.config
+    if not has_tables(model):
+        raise FflmError(f"the tables of the network are damaged (such a network has none): {REMEDY}")
+    (hidden,), sizes = config.hidden, config.blocks[: len(config.averages)]
+    width, vocabulary = -(-hidden // LANES) * LANES, config.vocabulary
+    shapes = dict.fromkeys(_STORED, (width,)) | {
+        "tables": (vocabulary + 1, len(config.blocks) + 1, width),
+        "outputs": (vocabulary, 2),
+    }
+    for name, type_ in _STORED.items():
+        if name not in arrays or arrays[name].shape != shapes[name] or arrays[name].dtype != type_:
+            raise FflmError(f"the tables of the network are damaged ({name!r} does not fit it): {REMEDY}")
+        if issubclass(type_, np.floating) and not is_finite(arrays[name]):
+            raise FflmError(f"the tables of the network are damaged ({name!r} has a number that is not finite): {REMEDY}")
+    padding, end = model.context_limits
+    code, slope = activation_code(config.activation_of(1))
+    return FastTables(
+        padding=padding,
+        end=end,
+        borders=np.cumsum((0, *sizes)),
+        integers=_in_integers(config),
+        activation=code,
+        slope=slope,
+        **{name: arrays[name] for name in _STORED},
+    )
+
+
+def _aligned_zeros(shape: tuple[int, ...], dtype: type[np.int16 | np.int8]) -> npt.NDArray[Any]:
     """Return an array of zeros that begins with a line of the cache, so that no read takes two lines where one is enough."""
-    memory = np.zeros(2 * math.prod(shape) + CACHE_LINE, np.uint8)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + CACHE_LINE, np.uint8)
     first = -memory.ctypes.data % CACHE_LINE
-    return memory[first : len(memory) - CACHE_LINE + first].view(np.int16).reshape(shape)
+    return memory[first : first + size].view(dtype).reshape(shape)
+
+
+def _reached(largest: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Return the numbers (H,) of which `_units` makes units in which the largest contributions (K, H) are `SMALL_LIMIT`."""
+    reached: npt.NDArray[np.floating] = largest.max(axis=0, initial=0) * largest.dtype.type(INTEGER_LIMIT / SMALL_LIMIT)
+    return reached
 
 
 def _units(largest: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
@@ -264,7 +347,7 @@ def is_self_normalized(model: NeuralModel) -> bool:
 def has_tables(model: NeuralModel) -> bool:
     """Return whether a network has a shape that `FastScorer` supports."""
     config = model.config
-    return len(config.hidden) == 1 and not (config.direct or config.residual or model.parameters.bands)
+    return len(config.hidden) == 1 and not (config.direct or config.residual or len(config.softmaxes) > 1)
 
 
 def make_fast_scorer(model: LanguageModel) -> FastScorer:

@@ -50,7 +50,7 @@ class InitialModel:
     @classmethod
     def load(cls, path: Path, extended: bool) -> Self:
         """Load the model in a folder."""
-        return cls(path, NeuralModel.load(path), extended)
+        return cls(path, NeuralModel.load(path, verify=True), extended)
 
     def check_fields(self, names: Collection[str]) -> None:
         """Raise an FflmError if any of the names of settings that are given is of one that the model determines."""

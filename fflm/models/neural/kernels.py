@@ -40,7 +40,7 @@ class FastTables(NamedTuple):
     borders
         (K + 1,), int64: the averages are of the words ``borders[k]`` to ``borders[k + 1]`` of a context, the oldest first.
     tables
-        (V + 1, K + n + 1, H), int16.
+        (V + 1, K + n + 1, H), int16 or int8.
     integers
         Whether hidden units are computed in integers: then the activation is ReLU, sums over the window and over the averages
         have the same units, and the bias is one of them.
@@ -56,14 +56,13 @@ class FastTables(NamedTuple):
     activation, slope
         The code of the activation, and its parameter.
     outputs
-        (V, 2): of each word the value of the integer 1 in products of hidden units and its output weights, if ``integers``, and
-        its output bias.
+        (V, 2): of each word the value of the integer 1 in products of hidden units and its output weights, and its output bias.
     """
 
     padding: int
     end: int
     borders: npt.NDArray[np.int64]
-    tables: npt.NDArray[np.int16]
+    tables: npt.NDArray[np.int16] | npt.NDArray[np.int8]
     integers: bool
     bias_sum: npt.NDArray[np.int16]
     padding_total: npt.NDArray[np.int32]
@@ -119,13 +118,13 @@ def score_ids(ids, begin, borders, model, losses):
 @inner()
 def place_of(word, tables):
     """Return where the rows of a word begin in tables (V + 1, K + n + 1, H), as an offset in bytes."""
-    return np.uint64(word) * np.uint64(2 * tables.shape[1] * tables.shape[2])
+    return np.uint64(word) * np.uint64(tables.itemsize * tables.shape[1] * tables.shape[2])
 
 
 @inner()
 def prefetch_rows(tables, place):
     """Prefetch the rows of a word from tables (V + 1, K + n + 1, H)."""
-    for offset in range(place, place + np.uint64(2 * tables.shape[1] * tables.shape[2]), _LINE):
+    for offset in range(place, place + place_of(1, tables), _LINE):
         prefetch(tables, offset)
 
 
@@ -169,15 +168,17 @@ def score_relu(places, ids, low, high, tables, borders, outputs, sums, losses):
     places (C + high - low + 1,) are those of the C words before, of these words, and of the next one; sums (H,) are those over
     the averages of the first word's context.
     """
-    block, averages = np.uint64(2 * tables.shape[2]), np.uint64(len(borders) - 1)
+    size, averages = np.uint64(tables.itemsize), np.uint64(len(borders) - 1)
+    block = size * np.uint64(tables.shape[2])
     window = np.uint64(tables.shape[1] - len(borders))
     context = np.uint64(borders[averages]) + window
     for i in range(np.uint64(high - low)):
         word = np.uint64(ids[np.uint64(low) + i])
         prefetch_rows(tables, places[context + i + _ONE])  # it is somewhere else, and mostly not in a cache
         products = zero_products()
-        for j in range(np.uint64(0), block, _LANES):
-            lanes, row = lanes_at(sums, j), np.uint64(j)
+        for j in range(np.uint64(0), np.uint64(sums.nbytes), _LANES):
+            own = j * size >> _ONE  # the same numbers in a row of the table
+            lanes, row = lanes_at(sums, j), own
             if i:  # the context moves on by a word
                 for k in range(averages):
                     leaving, entering = places[i - _ONE + np.uint64(borders[k])], places[i - _ONE + np.uint64(borders[k + _ONE])]
@@ -186,7 +187,7 @@ def score_relu(places, ids, low, high, tables, borders, outputs, sums, losses):
                         lanes = add_lanes(lanes, lanes_at(tables, entering + row))
                     row += block
                 store_lanes(sums, j, lanes)
-            row = averages * block + j
+            row = averages * block + own
             for k in range(context + i - window, context + i):
                 lanes = add_lanes(lanes, lanes_at(tables, places[k] + row))
                 row += block
@@ -215,10 +216,11 @@ def sum_window(places, tables, averages, window, sums):
     """Set sums (H,) to the contributions of a window, the last ``window`` of the words of a context at places (C,)."""
     clear(sums)
     for j in range(np.uint64(0), np.uint64(sums.nbytes), _LANES):
-        lanes, row = lanes_at(sums, j), np.uint64(2 * averages * tables.shape[2]) + j
+        size = np.uint64(tables.itemsize)
+        lanes, row = lanes_at(sums, j), size * np.uint64(averages * tables.shape[2]) + (j * size >> _ONE)
         for k in range(np.uint64(len(places) - window), np.uint64(len(places))):
             lanes = add_lanes(lanes, lanes_at(tables, places[k] + row))
-            row += np.uint64(2 * tables.shape[2])
+            row += size * np.uint64(tables.shape[2])
         store_lanes(sums, j, lanes)
 
 
@@ -231,7 +233,7 @@ def loss_of(word, window_sum, average_sum, model, hidden):
     activate_row(model.activation, bias.dtype.type(model.slope), hidden)
     for j in range(len(hidden)):
         hidden[j] *= output_units[j]
-    return -inner_product(hidden, model.tables[word, -1]) - model.outputs[word, 1]
+    return -inner_product(hidden, model.tables[word, -1]) * model.outputs[word, 0] - model.outputs[word, 1]
 
 
 @kernel()

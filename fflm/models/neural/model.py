@@ -118,17 +118,22 @@ class NeuralModel(TrainedNetwork, LanguageModel):
     def _few_contexts(self) -> "FewContexts":
         from fflm.models.neural.few import FewContexts  # here, because it imports Numba
 
-        return FewContexts(self.config, self.parameters, self.context_limits)
+        return FewContexts(self.config, self.finite_parameters, self.context_limits)
+
+    @property
+    def fast_arrays(self) -> "Mapping[str, npt.NDArray[Any]]":
+        """The arrays of stored tables of fast scoring, by their names in `FastTables`; none if the tables have to be made."""
+        return {}
 
     @property
     def vectors(self) -> Vectors:
         """The words' embeddings: ``model.vectors["cat"]`` is (m,), ``model.vectors.analogy("man", "woman", "king")``."""
-        return Vectors(self.vocabulary, self.text.tokenizer, self.parameters.embeddings)
+        return Vectors(self.vocabulary, self.text.tokenizer, self.finite_parameters.embeddings)
 
     @classmethod
     @checked
-    def load(cls, path: PathLike, device: Device = "cpu") -> Self:
-        """Load a model's folder, to predict on a device.
+    def load(cls, path: PathLike, device: Device = "cpu", *, verify: bool = False) -> Self:
+        """Load a model's folder, to predict on a device; ``verify`` is as for `fflm.load`.
 
         Raises
         ------
@@ -137,12 +142,14 @@ class NeuralModel(TrainedNetwork, LanguageModel):
         """
         path = to_path("path", path)
         about = read_config(path, "network")
-        arrays, figures = load_weights(path, about, description.NetworkFigures)
+        if "bits" in about:
+            raise FflmError(f"{path} is quantized, so that it can only predict: load it with `fflm.load`, or use the original")
+        arrays, figures = load_weights(path, about, description.NetworkFigures, verify=verify)
         config = NetworkConfig.from_dict(about["network"])
-        text, vocabulary = read_text(path, about)
+        text, vocabulary = read_text(path, about, verify=verify)
         if len(vocabulary) != config.vocabulary:
             raise FflmError(f"{path} is damaged: its {VOCABULARY} does not fit its {CONFIG}; restore it, or train again")
-        parameters = Parameters.from_arrays(config, arrays, f"the weights in {path / WEIGHTS}")
+        parameters = Parameters.from_arrays(config, arrays, f"the weights in {path / WEIGHTS}", verify=verify)
         return cls(config, parameters, vocabulary, text, {**about, "figures": figures}, device)
 
 

@@ -20,7 +20,15 @@ from fflm.models.description import NgramFigures
 from fflm.models.folder import read_config, read_text, save_description
 from fflm.models.language_model import LanguageModel
 from fflm.models.ngram import kernels
-from fflm.models.ngram.index import make_index, map_index, save_index
+from fflm.models.ngram.index import (
+    QUANTIZED_TYPES,
+    make_index,
+    map_index,
+    mapped_index,
+    quantize_index,
+    quantized_arrays,
+    save_index,
+)
 from fflm.models.ngram.tables import TABLE_TYPES, Tables, is_consistent
 from fflm.stored import REMEDY
 from fflm.text.settings import TextSettings
@@ -33,8 +41,8 @@ class NgramModel(TableScorer, LanguageModel):
     Parameters
     ----------
     tables
-        The n-grams; or, of a model with a stored index, the arrays in its file, which are verified when they are needed. Scoring
-        only needs the index.
+        The n-grams; or, of a model with a stored index, the arrays in its file, which are verified when they are needed, because
+        scoring only needs the index; or the quantized index of a model that has nothing else.
     vocabulary, text, about
         As the attributes.
 
@@ -54,11 +62,13 @@ class NgramModel(TableScorer, LanguageModel):
     start_log10 = -99.0  # stands for the probability 0, as in SRILM
 
     def __init__(
-        self, tables: Tables | MappedArrays, vocabulary: Vocabulary, text: TextSettings, about: Mapping[str, Any]
+        self, tables: Tables | MappedArrays | kernels.Index, vocabulary: Vocabulary, text: TextSettings, about: Mapping[str, Any]
     ) -> None:
         self._stored = tables if isinstance(tables, MappedArrays) else None
         if isinstance(tables, Tables):
             self.tables = tables
+        if isinstance(tables, kernels.Index):
+            self._index = tables
         self.vocabulary = vocabulary
         self.text = text
         self.about = dict(about)
@@ -72,8 +82,10 @@ class NgramModel(TableScorer, LanguageModel):
         Raises
         ------
         FflmError
-            If the model was loaded with its index, and its file turns out to be damaged.
+            If the model was loaded with its index, and its file turns out to be damaged; or if the model is quantized.
         """
+        if self.quantized:
+            raise FflmError("the model is quantized, and can only predict: use the model that it was made of")
         assert self._stored is not None
         return _verified(self._stored, len(self.vocabulary), self.order)
 
@@ -88,8 +100,8 @@ class NgramModel(TableScorer, LanguageModel):
         return pack(kernels.LineTables(self._index, *self.context_limits, self.order, self.start_log10 * math.log(10)))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state to pickle, without the index, which is made again."""
-        return {name: value for name, value in super().__getstate__().items() if name != "_index"}
+        """Return the state to pickle, without the index, which is made again unless the model has nothing else."""
+        return {name: value for name, value in super().__getstate__().items() if self.quantized or name != "_index"}
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         """Pickle a model with a stored index by its path, so that processes share one mapped copy."""
@@ -98,8 +110,35 @@ class NgramModel(TableScorer, LanguageModel):
         return _reopen, (type(self), self._stored.path.parent.absolute(), self._stored.checksum)
 
     def _details(self) -> list[str]:
-        targets = self._stored.arrays["targets"] if self._stored else self.tables.targets
-        return [f"order {self.order}", f"{len(targets):,} n-grams"]
+        details = [f"order {self.order}", f"{sum(self.about['ngram']['counts']):,} n-grams"]
+        return [*details, "quantized"] if self.quantized else details
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the model has numbers of 8 bits for log-probabilities and back-off weights; then it has no ``tables``."""
+        return "bits" in self.about["ngram"]
+
+    def quantize(self) -> "NgramModel":
+        """Return a model with 8 bits for each log-probability and each back-off weight of n-grams of two words or more.
+
+        It takes 6 bytes per slot of the table of n-grams, and predicts as this one does, up to the rounding. It cannot be written
+        as an ARPA file.
+
+        Raises
+        ------
+        FflmError
+            If the model is quantized already.
+        """
+        index = quantize_index(self.tables, len(self.vocabulary) + 1, self.order)
+        about = {name: value for name, value in self.about.items() if name != "figures"}
+        model = NgramModel(index, self.vocabulary, self.text, {**about, "ngram": {**about["ngram"], "bits": 8}})
+        model.start_log10 = self.start_log10
+        return model
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays in the file of the model's n-grams."""
+        return quantized_arrays(self._index) if self.quantized else self.tables.arrays()
 
     @property
     def order(self) -> int:
@@ -121,8 +160,10 @@ class NgramModel(TableScorer, LanguageModel):
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
         contexts = self._check_contexts(contexts)
         results = np.empty((len(contexts), len(self.vocabulary)), np.float32)
-        shares = shares_of(results.size)
-        kernels.ngram_distributions(self.tables, contexts, results, shares)
+        if self.quantized:
+            kernels.ngram_distributions_of_index(self._index, contexts, results, shares_of(results.size * kernels.LOOKUP_COST))
+        else:
+            kernels.ngram_distributions(self.tables, contexts, results, shares_of(results.size))
         return results
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
@@ -149,7 +190,7 @@ class NgramModel(TableScorer, LanguageModel):
         about = {name: value for name, value in self.about.items() if name != "figures"}
         about.setdefault("created", time.strftime("%Y-%m-%dT%H:%M:%S%z"))
         config = save_description(path, {"kind": "ngram"}, self.text, self.vocabulary, about)
-        save_arrays(path / WEIGHTS, self.tables.arrays(), self.about.get("figures", {}), config)
+        save_arrays(path / WEIGHTS, self.arrays, self.about.get("figures", {}), config)
 
     def save_index(self, path: Path) -> None:
         """Write the index beside the model that was saved in a folder, so that `load` need not make it.
@@ -161,21 +202,9 @@ class NgramModel(TableScorer, LanguageModel):
         """
         save_index(path, self._index)
 
-    def verify(self) -> None:
-        """Verify the checksums of the model's files, for which they are read to their ends; `load` reads no more than it needs.
-
-        Raises
-        ------
-        FflmError
-            If one of them is damaged.
-        """
-        if self._stored:
-            tables = _verified(self._stored, len(self.vocabulary), self.order)
-            map_index(self._stored.path.parent, self._stored.checksum, int(tables.starts[1]) + 1, verify=True)
-
     @classmethod
     @checked
-    def load(cls, path: PathLike, device: Device = "cpu") -> Self:
+    def load(cls, path: PathLike, device: Device = "cpu", *, verify: bool = False) -> Self:
         """Load the model in a folder.
 
         Parameters
@@ -184,6 +213,8 @@ class NgramModel(TableScorer, LanguageModel):
             The model's folder.
         device
             Ignored: n-gram models always run on the CPU.
+        verify
+            As for `fflm.load`.
 
         Raises
         ------
@@ -192,16 +223,22 @@ class NgramModel(TableScorer, LanguageModel):
         """
         path = to_path("path", path)
         about = read_config(path, "ngram")
-        text, vocabulary = read_text(path, about)
-        mapped, figures = map_arrays(path / WEIGHTS, TABLE_TYPES, NgramFigures, meaning(about), verify=False)
-        ngram, about = about["ngram"], {**about, "figures": figures}
-        index = map_index(path, mapped.checksum, len(vocabulary) + 1)
+        text, vocabulary = read_text(path, about, verify=verify)
+        ngram = about["ngram"]
+        types = QUANTIZED_TYPES if "bits" in ngram else TABLE_TYPES
+        mapped, figures = map_arrays(path / WEIGHTS, types, NgramFigures, meaning(about), verify=verify)
+        about = {**about, "figures": figures}
+        if "bits" in ngram:
+            model = cls(mapped_index(mapped, len(vocabulary) + 1, ngram["order"]), vocabulary, text, about)
+            model._stored = mapped
+            return model
+        index = map_index(path, mapped.checksum, len(vocabulary) + 1, verify=verify)
         if not (len(ngram["counts"]) <= ngram["order"] and len(ngram["discounts"] or ()) in (0, len(ngram["counts"]))):
             raise FflmError(f"{path} is damaged (its {CONFIG} contradicts itself): {REMEDY}")
-        if index is None:
-            return cls(_verified(mapped, len(vocabulary), ngram["order"]), vocabulary, text, about)
-        model = cls(mapped, vocabulary, text, about)
-        model._index = index
+        stored = _verified(mapped, len(vocabulary), ngram["order"]) if verify or index is None else mapped
+        model = cls(stored, vocabulary, text, about)
+        if index is not None:
+            model._index = index
         return model
 
 

@@ -592,7 +592,7 @@ def test_damaged_files_of_classifier_are_refused(data: Path, tmp_path: Path, nam
     for damaged in (content[: len(content) // 2], b"", content.replace(b"a", b"b")):
         (tmp_path / "m" / name).write_bytes(damaged)
         with pytest.raises(FflmError):
-            TextClassifier.load(tmp_path / "m")
+            TextClassifier.load(tmp_path / "m", verify=True)
 
 
 def test_default_path_of_classifier() -> None:

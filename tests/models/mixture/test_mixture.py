@@ -231,7 +231,12 @@ def models(tmp_path, monkeypatch):
 def test_saved_mixture_loads_from_moved_folder(models, monkeypatch):
     made = mix(["one.model", "two.model"], cache=5, tune=["held.txt"])
     made.save(Path("mixtures/m.mix"))
-    assert sorted(path.name for path in Path("mixtures/m.mix").iterdir()) == [CONFIG, WEIGHTS, "vocabulary.tsv"]
+    assert sorted(path.name for path in Path("mixtures/m.mix").iterdir()) == [
+        CONFIG,
+        WEIGHTS,
+        "vocabulary.safetensors",
+        "vocabulary.tsv",
+    ]
     expected = score(made, TEXT)
     assert score(fflm.load("mixtures/m.mix"), TEXT) == expected
     shutil.move(models, models.with_name("moved"))

@@ -1,8 +1,10 @@
 """The index of n-grams finds what a search in a dictionary finds, whatever collides, and does not crash on damaged entries."""
 
+import json
 import math
 import mmap
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -10,15 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import PERPLEXITY, STORIES
+from command import fflm as command
 
 import fflm
-from fflm.arrays import INDEX, WEIGHTS
+from fflm.arrays import INDEX, WEIGHTS, load_arrays, save_arrays
 from fflm.compiling import pack
 from fflm.errors import FflmError
 from fflm.models.ngram import kernels
 from fflm.models.ngram import model as models
-from fflm.models.ngram.arpa import import_arpa, read_arpa
-from fflm.models.ngram.index import make_index
+from fflm.models.ngram.arpa import import_arpa, read_arpa, write_arpa
+from fflm.models.ngram.index import _quantize, _quantized, make_index, quantize_index, quantized_arrays
 
 WORDS = ["<unk>", "</s>", *(f"w{number}" for number in range(30))]
 
@@ -127,6 +131,110 @@ def test_index_refuses_more_entries_than_have_numbers(case):
         make_index(model.tables, len(model.vocabulary) + 1, 2**32)
 
 
+# The quantized index. Its n-grams have fewer than 255 values of each kind and length, so that rounding changes nothing.
+
+
+def test_quantized_model_equals_its_original(case):
+    model, lines, _ = case
+    small = model.quantize()
+    np.testing.assert_array_equal(small.scores(lines), model.scores(lines))
+    for text in (lines[5], *lines[-20:]):
+        ids = np.append(model.vocabulary.encode(text.split()), np.int32(1))
+        np.testing.assert_array_equal(small.losses_of_text(ids), model.losses_of_text(ids))
+    contexts = model.windows(ids).batch(np.arange(len(ids)))[0]
+    np.testing.assert_allclose(small.log_probabilities(contexts), model.log_probabilities(contexts), rtol=1e-6)
+    states = [np.zeros(model.window + 1, np.int32) for _ in range(2)]
+    for word in (3, 5, 4, 32, 1):
+        found = [
+            kernels.ngram_score_after(state, word, state, each.packed) for state, each in zip(states, (model, small), strict=True)
+        ]
+        assert found[0] == found[1]
+        np.testing.assert_array_equal(*states)
+
+
+@pytest.mark.parametrize("room", [0.001, 0.3, 1.0])
+def test_quantized_index_grows_and_survives_collisions(case, room):
+    model, lines, _ = case
+    index = quantize_index(model.tables, len(model.vocabulary) + 1, model.order, room)
+    packed = pack(kernels.LineTables(index, *model.context_limits, model.order, 0.0))
+    found = model._encoder.apply(kernels.ngram_score_lines, lines, packed)[0]
+    np.testing.assert_array_equal(found, model.scores(lines))
+
+
+@pytest.mark.parametrize(("words", "slots"), [(3, 40), (33, 1001), (2**15, 2**16 - 1), (2**20 + 1, 3000)])
+def test_keys_of_quantized_index_can_be_computed_from_slots_and_tags(words, slots):
+    codes, bins = np.zeros((slots + 256, kernels.CODES), np.uint16), np.zeros((2, 3, kernels.BINS), np.float32)
+    index = _quantized(np.zeros(words, kernels.ENTRY), codes, bins)
+    assert index.slots == slots
+    assert (words + len(codes) - 1) << index.word_bits | (words - 1) < 1 << index.width
+    assert -(-(2**32) // slots) << (index.width - 32) <= 1 << index.shift  # at most as many products as begin at one slot
+
+
+def test_damaged_codes_end_searches_and_are_never_indices(case):
+    model, lines, _ = case
+    small = model.quantize()
+    noise = np.random.default_rng(3).integers(1, 2**16, small._index.codes[:-1].shape, np.uint16)
+    small._index.codes[:-1] = noise
+    assert len(small.scores(lines)) == len(lines)
+    assert small.log_probabilities(np.full((1, model.window), 3, np.int32)).shape == (1, len(model.vocabulary))
+
+
+def test_values_are_rounded_to_means_of_equally_many():
+    values = np.random.default_rng(4).gamma(2, 2, 255 * 40).astype(np.float32)
+    means, numbers = _quantize(values)
+    expected = np.sort(values).reshape(255, 40).mean(axis=1, dtype=np.float64)
+    np.testing.assert_allclose(means, expected, rtol=1e-6)
+    np.testing.assert_array_equal(numbers - 1, np.abs(values[:, None] - means).argmin(axis=1))
+    few = np.array([-1.5, -0.25, -1.5, 0.0], np.float32)
+    means, numbers = _quantize(few)
+    np.testing.assert_array_equal(means[numbers - 1], few)
+
+
+def test_quantized_model_is_stored_mapped_and_pickled_by_its_path(folder):
+    model = fflm.load(folder)
+    small = fflm.quantize(folder, folder.with_name("small.ngram"))
+    assert "quantized" in repr(small)
+    np.testing.assert_array_equal(small.scores(LINES), model.scores(LINES))
+    again = pickle.loads(content := pickle.dumps(small))
+    assert len(content) < 1000
+    np.testing.assert_array_equal(again.scores(LINES), model.scores(LINES))
+    assert pickle.loads(pickle.dumps(model.quantize())).scores(LINES).tolist() == model.scores(LINES).tolist()
+    assert small.next_words("w1", 3) == model.next_words("w1", 3)
+    for use in (lambda: write_arpa(small, folder / "x.arpa"), small.quantize):
+        with pytest.raises(FflmError, match="the model is quantized, and can only predict"):
+            use()
+    with pytest.raises(FflmError, match="is the model itself"):
+        fflm.quantize(folder, folder, overwrite=True)
+
+
+def test_damaged_quantized_model_is_refused_or_found_by_verify(folder):
+    path = folder.with_name("small.ngram")
+    small = fflm.quantize(folder, path)
+    content, arrays = (path / WEIGHTS).read_bytes(), quantized_arrays(small._index)
+    _, figures = load_arrays(path / WEIGHTS, (np.uint8, np.uint16, np.float32))
+    for name, damaged in (
+        ("words", arrays["words"][:-1]),
+        ("words", arrays["words"][:, :-1]),
+        ("codes", arrays["codes"][:256]),
+        ("codes", arrays["codes"][:, :2]),
+        ("codes", np.vstack([arrays["codes"], [[1, 0, 0]]]).astype(np.uint16)),
+        ("codes", arrays["words"]),
+        ("bins", arrays["bins"][:, :-1]),
+        ("bins", arrays["bins"].view(np.uint8)),
+    ):
+        save_arrays(path / WEIGHTS, {**arrays, name: damaged}, figures)
+        with pytest.raises(FflmError, match=r"model\.safetensors is damaged"):
+            fflm.load(path)
+    (path / WEIGHTS).write_bytes(content[:-1])
+    with pytest.raises(FflmError, match=r"model\.safetensors is damaged"):
+        fflm.load(path)
+    (path / WEIGHTS).write_bytes(content)
+    flip(path / WEIGHTS, -100)
+    assert len(fflm.load(path).scores(LINES)) == len(LINES)
+    with pytest.raises(FflmError, match=r"model\.safetensors is damaged"):
+        fflm.load(path, verify=True)
+
+
 # The stored index.
 
 
@@ -189,13 +297,13 @@ def test_damaged_header_of_index_is_refused(folder):
 
 
 def test_verify_finds_changed_bits_that_loading_does_not_read(folder):
-    fflm.load(folder).verify()
+    fflm.load(folder, verify=True)
     for name in (INDEX, WEIGHTS):
         flip(folder / name, -100)
         model = fflm.load(folder)
         assert len(model.scores(LINES)) == len(LINES)
         with pytest.raises(FflmError, match=rf"{name} is damaged"):
-            model.verify()
+            fflm.load(folder, verify=True)
         if name == WEIGHTS:
             with pytest.raises(FflmError, match=rf"{name} is damaged"):
                 model.next_words("w1", 1)
@@ -235,8 +343,21 @@ print(sizes["Shared_Clean"] + sizes["Shared_Dirty"], sizes["Private_Clean"] + si
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux says which pages are shared")
 def test_processes_share_mapped_index(folder):
     model = fflm.load(folder)
-    model.verify()  # has all pages in memory
+    assert model._index.entries.view(np.uint8).any()  # has all pages in memory
     command = [sys.executable, "-c", SHARED, str(folder / INDEX)]
     shared, private = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     assert shared > 0
     assert private == 0
+
+
+def test_command_states_sizes_and_perplexities(tmp_path):
+    (tmp_path / "text.txt").write_text(STORIES)
+    fflm.train_ngram(tmp_path / "text.txt", tmp_path / "t.ngram", order=3)
+    result = command("quantize", "t.ngram", "-o", "s.ngram", folder=tmp_path)
+    assert re.search(rf"^valid {PERPLEXITY}; [+-]\d+\.\d\d% of that of the original$", result.stdout, re.MULTILINE)
+    again = json.loads(command("quantize", "t.ngram", "-o", "s.ngram", "--overwrite", "--json", folder=tmp_path).stdout)
+    assert again["bytes"] < again["original_bytes"] / 2
+    assert again["valid"]["perplexity"] == pytest.approx(again["valid"]["original"], rel=0.005)
+    assert "quantized" in repr(fflm.load(tmp_path / "s.ngram"))
+    assert command("score", "-m", "s.ngram", "--part", "valid", folder=tmp_path).returncode == 0
+    assert "model.safetensors:" in command("info", "s.ngram", folder=tmp_path).stdout
