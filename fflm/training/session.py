@@ -139,7 +139,7 @@ class Session(ABC):
         self.valid: dict[str, Any] | None = None
         self._saved = time.monotonic()  # when the last checkpoint was written
         self._interruption = Interruption()  # that of `finish`
-        self.trainer.wishes, self.trainer.wished = self._wishes, (False, False)
+        self.trainer.requests, self.trainer.requested = self._requests, (False, False)
         self._process: int | None = None  # the id of the process that has locked the folder for this session
         self._lock: FolderLock  # the lock, while the folder is locked
         self._weights_meaning = self._checkpoint_meaning = ""  # hashes of config.json, which only the first process uses
@@ -443,7 +443,7 @@ class Session(ABC):
                     raise KeyboardInterrupt
                 for event in self.events():
                     interrupted.deferred = True  # not before the first step, because compiling kernels may take long
-                    stop = self.trainer.wished[1] and not self.trainer.state.finished
+                    stop = self.trainer.requested[1] and not self.trainer.state.finished
                     # A model that has not been evaluated must not replace a trained model.
                     if stop and self.communicator.on_first(lambda: self.published):
                         self.save()  # save before the callbacks print anything, because the terminal may be closed
@@ -537,7 +537,7 @@ class Session(ABC):
         if self.communicator.first:
             self.trainer.state.log_bytes = append_log(self.folder / LOG, event, **fields)
 
-    def _wishes(self) -> tuple[bool, bool]:
+    def _requests(self) -> tuple[bool, bool]:
         """Return whether it is time for this process to save, and whether it was told to stop."""
         due = self.communicator.first and time.monotonic() - self._saved > self.save_seconds
         return due, self._interruption.received
@@ -560,7 +560,7 @@ class Session(ABC):
             # This does not change the state: if a finished run is resumed, it logs its end and its test figures again.
             if first:
                 append_log(self.folder / LOG, "finished", reason=event.reason)
-        elif self.trainer.wished[0]:
+        elif self.trainer.requested[0]:
             self.save()
 
     def _evaluate_test(self, test: Examples) -> Tested:

@@ -112,11 +112,11 @@ class Trainer:
         The optimizer and its moments.
     lazy_adam
         The lazy Adam updates; None if each step updates all rows.
-    wishes
-        A function that returns what this process wishes, booleans (k,). The processes tell each other with the loss of each step,
-        so that this takes no further message.
-    wished
-        Whether any process has wished each of these at the last step, (k,).
+    requests
+        A function that returns what this process asks for, booleans (k,). The processes tell each other with the loss of each
+        step, so that this takes no further message.
+    requested
+        Whether any process has asked for each of these at the last step, (k,).
 
     Raises
     ------
@@ -152,8 +152,8 @@ class Trainer:
         self._losses = network.backend.empty((min(settings.batch_size, len(train)),), parameters.dtype)
         self._recording = network.backend.recording()
         self.state = State()
-        self.wishes: Callable[[], Sequence[bool]] = tuple
-        self.wished: Sequence[bool] = ()
+        self.requests: Callable[[], Sequence[bool]] = tuple
+        self.requested: Sequence[bool] = ()
         if settings.loss != "exact":
             self._sampler = Sampler(train.counts(network.config.vocabulary), settings.samples, settings.seed)
         self.lazy_adam: LazyAdam | None = None
@@ -418,9 +418,9 @@ class Trainer:
         """
         state, backend, words = self.state, self.network.backend, batch.size
         own = float(backend.download(losses).sum(dtype=np.float64))
-        every = self.communicator.gather([own, *self.wishes()])
+        every = self.communicator.gather([own, *self.requests()])
         total = float(np.cumsum(every[:, 0])[-1])  # added up in the order of ranks
-        self.wished = list(map(any, every[:, 1:].T))
+        self.requested = list(map(any, every[:, 1:].T))
         self._check(total / words, batch.exact)
         if not math.isfinite(backend.download(self._scale)[0]):
             raise DivergedError(f"the gradient is not finite at step {state.step + 1}")
