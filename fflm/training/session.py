@@ -139,7 +139,7 @@ class Session(ABC):
         self.valid: dict[str, Any] | None = None
         self._saved = time.monotonic()  # when the last checkpoint was written
         self._interruption = Interruption()  # that of `finish`
-        self.trainer.requests, self.trainer.requested = self._requests, (False, False)
+        self.trainer.requested = (False, False)
         self._process: int | None = None  # the id of the process that has locked the folder for this session
         self._lock: FolderLock  # the lock, while the folder is locked
         self._weights_meaning = self._checkpoint_meaning = ""  # hashes of config.json, which only the first process uses
@@ -402,7 +402,7 @@ class Session(ABC):
             with self.locked():
                 while True:
                     try:
-                        for event in self.trainer.run():
+                        for event in self.trainer.run(self._requests):
                             self._record(event)
                             yield event
                         if self._test is not None:

@@ -112,11 +112,8 @@ class Trainer:
         The optimizer and its moments.
     lazy_adam
         The lazy Adam updates; None if each step updates all rows.
-    requests
-        A function that returns what this process asks for, booleans (k,). The processes tell each other with the loss of each
-        step, so that this takes no further message.
     requested
-        Whether any process has asked for each of these at the last step, (k,).
+        Whether any process asked for each of the things that ``requests`` of `run` returns at the last step, (k,).
 
     Raises
     ------
@@ -152,7 +149,6 @@ class Trainer:
         self._losses = network.backend.empty((min(settings.batch_size, len(train)),), parameters.dtype)
         self._recording = network.backend.recording()
         self.state = State()
-        self.requests: Callable[[], Sequence[bool]] = tuple
         self.requested: Sequence[bool] = ()
         if settings.loss != "exact":
             self._sampler = Sampler(train.counts(network.config.vocabulary), settings.samples, settings.seed)
@@ -284,10 +280,16 @@ class Trainer:
         """Return the parameters and the optimizer's moments under the names that they have in a checkpoint."""
         return {"parameters": self.parameters} | {f"moment{index}": moment for index, moment in enumerate(self.optimizer.moments)}
 
-    def run(self) -> Iterator[Step | Evaluation | Finished]:
+    def run(self, requests: Callable[[], Sequence[bool]] = tuple) -> Iterator[Step | Evaluation | Finished]:
         """Train from the current state to the end, and yield events.
 
         The state is consistent at each event, so the caller can stop at any of them, save, and continue later.
+
+        Parameters
+        ----------
+        requests
+            A function that returns what this process asks for, booleans (k,), the result of which is in ``requested`` at the next
+            event. The processes tell each other with the loss of each step, so that this takes no further message.
 
         Raises
         ------
@@ -304,7 +306,7 @@ class Trainer:
                 rate = self.rate
                 losses = self._launch(batch, rate)
                 upcoming = next(batches, None)  # the host prepares the next batch while the device is still computing this one
-                loss = self._finish(batch, losses)
+                loss = self._finish(batch, losses, requests)
                 state.seconds += running_time() - started
                 words = min(state.batch * settings.batch_size, len(self.train))
                 ended = state.batch == self.batches
@@ -408,8 +410,10 @@ class Trainer:
         norms = self.communicator.gather([backend.norm(partition.divided(gradients))])
         return [*partition.common(gradients), backend.upload(norms.astype(gradients.dtype))]
 
-    def _finish(self, batch: _Batch, losses: Array) -> float:
+    def _finish(self, batch: _Batch, losses: Array, requests: Callable[[], Sequence[bool]]) -> float:
         """Wait for the end of a training step, update the state, and return the mean loss of the batch.
+
+        ``requests`` is as for `run`.
 
         Raises
         ------
@@ -418,7 +422,7 @@ class Trainer:
         """
         state, backend, words = self.state, self.network.backend, batch.size
         own = float(backend.download(losses).sum(dtype=np.float64))
-        every = self.communicator.gather([own, *self.requests()])
+        every = self.communicator.gather([own, *requests()])
         total = float(np.cumsum(every[:, 0])[-1])  # added up in the order of ranks
         self.requested = list(map(any, every[:, 1:].T))
         self._check(total / words, batch.exact)

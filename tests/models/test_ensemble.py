@@ -18,6 +18,7 @@ from fflm.arrays import CONFIG, WEIGHTS
 from fflm.errors import FflmError
 from fflm.models.corpora import trained_part
 from fflm.models.ensemble import Ensemble, start_ensemble
+from fflm.models.folder import VOCABULARY, WORDS
 from fflm.models.mixture.model import Mixture
 from fflm.models.scoring import score_part
 from fflm.text.holdout import Share
@@ -76,7 +77,7 @@ def test_ensemble_predicts_the_mean_of_its_members(trained):
     model = library.load(trained / "two.model")
     assert isinstance(model, Mixture)
     assert {path.name for path in (trained / "two.model").iterdir()} == {
-        *("member-1", "member-2", CONFIG, WEIGHTS, "vocabulary.tsv", "corpus"),
+        *("member-1", "member-2", CONFIG, WEIGHTS, VOCABULARY, WORDS, "corpus"),
     }
     contexts = np.random.default_rng(0).integers(0, len(model.vocabulary), (5, 3), np.int32)
     members = [library.load(trained / "two.model" / name) for name in ("member-1", "member-2")]

@@ -39,7 +39,7 @@ from fflm.files import LOCK, write_json
 from fflm.models.corpora import trained_corpus
 from fflm.models.creation import model_path
 from fflm.models.description import EVENTS
-from fflm.models.folder import VOCABULARY, latest_model
+from fflm.models.folder import VOCABULARY, WORDS, latest_model
 from fflm.models.neural import model as neural_model
 from fflm.models.neural.model import NeuralModel
 from fflm.models.neural.train import (
@@ -89,7 +89,7 @@ def training_result(path):
 def test_training_saves_model_with_its_figures(text):
     run = start_session([text], Path("text.model"), **SETTINGS)
     events = finish(run)
-    assert {path.name for path in run.path.iterdir()} == {CONFIG, WEIGHTS, VOCABULARY, LOG, CHECKPOINT, "corpus"}
+    assert {path.name for path in run.path.iterdir()} == {CONFIG, WEIGHTS, VOCABULARY, WORDS, LOG, CHECKPOINT, "corpus"}
     evaluations = [event for event in events if isinstance(event, Evaluation)]
     best = min(evaluations, key=lambda event: event.valid_loss)
     model = library.load("text.model")
@@ -555,10 +555,10 @@ def test_model_replaced_during_loading_is_refused(text, monkeypatch):
         finish(start_session([text], Path(f"{name}.model"), **{**TINY, "epochs": 1, "seed": len(name)}))
     real = neural_model.load_weights
 
-    def load_weights(*arguments):
+    def load_weights(*arguments, **options):
         Path("text.model").rename("old.model")
         Path("other.model").rename("text.model")
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(neural_model, "load_weights", load_weights)
     with pytest.raises(FflmError, match=r"text\.model was replaced while it was read: try again"):
@@ -753,7 +753,7 @@ def test_closed_terminal_saves_checkpoint(text):
     assert 0 < state["epoch"] < 150
     evaluated = [event["step"] for event in read_log(Path("text.model") / LOG, EVENTS) if event["event"] == "evaluation"]
     assert state["step"] >= evaluated[-1]
-    assert {path.name for path in Path("text.model").iterdir()} == {CONFIG, WEIGHTS, VOCABULARY, LOG, CHECKPOINT, "corpus"}
+    assert {path.name for path in Path("text.model").iterdir()} == {CONFIG, WEIGHTS, VOCABULARY, WORDS, LOG, CHECKPOINT, "corpus"}
 
 
 SIGNAL_AFTER_STEPS = """
@@ -763,10 +763,10 @@ from fflm.training.trainer import Trainer
 
 steps, last = Trainer.run, int(sys.argv[1])
 
-def run(trainer):
+def run(trainer, requests):
     if not last:
         signal.raise_signal(signal.SIGTERM)
-    for step, event in enumerate(steps(trainer), 1):
+    for step, event in enumerate(steps(trainer, requests), 1):
         if step == last:
             signal.raise_signal(signal.SIGTERM)
         yield event
