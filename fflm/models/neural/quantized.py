@@ -72,7 +72,8 @@ class QuantizedNetwork(NeuralModel):
         restored = {name: self.arrays[name] for name in shapes(self.config)}
         for name, array in restored.items():
             if array.ndim == 2:
-                restored[name] = array * self.arrays[name + _SCALE][:, None]
+                with np.errstate(invalid="ignore", over="ignore"):  # who predicts refuses numbers that are not finite
+                    restored[name] = array * self.arrays[name + _SCALE][:, None]
         return Parameters.from_arrays(self.config, restored, verify=False)
 
     @property
