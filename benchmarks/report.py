@@ -98,8 +98,8 @@ Speed depends on the machine, and comparisons of speed do, too. On the machine a
 floating-point operations per second in matrix products on one thread, and PyTorch's MKL does {theirs} billion. Much of the
 advantage over PyTorch comes from this difference. On an AMD EPYC machine with AVX2 only, where both libraries are equally
 fast, PyTorch's eager step (with the faster of its two Adam implementations) took 1.3 to 1.9 times as long as fflm's, its
-compiled step took 1.3 to 1.4 times as long, and fast scoring from text reached 0.83 times the rate of KenLM instead of
-{kenlm:.2f} times. The runs on that second machine are not among the recorded results."""
+compiled step took 1.3 to 1.4 times as long, and fast scoring from text, in an earlier version, reached 0.83 times the rate of
+KenLM; here it reaches {kenlm:.2f} times. The runs on that second machine are not among the recorded results."""
 
 
 def introduction() -> str:
@@ -128,7 +128,7 @@ PyTorch {machine["torch"]}. Most runs were made while other programs used the ma
 - `benchmarks/sampled.py` was run with the preset `quick` only, not with the default network.
 - The perplexities of the first two sections were measured before a correction of Adam for the rows that a sampled step
   leaves out. With the correction, the preset `quick` goes from 171.0 to 166.4 on the validation text of WikiText-2.
-- `benchmarks/start_up.py` was run when kernels were compiled as parallel loops of Numba."""
+- The times of training, of inference and of classifiers were measured when kernels were compiled as parallel loops of Numba."""
 
 
 def quality() -> str:

@@ -176,10 +176,10 @@ def first_step(folder: Path, cache: str = "full") -> float:
         command, cwd=folder, env=environment(folder, cache), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr
-        started = any(re.match("epoch", line) for line in process.stderr)  # the table's head is printed when training starts
+        begun = any(re.match("epoch", line) for line in process.stderr)  # the table's head is printed when training starts
         seconds = perf_counter() - started
         process.kill()
-    if not started:
+    if not begun:
         sys.exit("fflm train failed")
     return seconds
 
