@@ -14,7 +14,7 @@ from fflm.backend.common import activation_code
 from fflm.backend.cpu.launching import shares_of
 from fflm.compiling import pack
 from fflm.errors import FflmError
-from fflm.instructions import CACHE_LINE, LANES, PRODUCTS
+from fflm.instructions import LANES, PRODUCTS, aligned_zeros
 from fflm.models.base import TableScorer, check_text
 from fflm.models.language_model import LanguageModel
 from fflm.models.neural import kernels
@@ -243,7 +243,7 @@ def make_tables(model: NeuralModel, dtype: type[np.int16 | np.int8] = np.int16) 
         scales = np.maximum(np.abs(outputs).max(axis=1), np.finfo(np.float32).tiny) / largest_weight
     else:
         output_units = _units(np.abs(outputs).max(axis=0))
-    tables = _aligned_zeros((len(embeddings), len(blocks) + 1, width), dtype)
+    tables = aligned_zeros((len(embeddings), len(blocks) + 1, width), dtype)
     for k, block in enumerate(blocks):
         unit = average_units if k < averages else units
         np.rint(embeddings @ (block / unit), out=tables[:, k, :hidden], casting="unsafe")
@@ -316,14 +316,6 @@ def stored_tables(model: NeuralModel) -> FastTables:
         slope=slope,
         **{name: arrays[name] for name in _STORED},
     )
-
-
-def _aligned_zeros(shape: tuple[int, ...], dtype: type[np.int16 | np.int8]) -> npt.NDArray[Any]:
-    """Return an array of zeros that begins with a line of the cache, so that no read takes two lines where one is enough."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.zeros(size + CACHE_LINE, np.uint8)
-    first = -memory.ctypes.data % CACHE_LINE
-    return memory[first : first + size].view(dtype).reshape(shape)
 
 
 def _reached(largest: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

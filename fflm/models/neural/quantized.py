@@ -72,7 +72,7 @@ class QuantizedNetwork(NeuralModel):
         restored = {name: self.arrays[name] for name in shapes(self.config)}
         for name, array in restored.items():
             if array.ndim == 2:
-                with np.errstate(invalid="ignore", over="ignore"):  # who predicts refuses numbers that are not finite
+                with np.errstate(invalid="ignore", over="ignore"):  # `finite_parameters` refuses such numbers
                     restored[name] = array * self.arrays[name + _SCALE][:, None]
         return Parameters.from_arrays(self.config, restored, verify=False)
 
