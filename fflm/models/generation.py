@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fflm.arguments import Many, Positive, Seed, Size, checked
 from fflm.models.base import Predictor, Temperature, TopP
-from fflm.text.vocabulary import UNKNOWN
+from fflm.text.prefixes import Prefix
 
 LENGTH = 100
 """Default maximum number of tokens of a continuation."""
@@ -27,26 +27,6 @@ _SENTENCE_ENDS = frozenset(".!?。！？")
 _CLOSING_QUOTES = frozenset("\"'”’」』»") | {"''"}
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """A text to be continued, as a model reads it.
-
-    Attributes
-    ----------
-    text
-        The text as the caller gave it.
-    tokens, ids
-        The tokens of the text, and their ids (N,), int32.
-    unknown
-        The distinct tokens that the model reads as ``<unk>``.
-    """
-
-    text: str
-    tokens: list[str]
-    ids: npt.NDArray[np.int32]
-    unknown: list[str]
 
 
 @dataclass(frozen=True)
@@ -72,17 +52,12 @@ class Continuation:
 @checked
 def read_prefix(model: Predictor, text: str) -> Prefix:
     """Return a text as a model reads it; an empty text stands for the start of a new one."""
-    tokens = model.text.tokens(model.text.tokenizer.normalize(text))
-    ids = model.vocabulary.encode(tokens)
-    unknown = dict.fromkeys(tokens[place] for place in np.flatnonzero(ids == model.vocabulary.unknown_id))
-    return Prefix(text, tokens, ids, [token for token in unknown if token != UNKNOWN])
+    return model._prefixes.read(text)
 
 
 def probabilities(model: Predictor, prefix: Prefix) -> Floats:
     """Return p(word | prefix) of every word of the vocabulary, (V,); the probabilities sum to one."""
-    scores = model.log_probabilities(_last_context(model, prefix.ids))[0].astype(np.float64)
-    weights = np.exp(scores - scores.max())
-    distribution: Floats = weights / weights.sum()
+    distribution: Floats = model.probabilities(_last_context(model, prefix.ids))[0]
     return distribution
 
 

@@ -32,6 +32,9 @@ REMEDY = "restore it from a copy, or tune again with `fflm.mix`"
 DEPTH, MODELS = 10, 100
 """Mixtures within each other, and models in all of them together, at most."""
 
+SMALLEST = 1e-290
+"""Probabilities below it may have lost precision, or be 0, because the terms of their sum underflow."""
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -87,16 +90,34 @@ class Mixture(LanguageModel):
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
         contexts = self._check_contexts(contexts)
-        used = [each for each in zip(self.components.values(), self.weights.tolist(), strict=True) if each[1]]
-        logs = [math.log(weight) + each.log_probabilities(_visible(contexts, each)).astype(float) for each, weight in used]
-        highest = np.full_like(logs[0], np.finfo(float).min)  # finite, even of words that are impossible
-        for each in logs:
-            np.maximum(highest, each, out=highest)
-        total = np.zeros_like(highest)
-        for each in logs:
-            total += np.exp(np.subtract(each, highest, out=each), out=each)
+        totals = self._weighted_sum(contexts)
+        small = totals.min(axis=1) < SMALLEST
         with np.errstate(divide="ignore"):
-            return highest + np.log(total, out=total)
+            np.log(totals, out=totals)
+        if small.any():
+            parts = [(math.log(weight), part) for weight, part in self.shares() if weight]
+            logs = [weight + part.log_probabilities(_visible(contexts[small], part)) for weight, part in parts]
+            totals[small] = np.logaddexp.reduce(logs)
+        return totals
+
+    def probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
+        """Return p(word | context) of every word, which sum to one: contexts (B, n), oldest word first -> (B, V)."""
+        totals = self._weighted_sum(self._check_contexts(contexts))
+        totals /= totals.sum(axis=1, keepdims=True)
+        return totals
+
+    def _weighted_sum(self, contexts: npt.NDArray[np.int32]) -> Floats:
+        """Return p(word | context) of every word up to rounding: contexts (B, n), valid ids -> (B, V)."""
+        from fflm.models.mixture.kernels import add_exponentials  # here, because it imports Numba
+
+        totals = np.zeros((len(contexts), len(self.vocabulary)))
+        for weight, part in self.shares():
+            own = np.ascontiguousarray(_visible(contexts, part))
+            if weight and isinstance(part, Cache):
+                part.add_probabilities(own, weight, totals)
+            elif weight:
+                add_exponentials(part.log_probabilities(own), weight, totals)
+        return totals
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
