@@ -275,7 +275,7 @@ class NeuralCache(Cache):
     ) -> npt.NDArray[np.int32]:
         """Return the network's contexts of the words of texts, ids (N,), at places (B,): (B, n)."""
         before = places[:, None] - np.arange(self.network.window, 0, -1)
-        return np.where(before >= begins[places][:, None], ids[before], np.int32(self.context_limits[0]))
+        return np.where(before >= begins[places][:, None], ids[np.maximum(before, 0)], np.int32(self.context_limits[0]))
 
     def _keys(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Return the keys of contexts (B, n): (B, H), of unit length."""

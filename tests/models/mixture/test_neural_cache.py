@@ -93,6 +93,7 @@ def test_neural_cache_equals_naive_computation(model, size, theta, monkeypatch):
     losses = np.minimum(losses, 75)  # the kernel rounds up weights below 1e-38 of the largest
     np.testing.assert_allclose(np.minimum(cache.losses_of_text(ids), 75), losses, **close)
     np.testing.assert_allclose(np.minimum(cache.losses_of_text(ids, 23), 75), losses[23:], **close)
+    np.testing.assert_allclose(np.minimum(cache.losses_of_text(ids[:1]), 75), losses[:1], **close)  # shorter than a context
     for piece in (1, 7):
         monkeypatch.setattr(cache_module, "_PIECE", piece)
         several = cache.losses_of_texts([ids, ids[:0], ids[:17]])
