@@ -1,6 +1,5 @@
 """Mixtures: linear interpolations of language models."""
 
-import json
 import math
 import os
 import time
@@ -20,7 +19,7 @@ from fflm.models.base import LineScorer, Predictor
 from fflm.models.corpora import corpus_path, corpus_paths, relative_path, resolve_relative
 from fflm.models.creation import check_free
 from fflm.models.description import COMPONENTS, MixtureFigures
-from fflm.models.folder import content_hash, fingerprint, read_config, read_text, save_description
+from fflm.models.folder import fingerprint, has_fingerprint, read_config, read_text, save_description
 from fflm.models.language_model import LanguageModel
 from fflm.models.load import load_language_model
 from fflm.models.mixture.cache import Cache, NeuralCache, UnigramCache, network_of
@@ -73,7 +72,7 @@ class Mixture(LanguageModel):
         self.text = model.text
         for name, other in others:
             for what, same in (
-                ("has another vocabulary", other.vocabulary.words == model.vocabulary.words),
+                ("has another vocabulary", other.vocabulary.has_words_of(model.vocabulary)),
                 ("reads text in another way", other.text == model.text),
             ):
                 if not same:
@@ -307,11 +306,6 @@ def interpolate_losses(losses: Floats, weights: Floats) -> Floats:
     return result
 
 
-def _early_fingerprint(path: Path) -> str:
-    """Return the fingerprint as early versions made it: of all that config.json says, of the text's settings only."""
-    return content_hash(path, json.dumps(read_config(path).get("text"), sort_keys=True))
-
-
 def _check_parts(path: Path) -> None:
     """Follow all paths that lead from a mixture to its parts, and to theirs, before anything of them is loaded.
 
@@ -352,7 +346,7 @@ def _components(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _check_component(mixture: Path, place: Path, expected: str) -> None:
     if not (place / CONFIG).is_file():
         raise FflmError(f"{place}, a component of {mixture}, is missing: put it back, or mix others with `fflm.mix`")
-    if expected not in (fingerprint(place), _early_fingerprint(place)):
+    if not has_fingerprint(place, expected):
         raise FflmError(f"{place} has changed since {mixture} was tuned: tune again with `fflm.mix`")
 
 

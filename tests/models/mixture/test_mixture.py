@@ -320,6 +320,18 @@ def test_changed_or_missing_component_is_refused(models, seed):
         fflm.load("m.mix")
 
 
+def test_weights_of_components_are_read_only_to_verify_them(models):
+    mix(["one.model", "two.model"], tune=["held.txt"]).save("m.mix")
+    with Path("two.model", WEIGHTS).open("r+b") as file:
+        file.seek(-1, 2)
+        last = file.read(1)[0]
+        file.seek(-1, 2)
+        file.write(bytes([last ^ 1]))
+    fflm.load("m.mix")
+    with pytest.raises(FflmError, match=r"two\.model.*damaged.*wrong checksum"):
+        fflm.load("m.mix", verify=True)
+
+
 def test_damaged_mixture_is_refused(models):
     mix(["one.model"], cache=5, tune=["held.txt"]).save(Path("m.mix"))
     content = Path("m.mix", CONFIG).read_text()
