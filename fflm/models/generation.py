@@ -11,6 +11,7 @@ import numpy.typing as npt
 from fflm.arguments import Many, Positive, Seed, Size, checked
 from fflm.models.base import Predictor, Temperature, TopP
 from fflm.text.prefixes import Prefix
+from fflm.text.tokenizer import LINE_END, Tokenizer
 
 LENGTH = 100
 """Default maximum number of tokens of a continuation."""
@@ -24,6 +25,7 @@ _MAX_QUOTES = 2
 """Maximum number of closing quotes that are added after the end of a sentence."""
 
 _SENTENCE_ENDS = frozenset(".!?。！？")
+_STRAIGHT_QUOTES = frozenset("\"'")
 _CLOSING_QUOTES = frozenset("\"'”’」』»") | {"''"}
 
 Floats = npt.NDArray[np.float64]
@@ -178,11 +180,30 @@ def render(model: Predictor, prefix: Prefix, continuation: Continuation) -> str:
     if continuation.ended and continuation.ids[-1] == model.vocabulary.end_id:
         tokens.pop()
     tokenizer = model.text.tokenizer
-    before = tokenizer.detokenize(prefix.tokens)
-    added = tokenizer.detokenize(prefix.tokens + tokens)[len(before) :]
+    before = _ending(tokenizer, prefix.tokens)
+    added = tokenizer.detokenize(before + tokens)[len(tokenizer.detokenize(before)) :]
     if prefix.text and tokenizer.is_blank(prefix.text[-1]):
         added = added.removeprefix(" ")
     return prefix.text + added
+
+
+def _ending(tokenizer: Tokenizer, tokens: list[str]) -> list[str]:
+    """Return those of a text's tokens on which the spacing of later ones depends, because a prefix may be long.
+
+    They are the last token, and in the last line, straight quotes and the tokens before these.
+    """
+    if not tokenizer.is_blank(" "):
+        return tokens
+    kept: list[str] = []
+    later_is_kept = True
+    for token in reversed(tokens):
+        if token == LINE_END:
+            break
+        is_quote = token[0] in _STRAIGHT_QUOTES
+        if is_quote or later_is_kept:
+            kept.append(token)
+        later_is_kept = is_quote
+    return kept[::-1]
 
 
 def top_indices(values: npt.NDArray[np.floating[Any]], count: int) -> npt.NDArray[np.intp]:
