@@ -4,7 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import MODES
 
@@ -23,8 +23,8 @@ TOKENIZERS = [
 
 def check(reader, text):
     """Check that a prefix is read as a whole text is."""
-    found, settings = reader.read(text), reader.settings
-    tokens = settings.tokens(settings.tokenizer.normalize(text))
+    found = reader.read(text)
+    tokens = reader.settings.tokens(reader.settings.tokenizer.normalize(text))
     assert (found.text, found.tokens) == (text, tokens)
     assert found.ids.dtype == np.int32
     np.testing.assert_array_equal(found.ids, reader.vocabulary.encode(tokens))
@@ -34,11 +34,12 @@ def check(reader, text):
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=repr)
 @pytest.mark.parametrize("mode", MODES)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 9), st.text("ab \n\r\t.'Σ\u0301\xa01,", max_size=9)), max_size=8))
 def test_prefix_after_others_equals_whole_text(mode, tokenizer, steps):
     """Each prefix takes some characters off the one before, and adds others."""
-    settings = TextSettings(tokenizer, MODES[mode].mode, MODES[mode].line_ends)
-    reader = PrefixReader(settings, Vocabulary.from_words(["a", "b", "ab", ".", " "], {}, ends=settings.ends))
+    read = TextSettings(tokenizer, MODES[mode].mode, MODES[mode].line_ends)
+    reader = PrefixReader(read, Vocabulary.from_words(["a", "b", "ab", ".", " "], {}, ends=read.ends))
     text = ""
     for taken, added in steps:
         text = text[: len(text) - taken] + added
@@ -46,8 +47,7 @@ def test_prefix_after_others_equals_whole_text(mode, tokenizer, steps):
 
 
 def test_words_before_the_last_blank_are_read_once():
-    settings = TextSettings(Tokenizer("space"), mode="sentence")
-    reader = PrefixReader(settings, Vocabulary.from_words(["a"], {}, ends=True))
+    reader = PrefixReader(TextSettings(Tokenizer("space"), mode="sentence"), Vocabulary.from_words(["a"], {}, ends=True))
     first = reader.read("a zebra a")
     assert reader.read("a zebra ab").tokens[0] is first.tokens[0]
     copy = pickle.loads(pickle.dumps(reader))

@@ -136,7 +136,7 @@ def test_keys_of_a_growing_text_are_computed_once(model, monkeypatch):
 def test_each_context_has_one_place_whatever_the_order():
     """Texts repeat, jump back and have words that do not count; equal contexts are found again, others get new places."""
     generator, width, size = np.random.default_rng(3), 2, 5
-    slots, known = np.zeros(512, np.int32), np.empty((200, width), np.int32)
+    slots, known = np.zeros(64, np.int32), np.empty((32, width), np.int32)  # full enough that contexts share slots
     text, numbers, count = generator.integers(0, 5, 200).astype(np.int32), {}, 0
     for first in [*range(60), *range(30, 0, -1), *generator.integers(0, 190, 60).tolist()]:
         contexts = np.stack([text[first : first + width + size], text[first // 2 : first // 2 + width + size]])
