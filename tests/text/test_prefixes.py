@@ -4,7 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny import MODES
 
@@ -35,6 +35,7 @@ def check(reader, text):
 @pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=repr)
 @pytest.mark.parametrize("mode", MODES)
 @settings(max_examples=25)
+@example([(0, "a b"), (1, "\n b"), (9, "a \nb"), (0, " c\n"), (3, " \n\n b"), (0, " b"), (9, "a")])
 @given(st.lists(st.tuples(st.integers(0, 9), st.text("ab \n\r\t.'Σ\u0301\xa01,", max_size=9)), max_size=8))
 def test_prefix_after_others_equals_whole_text(mode, tokenizer, steps):
     """Each prefix takes some characters off the one before, and adds others."""
