@@ -49,6 +49,7 @@ RUNS: dict[str, tuple[bool, bool, dict[str, Any]]] = {
     "exact loss, float32": (False, False, {}),
     "exact loss, mixed, graph": (True, True, {}),
     "exact loss, mixed": (False, True, {}),
+    "sampled loss, float32, graph": (True, False, {"loss": "sampled", "samples": 512}),
     "sampled loss, float32": (False, False, {"loss": "sampled", "samples": 512}),
 }
 """The training steps: whether graphs are used, whether in mixed precision, and settings."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fflm.backend.common import Scratch, activation_code, adam_corrections, dropout_threshold, flat, halves
+from fflm.backend.common import Scratch, activation_code, dropout_threshold, flat, halves
 from fflm.backend.cuda import kernels
 from fflm.backend.cuda.communication import connect_gpus
 from fflm.backend.cuda.graphs import GraphRecording, PlacedNumbers, packed
@@ -25,8 +25,8 @@ from fflm.parallel.communicator import Communicator
 PARTS = 1024
 """Maximum number of blocks that reduce an array, each of which has one result, or that process several arrays."""
 
-TABLES = 16
-"""Maximum number of tables of addresses that are kept."""
+TABLES = 64
+"""Maximum number of tables of addresses that are kept. A step needs up to three, and if they are dropped, its graph is, too."""
 
 PRODUCTS = {form: make_single_product(form) for form in FORMS}
 """The kernels of matrix products in single precision, by their form."""
@@ -264,6 +264,10 @@ class CudaBackend:
 
     def recording(self) -> Recording:
         return GraphRecording(self)
+
+    def padded(self, rows: int) -> int:
+        unit = max(COLUMNS, 1 << max(0, rows.bit_length() - 4))  # from COLUMNS on, at most one eighth is added
+        return -(-rows // unit) * unit
 
     @contextmanager
     def own_memory(self, reserve: Reserve, buffers: dict[Hashable, Array]) -> Iterator[None]:
@@ -621,12 +625,10 @@ class CudaBackend:
         idle: Array,
         keeps: Array,
         *,
-        rate: float,
+        numbers: Any,
         beta1: float,
         beta2: float,
         epsilon: float,
-        step: int,
     ) -> None:
-        if step:
-            numbers = map(c_float, (rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
-            self._launch(kernels.adam_catch_up, len(weight), weight, first, second, idle, keeps, *numbers)
+        constants = map(c_float, (beta1, beta2, epsilon))
+        self._launch(kernels.adam_catch_up, len(weight), weight, first, second, idle, keeps, numbers.reals, *constants)

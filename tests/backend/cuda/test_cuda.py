@@ -110,7 +110,7 @@ def recorded_launches(mixed):
     backend.rmsprop_step([one], [one], [one], decay=0.9, epsilon=1e-3, **numbers)
     adam = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3}
     backend.adam_step([one], [one], [one], [one], **numbers, **adam, shrinks=True)
-    backend.adam_catch_up(one, one, one, two, two, **adam, rate=0.1, step=3)
+    backend.adam_catch_up(one, one, one, two, two, **adam, numbers=placed)
     return backend.launches
 
 
