@@ -84,10 +84,10 @@ class LazyAdam:
             if name in self.done:
                 done, size = self.done[name], 0
                 if subset:
-                    done, size = done[subset.rows[name]], len(subset.places[name])
-                steps, decay = (self._due - done).T.astype(weight.dtype)
+                    done, size = done.take(subset.rows[name], axis=0), len(subset.places[name])
+                steps, decay = ((due - own).astype(weight.dtype) for due, own in zip(self._due, done.T, strict=True))
                 keeps = np.exp(-decay) if weight.ndim > 1 else np.ones_like(decay)  # biases do not decay
-                skipped |= {f"idle.{name}": padded(np.ascontiguousarray(steps), size, 0), f"keeps.{name}": padded(keeps, size, 1)}
+                skipped |= {f"idle.{name}": padded(steps, size, 0), f"keeps.{name}": padded(keeps, size, 1)}
         return skipped
 
     def catch_up(self, backend: Backend, parts: Sequence[Parameters], skipped: Mapping[str, Any]) -> None:
