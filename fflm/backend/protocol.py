@@ -129,7 +129,7 @@ class Backend(Protocol):
 
     @property
     def full_precision(self) -> "Backend":
-        """The full-precision backend, for evaluation: this one, unless it computes in mixed precision."""
+        """The full-precision backend, for evaluation: this one, unless it rounds the operands of products."""
 
     def release(self) -> None:
         """Free the memory that is kept between calls."""

@@ -229,7 +229,7 @@ def test_prediction_uses_single_precision():
 def test_mixed_precision_needs_a_gpu(text):
     with pytest.raises(FflmError, match="mixed precision needs the device cuda"):
         train.start_session([text], Path("other.model"), precision="mixed")
-    with pytest.raises(FflmError, match="`precision` must be one of fp32, tf32, mixed, not 'half'"):
+    with pytest.raises(FflmError, match="`precision` must be one of fp32, mixed, tf32, not 'half'"):
         train.start_session([text], Path("other.model"), precision="half")
     with pytest.raises(FflmError, match="TF32 needs the device cuda"):
         train.start_session([text], Path("other.model"), precision="tf32")
