@@ -14,6 +14,7 @@ from fflm.backend.devices import choose_device, device_backend
 from fflm.errors import FflmError
 from fflm.models.classifier.model import TextClassifier
 from fflm.models.mixture.cache import NeuralCache
+from fflm.models.mixture.model import Mixture
 from fflm.models.neural.fast import FastScorer
 from fflm.models.neural.model import NeuralModel
 from fflm.models.ngram.arpa import write_arpa
@@ -131,7 +132,7 @@ def _scorers(folder: Path) -> None:
     scorer.losses_of_text(ids)
     cache = NeuralCache(5, 10.0, scorer.model)
     cache.losses_of_text(ids)
-    cache.log_probabilities(ids[None, : cache.window])
+    Mixture({"network": scorer.model, "cache": cache}, [0.5, 0.5]).next_words("The cat", 3)
     for each in (ngram, scorer, scorer.model):
         each.scores(_TEXT.splitlines()[:1])
     sentences = train_ngram([folder / "text.txt"], folder / "sentences.ngram", 3, mode="sentence")

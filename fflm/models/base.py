@@ -16,6 +16,7 @@ from fflm.network.config import CELLS, NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.signals import raise_cause
+from fflm.text.prefixes import PrefixReader
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
@@ -191,6 +192,13 @@ class Predictor(LineScorer, Protocol):
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
 
+    def probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+        """Return p(word | context) of every word, which sum to one: contexts (B, n), oldest word first -> (B, V)."""
+        scores = self.log_probabilities(contexts).astype(np.float64)
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        distribution: npt.NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+        return distribution
+
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
 
@@ -208,6 +216,10 @@ class Predictor(LineScorer, Protocol):
     def windows(self, ids: npt.NDArray[np.integer[Any]]) -> Windows:
         """Return the training examples of a text of ids (N,): contexts and the words that follow them."""
         return Windows.of(ids, self.vocabulary, self.text, self.window)
+
+    @cached_property
+    def _prefixes(self) -> PrefixReader:
+        return PrefixReader(self.text, self.vocabulary)
 
     @cached_property
     def context_limits(self) -> tuple[int, int]:
