@@ -175,7 +175,7 @@ class NgramModel(TableScorer, LanguageModel):
         return losses
 
     def _line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
-        """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
+        """Return -log p of the words of lines (N,), nats, of which `Encoder` made ids (N,) and borders (L + 1,)."""
         losses: npt.NDArray[np.floating] = kernels.ngram_losses_of_lines(ids, borders, self.packed)
         return losses
 
