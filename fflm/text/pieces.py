@@ -134,8 +134,8 @@ class Pieces:
         """Tokenize the pieces that kernels have added, and make room for those of a text."""
         from fflm.text.kernels import grow_table
 
+        vars(self).pop("table", None)  # first, so that it never has other arrays than this object, even after an interruption
         known, tokenized = self._counts.tolist()
-        before = self._distinct, self._starts, self._slots, self._single, self._token_starts, self._tokens
         if known > tokenized:
             lines = str(self._distinct[self._starts[tokenized] : self._starts[known]].data, "utf-8", "surrogatepass")
             new, normalized = self.tokenize(lines)
@@ -158,9 +158,6 @@ class Pieces:
         self._starts = _with_room(self._starts, known + len(text) // 2 + 2)
         if 2 * known > len(self._slots):
             self._slots = grow_table(self._slots)
-        after = self._distinct, self._starts, self._slots, self._single, self._token_starts, self._tokens
-        if any(one is not other for one, other in zip(before, after, strict=True)):
-            vars(self).pop("table", None)
 
 
 def as_bytes(text: str) -> bytes:
