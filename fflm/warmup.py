@@ -24,7 +24,7 @@ from fflm.network.config import NetworkConfig, Output
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.text.numbering import Numbering
-from fflm.text.tokenizer import Tokenizer
+from fflm.text.settings import TextSettings
 from fflm.training.examples import Rows
 from fflm.training.settings import OptimizerName, TrainingSettings
 from fflm.training.trainer import Trainer
@@ -92,9 +92,9 @@ def warm_up(device: Device = "cpu") -> Iterator[str]:
 
 def _read() -> None:
     """Compile the kernels that read text."""
-    numbering = Numbering(Tokenizer())
-    numbering.number("the cat " * (1 << 17))  # kernels are used once a text has this length
-    numbering.number(" ".join(map(str, range(5000))))
+    numbering = Numbering(TextSettings())
+    numbering.number(b"the cat " * (1 << 17))  # kernels are used once a text has this length
+    numbering.number(" ".join(map(str, range(5000))).encode())
 
 
 def _language_models(folder: Path, device: Device) -> None:

@@ -150,7 +150,7 @@ class Mixture(LanguageModel):
         return [np.stack(of_text).astype(float) for of_text in losses]
 
     def _line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> Floats:
-        """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
+        """Return -log p of the words of lines (N,), nats, of which `Encoder` made ids (N,) and borders (L + 1,)."""
         return interpolate_losses(self.component_line_losses(ids, borders), self.weights)
 
     def component_line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> Floats:
@@ -279,7 +279,7 @@ class ComponentScorer(LineScorer):
         return list(map(self._recorded, texts, self.mixture.component_losses_of_texts(texts)))
 
     def _line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> Floats:
-        """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
+        """Return -log p of the words of lines (N,), nats, of which `Encoder` made ids (N,) and borders (L + 1,)."""
         return self._recorded(ids, self.mixture.component_line_losses(ids, borders))
 
     def _recorded(self, targets: npt.NDArray[np.int32], losses: Floats) -> Floats:
