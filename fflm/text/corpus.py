@@ -43,6 +43,8 @@ class Part:
     characters
         The number of characters of the normalized text, newlines included. Where two parts share a chunk of the text (at most
         262,144 characters), its characters are divided in proportion to the tokens.
+    bytes, words
+        The number of bytes and of words, as for `fflm.text.extent.Extent`, divided likewise; 0 in a corpus of an early version.
     sha256
         The checksum of the bytes of the ids, 64 hexadecimal digits.
     """
@@ -52,12 +54,15 @@ class Part:
     unknown: int
     ends: int
     characters: int
+    bytes: int
+    words: int
     sha256: str = field(repr=False)
 
     @property
     def counts(self) -> dict[str, int]:
         """The counts that belong to the evaluation conditions of this part."""
-        return {"tokens": self.tokens, "unknown": self.unknown, "ends": self.ends, "characters": self.characters}
+        counts = {"tokens": self.tokens, "unknown": self.unknown, "ends": self.ends, "characters": self.characters}
+        return {**counts, "bytes": self.bytes, "words": self.words} if self.bytes else counts
 
 
 @dataclass(frozen=True, repr=False)
@@ -113,7 +118,8 @@ class Corpus:
             if part := about["parts"].get(name):
                 counts = {key: part[key] for key in ("tokens", "unknown", "ends", "sha256")}
                 ids = Ids(path / f"{name}.npy", len(vocabulary), vocabulary.end_id, **counts)
-                parts[name] = Part(ids, characters=part["characters"], **counts)
+                sizes = {key: part.get(key, 0) for key in ("characters", "bytes", "words")}
+                parts[name] = Part(ids, **sizes, **counts)
         return cls(path, settings, vocabulary, parts)
 
     def moved(self, path: Path) -> "Corpus":
@@ -168,6 +174,8 @@ class _PartAbout(TypedDict):
     unknown: Amount
     ends: Amount
     characters: Amount
+    bytes: NotRequired[Amount]
+    words: NotRequired[Amount]
     sha256: str
 
 

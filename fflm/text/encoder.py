@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from fflm.text.extent import Extent
 from fflm.text.numbering import Numbering, Numbers
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
@@ -28,14 +29,14 @@ class Encoder:
         self._numbering = Numbering(settings.tokenizer, MAX_TYPES)
         self._ids = np.empty(0, np.int32)  # (K,): the id of each token that has a number
 
-    def encode(self, chunk: str) -> tuple[npt.NDArray[np.int32], int]:
-        """Return the ids of the next chunk, (N,), and the number of its characters when it is normalized."""
-        start, numbers, characters = number_chunk(chunk, self.settings, self._numbering)
+    def encode(self, chunk: str) -> tuple[npt.NDArray[np.int32], Extent]:
+        """Return the ids of the next chunk, (N,), and its extent."""
+        start, numbers, extent = number_chunk(chunk, self.settings, self._numbering)
         self._ids = np.append(self._ids[:start], self.vocabulary.encode(self._numbering.types(start)))
-        return self._ids[numbers], characters
+        return self._ids[numbers], extent
 
 
-def number_chunk(chunk: str, settings: TextSettings, numbering: Numbering) -> tuple[int, Numbers, int]:
+def number_chunk(chunk: str, settings: TextSettings, numbering: Numbering) -> tuple[int, Numbers, Extent]:
     """Normalize and tokenize a chunk.
 
     Returns
@@ -44,9 +45,9 @@ def number_chunk(chunk: str, settings: TextSettings, numbering: Numbering) -> tu
         The numbers from ``start`` on are new, as `Numbering.number` returns it.
     numbers : numpy.ndarray
         The numbers of the tokens, (N,), uint32.
-    characters : int
-        The number of characters of the normalized chunk.
+    extent : Extent
+        The extent of the chunk.
     """
     text = settings.tokenizer.normalize(chunk)
     start, numbers = numbering.number(text)
-    return start, settings.keep_predicted_ends(numbers), len(text)
+    return start, settings.keep_predicted_ends(numbers), Extent.of(chunk, text)

@@ -19,6 +19,7 @@ from fflm.parallel.world import threads_per_process
 from fflm.processors import usable_processors
 from fflm.text.corpus import ABOUT, FILES, FORMAT, PARTS, VERSION, Corpus, checksum
 from fflm.text.encoder import MAX_TYPES, number_chunk
+from fflm.text.extent import Extent
 from fflm.text.holdout import Count, Share, Test, Valid, parse_held_out
 from fflm.text.ids import Tally, id_type
 from fflm.text.numbering import Numbering, Numbers
@@ -191,28 +192,28 @@ def _check_free(out: Path, overwrite: bool) -> None:
     check_own(out, FILES)
 
 
-_Numbered = tuple[int | None, int, list[str], Numbers, int]
+_Numbered = tuple[int | None, int, list[str], Numbers, Extent]
 """A chunk that was tokenized in a worker process: the id of the process, its first new number, the tokens that have the numbers
-from there on, the numbers of the chunk's tokens, (N,), uint32, and the number of characters of the normalized chunk. Without an
-id, the chunk was tokenized in this process, and the numbers are its own."""
+from there on, the numbers of the chunk's tokens, (N,), uint32, and the extent of the chunk. Without an id, the chunk was
+tokenized in this process, and the numbers are its own."""
 
 
 def _number_chunks(
     chunks: Iterator[str], settings: TextSettings, numbering: Numbering, processes: int
-) -> Iterator[tuple[Numbers, int]]:
-    """Tokenize chunks, in worker processes if it takes long; yield in order the numbers of each, (N,), and its characters."""
+) -> Iterator[tuple[Numbers, Extent]]:
+    """Tokenize chunks, in worker processes if it takes long; yield in order the numbers of each, (N,), and its extent."""
 
     def number(chunk: str) -> _Numbered:
         return None, 0, [], *number_chunk(chunk, settings, numbering)[1:]
 
     tables: dict[int, Numbers] = {}  # for each worker: (K,), the number in `numbering` of each of the worker's numbers
-    for worker, start, types, numbers, characters in map_in_order(number, chunks, processes, _prepare_worker, (settings,)):
+    for worker, start, types, numbers, extent in map_in_order(number, chunks, processes, _prepare_worker, (settings,)):
         if worker is None:
-            yield numbers, characters
+            yield numbers, extent
             continue
         known = tables.get(worker, np.empty(0, np.uint32))[:start]
         tables[worker] = np.append(known, numbering.numbers(types))
-        yield tables[worker][numbers], characters
+        yield tables[worker][numbers], extent
 
 
 def _prepare_worker(settings: TextSettings) -> Callable[[str], _Numbered]:
@@ -220,8 +221,8 @@ def _prepare_worker(settings: TextSettings) -> Callable[[str], _Numbered]:
     numbering = Numbering(settings.tokenizer, MAX_TYPES)
 
     def number(chunk: str) -> _Numbered:
-        start, numbers, characters = number_chunk(chunk, settings, numbering)
-        return os.getpid(), start, numbering.types(start), numbers, characters
+        start, numbers, extent = number_chunk(chunk, settings, numbering)
+        return os.getpid(), start, numbering.types(start), numbers, extent
 
     return number
 
@@ -237,7 +238,8 @@ class _ProvisionalIds:
     start
         The position of the first of the ids in the file.
     marks
-        (2, M), int64: the numbers of tokens and of characters read by the end of each chunk, beginning with zeros.
+        (4, M), int64: the numbers of tokens, and of characters, bytes and words (`Extent`), read by the end of each chunk,
+        beginning with zeros.
     """
 
     path: Path
@@ -257,12 +259,13 @@ class _ProvisionalIds:
 
     def slice(self, start: int, stop: int) -> "_ProvisionalIds":
         """Return the ids from position ``start`` to ``stop``."""
-        characters = self._characters(stop) - self._characters(start)
-        return _ProvisionalIds(self.path, self.start + start, np.array([[0, stop - start], [0, characters]]))
+        sizes = [stop - start, *np.subtract(self._extent(stop), self._extent(start))]
+        return _ProvisionalIds(self.path, self.start + start, np.array([[0] * len(sizes), sizes]).T)
 
-    def _characters(self, position: int) -> int:
-        """Return the number of characters before a position, interpolated within a chunk."""
-        return round(np.interp(position, *self.marks)) if position else 0
+    def _extent(self, position: int) -> Extent:
+        """Return the extent of the text before a position, interpolated within a chunk."""
+        tokens, *others = self.marks
+        return Extent(*(round(np.interp(position, tokens, each)) for each in others)) if position else Extent()
 
 
 @dataclass(frozen=True)
@@ -329,11 +332,11 @@ class _Numberer:
         found = [json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) for path in paths]
         read, tables = [0] * size, [np.empty(0, np.uint32)] * size
 
-        def chunks(name: str) -> Iterator[tuple[Numbers, int]]:
+        def chunks(name: str) -> Iterator[tuple[Numbers, Extent]]:
             for rank, (path, parts) in enumerate(zip(paths, found, strict=True)):
                 tables[rank] = np.append(tables[rank], numbering.numbers(parts[name]["types"]))
-                for count, characters in np.diff(parts[name]["marks"]).T.tolist():
-                    yield tables[rank][np.fromfile(path, np.uint32, count, offset=4 * read[rank])], characters
+                for count, *extent in np.diff(parts[name]["marks"]).T.tolist():
+                    yield tables[rank][np.fromfile(path, np.uint32, count, offset=4 * read[rank])], Extent(*extent)
                     read[rank] += count
 
         return self._write({name: chunks(name) for name in self.files}, numbering, None)
@@ -344,15 +347,15 @@ class _Numberer:
 
     def _chunks(
         self, paths: Sequence[Path], numbering: Numbering, share: tuple[int, int] = (0, 1)
-    ) -> Iterator[tuple[Numbers, int]]:
-        """Read a share of some files, and yield the numbers of each chunk, (N,), and its characters."""
+    ) -> Iterator[tuple[Numbers, Extent]]:
+        """Read a share of some files, and yield the numbers of each chunk, (N,), and its extent."""
         source = self.source
         chunks = read_chunks(paths, source.encoding, source.errors, share=share)
         return _number_chunks(chunks, source.settings, numbering, self.processes)
 
     def _write(
         self,
-        texts: Mapping[str, Iterator[tuple[Numbers, int]]],
+        texts: Mapping[str, Iterator[tuple[Numbers, Extent]]],
         numbering: Numbering,
         progress: Callable[[int], None] | None,
     ) -> dict[str, _ProvisionalIds]:
@@ -367,16 +370,16 @@ class _Numberer:
         return result
 
 
-def _append(chunks: Iterator[tuple[Numbers, int]], file: BinaryIO, progress: Callable[[int], None] | None) -> _ProvisionalIds:
-    """Append the provisional ids of a text, which come with the characters of each chunk, to a file."""
+def _append(chunks: Iterator[tuple[Numbers, Extent]], file: BinaryIO, progress: Callable[[int], None] | None) -> _ProvisionalIds:
+    """Append the provisional ids of a text, which come with the extent of each chunk, to a file."""
     start = file.tell() // 4
-    marks = [(0, 0)]
-    for numbers, characters in chunks:
+    sizes = [(0, *Extent())]
+    for numbers, extent in chunks:
         file.write(numbers.tobytes())
-        marks.append((marks[-1][0] + len(numbers), marks[-1][1] + characters))
+        sizes.append((len(numbers), *extent))
         if progress:
-            progress(characters)
-    return _ProvisionalIds(Path(file.name), start, np.array(marks).T)
+            progress(extent.characters)
+    return _ProvisionalIds(Path(file.name), start, np.cumsum(sizes, axis=0).T)
 
 
 def _cut(text: _ProvisionalIds, sizes: Mapping[str, Share | Count], end: int | None) -> dict[str, _ProvisionalIds]:
@@ -460,6 +463,6 @@ def _write_part(path: Path, part: _ProvisionalIds, table: npt.NDArray[np.unsigne
         "tokens": tally.tokens,
         "unknown": tally.unknown,
         "ends": tally.ends,
-        "characters": int(part.marks[1, -1]),
+        **Extent(*part.marks[1:, -1].tolist())._asdict(),
         "sha256": tally.sha256,
     }

@@ -10,6 +10,7 @@ from test_tokenizer import PIECES, TEXTS, TOKENIZERS
 
 from fflm.text import encoder, numbering
 from fflm.text.encoder import Encoder
+from fflm.text.extent import Extent
 from fflm.text.numbering import Numbering
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END, Tokenizer
@@ -55,10 +56,10 @@ def test_encoder_gives_same_ids_as_encode_text(chunks, settings, words, limit):
     with mock.patch.object(encoder, "MAX_TYPES", limit):
         encoding = Encoder(settings, vocabulary)
     for chunk in chunks:
-        ids, characters = encoding.encode(chunk)
+        ids, extent = encoding.encode(chunk)
         assert ids.dtype == np.int32
         assert ids.tolist() == settings.encode_text(chunk, vocabulary).tolist()
-        assert characters == len(settings.tokenizer.normalize(chunk))
+        assert extent == Extent.of(chunk, settings.tokenizer.normalize(chunk))
 
 
 @pytest.mark.parametrize("mode", ["space", "word"])
