@@ -232,7 +232,7 @@ def _show_words(scorer: "TextScorer", lines: "Iterator[ScoredLine]", request: Re
         for token, id_, loss in zip(line.tokens, line.ids.tolist(), line.losses.tolist(), strict=True):
             position += 1
             kind = {scorer.vocabulary.unknown_id: "unknown", scorer.vocabulary.end_id: "end"}.get(id_, "word")
-            word = END if kind == "end" else token
+            word = END if kind == "end" else token if request.as_json else scorer.text.tokenizer.readable(token)
             if request.as_json:
                 logs = {"log_probability": -loss, "log10_probability": -loss / math.log(10)}
                 place = {"line": number, "position": position}

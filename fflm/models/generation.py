@@ -71,8 +71,12 @@ class Continuation:
 
 @checked
 def read_prefix(model: Predictor, text: str) -> Prefix:
-    """Return a text as a model reads it; an empty text stands for the start of a new one."""
-    tokens = model.text.tokens(model.text.tokenizer.normalize(text))
+    """Return a text as a model reads it; an empty text stands for the start of a new one.
+
+    Spaces at the end are not read if tokens are subwords, because that of the next word begins with a space.
+    """
+    read = text.rstrip(" ") if model.text.tokenizer.mode == "subword" else text
+    tokens = model.text.tokens(model.text.tokenizer.normalize(read))
     ids = model.vocabulary.encode(tokens)
     unknown = dict.fromkeys(tokens[place] for place in np.flatnonzero(ids == model.vocabulary.unknown_id))
     return Prefix(text, tokens, ids, [token for token in unknown if token != UNKNOWN])
@@ -205,6 +209,8 @@ def render(model: Predictor, prefix: Prefix, continuation: Continuation) -> str:
     tokenizer = model.text.tokenizer
     before = tokenizer.detokenize(prefix.tokens)
     added = tokenizer.detokenize(prefix.tokens + tokens)[len(before) :]
+    if tokenizer.mode == "subword":
+        return prefix.text.rstrip(" ") + added.rstrip("\ufffd")  # which stand for a character that was not completed
     if prefix.text and tokenizer.is_blank(prefix.text[-1]):
         added = added.removeprefix(" ")
     return prefix.text + added

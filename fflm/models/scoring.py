@@ -133,7 +133,7 @@ class Score:
         """
         if (self.vocabulary, self.rule, self.policy) != (other.vocabulary, other.rule, other.policy):
             raise ValueError("scores of different vocabularies or policies cannot be added")
-        names = ("tokens", "unknown", "ends", "characters", "loss_sum", "unknown_loss_sum")
+        names = ("tokens", "unknown", "ends", "characters", "bytes", "words", "loss_sum", "unknown_loss_sum")
         return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeAlias, TypedDict
 
-import msgspec
 from msgspec import Meta
 
 from fflm.arguments import PathLike, to_path
@@ -16,13 +15,14 @@ from fflm.files import restore
 from fflm.stored import from_json, read_whole
 from fflm.text.ids import Ids
 from fflm.text.settings import TextSettings
+from fflm.text.subwords import FILE as SUBWORDS
 from fflm.text.vocabulary import Vocabulary, VocabularyAbout
 
 FORMAT, VERSION = "fflm corpus", 1
 ABOUT = "corpus.json"
 REMEDY = "tokenize the text again"
 PARTS = ("train", "valid", "test")
-FILES = (ABOUT, "vocabulary.tsv", *(f"{name}.npy" for name in PARTS))
+FILES = (ABOUT, "vocabulary.tsv", SUBWORDS, *(f"{name}.npy" for name in PARTS))
 """Names of the files in the folder of a corpus."""
 
 
@@ -109,7 +109,7 @@ class Corpus:
         about = from_json(content, _About, source, REMEDY)
         if about.get("sha256") not in (None, checksum(about)):
             raise FflmError(f"{path / ABOUT} is damaged (wrong sha256, its content has changed): {REMEDY}")
-        settings = msgspec.convert(about["settings"], TextSettings)
+        settings = TextSettings.load(path, about["settings"])
         vocabulary = Vocabulary.load(path / "vocabulary.tsv", about["vocabulary"])
         if "train" not in about["parts"] or vocabulary.ends != settings.ends:
             raise FflmError(f"{path} is damaged (its files do not fit together): {REMEDY}")

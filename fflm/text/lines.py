@@ -43,7 +43,7 @@ class LineEncoder:
     def __init__(self, settings: TextSettings, vocabulary: Vocabulary) -> None:
         self.settings = settings
         self.vocabulary = vocabulary
-        self.reads_pieces = settings.tokenizer.mode != "char"
+        self.reads_pieces = settings.tokenizer.cuts_at_blanks
         self._words: Pieces | None = None  # the table with the vocabulary's words alone
         self._own = threading.local()
 

@@ -21,7 +21,7 @@ class Numbering:
     """Numbers the distinct tokens of a text in the order of their first occurrence; `LINE_END` is 0.
 
     The beginning of a text is tokenized directly. A kernel cuts the rest into pieces at spaces and newlines, and only new pieces
-    are tokenized. This is exact in all modes but ``"char"``, because no token depends on text beyond a space.
+    are tokenized. This is exact if `Tokenizer.cuts_at_blanks`; otherwise a text is tokenized as a whole.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class Numbering:
         start = len(self)
         self.numbers([LINE_END])
         self._seen += len(text)
-        if self._seen <= _SHORT or self.tokenizer.mode == "char":
+        if self._seen <= _SHORT or not self.tokenizer.cuts_at_blanks:
             return start, self._split(text)
         if self._pieces.size > MAX_BYTES:
             self._pieces = Pieces()

@@ -4,9 +4,9 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ from fflm.text.ids import Tally, id_type
 from fflm.text.numbering import Numbering, Numbers
 from fflm.text.reading import read_chunks
 from fflm.text.settings import TextSettings
+from fflm.text.subwords import BYTES, Subwords, import_library
+from fflm.text.tokenizer import LINE_END, Tokenizer
 from fflm.text.vocabulary import Vocabulary, VocabularyRule, read_words
 from fflm.workers import map_in_order
 
@@ -105,6 +107,10 @@ def tokenize(
     counted and the vocabulary is built, and the second pass replaces the provisional ids. The parts cut off the end of the text
     are contiguous, in the order train, valid, test; in sentence mode each of them begins after the next sentence end.
 
+    For subwords, the text is cut before it is tokenized, where it would be cut if its tokens were words: so the parts are the
+    same texts, and scores of them can be compared. Unless the rule names a tokenizer.json, or there is a base, subwords are
+    trained on the parts that the rule counts.
+
     Parameters
     ----------
     source
@@ -130,23 +136,26 @@ def tokenize(
         If the text cannot be read, has no words or is too short for its parts, or the folder cannot be written.
     """
     out = to_path("out", out)
+    _check_subwords(source, communicator)
     files, sizes = source.parts()
     given_words = _given_words(source)
     with contextlib.ExitStack() as stack:
         making = replacing_folder(out, lambda: _check_free(out, overwrite), "writing to")
         folder = Path(communicator.on_first(lambda: str(stack.enter_context(making))))
         workers = processes or threads_per_process(usable_processors())
-        numberer = _Numberer(files, source, folder.parent, workers, progress)
+        numberer = _Numberer(files, files, source, folder.parent, workers, progress)
+        if source.settings.tokenizer.mode == "subword":
+            numberer, sizes = numberer.split_into_subwords(sizes), {}
         if communicator.size > 1:
             numberer.number_share(communicator)
 
         def write() -> None:
-            numbering = Numbering(source.settings.tokenizer)
+            numbering = Numbering(numberer.source.settings.tokenizer)
             alone = communicator.size == 1
             texts = numberer.number(numbering) if alone else numberer.merge(numbering, communicator.size)
             cut = _cut(texts.pop("train"), sizes, 0 if source.settings.mode == "sentence" else None)
             parts = {name: part for name in PARTS if (part := (cut | texts).get(name))}
-            _write_corpus(folder, files, source, parts, numbering.types(), given_words)
+            _write_corpus(folder, files, numberer.source, parts, numbering.types(), given_words)
 
         communicator.on_first(write)
     communicator.barrier()  # the first process has published the folder
@@ -173,12 +182,27 @@ def _write_corpus(
         "parts": {name: _write_part(folder / f"{name}.npy", ids, table, vocabulary.end_id) for name, ids in parts.items()},
     }
     vocabulary.save(folder / "vocabulary.tsv")
+    source.settings.save_subwords(folder)
     write_json(folder / ABOUT, {**about, "sha256": checksum(about)})
 
 
+def _check_subwords(source: TextSource, communicator: Communicator) -> None:
+    """Raise an FflmError if text cannot be split into subwords as a source says, or their library is missing."""
+    if source.settings.tokenizer.mode != "subword":
+        return
+    import_library()
+    if communicator.size > 1:
+        raise FflmError("text is split into subwords by one process and its `processes`: start one, then train on what it writes")
+    if source.extended:
+        raise FflmError("every text can be made of the subwords that there are: leave out `extend_vocabulary`")
+    rule, least = source.rule, BYTES + 1 + source.settings.ends
+    if rule.max_size is not None and rule.max_size < least and rule.words is None and source.base is None:
+        raise FflmError(f"a vocabulary of subwords has all {BYTES} bytes and the symbols: give a `max_size` of at least {least}")
+
+
 def _given_words(source: TextSource) -> list[str] | None:
-    """Return the normalized words of the file that the vocabulary rule names, or None if it names no file."""
-    if source.rule.words is None:
+    """Return the normalized words of the file that the vocabulary rule names, or None if it names no file of words."""
+    if source.rule.words is None or source.settings.tokenizer.mode == "subword":
         return None
     return [source.settings.tokenizer.normalize(word) for word in read_words(source.rule.words)]
 
@@ -274,8 +298,8 @@ class _Numberer:
 
     Parameters
     ----------
-    files
-        The files of each part.
+    named, files
+        The files of each part, as the user named them and as they are read.
     source
         How they are read.
     folder
@@ -284,6 +308,7 @@ class _Numberer:
         As `tokenize` takes them.
     """
 
+    named: Mapping[str, Sequence[Path]]
     files: Mapping[str, Sequence[Path]]
     source: TextSource
     folder: Path
@@ -299,6 +324,62 @@ class _Numberer:
             If files cannot be read, or those of a part have no words.
         """
         return self._write({name: self._chunks(paths, numbering) for name, paths in self.files.items()}, numbering, self.progress)
+
+    def split_into_subwords(self, sizes: Mapping[str, Share | Count]) -> "_Numberer":
+        """Return a numberer whose files are the parts of the text, and whose tokenizer has subwords.
+
+        Parameters
+        ----------
+        sizes
+            The sizes of the parts to cut off the training text.
+
+        Raises
+        ------
+        FflmError
+            As `number` and `_cut`, or if the subwords cannot be read or trained.
+        """
+        source, rule = self.source, self.source.rule
+        given = Subwords.read(rule.words) if rule.words and not source.base else None  # refused before the text is read
+        parts = self._cut_text(sizes)
+        if source.base:
+            return parts
+        if given is None:
+            counted = parts.files.values() if rule.source == "all" else [parts.files["train"]]
+            lines = (source.settings.tokenizer.normalize(chunk).split("\n") for each in counted for chunk in read_chunks(each))
+            given = Subwords.train(lines, rule.max_size and rule.max_size - 1 - source.settings.ends, rule.min_count)
+        tokenizer = replace(source.settings.tokenizer, subwords=given.sha256)
+        return replace(parts, source=replace(parts.source, settings=replace(source.settings, tokenizer=tokenizer)))
+
+    def _cut_text(self, sizes: Mapping[str, Share | Count]) -> "_Numberer":
+        """Return a numberer whose files are copies of the parts of the text, cut as if the tokens were words.
+
+        It reads the text several times, as standard input cannot be read.
+        """
+        source, files = self.source, {name: [self.folder / f"{name}.txt"] for name in {**self.files, **sizes}}
+        for name, paths in self.files.items():
+            with _writing(files[name][0]) as file:
+                file.writelines(read_chunks(paths, source.encoding, source.errors))
+        parts = replace(self, files=files, source=replace(source, encoding="utf-8", errors="strict"))
+        if not sizes:
+            return parts
+        settings = replace(source.settings, tokenizer=Tokenizer())
+        whole = [files["train"][0].rename(self.folder / "whole.txt")]
+        words = replace(parts, files={"train": whole}, source=replace(parts.source, settings=settings))
+        text = words.number(Numbering(settings.tokenizer))["train"]
+        cut = _cut(text, sizes, 0 if settings.mode == "sentence" else None)
+        names = sorted(cut, key=lambda name: cut[name].start)
+        with contextlib.ExitStack() as stack:
+            opened = iter([stack.enter_context(_writing(files[name][0])) for name in names])
+            starts = [cut[name].start for name in names[1:]]
+            file = next(opened)
+            for chunk, before, after in zip(read_chunks(whole), text.marks[0], text.marks[0, 1:], strict=False):
+                written = 0
+                while starts and starts[0] < after:
+                    stop, start = _find_token(chunk, starts.pop(0) - int(before), settings)
+                    file.write(chunk[written:stop])
+                    written, file = start, next(opened)
+                file.write(chunk[written:])
+        return parts
 
     def number_share(self, communicator: Communicator) -> None:
         """Tokenize this process's share of the files, for `merge`, and wait until all processes have done so.
@@ -365,7 +446,7 @@ class _Numberer:
             for name, chunks in texts.items():
                 result[name] = _append(chunks, file, progress)
                 if not result[name].tokens or len(numbering) == 1:  # the only token is the line end
-                    names = ", ".join("standard input" if str(path) == "-" else str(path) for path in self.files[name])
+                    names = ", ".join("standard input" if str(path) == "-" else str(path) for path in self.named[name])
                     raise FflmError(f"there are no words in {names}: give a text that is not empty or blank")
         return result
 
@@ -401,6 +482,28 @@ def _cut(text: _ProvisionalIds, sizes: Mapping[str, Share | Count], end: int | N
     return parts
 
 
+def _find_token(chunk: str, position: int, settings: TextSettings) -> tuple[int, int]:
+    """Return where to cut a chunk of text before a token: the ends of what is before, and the start of what is after.
+
+    The two are the beginning of a line if the token is the first one there; otherwise the white space between two tokens is lost.
+    """
+    tokens = settings.tokenizer.split(chunk)
+    numbers = np.array([0 if token == LINE_END else number for number, token in enumerate(tokens, 1)], np.uint32)
+    kept = settings.keep_predicted_ends(numbers)
+    position = position if len(kept) == len(numbers) else int(kept[position]) - 1
+    end = 0
+    for token in tokens[:position]:
+        end = chunk.index(token, end) + len(token)
+    start = chunk.index(tokens[position], end)
+    line = chunk.rfind("\n", 0, start) + 1
+    return (line, line) if line >= end else (end, start)
+
+
+def _writing(path: Path) -> IO[str]:
+    """Open a temporary file for text that chunks are written to as they are."""
+    return path.open("w", encoding="utf-8", newline="\n")
+
+
 def _after_end(text: _ProvisionalIds, position: int, end: int) -> int:
     """Return the first position, from ``position`` on, that follows an ``end``."""
     start = position - 1
@@ -426,6 +529,9 @@ def _build_vocabulary(
     names = " and ".join(", ".join(counted).rsplit(", ", 1))
     if source.base is not None:
         return source.base.extended(counts, rule, names) if source.extended else source.base.recounted(counts)
+    if source.settings.tokenizer.mode == "subword":
+        given = source.settings.tokenizer.known_subwords()
+        return Vocabulary.from_words(given.words, counts, ends=ends, source=names, kind="subwords")
     if given_words is None:
         return Vocabulary.from_counts(counts, ends=ends, min_count=rule.min_count, max_size=rule.max_size, source=names)
     if not any(word in counts for word in given_words):
