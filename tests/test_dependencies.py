@@ -23,6 +23,7 @@ FEATURES = {
     "fflm/plots.py": ("plot",),
     "fflm/filtering/parquet.py": ("filter",),
     "fflm/filtering/sources.py": ("filter",),
+    "fflm/text/chinese.py": ("chinese",),
     "fflm/text/subwords.py": ("subwords",),
 }
 """The only files that import packages of extras. The first pattern that a file matches holds."""

@@ -11,12 +11,13 @@ from msgspec import UNSET, Meta, UnsetType
 
 from fflm.arguments import Settings
 from fflm.errors import FflmError
+from fflm.text.chinese import cut_words
 from fflm.text.subwords import Subwords, find
 
 LINE_END = "\n"
 """The token that stands for the end of a line; no other token contains a newline."""
 
-Mode = Literal["word", "char", "space", "subword"]
+Mode = Literal["word", "char", "space", "subword", "chinese"]
 Normalization = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
 ASCII_BLANKS = " \t\r\n"
@@ -49,6 +50,8 @@ _WORD_TOKENS = regex.compile(
     rf"|(?=[^{_BLANK}{_FORMAT}])\X{_IGNORED}*+",
     regex.V1,
 )
+# Han characters without marks such as variation selectors, which would be cut off. jieba takes quadratic time for a long run.
+_HAN = regex.compile(rf"((?:\p{{Han}}(?!{_IGNORED})){{1,500}}+)", regex.V1)
 GRAPHEMES = regex.compile(rf"\p{{RI}}{{2}}[{_EXTEND}]*+|\X", regex.V1)
 """Matches a grapheme cluster of Unicode Standard Annex 29."""
 
@@ -83,7 +86,8 @@ class Tokenizer(Settings):
     Han character and each punctuation mark is a token; ``...``, ``--`` and quotes such as double backticks stay whole). In mode
     ``"char"`` tokens are grapheme clusters, spaces included. Mode ``"space"`` is for text that is tokenized already: it is split
     at `ASCII_BLANKS` and nowhere else, so that a no-break space is part of a word. In mode ``"subword"`` tokens are those of a
-    `fflm.text.subwords.Subwords`, which must be known when the tokenizer is made, and are spelled as in its file.
+    `fflm.text.subwords.Subwords`, which must be known when the tokenizer is made, and are spelled as in its file. Mode
+    ``"chinese"`` is mode ``"word"`` with words in place of Han characters.
 
     Only white space is lost (in the modes ``"char"`` and ``"subword"``, only line ends): the tokens joined are the normalized
     text without it, unless a tokenizer.json that someone else made changes the text.
@@ -99,8 +103,8 @@ class Tokenizer(Settings):
     mode: Annotated[
         Mode,
         Meta(
-            description="Split text into words and punctuation, into characters, only at spaces, tabs and line ends, or into "
-            "subwords, so that no word is unknown."
+            description="Split text into words and punctuation, into characters, only at spaces, tabs and line ends, into "
+            "subwords, so that no word is unknown, or into words and Chinese words."
         ),
     ] = "word"
     lowercase: Annotated[bool, Meta(description="Convert the text to lower case.")] = False
@@ -139,6 +143,8 @@ class Tokenizer(Settings):
             first, *others = text.split("\n")
             split = self.known_subwords().split
             return [*split(first), *(token for line in others for token in (LINE_END, *split(line)))]
+        if self.mode == "chinese":
+            return [word for piece in _HAN.split(text) for word in _words(piece)]
         pieces = text.replace("\n", f" {LINE_END} ").replace("\t", " ").replace("\r", " ").split(" ")  # of `ASCII_BLANKS`
         return list(filter(None, pieces))
 
@@ -146,7 +152,7 @@ class Tokenizer(Settings):
         """Return whether a character separates tokens, and so is lost."""
         if self.mode == "space":
             return character in ASCII_BLANKS
-        return self.mode == "word" and (character.isspace() or character == "\u200b")
+        return self.mode in ("word", "chinese") and (character.isspace() or character == "\u200b")
 
     def tokens(self, text: str) -> list[str]:
         """Normalize and split text; newlines are white space."""
@@ -205,6 +211,11 @@ class Tokenizer(Settings):
         if known is None:
             raise FflmError("a tokenizer of subwords must be trained first: use that of a model (`model.text.tokenizer`)")
         return known
+
+
+def _words(text: str) -> list[str]:
+    """Split a text into words and punctuation, or, if it is a run of Han characters, into Chinese words."""
+    return cut_words(text) if _HAN.match(text) else _WORD_TOKENS.findall(text)
 
 
 def _adjoin(left: str, right: str) -> bool:
