@@ -171,7 +171,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, check(field.name, field.type, getattr(self, field.name)))
+            if (value := getattr(self, field.name)) is not msgspec.UNSET:
+                object.__setattr__(self, field.name, check(field.name, field.type, value))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

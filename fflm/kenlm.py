@@ -140,6 +140,7 @@ class Model:
         self._fingerprint = _fingerprint(place)
         self._states = _load(place, self.config.exact)
         self._ids = _Ids(self._states.model)
+        self._counts_spaces = self._states.model.text.tokenizer.mode == "subword"
         self._size = len(self._states.begin)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -160,7 +161,7 @@ class Model:
     def score(self, sentence: str | bytes, bos: bool = True, eos: bool = True) -> float:
         """Return log10 p of a sentence, after ``<s>`` if ``bos``, with ``</s>`` after it if ``eos``."""
         text = _text(sentence)
-        if bos and eos and _is_plain(text):
+        if bos and eos and self._is_plain(text):
             return float(self._states.model.scores([text])[0]) / LN10
         return math.fsum(each.log_prob for each in self._walk(text, bos, eos))
 
@@ -169,9 +170,13 @@ class Model:
         if isinstance(sentences, str | bytes):
             raise TypeError("sentences must be a list of strings")
         texts = list(map(_text, sentences))
-        if all(map(_is_plain, texts)):
+        if all(map(self._is_plain, texts)):
             return self._states.model.scores(texts) / LN10
         return np.fromiter(map(self.score, texts), np.float64, len(texts))
+
+    def _is_plain(self, text: str) -> bool:
+        """Return whether the model cuts a text into words as KenLM does: all its blanks are spaces, and there are no symbols."""
+        return text.isprintable() and "s>" not in text and not (self._counts_spaces and "  " in f" {text} ")
 
     def perplexity(self, sentence: str | bytes) -> float:
         """Return the perplexity of a sentence, ``</s>`` included, per word between blanks."""
@@ -338,6 +343,9 @@ def _load(path: Path, exact: bool) -> _States:
         model = read_arpa(path)
     if model.text.mode != "sentence":
         raise FflmError(f"{path} reads a stream, not sentences: train it with `mode='sentence'`, or give an ARPA file with {END}")
+    split = model.text.tokenizer
+    if split.mode == "subword" and split.tokens("a a") != 2 * split.tokens("a"):
+        raise FflmError(f"{path} has subwords of their own for beginnings of lines: train it with subwords of its text")
     if isinstance(model, NgramModel):
         return _NgramStates(model)
     if isinstance(model, NeuralModel) and is_self_normalized(model) and not exact:
@@ -361,11 +369,6 @@ def _reopen(class_: type[Model], path: bytes, config: Config, expected: str) -> 
     if model._fingerprint != expected:
         raise FflmError(f"{os.fsdecode(path)} has changed since the model was loaded: load it again")
     return model
-
-
-def _is_plain(text: str) -> bool:
-    """Return whether a model cuts a text into words as KenLM does: all its blanks are spaces, and there are no symbols."""
-    return text.isprintable() and "s>" not in text
 
 
 def _text(value: str | bytes) -> str:

@@ -30,4 +30,4 @@ def command(model_path: Path | None, a: str, b: str, c: str, top: int, quiet: bo
         table = [{"word": word, "cosine": cosine} for word, cosine in found]
         echo_json({"model": str(path), "a": a, "b": b, "c": c, "answers": table})
     else:
-        show_nearest(found)
+        show_nearest(found, vectors.tokenizer)

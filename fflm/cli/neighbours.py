@@ -28,4 +28,4 @@ def command(model_path: Path | None, word: str, top: int, quiet: bool, as_json: 
         table = [{"word": other, "cosine": cosine} for other, cosine in found]
         echo_json({"model": str(path), "word": word, "neighbours": table})
     else:
-        show_nearest(found)
+        show_nearest(found, vectors.tokenizer)

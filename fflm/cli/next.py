@@ -34,7 +34,8 @@ def command(
 ) -> None:
     """Show the most probable words after a prefix, with their probabilities, which sum to one over the vocabulary.
 
-    <unk> stands for all words that are not in the vocabulary, </s> for the end of a line or sentence.
+    <unk> stands for all words that are not in the vocabulary, </s> for the end of a line or sentence. A model of subwords may
+    complete the last word of the prefix.
 
     --follow is for programs that keep the command running: the answer to a line has words and probabilities, with tabs between.
 
@@ -48,6 +49,7 @@ def command(
     if follow and (prefix is not None or prefix_file is not None):
         raise click.UsageError("--follow reads prefixes from standard input: leave out --prefix and --prefix-file")
     path, model = load_model(model_path, quiet, device)
+    readable = model.text.tokenizer.readable
     if follow:
         for line in arriving_lines():
             start = generation.read_prefix(model, line)
@@ -55,7 +57,7 @@ def command(
             if as_json:
                 echo_json(_result(path, model, start, words))
             else:
-                click.echo("\t".join(f"{show_word(word)}\t{probability:.6f}" for word, probability in words))
+                click.echo("\t".join(f"{show_word(readable(word))}\t{probability:.6f}" for word, probability in words))
         return
     start = read_prefix(model, prefix, prefix_file, quiet)
     words = generation.next_words(model, start, top)
@@ -63,7 +65,7 @@ def command(
         echo_json(_result(path, model, start, words))
         return
     for word, probability in words:
-        click.echo(f"{probability:10.6f}  {show_word(word)}")
+        click.echo(f"{probability:10.6f}  {show_word(readable(word))}")
     if len(words) < len(model.vocabulary):
         click.echo(f"{_others(model, words):10.6f}  ({len(model.vocabulary) - len(words):,} others)")
 

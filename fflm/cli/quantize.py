@@ -60,6 +60,7 @@ def _size(path: Path) -> int:
     """Return the size of the files with which a model predicts, bytes."""
     from fflm.arrays import CONFIG, INDEX, WEIGHTS
     from fflm.models.folder import VOCABULARY, WORDS
+    from fflm.text.subwords import FILE as SUBWORDS
 
-    files = [path / name for name in (CONFIG, VOCABULARY, WORDS, WEIGHTS, INDEX)]
+    files = [path / name for name in (CONFIG, VOCABULARY, WORDS, SUBWORDS, WEIGHTS, INDEX)]
     return sum(file.stat().st_size for file in files if file.is_file())

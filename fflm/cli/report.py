@@ -13,6 +13,8 @@ from fflm.cli.tables import Column, printable
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fflm.text.tokenizer import Tokenizer
+
 
 def echo_json(value: Any, indent: int | None = None) -> None:
     """Print a value as JSON on standard output."""
@@ -43,14 +45,14 @@ def tokenizing(console: "Console") -> Iterator[Callable[[int], None]]:
 
 
 def show_word(word: str) -> str:
-    """Return a word as it is shown in a column: quoted and escaped if it is white space or contains control characters."""
-    return word if word.isprintable() and not word.isspace() else repr(word)
+    """Return a word as shown in a column: quoted and escaped if white space is at its ends, or control characters are in it."""
+    return word if word.isprintable() and word == word.strip() else repr(word)
 
 
-def show_nearest(found: Iterable[tuple[str, float]]) -> None:
-    """Print words with their cosine similarities."""
+def show_nearest(found: Iterable[tuple[str, float]], tokenizer: "Tokenizer") -> None:
+    """Print words, the tokens of a tokenizer, with their cosine similarities."""
     for word, cosine in found:
-        click.echo(f"{cosine:8.4f}  {show_word(word)}")
+        click.echo(f"{cosine:8.4f}  {show_word(tokenizer.readable(word))}")
 
 
 def describe_perplexity(figures: Mapping[str, Any]) -> str:

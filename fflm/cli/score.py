@@ -232,7 +232,7 @@ def _show_words(scorer: "TextScorer", lines: "Iterator[ScoredLine]", request: Re
         for token, id_, loss in zip(line.tokens, line.ids.tolist(), line.losses.tolist(), strict=True):
             position += 1
             kind = {scorer.vocabulary.unknown_id: "unknown", scorer.vocabulary.end_id: "end"}.get(id_, "word")
-            word = END if kind == "end" else token
+            word = END if kind == "end" else token if request.as_json else scorer.text.tokenizer.readable(token)
             if request.as_json:
                 logs = {"log_probability": -loss, "log10_probability": -loss / math.log(10)}
                 place = {"line": number, "position": position}
@@ -273,9 +273,11 @@ def _summary(scorer: "TextScorer", score: "Score", request: Request) -> list[str
         "log-probability": f"{score.log_probability / request.unit:,.4f} "
         f"(base {request.log_base}; {-score.loss / request.unit:.4f} per token)",
         "bits per character": f"{score.bits_per_character:.4f}",
+        "bits per byte": f"{score.bits_per_byte:.4f} (perplexity {score.byte_perplexity:.4f})",
+        "word perplexity": f"{score.word_perplexity:,.4f} (per word between white space)",
         "tokens": f"{score.tokens:,} (ends: {score.ends:,})",
         "OOV rate": f"{score.oov_rate:.2%} ({score.unknown:,} tokens)",
-        "characters": f"{score.characters:,}",
+        "characters": f"{score.characters:,} ({score.bytes:,} bytes, {score.words:,} words)",
         "vocabulary": f"{score.vocabulary:,} ({printable(score.rule)})",
     }
     rows |= dict([describe_policy(score.policy)])

@@ -16,6 +16,7 @@ from fflm.parallel.world import world
 from fflm.text.corpus import FILES as CORPUS_FILES
 from fflm.text.corpus import Corpus
 from fflm.text.settings import TextSettings
+from fflm.text.subwords import FILE as SUBWORDS
 from fflm.text.tokenize import TextSource, tokenize
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import VocabularyRule
@@ -24,7 +25,7 @@ _NOT_OPTIONS = "inputs", "settings", "rule", "base", "extended"
 
 TEXT_OPTIONS = {
     "tokenizer": parameters(Tokenizer)["mode"].replace(name="tokenizer"),
-    **parameters(Tokenizer, "mode"),
+    **parameters(Tokenizer, "mode", "subwords"),
     **parameters(TextSettings, "tokenizer"),
     **parameters(VocabularyRule),
     **parameters(TextSource, *_NOT_OPTIONS),
@@ -35,6 +36,7 @@ FILES = (
     CONFIG,
     VOCABULARY,
     WORDS,
+    SUBWORDS,
     WEIGHTS,
     CHECKPOINT,
     LOG,
@@ -144,7 +146,7 @@ def text_source(inputs: Paths, fields: dict[str, Any]) -> TextSource:
 def pop_tokenizer(fields: dict[str, Any]) -> Tokenizer:
     """Remove the settings of a tokenizer, whose ``mode`` is named ``tokenizer``, from ``fields``; return the tokenizer."""
     check("tokenizer", TEXT_OPTIONS["tokenizer"].annotation, fields.get("tokenizer", Tokenizer.mode))
-    return Tokenizer(mode=fields.pop("tokenizer", Tokenizer.mode), **pop_fields(fields, Tokenizer, "mode"))
+    return Tokenizer(mode=fields.pop("tokenizer", Tokenizer.mode), **pop_fields(fields, Tokenizer, "mode", "subwords"))
 
 
 def pop_fields(fields: dict[str, Any], of: type, *but: str) -> dict[str, Any]:

@@ -29,6 +29,8 @@ class Counts(TypedDict):
     unknown: Count
     ends: Count
     characters: Count
+    bytes: NotRequired[Count]
+    words: NotRequired[Count]
 
 
 class Parts(TypedDict):

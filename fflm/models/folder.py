@@ -89,7 +89,7 @@ def read_text(path: Path, about: Mapping[str, Any], *, verify: bool) -> tuple[Te
     FflmError
         If the vocabulary is damaged, or does not fit.
     """
-    text = TextSettings.from_dict(about["text"])
+    text = TextSettings.load(path, about["text"])
     vocabulary = Vocabulary.load(path / VOCABULARY, about["vocabulary"], verify=verify)
     if vocabulary.ends != text.ends:
         raise FflmError(f"{path} is damaged: its {VOCABULARY} does not fit its {CONFIG}; restore it, or train again")
@@ -107,6 +107,7 @@ def save_description(
         The `meaning` of config.json, for `save_arrays`.
     """
     save_vocabulary(path, vocabulary)
+    text.save_subwords(path)
     content = {
         "format": FORMAT,
         "version": VERSION,

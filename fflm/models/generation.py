@@ -53,7 +53,10 @@ class Continuation:
 
 @checked
 def read_prefix(model: Predictor, text: str) -> Prefix:
-    """Return a text as a model reads it; an empty text stands for the start of a new one."""
+    """Return a text as a model reads it; an empty text stands for the start of a new one.
+
+    Spaces at the end are not read if tokens are subwords, because that of the next word begins with a space.
+    """
     return model._prefixes.read(text)
 
 
@@ -182,6 +185,8 @@ def render(model: Predictor, prefix: Prefix, continuation: Continuation) -> str:
     tokenizer = model.text.tokenizer
     before = _ending(tokenizer, prefix.tokens)
     added = tokenizer.detokenize(before + tokens)[len(tokenizer.detokenize(before)) :]
+    if tokenizer.mode == "subword":
+        return prefix.text.rstrip(" ") + added.rstrip("\ufffd")  # which stand for a character that was not completed
     if prefix.text and tokenizer.is_blank(prefix.text[-1]):
         added = added.removeprefix(" ")
     return prefix.text + added

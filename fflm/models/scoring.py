@@ -15,7 +15,7 @@ from fflm.errors import FflmError
 from fflm.models.base import LineScorer, TextScorer
 from fflm.parallel.communicator import SINGLE_PROCESS, Communicator
 from fflm.text.corpus import Part
-from fflm.text.pieces import as_bytes
+from fflm.text.extent import Extent, as_bytes, extent_of
 from fflm.text.reading import read_chunks, whole_lines
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import ASCII_BLANKS, LINE_END
@@ -46,6 +46,9 @@ class Score:
         Number of tokens that are ``<unk>``, and that are ``</s>``.
     characters
         Number of characters of the normalized text, including newlines.
+    bytes, words
+        Number of bytes of the text in UTF-8, including newlines, and of words with white space between them, whatever tokens the
+        model splits it into; 0 if they are not known, for a corpus that was tokenized by an early version.
     loss_sum, unknown_loss_sum
         Sum of -log p over all tokens, and over the tokens that are ``<unk>``; nats.
     """
@@ -57,6 +60,8 @@ class Score:
     unknown: int = 0
     ends: int = 0
     characters: int = 0
+    bytes: int = 0
+    words: int = 0
     loss_sum: float = 0.0
     unknown_loss_sum: float = 0.0
 
@@ -98,6 +103,21 @@ class Score:
         return self.loss_sum / math.log(2) / self.characters if self.characters else math.nan
 
     @property
+    def bits_per_byte(self) -> float:
+        """Mean of -log2 p per byte of the text; NaN if their number is not known."""
+        return self.loss_sum / math.log(2) / self.bytes if self.bytes else math.nan
+
+    @property
+    def byte_perplexity(self) -> float:
+        """Perplexity per byte of the text; NaN if their number is not known."""
+        return _exp(self.loss_sum / self.bytes) if self.bytes else math.nan
+
+    @property
+    def word_perplexity(self) -> float:
+        """Perplexity per word between white space, whatever the tokens are; NaN if their number is not known."""
+        return _exp(self.loss_sum / self.words) if self.words else math.nan
+
+    @property
     def oov_rate(self) -> float:
         """Out-of-vocabulary rate, in [0, 1]: the fraction of the tokens that are ``<unk>``; NaN if there are no tokens."""
         return self.unknown / self.tokens if self.tokens else math.nan
@@ -112,7 +132,7 @@ class Score:
         """
         if (self.vocabulary, self.rule, self.policy) != (other.vocabulary, other.rule, other.policy):
             raise ValueError("scores of different vocabularies or policies cannot be added")
-        names = ("tokens", "unknown", "ends", "characters", "loss_sum", "unknown_loss_sum")
+        names = ("tokens", "unknown", "ends", "characters", "bytes", "words", "loss_sum", "unknown_loss_sum")
         return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,11 +144,16 @@ class Score:
             "log_probability",
             "log10_probability",
             "bits_per_character",
+            "bits_per_byte",
+            "byte_perplexity",
+            "word_perplexity",
             "tokens",
             "ends",
             "unknown",
             "oov_rate",
             "characters",
+            "bytes",
+            "words",
             "vocabulary",
             "rule",
             "policy",
@@ -199,8 +224,10 @@ def score(model: LineScorer, text: str) -> Score:
     ids, borders = model._encoder.encode([text])
     if not text or len(ids) == (model.text.mode == "sentence"):  # an empty sentence has an end
         raise FflmError(_NO_WORDS)
-    characters = len(model.text.tokenizer.normalize(text if text.endswith("\n") else text + "\n"))
-    return _score(model, characters, ids, model._line_losses(ids, borders))
+    text = text if text.endswith("\n") else text + "\n"
+    return _score(
+        model, extent_of(as_bytes(text), len(model.text.tokenizer.normalize(text))), ids, model._line_losses(ids, borders)
+    )
 
 
 def score_files(
@@ -258,6 +285,8 @@ def part_score(part: Part, vocabulary: Vocabulary, text: TextSettings, loss_sum:
         part.unknown,
         part.ends,
         part.characters,
+        part.bytes,
+        part.words,
         loss_sum,
         unknown_loss_sum,
     )
@@ -273,14 +302,15 @@ def scored_lines(model: TextScorer, chunks: Iterable[str]) -> Iterator[ScoredLin
     """
     reader, number = _Reader(model), 1
     for chunk in chunks:
-        lines = [model.text.tokenizer.normalize(line) for line in io.StringIO(chunk)]
+        given = list(io.StringIO(chunk))
+        lines = [model.text.tokenizer.normalize(line) for line in given]
         tokens = [model.text.tokens(line) for line in lines]
         borders = np.cumsum([0, *map(len, tokens)])
         ids = model.vocabulary.encode(list(itertools.chain.from_iterable(tokens)))
         losses = reader.losses(ids)
-        for line, words, low, high in zip(lines, tokens, borders[:-1], borders[1:], strict=True):
+        for before, line, words, low, high in zip(given, lines, tokens, borders[:-1], borders[1:], strict=True):
             own = ids[low:high], losses[low:high]
-            yield ScoredLine(number, line, words, *own, _score(model, len(line), *own))
+            yield ScoredLine(number, line, words, *own, _score(model, extent_of(as_bytes(before), len(line)), *own))
             number += line.endswith("\n")
     reader.check()
 
@@ -305,9 +335,9 @@ def score_chunks(model: LineScorer, chunks: Iterable[bytes], communicator: Commu
     while texts := communicator.on_first(read):
         scores = []
         for rank, text in enumerate(texts):
-            ids, characters = model._encoder.encode_chunk(text.encode("latin-1"))
+            ids, extent = model._encoder.encode_chunk(text.encode("latin-1"))
             losses = reader.losses(ids, skip=rank != communicator.rank)
-            scores.append(_score(model, characters, ids, losses))
+            scores.append(_score(model, extent, ids, losses))
         own = scores[communicator.rank] if communicator.rank < len(scores) else result
         sums = communicator.gather([own.loss_sum, own.unknown_loss_sum])[: len(scores)]
         for each, (loss_sum, unknown_loss_sum) in zip(scores, sums.tolist(), strict=True):
@@ -382,15 +412,14 @@ def score_hypotheses(model: TextScorer, chunks: Iterable[str], *, moses: bool = 
     numbered = enumerate(whole_lines(chunks), 1)
     while block := list(itertools.islice(numbered, _HYPOTHESES)):
         parsed = [_parse(line, number, moses) for number, line in block]
-        texts = [
-            model.text.tokenizer.normalize(fields[1 if moses else 0].strip(ASCII_BLANKS)) if fields else "" for fields in parsed
-        ]
+        given = [fields[1 if moses else 0].strip(ASCII_BLANKS) if fields else "" for fields in parsed]
+        texts = list(map(model.text.tokenizer.normalize, given))
         ids = [
             model.vocabulary.encode((model.text.tokens(text) + [LINE_END] * model.text.ends) if fields else [])
             for text, fields in zip(texts, parsed, strict=True)
         ]
-        for fields, text, own, losses in zip(parsed, texts, ids, model.losses_of_texts(ids), strict=True):
-            yield Hypothesis(fields, text, _score(model, len(text), own, losses))
+        for fields, line, text, own, losses in zip(parsed, given, texts, ids, model.losses_of_texts(ids), strict=True):
+            yield Hypothesis(fields, text, _score(model, extent_of(as_bytes(line), len(text)), own, losses))
 
 
 def with_feature(fields: Sequence[str], name: str, value: float) -> str:
@@ -415,8 +444,8 @@ def _parse(line: str, number: int, moses: bool) -> list[str]:
     return fields
 
 
-def _score(model: TextScorer, characters: int, ids: npt.NDArray[np.int32], losses: npt.NDArray[np.floating]) -> Score:
-    """Return the score of a text, given its number of characters, its ids (N,) and their losses (N,), nats."""
+def _score(model: TextScorer, extent: Extent, ids: npt.NDArray[np.int32], losses: npt.NDArray[np.floating]) -> Score:
+    """Return the score of a text, given its extent, its ids (N,) and their losses (N,), nats."""
     vocabulary = model.vocabulary
     unknown = ids == vocabulary.unknown_id
     unknown_tokens = int(np.count_nonzero(unknown))
@@ -427,7 +456,7 @@ def _score(model: TextScorer, characters: int, ids: npt.NDArray[np.int32], losse
         len(ids),
         unknown_tokens,
         int(np.count_nonzero(ids == vocabulary.end_id)) if vocabulary.ends else 0,
-        characters,
+        *extent,
         float(losses.sum(dtype=np.float64)),
         float(losses[unknown].sum(dtype=np.float64)) if unknown_tokens else 0.0,
     )

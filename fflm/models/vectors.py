@@ -49,7 +49,7 @@ class Vectors:
         return len(self.array)
 
     def __contains__(self, word: object) -> bool:
-        return isinstance(word, str) and self.tokenizer.normalize(word) in self.vocabulary
+        return isinstance(word, str) and self._token(word) in self.vocabulary
 
     def __getitem__(self, word: str) -> npt.NDArray[np.floating[Any]]:
         vector: npt.NDArray[np.floating[Any]] = self.array[self._id(word)]
@@ -101,12 +101,20 @@ class Vectors:
 
     def _id(self, word: str) -> int:
         """Return the id of a word after normalizing it."""
-        word = self.tokenizer.normalize(check("word", str, word))
-        if word not in self.vocabulary:
+        token = self._token(check("word", str, word))
+        if token not in self.vocabulary:
+            if self.tokenizer.mode == "subword" and len(parts := self.tokenizer.tokens(word)) > 1:
+                raise FflmError(f"{show(word)} is {len(parts)} subwords, {' '.join(parts)}: give one of them")
             raise FflmError(
                 f"{show(word)} is not in the vocabulary of {len(self.vocabulary):,} words: try another spelling or word"
             )
-        return self.vocabulary.id(word)
+        return self.vocabulary.id(token)
+
+    def _token(self, word: str) -> str:
+        """Return the token that a word is: for subwords, the only one that it is split into, or one as it is spelled."""
+        if self.tokenizer.mode == "subword" and len(tokens := self.tokenizer.tokens(word)) == 1:
+            return tokens[0]
+        return self.tokenizer.normalize(word)
 
     def _unit(self) -> npt.NDArray[np.float64]:
         """Return the vectors of the words, divided by their lengths, (V, m), float64; a vector of length 0 stays as it is."""

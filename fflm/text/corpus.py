@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeAlias, TypedDict
 
-import msgspec
 from msgspec import Meta
 
 from fflm.arguments import PathLike, to_path
@@ -16,13 +15,14 @@ from fflm.files import restore
 from fflm.stored import from_json, read_whole
 from fflm.text.ids import Ids
 from fflm.text.settings import TextSettings
+from fflm.text.subwords import FILE as SUBWORDS
 from fflm.text.vocabulary import Vocabulary, VocabularyAbout
 
 FORMAT, VERSION = "fflm corpus", 1
 ABOUT = "corpus.json"
 REMEDY = "tokenize the text again"
 PARTS = ("train", "valid", "test")
-FILES = (ABOUT, "vocabulary.tsv", *(f"{name}.npy" for name in PARTS))
+FILES = (ABOUT, "vocabulary.tsv", SUBWORDS, *(f"{name}.npy" for name in PARTS))
 """Names of the files in the folder of a corpus."""
 
 
@@ -43,6 +43,8 @@ class Part:
     characters
         The number of characters of the normalized text, newlines included. Where two parts share a chunk of the text (at most
         262,144 characters), its characters are divided in proportion to the tokens.
+    bytes, words
+        The number of bytes and of words, as for `fflm.text.extent.Extent`, divided likewise; 0 in a corpus of an early version.
     sha256
         The checksum of the bytes of the ids, 64 hexadecimal digits.
     """
@@ -52,12 +54,15 @@ class Part:
     unknown: int
     ends: int
     characters: int
+    bytes: int
+    words: int
     sha256: str = field(repr=False)
 
     @property
     def counts(self) -> dict[str, int]:
         """The counts that belong to the evaluation conditions of this part."""
-        return {"tokens": self.tokens, "unknown": self.unknown, "ends": self.ends, "characters": self.characters}
+        counts = {"tokens": self.tokens, "unknown": self.unknown, "ends": self.ends, "characters": self.characters}
+        return {**counts, "bytes": self.bytes, "words": self.words} if self.bytes else counts
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,7 +109,7 @@ class Corpus:
         about = from_json(content, _About, source, REMEDY)
         if about.get("sha256") not in (None, checksum(about)):
             raise FflmError(f"{path / ABOUT} is damaged (wrong sha256, its content has changed): {REMEDY}")
-        settings = msgspec.convert(about["settings"], TextSettings)
+        settings = TextSettings.load(path, about["settings"])
         vocabulary = Vocabulary.load(path / "vocabulary.tsv", about["vocabulary"])
         if "train" not in about["parts"] or vocabulary.ends != settings.ends:
             raise FflmError(f"{path} is damaged (its files do not fit together): {REMEDY}")
@@ -113,7 +118,8 @@ class Corpus:
             if part := about["parts"].get(name):
                 counts = {key: part[key] for key in ("tokens", "unknown", "ends", "sha256")}
                 ids = Ids(path / f"{name}.npy", len(vocabulary), vocabulary.end_id, **counts)
-                parts[name] = Part(ids, characters=part["characters"], **counts)
+                sizes = {key: part.get(key, 0) for key in ("characters", "bytes", "words")}
+                parts[name] = Part(ids, **sizes, **counts)
         return cls(path, settings, vocabulary, parts)
 
     def moved(self, path: Path) -> "Corpus":
@@ -168,6 +174,8 @@ class _PartAbout(TypedDict):
     unknown: Amount
     ends: Amount
     characters: Amount
+    bytes: NotRequired[Amount]
+    words: NotRequired[Amount]
     sha256: str
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fflm.text.extent import Extent, as_bytes, extent_of
 from fflm.text.kernels import BEYOND
-from fflm.text.pieces import MAX_BYTES, NO_UTF8, Pieces, Tokens, as_bytes
+from fflm.text.pieces import MAX_BYTES, NO_UTF8, Pieces, Tokens
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END
 from fflm.text.vocabulary import UNKNOWN, Vocabulary
@@ -38,23 +39,24 @@ class Encoder:
     def __init__(self, settings: TextSettings, vocabulary: Vocabulary) -> None:
         self.settings = settings
         self.vocabulary = vocabulary
-        self.reads_pieces = settings.tokenizer.mode != "char"
+        self.reads_pieces = settings.tokenizer.cuts_at_blanks
         self._words: Pieces | None = None  # the table with the vocabulary's words alone
         self._own = threading.local()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Encoder, (self.settings, self.vocabulary)
 
-    def encode_chunk(self, chunk: bytes) -> tuple[npt.NDArray[np.int32], int]:
-        """Return the ids of a chunk of a text, (N,), int32, and the number of its characters when it is normalized.
+    def encode_chunk(self, chunk: bytes) -> tuple[npt.NDArray[np.int32], Extent]:
+        """Return the ids of a chunk of a text, (N,), int32, and its extent.
 
         The chunk is UTF-8, and all its line ends are newlines.
         """
         if self.reads_pieces:
-            return self._pieces.encode(chunk)
+            ids, characters = self._pieces.encode(chunk)
+            return ids, extent_of(chunk, characters)
         text = str(chunk, "utf-8", "surrogatepass")
         normalized = self.settings.tokenizer.normalize(text)
-        return self.vocabulary.encode(self.settings.tokens(normalized)), len(normalized)
+        return self.vocabulary.encode(self.settings.tokens(normalized)), extent_of(chunk, len(normalized))
 
     def encode(self, lines: Sequence[str]) -> EncodedLines:
         """Encode lines.

@@ -7,6 +7,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fflm.text.extent import Extent, extent_of
 from fflm.text.pieces import MAX_BYTES, Pieces, Tokens
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END
@@ -23,6 +24,7 @@ class Numbering:
     """Numbers the distinct tokens of a text in the order of their first occurrence; `LINE_END` is 0.
 
     The beginning of a text is tokenized directly. Kernels cut the rest into pieces at blanks, and only new pieces are tokenized.
+    This is exact if `Tokenizer.cuts_at_blanks`; otherwise a text is tokenized as a whole.
 
     Parameters
     ----------
@@ -53,7 +55,7 @@ class Numbering:
         """Return the numbers of tokens, (N,), int32; a token without a number gets the next one."""
         return np.fromiter(map(self._index.__getitem__, tokens), np.int32, len(tokens))
 
-    def number(self, chunk: bytes) -> tuple[int, Numbers, int]:
+    def number(self, chunk: bytes) -> tuple[int, Numbers, Extent]:
         """Tokenize a text, or the next chunk of one, in UTF-8.
 
         Returns
@@ -62,21 +64,21 @@ class Numbering:
             The numbers from ``start`` on are new; those below are as before.
         numbers : numpy.ndarray
             The numbers of the tokens of `TextSettings.tokens`, (N,), int32.
-        characters : int
-            The number of characters of the normalized text.
+        extent : Extent
+            The extent of the text.
         """
         if self.limit is not None and len(self) > self.limit:
             self._clear()
         start = len(self)
         self.numbers([LINE_END])
         self._seen += len(chunk)
-        if self._seen <= _SHORT or self.settings.tokenizer.mode == "char":
+        if self._seen <= _SHORT or not self.settings.tokenizer.cuts_at_blanks:
             text = self.settings.tokenizer.normalize(str(chunk, "utf-8", "surrogatepass"))
-            return start, self.numbers(self.settings.tokens(text)), len(text)
+            return start, self.numbers(self.settings.tokens(text)), extent_of(chunk, len(text))
         if self._pieces is None or self._pieces.size > MAX_BYTES:
             self._pieces = Pieces(self.settings, self._tokenize, 0)
         numbers, characters = self._pieces.encode(chunk)
-        return start, numbers, characters
+        return start, numbers, extent_of(chunk, characters)
 
     def _tokenize(self, lines: str) -> Tokens:
         """Return the tokens of pieces, a line each, as `Pieces` takes them."""

@@ -22,7 +22,7 @@ Tokens: TypeAlias = tuple[npt.NDArray[np.uint32], str]
 class Pieces:
     """The distinct pieces of texts, as kernels find them, and the tokens of each.
 
-    This is exact in all modes but ``"char"``, because no token depends on text beyond a blank.
+    This is exact if `fflm.text.tokenizer.Tokenizer.cuts_at_blanks`.
 
     Parameters
     ----------
@@ -158,11 +158,6 @@ class Pieces:
         self._starts = _with_room(self._starts, known + len(text) // 2 + 2)
         if 2 * known > len(self._slots):
             self._slots = grow_table(self._slots)
-
-
-def as_bytes(text: str) -> bytes:
-    """Return a text in UTF-8; surrogates, which UTF-8 cannot encode, are encoded as if it could."""
-    return text.encode("utf-8", "surrogatepass")
 
 
 def _with_room(array: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:

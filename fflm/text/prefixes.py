@@ -1,6 +1,6 @@
 """Prefixes: texts that a model continues. One that extends the last one is read from where that ends."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class Prefix:
 
 
 class PrefixReader:
-    """Reads prefixes as `TextSettings.encode_text` does.
+    """Reads prefixes as `TextSettings.encode_text` does, except for spaces at the end if tokens are subwords.
 
     It remembers the last one up to its last blank, so that a text need not be read again whenever words are added to it. Any
     number of threads may use it.
@@ -59,7 +59,8 @@ class PrefixReader:
         """Return a text with its tokens and ids."""
         end = text.rfind(_BLANK) + 1
         if LINE_END in text[end:] or not self.settings.tokenizer.is_blank(_BLANK):
-            return self._extended(Prefix("", [], self._known.ids[:0], []), text)
+            read = text.rstrip(" ") if self.settings.tokenizer.mode == "subword" else text
+            return replace(self._extended(Prefix("", [], self._known.ids[:0], []), read), text=text)
         known = self._known
         if not text.startswith(known.text) or LINE_END in text[len(known.text) :]:
             known = Prefix("", [], known.ids[:0], [])

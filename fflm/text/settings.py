@@ -1,13 +1,17 @@
 """The settings that say how a text becomes a sequence of ids."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Meta
+from msgspec import UNSET, Meta
 
 from fflm.arguments import Settings
+from fflm.files import replacing
+from fflm.text import subwords
 from fflm.text.tokenizer import LINE_END, Tokenizer
 from fflm.text.vocabulary import Vocabulary
 
@@ -34,6 +38,25 @@ class TextSettings(Settings):
         "stream"
     )
     line_ends: Annotated[bool, Meta(description="In a stream, treat each line end as the word </s>, not as white space.")] = True
+
+    @classmethod
+    def load(cls, folder: Path, fields: Mapping[str, Any]) -> Self:
+        """Return the settings of a model or corpus, whose `to_dict` is ``fields``, with the subwords in its folder.
+
+        Raises
+        ------
+        FflmError
+            If the fields are not valid, or the file of subwords cannot be read or is damaged.
+        """
+        if (sha256 := fields.get("tokenizer", {}).get("subwords")) is not None:
+            subwords.load(folder, sha256)
+        return cls.from_dict(fields)
+
+    def save_subwords(self, folder: Path) -> None:
+        """Write the file of subwords, if there are any, to the folder of a model or corpus."""
+        if self.tokenizer.subwords is not UNSET:
+            with replacing(folder / subwords.FILE, follow=False) as temporary:
+                temporary.write_bytes(self.tokenizer.known_subwords().content)
 
     @property
     def ends(self) -> bool:

@@ -4,9 +4,9 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,14 @@ from fflm.parallel.communicator import SINGLE_PROCESS, Communicator
 from fflm.parallel.world import threads_per_process
 from fflm.processors import usable_processors
 from fflm.text.corpus import ABOUT, FILES, FORMAT, PARTS, VERSION, Corpus, checksum
+from fflm.text.extent import Extent, as_bytes
 from fflm.text.holdout import Count, Share, Test, Valid, parse_held_out
 from fflm.text.ids import Tally, id_type
 from fflm.text.numbering import MAX_TYPES, Numbering, Numbers
-from fflm.text.pieces import as_bytes
 from fflm.text.reading import read_chunks
 from fflm.text.settings import TextSettings
+from fflm.text.subwords import BYTES, Subwords, import_library
+from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary, VocabularyRule, read_words
 from fflm.workers import map_in_order
 
@@ -104,6 +106,10 @@ def tokenize(
     counted and the vocabulary is built, and the second pass replaces the provisional ids. The parts cut off the end of the text
     are contiguous, in the order train, valid, test; in sentence mode each of them begins after the next sentence end.
 
+    For subwords, the text is cut before it is tokenized, where it would be cut if its tokens were words: so the parts are the
+    same texts, and scores of them can be compared. Unless the rule names a tokenizer.json, or there is a base, subwords are
+    trained on the parts that the rule counts.
+
     Parameters
     ----------
     source
@@ -129,23 +135,26 @@ def tokenize(
         If the text cannot be read, has no words or is too short for its parts, or the folder cannot be written.
     """
     out = to_path("out", out)
+    _check_subwords(source, communicator)
     files, sizes = source.parts()
     given_words = _given_words(source)
     with contextlib.ExitStack() as stack:
         making = replacing_folder(out, lambda: _check_free(out, overwrite), "writing to")
         folder = Path(communicator.on_first(lambda: str(stack.enter_context(making))))
         workers = processes or threads_per_process(usable_processors())
-        numberer = _Numberer(files, source, folder.parent, workers, progress)
+        numberer = _Numberer(files, files, source, folder.parent, workers, progress)
+        if source.settings.tokenizer.mode == "subword":
+            numberer, sizes = numberer.split_into_subwords(sizes), {}
         if communicator.size > 1:
             numberer.number_share(communicator)
 
         def write() -> None:
-            numbering = Numbering(source.settings)
+            numbering = Numbering(numberer.source.settings)
             alone = communicator.size == 1
             texts = numberer.number(numbering) if alone else numberer.merge(numbering, communicator.size)
             cut = _cut(texts.pop("train"), sizes, 0 if source.settings.mode == "sentence" else None)
             parts = {name: part for name in PARTS if (part := (cut | texts).get(name))}
-            _write_corpus(folder, files, source, parts, numbering.types(), given_words)
+            _write_corpus(folder, files, numberer.source, parts, numbering.types(), given_words)
 
         communicator.on_first(write)
     communicator.barrier()  # the first process has published the folder
@@ -172,12 +181,27 @@ def _write_corpus(
         "parts": {name: _write_part(folder / f"{name}.npy", ids, table, vocabulary.end_id) for name, ids in parts.items()},
     }
     vocabulary.save(folder / "vocabulary.tsv")
+    source.settings.save_subwords(folder)
     write_json(folder / ABOUT, {**about, "sha256": checksum(about)})
 
 
+def _check_subwords(source: TextSource, communicator: Communicator) -> None:
+    """Raise an FflmError if text cannot be split into subwords as a source says, or their library is missing."""
+    if source.settings.tokenizer.mode != "subword":
+        return
+    import_library()
+    if communicator.size > 1:
+        raise FflmError("text is split into subwords by one process and its `processes`: start one, then train on what it writes")
+    if source.extended:
+        raise FflmError("every text can be made of the subwords that there are: leave out `extend_vocabulary`")
+    rule, least = source.rule, BYTES + 1 + source.settings.ends
+    if rule.max_size is not None and rule.max_size < least and rule.words is None and source.base is None:
+        raise FflmError(f"a vocabulary of subwords has all {BYTES} bytes and the symbols: give a `max_size` of at least {least}")
+
+
 def _given_words(source: TextSource) -> list[str] | None:
-    """Return the normalized words of the file that the vocabulary rule names, or None if it names no file."""
-    if source.rule.words is None:
+    """Return the normalized words of the file that the vocabulary rule names, or None if it names no file of words."""
+    if source.rule.words is None or source.settings.tokenizer.mode == "subword":
         return None
     return [source.settings.tokenizer.normalize(word) for word in read_words(source.rule.words)]
 
@@ -191,28 +215,28 @@ def _check_free(out: Path, overwrite: bool) -> None:
     check_own(out, FILES)
 
 
-_Numbered = tuple[int | None, int, list[str], Numbers, int]
+_Numbered = tuple[int | None, int, list[str], Numbers, Extent]
 """A chunk that was tokenized in a worker process: the id of the process, its first new number, the tokens that have the numbers
-from there on, the numbers of the chunk's tokens, (N,), int32, and the number of characters of the normalized chunk. Without an
-id, the chunk was tokenized in this process, and the numbers are its own."""
+from there on, the numbers of the chunk's tokens, (N,), int32, and the extent of the chunk. Without an id, the chunk was
+tokenized in this process, and the numbers are its own."""
 
 
 def _number_chunks(
     chunks: Iterator[bytes], settings: TextSettings, numbering: Numbering, processes: int
-) -> Iterator[tuple[Numbers, int]]:
-    """Tokenize chunks, in worker processes if it takes long; yield in order the numbers of each, (N,), and its characters."""
+) -> Iterator[tuple[Numbers, Extent]]:
+    """Tokenize chunks, in worker processes if it takes long; yield in order the numbers of each, (N,), and its extent."""
 
     def number(chunk: bytes) -> _Numbered:
         return None, 0, [], *numbering.number(chunk)[1:]
 
     tables: dict[int, Numbers] = {}  # for each worker: (K,), the number in `numbering` of each of the worker's numbers
-    for worker, start, types, numbers, characters in map_in_order(number, chunks, processes, _prepare_worker, (settings,)):
+    for worker, start, types, numbers, extent in map_in_order(number, chunks, processes, _prepare_worker, (settings,)):
         if worker is None:
-            yield numbers, characters
+            yield numbers, extent
             continue
         known = tables.get(worker, np.empty(0, np.int32))[:start]
         tables[worker] = np.append(known, numbering.numbers(types))
-        yield tables[worker][numbers], characters
+        yield tables[worker][numbers], extent
 
 
 def _prepare_worker(settings: TextSettings) -> Callable[[bytes], _Numbered]:
@@ -220,8 +244,8 @@ def _prepare_worker(settings: TextSettings) -> Callable[[bytes], _Numbered]:
     numbering = Numbering(settings, MAX_TYPES)
 
     def number(chunk: bytes) -> _Numbered:
-        start, numbers, characters = numbering.number(chunk)
-        return os.getpid(), start, numbering.types(start), numbers, characters
+        start, numbers, extent = numbering.number(chunk)
+        return os.getpid(), start, numbering.types(start), numbers, extent
 
     return number
 
@@ -237,7 +261,8 @@ class _ProvisionalIds:
     start
         The position of the first of the ids in the file.
     marks
-        (2, M), int64: the numbers of tokens and of characters read by the end of each chunk, beginning with zeros.
+        (4, M), int64: the numbers of tokens, and of characters, bytes and words (`Extent`), read by the end of each chunk,
+        beginning with zeros.
     """
 
     path: Path
@@ -257,12 +282,13 @@ class _ProvisionalIds:
 
     def slice(self, start: int, stop: int) -> "_ProvisionalIds":
         """Return the ids from position ``start`` to ``stop``."""
-        characters = self._characters(stop) - self._characters(start)
-        return _ProvisionalIds(self.path, self.start + start, np.array([[0, stop - start], [0, characters]]))
+        sizes = [stop - start, *np.subtract(self._extent(stop), self._extent(start))]
+        return _ProvisionalIds(self.path, self.start + start, np.array([[0] * len(sizes), sizes]).T)
 
-    def _characters(self, position: int) -> int:
-        """Return the number of characters before a position, interpolated within a chunk."""
-        return round(np.interp(position, *self.marks)) if position else 0
+    def _extent(self, position: int) -> Extent:
+        """Return the extent of the text before a position, interpolated within a chunk."""
+        tokens, *others = self.marks
+        return Extent(*(round(np.interp(position, tokens, each)) for each in others)) if position else Extent()
 
 
 @dataclass(frozen=True)
@@ -271,8 +297,8 @@ class _Numberer:
 
     Parameters
     ----------
-    files
-        The files of each part.
+    named, files
+        The files of each part, as the user named them and as they are read.
     source
         How they are read.
     folder
@@ -281,6 +307,7 @@ class _Numberer:
         As `tokenize` takes them.
     """
 
+    named: Mapping[str, Sequence[Path]]
     files: Mapping[str, Sequence[Path]]
     source: TextSource
     folder: Path
@@ -296,6 +323,62 @@ class _Numberer:
             If files cannot be read, or those of a part have no words.
         """
         return self._write({name: self._chunks(paths, numbering) for name, paths in self.files.items()}, numbering, self.progress)
+
+    def split_into_subwords(self, sizes: Mapping[str, Share | Count]) -> "_Numberer":
+        """Return a numberer whose files are the parts of the text, and whose tokenizer has subwords.
+
+        Parameters
+        ----------
+        sizes
+            The sizes of the parts to cut off the training text.
+
+        Raises
+        ------
+        FflmError
+            As `number` and `_cut`, or if the subwords cannot be read or trained.
+        """
+        source, rule = self.source, self.source.rule
+        given = Subwords.read(rule.words) if rule.words and not source.base else None  # refused before the text is read
+        parts = self._cut_text(sizes)
+        if source.base:
+            return parts
+        if given is None:
+            counted = parts.files.values() if rule.source == "all" else [parts.files["train"]]
+            lines = (source.settings.tokenizer.normalize(chunk).split("\n") for each in counted for chunk in read_chunks(each))
+            given = Subwords.train(lines, rule.max_size and rule.max_size - 1 - source.settings.ends, rule.min_count)
+        tokenizer = replace(source.settings.tokenizer, subwords=given.sha256)
+        return replace(parts, source=replace(parts.source, settings=replace(source.settings, tokenizer=tokenizer)))
+
+    def _cut_text(self, sizes: Mapping[str, Share | Count]) -> "_Numberer":
+        """Return a numberer whose files are copies of the parts of the text, cut as if the tokens were words.
+
+        It reads the text several times, as standard input cannot be read.
+        """
+        source, files = self.source, {name: [self.folder / f"{name}.txt"] for name in {**self.files, **sizes}}
+        for name, paths in self.files.items():
+            with _writing(files[name][0]) as file:
+                file.writelines(read_chunks(paths, source.encoding, source.errors))
+        parts = replace(self, files=files, source=replace(source, encoding="utf-8", errors="strict"))
+        if not sizes:
+            return parts
+        settings = replace(source.settings, tokenizer=Tokenizer())
+        whole = [files["train"][0].rename(self.folder / "whole.txt")]
+        words = replace(parts, files={"train": whole}, source=replace(parts.source, settings=settings))
+        text = words.number(Numbering(settings))["train"]
+        cut = _cut(text, sizes, 0 if settings.mode == "sentence" else None)
+        names = sorted(cut, key=lambda name: cut[name].start)
+        with contextlib.ExitStack() as stack:
+            opened = iter([stack.enter_context(_writing(files[name][0])) for name in names])
+            starts = [cut[name].start for name in names[1:]]
+            file = next(opened)
+            for chunk, before, after in zip(read_chunks(whole), text.marks[0], text.marks[0, 1:], strict=False):
+                written = 0
+                while starts and starts[0] < after:
+                    stop, start = _find_token(chunk, starts.pop(0) - int(before), settings)
+                    file.write(chunk[written:stop])
+                    written, file = start, next(opened)
+                file.write(chunk[written:])
+        return parts
 
     def number_share(self, communicator: Communicator) -> None:
         """Tokenize this process's share of the files, for `merge`, and wait until all processes have done so.
@@ -329,11 +412,11 @@ class _Numberer:
         found = [json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) for path in paths]
         read, tables = [0] * size, [np.empty(0, np.int32)] * size
 
-        def chunks(name: str) -> Iterator[tuple[Numbers, int]]:
+        def chunks(name: str) -> Iterator[tuple[Numbers, Extent]]:
             for rank, (path, parts) in enumerate(zip(paths, found, strict=True)):
                 tables[rank] = np.append(tables[rank], numbering.numbers(parts[name]["types"]))
-                for count, characters in np.diff(parts[name]["marks"]).T.tolist():
-                    yield tables[rank][np.fromfile(path, np.int32, count, offset=4 * read[rank])], characters
+                for count, *extent in np.diff(parts[name]["marks"]).T.tolist():
+                    yield tables[rank][np.fromfile(path, np.int32, count, offset=4 * read[rank])], Extent(*extent)
                     read[rank] += count
 
         return self._write({name: chunks(name) for name in self.files}, numbering, None)
@@ -344,15 +427,15 @@ class _Numberer:
 
     def _chunks(
         self, paths: Sequence[Path], numbering: Numbering, share: tuple[int, int] = (0, 1)
-    ) -> Iterator[tuple[Numbers, int]]:
-        """Read a share of some files, and yield the numbers of each chunk, (N,), and its characters."""
+    ) -> Iterator[tuple[Numbers, Extent]]:
+        """Read a share of some files, and yield the numbers of each chunk, (N,), and its extent."""
         source = self.source
         chunks = map(as_bytes, read_chunks(paths, source.encoding, source.errors, share=share))
         return _number_chunks(chunks, source.settings, numbering, self.processes)
 
     def _write(
         self,
-        texts: Mapping[str, Iterator[tuple[Numbers, int]]],
+        texts: Mapping[str, Iterator[tuple[Numbers, Extent]]],
         numbering: Numbering,
         progress: Callable[[int], None] | None,
     ) -> dict[str, _ProvisionalIds]:
@@ -362,21 +445,21 @@ class _Numberer:
             for name, chunks in texts.items():
                 result[name] = _append(chunks, file, progress)
                 if not result[name].tokens or len(numbering) == 1:  # the only token is the line end
-                    names = ", ".join("standard input" if str(path) == "-" else str(path) for path in self.files[name])
+                    names = ", ".join("standard input" if str(path) == "-" else str(path) for path in self.named[name])
                     raise FflmError(f"there are no words in {names}: give a text that is not empty or blank")
         return result
 
 
-def _append(chunks: Iterator[tuple[Numbers, int]], file: BinaryIO, progress: Callable[[int], None] | None) -> _ProvisionalIds:
-    """Append the provisional ids of a text, which come with the characters of each chunk, to a file."""
+def _append(chunks: Iterator[tuple[Numbers, Extent]], file: BinaryIO, progress: Callable[[int], None] | None) -> _ProvisionalIds:
+    """Append the provisional ids of a text, which come with the extent of each chunk, to a file."""
     start = file.tell() // 4
-    marks = [(0, 0)]
-    for numbers, characters in chunks:
+    sizes = [(0, *Extent())]
+    for numbers, extent in chunks:
         file.write(numbers.tobytes())
-        marks.append((marks[-1][0] + len(numbers), marks[-1][1] + characters))
+        sizes.append((len(numbers), *extent))
         if progress:
-            progress(characters)
-    return _ProvisionalIds(Path(file.name), start, np.array(marks).T)
+            progress(extent.characters)
+    return _ProvisionalIds(Path(file.name), start, np.cumsum(sizes, axis=0).T)
 
 
 def _cut(text: _ProvisionalIds, sizes: Mapping[str, Share | Count], end: int | None) -> dict[str, _ProvisionalIds]:
@@ -396,6 +479,24 @@ def _cut(text: _ProvisionalIds, sizes: Mapping[str, Share | Count], end: int | N
             stop = first
     parts["train"] = text.slice(0, stop)
     return parts
+
+
+def _find_token(chunk: str, position: int, settings: TextSettings) -> tuple[int, int]:
+    """Return where to cut a chunk of text before a token: the ends of what is before, and the start of what is after.
+
+    The two are the beginning of a line if the token is the first one there; otherwise the white space between two tokens is lost.
+    """
+    tokens, end = settings.tokens(chunk), 0
+    for token in tokens[:position]:
+        end = chunk.index(token, end) + len(token)
+    start = chunk.index(tokens[position], end)
+    line = chunk.rfind("\n", 0, start) + 1
+    return (line, line) if line >= end else (end, start)
+
+
+def _writing(path: Path) -> IO[str]:
+    """Open a temporary file for text that chunks are written to as they are."""
+    return path.open("w", encoding="utf-8", newline="\n")
 
 
 def _after_end(text: _ProvisionalIds, position: int, end: int) -> int:
@@ -423,6 +524,9 @@ def _build_vocabulary(
     names = " and ".join(", ".join(counted).rsplit(", ", 1))
     if source.base is not None:
         return source.base.extended(counts, rule, names) if source.extended else source.base.recounted(counts)
+    if source.settings.tokenizer.mode == "subword":
+        given = source.settings.tokenizer.known_subwords()
+        return Vocabulary.from_words(given.words, counts, ends=ends, source=names, kind="subwords")
     if given_words is None:
         return Vocabulary.from_counts(counts, ends=ends, min_count=rule.min_count, max_size=rule.max_size, source=names)
     if not any(word in counts for word in given_words):
@@ -460,6 +564,6 @@ def _write_part(path: Path, part: _ProvisionalIds, table: npt.NDArray[np.unsigne
         "tokens": tally.tokens,
         "unknown": tally.unknown,
         "ends": tally.ends,
-        "characters": int(part.marks[1, -1]),
+        **Extent(*part.marks[1:, -1].tolist())._asdict(),
         "sha256": tally.sha256,
     }

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 
 import regex
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from fflm.arguments import Settings
+from fflm.errors import FflmError
+from fflm.text.chinese import cut_words
+from fflm.text.subwords import Subwords, find
 
 LINE_END = "\n"
 """The token that stands for the end of a line; no other token contains a newline."""
 
-Mode = Literal["word", "char", "space"]
+Mode = Literal["word", "char", "space", "subword", "chinese"]
 Normalization = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
 ASCII_BLANKS = " \t\r\n"
@@ -47,6 +50,8 @@ _WORD_TOKENS = regex.compile(
     rf"|(?=[^{_BLANK}{_FORMAT}])\X{_IGNORED}*+",
     regex.V1,
 )
+# Han characters without marks such as variation selectors, which would be cut off. jieba takes quadratic time for a long run.
+_HAN = regex.compile(rf"((?:\p{{Han}}(?!{_IGNORED})){{1,500}}+)", regex.V1)
 GRAPHEMES = regex.compile(rf"\p{{RI}}{{2}}[{_EXTEND}]*+|\X", regex.V1)
 """Matches a grapheme cluster of Unicode Standard Annex 29."""
 
@@ -73,16 +78,19 @@ class Tokenizer(Settings):
     Raises
     ------
     FflmError
-        If the mode or the normalization form does not exist.
+        If the mode or the normalization form does not exist; and, when text is split, if the subwords are not known.
 
     Notes
     -----
     In mode ``"word"`` tokens are words with inner apostrophes and hyphens, numbers, and every other grapheme by itself (so each
     Han character and each punctuation mark is a token; ``...``, ``--`` and quotes such as double backticks stay whole). In mode
     ``"char"`` tokens are grapheme clusters, spaces included. Mode ``"space"`` is for text that is tokenized already: it is split
-    at `ASCII_BLANKS` and nowhere else, so that a no-break space is part of a word.
+    at `ASCII_BLANKS` and nowhere else, so that a no-break space is part of a word. In mode ``"subword"`` tokens are those of a
+    `fflm.text.subwords.Subwords`, which must be known when the tokenizer is made, and are spelled as in its file. Mode
+    ``"chinese"`` is mode ``"word"`` with words in place of Han characters.
 
-    Only white space is lost (in mode ``"char"``, only line ends): the tokens joined are the normalized text without it.
+    Only white space is lost (in the modes ``"char"`` and ``"subword"``, only line ends): the tokens joined are the normalized
+    text without it, unless a tokenizer.json that someone else made changes the text.
     Graphemes, which are emoji sequences and letters with their marks, are never broken (Unicode Standard Annex 29,
     https://www.unicode.org/reports/tr29/).
 
@@ -93,12 +101,29 @@ class Tokenizer(Settings):
     """
 
     mode: Annotated[
-        Mode, Meta(description="Split text into words and punctuation, into characters, or only at spaces, tabs and line ends.")
+        Mode,
+        Meta(
+            description="Split text into words and punctuation, into characters, only at spaces, tabs and line ends, into "
+            "subwords, so that no word is unknown, or into words and Chinese words."
+        ),
     ] = "word"
     lowercase: Annotated[bool, Meta(description="Convert the text to lower case.")] = False
     normalization: Annotated[
         Normalization | None, Meta(description="Unicode normalization form, applied before lower-casing.")
     ] = None
+    subwords: Annotated[
+        str | UnsetType, Meta(description="The SHA-256 of the tokenizer.json of subwords, which is in the same folder.")
+    ] = UNSET
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Not a field, so that it is not stored in JSON; but it is pickled, because another process has not read the file.
+        object.__setattr__(self, "_subwords", find(self.subwords) if self.subwords is not UNSET else None)
+
+    @property
+    def cuts_at_blanks(self) -> bool:
+        """Whether no token depends on text beyond a space, so that the pieces between spaces can be tokenized by themselves."""
+        return self.mode not in ("char", "subword")
 
     def normalize(self, text: str) -> str:
         """Return the text in the normalization form, in lower case if the tokenizer is set to that."""
@@ -114,6 +139,12 @@ class Tokenizer(Settings):
             return cast(list[str], _WORD_TOKENS.findall(text))
         if self.mode == "char":
             return cast(list[str], GRAPHEMES.findall(text))
+        if self.mode == "subword":
+            first, *others = text.split("\n")
+            split = self.known_subwords().split
+            return [*split(first), *(token for line in others for token in (LINE_END, *split(line)))]
+        if self.mode == "chinese":
+            return [word for piece in _HAN.split(text) for word in _words(piece)]
         pieces = text.replace("\n", f" {LINE_END} ").replace("\t", " ").replace("\r", " ").split(" ")  # of `ASCII_BLANKS`
         return list(filter(None, pieces))
 
@@ -121,7 +152,7 @@ class Tokenizer(Settings):
         """Return whether a character separates tokens, and so is lost."""
         if self.mode == "space":
             return character in ASCII_BLANKS
-        return self.mode == "word" and (character.isspace() or character == "\u200b")
+        return self.mode in ("word", "chinese") and (character.isspace() or character == "\u200b")
 
     def tokens(self, text: str) -> list[str]:
         """Normalize and split text; newlines are white space."""
@@ -138,6 +169,9 @@ class Tokenizer(Settings):
         """
         if self.mode == "char":
             return "".join(tokens)
+        if self.mode == "subword":
+            lines = (list(line) for ends, line in itertools.groupby(tokens, LINE_END.__eq__))
+            return "".join("".join(line) if line[0] == LINE_END else self.known_subwords().join(line) for line in lines)
         text: list[str] = []
         before = LINE_END
         glued = True  # whether the next token follows the previous one without a space
@@ -160,6 +194,28 @@ class Tokenizer(Settings):
             text.append(shown)
             before, glued = bare, opens or token == LINE_END or token in _JOINING
         return "".join(text)
+
+    def readable(self, token: str) -> str:
+        """Return a token as text, for people to read: a subword may be spelled in another way (`Subwords.readable`)."""
+        return self.known_subwords().readable(token) if self.mode == "subword" else token
+
+    def known_subwords(self) -> Subwords:
+        """Return the subwords.
+
+        Raises
+        ------
+        FflmError
+            If they are not known.
+        """
+        known: Subwords | None = vars(self)["_subwords"]
+        if known is None:
+            raise FflmError("a tokenizer of subwords must be trained first: use that of a model (`model.text.tokenizer`)")
+        return known
+
+
+def _words(text: str) -> list[str]:
+    """Split a text into words and punctuation, or, if it is a run of Han characters, into Chinese words."""
+    return cut_words(text) if _HAN.match(text) else _WORD_TOKENS.findall(text)
 
 
 def _adjoin(left: str, right: str) -> bool:

@@ -54,7 +54,10 @@ class VocabularyRule(Settings):
 
     min_count: MinCount = 2
     max_size: MaxSize = 50_000
-    words: Annotated[Path | None, Meta(description="File that gives the words of the vocabulary, one per line.")] = None
+    words: Annotated[
+        Path | None,
+        Meta(description="File that gives the words of the vocabulary, one per line; for subwords, a tokenizer.json."),
+    ] = None
     source: Annotated[
         Literal["train", "all"],
         Meta(description="Count words in the training text only, or in held-out text too (as Bengio et al. did)."),
@@ -179,7 +182,9 @@ class Vocabulary:
         return cls._from_kept(frequent, counts, ends, rule)
 
     @classmethod
-    def from_words(cls, words: Iterable[str], counts: Mapping[str, int], *, ends: bool, source: str = "train") -> "Vocabulary":
+    def from_words(
+        cls, words: Iterable[str], counts: Mapping[str, int], *, ends: bool, source: str = "train", kind: str = "given words"
+    ) -> "Vocabulary":
         """Keep the given words, even those that do not occur; repetitions and symbols among them are ignored.
 
         Parameters
@@ -188,6 +193,8 @@ class Vocabulary:
             The words to keep.
         counts, ends, source
             As in ``from_counts``.
+        kind
+            What the words are, for the rule.
 
         Raises
         ------
@@ -197,7 +204,7 @@ class Vocabulary:
         kept = [word for word in dict.fromkeys(words) if _is_word(word)]
         if not kept:
             raise FflmError("the given vocabulary has no words: write one word per line")
-        return cls._from_kept(kept, counts, ends, f"{len(kept)} given words, counted in {source}")
+        return cls._from_kept(kept, counts, ends, f"{len(kept)} {kind}, counted in {source}")
 
     def recounted(self, counts: Mapping[str, int], added: Sequence[str] = (), rule: str = "") -> "Vocabulary":
         """Return a vocabulary in which all words keep their ids, and the words ``added`` follow, with the counts of another text.

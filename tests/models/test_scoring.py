@@ -22,7 +22,7 @@ from fflm.models.neural.fast import FastScorer
 from fflm.models.neural.model import save_config
 from fflm.models.ngram.train import train as train_ngram
 from fflm.models.scoring import score, score_chunks, score_files, score_hypotheses, scored_lines, sentences, with_feature
-from fflm.text.pieces import as_bytes
+from fflm.text.extent import as_bytes
 from fflm.text.reading import read_chunks
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import Tokenizer

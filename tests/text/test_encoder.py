@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fflm.text import encoder as encoder_module
 from fflm.text.encoder import Encoder, with_newlines
-from fflm.text.pieces import as_bytes
+from fflm.text.extent import as_bytes
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END, Tokenizer
 from fflm.text.vocabulary import Vocabulary
@@ -100,9 +100,10 @@ CHUNKS = st.lists(TEXTS | st.lists(st.sampled_from(PIECES)).map(" ".join), max_s
 def test_encoded_chunks_equal_encoded_texts(name, chunks):
     read, encoder = READ[name], ENCODERS[name]
     for chunk in map(with_newlines, chunks):
-        ids, characters = encoder.encode_chunk(as_bytes(chunk))
+        ids, extent = encoder.encode_chunk(as_bytes(chunk))
         assert ids.tolist() == read.encode_text(chunk, encoder.vocabulary).tolist()
-        assert (ids.dtype, characters) == (np.int32, len(read.tokenizer.normalize(chunk)))
+        expected = len(read.tokenizer.normalize(chunk)), len(as_bytes(chunk)), len(chunk.split())
+        assert (ids.dtype, extent) == (np.int32, expected)
 
 
 def test_words_of_eight_bytes_have_different_keys():

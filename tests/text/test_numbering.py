@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from test_tokenizer import PIECES, TEXTS, TOKENIZERS
 
 from fflm.text import numbering
+from fflm.text.extent import as_bytes
 from fflm.text.numbering import Numbering
-from fflm.text.pieces import as_bytes
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END, Tokenizer
 
@@ -37,10 +37,10 @@ def tokens_of(numbered, numbers):
 def test_numbering_gives_same_tokens_as_settings(chunks, settings, limit):
     numbered = Numbering(settings, limit)
     for chunk in chunks:
-        start, numbers, characters = numbered.number(as_bytes(chunk))
+        start, numbers, extent = numbered.number(as_bytes(chunk))
         normalized = settings.tokenizer.normalize(chunk)
         assert tokens_of(numbered, numbers) == settings.tokens(normalized)
-        assert (numbers.dtype, characters) == (np.int32, len(normalized))
+        assert (numbers.dtype, extent) == (np.int32, (len(normalized), len(as_bytes(chunk)), len(chunk.split())))
         assert start == 0 or len(numbered) - len(numbered.types(start)) == start
     types = numbered.types()
     assert types[0] == LINE_END

@@ -1,5 +1,6 @@
 """The tokenizer drops only white space, splits no grapheme in two, and its tokens join into readable text."""
 
+import sys
 import unicodedata
 
 import pytest
@@ -8,16 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fflm.errors import FflmError
+from fflm.text import chinese
 from fflm.text.tokenizer import LINE_END, Tokenizer
 
 # Ordinary text is rare among random characters, so pieces that meet in awkward ways are mixed in.
 PIECES = ["don't", "’", "'", "-", "--", "...", "3.14", ",", "``", "\n", " ", "\x1c", "\u3000", "猫", "カー", "か\u3099", "\u0301"]
+PIECES += ["我来到北京", "𠀀〇", "\ufe00"]
 PIECES += ["\u00ad", "\u200b", "\u200c", "\u200f", "\u2060", "\ufeff", "\u00a0", "\x0b", "\U0001f1e9", "3\u2060"]
 PIECES += ["👩‍👩‍👧", "👍🏽", "🇩🇪", "1\ufe0f\u20e3", "\u200d", "\u0600", "한국어", "é", "İ", "ﬁ", "<unk>", "क्षि", "\U000e0067"]
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=20).map("".join)
 TOKENIZERS = st.builds(
     Tokenizer,
-    mode=st.sampled_from(["word", "char", "space"]),
+    mode=st.sampled_from(["word", "char", "space", "chinese"]),
     lowercase=st.booleans(),
     normalization=st.sampled_from([None, "NFC", "NFD", "NFKC", "NFKD"]),
 )
@@ -227,3 +230,22 @@ def test_detokenize_only_adds_spaces(text):
 def test_tokenizer_refuses_invalid_settings(wrong):
     with pytest.raises(FflmError, match="must be one of"):
         Tokenizer(**wrong)
+
+
+def test_chinese_words_replace_han_characters_only():
+    tokenizer = Tokenizer("chinese")
+    text = "我来到北京清华大学，在3.5万人中。\n猫\ufe00 is a cat"
+    tokens = ["我", "来到", "北京", "清华大学", "，", "在", "3.5", "万人", "中", "。", "\n", "猫\ufe00", "is", "a", "cat"]
+    assert tokenizer.split(text) == tokens
+    assert tokenizer.detokenize(tokens[:5]) == "我来到北京清华大学，"
+
+
+def test_long_runs_of_chinese_are_cut_in_time():
+    assert "".join(Tokenizer("chinese").split("龘" * 50_000)) == "龘" * 50_000  # quadratic time would be minutes
+
+
+def test_missing_segmenter_of_chinese_is_named_in_one_line(monkeypatch):
+    monkeypatch.setattr(chinese, "_cutter", chinese._cutter.__wrapped__)
+    monkeypatch.setitem(sys.modules, "jieba", None)
+    with pytest.raises(FflmError, match=r"^words of Chinese text need the library jieba: install it with `pip install .*chinese"):
+        Tokenizer("chinese").split("猫")

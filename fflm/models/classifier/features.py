@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from fflm.errors import FflmError
 from fflm.models.classifier.settings import TextInput
+from fflm.text.extent import as_bytes
 from fflm.text.numbering import Numbering
-from fflm.text.pieces import as_bytes
 from fflm.text.reading import read_lines, uncompressed
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import ASCII_BLANKS, Tokenizer

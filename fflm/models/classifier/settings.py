@@ -80,6 +80,10 @@ class TextInput(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.tokenizer.mode == "subword":
+            raise FflmError(
+                "text classifiers read words or characters: give another `tokenizer`; subwords are for language models"
+            )
         given = self.counts or self.lexicon or self.present or self.word_count or self.log_length
         if self.input == "features" and not given:
             names = "`counts`, `lexicons`, `present`, `word_count` or `log_length`"

@@ -147,7 +147,7 @@ OPTIONS = {
     **parameters(LabeledSource),
     **parameters(TextInput, "tokenizer", "lexicon"),
     "tokenizer": TEXT_OPTIONS["tokenizer"],
-    **parameters(Tokenizer, "mode"),
+    **parameters(Tokenizer, "mode", "subwords"),
     **parameters(VocabularyRule, "words", "source"),
     **parameters(NetworkConfig, *NO_NETWORK),
     **parameters(TrainingSettings, *NO_TRAINING),

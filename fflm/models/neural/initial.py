@@ -1,7 +1,7 @@
 """Training that starts from a trained model: of its network on other text, with its vocabulary or a larger one."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ from fflm.text.vocabulary import VocabularyRule
 
 _ADDED_WORDS = "min_count", "max_size", "source"
 _CHANGEABLE = "dropout", "embedding_dropout"
+_GIVEN = "vocabulary", "input", "numbers", "outputs", "output"
 
 
 def settings_of_model(extended: bool) -> set[str]:
@@ -62,15 +63,13 @@ class InitialModel:
             )
 
     def fields(self) -> dict[str, Any]:
-        """Return the settings of the network, and those of the text that `fflm.models.creation.text_source` takes."""
-        config, text = self.model.config, self.model.text
-        # The fields that are left out are the same in all language models, or depend on the text.
-        network = _fields(config, "vocabulary", "input", "numbers", "outputs", "output")
-        return {**network, "tokenizer": text.tokenizer.mode, **_fields(text.tokenizer, "mode"), **_fields(text, "tokenizer")}
+        """Return the settings of the network, but for those that are the same in all language models, or depend on the text."""
+        names = {field.name for field in dataclasses.fields(NetworkConfig)}
+        return {name: getattr(self.model.config, name) for name in names.difference(_GIVEN)}
 
     def source(self, source: TextSource) -> TextSource:
-        """Return a source whose text is read with the vocabulary of the model."""
-        return dataclasses.replace(source, base=self.model.vocabulary, extended=self.extended)
+        """Return a source whose text is read as the model reads text, with its vocabulary."""
+        return dataclasses.replace(source, settings=self.model.text, base=self.model.vocabulary, extended=self.extended)
 
     def parameters(self, corpus: Corpus) -> Parameters:
         """Return the initial weights for the vocabulary of a corpus.
@@ -93,8 +92,3 @@ class InitialModel:
         counts = np.array([after.counts[0], *after.counts[len(before) :]]) + 1.0
         unknown = (before.counts[0] + 1.0) / (sum(before.counts) + 1.0)
         return self.model.parameters.extended(np.log(counts / (sum(after.counts) + len(counts)) / unknown))
-
-
-def _fields(settings: NetworkConfig | Tokenizer | TextSettings, *but: str) -> Mapping[str, Any]:
-    """Return the fields of settings, except for those named in ``but``."""
-    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings) if field.name not in but}
