@@ -24,7 +24,7 @@ from fflm.models.neural.model import NeuralModel
 from fflm.models.ngram import train as ngram_train
 from fflm.models.ngram.model import NgramModel
 from fflm.parallel.world import world
-from fflm.progress import ProgressPrinter
+from fflm.progress import progress_display
 from fflm.search.search import Search
 from fflm.search.study import SEARCH
 from fflm.signals import ctrl_c
@@ -72,10 +72,12 @@ def train(
         Number of networks to train, with the seeds ``seed``, ``seed + 1``, and so on. If there are several, the model is their
         mixture in equal shares. Other processes may train some of them at the same time, with `resume`.
     verbose
-        Whether to print a line for each evaluation, and one per minute between evaluations.
+        Whether to print a line for each evaluation, and one per minute between evaluations; in a notebook, they are in one output
+        that is updated, with a progress bar.
     callback
         A function that is called with the session (`fflm.training.session.Session`) and each event of it, such as a
-        `fflm.training.events.Step` or an `fflm.training.events.Evaluation`.
+        `fflm.training.events.Step` or an `fflm.training.events.Evaluation`. It may call ``session.stop()``, which ends training
+        as early stopping does. What it raises ends training after a checkpoint, and `resume` continues.
 
     Raises
     ------
@@ -155,8 +157,12 @@ def _resume_search(path: Path, verbose: bool, callback: Callback | None) -> Neur
                 search.save()
             elif search.run and isinstance(event, Event):
                 interrupted.deferred = True
-                for each in callbacks:
-                    each(search.run, event)
+                try:
+                    for each in callbacks:
+                        each(search.run, event)
+                except Exception:
+                    search.save()
+                    raise
             if stop:
                 raise KeyboardInterrupt(f"stopped and saved: `fflm.resume('{path}')` resumes the search")
     if search.best is None:
@@ -168,7 +174,7 @@ def _resume_search(path: Path, verbose: bool, callback: Callback | None) -> Neur
 
 def _callbacks(verbose: bool, callback: Callback | None) -> list[Callback]:
     """Return the callbacks of a session; of several processes, only the first one prints the progress."""
-    return [*([ProgressPrinter()] if verbose and world().first else []), *([callback] if callback else [])]
+    return [*([progress_display()] if verbose and world().first else []), *([callback] if callback else [])]
 
 
 def _finish(session: Session | Ensemble, verbose: bool, callback: Callback | None) -> None:

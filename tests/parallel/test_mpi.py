@@ -53,6 +53,8 @@ def test_interrupted_training_in_several_processes_equals_uninterrupted(text, na
         assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-5)
         assert two["valid"]["perplexity"] == pytest.approx(one["valid"]["perplexity"], rel=1e-4)
     assert log("whole.model", "test") == log("resumed.model", "test")
+    (stopped,) = log("stopped.model")
+    assert stopped["step"] == 4
     fflm.resume("whole.model", epochs=3)
     assert log("whole.model", "resumed")[0]["processes"] == 1
     assert len(log("whole.model")) == 3

@@ -116,7 +116,14 @@ def training(communicator, settings=TRAINING):
     steps = communicator.gather([stopped])[:, 0]
     assert len(set(steps)) == 1, steps
     fflm.resume("resumed.model")
+    fflm.train("text.txt", "stopped.model", **settings, callback=stop_in_last_process)
     return {"step": stopped, "messages": messages[2] - messages[1]}
+
+
+def stop_in_last_process(session, event):
+    """Stop training in the last process after step 3, which is within an epoch."""
+    if session.communicator.rank == session.communicator.size - 1 and isinstance(event, Step) and event.step == 3:
+        session.stop()
 
 
 def vocabulary(communicator):
