@@ -5,7 +5,19 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fflm.arguments import Device, PathLike, Paths, Processes, Size, checked, parameters, refuse_unknown, to_path, with_options
+from fflm.arguments import (
+    Device,
+    PathLike,
+    Paths,
+    Processes,
+    Size,
+    Texts,
+    checked,
+    parameters,
+    refuse_unknown,
+    to_path,
+    with_options,
+)
 from fflm.backend.devices import choose_device
 from fflm.errors import FflmError
 from fflm.filtering.job import Progress, Report, resume_job, start_job
@@ -52,7 +64,7 @@ def load(path: PathLike, device: Device = "cpu", *, verify: bool = False) -> Lan
 @with_options(neural_train.OPTIONS)
 @checked
 def train(
-    inputs: Paths,
+    inputs: Texts,
     path: PathLike | None = None,
     *,
     members: Members = 1,
@@ -65,9 +77,10 @@ def train(
     Parameters
     ----------
     inputs
-        Files and folders of text, one or several; or a folder made by `fflm.text.tokenize.tokenize`, or that of another model.
+        Files and folders of text, and texts in memory (`fflm.Text`), one or several; or a folder made by
+        `fflm.text.tokenize.tokenize`, or that of another model.
     path
-        The folder of the model; by default ``INPUT.model`` in the current one.
+        The folder of the model; by default ``INPUT.model`` in the current one. A text in memory needs it.
     members
         Number of networks to train, with the seeds ``seed``, ``seed + 1``, and so on. If there are several, the model is their
         mixture in equal shares. Other processes may train some of them at the same time, with `resume`.
@@ -190,7 +203,7 @@ def _finish(session: Session | Ensemble, verbose: bool, callback: Callback | Non
 
 
 @with_options(ngram_train.OPTIONS)
-def train_ngram(inputs: Paths, path: PathLike | None = None, **options: Any) -> NgramModel:
+def train_ngram(inputs: Texts, path: PathLike | None = None, **options: Any) -> NgramModel:
     """Train an n-gram model (interpolated modified Kneser-Ney) on text.
 
     Parameters
@@ -211,14 +224,14 @@ def train_ngram(inputs: Paths, path: PathLike | None = None, **options: Any) -> 
 @with_options(classifier_train.OPTIONS)
 @checked
 def train_classifier(
-    inputs: Paths, path: PathLike | None = None, *, verbose: bool = False, callback: Callback | None = None, **options: Any
+    inputs: Texts, path: PathLike | None = None, *, verbose: bool = False, callback: Callback | None = None, **options: Any
 ) -> TextClassifier:
     """Train a text classifier on labeled text and return the best one.
 
     Parameters
     ----------
     inputs
-        A file of labeled text, compressed or not, a folder, or several of them.
+        A file of labeled text, compressed or not, a folder, a text in memory (`fflm.Text.labeled`), or several of them.
     path
         The folder of the classifier; by default ``INPUT.classifier`` in the current one.
     verbose, callback

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from fflm.arguments import Device, Overwrite, PathLike, Paths, Processes, Progress, checked, refuse_unknown
+from fflm.arguments import Device, Overwrite, PathLike, Processes, Progress, Texts, checked, refuse_unknown
 from fflm.arrays import CONFIG, WEIGHTS, meaning, save_arrays
 from fflm.backend.devices import Compute
 from fflm.errors import FflmError
@@ -57,7 +57,7 @@ WAITING_SECONDS = 0.5
 
 @checked
 def start_ensemble(
-    inputs: Paths,
+    inputs: Texts,
     path: PathLike | None = None,
     *,
     members: Members,

@@ -23,11 +23,11 @@ from msgspec import Meta
 from fflm.arguments import (
     Device,
     PathLike,
-    Paths,
     Positive,
     Precision,
     Processes,
     Progress,
+    Texts,
     Workers,
     checked,
     refuse_unknown,
@@ -179,7 +179,7 @@ class Plan:
 
 @checked
 def start_search(
-    inputs: Paths,
+    inputs: Texts,
     path: PathLike | None,
     space: Space,
     *,
@@ -227,7 +227,7 @@ def start_search(
 
 @checked
 def start_classifier_search(
-    inputs: Paths,
+    inputs: Texts,
     path: PathLike | None,
     space: Space,
     *,

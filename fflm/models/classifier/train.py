@@ -9,7 +9,19 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from fflm.arguments import Device, Overwrite, PathLike, Paths, check, checked, parameters, refuse_unknown, to_path, to_paths
+from fflm.arguments import (
+    Device,
+    Overwrite,
+    PathLike,
+    Paths,
+    Texts,
+    check,
+    checked,
+    parameters,
+    refuse_unknown,
+    to_path,
+    to_paths,
+)
 from fflm.arrays import CONFIG
 from fflm.backend.devices import Compute
 from fflm.errors import FflmError
@@ -45,7 +57,7 @@ def default_batch_size(examples: int) -> int:
 
 @checked
 def start_session(
-    inputs: Paths,
+    inputs: Texts,
     path: PathLike | None = None,
     *,
     overwrite: Overwrite = False,
@@ -112,7 +124,7 @@ class ClassifierRequest:
     compute: Compute
 
     @classmethod
-    def of(cls, inputs: Paths, given: Mapping[str, Any]) -> Self:
+    def of(cls, inputs: Texts, given: Mapping[str, Any]) -> Self:
         """Check inputs and settings, as `start_session` takes them, without ``path``, ``overwrite`` and ``vectors``.
 
         Raises

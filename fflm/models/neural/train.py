@@ -9,9 +9,9 @@ from fflm.arguments import (
     Device,
     Overwrite,
     PathLike,
-    Paths,
     Processes,
     Progress,
+    Texts,
     checked,
     parameters,
     refuse_unknown,
@@ -112,7 +112,7 @@ def default_epochs(words: int) -> int:
 
 @checked
 def start_session(
-    inputs: Paths,
+    inputs: Texts,
     path: PathLike | None = None,
     *,
     overwrite: Overwrite = False,
