@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import start_up
 from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximization, figures, losses, mixed
+from common import median_interval, show_verdict
 from exact import exact_gradients, exact_updates
 from gpu import CONTENDERS, LARGE, PARTS, STEPS, Comparison, is_failed, large, operations, run_tasks, tasks_of
 from ngram import PIECE, pieces
@@ -271,3 +272,16 @@ def test_tasks_of_gpu_benchmark_have_plain_names_and_begin_with_what_matters(tmp
     assert names[:4] == ["operations-fp32", "operations-mixed", "step-50000x256x8192-fflm-mixed", "step-50000x256x8192-fflm-fp32"]
     options.parts, options.sizes, options.contenders = ["steps"], [(9, 8, 7)], ["fflm-fp32"]
     assert [name for name, _ in tasks_of(options, tmp_path, {})] == ["step-9x8x7-fflm-fp32"]
+
+
+def test_interval_of_median_contains_the_true_one_and_narrows():
+    generator = np.random.default_rng(1)
+    widths = []
+    for count in (11, 100, 2000):
+        found = [median_interval(generator.exponential(size=count)) for _ in range(200)]
+        assert sum(each.low <= math.log(2) <= each.high for each in found) >= 198
+        widths.append(np.mean([each.high - each.low for each in found]))
+    assert widths[0] > 2 * widths[1] > 4 * widths[2]
+    assert (median_interval([1.0] * 10).low, median_interval([1.0] * 10).high) == (-math.inf, math.inf)
+    assert f"{median_interval([0.1] * 11):.0%}" == "10% (10% to 10%)"
+    assert [show_verdict([], []), show_verdict([], ["noise"]), show_verdict(["a"], ["noise"])] == [True, None, False]
