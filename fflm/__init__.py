@@ -93,5 +93,8 @@ def __getattr__(name: str) -> object:
     if name == "__version__":
         return importlib.metadata.version("fflm")
     if name in _LAZY:
+        from fflm.environment import check_environment
+
+        check_environment()
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'fflm' has no attribute {name!r}")

@@ -35,7 +35,7 @@ from typing import (
 import msgspec
 from msgspec import Meta
 
-from fflm.errors import FflmError, nearest
+from fflm.errors import FflmError, SettingsError, nearest
 from fflm.files import os_errors_as_fflm_error
 from fflm.given import Text
 
@@ -273,11 +273,13 @@ def with_options(options: Mapping[str, inspect.Parameter]) -> Callable[[Callable
     return add
 
 
-def refuse_unknown(names: Collection[str], known: Iterable[str]) -> None:
-    """Raise an FflmError if there are names of settings, which are all unknown; it suggests the most similar known name."""
+def refuse_unknown(names: Collection[str], known: Collection[str]) -> None:
+    """Raise a SettingsError if there are names of settings that nothing has used; it suggests the most similar known name."""
     for name in names:
+        if name in known:
+            raise SettingsError(f"the setting {name!r} has no use here: leave it out")
         meant = nearest(name, known)
-        raise FflmError(f"unknown setting {show(name)}: " + (f"did you mean {meant!r}?" if meant else "leave it out"))
+        raise SettingsError(f"unknown setting {show(name)}: " + (f"did you mean {meant!r}?" if meant else "leave it out"))
 
 
 def to_path(name: str, value: object) -> Path:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from fflm.arguments import Device, Precision, Threads, check, checked
 from fflm.backend.protocol import Backend
-from fflm.errors import FflmError, install
+from fflm.errors import FflmError, SettingsError, install
 from fflm.parallel.world import threads_per_process, world
 
 _REMEDY = f"run {install('cuda13')}, with cuda12 if the driver is older than 580"
@@ -64,7 +64,7 @@ def check_precision(precision: str, device: str) -> None:
     """Raise an FflmError if the precision is unknown, or if the device (``cpu`` or ``cuda``) does not support it."""
     check("precision", Precision, precision)
     if precision == "mixed" and device != "cuda":
-        raise FflmError("mixed precision needs the device cuda: on the CPU, train in fp32")
+        raise SettingsError("mixed precision needs the device cuda: on the CPU, train in fp32")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fflm.backend.protocol import Array
 from fflm.clock import running_time
-from fflm.errors import FflmError
+from fflm.errors import FflmError, SettingsError
 from fflm.network.feedforward import Network
 from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
@@ -142,9 +142,9 @@ class Trainer:
         self.communicator: Communicator = network.backend.connect(communicator)
         self.rows = SINGLE_PROCESS if network.partition else self.communicator
         if network.config.output != "softmax" and (settings.loss, settings.smoothing, settings.self_normalise) != ("exact", 0, 0):
-            raise FflmError("a sampled loss, smoothing and self-normalization are of a softmax: leave them out")
+            raise SettingsError("a sampled loss, smoothing and self-normalization are of a softmax: leave them out")
         if teacher and (settings.loss == "nce" or settings.smoothing or network.config.bands or network.partition):
-            raise FflmError("a teacher needs one softmax without smoothing: leave out `smoothing`, `bands`, and the loss nce")
+            raise SettingsError("a teacher needs one softmax without smoothing: leave out `smoothing`, `bands`, and the loss nce")
         self.teacher = teacher
         self.optimizer = Optimizer(settings, parameters, network.backend)
         self.gradients = parameters.zeros_like().mapped(network.backend.upload)

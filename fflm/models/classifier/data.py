@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fflm.arguments import Encoding, Errors, check, to_texts
 from fflm.arrays import EXAMPLES, load_arrays, save_arrays
-from fflm.errors import FflmError, FflmWarning
+from fflm.errors import FflmError, FflmWarning, SettingsError
 from fflm.given import Text
 from fflm.models.classifier.features import Reader, Texts, count_words, each_label
 from fflm.models.classifier.model import read_description
@@ -81,7 +81,7 @@ class LabeledSource:
             As `read_labeled` or `read_tagged`, or if there are too few texts to hold some out.
         """
         if tagged and self.format != "auto":
-            raise FflmError(f"tagged text has a word, a tab and a tag on each line: leave out `format='{self.format}'`")
+            raise SettingsError(f"tagged text has a word, a tab and a tag on each line: leave out `format='{self.format}'`")
         everything = self._read(self.inputs, tagged)
         order = _sentence_order(everything.labels, seed) if tagged else _drawing_order(everything.labels, seed)
         parts = {}

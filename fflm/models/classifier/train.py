@@ -24,7 +24,7 @@ from fflm.arguments import (
 )
 from fflm.arrays import CONFIG
 from fflm.backend.devices import Compute
-from fflm.errors import FflmError
+from fflm.errors import FflmError, SettingsError
 from fflm.models.classifier.data import ClassifierData, LabeledSource
 from fflm.models.classifier.features import read_lexicon
 from fflm.models.classifier.metrics import Report
@@ -89,9 +89,9 @@ def start_session(
     place = model_path(path, request.source.inputs, "classifier")
     start = None if vectors is None else to_path("vectors", vectors)
     if start and request.input.input == "features":
-        raise FflmError("features have no embeddings: leave out `vectors`, or choose another `input`")
+        raise SettingsError("features have no embeddings: leave out `vectors`, or choose another `input`")
     if request.settings.frozen and start is None:
-        raise FflmError("only embeddings that are given can be frozen: give `vectors`")
+        raise SettingsError("only embeddings that are given can be frozen: give `vectors`")
     with new_folder(place, lambda: check_free(place, overwrite)) as new:
         data, config, settings = request.read()
         embeddings = read_embeddings(start, data.reader.vocabulary) if start else None
