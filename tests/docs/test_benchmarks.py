@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from contextlib import ExitStack
 
+import all as all_benchmarks
 import numpy as np
 import pytest
 import start_up
@@ -285,3 +286,18 @@ def test_interval_of_median_contains_the_true_one_and_narrows():
     assert (median_interval([1.0] * 10).low, median_interval([1.0] * 10).high) == (-math.inf, math.inf)
     assert f"{median_interval([0.1] * 11):.0%}" == "10% (10% to 10%)"
     assert [show_verdict([], []), show_verdict([], ["noise"]), show_verdict(["a"], ["noise"])] == [True, None, False]
+
+
+def test_all_benchmarks_of_the_table_are_found_with_what_they_need(tmp_path, monkeypatch):
+    found = {each.script: each for each in all_benchmarks.benchmarks()}
+    claims = {path.name for path in all_benchmarks.HERE.glob("*.py") if path.read_text(encoding="utf-8").startswith('"""Claim')}
+    assert claims - {"small.py"} <= set(found)
+    monkeypatch.setattr(all_benchmarks, "is_installed", lambda package: False)
+    assert found["ngram.py"].missing(tmp_path) == [str(tmp_path / "brown.txt"), str(tmp_path / "wikitext-2")]
+    assert (found["inference.py"].missing(tmp_path), found["overlap.py"].missing(tmp_path)) == (["torch"], ["mpi"])
+    assert found["training_step.py"].left_out() == ["the comparison with torch"]
+    assert found["classify.py"].missing(tmp_path) == []
+    assert found["classify.py"].command(tmp_path)[2:] == []
+    (tmp_path / "brown.txt").touch()
+    assert found["classify.py"].command(tmp_path)[2:] == [tmp_path / "brown.txt"]
+    assert found["first_hour.py"].missing(tmp_path)[-1] == "GPU"
