@@ -194,9 +194,30 @@ def in_turns(steps: Mapping[Any, Callable[[], Any]], rounds: int, turn_seconds: 
 
 
 def quartiles(values: list[float]) -> dict[str, float]:
-    """Return the median and the lower and upper quartile."""
+    """Return the median and the lower and upper quartile; with enough values, also the margin of noise (`median_interval`)."""
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": median, "low": low, "high": high}
+    margin = median_interval(values)
+    bounded = {"from": margin.low, "to": margin.high} if math.isfinite(margin.low) else {}
+    return {"median": median, "low": low, "high": high, **bounded}
+
+
+def shortfalls(rows: Mapping[str, Mapping[str, float]], least: float) -> tuple[list[str], list[str]]:
+    """Return which medians are below a target, and of which the margin of noise contains it, for `show_verdict`.
+
+    Parameters
+    ----------
+    rows
+        The results of `quartiles`, by their names.
+    least
+        The target.
+    """
+    missed, undecided = [], []
+    for name, row in rows.items():
+        low, high = row.get("from", -math.inf), row.get("to", math.inf)
+        if low < least:
+            part = f"{name}: {row['median']:.2f} ({low:.2f} to {high:.2f}) instead of {least:g}"
+            (missed if high < least else undecided).append(part)
+    return missed, undecided
 
 
 def resident(process: int | str = "self") -> tuple[int, int]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import start_up
 from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximization, figures, losses, mixed
-from common import median_interval, show_verdict
+from common import median_interval, quartiles, shortfalls, show_verdict
 from exact import exact_gradients, exact_updates
 from gpu import CONTENDERS, LARGE, PARTS, STEPS, Comparison, is_failed, large, operations, run_tasks, tasks_of
 from ngram import PIECE, pieces
@@ -285,6 +285,18 @@ def test_interval_of_median_contains_the_true_one_and_narrows():
     assert widths[0] > 2 * widths[1] > 4 * widths[2]
     assert (median_interval([1.0] * 10).low, median_interval([1.0] * 10).high) == (-math.inf, math.inf)
     assert f"{median_interval([0.1] * 11):.0%}" == "10% (10% to 10%)"
+    rows = {
+        "clear": quartiles([2.0] * 11),
+        "near": quartiles([1.4, 1.6] * 6),
+        "low": quartiles([1.0] * 11),
+        "few": quartiles([2.0] * 3),
+    }
+    missed, undecided = shortfalls(rows, 1.5)
+    assert [part.split(":")[0] for part in missed] == ["low"]
+    assert undecided == [
+        "near: 1.50 (1.40 to 1.60) instead of 1.5",
+        "few: 2.00 (-inf to inf) instead of 1.5",
+    ]
     assert [show_verdict([], []), show_verdict([], ["noise"]), show_verdict(["a"], ["noise"])] == [True, None, False]
 
 
