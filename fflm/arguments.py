@@ -315,7 +315,7 @@ def to_texts(name: str, values: object) -> tuple[Path | Text, ...]:
     for path in texts:
         if isinstance(path, Path) and len(str(path).split()) > 1 and not path.exists():
             shown = show(str(path))
-            raise FflmError(f"there is no file {shown}: `{name}` must be paths; to train on a text in memory, use `fflm.Text`")
+            raise FflmError(f"there is no file {shown}: `{name}` must be paths; a text without a file is given by `fflm.Text`")
     return texts
 
 

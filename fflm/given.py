@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 
 from fflm.errors import FflmError
 
@@ -25,7 +26,8 @@ class Text:
         if isinstance(lines, bytes | Mapping) or not isinstance(lines, str | Iterable):
             raise FflmError(f"`lines` must be a string or an iterable of strings, not of the type {type(lines).__name__}")
         self._lines = lines
-        self._consumed = False
+        self._once = isinstance(lines, Iterator)
+        self._read = False
 
     @classmethod
     def labeled(cls, texts: Iterable[str], labels: Iterable[str]) -> "Text":
@@ -43,7 +45,9 @@ class Text:
         FflmError
             When it is read, if a text or a label is not a string, or there are more of one than of the other.
         """
-        return cls(_labeled_lines(texts, labels))
+        labeled = cls(_LabeledLines(texts, labels))
+        labeled._once = isinstance(texts, Iterator) or isinstance(labels, Iterator)
+        return labeled
 
     def __str__(self) -> str:
         return "the text in memory"
@@ -59,10 +63,9 @@ class Text:
         FflmError
             If a line is not a string or has characters that no file of text has, or if this is an iterator that was read before.
         """
-        if self._consumed:
-            raise FflmError("the lines of this text came from an iterator, which was read before: give a list of lines")
-        lines = self._lines
-        self._consumed = isinstance(lines, Iterator)
+        if self._once and self._read:
+            raise FflmError("the lines of this text came from an iterator, which was read before: give a list instead")
+        lines, self._read = self._lines, True
         newlines = io.IncrementalNewlineDecoder(None, translate=True)
         if isinstance(lines, str):
             pieces: Iterable[str] = (lines[start : start + size] for start in range(0, len(lines), size))
@@ -82,20 +85,22 @@ def _line(line: object, number: int) -> str:
     return line if line.endswith("\n") else line + "\n"
 
 
-def _labeled_lines(texts: Iterable[str], labels: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of labeled texts."""
-    numbers = enumerate(zip(labels, texts, strict=True), 1)
-    while True:
-        try:
-            number, (label, text) = next(numbers)
-        except StopIteration:
-            return
-        except ValueError:
-            raise FflmError("there must be a label for each text: `texts` and `labels` have different lengths") from None
-        for name, each in (("text", text), ("label", label)):
-            if not isinstance(each, str):
-                raise FflmError(f"{name} {number} must be a string, not of the type {type(each).__name__}")
-        yield f"{' '.join(label.split())}\t{' '.join(text.splitlines())}"
+class _LabeledLines:
+    """The lines of labeled texts."""
+
+    def __init__(self, texts: Iterable[str], labels: Iterable[str]) -> None:
+        self._texts, self._labels = texts, labels
+
+    def __iter__(self) -> Iterator[str]:
+        missing = object()
+        for number, pair in enumerate(zip_longest(self._labels, self._texts, fillvalue=missing), 1):
+            if missing in pair:
+                raise FflmError("there must be a label for each text: `texts` and `labels` have different lengths")
+            for name, each in zip(("label", "text"), pair, strict=True):
+                if not isinstance(each, str):
+                    raise FflmError(f"{name} {number} must be a string, not of the type {type(each).__name__}")
+            label, text = map(str, pair)
+            yield f"{' '.join(label.split())}\t{' '.join(text.splitlines())}"
 
 
 def _encodable(text: str) -> bool:

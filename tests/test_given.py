@@ -53,7 +53,12 @@ def test_labeled_text_in_memory_is_that_of_file(tmp_path):
     texts, labels = [f"text {number}\tof\na few lines" for number in range(40)], [f"a  {number % 2}" for number in range(40)]
     path = tmp_path / "labeled.tsv"
     path.write_text("".join(f"a {number % 2}\ttext {number}\tof a few lines\n" for number in range(40)), encoding="utf-8")
-    assert LabeledSource(Text.labeled(texts, labels)).read(1) == LabeledSource(path).read(1)
+    given = LabeledSource(Text.labeled(texts, labels))
+    assert given.read(1) == given.read(1) == LabeledSource(path).read(1)
+    once = LabeledSource(Text.labeled(texts, iter(labels)))
+    assert once.read(1) == given.read(1)
+    with pytest.raises(FflmError, match="an iterator, which was read before"):
+        once.read(1)
     tagged = Text("the\tX\ncat\tY\n\na\tX\n\n" * 10)
     assert len(LabeledSource(tagged, valid=0).read(1, tagged=True)["train"]) == 20
 
@@ -84,7 +89,7 @@ def test_refusals_say_what_to_do(tmp_path):
         fflm.train(Text("the cat"))
     once = Text(iter(["the cat sat"]))
     list(once.pieces(10))
-    with pytest.raises(FflmError, match="came from an iterator, which was read before: give a list of lines"):
+    with pytest.raises(FflmError, match="came from an iterator, which was read before: give a list instead"):
         fflm.train_ngram(once, tmp_path / "m.ngram")
     for texts, labels, message in (
         (["a", "b"], ["x"], "`texts` and `labels` have different lengths"),

@@ -212,6 +212,7 @@ _FUNCTIONS = {
     "fflm.train_ngram": "fflm ngram train",
     "fflm.train_classifier": "fflm classify train",
     "fflm.mix": "fflm mix",
+    "fflm.Text": "-",
     "fflm.TextClassifier": "fflm classify",
     "fflm.search.search.start_search": "fflm tune",
     "fflm.text.tokenize.tokenize": "fflm tokenize",
